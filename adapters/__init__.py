@@ -1,0 +1,1 @@
+"""One module or package a platform: platform events in, replies out."""

@@ -1,0 +1,79 @@
+"""What an adapter offers to the service, and what the service offers to an adapter. Nothing here does anything."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bot.messages import Choice, ConversationKey, Event, IncomingMessage, Outcome, Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a platform can show.
+
+    max_chars: characters in one message. min_interval_s: the least time between two updates of one reply. appends: the
+    platform only takes newly committed text, and shows waiting in its own way (status). buttons: it can show them.
+    attach_over: answers longer than this come as a file (0: never).
+    """
+
+    max_chars: int
+    min_interval_s: float = 1.0
+    appends: bool = False
+    buttons: bool = True
+    attach_over: int = 0
+
+
+class Core(Protocol):
+    """The service, as an adapter sees it."""
+
+    async def handle(self, event: Event) -> Outcome:
+        """Take one event. When this returns, the event is on disk: acknowledge to the platform only then.
+
+        Raises StorageError if it could not be stored: do not acknowledge, the platform will deliver it again.
+        """
+        ...
+
+    def choices(self, command: str, prefix: str) -> Sequence[Choice]:
+        """Completions of a command's first option, from memory; at most 25."""
+        ...
+
+
+class Adapter(Protocol):
+    """One platform. All coroutines run on the service's event loop and never block it."""
+
+    platform: str
+    limits: Limits
+
+    async def run(self, core: Core) -> None:
+        """Connect, hand every event to core.handle, reconnect for ever; returns after close().
+
+        Raises FatalAdapterError when the platform refuses us for good.
+        """
+        ...
+
+    async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
+        """The messages of a channel after `after_id`, oldest first, at most `limit`."""
+        ...
+
+    async def post(self, reply: Reply) -> str:
+        """Show a reply for the first time; the platform's id of the new message.
+
+        Raises RetryLater (nothing was posted), Rejected (never will be) or OutcomeUnknown (use find_posted).
+        """
+        ...
+
+    async def find_posted(self, reply: Reply) -> str | None:
+        """The platform's id of a reply that may have been posted by an earlier, interrupted call."""
+        ...
+
+    async def update(self, reply: Reply) -> None:
+        """Bring a posted reply (reply.platform_id) up to date. Raises RetryLater or Rejected."""
+        ...
+
+    async def status(self, key: ConversationKey, text: str) -> None:
+        """Say that something is going on ('' = just typing); it goes away by itself."""
+        ...
+
+    async def close(self) -> None:
+        """Disconnect; run() returns soon after."""
+        ...

@@ -1,0 +1,1 @@
+"""From a prompt to text: the engine's process, seen from both of its ends."""

@@ -1,0 +1,107 @@
+"""The Engine protocol: what the worker may ask of whatever generates text.
+
+Everything here is plain data. Nothing imports torch: the implementation that does lives in a process of its own.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from bot.messages import Prompt, SamplingParams, TokenDelta
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model to load, all of it on this disk, and how. Made by `bot.models` from a catalog entry and the settings.
+
+    path: directory with config, tokenizer and safetensors. template: '' for the tokenizer's own chat template, else the
+    name of one of ours in `bot.engine.prompts`. context_window: 0 means what the model's config says.
+    """
+
+    name: str
+    path: str
+    template: str = ""
+    stop: tuple[str, ...] = ()
+    context_window: int = 0
+    device: str = "auto"  # auto, cpu or cuda
+    dtype: str = "auto"  # auto, float16, bfloat16 or float32
+    gpu_layers: int | None = None  # the first N decoder layers on the GPU; None is all
+    quantization: str = "none"  # none, 8bit or 4bit
+    kv_cache_mb: int | None = None  # None: measured on a GPU, 512 on the CPU
+    batching: bool = True  # False forces sequential generate()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far a load has come. `fraction` is between 0 and 1."""
+
+    stage: str
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """What a load produced. `note` says, once, what a person should know (why it cannot batch, why the CPU is used)."""
+
+    name: str
+    device: str
+    dtype: str
+    context_window: int
+    batching: bool
+    max_running: int
+    weights_mb: int
+    kv_cache_mb: int
+    kv_cache_tokens: int
+    load_s: float
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One generation."""
+
+    request_id: str
+    prompt: Prompt
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """The engine at this moment. tokens_per_s is over the last ten seconds; free_blocks and blocks are 0 if unbatched."""
+
+    model: str
+    running: int
+    tokens_per_s: float
+    free_blocks: int
+    blocks: int
+    resident_mb: int
+    gpu_used_mb: int
+    gpu_total_mb: int
+
+
+class Engine(Protocol):
+    """Generates text. One model at a time; many requests at once where the model allows it."""
+
+    async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
+        """Make `source` the loaded model, replacing another; nothing may be running.
+
+        Raises ModelError (no model is loaded then) or EngineDied.
+        """
+        ...
+
+    def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
+        """Deltas of one generation; the last has finish_reason and usage.
+
+        Raises RequestFailed (bad parameters, prompt too long, out of memory) or EngineDied. Closing the iterator aborts.
+        """
+        ...
+
+    async def abort(self, request_id: str) -> None:
+        """Ask a running generation to end at the next step boundary; its stream ends with finish_reason abort."""
+        ...
+
+    async def stats(self) -> EngineStats: ...
+
+    async def close(self) -> None:
+        """End the process; running streams raise EngineDied."""
+        ...

@@ -13,14 +13,15 @@ class Limits:
 
     max_chars: characters in one message. min_interval_s: the least time between two updates of one reply. appends: the
     platform only takes newly committed text, and shows waiting in its own way (status). buttons: it can show them.
-    attach_over: answers longer than this come as a file (0: never).
+    cursor: what stands at the end of a text that is still being written. prefix: how a command begins.
     """
 
     max_chars: int
     min_interval_s: float = 1.0
     appends: bool = False
     buttons: bool = True
-    attach_over: int = 0
+    cursor: str = ""
+    prefix: str = "!"
 
 
 class Core(Protocol):
@@ -67,7 +68,7 @@ class Adapter(Protocol):
         ...
 
     async def update(self, reply: Reply) -> None:
-        """Bring a posted reply (reply.platform_id) up to date. Raises RetryLater or Rejected."""
+        """Bring a posted reply (reply.platform_id) up to date. Raises RetryLater, Rejected or Gone."""
         ...
 
     async def status(self, key: ConversationKey, text: str) -> None:

@@ -1,7 +1,7 @@
 """The one error tree: every error that a person may read is raised as one of these.
 
-`str(error)` is one sentence that says what happened and what to do about it. Foreign exceptions are mapped to these once,
-at the boundary that imports the foreign library.
+`str(error)` is one sentence that says what happened and what to do about it. Foreign exceptions are mapped to these
+once, at the boundary that imports the foreign library.
 """
 
 EX_CONFIG = 78
@@ -66,6 +66,10 @@ class RetryLater(AdapterError):
 
 class Rejected(AdapterError):
     """The platform will never do this call (no permission, message gone); trying again is useless."""
+
+
+class Gone(Rejected):
+    """The message, or the channel it was in, was deleted: nothing is to be shown any more."""
 
 
 class OutcomeUnknown(AdapterError):

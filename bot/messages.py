@@ -1,6 +1,7 @@
 """Every data type that crosses a boundary between the parts. No behaviour, nothing of ours imported.
 
-All types are frozen: a part that wants to change one makes another. Times are Unix seconds unless the name says otherwise.
+All types are frozen: a part that wants to change one makes another. Times are Unix seconds unless the name says
+otherwise.
 """
 
 from dataclasses import dataclass
@@ -84,8 +85,8 @@ class Attachment:
 class IncomingMessage:
     """Somebody said something. `addressed` is true if the bot is meant. `sent_at` orders the history of a conversation.
 
-    `context` holds messages that belong before this one and that the bot may not have seen (a replied-to message, the one
-    that a thread starts from, ambient messages), oldest first.
+    `context` holds messages that belong before this one and that the bot may not have seen (a replied-to message, the
+    one that a thread starts from, ambient messages), oldest first.
     """
 
     key: ConversationKey
@@ -101,7 +102,7 @@ class IncomingMessage:
 
 @dataclass(frozen=True, slots=True)
 class IncomingCommand:
-    """Somebody gave a command. `args` are as typed, by option name; `event_id` is the platform's id of this one event."""
+    """Somebody gave a command. `args` are as typed, by option name; `event_id` is the platform's id of this event."""
 
     key: ConversationKey
     event_id: str
@@ -232,7 +233,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one generation cost, in tokens and seconds. `dropped_turns`: how many oldest turns did not fit the window."""
+    """What one generation cost, in tokens and seconds. `dropped_turns`: how many old turns did not fit the window."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -258,9 +259,9 @@ class TokenDelta:
 class Reply:
     """One message of an answer as it should be shown now.
 
-    `committed` never changes any more, `tail` may (text still being written, a wait line, a cursor). A reply with neither
-    is not posted. `reply_id` is at most 25 characters (Discord's nonce). `question_id` is the message that is answered and
-    `asker` its author. `platform_id` is the platform's id of the message, once it was posted.
+    `committed` never changes any more, `tail` may (text still being written, a wait line, a cursor). A reply with
+    neither is not posted. `reply_id` is at most 25 characters (Discord's nonce). `question_id` is the message that is
+    answered and `asker` its author. `platform_id` is the platform's id of the message, once it was posted.
     """
 
     reply_id: str

@@ -1,0 +1,85 @@
+# make run          talk to a model on this machine           make test         run the tests
+# make check        lint, format, types, import rules         make bench        run the benchmarks
+# make constraints  renew constraints.txt                     make clean        take away what was installed here
+#
+# Each sets up what it needs in .venv, and the model in the user's cache; the second time there is nothing left to do.
+#   PYTHON=...       the Python to make .venv with (3.11 or newer)
+#   TORCH_INDEX=URL  a package index to take torch from (one with CPU-only builds, or with another CUDA)
+#   ARGS='...'       more arguments: make run ARGS='--temperature 0', make test ARGS='-k queue'
+# What sets up speaks on stderr, so that `make run` can stand in a pipe.
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+ARGS ?=
+KEEP ?= torch==2.13.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP = -m pip --disable-pip-version-check install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+MADE_FROM := $(shell cat $(VENV)/torch-index 2>/dev/null)
+
+ifneq ($(TORCH_INDEX),)
+ifneq ($(MADE_FROM),)
+ifneq ($(TORCH_INDEX),$(MADE_FROM))
+$(error .venv has its torch from another index ($(MADE_FROM)); run `make clean` first)
+endif
+endif
+endif
+
+.SILENT:
+.PHONY: run test check bench constraints clean model
+
+run: $(VENV)/ready model
+	$(BIN)/inhouse chat $(ARGS)
+
+test: $(VENV)/ready-dev model
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+check: $(VENV)/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+bench: $(VENV)/ready-dev model
+	$(BIN)/python -m bench.batching
+	$(BIN)/python -m bench.turns
+
+model: | $(VENV)/bin/python
+	$(BIN)/inhouse pull smollm2 </dev/null 1>&2
+
+$(VENV)/ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python $(PIP) -c constraints.txt -e . </dev/null 1>&2
+	echo "$(or $(TORCH_INDEX),the usual one)" >$(VENV)/torch-index
+	touch $@
+
+$(VENV)/ready-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python $(PIP) -c constraints.txt -e '.[dev]' </dev/null 1>&2
+	echo "$(or $(TORCH_INDEX),the usual one)" >$(VENV)/torch-index
+	touch $(VENV)/ready $@
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Inhouse needs Python 3.11 or newer, and '$(PYTHON)' is not: say make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' cannot make virtual environments: install its venv package (Debian: python3-venv)" >&2; exit 1; }
+	echo "Setting up in $(VENV), once. To be downloaded: Python packages, about 150 MB, and torch besides: about 200 MB" >&2
+	echo "without CUDA; about 3 GB with it, which is what the usual index has for Linux (TORCH_INDEX=URL names another)." >&2
+	echo "Then the model SmolLM2-135M-Instruct, 90 to 270 MB, into your cache." >&2
+	$(PYTHON) -m venv --clear $(VENV) </dev/null 1>&2
+
+# In a venv of its own, so that nothing that happens to lie in .venv gets in. Left out: what the versions of others call
+# for (the CUDA libraries of torch), and the local part of versions, since other machines install with this file too.
+constraints:
+	rm -rf build/fresh
+	$(PYTHON) -m venv build/fresh
+	build/fresh/bin/python $(PIP) '.[dev,quantize]' $(KEEP) 1>&2
+	{ echo "# Every version that the tests ran with. Renew it with: make constraints (KEEP='torch==2.13.0' holds one back)"; \
+	  build/fresh/bin/python -m pip freeze --all --exclude pip --exclude inhouse | sed -E 's/^([^ ]+==[^+ ]+)\+.*/\1/' \
+	  | grep -viE '^(nvidia|cuda|triton)'; } >build/constraints.txt
+	mv build/constraints.txt constraints.txt
+	rm -rf build
+
+clean:
+	rm -rf $(VENV) build *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

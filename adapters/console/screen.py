@@ -1,0 +1,178 @@
+"""The console for a person: Markdown as it is written, a spinner while nothing is, and a quiet line after it.
+
+Blocks of an answer that are complete are printed and scroll away like any output; only the block being written is drawn
+again and again, and of that no more than the window holds, so nothing flickers and nothing is lost.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from markdown_it import MarkdownIt
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderResult
+from rich.live import Live
+from rich.markdown import Heading, Markdown, MarkdownElement
+from rich.segment import Segment
+from rich.spinner import Spinner
+from rich.text import Text
+
+from adapters.console.terminal import ctrl_c, no_echo
+from adapters.console.text import footer, printable
+from bot.messages import Attachment, FinishReason, Notice, Reply
+
+FRAMES_A_SECOND = 12
+_PARSER = MarkdownIt().enable("strikethrough").enable("table")  # as Rich does
+
+
+class _Heading(Heading):
+    LEVEL_ALIGN: ClassVar[dict[str, JustifyMethod]] = {}  # all of them at the left: an answer is no title page
+
+
+class _Markdown(Markdown):
+    elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "heading_open": _Heading}
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, hyperlinks=False)  # where a link leads is shown, not hidden
+
+
+def settled(text: str) -> int:
+    """How many characters of a growing Markdown text belong to blocks that can no longer change.
+
+    The last block can (a list gets more items, a paragraph becomes a heading), and so can the last, incomplete line.
+    """
+    lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
+    starts = [token.map[0] for token in _PARSER.parse("".join(lines)) if token.level == 0 and token.map]
+    return len("".join(lines[: starts[-1]])) if starts else 0
+
+
+class _Moving:
+    """What is drawn again and again: the end of the block being written, and a spinner with what is waited for."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.status = ""
+        self.gap = False  # text was printed above
+        self.done = False
+        self._spinner = Spinner("dots", style="dim")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.text:
+            if self.gap:
+                yield Segment.line()
+            lines = console.render_lines(_Markdown(self.text), options, pad=False)
+            for line in lines[-max(1, console.height - 4) :]:
+                yield from line
+                yield Segment.line()
+        if self.status or not (self.text or self.done):
+            self._spinner.update(text=Text(self.status, style="dim"))
+            yield self._spinner
+
+
+async def _animate(live: Live) -> None:
+    while True:
+        live.refresh()
+        await asyncio.sleep(1 / FRAMES_A_SECOND)
+
+
+class RichScreen:
+    """A terminal with a person before it. `downloads` is where the files of /export are saved."""
+
+    def __init__(self, console: Console, downloads: Path) -> None:
+        self._console = console
+        self._downloads = downloads
+        self._moving = _Moving()
+        self._reply_id = ""  # the reply being written
+        self._printed = ""  # the beginning of it that is printed for good
+
+    @contextlib.contextmanager
+    def answering(self, interrupted: Callable[[], None]) -> Iterator[None]:
+        """A spinner until there is something to show; Ctrl-C calls `interrupted` on the event loop."""
+        self._moving = _Moving()
+        live = Live(self._moving, console=self._console, transient=True, auto_refresh=False)
+        animation = asyncio.create_task(_animate(live))  # not Live's own thread: it would draw halves of our changes
+        try:
+            with ctrl_c(interrupted), no_echo(), live:
+                yield
+        finally:
+            animation.cancel()
+            self._reply_id, self._printed = "", ""
+
+    def waiting(self, text: str) -> None:
+        """Put `text` beside the spinner, if there is one."""
+        self._moving.status = printable(text)
+
+    def show(self, reply: Reply) -> None:
+        """Print what is complete of the reply, and redraw the rest."""
+        text = printable(reply.committed + reply.tail)
+        if reply.reply_id != self._reply_id:
+            if self._reply_id and reply.final:  # another answer than the one being written
+                self._print(text, reply)
+                return
+            self._reply_id, self._printed = reply.reply_id, ""
+            self._moving.gap = self._moving.done = False
+        if not text.startswith(self._printed):  # the answer began anew, after a failure
+            self._printed = ""
+        if reply.final:
+            self._moving.text, self._moving.status, self._moving.done = "", "", True
+            self._print(text[len(self._printed) :], reply)
+            self._reply_id = ""
+            return
+        start = len(self._printed)
+        end = start + settled(printable(reply.committed)[start:])
+        self._printed = text[:end]
+        if text[end:] != self._moving.text:  # something is coming, so nothing is waited for
+            self._moving.text, self._moving.status = text[end:], ""
+        if end > start:
+            self._print_blocks(text[start:end])
+
+    def notice(self, notice: Notice) -> None:
+        """Print the answer to a command, and save its file."""
+        self._console.print(_Markdown(printable(notice.text)))
+        if notice.attachment:
+            try:
+                self._console.print(Text(f"Saved as {self._save(notice.attachment)}", style="dim"))
+            except OSError as error:
+                self.problem(f"{notice.attachment.name} could not be saved here: {error.strerror}.")
+        self._console.print()
+
+    def remark(self, text: str) -> None:
+        """Print something that nobody asked for, quietly."""
+        self._console.print(Text(printable(text), style="dim"))
+
+    def problem(self, text: str) -> None:
+        """Print one sentence."""
+        self._console.print(Text(printable(text), style="red"))
+        self._console.print()
+
+    def _print(self, rest: str, reply: Reply) -> None:
+        """The end of a reply and its quiet line."""
+        error = ""
+        if reply.finish_reason is FinishReason.ERROR:
+            rest, _, error = rest.rstrip().rpartition("\n\n")
+        if rest.strip():
+            self._print_blocks(rest)
+        if error:
+            self._console.print(Text(error, style="red"))
+        if line := footer(reply):
+            self._console.print(Text(f"\n{line}", style="dim"))
+        self._moving.gap = False
+        self._console.print()
+
+    def _print_blocks(self, text: str) -> None:
+        blocks = _Markdown(text)
+        parts = Group(Text(), blocks) if self._moving.gap else blocks
+        self._moving.gap = True
+        self._console.print(parts)
+
+    def _save(self, file: Attachment) -> Path:
+        """Write the file, beside any that is there already."""
+        name = Path(file.name)
+        for number in itertools.count(1):
+            path = self._downloads / (name.name if number == 1 else f"{name.stem}-{number}{name.suffix}")
+            with contextlib.suppress(FileExistsError), path.open("x", encoding="utf-8") as out:
+                out.write(file.text)
+                break
+        return path

@@ -1,0 +1,206 @@
+"""What commands and buttons do.
+
+In: IncomingCommand and IncomingAction. Out: a Notice, a Refused, or Accepted when the answer comes as a reply. It
+promises: a command that is delivered twice acts once; who may not is told so; a value that is wrong is answered with
+what is right.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from bot.commands import Command, Who, find, help_text, nearest, value_of
+from bot.config import Settings
+from bot.conversations import Conversations
+from bot.errors import RequestRefused
+from bot.messages import (
+    Accepted,
+    ActionKind,
+    ConversationKey,
+    IncomingAction,
+    IncomingCommand,
+    IncomingMessage,
+    MessageDeleted,
+    MessageEdited,
+    Notice,
+    Outcome,
+    Person,
+    Refused,
+    RequestKind,
+    RequestStatus,
+)
+from bot.queue import RequestQueue
+from bot.records import Records
+from bot.storage import Storage, StoredRequest
+from bot.tuning import Tuning
+from bot.wording import counted, shortened
+from bot.worker import Worker
+
+Handler = Callable[[IncomingCommand, str | None], Awaitable[Outcome]]
+
+
+class Actions:
+    """Acts on commands, buttons, and messages that were edited or deleted."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        storage: Storage,
+        queue: RequestQueue,
+        worker: Worker,
+        conversations: Conversations,
+        tuning: Tuning,
+        records: Records,
+        prefixes: Mapping[str, str],
+    ) -> None:
+        self._settings, self._storage, self._queue, self._worker = settings, storage, queue, worker
+        self._conversations, self._prefixes = conversations, prefixes
+        self._handlers: dict[str, Handler] = {
+            "ask": self._ask,
+            "regenerate": self._regenerate,
+            "continue": self._continue,
+            "stop": self._stop,
+            "undo": self._undo,
+            "reset": self._reset,
+            "forget": self._forget,
+            "help": self._help,
+            "model": tuning.model,
+            "temperature": tuning.number,
+            "top_p": tuning.number,
+            "max_tokens": tuning.number,
+            "system": tuning.system,
+            "settings": tuning.settings,
+            "status": records.status,
+            "why": records.why,
+            "export": records.export,
+        }
+
+    async def command(self, event: IncomingCommand) -> Outcome:
+        """Act on a command. Raises StorageError."""
+        command = find(event.name)
+        if command is None:
+            return Refused(f"There is no command {event.name}{nearest(event.name)}.")
+        try:
+            value = value_of(command, event.args)
+            self._check_right(command, value, event)
+            if command.name != "ask" and not await self._storage.inbox.accept(event.key, f"command {event.event_id}"):
+                return Accepted()
+            return await self._handlers[command.name](event, value)
+        except RequestRefused as error:
+            return Refused(str(error))
+
+    async def action(self, event: IncomingAction) -> Outcome:
+        """Act on a button. Raises StorageError."""
+        stored = await self._storage.outbox.get(event.reply_id)
+        if stored is None:
+            return Refused("I no longer know this answer.")
+        asker = stored.reply.asker.id == event.actor.id
+        if not asker and not event.actor.manages_channel and not self._is_admin(event.key.platform, event.actor):
+            return Refused(f"Only {stored.reply.asker.name} and moderators can do that here.")
+        if not await self._storage.inbox.accept(event.key, f"action {event.event_id}"):
+            return Accepted()
+        if event.kind is ActionKind.STOP:
+            return await self._stop_one(stored.reply.request_id)
+        if event.kind in (ActionKind.GOOD, ActionKind.BAD):
+            await self._storage.outbox.rate(event.reply_id, event.actor.id, event.kind is ActionKind.GOOD)
+            return Notice("Thank you, noted.")
+        kind = RequestKind.REGENERATE if event.kind is ActionKind.REGENERATE else RequestKind.CONTINUE
+        try:
+            return await self._again(stored.reply.key, stored.reply.question_id, event.actor, kind)
+        except RequestRefused as error:
+            return Refused(str(error))
+
+    async def edited(self, event: MessageEdited) -> Outcome:
+        """A message was changed on the platform."""
+        return await self._conversations.edited(event)
+
+    async def deleted(self, event: MessageDeleted) -> Outcome:
+        """A message is gone from the platform: what is being written for it stops, and its turns go."""
+        for request in self._queue.of_conversation(event.key):
+            if request.message_id == event.message_id:
+                await self._worker.stop(request.request_id)
+        return await self._conversations.deleted(event)
+
+    def _check_right(self, command: Command, value: str | None, event: IncomingCommand) -> None:
+        """Showing is for everyone; changing is for those whom the command names. Raises RequestRefused."""
+        if value is None or command.who is Who.EVERYONE:
+            return
+        may = command.who is Who.CHANNEL and event.actor.manages_channel
+        if may or self._is_admin(event.key.platform, event.actor):
+            return
+        raise RequestRefused(f"Changing {command.name} here is for {command.who}.")
+
+    async def _ask(self, event: IncomingCommand, value: str | None) -> Outcome:
+        message = IncomingMessage(event.key, event.event_id, event.actor, value or "", event.sent_at, addressed=True)
+        return await self._conversations.message(message, self._worker.submit)
+
+    async def _regenerate(self, event: IncomingCommand, _: str | None) -> Outcome:
+        last = await self._last(event.key)
+        return await self._again(event.key, last.request.message_id, event.actor, RequestKind.REGENERATE)
+
+    async def _continue(self, event: IncomingCommand, _: str | None) -> Outcome:
+        last = await self._last(event.key)
+        return await self._again(event.key, last.request.message_id, event.actor, RequestKind.CONTINUE)
+
+    async def _again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> Outcome:
+        if any(request.message_id == message_id for request in self._queue.of_conversation(key)):
+            raise RequestRefused("That answer is still being written; stop it first.")
+        turns = await self._storage.history.turns(key, until=message_id)
+        if not turns or turns[-1].message_id != message_id:
+            raise RequestRefused("The question is no longer stored, so I cannot answer it again.")
+        if kind is RequestKind.CONTINUE and not await self._conversations.answer(key, message_id):
+            raise RequestRefused("There is no answer yet that I could go on with.")
+        request = await self._conversations.again(key, message_id, actor, kind)
+        self._worker.submit(request)
+        return Accepted(request.request_id)
+
+    async def _stop(self, event: IncomingCommand, _: str | None) -> Outcome:
+        may_all = event.actor.manages_channel or self._is_admin(event.key.platform, event.actor)
+        mine = [
+            request
+            for request in self._queue.of_conversation(event.key)
+            if may_all or request.author.id == event.actor.id
+        ]
+        stopped = [await self._worker.stop(request.request_id) for request in mine]
+        return Notice("Stopped.") if any(stopped) else Refused("Nothing of yours is being written here.")
+
+    async def _stop_one(self, request_id: str) -> Outcome:
+        return Notice("Stopped.") if await self._worker.stop(request_id) else Refused("That answer has ended already.")
+
+    async def _undo(self, event: IncomingCommand, _: str | None) -> Outcome:
+        for request in self._queue.of_conversation(event.key):
+            await self._worker.stop(request.request_id)
+        turn = await self._storage.history.undo(event.key)
+        if turn is None:
+            return Refused("There is nothing to take back.")
+        return Notice(f"Taken back: “{shortened(turn.text)}” and its answer.")
+
+    async def _reset(self, event: IncomingCommand, _: str | None) -> Outcome:
+        hidden = await self._storage.history.reset(event.key)
+        return Notice(f"A new conversation begins; {counted(hidden, 'earlier message')} will not be read again.")
+
+    async def _forget(self, event: IncomingCommand, value: str | None) -> Outcome:
+        for request in self._queue.of_conversation(event.key):
+            if value in (None, "all") or request.author.id == event.actor.id:
+                await self._worker.stop(request.request_id)
+        if value in (None, "all"):
+            removed = await self._storage.history.forget(event.key)
+        else:
+            turns = await self._storage.history.turns(event.key, limit=100_000, hidden=True)
+            mine = [turn.message_id for turn in turns if turn.author_id == event.actor.id]
+            chosen = mine[-1:] if value == "last" else mine
+            removed = sum([await self._storage.history.remove_message(event.key, message) for message in chosen])
+        return Notice(f"Deleted {counted(removed, 'stored message')} of this conversation.")
+
+    async def _help(self, event: IncomingCommand, _: str | None) -> Outcome:
+        return Notice(help_text(self._prefixes.get(event.key.platform, "!")))
+
+    async def _last(self, key: ConversationKey) -> StoredRequest:
+        last = await self._storage.inbox.latest(key)
+        if last is None:
+            raise RequestRefused("Nothing was asked here yet.")
+        if last.status in (RequestStatus.WAITING, RequestStatus.RUNNING):
+            raise RequestRefused("That answer is still being written; stop it first.")
+        return last
+
+    def _is_admin(self, platform: str, actor: Person) -> bool:
+        """Whether somebody may change what costs everybody."""
+        return actor.manages_workspace or (platform, actor.id) in self._settings.admins

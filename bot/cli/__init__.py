@@ -1,0 +1,98 @@
+"""The command line: `inhouse chat | run | models | pull | login`.
+
+In: arguments. Out: an exit status: 0 done, 1 failed, 78 (EX_CONFIG) a mistake of whoever called, 130 interrupted.
+What failed is one sentence on stderr, never a traceback. Only what a command needs is imported, when it runs.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bot.errors import EX_CONFIG, ConfigError, InhouseError
+
+app = typer.Typer(name="inhouse", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def main() -> None:
+    """Run the command of this process's arguments, and end the process."""
+    try:
+        check_packages()
+        status = app(standalone_mode=False, prog_name="inhouse") or 0
+    except (typer.TyperException, InhouseError) as error:
+        mistake = isinstance(error, (typer.TyperException, ConfigError))
+        sentence = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        typer.echo(f"inhouse: {sentence}", err=True)
+        status = EX_CONFIG if mistake else 1
+    except (KeyboardInterrupt, typer.Abort):
+        status = 130
+    sys.exit(status)
+
+
+def check_packages() -> None:
+    """Raise ConfigError if Python would import another `adapters` than ours: the name is a common one."""
+    ours = Path(__file__).parents[2]
+    found = importlib.util.find_spec("adapters")
+    if found is None or found.origin is None or Path(found.origin).parents[1] != ours:
+        where = found.origin if found and found.origin else "nowhere"
+        raise ConfigError(
+            f"The package 'adapters' beside {ours / 'bot'} is ours, but Python found {where}: "
+            "install Inhouse in a virtual environment of its own."
+        )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from bot.cli.version import version
+
+        typer.echo(f"inhouse {version()}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _inhouse(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """A chat bot for Discord and Slack that answers with a language model of your own."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def chat(
+    model: Annotated[str | None, typer.Option(help="Catalog name, org/name or directory of a model.")] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Leave the GPU alone.")] = False,
+    gpu_layers: Annotated[int | None, typer.Option(help="Layers to keep on the GPU, the rest on the CPU.")] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")] = False,
+    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest word; up to 2.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="The most tokens that an answer may have.")] = None,
+    system: Annotated[str | None, typer.Option(help="Instructions that the model gets first.")] = None,
+    once: Annotated[str | None, typer.Option(metavar="QUESTION", help="Print the answer to this, and end.")] = None,
+) -> None:
+    """Talk with the model in this terminal; from a pipe, each line is a question."""
+    from bot.cli.chat import run_chat
+    from bot.config import load_settings
+
+    options = {
+        "model": model,
+        "device": "cpu" if cpu else None,
+        "gpu_layers": gpu_layers,
+        "dtype": "bfloat16" if bf16 else None,
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "system_prompt": system,
+    }
+    given = {name for name, value in options.items() if value is not None}
+    raise typer.Exit(run_chat(load_settings(**options), given, once))
+
+
+@app.command()
+def run() -> None:
+    """Serve the platforms whose tokens are set, until a signal says to stop."""
+    from bot.cli.run import run_platforms
+    from bot.config import load_settings
+
+    run_platforms(load_settings())

@@ -1,0 +1,131 @@
+"""`inhouse chat`: the whole service, with the terminal as its one platform.
+
+A person's chat is kept in a directory of its own in the state directory, so that it disturbs no `inhouse run`; --once
+and piped questions leave nothing behind. The log goes to a file: the terminal is for the conversation.
+"""
+
+import asyncio
+import io
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Set
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from adapters.console.adapter import KEY, ConsoleAdapter
+from adapters.console.plain import OneLine, PipedLines, PlainScreen
+from bot.cli.run import serve
+from bot.cli.version import version
+from bot.config import Settings, secrets
+from bot.engine.base import Engine, LoadedModel, LoadProgress, ModelSource
+from bot.engine.process import EngineProcess
+from bot.errors import ConfigError, StateLocked
+from bot.logs import setup_logs
+from bot.storage import Storage
+
+REMEMBERED = {"model": "model", "temperature": "temperature", "max_tokens": "max_tokens", "system_prompt": "system"}
+"""Options that a conversation can also have stored, by a command, and their names there."""
+
+LOG_BYTES = 1_000_000
+"""A log larger than this is begun anew."""
+
+
+def run_chat(settings: Settings, given: Set[str], once: str | None) -> int:
+    """Talk until the person leaves or the questions end; the exit status. `given`: the settings that came as options.
+
+    Raises InhouseError if it cannot start or go on.
+    """
+    if once is not None and not once.strip():
+        raise ConfigError("--once needs a question.")
+    with _log_to_file(settings):
+        if once is None and sys.stdin.isatty() and sys.stdout.isatty():
+            return _talk(settings, given)
+        lines = OneLine(once) if once is not None else PipedLines(io.FileIO(sys.stdin.fileno(), closefd=False))
+        adapter = ConsoleAdapter(lines, PlainScreen(_lenient(sys.stdout), _lenient(sys.stderr)))
+        with tempfile.TemporaryDirectory(prefix="inhouse-") as directory:
+            _serve(settings, Path(directory), adapter, EngineProcess())
+        return int(adapter.failed)
+
+
+def _talk(settings: Settings, given: Set[str]) -> int:
+    """A person's chat. A second one at the same time is not remembered."""
+    # Imported only where there is a terminal.
+    from rich.console import Console
+
+    from adapters.console.screen import RichScreen
+    from adapters.console.typed import TypedLines
+
+    console = Console()
+    screen = RichScreen(console, Path.cwd())
+    engine = _TellingEngine(screen.remark)
+    console.print(f"[bold]Inhouse {version()}[/bold] with {settings.model}; /help shows the commands, Ctrl-D leaves.\n")
+    home = settings.state_dir / "chat"
+    try:
+        asyncio.run(_forget_settings(home, given))
+        _serve(settings, home, ConsoleAdapter(TypedLines(home / "history"), screen), engine)
+    except StateLocked:
+        console.print("Another chat is open here, so this one will not be remembered.\n", style="dim")
+        with tempfile.TemporaryDirectory(prefix="inhouse-") as directory:
+            _serve(settings, Path(directory), ConsoleAdapter(TypedLines(None), screen), engine)
+    return 0
+
+
+def _serve(settings: Settings, state_dir: Path, adapter: ConsoleAdapter, engine: Engine) -> None:
+    asyncio.run(serve(settings.model_copy(update={"state_dir": state_dir}), [adapter], engine, (signal.SIGTERM,)))
+
+
+class _TellingEngine(EngineProcess):
+    """An engine that says which model it has loaded, and on what."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
+        """As the engine does."""
+        model = await super().load(source, progress)
+        self._tell(
+            f"{model.name} on {model.device}, {model.dtype}, loaded in {model.load_s:.1f} s. {model.note}".strip()
+        )
+        return model
+
+
+async def _forget_settings(home: Path, given: Set[str]) -> None:
+    """What is said on the command line is newer than what the conversation has stored."""
+    storage = await Storage.open(home)
+    try:
+        for option, name in REMEMBERED.items():
+            if option in given:
+                await storage.history.set(KEY, name, None)
+    finally:
+        await storage.close()
+
+
+def _lenient(stream: TextIO) -> TextIO:
+    """`stream`, writing '?' for what its encoding does not have: no reason to lose an answer."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
+    return stream
+
+
+@contextmanager
+def _log_to_file(settings: Settings) -> Iterator[None]:
+    """Log to chat.log in the state directory, or nowhere if it cannot be written."""
+    path = settings.state_dir / "chat.log"
+    with ExitStack() as stack:
+        try:
+            settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if path.exists() and path.stat().st_size > LOG_BYTES:
+                path.unlink()
+            stream: TextIO = stack.enter_context(path.open("a", encoding="utf-8"))
+        except OSError:
+            stream = stack.enter_context(Path(os.devnull).open("a", encoding="utf-8"))
+        setup_logs(settings.log_level, settings.log_format, secrets(settings), stream)
+        try:
+            yield
+        finally:
+            logging.getLogger().handlers.clear()  # the file is closed now

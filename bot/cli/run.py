@@ -1,0 +1,54 @@
+"""`inhouse run`: the platforms whose tokens are set, until SIGTERM or SIGINT.
+
+The first signal drains (running answers are finished, nothing new is begun), a second one ends at once.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+
+from bot.adapter import Adapter
+from bot.config import Settings, secrets
+from bot.engine.base import Engine
+from bot.engine.process import EngineProcess
+from bot.errors import ConfigError
+from bot.logs import setup_logs
+from bot.models.catalog import Catalog
+from bot.service import Service
+
+
+def run_platforms(settings: Settings, adapters: Sequence[Adapter] = ()) -> None:
+    """Serve `adapters`. Raises ConfigError if there are none."""
+    setup_logs(settings.log_level, settings.log_format, secrets(settings))
+    if not adapters:
+        raise ConfigError(
+            "There is no platform to serve: set DISCORD_BOT_TOKEN, or SLACK_BOT_TOKEN and SLACK_APP_TOKEN; "
+            "'inhouse chat' needs no token."
+        )
+    asyncio.run(serve(settings, adapters, EngineProcess(), (signal.SIGTERM, signal.SIGINT)))
+
+
+async def serve(
+    settings: Settings, adapters: Sequence[Adapter], engine: Engine, stop_on: Sequence[signal.Signals]
+) -> None:
+    """Run a service until its adapters have returned or one of the signals was received. Raises InhouseError."""
+    service = Service(settings, Catalog.of(settings), adapters, engine)
+    with _calling(service.stop, stop_on):
+        await service.run()
+
+
+@contextlib.contextmanager
+def _calling(stop: Callable[[], None], signals: Sequence[signal.Signals]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(stop)
+
+    before = {number: signal.signal(number, on_signal) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

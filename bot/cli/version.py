@@ -1,0 +1,11 @@
+"""Which Inhouse this is."""
+
+from importlib import metadata
+
+
+def version() -> str:
+    """The version of the installed distribution, or 'from a checkout'."""
+    try:
+        return metadata.version("inhouse")
+    except metadata.PackageNotFoundError:
+        return "from a checkout"

@@ -1,0 +1,249 @@
+"""Settings: the environment, systemd's credentials and `.env` in the working directory become one frozen `Settings`.
+
+In: variables, and overrides from the command line. Out: `Settings`, or one ConfigError that tells all mistakes at once.
+The command line wins over the environment, that over files of $CREDENTIALS_DIRECTORY (named like the variables), and
+those over `.env`. An empty value is the same as none. A token's value is never shown. `.env.example` explains them all.
+"""
+
+import difflib
+import io
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv.parser import parse_stream
+from platformdirs import user_cache_path, user_state_path
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from bot.errors import ConfigError
+
+PREFIX = "INHOUSE_"
+TOKENS = {"hf_token": "HF_TOKEN"}
+"""Settings that hold a token, and the well-known name of its variable."""
+
+ENV_FILE = Path(".env")
+PLATFORMS = ("discord", "slack")
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _words(value: object) -> object:
+    """The words of a comma-separated list, each once."""
+    return tuple(dict.fromkeys(filter(None, map(str.strip, value.split(","))))) if isinstance(value, str) else value
+
+
+def _people(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    people = [re.fullmatch(r"(\w+):(\S+)", word.strip()) for word in value.split(",") if word.strip()]
+    if not all(found and found[1].lower() in PLATFORMS for found in people):
+        raise ValueError("not all are platform:id")
+    return frozenset((found[1].lower(), found[2]) for found in people if found)
+
+
+def _layers(value: object) -> object:
+    return None if _lower(value) == "all" else value
+
+
+def _folder(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:  # ~somebody, who is not known here
+        raise ValueError(str(error)) from error
+
+
+def _file(path: Path) -> Path:
+    path = _folder(path)
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:  # a name that is too long, or a folder that may not be looked into
+        raise ValueError(str(error)) from error
+    raise ValueError("no such file")
+
+
+def _token(value: object) -> object:
+    text = value.strip() if isinstance(value, str) else value
+    if isinstance(text, str) and not re.fullmatch(r"[!-~]*", text):
+        raise ValueError("not a token")
+    return text or None
+
+
+Choice = BeforeValidator(_lower)
+Folder = Annotated[Path, AfterValidator(_folder), Field(description="a directory")]
+Token = Annotated[SecretStr | None, BeforeValidator(_token)]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. A field's description completes the sentence 'it must be ...'."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        enable_decoding=False,
+        extra="ignore",
+        frozen=True,
+        validate_by_name=True,
+    )
+
+    hf_token: Token = Field(None, validation_alias=TOKENS["hf_token"], description="a token, copied as a whole")
+
+    model: str = Field("smollm2", min_length=1, description="a catalog name, org/name or a directory")
+    models: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field((), description="names, separated by commas")
+    catalog: Annotated[Path, AfterValidator(_file)] | None = Field(None, description="a TOML file that exists")
+    device: Annotated[Literal["auto", "cpu", "cuda"], Choice] = Field("auto", description="auto, cpu or cuda")
+    dtype: Annotated[Literal["auto", "float16", "bfloat16", "float32"], Choice] = Field(
+        "auto", description="auto, float16, bfloat16 or float32"
+    )
+    gpu_layers: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_layers)] = Field(
+        None, description="all, or how many layers to keep on the GPU (0 or more)"
+    )
+    quantization: Annotated[Literal["none", "8bit", "4bit"], Choice] = Field("none", description="none, 8bit or 4bit")
+    kv_cache_mb: int | None = Field(None, ge=16, le=10_000_000, description="a number of MB, 16 or more")
+
+    temperature: float = Field(0.7, ge=0, le=2, allow_inf_nan=False, description="a number from 0 to 2")
+    top_p: float = Field(0.95, ge=0.01, le=1, allow_inf_nan=False, description="a number from 0.01 to 1")
+    repetition_penalty: float = Field(1.1, ge=1, le=2, allow_inf_nan=False, description="a number from 1 to 2")
+    max_tokens: int = Field(512, ge=1, le=8192, description="a whole number from 1 to 8192")
+    system_prompt: str | None = Field(None, description="a text")
+
+    admins: Annotated[frozenset[tuple[str, str]], BeforeValidator(_people)] = Field(
+        frozenset(), description="people as discord:<id> or slack:<id>, separated by commas"
+    )
+    state_dir: Folder = Field(default_factory=lambda: user_state_path("inhouse", appauthor=False))
+    cache_dir: Folder = Field(default_factory=lambda: user_cache_path("inhouse", appauthor=False))
+
+    queue_size: int = Field(64, ge=1, le=100_000, description="a whole number from 1 to 100000")
+    per_user: int = Field(3, ge=1, le=100_000, description="a whole number from 1 to 100000")
+    deadline: float = Field(600, ge=1, le=604_800, allow_inf_nan=False, description="seconds, from 1 to 604800")
+    drain: float = Field(30, ge=0, le=3600, allow_inf_nan=False, description="seconds, from 0 to 3600")
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Choice] = Field(
+        "info", description="debug, info, warning or error"
+    )
+    log_format: Annotated[Literal["text", "json"], Choice] = Field("text", description="text or json")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The order in which the sources win; the library would let `.env` win over credentials."""
+        return init_settings, env_settings, file_secret_settings, dotenv_settings
+
+
+def variable(name: str) -> str:
+    """The name of the variable that sets the attribute `name` of Settings."""
+    return TOKENS.get(name, PREFIX + name.upper())
+
+
+def secrets(settings: Settings) -> tuple[str, ...]:
+    """The values of all tokens that are set: what must never reach a log."""
+    tokens = (getattr(settings, name) for name in TOKENS)
+    return tuple(token.get_secret_value() for token in tokens if token)
+
+
+def load_settings(**overrides: Any) -> Settings:  # Any: whatever was typed; it is validated like all the rest
+    """The settings; `overrides` are attributes given on the command line, None for those that were not.
+
+    Raises ConfigError that names every mistake, a line each, with where it was found and what would be right.
+    """
+    assert overrides.keys() <= Settings.model_fields.keys(), f"no such settings: {sorted(overrides)}"
+    given = {name: value for name, value in overrides.items() if value is not None}
+    found = _look()
+    mistakes = [*found.mistakes, *_unknown(found.places)]
+    try:
+        settings = Settings(_env_file=found.env_file, _secrets_dir=found.credentials, **given)
+    except ValidationError as error:
+        places = found.places | {variable(name): "the command line" for name in given}
+        mistakes += dict.fromkeys(_sentence(detail, places) for detail in error.errors())
+    if not mistakes:
+        return settings
+    if len(mistakes) > 1:
+        mistakes = [f"there are {len(mistakes)} mistakes in the configuration:", *(f"- {line}" for line in mistakes)]
+    raise ConfigError("\n".join(mistakes))
+
+
+@dataclass(slots=True)
+class _Found:
+    """Where settings may be read from, which variables are set there, and what could not be read."""
+
+    env_file: Path | None = None
+    credentials: Path | None = None
+    places: dict[str, str] = field(default_factory=dict)
+    mistakes: list[str] = field(default_factory=list)
+
+
+def _look() -> _Found:
+    """Look into the three places; the later ones win."""
+    found = _Found()
+    if ENV_FILE.is_file():
+        _read_env_file(found)
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if directory and Path(directory).is_dir():
+        _read_credentials(found, Path(directory))
+    found.places |= {name.upper(): "the environment" for name, value in os.environ.items() if value}
+    return found
+
+
+def _read_env_file(found: _Found) -> None:
+    try:
+        text = ENV_FILE.read_text("utf-8")
+    except OSError as error:
+        found.mistakes.append(f".env cannot be read: {error.strerror}; make it readable, or take it away")
+        return
+    except UnicodeDecodeError:
+        found.mistakes.append(".env is not UTF-8 text; save it as UTF-8")
+        return
+    found.env_file = ENV_FILE
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error or (binding.key and binding.value is None):
+            original = binding.original.string
+            line = binding.original.line + original[: len(original) - len(original.lstrip())].count("\n")
+            found.mistakes.append(f".env, line {line}: this is not NAME=value; correct it, or put a # before it")
+        elif binding.key and binding.value:
+            found.places[binding.key.upper()] = ".env"
+
+
+def _read_credentials(found: _Found, directory: Path) -> None:
+    found.credentials = directory
+    for path in sorted(directory.iterdir()):
+        name = path.name.upper()
+        if not name.startswith(PREFIX) and name not in TOKENS.values():
+            continue
+        try:
+            if path.read_text("utf-8").strip():
+                found.places[name] = "the credentials directory"
+        except (OSError, UnicodeDecodeError):
+            found.credentials = None
+            found.mistakes.append(f"{name} (the credentials directory) cannot be read; make it a readable text file")
+
+
+def _unknown(places: dict[str, str]) -> Iterator[str]:
+    """A sentence for every variable that looks like ours and is not."""
+    known = [variable(name).removeprefix(PREFIX) for name in Settings.model_fields]
+    for name, place in places.items():
+        ending = name.removeprefix(PREFIX)
+        if name.startswith(PREFIX) and ending not in known:
+            near = difflib.get_close_matches(ending, known, n=1)
+            advice = f"did you mean {PREFIX}{near[0]}?" if near else "take it away (.env.example lists them all)"
+            yield f"{name} ({place}) is not a setting; {advice}"
+
+
+def _sentence(detail: ErrorDetails, places: dict[str, str]) -> str:
+    name = str(detail["loc"][0]).lower()
+    place = places.get(variable(name), "default")
+    value = "not usable" if name in TOKENS else repr(detail["input"])
+    value = value if len(value) < 80 else value[:76] + "..."
+    return f"{variable(name)} ({place}) is {value}; it must be {Settings.model_fields[name].description}"

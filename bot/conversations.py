@@ -1,0 +1,168 @@
+"""From a message to a stored turn and a request, and from a request to the prompt that it needs.
+
+In: messages of the adapters. Out: requests, through `submit`, and prompts for the worker. It promises: a message is
+handled once, however often it is delivered; its turn and its request are stored in one transaction, or the sender is
+told why not; a prompt holds turns of exactly one conversation.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from bot.config import Settings
+from bot.errors import RequestRefused
+from bot.messages import (
+    Accepted,
+    Attachment,
+    ConversationKey,
+    GenerationRequest,
+    IncomingMessage,
+    MessageDeleted,
+    MessageEdited,
+    Outcome,
+    Person,
+    Prompt,
+    Refused,
+    RequestKind,
+    Role,
+    SamplingParams,
+)
+from bot.models.catalog import Catalog
+from bot.queue import RequestQueue
+from bot.storage import NewTurn, Storage, as_turn
+
+Submit = Callable[[GenerationRequest], None]
+
+
+class Conversations:
+    """What was said, and what is owed for it."""
+
+    def __init__(self, settings: Settings, catalog: Catalog, storage: Storage, queue: RequestQueue) -> None:
+        self._settings, self._catalog, self._storage, self._queue = settings, catalog, storage, queue
+        self._good: dict[ConversationKey, str] = {}  # the model that last answered, by conversation
+
+    async def message(self, event: IncomingMessage, submit: Submit) -> Outcome:
+        """Store a message that addresses the bot and ask for its answer. Raises StorageError."""
+        if not event.addressed:
+            return Accepted()
+        text = text_with_files(event.text, event.attachments)
+        if not text.strip():
+            return Refused("There was no text in that message for me to answer.")
+        turns = [_turn(earlier) for earlier in event.context] + [_turn(replace(event, text=text, attachments=()))]
+        try:
+            request = await self.request(event.key, event.message_id, event.author)
+            with self._queue.place_for((event.key.platform, event.author.id)):
+                new = await self._storage.inbox.accept(event.key, event.message_id, turns=turns, request=request)
+                if new:
+                    submit(request)
+        except RequestRefused as error:
+            return Refused(str(error))
+        return Accepted(request.request_id if new else "")
+
+    async def again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> GenerationRequest:
+        """A stored further request for a message: another answer, or more of its answer. Raises RequestRefused."""
+        request = await self.request(key, message_id, actor, kind)
+        with self._queue.place_for((key.platform, actor.id)):
+            await self._storage.inbox.add_request(request)
+        return request
+
+    async def request(
+        self, key: ConversationKey, message_id: str, author: Person, kind: RequestKind = RequestKind.ANSWER
+    ) -> GenerationRequest:
+        """A request with the settings of its conversation, not stored yet."""
+        chosen = await self._storage.history.resolved(key)
+        return GenerationRequest(
+            request_id=uuid.uuid4().hex,
+            key=key,
+            message_id=message_id,
+            author=author,
+            model=self.model_of(chosen),
+            params=self.params_of(chosen),
+            attempts=0,
+            accepted_at=time.time(),
+            wait_left_s=self._settings.deadline,
+            kind=kind,
+        )
+
+    async def prompt(self, request: GenerationRequest) -> Prompt | None:
+        """What the engine is to read for a request; None if its message is no longer stored."""
+        turns = await self._storage.history.turns(request.key, until=request.message_id)
+        if not turns or turns[-1].message_id != request.message_id:
+            return None
+        prefix = ""
+        if request.kind is RequestKind.CONTINUE:
+            prefix = await self.answer(request.key, request.message_id)
+        chosen = await self._storage.history.resolved(request.key)
+        self._good[request.key] = request.model
+        return Prompt(self.system_of(chosen, request.model), tuple(map(as_turn, turns)), prefix)
+
+    async def answer(self, key: ConversationKey, message_id: str) -> str:
+        """The stored answer to a message, or ''."""
+        turns = await self._storage.history.turns(key, hidden=True)
+        answers = [turn.text for turn in turns if turn.role is Role.ASSISTANT and turn.message_id == message_id]
+        return answers[-1] if answers else ""
+
+    async def roll_back(self, request: GenerationRequest) -> str | None:
+        """Set a conversation whose model does not load back to a good one; its name, or None if there is no other."""
+        good = self._good.get(request.key, self._catalog.default)
+        if good == request.model:
+            good = self._catalog.default
+        if good == request.model:
+            return None
+        for key in (request.key, replace(request.key, thread="")):
+            if (await self._storage.history.settings(key)).get("model") == request.model:
+                await self._storage.history.set(key, "model", None if good == self._catalog.default else good)
+        return good
+
+    async def edited(self, event: MessageEdited) -> Outcome:
+        """Bring a stored turn up to date with its message."""
+        text = text_with_files(event.text, event.attachments)
+        await self._storage.history.edit(event.key, event.message_id, text)
+        return Accepted()
+
+    async def deleted(self, event: MessageDeleted) -> Outcome:
+        """Remove a message, and its answer, from what is stored."""
+        await self._storage.history.remove_message(event.key, event.message_id)
+        return Accepted()
+
+    def model_of(self, chosen: Mapping[str, str]) -> str:
+        """The model of a conversation with these settings; the default if the chosen one is no longer offered."""
+        model = chosen.get("model", self._catalog.default)
+        return model if model in self._catalog.names else self._catalog.default
+
+    def params_of(self, chosen: Mapping[str, str]) -> SamplingParams:
+        """The sampling parameters of a conversation with these settings."""
+        settings = self._settings
+        return SamplingParams(
+            temperature=float(chosen.get("temperature", settings.temperature)),
+            top_p=float(chosen.get("top_p", settings.top_p)),
+            repetition_penalty=settings.repetition_penalty,
+            max_tokens=int(chosen.get("max_tokens", settings.max_tokens)),
+        )
+
+    def system_of(self, chosen: Mapping[str, str], model: str) -> str:
+        """The system prompt of a conversation with these settings: its own, else the operator's, else the model's.
+
+        Raises ModelError if the model is no longer in the catalog.
+        """
+        own = self._settings.system_prompt
+        return chosen.get("system", self._catalog.get(model).system if own is None else own)
+
+
+def text_with_files(text: str, attachments: Sequence[Attachment]) -> str:
+    """A message and the files that came with it, as one text."""
+    files = [f"[file {attachment.name}]\n{attachment.text}\n[end of file]" for attachment in attachments]
+    return "\n\n".join(part for part in (text, *files) if part)
+
+
+def _turn(event: IncomingMessage) -> NewTurn:
+    return NewTurn(
+        key=event.key,
+        role=Role.USER,
+        author_id=event.author.id,
+        author=event.author.name,
+        text=text_with_files(event.text, event.attachments),
+        message_id=event.message_id,
+        sent_at=event.sent_at,
+    )

@@ -1,0 +1,151 @@
+"""Getting the messages of one answer onto the platform, each exactly once.
+
+In: frames, that is the list of replies as they should look now; the newest one wins. Out: posts and updates through the
+adapter, at the platform's pace. It promises: the intent to post is stored before the post and its platform id right
+after; when the outcome of a post is unknown, it looks before it posts again; the final text arrives, or its loss is on
+record.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bot.adapter import Adapter
+from bot.errors import Gone, OutcomeUnknown, Rejected, RetryLater, StorageError
+from bot.messages import Reply
+from bot.storage import Outbox
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_S = (1.0, 2.0, 5.0, 15.0, 60.0)
+"""Waits between tries after a failure that says nothing about how long to wait."""
+
+
+class Delivery:
+    """The messages of one answer. Call `show` as often as you like and run `run` as a task.
+
+    `recall` is the id of a request of which an earlier process may have posted something.
+    """
+
+    def __init__(self, adapter: Adapter, outbox: Outbox, recall: str = "") -> None:
+        self._adapter, self._outbox, self._recall = adapter, outbox, recall
+        self._frames: Sequence[Reply] = ()
+        self._ids: dict[str, str] = {}  # platform id by reply id
+        self._saved: set[str] = set()  # reply ids whose platform id is stored
+        self._doubtful: set[str] = set()  # reply ids that may have been posted
+        self._shown: dict[str, Reply] = {}
+        self._settled: set[str] = set()
+        self._lost = ""  # why nothing of this answer can be shown any more
+        self._changed = asyncio.Event()
+        self._failures = 0
+
+    def show(self, frames: Sequence[Reply]) -> None:
+        """These replies, in order, are what should be seen now. Frames whose replies are final are the last ones."""
+        self._frames = frames
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Carry frames to the platform until the final ones are there."""
+        while not self._finished():
+            await self._changed.wait()
+            self._changed.clear()
+            began = time.monotonic()
+            try:
+                await self._carry(self._frames)
+                self._failures = 0
+            except RetryLater as error:
+                await self._again_in(error.seconds)
+            except (OutcomeUnknown, StorageError):
+                await self._again_in(self._patience())
+            except Exception:  # an adapter's bug must not lose the answer
+                log.exception("An adapter failed; the answer is tried again")
+                await self._again_in(self._patience())
+            if not self._finished():
+                await asyncio.sleep(max(0.0, self._adapter.limits.min_interval_s - (time.monotonic() - began)))
+
+    def _finished(self) -> bool:
+        return bool(self._frames) and all(reply.final and reply.reply_id in self._settled for reply in self._frames)
+
+    async def _again_in(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self._changed.set()
+
+    def _patience(self) -> float:
+        self._failures += 1
+        return _PATIENCE_S[min(self._failures, len(_PATIENCE_S)) - 1]
+
+    async def _remember(self) -> None:
+        for stored in await self._outbox.of_request(self._recall):
+            if stored.reply.platform_id:
+                self._ids[stored.reply.reply_id] = stored.reply.platform_id
+                self._saved.add(stored.reply.reply_id)
+            else:
+                self._doubtful.add(stored.reply.reply_id)
+        self._recall = ""
+
+    async def _carry(self, frames: Sequence[Reply]) -> None:
+        if self._recall:
+            await self._remember()
+        for reply in frames:
+            if reply.reply_id in self._settled or self._shown.get(reply.reply_id) == reply:
+                continue
+            if not self._lost:
+                await self._try(reply)
+            if reply.final:
+                await self._outbox.settled(reply.reply_id, dropped=self._lost)
+                self._settled.add(reply.reply_id)
+
+    async def _try(self, reply: Reply) -> None:
+        try:
+            await self._bring(reply)
+        except Gone as error:
+            self._give_up(reply, error)
+        except Rejected as error:
+            if reply.reply_id not in self._ids:
+                self._give_up(reply, error)
+            elif reply.final:
+                await self._post_anew(reply)
+            else:
+                self._shown[reply.reply_id] = reply  # this edit is lost; the next one has its text too
+
+    async def _post_anew(self, reply: Reply) -> None:
+        """The message can't be edited, so its final text comes as a message of its own."""
+        del self._ids[reply.reply_id]
+        self._saved.discard(reply.reply_id)
+        try:
+            await self._bring(reply)
+        except Rejected as error:
+            self._give_up(reply, error)
+
+    def _give_up(self, reply: Reply, error: Rejected) -> None:
+        self._lost = str(error)
+        log.warning("A reply cannot be shown: %s", error, extra={"reply_id": reply.reply_id})
+
+    async def _bring(self, reply: Reply) -> None:
+        platform_id = self._ids.get(reply.reply_id) or await self._first(reply)
+        if platform_id is not None:
+            await self._adapter.update(replace(reply, platform_id=platform_id))
+        if reply.reply_id not in self._saved:
+            await self._outbox.posted(reply.reply_id, self._ids[reply.reply_id])
+            self._saved.add(reply.reply_id)
+        self._shown[reply.reply_id] = reply
+
+    async def _first(self, reply: Reply) -> str | None:
+        """Post a reply; the id of one that turned out to be there already and needs an update, else None."""
+        if reply.reply_id in self._doubtful:
+            found = await self._adapter.find_posted(reply)
+            self._doubtful.discard(reply.reply_id)
+            if found is not None:
+                self._ids[reply.reply_id] = found
+                return found
+        await self._outbox.posting(reply)
+        try:
+            self._ids[reply.reply_id] = await self._adapter.post(reply)
+        except (RetryLater, Rejected):
+            raise
+        except Exception:
+            self._doubtful.add(reply.reply_id)
+            raise
+        return None

@@ -1,0 +1,215 @@
+"""Many answers at once, in the library's continuous batching, fed so that nothing which would kill it ever reaches it.
+
+In: answers whose parameters and prompt passed the guards. Out: their deltas through `emit`. An answer enters the batch only
+when its whole prompt and max_tokens fit the KV cache beside those already in, so that nobody is ever thrown out again; the
+others wait here, in order. Everything runs on the engine's main thread, except that what the batch's own thread reports
+is `post`ed there.
+
+Should the batch die all the same, its answers fail with a sentence and a new one takes its place; out of memory, each is
+tried once more alone. A CUDA error is for good: it is raised as Unrecoverable, and the process must go.
+"""
+
+import gc
+import logging
+from collections import deque
+from functools import partial
+
+import torch
+from transformers import PreTrainedModel
+from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
+
+from bot.engine.answers import Answer, Emit, Post
+from bot.engine.batch import FIRST_CHUNK, LARGEST_CHUNK, MAX_RUNNING, Batch
+from bot.engine.protocol import Failed
+from bot.engine.scheduling import Pace, free_blocks
+from bot.messages import FinishReason
+
+log = logging.getLogger(__name__)
+
+
+class Unrecoverable(Exception):
+    """The device is in a state that only a new process gets out of."""
+
+
+class Batching:
+    """A loaded model and its batch; see the module. `cache_tokens`: what the KV cache holds."""
+
+    seeds = False
+    max_running = MAX_RUNNING
+
+    def __init__(self, model: PreTrainedModel, cache_blocks: int, vocabulary: int, post: Post, emit: Emit) -> None:
+        """Start the batch and try it out. Raises CannotBatch, or MemoryError if the cache does not fit."""
+        self._model = model
+        self._cache_blocks = cache_blocks
+        self._vocabulary = vocabulary
+        self._post = post
+        self._emit = emit
+        self._waiting: deque[Answer] = deque()
+        self._running: dict[str, Answer] = {}
+        self._reserved: dict[str, int] = {}
+        self._pace = Pace(FIRST_CHUNK, LARGEST_CHUNK)
+        self._batch = self._start()
+        self.cache_tokens = self._batch.cache.num_sectors * self._batch.cache.tokens_per_sector
+        try:
+            self._batch.try_out()
+        except BaseException:
+            self._batch.stop()
+            raise
+
+    @property
+    def running(self) -> int:
+        """Answers that are generated or wait for room."""
+        return len(self._running) + len(self._waiting)
+
+    def submit(self, answer: Answer) -> None:
+        """Let it into the batch, now or when there is room."""
+        self._waiting.append(answer)
+        self._admit()
+
+    def abort(self, stream: int) -> None:
+        """End it: at once if it waits, else when the batch let go of it (before its next step)."""
+        for answer in self._waiting:
+            if answer.stream == stream:
+                self._waiting.remove(answer)
+                self._emit(answer.end("", FinishReason.ABORT))
+                return
+        running = self._running.get(str(stream))
+        if running is not None and not running.ended:
+            running.aborted = True
+            self._batch.cancel(str(stream))
+
+    def blocks(self) -> tuple[int, int]:
+        """(free, all) blocks; those kept only for reuse are free."""
+        return free_blocks(self._batch.cache)
+
+    def close(self) -> None:
+        """Stop the batch and give its cache back."""
+        self._batch.stop()
+
+    # ------------------------------------------------------------------------------- called on the batch's thread
+
+    def stepped(self, batch: Batch, outputs: list[GenerationOutput], at: float) -> None:
+        self._post(partial(self._on_step, batch, outputs, at))
+
+    def started(self, batch: Batch, key: str, cached: int, at: float) -> None:
+        self._post(partial(self._on_started, key, cached, at))
+
+    def gone(self, batch: Batch, keys: list[str]) -> None:
+        self._post(partial(self._on_gone, batch, keys))
+
+    # ------------------------------------------------------------------------------------------ on the main thread
+
+    def _start(self) -> Batch:
+        return Batch(self._model, self._cache_blocks, self._vocabulary, self._pace, self)
+
+    def _admit(self) -> None:
+        """Let waiting answers in, in order, while the batch has a place and the cache has room for all of each."""
+        while self._waiting and len(self._running) < MAX_RUNNING:
+            answer = self._waiting[0]
+            need = self._sectors(len(answer.prompt.ids) + answer.params.max_tokens)
+            lonely = answer.retried or any(other.retried for other in self._running.values())
+            if self._running and (lonely or sum(self._reserved.values()) + need > self._batch.cache.num_sectors):
+                return
+            self._begin(self._waiting.popleft(), need)
+
+    def _begin(self, answer: Answer, need: int) -> None:
+        key = str(answer.stream)
+        self._running[key] = answer
+        self._reserved[key] = need
+        ids = [*answer.prompt.ids, *answer.tokens]
+        if not self._batch.add(key, ids, answer.left, sorted(answer.eos), answer.params):
+            self._post(partial(self._replace, self._batch))
+
+    def _sectors(self, tokens: int) -> int:
+        """Units of the cache that so many tokens of one request take at most, shared prefixes counted in full."""
+        parts = self._batch.cache.cache_allocators.values()
+        return sum(-(-part.needs_new_blocks("", 0, tokens) // part.blocks_per_sector) for part in parts)
+
+    def _on_started(self, key: str, cached: int, at: float) -> None:
+        answer = self._running.get(key)
+        if answer is not None and not answer.started_at:
+            answer.started_at, answer.cached = at, cached
+
+    def _on_step(self, batch: Batch, outputs: list[GenerationOutput], at: float) -> None:
+        """One step's new tokens, of all answers."""
+        if batch is not self._batch:
+            return
+        if any(output.status == RequestStatus.FAILED for output in outputs) and batch.is_dead():
+            self._replace(batch)
+            return
+        for output in outputs:
+            answer = self._running.get(output.request_id)
+            if answer is None:
+                continue
+            if output.status == RequestStatus.FAILED:
+                self._fail(answer, str(output.error))
+                self._release(output.request_id)
+            else:
+                self._take(answer, output, at)
+        self._admit()
+
+    def _take(self, answer: Answer, output: GenerationOutput, at: float) -> None:
+        finished = output.status == RequestStatus.FINISHED
+        if not answer.ended:
+            # A retried answer's earlier tokens went in as part of its prompt.
+            known = len(answer.prompt.ids) + len(answer.tokens) - len(output.prompt_ids)
+            text = answer.push(output.generated_tokens[known:], at)
+            reason = answer.reason()
+            if reason is not None:
+                self._emit(answer.end(text, reason))
+                if not finished:
+                    self._batch.cancel(output.request_id)
+            elif text:
+                self._emit(answer.delta(text))
+        if finished:
+            self._release(output.request_id)
+
+    def _on_gone(self, batch: Batch, keys: list[str]) -> None:
+        """The batch let go of cancelled answers."""
+        for key in keys:
+            answer = self._running.get(key)
+            if answer is not None and batch is self._batch:
+                if not answer.ended:
+                    self._emit(answer.end("", FinishReason.ABORT))
+                self._release(key)
+        self._admit()
+
+    def _release(self, key: str) -> None:
+        del self._running[key]
+        del self._reserved[key]
+
+    # ------------------------------------------------------------------------------------------------ when it dies
+
+    def _replace(self, batch: Batch) -> None:
+        """Start the dead batch anew, and see to the answers that were in it."""
+        if batch is not self._batch:
+            return
+        error = batch.take_error()
+        log.error("the batch died: %s", error)
+        memory = isinstance(error, torch.OutOfMemoryError)
+        if isinstance(error, torch.AcceleratorError) and not memory:
+            raise Unrecoverable(str(error))
+        why = str(error)
+        del error
+        lost = [answer for answer in self._running.values() if not answer.ended]
+        self._running.clear()
+        self._reserved.clear()
+        batch.stop()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._batch = self._start()
+        for answer in reversed(lost):
+            if answer.aborted:
+                self._emit(answer.end("", FinishReason.ABORT))
+            elif memory and not answer.retried:
+                answer.retried = True
+                self._waiting.appendleft(answer)
+            else:
+                self._fail(answer, "out of memory, even alone" if memory else why)
+        self._admit()
+
+    def _fail(self, answer: Answer, why: str) -> None:
+        if not answer.ended:
+            answer.ended = True
+            self._emit(Failed(answer.stream, f"The model failed on this answer: {why}."))

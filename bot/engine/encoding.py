@@ -1,0 +1,99 @@
+"""Text to token ids, with no way for content to become control.
+
+Comes in: a prompt as pieces, each either structure (written by a chat template) or content (written by people and models).
+Goes out: token ids. Promises: a control token, which is any added token of the tokenizer that is not mere whitespace, comes
+out of structure only, never out of content nor out of where the two meet; content that holds no such token's text is
+tokenised exactly as it would be inside the whole rendered prompt.
+
+Tokenizers look for added tokens first and treat the text between two of them on its own. So the prompt is taken apart at the
+structure's control tokens, and each stretch between is encoded with its neighbours around it, which keeps leading spaces as
+they would be. A control token's text inside a stretch is cut after its first character, and both sides are encoded apart:
+the same characters, but never that token.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+CACHED_STRETCHES = 4096
+"""How many encoded stretches are remembered: about ten times a history of 400 turns, some 10 MB."""
+
+
+class Piece(NamedTuple):
+    """A part of a prompt. `structure` is true for text of the chat template, false for anybody's words."""
+
+    text: str
+    structure: bool
+
+
+class SafeEncoder:
+    """Encodes prompts for one tokenizer. `control` matches the text of any control token."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        added = tokenizer.added_tokens_decoder
+        self._tokenizer = tokenizer
+        self._ids = {token.content: number for number, token in added.items() if token.content.strip()}
+        self._control_ids = frozenset(self._ids.values())
+        longest_first = sorted(self._ids, key=len, reverse=True)
+        self.control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        flags = ("lstrip", "rstrip", "single_word", "normalized")
+        plain = [
+            added[number].content for number in self._ids.values() if not any(getattr(added[number], f) for f in flags)
+        ]
+        self._anchor = plain[0] if plain else ""
+        self._stretch = lru_cache(CACHED_STRETCHES)(self._encode_stretch)
+
+    def encode(self, pieces: Iterable[Piece]) -> list[int]:
+        """The ids of the pieces one after another; nothing is added at either end."""
+        ids: list[int] = []
+        before, stretch = "", ""
+        for text, structure in pieces:
+            if not structure:
+                stretch += text
+                continue
+            at = 0
+            for match in self.control.finditer(text):
+                stretch += text[at : match.start()]
+                ids += self._stretch(before, stretch, match.group())
+                ids.append(self._ids[match.group()])
+                before, stretch, at = match.group(), "", match.end()
+            stretch += text[at:]
+        ids += self._stretch(before, stretch, "")
+        return ids
+
+    def count(self, content: str) -> int:
+        """How many tokens `content` takes, give or take one where it meets its surroundings."""
+        return len(self._stretch("", content, ""))
+
+    def _encode_stretch(self, before: str, text: str, after: str) -> tuple[int, ...]:
+        """The ids of `text` between two control tokens ('': an end of the prompt)."""
+        parts = self._cut(text)
+        ids: list[int] = []
+        for number, part in enumerate(parts):
+            left = before if number == 0 else self._anchor
+            right = after if number == len(parts) - 1 else ""
+            ids += self._between(left, part, right)
+        if not self._control_ids.isdisjoint(ids):
+            # A normaliser made a control token of something else, or one has a single character: nothing can be joined
+            # from characters encoded one by one, and what still is control is left out.
+            ids = [number for char in text for number in self._between(self._anchor, char, "")]
+            ids = [number for number in ids if number not in self._control_ids]
+        return tuple(ids)
+
+    def _cut(self, text: str) -> list[str]:
+        """`text` in parts that hold no control token's text (save one of a single character)."""
+        parts = []
+        at = 0
+        while match := self.control.search(text, at):
+            parts.append(text[at : match.start() + 1])
+            at = match.start() + 1
+        return [*parts, text[at:]]
+
+    def _between(self, before: str, text: str, after: str) -> list[int]:
+        if not text:
+            return []
+        ids = self._tokenizer.encode(before + text + after, add_special_tokens=False)
+        return ids[bool(before) : len(ids) - bool(after)]

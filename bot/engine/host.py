@@ -1,0 +1,171 @@
+"""The model in the engine's process: loads it, chooses how it generates, turns requests into answers.
+
+In: what the parent asks, one call at a time on the main thread (`stats` may be called on another). Out: deltas through
+`emit`; errors are InhouseErrors with a sentence for a person. A model that cannot batch generates sequentially, and says so
+once, in LoadedModel.note.
+"""
+
+import gc
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+
+import psutil
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bot.engine.answers import Answer, Emit, Generator, Meter, Post
+from bot.engine.base import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
+from bot.engine.batch import CannotBatch
+from bot.engine.batching import Batching
+from bot.engine.cache_size import MB, bytes_per_token, cache_blocks
+from bot.engine.decoding import TextDecoder
+from bot.engine.guards import PromptLimits, check_params, check_prompt
+from bot.engine.prompts import PromptBuilder
+from bot.engine.protocol import Failed
+from bot.engine.sequential import Sequential
+from bot.errors import ModelError, RequestFailed
+from bot.models.loading import load as load_model
+
+log = logging.getLogger(__name__)
+
+CACHE_TOO_LARGE = "The KV cache does not fit the memory that is free beside the weights; lower INHOUSE_KV_CACHE_MB."
+
+
+@dataclass(frozen=True, slots=True)
+class _Hosted:
+    """A loaded model and what belongs to it."""
+
+    source: ModelSource
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    generator: Generator
+    prompts: PromptBuilder
+    limits: PromptLimits
+    eos: frozenset[int]
+
+
+class ModelHost:
+    """At most one loaded model, and its answers."""
+
+    def __init__(self, post: Post, emit: Emit) -> None:
+        self._post = post
+        self._emit = emit
+        self._meter = Meter()
+        self._hosted: _Hosted | None = None
+        self._process = psutil.Process()
+
+    def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
+        """Replace the loaded model. Raises ModelError; no model is loaded then."""
+        began = perf_counter()
+        self._unload()
+        loaded = load_model(source, progress)
+        model, tokenizer = loaded.model, loaded.tokenizer
+        progress(LoadProgress("trying the model out", 0.95))
+        window = _window(source, model)
+        generator, note = self._generator(source, model, window)
+        if generator.cache_tokens is not None:
+            window = min(window, generator.cache_tokens)
+        limits = PromptLimits(int(model.config.get_text_config().vocab_size), window, generator.cache_tokens)
+        prompts = PromptBuilder(tokenizer, source.template, window)
+        self._hosted = _Hosted(source, model, tokenizer, generator, prompts, limits, _eos(model, tokenizer))
+        cache_tokens = generator.cache_tokens or 0
+        return LoadedModel(
+            name=source.name,
+            device=str(model.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+            context_window=window,
+            batching=isinstance(generator, Batching),
+            max_running=generator.max_running,
+            weights_mb=int(model.get_memory_footprint()) // MB,
+            kv_cache_mb=cache_tokens * bytes_per_token(model) // MB,
+            kv_cache_tokens=cache_tokens,
+            load_s=perf_counter() - began,
+            note=" ".join(part for part in (loaded.note, note) if part),
+        )
+
+    def generate(self, stream: int, request: EngineRequest) -> None:
+        """Start an answer, or emit why it cannot be."""
+        try:
+            self._submit(stream, request)
+        except RequestFailed as error:
+            self._emit(Failed(stream, str(error)))
+
+    def abort(self, stream: int) -> None:
+        """End an answer at the next step boundary."""
+        if self._hosted is not None:
+            self._hosted.generator.abort(stream)
+
+    def stats(self) -> EngineStats:
+        """This moment, from any thread."""
+        hosted = self._hosted
+        free, blocks = hosted.generator.blocks() if hosted else (0, 0)
+        gpu_free, gpu_total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
+        return EngineStats(
+            model=hosted.source.name if hosted else "",
+            running=hosted.generator.running if hosted else 0,
+            tokens_per_s=self._meter.rate(),
+            free_blocks=free,
+            blocks=blocks,
+            resident_mb=self._process.memory_info().rss // MB,
+            gpu_used_mb=(gpu_total - gpu_free) // MB,
+            gpu_total_mb=gpu_total // MB,
+        )
+
+    def _submit(self, stream: int, request: EngineRequest) -> None:
+        hosted = self._hosted
+        if hosted is None:
+            raise RequestFailed("No model is loaded.")
+        params = request.params
+        check_params(params, seeds=hosted.generator.seeds)
+        if params.max_tokens >= hosted.limits.context_window:
+            raise RequestFailed(
+                f"max_tokens ({params.max_tokens}) must be smaller than the context window of "
+                f"{hosted.limits.context_window} tokens, which holds the prompt too."
+            )
+        asked_at = perf_counter()
+        built = hosted.prompts.build(request.prompt, params.max_tokens)
+        check_prompt(built.ids, params.max_tokens, hosted.limits)
+        decoder = TextDecoder(hosted.tokenizer, (*hosted.source.stop, *params.stop), bool(request.prompt.prefix))
+        hosted.generator.submit(Answer(stream, built, params, decoder, hosted.eos, self._meter, asked_at))
+
+    def _generator(self, source: ModelSource, model: PreTrainedModel, window: int) -> tuple[Generator, str]:
+        """How the model generates, and what a person should know of it."""
+        if not source.batching:
+            return Sequential(model, self._post, self._emit), ""
+        devices = set((getattr(model, "hf_device_map", None) or {"": model.device}).values())
+        if len(devices) > 1:
+            note = "Some of the model's layers are not on the GPU, so it answers one request at a time."
+            return Sequential(model, self._post, self._emit), note
+        vocabulary = int(model.config.get_text_config().vocab_size)
+        try:
+            blocks = cache_blocks(model, window, source.kv_cache_mb)
+            return Batching(model, blocks, vocabulary, self._post, self._emit), ""
+        except CannotBatch as error:
+            log.warning("%s cannot batch: %s", source.name, error)
+            note = "The model's attention cannot be batched, so it answers one request at a time."
+            return Sequential(model, self._post, self._emit), note
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise ModelError(CACHE_TOO_LARGE) from error
+
+    def _unload(self) -> None:
+        if self._hosted is not None:
+            self._hosted.generator.close()
+            self._hosted = None
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def _window(source: ModelSource, model: PreTrainedModel) -> int:
+    """Tokens of prompt and answer together: the least of what the source and the model's own config say."""
+    known = [source.context_window, getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0]
+    return min((window for window in known if window > 0), default=2048)
+
+
+def _eos(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every token that ends an answer."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    ids = own if isinstance(own, list) else [own]
+    return frozenset(int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None and token >= 0)

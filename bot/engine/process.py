@@ -1,0 +1,190 @@
+"""The service's side of the engine: starts its process, speaks to it, and survives it.
+
+`EngineProcess` is an Engine (bot.engine.base). The process starts with the first load, and again with the first load after
+it died; whatever it was doing then ends in EngineDied. torch is imported there and never here.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from bot.engine.base import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
+from bot.engine.guards import check_params
+from bot.engine.link import Link
+from bot.engine.protocol import (
+    Abort,
+    AskStats,
+    Generate,
+    Load,
+    Loaded,
+    LoadFailed,
+    Progress,
+    ProtocolError,
+    Stats,
+    Step,
+    Text,
+    ToParent,
+)
+from bot.errors import EngineDied, EngineError, ModelError, RequestFailed
+from bot.messages import TokenDelta
+
+log = logging.getLogger("inhouse.engine")
+
+NOT_RUNNING = "The engine is not running; it starts when a model is loaded."
+
+
+class EngineProcess:
+    """An Engine in a process of its own. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._link: Link | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._numbers = itertools.count(1)
+        self._streams: dict[int, asyncio.Queue[Text | EngineError]] = {}
+        self._names: dict[str, int] = {}
+        self._loading: _Load | None = None
+        self._asking: list[asyncio.Future[EngineStats]] = []
+        self._lock = asyncio.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, while it runs."""
+        return self._link.pid if self._link is not None else None
+
+    async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
+        """Make `source` the loaded model. Raises ModelError (none is loaded then) or EngineDied."""
+        async with self._lock:
+            if self._names:
+                raise EngineError("A model cannot be loaded while answers are being generated.")
+            if self._link is None:
+                progress(LoadProgress("starting the engine", 0.0))
+                self._link = await Link.open()
+                self._reading = asyncio.create_task(self._read(self._link))
+            number = next(self._numbers)
+            self._loading = _Load(number, progress, asyncio.get_running_loop().create_future())
+            try:
+                await self._link.send(Load(number, source))
+                return await self._loading.outcome
+            finally:
+                self._loading = None
+
+    async def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
+        """Deltas of one generation; closing the iterator aborts it. Raises RequestFailed or EngineDied."""
+        check_params(request.params)
+        name = request.request_id
+        if name in self._names:
+            raise RequestFailed(f"A generation with the id {name} is running already.")
+        link, number = self._running_link(), next(self._numbers)
+        deltas: asyncio.Queue[Text | EngineError] = asyncio.Queue()
+        self._names[name], self._streams[number] = number, deltas
+        open_there = True
+        try:
+            await self._send(link, Generate(number, request))
+            while open_there:
+                item = await deltas.get()
+                if isinstance(item, EngineError):
+                    open_there = False
+                    raise item
+                open_there = item.finish_reason is None
+                yield TokenDelta(name, item.text, item.finish_reason, item.usage)
+        finally:
+            del self._names[name], self._streams[number]
+            if open_there and self._link is link:
+                with contextlib.suppress(EngineDied):
+                    await link.send(Abort(number))
+
+    async def abort(self, request_id: str) -> None:
+        """End a running generation at the next step boundary; nothing happens if there is none of that id."""
+        number = self._names.get(request_id)
+        if number is not None and self._link is not None:
+            await self._link.send(Abort(number))
+
+    async def stats(self) -> EngineStats:
+        """The engine at this moment. Raises EngineDied if it is not running."""
+        link = self._running_link()
+        answer: asyncio.Future[EngineStats] = asyncio.get_running_loop().create_future()
+        self._asking.append(answer)
+        await link.send(AskStats())
+        return await answer
+
+    async def close(self) -> None:
+        """End the process; running streams raise EngineDied."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    def _running_link(self) -> Link:
+        if self._link is None:
+            raise EngineDied(NOT_RUNNING)
+        return self._link
+
+    async def _send(self, link: Link, message: Generate) -> None:
+        try:
+            await link.send(message)
+        except ProtocolError as error:
+            raise RequestFailed("The conversation is too long to be handed to the engine; use /reset.") from error
+
+    async def _read(self, link: Link) -> None:
+        """Hand on what the process says; at its end, tell everybody who waits for it."""
+        try:
+            while (message := await link.receive()) is not None:
+                self._dispatch(message)
+        except ProtocolError as error:
+            log.error("the engine's process does not speak our protocol: %s", error)
+        finally:
+            self._link = None
+            closing = asyncio.create_task(link.close())
+            self._bury("The engine's process ended; it is started again when a model is loaded.")
+            log.info("the engine's process ended %s", await asyncio.shield(closing))
+
+    def _dispatch(self, message: ToParent) -> None:
+        match message:
+            case Step(texts, failed):
+                for text in texts:
+                    if (deltas := self._streams.get(text.stream)) is not None:
+                        deltas.put_nowait(text)
+                for failure in failed:
+                    if (deltas := self._streams.get(failure.stream)) is not None:
+                        deltas.put_nowait(RequestFailed(failure.reason))
+            case Progress() | Loaded() | LoadFailed():
+                # An answer to a load whose caller gave up has another number.
+                if self._loading is not None and self._loading.number == message.number:
+                    self._loading.hear(message)
+            case Stats(stats) if self._asking:
+                answer = self._asking.pop(0)
+                if not answer.done():
+                    answer.set_result(stats)
+            case _:
+                log.debug("nobody waits for %s", type(message).__name__)
+
+    def _bury(self, reason: str) -> None:
+        """Everybody who waits for the process gets EngineDied."""
+        for deltas in self._streams.values():
+            deltas.put_nowait(EngineDied(reason))
+        for answer in self._asking:
+            if not answer.done():
+                answer.set_exception(EngineDied(reason))
+        self._asking.clear()
+        if self._loading is not None and not self._loading.outcome.done():
+            self._loading.outcome.set_exception(EngineDied(reason))
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """A load that somebody waits for."""
+
+    number: int
+    progress: Callable[[LoadProgress], None]
+    outcome: asyncio.Future[LoadedModel]
+
+    def hear(self, message: Progress | Loaded | LoadFailed) -> None:
+        match message:
+            case Progress():
+                self.progress(message.progress)
+            case Loaded() if not self.outcome.done():
+                self.outcome.set_result(message.model)
+            case LoadFailed() if not self.outcome.done():
+                self.outcome.set_exception(ModelError(message.reason))

@@ -1,0 +1,119 @@
+"""History to token ids.
+
+Comes in: a `Prompt` (system prompt, turns, perhaps the beginning of the answer) and how many tokens the answer may take.
+Goes out: the ids that the model is to continue, and how many old turns had to go. Promises: they fit the context window with
+the answer; the system prompt and the last question are always in; the beginning is the same from turn to turn unless the
+history had to be cut (see `budget`); nothing that people or models wrote becomes a control token or a role marker.
+
+Neighbouring turns of one role become one, as templates that refuse two user turns in a row need it, and the others read it
+as well. Where the template has no system role, the system prompt opens the first user turn. Names stand before what people
+said once two of them speak, so the beginning of the prompt changes once, when the second one joins.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from bot.engine.budget import first_kept, next_user
+from bot.engine.encoding import Piece, SafeEncoder
+from bot.engine.templates import ChatTemplate
+from bot.errors import RequestFailed
+from bot.messages import Prompt, Role, Turn
+
+BETWEEN = "\n\n"
+"""What stands between two turns of one role that became one."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltPrompt:
+    """Token ids to continue. `window` is the context window in tokens, `dropped_turns` how many oldest turns are not in."""
+
+    ids: list[int]
+    dropped_turns: int
+    window: int
+
+
+class PromptBuilder:
+    """Builds prompts for one loaded model. Not for use by two threads at once.
+
+    template: '' for the tokenizer's own chat template, or the name of one of ours. context_window: tokens of prompt and
+    answer together. Raises ModelError if the model has no template or one that cannot be used.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, context_window: int) -> None:
+        self._encoder = SafeEncoder(tokenizer)
+        self._template = ChatTemplate(tokenizer, template, self._encoder.control)
+        self._window = context_window
+        self._head = max(self._gap_cost(gap) for gap in self._template.heads)
+        self._around = 1 + max(self._gap_cost(gap) for gap in self._template.between)
+
+    def build(self, prompt: Prompt, max_tokens: int) -> BuiltPrompt:
+        """The ids of `prompt`, at most the context window less `max_tokens`.
+
+        Raises RequestFailed if the system prompt, the question and `prompt.prefix` alone do not fit, or if there is no
+        question.
+        """
+        turns = [turn for turn in prompt.turns if turn.text.strip()]
+        user = [turn.role is not Role.ASSISTANT for turn in turns]
+        if not turns or not user[-1]:
+            raise RequestFailed("There is no question to answer: the last message is empty. Write one with some text.")
+        budget = self._window - max_tokens
+        costs = [self._around + self._encoder.count(self._clean(_named(turn))) for turn in turns]
+        fixed = self._head + self._around + self._encoder.count(self._clean(prompt.system))
+        if prompt.prefix:
+            costs.append(self._encoder.count(prompt.prefix))
+            user.append(False)
+        opening = next_user(user, 0)  # an assistant turn before it is no loss of room's: templates begin with a user's
+        start = first_kept(costs, user, fixed, budget)
+        while start < len(turns):
+            ids = self._encode(prompt, turns[start:])
+            if len(ids) <= budget:
+                return BuiltPrompt(ids, start - opening, self._window)
+            start = next_user(user, start + 1)
+        raise RequestFailed(
+            f"The message and the system prompt take {len(ids):,} tokens, and there is room for {max(budget, 0):,} "
+            f"(context window {self._window:,}, less {max_tokens:,} for the answer): shorten them or lower max_tokens."
+        )
+
+    def _encode(self, prompt: Prompt, turns: Sequence[Turn]) -> list[int]:
+        system = self._clean(prompt.system)
+        contents = self._contents(turns)
+        alternating = len(contents)
+        if system and self._template.system_role:
+            contents.insert(0, system)
+        elif system:
+            contents[0] = system + BETWEEN + contents[0]
+        if prompt.prefix:
+            contents.append(self._template.defuse(prompt.prefix))
+        gaps = self._template.gaps(len(contents) > alternating + bool(prompt.prefix), alternating, bool(prompt.prefix))
+        pieces = []
+        for number, gap in enumerate(gaps):
+            pieces.append(Piece(gap, structure=True))
+            pieces += [Piece(content, structure=False) for content in contents[number : number + 1]]
+        return self._encoder.encode(pieces)
+
+    def _contents(self, turns: Sequence[Turn]) -> list[str]:
+        """What the turns say, neighbours of one role joined."""
+        people = {turn.author for turn in turns if turn.role is not Role.ASSISTANT and turn.author}
+        said: list[list[str]] = []
+        before = Role.ASSISTANT
+        for turn in turns:
+            if turn.role is not before:
+                said.append([])
+            said[-1].append(_named(turn) if len(people) > 1 else turn.text.strip())
+            before = turn.role
+        return [self._clean(BETWEEN.join(texts)) for texts in said]
+
+    def _clean(self, text: str) -> str:
+        return self._template.defuse(text.strip())
+
+    def _gap_cost(self, gap: str) -> int:
+        return len(self._encoder.encode([Piece(gap, structure=True)]))
+
+
+def _named(turn: Turn) -> str:
+    """What a person said, with the name before it."""
+    name = " ".join(turn.author.split())
+    text = turn.text.strip()
+    return f"{name}: {text}" if name and turn.role is not Role.ASSISTANT else text

@@ -1,0 +1,163 @@
+"""The engine's process: `python -m bot.engine.runner`, started by bot.engine.link and by nobody else.
+
+In: messages on the connection whose port and secret are in the environment. Out: messages; its output streams are only a
+log. Two threads of ours: the reader, which ends the process the moment the connection does (whatever torch is doing), and
+the main thread, which does everything else, one call after another, from one inbox. What happened between two sends travels
+in one frame. A parent that reads slowly holds up the sending, never the generating.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+from bot.engine import protocol
+from bot.engine.protocol import (
+    Abort,
+    AskStats,
+    Failed,
+    Generate,
+    Hello,
+    Load,
+    Loaded,
+    LoadFailed,
+    Message,
+    Progress,
+    Stats,
+    Step,
+    Text,
+    ToChild,
+)
+from bot.errors import InhouseError
+
+if TYPE_CHECKING:
+    from bot.engine.host import ModelHost
+
+OOM_SCORE = "500"
+"""Linux ends the process with the highest score when memory runs out: this one, not the service."""
+
+log = logging.getLogger(__name__)
+
+
+class Channel:
+    """The connection's sending side; messages of two threads never mix."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, message: Message) -> None:
+        """Send it whole. If the connection is gone, so is this process."""
+        frame = protocol.frame(message)
+        try:
+            with self._lock:
+                self._connection.sendall(frame)
+        except OSError:
+            os._exit(0)
+
+
+class Runner:
+    """The main thread's work: one inbox of calls, and one frame for what they emitted."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._texts: list[Text] = []
+        self._failed: list[Failed] = []
+        self.host: ModelHost | None = None
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Have it called on the main thread; from any thread."""
+        self._inbox.put(call)
+
+    def run(self) -> None:
+        """Work until the process ends."""
+        from bot.engine.host import ModelHost  # torch comes in here, long after the hello
+
+        self.host = ModelHost(self.post, self._emit)
+        while True:
+            call = self._inbox.get()
+            with contextlib.suppress(Empty):
+                while True:
+                    call()
+                    call = self._inbox.get_nowait()
+            if self._texts or self._failed:
+                step = Step(self._texts, self._failed)
+                self._texts, self._failed = [], []
+                self._channel.send(step)
+
+    def hear(self, message: ToChild) -> None:
+        """On the reader's thread: answer at once what needs no waiting, post the rest."""
+        match message:
+            case AskStats() if self.host is not None:
+                self._channel.send(Stats(self.host.stats()))
+            case _:
+                self.post(partial(self._do, message))
+
+    def _emit(self, item: Text | Failed) -> None:
+        if isinstance(item, Text):
+            self._texts.append(item)
+        else:
+            self._failed.append(item)
+
+    def _do(self, message: ToChild) -> None:
+        assert self.host is not None
+        match message:
+            case Load(number, source):
+                try:
+                    model = self.host.load(source, lambda progress: self._channel.send(Progress(number, progress)))
+                except InhouseError as error:
+                    self._channel.send(LoadFailed(number, str(error)))
+                else:
+                    self._channel.send(Loaded(number, model))
+            case Generate(stream, request):
+                self.host.generate(stream, request)
+            case Abort(stream):
+                self.host.abort(stream)
+            case AskStats():
+                self._channel.send(Stats(self.host.stats()))
+
+
+def _read(connection: socket.socket, runner: Runner) -> None:
+    """The reader's thread: hand on every message; end the process when there are no more."""
+    try:
+        while (message := protocol.receive(connection)) is not None:
+            runner.hear(message)
+    except protocol.ProtocolError as error:
+        log.error("the service does not speak our protocol: %s", error)
+        os._exit(1)
+    os._exit(0)
+
+
+def main() -> None:
+    """Connect, say hello, serve; returns only by an error that ends the process."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    for name in (signal.SIGINT, signal.SIGTERM):  # the parent decides when this ends, also at Ctrl-C in a terminal
+        signal.signal(name, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # there is no such file but on Linux
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+    secret = os.environ.pop(protocol.SECRET_VARIABLE)
+    connection = socket.create_connection(("127.0.0.1", int(os.environ.pop(protocol.PORT_VARIABLE))))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    channel = Channel(connection)
+    channel.send(Hello(secret, protocol.VERSION))
+    runner = Runner(channel)
+    threading.Thread(target=_read, args=(connection, runner), name="reader", daemon=True).start()
+    try:
+        runner.run()
+    except BaseException:
+        log.exception("the engine ends")
+        sys.stderr.flush()
+        os._exit(1)  # other threads may be deep in torch: nothing waits for them
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Cutting an answer into messages; pure functions.
+
+In: Markdown as the model wrote it, and how many characters one message holds. Out: the parts, in order, each readable
+on its own: cut at a paragraph, line, sentence or word, code fences closed at the end of a part and reopened, with their
+language, at the beginning of the next. It promises that more text at the end never changes a part that was full.
+"""
+
+import re
+from dataclasses import dataclass
+
+_BOUNDARIES = (
+    re.compile(r"\n\s*\n"),  # paragraph
+    re.compile(r"\n"),  # line
+    re.compile(r"[.!?…。！？]+[\"')\]]*(?:\s|(?<=[。！？]))"),  # noqa: RUF001  sentence
+    re.compile(r"\s"),  # word
+)
+_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([^\n`]*)$", re.MULTILINE)
+_CLOSING = 12
+"""Characters kept free at the end of a part for closing its fence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One message. `committed` characters of `text` (from its beginning) will never change, whatever comes after."""
+
+    text: str
+    committed: int
+
+
+def split(text: str, limit: int) -> list[Part]:
+    """The parts of `text`, each at most `limit` characters (at least 100). The last one may still grow."""
+    parts, fence = [], ""
+    while True:
+        head = f"{fence}\n" if fence else ""
+        body = head + text
+        room = limit - _CLOSING
+        if len(body) <= room:
+            closed, _ = _close(body)
+            sure = max(_cut(body, room, len(head)), min(len(body), room // 2))
+            parts.append(Part(closed, len(body[:sure].rstrip())))
+            return parts
+        cut = _cut(body, room, len(head)) or room
+        piece, text = body[:cut].rstrip(), body[cut:]
+        closed, fence = _close(piece)
+        text = text.lstrip("\n") if fence else text.lstrip()
+        parts.append(Part(closed, len(closed)))
+        if not text:
+            return parts
+
+
+def _cut(body: str, room: int, head: int) -> int:
+    """The best place to cut in the second half of the room, or 0 if there is none."""
+    least = max(room // 2, head + 1)
+    for boundary in _BOUNDARIES:
+        ends = [match.end() for match in boundary.finditer(body, least, min(room, len(body)))]
+        if ends:
+            return ends[-1]
+    return 0
+
+
+def open_fence(text: str) -> str:
+    """The opening line of the code fence that is open at the end of `text` ('' if none is)."""
+    opened = ""
+    for match in _FENCE.finditer(text):
+        marks, info = match.group(1), match.group(2).strip()
+        if not opened:
+            opened = f"{marks}{info}"
+        elif marks[0] == opened[0] and not info and len(marks) >= len(opened) - len(opened.lstrip(marks[0])):
+            opened = ""
+    return opened
+
+
+def _close(text: str) -> tuple[str, str]:
+    opened = open_fence(text)
+    if not opened:
+        return text, ""
+    marks = opened[: len(opened) - len(opened.lstrip(opened[0]))]
+    return f"{text}{'' if text.endswith(chr(10)) else chr(10)}{marks}", opened

@@ -1,0 +1,105 @@
+"""Logs: every logger's lines, ours and the libraries', as text or JSON on stderr, with tokens taken out.
+
+In: stdlib log records, with values in `extra` where they help. Out: one line each (an exception adds its traceback,
+without local variables, which hold what people wrote). All of it passes `Redactor`: no configured token, and nothing
+that looks like one, is ever written, not even from inside a library's exception. What people and models say is never
+logged: callers give ids and lengths.
+"""
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterable
+from typing import TextIO
+from urllib.parse import quote
+
+import structlog
+from structlog.typing import Processor
+
+REDACTED = "[redacted]"
+
+TOKEN_SHAPES = re.compile(
+    r"""
+      xox[a-z](?:\.xox[a-z])?-[\w-]{8,}            # Slack: bot, user, refresh, workflow
+    | x(?:app|wfp)-[\w-]{8,}                       # Slack: app level
+    | hf_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}[\w.-]*   # Hugging Face
+    | api_org_[A-Za-z0-9]{16,}                     # Hugging Face, of an organisation
+    | (?<![\w-])[\w-]{23,30}\.[\w-]{5,7}\.[\w-]{27,}   # Discord: user id, time, signature
+    """,
+    re.VERBOSE,
+)
+
+QUIET = ("asyncio", "filelock", "httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub", "sqlalchemy", "alembic")
+"""Libraries that tell at info what they do at every step; they are heard from warning on."""
+
+
+class Redactor:
+    """Takes tokens out of text: the given ones (also as JSON and URLs write them), and whatever looks like one."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        forms = {form for secret in secrets if secret for form in (secret, json.dumps(secret)[1:-1], quote(secret, ""))}
+        # The longest first, so that no form is cut by a shorter one that it contains.
+        known = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+        self._known = re.compile(known) if known else None
+
+    def __call__(self, text: str) -> str:
+        if self._known:
+            text = self._known.sub(REDACTED, text)
+        return TOKEN_SHAPES.sub(REDACTED, text)
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """Redacts what was rendered, so that nothing gets past, whichever processor brought it in."""
+
+    def __init__(self, redact: Redactor, first: list[Processor], renderer: Processor) -> None:
+        super().__init__(
+            foreign_pre_chain=first,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+        self._redact = redact
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._redact(super().format(record))
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes lines; one that cannot be rendered is named and lost (the stdlib would print its arguments unredacted)."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the stdlib's name
+        reason = sys.exc_info()[0]
+        name = reason.__name__ if reason else "no reason known"
+        try:
+            self.stream.write(f"a log line is lost: {record.name}, {record.filename}:{record.lineno}: {name}\n")
+        except (OSError, ValueError):
+            return  # stderr itself is gone, and with it everybody who could be told
+
+
+def setup_logs(level: str, form: str, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
+    """Send all logs to `stream` (stderr) from `level` (debug, info, warning, error) on, as `form` (text or json).
+
+    `secrets` are the token values to take out. Calling it again replaces what was set before.
+    """
+    stream = stream or sys.stderr
+    first: list[Processor] = [
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if form == "json":
+        first.append(structlog.processors.format_exc_info)
+    handler = _Handler(stream)
+    handler.setFormatter(_Formatter(Redactor(secrets), first, _renderer(form, colors=stream.isatty())))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
+
+
+def _renderer(form: str, colors: bool) -> Processor:
+    if form == "json":
+        return structlog.processors.JSONRenderer(ensure_ascii=False)
+    # Not Rich's tracebacks: they show local variables.
+    return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)

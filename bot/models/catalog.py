@@ -1,0 +1,112 @@
+"""The catalog: which models there are here, and which of them people may switch to.
+
+In: the settings (INHOUSE_MODEL, INHOUSE_MODELS, INHOUSE_CATALOG). Out: a `ModelSpec` for a name. Promise: what is wrong with
+the operator's names or file is one ConfigError that tells all of it; an unknown name is a ModelError with suggestions.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from bot.config import Settings
+from bot.errors import ConfigError, ModelError
+from bot.models.local import describe
+from bot.models.spec import REPO, ModelSpec, read_specs
+
+BUILT_IN = Path(__file__).with_name("catalog.toml")
+
+
+class Catalog:
+    """Looks models up by name. Made once, at the start; it never changes."""
+
+    def __init__(self, specs: Iterable[ModelSpec], listed: Iterable[str], default: str) -> None:
+        """`listed`: names, repositories and directories that people may switch to; none means all of `specs`.
+
+        `default` is what channels use that chose none. Raises ConfigError for every one of them that is not there.
+        """
+        self._specs = {spec.name: spec for spec in specs}
+        wanted = list(listed) or list(self._specs)
+        self._aliases: dict[str, str] = {}
+        mistakes: list[str] = []
+        chosen = [self._include(word, mistakes) for word in dict.fromkeys([*wanted, default])]
+        if mistakes:
+            raise ConfigError("\n".join(mistakes))
+        self.names = tuple(sorted(set(chosen)))
+        """The names that people may switch to, sorted."""
+        self.default = self._aliases.get(default, default.lower())
+        """The name of the model for channels that chose none."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Catalog":
+        """The catalog that the settings ask for. Raises ConfigError."""
+        specs = {spec.name: spec for spec in read_specs(BUILT_IN)}
+        if settings.catalog is not None:
+            specs |= {spec.name: describe(spec) for spec in read_specs(settings.catalog)}
+        return cls(specs.values(), settings.models, settings.model)
+
+    def __iter__(self) -> Iterator[ModelSpec]:
+        return iter(self._specs.values())
+
+    def get(self, name: str) -> ModelSpec:
+        """The model of that name: of the catalog, or one that the operator listed. Raises ModelError."""
+        word = name.strip()
+        found = self._specs.get(self._aliases.get(word, word.lower()))
+        if found is None:
+            raise ModelError(self._unknown(word, self._specs))
+        return found
+
+    def choose(self, name: str) -> ModelSpec:
+        """The model of that name, if people may switch to it. Raises ModelError that says which they may."""
+        word = name.strip()
+        known = self._aliases.get(word, word.lower())
+        if known in self.names:
+            return self._specs[known]
+        if known in self._specs:
+            raise ModelError(f"{known} is not offered here; there are {', '.join(self.names)}.")
+        raise ModelError(self._unknown(word, self.names))
+
+    def _include(self, word: str, mistakes: list[str]) -> str:
+        """The name under which a listed word is in the catalog, added to it if need be."""
+        if word.lower() in self._specs:
+            return word.lower()
+        spec = _listed(word)
+        if isinstance(spec, str):
+            mistakes.append(spec if _looks_like_path(word) else self._unknown(word, self._specs))
+            return ""
+        if spec.name in self._specs and self._specs[spec.name] != spec:
+            mistakes.append(f"{word} would be called {spec.name}, as another model is; rename the directory.")
+        self._specs.setdefault(spec.name, spec)
+        self._aliases[word] = spec.name
+        return spec.name
+
+    @staticmethod
+    def _unknown(word: str, names: Iterable[str]) -> str:
+        names = list(names)
+        shown = word if len(word) <= 80 else f"{word[:80]}…"
+        near = [name for name in names if len(word) > 2 and word.lower() in name][:3]
+        near = near or difflib.get_close_matches(word.lower(), names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}."
+        if re.fullmatch(REPO, word):
+            hint = f"to use a repository of the hub, list it in INHOUSE_MODELS; otherwise {hint}"
+        return f"There is no model called {shown!r}; {hint}"
+
+
+def _looks_like_path(word: str) -> bool:
+    return word.startswith((".", "~", "/", "\\")) or Path(word).is_absolute()
+
+
+def _listed(word: str) -> ModelSpec | str:
+    """The spec of a directory or repository that the operator listed, or what is wrong with it."""
+    if _looks_like_path(word):
+        try:
+            folder = Path(word).expanduser().resolve()
+            spec = describe(ModelSpec(name=folder.name.lower() or word, path=str(folder)))
+        except ConfigError as error:
+            return str(error)
+        except (OSError, RuntimeError, ValueError) as error:
+            return f"{word} cannot be used as a directory of a model: {error}."
+        return spec
+    if re.fullmatch(REPO, word):
+        return ModelSpec(name=word.lower(), repo=word)
+    return f"{word} is neither a name of the catalog, nor org/name, nor a directory."

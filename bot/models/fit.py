@@ -1,0 +1,112 @@
+"""Whether a model fits this machine: an estimate made before anything is fetched or loaded.
+
+In: a `ModelSpec`, the `Hardware` and how it would be loaded. Out: a `Fit`: a verdict, the memory it needs, one sentence.
+Pure arithmetic, without torch, so that the service can answer at once.
+
+Memory = weights + KV cache + what the runtime itself takes. Weights: parameters times the size of a number; bitsandbytes
+leaves embeddings and norms as they are, so 8bit and 4bit count with 1.1 and 0.65 bytes.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bot.models.hardware import MB, Hardware, choose_dtype
+from bot.models.spec import ModelSpec
+
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+QUANTIZED_BYTES = {"8bit": 1.1, "4bit": 0.65}
+CPU_KV_MB = 512
+"""The KV cache on a CPU, unless INHOUSE_KV_CACHE_MB says otherwise."""
+
+GPU_RUNTIME_MB = 900  # CUDA's context, its libraries and the activations of a prefill
+CPU_RUNTIME_MB = 700  # torch, transformers and the activations of a prefill
+CONVERSATION_TOKENS = 4096
+"""On a GPU the KV cache takes what is left; it must at least hold one conversation of so many tokens."""
+
+COMFORTABLE = 0.9
+
+
+class Verdict(StrEnum):
+    """How well a model fits, in the words that people read."""
+
+    FITS = "fits"
+    TIGHT = "tight"
+    WONT_FIT = "won't fit"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """needed_mb and available_mb are of the device that decides: the one where least is left over."""
+
+    verdict: Verdict
+    needed_mb: int
+    available_mb: int
+    dtype: str
+    sentence: str
+
+
+def weights_mb(spec: ModelSpec, dtype: str, quantization: str = "none") -> int:
+    """MB that the weights take once loaded; 0 if the number of parameters is not known."""
+    return int(spec.parameters * QUANTIZED_BYTES.get(quantization, BYTES[dtype]) / MB)
+
+
+def kv_mb(spec: ModelSpec, dtype: str, tokens: int) -> int:
+    """MB that so many tokens take in the KV cache."""
+    return int(tokens * spec.kv_values_per_token * BYTES[dtype] / MB)
+
+
+def fits(
+    spec: ModelSpec,
+    hardware: Hardware,
+    dtype: str = "auto",
+    quantization: str = "none",
+    gpu_layers: int | None = None,
+    kv_cache_mb: int | None = None,
+) -> Fit:
+    """Whether the model fits; the arguments are the settings of the same names."""
+    dtype = choose_dtype(dtype, hardware)
+    if not spec.parameters:
+        unknown = f"The size of {spec.name} is not known before it is fetched."
+        return Fit(Verdict.UNKNOWN, 0, _free(hardware, hardware.device), dtype, unknown)
+    weights = weights_mb(spec, dtype, quantization)
+    kv = kv_cache_mb or _default_kv_mb(spec, hardware, dtype)
+    if not hardware.gpu or gpu_layers == 0:
+        return _verdict(spec, hardware, dtype, [("cpu", weights + kv + CPU_RUNTIME_MB)])
+    if gpu_layers is None or not spec.layers or gpu_layers >= spec.layers:
+        return _verdict(spec, hardware, dtype, [("cuda", weights + kv + GPU_RUNTIME_MB)])
+    layer = weights // spec.layers
+    below = layer * (spec.layers - gpu_layers)
+    # A layer that stays in RAM is copied to the GPU while it computes, so the GPU needs room for one of them.
+    above = weights - below + layer + kv + GPU_RUNTIME_MB
+    return _verdict(spec, hardware, dtype, [("cuda", above), ("cpu", below + CPU_RUNTIME_MB)])
+
+
+def _default_kv_mb(spec: ModelSpec, hardware: Hardware, dtype: str) -> int:
+    if not hardware.gpu:
+        return CPU_KV_MB
+    return kv_mb(spec, dtype, min(spec.context_window or CONVERSATION_TOKENS, CONVERSATION_TOKENS))
+
+
+def _free(hardware: Hardware, device: str) -> int:
+    return hardware.vram_free_mb if device == "cuda" else hardware.ram_free_mb
+
+
+def _total(hardware: Hardware, device: str) -> int:
+    return hardware.vram_total_mb if device == "cuda" else hardware.ram_total_mb
+
+
+def _verdict(spec: ModelSpec, hardware: Hardware, dtype: str, needs: list[tuple[str, int]]) -> Fit:
+    """The verdict of the device that is worst off."""
+    device, needed = max(needs, key=lambda need: need[1] - _free(hardware, need[0]))
+    free, total = _free(hardware, device), _total(hardware, device)
+    place = "GPU memory" if device == "cuda" else "RAM"
+    facts = f"{spec.name} needs about {needed:,} MB of {place} in {dtype}"
+    if needed <= COMFORTABLE * free:
+        return Fit(Verdict.FITS, needed, free, dtype, f"{facts}; {free:,} MB are free.")
+    if needed <= free:
+        return Fit(Verdict.TIGHT, needed, free, dtype, f"{facts}; {free:,} MB are free, which is tight.")
+    if needed <= COMFORTABLE * total:
+        sentence = f"{facts}; only {free:,} of {total:,} MB are free: end what else uses it."
+        return Fit(Verdict.TIGHT, needed, free, dtype, sentence)
+    return Fit(Verdict.WONT_FIT, needed, free, dtype, f"{facts}, and there are {total:,} MB.")

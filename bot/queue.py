@@ -1,0 +1,173 @@
+"""Waiting and running requests: bounded, fair between people, grouped by model.
+
+In: requests of `conversations`. Out: the next one for the worker, and for every waiter its place and an estimate from
+measured speed. It promises: a place is reserved before anything is stored, so a full queue refuses at once; one running
+request a conversation; the person served longest ago comes first; another model's turn comes after at most MODEL_RUN
+starts, so that switching neither starves nor thrashes. Only in memory: storage brings it back after a restart.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from bot.errors import QueueFull
+from bot.messages import ConversationKey, GenerationRequest
+
+MODEL_RUN = 8
+"""Requests of the loaded model that may start while an older one waits for another model."""
+
+PersonKey = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A waiter's place, 1 being next, and how many seconds it may take; None while nothing was measured yet."""
+
+    number: int
+    seconds: float | None
+
+
+@dataclass(slots=True)
+class _Waiting:
+    request: GenerationRequest
+    deadline: float  # on the monotonic clock
+    order: int
+
+
+def person_key(request: GenerationRequest) -> PersonKey:
+    """Whose share a request counts against."""
+    return (request.key.platform, request.author.id)
+
+
+class RequestQueue:
+    """All requests that are not finished. `size` bounds the waiting ones, `per_user` those of one person."""
+
+    def __init__(self, size: int, per_user: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._size, self._per_user, self._clock = size, per_user, clock
+        self._waiting: dict[str, _Waiting] = {}
+        self._running: dict[str, GenerationRequest] = {}
+        self._reserved: Counter[PersonKey] = Counter()
+        self._served: dict[PersonKey, int] = {}
+        self._orders = 0
+        self._run_length = 0  # starts in a row of one model while another one was waited for
+        self._changed = asyncio.Event()
+        self._seconds: dict[str, float] = {}  # measured time of an answer, by model
+
+    @contextmanager
+    def place_for(self, person: PersonKey) -> Iterator[None]:
+        """Hold a place while the request is being stored. Raises QueueFull, saying which bound was met."""
+        waiting = sum(1 for item in self._waiting.values() if person_key(item.request) == person)
+        if waiting + self._reserved[person] >= self._per_user:
+            raise QueueFull(f"You already have {waiting} questions waiting here; ask again when one is answered.")
+        if len(self._waiting) + self._reserved.total() >= self._size:
+            raise QueueFull(f"{len(self._waiting)} questions are waiting already, more than I take; try again soon.")
+        self._reserved[person] += 1
+        try:
+            yield
+        finally:
+            self._reserved -= Counter({person: 1})
+
+    def put(self, request: GenerationRequest) -> None:
+        """Add a stored request, without a bound: what is stored will be answered."""
+        self._orders += 1
+        self._waiting[request.request_id] = _Waiting(request, self._clock() + request.wait_left_s, self._orders)
+        self._changed.set()
+
+    async def get(self, loaded: str) -> GenerationRequest:
+        """Wait for the next request to start; it counts as running now. `loaded` names the loaded model, or ''."""
+        while (item := self._pick(loaded, list(self._waiting.values()), self._served, self._busy())) is None:
+            self._changed.clear()
+            await self._changed.wait()
+        request = replace(item.request, wait_left_s=max(0.0, item.deadline - self._clock()))
+        del self._waiting[request.request_id]
+        self._running[request.request_id] = request
+        self._served.pop(person_key(request), None)  # the order of the dict is the order of service
+        self._orders += 1
+        self._served[person_key(request)] = self._orders
+        others_wait = any(other.request.model != request.model for other in self._waiting.values())
+        self._run_length = self._run_length + 1 if request.model == loaded and others_wait else 0
+        self._forget_people()
+        return request
+
+    def done(self, request_id: str, seconds: float | None = None) -> None:
+        """A running request ended; `seconds` is how long its answer took, if it is worth learning from."""
+        request = self._running.pop(request_id, None)
+        if request is not None and seconds is not None:
+            before = self._seconds.get(request.model, seconds)
+            self._seconds[request.model] = 0.7 * before + 0.3 * seconds
+        self._changed.set()
+
+    def remove(self, request_id: str) -> GenerationRequest | None:
+        """Take a waiting request out, with the seconds it still had."""
+        item = self._waiting.pop(request_id, None)
+        self._changed.set()
+        return replace(item.request, wait_left_s=max(0.0, item.deadline - self._clock())) if item else None
+
+    def expired(self) -> list[GenerationRequest]:
+        """Take out the requests that waited longer than they may."""
+        now = self._clock()
+        late = [request_id for request_id, item in self._waiting.items() if item.deadline <= now]
+        return [request for request_id in late if (request := self.remove(request_id))]
+
+    def waiting(self) -> list[GenerationRequest]:
+        """The waiting requests in order of arrival."""
+        return [item.request for item in self._waiting.values()]
+
+    def running(self) -> list[GenerationRequest]:
+        """The running requests in order of start."""
+        return list(self._running.values())
+
+    def of_conversation(self, key: ConversationKey) -> list[GenerationRequest]:
+        """The unfinished requests of one conversation, running first."""
+        return [request for request in (*self.running(), *self.waiting()) if request.key == key]
+
+    def places(self, loaded: str, slots: int, load_seconds: Callable[[str], float]) -> dict[str, Place]:
+        """Every waiter's place by request id. `slots`: answers written at once; `load_seconds` of a model."""
+        left, served, model, switching = list(self._waiting.values()), dict(self._served), loaded, 0.0
+        places: dict[str, Place] = {}
+        while left:
+            item = self._pick(model, left, served, set())
+            assert item is not None
+            if item.request.model != model:
+                model, switching = item.request.model, switching + load_seconds(item.request.model)
+            left.remove(item)
+            served[person_key(item.request)] = self._orders + len(places) + 1
+            number, each = len(places) + 1, self._seconds.get(item.request.model)
+            seconds = None if each is None else number / max(1, slots) * each + switching
+            places[item.request.request_id] = Place(number, seconds)
+        return places
+
+    def _busy(self) -> set[ConversationKey]:
+        return {request.key for request in self._running.values()}
+
+    def _pick(
+        self, loaded: str, waiting: list[_Waiting], served: dict[PersonKey, int], busy: set[ConversationKey]
+    ) -> _Waiting | None:
+        """The fairest of the requests whose conversation is free, of the loaded model while its run lasts."""
+        free = [item for item in waiting if item.request.key not in busy]
+        if not free:
+            return None
+        same = [item for item in free if item.request.model == loaded]
+        others = [item for item in free if item.request.model != loaded]
+        if not same or (others and self._run_length >= MODEL_RUN):
+            model = min(others, key=lambda item: item.order).request.model
+            same = [item for item in others if item.request.model == model]
+        running = Counter(person_key(request) for request in self._running.values())
+        first_of_conversation: dict[ConversationKey, _Waiting] = {}
+        for item in sorted(same, key=lambda item: (item.request.accepted_at, item.order)):
+            first_of_conversation.setdefault(item.request.key, item)
+        return min(
+            first_of_conversation.values(),
+            key=lambda item: (
+                running[person_key(item.request)],
+                served.get(person_key(item.request), 0),
+                item.order,
+            ),
+        )
+
+    def _forget_people(self) -> None:
+        while len(self._served) > 1000:
+            del self._served[next(iter(self._served))]

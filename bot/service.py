@@ -1,0 +1,173 @@
+"""The composition root: it makes the parts, recovers what an earlier process owed, runs, and drains.
+
+In: settings, adapters and an engine. Out: a running service, until its adapters end or `stop` is called. It is the Core
+that adapters see: an event is on disk when `handle` returns.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from bot.actions import Actions
+from bot.adapter import Adapter
+from bot.config import Settings
+from bot.conversations import Conversations
+from bot.engine.base import Engine
+from bot.errors import ConfigError, FatalAdapterError, ModelError
+from bot.messages import (
+    Choice,
+    Event,
+    FinishReason,
+    IncomingAction,
+    IncomingCommand,
+    IncomingMessage,
+    MessageEdited,
+    Outcome,
+)
+from bot.models.catalog import Catalog
+from bot.models.shelf import Shelf
+from bot.queue import RequestQueue
+from bot.records import Records
+from bot.replies import Replies
+from bot.storage import Storage
+from bot.tuning import Tuning
+from bot.worker import ATTEMPTS, Worker
+
+log = logging.getLogger(__name__)
+
+LAST_WORDS_S = 5.0
+"""How long, at the end, final texts may still take to reach their platform."""
+
+
+class Service:
+    """One running Inhouse. `run` it once."""
+
+    def __init__(self, settings: Settings, catalog: Catalog, adapters: Sequence[Adapter], engine: Engine) -> None:
+        self._settings, self._engine = settings, engine
+        self._adapters = {adapter.platform: adapter for adapter in adapters}
+        self._catalog, self._shelf = catalog, Shelf(settings, catalog)
+        self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until every adapter has ended or `stop` was called, then drain.
+
+        Raises ConfigError (a model that cannot be loaded, a state directory in use), FatalAdapterError, StorageError.
+        """
+        storage = await Storage.open(self._settings.state_dir)
+        try:
+            self._assemble(storage)
+            await self._recover()
+            await self._serve()
+        finally:
+            await self._engine.close()
+            await storage.close()
+
+    def stop(self) -> None:
+        """Begin to drain; a second call ends at once."""
+        (self._hurrying if self._stopping.is_set() else self._stopping).set()
+
+    async def handle(self, event: Event) -> Outcome:
+        """Take one event of an adapter. Raises StorageError, and then it was not stored."""
+        if isinstance(event, IncomingMessage):
+            return await self._conversations.message(event, self._worker.submit)
+        if isinstance(event, IncomingCommand):
+            return await self._actions.command(event)
+        if isinstance(event, IncomingAction):
+            return await self._actions.action(event)
+        if isinstance(event, MessageEdited):
+            return await self._actions.edited(event)
+        return await self._actions.deleted(event)
+
+    def choices(self, command: str, prefix: str) -> Sequence[Choice]:
+        """Completions of a command's option, from memory."""
+        return self._tuning.choices(command, prefix)
+
+    def _assemble(self, storage: Storage) -> None:
+        settings, shelf = self._settings, self._shelf
+        self._storage = storage
+        queue = RequestQueue(settings.queue_size, settings.per_user)
+        self._replies = Replies(storage, self._adapters)
+        self._conversations = Conversations(settings, self._catalog, storage, queue)
+        self._worker = Worker(
+            settings,
+            self._engine,
+            queue,
+            storage,
+            self._replies,
+            self._conversations,
+            shelf.locate,
+            self._catalog.default,
+        )
+        self._tuning = Tuning(settings, self._catalog, storage, self._conversations, shelf)
+        records = Records(storage, queue, self._worker, self._engine, shelf)
+        prefixes = {platform: adapter.limits.prefix for platform, adapter in self._adapters.items()}
+        self._actions = Actions(
+            settings, storage, queue, self._worker, self._conversations, self._tuning, records, prefixes
+        )
+
+    async def _recover(self) -> None:
+        """Take up what an earlier process owed; of a platform that is not served now, it stays stored."""
+        for request in await self._storage.inbox.recover():
+            if request.key.platform not in self._adapters:
+                continue
+            if request.attempts >= ATTEMPTS:
+                live = self._replies.open(request, recall=True)
+                await live.finish(FinishReason.ERROR, error="I was stopped twice while writing this, so I gave it up.")
+            else:
+                self._worker.submit(request, recall=True)
+        self._replies.resume(await self._storage.outbox.unsettled())
+
+    async def _serve(self) -> None:
+        worker = asyncio.create_task(self._worker.run(), name="worker")
+        waiters = asyncio.create_task(self._worker.tell_waiters(), name="waiters")
+        stopping = asyncio.create_task(self._until_stopped(), name="stop")
+        looking = asyncio.create_task(self._look_at_hardware(), name="hardware")
+        adapters = [asyncio.create_task(self._connect(adapter)) for adapter in self._adapters.values()]
+        served = asyncio.create_task(_all(adapters), name="adapters")
+        tasks = [worker, waiters, stopping, looking, served]
+        try:
+            done, _ = await asyncio.wait([worker, waiters, stopping, served], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except ModelError as error:
+            raise ConfigError(str(error)) from error
+        finally:
+            worker.cancel()
+            await self._drain()
+            for task in (*tasks, *adapters):
+                task.cancel()
+            await asyncio.gather(*tasks, *adapters, return_exceptions=True)
+
+    async def _until_stopped(self) -> None:
+        await self._stopping.wait()
+
+    async def _look_at_hardware(self) -> None:
+        """Once the model is loaded and nobody waits for an answer, since the look costs seconds of a core."""
+        loaded = await self._worker.at_rest()
+        await self._shelf.look(loaded.weights_mb + loaded.kv_cache_mb)
+
+    async def _connect(self, adapter: Adapter) -> None:
+        try:
+            await adapter.run(self)
+        except FatalAdapterError as error:
+            if len(self._adapters) == 1:
+                raise
+            log.error("%s stops: %s", adapter.platform, error)
+
+    async def _drain(self) -> None:
+        """Let running answers end and final texts arrive; a second `stop` cuts it short."""
+        hurry = asyncio.create_task(self._hurrying.wait())
+        drained = asyncio.create_task(self._worker.drain(self._settings.drain))
+        await asyncio.wait([hurry, drained], return_when=asyncio.FIRST_COMPLETED)
+        if not drained.done():
+            drained.cancel()
+            await asyncio.gather(drained, return_exceptions=True)
+            await self._worker.drain(0)
+        hurry.cancel()
+        await self._replies.settled(0 if self._hurrying.is_set() else LAST_WORDS_S)
+        for adapter in self._adapters.values():
+            await adapter.close()
+
+
+async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:
+    await asyncio.gather(*tasks)

@@ -1,0 +1,19 @@
+"""Everything that survives a restart: the inbox, the history and the outbox, in one SQLite file. The only SQL."""
+
+from bot.storage.history import History, as_turn
+from bot.storage.inbox import Inbox
+from bot.storage.outbox import Outbox
+from bot.storage.records import NewTurn, StoredReply, StoredRequest, StoredTurn
+from bot.storage.state import Storage
+
+__all__ = [
+    "History",
+    "Inbox",
+    "NewTurn",
+    "Outbox",
+    "Storage",
+    "StoredReply",
+    "StoredRequest",
+    "StoredTurn",
+    "as_turn",
+]

@@ -1,0 +1,115 @@
+"""One SQLite file: its connections, its settings, its transactions, its migrations.
+
+In: the path of the database. Out: connections inside a transaction. Promises: what a write() block did is on the disk,
+all of it, when the block was left without an error, and none of it otherwise; reads never wait for writes; every fault
+is a StorageError.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import URL, Connection, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from bot.storage.faults import damaged, mapped
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+_PRAGMAS = (
+    "busy_timeout = 2000",  # first, for the others may have to wait; an ack is due within 3 s
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "foreign_keys = ON",
+    "secure_delete = ON",
+)
+
+
+class Database:
+    """The file at `path`, made if need be. Nothing is opened before the first transaction."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # hide_parameters: an error must not carry people's messages into a log
+        self._engine = create_async_engine(
+            URL.create("sqlite+aiosqlite", database=str(path)), pool_size=5, max_overflow=0, hide_parameters=True
+        )
+        event.listen(self._engine.sync_engine, "connect", _set_up)
+        event.listen(self._engine.sync_engine, "begin", _begin)
+        self._writing = self._engine.execution_options(begin="BEGIN IMMEDIATE")
+        self._writer = asyncio.Lock()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that sees one moment of the database."""
+        with mapped(self.path):
+            async with self._engine.begin() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """The one transaction that may write at a time; committed and synced when the block ends."""
+        async with self._writer:
+            with mapped(self.path):
+                async with self._writing.begin() as connection:
+                    yield connection
+
+    async def erase_log(self) -> None:
+        """Empty the write-ahead log, which holds deleted text until it is written over."""
+        async with self._writer:
+            with mapped(self.path):
+                async with self._engine.execution_options(begin="").connect() as connection:
+                    await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    async def prepare(self) -> None:
+        """Check the file and bring its tables up to date. Raises StorageError with the way out."""
+        with mapped(self.path):
+            _make(self.path)
+            async with self.read() as connection:
+                result = await connection.exec_driver_sql("PRAGMA quick_check(1)")
+                verdict = str(result.scalar_one())
+        if verdict != "ok":
+            raise damaged(self.path, verdict)
+        async with self.write() as connection:
+            await connection.run_sync(_migrate)
+
+    async def close(self) -> None:
+        """Wait for the write under way, then close every connection."""
+        async with self._writer:
+            await self._engine.dispose()
+
+
+def _make(path: Path) -> None:
+    if not path.exists():
+        path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
+
+
+def _set_up(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    try:
+        # the driver would otherwise begin transactions of its own, after the first read and never IMMEDIATE
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in _PRAGMAS:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _begin(connection: Connection) -> None:
+    statement = connection.get_execution_options().get("begin", "BEGIN")
+    if statement:
+        connection.exec_driver_sql(statement)
+
+
+def _migrate(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

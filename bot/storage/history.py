@@ -1,0 +1,205 @@
+"""What was said, by conversation, and each conversation's settings.
+
+In: turns, edits, deletions, settings. Out: turns in the order in which they were sent, of exactly one conversation.
+Promises: a message is one turn however often it is added; what is removed leaves no copy in the files.
+"""
+
+from dataclasses import asdict
+
+from sqlalchemy import ColumnElement, RowMapping, and_, delete, or_, select, tuple_, update
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bot.messages import ConversationKey, Role, Turn
+from bot.storage.database import Database
+from bot.storage.outbox import blank
+from bot.storage.records import NewTurn, StoredTurn
+from bot.storage.tables import KEY, of_key, requests, settings, turns
+
+_IDENTITY = (*KEY, "message_id", "role")
+
+
+class History:
+    """The turns and settings of every conversation. All methods raise StorageError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def turns(
+        self, key: ConversationKey, *, until: str | None = None, limit: int = 400, hidden: bool = False
+    ) -> list[StoredTurn]:
+        """The newest `limit` turns, oldest first. `hidden`: also those from before a reset.
+
+        until: the message id of a question; nothing after the question is given, and nothing at all if it is not
+        stored. The question itself is given even if a reset came after it.
+        """
+        statement = select(turns).where(of_key(turns, key))
+        visible: ColumnElement[bool] = turns.c.hidden.is_(False)
+        async with self._database.read() as connection:
+            if until is not None:
+                question = await _turn(connection, key, until)
+                if question is None:
+                    return []
+                statement = statement.where(_place <= tuple_(question["sent_at"], question["id"]))
+                visible = or_(visible, turns.c.id == question["id"])
+            if not hidden:
+                statement = statement.where(visible)
+            found = await connection.execute(statement.order_by(turns.c.sent_at.desc(), turns.c.id.desc()).limit(limit))
+            return [_stored_turn(row) for row in reversed(found.mappings().all())]
+
+    async def add(self, turn: NewTurn) -> None:
+        """Store a turn; if its message is stored already, that one stays as it is."""
+        async with self._database.write() as connection:
+            await add_turn(connection, turn)
+
+    async def edit(self, key: ConversationKey, message_id: str, text: str) -> bool:
+        """Change what a person's message says. False: no such turn."""
+        async with self._database.write() as connection:
+            changed = await connection.execute(update(turns).where(_said(key, message_id)).values(text=text))
+            return changed.rowcount > 0
+
+    async def remove_message(self, key: ConversationKey, message_id: str) -> int:
+        """Delete a message's turn and the turns that answer it, and blank the answers' parts; the number of turns."""
+        async with self._database.write() as connection:
+            gone = await connection.execute(delete(turns).where(of_key(turns, key), turns.c.message_id == message_id))
+            await blank(connection, and_(of_key(requests, key), requests.c.message_id == message_id))
+        await self._database.erase_log()
+        return gone.rowcount
+
+    async def undo(self, key: ConversationKey) -> StoredTurn | None:
+        """Delete the newest visible turn of a person and everything after it; that turn, or None if there is none."""
+        mine = and_(of_key(turns, key), turns.c.hidden.is_(False))
+        async with self._database.write() as connection:
+            found = await connection.execute(
+                select(turns)
+                .where(mine, turns.c.role == Role.USER)
+                .order_by(turns.c.sent_at.desc(), turns.c.id.desc())
+                .limit(1)
+            )
+            last = found.mappings().one_or_none()
+            if last is None:
+                return None
+            await connection.execute(delete(turns).where(mine, _place >= tuple_(last["sent_at"], last["id"])))
+            return _stored_turn(last)
+
+    async def reset(self, key: ConversationKey) -> int:
+        """Keep every turn so far out of later prompts; the number of turns that this hides."""
+        async with self._database.write() as connection:
+            changed = await connection.execute(
+                update(turns).where(of_key(turns, key), turns.c.hidden.is_(False)).values(hidden=True)
+            )
+            return changed.rowcount
+
+    async def forget(self, key: ConversationKey) -> int:
+        """Delete all turns and blank all parts of answers; the number of turns. Requests keep ids, and no text."""
+        async with self._database.write() as connection:
+            gone = await connection.execute(delete(turns).where(of_key(turns, key)))
+            await blank(connection, of_key(requests, key))
+        await self._database.erase_log()
+        return gone.rowcount
+
+    async def settings(self, key: ConversationKey) -> dict[str, str]:
+        """The settings made for exactly this key, by name."""
+        async with self._database.read() as connection:
+            found = await connection.execute(select(settings).where(of_key(settings, key)))
+            return {row["name"]: row["value"] for row in found.mappings()}
+
+    async def set(self, key: ConversationKey, name: str, value: str | None) -> None:
+        """Make a setting; None takes it away."""
+        async with self._database.write() as connection:
+            if value is None:
+                await connection.execute(delete(settings).where(of_key(settings, key), settings.c.name == name))
+                return
+            made = insert(settings).values(**asdict(key), name=name, value=value)
+            await connection.execute(
+                made.on_conflict_do_update(index_elements=[*KEY, "name"], set_={"value": made.excluded.value})
+            )
+
+    async def resolved(self, key: ConversationKey) -> dict[str, str]:
+        """The settings that hold here: the thread's, and the channel's where the thread has none."""
+        channel = ConversationKey(key.platform, key.workspace, key.channel)
+        async with self._database.read() as connection:
+            found = await connection.execute(
+                select(settings)
+                .where(or_(of_key(settings, channel), of_key(settings, key)))
+                .order_by(settings.c.thread)  # the channel's thread is '', so it comes first
+            )
+            return {row["name"]: row["value"] for row in found.mappings()}
+
+    async def following(self, key: ConversationKey) -> bool:
+        """Whether anything was ever said or asked under this key."""
+        said = select(turns.c.id).where(of_key(turns, key)).exists()
+        asked = select(requests.c.id).where(of_key(requests, key)).exists()
+        async with self._database.read() as connection:
+            return bool((await connection.execute(select(or_(said, asked)))).scalar_one())
+
+
+_place = tuple_(turns.c.sent_at, turns.c.id)
+
+
+def as_turn(stored: StoredTurn) -> Turn:
+    """A stored turn as the prompt takes it."""
+    return Turn(stored.role, stored.author, stored.text, stored.message_id, stored.sent_at)
+
+
+async def add_turn(connection: AsyncConnection, turn: NewTurn) -> None:
+    """Store a turn inside a transaction. A conflict with anything but the same message is an error."""
+    row = insert(turns).values(
+        **asdict(turn.key),
+        role=turn.role,
+        author_id=turn.author_id,
+        author=turn.author,
+        text=turn.text,
+        message_id=turn.message_id,
+        sent_at=turn.sent_at,
+    )
+    await connection.execute(row.on_conflict_do_nothing(index_elements=_IDENTITY))
+
+
+async def put_answer(connection: AsyncConnection, request_id: str, text: str) -> None:
+    """Make `text` the one answer to the request's question, inside a transaction. Nothing, if the question is gone."""
+    found = await connection.execute(select(requests).where(requests.c.request_id == request_id))
+    asked = found.mappings().one()
+    key = {name: asked[name] for name in KEY}
+    question = await _turn(connection, ConversationKey(**key), asked["message_id"])
+    if question is None:
+        return
+    row = insert(turns).values(
+        **key,
+        role=Role.ASSISTANT,
+        author_id="",
+        author="",
+        text=text,
+        message_id=asked["message_id"],
+        sent_at=question["sent_at"],  # so that it comes right after its question
+        request_id=request_id,
+        hidden=question["hidden"],
+    )
+    await connection.execute(
+        row.on_conflict_do_update(
+            index_elements=_IDENTITY,
+            set_={"text": row.excluded.text, "request_id": row.excluded.request_id, "hidden": row.excluded.hidden},
+        )
+    )
+
+
+def _said(key: ConversationKey, message_id: str) -> ColumnElement[bool]:
+    return and_(of_key(turns, key), turns.c.message_id == message_id, turns.c.role == Role.USER)
+
+
+async def _turn(connection: AsyncConnection, key: ConversationKey, message_id: str) -> RowMapping | None:
+    found = await connection.execute(select(turns).where(_said(key, message_id)))
+    return found.mappings().one_or_none()
+
+
+def _stored_turn(row: RowMapping) -> StoredTurn:
+    return StoredTurn(
+        id=row["id"],
+        role=Role(row["role"]),
+        author_id=row["author_id"],
+        author=row["author"],
+        text=row["text"],
+        message_id=row["message_id"],
+        sent_at=row["sent_at"],
+        request_id=row["request_id"],
+    )

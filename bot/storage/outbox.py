@@ -1,0 +1,192 @@
+"""The parts of answers: what is to be shown where, and how far that got.
+
+In: a part before its first post, its platform id after it, its end. Out: the parts as they were last stored.
+Promises: a platform id, once known, is never lost; a final text stays owed until it is settled.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from pydantic import TypeAdapter
+from sqlalchemy import ColumnElement, RowMapping, and_, case, func, select, update
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bot.messages import ActionKind, Attachment, FinishReason, Person, Reply, RequestStatus, Role, Usage
+from bot.storage.database import Database
+from bot.storage.records import StoredReply
+from bot.storage.tables import KEY, key_of, outbox, ratings, requests, turns
+
+_BUTTONS = TypeAdapter(tuple[ActionKind, ...])
+_USAGE = TypeAdapter(Usage | None)
+_ENDED = (RequestStatus.FINISHED, RequestStatus.FAILED, RequestStatus.CANCELLED)
+_NO_TEXT = {"committed": "", "attachment_name": None, "attachment_text": None}
+
+
+class Outbox:
+    """The parts of every answer. All methods raise StorageError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def posting(self, reply: Reply) -> None:
+        """Say that `reply` is about to be posted for the first time. A part that is known already stays as it is."""
+        async with self._database.write() as connection:
+            row = insert(outbox).values(**_values(reply), state="posting", dropped="")
+            await connection.execute(row.on_conflict_do_nothing(index_elements=["reply_id"]))
+
+    async def posted(self, reply_id: str, platform_id: str) -> None:
+        """Remember the platform's id of a part. A part whose final text is owed still owes it."""
+        state = case((outbox.c.state == "posting", "posted"), else_=outbox.c.state)
+        async with self._database.write() as connection:
+            await connection.execute(
+                update(outbox).where(outbox.c.reply_id == reply_id).values(platform_id=platform_id, state=state)
+            )
+
+    async def settled(self, reply_id: str, *, dropped: str = "") -> None:
+        """The final text is shown, or never will be, for the reason `dropped`. Without its question it is not kept."""
+        this = outbox.c.reply_id == reply_id
+        question = select(turns.c.id).where(
+            *(turns.c[name] == outbox.c[name] for name in KEY),
+            turns.c.message_id == outbox.c.question_id,
+            turns.c.role == Role.USER,
+        )
+        async with self._database.write() as connection:
+            await connection.execute(
+                update(outbox).where(this).values(state="dropped" if dropped else "final", dropped=dropped)
+            )
+            await connection.execute(update(outbox).where(this, ~question.exists()).values(_NO_TEXT))
+
+    async def of_request(self, request_id: str) -> list[StoredReply]:
+        """The parts of one answer, in order."""
+        async with self._database.read() as connection:
+            found = await connection.execute(
+                select(outbox).where(outbox.c.request_id == request_id).order_by(outbox.c.part)
+            )
+            return [_stored_reply(row) for row in found.mappings()]
+
+    async def get(self, reply_id: str) -> StoredReply | None:
+        """One part, or None."""
+        return await self._one(outbox.c.reply_id == reply_id)
+
+    async def by_platform_id(self, platform: str, workspace: str, channel: str, platform_id: str) -> StoredReply | None:
+        """The part that is this message on the platform, or None."""
+        return await self._one(
+            and_(
+                outbox.c.platform == platform,
+                outbox.c.workspace == workspace,
+                outbox.c.channel == channel,
+                outbox.c.platform_id == platform_id,
+            )
+        )
+
+    async def unsettled(self) -> list[StoredReply]:
+        """The parts of ended requests whose final text is not shown yet, in order of acceptance, then of part."""
+        async with self._database.read() as connection:
+            found = await connection.execute(
+                select(outbox)
+                .join(requests)
+                .where(outbox.c.state == "ready", requests.c.status.in_(_ENDED))
+                .order_by(requests.c.id, outbox.c.part)
+            )
+            return [_stored_reply(row) for row in found.mappings()]
+
+    async def rate(self, reply_id: str, actor_id: str, good: bool) -> None:
+        """One person's opinion of an answer; the newest counts."""
+        row = insert(ratings).values(reply_id=reply_id, actor_id=actor_id, good=good, rated_at=time.time())
+        async with self._database.write() as connection:
+            await connection.execute(
+                row.on_conflict_do_update(
+                    index_elements=["reply_id", "actor_id"],
+                    set_={"good": row.excluded.good, "rated_at": row.excluded.rated_at},
+                )
+            )
+
+    async def _one(self, which: ColumnElement[bool]) -> StoredReply | None:
+        async with self._database.read() as connection:
+            row = (await connection.execute(select(outbox).where(which))).mappings().first()
+            return None if row is None else _stored_reply(row)
+
+
+def usage_json(usage: Usage | None) -> str | None:
+    """What a generation cost, as it is stored."""
+    return None if usage is None else _USAGE.dump_json(usage).decode()
+
+
+def usage_of(stored: str | None) -> Usage | None:
+    """What a generation cost, as it was stored."""
+    return None if stored is None else _USAGE.validate_json(stored)
+
+
+async def put_final(connection: AsyncConnection, replies: Sequence[Reply]) -> None:
+    """Make these the texts that are owed, inside a transaction. A platform id that is known already stays."""
+    for reply in replies:
+        values = _values(reply)
+        row = insert(outbox).values(**values, state="ready", dropped="")
+        newer = {name: row.excluded[name] for name in values if name not in ("reply_id", "platform_id")}
+        await connection.execute(
+            row.on_conflict_do_update(
+                index_elements=["reply_id"],
+                set_={
+                    **newer,
+                    "platform_id": func.coalesce(outbox.c.platform_id, row.excluded.platform_id),
+                    "state": "ready",
+                    "dropped": "",
+                },
+            )
+        )
+
+
+async def blank(connection: AsyncConnection, which: ColumnElement[bool]) -> None:
+    """Take text and names out of the requests that `which` selects and out of their parts, inside a transaction.
+
+    What of it is still owed is dropped: there is nothing left to show.
+    """
+    theirs = outbox.c.request_id.in_(select(requests.c.request_id).where(which))
+    owed = outbox.c.state == "ready"
+    await connection.execute(
+        update(outbox).where(theirs, owed).values(state="dropped", dropped="The conversation was forgotten.")
+    )
+    await connection.execute(update(outbox).where(theirs).values(**_NO_TEXT, asker_name=""))
+    await connection.execute(update(requests).where(which).values(author_name="", error=""))
+
+
+def _values(reply: Reply) -> dict[str, str | int | bool | None]:
+    return {
+        "reply_id": reply.reply_id,
+        "request_id": reply.request_id,
+        **asdict(reply.key),
+        "part": reply.part,
+        "question_id": reply.question_id,
+        "asker_id": reply.asker.id,
+        "asker_name": reply.asker.name,
+        "committed": reply.committed,
+        "final": reply.final,
+        "buttons": _BUTTONS.dump_json(reply.buttons).decode(),
+        "attachment_name": reply.attachment.name if reply.attachment else None,
+        "attachment_text": reply.attachment.text if reply.attachment else None,
+        "platform_id": reply.platform_id,
+        "finish_reason": reply.finish_reason,
+        "usage": usage_json(reply.usage),
+    }
+
+
+def _stored_reply(row: RowMapping) -> StoredReply:
+    name, reason = row["attachment_name"], row["finish_reason"]
+    reply = Reply(
+        reply_id=row["reply_id"],
+        request_id=row["request_id"],
+        key=key_of(row),
+        part=row["part"],
+        question_id=row["question_id"],
+        asker=Person(row["asker_id"], row["asker_name"]),
+        committed=row["committed"],
+        final=row["final"],
+        buttons=_BUTTONS.validate_json(row["buttons"]),
+        platform_id=row["platform_id"],
+        attachment=None if name is None else Attachment(name, row["attachment_text"]),
+        finish_reason=None if reason is None else FinishReason(reason),
+        usage=usage_of(row["usage"]),
+    )
+    return StoredReply(reply, row["state"])

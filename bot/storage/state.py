@@ -1,0 +1,49 @@
+"""The state of one Inhouse: a directory that is locked, a database in it that is sound and up to date.
+
+In: the state directory. Out: the inbox, the history and the outbox, on one database.
+"""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from bot.storage.database import Database
+from bot.storage.history import History
+from bot.storage.inbox import Inbox
+from bot.storage.lock import StateLock
+from bot.storage.outbox import Outbox
+
+
+class Storage:
+    """Everything that is stored. Made by open(); of no use after close()."""
+
+    inbox: Inbox
+    history: History
+    outbox: Outbox
+
+    def __init__(self, database: Database, resources: AsyncExitStack) -> None:
+        self.inbox = Inbox(database)
+        self.history = History(database)
+        self.outbox = Outbox(database)
+        self._resources = resources
+
+    @classmethod
+    async def open(cls, directory: Path) -> "Storage":
+        """Make or take over the state in `directory`.
+
+        Raises StateLocked if another process (or another open() here) has it, ConfigError if the directory cannot be
+        used, StorageError if the database is damaged, locked or from a newer version.
+        """
+        resources = AsyncExitStack()
+        try:
+            resources.callback(StateLock(directory).release)
+            database = Database(directory / "inhouse.db")
+            resources.push_async_callback(database.close)
+            await database.prepare()
+        except BaseException:
+            await resources.aclose()
+            raise
+        return cls(database, resources)
+
+    async def close(self) -> None:
+        """Wait for the write under way, close the database and release the directory. Closing twice is harmless."""
+        await self._resources.aclose()

@@ -1,0 +1,156 @@
+"""The tables, as the newest migration leaves them, and the two ways in which a conversation key meets a table.
+
+Every time is in Unix seconds. An absent part of a key is '', never NULL: a unique key with NULL finds no duplicates.
+"""
+
+from dataclasses import asdict
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    ColumnElement,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    RowMapping,
+    Table,
+    Text,
+    UniqueConstraint,
+    and_,
+)
+
+from bot.messages import ConversationKey
+
+KEY = ("platform", "workspace", "channel", "thread")
+"""The columns of a conversation key, in every table that has one."""
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+
+def _text(name: str, *, primary_key: bool = False) -> Column[str]:
+    return Column(name, Text, primary_key=primary_key, nullable=False)
+
+
+inbox = Table(
+    "inbox",
+    metadata,
+    _text("platform", primary_key=True),
+    _text("workspace", primary_key=True),
+    _text("channel", primary_key=True),
+    _text("identity", primary_key=True),
+    _text("thread"),
+    Column("received_at", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", Integer, primary_key=True),  # the order of acceptance, which a clock that jumps cannot change
+    _text("request_id"),
+    *(_text(name) for name in KEY),
+    _text("message_id"),
+    _text("author_id"),
+    _text("author_name"),
+    Column("author_manages_channel", Boolean, nullable=False),
+    Column("author_manages_workspace", Boolean, nullable=False),
+    _text("model"),
+    _text("params"),
+    _text("kind"),
+    Column("attempts", Integer, nullable=False),
+    Column("accepted_at", Float, nullable=False),
+    Column("wait_left_s", Float, nullable=False),
+    _text("status"),
+    Column("finish_reason", Text),
+    Column("usage", Text),
+    _text("error"),
+    Column("finished_at", Float),
+    UniqueConstraint("request_id"),
+    CheckConstraint("status IN ('waiting', 'running', 'finished', 'failed', 'cancelled')", "status"),
+    Index("ix_requests_status", "status"),
+    Index("ix_requests_message", *KEY, "message_id"),
+    Index("ix_requests_accepted", *KEY, "accepted_at"),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    *(_text(name) for name in KEY),
+    _text("role"),
+    _text("author_id"),
+    _text("author"),
+    _text("text"),
+    _text("message_id"),  # of an assistant's turn: the question's
+    Column("sent_at", Float, nullable=False),
+    Column("request_id", Text, ForeignKey("requests.request_id")),
+    Column("hidden", Boolean, nullable=False, default=False),  # before a reset: no prompt has it any more
+    UniqueConstraint(*KEY, "message_id", "role"),
+    CheckConstraint("role IN ('system', 'user', 'assistant')", "role"),
+    Index("ix_turns_order", *KEY, "sent_at", "id"),
+)
+
+settings = Table(
+    "settings",
+    metadata,
+    *(_text(name, primary_key=True) for name in KEY),
+    _text("name", primary_key=True),
+    _text("value"),
+    sqlite_with_rowid=False,
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    _text("reply_id", primary_key=True),
+    Column("request_id", Text, ForeignKey("requests.request_id"), nullable=False),
+    *(_text(name) for name in KEY),
+    Column("part", Integer, nullable=False),
+    _text("question_id"),
+    _text("asker_id"),
+    _text("asker_name"),
+    _text("committed"),
+    Column("final", Boolean, nullable=False),
+    _text("buttons"),
+    Column("attachment_name", Text),
+    Column("attachment_text", Text),
+    Column("platform_id", Text),
+    Column("finish_reason", Text),
+    Column("usage", Text),
+    _text("state"),
+    _text("dropped"),  # why it is never shown
+    UniqueConstraint("request_id", "part"),
+    CheckConstraint("state IN ('posting', 'posted', 'ready', 'final', 'dropped')", "state"),
+    Index("ix_outbox_state", "state"),
+    Index("ix_outbox_platform_id", "platform", "workspace", "channel", "platform_id"),
+)
+
+ratings = Table(
+    "ratings",
+    metadata,
+    Column("reply_id", Text, ForeignKey("outbox.reply_id"), primary_key=True, nullable=False),
+    _text("actor_id", primary_key=True),
+    Column("good", Boolean, nullable=False),
+    Column("rated_at", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+
+def of_key(table: Table, key: ConversationKey) -> ColumnElement[bool]:
+    """The rows of exactly this conversation."""
+    return and_(*(table.c[name] == value for name, value in asdict(key).items()))
+
+
+def key_of(row: RowMapping) -> ConversationKey:
+    """The conversation that a row belongs to."""
+    return ConversationKey(*(row[name] for name in KEY))

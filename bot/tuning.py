@@ -1,0 +1,101 @@
+"""The commands that tune a conversation: /model, /temperature, /top_p, /max_tokens, /system, /settings.
+
+In: a checked command. Out: a Notice. Settings belong to the place where they were given: a thread has its own, over
+those of its channel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bot.config import Settings
+from bot.conversations import Conversations
+from bot.errors import ModelError, RequestRefused
+from bot.messages import Choice, IncomingCommand, Notice, Outcome
+from bot.models.catalog import Catalog
+from bot.models.fit import Verdict
+from bot.models.shelf import Shelf
+from bot.storage import Storage
+from bot.wording import shortened
+
+CLEAR = "clear"
+
+
+class Tuning:
+    """Shows and changes the settings of conversations."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        storage: Storage,
+        conversations: Conversations,
+        shelf: Shelf,
+    ) -> None:
+        self._settings, self._catalog, self._storage = settings, catalog, storage
+        self._conversations, self._shelf = conversations, shelf
+
+    async def number(self, event: IncomingCommand, value: str | None) -> Outcome:
+        """/temperature, /top_p and /max_tokens: show or set."""
+        if value is None:
+            chosen = await self._storage.history.resolved(event.key)
+            current = getattr(self._conversations.params_of(chosen), event.name)
+            return Notice(f"{event.name} is {current:g} here.")
+        await self._storage.history.set(event.key, event.name, value)
+        return Notice(f"{event.name} is {value} here from now on.")
+
+    async def system(self, event: IncomingCommand, value: str | None) -> Outcome:
+        """/system: show, set or clear the instructions that the model gets first."""
+        if value is None:
+            chosen = await self._storage.history.resolved(event.key)
+            text = self._conversations.system_of(chosen, self._conversations.model_of(chosen))
+            return Notice(f"The instructions here are:\n\n{text}" if text else "There are no instructions here.")
+        cleared = value.lower() == CLEAR
+        await self._storage.history.set(event.key, "system", None if cleared else value)
+        return Notice("Back to the default instructions." if cleared else "These are the instructions from now on.")
+
+    async def model(self, event: IncomingCommand, value: str | None) -> Outcome:
+        """/model: show the models, or choose one for this conversation."""
+        if value is None:
+            current = self._conversations.model_of(await self._storage.history.resolved(event.key))
+            lines = [f"{current} answers here. There are:", *(f"- {self._label(name)}" for name in self._catalog.names)]
+            return Notice("\n".join(lines))
+        try:
+            name = self._catalog.choose(value).name
+        except ModelError as error:
+            raise RequestRefused(str(error)) from error
+        fit = self._shelf.fit(name)
+        if fit is not None and fit.verdict is Verdict.WONT_FIT:
+            raise RequestRefused(f"{name} won't fit here: {fit.sentence}")
+        if not self._shelf.has(name):
+            raise RequestRefused(f"{name} is not on this machine yet; `inhouse pull {name}` fetches it.")
+        await self._storage.history.set(event.key, "model", name)
+        return Notice(f"{name} answers here from now on.{f' {fit.sentence}' if fit else ''}")
+
+    async def settings(self, event: IncomingCommand, _: str | None) -> Outcome:
+        """/settings: what holds here, and where it was set."""
+        own = await self._storage.history.settings(event.key)
+        above = {} if not event.key.thread else await self._storage.history.settings(replace(event.key, thread=""))
+        chosen = {**above, **own}
+        params = self._conversations.params_of(chosen)
+        model = self._conversations.model_of(chosen)
+        values = {
+            "model": model,
+            "temperature": f"{params.temperature:g}",
+            "top_p": f"{params.top_p:g}",
+            "max_tokens": f"{params.max_tokens}",
+            "system": shortened(self._conversations.system_of(chosen, model)) or "none",
+        }
+        where = {name: "set here" if name in own else "set for the channel" for name in chosen}
+        return Notice("\n".join(f"- {name}: {text} ({where.get(name, 'default')})" for name, text in values.items()))
+
+    def choices(self, command: str, prefix: str) -> Sequence[Choice]:
+        """Completions of /model: names with what the machine says to them."""
+        if command != "model":
+            return ()
+        names = [name for name in self._catalog.names if prefix.lower() in name.lower()]
+        return tuple(Choice(self._label(name)[:100], name) for name in names[:25])
+
+    def _label(self, name: str) -> str:
+        fit = self._shelf.fit(name)
+        verdict = f" · {fit.verdict}" if fit is not None else ""
+        return f"{name}{verdict}{'' if self._shelf.has(name) else ' · not downloaded'}"

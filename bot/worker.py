@@ -1,0 +1,263 @@
+"""The one consumer: takes requests from the queue, runs them on the engine, feeds the replies.
+
+In: stored requests (`submit`). Out: the text of their answers, through `replies`, and their end, in storage. It owns
+the engine: nobody else loads a model or starts a generation. It promises: a model is only switched when nothing runs; a
+request that twice took the engine down ends in an error; whatever fails, the queue goes on.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from bot.config import Settings
+from bot.conversations import Conversations
+from bot.engine.base import Engine, EngineRequest, LoadedModel, LoadProgress, ModelSource
+from bot.errors import EngineDied, ModelError, RequestFailed, StorageError
+from bot.messages import FinishReason, GenerationRequest, TokenDelta
+from bot.queue import RequestQueue
+from bot.replies import LiveReply, Replies
+from bot.storage import Storage
+from bot.wording import loading_line, waiting_line
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 2
+"""How often a request may be running when the engine dies."""
+
+Locate = Callable[[str], ModelSource]
+"""Finds a model, by name, on this disk; may block; raises ModelError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """A load that is going on. `began` is on the monotonic clock."""
+
+    model: str
+    progress: LoadProgress
+    began: float
+
+
+class Worker:
+    """Runs requests until it is cancelled or drained."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        queue: RequestQueue,
+        storage: Storage,
+        replies: Replies,
+        conversations: Conversations,
+        locate: Locate,
+        default: str,
+    ) -> None:
+        self._settings, self._engine, self._queue, self._storage = settings, engine, queue, storage
+        self._replies, self._conversations, self._locate = replies, conversations, locate
+        self._default = default
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._free = asyncio.Event()  # something ended
+        self._load_seconds: dict[str, float] = {}
+        self._draining = False
+        self._beginning: GenerationRequest | None = None  # taken from the queue, not running yet
+        self.loaded: LoadedModel | None = None
+        self.loading: Loading | None = None
+        self.engine_deaths = 0
+
+    def submit(self, request: GenerationRequest, *, recall: bool = False) -> None:
+        """Queue a stored request and begin to show its reply. `recall`: an earlier process may have posted of it."""
+        self._replies.open(request, recall=recall)
+        self._queue.put(request)
+
+    async def run(self) -> None:
+        """Load the model `default`, then serve. Raises ModelError if that model cannot be loaded at the start."""
+        try:
+            await self._load(self._default)
+        except EngineDied as error:
+            log.error("%s; the next question starts it again", error)
+        while True:
+            await self._until(lambda: len(self._running) < (self.loaded.max_running if self.loaded else 1))
+            await self._begin(await self._queue.get(self.loaded.name if self.loaded else ""))
+
+    async def tell_waiters(self) -> None:
+        """Once a second, for ever: every waiter's place and time, and an end for those who waited too long."""
+        while True:
+            await asyncio.sleep(1.0)
+            for request in self._queue.expired():
+                error = f"This waited longer than the {self._settings.deadline:g} s that it may, so it was dropped."
+                await self._end(request, FinishReason.ERROR, f"{error} Please ask again.")
+            for request_id, line in self._lines().items():
+                if live := self._replies.get(request_id):
+                    live.say(line)
+
+    async def at_rest(self) -> LoadedModel:
+        """Wait until a model is loaded and nobody waits for an answer; that model."""
+        await self._until(lambda: self.loaded is not None and not self._running and not self._queue.waiting())
+        assert self.loaded is not None
+        return self.loaded
+
+    async def stop(self, request_id: str) -> bool:
+        """End a request that waits or runs; False if it does neither."""
+        request = self._queue.remove(request_id)
+        if request is not None:
+            await self._end(request, FinishReason.ABORT)
+            return True
+        if request_id in self._running:
+            await self._engine.abort(request_id)
+            return True
+        if self._beginning is not None and self._beginning.request_id == request_id:
+            request, self._beginning = self._beginning, None
+            await self._end(request, FinishReason.ABORT)
+            return True
+        return False
+
+    async def drain(self, seconds: float) -> None:
+        """Give running answers this long to end; what is left goes back to storage, for the next start."""
+        self._draining = True
+        if self._running:
+            await asyncio.wait(self._running.values(), timeout=seconds)
+        for task in self._running.values():
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        for request in self._queue.waiting():
+            taken = self._queue.remove(request.request_id)
+            if taken is not None:
+                await self._storage.inbox.hand_back(taken.request_id, taken.wait_left_s, counts=False)
+
+    async def _begin(self, request: GenerationRequest) -> None:
+        """Start a request; one that was running when the engine died runs alone, to learn whether it is the cause."""
+        alone = request.attempts > 0
+        self._beginning = request
+        live = self._replies.get(request.request_id) or self._replies.open(request)
+        if alone or self.loaded is None or self.loaded.name != request.model:
+            await self._until(lambda: not self._running)
+        try:
+            if self.loaded is None or self.loaded.name != request.model:
+                await self._load(request.model)
+        except ModelError as error:
+            self._queue.done(request.request_id)
+            await self._other_model(request, live, error)
+            return
+        except EngineDied:
+            self._queue.done(request.request_id)
+            await self._retry(request, live)
+            return
+        if self._beginning is None:  # stopped while its model was being loaded
+            self._queue.done(request.request_id)
+            return
+        self._beginning = None
+        live.say("")
+        task = asyncio.create_task(self._serve(request, live), name=f"request {request.request_id}")
+        self._running[request.request_id] = task
+        task.add_done_callback(lambda _: self._ended(request.request_id))
+        if alone:
+            await self._until(lambda: not self._running)
+
+    async def _serve(self, request: GenerationRequest, live: LiveReply) -> None:
+        began, last = time.monotonic(), None
+        try:
+            await self._storage.inbox.start(request.request_id)
+            prompt = await self._conversations.prompt(request)
+            if prompt is None:  # its message was deleted meanwhile
+                await self._end(request, FinishReason.ABORT)
+                return
+            assert self.loaded is not None
+            # An answer may take half the window at most, so that there is always room for the question.
+            limit = min(request.params.max_tokens, self.loaded.context_window // 2)
+            params = replace(request.params, max_tokens=limit)
+            async for delta in self._engine.stream(EngineRequest(request.request_id, prompt, params)):
+                live.push(delta.text)
+                last = delta
+            await self._finish(request, live, last, prompt.prefix)
+            self._queue.done(request.request_id, time.monotonic() - began)
+        except (RequestFailed, StorageError) as error:
+            log.warning("A request failed: %s", error, extra={"request_id": request.request_id})
+            await self._end(request, FinishReason.ERROR, str(error))
+        except EngineDied:
+            self._queue.done(request.request_id)
+            await self._retry(request, live)
+        except asyncio.CancelledError:
+            if self._draining:
+                await self._storage.inbox.hand_back(request.request_id, request.wait_left_s, counts=False)
+            raise
+        except Exception:  # our own bug: this answer is lost, the others are not
+            log.exception("A request failed in a way that was not foreseen", extra={"request_id": request.request_id})
+            await self._end(request, FinishReason.ERROR, "Something went wrong here; the log of Inhouse says what.")
+        finally:
+            self._queue.done(request.request_id)
+
+    async def _finish(self, request: GenerationRequest, live: LiveReply, last: TokenDelta | None, before: str) -> None:
+        assert last is not None
+        assert last.finish_reason is not None
+        await live.finish(last.finish_reason, last.usage, before=before)
+
+    async def _end(self, request: GenerationRequest, reason: FinishReason, error: str = "") -> None:
+        live = self._replies.get(request.request_id) or self._replies.open(request)
+        await live.finish(reason, error=error)
+
+    async def _retry(self, request: GenerationRequest, live: LiveReply) -> None:
+        """The engine died under this request: again, alone, or an error if that happened before."""
+        if self.loaded is not None:
+            log.error("The engine died; it is started again")
+            self.loaded, self.engine_deaths = None, self.engine_deaths + 1
+        attempts = request.attempts + 1
+        if attempts >= ATTEMPTS:
+            error = f"The model's process ended {attempts} times while it wrote this answer, so I gave it up."
+            await self._end(request, FinishReason.ERROR, error)
+            return
+        await self._storage.inbox.hand_back(request.request_id, request.wait_left_s, counts=True)
+        live.restart()
+        live.say("restarting the model")
+        self._queue.put(replace(request, attempts=attempts))
+
+    async def _other_model(self, request: GenerationRequest, live: LiveReply, error: ModelError) -> None:
+        """The model would not load: back to the one that did, for this request and for its conversation."""
+        fallback = await self._conversations.roll_back(request)
+        if fallback is None or fallback == request.model:
+            await self._end(request, FinishReason.ERROR, str(error))
+            return
+        log.warning("%s; back to %s", error, fallback)
+        live.restart(f"*{error} {fallback} answers instead.*")
+        self._queue.put(replace(request, model=fallback))
+
+    async def _load(self, model: str) -> None:
+        began = time.monotonic()
+        self.loaded = None
+        self._progress(model, LoadProgress("loading", 0.0), began)
+        try:
+            source = await asyncio.to_thread(self._locate, model)
+            self.loaded = await self._engine.load(source, lambda step: self._progress(model, step, began))
+        finally:
+            self.loading = None
+        self._free.set()
+        self._load_seconds[model] = time.monotonic() - began
+        log.info("Loaded %s on %s as %s in %.1f s", model, self.loaded.device, self.loaded.dtype, self.loaded.load_s)
+        if self.loaded.note:
+            log.info("%s", self.loaded.note)
+
+    def _progress(self, model: str, step: LoadProgress, began: float) -> None:
+        self.loading = Loading(model, step, began)
+
+    def _lines(self) -> dict[str, str]:
+        """What to tell each waiter now, by request id."""
+        slots = self.loaded.max_running if self.loaded else 1
+        loaded = self.loaded.name if self.loaded else self.loading.model if self.loading else ""
+        places = self._queue.places(loaded, slots, lambda model: self._load_seconds.get(model, 0.0))
+        lines = {request_id: waiting_line(place) for request_id, place in places.items()}
+        if self.loading is not None:
+            taken = time.monotonic() - self.loading.began
+            line = loading_line(self.loading.model, self.loading.progress, taken)
+            for request in (*self._queue.running(), *self._queue.waiting()):
+                if request.model == self.loading.model:
+                    lines[request.request_id] = line
+        return lines
+
+    def _ended(self, request_id: str) -> None:
+        self._running.pop(request_id, None)
+        self._free.set()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._free.clear()
+            await self._free.wait()

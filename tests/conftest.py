@@ -1,0 +1,73 @@
+"""What every test gets: a clean environment, an empty working directory, no network, and a brief Hypothesis."""
+
+import ipaddress
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "inhouse",
+    deadline=None,  # a slow machine is not a fault
+    max_examples=50,
+    derandomize="CI" in os.environ,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("inhouse")
+
+OURS = ("INHOUSE_", "HF_TOKEN", "CREDENTIALS_DIRECTORY")
+"""Beginnings of the variables that would change what a test sees."""
+
+
+@pytest.fixture(scope="session")
+def smollm2_dir() -> Path:
+    """The directory of SmolLM2-135M-Instruct in the normal cache; fetched, over the network, if it is not there."""
+    from bot.config import load_settings
+    from bot.models.hub import pull
+
+    return Path(pull("smollm2", load_settings()).path)
+
+
+@pytest.fixture(autouse=True)
+def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No setting of this machine's user reaches a test: not from the environment, and not from a .env file."""
+    for name in [name for name in os.environ if name.startswith(OURS)]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A directory whose `state` and `cache` are what INHOUSE_STATE_DIR and INHOUSE_CACHE_DIR name."""
+    for name in ("state", "cache"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"INHOUSE_{name.upper()}_DIR", str(tmp_path / name))
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections from this process reach this machine only."""
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, _only_loopback(getattr(socket.socket, name)))
+
+
+def _only_loopback(call: Callable[[socket.socket, Any], Any]) -> Callable[[socket.socket, Any], Any]:
+    def guarded(self: socket.socket, address: Any) -> Any:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_loopback(str(address[0])):
+            raise AssertionError(f"a test wants to connect to {address[0]}; tests run offline")
+        return call(self, address)
+
+    return guarded
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,263 @@
+"""What a person sees: the screen is drawn into a terminal emulator and read back."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyte
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from rich.console import Console
+
+from adapters.console.adapter import KEY, ConsoleAdapter
+from adapters.console.screen import RichScreen, settled
+from adapters.console.text import footer
+from bot.messages import Attachment, FinishReason, Notice, Person, Refused, Reply, Usage
+from tests.fakes.scripted_core import USAGE, ScriptedCore
+from tests.test_console import Said
+
+WIDTH, HEIGHT = 100, 12
+
+
+class Terminal:
+    """A terminal of WIDTH x HEIGHT cells that keeps what scrolls away. It is the file that Rich writes to."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self._screen = pyte.HistoryScreen(WIDTH, HEIGHT, history=10_000)
+        self._stream = pyte.Stream(self._screen)
+        self.written = ""
+
+    def write(self, text: str) -> int:
+        self.written += text
+        self._stream.feed(text.replace("\n", "\r\n"))
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def lines(self) -> list[str]:
+        """Everything that can be read, by scrolling back too."""
+        gone = ["".join(line[column].data for column in range(WIDTH)) for line in self._screen.history.top]
+        return [line.rstrip() for line in [*gone, *self._screen.display]]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines).rstrip()
+
+
+class Chat:
+    """A console on that terminal."""
+
+    def __init__(self, downloads: Path, *lines: str) -> None:
+        self.terminal = Terminal()
+        console = Console(file=self.terminal, width=WIDTH, height=HEIGHT, force_terminal=True, color_system="truecolor")  # type: ignore[arg-type]  # a file for all that Rich does with it
+        self.screen = RichScreen(console, downloads)
+        self.adapter = ConsoleAdapter(Said(lines), self.screen)
+        self.core = ScriptedCore(self.adapter)
+
+    async def run(self) -> str:
+        async with asyncio.timeout(20):
+            await self.adapter.run(self.core)
+        return self.terminal.text
+
+
+def reply(committed: str, tail: str = "", *, final: bool = False, **more: object) -> Reply:
+    made = Reply("r", "q", KEY, 0, "m", Person("local", "you"), committed, tail, final)
+    if final:
+        made = replace(made, finish_reason=FinishReason.STOP, usage=USAGE)
+    return replace(made, **more)  # type: ignore[arg-type]  # fields of Reply
+
+
+def pieces(text: str, size: int) -> Sequence[str]:
+    return [text[start : start + size] for start in range(0, len(text), size)]
+
+
+async def test_an_answer_and_its_quiet_line(tmp_path: Path) -> None:
+    chat = Chat(tmp_path, "What is the capital of France?")
+    chat.core.says("The capital is ", "**Paris**.")
+    assert await chat.run() == (
+        "The capital is Paris.\n\nGenerated 90 tokens in 4.2 s (21.4 tokens/s), first after 0.3 s"
+    )
+
+
+async def test_a_long_answer_scrolls_and_every_line_is_there_once(tmp_path: Path) -> None:
+    listing = "\n".join(f"line_{number} = {number}" for number in range(40))
+    paragraphs = "\n\n".join(f"Paragraph {number} says something." for number in range(20))
+    answer = f"# Title\n\n{paragraphs}\n\n```python\n{listing}\n```\n\nAnd the end."
+    chat = Chat(tmp_path, "one")
+    chat.core.says(*pieces(answer, 7), usage=None)
+    words = (await chat.run()).split()
+    assert words == answer.replace("# ", "").replace("```python", "").replace("```", "").split()
+
+
+async def test_only_what_the_window_holds_is_drawn_again(tmp_path: Path) -> None:
+    chat = Chat(tmp_path)
+    with chat.screen.answering(lambda: None):
+        chat.screen.show(reply("", "\n\n".join(f"Paragraph {number}" for number in range(100))))
+        await asyncio.sleep(0.2)
+        seen = [line for line in chat.terminal.lines if line]
+        assert seen[-1] == "Paragraph 99"
+        assert len(seen) < HEIGHT
+        chat.screen.show(reply("Done.", final=True))
+    assert chat.terminal.text.startswith("Done.\n")
+
+
+async def test_complete_blocks_are_printed_for_good_while_the_next_one_grows(tmp_path: Path) -> None:
+    chat = Chat(tmp_path)
+    with chat.screen.answering(lambda: None):
+        chat.screen.show(reply("One.\n\nTwo.\n\nThr", "ee"))
+        chat.screen.show(reply("One.\n\nTwo.\n\nThree", " and"))
+        await asyncio.sleep(0.2)
+        assert chat.terminal.text == "One.\n\nTwo.\n\nThree and"
+        assert chat.terminal.written.count("One.") == 1
+        chat.screen.show(reply("One.\n\nTwo.\n\nThree and four.", final=True, usage=None))
+    assert chat.terminal.text == "One.\n\nTwo.\n\nThree and four."
+
+
+async def test_a_spinner_says_what_is_waited_for_until_text_comes(tmp_path: Path) -> None:
+    chat = Chat(tmp_path)
+    with chat.screen.answering(lambda: None):
+        chat.screen.waiting("2nd in line, about 20 s")
+        await asyncio.sleep(0.2)
+        assert "2nd in line, about 20 s" in chat.terminal.text
+        chat.screen.show(reply("", "Hel"))
+        await asyncio.sleep(0.2)
+        assert chat.terminal.text == "Hel"
+        chat.screen.show(reply("Hello.", final=True, usage=None))
+    assert chat.terminal.text == "Hello."
+
+
+async def test_an_answer_that_begins_anew_is_shown_whole(tmp_path: Path) -> None:
+    chat = Chat(tmp_path)
+    with chat.screen.answering(lambda: None):
+        chat.screen.show(reply("First try.\n\nIt went on.\n\nAnd ", "on"))
+        chat.screen.show(reply("*phi-4 would not load.*\n\nSecond try.", final=True, usage=None))
+    assert chat.terminal.text == "First try.\n\nphi-4 would not load.\n\nSecond try."
+
+
+async def test_an_error_stands_under_what_was_written(tmp_path: Path) -> None:
+    chat = Chat(tmp_path, "one")
+    chat.core.says("**Half** an", "\n\n⚠ The model's process ended.", reason=FinishReason.ERROR, usage=None)
+    assert await chat.run() == "Half an\n⚠ The model's process ended."
+
+
+async def test_another_answer_that_ends_meanwhile_is_printed_above(tmp_path: Path) -> None:
+    chat = Chat(tmp_path)
+    with chat.screen.answering(lambda: None):
+        chat.screen.show(reply("", "Mine"))
+        chat.screen.show(reply("From before.", final=True, reply_id="other", usage=None))
+        chat.screen.show(reply("Mine is done.", final=True, usage=None))
+    assert chat.terminal.text == "From before.\n\nMine is done."
+
+
+async def test_links_are_shown_and_control_characters_are_not(tmp_path: Path) -> None:
+    chat = Chat(tmp_path, "one", "/help")
+    chat.core.says("[bank](https://evil.example) \x1b]0;title\x07", usage=None)
+    chat.core.notices["help"] = Refused("No \x1b[2J help.")
+    assert await chat.run() == "bank (https://evil.example) ]0;title\n\nNo [2J help."
+
+
+async def test_exports_are_saved_beside_each_other(tmp_path: Path) -> None:
+    chat = Chat(tmp_path, "/export", "/export")
+    chat.core.notices["export"] = Notice("Here it is.", attachment=Attachment("../chat.md", "**you**\n"))
+    shown = await chat.run()
+    assert [(tmp_path / name).read_text() for name in ("chat.md", "chat-2.md")] == ["**you**\n"] * 2
+    assert "chat-2.md" in shown.replace("\n", "")
+
+
+async def test_an_export_that_cannot_be_saved_is_told(tmp_path: Path) -> None:
+    chat = Chat(tmp_path / "nowhere", "/export")
+    chat.core.notices["export"] = Notice("Here it is.", attachment=Attachment("chat.md", ""))
+    assert "chat.md could not be saved here: No such file or directory." in await chat.run()
+
+
+async def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
+    chat = Chat(tmp_path, "one", "two")
+    chat.core.says("Endless", until_stopped=True, reason=FinishReason.ABORT)
+    chat.core.says("Second.", usage=None)
+    before = signal.getsignal(signal.SIGINT)
+    running = asyncio.create_task(chat.run())
+    await chat.core.writing.wait()
+    os.kill(os.getpid(), signal.SIGINT)
+    shown = await running
+    assert "first after 0.3 s; stopped\n\nSecond." in shown
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+async def test_a_second_ctrl_c_leaves(tmp_path: Path) -> None:
+    chat = Chat(tmp_path, "one", "two")
+    chat.core.says("Endless", until_stopped=True)
+    chat.core.deaf = True
+    running = asyncio.create_task(chat.run())
+    await chat.core.writing.wait()
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0.05)
+    await running
+    assert "stop" in [getattr(event, "name", "") for event in chat.core.events]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminals of that kind")
+async def test_keys_are_not_echoed_into_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pty
+    import termios
+
+    master, slave = pty.openpty()
+    with os.fdopen(master, "rb"), os.fdopen(slave, "r") as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        echo = [bool(termios.tcgetattr(slave)[3] & termios.ECHO)]
+        with Chat(tmp_path).screen.answering(lambda: None):
+            echo.append(bool(termios.tcgetattr(slave)[3] & termios.ECHO))
+        echo.append(bool(termios.tcgetattr(slave)[3] & termios.ECHO))
+    assert echo == [True, False, True]
+
+
+def test_the_quiet_line_says_what_there_is_to_know() -> None:
+    cut = replace(reply("x", final=True), finish_reason=FinishReason.LENGTH)
+    assert footer(cut).endswith("; cut at max_tokens, /continue goes on")
+    crowded = replace(cut, usage=Usage(8000, 0, 1, 0.0, 0.0, 0.0, 8192, 4), finish_reason=FinishReason.STOP)
+    assert footer(crowded) == (
+        "Generated 1 token in 0.0 s, first after 0.0 s; the oldest 4 messages did not fit, see /why"
+    )
+    assert footer(replace(cut, usage=None)) == ""
+
+
+BLOCKS = st.sampled_from(
+    [
+        "A paragraph\nof two lines.",
+        "# Heading",
+        "Title\n===",
+        "- one\n- two\n\n- three",
+        "1. one\n\n2. two",
+        "3. one\n   - nested",
+        "> quoted\nlazily",
+        "```python\nx = 1\n\n# no heading\n```",
+        "    indented\n\n    code",
+        "| a | b |\n|---|---|\n| 1 | 2 |",
+        "---",
+        "~~~\nnever closed",
+        "",
+    ]
+)
+
+
+@given(st.lists(BLOCKS, max_size=6), st.sampled_from(["\n", "\n\n"]), st.data())
+def test_what_is_settled_never_changes(blocks: list[str], between: str, data: st.DataObject) -> None:
+    text = between.join(blocks)
+    cut = data.draw(st.integers(0, len(text)))
+    done = settled(text[:cut])
+    assert done <= cut
+    html = MarkdownIt().enable("table").render
+    assert html(text[:done]) + html(text[done:]) == html(text)

@@ -16,6 +16,8 @@ KEEP ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP = -m pip --disable-pip-version-check install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# A venv whose Python is gone (upgraded away) is made anew.
+$(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(VENV)/made $(VENV)/ready $(VENV)/ready-dev)
 MADE_FROM := $(shell cat $(VENV)/torch-index 2>/dev/null)
 
 ifneq ($(TORCH_INDEX),)
@@ -45,28 +47,29 @@ bench: $(VENV)/ready-dev model
 	$(BIN)/python -m bench.batching
 	$(BIN)/python -m bench.turns
 
-model: | $(VENV)/bin/python
+model: | $(VENV)/made
 	$(BIN)/inhouse pull smollm2 </dev/null 1>&2
 
-$(VENV)/ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/ready: pyproject.toml constraints.txt | $(VENV)/made
 	$(BIN)/python $(PIP) -c constraints.txt -e . </dev/null 1>&2
 	echo "$(or $(TORCH_INDEX),the usual one)" >$(VENV)/torch-index
 	touch $@
 
-$(VENV)/ready-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/ready-dev: pyproject.toml constraints.txt | $(VENV)/made
 	$(BIN)/python $(PIP) -c constraints.txt -e '.[dev]' </dev/null 1>&2
 	echo "$(or $(TORCH_INDEX),the usual one)" >$(VENV)/torch-index
 	touch $(VENV)/ready $@
 
-$(VENV)/bin/python:
+$(VENV)/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "Inhouse needs Python 3.11 or newer, and '$(PYTHON)' is not: say make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "'$(PYTHON)' cannot make virtual environments: install its venv package (Debian: python3-venv)" >&2; exit 1; }
-	echo "Setting up in $(VENV), once. To be downloaded: Python packages, about 150 MB, and torch besides: about 200 MB" >&2
-	echo "without CUDA; about 3 GB with it, which is what the usual index has for Linux (TORCH_INDEX=URL names another)." >&2
+	echo "Setting up in $(VENV), once. To be downloaded: Python packages, 70 MB (110 MB with the tests' tools), and torch:" >&2
+	echo "200 MB without CUDA, 3 GB with it, which is what the usual index has for Linux (TORCH_INDEX=URL names another)." >&2
 	echo "Then the model SmolLM2-135M-Instruct, 90 to 270 MB, into your cache." >&2
 	$(PYTHON) -m venv --clear $(VENV) </dev/null 1>&2
+	touch $@
 
 # In a venv of its own, so that nothing that happens to lie in .venv gets in. Left out: what the versions of others call
 # for (the CUDA libraries of torch), and the local part of versions, since other machines install with this file too.

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from bot.commands import Command, Who, find, help_text, nearest, value_of
 from bot.config import Settings
 from bot.conversations import Conversations
-from bot.errors import RequestRefused
+from bot.errors import RequestRefused, StorageError
 from bot.messages import (
     Accepted,
     ActionKind,
@@ -24,6 +24,7 @@ from bot.messages import (
     Outcome,
     Person,
     Refused,
+    Reply,
     RequestKind,
     RequestStatus,
 )
@@ -53,6 +54,7 @@ class Actions:
     ) -> None:
         self._settings, self._storage, self._queue, self._worker = settings, storage, queue, worker
         self._conversations, self._prefixes = conversations, prefixes
+        self._unfinished: set[tuple[ConversationKey, str]] = set()  # events stored, but not acted upon
         self._handlers: dict[str, Handler] = {
             "ask": self._ask,
             "regenerate": self._regenerate,
@@ -81,9 +83,10 @@ class Actions:
         try:
             value = value_of(command, event.args)
             self._check_right(command, value, event)
-            if command.name != "ask" and not await self._storage.inbox.accept(event.key, f"command {event.event_id}"):
-                return Accepted()
-            return await self._handlers[command.name](event, value)
+            handler = self._handlers[command.name]
+            if command.name == "ask":  # stored as the message that it is
+                return await handler(event, value)
+            return await self._once(event.key, f"command {event.event_id}", lambda: handler(event, value))
         except RequestRefused as error:
             return Refused(str(error))
 
@@ -95,16 +98,8 @@ class Actions:
         asker = stored.reply.asker.id == event.actor.id
         if not asker and not event.actor.manages_channel and not self._is_admin(event.key.platform, event.actor):
             return Refused(f"Only {stored.reply.asker.name} and moderators can do that here.")
-        if not await self._storage.inbox.accept(event.key, f"action {event.event_id}"):
-            return Accepted()
-        if event.kind is ActionKind.STOP:
-            return await self._stop_one(stored.reply.request_id)
-        if event.kind in (ActionKind.GOOD, ActionKind.BAD):
-            await self._storage.outbox.rate(event.reply_id, event.actor.id, event.kind is ActionKind.GOOD)
-            return Notice("Thank you, noted.")
-        kind = RequestKind.REGENERATE if event.kind is ActionKind.REGENERATE else RequestKind.CONTINUE
         try:
-            return await self._again(stored.reply.key, stored.reply.question_id, event.actor, kind)
+            return await self._once(event.key, f"action {event.event_id}", lambda: self._press(event, stored.reply))
         except RequestRefused as error:
             return Refused(str(error))
 
@@ -118,6 +113,27 @@ class Actions:
             if request.message_id == event.message_id:
                 await self._worker.stop(request.request_id)
         return await self._conversations.deleted(event)
+
+    async def _once(self, key: ConversationKey, identity: str, act: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """Act on an event, unless that was done before. One that storage failed half-way is to come again."""
+        event = (key, identity)
+        if not await self._storage.inbox.accept(key, identity) and event not in self._unfinished:
+            return Accepted()
+        self._unfinished.discard(event)
+        try:
+            return await act()
+        except StorageError:
+            self._unfinished.add(event)
+            raise
+
+    async def _press(self, event: IncomingAction, reply: Reply) -> Outcome:
+        if event.kind is ActionKind.STOP:
+            return await self._stop_one(reply.request_id)
+        if event.kind in (ActionKind.GOOD, ActionKind.BAD):
+            await self._storage.outbox.rate(event.reply_id, event.actor.id, event.kind is ActionKind.GOOD)
+            return Notice("Thank you, noted.")
+        kind = RequestKind.REGENERATE if event.kind is ActionKind.REGENERATE else RequestKind.CONTINUE
+        return await self._again(reply.key, reply.question_id, event.actor, kind)
 
     def _check_right(self, command: Command, value: str | None, event: IncomingCommand) -> None:
         """Showing is for everyone; changing is for those whom the command names. Raises RequestRefused."""

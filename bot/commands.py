@@ -124,14 +124,11 @@ def parse_text(text: str, prefix: str = "!") -> tuple[str, dict[str, str]] | Non
     """`!temperature 0.2` as ('temperature', {'value': '0.2'}); None if the text is not one of our commands."""
     if not text.startswith(prefix):
         return None
-    word, _, rest = text[len(prefix) :].strip().partition(" ")
-    command = find(word.split("\n", 1)[0])
+    word, *rest = text[len(prefix) :].split(maxsplit=1) or [""]
+    command = find(word)
     if command is None:
         return None
-    if "\n" in word:  # the argument began on a line of its own
-        rest = f"{word.split(chr(10), 1)[1]} {rest}"
-    rest = rest.strip()
-    return command.name, {command.option.name: rest} if command.option and rest else {}
+    return command.name, {command.option.name: rest[0].strip()} if command.option and rest else {}
 
 
 def value_of(command: Command, args: dict[str, str]) -> str | None:

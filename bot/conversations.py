@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from bot.config import Settings
-from bot.errors import RequestRefused
+from bot.errors import QueueFull, RequestRefused
 from bot.messages import (
     Accepted,
     Attachment,
@@ -57,6 +57,9 @@ class Conversations:
                 if new:
                     submit(request)
         except RequestRefused as error:
+            # An event that comes again must not be refused for want of the place that it has taken itself.
+            if isinstance(error, QueueFull) and await self._storage.inbox.seen(event.key, event.message_id):
+                return Accepted()
             return Refused(str(error))
         return Accepted(request.request_id if new else "")
 

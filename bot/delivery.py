@@ -89,9 +89,9 @@ class Delivery:
         if self._recall:
             await self._remember()
         for reply in frames:
-            if reply.reply_id in self._settled or self._shown.get(reply.reply_id) == reply:
+            if reply.reply_id in self._settled:
                 continue
-            if not self._lost:
+            if not self._lost and self._shown.get(reply.reply_id) != reply:
                 await self._try(reply)
             if reply.final:
                 await self._outbox.settled(reply.reply_id, dropped=self._lost)

@@ -16,7 +16,9 @@ _BOUNDARIES = (
 )
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([^\n`]*)$", re.MULTILINE)
 _CLOSING = 12
-"""Characters kept free at the end of a part for closing its fence."""
+"""Characters kept free at the end of a part for closing its fence; a longer row of marks is taken for an ornament."""
+_REOPENING = 30
+"""The longest line that reopens a fence; a longer one loses its language."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ def split(text: str, limit: int) -> list[Part]:
             return parts
         cut = _cut(body, room, len(head)) or room
         piece, text = body[:cut].rstrip(), body[cut:]
-        closed, fence = _close(piece)
+        closed, opened = _close(piece)
+        fence = opened if len(opened) <= _REOPENING else _marks(opened)
         text = text.lstrip("\n") if fence else text.lstrip()
         parts.append(Part(closed, len(closed)))
         if not text:
@@ -63,9 +66,11 @@ def open_fence(text: str) -> str:
     opened = ""
     for match in _FENCE.finditer(text):
         marks, info = match.group(1), match.group(2).strip()
-        if not opened:
+        if not opened and len(marks) < _CLOSING:
             opened = f"{marks}{info}"
-        elif marks[0] == opened[0] and not info and len(marks) >= len(opened) - len(opened.lstrip(marks[0])):
+        elif not opened:
+            continue
+        elif marks[0] == opened[0] and not info and len(marks) >= len(_marks(opened)):
             opened = ""
     return opened
 
@@ -74,5 +79,8 @@ def _close(text: str) -> tuple[str, str]:
     opened = open_fence(text)
     if not opened:
         return text, ""
-    marks = opened[: len(opened) - len(opened.lstrip(opened[0]))]
-    return f"{text}{'' if text.endswith(chr(10)) else chr(10)}{marks}", opened
+    return f"{text}{'' if text.endswith(chr(10)) else chr(10)}{_marks(opened)}", opened
+
+
+def _marks(opened: str) -> str:
+    return opened[: len(opened) - len(opened.lstrip(opened[0]))]

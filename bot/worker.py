@@ -6,6 +6,7 @@ request that twice took the engine down ends in an error; whatever fails, the qu
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from bot.config import Settings
 from bot.conversations import Conversations
 from bot.engine.base import Engine, EngineRequest, LoadedModel, LoadProgress, ModelSource
-from bot.errors import EngineDied, ModelError, RequestFailed, StorageError
+from bot.errors import EngineDied, InhouseError, ModelError, StorageError
 from bot.messages import FinishReason, GenerationRequest, TokenDelta
 from bot.queue import RequestQueue
 from bot.replies import LiveReply, Replies
@@ -57,6 +58,7 @@ class Worker:
         self._replies, self._conversations, self._locate = replies, conversations, locate
         self._default = default
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._stopped: set[str] = set()  # those of the running that somebody stopped
         self._free = asyncio.Event()  # something ended
         self._load_seconds: dict[str, float] = {}
         self._draining = False
@@ -104,7 +106,9 @@ class Worker:
             await self._end(request, FinishReason.ABORT)
             return True
         if request_id in self._running:
-            await self._engine.abort(request_id)
+            self._stopped.add(request_id)  # it may not have reached the engine yet
+            with contextlib.suppress(EngineDied):
+                await self._engine.abort(request_id)
             return True
         if self._beginning is not None and self._beginning.request_id == request_id:
             request, self._beginning = self._beginning, None
@@ -130,23 +134,20 @@ class Worker:
         alone = request.attempts > 0
         self._beginning = request
         live = self._replies.get(request.request_id) or self._replies.open(request)
-        if alone or self.loaded is None or self.loaded.name != request.model:
-            await self._until(lambda: not self._running)
+        problem: Exception | None = None
         try:
+            if alone or self.loaded is None or self.loaded.name != request.model:
+                await self._until(lambda: not self._running)
             if self.loaded is None or self.loaded.name != request.model:
                 await self._load(request.model)
-        except ModelError as error:
+        except Exception as error:
+            problem = error
+        stopped, self._beginning = self._beginning is None, None
+        if stopped or problem is not None:
             self._queue.done(request.request_id)
-            await self._other_model(request, live, error)
+            if problem is not None and not stopped:
+                await self._failed(request, live, problem)
             return
-        except EngineDied:
-            self._queue.done(request.request_id)
-            await self._retry(request, live)
-            return
-        if self._beginning is None:  # stopped while its model was being loaded
-            self._queue.done(request.request_id)
-            return
-        self._beginning = None
         live.say("")
         task = asyncio.create_task(self._serve(request, live), name=f"request {request.request_id}")
         self._running[request.request_id] = task
@@ -159,7 +160,7 @@ class Worker:
         try:
             await self._storage.inbox.start(request.request_id)
             prompt = await self._conversations.prompt(request)
-            if prompt is None:  # its message was deleted meanwhile
+            if prompt is None or request.request_id in self._stopped:  # its message was deleted, or it was stopped
                 await self._end(request, FinishReason.ABORT)
                 return
             assert self.loaded is not None
@@ -171,19 +172,13 @@ class Worker:
                 last = delta
             await self._finish(request, live, last, prompt.prefix)
             self._queue.done(request.request_id, time.monotonic() - began)
-        except (RequestFailed, StorageError) as error:
-            log.warning("A request failed: %s", error, extra={"request_id": request.request_id})
-            await self._end(request, FinishReason.ERROR, str(error))
-        except EngineDied:
-            self._queue.done(request.request_id)
-            await self._retry(request, live)
         except asyncio.CancelledError:
             if self._draining:
                 await self._storage.inbox.hand_back(request.request_id, request.wait_left_s, counts=False)
             raise
-        except Exception:  # our own bug: this answer is lost, the others are not
-            log.exception("A request failed in a way that was not foreseen", extra={"request_id": request.request_id})
-            await self._end(request, FinishReason.ERROR, "Something went wrong here; the log of Inhouse says what.")
+        except Exception as error:
+            self._queue.done(request.request_id)
+            await self._failed(request, live, error)
         finally:
             self._queue.done(request.request_id)
 
@@ -196,11 +191,32 @@ class Worker:
         live = self._replies.get(request.request_id) or self._replies.open(request)
         await live.finish(reason, error=error)
 
+    async def _failed(self, request: GenerationRequest, live: LiveReply, error: Exception) -> None:
+        """What becomes of a request that failed: it is tried again, or ends with a sentence. The others go on."""
+        about = {"request_id": request.request_id}
+        try:
+            if isinstance(error, EngineDied):
+                await self._retry(request, live)
+            elif isinstance(error, ModelError):
+                await self._other_model(request, live, error)
+            elif isinstance(error, InhouseError):
+                log.warning("A request failed: %s", error, extra=about)
+                await self._end(request, FinishReason.ERROR, str(error))
+            else:  # our own bug
+                log.error("A request failed in a way that was not foreseen", exc_info=error, extra=about)
+                await self._end(request, FinishReason.ERROR, "Something went wrong here; the log of Inhouse says what.")
+        except StorageError as problem:
+            log.error("A request cannot be tried again: %s", problem, extra=about)
+            await self._end(request, FinishReason.ERROR, str(problem))
+
     async def _retry(self, request: GenerationRequest, live: LiveReply) -> None:
         """The engine died under this request: again, alone, or an error if that happened before."""
         if self.loaded is not None:
             log.error("The engine died; it is started again")
             self.loaded, self.engine_deaths = None, self.engine_deaths + 1
+        if request.request_id in self._stopped:
+            await self._end(request, FinishReason.ABORT)
+            return
         attempts = request.attempts + 1
         if attempts >= ATTEMPTS:
             error = f"The model's process ended {attempts} times while it wrote this answer, so I gave it up."
@@ -255,6 +271,7 @@ class Worker:
 
     def _ended(self, request_id: str) -> None:
         self._running.pop(request_id, None)
+        self._stopped.discard(request_id)
         self._free.set()
 
     async def _until(self, condition: Callable[[], bool]) -> None:

@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
-settings.register_profile(
+from bot.config import load_settings
+from bot.models.catalog import Catalog
+from bot.models.hub import pull
+
+hypothesis_settings.register_profile(
     "inhouse",
     deadline=None,  # a slow machine is not a fault
     max_examples=50,
@@ -18,7 +23,7 @@ settings.register_profile(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-settings.load_profile("inhouse")
+hypothesis_settings.load_profile("inhouse")
 
 OURS = ("INHOUSE_", "HF_TOKEN", "CREDENTIALS_DIRECTORY")
 """Beginnings of the variables that would change what a test sees."""
@@ -27,10 +32,8 @@ OURS = ("INHOUSE_", "HF_TOKEN", "CREDENTIALS_DIRECTORY")
 @pytest.fixture(scope="session")
 def smollm2_dir() -> Path:
     """The directory of SmolLM2-135M-Instruct in the normal cache; fetched, over the network, if it is not there."""
-    from bot.config import load_settings
-    from bot.models.hub import pull
-
-    return Path(pull("smollm2", load_settings()).path)
+    settings = load_settings()
+    return pull(Catalog.of(settings).get("smollm2"), settings)
 
 
 @pytest.fixture(autouse=True)

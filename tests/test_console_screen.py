@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import pty
 import signal
 import sys
+import termios
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,8 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from adapters.console.adapter import KEY, ConsoleAdapter
-from adapters.console.screen import RichScreen, settled
+from adapters.console.markdown import settled
+from adapters.console.screen import RichScreen
 from adapters.console.text import footer
 from bot.messages import Attachment, FinishReason, Notice, Person, Refused, Reply, Usage
 from tests.fakes.scripted_core import USAGE, ScriptedCore
@@ -100,6 +103,17 @@ async def test_a_long_answer_scrolls_and_every_line_is_there_once(tmp_path: Path
     chat.core.says(*pieces(answer, 7), usage=None)
     words = (await chat.run()).split()
     assert words == answer.replace("# ", "").replace("```python", "").replace("```", "").split()
+
+
+async def test_an_answer_looks_the_same_however_it_arrived(tmp_path: Path) -> None:
+    answer = "# Title\n\nText:\n- one\n- two\n\n```\ncode\n```\n\n> quoted\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nEnd."
+    shown = []
+    for size in (1, 9, 1000):
+        chat = Chat(tmp_path, "one")
+        chat.core.says(*pieces(answer, size), usage=None)
+        shown.append(await chat.run())
+    assert shown[0] == shown[1] == shown[2]
+    assert "\n\n\n" not in shown[0], "one empty line between blocks"
 
 
 async def test_only_what_the_window_holds_is_drawn_again(tmp_path: Path) -> None:
@@ -209,11 +223,7 @@ async def test_a_second_ctrl_c_leaves(tmp_path: Path) -> None:
     assert "stop" in [getattr(event, "name", "") for event in chat.core.events]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no terminals of that kind")
 async def test_keys_are_not_echoed_into_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pty
-    import termios
-
     master, slave = pty.openpty()
     with os.fdopen(master, "rb"), os.fdopen(slave, "r") as terminal:
         monkeypatch.setattr(sys, "stdin", terminal)

@@ -9,43 +9,18 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
 
-from markdown_it import MarkdownIt
-from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
-from rich.markdown import Heading, Markdown, MarkdownElement
-from rich.segment import Segment
 from rich.spinner import Spinner
 from rich.text import Text
 
+from adapters.console.markdown import Blocks, settled
 from adapters.console.terminal import ctrl_c, no_echo
 from adapters.console.text import footer, printable
 from bot.messages import Attachment, FinishReason, Notice, Reply
 
 FRAMES_A_SECOND = 12
-_PARSER = MarkdownIt().enable("strikethrough").enable("table")  # as Rich does
-
-
-class _Heading(Heading):
-    LEVEL_ALIGN: ClassVar[dict[str, JustifyMethod]] = {}  # all of them at the left: an answer is no title page
-
-
-class _Markdown(Markdown):
-    elements: ClassVar[dict[str, type[MarkdownElement]]] = {**Markdown.elements, "heading_open": _Heading}
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text, hyperlinks=False)  # where a link leads is shown, not hidden
-
-
-def settled(text: str) -> int:
-    """How many characters of a growing Markdown text belong to blocks that can no longer change.
-
-    The last block can (a list gets more items, a paragraph becomes a heading), and so can the last, incomplete line.
-    """
-    lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
-    starts = [token.map[0] for token in _PARSER.parse("".join(lines)) if token.level == 0 and token.map]
-    return len("".join(lines[: starts[-1]])) if starts else 0
 
 
 class _Moving:
@@ -60,12 +35,7 @@ class _Moving:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.text:
-            if self.gap:
-                yield Segment.line()
-            lines = console.render_lines(_Markdown(self.text), options, pad=False)
-            for line in lines[-max(1, console.height - 4) :]:
-                yield from line
-                yield Segment.line()
+            yield Blocks(self.text, gap=self.gap, last=max(1, console.height - 4))
         if self.status or not (self.text or self.done):
             self._spinner.update(text=Text(self.status, style="dim"))
             yield self._spinner
@@ -130,7 +100,7 @@ class RichScreen:
 
     def notice(self, notice: Notice) -> None:
         """Print the answer to a command, and save its file."""
-        self._console.print(_Markdown(printable(notice.text)))
+        self._console.print(Blocks(printable(notice.text)), end="")
         if notice.attachment:
             try:
                 self._console.print(Text(f"Saved as {self._save(notice.attachment)}", style="dim"))
@@ -162,10 +132,9 @@ class RichScreen:
         self._console.print()
 
     def _print_blocks(self, text: str) -> None:
-        blocks = _Markdown(text)
-        parts = Group(Text(), blocks) if self._moving.gap else blocks
+        blocks = Blocks(text, gap=self._moving.gap)
         self._moving.gap = True
-        self._console.print(parts)
+        self._console.print(blocks, end="")
 
     def _save(self, file: Attachment) -> Path:
         """Write the file, beside any that is there already."""

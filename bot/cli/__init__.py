@@ -61,8 +61,8 @@ def _inhouse(
         typer.echo(context.get_help())
 
 
-@app.command()
-def chat(
+@app.command("chat")
+def _chat(
     model: Annotated[str | None, typer.Option(help="Catalog name, org/name or directory of a model.")] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Leave the GPU alone.")] = False,
     gpu_layers: Annotated[int | None, typer.Option(help="Layers to keep on the GPU, the rest on the CPU.")] = None,
@@ -72,8 +72,7 @@ def chat(
     system: Annotated[str | None, typer.Option(help="Instructions that the model gets first.")] = None,
     once: Annotated[str | None, typer.Option(metavar="QUESTION", help="Print the answer to this, and end.")] = None,
 ) -> None:
-    """Talk with the model in this terminal; from a pipe, each line is a question."""
-    from bot.cli.chat import run_chat
+    """Talk with the model; each line of a pipe is a question."""
     from bot.config import load_settings
 
     options = {
@@ -86,13 +85,46 @@ def chat(
         "system_prompt": system,
     }
     given = {name for name, value in options.items() if value is not None}
-    raise typer.Exit(run_chat(load_settings(**options), given, once))
+    settings = load_settings(**options)  # a mistake in them is told at once, before anything slow
+    from bot.cli.chat import run_chat
+
+    raise typer.Exit(run_chat(settings, given, once))
 
 
-@app.command()
-def run() -> None:
-    """Serve the platforms whose tokens are set, until a signal says to stop."""
+@app.command("run")
+def _run() -> None:
+    """Serve the platforms whose tokens are set."""
     from bot.cli.run import run_platforms
     from bot.config import load_settings
 
     run_platforms(load_settings())
+
+
+@app.command("models")
+def _models() -> None:
+    """List the models: memory needed, and what fits here."""
+    from bot.cli.models import show_models
+    from bot.config import load_settings
+
+    show_models(load_settings())
+
+
+@app.command("pull")
+def _pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Catalog name, org/name or directory of a model.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Fetch a model; its licence and size are shown first."""
+    from bot.cli.models import pull_model
+    from bot.config import load_settings
+
+    pull_model(load_settings(model=name), yes=yes)
+
+
+@app.command("login")
+def _login() -> None:
+    """Store a token of the Hugging Face hub, for gated models."""
+    from bot.cli.models import log_in
+    from bot.config import load_settings
+
+    log_in(load_settings())

@@ -16,8 +16,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from rich.console import Console
+from rich.text import Text
+
 from adapters.console.adapter import KEY, ConsoleAdapter
 from adapters.console.plain import OneLine, PipedLines, PlainScreen
+from adapters.console.screen import RichScreen
+from adapters.console.typed import TypedLines
+from bot.cli.models import pull_model
 from bot.cli.run import serve
 from bot.cli.version import version
 from bot.config import Settings, secrets
@@ -25,6 +31,8 @@ from bot.engine.base import Engine, LoadedModel, LoadProgress, ModelSource
 from bot.engine.process import EngineProcess
 from bot.errors import ConfigError, StateLocked
 from bot.logs import setup_logs
+from bot.models.catalog import Catalog
+from bot.models.hub import installed
 from bot.storage import Storage
 
 REMEMBERED = {"model": "model", "temperature": "temperature", "max_tokens": "max_tokens", "system_prompt": "system"}
@@ -53,24 +61,20 @@ def run_chat(settings: Settings, given: Set[str], once: str | None) -> int:
 
 def _talk(settings: Settings, given: Set[str]) -> int:
     """A person's chat. A second one at the same time is not remembered."""
-    # Imported only where there is a terminal.
-    from rich.console import Console
-
-    from adapters.console.screen import RichScreen
-    from adapters.console.typed import TypedLines
-
     console = Console()
     screen = RichScreen(console, Path.cwd())
-    engine = _TellingEngine(screen.remark)
-    console.print(f"[bold]Inhouse {version()}[/bold] with {settings.model}; /help shows the commands, Ctrl-D leaves.\n")
+    catalog = Catalog.of(settings)
+    if installed(catalog.get(catalog.default), settings) is None:
+        pull_model(settings, yes=False)
+    console.print(Text.assemble((f"Inhouse {version()}", "bold"), "; /help shows the commands, Ctrl-D leaves.\n"))
     home = settings.state_dir / "chat"
     try:
         asyncio.run(_forget_settings(home, given))
-        _serve(settings, home, ConsoleAdapter(TypedLines(home / "history"), screen), engine)
+        _serve(settings, home, ConsoleAdapter(TypedLines(home / "history"), screen), _TellingEngine(screen))
     except StateLocked:
         console.print("Another chat is open here, so this one will not be remembered.\n", style="dim")
         with tempfile.TemporaryDirectory(prefix="inhouse-") as directory:
-            _serve(settings, Path(directory), ConsoleAdapter(TypedLines(None), screen), engine)
+            _serve(settings, Path(directory), ConsoleAdapter(TypedLines(None), screen), _TellingEngine(screen))
     return 0
 
 
@@ -81,16 +85,15 @@ def _serve(settings: Settings, state_dir: Path, adapter: ConsoleAdapter, engine:
 class _TellingEngine(EngineProcess):
     """An engine that says which model it has loaded, and on what."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, screen: RichScreen) -> None:
         super().__init__()
-        self._tell = tell
+        self._screen = screen
 
     async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
         """As the engine does."""
         model = await super().load(source, progress)
-        self._tell(
-            f"{model.name} on {model.device}, {model.dtype}, loaded in {model.load_s:.1f} s. {model.note}".strip()
-        )
+        line = f"{model.name} on {model.device}, {model.dtype}, loaded in {model.load_s:.1f} s. {model.note}"
+        self._screen.remark(line.strip())
         return model
 
 

@@ -106,9 +106,20 @@ class Answer:
 class Generator(Protocol):
     """A way of generating. Every method is called on the engine's main thread."""
 
-    seeds: bool
-    max_running: int
-    cache_tokens: int | None
+    @property
+    def seeds(self) -> bool:
+        """Whether a seed makes an answer repeatable."""
+        ...
+
+    @property
+    def max_running(self) -> int:
+        """How many answers are generated at once."""
+        ...
+
+    @property
+    def cache_tokens(self) -> int | None:
+        """Tokens that the KV cache holds; None if it has no bound of its own."""
+        ...
 
     @property
     def running(self) -> int:

@@ -1,7 +1,7 @@
 """One run of transformers' continuous batching, made ready for us: our scheduler, our token picker, our way out.
 
-In: requests that cannot harm it (the callers see to that). Out: events to a Listener, called on the batch's own thread, so
-they should only be passed on. A run that died is not mended; make another.
+In: requests that cannot harm it (the callers see to that). Out: events to a Listener, called on the batch's own thread,
+so they should only be passed on. A run that died is not mended; make another.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING, Scheduler
 
 from bot.engine.sampling import Choice, TokenPicker
-from bot.engine.scheduling import KeepingScheduler, Pace
+from bot.engine.scheduling import KeepingScheduler, Pace, free_blocks
 from bot.messages import SamplingParams
 
 PAGE = 16
@@ -66,8 +66,19 @@ class Batch:
         finally:
             del SCHEDULER_MAPPING[SCHEDULER]
         assert self._manager.batch_processor is not None
-        self.cache: PagedAttentionCache = self._manager.batch_processor.cache
+        self._cache: PagedAttentionCache | None = self._manager.batch_processor.cache
         self._manager.start()
+
+    @property
+    def cache(self) -> PagedAttentionCache:
+        """The KV cache, until stop()."""
+        assert self._cache is not None
+        return self._cache
+
+    def blocks(self) -> tuple[int, int]:
+        """(free, all) blocks, those kept only for reuse being free; from any thread, and (0, 0) after stop()."""
+        cache = self._cache
+        return free_blocks(cache) if cache is not None else (0, 0)
 
     def add(self, key: str, ids: Sequence[int], max_tokens: int, eos: Sequence[int], params: SamplingParams) -> bool:
         """Start a request under a key never used before; False if the batch is dead."""
@@ -101,7 +112,7 @@ class Batch:
         """End the thread and let go of the cache."""
         self._manager.stop(block=True, hard_stop=True)
         self._manager.destroy()
-        del self.cache
+        self._cache = None
 
     def try_out(self) -> None:
         """Two short prompts: what cannot run shows now, kernels are warm, the pace is known. Raises CannotBatch."""
@@ -121,7 +132,7 @@ class Batch:
 
     def _make(self, model: PreTrainedModel, blocks: int, pace: Pace) -> ContinuousBatchingManager:
         manager: ContinuousBatchingManager = cast(ContinuousMixin, model).init_continuous_batching(
-            GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1),  # type: ignore[no-untyped-call]
+            GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1),
             ContinuousBatchingConfig(
                 page_size=PAGE,
                 num_blocks=blocks,

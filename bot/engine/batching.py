@@ -1,12 +1,12 @@
 """Many answers at once, in the library's continuous batching, fed so that nothing which would kill it ever reaches it.
 
-In: answers whose parameters and prompt passed the guards. Out: their deltas through `emit`. An answer enters the batch only
-when its whole prompt and max_tokens fit the KV cache beside those already in, so that nobody is ever thrown out again; the
-others wait here, in order. Everything runs on the engine's main thread, except that what the batch's own thread reports
-is `post`ed there.
+In: answers whose parameters and prompt passed the guards. Out: their deltas through `emit`. An answer enters the batch
+only when its whole prompt and max_tokens fit the KV cache beside those already in, so that nobody is ever thrown out
+again; the others wait here, in order. Everything runs on the engine's main thread, except that what the batch's own
+thread reports is `post`ed there.
 
-Should the batch die all the same, its answers fail with a sentence and a new one takes its place; out of memory, each is
-tried once more alone. A CUDA error is for good: it is raised as Unrecoverable, and the process must go.
+Should the batch die all the same, its answers fail with a sentence and a new one takes its place; out of memory, each
+is tried once more alone. A CUDA error is for good: it is raised as Unrecoverable, and the process must go.
 """
 
 import gc
@@ -21,7 +21,7 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 from bot.engine.answers import Answer, Emit, Post
 from bot.engine.batch import FIRST_CHUNK, LARGEST_CHUNK, MAX_RUNNING, Batch
 from bot.engine.protocol import Failed
-from bot.engine.scheduling import Pace, free_blocks
+from bot.engine.scheduling import Pace
 from bot.messages import FinishReason
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Batching:
         self._waiting: deque[Answer] = deque()
         self._running: dict[str, Answer] = {}
         self._reserved: dict[str, int] = {}
+        self._closed = False
         self._pace = Pace(FIRST_CHUNK, LARGEST_CHUNK)
         self._batch = self._start()
         self.cache_tokens = self._batch.cache.num_sectors * self._batch.cache.tokens_per_sector
@@ -80,10 +81,11 @@ class Batching:
 
     def blocks(self) -> tuple[int, int]:
         """(free, all) blocks; those kept only for reuse are free."""
-        return free_blocks(self._batch.cache)
+        return self._batch.blocks()
 
     def close(self) -> None:
-        """Stop the batch and give its cache back."""
+        """Stop the batch and give its cache back; what it still reports is not listened to."""
+        self._closed = True
         self._batch.stop()
 
     # ------------------------------------------------------------------------------- called on the batch's thread
@@ -132,7 +134,7 @@ class Batching:
 
     def _on_step(self, batch: Batch, outputs: list[GenerationOutput], at: float) -> None:
         """One step's new tokens, of all answers."""
-        if batch is not self._batch:
+        if self._closed or batch is not self._batch:
             return
         if any(output.status == RequestStatus.FAILED for output in outputs) and batch.is_dead():
             self._replace(batch)
@@ -166,9 +168,11 @@ class Batching:
 
     def _on_gone(self, batch: Batch, keys: list[str]) -> None:
         """The batch let go of cancelled answers."""
+        if self._closed or batch is not self._batch:
+            return
         for key in keys:
             answer = self._running.get(key)
-            if answer is not None and batch is self._batch:
+            if answer is not None:
                 if not answer.ended:
                     self._emit(answer.end("", FinishReason.ABORT))
                 self._release(key)
@@ -182,7 +186,7 @@ class Batching:
 
     def _replace(self, batch: Batch) -> None:
         """Start the dead batch anew, and see to the answers that were in it."""
-        if batch is not self._batch:
+        if self._closed or batch is not self._batch:
             return
         error = batch.take_error()
         log.error("the batch died: %s", error)

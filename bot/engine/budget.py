@@ -1,12 +1,13 @@
 """Which turns of a long conversation are kept.
 
-Comes in: what each turn costs, oldest first, and how much there is to spend. Goes out: the index of the first turn that is
-kept. Promises: the cut is coarse and does not creep. From one turn of a conversation to the next it stays where it was until
-the budget is spent again, so that the beginning of the prompt, and the cache that holds it, can be reused.
+Comes in: what each turn costs, oldest first, and how much there is to spend. Goes out: the index of the first turn
+that is kept. Promises: the cut is coarse and does not creep. From one turn of a conversation to the next it stays
+where it was until the budget is spent again, so that the beginning of the prompt, and the cache that holds it, can be
+reused.
 
-The whole history is walked each time, and the cuts that earlier turns made are made again: the result depends on nothing but
-the turns and the budget. It follows that a caller who bounds the history first must do so in coarse steps too: a window that
-slides by a turn starts the walk elsewhere each time, and the cut moves with it.
+The whole history is walked each time, and the cuts that earlier turns made are made again: the result depends on
+nothing but the turns and the budget. It follows that a caller who bounds the history first must do so in coarse steps
+too: a window that slides by a turn starts the walk elsewhere each time, and the cut moves with it.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
-"""How large the KV cache of a model may be: from the setting, or from the memory that is free once the weights are loaded.
+"""How large the KV cache of a model may be: from the setting, or from the memory that is free once the weights are
+loaded.
 
 In: a loaded model, its context window, the setting in MB or None. Out: pages of the batch's cache.
 """

@@ -1,10 +1,10 @@
 """Token ids to text, as they come.
 
-Comes in: the newly generated ids of one answer, in any portions. Goes out: text that will not change any more. Promises: the
-portions together are the text of all ids, whatever the portions were, except that it ends before the first stop string
-(never shown, not even a part of it), that white space before the first word is left out, and so is a block of
-`<think>...</think>` that the answer begins with; no special token is shown, and no replacement character for a character
-whose bytes are still coming. An id is decoded a bounded number of times, however long the answer.
+Comes in: the newly generated ids of one answer, in any portions. Goes out: text that will not change any more.
+Promises: the portions together are the text of all ids, whatever the portions were, except that it ends before the
+first stop string (never shown, not even a part of it), that white space before the first word is left out, and so is a
+block of `<think>...</think>` that the answer begins with; no special token is shown, and no replacement character for
+a character whose bytes are still coming. An id is decoded a bounded number of times, however long the answer.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class TextDecoder:
         self._stop = [text for text in stop if text]
         self._held = ""
         self._opening = None if continues else _Opening()
-        # The window: ids whose text is out, kept because the text of an id can depend on the one before it, then the rest.
+        # The window: ids whose text is out, kept since the text of an id can depend on the one before; then the rest.
         self._window = self._context(continues)
         self._out = len(self._window)
         self._before = self._decode(self._window)
@@ -55,9 +55,10 @@ class TextDecoder:
         return self._show(rest, ended=True)
 
     def _complete(self) -> str:
-        """The text up to the last id that completes a character; those ids leave the window but for the last portion."""
+        """The text up to the last id that completes a character; these ids are what the window keeps as out."""
         length = len(self._window)
-        for end in range(length, max(self._out, length - LONGEST_CHARACTER), -1):
+        oldest = max(self._out, length - LONGEST_CHARACTER)
+        for end in range(length, oldest, -1):
             text = self._decode(self._window[:end])
             if text.endswith(REPLACEMENT):
                 continue
@@ -67,7 +68,7 @@ class TextDecoder:
             self._before = self._decode(self._window[: self._out])
             return new
         # An id that has not become text among so many is no part of a character, and would spoil those that follow.
-        del self._window[self._out : length - LONGEST_CHARACTER]
+        del self._window[self._out : oldest]
         return ""
 
     def _show(self, text: str, ended: bool) -> str:

@@ -1,14 +1,14 @@
 """Text to token ids, with no way for content to become control.
 
-Comes in: a prompt as pieces, each either structure (written by a chat template) or content (written by people and models).
-Goes out: token ids. Promises: a control token, which is any added token of the tokenizer that is not mere whitespace, comes
-out of structure only, never out of content nor out of where the two meet; content that holds no such token's text is
-tokenised exactly as it would be inside the whole rendered prompt.
+Comes in: a prompt as pieces, each either structure (written by a chat template) or content (written by people and
+models). Goes out: token ids. Promises: a control token, which is any added token of the tokenizer that is not mere
+whitespace, comes out of structure only, never out of content nor out of where the two meet; content that holds no such
+token's text is tokenised exactly as it would be inside the whole rendered prompt.
 
-Tokenizers look for added tokens first and treat the text between two of them on its own. So the prompt is taken apart at the
-structure's control tokens, and each stretch between is encoded with its neighbours around it, which keeps leading spaces as
-they would be. A control token's text inside a stretch is cut after its first character, and both sides are encoded apart:
-the same characters, but never that token.
+Tokenizers look for added tokens first and treat the text between two of them on its own. So the prompt is taken apart
+at the structure's control tokens, and each stretch between is encoded with its neighbours around it, which keeps
+leading spaces as they would be. A control token's text inside a stretch is cut after its first character, and both
+sides are encoded apart: the same characters, but never that token.
 """
 
 import re
@@ -39,10 +39,9 @@ class SafeEncoder:
         self._control_ids = frozenset(self._ids.values())
         longest_first = sorted(self._ids, key=len, reverse=True)
         self.control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        flags = ("lstrip", "rstrip", "single_word", "normalized")
-        plain = [
-            added[number].content for number in self._ids.values() if not any(getattr(added[number], f) for f in flags)
-        ]
+        flags = ("lstrip", "rstrip", "single_word", "normalized")  # with these a token changes what stands beside it
+        tokens = (added[number] for number in self._ids.values())
+        plain = [token.content for token in tokens if not any(getattr(token, flag) for flag in flags)]
         self._anchor = plain[0] if plain else ""
         self._stretch = lru_cache(CACHED_STRETCHES)(self._encode_stretch)
 
@@ -75,12 +74,13 @@ class SafeEncoder:
         for number, part in enumerate(parts):
             left = before if number == 0 else self._anchor
             right = after if number == len(parts) - 1 else ""
-            ids += self._between(left, part, right)
-        if not self._control_ids.isdisjoint(ids):
-            # A normaliser made a control token of something else, or one has a single character: nothing can be joined
-            # from characters encoded one by one, and what still is control is left out.
-            ids = [number for char in text for number in self._between(self._anchor, char, "")]
-            ids = [number for number in ids if number not in self._control_ids]
+            found = self._between(left, part, right)
+            if not self._control_ids.isdisjoint(found):
+                # A normaliser made a control token of something else, or one has a single character. Nothing can be
+                # joined from characters that are encoded one by one, and what still is control is left out.
+                found = [id_ for char in part for id_ in self._between(self._anchor, char, "")]
+                found = [id_ for id_ in found if id_ not in self._control_ids]
+            ids += found
         return tuple(ids)
 
     def _cut(self, text: str) -> list[str]:
@@ -95,5 +95,5 @@ class SafeEncoder:
     def _between(self, before: str, text: str, after: str) -> list[int]:
         if not text:
             return []
-        ids = self._tokenizer.encode(before + text + after, add_special_tokens=False)
+        ids: list[int] = self._tokenizer.encode(before + text + after, add_special_tokens=False)
         return ids[bool(before) : len(ids) - bool(after)]

@@ -1,8 +1,8 @@
 """The model in the engine's process: loads it, chooses how it generates, turns requests into answers.
 
 In: what the parent asks, one call at a time on the main thread (`stats` may be called on another). Out: deltas through
-`emit`; errors are InhouseErrors with a sentence for a person. A model that cannot batch generates sequentially, and says so
-once, in LoadedModel.note.
+`emit`; errors are InhouseErrors with a sentence for a person. A model that cannot batch generates sequentially, and
+says so once, in LoadedModel.note.
 """
 
 import gc
@@ -14,6 +14,7 @@ from time import perf_counter
 import psutil
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from bot.engine.answers import Answer, Emit, Generator, Meter, Post
 from bot.engine.base import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
@@ -55,6 +56,8 @@ class ModelHost:
         self._meter = Meter()
         self._hosted: _Hosted | None = None
         self._process = psutil.Process()
+        logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
+        disable_progress_bar()
 
     def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
         """Replace the loaded model. Raises ModelError; no model is loaded then."""
@@ -91,6 +94,10 @@ class ModelHost:
             self._submit(stream, request)
         except RequestFailed as error:
             self._emit(Failed(stream, str(error)))
+        except Exception:
+            # A mistake of ours with one conversation must not take down the others' answers.
+            log.exception("a request could not be prepared")
+            self._emit(Failed(stream, "This conversation could not be made into a prompt; the engine's log says why."))
 
     def abort(self, stream: int) -> None:
         """End an answer at the next step boundary."""
@@ -127,7 +134,8 @@ class ModelHost:
         asked_at = perf_counter()
         built = hosted.prompts.build(request.prompt, params.max_tokens)
         check_prompt(built.ids, params.max_tokens, hosted.limits)
-        decoder = TextDecoder(hosted.tokenizer, (*hosted.source.stop, *params.stop), bool(request.prompt.prefix))
+        continues = built.ids if request.prompt.prefix else ()
+        decoder = TextDecoder(hosted.tokenizer, (*hosted.source.stop, *params.stop), continues)
         hosted.generator.submit(Answer(stream, built, params, decoder, hosted.eos, self._meter, asked_at))
 
     def _generator(self, source: ModelSource, model: PreTrainedModel, window: int) -> tuple[Generator, str]:
@@ -150,12 +158,14 @@ class ModelHost:
             raise ModelError(CACHE_TOO_LARGE) from error
 
     def _unload(self) -> None:
-        if self._hosted is not None:
-            self._hosted.generator.close()
-            self._hosted = None
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        hosted, self._hosted = self._hosted, None
+        if hosted is None:
+            return
+        hosted.generator.close()
+        del hosted
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _window(source: ModelSource, model: PreTrainedModel) -> int:

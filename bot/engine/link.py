@@ -68,7 +68,7 @@ class Link:
         )
         logging_task = asyncio.create_task(_log_output(process))
         ended = asyncio.create_task(process.wait())
-        ended.add_done_callback(lambda _: arrived.done() or arrived.set_exception(EngineDied(STILLBORN)))
+        ended.add_done_callback(lambda _: None if arrived.done() else arrived.set_exception(EngineDied(STILLBORN)))
         try:
             reader, writer = await asyncio.wait_for(arrived, HELLO_SECONDS)
         except BaseException as error:

@@ -1,14 +1,14 @@
 """The service's side of the engine: starts its process, speaks to it, and survives it.
 
-`EngineProcess` is an Engine (bot.engine.base). The process starts with the first load, and again with the first load after
-it died; whatever it was doing then ends in EngineDied. torch is imported there and never here.
+`EngineProcess` is an Engine (bot.engine.base). The process starts with the first load, and again with the first load
+after it died; whatever it was doing then ends in EngineDied. torch is imported there and never here.
 """
 
 import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from bot.engine.base import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
@@ -71,7 +71,7 @@ class EngineProcess:
             finally:
                 self._loading = None
 
-    async def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
+    async def stream(self, request: EngineRequest) -> AsyncGenerator[TokenDelta, None]:
         """Deltas of one generation; closing the iterator aborts it. Raises RequestFailed or EngineDied."""
         check_params(request.params)
         name = request.request_id

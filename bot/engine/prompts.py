@@ -1,13 +1,14 @@
 """History to token ids.
 
-Comes in: a `Prompt` (system prompt, turns, perhaps the beginning of the answer) and how many tokens the answer may take.
-Goes out: the ids that the model is to continue, and how many old turns had to go. Promises: they fit the context window with
-the answer; the system prompt and the last question are always in; the beginning is the same from turn to turn unless the
-history had to be cut (see `budget`); nothing that people or models wrote becomes a control token or a role marker.
+Comes in: a `Prompt` (system prompt, turns, perhaps the beginning of the answer) and how many tokens the answer may
+take. Goes out: the ids that the model is to continue, and how many old turns had to go. Promises: they fit the context
+window with the answer; the system prompt and the last question are always in; the beginning is the same from turn to
+turn unless the history had to be cut (see `budget`); nothing that people or models wrote becomes a control token or a
+role marker.
 
-Neighbouring turns of one role become one, as templates that refuse two user turns in a row need it, and the others read it
-as well. Where the template has no system role, the system prompt opens the first user turn. Names stand before what people
-said once two of them speak, so the beginning of the prompt changes once, when the second one joins.
+Neighbouring turns of one role become one, as templates that refuse two user turns in a row need it, and the others
+read it as well. Where the template has no system role, the system prompt opens the first user turn. Names stand before
+what people said once two of them speak, so the beginning of the prompt changes once, when the second one joins.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ BETWEEN = "\n\n"
 
 @dataclass(frozen=True, slots=True)
 class BuiltPrompt:
-    """Token ids to continue. `window` is the context window in tokens, `dropped_turns` how many oldest turns are not in."""
+    """Token ids to continue. `window` is the context window in tokens; `dropped_turns` oldest turns are not in."""
 
     ids: list[int]
     dropped_turns: int
@@ -97,12 +98,12 @@ class PromptBuilder:
         """What the turns say, neighbours of one role joined."""
         people = {turn.author for turn in turns if turn.role is not Role.ASSISTANT and turn.author}
         said: list[list[str]] = []
-        before = Role.ASSISTANT
+        assistant = True
         for turn in turns:
-            if turn.role is not before:
+            if assistant is not (turn.role is Role.ASSISTANT):
+                assistant = not assistant
                 said.append([])
             said[-1].append(_named(turn) if len(people) > 1 else turn.text.strip())
-            before = turn.role
         return [self._clean(BETWEEN.join(texts)) for texts in said]
 
     def _clean(self, text: str) -> str:

@@ -1,7 +1,7 @@
 """The messages between the service and the engine's process, and how they travel.
 
-A frame is its length in 4 bytes (big endian) and then msgpack. Decoding checks every field's type, so that what arrives is
-what the types here say or an error. Each side says VERSION in its first message and refuses another one.
+A frame is its length in 4 bytes (big endian) and then msgpack. Decoding checks every field's type, so that what arrives
+is what the types here say or an error. Each side says VERSION in its first message and refuses another one.
 """
 
 import socket

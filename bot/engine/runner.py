@@ -1,9 +1,9 @@
 """The engine's process: `python -m bot.engine.runner`, started by bot.engine.link and by nobody else.
 
-In: messages on the connection whose port and secret are in the environment. Out: messages; its output streams are only a
-log. Two threads of ours: the reader, which ends the process the moment the connection does (whatever torch is doing), and
-the main thread, which does everything else, one call after another, from one inbox. What happened between two sends travels
-in one frame. A parent that reads slowly holds up the sending, never the generating.
+In: messages on the connection whose port and secret are in the environment. Out: messages; its output streams are only
+a log. Two threads of ours: the reader, which ends the process the moment the connection does (whatever torch is doing),
+and the main thread, which does everything else, one call after another, from one inbox. What happened between two sends
+travels in one frame. A parent that reads slowly holds up the sending, never the generating.
 """
 
 import contextlib
@@ -116,6 +116,10 @@ class Runner:
                     model = self.host.load(source, lambda progress: self._channel.send(Progress(number, progress)))
                 except InhouseError as error:
                     self._channel.send(LoadFailed(number, str(error)))
+                except Exception:
+                    log.exception("%s could not be loaded", source.name)
+                    why = f"{source.name} could not be loaded, for a reason that was not foreseen; the log has it."
+                    self._channel.send(LoadFailed(number, why))
                 else:
                     self._channel.send(Loaded(number, model))
             case Generate(stream, request):
@@ -127,14 +131,16 @@ class Runner:
 
 
 def _read(connection: socket.socket, runner: Runner) -> None:
-    """The reader's thread: hand on every message; end the process when there are no more."""
+    """The reader's thread: hand on every message; end the process when there are no more, and whatever goes wrong."""
     try:
         while (message := protocol.receive(connection)) is not None:
             runner.hear(message)
-    except protocol.ProtocolError as error:
-        log.error("the service does not speak our protocol: %s", error)
+        os._exit(0)
+    except BaseException:
+        log.exception("the engine cannot go on reading")
+        sys.stderr.flush()
+    finally:
         os._exit(1)
-    os._exit(0)
 
 
 def main() -> None:

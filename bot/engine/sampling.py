@@ -1,9 +1,9 @@
 """Picking the next token of every request in a batch, each by its own parameters, in one pass.
 
-In: the logits of one step, float32 [rows, vocabulary], and a `Choice` for each request. Out: the same logits, changed so
-that their argmax is the token picked. Greedy rows stay as they are (first index on ties, as generate() does); in a
-sampled row the picked token becomes +inf. Sampling adds Gumbel noise to the kept logits and takes the maximum, which draws
-from exactly their softmax. A row that is not a number picks garbage for itself alone and nothing ever raises.
+In: the logits of one step, float32 [rows, vocabulary], and a `Choice` for each request. Out: the same logits, changed
+so that their argmax is the token picked. Greedy rows stay as they are (first index on ties, as generate() does); in a
+sampled row the picked token becomes +inf. Sampling adds Gumbel noise to the kept logits and takes the maximum, which
+draws from exactly their softmax. A row that is not a number picks garbage for itself alone and nothing ever raises.
 
 Kept are the tokens that transformers' own warpers keep (temperature, then top-k, then top-p), found among the PREFILTER
 highest logits where those provably hold them all, else among all.
@@ -83,7 +83,7 @@ class TokenPicker(ContinuousBatchingLogitsProcessor):
 
 
 def penalise(scores: Tensor, choices: Sequence[Choice], seen: Sequence[Tensor | None]) -> None:
-    """Apply each row's repetition penalty in place: seen tokens' logits are divided by it, or multiplied if negative."""
+    """Apply each row's repetition penalty in place: seen tokens' logits are divided by it, or multiplied."""
     rows = [(row, ids) for row, ids in enumerate(seen) if ids is not None]
     if not rows:
         return
@@ -110,7 +110,7 @@ def pick(scores: Tensor, choices: Sequence[Choice]) -> None:
 
 
 def draw(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """One token for each row: ids, int64 [rows], of logits [rows, vocabulary] that are already divided by temperature."""
+    """One token for each row: ids, int64 [rows], of logits [rows, vocabulary] already divided by temperature."""
     kept, ids, complete = keep(logits, top_k, top_p, min(PREFILTER, logits.size(-1)))
     drawn = ids.gather(-1, _noisy_argmax(kept)).squeeze(-1)
     if bool(complete.all()):

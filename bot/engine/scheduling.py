@@ -1,11 +1,12 @@
 """Our rules inside transformers' batch scheduler: what is kept of the cache, how long a step may last, who is told.
 
 `KeepingScheduler` is first in, first out, like the library's. Beyond it:
-- blocks kept for reuse are evicted one by one, those of the conversation that rested longest first and its end before its
-  beginning, and only as many as the next step may need (the library's own rule evicts all of them at once);
-- a prefill chunk is cut to what lasts MAX_STEPS decode steps at the measured speed (`Pace`), so that nobody who is being
-  answered, or who asks to stop, waits longer than that;
+- blocks kept for reuse are evicted one by one, those of the conversation that rested longest first and its end before
+  its beginning, and only as many as the next step may need (the library's own rule evicts all of them at once);
+- a prefill chunk is cut to what lasts MAX_STEPS decode steps at the measured speed (`Pace`), so that nobody who is
+  being answered, or who asks to stop, waits longer than that;
 - it tells how much of a prompt was found in the cache, and when a cancelled request is gone.
+
 It runs on the batch's own thread.
 """
 
@@ -21,7 +22,7 @@ SMALLEST_CHUNK = 32
 
 
 class Pace:
-    """How many prompt tokens one step may take. Measured from the steps themselves; `largest` until something is known."""
+    """How many prompt tokens one step may take: `first` at first, then by what the steps themselves took."""
 
     def __init__(self, first: int, largest: int) -> None:
         self.chunk = first
@@ -50,7 +51,7 @@ class Pace:
 
 
 class KeepingScheduler(FIFOScheduler):
-    """See the module. `matched(id, tokens)`: a request starts with so many tokens found; `gone(ids)`: cancelled for good."""
+    """See the module. matched(id, tokens): a request starts, so many tokens were found. gone(ids): cancelled."""
 
     def __init__(
         self,
@@ -78,7 +79,9 @@ class KeepingScheduler(FIFOScheduler):
 
     def finish_request(self, request_id: str) -> None:
         """Free the request's blocks, so ordered that the end of a conversation is evicted before its beginning."""
-        blocks = {name: list(part.block_table.get(request_id, ())) for name, part in self.cache.cache_allocators.items()}
+        blocks = {
+            name: list(part.block_table.get(request_id, ())) for name, part in self.cache.cache_allocators.items()
+        }
         super().finish_request(request_id)
         self._rest(blocks)
 
@@ -105,11 +108,12 @@ class KeepingScheduler(FIFOScheduler):
 
     def _try_to_meet_safety_margin(self) -> bool:
         """Make room for one step. Admission sees to it that running requests fit, so nobody is ever held back here."""
-        room = 0
-        for part in self.cache.cache_allocators.values():
-            room = max(room, self.pace.chunk // part.tokens_per_page + 2 * self.max_requests_per_batch)
+        requests = [*self.active_requests.values(), *self.waiting_requests.values()]
+        prefill = min(self.pace.chunk, sum(len(state.remaining_prefill_tokens) for state in requests))
         for part in self.cache.cache_allocators.values():
             ledger = part.ledger
+            # Besides the chunk's own pages, each request may begin one more.
+            room = prefill // part.tokens_per_page + len(requests) + 1
             free = self.cache.pool.count_free_blocks(part.index)
             free += self.cache.pool.num_free_sectors * part.blocks_per_sector
             oldest = list(ledger.cached_blocks)[: max(0, room - free)]

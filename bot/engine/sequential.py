@@ -1,8 +1,8 @@
 """One answer after another with generate(), for models that cannot batch, and for seeds.
 
-In and out as in batching: answers that passed the guards, deltas through `emit`. generate() runs in a thread of its own, one
-call at a time; tokens are posted to the engine's main thread as they come. A stop string and an abort end it at the next
-token. There is no prefix cache: every prompt is computed from its beginning.
+In and out as in batching: answers that passed the guards, deltas through `emit`. generate() runs in a thread of its
+own, one call at a time; tokens are posted to the engine's main thread as they come. A stop string and an abort end it
+at the next token. There is no prefix cache: every prompt is computed from its beginning.
 """
 
 from collections import deque
@@ -94,7 +94,7 @@ class Sequential:
                 streamer=streamer,
                 stopping_criteria=StoppingCriteriaList([_Stopped(stop)]),
             )
-        except Exception as error:  # noqa: BLE001  (anything the model raises is this answer's failure)
+        except Exception as error:  # anything the model raises is this answer's failure
             failure = error.with_traceback(None)  # a traceback holds on to tensors
         self._post(partial(self._on_done, answer, failure))
 
@@ -129,7 +129,7 @@ def generation_config(params: SamplingParams, eos: frozenset[int]) -> Generation
         settings |= {"temperature": float(params.temperature), "top_p": float(params.top_p), "top_k": params.top_k}
     if eos:
         settings |= {"eos_token_id": sorted(eos), "pad_token_id": min(eos)}
-    return GenerationConfig(repetition_penalty=float(params.repetition_penalty), **settings)  # type: ignore[no-untyped-call]
+    return GenerationConfig(repetition_penalty=float(params.repetition_penalty), **settings)
 
 
 class _Tokens(BaseStreamer):

@@ -1,7 +1,7 @@
 """The catalog: which models there are here, and which of them people may switch to.
 
-In: the settings (INHOUSE_MODEL, INHOUSE_MODELS, INHOUSE_CATALOG). Out: a `ModelSpec` for a name. Promise: what is wrong with
-the operator's names or file is one ConfigError that tells all of it; an unknown name is a ModelError with suggestions.
+In: the settings (INHOUSE_MODEL, INHOUSE_MODELS, INHOUSE_CATALOG). Out: a `ModelSpec` for a name. Promise: all that
+is wrong with the operator's names or file is one ConfigError; an unknown name is a ModelError with suggestions.
 """
 
 import difflib

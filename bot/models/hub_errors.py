@@ -1,7 +1,7 @@
 """What goes wrong between us and the Hugging Face hub, as sentences.
 
-In: an exception of huggingface_hub or of the system. Out: a ModelError with one sentence and the link or command that fixes
-it; HubUnreachable where nothing is wrong but the way to the hub. Promise: no message shows a token.
+In: an exception of huggingface_hub or of the system. Out: a ModelError with one sentence and the link or command that
+fixes it; HubUnreachable where nothing is wrong but the way to the hub. Promise: no message shows a token.
 """
 
 import errno
@@ -52,7 +52,12 @@ def explain(error: Exception, repo: str, endpoint: str, with_token: bool) -> Mod
 
 def _answered(error: Exception, repo: str, page: str, endpoint: str, with_token: bool) -> ModelError:
     """The hub said no."""
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     response = getattr(error, "response", None)
     status = int(getattr(response, "status_code", 0))
@@ -86,7 +91,7 @@ def _answered(error: Exception, repo: str, page: str, endpoint: str, with_token:
 
 def _disk(error: OSError) -> ModelError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ModelError("The disk is full; make room (or move the cache with HF_HOME), and run the same command again.")
+        return ModelError("The disk is full; make room (or move the cache with HF_HOME) and run the command again.")
     return ModelError(f"{error.filename} cannot be used: {error.strerror}.")
 
 

@@ -21,7 +21,7 @@ STYLES = {Verdict.FITS: "green", Verdict.TIGHT: "yellow", Verdict.WONT_FIT: "red
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model. memory_mb: as in COLUMNS, 0 where not known. fit: as the settings would load it. offered: to people."""
+    """One model. memory_mb: as in COLUMNS, 0 where not known. fit: as the settings load it. offered: to people."""
 
     name: str
     parameters: int
@@ -40,9 +40,7 @@ def rows(catalog: Catalog, hardware: Hardware, settings: Settings, here: frozens
     found = []
     for spec in sorted(catalog, key=lambda spec: (spec.parameters or 10**15, spec.name)):
         estimates = [fits(spec, hardware, dtype, bits, None, settings.kv_cache_mb) for dtype, bits in COLUMNS]
-        fit = fits(
-            spec, hardware, settings.dtype, settings.quantization, settings.gpu_layers, settings.kv_cache_mb
-        )
+        fit = fits(spec, hardware, settings.dtype, settings.quantization, settings.gpu_layers, settings.kv_cache_mb)
         found.append(
             Row(
                 name=spec.name,

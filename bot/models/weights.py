@@ -1,8 +1,8 @@
 """Fetching large files so that no byte is fetched twice.
 
 In: file names with size and sha256, and the address they are under. Out: the files, named by their sha256, in the hub
-cache's directory of blobs. Promise: a file is there whole and checked, or not at all; what an interrupted download left is
-gone on with (huggingface_hub 2.4 itself starts a file anew).
+cache's directory of blobs. Promise: a file is there whole and checked, or not at all; an interrupted download goes
+on where it stopped (huggingface_hub 2.4 itself starts a file anew).
 """
 
 import hashlib
@@ -76,7 +76,7 @@ class _Meter:
         pass
 
 
-class Stopped(Exception):  # noqa: N818  # not an error: somebody interrupted the download
+class Stopped(Exception):
     """Ends a worker when another one failed or the person gave up."""
 
 
@@ -103,7 +103,6 @@ def fetch_weights(files: Sequence[WeightFile], url: str, token: str | None, blob
 def _fetch(file: WeightFile, url: str, token: str | None, blobs: Path, meter: _Meter) -> None:
     """One file: go on with its partial one, check the whole, give it its name."""
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
 
     partial = file.partial(blobs)
     with partial.open("ab") as target:
@@ -113,7 +112,7 @@ def _fetch(file: WeightFile, url: str, token: str | None, blobs: Path, meter: _M
             f"{url}/{file.name}",
             target,
             resume_size=target.tell(),
-            headers=build_hf_headers(token=token or False),
+            headers={"authorization": f"Bearer {token}"} if token else {},
             expected_size=file.size,
             tqdm_class=lambda **_: meter,  # type: ignore[arg-type]  # it asks for a class and calls it
         )

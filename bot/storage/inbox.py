@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, RowMapping, and_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, exists, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -66,6 +66,13 @@ class Inbox:
                 await _add(connection, request)
             return True
 
+    async def seen(self, key: ConversationKey, identity: str) -> bool:
+        """Whether an event was stored before."""
+        values = {**asdict(key), "identity": identity}
+        this = exists().where(*(inbox.c[name] == values[name] for name in _IDENTITY))
+        async with self._database.read() as connection:
+            return bool((await connection.execute(select(this))).scalar_one())
+
     async def add_request(self, request: GenerationRequest) -> None:
         """Store a further request for a message that is stored already."""
         async with self._database.write() as connection:
@@ -73,13 +80,16 @@ class Inbox:
 
     async def start(self, request_id: str) -> None:
         """A waiting request is running now. One that does not wait (cancelled meanwhile) stays as it is."""
-        await self._move(request_id, RequestStatus.WAITING, {"status": RequestStatus.RUNNING})
+        await self._move(request_id, (RequestStatus.WAITING,), {"status": RequestStatus.RUNNING})
 
     async def hand_back(self, request_id: str, wait_left_s: float, *, counts: bool) -> None:
-        """A running request waits again, for at most `wait_left_s`. counts: the attempt did (the engine died of it)."""
+        """A request waits (again), for at most `wait_left_s`. counts: the attempt did (the engine died of it).
+
+        One that has ended meanwhile stays as it is.
+        """
         await self._move(
             request_id,
-            RequestStatus.RUNNING,
+            (RequestStatus.WAITING, RequestStatus.RUNNING),
             {
                 "status": RequestStatus.WAITING,
                 "wait_left_s": wait_left_s,
@@ -90,7 +100,7 @@ class Inbox:
     async def cancel(self, request_id: str) -> None:
         """A waiting request will not run. One that does not wait stays as it is."""
         await self._move(
-            request_id, RequestStatus.WAITING, {"status": RequestStatus.CANCELLED, "finished_at": time.time()}
+            request_id, (RequestStatus.WAITING,), {"status": RequestStatus.CANCELLED, "finished_at": time.time()}
         )
 
     async def finish(
@@ -166,10 +176,10 @@ class Inbox:
             found = await connection.execute(select(requests).where(which).order_by(requests.c.id))
             return [_stored_request(row) for row in found.mappings()]
 
-    async def _move(self, request_id: str, status: RequestStatus, values: dict[str, object]) -> None:
+    async def _move(self, request_id: str, of: Sequence[RequestStatus], values: dict[str, object]) -> None:
         async with self._database.write() as connection:
             await connection.execute(
-                update(requests).where(requests.c.request_id == request_id, requests.c.status == status).values(values)
+                update(requests).where(requests.c.request_id == request_id, requests.c.status.in_(of)).values(values)
             )
 
 

@@ -1,0 +1,188 @@
+"""From a directory to a model in memory: the only place that loads weights. Runs in the engine's process.
+
+In: a `ModelSource`. Out: `Loaded`: model, tokenizer, what a person should know. Promises: nothing is fetched, no code of
+the model's is run, only safetensors are read, nothing is printed; what goes wrong is a ModelError with one sentence.
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from bot.engine.base import LoadProgress, ModelSource
+from bot.errors import ModelError
+from bot.models import local
+from bot.models.hardware import Hardware, choose_dtype, detect
+from bot.models.steps import Tell, told
+
+Report = Callable[[LoadProgress], None]
+
+WEIGHTS_BEGIN, WEIGHTS_END = 0.1, 0.85
+"""The part of a load that is spent on weights, for its progress."""
+
+OWN_FILES = {"local_files_only": True, "trust_remote_code": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready to generate. offloaded: some layers stay in RAM. note: what a person should know, or ''."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    hardware: Hardware
+    dtype: str
+    offloaded: bool
+    note: str
+
+
+def load(source: ModelSource, progress: Report) -> Loaded:
+    """Load what `source` names, as it says. Raises ModelError; nothing stays in memory then."""
+    progress(LoadProgress("looking at the hardware", 0.0))
+    hardware = detect("cpu" if source.gpu_layers == 0 else source.device)
+    folder = Path(source.path)
+    local.check(folder)
+    dtype = choose_dtype(source.dtype, hardware)
+    with _explained(source), told(_weights_told(progress)):
+        config = AutoConfig.from_pretrained(folder, **OWN_FILES)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **OWN_FILES)
+        device_map = _device_map(source, config, hardware)
+        progress(LoadProgress("loading weights", WEIGHTS_BEGIN))
+        found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=getattr(torch, dtype),
+            device_map=device_map,
+            attn_implementation="sdpa",
+            quantization_config=_quantization(source.quantization, dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            **OWN_FILES,
+        )
+    # The library's annotations do not know what output_loading_info returns.
+    model, seen = cast(tuple[PreTrainedModel, dict[str, Collection[object]]], found)
+    if seen["missing_keys"] or seen["mismatched_keys"]:
+        raise ModelError(f"The weights in {folder} do not belong to its config.json; {_again(source)}.")
+    model.eval()
+    offloaded = len(set(device_map.values())) > 1
+    return Loaded(model, tokenizer, hardware, dtype, offloaded, _note(source, hardware, offloaded))
+
+
+def layer_map(config: PreTrainedConfig, on_gpu: int) -> dict[str, int | str]:
+    """accelerate's device_map: the first `on_gpu` decoder layers and all that is no layer on GPU 0, the rest on the CPU.
+
+    Raises ModelError for a model whose layers cannot be told.
+    """
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config)
+    count = int(config.get_text_config().num_hidden_layers)
+    stacks = [
+        name
+        for name, module in skeleton.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count
+    ]
+    if not stacks:
+        raise ModelError("The layers of this model cannot be told apart; leave INHOUSE_GPU_LAYERS unset for it.")
+    layers = stacks[0]
+    parent = layers.rpartition(".")[0]
+    beside = [name for name, _ in skeleton.named_children() if name != parent]
+    beside += [f"{parent}.{name}" for name, _ in skeleton.get_submodule(parent).named_children()]
+    placed: dict[str, int | str] = {name: 0 for name in beside if name != layers}
+    return placed | {f"{layers}.{number}": 0 if number < on_gpu else "cpu" for number in range(count)}
+
+
+def _device_map(source: ModelSource, config: PreTrainedConfig, hardware: Hardware) -> dict[str, int | str]:
+    if not hardware.gpu:
+        return {"": "cpu"}
+    count = int(config.get_text_config().num_hidden_layers)
+    if source.gpu_layers is None or source.gpu_layers >= count:
+        return {"": 0}
+    return layer_map(config, source.gpu_layers)
+
+
+def _quantization(kind: str, dtype: str) -> BitsAndBytesConfig | None:
+    if kind == "none":
+        return None
+    if find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"INHOUSE_QUANTIZATION={kind} needs bitsandbytes, which is not installed: pip install 'inhouse[quantize]'."
+        )
+    if kind == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_enable_fp32_cpu_offload=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
+    )
+
+
+def _note(source: ModelSource, hardware: Hardware, offloaded: bool) -> str:
+    if offloaded:
+        return f"{source.gpu_layers} layers are on the GPU and the rest in RAM, which is slow."
+    return f"The CPU is used: {hardware.why_cpu}." if not hardware.gpu else ""
+
+
+def _weights_told(progress: Report) -> Tell:
+    def tell(done: int, total: int) -> None:
+        reached = WEIGHTS_BEGIN + (WEIGHTS_END - WEIGHTS_BEGIN) * done / total
+        progress(LoadProgress("loading weights", reached))
+
+    return tell
+
+
+@contextmanager
+def _explained(source: ModelSource) -> Iterator[None]:
+    """Whatever transformers, safetensors or torch raise inside comes out as a ModelError with one sentence."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ModelError(_no_memory(source)) from error
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ModelError(f"A file in {source.path} is damaged ({_line(error)}); {_again(source)}.") from error
+    except Exception as error:
+        raise ModelError(_sentence(source, error)) from error
+
+
+def _sentence(source: ModelSource, error: Exception) -> str:
+    said = str(error)
+    if "not enough memory" in said or "out of memory" in said.lower():
+        return _no_memory(source)
+    if "does not recognize this architecture" in said or "Unrecognized configuration class" in said:
+        return f"{source.name} is of a kind that this version of transformers cannot load; a newer one may."
+    if "Unrecognized model" in said or "trust_remote_code" in said:
+        return (
+            f"{source.name} can only be loaded by running code of its own, which is never done; choose another model."
+        )
+    if "size mismatch" in said or "mismatch" in type(error).__name__.lower():
+        return f"The weights in {source.path} do not belong to its config.json; {_again(source)}."
+    return f"{source.name} cannot be loaded from {source.path} ({_line(error)}); {_again(source)}."
+
+
+def _no_memory(source: ModelSource) -> str:
+    return (
+        f"There is not enough memory for {source.name}: choose a smaller model, set INHOUSE_QUANTIZATION=4bit, or keep"
+        " fewer layers on the GPU with INHOUSE_GPU_LAYERS."
+    )
+
+
+def _again(source: ModelSource) -> str:
+    return f"delete that directory and run `inhouse pull {source.name}`"
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,136 @@
+"""A platform with a script: what is on it, what its server answers, and what went wrong on the way.
+
+In: events that a test makes, calls of a ScriptedAdapter over a socket. Out: what people on the platform saw, with every
+change of it. It delivers an event until it was acknowledged: again on every new connection, and when told to.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Self
+
+from bot.messages import ActionKind, ConversationKey, Event, Outcome, Reply
+from tests.fakes.gates import Gates
+from tests.fakes.wire import Line, packed, receive, send, unpacked
+
+LIMIT = 1 << 20
+"""The longest line, in bytes."""
+
+
+class Fault(StrEnum):
+    """What may happen to a call."""
+
+    RETRY = "retry"  # refused for now
+    REJECTED = "rejected"  # refused for good
+    GONE = "gone"  # its message or channel is not there any more
+    BROKEN = "broken"  # the adapter raises something that it should not
+    LOST = "lost"  # applied, but the connection is cut before the answer
+    CUT = "cut"  # not applied, and the connection is cut
+    DONE_SILENT = "done, silent"  # applied, but the answer never comes
+    SILENT = "silent"  # not applied, and the answer never comes
+
+
+@dataclass(slots=True)
+class Posted:
+    """A message of the bot. `history` is every text that it had, oldest first."""
+
+    id: str
+    reply: Reply
+    history: list[str] = field(default_factory=list)
+    deleted: bool = False
+
+    def show(self, reply: Reply) -> None:
+        """What it says from now on."""
+        self.reply = reply
+        self.history.append(reply.committed + reply.tail)
+
+    @property
+    def text(self) -> str:
+        """What it says now."""
+        return self.history[-1]
+
+    @property
+    def buttons(self) -> tuple[ActionKind, ...]:
+        """What can be pressed under it now."""
+        return self.reply.buttons
+
+
+@dataclass(slots=True)
+class _Planned:
+    call: str
+    fault: Fault
+    seconds: float
+    only: Callable[[Reply], bool]
+
+
+class World:
+    """The platform's side. An async context manager: its server runs meanwhile, on `port`."""
+
+    def __init__(self) -> None:
+        self.posted: list[Posted] = []
+        self.statuses: list[tuple[ConversationKey, str]] = []
+        self.calls: Counter[str] = Counter()  # by name
+        self.deliveries: Counter[int] = Counter()  # by the number of the event
+        self.outcomes: dict[int, Outcome] = {}
+        self.errors: dict[int, list[str]] = {}  # what the bot raised instead of acknowledging
+        self.gates = Gates()
+        self._pending: dict[int, Line] = {}
+        self._faults: deque[_Planned] = deque()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Condition()
+        self._events = 0
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", limit=LIMIT)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def send(self, event: Event) -> int:
+        """Something happens; the number under which it is delivered."""
+        self._events += 1
+        self._pending[self._events] = {"event": self._events, **packed(event)}
+        await self._deliver(self._events)
+        return self._events
+
+    async def deliver_again(self, number: int) -> Outcome:
+        """An event comes once more, acknowledged or not; what the bot says to it."""
+        self._pending.setdefault(number, self._all[number])
+        self.outcomes.pop(number, None)
+        await self._deliver(number)
+        return await self.outcome(number)
+
+    async def outcome(self, number: int) -> Outcome:
+        """What the bot said to an event, once it is acknowledged."""
+        await self.until(lambda: number in self.outcomes, f"event {number} is acknowledged")
+        return self.outcomes[number]
+
+    def fails(
+        self, call: str, fault: Fault, times: int = 1, *, seconds: float = 0.02, only: Callable[[Reply], bool] | None = None
+    ) -> None:
+        """The next `times` calls of that name (of those replies) go wrong."""
+        self._faults.extend([_Planned(call, fault, seconds, only or (lambda _: True))] * times)
+
+    def cut(self) -> None:
+        """End every connection."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait until something is so; fails after 20 s with what was waited for and what is there."""
+        try:
+            async with asyncio.timeout(20), self._changed:
+                await self._changed.wait_for(holds)
+        except TimeoutError:
+            there = "\n".join(f"  {message.id}: {message.history}" for message in self.posted)
+            raise AssertionError(f"waited in vain until {what}; the platform shows\n{there}") from None

@@ -1,0 +1,225 @@
+"""The command line: what is typed, what is printed where, and how the process ends."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bot.cli import main
+from bot.models.repository import Download
+from bot.models.weights import PullProgress
+from tests.tiny_models import make_tiny
+
+ROOT = Path(__file__).parent.parent
+
+Inhouse = Callable[..., tuple[int, str, str]]
+
+
+class Typing(io.StringIO):
+    """Somebody at a keyboard."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def inhouse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path) -> Inhouse:
+    """Runs a command in this process: its exit status, stdout, stderr."""
+
+    def run(*words: str, stdin: io.StringIO | None = None) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["inhouse", *words])
+        monkeypatch.setattr(sys, "stdin", stdin or io.StringIO())
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert isinstance(end.value.code, int)
+        printed = capsys.readouterr()
+        return end.value.code, printed.out, printed.err
+
+    return run
+
+
+def test_help_names_the_commands(inhouse: Inhouse) -> None:
+    for words in ((), ("--help",)):
+        status, out, err = inhouse(*words)
+        assert (status, err) == (0, "")
+        assert all(command in out for command in ("chat", "run", "models", "pull", "login"))
+
+
+def test_version(inhouse: Inhouse) -> None:
+    status, out, _ = inhouse("--version")
+    assert status == 0
+    assert out.startswith("inhouse ")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("chat", "--bogus"), "No such option: --bogus"),
+        (("sing",), "No such command 'sing'"),
+        (("chat", "--temperature", "warm"), "Invalid value for '--temperature'"),
+        (("chat", "--temperature", "9"), "a number from 0 to 2"),
+        (("chat", "--max-tokens", "0"), "a whole number from 1 to 8192"),
+        (("chat", "--gpu-layers", "-1"), "how many layers"),
+        (("chat", "--once", "  "), "--once needs a question."),
+        (("chat", "--once", "x", "--model", "gpt-17"), "no model called 'gpt-17'"),
+        (("pull",), "Missing argument"),
+        (("pull", "gpt-17"), "no model called 'gpt-17'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_78(inhouse: Inhouse, words: tuple[str, ...], sentence: str) -> None:
+    status, out, err = inhouse(*words)
+    assert (status, out) == (78, "")
+    assert sentence in err
+    assert err.startswith("inhouse: ")
+    assert err.count("\n") == 1, "one line"
+
+
+def test_a_wrong_setting_is_told_with_its_variable(inhouse: Inhouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INHOUSE_DTYPE", "int3")
+    for command in ("run", "chat", "models", "login"):
+        status, _, err = inhouse(command)
+        assert status == 78
+        assert "INHOUSE_DTYPE" in err
+
+
+def test_run_without_a_token_says_which_there_are(inhouse: Inhouse) -> None:
+    status, out, err = inhouse("run")
+    assert (status, out) == (78, "")
+    assert all(word in err for word in ("DISCORD_BOT_TOKEN", "SLACK_BOT_TOKEN", "SLACK_APP_TOKEN", "inhouse chat"))
+
+
+def test_an_interrupt_is_130_without_a_traceback(inhouse: Inhouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bot.config.load_settings", interrupted)
+    assert inhouse("run") == (130, "", "")
+
+
+def test_the_help_is_quick_for_it_imports_nothing_that_commands_need() -> None:
+    script = (
+        "import json, sys\nimport bot.cli\n"
+        "sys.argv = ['inhouse', '--help']\n"
+        "try: bot.cli.main()\n"
+        "finally: print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    loaded = {name.partition(".")[0] for name in json.loads(done.stderr)}
+    assert done.returncode == 0
+    assert not loaded & {"torch", "transformers", "sqlalchemy", "pydantic", "prompt_toolkit", "huggingface_hub", "rich"}
+
+
+def test_another_package_of_the_same_name_is_noticed(tmp_path: Path) -> None:
+    foreign = tmp_path / "adapters" / "__init__.py"
+    foreign.parent.mkdir()
+    foreign.write_text("raise SystemExit('this must not be imported')\n")
+    script = f"import sys\nsys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\nfrom bot.cli import main\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 78
+    assert str(foreign) in done.stderr
+    assert "virtual environment of its own" in done.stderr
+
+
+def test_models_shows_the_hardware_and_every_model(inhouse: Inhouse) -> None:
+    status, out, _ = inhouse("models")
+    assert status == 0
+    assert all(
+        word in out for word in ("CPU:", "RAM:", "smollm2", "phi-2", "phi-4", "mistral-7b-instruct-v0.3", "bf16")
+    )
+
+
+def test_a_model_that_is_here_is_not_fetched(inhouse: Inhouse, tmp_path: Path) -> None:
+    folder = make_tiny("llama", tmp_path / "tiny")
+    status, out, err = inhouse("pull", str(folder))
+    assert (status, out) == (0, "")
+    assert f"is here: {folder}" in err
+
+
+def test_a_directory_without_a_model_is_78(inhouse: Inhouse, tmp_path: Path) -> None:
+    status, _, err = inhouse("pull", str(tmp_path))
+    assert status == 78
+    assert str(tmp_path) in err
+    assert "Traceback" not in err
+
+
+DOWNLOAD = Download(
+    name="phi-2",
+    origin="the hub",
+    commit="c0ffee",
+    files=("model.safetensors",),
+    total=5_600_000_000,
+    missing=2_600_000_000,
+    licence="MIT",
+    licence_url="the licence's page",
+    gated=False,
+)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A hub that has phi-2; the list of what was fetched from it."""
+    fetched: list[str] = []
+
+    def pull(spec: object, settings: object, progress: Callable[[PullProgress], None], download: Download) -> Path:
+        for step in (
+            PullProgress("fetching", 3_000_000_000, download.total),
+            PullProgress("fetching", download.total, download.total),
+            PullProgress("converting"),
+        ):
+            progress(step)
+        fetched.append(download.name)
+        return Path("somewhere")
+
+    monkeypatch.setattr("bot.cli.models.installed", lambda spec, settings: None)
+    monkeypatch.setattr("bot.cli.models.plan", lambda spec, settings: DOWNLOAD)
+    monkeypatch.setattr("bot.cli.models.pull", pull)
+    return fetched
+
+
+def test_licence_and_size_come_before_the_download(inhouse: Inhouse, hub: list[str]) -> None:
+    status, out, err = inhouse("pull", "phi-2", "--yes", stdin=Typing())
+    assert (status, out, hub) == (0, "", ["phi-2"])
+    shown = ["phi-2 from the hub", "licence: MIT (the licence's page)", "5.6 GB", "2.6 GB of it not here yet", "ready"]
+    assert [err.index(words) for words in shown] == sorted(err.index(words) for words in shown)
+    assert "Fetch it?" not in err
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "fetched"), [("y\n", 0, ["phi-2"]), ("\n", 0, ["phi-2"]), ("n\n", 130, [])]
+)
+def test_a_person_is_asked_first(
+    inhouse: Inhouse, hub: list[str], answer: str, status: int, fetched: list[str]
+) -> None:
+    assert inhouse("pull", "phi-2", stdin=Typing(answer))[0] == status
+    assert hub == fetched
+
+
+def test_a_script_is_not_asked(inhouse: Inhouse, hub: list[str]) -> None:
+    assert inhouse("pull", "phi-2")[0] == 0
+    assert hub == ["phi-2"]
+
+
+def test_login_wants_a_token(inhouse: Inhouse) -> None:
+    status, out, err = inhouse("login", stdin=io.StringIO(" \n"))
+    assert (status, out, err) == (78, "", "inhouse: No token was given.\n")
+
+
+def test_login_asks_unseen_and_says_who_it_was(inhouse: Inhouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def unseen(prompt: str) -> str:
+        asked.append(prompt)
+        return " hf_secret \n"
+
+    monkeypatch.setattr("getpass.getpass", unseen)
+    monkeypatch.setattr("bot.cli.models.login", lambda settings, token: f"Logged in with {len(token)} characters.")
+    status, out, err = inhouse("login", stdin=Typing())
+    assert (status, out) == (0, "Logged in with 9 characters.\n")
+    assert "hf_secret" not in out + err
+    assert asked

@@ -1,8 +1,8 @@
 """`python -m bench.batching`: what batching brings, and what our path costs.
 
 Eight conversations, greedy, in bfloat16, the same answer lengths, three rounds, interleaved: one after another with
-generate(); at once in transformers' batching manager, bare; at once through our engine (its process, connection, prompts,
-decoding). Prints tokens a second and the two ratios that the project promises.
+generate(); at once in transformers' batching manager, bare; at once through our engine (its process, connection,
+prompts, decoding). Prints tokens a second and the two ratios that the project promises.
 """
 
 import asyncio

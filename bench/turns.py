@@ -1,8 +1,8 @@
 """`python -m bench.turns`: how long the next turn of a conversation waits for its first token.
 
-A conversation is held through our engine until its tenth turn has about 2,000 tokens; then that turn's first token is timed
-with the prefix in the cache and, for an equally long conversation never seen before, without. The same is done with a
-smaller context window, at the second turn after the history had to be trimmed (the first one is cold by nature).
+A conversation is held through our engine until its tenth turn has about 2,000 tokens; then that turn's first token is
+timed with the prefix in the cache and, for an equally long conversation never seen before, without. The same is done
+with a smaller context window, at the second turn after the history had to be trimmed (the first one is cold by nature).
 """
 
 import asyncio
@@ -19,10 +19,11 @@ TOKENS = 100
 SMALL_WINDOW = 1600
 REPEATS = 3
 QUESTION = (
-    "Part {number} of the story: go on with it, and tell in many words what the keeper of the lighthouse did next, whom "
-    "he met on the way down to the harbour, what they said to each other about the weather, the ships and the old days, "
-    "and how the sea looked that evening when the wind had turned and the first lamps were lit along the shore. Then say "
-    "what he thought of it all while he climbed the stairs again, one hundred and ninety of them, with the oil in hand."
+    "Part {number} of the story: go on with it, and tell in many words what the keeper of the lighthouse did "
+    "next, whom he met on the way down to the harbour, what they said to each other about the weather, the "
+    "ships and the old days, and how the sea looked that evening when the wind had turned and the first lamps "
+    "were lit along the shore. Then say what he thought of it all while he climbed the stairs again, one "
+    "hundred and ninety of them, with the oil in hand."
 )
 
 

@@ -19,6 +19,9 @@ from bot.storage import Outbox
 
 log = logging.getLogger(__name__)
 
+VOID = "*(This belonged to an earlier attempt; the answer is above.)*"
+"""What is left of a message when an answer was written again and came out shorter."""
+
 _PATIENCE_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 """Waits between tries after a failure that says nothing about how long to wait."""
 
@@ -36,6 +39,7 @@ class Delivery:
         self._saved: set[str] = set()  # reply ids whose platform id is stored
         self._doubtful: set[str] = set()  # reply ids that may have been posted
         self._shown: dict[str, Reply] = {}
+        self._older: dict[str, Reply] = {}  # what an earlier process had posted
         self._settled: set[str] = set()
         self._lost = ""  # why nothing of this answer can be shown any more
         self._changed = asyncio.Event()
@@ -81,6 +85,8 @@ class Delivery:
             if stored.reply.platform_id:
                 self._ids[stored.reply.reply_id] = stored.reply.platform_id
                 self._saved.add(stored.reply.reply_id)
+                if stored.state == "posted":
+                    self._older[stored.reply.reply_id] = stored.reply
             else:
                 self._doubtful.add(stored.reply.reply_id)
         self._recall = ""
@@ -88,6 +94,8 @@ class Delivery:
     async def _carry(self, frames: Sequence[Reply]) -> None:
         if self._recall:
             await self._remember()
+        if frames and frames[0].final:
+            self._frames = frames = [*frames, *self._voided(frames)]
         for reply in frames:
             if reply.reply_id in self._settled:
                 continue
@@ -96,6 +104,15 @@ class Delivery:
             if reply.final:
                 await self._outbox.settled(reply.reply_id, dropped=self._lost)
                 self._settled.add(reply.reply_id)
+
+    def _voided(self, frames: Sequence[Reply]) -> list[Reply]:
+        """The messages that are there and are no part of the final answer."""
+        known = {reply.reply_id for reply in frames}
+        return [
+            replace(reply, committed=VOID, tail="", final=True, buttons=())
+            for reply in {**self._older, **self._shown}.values()
+            if reply.reply_id not in known
+        ]
 
     async def _try(self, reply: Reply) -> None:
         try:

@@ -65,7 +65,7 @@ def open_fence(text: str) -> str:
     """The opening line of the code fence that is open at the end of `text` ('' if none is)."""
     opened = ""
     for match in _FENCE.finditer(text):
-        marks, info = match.group(1), match.group(2).strip()
+        marks, info = match.group(1), match.group(2).strip().lstrip("~")
         if not opened and len(marks) < _CLOSING:
             opened = f"{marks}{info}"
         elif not opened:

@@ -15,8 +15,8 @@ from dataclasses import replace
 from bot.adapter import Adapter
 from bot.delivery import Delivery
 from bot.errors import StorageError
-from bot.formatting import split
-from bot.messages import ActionKind, FinishReason, GenerationRequest, Reply, RequestKind, RequestStatus, Usage
+from bot.formatting import open_fence, split
+from bot.messages import ActionKind, FinishReason, GenerationRequest, Reply, RequestStatus, Usage
 from bot.storage import Storage, StoredReply
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class LiveReply:
         self.request = request
         self._adapter, self._storage = adapter, storage
         self._delivery = Delivery(adapter, storage.outbox, request.request_id if recall else "")
-        self._text, self._line, self._note, self._ended = "", "", "", False
+        self._text, self._line, self._note, self._before, self._ended = "", "", "", "", False
         self._said = asyncio.Event()
 
     async def run(self) -> None:
@@ -66,6 +66,10 @@ class LiveReply:
         self._said.set()
         if not self._adapter.limits.appends:
             self._show()
+
+    def follow(self, before: str) -> None:
+        """The answer goes on where this text, which stands in an earlier message, ended."""
+        self._before = before
 
     def push(self, text: str) -> None:
         """More text of the answer."""
@@ -87,10 +91,10 @@ class LiveReply:
         """The text so far."""
         return self._text
 
-    async def finish(self, reason: FinishReason, usage: Usage | None = None, error: str = "", before: str = "") -> None:
-        """Store the end of the answer and then show it. `before` is the text that a continuation continues."""
+    async def finish(self, reason: FinishReason, usage: Usage | None = None, error: str = "") -> None:
+        """Store the end of the answer and then show it."""
         frames = self._final_frames(reason, usage, error)
-        answer = None if reason is FinishReason.ERROR or not self._text.strip() else before + self._text
+        answer = None if reason is FinishReason.ERROR or not self._text.strip() else self._before + self._text
         for attempt in range(10_000):
             try:
                 await self._storage.inbox.finish(
@@ -144,7 +148,8 @@ class LiveReply:
     def _shown(self) -> str:
         if not self._text.strip():
             return ""
-        text = self._text if self.request.kind is RequestKind.CONTINUE else self._text.lstrip()
+        fence = open_fence(self._before)  # a message of its own must open the code that it goes on with
+        text = f"{fence}\n{self._text.lstrip(chr(10))}" if fence else self._text.lstrip()
         return f"{self._note}\n\n{text}" if self._note else text
 
     def _reply(self, part: int, committed: str, tail: str, buttons: tuple[ActionKind, ...]) -> Reply:

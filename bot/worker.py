@@ -156,7 +156,8 @@ class Worker:
             await self._until(lambda: not self._running)
 
     async def _serve(self, request: GenerationRequest, live: LiveReply) -> None:
-        began, last = time.monotonic(), None
+        began = time.monotonic()
+        last: TokenDelta | None = None
         try:
             await self._storage.inbox.start(request.request_id)
             prompt = await self._conversations.prompt(request)
@@ -167,10 +168,13 @@ class Worker:
             # An answer may take half the window at most, so that there is always room for the question.
             limit = min(request.params.max_tokens, self.loaded.context_window // 2)
             params = replace(request.params, max_tokens=limit)
+            live.follow(prompt.prefix)
             async for delta in self._engine.stream(EngineRequest(request.request_id, prompt, params)):
                 live.push(delta.text)
                 last = delta
-            await self._finish(request, live, last, prompt.prefix)
+            assert last is not None
+            assert last.finish_reason is not None
+            await live.finish(last.finish_reason, last.usage)
             self._queue.done(request.request_id, time.monotonic() - began)
         except asyncio.CancelledError:
             if self._draining:
@@ -181,11 +185,6 @@ class Worker:
             await self._failed(request, live, error)
         finally:
             self._queue.done(request.request_id)
-
-    async def _finish(self, request: GenerationRequest, live: LiveReply, last: TokenDelta | None, before: str) -> None:
-        assert last is not None
-        assert last.finish_reason is not None
-        await live.finish(last.finish_reason, last.usage, before=before)
 
     async def _end(self, request: GenerationRequest, reason: FinishReason, error: str = "") -> None:
         live = self._replies.get(request.request_id) or self._replies.open(request)

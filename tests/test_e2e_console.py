@@ -78,6 +78,10 @@ class Window:
         """Waits until all of this can be read."""
         return self._read(lambda text: all(word in text for word in words), f"{words}")
 
+    def writes(self, words: int, after: str) -> None:
+        """Waits until so many words stand behind `after`."""
+        self._read(lambda text: len(text.partition(after)[2].split()) >= words, f"{words} words after {after!r}")
+
     def ends(self) -> int:
         """Waits for the end; the exit status."""
         with suppress(OSError):  # so Linux tells the end of the other side
@@ -141,7 +145,7 @@ def test_ctrl_c_stops_the_answer_and_the_chat_goes_on() -> None:
     with window("--temperature", "0", "--max-tokens", "2000") as chat:
         chat.shows("smollm2 on ")
         chat.press("Write a very long story about a river.\r")
-        chat.shows("river", "the")
+        chat.writes(10, after="about a river.")
         chat.press("\x03")
         chat.shows("stopped")
         chat.press("/status\r")
@@ -166,7 +170,8 @@ class Platform:
         await core.handle(question)
         await self.closed.wait()
     async def post(self, reply): await self.update(reply); return "posted"
-    async def update(self, reply): print("final" if reply.final else "growing", repr(reply.committed), flush=True)
+    async def update(self, reply):
+        if reply.committed: print("final" if reply.final else "growing", repr(reply.committed), flush=True)
     async def find_posted(self, reply): return None
     async def status(self, key, text): pass
     async def close(self): print("closed", flush=True); self.closed.set()

@@ -1,7 +1,8 @@
 """Tiny random models, saved as real ones are: config, safetensors, tokenizer with a chat template.
 
-`make_tiny(kind, directory)` writes one of KINDS in fp32 and gives the directory back. Their answers are noise, but a kind
-always gets the same weights, so that outputs can be compared. One tokenizer is trained here, on a few lines, for all.
+`make_tiny(kind, directory)` writes one of KINDS in fp32 and gives the directory back. Their answers are noise, but a
+kind always gets the same weights, so that outputs can be compared. One tokenizer is trained here, on a few lines, for
+all.
 """
 
 from pathlib import Path
@@ -99,7 +100,8 @@ def _model(kind: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
         sizes["sliding_window"] = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(KINDS.index(kind) + 1)
-        return classes[kind](configs[kind](**sizes)).eval()
+        model: PreTrainedModel = classes[kind](configs[kind](**sizes)).eval()
+        return model
 
 
 def make_tiny(kind: str, directory: Path) -> Path:

@@ -67,7 +67,7 @@ class EngineRequest:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """The engine at this moment. tokens_per_s is over the last ten seconds; free_blocks and blocks are 0 if unbatched."""
+    """The engine now. tokens_per_s is over the last ten seconds; blocks and free_blocks are 0 without batching."""
 
     model: str
     running: int
@@ -92,7 +92,8 @@ class Engine(Protocol):
     def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
         """Deltas of one generation; the last has finish_reason and usage.
 
-        Raises RequestFailed (bad parameters, prompt too long, out of memory) or EngineDied. Closing the iterator aborts.
+        Raises RequestFailed (bad parameters, prompt too long, out of memory) or EngineDied. Closing the iterator
+        aborts.
         """
         ...
 

@@ -1,7 +1,7 @@
 """From a directory to a model in memory: the only place that loads weights. Runs in the engine's process.
 
-In: a `ModelSource`. Out: `Loaded`: model, tokenizer, what a person should know. Promises: nothing is fetched, no code of
-the model's is run, only safetensors are read, nothing is printed; what goes wrong is a ModelError with one sentence.
+In: a `ModelSource`. Out: `Loaded`: model, tokenizer, what a person should know. Promises: nothing is fetched, no code
+of the model's is run, only safetensors are read, nothing is printed; what goes wrong is a ModelError with one sentence.
 """
 
 import json
@@ -83,7 +83,8 @@ def load(source: ModelSource, progress: Report) -> Loaded:
 
 
 def layer_map(config: PreTrainedConfig, on_gpu: int) -> dict[str, int | str]:
-    """accelerate's device_map: the first `on_gpu` decoder layers and all that is no layer on GPU 0, the rest on the CPU.
+    """accelerate's device_map: the first `on_gpu` decoder layers and all that is no layer on GPU 0, the rest on the
+    CPU.
 
     Raises ModelError for a model whose layers cannot be told.
     """

@@ -17,7 +17,7 @@ EVERY = 8
 
 @contextmanager
 def told(tell: Tell) -> Iterator[None]:
-    """Inside, every loop that transformers would draw a bar for is told to `tell` (done, total). Imports transformers."""
+    """Inside, every loop that transformers would draw a bar for is told to `tell` (done, total)."""
     from transformers.utils import logging
 
     def instead(_: Callable[..., object], words: tuple[object, ...], named: dict[str, object]) -> Steps:

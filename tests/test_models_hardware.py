@@ -1,0 +1,146 @@
+"""What the machine is, what fits on it, and the table of both."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from bot.config import load_settings
+from bot.errors import ModelError
+from bot.models.catalog import Catalog
+from bot.models.fit import Verdict, fits, kv_mb
+from bot.models.hardware import Hardware, choose_dtype, describe_hardware, probe
+from bot.models.report import human, rows, table
+from bot.models.spec import ModelSpec
+
+LAPTOP = Hardware("", "", 0, 0, False, "A CPU", 8, 16_000, 12_000, "no GPU answers")
+CARD = Hardware("A GPU", "13.0", 24_000, 23_500, True, "A CPU", 16, 64_000, 60_000)
+OLD_CARD = replace(CARD, gpu="An old GPU", bf16=False)
+
+CATALOG = Catalog.of(load_settings())
+PHI4 = CATALOG.get("phi-4")
+SMALL = CATALOG.get("smollm2")
+
+
+def test_the_cpu_is_used_for_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = probe("cpu")
+    assert seen.device == "cpu"
+    assert seen.why_cpu == "it was asked for"
+    assert seen.cpu
+    assert 1 <= seen.cores <= (os.cpu_count() or 1)
+    assert seen.ram_total_mb == psutil.virtual_memory().total >> 20
+    assert "The CPU is used: it was asked for." in describe_hardware(seen)
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert probe("auto").why_cpu.startswith(("this build of torch", "no GPU answers"))
+    with pytest.raises(ModelError, match=r"A GPU was asked for .* there is none to use"):
+        probe("cuda")
+
+
+def test_a_gpu_is_described_with_cuda_and_memory() -> None:
+    assert describe_hardware(CARD).startswith("GPU: A GPU, CUDA 13.0, 24,000 MB VRAM, 23,500 MB free\n")
+
+
+@pytest.mark.parametrize(
+    ("setting", "hardware", "dtype"),
+    [
+        ("auto", CARD, "bfloat16"),
+        ("auto", OLD_CARD, "float16"),
+        ("auto", LAPTOP, "float32"),
+        ("auto", replace(LAPTOP, bf16=True), "bfloat16"),
+        ("bfloat16", LAPTOP, "bfloat16"),
+        ("float32", CARD, "float32"),
+    ],
+)
+def test_the_number_type_suits_the_hardware(setting: str, hardware: Hardware, dtype: str) -> None:
+    assert choose_dtype(setting, hardware) == dtype
+
+
+@pytest.mark.parametrize(
+    ("spec", "hardware", "quantization", "layers", "verdict"),
+    [
+        (SMALL, LAPTOP, "none", None, Verdict.FITS),
+        (SMALL, CARD, "none", None, Verdict.FITS),
+        (PHI4, CARD, "none", None, Verdict.WONT_FIT),
+        (PHI4, CARD, "8bit", None, Verdict.FITS),
+        (PHI4, CARD, "4bit", None, Verdict.FITS),
+        (PHI4, CARD, "none", 20, Verdict.FITS),
+        (PHI4, CARD, "none", 0, Verdict.FITS),
+        (PHI4, LAPTOP, "none", None, Verdict.WONT_FIT),
+        (PHI4, replace(CARD, ram_total_mb=8_000, ram_free_mb=6_000), "none", 20, Verdict.WONT_FIT),
+        (PHI4, replace(CARD, vram_free_mb=500), "4bit", None, Verdict.TIGHT),
+        (PHI4, replace(CARD, vram_free_mb=12_000), "4bit", None, Verdict.TIGHT),
+    ],
+)
+def test_verdicts(spec: ModelSpec, hardware: Hardware, quantization: str, layers: int | None, verdict: Verdict) -> None:
+    fit = fits(spec, hardware, "auto", quantization, layers)
+    assert fit.verdict == verdict, fit.sentence
+    assert f"{fit.needed_mb:,} MB" in fit.sentence
+    assert spec.name in fit.sentence
+
+
+def test_a_model_of_unknown_size_has_no_verdict() -> None:
+    fit = fits(ModelSpec(name="acme/x", repo="acme/x"), CARD)
+    assert fit.verdict == Verdict.UNKNOWN
+    assert "not known before it is fetched" in fit.sentence
+
+
+def test_the_cache_is_counted_as_it_is_set() -> None:
+    assert fits(SMALL, LAPTOP, kv_cache_mb=2512).needed_mb - fits(SMALL, LAPTOP).needed_mb == 2000
+    assert kv_mb(SMALL, "bfloat16", 8192) == 8192 * 23_040 >> 20
+
+
+HARDWARE = st.builds(
+    replace,
+    st.sampled_from([LAPTOP, CARD, OLD_CARD]),
+    vram_free_mb=st.integers(0, 24_000),
+    ram_free_mb=st.integers(0, 16_000),
+)
+
+
+@given(
+    hardware=HARDWARE,
+    spec=st.sampled_from(list(CATALOG)),
+    quantization=st.sampled_from(["none", "8bit", "4bit"]),
+    layers=st.none() | st.integers(0, 60),
+    more=st.integers(1, 10**11),
+)
+def test_a_larger_model_never_fits_better(
+    hardware: Hardware, spec: ModelSpec, quantization: str, layers: int | None, more: int
+) -> None:
+    order = [Verdict.FITS, Verdict.TIGHT, Verdict.WONT_FIT]
+    larger = spec.model_copy(update={"parameters": spec.parameters + more})
+    one = fits(spec, hardware, "auto", quantization, layers)
+    two = fits(larger, hardware, "auto", quantization, layers)
+    assert order.index(one.verdict) <= order.index(two.verdict)
+    assert one.needed_mb > 0
+
+
+def test_the_table_has_a_row_for_every_model() -> None:
+    found = rows(CATALOG, CARD, load_settings(), frozenset({"smollm2"}))
+    assert [row.name for row in found][:2] == ["smollm2", "smollm2-1.7b"]
+    assert len(found) == len(CATALOG.names)
+    fp32, bf16, fp16, eight, four = found[-1].memory_mb
+    assert fp32 > bf16 == fp16 > eight > four
+    console = Console(width=200, record=True, file=Path(os.devnull).open("w"))  # noqa: SIM115
+    console.print(table(found))
+    console.file.close()
+    shown = console.export_text()
+    assert "smollm2 (here)" in shown
+    assert "won't fit" in shown
+    assert "14.7 G" in shown
+    assert "(ask for access)" in shown
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (272_600_000, "272.6 MB"), (29.3e9, "29.3 GB")]
+)
+def test_numbers_for_people(amount: float, text: str) -> None:
+    assert human(amount, "B") == text

@@ -1,8 +1,9 @@
 """`python -m bench.batching`: what batching brings, and what our path costs.
 
-Eight conversations, greedy, in bfloat16, the same answer lengths, three rounds, interleaved: one after another with
-generate(); at once in transformers' batching manager, bare; at once through our engine (its process, connection,
-prompts, decoding). Prints tokens a second and the two ratios that the project promises.
+Eight conversations, greedy, in the number type that suits the machine, the same answer lengths, three rounds,
+interleaved: one after another with generate(); at once in transformers' batching manager, bare; at once through our
+engine (its process, connection, prompts, decoding). Prints tokens a second and the two ratios that the project
+promises.
 """
 
 import asyncio
@@ -35,8 +36,8 @@ def questions(round_number: int) -> list[str]:
 class Bare:
     """generate() and the bare batching manager, on one model in this process."""
 
-    def __init__(self, path: str) -> None:
-        self._model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
+    def __init__(self, path: str, dtype: str) -> None:
+        self._model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
         tokenizer = AutoTokenizer.from_pretrained(path)
         self._prompts = PromptBuilder(tokenizer, "", 8192)
         self._greedy = GenerationConfig(
@@ -58,9 +59,7 @@ class Bare:
         began, made = perf_counter(), 0
         for ids in self._ids(texts):
             tensor = torch.tensor([ids])
-            out = self._model.generate(
-                tensor, attention_mask=torch.ones_like(tensor), generation_config=self._greedy, use_cache=True
-            )
+            out = self._model.generate(tensor, attention_mask=torch.ones_like(tensor), generation_config=self._greedy)
             made += out.shape[1] - len(ids)
         return _speed(made, len(texts), perf_counter() - began)
 
@@ -119,8 +118,10 @@ def _speed(made: int, answers: int, seconds: float) -> float:
 async def main() -> None:
     """Measure and print."""
     path = str(model_directory(main.__module__))
-    bare, engine = Bare(path), EngineProcess()
-    await engine.load(ModelSource("bench", path, device="cpu", dtype="bfloat16"), unseen)
+    engine = EngineProcess()
+    loaded = await engine.load(ModelSource("bench", path, device="cpu"), unseen)
+    bare = Bare(path, loaded.dtype)
+    print(f"{CONVERSATIONS} conversations, {TOKENS} tokens each, {loaded.dtype}, {torch.get_num_threads()} threads")
     rows: list[tuple[float, float, float]] = []
     for number in range(ROUNDS + 1):  # the first one warms up
         texts = questions(number)

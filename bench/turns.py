@@ -69,7 +69,7 @@ async def compare(label: str, story: Story) -> float:
 
 async def long_conversation(engine: EngineProcess, path: Path) -> None:
     """Turn TURNS of a conversation that fits the window."""
-    await engine.load(ModelSource("bench", str(path), device="cpu", dtype="bfloat16"), unseen)
+    await engine.load(ModelSource("bench", str(path), device="cpu"), unseen)
     story = Story(engine)
     for _ in range(TURNS - 1):
         await story.turn()
@@ -78,7 +78,7 @@ async def long_conversation(engine: EngineProcess, path: Path) -> None:
 
 async def trimmed_conversation(engine: EngineProcess, path: Path) -> None:
     """The second turn after the history no longer fitted a smaller window."""
-    source = ModelSource("bench", str(path), context_window=SMALL_WINDOW, device="cpu", dtype="bfloat16")
+    source = ModelSource("bench", str(path), context_window=SMALL_WINDOW, device="cpu")
     await engine.load(source, unseen)
     story = Story(engine)
     while not (answer := await story.turn()).usage.dropped_turns:

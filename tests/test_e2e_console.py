@@ -162,7 +162,7 @@ from bot.config import load_settings
 from bot.messages import ConversationKey, IncomingMessage, Person
 
 class Platform:
-    platform, limits = "scripted", Limits(max_chars=100_000)
+    platform, limits = "scripted", Limits(max_chars=100_000, min_interval_s=0.05)
     def __init__(self): self.closed = asyncio.Event()
     async def run(self, core):
         key = ConversationKey("scripted", "", "room")

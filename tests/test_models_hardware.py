@@ -76,7 +76,14 @@ def test_the_number_type_suits_the_hardware(setting: str, hardware: Hardware, dt
         (PHI4, LAPTOP, "none", None, Verdict.WONT_FIT),
         (PHI4, replace(CARD, ram_total_mb=8_000, ram_free_mb=6_000), "none", 20, Verdict.WONT_FIT),
         (PHI4, replace(CARD, vram_free_mb=500), "4bit", None, Verdict.TIGHT),
-        (PHI4, replace(CARD, vram_free_mb=12_000), "4bit", None, Verdict.TIGHT),
+        (PHI4, replace(CARD, vram_free_mb=11_500), "4bit", None, Verdict.TIGHT),
+        (
+            PHI4,
+            replace(CARD, ram_free_mb=9_000, vram_total_mb=16_000, vram_free_mb=14_500),
+            "none",
+            20,
+            Verdict.WONT_FIT,
+        ),
     ],
 )
 def test_verdicts(spec: ModelSpec, hardware: Hardware, quantization: str, layers: int | None, verdict: Verdict) -> None:
@@ -123,15 +130,15 @@ def test_a_larger_model_never_fits_better(
     assert one.needed_mb > 0
 
 
-def test_the_table_has_a_row_for_every_model() -> None:
+def test_the_table_has_a_row_for_every_model(tmp_path: Path) -> None:
     found = rows(CATALOG, CARD, load_settings(), frozenset({"smollm2"}))
     assert [row.name for row in found][:2] == ["smollm2", "smollm2-1.7b"]
     assert len(found) == len(CATALOG.names)
     fp32, bf16, fp16, eight, four = found[-1].memory_mb
     assert fp32 > bf16 == fp16 > eight > four
-    console = Console(width=200, record=True, file=Path(os.devnull).open("w"))  # noqa: SIM115
-    console.print(table(found))
-    console.file.close()
+    with (tmp_path / "shown").open("w") as file:
+        console = Console(width=200, record=True, file=file)
+        console.print(table(found))
     shown = console.export_text()
     assert "smollm2 (here)" in shown
     assert "won't fit" in shown

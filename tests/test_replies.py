@@ -112,10 +112,10 @@ async def test_a_model_that_says_nothing_is_told_of(house: House, team: Team, sa
 async def test_a_continuation_inside_code_opens_the_code_again(house: House, team: Team) -> None:
     house.engine.answers("code", "Look:\n```python\nprint(1) print(2) print(4)")
     house.engine.answers("code", "\nprint(3)\n```\nDone.")
-    await team.command("max_tokens", value="2")
+    await team.command("max_tokens", "2")
     answer = await team.asks("ana", "code")
     assert answer.reason is FinishReason.LENGTH
-    await team.command("max_tokens", value="100")
+    await team.command("max_tokens", "100")
     await team.presses(answer.first, ActionKind.CONTINUE)
     more = await team.reply_to("code", 2)
     assert more.text == "```python\nprint(3)\n```\nDone."

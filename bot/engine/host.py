@@ -14,7 +14,6 @@ from time import perf_counter
 import psutil
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar
 
 from bot.engine.answers import Answer, Emit, Generator, Meter, Post
 from bot.engine.base import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
@@ -27,6 +26,7 @@ from bot.engine.prompts import PromptBuilder
 from bot.engine.protocol import Failed
 from bot.engine.sequential import Sequential
 from bot.errors import ModelError, RequestFailed
+from bot.models.loading import Loaded
 from bot.models.loading import load as load_model
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,6 @@ class ModelHost:
         self._hosted: _Hosted | None = None
         self._process = psutil.Process()
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
-        disable_progress_bar()
 
     def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
         """Replace the loaded model. Raises ModelError; no model is loaded then."""
@@ -67,7 +66,7 @@ class ModelHost:
         model, tokenizer = loaded.model, loaded.tokenizer
         progress(LoadProgress("trying the model out", 0.95))
         window = _window(source, model)
-        generator, note = self._generator(source, model, window)
+        generator, note = self._generator(source, loaded, window)
         if generator.cache_tokens is not None:
             window = min(window, generator.cache_tokens)
         limits = PromptLimits(int(model.config.get_text_config().vocab_size), window, generator.cache_tokens)
@@ -138,13 +137,13 @@ class ModelHost:
         decoder = TextDecoder(hosted.tokenizer, (*hosted.source.stop, *params.stop), continues)
         hosted.generator.submit(Answer(stream, built, params, decoder, hosted.eos, self._meter, asked_at))
 
-    def _generator(self, source: ModelSource, model: PreTrainedModel, window: int) -> tuple[Generator, str]:
+    def _generator(self, source: ModelSource, loaded: Loaded, window: int) -> tuple[Generator, str]:
         """How the model generates, and what a person should know of it."""
+        model = loaded.model
         if not source.batching:
             return Sequential(model, self._post, self._emit), ""
-        devices = set((getattr(model, "hf_device_map", None) or {"": model.device}).values())
-        if len(devices) > 1:
-            note = "Some of the model's layers are not on the GPU, so it answers one request at a time."
+        if loaded.offloaded:
+            note = "A model that is split between GPU and RAM answers one request at a time."
             return Sequential(model, self._post, self._emit), note
         vocabulary = int(model.config.get_text_config().vocab_size)
         try:

@@ -35,6 +35,9 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
 
 
+SEVERITY = (Verdict.FITS, Verdict.TIGHT, Verdict.WONT_FIT)
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """needed_mb and available_mb are of the device that decides: the one where least is left over."""
@@ -98,7 +101,12 @@ def _total(hardware: Hardware, device: str) -> int:
 
 def _verdict(spec: ModelSpec, hardware: Hardware, dtype: str, needs: list[tuple[str, int]]) -> Fit:
     """The verdict of the device that is worst off."""
-    device, needed = max(needs, key=lambda need: need[1] - _free(hardware, need[0]))
+    found = [_on(spec, hardware, dtype, device, needed) for device, needed in needs]
+    return max(found, key=lambda fit: (SEVERITY.index(fit.verdict), fit.needed_mb - fit.available_mb))
+
+
+def _on(spec: ModelSpec, hardware: Hardware, dtype: str, device: str, needed: int) -> Fit:
+    """The verdict of one device that has to hold `needed` MB."""
     free, total = _free(hardware, device), _total(hardware, device)
     place = "GPU memory" if device == "cuda" else "RAM"
     facts = f"{spec.name} needs about {needed:,} MB of {place} in {dtype}"

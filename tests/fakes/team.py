@@ -7,6 +7,7 @@ on the platform.
 import itertools
 from dataclasses import dataclass, replace
 
+from bot.commands import find
 from bot.messages import (
     Accepted,
     ActionKind,
@@ -110,28 +111,30 @@ class Team:
         assert isinstance(await self.says(who, text), Accepted)
         return await self.reply_to(text)
 
-    async def command(self, name: str, *, who: str = "root", **args: str) -> Outcome:
-        """Somebody gives a command."""
-        return await self.world.outcome(await self.gives(name, who=who, **args))
+    async def command(self, name: str, typed: str = "", *, who: str = "root") -> Outcome:
+        """Somebody gives a command; what it says at once."""
+        return await self.world.outcome(await self.gives(name, typed, who=who))
 
-    async def gives(self, name: str, *, who: str = "root", **args: str) -> int:
-        """Somebody gives a command; the number of the event."""
+    async def gives(self, name: str, typed: str = "", *, who: str = "root") -> int:
+        """Somebody gives a command; the number of the event, which may not have arrived yet."""
         number = next(self.numbers)
+        command = find(name)
+        args = {command.option.name: typed} if command and command.option and typed else {}
         if name == "ask":
-            self.asked[args["prompt"]] = f"event-{number}"
+            self.asked[typed] = f"event-{number}"
         return await self.world.send(
             IncomingCommand(self.key, f"event-{number}", person(who), name, args, float(number))
         )
 
-    async def told(self, name: str, *, who: str = "root", **args: str) -> str:
+    async def told(self, name: str, typed: str = "", *, who: str = "root") -> str:
         """Somebody gives a command and is told something."""
-        outcome = await self.command(name, who=who, **args)
+        outcome = await self.command(name, typed, who=who)
         assert isinstance(outcome, Notice), outcome
         return outcome.text
 
-    async def refused(self, name: str, *, who: str = "root", **args: str) -> str:
+    async def refused(self, name: str, typed: str = "", *, who: str = "root") -> str:
         """Somebody gives a command and is refused."""
-        outcome = await self.command(name, who=who, **args)
+        outcome = await self.command(name, typed, who=who)
         assert isinstance(outcome, Refused), outcome
         return outcome.text
 

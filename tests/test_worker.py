@@ -1,0 +1,291 @@
+"""The worker: models are switched when nothing runs, a dead engine costs no answer, and stop works at every moment."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from bot.errors import StorageError
+from bot.messages import FinishReason
+from bot.storage.inbox import Inbox
+from tests.fakes.engine import ScriptedEngine
+from tests.fakes.team import Team
+from tests.fakes.world import Posted, World
+from tests.service_harness import House, open_house
+from tests.storage_samples import rows
+
+pytest_plugins = ["tests.service_fixtures"]
+
+
+async def test_conversations_are_answered_at_the_same_time_up_to_what_the_model_takes(house: House, team: Team) -> None:
+    rooms = [team.elsewhere(channel=f"room-{number}") for number in range(6)]
+    for number, room in enumerate(rooms):
+        house.world.gates.hold(f"question {number}/0")
+        await room.says(f"person-{number}", f"question {number}")
+    for number in range(4):
+        await house.world.gates.reached(f"question {number}/0")
+    assert house.engine.peak == 4
+    for number in range(6):
+        await house.world.gates.open(f"question {number}/0")
+    for number, room in enumerate(rooms):
+        assert (await room.reply_to(f"question {number}")).text == f"You said: question {number}"
+    assert house.engine.peak == 4
+
+
+async def test_one_conversation_is_answered_in_order(house: House, team: Team) -> None:
+    house.world.gates.hold("one/0")
+    for who, text in (("ana", "one"), ("ben", "two"), ("ana", "three")):
+        await team.says(who, text)
+    await house.world.gates.open("one/0")
+    await team.reply_to("three")
+    assert house.engine.questions() == ["one", "two", "three"]
+    read = [turn.text for turn in house.engine.prompt_of("three").prompt.turns]
+    assert read == ["one", "You said: one", "two", "You said: two", "three"]
+
+
+async def test_another_model_is_loaded_when_running_answers_are_done(house: House, team: Team) -> None:
+    other = team.elsewhere(channel="other")
+    house.world.gates.hold("one/1")
+    house.world.gates.hold("half large")
+    await team.says("ana", "one")
+    await team.sees("one", "You")
+    assert "large answers here from now on" in await other.told("model", "large")
+    await other.says("ben", "two")
+    await asyncio.sleep(0.05)
+    assert house.engine.loads == ["small"]
+    await house.world.gates.open("one/1")
+    assert (await team.reply_to("one")).text == "You said: one"
+    await house.world.gates.reached("half large")
+    message = await other.sees("two", "loading large, 50%")
+    await house.world.gates.open("half large")
+    assert (await other.reply_to("two")).parts == (message,)
+    assert [(model, asked.prompt.turns[-1].text) for model, asked in house.engine.asked] == [
+        ("small", "one"),
+        ("large", "two"),
+    ]
+
+
+async def test_a_model_that_does_not_load_is_rolled_back_with_a_note(house: House, team: Team) -> None:
+    house.engine.bad["broken"] = "The weights of broken are damaged; fetch it again."
+    await team.command("model", "broken")
+    answer = await team.asks("ana", "hello")
+    assert answer.text == (
+        "*The weights of broken are damaged; fetch it again. small answers instead.*\n\nYou said: hello"
+    )
+    assert house.engine.loads == ["small", "broken", "small"]
+    assert (await team.told("model")).startswith("small answers here")
+    assert (await team.asks("ana", "again")).text == "You said: again"
+    assert house.engine.loads == ["small", "broken", "small"]
+
+
+async def test_when_no_model_is_left_that_loads_the_question_gets_an_error(house: House, team: Team) -> None:
+    house.engine.bad |= {"broken": "broken is damaged.", "small": "small is damaged too."}
+    await team.command("model", "broken")
+    answer = await team.asks("ana", "hello")
+    assert answer.text == "⚠️ small is damaged too."
+    assert answer.reason is FinishReason.ERROR
+    house.engine.bad.clear()
+    assert (await team.asks("ana", "hello again")).text == "You said: hello again"
+
+
+async def test_when_the_engine_dies_in_the_middle_the_same_message_is_finished(house: House, team: Team) -> None:
+    house.engine.answers("hello", "Good morning to you all", dies_at=3, deaths=1)
+    house.world.gates.hold("load small")
+    await team.says("ana", "hello")
+    message = await team.sees("hello", "restarting the model")
+    await house.world.gates.open("load small")
+    answer = await team.reply_to("hello")
+    assert answer.parts == (message,)
+    assert answer.text == "Good morning to you all"
+    assert len(house.world.posted) == 1
+    assert "restarted 1 time" in await team.told("status")
+
+
+async def test_a_request_that_always_kills_it_ends_and_its_neighbours_are_answered(house: House, team: Team) -> None:
+    house.engine.answers("poison", "dies here", dies_at=1)
+    house.world.gates.hold("poison/1")
+    house.world.gates.hold("hello/1")
+    neighbour, later = team.elsewhere(channel="neighbour"), team.elsewhere(channel="later")
+    await team.says("eve", "poison")
+    await neighbour.says("ana", "hello")
+    await house.world.gates.reached("poison/1")
+    await house.world.gates.reached("hello/1")
+    await house.world.gates.open("poison/1")
+    await house.world.gates.open("hello/1")
+    poisoned = await team.reply_to("poison")
+    assert poisoned.reason is FinishReason.ERROR
+    assert "ended 2 times while it wrote this answer" in poisoned.text
+    assert (await neighbour.reply_to("hello")).text == "You said: hello"
+    assert (await later.asks("ben", "and me?")).text == "You said: and me?"
+    assert house.engine.questions().count("poison") == 2
+    assert house.engine.questions().count("hello") == 2
+
+
+async def test_an_engine_that_dies_while_it_loads_is_started_again(house: House, team: Team) -> None:
+    house.engine.deadly["large"] = 1
+    await team.command("model", "large")
+    assert (await team.asks("ana", "hello")).text == "You said: hello"
+    assert house.engine.loads == ["small", "large", "large"]
+
+
+async def test_an_engine_that_always_dies_while_it_loads_ends_the_question_and_not_the_service(
+    house: House, team: Team
+) -> None:
+    house.engine.deadly["large"] = 100
+    await team.command("model", "large")
+    answer = await team.asks("ana", "hello")
+    assert answer.reason is FinishReason.ERROR
+    assert (await team.elsewhere(channel="other").asks("ben", "me?")).text == "You said: me?"
+
+
+async def test_an_engine_that_dies_at_the_start_is_started_by_the_next_question(tmp_path: Path) -> None:
+    async with World() as world:
+        engine = ScriptedEngine(world.gates.passing)
+        engine.deadly["small"] = 1
+        async with open_house(tmp_path, world, engine=engine) as house:
+            assert (await house.team.asks("ana", "hello")).text == "You said: hello"
+            assert engine.loads == ["small", "small"]
+
+
+async def test_one_request_fails_and_the_others_do_not(house: House, team: Team) -> None:
+    house.engine.answers("too long", "never", fails_at=0)
+    other = team.elsewhere(channel="other")
+    await team.says("ana", "too long")
+    await other.says("ben", "hello")
+    assert (await team.reply_to("too long")).text == "⚠️ The prompt does not fit."
+    assert (await other.reply_to("hello")).text == "You said: hello"
+    assert house.engine.loads == ["small"]
+
+
+@pytest.mark.parametrize("where", ["load", "stream"])
+async def test_a_bug_of_ours_costs_one_answer(
+    house: House, team: Team, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    await team.asks("ana", "first")
+    await team.command("model", "large")
+    with monkeypatch.context() as patched:
+        patched.setattr(house.engine, where, lambda *_: 1 / 0)
+        answer = await team.asks("ana", "hello")
+    assert answer.text == "⚠️ Something went wrong here; the log of Inhouse says what."
+    assert (await team.asks("ana", "hello again")).text == "You said: hello again"
+
+
+async def test_when_a_retry_cannot_be_stored_the_question_gets_an_error_and_the_queue_goes_on(
+    house: House, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(*_: object, **__: object) -> None:
+        raise StorageError("The disk is full.")
+
+    house.engine.answers("hello", "Good morning", dies_at=1, deaths=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Inbox, "hand_back", failing)
+        answer = await team.asks("ana", "hello")
+    assert answer.text == "Good\n\n⚠️ The disk is full."
+    assert (await team.asks("ana", "and now?")).text == "You said: and now?"
+
+
+async def stops(team: Team, question: str) -> Posted:
+    """Ana stops her answer; what is left of it."""
+    assert await team.told("stop", who="ana") == "Stopped."
+    answer = await team.reply_to(question)
+    assert answer.reason is FinishReason.ABORT
+    return answer.first
+
+
+async def test_stop_while_it_waits(house: House, team: Team) -> None:
+    house.world.gates.hold("first/0")
+    await team.says("ben", "first")
+    await house.world.gates.reached("first/0")
+    await team.says("ana", "hello")
+    assert (await stops(team, "hello")).text == "Stopped."
+    await house.world.gates.open("first/0")
+    await team.reply_to("first")
+    assert house.engine.questions() == ["first"]
+    assert "0 answers being written, 0 waiting" in await team.told("status")
+
+
+@pytest.mark.parametrize("fate", ["loads", "does not load", "dies"])
+async def test_stop_while_its_model_is_loaded(house: House, team: Team, fate: str) -> None:
+    await team.command("model", "broken")
+    house.world.gates.hold("half broken")
+    await team.says("ana", "hello")
+    await house.world.gates.reached("half broken")
+    assert (await stops(team, "hello")).text == "Stopped."
+    if fate == "does not load":
+        house.engine.bad["broken"] = "damaged"
+    elif fate == "dies":
+        house.engine.deadly["broken"] = 1
+    await house.world.gates.open("half broken")
+    assert (await team.elsewhere(channel="other").asks("ben", "and me?")).text == "You said: and me?"
+    assert house.engine.questions() == ["and me?"]
+    assert len(team.replies_to("hello")) == 1
+    assert rows(house.settings.state_dir, "SELECT status FROM requests ORDER BY id") == [("cancelled",), ("finished",)]
+
+
+async def test_stop_while_it_is_written(house: House, team: Team) -> None:
+    house.world.gates.hold("hello/1")
+    await team.says("ana", "hello")
+    await team.sees("hello", "You")
+    assert (await stops(team, "hello")).text == "You"
+    assert (await team.asks("ana", "and now?")).text == "You said: and now?"
+
+
+async def test_stop_between_the_queue_and_the_engine(house: House, team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Inbox.start
+
+    async def slow(inbox: Inbox, request_id: str) -> None:
+        await house.world.gates.passing("start")
+        await start(inbox, request_id)
+
+    monkeypatch.setattr(Inbox, "start", slow)
+    house.world.gates.hold("start")
+    await team.says("ana", "hello")
+    await house.world.gates.reached("start")
+    assert await team.told("stop", who="ana") == "Stopped."
+    await house.world.gates.open("start")
+    assert (await team.reply_to("hello")).text == "Stopped."
+    assert house.engine.questions() == []
+
+
+async def test_stop_of_an_answer_under_which_the_engine_dies(house: House, team: Team) -> None:
+    house.engine.answers("hello", "Good morning", dies_at=1)
+    await team.says("ana", "quick")
+    await team.reply_to("quick")
+    house.world.gates.hold("hello/1")
+    await team.says("ana", "hello")
+    message = await team.sees("hello", "Good")
+    stopped = await team.told("stop", who="ana")
+    house.engine.die()
+    assert stopped == "Stopped."
+    answer = await team.reply_to("hello")
+    assert answer.parts == (message,)
+    assert answer.reason is FinishReason.ABORT
+    assert house.engine.questions() == ["quick", "hello"]
+
+
+async def test_what_waits_too_long_ends_with_a_sentence(tmp_path: Path) -> None:
+    async with open_house(tmp_path, deadline=1) as house:
+        house.world.gates.hold("first/0")
+        await house.team.says("ben", "first")
+        await house.world.gates.reached("first/0")
+        await house.team.says("ana", "hello")
+        answer = await house.team.reply_to("hello")
+        assert answer.text == "⚠️ This waited longer than the 1 s that it may, so it was dropped. Please ask again."
+        await house.world.gates.open("first/0")
+        assert (await house.team.reply_to("first")).text == "You said: first"
+
+
+async def test_an_answer_may_take_half_of_the_window_at_most(house: House, team: Team) -> None:
+    await team.command("max_tokens", "8000")
+    await team.asks("ana", "hello")
+    assert house.engine.prompt_of("hello").params.max_tokens == 1024
+
+
+async def test_a_question_that_is_deleted_while_it_is_answered_leaves_nothing(house: House, team: Team) -> None:
+    house.world.gates.hold("hello/1")
+    await team.says("ana", "hello")
+    await team.sees("hello", "You")
+    await team.deletes("hello")
+    await team.asks("ana", "and now?")
+    assert [turn.text for turn in house.engine.prompt_of("and now?").prompt.turns] == ["and now?"]
+    assert rows(house.settings.state_dir, "SELECT text FROM turns WHERE text LIKE '%hello%'") == []

@@ -79,7 +79,7 @@ class Actions:
         """Act on a command. Raises StorageError."""
         command = find(event.name)
         if command is None:
-            return Refused(f"There is no command {event.name}{nearest(event.name)}.")
+            return Refused(f"There is no command {event.name[:40]}{nearest(event.name) or '.'}")
         try:
             value = value_of(command, event.args)
             self._check_right(command, value, event)

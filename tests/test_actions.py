@@ -28,7 +28,7 @@ async def test_ask_is_acknowledged_and_answered_like_a_message(house: House, tea
 
 
 async def test_an_unknown_command_is_answered_with_the_nearest(team: Team) -> None:
-    assert await team.refused("temprature") == "There is no command temprature; did you mean temperature?."
+    assert await team.refused("temprature") == "There is no command temprature; did you mean temperature?"
 
 
 async def test_help_names_the_commands_as_they_are_typed_here(team: Team) -> None:

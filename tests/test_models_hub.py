@@ -118,6 +118,7 @@ def test_only_the_indexed_weights_are_fetched(fake: FakeHub, settings: Settings,
     fake.repos[NAME] = sharded()
     folder = pull(hub(fake, settings, home))
     assert (folder / "model-2.safetensors").read_bytes() == weights("2")
+    assert hub(fake, settings, home).plan(SPEC).missing == 0
     assert fake.fetched("consolidated.safetensors") == []
     assert fake.fetched("pytorch_model.bin") == []
     assert fake.fetched("README.md") == []

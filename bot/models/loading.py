@@ -56,6 +56,9 @@ def load(source: ModelSource, progress: Report) -> Loaded:
     hardware = detect("cpu" if source.gpu_layers == 0 else source.device)
     folder = Path(source.path)
     local.check(folder)
+    for name in (local.CONFIG, "tokenizer_config.json"):
+        if (folder / name).is_file():
+            local.read_json(folder / name)
     dtype = choose_dtype(source.dtype, hardware)
     with _explained(source), told(_weights_told(progress)):
         config = AutoConfig.from_pretrained(folder, **OWN_FILES)
@@ -164,11 +167,11 @@ def _sentence(source: ModelSource, error: Exception) -> str:
         return _no_memory(source)
     if "does not recognize this architecture" in said or "Unrecognized configuration class" in said:
         return f"{source.name} is of a kind that this version of transformers cannot load; a newer one may."
-    if "Unrecognized model" in said or "trust_remote_code" in said:
+    if "trust_remote_code" in said:
         return (
             f"{source.name} can only be loaded by running code of its own, which is never done; choose another model."
         )
-    if "size mismatch" in said or "mismatch" in type(error).__name__.lower():
+    if "size mismatch" in said or "ignore_mismatched_sizes" in said or "mismatch" in type(error).__name__.lower():
         return f"The weights in {source.path} do not belong to its config.json; {_again(source)}."
     return f"{source.name} cannot be loaded from {source.path} ({_line(error)}); {_again(source)}."
 
@@ -181,7 +184,11 @@ def _no_memory(source: ModelSource) -> str:
 
 
 def _again(source: ModelSource) -> str:
-    return f"delete that directory and run `inhouse pull {source.name}`"
+    """What mends a broken directory. A snapshot in the hub's cache only links to its files, two levels up."""
+    folder = Path(source.path)
+    if folder.parent.name == "snapshots":
+        return f"delete {folder.parents[1]} and run `inhouse pull {source.name}`"
+    return f"put a whole model there, or, if Inhouse fetched it, delete it and run `inhouse pull {source.name}`"
 
 
 def _line(error: BaseException) -> str:

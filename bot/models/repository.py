@@ -81,7 +81,7 @@ class Hub:
             commit=commit,
             files=wanted,
             total=sum(sizes[name] for name in wanted),
-            missing=sum(weight.missing(self._blobs(spec.repo)) for weight in weights),
+            missing=sum(weight.missing(self._blobs(spec.repo)) for weight in weights if weight.sha256),
             licence=spec.licence or _stated(card, "license_name", "license") or "not stated",
             licence_url=spec.licence_url or _stated(card, "license_link") or f"{self._endpoint}/{spec.repo}",
             gated=bool(info.gated),

@@ -129,6 +129,19 @@ class World:
         """The next `times` calls of that name (of those replies) go wrong."""
         self._faults.extend([_Planned(call, fault, seconds, only or (lambda _: True))] * times)
 
+    def forgets_faults(self) -> None:
+        """Nothing goes wrong from now on."""
+        self._faults.clear()
+
+    def forget_acknowledgement(self, number: int) -> None:
+        """The acknowledgement of an event got lost: it comes again on the next connection."""
+        self._pending.add(number)
+
+    @property
+    def here(self) -> bool:
+        """Whether the bot is connected."""
+        return bool(self._writers)
+
     def cut(self) -> None:
         """End every connection."""
         for writer in self._writers:
@@ -136,7 +149,7 @@ class World:
 
     async def connected(self) -> None:
         """Wait until the bot is there."""
-        await self.until(lambda: bool(self._writers), "the bot is connected")
+        await self.until(lambda: self.here, "the bot is connected")
 
     async def until(self, holds: Callable[[], bool], what: str) -> None:
         """Wait until something is so; fails after 20 s with what was waited for and what is there."""
@@ -159,15 +172,14 @@ class World:
         assert task is not None
         self._tasks.add(task)
         self._writers.add(writer)
+        answering: set[asyncio.Task[None]] = set()
         try:
             for number in sorted(self._pending):
                 self.deliveries[number] += 1
                 await send(writer, self.said[number])
             while (line := await receive(reader)) is not None:
                 if "call" in line:
-                    answering = asyncio.create_task(self._answer(line, writer))
-                    self._tasks.add(answering)
-                    answering.add_done_callback(self._tasks.discard)
+                    answering.add(asyncio.create_task(self._answer(line, writer)))
                 else:
                     self._hear(line)
         except ConnectionError:
@@ -175,6 +187,9 @@ class World:
         finally:
             self._writers.discard(writer)
             self._tasks.discard(task)
+            for call in answering:  # whoever called is not there any more
+                call.cancel()
+            await asyncio.gather(*answering, return_exceptions=True)
             writer.close()
 
     def _hear(self, line: Line) -> None:

@@ -107,7 +107,9 @@ class Service:
 
     async def _recover(self) -> None:
         """Take up what an earlier process owed; of a platform that is not served now, it stays stored."""
-        for request in await self._storage.inbox.recover():
+        owed = await self._storage.inbox.recover()
+        self._replies.resume(await self._storage.outbox.unsettled())  # before more of them are made here
+        for request in owed:
             if request.key.platform not in self._adapters:
                 continue
             if request.attempts >= ATTEMPTS:
@@ -115,7 +117,6 @@ class Service:
                 await live.finish(FinishReason.ERROR, error="I was stopped twice while writing this, so I gave it up.")
             else:
                 self._worker.submit(request, recall=True)
-        self._replies.resume(await self._storage.outbox.unsettled())
 
     async def _serve(self) -> None:
         worker = asyncio.create_task(self._worker.run(), name="worker")

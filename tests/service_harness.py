@@ -43,7 +43,7 @@ def make_settings(root: Path, **more: Any) -> Settings:  # Any: whatever a setti
         "catalog": root / "catalog.toml",
         "models": ",".join(PARAMETERS),
         "model": "small",
-        "drain": 5,
+        "drain": 1,
     }
     return Settings(**{**values, **more})
 

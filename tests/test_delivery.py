@@ -3,93 +3,18 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from bot.adapter import Limits
-from bot.delivery import VOID, Delivery
 from bot.errors import StorageError
-from bot.messages import Accepted, Choice, Event, Outcome, Reply
-from bot.storage import Storage
-from tests.fakes.platform import ScriptedAdapter
-from tests.fakes.world import Fault, World
-from tests.storage_samples import answer, ask, asked, part, rows
-
-REQUEST = asked("question")
-QUICK = Limits(max_chars=2000, min_interval_s=0.0)
-
-
-class Nobody:
-    """A Core to which nothing happens."""
-
-    async def handle(self, event: Event) -> Outcome:
-        return Accepted()
-
-    def choices(self, command: str, prefix: str) -> Sequence[Choice]:
-        return ()
-
-
-@dataclass
-class Stage:
-    """A platform, a storage, and an answer that is to get from one to the other."""
-
-    root: Path
-    world: World
-    storage: Storage
-    adapter: ScriptedAdapter
-    delivery: Delivery
-
-    def frame(self, text: str, *, tail: str = "", number: int = 0, final: bool = False) -> Reply:
-        """A part of the answer as it should look now."""
-        return replace(
-            part(REQUEST, number, text), tail=tail, final=final, attachment=None, finish_reason=None, usage=None
-        )
-
-    async def ends(self, *texts: str) -> None:
-        """The answer is stored with these parts, and they are to be shown."""
-        frames = [self.frame(text, number=number, final=True) for number, text in enumerate(texts)]
-        await answer(self.storage, REQUEST, "\n".join(texts), *frames)
-        self.delivery.show(frames)
-
-    async def arrives(self) -> list[list[str]]:
-        """Wait for the end; every message's texts, oldest first."""
-        await asyncio.wait_for(self.delivery.run(), 20)
-        return [message.history for message in self.world.posted]
-
-    async def shows(self, text: str) -> None:
-        """Wait until a message says this."""
-        await self.world.until(lambda: any(post.text == text for post in self.world.posted), f"{text!r} is shown")
-
-    def state(self) -> list[object]:
-        """How far the parts got, by storage."""
-        found = rows(self.root, "SELECT state FROM outbox ORDER BY part")
-        return [row[0] for row in found]
-
-    def restarted(self) -> None:
-        """Another process takes over, which only knows what is stored."""
-        self.delivery = Delivery(self.adapter, self.storage.outbox, REQUEST.request_id)
-
-
-@asynccontextmanager
-async def stage_in(root: Path, limits: Limits = QUICK) -> AsyncIterator[Stage]:
-    """A question is asked, and its answer is about to be shown."""
-    async with World() as world:
-        storage = await Storage.open(root)
-        await ask(storage, "question")
-        adapter = ScriptedAdapter(world.port, limits=limits)
-        running = asyncio.create_task(adapter.run(Nobody()))
-        try:
-            await world.connected()
-            yield Stage(root, world, storage, adapter, Delivery(adapter, storage.outbox))
-        finally:
-            await adapter.close()
-            await running
-            await storage.close()
+from bot.messages import Reply
+from tests.delivery_stage import Stage, stage_in
+from tests.fakes.world import Fault
+from tests.storage_samples import rows
 
 
 @pytest_asyncio.fixture
@@ -258,54 +183,3 @@ async def test_when_storage_fails_for_a_moment_it_is_still_one_message(
     assert len(shown) == 1
     assert shown[0][-1] == "the answer"
     assert stage.state() == ["final"]
-
-
-async def killed(stage: Stage, running: asyncio.Task[list[list[str]]]) -> None:
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    stage.restarted()
-
-
-async def test_after_a_kill_between_post_and_answer_the_message_is_found(stage: Stage) -> None:
-    stage.world.fails("post", Fault.DONE_SILENT)
-    running = asyncio.create_task(stage.arrives())
-    stage.delivery.show([stage.frame("one")])
-    await stage.shows("one")
-    await killed(stage, running)
-    await stage.ends("one two")
-    assert await stage.arrives() == [["one", "one two"]]
-    assert stage.world.calls["find"] == 1
-
-
-async def test_after_a_kill_before_the_post_it_is_posted(stage: Stage) -> None:
-    stage.world.fails("post", Fault.SILENT)
-    running = asyncio.create_task(stage.arrives())
-    stage.delivery.show([stage.frame("one")])
-    await stage.world.until(lambda: bool(stage.world.struck), "it is on its way")
-    await killed(stage, running)
-    await stage.ends("one two")
-    assert await stage.arrives() == [["one two"]]
-
-
-async def test_after_a_kill_the_same_message_goes_on(stage: Stage) -> None:
-    running = asyncio.create_task(stage.arrives())
-    stage.delivery.show([stage.frame("one")])
-    await stage.world.until(lambda: rows(stage.root, "SELECT 1 FROM outbox WHERE platform_id <> ''") != [], "stored")
-    await killed(stage, running)
-    stage.delivery.show([stage.frame("other")])
-    await stage.ends("other words")
-    shown = await stage.arrives()
-    assert len(shown) == 1
-    assert (shown[0][0], shown[0][-1]) == ("one", "other words")
-    assert stage.world.calls["find"] == 0
-
-
-async def test_an_answer_that_comes_out_shorter_the_second_time_leaves_no_old_text(stage: Stage) -> None:
-    running = asyncio.create_task(stage.arrives())
-    stage.delivery.show([stage.frame("one"), stage.frame("two", number=1)])
-    await stage.shows("two")
-    await stage.world.until(lambda: stage.state() == ["posted", "posted"], "both are stored")
-    await killed(stage, running)
-    await stage.ends("all of it")
-    assert await stage.arrives() == [["one", "all of it"], ["two", VOID]]
-    assert stage.state() == ["final", "final"]

@@ -57,10 +57,10 @@ ENGINE_PROCESS = {
         "sequential",
         "templates",
     )
-}
+} | {"bot.models.loading"}
 """Modules that only this process imports, so they may import heavy libraries at the top."""
 
-HEAVY_WHEN_CALLED = {"bot.engine.runner", "bot.models.convert", "bot.models.hardware"}
+HEAVY_WHEN_CALLED = {"bot.engine.runner", "bot.models.convert", "bot.models.hardware", "bot.models.steps"}
 """Modules that are run as processes of their own: the functions that do so import heavy things, the module does not."""
 
 

@@ -5,13 +5,14 @@ handled once, however often it is delivered; its turn and its request are stored
 told why not; a prompt holds turns of exactly one conversation.
 """
 
+import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from bot.config import Settings
-from bot.errors import QueueFull, RequestRefused
+from bot.errors import QueueFull
 from bot.messages import (
     Accepted,
     Attachment,
@@ -32,6 +33,9 @@ from bot.models.catalog import Catalog
 from bot.queue import RequestQueue
 from bot.storage import NewTurn, Storage, as_turn
 
+HISTORY_STEP = 100
+"""Turns that a very long history loses at once, so that the prompt's beginning, and its cache, mostly stay."""
+
 Submit = Callable[[GenerationRequest], None]
 
 
@@ -40,6 +44,7 @@ class Conversations:
 
     def __init__(self, settings: Settings, catalog: Catalog, storage: Storage, queue: RequestQueue) -> None:
         self._settings, self._catalog, self._storage, self._queue = settings, catalog, storage, queue
+        self._accepting = asyncio.Lock()
         self._good: dict[ConversationKey, str] = {}  # the model that last answered, by conversation
 
     async def message(self, event: IncomingMessage, submit: Submit) -> Outcome:
@@ -50,18 +55,18 @@ class Conversations:
         if not text.strip():
             return Refused("There was no text in that message for me to answer.")
         turns = [_turn(earlier) for earlier in event.context] + [_turn(replace(event, text=text, attachments=()))]
-        try:
-            request = await self.request(event.key, event.message_id, event.author)
-            with self._queue.place_for((event.key.platform, event.author.id)):
-                new = await self._storage.inbox.accept(event.key, event.message_id, turns=turns, request=request)
-                if new:
-                    submit(request)
-        except RequestRefused as error:
-            # An event that comes again must not be refused for want of the place that it has taken itself.
-            if isinstance(error, QueueFull) and await self._storage.inbox.seen(event.key, event.message_id):
+        # One at a time: a copy must neither take a second place nor be refused for want of the place of the first one.
+        async with self._accepting:
+            if await self._storage.inbox.seen(event.key, event.message_id):
                 return Accepted()
-            return Refused(str(error))
-        return Accepted(request.request_id if new else "")
+            request = await self.request(event.key, event.message_id, event.author)
+            try:
+                with self._queue.place_for((event.key.platform, event.author.id)):
+                    await self._storage.inbox.accept(event.key, event.message_id, turns=turns, request=request)
+                    submit(request)
+            except QueueFull as error:
+                return Refused(str(error))
+        return Accepted(request.request_id)
 
     async def again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> GenerationRequest:
         """A stored further request for a message: another answer, or more of its answer. Raises RequestRefused."""
@@ -90,7 +95,7 @@ class Conversations:
 
     async def prompt(self, request: GenerationRequest) -> Prompt | None:
         """What the engine is to read for a request; None if its message is no longer stored."""
-        turns = await self._storage.history.turns(request.key, until=request.message_id)
+        turns = await self._storage.history.turns(request.key, until=request.message_id, step=HISTORY_STEP)
         if not turns or turns[-1].message_id != request.message_id:
             return None
         prefix = ""

@@ -59,11 +59,12 @@ class RequestQueue:
     @contextmanager
     def place_for(self, person: PersonKey) -> Iterator[None]:
         """Hold a place while the request is being stored. Raises QueueFull, saying which bound was met."""
-        waiting = sum(1 for item in self._waiting.values() if person_key(item.request) == person)
-        if waiting + self._reserved[person] >= self._per_user:
-            raise QueueFull(f"You already have {waiting} questions waiting here; ask again when one is answered.")
-        if len(self._waiting) + self._reserved.total() >= self._size:
-            raise QueueFull(f"{len(self._waiting)} questions are waiting already, more than I take; try again soon.")
+        mine = sum(1 for item in self._waiting.values() if person_key(item.request) == person) + self._reserved[person]
+        if mine >= self._per_user:
+            raise QueueFull(f"You already have {mine} questions waiting here; ask again when one is answered.")
+        everybodys = len(self._waiting) + self._reserved.total()
+        if everybodys >= self._size:
+            raise QueueFull(f"{everybodys} questions are waiting already, more than I take; try again soon.")
         self._reserved[person] += 1
         try:
             yield

@@ -40,9 +40,11 @@ async def test_a_message_that_comes_three_times_is_one_turn_and_one_request(desk
     assert len(desk.owed) == 1
 
 
-async def test_copies_that_come_at_the_same_time_are_one_request(desk: Desk) -> None:
-    await asyncio.gather(*(desk.hears("hello") for _ in range(10)), return_exceptions=True)
-    assert len(desk.owed) == 1
+async def test_copies_that_come_at_the_same_time_are_one_request_and_none_is_refused(desk: Desk) -> None:
+    await desk.hears("first", at=0.0)
+    outcomes = await asyncio.gather(*(desk.hears("hello") for _ in range(10)))
+    assert sorted(outcomes, key=str) == [*[Accepted()] * 9, Accepted(desk.owed[1].request_id)]
+    assert len(desk.owed) == 2
 
 
 async def test_a_message_that_is_not_for_the_bot_is_left_alone(desk: Desk) -> None:

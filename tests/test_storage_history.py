@@ -39,6 +39,17 @@ async def test_until_a_question_gives_nothing_after_it_nor_its_own_answer(storag
     assert await storage.history.turns(KEY, until="unknown") == []
 
 
+async def test_a_long_history_loses_its_beginning_in_steps(storage: Storage) -> None:
+    begins_with = []
+    for number in range(12):
+        await storage.history.add(said(f"m{number}", str(number), at=float(number)))
+        kept = texts(await storage.history.turns(KEY, limit=6, step=4))
+        assert kept[-1] == str(number)
+        assert len(kept) <= 6
+        begins_with.append(int(kept[0]))
+    assert begins_with == [0] * 6 + [4] * 4 + [8] * 2
+
+
 async def test_a_message_is_one_turn_however_often_it_is_added(storage: Storage) -> None:
     await storage.history.add(said("m1", "as first seen"))
     await storage.history.add(said("m1", "as seen again"))

@@ -6,7 +6,7 @@ Promises: a message is one turn however often it is added; what is removed leave
 
 from dataclasses import asdict
 
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,9 +26,12 @@ class History:
         self._database = database
 
     async def turns(
-        self, key: ConversationKey, *, until: str | None = None, limit: int = 400, hidden: bool = False
+        self, key: ConversationKey, *, until: str | None = None, limit: int = 400, step: int = 1, hidden: bool = False
     ) -> list[StoredTurn]:
-        """The newest `limit` turns, oldest first. `hidden`: also those from before a reset.
+        """The newest turns, at most `limit`, oldest first. `hidden`: also those from before a reset.
+
+        step: where a conversation has more turns than `limit`, so many at once are left out of its beginning, so that
+        the first one given stays the same from turn to turn.
 
         until: the message id of a question; nothing after the question is given, and nothing at all if it is not
         stored. The question itself is given even if a reset came after it.
@@ -44,8 +47,10 @@ class History:
                 visible = or_(visible, turns.c.id == question["id"])
             if not hidden:
                 statement = statement.where(visible)
-            found = await connection.execute(statement.order_by(turns.c.sent_at.desc(), turns.c.id.desc()).limit(limit))
-            return [_stored_turn(row) for row in reversed(found.mappings().all())]
+            number = (await connection.execute(select(func.count()).select_from(statement.subquery()))).scalar_one()
+            left_out = -(-max(0, number - limit) // step) * step
+            found = await connection.execute(statement.order_by(turns.c.sent_at, turns.c.id).offset(left_out))
+            return [_stored_turn(row) for row in found.mappings()]
 
     async def add(self, turn: NewTurn) -> None:
         """Store a turn; if its message is stored already, that one stays as it is."""

@@ -147,7 +147,7 @@ def test_a_person_talks_stops_an_answer_leaves_and_finds_the_conversation_again(
 
 
 PLATFORM = """
-import asyncio, sys, time
+import asyncio, psutil, sys, time
 from bot.adapter import Limits
 from bot.cli.run import run_platforms
 from bot.config import load_settings
@@ -166,7 +166,10 @@ class Platform:
         if reply.committed: print("final" if reply.final else "growing", repr(reply.committed), flush=True)
     async def find_posted(self, reply): return None
     async def status(self, key, text): pass
-    async def close(self): print("closed", flush=True); self.closed.set()
+    async def close(self):
+        print("resident", psutil.Process().memory_info().rss >> 20, flush=True)
+        print("closed", flush=True)
+        self.closed.set()
 
 run_platforms(load_settings(temperature=0, max_tokens=int(sys.argv[2])), [Platform()])
 """
@@ -192,6 +195,7 @@ def test_the_first_signal_lets_the_answer_end() -> None:
         line_with(process, "growing")
         process.send_signal(signal.SIGTERM)
         assert "Paris" in line_with(process, "final")
+        assert int(line_with(process, "resident").split()[1]) < 150, "the service's own process stays small"
         line_with(process, "closed")
         assert process.wait(PATIENCE_S) == 0
 

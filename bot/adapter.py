@@ -2,9 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from bot.messages import Choice, ConversationKey, Event, IncomingMessage, Outcome, Reply
+
+
+class Dialect(StrEnum):
+    """What a platform makes of Markdown."""
+
+    MARKDOWN = "markdown"  # all of it
+    DISCORD = "discord"  # no tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +22,7 @@ class Limits:
     max_chars: characters in one message. min_interval_s: the least time between two updates of one reply. appends: the
     platform only takes newly committed text, and shows waiting in its own way (status). buttons: it can show them.
     cursor: what stands at the end of a text that is still being written. prefix: how a command begins.
+    dialect: how text must be written. attach_over: answers longer than so many characters come as a file (0: never).
     """
 
     max_chars: int
@@ -22,6 +31,8 @@ class Limits:
     buttons: bool = True
     cursor: str = ""
     prefix: str = "!"
+    dialect: Dialect = Dialect.MARKDOWN
+    attach_over: int = 0
 
 
 class Core(Protocol):
@@ -36,6 +47,21 @@ class Core(Protocol):
 
     def choices(self, command: str, prefix: str) -> Sequence[Choice]:
         """Completions of a command's first option, from memory; at most 25."""
+        ...
+
+    async def following(self, key: ConversationKey) -> bool:
+        """Whether the bot takes part in this conversation already."""
+        ...
+
+    async def catch_up(self, platform: str) -> None:
+        """Read back and handle what was said while the platform could not tell us; call it after each new session.
+
+        Calls the adapter's fetch_since for every channel in which something was heard before.
+        """
+        ...
+
+    def presence(self) -> str:
+        """One line about this moment: 'phi-4 · 38 tokens/s · 2 waiting'."""
         ...
 
 

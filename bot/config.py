@@ -23,7 +23,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from bot.errors import ConfigError
 
 PREFIX = "INHOUSE_"
-TOKENS = {"hf_token": "HF_TOKEN"}
+TOKENS = {"hf_token": "HF_TOKEN", "discord_bot_token": "DISCORD_BOT_TOKEN"}
 """Settings that hold a token, and the well-known name of its variable."""
 
 ENV_FILE = Path(".env")
@@ -78,6 +78,7 @@ def _token(value: object) -> object:
 
 Choice = BeforeValidator(_lower)
 Folder = Annotated[Path, AfterValidator(_folder), Field(description="a directory")]
+Ids = Annotated[frozenset[tuple[str, str]], BeforeValidator(_people)]
 Token = Annotated[SecretStr | None, BeforeValidator(_token)]
 
 
@@ -94,6 +95,10 @@ class Settings(BaseSettings):
     )
 
     hf_token: Token = Field(None, validation_alias=TOKENS["hf_token"], description="a token, copied as a whole")
+    discord_bot_token: Token = Field(
+        None, validation_alias=TOKENS["discord_bot_token"], description="a token, copied as a whole"
+    )
+    discord_proxy: str | None = Field(None, pattern=r"^https?://\S+$", description="a URL such as http://proxy:3128")
 
     model: str = Field("smollm2", min_length=1, description="a catalog name, org/name or a directory")
     models: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field((), description="names, separated by commas")
@@ -114,9 +119,17 @@ class Settings(BaseSettings):
     max_tokens: int = Field(512, ge=1, le=8192, description="a whole number from 1 to 8192")
     system_prompt: str | None = Field(None, description="a text")
 
-    admins: Annotated[frozenset[tuple[str, str]], BeforeValidator(_people)] = Field(
-        frozenset(), description="people as discord:<id> or slack:<id>, separated by commas"
-    )
+    admins: Ids = Field(frozenset(), description="people as discord:<id> or slack:<id>, separated by commas")
+    allow: Ids = Field(frozenset(), description="ids as discord:<id> or slack:<id>, separated by commas")
+    deny: Ids = Field(frozenset(), description="ids as discord:<id> or slack:<id>, separated by commas")
+
+    follow_threads: bool = Field(True, description="yes or no")
+    reply_in_thread: bool | None = Field(None, description="yes or no")
+    ambient: int = Field(0, ge=0, le=100, description="a whole number from 0 to 100")
+    attach_over: int = Field(12_000, ge=0, le=1_000_000, description="a number of characters, 0 for never")
+    catchup_messages: int = Field(50, ge=0, le=1000, description="a whole number from 0 to 1000")
+    catchup_age: float = Field(3600, ge=0, le=604_800, allow_inf_nan=False, description="seconds, from 0 to 604800")
+
     state_dir: Folder = Field(default_factory=lambda: user_state_path("inhouse", appauthor=False))
     cache_dir: Folder = Field(default_factory=lambda: user_cache_path("inhouse", appauthor=False))
 

@@ -49,6 +49,7 @@ class ActionKind(StrEnum):
     STOP = "stop"
     REGENERATE = "regenerate"
     CONTINUE = "continue"
+    RERUN = "rerun"  # as REGENERATE, offered when the question was edited
     GOOD = "good"
     BAD = "bad"
 
@@ -65,12 +66,16 @@ class ConversationKey:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody on a platform. `manages_channel` and `manages_workspace` are what the platform says of them, here."""
+    """Somebody on a platform. `manages_channel` and `manages_workspace` are what the platform says of them, here.
+
+    `groups` are the ids of their roles. What is stored of a person is the id and the name.
+    """
 
     id: str
     name: str
     manages_channel: bool = False
     manages_workspace: bool = False
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,8 @@ class IncomingMessage:
     """Somebody said something. `addressed` is true if the bot is meant. `sent_at` orders the history of a conversation.
 
     `context` holds messages that belong before this one and that the bot may not have seen (a replied-to message, the
-    one that a thread starts from, ambient messages), oldest first.
+    one that a thread starts from, ambient messages), oldest first. `remark` is a sentence to show above the answer (a
+    file that could not be read, how to go on in a thread).
     """
 
     key: ConversationKey
@@ -98,6 +104,7 @@ class IncomingMessage:
     attachments: tuple[Attachment, ...] = ()
     reply_to: str = ""
     context: tuple["IncomingMessage", ...] = ()
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +212,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """An answer that is owed. `wait_left_s`: how many seconds it may still wait in the queue."""
+    """An answer that is owed. `wait_left_s`: how many seconds it may still wait in the queue.
+
+    `remark` is a sentence to show above the answer.
+    """
 
     request_id: str
     key: ConversationKey
@@ -217,6 +227,7 @@ class GenerationRequest:
     accepted_at: float
     wait_left_s: float
     kind: RequestKind = RequestKind.ANSWER
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

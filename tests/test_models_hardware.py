@@ -1,5 +1,6 @@
 """What the machine is, what fits on it, and the table of both."""
 
+import asyncio
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +28,8 @@ PHI4 = CATALOG.get("phi-4")
 SMALL = CATALOG.get("smollm2")
 
 
-def test_the_cpu_is_used_for_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = probe("cpu")
+async def test_the_cpu_is_used_for_a_reason() -> None:
+    seen = await probe("cpu")
     assert seen.device == "cpu"
     assert seen.why_cpu == "it was asked for"
     assert seen.cpu
@@ -37,11 +38,22 @@ def test_the_cpu_is_used_for_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "The CPU is used: it was asked for." in describe_hardware(seen)
 
 
-def test_a_gpu_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_gpu_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert probe("auto").why_cpu.startswith(("this build of torch", "no GPU answers"))
+    assert (await probe("auto")).why_cpu.startswith(("this build of torch", "no GPU answers"))
     with pytest.raises(ModelError, match=r"A GPU was asked for .* there is none to use"):
-        probe("cuda")
+        await probe("cuda")
+
+
+async def test_a_look_that_nobody_waits_for_any_more_ends_at_once() -> None:
+    looking = asyncio.create_task(probe("cpu"))
+    await asyncio.sleep(0.5)  # it has begun
+    children = psutil.Process().children()
+    assert children
+    looking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await looking
+    assert not any(child.is_running() for child in children)
 
 
 def test_a_gpu_is_described_with_cuda_and_memory() -> None:

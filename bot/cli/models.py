@@ -4,6 +4,7 @@ In: settings and what the person typed. Out: tables and progress; errors are Mod
 needs torch, to see the hardware, and loads it in a one-shot process.
 """
 
+import asyncio
 import getpass
 import sys
 
@@ -30,7 +31,7 @@ def show_models(settings: Settings) -> None:
     catalog = Catalog.of(settings)
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
     with Console(stderr=True).status("looking at the hardware"):
-        hardware = probe(settings.device)
+        hardware = asyncio.run(probe(settings.device))
     console.print(describe_hardware(hardware), "", sep="\n", markup=False)
     here = frozenset(spec.name for spec in catalog if installed(spec, settings))
     console.print(table(rows(catalog, hardware, settings, here)))

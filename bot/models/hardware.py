@@ -5,10 +5,10 @@ is plain data. Promise: a machine without a usable GPU is a fact with a reason, 
 """
 
 import argparse
+import asyncio
 import json
 import os
 import platform
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,22 +93,26 @@ def detect(device: str = "auto") -> Hardware:
     )
 
 
-def probe(device: str = "auto") -> Hardware:
-    """As `detect`, in a one-shot process, so that torch is never loaded here. Takes some seconds; blocks.
+async def probe(device: str = "auto") -> Hardware:
+    """As `detect`, in a one-shot process, so that torch is never loaded here; takes some seconds. Cancelling ends it.
 
     Raises ModelError if cuda was asked for and cannot be had, or if torch cannot be loaded at all.
     """
     command = [sys.executable, "-m", "bot.models.hardware", "--device", device]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=child_environment())
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=child_environment(), timeout=PROBE_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired as error:
+        told, errors = await asyncio.wait_for(process.communicate(), PROBE_TIMEOUT_S)
+    except TimeoutError as error:
         raise ModelError(f"The hardware did not tell what it is within {PROBE_TIMEOUT_S} s.") from error
-    lines = done.stdout.splitlines()
-    if done.returncode or not lines:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ModelError(reason if done.returncode == 1 else f"torch cannot be loaded here: {reason}")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    lines = told.decode().splitlines()
+    if process.returncode or not lines:
+        reason = (errors.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
+        raise ModelError(reason if process.returncode == 1 else f"torch cannot be loaded here: {reason}")
     return Hardware(**json.loads(lines[-1]))
 
 

@@ -3,7 +3,6 @@
 In: the settings and the catalog. Out: a ModelSource for the engine, and verdicts from memory, without torch.
 """
 
-import asyncio
 import logging
 from dataclasses import replace
 
@@ -28,7 +27,7 @@ class Shelf:
     async def look(self, loaded_mb: int) -> None:
         """See what this machine has; `loaded_mb` of its memory are taken by a model of ours, which would make room."""
         try:
-            found = await asyncio.to_thread(probe, self._settings.device)
+            found = await probe(self._settings.device)
         except ModelError as error:
             log.warning("%s", error)
             return

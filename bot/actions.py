@@ -5,6 +5,7 @@ promises: a command that is delivered twice acts once; who may not is told so; a
 what is right.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from bot.commands import Command, Who, find, help_text, nearest, value_of
@@ -30,10 +31,14 @@ from bot.messages import (
 )
 from bot.queue import RequestQueue
 from bot.records import Records
+from bot.replies import Replies
 from bot.storage import Storage, StoredRequest
 from bot.tuning import Tuning
 from bot.wording import counted, shortened
 from bot.worker import Worker
+
+RERUN_S = 120.0
+"""How long after a question its change brings the offer of another answer."""
 
 Handler = Callable[[IncomingCommand, str | None], Awaitable[Outcome]]
 
@@ -47,13 +52,14 @@ class Actions:
         storage: Storage,
         queue: RequestQueue,
         worker: Worker,
+        replies: Replies,
         conversations: Conversations,
         tuning: Tuning,
         records: Records,
         prefixes: Mapping[str, str],
     ) -> None:
         self._settings, self._storage, self._queue, self._worker = settings, storage, queue, worker
-        self._conversations, self._prefixes = conversations, prefixes
+        self._replies, self._conversations, self._prefixes = replies, conversations, prefixes
         self._unfinished: set[tuple[ConversationKey, str]] = set()  # events stored, but not acted upon
         self._handlers: dict[str, Handler] = {
             "ask": self._ask,
@@ -104,8 +110,17 @@ class Actions:
             return Refused(str(error))
 
     async def edited(self, event: MessageEdited) -> Outcome:
-        """A message was changed on the platform."""
-        return await self._conversations.edited(event)
+        """A message was changed on the platform: if it was answered just now, another answer is offered."""
+        changed = await self._conversations.edited(event)
+        asked = await self._storage.inbox.of_message(event.key, event.message_id)
+        if not changed or not asked or time.time() - asked[0].request.accepted_at > RERUN_S:
+            return Accepted()
+        live = self._replies.get(asked[-1].request.request_id)
+        if live is not None and not live.ended:
+            live.question_edited()
+        elif parts := await self._storage.outbox.of_request(asked[-1].request.request_id):
+            self._replies.offer_rerun(parts)
+        return Accepted()
 
     async def deleted(self, event: MessageDeleted) -> Outcome:
         """A message is gone from the platform: what is being written for it stops, and its turns go."""
@@ -132,7 +147,7 @@ class Actions:
         if event.kind in (ActionKind.GOOD, ActionKind.BAD):
             await self._storage.outbox.rate(event.reply_id, event.actor.id, event.kind is ActionKind.GOOD)
             return Notice("Thank you, noted.")
-        kind = RequestKind.REGENERATE if event.kind is ActionKind.REGENERATE else RequestKind.CONTINUE
+        kind = RequestKind.CONTINUE if event.kind is ActionKind.CONTINUE else RequestKind.REGENERATE
         return await self._again(reply.key, reply.question_id, event.actor, kind)
 
     def _check_right(self, command: Command, value: str | None, event: IncomingCommand) -> None:

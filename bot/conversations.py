@@ -49,17 +49,17 @@ class Conversations:
 
     async def message(self, event: IncomingMessage, submit: Submit) -> Outcome:
         """Store a message that addresses the bot and ask for its answer. Raises StorageError."""
-        if not event.addressed:
+        if not event.addressed and not await self._goes_on(event):
             return Accepted()
         text = text_with_files(event.text, event.attachments)
         if not text.strip():
-            return Refused("There was no text in that message for me to answer.")
+            return Refused(event.remark or "There was no text in that message for me to answer.")
         turns = [_turn(earlier) for earlier in event.context] + [_turn(replace(event, text=text, attachments=()))]
         # One at a time: a copy must neither take a second place nor be refused for want of the place of the first one.
         async with self._accepting:
             if await self._storage.inbox.seen(event.key, event.message_id):
                 return Accepted()
-            request = await self.request(event.key, event.message_id, event.author)
+            request = await self.request(event.key, event.message_id, event.author, remark=event.remark)
             try:
                 with self._queue.place_for((event.key.platform, event.author.id)):
                     await self._storage.inbox.accept(event.key, event.message_id, turns=turns, request=request)
@@ -76,7 +76,12 @@ class Conversations:
         return request
 
     async def request(
-        self, key: ConversationKey, message_id: str, author: Person, kind: RequestKind = RequestKind.ANSWER
+        self,
+        key: ConversationKey,
+        message_id: str,
+        author: Person,
+        kind: RequestKind = RequestKind.ANSWER,
+        remark: str = "",
     ) -> GenerationRequest:
         """A request with the settings of its conversation, not stored yet."""
         chosen = await self._storage.history.resolved(key)
@@ -91,6 +96,7 @@ class Conversations:
             accepted_at=time.time(),
             wait_left_s=self._settings.deadline,
             kind=kind,
+            remark=remark,
         )
 
     async def prompt(self, request: GenerationRequest) -> Prompt | None:
@@ -123,16 +129,21 @@ class Conversations:
                 await self._storage.history.set(key, "model", None if good == self._catalog.default else good)
         return good
 
-    async def edited(self, event: MessageEdited) -> Outcome:
-        """Bring a stored turn up to date with its message."""
+    async def edited(self, event: MessageEdited) -> bool:
+        """Bring a stored turn up to date with its message; whether that changed it."""
         text = text_with_files(event.text, event.attachments)
-        await self._storage.history.edit(event.key, event.message_id, text)
-        return Accepted()
+        return await self._storage.history.edit(event.key, event.message_id, text)
 
     async def deleted(self, event: MessageDeleted) -> Outcome:
         """Remove a message, and its answer, from what is stored."""
         await self._storage.history.remove_message(event.key, event.message_id)
         return Accepted()
+
+    async def _goes_on(self, event: IncomingMessage) -> bool:
+        """Whether a message is the next one of a thread that the bot takes part in."""
+        if not event.key.thread or not self._settings.follow_threads:
+            return False
+        return await self._storage.history.following(event.key)
 
     def model_of(self, chosen: Mapping[str, str]) -> str:
         """The model of a conversation with these settings; the default if the chosen one is no longer offered."""

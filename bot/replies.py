@@ -7,15 +7,14 @@ is stored before it is shown.
 
 import asyncio
 import contextlib
-import hashlib
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence, Set
 from dataclasses import replace
 
 from bot.adapter import Adapter
 from bot.delivery import Delivery
 from bot.errors import StorageError
-from bot.formatting import open_fence, split
+from bot.frames import Composer
 from bot.messages import ActionKind, FinishReason, GenerationRequest, Reply, RequestStatus, Usage
 from bot.storage import Storage, StoredReply
 
@@ -32,11 +31,6 @@ _STATUS = {
 }
 
 
-def reply_id(request_id: str, part: int) -> str:
-    """The name of one message of an answer: the same after every restart, and short enough for Discord's nonce."""
-    return hashlib.blake2s(f"{request_id}/{part}".encode(), digest_size=10).hexdigest()
-
-
 class LiveReply:
     """One answer, from the moment that it is owed until its last message is final.
 
@@ -47,7 +41,8 @@ class LiveReply:
         self.request = request
         self._adapter, self._storage = adapter, storage
         self._delivery = Delivery(adapter, storage.outbox, request.request_id if recall else "")
-        self._text, self._line, self._note, self._before, self._ended = "", "", "", "", False
+        self._composer = Composer(request, adapter.limits, note=request.remark)
+        self._text, self._line, self._ended = "", "", False
         self._said = asyncio.Event()
 
     async def run(self) -> None:
@@ -69,7 +64,15 @@ class LiveReply:
 
     def follow(self, before: str) -> None:
         """The answer goes on where this text, which stands in an earlier message, ended."""
-        self._before = before
+        self._composer.before = before
+
+    def allow_links(self, links: Set[str]) -> None:
+        """These URLs were written by people, so they may be shown as links."""
+        self._composer.links = links
+
+    def question_edited(self) -> None:
+        """The question is no longer what is being answered: another answer is to be offered."""
+        self._composer.edited = True
 
     def push(self, text: str) -> None:
         """More text of the answer."""
@@ -79,7 +82,7 @@ class LiveReply:
 
     def restart(self, note: str = "") -> None:
         """The text so far is void: the answer is written again from its beginning, into the same messages."""
-        self._text, self._note = "", note or self._note
+        self._text, self._composer.note = "", note or self._composer.note
 
     @property
     def ended(self) -> bool:
@@ -93,8 +96,8 @@ class LiveReply:
 
     async def finish(self, reason: FinishReason, usage: Usage | None = None, error: str = "") -> None:
         """Store the end of the answer and then show it."""
-        frames = self._final_frames(reason, usage, error)
-        answer = None if reason is FinishReason.ERROR or not self._text.strip() else self._before + self._text
+        frames = self._composer.final(self._text, reason, usage, error)
+        answer = None if reason is FinishReason.ERROR or not self._text.strip() else self._composer.before + self._text
         for attempt in range(10_000):
             try:
                 await self._storage.inbox.finish(
@@ -114,57 +117,7 @@ class LiveReply:
         self._delivery.show(frames)
 
     def _show(self) -> None:
-        self._delivery.show(self._frames())
-
-    def _frames(self) -> list[Reply]:
-        """The messages while the answer is being written."""
-        limits = self._adapter.limits
-        text = self._shown()
-        if not text:
-            return [self._reply(0, "", self._line, (ActionKind.STOP,))] if self._line else []
-        parts = split(text, limits.max_chars - len(limits.cursor))
-        frames = [self._reply(number, part.text, "", ()) for number, part in enumerate(parts[:-1])]
-        growing = parts[-1]
-        tail = growing.text[growing.committed :] + limits.cursor
-        frames.append(self._reply(len(frames), growing.text[: growing.committed], tail, ()))
-        frames[0] = replace(frames[0], buttons=(ActionKind.STOP,))
-        return frames
-
-    def _final_frames(self, reason: FinishReason, usage: Usage | None, error: str) -> list[Reply]:
-        text = self._shown().rstrip()
-        if reason is FinishReason.ERROR:
-            text = f"{text}\n\n⚠️ {error}".strip()
-        elif not text:
-            text = "Stopped." if reason is FinishReason.ABORT else "(The model had nothing to say.)"
-        frames = [
-            replace(self._reply(number, part.text, "", ()), final=True)
-            for number, part in enumerate(split(text, self._adapter.limits.max_chars))
-        ]
-        # The first part carries the buttons: by them it is recognised as ours after a crash.
-        frames[0] = replace(frames[0], buttons=_buttons_after(reason))
-        frames[-1] = replace(frames[-1], finish_reason=reason, usage=usage)
-        return frames
-
-    def _shown(self) -> str:
-        if not self._text.strip():
-            return ""
-        fence = open_fence(self._before)  # a message of its own must open the code that it goes on with
-        text = f"{fence}\n{self._text.lstrip(chr(10))}" if fence else self._text.lstrip()
-        return f"{self._note}\n\n{text}" if self._note else text
-
-    def _reply(self, part: int, committed: str, tail: str, buttons: tuple[ActionKind, ...]) -> Reply:
-        request = self.request
-        return Reply(
-            reply_id=reply_id(request.request_id, part),
-            request_id=request.request_id,
-            key=request.key,
-            part=part,
-            question_id=request.message_id,
-            asker=request.author,
-            committed=committed,
-            tail=tail,
-            buttons=buttons,
-        )
+        self._delivery.show(self._composer.growing(self._text, self._line))
 
     async def _keep_typing(self) -> None:
         while not self._text and not self._ended:
@@ -173,13 +126,6 @@ class LiveReply:
                 await self._adapter.status(self.request.key, self._line)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._said.wait(), TYPING_S)
-
-
-def _buttons_after(reason: FinishReason) -> tuple[ActionKind, ...]:
-    if reason is FinishReason.ERROR:
-        return (ActionKind.REGENERATE,)
-    more = (ActionKind.CONTINUE,) if reason in (FinishReason.LENGTH, FinishReason.ABORT) else ()
-    return (ActionKind.REGENERATE, *more, ActionKind.GOOD, ActionKind.BAD)
 
 
 class Replies:
@@ -211,6 +157,15 @@ class Replies:
                 delivery = Delivery(self._adapters[replies[0].key.platform], self._storage.outbox, request_id)
                 delivery.show([replace(reply, platform_id=None) for reply in replies])
                 self._run(request_id, delivery.run())
+
+    def offer_rerun(self, parts: Sequence[StoredReply]) -> None:
+        """The question of this finished answer was edited: its first message gets a button that answers it anew."""
+        first = parts[0].reply
+        others = tuple(kind for kind in first.buttons if kind not in (ActionKind.REGENERATE, ActionKind.RERUN))
+        frame = replace(first, platform_id=None, buttons=(ActionKind.RERUN, *others))
+        delivery = Delivery(self._adapters[first.key.platform], self._storage.outbox, first.request_id)
+        delivery.show([frame])
+        self._run(first.request_id, delivery.run())
 
     async def settled(self, seconds: float) -> None:
         """Wait until every final text is shown, at most this long, and leave the rest to the next start."""

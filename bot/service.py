@@ -10,19 +10,14 @@ from collections.abc import Sequence
 
 from bot.actions import Actions
 from bot.adapter import Adapter
+from bot.catchup import CatchUp
 from bot.config import Settings
 from bot.conversations import Conversations
+from bot.core import ServiceCore
 from bot.engine.base import Engine
 from bot.errors import ConfigError, FatalAdapterError, ModelError
 from bot.messages import (
-    Choice,
-    Event,
     FinishReason,
-    IncomingAction,
-    IncomingCommand,
-    IncomingMessage,
-    MessageEdited,
-    Outcome,
 )
 from bot.models.catalog import Catalog
 from bot.models.shelf import Shelf
@@ -51,7 +46,8 @@ class Service:
     async def run(self) -> None:
         """Serve until every adapter has ended or `stop` was called, then drain.
 
-        Raises ConfigError (a model that cannot be loaded, a state directory in use), FatalAdapterError, StorageError.
+        Raises ConfigError (a model that cannot be loaded, a state directory in use, a token that is refused at the
+        start or when no other platform is left), StorageError.
         """
         storage = await Storage.open(self._settings.state_dir)
         try:
@@ -66,48 +62,47 @@ class Service:
         """Begin to drain; a second call ends at once."""
         (self._hurrying if self._stopping.is_set() else self._stopping).set()
 
-    async def handle(self, event: Event) -> Outcome:
-        """Take one event of an adapter. Raises StorageError, and then it was not stored."""
-        if isinstance(event, IncomingMessage):
-            return await self._conversations.message(event, self._worker.submit)
-        if isinstance(event, IncomingCommand):
-            return await self._actions.command(event)
-        if isinstance(event, IncomingAction):
-            return await self._actions.action(event)
-        if isinstance(event, MessageEdited):
-            return await self._actions.edited(event)
-        return await self._actions.deleted(event)
-
-    def choices(self, command: str, prefix: str) -> Sequence[Choice]:
-        """Completions of a command's option, from memory."""
-        return self._tuning.choices(command, prefix)
-
     def _assemble(self, storage: Storage) -> None:
         settings, shelf = self._settings, self._shelf
         self._storage = storage
         queue = RequestQueue(settings.queue_size, settings.per_user)
         self._replies = Replies(storage, self._adapters)
-        self._conversations = Conversations(settings, self._catalog, storage, queue)
+        conversations = Conversations(settings, self._catalog, storage, queue)
         self._worker = Worker(
             settings,
             self._engine,
             queue,
             storage,
             self._replies,
-            self._conversations,
+            conversations,
             shelf.locate,
             self._catalog.default,
         )
-        self._tuning = Tuning(settings, self._catalog, storage, self._conversations, shelf)
+        tuning = Tuning(settings, self._catalog, storage, conversations, shelf)
         records = Records(storage, queue, self._worker, self._engine, shelf)
         prefixes = {platform: adapter.limits.prefix for platform, adapter in self._adapters.items()}
-        self._actions = Actions(
-            settings, storage, queue, self._worker, self._conversations, self._tuning, records, prefixes
+        actions = Actions(
+            settings, storage, queue, self._worker, self._replies, conversations, tuning, records, prefixes
+        )
+        self._catchup = CatchUp(settings, storage)
+        self._core = ServiceCore(
+            settings,
+            self._adapters,
+            storage,
+            queue,
+            self._engine,
+            self._worker,
+            conversations,
+            actions,
+            tuning,
+            self._catchup,
         )
 
     async def _recover(self) -> None:
         """Take up what an earlier process owed; of a platform that is not served now, it stays stored."""
         owed = await self._storage.inbox.recover()
+        for platform in self._adapters:
+            await self._catchup.load(platform)
         self._replies.resume(await self._storage.outbox.unsettled())  # before more of them are made here
         for request in owed:
             if request.key.platform not in self._adapters:
@@ -122,10 +117,14 @@ class Service:
         worker = asyncio.create_task(self._worker.run(), name="worker")
         waiters = asyncio.create_task(self._worker.tell_waiters(), name="waiters")
         stopping = asyncio.create_task(self._until_stopped(), name="stop")
-        looking = asyncio.create_task(self._look_at_hardware(), name="hardware")
+        background = [
+            asyncio.create_task(self._look_at_hardware(), name="hardware"),
+            asyncio.create_task(self._core.watch(), name="speed"),
+            asyncio.create_task(self._catchup.keep_saving(), name="cursors"),
+        ]
         adapters = [asyncio.create_task(self._connect(adapter)) for adapter in self._adapters.values()]
         served = asyncio.create_task(_all(adapters), name="adapters")
-        tasks = [worker, waiters, stopping, looking, served]
+        tasks = [worker, waiters, stopping, served, *background]
         try:
             done, _ = await asyncio.wait([worker, waiters, stopping, served], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -149,11 +148,13 @@ class Service:
 
     async def _connect(self, adapter: Adapter) -> None:
         try:
-            await adapter.run(self)
+            await adapter.run(self._core)
         except FatalAdapterError as error:
-            if len(self._adapters) == 1:
-                raise
+            others = self._core.connected - {adapter.platform}
+            if adapter.platform not in self._core.connected or not others:
+                raise ConfigError(str(error)) from error
             log.error("%s stops: %s", adapter.platform, error)
+            self._core.connected.discard(adapter.platform)
 
     async def _drain(self) -> None:
         """Let running answers end and final texts arrive; a second `stop` cuts it short."""
@@ -168,6 +169,7 @@ class Service:
         await self._replies.settled(0 if self._hurrying.is_set() else LAST_WORDS_S)
         for adapter in self._adapters.values():
             await adapter.close()
+        await self._catchup.save()
 
 
 async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:

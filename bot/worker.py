@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 
 from bot.config import Settings
 from bot.conversations import Conversations
+from bot.dialects import urls_in
 from bot.engine.base import Engine, EngineRequest, LoadedModel, LoadProgress, ModelSource
 from bot.errors import EngineDied, InhouseError, ModelError, StorageError
-from bot.messages import FinishReason, GenerationRequest, TokenDelta
+from bot.messages import FinishReason, GenerationRequest, Role, TokenDelta
 from bot.queue import RequestQueue
 from bot.replies import LiveReply, Replies
 from bot.storage import Storage
@@ -169,6 +170,9 @@ class Worker:
             limit = min(request.params.max_tokens, self.loaded.context_window // 2)
             params = replace(request.params, max_tokens=limit)
             live.follow(prompt.prefix)
+            live.allow_links(
+                frozenset().union(*(urls_in(turn.text) for turn in prompt.turns if turn.role is Role.USER))
+            )
             async for delta in self._engine.stream(EngineRequest(request.request_id, prompt, params)):
                 live.push(delta.text)
                 last = delta

@@ -94,10 +94,20 @@ def _chat(
 @app.command("run")
 def _run() -> None:
     """Serve the platforms whose tokens are set."""
-    from bot.cli.run import run_platforms
+    from bot.cli.run import adapters_for, run_platforms
     from bot.config import load_settings
 
-    run_platforms(load_settings())
+    settings = load_settings()
+    run_platforms(settings, adapters_for(settings))
+
+
+@app.command("discord-invite")
+def _discord_invite() -> None:
+    """Print the link that invites the bot to a server, and what to click before."""
+    from adapters.discord.invite import invitation
+    from bot.config import load_settings
+
+    typer.echo(invitation(load_settings()))
 
 
 @app.command("models")

@@ -19,7 +19,17 @@ from bot.models.catalog import Catalog
 from bot.service import Service
 
 
-def run_platforms(settings: Settings, adapters: Sequence[Adapter] = ()) -> None:
+def adapters_for(settings: Settings) -> list[Adapter]:
+    """An adapter for every platform whose tokens are set."""
+    adapters: list[Adapter] = []
+    if settings.discord_bot_token is not None:
+        from adapters.discord.adapter import DiscordAdapter
+
+        adapters.append(DiscordAdapter(settings))
+    return adapters
+
+
+def run_platforms(settings: Settings, adapters: Sequence[Adapter]) -> None:
     """Serve `adapters`. Raises ConfigError if there are none."""
     setup_logs(settings.log_level, settings.log_format, secrets(settings))
     if not adapters:

@@ -1,5 +1,6 @@
 """Everything that survives a restart: the inbox, the history and the outbox, in one SQLite file. The only SQL."""
 
+from bot.storage.cursors import Cursor, Cursors
 from bot.storage.history import History, as_turn
 from bot.storage.inbox import Inbox
 from bot.storage.outbox import Outbox
@@ -7,6 +8,8 @@ from bot.storage.records import NewTurn, StoredReply, StoredRequest, StoredTurn
 from bot.storage.state import Storage
 
 __all__ = [
+    "Cursor",
+    "Cursors",
     "History",
     "Inbox",
     "NewTurn",

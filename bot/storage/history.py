@@ -58,9 +58,11 @@ class History:
             await add_turn(connection, turn)
 
     async def edit(self, key: ConversationKey, message_id: str, text: str) -> bool:
-        """Change what a person's message says. False: no such turn."""
+        """Change what a person's message says. False: no such turn, or it says so already."""
         async with self._database.write() as connection:
-            changed = await connection.execute(update(turns).where(_said(key, message_id)).values(text=text))
+            changed = await connection.execute(
+                update(turns).where(_said(key, message_id), turns.c.text != text).values(text=text)
+            )
             return changed.rowcount > 0
 
     async def remove_message(self, key: ConversationKey, message_id: str) -> int:

@@ -201,6 +201,7 @@ async def _add(connection: AsyncConnection, request: GenerationRequest) -> None:
             wait_left_s=request.wait_left_s,
             status=RequestStatus.WAITING,
             error="",
+            remark=request.remark,
         )
     )
 
@@ -220,6 +221,7 @@ def _stored_request(row: RowMapping) -> StoredRequest:
         accepted_at=row["accepted_at"],
         wait_left_s=row["wait_left_s"],
         kind=RequestKind(row["kind"]),
+        remark=row["remark"],
     )
     return StoredRequest(
         request=request,

@@ -149,7 +149,7 @@ async def blank(connection: AsyncConnection, which: ColumnElement[bool]) -> None
         update(outbox).where(theirs, owed).values(state="dropped", dropped="The conversation was forgotten.")
     )
     await connection.execute(update(outbox).where(theirs).values(**_NO_TEXT, asker_name=""))
-    await connection.execute(update(requests).where(which).values(author_name="", error=""))
+    await connection.execute(update(requests).where(which).values(author_name="", error="", remark=""))
 
 
 def _values(reply: Reply) -> dict[str, str | int | bool | None]:

@@ -1,11 +1,12 @@
 """The state of one Inhouse: a directory that is locked, a database in it that is sound and up to date.
 
-In: the state directory. Out: the inbox, the history and the outbox, on one database.
+In: the state directory. Out: the inbox, the history, the outbox and the cursors, on one database.
 """
 
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from bot.storage.cursors import Cursors
 from bot.storage.database import Database
 from bot.storage.history import History
 from bot.storage.inbox import Inbox
@@ -19,11 +20,13 @@ class Storage:
     inbox: Inbox
     history: History
     outbox: Outbox
+    cursors: Cursors
 
     def __init__(self, database: Database, resources: AsyncExitStack) -> None:
         self.inbox = Inbox(database)
         self.history = History(database)
         self.outbox = Outbox(database)
+        self.cursors = Cursors(database)
         self._resources = resources
 
     @classmethod

@@ -75,6 +75,7 @@ requests = Table(
     Column("usage", Text),
     _text("error"),
     Column("finished_at", Float),
+    Column("remark", Text, nullable=False, server_default=""),
     UniqueConstraint("request_id"),
     CheckConstraint("status IN ('waiting', 'running', 'finished', 'failed', 'cancelled')", "status"),
     Index("ix_requests_status", "status"),
@@ -142,6 +143,16 @@ ratings = Table(
     _text("actor_id", primary_key=True),
     Column("good", Boolean, nullable=False),
     Column("rated_at", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+
+cursors = Table(
+    "cursors",
+    metadata,
+    *(_text(name, primary_key=True) for name in KEY),
+    _text("message_id"),
+    Column("sent_at", Float, nullable=False),
     sqlite_with_rowid=False,
 )
 

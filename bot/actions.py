@@ -115,11 +115,7 @@ class Actions:
         asked = await self._storage.inbox.of_message(event.key, event.message_id)
         if not changed or not asked or time.time() - asked[0].request.accepted_at > RERUN_S:
             return Accepted()
-        live = self._replies.get(asked[-1].request.request_id)
-        if live is not None and not live.ended:
-            live.question_edited()
-        elif parts := await self._storage.outbox.of_request(asked[-1].request.request_id):
-            self._replies.offer_rerun(parts)
+        self._replies.offer_rerun(asked[-1].request.request_id)
         return Accepted()
 
     async def deleted(self, event: MessageDeleted) -> Outcome:

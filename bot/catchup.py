@@ -2,18 +2,20 @@
 
 In: every message that is heard, and the beginning of every new session. Out: the messages in between, handled as if
 they came live. It promises: a channel that was never heard before is not read back; of the others at most so many
-messages, not older than so many seconds; what was answered already is not answered again (the inbox sees to that).
+messages, not older than so many seconds; a stored cursor has nothing behind it that is still to be handled; what was
+answered already is not answered again (the inbox sees to that).
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 
 from bot.adapter import Adapter
 from bot.config import Settings
 from bot.errors import AdapterError, Rejected, RetryLater, StorageError
-from bot.messages import ConversationKey, Event, IncomingMessage, Outcome
+from bot.messages import ConversationKey, IncomingMessage, Outcome
 from bot.storage import Cursor, Storage
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,9 @@ SAVE_S = 5.0
 """How often cursors are written; after a crash so much is read back twice, and dropped as known."""
 
 TRIES = 3
+AT_ONCE = 8
+MOST_CHANNELS = 1000
+"""How many channels are read back, those heard last before the others."""
 
 
 class CatchUp:
@@ -29,27 +34,31 @@ class CatchUp:
 
     def __init__(self, settings: Settings, storage: Storage) -> None:
         self._settings, self._storage = settings, storage
-        self._heard: dict[ConversationKey, Cursor] = {}
-        self._unsaved: set[ConversationKey] = set()
-        self._stuck: set[ConversationKey] = set()  # where something was missed
+        self._heard: dict[ConversationKey, Cursor] = {}  # the newest message of each place
+        self._stored: dict[ConversationKey, Cursor] = {}
+        self._missed: dict[ConversationKey, set[str]] = {}  # messages that are not stored yet
+        self._behind: set[str] = set()  # platforms that are to be read back first
+        self._sessions: dict[str, int] = {}
 
-    async def load(self, platform: str) -> None:
-        """Begin from the stored cursors of a platform."""
-        for cursor in await self._storage.cursors.of_platform(platform):
-            self._heard[cursor.key] = cursor
+    async def load(self, platforms: Iterable[str]) -> None:
+        """Begin from the stored cursors of these platforms."""
+        for platform in platforms:
+            self._behind.add(platform)
+            for cursor in await self._storage.cursors.of_platform(platform):
+                self._stored[cursor.key] = cursor
 
     def missed(self, event: IncomingMessage) -> None:
-        """Note that a message could not be stored: its channel is read back from before it, at the next session."""
-        self._stuck.add(event.key)
+        """Note that a message could not be stored: until it is, the cursor of its place stays before it."""
+        self._missed.setdefault(_place(event), set()).add(event.message_id)
 
     def heard(self, event: IncomingMessage) -> None:
         """Note that a message was handled."""
-        known = self._heard.get(event.key)
-        if event.key in self._stuck:
-            return
+        place = _place(event)
+        if missed := self._missed.get(place):
+            missed.discard(event.message_id)
+        known = self._heard.get(place)
         if known is None or known.sent_at < event.sent_at:
-            self._heard[event.key] = Cursor(event.key, event.message_id, event.sent_at)
-            self._unsaved.add(event.key)
+            self._heard[place] = Cursor(place, event.message_id, event.sent_at)
 
     async def keep_saving(self) -> None:
         """Write the cursors every few seconds, for ever."""
@@ -58,39 +67,71 @@ class CatchUp:
             await self.save()
 
     async def save(self) -> None:
-        """Write the cursors that moved."""
-        moved, self._unsaved = self._unsaved, set()
+        """Write the cursors that moved, except where something is still to be read back."""
+        moved = [
+            cursor
+            for place, cursor in self._heard.items()
+            if cursor != self._stored.get(place) and not self._missed.get(place) and place.platform not in self._behind
+        ]
+        if not moved:
+            return
         try:
-            if moved:
-                await self._storage.cursors.save([self._heard[key] for key in moved])
+            await self._storage.cursors.save(moved)
+            self._stored |= {cursor.key: cursor for cursor in moved}
         except StorageError as error:
-            self._unsaved |= moved
             log.error("The cursors could not be stored yet: %s", error)
 
-    async def read_back(self, adapter: Adapter, handle: Callable[[Event], Awaitable[Outcome]]) -> int:
-        """Handle what an adapter's platform has after the cursors; the number of messages that address the bot."""
-        oldest = time.time() - self._settings.catchup_age
-        # Taken before the first await: what comes live from now on moves the cursors.
-        cursors = [cursor for cursor in self._heard.values() if cursor.key.platform == adapter.platform]
-        self._stuck -= {cursor.key for cursor in cursors}
-        found = [await self._fetch(adapter, cursor) for cursor in cursors if self._settings.catchup_messages]
-        missed = sorted((event for events in found for event in events), key=lambda event: event.sent_at)
-        recent = [event for event in missed if event.sent_at >= oldest]
-        for event in recent:
-            await handle(event)
-        return sum(event.addressed for event in recent)
+    async def read_back(self, adapter: Adapter, handle: Callable[[IncomingMessage], Awaitable[Outcome]]) -> int:
+        """Handle what an adapter's platform has after the cursors; the number of messages that address the bot.
 
-    async def _fetch(self, adapter: Adapter, cursor: Cursor) -> list[IncomingMessage]:
-        for attempt in range(TRIES):
-            try:
-                return list(await adapter.fetch_since(cursor.key, cursor.message_id, self._settings.catchup_messages))
-            except Rejected as error:
-                log.info("A channel cannot be read back any more: %s", error)
-                return []
-            except RetryLater as error:
-                await asyncio.sleep(error.seconds)
-            except AdapterError as error:
-                log.warning("A channel cannot be read back yet: %s", error)
-                await asyncio.sleep(2.0**attempt)
+        Raises StorageError: what is left is read back the next time.
+        """
+        platform = adapter.platform
+        self._behind.add(platform)
+        session = self._sessions[platform] = self._sessions.get(platform, 0) + 1
+        given_up = {place: set(missed) for place, missed in self._missed.items() if place.platform == platform}
+        oldest = time.time() - self._settings.catchup_age
+        events = [event for event in await self._fetch_all(adapter) if event.sent_at >= oldest]
+        for event in sorted(events, key=lambda event: event.sent_at):
+            await handle(event)
+        for place, missed in given_up.items():
+            self._missed[place] -= missed
+        if self._sessions[platform] == session:
+            self._behind.discard(platform)
+        return sum(event.addressed for event in events)
+
+    async def _fetch_all(self, adapter: Adapter) -> list[IncomingMessage]:
+        if not self._settings.catchup_messages:
+            return []
+        known = {**self._heard, **self._stored}  # where one is stored: nothing behind it is still to be handled
+        cursors = [cursor for cursor in known.values() if cursor.key.platform == adapter.platform]
+        cursors.sort(key=lambda cursor: cursor.sent_at, reverse=True)
+        free = asyncio.Semaphore(AT_ONCE)
+        found = await asyncio.gather(*(self._fetch(adapter, cursor, free) for cursor in cursors[:MOST_CHANNELS]))
+        return [event for events in found for event in events]
+
+    async def _fetch(self, adapter: Adapter, cursor: Cursor, free: asyncio.Semaphore) -> list[IncomingMessage]:
+        async with free:
+            for attempt in range(TRIES):
+                try:
+                    return list(
+                        await adapter.fetch_since(cursor.key, cursor.message_id, self._settings.catchup_messages)
+                    )
+                except Rejected as error:
+                    log.info("A channel cannot be read back any more: %s", error)
+                    return []
+                except RetryLater as error:
+                    await asyncio.sleep(error.seconds)
+                except AdapterError as error:
+                    log.warning("A channel cannot be read back yet: %s", error)
+                    await asyncio.sleep(2.0**attempt)
+                except Exception:  # an adapter's bug must not cost the other channels
+                    log.exception("An adapter failed to read a channel back")
+                    return []
         log.error("A channel could not be read back; what was said there meanwhile is not answered")
         return []
+
+
+def _place(event: IncomingMessage) -> ConversationKey:
+    """Where a message stands. One that a thread starts from stands in the channel itself."""
+    return replace(event.key, thread="") if event.key.thread == event.message_id else event.key

@@ -30,7 +30,7 @@ from bot.messages import (
     SamplingParams,
 )
 from bot.models.catalog import Catalog
-from bot.queue import RequestQueue
+from bot.queue import PersonKey, RequestQueue
 from bot.storage import NewTurn, Storage, as_turn
 
 HISTORY_STEP = 100
@@ -47,25 +47,37 @@ class Conversations:
         self._accepting = asyncio.Lock()
         self._good: dict[ConversationKey, str] = {}  # the model that last answered, by conversation
 
-    async def message(self, event: IncomingMessage, submit: Submit) -> Outcome:
-        """Store a message that addresses the bot and ask for its answer. Raises StorageError."""
+    async def message(self, event: IncomingMessage, submit: Submit, *, patient: bool = False) -> Outcome:
+        """Store a message that addresses the bot and ask for its answer. Raises StorageError.
+
+        patient: where the queue is full, wait for a place instead of refusing.
+        """
         if not event.addressed and not await self._goes_on(event):
             return Accepted()
         text = text_with_files(event.text, event.attachments)
         if not text.strip():
             return Refused(event.remark or "There was no text in that message for me to answer.")
         turns = [_turn(earlier) for earlier in event.context] + [_turn(replace(event, text=text, attachments=()))]
+        person = (event.key.platform, event.author.id)
+        while True:
+            try:
+                return await self._accept(event, turns, person, submit)
+            except QueueFull as error:
+                if not patient:
+                    return Refused(str(error))
+            await self._queue.room_for(person)
+
+    async def _accept(
+        self, event: IncomingMessage, turns: Sequence[NewTurn], person: PersonKey, submit: Submit
+    ) -> Accepted:
         # One at a time: a copy must neither take a second place nor be refused for want of the place of the first one.
         async with self._accepting:
             if await self._storage.inbox.seen(event.key, event.message_id):
                 return Accepted()
             request = await self.request(event.key, event.message_id, event.author, remark=event.remark)
-            try:
-                with self._queue.place_for((event.key.platform, event.author.id)):
-                    await self._storage.inbox.accept(event.key, event.message_id, turns=turns, request=request)
-                    submit(request)
-            except QueueFull as error:
-                return Refused(str(error))
+            with self._queue.place_for(person):
+                await self._storage.inbox.accept(event.key, event.message_id, turns=turns, request=request)
+                submit(request)
         return Accepted(request.request_id)
 
     async def again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> GenerationRequest:
@@ -139,11 +151,15 @@ class Conversations:
         await self._storage.history.remove_message(event.key, event.message_id)
         return Accepted()
 
+    async def following(self, key: ConversationKey) -> bool:
+        """Whether anything was said or asked in this conversation before."""
+        return await self._storage.history.following(key)
+
     async def _goes_on(self, event: IncomingMessage) -> bool:
         """Whether a message is the next one of a thread that the bot takes part in."""
         if not event.key.thread or not self._settings.follow_threads:
             return False
-        return await self._storage.history.following(event.key)
+        return await self.following(event.key)
 
     def model_of(self, chosen: Mapping[str, str]) -> str:
         """The model of a conversation with these settings; the default if the chosen one is no longer offered."""

@@ -4,7 +4,6 @@ In: events. Out: what to tell whoever caused them. It promises: an event is on d
 be served is not; how far each channel was heard is kept.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -14,8 +13,7 @@ from bot.adapter import Adapter
 from bot.catchup import CatchUp
 from bot.config import Settings
 from bot.conversations import Conversations
-from bot.engine.base import Engine
-from bot.errors import EngineError, StorageError
+from bot.errors import StorageError
 from bot.messages import (
     Accepted,
     Choice,
@@ -28,15 +26,11 @@ from bot.messages import (
     Outcome,
     Refused,
 )
-from bot.queue import RequestQueue
-from bot.storage import Storage
+from bot.presence import Presence
 from bot.tuning import Tuning
 from bot.worker import Worker
 
 log = logging.getLogger(__name__)
-
-WATCH_S = 10.0
-"""How often the engine's speed is asked for."""
 
 
 class ServiceCore:
@@ -46,19 +40,15 @@ class ServiceCore:
         self,
         settings: Settings,
         adapters: Mapping[str, Adapter],
-        storage: Storage,
-        queue: RequestQueue,
-        engine: Engine,
-        worker: Worker,
         conversations: Conversations,
+        worker: Worker,
         actions: Actions,
         tuning: Tuning,
+        presence: Presence,
         catchup: CatchUp,
     ) -> None:
-        self._settings, self._adapters, self._storage, self._queue = settings, adapters, storage, queue
-        self._engine, self._worker, self._conversations = engine, worker, conversations
-        self._actions, self._tuning, self._catchup = actions, tuning, catchup
-        self._speed = 0.0
+        self._settings, self._adapters, self._conversations, self._worker = settings, adapters, conversations, worker
+        self._actions, self._tuning, self._presence, self._catchup = actions, tuning, presence, catchup
         self.connected: set[str] = set()
         """The platforms that had a session."""
 
@@ -81,45 +71,29 @@ class ServiceCore:
         return self._tuning.choices(command, prefix)
 
     async def following(self, key: ConversationKey) -> bool:
-        """Whether anything was said or asked in this conversation before."""
-        return await self._storage.history.following(key)
+        """Whether anything was said or asked in this conversation before. Raises StorageError."""
+        return await self._conversations.following(key)
 
     async def catch_up(self, platform: str) -> None:
-        """Handle what was said before this session began."""
+        """Handle what was said before this session began. Raises StorageError: call it again then."""
         self.connected.add(platform)
-        missed = await self._catchup.read_back(self._adapters[platform], self.handle)
+        missed = await self._catchup.read_back(self._adapters[platform], self._missed)
         if missed:
             log.info("%s: %d messages to the bot were read back", platform, missed)
 
     def presence(self) -> str:
         """'phi-4 · 38 tokens/s · 2 waiting'."""
-        loading, loaded = self._worker.loading, self._worker.loaded
-        if loading is not None:
-            return f"loading {loading.model}, {loading.progress.fraction:.0%}"
-        if loaded is None:
-            return "no model is loaded"
-        parts = [loaded.name]
-        if self._queue.running() and self._speed >= 1:
-            parts.append(f"{self._speed:.0f} tokens/s")
-        if waiting := len(self._queue.waiting()):
-            parts.append(f"{waiting} waiting")
-        return " · ".join(parts)
+        return self._presence.line()
 
-    async def watch(self) -> None:
-        """Ask the engine for its speed now and then, for ever."""
-        while True:
-            await asyncio.sleep(WATCH_S)
-            if self._worker.loaded is not None and self._worker.loading is None:
-                try:
-                    self._speed = (await self._engine.stats()).tokens_per_s
-                except EngineError:
-                    self._speed = 0.0
+    async def _missed(self, event: IncomingMessage) -> Outcome:
+        """As live, but a full queue makes it wait: nobody would see a refusal."""
+        return await self._message(event, patient=True)
 
-    async def _message(self, event: IncomingMessage) -> Outcome:
+    async def _message(self, event: IncomingMessage, *, patient: bool = False) -> Outcome:
         if not is_served(self._settings, event.key, event.author):
             return Accepted()
         try:
-            outcome = await self._conversations.message(event, self._worker.submit)
+            outcome = await self._conversations.message(event, self._worker.submit, patient=patient)
         except StorageError:
             self._catchup.missed(event)
             raise

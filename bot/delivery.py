@@ -9,7 +9,7 @@ record.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from bot.adapter import Adapter
@@ -34,6 +34,7 @@ class Delivery:
 
     def __init__(self, adapter: Adapter, outbox: Outbox, recall: str = "") -> None:
         self._adapter, self._outbox, self._recall = adapter, outbox, recall
+        self._compose: Callable[[], Sequence[Reply]] = tuple
         self._frames: Sequence[Reply] = ()
         self._ids: dict[str, str] = {}  # platform id by reply id
         self._saved: set[str] = set()  # reply ids whose platform id is stored
@@ -47,7 +48,11 @@ class Delivery:
 
     def show(self, frames: Sequence[Reply]) -> None:
         """These replies, in order, are what should be seen now. Frames whose replies are final are the last ones."""
-        self._frames = frames
+        self.grow(lambda: frames)
+
+    def grow(self, compose: Callable[[], Sequence[Reply]]) -> None:
+        """As `show`, for frames that are composed when the platform can take them, and not for every word."""
+        self._compose = compose
         self._changed.set()
 
     async def run(self) -> None:
@@ -57,6 +62,7 @@ class Delivery:
             self._changed.clear()
             began = time.monotonic()
             try:
+                self._frames = self._compose()
                 await self._carry(self._frames)
                 self._failures = 0
             except RetryLater as error:

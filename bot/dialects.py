@@ -1,118 +1,109 @@
-"""Markdown as a platform can show it, and without links that nobody asked for; pure functions.
+"""Markdown as a platform can show it; pure functions.
 
-In: Markdown of a model. Out: Markdown of a dialect. URLs that no person wrote become code, so that no client fetches
-them on sight; where there are no tables, they become code blocks. Code stays as it is.
+In: Markdown of a model. Out: Markdown of a dialect, with only those URLs as links that people wrote (see `links`).
+Where there are no tables, they become code blocks; where only backticks fence code, tildes become backticks. What
+stands in code stays as it is.
 """
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Set
+from dataclasses import dataclass
 
 from bot.adapter import Dialect
+from bot.formatting import fence_after
+from bot.links import settled as settled_in_line
+from bot.links import with_links
 
-_URL = re.compile(r"\bhttps?://[^\s<>|`]+", re.IGNORECASE)
-_LINK = re.compile(r"!?\[([^\]\n]*)\]\((<?)(https?://[^\s<>()]*(?:\([^\s<>()]*\)[^\s<>()]*)*)>?(?:\s+\"[^\"]*\")?\)")
-_CODE_SPAN = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)")
-_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
-_RULE = re.compile(r"^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$")
-_ENDS = ".,;:!?'\")]}*_"
+_RULE = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*")
+_PERHAPS_RULE = re.compile(r"[ \t|:-]*")
+_TILDES = re.compile(r"^([ \t>]*)(~+)")
+_BETWEEN_CELLS = re.compile(r"(?<!\\)\|")
 
 
-def urls_in(text: str) -> frozenset[str]:
-    """The URLs that a text holds, without the punctuation that follows them."""
-    return frozenset(_bare(found.group()) for found in _URL.finditer(text))
+@dataclass(slots=True)
+class _Block:
+    """Lines of one kind: 'code' with its fences, 'table' or 'text'. `start`: where it begins in the text."""
+
+    kind: str
+    start: int
+    lines: list[str]
 
 
 def render(text: str, dialect: Dialect, links: Set[str]) -> str:
     """`text` in `dialect`, with only the URLs of `links` as links."""
-    blocks = []
-    for code, lines in _blocks(text.split("\n")):
-        if code:
-            blocks.append("\n".join(lines))
-        elif dialect is Dialect.DISCORD and _is_table(lines):
-            blocks.append(_boxed(lines))
+    shown: list[str] = []
+    for block in _blocks(text, dialect):
+        if block.kind == "code":
+            shown += _fenced(block.lines) if dialect is Dialect.DISCORD else block.lines
+        elif block.kind == "table":
+            shown += _boxed(block.lines)
         else:
-            blocks.append("\n".join(_without_links(line, links) for line in lines))
-    return "\n".join(blocks)
+            shown += [with_links(line, links) for line in block.lines]
+    return "\n".join(shown)
 
 
-def _blocks(lines: list[str]) -> Iterator[tuple[bool, list[str]]]:
-    """The lines in runs: fenced code (True), and tables and other text apart from each other (False)."""
-    run: list[str] = []
-    marks = ""
-    position = 0
-    while position < len(lines):
-        line = lines[position]
-        fence = _FENCE.match(line)
-        if marks:
-            run.append(line)
-            if fence and fence.group(1).startswith(marks) and not fence.group(2).strip():
-                yield True, run
-                run, marks = [], ""
-        elif fence:
-            if run:
-                yield False, run
-            run, marks = [line], fence.group(1)
-        elif _is_table(lines[position : position + 2]):
-            if run:
-                yield False, run
-            end = position + 2
-            while end < len(lines) and "|" in lines[end]:
-                end += 1
-            yield False, lines[position:end]
-            run, position = [], end
-            continue
-        else:
-            run.append(line)
-        position += 1
-    if run:
-        yield bool(marks), run
+def settled(text: str, dialect: Dialect) -> int:
+    """How many characters of `text` are rendered alike, whatever may come after it."""
+    *before, last = _blocks(text, dialect)
+    if before and before[-1].kind == "table" and len(last.lines) == 1:
+        return before[-1].start  # the line may become another row, which may make every column wider
+    if last.kind == "table" or (last.kind == "code" and len(last.lines) == 1):
+        return last.start
+    line = last.lines[-1]
+    at_line = len(text) - len(line)
+    if last.kind == "code":
+        return at_line if _TILDES.match(line) else len(text)
+    if dialect is Dialect.MARKDOWN:
+        return at_line + settled_in_line(line)
+    header = last.lines[-2] if len(last.lines) > 1 else ""  # of a table, perhaps
+    return at_line - len(header) - 1 if "|" in header and _PERHAPS_RULE.fullmatch(line) else at_line
 
 
-def _is_table(lines: list[str]) -> bool:
-    return len(lines) >= 2 and "|" in lines[0] and "|" in lines[1] and bool(_RULE.match(lines[1]))
+def _blocks(text: str, dialect: Dialect) -> list[_Block]:
+    """All lines, in blocks; at least one."""
+    lines = text.split("\n")
+    blocks = [_Block("text", 0, [])]
+    opened, start = "", 0
+    for number, line in enumerate(lines):
+        kind, fence = "text", fence_after(opened, line)
+        if opened or fence:
+            kind = "code"
+        elif dialect is Dialect.DISCORD and _in_table(lines, number, blocks[-1]):
+            kind = "table"
+        if blocks[-1].kind != kind or (fence and not opened):
+            blocks.append(_Block(kind, start, []))
+        blocks[-1].lines.append(line)
+        opened, start = fence, start + len(line) + 1
+    return blocks if blocks[0].lines else blocks[1:]
 
 
-def _boxed(lines: list[str]) -> str:
+def _in_table(lines: list[str], number: int, block: _Block) -> bool:
+    """Whether a line goes on with a table, or begins one: a rule stands under it."""
+    line, rule = lines[number], lines[number + 1] if number + 1 < len(lines) else ""
+    return "|" in line and (block.kind == "table" or ("|" in rule and bool(_RULE.fullmatch(rule))))
+
+
+def _fenced(lines: list[str]) -> list[str]:
+    """A code block between backticks."""
+    if not (opening := _TILDES.match(lines[0])):
+        return lines
+    marks = len(opening[2])
+    shown = [_TILDES.sub(r"\1" + "`" * marks, lines[0]), *lines[1:]]
+    if len(lines) > 1 and not fence_after(lines[0].lstrip(" \t>"), lines[-1]):
+        shown[-1] = _TILDES.sub(r"\1" + "`" * marks, lines[-1])
+    return shown
+
+
+def _boxed(lines: list[str]) -> list[str]:
     """A table as a code block with straight columns."""
-    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
+    rows = [
+        [cell.strip() for cell in _BETWEEN_CELLS.split(line.strip().removeprefix("|").removesuffix("|"))]
+        for line in lines
+    ]
     del rows[1]
-    widths = [
-        max(len(row[column]) if column < len(row) else 0 for row in rows) for column in range(max(map(len, rows)))
-    ]
-    texts = [
-        " | ".join(
-            (row[column] if column < len(row) else "").ljust(width) for column, width in enumerate(widths)
-        ).rstrip()
-        for row in rows
-    ]
+    columns = max(map(len, rows))
+    filled = [row + [""] * (columns - len(row)) for row in rows]
+    widths = [max(len(row[column]) for row in filled) for column in range(columns)]
+    texts = [" | ".join(map(str.ljust, row, widths)).rstrip() for row in filled]
     texts.insert(1, "-+-".join("-" * width for width in widths))
-    return "\n".join(["```", *texts, "```"])
-
-
-def _without_links(line: str, links: Set[str]) -> str:
-    """A line whose unknown URLs are code; those in code spans are code already."""
-    shown, position = [], 0
-    for span in _CODE_SPAN.finditer(line):
-        shown += [_shy(line[position : span.start()], links), span.group()]
-        position = span.end()
-    return "".join([*shown, _shy(line[position:], links)])
-
-
-def _bare(url: str) -> str:
-    """A URL without the punctuation of the sentence that it stands in."""
-    while url and (url[-1] in _ENDS) and not (url[-1] == ")" and url.count("(") >= url.count(")")):
-        url = url[:-1]
-    return url
-
-
-def _shy(text: str, links: Set[str]) -> str:
-    def unlinked(found: re.Match[str]) -> str:
-        label, url = found.group(1), found.group(3)
-        return found.group() if url in links else f"{label} {url}".strip()
-
-    def coded(found: re.Match[str]) -> str:
-        url = _bare(found.group())
-        rest = found.group()[len(url) :]
-        return found.group() if url in links else f"`{url}`{rest}"
-
-    return _URL.sub(coded, _LINK.sub(unlinked, text))
+    return ["```", *texts, "```"]

@@ -14,7 +14,11 @@ _BOUNDARIES = (
     re.compile(r"[.!?…。！？]+[\"')\]]*(?:\s|(?<=[。！？]))"),  # noqa: RUF001  sentence
     re.compile(r"\s"),  # word
 )
-_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([^\n`]*)$", re.MULTILINE)
+_FENCE = re.compile(
+    r"^(?:[ \t]*(?:>|[-*+][ \t]|\d{1,3}[.)][ \t]))*[ \t]*"  # in lists and quotes, too
+    r"(`{3,}|~{3,})[ \t]*([^\n`]*)$",
+    re.MULTILINE,
+)
 _CLOSING = 12
 """Characters kept free at the end of a part for closing its fence; a longer row of marks is taken for an ornament."""
 _REOPENING = 30
@@ -65,14 +69,27 @@ def open_fence(text: str) -> str:
     """The opening line of the code fence that is open at the end of `text` ('' if none is)."""
     opened = ""
     for match in _FENCE.finditer(text):
-        marks, info = match.group(1), match.group(2).strip().lstrip("~")
-        if not opened and len(marks) < _CLOSING:
-            opened = f"{marks}{info}"
-        elif not opened:
-            continue
-        elif marks[0] == opened[0] and not info and len(marks) >= len(_marks(opened)):
-            opened = ""
+        opened = _after(opened, match)
     return opened
+
+
+def fence_after(opened: str, line: str) -> str:
+    """The opening line of the fence that is open after `line`, where `opened` was open before it."""
+    match = _FENCE.match(line)
+    return _after(opened, match) if match else opened
+
+
+def closed(text: str) -> str:
+    """`text` with the code fence closed that is open at its end."""
+    return _close(text)[0]
+
+
+def _after(opened: str, fence: re.Match[str]) -> str:
+    marks, info = fence.group(1), fence.group(2).strip().lstrip("~")
+    if not opened:
+        return f"{marks}{info}" if len(marks) < _CLOSING else ""
+    closes = marks[0] == opened[0] and not info and len(marks) >= len(_marks(opened))
+    return "" if closes else opened
 
 
 def _close(text: str) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """The messages of one answer, as they should look: pure functions of its text.
 
 In: the text so far and what is known around it (a remark, the text it continues, the platform's limits). Out: replies.
-It promises that everything shown while the answer grows is a beginning of what is shown in the end.
+It promises that what is committed while the answer grows is a beginning of what is shown in the end, and that no
+message is longer than the platform takes.
 """
 
 import hashlib
@@ -9,8 +10,8 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from bot.adapter import Limits
-from bot.dialects import render
-from bot.formatting import open_fence, split
+from bot.dialects import render, settled
+from bot.formatting import Part, closed, open_fence, split
 from bot.messages import ActionKind, Attachment, FinishReason, GenerationRequest, Reply, Usage
 
 THE_REST = "*(The whole answer is in the file.)*"
@@ -39,45 +40,58 @@ class Composer:
 
     def growing(self, text: str, line: str) -> list[Reply]:
         """The messages while the answer is being written; without text it is `line`, or nothing."""
-        shown = self._shown(text)
-        if not shown:
+        if not text.strip():
             return [self._reply(0, "", line, (ActionKind.STOP,))] if line else []
-        parts = split(self._beginning(shown), self.limits.max_chars - len(self.limits.cursor))
-        frames = [self._reply(number, part.text) for number, part in enumerate(parts[:-1])]
-        last = parts[-1]
-        tail = last.text[last.committed :] + self.limits.cursor
-        frames.append(self._reply(len(frames), last.text[: last.committed], tail))
+        source = self._opened(text)
+        sure = self._parts(self._shown(source[: settled(source, self.limits.dialect)]))
+        commits = [part.text[: part.committed] for part in sure]
+        parts = self._parts(self._shown(source))
+        commits += [""] * (len(parts) - len(commits))
+        frames = [
+            self._reply(number, committed, part.text[len(committed) :])
+            for number, (part, committed) in enumerate(zip(parts, commits, strict=True))
+        ]
         frames[0] = replace(frames[0], buttons=(ActionKind.STOP,))
+        frames[-1] = replace(frames[-1], tail=frames[-1].tail + self.limits.cursor)
         return frames
 
     def final(self, text: str, reason: FinishReason, usage: Usage | None, error: str) -> list[Reply]:
         """The messages of the answer when it has ended."""
-        shown = self._shown(text).rstrip()
-        if reason is FinishReason.ERROR:
-            shown = f"{shown}\n\n⚠️ {error}".strip()
-        elif not shown:
-            shown = "Stopped." if reason is FinishReason.ABORT else "(The model had nothing to say.)"
+        shown = self._shown(self._opened(text)).rstrip() if text.strip() else ""
         beginning = self._beginning(shown)
-        if len(beginning) < len(shown):
-            closed = split(beginning, len(beginning) + self.limits.max_chars)[0].text  # with its code fence closed
-            beginning = f"{closed}\n\n{THE_REST}"
+        cut = len(beginning) < len(shown)
+        ending = [THE_REST] if cut else []
+        if reason is FinishReason.ERROR:
+            ending.append(f"⚠️ {error}")
+        elif not shown:
+            ending.append("Stopped." if reason is FinishReason.ABORT else "(The model had nothing to say.)")
+        if ending:
+            beginning = "\n\n".join([*filter(None, [closed(beginning)]), *ending])
         frames = [
             replace(self._reply(number, part.text), final=True)
-            for number, part in enumerate(split(beginning, self.limits.max_chars))
+            for number, part in enumerate(split(beginning, self._room()))
         ]
         # The first part carries the buttons: by them it is recognised as ours after a crash.
         frames[0] = replace(frames[0], buttons=self._buttons(reason))
-        file = Attachment(FILE, text) if beginning.endswith(THE_REST) else None
+        file = Attachment(FILE, text) if cut else None
         frames[-1] = replace(frames[-1], finish_reason=reason, usage=usage, attachment=file)
         return frames
 
+    def _opened(self, text: str) -> str:
+        """`text` as a message of its own: it must open the code that it goes on with."""
+        fence = open_fence(self.before)
+        return f"{fence}\n{text.lstrip(chr(10))}" if fence else text.lstrip()
+
     def _shown(self, text: str) -> str:
-        if not text.strip():
-            return ""
-        fence = open_fence(self.before)  # a message of its own must open the code that it goes on with
-        text = f"{fence}\n{text.lstrip(chr(10))}" if fence else text.lstrip()
         text = render(text, self.limits.dialect, self.links)
         return f"{self.note}\n\n{text}" if self.note else text
+
+    def _room(self) -> int:
+        """Characters of one message; as many in the end as before, or else every message would change then."""
+        return self.limits.max_chars - len(self.limits.cursor)
+
+    def _parts(self, shown: str) -> list[Part]:
+        return split(self._beginning(shown), self._room())
 
     def _beginning(self, text: str) -> str:
         """What of a text is shown in messages, where the rest comes as a file."""

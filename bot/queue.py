@@ -59,10 +59,9 @@ class RequestQueue:
     @contextmanager
     def place_for(self, person: PersonKey) -> Iterator[None]:
         """Hold a place while the request is being stored. Raises QueueFull, saying which bound was met."""
-        mine = sum(1 for item in self._waiting.values() if person_key(item.request) == person) + self._reserved[person]
+        mine, everybodys = self._taken(person)
         if mine >= self._per_user:
             raise QueueFull(f"You already have {mine} questions waiting here; ask again when one is answered.")
-        everybodys = len(self._waiting) + self._reserved.total()
         if everybodys >= self._size:
             raise QueueFull(f"{everybodys} questions are waiting already, more than I take; try again soon.")
         self._reserved[person] += 1
@@ -70,6 +69,12 @@ class RequestQueue:
             yield
         finally:
             self._reserved -= Counter({person: 1})
+
+    async def room_for(self, person: PersonKey) -> None:
+        """Wait until this person could have a place."""
+        while (taken := self._taken(person))[0] >= self._per_user or taken[1] >= self._size:
+            self._changed.clear()
+            await self._changed.wait()
 
     def put(self, request: GenerationRequest) -> None:
         """Add a stored request, without a bound: what is stored will be answered."""
@@ -91,6 +96,7 @@ class RequestQueue:
         others_wait = any(other.request.model != request.model for other in self._waiting.values())
         self._run_length = self._run_length + 1 if request.model == loaded and others_wait else 0
         self._forget_people()
+        self._changed.set()
         return request
 
     def done(self, request_id: str, seconds: float | None = None) -> None:
@@ -140,6 +146,11 @@ class RequestQueue:
             seconds = None if each is None else number / max(1, slots) * each + switching
             places[item.request.request_id] = Place(number, seconds)
         return places
+
+    def _taken(self, person: PersonKey) -> tuple[int, int]:
+        """How many places this person has, and how many everybody."""
+        mine = sum(1 for item in self._waiting.values() if person_key(item.request) == person) + self._reserved[person]
+        return mine, len(self._waiting) + self._reserved.total()
 
     def _busy(self) -> set[ConversationKey]:
         return {request.key for request in self._running.values()}

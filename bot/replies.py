@@ -8,14 +8,16 @@ is stored before it is shown.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping, Sequence, Set
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from bot.adapter import Adapter
 from bot.delivery import Delivery
 from bot.errors import StorageError
 from bot.frames import Composer
-from bot.messages import ActionKind, FinishReason, GenerationRequest, Reply, RequestStatus, Usage
+from bot.links import urls_in
+from bot.messages import ActionKind, FinishReason, GenerationRequest, Prompt, Reply, RequestStatus, Role, Usage
 from bot.storage import Storage, StoredReply
 
 log = logging.getLogger(__name__)
@@ -62,13 +64,11 @@ class LiveReply:
         if not self._adapter.limits.appends:
             self._show()
 
-    def follow(self, before: str) -> None:
-        """The answer goes on where this text, which stands in an earlier message, ended."""
-        self._composer.before = before
-
-    def allow_links(self, links: Set[str]) -> None:
-        """These URLs were written by people, so they may be shown as links."""
-        self._composer.links = links
+    def begins(self, prompt: Prompt) -> None:
+        """This is read now: its question, the URLs that people wrote, the text that the answer goes on with."""
+        said = (turn.text for turn in prompt.turns if turn.role is Role.USER)
+        self._composer.links = frozenset().union(*map(urls_in, said))
+        self._composer.before, self._composer.edited = prompt.prefix, False
 
     def question_edited(self) -> None:
         """The question is no longer what is being answered: another answer is to be offered."""
@@ -82,7 +82,9 @@ class LiveReply:
 
     def restart(self, note: str = "") -> None:
         """The text so far is void: the answer is written again from its beginning, into the same messages."""
-        self._text, self._composer.note = "", note or self._composer.note
+        self._text = ""
+        if note:
+            self._composer.note = "\n\n".join(filter(None, [self.request.remark, note]))
 
     @property
     def ended(self) -> bool:
@@ -96,7 +98,7 @@ class LiveReply:
 
     async def finish(self, reason: FinishReason, usage: Usage | None = None, error: str = "") -> None:
         """Store the end of the answer and then show it."""
-        frames = self._composer.final(self._text, reason, usage, error)
+        compose = partial(self._composer.final, self._text, reason, usage, error)
         answer = None if reason is FinishReason.ERROR or not self._text.strip() else self._composer.before + self._text
         for attempt in range(10_000):
             try:
@@ -107,17 +109,17 @@ class LiveReply:
                     usage=usage,
                     error=error,
                     answer=answer,
-                    replies=frames,
+                    replies=compose(),
                 )
                 break
             except StorageError as problem:
                 log.error("The end of an answer could not be stored yet: %s", problem)
                 await asyncio.sleep(min(5.0, 0.5 * (attempt + 1)))
         self._ended = True
-        self._delivery.show(frames)
+        self._delivery.show(compose())  # anew: the question may have been edited meanwhile
 
     def _show(self) -> None:
-        self._delivery.show(self._composer.growing(self._text, self._line))
+        self._delivery.grow(lambda: self._composer.growing(self._text, self._line))
 
     async def _keep_typing(self) -> None:
         while not self._text and not self._ended:
@@ -158,14 +160,26 @@ class Replies:
                 delivery.show([replace(reply, platform_id=None) for reply in replies])
                 self._run(request_id, delivery.run())
 
-    def offer_rerun(self, parts: Sequence[StoredReply]) -> None:
-        """The question of this finished answer was edited: its first message gets a button that answers it anew."""
-        first = parts[0].reply
-        others = tuple(kind for kind in first.buttons if kind not in (ActionKind.REGENERATE, ActionKind.RERUN))
-        frame = replace(first, platform_id=None, buttons=(ActionKind.RERUN, *others))
-        delivery = Delivery(self._adapters[first.key.platform], self._storage.outbox, first.request_id)
-        delivery.show([frame])
-        self._run(first.request_id, delivery.run())
+    def offer_rerun(self, request_id: str) -> None:
+        """The question of this request was edited: the first message of its answer gets a button to answer it anew."""
+        live = self._live.get(request_id)
+        if live is not None and not live.ended:
+            live.question_edited()
+        else:
+            self._run(f"{request_id} again", self._show_rerun(request_id, self._tasks.get(request_id)))
+
+    async def _show_rerun(self, request_id: str, showing: asyncio.Task[None] | None) -> None:
+        if showing is not None:  # a message must not be in two hands
+            await asyncio.wait([showing])
+        with contextlib.suppress(StorageError):  # an offer that nobody is owed
+            parts = await self._storage.outbox.of_request(request_id)
+            first = parts[0].reply if parts else None
+            if first is None or not first.platform_id or not first.committed:
+                return
+            others = tuple(kind for kind in first.buttons if kind not in (ActionKind.REGENERATE, ActionKind.RERUN))
+            delivery = Delivery(self._adapters[first.key.platform], self._storage.outbox, request_id)
+            delivery.show([replace(first, platform_id=None, buttons=(ActionKind.RERUN, *others))])
+            await delivery.run()
 
     async def settled(self, seconds: float) -> None:
         """Wait until every final text is shown, at most this long, and leave the rest to the next start."""

@@ -1,7 +1,6 @@
 """The composition root: it makes the parts, recovers what an earlier process owed, runs, and drains.
 
-In: settings, adapters and an engine. Out: a running service, until its adapters end or `stop` is called. It is the Core
-that adapters see: an event is on disk when `handle` returns.
+In: settings, adapters and an engine. Out: a running service, until its adapters end or `stop` is called.
 """
 
 import asyncio
@@ -16,11 +15,10 @@ from bot.conversations import Conversations
 from bot.core import ServiceCore
 from bot.engine.base import Engine
 from bot.errors import ConfigError, FatalAdapterError, ModelError
-from bot.messages import (
-    FinishReason,
-)
+from bot.messages import FinishReason
 from bot.models.catalog import Catalog
 from bot.models.shelf import Shelf
+from bot.presence import Presence
 from bot.queue import RequestQueue
 from bot.records import Records
 from bot.replies import Replies
@@ -42,6 +40,7 @@ class Service:
         self._adapters = {adapter.platform: adapter for adapter in adapters}
         self._catalog, self._shelf = catalog, Shelf(settings, catalog)
         self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
+        self._refused: set[str] = set()  # platforms that want us no more
 
     async def run(self) -> None:
         """Serve until every adapter has ended or `stop` was called, then drain.
@@ -85,24 +84,22 @@ class Service:
             settings, storage, queue, self._worker, self._replies, conversations, tuning, records, prefixes
         )
         self._catchup = CatchUp(settings, storage)
+        self._presence = Presence(queue, self._worker, self._engine)
         self._core = ServiceCore(
             settings,
             self._adapters,
-            storage,
-            queue,
-            self._engine,
-            self._worker,
             conversations,
+            self._worker,
             actions,
             tuning,
+            self._presence,
             self._catchup,
         )
 
     async def _recover(self) -> None:
         """Take up what an earlier process owed; of a platform that is not served now, it stays stored."""
         owed = await self._storage.inbox.recover()
-        for platform in self._adapters:
-            await self._catchup.load(platform)
+        await self._catchup.load(self._adapters)
         self._replies.resume(await self._storage.outbox.unsettled())  # before more of them are made here
         for request in owed:
             if request.key.platform not in self._adapters:
@@ -119,7 +116,7 @@ class Service:
         stopping = asyncio.create_task(self._until_stopped(), name="stop")
         background = [
             asyncio.create_task(self._look_at_hardware(), name="hardware"),
-            asyncio.create_task(self._core.watch(), name="speed"),
+            asyncio.create_task(self._presence.watch(), name="speed"),
             asyncio.create_task(self._catchup.keep_saving(), name="cursors"),
         ]
         adapters = [asyncio.create_task(self._connect(adapter)) for adapter in self._adapters.values()]
@@ -150,11 +147,10 @@ class Service:
         try:
             await adapter.run(self._core)
         except FatalAdapterError as error:
-            others = self._core.connected - {adapter.platform}
-            if adapter.platform not in self._core.connected or not others:
+            self._refused.add(adapter.platform)
+            if adapter.platform not in self._core.connected or len(self._refused) == len(self._adapters):
                 raise ConfigError(str(error)) from error
             log.error("%s stops: %s", adapter.platform, error)
-            self._core.connected.discard(adapter.platform)
 
     async def _drain(self) -> None:
         """Let running answers end and final texts arrive; a second `stop` cuts it short."""

@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 
 from bot.config import Settings
 from bot.conversations import Conversations
-from bot.dialects import urls_in
 from bot.engine.base import Engine, EngineRequest, LoadedModel, LoadProgress, ModelSource
 from bot.errors import EngineDied, InhouseError, ModelError, StorageError
-from bot.messages import FinishReason, GenerationRequest, Role, TokenDelta
+from bot.messages import FinishReason, GenerationRequest, TokenDelta
 from bot.queue import RequestQueue
 from bot.replies import LiveReply, Replies
 from bot.storage import Storage
@@ -169,10 +168,7 @@ class Worker:
             # An answer may take half the window at most, so that there is always room for the question.
             limit = min(request.params.max_tokens, self.loaded.context_window // 2)
             params = replace(request.params, max_tokens=limit)
-            live.follow(prompt.prefix)
-            live.allow_links(
-                frozenset().union(*(urls_in(turn.text) for turn in prompt.turns if turn.role is Role.USER))
-            )
+            live.begins(prompt)
             async for delta in self._engine.stream(EngineRequest(request.request_id, prompt, params)):
                 live.push(delta.text)
                 last = delta

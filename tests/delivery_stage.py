@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bot.adapter import Limits
 from bot.delivery import Delivery
-from bot.messages import Accepted, Choice, Event, Outcome, Reply
+from bot.messages import Accepted, Choice, ConversationKey, Event, Outcome, Reply
 from bot.storage import Storage
 from tests.fakes.platform import ScriptedAdapter
 from tests.fakes.world import World
@@ -26,6 +26,15 @@ class Nobody:
 
     def choices(self, command: str, prefix: str) -> Sequence[Choice]:
         return ()
+
+    async def following(self, key: ConversationKey) -> bool:
+        return False
+
+    async def catch_up(self, platform: str) -> None:
+        return
+
+    def presence(self) -> str:
+        return ""
 
 
 @dataclass

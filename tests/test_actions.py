@@ -1,14 +1,22 @@
 """What commands and buttons do, for whom, how often, and what they say when they can't."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from bot.commands import COMMANDS
-from bot.messages import Accepted, ActionKind, FinishReason, Notice, Refused
+from bot.messages import Accepted, ActionKind, Choice, FinishReason, Notice, Refused
 from tests.fakes.team import Team
 from tests.service_harness import House
 from tests.storage_samples import rows
 
 pytest_plugins = ["tests.service_fixtures"]
+
+
+def choices(house: House, command: str, typed: str) -> Sequence[Choice]:
+    """What is offered to somebody who has typed this much."""
+    assert house.adapter.core is not None
+    return house.adapter.core.choices(command, typed)
 
 
 @pytest.mark.parametrize("command", [command.name for command in COMMANDS])
@@ -81,18 +89,18 @@ async def test_settings_of_a_channel_hold_in_its_threads_until_they_set_their_ow
 
 async def test_the_models_are_shown_with_what_the_machine_says_to_them(house: House, team: Team) -> None:
     await team.asks("ana", "hello")
-    await house.world.until(lambda: bool(house.service.choices("model", "huge")[0].label != "huge"), "it was looked at")
+    await house.world.until(lambda: bool(choices(house, "model", "huge")[0].label != "huge"), "it was looked at")
     told = await team.told("model", who="ana")
     assert told.startswith("small answers here. There are:")
     assert "- huge · won't fit" in told
     assert "- small · fits" in told
-    assert [choice.value for choice in house.service.choices("model", "LA")] == ["large"]
-    assert house.service.choices("temperature", "") == ()
+    assert [choice.value for choice in choices(house, "model", "LA")] == ["large"]
+    assert choices(house, "temperature", "") == ()
 
 
 async def test_a_model_that_cannot_be_had_is_refused_politely(house: House, team: Team) -> None:
     await team.asks("ana", "hello")
-    await house.world.until(lambda: bool(house.service.choices("model", "huge")[0].label != "huge"), "it was looked at")
+    await house.world.until(lambda: bool(choices(house, "model", "huge")[0].label != "huge"), "it was looked at")
     assert "won't fit here: huge needs about" in await team.refused("model", "huge")
     assert "There is no model called 'smal'; did you mean small?" in await team.refused("model", "smal")
     (house.settings.state_dir.parent / "models" / "large" / "model.safetensors").unlink()

@@ -34,7 +34,8 @@ def test_without_anything_set_the_defaults_hold() -> None:
     settings = load_settings()
     assert (settings.model, settings.models, settings.gpu_layers, settings.kv_cache_mb) == ("smollm2", (), None, None)
     assert (settings.temperature, settings.top_p, settings.repetition_penalty) == (0.7, 0.95, 1.1)
-    assert settings.hf_token is None
+    assert (settings.follow_threads, settings.reply_in_thread, settings.catchup_messages) == (True, None, 50)
+    assert settings.hf_token is settings.discord_bot_token is None
     assert secrets(settings) == ()
 
 
@@ -71,6 +72,9 @@ def test_values_are_understood_as_people_write_them() -> None:
         # a comment
         INHOUSE_MODELS = phi-4, smollm2,,phi-4
         INHOUSE_ADMINS="Discord:123, slack:U0AB"
+        INHOUSE_DENY=discord:1,discord:2,discord:1
+        INHOUSE_REPLY_IN_THREAD=No
+        INHOUSE_FOLLOW_THREADS=off
         INHOUSE_GPU_LAYERS=12
         INHOUSE_DEVICE=CPU
         INHOUSE_SYSTEM_PROMPT='Be brief.
@@ -83,6 +87,8 @@ def test_values_are_understood_as_people_write_them() -> None:
     settings = load_settings()
     assert settings.models == ("phi-4", "smollm2")
     assert settings.admins == {("discord", "123"), ("slack", "U0AB")}
+    assert settings.deny == {("discord", "1"), ("discord", "2")}
+    assert (settings.reply_in_thread, settings.follow_threads) == (False, False)
     assert (settings.gpu_layers, settings.device, settings.kv_cache_mb) == (12, "cpu", None)
     assert settings.system_prompt is not None
     assert settings.system_prompt.startswith("Be brief.\n")
@@ -124,6 +130,15 @@ def test_every_mistake_is_told_at_once_with_its_place_and_what_would_be_right(mo
         ("DTYPE", "int8"),
         ("KV_CACHE_MB", "0"),
         ("ADMINS", "discord:1,irc:2"),
+        ("ALLOW", "everyone"),
+        ("DENY", "discord:"),
+        ("FOLLOW_THREADS", "perhaps"),
+        ("REPLY_IN_THREAD", "2"),
+        ("AMBIENT", "101"),
+        ("ATTACH_OVER", "-1"),
+        ("CATCHUP_MESSAGES", "many"),
+        ("CATCHUP_AGE", "inf"),
+        ("DISCORD_PROXY", "proxy:3128"),
         ("STATE_DIR", "~nobody-of-that-name/x"),
         ("CATALOG", "x" * 5000),
         ("QUEUE_SIZE", "0"),

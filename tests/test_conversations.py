@@ -210,3 +210,39 @@ async def test_a_channel_s_model_that_never_answered_is_rolled_back_to_the_defau
 async def test_the_default_model_cannot_be_rolled_back(desk: Desk) -> None:
     await desk.hears("one")
     assert await desk.conversations.roll_back(desk.owed[0]) is None
+
+
+async def test_a_thread_that_the_bot_takes_part_in_goes_on_without_a_mention(desk: Desk) -> None:
+    assert await desk.hears("before", key=THREAD, addressed=False) == Accepted()
+    await desk.hears("hello", key=THREAD)
+    await desk.hears("and now?", key=THREAD, addressed=False, at=2.0)
+    assert await desk.hears("elsewhere", key=CHANNEL, addressed=False) == Accepted()
+    assert [request.message_id for request in desk.owed] == ["hello", "and now?"]
+    assert await desk.reads(desk.owed[1]) == ["hello", "and now?"]
+
+
+async def test_following_threads_can_be_switched_off(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, follow_threads=False)
+    storage = await Storage.open(settings.state_dir)
+    desk = Desk(settings, storage)
+    await desk.hears("hello", key=THREAD)
+    assert await desk.hears("and now?", key=THREAD, addressed=False) == Accepted()
+    assert len(desk.owed) == 1
+    await storage.close()
+
+
+async def test_who_is_patient_waits_for_a_place_and_is_not_refused(desk: Desk) -> None:
+    for text in ("one", "two"):
+        await desk.hears(text)
+    message = IncomingMessage(CHANNEL, "three", ANA, "three", 3.0, addressed=True)
+    waiting = asyncio.create_task(desk.conversations.message(message, desk.submit, patient=True))
+    assert isinstance(await desk.hears("four"), Refused)
+    assert not waiting.done()
+    await desk.answers(desk.owed[0], "1")
+    assert await asyncio.wait_for(waiting, 20) == Accepted(desk.owed[-1].request_id)
+
+
+async def test_a_remark_goes_with_the_request_and_says_why_there_is_nothing_to_answer(desk: Desk) -> None:
+    await desk.hears("hello", remark="I could not read a.png.")
+    assert desk.owed[0].remark == "I could not read a.png."
+    assert await desk.hears("", message_id="2", remark="I see no images.") == Refused("I see no images.")

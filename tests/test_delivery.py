@@ -48,6 +48,28 @@ async def test_what_cannot_keep_up_shows_the_newest_text_only(stage: Stage) -> N
     assert await running == [["text 0", "text 99", "the end"]]
 
 
+async def test_frames_that_grow_are_composed_when_the_platform_takes_them_and_not_for_every_word(stage: Stage) -> None:
+    composed: list[str] = []
+    text = ""
+
+    def compose() -> list[Reply]:
+        composed.append(text)
+        return [stage.frame(text)]
+
+    running = asyncio.create_task(stage.arrives())
+    stage.world.gates.hold("post")
+    for number in range(100):
+        text += f"{number} "
+        stage.delivery.grow(compose)
+        if number == 0:
+            await stage.world.gates.reached("post")
+    await stage.world.gates.open("post")
+    await stage.shows(text)
+    await stage.ends("the end")
+    assert await running == [["0 ", text, "the end"]]
+    assert composed == ["0 ", text]
+
+
 async def test_updates_of_a_reply_keep_their_distance(tmp_path: Path) -> None:
     async with stage_in(tmp_path, Limits(max_chars=2000, min_interval_s=0.1)) as stage:
         moments: list[float] = []

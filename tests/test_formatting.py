@@ -5,7 +5,7 @@ import re
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bot.formatting import open_fence, split
+from bot.formatting import closed, fence_after, open_fence, split
 
 WORDS = st.sampled_from(
     ["one", "two.", "three!", "a" * 40, "b" * 150, "``", "`code`", "日本語。", "👩‍👩‍👧", "…", "~~~", "-"]
@@ -88,3 +88,17 @@ def test_a_fence_inside_a_longer_fence_is_text() -> None:
     assert open_fence("````\n```\n````\n") == ""
     assert open_fence("~~~sh\n```\n") == "~~~sh"
     assert open_fence("Say ```` like this ``` and go on") == ""
+
+
+def test_a_fence_in_a_list_or_a_quote_is_one() -> None:
+    assert open_fence("1. Do this:\n\n       ```sh\n       ls") == "```sh"
+    assert open_fence("- ```sh\n  ls\n  ```\n") == ""
+    assert open_fence("> ```\n> ls") == "```"
+    assert fence_after("```sh", "  ```") == ""
+    assert fence_after("", "12. ~~~") == "~~~"
+    assert fence_after("```sh", "ls") == "```sh"
+
+
+def test_what_is_open_is_closed() -> None:
+    assert closed("Look:\n~~~sh\nls") == "Look:\n~~~sh\nls\n~~~"
+    assert closed("Look: `x") == "Look: `x"

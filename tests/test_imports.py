@@ -17,13 +17,15 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"cli"},
     {"service"},
+    {"core"},
     {"actions"},
-    {"records", "tuning"},
+    {"records", "tuning", "presence"},
     {"worker"},
     {"conversations", "replies", "wording"},
-    {"delivery"},
+    {"catchup", "delivery", "frames"},
+    {"dialects"},
     {"queue", "engine", "storage"},
-    {"models", "formatting", "commands"},
+    {"models", "formatting", "links", "commands", "access"},
     {"adapter", "engine.base", "config", "logs"},
     {"messages", "errors"},
 )

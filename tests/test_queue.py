@@ -253,3 +253,24 @@ async def test_the_seconds_left_go_with_a_request_wherever_it_goes() -> None:
     assert line.queue.expired() == []
     line.clock.now += 2
     assert [person_key(request) for request in line.queue.expired()] == [("scripted", "ana")]
+
+
+async def test_room_is_there_as_soon_as_one_of_the_waiters_begins_or_leaves() -> None:
+    line = Line(size=3, per_user=2)
+    _, second = line.asks("ana"), line.asks("ana")
+    mine, another = (asyncio.create_task(line.queue.room_for(("scripted", who))) for who in ("ana", "ben"))
+    await another
+    third = line.asks("ben")
+    other = asyncio.create_task(line.queue.room_for(("scripted", "cleo")))
+    await asyncio.sleep(0)
+    assert not mine.done()
+    assert not other.done()
+    await line.starts()
+    await asyncio.gather(mine, other)
+    line.asks("ana")
+    mine = asyncio.create_task(line.queue.room_for(("scripted", "ana")))
+    line.queue.remove(third.request_id)
+    await asyncio.sleep(0)
+    assert not mine.done()
+    line.queue.remove(second.request_id)
+    await mine

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from bot.adapter import Limits
-from bot.messages import ActionKind, FinishReason
-from bot.replies import reply_id
-from tests.fakes.team import Team
+from bot.messages import ActionKind, FinishReason, IncomingMessage
+from tests.fakes.team import Team, person
 from tests.service_harness import House, open_house
 
 pytest_plugins = ["tests.service_fixtures"]
@@ -121,7 +120,33 @@ async def test_a_continuation_inside_code_opens_the_code_again(house: House, tea
     assert more.text == "```python\nprint(3)\n```\nDone."
 
 
-def test_a_reply_has_the_same_short_name_after_every_restart() -> None:
-    assert reply_id("request", 0) == reply_id("request", 0)
-    assert len({reply_id(f"request-{number}", part) for number in range(50) for part in range(5)}) == 250
-    assert len(reply_id("r" * 32, 11)) <= 25
+async def test_a_remark_stays_above_the_answer_of_another_model(house: House, team: Team) -> None:
+    house.engine.bad["large"] = "The weights of large are damaged."
+    await team.told("model", "large")
+    core = house.adapter.core
+    assert core is not None
+    team.asked["hello"] = "1"
+    await core.handle(IncomingMessage(team.key, "1", person("ana"), "hello", 1.0, True, remark="*I see no images.*"))
+    answer = await team.reply_to("hello")
+    assert answer.text.startswith(
+        "*I see no images.*\n\n*The weights of large are damaged. small answers instead.*\n\n"
+    )
+
+
+async def test_only_the_urls_that_people_wrote_are_links(house: House, team: Team) -> None:
+    house.engine.answers("Is https://good.example up?", "Yes, https://good.example is, see https://bad.example/x")
+    answer = await team.asks("ana", "Is https://good.example up?")
+    assert answer.text == "Yes, https://good.example is, see `https://bad.example/x`"
+    house.engine.answers("again", "https://bad.example/x and https://good.example")
+    assert (await team.asks("ana", "again")).text == "`https://bad.example/x` and https://good.example"
+
+
+async def test_a_very_long_answer_comes_as_a_file(tmp_path: Path) -> None:
+    async with open_house(tmp_path, limits=Limits(200, 0.0, attach_over=300)) as house:
+        words = " ".join(f"word-{number}" for number in range(200))
+        house.engine.answers("long", words)
+        answer = await house.team.asks("ana", "long")
+        assert len(answer.text) < 400
+        file = answer.parts[-1].reply.attachment
+        assert file is not None
+        assert file.text == words

@@ -1,6 +1,7 @@
 """The state is opened by one process, sound and up to date, or a sentence says what to do."""
 
 import asyncio
+import re
 import stat
 from pathlib import Path
 
@@ -60,9 +61,9 @@ async def test_an_empty_file_becomes_exactly_the_tables_of_the_metadata(tmp_path
 
 
 def tables_of(connection: Connection) -> dict[str, set[str]]:
-    """The lines that made each table: constraints and options too, which compare_metadata does not see."""
+    """The pieces that made each table: constraints and options too, which compare_metadata does not see."""
     found = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'table'")
-    return {name: {line.strip(" \t,") for line in sql.splitlines()} for name, sql in found}
+    return {name: {piece.strip(" \t()") for piece in re.split(r"[,\n]", sql)} for name, sql in found}
 
 
 async def test_every_connection_has_the_settings_that_the_promise_needs(tmp_path: Path) -> None:

@@ -30,28 +30,37 @@ class ScriptedAdapter:
         self._handling: set[asyncio.Task[None]] = set()
         self._closed = asyncio.Event()
         self._there = asyncio.Event()
+        self.core: Core | None = None
+        """What it was run with."""
+        self.caught_up = asyncio.Event()
+        """What was missed before this session has been read back."""
 
     async def run(self, core: Core) -> None:
         """Connect, hand on events, come back after a lost connection; until close()."""
-        if self._refusal:
-            raise FatalAdapterError(self._refusal)
+        self.core = core
         while not self._closed.is_set():
+            if self._refusal:
+                raise FatalAdapterError(self._refusal)
             reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=LIMIT)
             self._there.set()
+            catching_up = asyncio.create_task(self._catch_up(core))
             try:
                 while (line := await receive(reader)) is not None:
                     self._hear(line, core, self._writer)
             finally:
                 self._there.clear()
                 self._writer.close()
+                catching_up.cancel()
+                await asyncio.gather(catching_up, return_exceptions=True)
                 for call in self._calls.values():
                     if not call.done():
                         call.set_exception(OutcomeUnknown("the connection was lost"))
         await asyncio.gather(*self._handling, return_exceptions=True)
 
     async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
-        """Nothing: a World delivers again what was not acknowledged."""
-        return ()
+        """What the World knows."""
+        answer = await self._call("since", value=packed(key), after=after_id, limit=limit)
+        return [unpacked(line) for line in answer["events"]]
 
     async def post(self, reply: Reply) -> str:
         """Show a reply for the first time."""
@@ -69,6 +78,12 @@ class ScriptedAdapter:
     async def status(self, key: ConversationKey, text: str) -> None:
         """Say that something is going on."""
         await self._call("status", value=packed(key), text=text)
+
+    def is_refused(self, refusal: str) -> None:
+        """The platform wants this bot no more, with these words."""
+        self._refusal = refusal
+        assert self._writer is not None
+        self._writer.close()
 
     async def passing(self, point: str) -> None:
         """Go through one of the World's gates."""
@@ -98,6 +113,16 @@ class ScriptedAdapter:
                 await send(writer, {"event": line["event"], "error": str(error)})
                 return
             await send(writer, {"event": line["event"], "outcome": packed(outcome)})
+
+    async def _catch_up(self, core: Core) -> None:
+        self.caught_up.clear()
+        while True:
+            try:
+                await core.catch_up(self.platform)
+                self.caught_up.set()
+                return
+            except StorageError:
+                await asyncio.sleep(0.05)
 
     async def _call(self, name: str, **more: object) -> Line:
         await self._there.wait()

@@ -14,6 +14,7 @@ from bot.commands import find
 from bot.messages import (
     Accepted,
     Choice,
+    ConversationKey,
     Event,
     FinishReason,
     IncomingCommand,
@@ -89,6 +90,17 @@ class ScriptedCore:
         assert find(command)
         names = {"smollm2": "smollm2 (fits)", "phi-4": "phi-4 (won't fit)"}
         return [Choice(label, name) for name, label in names.items() if name.startswith(prefix)]
+
+    async def following(self, key: ConversationKey) -> bool:
+        """Nobody said anything before."""
+        return False
+
+    async def catch_up(self, platform: str) -> None:
+        """Nothing was missed."""
+
+    def presence(self) -> str:
+        """Ready."""
+        return "smollm2"
 
     async def _answer(self, script: Script, request_id: str, event: IncomingMessage | IncomingCommand) -> None:
         question = event.message_id if isinstance(event, IncomingMessage) else event.event_id

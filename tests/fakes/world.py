@@ -8,11 +8,11 @@ import asyncio
 import contextlib
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Self
 
-from bot.messages import ActionKind, ConversationKey, Event, Outcome, Reply
+from bot.messages import ActionKind, ConversationKey, Event, IncomingMessage, Outcome, Reply
 from tests.fakes.gates import Gates
 from tests.fakes.wire import Line, packed, receive, send, unpacked
 
@@ -67,9 +67,13 @@ class _Planned:
 
 
 class World:
-    """The platform's side. An async context manager: its server runs meanwhile, on `port`."""
+    """The platform's side. An async context manager: its server runs meanwhile, on `port`.
 
-    def __init__(self) -> None:
+    redelivers: an event comes until it is acknowledged; else only once, to whoever is there, and can be read back.
+    """
+
+    def __init__(self, *, redelivers: bool = True) -> None:
+        self.redelivers = redelivers
         self.posted: list[Posted] = []
         self.statuses: list[tuple[ConversationKey, str]] = []
         self.calls: Counter[str] = Counter()  # by name
@@ -101,7 +105,8 @@ class World:
         """Something happens; the number under which it is delivered."""
         number = len(self.said)
         self.said.append({"event": number, **packed(event)})
-        self._pending.add(number)
+        if self.redelivers:
+            self._pending.add(number)
         await self._deliver(number)
         return number
 
@@ -226,6 +231,16 @@ class World:
                 return planned
         return None
 
+    def _since(self, key: object, after: str) -> list[Line]:
+        """What was said in a channel after a message, oldest first."""
+        events = [(unpacked(line), line) for line in self.said]
+        said = [
+            (event, line) for event, line in events if isinstance(event, IncomingMessage) and place_of(event) == key
+        ]
+        said.sort(key=lambda pair: pair[0].sent_at)
+        begin = next(number for number, (event, _) in enumerate(said) if event.message_id == after)
+        return [line for _, line in said[begin + 1 :]]
+
     async def _do(self, call: str, value: Reply | ConversationKey | None, line: Line) -> Line:
         """What the platform does when nothing goes wrong."""
         if call == "pass":
@@ -235,6 +250,9 @@ class World:
             assert isinstance(value, ConversationKey)
             self.statuses.append((value, line["text"]))
             return {}
+        if call == "since":
+            await self.gates.passing(call)
+            return {"events": self._since(value, line["after"])[: line["limit"]]}
         assert isinstance(value, Reply)
         await self.gates.passing(call)
         if call == "post":
@@ -250,3 +268,8 @@ class World:
             return {"error": Fault.GONE, "seconds": 0}
         message.show(value)
         return {}
+
+
+def place_of(event: IncomingMessage) -> ConversationKey:
+    """Where a message stands: one that a thread starts from stands in the channel."""
+    return replace(event.key, thread="") if event.key.thread == event.message_id else event.key

@@ -1,0 +1,63 @@
+"""The Discord adapter: discord.py's events become ours, replies become messages that are edited while they grow.
+
+What is where: `gateway` keeps the connection, `client` hears, `events` and `files` translate, `intake` hands over,
+`commands`, `options` and `components` are slash commands, menus and buttons, `posting`, `places` and `finding` write.
+"""
+
+from collections.abc import Sequence
+
+from adapters.discord.gateway import Connect, Gateway, Timing
+from adapters.discord.places import PLATFORM
+from adapters.discord.reading import read_back
+from bot.adapter import Core, Dialect, Limits
+from bot.config import Settings
+from bot.messages import ConversationKey, IncomingMessage, Reply
+
+
+class DiscordAdapter:
+    """One bot on Discord. `connect` makes the connector of each connection, where the default one will not do."""
+
+    platform = PLATFORM
+
+    def __init__(self, settings: Settings, connect: Connect | None = None, timing: Timing | None = None) -> None:
+        self.limits = Limits(
+            max_chars=2000,  # code points, which is what Discord counts
+            min_interval_s=1.0,
+            cursor=" ▌",
+            prefix="/",
+            dialect=Dialect.DISCORD,
+            attach_over=settings.attach_over,
+        )
+        self._gateway = Gateway(settings, connect, timing or Timing())
+        self._posting = self._gateway.posting
+
+    async def run(self, core: Core) -> None:
+        """Connect and stay connected until close(). Raises FatalAdapterError when Discord refuses us for good."""
+        await self._gateway.run(core)
+
+    async def close(self) -> None:
+        """Disconnect; run() returns soon after."""
+        await self._gateway.close()
+
+    async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
+        """What people said in a channel after `after_id`, oldest first. Raises RetryLater, Rejected or Gone."""
+        client = self._gateway.client()
+        await client.complete()
+        return await read_back(client, client.heard, key, after_id, limit)
+
+    async def post(self, reply: Reply) -> str:
+        """Show a reply for the first time."""
+        return await self._posting.post(reply)
+
+    async def find_posted(self, reply: Reply) -> str | None:
+        """The message of a reply that an earlier, interrupted call may have posted."""
+        return await self._posting.find_posted(reply)
+
+    async def update(self, reply: Reply) -> None:
+        """Bring a message up to date."""
+        await self._posting.update(reply)
+
+    async def status(self, key: ConversationKey, text: str) -> None:
+        """Show the typing indicator; what is being waited for comes as a post, so it is not shown here."""
+        if not text:
+            await self._posting.typing(key)

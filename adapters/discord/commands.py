@@ -1,0 +1,174 @@
+"""Slash commands, context menus and buttons: made from the one table of commands, acknowledged at once, then answered.
+
+In: interactions. Out: IncomingCommand, IncomingAction and the like for the core, and its answer for the actor's eyes.
+Discord waits three seconds for an acknowledgement, so it comes before anything else.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import discord
+from discord import app_commands
+
+from adapters.discord.components import parsed
+from adapters.discord.events import Events, sent_at
+from adapters.discord.options import Argument, argument_for
+from adapters.discord.people import Interaction, actor
+from adapters.discord.places import Where, key_of
+from adapters.discord.posting import NOBODY, file_of
+from bot.adapter import Core
+from bot.commands import COMMANDS, Command
+from bot.errors import StorageError
+from bot.formatting import split
+from bot.messages import (
+    Accepted,
+    IncomingAction,
+    IncomingCommand,
+    Notice,
+    Outcome,
+    Person,
+    Refused,
+)
+
+log = logging.getLogger(__name__)
+
+ACKNOWLEDGED = 40060
+MAX_CHARS = 2000
+COMING = "It comes as a message here."
+ANSWERED = "I have answered that already, or am about to; the button under the answer makes another one."
+FORGOTTEN = "What I had stored of that message, and of its answer, is deleted."
+NOT_YOURS = "Only its author and moderators can have a message forgotten."
+
+_FAILURES = (discord.DiscordException, aiohttp.ClientError, OSError)
+
+
+class Desk:
+    """Where interactions are dealt with."""
+
+    def __init__(self, client: discord.Client, core: Core, events: Events) -> None:
+        self._client, self._core, self._events = client, core, events
+
+    def furnish(self, tree: app_commands.CommandTree[discord.Client]) -> None:
+        """Add all commands to a tree."""
+        for command in COMMANDS:
+            tree.add_command(self._slash(command))
+        tree.add_command(app_commands.ContextMenu(name="Answer this", callback=self._menu(self._answer)))
+        tree.add_command(app_commands.ContextMenu(name="Forget this", callback=self._menu(self._forget)))
+
+    async def press(self, interaction: Interaction) -> None:
+        """A button under a reply was pressed."""
+        button = parsed(str(dict(interaction.data or {}).get("custom_id", "")))
+        where = interaction.channel
+        if button is None or not isinstance(where, Where) or not await _acknowledge(interaction):
+            return
+        event = IncomingAction(key_of(where), str(interaction.id), actor(interaction), button.reply_id, button.kind)
+        outcome = await self._handled(self._core.handle(event))
+        if not isinstance(outcome, Accepted):
+            await _tell(interaction, outcome)
+
+    def _slash(
+        self, command: Command
+    ) -> app_commands.Command[Any, ..., None]:  # Any: the cog that a command may belong to
+        async def plain(interaction: discord.Interaction) -> None:
+            await self._command(interaction, command, {})
+
+        if command.option is None:
+            return app_commands.Command(name=command.name, description=command.description, callback=plain)
+        option = command.option
+
+        async def with_value(interaction: discord.Interaction, value: str | None) -> None:
+            await self._command(interaction, command, {option.name: value} if value is not None else {})
+
+        argument: Argument = argument_for(command.name, option, self._core)
+        with_value.__annotations__["value"] = argument
+        if not option.required:
+            with_value.__defaults__ = (None,)
+        described = app_commands.describe(value=option.description)(app_commands.rename(value=option.name)(with_value))
+        return app_commands.Command(name=command.name, description=command.description, callback=described)
+
+    async def _command(self, interaction: Interaction, command: Command, args: dict[str, str]) -> None:
+        where = interaction.channel
+        if not isinstance(where, Where) or not await _acknowledge(interaction):
+            return
+        event = IncomingCommand(
+            key_of(where), str(interaction.id), actor(interaction), command.name, args, sent_at(interaction.id)
+        )
+        await _tell(interaction, await self._handled(self._core.handle(event)))
+
+    def _menu(
+        self, act: Callable[[Interaction, discord.Message, Where], Awaitable[Outcome]]
+    ) -> Callable[[Interaction, discord.Message], Coroutine[None, None, None]]:
+        async def chosen(interaction: discord.Interaction, message: discord.Message) -> None:
+            where = interaction.channel
+            if isinstance(where, Where) and await _acknowledge(interaction):
+                await _tell(interaction, await self._handled(act(interaction, message, where)))
+
+        return chosen
+
+    async def _answer(self, interaction: Interaction, message: discord.Message, where: Where) -> Outcome:
+        """Whoever asks for an answer is its asker, the history shows who said it."""
+        event = await self._events.asked_about(message, where)
+        asker = actor(interaction)
+        author = Person(asker.id, event.author.name, asker.manages_channel, asker.manages_workspace, asker.groups)
+        outcome = await self._core.handle(replace(event, author=author))
+        return Notice(ANSWERED) if isinstance(outcome, Accepted) and not outcome.request_id else outcome
+
+    async def _forget(self, interaction: Interaction, message: discord.Message, where: Where) -> Outcome:
+        """A message, or the one that an answer of ours answers."""
+        who, author, message_id = actor(interaction), message.author.id, message.id
+        if self._client.user and author == self._client.user.id and message.reference:
+            message_id = message.reference.message_id or message_id
+            author = await self._author_of(where, message_id)
+        if str(author) != who.id and not who.manages_channel:
+            return Refused(NOT_YOURS)
+        for event in self._events.gone(where, message_id):
+            await self._core.handle(event)
+        return Notice(FORGOTTEN)
+
+    async def _author_of(self, where: Where, message_id: int) -> int:
+        try:
+            return (await where.fetch_message(message_id)).author.id
+        except _FAILURES:
+            return 0
+
+    async def _handled(self, handling: Awaitable[Outcome]) -> Outcome:
+        try:
+            return await handling
+        except StorageError as error:
+            return Refused(str(error))
+
+
+async def _acknowledge(interaction: Interaction) -> bool:
+    """Tell Discord that we are at it; False if it is too late, and the actor was told that nothing happened."""
+    command = interaction.type is discord.InteractionType.application_command
+    try:
+        await interaction.response.defer(ephemeral=True, thinking=command)
+    except discord.HTTPException as error:
+        if error.code != ACKNOWLEDGED:  # a repeated acknowledgement whose first answer was lost
+            log.warning("Interaction %s could not be acknowledged: %s", interaction.id, error.text or error.status)
+            return False
+    except (aiohttp.ClientError, OSError) as error:
+        log.warning("Interaction %s could not be acknowledged: %s", interaction.id, error)
+        return False
+    return True
+
+
+async def _tell(interaction: Interaction, outcome: Outcome) -> None:
+    """Answer for the actor's eyes."""
+    text = COMING if isinstance(outcome, Accepted) else outcome.text
+    attachment = outcome.attachment if isinstance(outcome, Notice) else None
+    try:
+        for part in split(text, MAX_CHARS):
+            await interaction.followup.send(
+                part.text,
+                ephemeral=True,
+                allowed_mentions=NOBODY,
+                suppress_embeds=True,
+                file=file_of(attachment) if attachment else discord.utils.MISSING,
+            )
+            attachment = None
+    except _FAILURES as error:
+        log.warning("Interaction %s could not be answered: %s", interaction.id, error)

@@ -1,0 +1,69 @@
+"""The buttons under a reply. What they do is in their custom_id, so that they work after a restart.
+
+In: a Reply. Out: what Discord shows under it, and back from a custom_id to what was pressed. By the same custom_id a
+reply is found again in a channel's history.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import discord
+
+from bot.messages import ActionKind, Reply
+
+PREFIX = "ih"
+_Look = tuple[str | None, str | None, discord.ButtonStyle]
+LOOKS: dict[ActionKind, _Look] = {
+    ActionKind.STOP: ("Stop", None, discord.ButtonStyle.danger),
+    ActionKind.REGENERATE: ("Regenerate", None, discord.ButtonStyle.secondary),
+    ActionKind.CONTINUE: ("Continue", None, discord.ButtonStyle.primary),
+    ActionKind.RERUN: ("Answer the edited question", None, discord.ButtonStyle.primary),
+    ActionKind.GOOD: (None, "👍", discord.ButtonStyle.secondary),
+    ActionKind.BAD: (None, "👎", discord.ButtonStyle.secondary),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Button:
+    """What a custom_id says."""
+
+    kind: ActionKind
+    reply_id: str
+    request_id: str
+
+
+def custom_id(kind: ActionKind, reply: Reply) -> str:
+    """`ih:stop:<reply_id>:<request_id>`, at most 100 characters."""
+    return f"{PREFIX}:{kind}:{reply.reply_id}:{reply.request_id}"
+
+
+def parsed(text: str) -> Button | None:
+    """What a custom_id says, or None if it is not one of ours."""
+    prefix, *parts = text.split(":")
+    if prefix != PREFIX or len(parts) != 3:
+        return None
+    try:
+        return Button(ActionKind(parts[0]), parts[1], parts[2])
+    except ValueError:  # of a later version
+        return None
+
+
+def view_of(reply: Reply) -> discord.ui.View | None:
+    """The buttons of a reply, or None if it has none."""
+    if not reply.buttons:
+        return None
+    view = discord.ui.View(timeout=None)
+    for kind in reply.buttons:
+        label, emoji, style = LOOKS[kind]
+        view.add_item(discord.ui.Button(label=label, emoji=emoji, style=style, custom_id=custom_id(kind, reply)))
+    view.stop()  # else discord.py keeps it in memory for ever; presses are read from their custom_id
+    return view
+
+
+def buttons_of(message: discord.Message) -> Iterable[Button]:
+    """Our buttons under a message."""
+    for row in message.components:
+        for each in row.children if isinstance(row, discord.ActionRow) else ():
+            found = parsed(each.custom_id) if isinstance(each, discord.Button) and each.custom_id else None
+            if found:
+                yield found

@@ -1,0 +1,85 @@
+"""What discord.py raises, as our errors: the one place where they are mapped.
+
+In: a block of calls to Discord. Out: RetryLater (nothing was done), Gone or Rejected (nothing ever will be), or
+OutcomeUnknown (it may have been done) for what goes wrong in it.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import discord
+
+from adapters.discord.patience import hurried
+from bot.errors import AdapterError, FatalAdapterError, Gone, OutcomeUnknown, Rejected, RetryLater
+
+BUSY_S = 5.0
+"""When to try again after an answer that does not say when."""
+BANNED_S = 60.0
+"""When to try again after refusals that more requests would only make worse."""
+
+PORTAL = "https://discord.com/developers/applications"
+
+FATAL_CLOSES = {
+    4004: "Discord refused the bot's token: make a new one at {bot} ('Reset Token') and put it into DISCORD_BOT_TOKEN.",
+    4010: "Discord refused the shard that was asked for; a newer version of Inhouse may help.",
+    4011: "Discord wants this bot to be split into shards since it is in too many servers; take it out of some.",
+    4012: "Discord no longer speaks the version of its gateway that discord.py uses; install a newer Inhouse.",
+    4013: "Discord does not know an intent that was asked for; install a newer Inhouse.",
+    4014: "Discord refused the message content intent: switch on 'Message Content Intent' at {bot} and start again.",
+}
+"""Close codes after which connecting again is of no use, and what to do about each."""
+
+
+def portal_page(application_id: int | None) -> str:
+    """Where a bot's token and intents are set."""
+    return f"{PORTAL}/{application_id}/bot" if application_id else PORTAL
+
+
+def fatal(error: BaseException, application_id: int | None = None) -> FatalAdapterError | None:
+    """The sentence for an error that ends it all, or None for one that passes."""
+    code = 0
+    if isinstance(error, discord.LoginFailure):
+        code = 4004
+    elif isinstance(error, discord.PrivilegedIntentsRequired):
+        code = 4014
+    elif isinstance(error, discord.ConnectionClosed):
+        code = error.code
+    sentence = FATAL_CLOSES.get(code)
+    return FatalAdapterError(sentence.format(bot=portal_page(application_id))) if sentence else None
+
+
+@asynccontextmanager
+async def mapped(*, posting: bool = False) -> AsyncIterator[None]:
+    """Around calls to Discord. `posting`: doing it twice would show, so a lost answer is an OutcomeUnknown."""
+    try:
+        async with hurried():
+            yield
+    except (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise _ours(error, posting) from error
+    except RuntimeError as error:
+        if "closed" not in str(error):  # the client was closed and is being replaced
+            raise
+        raise RetryLater(1.0, "Discord is being connected anew") from error
+
+
+def _ours(error: Exception, posting: bool) -> AdapterError:
+    if isinstance(error, discord.RateLimited):
+        return RetryLater(error.retry_after, "Discord limits the rate")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return RetryLater(BUSY_S, "Discord cannot be reached")
+    if isinstance(error, discord.HTTPException) and error.status < 500:
+        return _refusal(error)
+    if posting:
+        return OutcomeUnknown("Discord's answer to a post did not arrive")
+    return RetryLater(BUSY_S, "Discord does not answer")
+
+
+def _refusal(error: discord.HTTPException) -> AdapterError:
+    if error.status == 404:
+        return Gone("The message or its channel is not on Discord any more.")
+    if error.status == 403:
+        return Rejected(f"Discord does not allow it here ({error.code}: {error.text}).")
+    if error.status in (401, 429):
+        return RetryLater(BANNED_S, f"Discord answers with {error.status}")
+    return Rejected(f"Discord refused the message ({error.code}: {error.text}).")

@@ -1,0 +1,65 @@
+"""Finding what an earlier process posted, when nobody knows whether it did.
+
+In: a reply. Out: the id of its message, from the channel's history. Nonces are not in there, so the first part of an
+answer is known by its buttons, and each later part by the message that it refers to, which is the part before it.
+"""
+
+from collections.abc import AsyncIterator
+
+import discord
+
+from adapters.discord.components import buttons_of
+from bot.messages import Reply
+
+DEPTH = 300
+"""How many messages are looked at, from the newest on back and from the question on."""
+
+
+async def recognised(client: discord.Client, where: discord.PartialMessageable, reply: Reply) -> str | None:
+    """The id of a reply's message, or None if it is not there."""
+    first = await first_part(client, where, reply)
+    if first is None or reply.part == 0:
+        return first
+    return await part_after(client, where, first, reply.part)
+
+
+async def first_part(client: discord.Client, where: discord.PartialMessageable, reply: Reply) -> str | None:
+    """The id of the first message of the answer that a reply is part of."""
+    async for message in _mine(client, where, int(reply.question_id)):
+        if any(button.request_id == reply.request_id for button in buttons_of(message)):
+            return str(message.id)
+    return None
+
+
+async def part_after(client: discord.Client, where: discord.PartialMessageable, first: str, part: int) -> str | None:
+    """The id of a later part: the `part`th message on from the first one."""
+    following: dict[int, str] = {}  # by the message that it refers to
+    async for message in where.history(limit=DEPTH, after=discord.Object(int(first)), oldest_first=True):
+        if _by(client, message) and message.reference and message.reference.message_id:
+            following.setdefault(message.reference.message_id, str(message.id))
+    found: str | None = first
+    for _ in range(part):
+        found = following.get(int(found)) if found else None
+    return found
+
+
+async def _mine(
+    client: discord.Client, where: discord.PartialMessageable, question: int
+) -> AsyncIterator[discord.Message]:
+    """Our messages since a question, the newest ones first; in a long channel also those right after it."""
+    oldest = None
+    async for message in where.history(limit=DEPTH):
+        oldest = message
+        if message.id <= question:
+            return
+        if _by(client, message):
+            yield message
+    if oldest is None:
+        return
+    async for message in where.history(limit=DEPTH, after=discord.Object(question), before=oldest, oldest_first=True):
+        if _by(client, message):
+            yield message
+
+
+def _by(client: discord.Client, message: discord.Message) -> bool:
+    return client.user is not None and message.author.id == client.user.id

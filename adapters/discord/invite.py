@@ -1,0 +1,73 @@
+"""The way into a server: `inhouse discord-invite`.
+
+In: settings with a token. Out: the link that invites the bot with the fewest permissions, and what to click before.
+"""
+
+import asyncio
+
+import aiohttp
+import discord
+
+from adapters.discord.failures import fatal, portal_page
+from adapters.discord.gateway import Connect, proxy_for
+from bot.config import Settings
+from bot.errors import AdapterError, ConfigError
+
+PERMISSIONS = discord.Permissions(
+    view_channel=True,
+    send_messages=True,
+    send_messages_in_threads=True,
+    create_public_threads=True,
+    read_message_history=True,
+    attach_files=True,
+)
+"""What the bot needs: to read and answer, in threads too, to open a thread for an answer, and to send files."""
+
+
+def invitation(settings: Settings, connect: Connect | None = None) -> str:
+    """The link and the steps, as text. Raises ConfigError (no token, or one that is refused) and AdapterError."""
+    if settings.discord_bot_token is None:
+        raise ConfigError(
+            f"There is no DISCORD_BOT_TOKEN: make an application at {portal_page(None)}, copy its token from the page "
+            "'Bot' ('Reset Token') and set it."
+        )
+    return asyncio.run(_ask(settings, settings.discord_bot_token.get_secret_value(), connect))
+
+
+async def _ask(settings: Settings, token: str, connect: Connect | None) -> str:
+    client = discord.Client(
+        intents=discord.Intents(guilds=True),
+        connector=connect() if connect else None,
+        proxy=proxy_for(settings),
+    )
+    async with client:
+        try:
+            await client.login(token)
+        except (discord.DiscordException, aiohttp.ClientError, OSError) as error:
+            if refusal := fatal(error):
+                raise ConfigError(str(refusal)) from error
+            raise AdapterError("Discord could not be reached; try again, or set INHOUSE_DISCORD_PROXY.") from error
+        flags = client.application_flags
+        reads_all = flags.gateway_message_content or flags.gateway_message_content_limited
+        return _text(client.application_id or 0, bool(reads_all), settings)
+
+
+def _text(application_id: int, reads_all: bool, settings: Settings) -> str:
+    link = discord.utils.oauth_url(application_id, permissions=PERMISSIONS, scopes=("bot", "applications.commands"))
+    page = portal_page(application_id)
+    if reads_all:
+        intent = f"'Message Content Intent' is on at {page}: good, the bot can follow threads without a mention."
+    else:
+        intent = (
+            f"At {page}, under 'Privileged Gateway Intents', switch on 'Message Content Intent' and save. (Without it "
+            "mentions, direct messages and slash commands work, but in threads the bot has to be mentioned each time.)"
+        )
+    thread = "" if settings.reply_in_thread else " (it opens threads only if INHOUSE_REPLY_IN_THREAD is set)"
+    return "\n".join(
+        [
+            f"1. {intent}",
+            f"2. Open this link, choose your server and press 'Authorize'{thread}:",
+            f"   {link}",
+            "3. Start the bot with 'inhouse run', and mention it in a channel.",
+        ]
+    )

@@ -1,0 +1,69 @@
+"""The arguments of slash commands, from the table of commands: type, range, choices, completion.
+
+In: an Option. Out: what discord.py shows of it to Discord; the value comes back as text, as from every other platform.
+"""
+
+import discord
+from discord import app_commands
+
+from bot.adapter import Core
+from bot.commands import Kind, Option
+
+MOST_CHOICES, LONGEST = 25, 100
+
+_TYPES = {
+    Kind.TEXT: discord.AppCommandOptionType.string,
+    Kind.NUMBER: discord.AppCommandOptionType.number,
+    Kind.INTEGER: discord.AppCommandOptionType.integer,
+}
+
+
+class Argument(app_commands.Transformer):
+    """One argument, which Discord checks before it sends it."""
+
+    def __init__(self, command: str, option: Option, core: Core) -> None:
+        self._command, self._option, self._core = command, option, core
+
+    @property
+    def type(self) -> discord.AppCommandOptionType:
+        """What a value is."""
+        return _TYPES[self._option.kind]
+
+    @property
+    def min_value(self) -> float | None:
+        """The least number."""
+        return self._whole(self._option.minimum)
+
+    @property
+    def max_value(self) -> float | None:
+        """The greatest number."""
+        return self._whole(self._option.maximum)
+
+    @property
+    def choices(self) -> list[app_commands.Choice[str | int | float]] | None:
+        """All values, if they are few."""
+        return [app_commands.Choice(name=each, value=each) for each in self._option.choices] or None
+
+    async def transform(self, interaction: discord.Interaction, value: str | float) -> str:
+        """The value as text."""
+        return value if isinstance(value, str) else f"{value:g}"
+
+    def _whole(self, bound: float | None) -> float | None:
+        return int(bound) if bound is not None and self._option.kind is Kind.INTEGER else bound
+
+
+class CompletedArgument(Argument):
+    """An argument whose values are offered while it is typed."""
+
+    async def autocomplete(  # type: ignore[override]  # discord.py calls it with what was typed so far
+        self, interaction: discord.Interaction, value: str
+    ) -> list[app_commands.Choice[str]]:
+        """The values that go on like this."""
+        offered = self._core.choices(self._command, value)
+        fitting = [each for each in offered if 0 < len(each.value) <= LONGEST]
+        return [app_commands.Choice(name=each.label[:LONGEST], value=each.value) for each in fitting[:MOST_CHOICES]]
+
+
+def argument_for(command: str, option: Option, core: Core) -> Argument:
+    """The argument that an option of a command becomes."""
+    return (CompletedArgument if option.autocomplete else Argument)(command, option, core)

@@ -1,0 +1,49 @@
+"""How long one request to Discord may go without an answer: a line that died keeps nobody waiting for minutes.
+
+discord.py waits for rate limits inside its calls, and a call that is interrupted there leaves its locks behind. So only
+the time that a request is on the wire counts, which aiohttp's tracing tells.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+
+import aiohttp
+
+PATIENCE_S = 30.0
+
+_limit: ContextVar[asyncio.Timeout | None] = ContextVar("limit", default=None)
+
+
+@asynccontextmanager
+async def hurried() -> AsyncIterator[None]:
+    """Around calls of a client that has our trace. Raises TimeoutError when a request gets no answer."""
+    async with asyncio.timeout(None) as limit:
+        before = _limit.set(limit)
+        try:
+            yield
+        finally:
+            _limit.reset(before)
+
+
+def trace(patience_s: float = PATIENCE_S) -> aiohttp.TraceConfig:
+    """What a client's session has to be watched with."""
+
+    async def sent(*_: object) -> None:
+        _reschedule(asyncio.get_running_loop().time() + patience_s)
+
+    async def over(*_: object) -> None:
+        _reschedule(None)
+
+    config = aiohttp.TraceConfig()
+    config.on_request_start.append(sent)
+    config.on_request_end.append(over)
+    config.on_request_exception.append(over)
+    return config
+
+
+def _reschedule(when: float | None) -> None:
+    limit = _limit.get()
+    if limit is not None and not limit.expired():
+        limit.reschedule(when)

@@ -1,0 +1,48 @@
+"""Reading back what was said while nobody listened.
+
+In: a conversation and the last message of it that was heard. Out: what people said since, translated as live messages
+are. Discord tells no memberships with a channel's history, so those are fetched for whoever addresses the bot.
+"""
+
+import discord
+
+from adapters.discord.events import Events
+from adapters.discord.failures import mapped
+from adapters.discord.places import target
+from bot.messages import ConversationKey, IncomingMessage
+
+DEPTH = 4
+"""So many messages are looked at for each one that may be found: the others are those of bots."""
+
+
+async def read_back(
+    client: discord.Client, events: Events, key: ConversationKey, after_id: str, limit: int
+) -> list[IncomingMessage]:
+    """At most `limit` messages, oldest first; commands are not among them: they were about another moment.
+
+    Raises RetryLater, Rejected (may not read there) or Gone.
+    """
+    where = target(client, key)
+    guild = client.get_guild(int(key.workspace)) if key.workspace else None
+    members: dict[int, discord.Member | None] = {}
+    found: list[IncomingMessage] = []
+    async with mapped():
+        history = where.history(limit=limit * DEPTH, after=discord.Object(int(after_id)), oldest_first=True)
+        async for message in history:
+            if len(found) == limit:
+                break
+            if guild is not None and not message.author.bot:
+                if message.author.id not in members:
+                    members[message.author.id] = await _member(guild, message.author.id)
+                message.author = members[message.author.id] or message.author
+            event = await events.said(message)
+            if isinstance(event, IncomingMessage):
+                found.append(event)
+    return found
+
+
+async def _member(guild: discord.Guild, user_id: int) -> discord.Member | None:
+    try:
+        return await guild.fetch_member(user_id)
+    except discord.NotFound:
+        return None  # left the server meanwhile

@@ -1,0 +1,37 @@
+"""The text of a message as a person reads it: names instead of ids, without the mention that calls the bot."""
+
+import re
+from collections.abc import Iterable
+
+import discord
+
+_TOKEN = re.compile(r"<(?:@!?(?P<user>\d+)|@&(?P<role>\d+)|#(?P<channel>\d+)|a?(?P<emoji>:\w+:)\d+)>")
+
+
+def plain_text(message: discord.Message, calls: Iterable[str] = ()) -> str:
+    """The text of a message. `calls` are the mentions that address the bot, which are left out at its beginning."""
+    text = message.content.strip()
+    calls = tuple(calls)
+    while stripped := [text[len(call) :].lstrip(" ,:\n\t") for call in calls if text.startswith(call)]:
+        text = stripped[0]
+    users = {user.id: user.display_name for user in message.mentions}
+    guild = message.guild
+
+    def name(found: re.Match[str]) -> str:
+        if found["emoji"]:
+            return found["emoji"]
+        if found["user"]:
+            return f"@{users.get(int(found['user']), 'someone')}"
+        if found["role"]:
+            role = guild.get_role(int(found["role"])) if guild else None
+            return f"@{role.name if role else 'a role'}"
+        channel = guild.get_channel_or_thread(int(found["channel"])) if guild else None
+        return f"#{channel.name if channel else 'a channel'}"
+
+    return _TOKEN.sub(name, text).strip()
+
+
+def calls_of(me: discord.ClientUser, guild: discord.Guild | None) -> tuple[str, ...]:
+    """Everything that a text can call the bot by: its mention, and that of the role that Discord gave it."""
+    role = guild.self_role if guild else None
+    return (f"<@{me.id}>", f"<@!{me.id}>", *([role.mention] if role else []))

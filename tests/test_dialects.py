@@ -1,0 +1,101 @@
+"""Markdown for a platform: code untouched, tables as code where there are none, and what is settled stays."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.adapter import Dialect
+from bot.dialects import render, settled
+from bot.formatting import open_fence
+from tests.markdown_samples import BAD, GOOD, MARKDOWN, live_urls
+
+PEOPLE = frozenset({GOOD})
+DIALECTS = st.sampled_from(Dialect)
+TABLE = """Before:
+| Name | Size |
+|------|:----:|
+| smollm2 | 0.1 |
+| a \\| b | |
+After."""
+
+
+def test_a_table_is_code_with_straight_columns_where_there_are_no_tables() -> None:
+    assert render(TABLE, Dialect.DISCORD, PEOPLE).splitlines() == [
+        "Before:",
+        "```",
+        "Name    | Size",
+        "--------+-----",
+        "smollm2 | 0.1",
+        "a \\| b  |",
+        "```",
+        "After.",
+    ]
+    assert render(TABLE, Dialect.MARKDOWN, PEOPLE) == TABLE
+
+
+def test_rows_may_be_longer_or_shorter_than_the_header_and_need_no_outer_bars() -> None:
+    lines = render("a | b\n--|--\n1\\| |\n1 | 2 | 3\n| |x|", Dialect.DISCORD, PEOPLE).splitlines()
+    assert lines == ["```", "a   | b |", "----+---+--", "1\\| |   |", "1   | 2 | 3", "    | x |", "```"]
+
+
+@pytest.mark.parametrize("text", ["a | b\nc | d", "this or that | no\n---", "|\nword", "a | b"])
+def test_bars_alone_are_no_table(text: str) -> None:
+    assert render(text, Dialect.DISCORD, PEOPLE) == text
+
+
+@pytest.mark.parametrize("fence", ["```python", "````", "  ```", "- ```sh", "1. ```", "> ```"])
+@given(dialect=DIALECTS)
+def test_code_is_left_alone(fence: str, dialect: Dialect) -> None:
+    marks = re.sub(r"[^`]", "", fence)
+    text = f"{fence}\n{BAD} `x\n| a | b |\n|---|---|\n{marks}\n{BAD}"
+    assert render(text, dialect, PEOPLE) == f"{text.removesuffix(BAD)}`{BAD}`"
+
+
+def test_backticks_fence_the_code_where_tildes_do_not() -> None:
+    assert render(f"~~~sh\ncurl {BAD}\n~~~\nEnd.", Dialect.DISCORD, PEOPLE) == f"```sh\ncurl {BAD}\n```\nEnd."
+    assert render(f"~~~~\n~~~\n{BAD}", Dialect.DISCORD, PEOPLE) == f"````\n~~~\n{BAD}"
+    assert render("~~~sh\nls\n~~~", Dialect.MARKDOWN, PEOPLE) == "~~~sh\nls\n~~~"
+
+
+def test_a_row_of_backticks_in_a_sentence_opens_nothing() -> None:
+    assert render(f"``` is a fence `x\n{BAD}", Dialect.DISCORD, PEOPLE) == f"``` is a fence \\`x\n`{BAD}`"
+
+
+@given(MARKDOWN, DIALECTS)
+def test_a_line_of_code_is_never_touched(text: str, dialect: Dialect) -> None:
+    shown = render(text, dialect, PEOPLE).split("\n")
+    opened = ""
+    for line in text.split("\n"):
+        before, opened = opened, open_fence(f"{opened}\n{line}" if opened else line)
+        if before and opened:
+            assert line in shown, "a line inside of a fence"
+
+
+@given(MARKDOWN)
+def test_no_link_that_nobody_wrote_is_left(text: str) -> None:
+    if "```" not in text and "~~~" not in text:  # what is code is told apart elsewhere
+        for dialect in Dialect:
+            assert "bad.example" not in live_urls(render(text, dialect, PEOPLE))
+
+
+@given(MARKDOWN, MARKDOWN, st.sampled_from(["", "\n"]), DIALECTS)
+def test_what_is_settled_stays_whatever_comes(text: str, more: str, between: str, dialect: Dialect) -> None:
+    sure = text[: settled(text, dialect)]
+    assert render(text + between + more, dialect, PEOPLE).startswith(render(sure, dialect, PEOPLE))
+
+
+@given(MARKDOWN)
+def test_a_finished_line_is_settled_unless_it_may_belong_to_a_table(text: str) -> None:
+    assert settled(f"{text}\n", Dialect.MARKDOWN) == len(text) + 1
+    if "|" not in text:
+        assert settled(f"{text}\n", Dialect.DISCORD) == len(text) + 1
+
+
+def test_a_table_is_settled_when_the_line_after_it_is_finished() -> None:
+    before = len("Before:\n")
+    for end in range(before, TABLE.index("After")):
+        assert settled(TABLE[:end], Dialect.DISCORD) == before
+    assert settled(TABLE, Dialect.DISCORD) == before
+    assert settled(f"{TABLE}\n", Dialect.DISCORD) == len(TABLE) + 1

@@ -84,7 +84,7 @@ class Conversations:
             request_id=uuid.uuid4().hex,
             key=key,
             message_id=message_id,
-            author=author,
+            author=replace(author, name=storable(author.name)),
             model=self.model_of(chosen),
             params=self.params_of(chosen),
             attempts=0,
@@ -161,7 +161,12 @@ class Conversations:
 def text_with_files(text: str, attachments: Sequence[Attachment]) -> str:
     """A message and the files that came with it, as one text."""
     files = [f"[file {attachment.name}]\n{attachment.text}\n[end of file]" for attachment in attachments]
-    return "\n\n".join(part for part in (text, *files) if part)
+    return storable("\n\n".join(part for part in (text, *files) if part))
+
+
+def storable(text: str) -> str:
+    """The text with a '?' for every half of a surrogate pair, which JSON can bring in and UTF-8 cannot hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _turn(event: IncomingMessage) -> NewTurn:
@@ -169,7 +174,7 @@ def _turn(event: IncomingMessage) -> NewTurn:
         key=event.key,
         role=Role.USER,
         author_id=event.author.id,
-        author=event.author.name,
+        author=storable(event.author.name),
         text=text_with_files(event.text, event.attachments),
         message_id=event.message_id,
         sent_at=event.sent_at,

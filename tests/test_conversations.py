@@ -210,3 +210,10 @@ async def test_a_channel_s_model_that_never_answered_is_rolled_back_to_the_defau
 async def test_the_default_model_cannot_be_rolled_back(desk: Desk) -> None:
     await desk.hears("one")
     assert await desk.conversations.roll_back(desk.owed[0]) is None
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "a\udcffb", "\x00", "\u202eabc", "🙂" * 3, "x" * 100_000])
+async def test_text_that_no_one_would_write_is_stored_and_read_like_any_other(desk: Desk, text: str) -> None:
+    who = Person("id-odd", f"Odd {text[:10]}")
+    assert await desk.hears(text, message_id="odd", who=who) == Accepted(desk.owed[0].request_id)
+    assert await desk.reads(desk.owed[0]) == [text.encode("utf-8", "replace").decode()]

@@ -31,7 +31,7 @@ from bot.messages import (
 )
 from bot.models.catalog import Catalog
 from bot.queue import RequestQueue
-from bot.storage import NewTurn, Storage, as_turn
+from bot.storage import NewTurn, Storage, StoredRequest, as_turn
 
 HISTORY_STEP = 100
 """Turns that a very long history loses at once, so that the prompt's beginning, and its cache, mostly stay."""
@@ -104,6 +104,13 @@ class Conversations:
         chosen = await self._storage.history.resolved(request.key)
         self._good[request.key] = request.model
         return Prompt(self.system_of(chosen, request.model), tuple(map(as_turn, turns)), prefix)
+
+    async def last_question(self, key: ConversationKey) -> StoredRequest | None:
+        """The newest request for the newest message of a conversation that made one and is still stored."""
+        for turn in reversed(await self._storage.history.turns(key, limit=50)):
+            if turn.role is Role.USER and (requests := await self._storage.inbox.of_message(key, turn.message_id)):
+                return requests[-1]
+        return None
 
     async def answer(self, key: ConversationKey, message_id: str) -> str:
         """The stored answer to a message, or ''."""

@@ -49,6 +49,7 @@ class LiveReply:
         self._delivery = Delivery(adapter, storage.outbox, request.request_id if recall else "")
         self._text, self._line, self._note, self._before, self._ended = "", "", "", "", False
         self._said = asyncio.Event()
+        self._withdrawn = False
 
     async def run(self) -> None:
         """Deliver until the answer is final."""
@@ -70,6 +71,10 @@ class LiveReply:
     def follow(self, before: str) -> None:
         """The answer goes on where this text, which stands in an earlier message, ended."""
         self._before = before
+
+    def withdraw(self) -> None:
+        """The question is gone: where nothing was shown yet, nothing shall be."""
+        self._withdrawn = True
 
     def push(self, text: str) -> None:
         """More text of the answer."""
@@ -94,6 +99,8 @@ class LiveReply:
     async def finish(self, reason: FinishReason, usage: Usage | None = None, error: str = "") -> None:
         """Store the end of the answer and then show it."""
         frames = self._final_frames(reason, usage, error)
+        if self._withdrawn and not self._text.strip() and self._delivery.call_off():
+            frames = []
         answer = None if reason is FinishReason.ERROR or not self._text.strip() else self._before + self._text
         for attempt in range(10_000):
             try:
@@ -111,6 +118,7 @@ class LiveReply:
                 log.error("The end of an answer could not be stored yet: %s", problem)
                 await asyncio.sleep(min(5.0, 0.5 * (attempt + 1)))
         self._ended = True
+        self._said.set()
         self._delivery.show(frames)
 
     def _show(self) -> None:

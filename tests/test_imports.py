@@ -18,7 +18,7 @@ LAYERS = (
     {"cli"},
     {"service"},
     {"actions"},
-    {"records", "tuning"},
+    {"records", "tuning", "waiters"},
     {"worker"},
     {"conversations", "replies", "wording"},
     {"delivery"},

@@ -111,6 +111,17 @@ async def test_an_answer_may_take_half_of_the_window_at_most(house: House, team:
     assert house.engine.prompt_of("hello").params.max_tokens == 1024
 
 
+async def test_a_question_that_is_deleted_while_it_waits_is_not_answered_at_all(house: House, team: Team) -> None:
+    house.world.gates.hold("first/0")
+    await team.says("ana", "first")
+    await house.world.gates.reached("first/0")
+    await team.says("ana", "second")
+    await team.deletes("second")
+    await house.world.gates.open("first/0")
+    await team.asks("ana", "third")
+    assert [message.reply.question_id for message in house.world.posted] == [team.asked["first"], team.asked["third"]]
+
+
 async def test_a_question_that_is_deleted_while_it_is_answered_leaves_nothing(house: House, team: Team) -> None:
     house.world.gates.hold("hello/1")
     await team.says("ana", "hello")

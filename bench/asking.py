@@ -24,15 +24,23 @@ class Timed:
     usage: Usage
 
 
-def model_directory(description: str) -> Path:
-    """The model of the command line: --model DIRECTORY, or smollm2 from the cache (fetched if need be)."""
-    parser = argparse.ArgumentParser(description=description)
+@dataclass(frozen=True)
+class Options:
+    """What was said on the command line."""
+
+    model: Path
+    dtype: str
+
+
+def options(description: str) -> Options:
+    """The model (smollm2 from the cache, fetched if need be, unless --model DIRECTORY names another) and --dtype."""
+    parser = argparse.ArgumentParser(prog=f"python -m {description}")
     parser.add_argument("--model", type=Path, help="directory of a model; smollm2 without it")
-    chosen: Path | None = parser.parse_args().model
-    if chosen is not None:
-        return chosen
+    parser.add_argument("--dtype", default="auto", help="auto (what suits the machine), float32 or bfloat16")
+    given = parser.parse_args()
     settings = load_settings()
-    return pull(Catalog.of(settings).get("smollm2"), settings)
+    model: Path = given.model or pull(Catalog.of(settings).get("smollm2"), settings)
+    return Options(model, given.dtype)
 
 
 def conversation(said: Sequence[str], system: str = "") -> Prompt:
@@ -42,14 +50,19 @@ def conversation(said: Sequence[str], system: str = "") -> Prompt:
     return Prompt(system, tuple(turns))
 
 
-async def ask(engine: EngineProcess, request_id: str, prompt: Prompt, max_tokens: int) -> Timed:
-    """One greedy answer."""
+async def ask(
+    engine: EngineProcess, request_id: str, prompt: Prompt, max_tokens: int, only_first: bool = False
+) -> Timed:
+    """One greedy answer; with `only_first` it is stopped at its first text."""
     params = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=max_tokens)
     began = perf_counter()
     text, first_s = "", 0.0
     async with aclosing(engine.stream(EngineRequest(request_id, prompt, params))) as deltas:
         async for delta in deltas:
-            first_s = first_s or perf_counter() - began
+            if not first_s:
+                first_s = perf_counter() - began
+                if only_first:
+                    await engine.abort(request_id)
             text += delta.text
     assert delta.usage is not None
     return Timed(text, first_s, delta.usage)

@@ -1,9 +1,9 @@
 """`python -m bench.batching`: what batching brings, and what our path costs.
 
-Eight conversations, greedy, in the number type that suits the machine, the same answer lengths, three rounds,
-interleaved: one after another with generate(); at once in transformers' batching manager, bare; at once through our
-engine (its process, connection, prompts, decoding). Prints tokens a second and the two ratios that the project
-promises.
+Eight conversations, greedy, the same answer lengths, three rounds, interleaved: one after another with generate(); at
+once in transformers' batching manager, bare; at once through the whole service (storage, queue, worker, the engine's
+process, prompts, decoding, replies). Prints tokens a second and the two ratios that the project promises. --dtype: auto
+is what suits the machine.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatching
 from transformers.generation.continuous_batching.continuous_api import OutputRouter
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
-from bench.asking import ask, conversation, model_directory, unseen
-from bot.engine.base import ModelSource
-from bot.engine.process import EngineProcess
+from bench.asking import conversation, options
+from bench.house import Platform, house
 from bot.engine.prompts import PromptBuilder
+from bot.models.hardware import choose_dtype, detect
 
 CONVERSATIONS = 8
 TOKENS = 64
@@ -99,14 +99,11 @@ class _ToQueue(OutputRouter):
             self._outputs.put(output)
 
 
-async def ours(engine: EngineProcess, round_number: int) -> float:
-    """Tokens a second through our engine."""
-    texts = questions(round_number)
+async def ours(platform: Platform, texts: list[str]) -> float:
+    """Tokens a second through the service."""
     began = perf_counter()
-    answers = await asyncio.gather(
-        *(ask(engine, f"{round_number} {n}", conversation([text]), TOKENS) for n, text in enumerate(texts))
-    )
-    return _speed(sum(answer.usage.generated_tokens for answer in answers), len(texts), perf_counter() - began)
+    answers = await asyncio.gather(*(platform.ask(text) for text in texts))
+    return _speed(sum(usage.generated_tokens for usage in answers), len(texts), perf_counter() - began)
 
 
 def _speed(made: int, answers: int, seconds: float) -> float:
@@ -115,23 +112,33 @@ def _speed(made: int, answers: int, seconds: float) -> float:
     return made / seconds
 
 
+def show(label: str, serial: float, batched: float, through: float) -> None:
+    """One line of tokens a second."""
+    print(
+        f"{label:9}  generate() {serial:6.1f}   bare manager {batched:6.1f}   ours {through:6.1f}   tokens/s",
+        flush=True,
+    )
+
+
 async def main() -> None:
     """Measure and print."""
-    path = str(model_directory(main.__module__))
-    engine = EngineProcess()
-    loaded = await engine.load(ModelSource("bench", path, device="cpu"), unseen)
-    bare = Bare(path, loaded.dtype)
-    print(f"{CONVERSATIONS} conversations, {TOKENS} tokens each, {loaded.dtype}, {torch.get_num_threads()} threads")
+    given = options("bench.batching")
+    dtype = choose_dtype(given.dtype, detect("cpu"))
+    bare = Bare(str(given.model), dtype)
+    print(f"{CONVERSATIONS} conversations, {TOKENS} tokens each, {dtype}, {torch.get_num_threads()} threads")
     rows: list[tuple[float, float, float]] = []
-    for number in range(ROUNDS + 1):  # the first one warms up
-        texts = questions(number)
-        rows.append((bare.one_after_another(texts), bare.at_once(texts), await ours(engine, number)))
-        label = f"round {number}" if number else "warm-up"
-        print(f"{label:9}  generate() {rows[-1][0]:6.1f}   bare manager {rows[-1][1]:6.1f}   ours {rows[-1][2]:6.1f}")
-    await engine.close()
-    bare.close()
+    try:
+        async with house(given.model, TOKENS, dtype) as platform:
+            for number in range(ROUNDS + 1):  # the first one warms up
+                texts = questions(number)
+                serial = await asyncio.to_thread(bare.one_after_another, texts)
+                batched = await asyncio.to_thread(bare.at_once, texts)
+                rows.append((serial, batched, await ours(platform, texts)))
+                show(f"round {number}" if number else "warm-up", *rows[-1])
+    finally:
+        bare.close()
     serial, batched, through = (median(column) for column in zip(*rows[1:], strict=True))
-    print(f"median     generate() {serial:6.1f}   bare manager {batched:6.1f}   ours {through:6.1f}   tokens/s")
+    show("median", serial, batched, through)
     print(f"ours / generate()     {through / serial:5.2f}   (promised: at least 3.5)")
     print(f"ours / bare manager   {through / batched:5.2f}   (promised: at least 0.90)")
 

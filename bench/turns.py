@@ -7,10 +7,9 @@ with a smaller context window, at the second turn after the history had to be tr
 
 import asyncio
 from itertools import count
-from pathlib import Path
 from statistics import median
 
-from bench.asking import Timed, ask, conversation, model_directory, unseen
+from bench.asking import Options, Timed, ask, conversation, options, unseen
 from bot.engine.base import ModelSource
 from bot.engine.process import EngineProcess
 
@@ -18,6 +17,8 @@ TURNS = 10
 TOKENS = 100
 SMALL_WINDOW = 1600
 REPEATS = 3
+OTHER_WORDS = ("Act", "Book", "Page", "Song", "Line", "Side", "Step", "Day")
+"""For "Part", one token each: a conversation that is as long, and has nothing in the cache."""
 QUESTION = (
     "Part {number} of the story: go on with it, and tell in many words what the keeper of the lighthouse did "
     "next, whom he met on the way down to the harbour, what they said to each other about the weather, the "
@@ -45,11 +46,10 @@ class Story:
     async def next_token(self, seen: bool) -> Timed:
         """The first token of the next turn, asked in other words each time; if not `seen`, by a stranger."""
         number = next(self._names)
-        said = list(self.said)
-        if not seen:
-            said = [f"{number} {text}" for text in said]
-        said.append(f"{number}: " + QUESTION.format(number=len(said) // 2 + 1))
-        return await ask(self._engine, f"probe {number}", conversation(said), TOKENS)
+        word = OTHER_WORDS[number % len(OTHER_WORDS)]
+        said = list(self.said) if seen else [text.replace("Part", word, 1) for text in self.said]
+        said.append(QUESTION.format(number=len(said) // 2 + 1).replace("Part", word, 1))
+        return await ask(self._engine, f"probe {number}", conversation(said), TOKENS, only_first=True)
 
 
 async def compare(label: str, story: Story) -> float:
@@ -61,24 +61,25 @@ async def compare(label: str, story: Story) -> float:
     for name, probes in (("cached", warm), ("cold", cold)):
         times = "  ".join(f"{probe.first_s * 1000:6.0f}" for probe in probes)
         usage = probes[-1].usage
-        print(f"  {name:7} {times} ms   ({usage.cached_tokens} of {usage.prompt_tokens} tokens found in the cache)")
+        found = f"{usage.cached_tokens} of {usage.prompt_tokens} tokens found"
+        print(f"  {name:7} {times} ms   ({found}, {usage.dropped_turns} turns dropped)")
     ratio = median(probe.first_s for probe in warm) / median(probe.first_s for probe in cold)
     print(f"  {label}: cached / cold {ratio:.3f}   (promised: at most 0.15)")
     return ratio
 
 
-async def long_conversation(engine: EngineProcess, path: Path) -> None:
+async def long_conversation(engine: EngineProcess, given: Options) -> None:
     """Turn TURNS of a conversation that fits the window."""
-    await engine.load(ModelSource("bench", str(path), device="cpu"), unseen)
+    await engine.load(ModelSource("bench", str(given.model), device="cpu", dtype=given.dtype), unseen)
     story = Story(engine)
     for _ in range(TURNS - 1):
         await story.turn()
     await compare(f"turn {TURNS}", story)
 
 
-async def trimmed_conversation(engine: EngineProcess, path: Path) -> None:
+async def trimmed_conversation(engine: EngineProcess, given: Options) -> None:
     """The second turn after the history no longer fitted a smaller window."""
-    source = ModelSource("bench", str(path), context_window=SMALL_WINDOW, device="cpu")
+    source = ModelSource("bench", str(given.model), context_window=SMALL_WINDOW, device="cpu", dtype=given.dtype)
     await engine.load(source, unseen)
     story = Story(engine)
     while not (answer := await story.turn()).usage.dropped_turns:
@@ -89,12 +90,12 @@ async def trimmed_conversation(engine: EngineProcess, path: Path) -> None:
 
 async def main() -> None:
     """Measure and print."""
-    path = model_directory(main.__module__)
+    given = options("bench.turns")
     engine = EngineProcess()
     print("A conversation that fits the context window:")
-    await long_conversation(engine, path)
+    await long_conversation(engine, given)
     print(f"A conversation in a context window of {SMALL_WINDOW} tokens:")
-    await trimmed_conversation(engine, path)
+    await trimmed_conversation(engine, given)
     await engine.close()
 
 

@@ -27,12 +27,11 @@ from bot.messages import (
     Refused,
     Reply,
     RequestKind,
-    RequestStatus,
 )
 from bot.queue import RequestQueue
 from bot.records import Records
 from bot.replies import Replies
-from bot.storage import Storage, StoredRequest
+from bot.storage import Storage
 from bot.tuning import Tuning
 from bot.wording import counted, shortened
 from bot.worker import Worker
@@ -122,7 +121,7 @@ class Actions:
         """A message is gone from the platform: what is being written for it stops, and its turns go."""
         for request in self._queue.of_conversation(event.key):
             if request.message_id == event.message_id:
-                await self._worker.stop(request.request_id)
+                await self._worker.stop(request.request_id, unasked=True)
         return await self._conversations.deleted(event)
 
     async def _once(self, key: ConversationKey, identity: str, act: Callable[[], Awaitable[Outcome]]) -> Outcome:
@@ -161,11 +160,11 @@ class Actions:
 
     async def _regenerate(self, event: IncomingCommand, _: str | None) -> Outcome:
         last = await self._last(event.key)
-        return await self._again(event.key, last.request.message_id, event.actor, RequestKind.REGENERATE)
+        return await self._again(event.key, last, event.actor, RequestKind.REGENERATE)
 
     async def _continue(self, event: IncomingCommand, _: str | None) -> Outcome:
         last = await self._last(event.key)
-        return await self._again(event.key, last.request.message_id, event.actor, RequestKind.CONTINUE)
+        return await self._again(event.key, last, event.actor, RequestKind.CONTINUE)
 
     async def _again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> Outcome:
         if any(request.message_id == message_id for request in self._queue.of_conversation(key)):
@@ -220,13 +219,12 @@ class Actions:
     async def _help(self, event: IncomingCommand, _: str | None) -> Outcome:
         return Notice(help_text(self._prefixes.get(event.key.platform, "!")))
 
-    async def _last(self, key: ConversationKey) -> StoredRequest:
-        last = await self._storage.inbox.latest(key)
+    async def _last(self, key: ConversationKey) -> str:
+        """The message id of the last question of a conversation. Raises RequestRefused."""
+        last = await self._conversations.last_question(key)
         if last is None:
             raise RequestRefused("Nothing was asked here yet.")
-        if last.status in (RequestStatus.WAITING, RequestStatus.RUNNING):
-            raise RequestRefused("That answer is still being written; stop it first.")
-        return last
+        return last.request.message_id
 
     def _is_admin(self, platform: str, actor: Person) -> bool:
         """Whether somebody may change what costs everybody."""

@@ -137,7 +137,7 @@ def value_of(command: Command, args: dict[str, str]) -> str | None:
     Raises RequestRefused with the range, the choices or the missing argument in its sentence.
     """
     option = command.option
-    raw = args.get(option.name, "").strip() if option else ""
+    raw = args.get(option.name, "").encode("utf-8", "replace").decode().strip() if option else ""
     if option is None or not raw:
         if option and option.required:
             raise RequestRefused(f"{command.name} needs a {option.name}: {option.description.lower()}.")

@@ -31,7 +31,7 @@ from bot.messages import (
 )
 from bot.models.catalog import Catalog
 from bot.queue import PersonKey, RequestQueue
-from bot.storage import NewTurn, Storage, as_turn
+from bot.storage import NewTurn, Storage, StoredRequest, as_turn
 
 HISTORY_STEP = 100
 """Turns that a very long history loses at once, so that the prompt's beginning, and its cache, mostly stay."""
@@ -101,7 +101,7 @@ class Conversations:
             request_id=uuid.uuid4().hex,
             key=key,
             message_id=message_id,
-            author=author,
+            author=replace(author, name=storable(author.name)),
             model=self.model_of(chosen),
             params=self.params_of(chosen),
             attempts=0,
@@ -122,6 +122,13 @@ class Conversations:
         chosen = await self._storage.history.resolved(request.key)
         self._good[request.key] = request.model
         return Prompt(self.system_of(chosen, request.model), tuple(map(as_turn, turns)), prefix)
+
+    async def last_question(self, key: ConversationKey) -> StoredRequest | None:
+        """The newest request for the newest message of a conversation that made one and is still stored."""
+        for turn in reversed(await self._storage.history.turns(key, limit=50)):
+            if turn.role is Role.USER and (requests := await self._storage.inbox.of_message(key, turn.message_id)):
+                return requests[-1]
+        return None
 
     async def answer(self, key: ConversationKey, message_id: str) -> str:
         """The stored answer to a message, or ''."""
@@ -188,7 +195,12 @@ class Conversations:
 def text_with_files(text: str, attachments: Sequence[Attachment]) -> str:
     """A message and the files that came with it, as one text."""
     files = [f"[file {attachment.name}]\n{attachment.text}\n[end of file]" for attachment in attachments]
-    return "\n\n".join(part for part in (text, *files) if part)
+    return storable("\n\n".join(part for part in (text, *files) if part))
+
+
+def storable(text: str) -> str:
+    """The text with a '?' for every half of a surrogate pair, which JSON can bring in and UTF-8 cannot hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _turn(event: IncomingMessage) -> NewTurn:
@@ -196,7 +208,7 @@ def _turn(event: IncomingMessage) -> NewTurn:
         key=event.key,
         role=Role.USER,
         author_id=event.author.id,
-        author=event.author.name,
+        author=storable(event.author.name),
         text=text_with_files(event.text, event.attachments),
         message_id=event.message_id,
         sent_at=event.sent_at,

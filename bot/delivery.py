@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 VOID = "*(This belonged to an earlier attempt; the answer is above.)*"
 """What is left of a message when an answer was written again and came out shorter."""
 
+CALL_S = 120.0
+"""The longest that a platform may take over one post or update; then its outcome counts as unknown."""
+
 _PATIENCE_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 """Waits between tries after a failure that says nothing about how long to wait."""
 
@@ -44,7 +47,16 @@ class Delivery:
         self._settled: set[str] = set()
         self._lost = ""  # why nothing of this answer can be shown any more
         self._changed = asyncio.Event()
+        self._begun = self._called_off = False  # something was posted, or tried to be; nothing is to be shown
         self._failures = 0
+
+    def call_off(self) -> bool:
+        """Show nothing at all, and end; False, and nothing changes, if some of it may be on the platform already."""
+        if self._begun or self._recall:
+            return False
+        self._called_off = True
+        self._changed.set()
+        return True
 
     def show(self, frames: Sequence[Reply]) -> None:
         """These replies, in order, are what should be seen now. Frames whose replies are final are the last ones."""
@@ -62,12 +74,13 @@ class Delivery:
             self._changed.clear()
             began = time.monotonic()
             try:
-                self._frames = self._compose()
-                await self._carry(self._frames)
+                if not self._called_off:
+                    self._frames = self._compose()
+                    await self._carry(self._frames)
                 self._failures = 0
             except RetryLater as error:
                 await self._again_in(error.seconds)
-            except (OutcomeUnknown, StorageError):
+            except (OutcomeUnknown, StorageError, TimeoutError):
                 await self._again_in(self._patience())
             except Exception:  # an adapter's bug must not lose the answer
                 log.exception("An adapter failed; the answer is tried again")
@@ -76,7 +89,8 @@ class Delivery:
                 await asyncio.sleep(max(0.0, self._adapter.limits.min_interval_s - (time.monotonic() - began)))
 
     def _finished(self) -> bool:
-        return bool(self._frames) and all(reply.final and reply.reply_id in self._settled for reply in self._frames)
+        shown = bool(self._frames) and all(reply.final and reply.reply_id in self._settled for reply in self._frames)
+        return shown or self._called_off
 
     async def _again_in(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -149,7 +163,8 @@ class Delivery:
     async def _bring(self, reply: Reply) -> None:
         platform_id = self._ids.get(reply.reply_id) or await self._first(reply)
         if platform_id is not None:
-            await self._adapter.update(replace(reply, platform_id=platform_id))
+            async with asyncio.timeout(CALL_S):
+                await self._adapter.update(replace(reply, platform_id=platform_id))
         if reply.reply_id not in self._saved:
             await self._outbox.posted(reply.reply_id, self._ids[reply.reply_id])
             self._saved.add(reply.reply_id)
@@ -163,9 +178,11 @@ class Delivery:
             if found is not None:
                 self._ids[reply.reply_id] = found
                 return found
+        self._begun = True
         await self._outbox.posting(reply)
         try:
-            self._ids[reply.reply_id] = await self._adapter.post(reply)
+            async with asyncio.timeout(CALL_S):
+                self._ids[reply.reply_id] = await self._adapter.post(reply)
         except (RetryLater, Rejected):
             raise
         except Exception:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from bot.conversations import Conversations
 from bot.engine.base import Engine, EngineStats, LoadedModel
 from bot.errors import EngineError
 from bot.messages import Attachment, IncomingCommand, Notice, Outcome, Refused, Role
@@ -26,12 +27,14 @@ class Records:
     def __init__(
         self,
         storage: Storage,
+        conversations: Conversations,
         queue: RequestQueue,
         worker: Worker,
         engine: Engine,
         shelf: Shelf,
     ) -> None:
-        self._storage, self._queue, self._worker, self._engine = storage, queue, worker, engine
+        self._storage, self._conversations, self._queue = storage, conversations, queue
+        self._worker, self._engine = worker, engine
         self._shelf = shelf
 
     async def status(self, event: IncomingCommand, _: str | None) -> Outcome:
@@ -55,14 +58,12 @@ class Records:
 
     async def why(self, event: IncomingCommand, _: str | None) -> Outcome:
         """/why: what was in the last prompt, what it took of the window, and what did not fit."""
-        last = await self._storage.inbox.latest(event.key)
+        last = await self._conversations.last_question(event.key)
         if last is None:
             return Refused("Nothing was asked here yet.")
         if last.usage is None:
             return Refused("The last answer has no record of its prompt: it failed, or it is still being written.")
         turns = await self._storage.history.turns(event.key, until=last.request.message_id)
-        if not turns:
-            return Refused("The question is no longer stored.")
         usage = last.usage
         share = usage.prompt_tokens / usage.context_window
         lines = [

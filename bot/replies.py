@@ -8,7 +8,7 @@ is stored before it is shown.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -46,6 +46,7 @@ class LiveReply:
         self._composer = Composer(request, adapter.limits, note=request.remark)
         self._text, self._line, self._ended = "", "", False
         self._said = asyncio.Event()
+        self._withdrawn = False
 
     async def run(self) -> None:
         """Deliver until the answer is final."""
@@ -74,6 +75,10 @@ class LiveReply:
         """The question is no longer what is being answered: another answer is to be offered."""
         self._composer.edited = True
 
+    def withdraw(self) -> None:
+        """The question is gone: where nothing was shown yet, nothing shall be."""
+        self._withdrawn = True
+
     def push(self, text: str) -> None:
         """More text of the answer."""
         if text:
@@ -98,7 +103,9 @@ class LiveReply:
 
     async def finish(self, reason: FinishReason, usage: Usage | None = None, error: str = "") -> None:
         """Store the end of the answer and then show it."""
-        compose = partial(self._composer.final, self._text, reason, usage, error)
+        compose: Callable[[], list[Reply]] = partial(self._composer.final, self._text, reason, usage, error)
+        if self._withdrawn and not self._text.strip() and self._delivery.call_off():
+            compose = list  # nothing at all
         answer = None if reason is FinishReason.ERROR or not self._text.strip() else self._composer.before + self._text
         for attempt in range(10_000):
             try:
@@ -116,6 +123,7 @@ class LiveReply:
                 log.error("The end of an answer could not be stored yet: %s", problem)
                 await asyncio.sleep(min(5.0, 0.5 * (attempt + 1)))
         self._ended = True
+        self._said.set()
         self._delivery.show(compose())  # anew: the question may have been edited meanwhile
 
     def _show(self) -> None:

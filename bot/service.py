@@ -24,6 +24,7 @@ from bot.records import Records
 from bot.replies import Replies
 from bot.storage import Storage
 from bot.tuning import Tuning
+from bot.waiters import Waiters
 from bot.worker import ATTEMPTS, Worker
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,6 @@ class Service:
         self._replies = Replies(storage, self._adapters)
         conversations = Conversations(settings, self._catalog, storage, queue)
         self._worker = Worker(
-            settings,
             self._engine,
             queue,
             storage,
@@ -77,8 +77,9 @@ class Service:
             shelf.locate,
             self._catalog.default,
         )
+        self._waiters = Waiters(settings, queue, self._replies, self._worker)
         tuning = Tuning(settings, self._catalog, storage, conversations, shelf)
-        records = Records(storage, queue, self._worker, self._engine, shelf)
+        records = Records(storage, conversations, queue, self._worker, self._engine, shelf)
         prefixes = {platform: adapter.limits.prefix for platform, adapter in self._adapters.items()}
         actions = Actions(
             settings, storage, queue, self._worker, self._replies, conversations, tuning, records, prefixes
@@ -112,7 +113,7 @@ class Service:
 
     async def _serve(self) -> None:
         worker = asyncio.create_task(self._worker.run(), name="worker")
-        waiters = asyncio.create_task(self._worker.tell_waiters(), name="waiters")
+        waiters = asyncio.create_task(self._waiters.keep_told(), name="waiters")
         stopping = asyncio.create_task(self._until_stopped(), name="stop")
         background = [
             asyncio.create_task(self._look_at_hardware(), name="hardware"),

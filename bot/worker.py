@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from bot.config import Settings
 from bot.conversations import Conversations
 from bot.engine.base import Engine, EngineRequest, LoadedModel, LoadProgress, ModelSource
 from bot.errors import EngineDied, InhouseError, ModelError, StorageError
@@ -20,7 +19,6 @@ from bot.messages import FinishReason, GenerationRequest, TokenDelta
 from bot.queue import RequestQueue
 from bot.replies import LiveReply, Replies
 from bot.storage import Storage
-from bot.wording import loading_line, waiting_line
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +43,6 @@ class Worker:
 
     def __init__(
         self,
-        settings: Settings,
         engine: Engine,
         queue: RequestQueue,
         storage: Storage,
@@ -54,13 +51,13 @@ class Worker:
         locate: Locate,
         default: str,
     ) -> None:
-        self._settings, self._engine, self._queue, self._storage = settings, engine, queue, storage
+        self._engine, self._queue, self._storage = engine, queue, storage
         self._replies, self._conversations, self._locate = replies, conversations, locate
         self._default = default
         self._running: dict[str, asyncio.Task[None]] = {}
         self._stopped: set[str] = set()  # those of the running that somebody stopped
         self._free = asyncio.Event()  # something ended
-        self._load_seconds: dict[str, float] = {}
+        self._load_seconds: dict[str, float] = {}  # measured, by model
         self._draining = False
         self._beginning: GenerationRequest | None = None  # taken from the queue, not running yet
         self.loaded: LoadedModel | None = None
@@ -82,16 +79,13 @@ class Worker:
             await self._until(lambda: len(self._running) < (self.loaded.max_running if self.loaded else 1))
             await self._begin(await self._queue.get(self.loaded.name if self.loaded else ""))
 
-    async def tell_waiters(self) -> None:
-        """Once a second, for ever: every waiter's place and time, and an end for those who waited too long."""
-        while True:
-            await asyncio.sleep(1.0)
-            for request in self._queue.expired():
-                error = f"This waited longer than the {self._settings.deadline:g} s that it may, so it was dropped."
-                await self._end(request, FinishReason.ERROR, f"{error} Please ask again.")
-            for request_id, line in self._lines().items():
-                if live := self._replies.get(request_id):
-                    live.say(line)
+    def load_seconds(self, model: str) -> float:
+        """How long this model took to load, last time; 0 if it was never loaded here."""
+        return self._load_seconds.get(model, 0.0)
+
+    async def give_up(self, request: GenerationRequest, error: str) -> None:
+        """End a request that is no longer in the queue with a sentence."""
+        await self._end(request, FinishReason.ERROR, error)
 
     async def at_rest(self) -> LoadedModel:
         """Wait until a model is loaded and nobody waits for an answer; that model."""
@@ -99,8 +93,11 @@ class Worker:
         assert self.loaded is not None
         return self.loaded
 
-    async def stop(self, request_id: str) -> bool:
-        """End a request that waits or runs; False if it does neither."""
+    async def stop(self, request_id: str, *, unasked: bool = False) -> bool:
+        """End a request that waits or runs; False if it does neither. unasked: its question was deleted."""
+        live = self._replies.get(request_id)
+        if unasked and live is not None:
+            live.withdraw()
         request = self._queue.remove(request_id)
         if request is not None:
             await self._end(request, FinishReason.ABORT)
@@ -253,20 +250,6 @@ class Worker:
 
     def _progress(self, model: str, step: LoadProgress, began: float) -> None:
         self.loading = Loading(model, step, began)
-
-    def _lines(self) -> dict[str, str]:
-        """What to tell each waiter now, by request id."""
-        slots = self.loaded.max_running if self.loaded else 1
-        loaded = self.loaded.name if self.loaded else self.loading.model if self.loading else ""
-        places = self._queue.places(loaded, slots, lambda model: self._load_seconds.get(model, 0.0))
-        lines = {request_id: waiting_line(place) for request_id, place in places.items()}
-        if self.loading is not None:
-            taken = time.monotonic() - self.loading.began
-            line = loading_line(self.loading.model, self.loading.progress, taken)
-            for request in (*self._queue.running(), *self._queue.waiting()):
-                if request.model == self.loading.model:
-                    lines[request.request_id] = line
-        return lines
 
     def _ended(self, request_id: str) -> None:
         self._running.pop(request_id, None)

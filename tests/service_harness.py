@@ -74,14 +74,17 @@ async def open_house(
     *,
     limits: Limits = LIMITS,
     engine: ScriptedEngine | None = None,
-    connected: bool = True,
+    ready: bool = True,
     **settings: Any,  # Any: whatever a setting takes
 ) -> AsyncIterator[House]:
-    """A service that lives in `root`, until the block ends; with the same root (and World) it finds its state again."""
+    """A service that lives in `root`, until the block ends; with the same root (and World) it finds its state again.
+
+    Unless it is not to be `ready`, it is connected and has a model.
+    """
     if world is None:
         async with (
             World() as world,
-            open_house(root, world, limits=limits, engine=engine, connected=connected, **settings) as house,
+            open_house(root, world, limits=limits, engine=engine, ready=ready, **settings) as house,
         ):
             yield house
         return
@@ -94,12 +97,13 @@ async def open_house(
             Team.of(world), world, engine, adapter, service, made, asyncio.create_task(service.run(), name="service")
         )
         try:
-            if connected:
+            if ready:
                 await world.connected()
+                await world.until(lambda: bool(engine.loaded), "the model is loaded")
             yield house
         finally:
             service.stop()
             service.stop()
             async with asyncio.timeout(20):
                 await asyncio.gather(house.running, return_exceptions=True)
-    assert house.running.exception() is None or not connected
+    assert house.running.exception() is None or not ready

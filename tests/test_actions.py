@@ -156,7 +156,7 @@ async def test_nothing_can_be_done_with_an_answer_that_is_still_written(house: H
 async def test_a_question_that_is_gone_cannot_be_answered_again(house: House, team: Team) -> None:
     answer = await team.asks("ana", "hello")
     await team.deletes("hello")
-    assert "no longer stored" in await team.refused("regenerate", who="ana")
+    assert "Nothing was asked" in await team.refused("regenerate", who="ana")
     outcome = await team.presses(answer.first, ActionKind.CONTINUE)
     assert isinstance(outcome, Refused)
 

@@ -27,6 +27,15 @@ async def test_undo_takes_back_the_last_question_and_its_answer(house: House, te
     assert await reads(house, team, "three") == ["one", "You said: one", "three"]
 
 
+async def test_after_undo_the_question_before_is_the_last_one(house: House, team: Team) -> None:
+    await team.asks("ana", "one")
+    await team.asks("ana", "two")
+    await team.told("undo", who="ana")
+    assert "one" in await team.told("why", who="ana")
+    await team.command("regenerate", who="ana")
+    await house.world.until(lambda: len(team.replies_to("one")) == 2, "the first question is answered again")
+
+
 async def test_undo_stops_what_is_written(house: House, team: Team) -> None:
     house.world.gates.hold("one/1")
     await team.says("ana", "one")

@@ -57,6 +57,7 @@ def test_another_prefix() -> None:
         ("max_tokens", " 8192 ", "8192"),
         ("forget", "MINE", "mine"),
         ("system", "  Be terse. ", "Be terse."),
+        ("system", "Be \ud83d.", "Be ?."),
         ("temperature", "", None),
         ("status", "", None),
     ],

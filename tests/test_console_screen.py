@@ -106,14 +106,17 @@ async def test_a_long_answer_scrolls_and_every_line_is_there_once(tmp_path: Path
 
 
 async def test_an_answer_looks_the_same_however_it_arrived(tmp_path: Path) -> None:
-    answer = "# Title\n\nText:\n- one\n- two\n\n```\ncode\n```\n\n> quoted\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nEnd."
+    code = "\n".join(f"\tif x == {number}: {'y + ' * (number * 2)}1\n" for number in range(20))
+    items = "\n".join(f"- item {number} {'word ' * number}" for number in range(30))
+    table = "| a | b |\n|---|---|\n| 1 | 2 |"
+    answer = f"# Title\n\nText:\n{items}\n\n```python\n{code}\n```\n\n> quoted\n\n{table}\n\nEnd."
     shown = []
-    for size in (1, 9, 1000):
+    for size in (3, 50, 10_000):
         chat = Chat(tmp_path, "one")
         chat.core.says(*pieces(answer, size), usage=None)
         shown.append(await chat.run())
     assert shown[0] == shown[1] == shown[2]
-    assert "\n\n\n" not in shown[0], "one empty line between blocks"
+    assert "quoted\n\n a" in shown[0], "one empty line between blocks"
 
 
 async def test_only_what_the_window_holds_is_drawn_again(tmp_path: Path) -> None:

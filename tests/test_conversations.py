@@ -246,3 +246,10 @@ async def test_a_remark_goes_with_the_request_and_says_why_there_is_nothing_to_a
     await desk.hears("hello", remark="I could not read a.png.")
     assert desk.owed[0].remark == "I could not read a.png."
     assert await desk.hears("", message_id="2", remark="I see no images.") == Refused("I see no images.")
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "a\udcffb", "\x00", "\u202eabc", "🙂" * 3, "x" * 100_000])
+async def test_text_that_no_one_would_write_is_stored_and_read_like_any_other(desk: Desk, text: str) -> None:
+    who = Person("id-odd", f"Odd {text[:10]}")
+    assert await desk.hears(text, message_id="odd", who=who) == Accepted(desk.owed[0].request_id)
+    assert await desk.reads(desk.owed[0]) == [text.encode("utf-8", "replace").decode()]

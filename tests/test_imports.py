@@ -19,7 +19,7 @@ LAYERS = (
     {"service"},
     {"core"},
     {"actions"},
-    {"records", "tuning", "presence"},
+    {"records", "tuning", "presence", "waiters"},
     {"worker"},
     {"conversations", "replies", "wording"},
     {"catchup", "delivery", "frames"},

@@ -223,7 +223,7 @@ async def test_a_clean_stop_hands_the_rest_on_and_counts_no_attempt(house: Killa
     await house.team.says("ben", "later")
     assert await house.ends() == 0
     assert house.stored("SELECT status, attempts FROM requests ORDER BY id")[2:] == [("waiting", 0), ("waiting", 0)]
-    assert house.stored("SELECT 1 FROM requests WHERE wait_left_s < 600") != []
+    assert house.stored("SELECT count(*) FROM requests WHERE status = 'waiting' AND wait_left_s < 600") == [(2,)]
     await house.starts()
     await house.world.gates.open("hello/2")
     assert (await house.team.reply_to("hello")).parts == (message,)

@@ -1,4 +1,4 @@
-"""The worker: models are switched when nothing runs, a dead engine costs no answer, and stop works at every moment."""
+"""The worker: models are switched when nothing runs, and neither a dead engine nor a bad model costs an answer."""
 
 import asyncio
 from pathlib import Path
@@ -10,9 +10,8 @@ from bot.messages import FinishReason
 from bot.storage.inbox import Inbox
 from tests.fakes.engine import ScriptedEngine
 from tests.fakes.team import Team
-from tests.fakes.world import Posted, World
+from tests.fakes.world import World
 from tests.service_harness import House, open_house
-from tests.storage_samples import rows
 
 pytest_plugins = ["tests.service_fixtures"]
 
@@ -122,6 +121,19 @@ async def test_a_request_that_always_kills_it_ends_and_its_neighbours_are_answer
     assert house.engine.questions().count("hello") == 2
 
 
+async def test_a_request_under_which_the_engine_died_runs_alone_the_next_time(house: House, team: Team) -> None:
+    house.engine.answers("suspect", "dies here", dies_at=0, deaths=1)
+    house.world.gates.hold("suspect/1")
+    await team.says("eve", "suspect")
+    await house.world.gates.reached("suspect/1")
+    await team.elsewhere(channel="other").says("ana", "hello")
+    await asyncio.sleep(0.05)
+    assert house.engine.questions() == ["suspect", "suspect"]
+    await house.world.gates.open("suspect/1")
+    assert (await team.elsewhere(channel="other").reply_to("hello")).text == "You said: hello"
+    assert house.engine.peak == 1
+
+
 async def test_an_engine_that_dies_while_it_loads_is_started_again(house: House, team: Team) -> None:
     house.engine.deadly["large"] = 1
     await team.command("model", "large")
@@ -143,7 +155,7 @@ async def test_an_engine_that_dies_at_the_start_is_started_by_the_next_question(
     async with World() as world:
         engine = ScriptedEngine(world.gates.passing)
         engine.deadly["small"] = 1
-        async with open_house(tmp_path, world, engine=engine) as house:
+        async with open_house(tmp_path, world, engine=engine, ready=False) as house:
             assert (await house.team.asks("ana", "hello")).text == "You said: hello"
             assert engine.loads == ["small", "small"]
 
@@ -183,110 +195,3 @@ async def test_when_a_retry_cannot_be_stored_the_question_gets_an_error_and_the_
         answer = await team.asks("ana", "hello")
     assert answer.text == "Good\n\n⚠️ The disk is full."
     assert (await team.asks("ana", "and now?")).text == "You said: and now?"
-
-
-async def stops(team: Team, question: str) -> Posted:
-    """Ana stops her answer; what is left of it."""
-    assert await team.told("stop", who="ana") == "Stopped."
-    answer = await team.reply_to(question)
-    assert answer.reason is FinishReason.ABORT
-    return answer.first
-
-
-async def test_stop_while_it_waits(house: House, team: Team) -> None:
-    house.world.gates.hold("first/0")
-    await team.says("ben", "first")
-    await house.world.gates.reached("first/0")
-    await team.says("ana", "hello")
-    assert (await stops(team, "hello")).text == "Stopped."
-    await house.world.gates.open("first/0")
-    await team.reply_to("first")
-    assert house.engine.questions() == ["first"]
-    assert "0 answers being written, 0 waiting" in await team.told("status")
-
-
-@pytest.mark.parametrize("fate", ["loads", "does not load", "dies"])
-async def test_stop_while_its_model_is_loaded(house: House, team: Team, fate: str) -> None:
-    await team.command("model", "broken")
-    house.world.gates.hold("half broken")
-    await team.says("ana", "hello")
-    await house.world.gates.reached("half broken")
-    assert (await stops(team, "hello")).text == "Stopped."
-    if fate == "does not load":
-        house.engine.bad["broken"] = "damaged"
-    elif fate == "dies":
-        house.engine.deadly["broken"] = 1
-    await house.world.gates.open("half broken")
-    assert (await team.elsewhere(channel="other").asks("ben", "and me?")).text == "You said: and me?"
-    assert house.engine.questions() == ["and me?"]
-    assert len(team.replies_to("hello")) == 1
-    assert rows(house.settings.state_dir, "SELECT status FROM requests ORDER BY id") == [("cancelled",), ("finished",)]
-
-
-async def test_stop_while_it_is_written(house: House, team: Team) -> None:
-    house.world.gates.hold("hello/1")
-    await team.says("ana", "hello")
-    await team.sees("hello", "You")
-    assert (await stops(team, "hello")).text == "You"
-    assert (await team.asks("ana", "and now?")).text == "You said: and now?"
-
-
-async def test_stop_between_the_queue_and_the_engine(house: House, team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = Inbox.start
-
-    async def slow(inbox: Inbox, request_id: str) -> None:
-        await house.world.gates.passing("start")
-        await start(inbox, request_id)
-
-    monkeypatch.setattr(Inbox, "start", slow)
-    house.world.gates.hold("start")
-    await team.says("ana", "hello")
-    await house.world.gates.reached("start")
-    assert await team.told("stop", who="ana") == "Stopped."
-    await house.world.gates.open("start")
-    assert (await team.reply_to("hello")).text == "Stopped."
-    assert house.engine.questions() == []
-
-
-async def test_stop_of_an_answer_under_which_the_engine_dies(house: House, team: Team) -> None:
-    house.engine.answers("hello", "Good morning", dies_at=1)
-    await team.says("ana", "quick")
-    await team.reply_to("quick")
-    house.world.gates.hold("hello/1")
-    await team.says("ana", "hello")
-    message = await team.sees("hello", "Good")
-    stopped = await team.told("stop", who="ana")
-    house.engine.die()
-    assert stopped == "Stopped."
-    answer = await team.reply_to("hello")
-    assert answer.parts == (message,)
-    assert answer.reason is FinishReason.ABORT
-    assert house.engine.questions() == ["quick", "hello"]
-
-
-async def test_what_waits_too_long_ends_with_a_sentence(tmp_path: Path) -> None:
-    async with open_house(tmp_path, deadline=1) as house:
-        house.world.gates.hold("first/0")
-        await house.team.says("ben", "first")
-        await house.world.gates.reached("first/0")
-        await house.team.says("ana", "hello")
-        answer = await house.team.reply_to("hello")
-        assert answer.text == "⚠️ This waited longer than the 1 s that it may, so it was dropped. Please ask again."
-        await house.world.gates.open("first/0")
-        assert (await house.team.reply_to("first")).text == "You said: first"
-
-
-async def test_an_answer_may_take_half_of_the_window_at_most(house: House, team: Team) -> None:
-    await team.command("max_tokens", "8000")
-    await team.asks("ana", "hello")
-    assert house.engine.prompt_of("hello").params.max_tokens == 1024
-
-
-async def test_a_question_that_is_deleted_while_it_is_answered_leaves_nothing(house: House, team: Team) -> None:
-    house.world.gates.hold("hello/1")
-    await team.says("ana", "hello")
-    await team.sees("hello", "You")
-    await team.deletes("hello")
-    await team.asks("ana", "and now?")
-    assert [turn.text for turn in house.engine.prompt_of("and now?").prompt.turns] == ["and now?"]
-    assert rows(house.settings.state_dir, "SELECT text FROM turns WHERE text LIKE '%hello%'") == []

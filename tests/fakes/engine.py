@@ -43,7 +43,7 @@ class ScriptedEngine:
         self._passing, self._max_running = passing, max_running
         self._scripts: dict[str, list[Script]] = {}
         self._running: dict[str, _Running] = {}
-        self._loaded = ""
+        self.loaded = ""  # the name of the model that is loaded
         self.loads: list[str] = []  # every load that was tried, in order
         self.bad: dict[str, str] = {}  # models that do not load, and why
         self.deadly: dict[str, int] = {}  # models whose load kills the process, and how often
@@ -66,7 +66,7 @@ class ScriptedEngine:
 
     def die(self) -> None:
         """The process is gone."""
-        self._loaded = ""
+        self.loaded = ""
         for running in self._running.values():
             running.ended.set()
 
@@ -74,7 +74,7 @@ class ScriptedEngine:
         """Load; the gates are 'load NAME' and, at half of it, 'half NAME'."""
         assert not self._running, "a model is loaded while answers are being written"
         self.loads.append(source.name)
-        self._loaded = ""
+        self.loaded = ""
         progress(LoadProgress("loading", 0.0))
         await self._passing(f"load {source.name}")
         progress(LoadProgress("loading", 0.5))
@@ -84,16 +84,16 @@ class ScriptedEngine:
         if self.deadly.get(source.name, 0):
             self.deadly[source.name] -= 1
             raise EngineDied(DEAD)
-        self._loaded = source.name
+        self.loaded = source.name
         return LoadedModel(source.name, "cpu", "float32", 2048, True, self._max_running, 100, 50, 4096, 0.1)
 
     async def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
         """Words; abort and death take effect at the next one."""
-        if not self._loaded:
+        if not self.loaded:
             raise EngineDied(DEAD)
         assert request.request_id not in self._running, "a request runs twice at once"
         running = self._running[request.request_id] = _Running(request)
-        self.asked.append((self._loaded, request))
+        self.asked.append((self.loaded, request))
         self.peak = max(self.peak, len(self._running))
         try:
             question = request.prompt.turns[-1].text
@@ -121,9 +121,9 @@ class ScriptedEngine:
 
     async def stats(self) -> EngineStats:
         """Round numbers."""
-        if not self._loaded:
+        if not self.loaded:
             raise EngineDied("The engine is not running; it starts when a model is loaded.")
-        return EngineStats(self._loaded, len(self._running), 21.5, 60, 80, 512, 0, 0)
+        return EngineStats(self.loaded, len(self._running), 21.5, 60, 80, 512, 0, 0)
 
     async def close(self) -> None:
         """End."""
@@ -146,7 +146,7 @@ class ScriptedEngine:
         finally:
             passing.cancel()
             ended.cancel()
-        if not self._loaded:
+        if not self.loaded:
             raise EngineDied(DEAD)
 
     def _misbehave(self, script: Script, number: int) -> None:

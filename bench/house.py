@@ -1,0 +1,92 @@
+"""The whole service with a platform that costs nothing, so that what is measured is ours.
+
+In: questions, each in a channel of its own. Out: the usage of their answers, when all are final.
+"""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+
+from bot.adapter import Core, Limits
+from bot.config import load_settings
+from bot.engine.process import EngineProcess
+from bot.messages import Accepted, ConversationKey, IncomingMessage, Person, Reply, Usage
+from bot.models.catalog import Catalog
+from bot.service import Service
+
+
+class Platform:
+    """Takes every post and update at once."""
+
+    platform, limits = "bench", Limits(max_chars=2000)
+
+    def __init__(self) -> None:
+        self._core: asyncio.Future[Core] = asyncio.get_running_loop().create_future()
+        self._closed = asyncio.Event()
+        self._numbers = count()
+        self._ended: dict[str, asyncio.Future[Usage]] = {}
+
+    async def ask(self, text: str) -> Usage:
+        """Ask in a channel of its own; what the answer took."""
+        core, number = await self._core, next(self._numbers)
+        self._ended[str(number)] = asyncio.get_running_loop().create_future()
+        key = ConversationKey("bench", "", str(number))
+        message = IncomingMessage(key, str(number), Person(str(number), "Ann"), text, time.time(), addressed=True)
+        assert isinstance(await core.handle(message), Accepted)
+        return await self._ended[str(number)]
+
+    async def run(self, core: Core) -> None:
+        self._core.set_result(core)
+        await self._closed.wait()
+
+    async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
+        return ()
+
+    async def post(self, reply: Reply) -> str:
+        await self.update(reply)
+        return reply.reply_id
+
+    async def find_posted(self, reply: Reply) -> str | None:
+        return None
+
+    async def update(self, reply: Reply) -> None:
+        if reply.final and reply.usage is not None:
+            self._ended[reply.question_id].set_result(reply.usage)
+
+    async def status(self, key: ConversationKey, text: str) -> None:
+        return None
+
+    async def close(self) -> None:
+        self._closed.set()
+
+
+@asynccontextmanager
+async def house(model: Path, tokens: int, dtype: str) -> AsyncIterator[Platform]:
+    """A running service on a throw-away state directory, greedy, on the CPU."""
+    with tempfile.TemporaryDirectory() as state:
+        settings = load_settings(
+            model=str(model),
+            state_dir=Path(state),
+            device="cpu",
+            dtype=dtype,
+            temperature=0.0,
+            repetition_penalty=1.0,
+            max_tokens=tokens,
+            system_prompt="",
+        )
+        platform = Platform()
+        service = Service(settings, Catalog.of(settings), [platform], EngineProcess())
+        running = asyncio.create_task(service.run())
+        try:
+            answered = asyncio.create_task(platform.ask("Are you there?"))
+            await asyncio.wait([running, answered], return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                await running  # raises what went wrong
+            yield platform
+        finally:
+            service.stop()
+            await running

@@ -1,0 +1,43 @@
+"""A prefill chunk lasts at most five decode steps, whatever a token costs on the machine at hand."""
+
+import pytest
+
+from bot.engine.scheduling import Pace
+
+DECODE_S = 0.06
+
+
+def settle(pace: Pace, fixed_s: float, token_s: float) -> float:
+    """Many chunks on a machine where a step with a chunk costs so much; the longest of the later ones, in steps."""
+    pace.learn(4, 4, DECODE_S)
+    longest = 0.0
+    for number in range(60):
+        took = fixed_s + token_s * pace.chunk
+        pace.learn(pace.chunk + 1, 2, took)
+        if number >= 20:
+            longest = max(longest, took / DECODE_S)
+    return longest
+
+
+@pytest.mark.parametrize(("fixed_s", "token_s"), [(0.06, 0.001), (0.15, 0.0025), (0.06, 0.01), (0.2, 0.0005)])
+def test_chunks_settle_where_they_last_at_most_five_steps(fixed_s: float, token_s: float) -> None:
+    pace = Pace(first=128, largest=512)
+    longest = settle(pace, fixed_s, token_s)
+    assert longest <= 5
+    assert longest >= 2 or pace.chunk == 512, "there was time for more"
+
+
+def test_a_machine_that_gets_slower_gets_smaller_chunks_and_larger_ones_again() -> None:
+    pace = Pace(first=128, largest=512)
+    settle(pace, 0.06, 0.0005)
+    fast = pace.chunk
+    settle(pace, 0.06, 0.005)
+    assert pace.chunk < fast / 4
+    settle(pace, 0.06, 0.0005)
+    assert pace.chunk == fast
+
+
+def test_before_a_step_was_measured_the_first_size_holds() -> None:
+    pace = Pace(first=128, largest=512)
+    pace.learn(128, 1, 100.0)
+    assert pace.chunk == 128

@@ -83,12 +83,11 @@ async def discord(root: Path) -> None:
         print(f"{len(asked)} answers in {CHANNELS} channels at once; ms" + f"{'median':>21}{'p90':>9}{'worst':>9}")
         print(row("typing indicator", [each.typing - each.message.created_at for each in asked]))
         print(row("first words", [each.first - each.message.created_at for each in asked]))
-        print(
-            row("  without the engine's prefill", [each.first - each.message.created_at - PREFILL_S for each in asked])
-        )
+        share = [each.first - each.message.created_at - PREFILL_S for each in asked]
+        print(row("  our share (without the engine's prefill)", share))
         print(row("first words after the engine's first token", [each.first - begun[each.text] for each in asked]))
         print(row("final text after the engine's last token", [each.final - ended[each.text] for each in asked]))
-        print(f"429s: {server.rate_limited}; posts and edits: {len(server.calls)}")
+        print(f"429s: {server.rate_limited}; calls of Discord: {len(server.calls)}")
         often, worst = measured["lag"]
         print(f"lag of the event loop: 99.9 % below {often * 1000:.0f} ms, worst {worst * 1000:.0f} ms")
 

@@ -155,7 +155,16 @@ class Actions:
         raise RequestRefused(f"Changing {command.name} here is for {command.who}.")
 
     async def _ask(self, event: IncomingCommand, value: str | None) -> Outcome:
-        message = IncomingMessage(event.key, event.event_id, event.actor, value or "", event.sent_at, addressed=True)
+        question = value or ""
+        message = IncomingMessage(
+            key=event.key,
+            message_id=event.event_id,
+            author=event.actor,
+            text=question,
+            sent_at=event.sent_at,
+            addressed=True,
+            remark=f"*{event.actor.name} asks: {shortened(question, 300)}*",  # there is no message that shows it
+        )
         return await self._conversations.message(message, self._worker.submit)
 
     async def _regenerate(self, event: IncomingCommand, _: str | None) -> Outcome:

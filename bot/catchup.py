@@ -57,7 +57,7 @@ class CatchUp:
         if missed := self._missed.get(place):
             missed.discard(event.message_id)
         known = self._heard.get(place)
-        if known is None or known.sent_at < event.sent_at:
+        if known is None or known.sent_at <= event.sent_at:
             self._heard[place] = Cursor(place, event.message_id, event.sent_at)
 
     async def keep_saving(self) -> None:

@@ -29,7 +29,7 @@ async def test_every_command_answers_in_a_conversation_where_nothing_was_said(te
 async def test_ask_is_acknowledged_and_answered_like_a_message(house: House, team: Team) -> None:
     assert isinstance(await team.command("ask", "What is this?", who="ana"), Accepted)
     answer = await team.reply_to("What is this?")
-    assert answer.text == "You said: What is this?"
+    assert answer.text == "*Ana asks: What is this?*\n\nYou said: What is this?"
     assert answer.first.reply.asker.name == "Ana"
     await team.asks("ben", "And that?")
     assert len(house.engine.prompt_of("And that?").prompt.turns) == 3

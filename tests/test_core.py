@@ -158,8 +158,9 @@ async def test_the_presence_tells_model_speed_and_waiters(tmp_path: Path, monkey
     monkeypatch.setattr("bot.presence.WATCH_S", 0.01)
     async with World() as world:
         world.gates.hold("half small")
-        async with open_house(tmp_path, world) as house:
+        async with open_house(tmp_path, world, ready=False) as house:
             await world.gates.reached("half small")
+            await world.connected()
             core = house.adapter.core
             assert core is not None
             assert core.presence() == "loading small, 50%"

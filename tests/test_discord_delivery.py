@@ -48,6 +48,7 @@ async def test_a_long_answer_of_an_earlier_life_is_taken_up_part_by_part(tmp_pat
     paragraphs = [f"paragraph {number} " + f"{'x' * 20} " * 40 for number in range(8)]
     text = "\n\n".join(paragraphs)
     async with open_house(tmp_path, server) as house:
+        server.limits.set(f"PATCH {EDIT}", 1000, 1)
         house.engine.answers("tell me", text)
         house.gates.hold("tell me/300")
         frozen = server.faults.freeze("POST", POST, applied=True, skip=1)

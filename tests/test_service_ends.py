@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
-from bot.errors import ConfigError, FatalAdapterError, StateLocked
+from bot.errors import ConfigError, StateLocked
 from bot.messages import Notice
 from bot.models.catalog import Catalog
 from bot.service import Service
@@ -95,21 +95,6 @@ async def serving(root: Path, *adapters: ScriptedAdapter) -> AsyncIterator["asyn
         finally:
             service.stop()
             await asyncio.wait([running])
-
-
-async def test_a_platform_that_refuses_the_bot_ends_a_service_that_has_no_other(tmp_path: Path) -> None:
-    async with serving(tmp_path, ScriptedAdapter(0, refusal="The token is wrong.")) as running:
-        with pytest.raises(FatalAdapterError, match=r"The token is wrong\."):
-            await running
-
-
-async def test_one_platform_that_refuses_the_bot_does_not_stop_the_other(tmp_path: Path) -> None:
-    async with World() as world:
-        refusing = ScriptedAdapter(0, "refusing", refusal="The token is wrong.")
-        async with serving(tmp_path, refusing, ScriptedAdapter(world.port)) as running:
-            await world.connected()
-            assert (await Team.of(world).asks("ana", "hello")).text == "You said: hello"
-        assert running.exception() is None
 
 
 async def test_a_default_model_that_does_not_load_ends_the_start_with_its_reason(tmp_path: Path) -> None:

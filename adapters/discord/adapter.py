@@ -5,6 +5,9 @@ What is where: `gateway` keeps the connection, `client` hears, `events` and `fil
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
+
+import discord
 
 from adapters.discord.gateway import Connect, Gateway, Timing
 from adapters.discord.places import PLATFORM
@@ -28,6 +31,7 @@ class DiscordAdapter:
             dialect=Dialect.DISCORD,
             attach_over=settings.attach_over,
         )
+        self._catchup_age = timedelta(seconds=settings.catchup_age)
         self._gateway = Gateway(settings, connect, timing or Timing())
         self._posting = self._gateway.posting
 
@@ -40,10 +44,14 @@ class DiscordAdapter:
         await self._gateway.close()
 
     async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
-        """What people said in a channel after `after_id`, oldest first. Raises RetryLater, Rejected or Gone."""
+        """What people said in a channel after `after_id`, oldest first. Raises RetryLater, Rejected or Gone.
+
+        After a long outage it begins where INHOUSE_CATCHUP_AGE does, so that what is too old uses up none of the limit.
+        """
         client = self._gateway.client()
         await client.complete()
-        return await read_back(client, client.heard, key, after_id, limit)
+        oldest = discord.utils.time_snowflake(discord.utils.utcnow() - self._catchup_age)
+        return await read_back(client, client.heard, key, max(int(after_id), oldest), limit)
 
     async def post(self, reply: Reply) -> str:
         """Show a reply for the first time."""

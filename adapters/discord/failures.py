@@ -13,7 +13,7 @@ import discord
 from adapters.discord.patience import hurried
 from bot.errors import AdapterError, FatalAdapterError, Gone, OutcomeUnknown, Rejected, RetryLater
 
-BUSY_S = 5.0
+BUSY_S = 2.0
 """When to try again after an answer that does not say when."""
 BANNED_S = 60.0
 """When to try again after refusals that more requests would only make worse."""

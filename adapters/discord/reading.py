@@ -16,7 +16,7 @@ DEPTH = 4
 
 
 async def read_back(
-    client: discord.Client, events: Events, key: ConversationKey, after_id: str, limit: int
+    client: discord.Client, events: Events, key: ConversationKey, after_id: int, limit: int
 ) -> list[IncomingMessage]:
     """At most `limit` messages, oldest first; commands are not among them: they were about another moment.
 
@@ -27,7 +27,7 @@ async def read_back(
     members: dict[int, discord.Member | None] = {}
     found: list[IncomingMessage] = []
     async with mapped():
-        history = where.history(limit=limit * DEPTH, after=discord.Object(int(after_id)), oldest_first=True)
+        history = where.history(limit=limit * DEPTH, after=discord.Object(after_id), oldest_first=True)
         async for message in history:
             if len(found) == limit:
                 break

@@ -37,7 +37,7 @@ class Cursors:
                 newer = {"message_id": row.excluded.message_id, "sent_at": row.excluded.sent_at}
                 await connection.execute(
                     row.on_conflict_do_update(
-                        index_elements=KEY, set_=newer, where=cursors.c.sent_at < row.excluded.sent_at
+                        index_elements=KEY, set_=newer, where=cursors.c.sent_at <= row.excluded.sent_at
                     )
                 )
 

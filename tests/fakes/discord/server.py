@@ -3,6 +3,8 @@
 In: nothing. Out: a TLS server on a free port of the loopback that plays discord.com, the gateway and the CDN.
 """
 
+import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +13,7 @@ from typing import Self
 import aiohttp
 from aiohttp import web
 
+from discord.gateway import KeepAliveHandler
 from tests.fakes.discord.bits import Can
 from tests.fakes.discord.commands import CommandRoutes
 from tests.fakes.discord.gateway import Gateway
@@ -70,6 +73,11 @@ class FakeDiscord:
         await self.gateway.stop()
         if self._runner is not None:
             await self._runner.cleanup()
+        # discord.py's heartbeats are sent by threads; one that outlives its event loop would fail in another test.
+        for thread in threading.enumerate():
+            if isinstance(thread, KeepAliveHandler):
+                thread.stop()
+                await asyncio.to_thread(thread.join, 5)
 
     def connector(self) -> aiohttp.TCPConnector:
         """For `discord.Client(connector=...)`: every host name is this server, its certificate is trusted."""

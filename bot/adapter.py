@@ -13,6 +13,7 @@ class Dialect(StrEnum):
 
     MARKDOWN = "markdown"  # all of it
     DISCORD = "discord"  # no tables
+    SLACK = "slack"  # all of it, with & < > escaped: between < and > stand its mentions
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from bot.errors import ConfigError
 
 PREFIX = "INHOUSE_"
-TOKENS = {"hf_token": "HF_TOKEN", "discord_bot_token": "DISCORD_BOT_TOKEN"}
+TOKENS = {
+    "hf_token": "HF_TOKEN",
+    "discord_bot_token": "DISCORD_BOT_TOKEN",
+    "slack_bot_token": "SLACK_BOT_TOKEN",
+    "slack_app_token": "SLACK_APP_TOKEN",
+}
 """Settings that hold a token, and the well-known name of its variable."""
 
 ENV_FILE = Path(".env")
@@ -76,6 +81,14 @@ def _token(value: object) -> object:
     return text or None
 
 
+def _command(value: str) -> str:
+    name = value.strip().lower()
+    name = name if name.startswith("/") else f"/{name}"
+    if not re.fullmatch(r"/[a-z0-9_-]{1,31}", name):
+        raise ValueError("not a slash command")
+    return name
+
+
 Choice = BeforeValidator(_lower)
 Folder = Annotated[Path, AfterValidator(_folder), Field(description="a directory")]
 Ids = Annotated[frozenset[tuple[str, str]], BeforeValidator(_people)]
@@ -99,6 +112,18 @@ class Settings(BaseSettings):
         None, validation_alias=TOKENS["discord_bot_token"], description="a token, copied as a whole"
     )
     discord_proxy: str | None = Field(None, pattern=r"^https?://\S+$", description="a URL such as http://proxy:3128")
+    slack_bot_token: Token = Field(
+        None, validation_alias=TOKENS["slack_bot_token"], description="a bot token, which begins with xoxb-"
+    )
+    slack_app_token: Token = Field(
+        None, validation_alias=TOKENS["slack_app_token"], description="an app-level token, which begins with xapp-"
+    )
+    slack_command: Annotated[str, AfterValidator(_command)] = Field(
+        "/inhouse", description="a slash and up to 31 lower-case letters, digits, - or _"
+    )
+    slack_api_url: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="a URL such as https://slack-gov.com/api/"
+    )
 
     model: str = Field("smollm2", min_length=1, description="a catalog name, org/name or a directory")
     models: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field((), description="names, separated by commas")

@@ -1,8 +1,8 @@
 """Markdown as a platform can show it; pure functions.
 
 In: Markdown of a model. Out: Markdown of a dialect, with only those URLs as links that people wrote (see `links`).
-Where there are no tables, they become code blocks; where only backticks fence code, tildes become backticks. What
-stands in code stays as it is.
+Where there are no tables, they become code blocks; where only backticks fence code, tildes become backticks. Where
+marks between < and > are mentions, < and > are escaped, in code too. Otherwise what stands in code stays as it is.
 """
 
 import re
@@ -17,6 +17,9 @@ from bot.links import with_links
 _RULE = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*")
 _PERHAPS_RULE = re.compile(r"[ \t|:-]*")
 _TILDES = re.compile(r"^([ \t>]*)(~+)")
+_QUOTE = re.compile(r"[ \t]*(?:>[ \t]*)+")
+_SPECIAL = re.compile(r"(?P<url>https?://[^\s<>|`]+)|[&<>]", re.IGNORECASE)
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _BETWEEN_CELLS = re.compile(r"(?<!\\)\|")
 
 
@@ -39,7 +42,7 @@ def render(text: str, dialect: Dialect, links: Set[str]) -> str:
             shown += _boxed(block.lines)
         else:
             shown += [with_links(line, links) for line in block.lines]
-    return "\n".join(shown)
+    return "\n".join(map(_escaped, shown) if dialect is Dialect.SLACK else shown)
 
 
 def settled(text: str, dialect: Dialect) -> int:
@@ -53,7 +56,7 @@ def settled(text: str, dialect: Dialect) -> int:
     at_line = len(text) - len(line)
     if last.kind == "code":
         return at_line if _TILDES.match(line) else len(text)
-    if dialect is Dialect.MARKDOWN:
+    if dialect is not Dialect.DISCORD:
         return at_line + settled_in_line(line)
     header = last.lines[-2] if len(last.lines) > 1 else ""  # of a table, perhaps
     return at_line - len(header) - 1 if "|" in header and _PERHAPS_RULE.fullmatch(line) else at_line
@@ -92,6 +95,14 @@ def _fenced(lines: list[str]) -> list[str]:
     if len(lines) > 1 and not fence_after(lines[0].lstrip(" \t>"), lines[-1]):
         shown[-1] = _TILDES.sub(r"\1" + "`" * marks, lines[-1])
     return shown
+
+
+def _escaped(line: str) -> str:
+    """A line in which nothing is a mention; it may still be quoted, and addresses stay as they are."""
+    quote = _QUOTE.match(line)
+    start = quote.end() if quote else 0
+    rest = _SPECIAL.sub(lambda found: found["url"] or _ENTITIES[found.group()], line[start:])
+    return line[:start] + rest
 
 
 def _boxed(lines: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ _FENCE = re.compile(
     r"(`{3,}|~{3,})[ \t]*([^\n`]*)$",
     re.MULTILINE,
 )
+_ENTITY_BEGUN = re.compile(r"&[a-z]{0,3}$")
 _CLOSING = 12
 """Characters kept free at the end of a part for closing its fence; a longer row of marks is taken for an ornament."""
 _REOPENING = 30
@@ -45,7 +46,7 @@ def split(text: str, limit: int) -> list[Part]:
             sure = max(_cut(body, room, len(head)), min(len(body), room // 2))
             parts.append(Part(closed, len(body[:sure].rstrip())))
             return parts
-        cut = _cut(body, room, len(head)) or room
+        cut = _cut(body, room, len(head)) or _between_entities(body, room)
         piece, text = body[:cut].rstrip(), body[cut:]
         closed, opened = _close(piece)
         fence = opened if len(opened) <= _REOPENING else _marks(opened)
@@ -63,6 +64,12 @@ def _cut(body: str, room: int, head: int) -> int:
         if ends:
             return ends[-1]
     return 0
+
+
+def _between_entities(body: str, at: int) -> int:
+    """`at`, or the beginning of the entity (as `&lt;`) that it would cut in two."""
+    begun = _ENTITY_BEGUN.search(body[at - 4 : at])
+    return at - len(begun.group()) if begun else at
 
 
 def open_fence(text: str) -> str:

@@ -1,30 +1,8 @@
 """Files that come with a message: text is read whatever it is called, everything else is told in a sentence."""
 
-import pytest
-
-from adapters.discord.files import MOST_BYTES, MOST_FILES, decoded
 from bot.messages import Attachment
+from bot.textfiles import MOST_BYTES, MOST_FILES
 from tests.discord_stage import on_stage
-
-
-@pytest.mark.parametrize(
-    ("data", "text"),
-    [
-        ("grüße 🙂".encode(), "grüße 🙂"),
-        ("grüße".encode("utf-8-sig"), "grüße"),
-        ("grüße".encode("utf-16"), "grüße"),
-        ("grüße".encode("utf-32"), "grüße"),
-        ("grüße".encode("cp1252"), "grüße"),
-        (b"a\r\n\tb\f\x1b[1m", "a\r\n\tb\f\x1b[1m"),
-        (b"", ""),
-        (b"\x89PNG\r\n\x1a\n\x00\x00", None),
-        (b"%PDF-1.7\n\x01\x02", None),
-        (b"\xff\xfe\x00", None),
-        (bytes([0x81, 0x8D, 0x41]), None),
-    ],
-)
-def test_a_file_is_text_if_its_content_is(data: bytes, text: str | None) -> None:
-    assert decoded(data) == text
 
 
 async def test_text_is_read_and_the_rest_is_told() -> None:

@@ -25,7 +25,7 @@ LAYERS = (
     {"catchup", "delivery", "frames"},
     {"dialects"},
     {"queue", "engine", "storage"},
-    {"models", "formatting", "links", "commands", "access"},
+    {"models", "formatting", "textfiles", "links", "commands", "access"},
     {"adapter", "engine.base", "config", "logs"},
     {"messages", "errors"},
 )
@@ -34,7 +34,7 @@ LAYERS = (
 `engine.base` stands apart from `engine`: it is what the engine is asked with, plain data like `adapter`.
 """
 
-FOR_ADAPTERS = {"adapter", "messages", "errors", "config", "commands", "formatting"}
+FOR_ADAPTERS = {"adapter", "messages", "errors", "config", "commands", "formatting", "textfiles"}
 """What the platforms' adapters may know of `bot`."""
 
 KNOWS_ADAPTERS = {"cli", "service"}

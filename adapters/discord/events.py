@@ -21,6 +21,7 @@ from bot.commands import parse_text
 from bot.config import Settings
 from bot.errors import AdapterError, StorageError
 from bot.messages import ConversationKey, IncomingCommand, IncomingMessage, MessageDeleted, MessageEdited
+from bot.textfiles import Files
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ class Events:
             return []
 
     async def _background(self, message: discord.Message, heard: _Heard, key: ConversationKey) -> IncomingMessage:
-        read = files.Files()
+        read = Files()
         if str(message.id) == _answered(heard.message):
             read = await files.read(message.attachments)
         text, author = plain_text(message, self._calls(message)), person(message.author, heard.where)

@@ -110,6 +110,19 @@ def _discord_invite() -> None:
     typer.echo(invitation(load_settings()))
 
 
+@app.command("slack-manifest")
+def _slack_manifest() -> None:
+    """Print the manifest that makes the Slack app, and on stderr what to do with it."""
+    import json
+
+    from adapters.slack.manifest import manifest, steps
+    from bot.config import load_settings
+
+    settings = load_settings()
+    typer.echo(json.dumps(manifest(settings), ensure_ascii=False, indent=2))
+    typer.echo(steps(settings), err=True)
+
+
 @app.command("models")
 def _models() -> None:
     """List the models: memory needed, and what fits here."""

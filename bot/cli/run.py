@@ -18,15 +18,39 @@ from bot.logs import setup_logs
 from bot.models.catalog import Catalog
 from bot.service import Service
 
+SLACK_TOKENS = {"SLACK_BOT_TOKEN": ("bot token", "xoxb-"), "SLACK_APP_TOKEN": ("app-level token", "xapp-")}
+"""Slack's two tokens: what each is, and how it begins."""
+
 
 def adapters_for(settings: Settings) -> list[Adapter]:
-    """An adapter for every platform whose tokens are set."""
+    """An adapter for every platform whose tokens are set. Raises ConfigError for half a pair, or a wrong one."""
     adapters: list[Adapter] = []
     if settings.discord_bot_token is not None:
         from adapters.discord.adapter import DiscordAdapter
 
         adapters.append(DiscordAdapter(settings))
+    if _has_slack(settings):
+        from adapters.slack.adapter import SlackAdapter
+
+        adapters.append(SlackAdapter(settings))
     return adapters
+
+
+def _has_slack(settings: Settings) -> bool:
+    """Whether Slack's two tokens are set. Raises ConfigError if only one is, or if one is not what it should be."""
+    tokens = (settings.slack_bot_token, settings.slack_app_token)
+    given = {name: token.get_secret_value() for name, token in zip(SLACK_TOKENS, tokens, strict=True) if token}
+    how = "'inhouse slack-manifest' says how to get it"
+    for name, token in given.items():
+        kind, mark = SLACK_TOKENS[name]
+        if not token.startswith(mark):
+            swapped = [other for other, (_, begins) in SLACK_TOKENS.items() if token.startswith(begins)]
+            advice = f"what is in it belongs into {swapped[0]}" if swapped else how
+            raise ConfigError(f"{name} is not the {kind}, which begins with {mark}: {advice}.")
+    for name, (kind, _) in SLACK_TOKENS.items():
+        if given and name not in given:
+            raise ConfigError(f"{next(iter(given))} is set and {name} is not, but Slack needs the {kind}, too: {how}.")
+    return bool(given)
 
 
 def run_platforms(settings: Settings, adapters: Sequence[Adapter]) -> None:

@@ -1,0 +1,96 @@
+"""The Slack adapter: slack-bolt's events become ours, replies become messages that grow by streaming or by edits.
+
+What is where: `connection` keeps a `session` (one socket) open, `listeners` hear, `events`, `files`, `people` and
+`text` translate, `intake` hands over, `commands`, `menus`, `buttons` and `assistant` are what people use besides
+messages, `posting`, `streaming` and `finding` write.
+"""
+
+import contextlib
+import time
+from collections.abc import Sequence
+
+from adapters.slack.assistant import AssistantView
+from adapters.slack.commands import Desk
+from adapters.slack.connection import Connection
+from adapters.slack.events import Events
+from adapters.slack.intake import Intake
+from adapters.slack.listeners import listen, make_app
+from adapters.slack.me import PLATFORM
+from adapters.slack.pace import Pace
+from adapters.slack.people import People
+from adapters.slack.posting import Posting
+from adapters.slack.reading import read_back
+from adapters.slack.session import Timing
+from adapters.slack.web import session, web_client
+from bot.adapter import Core, Limits
+from bot.config import Settings
+from bot.errors import RetryLater
+from bot.messages import ConversationKey, IncomingMessage, Reply
+
+
+class SlackAdapter:
+    """One bot in one workspace of Slack."""
+
+    platform = PLATFORM
+
+    def __init__(self, settings: Settings, timing: Timing | None = None, pace: Pace | None = None) -> None:
+        self._settings = settings
+        self._web = web_client(settings)
+        self._connection = Connection(settings, self._web, timing or Timing())
+        self._posting = Posting(settings, self._web, self._connection.me, pace)
+        self._events: Events | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """What Slack can show; whether text is appended to a message depends on the workspace."""
+        return self._posting.limits
+
+    async def run(self, core: Core) -> None:
+        """Connect and stay connected until close(). Raises FatalAdapterError when Slack refuses us for good."""
+        web, me = self._web, self._connection.me
+        people = People(web)
+        events = self._events = Events(self._settings, web, me, core, people)
+        assistant = AssistantView(web, me, core)
+        intake = Intake(core, events, self._posting, assistant, self._connection.closing)
+        desk = Desk(self._settings, web, me, core, self._posting, events)
+        app = make_app(web, me)
+        listen(app, intake, self._connection.doubt, desk.furnish, assistant.furnish)
+        async with contextlib.AsyncExitStack() as stack:
+            web.session = await stack.enter_async_context(session())
+            for ending in (people.close, assistant.end, desk.end, intake.end):
+                stack.push_async_callback(ending)
+            await self._connection.run(app, intake.catch_up)
+
+    async def close(self) -> None:
+        """Disconnect; run() returns soon after."""
+        await self._connection.close()
+
+    async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
+        """What people said in a channel after `after_id`, oldest first. Raises RetryLater, Rejected or Gone.
+
+        After a long outage it begins where INHOUSE_CATCHUP_AGE does, so that what is too old uses up none of the limit.
+        """
+        if self._events is None:
+            raise RetryLater(1.0, "Slack is not connected yet")
+        oldest = time.time() - self._settings.catchup_age
+        try:
+            after = float(after_id)
+        except ValueError:
+            after = oldest
+        return await read_back(self._web, self._events, key, max(after, oldest), oldest, limit)
+
+    async def post(self, reply: Reply) -> str:
+        """Show a reply for the first time."""
+        return await self._posting.post(reply)
+
+    async def find_posted(self, reply: Reply) -> str | None:
+        """The message of a reply that an earlier, interrupted call may have posted."""
+        return await self._posting.find_posted(reply)
+
+    async def update(self, reply: Reply) -> None:
+        """Bring a message up to date."""
+        await self._posting.update(reply)
+
+    async def status(self, key: ConversationKey, text: str) -> None:
+        """Say under the conversation that something is going on."""
+        await self._posting.status(key, text)

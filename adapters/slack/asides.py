@@ -1,0 +1,150 @@
+"""Acknowledging what people do, and answering it for their eyes only.
+
+In: an Interaction and the work that it makes. Out: its acknowledgement, then at most five ephemeral messages through
+the response_url and files as direct messages. It promises: what could not be stored is not acknowledged; what is stored
+is acknowledged before Slack gives up waiting, however long the answer takes; nothing is repeated by the SDK.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from slack_bolt.context.ack.async_ack import AsyncAck
+from slack_sdk.errors import SlackClientError
+from slack_sdk.web.async_client import AsyncWebClient
+from slack_sdk.webhook.async_client import AsyncWebhookClient
+
+from adapters.slack.events import Events
+from adapters.slack.interactions import Interaction
+from adapters.slack.mrkdwn import mrkdwn
+from adapters.slack.posting import Posting
+from adapters.slack.web import QUIET, proxy_for
+from bot.errors import AdapterError, StorageError
+from bot.formatting import split
+from bot.messages import Accepted, Attachment, Notice, Outcome
+
+log = logging.getLogger(__name__)
+
+ACK_S = 2.5
+"""Storage takes or refuses an event within two seconds, so what is still at work then is stored."""
+LAST_S = 2.0
+PATIENCE_S = 10
+MOST_USES = 5
+MAX_CHARS = 2500
+"""A section takes 3,000, and what is escaped grows."""
+COMING = "It comes as a message here."
+FILED = "The whole text is in a file that I send you as a direct message."
+SENT = "The file is in our direct messages."
+
+Block = dict[str, Any]  # Any: whatever JSON holds
+Work = Coroutine[Any, Any, "Words | None"]  # Any: what asyncio's coroutines pass around
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What is to be said to somebody: Markdown, a file, and blocks to show under the text."""
+
+    text: str
+    attachment: Attachment | None = None
+    blocks: tuple[Block, ...] = ()
+
+
+def words_of(outcome: Outcome) -> Words | None:
+    """What is said of an outcome; nothing to an event that was known already."""
+    if isinstance(outcome, Accepted):
+        return Words(COMING) if outcome.request_id else None
+    return Words(outcome.text, outcome.attachment if isinstance(outcome, Notice) else None)
+
+
+class Asides:
+    """Answers interactions for as long as the adapter lives."""
+
+    def __init__(self, web: AsyncWebClient, posting: Posting, events: Events) -> None:
+        self._web, self._posting, self._events = web, posting, events
+        self._tasks: set[asyncio.Task[Any]] = set()  # Any: works and answers
+
+    async def serve(self, ack: AsyncAck, interaction: Interaction, work: Work, *, patient: bool = False) -> None:
+        """Acknowledge an interaction once its work is stored, and say what came of it. Raises StorageError.
+
+        patient: the work is a message, which is never acknowledged before it is known to be stored.
+        """
+        task = asyncio.create_task(work)
+        self._keep(task)
+        await asyncio.wait({task}, timeout=None if patient else ACK_S)
+        if task.done():
+            task.result()
+        await ack()
+        self._keep(asyncio.create_task(self._answer(interaction, task)))
+
+    async def end(self) -> None:
+        """Let what is under way come to its end, but not for long."""
+        tasks = set(self._tasks)
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=LAST_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(self, interaction: Interaction, work: "asyncio.Task[Words | None]") -> None:
+        try:
+            words = await work
+        except StorageError as error:
+            words = Words(str(error))
+        except Exception as error:
+            return log.error("A command on Slack failed (%s).", type(error).__name__, exc_info=error)
+        return await self._say(interaction, words) if words else None
+
+    async def _say(self, interaction: Interaction, words: Words) -> None:
+        """All that fits through the response_url, the rest and the file into the person's direct messages."""
+        files = [words.attachment] if words.attachment else []
+        parts = [part.text for part in split(words.text, MAX_CHARS)]
+        if len(parts) > MOST_USES:
+            parts = [*parts[: MOST_USES - 1], FILED]
+            files.append(Attachment("answer.md", words.text))
+        elif files:
+            parts[-1] += f"\n\n{SENT}"
+        for number, part in enumerate(parts, 1):
+            if not await self._respond(interaction, mrkdwn(part), words.blocks if number == len(parts) else ()):
+                break
+        for file in files:
+            await self._send(interaction, file)
+
+    async def _respond(self, interaction: Interaction, text: str, blocks: tuple[Block, ...]) -> bool:
+        """One ephemeral message; whether Slack took it."""
+        body: Block = {"text": text, "response_type": "ephemeral", "replace_original": False}
+        body |= {"unfurl_links": False, "unfurl_media": False}
+        if interaction.thread:
+            body["thread_ts"] = interaction.thread
+        if blocks:
+            body["blocks"] = [{"type": "section", "text": {"type": "mrkdwn", "text": text}}, *blocks]
+        client = AsyncWebhookClient(
+            interaction.answers,
+            timeout=PATIENCE_S,
+            ssl=self._web.ssl,
+            session=self._web.session,
+            logger=QUIET,
+            retry_handlers=[],
+        )
+        client.proxy = proxy_for(interaction.answers)
+        try:
+            response = await client.send_dict(body)
+        except (SlackClientError, aiohttp.ClientError, OSError, ValueError) as error:
+            log.warning("%s could not be told the answer to a command (%s).", interaction.user, type(error).__name__)
+            return False
+        if response.status_code != 200:
+            log.warning("Slack does not take the answer to a command (status %d).", response.status_code)
+        return response.status_code == 200
+
+    async def _send(self, interaction: Interaction, file: Attachment) -> None:
+        key = self._events.key(interaction.channel, interaction.thread)
+        try:
+            await self._posting.tell(key, "", thread=interaction.thread, to=interaction.user, attachment=file)
+        except AdapterError as error:
+            log.warning("A file could not be sent to %s: %s", interaction.user, error)
+
+    def _keep(self, task: "asyncio.Task[Any]") -> None:  # Any: whatever it gives
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,132 @@
+"""What an answer looks like on Slack: a markdown block, and under it the buttons, what they do being in their ids.
+
+In: a Reply. Out: blocks as slack_sdk's models make and check them, and back from an action_id to what was pressed. By the
+metadata of a message, or by its buttons, a reply is found again in a channel's history.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from slack_sdk.models.blocks import (
+    ActionsBlock,
+    Block,
+    ButtonElement,
+    ContextActionsBlock,
+    FeedbackButtonsElement,
+    MarkdownBlock,
+)
+from slack_sdk.models.blocks.basic_components import FeedbackButtonObject
+
+from bot.messages import ActionKind, Reply
+
+Json = dict[str, Any]
+"""A JSON object. Any: whatever JSON holds."""
+
+PREFIX = "ih"
+FEEDBACK = "feedback"
+REPLY_EVENT, NOTE_EVENT = "inhouse_reply", "inhouse_note"
+"""The event types of our messages' metadata: an answer's, and words of our own."""
+MAX_FALLBACK = 3900
+"""Characters of a message's plain text, which notifications show; an update takes 4,000."""
+
+_LOOKS: dict[ActionKind, tuple[str, str | None]] = {
+    ActionKind.STOP: ("Stop", "danger"),
+    ActionKind.REGENERATE: ("Regenerate", None),
+    ActionKind.CONTINUE: ("Continue", "primary"),
+    ActionKind.RERUN: ("Answer the edited question", "primary"),
+    ActionKind.GOOD: ("👍", None),
+    ActionKind.BAD: ("👎", None),
+}
+_THUMBS = (ActionKind.GOOD, ActionKind.BAD)
+
+
+@dataclass(frozen=True, slots=True)
+class Button:
+    """What an action_id says."""
+
+    kind: ActionKind
+    reply_id: str
+    request_id: str
+
+
+def action_id(kind: str, reply: Reply) -> str:
+    """`ih:stop:<reply_id>:<request_id>`, at most 255 characters."""
+    return f"{PREFIX}:{kind}:{reply.reply_id}:{reply.request_id}"
+
+
+def parsed(text: str) -> Button | None:
+    """What an action_id says, or None if it is not one of ours; of the feedback buttons, the value says it."""
+    prefix, *parts = text.split(":")
+    if prefix != PREFIX or len(parts) != 3:
+        return None
+    try:
+        return Button(ActionKind(parts[0]), parts[1], parts[2])
+    except ValueError:  # of a later version
+        return None
+
+
+def answer(reply: Reply, text: str, *, feedback: bool) -> list[Json]:
+    """The blocks of a message. `feedback`: the workspace has native feedback buttons."""
+    return [_json(MarkdownBlock(text=text)), *buttons(reply, feedback=feedback)]
+
+
+def buttons(reply: Reply, *, feedback: bool) -> list[Json]:
+    """The blocks under the text."""
+    native = feedback and all(kind in reply.buttons for kind in _THUMBS)
+    plain = [kind for kind in reply.buttons if not (native and kind in _THUMBS)]
+    blocks: list[Block] = []
+    if plain:
+        blocks.append(ActionsBlock(elements=[_button(kind, reply) for kind in plain]))
+    if native:
+        good, bad = (
+            FeedbackButtonObject(text=label, value=action_id(kind, reply), accessibility_label=label)
+            for label, kind in (("Good answer", ActionKind.GOOD), ("Bad answer", ActionKind.BAD))
+        )
+        element = FeedbackButtonsElement(
+            action_id=action_id(FEEDBACK, reply), positive_button=good, negative_button=bad
+        )
+        blocks.append(ContextActionsBlock(elements=[element]))
+    return [_json(block) for block in blocks]
+
+
+def note(text: str) -> list[Json]:
+    """The blocks of words of our own."""
+    return [_json(MarkdownBlock(text=text))]
+
+
+def metadata(reply: Reply) -> Json:
+    """What a message of an answer carries unseen."""
+    payload = {"reply_id": reply.reply_id, "request_id": reply.request_id, "part": reply.part}
+    return {"event_type": REPLY_EVENT, "event_payload": payload}
+
+
+def note_metadata() -> Json:
+    """What words of our own carry unseen, so that they are not taken for an answer."""
+    return {"event_type": NOTE_EVENT, "event_payload": {"note": True}}
+
+
+def reply_id_of(message: Mapping[str, Any]) -> str:  # Any: a message of Slack's
+    """The reply that a message of ours is, by its metadata or its buttons; '' if it does not say."""
+    told = message.get("metadata")
+    payload = told.get("event_payload") if isinstance(told, Mapping) else None
+    if isinstance(payload, Mapping) and payload.get("reply_id"):
+        return str(payload["reply_id"])
+    return next((button.reply_id for button in _buttons_in(message.get("blocks"))), "")
+
+
+def _buttons_in(blocks: object) -> Iterable[Button]:
+    for block in blocks if isinstance(blocks, list) else ():
+        for element in block.get("elements") or () if isinstance(block, Mapping) else ():
+            found = parsed(str(element.get("action_id") or "")) if isinstance(element, Mapping) else None
+            if found:
+                yield found
+
+
+def _button(kind: ActionKind, reply: Reply) -> ButtonElement:
+    label, style = _LOOKS[kind]
+    return ButtonElement(text=label, action_id=action_id(kind, reply), value=reply.reply_id, style=style)
+
+
+def _json(block: Block) -> Json:
+    return dict(block.to_dict())  # validated by the model

@@ -1,0 +1,56 @@
+"""Buttons and menus under messages. What they do is in their action_id or value, so that they work after a restart.
+
+In: block_actions. Out: IncomingAction for the core (IncomingCommand for the menu of models), and what it has to say for
+the eyes of whoever pressed. What is no button of ours is acknowledged, and that is all.
+"""
+
+import re
+import time
+
+from slack_bolt.app.async_app import AsyncApp
+from slack_bolt.context.ack.async_ack import AsyncAck
+
+from adapters.slack.asides import Asides, Words, words_of
+from adapters.slack.blocks import Button, parsed
+from adapters.slack.events import Events
+from adapters.slack.help import chosen
+from adapters.slack.interactions import Interaction, of_element, pressed
+from adapters.slack.payloads import Raw, text_of
+from bot.adapter import Core
+from bot.messages import Accepted, IncomingAction, IncomingCommand
+
+ANY = re.compile("")
+
+
+class Buttons:
+    """Acts on what is pressed and chosen."""
+
+    def __init__(self, core: Core, events: Events, asides: Asides) -> None:
+        self._core, self._events, self._asides = core, events, asides
+
+    def furnish(self, app: AsyncApp) -> None:
+        """Register for everything that can be pressed."""
+        app.action(ANY)(self._used)
+
+    async def _used(self, ack: AsyncAck, body: Raw) -> None:
+        element, interaction = pressed(body), of_element(body)
+        # the native feedback buttons share one action_id, and each has a value
+        button = parsed(text_of(element, "value")) or parsed(text_of(element, "action_id"))
+        if button is not None:
+            return await self._asides.serve(ack, interaction, self._press(interaction, button))
+        if model := chosen(element):
+            return await self._asides.serve(ack, interaction, self._choose(interaction, model))
+        await ack()
+        return None
+
+    async def _press(self, interaction: Interaction, button: Button) -> Words | None:
+        actor = await self._events.actor(interaction.user, interaction.channel)
+        key = self._events.key(interaction.channel, interaction.thread)
+        outcome = await self._core.handle(IncomingAction(key, interaction.id, actor, button.reply_id, button.kind))
+        return None if isinstance(outcome, Accepted) else words_of(outcome)  # what comes, comes as a message
+
+    async def _choose(self, interaction: Interaction, model: str) -> Words | None:
+        actor = await self._events.actor(interaction.user, interaction.channel)
+        key, args = self._events.key(interaction.channel, interaction.thread), {"name": model}
+        event = IncomingCommand(key, interaction.id, actor, "model", args, time.time())
+        return words_of(await self._core.handle(event))

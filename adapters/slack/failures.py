@@ -1,0 +1,111 @@
+"""What slack_sdk raises, as our errors: the one place where they are mapped.
+
+In: a block of calls to Slack. Out: RetryLater (nothing was done), Gone or Rejected (nothing ever will be), or
+OutcomeUnknown (it may have been done) for what goes wrong in it.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+from slack_sdk.errors import SlackApiError, SlackClientError
+
+from bot.errors import AdapterError, FatalAdapterError, Gone, OutcomeUnknown, Rejected, RetryLater
+
+APPS = "https://api.slack.com/apps"
+BUSY_S = 2.0
+"""When to try again after an answer that does not say when."""
+LIMITED_S = 30.0
+"""When to try again after a refusal for the rate that does not say when."""
+REFUSED_S = 60.0
+"""When to try again while the token is refused; whether it is for good is for the connection to find out."""
+
+LIMITED = frozenset({"ratelimited", "rate_limited"})
+ABSENT = frozenset({"message_not_found", "channel_not_found", "thread_not_found", "message_deleted"})
+BROKEN = frozenset({"internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org"})
+SHUT = frozenset({"not_in_channel", "is_archived", "restricted_action", "no_permission", "channel_is_limited_access"})
+"""The bot may not write in this channel."""
+UNKNOWN_TOKEN = frozenset({"invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired"})
+
+_WHICH = {
+    "invalid_auth": "Slack does not know {token}",
+    "not_authed": "{token} is not set",
+    "account_inactive": "{token} is that of an app that was removed from the workspace",
+    "token_revoked": "{token} was revoked",
+    "token_expired": "{token} has expired, since token rotation is switched on",
+}
+
+
+def code_of(error: BaseException) -> str:
+    """Slack's own word for a refusal, '' if it gave none."""
+    response = error.response if isinstance(error, SlackApiError) else None
+    try:
+        return str(response.get("error") or "") if response is not None else ""
+    except (AttributeError, ValueError):  # an answer that is no JSON
+        return ""
+
+
+def fatal(error: BaseException) -> FatalAdapterError | None:
+    """The sentence for an error that ends it all, or None for one that passes."""
+    if not isinstance(error, SlackApiError):
+        return None
+    code, response = code_of(error), error.response
+    app_level = "apps.connections" in str(getattr(response, "api_url", ""))
+    token = "SLACK_APP_TOKEN" if app_level else "SLACK_BOT_TOKEN"
+    page = "'Basic Information', 'App-Level Tokens'" if app_level else "'OAuth & Permissions'"
+    if code in _WHICH:
+        why = _WHICH[code].format(token=token)
+        return FatalAdapterError(f"{why}: copy it anew from {page} of the app at {APPS} and start again.")
+    if code == "not_allowed_token_type":
+        begins = "xapp-" if app_level else "xoxb-"
+        return FatalAdapterError(
+            f"{token} is a token of the wrong kind: it must be the one that begins with {begins}, from {page} at {APPS}."
+        )
+    if code == "missing_scope":
+        needed = str(response.get("needed") or ("connections:write" if app_level else "another scope"))
+        return FatalAdapterError(
+            f"{token} lacks the scope {needed}: add it under {page} of the app at {APPS}, and install the app again."
+        )
+    if code in ("link_disabled", "socket_mode_not_enabled", "apps_not_enabled_for_socket_mode"):
+        return FatalAdapterError(f"Socket Mode is switched off: switch it on under 'Socket Mode' of the app at {APPS}.")
+    return None
+
+
+@asynccontextmanager
+async def mapped(*, posting: bool = False) -> AsyncIterator[None]:
+    """Around calls to Slack. `posting`: doing it twice would show, so a lost answer is an OutcomeUnknown."""
+    try:
+        yield
+    except SlackApiError as error:
+        raise _refusal(error, posting) from error
+    except aiohttp.ClientConnectorError as error:
+        raise RetryLater(BUSY_S, "Slack cannot be reached") from error
+    except (aiohttp.ClientError, SlackClientError, OSError, TimeoutError, ValueError) as error:
+        raise _lost(posting) from error
+
+
+def _lost(posting: bool) -> AdapterError:
+    if posting:
+        return OutcomeUnknown("Slack's answer to a post did not arrive")
+    return RetryLater(BUSY_S, "Slack does not answer")
+
+
+def _refusal(error: SlackApiError, posting: bool) -> AdapterError:
+    code, status = code_of(error), int(getattr(error.response, "status_code", 200) or 200)
+    if status == 429 or code in LIMITED:
+        return RetryLater(_retry_after(error), "Slack limits the rate")
+    if code in ABSENT:
+        return Gone("The message or its channel is not on Slack any more.")
+    if code in UNKNOWN_TOKEN:
+        return RetryLater(REFUSED_S, "Slack refuses the token")
+    if status >= 500 or code in BROKEN or not code:
+        return _lost(posting)
+    return Rejected(f"Slack refused it ({code}).")
+
+
+def _retry_after(error: SlackApiError) -> float:
+    headers = {str(name).lower(): value for name, value in dict(getattr(error.response, "headers", {}) or {}).items()}
+    try:
+        return max(1.0, float(str(headers.get("retry-after", LIMITED_S))))
+    except ValueError:
+        return LIMITED_S

@@ -1,0 +1,89 @@
+"""Files that come with a message: text becomes part of it, the rest is told in a sentence.
+
+In: Slack's files. Out: our attachments, and what to say about those that could not be read. It promises that the bot's
+token is sent to Slack only, and that a page on which Slack asks to sign in is not taken for a file.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from urllib.parse import urlsplit
+
+import aiohttp
+from slack_sdk.web.async_client import AsyncWebClient
+
+from adapters.slack.failures import mapped
+from adapters.slack.me import MeNow
+from adapters.slack.patience import Patience
+from adapters.slack.payloads import File, file_of, object_of
+from adapters.slack.web import proxy_for, session
+from bot.errors import AdapterError
+from bot.messages import Attachment
+from bot.textfiles import MOST_BYTES, MOST_FILES, Files, gathered, read_as_text, refusal
+
+SCOPE = "files:read"
+HOSTS = ("slack.com", "slack-gov.com", "slack-files.com")
+
+
+class FileReader:
+    """Fetches files with the bot's token."""
+
+    def __init__(self, web: AsyncWebClient, me: MeNow) -> None:
+        self._web, self._me = web, me
+
+    async def read(self, files: Sequence[File], patience: Patience) -> Files:
+        """Fetch and decode the files of a message; never fails."""
+        found = await asyncio.gather(*(self._read(file, patience) for file in files[:MOST_FILES]))
+        return gathered(found, len(files))
+
+    async def _read(self, file: File, patience: Patience) -> Attachment | str:
+        """One file, or the sentence that says why not."""
+        if sentence := refusal(file.name, file.kind, file.size):
+            return sentence
+        if file.gone or file.elsewhere:
+            return f"{file.name} is not on Slack itself, so I could not read it."
+        if SCOPE not in self._me().scopes:
+            return f"I may not read files here (an admin of mine can add the scope {SCOPE}), so I left out {file.name}."
+        late = f"{file.name} could not be fetched from Slack in time, so I left it out."
+        return await patience.spent_on(self._fetch(file), late)
+
+    async def _fetch(self, file: File) -> Attachment | str:
+        failed = f"{file.name} could not be fetched from Slack, so I left it out."
+        try:
+            if not file.url:
+                async with mapped():
+                    answer = await self._web.files_info(file=file.id)
+                file = file_of({**object_of(answer.data, "file"), "file_access": ""})  # type: ignore[arg-type]  # JSON
+            data = await self._download(file)
+        except (AdapterError, aiohttp.ClientError, OSError, ValueError):
+            return failed
+        if data is None:
+            return failed
+        return refusal(file.name, file.kind, len(data)) or read_as_text(file.name, data)
+
+    async def _download(self, file: File) -> bytes | None:
+        """The content, at most a little more than is read; None if what came is not the file."""
+        if not self._is_slacks(file.url):
+            return None
+        async with AsyncExitStack() as stack:
+            line = self._web.session
+            if line is None or line.closed:
+                line = await stack.enter_async_context(session())
+            answer = await stack.enter_async_context(
+                line.get(file.url, headers={"Authorization": f"Bearer {self._web.token}"}, proxy=proxy_for(file.url))
+            )
+            if answer.status != 200 or (answer.content_type == "text/html" and "html" not in file.kind):
+                return None
+            data = bytearray()
+            async for chunk in answer.content.iter_chunked(65_536):
+                data += chunk
+                if len(data) > MOST_BYTES:
+                    break
+            return bytes(data)
+
+    def _is_slacks(self, url: str) -> bool:
+        """Whether an address is one that may see the bot's token."""
+        parts, api = urlsplit(url), urlsplit(self._web.base_url)
+        host = parts.hostname or ""
+        ours = any(host == each or host.endswith(f".{each}") for each in HOSTS) and parts.scheme == "https"
+        return ours or (parts.scheme, parts.netloc) == (api.scheme, api.netloc)

@@ -1,0 +1,158 @@
+"""Handing events to the core, and its answer back to whoever made them.
+
+In: messages, edits and deletions as they come. Out: core.handle, before the event is acknowledged. It promises: a
+message that comes twice (as `message` and as `app_mention`, or again because its first ack was lost) is worked on once;
+what the core says to it is told once; StorageError gets through, so that nothing is acknowledged which was not stored.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import OrderedDict
+from collections.abc import Coroutine
+from typing import Any
+
+from adapters.slack.assistant import AssistantView
+from adapters.slack.events import Events
+from adapters.slack.me import PLATFORM
+from adapters.slack.payloads import Raw, is_private, message_of, object_of, text_of
+from adapters.slack.posting import Posting
+from bot.adapter import Core
+from bot.errors import AdapterError, RetryLater, StorageError
+from bot.messages import IncomingCommand, IncomingMessage, Notice, Refused
+
+log = logging.getLogger(__name__)
+
+LAST_S = 2.0
+LONGEST_S = 30.0
+TRIES = 5
+MOST_DONE = 5000
+
+Identity = tuple[str, str, bool]
+
+
+class Intake:
+    """Takes events for as long as the adapter lives; `closing` ends every wait."""
+
+    def __init__(
+        self, core: Core, events: Events, posting: Posting, assistant: AssistantView, closing: asyncio.Event
+    ) -> None:
+        self._core, self._events, self._posting, self._assistant = core, events, posting, assistant
+        self._closing = closing
+        self._errands: set[asyncio.Task[None]] = set()
+        self._working: dict[Identity, asyncio.Task[None]] = {}
+        self._done: OrderedDict[Identity, None] = OrderedDict()
+
+    async def message(self, raw: Raw) -> None:
+        """Somebody said something. Raises StorageError."""
+        message = message_of(raw)
+        if message is None:
+            return
+        # An edit may add the mention: that is the same message, but not the same event.
+        identity = (message.channel, message.ts, self._events.addresses(message))
+        if identity in self._done:
+            return
+        task = self._working.get(identity)
+        if task is None:
+            task = self._working[identity] = asyncio.create_task(self._message(raw))
+            task.add_done_callback(lambda done: self._worked(identity, done))
+        await asyncio.shield(task)
+
+    async def change(self, raw: Raw) -> None:
+        """A message was changed, by its author or by Slack, or deleted with its thread left. Raises StorageError."""
+        if text_of(object_of(raw, "message"), "subtype") == "tombstone":
+            return await self.deletion(raw)
+        for event in await self._events.edited(raw):
+            await self._core.handle(event)
+        return None
+
+    async def deletion(self, raw: Raw) -> None:
+        """A message is gone. Raises StorageError."""
+        for event in self._events.gone(raw):
+            await self._core.handle(event)
+
+    def catch_up(self) -> None:
+        """Have the core read back what was missed; again while storage or Slack fails."""
+        self._run(self._catch_up())
+
+    async def end(self) -> None:
+        """Let what is being handled come to its end, but not for long."""
+        tasks = {*self._errands, *self._working.values()}
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=LAST_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _message(self, raw: Raw) -> None:
+        event = await self._events.said(raw)
+        if event is None:
+            return
+        begins = await self._begins(event)
+        outcome = await self._core.handle(event)
+        if isinstance(outcome, Notice | Refused):
+            self._run(self._tell(event, outcome))
+        elif begins and isinstance(event, IncomingMessage):
+            self._run(self._assistant.titled(event.key, event.text))
+
+    def _worked(self, identity: Identity, task: "asyncio.Task[None]") -> None:
+        del self._working[identity]
+        if not task.cancelled() and task.exception() is None:
+            self._done[identity] = None
+            if len(self._done) > MOST_DONE:
+                self._done.popitem(last=False)
+
+    async def _begins(self, event: IncomingMessage | IncomingCommand) -> bool:
+        """Whether this is the first message of a thread in the assistant view."""
+        if not isinstance(event, IncomingMessage) or not event.key.thread or not is_private(event.key.channel):
+            return False
+        try:
+            return not await self._core.following(event.key)
+        except StorageError:
+            return False
+
+    async def _tell(self, event: IncomingMessage | IncomingCommand, outcome: Notice | Refused) -> None:
+        """Answer a message with our own words."""
+        key, to, attachment = event.key, "", None
+        if isinstance(event, IncomingCommand) and not is_private(key.channel):
+            to = event.actor.id
+        if isinstance(outcome, Notice):
+            to, attachment = to if outcome.private else "", outcome.attachment
+        for attempt in range(TRIES):
+            try:
+                await self._posting.tell(key, outcome.text, thread=key.thread, to=to, attachment=attachment)
+                return
+            except RetryLater as error:
+                log.info("The answer to a message in %s has to wait: %s", key.channel, error)
+                await self._sleep(error.seconds * (attempt + 1))
+            except AdapterError as error:
+                log.warning("The answer to a message in %s cannot be shown: %s", key.channel, error)
+                return
+        log.warning("The answer to a message in %s could not be shown.", key.channel)
+
+    async def _catch_up(self) -> None:
+        wait = 1.0
+        while not self._closing.is_set():
+            try:
+                await self._core.catch_up(PLATFORM)
+                return
+            except (StorageError, AdapterError) as error:
+                log.warning("What was said meanwhile cannot be read back yet: %s", error)
+            await self._sleep(wait)
+            wait = min(LONGEST_S, wait * 2)
+
+    def _run(self, errand: Coroutine[Any, Any, None]) -> None:  # Any: what asyncio's coroutines pass around
+        """Do something that nobody waits for."""
+        task = asyncio.create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._ran)
+
+    def _ran(self, task: "asyncio.Task[None]") -> None:
+        self._errands.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("Something for Slack failed (%s).", type(error).__name__, exc_info=error)
+
+    async def _sleep(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()

@@ -1,0 +1,96 @@
+"""The app's manifest: what Slack has to know of the bot, made from the one table of commands. Pure.
+
+In: settings. Out: the manifest that makes the app in one paste (`inhouse slack-manifest`), and the steps around it. It
+asks for the least that the bot can do with.
+"""
+
+from typing import Any
+
+from adapters.slack.assistant import PROMPTS
+from adapters.slack.menus import ANSWER, FORGET
+from adapters.slack.scopes import APPS
+from bot.commands import COMMANDS
+from bot.config import Settings
+
+NAME = "Inhouse"
+DESCRIPTION = "Answers with your team's own language model, on your own machine."
+ABOUT = (
+    "Ask anything: Inhouse answers with a language model that runs on your team's own machine. Mention it in a channel "
+    "and go on in the thread, or write to it here."
+)
+
+SCOPES = {
+    "app_mentions:read": "hear that it is mentioned",
+    "assistant:write": "suggest prompts and name threads in the agent view",
+    "channels:history": "follow threads of public channels, and read what was said during an outage",
+    "channels:read": "know who made a channel, and so may change its settings",
+    "chat:write": "answer",
+    "commands": "be reached by the slash command and the menu of a message",
+    "files:read": "read the text files that a question comes with",
+    "files:write": "send long answers and exports as files",
+    "groups:history": "do in private channels what channels:history is for",
+    "groups:read": "do in private channels what channels:read is for",
+    "im:history": "hear direct messages",
+    "im:write": "send a file as a direct message",
+    "users:read": "know people's names, and who administers the workspace",
+}
+"""What the bot's token must be allowed to do, and what for."""
+
+EVENTS = ("app_mention", "message.channels", "message.groups", "message.im")
+"""What Slack is to tell. The agent view needs no event of its own: what is said there comes as message.im."""
+
+APP_TOKEN_SCOPE = "connections:write"
+
+
+def manifest(settings: Settings) -> dict[str, Any]:  # Any: JSON
+    """The manifest as JSON holds it."""
+    return {
+        "display_information": {"name": NAME, "description": DESCRIPTION, "background_color": "#1f2a44"},
+        "features": {
+            "agent_view": {"agent_description": ABOUT, "suggested_prompts": [dict(each) for each in PROMPTS]},
+            "app_home": {
+                "home_tab_enabled": False,
+                "messages_tab_enabled": True,
+                "messages_tab_read_only_enabled": False,
+            },
+            "bot_user": {"display_name": NAME, "always_online": True},
+            "shortcuts": [
+                _shortcut(ANSWER, "Answer this", "Have Inhouse answer this message"),
+                _shortcut(FORGET, "Forget this", "Have Inhouse delete what it stored of this message"),
+            ],
+            "slash_commands": [
+                {
+                    "command": settings.slack_command,
+                    "description": "Ask, choose the model, and change how Inhouse answers here",
+                    "usage_hint": " | ".join(command.name for command in COMMANDS),
+                    "should_escape": False,
+                }
+            ],
+        },
+        "oauth_config": {"scopes": {"bot": list(SCOPES)}},
+        "settings": {
+            "event_subscriptions": {"bot_events": list(EVENTS)},
+            "interactivity": {"is_enabled": True},
+            "org_deploy_enabled": False,
+            "socket_mode_enabled": True,
+            "token_rotation_enabled": False,
+        },
+    }
+
+
+def steps(settings: Settings) -> str:
+    """What to do with it, as text."""
+    return "\n".join(
+        [
+            f"1. Open {APPS}?new_app=1, choose 'From a manifest' and your workspace, and paste the above as JSON.",
+            "2. On the page 'Install App' install it, and set SLACK_BOT_TOKEN to the token that begins with xoxb-.",
+            "3. On the page 'Basic Information', under 'App-Level Tokens', generate a token with the scope "
+            f"{APP_TOKEN_SCOPE}, and set SLACK_APP_TOKEN to it (it begins with xapp-).",
+            f"4. Start the bot with 'inhouse run', write '/invite @{NAME}' in a channel, and mention it there. "
+            f"'{settings.slack_command}' shows what else there is.",
+        ]
+    )
+
+
+def _shortcut(callback_id: str, name: str, description: str) -> dict[str, str]:
+    return {"name": name, "type": "message", "callback_id": callback_id, "description": description}

@@ -1,0 +1,99 @@
+"""Slack's rate limits, kept from our side: so many calls of a method a minute, and a post a second in a channel.
+
+In: a call that is about to be made. Out: the moment for it. What has to be said (a first post, a final text) waits its
+turn; what only grows gives way (RetryLater), since a later version of it will do, and never takes the last calls of a
+minute. A refusal that tells how long it lasts is kept to by everything that it concerns.
+"""
+
+import asyncio
+from collections import deque
+
+from bot.errors import RetryLater
+
+MINUTE_S = 60.0
+TIERS = {
+    "chat.update": 50,
+    "chat.delete": 50,
+    "chat.postEphemeral": 100,
+    "chat.startStream": 20,
+    "chat.appendStream": 100,
+    "chat.stopStream": 20,
+    "assistant.threads.setStatus": 300,
+    "conversations.replies": 50,
+    "conversations.history": 50,
+}
+"""Calls a minute that Slack allows for the whole workspace."""
+SHARE = 0.9
+"""What of that is used: Slack's clock and ours begin their minutes at different moments."""
+FOR_GROWTH = 0.7
+"""What of our share may be used for text that is not final."""
+POST_GAP_S = 1.0
+"""The least time between two posts in a channel."""
+LONGEST_S = 25.0
+"""The longest that a call waits for its turn here; then it is tried again later."""
+
+
+class Pace:
+    """Says when a call may be made. `scale` shortens every window, for tests of what would take minutes."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self._scale = scale
+        self._made: dict[str, deque[float]] = {}
+        self._grown: dict[str, float] = {}
+        self._posted: dict[str, float] = {}
+        self._shut: dict[tuple[str, str], float] = {}
+
+    async def turn(self, method: str, channel: str = "") -> None:
+        """Wait for the turn of a call that must be made. Raises RetryLater if that takes long."""
+        wait = self._wait(method, channel, SHARE)
+        if wait > LONGEST_S * self._scale:
+            raise RetryLater(wait, "so much is being said on Slack")
+        self._count(method, channel, wait)
+        if wait > 0:
+            await asyncio.sleep(wait)
+
+    def growth(self, method: str, channel: str = "") -> None:
+        """Make way for a call that only shows more of a text. Raises RetryLater if it is not the moment."""
+        now = self._now()
+        # Evenly over the minute, or else much is seen at its beginning and nothing at its end.
+        gap = MINUTE_S * self._scale / (TIERS[method] * FOR_GROWTH)
+        wait = max(self._wait(method, channel, FOR_GROWTH), self._grown.get(method, 0.0) + gap - now)
+        if wait > 0:
+            raise RetryLater(wait, "more of it is shown a little later")
+        self._grown[method] = now
+        self._count(method, channel, 0.0)
+
+    def has_room(self, method: str, channel: str = "") -> bool:
+        """Whether a call could be made at once."""
+        return self._wait(method, channel, SHARE) <= 0
+
+    def refused(self, method: str, channel: str, seconds: float) -> None:
+        """Slack limits the rate: leave that method alone in that channel."""
+        self._shut[method, channel] = self._now() + seconds
+
+    def _wait(self, method: str, channel: str, share: float) -> float:
+        now, wait = self._now(), 0.0
+        if until := self._shut.get((method, channel)):
+            wait = until - now
+            if wait <= 0:
+                del self._shut[method, channel]
+        if method == "chat.postMessage":
+            return max(wait, self._posted.get(channel, 0.0) + POST_GAP_S * self._scale - now)
+        made = self._made.setdefault(method, deque())
+        window = MINUTE_S * self._scale
+        while made and made[0] <= now - window:
+            made.popleft()
+        most = max(1, int(TIERS[method] * share))
+        return max(wait, made[-most] + window - now) if len(made) >= most else wait
+
+    def _count(self, method: str, channel: str, wait: float) -> None:
+        at = self._now() + max(0.0, wait)
+        if method == "chat.postMessage":
+            self._posted[channel] = at
+            if len(self._posted) > 10_000:
+                self._posted = {key: when for key, when in self._posted.items() if when > at - 60}
+        else:
+            self._made[method].append(at)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

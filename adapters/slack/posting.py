@@ -1,0 +1,210 @@
+"""Replies onto Slack: streamed or posted, edited, found again, and the status line.
+
+In: replies as they should look. Out: Slack's messages. It promises: nobody is notified and no link is unfurled; a post is
+made once, however often its answer is lost; the final text is always brought by an edit of the whole message, so that no
+stream's end is missed; a channel that is slow or forbids writing troubles no other.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+from slack_sdk.errors import SlackApiError
+from slack_sdk.web.async_client import AsyncWebClient
+from slack_sdk.web.async_slack_response import AsyncSlackResponse
+
+from adapters.slack import blocks
+from adapters.slack.calls import Calls
+from adapters.slack.failures import code_of, mapped
+from adapters.slack.finding import recognised
+from adapters.slack.me import MeNow
+from adapters.slack.mrkdwn import mrkdwn
+from adapters.slack.pace import Pace
+from adapters.slack.streaming import LIFE_S, Streams
+from adapters.slack.uploads import upload
+from bot.adapter import Dialect, Limits
+from bot.config import Settings
+from bot.errors import AdapterError, Rejected
+from bot.formatting import split
+from bot.messages import Attachment, ConversationKey, Reply
+
+log = logging.getLogger(__name__)
+
+MAX_CHARS = 3800
+"""Characters of one message, marks escaped; a longer text would be hard to read in a thread."""
+NOTE_CHARS = 2900
+STATUS_S = 60.0
+"""Slack forgets a status after two minutes; the same one is not set again before this."""
+WORKING = "is thinking…"
+REMEMBERED = 2000
+_BAD_BLOCKS = frozenset({"invalid_blocks", "invalid_blocks_format", "invalid_attachments"})
+_NO_STATUS = frozenset({"unknown_method", "missing_scope", "not_allowed", "feature_not_enabled", "invalid_thread_ts"})
+
+
+class Posting:
+    """Carries replies. `me` raises RetryLater while it is not known who we are."""
+
+    def __init__(
+        self, settings: Settings, web: AsyncWebClient, me: MeNow, pace: Pace | None = None, life_s: float = LIFE_S
+    ) -> None:
+        self._settings, self._web, self._me = settings, web, me
+        self._calls = Calls(pace or Pace())
+        self.streams = Streams(web, me, self._calls, life_s)
+        self._feedback = True  # the workspace takes native feedback buttons
+        self._statuses = True
+        self._status: OrderedDict[ConversationKey, tuple[str, float]] = OrderedDict()
+        self._filed: OrderedDict[str, None] = OrderedDict()
+
+    @property
+    def limits(self) -> Limits:
+        """What Slack can show here."""
+        return Limits(
+            max_chars=MAX_CHARS,
+            min_interval_s=0.8,
+            appends=self.streams.work and self._statuses,
+            prefix="!",
+            dialect=Dialect.SLACK,
+            attach_over=self._settings.attach_over,
+        )
+
+    async def post(self, reply: Reply) -> str:
+        """Show a reply for the first time; the message's ts. Raises RetryLater, Rejected or OutcomeUnknown."""
+        self._me()
+        if self.streams.fit(reply) and self.limits.appends and (ts := await self.streams.start(reply)):
+            return ts
+        text = reply.committed + reply.tail
+
+        async def send() -> AsyncSlackResponse:
+            return await self._web.chat_postMessage(
+                channel=reply.key.channel,
+                thread_ts=reply.key.thread or None,
+                text=text[: blocks.MAX_FALLBACK],
+                blocks=blocks.answer(reply, text, feedback=self._feedback),
+                metadata=blocks.metadata(reply),
+                unfurl_links=False,
+                unfurl_media=False,
+            )
+
+        answer = await self._calls.make(
+            "chat.postMessage", reply.key.channel, lambda: self._degrading(send), posting=True
+        )
+        await self._attach(reply)
+        return str(answer["ts"])
+
+    async def update(self, reply: Reply) -> None:
+        """Bring a message up to date. Raises RetryLater, Rejected or Gone."""
+        assert reply.platform_id is not None
+        if reply.final:
+            await self.streams.end(reply)
+            await self._edit(reply, growth=False)
+            await self._attach(reply)
+        elif not await self.streams.grow(reply):
+            await self._edit(reply, growth=True)
+
+    async def find_posted(self, reply: Reply) -> str | None:
+        """The ts of the message of a reply that may have been posted. Raises RetryLater, Rejected or Gone."""
+        me = self._me()
+        async with mapped():
+            return await recognised(self._web, me, reply)
+
+    async def status(self, key: ConversationKey, text: str) -> None:
+        """Show beside the bot's name, in a thread, what is going on; elsewhere there is no place for it."""
+        said, now = text or WORKING, monotonic()
+        shown, since = self._status.get(key, ("", 0.0))
+        method = "assistant.threads.setStatus"
+        if not key.thread or not self._statuses or (shown == said and now - since < STATUS_S):
+            return
+        if not self._calls.pace.has_room(method, key.channel):
+            return
+        self._status[key] = (said, now)
+        self._status.move_to_end(key)
+        if len(self._status) > REMEMBERED:
+            self._status.popitem(last=False)
+        try:
+            await self._calls.make(
+                method,
+                key.channel,
+                lambda: self._web.assistant_threads_setStatus(
+                    channel_id=key.channel, thread_ts=key.thread, status=said
+                ),
+            )
+        except Rejected as error:
+            if code_of(error.__cause__ or error) in _NO_STATUS:
+                log.info("Slack shows no status here, so waiting is told by messages: %s", error)
+                self._statuses = False
+
+    async def tell(
+        self,
+        key: ConversationKey,
+        text: str,
+        *,
+        thread: str,
+        to: str = "",
+        attachment: Attachment | None = None,
+    ) -> None:
+        """Words of our own, in a thread ('' for none); `to`: for that person's eyes only. Raises AdapterError."""
+        for part in split(text, NOTE_CHARS) if text else ():
+            await self._say(key.channel, mrkdwn(part.text), thread, to)
+        if attachment is not None:
+            async with mapped():
+                where = key.channel
+                if to:
+                    where = str((await self._web.conversations_open(users=to))["channel"]["id"])
+                await upload(self._web, attachment, where, "" if to else thread)
+
+    async def _say(self, channel: str, text: str, thread: str, to: str) -> None:
+        how: dict[str, Any] = {"channel": channel, "thread_ts": thread or None, "text": text}  # Any: arguments
+        if to:
+            await self._calls.make("chat.postEphemeral", channel, lambda: self._web.chat_postEphemeral(user=to, **how))
+            return
+        how |= {"metadata": blocks.note_metadata(), "unfurl_links": False, "unfurl_media": False}
+        await self._calls.make("chat.postMessage", channel, lambda: self._web.chat_postMessage(**how), posting=True)
+
+    async def _edit(self, reply: Reply, *, growth: bool) -> None:
+        channel, ts, text = reply.key.channel, str(reply.platform_id), reply.committed + reply.tail
+
+        async def send() -> AsyncSlackResponse:
+            return await self._web.chat_update(
+                channel=channel,
+                ts=ts,
+                text=text[: blocks.MAX_FALLBACK],
+                blocks=blocks.answer(reply, text, feedback=self._feedback),
+                metadata=blocks.metadata(reply),
+            )
+
+        try:
+            await self._calls.make("chat.update", channel, lambda: self._degrading(send), growth=growth)
+        except Rejected as error:
+            if code_of(error.__cause__ or error) != "streaming_state_conflict":
+                raise
+            await self.streams.close(channel, ts)  # an earlier process left it open
+            await self._calls.make("chat.update", channel, lambda: self._degrading(send))
+
+    async def _degrading(self, send: Callable[[], Awaitable[AsyncSlackResponse]]) -> AsyncSlackResponse:
+        """Send; where the workspace does not take native feedback buttons, plain ones from then on."""
+        try:
+            return await send()
+        except SlackApiError as error:
+            if not self._feedback or code_of(error) not in _BAD_BLOCKS:
+                raise
+            self._feedback = False
+            return await send()
+
+    async def _attach(self, reply: Reply) -> None:
+        """The file that holds the whole of a long answer, once."""
+        if reply.attachment is None or reply.reply_id in self._filed:
+            return
+        self._filed[reply.reply_id] = None
+        if len(self._filed) > REMEMBERED:
+            self._filed.popitem(last=False)
+        try:
+            async with mapped():
+                await upload(self._web, reply.attachment, reply.key.channel, reply.key.thread)
+        except AdapterError as error:
+            log.warning("The file of an answer could not be sent to Slack: %s", error)
+            with suppress(AdapterError):
+                missing = "*(I could not attach the file with the whole answer.)*"
+                await self.tell(reply.key, missing, thread=reply.key.thread)

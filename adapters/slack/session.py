@@ -1,0 +1,163 @@
+"""One socket to Slack, from its opening to its end.
+
+In: an address that was opened for it, and the app that answers what comes. Out: when it is ready, when and why it is
+over. It promises: an acknowledgement leaves on the socket that brought the event, and never so late that Slack has
+given up waiting; a socket on which nothing is heard any more counts as over; when it is closed, nothing of it is left.
+
+slack_sdk's client would reconnect by itself, but closes the old socket before it has another, and tries an address that
+did not work for ever; so each client lives for one socket here, and the connection makes the next one.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+from dataclasses import dataclass
+
+import aiohttp
+from slack_bolt.adapter.socket_mode.async_internals import run_async_bolt_app, send_async_response
+from slack_bolt.app.async_app import AsyncApp
+from slack_sdk.socket_mode.aiohttp import SocketModeClient
+from slack_sdk.socket_mode.async_client import AsyncBaseSocketModeClient
+from slack_sdk.socket_mode.request import SocketModeRequest
+from slack_sdk.web.async_client import AsyncWebClient
+
+from adapters.slack.web import QUIET, proxy_for
+from bot.errors import RetryLater
+
+log = logging.getLogger(__name__)
+
+CLOSING_S = 2.0
+LEAVING = ("warning", "refresh_requested")
+"""Reasons for which Slack asks for another socket while this one still works for some seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds. `ping`: how often the line is tried; `deaf`: without a sign of life for so long it counts as dead;
+    `look`: how often that is looked at. `hello`: how long opening may take. `ack`: later than this no event is
+    acknowledged. `retry` and `longest`: the first and the longest wait before another try. `check`: how often the bot's
+    token is tried."""
+
+    ping: float = 10.0
+    deaf: float = 25.0
+    look: float = 1.0
+    hello: float = 10.0
+    ack: float = 2.8
+    retry: float = 1.0
+    longest: float = 30.0
+    check: float = 300.0
+
+
+class _Client(SocketModeClient):
+    """slack_sdk's client, for one socket."""
+
+    async def connect_to_new_endpoint(self, force: bool = False) -> None:
+        """Not here: whoever listens to this socket hears why it should, and opens another."""
+
+
+class Session:
+    """One socket. `ready` and `over` are set once; `reason` says why it is over."""
+
+    def __init__(self, app: AsyncApp, web: AsyncWebClient, app_token: str, timing: Timing) -> None:
+        self._app, self._timing = app, timing
+        self.ready, self.over = asyncio.Event(), asyncio.Event()
+        self.reason = ""
+        self._errands: set[asyncio.Task[None] | None] = set()
+        self._heard_at = self._now()
+        self._client = _Client(
+            app_token,
+            logger=QUIET,
+            web_client=web,
+            auto_reconnect_enabled=False,
+            ping_interval=timing.ping,
+            on_message_listeners=[self._hear],
+            on_error_listeners=[self._broken],
+            on_close_listeners=[self._broken],
+        )
+        self._client.socket_mode_request_listeners.append(self._answer)
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def leaving(self) -> bool:
+        """It is over, but for some seconds it still works."""
+        return self.reason in LEAVING
+
+    async def open(self, url: str) -> None:
+        """Connect, and wait until Slack says hello. Raises RetryLater."""
+        self._client.wss_uri, self._client.proxy = url, proxy_for(url)
+        try:
+            async with asyncio.timeout(self._timing.hello):
+                await self._client.connect()  # type: ignore[no-untyped-call]
+                self._heard_at = self._now()
+                self._watch = asyncio.create_task(self._keep_watching())
+                await self.ready.wait()
+        except TimeoutError:
+            raise RetryLater(self._timing.retry, "Slack does not open a socket") from None
+
+    async def close(self) -> None:
+        """Let what came be answered, but not for long, and leave nothing behind."""
+        errands = [task for task in self._errands if task]
+        if errands:
+            _, late = await asyncio.wait(errands, timeout=CLOSING_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        client = self._client
+        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+            async with asyncio.timeout(CLOSING_S):  # a dead line does not answer a close
+                await client.close()  # type: ignore[no-untyped-call]
+        futures = [client.message_processor, client.current_session_monitor, client.message_receiver, self._watch]
+        running = [each for each in futures if each is not None]
+        for each in running:
+            each.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await client.aiohttp_client_session.close()
+
+    async def _hear(self, message: aiohttp.WSMessage) -> None:
+        """Every text that comes, before it is worked on."""
+        self._heard_at = self._now()
+        with contextlib.suppress(ValueError, AttributeError):
+            said = json.loads(message.data)
+            if said.get("type") == "hello":
+                self.ready.set()
+            elif said.get("type") == "disconnect":
+                self._end(str(said.get("reason")))
+
+    async def _broken(self, message: aiohttp.WSMessage) -> None:
+        self._end("closed")
+
+    async def _answer(self, client: AsyncBaseSocketModeClient, request: SocketModeRequest) -> None:
+        """Work on one envelope, then acknowledge it, unless Slack no longer waits for that."""
+        task, began = asyncio.current_task(), self._now()
+        self._errands.add(task)
+        try:
+            response = await run_async_bolt_app(self._app, request)
+            spent = self._now() - began
+            if spent > self._timing.ack:
+                log.warning("An event of Slack's took %.1f s, so it is not acknowledged and comes again.", spent)
+            else:
+                await send_async_response(client, request, response, began)
+        finally:
+            self._errands.discard(task)
+
+    async def _keep_watching(self) -> None:
+        """See when the line is dead or deaf."""
+        client, answered = self._client, self._client.last_ping_pong_time
+        while not self.over.is_set():
+            await asyncio.sleep(self._timing.look)
+            if client.last_ping_pong_time != answered:  # a time of the wall clock, so only its change is used
+                answered, self._heard_at = client.last_ping_pong_time, self._now()
+            if client.current_session is None or client.current_session.closed:
+                self._end("closed")
+            elif self._now() - self._heard_at > self._timing.deaf:
+                self._end("deaf")
+
+    def _end(self, reason: str) -> None:
+        if not self.over.is_set() or self.leaving:  # what was leaving may be closed by now
+            self.reason = reason
+        self.over.set()
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,174 @@
+"""Answers through Slack's native streams: started in a thread, appended to, ended.
+
+In: replies as they should look. Out: a stream that shows what is sure of them. It promises: what a stream cannot show (a
+text that began anew, one that takes longer than Slack keeps a stream open) is left to edits of the same message; where a
+workspace has no streams, that is found out once, and nothing is lost by it.
+"""
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import monotonic
+
+from slack_sdk.models.messages.chunk import BlocksChunk, Chunk, MarkdownTextChunk
+from slack_sdk.web.async_client import AsyncWebClient
+
+from adapters.slack import blocks
+from adapters.slack.calls import Calls
+from adapters.slack.failures import code_of
+from adapters.slack.me import MeNow
+from adapters.slack.payloads import is_private
+from bot.errors import Gone, Rejected, RetryLater
+from bot.messages import Reply
+
+log = logging.getLogger(__name__)
+
+LIFE_S = 240.0
+"""Slack closes a stream five minutes after its start; it is ended before that."""
+SOON_S = 0.1
+"""When to look again for words that can be shown."""
+
+_ENTITY_BEGUN = re.compile(r"&[a-z]{0,3}$")
+_ENDED = frozenset(
+    {"message_not_in_streaming_state", "stream_not_found", "streaming_state_conflict", "stopped_by_user"}
+)
+_BAD_CHUNKS = frozenset({"invalid_arguments", "invalid_chunks", "invalid_blocks", "invalid_blocks_format"})
+
+Stopped = Callable[[Reply], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Stream:
+    """One open stream: its message and what was sent."""
+
+    ts: str
+    sent: str
+    began: float
+
+
+class Streams:
+    """The open streams, by reply. `stopped` is told of a reply whose stream somebody stopped in Slack."""
+
+    def __init__(self, web: AsyncWebClient, me: MeNow, calls: Calls, life_s: float = LIFE_S) -> None:
+        self._web, self._me, self._calls, self._life_s = web, me, calls, life_s
+        self._open: dict[str, Stream] = {}
+        self._chunks = True
+        self.work = True
+        """Whether the workspace has native streams, as far as is known."""
+        self.stopped: Stopped | None = None
+
+    def fit(self, reply: Reply) -> bool:
+        """Whether a reply can be shown by a stream: unfinished, in a thread, while Slack takes another one."""
+        return self.work and not reply.final and bool(reply.key.thread) and self._has_room(reply)
+
+    async def start(self, reply: Reply) -> str | None:
+        """The ts of a new stream, or None if there are no streams here. Raises AdapterError."""
+        text = _whole(reply.committed)
+        if not text.strip():
+            raise RetryLater(SOON_S, "there are no words yet")
+        while True:
+            try:
+                answer = await self._calls.make(
+                    "chat.startStream", reply.key.channel, lambda: self._begin(reply, text), posting=True
+                )
+            except Rejected as error:
+                code = code_of(error.__cause__) if error.__cause__ else ""
+                if isinstance(error, Gone):
+                    raise
+                if self._chunks and code in _BAD_CHUNKS:
+                    self._chunks = False
+                    continue
+                if code in ("not_in_channel", "is_archived", "restricted_action"):
+                    raise
+                log.info("Slack has no streams here (%s), so answers are edited while they grow.", code)
+                self.work = False
+                return None
+            ts = str(answer["ts"])
+            self._open[reply.reply_id] = Stream(ts, text, monotonic())
+            return ts
+
+    async def grow(self, reply: Reply) -> bool:
+        """Append what is new; False if the reply is no stream, or no longer. Raises RetryLater, Gone."""
+        stream = self._open.get(reply.reply_id)
+        if stream is None:
+            return False
+        text = _whole(reply.committed)
+        if monotonic() - stream.began > self._life_s or not text.startswith(stream.sent):
+            await self._stop(reply, stream, "")
+            return False
+        new = text[len(stream.sent) :]
+        if not new:
+            return True
+        try:
+            await self._calls.make(
+                "chat.appendStream",
+                reply.key.channel,
+                lambda: self._web.chat_appendStream(channel=reply.key.channel, ts=stream.ts, markdown_text=new),
+                growth=True,
+            )
+        except Gone:
+            self._open.pop(reply.reply_id, None)
+            raise
+        except Rejected as error:
+            self._open.pop(reply.reply_id, None)
+            if code_of(error.__cause__ or error) == "stopped_by_user" and self.stopped is not None:
+                await self.stopped(reply)
+            return False
+        stream.sent = text
+        return True
+
+    async def end(self, reply: Reply) -> None:
+        """End the stream of a reply with the rest of its text, if it has one. Raises RetryLater, Gone."""
+        stream = self._open.get(reply.reply_id)
+        if stream is not None:
+            text = reply.committed + reply.tail
+            await self._stop(reply, stream, text[len(stream.sent) :] if text.startswith(stream.sent) else "")
+
+    async def close(self, channel: str, ts: str) -> None:
+        """End a stream that an earlier process began. Raises RetryLater, Gone."""
+        await self._halt(channel, lambda: self._web.chat_stopStream(channel=channel, ts=ts))
+
+    async def _stop(self, reply: Reply, stream: Stream, rest: str) -> None:
+        await self._halt(
+            reply.key.channel,
+            lambda: self._web.chat_stopStream(
+                channel=reply.key.channel,
+                ts=stream.ts,
+                markdown_text=rest or None,
+                metadata=blocks.metadata(reply),
+            ),
+        )
+        self._open.pop(reply.reply_id, None)
+
+    async def _halt(self, channel: str, call: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await self._calls.make("chat.stopStream", channel, call)  # type: ignore[arg-type]  # its answer is not used
+        except Gone:
+            raise
+        except Rejected as error:  # an edit brings the text
+            if code_of(error.__cause__ or error) not in _ENDED:
+                log.warning("A stream on Slack could not be ended: %s", error)
+
+    async def _begin(self, reply: Reply, text: str) -> "object":
+        private = is_private(reply.key.channel)
+        chunks: list[Chunk] | None = None
+        if self._chunks and reply.buttons:
+            under = blocks.buttons(reply, feedback=False)
+            chunks = [BlocksChunk(blocks=under), MarkdownTextChunk(text=text)]
+        return await self._web.chat_startStream(
+            channel=reply.key.channel,
+            thread_ts=reply.key.thread,
+            markdown_text=None if chunks else text,
+            chunks=chunks,
+            recipient_user_id=None if private else reply.asker.id,
+            recipient_team_id=None if private else self._me().team_id,
+        )
+
+    def _has_room(self, reply: Reply) -> bool:
+        return self._calls.pace.has_room("chat.startStream", reply.key.channel)
+
+
+def _whole(text: str) -> str:
+    """A text without an entity that is only half there."""
+    return _ENTITY_BEGUN.sub("", text)

@@ -1,0 +1,73 @@
+"""The text of a message as a person reads it: names instead of ids, links with their words; pure.
+
+In: text as Slack sends it, where `<` and `>` stand around mentions and links only and `&`, `<` and `>` themselves are
+written as entities. Out: plain text, without the mention that calls the bot.
+"""
+
+import re
+from collections.abc import Mapping
+
+_TOKEN = re.compile(r"<([^<>]*)>")
+_USER = re.compile(r"<@([A-Z0-9]+)(?:\|[^<>]*)?>")
+_CHANNEL = re.compile(r"<#([A-Z0-9]+)\|?>")
+
+
+def users_in(text: str) -> list[str]:
+    """The ids of the people who are mentioned, each once."""
+    return list(dict.fromkeys(_USER.findall(text)))
+
+
+def channels_in(text: str) -> list[str]:
+    """The ids of the channels that are mentioned without their names, each once."""
+    return list(dict.fromkeys(_CHANNEL.findall(text)))
+
+
+def mentions(text: str, user_id: str) -> bool:
+    """Whether somebody is mentioned."""
+    return user_id in _USER.findall(text)
+
+
+def plain_text(text: str, names: Mapping[str, str], me: str) -> str:
+    """Readable text. `names` of people and channels by id; `me` is the bot's id, whose mention is left out at the
+    beginning."""
+    call = re.compile(rf"\s*<@{re.escape(me)}(?:\|[^<>]*)?>[\s,:]*")
+    while found := call.match(text):
+        text = text[found.end() :]
+    parts, done = [], 0
+    for token in _TOKEN.finditer(text):
+        parts += [decoded(text[done : token.start()]), _readable(token[1], names)]
+        done = token.end()
+    return "".join([*parts, decoded(text[done:])]).strip()
+
+
+def decoded(text: str) -> str:
+    """The text with characters in the place of Slack's three entities."""
+    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
+def _readable(inside: str, names: Mapping[str, str]) -> str:
+    """What a reader sees for `<inside>`."""
+    target, _, label = inside.partition("|")
+    label = decoded(label)
+    if target.startswith("@"):
+        return f"@{names.get(target[1:]) or label or 'someone'}"
+    if target.startswith("#"):
+        return f"#{label or names.get(target[1:]) or 'a channel'}"
+    if target.startswith("!"):
+        return _special(target, label)
+    return _link(decoded(target), label)
+
+
+def _special(target: str, label: str) -> str:
+    if target.startswith("!date"):
+        return label or "a date"
+    if target.startswith("!subteam"):
+        return label if label.startswith("@") else f"@{label or 'a group'}"
+    return f"@{target[1:]}"
+
+
+def _link(url: str, label: str) -> str:
+    bare = re.sub(r"^(?:https?://|mailto:|tel:)", "", url)
+    if label and label.rstrip("/") == bare.rstrip("/"):
+        return label if url.startswith(("mailto:", "tel:")) else url
+    return f"{label} ({url})" if label and label != url else url

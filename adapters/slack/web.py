@@ -1,0 +1,49 @@
+"""The client of Slack's Web API, set up so that it does what it is told once and says nothing.
+
+In: settings. Out: an AsyncWebClient. It promises: no call is repeated by the SDK, since a post whose answer was lost
+would be posted twice; no proxy is used for an address that the environment excepts; nothing that people wrote reaches a
+log.
+"""
+
+import logging
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from slack_sdk.web.async_client import AsyncWebClient
+
+from bot.config import Settings
+
+PATIENCE_S = 20.0
+"""The longest that one call may take."""
+
+QUIET = logging.getLogger("adapters.slack.sdk")
+"""Given to the libraries, which at debug log whole messages, and at error what is told in a sentence elsewhere."""
+QUIET.setLevel(logging.CRITICAL)
+
+
+def web_client(settings: Settings, patience_s: float = PATIENCE_S) -> AsyncWebClient:
+    """A client for the bot token, without a session: see `session`."""
+    token = settings.slack_bot_token
+    client = AsyncWebClient(
+        token=token.get_secret_value() if token else None,
+        base_url=settings.slack_api_url or AsyncWebClient.BASE_URL,
+        timeout=int(patience_s) or 1,
+        retry_handlers=[],
+        logger=QUIET,
+    )
+    client.proxy = proxy_for(client.base_url)  # the SDK's own choice knows no exceptions
+    return client
+
+
+def session(patience_s: float = PATIENCE_S) -> aiohttp.ClientSession:
+    """Connections that calls share; whoever makes it closes it. A client without one makes one for each call."""
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=patience_s))
+
+
+def proxy_for(url: str) -> str | None:
+    """The environment's proxy for an address, if there is one."""
+    parts = urlsplit(url)
+    if proxy_bypass(parts.hostname or ""):
+        return None
+    return getproxies().get({"wss": "https", "ws": "http"}.get(parts.scheme, parts.scheme))

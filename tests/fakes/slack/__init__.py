@@ -1,0 +1,1 @@
+"""A Slack of our own: see `server`."""

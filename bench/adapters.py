@@ -1,9 +1,12 @@
-"""`python -m bench.adapters --platform discord`: what an adapter, and all of ours behind it, adds to the engine's time.
+"""`python -m bench.adapters --platform discord|slack`: what an adapter, and all of ours behind it, adds to the engine's
+time.
 
-A fake Discord with real buckets runs here; the service, with an engine that keeps a set pace, runs in a process of its
-own. Questions are asked in eight channels at once, again and again. The table tells, in milliseconds, when the typing
-indicator came, when the first words, our share of that (what the engine did not use), and when the final text was
-there, after the last token. Then: how many calls were refused with 429, and the worst lag of the service's event loop.
+A fake platform with its real limits runs here; the service, with an engine that keeps a set pace, runs in a process of
+its own. Questions are asked in eight channels at once, again and again. The table tells, in milliseconds, when the
+typing indicator (Slack: the status) came, when the first words, our share of that (what the engine did not use), and
+when the final text was there, after the last token. Then: how many calls were refused with 429, and the worst lag of
+the service's event loop. On Slack also how long 1,000 envelopes waited for their acknowledgement, while a real model is
+being loaded and eight answers are streamed.
 """
 
 import argparse
@@ -12,15 +15,24 @@ import json
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from bench.serving import CHANNELS, PREFILL_S
+from bench.serving import CHANNELS, PREFILL_S, Errand
+from bot.config import load_settings
+from bot.models.catalog import Catalog
+from bot.models.hub import pull
 from tests.fakes.discord import Channel, FakeDiscord, Message, Person
+from tests.fakes.slack_server import Channel as SlackChannel
+from tests.fakes.slack_server import FakeSlack
+from tests.fakes.slack_server import Person as SlackPerson
 
 ROUNDS = 25
+SLACK_ROUNDS, SLACK_PAUSE_S = 6, 25.0
+"""Slack takes twenty streams a minute, so there are pauses."""
+ENVELOPES, ENVELOPE_GAP_S = 1000, 0.02
 POST = "/channels/{channel_id}/messages"
 
 
@@ -29,19 +41,19 @@ class Asked:
     """A question and what came of it, in Unix seconds."""
 
     text: str
-    message: Message
+    at: float
     typing: float
     first: float
     final: float
 
 
-async def ask(server: FakeDiscord, who: Person, where: Channel, text: str) -> Asked:
+async def ask_on_discord(server: FakeDiscord, who: Person, where: Channel, text: str) -> Asked:
     """Ask, and wait for the whole answer."""
     typed, answered = len(where.typing), len(where.messages)
     message = await who.says(where, text, mention=True)
     await server.until(lambda: len(where.messages) > answered and "Regenerate" in labels(where.messages[-1]), 120)
     answer = where.messages[-1]
-    return Asked(text, message, where.typing[typed], answer.created_at, answer.versions[-1].at)
+    return Asked(text, message.created_at, where.typing[typed], answer.created_at, answer.versions[-1].at)
 
 
 def labels(message: Message) -> list[str]:
@@ -49,14 +61,45 @@ def labels(message: Message) -> list[str]:
     return [str(button.get("label")) for button in message.buttons]
 
 
-async def started(server: FakeDiscord, root: Path, questions: Sequence[str]) -> Process:
-    """The service, connected."""
-    words = (str(server.port), str(server.write_ca(root / "ca.pem")), str(root), server.token, *questions)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.serving", *words, stdin=PIPE, stdout=PIPE
+async def ask_on_slack(server: FakeSlack, who: SlackPerson, where: SlackChannel, text: str) -> Asked:
+    """Ask, and wait for the whole answer."""
+    message = await who.says(where, text, mention=True)
+    thread = message.ts
+
+    def done() -> bool:
+        return any("Regenerate" in each.labels for each in where.messages if each.thread_ts == thread)
+
+    await server.until(done, 120)
+    answer = next(each for each in where.messages if each.thread_ts == thread)
+    status = next((each.at for each in server.statuses if each.thread_ts == thread), float(answer.ts))
+    return Asked(text, float(thread), status, answer.versions[0].at, answer.versions[-1].at)
+
+
+async def started(errand: Errand) -> Process:
+    """The service."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.serving", json.dumps(asdict(errand)), stdin=PIPE, stdout=PIPE
     )
-    await server.until(lambda: server.gateway.online and server.commands, 60)
-    return process
+
+
+def texts_of(rounds: int) -> list[list[str]]:
+    """What is asked, round by round."""
+    return [[f"question {turn} of {number}" for number in range(CHANNELS)] for turn in range(rounds)]
+
+
+def table(asked: Sequence[Asked], begun: Mapping[str, float], ended: Mapping[str, float]) -> None:
+    """Print it."""
+    print(f"{len(asked)} answers in {CHANNELS} channels at once; ms" + f"{'median':>21}{'p90':>9}{'worst':>9}")
+    print(row("typing indicator", [each.typing - each.at for each in asked]))
+    print(row("first words", [each.first - each.at for each in asked]))
+    print(row("  our share (without the engine's prefill)", [each.first - each.at - PREFILL_S for each in asked]))
+    print(row("first words after the engine's first token", [each.first - begun[each.text] for each in asked]))
+    print(row("final text after the engine's last token", [each.final - ended[each.text] for each in asked]))
+
+
+def lag_line(lag: Sequence[float]) -> str:
+    """The event loop's lag."""
+    return f"lag of the event loop: 99.9 % below {lag[0] * 1000:.0f} ms, worst {lag[1] * 1000:.0f} ms"
 
 
 def row(name: str, seconds: Sequence[float]) -> str:
@@ -71,34 +114,77 @@ async def discord(root: Path) -> None:
     async with FakeDiscord() as server:
         people = [server.user(f"person-{number}") for number in range(CHANNELS)]
         channels = [server.text_channel(f"channel-{number}") for number in range(CHANNELS)]
-        texts = [[f"question {turn} of {number}" for number in range(CHANNELS)] for turn in range(ROUNDS)]
-        process = await started(server, root, [text for turn in texts for text in turn])
+        texts = texts_of(ROUNDS)
+        authority = str(server.write_ca(root / "ca.pem"))
+        questions = [text for turn in texts for text in turn]
+        errand = Errand(str(root), questions, {"discord_bot_token": server.token}, server.port, authority)
+        process = await started(errand)
+        await server.until(lambda: server.gateway.online and server.commands, 60)
         asked: list[Asked] = []
         for turn in texts:
             at_once = zip(people, channels, turn, strict=True)
-            asked += await asyncio.gather(*(ask(server, *each) for each in at_once))
+            asked += await asyncio.gather(*(ask_on_discord(server, *each) for each in at_once))
         out, _ = await process.communicate(b"")  # the end of its stdin
         measured = json.loads(out)
-        begun, ended = measured["begun"], measured["ended"]
-        print(f"{len(asked)} answers in {CHANNELS} channels at once; ms" + f"{'median':>21}{'p90':>9}{'worst':>9}")
-        print(row("typing indicator", [each.typing - each.message.created_at for each in asked]))
-        print(row("first words", [each.first - each.message.created_at for each in asked]))
-        share = [each.first - each.message.created_at - PREFILL_S for each in asked]
-        print(row("  our share (without the engine's prefill)", share))
-        print(row("first words after the engine's first token", [each.first - begun[each.text] for each in asked]))
-        print(row("final text after the engine's last token", [each.final - ended[each.text] for each in asked]))
+        table(asked, measured["begun"], measured["ended"])
         print(f"429s: {server.rate_limited}; calls of Discord: {len(server.calls)}")
-        often, worst = measured["lag"]
-        print(f"lag of the event loop: 99.9 % below {often * 1000:.0f} ms, worst {worst * 1000:.0f} ms")
+        print(lag_line(measured["lag"]))
+
+
+async def slack(root: Path) -> None:
+    """Measure and print."""
+    async with FakeSlack() as server:
+        people = [server.user(f"person-{number}") for number in range(CHANNELS)]
+        channels = [server.channel(f"channel-{number}") for number in range(CHANNELS)]
+        texts = texts_of(SLACK_ROUNDS)
+        questions = [text for turn in texts for text in turn] + [f"loaded {number}" for number in range(CHANNELS)]
+        given = load_settings()
+        model = str(pull(Catalog.of(given).get("smollm2"), given))
+        tokens = {name: str(value) for name, value in server.settings().items()}
+        process = await started(Errand(str(root), questions, tokens))
+        await server.until(lambda: server.sockets.online, 60)
+        asked: list[Asked] = []
+        for turn in texts:
+            at_once = zip(people, channels, turn, strict=True)
+            asked += await asyncio.gather(*(ask_on_slack(server, *each) for each in at_once))
+            await asyncio.sleep(SLACK_PAUSE_S)
+        out, _ = await process.communicate(b"")  # the end of its stdin
+        measured = json.loads(out)
+        table(asked, measured["begun"], measured["ended"])
+        print(f"429s: {server.rate_limited}; calls of Slack: {len(server.calls)}")
+        print(lag_line(measured["lag"]))
+        await acks(server, people, channels, Errand(str(root), questions, tokens, loads=model))
+
+
+async def acks(
+    server: FakeSlack, people: Sequence[SlackPerson], channels: Sequence[SlackChannel], errand: Errand
+) -> None:
+    """A busy team, while a model is being loaded and eight answers are streamed."""
+    process = await started(errand)
+    await server.until(lambda: server.sockets.online, 60)
+    before = len(server.acks)
+    answers = [
+        asyncio.create_task(ask_on_slack(server, who, where, f"loaded {number}"))
+        for number, (who, where) in enumerate(zip(people, channels, strict=True))
+    ]
+    for number in range(ENVELOPES - 2 * CHANNELS):
+        await people[number % CHANNELS].says(channels[number % CHANNELS], f"chatter {number}")
+        await asyncio.sleep(ENVELOPE_GAP_S)
+    await asyncio.gather(*answers)
+    out, _ = await process.communicate(b"")
+    seconds = [ack.seconds for ack in server.acks[before:]]
+    print(f"acks of {len(seconds)} envelopes while a model loads; ms" + f"{'median':>14}{'p90':>9}{'worst':>9}")
+    print(row("from the envelope to its ack", seconds))
+    print(lag_line(json.loads(out)["lag"]))
 
 
 def main() -> None:
     """Measure a platform."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--platform", choices=["discord"], default="discord")
-    parser.parse_args()
+    parser.add_argument("--platform", choices=["discord", "slack"], default="discord")
+    platform = {"discord": discord, "slack": slack}[parser.parse_args().platform]
     with tempfile.TemporaryDirectory() as directory:
-        asyncio.run(discord(Path(directory)))
+        asyncio.run(platform(Path(directory)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The service of `bench.adapters`, in a process of its own: everything is real but the engine, which keeps a set pace.
 
-In: the port of a fake platform, its authority's file and a directory. Out, at the end of stdin: one line of JSON with
-the worst lag of the event loop and when each answer was begun and ended.
+In: settings as JSON, how to reach the fake platform, a directory. Out, at the end of stdin: one line of JSON with the
+worst lag of the event loop and when each answer was begun and ended. Asked to, it has a real engine load a real model
+again and again meanwhile, in a process of its own as ever.
 """
 
 import asyncio
@@ -9,12 +10,19 @@ import json
 import ssl
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
 import aiohttp
 
 from adapters.discord.adapter import DiscordAdapter
+from adapters.slack.adapter import SlackAdapter
+from bench.asking import unseen
+from bot.adapter import Adapter
+from bot.config import Settings
+from bot.engine.base import ModelSource
+from bot.engine.process import EngineProcess
 from bot.models.catalog import Catalog
 from bot.service import Service
 from tests.fakes.engine import ScriptedEngine
@@ -60,21 +68,54 @@ class Lag:
             self.seen.append(time.perf_counter() - before - TICK_S)
 
 
-async def serve(port: int, authority: str, root: Path, token: str, questions: list[str]) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What to serve. `port` and `authority` lead to a fake Discord; `loads`: a model's directory, to be loaded again
+    and again."""
+
+    root: str
+    questions: list[str]
+    settings: dict[str, str]
+    port: int = 0
+    authority: str = ""
+    loads: str = ""
+
+
+def adapter_for(settings: Settings, errand: Errand) -> Adapter:
+    """The adapter of the platform whose tokens are set."""
+    if settings.slack_bot_token is not None:
+        return SlackAdapter(settings)
+    trusted = ssl.create_default_context(cafile=errand.authority)
+    return DiscordAdapter(settings, lambda: aiohttp.TCPConnector(limit=0, resolver=Loopback(errand.port), ssl=trusted))
+
+
+async def keep_loading(path: str) -> None:
+    """Load a model, again and again."""
+    while True:
+        engine = EngineProcess()
+        try:
+            await engine.load(ModelSource("bench", path, device="cpu"), unseen)
+        finally:
+            await engine.close()
+
+
+async def serve(errand: Errand) -> dict[str, object]:
     """Serve until stdin ends; what was measured."""
-    settings = make_settings(root, discord_bot_token=token, per_user=100, queue_size=1000)
+    settings = make_settings(Path(errand.root), per_user=100, queue_size=1000, **errand.settings)
     pace, lag = Pace(), Lag()
     engine = ScriptedEngine(pace.passing, max_running=CHANNELS)
-    for question in questions:
+    for question in errand.questions:
         engine.answers(question, ANSWER)
-    trusted = ssl.create_default_context(cafile=authority)
-    adapter = DiscordAdapter(settings, lambda: aiohttp.TCPConnector(limit=0, resolver=Loopback(port), ssl=trusted))
-    service = Service(settings, Catalog.of(settings), [adapter], engine)
-    watching = asyncio.create_task(lag.watch())
+    service = Service(settings, Catalog.of(settings), [adapter_for(settings, errand)], engine)
+    meanwhile = [asyncio.create_task(lag.watch())]
+    if errand.loads:
+        meanwhile.append(asyncio.create_task(keep_loading(errand.loads)))
     with patch("bot.models.shelf.probe", return_value=MACHINE):
         running = asyncio.create_task(service.run())
         await asyncio.to_thread(sys.stdin.read)
-        watching.cancel()
+        for task in meanwhile:
+            task.cancel()
+        await asyncio.gather(*meanwhile, return_exceptions=True)
         service.stop()
         await running
     lag.seen.sort()
@@ -82,6 +123,4 @@ async def serve(port: int, authority: str, root: Path, token: str, questions: li
 
 
 if __name__ == "__main__":
-    given_port, given_authority, given_root, given_token, *given_questions = sys.argv[1:]
-    measured = serve(int(given_port), given_authority, Path(given_root), given_token, given_questions)
-    print(json.dumps(asyncio.run(measured)))
+    print(json.dumps(asyncio.run(serve(Errand(**json.loads(sys.argv[1]))))))

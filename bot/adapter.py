@@ -70,7 +70,11 @@ class Adapter(Protocol):
     """One platform. All coroutines run on the service's event loop and never block it."""
 
     platform: str
-    limits: Limits
+
+    @property
+    def limits(self) -> Limits:
+        """What the platform can show, as far as is known now."""
+        ...
 
     async def run(self, core: Core) -> None:
         """Connect, hand every event to core.handle, reconnect for ever; returns after close().

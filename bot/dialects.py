@@ -17,8 +17,17 @@ from bot.links import with_links
 _RULE = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*")
 _PERHAPS_RULE = re.compile(r"[ \t|:-]*")
 _TILDES = re.compile(r"^([ \t>]*)(~+)")
-_QUOTE = re.compile(r"[ \t]*(?:>[ \t]*)+")
-_SPECIAL = re.compile(r"(?P<url>https?://[^\s<>|`]+)|[&<>]", re.IGNORECASE)
+_QUOTE = re.compile(r"(?:[ \t]*(?:>|[-*+][ \t]|\d{1,3}[.)][ \t]))*")
+_SPECIAL = re.compile(
+    r"""
+      \\(?P<escaped> [^\w\s] )
+    | (?P<code> (?P<ticks>`+)(?!`) .+? (?<!`)(?P=ticks)(?!`) )
+    | \]\(< (?P<target> https?://[^\s<>|`]+ ) >
+    | (?P<url> https?://[^\s<>|`]+ ) (?P<closing> > )?
+    | [&<>]
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _BETWEEN_CELLS = re.compile(r"(?<!\\)\|")
 
@@ -37,12 +46,13 @@ def render(text: str, dialect: Dialect, links: Set[str]) -> str:
     shown: list[str] = []
     for block in _blocks(text, dialect):
         if block.kind == "code":
-            shown += _fenced(block.lines) if dialect is Dialect.DISCORD else block.lines
+            shown += _code(block.lines, dialect)
         elif block.kind == "table":
             shown += _boxed(block.lines)
         else:
-            shown += [with_links(line, links) for line in block.lines]
-    return "\n".join(map(_escaped, shown) if dialect is Dialect.SLACK else shown)
+            lines = [with_links(line, links) for line in block.lines]
+            shown += map(_escaped, lines) if dialect is Dialect.SLACK else lines
+    return "\n".join(shown)
 
 
 def settled(text: str, dialect: Dialect) -> int:
@@ -86,6 +96,12 @@ def _in_table(lines: list[str], number: int, block: _Block) -> bool:
     return "|" in line and (block.kind == "table" or ("|" in rule and bool(_RULE.fullmatch(rule))))
 
 
+def _code(lines: list[str], dialect: Dialect) -> list[str]:
+    if dialect is Dialect.SLACK:
+        return _escaped_code(lines)
+    return _fenced(lines) if dialect is Dialect.DISCORD else lines
+
+
 def _fenced(lines: list[str]) -> list[str]:
     """A code block between backticks."""
     if not (opening := _TILDES.match(lines[0])):
@@ -97,12 +113,39 @@ def _fenced(lines: list[str]) -> list[str]:
     return shown
 
 
+def plain(text: str, dialect: Dialect) -> str:
+    """Words of our own in `dialect`, whatever names stand in them."""
+    return _entities(text) if dialect is Dialect.SLACK else text
+
+
+def _entities(text: str) -> str:
+    return re.sub("[&<>]", lambda found: _ENTITIES[found.group()], text)
+
+
+def _escaped_code(lines: list[str]) -> list[str]:
+    """A code block in which nothing is a mention; what it is quoted by stays."""
+    quoted = ">" in lines[0].partition("`")[0].partition("~")[0]
+    marks = [match.end() if quoted and (match := re.match(r"[ \t>]*", line)) else 0 for line in lines]
+    return [line[:mark] + _entities(line[mark:]) for line, mark in zip(lines, marks, strict=True)]
+
+
 def _escaped(line: str) -> str:
-    """A line in which nothing is a mention; it may still be quoted, and addresses stay as they are."""
+    """A line of text in which nothing is a mention; marks of quotes stay, and addresses as they are."""
+
+    def shown(found: re.Match[str]) -> str:
+        if found["escaped"]:
+            return _ENTITIES.get(found["escaped"], found.group())
+        if found["code"]:
+            return _entities(found["code"])
+        if found["target"]:
+            return f"]({found['target']}"
+        if found["url"]:  # the entity must not be taken for a part of the address
+            return found["url"] + (" &gt;" if found["closing"] else "")
+        return _ENTITIES[found.group()]
+
     quote = _QUOTE.match(line)
     start = quote.end() if quote else 0
-    rest = _SPECIAL.sub(lambda found: found["url"] or _ENTITIES[found.group()], line[start:])
-    return line[:start] + rest
+    return line[:start] + _SPECIAL.sub(shown, line[start:])
 
 
 def _boxed(lines: list[str]) -> list[str]:

@@ -43,10 +43,10 @@ def split(text: str, limit: int) -> list[Part]:
         room = limit - _CLOSING
         if len(body) <= room:
             closed, _ = _close(body)
-            sure = max(_cut(body, room, len(head)), min(len(body), room // 2))
+            sure = max(_cut(body, room, len(head)), between_entities(body, min(len(body), room // 2)))
             parts.append(Part(closed, len(body[:sure].rstrip())))
             return parts
-        cut = _cut(body, room, len(head)) or _between_entities(body, room)
+        cut = _cut(body, room, len(head)) or between_entities(body, room)
         piece, text = body[:cut].rstrip(), body[cut:]
         closed, opened = _close(piece)
         fence = opened if len(opened) <= _REOPENING else _marks(opened)
@@ -66,9 +66,9 @@ def _cut(body: str, room: int, head: int) -> int:
     return 0
 
 
-def _between_entities(body: str, at: int) -> int:
+def between_entities(body: str, at: int) -> int:
     """`at`, or the beginning of the entity (as `&lt;`) that it would cut in two."""
-    begun = _ENTITY_BEGUN.search(body[at - 4 : at])
+    begun = _ENTITY_BEGUN.search(body[max(0, at - 4) : at])
     return at - len(begun.group()) if begun else at
 
 

@@ -10,8 +10,8 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from bot.adapter import Limits
-from bot.dialects import render, settled
-from bot.formatting import Part, closed, open_fence, split
+from bot.dialects import plain, render, settled
+from bot.formatting import Part, between_entities, closed, open_fence, split
 from bot.messages import ActionKind, Attachment, FinishReason, GenerationRequest, Reply, Usage
 
 THE_REST = "*(The whole answer is in the file.)*"
@@ -41,7 +41,7 @@ class Composer:
     def growing(self, text: str, line: str) -> list[Reply]:
         """The messages while the answer is being written; without text it is `line`, or nothing."""
         if not text.strip():
-            return [self._reply(0, "", line, (ActionKind.STOP,))] if line else []
+            return [self._reply(0, "", plain(line, self.limits.dialect), (ActionKind.STOP,))] if line else []
         source = self._opened(text)
         sure = self._parts(self._shown(source[: settled(source, self.limits.dialect)]))
         commits = [part.text[: part.committed] for part in sure]
@@ -62,7 +62,7 @@ class Composer:
         cut = len(beginning) < len(shown)
         ending = [THE_REST] if cut else []
         if reason is FinishReason.ERROR:
-            ending.append(f"⚠️ {error}")
+            ending.append(f"⚠️ {plain(error, self.limits.dialect)}")
         elif not shown:
             ending.append("Stopped." if reason is FinishReason.ABORT else "(The model had nothing to say.)")
         if ending:
@@ -84,7 +84,7 @@ class Composer:
 
     def _shown(self, text: str) -> str:
         text = render(text, self.limits.dialect, self.links)
-        return f"{self.note}\n\n{text}" if self.note else text
+        return f"{plain(self.note, self.limits.dialect)}\n\n{text}" if self.note else text
 
     def _room(self) -> int:
         """Characters of one message; as many in the end as before, or else every message would change then."""
@@ -96,7 +96,7 @@ class Composer:
     def _beginning(self, text: str) -> str:
         """What of a text is shown in messages, where the rest comes as a file."""
         most = self.limits.attach_over
-        return text[:most].rstrip() if most and len(text) > most else text
+        return text[: between_entities(text, most)].rstrip() if most and len(text) > most else text
 
     def _buttons(self, reason: FinishReason) -> tuple[ActionKind, ...]:
         again = (ActionKind.RERUN if self.edited else ActionKind.REGENERATE,)

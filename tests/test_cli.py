@@ -46,7 +46,7 @@ def test_help_names_the_commands(inhouse: Inhouse) -> None:
     for words in ((), ("--help",)):
         status, out, err = inhouse(*words)
         assert (status, err) == (0, "")
-        assert all(command in out for command in ("chat", "run", "models", "pull", "login"))
+        assert all(command in out for command in ("chat", "run", "slack-manifest", "models", "pull", "login"))
 
 
 def test_version(inhouse: Inhouse) -> None:
@@ -90,6 +90,36 @@ def test_run_without_a_token_says_which_there_are(inhouse: Inhouse) -> None:
     status, out, err = inhouse("run")
     assert (status, out) == (78, "")
     assert all(word in err for word in ("DISCORD_BOT_TOKEN", "SLACK_BOT_TOKEN", "SLACK_APP_TOKEN", "inhouse chat"))
+
+
+def test_the_manifest_of_the_slack_app_is_ready_to_paste(inhouse: Inhouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INHOUSE_SLACK_COMMAND", "ask-us")
+    status, out, err = inhouse("slack-manifest")
+    assert status == 0
+    (command,) = json.loads(out)["features"]["slash_commands"]
+    assert command["command"] == "/ask-us"
+    assert all(word in err for word in ("From a manifest", "SLACK_BOT_TOKEN", "SLACK_APP_TOKEN"))
+
+
+@pytest.mark.parametrize(
+    ("bot", "app", "sentence"),
+    [
+        ("xoxb-1", "", "SLACK_BOT_TOKEN is set and SLACK_APP_TOKEN is not, but Slack needs the app-level token, too"),
+        ("", "xapp-1", "SLACK_APP_TOKEN is set and SLACK_BOT_TOKEN is not, but Slack needs the bot token, too"),
+        ("xapp-1", "xoxb-1", "begins with xoxb-: what is in it belongs into SLACK_APP_TOKEN."),
+        ("xoxb-1", "xoxb-1", "begins with xapp-: what is in it belongs into SLACK_BOT_TOKEN."),
+        ("xoxp-1", "xapp-1", "begins with xoxb-: 'inhouse slack-manifest' says how to get it."),
+    ],
+)
+def test_slack_needs_both_tokens_each_in_its_place(
+    inhouse: Inhouse, monkeypatch: pytest.MonkeyPatch, bot: str, app: str, sentence: str
+) -> None:
+    monkeypatch.setenv("SLACK_BOT_TOKEN", bot)
+    monkeypatch.setenv("SLACK_APP_TOKEN", app)
+    status, out, err = inhouse("run")
+    assert (status, out) == (78, "")
+    assert sentence in err
+    assert err.count("\n") == 1, "one line"
 
 
 def test_an_interrupt_is_130_without_a_traceback(inhouse: Inhouse, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,18 +1,44 @@
 """Markdown for a platform: code untouched, tables as code where there are none, and what is settled stays."""
 
 import re
+from html import unescape
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.adapter import Dialect
-from bot.dialects import render, settled
-from bot.formatting import open_fence
-from tests.markdown_samples import BAD, GOOD, MARKDOWN, live_urls
+from bot.dialects import plain, render, settled
+from bot.formatting import open_fence, split
+from tests.markdown_samples import BAD, BLOCKS, GOOD, INLINE, MARKDOWN, live_urls
 
 PEOPLE = frozenset({GOOD})
 DIALECTS = st.sampled_from(Dialect)
+MARKS = st.sampled_from(
+    [
+        "<",
+        ">",
+        "&",
+        "<!here>",
+        "<@U1|x>",
+        "\\<",
+        "\\&",
+        "&lt;",
+        "> ",
+        "- > ",
+        f"<{GOOD}>",
+        f"[l](<{GOOD}>)",
+        f"{GOOD}&b=1",
+        "`<`",
+    ]
+)
+MARKED = st.lists(st.one_of(BLOCKS, st.lists(st.one_of(INLINE, MARKS), max_size=8).map("".join)), max_size=10).map(
+    "\n".join
+)
+_TEXT_OF_SLACK = re.compile(
+    r"(?:^[ \t]*(?:(?:>|[-*+][ \t]|\d{1,3}[.)][ \t])[ \t]*)*|[^&<>]|&(?:lt|gt|amp);|https?://[^\s<>|`]+)*", re.M
+)
+"""What Slack reads as text and nothing else: no bare `<`, no bare `&` outside of an address."""
 TABLE = """Before:
 | Name | Size |
 |------|:----:|
@@ -65,7 +91,7 @@ def test_a_row_of_backticks_in_a_sentence_opens_nothing() -> None:
 
 @given(MARKDOWN, DIALECTS)
 def test_a_line_of_code_is_never_touched(text: str, dialect: Dialect) -> None:
-    shown = render(text, dialect, PEOPLE).split("\n")
+    shown = unescape(render(text, dialect, PEOPLE)).split("\n")
     opened = ""
     for line in text.split("\n"):
         before, opened = opened, open_fence(f"{opened}\n{line}" if opened else line)
@@ -99,3 +125,51 @@ def test_a_table_is_settled_when_the_line_after_it_is_finished() -> None:
         assert settled(TABLE[:end], Dialect.DISCORD) == before
     assert settled(TABLE, Dialect.DISCORD) == before
     assert settled(f"{TABLE}\n", Dialect.DISCORD) == len(TABLE) + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a < b && c > d", "a &lt; b &amp;&amp; c &gt; d"),
+        ("<!here> <@U1> &lt;", "&lt;!here&gt; &lt;@U1&gt; &amp;lt;"),
+        ("> quoted > not\n- > in a list\n>> twice", "> quoted &gt; not\n- > in a list\n>> twice"),
+        ("`a < b` and `` `& ` ``", "`a &lt; b` and `` `&amp; ` ``"),
+        ("\\< \\& \\* `\\<`", "&lt; &amp; \\* `\\&lt;`"),
+        ("```c\n>>> a<b && \\<\n```", "```c\n&gt;&gt;&gt; a&lt;b &amp;&amp; \\&lt;\n```"),
+        ("> ```\n> a > b\n> ```", "> ```\n> a &gt; b\n> ```"),
+        (f"<{GOOD}> [l & m](<{GOOD}>) [n]({GOOD})", f"&lt;{GOOD} &gt; [l &amp; m]({GOOD}) [n]({GOOD})"),
+        ("http://x?a&b", "`http://x?a&amp;b`"),
+        ("| a | b |\n|---|---|\n| < | & |", "| a | b |\n|---|---|\n| &lt; | &amp; |"),
+    ],
+)
+def test_nothing_is_a_mark_of_slacks_where_it_has_its_own(text: str, shown: str) -> None:
+    assert render(text, Dialect.SLACK, PEOPLE) == shown
+
+
+def test_an_address_keeps_its_ampersands() -> None:
+    url = "https://good.example/?a=1&b=2"
+    assert render(f"See {url} & [this]({url}).", Dialect.SLACK, {url}) == f"See {url} &amp; [this]({url})."
+
+
+@given(MARKED)
+def test_slack_reads_only_text(text: str) -> None:
+    assert _TEXT_OF_SLACK.fullmatch(render(text, Dialect.SLACK, PEOPLE))
+
+
+@given(MARKED, MARKED, st.sampled_from(["", "\n"]))
+def test_what_is_escaped_is_settled_too(text: str, more: str, between: str) -> None:
+    sure = text[: settled(text, Dialect.SLACK)]
+    assert render(text + between + more, Dialect.SLACK, PEOPLE).startswith(render(sure, Dialect.SLACK, PEOPLE))
+
+
+@given(st.text("<>&al ;", max_size=900), st.integers(100, 200))
+def test_no_entity_is_cut_in_two(text: str, limit: int) -> None:
+    parts = split(render(text, Dialect.SLACK, PEOPLE), limit)
+    for part in parts:
+        assert _TEXT_OF_SLACK.fullmatch(part.text)
+        assert _TEXT_OF_SLACK.fullmatch(part.text[: part.committed])
+
+
+def test_our_own_words_are_no_marks_of_slacks() -> None:
+    assert plain("<!here>.png & 'x'", Dialect.SLACK) == "&lt;!here&gt;.png &amp; 'x'"
+    assert plain("<!here>", Dialect.DISCORD) == "<!here>"

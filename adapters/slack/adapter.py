@@ -21,11 +21,11 @@ from adapters.slack.people import People
 from adapters.slack.posting import Posting
 from adapters.slack.reading import read_back
 from adapters.slack.session import Timing
+from adapters.slack.streaming import Stopped
 from adapters.slack.web import session, web_client
 from bot.adapter import Core, Limits
 from bot.config import Settings
-from bot.errors import RetryLater
-from bot.messages import ConversationKey, IncomingMessage, Reply
+from bot.messages import ActionKind, ConversationKey, IncomingAction, IncomingMessage, Reply
 
 
 class SlackAdapter:
@@ -53,6 +53,7 @@ class SlackAdapter:
         assistant = AssistantView(web, me, core)
         intake = Intake(core, events, self._posting, assistant, self._connection.closing)
         desk = Desk(self._settings, web, me, core, self._posting, events)
+        self._posting.streams.stopped = _stopping(core)
         app = make_app(web, me)
         listen(app, intake, self._connection.doubt, desk.furnish, assistant.furnish)
         async with contextlib.AsyncExitStack() as stack:
@@ -70,8 +71,8 @@ class SlackAdapter:
 
         After a long outage it begins where INHOUSE_CATCHUP_AGE does, so that what is too old uses up none of the limit.
         """
-        if self._events is None:
-            raise RetryLater(1.0, "Slack is not connected yet")
+        self._connection.me()
+        assert self._events is not None
         oldest = time.time() - self._settings.catchup_age
         try:
             after = float(after_id)
@@ -94,3 +95,13 @@ class SlackAdapter:
     async def status(self, key: ConversationKey, text: str) -> None:
         """Say under the conversation that something is going on."""
         await self._posting.status(key, text)
+
+
+def _stopping(core: Core) -> Stopped:
+    """For an answer that somebody stopped with Slack's own button: as if it had been ours."""
+
+    async def stop(reply: Reply) -> None:
+        event_id = f"stopped {reply.reply_id}"
+        await core.handle(IncomingAction(reply.key, event_id, reply.asker, reply.reply_id, ActionKind.STOP))
+
+    return stop

@@ -1,7 +1,7 @@
 """What an answer looks like on Slack: a markdown block, and under it the buttons, what they do being in their ids.
 
-In: a Reply. Out: blocks as slack_sdk's models make and check them, and back from an action_id to what was pressed. By the
-metadata of a message, or by its buttons, a reply is found again in a channel's history.
+In: a Reply. Out: blocks as slack_sdk's models make and check them, and back from an action_id to what was pressed. By
+the metadata of a message, or by its buttons, a reply is found again in a channel's history.
 """
 
 from collections.abc import Iterable, Mapping

@@ -10,10 +10,9 @@ import time
 from collections.abc import Awaitable, Callable
 from weakref import WeakValueDictionary
 
-from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
-from adapters.slack.failures import SHUT, code_of, mapped
+from adapters.slack.failures import SHUT, code_of, limited, mapped
 from adapters.slack.pace import Pace
 from bot.errors import Rejected, RetryLater
 
@@ -52,7 +51,7 @@ class Calls:
                 async with mapped(posting=posting):
                     return await call()
             except RetryLater as error:
-                if isinstance(error.__cause__, SlackApiError):
+                if limited(error.__cause__):
                     self.pace.refused(method, channel, error.seconds)
                 raise
             except Rejected as error:

@@ -161,7 +161,7 @@ class Connection:
         longest = min(self._timing.longest, self._timing.retry * 2.0**self._failures)
         wait = max(at_least, random.uniform(longest / 2, longest))
         self._failures = min(self._failures + 1, 20)
-        log.warning("Slack is not connected (%s); again in %.0f s.", why, wait)
+        log.warning("The connection to Slack: %s; the next try is in %.1f s.", why, wait)
         await asyncio.sleep(wait)
 
 
@@ -180,4 +180,4 @@ async def _asking() -> AsyncIterator[None]:
 
 def _named(error: Exception) -> str:
     """An error in a few words, without what it may quote."""
-    return str(error) if isinstance(error, AdapterError) else type(error).__name__
+    return str(error).partition(";")[0] if isinstance(error, AdapterError) else type(error).__name__

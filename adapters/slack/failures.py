@@ -45,6 +45,12 @@ def code_of(error: BaseException) -> str:
         return ""
 
 
+def limited(error: BaseException | None) -> bool:
+    """Whether it is a refusal for the rate."""
+    response = error.response if isinstance(error, SlackApiError) else None
+    return error is not None and (getattr(response, "status_code", 200) == 429 or code_of(error) in LIMITED)
+
+
 def fatal(error: BaseException) -> FatalAdapterError | None:
     """The sentence for an error that ends it all, or None for one that passes."""
     if not isinstance(error, SlackApiError):
@@ -59,7 +65,7 @@ def fatal(error: BaseException) -> FatalAdapterError | None:
     if code == "not_allowed_token_type":
         begins = "xapp-" if app_level else "xoxb-"
         return FatalAdapterError(
-            f"{token} is a token of the wrong kind: it must be the one that begins with {begins}, from {page} at {APPS}."
+            f"{token} is a token of the wrong kind: it must be one that begins with {begins}, from {page} at {APPS}."
         )
     if code == "missing_scope":
         needed = str(response.get("needed") or ("connections:write" if app_level else "another scope"))
@@ -92,7 +98,7 @@ def _lost(posting: bool) -> AdapterError:
 
 def _refusal(error: SlackApiError, posting: bool) -> AdapterError:
     code, status = code_of(error), int(getattr(error.response, "status_code", 200) or 200)
-    if status == 429 or code in LIMITED:
+    if limited(error):
         return RetryLater(_retry_after(error), "Slack limits the rate")
     if code in ABSENT:
         return Gone("The message or its channel is not on Slack any more.")

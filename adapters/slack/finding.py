@@ -1,7 +1,8 @@
 """Finding what an earlier call posted, when nobody knows whether it did.
 
-In: a reply. Out: the ts of its message, from the thread's or channel's history. An answer's message tells which it is by
-its metadata, or by its buttons while it is streamed; a stream without either is the only message of ours that says nothing.
+In: a reply. Out: the ts of its message, from the thread's or channel's history. An answer's message tells which it is
+by its metadata, or by its buttons while it is streamed; a stream without either is the only message of ours that says
+nothing.
 """
 
 from collections.abc import Mapping

@@ -23,7 +23,7 @@ from bot.messages import IncomingCommand, IncomingMessage, Notice, Refused
 
 log = logging.getLogger(__name__)
 
-LAST_S = 2.0
+LAST_S = 1.0
 LONGEST_S = 30.0
 TRIES = 5
 MOST_DONE = 5000

@@ -82,7 +82,7 @@ def steps(settings: Settings) -> str:
     """What to do with it, as text."""
     return "\n".join(
         [
-            f"1. Open {APPS}?new_app=1, choose 'From a manifest' and your workspace, and paste the above as JSON.",
+            f"1. Open {APPS}?new_app=1, choose 'From a manifest' and your workspace, and paste what was printed as JSON.",
             "2. On the page 'Install App' install it, and set SLACK_BOT_TOKEN to the token that begins with xoxb-.",
             "3. On the page 'Basic Information', under 'App-Level Tokens', generate a token with the scope "
             f"{APP_TOKEN_SCOPE}, and set SLACK_APP_TOKEN to it (it begins with xapp-).",

@@ -6,7 +6,7 @@ notify anybody.
 
 import re
 
-from slackify_markdown import slackify_markdown
+from slackify_markdown import slackify_markdown  # type: ignore[import-untyped]
 
 _STAND_INS = {"&": "\ue000", "<": "\ue001", ">": "\ue002"}  # private characters, which the converter leaves alone
 _ENTITIES = {"\ue000": "&amp;", "\ue001": "&lt;", "\ue002": "&gt;"}

@@ -1,8 +1,8 @@
 """Replies onto Slack: streamed or posted, edited, found again, and the status line.
 
-In: replies as they should look. Out: Slack's messages. It promises: nobody is notified and no link is unfurled; a post is
-made once, however often its answer is lost; the final text is always brought by an edit of the whole message, so that no
-stream's end is missed; a channel that is slow or forbids writing troubles no other.
+In: replies as they should look. Out: Slack's messages. It promises: nobody is notified and no link is unfurled; a post
+is made once, however often its answer is lost; the final text is always brought by an edit of the whole message, so
+that no stream's end is missed; a channel that is slow or forbids writing troubles no other.
 """
 
 import logging

@@ -27,7 +27,7 @@ from bot.errors import RetryLater
 
 log = logging.getLogger(__name__)
 
-CLOSING_S = 2.0
+CLOSING_S = 1.0
 LEAVING = ("warning", "refresh_requested")
 """Reasons for which Slack asks for another socket while this one still works for some seconds."""
 

@@ -1,8 +1,8 @@
 """Answers through Slack's native streams: started in a thread, appended to, ended.
 
-In: replies as they should look. Out: a stream that shows what is sure of them. It promises: what a stream cannot show (a
-text that began anew, one that takes longer than Slack keeps a stream open) is left to edits of the same message; where a
-workspace has no streams, that is found out once, and nothing is lost by it.
+In: replies as they should look. Out: a stream that shows what is sure of them. It promises: what a stream cannot show
+(a text that began anew, one that takes longer than Slack keeps a stream open) is left to edits of the same message;
+where a workspace has no streams, that is found out once, and nothing is lost by it.
 """
 
 import logging
@@ -13,9 +13,10 @@ from time import monotonic
 
 from slack_sdk.models.messages.chunk import BlocksChunk, Chunk, MarkdownTextChunk
 from slack_sdk.web.async_client import AsyncWebClient
+from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters.slack import blocks
-from adapters.slack.calls import Calls
+from adapters.slack.calls import Call, Calls
 from adapters.slack.failures import code_of
 from adapters.slack.me import MeNow
 from adapters.slack.payloads import is_private
@@ -141,16 +142,16 @@ class Streams:
         )
         self._open.pop(reply.reply_id, None)
 
-    async def _halt(self, channel: str, call: Callable[[], Awaitable[object]]) -> None:
+    async def _halt(self, channel: str, call: Call) -> None:
         try:
-            await self._calls.make("chat.stopStream", channel, call)  # type: ignore[arg-type]  # its answer is not used
+            await self._calls.make("chat.stopStream", channel, call)
         except Gone:
             raise
         except Rejected as error:  # an edit brings the text
             if code_of(error.__cause__ or error) not in _ENDED:
                 log.warning("A stream on Slack could not be ended: %s", error)
 
-    async def _begin(self, reply: Reply, text: str) -> "object":
+    async def _begin(self, reply: Reply, text: str) -> AsyncSlackResponse:
         private = is_private(reply.key.channel)
         chunks: list[Chunk] | None = None
         if self._chunks and reply.buttons:

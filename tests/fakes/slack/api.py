@@ -1,7 +1,8 @@
 """The pipeline that every call passes: scripted faults, the token, rate limits, scopes, the method's handler, the log.
 
-In: an HTTP request. Out: JSON with ok true or false, a 429 with Retry-After, or a dropped connection. Handlers are plain
-functions from an `Ask` to JSON that raise `SlackError`; they never wait, so that a call is applied whole or not at all.
+In: an HTTP request. Out: JSON with ok true or false, a 429 with Retry-After, or a dropped connection. Handlers are
+plain functions from an `Ask` to JSON that raise `SlackError`; they never wait, so that a call is applied whole or not
+at all.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Slack's rate limits: a tier a method and minute, and about one post a second a channel.
 
 In: a call's method and channel. Out: nothing, or how long to wait. Tiers count the calls of the last minute; posts have
-a bucket that fills by one a second. `strict = False` switches all of it off, `scale = 0.1` makes every window a tenth as
-long.
+a bucket that fills by one a second. `strict = False` switches all of it off, `scale = 0.1` makes every window a tenth
+as long.
 """
 
 import math

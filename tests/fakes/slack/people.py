@@ -189,7 +189,7 @@ class Person:
         return channel, root.ts
 
     def _uses(self, message: Message, action: Json) -> Interaction:
-        container = {"type": "message", "message_ts": message.ts, "channel_id": message.channel.id}
+        container: Json = {"type": "message", "message_ts": message.ts, "channel_id": message.channel.id}
         container |= {"is_ephemeral": message.ephemeral} | (
             {"thread_ts": message.thread_ts} if message.thread_ts else {}
         )

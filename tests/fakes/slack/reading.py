@@ -72,7 +72,8 @@ def _block_texts(block: Json) -> Iterator[str]:
 
 
 def _texts(part: object, plain: bool = True) -> Iterator[str]:
-    """Every text in a part, however deep. Without `plain`: only what Slack parses, and mentions of rich text as such."""
+    """Every text in a part, however deep. Without `plain`: only what Slack parses, and mentions of rich text as
+    such."""
     if isinstance(part, str):
         yield part
     elif isinstance(part, dict):

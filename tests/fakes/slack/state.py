@@ -69,7 +69,7 @@ class Version:
 
 @dataclass(eq=False)
 class Stream:
-    """The native stream of a message: `chunks` came one by one; `stopped_by` is app, user, slack or '' while it runs."""
+    """The native stream of a message: `chunks` came one by one; `stopped_by` is app, user, slack, '' while it runs."""
 
     began: float
     recipient: str

@@ -14,8 +14,8 @@ from tests.fakes.slack.subscriptions import ALL_EVENTS, ALL_SCOPES, message_even
 
 
 class World:
-    """Everything that exists. `emit` (event id, event) is set by Socket Mode, `spoke` (the bot posted in a thread) by the
-    assistant's statuses, `base_url` by the server; `page_limit` is the most messages that history gives at once."""
+    """Everything that exists. `emit` (event id, event) is set by Socket Mode, `spoke` (the bot posted in a thread) by
+    the assistant's statuses, `base_url` by the server; `page_limit` is the most messages that history gives at once."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -98,7 +98,8 @@ class World:
         return message
 
     def change(self, message: Message, version: Version, edited: bool = True) -> None:
-        """Show a message's new version. Without `edited` it is Slack's own change (an unfurl) or the end of a stream."""
+        """Show a message's new version. Without `edited` it is Slack's own change (an unfurl) or the end of a
+        stream."""
         before = payloads.message(message, self.base_url)
         message.versions.append(replace(version, edited=edited or message.versions[-1].edited))
         if edited:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from functools import partial
 from urllib.request import getproxies
 
 import pytest
@@ -16,6 +17,10 @@ from tests.fakes.slack_server import APP_TOKEN, BOT_TOKEN, FakeSlack
 from tests.slack_stage import QUICK, key_of, on_stage, settings_of
 
 APPS = "https://api.slack.com/apps"
+
+
+def _opened(server: FakeSlack, number: int) -> bool:
+    return server.sockets.opened == number
 
 
 async def ended(server: FakeSlack, **settings: object) -> str:
@@ -261,7 +266,7 @@ async def test_nothing_is_left_behind() -> None:
         async with on_stage(server) as stage:
             for opened in (2, 3):
                 server.sockets.kill()
-                await server.until(lambda opened=opened: server.sockets.opened == opened)
+                await server.until(partial(_opened, server, opened))
             await stage.ana.says(stage.general, "hello", mention=True)
             await stage.core.message()
         assert not server.sockets.sockets

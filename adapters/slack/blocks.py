@@ -97,7 +97,12 @@ def note(text: str) -> list[Json]:
 
 def metadata(reply: Reply) -> Json:
     """What a message of an answer carries unseen."""
-    payload = {"reply_id": reply.reply_id, "request_id": reply.request_id, "part": reply.part}
+    payload = {
+        "reply_id": reply.reply_id,
+        "request_id": reply.request_id,
+        "part": reply.part,
+        "question_id": reply.question_id,
+    }
     return {"event_type": REPLY_EVENT, "event_payload": payload}
 
 
@@ -106,12 +111,17 @@ def note_metadata() -> Json:
     return {"event_type": NOTE_EVENT, "event_payload": {"note": True}}
 
 
-def reply_id_of(message: Mapping[str, Any]) -> str:  # Any: a message of Slack's
-    """The reply that a message of ours is, by its metadata or its buttons; '' if it does not say."""
+def payload_of(message: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: a message of Slack's
+    """What the metadata of a message of ours says; nothing if it has none."""
     told = message.get("metadata")
     payload = told.get("event_payload") if isinstance(told, Mapping) else None
-    if isinstance(payload, Mapping) and payload.get("reply_id"):
-        return str(payload["reply_id"])
+    return payload if isinstance(payload, Mapping) else {}
+
+
+def reply_id_of(message: Mapping[str, Any]) -> str:  # Any: a message of Slack's
+    """The reply that a message of ours is, by its metadata or its buttons; '' if it does not say."""
+    if told := payload_of(message).get("reply_id"):
+        return str(told)
     return next((button.reply_id for button in _buttons_in(message.get("blocks"))), "")
 
 

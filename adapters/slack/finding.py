@@ -1,16 +1,19 @@
 """Finding what an earlier call posted, when nobody knows whether it did.
 
 In: a reply. Out: the ts of its message, from the thread's or channel's history. An answer's message tells which it is
-by its metadata, or by its buttons while it is streamed; a stream without either is the only message of ours that says
-nothing.
+by its metadata, or by its buttons while it is streamed. Of streams that nobody ended, and that have no buttons, the
+first one after the parts that are known is the part that is looked for.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from slack_sdk.web.async_client import AsyncWebClient
+from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
-from adapters.slack.blocks import reply_id_of
+from adapters.slack.blocks import payload_of, reply_id_of
+from adapters.slack.calls import Calls
 from adapters.slack.me import Me
 from bot.messages import Reply
 
@@ -18,40 +21,51 @@ PAGE = 200
 PAGES = 3
 """So far from the question on is looked."""
 
+_TS = re.compile(r"\d+\.\d+")
+
 Raw = Mapping[str, Any]  # Any: a message of Slack's
 
 
-async def recognised(web: AsyncWebClient, me: Me, reply: Reply) -> str | None:
-    """The ts of a reply's message, or None if it is not there. Raises SlackApiError."""
-    unnamed = ""
+async def recognised(web: AsyncWebClient, calls: Calls, me: Me, reply: Reply) -> str | None:
+    """The ts of a reply's message, or None if it is not there. Raises RetryLater, Rejected or Gone."""
+    known: set[int] = set()  # parts of the answer that are there
+    unnamed: list[str] = []
     cursor = ""
     for _ in range(PAGES):
-        messages, cursor = await _page(web, reply, cursor)
+        messages, cursor = await _page(web, calls, reply, cursor)
         for message in messages:
             ts = str(message.get("ts") or "")
-            if not _is_mine(message, me) or ts <= reply.question_id:
+            if not _is_mine(message, me) or ts == reply.key.thread or _is_before(ts, reply.question_id):
                 continue
+            told = payload_of(message)
             if reply_id_of(message) == reply.reply_id:
                 return ts
-            if _is_unfinished(message):
-                unnamed = ts
+            if told.get("request_id") == reply.request_id:
+                known.add(int(told.get("part") or 0))
+            elif _is_unfinished(message):
+                unnamed.append(ts)
         if not cursor:
             break
-    return unnamed or None
+    at = reply.part - sum(part < reply.part for part in known)
+    return sorted(unnamed)[at] if at < len(unnamed) else None
 
 
-async def _page(web: AsyncWebClient, reply: Reply, cursor: str) -> tuple[list[Raw], str]:
+async def _page(web: AsyncWebClient, calls: Calls, reply: Reply, cursor: str) -> tuple[list[Raw], str]:
     how: dict[str, Any] = {  # Any: arguments of the SDK's methods
         "channel": reply.key.channel,
-        "oldest": reply.question_id,
+        "oldest": reply.question_id if _TS.fullmatch(reply.question_id) else None,
         "limit": PAGE,
         "include_all_metadata": True,
         "cursor": cursor or None,
     }
-    if reply.key.thread:
-        answer = await web.conversations_replies(ts=reply.key.thread, **how)
-    else:
-        answer = await web.conversations_history(**how)
+
+    async def read() -> AsyncSlackResponse:
+        if reply.key.thread:
+            return await web.conversations_replies(ts=reply.key.thread, **how)
+        return await web.conversations_history(**how)
+
+    method = "conversations.replies" if reply.key.thread else "conversations.history"
+    answer = await calls.make(method, reply.key.channel, read)
     data = answer.data if isinstance(answer.data, dict) else {}
     found = data.get("messages")
     more = data.get("response_metadata")
@@ -61,10 +75,16 @@ async def _page(web: AsyncWebClient, reply: Reply, cursor: str) -> tuple[list[Ra
     )
 
 
+def _is_before(ts: str, question: str) -> bool:
+    """Whether a message is not after the question; a command has no place in the history."""
+    return bool(_TS.fullmatch(question)) and float(ts) <= float(question)
+
+
 def _is_mine(message: Raw, me: Me) -> bool:
     return message.get("user") == me.user_id or (bool(me.bot_id) and message.get("bot_id") == me.bot_id)
 
 
 def _is_unfinished(message: Raw) -> bool:
-    """Whether it is a stream that nobody ended: whatever else we post says what it is."""
-    return not message.get("metadata") and not reply_id_of(message) and message.get("subtype") in (None, "bot_message")
+    """Whether it is a stream that nobody ended: whatever else we post says what it is, or is a file."""
+    says = message.get("metadata") or message.get("files") or reply_id_of(message)
+    return not says and message.get("subtype") in (None, "bot_message")

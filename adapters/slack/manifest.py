@@ -8,7 +8,7 @@ from typing import Any
 
 from adapters.slack.assistant import PROMPTS
 from adapters.slack.menus import ANSWER, FORGET
-from adapters.slack.scopes import APPS
+from adapters.slack.scopes import APPS, SCOPES
 from bot.commands import COMMANDS
 from bot.config import Settings
 
@@ -18,23 +18,6 @@ ABOUT = (
     "Ask anything: Inhouse answers with a language model that runs on your team's own machine. Mention it in a channel "
     "and go on in the thread, or write to it here."
 )
-
-SCOPES = {
-    "app_mentions:read": "hear that it is mentioned",
-    "assistant:write": "suggest prompts and name threads in the agent view",
-    "channels:history": "follow threads of public channels, and read what was said during an outage",
-    "channels:read": "know who made a channel, and so may change its settings",
-    "chat:write": "answer",
-    "commands": "be reached by the slash command and the menu of a message",
-    "files:read": "read the text files that a question comes with",
-    "files:write": "send long answers and exports as files",
-    "groups:history": "do in private channels what channels:history is for",
-    "groups:read": "do in private channels what channels:read is for",
-    "im:history": "hear direct messages",
-    "im:write": "send a file as a direct message",
-    "users:read": "know people's names, and who administers the workspace",
-}
-"""What the bot's token must be allowed to do, and what for."""
 
 EVENTS = ("app_mention", "message.channels", "message.groups", "message.im")
 """What Slack is to tell. The agent view needs no event of its own: what is said there comes as message.im."""
@@ -82,7 +65,7 @@ def steps(settings: Settings) -> str:
     """What to do with it, as text."""
     return "\n".join(
         [
-            f"1. Open {APPS}?new_app=1, choose 'From a manifest' and your workspace, and paste what was printed as JSON.",
+            f"1. Open {APPS}?new_app=1, choose 'From a manifest' and your workspace, and paste what was printed.",
             "2. On the page 'Install App' install it, and set SLACK_BOT_TOKEN to the token that begins with xoxb-.",
             "3. On the page 'Basic Information', under 'App-Level Tokens', generate a token with the scope "
             f"{APP_TOKEN_SCOPE}, and set SLACK_APP_TOKEN to it (it begins with xapp-).",

@@ -8,24 +8,41 @@ import re
 
 from slackify_markdown import slackify_markdown  # type: ignore[import-untyped]
 
-_STAND_INS = {"&": "\ue000", "<": "\ue001", ">": "\ue002"}  # private characters, which the converter leaves alone
-_ENTITIES = {"\ue000": "&amp;", "\ue001": "&lt;", "\ue002": "&gt;"}
+_STAND_INS = {"&": "\ue000", "<": "\ue001", ">": "\ue002", "#!": "\ue003"}
+"""Private characters, which the converter leaves alone; it would drop a `#!` line of code."""
+_SHOWN = {"\ue000": "&amp;", "\ue001": "&lt;", "\ue002": "&gt;", "\ue003": "#!"}
 _QUOTE = re.compile(r"^[ \t]*>[> \t]*", re.MULTILINE)
+_MARK = re.compile(r"<(?P<target>[^<>|]*)(?:\|(?P<label>[^<>]*))?>")
+_ADDRESS = re.compile(r"(?:https?://|mailto:)", re.IGNORECASE)
 
 
 def mrkdwn(markdown: str) -> str:
     """Markdown in mrkdwn, escaped."""
-    for stand_in in _ENTITIES:
+    converted: str = slackify_markdown(_hidden(markdown)).rstrip("\n")
+    converted = _MARK.sub(_link, converted)
+    return re.sub("[\ue000-\ue003]", lambda found: _SHOWN[found.group()], converted)
+
+
+def _hidden(markdown: str) -> str:
+    """Markdown with stand-ins for what must be shown as it is; a line may still be quoted."""
+    for stand_in in _SHOWN:
         markdown = markdown.replace(stand_in, "")
-    marks = {match.start(): match.group() for match in _QUOTE.finditer(markdown)}
-    kept = {at for start, mark in marks.items() for at in range(start, start + len(mark))}
-    hidden = "".join(
-        _STAND_INS.get(character, character) if at not in kept else character for at, character in enumerate(markdown)
-    )
-    converted: str = slackify_markdown(hidden).rstrip("\n")
-    # Inside the marks of a link an entity would be part of the address.
-    converted = re.sub(r"<(https?://[^|>\s]*)", lambda found: found.group().replace("\ue000", "&"), converted)
-    converted = re.sub("%EE%80%80", "&", converted, flags=re.IGNORECASE)
-    for stand_in, entity in _ENTITIES.items():
-        converted = converted.replace(stand_in, entity)
-    return converted
+    lines = []
+    for line in markdown.split("\n"):
+        quote = _QUOTE.match(line)
+        start = quote.end() if quote else 0
+        rest = line[start:]
+        for character, stand_in in _STAND_INS.items():
+            rest = rest.replace(character, stand_in)
+        lines.append(line[:start] + rest)
+    return "\n".join(lines)
+
+
+def _link(found: re.Match[str]) -> str:
+    """A link, if it leads to an address: anything else between < and > would be a mention."""
+    target = found["target"].replace("%EE%80%80", "&").replace("\ue000", "&")
+    target = target.replace("%EE%80%83", "#!").replace("\ue003", "#!")
+    label = found["label"] or ""
+    if _ADDRESS.match(target):
+        return f"<{target}|{label}>" if label else f"<{target}>"
+    return label or target

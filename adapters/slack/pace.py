@@ -27,6 +27,8 @@ SHARE = 0.9
 """What of that is used: Slack's clock and ours begin their minutes at different moments."""
 FOR_GROWTH = 0.7
 """What of our share may be used for text that is not final."""
+POST = "chat.postMessage"
+"""The one method whose limit is a channel's."""
 POST_GAP_S = 1.0
 """The least time between two posts in a channel."""
 LONGEST_S = 25.0
@@ -68,16 +70,17 @@ class Pace:
         return self._wait(method, channel, SHARE) <= 0
 
     def refused(self, method: str, channel: str, seconds: float) -> None:
-        """Slack limits the rate: leave that method alone in that channel."""
-        self._shut[method, channel] = self._now() + seconds
+        """Slack limits the rate: leave that method alone, posts in that channel only."""
+        self._shut[method, _scope(method, channel)] = self._now() + seconds
 
     def _wait(self, method: str, channel: str, share: float) -> float:
         now, wait = self._now(), 0.0
-        if until := self._shut.get((method, channel)):
+        place = method, _scope(method, channel)
+        if until := self._shut.get(place):
             wait = until - now
             if wait <= 0:
-                del self._shut[method, channel]
-        if method == "chat.postMessage":
+                del self._shut[place]
+        if method == POST:
             return max(wait, self._posted.get(channel, 0.0) + POST_GAP_S * self._scale - now)
         made = self._made.setdefault(method, deque())
         window = MINUTE_S * self._scale
@@ -88,7 +91,7 @@ class Pace:
 
     def _count(self, method: str, channel: str, wait: float) -> None:
         at = self._now() + max(0.0, wait)
-        if method == "chat.postMessage":
+        if method == POST:
             self._posted[channel] = at
             if len(self._posted) > 10_000:
                 self._posted = {key: when for key, when in self._posted.items() if when > at - 60}
@@ -97,3 +100,8 @@ class Pace:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _scope(method: str, channel: str) -> str:
+    """Where a limit of a method holds: in one channel, or ('') everywhere."""
+    return channel if method == POST else ""

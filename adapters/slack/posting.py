@@ -27,7 +27,7 @@ from adapters.slack.streaming import LIFE_S, Streams
 from adapters.slack.uploads import upload
 from bot.adapter import Dialect, Limits
 from bot.config import Settings
-from bot.errors import AdapterError, Rejected
+from bot.errors import AdapterError, OutcomeUnknown, Rejected, RetryLater
 from bot.formatting import split
 from bot.messages import Attachment, ConversationKey, Reply
 
@@ -41,7 +41,7 @@ STATUS_S = 60.0
 WORKING = "is thinking…"
 REMEMBERED = 2000
 _BAD_BLOCKS = frozenset({"invalid_blocks", "invalid_blocks_format", "invalid_attachments"})
-_NO_STATUS = frozenset({"unknown_method", "missing_scope", "not_allowed", "feature_not_enabled", "invalid_thread_ts"})
+_NO_STATUS = frozenset({"unknown_method", "missing_scope", "not_allowed", "feature_not_enabled"})
 
 
 class Posting:
@@ -73,6 +73,7 @@ class Posting:
     async def post(self, reply: Reply) -> str:
         """Show a reply for the first time; the message's ts. Raises RetryLater, Rejected or OutcomeUnknown."""
         self._me()
+        self._status.pop(reply.key, None)  # Slack takes it away when something is posted
         if self.streams.fit(reply) and self.limits.appends and (ts := await self.streams.start(reply)):
             return ts
         text = reply.committed + reply.tail
@@ -91,7 +92,10 @@ class Posting:
         answer = await self._calls.make(
             "chat.postMessage", reply.key.channel, lambda: self._degrading(send), posting=True
         )
-        await self._attach(reply)
+        try:
+            await self._attach(reply)
+        except RetryLater as error:
+            raise OutcomeUnknown("A message stands on Slack, and its file is still to come") from error
         return str(answer["ts"])
 
     async def update(self, reply: Reply) -> None:
@@ -106,9 +110,7 @@ class Posting:
 
     async def find_posted(self, reply: Reply) -> str | None:
         """The ts of the message of a reply that may have been posted. Raises RetryLater, Rejected or Gone."""
-        me = self._me()
-        async with mapped():
-            return await recognised(self._web, me, reply)
+        return await recognised(self._web, self._calls, self._me(), reply)
 
     async def status(self, key: ConversationKey, text: str) -> None:
         """Show beside the bot's name, in a thread, what is going on; elsewhere there is no place for it."""
@@ -149,11 +151,11 @@ class Posting:
         for part in split(text, NOTE_CHARS) if text else ():
             await self._say(key.channel, mrkdwn(part.text), thread, to)
         if attachment is not None:
-            async with mapped():
-                where = key.channel
-                if to:
+            where = key.channel
+            if to:
+                async with mapped():
                     where = str((await self._web.conversations_open(users=to))["channel"]["id"])
-                await upload(self._web, attachment, where, "" if to else thread)
+            await upload(self._web, attachment, where, "" if to else thread)
 
     async def _say(self, channel: str, text: str, thread: str, to: str) -> None:
         how: dict[str, Any] = {"channel": channel, "thread_ts": thread or None, "text": text}  # Any: arguments
@@ -194,17 +196,18 @@ class Posting:
             return await send()
 
     async def _attach(self, reply: Reply) -> None:
-        """The file that holds the whole of a long answer, once."""
+        """The file that holds the whole of a long answer, once. Raises RetryLater while it is not there."""
         if reply.attachment is None or reply.reply_id in self._filed:
             return
-        self._filed[reply.reply_id] = None
-        if len(self._filed) > REMEMBERED:
-            self._filed.popitem(last=False)
         try:
-            async with mapped():
-                await upload(self._web, reply.attachment, reply.key.channel, reply.key.thread)
-        except AdapterError as error:
+            await upload(self._web, reply.attachment, reply.key.channel, reply.key.thread)
+        except OutcomeUnknown as error:  # most likely it is there; better none than two
+            log.warning("Whether the file of an answer is on Slack is not known: %s", error)
+        except Rejected as error:
             log.warning("The file of an answer could not be sent to Slack: %s", error)
             with suppress(AdapterError):
                 missing = "*(I could not attach the file with the whole answer.)*"
                 await self.tell(reply.key, missing, thread=reply.key.thread)
+        self._filed[reply.reply_id] = None
+        if len(self._filed) > REMEMBERED:
+            self._filed.popitem(last=False)

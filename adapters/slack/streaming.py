@@ -10,6 +10,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 from slack_sdk.models.messages.chunk import BlocksChunk, Chunk, MarkdownTextChunk
 from slack_sdk.web.async_client import AsyncWebClient
@@ -17,10 +18,10 @@ from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters.slack import blocks
 from adapters.slack.calls import Call, Calls
-from adapters.slack.failures import code_of
+from adapters.slack.failures import SHUT, code_of
 from adapters.slack.me import MeNow
 from adapters.slack.payloads import is_private
-from bot.errors import Gone, Rejected, RetryLater
+from bot.errors import Gone, OutcomeUnknown, Rejected, RetryLater
 from bot.messages import Reply
 
 log = logging.getLogger(__name__)
@@ -41,11 +42,19 @@ Stopped = Callable[[Reply], Awaitable[None]]
 
 @dataclass(slots=True)
 class Stream:
-    """One open stream: its message and what was sent."""
+    """One open stream: its message, what was sent, and whether it takes chunks (Slack mixes them with text in none)."""
 
+    reply: Reply
     ts: str
     sent: str
     began: float
+    chunked: bool
+
+    def more(self, text: str) -> dict[str, Any]:  # Any: arguments of the SDK's methods
+        """More text, the way this stream takes it."""
+        if self.chunked and text:
+            return {"chunks": [MarkdownTextChunk(text=text)]}
+        return {"markdown_text": text or None}
 
 
 class Streams:
@@ -68,26 +77,18 @@ class Streams:
         text = _whole(reply.committed)
         if not text.strip():
             raise RetryLater(SOON_S, "there are no words yet")
-        while True:
-            try:
-                answer = await self._calls.make(
-                    "chat.startStream", reply.key.channel, lambda: self._begin(reply, text), posting=True
-                )
-            except Rejected as error:
-                code = code_of(error.__cause__) if error.__cause__ else ""
-                if isinstance(error, Gone):
-                    raise
-                if self._chunks and code in _BAD_CHUNKS:
-                    self._chunks = False
-                    continue
-                if code in ("not_in_channel", "is_archived", "restricted_action"):
-                    raise
-                log.info("Slack has no streams here (%s), so answers are edited while they grow.", code)
-                self.work = False
-                return None
-            ts = str(answer["ts"])
-            self._open[reply.reply_id] = Stream(ts, text, monotonic())
-            return ts
+        await self._end_before(reply)
+        try:
+            stream = await self._started(reply, text)
+        except Rejected as error:
+            code = code_of(error.__cause__ or error)
+            if isinstance(error, Gone) or not code or code in SHUT:
+                raise
+            log.info("Slack has no streams here (%s), so answers are edited while they grow.", code)
+            self.work = False
+            return None
+        self._open[reply.reply_id] = stream
+        return stream.ts
 
     async def grow(self, reply: Reply) -> bool:
         """Append what is new; False if the reply is no stream, or no longer. Raises RetryLater, Gone."""
@@ -105,12 +106,16 @@ class Streams:
             await self._calls.make(
                 "chat.appendStream",
                 reply.key.channel,
-                lambda: self._web.chat_appendStream(channel=reply.key.channel, ts=stream.ts, markdown_text=new),
+                lambda: self._web.chat_appendStream(channel=reply.key.channel, ts=stream.ts, **stream.more(new)),
+                posting=True,
                 growth=True,
             )
         except Gone:
             self._open.pop(reply.reply_id, None)
             raise
+        except OutcomeUnknown:  # appended again, it might stand there twice
+            self._open.pop(reply.reply_id, None)
+            return False
         except Rejected as error:
             self._open.pop(reply.reply_id, None)
             if code_of(error.__cause__ or error) == "stopped_by_user" and self.stopped is not None:
@@ -136,11 +141,17 @@ class Streams:
             lambda: self._web.chat_stopStream(
                 channel=reply.key.channel,
                 ts=stream.ts,
-                markdown_text=rest or None,
                 metadata=blocks.metadata(reply),
+                **stream.more(rest),
             ),
         )
         self._open.pop(reply.reply_id, None)
+
+    async def _end_before(self, reply: Reply) -> None:
+        """End the streams of the parts before: they are full, and an ended one tells which part it is."""
+        for stream in list(self._open.values()):
+            if stream.reply.request_id == reply.request_id and stream.reply.part < reply.part:
+                await self._stop(stream.reply, stream, "")
 
     async def _halt(self, channel: str, call: Call) -> None:
         try:
@@ -151,10 +162,23 @@ class Streams:
             if code_of(error.__cause__ or error) not in _ENDED:
                 log.warning("A stream on Slack could not be ended: %s", error)
 
-    async def _begin(self, reply: Reply, text: str) -> AsyncSlackResponse:
+    async def _started(self, reply: Reply, text: str) -> Stream:
+        chunked = self._chunks and bool(reply.buttons)
+        try:
+            answer = await self._calls.make(
+                "chat.startStream", reply.key.channel, lambda: self._begin(reply, text, chunked), posting=True
+            )
+        except Rejected as error:
+            if not chunked or code_of(error.__cause__ or error) not in _BAD_CHUNKS:
+                raise
+            self._chunks = False
+            return await self._started(reply, text)
+        return Stream(reply, str(answer["ts"]), text, monotonic(), chunked)
+
+    async def _begin(self, reply: Reply, text: str, chunked: bool) -> AsyncSlackResponse:
         private = is_private(reply.key.channel)
         chunks: list[Chunk] | None = None
-        if self._chunks and reply.buttons:
+        if chunked:
             under = blocks.buttons(reply, feedback=False)
             chunks = [BlocksChunk(blocks=under), MarkdownTextChunk(text=text)]
         return await self._web.chat_startStream(

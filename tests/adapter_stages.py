@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from adapters.discord.gateway import Timing
 from bot.adapter import Adapter
 from bot.messages import ConversationKey, IncomingMessage, Person, Reply
+from tests import slack_stage
 from tests.discord_stage import on_stage, reply_to
 from tests.fakes.discord import Can
 from tests.fakes.platform import ScriptedAdapter
@@ -95,4 +96,32 @@ async def discord() -> AsyncIterator[Place]:
         )
 
 
-STAGES = {"scripted": scripted, "discord": discord}
+@asynccontextmanager
+async def slack() -> AsyncIterator[Place]:
+    """The real slack-bolt on a Slack of our own."""
+    async with slack_stage.on_stage() as stage:
+        dm = stage.server.dm(stage.ana)
+        question = await stage.ana.says(dm, "hello")
+        moderator = stage.server.user("mia", admin=True)
+
+        async def asks(text: str) -> str:
+            return (await stage.ana.says(dm, text)).ts
+
+        async def takes_away() -> None:
+            for message in dm.messages:
+                await moderator.deletes(message)
+
+        yield Place(
+            adapter=stage.adapter,
+            core=stage.core,
+            running=stage.running,
+            reply=slack_stage.reply_to(question),
+            shown=lambda: [message.shown for message in dm.messages],
+            asks=asks,
+            loses_the_answer=lambda: stage.server.faults.drop("chat.postMessage", applied=True),
+            refuses_posts=lambda: setattr(dm, "read_only", True),
+            takes_away=takes_away,
+        )
+
+
+STAGES = {"scripted": scripted, "discord": discord, "slack": slack}

@@ -66,6 +66,7 @@ async def test_scopes_are_needed(server: FakeSlack) -> None:
     assert "chat:write" not in told
 
 
+@pytest.mark.filterwarnings("ignore:The top-level `text` argument is missing")
 async def test_lengths_are_limited(server: FakeSlack) -> None:
     web, general = client(server), server.channel("general")
     server.limits.strict = False

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from bot.adapter import Dialect
+from bot.dialects import render
 from bot.errors import OutcomeUnknown, RetryLater
 from bot.messages import ActionKind, IncomingAction, Reply
 from tests.slack_stage import Stage, on_stage, reply_to
@@ -151,3 +153,56 @@ async def test_a_lost_start_without_buttons_is_our_only_unfinished_message() -> 
         with pytest.raises(OutcomeUnknown):
             await stage.adapter.post(reply)
         assert await stage.adapter.find_posted(reply) == stage.general.messages[1].ts
+
+
+@pytest.mark.parametrize("chunks", [True, False])
+async def test_a_stream_takes_text_in_one_way_only(chunks: bool) -> None:
+    async with on_stage() as stage:
+        stage.server.block_chunks = chunks
+        reply = await begun(stage)
+        await grown(stage, reply, "One two ")
+        await ended(stage, reply, "One two three.")
+        calls = [call for call in stage.server.calls if "Stream" in call.method and not call.error]
+        assert [call.method for call in calls] == ["chat.startStream", "chat.appendStream", "chat.stopStream"]
+        assert all(("chunks" in call.arguments) == chunks for call in calls)
+        assert all(("markdown_text" in call.arguments) != chunks for call in calls)
+
+
+@pytest.mark.parametrize("applied", [True, False])
+async def test_text_whose_arrival_is_unknown_is_not_appended_twice(applied: bool) -> None:
+    async with on_stage() as stage:
+        reply = await begun(stage)
+        stage.server.faults.drop("chat.appendStream", applied=applied)
+        await grown(stage, reply, "One two ")
+        assert stage.general.messages[0].shown.strip() == "One two"
+        await grown(stage, reply, "One two three ")
+        assert stage.general.messages[0].shown.strip() == "One two three"
+        assert stage.server.log.count("chat.appendStream") == 1
+        await ended(stage, reply, "One two three.")
+
+
+async def test_a_full_part_is_ended_before_the_next_one_begins() -> None:
+    async with on_stage() as stage:
+        first = await begun(stage, "part one")
+        question = stage.general.history[0]
+        second = reply_to(question, "part ", part=1, reply_id="b" * 20, buttons=())
+        second = replace(second, platform_id=await stage.adapter.post(second))
+        one, two = stage.general.messages
+        assert (one.streaming, two.streaming) == (False, True)
+        assert one.metadata is not None
+        await stage.adapter.update(replace(first, final=True, buttons=BUTTONS))
+        await stage.adapter.update(replace(second, committed="part two", final=True))
+        assert [message.shown for message in (one, two)] == ["part one", "part two"]
+        assert (one.labels, two.labels) == (["Regenerate"], [])
+
+
+async def test_nothing_in_a_stream_notifies_anybody() -> None:
+    async with on_stage() as stage:
+        evil = render(f"<!here> <@{stage.ben.id}> `<!channel>` ", Dialect.SLACK, frozenset())
+        reply = await begun(stage, evil)
+        await grown(stage, reply, evil + evil)
+        await stage.adapter.update(replace(reply, committed=evil * 3, final=True, buttons=BUTTONS))
+        (message,) = stage.general.messages
+        assert message.shown == f"<!here> <@{stage.ben.id}> `<!channel>` " * 3
+        assert message.pings == ()
+        assert message.unfurls == ()

@@ -13,6 +13,9 @@ _STAND_INS = {"&": "\ue000", "<": "\ue001", ">": "\ue002", "#!": "\ue003"}
 _SHOWN = {"\ue000": "&amp;", "\ue001": "&lt;", "\ue002": "&gt;", "\ue003": "#!"}
 _QUOTE = re.compile(r"^[ \t]*>[> \t]*", re.MULTILINE)
 _MARK = re.compile(r"<(?P<target>[^<>|]*)(?:\|(?P<label>[^<>]*))?>")
+_ENCODED = re.compile("%EE%80%8[0-3]", re.IGNORECASE)
+_IN_ADDRESSES = {"%EE%80%80": "&", "%EE%80%81": "%3C", "%EE%80%82": "%3E", "%EE%80%83": "#!"}
+"""What the stand-ins are where the converter encoded them; entities are not read in addresses."""
 _ADDRESS = re.compile(r"(?:https?://|mailto:)", re.IGNORECASE)
 
 
@@ -40,8 +43,7 @@ def _hidden(markdown: str) -> str:
 
 def _link(found: re.Match[str]) -> str:
     """A link, if it leads to an address: anything else between < and > would be a mention."""
-    target = found["target"].replace("%EE%80%80", "&").replace("\ue000", "&")
-    target = target.replace("%EE%80%83", "#!").replace("\ue003", "#!")
+    target = _ENCODED.sub(lambda each: _IN_ADDRESSES[each.group()], found["target"])
     label = found["label"] or ""
     if _ADDRESS.match(target):
         return f"<{target}|{label}>" if label else f"<{target}>"

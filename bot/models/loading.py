@@ -53,6 +53,8 @@ class Loaded:
 def load(source: ModelSource, progress: Report) -> Loaded:
     """Load what `source` names, as it says. Raises ModelError; nothing stays in memory then."""
     progress(LoadProgress("looking at the hardware", 0.0))
+    # cuDNN's attention makes a plan for each new shape, and in a batch every step has one: 6 ms a layer on an H100.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     hardware = detect("cpu" if source.gpu_layers == 0 else source.device)
     folder = Path(source.path)
     local.check(folder)

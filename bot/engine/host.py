@@ -26,7 +26,7 @@ from bot.engine.prompts import PromptBuilder
 from bot.engine.protocol import Failed
 from bot.engine.sequential import Sequential
 from bot.errors import ModelError, RequestFailed
-from bot.models.loading import Loaded
+from bot.models.loading import Loaded, layers_of
 from bot.models.loading import load as load_model
 
 log = logging.getLogger(__name__)
@@ -48,11 +48,12 @@ class _Hosted:
 
 
 class ModelHost:
-    """At most one loaded model, and its answers."""
+    """At most one loaded model, and its answers. `on_step` is called whenever a decoder layer begins to compute."""
 
-    def __init__(self, post: Post, emit: Emit) -> None:
+    def __init__(self, post: Post, emit: Emit, on_step: Callable[..., None]) -> None:
         self._post = post
         self._emit = emit
+        self._on_step = on_step
         self._meter = Meter()
         self._hosted: _Hosted | None = None
         self._process = psutil.Process()
@@ -64,6 +65,8 @@ class ModelHost:
         self._unload()
         loaded = load_model(source, progress)
         model, tokenizer = loaded.model, loaded.tokenizer
+        for layer in layers_of(model):
+            layer.register_forward_pre_hook(self._on_step)
         progress(LoadProgress("trying the model out", 0.95))
         window = _window(source, model)
         generator, note = self._generator(source, loaded, window)
@@ -86,6 +89,11 @@ class ModelHost:
             load_s=perf_counter() - began,
             note=" ".join(part for part in (loaded.note, note) if part),
         )
+
+    @property
+    def running(self) -> int:
+        """Answers that are owed."""
+        return self._hosted.generator.running if self._hosted else 0
 
     def generate(self, stream: int, request: EngineRequest) -> None:
         """Start an answer, or emit why it cannot be."""
@@ -110,7 +118,7 @@ class ModelHost:
         gpu_free, gpu_total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
         return EngineStats(
             model=hosted.source.name if hosted else "",
-            running=hosted.generator.running if hosted else 0,
+            running=self.running,
             tokens_per_s=self._meter.rate(),
             free_blocks=free,
             blocks=blocks,

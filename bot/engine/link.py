@@ -99,6 +99,11 @@ class Link:
             return None
         return protocol.read_by_parent(body)
 
+    def kill(self) -> None:
+        """End the child at once, whatever it is doing."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
     async def close(self) -> str:
         """End the connection and with it the child, by force if it takes longer than GRACE_SECONDS; how it ended."""
         self._writer.close()

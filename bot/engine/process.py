@@ -17,6 +17,7 @@ from bot.engine.link import Link
 from bot.engine.protocol import (
     Abort,
     AskStats,
+    Beat,
     Generate,
     Load,
     Loaded,
@@ -34,12 +35,16 @@ from bot.messages import TokenDelta
 log = logging.getLogger("inhouse.engine")
 
 NOT_RUNNING = "The engine is not running; it starts when a model is loaded."
+ENDED = "The engine's process ended; it is started again when a model is loaded."
+HUNG_S = 60.0
+"""A process that has not shown for so long that it gets on with its work is replaced (it beats every two seconds)."""
 
 
 class EngineProcess:
-    """An Engine in a process of its own. Belongs to one event loop."""
+    """An Engine in a process of its own. Belongs to one event loop. `hung_s`: how long it may do nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, hung_s: float = HUNG_S) -> None:
+        self._hung_s = hung_s
         self._link: Link | None = None
         self._reading: asyncio.Task[None] | None = None
         self._numbers = itertools.count(1)
@@ -130,14 +135,17 @@ class EngineProcess:
     async def _read(self, link: Link) -> None:
         """Hand on what the process says; at its end, tell everybody who waits for it."""
         try:
-            while (message := await link.receive()) is not None:
+            while (message := await asyncio.wait_for(link.receive(), self._hung_s)) is not None:
                 self._dispatch(message)
+        except TimeoutError:
+            log.error("the engine's process did nothing for %.0f s, so it is replaced", self._hung_s)
+            link.kill()
         except ProtocolError as error:
             log.error("the engine's process does not speak our protocol: %s", error)
         finally:
             self._link = None
             closing = asyncio.create_task(link.close())
-            self._bury("The engine's process ended; it is started again when a model is loaded.")
+            self._bury(ENDED)
             log.info("the engine's process ended %s", await asyncio.shield(closing))
 
     def _dispatch(self, message: ToParent) -> None:
@@ -157,6 +165,8 @@ class EngineProcess:
                 answer = self._asking.pop(0)
                 if not answer.done():
                     answer.set_result(stats)
+            case Beat():
+                pass
             case _:
                 log.debug("nobody waits for %s", type(message).__name__)
 

@@ -11,7 +11,7 @@ import msgspec
 from bot.engine.base import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
 from bot.messages import FinishReason, Usage
 
-VERSION = 1
+VERSION = 2
 PORT_VARIABLE = "INHOUSE_ENGINE_PORT"
 SECRET_VARIABLE = "INHOUSE_ENGINE_SECRET"
 MAX_FRAME = 64 * 1024 * 1024
@@ -103,8 +103,12 @@ class Stats(Message, frozen=True):
     stats: EngineStats
 
 
+class Beat(Message, frozen=True):
+    """The process gets on with its work, or has none."""
+
+
 ToChild = Load | Generate | Abort | AskStats
-ToParent = Hello | Progress | Loaded | LoadFailed | Step | Stats
+ToParent = Hello | Progress | Loaded | LoadFailed | Step | Stats | Beat
 
 _encoder = msgspec.msgpack.Encoder()
 _to_child: msgspec.msgpack.Decoder[ToChild] = msgspec.msgpack.Decoder(ToChild)

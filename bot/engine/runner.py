@@ -20,9 +20,11 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from bot.engine import protocol
+from bot.engine.heart import Heart
 from bot.engine.protocol import (
     Abort,
     AskStats,
+    Beat,
     Failed,
     Generate,
     Hello,
@@ -73,6 +75,7 @@ class Runner:
         self._texts: list[Text] = []
         self._failed: list[Failed] = []
         self.host: ModelHost | None = None
+        self._heart = Heart(lambda: channel.send(Beat()), lambda: self.host is not None and self.host.running > 0)
 
     def post(self, call: Callable[[], None]) -> None:
         """Have it called on the main thread; from any thread."""
@@ -80,9 +83,10 @@ class Runner:
 
     def run(self) -> None:
         """Work until the process ends."""
+        self._heart.start()
         from bot.engine.host import ModelHost  # torch comes in here, long after the hello
 
-        self.host = ModelHost(self.post, self._emit)
+        self.host = ModelHost(self.post, self._emit, self._heart.step)
         while True:
             call = self._inbox.get()
             with contextlib.suppress(Empty):

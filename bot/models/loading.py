@@ -5,7 +5,7 @@ of the model's is run, only safetensors are read, nothing is printed; what goes 
 """
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -53,6 +53,8 @@ class Loaded:
 def load(source: ModelSource, progress: Report) -> Loaded:
     """Load what `source` names, as it says. Raises ModelError; nothing stays in memory then."""
     progress(LoadProgress("looking at the hardware", 0.0))
+    # cuDNN's attention makes a plan for each new shape, and in a batch every step has one: 6 ms a layer on an H100.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     hardware = detect("cpu" if source.gpu_layers == 0 else source.device)
     folder = Path(source.path)
     local.check(folder)
@@ -94,19 +96,30 @@ def layer_map(config: PreTrainedConfig, on_gpu: int) -> dict[str, int | str]:
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config)
     count = int(config.get_text_config().num_hidden_layers)
-    stacks = [
-        name
-        for name, module in skeleton.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) == count
-    ]
-    if not stacks:
+    layers = _stack(skeleton, count)
+    if not layers:
         raise ModelError("The layers of this model cannot be told apart; leave INHOUSE_GPU_LAYERS unset for it.")
-    layers = stacks[0]
     parent = layers.rpartition(".")[0]
     beside = [name for name, _ in skeleton.named_children() if name != parent]
     beside += [f"{parent}.{name}" for name, _ in skeleton.get_submodule(parent).named_children()]
     placed: dict[str, int | str] = {name: 0 for name in beside if name != layers}
     return placed | {f"{layers}.{number}": 0 if number < on_gpu else "cpu" for number in range(count)}
+
+
+def layers_of(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
+    """Its decoder layers; of a model whose layers cannot be told, the whole of it."""
+    name = _stack(model, int(model.config.get_text_config().num_hidden_layers))
+    return list(model.get_submodule(name).children()) if name else [model]
+
+
+def _stack(model: torch.nn.Module, count: int) -> str:
+    """The name of the module that holds `count` decoder layers, or ''."""
+    stacks = (
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count
+    )
+    return next(stacks, "")
 
 
 def _device_map(source: ModelSource, config: PreTrainedConfig, hardware: Hardware) -> dict[str, int | str]:

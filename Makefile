@@ -29,7 +29,7 @@ endif
 endif
 
 .SILENT:
-.PHONY: run test check bench constraints clean model
+.PHONY: run test check bench bench-gpu constraints clean model
 
 run: $(VENV)/ready model
 	$(BIN)/inhouse chat $(ARGS)
@@ -46,6 +46,11 @@ check: $(VENV)/ready-dev
 bench: $(VENV)/ready-dev model
 	$(BIN)/python -m bench.batching
 	$(BIN)/python -m bench.turns
+	$(BIN)/python -m bench.adapters --platform discord
+	$(BIN)/python -m bench.adapters --platform slack
+
+bench-gpu: $(VENV)/ready-dev
+	$(BIN)/python -m bench.gpu
 
 model: | $(VENV)/made
 	$(BIN)/inhouse pull smollm2 </dev/null 1>&2

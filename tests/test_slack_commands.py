@@ -3,26 +3,13 @@
 import pytest
 
 from adapters.slack import asides
-from bot.commands import COMMANDS, help_text
+from bot.commands import COMMANDS
 from bot.errors import StorageError
-from bot.messages import Accepted, Attachment, Choice, Event, IncomingCommand, Notice, Outcome, Refused
+from bot.messages import Accepted, Attachment, Event, IncomingCommand, Notice, Outcome, Refused
 from tests.fakes.recording_core import RecordingCore
-from tests.fakes.slack_server import GROUP, Interaction
-from tests.slack_stage import Stage, key_of, on_stage
-
-SETTINGS = Notice("- model: small (default)\n- temperature: 0.7 (set here)")
-
-
-def saying(outcome: Outcome) -> RecordingCore:
-    return RecordingCore(says=lambda event: outcome)
-
-
-async def told(stage: Stage, use: Interaction, number: int = 1) -> str:
-    """The `number`th thing that was said to somebody, for their eyes only."""
-    await stage.server.until(lambda: len(use.messages) >= number)
-    assert use.acked
-    assert all(message.to is use.user for message in use.messages)
-    return use.messages[number - 1].shown
+from tests.fakes.slack_server import GROUP
+from tests.slack_desk import saying, told
+from tests.slack_stage import key_of, on_stage
 
 
 async def test_every_command_comes_with_its_argument_as_typed() -> None:
@@ -160,24 +147,22 @@ async def test_what_is_longer_than_five_messages_comes_as_a_file_of_ones_own() -
     async with on_stage(core=saying(Notice(text))) as stage:
         use = await stage.ana.commands(stage.general, "why")
         assert "direct message" in await told(stage, use, 5)
-        private = stage.server.dm(stage.ana)
-        await stage.server.until(lambda: private.messages)
-        assert private.messages[0].files == {"answer.md": text.encode()}
+        (sent,) = stage.server.dm(stage.ana).messages
+        assert sent.files == {"answer.md": text.encode()}
         assert len(use.messages) == 5
         assert not stage.general.messages
 
 
 async def test_an_export_goes_to_ones_direct_messages() -> None:
-    file = Attachment("conversation.md", "# all")
-    async with on_stage(core=saying(Notice("Here are the 2 messages of this conversation.", attachment=file))) as stage:
-        use = await stage.ana.commands(stage.general, "export")
-        assert (await told(stage, use)).startswith(
-            "Here are the 2 messages of this conversation.\n\nThe file is in our"
-        )
-        private = stage.server.dm(stage.ana)
-        await stage.server.until(lambda: private.messages)
-        assert private.messages[0].files == {"conversation.md": b"# all"}
+    outcome = Notice("Here are the 2 messages.", attachment=Attachment("conversation.md", "# all"))
+    async with on_stage(core=saying(outcome)) as stage:
+        text = await told(stage, await stage.ana.commands(stage.general, "export"))
+        assert text.startswith("Here are the 2 messages.\n\nThe file is in our direct messages.\n\nA thread is")
+        (sent,) = stage.server.dm(stage.ana).messages
+        assert sent.files == {"conversation.md": b"# all"}
         assert not stage.general.messages
+        stage.server.faults.refuse("conversations.open", "cannot_dm_bot")
+        assert "I could not send you the file" in await told(stage, await stage.ana.commands(stage.general, "export"))
 
 
 async def test_asking_where_the_bot_is_not_is_told_at_once() -> None:
@@ -213,52 +198,3 @@ async def test_whoever_may_mean_a_thread_is_told_how_it_is_done_there(
         assert hint not in await told(stage, await stage.ana.commands(stage.server.dm(stage.ana), typed))
     async with on_stage(core=saying(outcome), reply_in_thread=False) as stage:
         assert hint not in await told(stage, await stage.ana.commands(stage.general, typed))
-
-
-@pytest.mark.parametrize("typed", ["", "help", " HELP "])
-async def test_alone_it_shows_the_commands_the_settings_and_the_models(typed: str) -> None:
-    async with on_stage(core=saying(SETTINGS)) as stage:
-        stage.core.offered = [Choice(f"m{n} " + "x" * 90, f"m{n}") for n in range(120)] + [Choice("long", "m" * 200)]
-        use = await stage.ana.commands(stage.general, typed)
-        shown = await told(stage, use)
-        for line in help_text("/inhouse ").splitlines():
-            assert line in shown
-        assert "model: small (default)" in shown
-        (menu,) = use.messages[0].buttons
-        assert len(menu["options"]) == 100
-        assert all(len(option["text"]["text"]) <= 75 for option in menu["options"])
-        assert menu["options"][0]["text"]["text"].startswith("m0 xxx")
-
-
-async def test_who_is_not_served_sees_no_more_than_that() -> None:
-    async with on_stage(core=saying(Refused("I do not serve this place."))) as stage:
-        use = await stage.ana.commands(stage.general)
-        assert await told(stage, use) == "I do not serve this place."
-        assert not use.messages[0].buttons
-
-
-async def test_a_model_is_chosen_from_the_menu() -> None:
-    def says(event: Event) -> Outcome:
-        assert isinstance(event, IncomingCommand)
-        return Notice("phi-4 answers here from now on.") if event.args else Notice("small answers here.")
-
-    async with on_stage(core=RecordingCore(says=says)) as stage:
-        stage.core.offered = [Choice("small · fits", "small"), Choice("phi-4 · tight", "phi-4")]
-        use = await stage.ana.commands(stage.general, "model")
-        assert await told(stage, use) == "small answers here."
-        async with on_stage(stage.server, core=stage.core) as again:
-            await stage.adapter.close()
-            await stage.running
-            choice = await again.ana.chooses(use.messages[0], "phi-4")
-            assert await told(again, choice) == "phi-4 answers here from now on."
-            command = await again.core.command(2)
-            assert (command.key, command.name, command.args) == (key_of(stage.general), "model", {"name": "phi-4"})
-            assert (command.actor.id, command.event_id != "") == (again.ana.id, True)
-        assert use.messages[0].shown == "small answers here.", "what was chosen from stays"
-
-
-async def test_without_models_there_is_no_menu() -> None:
-    async with on_stage(core=saying(SETTINGS)) as stage:
-        use = await stage.ana.commands(stage.general)
-        await told(stage, use)
-        assert not use.messages[0].buttons

@@ -36,8 +36,9 @@ MOST_USES = 5
 MAX_CHARS = 2500
 """A section takes 3,000, and what is escaped grows."""
 COMING = "It comes as a message here."
-FILED = "The whole text is in a file that I send you as a direct message."
+FILED = "The whole text is in a file in our direct messages."
 SENT = "The file is in our direct messages."
+NOT_SENT = "I could not send you the file as a direct message."
 
 Block = dict[str, Any]  # Any: whatever JSON holds
 Work = Coroutine[Any, Any, "Words | None"]  # Any: what asyncio's coroutines pass around
@@ -45,10 +46,11 @@ Work = Coroutine[Any, Any, "Words | None"]  # Any: what asyncio's coroutines pas
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What is to be said to somebody: Markdown, a file, and blocks to show under the text."""
+    """What is to be said to somebody: Markdown, a file, more Markdown, and blocks to show under the text."""
 
     text: str
     attachment: Attachment | None = None
+    hint: str = ""
     blocks: tuple[Block, ...] = ()
 
 
@@ -98,19 +100,18 @@ class Asides:
         return await self._say(interaction, words) if words else None
 
     async def _say(self, interaction: Interaction, words: Words) -> None:
-        """All that fits through the response_url, the rest and the file into the person's direct messages."""
-        files = [words.attachment] if words.attachment else []
-        parts = [part.text for part in split(words.text, MAX_CHARS)]
+        """All that fits through the response_url; the file, and what is too long, into the person's direct messages."""
+        about = SENT if words.attachment else ""
+        if words.attachment and not await self._send(interaction, words.attachment):
+            about = NOT_SENT
+        text = "\n\n".join(filter(None, (words.text, about, words.hint)))
+        parts = [part.text for part in split(text, MAX_CHARS)]
         if len(parts) > MOST_USES:
-            parts = [*parts[: MOST_USES - 1], FILED]
-            files.append(Attachment("answer.md", words.text))
-        elif files:
-            parts[-1] += f"\n\n{SENT}"
+            sent = await self._send(interaction, Attachment("answer.md", text))
+            parts = [*parts[: MOST_USES - 1], FILED if sent else NOT_SENT]
         for number, part in enumerate(parts, 1):
             if not await self._respond(interaction, mrkdwn(part), words.blocks if number == len(parts) else ()):
                 break
-        for file in files:
-            await self._send(interaction, file)
 
     async def _respond(self, interaction: Interaction, text: str, blocks: tuple[Block, ...]) -> bool:
         """One ephemeral message; whether Slack took it."""
@@ -138,12 +139,15 @@ class Asides:
             log.warning("Slack does not take the answer to a command (status %d).", response.status_code)
         return response.status_code == 200
 
-    async def _send(self, interaction: Interaction, file: Attachment) -> None:
+    async def _send(self, interaction: Interaction, file: Attachment) -> bool:
+        """A file into the person's direct messages; whether it is there."""
         key = self._events.key(interaction.channel, interaction.thread)
         try:
             await self._posting.tell(key, "", thread=interaction.thread, to=interaction.user, attachment=file)
         except AdapterError as error:
             log.warning("A file could not be sent to %s: %s", interaction.user, error)
+            return False
+        return True
 
     def _keep(self, task: "asyncio.Task[Any]") -> None:  # Any: whatever it gives
         self._tasks.add(task)

@@ -84,7 +84,7 @@ class Desk:
         if name == "model" and not args and isinstance(outcome, Notice):
             return replace(words, blocks=menu_of(self._core.choices("model", "")))
         if self._elsewhere(interaction, name, outcome):
-            return replace(words, text=f"{words.text}\n\nA thread is a conversation of its own: write `!{name}` in it.")
+            return replace(words, hint=f"A thread is a conversation of its own: write `!{name}` in it.")
         return words
 
     async def _handle(self, interaction: Interaction, name: str, args: dict[str, str]) -> Outcome:

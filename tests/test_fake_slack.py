@@ -180,3 +180,115 @@ async def test_a_command_is_answered_five_times_at_most(server: FakeSlack) -> No
         assert [message.ephemeral for message in asked.messages] == [True] * 5
         assert not asked.acked
         await socket.close()
+
+
+async def test_history_is_newest_first_in_pages_and_without_replies(server: FakeSlack) -> None:
+    web, general, ana = client(server), server.channel("general"), server.user("ana")
+    said = [await ana.says(general, f"message {number}") for number in range(5)]
+    await ana.says(general, "a reply", thread=said[0])
+    first = await web.conversations_history(channel=general.id, limit=3)
+    cursor = first["response_metadata"]["next_cursor"]
+    second = await web.conversations_history(channel=general.id, limit=3, cursor=cursor)
+    found = [message["ts"] for page in (first, second) for message in page["messages"]]
+    assert found == [message.ts for message in reversed(said)]
+    assert (first["has_more"], second["has_more"]) == (True, False)
+    later = await web.conversations_history(channel=general.id, oldest=said[2].ts)
+    assert [message["ts"] for message in later["messages"]] == [said[4].ts, said[3].ts]
+    bound = await web.conversations_history(channel=general.id, oldest=said[2].ts, inclusive=True)
+    assert len(bound["messages"]) == 3
+
+
+async def test_replies_are_oldest_first_and_metadata_is_for_who_asks(server: FakeSlack) -> None:
+    web, general, ana = client(server), server.channel("general"), server.user("ana")
+    question = await ana.says(general, "hello")
+    metadata = {"event_type": "inhouse_reply", "event_payload": {"reply_id": "1"}}
+    answer = await web.chat_postMessage(channel=general.id, thread_ts=question.ts, text="hi", metadata=metadata)
+    plain = await web.conversations_replies(channel=general.id, ts=question.ts)
+    assert [message["ts"] for message in plain["messages"]] == [question.ts, answer["ts"]]
+    assert "metadata" not in plain["messages"][1]
+    full = await web.conversations_replies(channel=general.id, ts=question.ts, include_all_metadata=True)
+    assert full["messages"][1]["metadata"] == metadata
+    bad = web.chat_postMessage(channel=general.id, text="hi", metadata={"event_type": "no payload"})
+    assert await refused(bad) == "invalid_metadata_format"
+
+
+@pytest.mark.parametrize("applied", [True, False])
+async def test_a_dropped_answer_may_be_of_a_post_that_was_made(server: FakeSlack, applied: bool) -> None:
+    general = server.channel("general")
+    fault = server.faults.drop("chat.postMessage", applied=applied)
+    with pytest.raises(aiohttp.ClientError):
+        await client(server).chat_postMessage(channel=general.id, text="hello")
+    assert len(general.messages) == applied
+    assert (fault.hits, server.calls[-1].status) == (1, 0)
+    await client(server).chat_postMessage(channel=general.id, text="hello")
+    assert len(general.messages) == applied + 1
+
+
+async def test_scripted_faults_meet_the_calls_that_they_name(server: FakeSlack) -> None:
+    web, general, other = client(server), server.channel("general"), server.channel("other")
+    server.faults.answer("chat.postMessage", 503, channel=general.id, times=2, skip=1)
+    server.faults.refuse("chat.delete", "fatal_error")
+    sent = await web.chat_postMessage(channel=general.id, text="1")
+    for _ in range(2):
+        await web.chat_postMessage(channel=other.id, text="not this one")
+        with pytest.raises(SlackApiError) as error:
+            await web.chat_postMessage(channel=general.id, text="2")
+        assert error.value.response.status_code == 503
+    await web.chat_postMessage(channel=general.id, text="3")
+    assert await refused(web.chat_delete(channel=general.id, ts=sent["ts"])) == "fatal_error"
+    assert [message.text for message in general.messages] == ["1", "3"]
+
+
+async def test_a_method_is_exhausted_in_one_channel_until_its_time_is_over(server: FakeSlack) -> None:
+    web, general, other = client(server), server.channel("general"), server.channel("other")
+    server.limits.strict = False
+    server.limits.exhaust("chat.postMessage", 30, general.id)
+    with pytest.raises(SlackApiError) as error:
+        await web.chat_postMessage(channel=general.id, text="x")
+    assert 29 <= int(error.value.response.headers["Retry-After"]) <= 30
+    await web.chat_postMessage(channel=other.id, text="x")
+    server.clock.advance(30)
+    await web.chat_postMessage(channel=general.id, text="x")
+    assert server.rate_limited == 1
+
+
+async def test_an_ephemeral_message_is_for_a_member_and_in_no_history(server: FakeSlack) -> None:
+    web, general, ana = client(server), server.channel("general"), server.user("ana")
+    await web.chat_postEphemeral(channel=general.id, user=ana.id, text="psst <!here>")
+    assert [(message.text, message.to) for message in general.ephemerals] == [("psst <!here>", ana.user)]
+    assert server.pings == ["<!here>"]
+    assert not (await web.conversations_history(channel=general.id))["messages"]
+    stranger = web.chat_postEphemeral(channel=general.id, user="U0STRANGER", text="psst")
+    assert await refused(stranger) == "user_not_in_channel"
+
+
+async def test_files_go_up_in_three_steps_and_down_with_the_scope(server: FakeSlack) -> None:
+    web, general, ana = client(server), server.channel("general"), server.user("ana")
+    await web.files_upload_v2(channel=general.id, filename="a.txt", content="up")
+    assert general.messages[0].files == {"a.txt": b"up"}
+    question = await ana.says(general, "look", files={"b.py": b"down"})
+    told = (await web.conversations_history(channel=general.id, limit=1))["messages"][0]
+    assert (told["ts"], told["subtype"]) == (question.ts, "file_share")
+    head = {"Authorization": f"Bearer {server.bot_token}"}
+    async with aiohttp.ClientSession() as session:
+        url = told["files"][0]["url_private_download"]
+        assert await (await session.get(url, headers=head)).read() == b"down"
+        assert (await session.get(url)).content_type == "text/html"
+        server.scopes.discard("files:read")
+        assert (await session.get(url, headers=head)).content_type == "text/html"
+
+
+async def test_a_status_ends_after_two_minutes_or_with_a_post(server: FakeSlack) -> None:
+    web, general, ana = client(server), server.channel("general"), server.user("ana")
+    question = await ana.says(general, "hello")
+
+    async def thinks() -> str:
+        await web.assistant_threads_setStatus(channel_id=general.id, thread_ts=question.ts, status="is thinking")
+        return server.status_of(general, question.ts)
+
+    assert await thinks() == "is thinking"
+    server.clock.advance(120)
+    assert server.status_of(general, question.ts) == ""
+    assert await thinks() == "is thinking"
+    await web.chat_postMessage(channel=general.id, thread_ts=question.ts, text="hi")
+    assert server.status_of(general, question.ts) == ""

@@ -65,7 +65,7 @@ class AssistantView:
     async def titled(self, key: ConversationKey, text: str) -> None:
         """Name a thread after its first message, once."""
         title = " ".join(text.split())
-        if not key.thread or not title:
+        if not key.thread or not title or key in self._titled:
             return
         self._titled[key] = None
         while len(self._titled) > MOST_TITLED:

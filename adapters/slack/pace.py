@@ -39,7 +39,7 @@ class Pace:
     """Says when a call may be made. `scale` shortens every window, for tests of what would take minutes."""
 
     def __init__(self, scale: float = 1.0) -> None:
-        self._scale = scale
+        self.scale = scale
         self._made: dict[str, deque[float]] = {}
         self._grown: dict[str, float] = {}
         self._posted: dict[str, float] = {}
@@ -48,7 +48,7 @@ class Pace:
     async def turn(self, method: str, channel: str = "") -> None:
         """Wait for the turn of a call that must be made. Raises RetryLater if that takes long."""
         wait = self._wait(method, channel, SHARE)
-        if wait > LONGEST_S * self._scale:
+        if wait > LONGEST_S * self.scale:
             raise RetryLater(wait, "so much is being said on Slack")
         self._count(method, channel, wait)
         if wait > 0:
@@ -58,7 +58,7 @@ class Pace:
         """Make way for a call that only shows more of a text. Raises RetryLater if it is not the moment."""
         now = self._now()
         # Evenly over the minute, or else much is seen at its beginning and nothing at its end.
-        gap = MINUTE_S * self._scale / (TIERS[method] * FOR_GROWTH)
+        gap = MINUTE_S * self.scale / (TIERS[method] * FOR_GROWTH)
         wait = max(self._wait(method, channel, FOR_GROWTH), self._grown.get(method, 0.0) + gap - now)
         if wait > 0:
             raise RetryLater(wait, "more of it is shown a little later")
@@ -81,9 +81,9 @@ class Pace:
             if wait <= 0:
                 del self._shut[place]
         if method == POST:
-            return max(wait, self._posted.get(channel, 0.0) + POST_GAP_S * self._scale - now)
+            return max(wait, self._posted.get(channel, 0.0) + POST_GAP_S * self.scale - now)
         made = self._made.setdefault(method, deque())
-        window = MINUTE_S * self._scale
+        window = MINUTE_S * self.scale
         while made and made[0] <= now - window:
             made.popleft()
         most = max(1, int(TIERS[method] * share))

@@ -35,7 +35,10 @@ log = logging.getLogger(__name__)
 
 MAX_CHARS = 3800
 """Characters of one message, marks escaped; a longer text would be hard to read in a thread."""
+INTERVAL_S = 0.8
+"""The least time between two versions of a message, as fast as one alone may be appended to or edited."""
 NOTE_CHARS = 2900
+"""Characters of words of our own in one message."""
 STATUS_S = 60.0
 """Slack forgets a status after two minutes; the same one is not set again before this."""
 WORKING = "is thinking…"
@@ -63,7 +66,7 @@ class Posting:
         """What Slack can show here."""
         return Limits(
             max_chars=MAX_CHARS,
-            min_interval_s=0.8,
+            min_interval_s=INTERVAL_S * self._calls.pace.scale,
             appends=self.streams.work and self._statuses,
             prefix="!",
             dialect=Dialect.SLACK,

@@ -20,9 +20,9 @@ class Dialect(StrEnum):
 class Limits:
     """What a platform can show.
 
-    max_chars: characters in one message. min_interval_s: the least time between two updates of one reply. appends: the
-    platform only takes newly committed text, and shows waiting in its own way (status). buttons: it can show them.
-    cursor: what stands at the end of a text that is still being written. prefix: how a command begins.
+    max_chars: characters in one message. min_interval_s: the least time between two updates of one reply. appends: in
+    threads the platform only takes newly committed text, and shows waiting in its own way (status). buttons: it can
+    show them. cursor: what stands at the end of a text that is still being written. prefix: how a command begins.
     dialect: how text must be written. attach_over: answers longer than so many characters come as a file (0: never).
     """
 

@@ -62,7 +62,8 @@ class LiveReply:
             return
         self._line = line
         self._said.set()
-        if not self._adapter.limits.appends:
+        # Where text is only appended, a line could not be taken back; outside of threads nothing is appended.
+        if not self._adapter.limits.appends or not self.request.key.thread:
             self._show()
 
     def begins(self, prompt: Prompt) -> None:

@@ -32,8 +32,7 @@ async def test_asking_by_the_command_is_answered_in_the_channel_for_everybody(
         assert await told(house, await house.ana.commands(house.general, "ask why?")) == "It comes as a message here."
         (answer,) = await finished(house)
         assert answer.thread_ts == ""
-        assert answer.shown == "ana asks: why?\n\nYou said: why?".replace("ana asks: why?", "*ana asks: why?*")
-        assert "took" not in answer.shown
+        assert answer.shown == "*ana asks: why?*\n\nYou said: why?"
         await house.ana.commands(house.general, "regenerate")
         assert len(await finished(house, 2)) == 2
         assert not server.pings
@@ -77,7 +76,7 @@ async def test_a_model_of_the_menu_holds_for_the_channel(tmp_path: Path, server:
     async with open_house(tmp_path, server) as house:
         boss = server.user("boss", admin=True)
         use = await boss.commands(house.general)
-        assert "- model" in (await told(house, use)).replace("•", "-").replace("-   ", "- ")
+        assert "Here these settings hold" in await told(house, use)
         (menu,) = use.messages[0].buttons
         value = menu["options"][0]["value"]
         refused = await house.ana.commands(house.general)

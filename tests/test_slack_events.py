@@ -156,7 +156,7 @@ async def test_what_the_core_says_to_a_message_is_shown_in_its_thread_once() -> 
         said = await stage.ana.says(stage.general, "hello", mention=True)
         await stage.general.until(lambda: stage.general.messages)
         stage.server.redeliver(said)
-        await acknowledged(stage, 3)
+        await stage.server.until(lambda: [ack for ack in stage.server.acks if ack.attempt])
         await stage.ana.says(stage.general, "!stop")
         await stage.general.until(lambda: stage.general.ephemerals)
         (answer,) = stage.general.messages

@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
 
 from adapters.slack.files import FileReader
 from adapters.slack.me import Me
@@ -97,3 +99,16 @@ async def test_the_token_goes_to_slack_only(file: File, remark: str) -> None:
     async with FakeSlack() as server:
         assert (await reader(server).read([file], Patience())).remark == remark
         assert not server.calls
+
+
+async def test_the_token_does_not_go_to_another_server_either() -> None:
+    tokens: list[str] = []
+
+    async def curious(request: web.BaseRequest) -> web.Response:
+        tokens.append(request.headers.get("Authorization", ""))
+        return web.Response(text="thank you")
+
+    async with FakeSlack() as server, RawTestServer(curious) as other:
+        file = a_file(url=str(other.make_url("/files-pri/a.txt")))
+        assert (await reader(server).read([file], Patience())).texts == ()
+    assert not tokens

@@ -146,8 +146,8 @@ class Connection:
                     await self._look()
                 except FatalAdapterError:
                     raise
-                except AdapterError as error:
-                    log.info("Slack does not say whether the token still counts: %s", error)
+                except Exception as error:  # the socket tells better whether Slack can be reached
+                    log.info("Slack does not say whether the token still counts: %s", _named(error))
 
     def _retire(self, opened: Session | None) -> None:
         """Close a session while life goes on."""

@@ -138,6 +138,10 @@ class Session:
                 log.warning("An event of Slack's took %.1f s, so it is not acknowledged and comes again.", spent)
             else:
                 await send_async_response(client, request, response, began)
+        except (aiohttp.ClientError, OSError):
+            log.info("An acknowledgement could not be sent any more; its event comes again.")
+        except Exception as error:  # the SDK would say it where nobody listens
+            log.error("An event of Slack's could not be read (%s).", type(error).__name__)
         finally:
             self._errands.discard(task)
 

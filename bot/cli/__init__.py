@@ -1,4 +1,4 @@
-"""The command line: `inhouse chat | run | models | pull | login`.
+"""The command line: `inhouse chat | run | slack-manifest | discord-invite | models | pull | login`.
 
 In: arguments. Out: an exit status: 0 done, 1 failed, 78 (EX_CONFIG) a mistake of whoever called, 130 interrupted.
 What failed is one sentence on stderr, never a traceback. Only what a command needs is imported, when it runs.

@@ -152,8 +152,8 @@ class FakeSlack:
             self._api.bot_token_error = error
 
     def freeze(self, frozen: bool = True) -> None:
-        """Half-open sockets: no frame passes either way."""
-        self.sockets.frozen = frozen
+        """Half-open sockets: no frame passes either way on those that are there."""
+        self.sockets.freeze(frozen)
 
     @property
     def streams_enabled(self) -> bool:

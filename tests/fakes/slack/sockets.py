@@ -33,6 +33,7 @@ class Socket:
     ws: web.WebSocketResponse
     request: web.Request
     leaving: bool = False
+    frozen: bool = False
 
 
 @dataclass(eq=False)
@@ -61,7 +62,6 @@ class SocketMode:
         self.opened = 0
         self.scale = 1.0
         self.ping_s = 5.0
-        self.frozen = False
         self.enabled = True
         self.deaf_to_acks = False
         world.emit = self._on_event
@@ -109,7 +109,7 @@ class SocketMode:
 
     async def _hear(self, socket: Socket) -> None:
         async for frame in socket.ws:
-            if self.frozen:
+            if socket.frozen:
                 continue
             if frame.type is WSMsgType.PING:
                 await socket.ws.pong(frame.data)
@@ -146,7 +146,7 @@ class SocketMode:
     async def _ping(self, socket: Socket) -> None:
         while True:
             await asyncio.sleep(self.ping_s)
-            if not self.frozen and not socket.ws.closed:
+            if not socket.frozen and not socket.ws.closed:
                 with contextlib.suppress(ConnectionError):
                     await socket.ws.ping(b"Ping from applink-1")
                     self._log.pings += 1
@@ -206,7 +206,7 @@ class SocketMode:
                 self._world.clock.now(),
             )
         )
-        if not self.frozen:
+        if not socket.frozen:
             with contextlib.suppress(ConnectionError):
                 await socket.ws.send_json(frame)
 
@@ -226,6 +226,11 @@ class SocketMode:
     async def _close(self, socket: Socket, after: float) -> None:
         await asyncio.sleep(after)
         await socket.ws.close(code=WSCloseCode.OK)
+
+    def freeze(self, frozen: bool) -> None:
+        """Half-open lines: no frame passes either way on the sockets that are there."""
+        for socket in self.sockets:
+            socket.frozen = frozen
 
     def kill(self) -> None:
         """Break every line."""

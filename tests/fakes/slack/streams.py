@@ -108,5 +108,8 @@ class StreamMethods:
         assert message.stream is not None
         message.stream.chunks += chunks
         if chunks:
-            message.versions[-1].pings = reading.mentions("", [], message.stream.chunks)
+            # A mention may come in two pieces.
+            text = {"type": "markdown_text", "text": message.stream.text}
+            others = [chunk for chunk in message.stream.chunks if chunk["type"] != "markdown_text"]
+            message.versions[-1].pings = reading.mentions("", [], [text, *others])
         self._world.changes.tell()

@@ -57,17 +57,19 @@ async def test_somebody_who_waits_sees_a_place_and_then_the_answer_in_the_same_m
         assert answer.text == "You said: hello"
 
 
-async def test_a_platform_that_only_appends_is_told_of_waiting_by_status(tmp_path: Path) -> None:
+@pytest.mark.parametrize("thread", ["a thread", ""])
+async def test_where_text_is_only_appended_waiting_is_told_by_status(tmp_path: Path, thread: str) -> None:
     async with open_house(tmp_path, limits=Limits(2000, 0.0, appends=True)) as house:
+        team = house.team.elsewhere(thread=thread)
         house.world.gates.hold("question/0")
-        await house.team.says("ana", "question")
+        await team.says("ana", "question")
         await house.world.gates.reached("question/0")
-        await house.team.says("ana", "hello")
-        await house.world.until(lambda: (house.team.key, "1st in line") in house.world.statuses, "it is told")
-        assert house.world.posted == []
+        await team.says("ana", "hello")
+        await house.world.until(lambda: (team.key, "1st in line") in house.world.statuses, "it is told")
+        assert len(house.world.posted) == (0 if thread else 1), "outside of threads it is a message that changes"
         await house.world.gates.open("question/0")
-        answer = await house.team.reply_to("hello")
-        assert answer.first.history[0].startswith("You")
+        answer = await team.reply_to("hello")
+        assert answer.first.history[0].startswith("You" if thread else "1st in line")
 
 
 async def test_an_error_follows_what_was_written_and_is_not_remembered(house: House, team: Team) -> None:

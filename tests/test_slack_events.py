@@ -161,6 +161,7 @@ async def test_what_the_core_says_to_a_message_is_shown_in_its_thread_once() -> 
         await stage.general.until(lambda: stage.general.ephemerals)
         (answer,) = stage.general.messages
         assert (answer.shown, answer.thread_ts) == ("64 questions are waiting already <!here>.", said.ts)
+        assert len(core.events) == 2
         (aside,) = stage.general.ephemerals
         assert aside.to is stage.ana.user
         assert not stage.server.pings
@@ -223,6 +224,11 @@ async def test_each_chat_of_the_assistant_view_is_a_conversation_and_gets_a_titl
         event = await stage.core.message()
         assert (event.key, event.addressed, event.context) == (key_of(dm, thread), True, ())
         await stage.server.until(lambda: stage.server.extras.titles)
+        _, older = await stage.ana.opens_assistant()
+        stage.core.followed.add(key_of(dm, older))
+        await stage.ana.says(dm, "on we go", thread=older)
+        await stage.core.message(2)
+        await acknowledged(stage, 3)
         assert stage.server.extras.titles == {(dm.id, thread): "how do owls fly?"}
 
 

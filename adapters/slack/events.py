@@ -159,8 +159,8 @@ class Events:
             return True  # the message itself will not be stored either, and then comes again
 
     def _command(self, heard: _Heard) -> tuple[str, dict[str, str]] | None:
-        """The command that a message is: `!stop`, and the bare word where the bot is listening anyway."""
-        if heard.text.lower().rstrip(".! ") == "stop" and (heard.addressed or heard.following):
+        """The command that a message is: `!stop`, and the bare word, which only comes here where the bot is meant."""
+        if heard.text.lower().rstrip(".! ") == "stop":
             return "stop", {}
         return parse_text(heard.text)
 

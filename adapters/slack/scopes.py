@@ -8,6 +8,7 @@ import logging
 
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
+from adapters.slack.failures import APPS
 from adapters.slack.me import Me
 from bot.config import Settings
 from bot.errors import FatalAdapterError
@@ -33,8 +34,6 @@ SCOPES = {
     "users:read": "know people's names, and who administers the workspace",
 }
 """All that the bot's token is to be allowed to do, and what for."""
-
-APPS = "https://api.slack.com/apps"
 
 
 def page_of(app_id: str) -> str:

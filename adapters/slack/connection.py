@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Callable
 from slack_bolt.app.async_app import AsyncApp
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.slack.failures import fatal, mapped
+from adapters.slack.failures import APPS, fatal, mapped
 from adapters.slack.me import Me
-from adapters.slack.scopes import APPS, check, tell_missing
+from adapters.slack.scopes import check, tell_missing
 from adapters.slack.session import Session, Timing
 from bot.config import Settings
 from bot.errors import AdapterError, FatalAdapterError, RetryLater

@@ -7,8 +7,9 @@ asks for the least that the bot can do with.
 from typing import Any
 
 from adapters.slack.assistant import PROMPTS
+from adapters.slack.failures import APPS
 from adapters.slack.menus import ANSWER, FORGET
-from adapters.slack.scopes import APPS, SCOPES
+from adapters.slack.scopes import SCOPES
 from bot.commands import COMMANDS
 from bot.config import Settings
 

@@ -135,6 +135,7 @@ class Service:
             for task in (*tasks, *adapters):
                 task.cancel()
             await asyncio.gather(*tasks, *adapters, return_exceptions=True)
+            await self._replies.settled(0)  # what was asked while we drained waits for the next start
 
     async def _until_stopped(self) -> None:
         await self._stopping.wait()

@@ -1,6 +1,7 @@
 """The file in use: other programs that lock it, a full disk, callers that go away, and how it is searched."""
 
 import asyncio
+import gc
 import random
 import sqlite3
 import traceback
@@ -161,3 +162,31 @@ async def do_everything(storage: Storage) -> None:
     await history.reset(KEY)
     await history.remove_message(KEY, "m1")
     await history.forget(KEY)
+
+
+async def test_callers_that_are_cancelled_give_no_connection_up_half_way(storage: Storage) -> None:
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+
+    async def work(name: str) -> None:
+        try:
+            await storage.inbox.start(f"request of {name}")
+            await storage.history.turns(KEY)
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await storage.inbox.hand_back(f"request of {name}", 1.0, counts=False)
+            raise
+
+    for number in range(60):
+        names = [f"m{number}-{each}" for each in range(4)]
+        for name in names:
+            await ask(storage, name)
+        working = [asyncio.create_task(work(name)) for name in names]
+        for _ in range(2):  # a second time while they put their things in order
+            await asyncio.sleep(random.random() * 0.01)
+            for task in working:
+                task.cancel()
+        ends = await asyncio.gather(*working, return_exceptions=True)
+        assert all(isinstance(end, asyncio.CancelledError) for end in ends)
+    gc.collect()
+    assert complaints == []

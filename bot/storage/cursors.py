@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert
 
 from bot.messages import ConversationKey
-from bot.storage.database import Database
+from bot.storage.database import Database, undisturbed
 from bot.storage.tables import KEY, cursors, key_of
 
 
@@ -29,6 +29,7 @@ class Cursors:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @undisturbed
     async def save(self, heard: Sequence[Cursor]) -> None:
         """Move these cursors forward; one that is further already stays."""
         async with self._database.write() as connection:
@@ -41,6 +42,7 @@ class Cursors:
                     )
                 )
 
+    @undisturbed
     async def of_platform(self, platform: str) -> list[Cursor]:
         """Every cursor of a platform, the channel that was heard last first."""
         async with self._database.read() as connection:

@@ -6,9 +6,11 @@ is a StorageError.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -28,6 +30,34 @@ _PRAGMAS = (
     "foreign_keys = ON",
     "secure_delete = ON",
 )
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def undisturbed(
+    method: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]:  # Any: asyncio's own
+    """A method whose transaction comes to its end before a cancellation is felt.
+
+    A connection that is given up in the middle of a statement keeps its lock until the statement is garbage, and until
+    then nobody can write.
+    """
+
+    @functools.wraps(method)
+    async def whole(*args: P.args, **kwargs: P.kwargs) -> T:
+        task = asyncio.create_task(method(*args, **kwargs))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            while not task.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # nobody waits for it any more
+            raise
+
+    return whole
 
 
 class Database:

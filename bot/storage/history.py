@@ -11,7 +11,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.messages import ConversationKey, Role, Turn
-from bot.storage.database import Database
+from bot.storage.database import Database, undisturbed
 from bot.storage.outbox import blank
 from bot.storage.records import NewTurn, StoredTurn
 from bot.storage.tables import KEY, of_key, requests, settings, turns
@@ -25,6 +25,7 @@ class History:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @undisturbed
     async def turns(
         self, key: ConversationKey, *, until: str | None = None, limit: int = 400, step: int = 1, hidden: bool = False
     ) -> list[StoredTurn]:
@@ -52,11 +53,13 @@ class History:
             found = await connection.execute(statement.order_by(turns.c.sent_at, turns.c.id).offset(left_out))
             return [_stored_turn(row) for row in found.mappings()]
 
+    @undisturbed
     async def add(self, turn: NewTurn) -> None:
         """Store a turn; if its message is stored already, that one stays as it is."""
         async with self._database.write() as connection:
             await add_turn(connection, turn)
 
+    @undisturbed
     async def edit(self, key: ConversationKey, message_id: str, text: str) -> bool:
         """Change what a person's message says. False: no such turn, or it says so already."""
         async with self._database.write() as connection:
@@ -65,6 +68,7 @@ class History:
             )
             return changed.rowcount > 0
 
+    @undisturbed
     async def remove_message(self, key: ConversationKey, message_id: str) -> int:
         """Delete a message's turn and the turns that answer it, and blank the answers' parts; the number of turns."""
         async with self._database.write() as connection:
@@ -73,6 +77,7 @@ class History:
         await self._database.erase_log()
         return gone.rowcount
 
+    @undisturbed
     async def undo(self, key: ConversationKey) -> StoredTurn | None:
         """Delete the newest visible turn of a person and everything after it; that turn, or None if there is none."""
         mine = and_(of_key(turns, key), turns.c.hidden.is_(False))
@@ -89,6 +94,7 @@ class History:
             await connection.execute(delete(turns).where(mine, _place >= tuple_(last["sent_at"], last["id"])))
             return _stored_turn(last)
 
+    @undisturbed
     async def reset(self, key: ConversationKey) -> int:
         """Keep every turn so far out of later prompts; the number of turns that this hides."""
         async with self._database.write() as connection:
@@ -97,6 +103,7 @@ class History:
             )
             return changed.rowcount
 
+    @undisturbed
     async def forget(self, key: ConversationKey) -> int:
         """Delete all turns and blank all parts of answers; the number of turns. Requests keep ids, and no text."""
         async with self._database.write() as connection:
@@ -105,12 +112,14 @@ class History:
         await self._database.erase_log()
         return gone.rowcount
 
+    @undisturbed
     async def settings(self, key: ConversationKey) -> dict[str, str]:
         """The settings made for exactly this key, by name."""
         async with self._database.read() as connection:
             found = await connection.execute(select(settings).where(of_key(settings, key)))
             return {row["name"]: row["value"] for row in found.mappings()}
 
+    @undisturbed
     async def set(self, key: ConversationKey, name: str, value: str | None) -> None:
         """Make a setting; None takes it away."""
         async with self._database.write() as connection:
@@ -122,6 +131,7 @@ class History:
                 made.on_conflict_do_update(index_elements=[*KEY, "name"], set_={"value": made.excluded.value})
             )
 
+    @undisturbed
     async def resolved(self, key: ConversationKey) -> dict[str, str]:
         """The settings that hold here: the thread's, and the channel's where the thread has none."""
         channel = ConversationKey(key.platform, key.workspace, key.channel)
@@ -133,6 +143,7 @@ class History:
             )
             return {row["name"]: row["value"] for row in found.mappings()}
 
+    @undisturbed
     async def following(self, key: ConversationKey) -> bool:
         """Whether anything was ever said or asked under this key."""
         said = select(turns.c.id).where(of_key(turns, key)).exists()

@@ -26,7 +26,7 @@ from bot.messages import (
     SamplingParams,
     Usage,
 )
-from bot.storage.database import Database
+from bot.storage.database import Database, undisturbed
 from bot.storage.history import add_turn, put_answer
 from bot.storage.outbox import put_final, usage_json, usage_of
 from bot.storage.records import NewTurn, StoredRequest
@@ -42,6 +42,7 @@ class Inbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @undisturbed
     async def accept(
         self,
         key: ConversationKey,
@@ -66,6 +67,7 @@ class Inbox:
                 await _add(connection, request)
             return True
 
+    @undisturbed
     async def seen(self, key: ConversationKey, identity: str) -> bool:
         """Whether an event was stored before."""
         values = {**asdict(key), "identity": identity}
@@ -73,6 +75,7 @@ class Inbox:
         async with self._database.read() as connection:
             return bool((await connection.execute(select(this))).scalar_one())
 
+    @undisturbed
     async def add_request(self, request: GenerationRequest) -> None:
         """Store a further request for a message that is stored already."""
         async with self._database.write() as connection:
@@ -103,6 +106,7 @@ class Inbox:
             request_id, (RequestStatus.WAITING,), {"status": RequestStatus.CANCELLED, "finished_at": time.time()}
         )
 
+    @undisturbed
     async def finish(
         self,
         request_id: str,
@@ -137,6 +141,7 @@ class Inbox:
                 await put_answer(connection, request_id, answer)
             await put_final(connection, replies)
 
+    @undisturbed
     async def recover(self) -> list[GenerationRequest]:
         """After a crash: what ran waits again, one attempt later. All that waits, in order of acceptance."""
         async with self._database.write() as connection:
@@ -155,6 +160,7 @@ class Inbox:
         found = await self._requests(requests.c.request_id == request_id)
         return found[0] if found else None
 
+    @undisturbed
     async def latest(self, key: ConversationKey) -> StoredRequest | None:
         """The request of this conversation that was accepted last, or None."""
         newest = (
@@ -171,11 +177,13 @@ class Inbox:
         """The requests that a message made, oldest first."""
         return await self._requests(and_(of_key(requests, key), requests.c.message_id == message_id))
 
+    @undisturbed
     async def _requests(self, which: ColumnElement[bool]) -> list[StoredRequest]:
         async with self._database.read() as connection:
             found = await connection.execute(select(requests).where(which).order_by(requests.c.id))
             return [_stored_request(row) for row in found.mappings()]
 
+    @undisturbed
     async def _move(self, request_id: str, of: Sequence[RequestStatus], values: dict[str, object]) -> None:
         async with self._database.write() as connection:
             await connection.execute(

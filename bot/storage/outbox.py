@@ -14,7 +14,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.messages import ActionKind, Attachment, FinishReason, Person, Reply, RequestStatus, Role, Usage
-from bot.storage.database import Database
+from bot.storage.database import Database, undisturbed
 from bot.storage.records import StoredReply
 from bot.storage.tables import KEY, key_of, outbox, ratings, requests, turns
 
@@ -30,12 +30,14 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @undisturbed
     async def posting(self, reply: Reply) -> None:
         """Say that `reply` is about to be posted for the first time. A part that is known already stays as it is."""
         async with self._database.write() as connection:
             row = insert(outbox).values(**_values(reply), state="posting", dropped="")
             await connection.execute(row.on_conflict_do_nothing(index_elements=["reply_id"]))
 
+    @undisturbed
     async def posted(self, reply_id: str, platform_id: str) -> None:
         """Remember the platform's id of a part. A part whose final text is owed still owes it."""
         state = case((outbox.c.state == "posting", "posted"), else_=outbox.c.state)
@@ -44,6 +46,7 @@ class Outbox:
                 update(outbox).where(outbox.c.reply_id == reply_id).values(platform_id=platform_id, state=state)
             )
 
+    @undisturbed
     async def settled(self, reply_id: str, *, dropped: str = "") -> None:
         """The final text is shown, or never will be, for the reason `dropped`. Without its question it is not kept."""
         this = outbox.c.reply_id == reply_id
@@ -58,6 +61,7 @@ class Outbox:
             )
             await connection.execute(update(outbox).where(this, ~question.exists()).values(_NO_TEXT))
 
+    @undisturbed
     async def of_request(self, request_id: str) -> list[StoredReply]:
         """The parts of one answer, in order."""
         async with self._database.read() as connection:
@@ -81,6 +85,7 @@ class Outbox:
             )
         )
 
+    @undisturbed
     async def unsettled(self) -> list[StoredReply]:
         """The parts of ended requests whose final text is not shown yet, in order of acceptance, then of part."""
         async with self._database.read() as connection:
@@ -92,6 +97,7 @@ class Outbox:
             )
             return [_stored_reply(row) for row in found.mappings()]
 
+    @undisturbed
     async def rate(self, reply_id: str, actor_id: str, good: bool) -> None:
         """One person's opinion of an answer; the newest counts."""
         row = insert(ratings).values(reply_id=reply_id, actor_id=actor_id, good=good, rated_at=time.time())
@@ -103,6 +109,7 @@ class Outbox:
                 )
             )
 
+    @undisturbed
     async def _one(self, which: ColumnElement[bool]) -> StoredReply | None:
         async with self._database.read() as connection:
             row = (await connection.execute(select(outbox).where(which))).mappings().first()

@@ -180,7 +180,7 @@ async def test_ones_own_message_can_be_forgotten_by_the_menu_and_moderators_can_
 
 async def test_an_acknowledgement_that_comes_too_late_does_nothing() -> None:
     async with on_stage() as stage:
-        stage.server.faults.answer("POST", CALLBACK, 404, code=10062)
+        stage.server.faults.answer("POST", CALLBACK, status=404, code=10062)
         stage.ana.patience = 0.3
         assert (await stage.ana.slash("reset", channel=stage.general)).failed
         await stage.ana.slash("status", channel=stage.general)
@@ -190,7 +190,7 @@ async def test_an_acknowledgement_that_comes_too_late_does_nothing() -> None:
 async def test_an_acknowledgement_whose_answer_was_lost_counts() -> None:
     async with on_stage() as stage:
         stage.core.says = saying(Notice("done"))
-        stage.server.faults.answer("POST", CALLBACK, 502, applied=True)
+        stage.server.faults.answer("POST", CALLBACK, status=502, applied=True)
         answer = await stage.ana.slash("status", channel=stage.general)
         assert await answer.answered() == "done"
         assert len(await stage.core.got(IncomingCommand)) == 1

@@ -16,7 +16,7 @@ EVIL = "@everyone @here <@&{role}> <@{user}> https://example.com/secret"
 async def test_an_answer_to_a_post_that_is_a_502_is_one_message(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server) as house:
         for number, applied in enumerate((False, True)):
-            fault = server.faults.answer("POST", POST, 502, applied=applied)
+            fault = server.faults.answer("POST", POST, status=502, applied=applied)
             question = await house.ana.says(house.general, f"number {number}", mention=True)
             await house.answer_to(question)
             assert fault.hits == 1
@@ -127,7 +127,7 @@ async def test_an_edit_that_is_refused_half_way_loses_nothing(tmp_path: Path, se
         house.engine.answers("hello", "one two three four")
         house.gates.hold("hello/2")
         question = await house.ana.says(house.general, "hello", mention=True)
-        refused = server.faults.answer("PATCH", EDIT, 403, code=50013)
+        refused = server.faults.answer("PATCH", EDIT, status=403, code=50013)
         await server.until(lambda: refused.hits)
         await house.gates.open("hello/2")
         assert await house.answer_to(question) == "one two three four"
@@ -139,7 +139,7 @@ async def test_a_final_edit_that_is_refused_comes_as_a_message_of_its_own(tmp_pa
         house.gates.hold("hello/1")
         question = await house.ana.says(house.general, "hello", mention=True)
         await house.general.until(lambda: house.general.messages)
-        server.faults.answer("PATCH", EDIT, 403, code=50005, times=100)
+        server.faults.answer("PATCH", EDIT, status=403, code=50005, times=100)
         await house.gates.open("hello/1")
         assert await house.answer_to(question) == "You said: hello"
         assert len(house.answers_to(question)) == 1

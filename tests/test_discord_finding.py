@@ -29,7 +29,7 @@ async def test_a_message_that_cannot_be_edited_is_replaced_by_another() -> None:
         question = await stage.ana.says(stage.general, "hello", mention=True)
         reply = reply_to(question, "hi")
         first = await stage.adapter.post(reply)
-        stage.server.faults.answer("PATCH", EDIT, 403, code=50005)
+        stage.server.faults.answer("PATCH", EDIT, status=403, code=50005)
         with pytest.raises(Rejected):
             await stage.adapter.update(replace(reply, committed="hi there", platform_id=first))
         second = await stage.adapter.post(replace(reply, committed="hi there"))

@@ -100,7 +100,7 @@ async def test_a_thread_that_somebody_opened_already_will_do() -> None:
     async with on_stage(reply_in_thread=True) as stage:
         question = await stage.ana.says(stage.general, "hello", mention=True)
         key = replace(key_of(stage.general), thread=question.id)
-        stage.server.faults.answer("POST", EDIT + "/threads", 502, applied=True)
+        stage.server.faults.answer("POST", EDIT + "/threads", status=502, applied=True)
         await stage.adapter.post(reply_to(question, "hi", key=key))
         assert question.thread is not None
         assert [message.content for message in question.thread.messages if message.content] == ["hi"]
@@ -133,7 +133,7 @@ async def test_what_is_gone_is_told_apart_from_what_is_refused() -> None:
         question = await stage.ana.says(stage.general, "hello", mention=True)
         reply = reply_to(question, "hi")
         reply = replace(reply, platform_id=await stage.adapter.post(reply))
-        stage.server.faults.answer("PATCH", EDIT, 403, code=50013)
+        stage.server.faults.answer("PATCH", EDIT, status=403, code=50013)
         with pytest.raises(Rejected) as refused:
             await stage.adapter.update(reply)
         assert not isinstance(refused.value, Gone)

@@ -151,7 +151,7 @@ async def test_a_post_that_gets_502_once_is_there_once_whether_or_not_it_was_app
         general = server.text_channel("general")
         async with running(server) as bot:
             for text, applied in (("first", False), ("second", True)):
-                fault = server.faults.answer("POST", POST, 502, applied=applied)
+                fault = server.faults.answer("POST", POST, status=502, applied=applied)
                 await place(bot, general.id).send(text)
                 assert fault.hits == 1
         assert [message.content for message in general.messages] == ["first", "second"]
@@ -181,7 +181,7 @@ async def test_answers_can_be_dropped_delayed_and_held_in_one_channel_only() -> 
                 await place(bot, general.id).send("arrived, but who knows")
             assert [message.content for message in general.messages] == ["arrived, but who knows"]
             assert server.calls[-1].status == 0
-            server.faults.answer("PATCH", EDIT, 403, code=50013)
+            server.faults.answer("PATCH", EDIT, status=403, code=50013)
             with pytest.raises(discord.Forbidden):
                 await place(bot, general.id).get_partial_message(int(general.messages[0].id)).edit(content="no")
             frozen = server.faults.freeze("POST", POST, applied=False)
@@ -190,7 +190,7 @@ async def test_answers_can_be_dropped_delayed_and_held_in_one_channel_only() -> 
             assert len(general.messages) == 1
             frozen.release()
             await sending
-            server.faults.delay("POST", POST, 0.2)
+            server.faults.delay("POST", POST, seconds=0.2)
             await place(bot, general.id).send("slow")
             assert server.calls[-1].seconds >= 0.2
 

@@ -226,7 +226,7 @@ async def test_a_dropped_answer_may_be_of_a_post_that_was_made(server: FakeSlack
 
 async def test_scripted_faults_meet_the_calls_that_they_name(server: FakeSlack) -> None:
     web, general, other = client(server), server.channel("general"), server.channel("other")
-    server.faults.answer("chat.postMessage", 503, channel=general.id, times=2, skip=1)
+    server.faults.answer("chat.postMessage", status=503, channel=general.id, times=2, skip=1)
     server.faults.refuse("chat.delete", "fatal_error")
     sent = await web.chat_postMessage(channel=general.id, text="1")
     for _ in range(2):

@@ -25,7 +25,7 @@ LAYERS = (
     {"catchup", "delivery", "frames"},
     {"dialects"},
     {"queue", "engine", "storage"},
-    {"models", "formatting", "textfiles", "links", "commands", "access"},
+    {"models", "formatting", "textfiles", "links", "commands", "buttons", "access"},
     {"adapter", "engine.base", "config", "logs"},
     {"messages", "errors"},
 )
@@ -34,7 +34,7 @@ LAYERS = (
 `engine.base` stands apart from `engine`: it is what the engine is asked with, plain data like `adapter`.
 """
 
-FOR_ADAPTERS = {"adapter", "messages", "errors", "config", "commands", "formatting", "textfiles"}
+FOR_ADAPTERS = {"adapter", "messages", "errors", "config", "commands", "buttons", "formatting", "textfiles"}
 """What the platforms' adapters may know of `bot`."""
 
 KNOWS_ADAPTERS = {"cli", "service"}

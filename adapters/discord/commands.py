@@ -13,13 +13,13 @@ import aiohttp
 import discord
 from discord import app_commands
 
-from adapters.discord.components import parsed
 from adapters.discord.events import Events, sent_at
 from adapters.discord.options import Argument, argument_for
 from adapters.discord.people import Interaction, actor
 from adapters.discord.places import Where, key_of
 from adapters.discord.posting import NOBODY, file_of
 from bot.adapter import Core
+from bot.buttons import parsed
 from bot.commands import COMMANDS, Command
 from bot.errors import StorageError
 from bot.formatting import split

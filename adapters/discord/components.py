@@ -1,17 +1,15 @@
 """The buttons under a reply. What they do is in their custom_id, so that they work after a restart.
 
-In: a Reply. Out: what Discord shows under it, and back from a custom_id to what was pressed. By the same custom_id a
-reply is found again in a channel's history.
+In: a Reply. Out: what Discord shows under it. By the same custom_id a reply is found again in a channel's history.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import discord
 
+from bot.buttons import Button, button_id, parsed
 from bot.messages import ActionKind, Reply
 
-PREFIX = "ih"
 _Look = tuple[str | None, str | None, discord.ButtonStyle]
 LOOKS: dict[ActionKind, _Look] = {
     ActionKind.STOP: ("Stop", None, discord.ButtonStyle.danger),
@@ -23,31 +21,6 @@ LOOKS: dict[ActionKind, _Look] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Button:
-    """What a custom_id says."""
-
-    kind: ActionKind
-    reply_id: str
-    request_id: str
-
-
-def custom_id(kind: ActionKind, reply: Reply) -> str:
-    """`ih:stop:<reply_id>:<request_id>`, at most 100 characters."""
-    return f"{PREFIX}:{kind}:{reply.reply_id}:{reply.request_id}"
-
-
-def parsed(text: str) -> Button | None:
-    """What a custom_id says, or None if it is not one of ours."""
-    prefix, *parts = text.split(":")
-    if prefix != PREFIX or len(parts) != 3:
-        return None
-    try:
-        return Button(ActionKind(parts[0]), parts[1], parts[2])
-    except ValueError:  # of a later version
-        return None
-
-
 def view_of(reply: Reply) -> discord.ui.View | None:
     """The buttons of a reply, or None if it has none."""
     if not reply.buttons:
@@ -55,7 +28,7 @@ def view_of(reply: Reply) -> discord.ui.View | None:
     view = discord.ui.View(timeout=None)
     for kind in reply.buttons:
         label, emoji, style = LOOKS[kind]
-        view.add_item(discord.ui.Button(label=label, emoji=emoji, style=style, custom_id=custom_id(kind, reply)))
+        view.add_item(discord.ui.Button(label=label, emoji=emoji, style=style, custom_id=button_id(kind, reply)))
     view.stop()  # else discord.py keeps it in memory for ever; presses are read from their custom_id
     return view
 

@@ -1,11 +1,10 @@
 """What an answer looks like on Slack: a markdown block, and under it the buttons, what they do being in their ids.
 
-In: a Reply. Out: blocks as slack_sdk's models make and check them, and back from an action_id to what was pressed. By
-the metadata of a message, or by its buttons, a reply is found again in a channel's history.
+In: a Reply. Out: blocks as slack_sdk's models make and check them. By the metadata of a message, or by its buttons, a
+reply is found again in a channel's history.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from slack_sdk.models.blocks import (
@@ -18,13 +17,14 @@ from slack_sdk.models.blocks import (
 )
 from slack_sdk.models.blocks.basic_components import FeedbackButtonObject
 
+from bot.buttons import Button, button_id, parsed
 from bot.messages import ActionKind, Reply
 
 Json = dict[str, Any]
 """A JSON object. Any: whatever JSON holds."""
 
-PREFIX = "ih"
 FEEDBACK = "feedback"
+"""The element of the native thumbs; each of the two says in its value what it is."""
 REPLY_EVENT, NOTE_EVENT = "inhouse_reply", "inhouse_note"
 """The event types of our messages' metadata: an answer's, and words of our own."""
 MAX_FALLBACK = 3900
@@ -41,31 +41,6 @@ _LOOKS: dict[ActionKind, tuple[str, str | None]] = {
 _THUMBS = (ActionKind.GOOD, ActionKind.BAD)
 
 
-@dataclass(frozen=True, slots=True)
-class Button:
-    """What an action_id says."""
-
-    kind: ActionKind
-    reply_id: str
-    request_id: str
-
-
-def action_id(kind: str, reply: Reply) -> str:
-    """`ih:stop:<reply_id>:<request_id>`, at most 255 characters."""
-    return f"{PREFIX}:{kind}:{reply.reply_id}:{reply.request_id}"
-
-
-def parsed(text: str) -> Button | None:
-    """What an action_id says, or None if it is not one of ours; of the feedback buttons, the value says it."""
-    prefix, *parts = text.split(":")
-    if prefix != PREFIX or len(parts) != 3:
-        return None
-    try:
-        return Button(ActionKind(parts[0]), parts[1], parts[2])
-    except ValueError:  # of a later version
-        return None
-
-
 def answer(reply: Reply, text: str, *, feedback: bool) -> list[Json]:
     """The blocks of a message. `feedback`: the workspace has native feedback buttons."""
     return [_json(MarkdownBlock(text=text)), *buttons(reply, feedback=feedback)]
@@ -80,19 +55,14 @@ def buttons(reply: Reply, *, feedback: bool) -> list[Json]:
         blocks.append(ActionsBlock(elements=[_button(kind, reply) for kind in plain]))
     if native:
         good, bad = (
-            FeedbackButtonObject(text=label, value=action_id(kind, reply), accessibility_label=label)
+            FeedbackButtonObject(text=label, value=button_id(kind, reply), accessibility_label=label)
             for label, kind in (("Good answer", ActionKind.GOOD), ("Bad answer", ActionKind.BAD))
         )
         element = FeedbackButtonsElement(
-            action_id=action_id(FEEDBACK, reply), positive_button=good, negative_button=bad
+            action_id=button_id(FEEDBACK, reply), positive_button=good, negative_button=bad
         )
         blocks.append(ContextActionsBlock(elements=[element]))
     return [_json(block) for block in blocks]
-
-
-def note(text: str) -> list[Json]:
-    """The blocks of words of our own."""
-    return [_json(MarkdownBlock(text=text))]
 
 
 def metadata(reply: Reply) -> Json:
@@ -135,7 +105,7 @@ def _buttons_in(blocks: object) -> Iterable[Button]:
 
 def _button(kind: ActionKind, reply: Reply) -> ButtonElement:
     label, style = _LOOKS[kind]
-    return ButtonElement(text=label, action_id=action_id(kind, reply), value=reply.reply_id, style=style)
+    return ButtonElement(text=label, action_id=button_id(kind, reply), value=reply.reply_id, style=style)
 
 
 def _json(block: Block) -> Json:

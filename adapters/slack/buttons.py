@@ -11,12 +11,12 @@ from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.context.ack.async_ack import AsyncAck
 
 from adapters.slack.asides import Asides, Words, words_of
-from adapters.slack.blocks import Button, parsed
 from adapters.slack.events import Events
 from adapters.slack.help import chosen
 from adapters.slack.interactions import Interaction, of_element, pressed
 from adapters.slack.payloads import Raw, text_of
 from bot.adapter import Core
+from bot.buttons import Button, parsed
 from bot.messages import Accepted, IncomingAction, IncomingCommand
 
 ANY = re.compile("")

@@ -75,9 +75,9 @@ class ScriptedAdapter:
         """Change a reply."""
         await self._call("update", value=packed(reply))
 
-    async def status(self, key: ConversationKey, text: str) -> None:
-        """Say that something is going on."""
-        await self._call("status", value=packed(key), text=text)
+    async def status(self, key: ConversationKey, text: str | None) -> None:
+        """Say that something is going on, or no longer."""
+        await self._call("status", value=packed(key), text="(over)" if text is None else text)
 
     def is_refused(self, refusal: str) -> None:
         """The platform wants this bot no more, with these words."""

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from aiohttp import BodyPartReader, web
 
 from tests.fakes.discord.checks import ApiError
-from tests.fakes.discord.faults import Fault, Faults, Kind
 from tests.fakes.discord.limits import Limits, Refusal
 from tests.fakes.discord.log import Call, Log
 from tests.fakes.discord.state import File, Json
 from tests.fakes.discord.world import World
+from tests.fakes.faults import Fault, Faults, Kind
 
 MAX_REQUEST = 25 * 1024 * 1024
 PREFIX = "/api/v10"
@@ -83,7 +83,7 @@ class Rest:
         """The answer to a call, or None for none at all."""
         if self.limits.banned:
             return web.Response(status=429, text="<html>You are being blocked.</html>", content_type="text/html")
-        fault = self.faults.find(method, route, ask.path.get("channel_id"))
+        fault = self.faults.find(method, route, channel=ask.path.get("channel_id"))
         if fault is not None and not fault.applied:
             if spoiled := await _spoil(fault):
                 return spoiled

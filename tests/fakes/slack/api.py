@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
+from tests.fakes.faults import Fault, Faults, Kind
 from tests.fakes.slack.asks import Ask, SlackError, read
-from tests.fakes.slack.faults import Fault, Faults, Kind
 from tests.fakes.slack.limits import Limits
 from tests.fakes.slack.log import Call, Log
 from tests.fakes.slack.state import Json
@@ -69,7 +69,7 @@ class Api:
 
     async def _answer(self, ask: Ask, apply: Callable[[Ask], web.Response]) -> web.Response | None:
         """The answer to a call, or None for none at all."""
-        fault = self.faults.find(ask.method, ask.text("channel") or ask.text("channel_id"))
+        fault = self.faults.find(ask.method, channel=ask.text("channel") or ask.text("channel_id"))
         if fault is not None and not fault.applied:
             if spoiled := await _spoil(fault):
                 return spoiled
@@ -131,7 +131,7 @@ async def _spoil(fault: Fault) -> web.Response | None:
         await asyncio.sleep(fault.seconds)
     if fault.kind is Kind.FREEZE:
         await fault.released.wait()
-    if fault.kind is Kind.STATUS:
+    if fault.kind is Kind.ANSWER:
         return web.Response(status=fault.status, text="<html>error</html>", content_type="text/html")
     if fault.kind is Kind.REFUSAL:
         return answer(200, {"ok": False, "error": fault.error}, {})

@@ -41,6 +41,7 @@ class ExtraMethods:
         self.views: list[Json] = []
         self.triggers: dict[str, float] = {}
         self.statuses_enabled = True
+        self.upload_status = 200
         world.spoke = self._spoke
 
     def methods(self) -> dict[str, Handler]:
@@ -78,6 +79,8 @@ class ExtraMethods:
         file = self._reserved.get(request.match_info["file"])
         if file is None:
             return web.Response(status=404)
+        if self.upload_status != 200:
+            return web.Response(status=self.upload_status)
         file.data = await request.read()
         return web.Response(text=f"OK - {len(file.data)}")
 

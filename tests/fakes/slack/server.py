@@ -8,7 +8,7 @@ async with FakeSlack() as server:
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -55,7 +55,7 @@ class FakeSlack:
         )
         methods: dict[str, Handler] = {}
         for part in parts:
-            methods |= cast(dict[str, Handler], part.methods())
+            methods |= part.methods()
         self._api.mount(app, methods)
         app.router.add_get("/link/", self.sockets.serve)
         app.router.add_post("/respond/{name}", self.desk.respond)

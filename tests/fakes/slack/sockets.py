@@ -9,11 +9,13 @@ import asyncio
 import contextlib
 import json
 import secrets
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from tests.fakes.slack import payloads
+from tests.fakes.slack.api import Handler
 from tests.fakes.slack.asks import Ask, SlackError
 from tests.fakes.slack.log import Ack, Delivery, Log
 from tests.fakes.slack.state import Json
@@ -66,7 +68,7 @@ class SocketMode:
         self.deaf_to_acks = False
         world.emit = self._on_event
 
-    def methods(self) -> dict[str, object]:
+    def methods(self) -> dict[str, Handler]:
         """Method -> handler."""
         return {"apps.connections.open": self._open}
 
@@ -245,7 +247,7 @@ class SocketMode:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.kill()
 
-    def _run(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

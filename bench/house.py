@@ -57,7 +57,7 @@ class Platform:
         if reply.final and reply.usage is not None:
             self._ended[reply.question_id].set_result(reply.usage)
 
-    async def status(self, key: ConversationKey, text: str) -> None:
+    async def status(self, key: ConversationKey, text: str | None) -> None:
         return None
 
     async def close(self) -> None:

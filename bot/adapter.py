@@ -102,8 +102,8 @@ class Adapter(Protocol):
         """Bring a posted reply (reply.platform_id) up to date. Raises RetryLater, Rejected or Gone."""
         ...
 
-    async def status(self, key: ConversationKey, text: str) -> None:
-        """Say that something is going on ('' = just typing); it goes away by itself."""
+    async def status(self, key: ConversationKey, text: str | None) -> None:
+        """Say that something is going on ('' = just typing); it goes away by itself, or at once with None."""
         ...
 
     async def close(self) -> None:

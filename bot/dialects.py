@@ -113,11 +113,6 @@ def _fenced(lines: list[str]) -> list[str]:
     return shown
 
 
-def plain(text: str, dialect: Dialect) -> str:
-    """Words of our own in `dialect`, whatever names stand in them."""
-    return _entities(text) if dialect is Dialect.SLACK else text
-
-
 def _entities(text: str) -> str:
     return re.sub("[&<>]", lambda found: _ENTITIES[found.group()], text)
 

@@ -10,7 +10,7 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from bot.adapter import Limits
-from bot.dialects import plain, render, settled
+from bot.dialects import render, settled
 from bot.formatting import Part, between_entities, closed, open_fence, split
 from bot.messages import ActionKind, Attachment, FinishReason, GenerationRequest, Reply, Usage
 
@@ -41,7 +41,7 @@ class Composer:
     def growing(self, text: str, line: str) -> list[Reply]:
         """The messages while the answer is being written; without text it is `line`, or nothing."""
         if not text.strip():
-            return [self._reply(0, "", plain(line, self.limits.dialect), (ActionKind.STOP,))] if line else []
+            return [self._reply(0, "", self._ours(line), (ActionKind.STOP,))] if line else []
         source = self._opened(text)
         sure = self._parts(self._shown(source[: settled(source, self.limits.dialect)]))
         commits = [part.text[: part.committed] for part in sure]
@@ -62,7 +62,7 @@ class Composer:
         cut = len(beginning) < len(shown)
         ending = [THE_REST] if cut else []
         if reason is FinishReason.ERROR:
-            ending.append(f"⚠️ {plain(error, self.limits.dialect)}")
+            ending.append(f"⚠️ {self._ours(error)}")
         elif not shown:
             ending.append("Stopped." if reason is FinishReason.ABORT else "(The model had nothing to say.)")
         if ending:
@@ -72,7 +72,7 @@ class Composer:
             for number, part in enumerate(split(beginning, self._room()))
         ]
         # The first part carries the buttons: by them it is recognised as ours after a crash.
-        frames[0] = replace(frames[0], buttons=self._buttons(reason))
+        frames[0] = replace(frames[0], buttons=self._buttons(reason, bool(shown)))
         file = Attachment(FILE, text) if cut else None
         frames[-1] = replace(frames[-1], finish_reason=reason, usage=usage, attachment=file)
         return frames
@@ -84,7 +84,7 @@ class Composer:
 
     def _shown(self, text: str) -> str:
         text = render(text, self.limits.dialect, self.links)
-        return f"{plain(self.note, self.limits.dialect)}\n\n{text}" if self.note else text
+        return f"{self._ours(self.note)}\n\n{text}" if self.note else text
 
     def _room(self) -> int:
         """Characters of one message; as many in the end as before, or else every message would change then."""
@@ -98,11 +98,15 @@ class Composer:
         most = self.limits.attach_over
         return text[: between_entities(text, most)].rstrip() if most and len(text) > most else text
 
-    def _buttons(self, reason: FinishReason) -> tuple[ActionKind, ...]:
+    def _ours(self, text: str) -> str:
+        """Words of our own, in which names of files and people may stand, and whatever they are called."""
+        return render(text, self.limits.dialect, frozenset())
+
+    def _buttons(self, reason: FinishReason, begun: bool) -> tuple[ActionKind, ...]:
         again = (ActionKind.RERUN if self.edited else ActionKind.REGENERATE,)
         if reason is FinishReason.ERROR:
             return again
-        more = (ActionKind.CONTINUE,) if reason in (FinishReason.LENGTH, FinishReason.ABORT) else ()
+        more = (ActionKind.CONTINUE,) if begun and reason in (FinishReason.LENGTH, FinishReason.ABORT) else ()
         return (*again, *more, ActionKind.GOOD, ActionKind.BAD)
 
     def _reply(self, part: int, committed: str, tail: str = "", buttons: tuple[ActionKind, ...] = ()) -> Reply:

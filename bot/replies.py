@@ -125,6 +125,9 @@ class LiveReply:
                 await asyncio.sleep(min(5.0, 0.5 * (attempt + 1)))
         self._ended = True
         self._said.set()
+        if compose is list:
+            with contextlib.suppress(Exception):  # it goes away by itself, too
+                await self._adapter.status(self.request.key, None)
         self._delivery.show(compose())  # anew: the question may have been edited meanwhile
 
     def _show(self) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.adapter import Dialect
-from bot.dialects import plain, render, settled
+from bot.dialects import render, settled
 from bot.formatting import open_fence, split
 from tests.markdown_samples import BAD, BLOCKS, GOOD, INLINE, MARKDOWN, live_urls
 
@@ -171,5 +171,5 @@ def test_no_entity_is_cut_in_two(text: str, limit: int) -> None:
 
 
 def test_our_own_words_are_no_marks_of_slacks() -> None:
-    assert plain("<!here>.png & 'x'", Dialect.SLACK) == "&lt;!here&gt;.png &amp; 'x'"
-    assert plain("<!here>", Dialect.DISCORD) == "<!here>"
+    assert render("<!here>.png & 'x'", Dialect.SLACK, frozenset()) == "&lt;!here&gt;.png &amp; 'x'"
+    assert render("<!here>", Dialect.DISCORD, frozenset()) == "<!here>"

@@ -119,6 +119,19 @@ def test_the_buttons_tell_what_can_be_done_now(reason: FinishReason, edited: boo
     assert (others[-1].finish_reason, others[-1].usage) == (reason, USAGE)
 
 
+def test_what_was_not_begun_cannot_be_continued() -> None:
+    (frame,) = ended(composer(), "", FinishReason.ABORT)
+    assert frame.committed == "Stopped."
+    assert ActionKind.CONTINUE not in frame.buttons
+
+
+def test_an_address_in_our_own_words_is_no_link() -> None:
+    composing = composer(note=f"I left out {BAD}.", links=frozenset({BAD}))
+    assert texts(ended(composing, "Hello.")) == [f"I left out `{BAD}`.\n\nHello."]
+    (frame,) = ended(composer(), "", FinishReason.ERROR, f"It broke at {BAD}.")
+    assert frame.committed == f"⚠️ It broke at `{BAD}`."
+
+
 def test_an_error_stands_below_the_code_that_it_interrupted() -> None:
     (frame,) = ended(composer(), "Look:\n```\nprint(", FinishReason.ERROR, "It failed.")
     assert frame.committed == "Look:\n```\nprint(\n```\n\n⚠️ It failed."

@@ -75,6 +75,20 @@ async def test_where_text_is_only_appended_waiting_is_told_by_status(tmp_path: P
         assert answer.first.history[0].startswith("You" if thread else "1st in line")
 
 
+async def test_the_status_of_a_question_that_was_deleted_is_taken_away(tmp_path: Path) -> None:
+    async with open_house(tmp_path, limits=Limits(2000, 0.0, appends=True)) as house:
+        team = house.team.elsewhere(thread="a thread")
+        house.world.gates.hold("question/0")
+        await team.says("ana", "question")
+        await house.world.gates.reached("question/0")
+        await team.says("ana", "hello")
+        await house.world.until(lambda: (team.key, "1st in line") in house.world.statuses, "its place is told")
+        await team.deletes("hello")
+        await house.world.until(lambda: (team.key, "(over)") in house.world.statuses, "and then no longer")
+        await house.world.gates.open("question/0")
+        await team.reply_to("question")
+
+
 async def test_an_error_follows_what_was_written_and_is_not_remembered(house: House, team: Team) -> None:
     house.engine.answers("hello", "Good morning to you", fails_at=2)
     answer = await team.asks("ana", "hello")

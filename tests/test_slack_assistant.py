@@ -61,7 +61,7 @@ async def test_what_fails_there_disturbs_nobody(method: str, fault: str, caplog:
         elif fault == "lost":
             stage.server.faults.drop(method, applied=False, times=2)  # aiohttp itself asks twice
         else:
-            stage.server.faults.answer(method, 500)
+            stage.server.faults.answer(method, status=500)
         channel, thread = await stage.ana.opens_assistant()
         await stage.ana.says(channel, "hello", thread=thread)
         await stage.core.message()

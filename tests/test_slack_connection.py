@@ -135,7 +135,7 @@ async def test_socket_mode_that_is_switched_off_is_said(caplog: pytest.LogCaptur
 @pytest.mark.parametrize("method", ["auth.test", "apps.connections.open"])
 async def test_a_first_connection_that_fails_is_tried_again(method: str) -> None:
     async with FakeSlack() as server:
-        server.faults.answer(method, 503)
+        server.faults.answer(method, status=503)
         async with on_stage(server) as stage:
             await stage.ana.says(stage.general, "hello", mention=True)
             await stage.core.message()

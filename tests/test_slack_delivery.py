@@ -102,7 +102,7 @@ async def test_a_long_answer_comes_in_ordered_parts_with_whole_fences(tmp_path: 
 async def test_an_answer_whose_first_post_failed_is_one_message(tmp_path: Path, streams: bool, lost: bool) -> None:
     async with answering(tmp_path, streams=streams) as answer:
         faults, method = answer.stage.server.faults, START if streams else POST
-        fault = faults.drop(method, applied=True) if lost else faults.answer(method, 502)
+        fault = faults.drop(method, applied=True) if lost else faults.answer(method, status=502)
         answer.writes("One two ")
         await answer.shows("One two")
         answer.ends("One two three.")

@@ -95,9 +95,9 @@ async def test_the_line_to_slack_may_fail_in_many_ways() -> None:
             async with mapped():
                 await web.conversations_history(channel=general.id)
 
-        server.faults.answer(POST, 502)
+        server.faults.answer(POST, status=502)
         server.faults.drop(POST, applied=False)
-        server.faults.answer("conversations.history", 502)
+        server.faults.answer("conversations.history", status=502)
         server.faults.drop("conversations.history", applied=False, times=2)  # what only reads is repeated by aiohttp
         for _ in range(2):
             with pytest.raises(OutcomeUnknown):

@@ -38,6 +38,7 @@ TEXTS = st.lists(st.one_of(MARKDOWN, MARKS, st.text(max_size=8)), max_size=8).ma
         ("```sh\n#!/bin/sh\nls > x && **no**\n```", "```\n#!/bin/sh\nls &gt; x &amp;&amp; **no**\n```"),
         ("[a & b](https://e.x/?a=1&b=2)", "<https://e.x/?a=1&b=2|a &amp; b>"),
         ("[a](https://e.x/?a=<b>)", "<https://e.x/?a=%3Cb%3E|a>"),
+        ("[a](https://e.x/%ee%80%81)", "<https://e.x/%ee%80%81|a>"),
         ("> quoted > not", "> quoted &gt; not"),
         ("[x](!here) [y](@U1) ![z](!channel)", "x y z"),
     ],

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from adapters.slack import failures
 from bot.adapter import Dialect
 from bot.dialects import render
 from bot.errors import Gone, OutcomeUnknown, Rejected, RetryLater
@@ -83,7 +84,7 @@ async def test_a_502_is_unknown_and_the_post_is_not_there() -> None:
     async with on_stage() as stage:
         stage.server.streams_enabled = False
         question = await stage.ana.says(stage.general, "hello", mention=True)
-        stage.server.faults.answer(POST, 502)
+        stage.server.faults.answer(POST, status=502)
         with pytest.raises(OutcomeUnknown):
             await stage.adapter.post(reply_to(question, "Hello"))
         assert await stage.adapter.find_posted(reply_to(question)) is None
@@ -184,3 +185,43 @@ async def test_edits_of_growing_text_keep_below_the_limits() -> None:
         assert stage.server.rate_limited == 0
         shown = [message.shown for channel in stage.server._world.channels.values() for message in channel.messages]
         assert shown == ["all of it"] * 4
+
+
+async def test_where_uploads_are_refused_the_answer_is_final_all_the_same() -> None:
+    async with on_stage() as stage:
+        stage.server.extras.upload_status = 403
+        question = await stage.ana.says(stage.general, "hello", mention=True)
+        reply = reply_to(question, "The rest is in the file.", attachment=Attachment("answer.md", "all of it"))
+        reply = replace(reply, platform_id=await stage.adapter.post(replace(reply, attachment=None)), final=True)
+        await stage.adapter.update(reply)
+        await stage.adapter.update(reply)
+        first, *others = stage.general.messages
+        assert first.shown == "The rest is in the file."
+        assert [each.shown for each in others] == ["_(I could not attach the file with the whole answer.)_"]
+
+
+async def test_words_of_our_own_go_on_where_slack_had_no_time_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "LIMITED_S", 1.0)
+    async with on_stage() as stage:
+        question = await stage.ana.says(stage.general, "hello", mention=True)
+        stage.server.faults.refuse(POST, "ratelimited", skip=1)
+        words = "One. " * 500 + "\n\n" + "Two. " * 500
+        await stage.adapter._posting.tell(key_of(stage.general, question), words, thread=question.ts)
+        shown = [message.shown for message in stage.general.messages]
+        assert len(shown) == 2
+        assert "".join(shown).count("One.") == 500
+        assert "".join(shown).count("Two.") == 500
+
+
+async def test_the_status_says_what_is_being_done() -> None:
+    async with on_stage() as stage:
+        question = await stage.ana.says(stage.general, "hello", mention=True)
+        key = key_of(stage.general, question)
+        await stage.adapter.status(key, "")
+        assert stage.server.status_of(stage.general, question.ts) == "is reading…"
+        reply = reply_to(question, "One ")
+        reply = replace(reply, platform_id=await stage.adapter.post(reply))
+        await stage.adapter.update(replace(reply, committed="One two "))
+        assert stage.server.status_of(stage.general, question.ts) == "is writing…"
+        await stage.adapter.update(replace(reply, committed="One two.", final=True, buttons=BUTTONS))
+        assert stage.server.status_of(stage.general, question.ts) == ""

@@ -206,3 +206,14 @@ async def test_nothing_in_a_stream_notifies_anybody() -> None:
         assert message.shown == f"<!here> <@{stage.ben.id}> `<!channel>` " * 3
         assert message.pings == ()
         assert message.unfurls == ()
+
+
+async def test_a_stream_that_is_refused_for_one_answer_is_there_for_the_next() -> None:
+    async with on_stage() as stage:
+        stage.server.faults.refuse("chat.startStream", "invalid_recipient")
+        question = await stage.ana.says(stage.general, "count", mention=True)
+        await stage.adapter.post(reply_to(question, "One "))
+        assert not stage.general.messages[0].streaming
+        other = await stage.ana.says(stage.general, "count", mention=True)
+        await stage.adapter.post(reply_to(other, "One ", reply_id="b" * 20))
+        assert stage.general.messages[1].streaming

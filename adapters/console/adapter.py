@@ -134,9 +134,9 @@ class ConsoleAdapter:
         """Show what was added to an answer."""
         self._receive(reply)
 
-    async def status(self, key: ConversationKey, text: str) -> None:
+    async def status(self, key: ConversationKey, text: str | None) -> None:
         """Say what is being waited for."""
-        self._screen.waiting(text)
+        self._screen.waiting(text or "")
 
     async def _converse(self, core: Core) -> None:
         while (line := await self._lines.ask(core)) is not None:

@@ -65,7 +65,7 @@ class DiscordAdapter:
         """Bring a message up to date."""
         await self._posting.update(reply)
 
-    async def status(self, key: ConversationKey, text: str) -> None:
+    async def status(self, key: ConversationKey, text: str | None) -> None:
         """Show the typing indicator; what is being waited for comes as a post, so it is not shown here."""
-        if not text:
+        if text == "":
             await self._posting.typing(key)

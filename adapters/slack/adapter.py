@@ -50,7 +50,7 @@ class SlackAdapter:
         web, me = self._web, self._connection.me
         people = People(web)
         events = self._events = Events(self._settings, web, me, core, people)
-        assistant = AssistantView(web, me, core)
+        assistant = AssistantView(web)
         intake = Intake(core, events, self._posting, assistant, self._connection.closing)
         desk = Desk(self._settings, web, me, core, self._posting, events)
         self._posting.streams.stopped = _stopping(core)
@@ -92,7 +92,7 @@ class SlackAdapter:
         """Bring a message up to date."""
         await self._posting.update(reply)
 
-    async def status(self, key: ConversationKey, text: str) -> None:
+    async def status(self, key: ConversationKey, text: str | None) -> None:
         """Say under the conversation that something is going on."""
         await self._posting.status(key, text)
 

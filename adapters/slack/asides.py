@@ -29,7 +29,8 @@ from bot.messages import Accepted, Attachment, Notice, Outcome
 log = logging.getLogger(__name__)
 
 ACK_S = 2.5
-"""Storage takes or refuses an event within two seconds, so what is still at work then is stored."""
+"""Storage takes or refuses an event within two seconds, so what is still at work then is most likely stored; only where
+Slack was slow to tell who asks may it not be, and then the person is told."""
 LAST_S = 2.0
 PATIENCE_S = 10
 MOST_USES = 5

@@ -11,15 +11,13 @@ from collections import OrderedDict
 from collections.abc import Awaitable
 from typing import Any
 
-import aiohttp
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.context.ack.async_ack import AsyncAck
-from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.slack.me import MeNow
+from adapters.slack.failures import mapped
 from adapters.slack.payloads import Raw, object_of, text_of
-from bot.adapter import Core
+from bot.errors import AdapterError
 from bot.messages import ConversationKey
 
 log = logging.getLogger(__name__)
@@ -41,7 +39,7 @@ MOST_TITLED = 1000
 class AssistantView:
     """Furnishes the threads of the agent view."""
 
-    def __init__(self, web: AsyncWebClient, me: MeNow, core: Core) -> None:
+    def __init__(self, web: AsyncWebClient) -> None:
         self._web = web
         self._titled: OrderedDict[ConversationKey, None] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,8 +89,7 @@ class AssistantView:
 async def _tried(call: Awaitable[Any]) -> None:  # Any: an answer that nobody reads
     """Make a call that may fail."""
     try:
-        await call
-    except SlackApiError as error:
-        log.info("Slack does not furnish the agent view: %s", error.response.get("error"))
-    except (SlackClientError, aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        log.info("The agent view could not be furnished (%s).", type(error).__name__)
+        async with mapped():
+            await call
+    except AdapterError as error:
+        log.info("The agent view could not be furnished: %s", error)

@@ -4,6 +4,7 @@ In: `/inhouse model phi-4`. Out: an IncomingCommand for the core, and its answer
 is given to a channel, never to a thread; where answers stand in threads, the giver is told how it is done there.
 """
 
+import asyncio
 import time
 from dataclasses import replace
 
@@ -25,7 +26,7 @@ from adapters.slack.text import decoded
 from bot.adapter import Core
 from bot.commands import parse_text
 from bot.config import Settings
-from bot.messages import IncomingCommand, Notice, Outcome, Refused
+from bot.messages import IncomingCommand, Notice, Outcome, Person, Refused
 
 OF_CONVERSATIONS = ("stop", "regenerate", "continue", "undo", "reset", "why", "forget", "export")
 """Commands about what was said, which in a thread is another conversation than in its channel."""
@@ -67,7 +68,7 @@ class Desk:
         return await self._asides.serve(ack, interaction, work, patient=name == "ask")
 
     async def _help(self, interaction: Interaction) -> Words:
-        outcome = await self._handle(interaction, "settings", {})
+        outcome = await self._handle(interaction, await self._actor(interaction), "settings", {})
         if not isinstance(outcome, Notice):
             return words_of(outcome) or Words(COMING)
         return Words(
@@ -75,9 +76,15 @@ class Desk:
         )
 
     async def _command(self, interaction: Interaction, name: str, args: dict[str, str]) -> Words | None:
-        if name == "ask" and not await self._places.reachable(interaction.channel):
-            return Words(AWAY)
-        outcome = await self._handle(interaction, name, args)
+        if name == "ask":
+            actor, reachable = await asyncio.gather(
+                self._actor(interaction), self._places.reachable(interaction.channel)
+            )
+            if not reachable:
+                return Words(AWAY)
+        else:
+            actor = await self._actor(interaction)
+        outcome = await self._handle(interaction, actor, name, args)
         words = words_of(outcome)
         if words is None:
             return None
@@ -87,8 +94,10 @@ class Desk:
             return replace(words, hint=f"A thread is a conversation of its own: write `!{name}` in it.")
         return words
 
-    async def _handle(self, interaction: Interaction, name: str, args: dict[str, str]) -> Outcome:
-        actor = await self._events.actor(interaction.user, interaction.channel)
+    async def _actor(self, interaction: Interaction) -> Person:
+        return await self._events.actor(interaction.user, interaction.channel)
+
+    async def _handle(self, interaction: Interaction, actor: Person, name: str, args: dict[str, str]) -> Outcome:
         key = self._events.key(interaction.channel)
         return await self._core.handle(IncomingCommand(key, interaction.id, actor, name, args, time.time()))
 

@@ -7,10 +7,12 @@ from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters.slack.failures import mapped
-from adapters.slack.payloads import Message, message_of, objects_of
+from adapters.slack.payloads import Message, body_of, message_of, object_of, objects_of, text_of
 from bot.config import Settings
 
 PAGE = 200
+PAGES = 5
+"""So much of a long thread is read."""
 
 
 class Background:
@@ -37,14 +39,27 @@ class Background:
         return _oldest_first(answer, message)
 
     async def _thread(self, message: Message, limit: int) -> list[Message]:
-        async with mapped():
-            answer = await self._web.conversations_replies(
-                channel=message.channel, ts=message.thread, latest=message.ts, inclusive=False, limit=limit
-            )
-        return _oldest_first(answer, message)
+        """Slack begins with the oldest ones, so what is nearest comes last."""
+        found: list[Message] = []
+        cursor = ""
+        for _ in range(PAGES):
+            async with mapped():
+                answer = await self._web.conversations_replies(
+                    channel=message.channel,
+                    ts=message.thread,
+                    latest=message.ts,
+                    inclusive=False,
+                    limit=limit,
+                    cursor=cursor or None,
+                )
+            found += _oldest_first(answer, message)
+            cursor = text_of(object_of(body_of(answer), "response_metadata"), "next_cursor")
+            if not cursor or limit == 1:
+                break
+        return found
 
 
 def _oldest_first(answer: AsyncSlackResponse, before: Message) -> list[Message]:
-    raws = objects_of(answer.data, "messages")  # type: ignore[arg-type]  # JSON
+    raws = objects_of(body_of(answer), "messages")
     found = [each for raw in raws if (each := message_of(raw, before.channel)) and each.sent_at < before.sent_at]
     return sorted(found, key=lambda each: each.sent_at)

@@ -94,14 +94,13 @@ class Events:
             return []
         patience = Patience()
         keys = self.keys_of(message.channel, message.ts, message.thread)
-        author, text, followed, read = await asyncio.gather(
+        followed = await asyncio.gather(*(self._follows(key) for key in keys))
+        author, text, read = await asyncio.gather(
             self._people.person(message.user, message.channel, patience),
             self._text(message, patience),
-            asyncio.gather(*(self._follows(key) for key in keys)),
-            self._files.read(message.files, patience),
+            self._files.read(message.files if any(followed) or self.addresses(message) else (), patience),
         )
-        texts = read.texts if any(followed) or self.addresses(message) else ()
-        return [MessageEdited(key, message.ts, author, text, texts) for key in keys]
+        return [MessageEdited(key, message.ts, author, text, read.texts) for key in keys]
 
     def gone(self, raw: Raw) -> list[MessageDeleted]:
         """A message that is to be forgotten, in each conversation that it may be in."""

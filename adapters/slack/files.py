@@ -6,7 +6,6 @@ token is sent to Slack only, and that a page on which Slack asks to sign in is n
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -15,8 +14,8 @@ from slack_sdk.web.async_client import AsyncWebClient
 from adapters.slack.failures import mapped
 from adapters.slack.me import MeNow
 from adapters.slack.patience import Patience
-from adapters.slack.payloads import File, file_of, object_of
-from adapters.slack.web import proxy_for, session
+from adapters.slack.payloads import File, body_of, file_of, object_of
+from adapters.slack.web import line, proxy_for
 from bot.errors import AdapterError
 from bot.messages import Attachment
 from bot.textfiles import MOST_BYTES, MOST_FILES, Files, gathered, read_as_text, refusal
@@ -53,7 +52,7 @@ class FileReader:
             if not file.url:
                 async with mapped():
                     answer = await self._web.files_info(file=file.id)
-                file = file_of({**object_of(answer.data, "file"), "file_access": ""})  # type: ignore[arg-type]  # JSON
+                file = file_of({**object_of(body_of(answer), "file"), "file_access": ""})
             data = await self._download(file)
         except (AdapterError, aiohttp.ClientError, OSError, ValueError):
             return failed
@@ -65,13 +64,11 @@ class FileReader:
         """The content, at most a little more than is read; None if what came is not the file."""
         if not self._is_slacks(file.url):
             return None
-        async with AsyncExitStack() as stack:
-            line = self._web.session
-            if line is None or line.closed:
-                line = await stack.enter_async_context(session())
-            answer = await stack.enter_async_context(
-                line.get(file.url, headers={"Authorization": f"Bearer {self._web.token}"}, proxy=proxy_for(file.url))
-            )
+        token = {"Authorization": f"Bearer {self._web.token}"}
+        async with (
+            line(self._web) as session,
+            session.get(file.url, headers=token, proxy=proxy_for(file.url)) as answer,
+        ):
             if answer.status != 200 or (answer.content_type == "text/html" and "html" not in file.kind):
                 return None
             data = bytearray()

@@ -6,7 +6,6 @@ first one after the parts that are known is the part that is looked for.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from slack_sdk.web.async_client import AsyncWebClient
@@ -15,6 +14,7 @@ from slack_sdk.web.async_slack_response import AsyncSlackResponse
 from adapters.slack.blocks import payload_of, reply_id_of
 from adapters.slack.calls import Calls
 from adapters.slack.me import Me
+from adapters.slack.payloads import Raw, body_of, object_of, objects_of, text_of
 from bot.messages import Reply
 
 PAGE = 200
@@ -22,8 +22,6 @@ PAGES = 3
 """So far from the question on is looked."""
 
 _TS = re.compile(r"\d+\.\d+")
-
-Raw = Mapping[str, Any]  # Any: a message of Slack's
 
 
 async def recognised(web: AsyncWebClient, calls: Calls, me: Me, reply: Reply) -> str | None:
@@ -66,13 +64,8 @@ async def _page(web: AsyncWebClient, calls: Calls, reply: Reply, cursor: str) ->
 
     method = "conversations.replies" if reply.key.thread else "conversations.history"
     answer = await calls.make(method, reply.key.channel, read)
-    data = answer.data if isinstance(answer.data, dict) else {}
-    found = data.get("messages")
-    more = data.get("response_metadata")
-    return (
-        [message for message in found if isinstance(message, Mapping)] if isinstance(found, list) else [],
-        str(more.get("next_cursor") or "") if isinstance(more, Mapping) else "",
-    )
+    body = body_of(answer)
+    return objects_of(body, "messages"), text_of(object_of(body, "response_metadata"), "next_cursor")
 
 
 def _is_before(ts: str, question: str) -> bool:

@@ -18,7 +18,7 @@ from adapters.slack.me import PLATFORM
 from adapters.slack.payloads import Raw, is_private, message_of, object_of, text_of
 from adapters.slack.posting import Posting
 from bot.adapter import Core
-from bot.errors import AdapterError, RetryLater, StorageError
+from bot.errors import AdapterError, StorageError
 from bot.messages import IncomingCommand, IncomingMessage, Notice, Refused
 
 log = logging.getLogger(__name__)
@@ -118,17 +118,10 @@ class Intake:
             to = event.actor.id
         if isinstance(outcome, Notice):
             to, attachment = to if outcome.private else "", outcome.attachment
-        for attempt in range(TRIES):
-            try:
-                await self._posting.tell(key, outcome.text, thread=key.thread, to=to, attachment=attachment)
-                return
-            except RetryLater as error:
-                log.info("The answer to a message in %s has to wait: %s", key.channel, error)
-                await self._sleep(error.seconds * (attempt + 1))
-            except AdapterError as error:
-                log.warning("The answer to a message in %s cannot be shown: %s", key.channel, error)
-                return
-        log.warning("The answer to a message in %s could not be shown.", key.channel)
+        try:
+            await self._posting.tell(key, outcome.text, thread=key.thread, to=to, attachment=attachment)
+        except AdapterError as error:
+            log.warning("The answer to a message in %s cannot be shown: %s", key.channel, error)
 
     async def _catch_up(self) -> None:
         wait = 1.0

@@ -13,7 +13,7 @@ _STAND_INS = {"&": "\ue000", "<": "\ue001", ">": "\ue002", "#!": "\ue003"}
 _SHOWN = {"\ue000": "&amp;", "\ue001": "&lt;", "\ue002": "&gt;", "\ue003": "#!"}
 _QUOTE = re.compile(r"^[ \t]*>[> \t]*", re.MULTILINE)
 _MARK = re.compile(r"<(?P<target>[^<>|]*)(?:\|(?P<label>[^<>]*))?>")
-_ENCODED = re.compile("%EE%80%8[0-3]", re.IGNORECASE)
+_ENCODED = re.compile("%EE%80%8[0-3]")
 _IN_ADDRESSES = {"%EE%80%80": "&", "%EE%80%81": "%3C", "%EE%80%82": "%3E", "%EE%80%83": "#!"}
 """What the stand-ins are where the converter encoded them; entities are not read in addresses."""
 _ADDRESS = re.compile(r"(?:https?://|mailto:)", re.IGNORECASE)

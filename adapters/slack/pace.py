@@ -13,7 +13,6 @@ from bot.errors import RetryLater
 MINUTE_S = 60.0
 TIERS = {
     "chat.update": 50,
-    "chat.delete": 50,
     "chat.postEphemeral": 100,
     "chat.startStream": 20,
     "chat.appendStream": 100,

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from slack_sdk.web.async_slack_response import AsyncSlackResponse
+
 Raw = Mapping[str, Any]
 """A JSON object of Slack's. Any: whatever JSON holds."""
 
@@ -60,6 +62,11 @@ class Message:
 def is_private(channel: str) -> bool:
     """Whether a channel is between one person and the bot."""
     return channel.startswith("D")
+
+
+def body_of(answer: AsyncSlackResponse) -> Raw:
+    """The JSON of an answer of the Web API, an empty object if it is none."""
+    return answer.data if isinstance(answer.data, dict) else {}
 
 
 def text_of(raw: Raw, name: str) -> str:

@@ -13,7 +13,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 from adapters.slack.failures import mapped
 from adapters.slack.memory import Memory
 from adapters.slack.patience import Patience
-from adapters.slack.payloads import is_private, object_of, text_of
+from adapters.slack.payloads import body_of, is_private, object_of, text_of
 from adapters.slack.text import decoded
 from bot.messages import Person
 
@@ -79,7 +79,8 @@ class People:
 
     async def _fetch_profile(self, user_id: str) -> Profile:
         async with mapped():
-            user = object_of((await self._web.users_info(user=user_id)).data, "user")  # type: ignore[arg-type]  # JSON
+            answer = await self._web.users_info(user=user_id)
+        user = object_of(body_of(answer), "user")
         shown = object_of(user, "profile")
         name = text_of(shown, "display_name") or text_of(user, "real_name") or text_of(user, "name")
         manages = any(user.get(right) is True for right in ("is_admin", "is_owner", "is_primary_owner"))
@@ -88,5 +89,5 @@ class People:
     async def _fetch_place(self, channel: str) -> Place:
         async with mapped():
             answer = await self._web.conversations_info(channel=channel)
-        told = object_of(answer.data, "channel")  # type: ignore[arg-type]  # JSON
+        told = object_of(body_of(answer), "channel")
         return Place(decoded(text_of(told, "name")), text_of(told, "creator"))

@@ -7,19 +7,17 @@ is not known.
 import asyncio
 import logging
 
-import aiohttp
-from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.slack.payloads import Raw, objects_of, text_of
+from adapters.slack.failures import code_of, mapped
+from adapters.slack.payloads import Raw, body_of, objects_of, text_of
+from bot.errors import AdapterError
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 1.0
 OUTSIDE = ("not_in_channel", "channel_not_found")
 AWAY = "I am not in this conversation, so nobody would see my answer: add me first (in a channel with `/invite`)."
-
-_FAILURES = (SlackClientError, aiohttp.ClientError, OSError, TimeoutError, ValueError)
 
 
 class Places:
@@ -31,18 +29,16 @@ class Places:
     async def reachable(self, channel: str) -> bool:
         """Whether the bot can write there; yes where it cannot be told."""
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with mapped(), asyncio.timeout(PATIENCE_S):
                 await self._web.conversations_history(channel=channel, limit=1)
-        except SlackApiError as error:
-            return error.response.get("error") not in OUTSIDE
-        except _FAILURES:
-            pass
+        except AdapterError as error:
+            return code_of(error.__cause__ or error) not in OUTSIDE
         return True
 
     async def message(self, channel: str, ts: str, thread: str) -> Raw | None:
         """A message with its metadata, None if there is none or it cannot be told. `thread` is '' in none."""
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with mapped(), asyncio.timeout(PATIENCE_S):
                 answer = await self._web.conversations_replies(
                     channel=channel,
                     ts=thread or ts,
@@ -52,8 +48,8 @@ class Places:
                     include_all_metadata=True,
                     limit=2,  # the first message of a thread comes with every other one
                 )
-        except _FAILURES as error:
-            log.info("A message in %s cannot be read (%s).", channel, type(error).__name__)
+        except AdapterError as error:
+            log.info("A message in %s cannot be read: %s", channel, error)
             return None
-        found = objects_of(answer.data, "messages") if isinstance(answer.data, dict) else []
+        found = objects_of(body_of(answer), "messages")
         return next((each for each in found if text_of(each, "ts") == ts), None)

@@ -5,10 +5,12 @@ is made once, however often its answer is lost; the final text is always brought
 that no stream's end is missed; a channel that is slow or forbids writing troubles no other.
 """
 
+import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -41,8 +43,10 @@ NOTE_CHARS = 2900
 """Characters of words of our own in one message."""
 STATUS_S = 60.0
 """Slack forgets a status after two minutes; the same one is not set again before this."""
-WORKING = "is thinking…"
+READING, WRITING = "is reading…", "is writing…"
 REMEMBERED = 2000
+TRIES = 5
+"""So often something is tried that Slack has no time for."""
 _BAD_BLOCKS = frozenset({"invalid_blocks", "invalid_blocks_format", "invalid_attachments"})
 _NO_STATUS = frozenset({"unknown_method", "missing_scope", "not_allowed", "feature_not_enabled"})
 
@@ -95,10 +99,7 @@ class Posting:
         answer = await self._calls.make(
             "chat.postMessage", reply.key.channel, lambda: self._degrading(send), posting=True
         )
-        try:
-            await self._attach(reply)
-        except RetryLater as error:
-            raise OutcomeUnknown("A message stands on Slack, and its file is still to come") from error
+        await self._attach(reply)
         return str(answer["ts"])
 
     async def update(self, reply: Reply) -> None:
@@ -108,16 +109,26 @@ class Posting:
             await self.streams.end(reply)
             await self._edit(reply, growth=False)
             await self._attach(reply)
-        elif not await self.streams.grow(reply):
+            await self.status(reply.key, None)
+        elif reply.committed:
+            await self.status(reply.key, WRITING)
+        if not reply.final and not await self.streams.grow(reply):
             await self._edit(reply, growth=True)
 
     async def find_posted(self, reply: Reply) -> str | None:
         """The ts of the message of a reply that may have been posted. Raises RetryLater, Rejected or Gone."""
         return await recognised(self._web, self._calls, self._me(), reply)
 
-    async def status(self, key: ConversationKey, text: str) -> None:
+    async def status(self, key: ConversationKey, text: str | None) -> None:
         """Show beside the bot's name, in a thread, what is going on; elsewhere there is no place for it."""
-        said, now = text or WORKING, monotonic()
+        if text is not None:
+            await self._show_status(key, text or READING)
+        elif key in self._status:
+            await self._show_status(key, "")
+            self._status.pop(key, None)
+
+    async def _show_status(self, key: ConversationKey, said: str) -> None:
+        now = monotonic()
         shown, since = self._status.get(key, ("", 0.0))
         method = "assistant.threads.setStatus"
         if not key.thread or not self._statuses or (shown == said and now - since < STATUS_S):
@@ -136,6 +147,8 @@ class Posting:
                     channel_id=key.channel, thread_ts=key.thread, status=said
                 ),
             )
+        except RetryLater:
+            self._status.pop(key, None)  # it is not shown
         except Rejected as error:
             if code_of(error.__cause__ or error) in _NO_STATUS:
                 log.info("Slack shows no status here, so waiting is told by messages: %s", error)
@@ -150,15 +163,20 @@ class Posting:
         to: str = "",
         attachment: Attachment | None = None,
     ) -> None:
-        """Words of our own, in a thread ('' for none); `to`: for that person's eyes only. Raises AdapterError."""
+        """Words of our own, in a thread ('' for none); `to`: for that person's eyes only. Raises AdapterError.
+
+        What Slack has no time for now is said a little later, from there on and not from the beginning.
+        """
         for part in split(text, NOTE_CHARS) if text else ():
-            await self._say(key.channel, mrkdwn(part.text), thread, to)
+            await _in_time(partial(self._say, key.channel, mrkdwn(part.text), thread, to))
         if attachment is not None:
-            where = key.channel
-            if to:
-                async with mapped():
-                    where = str((await self._web.conversations_open(users=to))["channel"]["id"])
-            await upload(self._web, attachment, where, "" if to else thread)
+            await _in_time(partial(self._share, attachment, key.channel, thread, to))
+
+    async def _share(self, file: Attachment, channel: str, thread: str, to: str) -> None:
+        if to:
+            async with mapped():
+                channel, thread = str((await self._web.conversations_open(users=to))["channel"]["id"]), ""
+        await upload(self._web, file, channel, thread)
 
     async def _say(self, channel: str, text: str, thread: str, to: str) -> None:
         how: dict[str, Any] = {"channel": channel, "thread_ts": thread or None, "text": text}  # Any: arguments
@@ -199,14 +217,14 @@ class Posting:
             return await send()
 
     async def _attach(self, reply: Reply) -> None:
-        """The file that holds the whole of a long answer, once. Raises RetryLater while it is not there."""
+        """The file that holds the whole of a long answer, once."""
         if reply.attachment is None or reply.reply_id in self._filed:
             return
         try:
-            await upload(self._web, reply.attachment, reply.key.channel, reply.key.thread)
+            await _in_time(partial(upload, self._web, reply.attachment, reply.key.channel, reply.key.thread))
         except OutcomeUnknown as error:  # most likely it is there; better none than two
             log.warning("Whether the file of an answer is on Slack is not known: %s", error)
-        except Rejected as error:
+        except AdapterError as error:
             log.warning("The file of an answer could not be sent to Slack: %s", error)
             with suppress(AdapterError):
                 missing = "*(I could not attach the file with the whole answer.)*"
@@ -214,3 +232,14 @@ class Posting:
         self._filed[reply.reply_id] = None
         if len(self._filed) > REMEMBERED:
             self._filed.popitem(last=False)
+
+
+async def _in_time(call: Callable[[], Awaitable[None]]) -> None:
+    """Make a call; again a few times while Slack asks for patience. Raises AdapterError."""
+    for attempt in range(1, TRIES):
+        try:
+            return await call()
+        except RetryLater as error:
+            log.info("Something has to wait: %s", error)
+            await asyncio.sleep(error.seconds * attempt)
+    return await call()

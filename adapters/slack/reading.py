@@ -13,14 +13,14 @@ from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters.slack.events import Events
 from adapters.slack.failures import mapped
-from adapters.slack.payloads import Raw, is_private, objects_of, text_of
+from adapters.slack.payloads import Raw, body_of, is_private, objects_of, text_of
 from bot.messages import ConversationKey, IncomingMessage
 
 log = logging.getLogger(__name__)
 
 PAGE = 200
 MOST_PAGES = 10
-"""Pages of one history that are read; Slack gives the newest one first."""
+"""Pages of one history that are read; Slack gives a channel's newest one first, and a thread's oldest one."""
 MOST_THREADS = 20
 """Threads of one channel that are read, those first in which something was said last."""
 PATIENCE_S = 20.0
@@ -83,11 +83,11 @@ async def _pages(page: Callable[[str | None], Awaitable[AsyncSlackResponse]], ch
     for _ in range(MOST_PAGES):
         async with mapped():
             answer = await page(cursor)
-        said += objects_of(answer.data, "messages")  # type: ignore[arg-type]  # JSON
+        said += objects_of(body_of(answer), "messages")
         cursor = (answer.get("response_metadata") or {}).get("next_cursor")
         if not cursor:
             return said
-    log.warning("So much was said in %s meanwhile that only the newest of it is read back.", channel)
+    log.warning("So much was said in %s meanwhile that only a part of it is read back.", channel)
     return said
 
 

@@ -135,11 +135,12 @@ class Session:
             response = await run_async_bolt_app(self._app, request)
             spent = self._now() - began
             if spent > self._timing.ack:
-                log.warning("An event of Slack's took %.1f s, so it is not acknowledged and comes again.", spent)
+                again = " and comes again" if request.type == "events_api" else ""
+                log.warning("An event of Slack's took %.1f s, so it is not acknowledged%s.", spent, again)
             else:
                 await send_async_response(client, request, response, began)
         except (aiohttp.ClientError, OSError):
-            log.info("An acknowledgement could not be sent any more; its event comes again.")
+            log.info("An acknowledgement could not be sent any more.")
         except Exception as error:  # the SDK would say it where nobody listens
             log.error("An event of Slack's could not be read (%s).", type(error).__name__)
         finally:

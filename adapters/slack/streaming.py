@@ -6,7 +6,6 @@ where a workspace has no streams, that is found out once, and nothing is lost by
 """
 
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -22,19 +21,33 @@ from adapters.slack.failures import SHUT, code_of
 from adapters.slack.me import MeNow
 from adapters.slack.payloads import is_private
 from bot.errors import Gone, OutcomeUnknown, Rejected, RetryLater
+from bot.formatting import between_entities
 from bot.messages import Reply
 
 log = logging.getLogger(__name__)
 
 LIFE_S = 240.0
 """Slack closes a stream five minutes after its start; it is ended before that."""
+FORGOTTEN_S = 3600.0
 SOON_S = 0.1
 """When to look again for words that can be shown."""
 
-_ENTITY_BEGUN = re.compile(r"&[a-z]{0,3}$")
 _ENDED = frozenset(
     {"message_not_in_streaming_state", "stream_not_found", "streaming_state_conflict", "stopped_by_user"}
 )
+_NO_STREAMS = frozenset(
+    {
+        "unknown_method",
+        "method_deprecated",
+        "missing_scope",
+        "feature_not_enabled",
+        "not_allowed",
+        "not_allowed_token_type",
+        "team_not_allowed",
+        "access_denied",
+    }
+)
+"""Slack has no streams in this workspace, or not for this app."""
 _BAD_CHUNKS = frozenset({"invalid_arguments", "invalid_chunks", "invalid_blocks", "invalid_blocks_format"})
 
 Stopped = Callable[[Reply], Awaitable[None]]
@@ -73,7 +86,7 @@ class Streams:
         return self.work and not reply.final and bool(reply.key.thread) and self._has_room(reply)
 
     async def start(self, reply: Reply) -> str | None:
-        """The ts of a new stream, or None if there are no streams here. Raises AdapterError."""
+        """The ts of a new stream, or None if this reply cannot have one. Raises AdapterError."""
         text = _whole(reply.committed)
         if not text.strip():
             raise RetryLater(SOON_S, "there are no words yet")
@@ -84,9 +97,13 @@ class Streams:
             code = code_of(error.__cause__ or error)
             if isinstance(error, Gone) or not code or code in SHUT:
                 raise
-            log.info("Slack has no streams here (%s), so answers are edited while they grow.", code)
-            self.work = False
+            if code in _NO_STREAMS:
+                log.info("Slack has no streams here (%s), so answers are edited while they grow.", code)
+                self.work = False
+            else:
+                log.warning("Slack did not take a stream (%s); this answer is edited while it grows.", code)
             return None
+        self._forget_old()
         self._open[reply.reply_id] = stream
         return stream.ts
 
@@ -136,16 +153,25 @@ class Streams:
         await self._halt(channel, lambda: self._web.chat_stopStream(channel=channel, ts=ts))
 
     async def _stop(self, reply: Reply, stream: Stream, rest: str) -> None:
-        await self._halt(
-            reply.key.channel,
-            lambda: self._web.chat_stopStream(
-                channel=reply.key.channel,
-                ts=stream.ts,
-                metadata=blocks.metadata(reply),
-                **stream.more(rest),
-            ),
-        )
+        try:
+            await self._halt(
+                reply.key.channel,
+                lambda: self._web.chat_stopStream(
+                    channel=reply.key.channel,
+                    ts=stream.ts,
+                    metadata=blocks.metadata(reply),
+                    **stream.more(rest),
+                ),
+            )
+        except Gone:
+            self._open.pop(reply.reply_id, None)
+            raise
         self._open.pop(reply.reply_id, None)
+
+    def _forget_old(self) -> None:
+        """Slack closed these long ago, and nobody asked for them again: their answers were given up."""
+        oldest = monotonic() - FORGOTTEN_S
+        self._open = {name: stream for name, stream in self._open.items() if stream.began > oldest}
 
     async def _end_before(self, reply: Reply) -> None:
         """End the streams of the parts before: they are full, and an ended one tells which part it is."""
@@ -196,4 +222,4 @@ class Streams:
 
 def _whole(text: str) -> str:
     """A text without an entity that is only half there."""
-    return _ENTITY_BEGUN.sub("", text)
+    return text[: between_entities(text, len(text))]

@@ -4,10 +4,11 @@ In: text with a name, and where it belongs. Out: a file there. Until it is share
 not be done twice.
 """
 
-import aiohttp
 from slack_sdk.web.async_client import AsyncWebClient
 
 from adapters.slack.failures import mapped
+from adapters.slack.web import line, proxy_for
+from bot.errors import Rejected
 from bot.messages import Attachment
 
 
@@ -16,10 +17,10 @@ async def upload(web: AsyncWebClient, file: Attachment, channel: str, thread: st
     data = file.text.encode()
     async with mapped():
         reserved = await web.files_getUploadURLExternal(filename=file.name, length=len(data))
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=web.timeout)) as session,
-            session.post(str(reserved["upload_url"]), data=data, proxy=web.proxy) as answer,
-        ):
+        url = str(reserved["upload_url"])
+        async with line(web) as session, session.post(url, data=data, proxy=proxy_for(url)) as answer:
+            if 400 <= answer.status < 500:  # a firewall, perhaps: it would say the same again
+                raise Rejected(f"The file was refused with status {answer.status} where Slack takes uploads.")
             answer.raise_for_status()
     async with mapped(posting=True):
         await web.files_completeUploadExternal(

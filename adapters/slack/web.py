@@ -6,6 +6,8 @@ log.
 """
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -39,6 +41,16 @@ def web_client(settings: Settings, patience_s: float = PATIENCE_S) -> AsyncWebCl
 def session(patience_s: float = PATIENCE_S) -> aiohttp.ClientSession:
     """Connections that calls share; whoever makes it closes it. A client without one makes one for each call."""
     return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=patience_s))
+
+
+@asynccontextmanager
+async def line(web: AsyncWebClient) -> AsyncIterator[aiohttp.ClientSession]:
+    """The connections of a client, or some of its own where it has none."""
+    if web.session is not None and not web.session.closed:
+        yield web.session
+        return
+    async with session() as own:
+        yield own
 
 
 def proxy_for(url: str) -> str | None:

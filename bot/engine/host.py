@@ -92,8 +92,9 @@ class ModelHost:
 
     @property
     def running(self) -> int:
-        """Answers that are owed."""
-        return self._hosted.generator.running if self._hosted else 0
+        """Answers that are owed; from any thread."""
+        hosted = self._hosted  # another one, or none, a moment later
+        return hosted.generator.running if hosted else 0
 
     def generate(self, stream: int, request: EngineRequest) -> None:
         """Start an answer, or emit why it cannot be."""
@@ -118,7 +119,7 @@ class ModelHost:
         gpu_free, gpu_total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
         return EngineStats(
             model=hosted.source.name if hosted else "",
-            running=self.running,
+            running=hosted.generator.running if hosted else 0,
             tokens_per_s=self._meter.rate(),
             free_blocks=free,
             blocks=blocks,

@@ -135,8 +135,10 @@ class EngineProcess:
     async def _read(self, link: Link) -> None:
         """Hand on what the process says; at its end, tell everybody who waits for it."""
         try:
-            while (message := await asyncio.wait_for(link.receive(), self._hung_s)) is not None:
-                self._dispatch(message)
+            async with asyncio.timeout(self._hung_s) as patience:
+                while (message := await link.receive()) is not None:
+                    patience.reschedule(asyncio.get_running_loop().time() + self._hung_s)
+                    self._dispatch(message)
         except TimeoutError:
             log.error("the engine's process did nothing for %.0f s, so it is replaced", self._hung_s)
             link.kill()

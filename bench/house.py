@@ -77,6 +77,7 @@ async def house(model: Path, tokens: int, dtype: str) -> AsyncIterator[Platform]
             repetition_penalty=1.0,
             max_tokens=tokens,
             system_prompt="",
+            http="off",
         )
         platform = Platform()
         service = Service(settings, Catalog.of(settings), [platform], EngineProcess())

@@ -9,7 +9,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from bot.commands import Command, Who, find, help_text, nearest, value_of
-from bot.config import Settings
 from bot.conversations import Conversations
 from bot.errors import RequestRefused, StorageError
 from bot.messages import (
@@ -28,6 +27,7 @@ from bot.messages import (
     Reply,
     RequestKind,
 )
+from bot.models.current import Current
 from bot.queue import RequestQueue
 from bot.records import Records
 from bot.replies import Replies
@@ -47,7 +47,7 @@ class Actions:
 
     def __init__(
         self,
-        settings: Settings,
+        current: Current,
         storage: Storage,
         queue: RequestQueue,
         worker: Worker,
@@ -57,8 +57,10 @@ class Actions:
         records: Records,
         prefixes: Mapping[str, str],
     ) -> None:
-        self._settings, self._storage, self._queue, self._worker = settings, storage, queue, worker
+        self._current, self._storage, self._queue, self._worker = current, storage, queue, worker
         self._replies, self._conversations, self._prefixes = replies, conversations, prefixes
+        self.redelivered = 0
+        """Commands and buttons that came again and were dropped."""
         self._unfinished: set[tuple[ConversationKey, str]] = set()  # events stored, but not acted upon
         self._handlers: dict[str, Handler] = {
             "ask": self._ask,
@@ -128,6 +130,7 @@ class Actions:
         """Act on an event, unless that was done before. One that storage failed half-way is to come again."""
         event = (key, identity)
         if not await self._storage.inbox.accept(key, identity) and event not in self._unfinished:
+            self.redelivered += 1
             return Accepted()
         self._unfinished.discard(event)
         try:
@@ -237,4 +240,4 @@ class Actions:
 
     def _is_admin(self, platform: str, actor: Person) -> bool:
         """Whether somebody may change what costs everybody."""
-        return actor.manages_workspace or (platform, actor.id) in self._settings.admins
+        return actor.manages_workspace or (platform, actor.id) in self._current.settings.admins

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from bot.config import Settings
 from bot.messages import Choice, ConversationKey, Event, IncomingMessage, Outcome, Reply
 
 
@@ -108,4 +109,28 @@ class Adapter(Protocol):
 
     async def close(self) -> None:
         """Disconnect; run() returns soon after."""
+        ...
+
+
+@runtime_checkable
+class Watchable(Protocol):
+    """An adapter that can tell how its platform is doing, for the metrics and the status page."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session at this moment."""
+        ...
+
+    @property
+    def rate_limited(self) -> int:
+        """How often the platform answered 429, those included that the platform's library waits for by itself."""
+        ...
+
+
+@runtime_checkable
+class Reloading(Protocol):
+    """An adapter that can go by other settings while it runs; what they say of its platform's tokens is as before."""
+
+    def reload(self, settings: Settings) -> None:
+        """Go by these from now on."""
         ...

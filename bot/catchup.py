@@ -9,13 +9,14 @@ answered already is not answered again (the inbox sees to that).
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from bot.adapter import Adapter
-from bot.config import Settings
 from bot.errors import AdapterError, Rejected, RetryLater, StorageError
 from bot.messages import ConversationKey, IncomingMessage, Outcome
+from bot.models.current import Current
 from bot.storage import Cursor, Storage
 
 log = logging.getLogger(__name__)
@@ -32,13 +33,16 @@ MOST_CHANNELS = 1000
 class CatchUp:
     """Keeps the cursors, and reads back from them."""
 
-    def __init__(self, settings: Settings, storage: Storage) -> None:
-        self._settings, self._storage = settings, storage
+    def __init__(self, current: Current, storage: Storage) -> None:
+        self._current, self._storage = current, storage
         self._heard: dict[ConversationKey, Cursor] = {}  # the newest message of each place
         self._stored: dict[ConversationKey, Cursor] = {}
         self._missed: dict[ConversationKey, set[str]] = {}  # messages that are not stored yet
         self._behind: set[str] = set()  # platforms that are to be read back first
-        self._sessions: dict[str, int] = {}
+        self.sessions: dict[str, int] = {}
+        """How many sessions each platform began; every one is read back for."""
+        self.read: Counter[str] = Counter()
+        """How many messages were read back, by platform."""
 
     async def load(self, platforms: Iterable[str]) -> None:
         """Begin from the stored cursors of these platforms."""
@@ -88,20 +92,21 @@ class CatchUp:
         """
         platform = adapter.platform
         self._behind.add(platform)
-        session = self._sessions[platform] = self._sessions.get(platform, 0) + 1
+        session = self.sessions[platform] = self.sessions.get(platform, 0) + 1
         given_up = {place: set(missed) for place, missed in self._missed.items() if place.platform == platform}
-        oldest = time.time() - self._settings.catchup_age
+        oldest = time.time() - self._current.settings.catchup_age
         events = [event for event in await self._fetch_all(adapter) if event.sent_at >= oldest]
+        self.read[platform] += len(events)
         for event in sorted(events, key=lambda event: event.sent_at):
             await handle(event)
         for place, missed in given_up.items():
             self._missed[place] -= missed
-        if self._sessions[platform] == session:
+        if self.sessions[platform] == session:
             self._behind.discard(platform)
         return sum(event.addressed for event in events)
 
     async def _fetch_all(self, adapter: Adapter) -> list[IncomingMessage]:
-        if not self._settings.catchup_messages:
+        if not self._current.settings.catchup_messages:
             return []
         known = {**self._heard, **self._stored}  # where one is stored: nothing behind it is still to be handled
         cursors = [cursor for cursor in known.values() if cursor.key.platform == adapter.platform]
@@ -114,9 +119,8 @@ class CatchUp:
         async with free:
             for attempt in range(TRIES):
                 try:
-                    return list(
-                        await adapter.fetch_since(cursor.key, cursor.message_id, self._settings.catchup_messages)
-                    )
+                    most = self._current.settings.catchup_messages
+                    return list(await adapter.fetch_since(cursor.key, cursor.message_id, most))
                 except Rejected as error:
                     log.info("A channel cannot be read back any more: %s", error)
                     return []

@@ -12,14 +12,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from dotenv.parser import parse_stream
 from platformdirs import user_cache_path, user_state_path
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from bot.address import Address, parse_address
 from bot.errors import ConfigError
 
 PREFIX = "INHOUSE_"
@@ -28,10 +29,14 @@ TOKENS = {
     "discord_bot_token": "DISCORD_BOT_TOKEN",
     "slack_bot_token": "SLACK_BOT_TOKEN",
     "slack_app_token": "SLACK_APP_TOKEN",
+    "http_token": "INHOUSE_HTTP_TOKEN",
 }
 """Settings that hold a token, and the well-known name of its variable."""
 
 ENV_FILE = Path(".env")
+SHORTEST_TOKEN = 16
+"""Characters of INHOUSE_HTTP_TOKEN, which people choose themselves: a shorter one could be guessed."""
+
 PLATFORMS = ("discord", "slack")
 
 
@@ -89,10 +94,15 @@ def _command(value: str) -> str:
     return name
 
 
+def _address(value: object) -> object:
+    return parse_address(value) if isinstance(value, str) else value
+
+
 Choice = BeforeValidator(_lower)
 Folder = Annotated[Path, AfterValidator(_folder), Field(description="a directory")]
 Ids = Annotated[frozenset[tuple[str, str]], BeforeValidator(_people)]
 Token = Annotated[SecretStr | None, BeforeValidator(_token)]
+HttpToken = Annotated[SecretStr, Field(min_length=SHORTEST_TOKEN)]
 
 
 class Settings(BaseSettings):
@@ -163,10 +173,26 @@ class Settings(BaseSettings):
     deadline: float = Field(600, ge=1, le=604_800, allow_inf_nan=False, description="seconds, from 1 to 604800")
     drain: float = Field(30, ge=0, le=3600, allow_inf_nan=False, description="seconds, from 0 to 3600")
 
+    http: Annotated[Address | None, BeforeValidator(_address)] = Field(
+        Address("127.0.0.1", 8321), description="host:port, or off"
+    )
+    http_token: Annotated[HttpToken | None, BeforeValidator(_token)] = Field(
+        None, description=f"{SHORTEST_TOKEN} or more characters without spaces (`openssl rand -hex 24` makes some)"
+    )
+
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Choice] = Field(
         "info", description="debug, info, warning or error"
     )
     log_format: Annotated[Literal["text", "json"], Choice] = Field("text", description="text or json")
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if self.http is not None and not self.http.loopback and self.http_token is None:
+            raise ValueError(
+                f"INHOUSE_HTTP is {self.http}, which other machines can reach, and there is no INHOUSE_HTTP_TOKEN; set "
+                "one (`openssl rand -hex 24` makes it), or use 127.0.0.1"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -255,8 +281,13 @@ def _read_env_file(found: _Found) -> None:
 
 
 def _read_credentials(found: _Found, directory: Path) -> None:
+    try:
+        paths = sorted(directory.iterdir())
+    except OSError as error:
+        found.mistakes.append(f"The credentials directory {directory} cannot be looked into ({error.strerror})")
+        return
     found.credentials = directory
-    for path in sorted(directory.iterdir()):
+    for path in paths:
         name = path.name.upper()
         if not name.startswith(PREFIX) and name not in TOKENS.values():
             continue
@@ -280,6 +311,8 @@ def _unknown(places: dict[str, str]) -> Iterator[str]:
 
 
 def _sentence(detail: ErrorDetails, places: dict[str, str]) -> str:
+    if not detail["loc"]:  # of the settings together: it is a whole sentence
+        return detail["msg"].removeprefix("Value error, ")
     name = str(detail["loc"][0]).lower()
     place = places.get(variable(name), "default")
     value = "not usable" if name in TOKENS else repr(detail["input"])

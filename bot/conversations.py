@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from bot.config import Settings
 from bot.errors import QueueFull
 from bot.messages import (
     Accepted,
@@ -29,7 +28,7 @@ from bot.messages import (
     Role,
     SamplingParams,
 )
-from bot.models.catalog import Catalog
+from bot.models.current import Current
 from bot.queue import PersonKey, RequestQueue
 from bot.storage import NewTurn, Storage, StoredRequest, as_turn
 
@@ -42,9 +41,11 @@ Submit = Callable[[GenerationRequest], None]
 class Conversations:
     """What was said, and what is owed for it."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, storage: Storage, queue: RequestQueue) -> None:
-        self._settings, self._catalog, self._storage, self._queue = settings, catalog, storage, queue
+    def __init__(self, current: Current, storage: Storage, queue: RequestQueue) -> None:
+        self._current, self._storage, self._queue = current, storage, queue
         self._accepting = asyncio.Lock()
+        self.redelivered = 0
+        """Messages that came again and were dropped."""
         self._good: dict[ConversationKey, str] = {}  # the model that last answered, by conversation
 
     async def message(self, event: IncomingMessage, submit: Submit, *, patient: bool = False) -> Outcome:
@@ -73,6 +74,7 @@ class Conversations:
         # One at a time: a copy must neither take a second place nor be refused for want of the place of the first one.
         async with self._accepting:
             if await self._storage.inbox.seen(event.key, event.message_id):
+                self.redelivered += 1
                 return Accepted()
             request = await self.request(event.key, event.message_id, event.author, remark=event.remark)
             with self._queue.place_for(person):
@@ -106,7 +108,7 @@ class Conversations:
             params=self.params_of(chosen),
             attempts=0,
             accepted_at=time.time(),
-            wait_left_s=self._settings.deadline,
+            wait_left_s=self._current.settings.deadline,
             kind=kind,
             remark=remark,
         )
@@ -138,14 +140,14 @@ class Conversations:
 
     async def roll_back(self, request: GenerationRequest) -> str | None:
         """Set a conversation whose model does not load back to a good one; its name, or None if there is no other."""
-        good = self._good.get(request.key, self._catalog.default)
+        good = self._good.get(request.key, self._current.catalog.default)
         if good == request.model:
-            good = self._catalog.default
+            good = self._current.catalog.default
         if good == request.model:
             return None
         for key in (request.key, replace(request.key, thread="")):
             if (await self._storage.history.settings(key)).get("model") == request.model:
-                await self._storage.history.set(key, "model", None if good == self._catalog.default else good)
+                await self._storage.history.set(key, "model", None if good == self._current.catalog.default else good)
         return good
 
     async def edited(self, event: MessageEdited) -> bool:
@@ -164,18 +166,18 @@ class Conversations:
 
     async def _goes_on(self, event: IncomingMessage) -> bool:
         """Whether a message is the next one of a thread that the bot takes part in."""
-        if not event.key.thread or not self._settings.follow_threads:
+        if not event.key.thread or not self._current.settings.follow_threads:
             return False
         return await self.following(event.key)
 
     def model_of(self, chosen: Mapping[str, str]) -> str:
         """The model of a conversation with these settings; the default if the chosen one is no longer offered."""
-        model = chosen.get("model", self._catalog.default)
-        return model if model in self._catalog.names else self._catalog.default
+        model = chosen.get("model", self._current.catalog.default)
+        return model if model in self._current.catalog.names else self._current.catalog.default
 
     def params_of(self, chosen: Mapping[str, str]) -> SamplingParams:
         """The sampling parameters of a conversation with these settings."""
-        settings = self._settings
+        settings = self._current.settings
         return SamplingParams(
             temperature=float(chosen.get("temperature", settings.temperature)),
             top_p=float(chosen.get("top_p", settings.top_p)),
@@ -188,8 +190,8 @@ class Conversations:
 
         Raises ModelError if the model is no longer in the catalog.
         """
-        own = self._settings.system_prompt
-        return chosen.get("system", self._catalog.get(model).system if own is None else own)
+        own = self._current.settings.system_prompt
+        return chosen.get("system", self._current.catalog.get(model).system if own is None else own)
 
 
 def text_with_files(text: str, attachments: Sequence[Attachment]) -> str:

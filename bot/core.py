@@ -11,7 +11,6 @@ from bot.access import NOT_SERVED, is_served
 from bot.actions import Actions
 from bot.adapter import Adapter
 from bot.catchup import CatchUp
-from bot.config import Settings
 from bot.conversations import Conversations
 from bot.errors import StorageError
 from bot.messages import (
@@ -26,6 +25,7 @@ from bot.messages import (
     Outcome,
     Refused,
 )
+from bot.models.current import Current
 from bot.presence import Presence
 from bot.tuning import Tuning
 from bot.worker import Worker
@@ -38,7 +38,7 @@ class ServiceCore:
 
     def __init__(
         self,
-        settings: Settings,
+        current: Current,
         adapters: Mapping[str, Adapter],
         conversations: Conversations,
         worker: Worker,
@@ -47,7 +47,7 @@ class ServiceCore:
         presence: Presence,
         catchup: CatchUp,
     ) -> None:
-        self._settings, self._adapters, self._conversations, self._worker = settings, adapters, conversations, worker
+        self._current, self._adapters, self._conversations, self._worker = current, adapters, conversations, worker
         self._actions, self._tuning, self._presence, self._catchup = actions, tuning, presence, catchup
         self.connected: set[str] = set()
         """The platforms that had a session."""
@@ -57,7 +57,7 @@ class ServiceCore:
         if isinstance(event, IncomingMessage):
             return await self._message(event)
         if isinstance(event, IncomingCommand | IncomingAction):
-            if not is_served(self._settings, event.key, event.actor):
+            if not is_served(self._current.settings, event.key, event.actor):
                 return Refused(NOT_SERVED)
             return await (
                 self._actions.command(event) if isinstance(event, IncomingCommand) else self._actions.action(event)
@@ -90,7 +90,7 @@ class ServiceCore:
         return await self._message(event, patient=True)
 
     async def _message(self, event: IncomingMessage, *, patient: bool = False) -> Outcome:
-        if not is_served(self._settings, event.key, event.author):
+        if not is_served(self._current.settings, event.key, event.author):
             return Accepted()
         try:
             outcome = await self._conversations.message(event, self._worker.submit, patient=patient)

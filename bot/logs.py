@@ -3,7 +3,8 @@
 In: stdlib log records, with values in `extra` where they help. Out: one line each (an exception adds its traceback,
 without local variables, which hold what people wrote). All of it passes `Redactor`: no configured token, and nothing
 that looks like one, is ever written, not even from inside a library's exception. What people and models say is never
-logged: callers give ids and lengths.
+logged: callers give ids and lengths. Where stderr is systemd's journal, lines begin with their priority, and leave out
+what the journal adds itself: time and colours.
 """
 
 import json
@@ -16,6 +17,8 @@ from urllib.parse import quote
 
 import structlog
 from structlog.typing import Processor
+
+from bot.journal import leads_to_journal, prefixed
 
 REDACTED = "[redacted]"
 
@@ -52,15 +55,16 @@ class Redactor:
 class _Formatter(structlog.stdlib.ProcessorFormatter):
     """Redacts what was rendered, so that nothing gets past, whichever processor brought it in."""
 
-    def __init__(self, redact: Redactor, first: list[Processor], renderer: Processor) -> None:
+    def __init__(self, redact: Redactor, first: list[Processor], renderer: Processor, *, journal: bool) -> None:
         super().__init__(
             foreign_pre_chain=first,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
-        self._redact = redact
+        self._redact, self._journal = redact, journal
 
     def format(self, record: logging.LogRecord) -> str:
-        return self._redact(super().format(record))
+        text = self._redact(super().format(record))
+        return prefixed(text, record.levelno) if self._journal else text
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -81,16 +85,19 @@ def setup_logs(level: str, form: str, secrets: Iterable[str] = (), stream: TextI
     `secrets` are the token values to take out. Calling it again replaces what was set before.
     """
     stream = stream or sys.stderr
+    journal = leads_to_journal(stream)
     first: list[Processor] = [
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if not journal:
+        first.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
     if form == "json":
         first.append(structlog.processors.format_exc_info)
     handler = _Handler(stream)
-    handler.setFormatter(_Formatter(Redactor(secrets), first, _renderer(form, colors=stream.isatty())))
+    renderer = _renderer(form, colors=stream.isatty())
+    handler.setFormatter(_Formatter(Redactor(secrets), first, renderer, journal=journal))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

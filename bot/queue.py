@@ -56,6 +56,11 @@ class RequestQueue:
         self._changed = asyncio.Event()
         self._seconds: dict[str, float] = {}  # measured time of an answer, by model
 
+    def bound(self, size: int, per_user: int) -> None:
+        """Set other bounds; who waits already keeps the place."""
+        self._size, self._per_user = size, per_user
+        self._changed.set()
+
     @contextmanager
     def place_for(self, person: PersonKey) -> Iterator[None]:
         """Hold a place while the request is being stored. Raises QueueFull, saying which bound was met."""

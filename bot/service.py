@@ -1,6 +1,7 @@
 """The composition root: it makes the parts, recovers what an earlier process owed, runs, and drains.
 
-In: settings, adapters and an engine. Out: a running service, until its adapters end or `stop` is called.
+In: settings, adapters and an engine. Out: a running service, until its adapters end or `stop` is called. Whoever
+supervises the process is told of each step (`bot.notify`).
 """
 
 import asyncio
@@ -8,7 +9,7 @@ import logging
 from collections.abc import Sequence
 
 from bot.actions import Actions
-from bot.adapter import Adapter
+from bot.adapter import Adapter, Reloading
 from bot.catchup import CatchUp
 from bot.config import Settings
 from bot.conversations import Conversations
@@ -16,8 +17,11 @@ from bot.core import ServiceCore
 from bot.engine.base import Engine
 from bot.errors import ConfigError, FatalAdapterError, ModelError
 from bot.messages import FinishReason
+from bot.metrics import Metrics
 from bot.models.catalog import Catalog
+from bot.models.current import Current
 from bot.models.shelf import Shelf
+from bot.notify import Notifier
 from bot.presence import Presence
 from bot.queue import RequestQueue
 from bot.records import Records
@@ -25,6 +29,9 @@ from bot.replies import Replies
 from bot.storage import Storage
 from bot.tuning import Tuning
 from bot.waiters import Waiters
+from bot.watched import WatchedAdapter
+from bot.web.server import WebServer
+from bot.web.sources import Sources
 from bot.worker import ATTEMPTS, Worker
 
 log = logging.getLogger(__name__)
@@ -36,12 +43,24 @@ LAST_WORDS_S = 5.0
 class Service:
     """One running Inhouse. `run` it once."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, adapters: Sequence[Adapter], engine: Engine) -> None:
-        self._settings, self._engine = settings, engine
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        adapters: Sequence[Adapter],
+        engine: Engine,
+        notifier: Notifier | None = None,
+    ) -> None:
+        self._current, self._engine = Current(settings, catalog), engine
         self._adapters = {adapter.platform: adapter for adapter in adapters}
-        self._catalog, self._shelf = catalog, Shelf(settings, catalog)
+        self._metrics = Metrics()
+        self._watched = {adapter.platform: WatchedAdapter(adapter, self._metrics) for adapter in adapters}
+        self._shelf = Shelf(self._current)
+        self._queue = RequestQueue(settings.queue_size, settings.per_user)
+        self._notifier = notifier or Notifier()
         self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
-        self._refused: set[str] = set()  # platforms that want us no more
+        self._refused: dict[str, str] = {}  # platforms that want us no more, and what they said
+        self.web: WebServer | None = None
 
     async def run(self) -> None:
         """Serve until every adapter has ended or `stop` was called, then drain.
@@ -49,11 +68,12 @@ class Service:
         Raises ConfigError (a model that cannot be loaded, a state directory in use, a token that is refused at the
         start or when no other platform is left), StorageError.
         """
-        storage = await Storage.open(self._settings.state_dir)
+        storage = await Storage.open(self._current.settings.state_dir)
         try:
-            self._assemble(storage)
-            await self._recover()
-            await self._serve()
+            self.web = self._assemble(storage)
+            async with self.web:
+                await self._recover()
+                await self._serve()
         finally:
             await self._engine.close()
             await storage.close()
@@ -62,12 +82,22 @@ class Service:
         """Begin to drain; a second call ends at once."""
         (self._hurrying if self._stopping.is_set() else self._stopping).set()
 
-    def _assemble(self, storage: Storage) -> None:
-        settings, shelf = self._settings, self._shelf
+    def reload(self, settings: Settings, catalog: Catalog) -> list[str]:
+        """Go by these from now on; the variables that were changed and need a restart."""
+        late = self._current.swap(settings, catalog)
+        now = self._current.settings
+        self._queue.bound(now.queue_size, now.per_user)
+        for adapter in self._adapters.values():
+            if isinstance(adapter, Reloading):
+                adapter.reload(now)
+        return late
+
+    def _assemble(self, storage: Storage) -> WebServer:
+        current, shelf = self._current, self._shelf
         self._storage = storage
-        queue = RequestQueue(settings.queue_size, settings.per_user)
-        self._replies = Replies(storage, self._adapters)
-        conversations = Conversations(settings, self._catalog, storage, queue)
+        queue = self._queue
+        self._replies = Replies(storage, self._watched)
+        conversations = Conversations(current, storage, queue)
         self._worker = Worker(
             self._engine,
             queue,
@@ -75,26 +105,45 @@ class Service:
             self._replies,
             conversations,
             shelf.locate,
-            self._catalog.default,
+            current.catalog.default,
+            self._metrics,
         )
-        self._waiters = Waiters(settings, queue, self._replies, self._worker)
-        tuning = Tuning(settings, self._catalog, storage, conversations, shelf)
+        self._waiters = Waiters(current, queue, self._replies, self._worker)
+        tuning = Tuning(current, storage, conversations, shelf)
         records = Records(storage, conversations, queue, self._worker, self._engine, shelf)
         prefixes = {platform: adapter.limits.prefix for platform, adapter in self._adapters.items()}
         actions = Actions(
-            settings, storage, queue, self._worker, self._replies, conversations, tuning, records, prefixes
+            current, storage, queue, self._worker, self._replies, conversations, tuning, records, prefixes
         )
-        self._catchup = CatchUp(settings, storage)
+        self._catchup = CatchUp(current, storage)
         self._presence = Presence(queue, self._worker, self._engine)
         self._core = ServiceCore(
-            settings,
-            self._adapters,
+            current,
+            self._watched,
             conversations,
             self._worker,
             actions,
             tuning,
             self._presence,
             self._catchup,
+        )
+        return WebServer(
+            Sources(
+                current=current,
+                engine=self._engine,
+                shelf=shelf,
+                queue=queue,
+                worker=self._worker,
+                waiters=self._waiters,
+                conversations=conversations,
+                actions=actions,
+                core=self._core,
+                catchup=self._catchup,
+                adapters=self._watched,
+                metrics=self._metrics,
+                refusals=self._refused,
+                stopping=self._stopping.is_set,
+            )
         )
 
     async def _recover(self) -> None:
@@ -119,8 +168,9 @@ class Service:
             asyncio.create_task(self._look_at_hardware(), name="hardware"),
             asyncio.create_task(self._presence.watch(), name="speed"),
             asyncio.create_task(self._catchup.keep_saving(), name="cursors"),
+            asyncio.create_task(self._notifier.keep_told(self._standing, self._arrived), name="notifier"),
         ]
-        adapters = [asyncio.create_task(self._connect(adapter)) for adapter in self._adapters.values()]
+        adapters = [asyncio.create_task(self._connect(adapter)) for adapter in self._watched.values()]
         served = asyncio.create_task(_all(adapters), name="adapters")
         tasks = [worker, waiters, stopping, served, *background]
         try:
@@ -130,12 +180,26 @@ class Service:
         except ModelError as error:
             raise ConfigError(str(error)) from error
         finally:
+            self._notifier.stopping(self._current.settings.drain + LAST_WORDS_S)
             worker.cancel()
             await self._drain()
             for task in (*tasks, *adapters):
                 task.cancel()
             await asyncio.gather(*tasks, *adapters, return_exceptions=True)
             await self._replies.settled(0)  # what was asked while we drained waits for the next start
+
+    def _arrived(self) -> bool:
+        """Whether no platform is still on its way for the first time."""
+        return self._adapters.keys() <= self._core.connected | self._refused.keys()
+
+    def _standing(self) -> str:
+        """'phi-4 · 2 waiting; discord: reached; slack: not yet reached'."""
+        said = {True: "reached", False: "not yet reached"}
+        platforms = [
+            f"{name}: {'refused us' if name in self._refused else said[name in self._core.connected]}"
+            for name in self._adapters
+        ]
+        return "; ".join([self._core.presence(), *platforms])
 
     async def _until_stopped(self) -> None:
         await self._stopping.wait()
@@ -149,7 +213,7 @@ class Service:
         try:
             await adapter.run(self._core)
         except FatalAdapterError as error:
-            self._refused.add(adapter.platform)
+            self._refused[adapter.platform] = str(error)
             if adapter.platform not in self._core.connected or len(self._refused) == len(self._adapters):
                 raise ConfigError(str(error)) from error
             log.error("%s stops: %s", adapter.platform, error)
@@ -157,7 +221,7 @@ class Service:
     async def _drain(self) -> None:
         """Let running answers end and final texts arrive; a second `stop` cuts it short."""
         hurry = asyncio.create_task(self._hurrying.wait())
-        drained = asyncio.create_task(self._worker.drain(self._settings.drain))
+        drained = asyncio.create_task(self._worker.drain(self._current.settings.drain))
         await asyncio.wait([hurry, drained], return_when=asyncio.FIRST_COMPLETED)
         if not drained.done():
             drained.cancel()

@@ -7,11 +7,10 @@ those of its channel.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bot.config import Settings
 from bot.conversations import Conversations
 from bot.errors import ModelError, RequestRefused
 from bot.messages import Choice, IncomingCommand, Notice, Outcome
-from bot.models.catalog import Catalog
+from bot.models.current import Current
 from bot.models.fit import Verdict
 from bot.models.shelf import Shelf
 from bot.storage import Storage
@@ -25,13 +24,12 @@ class Tuning:
 
     def __init__(
         self,
-        settings: Settings,
-        catalog: Catalog,
+        current: Current,
         storage: Storage,
         conversations: Conversations,
         shelf: Shelf,
     ) -> None:
-        self._settings, self._catalog, self._storage = settings, catalog, storage
+        self._current, self._storage = current, storage
         self._conversations, self._shelf = conversations, shelf
 
     async def number(self, event: IncomingCommand, value: str | None) -> Outcome:
@@ -56,11 +54,12 @@ class Tuning:
     async def model(self, event: IncomingCommand, value: str | None) -> Outcome:
         """/model: show the models, or choose one for this conversation."""
         if value is None:
-            current = self._conversations.model_of(await self._storage.history.resolved(event.key))
-            lines = [f"{current} answers here. There are:", *(f"- {self._label(name)}" for name in self._catalog.names)]
+            model = self._conversations.model_of(await self._storage.history.resolved(event.key))
+            names = self._current.catalog.names
+            lines = [f"{model} answers here. There are:", *(f"- {self._label(name)}" for name in names)]
             return Notice("\n".join(lines))
         try:
-            name = self._catalog.choose(value).name
+            name = self._current.catalog.choose(value).name
         except ModelError as error:
             raise RequestRefused(str(error)) from error
         fit = self._shelf.fit(name)
@@ -92,7 +91,7 @@ class Tuning:
         """Completions of /model: names with what the machine says to them."""
         if command != "model":
             return ()
-        names = [name for name in self._catalog.names if prefix.lower() in name.lower()]
+        names = [name for name in self._current.catalog.names if prefix.lower() in name.lower()]
         return tuple(Choice(self._label(name)[:100], name) for name in names[:25])
 
     def _label(self, name: str) -> str:

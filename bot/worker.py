@@ -16,6 +16,7 @@ from bot.conversations import Conversations
 from bot.engine.base import Engine, EngineRequest, LoadedModel, LoadProgress, ModelSource
 from bot.errors import EngineDied, InhouseError, ModelError, StorageError
 from bot.messages import FinishReason, GenerationRequest, TokenDelta
+from bot.metrics import Metrics
 from bot.queue import RequestQueue
 from bot.replies import LiveReply, Replies
 from bot.storage import Storage
@@ -50,10 +51,11 @@ class Worker:
         conversations: Conversations,
         locate: Locate,
         default: str,
+        metrics: Metrics,
     ) -> None:
         self._engine, self._queue, self._storage = engine, queue, storage
         self._replies, self._conversations, self._locate = replies, conversations, locate
-        self._default = default
+        self._default, self._metrics = default, metrics
         self._running: dict[str, asyncio.Task[None]] = {}
         self._stopped: set[str] = set()  # those of the running that somebody stopped
         self._free = asyncio.Event()  # something ended
@@ -156,6 +158,7 @@ class Worker:
         began = time.monotonic()
         last: TokenDelta | None = None
         try:
+            self._metrics.started(request)
             await self._storage.inbox.start(request.request_id)
             prompt = await self._conversations.prompt(request)
             if prompt is None or request.request_id in self._stopped:  # its message was deleted, or it was stopped
@@ -167,11 +170,14 @@ class Worker:
             params = replace(request.params, max_tokens=limit)
             live.begins(prompt)
             async for delta in self._engine.stream(EngineRequest(request.request_id, prompt, params)):
+                if delta.text and not live.text:
+                    self._metrics.first_words(request)
                 live.push(delta.text)
                 last = delta
             assert last is not None
             assert last.finish_reason is not None
             await live.finish(last.finish_reason, last.usage)
+            self._metrics.ended(last.finish_reason, last.usage)
             self._queue.done(request.request_id, time.monotonic() - began)
         except asyncio.CancelledError:
             if self._draining:
@@ -186,6 +192,7 @@ class Worker:
     async def _end(self, request: GenerationRequest, reason: FinishReason, error: str = "") -> None:
         live = self._replies.get(request.request_id) or self._replies.open(request)
         await live.finish(reason, error=error)
+        self._metrics.ended(reason)
 
     async def _failed(self, request: GenerationRequest, live: LiveReply, error: Exception) -> None:
         """What becomes of a request that failed: it is tried again, or ends with a sentence. The others go on."""
@@ -229,7 +236,7 @@ class Worker:
         if fallback is None or fallback == request.model:
             await self._end(request, FinishReason.ERROR, str(error))
             return
-        log.warning("%s; back to %s", error, fallback)
+        log.warning("%s Back to %s.", error, fallback)
         live.restart(f"*{error} {fallback} answers instead.*")
         self._queue.put(replace(request, model=fallback))
 
@@ -242,6 +249,7 @@ class Worker:
             self.loaded = await self._engine.load(source, lambda step: self._progress(model, step, began))
         finally:
             self.loading = None
+            self._metrics.load_ended(model, loaded=self.loaded is not None)
         self._free.set()
         self._load_seconds[model] = time.monotonic() - began
         log.info("Loaded %s on %s as %s in %.1f s", model, self.loaded.device, self.loaded.dtype, self.loaded.load_s)

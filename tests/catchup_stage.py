@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from bot.catchup import CatchUp
 from bot.config import Settings
 from bot.messages import Accepted, ConversationKey, IncomingMessage, Outcome, Person
+from bot.models.catalog import Catalog
+from bot.models.current import Current
 from bot.storage import Storage
 from tests.fakes.platform import ScriptedAdapter
 
@@ -60,11 +62,11 @@ class Listener:
     troubles: list[Exception] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.catchup = CatchUp(self.settings, self.storage)
+        self.catchup = CatchUp(Current(self.settings, Catalog.of(self.settings)), self.storage)
 
     async def restarts(self) -> None:
         """Another process, which only knows what is stored."""
-        self.catchup = CatchUp(self.settings, self.storage)
+        self.catchup = CatchUp(Current(self.settings, Catalog.of(self.settings)), self.storage)
         await self.catchup.load([self.channel.platform])
 
     def hears(self, event: IncomingMessage) -> None:

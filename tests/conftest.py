@@ -41,6 +41,7 @@ def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     """No setting of this machine's user reaches a test: not from the environment, and not from a .env file."""
     for name in [name for name in os.environ if name.startswith(OURS)]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("INHOUSE_HTTP", "off")  # the port of a real one may be in use; tests of the page ask for one
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
 
 

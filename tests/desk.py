@@ -17,6 +17,7 @@ from bot.messages import (
     RequestStatus,
 )
 from bot.models.catalog import Catalog
+from bot.models.current import Current
 from bot.queue import RequestQueue
 from bot.storage import Storage
 
@@ -31,7 +32,7 @@ class Desk:
     def __init__(self, settings: Settings, storage: Storage) -> None:
         self.queue = RequestQueue(settings.queue_size, settings.per_user)
         self.storage = storage
-        self.conversations = Conversations(settings, Catalog.of(settings), storage, self.queue)
+        self.conversations = Conversations(Current(settings, Catalog.of(settings)), storage, self.queue)
         self.owed: list[GenerationRequest] = []
 
     async def hears(

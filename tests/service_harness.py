@@ -44,6 +44,7 @@ def make_settings(root: Path, **more: Any) -> Settings:  # Any: whatever a setti
         "models": ",".join(PARAMETERS),
         "model": "small",
         "drain": 1,
+        "http": "off",
     }
     return Settings(**{**values, **more})
 
@@ -75,6 +76,7 @@ async def open_house(
     limits: Limits = LIMITS,
     engine: ScriptedEngine | None = None,
     ready: bool = True,
+    platform: str = "scripted",
     **settings: Any,  # Any: whatever a setting takes
 ) -> AsyncIterator[House]:
     """A service that lives in `root`, until the block ends; with the same root (and World) it finds its state again.
@@ -84,13 +86,13 @@ async def open_house(
     if world is None:
         async with (
             World() as world,
-            open_house(root, world, limits=limits, engine=engine, ready=ready, **settings) as house,
+            open_house(root, world, limits=limits, engine=engine, ready=ready, platform=platform, **settings) as house,
         ):
             yield house
         return
     made = make_settings(root, **settings)
     engine = engine or ScriptedEngine(world.gates.passing)
-    adapter = ScriptedAdapter(world.port, limits=limits)
+    adapter = ScriptedAdapter(world.port, platform, limits)
     service = Service(made, Catalog.of(made), [adapter], engine)
     with patch("bot.models.shelf.probe", return_value=MACHINE):
         house = House(

@@ -17,17 +17,19 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"cli"},
     {"service"},
+    {"web"},
     {"core"},
     {"actions"},
-    {"records", "tuning", "presence", "waiters"},
+    {"records", "tuning", "presence", "waiters", "notify"},
     {"worker"},
     {"conversations", "replies", "wording"},
-    {"catchup", "delivery", "frames"},
+    {"catchup", "delivery", "frames", "watched"},
     {"dialects"},
     {"queue", "engine", "storage"},
     {"models", "formatting", "textfiles", "links", "commands", "buttons", "access"},
-    {"adapter", "engine.base", "config", "logs"},
-    {"messages", "errors"},
+    {"adapter", "engine.base", "logs", "metrics"},
+    {"config", "journal"},
+    {"messages", "errors", "address"},
 )
 """The parts of `bot`, from the top down. A part may import itself and what stands lower; nothing beside it or above.
 

@@ -5,6 +5,7 @@ What is where: `gateway` keeps the connection, `client` hears, `events` and `fil
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import discord
@@ -34,6 +35,22 @@ class DiscordAdapter:
         self._catchup_age = timedelta(seconds=settings.catchup_age)
         self._gateway = Gateway(settings, connect, timing or Timing())
         self._posting = self._gateway.posting
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session at this moment."""
+        return self._gateway.connected
+
+    @property
+    def rate_limited(self) -> int:
+        """How often Discord answered 429, those included that discord.py waits for by itself."""
+        return self._gateway.rate_limited
+
+    def reload(self, settings: Settings) -> None:
+        """Go by these from now on; answers that are being written keep to the old ones."""
+        self.limits = replace(self.limits, attach_over=settings.attach_over)
+        self._catchup_age = timedelta(seconds=settings.catchup_age)
+        self._gateway.reload(settings)
 
     async def run(self, core: Core) -> None:
         """Connect and stay connected until close(). Raises FatalAdapterError when Discord refuses us for good."""

@@ -7,6 +7,7 @@ client's `start`, whatever ended it; the next one is the gateway's to begin.
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +47,15 @@ class Allowed:
 @dataclass(frozen=True, slots=True)
 class Line:
     """How to connect. Without a frame for `heartbeat_s` the line counts as dead; `guilds_s` is how long to wait for one
-    more server before a session counts as complete, `answer_s` how long a request waits for its answer."""
+    more server before a session counts as complete, `answer_s` how long a request waits for its answer. `limited` is
+    called for every answer 429."""
 
     connector: aiohttp.BaseConnector | None
     proxy: str | None
     heartbeat_s: float
     guilds_s: float
     answer_s: float
+    limited: Callable[[], None]
 
 
 class TooSoon(Exception):
@@ -84,7 +87,7 @@ class HouseClient(discord.Client):
             guild_ready_timeout=line.guilds_s,
             heartbeat_timeout=line.heartbeat_s,
             max_ratelimit_timeout=LONGEST_WINDOW_S,
-            http_trace=trace(line.answer_s),
+            http_trace=trace(line.answer_s, line.limited),
         )
         self._core, self._intake, self._pace = core, intake, pace
         self._sessions = allowed.sessions - KEPT

@@ -62,6 +62,10 @@ class Events:
     def __init__(self, settings: Settings, client: discord.Client, core: Core, *, reads_all: bool) -> None:
         self._settings, self._client, self._core, self._reads_all = settings, client, core, reads_all
 
+    def reload(self, settings: Settings) -> None:
+        """Go by these from now on."""
+        self._settings = settings
+
     async def said(self, message: discord.Message) -> IncomingMessage | IncomingCommand | None:
         """What a new message means; None for those of bots, and for those that we are not shown the text of."""
         heard = await self._hear(message)

@@ -59,14 +59,28 @@ class Gateway:
         self._client: HouseClient | None = None
         self._application_id: int | None = None
         self.closing = asyncio.Event()
+        self.rate_limited = 0
+        """How often Discord answered 429."""
         self.posting = Posting(settings, self.client)
         discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False  # nobody here misses a voice
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session at this moment."""
+        return self._client is not None and not self._client.is_closed() and self._client.is_ready()
 
     def client(self) -> HouseClient:
         """The client that can be used now. Raises RetryLater if there is none."""
         if self._client is None or self._client.is_closed():
             raise RetryLater(1.0, "Discord is not connected")
         return self._client
+
+    def reload(self, settings: Settings) -> None:
+        """Go by these from now on; the connection stays."""
+        self._settings = settings
+        self.posting.reload(settings)
+        if self._client is not None:
+            self._client.heard.reload(settings)
 
     async def run(self, core: Core) -> None:
         """Connect, and connect again, until close(). Raises FatalAdapterError."""
@@ -116,6 +130,7 @@ class Gateway:
         try:
             async with hurried():
                 await client.login(token)
+            client.heard.reload(self._settings)  # there may be others since this life began
             self._client = client
             await client.connect()
         finally:
@@ -147,7 +162,7 @@ class Gateway:
             intents=discord.Intents(guilds=True),
             connector=line.connector,
             proxy=line.proxy,
-            http_trace=trace(line.answer_s),
+            http_trace=trace(line.answer_s, line.limited),
         )
         async with scout, hurried():
             await scout.login(token)
@@ -160,7 +175,11 @@ class Gateway:
     def _line(self) -> Line:
         connector = self._connect() if self._connect else None
         timing = self._timing
-        return Line(connector, proxy_for(self._settings), timing.heartbeat, timing.guilds, timing.answer)
+        proxy = proxy_for(self._settings)
+        return Line(connector, proxy, timing.heartbeat, timing.guilds, timing.answer, self._limited)
+
+    def _limited(self) -> None:
+        self.rate_limited += 1
 
     def _token(self) -> str:
         if self._settings.discord_bot_token is None:

@@ -5,13 +5,14 @@ the time that a request is on the wire counts, which aiohttp's tracing tells.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
 import aiohttp
 
 PATIENCE_S = 30.0
+TOO_MANY = 429
 
 _limit: ContextVar[asyncio.Timeout | None] = ContextVar("limit", default=None)
 
@@ -27,8 +28,8 @@ async def hurried() -> AsyncIterator[None]:
             _limit.reset(before)
 
 
-def trace(patience_s: float = PATIENCE_S) -> aiohttp.TraceConfig:
-    """What a client's session has to be watched with."""
+def trace(patience_s: float, limited: Callable[[], None]) -> aiohttp.TraceConfig:
+    """What a client's session has to be watched with. `limited` is called for every answer 429."""
 
     async def sent(*_: object) -> None:
         _reschedule(asyncio.get_running_loop().time() + patience_s)
@@ -36,9 +37,13 @@ def trace(patience_s: float = PATIENCE_S) -> aiohttp.TraceConfig:
     async def over(*_: object) -> None:
         _reschedule(None)
 
+    async def answered(_: object, __: object, params: aiohttp.TraceRequestEndParams) -> None:
+        if params.response.status == TOO_MANY:
+            limited()
+
     config = aiohttp.TraceConfig()
     config.on_request_start.append(sent)
-    config.on_request_end.append(over)
+    config.on_request_end.extend((over, answered))
     config.on_request_exception.append(over)
     return config
 

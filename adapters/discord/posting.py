@@ -67,6 +67,10 @@ class Posting:
         self._parts: OrderedDict[str, dict[int, str]] = OrderedDict()  # message ids by request and part
         self._forbidden = 0  # how often Discord forbade writing
 
+    def reload(self, settings: Settings) -> None:
+        """Go by these from now on."""
+        self._settings = settings
+
     async def post(self, reply: Reply) -> str:
         """Show a reply for the first time; the message's id. Raises RetryLater, Rejected or OutcomeUnknown."""
         client = self._client()

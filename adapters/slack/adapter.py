@@ -22,7 +22,7 @@ from adapters.slack.posting import Posting
 from adapters.slack.reading import read_back
 from adapters.slack.session import Timing
 from adapters.slack.streaming import Stopped
-from adapters.slack.web import session, web_client
+from adapters.slack.web import Refusals, session, web_client
 from bot.adapter import Core, Limits
 from bot.config import Settings
 from bot.messages import ActionKind, ConversationKey, IncomingAction, IncomingMessage, Reply
@@ -35,15 +35,34 @@ class SlackAdapter:
 
     def __init__(self, settings: Settings, timing: Timing | None = None, pace: Pace | None = None) -> None:
         self._settings = settings
-        self._web = web_client(settings)
+        self._refusals = Refusals()
+        self._web = web_client(settings, refusals=self._refusals)
         self._connection = Connection(settings, self._web, timing or Timing())
         self._posting = Posting(settings, self._web, self._connection.me, pace)
         self._events: Events | None = None
+        self._desk: Desk | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a socket at this moment."""
+        return self._connection.connected
+
+    @property
+    def rate_limited(self) -> int:
+        """How often Slack refused a call for the rate."""
+        return self._refusals.count
 
     @property
     def limits(self) -> Limits:
         """What Slack can show; whether text is appended to a message depends on the workspace."""
         return self._posting.limits
+
+    def reload(self, settings: Settings) -> None:
+        """Go by these from now on; the socket stays, and the slash command is the one that was registered."""
+        self._settings = settings
+        for part in (self._posting, self._events, self._desk):
+            if part is not None:
+                part.reload(settings)
 
     async def run(self, core: Core) -> None:
         """Connect and stay connected until close(). Raises FatalAdapterError when Slack refuses us for good."""
@@ -52,7 +71,7 @@ class SlackAdapter:
         events = self._events = Events(self._settings, web, me, core, people)
         assistant = AssistantView(web)
         intake = Intake(core, events, self._posting, assistant, self._connection.closing)
-        desk = Desk(self._settings, web, me, core, self._posting, events)
+        desk = self._desk = Desk(self._settings, web, me, core, self._posting, events)
         self._posting.streams.stopped = _stopping(core)
         app = make_app(web, me)
         listen(app, intake, self._connection.doubt, desk.furnish, assistant.furnish)

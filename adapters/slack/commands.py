@@ -46,6 +46,10 @@ class Desk:
         self._buttons = Buttons(core, events, self._asides)
         self._menus = Menus(me, core, events, self._asides, self._places)
 
+    def reload(self, settings: Settings) -> None:
+        """Go by these from now on."""
+        self._settings = settings
+
     def furnish(self, app: AsyncApp) -> None:
         """Register everything."""
         app.command(self._settings.slack_command)(self._slash)

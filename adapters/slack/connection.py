@@ -48,7 +48,13 @@ class Connection:
         self._doubt = asyncio.Event()
         self._failures = 0
         self._closings: set[asyncio.Task[None]] = set()
+        self._current: Session | None = None
         self.closing = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a socket at this moment."""
+        return self._current is not None and (not self._current.over.is_set() or self._current.leaving)
 
     def me(self) -> Me:
         """Who the bot is. Raises RetryLater before Slack said so."""
@@ -84,7 +90,6 @@ class Connection:
 
     async def _keep_living(self, app: AsyncApp, app_token: str, begun: Callable[[], None]) -> None:
         clock = asyncio.get_running_loop().time
-        current: Session | None = None
         try:
             while True:
                 try:
@@ -95,18 +100,19 @@ class Connection:
                     await self._wait(_named(error), error.seconds if isinstance(error, RetryLater) else 0.0)
                     continue
                 begun()
-                self._retire(current)
-                current, at = opened, clock()
+                self._retire(self._current)
+                self._current, at = opened, clock()
                 await self._until_over(opened)
                 lived = clock() - at
                 self._failures = 0 if lived > STEADY_S else self._failures
                 if not opened.leaving:
                     self._retire(opened)
-                    current = None
-                if current is None or lived < HASTE_S:
+                    self._current = None
+                if self._current is None or lived < HASTE_S:
                     await self._wait(ENDS.get(opened.reason, opened.reason))
         finally:
-            self._retire(current)
+            self._retire(self._current)
+            self._current = None
 
     async def _open(self, app: AsyncApp, app_token: str) -> Session:
         """A new session. Raises RetryLater, FatalAdapterError."""

@@ -21,6 +21,10 @@ class Background:
     def __init__(self, settings: Settings, web: AsyncWebClient) -> None:
         self._settings, self._web = settings, web
 
+    def reload(self, settings: Settings) -> None:
+        """Go by these from now on."""
+        self._settings = settings
+
     async def before(self, message: Message, starts: bool) -> list[Message]:
         """The messages before one that addresses the bot. `starts`: with it the bot comes into the thread."""
         around = 0 if message.private else self._settings.ambient

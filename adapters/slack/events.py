@@ -52,6 +52,11 @@ class Events:
         self._files = FileReader(web, me)
         self._background = Background(settings, web)
 
+    def reload(self, settings: Settings) -> None:
+        """Go by these from now on."""
+        self._settings = settings
+        self._background.reload(settings)
+
     def key(self, channel: str, thread: str = "") -> ConversationKey:
         """The conversation that a channel, or a thread in it, is."""
         return ConversationKey(PLATFORM, self._me().team_id, channel, thread)

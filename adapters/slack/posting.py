@@ -65,6 +65,10 @@ class Posting:
         self._status: OrderedDict[ConversationKey, tuple[str, float]] = OrderedDict()
         self._filed: OrderedDict[str, None] = OrderedDict()
 
+    def reload(self, settings: Settings) -> None:
+        """Go by these from now on."""
+        self._settings = settings
+
     @property
     def limits(self) -> Limits:
         """What Slack can show here."""

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from slack_sdk.http_retry import HttpRequest, HttpResponse, RetryState
+from slack_sdk.http_retry.async_handler import AsyncRetryHandler
 from slack_sdk.web.async_client import AsyncWebClient
 
 from bot.config import Settings
@@ -24,14 +26,34 @@ QUIET = logging.getLogger("adapters.slack.sdk")
 QUIET.setLevel(logging.CRITICAL)
 
 
-def web_client(settings: Settings, patience_s: float = PATIENCE_S) -> AsyncWebClient:
+class Refusals(AsyncRetryHandler):
+    """Counts what Slack refuses for the rate; nothing is ever repeated here."""
+
+    def __init__(self) -> None:
+        super().__init__(max_retry_count=0)
+        self.count = 0
+
+    async def can_retry_async(
+        self,
+        *,
+        state: RetryState,
+        request: HttpRequest,
+        response: HttpResponse | None = None,
+        error: Exception | None = None,
+    ) -> bool:
+        """Called by the SDK after each call."""
+        self.count += response is not None and response.status_code == 429
+        return False
+
+
+def web_client(settings: Settings, patience_s: float = PATIENCE_S, refusals: Refusals | None = None) -> AsyncWebClient:
     """A client for the bot token, without a session: see `session`."""
     token = settings.slack_bot_token
     client = AsyncWebClient(
         token=token.get_secret_value() if token else None,
         base_url=settings.slack_api_url or AsyncWebClient.BASE_URL,
         timeout=int(patience_s) or 1,
-        retry_handlers=[],
+        retry_handlers=[refusals] if refusals else [],
         logger=QUIET,
     )
     client.proxy = proxy_for(client.base_url)  # the SDK's own choice knows no exceptions

@@ -5,6 +5,7 @@ What failed is one sentence on stderr, never a traceback. Only what a command ne
 """
 
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,11 +25,18 @@ def main() -> None:
     except (typer.TyperException, InhouseError) as error:
         mistake = isinstance(error, (typer.TyperException, ConfigError))
         sentence = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        typer.echo(f"inhouse: {sentence}", err=True)
+        _tell(f"inhouse: {sentence}")
         status = EX_CONFIG if mistake else 1
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     sys.exit(status)
+
+
+def _tell(sentence: str) -> None:
+    """Print why the command failed, to a person or into the journal."""
+    from bot.journal import leads_to_journal, prefixed
+
+    typer.echo(prefixed(sentence, logging.ERROR) if leads_to_journal(sys.stderr) else sentence, err=True)
 
 
 def check_packages() -> None:

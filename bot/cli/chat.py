@@ -79,7 +79,8 @@ def _talk(settings: Settings, given: Set[str]) -> int:
 
 
 def _serve(settings: Settings, state_dir: Path, adapter: ConsoleAdapter, engine: Engine) -> None:
-    asyncio.run(serve(settings.model_copy(update={"state_dir": state_dir}), [adapter], engine, (signal.SIGTERM,)))
+    update = {"state_dir": state_dir, "http": None}  # one page a machine: that of `inhouse run`
+    asyncio.run(serve(settings.model_copy(update=update), [adapter], engine, (signal.SIGTERM,)))
 
 
 class _TellingEngine(EngineProcess):

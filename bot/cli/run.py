@@ -1,25 +1,30 @@
 """`inhouse run`: the platforms whose tokens are set, until SIGTERM or SIGINT.
 
-The first signal drains (running answers are finished, nothing new is begun), a second one ends at once.
+The first signal drains (running answers are finished, nothing new is begun), a second one ends at once. SIGHUP reads
+the configuration again; at a terminal it means that this was closed, and drains.
 """
 
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
 from bot.adapter import Adapter
+from bot.cli.reload import Reloads
 from bot.config import Settings, secrets
 from bot.engine.base import Engine
 from bot.engine.process import EngineProcess
 from bot.errors import ConfigError
 from bot.logs import setup_logs
 from bot.models.catalog import Catalog
+from bot.notify import Notifier
 from bot.service import Service
 
 SLACK_TOKENS = {"SLACK_BOT_TOKEN": ("bot token", "xoxb-"), "SLACK_APP_TOKEN": ("app-level token", "xapp-")}
 """Slack's two tokens: what each is, and how it begins."""
+Handlers = Mapping[signal.Signals, Callable[[], None]]
 
 
 def adapters_for(settings: Settings) -> list[Adapter]:
@@ -61,7 +66,7 @@ def run_platforms(settings: Settings, adapters: Sequence[Adapter]) -> None:
             "There is no platform to serve: set DISCORD_BOT_TOKEN, or SLACK_BOT_TOKEN and SLACK_APP_TOKEN; "
             "'inhouse chat' needs no token."
         )
-    asyncio.run(serve(settings, adapters, EngineProcess(), (signal.SIGTERM, signal.SIGINT)))
+    asyncio.run(_supervised(settings, adapters, Notifier.of_environment()))
 
 
 async def serve(
@@ -69,18 +74,34 @@ async def serve(
 ) -> None:
     """Run a service until its adapters have returned or one of the signals was received. Raises InhouseError."""
     service = Service(settings, Catalog.of(settings), adapters, engine)
-    with _calling(service.stop, stop_on):
+    with _handling(dict.fromkeys(stop_on, service.stop)):
         await service.run()
 
 
+async def _supervised(settings: Settings, adapters: Sequence[Adapter], notifier: Notifier) -> None:
+    """As `serve`, with whoever supervises this process told of it, and reloads."""
+    service = Service(settings, Catalog.of(settings), adapters, EngineProcess(), notifier)
+    handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), service.stop)
+    reloads = Reloads(settings, service, notifier)
+    if sys.platform != "win32":
+        handlers[signal.SIGHUP] = service.stop if sys.stdin.isatty() else reloads.ask
+    with _handling(handlers):
+        reloading = asyncio.create_task(reloads.keep_up(), name="reloads")
+        try:
+            await service.run()
+        finally:
+            reloading.cancel()
+
+
 @contextlib.contextmanager
-def _calling(stop: Callable[[], None], signals: Sequence[signal.Signals]) -> Iterator[None]:
+def _handling(handlers: Handlers) -> Iterator[None]:
+    """Have these called on the event loop when their signals arrive."""
     loop = asyncio.get_running_loop()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(stop)
+        loop.call_soon_threadsafe(handlers[signal.Signals(number)])
 
-    before = {number: signal.signal(number, on_signal) for number in signals}
+    before = {number: signal.signal(number, on_signal) for number in handlers}
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ BUILT_IN = Path(__file__).with_name("catalog.toml")
 
 
 class Catalog:
-    """Looks models up by name. Made once, at the start; it never changes."""
+    """Looks models up by name. It never changes: other settings make another catalog."""
 
     def __init__(self, specs: Iterable[ModelSpec], listed: Iterable[str], default: str) -> None:
         """`listed`: names, repositories and directories that people may switch to; none means all of `specs`.

@@ -1,15 +1,14 @@
 """The models of this machine, as the service sees them: which are here, where, and whether they fit.
 
-In: the settings and the catalog. Out: a ModelSource for the engine, and verdicts from memory, without torch.
+In: what is configured now. Out: a ModelSource for the engine, and verdicts from memory, without torch.
 """
 
 import logging
 from dataclasses import replace
 
-from bot.config import Settings
 from bot.engine.base import ModelSource
 from bot.errors import ModelError
-from bot.models.catalog import Catalog
+from bot.models.current import Current
 from bot.models.fit import Fit, fits
 from bot.models.hardware import Hardware, probe
 from bot.models.hub import installed
@@ -20,14 +19,14 @@ log = logging.getLogger(__name__)
 class Shelf:
     """Finds models on this disk and tells whether one would fit. `hardware` is None until `look` has seen it."""
 
-    def __init__(self, settings: Settings, catalog: Catalog) -> None:
-        self._settings, self._catalog = settings, catalog
+    def __init__(self, current: Current) -> None:
+        self._current = current
         self.hardware: Hardware | None = None
 
     async def look(self, loaded_mb: int) -> None:
         """See what this machine has; `loaded_mb` of its memory are taken by a model of ours, which would make room."""
         try:
-            found = await probe(self._settings.device)
+            found = await probe(self._current.settings.device)
         except ModelError as error:
             log.warning("%s", error)
             return
@@ -38,15 +37,15 @@ class Shelf:
 
     def has(self, name: str) -> bool:
         """Whether a model lies on this disk, whole."""
-        return installed(self._catalog.get(name), self._settings) is not None
+        return installed(self._current.catalog.get(name), self._current.settings) is not None
 
     def fit(self, name: str) -> Fit | None:
         """Whether a model would fit if it were the only one; None before the hardware is known."""
         if self.hardware is None:
             return None
-        settings = self._settings
+        settings = self._current.settings
         return fits(
-            self._catalog.get(name),
+            self._current.catalog.get(name),
             self.hardware,
             settings.dtype,
             settings.quantization,
@@ -56,7 +55,7 @@ class Shelf:
 
     def locate(self, name: str) -> ModelSource:
         """A model on this disk, to be loaded as the settings say. Raises ModelError that names how to fetch it."""
-        spec, settings = self._catalog.get(name), self._settings
+        spec, settings = self._current.catalog.get(name), self._current.settings
         folder = installed(spec, settings)
         if folder is None:
             raise ModelError(f"{spec.name} is not on this machine yet; `inhouse pull {spec.name}` fetches it.")

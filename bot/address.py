@@ -1,0 +1,49 @@
+"""Where a server listens: `host:port` as people write it, taken apart.
+
+In: text. Out: an Address, or None for 'off'; a ValueError for anything else.
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+OFF = ("off", "none", "no")
+
+_SHAPE = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host (a name or an IP address, without brackets) and a TCP port; port 0 lets the system choose one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return is_loopback(self.host)
+
+
+def parse_address(text: str) -> Address | None:
+    """'127.0.0.1:8321', '[::1]:8321' or 'name:8321' as an Address, 'off' and 'none' as None. Raises ValueError."""
+    text = text.strip()
+    if text.lower() in OFF:
+        return None
+    found = _SHAPE.fullmatch(text)
+    if found is None or int(found["port"]) > 65_535:
+        raise ValueError("not an address")
+    if found["six"]:
+        ipaddress.IPv6Address(found["six"])
+    return Address(found["six"] or found["name"].lower(), int(found["port"]))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as a name or an IP address, is this machine itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -1,0 +1,63 @@
+"""Reading the configuration again while the service runs.
+
+In: a wish (SIGHUP). Out: the service goes by the new settings and catalog, all of them; or, if anything in them is
+wrong, by the old ones, and the log says what is wrong. What only a restart can change is named.
+"""
+
+import asyncio
+import logging
+
+from bot.config import Settings, load_settings, secrets
+from bot.errors import InhouseError
+from bot.logs import setup_logs
+from bot.models.catalog import Catalog
+from bot.models.current import Current
+from bot.models.shelf import Shelf
+from bot.notify import Notifier
+from bot.service import Service
+
+log = logging.getLogger(__name__)
+
+
+class Reloads:
+    """Reloads one service, as often as it is asked to. `settings` are those that it started with."""
+
+    def __init__(self, settings: Settings, service: Service, notifier: Notifier) -> None:
+        self._secrets = set(secrets(settings))
+        self._service, self._notifier = service, notifier
+        self._wanted = asyncio.Event()
+
+    def ask(self) -> None:
+        """Have the configuration read again, soon."""
+        self._wanted.set()
+
+    async def keep_up(self) -> None:
+        """Do as asked, for ever."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            with self._notifier.reloading():
+                try:
+                    await self._reload()
+                except InhouseError as error:
+                    log.error("The new configuration is not used, and the old one stays: %s", error)
+                except Exception:  # a bug of ours must not cost the next reload
+                    log.exception("The configuration could not be read again, and the old one stays")
+
+    async def _reload(self) -> None:
+        """Raises InhouseError with what is wrong with the new configuration."""
+        settings, catalog = await asyncio.to_thread(_read)
+        late = self._service.reload(settings, catalog)
+        self._secrets |= set(secrets(settings))  # the old ones are still in use
+        setup_logs(settings.log_level, settings.log_format, self._secrets)
+        log.info("The configuration was read again, and holds from now on")
+        if late:
+            log.warning("%s: changed, and in use only after a restart", ", ".join(late))
+
+
+def _read() -> tuple[Settings, Catalog]:
+    """A configuration with which the service could start, too."""
+    settings = load_settings()
+    catalog = Catalog.of(settings)
+    Shelf(Current(settings, catalog)).locate(catalog.default)
+    return settings, catalog

@@ -1,0 +1,140 @@
+"""The HTTP server: /healthz, /readyz, /metrics, the status page and its events.
+
+In: the live parts of a service. Out: a server while the block lasts, on the address of INHOUSE_HTTP. A port that cannot
+be had is an error in the log and no more: whoever runs the bot would rather be answered than see a page. What would be
+a second instance is found out by the lock of the state directory, not here.
+"""
+
+import errno
+import logging
+from collections.abc import Awaitable, Callable
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+
+from bot.address import Address
+from bot.config import secrets
+from bot.web.collector import LiveCollector
+from bot.web.guard import Guard, with_headers
+from bot.web.samples import TICK_S, Sampler
+from bot.web.sources import Sources
+from bot.web.status import Status
+from bot.web.stream import Stream
+from bot.web.troubles import Troubles
+
+log = logging.getLogger(__name__)
+
+PAGES = Path(__file__).with_name("page")
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+FILES = ("style.css", "page.js", "plot.js", "words.js", "icon.svg")
+LONGEST_BODY = 4096
+LAST_S = 1.0
+"""How long requests may still take when the server ends."""
+
+
+class WebServer:
+    """Serves while its block lasts, unless INHOUSE_HTTP is off. `url` is where, '' while it does not."""
+
+    def __init__(self, sources: Sources) -> None:
+        settings = sources.current.settings
+        self.sources = sources
+        self._address, token = settings.http, settings.http_token
+        self._troubles = Troubles(secrets(settings))
+        self.sampler = Sampler(sources, TICK_S)
+        self.status = Status(sources, self.sampler, self._troubles, _version())
+        self.stream = Stream(self.status, self.sampler)
+        self._guard = Guard(token.get_secret_value() if token else "", PAGES)
+        self._registry = sources.metrics.registry
+        self._collector = LiveCollector(sources, self.sampler, _version())
+        self._runner: web.AppRunner | None = None
+        self.url = ""
+
+    async def __aenter__(self) -> Self:
+        if self._address is not None:
+            await self._open(self._address)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._runner is None:
+            return
+        self.url = ""
+        self.stream.close()
+        await self.sampler.close()
+        await self._runner.cleanup()
+        self._registry.unregister(self._collector)
+        self._troubles.close()
+
+    async def _open(self, address: Address) -> None:
+        runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=LAST_S, handle_signals=False)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, address.host, address.port).start()
+        except OSError as error:
+            await runner.cleanup()
+            log.error("The status page cannot be opened on %s (%s); %s", address, _reason(error), _fix(error))
+            return
+        self._runner = runner
+        self.url = f"http://{Address(address.host, runner.addresses[0][1])}/"
+        self._registry.register(self._collector)
+        self._troubles.open()
+        self.sampler.open()
+        log.info("The status page is at %s", self.url)
+
+    def _application(self) -> web.Application:
+        application = web.Application(middlewares=[self._guard.middleware], client_max_size=LONGEST_BODY)
+        application.on_response_prepare.append(with_headers)
+        router = application.router
+        router.add_get("/healthz", self._healthz)
+        router.add_get("/readyz", self._readyz)
+        router.add_get("/metrics", self._metrics)
+        router.add_get("/", _file("index.html"))
+        for name in FILES:
+            router.add_get(f"/{name}", _file(name))
+        router.add_get("/events", self.stream.serve, allow_head=False)
+        router.add_post("/login", self._guard.login)
+        return application
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        """The event loop lives: otherwise nothing would come."""
+        return web.Response(text="alive\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        await self.sampler.look()
+        unready = self.sources.unready(self.sampler.engine_trouble)
+        return web.Response(status=503 if unready else 200, text=f"not ready: {unready}\n" if unready else "ready\n")
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
+
+
+def _file(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """A handler that answers with one file of the page."""
+    body, content_type = (PAGES / name).read_bytes(), TYPES[Path(name).suffix]
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(body=body, content_type=content_type, charset="utf-8")
+
+    return handler
+
+
+def _reason(error: OSError) -> str:
+    return "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror or type(error).__name__
+
+
+def _fix(error: OSError) -> str:
+    other = "another port" if error.errno == errno.EADDRINUSE else "an address of this machine, as 127.0.0.1:8321"
+    return f"Inhouse goes on without it. Set INHOUSE_HTTP to {other}, or to off."
+
+
+def _version() -> str:
+    try:
+        return metadata.version("inhouse")
+    except metadata.PackageNotFoundError:
+        return "from a checkout"

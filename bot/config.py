@@ -6,21 +6,18 @@ those over `.env`. An empty value is the same as none. A token's value is never 
 """
 
 import difflib
-import io
-import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from dotenv.parser import parse_stream
 from platformdirs import user_cache_path, user_state_path
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bot.address import Address, parse_address
+from bot.environment import look
 from bot.errors import ConfigError
 
 PREFIX = "INHOUSE_"
@@ -33,7 +30,6 @@ TOKENS = {
 }
 """Settings that hold a token, and the well-known name of its variable."""
 
-ENV_FILE = Path(".env")
 SHORTEST_TOKEN = 16
 """Characters of INHOUSE_HTTP_TOKEN, which people choose themselves: a shorter one could be guessed."""
 
@@ -225,7 +221,7 @@ def load_settings(**overrides: Any) -> Settings:  # Any: whatever was typed; it 
     """
     assert overrides.keys() <= Settings.model_fields.keys(), f"no such settings: {sorted(overrides)}"
     given = {name: value for name, value in overrides.items() if value is not None}
-    found = _look()
+    found = look(_is_ours)
     mistakes = [*found.mistakes, *_unknown(found.places)]
     try:
         settings = Settings(_env_file=found.env_file, _secrets_dir=found.credentials, **given)
@@ -239,64 +235,8 @@ def load_settings(**overrides: Any) -> Settings:  # Any: whatever was typed; it 
     raise ConfigError("\n".join(mistakes))
 
 
-@dataclass(slots=True)
-class _Found:
-    """Where settings may be read from, which variables are set there, and what could not be read."""
-
-    env_file: Path | None = None
-    credentials: Path | None = None
-    places: dict[str, str] = field(default_factory=dict)
-    mistakes: list[str] = field(default_factory=list)
-
-
-def _look() -> _Found:
-    """Look into the three places; the later ones win."""
-    found = _Found()
-    if ENV_FILE.is_file():
-        _read_env_file(found)
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    if directory and Path(directory).is_dir():
-        _read_credentials(found, Path(directory))
-    found.places |= {name.upper(): "the environment" for name, value in os.environ.items() if value}
-    return found
-
-
-def _read_env_file(found: _Found) -> None:
-    try:
-        text = ENV_FILE.read_text("utf-8")
-    except OSError as error:
-        found.mistakes.append(f".env cannot be read: {error.strerror}; make it readable, or take it away")
-        return
-    except UnicodeDecodeError:
-        found.mistakes.append(".env is not UTF-8 text; save it as UTF-8")
-        return
-    found.env_file = ENV_FILE
-    for binding in parse_stream(io.StringIO(text)):
-        if binding.error or (binding.key and binding.value is None):
-            original = binding.original.string
-            line = binding.original.line + original[: len(original) - len(original.lstrip())].count("\n")
-            found.mistakes.append(f".env, line {line}: this is not NAME=value; correct it, or put a # before it")
-        elif binding.key and binding.value:
-            found.places[binding.key.upper()] = ".env"
-
-
-def _read_credentials(found: _Found, directory: Path) -> None:
-    try:
-        paths = sorted(directory.iterdir())
-    except OSError as error:
-        found.mistakes.append(f"The credentials directory {directory} cannot be looked into ({error.strerror})")
-        return
-    found.credentials = directory
-    for path in paths:
-        name = path.name.upper()
-        if not name.startswith(PREFIX) and name not in TOKENS.values():
-            continue
-        try:
-            if path.read_text("utf-8").strip():
-                found.places[name] = "the credentials directory"
-        except (OSError, UnicodeDecodeError):
-            found.credentials = None
-            found.mistakes.append(f"{name} (the credentials directory) cannot be read; make it a readable text file")
+def _is_ours(name: str) -> bool:
+    return name.startswith(PREFIX) or name in TOKENS.values()
 
 
 def _unknown(places: dict[str, str]) -> Iterator[str]:

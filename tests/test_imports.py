@@ -29,7 +29,7 @@ LAYERS = (
     {"models", "formatting", "textfiles", "links", "commands", "buttons", "access"},
     {"adapter", "engine.base", "logs", "metrics"},
     {"config", "journal"},
-    {"messages", "errors", "address"},
+    {"messages", "errors", "address", "environment"},
 )
 """The parts of `bot`, from the top down. A part may import itself and what stands lower; nothing beside it or above.
 

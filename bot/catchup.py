@@ -28,6 +28,8 @@ TRIES = 3
 AT_ONCE = 8
 MOST_CHANNELS = 1000
 """How many channels are read back, those heard last before the others."""
+MOST_KEPT = 3 * MOST_CHANNELS
+"""Cursors in memory: every thread has one, and in months there are many threads."""
 
 
 class CatchUp:
@@ -60,7 +62,7 @@ class CatchUp:
         place = _place(event)
         if missed := self._missed.get(place):
             missed.discard(event.message_id)
-        known = self._heard.get(place)
+        known = self._heard.get(place) or self._stored.get(place)
         if known is None or known.sent_at <= event.sent_at:
             self._heard[place] = Cursor(place, event.message_id, event.sent_at)
 
@@ -82,8 +84,16 @@ class CatchUp:
         try:
             await self._storage.cursors.save(moved)
             self._stored |= {cursor.key: cursor for cursor in moved}
+            self._forget()
         except StorageError as error:
             log.error("The cursors could not be stored yet: %s", error)
+
+    def _forget(self) -> None:
+        """Drop from memory what is stored and would not be read back anyway."""
+        if len(self._stored) > MOST_KEPT:
+            owed = {place: cursor for place, cursor in self._heard.items() if cursor != self._stored.get(place)}
+            newest = sorted(self._stored.values(), key=lambda cursor: cursor.sent_at)[-2 * MOST_CHANNELS :]
+            self._stored, self._heard = {cursor.key: cursor for cursor in newest}, owed
 
     async def read_back(self, adapter: Adapter, handle: Callable[[IncomingMessage], Awaitable[Outcome]]) -> int:
         """Handle what an adapter's platform has after the cursors; the number of messages that address the bot.

@@ -8,6 +8,7 @@ told why not; a prompt holds turns of exactly one conversation.
 import asyncio
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -34,6 +35,8 @@ from bot.storage import NewTurn, Storage, StoredRequest, as_turn
 
 HISTORY_STEP = 100
 """Turns that a very long history loses at once, so that the prompt's beginning, and its cache, mostly stay."""
+REMEMBERED = 2000
+"""Conversations of which it is known which model answered last."""
 
 Submit = Callable[[GenerationRequest], None]
 
@@ -46,7 +49,7 @@ class Conversations:
         self._accepting = asyncio.Lock()
         self.redelivered = 0
         """Messages that came again and were dropped."""
-        self._good: dict[ConversationKey, str] = {}  # the model that last answered, by conversation
+        self._good: OrderedDict[ConversationKey, str] = OrderedDict()  # the model that last answered, by conversation
 
     async def message(self, event: IncomingMessage, submit: Submit, *, patient: bool = False) -> Outcome:
         """Store a message that addresses the bot and ask for its answer. Raises StorageError.
@@ -123,6 +126,9 @@ class Conversations:
             prefix = await self.answer(request.key, request.message_id)
         chosen = await self._storage.history.resolved(request.key)
         self._good[request.key] = request.model
+        self._good.move_to_end(request.key)
+        if len(self._good) > REMEMBERED:
+            self._good.popitem(last=False)
         return Prompt(self.system_of(chosen, request.model), tuple(map(as_turn, turns)), prefix)
 
     async def last_question(self, key: ConversationKey) -> StoredRequest | None:

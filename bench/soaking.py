@@ -1,0 +1,108 @@
+"""The service of `bench.soak`, in a process of its own: both adapters, storage and all, and an engine that keeps a set
+pace and dies now and then.
+
+In: settings and the way to a fake Discord, as JSON. Out: a line of JSON every so often, with what this process holds
+and how late its event loop was. It ends at the end of stdin, as at SIGTERM.
+"""
+
+import asyncio
+import json
+import ssl
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import aiohttp
+import psutil
+
+from adapters.discord.adapter import DiscordAdapter
+from adapters.slack.adapter import SlackAdapter
+from bench.serving import Lag
+from bot.engine.base import EngineRequest
+from bot.messages import TokenDelta
+from bot.models.catalog import Catalog
+from bot.service import Service
+from tests.fakes.engine import ScriptedEngine
+from tests.fakes.tls import Loopback
+from tests.service_harness import MACHINE, make_settings
+
+PREFILL_S, TOKEN_S = 0.3, 0.03
+AT_ONCE = 8
+SAMPLE_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What to serve. `port` and `authority` lead to the fake Discord; the engine dies every `dies_s` seconds."""
+
+    root: str
+    settings: dict[str, str]
+    port: int
+    authority: str
+    dies_s: float
+
+
+async def pace(point: str) -> None:
+    """Work as long as an engine would."""
+    number = point.rpartition("/")[2]
+    if number.isdecimal():
+        await asyncio.sleep(TOKEN_S if int(number) else PREFILL_S)
+
+
+class MortalEngine(ScriptedEngine):
+    """Says what it was asked, keeps no record of it, and dies on time."""
+
+    async def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
+        """As ever."""
+        async for delta in super().stream(request):
+            yield delta
+        self.asked.clear()
+
+    async def keep_dying(self, seconds: float) -> None:
+        """Die, for ever."""
+        while True:
+            await asyncio.sleep(seconds)
+            self.die()
+
+
+async def report(service: Service, lag: Lag) -> None:
+    """Print a sample, for ever."""
+    process, began = psutil.Process(), time.monotonic()
+    while True:
+        await asyncio.sleep(SAMPLE_S)
+        seen, lag.seen = sorted(lag.seen), []
+        sample = {
+            "at_s": time.monotonic() - began,
+            "resident_mb": process.memory_info().rss / 1e6,
+            "descriptors": process.num_fds(),
+            "lag_s": seen[-1],
+            "lag_999_s": seen[int(len(seen) * 0.999)],
+        }
+        print(json.dumps(sample), flush=True)
+
+
+async def serve(errand: Errand) -> None:
+    """Serve until stdin ends."""
+    settings = make_settings(Path(errand.root), per_user=100, queue_size=1000, **errand.settings)
+    trusted = ssl.create_default_context(cafile=errand.authority)
+    discord = DiscordAdapter(settings, lambda: aiohttp.TCPConnector(resolver=Loopback(errand.port), ssl=trusted))
+    engine, lag = MortalEngine(pace, max_running=AT_ONCE), Lag()
+    service = Service(settings, Catalog.of(settings), [discord, SlackAdapter(settings)], engine)
+    with patch("bot.models.shelf.probe", return_value=MACHINE):
+        running = asyncio.create_task(service.run())
+        meanwhile = [lag.watch(), report(service, lag), engine.keep_dying(errand.dies_s)]
+        tasks = [asyncio.create_task(each) for each in meanwhile]
+        ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+        await asyncio.wait([running, ended], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        service.stop()
+        await running
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Errand(**json.loads(sys.argv[1]))))

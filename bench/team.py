@@ -1,0 +1,223 @@
+"""A team that talks with the bot, and a ledger of what came of it.
+
+In: rooms of both platforms. Out: for every question how many finished answers it has, and whether they are the right
+ones. People ask and wait for the answer; now and then they talk among themselves, stop an answer, or take a question
+back.
+"""
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bench.trouble import Trouble
+from tests.fakes.discord import Channel as DiscordChannel
+from tests.fakes.discord import Message as DiscordMessage
+from tests.fakes.discord import Person as DiscordPerson
+from tests.fakes.slack_server import Channel as SlackChannel
+from tests.fakes.slack_server import Message as SlackMessage
+from tests.fakes.slack_server import Person as SlackPerson
+
+LOOK_S = 0.5
+PATIENCE_S = 600.0
+"""Slack delivers what was not acknowledged again after a minute, and after five."""
+GAVE_UP = "gave it up"
+"""What an answer says under which the engine died twice."""
+ENDED = {"Regenerate", "Continue"}
+STOPS, DELETES, TALKS = 0.03, 0.02, 0.3
+"""How often somebody does that, of all questions."""
+
+
+class Question(Protocol):
+    """What somebody asked."""
+
+    def shown(self) -> list[tuple[str, set[str]]]:
+        """The text and the buttons of each answer to it."""
+        ...
+
+    async def stop(self) -> None:
+        """Press Stop under its answer."""
+        ...
+
+    async def delete(self) -> None:
+        """Take it back."""
+        ...
+
+
+class Room(Protocol):
+    """A channel of one platform, with somebody in it, who pauses for so long between questions."""
+
+    name: str
+    pause_s: float
+
+    async def ask(self, text: str) -> Question:
+        """Ask."""
+        ...
+
+    async def talk(self, text: str) -> None:
+        """Say something that is for others."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DiscordQuestion:
+    """See Question."""
+
+    person: DiscordPerson
+    message: DiscordMessage
+
+    def shown(self) -> list[tuple[str, set[str]]]:
+        return [(each.content, labels(each)) for each in self._answers()]
+
+    async def stop(self) -> None:
+        for each in self._answers():
+            if "Stop" in labels(each):
+                await self.person.clicks(each, "Stop")
+
+    async def delete(self) -> None:
+        await self.person.deletes(self.message)
+
+    def _answers(self) -> list[DiscordMessage]:
+        return [each for each in self.message.channel.messages if each.reference is self.message]
+
+
+@dataclass(slots=True)
+class DiscordRoom:
+    """See Room."""
+
+    name: str
+    channel: DiscordChannel
+    person: DiscordPerson
+    trouble: Trouble
+    pause_s: float
+
+    async def ask(self, text: str) -> DiscordQuestion:
+        message = await self.person.says(self.channel, text, mention=True)
+        self.trouble.recent_discord.append(message)
+        return DiscordQuestion(self.person, message)
+
+    async def talk(self, text: str) -> None:
+        await self.person.says(self.channel, text)
+
+
+@dataclass(frozen=True, slots=True)
+class SlackQuestion:
+    """See Question."""
+
+    person: SlackPerson
+    message: SlackMessage
+
+    def shown(self) -> list[tuple[str, set[str]]]:
+        return [(each.shown, set(each.labels)) for each in self._answers()]
+
+    async def stop(self) -> None:
+        for each in self._answers():
+            if "Stop" in each.labels:
+                await self.person.presses(each, "Stop")
+
+    async def delete(self) -> None:
+        await self.person.deletes(self.message)
+
+    def _answers(self) -> list[SlackMessage]:
+        return [each for each in self.message.channel.messages if each.thread_ts == self.message.ts]
+
+
+@dataclass(slots=True)
+class SlackRoom:
+    """See Room."""
+
+    name: str
+    channel: SlackChannel
+    person: SlackPerson
+    trouble: Trouble
+    pause_s: float
+
+    async def ask(self, text: str) -> SlackQuestion:
+        message = await self.person.says(self.channel, text, mention=True)
+        self.trouble.recent_slack.append(message)
+        return SlackQuestion(self.person, message)
+
+    async def talk(self, text: str) -> None:
+        await self.person.says(self.channel, text)
+
+
+def labels(message: DiscordMessage) -> set[str]:
+    """The buttons under a message."""
+    return {str(button.get("label")) for button in message.buttons}
+
+
+@dataclass(slots=True)
+class Asked:
+    """A question. `withdrawn`: it was deleted, and needs no answer. `seconds`: from it to its finished answer."""
+
+    question: Question
+    canary: str
+    stopped: bool = False
+    withdrawn: bool = False
+    seconds: float = 0.0
+
+    @property
+    def finished(self) -> list[str]:
+        """The texts of the finished answers."""
+        return [text for text, buttons in self.question.shown() if buttons & ENDED]
+
+    def answers(self, text: str) -> bool:
+        """Whether a text is the answer to this question, or says that there is none."""
+        return self.canary in text or GAVE_UP in text
+
+
+@dataclass(slots=True)
+class Ledger:
+    """All questions, and what is wrong with their answers."""
+
+    asked: list[Asked] = field(default_factory=list)
+
+    @property
+    def due(self) -> list[Asked]:
+        """Those that must have an answer."""
+        return [each for each in self.asked if not each.withdrawn]
+
+    def lost(self) -> list[Asked]:
+        """Those that have none."""
+        return [each for each in self.due if not each.finished]
+
+    def double(self) -> list[Asked]:
+        """Those that have more than one message."""
+        return [each for each in self.due if len(each.question.shown()) > 1]
+
+    def crossed(self) -> list[Asked]:
+        """Those whose answer is another one's."""
+        return [each for each in self.due if not each.stopped and not all(map(each.answers, each.finished))]
+
+
+async def life(room: Room, ledger: Ledger, seed: int, until: float) -> None:
+    """Somebody's time in a room, until `until` on the monotonic clock."""
+    chance, number = random.Random(seed), 0
+    while time.monotonic() < until:
+        await asyncio.sleep(chance.uniform(0.5, 1.5) * room.pause_s)
+        number += 1
+        canary = f"{room.name}-{number}-{chance.randrange(10**9)}"
+        if chance.random() < TALKS:
+            await room.talk(f"by the way, number {number}")
+        question = await room.ask(f"please say {canary} once more, and some more words after it")
+        asked = Asked(question, canary)
+        ledger.asked.append(asked)
+        await follow(asked, chance)
+
+
+async def follow(asked: Asked, chance: random.Random) -> None:
+    """Wait for the answer, if it is not stopped or taken back."""
+    began, question = time.monotonic(), asked.question
+    fate = chance.random()
+    if fate < DELETES:
+        await asyncio.sleep(chance.uniform(0, 1))
+        asked.withdrawn = True
+        await question.delete()
+        return
+    while not asked.finished and time.monotonic() - began < PATIENCE_S:
+        await asyncio.sleep(LOOK_S)
+        if fate < DELETES + STOPS and not asked.stopped and question.shown():
+            asked.stopped = True
+            await question.stop()
+    asked.seconds = time.monotonic() - began

@@ -196,6 +196,25 @@ async def test_a_session_that_ended_while_it_was_read_back_frees_no_cursor_of_th
     await sessions[1]
 
 
+async def test_of_months_of_threads_only_those_that_would_be_read_back_stay_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.catchup.MOST_CHANNELS", 10)
+    monkeypatch.setattr("bot.catchup.MOST_KEPT", 30)
+    storage = await Storage.open(tmp_path)
+    listener = Listener(storage, Channel(100))
+    await listener.reads_back()
+    for channel in range(100):
+        listener.hears(listener.channel.says(channel=channel))
+        await listener.catchup.save()
+    held = {id(each) for kept in (listener.catchup._heard, listener.catchup._stored) for each in kept.values()}
+    assert len(held) <= 31
+    missed = [listener.channel.says(channel=channel) for channel in range(90, 100)]
+    assert await listener.reads_back() == [event.message_id for event in missed]
+    assert len(await storage.cursors.of_platform("scripted")) == 100
+    await storage.close()
+
+
 async def test_cursors_that_could_not_be_stored_are_stored_later(
     listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:

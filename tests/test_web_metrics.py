@@ -8,7 +8,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.discord_house import open_house as open_discord
 from tests.fakes.discord import FakeDiscord
+from tests.fakes.slack_server import FakeSlack
 from tests.fakes.world import World
+from tests.slack_house import open_house as open_slack
 from tests.web_house import open_page
 from tests.web_scene import afternoon, finish
 
@@ -150,3 +152,19 @@ async def test_discord_tells_its_429s_and_whether_it_is_connected(tmp_path: Path
         question = await house.ana.says(house.general, "hello", mention=True)
         assert await house.answer_to(question) == "You said: hello"
         assert adapter.rate_limited == server.rate_limited > 0
+
+
+async def test_slack_tells_its_429s_and_whether_it_is_connected(tmp_path: Path) -> None:
+    async with FakeSlack() as server, open_slack(tmp_path, server) as house:
+        adapter = house.adapter
+        await server.until(lambda: adapter.connected)
+        assert adapter.rate_limited == 0
+        server.limits.exhaust("chat.postMessage", 0.3, house.general.id)
+        server.streams_enabled = False
+        question = await house.ana.says(house.general, "hello", mention=True)
+        assert await house.answer_to(question) == "You said: hello"
+        assert adapter.rate_limited == 1
+        server.sockets.kill()
+        await server.until(lambda: not adapter.connected)
+        await server.until(lambda: adapter.connected)
+    assert not adapter.connected

@@ -124,6 +124,11 @@ class RequestQueue:
         late = [request_id for request_id, item in self._waiting.items() if item.deadline <= now]
         return [request for request_id in late if (request := self.remove(request_id))]
 
+    def seconds_left(self) -> dict[str, float]:
+        """How long each waiting request may still wait."""
+        now = self._clock()
+        return {request_id: max(0.0, item.deadline - now) for request_id, item in self._waiting.items()}
+
     def waiting(self) -> list[GenerationRequest]:
         """The waiting requests in order of arrival."""
         return [item.request for item in self._waiting.values()]

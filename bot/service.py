@@ -108,7 +108,7 @@ class Service:
             current.catalog.default,
             self._metrics,
         )
-        self._waiters = Waiters(current, queue, self._replies, self._worker)
+        self._waiters = Waiters(current, storage, queue, self._replies, self._worker)
         tuning = Tuning(current, storage, conversations, shelf)
         records = Records(storage, conversations, queue, self._worker, self._engine, shelf)
         prefixes = {platform: adapter.limits.prefix for platform, adapter in self._adapters.items()}

@@ -1,26 +1,37 @@
 """What those who wait are told: a place and a time, how far a load has come, and at last that it took too long.
 
 In: the queue and what the worker is doing. Out: a line for every waiting reply, once a second; an end for a request
-that waited longer than it may.
+that waited longer than it may. What they may still wait is stored every 2 s, so that a crash gives no time back.
 """
 
 import asyncio
+import logging
 import time
 
+from bot.errors import StorageError
 from bot.models.current import Current
 from bot.queue import Place, RequestQueue
 from bot.replies import Replies
+from bot.storage import Storage
 from bot.wording import loading_line, waiting_line
 from bot.worker import Worker
 
+log = logging.getLogger(__name__)
+
 TICK_S = 1.0
+STORE_S = 2.0
+"""How often the time that is left is stored."""
 
 
 class Waiters:
     """Everybody who waits for an answer."""
 
-    def __init__(self, current: Current, queue: RequestQueue, replies: Replies, worker: Worker) -> None:
-        self._current, self._queue, self._replies, self._worker = current, queue, replies, worker
+    def __init__(
+        self, current: Current, storage: Storage, queue: RequestQueue, replies: Replies, worker: Worker
+    ) -> None:
+        self._current, self._storage, self._queue = current, storage, queue
+        self._replies, self._worker = replies, worker
+        self._stored_at = time.monotonic()
 
     async def keep_told(self) -> None:
         """Tell them, for ever."""
@@ -33,6 +44,8 @@ class Waiters:
             for request_id, line in self._lines().items():
                 if live := self._replies.get(request_id):
                     live.say(line)
+            if time.monotonic() - self._stored_at >= STORE_S:
+                await self._store()
 
     def places(self) -> dict[str, Place]:
         """Everybody's place by request id, as it is now."""
@@ -40,6 +53,15 @@ class Waiters:
         slots = worker.loaded.max_running if worker.loaded else 1
         model = worker.loaded.name if worker.loaded else worker.loading.model if worker.loading else ""
         return self._queue.places(model, slots, worker.load_seconds)
+
+    async def _store(self) -> None:
+        self._stored_at = time.monotonic()
+        if not (left := self._queue.seconds_left()):
+            return
+        try:
+            await self._storage.inbox.still_waiting(left)
+        except StorageError as error:  # what was stored before is too long, and no worse than that
+            log.warning("How long people may still wait could not be stored: %s", error)
 
     def _lines(self) -> dict[str, str]:
         """What to tell each of them now, by request id."""

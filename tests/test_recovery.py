@@ -231,6 +231,22 @@ async def test_a_clean_stop_hands_the_rest_on_and_counts_no_attempt(house: Killa
     await is_answered_once(house, "later")
 
 
+async def test_a_kill_gives_those_who_wait_no_time_back(house: Killable) -> None:
+    house.world.gates.hold("hello/2")
+    await house.team.says("ana", "hello")
+    await house.team.sees("hello", "You said:")
+    await house.team.says("ben", "later")
+    left = "SELECT count(*) FROM requests WHERE status = 'waiting' AND wait_left_s < 599"
+    async with asyncio.timeout(20):
+        while house.stored(left) != [(1,)]:  # noqa: ASYNC110 -- another process writes it
+            await asyncio.sleep(0.05)
+    await house.is_killed()
+    assert house.stored(left) == [(1,)]
+    await house.starts()
+    await house.world.gates.open("hello/2")
+    await is_answered_once(house, "later")
+
+
 async def test_a_second_instance_is_refused(house: Killable) -> None:
     assert await house.status(house.another()) == EX_CONFIG
     await house.team.asks("ana", "hello")

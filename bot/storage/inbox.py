@@ -6,7 +6,7 @@ nothing; a request's end, its answer and the texts that must be shown are stored
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from pydantic import TypeAdapter
@@ -99,6 +99,17 @@ class Inbox:
                 "attempts": requests.c.attempts + int(counts),
             },
         )
+
+    @undisturbed
+    async def still_waiting(self, seconds_left: Mapping[str, float]) -> None:
+        """How long waiting requests may still wait, by request id. One that does not wait stays as it is."""
+        async with self._database.write() as connection:
+            for request_id, seconds in seconds_left.items():
+                await connection.execute(
+                    update(requests)
+                    .where(requests.c.request_id == request_id, requests.c.status == RequestStatus.WAITING)
+                    .values(wait_left_s=seconds)
+                )
 
     async def cancel(self, request_id: str) -> None:
         """A waiting request will not run. One that does not wait stays as it is."""

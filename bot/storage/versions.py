@@ -28,8 +28,8 @@ def version_of(connection: Connection, path: Path) -> str:
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     if version and version not in known:
         raise StateFromElsewhere(
-            f"The database {path} was made by another version of Inhouse: its tables are of version {version}, and this "
-            f"one knows them up to {max(known)}; install that version or a newer one, or restore an older backup."
+            f"The database {path} was made by another version of Inhouse: its tables are of version {version}, and "
+            f"this one knows them up to {max(known)}; install that version or a newer one, or restore an older backup."
         )
     return version
 

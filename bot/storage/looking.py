@@ -1,7 +1,7 @@
 """A look at the database from outside, while a service may be using it.
 
-In: a state directory. Out: a connection that reads only. Promises: nobody who writes waits for it; a database that is not
-there is not made.
+In: a state directory. Out: a connection that reads only. Promises: nobody who writes waits for it; a database that is
+not there is not made.
 """
 
 import sqlite3

@@ -35,6 +35,10 @@ def inside(path: Path, query: str) -> list[tuple[object, ...]]:
         return connection.execute(query).fetchall()
 
 
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
 async def fill(directory: Path, number: int = 1) -> None:
     storage = await Storage.open(directory)
     for each in range(number):
@@ -85,7 +89,8 @@ async def test_a_service_that_starts_on_a_restored_backup_has_its_history(tmp_pa
 
 async def back_up_and_restore(tmp_path: Path, world: World) -> None:
     async with open_house(tmp_path, world) as house:
-        await house.team.asks("ana", "before the backup")
+        team = house.team
+        await team.asks("ana", "before the backup")
         done = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "bot.cli", "backup", str(tmp_path / "copy.db")),
@@ -95,13 +100,13 @@ async def back_up_and_restore(tmp_path: Path, world: World) -> None:
         )
         _, told = await done.communicate()
         assert (done.returncode, f"{tmp_path / 'copy.db'} holds" in told.decode()) == (0, True), told
-        await house.team.asks("ana", "after the backup")
+        await team.asks("ana", "after the backup")
         await house.stop()
     for path in (tmp_path / "state").glob("inhouse.db*"):
         path.unlink()
     (tmp_path / "state" / "inhouse.db").write_bytes((tmp_path / "copy.db").read_bytes())
     async with open_house(tmp_path, world) as house:
-        await house.team.asks("ana", "now")
+        await team.asks("ana", "now")
         read = [turn.text for turn in house.engine.prompt_of("now").prompt.turns]
     assert [read[0], read[1], read[-1]] == ["before the backup", "You said: before the backup", "now"]
 
@@ -135,7 +140,7 @@ async def test_a_damaged_database_gives_no_backup_and_leaves_the_last_one(tmp_pa
     with pytest.raises(StorageError, match="is damaged"):
         back_up(tmp_path / "state", tmp_path / "copy.db", unseen, force=True)
     assert (tmp_path / "copy.db").read_bytes() == before
-    assert sorted(os.listdir(tmp_path)) == ["copy.db", "state"]
+    assert names(tmp_path) == ["copy.db", "state"]
 
 
 def test_the_commands_want_a_database(inhouse: Inhouse) -> None:

@@ -33,7 +33,7 @@ async def storage(tmp_path: Path) -> AsyncIterator[Storage]:
 
 
 def keeper(tmp_path: Path, storage: Storage, **settings: object) -> Retention:
-    made = make_settings(tmp_path, **settings)
+    made = make_settings(tmp_path, **{"retention": 90, **settings})
     return Retention(Current(made, Catalog.of(made)), storage)
 
 
@@ -223,11 +223,11 @@ async def test_the_service_removes_at_its_start_and_when_the_setting_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "LOOK_S", 0.05)
-    async with open_house(tmp_path) as house:
+    async with open_house(tmp_path, retention=90) as house:
         await house.team.asks("ana", "the old question")
         await house.stop()
         age(tmp_path / "state", OLD)
-    async with open_house(tmp_path) as house:
+    async with open_house(tmp_path, retention=90) as house:
         await house.world.until(lambda: counts(tmp_path / "state") == [0] * 5, "the old one is gone")
         await house.team.asks("ana", "the middle question")
         await asyncio.to_thread(age, tmp_path / "state", 10 * DAY_S)  # the service may be writing just now

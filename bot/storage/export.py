@@ -57,7 +57,6 @@ def _rows(connection: Connection, table: Table, which: ColumnElement[bool]) -> I
     while True:
         page = select(table).where(which, after).order_by(*place).limit(PAGE_ROWS)
         found = connection.execute(page).mappings().all()
-        connection.rollback()
         for row in found:
             yield {name: json.loads(value) if name in _JSON and value else value for name, value in row.items()}
         if len(found) < PAGE_ROWS:

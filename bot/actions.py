@@ -104,7 +104,7 @@ class Actions:
             return Refused("I no longer know this answer.")
         asker = stored.reply.asker.id == event.actor.id
         if not asker and not event.actor.manages_channel and not self._is_admin(event.key.platform, event.actor):
-            return Refused(f"Only {stored.reply.asker.name} and moderators can do that here.")
+            return Refused(f"Only {stored.reply.asker.name or 'whoever asked'} and moderators can do that here.")
         try:
             return await self._once(event.key, f"action {event.event_id}", lambda: self._press(event, stored.reply))
         except RequestRefused as error:

@@ -164,6 +164,8 @@ class Settings(BaseSettings):
     state_dir: Folder = Field(default_factory=lambda: user_state_path("inhouse", appauthor=False))
     cache_dir: Folder = Field(default_factory=lambda: user_cache_path("inhouse", appauthor=False))
 
+    retention: int = Field(90, ge=0, le=36_500, description="a whole number of days, 0 for ever")
+
     queue_size: int = Field(64, ge=1, le=100_000, description="a whole number from 1 to 100000")
     per_user: int = Field(3, ge=1, le=100_000, description="a whole number from 1 to 100000")
     deadline: float = Field(600, ge=1, le=604_800, allow_inf_nan=False, description="seconds, from 1 to 604800")

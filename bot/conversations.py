@@ -159,11 +159,11 @@ class Conversations:
     async def edited(self, event: MessageEdited) -> bool:
         """Bring a stored turn up to date with its message; whether that changed it."""
         text = text_with_files(event.text, event.attachments)
-        return await self._storage.history.edit(event.key, event.message_id, text)
+        return await self._storage.history.edit(event.key, event.message_id, text, everywhere=True)
 
     async def deleted(self, event: MessageDeleted) -> Outcome:
         """Remove a message, and its answer, from what is stored."""
-        await self._storage.history.remove_message(event.key, event.message_id)
+        await self._storage.history.remove_message(event.key, event.message_id, everywhere=True)
         return Accepted()
 
     async def following(self, key: ConversationKey) -> bool:

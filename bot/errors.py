@@ -20,6 +20,10 @@ class StateLocked(ConfigError):
     """Another instance holds the state directory."""
 
 
+class StateFromElsewhere(ConfigError):
+    """The state was made by a version of Inhouse that knows other tables."""
+
+
 class StorageError(InhouseError):
     """The state could not be read or written; what was not stored was not acknowledged."""
 

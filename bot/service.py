@@ -26,6 +26,7 @@ from bot.presence import Presence
 from bot.queue import RequestQueue
 from bot.records import Records
 from bot.replies import Replies
+from bot.retention import Retention
 from bot.storage import Storage
 from bot.tuning import Tuning
 from bot.waiters import Waiters
@@ -116,6 +117,7 @@ class Service:
             current, storage, queue, self._worker, self._replies, conversations, tuning, records, prefixes
         )
         self._catchup = CatchUp(current, storage)
+        self._retention = Retention(current, storage)
         self._presence = Presence(queue, self._worker, self._engine)
         self._core = ServiceCore(
             current,
@@ -168,6 +170,7 @@ class Service:
             asyncio.create_task(self._look_at_hardware(), name="hardware"),
             asyncio.create_task(self._presence.watch(), name="speed"),
             asyncio.create_task(self._catchup.keep_saving(), name="cursors"),
+            asyncio.create_task(self._retention.keep(), name="retention"),
             asyncio.create_task(self._notifier.keep_told(self._standing, self._arrived), name="notifier"),
         ]
         adapters = [asyncio.create_task(self._connect(adapter)) for adapter in self._watched.values()]

@@ -44,6 +44,7 @@ def make_settings(root: Path, **more: Any) -> Settings:  # Any: whatever a setti
         "models": ",".join(PARAMETERS),
         "model": "small",
         "drain": 1,
+        "retention": 0,  # the scripted platform's first second is that of 1970
         "http": "off",
     }
     return Settings(**{**values, **more})

@@ -181,3 +181,15 @@ async def test_a_thread_is_followed_once_anything_was_said_or_asked_in_it(storag
     assert await storage.history.following(heard)
     assert await storage.history.following(asked_in)
     assert not await storage.history.following(ConversationKey("slack", "w", "c"))
+
+
+async def test_a_message_that_stands_as_context_elsewhere_is_changed_and_removed_there_too(
+    storage: Storage, tmp_path: Path
+) -> None:
+    await storage.history.add(said("m1", "the canary"))
+    await storage.history.add(said("m1", "the canary", key=ELSEWHERE))
+    assert await storage.history.edit(ELSEWHERE, "m1", "a finch", everywhere=True)
+    assert texts(await storage.history.turns(KEY)) == ["a finch"]
+    assert b"the canary" not in everything(tmp_path)
+    assert await storage.history.remove_message(ELSEWHERE, "m1", everywhere=True) == 2
+    assert await storage.history.turns(KEY) == []

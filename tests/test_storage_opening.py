@@ -10,7 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, create_engine
 
-from bot.errors import ConfigError, StateLocked, StorageError
+from bot.errors import ConfigError, StateFromElsewhere, StateLocked, StorageError
 from bot.storage import Storage
 from bot.storage.tables import metadata
 from tests.storage_samples import KEY, ask, listening, rows
@@ -126,5 +126,5 @@ async def test_a_state_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     storage = await Storage.open(tmp_path)
     await storage.close()
     rows(tmp_path, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(StorageError, match="another version of Inhouse"):
+    with pytest.raises(StateFromElsewhere, match="another version of Inhouse: its tables are of version 9999"):
         await Storage.open(tmp_path)

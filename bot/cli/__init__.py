@@ -1,4 +1,5 @@
-"""The command line: `inhouse chat | run | slack-manifest | discord-invite | models | pull | login`.
+"""The command line: `inhouse chat | run | slack-manifest | discord-invite | models | pull | login | export | backup |
+db upgrade`.
 
 In: arguments. Out: an exit status: 0 done, 1 failed, 78 (EX_CONFIG) a mistake of whoever called, 130 interrupted.
 What failed is one sentence on stderr, never a traceback. Only what a command needs is imported, when it runs.
@@ -15,6 +16,8 @@ import typer
 from bot.errors import EX_CONFIG, ConfigError, InhouseError
 
 app = typer.Typer(name="inhouse", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+database = typer.Typer(help="Work on the database.", rich_markup_mode=None)
+app.add_typer(database, name="db")
 
 
 def main() -> None:
@@ -159,3 +162,41 @@ def _login() -> None:
     from bot.config import load_settings
 
     log_in(load_settings())
+
+
+@app.command("export")
+def _export(
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write into this file, not to stdout.")] = None,
+    conversation: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PLACE", help="Only these: platform/workspace/channel/thread, or the beginning of it."),
+    ] = None,
+    person: Annotated[str | None, typer.Option(help="Only what discord:<id> or slack:<id> said and got.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Print what is stored of conversations, as JSON lines."""
+    from bot.cli.keeping import export
+    from bot.config import load_settings
+
+    export(load_settings(), out, conversation or (), person, force=force)
+
+
+@app.command("backup")
+def _backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to make.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Copy the database, also while it is in use."""
+    from bot.cli.keeping import backup
+    from bot.config import load_settings
+
+    backup(load_settings(), file, force=force)
+
+
+@database.command("upgrade")
+def _upgrade() -> None:
+    """Bring the tables up to date, with a copy made first."""
+    from bot.cli.keeping import upgrade_database
+    from bot.config import load_settings
+
+    upgrade_database(load_settings())

@@ -1,4 +1,4 @@
-"""One SQLite file: its connections, its settings, its transactions, its migrations.
+"""One SQLite file: its connections, its settings, its transactions.
 
 In: the path of the database. Out: connections inside a transaction. Promises: what a write() block did is on the disk,
 all of it, when the block was left without an error, and none of it otherwise; reads never wait for writes; every fault
@@ -7,29 +7,36 @@ is a StorageError.
 
 import asyncio
 import functools
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import URL, Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from bot.storage.faults import damaged, mapped
+from bot.storage.versions import migrate
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_MS = 2000
+"""How long a transaction may wait for other processes: an ack is due within 3 s."""
 
 _PRAGMAS = (
-    "busy_timeout = 2000",  # first, for the others may have to wait; an ack is due within 3 s
+    f"busy_timeout = {BUSY_MS}",  # first, for the others may have to wait
     "journal_mode = WAL",
     "synchronous = FULL",
     "foreign_keys = ON",
     "secure_delete = ON",
 )
+
+FIRST_PRAGMAS = ("auto_vacuum = INCREMENTAL", "journal_mode = WAL")
+"""What an empty file is given: freed pages can only be given back if that was said before anything was written."""
+
+ERASE_MS = 250
+"""How long the emptying of the log may wait for readers of other processes; nobody can write meanwhile."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,6 +80,8 @@ class Database:
         event.listen(self._engine.sync_engine, "begin", _begin)
         self._writing = self._engine.execution_options(begin="BEGIN IMMEDIATE")
         self._writer = asyncio.Lock()
+        self.log_to_erase = False
+        """Whether somebody was reading when the log was to be emptied: try again later."""
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -91,10 +100,16 @@ class Database:
 
     async def erase_log(self) -> None:
         """Empty the write-ahead log, which holds deleted text until it is written over."""
+        self.log_to_erase = True  # also if this raises
         async with self._writer:
             with mapped(self.path):
                 async with self._engine.execution_options(begin="").connect() as connection:
-                    await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                    await connection.exec_driver_sql(f"PRAGMA busy_timeout = {ERASE_MS}")
+                    try:
+                        emptied = await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                        self.log_to_erase = bool(emptied.one()[0])
+                    finally:
+                        await connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_MS}")
 
     async def prepare(self) -> None:
         """Check the file and bring its tables up to date. Raises StorageError with the way out."""
@@ -106,7 +121,7 @@ class Database:
         if verdict != "ok":
             raise damaged(self.path, verdict)
         async with self.write() as connection:
-            await connection.run_sync(_migrate)
+            await connection.run_sync(lambda found: migrate(found, self.path))
 
     async def close(self) -> None:
         """Wait for the write under way, then close every connection."""
@@ -117,6 +132,10 @@ class Database:
 def _make(path: Path) -> None:
     if not path.exists():
         path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
+    if path.is_file() and not path.stat().st_size:
+        with closing(sqlite3.connect(path)) as connection:
+            for pragma in FIRST_PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}")
 
 
 def _set_up(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
@@ -136,10 +155,3 @@ def _begin(connection: Connection) -> None:
     statement = connection.get_execution_options().get("begin", "BEGIN")
     if statement:
         connection.exec_driver_sql(statement)
-
-
-def _migrate(connection: Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")

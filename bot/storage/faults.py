@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from bot.errors import StorageError
@@ -31,11 +30,6 @@ def mapped(path: Path) -> Iterator[None]:
     """Raise what goes wrong inside as StorageError; `path` is the database that it happened to."""
     try:
         yield
-    except CommandError as error:
-        raise StorageError(
-            f"The database {path} was made by another version of Inhouse ({error}): "
-            "install that version or a newer one, or restore an older backup."
-        ) from error
     except (SQLAlchemyError, sqlite3.Error) as error:
         raise _explained(path, error) from error
     except OSError as error:

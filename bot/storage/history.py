@@ -6,7 +6,7 @@ Promises: a message is one turn however often it is added; what is removed leave
 
 from dataclasses import asdict
 
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, RowMapping, Table, and_, delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -60,21 +60,29 @@ class History:
             await add_turn(connection, turn)
 
     @undisturbed
-    async def edit(self, key: ConversationKey, message_id: str, text: str) -> bool:
-        """Change what a person's message says. False: no such turn, or it says so already."""
+    async def edit(self, key: ConversationKey, message_id: str, text: str, *, everywhere: bool = False) -> bool:
+        """Change what a person's message says. False: no such turn, or it says so already.
+
+        everywhere: also where it stands as context in other conversations of the channel.
+        """
+        this = and_(_stands(turns, key, message_id, everywhere), turns.c.role == Role.USER)
         async with self._database.write() as connection:
-            changed = await connection.execute(
-                update(turns).where(_said(key, message_id), turns.c.text != text).values(text=text)
-            )
-            return changed.rowcount > 0
+            changed = await connection.execute(update(turns).where(this, turns.c.text != text).values(text=text))
+        if changed.rowcount:
+            await self._database.erase_log()
+        return changed.rowcount > 0
 
     @undisturbed
-    async def remove_message(self, key: ConversationKey, message_id: str) -> int:
-        """Delete a message's turn and the turns that answer it, and blank the answers' parts; the number of turns."""
+    async def remove_message(self, key: ConversationKey, message_id: str, *, everywhere: bool = False) -> int:
+        """Delete a message's turn and the turns that answer it, and blank the answers' parts; the number of turns.
+
+        everywhere: also where it stands as context in other conversations of the channel.
+        """
         async with self._database.write() as connection:
-            gone = await connection.execute(delete(turns).where(of_key(turns, key), turns.c.message_id == message_id))
-            await blank(connection, and_(of_key(requests, key), requests.c.message_id == message_id))
-        await self._database.erase_log()
+            gone = await connection.execute(delete(turns).where(_stands(turns, key, message_id, everywhere)))
+            blanked = await blank(connection, _stands(requests, key, message_id, everywhere))
+        if gone.rowcount or blanked:  # most messages that are deleted were never stored
+            await self._database.erase_log()
         return gone.rowcount
 
     @undisturbed
@@ -91,8 +99,13 @@ class History:
             last = found.mappings().one_or_none()
             if last is None:
                 return None
-            await connection.execute(delete(turns).where(mine, _place >= tuple_(last["sent_at"], last["id"])))
-            return _stored_turn(last)
+            undone = and_(mine, _place >= tuple_(last["sent_at"], last["id"]))
+            found = await connection.execute(select(turns.c.message_id).where(undone))
+            ids = set(found.scalars())
+            await connection.execute(delete(turns).where(undone))
+            await blank(connection, and_(of_key(requests, key), requests.c.message_id.in_(ids)), owed=False)
+        await self._database.erase_log()
+        return _stored_turn(last)
 
     @undisturbed
     async def reset(self, key: ConversationKey) -> int:
@@ -199,6 +212,12 @@ async def put_answer(connection: AsyncConnection, request_id: str, text: str) ->
             set_={"text": row.excluded.text, "request_id": row.excluded.request_id, "hidden": row.excluded.hidden},
         )
     )
+
+
+def _stands(table: Table, key: ConversationKey, message_id: str, everywhere: bool) -> ColumnElement[bool]:
+    """The rows of a message: in this conversation, or wherever in its channel."""
+    channel = and_(*(table.c[name] == getattr(key, name) for name in KEY if name != "thread"))
+    return and_(channel if everywhere else of_key(table, key), table.c.message_id == message_id)
 
 
 def _said(key: ConversationKey, message_id: str) -> ColumnElement[bool]:

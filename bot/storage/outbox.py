@@ -21,7 +21,7 @@ from bot.storage.tables import KEY, key_of, outbox, ratings, requests, turns
 _BUTTONS = TypeAdapter(tuple[ActionKind, ...])
 _USAGE = TypeAdapter(Usage | None)
 _ENDED = (RequestStatus.FINISHED, RequestStatus.FAILED, RequestStatus.CANCELLED)
-_NO_TEXT = {"committed": "", "attachment_name": None, "attachment_text": None}
+_NO_TEXT = {"committed": "", "attachment_name": None, "attachment_text": None, "asker_name": ""}
 
 
 class Outbox:
@@ -59,7 +59,9 @@ class Outbox:
             await connection.execute(
                 update(outbox).where(this).values(state="dropped" if dropped else "final", dropped=dropped)
             )
-            await connection.execute(update(outbox).where(this, ~question.exists()).values(_NO_TEXT))
+            blanked = await connection.execute(update(outbox).where(this, ~question.exists()).values(_NO_TEXT))
+        if blanked.rowcount:
+            await self._database.erase_log()
 
     @undisturbed
     async def of_request(self, request_id: str) -> list[StoredReply]:
@@ -145,18 +147,21 @@ async def put_final(connection: AsyncConnection, replies: Sequence[Reply]) -> No
         )
 
 
-async def blank(connection: AsyncConnection, which: ColumnElement[bool]) -> None:
+async def blank(connection: AsyncConnection, which: ColumnElement[bool], *, owed: bool = True) -> int:
     """Take text and names out of the requests that `which` selects and out of their parts, inside a transaction.
 
-    What of it is still owed is dropped: there is nothing left to show.
+    owed: what of it is still to be shown is dropped, too; else that keeps its text until it is settled. Returns the
+    number of requests.
     """
     theirs = outbox.c.request_id.in_(select(requests.c.request_id).where(which))
-    owed = outbox.c.state == "ready"
-    await connection.execute(
-        update(outbox).where(theirs, owed).values(state="dropped", dropped="The conversation was forgotten.")
-    )
-    await connection.execute(update(outbox).where(theirs).values(**_NO_TEXT, asker_name=""))
-    await connection.execute(update(requests).where(which).values(author_name="", error="", remark=""))
+    ready = outbox.c.state == "ready"
+    if owed:
+        await connection.execute(
+            update(outbox).where(theirs, ready).values(state="dropped", dropped="The conversation was forgotten.")
+        )
+    await connection.execute(update(outbox).where(theirs, *([] if owed else [~ready])).values(_NO_TEXT))
+    blanked = await connection.execute(update(requests).where(which).values(author_name="", error="", remark=""))
+    return blanked.rowcount
 
 
 def _values(reply: Reply) -> dict[str, str | int | bool | None]:

@@ -1,6 +1,6 @@
 """The state of one Inhouse: a directory that is locked, a database in it that is sound and up to date.
 
-In: the state directory. Out: the inbox, the history, the outbox and the cursors, on one database.
+In: the state directory. Out: the inbox, the history, the outbox, the cursors and the expiry, on one database.
 """
 
 from contextlib import AsyncExitStack
@@ -8,9 +8,11 @@ from pathlib import Path
 
 from bot.storage.cursors import Cursors
 from bot.storage.database import Database
+from bot.storage.expiry import Expiry
 from bot.storage.history import History
 from bot.storage.inbox import Inbox
 from bot.storage.lock import StateLock
+from bot.storage.looking import NAME
 from bot.storage.outbox import Outbox
 
 
@@ -21,12 +23,14 @@ class Storage:
     history: History
     outbox: Outbox
     cursors: Cursors
+    expiry: Expiry
 
     def __init__(self, database: Database, resources: AsyncExitStack) -> None:
         self.inbox = Inbox(database)
         self.history = History(database)
         self.outbox = Outbox(database)
         self.cursors = Cursors(database)
+        self.expiry = Expiry(database)
         self._resources = resources
 
     @classmethod
@@ -39,7 +43,7 @@ class Storage:
         resources = AsyncExitStack()
         try:
             resources.callback(StateLock(directory).release)
-            database = Database(directory / "inhouse.db")
+            database = Database(directory / NAME)
             resources.push_async_callback(database.close)
             await database.prepare()
         except BaseException:

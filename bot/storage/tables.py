@@ -50,6 +50,7 @@ inbox = Table(
     _text("identity", primary_key=True),
     _text("thread"),
     Column("received_at", Float, nullable=False),
+    Index("ix_inbox_received_at", "received_at"),
     sqlite_with_rowid=False,
 )
 
@@ -81,6 +82,7 @@ requests = Table(
     Index("ix_requests_status", "status"),
     Index("ix_requests_message", *KEY, "message_id"),
     Index("ix_requests_accepted", *KEY, "accepted_at"),
+    Index("ix_requests_finished_at", "finished_at"),
 )
 
 turns = Table(
@@ -99,6 +101,8 @@ turns = Table(
     UniqueConstraint(*KEY, "message_id", "role"),
     CheckConstraint("role IN ('system', 'user', 'assistant')", "role"),
     Index("ix_turns_order", *KEY, "sent_at", "id"),
+    Index("ix_turns_sent_at", "sent_at"),
+    Index("ix_turns_request_id", "request_id"),
 )
 
 settings = Table(

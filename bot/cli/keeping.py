@@ -1,0 +1,97 @@
+"""`inhouse export | backup | db upgrade`: what is stored, given out, copied and brought up to date.
+
+In: settings and what the person typed. Out: files, JSON lines on stdout, and on stderr what was done. Errors are
+ConfigError or StorageError.
+"""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from bot.config import PLATFORMS, Settings
+from bot.errors import ConfigError
+from bot.models.report import human
+from bot.storage.backup import Progress as Told
+from bot.storage.backup import back_up
+from bot.storage.export import Wanted, records
+from bot.storage.newfile import new_file
+from bot.storage.upgrade import upgrade
+from bot.wording import counted
+
+
+def export(
+    settings: Settings, out: Path | None, conversations: Sequence[str], person: str | None, *, force: bool
+) -> None:
+    """Write the wanted records as JSON Lines to `out`, or to stdout, and how many there were to stderr."""
+    wanted = Wanted(tuple(map(_place, conversations)), None if person is None else _person(person))
+    with ExitStack() as stack:
+        stream: BinaryIO = sys.stdout.buffer
+        if out is not None:
+            stream = stack.enter_context(stack.enter_context(new_file(out, force=force)).open("wb"))
+        found: Counter[str] = Counter()
+        try:
+            for record in records(settings.state_dir, wanted):
+                stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+                found[record["record"]] += 1
+            stream.flush()
+        except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
+    parts = ", ".join(counted(number, name) for name, number in found.items())
+    typer.echo(f"Exported {parts or 'nothing: no record is like that'}.", err=True)
+
+
+def backup(settings: Settings, target: Path, *, force: bool) -> None:
+    """Copy the database into `target`, and say so on stderr."""
+    with _bar("copying") as told:
+        size = back_up(settings.state_dir, target, told, force=force)
+    typer.echo(f"{target} holds the conversations of {settings.state_dir} ({human(size, 'B')}).", err=True)
+
+
+def upgrade_database(settings: Settings) -> None:
+    """Bring the database up to date, and say on stderr from which version to which."""
+    with _bar("copying") as told:
+        done = asyncio.run(upgrade(settings.state_dir, told))
+    if done.copy is None:
+        typer.echo(f"The database in {settings.state_dir} is up to date: version {done.after}.", err=True)
+        return
+    before = done.before or "an empty one"
+    typer.echo(f"Upgraded from {before} to {done.after}; what was before is in {done.copy}.", err=True)
+
+
+def _place(text: str) -> tuple[str, ...]:
+    parts = tuple(text.split("/"))
+    if parts[0] not in PLATFORMS or len(parts) > 4:
+        raise ConfigError(
+            f"--conversation {text} names none: write platform/workspace/channel/thread, or as much of it as is meant, "
+            "such as slack/T0123/C0456."
+        )
+    return parts
+
+
+def _person(text: str) -> tuple[str, str]:
+    found = re.fullmatch(r"(\w+):(\S+)", text)
+    if found is None or found[1].lower() not in PLATFORMS:
+        raise ConfigError(f"--person {text} names nobody: write discord:<id> or slack:<id>.")
+    return found[1].lower(), found[2]
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Told]:
+    """Progress, where there is a terminal to show it."""
+    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

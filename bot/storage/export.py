@@ -1,0 +1,114 @@
+"""Everything that is stored of conversations, record by record, for whoever asks for it.
+
+In: a state directory, and whose or which records are wanted. Out: plain dictionaries, each with what it is in `record`,
+then the table's columns: setting, turn, request, part (a message of an answer), rating, event (the platform's id of
+something that was handled, so that it counts once) and cursor (how far a channel was heard). Times are Unix seconds.
+Promise: each page of records is one short look, so that nobody has to wait, however slowly they are read.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, and_, exists, false, or_, select, true, tuple_
+
+from bot.messages import Role
+from bot.storage.looking import looking
+from bot.storage.tables import KEY, cursors, inbox, outbox, ratings, requests, settings, turns
+
+PAGE_ROWS = 500
+_JSON = ("params", "usage", "buttons")
+_RECORDS = {
+    "setting": settings,
+    "turn": turns,
+    "request": requests,
+    "part": outbox,
+    "rating": ratings,
+    "event": inbox,
+    "cursor": cursors,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which records.
+
+    places: beginnings of conversation keys (platform, workspace, channel, thread; as much as is given); none means all.
+    person: platform and id: what this person said, asked and rated, and the answers to it.
+    """
+
+    places: Sequence[tuple[str, ...]] = ()
+    person: tuple[str, str] | None = None
+
+
+def records(directory: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:  # Any: what JSON takes
+    """The wanted records, table by table. Raises ConfigError if there is no database that can be read, StorageError."""
+    with looking(directory) as connection:
+        for name, table in _RECORDS.items():
+            for row in _rows(connection, table, and_(_in_places(table, wanted), _of_person(table, wanted))):
+                yield {"record": name, **row}
+
+
+def _rows(connection: Connection, table: Table, which: ColumnElement[bool]) -> Iterator[dict[str, Any]]:
+    place = list(table.primary_key.columns)
+    after: ColumnElement[bool] = true()
+    while True:
+        page = select(table).where(which, after).order_by(*place).limit(PAGE_ROWS)
+        found = connection.execute(page).mappings().all()
+        for row in found:
+            yield {name: json.loads(value) if name in _JSON and value else value for name, value in row.items()}
+        if len(found) < PAGE_ROWS:
+            return
+        after = tuple_(*place) > tuple_(*(found[-1][column.name] for column in place))
+
+
+def _in_places(table: Table, wanted: Wanted) -> ColumnElement[bool]:
+    if not wanted.places:
+        return true()
+    if table is ratings:
+        return ratings.c.reply_id.in_(select(outbox.c.reply_id).where(_in_places(outbox, wanted)))
+    return or_(
+        *(and_(*(table.c[name] == value for name, value in zip(KEY, place, strict=False))) for place in wanted.places)
+    )
+
+
+def _of_person(table: Table, wanted: Wanted) -> ColumnElement[bool]:
+    if wanted.person is None:
+        return true()
+    platform, person = wanted.person
+    said = turns.alias("said")
+    theirs = and_(said.c.platform == platform, said.c.author_id == person, said.c.role == Role.USER)
+    asked = select(requests.c.request_id).where(requests.c.platform == platform, requests.c.author_id == person)
+    if table is turns:
+        mine = and_(turns.c.platform == platform, turns.c.author_id == person)
+        return or_(mine, exists().where(theirs, _same(turns, said)), turns.c.request_id.in_(asked))
+    if table is requests:
+        mine = and_(requests.c.platform == platform, requests.c.author_id == person)
+        return or_(mine, exists().where(theirs, _same(requests, said)))
+    if table is outbox:
+        return outbox.c.request_id.in_(select(requests.c.request_id).where(_of_person(requests, wanted)))
+    if table is ratings:
+        there = select(outbox.c.reply_id).where(outbox.c.platform == platform)
+        return and_(ratings.c.actor_id == person, ratings.c.reply_id.in_(there))
+    if table is inbox:
+        return and_(
+            inbox.c.platform == platform,
+            or_(
+                exists().where(theirs, *_heard(said)),
+                exists().where(requests.c.author_id == person, *_heard(requests)),
+            ),
+        )
+    return false()
+
+
+def _same(table: Table, said: Any) -> ColumnElement[bool]:  # Any: an alias is no Table
+    """Of the same message, in the same conversation."""
+    return and_(*(table.c[name] == said.c[name] for name in (*KEY, "message_id")))
+
+
+def _heard(table: Any) -> list[ColumnElement[bool]]:
+    """The event is this table's message."""
+    names = ("platform", "workspace", "channel")
+    return [*(table.c[name] == inbox.c[name] for name in names), table.c.message_id == inbox.c.identity]

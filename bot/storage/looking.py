@@ -1,0 +1,56 @@
+"""A look at the database from outside, while a service may be using it.
+
+In: a state directory. Out: a connection that reads only. Promises: nobody who writes waits for it; a database that is
+not there is not made.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.pool import NullPool
+
+from bot.errors import ConfigError
+from bot.storage.faults import mapped
+from bot.storage.versions import version_of
+
+NAME = "inhouse.db"
+"""The database's name in its state directory."""
+
+TIMEOUT_S = 5.0
+
+
+def database_in(directory: Path) -> Path:
+    """Where the database of a state directory is. Raises ConfigError if there is none."""
+    path = directory / NAME
+    if not path.exists():
+        raise ConfigError(
+            f"There is no database in {directory}: INHOUSE_STATE_DIR names the directory of the Inhouse that is meant."
+        )
+    return path
+
+
+def read_only(path: Path) -> sqlite3.Connection:
+    """A plain connection that cannot write."""
+    connection = sqlite3.connect(
+        f"file:{quote(str(path))}?mode=ro", uri=True, timeout=TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+@contextmanager
+def looking(directory: Path) -> Iterator[Connection]:
+    """A connection that reads only; each statement sees the database as it is then, once all its rows are fetched.
+
+    Raises ConfigError if there is no database, or one of a version that is not known here, StorageError if it cannot be
+    read.
+    """
+    path = database_in(directory)
+    engine = create_engine("sqlite://", creator=lambda: read_only(path), poolclass=NullPool, hide_parameters=True)
+    with mapped(path), engine.connect() as connection:
+        version_of(connection, path)
+        yield connection

@@ -6,6 +6,7 @@ What failed is one sentence on stderr, never a traceback. Only what a command ne
 
 import importlib.util
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,7 @@ app = typer.Typer(name="inhouse", add_completion=False, pretty_exceptions_enable
 
 def main() -> None:
     """Run the command of this process's arguments, and end the process."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # the hub's library tells the hub about this machine otherwise
     try:
         check_packages()
         status = app(standalone_mode=False, prog_name="inhouse") or 0

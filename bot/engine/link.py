@@ -124,7 +124,7 @@ async def _says_hello(reader: asyncio.StreamReader, secret: str) -> bool:
         hello = protocol.read_by_parent(await reader.readexactly(protocol.body_length(header)))
     except (asyncio.IncompleteReadError, OSError, ProtocolError):
         return False
-    if not isinstance(hello, Hello) or not secrets.compare_digest(hello.secret, secret):
+    if not isinstance(hello, Hello) or not secrets.compare_digest(hello.secret.encode(), secret.encode()):
         return False
     if hello.version != protocol.VERSION:
         log.error("the engine's process speaks version %s, not %s", hello.version, protocol.VERSION)

@@ -12,6 +12,7 @@ import secrets
 import sys
 from pathlib import Path
 
+from bot.config import TOKENS
 from bot.engine import protocol
 from bot.engine.protocol import Hello, Message, ProtocolError, ToParent
 from bot.errors import EngineDied
@@ -19,7 +20,8 @@ from bot.errors import EngineDied
 HELLO_SECONDS = 60.0
 GRACE_SECONDS = 5.0
 STILLBORN = "The engine's process ended before it was ready; the log says why."
-PRIVATE = ("DISCORD_BOT_TOKEN", "SLACK_BOT_TOKEN", "SLACK_APP_TOKEN", "HF_TOKEN", "INHOUSE_HTTP_TOKEN")
+PRIVATE = (*TOKENS.values(), "HUGGING_FACE_HUB_TOKEN")
+"""What the child has no use for: every token, also under a name that only the hub's library knows."""
 
 log = logging.getLogger("inhouse.engine")
 

@@ -2,9 +2,10 @@
 
 In: stdlib log records, with values in `extra` where they help. Out: one line each (an exception adds its traceback,
 without local variables, which hold what people wrote). All of it passes `Redactor`: no configured token, and nothing
-that looks like one, is ever written, not even from inside a library's exception. What people and models say is never logged:
-callers give ids and lengths, and libraries, which at debug write down whole messages, are heard from info on. Where stderr is systemd's journal, lines begin with their priority, and leave out
-what the journal adds itself: time and colours.
+that looks like one, is ever written, not even from inside a library's exception. What people and models say is never
+logged: callers give ids and lengths, and libraries, which at debug write down whole messages, are heard from info on.
+Where stderr is systemd's journal, lines begin with their priority, and leave out what the journal adds itself: time and
+colours.
 """
 
 import json

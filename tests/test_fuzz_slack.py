@@ -35,7 +35,14 @@ def samples(stage: Stage, message: Message) -> dict[str, tuple[str, Json]]:
         "press": ("interactive", {"type": "block_actions", "actions": [button], "message": whole, **who, **place}),
         "shortcut": (
             "interactive",
-            {"type": "message_action", "callback_id": "ih:forget", "message": whole, "message_ts": "1.2", **who, **place},
+            {
+                "type": "message_action",
+                "callback_id": "ih:forget",
+                "message": whole,
+                "message_ts": "1.2",
+                **who,
+                **place,
+            },
         ),
         "command": (
             "slash_commands",
@@ -79,7 +86,9 @@ async def test_a_malformed_payload_costs_itself_only(data: st.DataObject, caplog
             for wrong in data.draw(st.lists(broken(payload), min_size=1, max_size=3)):
                 stage.server.sockets.send(f"Ev{number}", envelope, kind, wrong, again=False)
         await good_one_is_served(stage, "and a good one")
-    wrong_lines = [record for record in caplog.records if record.name == "asyncio" or "Traceback" in record.getMessage()]
+    wrong_lines = [
+        record for record in caplog.records if record.name == "asyncio" or "Traceback" in record.getMessage()
+    ]
     assert not wrong_lines, "\n".join(logging.Formatter().format(record) for record in wrong_lines)
 
 

@@ -1,4 +1,4 @@
-"""Whatever a model writes, in each dialect: messages under the limit, all of the text, whole characters, whole fences."""
+"""Whatever a model writes, in each dialect: short messages, all of the text, whole characters and fences."""
 
 import pytest
 from hypothesis import example, given

@@ -94,4 +94,6 @@ async def test_a_pull_reaches_the_hub_and_nobody_else(tmp_path: Path, monkeypatc
         assert strangers({host for _, host in seen(tmp_path / "witness")}) == set()
         assert {path.split("/")[1] for _, path, _ in hub.requests} <= {"api", "acme"}
         assert not [path for _, path, _ in hub.requests if "telemetry" in path]
-        assert not [agent for agent in hub.agents if "torch" in agent or "session_id" in agent], "nothing about this machine"
+        assert not [agent for agent in hub.agents if "torch" in agent or "session_id" in agent], (
+            "nothing about this machine"
+        )

@@ -1,7 +1,6 @@
 """No word of what people and models say is in a log, at debug, from the first event of a conversation to the last."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,8 @@ FILES = {f"{NAME}.txt": FILE.encode()}
 
 
 @pytest.fixture(params=["text", "json"])
-def form(request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.param
+def form(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def assert_silent(log: str, *tokens: str) -> None:

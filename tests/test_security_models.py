@@ -1,7 +1,8 @@
-"""A model's directory is data: nothing in it is run, whatever it asks for, and the process that loads it stays alone."""
+"""A model's directory is data: nothing in it is run, whatever it asks for, and who loads it asks nobody."""
 
 import json
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import psutil
@@ -33,17 +34,16 @@ def change(file: Path, **values: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
-@pytest.mark.parametrize("kind", ["llama", "of-its-own"])
-def test_code_in_a_repository_is_never_run(hostile: Path, kind: str) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_code_in_a_repository_is_never_run(hostile: Path, known: bool) -> None:
     own = {"AutoConfig": "configuration.Config", "AutoModelForCausalLM": "modeling.Model"}
-    change(hostile / "config.json", auto_map=own, model_type=kind)
+    change(hostile / "config.json", auto_map=own, model_type="llama" if known else "of-its-own")
     change(hostile / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization.Tokenizer", None]})
-    try:
+    refused: AbstractContextManager[object] = (
+        nullcontext() if known else pytest.raises(ModelError, match="running code of its own, which is never done")
+    )
+    with refused:  # what transformers itself knows is loaded by its own code
         load(source(hostile), ignore)
-    except ModelError as error:
-        assert "running code of its own, which is never done" in str(error)
-    else:
-        assert kind == "llama", "what transformers itself knows is loaded by its own code"
     assert not Path(MARK).exists()
 
 
@@ -67,9 +67,8 @@ def test_a_pickle_beside_the_weights_is_not_opened(hostile: Path) -> None:
     ],
 )
 def test_a_template_stays_in_its_sandbox(template: str) -> None:
-    with pytest.raises((ModelError, OverflowError)) as refused:
+    with pytest.raises(ModelError, match="cannot render a conversation") as refused:
         PromptBuilder(byte_level(template), "", 4096)
-    assert "\n" not in str(refused.value)
     assert "root:" not in str(refused.value)
     assert not Path(MARK).exists()
 

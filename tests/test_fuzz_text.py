@@ -4,7 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bot.dialects import Dialect, render
+from bot.adapter import Dialect
+from bot.dialects import render
 from bot.formatting import open_fence, split
 from tests.markdown_samples import MARKDOWN
 

@@ -1,4 +1,4 @@
-"""A control token that is forged in a text, a name, a file's name or a file never becomes one, for any of our models."""
+"""A control token that is forged in a text, a name, a file's name or a file never becomes one, for any model."""
 
 from functools import cache
 

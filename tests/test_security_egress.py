@@ -26,6 +26,7 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("online")
 async def test_a_conversation_reaches_the_platforms_and_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm2_dir: Path

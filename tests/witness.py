@@ -49,7 +49,8 @@ def connections_of(pid: int) -> set[str]:
     """Where a process and its children are connected to at this moment, as the kernel says."""
     parent = psutil.Process(pid)
     lines = [each for process in (parent, *parent.children(recursive=True)) for each in process.net_connections("inet")]
-    return {str(line.raddr.ip) for line in lines if line.raddr}
+    addresses = [tuple(line.raddr) for line in lines]  # empty for one that only listens
+    return {str(address[0]) for address in addresses if address}
 
 
 def _is_here(host: str) -> bool:

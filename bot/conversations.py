@@ -201,8 +201,8 @@ class Conversations:
 
 
 def text_with_files(text: str, attachments: Sequence[Attachment]) -> str:
-    """A message and the files that came with it, as one text."""
-    files = [f"[file {attachment.name}]\n{attachment.text}\n[end of file]" for attachment in attachments]
+    """A message and the files that came with it, as one text. A file's name stays on its line, whatever is in it."""
+    files = [f"[file {' '.join(one.name.split())}]\n{one.text}\n[end of file]" for one in attachments]
     return storable("\n\n".join(part for part in (text, *files) if part))
 
 

@@ -3,8 +3,9 @@
 In: stdlib log records, with values in `extra` where they help. Out: one line each (an exception adds its traceback,
 without local variables, which hold what people wrote). All of it passes `Redactor`: no configured token, and nothing
 that looks like one, is ever written, not even from inside a library's exception. What people and models say is never
-logged: callers give ids and lengths. Where stderr is systemd's journal, lines begin with their priority, and leave out
-what the journal adds itself: time and colours.
+logged: callers give ids and lengths, and libraries, which at debug write down whole messages, are heard from info on.
+Where stderr is systemd's journal, lines begin with their priority, and leave out what the journal adds itself: time and
+colours.
 """
 
 import json
@@ -29,12 +30,20 @@ TOKEN_SHAPES = re.compile(
     | hf_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}[\w.-]*   # Hugging Face
     | api_org_[A-Za-z0-9]{16,}                     # Hugging Face, of an organisation
     | (?<![\w-])[\w-]{23,30}\.[\w-]{5,7}\.[\w-]{27,}   # Discord: user id, time, signature
+    | (?<=/webhooks/)\d+/[\w%=-]{16,}              # Discord: what answers an interaction, in a URL
+    | (?<=/interactions/)\d+/[\w%=-]{16,}
+    | (?<=hooks\.slack\.com/)[\w/%=-]{16,}         # Slack: what answers a command, in a URL
+    | (?<=[?&]ticket=)[\w%.=-]+                    # Slack: what opens a socket, in a URL
+    | (?<=://)[^\s/@:]*:[^\s/@]+(?=@)               # a proxy's user and password, in a URL
     """,
     re.VERBOSE,
 )
 
 QUIET = ("asyncio", "filelock", "httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub", "sqlalchemy", "alembic")
 """Libraries that tell at info what they do at every step; they are heard from warning on."""
+
+OURS = ("bot", "adapters", "inhouse")
+"""The loggers that debug is for."""
 
 
 class Redactor:
@@ -100,7 +109,9 @@ def setup_logs(level: str, form: str, secrets: Iterable[str] = (), stream: TextI
     handler.setFormatter(_Formatter(Redactor(secrets), first, renderer, journal=journal))
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level.upper())
+    root.setLevel("INFO" if level == "debug" else level.upper())
+    for name in OURS:
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.NOTSET)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
 

@@ -5,6 +5,7 @@ is, whatever its name says; how much is read is bounded.
 """
 
 import codecs
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_CONTROLS = frozenset(range(32)) - frozenset(b"\t\n\r\f\x1b")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +35,20 @@ class Files:
 def decoded(data: bytes) -> str | None:
     """The text that a file holds, or None if it holds no text: UTF-8, UTF-16 and UTF-32 with a mark, Windows-1252."""
     try:
-        for mark, encoding in _BOMS:
-            if data.startswith(mark):
-                return data.decode(encoding)
-        if _CONTROLS & set(data):
-            return None
-        try:
-            return data.decode("utf-8")
-        except UnicodeDecodeError:
-            return data.decode("cp1252")
+        text = _decoded(data)
     except UnicodeDecodeError:
         return None
+    return None if _CONTROLS.search(text) else text
+
+
+def _decoded(data: bytes) -> str:
+    for mark, encoding in _BOMS:
+        if data.startswith(mark):
+            return data.decode(encoding)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("cp1252")
 
 
 def refusal(name: str, kind: str, size: int) -> str:

@@ -16,14 +16,17 @@ from bot.models.catalog import Catalog
 from bot.models.hub import pull
 
 hypothesis_settings.register_profile(
-    "inhouse",
+    "quick",
     deadline=None,  # a slow machine is not a fault
     max_examples=50,
     derandomize="CI" in os.environ,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-hypothesis_settings.load_profile("inhouse")
+hypothesis_settings.register_profile(
+    "soak", hypothesis_settings.get_profile("quick"), max_examples=2000, derandomize=False
+)
+hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 OURS = ("INHOUSE_", "HF_TOKEN", "CREDENTIALS_DIRECTORY")
 """Beginnings of the variables that would change what a test sees."""

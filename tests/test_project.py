@@ -21,6 +21,7 @@ NOT_IMPORTED = {
     "accelerate": "transformers places layers on devices with it",
     "aiosqlite": "SQLAlchemy's driver",
     "gguf": "transformers reads GGUF files with it",
+    "jinja2": "transformers renders chat templates with it",
 }
 """Dependencies that others import for us."""
 

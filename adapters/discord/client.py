@@ -33,6 +33,11 @@ PRESENCE_S = 20.0
 LONGEST_WINDOW_S = 600.0
 """discord.py refuses every call of a bucket whose window ends later than this, even while calls are left in it (opening
 threads has a window of five minutes), so this is longer than any that we meet."""
+VITAL = ("READY", "RESUMED")
+"""Events without which there is no session."""
+
+Parse = Callable[[Any], None]
+"""What discord.py makes of an event. Any: whatever the event brings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,8 @@ class HouseClient(discord.Client):
             max_ratelimit_timeout=LONGEST_WINDOW_S,
             http_trace=trace(line.answer_s, line.limited),
         )
+        parsers = self._connection.parsers
+        parsers.update({event: _forgiving(event, parse) for event, parse in parsers.items() if event not in VITAL})
         self._core, self._intake, self._pace = core, intake, pace
         self._sessions = allowed.sessions - KEPT
         self.heard = Events(settings, self, core, reads_all=allowed.reads_all)
@@ -199,6 +206,19 @@ class HouseClient(discord.Client):
         with contextlib.suppress(discord.DiscordException, aiohttp.ClientError, OSError, RuntimeError):
             await self.change_presence(activity=discord.CustomActivity(text))
             self._shown = text
+
+
+def _forgiving(event: str, parse: Parse) -> Parse:
+    """`parse`, but an event that it cannot read is passed over; discord.py would end the session with it, again and
+    again for as long as somebody can make such events."""
+
+    def read(data: Any) -> None:  # Any: as in Parse
+        try:
+            parse(data)
+        except Exception as error:
+            log.error("An event of Discord's (%s) cannot be read (%s); it is passed over.", event, type(error).__name__)
+
+    return read
 
 
 class _Tree(app_commands.CommandTree[HouseClient]):

@@ -7,6 +7,7 @@ What failed is one sentence on stderr, never a traceback. Only what a command ne
 
 import importlib.util
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ app.add_typer(database, name="db")
 
 def main() -> None:
     """Run the command of this process's arguments, and end the process."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # the hub's library tells the hub about this machine otherwise
     try:
         check_packages()
         status = app(standalone_mode=False, prog_name="inhouse") or 0

@@ -12,6 +12,7 @@ import secrets
 import sys
 from pathlib import Path
 
+from bot.config import TOKENS
 from bot.engine import protocol
 from bot.engine.protocol import Hello, Message, ProtocolError, ToParent
 from bot.errors import EngineDied
@@ -19,7 +20,8 @@ from bot.errors import EngineDied
 HELLO_SECONDS = 60.0
 GRACE_SECONDS = 5.0
 STILLBORN = "The engine's process ended before it was ready; the log says why."
-PRIVATE = ("DISCORD_BOT_TOKEN", "SLACK_BOT_TOKEN", "SLACK_APP_TOKEN", "HF_TOKEN", "INHOUSE_HTTP_TOKEN")
+PRIVATE = (*TOKENS.values(), "HUGGING_FACE_HUB_TOKEN")
+"""What the child has no use for: every token, also under a name that only the hub's library knows."""
 
 log = logging.getLogger("inhouse.engine")
 
@@ -124,7 +126,7 @@ async def _says_hello(reader: asyncio.StreamReader, secret: str) -> bool:
         hello = protocol.read_by_parent(await reader.readexactly(protocol.body_length(header)))
     except (asyncio.IncompleteReadError, OSError, ProtocolError):
         return False
-    if not isinstance(hello, Hello) or not secrets.compare_digest(hello.secret, secret):
+    if not isinstance(hello, Hello) or not secrets.compare_digest(hello.secret.encode(), secret.encode()):
         return False
     if hello.version != protocol.VERSION:
         log.error("the engine's process speaks version %s, not %s", hello.version, protocol.VERSION)

@@ -16,7 +16,6 @@ Role markers that are plain text and no control tokens are defused in content, w
 import re
 from collections.abc import Iterable
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from bot.errors import ModelError
@@ -61,15 +60,14 @@ class ChatTemplate:
         self._doubled = re.compile(f"((?:{control.pattern}).*?)\\1\\Z", re.DOTALL)
         try:
             shapes = [self.gaps(False, 3, False), self.gaps(False, 1, True)]
-        except (TemplateError, LookupError) as error:
+        except Exception as error:  # what a template does is up to whoever wrote it
             raise ModelError(f"The chat template of this model cannot render a conversation: {error}.") from error
         try:
             shapes.append(self.gaps(True, 3, False))
             self.system_role = True
-        except (TemplateError, LookupError):
-            self.system_role = (
-                False  # refused, left out, or moved (to the last turn, say, where no cache could keep it)
-            )
+        except Exception:
+            # refused, left out, or moved (to the last turn, say, where no cache could keep it)
+            self.system_role = False
         self.heads = [shape[0] for shape in shapes]
         self.between = [gap for shape in shapes for gap in shape[1:]]
         plain = [control.sub("\n", gap) for gap in self.between]

@@ -39,6 +39,8 @@ class FakeHub:
         """Files whose next transfer breaks off after so many bytes."""
         self.requests: list[tuple[str, str, str]] = []
         """Method, path and Range of each request."""
+        self.agents: list[str] = []
+        """What each request says of who makes it."""
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -73,6 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = urlsplit(self.path).path
         self.hub.requests.append((self.command, path, self.headers.get("Range", "")))
+        self.hub.agents.append(self.headers.get("User-Agent", ""))
         words = path.strip("/").split("/")
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.hub.status:

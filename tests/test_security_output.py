@@ -1,0 +1,68 @@
+"""What a model writes reaches people as text: it pings nobody and makes no client fetch anything, through the whole
+service, in posts, edits and files."""
+
+from pathlib import Path
+
+import pytest
+
+from tests import discord_house, slack_house
+from tests.fakes.discord import FakeDiscord
+from tests.fakes.slack_server import FakeSlack
+
+URL = "https://evil.example/leak?q=1"
+PINGS = "@everyone @here <!channel> <!here> <!everyone> <@{user}> <@!{user}> <@&{role}> <!subteam^{role}> <#C1> "
+LINKS = f"{URL} <{URL}> [look]({URL}) ![x]({URL}) <{URL}|look> &lt;!channel&gt; {URL.replace('//', '/​/')} "
+CODE = "`` `@everyone` `` ```\n<!channel> @here\n``` \n```py\n@everyone <@{user}>\n"
+
+
+def hostile(user: str, role: str) -> str:
+    """All of it, in prose, in code and in a fence that is never closed."""
+    return (PINGS + LINKS + CODE).format(user=user, role=role)
+
+
+@pytest.mark.fault(39)
+@pytest.mark.parametrize("repeated", [1, 30], ids=["one message", "many and a file"])
+async def test_nobody_is_pinged_and_nothing_fetched_on_discord(tmp_path: Path, repeated: int) -> None:
+    async with (
+        FakeDiscord() as server,
+        discord_house.open_house(tmp_path, server, attach_over=4000) as house,
+    ):
+        evil = hostile(house.ben.id, server.role("mods").id)
+        house.engine.answers("hello", evil * repeated)
+        question = await house.ana.says(house.general, "hello", mention=True)
+        await house.answer_to(question)
+        await server.until(lambda: repeated == 1 or any(message.files for message in house.general.messages))
+        ours = [message for message in house.general.messages if message.author is server.bot]
+        assert any(len(message.versions) > 1 for message in ours), "it was edited, too"
+        assert any("@everyone" in message.content for message in ours)
+        assert not server.pings
+        assert [message.previews for message in ours if message.previews] == []
+
+
+@pytest.mark.fault(39)
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("repeated", [1, 30], ids=["one message", "many and a file"])
+async def test_nobody_is_pinged_and_nothing_fetched_on_slack(tmp_path: Path, repeated: int, streams: bool) -> None:
+    async with FakeSlack() as server:
+        server.streams_enabled = streams
+        async with slack_house.open_house(tmp_path, server, attach_over=4000) as house:
+            house.engine.answers("hello", hostile(house.ben.id, "S1") * repeated)
+            question = await house.ana.says(house.general, "hello", mention=True)
+            await server.until(lambda: house.answers_to(question))
+            await server.until(lambda: repeated == 1 or any(message.files for message in house.general.messages))
+            shown = " ".join(message.shown for message in house.after(question))
+            assert "<!channel>" in shown, "it is shown as it was written"
+            assert server.pings == []
+            assert server.unfurls == []
+
+
+@pytest.mark.fault(39)
+async def test_nor_by_what_the_bot_itself_says_of_a_persons_words(tmp_path: Path) -> None:
+    async with FakeSlack() as server, slack_house.open_house(tmp_path, server) as house:
+        name = "<!channel> @everyone.png"
+        question = await house.ana.says(house.general, "hello", mention=True, files={name: b"\x89PNG\0"})
+        await server.until(lambda: house.answers_to(question))
+        await house.ana.says(house.general, f"!model <!channel>{URL}", thread=question)
+        await server.until(lambda: len(server.everything) >= 2)
+        assert server.pings == []
+        assert server.unfurls == []

@@ -164,7 +164,8 @@ class Worker:
             if prompt is None or request.request_id in self._stopped:  # its message was deleted, or it was stopped
                 await self._end(request, FinishReason.ABORT)
                 return
-            assert self.loaded is not None
+            if self.loaded is None:  # the engine died under another request, while this one read its history
+                raise EngineDied("The engine ended before this answer was begun.")
             # An answer may take half the window at most, so that there is always room for the question.
             limit = min(request.params.max_tokens, self.loaded.context_window // 2)
             params = replace(request.params, max_tokens=limit)

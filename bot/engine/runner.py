@@ -120,10 +120,6 @@ class Runner:
                     model = self.host.load(source, lambda progress: self._channel.send(Progress(number, progress)))
                 except InhouseError as error:
                     self._channel.send(LoadFailed(number, str(error)))
-                except Exception:
-                    log.exception("%s could not be loaded", source.name)
-                    why = f"{source.name} could not be loaded, for a reason that was not foreseen; the log has it."
-                    self._channel.send(LoadFailed(number, why))
                 else:
                     self._channel.send(Loaded(number, model))
             case Generate(stream, request):

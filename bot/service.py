@@ -28,6 +28,7 @@ from bot.records import Records
 from bot.replies import Replies
 from bot.storage import Storage
 from bot.tuning import Tuning
+from bot.upkeep import keep_well
 from bot.waiters import Waiters
 from bot.watched import WatchedAdapter
 from bot.web.server import WebServer
@@ -167,6 +168,7 @@ class Service:
         background = [
             asyncio.create_task(self._look_at_hardware(), name="hardware"),
             asyncio.create_task(self._presence.watch(), name="speed"),
+            asyncio.create_task(keep_well(self._engine, self._worker), name="upkeep"),
             asyncio.create_task(self._catchup.keep_saving(), name="cursors"),
             asyncio.create_task(self._notifier.keep_told(self._standing, self._arrived), name="notifier"),
         ]

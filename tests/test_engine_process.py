@@ -180,6 +180,30 @@ async def test_the_child_gets_no_tokens(monkeypatch: pytest.MonkeyPatch, tiny: d
     assert environment["HARMLESS"] == "1"
 
 
+def score(process: str | int) -> int:
+    """How readily the kernel ends a process when memory runs out."""
+    return int(Path(f"/proc/{process}/oom_score_adj").read_text())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a score")
+async def test_the_kernel_takes_the_child_first_from_its_very_beginning() -> None:
+    link = await Link.open()  # it has said hello and has not loaded a thing
+    try:
+        assert score(link.pid) > score("self")
+    finally:
+        await link.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a score")
+def test_a_service_that_is_itself_taken_early_still_outlives_its_engine() -> None:
+    code = (
+        "from pathlib import Path; from bot.engine.runner import _be_taken_first as raise_it;"
+        "own = Path('/proc/self/oom_score_adj'); own.write_text('700'); raise_it(); print(own.read_text())"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(ended.stdout) == 800
+
+
 async def test_an_answer_that_reaches_its_limit_says_so(own: EngineProcess, tiny: dict[str, Path]) -> None:
     await load(own, tiny["llama"])
     answer = await ask(own, "short", "Where are the keys?", replace(GREEDY, max_tokens=5, repetition_penalty=1.1))

@@ -20,7 +20,7 @@ LAYERS = (
     {"web"},
     {"core"},
     {"actions"},
-    {"records", "tuning", "presence", "waiters", "notify"},
+    {"records", "tuning", "presence", "waiters", "upkeep", "notify"},
     {"worker"},
     {"conversations", "replies", "wording"},
     {"catchup", "delivery", "frames", "watched"},

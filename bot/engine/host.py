@@ -21,6 +21,7 @@ from bot.engine.batching import Batching
 from bot.engine.cache_size import MB, bytes_per_token, cache_blocks
 from bot.engine.decoding import TextDecoder
 from bot.engine.guards import PromptLimits, check_params, check_prompt
+from bot.engine.memory import MemoryWatch, Taken
 from bot.engine.prompts import PromptBuilder
 from bot.engine.protocol import Failed
 from bot.engine.sequential import Sequential
@@ -57,6 +58,7 @@ class ModelHost:
         self._meter = Meter()
         self._hosted: _Hosted | None = None
         self._process = psutil.Process()
+        self._memory = MemoryWatch(self._taken, give_back)
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
 
     def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
@@ -103,13 +105,15 @@ class ModelHost:
             tokens_per_s=self._meter.rate(),
             free_blocks=free,
             blocks=blocks,
-            resident_mb=self._process.memory_info().rss // MB,
+            resident_mb=self._taken().ram,
             gpu_used_mb=(gpu_total - gpu_free) // MB,
             gpu_total_mb=gpu_total // MB,
+            memory_limit_mb=self._memory.limit_mb,
         )
 
     def _load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
         began = perf_counter()
+        self._memory.forget()
         self._unload()
         loaded = load_model(source, progress)
         model, tokenizer = loaded.model, loaded.tokenizer
@@ -124,6 +128,8 @@ class ModelHost:
         prompts = PromptBuilder(tokenizer, source.template, window)
         self._hosted = _Hosted(source, model, tokenizer, generator, prompts, limits, _eos(model, tokenizer))
         cache_tokens = generator.cache_tokens or 0
+        kv_cache_mb = cache_tokens * bytes_per_token(model) // MB
+        self._memory.begin(kv_cache_mb if model.device.type == "cpu" else 0)
         return LoadedModel(
             name=source.name,
             device=str(model.device),
@@ -132,11 +138,19 @@ class ModelHost:
             batching=isinstance(generator, Batching),
             max_running=generator.max_running,
             weights_mb=int(model.get_memory_footprint()) // MB,
-            kv_cache_mb=cache_tokens * bytes_per_token(model) // MB,
+            kv_cache_mb=kv_cache_mb,
             kv_cache_tokens=cache_tokens,
             load_s=perf_counter() - began,
             note=" ".join(part for part in (loaded.note, note) if part),
         )
+
+    def grown(self) -> str:
+        """How far this process has grown beyond what its model explains, if nothing is owed; from any thread."""
+        return "" if self.running else self._memory.grown()
+
+    def _taken(self) -> Taken:
+        gpu = torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
+        return Taken(self._process.memory_info().rss // MB, gpu // MB)
 
     def _submit(self, stream: int, request: EngineRequest) -> None:
         hosted = self._hosted

@@ -51,12 +51,11 @@ class Rooms:
     async def survives(self, text: str) -> Answer:
         """Ask what breaks the process; the answer, after 'restarting the model' was seen in the same message."""
         room = self.room()
-        before = len(self.house.world.posted)
         await room.says("ana", text)
         message = await room.sees(text, "restarting the model")
         answer = await room.reply_to(text)
         assert answer.parts == (message,)
-        assert len(self.house.world.posted) == before + 1
+        assert [post for post in self.house.world.posted if post.reply.key == room.key] == [message]
         return answer
 
     @property

@@ -1,106 +1,42 @@
 """The engine's own process with faults in it: a script that stands in for the interpreter which the service starts.
 
-What people write says what goes wrong: `{sigkill 11 1}` kills the process at the 11th step after that message came,
-once; the next time that the message is tried, all is well. How often a fault struck is kept in a directory, since the
-process is gone afterwards. The model, its batch and the connection are real.
+The runner, the connection and the model are real; `tests/broken_host.py` says how the model is made to fail. It comes
+in when torch does, after the hello, so that the process starts as the real one.
 """
 
-import ctypes
-import os
-import re
-import signal
 import stat
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
+from bot.engine.runner import Runner
+from bot.engine.runner import main as serve
 
-from bot.engine import runner
-from bot.engine.base import EngineRequest, LoadedModel, LoadProgress, ModelSource
-from bot.engine.host import ModelHost
-
-MARK = re.compile(r"\{(\w+) (\d+) (\d+)\}")
 DIRECTORY = "BROKEN_ENGINE"
-LEAK_MB = 1200
-
-leaked: list[bytes] = []
-
-
-def _crash() -> None:
-    ctypes.string_at(0)
-
-
-def _kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _shortage() -> None:
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-
-def _assertion() -> None:
-    raise torch.AcceleratorError("CUDA error: device-side assert triggered", 710)
-
-
-def _leak() -> None:
-    leaked.append(b"x" * (LEAK_MB << 20))
-
-
-FAULTS: dict[str, Callable[[], None]] = {
-    "sigsegv": _crash,
-    "sigkill": _kill,
-    "oom": _shortage,
-    "assert": _assertion,
-    "leak": _leak,
-}
-
-
-class BrokenHost(ModelHost):
-    """A host whose model's forward fails as the messages say."""
-
-    armed: tuple[str, int, Path] | None = None  # what happens, after how many more steps, and where it is counted
-
-    def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
-        loaded = super().load(source, progress)
-        assert self._hosted is not None
-        self._hosted.model.register_forward_pre_hook(self._step)
-        return loaded
-
-    def generate(self, stream: int, request: EngineRequest) -> None:
-        if mark := MARK.search(request.prompt.turns[-1].text):
-            kind, step, times = mark[1], int(mark[2]), int(mark[3])
-            struck = Path(os.environ[DIRECTORY]) / f"{kind} {step} {times}"
-            if not struck.exists() or struck.stat().st_size < times:
-                self.armed = (kind, step, struck)
-        super().generate(stream, request)
-
-    def _step(self, module: object, args: object) -> None:
-        if self.armed is None:
-            return
-        kind, left, struck = self.armed
-        self.armed = (kind, left - 1, struck)
-        if left > 1:
-            return
-        with struck.open("ab") as file:
-            file.write(b"x")
-        # What is short of memory stays so while it is tried again; everything else happens once a message.
-        again = kind == "oom" and struck.stat().st_size < int(struck.name.split()[2])
-        self.armed = (kind, 2, struck) if again else None  # after the one token that is tried
-        FAULTS[kind]()
+"""The variable that names the directory in which faults are counted."""
 
 
 def write_script(folder: Path) -> Path:
-    """The script, for `sys.executable`; faults are counted in the same directory, which must be in DIRECTORY."""
+    """The script, for `sys.executable`."""
     script = folder / "broken-python"
     script.write_text(f"#!{sys.executable}\nfrom tests.broken_engine import main\nmain()\n")
     script.chmod(stat.S_IRWXU)
     return script
 
 
+class BrokenRunner(Runner):
+    """A runner whose host fails as it is told to."""
+
+    def run(self) -> None:
+        self._heart.start()
+        from tests.broken_host import install
+
+        install()
+        super().run()
+
+
 def main() -> None:
     """Serve as the engine does."""
-    import bot.engine.host
+    import bot.engine.runner
 
-    bot.engine.host.ModelHost = BrokenHost  # type: ignore[misc]  # what the runner makes when it starts
-    runner.main()
+    bot.engine.runner.Runner = BrokenRunner  # type: ignore[misc]  # what main makes
+    serve()

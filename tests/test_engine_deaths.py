@@ -3,10 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from bot.engine.batch import CannotBatch
+from bot.engine.batching import Batching
 from bot.engine.protocol import Failed, Text
 from bot.messages import FinishReason
 from bot.models.failures import Unrecoverable
@@ -63,3 +67,25 @@ def test_a_broken_device_ends_the_process(bench: Bench, error: Exception) -> Non
     bench.submit(1, "Who wrote this?", PARAMS)
     with pytest.raises(Unrecoverable, match=r"illegal memory access|device-side assert triggered$|EXECUTION_FAILED"):
         bench.run()
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), MemoryError),
+        (RuntimeError("CUDA error: device-side assert triggered"), Unrecoverable),
+        (RuntimeError("this attention is of no use here"), CannotBatch),
+    ],
+)
+def test_a_batch_that_fails_while_it_is_tried_out_says_how(
+    tiny: dict[str, Path], error: Exception, raised: type[Exception]
+) -> None:
+    """It decides whether the KV cache is too large, the process must go, or the model answers one at a time."""
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny["llama"], dtype=torch.float32).eval()
+
+    def fail(module: object, args: object) -> None:
+        raise error
+
+    model.register_forward_pre_hook(fail)
+    with pytest.raises(raised, match=str(error).rstrip(".")):
+        Batching(model, 64, model.config.vocab_size, lambda call: None, lambda item: None)

@@ -12,8 +12,8 @@ LEAST_S = 60.0
 """Seconds between two renewals: an engine that always ends again is not loaded all the time."""
 
 
-async def keep_well(engine: Engine, worker: Worker, least_s: float = LEAST_S) -> None:
+async def keep_well(engine: Engine, worker: Worker) -> None:
     """Renew it whenever that is due, for ever."""
     while True:
         if await worker.renew(await engine.ailing()):
-            await asyncio.sleep(least_s)
+            await asyncio.sleep(LEAST_S)

@@ -29,6 +29,7 @@ from bot.replies import Replies
 from bot.retention import Retention
 from bot.storage import Storage
 from bot.tuning import Tuning
+from bot.upkeep import keep_well
 from bot.waiters import Waiters
 from bot.watched import WatchedAdapter
 from bot.web.server import WebServer
@@ -169,6 +170,7 @@ class Service:
         background = [
             asyncio.create_task(self._look_at_hardware(), name="hardware"),
             asyncio.create_task(self._presence.watch(), name="speed"),
+            asyncio.create_task(keep_well(self._engine, self._worker), name="upkeep"),
             asyncio.create_task(self._catchup.keep_saving(), name="cursors"),
             asyncio.create_task(self._retention.keep(), name="retention"),
             asyncio.create_task(self._notifier.keep_told(self._standing, self._arrived), name="notifier"),

@@ -69,7 +69,7 @@ class Waiters:
         lines = {request_id: waiting_line(place) for request_id, place in self.places().items()}
         if worker.loading is not None:
             taken = time.monotonic() - worker.loading.began
-            line = loading_line(worker.loading.model, worker.loading.progress, taken)
+            line = loading_line(worker.loading.model, worker.loading.progress, taken, again=worker.loading.again)
             for request in (*self._queue.running(), *self._queue.waiting()):
                 if request.model == worker.loading.model:
                     lines[request.request_id] = line

@@ -10,9 +10,12 @@ def waiting_line(place: Place) -> str:
     return text if place.seconds is None else f"{text}, {about(place.seconds)}"
 
 
-def loading_line(model: str, progress: LoadProgress, taken_s: float) -> str:
-    """'loading phi-4, 40 %, about 20 s left'; the time is told once the load is a fifth done."""
-    text = f"loading {model}"
+def loading_line(model: str, progress: LoadProgress, taken_s: float, *, again: bool = False) -> str:
+    """'loading phi-4, 40 %, about 20 s left'; the time is told once the load is a fifth done.
+
+    again: 'restarting the model', since those who wait have seen it work before.
+    """
+    text = "restarting the model" if again else f"loading {model}"
     if progress.fraction <= 0:
         return f"{text} …"
     text += f", {progress.fraction:.0%}"

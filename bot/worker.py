@@ -32,11 +32,12 @@ Locate = Callable[[str], ModelSource]
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """A load that is going on. `began` is on the monotonic clock."""
+    """A load that is going on. `began` is on the monotonic clock; `again`: in place of an engine that was lost."""
 
     model: str
     progress: LoadProgress
     began: float
+    again: bool
 
 
 class Worker:
@@ -61,6 +62,8 @@ class Worker:
         self._free = asyncio.Event()  # something ended
         self._load_seconds: dict[str, float] = {}  # measured, by model
         self._draining = False
+        self._again = False  # the engine was lost, and no model has been loaded since
+        self._turn = asyncio.Lock()  # whoever holds it may load and start
         self._beginning: GenerationRequest | None = None  # taken from the queue, not running yet
         self.loaded: LoadedModel | None = None
         self.loading: Loading | None = None
@@ -80,6 +83,20 @@ class Worker:
         while True:
             await self._until(lambda: len(self._running) < (self.loaded.max_running if self.loaded else 1))
             await self._begin(await self._queue.get(self.loaded.name if self.loaded else ""))
+
+    async def renew(self, why: str) -> bool:
+        """Load the model again in a new process; False if somebody is being answered. Who asks meanwhile waits."""
+        async with self._turn:
+            if self.loaded is None or self._running:
+                return False
+            model = self.loaded.name
+            self._lose(f"{why} {model} is loaded again in a new process.")
+            await self._engine.close()
+            try:
+                await self._load(model)
+            except InhouseError as error:
+                log.error("%s The next question tries it again.", error)
+            return True
 
     def load_seconds(self, model: str) -> float:
         """How long this model took to load, last time; 0 if it was never loaded here."""
@@ -130,12 +147,17 @@ class Worker:
 
     async def _begin(self, request: GenerationRequest) -> None:
         """Start a request; one that was running when the engine died runs alone, to learn whether it is the cause."""
-        alone = request.attempts > 0
         self._beginning = request
+        async with self._turn:
+            await self._start(request)
+        if request.attempts > 0:
+            await self._until(lambda: not self._running)
+
+    async def _start(self, request: GenerationRequest) -> None:
         live = self._replies.get(request.request_id) or self._replies.open(request)
         problem: Exception | None = None
         try:
-            if alone or self.loaded is None or self.loaded.name != request.model:
+            if request.attempts > 0 or self.loaded is None or self.loaded.name != request.model:
                 await self._until(lambda: not self._running)
             if self.loaded is None or self.loaded.name != request.model:
                 await self._load(request.model)
@@ -151,8 +173,6 @@ class Worker:
         task = asyncio.create_task(self._serve(request, live), name=f"request {request.request_id}")
         self._running[request.request_id] = task
         task.add_done_callback(lambda _: self._ended(request.request_id))
-        if alone:
-            await self._until(lambda: not self._running)
 
     async def _serve(self, request: GenerationRequest, live: LiveReply) -> None:
         began = time.monotonic()
@@ -215,9 +235,7 @@ class Worker:
 
     async def _retry(self, request: GenerationRequest, live: LiveReply) -> None:
         """The engine died under this request: again, alone, or an error if that happened before."""
-        if self.loaded is not None:
-            log.error("The engine died; it is started again")
-            self.loaded, self.engine_deaths = None, self.engine_deaths + 1
+        self._lose("The engine died; it is started again")
         if request.request_id in self._stopped:
             await self._end(request, FinishReason.ABORT)
             return
@@ -230,6 +248,11 @@ class Worker:
         live.restart()
         live.say("restarting the model")
         self._queue.put(replace(request, attempts=attempts))
+
+    def _lose(self, why: str) -> None:
+        if self.loaded is not None:
+            log.error("%s", why)
+            self.loaded, self._again, self.engine_deaths = None, True, self.engine_deaths + 1
 
     async def _other_model(self, request: GenerationRequest, live: LiveReply, error: ModelError) -> None:
         """The model would not load: back to the one that did, for this request and for its conversation."""
@@ -251,6 +274,7 @@ class Worker:
         finally:
             self.loading = None
             self._metrics.load_ended(model, loaded=self.loaded is not None)
+        self._again = False
         self._free.set()
         self._load_seconds[model] = time.monotonic() - began
         log.info("Loaded %s on %s as %s in %.1f s", model, self.loaded.device, self.loaded.dtype, self.loaded.load_s)
@@ -258,7 +282,7 @@ class Worker:
             log.info("%s", self.loaded.note)
 
     def _progress(self, model: str, step: LoadProgress, began: float) -> None:
-        self.loading = Loading(model, step, began)
+        self.loading = Loading(model, step, began, self._again)
 
     def _ended(self, request_id: str) -> None:
         self._running.pop(request_id, None)

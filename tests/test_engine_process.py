@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,30 @@ async def test_a_load_tells_its_progress_and_a_failed_one_leaves_no_model(
     assert own.pid is not None, "a model that cannot be loaded is no reason for the process to end"
 
 
+@pytest.mark.fault(30)
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        (None, "There is no directory"),
+        ("pytorch_model.bin", "holds no safetensors weights"),
+        ("model.safetensors", "is damaged"),
+    ],
+    ids=["missing", "pickle-only", "corrupt"],
+)
+async def test_a_model_that_is_no_model_is_refused_and_the_next_one_loads(
+    own: EngineProcess, tiny: dict[str, Path], tmp_path: Path, weights: str | None, sentence: str
+) -> None:
+    bad = tmp_path / "bad"
+    if weights is not None:
+        shutil.copytree(tiny["llama"], bad)
+        (bad / "model.safetensors").unlink()
+        (bad / weights).write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    with pytest.raises(ModelError, match=sentence):
+        await load(own, bad)
+    assert (await load(own, tiny["llama"])).name == "llama"
+
+
+@pytest.mark.fault(27)
 async def test_death_at_token_eleven_is_told_to_everybody_and_cured_by_a_load(
     own: EngineProcess, tiny: dict[str, Path]
 ) -> None:
@@ -178,6 +203,31 @@ async def test_the_child_gets_no_tokens(monkeypatch: pytest.MonkeyPatch, tiny: d
     assert await link.close() == "with status 0"
     assert "DISCORD_BOT_TOKEN" not in environment
     assert environment["HARMLESS"] == "1"
+
+
+def score(process: str | int) -> int:
+    """How readily the kernel ends a process when memory runs out."""
+    return int(Path(f"/proc/{process}/oom_score_adj").read_text())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a score")
+async def test_the_kernel_takes_the_child_first_from_its_very_beginning() -> None:
+    link = await Link.open()  # it has said hello and has not loaded a thing
+    try:
+        assert score(link.pid) > score("self")
+    finally:
+        await link.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a score")
+async def test_a_service_that_is_itself_taken_early_still_outlives_its_engine() -> None:
+    code = (
+        "from pathlib import Path; from bot.engine.runner import _be_taken_first as raise_it;"
+        "own = Path('/proc/self/oom_score_adj'); own.write_text('700'); raise_it(); print(own.read_text())"
+    )
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE, cwd=ROOT)
+    output, _ = await child.communicate()
+    assert int(output) == 800
 
 
 async def test_an_answer_that_reaches_its_limit_says_so(own: EngineProcess, tiny: dict[str, Path]) -> None:

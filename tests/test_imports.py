@@ -20,7 +20,7 @@ LAYERS = (
     {"web"},
     {"core"},
     {"actions"},
-    {"records", "tuning", "presence", "waiters", "notify", "retention"},
+    {"records", "tuning", "presence", "waiters", "upkeep", "notify", "retention"},
     {"worker"},
     {"conversations", "replies", "wording"},
     {"catchup", "delivery", "frames", "watched"},
@@ -61,7 +61,7 @@ ENGINE_PROCESS = {
         "sequential",
         "templates",
     )
-} | {"bot.models.loading"}
+} | {"bot.models.failures", "bot.models.loading"}
 """Modules that only this process imports, so they may import heavy libraries at the top."""
 
 HEAVY_WHEN_CALLED = {"bot.engine.runner", "bot.models.convert", "bot.models.hardware", "bot.models.steps"}

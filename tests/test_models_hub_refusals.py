@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from bot.models.repository import Hub
 from bot.models.spec import ModelSpec
 from tests.fakes.hub import FakeHub
 from tests.hub_samples import NAME, SPEC, hub, ignore, pull, sharded, signed_in, whole
+
+FULL = Path("/dev/full")
+"""Whatever is written there meets a full disk."""
 
 
 @pytest.fixture
@@ -29,6 +33,7 @@ def settings(home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return load_settings()
 
 
+@pytest.mark.fault(30)
 def test_a_licence_to_accept_needs_an_account(fake: FakeHub, settings: Settings, home: Path) -> None:
     fake.repos[NAME] = whole()
     fake.repos[NAME].gated = True
@@ -96,6 +101,7 @@ def test_an_index_that_leads_nowhere(
         hub(fake, settings, home).plan(SPEC)
 
 
+@pytest.mark.fault(30)
 def test_too_little_disk_is_told_before_anything_large_is_fetched(
     fake: FakeHub, settings: Settings, home: Path
 ) -> None:
@@ -108,6 +114,20 @@ def test_too_little_disk_is_told_before_anything_large_is_fetched(
     assert fake.fetched("model.safetensors") == []
 
 
+@pytest.mark.fault(30)
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+def test_a_disk_that_fills_up_meanwhile_is_told(fake: FakeHub, settings: Settings, home: Path) -> None:
+    fake.repos[NAME] = whole()
+    ours = hub(fake, settings, home)
+    plan = ours.plan(SPEC)
+    kept_as = sha256(fake.repos[NAME].files["model.safetensors"]).hexdigest()
+    blobs = next((home / "hub").glob("*/blobs"))
+    (blobs / f"{kept_as}.inhouse.incomplete").symlink_to(FULL)
+    with pytest.raises(ModelError, match=r"The disk is full; make room .* and run the command again"):
+        ours.fetch(SPEC, plan, ignore)
+    assert ours.here(SPEC) is None
+
+
 def test_a_cache_that_cannot_be_written_is_told(fake: FakeHub, settings: Settings, home: Path) -> None:
     fake.repos[NAME] = whole()
     (home / "hub").write_text("in the way")
@@ -116,6 +136,7 @@ def test_a_cache_that_cannot_be_written_is_told(fake: FakeHub, settings: Setting
 
 
 @pytest.mark.parametrize("status", [500, 503, 407])
+@pytest.mark.fault(30)
 def test_an_ill_hub_is_a_hub_out_of_reach(fake: FakeHub, settings: Settings, home: Path, status: int) -> None:
     fake.status = status
     with pytest.raises(HubUnreachable, match=f"answers with error {status}"):
@@ -129,6 +150,7 @@ def test_other_refusals(fake: FakeHub, settings: Settings, home: Path, status: i
         hub(fake, settings, home).plan(SPEC)
 
 
+@pytest.mark.fault(30)
 def test_a_refused_connection_is_told_at_once(settings: Settings, home: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -20,6 +20,7 @@ NAMES = {
     "cached_tokens": "counter",
     "catchups": "counter",
     "caught_up_messages": "counter",
+    "engine_memory_limit_bytes": "gauge",
     "engine_restarts": "counter",
     "event_loop_lag_seconds": "histogram",
     "first_token_seconds": "histogram",

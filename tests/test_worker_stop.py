@@ -52,6 +52,7 @@ async def test_stop_while_its_model_is_loaded(house: House, team: Team, fate: st
     assert rows(house.settings.state_dir, "SELECT status FROM requests ORDER BY id") == [("cancelled",), ("finished",)]
 
 
+@pytest.mark.fault(31)
 async def test_stop_while_it_is_written(house: House, team: Team) -> None:
     house.world.gates.hold("hello/1")
     await team.says("ana", "hello")
@@ -122,6 +123,7 @@ async def test_a_question_that_is_deleted_while_it_waits_is_not_answered_at_all(
     assert [message.reply.question_id for message in house.world.posted] == [team.asked["first"], team.asked["third"]]
 
 
+@pytest.mark.fault(31)
 async def test_a_question_that_is_deleted_while_it_is_answered_leaves_nothing(house: House, team: Team) -> None:
     house.world.gates.hold("hello/1")
     await team.says("ana", "hello")

@@ -67,7 +67,10 @@ class EngineRequest:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """The engine now. tokens_per_s is over the last ten seconds; blocks and free_blocks are 0 without batching."""
+    """The engine now. tokens_per_s is over the last ten seconds; blocks and free_blocks are 0 without batching.
+
+    memory_limit_mb: an idle engine that is resident with more than that ails; 0 while no model is loaded.
+    """
 
     model: str
     running: int
@@ -77,6 +80,7 @@ class EngineStats:
     resident_mb: int
     gpu_used_mb: int
     gpu_total_mb: int
+    memory_limit_mb: int = 0
 
 
 class Engine(Protocol):
@@ -102,6 +106,13 @@ class Engine(Protocol):
         ...
 
     async def stats(self) -> EngineStats: ...
+
+    async def ailing(self) -> str:
+        """Wait until an idle engine should be closed and the model loaded again; a sentence says why.
+
+        Its process ended, or has grown far beyond what the model explains. Whatever is told is told once.
+        """
+        ...
 
     async def close(self) -> None:
         """End the process; running streams raise EngineDied."""

@@ -25,6 +25,7 @@ from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPP
 from bot.engine.sampling import Choice, TokenPicker
 from bot.engine.scheduling import KeepingScheduler, Pace, free_blocks
 from bot.messages import SamplingParams
+from bot.models.failures import Failure, Unrecoverable, judge
 
 PAGE = 16
 MAX_RUNNING = 16
@@ -100,33 +101,42 @@ class Batch:
         """Whether it takes no more requests."""
         return self._manager.background_thread_status.can_accept_new_requests() is not None
 
-    def take_error(self) -> Exception | None:
-        """What a dead batch died of. It is forgotten here: its traceback holds on to the step's tensors."""
+    def take_failure(self) -> Failure:
+        """What a dead batch died of. The exception is forgotten here: its traceback holds on to the step's tensors."""
         self._manager.join(perf_counter(), timeout=30)
         status = self._manager.background_thread_status
         error: Exception | None = status.fatal_error
         status.fatal_error = None
-        return error
+        return judge(error) if error is not None else Failure("it ended by itself")
 
     def stop(self) -> None:
         """End the thread and let go of the cache."""
         self._manager.stop(block=True, hard_stop=True)
         self._manager.destroy()
-        self._cache = None
+        self._manager.batch_processor = self._cache = None  # whoever still holds this batch does not hold its cache
 
     def try_out(self) -> None:
-        """Two short prompts: what cannot run shows now, kernels are warm, the pace is known. Raises CannotBatch."""
+        """Two short prompts: what cannot run shows now, kernels are warm, the pace is known.
+
+        Raises CannotBatch, MemoryError or Unrecoverable.
+        """
+        self._try(4, FIRST_CHUNK, tokens=4)
+
+    def probe(self) -> None:
+        """One token: whether anything can be generated at all. Raises as try_out."""
+        self._try(1, tokens=1)
+
+    def _try(self, *lengths: int, tokens: int) -> None:
         trial = _Trial()
         kept, self.listener = self.listener, trial
         greedy = SamplingParams(temperature=0.0, repetition_penalty=1.0)
-        for length in (4, FIRST_CHUNK):
+        for length in lengths:
             ids = [(7 * place + length) % self._vocabulary for place in range(length)]
-            self.add(f"try {length}", ids, 4, (), greedy)
+            self.add(f"try {length}", ids, tokens, (), greedy)
             output = trial.outputs.get()
             while output.status != RequestStatus.FINISHED:
                 if output.status == RequestStatus.FAILED:
-                    self.take_error()
-                    raise CannotBatch(str(output.error))
+                    _raise(self.take_failure())
                 output = trial.outputs.get()
         self.listener = kept
 
@@ -160,6 +170,12 @@ class Batch:
 
     def _gone(self, keys: list[str]) -> None:
         self.listener.gone(self, keys)
+
+
+def _raise(failure: Failure) -> None:
+    if failure.memory:
+        raise MemoryError(failure.why)
+    raise (Unrecoverable if failure.device_lost else CannotBatch)(failure.why)
 
 
 class _Router(OutputRouter):

@@ -5,16 +5,15 @@ only when its whole prompt and max_tokens fit the KV cache beside those already 
 again; the others wait here, in order. Everything runs on the engine's main thread, except that what the batch's own
 thread reports is `post`ed there.
 
-Should the batch die all the same, its answers fail with a sentence and a new one takes its place; out of memory, each
-is tried once more alone. A CUDA error is for good: it is raised as Unrecoverable, and the process must go.
+Should the batch die all the same, its answers fail with a sentence and a new one takes its place. Out of memory, what
+can be given back is given back, one token is tried, and each answer goes on once more, alone. A CUDA error is for good:
+it is raised as Unrecoverable, and the process must go.
 """
 
-import gc
 import logging
 from collections import deque
 from functools import partial
 
-import torch
 from transformers import PreTrainedModel
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
@@ -23,12 +22,9 @@ from bot.engine.batch import FIRST_CHUNK, LARGEST_CHUNK, MAX_RUNNING, Batch
 from bot.engine.protocol import Failed
 from bot.engine.scheduling import Pace
 from bot.messages import FinishReason
+from bot.models.failures import Failure, Unrecoverable, give_back
 
 log = logging.getLogger(__name__)
-
-
-class Unrecoverable(Exception):
-    """The device is in a state that only a new process gets out of."""
 
 
 class Batching:
@@ -38,7 +34,7 @@ class Batching:
     max_running = MAX_RUNNING
 
     def __init__(self, model: PreTrainedModel, cache_blocks: int, vocabulary: int, post: Post, emit: Emit) -> None:
-        """Start the batch and try it out. Raises CannotBatch, or MemoryError if the cache does not fit."""
+        """Start the batch and try it out. Raises CannotBatch, Unrecoverable, or what is a want of memory."""
         self._model = model
         self._cache_blocks = cache_blocks
         self._vocabulary = vocabulary
@@ -144,7 +140,7 @@ class Batching:
             if answer is None:
                 continue
             if output.status == RequestStatus.FAILED:
-                self._fail(answer, str(output.error))
+                self._fail(answer, Failure(str(output.error)))
                 self._release(output.request_id)
             else:
                 self._take(answer, output, at)
@@ -188,32 +184,36 @@ class Batching:
         """Start the dead batch anew, and see to the answers that were in it."""
         if self._closed or batch is not self._batch:
             return
-        error = batch.take_error()
-        log.error("the batch died: %s", error)
-        memory = isinstance(error, torch.OutOfMemoryError)
-        if isinstance(error, torch.AcceleratorError) and not memory:
-            raise Unrecoverable(str(error))
-        why = str(error)
-        del error
+        failure = batch.take_failure()
+        if failure.device_lost:
+            raise Unrecoverable(failure.why)
+        log.error("the batch died: %s", failure.why)
+        self._set_aside(failure)
+        batch.stop()
+        give_back()
+        try:
+            self._batch = self._start()
+            if failure.memory:
+                self._batch.probe()
+        except Exception as error:
+            raise Unrecoverable(f"nothing can be generated after that: {error}") from error
+        self._admit()
+
+    def _set_aside(self, failure: Failure) -> None:
+        """What becomes of the answers of a dead batch: out of memory, each waits to go on once more, alone."""
         lost = [answer for answer in self._running.values() if not answer.ended]
         self._running.clear()
         self._reserved.clear()
-        batch.stop()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        self._batch = self._start()
         for answer in reversed(lost):
             if answer.aborted:
                 self._emit(answer.end("", FinishReason.ABORT))
-            elif memory and not answer.retried:
+            elif failure.memory and not answer.retried:
                 answer.retried = True
                 self._waiting.appendleft(answer)
             else:
-                self._fail(answer, "out of memory, even alone" if memory else why)
-        self._admit()
+                self._fail(answer, failure)
 
-    def _fail(self, answer: Answer, why: str) -> None:
+    def _fail(self, answer: Answer, failure: Failure) -> None:
         if not answer.ended:
             answer.ended = True
-            self._emit(Failed(answer.stream, f"The model failed on this answer: {why}."))
+            self._emit(Failed(answer.stream, failure.sentence))

@@ -5,7 +5,6 @@ In: what the parent asks, one call at a time on the main thread (`stats` may be 
 says so once, in LoadedModel.note.
 """
 
-import gc
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,10 +21,12 @@ from bot.engine.batching import Batching
 from bot.engine.cache_size import MB, bytes_per_token, cache_blocks
 from bot.engine.decoding import TextDecoder
 from bot.engine.guards import PromptLimits, check_params, check_prompt
+from bot.engine.memory import MemoryWatch, Taken
 from bot.engine.prompts import PromptBuilder
 from bot.engine.protocol import Failed
 from bot.engine.sequential import Sequential
 from bot.errors import ModelError, RequestFailed
+from bot.models.failures import Unrecoverable, give_back, judge
 from bot.models.loading import Loaded, layers_of
 from bot.models.loading import load as load_model
 
@@ -57,38 +58,19 @@ class ModelHost:
         self._meter = Meter()
         self._hosted: _Hosted | None = None
         self._process = psutil.Process()
+        self._memory = MemoryWatch(self._taken, give_back)
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
 
     def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
-        """Replace the loaded model. Raises ModelError; no model is loaded then."""
-        began = perf_counter()
-        self._unload()
-        loaded = load_model(source, progress)
-        model, tokenizer = loaded.model, loaded.tokenizer
-        for layer in layers_of(model):
-            layer.register_forward_pre_hook(self._on_step)
-        progress(LoadProgress("trying the model out", 0.95))
-        window = _window(source, model)
-        generator, note = self._generator(source, loaded, window)
-        if generator.cache_tokens is not None:
-            window = min(window, generator.cache_tokens)
-        limits = PromptLimits(int(model.config.get_text_config().vocab_size), window, generator.cache_tokens)
-        prompts = PromptBuilder(tokenizer, source.template, window)
-        self._hosted = _Hosted(source, model, tokenizer, generator, prompts, limits, _eos(model, tokenizer))
-        cache_tokens = generator.cache_tokens or 0
-        return LoadedModel(
-            name=source.name,
-            device=str(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
-            context_window=window,
-            batching=isinstance(generator, Batching),
-            max_running=generator.max_running,
-            weights_mb=int(model.get_memory_footprint()) // MB,
-            kv_cache_mb=cache_tokens * bytes_per_token(model) // MB,
-            kv_cache_tokens=cache_tokens,
-            load_s=perf_counter() - began,
-            note=" ".join(part for part in (loaded.note, note) if part),
-        )
+        """Replace the loaded model. Raises ModelError (no model is loaded then) or Unrecoverable."""
+        try:
+            return self._load(source, progress)
+        except (ModelError, Unrecoverable):
+            raise
+        except Exception as error:
+            log.exception("%s could not be loaded", source.name)
+            why = f"{source.name} could not be loaded, for a reason that was not foreseen; the log has it."
+            raise ModelError(why) from error
 
     @property
     def running(self) -> int:
@@ -123,10 +105,52 @@ class ModelHost:
             tokens_per_s=self._meter.rate(),
             free_blocks=free,
             blocks=blocks,
-            resident_mb=self._process.memory_info().rss // MB,
+            resident_mb=self._taken().ram,
             gpu_used_mb=(gpu_total - gpu_free) // MB,
             gpu_total_mb=gpu_total // MB,
+            memory_limit_mb=self._memory.limit_mb,
         )
+
+    def _load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
+        began = perf_counter()
+        self._memory.forget()
+        self._unload()
+        loaded = load_model(source, progress)
+        model, tokenizer = loaded.model, loaded.tokenizer
+        for layer in layers_of(model):
+            layer.register_forward_pre_hook(self._on_step)
+        progress(LoadProgress("trying the model out", 0.95))
+        window = _window(source, model)
+        generator, note = self._generator(source, loaded, window)
+        if generator.cache_tokens is not None:
+            window = min(window, generator.cache_tokens)
+        limits = PromptLimits(int(model.config.get_text_config().vocab_size), window, generator.cache_tokens)
+        prompts = PromptBuilder(tokenizer, source.template, window)
+        self._hosted = _Hosted(source, model, tokenizer, generator, prompts, limits, _eos(model, tokenizer))
+        cache_tokens = generator.cache_tokens or 0
+        kv_cache_mb = cache_tokens * bytes_per_token(model) // MB
+        self._memory.begin(kv_cache_mb if model.device.type == "cpu" else 0)
+        return LoadedModel(
+            name=source.name,
+            device=str(model.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+            context_window=window,
+            batching=isinstance(generator, Batching),
+            max_running=generator.max_running,
+            weights_mb=int(model.get_memory_footprint()) // MB,
+            kv_cache_mb=kv_cache_mb,
+            kv_cache_tokens=cache_tokens,
+            load_s=perf_counter() - began,
+            note=" ".join(part for part in (loaded.note, note) if part),
+        )
+
+    def grown(self) -> str:
+        """How far this process has grown beyond what its model explains, if nothing is owed; from any thread."""
+        return "" if self.running else self._memory.grown()
+
+    def _taken(self) -> Taken:
+        gpu = torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
+        return Taken(self._process.memory_info().rss // MB, gpu // MB)
 
     def _submit(self, stream: int, request: EngineRequest) -> None:
         hosted = self._hosted
@@ -162,7 +186,9 @@ class ModelHost:
             log.warning("%s cannot batch: %s", source.name, error)
             note = "The model's attention cannot be batched, so it answers one request at a time."
             return Sequential(model, self._post, self._emit), note
-        except (MemoryError, torch.OutOfMemoryError) as error:
+        except Exception as error:
+            if not judge(error).memory:
+                raise
             raise ModelError(CACHE_TOO_LARGE) from error
 
     def _unload(self) -> None:
@@ -171,9 +197,7 @@ class ModelHost:
             return
         hosted.generator.close()
         del hosted
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_back()
 
 
 def _window(source: ModelSource, model: PreTrainedModel) -> int:

@@ -35,7 +35,7 @@ from bot.messages import TokenDelta
 log = logging.getLogger("inhouse.engine")
 
 NOT_RUNNING = "The engine is not running; it starts when a model is loaded."
-ENDED = "The engine's process ended; it is started again when a model is loaded."
+ENDED = "The engine's process ended."
 HUNG_S = 60.0
 """A process that has not shown for so long that it gets on with its work is replaced (it beats every two seconds)."""
 
@@ -53,6 +53,9 @@ class EngineProcess:
         self._loading: _Load | None = None
         self._asking: list[asyncio.Future[EngineStats]] = []
         self._lock = asyncio.Lock()
+        self._serving = False  # a model is loaded
+        self._ails = asyncio.Event()
+        self._ailment = ""
 
     @property
     def pid(self) -> int | None:
@@ -68,11 +71,15 @@ class EngineProcess:
                 progress(LoadProgress("starting the engine", 0.0))
                 self._link = await Link.open()
                 self._reading = asyncio.create_task(self._read(self._link))
+            self._serving = False
+            self._ails.clear()
             number = next(self._numbers)
             self._loading = _Load(number, progress, asyncio.get_running_loop().create_future())
             try:
                 await self._link.send(Load(number, source))
-                return await self._loading.outcome
+                loaded = await self._loading.outcome
+                self._serving = True
+                return loaded
             finally:
                 self._loading = None
 
@@ -115,6 +122,12 @@ class EngineProcess:
         await link.send(AskStats())
         return await answer
 
+    async def ailing(self) -> str:
+        """Wait until the process has ended, or grown too far with nothing to do, while a model is loaded."""
+        await self._ails.wait()
+        self._ails.clear()
+        return self._ailment
+
     async def close(self) -> None:
         """End the process; running streams raise EngineDied."""
         if self._reading is not None:
@@ -144,8 +157,13 @@ class EngineProcess:
             link.kill()
         except ProtocolError as error:
             log.error("the engine's process does not speak our protocol: %s", error)
+        except asyncio.CancelledError:
+            self._serving = False  # it is wanted no more
+            raise
         finally:
             self._link = None
+            self._ail(ENDED)
+            self._serving = False
             closing = asyncio.create_task(link.close())
             self._bury(ENDED)
             log.info("the engine's process ended %s", await asyncio.shield(closing))
@@ -167,10 +185,16 @@ class EngineProcess:
                 answer = self._asking.pop(0)
                 if not answer.done():
                     answer.set_result(stats)
-            case Beat():
-                pass
+            case Beat(grown):
+                if grown and not self._names:
+                    self._ail(grown)
             case _:
                 log.debug("nobody waits for %s", type(message).__name__)
+
+    def _ail(self, ailment: str) -> None:
+        if self._serving:
+            self._ailment = ailment
+            self._ails.set()
 
     def _bury(self, reason: str) -> None:
         """Everybody who waits for the process gets EngineDied."""

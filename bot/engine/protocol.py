@@ -11,7 +11,7 @@ import msgspec
 from bot.engine.base import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
 from bot.messages import FinishReason, Usage
 
-VERSION = 2
+VERSION = 3
 PORT_VARIABLE = "INHOUSE_ENGINE_PORT"
 SECRET_VARIABLE = "INHOUSE_ENGINE_SECRET"
 MAX_FRAME = 64 * 1024 * 1024
@@ -104,7 +104,9 @@ class Stats(Message, frozen=True):
 
 
 class Beat(Message, frozen=True):
-    """The process gets on with its work, or has none."""
+    """The process gets on with its work, or has none. grown: a sentence, if it takes more memory than it should."""
+
+    grown: str = ""
 
 
 ToChild = Load | Generate | Abort | AskStats

@@ -43,8 +43,8 @@ from bot.errors import InhouseError
 if TYPE_CHECKING:
     from bot.engine.host import ModelHost
 
-OOM_SCORE = "500"
-"""Linux ends the process with the highest score when memory runs out: this one, not the service."""
+OOM_SCORE = 500
+OOM_STEP, OOM_MOST = 100, 1000
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Runner:
         self._texts: list[Text] = []
         self._failed: list[Failed] = []
         self.host: ModelHost | None = None
-        self._heart = Heart(lambda: channel.send(Beat()), lambda: self.host is not None and self.host.running > 0)
+        self._heart = Heart(self._beat, lambda: self.host is not None and self.host.running > 0)
 
     def post(self, call: Callable[[], None]) -> None:
         """Have it called on the main thread; from any thread."""
@@ -106,6 +106,10 @@ class Runner:
             case _:
                 self.post(partial(self._do, message))
 
+    def _beat(self) -> None:
+        """On the heart's thread."""
+        self._channel.send(Beat(self.host.grown() if self.host is not None else ""))
+
     def _emit(self, item: Text | Failed) -> None:
         if isinstance(item, Text):
             self._texts.append(item)
@@ -120,10 +124,6 @@ class Runner:
                     model = self.host.load(source, lambda progress: self._channel.send(Progress(number, progress)))
                 except InhouseError as error:
                     self._channel.send(LoadFailed(number, str(error)))
-                except Exception:
-                    log.exception("%s could not be loaded", source.name)
-                    why = f"{source.name} could not be loaded, for a reason that was not foreseen; the log has it."
-                    self._channel.send(LoadFailed(number, why))
                 else:
                     self._channel.send(Loaded(number, model))
             case Generate(stream, request):
@@ -147,13 +147,20 @@ def _read(connection: socket.socket, runner: Runner) -> None:
         os._exit(1)
 
 
+def _be_taken_first() -> None:
+    """Linux ends the process with the highest score when memory runs out: this one, and not the service."""
+    score = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError, ValueError):  # there is no such file but on Linux
+        inherited = int(score.read_text())  # anybody may raise it, and only root may lower it
+        score.write_text(str(min(OOM_MOST, max(OOM_SCORE, inherited + OOM_STEP))))
+
+
 def main() -> None:
     """Connect, say hello, serve; returns only by an error that ends the process."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     for name in (signal.SIGINT, signal.SIGTERM):  # the parent decides when this ends, also at Ctrl-C in a terminal
         signal.signal(name, signal.SIG_IGN)
-    with contextlib.suppress(OSError):  # there is no such file but on Linux
-        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+    _be_taken_first()
     secret = os.environ.pop(protocol.SECRET_VARIABLE)
     connection = socket.create_connection(("127.0.0.1", int(os.environ.pop(protocol.PORT_VARIABLE))))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

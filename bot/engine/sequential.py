@@ -3,10 +3,15 @@
 In and out as in batching: answers that passed the guards, deltas through `emit`. generate() runs in a thread of its
 own, one call at a time; tokens are posted to the engine's main thread as they come. A stop string and an abort end it
 at the next token. There is no prefix cache: every prompt is computed from its beginning.
+
+Out of memory, what can be given back is given back, one token is tried, and the answer goes on once more from where it
+was. A CUDA error is raised as Unrecoverable, and the process must go.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from threading import Event, Thread
 from time import perf_counter
@@ -20,6 +25,9 @@ from bot.engine.answers import Answer, Emit, Post
 from bot.engine.guards import GREEDY_BELOW
 from bot.engine.protocol import Failed
 from bot.messages import FinishReason, SamplingParams
+from bot.models.failures import Failure, Unrecoverable, give_back, judge
+
+log = logging.getLogger(__name__)
 
 
 class Sequential:
@@ -74,28 +82,31 @@ class Sequential:
         if self._current is not None or not self._waiting:
             return
         answer = self._current = self._waiting.popleft()
-        answer.started_at = perf_counter()
+        answer.started_at = answer.started_at or perf_counter()
         self._stop = Event()
         self._thread = Thread(target=self._generate, args=(answer, self._stop), name="generate")
         self._thread.start()
 
     def _generate(self, answer: Answer, stop: Event) -> None:
         """In the thread: one call of generate(), whatever comes of it."""
-        streamer = _Tokens(lambda token: self._post(partial(self._on_token, answer, token, perf_counter())))
-        failure: Exception | None = None
+        said, limit, known = answer.tokens, answer.left, 0
+        if answer.params.seed is not None:  # it repeats what was said: from the beginning, unheard
+            said, limit, known = [], answer.params.max_tokens, len(answer.tokens)
+        streamer = _Tokens(lambda token: self._post(partial(self._on_token, answer, token, perf_counter())), known)
+        failure: Failure | None = None
         try:
             if answer.params.seed is not None:
                 torch.manual_seed(answer.params.seed)
-            ids = torch.tensor([answer.prompt.ids], device=self._model.device)
+            ids = torch.tensor([[*answer.prompt.ids, *said]], device=self._model.device)
             cast(Any, self._model).generate(  # its signature is not typed
                 ids,
                 attention_mask=torch.ones_like(ids),
-                generation_config=generation_config(answer.params, answer.eos),
+                generation_config=generation_config(replace(answer.params, max_tokens=limit), answer.eos),
                 streamer=streamer,
                 stopping_criteria=StoppingCriteriaList([_Stopped(stop)]),
             )
         except Exception as error:  # anything the model raises is this answer's failure
-            failure = error.with_traceback(None)  # a traceback holds on to tensors
+            failure = judge(error)
         self._post(partial(self._on_done, answer, failure))
 
     def _on_token(self, answer: Answer, token: int, at: float) -> None:
@@ -109,16 +120,37 @@ class Sequential:
         elif text:
             self._emit(answer.delta(text))
 
-    def _on_done(self, answer: Answer, failure: Exception | None) -> None:
-        if not answer.ended and failure is not None and not answer.aborted:
-            answer.ended = True
-            memory = isinstance(failure, torch.OutOfMemoryError)
-            why = "out of memory" if memory else str(failure)
-            self._emit(Failed(answer.stream, f"The model failed on this answer: {why}."))
-        elif not answer.ended:
+    def _on_done(self, answer: Answer, failure: Failure | None) -> None:
+        if failure is not None:
+            self._recover(failure)
+        if answer.ended:
+            pass
+        elif failure is None or answer.aborted:
             self._emit(answer.end("", FinishReason.ABORT))
+        elif failure.memory and not answer.retried:
+            answer.retried = True
+            self._waiting.appendleft(answer)
+        else:
+            answer.ended = True
+            self._emit(Failed(answer.stream, failure.sentence))
         self._current = None
         self._next()
+
+    def _recover(self, failure: Failure) -> None:
+        """Make sure that the next answer can be given. Raises Unrecoverable."""
+        if failure.device_lost:
+            raise Unrecoverable(failure.why)
+        log.error("generate() failed: %s", failure.why)
+        if not failure.memory:
+            return
+        if self._thread is not None:
+            self._thread.join()  # what its frames held is let go of
+        give_back()
+        try:
+            with torch.inference_mode():
+                self._model(torch.zeros((1, 1), dtype=torch.long, device=self._model.device))
+        except Exception as error:
+            raise Unrecoverable(f"nothing can be generated after that: {error}") from error
 
 
 def generation_config(params: SamplingParams, eos: frozenset[int]) -> GenerationConfig:
@@ -135,15 +167,19 @@ def generation_config(params: SamplingParams, eos: frozenset[int]) -> Generation
 class _Tokens(BaseStreamer):
     """Hands on every new token; generate() puts the prompt first."""
 
-    def __init__(self, take: Callable[[int], None]) -> None:
+    def __init__(self, take: Callable[[int], None], known: int) -> None:
+        """known: how many of the first tokens are not handed on."""
         self._take = take
+        self._known = known
         self._prompt_seen = False
 
     def put(self, value: torch.Tensor) -> None:
         if not self._prompt_seen:
             self._prompt_seen = True
-            return
-        self._take(int(value.flatten()[-1]))
+        elif self._known:
+            self._known -= 1
+        else:
+            self._take(int(value.flatten()[-1]))
 
     def end(self) -> None:
         return None

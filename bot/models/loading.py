@@ -27,6 +27,7 @@ from transformers import (
 from bot.engine.base import LoadProgress, ModelSource
 from bot.errors import ModelError
 from bot.models import local
+from bot.models.failures import Unrecoverable, judge
 from bot.models.hardware import Hardware, choose_dtype, detect
 from bot.models.steps import Tell, told
 
@@ -166,18 +167,17 @@ def _explained(source: ModelSource) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ModelError(_no_memory(source)) from error
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ModelError(f"A file in {source.path} is damaged ({_line(error)}); {_again(source)}.") from error
     except Exception as error:
-        raise ModelError(_sentence(source, error)) from error
+        failure = judge(error)
+        if failure.device_lost:
+            raise Unrecoverable(failure.why) from error
+        raise ModelError(_no_memory(source) if failure.memory else _sentence(source, error)) from error
 
 
 def _sentence(source: ModelSource, error: Exception) -> str:
     said = str(error)
-    if "not enough memory" in said or "out of memory" in said.lower():
-        return _no_memory(source)
     if "does not recognize this architecture" in said or "Unrecognized configuration class" in said:
         return f"{source.name} is of a kind that this version of transformers cannot load; a newer one may."
     if "trust_remote_code" in said:

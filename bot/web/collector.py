@@ -76,6 +76,8 @@ class LiveCollector(Collector):
         if stats:
             resident.append((("engine",), stats.resident_mb * MB))
         yield _gauges("memory_bytes", "Resident memory of our processes", ["process"], resident)
+        limit = stats.memory_limit_mb * MB if stats and stats.memory_limit_mb else None
+        yield _gauge("engine_memory_limit_bytes", "Above it, an idle engine is replaced", limit)
         has_gpu = stats is not None and stats.gpu_total_mb > 0
         used, there = (stats.gpu_used_mb * MB, stats.gpu_total_mb * MB) if stats and has_gpu else (None, None)
         yield _gauge("gpu_memory_used_bytes", "GPU memory in use, by anybody", used)

@@ -50,6 +50,7 @@ class ScriptedEngine:
         self.asked: list[tuple[str, EngineRequest]] = []  # every generation: the model and what was asked
         self.peak = 0  # most requests at once
         self.closed = False
+        self.ails: asyncio.Queue[str] = asyncio.Queue()  # what `ailing` says
 
     def answers(self, question: str, text: str, **how: object) -> None:
         """The next time that `question` is asked, this is said (the last script stays for all later times)."""
@@ -124,6 +125,10 @@ class ScriptedEngine:
         if not self.loaded:
             raise EngineDied("The engine is not running; it starts when a model is loaded.")
         return EngineStats(self.loaded, len(self._running), 21.5, 60, 80, 512, 0, 0)
+
+    async def ailing(self) -> str:
+        """What a test put into `ails`."""
+        return await self.ails.get()
 
     async def close(self) -> None:
         """End."""

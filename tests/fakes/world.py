@@ -88,6 +88,7 @@ class World:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
+        self.patience_s = 20.0
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", limit=LIMIT)
@@ -157,9 +158,9 @@ class World:
         await self.until(lambda: self.here, "the bot is connected")
 
     async def until(self, holds: Callable[[], bool], what: str) -> None:
-        """Wait until something is so; fails after 20 s with what was waited for and what is there."""
+        """Wait until something is so; fails after `patience_s` with what was waited for and what is there."""
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(self.patience_s):
                 while not holds():  # noqa: ASYNC110  it may depend on what another process does
                     await asyncio.sleep(0.005)
         except TimeoutError:

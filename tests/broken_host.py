@@ -1,0 +1,93 @@
+"""The model's side of an engine with faults in it; `tests/broken_engine.py` is its process.
+
+What people write says what goes wrong: `{sigkill 11 1}` kills the process at the 11th step after that message came,
+once; the next time that the message is tried, all is well. How often a fault struck is kept in a directory, since the
+process is gone afterwards. The model, its batch and the connection are real.
+"""
+
+import ctypes
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import bot.engine.host
+from bot.engine.base import EngineRequest, LoadedModel, LoadProgress, ModelSource
+from bot.engine.host import ModelHost
+from tests.broken_engine import DIRECTORY
+
+MARK = re.compile(r"\{(\w+) (\d+) (\d+)\}")
+LEAK_MB = 1200
+
+leaked: list[bytes] = []
+
+
+def _crash() -> None:
+    ctypes.string_at(0)
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _shortage() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def _assertion() -> None:
+    raise torch.AcceleratorError("CUDA error: device-side assert triggered", 710)
+
+
+def _leak() -> None:
+    leaked.append(b"x" * (LEAK_MB << 20))
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "sigsegv": _crash,
+    "sigkill": _kill,
+    "oom": _shortage,
+    "assert": _assertion,
+    "leak": _leak,
+}
+
+
+class BrokenHost(ModelHost):
+    """A host whose model's forward fails as the messages say."""
+
+    armed: tuple[str, int, Path] | None = None  # what happens, after how many more steps, and where it is counted
+
+    def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
+        loaded = super().load(source, progress)
+        assert self._hosted is not None
+        self._hosted.model.register_forward_pre_hook(self._step)
+        return loaded
+
+    def generate(self, stream: int, request: EngineRequest) -> None:
+        if mark := MARK.search(request.prompt.turns[-1].text):
+            kind, step, times = mark[1], int(mark[2]), int(mark[3])
+            struck = Path(os.environ[DIRECTORY]) / f"{kind} {step} {times}"
+            if not struck.exists() or struck.stat().st_size < times:
+                self.armed = (kind, step, struck)
+        super().generate(stream, request)
+
+    def _step(self, module: object, args: object) -> None:
+        if self.armed is None:
+            return
+        kind, left, struck = self.armed
+        self.armed = (kind, left - 1, struck)
+        if left > 1:
+            return
+        with struck.open("ab") as file:
+            file.write(b"x")
+        # What is short of memory stays so while it is tried again; everything else happens once a message.
+        again = kind == "oom" and struck.stat().st_size < int(struck.name.split()[2])
+        self.armed = (kind, 2, struck) if again else None  # after the one token that is tried
+        FAULTS[kind]()
+
+
+def install() -> None:
+    """Make it what the runner makes when it starts."""
+    bot.engine.host.ModelHost = BrokenHost  # type: ignore[misc]  # a class in place of a class

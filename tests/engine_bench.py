@@ -1,0 +1,76 @@
+"""A real model that generates in the test's own process, so that its forward can be made to fail at a chosen step."""
+
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bot.engine.answers import Answer, Generator, Meter
+from bot.engine.batching import Batching
+from bot.engine.decoding import TextDecoder
+from bot.engine.prompts import PromptBuilder
+from bot.engine.protocol import Failed, Text
+from bot.engine.sequential import Sequential
+from bot.messages import SamplingParams
+from tests.engine_harness import prompt
+
+
+class Bench:
+    """A way of generating whose main thread is the test's."""
+
+    def __init__(self, path: Path, *, batching: bool = True) -> None:
+        self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.texts: dict[int, str] = {}
+        self.ends: dict[int, Text | Failed] = {}
+        self.generator: Generator
+        if batching:
+            self.generator = Batching(self.model, 64, self.model.config.vocab_size, self.inbox.put, self._emit)
+        else:
+            self.generator = Sequential(self.model, self.inbox.put, self._emit)
+
+    def submit(self, stream: int, text: str, params: SamplingParams) -> None:
+        """Ask for an answer; `texts` and `ends` get it, by `stream`."""
+        built = PromptBuilder(self.tokenizer, "", 512).build(prompt(text), params.max_tokens)
+        eos = frozenset({self.tokenizer.eos_token_id})
+        self.generator.submit(Answer(stream, built, params, TextDecoder(self.tokenizer), eos, Meter()))
+
+    def run(self) -> None:
+        """Until every answer ended."""
+        while self.generator.running:
+            self.inbox.get(timeout=30)()
+
+    def whole(self, stream: int, text: str, params: SamplingParams) -> str:
+        """What the model says to this."""
+        self.submit(stream, text, params)
+        self.run()
+        return self.texts[stream]
+
+    def fail_in(self, steps: int, errors: list[Exception], before: Callable[[], None] | None = None) -> None:
+        """Let the forward after so many raise the next error; each error is followed by as many good steps again.
+
+        before: is called on the main thread before it hears of an error.
+        """
+        left = steps
+
+        def hook(module: object, args: object) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0 and errors:
+                left = steps
+                if before is not None:
+                    self.inbox.put(before)
+                raise errors.pop(0)
+
+        self.model.register_forward_pre_hook(hook)
+
+    def _emit(self, item: Text | Failed) -> None:
+        if isinstance(item, Text):
+            self.texts[item.stream] = self.texts.get(item.stream, "") + item.text
+        if isinstance(item, Failed) or item.finish_reason is not None:
+            assert item.stream not in self.ends, "an answer ended twice"
+            self.ends[item.stream] = item

@@ -1,17 +1,16 @@
-"""The command line: `inhouse chat | run | slack-manifest | discord-invite | models | pull | login`.
+"""The command line: `inhouse chat | run | doctor | slack-manifest | discord-invite | models | pull | login`.
 
 In: arguments. Out: an exit status: 0 done, 1 failed, 78 (EX_CONFIG) a mistake of whoever called, 130 interrupted.
 What failed is one sentence on stderr, never a traceback. Only what a command needs is imported, when it runs.
 """
 
-import importlib.util
 import logging
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bot.cli.packages import check_packages
 from bot.errors import EX_CONFIG, ConfigError, InhouseError
 
 app = typer.Typer(name="inhouse", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -20,7 +19,8 @@ app = typer.Typer(name="inhouse", add_completion=False, pretty_exceptions_enable
 def main() -> None:
     """Run the command of this process's arguments, and end the process."""
     try:
-        check_packages()
+        if sys.argv[1:2] != ["doctor"]:  # which says it among other things
+            check_packages()
         status = app(standalone_mode=False, prog_name="inhouse") or 0
     except (typer.TyperException, InhouseError) as error:
         mistake = isinstance(error, (typer.TyperException, ConfigError))
@@ -37,18 +37,6 @@ def _tell(sentence: str) -> None:
     from bot.journal import leads_to_journal, prefixed
 
     typer.echo(prefixed(sentence, logging.ERROR) if leads_to_journal(sys.stderr) else sentence, err=True)
-
-
-def check_packages() -> None:
-    """Raise ConfigError if Python would import another `adapters` than ours: the name is a common one."""
-    ours = Path(__file__).parents[2]
-    found = importlib.util.find_spec("adapters")
-    if found is None or found.origin is None or Path(found.origin).parents[1] != ours:
-        where = found.origin if found and found.origin else "nowhere"
-        raise ConfigError(
-            f"The package 'adapters' beside {ours / 'bot'} is ours, but Python found {where}: "
-            "install Inhouse in a virtual environment of its own."
-        )
 
 
 def _show_version(wanted: bool) -> None:
@@ -107,6 +95,16 @@ def _run() -> None:
 
     settings = load_settings()
     run_platforms(settings, adapters_for(settings))
+
+
+@app.command("doctor")
+def _doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects, and nothing else.")] = False,
+) -> None:
+    """Look for what may be wrong, and say how to fix it."""
+    from bot.cli.doctor import diagnose
+
+    raise typer.Exit(diagnose(as_json=as_json))
 
 
 @app.command("discord-invite")

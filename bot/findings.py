@@ -1,5 +1,6 @@
 """What a check of `inhouse doctor` found: plain data, made by the checks of `bot` and of the platforms alike."""
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -41,4 +42,17 @@ def told(check: str, state: State, sentence: str) -> Finding:
     """A sentence of one of our errors, 'what happened: what to do' or 'what happened; what to do', taken apart."""
     sentence = " ".join(sentence.split())
     found, mark, fix = sentence.rpartition("; ") if "; " in sentence else sentence.partition(": ")
-    return Finding(check, state, found, fix) if mark else Finding(check, state, sentence)
+    if not mark:
+        return Finding(check, state, sentence)
+    return Finding(check, state, found, f"{fix[:1].upper()}{fix[1:].rstrip('.')}.")
+
+
+def reason(error: BaseException) -> str:
+    """Why something could not be reached or read, in a few words that quote nothing."""
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    number = getattr(error, "errno", None)
+    if isinstance(number, int) and number > 0:  # below 0 they are of name resolution
+        said = os.strerror(number)
+        return f"{said[:1].lower()}{said[1:]}"
+    return str(getattr(error, "strerror", None) or type(error).__name__)

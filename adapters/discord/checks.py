@@ -18,7 +18,7 @@ from adapters.discord.pace import KEPT
 from adapters.discord.patience import hurried, trace
 from bot.commands import COMMANDS
 from bot.config import Settings
-from bot.findings import Finding, State, ok, told, warning, wrong
+from bot.findings import Finding, State, ok, reason, told, warning, wrong
 
 PATIENCE_S = 10.0
 FEW_SESSIONS = 100
@@ -65,7 +65,7 @@ async def examine(settings: Settings, connect: Connect | None = None) -> AsyncIt
                 yield _sessions(await client.fetch_session_start_limits())
                 commands = await app_commands.CommandTree(client).fetch_commands()
         except FAILURES as error:
-            yield warning("Discord", f"not everything could be asked ({_named(error)})", f"{LATER}.")
+            yield warning("Discord", f"not everything could be asked ({reason(error)})", f"{LATER}.")
             return
         yield _commands(commands)
 
@@ -91,7 +91,7 @@ def _no_entry(error: Exception, token: str, proxy: str | None) -> Finding:
         return wrong("Discord", "its certificate is not trusted here", fix)
     way = "through the proxy" if proxy else "from here"
     fix = "Check the network, name resolution and firewall; INHOUSE_DISCORD_PROXY can name a proxy."
-    return wrong("Discord", f"it cannot be reached {way} ({_named(error)})", fix)
+    return wrong("Discord", f"it cannot be reached {way} ({reason(error)})", fix)
 
 
 def _message_content(application: discord.AppInfo) -> Finding:
@@ -137,8 +137,3 @@ def _commands(registered: list[app_commands.AppCommand]) -> Finding:
         return warning("slash commands", "none are registered yet", fix)
     missing = ", ".join(sorted(ours - there))
     return warning("slash commands", f"not registered: {missing}", fix)
-
-
-def _named(error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or getattr(error, "text", None)
-    return str(reason) if reason else "no answer" if isinstance(error, TimeoutError) else type(error).__name__

@@ -21,7 +21,7 @@ import aiohttp
 from bot.address import Address
 from bot.config import Settings
 from bot.doctor.check import Findings
-from bot.findings import Finding, ok, warning, wrong
+from bot.findings import Finding, ok, reason, warning, wrong
 
 PATIENCE_S = 5.0
 SKEW_S = 60.0
@@ -53,9 +53,8 @@ async def _proxy(name: str, url: str) -> Finding:
             _, writer = await asyncio.open_connection(host, port)
             writer.close()
     except (OSError, TimeoutError) as error:
-        why = getattr(error, "strerror", None) or "no answer"
         fix = f"Start that proxy, correct {name}, or take it away."
-        return wrong("proxy", f"{name} names {host}:{port}, which cannot be reached ({why})", fix)
+        return wrong("proxy", f"{name} names {host}:{port}, which cannot be reached ({reason(error)})", fix)
     return ok("proxy", f"{name}: {host}:{port} answers")
 
 
@@ -148,8 +147,7 @@ def _free(address: Address) -> Finding:
             fix = "Set INHOUSE_HTTP to another port, or to off."
         else:
             fix = "Set INHOUSE_HTTP to an address of this machine, as 127.0.0.1:8321, or to off."
-        reason = error.strerror or type(error).__name__
-        return warning("status page", f"{address} cannot be had ({reason[:1].lower()}{reason[1:]})", fix)
+        return warning("status page", f"{address} cannot be had ({reason(error)})", fix)
     return ok("status page", f"{address} is free for it")
 
 

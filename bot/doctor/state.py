@@ -12,7 +12,7 @@ from pathlib import Path
 from bot.config import Settings
 from bot.doctor.models import existing
 from bot.errors import StorageError
-from bot.findings import Finding, State, ok, told, warning, wrong
+from bot.findings import Finding, State, ok, reason, told, warning, wrong
 from bot.models.report import human
 from bot.storage import Examination, examine_database, is_held
 
@@ -55,7 +55,7 @@ def _lock(settings: Settings) -> Finding:
             return ok("instance", "an Inhouse is running on this state")
     except OSError as error:
         lock = settings.state_dir / "lock"
-        return warning("instance", f"{lock} cannot be read ({error.strerror})", "Look as the user that runs Inhouse.")
+        return warning("instance", f"{lock} cannot be read ({reason(error)})", "Look as the user that runs Inhouse.")
     return ok("instance", "none is running on this state now")
 
 

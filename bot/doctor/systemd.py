@@ -6,16 +6,20 @@ as it is.
 
 import asyncio
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bot.doctor.check import Findings
 from bot.errors import EX_CONFIG
-from bot.findings import Finding, ok, warning, wrong
+from bot.findings import Finding, ok, reason, warning, wrong
 
 UNIT = "inhouse.service"
-PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "ExecMainStatus", "StatusText", "NeedDaemonReload")
+PROPERTIES = (
+    *("LoadState", "ActiveState", "SubState", "Result", "ExecMainStatus", "StatusText", "NeedDaemonReload"),
+    *("User", "WorkingDirectory", "Environment", "ExecStart"),
+)
 JOURNAL = f"`journalctl -u {UNIT} -n 30` says why"
 FAILED = {
     "exit-code": "it ended with status {status}",
@@ -72,6 +76,20 @@ def judged(shown: Mapping[str, str]) -> Iterator[Finding]:
         yield warning("service", f"{UNIT} is installed and not started", f"`sudo systemctl enable --now {UNIT}`")
     if shown.get("NeedDaemonReload") == "yes":
         yield warning("unit file", "it was changed after systemd read it", "`sudo systemctl daemon-reload`")
+    yield from _elsewhere(shown)
+
+
+def _elsewhere(shown: Mapping[str, str]) -> Iterator[Finding]:
+    """That a person has other settings than the service."""
+    place = shown.get("WorkingDirectory", "").lstrip("!-")
+    if not place or "CREDENTIALS_DIRECTORY" in os.environ or Path(place) == Path.cwd():
+        return
+    command = re.search(r"path=(\S+)", shown.get("ExecStart", ""))
+    words = ("env", shown["Environment"]) if shown.get("Environment") else ()
+    user = shown.get("User") or "root"
+    line = " ".join(("sudo", "-Hu", user, *words, command[1] if command else "inhouse", "doctor"))
+    found = f"all this is about the settings here, in {Path.cwd()}; those of the service are in {place}"
+    yield ok("its settings", found, f"`cd {place} && {line}` looks at them, except for tokens that systemd keeps.")
 
 
 def credentials() -> Iterator[Finding]:
@@ -88,7 +106,7 @@ def credentials() -> Iterator[Finding]:
         names = sorted(path.name for path in directory.iterdir())
     except OSError as error:
         fix = "Run this as the user of the service."
-        yield wrong("credentials", f"{directory} cannot be looked into ({error.strerror})", fix)
+        yield wrong("credentials", f"{directory} cannot be looked into ({reason(error)})", fix)
         return
     yield ok("credentials", f"{', '.join(names) or 'none'} in {directory}")
 

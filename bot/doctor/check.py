@@ -7,14 +7,14 @@ for longer than its limit, becomes a warning, and what it had found before stays
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from bot.errors import InhouseError
 from bot.findings import Finding, State, told, warning
 
-LIMIT_S = 20.0
+LIMIT_S = 30.0
 """How long a check may take that says nothing else."""
 LONG_S = 90.0
 """The limit of what loads torch, or reads through a large file."""
@@ -42,7 +42,7 @@ class Section:
 
 async def examine(
     sections: Sequence[Section], waiting: Callable[[Sequence[str]], None]
-) -> AsyncIterator[tuple[str, list[Finding]]]:
+) -> AsyncGenerator[tuple[str, list[Finding]], None]:
     """Make all checks at once; the sections with their findings. `waiting` is told what is still under way."""
     checks = [check for section in sections for check in section.checks]
     running = {asyncio.create_task(_made(check)): check.name for check in checks}

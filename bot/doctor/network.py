@@ -21,9 +21,9 @@ import aiohttp
 from bot.address import Address
 from bot.config import Settings
 from bot.doctor.check import Findings
-from bot.findings import Finding, ok, reason, warning, wrong
+from bot.findings import Finding, State, ok, reason, warning, wrong
 
-PATIENCE_S = 5.0
+PATIENCE_S = 8.0
 SKEW_S = 60.0
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -100,8 +100,9 @@ async def status_page(settings: Settings, *, running: bool) -> Findings:
         for finding in _served(address, answer, running=running):
             yield finding
         return
-    yield _free(address)
-    if not address.loopback:
+    free = _free(address)
+    yield free
+    if free.state is State.OK and not address.loopback:
         fix = "Beyond a network that you trust, put a proxy with TLS before it."
         yield ok("status page", f"{address} asks for the token of INHOUSE_HTTP_TOKEN, in plain HTTP", fix)
 

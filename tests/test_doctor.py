@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from bot.cli import main
 from bot.cli.doctor import sections
 from bot.config import load_settings
 from bot.models.hardware import child_environment
+from tests.discord_house import answered_once, open_house
 from tests.fakes.connect_proxy import ConnectProxy
 from tests.fakes.discord import FakeDiscord
 from tests.fakes.slack_server import FakeSlack
@@ -75,24 +77,43 @@ async def test_mistakes_in_the_settings_end_with_78_and_everything_else_is_still
     assert found(out, "torch")[0]["state"] == "ok"
 
 
-async def test_two_healthy_platforms_have_nothing_wrong_and_no_token_is_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_two_healthy_platforms_and_a_running_inhouse_have_nothing_wrong_and_notice_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with FakeSlack() as slack, FakeDiscord() as discord, ConnectProxy(discord.port) as proxy:
+    port = unused_port()
+    async with (
+        FakeSlack() as slack,
+        FakeDiscord() as discord,
+        ConnectProxy(discord.port) as proxy,
+        open_house(home, discord, http=f"127.0.0.1:{port}") as house,
+    ):
         tokens = (slack.bot_token, slack.app_token, discord.token)
         monkeypatch.setenv("SLACK_BOT_TOKEN", slack.bot_token)
         monkeypatch.setenv("SLACK_APP_TOKEN", slack.app_token)
         monkeypatch.setenv("INHOUSE_SLACK_API_URL", slack.api_url)
         monkeypatch.setenv("DISCORD_BOT_TOKEN", discord.token)
         monkeypatch.setenv("INHOUSE_DISCORD_PROXY", proxy.url)
-        monkeypatch.setenv("SSL_CERT_FILE", str(discord.write_ca(tmp_path / "ca.pem")))
+        monkeypatch.setenv("SSL_CERT_FILE", str(discord.write_ca(home / "ca.pem")))
+        monkeypatch.setenv("INHOUSE_HTTP", f"127.0.0.1:{port}")
         status, out, err = await doctor("--json")
+        await answered_once(house, await house.ana.says(house.general, "hello", mention=True))
         assert not [token for token in tokens if token in out + err]
     wrong = [each for each in json.loads(out) if each["state"] == "wrong"]
     assert [each["check"] for each in wrong] == ["model smollm2"], "which is not here, and would be needed now"
     assert (status, err) == (1, "")
     assert found(out, "Discord token")[0]["state"] == found(out, "Slack bot token")[0]["state"] == "ok"
     assert found(out, "clock")[0]["found"] == "it agrees with Discord's"
+    assert found(out, "instance")[0]["found"] == "an Inhouse is running on this state"
+    assert found(out, "database")[0]["found"].startswith("sound")
+    assert found(out, "readiness")[0]["found"] == "a question would be answered now"
+    assert "is running has" in found(out, "fit of smollm2")[0]["found"]
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @pytest.fixture

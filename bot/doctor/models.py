@@ -124,12 +124,16 @@ async def fit(settings: Settings, looked: Looked, *, running: bool) -> Findings:
     if settings.device == "cpu":
         hardware = replace(hardware, gpu="")
     for number, spec in enumerate(await aside(lambda: _wanted_or_none(settings))):
-        yield _fitting(spec, settings, emptied(hardware) if running else hardware, default=number == 0)
+        yield _fitting(spec, settings, hardware, running=running, default=number == 0)
 
 
-def _fitting(spec: ModelSpec, settings: Settings, hardware: Hardware, *, default: bool) -> Finding:
-    found = fits(spec, hardware, settings.dtype, settings.quantization, settings.gpu_layers, settings.kv_cache_mb)
+def _fitting(spec: ModelSpec, settings: Settings, hardware: Hardware, *, running: bool, default: bool) -> Finding:
+    machine = emptied(hardware) if running else hardware
+    found = fits(spec, machine, settings.dtype, settings.quantization, settings.gpu_layers, settings.kv_cache_mb)
     check, sentence = f"fit of {spec.name}", found.sentence.rstrip(".")
+    if running and found.verdict in (Verdict.FITS, Verdict.TIGHT):
+        all_of_it = f"of {found.available_mb:,} MB, a part of which the Inhouse that is running has"
+        sentence = f"{sentence.partition(';')[0]}, {all_of_it}"
     if found.verdict in (Verdict.FITS, Verdict.UNKNOWN):
         return ok(check, sentence)
     if found.verdict is Verdict.TIGHT:

@@ -100,8 +100,9 @@ async def test_whoever_stops_listening_ends_the_checks() -> None:
     stream = examine(
         [Section("one", [Check("first", finds())]), Section("two", [Check("waits", waits)])], lambda _: None
     )
-    await anext(stream)
-    await stream.aclose()
+    async with asyncio.timeout(10):
+        await anext(stream)
+        await stream.aclose()
     assert ended.is_set()
 
 

@@ -25,6 +25,7 @@ UNDRIVEN = Card(card=True, driver=False, device=False, uvm=False)
     ("torch", "card", "device", "state", "found", "fix"),
     [
         (PLAIN, NONE, "auto", State.OK, "there is none, so the CPU is used", ""),
+        (replace(CUDA, driver_cuda="", gpus=(), trouble="no driver"), NONE, "auto", State.OK, "there is none", ""),
         (PLAIN, NONE, "cuda", State.WRONG, "INHOUSE_DEVICE=cuda asks for one", "auto or cpu"),
         (CUDA, THERE, "cpu", State.OK, "left alone", ""),
         (CUDA, THERE, "auto", State.OK, "A GPU, 24,000 MB, 23,500 MB free; its driver serves CUDA 13.1", ""),

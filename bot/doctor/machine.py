@@ -99,7 +99,7 @@ def judged(torch: Torch, card: Card, device: str) -> Iterator[Finding]:
             "torch", f"it cannot be loaded: {torch.trouble}", "Install it again: `make clean`, then `make run`."
         )
         return
-    yield ok("torch", f"{torch.version}, built {f'for CUDA {torch.cuda}' if torch.cuda else 'without CUDA'}")
+    yield ok("torch", f"{torch.version}, built {f'for {torch.built_for}' if torch.cuda else 'without CUDA'}")
     if device == "cpu":
         yield ok("GPU", "left alone, as INHOUSE_DEVICE=cpu says")
     elif torch.gpus and not torch.trouble:

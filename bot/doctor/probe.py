@@ -27,6 +27,11 @@ class Torch:
     trouble: str = ""
     hardware: Hardware | None = None
 
+    @property
+    def built_for(self) -> str:
+        """CUDA or ROCm, with its version."""
+        return self.cuda if self.cuda.startswith("ROCm") else f"CUDA {self.cuda}"
+
 
 async def ask() -> Torch:
     """Ask a one-shot process; takes some seconds. Cancelling ends it."""

@@ -7,7 +7,6 @@ those over `.env`. An empty value is the same as none. A token's value is never 
 
 import difflib
 import io
-import logging
 import os
 import re
 from collections.abc import Iterator
@@ -39,8 +38,6 @@ SHORTEST_TOKEN = 16
 """Characters of INHOUSE_HTTP_TOKEN, which people choose themselves: a shorter one could be guessed."""
 
 PLATFORMS = ("discord", "slack")
-
-logging.getLogger("dotenv").setLevel(logging.ERROR)  # a line that it cannot read is told as a mistake, once
 
 
 def _lower(value: object) -> object:

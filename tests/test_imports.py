@@ -27,9 +27,9 @@ LAYERS = (
     {"dialects"},
     {"queue", "engine", "storage"},
     {"models", "formatting", "textfiles", "links", "commands", "buttons", "access"},
-    {"adapter", "engine.base", "logs", "metrics"},
+    {"adapter", "engine.base", "findings", "logs", "metrics"},
     {"config", "journal"},
-    {"messages", "errors", "address", "findings"},
+    {"messages", "errors", "address"},
 )
 """The parts of `bot`, from the top down. A part may import itself and what stands lower; nothing beside it or above.
 

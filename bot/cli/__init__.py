@@ -13,6 +13,8 @@ import typer
 from bot.cli.packages import check_packages
 from bot.errors import EX_CONFIG, ConfigError, InhouseError
 
+logging.getLogger("dotenv").setLevel(logging.ERROR)  # a line that it cannot read is told as a mistake of the settings
+
 app = typer.Typer(name="inhouse", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from bot.storage.database import MIGRATIONS
 from bot.storage.faults import mapped
 
+MIGRATIONS = Path(__file__).parent / "migrations"
 TIMEOUT_S = 5.0
 
 

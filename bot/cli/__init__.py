@@ -4,13 +4,14 @@ In: arguments. Out: an exit status: 0 done, 1 failed, 78 (EX_CONFIG) a mistake o
 What failed is one sentence on stderr, never a traceback. Only what a command needs is imported, when it runs.
 """
 
+import importlib.util
 import logging
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bot.cli.packages import check_packages
 from bot.errors import EX_CONFIG, ConfigError, InhouseError
 
 logging.getLogger("dotenv").setLevel(logging.ERROR)  # a line that it cannot read is told as a mistake of the settings
@@ -39,6 +40,18 @@ def _tell(sentence: str) -> None:
     from bot.journal import leads_to_journal, prefixed
 
     typer.echo(prefixed(sentence, logging.ERROR) if leads_to_journal(sys.stderr) else sentence, err=True)
+
+
+def check_packages() -> None:
+    """Raise ConfigError if Python would import another `adapters` than ours."""
+    ours = Path(__file__).parents[2]
+    found = importlib.util.find_spec("adapters")
+    if found is None or found.origin is None or Path(found.origin).parents[1] != ours:
+        where = found.origin if found and found.origin else "nowhere"
+        raise ConfigError(
+            f"The package 'adapters' beside {ours / 'bot'} is ours, but Python found {where}: "
+            "install Inhouse in a virtual environment of its own."
+        )
 
 
 def _show_version(wanted: bool) -> None:

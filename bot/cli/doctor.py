@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
-from bot.cli.packages import check_packages
+from bot.cli import check_packages
 from bot.config import TOKENS, Misconfigured, Settings, load_settings, secrets
 from bot.doctor import configuration, hub, machine, models, network, state, systemd
 from bot.doctor.check import LONG_S, Check, Section, blocking, examine

@@ -43,7 +43,7 @@ def _tell(sentence: str) -> None:
 
 
 def check_packages() -> None:
-    """Raise ConfigError if Python would import another `adapters` than ours."""
+    """Raise ConfigError if Python would import another `adapters` than ours: the name is a common one."""
     ours = Path(__file__).parents[2]
     found = importlib.util.find_spec("adapters")
     if found is None or found.origin is None or Path(found.origin).parents[1] != ours:

@@ -205,6 +205,15 @@ class Settings(BaseSettings):
         return init_settings, env_settings, file_secret_settings, dotenv_settings
 
 
+class Misconfigured(ConfigError):
+    """There are mistakes in the settings: a sentence each. `usable` has defaults where they are."""
+
+    def __init__(self, mistakes: tuple[str, ...], usable: Settings) -> None:
+        lines = [f"there are {len(mistakes)} mistakes in the configuration:", *(f"- {line}" for line in mistakes)]
+        super().__init__(mistakes[0] if len(mistakes) == 1 else "\n".join(lines))
+        self.mistakes, self.usable = mistakes, usable
+
+
 def variable(name: str) -> str:
     """The name of the variable that sets the attribute `name` of Settings."""
     return TOKENS.get(name, PREFIX + name.upper())
@@ -219,22 +228,25 @@ def secrets(settings: Settings) -> tuple[str, ...]:
 def load_settings(**overrides: Any) -> Settings:  # Any: whatever was typed; it is validated like all the rest
     """The settings; `overrides` are attributes given on the command line, None for those that were not.
 
-    Raises ConfigError that names every mistake, a line each, with where it was found and what would be right.
+    Raises Misconfigured that names every mistake, a line each, with where it was found and what would be right.
     """
     assert overrides.keys() <= Settings.model_fields.keys(), f"no such settings: {sorted(overrides)}"
     given = {name: value for name, value in overrides.items() if value is not None}
     found = look(_is_ours)
     mistakes = [*found.mistakes, *_unknown(found.places)]
-    try:
-        settings = Settings(_env_file=found.env_file, _secrets_dir=found.credentials, **given)
-    except ValidationError as error:
-        places = found.places | {variable(name): "the command line" for name in given}
-        mistakes += dict.fromkeys(_sentence(detail, places) for detail in error.errors())
+    places = found.places | {variable(name): "the command line" for name in given}
+    settings: Settings | None = None
+    while settings is None:  # what is wrong with settings together shows once each of them is right
+        try:
+            settings = Settings(_env_file=found.env_file, _secrets_dir=found.credentials, **given)
+        except ValidationError as error:
+            mistakes += dict.fromkeys(_sentence(detail, places) for detail in error.errors())
+            if _defaults(error).items() <= given.items():
+                raise  # a default that is no default: a mistake of ours
+            given |= _defaults(error)
     if not mistakes:
         return settings
-    if len(mistakes) > 1:
-        mistakes = [f"there are {len(mistakes)} mistakes in the configuration:", *(f"- {line}" for line in mistakes)]
-    raise ConfigError("\n".join(mistakes))
+    raise Misconfigured(tuple(mistakes), settings)
 
 
 def _is_ours(name: str) -> bool:
@@ -250,6 +262,15 @@ def _unknown(places: dict[str, str]) -> Iterator[str]:
             near = difflib.get_close_matches(ending, known, n=1)
             advice = f"did you mean {PREFIX}{near[0]}?" if near else "take it away (.env.example lists them all)"
             yield f"{name} ({place}) is not a setting; {advice}"
+
+
+def _defaults(error: ValidationError) -> dict[str, object]:
+    """The defaults of what is wrong, by the names under which they win over everything else."""
+    fields = Settings.model_fields
+    wrong = {str(detail["loc"][0]).lower() if detail["loc"] else "http" for detail in error.errors()}
+    # what is wrong with settings together is that other machines could reach the status page
+    found = {name: None if name == "http" else fields[name].get_default(call_default_factory=True) for name in wrong}
+    return {str(fields[name].validation_alias or name): value for name, value in found.items()}
 
 
 def _sentence(detail: ErrorDetails, places: dict[str, str]) -> str:

@@ -43,20 +43,6 @@ LLAMA_31_TOKENS = (
 )
 PHI_2_ADDED = tuple(AddedToken(" " * count, normalized=False) for count in (2, 4, 8))
 
-MAKERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
-    "smollm2": lambda: smollm2(),
-    "smollm2-1.7b": lambda: smollm2(),
-    "phi-2": lambda: byte_level(None, ("<|endoftext|>",), PHI_2_ADDED),
-    "phi-4-mini": lambda: byte_level(PHI_4_MINI, PHI_4_MINI_TOKENS),
-    "qwen3-4b-instruct-2507": lambda: byte_level(CHATML, QWEN_TOKENS, QWEN_ADDED),
-    "mistral-7b-instruct-v0.3": lambda: mistral(),
-    "qwen2.5-coder-7b-instruct": lambda: byte_level(CHATML, QWEN_TOKENS, QWEN_ADDED),
-    "llama-3.1-8b-instruct": lambda: byte_level(LLAMA_3, LLAMA_31_TOKENS),
-    "phi-4": lambda: byte_level(PHI_4, PHI_4_TOKENS),
-    "qwen2.5-14b-instruct": lambda: byte_level(CHATML, QWEN_TOKENS, QWEN_ADDED),
-}
-"""By the names of the catalog; a model that is added there needs a line here."""
-
 
 @cache
 def smollm2() -> PreTrainedTokenizerBase:
@@ -65,3 +51,18 @@ def smollm2() -> PreTrainedTokenizerBase:
     folder = pull(Catalog.of(settings).get("smollm2"), settings)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return tokenizer
+
+
+MAKERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
+    "smollm2": smollm2,
+    "smollm2-1.7b": smollm2,
+    "phi-2": lambda: byte_level(None, ("<|endoftext|>",), PHI_2_ADDED),
+    "phi-4-mini": lambda: byte_level(PHI_4_MINI, PHI_4_MINI_TOKENS),
+    "qwen3-4b-instruct-2507": lambda: byte_level(CHATML, QWEN_TOKENS, QWEN_ADDED),
+    "mistral-7b-instruct-v0.3": mistral,
+    "qwen2.5-coder-7b-instruct": lambda: byte_level(CHATML, QWEN_TOKENS, QWEN_ADDED),
+    "llama-3.1-8b-instruct": lambda: byte_level(LLAMA_3, LLAMA_31_TOKENS),
+    "phi-4": lambda: byte_level(PHI_4, PHI_4_TOKENS),
+    "qwen2.5-14b-instruct": lambda: byte_level(CHATML, QWEN_TOKENS, QWEN_ADDED),
+}
+"""By the names of the catalog; a model that is added there needs a line here."""

@@ -46,7 +46,7 @@ def test_help_names_the_commands(inhouse: Inhouse) -> None:
     for words in ((), ("--help",)):
         status, out, err = inhouse(*words)
         assert (status, err) == (0, "")
-        assert all(command in out for command in ("chat", "run", "slack-manifest", "models", "pull", "login"))
+        assert all(command in out for command in ("chat", "run", "doctor", "slack-manifest", "models", "pull", "login"))
 
 
 def test_version(inhouse: Inhouse) -> None:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = (
     {"cli"},
-    {"service"},
+    {"service", "doctor"},
     {"web"},
     {"core"},
     {"actions"},
@@ -27,7 +27,7 @@ LAYERS = (
     {"dialects"},
     {"queue", "engine", "storage"},
     {"models", "formatting", "textfiles", "links", "commands", "buttons", "access"},
-    {"adapter", "engine.base", "logs", "metrics"},
+    {"adapter", "engine.base", "findings", "logs", "metrics"},
     {"config", "journal"},
     {"messages", "errors", "address", "environment"},
 )
@@ -36,7 +36,7 @@ LAYERS = (
 `engine.base` stands apart from `engine`: it is what the engine is asked with, plain data like `adapter`.
 """
 
-FOR_ADAPTERS = {"adapter", "messages", "errors", "config", "commands", "buttons", "formatting", "textfiles"}
+FOR_ADAPTERS = {"adapter", "messages", "errors", "config", "commands", "buttons", "findings", "formatting", "textfiles"}
 """What the platforms' adapters may know of `bot`."""
 
 KNOWS_ADAPTERS = {"cli", "service"}
@@ -64,7 +64,13 @@ ENGINE_PROCESS = {
 } | {"bot.models.failures", "bot.models.loading"}
 """Modules that only this process imports, so they may import heavy libraries at the top."""
 
-HEAVY_WHEN_CALLED = {"bot.engine.runner", "bot.models.convert", "bot.models.hardware", "bot.models.steps"}
+HEAVY_WHEN_CALLED = {
+    "bot.doctor.probe",
+    "bot.engine.runner",
+    "bot.models.convert",
+    "bot.models.hardware",
+    "bot.models.steps",
+}
 """Modules that are run as processes of their own: the functions that do so import heavy things, the module does not."""
 
 

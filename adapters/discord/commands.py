@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 ACKNOWLEDGED = 40060
 MAX_CHARS = 2000
+ANSWER, FORGET = "Answer this", "Forget this"
+"""What the menu of a message has."""
 COMING = "It comes as a message here."
 ANSWERED = "I have answered that already, or am about to; the button under the answer makes another one."
 FORGOTTEN = "What I had stored of that message, and of its answer, is deleted."
@@ -55,8 +57,8 @@ class Desk:
         """Add all commands to a tree."""
         for command in COMMANDS:
             tree.add_command(self._slash(command))
-        tree.add_command(app_commands.ContextMenu(name="Answer this", callback=self._menu(self._answer)))
-        tree.add_command(app_commands.ContextMenu(name="Forget this", callback=self._menu(self._forget)))
+        tree.add_command(app_commands.ContextMenu(name=ANSWER, callback=self._menu(self._answer)))
+        tree.add_command(app_commands.ContextMenu(name=FORGET, callback=self._menu(self._forget)))
 
     async def press(self, interaction: Interaction) -> None:
         """A button under a reply was pressed."""

@@ -43,7 +43,7 @@ def page_of(app_id: str) -> str:
 
 def check(answer: AsyncSlackResponse, settings: Settings) -> Me:
     """Who the bot is. Raises FatalAdapterError."""
-    app_id = str(answer.get("app_id") or "") or _app_id(settings)
+    app_id = str(answer.get("app_id") or "") or app_of(settings)
     if not answer.get("bot_id"):
         raise FatalAdapterError(
             f"SLACK_BOT_TOKEN is not the token of a bot: take the one that begins with xoxb- from {page_of(app_id)}."
@@ -74,7 +74,7 @@ def tell_missing(me: Me) -> None:
             log.warning("Without the scope %s I cannot %s; it can be added at %s.", scope, purpose, page_of(me.app_id))
 
 
-def _app_id(settings: Settings) -> str:
+def app_of(settings: Settings) -> str:
     """The app's id, which its app-level token begins with."""
     token = settings.slack_app_token
     parts = token.get_secret_value().split("-") if token else []

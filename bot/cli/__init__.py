@@ -1,5 +1,5 @@
-"""The command line: `inhouse chat | run | slack-manifest | discord-invite | models | pull | login | export | backup |
-db upgrade`.
+"""The command line: `inhouse chat | run | doctor | slack-manifest | discord-invite | models | pull | login | export |
+backup | db upgrade`.
 
 In: arguments. Out: an exit status: 0 done, 1 failed, 78 (EX_CONFIG) a mistake of whoever called, 130 interrupted.
 What failed is one sentence on stderr, never a traceback. Only what a command needs is imported, when it runs.
@@ -16,6 +16,8 @@ import typer
 
 from bot.errors import EX_CONFIG, ConfigError, InhouseError
 
+logging.getLogger("dotenv").setLevel(logging.ERROR)  # a line that it cannot read is told as a mistake of the settings
+
 app = typer.Typer(name="inhouse", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 database = typer.Typer(help="Work on the database.", rich_markup_mode=None)
 app.add_typer(database, name="db")
@@ -25,7 +27,8 @@ def main() -> None:
     """Run the command of this process's arguments, and end the process."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # the hub's library tells the hub about this machine otherwise
     try:
-        check_packages()
+        if sys.argv[1:2] != ["doctor"]:  # which says it among other things
+            check_packages()
         status = app(standalone_mode=False, prog_name="inhouse") or 0
     except (typer.TyperException, InhouseError) as error:
         mistake = isinstance(error, (typer.TyperException, ConfigError))
@@ -112,6 +115,16 @@ def _run() -> None:
 
     settings = load_settings()
     run_platforms(settings, adapters_for(settings))
+
+
+@app.command("doctor")
+def _doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects, and nothing else.")] = False,
+) -> None:
+    """Look for what may be wrong, and say how to fix it."""
+    from bot.cli.doctor import diagnose
+
+    raise typer.Exit(diagnose(as_json=as_json))
 
 
 @app.command("discord-invite")

@@ -66,8 +66,7 @@ class Hub:
             info = within(REACH_S, lambda: api.model_info(spec.repo, files_metadata=True, timeout=REACH_S))
             files = {file.rfilename: file for file in info.siblings or ()}
             commit = info.sha or ""
-            if local.CONFIG not in files:
-                raise ModelError(f"{spec.repo} holds no model that transformers can load: it has no {local.CONFIG}.")
+            _check_names(spec.repo, files)
             self._file(spec.repo, commit, local.CONFIG)  # here it shows whether the account may fetch anything
             names = self._weight_names(spec.repo, commit, files)
             sizes = {name: int(files[name].size or 0) for name in files}
@@ -104,8 +103,24 @@ class Hub:
         fresh.replace(record)
         return folder
 
+    def check_access(self, spec: ModelSpec) -> None:
+        """See that the model could be fetched, and fetch nothing. Raises ModelError, or HubUnreachable."""
+        from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
+
+        api = HfApi(endpoint=self._endpoint, token=self._token or False)
+        with explained(spec.repo, self._endpoint, bool(self._token)):
+            info = within(REACH_S, lambda: api.model_info(spec.repo, timeout=REACH_S))
+            names = {file.rfilename for file in info.siblings or ()}
+            _check_names(spec.repo, names)
+            url = hf_hub_url(spec.repo, local.CONFIG, revision=info.sha, endpoint=self._endpoint)
+            within(REACH_S, lambda: get_hf_file_metadata(url, token=self._token or False, timeout=REACH_S))
+
     def here(self, spec: ModelSpec) -> Path | None:
-        """The directory of the model if all of it is here: the remembered commit, or the cache's own idea of main."""
+        """The directory of the model if all of it is here."""
+        return next((folder for folder in self.folders(spec) if local.is_whole(folder)), None)
+
+    def folders(self, spec: ModelSpec) -> list[Path]:
+        """Where the model may lie, whole or not: the remembered commit, and the cache's own idea of main."""
         from huggingface_hub import try_to_load_from_cache
 
         candidates = []
@@ -114,7 +129,11 @@ class Hub:
         cached = try_to_load_from_cache(spec.repo, local.CONFIG, cache_dir=self._cache)
         if isinstance(cached, str):
             candidates.append(Path(cached).parent)
-        return next((folder for folder in candidates if local.is_whole(folder)), None)
+        return candidates
+
+    def account(self) -> str:
+        """The name of the account whose token is used, '' if none is. Raises ModelError if the hub does not know it."""
+        return self.whoami(self._token) if self._token else ""
 
     def whoami(self, token: str) -> str:
         """The name of the account that a token belongs to. Raises ModelError if the hub does not know it."""
@@ -139,12 +158,7 @@ class Hub:
             if lost:
                 raise ModelError(f"{repo} is not complete on the hub: its index names {lost[0]}, which is not there.")
             return (local.INDEX, *names)
-        if local.SINGLE in files:
-            return (local.SINGLE,)
-        raise ModelError(
-            f"{repo} holds no safetensors weights (other formats can run code, and are not loaded); choose a repository"
-            " that has them."
-        )
+        return (local.SINGLE,)
 
     def _file(self, repo: str, commit: str, name: str) -> Path:
         """Fetch one small file, or link one whose content is here, into the snapshot."""
@@ -177,6 +191,17 @@ class Hub:
                 f"{download.name} needs {download.missing / 1e9:.1f} GB of disk; {folder} has {free / 1e9:.1f} left:"
                 " make room, or set HF_HOME to a directory on a larger disk."
             )
+
+
+def _check_names(repo: str, files: Container[str]) -> None:
+    """Raise ModelError if there is no model among these that is loaded here."""
+    if local.CONFIG not in files:
+        raise ModelError(f"{repo} holds no model that transformers can load: it has no {local.CONFIG}.")
+    if local.INDEX not in files and local.SINGLE not in files:
+        raise ModelError(
+            f"{repo} holds no safetensors weights (other formats can run code, and are not loaded); choose a repository"
+            " that has them."
+        )
 
 
 def _stated(card: object, *names: str) -> str:

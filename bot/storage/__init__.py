@@ -1,8 +1,10 @@
 """Everything that survives a restart: the inbox, the history and the outbox, in one SQLite file. The only SQL."""
 
 from bot.storage.cursors import Cursor, Cursors
+from bot.storage.examination import Examination, examine_database
 from bot.storage.history import History, as_turn
 from bot.storage.inbox import Inbox
+from bot.storage.lock import is_held
 from bot.storage.outbox import Outbox
 from bot.storage.records import NewTurn, StoredReply, StoredRequest, StoredTurn
 from bot.storage.state import Storage
@@ -10,6 +12,7 @@ from bot.storage.state import Storage
 __all__ = [
     "Cursor",
     "Cursors",
+    "Examination",
     "History",
     "Inbox",
     "NewTurn",
@@ -19,4 +22,6 @@ __all__ = [
     "StoredRequest",
     "StoredTurn",
     "as_turn",
+    "examine_database",
+    "is_held",
 ]

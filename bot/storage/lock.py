@@ -5,6 +5,7 @@ why not. The lock is on an open file, so it also keeps a second opening in the s
 """
 
 import sys
+import time
 from pathlib import Path
 
 from bot.errors import ConfigError, StateLocked
@@ -29,6 +30,18 @@ else:
         return False
 
 
+LOOK_S = 0.05
+
+
+def is_held(directory: Path) -> bool:
+    """Whether a process holds the lock on `directory`. Makes nothing. Raises OSError if it cannot be looked at."""
+    try:
+        with (directory / "lock").open("rb") as file:
+            return _held_by_another(file.fileno())
+    except FileNotFoundError:
+        return False
+
+
 class StateLock:
     """The lock on a state directory, held from the making of this object to release()."""
 
@@ -38,6 +51,9 @@ class StateLock:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = (directory / "lock").open("ab")
             held = _held_by_another(self._file.fileno())
+            if held:  # it may be is_held(), which looks for an instant
+                time.sleep(LOOK_S)
+                held = _held_by_another(self._file.fileno())
         except OSError as error:
             raise ConfigError(
                 f"The state directory {directory} cannot be used ({error.strerror}): "

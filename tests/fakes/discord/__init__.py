@@ -29,6 +29,7 @@ server: bot (id, name, mention), application_id, guild, channel(id), commands (a
 showed), calls and frames (every REST call and gateway frame), log.count(method, route, status, channel), rate_limited
 (429s given), pings (of all that the bot posted), until(...), delete_channel(channel), unfurl(message) (an update by
 Discord itself, no edit), redeliver(message), portal(message_content=..., members=...) (the privileged intents),
+also_in(servers) (more of them),
 clock.advance(seconds) (deadlines, nonces and sessions age).
 
 server.gateway: reconnect() (op 7), invalidate(resumable=False) (op 9), close(code), abort(), freeze(answer_close=True),

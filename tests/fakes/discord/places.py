@@ -53,6 +53,7 @@ class PlaceRoutes:
             "team": None,
             "interactions_endpoint_url": None,
             "flags": self._world.flags,
+            "approximate_guild_count": self._world.elsewhere + len(self._world.guilds),
         }
 
     def open_dm(self, ask: Ask) -> Answer:

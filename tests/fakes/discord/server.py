@@ -112,6 +112,10 @@ class FakeDiscord:
         """Switch privileged intents on or off, as the developer portal does."""
         self._world.message_content, self._world.members = message_content, members
 
+    def also_in(self, servers: int) -> None:
+        """So many more servers have the bot, of which nothing else is known."""
+        self._world.elsewhere = servers
+
     def new_guild(self, name: str) -> Guild:
         """One more server with the bot in it; before a client connects."""
         return self._world.new_guild(name)

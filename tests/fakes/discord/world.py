@@ -42,6 +42,7 @@ class World:
         self.bot = self.new_user("Inhouse", bot=True)
         self.message_content = True
         self.members = False
+        self.elsewhere = 0
 
     def picture(self) -> str:
         """What every channel shows, for the message of a failed wait."""

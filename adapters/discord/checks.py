@@ -1,0 +1,139 @@
+"""What `inhouse doctor` looks at on Discord: the token, the intents, servers, sessions and slash commands.
+
+In: settings. Out: findings, as they come. No session is started, and nothing is changed.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import aiohttp
+import discord
+from discord import app_commands
+
+from adapters.discord.commands import ANSWER, FORGET
+from adapters.discord.failures import fatal, portal_page
+from adapters.discord.gateway import Connect, proxy_for
+from adapters.discord.pace import KEPT
+from adapters.discord.patience import hurried, trace
+from bot.commands import COMMANDS
+from bot.config import Settings
+from bot.findings import Finding, State, ok, reason, told, warning, wrong
+
+PATIENCE_S = 10.0
+FEW_SESSIONS = 100
+MOST_SERVERS, MANY_SERVERS = 2500, 2000
+"""A bot in more servers than the first has to split itself into shards, which this one does not."""
+SHAPE = re.compile(r"[\w-]{18,}\.[\w-]{5,}\.[\w-]{20,}")
+FAILURES = (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError)
+LATER = "Try again in a minute; discordstatus.com tells of outages"
+API = f"{discord.http.Route.BASE}/gateway"
+
+
+def clock(settings: Settings) -> tuple[str, str | None]:
+    """An address that answers whoever asks, with the time, and the proxy to it."""
+    return API, proxy_for(settings)
+
+
+async def examine(settings: Settings, connect: Connect | None = None) -> AsyncIterator[Finding]:
+    """Look at everything, if there is a token."""
+    if settings.discord_bot_token is None:
+        fix = "`inhouse discord-invite` says how to get a token."
+        yield ok("Discord", "not served: there is no DISCORD_BOT_TOKEN", fix)
+        return
+    token = settings.discord_bot_token.get_secret_value()
+    proxy = proxy_for(settings)
+    client = discord.AutoShardedClient(  # the only client that can be asked for the session limits
+        intents=discord.Intents(guilds=True),
+        connector=connect() if connect else None,
+        proxy=proxy,
+        http_trace=trace(PATIENCE_S, lambda: None),
+    )
+    async with client:
+        try:
+            async with hurried():
+                await client.login(token)
+                application = await client.application_info()
+        except FAILURES as error:
+            yield _no_entry(error, token, proxy)
+            return
+        yield ok("Discord token", f"Discord knows it as {client.user}'s")
+        yield _message_content(application)
+        yield _servers(application)
+        try:
+            async with hurried():
+                yield _sessions(await client.fetch_session_start_limits())
+                commands = await app_commands.CommandTree(client).fetch_commands()
+        except FAILURES as error:
+            yield warning("Discord", f"not everything could be asked ({reason(error)})", f"{LATER}.")
+            return
+        yield _commands(commands)
+
+
+def _no_entry(error: Exception, token: str, proxy: str | None) -> Finding:
+    """Why nothing could be asked."""
+    refusal = fatal(error)
+    if refusal is not None:
+        refused = told("Discord token", State.WRONG, str(refusal))
+        if SHAPE.fullmatch(token):
+            return refused
+        shape = ", and it does not look like one: a token is three parts with dots between them"
+        return replace(refused, found=refused.found + shape)
+    if isinstance(error, discord.HTTPException):
+        return warning("Discord", f"it answers with status {error.status}", f"{LATER}.")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        found = f"the proxy to Discord refuses ({error.status})"
+        return wrong(
+            "Discord", found, "See what INHOUSE_DISCORD_PROXY or HTTPS_PROXY names, and allow discord.com there."
+        )
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        fix = "If something opens your TLS on the way, let SSL_CERT_FILE name its certificates."
+        return wrong("Discord", "its certificate is not trusted here", fix)
+    way = "through the proxy" if proxy else "from here"
+    fix = "Check the network, name resolution and firewall; INHOUSE_DISCORD_PROXY can name a proxy."
+    return wrong("Discord", f"it cannot be reached {way} ({reason(error)})", fix)
+
+
+def _message_content(application: discord.AppInfo) -> Finding:
+    flags, page = application.flags, portal_page(application.id)
+    if flags.gateway_message_content or flags.gateway_message_content_limited:
+        return ok("Discord intents", "'Message Content Intent' is on, so threads are followed")
+    found = "'Message Content Intent' is off, so in threads the bot has to be mentioned each time"
+    return warning("Discord intents", found, f"Switch it on at {page}, under 'Privileged Gateway Intents'.")
+
+
+def _servers(application: discord.AppInfo) -> Finding:
+    count = application.approximate_guild_count
+    found = f"the bot is in {count:,} server{'' if count == 1 else 's'}"
+    if count > MOST_SERVERS:
+        fix = f"Take it out of some: above {MOST_SERVERS:,} Discord wants shards, which Inhouse does not have."
+        return wrong("Discord servers", found, fix)
+    if count > MANY_SERVERS:
+        return warning("Discord servers", found, f"At {MOST_SERVERS:,} Discord will not connect it any more.")
+    if not count:
+        return warning("Discord servers", "the bot is in no server", "`inhouse discord-invite` prints the link.")
+    return ok("Discord servers", found)
+
+
+def _sessions(limits: discord.SessionStartLimits) -> Finding:
+    hours = limits.reset_after / 3_600_000
+    found = f"{limits.remaining:,} of {limits.total:,} are left for the next {hours:.0f} hours"
+    if limits.remaining <= KEPT:
+        fix = "Nothing needs to be done but wait: Inhouse starts no more, since a bot without any loses its token."
+        return wrong("Discord sessions", found, fix)
+    if limits.remaining < FEW_SESSIONS:
+        fix = "Something starts this bot again and again: see its log, and whether another program has its token."
+        return warning("Discord sessions", found, fix)
+    return ok("Discord sessions", found)
+
+
+def _commands(registered: list[app_commands.AppCommand]) -> Finding:
+    ours = {command.name for command in COMMANDS} | {ANSWER, FORGET}
+    there = {command.name for command in registered}
+    if ours <= there:
+        return ok("slash commands", f"all {len(ours)} are registered")
+    fix = "`inhouse run` registers them when it connects."
+    if not there:
+        return warning("slash commands", "none are registered yet", fix)
+    missing = ", ".join(sorted(ours - there))
+    return warning("slash commands", f"not registered: {missing}", fix)

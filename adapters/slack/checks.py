@@ -1,0 +1,111 @@
+"""What `inhouse doctor` looks at on Slack: both tokens, whether they are of one app, scopes, Socket Mode.
+
+In: settings. Out: findings, as they come. No socket is opened, and nothing is changed. Which events an app is told of
+is not to be learned from Slack, so that is said, and no more.
+"""
+
+from collections.abc import AsyncIterator
+
+from slack_sdk.errors import SlackApiError
+from slack_sdk.web.async_client import AsyncWebClient
+
+from adapters.slack.failures import APPS, code_of, fatal, mapped
+from adapters.slack.manifest import EVENTS
+from adapters.slack.me import Me
+from adapters.slack.scopes import SCOPES, app_of, check, page_of
+from adapters.slack.web import proxy_for, web_client
+from bot.config import Settings
+from bot.errors import AdapterError, FatalAdapterError
+from bot.findings import Finding, State, ok, told, warning, wrong
+
+PATIENCE_S = 10.0
+MANIFEST = "`inhouse slack-manifest` says how to get it."
+LATER = "Check the network and HTTPS_PROXY; slack-status.com tells of outages."
+
+
+def clock(settings: Settings) -> tuple[str, str | None]:
+    """An address that answers whoever asks, with the time, and the proxy to it."""
+    url = f"{web_client(settings).base_url}api.test"
+    return url, proxy_for(url)
+
+
+async def examine(settings: Settings) -> AsyncIterator[Finding]:
+    """Look at everything for which there is a token."""
+    if settings.slack_bot_token is None and settings.slack_app_token is None:
+        fix = "`inhouse slack-manifest` makes the app."
+        yield ok("Slack", "not served: there is no SLACK_BOT_TOKEN and no SLACK_APP_TOKEN", fix)
+        return
+    web = web_client(settings, PATIENCE_S)
+    if settings.slack_bot_token is None:
+        yield wrong("Slack bot token", "SLACK_BOT_TOKEN is not set, and Slack needs both", MANIFEST)
+    else:
+        async for finding in _bot(settings, web):
+            yield finding
+    if settings.slack_app_token is None:
+        yield wrong("Slack app token", "SLACK_APP_TOKEN is not set, and Slack needs both", MANIFEST)
+    else:
+        yield await _socket_mode(settings.slack_app_token.get_secret_value(), web)
+
+
+async def _bot(settings: Settings, web: AsyncWebClient) -> AsyncIterator[Finding]:
+    """The bot token, and what it may do."""
+    try:
+        async with mapped():
+            answer = await web.auth_test()
+        me = check(answer, settings)
+    except AdapterError as error:
+        yield _refusal("Slack bot token", error)
+        return
+    yield ok("Slack bot token", f"{answer.get('user')} in the workspace {me.team}")
+    missing = [scope for scope in SCOPES if scope not in me.scopes]
+    for scope in missing:
+        found = f"without {scope} it cannot {SCOPES[scope]}"
+        fix = f"Add it under 'Bot Token Scopes' at {page_of(me.app_id)}, and install the app again."
+        yield warning("Slack scopes", found, fix)
+    if not missing:
+        yield ok("Slack scopes", f"all {len(SCOPES)} are granted")
+    if settings.slack_app_token is not None:
+        yield await _same_app(settings, web, me)
+    found = f"not to be learned from Slack; Inhouse wants {', '.join(EVENTS)}"
+    fix = "If it does not hear something, compare the page 'Event Subscriptions' with `inhouse slack-manifest`."
+    yield ok("Slack events", found, fix)
+
+
+async def _same_app(settings: Settings, web: AsyncWebClient, me: Me) -> Finding:
+    """Whether both tokens belong together: otherwise events go to one app, and answers come from another."""
+    theirs = app_of(settings)
+    try:
+        async with mapped():
+            answer = await web.bots_info(bot=me.bot_id)
+        ours = str(dict(answer.get("bot") or {}).get("app_id") or "")
+    except AdapterError as error:
+        lacks = error.__cause__ is not None and code_of(error.__cause__) == "missing_scope"
+        why = "the scope users:read is missing" if lacks else str(error).rstrip(".")
+        return warning("Slack app", f"whether both tokens are of one app is not known: {why}")
+    if ours and theirs and ours != theirs:
+        found = f"the bot token is of the app {ours}, and the app token of {theirs}"
+        return wrong("Slack app", found, f"Take both from the same app at {APPS}/{ours}.")
+    return ok("Slack app", f"both tokens are of {ours}" if ours and theirs else "nothing speaks against one app")
+
+
+async def _socket_mode(token: str, web: AsyncWebClient) -> Finding:
+    """The app token: it is asked for a socket, which is not used."""
+    try:
+        async with mapped():
+            await web.apps_connections_open(app_token=token)
+    except AdapterError as error:
+        return _refusal("Slack app token", error)
+    return ok("Slack app token", "it is accepted, and Socket Mode is on")
+
+
+def _refusal(name: str, error: AdapterError) -> Finding:
+    """An error as a finding."""
+    cause = error.__cause__
+    final = error if isinstance(error, FatalAdapterError) else fatal(cause) if cause is not None else None
+    if final is not None:
+        return told(name, State.WRONG, str(final))
+    if isinstance(cause, SlackApiError):
+        code = code_of(cause)
+        said = code or f"status {getattr(cause.response, 'status_code', '?')}"
+        return warning(name, f"Slack answers with {said}", "Try again in a minute; slack-status.com tells of outages.")
+    return wrong(name, str(error).partition(";")[0], LATER)

@@ -1,0 +1,152 @@
+"""`inhouse doctor`: every check there is, made at once, and how the process ends.
+
+In: settings, or the mistakes in them. Out: findings on stdout, as a table, as lines or as JSON; an exit status: 0 where
+nothing is wrong (there may be warnings), 1 where something is, 78 where there are mistakes in the settings. What can be
+checked in spite of them is: defaults stand in their place.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+
+from bot.cli import check_packages
+from bot.config import TOKENS, Misconfigured, Settings, load_settings, secrets
+from bot.doctor import configuration, hub, machine, models, network, state, systemd
+from bot.doctor.check import LONG_S, Check, Section, blocking, examine
+from bot.doctor.report import Report
+from bot.errors import EX_CONFIG, ConfigError
+from bot.findings import Finding, State, ok, told
+
+
+def diagnose(*, as_json: bool) -> int:
+    """Look at everything and show it; the exit status."""
+    mistakes: Sequence[str] = ()
+    try:
+        settings = load_settings()
+    except Misconfigured as error:
+        settings, mistakes = error.usable, error.mistakes
+    console = Console(highlight=False)
+    hidden = [*secrets(settings), *(value for name in TOKENS.values() if (value := os.environ.get(name)))]
+    report = Report(console, hidden)
+    with _quiet():
+        asyncio.run(_examine(settings, mistakes, report, console, show=not as_json))
+    if as_json:
+        sys.stdout.write(f"{report.json()}\n")
+    else:
+        console.print(report.summary())
+    if mistakes:
+        return EX_CONFIG
+    return int(any(finding.state is State.WRONG for finding in report.findings))
+
+
+async def _examine(
+    settings: Settings, mistakes: Sequence[str], report: Report, console: Console, *, show: bool
+) -> None:
+    """Make the checks, showing what is under way where somebody watches."""
+    teller = console if show and console.is_terminal else Console(stderr=True)
+    with teller.status("looking") as status:
+
+        def waiting(names: Sequence[str]) -> None:
+            status.update(f"looking at {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}")
+
+        async for title, findings in examine(sections(settings, mistakes), waiting):
+            report.add(title, findings, show=show)
+
+
+def sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
+    """All checks, in the order in which they are shown."""
+    looked, running = machine.Looked(), state.running(settings)
+    serving = any((settings.discord_bot_token, settings.slack_bot_token, settings.slack_app_token))
+    return [
+        Section(
+            "Settings",
+            [
+                Check("settings", blocking(lambda: configuration.configuration(mistakes))),
+                Check(".env", blocking(configuration.env_file)),
+                Check("credentials", blocking(systemd.credentials)),
+            ],
+        ),
+        Section(
+            "Machine",
+            [
+                Check("Python", blocking(machine.python)),
+                Check("packages", blocking(packages)),
+                Check("memory", blocking(machine.memory)),
+                Check("torch and the GPU", lambda: machine.graphics(looked, settings.device), LONG_S),
+            ],
+        ),
+        Section(
+            "Models",
+            [
+                Check("catalog", blocking(lambda: models.catalog(settings))),
+                Check("models", blocking(lambda: models.cached(settings, serving=serving))),
+                Check("fit", lambda: models.fit(settings, looked, running=running), LONG_S),
+                Check("disk of models", blocking(lambda: models.disk(settings))),
+                Check("the hub", blocking(lambda: hub.account(settings))),
+                Check("access to models", blocking(lambda: hub.access(settings)), LONG_S),
+            ],
+        ),
+        Section(
+            "State",
+            [
+                Check("state", blocking(lambda: state.directory(settings))),
+                Check("disk of state", blocking(lambda: state.disk(settings))),
+                Check("database", blocking(lambda: state.database(settings)), LONG_S),
+            ],
+        ),
+        *_outside(settings, running=running),
+        Section("Service", [Check("systemd", systemd.service)]),
+    ]
+
+
+def packages() -> Iterator[Finding]:
+    """Whether what was imported is ours."""
+    try:
+        check_packages()
+    except ConfigError as error:
+        yield told("packages", State.WRONG, str(error))
+    else:
+        yield ok("packages", "'bot' and 'adapters' are Inhouse's own")
+
+
+def _outside(settings: Settings, *, running: bool) -> list[Section]:
+    """The checks of what is beyond this machine."""
+    with contextlib.suppress(ConfigError):
+        check_packages()
+        from adapters.discord import checks as discord
+        from adapters.slack import checks as slack
+
+        asked = {
+            **({"Discord": discord.clock(settings)} if settings.discord_bot_token else {}),
+            **({"Slack": slack.clock(settings)} if settings.slack_bot_token or settings.slack_app_token else {}),
+            **hub.clock(),
+        }
+        return [
+            Section(
+                "Network",
+                [
+                    Check("proxy", lambda: network.proxies(settings)),
+                    Check("clock", lambda: network.clock(asked)),
+                    Check("status page", lambda: network.status_page(settings, running=running)),
+                ],
+            ),
+            Section("Discord", [Check("Discord", lambda: discord.examine(settings))]),
+            Section("Slack", [Check("Slack", lambda: slack.examine(settings), LONG_S)]),
+        ]
+    return []
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What libraries log is left out: what matters of it is found out here."""
+    root, silent = logging.getLogger(), logging.NullHandler()
+    root.addHandler(silent)
+    try:
+        yield
+    finally:
+        root.removeHandler(silent)

@@ -1,0 +1,76 @@
+"""The Hugging Face hub: whether it can be asked, whether it knows our token, and whether it would give us the models.
+
+In: settings. Out: findings. Asked about are only those models that are wanted and not here; nothing is fetched.
+"""
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from bot.config import Settings
+from bot.doctor.models import wanted
+from bot.errors import ConfigError, ModelError
+from bot.findings import Finding, State, ok, told
+from bot.models.hub import WHEELS, installed
+from bot.models.hub_errors import HubUnreachable
+from bot.models.repository import Hub
+from bot.models.spec import ModelSpec
+
+
+def account(settings: Settings) -> Iterator[Finding]:
+    """The token, or that there is none."""
+    if _offline():
+        yield ok("hub", "not asked, as HF_HUB_OFFLINE says; models that are here are served")
+        return
+    hub = Hub(settings)
+    try:
+        name = hub.account()
+    except HubUnreachable as error:
+        yield told("hub", State.WARNING, str(error))
+    except ModelError as error:
+        yield told("hub token", State.WRONG, str(error))
+    else:
+        yield ok("hub token", f"the hub knows it as {name}'s" if name else "none is set; only gated models need one")
+
+
+def access(settings: Settings) -> Iterator[Finding]:
+    """Whether what is still to be fetched could be."""
+    if _offline():
+        return
+    for spec in _missing(settings):
+        check = f"access to {spec.name}"
+        try:
+            Hub(settings).check_access(spec)
+        except HubUnreachable as error:
+            if spec.repo in WHEELS:
+                yield ok(check, "not from the hub, which cannot be reached; the Python package index has it, too")
+                continue
+            yield told(check, State.WARNING, str(error))
+        except ModelError as error:
+            yield told(check, State.WRONG, str(error))
+        else:
+            yield ok(check, f"{spec.repo} can be fetched")
+
+
+def clock() -> dict[str, tuple[str, str | None]]:
+    """Where to ask for the time, and through which proxy, by name; nothing while it must not be asked."""
+    if _offline():
+        return {}
+    from huggingface_hub import constants
+
+    parts = urlsplit(constants.ENDPOINT)
+    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    return {"the hub": (constants.ENDPOINT, proxy)}
+
+
+def _missing(settings: Settings) -> list[ModelSpec]:
+    try:
+        return [spec for spec in wanted(settings) if spec.repo and not installed(spec, settings)]
+    except ConfigError:  # told by the check of the catalog
+        return []
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)

@@ -1,0 +1,80 @@
+"""How findings are shown: as a table on a terminal, as a line each in a pipe, or as JSON.
+
+In: sections of findings, and a console. Out: what it prints. Promise: no token is shown: everything passes the redactor
+first, and what stands before the @ in an address is taken out.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from bot.findings import Finding, State
+from bot.logs import REDACTED, Redactor
+
+STYLES = {State.OK: "green", State.WARNING: "yellow", State.WRONG: "bold red"}
+STATE_WIDTH, CHECK_WIDTH = 7, 18
+USERINFO = re.compile(r"(?<=://)[^\s/@]+(?=@)")
+
+
+class Report:
+    """Collects findings; shows them as they come, unless they are for a program."""
+
+    def __init__(self, console: Console, secrets: Iterable[str]) -> None:
+        self._console, self._redact = console, Redactor(secrets)
+        self._arrow = "→" if console.encoding.lower().startswith("utf") else "->"
+        self.findings: list[Finding] = []
+
+    def add(self, title: str, found: Sequence[Finding], *, show: bool) -> None:
+        """Take in what one section found."""
+        clean = [self._clean(finding) for finding in found]
+        self.findings += clean
+        if not show or not clean:
+            return
+        if self._console.is_terminal:
+            self._console.print(Text(title, style="bold"))
+            self._console.print(Padding(self._table(clean), (0, 0, 1, 2)))
+        else:
+            for finding in clean:
+                self._console.print(line(finding), markup=False, highlight=False, soft_wrap=True)
+
+    def json(self) -> str:
+        """Everything, as a list of objects."""
+        return json.dumps([asdict(finding) for finding in self.findings], ensure_ascii=False, indent=2)
+
+    def summary(self) -> Text:
+        """How many there are of each kind."""
+        count = {state: sum(finding.state is state for finding in self.findings) for state in State}
+        warnings = f"{count[State.WARNING]} warning{'' if count[State.WARNING] == 1 else 's'}"
+        verdict = f"{count[State.WRONG]} wrong" if count[State.WRONG] else "nothing is wrong"
+        style = STYLES[State.WRONG if count[State.WRONG] else State.OK]
+        return Text.assemble(
+            f"{count[State.OK]} ok, ", (warnings, "yellow" if count[State.WARNING] else ""), ", "
+        ).append(verdict, style=style)
+
+    def _clean(self, finding: Finding) -> Finding:
+        found, fix = (USERINFO.sub(REDACTED, self._redact(text)) for text in (finding.found, finding.fix))
+        return replace(finding, found=found, fix=fix)
+
+    def _table(self, found: Sequence[Finding]) -> Table:
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(width=STATE_WIDTH)
+        table.add_column(width=CHECK_WIDTH, overflow="fold")
+        table.add_column(overflow="fold")
+        for finding in found:
+            said = Text(finding.found)
+            if finding.fix:
+                said.append(f"\n{self._arrow} {finding.fix}", style="" if finding.state is State.OK else "bold")
+            table.add_row(Text(finding.state, style=STYLES[finding.state]), finding.check, said)
+        return table
+
+
+def line(finding: Finding) -> str:
+    """A finding as one line of text."""
+    fix = f" -> {finding.fix}" if finding.fix else ""
+    return f"{finding.state:<{STATE_WIDTH}}  {finding.check}: {finding.found}{fix}"

@@ -27,6 +27,7 @@ async def test_a_question_is_answered_while_one_watches(tmp_path: Path, server: 
         assert len(house.general.typing) == 1
 
 
+@pytest.mark.fault(7)
 async def test_op_7_in_the_middle_of_an_answer_changes_nothing(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server) as house:
         house.gates.hold("hello/2")
@@ -39,6 +40,7 @@ async def test_op_7_in_the_middle_of_an_answer_changes_nothing(tmp_path: Path, s
         await answered_once(house, question)
 
 
+@pytest.mark.fault(8)
 async def test_what_was_said_while_a_session_was_lost_is_read_back(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server) as house:
         first = await house.ana.says(house.general, "one", mention=True)
@@ -51,6 +53,7 @@ async def test_what_was_said_while_a_session_was_lost_is_read_back(tmp_path: Pat
         assert len(server.gateway.identifies) == 2
 
 
+@pytest.mark.fault(9)
 async def test_a_dead_line_loses_nothing(tmp_path: Path, server: FakeDiscord) -> None:
     server.gateway.heartbeat_interval = 0.3
     async with open_house(tmp_path, server, timing=Timing(heartbeat=0.6, guilds=0.05, gap=0.1)) as house:
@@ -84,6 +87,7 @@ async def test_mentions_of_ten_minutes_are_answered_within_the_bound_and_none_tw
         assert len(third.general.messages) == 16
 
 
+@pytest.mark.fault(11)
 async def test_a_channel_that_was_never_heard_is_not_read_back(tmp_path: Path, server: FakeDiscord) -> None:
     old = server.text_channel("old")
     await server.user("cleo").says(old, "years ago", mention=True)
@@ -93,6 +97,7 @@ async def test_a_channel_that_was_never_heard_is_not_read_back(tmp_path: Path, s
         assert not old.messages
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("code", [4004, 4014])
 async def test_a_refusal_at_the_start_is_a_mistake_of_the_configuration(
     tmp_path: Path, server: FakeDiscord, code: int
@@ -103,6 +108,7 @@ async def test_a_refusal_at_the_start_is_a_mistake_of_the_configuration(
             await house.running
 
 
+@pytest.mark.fault(31)
 async def test_a_button_stops_and_another_answers_again_after_a_restart(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server) as house:
         house.gates.hold("hello/2")

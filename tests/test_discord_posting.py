@@ -33,6 +33,7 @@ async def test_a_reply_grows_by_edits_and_ends_with_its_buttons() -> None:
         assert message.buttons == []
 
 
+@pytest.mark.fault(39)
 async def test_nobody_is_notified_and_no_link_is_unfurled_by_posts_and_edits() -> None:
     async with on_stage() as stage:
         question = await stage.ana.says(stage.general, "hello", mention=True)

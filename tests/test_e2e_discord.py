@@ -86,6 +86,7 @@ async def test_mentions_in_eight_channels_are_answered_at_once(
             assert not [line for line in log if "Traceback" in line or server.token in line]
 
 
+@pytest.mark.fault(12)
 async def test_a_token_that_is_refused_is_a_mistake_that_no_restart_cures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm2_dir: Path
 ) -> None:

@@ -113,6 +113,7 @@ async def test_a_stop_string_is_never_shown_and_frees_the_place(engine: EnginePr
     assert (stats.running, stats.free_blocks) == (0, stats.blocks)
 
 
+@pytest.mark.fault(31)
 async def test_an_abort_ends_the_answer_at_the_next_step(engine: EngineProcess, smollm2_dir: Path) -> None:
     await load(engine, smollm2_dir)
 
@@ -149,6 +150,7 @@ async def test_closing_the_iterator_aborts(engine: EngineProcess, smollm2_dir: P
     assert (await engine.stats()).running == 0
 
 
+@pytest.mark.fault(31)
 async def test_a_long_prompt_holds_up_its_neighbour_for_five_steps_at_most(
     engine: EngineProcess, smollm2_dir: Path
 ) -> None:

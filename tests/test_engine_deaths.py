@@ -99,6 +99,7 @@ def test_after_a_failed_step_the_running_answers_fail_and_new_ones_are_given(ben
     assert free == blocks
 
 
+@pytest.mark.fault(26)
 def test_out_of_memory_once_costs_nobody_the_answer(bench: Bench) -> None:
     expected = [whole(bench, 1, "Who wrote this?"), whole(bench, 2, "Where are the keys?")]
     bench.fail_in(5, [torch.OutOfMemoryError("no room")])
@@ -108,6 +109,7 @@ def test_out_of_memory_once_costs_nobody_the_answer(bench: Bench) -> None:
     assert [bench.texts[3], bench.texts[4]] == expected
 
 
+@pytest.mark.fault(26)
 def test_out_of_memory_twice_fails_that_answer_alone(bench: Bench) -> None:
     expected = whole(bench, 1, "Where are the keys?")
     bench.fail_in(5, [torch.OutOfMemoryError("no room"), torch.OutOfMemoryError("no room")])

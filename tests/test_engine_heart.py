@@ -32,6 +32,7 @@ async def own() -> AsyncIterator[EngineProcess]:
     await process.close()
 
 
+@pytest.mark.fault(29)
 async def test_a_process_that_stands_still_is_replaced(own: EngineProcess, tiny: dict[str, Path]) -> None:
     await load(own, tiny["llama"])
     first = own.pid
@@ -79,6 +80,7 @@ async def test_it_beats_without_work() -> None:
     assert [patient.beats_now() for _ in range(3)] == [True, True, True]
 
 
+@pytest.mark.fault(29)
 async def test_it_beats_at_work_only_while_something_moves() -> None:
     patient = Patient()
     patient.busy = True

@@ -63,6 +63,7 @@ async def test_a_load_tells_its_progress_and_a_failed_one_leaves_no_model(
     assert own.pid is not None, "a model that cannot be loaded is no reason for the process to end"
 
 
+@pytest.mark.fault(27)
 async def test_death_at_token_eleven_is_told_to_everybody_and_cured_by_a_load(
     own: EngineProcess, tiny: dict[str, Path]
 ) -> None:

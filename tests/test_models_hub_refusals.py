@@ -29,6 +29,7 @@ def settings(home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return load_settings()
 
 
+@pytest.mark.fault(30)
 def test_a_licence_to_accept_needs_an_account(fake: FakeHub, settings: Settings, home: Path) -> None:
     fake.repos[NAME] = whole()
     fake.repos[NAME].gated = True
@@ -96,6 +97,7 @@ def test_an_index_that_leads_nowhere(
         hub(fake, settings, home).plan(SPEC)
 
 
+@pytest.mark.fault(30)
 def test_too_little_disk_is_told_before_anything_large_is_fetched(
     fake: FakeHub, settings: Settings, home: Path
 ) -> None:
@@ -129,6 +131,7 @@ def test_other_refusals(fake: FakeHub, settings: Settings, home: Path, status: i
         hub(fake, settings, home).plan(SPEC)
 
 
+@pytest.mark.fault(30)
 def test_a_refused_connection_is_told_at_once(settings: Settings, home: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

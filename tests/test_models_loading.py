@@ -82,6 +82,7 @@ def test_a_load_tells_how_far_it_is_and_prints_nothing(
     assert fractions[-1] == 0.85
 
 
+@pytest.mark.fault(30)
 def test_a_damaged_weight_file(broken: Path) -> None:
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
@@ -97,6 +98,7 @@ def test_files_of_the_hubs_cache_are_named_by_what_has_to_be_deleted(broken: Pat
     assert refusal(snapshot).endswith(f"delete {snapshot.parents[1]} and run `inhouse pull tiny`.")
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize(
     ("gone", "sentence"),
     [
@@ -145,6 +147,7 @@ def test_a_file_that_is_not_what_it_should_be(broken: Path, name: str, content: 
     assert str(broken) in refusal(broken)
 
 
+@pytest.mark.fault(30)
 def test_pickled_weights_are_never_opened(broken: Path) -> None:
     (broken / "model.safetensors").unlink()
     (broken / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")

@@ -27,6 +27,7 @@ def test_a_short_conversation_is_kept_whole() -> None:
     assert (built.dropped_turns, built.window) == (0, 4096)
 
 
+@pytest.mark.fault(33)
 def test_the_oldest_turns_go_first_and_the_system_prompt_stays() -> None:
     tokenizer = byte_level(CHATML)
     built = PromptBuilder(tokenizer, "", 600).build(ask(*talk(40), system="Be brief."), 100)

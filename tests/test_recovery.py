@@ -115,6 +115,7 @@ async def is_answered_once(house: Killable, question: str, text: str = "") -> No
     assert len([post for post in house.world.posted if post.reply.question_id == house.team.asked[question]]) == 1
 
 
+@pytest.mark.fault(4)
 async def test_killed_before_it_stored_the_question(house: Killable) -> None:
     house.stands_still()
     await house.team.sends("ana", "hello")
@@ -124,6 +125,7 @@ async def test_killed_before_it_stored_the_question(house: Killable) -> None:
     await is_answered_once(house, "hello")
 
 
+@pytest.mark.fault(3)
 async def test_killed_after_it_stored_the_question_and_before_it_said_so(house: Killable) -> None:
     house.world.gates.hold("hello/0")
     number = await house.team.sends("ana", "hello")
@@ -213,6 +215,7 @@ async def test_killed_after_the_answer_was_stored_and_before_it_was_shown(house:
     await house.world.until(lambda: house.stored("SELECT state FROM outbox") == [("final",)], "it is settled")
 
 
+@pytest.mark.fault(34)
 async def test_a_clean_stop_hands_the_rest_on_and_counts_no_attempt(house: Killable) -> None:
     for question in ("one", "two"):
         await house.team.elsewhere(channel=question).says("ana", question)
@@ -231,11 +234,13 @@ async def test_a_clean_stop_hands_the_rest_on_and_counts_no_attempt(house: Killa
     await is_answered_once(house, "later")
 
 
+@pytest.mark.fault(15)
 async def test_a_second_instance_is_refused(house: Killable) -> None:
     assert await house.status(house.another()) == EX_CONFIG
     await house.team.asks("ana", "hello")
 
 
+@pytest.mark.fault(35)
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_killed_at_random_moments_it_keeps_its_promise(house: Killable, seed: int) -> None:
     chance = random.Random(seed)

@@ -115,6 +115,7 @@ async def test_mentions_of_an_outage_are_answered_within_the_bound_and_none_twic
         await answered_once(third, first, *missed)
 
 
+@pytest.mark.fault(11)
 async def test_a_channel_that_was_never_heard_is_not_read_back(tmp_path: Path, server: FakeSlack) -> None:
     old = server.channel("old")
     server.subscribe_only()

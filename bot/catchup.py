@@ -7,6 +7,7 @@ answered already is not answered again (the inbox sees to that).
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -39,6 +40,7 @@ class CatchUp:
         self._stored: dict[ConversationKey, Cursor] = {}
         self._missed: dict[ConversationKey, set[str]] = {}  # messages that are not stored yet
         self._behind: set[str] = set()  # platforms that are to be read back first
+        self._first = asyncio.Event()  # a place was heard that has no cursor yet
         self.sessions: dict[str, int] = {}
         """How many sessions each platform began; every one is read back for."""
         self.read: Counter[str] = Counter()
@@ -63,11 +65,16 @@ class CatchUp:
         known = self._heard.get(place)
         if known is None or known.sent_at <= event.sent_at:
             self._heard[place] = Cursor(place, event.message_id, event.sent_at)
+            if place not in self._stored:
+                self._first.set()
 
     async def keep_saving(self) -> None:
-        """Write the cursors every few seconds, for ever."""
+        """Write the cursors every few seconds, and soon where there is none: without one, nothing is read back."""
         while True:
-            await asyncio.sleep(SAVE_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SAVE_S):
+                    await self._first.wait()
+            self._first.clear()
             await self.save()
 
     async def save(self) -> None:

@@ -1,7 +1,7 @@
 """The faults that must break no promise, and the tests that inject them.
 
-In: the test files, which are read and not run: a test says by `@pytest.mark.fault(number)` what it injects. Out: a table,
-by `python -m tests.fault_list`, and as docs/faults.md with `--markdown`.
+In: the test files, which are read and not run: a test says by `@pytest.mark.fault(number)` what it injects. Out: a
+table, by `python -m tests.fault_list`, and as docs/faults.md with `--markdown`.
 """
 
 import ast

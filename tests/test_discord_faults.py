@@ -64,29 +64,6 @@ async def test_a_dead_line_loses_nothing(tmp_path: Path, server: FakeDiscord) ->
         assert len(closes) == 1, "it was resumed, so it had been closed with a code other than 1000"
 
 
-async def test_mentions_of_ten_minutes_are_answered_within_the_bound_and_none_twice(
-    tmp_path: Path, server: FakeDiscord
-) -> None:
-    async with open_house(tmp_path, server, per_user=100, catchup_messages=10) as house:
-        first = await house.ana.says(house.general, "before", mention=True)
-        await house.answer_to(first)
-    for route in (f"POST {POST}", f"PATCH {EDIT}", f"GET {POST}"):
-        server.limits.set(route, 1000, 1)
-    missed = []
-    for number in range(15):
-        missed.append(await house.ana.says(house.general, f"number {number}", mention=True))
-        server.clock.advance(0.01)
-    async with open_house(tmp_path, server, earlier=house, per_user=100, catchup_messages=10) as again:
-        for question in missed[:10]:
-            await again.answer_to(question, timeout=30)
-        assert not [question for question in missed[10:] if again.answers_to(question)]
-    async with open_house(tmp_path, server, earlier=again, per_user=100, catchup_messages=10) as third:
-        for question in missed[10:]:
-            await third.answer_to(question, timeout=30)
-        assert all(len(third.answers_to(question)) == 1 for question in [first, *missed])
-        assert len(third.general.messages) == 16
-
-
 @pytest.mark.fault(11)
 async def test_a_channel_that_was_never_heard_is_not_read_back(tmp_path: Path, server: FakeDiscord) -> None:
     old = server.text_channel("old")

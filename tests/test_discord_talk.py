@@ -149,6 +149,7 @@ def _custom_id(buttons: list[dict[str, object]], emoji: str) -> str:
     return str(found[0]["custom_id"])
 
 
+@pytest.mark.fault(32)
 async def test_a_full_queue_is_told_at_once(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server, queue_size=1, per_user=1) as house:
         house.gates.hold("one/0")

@@ -153,6 +153,7 @@ async def do_everything(storage: Storage) -> None:
     assert latest.status is RequestStatus.CANCELLED
     await inbox.of_message(KEY, "m1")
     await inbox.request(request.request_id)
+    await inbox.outgrew(KEY)
     await history.turns(KEY, until="m1")
     await history.turns(KEY, hidden=True)
     await history.edit(KEY, "m1", "edited")

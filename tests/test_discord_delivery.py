@@ -156,14 +156,16 @@ async def test_a_final_edit_that_is_refused_comes_as_a_message_of_its_own(tmp_pa
 
 @pytest.mark.fault(24)
 async def test_long_answers_come_in_parts_with_their_code_fences_whole(tmp_path: Path, server: FakeDiscord) -> None:
-    code = "\n".join(f"line_{number}='{number:070}'" for number in range(120))
+    code = "\n".join(f"line_{number}='{number:070}'" for number in range(147))
+    text = f"Here:\n\n```python\n{code}\n```\n\nThat is all."
+    assert 11_900 < len(text) <= 12_000, "longer ones come as a file"
     async with open_house(tmp_path, server) as house:
         server.limits.set(f"POST {POST}", 100, 1)
-        house.engine.answers("code", f"Here:\n\n```python\n{code}\n```\n\nThat is all.")
+        house.engine.answers("code", text)
         question = await house.ana.says(house.general, "code", mention=True)
         await house.answer_to(question, ends="That is all.", timeout=30)
         (parts,) = house.answers_to(question)
-        assert len(parts) >= 6
+        assert len(parts) >= 7
         assert all(len(part.content) <= 2000 for part in parts)
         assert all(part.content.count("```") in (0, 2) for part in parts)
         assert all(part.content.startswith("```python\n") for part in parts[1:-1])

@@ -61,6 +61,7 @@ async def test_of_sixty_mentions_in_ten_minutes_fifty_are_answered_and_none_twic
         assert len(third.general.messages) == 61
 
 
+@pytest.mark.fault(9)
 @pytest.mark.fault(14)
 async def test_a_line_to_discord_that_does_not_even_close_is_left_within_two_beats(tmp_path: Path) -> None:
     async with FakeDiscord() as server:

@@ -40,7 +40,7 @@ class CatchUp:
         self._stored: dict[ConversationKey, Cursor] = {}
         self._missed: dict[ConversationKey, set[str]] = {}  # messages that are not stored yet
         self._behind: set[str] = set()  # platforms that are to be read back first
-        self._first = asyncio.Event()  # a place was heard that has no cursor yet
+        self._due = asyncio.Event()  # cursors should be written now
         self.sessions: dict[str, int] = {}
         """How many sessions each platform began; every one is read back for."""
         self.read: Counter[str] = Counter()
@@ -66,15 +66,15 @@ class CatchUp:
         if known is None or known.sent_at <= event.sent_at:
             self._heard[place] = Cursor(place, event.message_id, event.sent_at)
             if place not in self._stored:
-                self._first.set()
+                self._due.set()
 
     async def keep_saving(self) -> None:
         """Write the cursors every few seconds, and soon where there is none: without one, nothing is read back."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SAVE_S):
-                    await self._first.wait()
-            self._first.clear()
+                    await self._due.wait()
+            self._due.clear()
             await self.save()
 
     async def save(self) -> None:
@@ -110,6 +110,7 @@ class CatchUp:
             self._missed[place] -= missed
         if self.sessions[platform] == session:
             self._behind.discard(platform)
+            self._due.set()
         return sum(event.addressed for event in events)
 
     async def _fetch_all(self, adapter: Adapter) -> list[IncomingMessage]:

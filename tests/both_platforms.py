@@ -94,6 +94,14 @@ class Platform:
             self.server._world.tell_message(message)
 
 
+async def only_asked(house: House, *texts: str) -> None:
+    """The engine was asked these and nothing else: what was to follow has begun once a later question is answered."""
+    server = house.server
+    elsewhere = server.text_channel("elsewhere") if isinstance(server, FakeDiscord) else server.channel("elsewhere")
+    await house.answer_to(await house.ben.says(elsewhere, "anything else?", mention=True))
+    assert sorted(house.engine.questions()) == sorted([*texts, "anything else?"])
+
+
 @asynccontextmanager
 async def started(name: str) -> AsyncIterator[Platform]:
     """The platform of that name."""

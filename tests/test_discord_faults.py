@@ -7,8 +7,10 @@ import pytest
 
 from adapters.discord.gateway import Timing
 from bot.errors import ConfigError, FatalAdapterError
+from tests.both_platforms import only_asked
 from tests.discord_house import answered_once, open_house
 from tests.fakes.discord import FakeDiscord, Message
+from tests.storage_samples import rows
 
 pytest_plugins = ["tests.discord_fixtures"]
 
@@ -37,6 +39,7 @@ async def test_op_7_in_the_middle_of_an_answer_changes_nothing(tmp_path: Path, s
         await server.until(lambda: server.gateway.resumes)
         server.redeliver(question)
         await house.gates.open("hello/2")
+        await only_asked(house, "hello")
         await answered_once(house, question)
 
 
@@ -119,3 +122,4 @@ async def test_messages_that_come_while_it_all_restarts_are_each_answered_once(
         for question in questions:
             await last.answer_to(question)
         assert len(last.general.messages) == len(questions)
+        assert rows(tmp_path / "state", "SELECT count(*) FROM requests") == [(len(questions),)]

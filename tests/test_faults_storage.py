@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.pool import Pool
 
-from tests.both_platforms import House, Message, Platform
+from tests.both_platforms import House, Message, Platform, only_asked
 from tests.discord_house import answered_once, open_house
 from tests.fakes.discord import FakeDiscord
 from tests.storage_samples import listening, rows
@@ -47,6 +47,7 @@ async def test_what_was_not_stored_before_the_end_is_read_back_from_discord(tmp_
         async with open_house(tmp_path, server, earlier=house) as again:
             await answered_once(again, first, question)
             server.redeliver(question)
+            await only_asked(again, "hello")
             await answered_once(again, first, question)
 
 

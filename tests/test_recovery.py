@@ -136,6 +136,8 @@ async def test_killed_after_it_stored_the_question_and_before_it_said_so(house: 
     await house.world.gates.open("hello/0")
     await is_answered_once(house, "hello")
     assert house.world.deliveries[number] == 2
+    await house.team.asks("ben", "and me?")
+    await is_answered_once(house, "hello")
 
 
 async def test_killed_while_the_question_waits(house: Killable) -> None:

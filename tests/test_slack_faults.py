@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy.pool import Pool
 
 from adapters.slack.session import Timing
+from tests.both_platforms import only_asked
 from tests.fakes.slack_server import FakeSlack, Message
 from tests.slack_house import answered_once, open_house
-from tests.storage_samples import listening
+from tests.storage_samples import listening, rows
 
 pytest_plugins = ["tests.slack_fixtures"]
 
@@ -39,11 +40,13 @@ async def test_the_same_envelope_three_times_is_answered_once(tmp_path: Path, se
         await answered_once(house, question)
         server.redeliver(question)
         await server.until(lambda: len([ack for ack in server.acks if ack.what in ("message", "app_mention")]) >= 5)
+        await only_asked(house, "hello")
         await answered_once(house, question)
     async with open_house(tmp_path, server, earlier=house) as again:
         server.redeliver(question)
         server.redeliver(question, "app_mention")
         await server.until(lambda: len([ack for ack in server.acks if ack.attempt]) == 5)
+        await only_asked(again)
         await answered_once(again, question)
 
 
@@ -73,6 +76,7 @@ async def test_a_kill_after_the_insert_and_before_the_ack_costs_nothing(tmp_path
         await answered_once(again, question)
         server.clock.advance(60)
         await acknowledged(server, question)
+        await only_asked(again, "hello")
         await answered_once(again, question)
 
 
@@ -220,6 +224,7 @@ async def test_messages_that_come_while_it_all_restarts_are_each_answered_once(
             await asyncio.sleep(0.1)
     async with open_house(tmp_path, server, earlier=house, per_user=100) as last:
         await answered_once(last, *questions)
+        assert rows(tmp_path / "state", "SELECT count(*) FROM requests") == [(len(questions),)]
 
 
 async def _opened(server: FakeSlack, number: int) -> None:

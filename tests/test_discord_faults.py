@@ -74,6 +74,7 @@ async def test_a_channel_that_was_never_heard_is_not_read_back(tmp_path: Path, s
     async with open_house(tmp_path, server) as house:
         question = await house.ana.says(house.general, "hello", mention=True)
         await answered_once(house, question)
+        await only_asked(house, "hello")
         assert not old.messages
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bot.errors import Gone, Rejected
+from tests.both_platforms import only_asked
 from tests.fakes.slack_server import FakeSlack, Message
 from tests.slack_house import answered_once, open_house
 from tests.slack_stage import Stage, key_of, on_stage
@@ -109,6 +110,7 @@ async def test_a_channel_that_was_never_heard_is_not_read_back(tmp_path: Path, s
     async with open_house(tmp_path, server) as house:
         question = await house.ana.says(house.general, "hello", mention=True)
         await answered_once(house, question)
+        await only_asked(house, "hello")
         assert not old.messages
 
 

@@ -110,7 +110,8 @@ class CatchUp:
             self._missed[place] -= missed
         if self.sessions[platform] == session:
             self._behind.discard(platform)
-            self._due.set()
+            if self._heard.keys() - self._stored.keys():
+                self._due.set()
         return sum(event.addressed for event in events)
 
     async def _fetch_all(self, adapter: Adapter) -> list[IncomingMessage]:

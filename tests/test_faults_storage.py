@@ -93,6 +93,7 @@ async def test_what_is_delivered_in_the_wrong_order_is_read_in_the_right_one(
         first = said.get("thread") or await house.ana.says(house.general, "one", mention=True)
         await house.answer_to(first)
         late = await platform.is_told_late(lambda: house.ana.says(house.general, "two", mention=True, **said))
+        platform.server.clock.advance(1)
         early = await house.ben.says(house.general, "three", mention=True, **said)
         await house.answer_to(early)
         platform.tells(late)

@@ -186,6 +186,7 @@ async def test_an_answer_does_not_fail_for_want_of_a_lesser_permission() -> None
         assert (message.reference, message.files) == (None, {})
 
 
+@pytest.mark.fault(19)
 async def test_what_comes_after_a_refused_call_waits_with_it_and_other_channels_flow() -> None:
     async with on_stage() as stage:
         question = await stage.ana.says(stage.general, "hello", mention=True)

@@ -7,6 +7,7 @@ answered already is not answered again (the inbox sees to that).
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -41,6 +42,7 @@ class CatchUp:
         self._stored: dict[ConversationKey, Cursor] = {}
         self._missed: dict[ConversationKey, set[str]] = {}  # messages that are not stored yet
         self._behind: set[str] = set()  # platforms that are to be read back first
+        self._due = asyncio.Event()  # cursors should be written now
         self.sessions: dict[str, int] = {}
         """How many sessions each platform began; every one is read back for."""
         self.read: Counter[str] = Counter()
@@ -65,11 +67,16 @@ class CatchUp:
         known = self._heard.get(place) or self._stored.get(place)
         if known is None or known.sent_at <= event.sent_at:
             self._heard[place] = Cursor(place, event.message_id, event.sent_at)
+            if place not in self._stored:
+                self._due.set()
 
     async def keep_saving(self) -> None:
-        """Write the cursors every few seconds, for ever."""
+        """Write the cursors every few seconds, and soon where there is none: without one, nothing is read back."""
         while True:
-            await asyncio.sleep(SAVE_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SAVE_S):
+                    await self._due.wait()
+            self._due.clear()
             await self.save()
 
     async def save(self) -> None:
@@ -113,6 +120,8 @@ class CatchUp:
             self._missed[place] -= missed
         if self.sessions[platform] == session:
             self._behind.discard(platform)
+            if self._heard.keys() - self._stored.keys():
+                self._due.set()
         return sum(event.addressed for event in events)
 
     async def _fetch_all(self, adapter: Adapter) -> list[IncomingMessage]:

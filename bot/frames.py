@@ -15,6 +15,7 @@ from bot.formatting import Part, between_entities, closed, open_fence, split
 from bot.messages import ActionKind, Attachment, FinishReason, GenerationRequest, Reply, Usage
 
 THE_REST = "*(The whole answer is in the file.)*"
+OUTGROWN = "*(This conversation has outgrown what I can read at once; from now on its oldest messages stay out.)*"
 FILE = "answer.md"
 
 
@@ -28,7 +29,8 @@ class Composer:
     """Composes the messages of the answer to one request.
 
     note: a sentence above the answer. before: text in an earlier message that this answer continues. links: URLs that
-    people wrote, which may be shown as links. edited: the question was changed, so another answer is offered.
+    people wrote, which may be shown as links. edited: the question was changed, so another answer is offered. outgrown:
+    for the first time not all of the conversation was read, which is said below the answer.
     """
 
     request: GenerationRequest
@@ -37,6 +39,7 @@ class Composer:
     before: str = ""
     links: Set[str] = frozenset()
     edited: bool = False
+    outgrown: bool = False
 
     def growing(self, text: str, line: str) -> list[Reply]:
         """The messages while the answer is being written; without text it is `line`, or nothing."""
@@ -65,6 +68,7 @@ class Composer:
             ending.append(f"⚠️ {self._ours(error)}")
         elif not shown:
             ending.append("Stopped." if reason is FinishReason.ABORT else "(The model had nothing to say.)")
+        ending += [OUTGROWN] if self.outgrown else []
         if ending:
             beginning = "\n\n".join([*filter(None, [closed(beginning)]), *ending])
         frames = [

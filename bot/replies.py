@@ -110,6 +110,8 @@ class LiveReply:
         answer = None if reason is FinishReason.ERROR or not self._text.strip() else self._composer.before + self._text
         for attempt in range(10_000):
             try:
+                dropped = usage is not None and usage.dropped_turns > 0
+                self._composer.outgrown = dropped and not await self._storage.inbox.outgrew(self.request.key)
                 await self._storage.inbox.finish(
                     self.request.request_id,
                     _STATUS[reason],

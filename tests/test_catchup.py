@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from bot.catchup import TRIES
+from bot.catchup import SAVE_S, TRIES
 from bot.config import Settings
 from bot.errors import OutcomeUnknown, Rejected, RetryLater, StorageError
-from bot.messages import IncomingMessage
+from bot.messages import ConversationKey, IncomingMessage
 from bot.storage import Cursors, Storage
 from tests.catchup_stage import Channel, Listener
 
@@ -50,6 +50,7 @@ async def test_after_a_restart_it_goes_on_where_it_was(listener: Listener) -> No
     assert await listener.reads_back() == [missed.message_id]
 
 
+@pytest.mark.fault(10)
 async def test_of_sixty_messages_fifty_are_read_and_of_old_ones_none(listener: Listener) -> None:
     missed = [listener.channel.says() for _ in range(60)]
     for _ in range(5):
@@ -292,3 +293,22 @@ async def _plays(root: Path, chapters: list[Chapter]) -> None:
     await listener.reads_back()
     assert set(listener.handled) == {event.message_id for event in listener.channel.said}
     await storage.close()
+
+
+async def test_the_first_cursor_of_a_channel_is_not_put_off(listener: Listener) -> None:
+    saving = asyncio.create_task(listener.catchup.keep_saving())
+    for number in (2, 3):
+        listener.channel.keys += Channel().keys
+        listener.hears(listener.channel.says(channel=number))
+        if number == 2:  # what is heard before the session is caught up with
+            await listener.reads_back()
+        async with asyncio.timeout(SAVE_S / 2):
+            await has_cursor(listener, listener.channel.keys[number])
+    saving.cancel()
+    await asyncio.wait([saving])
+
+
+async def has_cursor(listener: Listener, place: ConversationKey) -> None:
+    """Wait until a place has a cursor on disk."""
+    while all(cursor.key != place for cursor in await listener.storage.cursors.of_platform("scripted")):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)

@@ -169,6 +169,7 @@ def test_files_that_cannot_be_read_are_named(credentials: Path) -> None:
     assert "INHOUSE_TEMPERATURE (the command line)" in text
 
 
+@pytest.mark.fault(44)
 @given(
     st.one_of(
         st.binary(max_size=200),

@@ -39,6 +39,7 @@ async def heard(root: Path, world: World) -> Team:
     return house.team
 
 
+@pytest.mark.fault(10)
 async def test_of_sixty_missed_questions_fifty_are_answered_each_once(tmp_path: Path) -> None:
     async with World(redelivers=False) as world:
         team = await heard(tmp_path, world)
@@ -181,6 +182,7 @@ async def test_the_presence_tells_model_speed_and_waiters(tmp_path: Path, monkey
             await house.team.reply_to("fatal")
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("platforms", [1, 2])
 async def test_a_token_that_is_refused_at_the_start_ends_everything(tmp_path: Path, platforms: int) -> None:
     async with World() as world:
@@ -192,6 +194,7 @@ async def test_a_token_that_is_refused_at_the_start_ends_everything(tmp_path: Pa
             await service.run()
 
 
+@pytest.mark.fault(12)
 async def test_a_token_that_is_revoked_later_ends_its_platform_and_with_the_last_one_everything(tmp_path: Path) -> None:
     async with World() as world:
         first, second = ScriptedAdapter(world.port, "scripted"), ScriptedAdapter(world.port, "second")

@@ -24,6 +24,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.fault(41)
 @settings(max_examples=20)
 @given(STEPS)
 async def test_no_conversation_ever_reads_a_word_of_another(

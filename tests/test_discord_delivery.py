@@ -13,6 +13,7 @@ POST, EDIT = "/channels/{channel_id}/messages", "/channels/{channel_id}/messages
 EVIL = "@everyone @here <@&{role}> <@{user}> https://example.com/secret"
 
 
+@pytest.mark.fault(16)
 async def test_an_answer_to_a_post_that_is_a_502_is_one_message(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server) as house:
         for number, applied in enumerate((False, True)):
@@ -32,6 +33,7 @@ async def test_a_post_whose_answer_is_lost_is_found_and_not_repeated(tmp_path: P
         assert server.log.count("POST", POST) == 1
 
 
+@pytest.mark.fault(18)
 async def test_a_post_of_an_earlier_life_is_found_in_the_history(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server) as house:
         house.gates.hold("hello/1")
@@ -44,6 +46,7 @@ async def test_a_post_of_an_earlier_life_is_found_in_the_history(tmp_path: Path,
         await answered_once(again, question)
 
 
+@pytest.mark.fault(18)
 async def test_a_long_answer_of_an_earlier_life_is_taken_up_part_by_part(tmp_path: Path, server: FakeDiscord) -> None:
     paragraphs = [f"paragraph {number} " + f"{'x' * 20} " * 40 for number in range(8)]
     text = "\n\n".join(paragraphs)
@@ -62,6 +65,7 @@ async def test_a_long_answer_of_an_earlier_life_is_taken_up_part_by_part(tmp_pat
         assert len(again.general.messages) == len(again.answers_to(question)[0])
 
 
+@pytest.mark.fault(19)
 async def test_one_channel_that_is_limited_slows_no_other(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server) as house:
         other = server.text_channel("other")
@@ -76,6 +80,7 @@ async def test_one_channel_that_is_limited_slows_no_other(tmp_path: Path, server
         assert len(refused) == 1
 
 
+@pytest.mark.fault(20)
 async def test_a_limit_on_everything_is_waited_for_and_the_queue_holds(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server) as house:
         await house.answer_to(await house.ana.says(house.general, "warm", mention=True))
@@ -89,6 +94,7 @@ async def test_a_limit_on_everything_is_waited_for_and_the_queue_holds(tmp_path:
         assert server.rate_limited <= 3, "every lane may run into it once"
 
 
+@pytest.mark.fault(21)
 async def test_a_channel_that_forbids_writing_costs_one_refusal_and_others_are_served(
     tmp_path: Path, server: FakeDiscord
 ) -> None:
@@ -102,6 +108,7 @@ async def test_a_channel_that_forbids_writing_costs_one_refusal_and_others_are_s
         assert server.limits.invalid == 1
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("what", ["message", "channel"])
 async def test_what_is_deleted_meanwhile_is_dropped(
     tmp_path: Path, server: FakeDiscord, what: str, caplog: pytest.LogCaptureFixture
@@ -122,6 +129,7 @@ async def test_what_is_deleted_meanwhile_is_dropped(
         assert server.log.count("PATCH", EDIT, status=404) == 1
 
 
+@pytest.mark.fault(23)
 async def test_an_edit_that_is_refused_half_way_loses_nothing(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server) as house:
         house.engine.answers("hello", "one two three four")
@@ -134,6 +142,7 @@ async def test_an_edit_that_is_refused_half_way_loses_nothing(tmp_path: Path, se
         assert len(house.general.messages) == 1
 
 
+@pytest.mark.fault(23)
 async def test_a_final_edit_that_is_refused_comes_as_a_message_of_its_own(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server) as house:
         house.gates.hold("hello/1")
@@ -145,15 +154,18 @@ async def test_a_final_edit_that_is_refused_comes_as_a_message_of_its_own(tmp_pa
         assert len(house.answers_to(question)) == 1
 
 
+@pytest.mark.fault(24)
 async def test_long_answers_come_in_parts_with_their_code_fences_whole(tmp_path: Path, server: FakeDiscord) -> None:
-    code = "\n".join(f"line_{number}='{number:070}'" for number in range(120))
+    code = "\n".join(f"line_{number}='{number:070}'" for number in range(147))
+    text = f"Here:\n\n```python\n{code}\n```\n\nThat is all."
+    assert 11_900 < len(text) <= 12_000, "longer ones come as a file"
     async with open_house(tmp_path, server) as house:
         server.limits.set(f"POST {POST}", 100, 1)
-        house.engine.answers("code", f"Here:\n\n```python\n{code}\n```\n\nThat is all.")
+        house.engine.answers("code", text)
         question = await house.ana.says(house.general, "code", mention=True)
         await house.answer_to(question, ends="That is all.", timeout=30)
         (parts,) = house.answers_to(question)
-        assert len(parts) >= 6
+        assert len(parts) >= 7
         assert all(len(part.content) <= 2000 for part in parts)
         assert all(part.content.count("```") in (0, 2) for part in parts)
         assert all(part.content.startswith("```python\n") for part in parts[1:-1])
@@ -162,6 +174,7 @@ async def test_long_answers_come_in_parts_with_their_code_fences_whole(tmp_path:
         assert house.general.messages == parts, "in order"
 
 
+@pytest.mark.fault(39)
 async def test_nothing_that_a_model_writes_pings_or_unfurls(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server) as house:
         mods = server.role("mods")

@@ -7,8 +7,10 @@ import pytest
 
 from adapters.discord.gateway import Timing
 from bot.errors import ConfigError, FatalAdapterError
+from tests.both_platforms import only_asked
 from tests.discord_house import answered_once, open_house
 from tests.fakes.discord import FakeDiscord, Message
+from tests.storage_samples import rows
 
 pytest_plugins = ["tests.discord_fixtures"]
 
@@ -27,6 +29,7 @@ async def test_a_question_is_answered_while_one_watches(tmp_path: Path, server: 
         assert len(house.general.typing) == 1
 
 
+@pytest.mark.fault(7)
 async def test_op_7_in_the_middle_of_an_answer_changes_nothing(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server) as house:
         house.gates.hold("hello/2")
@@ -36,9 +39,11 @@ async def test_op_7_in_the_middle_of_an_answer_changes_nothing(tmp_path: Path, s
         await server.until(lambda: server.gateway.resumes)
         server.redeliver(question)
         await house.gates.open("hello/2")
+        await only_asked(house, "hello")
         await answered_once(house, question)
 
 
+@pytest.mark.fault(8)
 async def test_what_was_said_while_a_session_was_lost_is_read_back(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server) as house:
         first = await house.ana.says(house.general, "one", mention=True)
@@ -51,6 +56,7 @@ async def test_what_was_said_while_a_session_was_lost_is_read_back(tmp_path: Pat
         assert len(server.gateway.identifies) == 2
 
 
+@pytest.mark.fault(9)
 async def test_a_dead_line_loses_nothing(tmp_path: Path, server: FakeDiscord) -> None:
     server.gateway.heartbeat_interval = 0.3
     async with open_house(tmp_path, server, timing=Timing(heartbeat=0.6, guilds=0.05, gap=0.1)) as house:
@@ -61,38 +67,18 @@ async def test_a_dead_line_loses_nothing(tmp_path: Path, server: FakeDiscord) ->
         assert len(closes) == 1, "it was resumed, so it had been closed with a code other than 1000"
 
 
-async def test_mentions_of_ten_minutes_are_answered_within_the_bound_and_none_twice(
-    tmp_path: Path, server: FakeDiscord
-) -> None:
-    async with open_house(tmp_path, server, per_user=100, catchup_messages=10) as house:
-        first = await house.ana.says(house.general, "before", mention=True)
-        await house.answer_to(first)
-    for route in (f"POST {POST}", f"PATCH {EDIT}", f"GET {POST}"):
-        server.limits.set(route, 1000, 1)
-    missed = []
-    for number in range(15):
-        missed.append(await house.ana.says(house.general, f"number {number}", mention=True))
-        server.clock.advance(0.01)
-    async with open_house(tmp_path, server, earlier=house, per_user=100, catchup_messages=10) as again:
-        for question in missed[:10]:
-            await again.answer_to(question, timeout=30)
-        assert not [question for question in missed[10:] if again.answers_to(question)]
-    async with open_house(tmp_path, server, earlier=again, per_user=100, catchup_messages=10) as third:
-        for question in missed[10:]:
-            await third.answer_to(question, timeout=30)
-        assert all(len(third.answers_to(question)) == 1 for question in [first, *missed])
-        assert len(third.general.messages) == 16
-
-
+@pytest.mark.fault(11)
 async def test_a_channel_that_was_never_heard_is_not_read_back(tmp_path: Path, server: FakeDiscord) -> None:
     old = server.text_channel("old")
     await server.user("cleo").says(old, "years ago", mention=True)
     async with open_house(tmp_path, server) as house:
         question = await house.ana.says(house.general, "hello", mention=True)
         await answered_once(house, question)
+        await only_asked(house, "hello")
         assert not old.messages
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("code", [4004, 4014])
 async def test_a_refusal_at_the_start_is_a_mistake_of_the_configuration(
     tmp_path: Path, server: FakeDiscord, code: int
@@ -103,6 +89,7 @@ async def test_a_refusal_at_the_start_is_a_mistake_of_the_configuration(
             await house.running
 
 
+@pytest.mark.fault(31)
 async def test_a_button_stops_and_another_answers_again_after_a_restart(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server) as house:
         house.gates.hold("hello/2")
@@ -136,3 +123,4 @@ async def test_messages_that_come_while_it_all_restarts_are_each_answered_once(
         for question in questions:
             await last.answer_to(question)
         assert len(last.general.messages) == len(questions)
+        assert rows(tmp_path / "state", "SELECT count(*) FROM requests") == [(len(questions),)]

@@ -36,6 +36,7 @@ async def test_a_wrong_token_ends_it_with_the_page_that_gives_another() -> None:
         assert len(server.gateway.identifies) == 1
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("code", [4010, 4011, 4012, 4013, 4014])
 async def test_refusals_for_good_end_it_with_what_to_do(code: int) -> None:
     async with FakeDiscord() as server:
@@ -45,6 +46,7 @@ async def test_refusals_for_good_end_it_with_what_to_do(code: int) -> None:
         assert len(server.gateway.identifies) == 1
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("code", [4004, 4014])
 async def test_a_refusal_later_ends_it_too(code: int) -> None:
     async with on_stage() as stage:
@@ -99,6 +101,7 @@ async def test_a_first_connection_that_fails_is_tried_again() -> None:
             await stage.core.message()
 
 
+@pytest.mark.fault(44)
 async def test_an_event_that_breaks_the_session_costs_that_and_nothing_else() -> None:
     async with on_stage() as stage:
         stage.server.gateway.send(event="RESUMED", data=5)
@@ -108,6 +111,7 @@ async def test_an_event_that_breaks_the_session_costs_that_and_nothing_else() ->
         assert len(stage.server.gateway.identifies) == 2
 
 
+@pytest.mark.fault(9)
 async def test_a_dead_line_is_left_and_the_session_taken_up_again() -> None:
     async with FakeDiscord() as server:
         server.gateway.heartbeat_interval = 0.3
@@ -118,6 +122,7 @@ async def test_a_dead_line_is_left_and_the_session_taken_up_again() -> None:
             assert len(server.gateway.identifies) == 1
 
 
+@pytest.mark.fault(12)
 async def test_too_few_sessions_are_waited_for_and_said(caplog: pytest.LogCaptureFixture) -> None:
     async with FakeDiscord() as server:
         server.gateway.session_start.leave(20, reset_after=1.0)
@@ -127,6 +132,7 @@ async def test_too_few_sessions_are_waited_for_and_said(caplog: pytest.LogCaptur
         assert "only 20 more sessions" in caplog.text
 
 
+@pytest.mark.fault(12)
 async def test_sessions_that_end_at_once_use_up_no_more_than_may_be_used() -> None:
     async with FakeDiscord() as server:
         server.gateway.session_start.leave(22, reset_after=3600)

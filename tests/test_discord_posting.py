@@ -33,6 +33,7 @@ async def test_a_reply_grows_by_edits_and_ends_with_its_buttons() -> None:
         assert message.buttons == []
 
 
+@pytest.mark.fault(39)
 async def test_nobody_is_notified_and_no_link_is_unfurled_by_posts_and_edits() -> None:
     async with on_stage() as stage:
         question = await stage.ana.says(stage.general, "hello", mention=True)
@@ -185,6 +186,7 @@ async def test_an_answer_does_not_fail_for_want_of_a_lesser_permission() -> None
         assert (message.reference, message.files) == (None, {})
 
 
+@pytest.mark.fault(19)
 async def test_what_comes_after_a_refused_call_waits_with_it_and_other_channels_flow() -> None:
     async with on_stage() as stage:
         question = await stage.ana.says(stage.general, "hello", mention=True)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from bot.messages import FinishReason
 from tests.discord_house import labels, open_house
 from tests.fakes.discord import Can, FakeDiscord
@@ -101,6 +103,7 @@ async def test_an_edited_question_offers_another_answer(tmp_path: Path, server: 
         assert len(house.general.messages) == 2
 
 
+@pytest.mark.fault(31)
 async def test_a_deleted_question_stops_its_answer_and_is_not_remembered(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server) as house:
         house.gates.hold("secret/2")
@@ -146,6 +149,7 @@ def _custom_id(buttons: list[dict[str, object]], emoji: str) -> str:
     return str(found[0]["custom_id"])
 
 
+@pytest.mark.fault(32)
 async def test_a_full_queue_is_told_at_once(tmp_path: Path, server: FakeDiscord) -> None:
     async with open_house(tmp_path, server, queue_size=1, per_user=1) as house:
         house.gates.hold("one/0")

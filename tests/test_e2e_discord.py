@@ -86,6 +86,7 @@ async def test_mentions_in_eight_channels_are_answered_at_once(
             assert not [line for line in log if "Traceback" in line or server.token in line]
 
 
+@pytest.mark.fault(12)
 async def test_a_token_that_is_refused_is_a_mistake_that_no_restart_cures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm2_dir: Path
 ) -> None:
@@ -94,3 +95,20 @@ async def test_a_token_that_is_refused_is_a_mistake_that_no_restart_cures(
         assert status == 78
         assert log[-1].startswith("inhouse: Discord refused the bot's token")
         assert not [line for line in log if "Traceback" in line]
+
+
+@pytest.mark.fault(12)
+@pytest.mark.parametrize(("code", "fix"), [(4004, "/bot"), (4014, "Message Content Intent")])
+async def test_a_session_that_is_refused_at_the_start_ends_it_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm2_dir: Path, code: int, fix: str
+) -> None:
+    async with FakeDiscord() as server:
+        server.gateway.refuse_identify(code)
+        async with inhouse_run(server, tmp_path, monkeypatch) as run:
+            status, log = await run.ends()
+        assert status == 78
+        assert log[-1].startswith("inhouse: ")
+        assert "https://discord.com/developers/applications/" in log[-1]
+        assert fix in log[-1]
+        assert not [line for line in log if "Traceback" in line or server.token in line]
+        assert len(server.gateway.identifies) == 1

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -67,6 +68,7 @@ def test_words_stay_whole_and_a_word_without_end_is_cut_anywhere() -> None:
     assert "".join(part.text for part in split("x" * 1000, 100)) == "x" * 1000
 
 
+@pytest.mark.fault(24)
 def test_twelve_thousand_characters_with_code_are_ordered_parts_with_whole_fences() -> None:
     code = "\n".join(f"    print({number}, 'some line of code that is not short')" for number in range(240))
     text = f"Look:\n\n```python\n{code}\n```\n\nThat was it."

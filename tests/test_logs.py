@@ -19,6 +19,7 @@ def logged() -> Iterator[io.StringIO]:
     root.handlers, root.level = before
 
 
+@pytest.mark.fault(43)
 @pytest.mark.parametrize("form", ["text", "json"])
 @pytest.mark.parametrize(
     "token",

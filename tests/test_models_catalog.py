@@ -221,6 +221,7 @@ def test_no_tables_make_anything_but_specs_or_a_config_error(
     try_to_read(tmp_path_factory, "\n".join(lines).encode())
 
 
+@pytest.mark.fault(44)
 @given(st.binary(max_size=200))
 @example(b"a" * 10_000 + b"=1")
 @example(b'[[model]]\nname="a"\npath="\\u0000"')

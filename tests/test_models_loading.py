@@ -98,6 +98,7 @@ def test_files_of_the_hubs_cache_are_named_by_what_has_to_be_deleted(broken: Pat
     assert refusal(snapshot).endswith(f"delete {snapshot.parents[1]} and run `inhouse pull tiny`.")
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize(
     ("gone", "sentence"),
     [

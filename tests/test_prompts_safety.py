@@ -116,6 +116,7 @@ def assert_harmless(model_name: str, text: str) -> None:
         assert text.strip() in shown
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize("name", MODELS)
 def test_no_special_and_no_structural_string_gets_through(name: str) -> None:
     for text in model(name).dangerous():
@@ -123,6 +124,7 @@ def test_no_special_and_no_structural_string_gets_through(name: str) -> None:
             assert_harmless(name, text)
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize("name", MODELS)
 def test_nor_does_any_mixture_of_their_parts(name: str) -> None:
     strings = [text for text in model(name).dangerous() if text.strip()]

@@ -225,6 +225,7 @@ async def test_a_failed_answer_teaches_nothing_about_speed() -> None:
     assert line.places()[second.request_id].seconds is None
 
 
+@pytest.mark.fault(38)
 def test_what_waited_too_long_is_taken_out_whatever_the_wall_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
     line = Line()
     late, patient = line.asks("ana", waits=10), line.asks("ben", waits=30)

@@ -115,6 +115,7 @@ async def is_answered_once(house: Killable, question: str, text: str = "") -> No
     assert len([post for post in house.world.posted if post.reply.question_id == house.team.asked[question]]) == 1
 
 
+@pytest.mark.fault(4)
 async def test_killed_before_it_stored_the_question(house: Killable) -> None:
     house.stands_still()
     await house.team.sends("ana", "hello")
@@ -124,6 +125,7 @@ async def test_killed_before_it_stored_the_question(house: Killable) -> None:
     await is_answered_once(house, "hello")
 
 
+@pytest.mark.fault(3)
 async def test_killed_after_it_stored_the_question_and_before_it_said_so(house: Killable) -> None:
     house.world.gates.hold("hello/0")
     number = await house.team.sends("ana", "hello")
@@ -134,6 +136,8 @@ async def test_killed_after_it_stored_the_question_and_before_it_said_so(house: 
     await house.world.gates.open("hello/0")
     await is_answered_once(house, "hello")
     assert house.world.deliveries[number] == 2
+    await house.team.asks("ben", "and me?")
+    await is_answered_once(house, "hello")
 
 
 async def test_killed_while_the_question_waits(house: Killable) -> None:
@@ -213,6 +217,7 @@ async def test_killed_after_the_answer_was_stored_and_before_it_was_shown(house:
     await house.world.until(lambda: house.stored("SELECT state FROM outbox") == [("final",)], "it is settled")
 
 
+@pytest.mark.fault(34)
 async def test_a_clean_stop_hands_the_rest_on_and_counts_no_attempt(house: Killable) -> None:
     for question in ("one", "two"):
         await house.team.elsewhere(channel=question).says("ana", question)
@@ -247,11 +252,13 @@ async def test_a_kill_gives_those_who_wait_no_time_back(house: Killable) -> None
     await is_answered_once(house, "later")
 
 
+@pytest.mark.fault(15)
 async def test_a_second_instance_is_refused(house: Killable) -> None:
     assert await house.status(house.another()) == EX_CONFIG
     await house.team.asks("ana", "hello")
 
 
+@pytest.mark.fault(35)
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_killed_at_random_moments_it_keeps_its_promise(house: Killable, seed: int) -> None:
     chance = random.Random(seed)

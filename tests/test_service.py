@@ -23,6 +23,7 @@ async def test_a_question_is_answered_once_in_one_message(house: House, team: Te
     assert answer.reason is FinishReason.STOP
 
 
+@pytest.mark.fault(1)
 async def test_an_event_that_comes_three_times_is_answered_once(house: House, team: Team) -> None:
     number = await team.sends("ana", "hello")
     await team.reply_to("hello")
@@ -32,6 +33,7 @@ async def test_an_event_that_comes_three_times_is_answered_once(house: House, te
     assert len(house.world.posted) == 2
 
 
+@pytest.mark.fault(32)
 async def test_a_full_queue_refuses_at_once_and_stores_nothing(tmp_path: Path) -> None:
     async with open_house(tmp_path, queue_size=2, per_user=2) as house:
         house.world.gates.hold("one/0")
@@ -48,6 +50,7 @@ async def test_a_full_queue_refuses_at_once_and_stores_nothing(tmp_path: Path) -
         await house.team.asks("dan", "from dan again")
 
 
+@pytest.mark.fault(42)
 async def test_a_flood_of_one_person_does_not_keep_the_others_waiting(tmp_path: Path) -> None:
     async with open_house(tmp_path, per_user=3) as house:
         for number in range(4):

@@ -22,6 +22,7 @@ from tests.storage_samples import rows
 pytest_plugins = ["tests.service_fixtures"]
 
 
+@pytest.mark.fault(34)
 async def test_running_answers_are_finished_before_the_end(house: House, team: Team) -> None:
     house.world.gates.hold("hello/1")
     await team.says("ana", "hello")
@@ -33,6 +34,7 @@ async def test_running_answers_are_finished_before_the_end(house: House, team: T
     assert house.engine.closed
 
 
+@pytest.mark.fault(34)
 async def test_a_second_stop_ends_at_once_and_the_next_start_goes_on(tmp_path: Path) -> None:
     async with World() as world:
         world.gates.hold("hello/1")
@@ -114,6 +116,7 @@ async def test_a_default_model_that_is_not_there_ends_the_start_with_the_way_to_
             await running
 
 
+@pytest.mark.fault(15)
 async def test_a_second_instance_is_refused_and_the_first_goes_on(house: House, team: Team) -> None:
     async with open_house(house.settings.state_dir.parent, ready=False) as second:
         with pytest.raises(StateLocked, match="in use by another Inhouse"):

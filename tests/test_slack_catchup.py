@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bot.errors import Gone, Rejected
+from tests.both_platforms import only_asked
 from tests.fakes.slack_server import FakeSlack, Message
 from tests.slack_house import answered_once, open_house
 from tests.slack_stage import Stage, key_of, on_stage
@@ -100,21 +101,7 @@ async def test_a_channel_that_cannot_be_read_is_said() -> None:
             await read(stage, first, first)
 
 
-async def test_mentions_of_an_outage_are_answered_within_the_bound_and_none_twice(
-    tmp_path: Path, server: FakeSlack
-) -> None:
-    async with open_house(tmp_path, server, per_user=100, catchup_messages=5) as house:
-        first = await house.ana.says(house.general, "before", mention=True)
-        await house.answer_to(first)
-    server.subscribe_only()  # so that nothing comes by itself any more
-    missed = [await house.ana.says(house.general, f"number {number}", mention=True) for number in range(8)]
-    async with open_house(tmp_path, server, earlier=house, per_user=100, catchup_messages=5) as again:
-        await answered_once(again, first, *missed[:5])
-        assert not [question for question in missed[5:] if again.answers_to(question)]
-    async with open_house(tmp_path, server, earlier=house, per_user=100, catchup_messages=5) as third:
-        await answered_once(third, first, *missed)
-
-
+@pytest.mark.fault(11)
 async def test_a_channel_that_was_never_heard_is_not_read_back(tmp_path: Path, server: FakeSlack) -> None:
     old = server.channel("old")
     server.subscribe_only()
@@ -123,6 +110,7 @@ async def test_a_channel_that_was_never_heard_is_not_read_back(tmp_path: Path, s
     async with open_house(tmp_path, server) as house:
         question = await house.ana.says(house.general, "hello", mention=True)
         await answered_once(house, question)
+        await only_asked(house, "hello")
         assert not old.messages
 
 

@@ -73,6 +73,7 @@ async def test_what_is_missing_of_the_scopes_is_told_once(caplog: pytest.LogCapt
         assert "Without the scope files:read I cannot read the text files" in told[0]
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("app", [False, True])
 async def test_a_token_that_is_revoked_later_ends_it(app: bool) -> None:
     async with on_stage() as stage:
@@ -102,6 +103,7 @@ async def test_each_new_session_reads_back() -> None:
         await stage.core.message()
 
 
+@pytest.mark.fault(13)
 async def test_an_old_socket_stays_until_the_new_one_is_there() -> None:
     async with on_stage() as stage:
         await stage.server.sockets.disconnect("refresh_requested")
@@ -150,6 +152,7 @@ async def test_a_rate_limit_is_kept_to_while_connecting() -> None:
             assert opens[1].at - opens[0].at >= 1.0
 
 
+@pytest.mark.fault(14)
 async def test_a_dead_line_is_left_and_what_was_said_is_heard() -> None:
     timing = Timing(ping=2.0, deaf=0.5, look=0.05, hello=0.5, retry=0.05, longest=0.2)
     async with FakeSlack() as server:

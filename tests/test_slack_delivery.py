@@ -75,6 +75,7 @@ async def answering(root: Path, server: FakeSlack | None = None, *, streams: boo
             assert stage.server.rate_limited == 0
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize("streams", [True, False])
 async def test_a_long_answer_comes_in_ordered_parts_with_whole_fences(tmp_path: Path, streams: bool) -> None:
     async with answering(tmp_path, streams=streams) as answer:
@@ -97,6 +98,8 @@ async def test_a_long_answer_comes_in_ordered_parts_with_whole_fences(tmp_path: 
     assert not any(message.pings or message.streaming for message in parts)
 
 
+@pytest.mark.fault(16)
+@pytest.mark.fault(17)
 @pytest.mark.parametrize("streams", [True, False])
 @pytest.mark.parametrize("lost", [True, False])
 async def test_an_answer_whose_first_post_failed_is_one_message(tmp_path: Path, streams: bool, lost: bool) -> None:
@@ -110,6 +113,7 @@ async def test_an_answer_whose_first_post_failed_is_one_message(tmp_path: Path, 
     assert [message.shown for message in answer.messages] == ["One two three."]
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("method", [UPDATE, APPEND])
 async def test_more_text_that_is_refused_half_way_is_in_the_end(tmp_path: Path, method: str) -> None:
     async with answering(tmp_path, streams=method is APPEND) as answer:
@@ -122,6 +126,7 @@ async def test_more_text_that_is_refused_half_way_is_in_the_end(tmp_path: Path, 
     assert answer.messages[-1].shown == "One two three."
 
 
+@pytest.mark.fault(23)
 async def test_a_final_text_that_cannot_be_edited_in_comes_as_a_message_of_its_own(tmp_path: Path) -> None:
     async with answering(tmp_path, streams=False) as answer:
         answer.writes("One ")
@@ -131,6 +136,7 @@ async def test_a_final_text_that_cannot_be_edited_in_comes_as_a_message_of_its_o
     assert [message.shown.strip() for message in answer.messages] == ["One", "One two three."]
 
 
+@pytest.mark.fault(22)
 async def test_what_is_deleted_meanwhile_is_dropped_with_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

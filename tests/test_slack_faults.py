@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy.pool import Pool
 
 from adapters.slack.session import Timing
+from tests.both_platforms import only_asked
 from tests.fakes.slack_server import FakeSlack, Message
 from tests.slack_house import answered_once, open_house
-from tests.storage_samples import listening
+from tests.storage_samples import listening, rows
 
 pytest_plugins = ["tests.slack_fixtures"]
 
@@ -30,6 +31,7 @@ def _events_of(server: FakeSlack, *messages: Message) -> set[str]:
     return {each.event_id for each in server.sockets._envelopes if each.payload.get("event", {}).get("ts") in told}
 
 
+@pytest.mark.fault(1)
 async def test_the_same_envelope_three_times_is_answered_once(tmp_path: Path, server: FakeSlack) -> None:
     async with open_house(tmp_path, server) as house:
         question = await house.ana.says(house.general, "hello", mention=True)
@@ -38,14 +40,17 @@ async def test_the_same_envelope_three_times_is_answered_once(tmp_path: Path, se
         await answered_once(house, question)
         server.redeliver(question)
         await server.until(lambda: len([ack for ack in server.acks if ack.what in ("message", "app_mention")]) >= 5)
+        await only_asked(house, "hello")
         await answered_once(house, question)
     async with open_house(tmp_path, server, earlier=house) as again:
         server.redeliver(question)
         server.redeliver(question, "app_mention")
         await server.until(lambda: len([ack for ack in server.acks if ack.attempt]) == 5)
+        await only_asked(again)
         await answered_once(again, question)
 
 
+@pytest.mark.fault(2)
 async def test_a_mention_comes_as_two_events_and_its_changes_are_no_questions(
     tmp_path: Path, server: FakeSlack
 ) -> None:
@@ -58,6 +63,7 @@ async def test_a_mention_comes_as_two_events_and_its_changes_are_no_questions(
         assert len(house.engine.questions()) == 1
 
 
+@pytest.mark.fault(3)
 async def test_a_kill_after_the_insert_and_before_the_ack_costs_nothing(tmp_path: Path, server: FakeSlack) -> None:
     server.sockets.deaf_to_acks = True
     async with open_house(tmp_path, server) as house:
@@ -70,9 +76,11 @@ async def test_a_kill_after_the_insert_and_before_the_ack_costs_nothing(tmp_path
         await answered_once(again, question)
         server.clock.advance(60)
         await acknowledged(server, question)
+        await only_asked(again, "hello")
         await answered_once(again, question)
 
 
+@pytest.mark.fault(4)
 async def test_a_kill_before_the_insert_costs_nothing(tmp_path: Path, server: FakeSlack) -> None:
     async with open_house(tmp_path, server) as house:
         with closing(sqlite3.connect(tmp_path / "state" / "inhouse.db")) as other:
@@ -87,6 +95,7 @@ async def test_a_kill_before_the_insert_costs_nothing(tmp_path: Path, server: Fa
         await acknowledged(server, question)
 
 
+@pytest.mark.fault(5)
 async def test_a_full_disk_acknowledges_nothing_and_what_was_said_is_served_later(
     tmp_path: Path, server: FakeSlack, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -106,6 +115,7 @@ async def test_a_full_disk_acknowledges_nothing_and_what_was_said_is_served_late
         await acknowledged(server, question)
 
 
+@pytest.mark.fault(37)
 @pytest.mark.parametrize("seconds", [1.0, 6.5])
 async def test_a_database_that_is_locked_for_a_while_loses_nothing(
     tmp_path: Path, server: FakeSlack, seconds: float
@@ -124,6 +134,7 @@ async def test_a_database_that_is_locked_for_a_while_loses_nothing(
         assert attempts == ({0} if seconds < 3 else {2})
 
 
+@pytest.mark.fault(13)
 async def test_a_refresh_under_load_loses_nothing(tmp_path: Path, server: FakeSlack) -> None:
     async with open_house(tmp_path, server, per_user=100) as house:
         questions: list[Message] = []
@@ -137,6 +148,7 @@ async def test_a_refresh_under_load_loses_nothing(tmp_path: Path, server: FakeSl
         await acknowledged(server, *questions)
 
 
+@pytest.mark.fault(14)
 async def test_a_half_open_socket_loses_nothing(tmp_path: Path, server: FakeSlack) -> None:
     timing = Timing(ping=2.0, deaf=0.5, look=0.05, hello=0.5, retry=0.05, longest=0.2)
     server.sockets.ping_s = 0.1
@@ -149,6 +161,7 @@ async def test_a_half_open_socket_loses_nothing(tmp_path: Path, server: FakeSlac
         await answered_once(house, question)
 
 
+@pytest.mark.fault(21)
 async def test_a_channel_that_forbids_writing_troubles_no_other(tmp_path: Path, server: FakeSlack) -> None:
     async with open_house(tmp_path, server) as house:
         closed = server.channel("announcements")
@@ -163,6 +176,7 @@ async def test_a_channel_that_forbids_writing_troubles_no_other(tmp_path: Path, 
         assert len(refused) <= 2, "one try to stream and one to post at most"
 
 
+@pytest.mark.fault(31)
 async def test_a_question_that_is_deleted_stops_its_answer_and_is_forgotten(tmp_path: Path, server: FakeSlack) -> None:
     async with open_house(tmp_path, server) as house:
         house.engine.answers("a secret", "this is the whole answer")
@@ -210,6 +224,7 @@ async def test_messages_that_come_while_it_all_restarts_are_each_answered_once(
             await asyncio.sleep(0.1)
     async with open_house(tmp_path, server, earlier=house, per_user=100) as last:
         await answered_once(last, *questions)
+        assert rows(tmp_path / "state", "SELECT count(*) FROM requests") == [(len(questions),)]
 
 
 async def _opened(server: FakeSlack, number: int) -> None:

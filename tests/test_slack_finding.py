@@ -12,6 +12,7 @@ POST, START = "chat.postMessage", "chat.startStream"
 BUTTONS = (ActionKind.REGENERATE, ActionKind.GOOD, ActionKind.BAD)
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize("streams", [True, False])
 @pytest.mark.parametrize("thread", [True, False])
 async def test_a_post_whose_answer_is_lost_is_found_by_another_process(streams: bool, thread: bool) -> None:

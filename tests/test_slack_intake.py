@@ -104,6 +104,7 @@ async def test_an_app_that_is_removed_ends_at_once(event: str) -> None:
                 await stage.running
 
 
+@pytest.mark.fault(44)
 @pytest.mark.parametrize(
     "event",
     [

@@ -92,6 +92,7 @@ async def test_a_502_is_unknown_and_the_post_is_not_there() -> None:
         assert [message.shown for message in stage.general.messages] == ["Hello"]
 
 
+@pytest.mark.fault(19)
 async def test_a_rate_limit_is_kept_to_by_that_channel_only() -> None:
     async with on_stage() as stage:
         stage.server.streams_enabled = False

@@ -196,6 +196,7 @@ async def test_a_full_part_is_ended_before_the_next_one_begins() -> None:
         assert (one.labels, two.labels) == (["Regenerate"], [])
 
 
+@pytest.mark.fault(39)
 async def test_nothing_in_a_stream_notifies_anybody() -> None:
     async with on_stage() as stage:
         evil = render(f"<!here> <@{stage.ben.id}> `<!channel>` ", Dialect.SLACK, frozenset())

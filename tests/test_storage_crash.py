@@ -74,6 +74,7 @@ def child(script: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+@pytest.mark.fault(35)
 @pytest.mark.parametrize("acknowledged", [1, 23, 61])
 async def test_what_was_acknowledged_before_a_kill_is_there_whole(tmp_path: Path, acknowledged: int) -> None:
     with child(ACCEPTS_FOR_EVER, tmp_path) as process:
@@ -96,6 +97,7 @@ async def test_what_was_acknowledged_before_a_kill_is_there_whole(tmp_path: Path
     assert rows(tmp_path, "SELECT count(*) FROM inbox") == [(len(stored),)]
 
 
+@pytest.mark.fault(5)
 async def test_the_end_of_the_disk_is_an_error_and_the_same_event_is_taken_later(tmp_path: Path) -> None:
     with child(ACCEPTS_TO_THE_LIMIT, tmp_path) as process:
         printed, _ = await asyncio.to_thread(process.communicate, timeout=60)
@@ -108,6 +110,7 @@ async def test_the_end_of_the_disk_is_an_error_and_the_same_event_is_taken_later
     assert rows(tmp_path, "PRAGMA integrity_check") == [("ok",)]
 
 
+@pytest.mark.fault(15)
 async def test_another_process_holds_the_directory_until_it_dies(tmp_path: Path) -> None:
     with child(ACCEPTS_FOR_EVER, tmp_path) as process:
         assert process.stdout is not None

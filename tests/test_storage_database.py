@@ -26,6 +26,7 @@ async def storage(tmp_path: Path) -> AsyncIterator[Storage]:
     await storage.close()
 
 
+@pytest.mark.fault(37)
 async def test_a_lock_of_a_second_is_waited_out_by_all_writers_and_by_no_reader(
     storage: Storage, tmp_path: Path
 ) -> None:
@@ -54,6 +55,7 @@ async def test_a_write_that_reads_first_survives_a_write_of_another_program(stor
     assert undone.text == "changed"
 
 
+@pytest.mark.fault(37)
 async def test_a_lock_beyond_the_timeout_is_an_error_and_reads_go_on_meanwhile(
     storage: Storage, tmp_path: Path
 ) -> None:
@@ -71,6 +73,7 @@ async def test_a_lock_beyond_the_timeout_is_an_error_and_reads_go_on_meanwhile(
     await ask(storage, "m2")
 
 
+@pytest.mark.fault(5)
 async def test_a_full_disk_is_an_error_and_nothing_is_stored_half_way(tmp_path: Path) -> None:
     def limit(connection: sqlite3.Connection, _: object) -> None:
         connection.cursor().execute("PRAGMA max_page_count = 60")
@@ -150,6 +153,7 @@ async def do_everything(storage: Storage) -> None:
     assert latest.status is RequestStatus.CANCELLED
     await inbox.of_message(KEY, "m1")
     await inbox.request(request.request_id)
+    await inbox.outgrew(KEY)
     await history.turns(KEY, until="m1")
     await history.turns(KEY, hidden=True)
     await history.edit(KEY, "m1", "edited")

@@ -66,6 +66,7 @@ def tables_of(connection: Connection) -> dict[str, set[str]]:
     return {name: {piece.strip(" \t()") for piece in re.split(r"[,\n]", sql)} for name, sql in found}
 
 
+@pytest.mark.fault(36)
 async def test_every_connection_has_the_settings_that_the_promise_needs(tmp_path: Path) -> None:
     seen = set()
 

@@ -87,6 +87,7 @@ async def test_when_no_model_is_left_that_loads_the_question_gets_an_error(house
     assert (await team.asks("ana", "hello again")).text == "You said: hello again"
 
 
+@pytest.mark.fault(27)
 async def test_when_the_engine_dies_in_the_middle_the_same_message_is_finished(house: House, team: Team) -> None:
     await team.elsewhere(channel="other").asks("ben", "before")  # so that the first load is over
     house.engine.answers("hello", "Good morning to you all", dies_at=3, deaths=1)
@@ -101,6 +102,7 @@ async def test_when_the_engine_dies_in_the_middle_the_same_message_is_finished(h
     assert "restarted 1 time" in await team.told("status")
 
 
+@pytest.mark.fault(28)
 async def test_a_request_that_always_kills_it_ends_and_its_neighbours_are_answered(house: House, team: Team) -> None:
     house.engine.answers("poison", "dies here", dies_at=1)
     house.world.gates.hold("poison/1")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, RowMapping, and_, exists, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, exists, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -151,6 +151,14 @@ class Inbox:
             if answer:
                 await put_answer(connection, request_id, answer)
             await put_final(connection, replies)
+
+    @undisturbed
+    async def outgrew(self, key: ConversationKey) -> bool:
+        """Whether an answer of this conversation was written without its oldest turns, which did not fit any more."""
+        dropped = func.json_extract(requests.c.usage, "$.dropped_turns")
+        this = exists().where(of_key(requests, key), dropped > 0)
+        async with self._database.read() as connection:
+            return bool((await connection.execute(select(this))).scalar_one())
 
     @undisturbed
     async def recover(self) -> list[GenerationRequest]:

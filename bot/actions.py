@@ -121,6 +121,8 @@ class Actions:
 
     async def deleted(self, event: MessageDeleted) -> Outcome:
         """A message is gone from the platform: what is being written for it stops, and its turns go."""
+        # It may come only now: both were replayed after an outage, or storage failed when it came the first time.
+        await self._storage.inbox.accept(event.key, event.message_id)
         for request in self._queue.of_conversation(event.key):
             if request.message_id == event.message_id:
                 await self._worker.stop(request.request_id, unasked=True)

@@ -73,14 +73,15 @@ class Conversations:
     ) -> Accepted:
         # One at a time: a copy must neither take a second place nor be refused for want of the place of the first one.
         async with self._accepting:
-            if await self._storage.inbox.seen(event.key, event.message_id):
-                self.redelivered += 1
-                return Accepted()
-            request = await self.request(event.key, event.message_id, event.author, remark=event.remark)
-            with self._queue.place_for(person):
-                await self._storage.inbox.accept(event.key, event.message_id, turns=turns, request=request)
-                submit(request)
-        return Accepted(request.request_id)
+            if not await self._storage.inbox.seen(event.key, event.message_id):
+                request = await self.request(event.key, event.message_id, event.author, remark=event.remark)
+                with self._queue.place_for(person):
+                    # its deletion may have been stored meanwhile
+                    if await self._storage.inbox.accept(event.key, event.message_id, turns=turns, request=request):
+                        submit(request)
+                        return Accepted(request.request_id)
+            self.redelivered += 1
+        return Accepted()
 
     async def again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> GenerationRequest:
         """A stored further request for a message: another answer, or more of its answer. Raises RequestRefused."""

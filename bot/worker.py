@@ -164,7 +164,8 @@ class Worker:
             if prompt is None or request.request_id in self._stopped:  # its message was deleted, or it was stopped
                 await self._end(request, FinishReason.ABORT)
                 return
-            assert self.loaded is not None
+            if self.loaded is None:  # it died under another request, while this one was being prepared
+                raise EngineDied("The engine died before it was asked.")
             # An answer may take half the window at most, so that there is always room for the question.
             limit = min(request.params.max_tokens, self.loaded.context_window // 2)
             params = replace(request.params, max_tokens=limit)

@@ -19,6 +19,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from bot.errors import StorageError
 from bot.storage.faults import damaged, mapped
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -73,10 +74,12 @@ class Database:
         event.listen(self._engine.sync_engine, "begin", _begin)
         self._writing = self._engine.execution_options(begin="BEGIN IMMEDIATE")
         self._writer = asyncio.Lock()
+        self._closed = False
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that sees one moment of the database."""
+        self._check_open()
         with mapped(self.path):
             async with self._engine.begin() as connection:
                 yield connection
@@ -85,6 +88,7 @@ class Database:
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """The one transaction that may write at a time; committed and synced when the block ends."""
         async with self._writer:
+            self._check_open()
             with mapped(self.path):
                 async with self._writing.begin() as connection:
                     yield connection
@@ -92,6 +96,7 @@ class Database:
     async def erase_log(self) -> None:
         """Empty the write-ahead log, which holds deleted text until it is written over."""
         async with self._writer:
+            self._check_open()
             with mapped(self.path):
                 async with self._engine.execution_options(begin="").connect() as connection:
                     await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -109,9 +114,17 @@ class Database:
             await connection.run_sync(_migrate)
 
     async def close(self) -> None:
-        """Wait for the write under way, then close every connection."""
+        """Wait for the write under way, then close every connection; nothing can be read or written any more.
+
+        The next process may have looked already at what is owed: what were stored now would wait for the one after it.
+        """
         async with self._writer:
+            self._closed = True
             await self._engine.dispose()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StorageError(f"The database {self.path} is closed, for Inhouse ends; nothing was stored.")
 
 
 def _make(path: Path) -> None:

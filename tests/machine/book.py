@@ -7,7 +7,7 @@ in every text; their names are as easily confused as names can be, and so are th
 from collections import Counter
 from dataclasses import dataclass, field
 
-from bot.messages import ConversationKey, Event, IncomingMessage, MessageDeleted, MessageEdited, Person
+from bot.messages import ConversationKey, Event, IncomingMessage, MessageDeleted, MessageEdited, Person, Refused
 from tests.fakes.team import person
 from tests.machine.platform import Witness
 
@@ -71,9 +71,9 @@ class Book:
         text = f"{WORD_OF[key]} {number} {words}".strip()
         return IncomingMessage(key, f"{number}", person(who), text, sent_at, addressed=addressed)
 
-    def asked(self, event: int, said: IncomingMessage, heard_before: bool) -> None:
-        """A message to the bot was sent."""
-        self.questions.append(Question(event, said, [said.text], self.blows, heard_before))
+    def asked(self, event: int, said: IncomingMessage, *, heard_before: bool, well: bool) -> None:
+        """A message to the bot was sent. well: its engine runs; a dead one costs a request an attempt, too."""
+        self.questions.append(Question(event, said, [said.text], self.blows - (not well), heard_before))
 
     def edited(self, event: int, question: Question, change: MessageEdited) -> None:
         """A question was changed."""
@@ -130,6 +130,7 @@ class Book:
         return (
             earlier.said.sent_at < later.said.sent_at
             and self.world.when(earlier.event) <= later.event
+            and not isinstance(self.world.outcomes.get(earlier.event), Refused)
             and not self.is_deleted(earlier)
             and not any(sweep.key == later.said.key for sweep in self.sweeps)
         )

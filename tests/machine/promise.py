@@ -149,6 +149,7 @@ class Promise:
             self._of_one_conversation(question, row["text"])
             steps = [question.event, *question.edits]
             orderly = all(self._world.when(one) <= two for one, two in zip(steps, steps[1:], strict=False))
+            orderly &= isinstance(self._world.outcomes.get(question.event), Accepted)
             known = question.texts[-1:] if orderly else question.texts
             assert row["role"] != "user" or row["text"] in known, f"not its text: {dict(row)} {self._about(question)}"
         stored = [row["text"] for row in self._house.rows("SELECT text FROM turns")]

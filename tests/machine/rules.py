@@ -32,6 +32,7 @@ MOMENTS = st.sampled_from([0.0, 0.0, 0.002, 0.01, 0.03, 0.3, 2.0, 6.0])
 PLACES = st.sampled_from(KEYS)
 WHO = st.sampled_from(PEOPLE)
 ANY = st.integers(0, 30)
+BACK = st.sampled_from([True, True, True, False])
 WORDS = st.sampled_from(["", "", "please", "please " * 12, "poison", "unlucky"])
 
 
@@ -179,17 +180,21 @@ class Machine(RuleBasedStateMachine):
 
     # What the machine underneath does
 
-    @rule(powerless=st.booleans(), moment=MOMENTS)
-    def crashes(self, powerless: bool, moment: float) -> None:
+    @rule(powerless=st.booleans(), moment=MOMENTS, back=BACK)
+    def crashes(self, powerless: bool, moment: float, back: bool) -> None:
         """The process is killed, or the power is lost; after a while it is started again."""
         self._book.blows += 1
         self._run(self._house.is_killed(powerless=powerless))
+        if back:
+            self._run(self._up())
         self._goes_on(moment)
 
-    @rule(moment=MOMENTS)
-    def restarts(self, moment: float) -> None:
+    @rule(moment=MOMENTS, back=BACK)
+    def restarts(self, moment: float, back: bool) -> None:
         """A clean stop; after a while it is started again."""
         self._run(self._house.stops())
+        if back:
+            self._run(self._up())
         self._goes_on(moment)
 
     @rule(moment=MOMENTS)
@@ -272,6 +277,7 @@ class Machine(RuleBasedStateMachine):
     async def _settle(self) -> None:
         await self._up()
         self._world.cut()
+        await asyncio.sleep(1.0)  # it has noticed
         await soon(lambda: self._world.here and self._adapter_caught_up(), "what was missed is read back")
 
         def open_() -> list[str]:
@@ -297,7 +303,8 @@ class Machine(RuleBasedStateMachine):
         said = self._book.message(key, who, words, early=early, addressed=True)
         place = "platform = '{0.platform}' AND workspace = '{0.workspace}' AND channel = '{0.channel}'".format(key)
         heard = self._house.rows(f"SELECT * FROM cursors WHERE {place} AND thread = '{key.thread}'")
-        self._book.asked(self._next, said, bool(heard))
+        well = self._house.up and bool(self._house.engine.loaded)
+        self._book.asked(self._next, said, heard_before=bool(heard), well=well)
         await self._world.send(said)
 
     def _question(self, which: int) -> Question | None:

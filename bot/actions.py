@@ -188,9 +188,7 @@ class Actions:
             raise RequestRefused("The question is no longer stored, so I cannot answer it again.")
         if kind is RequestKind.CONTINUE and not await self._conversations.answer(key, message_id):
             raise RequestRefused("There is no answer yet that I could go on with.")
-        request = await self._conversations.again(key, message_id, actor, kind)
-        self._worker.submit(request)
-        return Accepted(request.request_id)
+        return await self._conversations.again(key, message_id, actor, kind, self._worker.submit)
 
     async def _stop(self, event: IncomingCommand, _: str | None) -> Outcome:
         may_all = event.actor.manages_channel or self._is_admin(event.key.platform, event.actor)

@@ -1,6 +1,7 @@
 """Everything that survives a restart: the inbox, the history and the outbox, in one SQLite file. The only SQL."""
 
 from bot.storage.cursors import Cursor, Cursors
+from bot.storage.database import undisturbed
 from bot.storage.history import History, as_turn
 from bot.storage.inbox import Inbox
 from bot.storage.outbox import Outbox
@@ -19,4 +20,5 @@ __all__ = [
     "StoredRequest",
     "StoredTurn",
     "as_turn",
+    "undisturbed",
 ]

@@ -8,7 +8,7 @@ GRACE_S; to the coroutines that looks like a slow disk.
 import asyncio
 import selectors
 
-GRACE_S = 0.004
+GRACE_S = 0.002
 """How long nothing must have happened before the clock jumps."""
 
 

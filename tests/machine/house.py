@@ -68,7 +68,8 @@ class House:
 
     async def starts(self) -> None:
         """Start it, and wait until it is connected or has failed."""
-        assert self._running is None
+        if self.up:
+            return
         made = make_settings(
             self._root, state_dir=self.state, queue_size=QUEUE_SIZE, per_user=PER_USER, deadline=600, drain=2
         )
@@ -131,4 +132,4 @@ async def soon(holds: Callable[[], bool], what: str, tell: Callable[[], str] = s
     began = time.monotonic()
     while not holds():
         assert time.monotonic() - began < PATIENCE_S, f"waited in vain until {what}\n{tell()}"
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(0.5)

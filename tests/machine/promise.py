@@ -18,7 +18,7 @@ from tests.machine.platform import NEVER, Witness
 
 GIVEN_UP = ("I was stopped twice", "The model's process ended 2 times")
 WAITED = "This waited longer than"
-STORAGE = ("The database", "The disk of")
+STORAGE = "My storage failed"
 UNSEEN = {Fault.REJECTED, Fault.GONE}
 """Faults after which a platform may not show a reply."""
 
@@ -188,4 +188,4 @@ def _key(row: sqlite3.Row):  # noqa: ANN202
 
 
 def _plain(texts: Iterable[str]) -> str:
-    return " ".join(" ".join(texts).split())
+    return "".join("".join(texts).split())  # a word may be cut in two

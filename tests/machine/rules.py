@@ -45,7 +45,7 @@ class Machine(RuleBasedStateMachine):
         self._stack = ExitStack()
         self._loop = self._stack.enter_context(asyncio.Runner(loop_factory=HastyLoop))
         self._troubles: list[str] = []
-        self._loop.get_loop().set_exception_handler(lambda _, what: self._troubles.append(str(what)))
+        self._loop.get_loop().set_exception_handler(self._hears_of)
         self._skew = self._late = self._pace = 0.0
         real = time.time
         self._stack.enter_context(patch("time.time", lambda: real() + self._skew))
@@ -186,7 +186,7 @@ class Machine(RuleBasedStateMachine):
         self._book.blows += 1
         self._run(self._house.is_killed(powerless=powerless))
         if back:
-            self._run(self._up())
+            self._run(self._house.starts())
         self._goes_on(moment)
 
     @rule(moment=MOMENTS, back=BACK)
@@ -194,13 +194,14 @@ class Machine(RuleBasedStateMachine):
         """A clean stop; after a while it is started again."""
         self._run(self._house.stops())
         if back:
-            self._run(self._up())
+            self._run(self._house.starts())
         self._goes_on(moment)
 
     @rule(moment=MOMENTS)
     def starts(self, moment: float) -> None:
         """Somebody starts it, if it does not run."""
-        self._run(self._up())
+        if not self._house.up:
+            self._run(self._house.starts())
         self._goes_on(moment)
 
     @rule(moment=MOMENTS)
@@ -320,6 +321,10 @@ class Machine(RuleBasedStateMachine):
         except AssertionError as error:
             self._troubles.append(str(error))
             raise
+
+    def _hears_of(self, _: object, what: dict[str, Any]) -> None:
+        if "was destroyed" not in what["message"]:  # that is what ends with a process
+            self._troubles.append(str(what))
 
     def _dies(self) -> None:
         self._book.blows += 1

@@ -105,7 +105,8 @@ class Disk:
                 how = (await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one()
                 yield connection
             if how >= FULL:
-                self._synced[this.path] = _log(this.path.with_name(f"{this.path.name}-wal"))
+                before = self._synced.get(this.path, (b"", 0))
+                self._synced[this.path] = _log(this.path.with_name(f"{this.path.name}-wal"), before)
 
         return watched
 
@@ -142,16 +143,22 @@ def _stamp(path: Path) -> tuple[int, int]:
     return (found.st_mtime_ns, found.st_size)
 
 
-def _log(path: Path) -> tuple[bytes, int]:
-    """The salt of a write-ahead log, and its length up to its last commit."""
-    data = path.read_bytes() if path.exists() else b""
-    if len(data) < 32:
+def _log(path: Path, known: tuple[bytes, int] = (b"", 0)) -> tuple[bytes, int]:
+    """The salt of a write-ahead log, and its length up to its last commit; `known` is what it was before."""
+    if not path.exists():
         return (b"", 0)
-    (page,) = struct.unpack(">I", data[8:12])
-    salt, place, end = data[16:24], 32, 0
-    while place + 24 + page <= len(data) and data[place + 8 : place + 16] == salt:
-        commits = data[place + 4 : place + 8] != b"\0\0\0\0"
-        place += 24 + page
-        if commits:
-            end = place
+    with path.open("rb") as file:
+        header = file.read(32)
+        if len(header) < 32:
+            return (b"", 0)
+        (page,) = struct.unpack(">I", header[8:12])
+        salt = header[16:24]
+        end = known[1] if known[0] == salt else 0
+        place = end or 32
+        file.seek(place)
+        while len(frame := file.read(24)) == 24 and frame[8:16] == salt:
+            place += 24 + page
+            if frame[4:8] != b"\0\0\0\0":  # the last one of a commit
+                end = place
+            file.seek(place)
     return (salt, end)

@@ -6,11 +6,11 @@ In: a house at rest. Out: an AssertionError with what is wrong and everything th
 import re
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from bot.delivery import VOID
 from bot.engine.base import EngineRequest
-from bot.messages import Accepted, FinishReason, Refused, Role
+from bot.messages import Accepted, ConversationKey, FinishReason, Refused, Role
 from tests.fakes.world import Fault, Posted
 from tests.machine.book import WORD_OF, WORDS, Book, Question
 from tests.machine.house import House
@@ -124,7 +124,7 @@ class Promise:
         elif reason is FinishReason.ABORT:
             assert text.endswith("Stopped.") or any(text in _plain([words]) for words in wanted), f"odd: {about}"
 
-    def _has_cause(self, question: Question, row: sqlite3.Row, reason: FinishReason, about: str) -> None:
+    def _has_cause(self, question: Question, row: sqlite3.Row, reason: FinishReason, about: "_About") -> None:
         """It ended as it did for a reason."""
         error: str = row["error"]
         blows = self._book.blows - question.blows
@@ -149,6 +149,7 @@ class Promise:
             self._of_one_conversation(question, row["text"])
             steps = [question.event, *question.edits]
             orderly = all(self._world.when(one) <= two for one, two in zip(steps, steps[1:], strict=False))
+            orderly &= all(self._world.when(step) != NEVER for step in steps)
             orderly &= isinstance(self._world.outcomes.get(question.event), Accepted)
             known = question.texts[-1:] if orderly else question.texts
             assert row["role"] != "user" or row["text"] in known, f"not its text: {dict(row)} {self._about(question)}"
@@ -171,7 +172,10 @@ class Promise:
         for text in post.history:
             self._of_one_conversation(question, text)
 
-    def _about(self, question: Question, row: sqlite3.Row | None = None, posts: Sequence[Posted] = ()) -> str:
+    def _about(self, question: Question, row: sqlite3.Row | None = None, posts: Sequence[Posted] = ()) -> "_About":
+        return _About(lambda: self._told(question, row, posts))
+
+    def _told(self, question: Question, row: sqlite3.Row | None, posts: Sequence[Posted]) -> str:
         lines = [repr(question), f"outcome: {self._world.outcomes.get(question.event)}"]
         if row is not None:
             lines += [f"request: {dict(row)}", f"hit by: {self._world.hit[row['request_id']]}"]
@@ -181,9 +185,17 @@ class Promise:
         return "\n".join(["", *lines])
 
 
-def _key(row: sqlite3.Row):  # noqa: ANN202
-    from bot.messages import ConversationKey
+class _About:
+    """What is known about a failure, looked up when there is one."""
 
+    def __init__(self, tell: Callable[[], str]) -> None:
+        self._tell = tell
+
+    def __str__(self) -> str:
+        return self._tell()
+
+
+def _key(row: sqlite3.Row) -> ConversationKey:
     return ConversationKey(row["platform"], row["workspace"], row["channel"], row["thread"])
 
 

@@ -208,7 +208,9 @@ class Worker:
                 await self._other_model(request, live, error)
             elif isinstance(error, InhouseError):
                 log.warning("A request failed: %s", error, extra=about)
-                await self._end(request, FinishReason.ERROR, UNSTORED if isinstance(error, StorageError) else str(error))
+                await self._end(
+                    request, FinishReason.ERROR, UNSTORED if isinstance(error, StorageError) else str(error)
+                )
             else:  # our own bug
                 log.error("A request failed in a way that was not foreseen", exc_info=error, extra=about)
                 await self._end(request, FinishReason.ERROR, "Something went wrong here; the log of Inhouse says what.")

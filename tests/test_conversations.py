@@ -12,6 +12,7 @@ from bot.errors import StorageError
 from bot.messages import (
     Accepted,
     Attachment,
+    GenerationRequest,
     IncomingMessage,
     MessageDeleted,
     MessageEdited,

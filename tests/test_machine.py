@@ -19,7 +19,7 @@ from tests.machine.wires import WireMachine
 
 SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 MEMORY = Path("/dev/shm")
-"""Where files cost nothing to sync, if there is such a place: what is lost with the power is computed, not waited for."""
+"""Where files cost nothing to sync, if there is such a place: what a loss of power leaves is computed, see `disk`."""
 
 
 def lives(few: int, many: int, steps: int) -> settings:
@@ -76,6 +76,4 @@ def test_whatever_happens_every_question_gets_one_answer_and_nothing_crosses(roo
 @pytest.mark.timeout(14_400 if SOAK else 600)
 @pytest.mark.parametrize("platform", ["discord", "slack"])
 def test_so_it_is_through_the_real_adapters(root: Path, platform: str) -> None:
-    run_state_machine_as_test(
-        lambda: WireMachine(Path(tempfile.mkdtemp(dir=root)), platform), settings=lives(3, 50, 10)
-    )
+    run_state_machine_as_test(lambda: WireMachine(Path(tempfile.mkdtemp(dir=root)), platform), settings=lives(2, 50, 8))

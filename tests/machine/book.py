@@ -113,7 +113,7 @@ class Book:
         return (question.said.key, question.said.message_id) in self.deletions
 
     def hidden_from(self, earlier: Question, later: Question) -> bool:
-        """Whether `earlier` must not be read for `later`: it was taken away, and that was known, before that was sent."""
+        """Whether `earlier` must not be read for `later`: that it was taken away was known before that was sent."""
         deleted = self.deletions.get((earlier.said.key, earlier.said.message_id))
         if deleted is not None and self.world.when(deleted) <= later.event:
             return True

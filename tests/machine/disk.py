@@ -75,13 +75,13 @@ class Disk:
         with ExitStack() as stack:
             stack.enter_context(patch.object(database, "_PRAGMAS", QUICK))
             stack.enter_context(patch.object(database.Database, "write", self._watched(database.Database.write)))
-            stack.enter_context(listening(Engine, "before_cursor_execute", self._statement))  # type: ignore[arg-type]
-            stack.enter_context(listening(Engine, "commit", self._commit))  # type: ignore[arg-type]
+            stack.enter_context(listening(Engine, "before_cursor_execute", self._statement))
+            stack.enter_context(listening(Engine, "commit", self._commit))
             stack.callback(self.heal)
             yield
 
     def copy(self, old: Path, new: Path, *, powerless: bool) -> None:
-        """The state directory `old` as a process finds it, in `new`, after this one was killed or the power was lost."""
+        """The state directory `old` as the next process finds it, in `new`, after a kill or a loss of power."""
         new.mkdir(parents=True)
         names = ("inhouse.db", "inhouse.db-wal")
         while True:  # a thread may still be at its last statement

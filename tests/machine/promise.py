@@ -7,6 +7,7 @@ import re
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 from bot.delivery import VOID
 from bot.engine.base import EngineRequest
@@ -148,7 +149,7 @@ class Promise:
             assert question is not None, f"a turn of nobody: {dict(row)}"
             self._of_one_conversation(question, row["text"])
             steps = [question.event, *question.edits]
-            orderly = all(self._world.when(one) <= two for one, two in zip(steps, steps[1:], strict=False))
+            orderly = all(self._world.when(one) <= two for one, two in pairwise(steps))
             orderly &= all(self._world.when(step) != NEVER for step in steps)
             orderly &= isinstance(self._world.outcomes.get(question.event), Accepted)
             known = question.texts[-1:] if orderly else question.texts

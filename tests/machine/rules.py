@@ -302,7 +302,7 @@ class Machine(RuleBasedStateMachine):
 
     async def _say(self, key: Any, who: str, words: str, early: bool) -> None:
         said = self._book.message(key, who, words, early=early, addressed=True)
-        place = "platform = '{0.platform}' AND workspace = '{0.workspace}' AND channel = '{0.channel}'".format(key)
+        place = f"platform = '{key.platform}' AND workspace = '{key.workspace}' AND channel = '{key.channel}'"
         heard = self._house.rows(f"SELECT * FROM cursors WHERE {place} AND thread = '{key.thread}'")
         well = self._house.up and bool(self._house.engine.loaded)
         self._book.asked(self._next, said, heard_before=bool(heard), well=well)

@@ -6,7 +6,7 @@ question has a word of its own, and asks for a ping of everybody.
 
 import asyncio
 import shutil
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -216,8 +216,7 @@ class WireMachine(RuleBasedStateMachine):
         """A question is delivered once more."""
         word, question = self._asked[which % len(self._asked)]
         if word not in self._deleted:
-            self._line.comes_again(question)
-            self._goes_on(moment)
+            self._calls(lambda: self._line.comes_again(question), moment)
 
     @rule(which=st.integers(0, 20), moment=MOMENTS)
     def is_deleted(self, which: int, moment: float) -> None:
@@ -231,14 +230,12 @@ class WireMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 5), moment=MOMENTS)
     def has_trouble(self, number: int, moment: float) -> None:
         """A call to the platform will go wrong."""
-        self._line.trouble(number)
-        self._goes_on(moment)
+        self._calls(lambda: self._line.trouble(number), moment)
 
     @rule(moment=MOMENTS)
     def is_cut(self, moment: float) -> None:
         """The connection is lost."""
-        self._line.cut()
-        self._goes_on(moment)
+        self._calls(self._line.cut, moment)
 
     @rule(powerless=st.booleans())
     def crashes(self, powerless: bool) -> None:
@@ -285,7 +282,7 @@ class WireMachine(RuleBasedStateMachine):
 
     async def _all_answered(self) -> None:
         async def wait() -> None:
-            while missing := self._unanswered():  # noqa: ASYNC110  it depends on a server's state
+            while missing := self._unanswered():
                 self._missing = missing
                 await asyncio.sleep(0.02)
 
@@ -308,6 +305,13 @@ class WireMachine(RuleBasedStateMachine):
 
     def _goes_on(self, seconds: float) -> None:
         self._run(asyncio.sleep(seconds))
+
+    def _calls(self, act: Callable[[], None], seconds: float) -> None:
+        async def acted() -> None:
+            act()
+            await asyncio.sleep(seconds)
+
+        self._run(acted())
 
     def _run(self, what: Coroutine[Any, Any, Any]) -> None:
         try:

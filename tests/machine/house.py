@@ -66,6 +66,16 @@ class House:
             raise AssertionError("the service ended by itself")
         return self._running is not None
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether what was missed was read back."""
+        return self._adapter.caught_up.is_set()
+
+    @property
+    def handling(self) -> bool:
+        """Whether some event is being handled."""
+        return self._adapter.handling
+
     async def starts(self) -> None:
         """Start it, and wait until it is connected or has failed."""
         if self.up:

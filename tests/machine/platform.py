@@ -65,6 +65,11 @@ class Witness(World):
 class Mortal(ScriptedAdapter):
     """An adapter whose process can be killed."""
 
+    @property
+    def handling(self) -> bool:
+        """Whether some event is being handled."""
+        return bool(self._handling)
+
     def dies(self) -> None:
         """From now on nothing is sent and nothing is heard."""
         self._closed.set()

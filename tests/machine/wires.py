@@ -6,181 +6,21 @@ question has a word of its own, and asks for a ping of everybody.
 
 import asyncio
 import shutil
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from tests import discord_house, slack_house
 from tests.fakes.discord import FakeDiscord
 from tests.fakes.slack_server import FakeSlack
 from tests.machine.disk import Disk
+from tests.machine.lines import Discord, Line, Slack
 
 MOMENTS = st.sampled_from([0.0, 0.0, 0.02, 0.1, 0.4])
 PINGS = "@everyone <!channel> <@U1>"
 GIVEN_UP = "I was stopped twice"
-SETTINGS = {"queue_size": 50, "per_user": 50}
-
-
-class Platform(Protocol):
-    """A platform, the house on it, and what may happen to them. A question is whatever `says` returned."""
-
-    @property
-    def running(self) -> "asyncio.Task[None]":
-        """The service."""
-        ...
-
-    async def opens(self, root: Path, state: Path) -> None:
-        """Start a service."""
-        ...
-
-    async def closes(self) -> None:
-        """End the service at once; it may say nothing more."""
-        ...
-
-    async def says(self, text: str) -> Any:
-        """Somebody asks something, in the general channel."""
-        ...
-
-    async def deletes(self, question: Any) -> None:
-        """The question is taken away."""
-        ...
-
-    def comes_again(self, question: Any) -> None:
-        """It is delivered once more."""
-        ...
-
-    def trouble(self, number: int) -> None:
-        """Something goes wrong with a coming call."""
-        ...
-
-    def cut(self) -> None:
-        """The connection for events is lost."""
-        ...
-
-    def messages(self) -> list[str]:
-        """All that the bot shows."""
-        ...
-
-    def finished(self) -> list[str]:
-        """Those of them that are final."""
-        ...
-
-    def pinged(self) -> Sequence[object]:
-        """Who was."""
-        ...
-
-
-class _Line:
-    _house: Any  # the module that opens houses on this platform
-
-    def __init__(self, server: Any) -> None:
-        self.server, self.house, self._stack = server, None, AsyncExitStack()
-
-    @property
-    def running(self) -> "asyncio.Task[None]":
-        """The service."""
-        running: asyncio.Task[None] = self.house.running
-        return running
-
-    async def opens(self, root: Path, state: Path) -> None:
-        """Start a service."""
-        opened = self._house.open_house(root, self.server, earlier=self.house, state_dir=state, **SETTINGS)
-        self.house = await self._stack.enter_async_context(opened)
-
-    async def closes(self) -> None:
-        """End the service at once; it may say nothing more."""
-        await self._stack.aclose()
-
-    async def says(self, text: str) -> Any:
-        """Somebody asks something, in the general channel."""
-        return await self.house.ana.says(self.house.general, text, mention=True)
-
-    async def deletes(self, question: Any) -> None:
-        """The question is taken away."""
-        await self.house.ana.deletes(question)
-
-    def comes_again(self, question: Any) -> None:
-        """It is delivered once more."""
-        self.server.redeliver(question)
-
-
-class Discord(_Line):
-    """Discord, with the real discord.py."""
-
-    _house = discord_house
-    POST, EDIT = "/channels/{channel_id}/messages", "/channels/{channel_id}/messages/{message_id}"
-
-    def trouble(self, number: int) -> None:
-        """Something goes wrong with a coming call."""
-        faults = self.server.faults
-        match number:
-            case 0:
-                self.server.limits.exhaust(f"POST {self.POST}", self.house.general.id, 0.5)
-            case 1 | 2:
-                faults.drop("POST", self.POST, applied=number == 1)
-            case 3 | 4:
-                faults.answer("POST", self.POST, status=502, applied=number == 3)
-            case 5:
-                faults.drop("PATCH", self.EDIT, applied=True)
-
-    def cut(self) -> None:
-        """The connection for events is lost."""
-        self.server.gateway.reconnect()
-
-    def messages(self) -> list[str]:
-        """All that the bot shows."""
-        return [message.content for message in self.house.general.messages]
-
-    def finished(self) -> list[str]:
-        """Those of them that are final."""
-        shown = self.house.general.messages
-        return [each.content for each in shown if discord_house.labels(each) & {"Regenerate", "Continue"}]
-
-    def pinged(self) -> Sequence[object]:
-        """Who was."""
-        return [self.server.pings] if self.server.pings else []
-
-
-class Slack(_Line):
-    """Slack, with the real slack-bolt."""
-
-    _house = slack_house
-
-    def trouble(self, number: int) -> None:
-        """Something goes wrong with a coming call."""
-        faults = self.server.faults
-        match number:
-            case 0:
-                self.server.limits.exhaust("chat.update", 0.5)
-            case 1 | 2:
-                faults.drop("chat.startStream", applied=number == 1)
-            case 3:
-                faults.answer("chat.startStream", status=502)
-            case 4:
-                faults.drop("chat.stopStream", applied=True)
-            case 5:
-                faults.drop("chat.update", applied=True)
-
-    def cut(self) -> None:
-        """The connection for events is lost."""
-        self.server.sockets.kill()
-
-    def messages(self) -> list[str]:
-        """All that the bot shows."""
-        return [message.shown for message in self.house.general.messages]
-
-    def finished(self) -> list[str]:
-        """Those of them that are final."""
-        shown = self.house.general.messages
-        return [each.shown for each in shown if slack_house.DONE & set(each.labels)]
-
-    def pinged(self) -> Sequence[object]:
-        """Who was."""
-        return [*self.server.pings, *self.server.unfurls]
 
 
 class WireMachine(RuleBasedStateMachine):
@@ -195,7 +35,7 @@ class WireMachine(RuleBasedStateMachine):
         self._deleted: set[str] = set()
         self._server = FakeDiscord() if platform == "discord" else FakeSlack()
         self._run(self._server.__aenter__())
-        self._line: Platform = Discord(self._server) if platform == "discord" else Slack(self._server)
+        self._line: Line = Discord(self._server) if platform == "discord" else Slack(self._server)
         self._run(self._line.opens(self._root, self._state))
         self._run(self._asks("first"))  # a channel that was never heard before is not read back
         self._run(self._all_answered())

@@ -67,8 +67,8 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.fault(42)
 @pytest.mark.timeout(14_400 if SOAK else 600)
 def test_whatever_happens_every_question_gets_one_answer_and_nothing_crosses(root: Path) -> None:
-    """40 lives of 25 steps are the 1,000 steps of fault 41."""
-    run_state_machine_as_test(lambda: Machine(Path(tempfile.mkdtemp(dir=root))), settings=lives(40, 1000, 25))
+    """25 lives of 40 steps are the 1,000 steps of fault 41."""
+    run_state_machine_as_test(lambda: Machine(Path(tempfile.mkdtemp(dir=root))), settings=lives(25, 1000, 40))
 
 
 @pytest.mark.fault(39)

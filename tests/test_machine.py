@@ -7,12 +7,12 @@ every time.
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from tests.machine.rules import Machine
 from tests.machine.wires import WireMachine
@@ -31,6 +31,11 @@ def lives(few: int, many: int, steps: int) -> settings:
         phases=[Phase.generate],
         report_multiple_bugs=False,
     )
+
+
+def is_lived(begins: Callable[[], RuleBasedStateMachine], how: settings) -> None:
+    """Live so many lives."""
+    run_state_machine_as_test(begins, settings=how)  # type: ignore[arg-type]  # it takes whatever makes one
 
 
 @pytest.fixture
@@ -68,7 +73,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.timeout(14_400 if SOAK else 600)
 def test_whatever_happens_every_question_gets_one_answer_and_nothing_crosses(root: Path) -> None:
     """25 lives of 40 steps are the 1,000 steps of fault 41."""
-    run_state_machine_as_test(lambda: Machine(Path(tempfile.mkdtemp(dir=root))), settings=lives(25, 1000, 40))
+    is_lived(lambda: Machine(Path(tempfile.mkdtemp(dir=root))), lives(25, 1000, 40))
 
 
 @pytest.mark.fault(39)
@@ -76,4 +81,4 @@ def test_whatever_happens_every_question_gets_one_answer_and_nothing_crosses(roo
 @pytest.mark.timeout(14_400 if SOAK else 600)
 @pytest.mark.parametrize("platform", ["discord", "slack"])
 def test_so_it_is_through_the_real_adapters(root: Path, platform: str) -> None:
-    run_state_machine_as_test(lambda: WireMachine(Path(tempfile.mkdtemp(dir=root)), platform), settings=lives(2, 50, 8))
+    is_lived(lambda: WireMachine(Path(tempfile.mkdtemp(dir=root)), platform), lives(2, 50, 8))

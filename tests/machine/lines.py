@@ -21,7 +21,8 @@ class Line(ABC):
     _house: Any  # the module that opens houses on this platform
 
     def __init__(self, server: Any) -> None:
-        self.server, self.house, self._stack = server, None, AsyncExitStack()
+        self.server, self._stack = server, AsyncExitStack()
+        self.house: Any = None
 
     @property
     def running(self) -> "asyncio.Task[None]":

@@ -18,6 +18,9 @@ from tests.machine.rules import Machine
 from tests.machine.wires import WireMachine
 
 SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""A killed service leaves coroutines behind that nobody ends."""
+
 MEMORY = Path("/dev/shm")
 """Where files cost nothing to sync, if there is such a place: what a loss of power leaves is computed, see `disk`."""
 

@@ -85,7 +85,8 @@ class Promise:
             stored = self._stored_of(question)
             assert made or not stored, f"it was refused, and stored half-way: {stored} {self._about(question)}"
             return
-        owed = self._world.redelivers or question.heard_before or isinstance(outcome, Accepted)
+        read_back = question.heard_before and question.said.key not in self._world.gone
+        owed = self._world.redelivers or read_back or isinstance(outcome, Accepted)
         first = [row for row in made if row["kind"] == "answer"]
         dropped_unseen = not made and self._book.is_deleted(question)
         assert dropped_unseen or not owed or len(first) == 1, f"{len(first)} requests: {self._about(question)}"

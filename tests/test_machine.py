@@ -4,6 +4,7 @@ HYPOTHESIS_PROFILE=soak (`make machine`) makes it a thousand random lives; witho
 every time.
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -47,6 +48,7 @@ def root() -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
     yield made
     shutil.rmtree(made, ignore_errors=True)
+    gc.collect()  # what the killed services left is this test's doing, and no later one's
 
 
 @pytest.fixture(autouse=True)

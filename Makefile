@@ -1,5 +1,6 @@
 # make run          talk to a model on this machine           make test         run the tests
 # make check        lint, format, types, import rules         make bench        run the benchmarks
+# make machine      a thousand lives of a service that anything may happen to (an hour or less)
 # make constraints  renew constraints.txt                     make clean        take away what was installed here
 #
 # Each sets up what it needs in .venv, and the model in the user's cache; the second time there is nothing left to do.
@@ -29,13 +30,16 @@ endif
 endif
 
 .SILENT:
-.PHONY: run test check bench bench-gpu constraints clean model
+.PHONY: run test machine check bench bench-gpu constraints clean model
 
 run: $(VENV)/ready model
 	$(BIN)/inhouse chat $(ARGS)
 
 test: $(VENV)/ready-dev model
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+machine: $(VENV)/ready-dev
+	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest tests/test_machine.py $(ARGS)
 
 check: $(VENV)/ready-dev
 	$(BIN)/ruff check .

@@ -121,6 +121,8 @@ class Actions:
 
     async def deleted(self, event: MessageDeleted) -> Outcome:
         """A message is gone from the platform: what is being written for it stops, and its turns go."""
+        # It may come only now: both were replayed after an outage, or storage failed when it came the first time.
+        await self._storage.inbox.accept(event.key, event.message_id)
         for request in self._queue.of_conversation(event.key):
             if request.message_id == event.message_id:
                 await self._worker.stop(request.request_id, unasked=True)
@@ -186,9 +188,7 @@ class Actions:
             raise RequestRefused("The question is no longer stored, so I cannot answer it again.")
         if kind is RequestKind.CONTINUE and not await self._conversations.answer(key, message_id):
             raise RequestRefused("There is no answer yet that I could go on with.")
-        request = await self._conversations.again(key, message_id, actor, kind)
-        self._worker.submit(request)
-        return Accepted(request.request_id)
+        return await self._conversations.again(key, message_id, actor, kind, self._worker.submit)
 
     async def _stop(self, event: IncomingCommand, _: str | None) -> Outcome:
         may_all = event.actor.manages_channel or self._is_admin(event.key.platform, event.actor)

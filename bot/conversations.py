@@ -31,7 +31,7 @@ from bot.messages import (
 )
 from bot.models.current import Current
 from bot.queue import PersonKey, RequestQueue
-from bot.storage import NewTurn, Storage, StoredRequest, as_turn
+from bot.storage import NewTurn, Storage, StoredRequest, as_turn, undisturbed
 
 HISTORY_STEP = 100
 """Turns that a very long history loses at once, so that the prompt's beginning, and its cache, mostly stay."""
@@ -71,26 +71,32 @@ class Conversations:
                     return Refused(str(error))
             await self._queue.room_for(person)
 
+    @undisturbed  # what is stored is also submitted, whatever becomes of who delivered it
     async def _accept(
         self, event: IncomingMessage, turns: Sequence[NewTurn], person: PersonKey, submit: Submit
     ) -> Accepted:
         # One at a time: a copy must neither take a second place nor be refused for want of the place of the first one.
         async with self._accepting:
-            if await self._storage.inbox.seen(event.key, event.message_id):
-                self.redelivered += 1
-                return Accepted()
-            request = await self.request(event.key, event.message_id, event.author, remark=event.remark)
-            with self._queue.place_for(person):
-                await self._storage.inbox.accept(event.key, event.message_id, turns=turns, request=request)
-                submit(request)
-        return Accepted(request.request_id)
+            if not await self._storage.inbox.seen(event.key, event.message_id):
+                request = await self.request(event.key, event.message_id, event.author, remark=event.remark)
+                with self._queue.place_for(person):
+                    # its deletion may have been stored meanwhile
+                    if await self._storage.inbox.accept(event.key, event.message_id, turns=turns, request=request):
+                        submit(request)
+                        return Accepted(request.request_id)
+            self.redelivered += 1
+        return Accepted()
 
-    async def again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> GenerationRequest:
-        """A stored further request for a message: another answer, or more of its answer. Raises RequestRefused."""
+    @undisturbed
+    async def again(
+        self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind, submit: Submit
+    ) -> Accepted:
+        """Store a further request for a message: another answer, or more of its answer. Raises RequestRefused."""
         request = await self.request(key, message_id, actor, kind)
         with self._queue.place_for((key.platform, actor.id)):
             await self._storage.inbox.add_request(request)
-        return request
+            submit(request)
+        return Accepted(request.request_id)
 
     async def request(
         self,

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 2
 """How often a request may be running when the engine dies."""
 
+UNSTORED = "My storage failed, so I gave this up; the log of Inhouse says why. Please ask again."
+"""What people are told; the error itself names a path of this machine."""
+
 Locate = Callable[[str], ModelSource]
 """Finds a model, by name, on this disk; may block; raises ModelError."""
 
@@ -184,8 +187,8 @@ class Worker:
             if prompt is None or request.request_id in self._stopped:  # its message was deleted, or it was stopped
                 await self._end(request, FinishReason.ABORT)
                 return
-            if self.loaded is None:  # the engine died under another request, while this one read its history
-                raise EngineDied("The engine ended before this answer was begun.")
+            if self.loaded is None:  # it died under another request, while this one was being prepared
+                raise EngineDied("The engine died before it was asked.")
             # An answer may take half the window at most, so that there is always room for the question.
             limit = min(request.params.max_tokens, self.loaded.context_window // 2)
             params = replace(request.params, max_tokens=limit)
@@ -225,13 +228,15 @@ class Worker:
                 await self._other_model(request, live, error)
             elif isinstance(error, InhouseError):
                 log.warning("A request failed: %s", error, extra=about)
-                await self._end(request, FinishReason.ERROR, str(error))
+                await self._end(
+                    request, FinishReason.ERROR, UNSTORED if isinstance(error, StorageError) else str(error)
+                )
             else:  # our own bug
                 log.error("A request failed in a way that was not foreseen", exc_info=error, extra=about)
                 await self._end(request, FinishReason.ERROR, "Something went wrong here; the log of Inhouse says what.")
         except StorageError as problem:
             log.error("A request cannot be tried again: %s", problem, extra=about)
-            await self._end(request, FinishReason.ERROR, str(problem))
+            await self._end(request, FinishReason.ERROR, UNSTORED)
 
     async def _retry(self, request: GenerationRequest, live: LiveReply) -> None:
         """The engine died under this request: again, alone, or an error if that happened before."""

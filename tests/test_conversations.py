@@ -12,6 +12,7 @@ from bot.errors import StorageError
 from bot.messages import (
     Accepted,
     Attachment,
+    GenerationRequest,
     IncomingMessage,
     MessageDeleted,
     MessageEdited,
@@ -182,9 +183,10 @@ async def test_another_answer_reads_what_the_first_one_read_and_more_of_an_answe
     await desk.hears("question", at=1.0)
     await desk.answers(desk.owed[0], "an answer")
     await desk.hears("later", at=2.0)
-    again = await desk.conversations.again(CHANNEL, "question", ANA, RequestKind.REGENERATE)
-    more = await desk.conversations.again(CHANNEL, "question", ANA, RequestKind.CONTINUE)
-    prompts = [await desk.conversations.prompt(request) for request in (again, more)]
+    made: list[GenerationRequest] = []
+    await desk.conversations.again(CHANNEL, "question", ANA, RequestKind.REGENERATE, made.append)
+    await desk.conversations.again(CHANNEL, "question", ANA, RequestKind.CONTINUE, made.append)
+    prompts = [await desk.conversations.prompt(request) for request in made]
     assert [prompt and [turn.text for turn in prompt.turns] for prompt in prompts] == [["question"], ["question"]]
     assert [prompt and prompt.prefix for prompt in prompts] == ["", "an answer"]
 

@@ -8,6 +8,7 @@ import pytest
 from bot.errors import StorageError
 from bot.messages import FinishReason
 from bot.storage.inbox import Inbox
+from bot.worker import UNSTORED
 from tests.fakes.engine import ScriptedEngine
 from tests.fakes.team import Team
 from tests.fakes.world import World
@@ -195,5 +196,5 @@ async def test_when_a_retry_cannot_be_stored_the_question_gets_an_error_and_the_
     with monkeypatch.context() as patched:
         patched.setattr(Inbox, "hand_back", failing)
         answer = await team.asks("ana", "hello")
-    assert answer.text == "Good\n\n⚠️ The disk is full."
+    assert answer.text == f"Good\n\n⚠️ {UNSTORED}"
     assert (await team.asks("ana", "and now?")).text == "You said: and now?"

@@ -1,6 +1,7 @@
 """Everything that survives a restart: the inbox, the history and the outbox, in one SQLite file. The only SQL."""
 
 from bot.storage.cursors import Cursor, Cursors
+from bot.storage.database import undisturbed
 from bot.storage.examination import Examination, examine_database
 from bot.storage.history import History, as_turn
 from bot.storage.inbox import Inbox
@@ -24,4 +25,5 @@ __all__ = [
     "as_turn",
     "examine_database",
     "is_held",
+    "undisturbed",
 ]

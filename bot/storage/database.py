@@ -18,6 +18,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from bot.errors import StorageError
 from bot.storage.faults import damaged, mapped
 from bot.storage.versions import migrate
 
@@ -82,10 +83,12 @@ class Database:
         self._writer = asyncio.Lock()
         self.log_to_erase = False
         """Whether somebody was reading when the log was to be emptied: try again later."""
+        self._closed = False
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that sees one moment of the database."""
+        self._check_open()
         with mapped(self.path):
             async with self._engine.begin() as connection:
                 yield connection
@@ -94,6 +97,7 @@ class Database:
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """The one transaction that may write at a time; committed and synced when the block ends."""
         async with self._writer:
+            self._check_open()
             with mapped(self.path):
                 async with self._writing.begin() as connection:
                     yield connection
@@ -102,6 +106,7 @@ class Database:
         """Empty the write-ahead log, which holds deleted text until it is written over."""
         self.log_to_erase = True  # also if this raises
         async with self._writer:
+            self._check_open()
             with mapped(self.path):
                 async with self._engine.execution_options(begin="").connect() as connection:
                     await connection.exec_driver_sql(f"PRAGMA busy_timeout = {ERASE_MS}")
@@ -124,9 +129,17 @@ class Database:
             await connection.run_sync(lambda found: migrate(found, self.path))
 
     async def close(self) -> None:
-        """Wait for the write under way, then close every connection."""
+        """Wait for the write under way, then close every connection; nothing can be read or written any more.
+
+        The next process may have looked already at what is owed: what were stored now would wait for the one after it.
+        """
         async with self._writer:
+            self._closed = True
             await self._engine.dispose()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StorageError(f"The database {self.path} is closed, for Inhouse ends; nothing was stored.")
 
 
 def _make(path: Path) -> None:

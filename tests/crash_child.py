@@ -39,7 +39,7 @@ from tests.fakes.tls import Loopback
 from tests.service_harness import MACHINE, make_settings
 from tests.slack_stage import QUICK as QUICK_SLACK
 
-STEPS, STEP_S = 25, 0.008
+STEPS, STEP_S = 20, 0.005
 """Every answer comes in about so many pieces, and after each of them there is a pause."""
 SAVE_S = 0.2
 """How often cursors are written here."""
@@ -53,7 +53,7 @@ SEAMS: Mapping[str, tuple[Any, str]] = {  # Any: a class or a module
     "inbox.finish": (Inbox, "finish"),
     "inbox.put_final": (bot.storage.inbox, "put_final"),  # inside of the transaction
     "inbox.recover": (Inbox, "recover"),
-    "inbox.hand_back": (Inbox, "hand_back"),
+    "inbox.hand_back": (Inbox, "hand_back"),  # in the drain
     "outbox.posting": (Outbox, "posting"),
     "outbox.posted": (Outbox, "posted"),
     "outbox.settled": (Outbox, "settled"),

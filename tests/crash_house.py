@@ -5,7 +5,7 @@ async with open_house(tmp_path, "discord", "slack") as house:
     await house.ask("slack", words=40)
     await house.died()
     await house.start()
-    await house.settled()
+    assert not (await house.ended()).faults
 """
 
 import asyncio
@@ -100,22 +100,17 @@ class House:
         """How things stand."""
         return judged(self.asked, [said for town in self.towns.values() for said in town.said()])
 
-    async def sound(self) -> Verdict:
-        """Nothing is lost, twice or in the wrong place, nobody was pinged, and storage, at peace, says the same."""
-        verdict = await self.settled()
+    async def ended(self) -> Verdict:
+        """Let it settle and stop; the verdict on everything: what was said, who was pinged, what storage says."""
+        await self.settled()
         await self.stop()
-        assert self.verdict() == verdict, f"more was said at the end: {self.verdict()}"
-        assert not verdict.faults, f"{verdict}\n{self.log()}"
-        for town in self.towns.values():
-            assert not town.pings()
-        self.check_storage()
-        return verdict
-
-    def check_storage(self) -> None:
-        """The database is sound, every question made one request, and no request or reply is left open."""
+        verdict = self.verdict()
+        verdict.amiss += [f"{town.name} notified {town.pings()}" for town in self.towns.values() if town.pings()]
         with closing(sqlite3.connect(self.root / "state" / "inhouse.db")) as database:
-            rows = {name: database.execute(query).fetchall() for name, query in _QUERIES.items()}
-        assert rows == {"integrity": [("ok",)], "requests": [(len(self.asked),)], "open": [], "owed": []}
+            found = {name: database.execute(query).fetchall() for name, query in _QUERIES.items()}
+        expected = {"integrity": [("ok",)], "requests": [(len(self.asked),)], "open": [], "owed": []}
+        verdict.amiss += [f"storage, {name}: {rows}" for name, rows in found.items() if rows != expected[name]]
+        return verdict
 
     async def until(self, holds: Callable[[], bool], what: str) -> None:
         """Wait until something is so."""

@@ -26,11 +26,12 @@ class Verdict:
     lost: list[str] = field(default_factory=list)
     double: list[str] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
+    amiss: list[str] = field(default_factory=list)  # anything else
 
     @property
     def faults(self) -> list[str]:
         """All that is wrong."""
-        return self.lost + self.double + self.strays
+        return self.lost + self.double + self.strays + self.amiss
 
 
 def judged(asked: Sequence[Asked], said: Sequence[Said]) -> Verdict:

@@ -1,6 +1,7 @@
 # make run          talk to a model on this machine           make test         run the tests
 # make check        lint, format, types, import rules         make bench        run the benchmarks
 # make constraints  renew constraints.txt                     make clean        take away what was installed here
+# make soak         200 SIGKILLs at random points
 #
 # Each sets up what it needs in .venv, and the model in the user's cache; the second time there is nothing left to do.
 #   PYTHON=...       the Python to make .venv with (3.11 or newer)
@@ -29,7 +30,7 @@ endif
 endif
 
 .SILENT:
-.PHONY: run test check bench bench-gpu constraints clean model
+.PHONY: run test check bench bench-gpu soak constraints clean model
 
 run: $(VENV)/ready model
 	$(BIN)/inhouse chat $(ARGS)
@@ -51,6 +52,9 @@ bench: $(VENV)/ready-dev model
 
 bench-gpu: $(VENV)/ready-dev
 	$(BIN)/python -m bench.gpu
+
+soak: $(VENV)/ready-dev
+	$(BIN)/python -m bench.kills --kills 200 $(ARGS)
 
 model: | $(VENV)/made
 	$(BIN)/inhouse pull smollm2 </dev/null 1>&2

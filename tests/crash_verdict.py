@@ -14,6 +14,9 @@ from tests.crash_towns import Asked, Said
 ERROR = "⚠️"
 """Marks an error that took an answer's place."""
 
+VOIDED = "belonged to an earlier attempt"
+"""What is left of a message that the answer no longer needs says so."""
+
 _WORD = re.compile(r"q(\d+)-(\d+)")
 
 
@@ -51,10 +54,11 @@ def _judge(question: Asked, said: Sequence[Said], verdict: Verdict) -> None:
     words = [(int(name), int(number)) for name, number in _WORD.findall(text)]
     expected = [(question.number, number) for number in range(question.words)]
     ends = sum(each.finished for each in said)
-    shown = f"question {question.number}: {text!r}"
+    idle = [each for each in said if not _WORD.search(each.text) and ERROR not in each.text and VOIDED not in each.text]
+    shown = f"question {question.number}: {[each.text for each in said]}"
     if set(words) - set(expected):
         verdict.strays.append(shown)
-    if len(set(words)) < len(words) or errors > 1 or ends > 1 or (errors and words == expected):
+    if len(set(words)) < len(words) or errors > 1 or ends > 1 or (ends and (idle or (errors and words))):
         verdict.double.append(shown)
     elif errors and ends:
         verdict.errors += 1

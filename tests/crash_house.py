@@ -89,10 +89,10 @@ class House:
         assert await self._ended() == 0, self.log()
 
     async def settled(self) -> Verdict:
-        """Wait until everything that was asked is answered, or nothing more is to be expected; how that went."""
+        """Wait until everything that was asked is answered and nothing is amiss, but not for ever; how that went."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
-                while self.verdict().lost:  # noqa: ASYNC110 -- another process makes it so
+                while self.verdict().faults:  # noqa: ASYNC110 -- another process makes it so
                     await asyncio.sleep(0.03)
         return self.verdict()
 

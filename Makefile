@@ -2,6 +2,7 @@
 # make check        lint, format, types, import rules         make bench        run the benchmarks
 # make machine      a thousand lives of a service that anything may happen to (an hour or less)
 # make constraints  renew constraints.txt                     make clean        take away what was installed here
+# make soak         200 SIGKILLs at random points
 #
 # Each sets up what it needs in .venv, and the model in the user's cache; the second time there is nothing left to do.
 #   PYTHON=...       the Python to make .venv with (3.11 or newer)
@@ -30,7 +31,7 @@ endif
 endif
 
 .SILENT:
-.PHONY: run test machine check bench bench-gpu constraints clean model
+.PHONY: run test machine check bench bench-gpu soak constraints clean model
 
 run: $(VENV)/ready model
 	$(BIN)/inhouse chat $(ARGS)
@@ -55,6 +56,9 @@ bench: $(VENV)/ready-dev model
 
 bench-gpu: $(VENV)/ready-dev
 	$(BIN)/python -m bench.gpu
+
+soak: $(VENV)/ready-dev
+	$(BIN)/python -m bench.kills --kills 200 $(ARGS)
 
 model: | $(VENV)/made
 	$(BIN)/inhouse pull smollm2 </dev/null 1>&2

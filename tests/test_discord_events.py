@@ -41,6 +41,15 @@ async def test_direct_messages_and_answers_to_the_bot_need_no_mention_and_talk_b
         assert not (await stage.core.message(4)).addressed
 
 
+async def test_a_direct_message_that_was_missed_is_one_too() -> None:
+    async with on_stage() as stage:
+        direct = stage.server.dm(stage.ana)
+        last, missed = await stage.ana.says(direct, "hello"), await stage.ana.says(direct, "are you there?")
+        (found,) = await stage.adapter.fetch_since(key_of(direct), last.id, 10)
+    assert (found.key, found.message_id, found.addressed) == (key_of(direct), missed.id, True)
+    assert found.author.manages_channel
+
+
 async def test_an_answer_to_the_bot_addresses_it_even_when_its_ping_is_switched_off() -> None:
     async with on_stage() as stage:
         question = await stage.ana.says(stage.general, "hello", mention=True)

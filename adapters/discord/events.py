@@ -14,7 +14,7 @@ import discord
 from adapters.discord import files
 from adapters.discord.failures import mapped
 from adapters.discord.people import person
-from adapters.discord.places import Where, key_of, known
+from adapters.discord.places import Where, is_private, key_of, known
 from adapters.discord.text import calls_of, plain_text
 from bot.adapter import Core
 from bot.commands import parse_text
@@ -136,7 +136,7 @@ class Events:
             where = await known(self._client, where)
         except AdapterError as error:
             log.warning("The place of a message is not known: %s", error)
-        private = isinstance(where, discord.DMChannel)
+        private = is_private(where)
         addressed = private or self._is_called(message)
         if not message.content and not message.attachments and not self._reads_all and not private:
             return None  # there was something, and it is not for us to see

@@ -2,7 +2,7 @@
 
 import discord
 
-from adapters.discord.places import Where
+from adapters.discord.places import Where, is_private
 from bot.messages import Person
 
 Interaction = discord.Interaction[discord.Client]
@@ -11,7 +11,7 @@ Interaction = discord.Interaction[discord.Client]
 def person(who: discord.User | discord.Member, where: Where) -> Person:
     """The author of a message. In a direct message they manage the conversation, which is theirs alone."""
     if not isinstance(who, discord.Member):
-        return Person(str(who.id), who.display_name, manages_channel=isinstance(where, discord.DMChannel))
+        return Person(str(who.id), who.display_name, manages_channel=is_private(where))
     can = who.guild_permissions
     if not isinstance(where, discord.PartialMessageable | discord.DMChannel | discord.GroupChannel):
         try:

@@ -39,6 +39,11 @@ def key_of(where: Where) -> ConversationKey:
     return ConversationKey(PLATFORM, str(guild.id) if guild else "", str(where.id))
 
 
+def is_private(where: Where) -> bool:
+    """Whether it is a direct message. A history that is read back has its place by the id alone, not as a DMChannel."""
+    return not key_of(where).workspace
+
+
 async def known(client: discord.Client, where: Where) -> Where:
     """The channel itself, fetched if only its id is known (a private or archived thread). Raises AdapterError."""
     if not isinstance(where, discord.PartialMessageable) or where.guild_id is None:

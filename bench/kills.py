@@ -1,0 +1,110 @@
+"""`python -m bench.kills --kills 200 --seed 1`: the service, killed at random points while people talk to it.
+
+In: how often, and a seed. Out: a line of progress for each house, then a table of what became of the questions; exit
+status 1 if one was lost, answered twice or in the wrong place, if somebody was pinged, or if the database is not what
+it should be. The service is the real one with the real adapters, in a process of its own, on a scripted engine; the
+fakes of both platforms live on. It moves into a house with nothing stored every 25 kills.
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from tests.crash_house import open_house
+from tests.crash_storm import storm
+
+KILLS_A_HOUSE = 25
+AT_ONCE = (1, 1, 2, 3)
+"""So many kills come before everything that is owed is waited for."""
+
+
+@dataclass
+class Tally:
+    """What came of all houses."""
+
+    kills: int = 0
+    starts: int = 0
+    questions: int = 0
+    answers: int = 0
+    errors: int = 0
+    lost: int = 0
+    double: int = 0
+    strays: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+async def one_house(root: Path, seed: int, kills: int, tally: Tally) -> None:
+    """Kill a service so often, and judge it in the end."""
+    chance, left = Random(seed), kills
+    async with open_house(root, "discord", "slack") as house:
+        while left:
+            now = min(left, chance.choice(AT_ONCE))
+            await storm(house, chance, kills=now)
+            left -= now
+            if (await house.settled()).faults:
+                break
+        verdict = await house.ended()
+        tally.kills += kills - left
+        tally.starts += house.lives
+        tally.questions += len(house.asked)
+        tally.answers += verdict.answers
+        tally.errors += verdict.errors
+        tally.lost += len(verdict.lost)
+        tally.double += len(verdict.double)
+        tally.strays += len(verdict.strays)
+        tally.faults += [f"house {seed}: {fault}" for fault in verdict.faults]
+        if verdict.faults:
+            print(house.log(), file=sys.stderr)
+
+
+async def run(kills: int, seed: int) -> Tally:
+    """All houses, one after the other."""
+    tally, began = Tally(), time.monotonic()
+    for number, first in enumerate(range(0, kills, KILLS_A_HOUSE)):
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+            await one_house(Path(directory), seed * 1000 + number, min(KILLS_A_HOUSE, kills - first), tally)
+        seconds = time.monotonic() - began
+        print(
+            f"{tally.kills} kills, {tally.questions} questions, {len(tally.faults)} faults, {seconds:.0f} s", flush=True
+        )
+        if tally.faults:
+            break
+    print(table(tally, time.monotonic() - began))
+    return tally
+
+
+def table(tally: Tally, seconds: float) -> str:
+    """The result."""
+    rows = {
+        "kills": tally.kills,
+        "starts": tally.starts,
+        "questions": tally.questions,
+        "whole answers": tally.answers,
+        "errors (ran at two kills)": tally.errors,
+        "lost": tally.lost,
+        "double": tally.double,
+        "in the wrong place": tally.strays,
+        "seconds": round(seconds),
+    }
+    return "\n".join(f"{name:28}{value:8}" for name, value in rows.items())
+
+
+def main() -> None:
+    """Kill, judge, exit."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    tally = asyncio.run(run(given.kills, given.seed))
+    for fault in tally.faults:
+        print(fault, file=sys.stderr)
+    sys.exit(bool(tally.faults))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,7 @@
 # make check        lint, format, types, import rules         make bench        run the benchmarks
 # make machine      a thousand lives of a service that anything may happen to (an hour or less)
 # make constraints  renew constraints.txt                     make clean        take away what was installed here
-# make soak         200 SIGKILLs at random points
+# make soak         200 SIGKILLs at random points, then two hours of a team's traffic with faults on (ARGS='--minutes 60')
 #
 # Each sets up what it needs in .venv, and the model in the user's cache; the second time there is nothing left to do.
 #   PYTHON=...       the Python to make .venv with (3.11 or newer)
@@ -58,7 +58,8 @@ bench-gpu: $(VENV)/ready-dev
 	$(BIN)/python -m bench.gpu
 
 soak: $(VENV)/ready-dev
-	$(BIN)/python -m bench.kills --kills 200 $(ARGS)
+	$(BIN)/python -m bench.kills --kills 200
+	$(BIN)/python -m bench.soak $(ARGS)
 
 model: | $(VENV)/made
 	$(BIN)/inhouse pull smollm2 </dev/null 1>&2

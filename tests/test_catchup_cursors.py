@@ -1,5 +1,6 @@
 """How far each channel was heard: when that is stored, and how much of it stays in memory."""
 
+import asyncio
 from pathlib import Path
 
 import pytest

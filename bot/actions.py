@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from bot.commands import Command, Who, find, help_text, nearest, value_of
 from bot.conversations import Conversations
-from bot.errors import RequestRefused, StorageError
+from bot.errors import RequestRefused
 from bot.messages import (
     Accepted,
     ActionKind,
@@ -39,6 +39,12 @@ from bot.worker import Worker
 RERUN_S = 120.0
 """How long after a question its change brings the offer of another answer."""
 
+REPEATABLE = frozenset(
+    {"reset", "forget", "model", "temperature", "top_p", "max_tokens", "system", "stop", ActionKind.STOP}
+    | {ActionKind.GOOD, ActionKind.BAD}
+)
+"""What may be done twice: it is noted as done afterwards, so that a crash in between cannot lose it."""
+
 Handler = Callable[[IncomingCommand, str | None], Awaitable[Outcome]]
 
 
@@ -62,6 +68,7 @@ class Actions:
         self.redelivered = 0
         """Commands and buttons that came again and were dropped."""
         self._unfinished: set[tuple[ConversationKey, str]] = set()  # events stored, but not acted upon
+        self._acting: set[tuple[ConversationKey, str]] = set()
         self._handlers: dict[str, Handler] = {
             "ask": self._ask,
             "regenerate": self._regenerate,
@@ -93,7 +100,8 @@ class Actions:
             handler = self._handlers[command.name]
             if command.name == "ask":  # stored as the message that it is
                 return await handler(event, value)
-            return await self._once(event.key, f"command {event.event_id}", lambda: handler(event, value))
+            event_id = f"command {event.event_id}"
+            return await self._once(event.key, event_id, lambda: handler(event, value), command.name in REPEATABLE)
         except RequestRefused as error:
             return Refused(str(error))
 
@@ -106,7 +114,10 @@ class Actions:
         if not asker and not event.actor.manages_channel and not self._is_admin(event.key.platform, event.actor):
             return Refused(f"Only {stored.reply.asker.name or 'whoever asked'} and moderators can do that here.")
         try:
-            return await self._once(event.key, f"action {event.event_id}", lambda: self._press(event, stored.reply))
+            event_id = f"action {event.event_id}"
+            return await self._once(
+                event.key, event_id, lambda: self._press(event, stored.reply), event.kind in REPEATABLE
+            )
         except RequestRefused as error:
             return Refused(str(error))
 
@@ -128,18 +139,31 @@ class Actions:
                 await self._worker.stop(request.request_id, unasked=True)
         return await self._conversations.deleted(event)
 
-    async def _once(self, key: ConversationKey, identity: str, act: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    async def _once(
+        self, key: ConversationKey, identity: str, act: Callable[[], Awaitable[Outcome]], repeatable: bool
+    ) -> Outcome:
         """Act on an event, unless that was done before. One that storage failed half-way is to come again."""
-        event = (key, identity)
-        if not await self._storage.inbox.accept(key, identity) and event not in self._unfinished:
+        event, inbox = (key, identity), self._storage.inbox
+        if event in self._acting:
             self.redelivered += 1
             return Accepted()
-        self._unfinished.discard(event)
+        self._acting.add(event)
         try:
-            return await act()
-        except StorageError:
+            new = not await inbox.seen(key, identity) if repeatable else await inbox.accept(key, identity)
+            if not new and event not in self._unfinished:
+                self.redelivered += 1
+                return Accepted()
             self._unfinished.add(event)
+            outcome = await act()
+            if repeatable:
+                await inbox.accept(key, identity)
+        except RequestRefused:
+            self._unfinished.discard(event)
             raise
+        finally:
+            self._acting.discard(event)
+        self._unfinished.discard(event)
+        return outcome
 
     async def _press(self, event: IncomingAction, reply: Reply) -> Outcome:
         if event.kind is ActionKind.STOP:

@@ -1,6 +1,9 @@
 """Commands about what was said: undo, reset, forget, export, why, status; and events that are delivered twice."""
 
+import asyncio
 import json
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -8,7 +11,8 @@ from bot.errors import StorageError
 from bot.messages import Accepted, ActionKind, Notice, Refused
 from bot.storage import History
 from tests.fakes.team import Team
-from tests.service_harness import House
+from tests.fakes.world import World
+from tests.service_harness import House, open_house
 from tests.storage_samples import rows
 
 pytest_plugins = ["tests.service_fixtures"]
@@ -142,6 +146,20 @@ async def test_a_command_that_is_delivered_twice_acts_once(house: House, team: T
     assert isinstance(await house.world.outcome(number), Notice)
     assert await house.world.deliver_again(number) == Accepted()
     assert (await reads(house, team, "four"))[-3:] == ["two", "You said: two", "four"]
+
+
+async def test_a_command_whose_process_dies_before_it_was_done_is_done_when_it_comes_again(tmp_path: Path) -> None:
+    async with World() as world:
+        async with open_house(tmp_path, world) as house:
+            team = house.team
+            await team.asks("ana", "my secret")
+            with patch("bot.storage.history.History.forget", side_effect=asyncio.CancelledError) as dying:
+                number = await team.gives("forget", who="ana")
+                await world.until(lambda: bool(dying.called), "it is about to be done")
+        async with open_house(tmp_path, world) as house:
+            assert isinstance(await world.outcome(number), Notice)
+            assert await world.deliver_again(number) == Accepted()
+            assert await reads(house, team, "what did I say?") == ["what did I say?"]
 
 
 @pytest.mark.parametrize("name", ["regenerate", "continue"])

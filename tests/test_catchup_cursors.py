@@ -65,5 +65,5 @@ async def test_the_first_cursor_of_a_channel_is_not_put_off(listener: Listener) 
 
 async def has_cursor(listener: Listener, place: ConversationKey) -> None:
     """Wait until a place has a cursor on disk."""
-    while all(cursor.key != place for cursor in await listener.storage.cursors.of_platform("scripted")):
+    while all(cursor.key != place for cursor in await listener.storage.cursors.of_platform("scripted")):  # noqa: ASYNC110
         await asyncio.sleep(0.01)

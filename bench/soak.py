@@ -24,8 +24,9 @@ from tests.fakes.discord import FakeDiscord
 from tests.fakes.slack_server import FakeSlack
 
 ROOMS = 10
-PAUSES_S = {"discord": 8.0, "slack": 30.0}
-"""From an answer to the next question; Slack takes 20 streams and 50 edits a minute."""
+PAUSES_S = {"discord": 2.0, "slack": 30.0}
+"""From an answer to the next question; Slack takes 20 streams and 50 edits a minute. On Discord a channel is one
+conversation, whose history should be as long as it is ever read before memory is compared."""
 TROUBLE_S, DIES_S = 10.0, 200.0
 WARM_S = 900.0
 """Memory is compared with what it was after so long."""

@@ -23,7 +23,7 @@ class Presence:
 
     def line(self) -> str:
         """'phi-4 · 38 tokens/s · 2 waiting'."""
-        loading, loaded = self._worker.loading, self._worker.loaded
+        loading, loaded = self._worker.loader.loading, self._worker.loader.loaded
         if loading is not None:
             return f"loading {loading.model}, {loading.progress.fraction:.0%}"
         if loaded is None:
@@ -39,7 +39,7 @@ class Presence:
         """Ask for the speed now and then, for ever."""
         while True:
             try:
-                busy = self._worker.loaded is not None and bool(self._queue.running())
+                busy = self._worker.loader.loaded is not None and bool(self._queue.running())
                 self._speed = (await self._engine.stats()).tokens_per_s if busy else 0.0
             except EngineError:
                 self._speed = 0.0

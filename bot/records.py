@@ -40,7 +40,7 @@ class Records:
     async def status(self, event: IncomingCommand, _: str | None) -> Outcome:
         """/status: model, hardware, memory, speed, queue."""
         lines = []
-        model, loading = self._worker.loaded, self._worker.loading
+        model, loading = self._worker.loader.loaded, self._worker.loader.loading
         if loading is not None:
             lines.append(f"loading {loading.model}, {loading.progress.fraction:.0%}")
         elif model is None:
@@ -52,8 +52,8 @@ class Records:
             lines += describe_hardware(hardware).splitlines()
         writing, waiting = len(self._queue.running()), len(self._queue.waiting())
         lines.append(f"queue: {counted(writing, 'answer')} being written, {waiting} waiting")
-        if self._worker.engine_deaths:
-            lines.append(f"the model's process was restarted {counted(self._worker.engine_deaths, 'time')}")
+        if self._worker.loader.losses:
+            lines.append(f"the model's process was restarted {counted(self._worker.loader.losses, 'time')}")
         return Notice("\n".join(f"- {line}" for line in lines))
 
     async def why(self, event: IncomingCommand, _: str | None) -> Outcome:

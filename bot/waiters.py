@@ -49,10 +49,9 @@ class Waiters:
 
     def places(self) -> dict[str, Place]:
         """Everybody's place by request id, as it is now."""
-        worker = self._worker
-        slots = worker.loaded.max_running if worker.loaded else 1
-        model = worker.loaded.name if worker.loaded else worker.loading.model if worker.loading else ""
-        return self._queue.places(model, slots, worker.load_seconds)
+        loader = self._worker.loader
+        model = loader.name or (loader.loading.model if loader.loading else "")
+        return self._queue.places(model, loader.slots, loader.seconds)
 
     async def _store(self) -> None:
         self._stored_at = time.monotonic()
@@ -65,12 +64,11 @@ class Waiters:
 
     def _lines(self) -> dict[str, str]:
         """What to tell each of them now, by request id."""
-        worker = self._worker
+        loading = self._worker.loader.loading
         lines = {request_id: waiting_line(place) for request_id, place in self.places().items()}
-        if worker.loading is not None:
-            taken = time.monotonic() - worker.loading.began
-            line = loading_line(worker.loading.model, worker.loading.progress, taken, again=worker.loading.again)
+        if loading is not None:
+            line = loading_line(loading.model, loading.progress, time.monotonic() - loading.began, again=loading.again)
             for request in (*self._queue.running(), *self._queue.waiting()):
-                if request.model == worker.loading.model:
+                if request.model == loading.model:
                     lines[request.request_id] = line
         return lines

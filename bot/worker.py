@@ -10,11 +10,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bot.conversations import Conversations
-from bot.engine.base import Engine, EngineRequest, LoadedModel, LoadProgress, ModelSource
+from bot.engine.base import Engine, EngineRequest, LoadedModel
 from bot.errors import EngineDied, InhouseError, ModelError, StorageError
+from bot.loader import Loader, Locate
 from bot.messages import FinishReason, GenerationRequest, TokenDelta
 from bot.metrics import Metrics
 from bot.queue import RequestQueue
@@ -28,19 +29,6 @@ ATTEMPTS = 2
 
 UNSTORED = "My storage failed, so I gave this up; the log of Inhouse says why. Please ask again."
 """What people are told; the error itself names a path of this machine."""
-
-Locate = Callable[[str], ModelSource]
-"""Finds a model, by name, on this disk; may block; raises ModelError."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loading:
-    """A load that is going on. `began` is on the monotonic clock; `again`: in place of an engine that was lost."""
-
-    model: str
-    progress: LoadProgress
-    began: float
-    again: bool
 
 
 class Worker:
@@ -58,19 +46,15 @@ class Worker:
         metrics: Metrics,
     ) -> None:
         self._engine, self._queue, self._storage = engine, queue, storage
-        self._replies, self._conversations, self._locate = replies, conversations, locate
+        self._replies, self._conversations = replies, conversations
         self._default, self._metrics = default, metrics
+        self.loader = Loader(engine, locate, metrics)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._stopped: set[str] = set()  # those of the running that somebody stopped
         self._free = asyncio.Event()  # something ended
-        self._load_seconds: dict[str, float] = {}  # measured, by model
         self._draining = False
-        self._again = False  # the engine was lost, and no model has been loaded since
         self._turn = asyncio.Lock()  # whoever holds it may load and start
         self._beginning: GenerationRequest | None = None  # taken from the queue, not running yet
-        self.loaded: LoadedModel | None = None
-        self.loading: Loading | None = None
-        self.engine_deaths = 0
 
     def submit(self, request: GenerationRequest, *, recall: bool = False) -> None:
         """Queue a stored request and begin to show its reply. `recall`: an earlier process may have posted of it."""
@@ -84,16 +68,16 @@ class Worker:
         except EngineDied as error:
             log.error("%s; the next question starts it again", error)
         while True:
-            await self._until(lambda: len(self._running) < (self.loaded.max_running if self.loaded else 1))
-            await self._begin(await self._queue.get(self.loaded.name if self.loaded else ""))
+            await self._until(lambda: len(self._running) < self.loader.slots)
+            await self._begin(await self._queue.get(self.loader.name))
 
     async def renew(self, why: str) -> bool:
         """Load the model again in a new process; False if somebody is being answered. Who asks meanwhile waits."""
         async with self._turn:
-            if self.loaded is None or self._running:
+            if self.loader.loaded is None or self._running:
                 return False
-            model = self.loaded.name
-            self._lose(f"{why} {model} is loaded again in a new process.")
+            model = self.loader.loaded.name
+            self.loader.lose(f"{why} {model} is loaded again in a new process.")
             await self._engine.close()
             try:
                 await self._load(model)
@@ -101,19 +85,15 @@ class Worker:
                 log.error("%s The next question tries it again.", error)
             return True
 
-    def load_seconds(self, model: str) -> float:
-        """How long this model took to load, last time; 0 if it was never loaded here."""
-        return self._load_seconds.get(model, 0.0)
-
     async def give_up(self, request: GenerationRequest, error: str) -> None:
         """End a request that is no longer in the queue with a sentence."""
         await self._end(request, FinishReason.ERROR, error)
 
     async def at_rest(self) -> LoadedModel:
         """Wait until a model is loaded and nobody waits for an answer; that model."""
-        await self._until(lambda: self.loaded is not None and not self._running and not self._queue.waiting())
-        assert self.loaded is not None
-        return self.loaded
+        await self._until(lambda: self.loader.loaded is not None and not self._running and not self._queue.waiting())
+        assert self.loader.loaded is not None
+        return self.loader.loaded
 
     async def stop(self, request_id: str, *, unasked: bool = False) -> bool:
         """End a request that waits or runs; False if it does neither. unasked: its question was deleted."""
@@ -160,9 +140,9 @@ class Worker:
         live = self._replies.get(request.request_id) or self._replies.open(request)
         problem: Exception | None = None
         try:
-            if request.attempts > 0 or self.loaded is None or self.loaded.name != request.model:
+            if request.attempts > 0 or not self.loader.has(request.model):
                 await self._until(lambda: not self._running)
-            if self.loaded is None or self.loaded.name != request.model:
+            if not self.loader.has(request.model):
                 await self._load(request.model)
         except Exception as error:
             problem = error
@@ -187,10 +167,10 @@ class Worker:
             if prompt is None or request.request_id in self._stopped:  # its message was deleted, or it was stopped
                 await self._end(request, FinishReason.ABORT)
                 return
-            if self.loaded is None:  # it died under another request, while this one was being prepared
+            if self.loader.loaded is None:  # it died under another request, while this one was being prepared
                 raise EngineDied("The engine died before it was asked.")
             # An answer may take half the window at most, so that there is always room for the question.
-            limit = min(request.params.max_tokens, self.loaded.context_window // 2)
+            limit = min(request.params.max_tokens, self.loader.loaded.context_window // 2)
             params = replace(request.params, max_tokens=limit)
             live.begins(prompt)
             async for delta in self._engine.stream(EngineRequest(request.request_id, prompt, params)):
@@ -240,7 +220,7 @@ class Worker:
 
     async def _retry(self, request: GenerationRequest, live: LiveReply) -> None:
         """The engine died under this request: again, alone, or an error if that happened before."""
-        self._lose("The engine died; it is started again")
+        self.loader.lose("The engine died; it is started again")
         if request.request_id in self._stopped:
             await self._end(request, FinishReason.ABORT)
             return
@@ -254,11 +234,6 @@ class Worker:
         live.say("restarting the model")
         self._queue.put(replace(request, attempts=attempts))
 
-    def _lose(self, why: str) -> None:
-        if self.loaded is not None:
-            log.error("%s", why)
-            self.loaded, self._again, self.engine_deaths = None, True, self.engine_deaths + 1
-
     async def _other_model(self, request: GenerationRequest, live: LiveReply, error: ModelError) -> None:
         """The model would not load: back to the one that did, for this request and for its conversation."""
         fallback = await self._conversations.roll_back(request)
@@ -270,24 +245,8 @@ class Worker:
         self._queue.put(replace(request, model=fallback))
 
     async def _load(self, model: str) -> None:
-        began = time.monotonic()
-        self.loaded = None
-        self._progress(model, LoadProgress("loading", 0.0), began)
-        try:
-            source = await asyncio.to_thread(self._locate, model)
-            self.loaded = await self._engine.load(source, lambda step: self._progress(model, step, began))
-        finally:
-            self.loading = None
-            self._metrics.load_ended(model, loaded=self.loaded is not None)
-        self._again = False
+        await self.loader.load(model)
         self._free.set()
-        self._load_seconds[model] = time.monotonic() - began
-        log.info("Loaded %s on %s as %s in %.1f s", model, self.loaded.device, self.loaded.dtype, self.loaded.load_s)
-        if self.loaded.note:
-            log.info("%s", self.loaded.note)
-
-    def _progress(self, model: str, step: LoadProgress, began: float) -> None:
-        self.loading = Loading(model, step, began, self._again)
 
     def _ended(self, request_id: str) -> None:
         self._running.pop(request_id, None)

@@ -60,7 +60,7 @@ class Rooms:
 
     @property
     def restarts(self) -> int:
-        return self.house.service._worker.engine_deaths
+        return self.house.service._worker.loader.losses
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -88,7 +88,7 @@ async def rooms(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
         ):
             world.patience_s = START_S
             await world.connected()
-            await world.until(lambda: house.service._worker.loaded is not None, "the model is loaded")
+            await world.until(lambda: house.service._worker.loader.loaded is not None, "the model is loaded")
             yield Rooms(house, engine)
 
 
@@ -148,7 +148,7 @@ async def test_a_process_that_dies_with_nothing_to_do_is_replaced_before_anybody
     assert first is not None
     os.kill(first, signal.SIGKILL)
     worker = rooms.house.service._worker
-    await rooms.house.world.until(lambda: rooms.restarts > restarts and worker.loaded is not None, "it is back")
+    await rooms.house.world.until(lambda: rooms.restarts > restarts and worker.loader.loaded is not None, "it is back")
     assert rooms.engine.pid not in (None, first)
     assert await rooms.whole("And you?")
 
@@ -163,7 +163,9 @@ async def test_a_process_that_leaks_is_replaced_once_nobody_is_being_answered(
         said = await rooms.whole(text)
         assert rooms.engine.pid == first, "it was replaced under an answer"
         worker = rooms.house.service._worker
-        await rooms.house.world.until(lambda: rooms.restarts > restarts and worker.loaded is not None, "it is back")
+        await rooms.house.world.until(
+            lambda: rooms.restarts > restarts and worker.loader.loaded is not None, "it is back"
+        )
     assert "with nothing to do. tiny is loaded again in a new process." in caplog.text
     assert rooms.engine.pid not in (None, first)
     stats = await rooms.engine.stats()

@@ -68,7 +68,7 @@ async def afternoon(root: Path, tick_s: float = TICK_S) -> AsyncIterator[tuple[H
         engine = GpuEngine(world.gates.passing)
         async with open_page(root, tick_s=tick_s, world=world, engine=engine, **how) as (house, site):
             site.web.sources.shelf.hardware = MACHINE
-            site.web.sources.worker.engine_deaths = 1
+            site.web.sources.worker.loader.losses = 1
             _count(site.web.sources.metrics)
             await _talk(house)
             _log()

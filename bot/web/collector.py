@@ -66,9 +66,9 @@ class LiveCollector(Collector):
         worker, totals = self._sources.worker, self._sources.metrics.totals
         loads = (((model, "loaded" if well else "failed"), count) for (model, well), count in totals.loads.items())
         yield _counters("model_loads", "Loads of a model, by outcome", ["model", "outcome"], loads)
-        now = [((worker.loaded.name, worker.loaded.device), 1)] if worker.loaded else []
+        now = [((worker.loader.loaded.name, worker.loader.loaded.device), 1)] if worker.loader.loaded else []
         yield _gauges("model_loaded", "1 for the model that is loaded", ["model", "device"], now)
-        yield _counter("engine_restarts", "How often the engine's process ended and was replaced", worker.engine_deaths)
+        yield _counter("engine_restarts", "How often the engine's process ended and was replaced", worker.loader.losses)
 
     def _memory(self) -> Iterator[Metric]:
         stats = self._sampler.stats

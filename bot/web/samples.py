@@ -91,7 +91,7 @@ class Sampler:
         await asyncio.wait([self._asking], timeout=ANSWER_S)
 
     async def _ask(self) -> None:
-        loaded = self._sources.worker.loaded
+        loaded = self._sources.worker.loader.loaded
         if loaded is None:
             self.stats, self._ended = None, False
             return
@@ -99,7 +99,7 @@ class Sampler:
         try:
             self.stats, self._ended = await self._sources.engine.stats(), False
         except EngineError:
-            self.stats, self._ended = None, self._sources.worker.loaded is loaded
+            self.stats, self._ended = None, self._sources.worker.loader.loaded is loaded
         finally:
             self._asked_at = None
 

@@ -55,9 +55,9 @@ class Sources:
         worker = self.worker
         if self.stopping():
             return "it is being stopped"
-        if worker.loading is not None:
-            return f"the model is being loaded ({worker.loading.progress.fraction:.0%})"
-        if worker.loaded is None:
+        if worker.loader.loading is not None:
+            return f"the model is being loaded ({worker.loader.loading.progress.fraction:.0%})"
+        if worker.loader.loaded is None:
             return "no model is loaded"
         if engine_trouble:
             return engine_trouble

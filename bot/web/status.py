@@ -46,7 +46,7 @@ class Status:
                 "unready": self._sources.unready(self._sampler.engine_trouble),
                 "stopping": self._sources.stopping(),
                 "sample": samples[-1] if samples else None,
-                "model": self._sources.worker.loaded,
+                "model": self._sources.worker.loader.loaded,
                 "loading": self._loading(),
                 "memory": self._memory(),
                 "queue": self._queue(),
@@ -57,7 +57,7 @@ class Status:
         )
 
     def _loading(self) -> Part | None:
-        loading = self._sources.worker.loading
+        loading = self._sources.worker.loader.loading
         if loading is None:
             return None
         taken = time.monotonic() - loading.began
@@ -97,7 +97,7 @@ class Status:
             "prompt_tokens": totals.prompt_tokens,
             "generated_tokens": totals.generated_tokens,
             "cached_share": totals.cached_share if totals.prompt_tokens else None,
-            "engine_restarts": self._sources.worker.engine_deaths,
+            "engine_restarts": self._sources.worker.loader.losses,
             "redelivered": self._sources.redelivered,
         }
 

@@ -73,7 +73,7 @@ SEAMS: Mapping[str, tuple[Any, str]] = {  # Any: a class or a module
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A process ends before (or `after`) the `times`th passage of a seam."""
+    """A process ends before the `times`th passage of a seam; `after`: behind it, or behind the next that succeeds."""
 
     seam: str
     after: bool = False
@@ -155,7 +155,7 @@ def deadly(original: Callable[..., Any], point: Point) -> Callable[..., Any]:  #
         passed += 1
         if passed == point.times and not point.after:
             _die()
-        return passed == point.times
+        return passed >= point.times
 
     if not inspect.iscoroutinefunction(original):
 

@@ -7,11 +7,13 @@ numbered words, so that a word that is missing, doubled or in the wrong place is
 
 import asyncio
 import inspect
+import multiprocessing
 import os
 import re
 import signal
 import ssl
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -73,7 +75,7 @@ SEAMS: Mapping[str, tuple[Any, str]] = {  # Any: a class or a module
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A process ends before (or `after`) the `times`th passage of a seam."""
+    """A process ends before the `times`th passage of a seam; `after`: behind it, or behind the next that succeeds."""
 
     seam: str
     after: bool = False
@@ -116,6 +118,7 @@ async def _work(point: str) -> None:
 
 def live(errand: Errand) -> None:
     """The whole life of the process: serve until SIGTERM, or until the errand's point. Its log is ROOT/log."""
+    threading.Thread(target=_die_with_the_parent, daemon=True).start()
     log = os.open(Path(errand.root) / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -155,7 +158,7 @@ def deadly(original: Callable[..., Any], point: Point) -> Callable[..., Any]:  #
         passed += 1
         if passed == point.times and not point.after:
             _die()
-        return passed == point.times
+        return passed >= point.times
 
     if not inspect.iscoroutinefunction(original):
 
@@ -172,6 +175,14 @@ def deadly(original: Callable[..., Any], point: Point) -> Callable[..., Any]:  #
         return _die() if last else result
 
     return waiting
+
+
+def _die_with_the_parent() -> None:
+    """A test that was killed itself leaves nobody behind."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    _die()
 
 
 def _die() -> None:

@@ -85,7 +85,7 @@ async def is_hurt(story: Story) -> None:
 
 async def is_watched(story: Story) -> None:
     """A main process that hangs is replaced."""
-    await story.lab.write(f"{DROPINS}/watchdog.conf", "[Service]\nWatchdogSec=3\n")
+    await story.lab.write(f"{DROPINS}/watchdog.conf", "[Service]\nWatchdogSec=8\n")
     await story.lab.does("systemctl", "daemon-reload")
     await story.lab.does("systemctl", "restart", "inhouse")
     await story.talks("the fifth canary sings")
@@ -167,7 +167,7 @@ async def is_gone(story: Story) -> None:
     assert (await story.lab.tries("id", "inhouse"))[0] != 0
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 async def test_a_life_under_systemd_as_the_readme_tells_it(tmp_path: Path) -> None:
     await asyncio.to_thread(needs, why_not(), "not allowed" in why_not())
     async with open_story(tmp_path) as story:

@@ -1,12 +1,13 @@
 """Memory that runs out for a service in the lab, so that the kernel has to kill one of its processes.
 
 The service's processes are bounded at a little more than they use, and one more that wants a lot joins them. Where the
-kernel's memory controller is the older one (version 1), they are moved to a group of it, and a new engine is started
-there: what a process already has is charged to where it was.
+kernel's memory controller is the older one (version 1), the main one is moved to a group of it, where an engine that is
+started then lives, too: what a process already has stays charged to where it was.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from tests.systemd_lab import PYTHON, Lab
 from tests.systemd_story import Story
@@ -18,36 +19,43 @@ OLD = "/opt/memory"
 JOIN = "echo $$ >{group}/cgroup.procs; exec env LD_LIBRARY_PATH=/opt/python/lib {python} -c 'b\"x\" * {size}'"
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What a group of processes has; `used`, `limit` and `events` are files in its directory, `none` means no limit."""
+
+    lab: Lab
+    group: str
+    used: str
+    limit: str
+    none: str
+    events: str
+
+    async def runs_out(self) -> None:
+        """The kernel kills one of the processes; afterwards there is enough again."""
+        most = int(await self.lab.does("cat", f"{self.group}/{self.used}")) + SPARE
+        await self._bound(str(most))
+        await self.lab.does("sh", "-c", JOIN.format(group=self.group, python=PYTHON, size=GREED))
+        await self._bound(self.none)
+        await self.lab.does("grep", "^oom_kill [1-9]", f"{self.group}/{self.events}")
+
+    async def _bound(self, limit: str) -> None:
+        await self.lab.does("sh", "-c", f"echo {limit} >{self.group}/{self.limit}")
+
+
 @asynccontextmanager
-async def memory_runs_out(story: Story) -> AsyncIterator[dict[str, int]]:
-    """The processes as they were before; inside, one was killed for want of memory, and there is enough again."""
-    lab = story.lab
-    group = await story.group()
+async def memory_of(story: Story) -> AsyncIterator[Memory]:
+    """The memory of the service's processes, of those at least that are started in this block."""
+    lab, group = story.lab, await story.group()
     if (await lab.tries("test", "-e", f"{group}/memory.max"))[0] == 0:
-        before = await story.pids()
-        await _run_out(lab, group, "memory.current", "memory.max", "max", "memory.events")
-        yield before
+        yield Memory(lab, group, "memory.current", "memory.max", "max", "memory.events")
         return
     await lab.does("mkdir", "-p", OLD)
     await lab.does("mount", "-t", "cgroup", "-o", "memory", "memory", OLD)
     old = await lab.does("mktemp", "-d", f"{OLD}/inhouse-lab.XXXXXX")
-    before = await story.pids()
     try:
-        await lab.does("sh", "-c", f"echo {before['main']} >{old}/cgroup.procs")
-        await story.signals("KILL", "engine")
-        await story.talks("a canary in between")
-        before = await story.pids()
-        await _run_out(lab, old, "memory.usage_in_bytes", "memory.limit_in_bytes", "-1", "memory.oom_control")
-        yield before
+        await lab.does("sh", "-c", f"echo {(await story.pids())['main']} >{old}/cgroup.procs")
+        yield Memory(lab, old, "memory.usage_in_bytes", "memory.limit_in_bytes", "-1", "memory.oom_control")
     finally:
         await lab.does("sh", "-c", f"for each in $(cat {old}/cgroup.procs); do echo $each >{OLD}/cgroup.procs; done")
         await lab.does("rmdir", old)
         await lab.does("umount", OLD)
-
-
-async def _run_out(lab: Lab, group: str, used: str, limit: str, none: str, events: str) -> None:
-    most = int(await lab.does("cat", f"{group}/{used}")) + SPARE
-    await lab.does("sh", "-c", f"echo {most} >{group}/{limit}")
-    await lab.does("sh", "-c", JOIN.format(group=group, python=PYTHON, size=GREED))
-    await lab.does("sh", "-c", f"echo {none} >{group}/{limit}")
-    await lab.does("grep", "^oom_kill [1-9]", f"{group}/{events}")

@@ -58,13 +58,14 @@ class Run:
     async def holds(self, command: str) -> str:
         """What a command tells that was given no value."""
         interaction = await self.admin.slash(command, channel=self.general)
-        assert interaction.response is not None
-        return interaction.response.content
+        return await interaction.answered(PATIENCE_S)
 
     async def asked(self) -> None:
         """Wait until an answer is being written."""
         async with asyncio.timeout(PATIENCE_S):
-            while ("running",) not in rows(self.settings.parent / "state", "SELECT status FROM requests"):
+            while True:
+                if ("running",) in rows(self.settings.parent / "state", "SELECT status FROM requests"):
+                    return
                 await asyncio.sleep(0.05)
 
     def engine(self) -> psutil.Process:

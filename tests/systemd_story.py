@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -110,14 +109,21 @@ class Story:
         told = await self.lab.does("journalctl", "--unit", "inhouse", "--output", "json", "--all", "--no-pager")
         return [json.loads(line) for line in told.splitlines()]
 
-    async def is_logged(self, words: str) -> dict[str, str]:
-        """The newest entry that matches, once there is one."""
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            if found := [entry for entry in await self.journal() if re.search(words, entry["MESSAGE"])]:
-                return found[-1]
-            await asyncio.sleep(0.1)
-        pytest.fail(f"not logged: {words}\n" + "\n".join(entry["MESSAGE"] for entry in await self.journal()))
+    async def is_logged(self, words: str, after: int = 0) -> dict[str, str]:
+        """The newest entry that matches, once there is one after so many."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if found := [entry for entry in (await self.journal())[after:] if re.search(words, entry["MESSAGE"])]:
+                    return found[-1]
+                await asyncio.sleep(0.1)
+
+    async def becomes(self, state: str) -> None:
+        """Wait until the unit is in this state."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if await self.lab.shows("inhouse", "ActiveState") == state:
+                    return
+                await asyncio.sleep(0.1)
 
 
 @asynccontextmanager

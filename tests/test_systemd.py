@@ -65,7 +65,7 @@ async def is_installed(story: Story, tmp_path: Path) -> None:
 
 
 async def is_hurt(story: Story) -> None:
-    """An engine that dies, or that the kernel kills for its memory, costs the engine, and what was asked is answered."""
+    """An engine that dies, or is killed for its memory, costs the engine, and what was asked is answered."""
     async with memory_of(story) as memory:
         before = await story.signals("KILL", "engine")
         await story.talks("the second canary sings")
@@ -97,10 +97,11 @@ async def reloads(story: Story) -> None:
         ("INHOUSE_TOP_P=0.5", "The configuration was read again", "6"),
         ("INHOUSE_DEVICE=auto", "INHOUSE_DEVICE: changed", "4"),
     ):
+        before = len(await story.journal())
         await story.add_settings(line)
         await story.lab.does("systemctl", "reload", "inhouse")
-        assert (await story.is_logged(logged))["PRIORITY"] == priority
-        assert await story.lab.shows("inhouse", "ActiveState") == "active"
+        assert (await story.is_logged(logged, before))["PRIORITY"] == priority
+        await story.becomes("active")
 
 
 async def keeps_tokens_otherwise(story: Story) -> None:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from tests.systemd_lab import PYTHON, Lab
 from tests.systemd_story import Story
 
-MB = 1 << 20
-SPARE, GREED = 8 * MB, 100 * MB
+SPARE = 8 << 20
 OLD = "/opt/memory"
 """Where the older controller is shown in the lab."""
 JOIN = "echo $$ >{group}/cgroup.procs; exec env LD_LIBRARY_PATH=/opt/python/lib {python} -c 'b\"x\" * {size}'"
@@ -30,11 +29,12 @@ class Memory:
     none: str
     events: str
 
-    async def runs_out(self) -> None:
-        """The kernel kills one of the processes; afterwards there is enough again."""
+    async def runs_out(self, engine: int) -> None:
+        """The kernel kills one of the processes, for half of what the engine has; afterwards there is enough again."""
+        own = await self.lab.does("awk", "/^RssAnon/ { print $2 }", f"/proc/{engine}/status")
         most = int(await self.lab.does("cat", f"{self.group}/{self.used}")) + SPARE
         await self._bound(str(most))
-        await self.lab.does("sh", "-c", JOIN.format(group=self.group, python=PYTHON, size=GREED))
+        await self.lab.does("sh", "-c", JOIN.format(group=self.group, python=PYTHON, size=int(own) * 1024 // 2))
         await self._bound(self.none)
         await self.lab.does("grep", "^oom_kill [1-9]", f"{self.group}/{self.events}")
 

@@ -19,7 +19,7 @@ from tests.tiny_models import make_tiny
 SETTINGS = "/etc/inhouse/.env"
 DROPINS = "/etc/systemd/system/inhouse.service.d"
 OPERATOR = "/opt/operator"
-PATIENCE_S = 120.0
+PATIENCE_S = 180.0
 CATALOG = '[[model]]\nname = "phi-4"\nrepo = "acme/phi-4"\n'
 """phi-4 is what the README fetches; here it is a small one, from a hub on loopback."""
 

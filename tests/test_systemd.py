@@ -71,7 +71,7 @@ async def is_hurt(story: Story) -> None:
         await story.talks("the second canary sings")
         assert (await story.pids())["main"] == before["main"]
         before = await story.pids()
-        await memory.runs_out()
+        await memory.runs_out(before["engine"])
         assert (await story.lab.tries("kill", "-0", str(before["engine"])))[0], "the engine's process lives"
         await story.talks("the third canary sings")
         assert (await story.pids())["main"] == before["main"]

@@ -146,7 +146,8 @@ async def is_discreet(story: Story) -> None:
     entries = await story.journal()
     told = json.dumps(entries)
     assert {entry["PRIORITY"] for entry in entries if entry["SYSLOG_IDENTIFIER"] == "inhouse"} >= {"3", "4", "6"}
-    for secret in (story.server.token, *(message.content.rpartition(">")[2].strip() for message in story.said)):
+    said = [re.sub(r"^<@\d+> ", "", message.content).strip() for message in story.said]
+    for secret in (story.server.token, *said):
         assert len(secret) > 10
         assert json.dumps(secret)[1:-1] not in told
     assert "\\u001b" not in told, "colours"

@@ -182,6 +182,8 @@ class Service:
             done, _ = await asyncio.wait([worker, waiters, stopping, served], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+            if not done & {stopping, served}:
+                raise RuntimeError("A part of the service ended that has to live as long as it.")
         except ModelError as error:
             raise ConfigError(str(error)) from error
         finally:

@@ -1,8 +1,9 @@
-"""A real systemd in namespaces of its own, with Inhouse installed in it as systemd/README.md says.
+"""A real systemd in namespaces of its own, and somebody who follows systemd/README.md in it.
 
 In: directories to show inside, by the path that they have there. Out: commands run where systemctl, journalctl and kill
-mean that systemd. It changes nothing of the machine: /etc is a copy, /opt, /run, /tmp and most of /var are empty. /opt
-holds the project, with the Python and the packages that run this. Needs root and namespaces; `why_not` says what lacks.
+mean that systemd. It changes nothing of the machine: /etc is a copy, /opt, /usr/local/sbin, /run, /tmp and most of /var
+are empty, and nothing is downloaded. /opt has the Python that runs this, its packages, and the project. Needs root and
+namespaces; `why_not` says what lacks.
 """
 
 import asyncio
@@ -15,16 +16,41 @@ import sysconfig
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import psutil
 
 ROOT = Path(__file__).parent.parent
 SYSTEMD = Path("/lib/systemd/systemd")
-PATIENCE_S = 60
-UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--uts", "--ipc", "--cgroup")
-PACKAGES = sysconfig.get_path("purelib")
-VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
+PATIENCE_S = 300
+UNSHARE = (
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+    "unshare",
+    "--kill-child",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--uts",
+    "--ipc",
+    "--cgroup",
+)
+PYTHON = f"/opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+SURROUNDINGS = {
+    "PYTHON": PYTHON,
+    "LD_LIBRARY_PATH": "/opt/python/lib",
+    "PYTHONPATH": "/opt/packages",  # where pip finds all that Inhouse needs, so that there is nothing to fetch
+    "PIP_NO_INDEX": "1",
+    "PIP_NO_BUILD_ISOLATION": "0",  # for pip this means: no isolation
+    "HOME": "/root",
+    "PATH": "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin",
+}
+"""What the operator's commands find in their environment."""
+
+TRY = "mount -t proc proc /proc && mount -t cgroup2 none /sys/fs/cgroup && mkdir /sys/fs/cgroup/tried.$$ && rmdir $_"
+NOT_ALLOWED = ("not permitted", "denied", "read-only", "not supported")
 
 BOOT = """
 set -eu
@@ -42,7 +68,10 @@ mount --bind "$stage/etc" /etc
 for unit in sysctl modules-load binfmt remount-fs udevd udev-trigger timesyncd networkd; do
     ln -sf /dev/null "/etc/systemd/system/systemd-$unit.service"
 done
-for each in /run /tmp /var/tmp /var/log /var/cache /var/lib; do mount -t tmpfs -o mode=755 tmpfs $each; done
+mkdir -p /usr/local/sbin
+for each in /usr/local/sbin /run /tmp /var/tmp /var/log /var/cache /var/lib; do
+    mount -t tmpfs -o mode=755 tmpfs $each
+done
 chmod 1777 /tmp /var/tmp
 mkdir -p /run/systemd/system
 printf '[Unit]\\nDefaultDependencies=no\\n' >/run/systemd/system/lab.target
@@ -52,23 +81,19 @@ export container=docker
 exec /lib/systemd/systemd --system --unit=lab.target --log-target=null --show-status=0
 """
 
-COMMAND = f"""#!/opt/inhouse/bin/{VERSION}
-import sys
-from bot.cli import main
-sys.exit(main())
-"""
 
-
+@cache
 def why_not() -> str:
-    """Why this machine cannot do it; '' if it can."""
+    """Why this machine cannot do it; '' if it can, and if it should but something is wrong."""
     if sys.platform != "linux":
         return "systemd runs on Linux"
     if os.geteuid() != 0:
         return "booting a systemd needs root"
     if not SYSTEMD.exists() or not shutil.which("systemctl"):
-        return "systemd is not installed"
-    tried = subprocess.run([*UNSHARE, "mount", "-t", "proc", "proc", "/proc"], capture_output=True, text=True)
-    return f"namespaces are not allowed here ({tried.stderr.strip()})" if tried.returncode else ""
+        return "systemd is not installed (tests/install_systemd.sh does it)"
+    tried = subprocess.run([*UNSHARE, "sh", "-c", TRY], capture_output=True, text=True, timeout=PATIENCE_S)
+    refused = any(words in tried.stderr.lower() for words in NOT_ALLOWED)
+    return f"namespaces are not allowed here ({tried.stderr.strip()})" if tried.returncode and refused else ""
 
 
 class Lab:
@@ -91,6 +116,12 @@ class Lab:
         assert status == 0, f"{' '.join(command)}: {told}"
         return told
 
+    async def follows(self, script: str, where: str, stdin: str = "", **more: str) -> str:
+        """The operator's commands, which have to succeed, run by bash in a directory; `more` is for the environment."""
+        words = [f"{name}={value}" for name, value in (SURROUNDINGS | more).items()]
+        run = ("env", "-i", "-C", where, *words, "bash", "-euo", "pipefail", "-c", script)
+        return await self.does(*run, stdin=stdin)
+
     async def write(self, path: str, text: str, mode: str = "644", owner: str = "root:root") -> None:
         """Put a file there, and what it lies in."""
         user, group = owner.split(":")
@@ -104,7 +135,7 @@ class Lab:
 @asynccontextmanager
 async def systemd_lab(stage: Path, shown: Mapping[Path, str]) -> AsyncIterator[Lab]:
     """Boot, with `stage` as the place to prepare it in; `shown` maps directories to their places below /opt."""
-    binds = {Path(sys.base_prefix): "python", Path(PACKAGES): f"inhouse/lib/{VERSION}/site-packages", ROOT: "source"}
+    binds = {Path(sys.base_prefix): "python", Path(sysconfig.get_path("purelib")): "packages", ROOT: "source"}
     words = [str(word) for pair in (binds | dict(shown)).items() for word in pair]
     outer = await asyncio.create_subprocess_exec(
         *UNSHARE, "sh", "-c", BOOT, "boot", str(stage), *words, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT
@@ -115,7 +146,6 @@ async def systemd_lab(stage: Path, shown: Mapping[Path, str]) -> AsyncIterator[L
             leader = await _first_child(outer)
             lab = Lab(leader)
             await _until_up(lab, outer)
-        await _install(lab)
         yield lab
     finally:
         with suppress(ProcessLookupError):
@@ -142,19 +172,3 @@ async def _until_up(lab: Lab, outer: Process) -> None:
 async def _said(outer: Process) -> str:
     assert outer.stdout is not None
     return (await outer.stdout.read()).decode()
-
-
-async def _install(lab: Lab) -> None:
-    """A venv in /opt, whose interpreter and packages are those that run this, and the project's files for systemd."""
-    python = f"/opt/inhouse/bin/{VERSION}"
-    await lab.write("/opt/inhouse/pyvenv.cfg", "home = /opt/python/bin\n")
-    await lab.write("/opt/inhouse/bin/inhouse", COMMAND, "755")
-    await lab.does("ln", "-s", f"/opt/python/bin/{VERSION}", python)
-    for name, place in (
-        ("inhouse.service", "/etc/systemd/system/inhouse.service"),
-        ("sysusers.conf", "/etc/sysusers.d/inhouse.conf"),
-        ("modules-load.conf", "/etc/modules-load.d/inhouse.conf"),
-    ):
-        await lab.write(place, (ROOT / "systemd" / name).read_text("utf-8"))
-    await lab.does("systemd-sysusers", "inhouse.conf")
-    await lab.does("systemctl", "daemon-reload")

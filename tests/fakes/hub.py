@@ -101,7 +101,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"id": name, "sha": COMMIT, "gated": gated, "siblings": siblings, "cardData": card})
 
     def _file(self, name: str, file: str, token: str) -> None:
-        repo = self.hub.repos[name]
+        repo = self.hub.repos.get(name)
+        if repo is None:
+            self._refuse(404, "", "Not found")
+            return
         if repo.gated and token not in self.hub.granted:
             self._refuse(403 if token else 401, "GatedRepo", "Access to this model is restricted")
             return

@@ -104,6 +104,20 @@ async def reloads(story: Story) -> None:
         await story.becomes("active")
 
 
+async def is_backed_up(story: Story) -> None:
+    """A copy that holds what was said, for root's eyes, while the service goes on."""
+    lab, main = story.lab, await story.lab.shows("inhouse", "MainPID")
+    await story.follows("Backup")
+    copies = ("/var/lib/inhouse/backup.db", "/root/inhouse-backup.db")
+    assert await lab.does("stat", "-c", "%U %a", *copies) == "inhouse 600\nroot 600"
+    look = (
+        "import sqlite3; print(sqlite3.connect('/root/inhouse-backup.db').execute('select text from turns').fetchall())"
+    )
+    assert "the first canary sings" in await lab.does("/opt/inhouse/bin/python", "-c", look)
+    assert await lab.shows("inhouse", "MainPID") == main
+    await lab.does("rm", copies[1])
+
+
 async def keeps_tokens_otherwise(story: Story) -> None:
     """The README's other two ways to give it a token."""
     lab, token = story.lab, story.server.token
@@ -171,6 +185,7 @@ async def test_a_life_under_systemd_as_the_readme_tells_it(tmp_path: Path) -> No
         await is_hurt(story)
         await is_replaced(story)
         await reloads(story)
+        await is_backed_up(story)
         await keeps_tokens_otherwise(story)
         await is_upgraded(story)
         await is_wrong(story)

@@ -124,7 +124,7 @@ class Actions:
     async def edited(self, event: MessageEdited) -> Outcome:
         """A message was changed on the platform: if it was answered just now, another answer is offered."""
         changed = await self._conversations.edited(event)
-        asked = await self._storage.inbox.of_message(event.key, event.message_id)
+        asked = await self._storage.inbox.of_message(event.key, event.message_id, everywhere=True)
         if not changed or not asked or time.time() - asked[0].request.accepted_at > RERUN_S:
             return Accepted()
         self._replies.offer_rerun(asked[-1].request.request_id)

@@ -20,7 +20,7 @@ from bot.textfiles import MOST_BYTES, MOST_FILES, Files, decoded, gathered, read
         (b"%PDF-1.7\n\x01\x02", None),
         (b"\xff\xfe\x00", None),
         (b"\xef\xbb\xbf\x00\x01", None),
-        ("\x00".encode("utf-16"), None),
+        ("\x00a".encode("utf-16"), None),
         (bytes([0x81, 0x8D, 0x41]), None),
     ],
 )

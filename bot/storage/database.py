@@ -31,6 +31,7 @@ _PRAGMAS = (
     "synchronous = FULL",
     "foreign_keys = ON",
     "secure_delete = ON",
+    "cache_size = -512",  # KiB a connection: what is read often lies in the system's cache anyway
 )
 
 FIRST_PRAGMAS = ("auto_vacuum = INCREMENTAL", "journal_mode = WAL")

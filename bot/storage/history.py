@@ -6,7 +6,7 @@ Promises: a message is one turn however often it is added; what is removed leave
 
 from dataclasses import asdict
 
-from sqlalchemy import ColumnElement, RowMapping, Table, and_, delete, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,7 +14,7 @@ from bot.messages import ConversationKey, Role, Turn
 from bot.storage.database import Database, undisturbed
 from bot.storage.outbox import blank
 from bot.storage.records import NewTurn, StoredTurn
-from bot.storage.tables import KEY, of_key, requests, settings, turns
+from bot.storage.tables import KEY, of_key, of_message, requests, settings, turns
 
 _IDENTITY = (*KEY, "message_id", "role")
 
@@ -65,7 +65,7 @@ class History:
 
         everywhere: also where it stands as context in other conversations of the channel.
         """
-        this = and_(_stands(turns, key, message_id, everywhere), turns.c.role == Role.USER)
+        this = and_(of_message(turns, key, message_id, everywhere), turns.c.role == Role.USER)
         async with self._database.write() as connection:
             changed = await connection.execute(update(turns).where(this, turns.c.text != text).values(text=text))
         if changed.rowcount:
@@ -79,8 +79,8 @@ class History:
         everywhere: also where it stands as context in other conversations of the channel.
         """
         async with self._database.write() as connection:
-            gone = await connection.execute(delete(turns).where(_stands(turns, key, message_id, everywhere)))
-            blanked = await blank(connection, _stands(requests, key, message_id, everywhere))
+            gone = await connection.execute(delete(turns).where(of_message(turns, key, message_id, everywhere)))
+            blanked = await blank(connection, of_message(requests, key, message_id, everywhere))
         if gone.rowcount or blanked:  # most messages that are deleted were never stored
             await self._database.erase_log()
         return gone.rowcount
@@ -212,12 +212,6 @@ async def put_answer(connection: AsyncConnection, request_id: str, text: str) ->
             set_={"text": row.excluded.text, "request_id": row.excluded.request_id, "hidden": row.excluded.hidden},
         )
     )
-
-
-def _stands(table: Table, key: ConversationKey, message_id: str, everywhere: bool) -> ColumnElement[bool]:
-    """The rows of a message: in this conversation, or wherever in its channel."""
-    channel = and_(*(table.c[name] == getattr(key, name) for name in KEY if name != "thread"))
-    return and_(channel if everywhere else of_key(table, key), table.c.message_id == message_id)
 
 
 def _said(key: ConversationKey, message_id: str) -> ColumnElement[bool]:

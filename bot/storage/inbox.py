@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, RowMapping, and_, exists, func, select, update
+from sqlalchemy import ColumnElement, RowMapping, exists, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -30,7 +30,7 @@ from bot.storage.database import Database, undisturbed
 from bot.storage.history import add_turn, put_answer
 from bot.storage.outbox import put_final, usage_json, usage_of
 from bot.storage.records import NewTurn, StoredRequest
-from bot.storage.tables import inbox, key_of, of_key, requests
+from bot.storage.tables import inbox, key_of, of_key, of_message, requests
 
 _PARAMS = TypeAdapter(SamplingParams)
 _IDENTITY = ("platform", "workspace", "channel", "identity")
@@ -192,9 +192,11 @@ class Inbox:
             row = (await connection.execute(newest)).mappings().one_or_none()
             return None if row is None else _stored_request(row)
 
-    async def of_message(self, key: ConversationKey, message_id: str) -> list[StoredRequest]:
-        """The requests that a message made, oldest first."""
-        return await self._requests(and_(of_key(requests, key), requests.c.message_id == message_id))
+    async def of_message(
+        self, key: ConversationKey, message_id: str, *, everywhere: bool = False
+    ) -> list[StoredRequest]:
+        """The requests that a message made, oldest first; `everywhere`: in any conversation of its channel."""
+        return await self._requests(of_message(requests, key, message_id, everywhere))
 
     @undisturbed
     async def _requests(self, which: ColumnElement[bool]) -> list[StoredRequest]:

@@ -166,6 +166,12 @@ def of_key(table: Table, key: ConversationKey) -> ColumnElement[bool]:
     return and_(*(table.c[name] == value for name, value in asdict(key).items()))
 
 
+def of_message(table: Table, key: ConversationKey, message_id: str, everywhere: bool) -> ColumnElement[bool]:
+    """The rows of a message: in this conversation, or wherever in its channel."""
+    channel = and_(*(table.c[name] == getattr(key, name) for name in KEY if name != "thread"))
+    return and_(channel if everywhere else of_key(table, key), table.c.message_id == message_id)
+
+
 def key_of(row: RowMapping) -> ConversationKey:
     """The conversation that a row belongs to."""
     return ConversationKey(*(row[name] for name in KEY))

@@ -66,7 +66,7 @@ class Worker:
         try:
             await self._load(self._default)
         except EngineDied as error:
-            log.error("%s; the next question starts it again", error)
+            log.error("%s The next question starts it again.", error)
         while True:
             await self._until(lambda: len(self._running) < self.loader.slots)
             await self._begin(await self._queue.get(self.loader.name))

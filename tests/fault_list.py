@@ -100,13 +100,22 @@ def markdown(tests: Tests) -> str:
 
 
 def _marks(module: ast.Module) -> Iterator[tuple[str, int]]:
-    """Each test with each number that it, or one of its cases, is marked with."""
+    """Each test with each number that it, one of its cases, or the whole file is marked with."""
+    of_all: set[int] = set()
+    for statement in module.body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "pytestmark":
+            of_all |= _numbers(statement.value)
     for function in ast.walk(module):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-            calls = (call for each in function.decorator_list for call in ast.walk(each) if isinstance(call, ast.Call))
-            marks = [call for call in calls if ast.unparse(call.func) == "pytest.mark.fault"]
-            numbers = {ast.literal_eval(mark.args[0]) for mark in marks}
+            numbers = set().union(*map(_numbers, function.decorator_list))
+            numbers |= of_all if function.name.startswith("test_") else set()
             yield from ((function.name, number) for number in sorted(numbers))
+
+
+def _numbers(expression: ast.expr) -> set[int]:
+    """The faults that are named in a mark, or in something that holds marks."""
+    calls = [call for call in ast.walk(expression) if isinstance(call, ast.Call)]
+    return {ast.literal_eval(call.args[0]) for call in calls if ast.unparse(call.func) == "pytest.mark.fault"}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,14 @@ async def test_one_that_has_nothing_to_do_lives_on(own: EngineProcess, tiny: dic
     await asyncio.sleep(HUNG_S + 1)
     assert own.pid == before
     assert (await ask(own, "rested", "Where are the keys?")).text
+
+
+async def test_a_service_that_stood_still_itself_blames_nobody(own: EngineProcess, tiny: dict[str, Path]) -> None:
+    await load(own, tiny["llama"])
+    before = own.pid
+    time.sleep(HUNG_S + 1)  # noqa: ASYNC251 -- as a virtual machine that is paused
+    assert (await ask(own, "resumed", "Where are the keys?")).text
+    assert own.pid == before
 
 
 class Patient:

@@ -56,6 +56,7 @@ class EngineProcess:
         self._serving = False  # a model is loaded
         self._ails = asyncio.Event()
         self._ailment = ""
+        self._quiet_s = 0.0  # since when it said nothing
 
     @property
     def pid(self) -> int | None:
@@ -147,26 +148,35 @@ class EngineProcess:
 
     async def _read(self, link: Link) -> None:
         """Hand on what the process says; at its end, tell everybody who waits for it."""
+        self._quiet_s = 0.0
+        watching = asyncio.create_task(self._watch(link), name="engine's beats")
         try:
-            async with asyncio.timeout(self._hung_s) as patience:
-                while (message := await link.receive()) is not None:
-                    patience.reschedule(asyncio.get_running_loop().time() + self._hung_s)
-                    self._dispatch(message)
-        except TimeoutError:
-            log.error("the engine's process did nothing for %.0f s, so it is replaced", self._hung_s)
-            link.kill()
+            while (message := await link.receive()) is not None:
+                self._quiet_s = 0.0
+                self._dispatch(message)
         except ProtocolError as error:
             log.error("the engine's process does not speak our protocol: %s", error)
         except asyncio.CancelledError:
             self._serving = False  # it is wanted no more
             raise
         finally:
+            watching.cancel()
             self._link = None
             self._ail(ENDED)
             self._serving = False
             closing = asyncio.create_task(link.close())
             self._bury(ENDED)
             log.info("the engine's process ended %s", await asyncio.shield(closing))
+
+    async def _watch(self, link: Link) -> None:
+        """Kill a process that says nothing for too long, as counted by a loop that runs: one that stood still itself
+        (a virtual machine that was paused) has heard nothing either."""
+        tick_s = min(1.0, self._hung_s / 10)
+        while self._quiet_s < self._hung_s:
+            await asyncio.sleep(tick_s)
+            self._quiet_s += tick_s
+        log.error("the engine's process did nothing for %.0f s, so it is replaced", self._hung_s)
+        link.kill()
 
     def _dispatch(self, message: ToParent) -> None:
         match message:

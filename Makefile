@@ -7,7 +7,7 @@
 # Each sets up what it needs in .venv, and the model in the user's cache; the second time there is nothing left to do.
 #   PYTHON=...       the Python to make .venv with (3.11 or newer)
 #   TORCH_INDEX=URL  a package index to take torch from (one with CPU-only builds, or with another CUDA)
-#   ARGS='...'       more arguments: make run ARGS='--temperature 0', make test ARGS='-k queue'
+#   ARGS='...'       more arguments: make run ARGS='--temperature 0', make test ARGS='-k queue', or ARGS=--cov for what tests reach
 # What sets up speaks on stderr, so that `make run` can stand in a pipe.
 
 PYTHON ?= python3
@@ -37,7 +37,7 @@ run: $(VENV)/ready model
 	$(BIN)/inhouse chat $(ARGS)
 
 test: $(VENV)/ready-dev model
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 machine: $(VENV)/ready-dev
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest tests/test_machine.py $(ARGS)

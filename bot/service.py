@@ -200,13 +200,16 @@ class Service:
         return self._adapters.keys() <= self._core.connected | self._refused.keys()
 
     def _standing(self) -> str:
-        """'phi-4 · 2 waiting; discord: reached; slack: not yet reached'."""
+        """'phi-4 loaded · 2 waiting; discord: reached; slack: not yet reached'."""
+        model, line = self._worker.loader.name, self._core.presence()
+        if model and line.startswith(model):
+            line = line.replace(model, f"{model} loaded", 1)
         said = {True: "reached", False: "not yet reached"}
         platforms = [
             f"{name}: {'refused us' if name in self._refused else said[name in self._core.connected]}"
             for name in self._adapters
         ]
-        return "; ".join([self._core.presence(), *platforms])
+        return "; ".join([line, *platforms])
 
     async def _until_stopped(self) -> None:
         await self._stopping.wait()

@@ -126,7 +126,7 @@ class Worker:
         for request in self._queue.waiting():
             taken = self._queue.remove(request.request_id)
             if taken is not None:
-                await self._storage.inbox.hand_back(taken.request_id, taken.wait_left_s, counts=False)
+                await self._hand_on(taken)
 
     async def _begin(self, request: GenerationRequest) -> None:
         """Start a request; one that was running when the engine died runs alone, to learn whether it is the cause."""
@@ -185,13 +185,20 @@ class Worker:
             self._queue.done(request.request_id, time.monotonic() - began)
         except asyncio.CancelledError:
             if self._draining:
-                await self._storage.inbox.hand_back(request.request_id, request.wait_left_s, counts=False)
+                await self._hand_on(request)
             raise
         except Exception as error:
             self._queue.done(request.request_id)
             await self._failed(request, live, error)
         finally:
             self._queue.done(request.request_id)
+
+    async def _hand_on(self, request: GenerationRequest) -> None:
+        """Leave a request to the next start, which finds it also where storage fails now."""
+        try:
+            await self._storage.inbox.hand_back(request.request_id, request.wait_left_s, counts=False)
+        except StorageError as error:
+            log.error("What is left of a question's time could not be stored for the next start: %s", error)
 
     async def _end(self, request: GenerationRequest, reason: FinishReason, error: str = "") -> None:
         live = self._replies.get(request.request_id) or self._replies.open(request)

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
-from bot.errors import ConfigError, StateLocked
+from bot.errors import ConfigError, StateLocked, StorageError
 from bot.messages import Notice
 from bot.models.catalog import Catalog
 from bot.service import Service
@@ -51,6 +51,26 @@ async def test_a_second_stop_ends_at_once_and_the_next_start_goes_on(tmp_path: P
             answer = await house.team.reply_to("hello")
             assert answer.parts == (message,)
             assert answer.text == "You said: hello"
+
+
+async def test_a_disk_that_is_full_at_the_end_costs_no_question(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with World() as world:
+        world.gates.hold("hello/1")
+        async with open_house(tmp_path, world, drain=0) as house:
+            team = house.team
+            await team.says("ana", "hello")
+            await team.sees("hello", "You")
+            for question in ("one", "two"):
+                await team.says("ben", question)
+            with patch("bot.storage.inbox.Inbox.hand_back", side_effect=StorageError("The disk is full.")):
+                await house.stop()
+        assert caplog.text.count("could not be stored for the next start: The disk is full.") == 3
+        await world.gates.open("hello/1")
+        async with open_house(tmp_path, world):
+            for question in ("hello", "one", "two"):
+                assert (await team.reply_to(question)).text == f"You said: {question}"
 
 
 async def test_settings_and_history_are_there_after_a_restart(tmp_path: Path) -> None:

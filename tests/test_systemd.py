@@ -108,14 +108,11 @@ async def is_backed_up(story: Story) -> None:
     """A copy that holds what was said, for root's eyes, while the service goes on."""
     lab, main = story.lab, await story.lab.shows("inhouse", "MainPID")
     await story.follows("Backup")
-    copies = ("/var/lib/inhouse/backup.db", "/root/inhouse-backup.db")
-    assert await lab.does("stat", "-c", "%U %a", *copies) == "inhouse 600\nroot 600"
-    look = (
-        "import sqlite3; print(sqlite3.connect('/root/inhouse-backup.db').execute('select text from turns').fetchall())"
-    )
+    copy = "/var/lib/inhouse/backup.db"
+    assert await lab.does("stat", "-c", "%U %a", copy) == "inhouse 600"
+    look = f"import sqlite3; print(sqlite3.connect('{copy}').execute('select text from turns').fetchall())"
     assert "the first canary sings" in await lab.does("/opt/inhouse/bin/python", "-c", look)
     assert await lab.shows("inhouse", "MainPID") == main
-    await lab.does("rm", copies[1])
 
 
 async def keeps_tokens_otherwise(story: Story) -> None:

@@ -105,7 +105,7 @@ async def reloads(story: Story) -> None:
 
 
 async def is_backed_up(story: Story) -> None:
-    """A copy that holds what was said, for root's eyes, while the service goes on."""
+    """A copy that holds what was said, made while the service goes on."""
     lab, main = story.lab, await story.lab.shows("inhouse", "MainPID")
     await story.follows("Backup")
     copy = "/var/lib/inhouse/backup.db"

@@ -5,12 +5,14 @@ promises: a command that is delivered twice acts once; who may not is told so; a
 what is right.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from weakref import WeakValueDictionary
 
 from bot.commands import Command, Who, find, help_text, nearest, value_of
 from bot.conversations import Conversations
-from bot.errors import RequestRefused
+from bot.errors import RequestRefused, StorageError
 from bot.messages import (
     Accepted,
     ActionKind,
@@ -68,7 +70,7 @@ class Actions:
         self.redelivered = 0
         """Commands and buttons that came again and were dropped."""
         self._unfinished: set[tuple[ConversationKey, str]] = set()  # events stored, but not acted upon
-        self._acting: set[tuple[ConversationKey, str]] = set()
+        self._acting: WeakValueDictionary[tuple[ConversationKey, str], asyncio.Lock] = WeakValueDictionary()
         self._handlers: dict[str, Handler] = {
             "ask": self._ask,
             "regenerate": self._regenerate,
@@ -144,26 +146,21 @@ class Actions:
     ) -> Outcome:
         """Act on an event, unless that was done before. One that storage failed half-way is to come again."""
         event, inbox = (key, identity), self._storage.inbox
-        if event in self._acting:
-            self.redelivered += 1
-            return Accepted()
-        self._acting.add(event)
-        try:
-            new = not await inbox.seen(key, identity) if repeatable else await inbox.accept(key, identity)
-            if not new and event not in self._unfinished:
+        # One at a time: a copy is only taken for done once the first one is, which may fail yet.
+        async with self._acting.setdefault(event, asyncio.Lock()):
+            done = await inbox.seen(key, identity) if repeatable else not await inbox.accept(key, identity)
+            if done and event not in self._unfinished:
                 self.redelivered += 1
                 return Accepted()
-            self._unfinished.add(event)
-            outcome = await act()
-            if repeatable:
-                await inbox.accept(key, identity)
-        except RequestRefused:
             self._unfinished.discard(event)
-            raise
-        finally:
-            self._acting.discard(event)
-        self._unfinished.discard(event)
-        return outcome
+            try:
+                outcome = await act()
+                if repeatable:
+                    await inbox.accept(key, identity)
+            except StorageError:
+                self._unfinished.add(event)
+                raise
+            return outcome
 
     async def _press(self, event: IncomingAction, reply: Reply) -> Outcome:
         if event.kind is ActionKind.STOP:

@@ -43,13 +43,13 @@ class Notifier:
         told, told_at, petted_at = "", 0.0, 0.0
         while self._address:
             now = time.monotonic()
-            text = line()
+            text = f"stopping; {line()}" if self._stopping else line()
             if not self._ready and (arrived() or now - began >= PATIENCE_S):
                 self._ready = True
                 self._say(f"READY=1\nSTATUS={text}")
                 told, told_at = text, now
             elif text != told and now - told_at >= STATUS_S:
-                self._status(text)
+                self._say(f"STATUS={text}")
                 told, told_at = text, now
             if self._watchdog_s and now - petted_at >= self._watchdog_s / 4:
                 self._say("WATCHDOG=1")
@@ -71,9 +71,6 @@ class Notifier:
         """The end begins, and may take so many seconds, whatever the unit's timeout is."""
         self._stopping = self._ready = True  # it is no longer to be said
         self._say(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((seconds + PATIENCE_S) * 1e6)}")
-
-    def _status(self, text: str) -> None:
-        self._say(f"STATUS={'stopping; ' if self._stopping else ''}{text}")
 
     def _say(self, message: str) -> None:
         """Send one datagram. That nobody takes it is nothing that could be helped here."""

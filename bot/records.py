@@ -108,7 +108,7 @@ def _speaker(turn: StoredTurn) -> str:
 def _memory(model: LoadedModel, stats: EngineStats) -> str:
     parts = [f"weights {model.weights_mb:,} MB", f"process {stats.resident_mb:,} MB"]
     if model.kv_cache_mb:
-        used = f", {1 - stats.free_blocks / stats.blocks:.0%} used" if stats.blocks else ""
+        used = f", {stats.cache_used:.0%} used" if stats.cache_used is not None else ""
         parts.append(f"KV cache {model.kv_cache_mb:,} MB for {model.kv_cache_tokens:,} tokens{used}")
     if stats.gpu_total_mb:
         parts.append(f"GPU {stats.gpu_used_mb:,} of {stats.gpu_total_mb:,} MB")

@@ -175,6 +175,8 @@ class Service:
             asyncio.create_task(self._retention.keep(), name="retention"),
             asyncio.create_task(self._notifier.keep_told(self._standing, self._arrived), name="notifier"),
         ]
+        for task in background:
+            task.add_done_callback(_ended)
         adapters = [asyncio.create_task(self._connect(adapter)) for adapter in self._watched.values()]
         served = asyncio.create_task(_all(adapters), name="adapters")
         tasks = [worker, waiters, stopping, served, *background]
@@ -242,6 +244,12 @@ class Service:
         for adapter in self._adapters.values():
             await adapter.close()
         await self._catchup.save()
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    """Say it when a part in the background ends by a bug of ours; the service goes on without it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("A part of the service (%s) ended in a way that was not foreseen", task.get_name(), exc_info=error)
 
 
 async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:

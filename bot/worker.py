@@ -131,13 +131,13 @@ class Worker:
     async def _begin(self, request: GenerationRequest) -> None:
         """Start a request; one that was running when the engine died runs alone, to learn whether it is the cause."""
         self._beginning = request
-        async with self._turn:
-            await self._start(request)
+        live = self._replies.get(request.request_id) or self._replies.open(request)
+        async with self._turn:  # it may be stopped meanwhile, and its reply end
+            await self._start(request, live)
         if request.attempts > 0:
             await self._until(lambda: not self._running)
 
-    async def _start(self, request: GenerationRequest) -> None:
-        live = self._replies.get(request.request_id) or self._replies.open(request)
+    async def _start(self, request: GenerationRequest, live: LiveReply) -> None:
         problem: Exception | None = None
         try:
             if request.attempts > 0 or not self.loader.has(request.model):

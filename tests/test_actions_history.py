@@ -8,9 +8,9 @@ from unittest.mock import patch
 import pytest
 
 from bot.errors import StorageError
-from bot.messages import Accepted, ActionKind, Notice, Refused
+from bot.messages import Accepted, ActionKind, ConversationKey, IncomingCommand, Notice, Refused
 from bot.storage import History
-from tests.fakes.team import Team
+from tests.fakes.team import Team, person
 from tests.fakes.world import World
 from tests.service_harness import House, open_house
 from tests.storage_samples import rows
@@ -194,6 +194,29 @@ async def test_a_command_that_storage_failed_half_way_acts_when_it_comes_again(
     assert house.world.errors[number] == ["The database is locked."]
     assert await house.world.deliver_again(number) == Notice("temperature is 0.2 here from now on.")
     assert await house.world.deliver_again(number) == Accepted()
+
+
+async def test_a_command_that_was_given_up_half_way_does_not_take_back_twice(
+    house: House, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in ("one", "two"):
+        await team.asks("ana", text)
+    undo, undone = History.undo, asyncio.Event()
+
+    async def slow(history: History, key: ConversationKey) -> None:
+        await undo(history, key)
+        undone.set()
+        await asyncio.Event().wait()
+
+    event = IncomingCommand(team.key, "event-x", person("ana"), "undo", {}, 1.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(History, "undo", slow)
+        command = asyncio.create_task(house.service._core.handle(event))
+        await undone.wait()
+        command.cancel()
+        await asyncio.gather(command, return_exceptions=True)
+    assert await house.service._core.handle(event) == Accepted()
+    assert await reads(house, team, "three") == ["one", "You said: one", "three"]
 
 
 async def test_a_question_asked_by_command_twice_is_one(house: House, team: Team) -> None:

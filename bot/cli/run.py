@@ -6,6 +6,7 @@ the configuration again; at a terminal it means that this was closed, and drains
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,7 +85,7 @@ async def _supervised(settings: Settings, adapters: Sequence[Adapter], notifier:
     handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), service.stop)
     reloads = Reloads(settings, service, notifier)
     if sys.platform != "win32":
-        handlers[signal.SIGHUP] = service.stop if sys.stdin.isatty() else reloads.ask
+        handlers[signal.SIGHUP] = service.stop if os.isatty(0) else reloads.ask
     with _handling(handlers):
         reloading = asyncio.create_task(reloads.keep_up(), name="reloads")
         try:

@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from bot.errors import InhouseError
@@ -99,21 +100,17 @@ async def aside(work: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: Exception | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]  # None only where T is None
+    def settle(how: Callable[[], None]) -> None:
+        if not future.done():
+            how()
 
     def run() -> None:
         try:
-            outcome: tuple[T | None, Exception | None] = (work(), None)
+            how = partial(future.set_result, work())
         except Exception as error:
-            outcome = (None, error)
+            how = partial(future.set_exception, error)
         if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, *outcome)
+            loop.call_soon_threadsafe(settle, how)
 
     threading.Thread(target=run, daemon=True).start()
     return await future

@@ -82,6 +82,11 @@ class EngineStats:
     gpu_total_mb: int
     memory_limit_mb: int = 0
 
+    @property
+    def cache_used(self) -> float | None:
+        """The part of the KV cache that is in use, 0 to 1; None without batching."""
+        return 1 - self.free_blocks / self.blocks if self.blocks else None
+
 
 class Engine(Protocol):
     """Generates text. One model at a time; many requests at once where the model allows it."""

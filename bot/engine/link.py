@@ -48,7 +48,7 @@ class Link:
 
     @classmethod
     async def open(cls) -> "Link":
-        """Start a child and wait for its hello. Raises EngineDied if it ends before that or says nothing."""
+        """Start a child and wait for its hello. Raises EngineDied if there is none to be had."""
         secret = secrets.token_hex(32)
         arrived: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
         arrived = asyncio.get_running_loop().create_future()
@@ -59,15 +59,15 @@ class Link:
             else:
                 writer.close()
 
-        server = await asyncio.start_server(accept, "127.0.0.1", 0)
-        port: int = server.sockets[0].getsockname()[1]
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bot.engine.runner"),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=_environment(port, secret),
-        )
+        try:
+            server = await asyncio.start_server(accept, "127.0.0.1", 0)
+            try:
+                process = await _start(server.sockets[0].getsockname()[1], secret)
+            except BaseException:
+                server.close()
+                raise
+        except OSError as error:  # no memory, or too many processes or open files
+            raise EngineDied(f"The engine's process cannot be started: {error.strerror or error}.") from error
         logging_task = asyncio.create_task(_log_output(process))
         ended = asyncio.create_task(process.wait())
         ended.add_done_callback(lambda _: None if arrived.done() else arrived.set_exception(EngineDied(STILLBORN)))
@@ -115,6 +115,16 @@ class Link:
         await self._logging
         code = self._process.returncode or 0
         return f"by signal {-code}" if code < 0 else f"with status {code}"
+
+
+async def _start(port: int, secret: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bot.engine.runner"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=_environment(port, secret),
+    )
 
 
 async def _says_hello(reader: asyncio.StreamReader, secret: str) -> bool:

@@ -7,6 +7,7 @@ not there is not made.
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -33,11 +34,10 @@ def database_in(directory: Path) -> Path:
     return path
 
 
-def read_only(path: Path) -> sqlite3.Connection:
-    """A plain connection that cannot write."""
-    connection = sqlite3.connect(
-        f"file:{quote(str(path))}?mode=ro", uri=True, timeout=TIMEOUT_S, isolation_level=None, check_same_thread=False
-    )
+def read_only(path: Path, at_rest: bool = False) -> sqlite3.Connection:
+    """A plain connection that cannot write; `at_rest`: nobody else has the database open, so no file is made for it."""
+    address = f"file:{quote(str(path))}?mode=ro{'&immutable=1' if at_rest else ''}"
+    connection = sqlite3.connect(address, uri=True, timeout=TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA query_only = ON")
     return connection
 
@@ -50,7 +50,14 @@ def looking(directory: Path) -> Iterator[Connection]:
     read.
     """
     path = database_in(directory)
-    engine = create_engine("sqlite://", creator=lambda: read_only(path), poolclass=NullPool, hide_parameters=True)
-    with mapped(path), engine.connect() as connection:
+    with mapped(path), opened(path) as connection:
         version_of(connection, path)
+        yield connection
+
+
+@contextmanager
+def opened(path: Path, at_rest: bool = False) -> Iterator[Connection]:
+    """A connection to a database of whatever version, as read_only."""
+    creator = partial(read_only, path, at_rest)
+    with create_engine("sqlite://", creator=creator, poolclass=NullPool, hide_parameters=True).connect() as connection:
         yield connection

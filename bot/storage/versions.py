@@ -22,10 +22,20 @@ def newest() -> str:
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
+def known_versions() -> set[str]:
+    """The versions that this code can bring to the newest, but for ''."""
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def recorded(connection: Connection) -> str:
+    """The version that a database says it has."""
+    return MigrationContext.configure(connection).get_current_revision() or ""
+
+
 def version_of(connection: Connection, path: Path) -> str:
     """The version of a database; `path` is where it is. Raises StateFromElsewhere if this code does not know it."""
-    version = MigrationContext.configure(connection).get_current_revision() or ""
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    version = recorded(connection)
+    known = known_versions()
     if version and version not in known:
         raise StateFromElsewhere(
             f"The database {path} was made by another version of Inhouse: its tables are of version {version}, and "

@@ -82,8 +82,8 @@ class LiveCollector(Collector):
         used, there = (stats.gpu_used_mb * MB, stats.gpu_total_mb * MB) if stats and has_gpu else (None, None)
         yield _gauge("gpu_memory_used_bytes", "GPU memory in use, by anybody", used)
         yield _gauge("gpu_memory_bytes", "GPU memory that there is", there)
-        share = 1 - stats.free_blocks / stats.blocks if stats and stats.blocks else None
-        yield _gauge("kv_cache_used_share", "The part of the KV cache that is in use, 0 to 1", share)
+        cache = stats.cache_used if stats else None
+        yield _gauge("kv_cache_used_share", "The part of the KV cache that is in use, 0 to 1", cache)
 
     def _platforms(self) -> Iterator[Metric]:
         sources, label = self._sources, ["platform"]

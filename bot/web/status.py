@@ -10,7 +10,6 @@ from dataclasses import asdict
 import msgspec
 import psutil
 
-from bot.engine.base import EngineStats
 from bot.messages import GenerationRequest
 from bot.models.hardware import MB, describe_hardware
 from bot.web.samples import KEPT, Sampler
@@ -72,7 +71,7 @@ class Status:
             "ram_mb": hardware.ram_total_mb if hardware else None,
             "gpu_used_mb": stats.gpu_used_mb if stats and stats.gpu_total_mb else None,
             "gpu_mb": stats.gpu_total_mb if stats and stats.gpu_total_mb else None,
-            "cache_used": _cache_used(stats),
+            "cache_used": stats.cache_used if stats else None,
             "hardware": describe_hardware(hardware).splitlines() if hardware else [],
         }
 
@@ -118,7 +117,3 @@ class Status:
 def _request(request: GenerationRequest) -> Part:
     asked = max(0.0, time.time() - request.accepted_at)
     return {"platform": request.key.platform, "model": request.model, "asked_s": asked, "attempt": request.attempts + 1}
-
-
-def _cache_used(stats: EngineStats | None) -> float | None:
-    return 1 - stats.free_blocks / stats.blocks if stats and stats.blocks else None

@@ -9,9 +9,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from bot.logs import Redactor
+from bot.logs import OURS, Redactor
 
-LOGGERS = ("bot", "adapters", "inhouse")
 KEPT = 20
 LONGEST = 300
 """Characters of a message that are shown."""
@@ -40,12 +39,12 @@ class Troubles(logging.Handler):
 
     def open(self) -> None:
         """Begin to hear."""
-        for name in LOGGERS:
+        for name in OURS:
             logging.getLogger(name).addHandler(self)
 
     def close(self) -> None:
         """Hear no more."""
-        for name in LOGGERS:
+        for name in OURS:
             logging.getLogger(name).removeHandler(self)
         super().close()
 

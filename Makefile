@@ -8,11 +8,13 @@
 #   PYTHON=...       the Python to make .venv with (3.11 or newer)
 #   TORCH_INDEX=URL  a package index to take torch from (one with CPU-only builds, or with another CUDA)
 #   ARGS='...'       more arguments: make run ARGS='--temperature 0', make test ARGS='-k queue', or ARGS=--cov for what tests reach
+#   JOBS=2           how many processes run the tests
 # What sets up speaks on stderr, so that `make run` can stand in a pipe.
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 ARGS ?=
+JOBS ?= 2
 KEEP ?= torch==2.13.0
 
 VENV := .venv
@@ -37,7 +39,7 @@ run: $(VENV)/ready model
 	$(BIN)/inhouse chat $(ARGS)
 
 test: $(VENV)/ready-dev model
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 machine: $(VENV)/ready-dev
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest tests/test_machine.py $(ARGS)

@@ -2,7 +2,6 @@
 doubled. The model is real; its forward is made to fail.
 """
 
-import logging
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +14,7 @@ import torch
 from bot.engine.batch import Batch
 from bot.engine.batching import Batching
 from bot.engine.protocol import Failed
+from bot.engine.row_batch import RowBatch
 from bot.models.failures import UNANSWERABLE, Failure, Unrecoverable, judge
 from tests.engine_bench import Bench
 from tests.engine_harness import GREEDY
@@ -39,12 +39,9 @@ def shortage_on_the_gpu() -> Exception:
 
 @pytest.fixture(params=[True, False], ids=["batching", "sequential"])
 def bench(request: pytest.FixtureRequest, tiny: dict[str, Path]) -> Iterator[Bench]:
-    # The library logs the exception; pytest would keep that record, and with it the frames.
-    logging.getLogger("ContinuousBatchingLogger").disabled = True
     bench = Bench(tiny["llama"], batching=request.param)
     yield bench
     bench.generator.close()
-    logging.getLogger("ContinuousBatchingLogger").disabled = False
 
 
 @pytest.mark.parametrize("steps", [0, 5], ids=["prefill", "decode"])
@@ -105,7 +102,10 @@ def test_what_the_failed_step_held_is_given_back_before_the_next_one(bench: Benc
 def test_the_old_cache_is_gone_before_a_new_one_is_made(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     batching = bench.generator
     assert isinstance(batching, Batching)
-    old = weakref.ref(batching._batch.cache.cache_tensor)
+    bench.whole(2, WHERE, PARAMS)
+    batch = batching._batch
+    assert isinstance(batch, RowBatch)
+    old = weakref.ref(batch._rows._rows[0].layers[0])
     start = batching._start
     left_over: list[bool] = []
 

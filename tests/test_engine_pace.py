@@ -2,7 +2,7 @@
 
 import pytest
 
-from bot.engine.scheduling import Pace
+from bot.engine.pace import Pace
 
 DECODE_S = 0.06
 

@@ -1,4 +1,4 @@
-"""Many answers at once, in the library's continuous batching, fed so that nothing which would kill it ever reaches it.
+"""Many answers at once, in a batch that is fed so that nothing which would kill it ever reaches it.
 
 In: answers whose parameters and prompt passed the guards. Out: their deltas through `emit`. An answer enters the batch
 only when its whole prompt and max_tokens fit the KV cache beside those already in, so that nobody is ever thrown out
@@ -12,15 +12,17 @@ it is raised as Unrecoverable, and the process must go.
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from functools import partial
 
 from transformers import PreTrainedModel
-from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
 from bot.engine.answers import Answer, Emit, Post
-from bot.engine.batch import FIRST_CHUNK, LARGEST_CHUNK, MAX_RUNNING, Batch
+from bot.engine.batch import FIRST_CHUNK, LARGEST_CHUNK, MAX_RUNNING, Batch, Made, probe, try_out
+from bot.engine.pace import Pace
+from bot.engine.paged import PagedBatch
 from bot.engine.protocol import Failed
-from bot.engine.scheduling import Pace
+from bot.engine.row_batch import RowBatch
 from bot.messages import FinishReason
 from bot.models.failures import Failure, Unrecoverable, give_back
 
@@ -46,9 +48,9 @@ class Batching:
         self._closed = False
         self._pace = Pace(FIRST_CHUNK, LARGEST_CHUNK)
         self._batch = self._start()
-        self.cache_tokens = self._batch.cache.num_sectors * self._batch.cache.tokens_per_sector
+        self.cache_tokens = self._batch.cache_tokens
         try:
-            self._batch.try_out()
+            try_out(self._batch, vocabulary)
         except BaseException:
             self._batch.stop()
             raise
@@ -86,8 +88,8 @@ class Batching:
 
     # ------------------------------------------------------------------------------- called on the batch's thread
 
-    def stepped(self, batch: Batch, outputs: list[GenerationOutput], at: float) -> None:
-        self._post(partial(self._on_step, batch, outputs, at))
+    def stepped(self, batch: Batch, made: Sequence[Made], at: float) -> None:
+        self._post(partial(self._on_step, batch, made, at))
 
     def started(self, batch: Batch, key: str, cached: int, at: float) -> None:
         self._post(partial(self._on_started, key, cached, at))
@@ -98,15 +100,16 @@ class Batching:
     # ------------------------------------------------------------------------------------------ on the main thread
 
     def _start(self) -> Batch:
-        return Batch(self._model, self._cache_blocks, self._vocabulary, self._pace, self)
+        kind = RowBatch if self._model.device.type == "cpu" else PagedBatch
+        return kind(self._model, self._cache_blocks, self._vocabulary, self._pace, self)
 
     def _admit(self) -> None:
         """Let waiting answers in, in order, while the batch has a place and the cache has room for all of each."""
         while self._waiting and len(self._running) < MAX_RUNNING:
             answer = self._waiting[0]
-            need = self._sectors(len(answer.prompt.ids) + answer.params.max_tokens)
+            need = self._batch.blocks_for(len(answer.prompt.ids) + answer.params.max_tokens)
             lonely = answer.retried or any(other.retried for other in self._running.values())
-            if self._running and (lonely or sum(self._reserved.values()) + need > self._batch.cache.num_sectors):
+            if self._running and (lonely or sum(self._reserved.values()) + need > self._batch.cache_blocks):
                 return
             self._begin(self._waiting.popleft(), need)
 
@@ -118,49 +121,41 @@ class Batching:
         if not self._batch.add(key, ids, answer.left, sorted(answer.eos), answer.params):
             self._post(partial(self._replace, self._batch))
 
-    def _sectors(self, tokens: int) -> int:
-        """Units of the cache that so many tokens of one request take at most, shared prefixes counted in full."""
-        parts = self._batch.cache.cache_allocators.values()
-        return sum(-(-part.needs_new_blocks("", 0, tokens) // part.blocks_per_sector) for part in parts)
-
     def _on_started(self, key: str, cached: int, at: float) -> None:
         answer = self._running.get(key)
         if answer is not None and not answer.started_at:
             answer.started_at, answer.cached = at, cached
 
-    def _on_step(self, batch: Batch, outputs: list[GenerationOutput], at: float) -> None:
+    def _on_step(self, batch: Batch, made: Sequence[Made], at: float) -> None:
         """One step's new tokens, of all answers."""
         if self._closed or batch is not self._batch:
             return
-        if any(output.status == RequestStatus.FAILED for output in outputs) and batch.is_dead():
+        if any(each.failed for each in made) and batch.is_dead():
             self._replace(batch)
             return
-        for output in outputs:
-            answer = self._running.get(output.request_id)
+        for each in made:
+            answer = self._running.get(each.key)
             if answer is None:
                 continue
-            if output.status == RequestStatus.FAILED:
-                self._fail(answer, Failure(str(output.error)))
-                self._release(output.request_id)
+            if each.failed:
+                self._fail(answer, Failure(each.failed))
+                self._release(each.key)
             else:
-                self._take(answer, output, at)
+                self._take(answer, each, at)
         self._admit()
 
-    def _take(self, answer: Answer, output: GenerationOutput, at: float) -> None:
-        finished = output.status == RequestStatus.FINISHED
+    def _take(self, answer: Answer, made: Made, at: float) -> None:
         if not answer.ended:
-            # A retried answer's earlier tokens went in as part of its prompt.
-            known = len(answer.prompt.ids) + len(answer.tokens) - len(output.prompt_ids)
-            text = answer.push(output.generated_tokens[known:], at)
+            text = answer.push(made.tokens, at)
             reason = answer.reason()
             if reason is not None:
                 self._emit(answer.end(text, reason))
-                if not finished:
-                    self._batch.cancel(output.request_id)
+                if not made.finished:
+                    self._batch.cancel(made.key)
             elif text:
                 self._emit(answer.delta(text))
-        if finished:
-            self._release(output.request_id)
+        if made.finished:
+            self._release(made.key)
 
     def _on_gone(self, batch: Batch, keys: list[str]) -> None:
         """The batch let go of cancelled answers."""
@@ -194,7 +189,7 @@ class Batching:
         try:
             self._batch = self._start()
             if failure.memory:
-                self._batch.probe()
+                probe(self._batch, self._vocabulary)
         except Exception as error:
             raise Unrecoverable(f"nothing can be generated after that: {error}") from error
         self._admit()

@@ -1,14 +1,16 @@
 """How large the KV cache of a model may be: from the setting, or from the memory that is free once the weights are
 loaded.
 
-In: a loaded model, its context window, the setting in MB or None. Out: pages of the batch's cache.
+In: a loaded model, its context window, the setting in MB or None. Out: blocks of the batch's cache.
 """
 
 import torch
 from transformers import PreTrainedModel
 from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 
-from bot.engine.batch import MAX_RUNNING, PAGE
+from bot.engine.batch import MAX_RUNNING
+from bot.engine.paged import PAGE
+from bot.engine.rows import BLOCK
 
 CPU_DEFAULT_MB = 512
 GPU_SHARE = 0.6
@@ -25,7 +27,7 @@ def bytes_per_token(model: PreTrainedModel) -> int:
 
 
 def cache_blocks(model: PreTrainedModel, window: int, setting_mb: int | None) -> int:
-    """Pages of PAGE tokens: at least one, at most what MAX_RUNNING full context windows need."""
+    """Blocks of the model's kind of batch: at least one, at most what MAX_RUNNING full context windows need."""
     if setting_mb is not None:
         budget = setting_mb * MB
     elif model.device.type == "cuda":
@@ -33,5 +35,6 @@ def cache_blocks(model: PreTrainedModel, window: int, setting_mb: int | None) ->
         budget = int(free * GPU_SHARE)
     else:
         budget = CPU_DEFAULT_MB * MB
-    useful = MAX_RUNNING * -(-window // PAGE)
-    return max(1, min(useful, budget // (bytes_per_token(model) * PAGE)))
+    block = BLOCK if model.device.type == "cpu" else PAGE
+    useful = MAX_RUNNING * -(-window // block)
+    return max(1, min(useful, budget // (bytes_per_token(model) * block)))

@@ -21,6 +21,9 @@ from bot.messages import SamplingParams
 
 PREFILTER = 256
 
+History = tuple[Sequence[int], Sequence[int]]
+"""The ids of a prompt, and those of its answer so far."""
+
 
 class Choice:
     """How one request picks its tokens; it remembers the tokens seen so far where the repetition penalty needs them."""
@@ -72,14 +75,26 @@ class TokenPicker(ContinuousBatchingLogitsProcessor):
         """The logits with every row's token picked. Rows beyond the requests' are padding."""
         states = [request.state for request in self._requests]
         choices: list[Choice] = [state.logit_processor_kwargs["choice"] for state in states]
-        seen = [
-            choice.seen(state.initial_tokens, state.generated_tokens, scores.device) if choice.penalty != 1.0 else None
-            for choice, state in zip(choices, states, strict=True)
-        ]
-        penalise(scores, choices, seen)
-        pick(scores, choices)
+        mark(scores, choices, [(state.initial_tokens, state.generated_tokens) for state in states])
         self._stepped()
         return scores
+
+
+def choose(logits: Tensor, choices: Sequence[Choice], histories: Sequence[History]) -> list[int]:
+    """The next token of every row of `logits` [rows, vocabulary], which are changed."""
+    mark(logits, choices, histories)
+    tokens: list[int] = logits.argmax(-1).tolist()
+    return tokens
+
+
+def mark(logits: Tensor, choices: Sequence[Choice], histories: Sequence[History]) -> None:
+    """Change the logits in place so that each row's argmax is its next token."""
+    seen = [
+        choice.seen(*history, logits.device) if choice.penalty != 1.0 else None
+        for choice, history in zip(choices, histories, strict=True)
+    ]
+    penalise(logits, choices, seen)
+    pick(logits, choices)
 
 
 def penalise(scores: Tensor, choices: Sequence[Choice], seen: Sequence[Tensor | None]) -> None:

@@ -1,0 +1,48 @@
+"""How long a step of a batch may last: the number of prompt tokens that go into one, learned from the steps themselves.
+
+A prefill chunk is cut to what lasts MAX_STEPS decode steps at the measured speed, so that nobody who is being answered,
+or who asks to stop, waits longer than that. It runs on the batch's own thread.
+"""
+
+from time import perf_counter
+
+MAX_STEPS = 4.0
+UNIT = 16
+"""Chunks are multiples of it, and at least one."""
+
+
+class Pace:
+    """How many prompt tokens one step may take: `first` at first, then by how long the steps themselves took.
+
+    A step that took too long makes the next one shorter in proportion; one with time to spare makes it a little longer.
+    """
+
+    def __init__(self, first: int, largest: int) -> None:
+        self.chunk = first
+        self._largest = largest
+        self._decode_s = 0.0
+        self._began = 0.0
+        self._tokens = 0
+        self._rows = 0
+
+    def begin(self, tokens: int, rows: int) -> None:
+        """A step over `tokens` query tokens of `rows` requests starts now."""
+        self._began, self._tokens, self._rows = perf_counter(), tokens, rows
+
+    def end(self) -> None:
+        """The step is over: learn from it."""
+        self.learn(self._tokens, self._rows, perf_counter() - self._began)
+
+    def learn(self, tokens: int, rows: int, took_s: float) -> None:
+        """A step over `tokens` query tokens of `rows` requests took so long."""
+        if tokens == rows:
+            self._decode_s = 0.8 * self._decode_s + 0.2 * took_s if self._decode_s else took_s
+        elif self._decode_s:
+            allowed = MAX_STEPS * self._decode_s
+            if took_s > allowed:
+                self._set(int(min(self.chunk, tokens) * max(0.5, allowed / took_s)))
+            elif took_s < 0.9 * allowed and tokens >= self.chunk:
+                self._set(self.chunk + max(UNIT, self.chunk // 4))
+
+    def _set(self, tokens: int) -> None:
+        self.chunk = max(UNIT, min(self._largest, tokens // UNIT * UNIT))

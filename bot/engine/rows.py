@@ -1,0 +1,132 @@
+"""The KV cache on a CPU: a row for every conversation, kept between its turns.
+
+In: the ids of a prompt. Out: a row that already holds the keys and values of as many of them as any row has. Promise:
+all rows together take no more than the blocks they were given, if no more is asked for by those in use; what is not in
+use goes when room is needed, whoever rested longest first. For one thread.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+BLOCK = 64
+"""Tokens by which rows grow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Of the keys (or values) of one token, and their type."""
+
+    layers: int
+    heads: int
+    width: int
+    dtype: torch.dtype
+
+    def room(self, blocks: int) -> Tensor:
+        """Room for so many blocks of tokens: [layers, 2 (keys, values), 1, heads, tokens, width], not initialised."""
+        return torch.empty((self.layers, 2, 1, self.heads, blocks * BLOCK, self.width), dtype=self.dtype)
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One conversation. ids: the tokens whose keys and values it holds; layers: these, [2, 1, heads, tokens, width]."""
+
+    ids: list[int] = field(default_factory=list)
+    blocks: int = 0
+    in_use: bool = False
+    layers: Sequence[Tensor] = ()
+
+
+class Rows:
+    """All rows; at most `blocks` blocks."""
+
+    def __init__(self, shape: Shape, blocks: int) -> None:
+        self.blocks = blocks
+        self._shape = shape
+        self._rows: list[Row] = []  # who rested longest comes first
+
+    @property
+    def free(self) -> int:
+        """Blocks that nobody uses now; from any thread."""
+        return self.blocks - sum(row.blocks for row in tuple(self._rows) if row.in_use)
+
+    def take(self, ids: Sequence[int], most: int) -> Row:
+        """A row for a prompt, which holds what is known of it, and never all: its last token is to be computed.
+
+        most: tokens that it may come to hold.
+        """
+        wanted = list(ids[:-1])
+        best, known = None, 0
+        for row in self._rows:
+            common = _common(row.ids, wanted)
+            if common > known:
+                best, known = row, common
+        # One that would lose most of what it holds is another conversation with the same beginning.
+        if best is not None and not best.in_use and 2 * known >= len(best.ids):
+            del best.ids[known:]
+            if best.blocks > blocks_for(most):
+                self._resize(best, blocks_for(most))
+            best.in_use = True
+            return best
+        row = Row(in_use=True)
+        self._rows.append(row)
+        if best is not None:
+            self._copy(best, row, known)
+        return row
+
+    def grow(self, row: Row, tokens: int) -> None:
+        """See to it that a row has room for so many tokens. Raises MemoryError if those in use take all there is."""
+        blocks = blocks_for(tokens)
+        if blocks <= row.blocks:
+            return
+        self._make_room(blocks - row.blocks, row)
+        self._resize(row, blocks)
+
+    def rest(self, row: Row) -> None:
+        """Nobody generates in this row any more; it is kept as long as there is room."""
+        row.in_use = False
+        self._rows.remove(row)
+        if row.ids:
+            self._rows.append(row)
+
+    def _copy(self, source: Row, row: Row, tokens: int) -> None:
+        resting, source.in_use = source.in_use, True  # it must not go now
+        try:
+            self.grow(row, tokens)
+        except MemoryError:
+            return
+        finally:
+            source.in_use = resting
+        for there, here in zip(source.layers, row.layers, strict=True):
+            here[:, :, :, :tokens] = there[:, :, :, :tokens]
+        row.ids = source.ids[:tokens]
+
+    def _make_room(self, blocks: int, row: Row) -> None:
+        room = self.blocks - sum(each.blocks for each in self._rows)
+        for each in [each for each in self._rows if not each.in_use and each is not row]:
+            if room >= blocks:
+                return
+            self._rows.remove(each)
+            room += each.blocks
+        if room < blocks:
+            raise MemoryError("not enough memory in the KV cache for this step")
+
+    def _resize(self, row: Row, blocks: int) -> None:
+        layers = self._shape.room(blocks).unbind(0)
+        if row.ids:
+            for there, here in zip(row.layers, layers, strict=True):
+                here[:, :, :, : len(row.ids)] = there[:, :, :, : len(row.ids)]
+        row.layers, row.blocks = layers, blocks
+
+
+def blocks_for(tokens: int) -> int:
+    """Blocks that so many tokens take."""
+    return -(-tokens // BLOCK)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids they begin with that are the same."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -9,29 +9,37 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bot.engine.answers import Answer, Generator, Meter
-from bot.engine.batching import Batching
+from bot.engine.batching import Batching, Kind
 from bot.engine.decoding import TextDecoder
+from bot.engine.paged import PagedBatch
 from bot.engine.prompts import PromptBuilder
 from bot.engine.protocol import Failed, Text
+from bot.engine.row_batch import RowBatch
 from bot.engine.sequential import Sequential
 from bot.messages import SamplingParams
 from tests.engine_harness import prompt
+
+BATCHES: dict[str, Kind] = {"rows": RowBatch, "paged": PagedBatch}
+KINDS = ("rows", "paged", "sequential")
+"""Our batch (CPU), the library's (GPU, though it runs here too), generate()."""
+BLOCKS = 64
 
 
 class Bench:
     """A way of generating whose main thread is the test's."""
 
-    def __init__(self, path: Path, *, batching: bool = True) -> None:
+    def __init__(self, path: Path, *, kind: str = "rows") -> None:
         self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self.texts: dict[int, str] = {}
         self.ends: dict[int, Text | Failed] = {}
         self.generator: Generator
-        if batching:
-            self.generator = Batching(self.model, 64, self.model.config.vocab_size, self.inbox.put, self._emit)
-        else:
+        if kind == "sequential":
             self.generator = Sequential(self.model, self.inbox.put, self._emit)
+        else:
+            vocabulary = self.model.config.vocab_size
+            self.generator = Batching(BATCHES[kind], self.model, BLOCKS, vocabulary, self.inbox.put, self._emit)
 
     def submit(self, stream: int, text: str, params: SamplingParams) -> None:
         """Ask for an answer; `texts` and `ends` get it, by `stream`."""

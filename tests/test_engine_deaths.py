@@ -10,11 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bot.engine.batch import CannotBatch
-from bot.engine.batching import Batching
+from bot.engine.batching import Batching, Kind
 from bot.engine.protocol import Failed, Text
 from bot.messages import FinishReason
 from bot.models.failures import Unrecoverable
-from tests.engine_bench import Bench
+from tests.engine_bench import BATCHES, KINDS, Bench
 from tests.engine_harness import GREEDY
 
 pytest_plugins = ["tests.engine_fixtures"]
@@ -22,14 +22,14 @@ pytest_plugins = ["tests.engine_fixtures"]
 PARAMS = replace(GREEDY, repetition_penalty=1.1)
 
 
-@pytest.fixture(params=[True, False], ids=["batching", "sequential"])
+@pytest.fixture(params=KINDS)
 def bench(request: pytest.FixtureRequest, tiny: dict[str, Path]) -> Iterator[Bench]:
-    bench = Bench(tiny["llama"], batching=request.param)
+    bench = Bench(tiny["llama"], kind=request.param)
     yield bench
     bench.generator.close()
 
 
-@pytest.mark.parametrize("bench", [True], indirect=True)
+@pytest.mark.parametrize("bench", list(BATCHES), indirect=True)
 def test_after_a_failed_step_the_running_answers_fail_and_new_ones_are_given(bench: Bench) -> None:
     expected = bench.whole(1, "Who wrote this?", PARAMS)
     bench.fail_in(5, [RuntimeError("something inside broke")])
@@ -77,8 +77,9 @@ def test_a_broken_device_ends_the_process(bench: Bench, error: Exception) -> Non
         (RuntimeError("this attention is of no use here"), CannotBatch),
     ],
 )
+@pytest.mark.parametrize("kind", BATCHES.values(), ids=list(BATCHES))
 def test_a_batch_that_fails_while_it_is_tried_out_says_how(
-    tiny: dict[str, Path], error: Exception, raised: type[Exception]
+    tiny: dict[str, Path], kind: Kind, error: Exception, raised: type[Exception]
 ) -> None:
     """It decides whether the KV cache is too large, the process must go, or the model answers one at a time."""
     model: Any = AutoModelForCausalLM.from_pretrained(tiny["llama"], dtype=torch.float32).eval()
@@ -88,4 +89,4 @@ def test_a_batch_that_fails_while_it_is_tried_out_says_how(
 
     model.register_forward_pre_hook(fail)
     with pytest.raises(raised, match=str(error).rstrip(".")):
-        Batching(model, 64, model.config.vocab_size, lambda call: None, lambda item: None)
+        Batching(kind, model, 64, model.config.vocab_size, lambda call: None, lambda item: None)

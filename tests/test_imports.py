@@ -66,7 +66,7 @@ ENGINE_PROCESS = {
         "sequential",
         "templates",
     )
-} | {"bot.models.failures", "bot.models.loading"}
+} | {"bot.models.failures", "bot.models.loading", "bot.models.packing"}
 """Modules that only this process imports, so they may import heavy libraries at the top."""
 
 HEAVY_WHEN_CALLED = {

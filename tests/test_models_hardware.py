@@ -68,6 +68,7 @@ def test_a_gpu_is_described_with_cuda_and_memory() -> None:
         ("auto", OLD_CARD, "float16"),
         ("auto", LAPTOP, "float32"),
         ("auto", replace(LAPTOP, bf16=True), "bfloat16"),
+        ("auto", replace(LAPTOP, bf16=True, packs=True), "float16"),
         ("bfloat16", LAPTOP, "bfloat16"),
         ("float32", CARD, "float32"),
     ],

@@ -111,14 +111,15 @@ def _try(batch: Batch, vocabulary: int, lengths: Sequence[int], tokens: int) -> 
         batch.add(f"try {length}", ids, tokens, (), greedy)
         while not (made := trial.made.get()).finished:
             if made.failed:
-                _raise(batch.take_failure())
+                raise meant(batch.take_failure())
     batch.listener = kept
 
 
-def _raise(failure: Failure) -> None:
+def meant(failure: Failure) -> Exception:
+    """What the failure of a trial means for whoever wants to batch."""
     if failure.memory:
-        raise MemoryError(failure.why)
-    raise (Unrecoverable if failure.device_lost else CannotBatch)(failure.why)
+        return MemoryError(failure.why)
+    return (Unrecoverable if failure.device_lost else CannotBatch)(failure.why)
 
 
 class _Trial:

@@ -28,6 +28,13 @@ from bot.models.failures import Failure, Unrecoverable, give_back
 
 log = logging.getLogger(__name__)
 
+Kind = type[RowBatch] | type[PagedBatch]
+
+
+def kind_for(model: PreTrainedModel) -> Kind:
+    """The batch that suits the model's device; ARCHITECTURE.md says why."""
+    return RowBatch if model.device.type == "cpu" else PagedBatch
+
 
 class Batching:
     """A loaded model and its batch; see the module. `cache_tokens`: what the KV cache holds."""
@@ -35,8 +42,11 @@ class Batching:
     seeds = False
     max_running = MAX_RUNNING
 
-    def __init__(self, model: PreTrainedModel, cache_blocks: int, vocabulary: int, post: Post, emit: Emit) -> None:
+    def __init__(
+        self, kind: Kind, model: PreTrainedModel, cache_blocks: int, vocabulary: int, post: Post, emit: Emit
+    ) -> None:
         """Start the batch and try it out. Raises CannotBatch, Unrecoverable, or what is a want of memory."""
+        self._kind = kind
         self._model = model
         self._cache_blocks = cache_blocks
         self._vocabulary = vocabulary
@@ -100,8 +110,7 @@ class Batching:
     # ------------------------------------------------------------------------------------------ on the main thread
 
     def _start(self) -> Batch:
-        kind = RowBatch if self._model.device.type == "cpu" else PagedBatch
-        return kind(self._model, self._cache_blocks, self._vocabulary, self._pace, self)
+        return self._kind(self._model, self._cache_blocks, self._vocabulary, self._pace, self)
 
     def _admit(self) -> None:
         """Let waiting answers in, in order, while the batch has a place and the cache has room for all of each."""

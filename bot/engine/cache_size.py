@@ -9,8 +9,6 @@ from transformers import PreTrainedModel
 from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 
 from bot.engine.batch import MAX_RUNNING
-from bot.engine.paged import PAGE
-from bot.engine.rows import BLOCK
 
 CPU_DEFAULT_MB = 512
 GPU_SHARE = 0.6
@@ -26,8 +24,8 @@ def bytes_per_token(model: PreTrainedModel) -> int:
     return 2 * int(config.num_hidden_layers) * width * int(model.dtype.itemsize)
 
 
-def cache_blocks(model: PreTrainedModel, window: int, setting_mb: int | None) -> int:
-    """Blocks of the model's kind of batch: at least one, at most what MAX_RUNNING full context windows need."""
+def cache_blocks(model: PreTrainedModel, block: int, window: int, setting_mb: int | None) -> int:
+    """Blocks of `block` tokens: at least one, at most what MAX_RUNNING full context windows need."""
     if setting_mb is not None:
         budget = setting_mb * MB
     elif model.device.type == "cuda":
@@ -35,6 +33,5 @@ def cache_blocks(model: PreTrainedModel, window: int, setting_mb: int | None) ->
         budget = int(free * GPU_SHARE)
     else:
         budget = CPU_DEFAULT_MB * MB
-    block = BLOCK if model.device.type == "cpu" else PAGE
     useful = MAX_RUNNING * -(-window // block)
     return max(1, min(useful, budget // (bytes_per_token(model) * block)))

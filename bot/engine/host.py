@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bot.engine.answers import Answer, Emit, Generator, Meter, Post
 from bot.engine.base import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
 from bot.engine.batch import CannotBatch
-from bot.engine.batching import Batching
+from bot.engine.batching import Batching, kind_for
 from bot.engine.cache_size import MB, bytes_per_token, cache_blocks
 from bot.engine.decoding import TextDecoder
 from bot.engine.guards import PromptLimits, check_params, check_prompt
@@ -29,6 +29,7 @@ from bot.errors import ModelError, RequestFailed
 from bot.models.failures import Unrecoverable, give_back, judge
 from bot.models.loading import Loaded, layers_of
 from bot.models.loading import load as load_model
+from bot.models.packing import packed_bytes
 
 log = logging.getLogger(__name__)
 
@@ -133,11 +134,11 @@ class ModelHost:
         return LoadedModel(
             name=source.name,
             device=str(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
+            dtype=loaded.dtype,
             context_window=window,
             batching=isinstance(generator, Batching),
             max_running=generator.max_running,
-            weights_mb=int(model.get_memory_footprint()) // MB,
+            weights_mb=(int(model.get_memory_footprint()) + packed_bytes(model)) // MB,
             kv_cache_mb=kv_cache_mb,
             kv_cache_tokens=cache_tokens,
             load_s=perf_counter() - began,
@@ -180,10 +181,12 @@ class ModelHost:
             return Sequential(model, self._post, self._emit), note
         vocabulary = int(model.config.get_text_config().vocab_size)
         try:
-            blocks = cache_blocks(model, window, source.kv_cache_mb)
-            return Batching(model, blocks, vocabulary, self._post, self._emit), ""
+            kind = kind_for(model)
+            blocks = cache_blocks(model, kind.block, window, source.kv_cache_mb)
+            return Batching(kind, model, blocks, vocabulary, self._post, self._emit), ""
         except CannotBatch as error:
             log.warning("%s cannot batch: %s", source.name, error)
+            model.set_attn_implementation("sdpa")
             note = "The model's attention cannot be batched, so it answers one request at a time."
             return Sequential(model, self._post, self._emit), note
         except Exception as error:

@@ -32,7 +32,9 @@ SCHEDULER = "inhouse"
 
 
 class PagedBatch:
-    """A running batch over a cache of `blocks` pages of 16 tokens."""
+    """A running batch over a cache of `blocks` pages."""
+
+    block = PAGE
 
     def __init__(self, model: PreTrainedModel, blocks: int, vocabulary: int, pace: Pace, listener: Listener) -> None:
         """Raises CannotBatch, or MemoryError if the cache does not fit."""

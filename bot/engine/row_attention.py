@@ -1,8 +1,7 @@
-"""Attention over rows: the model's own code computes one line of tokens, and each part of it sees its own row only.
+"""A model's own code over rows: a line of tokens goes through it, and each part of the line sees its own row only.
 
-In: a `Step`, which says whose tokens stand where in the line; it travels through the model's forward as the keyword
-`step`. Out: the attention's output for the whole line; the rows hold the new keys and values. Registered with
-transformers under NAME.
+In: parts, each some tokens that go on where a row ends. Out: logits; the rows hold the new keys and values. Ours is
+only the attention, which transformers calls under NAME; `switch` sees that a model takes it and says the same with it.
 """
 
 from collections.abc import Sequence
@@ -12,45 +11,96 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 
-from bot.engine.rows import Row
+from bot.engine.batch import meant
+from bot.engine.rows import Row, Rows, Shape
+from bot.models.failures import judge
 
 NAME = "inhouse-rows"
+TRIAL = (11, 1, 4)
+"""Tokens in the steps of the comparison: a prompt, one more, a few more."""
+TOLERANCE = 0.05
+"""By how much logits may differ, as a share of the largest; in bfloat16 the order of additions makes 0.01."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`count` tokens in the line, which go on where the row's own `before` tokens end."""
+    """Tokens that go on where the row's own end."""
 
     row: Row
-    before: int
-    count: int
-
-    def mask(self, window: int | None) -> Tensor | None:
-        """Which keys each token sees, bool [count, keys]; None if it is all of them."""
-        keys = self.before + self.count
-        if self.count == 1 and (window is None or keys <= window):
-            return None
-        at = torch.arange(self.before, keys).unsqueeze(-1)
-        key = torch.arange(keys)
-        seen = key <= at
-        return seen if window is None else seen & (key > at - window)
+    ids: Sequence[int]
 
 
 class Step:
-    """One pass through the model."""
+    """One pass through the model; it travels through its forward as the keyword `step`."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        self.parts = parts
-        self.counts = [part.count for part in parts]
+        self.rows = [(part.row, len(part.row.ids), len(part.ids)) for part in parts]
+        self.counts = [len(part.ids) for part in parts]
         self._masks: dict[int | None, list[Tensor | None]] = {}
 
     def masks(self, window: int | None) -> list[Tensor | None]:
         """A mask for each part, made once a step for all layers with this window."""
         if window not in self._masks:
-            self._masks[window] = [part.mask(window) for part in self.parts]
+            self._masks[window] = [_mask(before, count, window) for _, before, count in self.rows]
         return self._masks[window]
+
+
+def forward(model: PreTrainedModel, parts: Sequence[Part]) -> Tensor:
+    """Run the model over the parts, whose rows have room: each part's last logits, float32 [parts, vocabulary].
+
+    The rows then end with the parts' tokens; if the model raises something, they are as they were.
+    """
+    step = Step(parts)
+    ends = torch.tensor(step.counts).cumsum(0) - 1
+    positions = [place for _, before, count in step.rows for place in range(before, before + count)]
+    whole: Any = model  # its forward takes keywords that its class does not declare
+    output = whole(
+        input_ids=torch.tensor([[token for part in parts for token in part.ids]]),
+        position_ids=torch.tensor([positions]),
+        use_cache=False,
+        logits_to_keep=ends,
+        step=step,
+    )
+    logits: Tensor = output.logits[0].float()
+    for part in parts:
+        part.row.ids += part.ids
+    return logits if len(logits) == len(ends) else logits[ends]  # not every model knows logits_to_keep
+
+
+def shape_of(model: PreTrainedModel) -> Shape:
+    """What a token leaves in each layer."""
+    config = model.config.get_text_config()
+    heads, width = int(find_num_key_value_heads(config)), int(find_head_dim(config))
+    return Shape(int(config.num_hidden_layers), heads, width, model.dtype)
+
+
+def switch(model: PreTrainedModel, vocabulary: int) -> None:
+    """Have the model use rows, once a short text made the same logits with them as without.
+
+    Raises CannotBatch, and for what is no fault of the model's Unrecoverable or MemoryError; then it is as it was.
+    """
+    if model.config._attn_implementation == NAME:
+        return
+    ids = [7 * place % vocabulary for place in range(sum(TRIAL))]
+    whole: Any = model
+    try:
+        with torch.inference_mode():
+            expected = whole(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
+            model.set_attn_implementation(NAME)
+            row, rows = Row(), Rows(shape_of(model), 1)
+            rows.grow(row, len(ids))
+            for count in TRIAL:
+                done = len(row.ids)
+                found = forward(model, [Part(row, ids[done : done + count])])
+                wanted = expected[len(row.ids) - 1]
+                if bool((found - wanted).abs().max() > TOLERANCE * wanted.abs().max()):
+                    raise ValueError("with another attention it says something else")
+    except Exception as error:  # whatever its code does not like about this
+        model.set_attn_implementation("sdpa")
+        raise meant(judge(error)) from None
 
 
 def attend(
@@ -74,16 +124,27 @@ def attend(
     if softcap is not None or s_aux is not None:
         raise ValueError("its attention has parts that are not known here")
     layer: Any = module.layer_idx  # an int, which nn.Module does not declare
-    both = torch.stack((key, value))
+    queries = torch.split(query, step.counts, 2)
+    news = torch.split(torch.stack((key, value)), step.counts, 3)
     outputs = []
-    queries, news = torch.split(query, step.counts, 2), torch.split(both, step.counts, 3)
-    for part, q, kv, mask in zip(step.parts, queries, news, step.masks(sliding_window), strict=True):
-        held = part.row.layers[layer]
-        held.narrow(3, part.before, part.count).copy_(kv)
-        k, v = held.narrow(3, 0, part.before + part.count).unbind(0)
+    for (row, before, count), q, new, mask in zip(step.rows, queries, news, step.masks(sliding_window), strict=True):
+        held = row.layers[layer]
+        held.narrow(3, before, count).copy_(new)
+        k, v = held.narrow(3, 0, before + count).unbind(0)
         out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True)
         outputs.append(out.transpose(1, 2))
     return torch.cat(outputs, 1), None
+
+
+def _mask(before: int, count: int, window: int | None) -> Tensor | None:
+    """Which keys each of `count` tokens after `before` sees, bool [count, keys]; None if it is all of them."""
+    keys = before + count
+    if count == 1 and (window is None or keys <= window):
+        return None
+    at = torch.arange(before, keys).unsqueeze(-1)
+    key = torch.arange(keys)
+    seen = key <= at
+    return seen if window is None else seen & (key > at - window)
 
 
 AttentionInterface.register(NAME, attend)

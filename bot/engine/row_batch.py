@@ -5,6 +5,7 @@ being read (`share`), so long as the chunk may last (`Pace`). Sampling is one pa
 `batch.Batch` says.
 """
 
+import contextlib
 import logging
 import traceback
 from collections.abc import Sequence
@@ -12,17 +13,15 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 
-from bot.engine.batch import CannotBatch, Listener, Made
+from bot.engine.batch import Listener, Made
 from bot.engine.pace import Pace
-from bot.engine.row_attention import NAME, Part, Step
-from bot.engine.rows import BLOCK, Row, Rows, Shape, blocks_for
+from bot.engine.row_attention import Part, forward, shape_of, switch
+from bot.engine.rows import BLOCK, Row, Rows, blocks_for
 from bot.engine.sampling import Choice, choose
 from bot.messages import SamplingParams
 from bot.models.failures import Failure, judge
@@ -47,26 +46,30 @@ class Session:
         """How many tokens have to go through the model before the next one can be chosen."""
         return len(self.ids) - len(self.row.ids)
 
+    def part(self, count: int) -> Part:
+        """The next so many of them."""
+        before = len(self.row.ids)
+        return Part(self.row, self.ids[before : before + count])
+
 
 class RowBatch:
     """A running batch over a KV cache of `blocks` blocks."""
+
+    block = BLOCK
 
     def __init__(self, model: PreTrainedModel, blocks: int, vocabulary: int, pace: Pace, listener: Listener) -> None:
         """Raises CannotBatch if the model's attention cannot be ours."""
         self.listener = listener
         self.cache_blocks, self.cache_tokens = blocks, blocks * BLOCK
-        self._model: Any = model  # its forward takes keywords that its class does not declare
+        self._model = model
         self._vocabulary = vocabulary
         self._pace = pace
-        self._rows = Rows(_shape(model), blocks)
+        self._rows = Rows(shape_of(model), blocks)
         self._sessions: dict[str, Session] = {}
         self._inbox: SimpleQueue[Session | str | None] = SimpleQueue()  # to begin, to cancel, or the end
         self._failure: Failure | None = None
         self._stopped = False
-        try:
-            model.set_attn_implementation(NAME)
-        except (ValueError, AttributeError) as error:
-            raise CannotBatch(str(error)) from error
+        switch(model, vocabulary)
         self._thread = Thread(target=self._run, name="batch", daemon=True)
         self._thread.start()
 
@@ -96,8 +99,7 @@ class RowBatch:
         self._thread.join()
         self._stopped = True
         self._sessions.clear()
-        self._rows = Rows(_shape(self._model), 0)
-        self._model.set_attn_implementation("sdpa")
+        self._rows = Rows(shape_of(self._model), 0)
 
     def _run(self) -> None:
         """The thread: steps while there is something to do."""
@@ -107,10 +109,17 @@ class RowBatch:
                     self._step()
         except Exception as error:  # whatever the model raises ends this batch, and Batching makes another
             log.error("a step failed\n%s", traceback.format_exc())  # as text: a record would hold the step's tensors
-            self._failure = judge(error)
-        if self._failure is not None:
-            made = [Made(key, (), failed=self._failure.why) for key in self._sessions]
-            self.listener.stepped(self, made, perf_counter())
+            failure = self._failure = judge(error)
+        else:
+            return
+        # Whoever adds one from now on sees that the batch is dead; who did so before is told.
+        with contextlib.suppress(Empty):
+            while True:
+                item = self._inbox.get_nowait()
+                if isinstance(item, Session):
+                    self._sessions[item.key] = item
+        made = [Made(key, (), failed=failure.why) for key in self._sessions]
+        self.listener.stepped(self, made, perf_counter())
 
     def _hear(self) -> bool:
         """Take in what is asked; wait for it if there is nothing to do. False at the end."""
@@ -135,22 +144,19 @@ class RowBatch:
         return True
 
     def _begin(self, session: Session) -> None:
-        session.row = self._rows.take(session.ids, session.prompt + session.left)
         self._sessions[session.key] = session
+        session.row = self._rows.take(session.ids, session.prompt + session.left)
         self.listener.started(self, session.key, len(session.row.ids), perf_counter())
 
     def _step(self) -> None:
         """One pass of the model, and a token for everyone whose prompt is through."""
         plan = self._plan()
         self._pace.begin(sum(count for _, count in plan), len(plan))
-        parts = [self._part(session, count) for session, count in plan]
-        ends = [end for (session, count), end in zip(plan, _ends(parts), strict=True) if count == session.ahead]
-        logits = self._forward(plan, parts, ends or [0])
         for session, count in plan:
-            done = len(session.row.ids)
-            session.row.ids += session.ids[done : done + count]
-        ready = [session for session, _ in plan if not session.ahead]
-        made = self._choose(ready, logits) if ready else []
+            self._rows.grow(session.row, len(session.row.ids) + count)
+        logits = forward(self._model, [session.part(count) for session, count in plan])
+        ready = [place for place, (session, _) in enumerate(plan) if not session.ahead]
+        made = self._choose([plan[place][0] for place in ready], logits[ready]) if ready else []
         self._pace.end()
         if made:
             self.listener.stepped(self, made, perf_counter())
@@ -161,25 +167,6 @@ class RowBatch:
         reading = [session for session in self._sessions.values() if session.ahead > 1]
         counts = share([session.ahead for session in reading], self._pace.chunk)
         return writing + [(session, count) for session, count in zip(reading, counts, strict=True) if count]
-
-    def _part(self, session: Session, count: int) -> Part:
-        before = len(session.row.ids)
-        self._rows.grow(session.row, before + count)
-        return Part(session.row, before, count)
-
-    def _forward(self, plan: Sequence[tuple[Session, int]], parts: Sequence[Part], ends: Sequence[int]) -> Tensor:
-        """Logits [len(ends), vocabulary] of the tokens at these places of the line, in float32."""
-        ids = [token for (session, _), part in zip(plan, parts, strict=True) for token in _next(session, part)]
-        positions = [place for part in parts for place in range(part.before, part.before + part.count)]
-        output = self._model(
-            input_ids=torch.tensor([ids]),
-            position_ids=torch.tensor([positions]),
-            use_cache=False,
-            logits_to_keep=torch.tensor(ends),
-            step=Step(parts),
-        )
-        logits: Tensor = output.logits[0].float()
-        return logits if len(logits) == len(ends) else logits[list(ends)]  # some models do not know logits_to_keep
 
     def _choose(self, ready: Sequence[Session], logits: Tensor) -> list[Made]:
         histories = [(session.ids[: session.prompt], session.ids[session.prompt :]) for session in ready]
@@ -208,22 +195,3 @@ def share(ahead: Sequence[int], budget: int) -> list[int]:
     for place in sorted(range(len(ahead)), key=lambda place: ahead[place] - counts[place]):
         counts[place] += min(ahead[place] - counts[place], budget - sum(counts))
     return counts
-
-
-def _next(session: Session, part: Part) -> list[int]:
-    return session.ids[part.before : part.before + part.count]
-
-
-def _ends(parts: Sequence[Part]) -> list[int]:
-    """Where the last token of each part stands in the line."""
-    ends, end = [], -1
-    for part in parts:
-        end += part.count
-        ends.append(end)
-    return ends
-
-
-def _shape(model: PreTrainedModel) -> Shape:
-    config = model.config.get_text_config()
-    heads, width = int(find_num_key_value_heads(config)), int(find_head_dim(config))
-    return Shape(int(config.num_hidden_layers), heads, width, model.dtype)

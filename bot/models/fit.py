@@ -68,7 +68,7 @@ def fits(
     kv_cache_mb: int | None = None,
 ) -> Fit:
     """Whether the model fits; the arguments are the settings of the same names."""
-    dtype = choose_dtype(dtype, hardware)
+    dtype = choose_dtype(dtype, hardware, quantization)
     if not spec.parameters:
         unknown = f"The size of {spec.name} is not known before it is fetched."
         return Fit(Verdict.UNKNOWN, 0, _free(hardware, hardware.device), dtype, unknown)

@@ -23,7 +23,10 @@ MB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """One machine. `gpu` is '' and `why_cpu` says why when the CPU is used. bf16: the one used has it in hardware."""
+    """One machine. `gpu` is '' and `why_cpu` says why when the CPU is used. bf16: the one used has it in hardware.
+
+    packs: the CPU is used, and it is fastest with weights in float16 (`models.packing`).
+    """
 
     gpu: str
     cuda: str
@@ -35,6 +38,7 @@ class Hardware:
     ram_total_mb: int
     ram_free_mb: int
     why_cpu: str = ""
+    packs: bool = False
 
     @property
     def device(self) -> str:
@@ -42,13 +46,17 @@ class Hardware:
         return "cuda" if self.gpu else "cpu"
 
 
-def choose_dtype(setting: str, hardware: Hardware) -> str:
-    """The number type to load in: what was asked for; else bfloat16 if in hardware, float16 on a GPU, or float32.
+def choose_dtype(setting: str, hardware: Hardware, quantization: str = "none") -> str:
+    """The number type of the weights: what was asked for; else float16 on a CPU that packs, bfloat16 if in hardware,
+    float16 on a GPU, or float32.
 
-    On a CPU without bfloat16 instructions float32 is the faster one (measured: three times at eight conversations).
+    On a CPU without bfloat16 instructions even float32 is faster than that (measured: three times at eight
+    conversations). Weights that are quantized are not packed.
     """
     if setting != "auto":
         return setting
+    if hardware.packs and quantization == "none":
+        return "float16"
     if hardware.bf16:
         return "bfloat16"
     return "float16" if hardware.gpu else "float32"
@@ -90,6 +98,7 @@ def detect(device: str = "auto") -> Hardware:
         ram_total_mb=memory.total // MB,
         ram_free_mb=memory.available // MB,
         why_cpu=why_cpu,
+        packs=bool(why_cpu) and _cpu_packs(),
     )
 
 
@@ -141,6 +150,15 @@ def _cpu_has_bf16() -> bool:
 
     found: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16"))
+
+
+def _cpu_packs() -> bool:
+    import torch
+
+    from bot.models.packing import can_pack
+
+    # Matrix units of the CPU's own beat any layout of the weights.
+    return can_pack() and not torch.cpu.get_capabilities().get("amx_tile")
 
 
 def _cpu_name() -> str:

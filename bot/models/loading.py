@@ -29,6 +29,7 @@ from bot.errors import ModelError
 from bot.models import local
 from bot.models.failures import Unrecoverable, judge
 from bot.models.hardware import Hardware, choose_dtype, detect
+from bot.models.packing import pack
 from bot.models.steps import Tell, told
 
 Report = Callable[[LoadProgress], None]
@@ -62,7 +63,8 @@ def load(source: ModelSource, progress: Report) -> Loaded:
     for name in (local.CONFIG, "tokenizer_config.json"):
         if (folder / name).is_file():
             local.read_json(folder / name)
-    dtype = choose_dtype(source.dtype, hardware)
+    dtype = choose_dtype(source.dtype, hardware, source.quantization)
+    packs = dtype == "float16" and hardware.packs and source.quantization == "none"
     with _explained(source), told(_weights_told(progress)):
         config = AutoConfig.from_pretrained(folder, **OWN_FILES)
         tokenizer = AutoTokenizer.from_pretrained(folder, **OWN_FILES)
@@ -71,7 +73,7 @@ def load(source: ModelSource, progress: Report) -> Loaded:
         found = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
-            dtype=getattr(torch, dtype),
+            dtype="auto" if packs else getattr(torch, dtype),  # what is packed is first only mapped
             device_map=device_map,
             attn_implementation="sdpa",
             quantization_config=_quantization(source.quantization, dtype),
@@ -84,6 +86,8 @@ def load(source: ModelSource, progress: Report) -> Loaded:
     if seen["missing_keys"] or seen["mismatched_keys"]:
         raise ModelError(f"The weights in {folder} do not belong to its config.json; {_again(source)}.")
     model.eval()
+    if packs:
+        pack(model)
     offloaded = len(set(device_map.values())) > 1
     return Loaded(model, tokenizer, hardware, dtype, offloaded, _note(source, hardware, offloaded))
 

@@ -1,0 +1,77 @@
+"""Weights in float16, arithmetic in float32: what the model says stays what it was, in half the memory."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from bot.engine.process import EngineProcess
+from bot.models.packing import LARGEST, HalfEmbedding, PackedLinear, can_pack, pack, packed_bytes
+from tests.engine_harness import Reference, ask, load
+from tests.tiny_models import KINDS
+
+pytest_plugins = ["tests.engine_fixtures"]
+pytestmark = pytest.mark.skipif(not can_pack(), reason="this CPU has no AVX2, or its torch no FBGEMM")
+
+
+def model_of(path: Path, dtype: torch.dtype = torch.float32) -> Any:
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_logits_stay_what_they_are_with_the_weights_rounded(tiny: dict[str, Path], kind: str) -> None:
+    model, rounded = model_of(tiny[kind]), model_of(tiny[kind], torch.float16).float()
+    ids = torch.arange(40).unsqueeze(0) * 5 % model.config.vocab_size
+    pack(model)
+    torch.testing.assert_close(model(ids).logits, rounded(ids).logits, rtol=1e-3, atol=1e-3)
+    assert model.dtype == torch.float32
+    assert not any(type(module) is nn.Linear for module in model.modules())
+
+
+def test_two_bytes_a_number_and_none_beside(tiny: dict[str, Path]) -> None:
+    model = model_of(tiny["phi3"])
+    numbers = model.num_parameters()
+    pack(model)
+    left = sum(parameter.numel() for parameter in model.parameters())
+    assert packed_bytes(model) == 2 * (numbers - left)
+    assert left < numbers / 50, "only norms are left"
+
+
+def test_what_float16_cannot_hold_stays_as_it_is() -> None:
+    large, usual, table = nn.Linear(4, 4), nn.Linear(4, 4), nn.Embedding(4, 4)
+    with torch.no_grad():
+        large.weight[0, 0] = LARGEST * 2
+        table.weight[0, 0] = float("nan")
+    model = nn.ModuleList([large, usual, table])
+    pack(model)
+    assert [type(module) for module in model.children()] == [nn.Linear, PackedLinear, nn.Embedding]
+
+
+@torch.inference_mode()
+def test_a_tied_table_becomes_both_an_embedding_and_a_linear_layer() -> None:
+    table, head = nn.Embedding(6, 4), nn.Linear(4, 6)
+    head.weight = table.weight
+    weight, bias = table.weight.detach().half().float(), head.bias.detach()
+    model = nn.ModuleList([table, head])
+    pack(model)
+    assert isinstance(model[0], HalfEmbedding)
+    line = model[0](torch.tensor([2, 5]))
+    torch.testing.assert_close(line, weight[[2, 5]])
+    torch.testing.assert_close(model[1](line), line @ weight.T + bias, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_the_engine_packs_on_its_own_and_says_so(engine: EngineProcess, smollm2_dir: Path) -> None:
+    whole = await load(engine, smollm2_dir)
+    packed = await load(engine, smollm2_dir, dtype="auto")
+    assert (whole.dtype, packed.dtype) == ("float32", "float16")
+    assert packed.weights_mb < 0.65 * whole.weights_mb
+    questions = ("What is the capital of France?", "Name three colours.", "What is 2 + 2?")
+    reference = Reference(smollm2_dir)
+    for number, question in enumerate(questions):
+        answer = await ask(engine, f"packed {number}", question)
+        assert (answer.text, answer.usage.generated_tokens) == reference.answer(question)

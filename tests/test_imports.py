@@ -51,7 +51,6 @@ ENGINE_PROCESS = {
         "answers",
         "batch",
         "batching",
-        "pace",
         "paged",
         "row_attention",
         "row_batch",

@@ -6,6 +6,7 @@ only the attention, which transformers calls under NAME; `switch` sees that a mo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -27,10 +28,11 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Tokens that go on where the row's own end."""
+    """Tokens that go on where the row's own end. wanted: how many of them, the last ones, are to have logits."""
 
     row: Row
     ids: Sequence[int]
+    wanted: int = 1
 
 
 class Step:
@@ -49,25 +51,26 @@ class Step:
 
 
 def forward(model: PreTrainedModel, parts: Sequence[Part]) -> Tensor:
-    """Run the model over the parts, whose rows have room: each part's last logits, float32 [parts, vocabulary].
+    """Run the model over the parts, whose rows have room: the wanted logits, float32 [all wanted, vocabulary].
 
     The rows then end with the parts' tokens; if the model raises something, they are as they were.
     """
     step = Step(parts)
-    ends = torch.tensor(step.counts).cumsum(0) - 1
+    ends = accumulate(step.counts)
+    wanted = [place for part, end in zip(parts, ends, strict=True) for place in range(end - part.wanted, end)]
     positions = [place for _, before, count in step.rows for place in range(before, before + count)]
     whole: Any = model  # its forward takes keywords that its class does not declare
     output = whole(
         input_ids=torch.tensor([[token for part in parts for token in part.ids]]),
         position_ids=torch.tensor([positions]),
         use_cache=False,
-        logits_to_keep=ends,
+        logits_to_keep=torch.tensor(wanted),
         step=step,
     )
     logits: Tensor = output.logits[0].float()
     for part in parts:
         part.row.ids += part.ids
-    return logits if len(logits) == len(ends) else logits[ends]  # not every model knows logits_to_keep
+    return logits if len(logits) == len(wanted) else logits[wanted]  # not every model knows logits_to_keep
 
 
 def shape_of(model: PreTrainedModel) -> Shape:

@@ -10,6 +10,7 @@ import logging
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import perf_counter
@@ -19,17 +20,21 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bot.engine.batch import Listener, Made
+from bot.engine.lookup import Lookup
 from bot.engine.pace import Pace
 from bot.engine.row_attention import Part, forward, shape_of, switch
 from bot.engine.rows import BLOCK, Row, Rows, blocks_for
-from bot.engine.sampling import Choice, choose
+from bot.engine.sampling import Choice, History, choose
 from bot.messages import SamplingParams
 from bot.models.failures import Failure, judge
 
 log = logging.getLogger(__name__)
 
+MOST_GUESSES = 4
+"""In one step, of all answers together: a few more tokens cost next to nothing, many do."""
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class Session:
     """A request in the batch. ids: prompt and answer; those that are not in the row yet are to be computed next."""
 
@@ -40,6 +45,8 @@ class Session:
     eos: frozenset[int]
     choice: Choice
     row: Row = field(default_factory=Row)
+    guesses: list[int] = field(default_factory=list)
+    lookup: Lookup = field(default_factory=Lookup)
 
     @property
     def ahead(self) -> int:
@@ -47,9 +54,26 @@ class Session:
         return len(self.ids) - len(self.row.ids)
 
     def part(self, count: int) -> Part:
-        """The next so many of them."""
+        """The next so many of them, and the guesses if they are the last."""
         before = len(self.row.ids)
-        return Part(self.row, self.ids[before : before + count])
+        return Part(self.row, self.ids[before : before + count] + self.guesses, 1 + len(self.guesses))
+
+    def take(self, tokens: Sequence[int]) -> Made:
+        """Go on with the tokens that the model chose, one after what it knew and one after each guess.
+
+        A token counts if all guesses before it were right.
+        """
+        wrong = (place for place, guess in enumerate(self.guesses) if tokens[place] != guess)
+        made = list(tokens[: next(wrong, len(self.guesses)) + 1])
+        end = next((place for place, token in enumerate(made) if token in self.eos), len(made) - 1)
+        made = made[: end + 1]
+        if self.guesses:
+            self.lookup.learn(len(self.guesses), len(made) - 1)
+        self.ids += made
+        self.left -= len(made)
+        del self.row.ids[len(self.ids) - 1 :]
+        self.choice.unsee(len(self.ids) - self.prompt)
+        return Made(self.key, made, self.left <= 0 or made[-1] in self.eos)
 
 
 class RowBatch:
@@ -152,34 +176,40 @@ class RowBatch:
         """One pass of the model, and a token for everyone whose prompt is through."""
         plan = self._plan()
         self._pace.begin(sum(count for _, count in plan), len(plan))
-        for session, count in plan:
-            self._rows.grow(session.row, len(session.row.ids) + count)
-        logits = forward(self._model, [session.part(count) for session, count in plan])
-        ready = [place for place, (session, _) in enumerate(plan) if not session.ahead]
-        made = self._choose([plan[place][0] for place in ready], logits[ready]) if ready else []
+        parts = [session.part(count) for session, count in plan]
+        for part in parts:
+            self._rows.grow(part.row, len(part.row.ids) + len(part.ids))
+        ready = [session for session, count in plan if count == session.ahead]
+        logits = forward(self._model, parts)
+        wanted = [session in ready for session, _ in plan for _ in range(1 + len(session.guesses))]
+        made = self._choose(ready, logits[torch.tensor(wanted)]) if ready else []
         self._pace.end()
         if made:
             self.listener.stepped(self, made, perf_counter())
 
     def _plan(self) -> list[tuple[Session, int]]:
         """Whose tokens go through the model now, and how many of each."""
-        writing = [(session, 1) for session in self._sessions.values() if session.ahead == 1]
+        writing = [session for session in self._sessions.values() if session.ahead == 1]
         reading = [session for session in self._sessions.values() if session.ahead > 1]
+        for session in writing:
+            most = min(MOST_GUESSES // len(writing), session.left - 1) if not reading else 0
+            session.guesses = session.lookup.guess(session.ids, most) if most else []
         counts = share([session.ahead for session in reading], self._pace.chunk)
-        return writing + [(session, count) for session, count in zip(reading, counts, strict=True) if count]
+        plan = [(session, 1) for session in writing]
+        return plan + [(session, count) for session, count in zip(reading, counts, strict=True) if count]
 
     def _choose(self, ready: Sequence[Session], logits: Tensor) -> list[Made]:
-        histories = [(session.ids[: session.prompt], session.ids[session.prompt :]) for session in ready]
-        tokens = choose(logits, [session.choice for session in ready], histories)
-        made = []
-        for session, token in zip(ready, tokens, strict=True):
-            session.ids.append(token)
-            session.left -= 1
-            finished = session.left <= 0 or token in session.eos
-            if finished:
-                del self._sessions[session.key]
-                self._rows.rest(session.row)
-            made.append(Made(session.key, (token,), finished))
+        """What follows, by logits for each of these sessions, and for each of its guesses after it."""
+        histories: list[History] = []
+        for session in ready:
+            prompt, answer = session.ids[: session.prompt], session.ids[session.prompt :]
+            histories += [(prompt, answer + session.guesses[:right]) for right in range(1 + len(session.guesses))]
+        choices = [session.choice for session in ready for _ in range(1 + len(session.guesses))]
+        tokens = iter(choose(logits, choices, histories))
+        made = [session.take(list(islice(tokens, 1 + len(session.guesses)))) for session in ready]
+        for each in made:
+            if each.finished:
+                self._rows.rest(self._sessions.pop(each.key).row)
         return made
 
 

@@ -35,20 +35,23 @@ class Choice:
         self.penalty = params.repetition_penalty
         self._room = params.max_tokens
         self._seen: Tensor | None = None
-        self._count = 0
+        self._first = 0  # how many different ids the prompt has
         self._generated = 0
 
     def seen(self, prompt: Sequence[int], generated: Sequence[int], device: torch.device) -> Tensor:
         """The ids of prompt and answer so far, int64 [n], repeats possible. Costs only the new ones at each call."""
         if self._seen is None:
             first = torch.tensor(sorted(set(prompt)), dtype=torch.int64)
-            self._count = len(first)
+            self._first = len(first)
             self._seen = torch.cat([first, torch.zeros(self._room + 1, dtype=torch.int64)]).to(device)
-        for token in generated[self._generated :]:
-            self._seen[self._count] = token
-            self._count += 1
+        for place in range(self._generated, len(generated)):
+            self._seen[self._first + place] = generated[place]
         self._generated = len(generated)
-        return self._seen[: self._count]
+        return self._seen[: self._first + self._generated]
+
+    def unsee(self, generated: int) -> None:
+        """Only so many ids of the answer hold; those after them were guesses."""
+        self._generated = min(self._generated, generated)
 
 
 class TokenPicker(ContinuousBatchingLogitsProcessor):

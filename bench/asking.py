@@ -32,11 +32,14 @@ class Options:
     dtype: str
 
 
-def options(description: str) -> Options:
-    """The model (smollm2 from the cache, fetched if need be, unless --model DIRECTORY names another) and --dtype."""
-    parser = argparse.ArgumentParser(prog=f"python -m {description}")
+def options(description: str, *more: argparse.ArgumentParser) -> Options:
+    """The model (smollm2 from the cache, fetched if need be, unless --model DIRECTORY names another) and --dtype.
+
+    more: what else may be said.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {description}", parents=more)
     parser.add_argument("--model", type=Path, help="directory of a model; smollm2 without it")
-    parser.add_argument("--dtype", default="auto", help="auto (what suits the machine), float32 or bfloat16")
+    parser.add_argument("--dtype", default="auto", help="auto (what suits the machine), float32, float16 or bfloat16")
     given = parser.parse_args()
     settings = load_settings()
     model: Path = given.model or pull(Catalog.of(settings).get("smollm2"), settings)

@@ -1,0 +1,75 @@
+"""`python -m bench.growth`: what the engine's process takes over a thousand requests of all lengths.
+
+Requests of 5 to 1,500 tokens with answers of 1 to 120, up to eight at once, stopped now and then, some of them the next
+turns of conversations. Prints the resident size every hundred requests, and by how much the last five hundred let it
+grow (promised: below 3 %). --requests: another number.
+"""
+
+import argparse
+import asyncio
+import random
+
+from bench.asking import conversation, options, unseen
+from bot.engine.base import EngineRequest, ModelSource
+from bot.engine.process import EngineProcess
+from bot.messages import SamplingParams
+
+AT_ONCE = 8
+WORDS = ("sea", "keeper", "lamp", "stairs", "harbour", "letter", "wind", "evening", "ship", "story", "door", "dog")
+
+
+class Team:
+    """People who ask, each with conversations of their own."""
+
+    def __init__(self, engine: EngineProcess, requests: int) -> None:
+        self._engine, self._left, self._requests = engine, requests, requests
+        self._random = random.Random(5)
+        self.sizes: list[int] = []
+        """MB, every hundred requests."""
+
+    async def ask(self) -> None:
+        """Ask until there have been enough requests."""
+        said: list[str] = []
+        while self._left:
+            self._left -= 1
+            number = self._requests - self._left
+            if self._random.random() < 0.5:
+                said = []
+            said = [*said[-6:], " ".join(self._random.choices(WORDS, k=int(1500 ** self._random.random())))]
+            said.append(await self._answer(str(number), said) or "...")
+            if number % 100 == 0:
+                self.sizes.append((await self._engine.stats()).resident_mb)
+                print(f"  {number:5} requests: {self.sizes[-1]:,} MB", flush=True)
+
+    async def _answer(self, name: str, said: list[str]) -> str:
+        params = SamplingParams(temperature=0.8, max_tokens=int(120 ** self._random.random()))
+        stop_at = self._random.randrange(200)
+        text, count = "", 0
+        async for delta in self._engine.stream(EngineRequest(name, conversation(said), params)):
+            text, count = text + delta.text, count + 1
+            if count == stop_at:
+                await self._engine.abort(name)
+        return text
+
+
+async def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--requests", type=int, default=1000)
+    requests = parser.parse_known_args()[0].requests
+    given = options("bench.growth", parser)
+    engine = EngineProcess()
+    loaded = await engine.load(ModelSource("bench", str(given.model), device="cpu", dtype=given.dtype), unseen)
+    print(
+        f"{requests} requests, {loaded.dtype}, weights {loaded.weights_mb} MB, KV cache up to {loaded.kv_cache_mb} MB"
+    )
+    team = Team(engine, requests)
+    await asyncio.gather(*(team.ask() for _ in range(AT_ONCE)))
+    half = team.sizes[len(team.sizes) // 2 - 1]
+    grown = team.sizes[-1] / half - 1
+    print(f"  the last half: {half:,} to {team.sizes[-1]:,} MB, {grown:+.1%}   (promised: below 3 %)")
+    await engine.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

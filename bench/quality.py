@@ -1,0 +1,107 @@
+"""`python -m bench.quality`: what a way of holding the weights costs in answers, and what it brings.
+
+A text that comes with Python (its help topics) is read in pieces of 512 tokens: the perplexity, next to float32's. Then
+forty questions, greedy: how many of the answers' tokens are the same up to the first that differs. Promised for what is
+the default: perplexity within 1 %.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from bench.asking import conversation, options
+from bot.engine.prompts import PromptBuilder
+from bot.models.packing import pack
+
+PIECE, PIECES = 512, 24
+QUESTIONS, TOKENS = 40, 32
+SUBJECTS = ("the sea", "a lighthouse", "an old clock", "the moon", "a train", "a forest", "a baker", "snow")
+ASKED = ("What is {}?", "Tell me about {}.", "Write a poem about {}.", "Give three facts about {}.", "Why is {} there?")
+
+
+def in_eight_bits(model: nn.Module) -> None:
+    """torch's own dynamic int8, a scale for each output: what was weighed and not taken."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Linear:
+                setattr(module, name, _EightBits(child))
+
+
+class _EightBits(nn.Module):
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach().float()
+        scale = weight.abs().amax(1).clamp(min=1e-8) / 127
+        held = torch.quantize_per_channel(weight, scale.double(), torch.zeros(len(scale)).long(), 0, torch.qint8)
+        bias: torch.Tensor | None = linear.bias
+        self._packed = torch.ops.quantized.linear_prepack(held, bias)
+
+    def forward(self, line: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = torch.ops.quantized.linear_dynamic(line, self._packed, True)
+        return out
+
+
+WAYS: dict[str, Callable[[nn.Module], object]] = {
+    "float32": lambda model: None,
+    "float16 weights (packed)": pack,
+    "bfloat16": lambda model: model.to(torch.bfloat16),
+    "int8 dynamic": in_eight_bits,
+}
+
+
+def perplexity(model: Any, ids: torch.Tensor) -> float:
+    """Of pieces [pieces, tokens]."""
+    losses = []
+    for piece in ids:
+        logits = model(piece.unsqueeze(0)).logits[0].float()
+        losses.append(cross_entropy(logits[:-1], piece[1:]))
+    return float(torch.stack(losses).mean().exp())
+
+
+def answers(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Greedy answers to all questions."""
+    prompts, found = PromptBuilder(tokenizer, "", 2048), []
+    for number in range(QUESTIONS):
+        text = ASKED[number % len(ASKED)].format(SUBJECTS[number // len(ASKED)])
+        ids = torch.tensor([prompts.build(conversation([text]), TOKENS).ids])
+        mask = torch.ones_like(ids)
+        out = model.generate(ids, attention_mask=mask, max_new_tokens=TOKENS, do_sample=False, pad_token_id=0)
+        found.append(out[0, ids.shape[1] :].tolist())
+    return found
+
+
+def same(one: list[int], other: list[int]) -> int:
+    """How many tokens they begin with that are the same."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+@torch.inference_mode()
+def measure(path: Path) -> None:
+    """All ways, with one line each."""
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    text = "\n".join(topics[name] for name in sorted(topics))
+    ids = torch.tensor(tokenizer.encode(text)[: PIECE * PIECES]).view(PIECES, PIECE)
+    base, spoken = 0.0, [[0]]
+    for name, change in WAYS.items():
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        change(model)
+        found, said = perplexity(model, ids), answers(model, tokenizer)
+        if name == "float32":
+            base, spoken = found, said
+        agree = sum(same(a, b) for a, b in zip(said, spoken, strict=True)) / sum(map(len, spoken))
+        whole = sum(a == b for a, b in zip(said, spoken, strict=True))
+        print(
+            f"  {name:26} perplexity {found:8.3f} ({found / base - 1:+.2%}); greedy: {agree:.1%} of the tokens the "
+            f"same, {whole} of {QUESTIONS} answers whole",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    measure(options("bench.quality").model)

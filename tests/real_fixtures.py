@@ -16,7 +16,7 @@ from tests.real_models import REALS, Real, write_real
 from tests.tiny_models import make_tiny
 
 
-@pytest.fixture(scope="module", params=REALS.values(), ids=REALS)
+@pytest.fixture(scope="module", params=list(REALS.values()), ids=list(REALS))
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Written]:
     """One model after the other; the last one's files are gone before the next one's come."""
     real: Real = request.param

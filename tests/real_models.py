@@ -158,8 +158,8 @@ def _planted(real: Real, tokenizer: PreTrainedTokenizerBase, config: PreTrainedC
     rows: Rows = {}
     generator = torch.Generator().manual_seed(1)
     for chain in real.chains:
-        ids = [tokenizer.convert_tokens_to_ids(token) for token in chain]
-        assert None not in ids, chain
+        ids = tokenizer.convert_tokens_to_ids(list(chain))
+        assert isinstance(ids, list)
         for before, after in pairwise(ids):
             loud = torch.randn(config.hidden_size, generator=generator)
             rows["model.embed_tokens.weight", before] = loud

@@ -74,7 +74,7 @@ def load(source: ModelSource, progress: Report) -> Loaded:
             dtype=getattr(torch, dtype),
             device_map=device_map,
             attn_implementation="sdpa",
-            quantization_config=_quantization(source.quantization, dtype),
+            quantization_config=_quantization(source.quantization, dtype, split=len(set(device_map.values())) > 1),
             use_safetensors=True,
             output_loading_info=True,
             **OWN_FILES,
@@ -132,18 +132,20 @@ def _device_map(source: ModelSource, config: PreTrainedConfig, hardware: Hardwar
     return layer_map(config, source.gpu_layers)
 
 
-def _quantization(kind: str, dtype: str) -> BitsAndBytesConfig | None:
+def _quantization(kind: str, dtype: str, split: bool) -> BitsAndBytesConfig | None:
+    """What bitsandbytes is to do. split: some layers stay in RAM; these keep their number type."""
     if kind == "none":
         return None
     if find_spec("bitsandbytes") is None:
         raise ModelError(
             f"INHOUSE_QUANTIZATION={kind} needs bitsandbytes, which is not installed: pip install 'inhouse[quantize]'."
         )
+    # Only where it is split: with this set, whatever is on the CPU is left as it is, so all of a model that is there.
+    offload = {"llm_int8_enable_fp32_cpu_offload": split}
     if kind == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_enable_fp32_cpu_offload=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
-    )
+        return BitsAndBytesConfig(load_in_8bit=True, **offload)
+    compute = getattr(torch, dtype)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute, **offload)
 
 
 def _note(source: ModelSource, hardware: Hardware, offloaded: bool) -> str:

@@ -64,8 +64,6 @@ async def test_the_layers_matrices_are_quantized_and_nothing_else(written: Writt
     whole = int(loaded.model.get_memory_footprint()) - layers + layers * written.real.spec.layers / written.real.layers
     assert weights_mb(written.real.spec, "bfloat16", kind) == pytest.approx(whole / MB, rel=0.1)
 
-    return 1 << 20
-
 
 async def test_split_layers_are_brought_in_to_compute(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     on_gpu = written.real.layers - 1

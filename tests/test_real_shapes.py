@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
-from transformers.quantizers import AutoHfQuantizer
+from transformers.quantizers.auto import AutoHfQuantizer
 
 from bench.shapes import config_of
 from bot.engine.prompts import PromptBuilder
@@ -50,6 +50,7 @@ def test_rotation_is_the_models_own(real: Real) -> None:
     with torch.device("cpu"):
         rotary = type(model.get_submodule("model.rotary_emb"))(again)
     inverse = rotary.inv_freq
+    assert isinstance(inverse, torch.Tensor)
     assert len(inverse) == turned // 2
     assert float(inverse[1]) == pytest.approx(theta ** (-2 / turned))
 
@@ -110,7 +111,7 @@ def test_a_quantized_model_may_be_split(kind: str, monkeypatch: pytest.MonkeyPat
         quantizer.validate_environment(device_map={"a": 0, "b": "cpu"} if split else {"": "cpu"})
 
 
-SNAPSHOTS = {
+SNAPSHOTS: dict[str, tuple[list[int | str], ...]] = {
     "phi-4": (
         [100_264, "system", 100_266, "Be brief.", 100_265, 100_264, "user", 100_266, "Hi", 100_265],
         [100_264, "assistant", 100_266, "Hello.", 100_265, 100_264, "user", 100_266, "Why?", 100_265],

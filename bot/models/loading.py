@@ -5,6 +5,7 @@ of the model's is run, only safetensors are read, nothing is printed; what goes 
 """
 
 import json
+import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,6 +141,8 @@ def _quantization(kind: str, dtype: str, split: bool) -> BitsAndBytesConfig | No
         raise ModelError(
             f"INHOUSE_QUANTIZATION={kind} needs bitsandbytes, which is not installed: pip install 'inhouse[quantize]'."
         )
+    # At every product it would log that bfloat16 is computed with as float16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     # Only where it is split: with this set, whatever is on the CPU is left as it is, so all of a model that is there.
     offload = {"llm_int8_enable_fp32_cpu_offload": split}
     if kind == "8bit":

@@ -18,7 +18,7 @@ from statistics import median
 import torch
 
 from bench.asking import Timed, ask, conversation
-from bench.shapes import SHAPES, WORDS, write
+from bench.shapes import WORDS, write
 from bot.engine.base import LoadedModel, LoadProgress, ModelSource
 from bot.engine.process import EngineProcess
 from bot.errors import InhouseError
@@ -147,7 +147,7 @@ async def measure(engine: EngineProcess, name: str, folder: Path, limit: float, 
 async def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu")
-    parser.add_argument("--models", default=",".join(SHAPES), help="names, separated by commas")
+    parser.add_argument("--models", default="phi-4,mistral-7b-instruct-v0.3", help="names, separated by commas")
     parser.add_argument("--layers", type=int, help="so many layers only, for a small card")
     given = parser.parse_args()
     if not torch.cuda.is_available():

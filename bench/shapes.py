@@ -10,7 +10,14 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, MistralConfig, Phi3Config, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    MistralConfig,
+    Phi3Config,
+    PhiConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 SHAPES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {  # Any: a config's fields
     "phi-4": (
@@ -24,7 +31,27 @@ SHAPES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {  # Any: a c
             "num_key_value_heads": 10,
             "max_position_embeddings": 16_384,
             "original_max_position_embeddings": 16_384,
+            "rms_norm_eps": 1e-5,
+            "sliding_window": None,
+            "tie_word_embeddings": False,
             "rope_parameters": {"rope_type": "default", "rope_theta": 250_000.0, "partial_rotary_factor": 1.0},
+        },
+    ),
+    "phi-2": (
+        PhiConfig,
+        {
+            "vocab_size": 51_200,
+            "hidden_size": 2560,
+            "intermediate_size": 10_240,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "max_position_embeddings": 2048,
+            "hidden_act": "gelu_new",
+            "layer_norm_eps": 1e-5,
+            "resid_pdrop": 0.1,
+            "tie_word_embeddings": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.4},
         },
     ),
     "mistral-7b-instruct-v0.3": (
@@ -37,8 +64,10 @@ SHAPES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {  # Any: a c
             "num_attention_heads": 32,
             "num_key_value_heads": 8,
             "max_position_embeddings": 32_768,
+            "rms_norm_eps": 1e-5,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
             "sliding_window": None,
+            "tie_word_embeddings": False,
         },
     ),
 }
@@ -51,11 +80,15 @@ SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WORDS = "the keeper of the lighthouse wrote a long letter about the sea and the ships and the weather of that evening"
 
 
+def config_of(name: str, layers: int | None = None, **more: object) -> PreTrainedConfig:
+    """The configuration of the model `name`; with `layers`, of one that has only so many."""
+    kind, sizes = SHAPES[name]
+    return kind(**(sizes | more | ({"num_hidden_layers": layers} if layers else {})))
+
+
 def write(name: str, folder: Path, device: str, layers: int | None = None) -> Path:
     """Write the model `name` in bfloat16 into `folder`, made on `device`; with `layers`, so many of them only."""
-    kind, sizes = SHAPES[name]
-    special = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
-    config = kind(**(sizes | special | ({"num_hidden_layers": layers} if layers else {})))
+    config = config_of(name, layers, bos_token_id=0, eos_token_id=2, pad_token_id=0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="5GB")

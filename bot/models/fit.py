@@ -3,8 +3,8 @@
 In: a `ModelSpec`, the `Hardware` and how it would be loaded. Out: a `Fit`: verdict, memory needed, a sentence.
 Pure arithmetic, without torch, so that the service can answer at once.
 
-Memory = weights + KV cache + what the runtime takes. Weights: parameters times the bytes of a number; bitsandbytes
-leaves embeddings and norms as they are, so 8bit and 4bit count with 1.1 and 0.65 bytes.
+Memory = weights + KV cache + what the runtime takes. Weights: parameters times the bytes of a number. bitsandbytes
+leaves embeddings and the head as they are, and also the layers that stay in RAM when the others are on a GPU.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,10 @@ from bot.models.hardware import MB, Hardware, choose_dtype
 from bot.models.spec import ModelSpec
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-QUANTIZED_BYTES = {"8bit": 1.1, "4bit": 0.65}
+QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.5625}  # 4 bits, and a float32 for each 64 of them
+EMBEDDINGS_SHARE = 0.07
+"""Of the parameters, where it is not known."""
+
 CPU_KV_MB = 512
 """The KV cache on a CPU, unless INHOUSE_KV_CACHE_MB says otherwise."""
 
@@ -51,7 +54,17 @@ class Fit:
 
 def weights_mb(spec: ModelSpec, dtype: str, quantization: str = "none") -> int:
     """MB that the weights take once loaded; 0 if the number of parameters is not known."""
-    return int(spec.parameters * QUANTIZED_BYTES.get(quantization, BYTES[dtype]) / MB)
+    return int(_kept(spec) * BYTES[dtype] / MB) + _layers_mb(spec, dtype, quantization)
+
+
+def _kept(spec: ModelSpec) -> float:
+    """Parameters outside the layers."""
+    return min(spec.embeddings or spec.parameters * EMBEDDINGS_SHARE, spec.parameters)
+
+
+def _layers_mb(spec: ModelSpec, dtype: str, quantization: str) -> int:
+    """MB that all layers take."""
+    return int((spec.parameters - _kept(spec)) * QUANTIZED_BYTES.get(quantization, BYTES[dtype]) / MB)
 
 
 def kv_mb(spec: ModelSpec, dtype: str, tokens: int) -> int:
@@ -78,11 +91,12 @@ def fits(
         return _verdict(spec, hardware, dtype, [("cpu", weights + kv + CPU_RUNTIME_MB)])
     if gpu_layers is None or not spec.layers or gpu_layers >= spec.layers:
         return _verdict(spec, hardware, dtype, [("cuda", weights + kv + GPU_RUNTIME_MB)])
-    layer = weights // spec.layers
-    below = layer * (spec.layers - gpu_layers)
+    away = (spec.layers - gpu_layers) / spec.layers
+    in_ram = _layers_mb(spec, dtype, "none")
     # A layer that stays in RAM is copied to the GPU while it computes, so the GPU needs room for one of them.
-    above = weights - below + layer + kv + GPU_RUNTIME_MB
-    return _verdict(spec, hardware, dtype, [("cuda", above), ("cpu", below + CPU_RUNTIME_MB)])
+    room = in_ram // spec.layers
+    above = weights - int(_layers_mb(spec, dtype, quantization) * away) + room + kv + GPU_RUNTIME_MB
+    return _verdict(spec, hardware, dtype, [("cuda", above), ("cpu", int(in_ram * away) + CPU_RUNTIME_MB)])
 
 
 def _default_kv_mb(spec: ModelSpec, hardware: Hardware, dtype: str) -> int:

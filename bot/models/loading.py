@@ -5,6 +5,7 @@ of the model's is run, only safetensors are read, nothing is printed; what goes 
 """
 
 import json
+import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def load(source: ModelSource, progress: Report) -> Loaded:
             dtype="auto" if packs else getattr(torch, dtype),  # what is packed is first only mapped
             device_map=device_map,
             attn_implementation="sdpa",
-            quantization_config=_quantization(source.quantization, dtype),
+            quantization_config=_quantization(source.quantization, dtype, split=len(set(device_map.values())) > 1),
             use_safetensors=True,
             output_loading_info=True,
             **OWN_FILES,
@@ -136,18 +137,22 @@ def _device_map(source: ModelSource, config: PreTrainedConfig, hardware: Hardwar
     return layer_map(config, source.gpu_layers)
 
 
-def _quantization(kind: str, dtype: str) -> BitsAndBytesConfig | None:
+def _quantization(kind: str, dtype: str, split: bool) -> BitsAndBytesConfig | None:
+    """What bitsandbytes is to do. split: some layers stay in RAM; these keep their number type."""
     if kind == "none":
         return None
     if find_spec("bitsandbytes") is None:
         raise ModelError(
             f"INHOUSE_QUANTIZATION={kind} needs bitsandbytes, which is not installed: pip install 'inhouse[quantize]'."
         )
+    # At every product it would log that bfloat16 is computed with as float16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    # Only where it is split: with this set, whatever is on the CPU is left as it is, so all of a model that is there.
+    offload = {"llm_int8_enable_fp32_cpu_offload": split}
     if kind == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_enable_fp32_cpu_offload=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
-    )
+        return BitsAndBytesConfig(load_in_8bit=True, **offload)
+    compute = getattr(torch, dtype)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute, **offload)
 
 
 def _note(source: ModelSource, hardware: Hardware, offloaded: bool) -> str:

@@ -100,6 +100,7 @@ def from_config(spec: ModelSpec, folder: Path) -> ModelSpec:
     heads, hidden = _count(config, "num_attention_heads"), _count(config, "hidden_size")
     facts = {
         "parameters": size // width,
+        "embeddings": _count(config, "vocab_size") * hidden * (1 if config.get("tie_word_embeddings") is True else 2),
         "download": size,
         "context_window": _count(config, "max_position_embeddings"),
         "layers": _count(config, "num_hidden_layers"),

@@ -34,6 +34,7 @@ class ModelSpec(BaseModel):
     repo: str = ""
     path: str = ""
     parameters: Count = 0
+    embeddings: Count = 0
     download: Count = 0
     context_window: Count = 0
     layers: Count = 0

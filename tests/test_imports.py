@@ -56,6 +56,7 @@ ENGINE_PROCESS = {
         "encoding",
         "host",
         "prompts",
+        "residents",
         "sampling",
         "scheduling",
         "sequential",

@@ -90,6 +90,7 @@ class Desk:
     machine: Machine
     device: str = "cpu"
     fixed: bool = False  # split between GPU and RAM: it cannot be moved
+    libraries: int = 0  # RAM that the first load takes beside
     shortages: int = 0
     log: list[str] = field(default_factory=list)
 
@@ -119,6 +120,8 @@ class Desk:
             raise ModelError("There is not enough memory.") from torch.OutOfMemoryError("CUDA out of memory.")
         model = Model(self.machine, self.device)
         model._arrive()
+        self.machine.take(ram=self.libraries)
+        self.libraries = 0
         return SimpleNamespace(model=model, offloaded=self.fixed, dtype="float32", name=source.name)
 
     def _host(self, loaded: Any) -> Hosted:
@@ -260,6 +263,14 @@ def test_what_is_parked_leaves_ram_to_what_was_used_since(card: Desk) -> None:
     card.log.clear()
     card.bring("b")
     assert card.log == ["drop c", "host b"], "there was no room in RAM for both while they change places"
+
+
+def test_what_comes_back_from_ram_needs_none(card: Desk) -> None:
+    card.libraries = 700
+    card.machine.ram = 300 + 700 + 2 * WEIGHTS
+    for name in ("a", "b", "c", "a"):
+        card.bring(name)
+    assert card.log[-2:] == ["host c", "host a"]
 
 
 def test_without_ram_or_when_it_cannot_be_moved_it_is_dropped(card: Desk) -> None:

@@ -105,7 +105,6 @@ class Residents(Generic[H]):
         self._space, self._measure, self._load = space, measure, load
         self._kept: list[Resident[H]] = []  # the longest unused first
         self._measured: dict[tuple[ModelSource, Stamp], Taken] = {}
-        self._bare = measure()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -199,10 +198,9 @@ class Residents(Generic[H]):
         return need if parked is None else replace(need, ram=0)
 
     def _left(self) -> Taken:
-        """What is left when the KV caches of all that are kept are full."""
+        """What is left when all KV caches have filled; how far they have cannot be seen, so none counts as begun."""
         left = self._space.left()
-        promised = self._bare.ram + sum(resident.takes.ram for resident in self._kept) - self._measure().ram
-        return replace(left, ram=left.ram - max(0, promised))
+        return replace(left, ram=left.ram - self.unused_cache_mb)
 
     def _make_room(self, need: Taken) -> None:
         while (step := next_step(self._kept, need, self._left())) is not None:

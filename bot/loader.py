@@ -56,12 +56,12 @@ class Loader:
         return self.name == model
 
     def seconds(self, model: str) -> float:
-        """How long this model took to load, last time; 0 if it was never loaded here."""
-        return self._seconds.get(model, 0.0)
+        """How long this model takes to load: what it took last time; 0 if it is kept in memory, or not known."""
+        return 0.0 if self._keeps(model) else self._seconds.get(model, 0.0)
 
     async def load(self, model: str) -> None:
         """Make this the loaded model. Raises ModelError or EngineDied; none is loaded then."""
-        began = time.monotonic()
+        began, kept = time.monotonic(), self._keeps(model)
         self.loaded = None
         self._progress(model, LoadProgress("loading", 0.0), began)
         try:
@@ -71,7 +71,8 @@ class Loader:
             self.loading = None
             self._metrics.load_ended(model, loaded=self.loaded is not None)
         self._again = False
-        self._seconds[model] = time.monotonic() - began
+        if not kept:
+            self._seconds[model] = time.monotonic() - began
         log.info("Loaded %s on %s as %s in %.1f s", model, self.loaded.device, self.loaded.dtype, self.loaded.load_s)
         if self.loaded.note:
             log.info("%s", self.loaded.note)
@@ -81,6 +82,9 @@ class Loader:
         if self.loaded is not None:
             log.error("%s", why)
             self.loaded, self._again, self.losses = None, True, self.losses + 1
+
+    def _keeps(self, model: str) -> bool:
+        return self.loaded is not None and model in self.loaded.resident
 
     def _progress(self, model: str, step: LoadProgress, began: float) -> None:
         self.loading = Loading(model, step, began, self._again)

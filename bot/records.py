@@ -93,6 +93,9 @@ class Records:
             stats = await self._engine.stats()
         except EngineError as error:
             return [*lines, str(error)]
+        kept = [name for name in stats.resident if name != model.name]
+        if kept:
+            lines.append(f"kept in memory, to switch to at once: {', '.join(kept)}")
         return [*lines, _memory(model, stats), f"speed: {stats.tokens_per_s:.1f} tokens/s in the last ten seconds"]
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 
 import bot.engine.host
-from bot.engine.base import EngineRequest, LoadedModel, LoadProgress, ModelSource
+from bot.engine.base import EngineRequest, LoadProgress, ModelSource
 from bot.engine.host import ModelHost
+from bot.models.loading import Loaded
 from tests.broken_engine import DIRECTORY
 
 MARK = re.compile(r"\{(\w+) (\d+) (\d+)\}")
@@ -59,10 +60,9 @@ class BrokenHost(ModelHost):
 
     armed: tuple[str, int, Path] | None = None  # what happens, after how many more steps, and where it is counted
 
-    def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
-        loaded = super().load(source, progress)
-        assert self._hosted is not None
-        self._hosted.model.register_forward_pre_hook(self._step)
+    def _load_hooked(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> Loaded:
+        loaded = super()._load_hooked(source, progress)
+        loaded.model.register_forward_pre_hook(self._step)
         return loaded
 
     def generate(self, stream: int, request: EngineRequest) -> None:

@@ -60,6 +60,7 @@ ENGINE_PROCESS = {
         "encoding",
         "host",
         "prompts",
+        "residents",
         "sampling",
         "scheduling",
         "sequential",

@@ -41,7 +41,10 @@ class LoadProgress:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """What a load produced. `note` says, once, what a person should know (why it cannot batch, why the CPU is used)."""
+    """What a load produced. `note` says, once, what a person should know (why it cannot batch, why the CPU is used).
+
+    resident: the models that are ready in memory, this one first; a load of another one of them takes no time.
+    """
 
     name: str
     device: str
@@ -54,6 +57,7 @@ class LoadedModel:
     kv_cache_tokens: int
     load_s: float
     note: str = ""
+    resident: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,8 @@ class EngineRequest:
 class EngineStats:
     """The engine now. tokens_per_s is over the last ten seconds; blocks and free_blocks are 0 without batching.
 
-    memory_limit_mb: an idle engine that is resident with more than that ails; 0 while no model is loaded.
+    memory_limit_mb: an idle engine that is resident with more than that ails; 0 while no model is loaded. resident: the
+    models that are ready in memory, the last used first.
     """
 
     model: str
@@ -81,6 +86,7 @@ class EngineStats:
     gpu_used_mb: int
     gpu_total_mb: int
     memory_limit_mb: int = 0
+    resident: tuple[str, ...] = ()
 
     @property
     def cache_used(self) -> float | None:

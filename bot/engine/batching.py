@@ -12,7 +12,7 @@ it is raised as Unrecoverable, and the process must go.
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from transformers import PreTrainedModel
@@ -43,7 +43,14 @@ class Batching:
     max_running = MAX_RUNNING
 
     def __init__(
-        self, kind: Kind, model: PreTrainedModel, cache_blocks: int, vocabulary: int, post: Post, emit: Emit
+        self,
+        kind: Kind,
+        model: PreTrainedModel,
+        cache_blocks: int,
+        vocabulary: int,
+        post: Post,
+        emit: Emit,
+        make_room: Callable[[], None] = give_back,
     ) -> None:
         """Start the batch and try it out. Raises CannotBatch, Unrecoverable, or what is a want of memory."""
         self._kind = kind
@@ -52,6 +59,7 @@ class Batching:
         self._vocabulary = vocabulary
         self._post = post
         self._emit = emit
+        self._make_room = make_room
         self._waiting: deque[Answer] = deque()
         self._running: dict[str, Answer] = {}
         self._reserved: dict[str, int] = {}
@@ -194,7 +202,7 @@ class Batching:
         log.error("the batch died: %s", failure.why)
         self._set_aside(failure)
         batch.stop()
-        give_back()
+        self._make_room()
         try:
             self._batch = self._start()
             if failure.memory:

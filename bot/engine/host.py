@@ -7,7 +7,7 @@ says so once, in LoadedModel.note.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import psutil
@@ -24,6 +24,8 @@ from bot.engine.guards import PromptLimits, check_params, check_prompt
 from bot.engine.memory import MemoryWatch, Taken
 from bot.engine.prompts import PromptBuilder
 from bot.engine.protocol import Failed
+from bot.engine.residents import Residents
+from bot.engine.room import Room
 from bot.engine.sequential import Sequential
 from bot.errors import ModelError, RequestFailed
 from bot.models.failures import Unrecoverable, give_back, judge
@@ -47,10 +49,14 @@ class _Hosted:
     prompts: PromptBuilder
     limits: PromptLimits
     eos: frozenset[int]
+    told: LoadedModel
 
 
 class ModelHost:
-    """At most one loaded model, and its answers. `on_step` is called whenever a decoder layer begins to compute."""
+    """The current model, those that are kept beside it, and the answers.
+
+    `on_step` is called whenever a decoder layer begins to compute.
+    """
 
     def __init__(self, post: Post, emit: Emit, on_step: Callable[..., None]) -> None:
         self._post = post
@@ -60,10 +66,11 @@ class ModelHost:
         self._hosted: _Hosted | None = None
         self._process = psutil.Process()
         self._memory = MemoryWatch(self._taken, give_back)
+        self._residents: Residents[_Hosted] = Residents(Room(_gpu_memory), self._taken, self._load_hooked)
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
 
     def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
-        """Replace the loaded model. Raises ModelError (no model is loaded then) or Unrecoverable."""
+        """Make this the loaded model, while nothing runs. Raises ModelError (none is loaded then) or Unrecoverable."""
         try:
             return self._load(source, progress)
         except (ModelError, Unrecoverable):
@@ -76,8 +83,7 @@ class ModelHost:
     @property
     def running(self) -> int:
         """Answers that are owed; from any thread."""
-        hosted = self._hosted  # another one, or none, a moment later
-        return hosted.generator.running if hosted else 0
+        return self._residents.running
 
     def generate(self, stream: int, request: EngineRequest) -> None:
         """Start an answer, or emit why it cannot be."""
@@ -97,12 +103,12 @@ class ModelHost:
 
     def stats(self) -> EngineStats:
         """This moment, from any thread."""
-        hosted = self._hosted
+        hosted = self._hosted  # another one, or none, a moment later
         free, blocks = hosted.generator.blocks() if hosted else (0, 0)
-        gpu_free, gpu_total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
+        gpu_free, gpu_total = _gpu_memory()
         return EngineStats(
             model=hosted.source.name if hosted else "",
-            running=hosted.generator.running if hosted else 0,
+            running=self.running,
             tokens_per_s=self._meter.rate(),
             free_blocks=free,
             blocks=blocks,
@@ -110,16 +116,30 @@ class ModelHost:
             gpu_used_mb=(gpu_total - gpu_free) // MB,
             gpu_total_mb=gpu_total // MB,
             memory_limit_mb=self._memory.limit_mb,
+            resident=self._residents.names,
         )
 
     def _load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
         began = perf_counter()
-        self._memory.forget()
-        self._unload()
+        self._hosted = None
+        hosted = self._residents.find(source)
+        if hosted is None:
+            self._memory.forget()
+            hosted = self._residents.bring(source, progress, lambda loaded: self._host(source, loaded, progress))
+        if not self._memory.limit_mb:
+            self._memory.begin(self._residents.unused_cache_mb)
+        self._hosted = hosted
+        return replace(hosted.told, load_s=perf_counter() - began, resident=self._residents.names)
+
+    def _load_hooked(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> Loaded:
         loaded = load_model(source, progress)
-        model, tokenizer = loaded.model, loaded.tokenizer
-        for layer in layers_of(model):
+        for layer in layers_of(loaded.model):
             layer.register_forward_pre_hook(self._on_step)
+        return loaded
+
+    def _host(self, source: ModelSource, loaded: Loaded, progress: Callable[[LoadProgress], None]) -> _Hosted:
+        """Make what answers out of a loaded model, and try it out."""
+        model, tokenizer = loaded.model, loaded.tokenizer
         progress(LoadProgress("trying the model out", 0.95))
         window = _window(source, model)
         generator, note = self._generator(source, loaded, window)
@@ -127,11 +147,9 @@ class ModelHost:
             window = min(window, generator.cache_tokens)
         limits = PromptLimits(int(model.config.get_text_config().vocab_size), window, generator.cache_tokens)
         prompts = PromptBuilder(tokenizer, source.template, window)
-        self._hosted = _Hosted(source, model, tokenizer, generator, prompts, limits, _eos(model, tokenizer))
         cache_tokens = generator.cache_tokens or 0
         kv_cache_mb = cache_tokens * bytes_per_token(model) // MB
-        self._memory.begin(kv_cache_mb if model.device.type == "cpu" else 0)
-        return LoadedModel(
+        told = LoadedModel(
             name=source.name,
             device=str(model.device),
             dtype=loaded.dtype,
@@ -141,9 +159,10 @@ class ModelHost:
             weights_mb=(int(model.get_memory_footprint()) + packed_bytes(model)) // MB,
             kv_cache_mb=kv_cache_mb,
             kv_cache_tokens=cache_tokens,
-            load_s=perf_counter() - began,
+            load_s=0.0,
             note=" ".join(part for part in (loaded.note, note) if part),
         )
+        return _Hosted(source, model, tokenizer, generator, prompts, limits, _eos(model, tokenizer), told)
 
     def grown(self) -> str:
         """How far this process has grown beyond what its model explains, if nothing is owed; from any thread."""
@@ -157,6 +176,7 @@ class ModelHost:
         hosted = self._hosted
         if hosted is None:
             raise RequestFailed("No model is loaded.")
+        self._residents.relieve(hosted)
         params = request.params
         check_params(params, seeds=hosted.generator.seeds)
         if params.max_tokens >= hosted.limits.context_window:
@@ -175,32 +195,33 @@ class ModelHost:
         """How the model generates, and what a person should know of it."""
         model = loaded.model
         if not source.batching:
-            return Sequential(model, self._post, self._emit), ""
+            return Sequential(model, self._post, self._emit, self._make_room), ""
         if loaded.offloaded:
             note = "A model that is split between GPU and RAM answers one request at a time."
-            return Sequential(model, self._post, self._emit), note
+            return Sequential(model, self._post, self._emit, self._make_room), note
         vocabulary = int(model.config.get_text_config().vocab_size)
         try:
             kind = kind_for(model)
             blocks = cache_blocks(model, kind.block, window, source.kv_cache_mb)
-            return Batching(kind, model, blocks, vocabulary, self._post, self._emit), ""
+            return Batching(kind, model, blocks, vocabulary, self._post, self._emit, self._make_room), ""
         except CannotBatch as error:
             log.warning("%s cannot batch: %s", source.name, error)
             model.set_attn_implementation("sdpa")
             note = "The model's attention cannot be batched, so it answers one request at a time."
-            return Sequential(model, self._post, self._emit), note
+            return Sequential(model, self._post, self._emit, self._make_room), note
         except Exception as error:
             if not judge(error).memory:
                 raise
             raise ModelError(CACHE_TOO_LARGE) from error
 
-    def _unload(self) -> None:
-        hosted, self._hosted = self._hosted, None
-        if hosted is None:
-            return
-        hosted.generator.close()
-        del hosted
-        give_back()
+    def _make_room(self) -> None:
+        """An answer ran out of memory: the models that are only kept go first."""
+        self._residents.leave_only(self._hosted)
+
+
+def _gpu_memory() -> tuple[int, int]:
+    """(free, all) bytes."""
+    return torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
 
 
 def _window(source: ModelSource, model: PreTrainedModel) -> int:

@@ -11,7 +11,7 @@ import msgspec
 from bot.engine.base import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
 from bot.messages import FinishReason, Usage
 
-VERSION = 3
+VERSION = 4
 PORT_VARIABLE = "INHOUSE_ENGINE_PORT"
 SECRET_VARIABLE = "INHOUSE_ENGINE_SECRET"
 MAX_FRAME = 64 * 1024 * 1024

@@ -74,6 +74,7 @@ class Runner:
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._texts: list[Text] = []
         self._failed: list[Failed] = []
+        self._load: Load | None = None
         self.host: ModelHost | None = None
         self._heart = Heart(self._beat, lambda: self.host is not None and self.host.running > 0)
 
@@ -97,6 +98,9 @@ class Runner:
                 step = Step(self._texts, self._failed)
                 self._texts, self._failed = [], []
                 self._channel.send(step)
+            if self._load is not None and not self.host.running:
+                self._do_load(self._load)
+                self._load = None
 
     def hear(self, message: ToChild) -> None:
         """On the reader's thread: answer at once what needs no waiting, post the rest."""
@@ -119,19 +123,23 @@ class Runner:
     def _do(self, message: ToChild) -> None:
         assert self.host is not None
         match message:
-            case Load(number, source):
-                try:
-                    model = self.host.load(source, lambda progress: self._channel.send(Progress(number, progress)))
-                except InhouseError as error:
-                    self._channel.send(LoadFailed(number, str(error)))
-                else:
-                    self._channel.send(Loaded(number, model))
+            case Load():
+                self._load = message  # once what was aborted has ended
             case Generate(stream, request):
                 self.host.generate(stream, request)
             case Abort(stream):
                 self.host.abort(stream)
             case AskStats():
                 self._channel.send(Stats(self.host.stats()))
+
+    def _do_load(self, load: Load) -> None:
+        assert self.host is not None
+        try:
+            model = self.host.load(load.source, lambda progress: self._channel.send(Progress(load.number, progress)))
+        except InhouseError as error:
+            self._channel.send(LoadFailed(load.number, str(error)))
+        else:
+            self._channel.send(Loaded(load.number, model))
 
 
 def _read(connection: socket.socket, runner: Runner) -> None:

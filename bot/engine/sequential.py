@@ -37,10 +37,13 @@ class Sequential:
     max_running = 1
     cache_tokens: int | None = None
 
-    def __init__(self, model: PreTrainedModel, post: Post, emit: Emit) -> None:
+    def __init__(
+        self, model: PreTrainedModel, post: Post, emit: Emit, make_room: Callable[[], None] = give_back
+    ) -> None:
         self._model = model
         self._post = post
         self._emit = emit
+        self._make_room = make_room
         self._waiting: deque[Answer] = deque()
         self._current: Answer | None = None
         self._stop = Event()
@@ -145,7 +148,7 @@ class Sequential:
             return
         if self._thread is not None:
             self._thread.join()  # what its frames held is let go of
-        give_back()
+        self._make_room()
         try:
             with torch.inference_mode():
                 self._model(torch.zeros((1, 1), dtype=torch.long, device=self._model.device))

@@ -1,0 +1,54 @@
+"""How long those who wait are told that a switch takes."""
+
+from typing import cast
+
+import pytest
+
+from bot.engine.base import Engine, EngineStats, LoadedModel, ModelSource
+from bot.loader import Loader
+from bot.metrics import Metrics
+from tests.fakes.team import Team
+from tests.service_harness import House
+
+pytest_plugins = ["tests.service_fixtures"]
+
+
+class Slow:
+    """Loads in so many seconds of a clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now, self.takes = 0.0, 0.0
+        self.kept: tuple[str, ...] = ()
+
+    async def load(self, source: ModelSource, progress: object) -> LoadedModel:
+        self.now += self.takes
+        self.kept = (source.name, *(name for name in self.kept if name != source.name))
+        return LoadedModel(source.name, "cpu", "float32", 512, True, 16, 1, 1, 1, 0.0, resident=self.kept)
+
+
+async def test_a_quick_return_is_expected_and_is_not_what_a_load_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Slow()
+    monkeypatch.setattr("bot.loader.time.monotonic", lambda: engine.now)
+    loader = Loader(cast(Engine, engine), lambda name: ModelSource(name, ""), Metrics())
+    assert loader.seconds("a") == 0, "nothing is known of it"
+    engine.takes = 30.0
+    await loader.load("a")
+    engine.takes = 40.0
+    await loader.load("b")
+    assert [loader.seconds(name) for name in "ab"] == [0, 0]
+    engine.takes = 0.0
+    await loader.load("a")
+    loader.lose("The engine died")
+    assert [loader.seconds(name) for name in "ab"] == [30, 40]
+
+
+async def test_the_status_names_what_can_be_switched_to_at_once(
+    house: House, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "kept in memory" not in await team.told("status")
+
+    async def stats() -> EngineStats:
+        return EngineStats("small", 0, 0.0, 1, 1, 512, 0, 0, 900, ("small", "large", "odd"))
+
+    monkeypatch.setattr(house.engine, "stats", stats)
+    assert "- kept in memory, to switch to at once: large, odd\n" in await team.told("status")

@@ -1,6 +1,7 @@
 # make run          talk to a model on this machine           make test         run the tests
 # make check        lint, format, types, import rules         make bench        run the benchmarks
 # make machine      a thousand lives of a service that anything may happen to (an hour or less)
+# make proof        Phi-4, Phi-2 and Mistral at full width and few layers, with random weights (15 minutes, 20 GB)
 # make constraints  renew constraints.txt                     make clean        take away what was installed here
 # make soak         200 SIGKILLs at random points, then two hours of a team's traffic with faults on (ARGS='--minutes 60')
 #
@@ -33,7 +34,7 @@ endif
 endif
 
 .SILENT:
-.PHONY: run test machine check bench bench-gpu soak constraints clean model
+.PHONY: run test machine check bench bench-gpu proof soak constraints clean model
 
 run: $(VENV)/ready model
 	$(BIN)/inhouse chat $(ARGS)
@@ -58,6 +59,9 @@ bench: $(VENV)/ready-dev model
 
 bench-gpu: $(VENV)/ready-dev
 	$(BIN)/python -m bench.gpu
+
+proof: $(VENV)/ready-dev
+	$(BIN)/python -m pytest bench/proof -o timeout=600 --durations=0 $(ARGS)
 
 soak: $(VENV)/ready-dev
 	$(BIN)/python -m bench.kills --kills 200

@@ -1,4 +1,4 @@
-"""`make proof`: Phi-4, Phi-2 and Mistral at full width in the engine: loading, memory, equal answers, their ends, the edge."""
+"""Phi-4, Phi-2 and Mistral at full width in the engine: loading, memory, equal answers, their ends, the edge."""
 
 import asyncio
 import json

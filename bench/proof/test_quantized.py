@@ -1,4 +1,4 @@
-"""`make proof`: Phi-4, Phi-2 and Mistral at full width in 8 and 4 bits (bitsandbytes, on the CPU), and split as for a GPU too small.
+"""Phi-4, Phi-2 and Mistral at full width in 8 and 4 bits (bitsandbytes, on the CPU), and split as for a GPU too small.
 
 The split is shown with accelerate's real hooks: what would be on the GPU stays in memory, and the layer that would be
 in RAM lies on the disk and is brought in whenever it computes. That the device is a GPU is what is not shown.

@@ -11,6 +11,7 @@ four conversations is measured in one round only: they wait for each other, and 
 
 import argparse
 import asyncio
+import signal
 import subprocess
 import sys
 import tempfile
@@ -99,6 +100,10 @@ class Field:
         )
         keep(run, self.given.into / "peers.jsonl")
         print(f"  {run.peer:10} {run.speed:6.1f} tokens/s   {run.short} short, {len(run.errors)} errors", flush=True)
+        if not good:
+            self.absent[run.peer] = f"no longer answered in round {number}: {run.errors[0]}"
+            self.servers.remove(server)
+            server.stop()
 
 
 def milliseconds(answers: Iterable[Answer]) -> tuple[float, ...]:
@@ -143,7 +148,7 @@ async def rounds(field: Field) -> None:
         for conversations in field.given.conversations:
             print(f"Round {number + 1}, {conversations} conversations:", flush=True)
             turn = number % max(1, len(field.servers))
-            for server in field.servers[turn:] + field.servers[:turn]:
+            for server in (*field.servers[turn:], *field.servers[:turn]):
                 if not (server.peer.serial and conversations > SERIAL and number):
                     await field.measure(server, number + 1, conversations)
 
@@ -159,6 +164,9 @@ async def main() -> None:
             prepare(peer, model, given)
         return
     began = monotonic()
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # the servers are ended then, too
     kept = given.into / "peers.jsonl"
     if not given.add:
         kept.write_text("", "utf-8")

@@ -90,6 +90,7 @@ VLLM = Recipe(
 
 
 VLLM_SETTINGS = {
+    "VLLM_TARGET_DEVICE": "cpu",  # else looking for others ends in an illegal instruction where there is no AVX512
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GB
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # else it keeps a core free, and has one of two
     "VLLM_NO_USAGE_STATS": "1",

@@ -171,7 +171,7 @@ async def main() -> None:
     if not given.add:
         kept.write_text("", "utf-8")
     with tempfile.TemporaryDirectory() as logs, ExitStack() as stack:
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session:
             field = Field(given, model, Path(logs), session, stack)
             print("Starting, one after another:", flush=True)
             for peer in peers:

@@ -1,12 +1,13 @@
 """The whole service with a platform that costs nothing, so that what is measured is ours.
 
-In: questions, each in a channel of its own. Out: the usage of their answers, when all are final.
+In: questions, each in a channel of its own or in one that was named. Out: the usage of their answers when they are
+final, and what is shown of them meanwhile.
 """
 
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -20,21 +21,24 @@ from bot.service import Service
 
 
 class Platform:
-    """Takes every post and update at once."""
+    """Takes every post and update at once, and wants the next one not before `interval_s`."""
 
-    platform, limits = "bench", Limits(max_chars=2000)
+    platform = "bench"
 
-    def __init__(self) -> None:
+    def __init__(self, interval_s: float = 1.0) -> None:
+        self.limits = Limits(max_chars=2000, min_interval_s=interval_s)
         self._core: asyncio.Future[Core] = asyncio.get_running_loop().create_future()
         self._closed = asyncio.Event()
         self._numbers = count()
         self._ended: dict[str, asyncio.Future[Usage]] = {}
+        self._watchers: dict[str, Callable[[str], None]] = {}
 
-    async def ask(self, text: str) -> Usage:
-        """Ask in a channel of its own; what the answer took."""
+    async def ask(self, text: str, channel: str = "", watch: Callable[[str], None] = lambda shown: None) -> Usage:
+        """Ask in a channel, by default one of its own; what the answer took. `watch` gets the text as it grows."""
         core, number = await self._core, next(self._numbers)
         self._ended[str(number)] = asyncio.get_running_loop().create_future()
-        key = ConversationKey("bench", "", str(number))
+        self._watchers[str(number)] = watch
+        key = ConversationKey("bench", "", channel or str(number))
         message = IncomingMessage(key, str(number), Person(str(number), "Ann"), text, time.time(), addressed=True)
         assert isinstance(await core.handle(message), Accepted)
         return await self._ended[str(number)]
@@ -54,6 +58,7 @@ class Platform:
         return None
 
     async def update(self, reply: Reply) -> None:
+        self._watchers[reply.question_id](reply.committed + reply.tail)
         if reply.final and reply.usage is not None:
             self._ended[reply.question_id].set_result(reply.usage)
 
@@ -65,7 +70,7 @@ class Platform:
 
 
 @asynccontextmanager
-async def house(model: Path, tokens: int, dtype: str) -> AsyncIterator[Platform]:
+async def house(model: Path, tokens: int, dtype: str, interval_s: float = 1.0) -> AsyncIterator[Platform]:
     """A running service on a throw-away state directory, greedy, on the CPU."""
     with tempfile.TemporaryDirectory() as state:
         settings = load_settings(
@@ -79,7 +84,7 @@ async def house(model: Path, tokens: int, dtype: str) -> AsyncIterator[Platform]
             system_prompt="",
             http="off",
         )
-        platform = Platform()
+        platform = Platform(interval_s)
         service = Service(settings, Catalog.of(settings), [platform], EngineProcess())
         running = asyncio.create_task(service.run())
         try:

@@ -1,0 +1,70 @@
+"""The whole bot behind the door that the others have: `python -m bench.peering.bot_server MODEL PORT DTYPE TOKENS`.
+
+What is asked is said in a channel named by the header X-Conversation, and passes storage, queue, worker, the engine's
+process and the replies; what the bot posts and edits there is streamed back. The history that a client sends along is
+left alone: the bot has its own. The platform takes an edit as often as there is new text, as the others' streams do.
+"""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from aiohttp import web
+
+from bench.house import Platform, house
+
+
+class Door:
+    """Answers /v1/chat/completions with what the bot says."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        """Ask the last message, and stream what is shown."""
+        body = await request.json()
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        shown: asyncio.Queue[str | None] = asyncio.Queue()
+        question, channel = body["messages"][-1]["content"], request.headers["X-Conversation"]
+        asked = asyncio.create_task(self._platform.ask(question, channel, shown.put_nowait))
+        asked.add_done_callback(lambda _: shown.put_nowait(None))
+        sent = 0
+        while (text := await shown.get()) is not None:
+            if len(text) > sent:
+                await _send(response, {"choices": [{"index": 0, "delta": {"content": text[sent:]}}]})
+                sent = len(text)
+        usage = await asked
+        counted = {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.generated_tokens,
+            "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        }
+        await _send(response, {"choices": [], "usage": counted})
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+async def _send(response: web.StreamResponse, chunk: object) -> None:
+    await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+
+
+async def _healthy(request: web.Request) -> web.Response:
+    return web.Response()
+
+
+async def main(model: str, port: int, dtype: str, tokens: int) -> None:
+    """Serve for ever."""
+    async with house(Path(model), tokens, dtype, interval_s=0.0) as platform:
+        application = web.Application()
+        application.router.add_post("/v1/chat/completions", Door(platform).complete)
+        application.router.add_get("/health", _healthy)
+        runner = web.AppRunner(application, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])))

@@ -1,0 +1,89 @@
+"""Environments of the peers, under the user's cache directory: made once, with pip, from the package registry.
+
+In: a recipe. Out: the environment's python. It promises that an environment with the mark is whole.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from bench.peering.catalog import Recipe
+
+INSTALL_S = 2400.0
+"""llama.cpp is built from source: a quarter of an hour on two cores."""
+MARK = "installed.json"
+NEEDED = """
+import sys
+from importlib.metadata import requires
+from pip._vendor.packaging.requirements import Requirement
+for line in requires(sys.argv[1]) or ():
+    need = Requirement(line)
+    if need.name not in sys.argv[2:] and (need.marker is None or need.marker.evaluate({"extra": ""})):
+        print(line)
+"""
+"""What an installed package asks for, but for what is left out."""
+
+
+class CannotInstall(Exception):
+    """Why, in one line."""
+
+
+def root() -> Path:
+    """Where they are."""
+    return user_cache_path("inhouse", appauthor=False) / "peers"
+
+
+def ensure(recipe: Recipe) -> Path:
+    """The environment's python, after an installation if there is none yet. Raises CannotInstall."""
+    folder = root() / recipe.name
+    python = folder / "bin" / "python"
+    wanted = [*recipe.packages, *filter(None, [recipe.bare])]
+    mark = folder / MARK
+    if mark.exists() and json.loads(mark.read_text("utf-8")) == wanted:
+        return python
+    print(f"Installing {', '.join(wanted)} into {folder}. This can take a quarter of an hour.", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    _run([sys.executable, "-m", "venv", str(folder)])
+    pip = [str(python), "-m", "pip", "install", "--quiet"]
+    if recipe.bare:
+        _run([*pip, "--no-deps", recipe.bare])
+        needed = _run([str(python), "-c", NEEDED, recipe.bare.split("==")[0], *recipe.left_out])
+        _run([*pip, *recipe.packages, *needed.splitlines()])
+    else:
+        _run([*pip, *recipe.packages], recipe.building)
+    if recipe.alias:
+        _alias(folder, recipe.bare, recipe.alias)
+    mark.write_text(json.dumps(wanted), "utf-8")
+    return python
+
+
+def versions(recipe: Recipe) -> dict[str, str]:
+    """What is installed, by name."""
+    listed = _run([str(root() / recipe.name / "bin" / "python"), "-m", "pip", "list", "--format", "json"])
+    return {each["name"]: each["version"] for each in json.loads(listed)}
+
+
+def _alias(folder: Path, pinned: str, alias: str) -> None:
+    """Let a package's metadata be found by another name, too."""
+    package, version = pinned.split("==")
+    (known,) = folder.glob(f"lib/python*/site-packages/{package.replace('-', '_')}-{version}.dist-info")
+    shutil.copytree(known, known.with_name(f"{alias}-{version}.dist-info"), dirs_exist_ok=True)
+
+
+def _run(command: list[str], environment: Mapping[str, str] | None = None) -> str:
+    """What it says. Raises CannotInstall."""
+    settings = os.environ | dict(environment or {})
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, env=settings, check=False)
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        raise CannotInstall(f"cannot be installed: {problem}"[:300]) from None
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+        raise CannotInstall(f"cannot be installed: {lines[0] if lines else done.returncode}"[:300])
+    return done.stdout

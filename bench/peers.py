@@ -183,4 +183,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except asyncio.CancelledError:
+        sys.exit("It was told to stop before its end; peers.jsonl has the runs until then.")

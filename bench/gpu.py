@@ -3,7 +3,8 @@
 Random weights are written to a throw-away directory and loaded by our engine as a download would be. For each model:
 load time, memory against the catalog's estimate, tokens a second at 1, 8 and 32 conversations with the share of what
 the card's memory bandwidth allows, the first token at 2,000 tokens of history with and without the prefix in the cache,
-and generate() one after another for comparison. At last the out-of-memory ladder, on a card that somebody else filled.
+and, for comparison, generate() one after another and the library's manager alone, with CUDA graphs and without. At
+last the out-of-memory ladder, on a card that somebody else filled.
 """
 
 import argparse
@@ -99,6 +100,19 @@ def serially(folder: Path) -> float:
     return float(done.stdout.split()[-1])
 
 
+def bare(folder: Path, *flags: str) -> str:
+    """The library's manager alone, in a process of its own: tokens a second at each number of conversations."""
+    command = [sys.executable, "-m", "bench.bare", str(folder), *flags]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return "nothing within two minutes"
+    lines = [" conversations: ".join(line.split()) for line in done.stdout.splitlines()]
+    if done.returncode:
+        lines += done.stderr.strip().splitlines()[-1:]
+    return ", ".join(lines)
+
+
 async def ladder(engine: EngineProcess) -> None:
     """Somebody else fills the card; a long prompt meets that; then the room is there again."""
     free, _ = torch.cuda.mem_get_info()
@@ -141,6 +155,8 @@ async def measure(engine: EngineProcess, name: str, folder: Path, limit: float, 
     await turns(engine)
     if compare:
         say(f"  generate() one after another: {serially(folder):.1f} tokens/s")
+        for flags in ((), ("--graphs",), ("--graphs", "--ahead")):
+            say(f"  the library's manager alone {' '.join(flags) or 'as we use it'}: {bare(folder, *flags)}")
     return loaded
 
 

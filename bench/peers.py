@@ -2,11 +2,12 @@
 
 transformers' generate() one after another, its own server with continuous batching, llama.cpp's server, vLLM, and ours:
 1, 4, 8 and 16 conversations of three turns, greedy, 64 tokens an answer, three rounds in which the peers take turns and
-no prompt comes twice. One generates at a time. Prints a table and writes peers.svg and peers.jsonl into --into.
+no prompt comes twice. One generates at a time. Prints a table and writes peers.svg and peers.jsonl into --into. Each has the
+number type that is fastest for it here; llama.cpp has the same weights in float16, as we do on a CPU that packs.
 
 The first run installs the others under the user's cache directory (half an hour, most of it a compiler; --install does
-only that); after that all takes about 25 minutes on two cores and asks nobody but loopback. generate() with more than
-four conversations is measured in one round only: they wait for each other, and it would take a quarter of an hour more.
+only that); after that all takes about 25 minutes on two cores and asks nobody but loopback. generate() is measured with
+at most four conversations: they wait for each other, and more of them only wait longer.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
@@ -37,7 +38,7 @@ from bot.models.hub import pull
 
 WARM_UP_TOKENS = 16
 SERIAL = 4
-"""The most conversations that a serial peer is held to in every round."""
+"""The most conversations that a serial peer is held to."""
 
 
 @dataclass
@@ -114,7 +115,7 @@ def milliseconds(answers: Iterable[Answer]) -> tuple[float, ...]:
 def prepare(peer: Peer, model: Path, given: argparse.Namespace) -> Ground:
     """What its command needs, made if it is not there."""
     python = ensure(peer.recipe) if peer.recipe else Path(sys.executable)
-    dtype = peer.dtype or given.dtype
+    dtype: str = peer.dtype or (given.dtype if peer.recipe else given.ours)
     gguf = root() / f"{model.name}.{dtype}.gguf"
     if peer.recipe is LLAMA and not gguf.exists():
         command = [sys.executable, "-m", "bench.peering.gguf_file", str(model), str(gguf), "--type", dtype]
@@ -138,7 +139,9 @@ def arguments() -> argparse.Namespace:
     if unknown := set(given.peers) - set(PEERS):
         parser.error(f"There is no peer called {unknown.pop()}; there are {', '.join(PEERS)}.")
     given.conversations = [int(each) for each in given.conversations.split(",")]
-    given.dtype = choose_dtype(given.dtype, detect("cpu"))
+    hardware = detect("cpu")
+    given.ours = choose_dtype(given.dtype, hardware)
+    given.dtype = choose_dtype(given.dtype, replace(hardware, packs=False))  # only we pack
     return given
 
 
@@ -149,7 +152,7 @@ async def rounds(field: Field) -> None:
             print(f"Round {number + 1}, {conversations} conversations:", flush=True)
             turn = number % max(1, len(field.servers))
             for server in (*field.servers[turn:], *field.servers[:turn]):
-                if not (server.peer.serial and conversations > SERIAL and number):
+                if not server.peer.serial or conversations <= SERIAL:
                     await field.measure(server, number + 1, conversations)
 
 
@@ -169,6 +172,7 @@ async def main() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # the servers are ended then, too
     kept = given.into / "peers.jsonl"
     if not given.add:
+        kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text("", "utf-8")
     with tempfile.TemporaryDirectory() as logs, ExitStack() as stack:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session:

@@ -129,9 +129,7 @@ async def main() -> None:
     hardware = detect("cpu")
     dtype, theirs = (choose_dtype(given.dtype, each) for each in (hardware, replace(hardware, packs=False)))
     bare = Bare(str(given.model), theirs)
-    print(
-        f"{CONVERSATIONS} conversations, {TOKENS} tokens each, {theirs}, ours {dtype}, {torch.get_num_threads()} threads"
-    )
+    print(f"{CONVERSATIONS} conversations, {TOKENS} tokens each, {theirs}, ours {dtype}")
     rows: list[tuple[float, float, float]] = []
     try:
         async with house(given.model, TOKENS, dtype) as platform:

@@ -2,8 +2,8 @@
 
 transformers' generate() one after another, its own server with continuous batching, llama.cpp's server, vLLM, and ours:
 1, 4, 8 and 16 conversations of three turns, greedy, 64 tokens an answer, three rounds in which the peers take turns and
-no prompt comes twice. One generates at a time. Prints a table and writes peers.svg and peers.jsonl into --into. Each has
-the number type that is fastest for it here; llama.cpp has the same weights in float16, as we do on a CPU that packs.
+no prompt comes twice. One generates at a time. Prints a table, and writes peers.svg and peers.jsonl into --into. Each
+has the number type that is fastest for it here; llama.cpp has the weights in float16, as we do on a CPU that packs.
 
 The first run installs the others under the user's cache directory (half an hour, most of it a compiler; --install does
 only that); after that all takes about 25 minutes on two cores and asks nobody but loopback. generate() is measured with

@@ -6,7 +6,7 @@ or who asks to stop, waits longer than that. It runs on the batch's own thread.
 
 from time import perf_counter
 
-MAX_STEPS = 4.0
+MAX_STEPS = 2.25
 UNIT = 16
 """Chunks are multiples of it, and at least one."""
 

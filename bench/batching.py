@@ -9,17 +9,15 @@ Then sixteen conversations through the service, and how late its event loop was 
 
 import asyncio
 from dataclasses import replace
-from queue import SimpleQueue
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
-from transformers.generation.continuous_batching.continuous_api import OutputRouter
-from transformers.generation.continuous_batching.requests import GenerationOutput
 
 from bench.asking import conversation, options
+from bench.bare import Outputs
 from bench.house import Platform, house
 from bench.serving import Lag
 from bot.engine.prompts import PromptBuilder
@@ -46,7 +44,7 @@ class Bare:
         self._greedy = GenerationConfig(
             do_sample=False, max_new_tokens=TOKENS, eos_token_id=tokenizer.eos_token_id, pad_token_id=0
         )
-        self._outputs: SimpleQueue[GenerationOutput] = SimpleQueue()
+        self._outputs = Outputs()
         self._count = 0
         self._manager = self._model.init_continuous_batching(
             self._greedy,
@@ -54,7 +52,7 @@ class Bare:
                 page_size=16, num_blocks=1400, max_batch_tokens=528, max_requests_per_batch=16, use_async_batching=False
             ),
         )
-        self._manager.output_router = _ToQueue(self._outputs)
+        self._manager.output_router = self._outputs
         self._manager.start()
 
     def one_after_another(self, texts: list[str]) -> float:
@@ -74,7 +72,7 @@ class Bare:
             self._count += 1
             self._manager.add_request(ids, request_id=str(self._count), max_new_tokens=TOKENS, streaming=True)
         while left:
-            output = self._outputs.get(timeout=60)
+            output = self._outputs.queue.get(timeout=60)
             if output.is_finished():
                 left -= 1
                 made += len(output.generated_tokens)
@@ -85,21 +83,6 @@ class Bare:
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return [self._prompts.build(conversation([text]), TOKENS).ids for text in texts]
-
-
-class _ToQueue(OutputRouter):
-    """The cheapest way out of the manager."""
-
-    def __init__(self, outputs: "SimpleQueue[GenerationOutput]") -> None:
-        super().__init__()
-        self._outputs = outputs
-
-    def deliver(self, output: GenerationOutput) -> None:
-        self._outputs.put(output)
-
-    def deliver_batch(self, outputs: list[GenerationOutput]) -> None:
-        for output in outputs:
-            self._outputs.put(output)
 
 
 async def ours(platform: Platform, texts: list[str]) -> float:

@@ -43,8 +43,13 @@ class Written:
     def source(self, **how: object) -> ModelSource:
         """To be loaded on the CPU, as its entry in the catalog says."""
         spec = self.real.spec
-        facts = {"template": spec.template, "stop": spec.stop, "context_window": spec.context_window, "device": "cpu"}
-        return ModelSource(spec.name, str(self.folder), **(facts | how))  # type: ignore[arg-type]
+        facts: dict[str, Any] = {
+            "template": spec.template,
+            "stop": spec.stop,
+            "context_window": spec.context_window,
+            "device": "cpu",
+        }
+        return ModelSource(spec.name, str(self.folder), **(facts | how))
 
 
 @dataclass(frozen=True)

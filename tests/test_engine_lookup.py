@@ -48,11 +48,15 @@ def test_tokens_count_up_to_the_first_wrong_guess(
 ) -> None:
     row = Row(ids=[5, 6, 7, 8, 10, 11, 12])
     choice = Choice(SamplingParams(repetition_penalty=1.1, max_tokens=9), 100)
-    session = Session("k", [5, 6, 7, 8], 3, left, frozenset({2}), choice, row, guesses=[10, 11, 12])
+    session = Session("k", [5, 6, 7], [5, 6, 7, 8], left, frozenset({2}), choice, row, guesses=[10, 11, 12])
+    for history in session.histories():
+        choice.seen(*history, torch.device("cpu"))
     out = session.take(chosen)
     assert (out.tokens, out.finished) == (made, finished)
     assert session.ids == [5, 6, 7, 8, *made]
     assert row.ids == session.ids[:-1]
+    seen = choice.seen(session.prompt, session.ids[3:], torch.device("cpu"))
+    assert seen.tolist() == session.ids, "the penalty is for what was said, not for what was guessed"
 
 
 def test_ids_that_were_only_guessed_are_unseen_again() -> None:

@@ -1,6 +1,7 @@
 """How much memory is left for models, and what one will take that was never loaded."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -78,9 +79,8 @@ def test_the_tightest_bound_counts_and_mapped_weights_are_taken(tmp_path: Path) 
 
 def test_what_a_model_will_take_is_read_from_its_files(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bot.engine.needs.numbers_in", lambda _: 1000 * MB)
-    how = {"device": "cpu", "kv_cache_mb": 64}
-    wide = ModelSource("a", str(tiny["llama"]), dtype="float32", **how)  # type: ignore[arg-type]
-    half = ModelSource("a", str(tiny["llama"]), dtype="bfloat16", **how)  # type: ignore[arg-type]
+    wide = ModelSource("a", str(tiny["llama"]), device="cpu", kv_cache_mb=64, dtype="float32")
+    half = replace(wide, dtype="bfloat16")
     assert (expected(wide).ram, expected(wide).gpu) == (4400 + 64 + MARGIN_MB, 0)
     assert expected(half).ram == 2200 + 64 + MARGIN_MB
 

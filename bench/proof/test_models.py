@@ -48,7 +48,8 @@ async def test_every_weight_is_the_one_in_the_files(written: Written) -> None:
     parameters = dict(load(written.source(dtype="bfloat16"), quiet).model.named_parameters())
     for file in names:
         with safe_open(written.folder / file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
+            stored = tensors.keys()
+            for name in stored:
                 loaded = parameters.pop(name)
                 assert loaded.dtype == torch.bfloat16
                 assert torch.equal(loaded[-3:], tensors.get_tensor(name)[-3:].to(torch.bfloat16)), name

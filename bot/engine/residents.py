@@ -10,7 +10,9 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
+
+from torch import nn
 
 from bot.engine.answers import Generator
 from bot.engine.base import LoadedModel, LoadProgress, ModelSource
@@ -178,7 +180,7 @@ class Residents(Generic[H]):
         if parked is not None and parked.loaded is not None:
             progress(LoadProgress("back to the GPU", 0.1))
             loaded = parked.loaded
-            loaded.model.to("cuda")  # type: ignore[arg-type]  # the library's annotation leaves devices out
+            _move(loaded, "cuda")
         else:
             loaded = self._load(source, progress)
         hosted = host(loaded)
@@ -211,7 +213,7 @@ class Residents(Generic[H]):
         log.info("%s is %s, to make room", resident.source.name, "parked in RAM" if step.park else "dropped")
         if step.park and resident.loaded is not None:
             self._close(resident)
-            resident.loaded.model.to("cpu")  # type: ignore[arg-type]  # as above
+            _move(resident.loaded, "cpu")
             resident.takes = Taken(resident.weights_mb, 0)
         else:
             self._drop(resident)
@@ -242,6 +244,10 @@ def stamp_of(folder: Path) -> Stamp:
     local.check(folder)
     files = sorted(file for file in folder.iterdir() if file.is_file())
     return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+def _move(loaded: Loaded, device: str) -> None:
+    cast(nn.Module, loaded.model).to(device)  # the library's own annotation leaves devices out
 
 
 def _kv_in_ram(told: LoadedModel) -> int:

@@ -56,7 +56,7 @@ def forward(model: PreTrainedModel, parts: Sequence[Part]) -> Tensor:
     The rows then end with the parts' tokens; if the model raises something, they are as they were.
     """
     step = Step(parts)
-    ends = accumulate(step.counts)
+    ends = list(accumulate(step.counts))
     wanted = [place for part, end in zip(parts, ends, strict=True) for place in range(end - part.wanted, end)]
     positions = [place for _, before, count in step.rows for place in range(before, before + count)]
     whole: Any = model  # its forward takes keywords that its class does not declare
@@ -64,13 +64,14 @@ def forward(model: PreTrainedModel, parts: Sequence[Part]) -> Tensor:
         input_ids=torch.tensor([[token for part in parts for token in part.ids]]),
         position_ids=torch.tensor([positions]),
         use_cache=False,
-        logits_to_keep=torch.tensor(wanted),
+        logits_to_keep=torch.tensor(wanted or [0]),
         step=step,
     )
     logits: Tensor = output.logits[0].float()
     for part in parts:
         part.row.ids += part.ids
-    return logits if len(logits) == len(wanted) else logits[wanted]  # not every model knows logits_to_keep
+    # Not every model knows logits_to_keep.
+    return logits[: len(wanted)] if len(logits) == max(1, len(wanted)) else logits[wanted]
 
 
 def shape_of(model: PreTrainedModel) -> Shape:

@@ -39,8 +39,8 @@ class Session:
     """A request in the batch. ids: prompt and answer; those that are not in the row yet are to be computed next."""
 
     key: str
+    prompt: Sequence[int]
     ids: list[int]
-    prompt: int
     left: int
     eos: frozenset[int]
     choice: Choice
@@ -54,9 +54,15 @@ class Session:
         return len(self.ids) - len(self.row.ids)
 
     def part(self, count: int) -> Part:
-        """The next so many of them, and the guesses if they are the last."""
+        """The next so many of them; after the last one the guesses, and each of these wants logits."""
         before = len(self.row.ids)
-        return Part(self.row, self.ids[before : before + count] + self.guesses, 1 + len(self.guesses))
+        wanted = 1 + len(self.guesses) if count == self.ahead else 0
+        return Part(self.row, self.ids[before : before + count] + self.guesses, wanted)
+
+    def histories(self) -> list[History]:
+        """What the next token follows, and then what the one after each guess does."""
+        answer = self.ids[len(self.prompt) :]
+        return [(self.prompt, answer + self.guesses[:right]) for right in range(1 + len(self.guesses))]
 
     def take(self, tokens: Sequence[int]) -> Made:
         """Go on with the tokens that the model chose, one after what it knew and one after each guess.
@@ -72,7 +78,7 @@ class Session:
         self.ids += made
         self.left -= len(made)
         del self.row.ids[len(self.ids) - 1 :]
-        self.choice.unsee(len(self.ids) - self.prompt)
+        self.choice.unsee(len(self.ids) - len(self.prompt) - 1)  # the last one stands where a guess may have stood
         return Made(self.key, made, self.left <= 0 or made[-1] in self.eos)
 
 
@@ -105,7 +111,7 @@ class RowBatch:
 
     def add(self, key: str, ids: Sequence[int], max_tokens: int, eos: Sequence[int], params: SamplingParams) -> bool:
         choice = Choice(params, self._vocabulary)
-        self._inbox.put(Session(key, list(ids), len(ids), max_tokens, frozenset(eos), choice))
+        self._inbox.put(Session(key, ids, list(ids), max_tokens, frozenset(eos), choice))
         return not self.is_dead()
 
     def cancel(self, key: str) -> None:
@@ -147,8 +153,7 @@ class RowBatch:
 
     def _hear(self) -> bool:
         """Take in what is asked; wait for it if there is nothing to do. False at the end."""
-        cancelled: list[str] = []
-        try:
+        with contextlib.suppress(Empty):
             while True:
                 item = self._inbox.get(block=not self._sessions)
                 if item is None:
@@ -157,19 +162,12 @@ class RowBatch:
                     self._begin(item)
                 elif item in self._sessions:
                     self._rows.rest(self._sessions.pop(item).row)
-                    cancelled.append(item)
-                if cancelled and not self._sessions:
-                    self.listener.gone(self, cancelled)
-                    cancelled = []
-        except Empty:
-            pass
-        if cancelled:
-            self.listener.gone(self, cancelled)
+                    self.listener.gone(self, [item])
         return True
 
     def _begin(self, session: Session) -> None:
         self._sessions[session.key] = session
-        session.row = self._rows.take(session.ids, session.prompt + session.left)
+        session.row = self._rows.take(session.ids, len(session.ids) + session.left)
         self.listener.started(self, session.key, len(session.row.ids), perf_counter())
 
     def _step(self) -> None:
@@ -179,10 +177,9 @@ class RowBatch:
         parts = [session.part(count) for session, count in plan]
         for part in parts:
             self._rows.grow(part.row, len(part.row.ids) + len(part.ids))
-        ready = [session for session, count in plan if count == session.ahead]
         logits = forward(self._model, parts)
-        wanted = [session in ready for session, _ in plan for _ in range(1 + len(session.guesses))]
-        made = self._choose(ready, logits[torch.tensor(wanted)]) if ready else []
+        ready = [session for (session, _), part in zip(plan, parts, strict=True) if part.wanted]
+        made = self._choose(ready, logits) if ready else []
         self._pace.end()
         if made:
             self.listener.stepped(self, made, perf_counter())
@@ -200,10 +197,7 @@ class RowBatch:
 
     def _choose(self, ready: Sequence[Session], logits: Tensor) -> list[Made]:
         """What follows, by logits for each of these sessions, and for each of its guesses after it."""
-        histories: list[History] = []
-        for session in ready:
-            prompt, answer = session.ids[: session.prompt], session.ids[session.prompt :]
-            histories += [(prompt, answer + session.guesses[:right]) for right in range(1 + len(session.guesses))]
+        histories = [history for session in ready for history in session.histories()]
         choices = [session.choice for session in ready for _ in range(1 + len(session.guesses))]
         tokens = iter(choose(logits, choices, histories))
         made = [session.take(list(islice(tokens, 1 + len(session.guesses)))) for session in ready]

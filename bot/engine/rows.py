@@ -99,8 +99,7 @@ class Rows:
             return
         finally:
             source.in_use = resting
-        for there, here in zip(source.layers, row.layers, strict=True):
-            here[:, :, :, :tokens] = there[:, :, :, :tokens]
+        _copy(source.layers, row.layers, tokens)
         row.ids = source.ids[:tokens]
 
     def _make_room(self, blocks: int, row: Row) -> None:
@@ -116,14 +115,18 @@ class Rows:
     def _resize(self, row: Row, blocks: int) -> None:
         layers = self._shape.room(blocks).unbind(0)
         if row.ids:
-            for there, here in zip(row.layers, layers, strict=True):
-                here[:, :, :, : len(row.ids)] = there[:, :, :, : len(row.ids)]
+            _copy(row.layers, layers, len(row.ids))
         row.layers, row.blocks = layers, blocks
 
 
 def blocks_for(tokens: int) -> int:
     """Blocks that so many tokens take."""
     return -(-tokens // BLOCK)
+
+
+def _copy(source: Sequence[Tensor], target: Sequence[Tensor], tokens: int) -> None:
+    for there, here in zip(source, target, strict=True):
+        here[:, :, :, :tokens] = there[:, :, :, :tokens]
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -37,7 +37,7 @@ endif
 .PHONY: run test machine check bench bench-gpu proof soak constraints clean model
 
 run: $(VENV)/ready model
-	$(BIN)/inhouse chat $(ARGS)
+	$(BIN)/inhouse chat --temperature 0.2 $(ARGS)  # at 0.7 a model this small strays from the question
 
 test: $(VENV)/ready-dev model
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)

@@ -13,7 +13,6 @@ at most four conversations: they wait for each other, and more of them only wait
 import argparse
 import asyncio
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -27,7 +26,7 @@ import aiohttp
 
 from bench.peering.catalog import LLAMA, PEERS, Ground, Peer
 from bench.peering.chart import draw
-from bench.peering.environments import CannotInstall, ensure, root
+from bench.peering.environments import CannotInstall, ensure, root, run
 from bench.peering.results import Run, figures, keep, read, table
 from bench.peering.servers import CannotStart, Server, free_port
 from bench.peering.talks import Answer, Client, talk
@@ -56,10 +55,11 @@ class Field:
     async def begin(self, peer: Peer) -> None:
         """Install, start and warm up; or say why not."""
         began = monotonic()
+        failed = ExitStack()
         try:
             ground = prepare(peer, self.model, self.given)
             server = Server(peer, ground, self.logs / f"{peer.name}.log")
-            self.stack.callback(server.stop)
+            failed.callback(server.stop)
             await server.ready(self.session)
             _, answers = await talk(self.client(server), f"before {peer.name}", 2, WARM_UP_TOKENS)
             if errors := [answer.error for answer in answers if answer.error]:
@@ -67,7 +67,12 @@ class Field:
         except (CannotInstall, CannotStart) as problem:
             self.absent[peer.name] = str(problem)
             print(f"  {peer.name}: {problem}", flush=True)
+            failed.close()  # it would go on beside the others
             return
+        except BaseException:
+            failed.close()
+            raise
+        self.stack.push(failed)
         print(f"  {peer.name} ({ground.dtype}) answers after {monotonic() - began:.0f} s", flush=True)
         await server.look()
         server.hold(True)
@@ -118,8 +123,7 @@ def prepare(peer: Peer, model: Path, given: argparse.Namespace) -> Ground:
     dtype: str = peer.dtype or (given.dtype if peer.recipe else given.ours)
     gguf = root() / f"{model.name}.{dtype}.gguf"
     if peer.recipe is LLAMA and not gguf.exists():
-        command = [sys.executable, "-m", "bench.peering.gguf_file", str(model), str(gguf), "--type", dtype]
-        subprocess.run(command, check=True, timeout=300)
+        run([sys.executable, "-m", "bench.peering.gguf_file", str(model), str(gguf), "--type", dtype])
     return Ground(model, gguf, dtype, given.tokens, python, free_port())
 
 

@@ -49,24 +49,18 @@ def ensure(recipe: Recipe) -> Path:
         return python
     print(f"Installing {', '.join(wanted)} into {folder}. This can take a quarter of an hour.", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
-    _run([sys.executable, "-m", "venv", str(folder)])
+    run([sys.executable, "-m", "venv", str(folder)])
     pip = [str(python), "-m", "pip", "install", "--quiet"]
     if recipe.bare:
-        _run([*pip, "--no-deps", recipe.bare])
-        needed = _run([str(python), "-c", NEEDED, recipe.bare.split("==")[0], *recipe.left_out])
-        _run([*pip, *recipe.packages, *needed.splitlines()])
+        run([*pip, "--no-deps", recipe.bare])
+        needed = run([str(python), "-c", NEEDED, recipe.bare.split("==")[0], *recipe.left_out])
+        run([*pip, *recipe.packages, *needed.splitlines()])
     else:
-        _run([*pip, *recipe.packages], recipe.building)
+        run([*pip, *recipe.packages], recipe.building)
     if recipe.alias:
         _alias(folder, recipe.bare, recipe.alias)
     mark.write_text(json.dumps(wanted), "utf-8")
     return python
-
-
-def versions(recipe: Recipe) -> dict[str, str]:
-    """What is installed, by name."""
-    listed = _run([str(root() / recipe.name / "bin" / "python"), "-m", "pip", "list", "--format", "json"])
-    return {each["name"]: each["version"] for each in json.loads(listed)}
 
 
 def _alias(folder: Path, pinned: str, alias: str) -> None:
@@ -76,7 +70,7 @@ def _alias(folder: Path, pinned: str, alias: str) -> None:
     shutil.copytree(known, known.with_name(f"{alias}-{version}.dist-info"), dirs_exist_ok=True)
 
 
-def _run(command: list[str], environment: Mapping[str, str] | None = None) -> str:
+def run(command: list[str], environment: Mapping[str, str] | None = None) -> str:
     """What it says. Raises CannotInstall."""
     settings = os.environ | dict(environment or {})
     try:

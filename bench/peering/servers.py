@@ -74,11 +74,6 @@ class Server:
         errors = [line for line in lines if "Error" in line or "error:" in line]
         return (errors or lines or ["it said nothing"])[-1][:300]
 
-    @property
-    def alive(self) -> bool:
-        """Whether it can be asked."""
-        return bool(self._process.poll() is None)
-
     async def look(self) -> None:
         """Find out whether it is quiet when it has nothing to do."""
         before = self._seconds()

@@ -43,7 +43,6 @@ class _Hosted:
     """A loaded model and what belongs to it."""
 
     source: ModelSource
-    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     generator: Generator
     prompts: PromptBuilder
@@ -139,16 +138,24 @@ class ModelHost:
 
     def _host(self, source: ModelSource, loaded: Loaded, progress: Callable[[LoadProgress], None]) -> _Hosted:
         """Make what answers out of a loaded model, and try it out."""
-        model, tokenizer = loaded.model, loaded.tokenizer
         progress(LoadProgress("trying the model out", 0.95))
-        window = _window(source, model)
+        window = _window(source, loaded.model)
         generator, note = self._generator(source, loaded, window)
+        try:
+            return self._complete(source, loaded, generator, window, note)
+        except BaseException:  # its thread would hold on to the model for ever
+            generator.close()
+            raise
+
+    def _complete(self, source: ModelSource, loaded: Loaded, generator: Generator, window: int, note: str) -> _Hosted:
+        """All that belongs to a model and what generates with it. Raises ModelError."""
+        model, tokenizer = loaded.model, loaded.tokenizer
         if generator.cache_tokens is not None:
             window = min(window, generator.cache_tokens)
         limits = PromptLimits(int(model.config.get_text_config().vocab_size), window, generator.cache_tokens)
         prompts = PromptBuilder(tokenizer, source.template, window)
         cache_tokens = generator.cache_tokens or 0
-        kv_cache_mb = cache_tokens * bytes_per_token(model) // MB
+        kv_cache_mb = cache_tokens * bytes_per_token(model) // MB if cache_tokens else 0
         told = LoadedModel(
             name=source.name,
             device=str(model.device),
@@ -162,7 +169,7 @@ class ModelHost:
             load_s=0.0,
             note=" ".join(part for part in (loaded.note, note) if part),
         )
-        return _Hosted(source, model, tokenizer, generator, prompts, limits, _eos(model, tokenizer), told)
+        return _Hosted(source, tokenizer, generator, prompts, limits, _eos(model, tokenizer), told)
 
     def grown(self) -> str:
         """How far this process has grown beyond what its model explains, if nothing is owed; from any thread."""

@@ -20,7 +20,7 @@ from bot.engine.memory import Taken
 from bot.engine.needs import expected, wanted_kv_mb
 from bot.models import local
 from bot.models.failures import give_back, judge
-from bot.models.loading import Loaded, Report
+from bot.models.loading import Loaded, Report, explained
 
 log = logging.getLogger(__name__)
 
@@ -154,11 +154,12 @@ class Residents(Generic[H]):
 
     def relieve(self, current: H) -> None:
         """Drop what is only kept, one after another, while the machine has become short of memory."""
-        while len(self._kept) > 1 and self._left().ram < RELIEVE_MB:
-            others = [each for each in self._kept if each.hosted is not current and not each.busy]
-            if not others:
+        while True:
+            others = [each for each in self._kept if each.hosted is not current]
+            step = next_step(others, Taken(1, 0), Taken(self._left().ram - RELIEVE_MB, 0))
+            if step is None:
                 return
-            self._do(Step(others[0], park=False))
+            self._do(step)
 
     def leave_only(self, current: H | None) -> None:
         """Drop all but this one, and return to the system what nothing uses any more."""
@@ -180,7 +181,8 @@ class Residents(Generic[H]):
         if parked is not None and parked.loaded is not None:
             progress(LoadProgress("back to the GPU", 0.1))
             loaded = parked.loaded
-            _move(loaded, "cuda")
+            with explained(source):
+                _move(loaded, "cuda")
         else:
             loaded = self._load(source, progress)
         hosted = host(loaded)

@@ -66,7 +66,7 @@ def load(source: ModelSource, progress: Report) -> Loaded:
             local.read_json(folder / name)
     dtype = choose_dtype(source.dtype, hardware, source.quantization)
     packs = dtype == "float16" and hardware.packs and source.quantization == "none"
-    with _explained(source), told(_weights_told(progress)):
+    with explained(source), told(_weights_told(progress)):
         config = AutoConfig.from_pretrained(folder, **OWN_FILES)
         tokenizer = AutoTokenizer.from_pretrained(folder, **OWN_FILES)
         device_map = _device_map(source, config, hardware)
@@ -82,13 +82,13 @@ def load(source: ModelSource, progress: Report) -> Loaded:
             output_loading_info=True,
             **OWN_FILES,
         )
-    # The library's annotations do not know what output_loading_info returns.
-    model, seen = cast(tuple[PreTrainedModel, dict[str, Collection[object]]], found)
-    if seen["missing_keys"] or seen["mismatched_keys"]:
-        raise ModelError(f"The weights in {folder} do not belong to its config.json; {_again(source)}.")
-    model.eval()
-    if packs:
-        pack(model)
+        # The library's annotations do not know what output_loading_info returns.
+        model, seen = cast(tuple[PreTrainedModel, dict[str, Collection[object]]], found)
+        if seen["missing_keys"] or seen["mismatched_keys"]:
+            raise ModelError(f"The weights in {folder} do not belong to its config.json; {_again(source)}.")
+        model.eval()
+        if packs:
+            pack(model)
     offloaded = len(set(device_map.values())) > 1
     return Loaded(model, tokenizer, hardware, dtype, offloaded, _note(source, hardware, offloaded))
 
@@ -170,7 +170,7 @@ def _weights_told(progress: Report) -> Tell:
 
 
 @contextmanager
-def _explained(source: ModelSource) -> Iterator[None]:
+def explained(source: ModelSource) -> Iterator[None]:
     """Whatever transformers, safetensors or torch raise inside comes out as a ModelError with one sentence."""
     try:
         yield

@@ -43,8 +43,8 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bytes = 2 * linear.weight.numel()
-        linear = linear.float()
-        self._packed = torch.ops.quantized.linear_prepack_fp16(linear.weight.detach(), linear.bias)
+        state = {name: value.float() for name, value in linear.state_dict().items()}  # the module's own may be shared
+        self._packed = torch.ops.quantized.linear_prepack_fp16(state["weight"], state.get("bias"))
 
     def forward(self, line: Tensor) -> Tensor:
         out: Tensor = torch.ops.quantized.linear_dynamic_fp16(line, self._packed)

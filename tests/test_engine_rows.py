@@ -26,15 +26,15 @@ def hold(rows: Rows, ids: Sequence[int], most: int | None = None) -> Row:
     """A row that holds all of `ids`, each with a key and value of its own."""
     row = rows.take([*ids, 0], most or len(ids) + 1)
     rows.grow(row, len(ids))
-    for layer in row.layers:
-        layer[0, 0, 0, : len(ids), 0] = torch.tensor(ids, dtype=torch.float32)
+    for layer in row.held:
+        layer[0, 0, : len(ids), 0] = torch.tensor(ids, dtype=torch.float32)
     row.ids = list(ids)
     return row
 
 
 def held(row: Row) -> list[int]:
     """What stands in its last layer."""
-    return [int(key) for key in row.layers[-1][0, 0, 0, : len(row.ids), 0]]
+    return [int(key) for key in row.held[-1][0, 0, : len(row.ids), 0]]
 
 
 def test_the_next_turn_goes_on_in_its_row() -> None:
@@ -111,8 +111,8 @@ def test_whatever_is_asked_rows_hold_what_they_say_and_stay_within_their_blocks(
             assert row.ids == ids[: len(row.ids)]
             assert len(row.ids) < len(ids)
             rows.grow(row, prompt + answer)
-            for layer in row.layers:
-                layer[0, 0, 0, : prompt + answer, 0] = torch.tensor([*ids, *range(answer)], dtype=torch.float32)
+            for layer in row.held:
+                layer[0, 0, : prompt + answer, 0] = torch.tensor([*ids, *range(answer)], dtype=torch.float32)
             row.ids = [*ids, *range(answer)]
             running.append(row)
             needs[id(row)] = need

@@ -27,6 +27,7 @@ from bot.engine.protocol import Failed
 from bot.engine.residents import Residents
 from bot.engine.room import Room
 from bot.engine.sequential import Sequential
+from bot.engine.threads import apart
 from bot.errors import ModelError, RequestFailed
 from bot.models.failures import Unrecoverable, give_back, judge
 from bot.models.loading import Loaded, layers_of
@@ -71,7 +72,7 @@ class ModelHost:
     def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
         """Make this the loaded model, while nothing runs. Raises ModelError (none is loaded then) or Unrecoverable."""
         try:
-            return self._load(source, progress)
+            return apart(lambda: self._load(source, progress))
         except (ModelError, Unrecoverable):
             raise
         except Exception as error:

@@ -36,17 +36,24 @@ class Part:
 
 
 class Step:
-    """One pass through the model; it travels through its forward as the keyword `step`."""
+    """One pass through the model; it travels through its forward as the keyword `step`.
+
+    All that can be looked up once for all layers is, since what Python does costs as much as the arithmetic in a step
+    of few tokens. places, seen: for each layer the keys of every part, then the values; those to be filled, and all.
+    """
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        self.rows = [(part.row, len(part.row.ids), len(part.ids)) for part in parts]
+        self.befores = [len(part.row.ids) for part in parts]
         self.counts = [len(part.ids) for part in parts]
+        rows = list(zip((part.row for part in parts), self.befores, self.counts, strict=True))
+        self.places = list(zip(*(row.places(before, count) for row, before, count in rows), strict=True))
+        self.seen = list(zip(*(row.places(0, before + count) for row, before, count in rows), strict=True))
         self._masks: dict[int | None, list[Tensor | None]] = {}
 
     def masks(self, window: int | None) -> list[Tensor | None]:
         """A mask for each part, made once a step for all layers with this window."""
         if window not in self._masks:
-            self._masks[window] = [_mask(before, count, window) for _, before, count in self.rows]
+            self._masks[window] = [_mask(*part, window) for part in zip(self.befores, self.counts, strict=True)]
         return self._masks[window]
 
 
@@ -58,7 +65,8 @@ def forward(model: PreTrainedModel, parts: Sequence[Part]) -> Tensor:
     step = Step(parts)
     ends = list(accumulate(step.counts))
     wanted = [place for part, end in zip(parts, ends, strict=True) for place in range(end - part.wanted, end)]
-    positions = [place for _, before, count in step.rows for place in range(before, before + count)]
+    begun = zip(step.befores, step.counts, strict=True)
+    positions = [place for before, count in begun for place in range(before, before + count)]
     whole: Any = model  # its forward takes keywords that its class does not declare
     output = whole(
         input_ids=torch.tensor([[token for part in parts for token in part.ids]]),
@@ -128,16 +136,15 @@ def attend(
     if softcap is not None or s_aux is not None:
         raise ValueError("its attention has parts that are not known here")
     layer: Any = module.layer_idx  # an int, which nn.Module does not declare
-    queries = torch.split(query, step.counts, 2)
-    news = torch.split(torch.stack((key, value)), step.counts, 3)
-    outputs = []
-    for (row, before, count), q, new, mask in zip(step.rows, queries, news, step.masks(sliding_window), strict=True):
-        held = row.layers[layer]
-        held.narrow(3, before, count).copy_(new)
-        k, v = held.narrow(3, 0, before + count).unbind(0)
-        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True)
-        outputs.append(out.transpose(1, 2))
-    return torch.cat(outputs, 1), None
+    keys, values = 2 * layer, 2 * layer + 1
+    new = (*torch.split(key, step.counts, 2), *torch.split(value, step.counts, 2))
+    torch._foreach_copy_((*step.places[keys], *step.places[values]), new)
+    parts = (torch.split(query, step.counts, 2), step.seen[keys], step.seen[values], step.masks(sliding_window))
+    outputs = [
+        scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True)
+        for q, k, v, mask in zip(*parts, strict=True)
+    ]
+    return torch.cat(outputs, 2).transpose(1, 2), None
 
 
 def _mask(before: int, count: int, window: int | None) -> Tensor | None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from time import perf_counter
 
 import torch
@@ -99,9 +99,9 @@ class RowBatch:
         self._inbox: SimpleQueue[Session | str | None] = SimpleQueue()  # to begin, to cancel, or the end
         self._failure: Failure | None = None
         self._stopped = False
+        self._lock = Lock()  # for the next one, and for the inbox when that is None
+        self._thread: Thread | None = None
         switch(model, vocabulary)
-        self._thread = Thread(target=self._run, name="batch", daemon=True)
-        self._thread.start()
 
     def blocks_for(self, tokens: int) -> int:
         return blocks_for(tokens)
@@ -111,7 +111,11 @@ class RowBatch:
 
     def add(self, key: str, ids: Sequence[int], max_tokens: int, eos: Sequence[int], params: SamplingParams) -> bool:
         choice = Choice(params, self._vocabulary)
-        self._inbox.put(Session(key, ids, list(ids), max_tokens, frozenset(eos), choice))
+        with self._lock:
+            self._inbox.put(Session(key, ids, list(ids), max_tokens, frozenset(eos), choice))
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="batch", daemon=True)
+                self._thread.start()
         return not self.is_dead()
 
     def cancel(self, key: str) -> None:
@@ -121,18 +125,22 @@ class RowBatch:
         return self._failure is not None or self._stopped
 
     def take_failure(self) -> Failure:
-        self._thread.join(timeout=30)
+        if self._thread is not None:
+            self._thread.join(timeout=30)
         return self._failure or Failure("it ended by itself")
 
     def stop(self) -> None:
         self._inbox.put(None)
-        self._thread.join()
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
         self._stopped = True
         self._sessions.clear()
         self._rows = Rows(shape_of(self._model), 0)
 
     def _run(self) -> None:
-        """The thread: steps while there is something to do."""
+        """The thread: steps while there is something to do (`threads` says why not longer)."""
         try:
             with torch.inference_mode():
                 while self._hear():
@@ -152,10 +160,10 @@ class RowBatch:
         self.listener.stepped(self, made, perf_counter())
 
     def _hear(self) -> bool:
-        """Take in what is asked; wait for it if there is nothing to do. False at the end."""
+        """Take in what is asked; False if there is nothing to do, or at the end."""
         with contextlib.suppress(Empty):
             while True:
-                item = self._inbox.get(block=not self._sessions)
+                item = self._inbox.get_nowait()
                 if item is None:
                     return False
                 if isinstance(item, Session):
@@ -163,7 +171,11 @@ class RowBatch:
                 elif item in self._sessions:
                     self._rows.rest(self._sessions.pop(item).row)
                     self.listener.gone(self, [item])
-        return True
+        with self._lock:
+            done = not self._sessions and self._inbox.empty()
+            if done:
+                self._thread = None
+        return not done
 
     def _begin(self, session: Session) -> None:
         self._sessions[session.key] = session

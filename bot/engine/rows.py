@@ -25,18 +25,25 @@ class Shape:
     dtype: torch.dtype
 
     def room(self, blocks: int) -> Tensor:
-        """Room for so many blocks of tokens: [layers, 2 (keys, values), 1, heads, tokens, width], not initialised."""
-        return torch.empty((self.layers, 2, 1, self.heads, blocks * BLOCK, self.width), dtype=self.dtype)
+        """Room for so many blocks of tokens, not initialised: [2 x layers, 1, heads, tokens, width].
+
+        Each layer has its keys first, then its values.
+        """
+        return torch.empty((2 * self.layers, 1, self.heads, blocks * BLOCK, self.width), dtype=self.dtype)
 
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One conversation. ids: the tokens whose keys and values it holds; layers: these, [2, 1, heads, tokens, width]."""
+    """One conversation. ids: the tokens whose keys and values it holds; held: these, shaped as `Shape.room` says."""
 
     ids: list[int] = field(default_factory=list)
     blocks: int = 0
     in_use: bool = False
-    layers: Sequence[Tensor] = ()
+    held: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def places(self, start: int, tokens: int) -> Sequence[Tensor]:
+        """Where so many tokens from `start` are: of the first layer the keys, then the values, and so on."""
+        return self.held.narrow(3, start, tokens).unbind(0)
 
 
 class Rows:
@@ -99,7 +106,7 @@ class Rows:
             return
         finally:
             source.in_use = resting
-        _copy(source.layers, row.layers, tokens)
+        row.held[:, :, :, :tokens] = source.held[:, :, :, :tokens]
         row.ids = source.ids[:tokens]
 
     def _make_room(self, blocks: int, row: Row) -> None:
@@ -113,20 +120,15 @@ class Rows:
             raise MemoryError("not enough memory in the KV cache for this step")
 
     def _resize(self, row: Row, blocks: int) -> None:
-        layers = self._shape.room(blocks).unbind(0)
-        if row.ids:
-            _copy(row.layers, layers, len(row.ids))
-        row.layers, row.blocks = layers, blocks
+        held, tokens = self._shape.room(blocks), len(row.ids)
+        if tokens:
+            held[:, :, :, :tokens] = row.held[:, :, :, :tokens]
+        row.held, row.blocks = held, blocks
 
 
 def blocks_for(tokens: int) -> int:
     """Blocks that so many tokens take."""
     return -(-tokens // BLOCK)
-
-
-def _copy(source: Sequence[Tensor], target: Sequence[Tensor], tokens: int) -> None:
-    for there, here in zip(source, target, strict=True):
-        here[:, :, :, :tokens] = there[:, :, :, :tokens]
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

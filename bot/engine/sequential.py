@@ -24,6 +24,7 @@ from transformers.generation.streamers import BaseStreamer
 from bot.engine.answers import Answer, Emit, Post
 from bot.engine.guards import GREEDY_BELOW
 from bot.engine.protocol import Failed
+from bot.engine.threads import apart
 from bot.messages import FinishReason, SamplingParams
 from bot.models.failures import Failure, Unrecoverable, give_back, judge
 
@@ -150,10 +151,13 @@ class Sequential:
             self._thread.join()  # what its frames held is let go of
         self._make_room()
         try:
-            with torch.inference_mode():
-                self._model(torch.zeros((1, 1), dtype=torch.long, device=self._model.device))
+            apart(self._one_token)
         except Exception as error:
             raise Unrecoverable(f"nothing can be generated after that: {error}") from error
+
+    def _one_token(self) -> None:
+        with torch.inference_mode():
+            self._model(torch.zeros((1, 1), dtype=torch.long, device=self._model.device))
 
 
 def generation_config(params: SamplingParams, eos: frozenset[int]) -> GenerationConfig:

@@ -33,8 +33,9 @@ class Stream:
 
     async def _read(self) -> None:
         asked = conversation([f"{self.name}: tell me a very long story about the sea, with many people in it."])
-        # A penalty keeps it from ending, and from repeating itself, which would come in larger pieces.
-        params = SamplingParams(temperature=0.9, repetition_penalty=1.2, max_tokens=AFTER)
+        # A penalty keeps it from ending, and from repeating itself, which would come in larger pieces; greedy, it says
+        # nothing that takes several tokens to become a text.
+        params = SamplingParams(temperature=0.0, repetition_penalty=1.2, max_tokens=AFTER)
         async with aclosing(self._engine.stream(EngineRequest(self.name, asked, params))) as deltas:
             async for delta in deltas:
                 if delta.text:

@@ -34,7 +34,7 @@ def test_a_machine_that_gets_slower_gets_smaller_chunks_and_larger_ones_again() 
     settle(pace, 0.06, 0.005)
     assert pace.chunk < fast / 4
     settle(pace, 0.06, 0.0005)
-    assert pace.chunk == fast
+    assert pace.chunk >= 0.8 * fast
 
 
 def test_before_a_step_was_measured_the_first_size_holds() -> None:

@@ -72,13 +72,13 @@ def test_what_is_being_written_is_copied_and_never_taken() -> None:
 
 def test_who_rested_longest_goes_first_and_nobody_who_is_in_use() -> None:
     rows = Rows(SHAPE, 4)
-    kept = hold(rows, [9] * BLOCK)
-    for first in (1, 2, 3):
-        rows.rest(hold(rows, [first] * BLOCK))
+    kept = hold(rows, [9] * (BLOCK - 1))
+    rested = [hold(rows, [first] * (BLOCK - 1)) for first in (1, 2, 3)]
+    for row in rested:
+        rows.rest(row)
     new = rows.take([4] * 2 * BLOCK, 2 * BLOCK)
-    rows.grow(new, 2 * BLOCK)
-    assert kept.ids == [9] * BLOCK
-    assert [rows.take([first] * BLOCK, BLOCK).ids != [] for first in (3, 1, 2)] == [True, False, False]
+    assert new.blocks == 2
+    assert rows._rows == [kept, rested[2], new]
 
 
 def test_a_row_that_is_taken_over_is_cut_to_what_was_asked_for() -> None:
@@ -87,6 +87,16 @@ def test_a_row_that_is_taken_over_is_cut_to_what_was_asked_for() -> None:
     row = rows.take([*range(1, 4 * BLOCK), 0], 4 * BLOCK)
     assert row.blocks == 4
     assert held(row) == list(range(1, 4 * BLOCK))
+
+
+def test_a_row_has_room_for_its_prompt_and_grows_by_a_quarter_up_to_what_it_may_come_to_hold() -> None:
+    rows = Rows(SHAPE, 20)
+    row = rows.take([1] * 8 * BLOCK, 11 * BLOCK)
+    sizes = [row.blocks]
+    for tokens in (8 * BLOCK + 1, 10 * BLOCK + 1, 11 * BLOCK):
+        rows.grow(row, tokens)
+        sizes.append(row.blocks)
+    assert sizes == [8, 10, 11, 11]
 
 
 def test_more_than_there_is_is_a_want_of_memory() -> None:

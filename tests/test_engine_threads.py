@@ -2,14 +2,21 @@
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from queue import SimpleQueue
 
 import psutil
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from bot.engine.batch import Batch, Made
+from bot.engine.pace import Pace
 from bot.engine.process import EngineProcess
+from bot.engine.row_batch import RowBatch
 from bot.engine.threads import apart
+from bot.messages import SamplingParams
 from tests.engine_harness import ask, load
 
 pytest_plugins = ["tests.engine_fixtures"]
@@ -61,3 +68,41 @@ async def test_an_engine_has_helpers_only_while_it_answers(
         await ask(engine, f"threads {turn}", "Tell me a story about a dog and a cat.", at_delta=look)
         assert path != smollm2_dir or max(seen) == idle + torch.get_num_threads(), "the batch and its helpers alone"
         assert await settled(process, idle)
+
+
+class Finished:
+    """Hears of a batch; `made` gets what ends."""
+
+    def __init__(self) -> None:
+        self.made: SimpleQueue[Made] = SimpleQueue()
+
+    def stepped(self, batch: Batch, made: Sequence[Made], at: float) -> None:
+        for each in made:
+            if each.finished or each.failed:
+                self.made.put(each)
+
+    def started(self, batch: Batch, key: str, cached: int, at: float) -> None: ...
+
+    def gone(self, batch: Batch, keys: list[str]) -> None: ...
+
+
+def test_a_batch_that_is_told_of_what_is_gone_while_it_ends_goes_on(tiny: dict[str, Path]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny["llama"], dtype=torch.float32).eval()
+    heard = Finished()
+    batch = RowBatch(model, 8, model.config.vocab_size, Pace(32, 64), heard)
+    over = threading.Event()
+
+    def cancel_what_is_not_there() -> None:
+        while not over.wait(0.00001):
+            batch.cancel("nobody")
+
+    canceller = threading.Thread(target=cancel_what_is_not_there)
+    canceller.start()
+    try:
+        for number in range(300):
+            assert batch.add(str(number), [1, 2, 3], 1, (), SamplingParams())
+            assert not heard.made.get(timeout=30).failed
+    finally:
+        over.set()
+        canceller.join()
+        batch.stop()

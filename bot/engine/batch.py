@@ -14,7 +14,7 @@ from bot.messages import SamplingParams
 from bot.models.failures import Failure, Unrecoverable
 
 MAX_RUNNING = 16
-FIRST_CHUNK = 64
+FIRST_CHUNK = 32
 LARGEST_CHUNK = 512
 
 

@@ -1,13 +1,16 @@
 """How long a step of a batch may last: the number of prompt tokens that go into one, learned from the steps themselves.
 
-A prefill chunk is cut to what lasts MAX_STEPS decode steps at the measured speed, so that nobody who is being answered,
-or who asks to stop, waits longer than that. It runs on the batch's own thread.
+A prefill chunk is cut to what lasts MAX_STEPS decode steps at the measured speed, so that nobody who is being answered
+waits much longer than that for the next word. It runs on the batch's own thread.
 """
 
 from time import perf_counter
 
-MAX_STEPS = 2.25
-UNIT = 16
+MAX_STEPS = 3
+"""The longest step while somebody is being answered; the promise is 5, and one in a hundred takes half as long again."""
+ALONE = 4
+"""Times as many tokens while nobody is."""
+UNIT = 8
 """Chunks are multiples of it, and at least one."""
 
 
@@ -24,6 +27,11 @@ class Pace:
         self._began = 0.0
         self._tokens = 0
         self._rows = 0
+
+    @property
+    def alone(self) -> int:
+        """As `chunk`, while nobody is being answered; what that takes is not to be learned from."""
+        return min(self._largest, ALONE * self.chunk)
 
     def begin(self, tokens: int, rows: int) -> None:
         """A step over `tokens` query tokens of `rows` requests starts now."""

@@ -161,21 +161,26 @@ class RowBatch:
 
     def _hear(self) -> bool:
         """Take in what is asked; False if there is nothing to do, or at the end."""
-        with contextlib.suppress(Empty):
-            while True:
-                item = self._inbox.get_nowait()
-                if item is None:
+        while True:
+            with contextlib.suppress(Empty):
+                while True:
+                    item = self._inbox.get_nowait()
+                    if item is None:
+                        return False
+                    self._take_in(item)
+            if self._sessions:
+                return True
+            with self._lock:
+                if self._inbox.empty():
+                    self._thread = None
                     return False
-                if isinstance(item, Session):
-                    self._begin(item)
-                elif item in self._sessions:
-                    self._rows.rest(self._sessions.pop(item).row)
-                    self.listener.gone(self, [item])
-        with self._lock:
-            done = not self._sessions and self._inbox.empty()
-            if done:
-                self._thread = None
-        return not done
+
+    def _take_in(self, item: Session | str) -> None:
+        if isinstance(item, Session):
+            self._begin(item)
+        elif item in self._sessions:
+            self._rows.rest(self._sessions.pop(item).row)
+            self.listener.gone(self, [item])
 
     def _begin(self, session: Session) -> None:
         self._sessions[session.key] = session
@@ -184,15 +189,17 @@ class RowBatch:
 
     def _step(self) -> None:
         """One pass of the model, and a token for everyone whose prompt is through."""
+        began = perf_counter()
         plan = self._plan()
-        self._pace.begin(sum(count for _, count in plan), len(plan))
+        somebody_writes = any(session.ahead == 1 for session, _ in plan)
         parts = [session.part(count) for session, count in plan]
         for part in parts:
             self._rows.grow(part.row, len(part.row.ids) + len(part.ids))
         logits = forward(self._model, parts)
         ready = [session for (session, _), part in zip(plan, parts, strict=True) if part.wanted]
         made = self._choose(ready, logits) if ready else []
-        self._pace.end()
+        if somebody_writes:
+            self._pace.learn(sum(count for _, count in plan), len(plan), perf_counter() - began)
         if made:
             self.listener.stepped(self, made, perf_counter())
 
@@ -203,7 +210,7 @@ class RowBatch:
         for session in writing:
             most = min(MOST_GUESSES // len(writing), session.left - 1) if not reading else 0
             session.guesses = session.lookup.guess(session.ids, most) if most else []
-        counts = share([session.ahead for session in reading], self._pace.chunk)
+        counts = share([session.ahead for session in reading], self._pace.chunk if writing else self._pace.alone)
         plan = [(session, 1) for session in writing]
         return plan + [(session, count) for session, count in zip(reading, counts, strict=True) if count]
 

@@ -34,9 +34,13 @@ class Shape:
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One conversation. ids: the tokens whose keys and values it holds; held: these, shaped as `Shape.room` says."""
+    """One conversation. ids: the tokens whose keys and values it holds; held: these, shaped as `Shape.room` says.
+
+    most: tokens that it may come to hold.
+    """
 
     ids: list[int] = field(default_factory=list)
+    most: int = 0
     blocks: int = 0
     in_use: bool = False
     held: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -62,7 +66,7 @@ class Rows:
     def take(self, ids: Sequence[int], most: int) -> Row:
         """A row for a prompt, which holds what is known of it, and never all: its last token is to be computed.
 
-        most: tokens that it may come to hold.
+        It has room for the whole prompt. most: tokens that it may come to hold. Raises MemoryError as `grow`.
         """
         wanted = list(ids[:-1])
         best, known = None, 0
@@ -75,19 +79,25 @@ class Rows:
             del best.ids[known:]
             if best.blocks > blocks_for(most):
                 self._resize(best, blocks_for(most))
-            best.in_use = True
+            best.in_use, best.most = True, most
+            self.grow(best, len(ids))
             return best
-        row = Row(in_use=True)
+        row = Row(in_use=True, most=most)
         self._rows.append(row)
         if best is not None:
-            self._copy(best, row, known)
+            self._copy(best, row, known, len(ids))
+        self.grow(row, len(ids))
         return row
 
     def grow(self, row: Row, tokens: int) -> None:
-        """See to it that a row has room for so many tokens. Raises MemoryError if those in use take all there is."""
+        """See to it that a row has room for so many tokens. Raises MemoryError if those in use take all there is.
+
+        A row that grows is copied, so it grows by a quarter at least, if it may come to hold as much.
+        """
         blocks = blocks_for(tokens)
         if blocks <= row.blocks:
             return
+        blocks = max(blocks, min(blocks_for(row.most), row.blocks + row.blocks // 4))
         self._make_room(blocks - row.blocks, row)
         self._resize(row, blocks)
 
@@ -98,10 +108,10 @@ class Rows:
         if row.ids:
             self._rows.append(row)
 
-    def _copy(self, source: Row, row: Row, tokens: int) -> None:
+    def _copy(self, source: Row, row: Row, tokens: int, room: int) -> None:
         resting, source.in_use = source.in_use, True  # it must not go now
         try:
-            self.grow(row, tokens)
+            self.grow(row, room)
         except MemoryError:
             return
         finally:

@@ -7,7 +7,7 @@ waits much longer than that for the next word. It runs on the batch's own thread
 from time import perf_counter
 
 MAX_STEPS = 3
-"""The longest step while somebody is being answered; the promise is 5, and one in a hundred takes half as long again."""
+"""The longest step while somebody is being answered; the promise is 5, and one in a hundred takes half as long more."""
 ALONE = 4
 """Times as many tokens while nobody is."""
 UNIT = 8

@@ -193,6 +193,8 @@ def _sentence(source: ModelSource, error: Exception) -> str:
         return (
             f"{source.name} can only be loaded by running code of its own, which is never done; choose another model."
         )
+    if "does not support an attention implementation" in said:
+        return f"{source.name} has no attention of the kind that is used here; choose a model that has."
     if "size mismatch" in said or "ignore_mismatched_sizes" in said or "mismatch" in type(error).__name__.lower():
         return f"The weights in {source.path} do not belong to its config.json; {_again(source)}."
     return f"{source.name} cannot be loaded from {source.path} ({_line(error)}); {_again(source)}."

@@ -8,7 +8,7 @@
 # Each sets up what it needs in .venv, and the model in the user's cache; the second time there is nothing left to do.
 #   PYTHON=...       the Python to make .venv with (3.11 or newer)
 #   TORCH_INDEX=URL  a package index to take torch from (one with CPU-only builds, or with another CUDA)
-#   ARGS='...'       more arguments: make run ARGS='--temperature 0', make test ARGS='-k queue', or ARGS=--cov for what tests reach
+#   ARGS='...'       more arguments: make run ARGS='--temperature 0.7', make test ARGS='-k queue', or ARGS=--cov for what tests reach
 #   JOBS=2           how many processes run the tests
 # What sets up speaks on stderr, so that `make run` can stand in a pipe.
 
@@ -37,7 +37,7 @@ endif
 .PHONY: run test machine check bench bench-gpu proof soak constraints clean model
 
 run: $(VENV)/ready model
-	$(BIN)/inhouse chat --temperature 0.2 $(ARGS)  # at 0.7 a model this small strays from the question
+	$(BIN)/inhouse chat --temperature 0 $(ARGS)  # a model this small strays from the question else
 
 test: $(VENV)/ready-dev model
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)

@@ -55,24 +55,20 @@ class Field:
     async def begin(self, peer: Peer) -> None:
         """Install, start and warm up; or say why not."""
         began = monotonic()
-        failed = ExitStack()
-        try:
-            ground = prepare(peer, self.model, self.given)
-            server = Server(peer, ground, self.logs / f"{peer.name}.log")
-            failed.callback(server.stop)
-            await server.ready(self.session)
-            _, answers = await talk(self.client(server), f"before {peer.name}", 2, WARM_UP_TOKENS)
-            if errors := [answer.error for answer in answers if answer.error]:
-                raise CannotStart(f"does not answer: {errors[0]}")
-        except (CannotInstall, CannotStart) as problem:
-            self.absent[peer.name] = str(problem)
-            print(f"  {peer.name}: {problem}", flush=True)
-            failed.close()  # it would go on beside the others
-            return
-        except BaseException:
-            failed.close()
-            raise
-        self.stack.push(failed)
+        with ExitStack() as started:  # what did not come up must not go on beside the others
+            try:
+                ground = prepare(peer, self.model, self.given)
+                server = Server(peer, ground, self.logs / f"{peer.name}.log")
+                started.callback(server.stop)
+                await server.ready(self.session)
+                _, answers = await talk(self.client(server), f"before {peer.name}", 2, WARM_UP_TOKENS)
+                if errors := [answer.error for answer in answers if answer.error]:
+                    raise CannotStart(f"does not answer: {errors[0]}")
+            except (CannotInstall, CannotStart) as problem:
+                self.absent[peer.name] = str(problem)
+                print(f"  {peer.name}: {problem}", flush=True)
+                return
+            self.stack.push(started.pop_all())
         print(f"  {peer.name} ({ground.dtype}) answers after {monotonic() - began:.0f} s", flush=True)
         await server.look()
         server.hold(True)

@@ -41,3 +41,17 @@ def test_before_a_step_was_measured_the_first_size_holds() -> None:
     pace = Pace(first=128, largest=512)
     pace.learn(128, 1, 100.0)
     assert pace.chunk == 128
+
+
+def test_prompts_that_are_read_alone_teach_what_a_chunk_takes_beside_an_answer() -> None:
+    pace = Pace(first=32, largest=512)
+    pace.learn(4, 4, DECODE_S)
+    for _ in range(20):
+        pace.learn(pace.alone, 1, 0.01 * pace.alone, alone=True)
+    assert 8 <= pace.chunk <= 16, "a decode step and so many tokens last three steps"
+    for _ in range(40):
+        pace.learn(pace.alone, 1, 0.001 * pace.alone, alone=True)
+    assert 90 <= pace.chunk <= 140
+    known = pace.chunk
+    pace.learn(8, 1, 10.0, alone=True)
+    assert pace.chunk == known, "the rest of a prompt says nothing about a chunk"

@@ -1,9 +1,11 @@
 """Rows: what they hold is what was computed, what is still there is not computed again, and there is room enough."""
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -97,6 +99,55 @@ def test_a_row_has_room_for_its_prompt_and_grows_by_a_quarter_up_to_what_it_may_
         rows.grow(row, tokens)
         sizes.append(row.blocks)
     assert sizes == [8, 10, 11, 11]
+
+
+def test_what_rows_take_is_what_the_process_takes() -> None:
+    """And no more, however long they were: what is let go of is the system's again."""
+    shape, chance, resident = Shape(30, 3, 64, torch.float32), random.Random(3), psutil.Process().memory_info
+    rows, before, blocks = Rows(shape, 178), resident(), 0
+    for turn in range(60):
+        running: list[Row] = []
+        while sum(row.blocks for row in running) < 60 and len(running) < 8:
+            tokens = int(1500 ** chance.random()) + 5
+            row = rows.take([10 * turn + len(running)] * tokens, tokens + 200)
+            rows.grow(row, tokens + chance.randrange(150))
+            row.held.fill_(1.0)
+            row.ids = [10 * turn + len(running)] * tokens
+            running.append(row)
+        for row in running:
+            rows.rest(row)
+        blocks = max(blocks, sum(row.blocks for row in rows._rows))
+    assert blocks > 100
+    assert resident().rss - before.rss < 1.1 * shape.room(1).nbytes * blocks
+    assert resident().shared - before.shared < 50e6, "or it would be taken for weights that are mapped from files"
+
+
+def test_no_more_memory_from_the_system_is_a_want_of_memory() -> None:
+    with pytest.raises(MemoryError, match="gives no more memory to the KV cache"):
+        Shape(1 << 20, 1 << 10, 1 << 10, torch.float32).room(1 << 10)
+
+
+def test_a_prompt_that_was_stopped_early_rests_with_what_it_holds() -> None:
+    rows = Rows(SHAPE, 20)
+    others = [hold(rows, [number] * 4 * BLOCK) for number in (1, 2)]
+    for row in others:
+        rows.rest(row)
+    stopped = rows.take([3] * 10 * BLOCK, 12 * BLOCK)
+    assert stopped.blocks == 10
+    stopped.ids = [3] * BLOCK
+    rows.rest(stopped)
+    assert stopped.blocks == 1
+    rows.take([4] * 11 * BLOCK, 11 * BLOCK)
+    assert all(row in rows._rows for row in (*others[1:], stopped))
+
+
+def test_a_beginning_is_found_also_where_there_is_no_room_for_a_copy() -> None:
+    rows = Rows(SHAPE, 16)
+    source = hold(rows, range(1, 10 * BLOCK))
+    rows.rest(source)
+    row = rows.take([*range(1, 2 * BLOCK), *[0] * 6 * BLOCK], 8 * BLOCK)
+    assert row is source
+    assert row.ids == held(row) == list(range(1, 2 * BLOCK))
 
 
 def test_more_than_there_is_is_a_want_of_memory() -> None:

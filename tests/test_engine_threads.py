@@ -2,16 +2,14 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
 from pathlib import Path
-from queue import SimpleQueue
 
 import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from bot.engine.batch import Batch, Made
+from bot.engine.batch import _Trial
 from bot.engine.pace import Pace
 from bot.engine.process import EngineProcess
 from bot.engine.row_batch import RowBatch
@@ -70,25 +68,9 @@ async def test_an_engine_has_helpers_only_while_it_answers(
         assert await settled(process, idle)
 
 
-class Finished:
-    """Hears of a batch; `made` gets what ends."""
-
-    def __init__(self) -> None:
-        self.made: SimpleQueue[Made] = SimpleQueue()
-
-    def stepped(self, batch: Batch, made: Sequence[Made], at: float) -> None:
-        for each in made:
-            if each.finished or each.failed:
-                self.made.put(each)
-
-    def started(self, batch: Batch, key: str, cached: int, at: float) -> None: ...
-
-    def gone(self, batch: Batch, keys: list[str]) -> None: ...
-
-
 def test_a_batch_that_is_told_of_what_is_gone_while_it_ends_goes_on(tiny: dict[str, Path]) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny["llama"], dtype=torch.float32).eval()
-    heard = Finished()
+    heard = _Trial()
     batch = RowBatch(model, 8, model.config.vocab_size, Pace(32, 64), heard)
     over = threading.Event()
 

@@ -78,6 +78,7 @@ def run(command: list[str], environment: Mapping[str, str] | None = None) -> str
     except (OSError, subprocess.TimeoutExpired) as problem:
         raise CannotInstall(f"cannot be installed: {problem}"[:300]) from None
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        raise CannotInstall(f"cannot be installed: {lines[0] if lines else done.returncode}"[:300])
+        lines = done.stderr.splitlines() or [str(done.returncode)]
+        why = next((line for line in lines if line.startswith("ERROR")), lines[-1])
+        raise CannotInstall(f"cannot be installed: {why}"[:300])
     return done.stdout

@@ -104,7 +104,7 @@ class Answer:
 
 
 class Generator(Protocol):
-    """A way of generating. Every method is called on the engine's main thread."""
+    """A way of generating. Every method is called on the engine's main thread, or on a load's while that one waits."""
 
     @property
     def seeds(self) -> bool:

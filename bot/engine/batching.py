@@ -2,8 +2,8 @@
 
 In: answers whose parameters and prompt passed the guards. Out: their deltas through `emit`. An answer enters the batch
 only when its whole prompt and max_tokens fit the KV cache beside those already in, so that nobody is ever thrown out
-again; the others wait here, in order. Everything runs on the engine's main thread, except that what the batch's own
-thread reports is `post`ed there.
+again; the others wait here, in order. Everything runs on the engine's main thread (or on a load's, while that one
+waits), except that what the batch's own thread reports is `post`ed there.
 
 Should the batch die all the same, its answers fail with a sentence and a new one takes its place. Out of memory, what
 can be given back is given back, one token is tried, and each answer goes on once more, alone. A CUDA error is for good:

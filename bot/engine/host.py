@@ -144,7 +144,7 @@ class ModelHost:
         generator, note = self._generator(source, loaded, window)
         try:
             return self._complete(source, loaded, generator, window, note)
-        except BaseException:  # its thread would hold on to the model for ever
+        except BaseException:  # the thread of one on a GPU would hold on to the model for ever
             generator.close()
             raise
 

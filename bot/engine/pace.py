@@ -30,7 +30,7 @@ class Pace:
 
     @property
     def alone(self) -> int:
-        """As `chunk`, while nobody is being answered; what that takes is not to be learned from."""
+        """As `chunk`, while nobody is being answered."""
         return min(self._largest, ALONE * self.chunk)
 
     def begin(self, tokens: int, rows: int) -> None:
@@ -41,11 +41,13 @@ class Pace:
         """The step is over: learn from it."""
         self.learn(self._tokens, self._rows, perf_counter() - self._began)
 
-    def learn(self, tokens: int, rows: int, took_s: float) -> None:
-        """A step over `tokens` query tokens of `rows` requests took so long."""
+    def learn(self, tokens: int, rows: int, took_s: float, alone: bool = False) -> None:
+        """A step over `tokens` query tokens of `rows` requests took so long; alone: none of these is being answered."""
         if tokens == rows:
             self._decode_s = 0.8 * self._decode_s + 0.2 * took_s if self._decode_s else took_s
-        elif self._decode_s:
+        elif self._decode_s and (not alone or tokens >= self.chunk):
+            if alone:  # what a chunk of it would have taken beside an answer
+                tokens, took_s = self.chunk, took_s * self.chunk / tokens + self._decode_s
             allowed = MAX_STEPS * self._decode_s
             if took_s > allowed:
                 self._set(int(min(self.chunk, tokens) * max(0.5, allowed / took_s)))

@@ -154,8 +154,7 @@ class Residents(Generic[H]):
 
     def relieve(self, current: H) -> None:
         """Drop what is only kept, one after another, while the machine has become short of memory."""
-        while True:
-            others = [each for each in self._kept if each.hosted is not current]
+        while others := [each for each in self._kept if each.hosted is not current]:
             step = next_step(others, Taken(1, 0), Taken(self._left().ram - RELIEVE_MB, 0))
             if step is None:
                 return

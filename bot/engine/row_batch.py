@@ -114,8 +114,9 @@ class RowBatch:
         with self._lock:
             self._inbox.put(Session(key, ids, list(ids), max_tokens, frozenset(eos), choice))
             if self._thread is None:
-                self._thread = Thread(target=self._run, name="batch", daemon=True)
-                self._thread.start()
+                thread = Thread(target=self._run, name="batch", daemon=True)
+                thread.start()  # or it raises, and the next one is tried
+                self._thread = thread
         return not self.is_dead()
 
     def cancel(self, key: str) -> None:
@@ -198,8 +199,8 @@ class RowBatch:
         logits = forward(self._model, parts)
         ready = [session for (session, _), part in zip(plan, parts, strict=True) if part.wanted]
         made = self._choose(ready, logits) if ready else []
-        if somebody_writes:
-            self._pace.learn(sum(count for _, count in plan), len(plan), perf_counter() - began)
+        tokens = sum(count for _, count in plan)
+        self._pace.learn(tokens, len(plan), perf_counter() - began, alone=not somebody_writes)
         if made:
             self.listener.stepped(self, made, perf_counter())
 

@@ -5,14 +5,16 @@ all rows together take no more than the blocks they were given, if no more is as
 use goes when room is needed, whoever rested longest first. For one thread.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from mmap import ACCESS_COPY, mmap
 
 import torch
 from torch import Tensor
 
 BLOCK = 64
-"""Tokens by which rows grow."""
+"""Tokens; rows have whole blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +27,16 @@ class Shape:
     dtype: torch.dtype
 
     def room(self, blocks: int) -> Tensor:
-        """Room for so many blocks of tokens, not initialised: [2 x layers, 1, heads, tokens, width].
+        """Room for so many blocks of tokens: [2 x layers, 1, heads, tokens, width], of each layer keys, then values.
 
-        Each layer has its keys first, then its values.
+        It is the system's own, and goes back to it at once: malloc would keep holes of all sizes. Raises MemoryError.
         """
-        return torch.empty((2 * self.layers, 1, self.heads, blocks * BLOCK, self.width), dtype=self.dtype)
+        shape = (2 * self.layers, 1, self.heads, blocks * BLOCK, self.width)
+        try:
+            memory = mmap(-1, math.prod(shape) * self.dtype.itemsize, access=ACCESS_COPY)  # private
+        except OSError as error:
+            raise MemoryError(f"the system gives no more memory to the KV cache ({error.strerror})") from error
+        return torch.frombuffer(memory, dtype=self.dtype).view(shape)
 
 
 @dataclass(slots=True, eq=False)
@@ -74,8 +81,9 @@ class Rows:
             common = _common(row.ids, wanted)
             if common > known:
                 best, known = row, common
-        # One that would lose most of what it holds is another conversation with the same beginning.
-        if best is not None and not best.in_use and 2 * known >= len(best.ids):
+        # One that would lose most of what it holds is another conversation with the same beginning: it is copied, if there
+        # is room for both.
+        if best is not None and not best.in_use and (2 * known >= len(best.ids) or not self._fits(best, len(ids))):
             del best.ids[known:]
             if best.blocks > blocks_for(most):
                 self._resize(best, blocks_for(most))
@@ -102,18 +110,25 @@ class Rows:
         self._resize(row, blocks)
 
     def rest(self, row: Row) -> None:
-        """Nobody generates in this row any more; it is kept as long as there is room."""
+        """Nobody generates in this row any more; it is kept as long as there is room.
+
+        One that was stopped while its prompt was read gives back the room that it has not used.
+        """
         row.in_use = False
         self._rows.remove(row)
         if row.ids:
+            if row.blocks > 2 * blocks_for(len(row.ids)):
+                self._resize(row, blocks_for(len(row.ids)))
             self._rows.append(row)
+
+    def _fits(self, beside: Row, tokens: int) -> bool:
+        """Whether there is room for a row of so many tokens while that one, which rests, stays."""
+        return self.free - beside.blocks >= blocks_for(tokens)
 
     def _copy(self, source: Row, row: Row, tokens: int, room: int) -> None:
         resting, source.in_use = source.in_use, True  # it must not go now
         try:
             self.grow(row, room)
-        except MemoryError:
-            return
         finally:
             source.in_use = resting
         row.held[:, :, :, :tokens] = source.held[:, :, :, :tokens]

@@ -2,8 +2,9 @@
 
 In: messages on the connection whose port and secret are in the environment. Out: messages; its output streams are only
 a log. Two threads of ours: the reader, which ends the process the moment the connection does (whatever torch is doing),
-and the main thread, which does everything else, one call after another, from one inbox. What happened between two sends
-travels in one frame. A parent that reads slowly holds up the sending, never the generating.
+and the main thread, which does everything else, one call after another, from one inbox (a load it has done: `threads`).
+What happened between two sends travels in one frame. A parent that reads slowly holds up the sending, never the
+generating.
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
 torch's OpenMP gives every thread that computes helpers of its own, and these wait for work at the ready only as long as
 the process has no more of them than processors; else they sleep, and waking them a thousand times a step makes it up to
-a half slower (bench/RESULTS.md). They go when their thread ends. So no thread keeps helpers while another computes.
+a third slower (bench/RESULTS.md). They go when their thread ends. So no thread keeps helpers while another computes.
 """
 
 from collections.abc import Callable

@@ -69,7 +69,8 @@ async def main() -> None:
     half = len(team.sizes) // 2
     before, after = max(team.sizes[:half]), max(team.sizes[half:])
     print(
-        f"  at most {before:,} MB in the first half, {after:,} in the last, {after / before - 1:+.1%}   (promised: below 3 %)"
+        f"  at most {before:,} MB in the first half, {after:,} in the last: "
+        f"{after / before - 1:+.1%}   (promised: below 3 %)"
     )
     await engine.close()
 

@@ -81,8 +81,8 @@ class Rows:
             common = _common(row.ids, wanted)
             if common > known:
                 best, known = row, common
-        # One that would lose most of what it holds is another conversation with the same beginning: it is copied, if there
-        # is room for both.
+        # One that would lose most of what it holds is another conversation with the same beginning: it is copied, if
+        # there is room for both.
         if best is not None and not best.in_use and (2 * known >= len(best.ids) or not self._fits(best, len(ids))):
             del best.ids[known:]
             if best.blocks > blocks_for(most):

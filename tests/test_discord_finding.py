@@ -114,3 +114,14 @@ async def test_sixty_channels_at_once_stay_below_the_limit_for_all_of_them() -> 
         await asyncio.gather(*(stage.adapter.post(reply) for reply in replies))
         assert all(len(question.channel.messages) == 1 for question in asked)
         assert stage.server.rate_limited == 0
+
+
+async def test_requests_that_a_slow_line_brings_in_a_bunch_stay_below_it_too() -> None:
+    async with on_stage() as stage:
+        asked = [await stage.ana.says(stage.server.text_channel(f"c{number}"), "hello") for number in range(90)]
+        replies = [reply_to(question, "hi", reply_id=f"r{number}") for number, question in enumerate(asked)]
+        slow = stage.server.faults.freeze("POST", POST, times=30)
+        asyncio.get_running_loop().call_later(1.0, slow.release)
+        await asyncio.gather(*(stage.adapter.post(reply) for reply in replies))
+        assert all(len(question.channel.messages) == 1 for question in asked)
+        assert stage.server.rate_limited == 0

@@ -19,7 +19,6 @@ from adapters.discord.commands import Desk
 from adapters.discord.events import Events
 from adapters.discord.intake import Intake
 from adapters.discord.pace import KEPT, Pace
-from adapters.discord.patience import trace
 from adapters.discord.posting import NOBODY
 from bot.adapter import Core
 from bot.config import Settings
@@ -52,15 +51,13 @@ class Allowed:
 @dataclass(frozen=True, slots=True)
 class Line:
     """How to connect. Without a frame for `heartbeat_s` the line counts as dead; `guilds_s` is how long to wait for one
-    more server before a session counts as complete, `answer_s` how long a request waits for its answer. `limited` is
-    called for every answer 429."""
+    more server before a session counts as complete. `trace` watches the requests."""
 
     connector: aiohttp.BaseConnector | None
     proxy: str | None
     heartbeat_s: float
     guilds_s: float
-    answer_s: float
-    limited: Callable[[], None]
+    trace: aiohttp.TraceConfig
 
 
 class TooSoon(Exception):
@@ -92,7 +89,7 @@ class HouseClient(discord.Client):
             guild_ready_timeout=line.guilds_s,
             heartbeat_timeout=line.heartbeat_s,
             max_ratelimit_timeout=LONGEST_WINDOW_S,
-            http_trace=trace(line.answer_s, line.limited),
+            http_trace=line.trace,
         )
         parsers = self._connection.parsers
         parsers.update({event: _forgiving(event, parse) for event, parse in parsers.items() if event not in VITAL})

@@ -22,6 +22,7 @@ from adapters.discord.intake import Intake
 from adapters.discord.pace import KEPT, Pace
 from adapters.discord.patience import PATIENCE_S, hurried, trace
 from adapters.discord.posting import Posting
+from adapters.discord.throttle import Throttle
 from bot.adapter import Core
 from bot.config import Settings
 from bot.errors import FatalAdapterError, RetryLater
@@ -61,6 +62,7 @@ class Gateway:
         self.closing = asyncio.Event()
         self.rate_limited = 0
         """How often Discord answered 429."""
+        self._trace = Throttle().added_to(trace(timing.answer, self._limited))
         self.posting = Posting(settings, self.client)
         discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False  # nobody here misses a voice
 
@@ -162,7 +164,7 @@ class Gateway:
             intents=discord.Intents(guilds=True),
             connector=line.connector,
             proxy=line.proxy,
-            http_trace=trace(line.answer_s, line.limited),
+            http_trace=line.trace,
         )
         async with scout, hurried():
             await scout.login(token)
@@ -176,7 +178,7 @@ class Gateway:
         connector = self._connect() if self._connect else None
         timing = self._timing
         proxy = proxy_for(self._settings)
-        return Line(connector, proxy, timing.heartbeat, timing.guilds, timing.answer, self._limited)
+        return Line(connector, proxy, timing.heartbeat, timing.guilds, self._trace)
 
     def _limited(self) -> None:
         self.rate_limited += 1

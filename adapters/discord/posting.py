@@ -20,7 +20,6 @@ from adapters.discord.components import view_of
 from adapters.discord.failures import mapped
 from adapters.discord.finding import first_part, part_after, recognised
 from adapters.discord.places import Threads, target
-from adapters.discord.throttle import Throttle
 from bot.config import Settings
 from bot.errors import Rejected
 from bot.messages import Attachment, ConversationKey, Reply
@@ -61,7 +60,7 @@ class Posting:
 
     def __init__(self, settings: Settings, client: Callable[[], discord.Client]) -> None:
         self._settings, self._client = settings, client
-        self._threads, self._throttle = Threads(), Throttle()
+        self._threads = Threads()
         self._lanes: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()
         self._shut: dict[int, float] = {}  # channels that forbid writing, and until when they are left alone
         self._parts: OrderedDict[str, dict[int, str]] = OrderedDict()  # message ids by request and part
@@ -81,7 +80,6 @@ class Posting:
         file = reply.attachment if can.attach_files else None
         view = view_of(reply)
         async with self._lane("post", where), mapped(posting=True), self._noting_forbidden(where):
-            await self._throttle.passing()
             sent = await where.send(
                 _text(reply, file),
                 nonce=self._nonce(reply),  # discord.py also asks Discord to enforce it
@@ -103,7 +101,6 @@ class Posting:
         file = reply.attachment if _allowed(client, where).attach_files else None
         self._remember(reply, reply.platform_id)
         async with self._lane("edit", where), mapped():
-            await self._throttle.passing()
             await where.get_partial_message(int(reply.platform_id)).edit(
                 content=_text(reply, file),
                 view=view_of(reply),
@@ -130,7 +127,6 @@ class Posting:
         if lane.locked():
             return
         async with lane, mapped(), self._noting_forbidden(where):
-            await self._throttle.passing()
             await where.typing()
 
     async def tell(self, message: discord.Message, part: int, text: str, attachment: Attachment | None) -> None:
@@ -139,7 +135,6 @@ class Posting:
         where = client.get_partial_messageable(message.channel.id)
         self._check_open(where)
         async with self._lane("post", where), mapped(), self._noting_forbidden(where):
-            await self._throttle.passing()
             await where.send(
                 text,
                 nonce=f"{message.id}/{part}",

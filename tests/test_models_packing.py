@@ -10,7 +10,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from bot.engine.process import EngineProcess
+from bot.models.fit import weights_mb
+from bot.models.local import from_config
 from bot.models.packing import LARGEST, HalfEmbedding, PackedLinear, pack, packed_bytes
+from bot.models.spec import ModelSpec
 from tests.engine_harness import Reference, ask, load
 from tests.tiny_models import KINDS
 
@@ -72,6 +75,8 @@ async def test_the_engine_packs_on_its_own_and_says_so(engine: EngineProcess, sm
     packed = await load(engine, smollm2_dir, dtype="auto")
     assert (whole.dtype, packed.dtype) == ("float32", "float16")
     assert packed.weights_mb < 0.65 * whole.weights_mb
+    spec = from_config(ModelSpec(name="smollm2"), smollm2_dir)
+    assert packed.weights_mb == pytest.approx(weights_mb(spec, "float16", packed=True), rel=0.02)
     questions = ("What is the capital of France?", "Name three colours.", "What is 2 + 2?")
     reference = Reference(smollm2_dir)
     for number, question in enumerate(questions):

@@ -12,8 +12,15 @@ from bot.engine.base import ModelSource
 from bot.engine.memory import Taken
 from bot.errors import ModelError
 from bot.models import local
-from bot.models.fit import BYTES, CONVERSATION_TOKENS, CPU_KV_MB, QUANTIZED_BYTES, kv_mb
-from bot.models.hardware import MB, choose_dtype, detect
+from bot.models.fit import (
+    BYTES,
+    CONVERSATION_TOKENS,
+    CPU_KV_MB,
+    QUANTIZED_BYTES,
+    again_when_packed,
+    kv_mb,
+)
+from bot.models.hardware import MB, choose_dtype, detect, is_packed
 from bot.models.spec import ModelSpec
 
 MARGIN_SHARE, MARGIN_MB = 1.1, 256
@@ -29,12 +36,13 @@ def expected(source: ModelSource) -> Taken:
     dtype = choose_dtype(source.dtype, hardware, source.quantization)
     folder = Path(source.path)
     each = QUANTIZED_BYTES.get(source.quantization, BYTES[dtype])
-    weights = int(MARGIN_SHARE * each * numbers_in(folder) / MB)
+    spec = local.from_config(ModelSpec(name=source.name), folder)
+    numbers = numbers_in(folder) + (again_when_packed(spec) if is_packed(dtype, hardware, source.quantization) else 0)
+    weights = int(MARGIN_SHARE * each * numbers / MB)
     if not hardware.gpu:
         return Taken(weights + (source.kv_cache_mb or CPU_KV_MB) + MARGIN_MB, 0)
-    layers = local.from_config(ModelSpec(name=source.name), folder).layers
-    kept = layers if source.gpu_layers is None else min(source.gpu_layers, layers)
-    share = kept / layers if layers else 1.0
+    kept = spec.layers if source.gpu_layers is None else min(source.gpu_layers, spec.layers)
+    share = kept / spec.layers if spec.layers else 1.0
     above = int(share * weights) + wanted_kv_mb(source, dtype) + MARGIN_MB
     return Taken(int((1 - share) * weights) + MARGIN_MB, above)
 

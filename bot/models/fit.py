@@ -10,7 +10,7 @@ leaves embeddings and the head as they are, and also the layers that stay in RAM
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bot.models.hardware import MB, Hardware, choose_dtype
+from bot.models.hardware import MB, Hardware, choose_dtype, is_packed
 from bot.models.spec import ModelSpec
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
@@ -52,9 +52,15 @@ class Fit:
     sentence: str
 
 
-def weights_mb(spec: ModelSpec, dtype: str, quantization: str = "none") -> int:
+def weights_mb(spec: ModelSpec, dtype: str, quantization: str = "none", packed: bool = False) -> int:
     """MB that the weights take once loaded; 0 if the number of parameters is not known."""
-    return int(_kept(spec) * BYTES[dtype] / MB) + _layers_mb(spec, dtype, quantization)
+    kept = _kept(spec) + (again_when_packed(spec) if packed else 0)
+    return int(kept * BYTES[dtype] / MB) + _layers_mb(spec, dtype, quantization)
+
+
+def again_when_packed(spec: ModelSpec) -> int:
+    """Parameters that are held twice then: a tied matrix, which a packed head cannot share with the embeddings."""
+    return spec.embeddings if spec.tied else 0
 
 
 def _kept(spec: ModelSpec) -> float:
@@ -85,7 +91,7 @@ def fits(
     if not spec.parameters:
         unknown = f"The size of {spec.name} is not known before it is fetched."
         return Fit(Verdict.UNKNOWN, 0, _free(hardware, hardware.device), dtype, unknown)
-    weights = weights_mb(spec, dtype, quantization)
+    weights = weights_mb(spec, dtype, quantization, is_packed(dtype, hardware, quantization))
     kv = kv_cache_mb or _default_kv_mb(spec, hardware, dtype)
     if not hardware.gpu or gpu_layers == 0:
         return _verdict(spec, hardware, dtype, [("cpu", weights + kv + CPU_RUNTIME_MB)])

@@ -62,6 +62,11 @@ def choose_dtype(setting: str, hardware: Hardware, quantization: str = "none") -
     return "float16" if hardware.gpu else "float32"
 
 
+def is_packed(dtype: str, hardware: Hardware, quantization: str = "none") -> bool:
+    """Whether weights of a chosen type are laid out anew for the CPU."""
+    return dtype == "float16" and hardware.packs and quantization == "none"
+
+
 def describe_hardware(hardware: Hardware) -> str:
     """Two or three lines for a person: the GPU or why there is none, the CPU, the memory."""
     cpu = f"CPU: {hardware.cpu}, {hardware.cores} cores"

@@ -29,7 +29,7 @@ from bot.engine.base import LoadProgress, ModelSource
 from bot.errors import ModelError
 from bot.models import local
 from bot.models.failures import Unrecoverable, judge
-from bot.models.hardware import Hardware, choose_dtype, detect
+from bot.models.hardware import Hardware, choose_dtype, detect, is_packed
 from bot.models.packing import pack
 from bot.models.steps import Tell, told
 
@@ -65,7 +65,7 @@ def load(source: ModelSource, progress: Report) -> Loaded:
         if (folder / name).is_file():
             local.read_json(folder / name)
     dtype = choose_dtype(source.dtype, hardware, source.quantization)
-    packs = dtype == "float16" and hardware.packs and source.quantization == "none"
+    packs = is_packed(dtype, hardware, source.quantization)
     with explained(source), told(_weights_told(progress)):
         config = AutoConfig.from_pretrained(folder, **OWN_FILES)
         tokenizer = AutoTokenizer.from_pretrained(folder, **OWN_FILES)

@@ -97,10 +97,12 @@ def from_config(spec: ModelSpec, folder: Path) -> ModelSpec:
     config = read_json(folder / CONFIG)
     size = sum((folder / name).stat().st_size for name in weight_files(folder))
     width = 4 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2
+    tied = config.get("tie_word_embeddings") is True
     heads, hidden = _count(config, "num_attention_heads"), _count(config, "hidden_size")
     facts = {
         "parameters": size // width,
-        "embeddings": _count(config, "vocab_size") * hidden * (1 if config.get("tie_word_embeddings") is True else 2),
+        "embeddings": _count(config, "vocab_size") * hidden * (1 if tied else 2),
+        "tied": tied,
         "download": size,
         "context_window": _count(config, "max_position_embeddings"),
         "layers": _count(config, "num_hidden_layers"),

@@ -35,6 +35,7 @@ class ModelSpec(BaseModel):
     path: str = ""
     parameters: Count = 0
     embeddings: Count = 0
+    tied: bool = False
     download: Count = 0
     context_window: Count = 0
     layers: Count = 0

@@ -61,7 +61,8 @@ class Grown:
 
 
 async def load_measured(engine: EngineProcess, tiny_dir: Path, source: ModelSource) -> Grown:
-    """Load it in place of a tiny one."""
+    """Load it in place of a tiny one, in a process that nothing else was in."""
+    await engine.close()
     await engine.load(ModelSource("tiny", str(tiny_dir), device="cpu"), quiet)
     before = (await engine.stats()).resident_mb
     model = await engine.load(source, quiet)

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from bot.engine.base import LoadProgress, ModelSource
 from bot.errors import ModelError
-from bot.models.loading import layer_map, load
+from bot.models.loading import layer_map, load, weights_bytes
 from tests.tiny_models import KINDS, make_tiny
 
 
@@ -167,6 +167,13 @@ def test_quantization_without_its_library_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     assert "pip install 'inhouse[quantize]'" in refusal(tiny["llama"], quantization=kind)
+
+
+def test_the_scales_of_4_bits_count_as_memory(tiny: dict[str, Path]) -> None:
+    model = load(source(tiny["llama"], quantization="4bit"), ignore).model
+    halves = sum(weight.numel() for weight in model.parameters() if weight.dtype == torch.uint8)  # two numbers in each
+    others = sum(weight.nbytes for weight in (*model.parameters(), *model.buffers())) - halves
+    assert weights_bytes(model) - others == pytest.approx(2 * halves * 0.5625, rel=0.001)
 
 
 @pytest.mark.parametrize("kind", KINDS)

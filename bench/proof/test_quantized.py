@@ -20,7 +20,7 @@ from bot.messages import FinishReason
 from bot.models import loading
 from bot.models.fit import weights_mb
 from bot.models.hardware import MB, Hardware
-from bot.models.loading import layer_map, layers_of, load
+from bot.models.loading import layer_map, layers_of, load, weights_bytes
 from tests.engine_harness import GREEDY, ask, prompt
 from tests.real_asking import QUESTIONS, TOKENS, Written, estimated, expect, load_measured, quiet, said
 
@@ -61,8 +61,8 @@ async def test_the_layers_matrices_are_quantized_and_nothing_else(written: Writt
     answer = said(loaded, prompts, prompt("Where?", prefix="the red"), written.real.ends)
     assert answer[1] == 3
     # What one layer takes tells what all of them would.
-    layers = sum(weight.nbytes for layer in layers_of(loaded.model) for weight in layer.parameters())
-    whole = int(loaded.model.get_memory_footprint()) - layers + layers * written.real.spec.layers / written.real.layers
+    layers = sum(weights_bytes(layer) for layer in layers_of(loaded.model))
+    whole = weights_bytes(loaded.model) - layers + layers * written.real.spec.layers / written.real.layers
     assert weights_mb(written.real.spec, "bfloat16", kind) == pytest.approx(whole / MB, rel=0.1)
 
 

@@ -30,9 +30,8 @@ from bot.engine.sequential import Sequential
 from bot.engine.threads import apart
 from bot.errors import ModelError, RequestFailed
 from bot.models.failures import Unrecoverable, give_back, judge
-from bot.models.loading import Loaded, layers_of
+from bot.models.loading import Loaded, layers_of, weights_bytes
 from bot.models.loading import load as load_model
-from bot.models.packing import packed_bytes
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +163,7 @@ class ModelHost:
             context_window=window,
             batching=isinstance(generator, Batching),
             max_running=generator.max_running,
-            weights_mb=(int(model.get_memory_footprint()) + packed_bytes(model)) // MB,
+            weights_mb=weights_bytes(model) // MB,
             kv_cache_mb=kv_cache_mb,
             kv_cache_tokens=cache_tokens,
             load_s=0.0,

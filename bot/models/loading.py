@@ -15,6 +15,7 @@ from typing import cast
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -30,7 +31,7 @@ from bot.errors import ModelError
 from bot.models import local
 from bot.models.failures import Unrecoverable, judge
 from bot.models.hardware import Hardware, choose_dtype, detect, is_packed
-from bot.models.packing import pack
+from bot.models.packing import pack, packed_bytes
 from bot.models.steps import Tell, told
 
 Report = Callable[[LoadProgress], None]
@@ -91,6 +92,13 @@ def load(source: ModelSource, progress: Report) -> Loaded:
             pack(model)
     offloaded = len(set(device_map.values())) > 1
     return Loaded(model, tokenizer, hardware, dtype, offloaded, _note(source, hardware, offloaded))
+
+
+def weights_bytes(model: nn.Module) -> int:
+    """What a model's weights take, with what is no parameter of it: packed matrices, and the scales of 4-bit ones."""
+    states = (getattr(weight, "quant_state", None) for weight in model.parameters())
+    scales = sum(int(state.absmax.nbytes) for state in states if state is not None)
+    return sum(numbers.nbytes for numbers in (*model.parameters(), *model.buffers())) + packed_bytes(model) + scales
 
 
 def layer_map(config: PreTrainedConfig, on_gpu: int) -> dict[str, int | str]:

@@ -63,8 +63,9 @@ async def test_a_dead_line_loses_nothing(tmp_path: Path, server: FakeDiscord) ->
         server.gateway.freeze()
         question = await house.ana.says(house.general, "hello", mention=True)
         await answered_once(house, question)
-        closes = [frame for frame in server.frames if not frame.sent and frame.op == 6]
-        assert len(closes) == 1, "it was resumed, so it had been closed with a code other than 1000"
+        assert any(frame.op == 6 for frame in server.frames if not frame.sent)
+        # The session went on, so its line had been closed with a code other than 1000. A busy machine may do so twice.
+        assert len(server.gateway.identifies) == 1
 
 
 @pytest.mark.fault(11)

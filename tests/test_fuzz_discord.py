@@ -84,6 +84,33 @@ async def test_a_malformed_event_costs_itself_only(data: st.DataObject, caplog: 
 
 
 @pytest.mark.fault(44)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"content": 0},
+        {"content": None},
+        {"attachments": [{"id": "5", "filename": 7, "size": 3, "url": "https://cdn", "proxy_url": "https://cdn"}]},
+        {
+            "attachments": [
+                {"id": "5", "filename": "a.txt", "size": "3", "url": "https://cdn", "proxy_url": "https://cdn"}
+            ]
+        },
+    ],
+)
+async def test_nor_does_a_text_that_is_none(wrong: Json, caplog: pytest.LogCaptureFixture) -> None:
+    """discord.py takes these as they come, and what reads them later would fail."""
+    async with on_stage() as stage:
+        message = await stage.ana.says(stage.general, "a sample", mention=True)
+        await stage.core.message()
+        payload = samples(stage, message)["message"] | {"id": str(int(message.id) + 1)} | wrong
+        for event in ("MESSAGE_CREATE", "MESSAGE_UPDATE"):
+            stage.server.gateway.send(event=event, data=payload)
+        await good_one_is_served(stage, "and a good one")
+    assert "could not be handled" not in caplog.text
+    assert caplog.text.count("cannot be read") == 2
+
+
+@pytest.mark.fault(44)
 @settings(max_examples=max(3, settings().max_examples // 20))
 @given(st.lists(st.tuples(st.sampled_from(sorted(EVENTS)), JUNK), max_size=30))
 async def test_nor_does_one_that_is_no_object(junk: list[tuple[str, Any]]) -> None:

@@ -34,6 +34,8 @@ LONGEST_WINDOW_S = 600.0
 threads has a window of five minutes), so this is longer than any that we meet."""
 VITAL = ("READY", "RESUMED")
 """Events without which there is no session."""
+WRITTEN = ("MESSAGE_CREATE", "MESSAGE_UPDATE")
+"""Events with what somebody wrote."""
 
 Parse = Callable[[Any], None]
 """What discord.py makes of an event. Any: whatever the event brings."""
@@ -211,11 +213,24 @@ def _forgiving(event: str, parse: Parse) -> Parse:
 
     def read(data: Any) -> None:  # Any: as in Parse
         try:
+            if event in WRITTEN:
+                _check_texts(data)
             parse(data)
         except Exception as error:
             log.error("An event of Discord's (%s) cannot be read (%s); it is passed over.", event, type(error).__name__)
 
     return read
+
+
+def _check_texts(message: Any) -> None:  # Any: as in Parse
+    """Raise TypeError where a text of a message is none, or the name of a file: discord.py takes these as they come."""
+    texts = [message.get("content", "")]
+    for file in message.get("attachments", ()):
+        texts += [file["filename"], file.get("content_type") or ""]
+        if not isinstance(file["size"], int):
+            raise TypeError("the size of a file is no number")
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a text is none")
 
 
 class _Tree(app_commands.CommandTree[HouseClient]):

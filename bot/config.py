@@ -143,6 +143,7 @@ class Settings(BaseSettings):
     )
     quantization: Annotated[Literal["none", "8bit", "4bit"], Choice] = Field("none", description="none, 8bit or 4bit")
     kv_cache_mb: int | None = Field(None, ge=16, le=10_000_000, description="a number of MB, 16 or more")
+    kv_offload_mb: int = Field(0, ge=0, le=10_000_000, description="a number of MB")
 
     temperature: float = Field(0.7, ge=0, le=2, allow_inf_nan=False, description="a number from 0 to 2")
     top_p: float = Field(0.95, ge=0.01, le=1, allow_inf_nan=False, description="a number from 0.01 to 1")

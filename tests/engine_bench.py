@@ -1,6 +1,7 @@
 """A real model that generates in the test's own process, so that its forward can be made to fail at a chosen step."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -28,7 +29,8 @@ BLOCKS = 64
 class Bench:
     """A way of generating whose main thread is the test's."""
 
-    def __init__(self, path: Path, *, kind: str = "rows") -> None:
+    def __init__(self, path: Path, *, kind: str = "rows", blocks: int = BLOCKS, offload_mb: int = 0) -> None:
+        """offload_mb: RAM for what a cache of so many blocks has no more room for."""
         self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -39,7 +41,8 @@ class Bench:
             self.generator = Sequential(self.model, self.inbox.put, self._emit)
         else:
             vocabulary = self.model.config.vocab_size
-            self.generator = Batching(BATCHES[kind], self.model, BLOCKS, vocabulary, self.inbox.put, self._emit)
+            start = partial(PagedBatch, offload_mb=offload_mb) if offload_mb else BATCHES[kind]
+            self.generator = Batching(start, self.model, blocks, vocabulary, self.inbox.put, self._emit)
 
     def submit(self, stream: int, text: str, params: SamplingParams) -> None:
         """Ask for an answer; `texts` and `ends` get it, by `stream`."""

@@ -59,6 +59,7 @@ ENGINE_PROCESS = {
         "decoding",
         "encoding",
         "host",
+        "offload",
         "prompts",
         "residents",
         "sampling",

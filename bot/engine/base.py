@@ -28,6 +28,7 @@ class ModelSource:
     gpu_layers: int | None = None  # the first N decoder layers on the GPU; None is all
     quantization: str = "none"  # none, 8bit or 4bit
     kv_cache_mb: int | None = None  # None: measured on a GPU, 512 on the CPU
+    kv_offload_mb: int = 0  # RAM for what the KV cache of a GPU has no more room for
     batching: bool = True  # False forces sequential generate()
 
 
@@ -57,6 +58,7 @@ class LoadedModel:
     kv_cache_tokens: int
     load_s: float
     note: str = ""
+    kv_offload_mb: int = 0
     resident: tuple[str, ...] = ()
 
 

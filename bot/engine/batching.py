@@ -18,7 +18,7 @@ from functools import partial
 from transformers import PreTrainedModel
 
 from bot.engine.answers import Answer, Emit, Post
-from bot.engine.batch import FIRST_CHUNK, LARGEST_CHUNK, MAX_RUNNING, Batch, Made, probe, try_out
+from bot.engine.batch import FIRST_CHUNK, LARGEST_CHUNK, MAX_RUNNING, Batch, Listener, Made, probe, try_out
 from bot.engine.pace import Pace
 from bot.engine.paged import PagedBatch
 from bot.engine.protocol import Failed
@@ -29,6 +29,8 @@ from bot.models.failures import Failure, Unrecoverable, give_back
 log = logging.getLogger(__name__)
 
 Kind = type[RowBatch] | type[PagedBatch]
+Start = Callable[[PreTrainedModel, int, int, Pace, Listener], Batch]
+"""What makes a batch: of a model, so many blocks, so large a vocabulary."""
 
 
 def kind_for(model: PreTrainedModel) -> Kind:
@@ -44,7 +46,7 @@ class Batching:
 
     def __init__(
         self,
-        kind: Kind,
+        start: Start,
         model: PreTrainedModel,
         cache_blocks: int,
         vocabulary: int,
@@ -53,7 +55,7 @@ class Batching:
         make_room: Callable[[], None] = give_back,
     ) -> None:
         """Start the batch and try it out. Raises CannotBatch, Unrecoverable, or what is a want of memory."""
-        self._kind = kind
+        self._make = start
         self._model = model
         self._cache_blocks = cache_blocks
         self._vocabulary = vocabulary
@@ -118,7 +120,7 @@ class Batching:
     # ------------------------------------------------------------------------------------------ on the main thread
 
     def _start(self) -> Batch:
-        return self._kind(self._model, self._cache_blocks, self._vocabulary, self._pace, self)
+        return self._make(self._model, self._cache_blocks, self._vocabulary, self._pace, self)
 
     def _admit(self) -> None:
         """Let waiting answers in, in order, while the batch has a place and the cache has room for all of each."""

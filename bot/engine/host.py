@@ -8,6 +8,7 @@ says so once, in LoadedModel.note.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 
 import psutil
@@ -22,6 +23,7 @@ from bot.engine.cache_size import MB, bytes_per_token, cache_blocks
 from bot.engine.decoding import TextDecoder
 from bot.engine.guards import PromptLimits, check_params, check_prompt
 from bot.engine.memory import MemoryWatch, Taken
+from bot.engine.paged import PagedBatch
 from bot.engine.prompts import PromptBuilder
 from bot.engine.protocol import Failed
 from bot.engine.residents import Residents
@@ -156,18 +158,20 @@ class ModelHost:
         prompts = PromptBuilder(tokenizer, source.template, window)
         cache_tokens = generator.cache_tokens or 0
         kv_cache_mb = cache_tokens * bytes_per_token(model) // MB if cache_tokens else 0
+        batching = isinstance(generator, Batching)
         told = LoadedModel(
             name=source.name,
             device=str(model.device),
             dtype=loaded.dtype,
             context_window=window,
-            batching=isinstance(generator, Batching),
+            batching=batching,
             max_running=generator.max_running,
             weights_mb=weights_bytes(model) // MB,
             kv_cache_mb=kv_cache_mb,
             kv_cache_tokens=cache_tokens,
             load_s=0.0,
             note=" ".join(part for part in (loaded.note, note) if part),
+            kv_offload_mb=source.kv_offload_mb if batching and kind_for(model) is PagedBatch else 0,
         )
         return _Hosted(source, tokenizer, generator, prompts, limits, _eos(model, tokenizer), told)
 
@@ -210,7 +214,8 @@ class ModelHost:
         try:
             kind = kind_for(model)
             blocks = cache_blocks(model, kind.block, window, source.kv_cache_mb)
-            return Batching(kind, model, blocks, vocabulary, self._post, self._emit, self._make_room), ""
+            start = partial(PagedBatch, offload_mb=source.kv_offload_mb) if kind is PagedBatch else kind
+            return Batching(start, model, blocks, vocabulary, self._post, self._emit, self._make_room), ""
         except CannotBatch as error:
             log.warning("%s cannot batch: %s", source.name, error)
             model.set_attn_implementation("sdpa")

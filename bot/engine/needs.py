@@ -44,7 +44,7 @@ def expected(source: ModelSource) -> Taken:
     kept = spec.layers if source.gpu_layers is None else min(source.gpu_layers, spec.layers)
     share = kept / spec.layers if spec.layers else 1.0
     above = int(share * weights) + wanted_kv_mb(source, dtype) + MARGIN_MB
-    return Taken(int((1 - share) * weights) + MARGIN_MB, above)
+    return Taken(int((1 - share) * weights) + source.kv_offload_mb + MARGIN_MB, above)
 
 
 def wanted_kv_mb(source: ModelSource, dtype: str) -> int:

@@ -27,6 +27,7 @@ from bot.engine.scheduling import KeepingScheduler, free_blocks
 from bot.messages import SamplingParams
 from bot.models.failures import Failure, judge
 
+MB = 1 << 20
 PAGE = 16
 SCHEDULER = "inhouse"
 
@@ -36,11 +37,24 @@ class PagedBatch:
 
     block = PAGE
 
-    def __init__(self, model: PreTrainedModel, blocks: int, vocabulary: int, pace: Pace, listener: Listener) -> None:
-        """Raises CannotBatch, or MemoryError if the cache does not fit."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        blocks: int,
+        vocabulary: int,
+        pace: Pace,
+        listener: Listener,
+        offload_mb: int = 0,
+    ) -> None:
+        """offload_mb: RAM for what the cache has no more room for.
+
+        Raises CannotBatch, or MemoryError if the cache does not fit.
+        """
         self.listener = listener
         self._vocabulary = vocabulary
-        scheduler = partial(KeepingScheduler, pace=pace, matched=self._matched, gone=self._gone)
+        scheduler = partial(
+            KeepingScheduler, pace=pace, matched=self._matched, gone=self._gone, offload=offload_mb * MB
+        )
         SCHEDULER_MAPPING[SCHEDULER] = cast(type[Scheduler], scheduler)
         try:
             self._manager = self._make(model, blocks, pace)

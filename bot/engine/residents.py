@@ -252,7 +252,7 @@ def _move(loaded: Loaded, device: str) -> None:
 
 
 def _kv_in_ram(told: LoadedModel) -> int:
-    return told.kv_cache_mb if told.device == "cpu" else 0
+    return (told.kv_cache_mb if told.device == "cpu" else 0) + told.kv_offload_mb
 
 
 def _short_of_memory(error: Exception) -> bool:

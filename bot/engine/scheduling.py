@@ -3,6 +3,7 @@
 `KeepingScheduler` is first in, first out, like the library's. Beyond it:
 - blocks kept for reuse are evicted one by one, those of the conversation that rested longest first and its end before
   its beginning, and only as many as the next step may need (the library's own rule evicts all of them at once);
+- where memory is given for it, they are kept in RAM (`Offload`), and come back when a prompt begins with them;
 - a prefill chunk is cut to what lasts MAX_STEPS decode steps at the measured speed (`Pace`), so that nobody who is
   being answered, or who asks to stop, waits longer than that;
 - it tells how much of a prompt was found in the cache, and when a cancelled request is gone.
@@ -13,14 +14,19 @@ It runs on the batch's own thread.
 from collections.abc import Callable
 
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
+from transformers.generation.continuous_batching.cache_allocators.cache_allocator import CacheAllocator
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState, RequestStatus
 from transformers.generation.continuous_batching.scheduler import FIFOScheduler
 
+from bot.engine.offload import Offload
 from bot.engine.pace import Pace
 
 
 class KeepingScheduler(FIFOScheduler):
-    """See the module. matched(id, tokens): a request starts, so many tokens were found. gone(ids): cancelled."""
+    """See the module. matched(id, tokens): a request starts, so many tokens were found. gone(ids): cancelled.
+
+    offload: bytes of RAM for what is evicted.
+    """
 
     def __init__(
         self,
@@ -31,11 +37,14 @@ class KeepingScheduler(FIFOScheduler):
         pace: Pace,
         matched: Callable[[str, int], None],
         gone: Callable[[list[str]], None],
+        offload: int = 0,
     ) -> None:
         super().__init__(cache, safety_margin, max_requests_per_batch)
         self.pace = pace
         self._matched = matched
         self._gone = gone
+        parts = cache.cache_allocators if offload and cache.use_prefix_sharing else {}
+        self._offloads = {name: Offload(part, offload // len(parts)) for name, part in parts.items()}
 
     def schedule_batch(
         self, token_budget: int, cache_budget: int
@@ -70,6 +79,8 @@ class KeepingScheduler(FIFOScheduler):
 
     def _infer_request_tokens(self, state: RequestState, request_ids_to_remove_from_waiting: set[str]) -> list[int]:
         starting = state.status == RequestStatus.PENDING
+        if starting:
+            self._bring_back(state.remaining_prefill_tokens)
         tokens: list[int] = super()._infer_request_tokens(state, request_ids_to_remove_from_waiting)
         if starting:
             self._matched(state.request_id, state.position_offset)
@@ -77,21 +88,47 @@ class KeepingScheduler(FIFOScheduler):
 
     def _try_to_meet_safety_margin(self) -> bool:
         """Make room for one step. Admission sees to it that running requests fit, so nobody is ever held back here."""
-        requests = [*self.active_requests.values(), *self.waiting_requests.values()]
-        prefill = min(self.pace.chunk, sum(len(state.remaining_prefill_tokens) for state in requests))
-        for part in self.cache.cache_allocators.values():
-            ledger = part.ledger
-            # Besides the chunk's own pages, each request may begin one more.
-            room = prefill // part.tokens_per_page + len(requests) + 1
-            free = self.cache.pool.count_free_blocks(part.index)
-            free += self.cache.pool.num_free_sectors * part.blocks_per_sector
-            oldest = list(ledger.cached_blocks)[: max(0, room - free)]
-            for block in oldest:
-                del ledger.cached_blocks[block]
-                del ledger.hash_to_block[ledger.block_to_hash.pop(block)]
-            self.cache.pool.free_blocks(part.index, oldest)
+        for name in self.cache.cache_allocators:
+            self._make_room(name, self._step_needs(name))
         self.cache.pool.try_to_free_sectors()
         return True
+
+    def _step_needs(self, name: str) -> int:
+        """Blocks that the next step may take: those of a chunk of prompts, and each request may begin one more."""
+        requests = [*self.active_requests.values(), *self.waiting_requests.values()]
+        prefill = min(self.pace.chunk, sum(len(state.remaining_prefill_tokens) for state in requests))
+        return prefill // self.cache.cache_allocators[name].tokens_per_page + len(requests) + 1
+
+    def _make_room(self, name: str, blocks: int) -> int:
+        """Evict whoever rested longest until so many blocks are free, if that can be. How many are free then."""
+        part = self.cache.cache_allocators[name]
+        oldest = list(part.ledger.cached_blocks)[: max(0, blocks - self._free(part))]
+        if name in self._offloads:
+            self._offloads[name].keep(oldest)
+        for block in oldest:
+            del part.ledger.cached_blocks[block]
+            del part.ledger.hash_to_block[part.ledger.block_to_hash.pop(block)]
+        self.cache.pool.free_blocks(part.index, oldest)
+        return self._free(part)
+
+    def _free(self, part: CacheAllocator) -> int:
+        pool = self.cache.pool
+        return pool.count_free_blocks(part.index) + pool.num_free_sectors * part.blocks_per_sector
+
+    def _bring_back(self, ids: list[int]) -> None:
+        """Have the cache hold again what was evicted of a prompt's beginning, as far as there is room for it."""
+        for name, offload in self._offloads.items():
+            there, here = offload.find(ids)
+            if not here:
+                continue
+            part, pool = self.cache.cache_allocators[name], self.cache.pool
+            contents = offload.take(here)  # before those that go now may take their place
+            self._rest({name: there})  # at the young end: they must not go to make the room
+            needs = self._step_needs(name)
+            here = here[: max(0, self._make_room(name, needs + len(here)) - needs)]
+            while pool.count_free_blocks(part.index) < len(here):
+                pool.allocate_sector(part.index)
+            offload.give(here, contents[: len(here)], pool.get_free_blocks(part.index, len(here)))
 
     def _rest(self, blocks: dict[str, list[int]]) -> None:
         """Put the blocks that nobody uses any more at the young end, the last of the conversation first."""

@@ -70,4 +70,5 @@ class Shelf:
             gpu_layers=settings.gpu_layers,
             quantization=settings.quantization,
             kv_cache_mb=settings.kv_cache_mb,
+            kv_offload_mb=settings.kv_offload_mb,
         )

@@ -8,7 +8,7 @@ import torch
 
 from bot.engine.lookup import FEWEST, Lookup
 from bot.engine.row_batch import Session
-from bot.engine.rows import Row
+from bot.engine.rows import Rows, Shape
 from bot.engine.sampling import Choice
 from bot.messages import SamplingParams
 from tests.engine_bench import Bench
@@ -46,15 +46,16 @@ def test_guesses_that_are_no_good_are_given_up() -> None:
 def test_tokens_count_up_to_the_first_wrong_guess(
     chosen: list[int], left: int, made: list[int], finished: bool
 ) -> None:
-    row = Row(ids=[5, 6, 7, 8, 10, 11, 12])
     choice = Choice(SamplingParams(repetition_penalty=1.1, max_tokens=9), 100)
-    session = Session("k", [5, 6, 7], [5, 6, 7, 8], left, frozenset({2}), choice, row, guesses=[10, 11, 12])
+    session = Session("k", [5, 6, 7], [5, 6, 7, 8], left, frozenset({2}), choice, guesses=[10, 11, 12])
+    session.row = Rows(Shape(1, 1, 1, torch.float32), 1).take([5], 9)
+    session.row.ids = [5, 6, 7, 8, 10, 11, 12]
     for history in session.histories():
         choice.seen(*history, torch.device("cpu"))
     out = session.take(chosen)
     assert (out.tokens, out.finished) == (made, finished)
     assert session.ids == [5, 6, 7, 8, *made]
-    assert row.ids == session.ids[:-1]
+    assert session.row.ids == session.ids[:-1]
     seen = choice.seen(session.prompt, session.ids[3:], torch.device("cpu"))
     assert seen.tolist() == session.ids, "the penalty is for what was said, not for what was guessed"
 

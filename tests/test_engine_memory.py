@@ -31,7 +31,7 @@ WHO, WHERE = "Who wrote this?", "Where are the keys?"
 def resting(batch: Batch) -> torch.Tensor:
     """Keys and values that are kept for a next turn."""
     assert isinstance(batch, RowBatch)
-    return batch._rows._rows[0].held
+    return batch._rows._rows[0].slab.held
 
 
 def shortage_on_the_cpu() -> Exception:

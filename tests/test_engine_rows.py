@@ -2,22 +2,14 @@
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
-from bot.engine.batch import CannotBatch
-from bot.engine.row_attention import NAME, Part, forward, shape_of, switch
-from bot.engine.row_batch import share
-from bot.engine.rows import BLOCK, Row, Rows, Shape, blocks_for
-from bot.models.failures import Unrecoverable
-from tests.tiny_models import KINDS
+from bot.engine.rows import BLOCK, Row, Rows, Shape, Slab, blocks_for
 
 pytest_plugins = ["tests.engine_fixtures"]
 
@@ -27,16 +19,15 @@ SHAPE = Shape(layers=2, heads=1, width=4, dtype=torch.float32)
 def hold(rows: Rows, ids: Sequence[int], most: int | None = None) -> Row:
     """A row that holds all of `ids`, each with a key and value of its own."""
     row = rows.take([*ids, 0], most or len(ids) + 1)
-    rows.grow(row, len(ids))
     for layer in row.held:
-        layer[0, 0, : len(ids), 0] = torch.tensor(ids, dtype=torch.float32)
+        layer[0, : len(ids), 0] = torch.tensor(ids, dtype=torch.float32)
     row.ids = list(ids)
     return row
 
 
 def held(row: Row) -> list[int]:
     """What stands in its last layer."""
-    return [int(key) for key in row.held[-1][0, 0, : len(row.ids), 0]]
+    return [int(key) for key in row.held[-1][0, : len(row.ids), 0]]
 
 
 def test_the_next_turn_goes_on_in_its_row() -> None:
@@ -84,21 +75,35 @@ def test_who_rested_longest_goes_first_and_nobody_who_is_in_use() -> None:
 
 
 def test_a_row_that_is_taken_over_is_cut_to_what_was_asked_for() -> None:
-    rows = Rows(SHAPE, 10)
+    rows = Rows(SHAPE, 7)
     rows.rest(hold(rows, range(1, 6 * BLOCK)))
     row = rows.take([*range(1, 4 * BLOCK), 0], 4 * BLOCK)
-    assert row.blocks == 4
+    assert row.blocks == rows.blocks - rows.free == 4
     assert held(row) == list(range(1, 4 * BLOCK))
+    assert rows._rows == [row]
 
 
-def test_a_row_has_room_for_its_prompt_and_grows_by_a_quarter_up_to_what_it_may_come_to_hold() -> None:
+def test_a_conversation_that_outgrows_its_row_moves_to_a_longer_one() -> None:
     rows = Rows(SHAPE, 20)
-    row = rows.take([1] * 8 * BLOCK, 11 * BLOCK)
-    sizes = [row.blocks]
-    for tokens in (8 * BLOCK + 1, 10 * BLOCK + 1, 11 * BLOCK):
-        rows.grow(row, tokens)
-        sizes.append(row.blocks)
-    assert sizes == [8, 10, 11, 11]
+    row = hold(rows, range(1, 3 * BLOCK))
+    rows.rest(row)
+    longer = rows.take([*range(1, 3 * BLOCK), 5, 6], 9 * BLOCK)
+    assert longer.ids == held(longer) == list(range(1, 3 * BLOCK))
+    assert (rows._rows, [slab.blocks for slab in rows._slabs]) == ([longer], [16])
+
+
+def test_two_conversations_with_a_long_beginning_in_common_keep_a_row_each() -> None:
+    """Turn by turn: neither is read anew because of the other."""
+    rows, found = Rows(SHAPE, 40), []
+    for turn in range(3):
+        for ending in (1000, 2000):
+            said = [*range(1, 400), *range(ending, ending + 200 + 20 * turn)]
+            row = rows.take([*said, 0], 700)
+            found.append(len(row.ids))
+            row.ids = said
+            rows.rest(row)
+    assert found == [0, 399, 599, 599, 619, 619]
+    assert len(rows._rows) == 2
 
 
 def test_what_rows_take_is_what_the_process_takes() -> None:
@@ -110,21 +115,21 @@ def test_what_rows_take_is_what_the_process_takes() -> None:
         while sum(row.blocks for row in running) < 60 and len(running) < 8:
             tokens = int(1500 ** chance.random()) + 5
             row = rows.take([10 * turn + len(running)] * tokens, tokens + 200)
-            rows.grow(row, tokens + chance.randrange(150))
-            row.held.fill_(1.0)
+            tokens += chance.randrange(150)
+            row.held[:, :, :tokens] = 1.0
             row.ids = [10 * turn + len(running)] * tokens
             running.append(row)
         for row in running:
             rows.rest(row)
         blocks = max(blocks, sum(row.blocks for row in rows._rows))
     assert blocks > 100
-    assert resident().rss - before.rss < 1.1 * shape.room(1).nbytes * blocks
+    assert resident().rss - before.rss < 1.1 * shape.layers * shape.token_bytes * BLOCK * blocks
     assert resident().shared - before.shared < 50e6, "or it would be taken for weights that are mapped from files"
 
 
 def test_no_more_memory_from_the_system_is_a_want_of_memory() -> None:
     with pytest.raises(MemoryError, match="gives no more memory to the KV cache"):
-        Shape(1 << 20, 1 << 10, 1 << 10, torch.float32).room(1 << 10)
+        Slab(Shape(1 << 20, 1 << 10, 1 << 10, torch.float32), 1, 1 << 10)
 
 
 def test_a_prompt_that_was_stopped_early_rests_with_what_it_holds() -> None:
@@ -133,7 +138,7 @@ def test_a_prompt_that_was_stopped_early_rests_with_what_it_holds() -> None:
     for row in others:
         rows.rest(row)
     stopped = rows.take([3] * 10 * BLOCK, 12 * BLOCK)
-    assert stopped.blocks == 10
+    assert stopped.blocks == 12
     stopped.ids = [3] * BLOCK
     rows.rest(stopped)
     assert stopped.blocks == 1
@@ -146,14 +151,14 @@ def test_a_beginning_is_found_also_where_there_is_no_room_for_a_copy() -> None:
     source = hold(rows, range(1, 10 * BLOCK))
     rows.rest(source)
     row = rows.take([*range(1, 2 * BLOCK), *[0] * 6 * BLOCK], 8 * BLOCK)
-    assert row is source
+    assert rows._rows == [row]
     assert row.ids == held(row) == list(range(1, 2 * BLOCK))
 
 
 def test_more_than_there_is_is_a_want_of_memory() -> None:
     rows = Rows(SHAPE, 2)
     with pytest.raises(MemoryError, match="not enough memory"):
-        rows.grow(rows.take([1], 5 * BLOCK), 5 * BLOCK)
+        rows.take([1], 5 * BLOCK)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 150), st.integers(0, 100), st.booleans()), max_size=30))
@@ -171,9 +176,8 @@ def test_whatever_is_asked_rows_hold_what_they_say_and_stay_within_their_blocks(
             assert row.ids == held(row) if row.ids else True
             assert row.ids == ids[: len(row.ids)]
             assert len(row.ids) < len(ids)
-            rows.grow(row, prompt + answer)
             for layer in row.held:
-                layer[0, 0, : prompt + answer, 0] = torch.tensor([*ids, *range(answer)], dtype=torch.float32)
+                layer[0, : prompt + answer, 0] = torch.tensor([*ids, *range(answer)], dtype=torch.float32)
             row.ids = [*ids, *range(answer)]
             running.append(row)
             needs[id(row)] = need
@@ -185,97 +189,3 @@ def test_whatever_is_asked_rows_hold_what_they_say_and_stay_within_their_blocks(
         assert rows.free == 12 - sum(row.blocks for row in running)
         for row in rows._rows:
             assert row.ids == held(row)
-
-
-@given(st.lists(st.integers(2, 3000), max_size=16), st.integers(16, 512))
-def test_a_chunk_is_shared_whole_and_the_oldest_always_gets_on(ahead: list[int], budget: int) -> None:
-    counts = share(ahead, budget)
-    assert sum(counts) == min(sum(ahead), budget)
-    assert all(0 <= count <= left for count, left in zip(counts, ahead, strict=True))
-    if ahead:
-        assert counts[0] >= min(ahead[0], budget // 2)
-
-
-def test_short_prompts_do_not_wait_for_a_long_one() -> None:
-    assert share([2000, 700, 30, 20], 128) == [64, 14, 30, 20]
-
-
-def loaded(path: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-
-
-@torch.inference_mode()
-def in_steps(model: PreTrainedModel, texts: Sequence[Sequence[int]], counts: Sequence[int]) -> torch.Tensor:
-    """The logits after texts that go through the model side by side, so many tokens of each at a time."""
-    rows = Rows(shape_of(model), 16)
-    mine = [rows.take(text, len(text)) for text in texts]
-    for count in counts:
-        parts = [Part(row, text[len(row.ids) : len(row.ids) + count]) for row, text in zip(mine, texts, strict=True)]
-        for part in parts:
-            rows.grow(part.row, len(part.row.ids) + count)
-        logits = forward(model, parts)
-    return logits
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_in_a_batch_and_in_chunks_a_model_says_what_it_says_alone(tiny: dict[str, Path], kind: str) -> None:
-    model = loaded(tiny[kind])
-    texts = [[(place * step) % model.config.vocab_size for place in range(90)] for step in (3, 5, 11)]
-    with torch.inference_mode():
-        expected = torch.cat([model(torch.tensor([text])).logits[:, -1] for text in texts])
-    switch(model, model.config.vocab_size)
-    assert model.config._attn_implementation == NAME
-    found = in_steps(model, texts, [1, 60, 2, 1, 26])
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_a_sliding_window_is_kept() -> None:
-    config = MistralConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=8,
-    )
-    torch.manual_seed(3)
-    model: Any = MistralForCausalLM(config).eval()
-    text = [(place * 7) % 64 for place in range(60)]
-    with torch.inference_mode():
-        expected = model(torch.tensor([text])).logits[:, -1]
-    switch(model, 64)
-    torch.testing.assert_close(in_steps(model, [text], [20, 1, 20, 18, 1]), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_a_model_that_says_something_else_with_rows_keeps_its_own_attention(
-    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = loaded(tiny["llama"])
-    monkeypatch.setattr("bot.engine.row_attention._mask", lambda *_: None)
-    with pytest.raises(CannotBatch, match="it says something else"):
-        switch(model, model.config.vocab_size)
-    assert model.config._attn_implementation == "sdpa"
-
-
-@pytest.mark.parametrize(
-    ("error", "raised"),
-    [
-        (RuntimeError("can't allocate memory"), MemoryError),
-        (RuntimeError("CUDA error: unspecified launch failure"), Unrecoverable),
-        (TypeError("forward() got an unexpected keyword argument 'step'"), CannotBatch),
-    ],
-)
-def test_what_goes_wrong_with_rows_is_told_apart(
-    tiny: dict[str, Path], error: Exception, raised: type[Exception]
-) -> None:
-    model = loaded(tiny["llama"])
-
-    def fail(module: object, args: object, given: dict[str, Any]) -> None:
-        if "step" in given:
-            raise error
-
-    model.register_forward_pre_hook(fail, with_kwargs=True)
-    with pytest.raises(raised):
-        switch(model, model.config.vocab_size)
-    assert model.config._attn_implementation == "sdpa"

@@ -65,6 +65,7 @@ ENGINE_PROCESS = {
         "sampling",
         "scheduling",
         "sequential",
+        "spans",
         "templates",
     )
 } | {"bot.models.failures", "bot.models.loading", "bot.models.packing"}

@@ -5,56 +5,38 @@ only the attention, which transformers calls under NAME; `switch` sees that a mo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 
 from bot.engine.batch import meant
-from bot.engine.rows import Row, Rows, Shape
+from bot.engine.rows import Rows, Shape
+from bot.engine.spans import Part, spans_of
 from bot.models.failures import judge
 
 NAME = "inhouse-rows"
 TRIAL = (11, 1, 4)
 """Tokens in the steps of the comparison: a prompt, one more, a few more."""
+CALL_BYTES = 1 << 18
+"""Keys and values that are read in the time that a call of the attention costs beside (bench/RESULTS.md)."""
 TOLERANCE = 0.05
 """By how much logits may differ, as a share of the largest; in bfloat16 the order of additions makes 0.01."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Tokens that go on where the row's own end. wanted: how many of them, the last ones, are to have logits."""
-
-    row: Row
-    ids: Sequence[int]
-    wanted: int = 1
 
 
 class Step:
     """One pass through the model; it travels through its forward as the keyword `step`.
 
-    All that can be looked up once for all layers is, since what Python does costs as much as the arithmetic in a step
-    of few tokens. places, seen: for each layer the keys of every part, then the values; those to be filled, and all.
+    What can be looked up once for all layers is, since what Python does costs as much as the arithmetic in a step of
+    few tokens.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self.befores = [len(part.row.ids) for part in parts]
-        self.counts = [len(part.ids) for part in parts]
-        rows = list(zip((part.row for part in parts), self.befores, self.counts, strict=True))
-        self.places = list(zip(*(row.places(before, count) for row, before, count in rows), strict=True))
-        self.seen = list(zip(*(row.places(0, before + count) for row, before, count in rows), strict=True))
-        self._masks: dict[int | None, list[Tensor | None]] = {}
-
-    def masks(self, window: int | None) -> list[Tensor | None]:
-        """A mask for each part, made once a step for all layers with this window."""
-        if window not in self._masks:
-            self._masks[window] = [_mask(*part, window) for part in zip(self.befores, self.counts, strict=True)]
-        return self._masks[window]
+    def __init__(self, parts: Sequence[Part], shape: Shape) -> None:
+        self.spans = spans_of(parts, CALL_BYTES // shape.token_bytes)
+        self.counts = [span.tokens for span in self.spans]
 
 
 def forward(model: PreTrainedModel, parts: Sequence[Part]) -> Tensor:
@@ -62,18 +44,18 @@ def forward(model: PreTrainedModel, parts: Sequence[Part]) -> Tensor:
 
     The rows then end with the parts' tokens; if the model raises something, they are as they were.
     """
-    step = Step(parts)
-    ends = list(accumulate(step.counts))
+    ends = accumulate(len(part.ids) for part in parts)
     wanted = [place for part, end in zip(parts, ends, strict=True) for place in range(end - part.wanted, end)]
-    begun = zip(step.befores, step.counts, strict=True)
-    positions = [place for before, count in begun for place in range(before, before + count)]
+    befores = [len(part.row.ids) for part in parts]
+    begun = zip(parts, befores, strict=True)
+    positions = [place for part, before in begun for place in range(before, before + len(part.ids))]
     whole: Any = model  # its forward takes keywords that its class does not declare
     output = whole(
         input_ids=torch.tensor([[token for part in parts for token in part.ids]]),
         position_ids=torch.tensor([positions]),
         use_cache=False,
         logits_to_keep=torch.tensor(wanted or [0]),
-        step=step,
+        step=Step(parts, shape_of(model)),
     )
     logits: Tensor = output.logits[0].float()
     for part in parts:
@@ -102,8 +84,7 @@ def switch(model: PreTrainedModel, vocabulary: int) -> None:
         with torch.inference_mode():
             expected = whole(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
             model.set_attn_implementation(NAME)
-            row, rows = Row(), Rows(shape_of(model), 1)
-            rows.grow(row, len(ids))
+            row = Rows(shape_of(model), 1).take([*ids, 0], len(ids))
             for count in TRIAL:
                 done = len(row.ids)
                 found = forward(model, [Part(row, ids[done : done + count])])
@@ -136,26 +117,9 @@ def attend(
     if softcap is not None or s_aux is not None:
         raise ValueError("its attention has parts that are not known here")
     layer: Any = module.layer_idx  # an int, which nn.Module does not declare
-    keys, values = 2 * layer, 2 * layer + 1
-    new = (*torch.split(key, step.counts, 2), *torch.split(value, step.counts, 2))
-    torch._foreach_copy_((*step.places[keys], *step.places[values]), new)
-    parts = (torch.split(query, step.counts, 2), step.seen[keys], step.seen[values], step.masks(sliding_window))
-    outputs = [
-        scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=True)
-        for q, k, v, mask in zip(*parts, strict=True)
-    ]
-    return torch.cat(outputs, 2).transpose(1, 2), None
-
-
-def _mask(before: int, count: int, window: int | None) -> Tensor | None:
-    """Which keys each of `count` tokens after `before` sees, bool [count, keys]; None if it is all of them."""
-    keys = before + count
-    if count == 1 and (window is None or keys <= window):
-        return None
-    at = torch.arange(before, keys).unsqueeze(-1)
-    key = torch.arange(keys)
-    seen = key <= at
-    return seen if window is None else seen & (key > at - window)
+    parts = (step.spans, *(torch.split(line, step.counts, 2) for line in (query, key, value)))
+    outputs = [span.attend(layer, q, k, v, sliding_window, scaling) for span, q, k, v in zip(*parts, strict=True)]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), None
 
 
 AttentionInterface.register(NAME, attend)

@@ -22,9 +22,10 @@ from transformers import PreTrainedModel
 from bot.engine.batch import Listener, Made
 from bot.engine.lookup import Lookup
 from bot.engine.pace import Pace
-from bot.engine.row_attention import Part, forward, shape_of, switch
+from bot.engine.row_attention import forward, shape_of, switch
 from bot.engine.rows import BLOCK, Row, Rows, blocks_for
 from bot.engine.sampling import Choice, History, choose
+from bot.engine.spans import Part
 from bot.messages import SamplingParams
 from bot.models.failures import Failure, judge
 
@@ -44,7 +45,7 @@ class Session:
     left: int
     eos: frozenset[int]
     choice: Choice
-    row: Row = field(default_factory=Row)
+    row: Row = field(init=False)  # when it begins
     guesses: list[int] = field(default_factory=list)
     lookup: Lookup = field(default_factory=Lookup)
 
@@ -194,8 +195,6 @@ class RowBatch:
         plan = self._plan()
         somebody_writes = any(session.ahead == 1 for session, _ in plan)
         parts = [session.part(count) for session, count in plan]
-        for part in parts:
-            self._rows.grow(part.row, len(part.row.ids) + len(part.ids))
         logits = forward(self._model, parts)
         ready = [session for (session, _), part in zip(plan, parts, strict=True) if part.wanted]
         made = self._choose(ready, logits) if ready else []
@@ -212,6 +211,7 @@ class RowBatch:
             most = min(MOST_GUESSES // len(writing), session.left - 1) if not reading else 0
             session.guesses = session.lookup.guess(session.ids, most) if most else []
         counts = share([session.ahead for session in reading], self._pace.chunk if writing else self._pace.alone)
+        writing.sort(key=lambda session: session.row.where)  # neighbours are read in one call
         plan = [(session, 1) for session in writing]
         return plan + [(session, count) for session, count in zip(reading, counts, strict=True) if count]
 

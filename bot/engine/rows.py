@@ -3,18 +3,28 @@
 In: the ids of a prompt. Out: a row that already holds the keys and values of as many of them as any row has. Promise:
 all rows together take no more than the blocks they were given, if no more is asked for by those in use; what is not in
 use goes when room is needed, whoever rested longest first. For one thread.
+
+Rows of like size lie side by side in a `Slab`, so that one call of the attention reads many of them.
 """
 
 import math
+import mmap
+from bisect import insort
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from mmap import ACCESS_COPY, mmap
 
 import torch
 from torch import Tensor
 
 BLOCK = 64
-"""Tokens; rows have whole blocks."""
+"""Tokens; what rows take is counted in blocks."""
+SMALLEST = 4
+"""Blocks of the smallest rows; others have twice, four times, ... as many."""
+PLACES = 16
+"""Rows of a slab at most."""
+LITTLE = 16
+"""Tokens that a conversation may lose when another one goes on in its row; with more, that one gets a copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,35 +36,73 @@ class Shape:
     width: int
     dtype: torch.dtype
 
-    def room(self, blocks: int) -> Tensor:
-        """Room for so many blocks of tokens: [2 x layers, 1, heads, tokens, width], of each layer keys, then values.
+    @property
+    def token_bytes(self) -> int:
+        """What a token takes in each layer."""
+        return 2 * self.heads * self.width * self.dtype.itemsize
 
-        It is the system's own, and goes back to it at once: malloc would keep holes of all sizes. Raises MemoryError.
-        """
-        shape = (2 * self.layers, 1, self.heads, blocks * BLOCK, self.width)
+
+class Slab:
+    """Rows of `blocks` blocks side by side. Memory is taken as tokens come, and given back with their row.
+
+    It is the system's own: malloc would keep holes of all sizes.
+    """
+
+    def __init__(self, shape: Shape, places: int, blocks: int) -> None:
+        """Raises MemoryError."""
+        self.blocks = blocks
+        self.places = places
+        self.free = list(range(places))
+        room = (places, 2 * shape.layers, shape.heads, blocks * BLOCK, shape.width)
         try:
-            memory = mmap(-1, math.prod(shape) * self.dtype.itemsize, access=ACCESS_COPY)  # private
+            self._memory = mmap.mmap(-1, math.prod(room) * shape.dtype.itemsize, access=mmap.ACCESS_COPY)  # private
         except OSError as error:
             raise MemoryError(f"the system gives no more memory to the KV cache ({error.strerror})") from error
-        return torch.frombuffer(memory, dtype=self.dtype).view(shape)
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            with suppress(OSError):  # a kernel without huge pages
+                self._memory.madvise(mmap.MADV_NOHUGEPAGE)  # one token would take all of a huge page
+        self.held = torch.frombuffer(self._memory, dtype=shape.dtype).view(room)
+        self.layers = self.held.unbind(1)
+        """Of each layer keys, then values: [places, heads, tokens, width]."""
+
+    def leave(self, place: int) -> None:
+        """Free a place, and give the system its memory."""
+        insort(self.free, place)
+        row = len(self._memory) // self.places
+        start = -(-place * row // mmap.PAGESIZE) * mmap.PAGESIZE
+        whole = ((place + 1) * row - start) // mmap.PAGESIZE * mmap.PAGESIZE
+        if whole > 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self._memory.madvise(mmap.MADV_DONTNEED, start, whole)
 
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One conversation. ids: the tokens whose keys and values it holds; held: these, shaped as `Shape.room` says.
+    """One conversation. ids: the tokens whose keys and values it holds. most: tokens that it may come to hold.
 
-    most: tokens that it may come to hold.
+    touched: the most tokens that it ever held in its place.
     """
 
+    slab: Slab
+    place: int
+    most: int
     ids: list[int] = field(default_factory=list)
-    most: int = 0
-    blocks: int = 0
-    in_use: bool = False
-    held: Tensor = field(default_factory=lambda: torch.empty(0))
+    touched: int = 0
+    in_use: bool = True
 
-    def places(self, start: int, tokens: int) -> Sequence[Tensor]:
-        """Where so many tokens from `start` are: of the first layer the keys, then the values, and so on."""
-        return self.held.narrow(3, start, tokens).unbind(0)
+    @property
+    def blocks(self) -> int:
+        """What it takes, or may come to take."""
+        return blocks_for(self.most if self.in_use else self.touched)
+
+    @property
+    def where(self) -> tuple[int, int]:
+        """Sorts rows so that neighbours come together."""
+        return id(self.slab), self.place
+
+    @property
+    def held(self) -> Tensor:
+        """[2 x layers, heads, tokens, width]."""
+        return self.slab.held[self.place]
 
 
 class Rows:
@@ -64,6 +112,7 @@ class Rows:
         self.blocks = blocks
         self._shape = shape
         self._rows: list[Row] = []  # who rested longest comes first
+        self._slabs: list[Slab] = []
 
     @property
     def free(self) -> int:
@@ -73,7 +122,8 @@ class Rows:
     def take(self, ids: Sequence[int], most: int) -> Row:
         """A row for a prompt, which holds what is known of it, and never all: its last token is to be computed.
 
-        It has room for the whole prompt. most: tokens that it may come to hold. Raises MemoryError as `grow`.
+        most: tokens that it may come to hold. Raises MemoryError if those in use take all there is, or the system gives
+        no more.
         """
         wanted = list(ids[:-1])
         best, known = None, 0
@@ -81,74 +131,68 @@ class Rows:
             common = _common(row.ids, wanted)
             if common > known:
                 best, known = row, common
-        # One that would lose most of what it holds is another conversation with the same beginning: it is copied, if
-        # there is room for both.
-        if best is not None and not best.in_use and (2 * known >= len(best.ids) or not self._fits(best, len(ids))):
+        # One that would lose much is another conversation with the same beginning: it is copied, if there is room for
+        # both.
+        over = best is not None and not best.in_use and (len(best.ids) - known <= LITTLE or not self._fits(best, most))
+        if best is not None and over and best.blocks <= blocks_for(most) <= best.slab.blocks:
             del best.ids[known:]
-            if best.blocks > blocks_for(most):
-                self._resize(best, blocks_for(most))
             best.in_use, best.most = True, most
-            self.grow(best, len(ids))
+            self._make_room(0)
             return best
-        row = Row(in_use=True, most=most)
-        self._rows.append(row)
+        if best is not None and over:
+            self._rows.remove(best)  # it moves, and counts once
+        elif best is not None:
+            self._rows.sort(key=lambda row: row is best)  # it must not go now, if another can
+        self._make_room(blocks_for(most))
+        row = self._place(most)
         if best is not None:
-            self._copy(best, row, known, len(ids))
-        self.grow(row, len(ids))
+            row.held[:, :, :known] = best.held[:, :, :known]
+            row.ids = best.ids[:known]
+            if over:
+                self._leave(best)
+        self._rows.append(row)
         return row
 
-    def grow(self, row: Row, tokens: int) -> None:
-        """See to it that a row has room for so many tokens. Raises MemoryError if those in use take all there is.
-
-        A row that grows is copied, so it grows by a quarter at least, if it may come to hold as much.
-        """
-        blocks = blocks_for(tokens)
-        if blocks <= row.blocks:
-            return
-        blocks = max(blocks, min(blocks_for(row.most), row.blocks + row.blocks // 4))
-        self._make_room(blocks - row.blocks, row)
-        self._resize(row, blocks)
-
     def rest(self, row: Row) -> None:
-        """Nobody generates in this row any more; it is kept as long as there is room.
-
-        One that was stopped while its prompt was read gives back the room that it has not used.
-        """
+        """Nobody generates in this row any more; it is kept as long as there is room."""
+        row.touched = max(row.touched, len(row.ids))
         row.in_use = False
         self._rows.remove(row)
         if row.ids:
-            if row.blocks > 2 * blocks_for(len(row.ids)):
-                self._resize(row, blocks_for(len(row.ids)))
             self._rows.append(row)
+        else:
+            self._leave(row)
 
     def _fits(self, beside: Row, tokens: int) -> bool:
         """Whether there is room for a row of so many tokens while that one, which rests, stays."""
         return self.free - beside.blocks >= blocks_for(tokens)
 
-    def _copy(self, source: Row, row: Row, tokens: int, room: int) -> None:
-        resting, source.in_use = source.in_use, True  # it must not go now
-        try:
-            self.grow(row, room)
-        finally:
-            source.in_use = resting
-        row.held[:, :, :, :tokens] = source.held[:, :, :, :tokens]
-        row.ids = source.ids[:tokens]
-
-    def _make_room(self, blocks: int, row: Row) -> None:
-        room = self.blocks - sum(each.blocks for each in self._rows)
-        for each in [each for each in self._rows if not each.in_use and each is not row]:
+    def _make_room(self, blocks: int) -> None:
+        """See to it that so many blocks are not taken by any row."""
+        room = self.blocks - sum(row.blocks for row in self._rows)
+        for row in [row for row in self._rows if not row.in_use]:
             if room >= blocks:
                 return
-            self._rows.remove(each)
-            room += each.blocks
+            room += row.blocks
+            self._rows.remove(row)
+            self._leave(row)
         if room < blocks:
             raise MemoryError("not enough memory in the KV cache for this step")
 
-    def _resize(self, row: Row, blocks: int) -> None:
-        held, tokens = self._shape.room(blocks), len(row.ids)
-        if tokens:
-            held[:, :, :, :tokens] = row.held[:, :, :, :tokens]
-        row.held, row.blocks = held, blocks
+    def _place(self, most: int) -> Row:
+        """A place for a row, the first that is free, so that those in use lie close together."""
+        blocks = max(SMALLEST, 1 << (blocks_for(most) - 1).bit_length())
+        slab = next((slab for slab in self._slabs if slab.blocks == blocks and slab.free), None)
+        if slab is None:
+            places = max(1, min(PLACES, 2 * self.blocks // blocks))
+            slab = Slab(self._shape, places, blocks)
+            self._slabs.append(slab)
+        return Row(slab, slab.free.pop(0), most)
+
+    def _leave(self, row: Row) -> None:
+        row.slab.leave(row.place)
+        if len(row.slab.free) == row.slab.places:
+            self._slabs.remove(row.slab)
 
 
 def blocks_for(tokens: int) -> int:

@@ -1,0 +1,152 @@
+"""What one call of the attention sees: any number of tokens of one row, or one token each of rows side by side.
+
+In: queries, keys and values of some of a line's tokens. Out: the outputs for them; the rows hold the new keys and
+values. How much goes into one call is a matter of time only.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from bot.engine.rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Tokens that go on where the row's own end. wanted: how many of them, the last ones, are to have logits."""
+
+    row: Row
+    ids: Sequence[int]
+    wanted: int = 1
+
+
+class Span(Protocol):
+    """What one call of the attention sees. tokens: how many of the line's are its own."""
+
+    tokens: int
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
+    ) -> Tensor:
+        """Of its tokens, [1, heads, tokens, width] each, to outputs [1, tokens, heads, width]."""
+        ...
+
+
+def spans_of(parts: Sequence[Part], call: int) -> list[Span]:
+    """The calls for these parts, as `together` has it."""
+    pieces = (parts[start:end] for start, end in together(parts, call))
+    return [_One(piece[0]) if len(piece) == 1 else _Many(piece) for piece in pieces]
+
+
+class _One:
+    """Any number of tokens of one row."""
+
+    def __init__(self, part: Part) -> None:
+        row = part.row
+        self._before, self.tokens = len(row.ids), len(part.ids)
+        end = self._before + self.tokens
+        self._new = row.held[:, :, self._before : end].unbind(0)
+        self._seen = row.held[:, None, :, :end].unbind(0)
+        self._masks: dict[tuple[int | None, int], Tensor | None] = {}
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
+    ) -> Tensor:
+        torch._foreach_copy_(self._new[2 * layer : 2 * layer + 2], (key[0], value[0]))
+        keys, values = self._seen[2 * layer : 2 * layer + 2]
+        # Heads that share keys are rows of one matrix, so that these are read once for all of them.
+        heads, sharing = keys.shape[1], query.shape[1] // keys.shape[1]
+        query = query.reshape(1, heads, sharing * self.tokens, -1)
+        output = scaled_dot_product_attention(query, keys, values, self._mask(window, sharing), scale=scale)
+        return output.view(1, heads * sharing, self.tokens, -1).transpose(1, 2)
+
+    def _mask(self, window: int | None, sharing: int) -> Tensor | None:
+        if (window, sharing) not in self._masks:
+            mask = _mask(self._before, self.tokens, window)
+            self._masks[window, sharing] = mask if mask is None else mask.repeat(sharing, 1)
+        return self._masks[window, sharing]
+
+
+class _Many:
+    """One token each of rows side by side. Those between them that have none are read in vain."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        places = [part.row.place for part in parts]
+        befores = [len(part.row.ids) for part in parts]
+        self._slab, self.tokens = parts[0].row.slab, len(parts)
+        self._first, self._end, self._longest = places[0], places[-1] + 1, max(befores) + 1
+        self._places, self._befores = torch.tensor(places), torch.tensor(befores)
+        self._gaps = self._end - self._first > self.tokens
+        self._masks: dict[int | None, Tensor] = {}
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
+    ) -> Tensor:
+        keys, values = self._slab.layers[2 * layer : 2 * layer + 2]
+        keys[self._places, :, self._befores] = key[0].transpose(0, 1)
+        values[self._places, :, self._befores] = value[0].transpose(0, 1)
+        heads, sharing = keys.shape[1], query.shape[1] // keys.shape[1]
+        asked = query[0].transpose(0, 1).reshape(self.tokens, heads, sharing, -1)
+        if self._gaps:
+            spread = asked.new_zeros(self._end - self._first, *asked.shape[1:])
+            spread[self._places - self._first] = asked
+            asked = spread
+        seen = (slice(self._first, self._end), slice(None), slice(self._longest))
+        mask = self._mask(window).expand(-1, -1, sharing, -1)
+        output = scaled_dot_product_attention(asked, keys[seen], values[seen], mask, scale=scale)
+        if self._gaps:
+            output = output[self._places - self._first]
+        return output.reshape(1, self.tokens, heads * sharing, -1)
+
+    def _mask(self, window: int | None) -> Tensor:
+        """Which keys each place sees, bool [places, 1, 1, keys]; one without a token sees the first."""
+        if window not in self._masks:
+            last = torch.zeros(self._end - self._first, 1, dtype=torch.long)
+            last[self._places - self._first, 0] = self._befores
+            key = torch.arange(self._longest)
+            seen = key <= last
+            if window is not None:
+                seen &= key > last - window
+            self._masks[window] = seen[:, None, None]
+        return self._masks[window]
+
+
+def together(parts: Sequence[Part], call: int) -> Iterator[tuple[int, int]]:
+    """Which parts are seen in one call, as [start, end): rows one after another in their slab, each with one token.
+
+    Such a call reads as many keys of all places as the longest row has. call: keys that are read in the time that
+    another call costs.
+    """
+    start, longest = 0, 0
+    for end in range(1, len(parts) + 1):
+        length = len(parts[end - 1].row.ids) + 1
+        longest = max(longest, length)
+        if end == len(parts) or not _beside(parts[end - 1], parts[end]):
+            joins = False
+        else:
+            first, last, before = parts[start].row.place, parts[end].row.place, parts[end - 1].row.place
+            both = max(longest, len(parts[end].row.ids) + 1)
+            apart = (before - first + 1) * longest + call + len(parts[end].row.ids) + 1
+            joins = (last - first + 1) * both <= apart
+        if not joins:
+            yield start, end
+            start, longest = end, 0
+
+
+def _beside(one: Part, other: Part) -> bool:
+    return len(one.ids) == len(other.ids) == 1 and one.row.slab is other.row.slab and one.row.place < other.row.place
+
+
+def _mask(before: int, count: int, window: int | None) -> Tensor | None:
+    """Which keys each of `count` tokens after `before` sees, bool [count, keys]; None if it is all of them."""
+    keys = before + count
+    if count == 1 and (window is None or keys <= window):
+        return None
+    at = torch.arange(before, keys).unsqueeze(-1)
+    key = torch.arange(keys)
+    seen = key <= at
+    return seen if window is None else seen & (key > at - window)

@@ -9,6 +9,7 @@ Then sixteen conversations through the service, and how late its event loop was 
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -21,6 +22,7 @@ from bench.bare import Outputs
 from bench.house import Platform, house
 from bench.serving import Lag
 from bot.engine.prompts import PromptBuilder
+from bot.engine.threads import apart
 from bot.models.hardware import choose_dtype, detect
 
 CONVERSATIONS = 8
@@ -35,7 +37,11 @@ def questions(round_number: int) -> list[str]:
 
 
 class Bare:
-    """generate() and the bare batching manager, on one model in this process."""
+    """generate() and the bare batching manager, on one model in this process.
+
+    Each computes on a thread of its own, and loading and generate() on threads that end: more than one with helpers
+    would slow down all of them (`bot.engine.threads`).
+    """
 
     def __init__(self, path: str, dtype: str) -> None:
         self._model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
@@ -111,14 +117,14 @@ async def main() -> None:
     given = options("bench.batching")
     hardware = detect("cpu")
     dtype, theirs = (choose_dtype(given.dtype, each) for each in (hardware, replace(hardware, packs=False)))
-    bare = Bare(str(given.model), theirs)
+    bare = apart(lambda: Bare(str(given.model), theirs))
     print(f"{CONVERSATIONS} conversations, {TOKENS} tokens each, {theirs}, ours {dtype}")
     rows: list[tuple[float, float, float]] = []
     try:
         async with house(given.model, TOKENS, dtype) as platform:
             for number in range(ROUNDS + 1):  # the first one warms up
                 texts = questions(number)
-                serial = await asyncio.to_thread(bare.one_after_another, texts)
+                serial = await asyncio.to_thread(apart, partial(bare.one_after_another, texts))
                 batched = await asyncio.to_thread(bare.at_once, texts)
                 rows.append((serial, batched, await ours(platform, texts)))
                 show(f"round {number}" if number else "warm-up", *rows[-1])

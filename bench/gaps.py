@@ -60,7 +60,7 @@ async def once(engine: EngineProcess, count: int, label: str) -> tuple[float, fl
     await asyncio.gather(*(stream.task for stream in streams))
     gaps = [(later, later - earlier) for stream in streams for earlier, later in pairwise(stream.times[5:])]
     before = median(gap for at, gap in gaps if at < asked_at)
-    return before, max(gap for at, gap in gaps if asked_at <= at - gap and at <= read_at)
+    return before, max(gap for at, gap in gaps if asked_at <= at <= read_at)
 
 
 async def main() -> None:

@@ -9,8 +9,10 @@ from time import perf_counter
 
 import pytest
 
+from bot.engine.batching import Batching
 from bot.engine.process import EngineProcess
 from bot.messages import FinishReason
+from tests.engine_bench import Bench
 from tests.engine_harness import GREEDY, Reference, ask, load, prompt
 from tests.tiny_models import KINDS
 
@@ -76,6 +78,20 @@ async def test_answers_that_do_not_fit_the_cache_together_wait_for_each_other(
     assert [answer.text for answer in answers] == [alone.text] * 8
     stats = await engine.stats()
     assert stats.free_blocks == stats.blocks
+
+
+async def test_whoever_waits_behind_one_that_leaves_is_let_in_at_once(tiny: dict[str, Path]) -> None:
+    bench = Bench(tiny["llama"], blocks=4)
+    bench.submit(1, "Tell me.", replace(GREEDY, max_tokens=120))
+    bench.submit(2, "Too large beside it.", replace(GREEDY, max_tokens=200))
+    bench.submit(3, "Small.", replace(GREEDY, max_tokens=20))
+    generator = bench.generator
+    assert isinstance(generator, Batching)
+    assert list(generator._running) == ["1"]
+    generator.abort(2)
+    assert list(generator._running) == ["1", "3"]
+    bench.run()
+    generator.close()
 
 
 async def test_the_next_turn_finds_its_history_in_the_cache(engine: EngineProcess, tiny: dict[str, Path]) -> None:

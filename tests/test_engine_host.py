@@ -1,16 +1,19 @@
 """Loads that fail late: what they leave behind, and what is told."""
 
+import json
 import shutil
 import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from bot.engine.base import LoadProgress, ModelSource
 from bot.engine.host import ModelHost
 from bot.engine.paged import PagedBatch
 from bot.errors import ModelError
 from bot.models import loading
+from bot.models.failures import Unrecoverable
 
 pytest_plugins = ["tests.engine_fixtures"]
 
@@ -59,3 +62,36 @@ def test_too_little_memory_to_pack_is_told_in_a_sentence(
     monkeypatch.setattr("bot.models.hardware._cpu_packs", lambda: True)
     with pytest.raises(ModelError, match="There is not enough memory for llama"):
         loading.load(ModelSource("llama", str(tiny["llama"]), device="cpu"), unseen)
+
+
+def test_no_text_is_longer_than_where_rotations_become_others_for_everybody(
+    tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    """LongRoPE looks at the longest text of a step, so its neighbours' keys would no longer be of one kind."""
+    folder = tmp_path / "phi3"
+    shutil.copytree(tiny["phi3"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    width = config["hidden_size"] // config["num_attention_heads"] // 2
+    config["rope_parameters"] = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * width,
+        "long_factor": [2.0] * width,
+        "original_max_position_embeddings": 64,
+    }
+    config["original_max_position_embeddings"] = 64
+    (folder / "config.json").write_text(json.dumps(config))
+    assert config["max_position_embeddings"] > 64
+    told = new_host().load(ModelSource("phi3", str(folder), device="cpu"), unseen)
+    assert (told.batching, told.context_window) == (True, 64)
+
+
+def test_a_lost_device_is_no_ordinary_failure_of_a_load(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever in it the first call meets it: here where the one before gives its memory back."""
+
+    def lost() -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("bot.engine.residents.give_back", lost)
+    with pytest.raises(Unrecoverable):
+        new_host().load(ModelSource("llama", str(tiny["llama"]), device="cpu"), unseen)

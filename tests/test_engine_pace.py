@@ -55,3 +55,20 @@ def test_prompts_that_are_read_alone_teach_what_a_chunk_takes_beside_an_answer()
     known = pace.chunk
     pace.learn(8, 1, 10.0, alone=True)
     assert pace.chunk == known, "the rest of a prompt says nothing about a chunk"
+
+
+def test_what_a_step_takes_with_many_answers_is_learned_while_prompts_are_read() -> None:
+    """One answer taught it 20 ms; then sixteen are written, 80 ms a step, and there are always more prompts."""
+    pace = Pace(first=64, largest=512)
+    pace.learn(1, 1, 0.02)
+    for _ in range(60):
+        read = pace.chunk
+        pace.learn(16 + read, 17, 0.08 + 0.001 * read)
+    assert pace.chunk > 64
+
+
+def test_the_rest_of_a_prompt_that_met_a_busy_moment_says_nothing_about_chunks() -> None:
+    pace = Pace(first=256, largest=512)
+    pace.learn(1, 1, 0.02)
+    pace.learn(9, 2, 0.5)
+    assert pace.chunk == 256

@@ -62,6 +62,7 @@ class Generator:
     model: Model
     running: int = 0
     closed: bool = False
+    offloaded_mb: int = 0
 
     def __post_init__(self) -> None:
         if self.model.device == "cuda":
@@ -293,3 +294,24 @@ def test_nothing_goes_where_there_is_room_or_nothing_is_wanted(card: Desk) -> No
     assert step is not None
     assert step.park
     assert next_step(kept, Taken(99, 0), Taken(0, 0)) is None, "moved off the card it would take RAM, not give any"
+
+
+def test_ram_that_took_what_a_kept_model_offloaded_is_got_back(card: Desk) -> None:
+    card.machine.gpu = 10 * (WEIGHTS + CACHE)
+    card.bring("a", kv_offload_mb=500)
+    current = card.bring("b")
+    assert list(card.residents.names) == ["b", "a"]
+    card.machine.take(ram=card.machine.left().ram)
+    card.machine.take(ram=600)
+    card.residents.relieve(current)
+    assert list(card.residents.names) == ["b"]
+
+
+def test_what_comes_back_from_ram_needs_what_it_may_offload(card: Desk) -> None:
+    offloads = {"kv_offload_mb": 500}
+    card.machine.ram = 2 * WEIGHTS + 400
+    for name in ("a", "b", "c"):
+        card.bring(name, **offloads)
+    card.log.clear()
+    card.bring("a", **offloads)
+    assert "drop" in " ".join(card.log)

@@ -187,3 +187,11 @@ def test_rows_are_read_together_where_that_is_less_work(
     assert list(together(parts, call)) == spans
     two = [replace(part, ids=[7, 8]) for part in parts]
     assert list(together(two, call)) == [(place, place + 1) for place in range(len(lengths))]
+
+
+def test_a_model_whose_tokens_see_their_chunk_only_keeps_its_own_attention(tiny: dict[str, Path]) -> None:
+    """It says the same as others do as long as a text is short, so that a trial cannot tell."""
+    model = loaded(tiny["llama"])
+    model.config.attention_chunk_size = 8192
+    with pytest.raises(CannotBatch, match="chunk"):
+        switch(model, model.config.vocab_size)

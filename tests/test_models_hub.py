@@ -1,5 +1,6 @@
 """Fetching from the hub: the real huggingface_hub against a hub on loopback."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -109,6 +110,19 @@ def test_an_interrupted_pull_goes_on_where_it_stopped(fake: FakeHub, settings: S
     assert fake.fetched("model.safetensors") == ["", f"bytes={CHUNK}-"]
     assert steps[0].done > CHUNK
     assert (folder / "model.safetensors").read_bytes() == content
+
+
+def test_a_file_that_was_whole_but_had_no_name_yet_is_not_fetched_again(
+    fake: FakeHub, settings: Settings, home: Path
+) -> None:
+    """The power went while it was being checked."""
+    content = weights("w")
+    fake.repos[NAME] = whole()
+    (blobs := home / "hub" / "models--acme--chatty" / "blobs").mkdir(parents=True)
+    (blobs / f"{hashlib.sha256(content).hexdigest()}.inhouse.incomplete").write_bytes(content)
+    assert (pull(hub(fake, settings, home)) / "model.safetensors").read_bytes() == content
+    assert fake.fetched("model.safetensors") == []
+    assert not list(blobs.glob("*.incomplete"))
 
 
 def test_a_damaged_file_is_told_and_fetched_anew(fake: FakeHub, settings: Settings, home: Path) -> None:

@@ -65,7 +65,7 @@ def look() -> Torch:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                torch.cuda.init()  # type: ignore[no-untyped-call]  # unlike is_available() it says why not
+                torch.cuda.init()  # unlike is_available() it says why not
                 gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
                 torch.ones(1, device="cuda").add(1).item()  # a build without kernels for this GPU fails only here
         except Exception as error:

@@ -122,6 +122,11 @@ class Generator(Protocol):
         ...
 
     @property
+    def offloaded_mb(self) -> int:
+        """RAM that was filled with what the KV cache of a GPU had no more room for."""
+        ...
+
+    @property
     def running(self) -> int:
         """Answers that are generated or wait for room."""
         ...

@@ -51,6 +51,11 @@ class Batch(Protocol):
         """Blocks that so many tokens of one request take at most."""
         ...
 
+    @property
+    def offloaded_mb(self) -> int:
+        """RAM that what it had no more room for has come to take; from any thread."""
+        ...
+
     def blocks(self) -> tuple[int, int]:
         """(free, all) blocks, those kept only for reuse being free; from any thread, and (0, 0) after stop()."""
         ...
@@ -108,7 +113,8 @@ def _try(batch: Batch, vocabulary: int, lengths: Sequence[int], tokens: int) -> 
     greedy = SamplingParams(temperature=0.0, repetition_penalty=1.0)
     for length in lengths:
         ids = [(7 * place + length) % vocabulary for place in range(length)]
-        batch.add(f"try {length}", ids, tokens, (), greedy)
+        if not batch.add(f"try {length}", ids, tokens, (), greedy):
+            raise meant(batch.take_failure())
         while not (made := trial.made.get()).finished:
             if made.failed:
                 raise meant(batch.take_failure())

@@ -91,11 +91,17 @@ class Batching:
             if answer.stream == stream:
                 self._waiting.remove(answer)
                 self._emit(answer.end("", FinishReason.ABORT))
+                self._admit()  # those behind it may be smaller
                 return
         running = self._running.get(str(stream))
         if running is not None and not running.ended:
             running.aborted = True
             self._batch.cancel(str(stream))
+
+    @property
+    def offloaded_mb(self) -> int:
+        """RAM that what its cache had no more room for has come to take."""
+        return self._batch.offloaded_mb
 
     def blocks(self) -> tuple[int, int]:
         """(free, all) blocks; those kept only for reuse are free."""
@@ -137,7 +143,12 @@ class Batching:
         self._running[key] = answer
         self._reserved[key] = need
         ids = [*answer.prompt.ids, *answer.tokens]
-        if not self._batch.add(key, ids, answer.left, sorted(answer.eos), answer.params):
+        try:
+            added = self._batch.add(key, ids, answer.left, sorted(answer.eos), answer.params)
+        except BaseException:  # the system gives no more threads: the caller says so, and nothing is owed
+            self._release(key)
+            raise
+        if not added:
             self._post(partial(self._replace, self._batch))
 
     def _on_started(self, key: str, cached: int, at: float) -> None:
@@ -173,6 +184,8 @@ class Batching:
                     self._batch.cancel(made.key)
             elif text:
                 self._emit(answer.delta(text))
+        elif answer.aborted and not made.finished:
+            self._batch.cancel(made.key)  # it was asked to before it knew of the answer
         if made.finished:
             self._release(made.key)
 

@@ -37,6 +37,10 @@ from bot.models.loading import load as load_model
 
 log = logging.getLogger(__name__)
 
+LENGTHENED = ("longrope", "dynamic")
+"""Rotations that become others for everybody in a step, keys in the cache excepted, once one text is longer than the
+model was first trained on. So no text is."""
+
 CACHE_TOO_LARGE = "The KV cache does not fit the memory that is free beside the weights; lower INHOUSE_KV_CACHE_MB."
 
 
@@ -77,6 +81,9 @@ class ModelHost:
         except (ModelError, Unrecoverable):
             raise
         except Exception as error:
+            failure = judge(error)
+            if failure.device_lost:
+                raise Unrecoverable(failure.why) from error
             log.exception("%s could not be loaded", source.name)
             why = f"{source.name} could not be loaded, for a reason that was not foreseen; the log has it."
             raise ModelError(why) from error
@@ -233,12 +240,17 @@ class ModelHost:
 
 def _gpu_memory() -> tuple[int, int]:
     """(free, all) bytes."""
-    return torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)
+    # Asked earlier, it would begin to use a GPU that may be meant for others.
+    return torch.cuda.mem_get_info() if torch.cuda.is_initialized() else (0, 0)
 
 
 def _window(source: ModelSource, model: PreTrainedModel) -> int:
     """Tokens of prompt and answer together: the least of what the source and the model's own config say."""
-    known = [source.context_window, getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0]
+    config = model.config.get_text_config()
+    known = [source.context_window, getattr(config, "max_position_embeddings", 0) or 0]
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in LENGTHENED:
+        known.append(rope.get("original_max_position_embeddings") or 0)
     return min((window for window in known if window > 0), default=2048)
 
 

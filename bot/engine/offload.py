@@ -14,6 +14,9 @@ from transformers.generation.continuous_batching.cache_allocators.cache_allocato
     compute_block_hash,
 )
 
+PIECE = 64
+"""Blocks that are brought back at once."""
+
 
 class Offload:
     """The evicted blocks of one part of the cache (all layers with one kind of attention)."""
@@ -25,8 +28,15 @@ class Offload:
         self._free = list(reversed(range(len(self._rows))))
         self._kept: dict[int, int] = {}  # hash of a block: its row; who rested longest comes first
 
+        self._used = 0
+
     def __len__(self) -> int:
         return len(self._kept)
+
+    @property
+    def taken(self) -> int:
+        """Bytes that it has come to take; from any thread."""
+        return self._used * self._part.bytes_per_block
 
     def keep(self, blocks: Sequence[int]) -> None:
         """Copy these blocks, the longest unused first. The cache must still have them, with their hashes."""
@@ -41,6 +51,7 @@ class Offload:
         rows = [self._free.pop() for _ in blocks]
         self._rows[torch.tensor(rows)] = self._cache.index_select(0, self._ids(blocks)).cpu()
         self._kept.update(zip(hashes, rows, strict=True))
+        self._used = max(self._used, max(rows) + 1)
 
     def find(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """Of the blocks that a prompt begins with: those in the cache, and the hashes of those that are only here.

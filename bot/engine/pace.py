@@ -23,7 +23,7 @@ class Pace:
     def __init__(self, first: int, largest: int) -> None:
         self.chunk = first
         self._largest = largest
-        self._decode_s = 0.0
+        self._decode_s: dict[int, float] = {}  # by how many answers a step went on with
         self._began = 0.0
         self._tokens = 0
         self._rows = 0
@@ -43,16 +43,23 @@ class Pace:
 
     def learn(self, tokens: int, rows: int, took_s: float, alone: bool = False) -> None:
         """A step over `tokens` query tokens of `rows` requests took so long; alone: none of these is being answered."""
-        if tokens == rows:
-            self._decode_s = 0.8 * self._decode_s + 0.2 * took_s if self._decode_s else took_s
-        elif self._decode_s and (not alone or tokens >= self.chunk):
-            if alone:  # what a chunk of it would have taken beside an answer
-                tokens, took_s = self.chunk, took_s * self.chunk / tokens + self._decode_s
-            allowed = MAX_STEPS * self._decode_s
-            if took_s > allowed:
-                self._set(int(min(self.chunk, tokens) * max(0.5, allowed / took_s)))
-            elif took_s < 0.9 * allowed and tokens >= self.chunk:
-                self._set(self.chunk + max(UNIT, self.chunk // 4))
+        read = tokens - rows
+        # A few tokens beside many answers cost little; else, while there always are prompts, nobody would ever learn
+        # what a step takes with so many answers.
+        if read <= (0 if alone else min(UNIT, rows // 2)):
+            self._decode_s[rows] = 0.8 * self._decode_s.get(rows, took_s) + 0.2 * took_s
+        if not read or not self._decode_s or (alone and tokens < self.chunk):
+            return
+        decode_s = self._decode_s[
+            max((known for known in self._decode_s if known <= rows), default=min(self._decode_s))
+        ]
+        if alone:  # what a chunk of it would have taken beside an answer
+            tokens, took_s = self.chunk, took_s * self.chunk / tokens + decode_s
+        allowed = MAX_STEPS * decode_s
+        if took_s > allowed and (alone or 2 * read >= self.chunk - UNIT):  # less is a prompt's rest, and no chunk
+            self._set(int(min(self.chunk, tokens) * max(0.5, allowed / took_s)))
+        elif took_s < 0.9 * allowed and tokens >= self.chunk:
+            self._set(self.chunk + max(UNIT, self.chunk // 4))
 
     def _set(self, tokens: int) -> None:
         self.chunk = max(UNIT, min(self._largest, tokens // UNIT * UNIT))

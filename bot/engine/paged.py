@@ -3,6 +3,7 @@
 What is ours in it: the scheduler, the token picker, the way out. In and out as `batch.Batch` says.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import partial
 from time import perf_counter
@@ -78,7 +79,15 @@ class PagedBatch:
 
     @property
     def cache_tokens(self) -> int:
-        return self.cache.num_sectors * self.cache.tokens_per_sector
+        """Layers with a window of their own have their own blocks, and take from the same cache."""
+        most = self.cache.num_sectors * self.cache.tokens_per_sector
+        return bisect_right(range(most + 1), self.cache_blocks, key=self.blocks_for) - 1
+
+    @property
+    def offloaded_mb(self) -> int:
+        processor = self._manager.batch_processor
+        scheduler = processor.scheduler if processor is not None else None
+        return scheduler.offloaded // MB if isinstance(scheduler, KeepingScheduler) else 0
 
     def blocks_for(self, tokens: int) -> int:
         parts = self.cache.cache_allocators.values()

@@ -90,9 +90,14 @@ def next_step(residents: Sequence[Resident[H]], need: Taken, left: Taken) -> Ste
             return Step(below[0], park=False)  # it has been unused for longer, and leaves its RAM to this one
         return Step(first, park=False)
     if 0 < need.ram > left.ram:
-        # What can be moved is all on the GPU: it would leave no RAM behind.
-        return next((Step(each, park=False) for each in idle if not (each.takes.gpu and each.movable)), None)
+        # What can be moved is all on the GPU: it would leave no RAM behind, but for what its KV cache offloaded.
+        return next((Step(each, park=False) for each in idle if not above_only(each)), None)
     return None
+
+
+def above_only(resident: Resident[H]) -> bool:
+    """Whether a model takes no RAM to speak of."""
+    return resident.takes.gpu > 0 and resident.movable and not resident.source.kv_offload_mb
 
 
 class Residents(Generic[H]):
@@ -122,8 +127,8 @@ class Residents(Generic[H]):
     @property
     def unused_cache_mb(self) -> int:
         """RAM that their KV caches take only as they fill."""
-        told = [resident.hosted.told for resident in self._kept if resident.hosted is not None]
-        return sum(_kv_in_ram(each) for each in told)
+        hosted = [resident.hosted for resident in self._kept if resident.hosted is not None]
+        return sum(_kv_in_ram(each.told) - each.generator.offloaded_mb for each in hosted)
 
     def find(self, source: ModelSource) -> H | None:
         """This model, if it is ready; it is the last used then. Raises ModelError if its files are not there."""
@@ -141,6 +146,7 @@ class Residents(Generic[H]):
         stamp = stamp_of(Path(source.path))
         parked = self._take(source, stamp)
         try:
+            give_back()  # what nothing uses counts as left
             self._make_room(self._need(source, stamp, parked))
             return self._bring(source, stamp, parked, progress, host)
         except Exception as error:
@@ -198,7 +204,7 @@ class Residents(Generic[H]):
 
     def _need(self, source: ModelSource, stamp: Stamp, parked: Resident[H] | None) -> Taken:
         need = self._measured.get((source, stamp)) or expected(source)
-        return need if parked is None else replace(need, ram=0)
+        return need if parked is None else replace(need, ram=source.kv_offload_mb)
 
     def _left(self) -> Taken:
         """What is left when all KV caches have filled; how far they have cannot be seen, so none counts as begun."""

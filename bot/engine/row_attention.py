@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 
-from bot.engine.batch import meant
+from bot.engine.batch import CannotBatch, meant
 from bot.engine.rows import Rows, Shape
 from bot.engine.spans import Part, spans_of
 from bot.models.failures import judge
@@ -78,6 +78,8 @@ def switch(model: PreTrainedModel, vocabulary: int) -> None:
     """
     if model.config._attn_implementation == NAME:
         return
+    if getattr(model.config.get_text_config(), "attention_chunk_size", None):
+        raise CannotBatch("tokens see their own chunk only, which shows in no short text")
     ids = [7 * place % vocabulary for place in range(sum(TRIAL))]
     whole: Any = model
     try:

@@ -87,6 +87,7 @@ class RowBatch:
     """A running batch over a KV cache of `blocks` blocks."""
 
     block = BLOCK
+    offloaded_mb = 0
 
     def __init__(self, model: PreTrainedModel, blocks: int, vocabulary: int, pace: Pace, listener: Listener) -> None:
         """Raises CannotBatch if the model's attention cannot be ours."""
@@ -112,12 +113,13 @@ class RowBatch:
 
     def add(self, key: str, ids: Sequence[int], max_tokens: int, eos: Sequence[int], params: SamplingParams) -> bool:
         choice = Choice(params, self._vocabulary)
+        session = Session(key, ids, list(ids), max_tokens, frozenset(eos), choice)
         with self._lock:
-            self._inbox.put(Session(key, ids, list(ids), max_tokens, frozenset(eos), choice))
             if self._thread is None:
                 thread = Thread(target=self._run, name="batch", daemon=True)
                 thread.start()  # or it raises, and the next one is tried
                 self._thread = thread
+            self._inbox.put(session)
         return not self.is_dead()
 
     def cancel(self, key: str) -> None:

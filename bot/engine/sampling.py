@@ -79,6 +79,8 @@ class TokenPicker(ContinuousBatchingLogitsProcessor):
         states = [request.state for request in self._requests]
         choices: list[Choice] = [state.logit_processor_kwargs["choice"] for state in states]
         mark(scores, choices, [(state.initial_tokens, state.generated_tokens) for state in states])
+        if scores.is_cuda:
+            torch.cuda.current_stream(scores.device).synchronize()  # the step's time is what it computes, too
         self._stepped()
         return scores
 

@@ -18,7 +18,7 @@ from transformers.generation.continuous_batching.cache_allocators.cache_allocato
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState, RequestStatus
 from transformers.generation.continuous_batching.scheduler import FIFOScheduler
 
-from bot.engine.offload import Offload
+from bot.engine.offload import PIECE, Offload
 from bot.engine.pace import Pace
 
 
@@ -45,6 +45,11 @@ class KeepingScheduler(FIFOScheduler):
         self._gone = gone
         parts = cache.cache_allocators if offload and cache.use_prefix_sharing else {}
         self._offloads = {name: Offload(part, offload // len(parts)) for name, part in parts.items()}
+
+    @property
+    def offloaded(self) -> int:
+        """Bytes of RAM that were given to what was evicted; from any thread."""
+        return sum(offload.taken for offload in self._offloads.values())
 
     def schedule_batch(
         self, token_budget: int, cache_budget: int
@@ -88,7 +93,10 @@ class KeepingScheduler(FIFOScheduler):
 
     def _try_to_meet_safety_margin(self) -> bool:
         """Make room for one step. Admission sees to it that running requests fit, so nobody is ever held back here."""
-        for name in self.cache.cache_allocators:
+        for name, part in self.cache.cache_allocators.items():
+            if self.cache.use_prefix_sharing:
+                for state in self.waiting_requests.values():  # what they will find must not go to make room for them
+                    self._rest({name: part.match_prefix_blocks(state.remaining_prefill_tokens)})
             self._make_room(name, self._step_needs(name))
         self.cache.pool.try_to_free_sectors()
         return True
@@ -99,8 +107,8 @@ class KeepingScheduler(FIFOScheduler):
         prefill = min(self.pace.chunk, sum(len(state.remaining_prefill_tokens) for state in requests))
         return prefill // self.cache.cache_allocators[name].tokens_per_page + len(requests) + 1
 
-    def _make_room(self, name: str, blocks: int) -> int:
-        """Evict whoever rested longest until so many blocks are free, if that can be. How many are free then."""
+    def _make_room(self, name: str, blocks: int) -> None:
+        """Evict whoever rested longest until so many blocks are free, if that can be."""
         part = self.cache.cache_allocators[name]
         oldest = list(part.ledger.cached_blocks)[: max(0, blocks - self._free(part))]
         if name in self._offloads:
@@ -109,7 +117,6 @@ class KeepingScheduler(FIFOScheduler):
             del part.ledger.cached_blocks[block]
             del part.ledger.hash_to_block[part.ledger.block_to_hash.pop(block)]
         self.cache.pool.free_blocks(part.index, oldest)
-        return self._free(part)
 
     def _free(self, part: CacheAllocator) -> int:
         pool = self.cache.pool
@@ -118,17 +125,20 @@ class KeepingScheduler(FIFOScheduler):
     def _bring_back(self, ids: list[int]) -> None:
         """Have the cache hold again what was evicted of a prompt's beginning, as far as there is room for it."""
         for name, offload in self._offloads.items():
-            there, here = offload.find(ids)
-            if not here:
-                continue
             part, pool = self.cache.cache_allocators[name], self.cache.pool
-            contents = offload.take(here)  # before those that go now may take their place
-            self._rest({name: there})  # at the young end: they must not go to make the room
-            needs = self._step_needs(name)
-            here = here[: max(0, self._make_room(name, needs + len(here)) - needs)]
-            while pool.count_free_blocks(part.index) < len(here):
-                pool.allocate_sector(part.index)
-            offload.give(here, contents[: len(here)], pool.get_free_blocks(part.index, len(here)))
+            needs, resting = self._step_needs(name), part.ledger.cached_blocks
+            while True:  # piece by piece: each is a copy on the GPU while it comes
+                there, here = offload.find(ids)
+                self._rest({name: there})  # at the young end: they must not go to make the room
+                room = self._free(part) + len(resting) - sum(block in resting for block in there) - needs
+                piece = here[: max(0, min(room, PIECE))]
+                if not piece:
+                    break
+                contents = offload.take(piece)  # before those that go now may take its place
+                self._make_room(name, needs + len(piece))
+                while pool.count_free_blocks(part.index) < len(piece):
+                    pool.allocate_sector(part.index)
+                offload.give(piece, contents, pool.get_free_blocks(part.index, len(piece)))
 
     def _rest(self, blocks: dict[str, list[int]]) -> None:
         """Put the blocks that nobody uses any more at the young end, the last of the conversation first."""

@@ -30,7 +30,7 @@ class Shelf:
         except ModelError as error:
             log.warning("%s", error)
             return
-        if found.gpu:
+        if found.gpu and self._current.settings.gpu_layers != 0:
             self.hardware = replace(found, vram_free_mb=found.vram_free_mb + loaded_mb)
         else:
             self.hardware = replace(found, ram_free_mb=found.ram_free_mb + loaded_mb)

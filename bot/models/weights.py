@@ -92,7 +92,8 @@ def fetch_weights(files: Sequence[WeightFile], url: str, token: str | None, blob
         meter = _Meter(total - sum(file.missing(blobs) for file in large), total, progress)
         pool = ThreadPoolExecutor(WORKERS)
         try:
-            jobs = [pool.submit(_fetch, file, url, token, blobs, meter) for file in large if file.missing(blobs)]
+            wanted = [file for file in large if not (blobs / file.sha256).is_file()]
+            jobs = [pool.submit(_fetch, file, url, token, blobs, meter) for file in wanted]
             for job in jobs:
                 job.result()
         finally:
@@ -108,14 +109,15 @@ def _fetch(file: WeightFile, url: str, token: str | None, blobs: Path, meter: _M
     with partial.open("ab") as target:
         if target.tell() > file.size:
             target.truncate(0)
-        http_get(
-            f"{url}/{file.name}",
-            target,
-            resume_size=target.tell(),
-            headers={"authorization": f"Bearer {token}"} if token else {},
-            expected_size=file.size,
-            tqdm_class=lambda **_: meter,  # type: ignore[arg-type]  # it asks for a class and calls it
-        )
+        if target.tell() < file.size:  # else only its name was missing
+            http_get(
+                f"{url}/{file.name}",
+                target,
+                resume_size=target.tell(),
+                headers={"authorization": f"Bearer {token}"} if token else {},
+                expected_size=file.size,
+                tqdm_class=lambda **_: meter,  # type: ignore[arg-type]  # it asks for a class and calls it
+            )
     with partial.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     if digest != file.sha256:

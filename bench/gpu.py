@@ -136,13 +136,11 @@ def size_of(folder: Path) -> int:
 
 async def measure(engine: EngineProcess, name: str, folder: Path, limit: float, compare: bool) -> LoadedModel:
     """All figures of one model."""
-    before = (await engine.stats()).resident
     loaded = await engine.load(ModelSource(name, str(folder), device="cuda"), progress)
-    parked = set(before) - set(loaded.resident)
     stats = await engine.stats()
     weights = size_of(folder)
     say(
-        f"  loaded in {loaded.load_s:.1f} s{' (the one before made room)' if parked else ''}, weights {loaded.weights_mb} MB ({weights / 1e6:.0f} MB on disk), "
+        f"  loaded in {loaded.load_s:.1f} s beside {', '.join(loaded.resident[1:]) or 'no other'}, weights {loaded.weights_mb} MB ({weights / 1e6:.0f} MB on disk), "
         f"{stats.gpu_used_mb} of {stats.gpu_total_mb} MB used, KV cache {loaded.kv_cache_tokens} tokens {loaded.note}"
     )
     await at_once(engine, 8, f"{name} warm-up")

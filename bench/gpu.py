@@ -139,9 +139,11 @@ async def measure(engine: EngineProcess, name: str, folder: Path, limit: float, 
     loaded = await engine.load(ModelSource(name, str(folder), device="cuda"), progress)
     stats = await engine.stats()
     weights = size_of(folder)
+    beside = ", ".join(loaded.resident[1:]) or "no other"
     say(
-        f"  loaded in {loaded.load_s:.1f} s beside {', '.join(loaded.resident[1:]) or 'no other'}, weights {loaded.weights_mb} MB ({weights / 1e6:.0f} MB on disk), "
-        f"{stats.gpu_used_mb} of {stats.gpu_total_mb} MB used, KV cache {loaded.kv_cache_tokens} tokens {loaded.note}"
+        f"  loaded in {loaded.load_s:.1f} s beside {beside}, weights {loaded.weights_mb} MB ({weights / 1e6:.0f} MB on "
+        f"disk), {stats.gpu_used_mb} of {stats.gpu_total_mb} MB used, KV cache {loaded.kv_cache_tokens} tokens "
+        f"{loaded.note}"
     )
     await at_once(engine, 8, f"{name} warm-up")
     for number in (1, 8, 32):

@@ -9,9 +9,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from bot.engine.sampling import PREFILTER, Choice, draw, keep, penalise, pick
+from bot.engine.sampling import PREFILTERS, Choice, draw, keep, penalise, pick
 from bot.messages import SamplingParams
 
+PREFILTER = PREFILTERS[0]
 VOCABULARY = 1000
 
 
@@ -61,6 +62,17 @@ def test_draws_follow_the_softmax_of_what_is_kept(top_k: int, top_p: float) -> N
     seen = torch.bincount(drawn, minlength=12) / count
     assert (seen - chances).abs().max() < 0.02
     assert (seen[chances == 0] == 0).all()
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 2.0, 5.0])
+def test_draws_stay_within_what_is_kept_however_flat_the_logits_are(spread: float) -> None:
+    """Among hundreds, among thousands, among all."""
+    logits = torch.randn(6, 2 * PREFILTERS[-1]) * spread
+    top_k, top_p = torch.tensor([0, 0, 0, 300, 5000, 0]), torch.tensor([0.95, 0.5, 1.0, 1.0, 0.99, 0.999])
+    kept = torch.cat([warped(row[None], 1.0, int(k), float(p)) for row, k, p in zip(logits, top_k, top_p, strict=True)])
+    for _ in range(20):
+        drawn = draw(logits.clone(), top_k, top_p)
+        assert (kept.gather(-1, drawn.unsqueeze(-1)) > -torch.inf).all()
 
 
 def test_every_row_of_a_batch_goes_by_its_own_parameters() -> None:

@@ -12,15 +12,8 @@ from bot.engine.base import ModelSource
 from bot.engine.memory import Taken
 from bot.errors import ModelError
 from bot.models import local
-from bot.models.fit import (
-    BYTES,
-    CONVERSATION_TOKENS,
-    CPU_KV_MB,
-    QUANTIZED_BYTES,
-    again_when_packed,
-    kv_mb,
-)
-from bot.models.hardware import MB, choose_dtype, detect, is_packed
+from bot.models.fit import CONVERSATION_TOKENS, CPU_KV_MB, kv_mb, layers_mb, weights_mb
+from bot.models.hardware import choose_dtype, detect, is_packed
 from bot.models.spec import ModelSpec
 
 MARGIN_SHARE, MARGIN_MB = 1.1, 256
@@ -35,16 +28,16 @@ def expected(source: ModelSource) -> Taken:
     hardware = detect("cpu" if source.gpu_layers == 0 else source.device)
     dtype = choose_dtype(source.dtype, hardware, source.quantization)
     folder = Path(source.path)
-    each = QUANTIZED_BYTES.get(source.quantization, BYTES[dtype])
-    spec = local.from_config(ModelSpec(name=source.name), folder)
-    numbers = numbers_in(folder) + (again_when_packed(spec) if is_packed(dtype, hardware, source.quantization) else 0)
-    weights = int(MARGIN_SHARE * each * numbers / MB)
+    spec = local.from_config(ModelSpec(name=source.name, parameters=numbers_in(folder)), folder)
+    weights = weights_mb(spec, dtype, source.quantization, is_packed(dtype, hardware, source.quantization))
     if not hardware.gpu:
-        return Taken(weights + (source.kv_cache_mb or CPU_KV_MB) + MARGIN_MB, 0)
+        return Taken(int(MARGIN_SHARE * weights) + (source.kv_cache_mb or CPU_KV_MB) + MARGIN_MB, 0)
     kept = spec.layers if source.gpu_layers is None else min(source.gpu_layers, spec.layers)
-    share = kept / spec.layers if spec.layers else 1.0
-    above = int(share * weights) + wanted_kv_mb(source, dtype) + MARGIN_MB
-    return Taken(int((1 - share) * weights) + source.kv_offload_mb + MARGIN_MB, above)
+    away = 1 - kept / spec.layers if spec.layers else 0.0
+    below = MARGIN_SHARE * away * layers_mb(spec, dtype, "none")  # what stays in RAM is not quantized
+    above = MARGIN_SHARE * (weights - away * layers_mb(spec, dtype, source.quantization))
+    ram = int(below) + source.kv_offload_mb + MARGIN_MB
+    return Taken(ram, int(above) + wanted_kv_mb(source, dtype) + MARGIN_MB)
 
 
 def wanted_kv_mb(source: ModelSource, dtype: str) -> int:

@@ -55,7 +55,7 @@ class Fit:
 def weights_mb(spec: ModelSpec, dtype: str, quantization: str = "none", packed: bool = False) -> int:
     """MB that the weights take once loaded; 0 if the number of parameters is not known."""
     kept = _kept(spec) + (again_when_packed(spec) if packed else 0)
-    return int(kept * BYTES[dtype] / MB) + _layers_mb(spec, dtype, quantization)
+    return int(kept * BYTES[dtype] / MB) + layers_mb(spec, dtype, quantization)
 
 
 def again_when_packed(spec: ModelSpec) -> int:
@@ -63,14 +63,14 @@ def again_when_packed(spec: ModelSpec) -> int:
     return spec.embeddings if spec.tied else 0
 
 
+def layers_mb(spec: ModelSpec, dtype: str, quantization: str) -> int:
+    """MB that all layers take."""
+    return int((spec.parameters - _kept(spec)) * QUANTIZED_BYTES.get(quantization, BYTES[dtype]) / MB)
+
+
 def _kept(spec: ModelSpec) -> float:
     """Parameters outside the layers."""
     return min(spec.embeddings or spec.parameters * EMBEDDINGS_SHARE, spec.parameters)
-
-
-def _layers_mb(spec: ModelSpec, dtype: str, quantization: str) -> int:
-    """MB that all layers take."""
-    return int((spec.parameters - _kept(spec)) * QUANTIZED_BYTES.get(quantization, BYTES[dtype]) / MB)
 
 
 def kv_mb(spec: ModelSpec, dtype: str, tokens: int) -> int:
@@ -98,10 +98,10 @@ def fits(
     if gpu_layers is None or not spec.layers or gpu_layers >= spec.layers:
         return _verdict(spec, hardware, dtype, [("cuda", weights + kv + GPU_RUNTIME_MB)])
     away = (spec.layers - gpu_layers) / spec.layers
-    in_ram = _layers_mb(spec, dtype, "none")
+    in_ram = layers_mb(spec, dtype, "none")
     # A layer that stays in RAM is copied to the GPU while it computes, so the GPU needs room for one of them.
     room = in_ram // spec.layers
-    above = weights - int(_layers_mb(spec, dtype, quantization) * away) + room + kv + GPU_RUNTIME_MB
+    above = weights - int(layers_mb(spec, dtype, quantization) * away) + room + kv + GPU_RUNTIME_MB
     return _verdict(spec, hardware, dtype, [("cuda", above), ("cpu", int(in_ram * away) + CPU_RUNTIME_MB)])
 
 

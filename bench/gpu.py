@@ -4,7 +4,8 @@ Random weights are written to a throw-away directory and loaded by our engine as
 load time, memory against the catalog's estimate, tokens a second at 1, 8 and 32 conversations with the share of what
 the card's memory bandwidth allows, the first token at 2,000 tokens of history with and without the prefix in the cache,
 and, for comparison, generate() one after another and the library's manager alone, with CUDA graphs and without. At
-last the out-of-memory ladder, on a card that somebody else filled.
+last the out-of-memory ladder, on a card that somebody else filled, and a conversation that comes back after the KV cache
+had no more room for it.
 """
 
 import argparse
@@ -80,6 +81,23 @@ async def turns(engine: EngineProcess) -> None:
             f"  first token at {warm.usage.prompt_tokens} tokens: cold {cold.first_s * 1000:.0f} ms, next turn "
             f"{warm.first_s * 1000:.0f} ms ({warm.usage.cached_tokens} found), ratio {warm.first_s / cold.first_s:.3f}"
         )
+
+
+async def evicted(name: str, folder: Path) -> None:
+    """First token of a conversation that the KV cache had no more room for, with and without RAM that kept it."""
+    for offload_mb in (0, 8000):
+        engine = EngineProcess()
+        source = ModelSource(name, str(folder), device="cuda", kv_cache_mb=1000, kv_offload_mb=offload_mb)
+        loaded = await engine.load(source, progress)
+        said = [f"{place} {WORDS} " * (HISTORY // 24) for place in range(2 + loaded.kv_cache_tokens // HISTORY)]
+        for place, text in enumerate(said):
+            await first_token(engine, [text], f"other {place}")
+        back = await first_token(engine, [said[0], "yes", "and then?"], "back")
+        say(
+            f"  back after {len(said) - 1} others, {offload_mb} MB of RAM for it: {back.first_s * 1000:.0f} ms "
+            f"({back.usage.cached_tokens} of {back.usage.prompt_tokens} tokens found)"
+        )
+        await engine.close()
 
 
 def serially(folder: Path) -> float:
@@ -183,7 +201,9 @@ async def main() -> None:
             await measure(engine, name, folder, limit, compare=name.startswith("mistral"))
         say("out of memory:")
         await ladder(engine)
-    await engine.close()
+        await engine.close()
+        say("evicted:")
+        await evicted(name, folder)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ Random weights are written to a throw-away directory and loaded by our engine as
 load time, memory against the catalog's estimate, tokens a second at 1, 8 and 32 conversations with the share of what
 the card's memory bandwidth allows, the first token at 2,000 tokens of history with and without the prefix in the cache,
 and, for comparison, generate() one after another and the library's manager alone, with CUDA graphs and without. At
-last the out-of-memory ladder, on a card that somebody else filled, and a conversation that comes back after the KV cache
-had no more room for it.
+last the out-of-memory ladder, on a card that somebody else filled, and a conversation that comes back after the KV
+cache had no more room for it.
 """
 
 import argparse

@@ -14,6 +14,7 @@ if ! command -v apt-get >/dev/null || ! { [ "$(id -u)" -eq 0 ] || sudo -n true 2
   exit 0
 fi
 echo "Installing Chromium for the tests of the status page." >&2
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive dpkg --configure -a </dev/null 1>&2 || true  # one that was interrupted
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q update </dev/null 1>&2 || true
 if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
   apt-get install -q -y --no-install-recommends chromium fonts-dejavu-core </dev/null 1>&2; then

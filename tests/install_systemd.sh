@@ -13,6 +13,7 @@ if ! command -v apt-get >/dev/null || ! { [ "$(id -u)" -eq 0 ] || sudo -n true 2
   exit 0
 fi
 echo "Installing systemd for the tests of the unit." >&2
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive dpkg --configure -a </dev/null 1>&2 || true  # one that was interrupted
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q update </dev/null 1>&2 || true
 if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
   apt-get install -q -y --no-install-recommends systemd util-linux procps </dev/null 1>&2; then

@@ -122,19 +122,15 @@ def together(parts: Sequence[Part], call: int) -> Iterator[tuple[int, int]]:
     another call costs.
     """
     start, longest = 0, 0
-    for end in range(1, len(parts) + 1):
-        length = len(parts[end - 1].row.ids) + 1
-        longest = max(longest, length)
-        if end == len(parts) or not _beside(parts[end - 1], parts[end]):
-            joins = False
-        else:
-            first, last, before = parts[start].row.place, parts[end].row.place, parts[end - 1].row.place
-            both = max(longest, len(parts[end].row.ids) + 1)
-            apart = (before - first + 1) * longest + call + len(parts[end].row.ids) + 1
-            joins = (last - first + 1) * both <= apart
-        if not joins:
+    for end, part in enumerate(parts):
+        length, first = len(part.row.ids) + 1, parts[start].row.place
+        joined = (part.row.place - first + 1) * max(longest, length)
+        apart = (parts[end - 1].row.place - first + 1) * longest + call + length
+        if end > start and not (_beside(parts[end - 1], part) and joined <= apart):
             yield start, end
             start, longest = end, 0
+        longest = max(longest, length)
+    yield start, len(parts)
 
 
 def _beside(one: Part, other: Part) -> bool:

@@ -61,6 +61,7 @@ class Generator:
     model: Model
     running: int = 0
     closed: bool = False
+    offload_mb: int = 0
     offloaded_mb: int = 0
 
     def __post_init__(self) -> None:

@@ -9,11 +9,11 @@ DECODE_S = 0.06
 
 def settle(pace: Pace, fixed_s: float, token_s: float) -> float:
     """Many chunks on a machine where a step with a chunk costs so much; the longest of the later ones, in steps."""
-    pace.learn(4, 4, DECODE_S)
+    pace.learn(0, 4, DECODE_S)
     longest = 0.0
     for number in range(60):
         took = fixed_s + token_s * pace.chunk
-        pace.learn(pace.chunk + 1, 2, took)
+        pace.learn(pace.chunk, 1, took)
         if number >= 20:
             longest = max(longest, took / DECODE_S)
     return longest
@@ -39,36 +39,36 @@ def test_a_machine_that_gets_slower_gets_smaller_chunks_and_larger_ones_again() 
 
 def test_before_a_step_was_measured_the_first_size_holds() -> None:
     pace = Pace(first=128, largest=512)
-    pace.learn(128, 1, 100.0)
+    pace.learn(127, 1, 100.0)
     assert pace.chunk == 128
 
 
 def test_prompts_that_are_read_alone_teach_what_a_chunk_takes_beside_an_answer() -> None:
     pace = Pace(first=32, largest=512)
-    pace.learn(4, 4, DECODE_S)
+    pace.learn(0, 4, DECODE_S)
     for _ in range(20):
-        pace.learn(pace.alone, 1, 0.01 * pace.alone, alone=True)
+        pace.learn(pace.alone, 0, 0.01 * pace.alone)
     assert 8 <= pace.chunk <= 16, "a decode step and so many tokens last three steps"
     for _ in range(40):
-        pace.learn(pace.alone, 1, 0.001 * pace.alone, alone=True)
+        pace.learn(pace.alone, 0, 0.001 * pace.alone)
     assert 90 <= pace.chunk <= 140
     known = pace.chunk
-    pace.learn(8, 1, 10.0, alone=True)
+    pace.learn(8, 0, 10.0)
     assert pace.chunk == known, "the rest of a prompt says nothing about a chunk"
 
 
 def test_what_a_step_takes_with_many_answers_is_learned_while_prompts_are_read() -> None:
     """One answer taught it 20 ms; then sixteen are written, 80 ms a step, and there are always more prompts."""
     pace = Pace(first=64, largest=512)
-    pace.learn(1, 1, 0.02)
+    pace.learn(0, 1, 0.02)
     for _ in range(60):
         read = pace.chunk
-        pace.learn(16 + read, 17, 0.08 + 0.001 * read)
+        pace.learn(read, 16, 0.08 + 0.001 * read)
     assert pace.chunk > 64
 
 
 def test_the_rest_of_a_prompt_that_met_a_busy_moment_says_nothing_about_chunks() -> None:
     pace = Pace(first=256, largest=512)
-    pace.learn(1, 1, 0.02)
-    pace.learn(9, 2, 0.5)
+    pace.learn(0, 1, 0.02)
+    pace.learn(8, 1, 0.5)
     assert pace.chunk == 256

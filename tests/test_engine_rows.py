@@ -74,6 +74,33 @@ def test_who_rested_longest_goes_first_and_nobody_who_is_in_use() -> None:
     assert rows._rows == [kept, rested[2], new]
 
 
+def test_the_source_of_a_copy_stays_for_the_copy_and_is_no_younger_for_it() -> None:
+    """All prompts begin alike, so that new ones would keep the oldest row for ever."""
+    rows = Rows(SHAPE, 8)
+    rested = [hold(rows, [9] * 20 + [first] * (2 * BLOCK - 21)) for first in (1, 2, 3)]
+    for row in rested:
+        rows.rest(row)
+    rows.rest(rows.take([*[9] * 20, *[4] * BLOCK], 2 * BLOCK))
+    assert rows._rows[:3] == rested
+    rows.take([*[9] * 20, *[5] * BLOCK], 2 * BLOCK)
+    assert rows._rows[:2] == [rested[0], rested[2]]
+
+
+def test_a_system_that_promises_less_memory_at_once_gets_asked_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Short(Slab):
+        def __init__(self, shape: Shape, places: int, blocks: int) -> None:
+            asked.append(places)
+            if places > 2:
+                raise MemoryError
+            super().__init__(shape, places, blocks)
+
+    monkeypatch.setattr("bot.engine.rows.Slab", Short)
+    assert held(hold(Rows(SHAPE, 40), range(1, 100))) == list(range(1, 100))
+    assert asked == [16, 8, 4, 2]
+
+
 def test_a_row_that_is_taken_over_is_cut_to_what_was_asked_for() -> None:
     rows = Rows(SHAPE, 7)
     rows.rest(hold(rows, range(1, 6 * BLOCK)))

@@ -122,6 +122,11 @@ class Generator(Protocol):
         ...
 
     @property
+    def offload_mb(self) -> int:
+        """RAM that may be filled with what the KV cache of a GPU has no more room for."""
+        ...
+
+    @property
     def offloaded_mb(self) -> int:
         """RAM that was filled with what the KV cache of a GPU had no more room for."""
         ...

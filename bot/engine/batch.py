@@ -52,6 +52,11 @@ class Batch(Protocol):
         ...
 
     @property
+    def offload_mb(self) -> int:
+        """RAM that it may take for what it has no more room for."""
+        ...
+
+    @property
     def offloaded_mb(self) -> int:
         """RAM that what it had no more room for has come to take; from any thread."""
         ...

@@ -99,6 +99,11 @@ class Batching:
             self._batch.cancel(str(stream))
 
     @property
+    def offload_mb(self) -> int:
+        """RAM that what its cache has no more room for may take."""
+        return self._batch.offload_mb
+
+    @property
     def offloaded_mb(self) -> int:
         """RAM that what its cache had no more room for has come to take."""
         return self._batch.offloaded_mb
@@ -184,8 +189,8 @@ class Batching:
                     self._batch.cancel(made.key)
             elif text:
                 self._emit(answer.delta(text))
-        elif answer.aborted and not made.finished:
-            self._batch.cancel(made.key)  # it was asked to before it knew of the answer
+        if answer.aborted and not made.finished:
+            self._batch.cancel(made.key)  # once more: it may have been asked to before it knew of the answer
         if made.finished:
             self._release(made.key)
 

@@ -41,7 +41,10 @@ LENGTHENED = ("longrope", "dynamic")
 """Rotations that become others for everybody in a step, keys in the cache excepted, once one text is longer than the
 model was first trained on. So no text is."""
 
-CACHE_TOO_LARGE = "The KV cache does not fit the memory that is free beside the weights; lower INHOUSE_KV_CACHE_MB."
+CACHE_TOO_LARGE = (
+    "The KV cache does not fit the memory that is free beside the weights; lower INHOUSE_KV_CACHE_MB (or"
+    " INHOUSE_KV_OFFLOAD_MB, if it is set)."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +181,7 @@ class ModelHost:
             kv_cache_tokens=cache_tokens,
             load_s=0.0,
             note=" ".join(part for part in (loaded.note, note) if part),
-            kv_offload_mb=source.kv_offload_mb if batching and kind_for(model) is PagedBatch else 0,
+            kv_offload_mb=generator.offload_mb,
         )
         return _Hosted(source, tokenizer, generator, prompts, limits, _eos(model, tokenizer), told)
 

@@ -33,6 +33,9 @@ class Offload:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def __contains__(self, known: int) -> bool:
+        return known in self._kept
+
     @property
     def taken(self) -> int:
         """Bytes that it has come to take; from any thread."""

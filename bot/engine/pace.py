@@ -25,40 +25,38 @@ class Pace:
         self._largest = largest
         self._decode_s: dict[int, float] = {}  # by how many answers a step went on with
         self._began = 0.0
-        self._tokens = 0
-        self._rows = 0
+        self._read = 0
+        self._answers = 0
 
     @property
     def alone(self) -> int:
         """As `chunk`, while nobody is being answered."""
         return min(self._largest, ALONE * self.chunk)
 
-    def begin(self, tokens: int, rows: int) -> None:
-        """A step over `tokens` query tokens of `rows` requests starts now."""
-        self._began, self._tokens, self._rows = perf_counter(), tokens, rows
+    def begin(self, read: int, answers: int) -> None:
+        """A step over `read` tokens of prompts beside so many answers starts now."""
+        self._began, self._read, self._answers = perf_counter(), read, answers
 
     def end(self) -> None:
         """The step is over: learn from it."""
-        self.learn(self._tokens, self._rows, perf_counter() - self._began)
+        self.learn(self._read, self._answers, perf_counter() - self._began)
 
-    def learn(self, tokens: int, rows: int, took_s: float, alone: bool = False) -> None:
-        """A step over `tokens` query tokens of `rows` requests took so long; alone: none of these is being answered."""
-        read = tokens - rows
+    def learn(self, read: int, answers: int, took_s: float) -> None:
+        """A step over `read` tokens of prompts beside so many answers that are being written took so long."""
         # A few tokens beside many answers cost little; else, while there always are prompts, nobody would ever learn
         # what a step takes with so many answers.
-        if read <= (0 if alone else min(UNIT, rows // 2)):
-            self._decode_s[rows] = 0.8 * self._decode_s.get(rows, took_s) + 0.2 * took_s
-        if not read or not self._decode_s or (alone and tokens < self.chunk):
+        if answers and read <= min(UNIT, answers // 2):
+            self._decode_s[answers] = 0.8 * self._decode_s.get(answers, took_s) + 0.2 * took_s
+        if not read or not self._decode_s or (not answers and read < self.chunk):
             return
-        decode_s = self._decode_s[
-            max((known for known in self._decode_s if known <= rows), default=min(self._decode_s))
-        ]
-        if alone:  # what a chunk of it would have taken beside an answer
-            tokens, took_s = self.chunk, took_s * self.chunk / tokens + decode_s
+        fewer = (known for known in self._decode_s if known <= max(1, answers))
+        decode_s = self._decode_s[max(fewer, default=min(self._decode_s))]
+        if not answers:  # what a chunk of it would have taken beside an answer
+            read, took_s = self.chunk, took_s * self.chunk / read + decode_s
         allowed = MAX_STEPS * decode_s
-        if took_s > allowed and (alone or 2 * read >= self.chunk - UNIT):  # less is a prompt's rest, and no chunk
-            self._set(int(min(self.chunk, tokens) * max(0.5, allowed / took_s)))
-        elif took_s < 0.9 * allowed and tokens >= self.chunk:
+        if took_s > allowed and 2 * read >= self.chunk - UNIT:  # less is a prompt's rest, and no chunk
+            self._set(int(min(self.chunk, read) * max(0.5, allowed / took_s)))
+        elif took_s < 0.9 * allowed and read >= self.chunk:
             self._set(self.chunk + max(UNIT, self.chunk // 4))
 
     def _set(self, tokens: int) -> None:

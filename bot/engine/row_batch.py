@@ -87,7 +87,7 @@ class RowBatch:
     """A running batch over a KV cache of `blocks` blocks."""
 
     block = BLOCK
-    offloaded_mb = 0
+    offload_mb = offloaded_mb = 0  # all of it is RAM
 
     def __init__(self, model: PreTrainedModel, blocks: int, vocabulary: int, pace: Pace, listener: Listener) -> None:
         """Raises CannotBatch if the model's attention cannot be ours."""
@@ -195,13 +195,12 @@ class RowBatch:
         """One pass of the model, and a token for everyone whose prompt is through."""
         began = perf_counter()
         plan = self._plan()
-        somebody_writes = any(session.ahead == 1 for session, _ in plan)
+        answers = sum(session.ahead == 1 for session, _ in plan)
         parts = [session.part(count) for session, count in plan]
         logits = forward(self._model, parts)
         ready = [session for (session, _), part in zip(plan, parts, strict=True) if part.wanted]
         made = self._choose(ready, logits) if ready else []
-        tokens = sum(count for _, count in plan)
-        self._pace.learn(tokens, len(plan), perf_counter() - began, alone=not somebody_writes)
+        self._pace.learn(sum(count for _, count in plan) - answers, answers, perf_counter() - began)
         if made:
             self.listener.stepped(self, made, perf_counter())
 

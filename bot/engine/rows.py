@@ -141,9 +141,7 @@ class Rows:
             return best
         if best is not None and over:
             self._rows.remove(best)  # it moves, and counts once
-        elif best is not None:
-            self._rows.sort(key=lambda row: row is best)  # it must not go now, if another can
-        self._make_room(blocks_for(most))
+        self._make_room(blocks_for(most), best)
         row = self._place(most)
         if best is not None:
             row.held[:, :, :known] = best.held[:, :, :known]
@@ -167,10 +165,10 @@ class Rows:
         """Whether there is room for a row of so many tokens while that one, which rests, stays."""
         return self.free - beside.blocks >= blocks_for(tokens)
 
-    def _make_room(self, blocks: int) -> None:
-        """See to it that so many blocks are not taken by any row."""
+    def _make_room(self, blocks: int, last: Row | None = None) -> None:
+        """See to it that so many blocks are not taken by any row. last: one that goes only after all others."""
         room = self.blocks - sum(row.blocks for row in self._rows)
-        for row in [row for row in self._rows if not row.in_use]:
+        for row in sorted((row for row in self._rows if not row.in_use), key=lambda row: row is last):
             if room >= blocks:
                 return
             room += row.blocks
@@ -184,10 +182,18 @@ class Rows:
         blocks = max(SMALLEST, 1 << (blocks_for(most) - 1).bit_length())
         slab = next((slab for slab in self._slabs if slab.blocks == blocks and slab.free), None)
         if slab is None:
-            places = max(1, min(PLACES, 2 * self.blocks // blocks))
-            slab = Slab(self._shape, places, blocks)
+            slab = self._slab(max(1, min(PLACES, 2 * self.blocks // blocks)), blocks)
             self._slabs.append(slab)
         return Row(slab, slab.free.pop(0), most)
+
+    def _slab(self, places: int, blocks: int) -> Slab:
+        """With fewer places where the system does not promise so much memory at once."""
+        try:
+            return Slab(self._shape, places, blocks)
+        except MemoryError:
+            if places == 1:
+                raise
+        return self._slab(places // 2, blocks)
 
     def _leave(self, row: Row) -> None:
         row.slab.leave(row.place)

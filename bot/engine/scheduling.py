@@ -55,9 +55,10 @@ class KeepingScheduler(FIFOScheduler):
         self, token_budget: int, cache_budget: int
     ) -> tuple[list[FutureRequestState] | None, bool, int, int]:
         """The library's choice within our chunk; decoding requests come first and are never cut."""
-        budget = min(token_budget, self.pace.chunk + len(self.active_requests))
+        answers = sum(state.status == RequestStatus.DECODING for state in self.active_requests.values())
+        budget = min(token_budget, self.pace.chunk + answers)
         requests, fast, query_tokens, read_tokens = super().schedule_batch(budget, cache_budget)
-        self.pace.begin(query_tokens, len(requests or ()))
+        self.pace.begin(query_tokens - answers, answers)
         return requests, fast, query_tokens, read_tokens
 
     def finish_request(self, request_id: str) -> None:
@@ -126,15 +127,16 @@ class KeepingScheduler(FIFOScheduler):
         """Have the cache hold again what was evicted of a prompt's beginning, as far as there is room for it."""
         for name, offload in self._offloads.items():
             part, pool = self.cache.cache_allocators[name], self.cache.pool
+            there, here = offload.find(ids)
+            self._rest({name: there})  # at the young end: they must not go to make the room
             needs, resting = self._step_needs(name), part.ledger.cached_blocks
-            while True:  # piece by piece: each is a copy on the GPU while it comes
-                there, here = offload.find(ids)
-                self._rest({name: there})  # at the young end: they must not go to make the room
-                room = self._free(part) + len(resting) - sum(block in resting for block in there) - needs
-                piece = here[: max(0, min(room, PIECE))]
-                if not piece:
-                    break
-                contents = offload.take(piece)  # before those that go now may take its place
+            room = self._free(part) + len(resting) - sum(block in resting for block in there) - needs
+            here = here[: max(0, room)]
+            for start in range(0, len(here), PIECE):  # piece by piece: each is a copy on the GPU while it comes
+                piece = here[start : start + PIECE]
+                if not all(each in offload for each in piece):
+                    break  # those that went for the pieces before took their place
+                contents = offload.take(piece)
                 self._make_room(name, needs + len(piece))
                 while pool.count_free_blocks(part.index) < len(piece):
                     pool.allocate_sector(part.index)

@@ -37,7 +37,7 @@ class Sequential:
     seeds = True
     max_running = 1
     cache_tokens: int | None = None
-    offloaded_mb = 0
+    offload_mb = offloaded_mb = 0
 
     def __init__(
         self, model: PreTrainedModel, post: Post, emit: Emit, make_room: Callable[[], None] = give_back

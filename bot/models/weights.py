@@ -109,6 +109,7 @@ def _fetch(file: WeightFile, url: str, token: str | None, blobs: Path, meter: _M
     with partial.open("ab") as target:
         if target.tell() > file.size:
             target.truncate(0)
+            target.seek(0)
         if target.tell() < file.size:  # else only its name was missing
             http_get(
                 f"{url}/{file.name}",

@@ -167,16 +167,11 @@ async def test_closing_the_iterator_aborts(engine: EngineProcess, smollm2_dir: P
 
 
 @pytest.mark.fault(31)
-@pytest.mark.timeout(400)
 async def test_a_long_prompt_holds_up_its_neighbour_for_five_steps_at_most(
     engine: EngineProcess, smollm2_dir: Path
 ) -> None:
-    """In one of three tries: a machine that is busy with other tests is slower now than a moment ago."""
     await load(engine, smollm2_dir)
-    for number in range(3):
-        if (steps := await held_up(engine, number)) <= 5:
-            return
-    pytest.fail(f"the median gap was {steps:.1f} steps long")
+    assert await held_up(engine, 0) <= 5
 
 
 async def held_up(engine: EngineProcess, number: int) -> float:

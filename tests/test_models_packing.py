@@ -1,6 +1,7 @@
 """Weights in float16, arithmetic in float32: what the model says stays what it was, in half the memory."""
 
 import platform
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from bot.engine.process import EngineProcess
 from bot.models.fit import weights_mb
 from bot.models.local import from_config
-from bot.models.packing import LARGEST, HalfEmbedding, PackedLinear, pack, packed_bytes
+from bot.models.packing import LARGEST, HalfEmbedding, PackedLinear, Share, pack, packed_bytes
 from bot.models.spec import ModelSpec
 from tests.engine_harness import Reference, ask, load
 from tests.tiny_models import KINDS
@@ -54,6 +55,46 @@ def test_what_float16_cannot_hold_stays_as_it_is() -> None:
     model = nn.ModuleList([large, usual, table])
     pack(model)
     assert [type(module) for module in model.children()] == [nn.Linear, PackedLinear, nn.Embedding]
+
+
+class Attention(nn.Module):
+    def __init__(self, q_bias: bool = True) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(6, 8, bias=q_bias)
+        self.k_proj, self.v_proj = nn.Linear(6, 4), nn.Linear(6, 2)
+
+
+@torch.inference_mode()
+def test_layers_of_one_line_are_computed_together_whatever_line_each_is_given() -> None:
+    module = Attention()
+    layers = [nn.Linear(6, out).bfloat16().float() for out in (8, 4, 2)]  # so that float16 holds them exactly
+    module.q_proj, module.k_proj, module.v_proj = layers
+    pack(module)
+    q, k, v = shares = list[nn.Module](module.children())
+    assert [type(share) for share in shares] == [Share] * 3
+    one, other = torch.randn(1, 5, 6), torch.randn(1, 5, 6)
+    for asked in ([(q, one), (k, one), (v, one)], [(v, one), (q, other), (q, one), (q, one), (k, other), (v, other)]):
+        for share, line in asked:
+            expected = layers[shares.index(share)](line)
+            torch.testing.assert_close(share(line), expected, rtol=1e-3, atol=1e-3)
+
+
+@torch.inference_mode()
+def test_what_was_computed_together_is_let_go_with_the_last_layers_share() -> None:
+    module = Attention()
+    pack(module)
+    line = torch.randn(1, 5, 6)
+    gone = weakref.ref(line)
+    for share in (module.q_proj, module.k_proj, module.v_proj):
+        share(line)
+    del line
+    assert gone() is None
+
+
+def test_layers_that_are_not_alike_stay_apart() -> None:
+    module = Attention(q_bias=False)
+    pack(module)
+    assert {type(layer) for layer in module.children()} == {PackedLinear}
 
 
 @torch.inference_mode()

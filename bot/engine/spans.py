@@ -96,14 +96,17 @@ class _Many:
             spread[self._places - self._first] = asked
             asked = spread
         seen = (slice(self._first, self._end), slice(None), slice(self._longest))
-        mask = self._mask(window).expand(-1, -1, sharing, -1)
+        mask = self._mask(window, query.dtype).expand(-1, -1, sharing, -1)
         output = scaled_dot_product_attention(asked, keys[seen], values[seen], mask, scale=scale)
         if self._gaps:
             output = output[self._places - self._first]
         return output.reshape(1, self.tokens, heads * sharing, -1)
 
-    def _mask(self, window: int | None) -> Tensor:
-        """Which keys each place sees, bool [places, 1, 1, keys]; one without a token sees the first."""
+    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Zeros for the keys that each place sees, else -inf: [places, 1, 1, keys]. One without a token sees the first.
+
+        As numbers, since each layer's call would make them of bools anew.
+        """
         if window not in self._masks:
             last = torch.zeros(self._end - self._first, 1, dtype=torch.long)
             last[self._places - self._first, 0] = self._befores
@@ -111,7 +114,7 @@ class _Many:
             seen = key <= last
             if window is not None:
                 seen &= key > last - window
-            self._masks[window] = seen[:, None, None]
+            self._masks[window] = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)[:, None, None]
         return self._masks[window]
 
 

@@ -12,8 +12,8 @@ def settle(pace: Pace, fixed_s: float, token_s: float) -> float:
     pace.learn(0, 4, DECODE_S)
     longest = 0.0
     for number in range(60):
-        took = fixed_s + token_s * pace.chunk
-        pace.learn(pace.chunk, 1, took)
+        took = fixed_s + token_s * pace.chunk(1)
+        pace.learn(pace.chunk(1), 1, took)
         if number >= 20:
             longest = max(longest, took / DECODE_S)
     return longest
@@ -24,37 +24,37 @@ def test_chunks_settle_where_they_last_at_most_five_steps(fixed_s: float, token_
     pace = Pace(first=128, largest=512)
     longest = settle(pace, fixed_s, token_s)
     assert longest <= 5
-    assert longest >= 2 or pace.chunk == 512, "there was time for more"
+    assert longest >= 2 or pace.chunk(1) == 512, "there was time for more"
 
 
 def test_a_machine_that_gets_slower_gets_smaller_chunks_and_larger_ones_again() -> None:
     pace = Pace(first=128, largest=512)
     settle(pace, 0.06, 0.0005)
-    fast = pace.chunk
+    fast = pace.chunk(1)
     settle(pace, 0.06, 0.005)
-    assert pace.chunk < fast / 4
+    assert pace.chunk(1) < fast / 4
     settle(pace, 0.06, 0.0005)
-    assert pace.chunk >= 0.8 * fast
+    assert pace.chunk(1) >= 0.8 * fast
 
 
 def test_before_a_step_was_measured_the_first_size_holds() -> None:
     pace = Pace(first=128, largest=512)
     pace.learn(127, 1, 100.0)
-    assert pace.chunk == 128
+    assert pace.chunk(1) == 128
 
 
 def test_prompts_that_are_read_alone_teach_what_a_chunk_takes_beside_an_answer() -> None:
     pace = Pace(first=32, largest=512)
     pace.learn(0, 4, DECODE_S)
     for _ in range(20):
-        pace.learn(pace.alone, 0, 0.01 * pace.alone)
-    assert 8 <= pace.chunk <= 16, "a decode step and so many tokens last three steps"
+        pace.learn(pace.chunk(0), 0, 0.01 * pace.chunk(0))
+    assert 8 <= pace.chunk(1) <= 16, "a decode step and so many tokens last three steps"
     for _ in range(40):
-        pace.learn(pace.alone, 0, 0.001 * pace.alone)
-    assert 90 <= pace.chunk <= 140
-    known = pace.chunk
+        pace.learn(pace.chunk(0), 0, 0.001 * pace.chunk(0))
+    assert 90 <= pace.chunk(1) <= 140
+    known = pace.chunk(1)
     pace.learn(8, 0, 10.0)
-    assert pace.chunk == known, "the rest of a prompt says nothing about a chunk"
+    assert pace.chunk(1) == known, "the rest of a prompt says nothing about a chunk"
 
 
 def test_what_a_step_takes_with_many_answers_is_learned_while_prompts_are_read() -> None:
@@ -62,13 +62,44 @@ def test_what_a_step_takes_with_many_answers_is_learned_while_prompts_are_read()
     pace = Pace(first=64, largest=512)
     pace.learn(0, 1, 0.02)
     for _ in range(60):
-        read = pace.chunk
+        read = pace.chunk(16)
         pace.learn(read, 16, 0.08 + 0.001 * read)
-    assert pace.chunk > 64
+    assert pace.chunk(16) > 64
+
+
+def test_many_who_ask_at_once_get_no_small_chunks_because_so_many_answers_are_new_to_it() -> None:
+    """Only single answers are known; then sixteen prompts come, and each that is read is one answer more."""
+    pace = Pace(first=32, largest=512)
+    pace.learn(0, 1, 0.03)
+    pace.learn(128, 0, 0.19)
+    for answers in range(1, 17):
+        read = pace.chunk(answers)
+        pace.learn(read, answers, 0.03 + 0.0035 * (answers - 1) + 0.0014 * read)
+        assert read >= 32
+        assert 0.03 + 0.0035 * (answers - 1) + 0.0014 * read <= 5 * (0.03 + 0.0035 * (answers - 1))
+
+
+def test_tokens_that_grow_dearer_beside_a_number_of_answers_that_is_new_make_smaller_chunks() -> None:
+    pace = Pace(first=32, largest=512)
+    pace.learn(0, 1, 0.03)
+    pace.learn(128, 0, 0.19)
+    for _ in range(10):
+        read = pace.chunk(2)
+        pace.learn(read, 2, 0.032 + 0.012 * read)
+    assert pace.chunk(2) == 8
+
+
+def test_chunks_are_larger_beside_more_answers_whose_steps_take_longer() -> None:
+    pace = Pace(first=32, largest=512)
+    for answers, took in ((1, 0.03), (8, 0.05), (16, 0.08)):
+        pace.learn(0, answers, took)
+    pace.learn(40, 1, 0.03 + 0.0014 * 40)
+    assert [pace.chunk(answers) for answers in (1, 4, 8, 15, 16)] == [40, 40, 64, 64, 112]
+    assert pace.chunk(0) == 160
 
 
 def test_the_rest_of_a_prompt_that_met_a_busy_moment_says_nothing_about_chunks() -> None:
     pace = Pace(first=256, largest=512)
     pace.learn(0, 1, 0.02)
     pace.learn(8, 1, 0.5)
-    assert pace.chunk == 256
+    assert pace.chunk(1) == 256

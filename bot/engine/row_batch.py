@@ -211,7 +211,7 @@ class RowBatch:
         for session in writing:
             most = min(MOST_GUESSES // len(writing), session.left - 1) if not reading else 0
             session.guesses = session.lookup.guess(session.ids, most) if most else []
-        counts = share([session.ahead for session in reading], self._pace.chunk if writing else self._pace.alone)
+        counts = share([session.ahead for session in reading], self._pace.chunk(len(writing)))
         writing.sort(key=lambda session: session.row.where)  # neighbours are read in one call
         plan = [(session, 1) for session in writing]
         return plan + [(session, count) for session, count in zip(reading, counts, strict=True) if count]

@@ -40,7 +40,8 @@ class KeepingScheduler(FIFOScheduler):
         offload: int = 0,
     ) -> None:
         super().__init__(cache, safety_margin, max_requests_per_batch)
-        self.pace = pace
+        self._pace = pace
+        self._chunk = 0  # tokens of prompts that the step may take
         self._matched = matched
         self._gone = gone
         parts = cache.cache_allocators if offload and cache.use_prefix_sharing else {}
@@ -56,9 +57,10 @@ class KeepingScheduler(FIFOScheduler):
     ) -> tuple[list[FutureRequestState] | None, bool, int, int]:
         """The library's choice within our chunk; decoding requests come first and are never cut."""
         answers = sum(state.status == RequestStatus.DECODING for state in self.active_requests.values())
-        budget = min(token_budget, self.pace.chunk + answers)
+        self._chunk = self._pace.chunk(answers)
+        budget = min(token_budget, self._chunk + answers)
         requests, fast, query_tokens, read_tokens = super().schedule_batch(budget, cache_budget)
-        self.pace.begin(query_tokens - answers, answers)
+        self._pace.begin(query_tokens - answers, answers)
         return requests, fast, query_tokens, read_tokens
 
     def finish_request(self, request_id: str) -> None:
@@ -105,7 +107,7 @@ class KeepingScheduler(FIFOScheduler):
     def _step_needs(self, name: str) -> int:
         """Blocks that the next step may take: those of a chunk of prompts, and each request may begin one more."""
         requests = [*self.active_requests.values(), *self.waiting_requests.values()]
-        prefill = min(self.pace.chunk, sum(len(state.remaining_prefill_tokens) for state in requests))
+        prefill = min(self._chunk, sum(len(state.remaining_prefill_tokens) for state in requests))
         return prefill // self.cache.cache_allocators[name].tokens_per_page + len(requests) + 1
 
     def _make_room(self, name: str, blocks: int) -> None:

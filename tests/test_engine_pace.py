@@ -64,7 +64,7 @@ def test_what_a_step_takes_with_many_answers_is_learned_while_prompts_are_read()
     for _ in range(60):
         read = pace.chunk(16)
         pace.learn(read, 16, 0.08 + 0.001 * read)
-    assert pace.chunk(16) > 64
+    assert pace.chunk(16) >= 40
 
 
 def test_many_who_ask_at_once_get_no_small_chunks_because_so_many_answers_are_new_to_it() -> None:
@@ -96,6 +96,65 @@ def test_chunks_are_larger_beside_more_answers_whose_steps_take_longer() -> None
     pace.learn(40, 1, 0.03 + 0.0014 * 40)
     assert [pace.chunk(answers) for answers in (1, 4, 8, 15, 16)] == [40, 40, 64, 64, 112]
     assert pace.chunk(0) == 160
+
+
+def decode_s(answers: int) -> float:
+    return 0.03 + 0.0035 * (answers - 1)
+
+
+def learned(*counts: int) -> Pace:
+    """What many steps with so many answers, and a prompt, have taught."""
+    pace = Pace(first=32, largest=512)
+    for answers in counts * 20:
+        pace.learn(0, answers, decode_s(answers))
+    for _ in range(10):
+        pace.learn(pace.chunk(0), 0, 0.0014 * pace.chunk(0))
+    return pace
+
+
+def steps(pace: Pace, answers: int, token_s: float = 0.0014) -> float:
+    """How long the next step with a chunk takes, in decode steps."""
+    return (decode_s(answers) + token_s * pace.chunk(answers)) / decode_s(answers)
+
+
+@pytest.mark.parametrize("hiccup_s", [0.2, 0.5, 1.0, 10.0])
+@pytest.mark.parametrize(("known", "answers"), [((1,), 1), ((1, 2), 3), ((1, 8), 8), ((1,), 16)])
+def test_a_hiccup_of_a_decode_step_makes_no_long_chunks(hiccup_s: float, known: tuple[int], answers: int) -> None:
+    pace = learned(*known)
+    pace.learn(0, answers, hiccup_s)
+    for _ in range(20):
+        assert steps(pace, answers) <= 5
+        pace.learn(pace.chunk(answers), answers, steps(pace, answers) * decode_s(answers))
+
+
+@pytest.mark.parametrize("dearer", [2, 4, 6])
+def test_tokens_that_grow_dearer_beside_many_new_answers_are_not_taken_for_the_answers_own_time(dearer: int) -> None:
+    pace, seen = learned(1), []
+    for _ in range(40):
+        seen.append(steps(pace, 16, dearer * 0.0014))
+        pace.learn(pace.chunk(16), 16, seen[-1] * decode_s(16))
+    assert max(seen) <= 7
+    assert max(seen[10:]) <= 5
+
+
+def test_what_was_learned_on_a_busy_machine_does_not_outlive_it() -> None:
+    pace = Pace(first=32, largest=512)
+    for answers in range(1, 17):
+        for _ in range(20):
+            pace.learn(0, answers, 3 * decode_s(answers))
+    for _ in range(100):
+        pace.learn(0, 1, decode_s(1))
+        pace.learn(0, 2, decode_s(2))
+    for answers in range(1, 17):
+        assert steps(pace, answers) <= 5
+        pace.learn(pace.chunk(answers), answers, steps(pace, answers) * decode_s(answers))
+
+
+def test_a_prompt_that_is_read_alone_and_met_a_busy_moment_at_most_halves_the_chunks() -> None:
+    pace = learned(1)
+    before = pace.chunk(1)
+    pace.learn(pace.chunk(0), 0, 10.0)
+    assert pace.chunk(1) >= before // 2 - 8
 
 
 def test_the_rest_of_a_prompt_that_met_a_busy_moment_says_nothing_about_chunks() -> None:

@@ -80,6 +80,23 @@ def test_layers_of_one_line_are_computed_together_whatever_line_each_is_given() 
 
 
 @torch.inference_mode()
+def test_what_is_computed_together_is_computed_once() -> None:
+    module, line = Attention(), torch.randn(1, 5, 6)
+    pack(module)
+    made = [layer(line).untyped_storage().data_ptr() for layer in module.children()]
+    assert len(set(made)) == 1
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "phi"])
+def test_the_models_have_layers_of_one_line(tiny: dict[str, Path], kind: str) -> None:
+    model = model_of(tiny[kind])
+    pack(model)
+    shares = {name.rsplit(".", 1)[1] for name, module in model.named_modules() if isinstance(module, Share)}
+    assert shares >= {"q_proj", "k_proj", "v_proj"}
+    assert ({"gate_proj", "up_proj"} <= shares) == (kind != "phi")
+
+
+@torch.inference_mode()
 def test_what_was_computed_together_is_let_go_with_the_last_layers_share() -> None:
     module = Attention()
     pack(module)

@@ -14,7 +14,7 @@ ALONE = 4
 UNIT = 8
 """Chunks are multiples of it, and at least one."""
 FURTHER = 0.25
-"""What another answer adds to a decode step at most, as a share of it."""
+"""What another answer adds to a decode step at most, as a share of it; and all together MAX_STEPS - 1 of it."""
 QUICK, SLOW = 0.25, 0.2
 """How much one step counts for what a token takes, and for what a decode step does."""
 
@@ -52,26 +52,39 @@ class Pace:
         """A step over `read` tokens of prompts beside so many answers that are being written took so long."""
         least_s, most_s = self._bounds_s(answers)
         if answers and not read:
-            self._decode_s[answers] = _mixed(self._decode_s.get(answers, took_s), took_s, SLOW)
+            known = self._decode_s.get(answers) or min(took_s, most_s or took_s)
+            self._decode_s[answers] = _mixed(known, min(took_s, 2 * known), SLOW)  # a hiccup makes no long chunks
         elif not self._decode_s:
             pass
         elif answers and answers not in self._decode_s and read <= max(UNIT, answers):  # few enough to be reckoned out
-            self._decode_s[answers] = min(most_s, max(least_s, took_s - read * self._token_s))
+            decode_s = min(most_s, max(least_s, took_s - read * self._token_s))
+            self._decode_s[answers] = (least_s + decode_s) / 2  # half: it may have been the tokens
         elif 2 * read >= self.chunk(max(1, answers)):  # what disturbs the rest of a prompt would be its tokens' cost
-            cheap_s, dear_s = (max(1e-6, took_s - decode_s) / read for decode_s in (most_s, least_s))
-            token_s = min(dear_s, max(cheap_s, self._token_s or dear_s))
-            # A step that was too long counts at once, but no single moment makes a chunk less than half of what it was.
-            too_long = answers and took_s > MAX_STEPS * most_s and token_s > self._token_s
-            known = self._token_s or token_s
-            self._token_s = min(token_s, 2 * known) if too_long else _mixed(known, token_s, QUICK)
+            self._learn_token(read, took_s - most_s, took_s - least_s, answers > 0 and took_s > MAX_STEPS * most_s)
+
+    def _learn_token(self, read: int, least_s: float, most_s: float, too_long: bool) -> None:
+        """So many tokens took at least and at most so long; a step that was too long counts at once."""
+        # Cheaper ones would make no larger chunks, and take long to unlearn.
+        floor = (MAX_STEPS - 1) * min(self._decode_s.values()) / self._largest
+        dearest = max(floor, most_s / read)
+        known = self._token_s or dearest
+        token_s = min(dearest, max(least_s / read, known))
+        # No single moment makes a chunk less than half of what it was.
+        self._token_s = max(floor, min(2 * known, token_s if too_long else _mixed(known, token_s, QUICK)))
 
     def _bounds_s(self, answers: int) -> tuple[float, float]:
-        """What a decode step with so many answers takes at least and at most; what is known of fewer says it."""
+        """What a decode step with so many answers takes at least and at most, by what is known of any number.
+
+        It takes no longer than with more answers, nor much longer than with fewer.
+        """
+        if not answers or not self._decode_s:
+            return 0.0, 0.0
+        most = min(
+            took if known >= answers else took * min(MAX_STEPS, 1 + FURTHER * (answers - known))
+            for known, took in self._decode_s.items()
+        )
         fewer = [known for known in self._decode_s if known <= answers]
-        if not fewer:
-            return (0.0, 0.0) if not answers else (least := min(self._decode_s.values(), default=0.0), least)
-        least = self._decode_s[max(fewer)]
-        return least, least * (1 + FURTHER * (answers - max(fewer)))
+        return min(most, self._decode_s[max(fewer)]) if fewer else most, most
 
 
 def _mixed(old: float, new: float, weight: float) -> float:

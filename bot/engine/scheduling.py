@@ -5,7 +5,7 @@
   its beginning, and only as many as the next step may need (the library's own rule evicts all of them at once);
 - where memory is given for it, they are kept in RAM (`Offload`), and come back when a prompt begins with them;
 - a prefill chunk is cut to what lasts MAX_STEPS decode steps at the measured speed (`Pace`), so that nobody who is
-  being answered, or who asks to stop, waits longer than that;
+  being answered waits longer than that;
 - it tells how much of a prompt was found in the cache, and when a cancelled request is gone.
 
 It runs on the batch's own thread.

@@ -72,7 +72,8 @@ class Share(nn.Module):
 class Whole:
     """What several layers make of a line: whichever is asked first computes it for all of them.
 
-    It is kept until each has had it. One that is given another line only costs time. For one thread at a time.
+    It is kept until each has had it. In a model that gives them different lines each computes all, and the last line
+    stays; no language model of today does. For one thread at a time.
     """
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:

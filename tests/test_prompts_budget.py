@@ -1,5 +1,6 @@
 """Long conversations: what is dropped, that the rest fits, and that the beginning does not creep."""
 
+import tracemalloc
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bot.engine import encoding
 from bot.engine.budget import KEPT_SHARE, first_kept
 from bot.engine.prompts import PromptBuilder
 from bot.errors import RequestFailed
@@ -138,3 +140,34 @@ def test_a_cut_stays_until_the_budget_is_spent_again(turns: Sequence[tuple[int, 
             assert fixed + sum(costs[before:end]) > budget, "nothing is dropped while all of it fits"
             assert kept <= budget * KEPT_SHARE or start == question, "and then room is made for the next turns"
         before = start
+
+
+def test_what_is_remembered_of_long_histories_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "REMEMBERED_BYTES", 1 << 20)
+    encoder = encoding.SafeEncoder(byte_level(CHATML))
+    tracemalloc.start()
+    try:
+        for number in range(1000):
+            encoder.count(f"{number} " + "word " * 300)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.7 * (1 << 20) < taken < 1.3 * (1 << 20)
+    assert encoder.remembered_bytes == pytest.approx(taken, rel=0.25)
+
+
+def test_what_is_asked_for_again_and_again_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "REMEMBERED_BYTES", 1 << 16)
+    encoder, encoded = encoding.SafeEncoder(byte_level(CHATML)), list[str]()
+    whole = encoder._encode_stretch
+
+    def encode(before: str, text: str, after: str) -> list[int]:
+        encoded.append(text)
+        return whole(before, text, after)
+
+    monkeypatch.setattr(encoder, "_encode_stretch", encode)
+    for number in range(200):
+        assert encoder.count("the beginning") == encoder.count("the beginning")
+        encoder.count(f"{number} " + "word " * 100)
+    assert encoded.count("the beginning") == 1
+    assert len(encoded) == 201

@@ -12,14 +12,18 @@ sides are encoded apart: the same characters, but never that token.
 """
 
 import re
-from collections.abc import Iterable
-from functools import lru_cache
+import sys
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-CACHED_STRETCHES = 4096
-"""How many encoded stretches are remembered: about ten times a history of 400 turns, some 10 MB."""
+REMEMBERED_BYTES = 16 << 20
+"""What remembered stretches may take: about ten times the longest history that is read."""
+ENTRY_BYTES = 350
+"""What a remembered stretch takes besides its text and its ids."""
 
 
 class Piece(NamedTuple):
@@ -43,7 +47,8 @@ class SafeEncoder:
         tokens = (added[number] for number in self._ids.values())
         plain = [token.content for token in tokens if not any(getattr(token, flag) for flag in flags)]
         self._anchor = plain[0] if plain else ""
-        self._stretch = lru_cache(CACHED_STRETCHES)(self._encode_stretch)
+        self._remembered = OrderedDict[tuple[str, str, str], "array[int]"]()  # the one needed longest ago comes first
+        self.remembered_bytes = 0
 
     def encode(self, pieces: Iterable[Piece]) -> list[int]:
         """The ids of the pieces one after another; nothing is added at either end."""
@@ -67,7 +72,21 @@ class SafeEncoder:
         """How many tokens `content` takes, give or take one where it meets its surroundings."""
         return len(self._stretch("", content, ""))
 
-    def _encode_stretch(self, before: str, text: str, after: str) -> tuple[int, ...]:
+    def _stretch(self, before: str, text: str, after: str) -> Sequence[int]:
+        """As `_encode_stretch`, remembered, since a history is encoded anew with every turn."""
+        key = (before, text, after)
+        ids = self._remembered.get(key)
+        if ids is None:
+            ids = array("i", self._encode_stretch(before, text, after))  # ints of Python's own take nine times as much
+            self.remembered_bytes += _bytes(text, ids)
+            self._remembered[key] = ids
+        self._remembered.move_to_end(key)
+        while self.remembered_bytes > REMEMBERED_BYTES:
+            (_, oldest, _), its = self._remembered.popitem(last=False)
+            self.remembered_bytes -= _bytes(oldest, its)
+        return ids
+
+    def _encode_stretch(self, before: str, text: str, after: str) -> list[int]:
         """The ids of `text` between two control tokens ('': an end of the prompt)."""
         parts = self._cut(text)
         ids: list[int] = []
@@ -81,7 +100,7 @@ class SafeEncoder:
                 found = [id_ for char in part for id_ in self._between(self._anchor, char, "")]
                 found = [id_ for id_ in found if id_ not in self._control_ids]
             ids += found
-        return tuple(ids)
+        return ids
 
     def _cut(self, text: str) -> list[str]:
         """`text` in parts that hold no control token's text (save one of a single character)."""
@@ -97,3 +116,7 @@ class SafeEncoder:
             return []
         ids: list[int] = self._tokenizer.encode(before + text + after, add_special_tokens=False)
         return ids[bool(before) : len(ids) - bool(after)]
+
+
+def _bytes(text: str, ids: "array[int]") -> int:
+    return sys.getsizeof(text) + ids.itemsize * len(ids) + ENTRY_BYTES

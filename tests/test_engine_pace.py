@@ -150,6 +150,31 @@ def test_what_was_learned_on_a_busy_machine_does_not_outlive_it() -> None:
         pace.learn(pace.chunk(answers), answers, steps(pace, answers) * decode_s(answers))
 
 
+@pytest.mark.parametrize("slower", [2, 4])
+@pytest.mark.parametrize(("known", "answers"), [((1, 2), 1), ((1, 2), 8), ((1,), 16)])
+def test_what_was_learned_on_a_faster_machine_makes_no_crumbs_of_chunks(
+    slower: int, known: tuple[int, ...], answers: int
+) -> None:
+    pace = learned(*known)
+    ideal = learned(*known, answers).chunk(answers)
+    for _ in range(100):
+        pace.learn(0, answers, slower * decode_s(answers))
+        pace.learn(pace.chunk(answers), answers, slower * steps(pace, answers) * decode_s(answers))
+        pace.learn(pace.chunk(0), 0, slower * 0.0014 * pace.chunk(0))
+    assert pace.chunk(answers) >= 0.8 * ideal
+
+
+@pytest.mark.parametrize("first_s", [0.03, 0.1, 0.3, 1.0])
+def test_a_slow_first_step_is_forgotten_by_the_end_of_the_trial(first_s: float) -> None:
+    pace = Pace(first=32, largest=512)
+    for took in (first_s, 0.03, 0.03):
+        pace.learn(0, 1, took)
+    pace.learn(32, 0, 0.03 + 0.0014 * 32)
+    for _ in range(3):
+        pace.learn(0, 1, 0.03)
+    assert steps(pace, 1) <= 5
+
+
 def test_a_prompt_that_is_read_alone_and_met_a_busy_moment_at_most_halves_the_chunks() -> None:
     pace = learned(1)
     before = pace.chunk(1)

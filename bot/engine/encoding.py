@@ -21,7 +21,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 REMEMBERED_BYTES = 16 << 20
-"""What remembered stretches may take: about ten times the longest history that is read."""
+"""What remembered stretches may take, for each model: some five times 400 turns of 2,000 characters."""
 ENTRY_BYTES = 350
 """What a remembered stretch takes besides its text and its ids."""
 
@@ -47,7 +47,8 @@ class SafeEncoder:
         tokens = (added[number] for number in self._ids.values())
         plain = [token.content for token in tokens if not any(getattr(token, flag) for flag in flags)]
         self._anchor = plain[0] if plain else ""
-        self._remembered = OrderedDict[tuple[str, str, str], "array[int]"]()  # the one needed longest ago comes first
+        # Ids and bytes of each; the one needed longest ago comes first.
+        self._remembered = OrderedDict[tuple[str, str, str], tuple["array[int]", int]]()
         self.remembered_bytes = 0
 
     def encode(self, pieces: Iterable[Piece]) -> list[int]:
@@ -75,16 +76,15 @@ class SafeEncoder:
     def _stretch(self, before: str, text: str, after: str) -> Sequence[int]:
         """As `_encode_stretch`, remembered, since a history is encoded anew with every turn."""
         key = (before, text, after)
-        ids = self._remembered.get(key)
-        if ids is None:
+        known = self._remembered.get(key)
+        if known is None:
             ids = array("i", self._encode_stretch(before, text, after))  # ints of Python's own take nine times as much
-            self.remembered_bytes += _bytes(text, ids)
-            self._remembered[key] = ids
+            known = self._remembered[key] = ids, _bytes(text, ids)
+            self.remembered_bytes += known[1]
         self._remembered.move_to_end(key)
         while self.remembered_bytes > REMEMBERED_BYTES:
-            (_, oldest, _), its = self._remembered.popitem(last=False)
-            self.remembered_bytes -= _bytes(oldest, its)
-        return ids
+            self.remembered_bytes -= self._remembered.popitem(last=False)[1][1]
+        return known[0]
 
     def _encode_stretch(self, before: str, text: str, after: str) -> list[int]:
         """The ids of `text` between two control tokens ('': an end of the prompt)."""
@@ -119,4 +119,5 @@ class SafeEncoder:
 
 
 def _bytes(text: str, ids: "array[int]") -> int:
-    return sys.getsizeof(text) + ids.itemsize * len(ids) + ENTRY_BYTES
+    """At most: what is not ASCII may come to hold its UTF-8 as well."""
+    return sys.getsizeof(text) + (0 if text.isascii() else 4 * len(text)) + ids.itemsize * len(ids) + ENTRY_BYTES

@@ -15,8 +15,10 @@ UNIT = 8
 """Chunks are multiples of it, and at least one."""
 FURTHER = 0.25
 """What another answer adds to a decode step at most, as a share of it; and all together MAX_STEPS - 1 of it."""
-QUICK, SLOW = 0.25, 0.2
-"""How much one step counts for what a token takes, and for what a decode step does."""
+QUICK = 0.25
+"""How much one step counts for what a token takes."""
+SLOW, SURE = 0.2, 0.5
+"""How much a decode step counts that took longer than those before it, and one that did not."""
 
 
 class Pace:
@@ -53,7 +55,9 @@ class Pace:
         least_s, most_s = self._bounds_s(answers)
         if answers and not read:
             known = self._decode_s.get(answers) or min(took_s, most_s or took_s)
-            self._decode_s[answers] = _mixed(known, min(took_s, 2 * known), SLOW)  # a hiccup makes no long chunks
+            # A hiccup only lengthens, and makes no long chunks: what was faster is believed sooner.
+            self._decode_s[answers] = _mixed(known, min(took_s, 2 * known), SLOW if took_s > known else SURE)
+            self._carry(answers)
         elif not self._decode_s:
             pass
         elif answers and answers not in self._decode_s and read <= max(UNIT, answers):  # few enough to be reckoned out
@@ -71,6 +75,14 @@ class Pace:
         token_s = min(dearest, max(least_s / read, known))
         # No single moment makes a chunk less than half of what it was.
         self._token_s = max(floor, min(2 * known, token_s if too_long else _mixed(known, token_s, QUICK)))
+
+    def _carry(self, answers: int) -> None:
+        """Other numbers of answers grow slower with this one: on a machine that got slower they would hold it down."""
+        now = self._decode_s[answers]
+        for known, took in self._decode_s.items():
+            least = now if known > answers else now / min(MAX_STEPS, 1 + FURTHER * (answers - known))
+            if took < least:
+                self._decode_s[known] = _mixed(took, least, SLOW)
 
     def _bounds_s(self, answers: int) -> tuple[float, float]:
         """What a decode step with so many answers takes at least and at most, by what is known of any number.

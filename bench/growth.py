@@ -9,7 +9,6 @@ The cache goes up and down with who is being answered, below its limit. --reques
 import argparse
 import asyncio
 import random
-import re
 from pathlib import Path
 
 from bench.asking import conversation, options, unseen
@@ -63,12 +62,17 @@ class Team:
 
 def cache_mb(engine: EngineProcess) -> int | None:
     """What the KV cache has in memory: mappings that want no huge pages. None where the system does not tell."""
+    rss = cache = 0
     try:
-        mappings = re.split(r"\n(?=[0-9a-f]+-)", Path(f"/proc/{engine.pid}/smaps").read_text())
+        lines = Path(f"/proc/{engine.pid}/smaps").read_text().splitlines()
     except OSError:
         return None
-    kb = [re.search(r"\nRss:\s+(\d+)", each) for each in mappings if re.search(r"\nVmFlags:.* nh", each)]
-    return sum(int(found[1]) for found in kb if found) // 1024 if kb else None
+    for name, *values in map(str.split, lines):
+        if name == "Rss:":
+            rss = int(values[0])  # of the mapping whose flags follow
+        elif name == "VmFlags:" and "nh" in values:
+            cache += rss
+    return cache // 1024 or None
 
 
 async def main() -> None:

@@ -171,11 +171,6 @@ async def test_a_long_prompt_holds_up_its_neighbour_for_five_steps_at_most(
     engine: EngineProcess, smollm2_dir: Path
 ) -> None:
     await load(engine, smollm2_dir)
-    assert await held_up(engine, 0) <= 5
-
-
-async def held_up(engine: EngineProcess, number: int) -> float:
-    """The median gap in an answer while a long prompt is read, in median gaps before it."""
     times: list[float] = []
     started = asyncio.Event()
 
@@ -187,17 +182,16 @@ async def held_up(engine: EngineProcess, number: int) -> float:
     async def long_prompt() -> tuple[float, float]:
         await started.wait()
         asked = perf_counter()
-        text = f"{number}: " + "The keys are under the mat, and the dog sleeps. " * 100
-        answer = await ask(engine, f"long {number}", text, replace(GREEDY, max_tokens=1))
+        text = "The keys are under the mat, and the dog sleeps. " * 100
+        answer = await ask(engine, "long", text, replace(GREEDY, max_tokens=1))
         return asked, asked + answer.usage.queue_s + answer.usage.prefill_s
 
     counting = replace(GREEDY, max_tokens=60, repetition_penalty=1.1)
     _, (begin, end) = await asyncio.gather(
-        ask(engine, f"steady {number}", f"{number}: tell me a long story about the sea.", counting, clock),
-        long_prompt(),
+        ask(engine, "steady", "Tell me a long story about the sea.", counting, clock), long_prompt()
     )
     gaps = [(later, later - earlier) for earlier, later in pairwise(times)]
     steps = [gap for at, gap in gaps if at < begin]
     chunks = [gap for at, gap in gaps if begin + gap < at <= end]
     assert len(chunks) >= 3
-    return median(chunks) / median(steps)
+    assert median(chunks) <= 5 * median(steps)

@@ -175,6 +175,16 @@ def test_a_slow_first_step_is_forgotten_by_the_end_of_the_trial(first_s: float) 
     assert steps(pace, 1) <= 5
 
 
+def test_tokens_that_cost_nothing_are_soon_unlearned_when_they_do() -> None:
+    pace, seen = learned(1, 8), []
+    for _ in range(60):
+        pace.learn(pace.chunk(8), 8, decode_s(8))
+    for _ in range(20):
+        seen.append(steps(pace, 8))
+        pace.learn(pace.chunk(8), 8, seen[-1] * decode_s(8))
+    assert sum(each > 5 for each in seen) <= 3
+
+
 def test_a_prompt_that_is_read_alone_and_met_a_busy_moment_at_most_halves_the_chunks() -> None:
     pace = learned(1)
     before = pace.chunk(1)

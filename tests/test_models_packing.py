@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from bot.engine.process import EngineProcess
 from bot.models.fit import weights_mb
 from bot.models.local import from_config
-from bot.models.packing import LARGEST, HalfEmbedding, PackedLinear, Share, pack, packed_bytes
+from bot.models.packing import LARGEST, HalfEmbedding, PackedLinear, pack, packed_bytes
 from bot.models.spec import ModelSpec
 from tests.engine_harness import Reference, ask, load
 from tests.tiny_models import KINDS
@@ -71,7 +71,7 @@ def test_layers_of_one_line_are_computed_together_whatever_line_each_is_given() 
     module.q_proj, module.k_proj, module.v_proj = layers
     pack(module)
     q, k, v = shares = list[nn.Module](module.children())
-    assert [type(share) for share in shares] == [Share] * 3
+    assert [type(share) for share in shares] == [PackedLinear] * 3
     one, other = torch.randn(1, 5, 6), torch.randn(1, 5, 6)
     for asked in ([(q, one), (k, one), (v, one)], [(v, one), (q, other), (q, one), (q, one), (k, other), (v, other)]):
         for share, line in asked:
@@ -83,17 +83,21 @@ def test_layers_of_one_line_are_computed_together_whatever_line_each_is_given() 
 def test_what_is_computed_together_is_computed_once() -> None:
     module, line = Attention(), torch.randn(1, 5, 6)
     pack(module)
-    made = [layer(line).untyped_storage().data_ptr() for layer in module.children()]
-    assert len(set(made)) == 1
+    made = [layer(line) for layer in module.children()]
+    assert len({each.untyped_storage().data_ptr() for each in made}) == 1
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "phi"])
 def test_the_models_have_layers_of_one_line(tiny: dict[str, Path], kind: str) -> None:
     model = model_of(tiny[kind])
     pack(model)
-    shares = {name.rsplit(".", 1)[1] for name, module in model.named_modules() if isinstance(module, Share)}
-    assert shares >= {"q_proj", "k_proj", "v_proj"}
-    assert ({"gate_proj", "up_proj"} <= shares) == (kind != "phi")
+    together: dict[int, set[str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLinear):
+            together.setdefault(id(module._whole), set()).add(name.rsplit(".", 1)[-1])
+    groups = {frozenset(names) for names in together.values() if len(names) > 1}
+    expected = {frozenset({"q_proj", "k_proj", "v_proj"}), frozenset({"gate_proj", "up_proj"})}
+    assert groups == (expected if kind != "phi" else {frozenset({"q_proj", "k_proj", "v_proj"})})
 
 
 @torch.inference_mode()
@@ -108,10 +112,13 @@ def test_what_was_computed_together_is_let_go_with_the_last_layers_share() -> No
     assert gone() is None
 
 
+@torch.inference_mode()
 def test_layers_that_are_not_alike_stay_apart() -> None:
-    module = Attention(q_bias=False)
+    module, line = Attention(q_bias=False), torch.randn(1, 5, 6)
     pack(module)
     assert {type(layer) for layer in module.children()} == {PackedLinear}
+    made = [layer(line) for layer in module.children()]
+    assert len({each.untyped_storage().data_ptr() for each in made}) == 3
 
 
 @torch.inference_mode()

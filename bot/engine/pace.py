@@ -64,23 +64,23 @@ class Pace:
             decode_s = min(most_s, max(least_s, took_s - read * self._token_s))
             self._decode_s[answers] = (least_s + decode_s) / 2  # half: it may have been the tokens
         elif 2 * read >= self.chunk(max(1, answers)):  # what disturbs the rest of a prompt would be its tokens' cost
-            self._learn_token(read, took_s - most_s, took_s - least_s, answers > 0 and took_s > MAX_STEPS * most_s)
+            self._learn_token(read, took_s - most_s, took_s - least_s)
 
-    def _learn_token(self, read: int, least_s: float, most_s: float, too_long: bool) -> None:
-        """So many tokens took at least and at most so long; a step that was too long counts at once."""
+    def _learn_token(self, read: int, least_s: float, most_s: float) -> None:
+        """So many tokens took at least and at most so long."""
         # Cheaper ones would make no larger chunks, and take long to unlearn.
         floor = (MAX_STEPS - 1) * min(self._decode_s.values()) / self._largest
         dearest = max(floor, most_s / read)
         known = self._token_s or dearest
         token_s = min(dearest, max(least_s / read, known))
         # No single moment makes a chunk less than half of what it was.
-        self._token_s = max(floor, min(2 * known, token_s if too_long else _mixed(known, token_s, QUICK)))
+        self._token_s = min(2 * known, _mixed(known, token_s, QUICK))
 
     def _carry(self, answers: int) -> None:
         """Other numbers of answers grow slower with this one: on a machine that got slower they would hold it down."""
         now = self._decode_s[answers]
         for known, took in self._decode_s.items():
-            least = now if known > answers else now / min(MAX_STEPS, 1 + FURTHER * (answers - known))
+            least = now / _times(answers - known)
             if took < least:
                 self._decode_s[known] = _mixed(took, least, SLOW)
 
@@ -91,12 +91,14 @@ class Pace:
         """
         if not answers or not self._decode_s:
             return 0.0, 0.0
-        most = min(
-            took if known >= answers else took * min(MAX_STEPS, 1 + FURTHER * (answers - known))
-            for known, took in self._decode_s.items()
-        )
+        most = min(took * _times(answers - known) for known, took in self._decode_s.items())
         fewer = [known for known in self._decode_s if known <= answers]
         return min(most, self._decode_s[max(fewer)]) if fewer else most, most
+
+
+def _times(more: int) -> float:
+    """How many times as long a decode step may take at most with so many answers more."""
+    return min(MAX_STEPS, 1 + FURTHER * max(0, more))
 
 
 def _mixed(old: float, new: float, weight: float) -> float:

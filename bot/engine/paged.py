@@ -53,7 +53,6 @@ class PagedBatch:
         """
         self.listener = listener
         self._vocabulary = vocabulary
-        self._offload_mb = offload_mb
         scheduler = partial(
             KeepingScheduler, pace=pace, matched=self._matched, gone=self._gone, offload=offload_mb * MB
         )
@@ -66,6 +65,7 @@ class PagedBatch:
             del SCHEDULER_MAPPING[SCHEDULER]
         assert self._manager.batch_processor is not None
         self._cache: PagedAttentionCache | None = self._manager.batch_processor.cache
+        self.offload_mb = offload_mb if self.cache.use_prefix_sharing else 0
         self._manager.start()
 
     @property
@@ -83,10 +83,6 @@ class PagedBatch:
         """Layers with a window of their own have their own blocks, and take from the same cache."""
         most = self.cache.num_sectors * self.cache.tokens_per_sector
         return bisect_right(range(most + 1), self.cache_blocks, key=self.blocks_for) - 1
-
-    @property
-    def offload_mb(self) -> int:
-        return self._offload_mb if self.cache.use_prefix_sharing else 0
 
     @property
     def offloaded_mb(self) -> int:

@@ -47,7 +47,7 @@ class _One:
 
     def __init__(self, part: Part) -> None:
         row = part.row
-        self._before, self.tokens = len(row.ids), len(part.ids)
+        self._before, self.tokens, self._dtype = len(row.ids), len(part.ids), row.held.dtype
         end = self._before + self.tokens
         self._new = row.held[:, :, self._before : end].unbind(0)
         self._seen = row.held[:, None, :, :end].unbind(0)
@@ -65,8 +65,11 @@ class _One:
         return output.view(1, heads * sharing, self.tokens, -1).transpose(1, 2)
 
     def _mask(self, window: int | None, sharing: int) -> Tensor | None:
+        """None if all keys are seen."""
         if (window, sharing) not in self._masks:
-            mask = _mask(self._before, self.tokens, window)
+            end = self._before + self.tokens
+            everything = self.tokens == 1 and (window is None or end <= window)
+            mask = None if everything else _mask(torch.arange(self._before, end), end, window, self._dtype)
             self._masks[window, sharing] = mask if mask is None else mask.repeat(sharing, 1)
         return self._masks[window, sharing]
 
@@ -96,25 +99,18 @@ class _Many:
             spread[self._places - self._first] = asked
             asked = spread
         seen = (slice(self._first, self._end), slice(None), slice(self._longest))
-        mask = self._mask(window, query.dtype).expand(-1, -1, sharing, -1)
+        mask = self._mask(window).expand(-1, -1, sharing, -1)
         output = scaled_dot_product_attention(asked, keys[seen], values[seen], mask, scale=scale)
         if self._gaps:
             output = output[self._places - self._first]
         return output.reshape(1, self.tokens, heads * sharing, -1)
 
-    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """Zeros for the keys that each place sees, else -inf: [places, 1, 1, keys]. One without a token sees the first.
-
-        As numbers, since each layer's call would make them of bools anew.
-        """
+    def _mask(self, window: int | None) -> Tensor:
+        """[places, 1, 1, keys]. A place without a token sees the first key."""
         if window not in self._masks:
-            last = torch.zeros(self._end - self._first, 1, dtype=torch.long)
-            last[self._places - self._first, 0] = self._befores
-            key = torch.arange(self._longest)
-            seen = key <= last
-            if window is not None:
-                seen &= key > last - window
-            self._masks[window] = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)[:, None, None]
+            last = torch.zeros(self._end - self._first, dtype=torch.long)
+            last[self._places - self._first] = self._befores
+            self._masks[window] = _mask(last, self._longest, window, self._slab.held.dtype)[:, None, None]
         return self._masks[window]
 
 
@@ -140,12 +136,13 @@ def _beside(one: Part, other: Part) -> bool:
     return len(one.ids) == len(other.ids) == 1 and one.row.slab is other.row.slab and one.row.place < other.row.place
 
 
-def _mask(before: int, count: int, window: int | None) -> Tensor | None:
-    """Which keys each of `count` tokens after `before` sees, bool [count, keys]; None if it is all of them."""
-    keys = before + count
-    if count == 1 and (window is None or keys <= window):
-        return None
-    at = torch.arange(before, keys).unsqueeze(-1)
-    key = torch.arange(keys)
-    seen = key <= at
-    return seen if window is None else seen & (key > at - window)
+def _mask(last: Tensor, keys: int, window: int | None, dtype: torch.dtype) -> Tensor:
+    """Zeros for the keys that each token sees, up to the place `last` has for it, else -inf: [tokens, keys].
+
+    As numbers, since each layer's call would make them of bools anew.
+    """
+    last, key = last.unsqueeze(-1), torch.arange(keys)
+    seen = key <= last
+    if window is not None:
+        seen &= key > last - window
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)

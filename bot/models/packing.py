@@ -27,37 +27,21 @@ def can_pack() -> bool:
 def pack(model: nn.Module) -> None:
     """Change the model in place. What does not fit into float16 stays in float32."""
     for module in list(model.modules()):
-        for names in SAME_LINE:
+        for names in (*SAME_LINE, *((name,) for name, _ in module.named_children())):
             _join(module, names)
         for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and _fits(child):
-                setattr(module, name, PackedLinear(child))
-            elif type(child) is nn.Embedding and _fits(child):
+            if type(child) is nn.Embedding and _fits(child):
                 setattr(module, name, HalfEmbedding(child))
     model.float()
 
 
 def packed_bytes(model: nn.Module) -> int:
     """What packed weights take; they are no parameters of the model any more."""
-    return sum(module.bytes for module in model.modules() if isinstance(module, PackedLinear | Share | HalfEmbedding))
+    return sum(module.bytes for module in model.modules() if isinstance(module, PackedLinear | HalfEmbedding))
 
 
 class PackedLinear(nn.Module):
-    """A linear layer: float32 in, float32 out."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.bytes = 2 * linear.weight.numel()
-        self._packed = _prepacked([linear])
-
-    def forward(self, line: Tensor) -> Tensor:
-        out: Tensor = torch.ops.quantized.linear_dynamic_fp16(line, self._packed)
-        return out
-
-
-class Share(nn.Module):
-    """One of several linear layers that are computed together: float32 in, float32 out."""
+    """A linear layer, one of those that are computed together: float32 in, float32 out."""
 
     def __init__(self, linear: nn.Linear, whole: "Whole", start: int) -> None:
         super().__init__()
@@ -70,7 +54,7 @@ class Share(nn.Module):
 
 
 class Whole:
-    """What several layers make of a line: whichever is asked first computes it for all of them.
+    """What one or several layers make of a line: whichever is asked first computes it for all of them.
 
     It is kept until each has had it. In a model that gives them different lines each computes all, and the last line
     stays; no language model of today does. For one thread at a time.
@@ -79,18 +63,16 @@ class Whole:
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         self._packed = _prepacked(linears)
         self._count = len(linears)
-        self._line: Tensor | None = None
-        self._made = torch.empty(0)
+        self._held: tuple[Tensor, Tensor] | None = None  # a line and what was made of it
         self._asked = 0
 
     def of(self, line: Tensor) -> Tensor:
         """The outputs of all, side by side."""
-        if line is not self._line:
-            self._line, self._asked = line, 0
-            self._made = torch.ops.quantized.linear_dynamic_fp16(line, self._packed)
-        made, self._asked = self._made, self._asked + 1
+        if self._held is None or self._held[0] is not line:
+            self._held, self._asked = (line, torch.ops.quantized.linear_dynamic_fp16(line, self._packed)), 0
+        made, self._asked = self._held[1], self._asked + 1
         if self._asked == self._count:
-            self._line, self._made = None, torch.empty(0)
+            self._held = None
         return made
 
 
@@ -115,7 +97,7 @@ def _join(module: nn.Module, names: Sequence[str]) -> None:
         return
     whole, start = Whole(linears), 0
     for name, linear in zip(names, linears, strict=True):
-        setattr(module, name, Share(linear, whole, start))
+        setattr(module, name, PackedLinear(linear, whole, start))
         start += linear.out_features
 
 

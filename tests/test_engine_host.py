@@ -14,6 +14,7 @@ from bot.engine.paged import PagedBatch
 from bot.errors import ModelError
 from bot.models import loading
 from bot.models.failures import Unrecoverable
+from bot.models.hardware import CpuCapabilities
 
 pytest_plugins = ["tests.engine_fixtures"]
 
@@ -59,7 +60,7 @@ def test_too_little_memory_to_pack_is_told_in_a_sentence(
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
     monkeypatch.setattr(loading, "pack", short)
-    monkeypatch.setattr("bot.models.hardware._cpu_packs", lambda: True)
+    monkeypatch.setattr("bot.models.hardware.cpu_capabilities", lambda: CpuCapabilities(fbgemm=True))
     with pytest.raises(ModelError, match="There is not enough memory for llama"):
         loading.load(ModelSource("llama", str(tiny["llama"]), device="cpu"), unseen)
 

@@ -64,7 +64,8 @@ async def test_an_engine_has_helpers_only_while_it_answers(
         assert await settled(process, idle)
         seen.clear()
         await ask(engine, f"threads {turn}", "Tell me a story about a dog and a cat.", at_delta=look)
-        assert path != smollm2_dir or max(seen) == idle + torch.get_num_threads(), "the batch and its helpers alone"
+        if path == smollm2_dir:  # with many processors, none of its products is worth a helper on each
+            assert idle < max(seen) <= idle + torch.get_num_threads(), "the batch and its helpers alone"
         assert await settled(process, idle)
 
 

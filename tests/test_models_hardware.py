@@ -13,11 +13,13 @@ from rich.console import Console
 
 from bot.config import load_settings
 from bot.errors import ModelError
+from bot.models import hardware as hardware_module
 from bot.models.catalog import Catalog
 from bot.models.fit import Verdict, fits, kv_mb
-from bot.models.hardware import Hardware, choose_dtype, describe_hardware, probe
+from bot.models.hardware import Hardware, choose_dtype, describe_hardware, detect, is_packed, probe
 from bot.models.report import human, rows, table
 from bot.models.spec import ModelSpec
+from tests.processors import ENGINES, PROCESSORS, capabilities
 
 LAPTOP = Hardware("", "", 0, 0, False, "A CPU", 8, 16_000, 12_000, "no GPU answers")
 CARD = Hardware("A GPU", "13.0", 24_000, 23_500, True, "A CPU", 16, 64_000, 60_000)
@@ -66,15 +68,55 @@ def test_a_gpu_is_described_with_cuda_and_memory() -> None:
     [
         ("auto", CARD, "bfloat16"),
         ("auto", OLD_CARD, "float16"),
-        ("auto", LAPTOP, "float32"),
-        ("auto", replace(LAPTOP, bf16=True), "bfloat16"),
-        ("auto", replace(LAPTOP, bf16=True, packs=True), "float16"),
         ("bfloat16", LAPTOP, "bfloat16"),
         ("float32", CARD, "float32"),
     ],
 )
 def test_the_number_type_suits_the_hardware(setting: str, hardware: Hardware, dtype: str) -> None:
     assert choose_dtype(setting, hardware) == dtype
+
+
+CHOICES = {
+    "none": ("float32", "float32"),
+    "sse4": ("float32", "float32"),
+    "avx": ("float32", "float32"),
+    "avx2": ("packed float16", "float32"),
+    "avx512": ("packed float16", "float32"),
+    "avx512_vnni": ("packed float16", "float32"),
+    "avx512_bf16": ("packed float16", "bfloat16"),
+    "amx": ("bfloat16", "bfloat16"),
+    "amx_fp16": ("bfloat16", "bfloat16"),
+    "neon": ("float32", "float32"),
+    "neon_bf16": ("bfloat16", "bfloat16"),
+}
+"""Of each processor: what `auto` means for plain weights, and for quantized ones."""
+
+
+def test_every_processor_has_its_choice() -> None:
+    assert CHOICES.keys() == PROCESSORS.keys()
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_the_number_type_suits_the_processor(processor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware_module, "cpu_capabilities", lambda: capabilities(processor))
+    seen = detect("cpu")
+    chosen = []
+    for quantization in ("none", "4bit"):
+        dtype = choose_dtype("auto", seen, quantization)
+        chosen.append(f"packed {dtype}" if is_packed(dtype, seen, quantization) else dtype)
+    assert tuple(chosen) == CHOICES[processor]
+    assert is_packed("float16", seen) == (CHOICES[processor][0] == "packed float16"), "float16 that was asked for"
+    assert choose_dtype("float32", seen) == "float32"
+
+
+@pytest.mark.parametrize(("processor", "dtype"), [("avx2", "float32"), ("avx512_bf16", "bfloat16")])
+def test_a_build_of_torch_without_the_kernels_packs_nothing(
+    processor: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = [name for name in ENGINES["x86_64"] if name != "fbgemm"]
+    monkeypatch.setattr(hardware_module, "cpu_capabilities", lambda: capabilities(processor, engines))
+    seen = detect("cpu")
+    assert (choose_dtype("auto", seen), is_packed("float16", seen)) == (dtype, False)
 
 
 @pytest.mark.parametrize(

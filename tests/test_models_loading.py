@@ -11,7 +11,10 @@ from transformers import AutoConfig
 
 from bot.engine.base import LoadProgress, ModelSource
 from bot.errors import ModelError
+from bot.models import loading
+from bot.models.hardware import choose_dtype
 from bot.models.loading import layer_map, load, weights_bytes
+from tests.processors import PROCESSORS, capabilities
 from tests.tiny_models import KINDS, make_tiny
 
 
@@ -60,13 +63,23 @@ def test_every_kind_loads_and_knows_its_words(tiny: dict[str, Path], kind: str) 
     assert loaded.note == "The CPU is used: it was asked for."
 
 
-def test_the_number_type_is_the_one_asked_for(tiny: dict[str, Path]) -> None:
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_the_number_type_is_the_one_asked_for_or_the_processors(
+    tiny: dict[str, Path], processor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    able, packed = capabilities(processor), list[object]()
+    monkeypatch.setattr("bot.models.hardware.cpu_capabilities", lambda: able)
+    monkeypatch.setattr(loading, "pack", packed.append)  # its kernels are not on every machine that runs this
     assert load(source(tiny["phi"], dtype="bfloat16"), ignore).model.dtype == torch.bfloat16
+    assert not packed
     half = load(source(tiny["phi"], dtype="float16"), ignore)
-    assert half.dtype == "float16"
-    assert half.model.dtype == (torch.float32 if half.hardware.packs else torch.float16), (
-        "packed, it computes in float32"
-    )
+    assert (half.dtype, half.model in packed) == ("float16", able.packs)
+    packed.clear()
+    chosen = load(source(tiny["phi"], dtype="auto"), ignore)
+    assert chosen.dtype == choose_dtype("auto", chosen.hardware)
+    assert (chosen.model in packed) == able.packs
+    # What is packed is first only mapped: in the number type of its file.
+    assert chosen.model.dtype == (torch.float32 if able.packs else getattr(torch, chosen.dtype))
 
 
 def test_no_layers_on_the_gpu_means_the_cpu(tiny: dict[str, Path]) -> None:

@@ -1,6 +1,7 @@
 """Weights in float16, arithmetic in float32: what the model says stays what it was, in half the memory."""
 
-import platform
+import stat
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from bot.engine.process import EngineProcess
 from bot.models.fit import weights_mb
+from bot.models.hardware import choose_dtype, cpu_capabilities, detect, is_packed
 from bot.models.local import from_config
 from bot.models.packing import LARGEST, HalfEmbedding, PackedLinear, pack, packed_bytes
 from bot.models.spec import ModelSpec
@@ -19,8 +21,9 @@ from tests.engine_harness import Reference, ask, load
 from tests.tiny_models import KINDS
 
 pytest_plugins = ["tests.engine_fixtures"]
-# By the kind of the machine: on one that should be able to pack, these fail if it cannot.
-pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="FBGEMM is for x86")
+pytestmark = pytest.mark.skipif(
+    not cpu_capabilities().fbgemm, reason="FBGEMM's kernels need an x86 processor with AVX2"
+)
 
 
 def model_of(path: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -135,15 +138,44 @@ def test_a_tied_table_becomes_both_an_embedding_and_a_linear_layer() -> None:
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_the_engine_packs_on_its_own_and_says_so(engine: EngineProcess, smollm2_dir: Path) -> None:
-    whole = await load(engine, smollm2_dir)
-    packed = await load(engine, smollm2_dir, dtype="auto")
-    assert (whole.dtype, packed.dtype) == ("float32", "float16")
-    assert packed.weights_mb < 0.65 * whole.weights_mb
+async def test_the_engine_chooses_on_its_own_and_says_so(engine: EngineProcess, smollm2_dir: Path) -> None:
+    here = detect("cpu")
+    dtype = choose_dtype("auto", here)
+    loaded = await load(engine, smollm2_dir, dtype="auto")
+    assert loaded.dtype == dtype
     spec = from_config(ModelSpec(name="smollm2"), smollm2_dir)
-    assert packed.weights_mb == pytest.approx(weights_mb(spec, "float16", packed=True), rel=0.02)
-    questions = ("What is the capital of France?", "Name three colours.", "What is 2 + 2?")
-    reference = Reference(smollm2_dir)
-    for number, question in enumerate(questions):
-        answer = await ask(engine, f"packed {number}", question)
-        assert (answer.text, answer.usage.generated_tokens) == reference.answer(question)
+    assert loaded.weights_mb == pytest.approx(weights_mb(spec, dtype, packed=is_packed(dtype, here)), rel=0.02)
+
+
+PACKING = f"""#!{sys.executable}
+from bot.models import hardware
+hardware.cpu_capabilities = lambda: hardware.CpuCapabilities(fbgemm=True)
+from bot.engine.runner import main
+main()
+"""
+"""Starts the engine as it is on a processor that packs, whatever this one is."""
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_packed_engine_answers_as_the_library_does(
+    smollm2_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "packing-python"
+    script.write_text(PACKING)
+    script.chmod(stat.S_IRWXU)
+    monkeypatch.setattr(sys, "executable", str(script))
+    engine = EngineProcess()
+    try:
+        whole = await load(engine, smollm2_dir)
+        packed = await load(engine, smollm2_dir, dtype="auto")
+        assert (whole.dtype, packed.dtype) == ("float32", "float16")
+        assert packed.weights_mb < 0.65 * whole.weights_mb
+        spec = from_config(ModelSpec(name="smollm2"), smollm2_dir)
+        assert packed.weights_mb == pytest.approx(weights_mb(spec, "float16", packed=True), rel=0.02)
+        questions = ("What is the capital of France?", "Name three colours.", "What is 2 + 2?")
+        reference = Reference(smollm2_dir)
+        for number, question in enumerate(questions):
+            answer = await ask(engine, f"packed {number}", question)
+            assert (answer.text, answer.usage.generated_tokens) == reference.answer(question)
+    finally:
+        await engine.close()

@@ -10,8 +10,10 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -19,6 +21,36 @@ from bot.errors import ModelError
 
 PROBE_TIMEOUT_S = 120
 MB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class CpuCapabilities:
+    """The instructions of a CPU, and the kernels of a build of torch, that decide how weights are kept on it.
+
+    fbgemm: FBGEMM's float16 kernels run. bf16: it has instructions for bfloat16 products. amx: matrix units for them.
+    """
+
+    fbgemm: bool = False
+    bf16: bool = False
+    amx: bool = False
+
+    @classmethod
+    def from_torch(cls, reported: Mapping[str, object], engines: Collection[str]) -> Self:
+        """From what `torch.cpu.get_capabilities` and `torch.backends.quantized.supported_engines` report."""
+
+        def has(name: str) -> bool:
+            return bool(reported.get(name))
+
+        return cls(
+            fbgemm="fbgemm" in engines and all(map(has, ("avx2", "f16c", "fma3"))),
+            bf16=any(map(has, ("avx512_bf16", "amx_bf16", "bf16"))),
+            amx=has("amx_bf16"),
+        )
+
+    @property
+    def packs(self) -> bool:
+        """Whether float16 weights in FBGEMM's layout are fastest (`models.packing`): AMX is faster with bfloat16."""
+        return self.fbgemm and not self.amx
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +109,14 @@ def describe_hardware(hardware: Hardware) -> str:
     return f"GPU: {hardware.gpu}, CUDA {hardware.cuda}, {vram}\n{cpu}\n{ram}"
 
 
+def cpu_capabilities() -> CpuCapabilities:
+    """Detect this machine's; the only place that does. Imports torch."""
+    import torch
+
+    reported: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch tells nothing
+    return CpuCapabilities.from_torch(reported, torch.backends.quantized.supported_engines)
+
+
 def detect(device: str = "auto") -> Hardware:
     """Look at this machine; `device` is auto, cpu or cuda. Imports torch.
 
@@ -84,6 +124,7 @@ def detect(device: str = "auto") -> Hardware:
     """
     import torch
 
+    able = cpu_capabilities()
     why_cpu = _why_cpu(device)
     if device == "cuda" and why_cpu:
         raise ModelError(f"A GPU was asked for (INHOUSE_DEVICE=cuda), and there is none to use: {why_cpu}.")
@@ -97,13 +138,13 @@ def detect(device: str = "auto") -> Hardware:
         cuda=cuda,
         vram_total_mb=total // MB,
         vram_free_mb=free // MB,
-        bf16=_cpu_has_bf16() if why_cpu else torch.cuda.is_bf16_supported(including_emulation=False),
+        bf16=able.bf16 if why_cpu else torch.cuda.is_bf16_supported(including_emulation=False),
         cpu=_cpu_name(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         ram_total_mb=memory.total // MB,
         ram_free_mb=memory.available // MB,
         why_cpu=why_cpu,
-        packs=bool(why_cpu) and _cpu_packs(),
+        packs=bool(why_cpu) and able.packs,
     )
 
 
@@ -148,22 +189,6 @@ def _why_cpu(device: str) -> str:
     if not torch.cuda.is_available():
         return "no GPU answers: there is none, or its driver is missing or too old for this build of torch"
     return ""
-
-
-def _cpu_has_bf16() -> bool:
-    import torch
-
-    found: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16"))
-
-
-def _cpu_packs() -> bool:
-    import torch
-
-    from bot.models.packing import can_pack
-
-    # Matrix units of the CPU's own beat any layout of the weights.
-    return can_pack() and not torch.cpu.get_capabilities().get("amx_tile")
 
 
 def _cpu_name() -> str:

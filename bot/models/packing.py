@@ -17,13 +17,6 @@ SAME_LINE = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that transformers' models give the same line: one call for all of them costs less than one for each."""
 
 
-def can_pack() -> bool:
-    """Whether this machine's torch has the kernels, and its CPU their instructions."""
-    capabilities = torch.cpu.get_capabilities()
-    has = "fbgemm" in torch.backends.quantized.supported_engines
-    return has and all(capabilities.get(name) for name in ("avx2", "f16c", "fma3"))
-
-
 def pack(model: nn.Module) -> None:
     """Change the model in place. What does not fit into float16 stays in float32."""
     for module in list(model.modules()):

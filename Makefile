@@ -10,13 +10,24 @@
 #   TORCH_INDEX=URL  a package index to take torch from (one with CPU-only builds, or with another CUDA)
 #   ARGS='...'       more arguments: make run ARGS='--temperature 0.7', make test ARGS='-k queue', or ARGS=--cov for what tests reach
 #   JOBS=2           how many processes run the tests
+#   ISA=avx2         make test as on a processor with no more than AVX2 (ISA=sse4: with no AVX)
 # What sets up speaks on stderr, so that `make run` can stand in a pipe.
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 ARGS ?=
 JOBS ?= 2
+ISA ?=
 KEEP ?= torch==2.13.0
+
+# What torch's own kernels, oneDNN and MKL may use.
+LOWERED_avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+LOWERED_sse4 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
+ifneq ($(ISA),)
+ifeq ($(LOWERED_$(ISA)),)
+$(error ISA is avx2 or sse4, not '$(ISA)')
+endif
+endif
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,7 +51,7 @@ run: $(VENV)/ready model
 	$(BIN)/inhouse chat --temperature 0 $(ARGS)  # a model this small strays from the question else
 
 test: $(VENV)/ready-dev model
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(LOWERED_$(ISA)) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 machine: $(VENV)/ready-dev
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest tests/test_machine.py $(ARGS)

@@ -1,9 +1,12 @@
-"""What every test gets: a clean environment, an empty working directory, no network, and a brief Hypothesis."""
+"""What every test gets: a clean environment, an empty working directory, no network, and a brief Hypothesis.
+
+At the end of a run it says what was skipped and how to have it.
+"""
 
 import ipaddress
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 
 from bot.config import load_settings
 from bot.models.catalog import Catalog
-from bot.models.hub import pull
+from tests.skips import closing_lines
 
 hypothesis_settings.register_profile(
     "quick",
@@ -28,13 +31,31 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
-OURS = ("INHOUSE_", "HF_TOKEN", "CREDENTIALS_DIRECTORY")
-"""Beginnings of the variables that would change what a test sees."""
+FOREIGN = (
+    *("INHOUSE_", "DISCORD_", "SLACK_", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_", "JOURNAL_STREAM"),
+    *("HF_", "HUGGING_FACE_", "TRANSFORMERS_", "SSL_CERT_", "PYTHONWARNINGS"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "WS_PROXY", "WSS_PROXY"),
+    *("COLUMNS", "LINES", "TERMINAL_WIDTH", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "PY_COLORS", "TTY_"),
+)
+"""Beginnings of the variables that would change what a test sees, in capitals."""
+
+WHERE_THE_MODEL_IS = ("INHOUSE_CACHE_DIR", "HF_HOME", "HF_HUB_CACHE")
+"""`make test` fetched it to where these say."""
+
+
+def _foreign() -> list[str]:
+    return [name for name in os.environ if name.upper().startswith(FOREIGN) and name not in WHERE_THE_MODEL_IS]
+
+
+for _name in _foreign():  # before a test module imports a library that reads the environment only then
+    del os.environ[_name]
 
 
 @pytest.fixture(scope="session")
 def smollm2_dir() -> Path:
     """The directory of SmolLM2-135M-Instruct in the normal cache; fetched, over the network, if it is not there."""
+    from bot.models.hub import pull
+
     settings = load_settings()
     return pull(Catalog.of(settings).get("smollm2"), settings)
 
@@ -42,10 +63,20 @@ def smollm2_dir() -> Path:
 @pytest.fixture(autouse=True)
 def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No setting of this machine's user reaches a test: not from the environment, and not from a .env file."""
-    for name in [name for name in os.environ if name.startswith(OURS)]:
+    for name in _foreign():  # what an earlier test left
         monkeypatch.delenv(name)
     monkeypatch.setenv("INHOUSE_HTTP", "off")  # the port of a real one may be in use; tests of the page ask for one
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+    """Say what was skipped and how to have it, below everything but pytest's closing line."""
+    yield
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = [report.longrepr[2].removeprefix("Skipped: ") for report in skipped]
+    for line in closing_lines(reasons):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.skips import NO_SYSTEMD, NOT_ROOT
+
 ROOT = Path(__file__).parent.parent
 SYSTEMD = Path("/lib/systemd/systemd")
 PATIENCE_S = 300
@@ -88,9 +90,9 @@ def why_not() -> str:
     if sys.platform != "linux":
         return "systemd runs on Linux"
     if os.geteuid() != 0:
-        return "booting a systemd needs root"
+        return NOT_ROOT
     if not SYSTEMD.exists() or not shutil.which("systemctl"):
-        return "systemd is not installed (tests/install_systemd.sh does it)"
+        return NO_SYSTEMD
     tried = subprocess.run([*UNSHARE, "sh", "-c", TRY], capture_output=True, text=True, timeout=PATIENCE_S)
     refused = any(words in tried.stderr.lower() for words in NOT_ALLOWED)
     return f"namespaces are not allowed here ({tried.stderr.strip()})" if tried.returncode and refused else ""

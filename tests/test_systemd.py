@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.skips import NO_SYSTEMD
 from tests.systemd_lab import ROOT, why_not
 from tests.systemd_memory import memory_of
 from tests.systemd_story import DROPINS, SETTINGS, Story, open_story
@@ -29,7 +30,7 @@ def needs(reason: str, refused: bool = False) -> None:
 
 
 def analyse(*words: str) -> subprocess.CompletedProcess[str]:
-    needs("" if shutil.which("systemd-analyze") else "systemd-analyze is not installed")
+    needs("" if shutil.which("systemd-analyze") else NO_SYSTEMD)
     return subprocess.run(["systemd-analyze", "--no-pager", *words], capture_output=True, text=True, timeout=60)
 
 

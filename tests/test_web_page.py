@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.browser import Browser, Page, chromium, open_browser
+from tests.skips import NO_CHROMIUM
 from tests.web_house import Site, open_page
 from tests.web_scene import WAITING, afternoon, finish
 
@@ -18,7 +19,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(
         chromium() is None and "CI" not in os.environ,
-        reason="there is no Chromium here; tests/install_chromium.sh installs one",
+        reason=NO_CHROMIUM,
     ),
 ]
 

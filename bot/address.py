@@ -1,7 +1,4 @@
-"""Where a server listens: `host:port` as people write it, taken apart.
-
-In: text. Out: an Address, or None for 'off'; a ValueError for anything else.
-"""
+"""Parse and classify network addresses: INHOUSE_HTTP, the Host header of a request, the address of a client."""
 
 import ipaddress
 import re
@@ -10,6 +7,9 @@ from dataclasses import dataclass
 OFF = ("off", "none", "no")
 
 _SHAPE = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})")
+_HOST = re.compile(
+    r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?))(?::(?P<port>[0-9]{1,5}))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +47,24 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def parse_host(text: str) -> str:
+    """The host in a Host header, in lower case, without brackets, port and last dot. Raises ValueError if malformed."""
+    found = _HOST.fullmatch(text)
+    if found is None or int(found["port"] or 0) > 65_535:
+        raise ValueError("not a Host header")
+    if found["six"]:
+        return str(ipaddress.IPv6Address(found["six"]))
+    return str(found["name"]).lower().removesuffix(".")
+
+
+def network_of(host: str) -> str:
+    """The network that one client is likely to have for itself: an IPv4 address, or 64 bits of an IPv6 address."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.version == 6 and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return str(address if address.version == 4 else ipaddress.ip_network((address, 64), strict=False))

@@ -48,6 +48,13 @@ class House:
         """Whether the service's process is there."""
         return self._process is not None and self._process.is_alive()
 
+    @property
+    def pid(self) -> int:
+        """The id of the service's process."""
+        assert self._process is not None
+        assert self._process.pid is not None
+        return self._process.pid
+
     async def start(self, point: Point | None = None, *, connected: bool = True) -> None:
         """A new life, until `point`, if one is given. connected: wait until it is, or has died on the way."""
         assert not self.lives_now

@@ -29,7 +29,7 @@ LAYERS = (
     {"models", "formatting", "textfiles", "links", "commands", "buttons", "access"},
     {"adapter", "engine.base", "findings", "logs", "metrics"},
     {"config", "journal"},
-    {"messages", "errors", "address", "environment"},
+    {"messages", "errors", "address", "environment", "descriptors"},
 )
 """The parts of `bot`, from the top down. A part may import itself and what stands lower; nothing beside it or above.
 

@@ -1,22 +1,27 @@
-"""Who may look: a bearer token where one is set, and only this machine's own names where none is.
+"""Authorise requests: by a bearer token where one is set, and by this machine's own names where none is.
 
-In: requests. Out: the same ones to their handlers, or an answer that says what is missing. A browser gives the token
-once, in a form or as ?token=, and gets a cookie for it; the address that it then shows has no token in it. Without a
-token a page elsewhere could point a name of its own at this machine (DNS rebinding), so the Host must be one of ours.
+A browser gives the token once, in a form or as ?token=, and gets a cookie for it; the address that it then shows has no
+token in it. Without a token a page elsewhere could point a name of its own at this machine (DNS rebinding), so the Host
+must be one of ours. A malformed request is answered by 400.
 """
 
+import asyncio
 import hashlib
 import hmac
 import html
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from bot.address import is_loopback
+from bot.address import is_loopback, network_of, parse_host
+from bot.web.guesses import Guesses
 
 COOKIE = "inhouse"
 COOKIE_S = 30 * 24 * 3600
+BODY_S = 10.0
+"""How long a client may take for the body of a request."""
 OPEN = ("/healthz", "/readyz", "/login", "/style.css", "/icon.svg")
 """What needs no token: it tells nothing that has to be hidden."""
 
@@ -35,6 +40,9 @@ HEADERS = {
 
 NOT_OURS = "This is only served to this machine, under the names localhost, 127.0.0.1 and [::1].\n"
 ELSEWHERE = "Another page's request is not answered.\n"
+NO_HOST = "The Host header is missing, doubled or malformed.\n"
+NO_FORM = "This is not a form that can be read.\n"
+LATE = f"The body did not come within {BODY_S:.0f} s.\n"
 NO_TOKEN = "This needs the token of INHOUSE_HTTP_TOKEN: send 'Authorization: Bearer ...'.\n"
 WRONG = "That is not the token. It is what INHOUSE_HTTP_TOKEN is set to where Inhouse runs."
 
@@ -45,32 +53,44 @@ class Guard:
     def __init__(self, token: str, pages: Path) -> None:
         self._token = token.encode()
         self._cookie = hmac.digest(self._token, b"inhouse status page", hashlib.sha256).hex()
+        self._guesses = Guesses()
         self._form = (pages / "login.html").read_text("utf-8")
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Around every request."""
-        if not self._token and not _is_here(request):
+        try:
+            (name,) = request.headers.getall("Host", [])
+            host = parse_host(name)
+        except ValueError:
+            return web.Response(status=400, text=NO_HOST)
+        if not self._token and not is_loopback(host):
             return web.Response(status=403, text=NOT_OURS)
         if _from_elsewhere(request):
             return web.Response(status=403, text=ELSEWHERE)
         if not self._token or request.path in OPEN:
             return await handler(request)
         if request.path == "/" and "token" in request.query:
-            return self._let_in(request, request.query["token"])
-        if self._knows(request):
+            return await self._let_in(request, request.query["token"])
+        if await self._knows(request):
             return await handler(request)
         if request.path == "/":
             return self._ask()
         return web.Response(status=401, text=NO_TOKEN, headers={"WWW-Authenticate": 'Bearer realm="Inhouse"'})
 
     async def login(self, request: web.Request) -> web.Response:
-        """What the form sends."""
-        given = (await request.post()).get("token", "")
-        return self._let_in(request, given.strip() if isinstance(given, str) else "")
+        """Check the token that the form sends."""
+        try:
+            async with asyncio.timeout(BODY_S):
+                given = (await request.post()).get("token", "")
+        except TimeoutError:
+            return web.Response(status=408, text=LATE)
+        except (ValueError, LookupError, AssertionError, web.RequestPayloadError, HttpProcessingError):
+            return web.Response(status=400, text=NO_FORM)  # a wrong multipart, charset or percent code
+        return await self._let_in(request, given.strip() if isinstance(given, str) else "")
 
-    def _let_in(self, request: web.Request, given: str) -> web.Response:
-        if not self._token or not self._is_token(given):
+    async def _let_in(self, request: web.Request, given: str) -> web.Response:
+        if not self._token or not await self._is_token(request, given):
             return self._ask(WRONG)
         response = web.Response(status=303, headers={"Location": "./"})
         https = request.headers.get("X-Forwarded-Proto", request.scheme) == "https"  # a proxy's, in front of us
@@ -83,14 +103,21 @@ class Guard:
         text = self._form.replace("{problem}", html.escape(problem)).replace("{hidden}", "" if problem else "hidden")
         return web.Response(status=401, text=text, content_type="text/html")
 
-    def _knows(self, request: web.Request) -> bool:
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._is_token(given.strip()):
+    async def _knows(self, request: web.Request) -> bool:
+        if hmac.compare_digest(request.cookies.get(COOKIE, "").encode("utf-8", "replace"), self._cookie.encode()):
             return True
-        return hmac.compare_digest(request.cookies.get(COOKIE, "").encode(), self._cookie.encode())
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and await self._is_token(request, given.strip())
 
-    def _is_token(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode("utf-8", "replace"), self._token)
+    async def _is_token(self, request: web.Request, given: str) -> bool:
+        if not given:
+            return False
+        network = network_of(request.remote or "")
+        await self._guesses.wait(network)
+        right = hmac.compare_digest(given.encode("utf-8", "replace"), self._token)
+        if not right:
+            self._guesses.wrong(network)
+        return right
 
 
 async def with_headers(_: web.Request, response: web.StreamResponse) -> None:
@@ -102,10 +129,3 @@ def _from_elsewhere(request: web.Request) -> bool:
     """Whether another site's page asks for this behind its reader's back; following a link is no such thing."""
     site, mode = request.headers.get("Sec-Fetch-Site", "none"), request.headers.get("Sec-Fetch-Mode", "")
     return site not in ("none", "same-origin") and mode != "navigate"
-
-
-def _is_here(request: web.Request) -> bool:
-    """Whether the Host of a request is a name of this machine itself."""
-    host = request.host
-    name = host[1 : host.find("]")] if host.startswith("[") else host.partition(":")[0]
-    return is_loopback(name.rstrip("."))

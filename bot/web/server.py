@@ -1,8 +1,7 @@
-"""The HTTP server: /healthz, /readyz, /metrics, the status page and its events.
+"""Serve /healthz, /readyz, /metrics, the status page and its events over HTTP, on the address of INHOUSE_HTTP.
 
-In: the live parts of a service. Out: a server while the block lasts, on the address of INHOUSE_HTTP. A port that cannot
-be had is an error in the log and no more: whoever runs the bot would rather be answered than see a page. What would be
-a second instance is found out by the lock of the state directory, not here.
+A port that cannot be had is an error in the log and the service goes on: answers matter more than the page. A second
+instance is detected by the lock of the state directory, not here.
 """
 
 import errno
@@ -14,11 +13,13 @@ from types import TracebackType
 from typing import Self
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from prometheus_client.exposition import choose_encoder
 
 from bot.address import Address
 from bot.config import secrets
 from bot.web.collector import LiveCollector
+from bot.web.connections import Connections
 from bot.web.guard import Guard, with_headers
 from bot.web.samples import TICK_S, Sampler
 from bot.web.sources import Sources
@@ -27,11 +28,17 @@ from bot.web.stream import Stream
 from bot.web.troubles import Troubles
 
 log = logging.getLogger(__name__)
+requests_log = logging.getLogger("bot.web.requests")
+requests_log.addFilter(lambda record: not _is_clients_mistake(record))
 
 PAGES = Path(__file__).with_name("page")
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 FILES = ("style.css", "page.js", "plot.js", "words.js", "icon.svg")
 LONGEST_BODY = 4096
+HEADERS_S = 10.0
+"""How long a connection may take to complete a request's headers, from its beginning or from the answer before."""
+LINGER_S = 2.0
+"""How long a body that nothing asked for is read, so that its client can read the answer."""
 LAST_S = 1.0
 """How long requests may still take when the server ends."""
 
@@ -51,6 +58,7 @@ class WebServer:
         self._registry = sources.metrics.registry
         self._collector = LiveCollector(sources, self.sampler, _version())
         self._runner: web.AppRunner | None = None
+        self._connections: Connections | None = None
         self.url = ""
 
     async def __aenter__(self) -> Self:
@@ -61,26 +69,40 @@ class WebServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._runner is None:
+        if self._runner is None or self._connections is None:
             return
         self.url = ""
+        await self._connections.close()
         self.stream.close()
         await self.sampler.close()
         await self._runner.cleanup()
+        self._connections.abort()
         self._registry.unregister(self._collector)
         self._troubles.close()
 
     async def _open(self, address: Address) -> None:
-        runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=LAST_S, handle_signals=False)
+        runner = web.AppRunner(
+            self._application(),
+            access_log=None,
+            logger=requests_log,
+            handle_signals=False,
+            shutdown_timeout=LAST_S,
+            keepalive_timeout=HEADERS_S,  # also from a connection's beginning, and data does not prolong it
+            lingering_time=LINGER_S,
+            auto_decompress=False,  # nothing that we read is compressed
+            handler_cancellation=True,  # a client that is gone holds nothing
+        )
         await runner.setup()
+        assert runner.server is not None
+        connections = Connections(runner.server)
         try:
-            await web.TCPSite(runner, address.host, address.port).start()
+            port = await connections.listen(address)
         except OSError as error:
             await runner.cleanup()
             log.error("The status page cannot be opened on %s (%s); %s", address, _reason(error), _fix(error))
             return
-        self._runner = runner
-        self.url = f"http://{Address(address.host, runner.addresses[0][1])}/"
+        self._runner, self._connections = runner, connections
+        self.url = f"http://{Address(address.host, port)}/"
         self._registry.register(self._collector)
         self._troubles.open()
         self.sampler.open()
@@ -96,9 +118,14 @@ class WebServer:
         router.add_get("/", _file("index.html"))
         for name in FILES:
             router.add_get(f"/{name}", _file(name))
-        router.add_get("/events", self.stream.serve, allow_head=False)
+        router.add_get("/events", self._events, allow_head=False)
         router.add_post("/login", self._guard.login)
         return application
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        assert self._connections is not None
+        with self._connections.kept(request.transport):
+            return await self.stream.serve(request)
 
     async def _healthz(self, _: web.Request) -> web.Response:
         """The event loop lives: otherwise nothing would come."""
@@ -122,6 +149,12 @@ def _file(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
         return web.Response(body=body, content_type=content_type, charset="utf-8")
 
     return handler
+
+
+def _is_clients_mistake(record: logging.LogRecord) -> bool:
+    """Whether aiohttp logs, with a traceback, a malformed request, which it answers by 400."""
+    error = record.exc_info[1] if record.exc_info else None
+    return isinstance(error, HttpProcessingError | web.RequestPayloadError | web.PayloadAccessError)
 
 
 def _reason(error: OSError) -> str:

@@ -1,0 +1,163 @@
+"""Accept the status page's connections: at most LIMIT, and none that takes a descriptor the rest of the process needs.
+
+A new connection always gets in: the oldest one of the network with the most connections makes room for it, though not
+in its first GRACE_S seconds, in which a client can have its answer. So half-open connections cannot keep a probe out.
+asyncio's own server has no such limit, and after each EMFILE it logs once for every connection of the backlog.
+"""
+
+import asyncio
+import logging
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from bot.address import Address, network_of
+from bot.descriptors import soft_limit
+
+LIMIT = 64
+GRACE_S = 1.0
+RESERVE = 64
+"""Descriptors that are kept for the rest of the process, but a quarter of the soft limit where that is less."""
+BACKLOG = 128
+RETRY_S = 1.0
+"""Pause after accept() failed."""
+QUIET_S = 60.0
+"""At most one warning in this time."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Connection:
+    transport: asyncio.Transport
+    socket: socket.socket
+    network: str
+    since: float
+
+
+class Connections:
+    """Listening sockets and the connections that came over them. `protocols` makes a protocol for each connection."""
+
+    def __init__(self, protocols: Callable[[], asyncio.BaseProtocol]) -> None:
+        self._protocols = protocols
+        self._listeners: list[socket.socket] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._connections: list[_Connection] = []  # oldest first
+        self._kept: set[asyncio.BaseTransport | None] = set()
+        self._admitting = asyncio.Lock()  # 'localhost' has two listening sockets
+        self._warned_at = float("-inf")
+
+    async def listen(self, address: Address) -> int:
+        """Listen on every IP address of a host; the port. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE, proto=socket.IPPROTO_TCP
+        )
+        try:
+            for family, _, _, _, place in dict.fromkeys(found):
+                listener = socket.create_server(place[:2], family=family, backlog=BACKLOG)
+                listener.setblocking(False)
+                self._listeners.append(listener)
+        except OSError:
+            await self.close()
+            raise
+        self._tasks = [asyncio.create_task(self._accept(each), name="status page") for each in self._listeners]
+        return int(self._listeners[0].getsockname()[1])
+
+    async def close(self) -> None:
+        """Accept nothing more. Open connections stay."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for listener in self._listeners:
+            listener.close()
+
+    def abort(self) -> None:
+        """Close every connection at once, whatever is still to be written."""
+        for connection in self._open():
+            connection.transport.abort()
+
+    @contextmanager
+    def kept(self, transport: asyncio.BaseTransport | None) -> Iterator[None]:
+        """Never close this connection to make room for another one. The caller bounds how many these are."""
+        self._kept.add(transport)
+        try:
+            yield
+        finally:
+            self._kept.discard(transport)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, peer = await loop.sock_accept(listener)
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:  # no descriptor or no memory is left
+                self._warn("The status page cannot accept a connection (%s); it tries again", error.strerror)
+                self._drop(self._next_to_go())
+                await asyncio.sleep(RETRY_S)
+                continue
+            async with self._admitting:
+                await self._admit(accepted, network_of(peer[0]))
+
+    async def _admit(self, accepted: socket.socket, network: str) -> None:
+        """Serve a connection, once there is room for it, or close it."""
+        try:
+            if await self._has_room(accepted):
+                transport, _ = await asyncio.get_running_loop().connect_accepted_socket(self._protocols, accepted)
+                now = asyncio.get_running_loop().time()
+                self._connections.append(_Connection(transport, accepted, network, now))
+                return
+        except OSError as error:
+            self._warn("The status page lost a connection (%s)", error.strerror)
+        except BaseException:
+            accepted.close()
+            raise
+        accepted.close()
+
+    async def _has_room(self, accepted: socket.socket) -> bool:
+        """Make room for a connection; False if its descriptor is of the reserve and nothing can be closed for it."""
+        loop = asyncio.get_running_loop()
+        limit = soft_limit()
+        # The system gives out the lowest free descriptor, so its number says how many are in use.
+        if accepted.fileno() >= limit - min(RESERVE, limit / 4):
+            self._warn("The process has few file descriptors left (it may open %.0f); the status page refuses", limit)
+            oldest = self._next_to_go()
+            if oldest is None or loop.time() < oldest.since + GRACE_S:
+                return False
+            self._drop(oldest)
+            return True
+        while len(self._open()) >= LIMIT:
+            self._warn("The status page has %d connections, the most that it serves; it closes the oldest", LIMIT)
+            oldest = self._next_to_go()
+            wait_s = oldest.since + GRACE_S - loop.time() if oldest else GRACE_S
+            if wait_s <= 0:
+                self._drop(oldest)
+            await asyncio.sleep(min(max(wait_s, 0.0), 0.05))
+        return True
+
+    def _open(self) -> list[_Connection]:
+        """The connections whose descriptors are in use, oldest first."""
+        self._connections = [each for each in self._connections if each.socket.fileno() >= 0]
+        return self._connections
+
+    def _next_to_go(self) -> _Connection | None:
+        """The oldest connection of the network that has the most."""
+        able = [each for each in self._open() if each.transport not in self._kept]
+        counts = Counter(each.network for each in able)
+        return max(able, key=lambda each: counts[each.network], default=None)
+
+    @staticmethod
+    def _drop(connection: _Connection | None) -> None:
+        if connection is not None:
+            with suppress(OSError):
+                connection.transport.abort()
+
+    def _warn(self, message: str, *values: object) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._warned_at + QUIET_S:
+            self._warned_at = now
+            log.warning(message, *values)

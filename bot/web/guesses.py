@@ -1,0 +1,73 @@
+"""Slow down guesses at the status page's token, per network and in all.
+
+A network has BURST wrong tokens free and one more every REFILL_S; beyond that each token, right or wrong, waits DELAY_S
+before it is compared. A right one is never refused, so it gets in even from the network that an attack comes from. Who
+wants an answer holds a connection meanwhile, so the limit on connections bounds the guesses of all: 80 a second.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+
+BURST, REFILL_S = 10, 10.0
+ALL_BURST, ALL_REFILL_S = 100, 1.0
+DELAY_S = 0.8
+"""Less than `connections.GRACE_S`: under a flood a connection may be closed after that."""
+MOST_NETWORKS = 1024
+"""Networks that are remembered; the one that guessed longest ago is forgotten first."""
+QUIET_S = 60.0
+"""At most one warning in this time."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Allowance:
+    """A token bucket of wrong guesses."""
+
+    burst: float
+    refill_s: float
+    left: float
+    at: float
+
+    def spent(self, now: float) -> bool:
+        """Whether no guess is free now."""
+        self.left = min(self.burst, self.left + (now - self.at) / self.refill_s)
+        self.at = now
+        return self.left < 1
+
+
+class Guesses:
+    """The wrong tokens of late. Use it from one event loop."""
+
+    def __init__(self) -> None:
+        self._of_all: _Allowance | None = None
+        self._networks: OrderedDict[str, _Allowance] = OrderedDict()
+        self._warned_at = float("-inf")
+
+    async def wait(self, network: str) -> None:
+        """Wait before a token of this network is compared, if it or all together guessed wrong too often."""
+        if any(allowance.spent(_now()) for allowance in self._allowances(network)):
+            await asyncio.sleep(DELAY_S)
+
+    def wrong(self, network: str) -> None:
+        """Count a wrong token."""
+        now = _now()
+        own = self._networks.setdefault(network, _Allowance(BURST, REFILL_S, BURST, now))
+        self._networks.move_to_end(network)
+        while len(self._networks) > MOST_NETWORKS:
+            self._networks.popitem(last=False)
+        self._of_all = self._of_all or _Allowance(ALL_BURST, ALL_REFILL_S, ALL_BURST, now)
+        for allowance in (own, self._of_all):
+            allowance.left = max(0.0, allowance.left - 1)
+        if own.left < 1 and now >= self._warned_at + QUIET_S:
+            self._warned_at = now
+            log.warning("%d wrong tokens for the status page came from %s; more are answered slowly", BURST, network)
+
+    def _allowances(self, network: str) -> list[_Allowance]:
+        return [each for each in (self._networks.get(network), self._of_all) if each is not None]
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

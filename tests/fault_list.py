@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 Tests = Mapping[int, Sequence[str]]
 """The tests of each fault, as 'test_file.py::test_name'."""
 
-SECTIONS = {1: "Delivery", 16: "Posting", 26: "Engine", 35: "State and attack"}
+SECTIONS = {1: "Delivery", 16: "Posting", 26: "Engine", 35: "State and attack", 45: "What may freeze it"}
 """The number with which each kind of fault begins."""
 
 FAULTS = {
@@ -63,6 +63,9 @@ FAULTS = {
     42: "One person sends 500 messages: the others' waiting stays bounded",
     43: "A token inside a library's exception: redacted in the log",
     44: "Malformed payloads, settings and catalogs: an error each, never a crash",
+    51: "Half-open and slow connections to the status page: no acknowledgement, answer or probe is lost",
+    52: "Malformed requests to the status page, and guesses at its token: 4xx each, and the right token gets in",
+    53: "A FIFO or directory in the place of a state file, tables newer than their version: one sentence, exit 78",
 }
 
 

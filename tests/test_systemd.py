@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bot.descriptors import ENOUGH
 from tests.skips import NO_SYSTEMD
 from tests.systemd_lab import ROOT, why_not
 from tests.systemd_memory import memory_of
@@ -48,6 +49,11 @@ def test_the_unit_is_hardened() -> None:
     assert float(found[1]) <= MOST_EXPOSED
 
 
+@pytest.mark.fault(51)
+def test_the_unit_allows_as_many_descriptors_as_the_service_asks_for() -> None:
+    assert f"\nLimitNOFILE={ENOUGH}\n" in UNIT.read_text("utf-8")
+
+
 async def is_installed(story: Story, tmp_path: Path) -> None:
     """The README's first half: it serves, with a model that was fetched for it and a token that only it was given."""
     lab = story.lab
@@ -58,6 +64,7 @@ async def is_installed(story: Story, tmp_path: Path) -> None:
     await story.settle(story.server.write_ca(tmp_path / "ca.pem").read_text())
     await story.follows("Model and start")
     assert await lab.shows("inhouse", "ActiveState") == "active"
+    assert await lab.shows("inhouse", "LimitNOFILESoft") == str(ENOUGH)
     assert await lab.shows("inhouse", "UnitFileState") == "enabled"
     assert "discord: reached" in await lab.shows("inhouse", "StatusText")
     assert await lab.does("stat", "-c", "%U %a", "/var/lib/inhouse", "/var/cache/inhouse") == "inhouse 700\ninhouse 750"

@@ -1,5 +1,6 @@
 """Who may look: tokens, cookies, the names of this machine, and pages elsewhere."""
 
+import asyncio
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from bot.address import network_of
+from bot.web import guesses
+from tests.connection_flood import ask
 from tests.web_house import Site, open_page
 
 TOKEN = "a-token-of-the-status-page"
@@ -132,3 +136,102 @@ async def test_where_any_machine_could_ask_it_is_the_same(tmp_path: Path) -> Non
     async with open_page(tmp_path, http="0.0.0.0:0", http_token=TOKEN) as (_, site):
         assert (await site.get("/metrics"))[0] == 401
         assert (await site.get("/metrics", Authorization=f"Bearer {TOKEN}"))[0] == 200
+
+
+MALFORMED = (
+    *("[::1].evil", "[::1]evil", "[::1", "::1", "[::1]:80:80", "[127.0.0.1]", "a@[::1]"),
+    *("127.0.0.1:80:evil", "localhost:", ":80", "", "localhost:evil", "localhost:99999"),
+    *("localhost..", ".localhost", "localhost/", "evil@localhost", "localhost evil", "localhost,evil", "\xe9"),
+)
+
+
+@pytest.mark.fault(52)
+@pytest.mark.parametrize("token", [None, TOKEN])
+async def test_a_host_that_is_malformed_missing_or_doubled_is_refused(tmp_path: Path, token: str | None) -> None:
+    doubled = [["localhost", "evil.example"], ["evil.example", "localhost"], ["localhost", "localhost"]]
+    async with open_page(tmp_path, http_token=token) as (_, site):
+        for hosts in ([], *([host] for host in MALFORMED), *doubled):
+            lines = "".join(f"Host: {host}\r\n" for host in hosts)
+            sent = f"GET /healthz HTTP/1.1\r\n{lines}Connection: close\r\n\r\n".encode("latin-1")
+            assert (await ask(int(site.url.rpartition(":")[2]), sent)).split()[1] == b"400", hosts
+
+
+@pytest.mark.parametrize("host", ["localhost.", "LocalHost:1", "[::1]:65535", "[0:0:0:0:0:0:0:1]", "127.0.0.2"])
+async def test_other_spellings_of_this_machine_are_served(site: Site, host: str) -> None:
+    assert (await site.get("/", Host=host))[0] == 200
+
+
+@pytest.mark.fault(52)
+@pytest.mark.parametrize("way", ["bearer", "form", "address"])
+async def test_guesses_are_slowed_and_the_right_token_gets_in_among_them(
+    guarded: Site, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    waits: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    async def status(given: str) -> int:
+        if way == "bearer":
+            return (await guarded.get("/metrics", Authorization=f"Bearer {given}"))[0]
+        if way == "form":
+            return (await cookie_of(guarded, "/login", {"token": given}))[0]
+        return (await cookie_of(guarded, f"/?token={given}"))[0]
+
+    monkeypatch.setattr("bot.web.guesses.sleep", wait)
+    for number in range(guesses.BURST):
+        assert await status(f"guess-{number}") == 401
+    assert waits == []
+    assert await asyncio.gather(*(status(f"guess-{number}") for number in range(20))) == [401] * 20
+    assert len(waits) == 20
+    assert await status(TOKEN) in (200, 303)
+    assert len(waits) == 21
+    assert await guarded.get("/healthz") == (200, "alive\n")
+    assert (await guarded.get("/"))[0] == 401
+    assert len(waits) == 21, "what brings no token waits for nothing"
+
+
+@pytest.mark.fault(52)
+async def test_a_cookie_waits_for_no_guess(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, cookie = await cookie_of(guarded, "/login", {"token": TOKEN})
+    monkeypatch.setattr("bot.web.guesses.sleep", None)  # calling it would be an error
+    for number in range(guesses.BURST):
+        await guarded.get("/metrics", Authorization=f"Bearer guess-{number}")
+    assert (await guarded.get("/metrics", Cookie=cookie.partition(";")[0]))[0] == 200
+
+
+@pytest.mark.fault(52)
+async def test_guesses_are_counted_by_network_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(guesses, "sleep", wait)
+    monkeypatch.setattr(guesses, "ALL_BURST", 10_000)
+    of_all = guesses.Guesses()
+    for number in range(guesses.BURST):
+        of_all.wrong(network_of(f"2001:db8::{number:x}"))
+    await of_all.wait(network_of("2001:db8::ffff:1"))
+    assert len(waits) == 1, "one network of 64 bits"
+    await of_all.wait(network_of("2001:db8:0:1::1"))
+    await of_all.wait(network_of("192.0.2.1"))
+    assert len(waits) == 1, "other networks wait for nothing"
+    for number in range(5000):
+        of_all.wrong(network_of(f"2001:db8:{number:x}::1"))
+    assert len(of_all._networks) == guesses.MOST_NETWORKS
+
+
+@pytest.mark.fault(52)
+async def test_guesses_of_many_networks_slow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(guesses, "sleep", wait)
+    of_all = guesses.Guesses()
+    for number in range(guesses.ALL_BURST + 1):
+        await of_all.wait(f"192.0.2.{number}")
+        of_all.wrong(f"192.0.2.{number}")
+    assert len(waits) == 1

@@ -15,6 +15,7 @@ from types import FrameType
 from bot.adapter import Adapter
 from bot.cli.reload import Reloads
 from bot.config import Settings, secrets
+from bot.descriptors import raise_soft_limit
 from bot.engine.base import Engine
 from bot.engine.process import EngineProcess
 from bot.errors import ConfigError
@@ -67,6 +68,7 @@ def run_platforms(settings: Settings, adapters: Sequence[Adapter]) -> None:
             "There is no platform to serve: set DISCORD_BOT_TOKEN, or SLACK_BOT_TOKEN and SLACK_APP_TOKEN; "
             "'inhouse chat' needs no token."
         )
+    raise_soft_limit()
     asyncio.run(_supervised(settings, adapters, Notifier.of_environment()))
 
 

@@ -12,7 +12,6 @@ import html
 from pathlib import Path
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from bot.address import is_loopback, network_of, parse_host
@@ -85,8 +84,10 @@ class Guard:
                 given = (await request.post()).get("token", "")
         except TimeoutError:
             return web.Response(status=408, text=LATE)
-        except (ValueError, LookupError, AssertionError, web.RequestPayloadError, HttpProcessingError):
-            return web.Response(status=400, text=NO_FORM)  # a wrong multipart, charset or percent code
+        except web.HTTPException:
+            raise
+        except Exception:  # aiohttp raises many kinds, for a multipart, a charset or an encoding that is wrong
+            return web.Response(status=400, text=NO_FORM)
         return await self._let_in(request, given.strip() if isinstance(given, str) else "")
 
     async def _let_in(self, request: web.Request, given: str) -> web.Response:

@@ -7,6 +7,7 @@ wants an answer holds a connection meanwhile, so the limit on connections bounds
 
 import asyncio
 import logging
+from asyncio import sleep
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -49,7 +50,7 @@ class Guesses:
     async def wait(self, network: str) -> None:
         """Wait before a token of this network is compared, if it or all together guessed wrong too often."""
         if any(allowance.spent(_now()) for allowance in self._allowances(network)):
-            await asyncio.sleep(DELAY_S)
+            await sleep(DELAY_S)
 
     def wrong(self, network: str) -> None:
         """Count a wrong token."""

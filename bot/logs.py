@@ -1,9 +1,9 @@
-"""Logs: every logger's lines, ours and the libraries', as text or JSON on stderr, with tokens taken out.
+"""Write every logger's records, ours and the libraries', as text or JSON to stderr, with tokens redacted.
 
-In: stdlib log records, with values in `extra` where they help. Out: one line each (an exception adds its traceback,
-without local variables, which hold what people wrote). All of it passes `Redactor`: no configured token, and nothing
-that looks like one, is ever written, not even from inside a library's exception. What people and models say is never
-logged: callers give ids and lengths, and libraries, which at debug write down whole messages, are heard from info on.
+A record is one line; an exception adds its traceback without local variables, which hold what people wrote. All of it
+passes `Redactor`: no configured token, and nothing that looks like one, is ever written, not even from inside a
+library's exception. What people and models say is never logged: callers give ids and lengths (in `extra`), and
+libraries, which at debug write down whole messages, log from info on. Lines that repeat are counted (`Throttle`).
 Where stderr is systemd's journal, lines begin with their priority, and leave out what the journal adds itself: time and
 colours.
 """
@@ -12,7 +12,10 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TextIO
 from urllib.parse import quote
 
@@ -76,8 +79,93 @@ class _Formatter(structlog.stdlib.ProcessorFormatter):
         return prefixed(text, record.levelno) if self._journal else text
 
 
+@dataclass(slots=True)
+class _Repeats:
+    """One line's occurrences since `began`. Not the record itself, whose traceback would keep local variables alive."""
+
+    began: float
+    logger: str
+    level: int
+    count: int = 0
+    message: str = ""
+
+
+class Throttle:
+    """Lets the first BURST of equal records in WINDOW_S pass and counts the others. Not thread-safe.
+
+    Equal are records of one logger, level, rendered message, extra values and exception (its type, text and place).
+    """
+
+    BURST, WINDOW_S = 10, 10.0
+    MOST = 1000
+    """Different records that are remembered; beyond that the oldest window ends early."""
+
+    def __init__(self) -> None:
+        self._repeats: OrderedDict[int, _Repeats] = OrderedDict()  # the oldest window first
+
+    def passes(self, record: logging.LogRecord) -> bool:
+        """Count a record; whether it is to be written."""
+        key = _identity(record)
+        repeats = self._repeats.setdefault(key, _Repeats(time.monotonic(), record.name, record.levelno))
+        repeats.count += 1
+        if repeats.count == self.BURST + 1:
+            repeats.message = record.getMessage()
+        return repeats.count <= self.BURST
+
+    def ended(self, *, early: bool = False) -> Iterator[logging.LogRecord]:
+        """End the windows that are over, or all; for each that dropped records, one that says how many."""
+        while self._repeats:
+            oldest = next(iter(self._repeats.values()))
+            over = early or time.monotonic() >= oldest.began + self.WINDOW_S or len(self._repeats) > self.MOST
+            if not over:
+                return
+            self._repeats.popitem(last=False)
+            if (dropped := oldest.count - self.BURST) > 0:
+                text = (
+                    f"{dropped} more lines like this one within {self.WINDOW_S:.0f} s were left out: {oldest.message}"
+                )
+                yield logging.LogRecord(oldest.logger, oldest.level, __file__, 0, text, None, None)
+
+
+_PLAIN = frozenset(vars(logging.makeLogRecord({})))
+"""What every record has; the rest is `extra`."""
+
+
+def _identity(record: logging.LogRecord) -> int:
+    error = record.exc_info[1] if record.exc_info else None
+    place = error.__traceback__ if error else None
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    raised = (
+        (type(error), str(error), place and (place.tb_frame.f_code.co_filename, place.tb_lineno)) if error else None
+    )
+    extra = [(name, repr(value)) for name, value in vars(record).items() if name not in _PLAIN]
+    return hash((record.name, record.levelno, record.getMessage(), raised, *extra))
+
+
 class _Handler(logging.StreamHandler[TextIO]):
     """Writes lines; one that cannot be rendered is named and lost (the stdlib would print its arguments unredacted)."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._throttle = Throttle()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, unless it is one too many of its kind; called with the handler's lock held."""
+        for told in self._throttle.ended():
+            super().emit(told)
+        try:
+            passes = self._throttle.passes(record)
+        except Exception:  # it cannot be rendered
+            passes = True
+        if passes:
+            super().emit(record)
+
+    def close(self) -> None:
+        """Say what was left out and not told yet."""
+        for told in self._throttle.ended(early=True):
+            super().emit(told)
+        super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the stdlib's name
         reason = sys.exc_info()[0]
@@ -108,6 +196,9 @@ def setup_logs(level: str, form: str, secrets: Iterable[str] = (), stream: TextI
     renderer = _renderer(form, colors=stream.isatty())
     handler.setFormatter(_Formatter(Redactor(secrets), first, renderer, journal=journal))
     root = logging.getLogger()
+    for former in root.handlers:
+        if isinstance(former, _Handler):
+            former.close()
     root.handlers = [handler]
     root.setLevel("INFO" if level == "debug" else level.upper())
     for name in OURS:

@@ -1,11 +1,12 @@
-"""Where settings may stand: `.env` in the working directory, systemd's credentials, the environment.
+"""Find which variables are set where: in `.env` of the working directory, systemd's credentials, the environment.
 
-In: these three places. Out: which variables are set where, and a sentence for each thing that cannot be read. It knows
-no setting; what the values mean is for `config`.
+What cannot be read is a sentence each. It knows no setting; what the values mean is for `config`.
 """
 
+import errno
 import io
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 from dotenv.parser import parse_stream
 
 ENV_FILE = Path(".env")
+MOST_BYTES = 1_000_000
+"""The largest file that is read."""
 
 
 @dataclass(slots=True)
@@ -28,7 +31,7 @@ class Found:
 def look(ours: Callable[[str], bool]) -> Found:
     """Look into the three places; the later ones win. `ours` tells which credentials are settings."""
     found = Found()
-    if ENV_FILE.is_file():
+    if os.path.lexists(ENV_FILE) and not (ENV_FILE / "pyvenv.cfg").is_file():  # a virtual environment may be named so
         _read_env_file(found)
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if directory and Path(directory).is_dir():
@@ -39,7 +42,7 @@ def look(ours: Callable[[str], bool]) -> Found:
 
 def _read_env_file(found: Found) -> None:
     try:
-        text = ENV_FILE.read_text("utf-8")
+        text = read_text(ENV_FILE)
     except OSError as error:
         found.mistakes.append(f".env cannot be read: {error.strerror}; make it readable, or take it away")
         return
@@ -68,8 +71,26 @@ def _read_credentials(found: Found, directory: Path, ours: Callable[[str], bool]
         if not ours(name):
             continue
         try:
-            if path.read_text("utf-8").strip():
+            if read_text(path).strip():
                 found.places[name] = "the credentials directory"
         except (OSError, UnicodeDecodeError):
             found.credentials = None
             found.mistakes.append(f"{name} (the credentials directory) cannot be read; make it a readable text file")
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """The UTF-8 text of a regular file of at most so many bytes; never waits, as opening a FIFO does.
+
+    Raises OSError, UnicodeDecodeError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(most + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
+    return content.decode("utf-8")

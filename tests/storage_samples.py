@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine, event
+from alembic import command
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.pool import Pool
 
 from bot.messages import (
@@ -22,7 +23,7 @@ from bot.messages import (
     SamplingParams,
     Usage,
 )
-from bot.storage import NewTurn, Storage, StoredTurn
+from bot.storage import NewTurn, Storage, StoredTurn, versions
 
 KEY = ConversationKey("discord", "guild", "channel", "thread")
 ELSEWHERE = ConversationKey("discord", "guild", "channel", "")
@@ -125,3 +126,12 @@ def listening(target: type[Engine] | type[Pool], name: str, listener: Callable[.
         yield
     finally:
         event.remove(target, name, listener)
+
+
+def of_version(directory: Path, version: str) -> None:
+    """A database as an earlier Inhouse left it."""
+    config, engine = versions._config(), create_engine(f"sqlite:///{directory / 'inhouse.db'}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, version)
+    engine.dispose()

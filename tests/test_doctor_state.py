@@ -20,6 +20,7 @@ from bot.models.hardware import child_environment
 from bot.storage import Storage
 from bot.storage.lock import StateLock
 from tests.finding_samples import about, complete, states
+from tests.storage_samples import of_version
 
 
 @pytest.fixture
@@ -122,11 +123,10 @@ async def test_a_damaged_database_is_wrong(settings: Settings) -> None:
 
 
 async def test_the_version_of_the_tables_is_looked_at(settings: Settings) -> None:
+    of_version(settings.state_dir, "0001")
+    assert "older than this version" in about(state.database(settings), "database").found
     await (await Storage.open(settings.state_dir)).close()
     with closing(sqlite3.connect(settings.state_dir / "inhouse.db")) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '0001'")
-        connection.commit()
-        assert "older than this version" in about(state.database(settings), "database").found
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
         connection.commit()
     (found,) = state.database(settings)

@@ -95,9 +95,9 @@ async def test_a_file_that_is_no_database_is_named_with_the_way_out(tmp_path: Pa
     assert "\n" not in str(caught.value)
 
 
-async def test_a_file_that_cannot_be_opened_is_named_with_what_to_check(tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_opened_is_named_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "inhouse.db").mkdir()
-    with pytest.raises(StorageError, match="check the disk, its free space, and that this user may write") as caught:
+    with pytest.raises(ConfigError, match="is a directory, and Inhouse keeps a file of that name there") as caught:
         await Storage.open(tmp_path)
     assert str(tmp_path / "inhouse.db") in str(caught.value)
     (tmp_path / "inhouse.db").rmdir()

@@ -1,6 +1,6 @@
-"""The state directory: whether it can be used, is private, is in use, has room, and whether the database is sound.
+"""Check the state directory: whether it can be used, is private, is in use, has room, and has a sound database.
 
-In: settings. Out: findings. Nothing is written; a running Inhouse is not disturbed.
+Nothing is written; a running Inhouse is not disturbed.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bot.config import Settings
 from bot.doctor.models import existing
-from bot.errors import StorageError
+from bot.errors import ConfigError, InhouseError
 from bot.findings import Finding, State, ok, reason, told, warning, wrong
 from bot.models.report import human
 from bot.storage import Examination, examine_database, is_held
@@ -25,16 +25,24 @@ def running(settings: Settings) -> bool:
     """Whether an Inhouse is running on this state."""
     try:
         return is_held(settings.state_dir)
-    except OSError:
+    except (OSError, ConfigError):
         return False
 
 
 def directory(settings: Settings) -> Iterator[Finding]:
     """Whether it is there or can be made, can be written, and is for its owner alone."""
     place = settings.state_dir
-    above = existing(place)
-    if not above.is_dir():
-        yield wrong("state", f"{above} is a file, not a directory", f"Move it away, {ANOTHER}.")
+    try:
+        above = existing(place)
+    except OSError as error:
+        yield wrong(
+            "state", f"{place} cannot be accessed ({reason(error)})", f"Look as the user that runs it, {ANOTHER}."
+        )
+        return
+    if above != place and place.is_symlink():
+        yield wrong("state", f"{place} is a link to a directory that does not exist", f"Remove it, {ANOTHER}.")
+    elif not above.is_dir():
+        yield wrong("state", f"{above} is not a directory", f"Move it away, {ANOTHER}.")
     elif not os.access(above, os.W_OK | os.X_OK):
         which = f"{place} cannot be written" if above == place else f"{place} cannot be made in {above}"
         yield wrong("state", f"{which} by this user", f"Make it writable for the user that runs Inhouse, {ANOTHER}.")
@@ -53,6 +61,8 @@ def _lock(settings: Settings) -> Finding:
     try:
         if is_held(settings.state_dir):
             return ok("instance", "an Inhouse is running on this state")
+    except ConfigError as error:
+        return told("instance", State.WRONG, str(error))
     except OSError as error:
         lock = settings.state_dir / "lock"
         return warning("instance", f"{lock} cannot be read ({reason(error)})", "Look as the user that runs Inhouse.")
@@ -61,7 +71,10 @@ def _lock(settings: Settings) -> Finding:
 
 def disk(settings: Settings) -> Iterator[Finding]:
     """Room."""
-    place = existing(settings.state_dir)
+    try:
+        place = existing(settings.state_dir)
+    except OSError:  # told by `directory`
+        return
     free = shutil.disk_usage(place).free
     found = f"{human(free, 'B')} free in {place}"
     if free < FULL_BYTES:
@@ -76,7 +89,7 @@ def database(settings: Settings) -> Iterator[Finding]:
     """Whether what is stored is sound, and of a version that can be gone on with."""
     try:
         seen = examine_database(settings.state_dir)
-    except StorageError as error:
+    except InhouseError as error:
         yield told("database", State.WRONG, str(error))
         return
     if seen is None:
@@ -92,9 +105,8 @@ def _judged(seen: Examination, path: Path) -> Finding:
             "backup in its place, or start again with an empty history."
         )
         return wrong("database", f"{path} is damaged: {' '.join(seen.verdict.split())}", fix)
-    if not seen.known:
-        fix = "Install that version or a newer one, or restore an older backup."
-        return wrong("database", f"a newer Inhouse made it (its tables are at {seen.revision})", fix)
+    if seen.mismatch:
+        return told("database", State.WRONG, seen.mismatch)
     unused = f", {human(seen.free, 'B')} of them unused" if seen.free else ""
     sound = f"sound, {human(seen.bytes, 'B')}{unused}"
     if seen.newest:

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from bot.environment import read_text
 from bot.errors import ConfigError
 
 SYSTEM = "You are a helpful assistant in a team's chat. Answer briefly, and say so when you do not know."
@@ -81,7 +82,7 @@ def read_specs(file: Path) -> tuple[ModelSpec, ...]:
     Raises ConfigError that names every mistake.
     """
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_text(file))
     except OSError as error:
         raise ConfigError(f"The catalog {file} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:

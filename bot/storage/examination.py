@@ -1,7 +1,6 @@
-"""A look at a state directory from outside, also while its Inhouse is running: `inhouse doctor`.
+"""Examine the database of a state directory for `inhouse doctor`, also while its Inhouse is running.
 
-In: the directory. Out: how its database is. Promise: nothing is written or made, and nobody is kept waiting. Raises
-StorageError.
+Nothing is written or made, and no writer waits for it.
 """
 
 from dataclasses import dataclass
@@ -9,27 +8,29 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from bot.errors import StateFromElsewhere
 from bot.storage.faults import mapped
+from bot.storage.files import check_database_files
 from bot.storage.looking import NAME, opened
-from bot.storage.versions import known_versions, newest, recorded
+from bot.storage.versions import newest, version_of
 
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """verdict: 'ok', or SQLite's word for the damage. revision: of the tables; known: whether this version has it, and
-    newest: whether it is its last one. bytes and free: the file's size, and how much of it is unused."""
+    """verdict: 'ok', or SQLite's word for the damage. mismatch: what is wrong with the version of the tables, '' if
+    nothing is; newest: whether it is the last one. bytes and free: the file's size, and how much of it is unused."""
 
     verdict: str
-    revision: str
-    known: bool
+    mismatch: str
     newest: bool
     bytes: int
     free: int
 
 
 def examine_database(directory: Path) -> Examination | None:
-    """How the database in `directory` is, None if there is none. Reads all of it."""
+    """How the database in `directory` is, None if there is none. Reads all of it. Raises ConfigError, StorageError."""
     path = directory / NAME
+    check_database_files(path)
     with mapped(path):
         if not path.exists():
             return None
@@ -38,9 +39,13 @@ def examine_database(directory: Path) -> Examination | None:
         with opened(path, at_rest) as connection:
             verdict = str(_value(connection, "PRAGMA quick_check(1)"))
             page, free = int(_value(connection, "PRAGMA page_size")), int(_value(connection, "PRAGMA freelist_count"))
-            revision = recorded(connection)
-        known = revision in known_versions() | {""}
-        return Examination(verdict, revision, known, revision == newest(), path.stat().st_size, page * free)
+            up_to_date, mismatch = False, ""
+            if verdict == "ok":
+                try:
+                    up_to_date = version_of(connection, path) == newest()
+                except StateFromElsewhere as error:
+                    mismatch = str(error)
+        return Examination(verdict, mismatch, up_to_date, path.stat().st_size, page * free)
 
 
 def _value(connection: Connection, statement: str) -> int | str:

@@ -1,14 +1,17 @@
-"""One process a state directory: a lock that the operating system drops when its holder ends, however it ends.
+"""Lock a state directory for one process; the operating system drops the lock when its holder ends, however it ends.
 
-In: a directory. Out: it exists (for its owner alone, if made here) and is ours until release(), or an error says
-why not. The lock is on an open file, so it also keeps a second opening in the same process out.
+The lock is on an open file, so it also keeps a second opening in the same process out.
 """
 
+import os
+import stat
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from bot.errors import ConfigError, StateLocked
+from bot.storage.files import check_file
 
 if sys.platform == "win32":
     import msvcrt
@@ -31,36 +34,59 @@ else:
 
 
 LOOK_S = 0.05
+NAME = "lock"
+MODE = 0o600
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0)
+"""Opening a FIFO that took the file's place after it was checked must not wait for its other end."""
 
 
 def is_held(directory: Path) -> bool:
-    """Whether a process holds the lock on `directory`. Makes nothing. Raises OSError if it cannot be looked at."""
+    """Whether a process holds the lock on `directory`. Makes nothing.
+
+    Raises OSError if it cannot be read, ConfigError if something other than a file has its name.
+    """
+    check_file(directory / NAME)
     try:
-        with (directory / "lock").open("rb") as file:
-            return _held_by_another(file.fileno())
+        descriptor = os.open(directory / NAME, os.O_RDONLY | _AT_ONCE)
     except FileNotFoundError:
         return False
+    try:
+        return _held_by_another(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class StateLock:
     """The lock on a state directory, held from the making of this object to release()."""
 
     def __init__(self, directory: Path) -> None:
-        """Make `directory` if need be and lock it. Raises StateLocked, or ConfigError if it cannot be used."""
+        """Make `directory` (mode 0700) if need be and lock it.
+
+        Raises StateLocked, or ConfigError if it cannot be used.
+        """
+        self._descriptor: int | None = None
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = (directory / "lock").open("ab")
-            held = _held_by_another(self._file.fileno())
+            check_file(directory / NAME)
+            self._descriptor = os.open(directory / NAME, os.O_RDWR | os.O_CREAT | _AT_ONCE, MODE)
+            _narrow(self._descriptor)
+            held = _held_by_another(self._descriptor)
             if held:  # it may be is_held(), which looks for an instant
                 time.sleep(LOOK_S)
-                held = _held_by_another(self._file.fileno())
+                held = _held_by_another(self._descriptor)
+        except FileExistsError as error:
+            raise ConfigError(
+                f"The state directory {directory} is not a directory: "
+                "move what is there away, or set INHOUSE_STATE_DIR to another one."
+            ) from error
         except OSError as error:
+            self.release()
             raise ConfigError(
                 f"The state directory {directory} cannot be used ({error.strerror}): "
                 "make it writable for this user, or set INHOUSE_STATE_DIR to another one."
             ) from error
         if held:
-            self._file.close()
+            self.release()
             raise StateLocked(
                 f"The state directory {directory} is in use by another Inhouse: "
                 "stop that one, or set INHOUSE_STATE_DIR to a directory of its own."
@@ -68,4 +94,13 @@ class StateLock:
 
     def release(self) -> None:
         """Let others in."""
-        self._file.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _narrow(descriptor: int) -> None:
+    """Take others' permissions from a file of an earlier version, or of another umask."""
+    if sys.platform != "win32" and stat.S_IMODE(os.fstat(descriptor).st_mode) & ~MODE:
+        with suppress(PermissionError):  # another user owns it
+            os.fchmod(descriptor, MODE)

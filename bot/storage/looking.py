@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from bot.errors import ConfigError
 from bot.storage.faults import mapped
+from bot.storage.files import check_database_files
 from bot.storage.versions import version_of
 
 NAME = "inhouse.db"
@@ -25,8 +26,9 @@ TIMEOUT_S = 5.0
 
 
 def database_in(directory: Path) -> Path:
-    """Where the database of a state directory is. Raises ConfigError if there is none."""
+    """Where the database of a state directory is. Raises ConfigError if there is none, or none that can be opened."""
     path = directory / NAME
+    check_database_files(path)
     if not path.exists():
         raise ConfigError(
             f"There is no database in {directory}: INHOUSE_STATE_DIR names the directory of the Inhouse that is meant."

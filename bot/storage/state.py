@@ -1,7 +1,4 @@
-"""The state of one Inhouse: a directory that is locked, a database in it that is sound and up to date.
-
-In: the state directory. Out: the inbox, the history, the outbox, the cursors and the expiry, on one database.
-"""
+"""Open the state of one Inhouse: lock its directory, check the database in it and bring it up to date."""
 
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -9,6 +6,7 @@ from pathlib import Path
 from bot.storage.cursors import Cursors
 from bot.storage.database import Database
 from bot.storage.expiry import Expiry
+from bot.storage.files import check_database_files
 from bot.storage.history import History
 from bot.storage.inbox import Inbox
 from bot.storage.lock import StateLock
@@ -37,12 +35,14 @@ class Storage:
     async def open(cls, directory: Path) -> "Storage":
         """Make or take over the state in `directory`.
 
-        Raises StateLocked if another process (or another open() here) has it, ConfigError if the directory cannot be
-        used, StorageError if the database is damaged, locked or from a newer version.
+        Raises StateLocked if another process (or another open() here) has it, ConfigError if the directory or what lies
+        in it cannot be used, StateFromElsewhere if the tables are not of a version that is known here, StorageError if
+        the database is damaged or locked.
         """
         resources = AsyncExitStack()
         try:
             resources.callback(StateLock(directory).release)
+            check_database_files(directory / NAME)
             database = Database(directory / NAME)
             resources.push_async_callback(database.close)
             await database.prepare()

@@ -1,0 +1,43 @@
+"""Check that the names of a state directory's files belong to files, before something opens them.
+
+Opening a FIFO waits for its other end, a device may have no end, and SQLite creates what a dangling link names.
+"""
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from bot.errors import ConfigError
+
+KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode), "a device"),
+)
+
+
+def check_file(path: Path) -> None:
+    """Raises ConfigError with the way out unless `path` is a regular file, a link to one, or nothing."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise ConfigError(
+                f"{path} is a link to a file that does not exist: remove it, or bring back what it names."
+            ) from None
+        return
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be accessed ({error.strerror}): run this as the user that runs Inhouse, or make it "
+            "accessible to this one."
+        ) from error
+    if not stat.S_ISREG(mode):
+        kind = next((name for test, name in KINDS if test(mode)), "something else")
+        raise ConfigError(f"{path} is {kind}, and Inhouse keeps a file of that name there: move it away.")
+
+
+def check_database_files(path: Path) -> None:
+    """As `check_file`, for a database and the files that SQLite keeps beside it."""
+    for ending in ("", "-wal", "-shm", "-journal"):
+        check_file(path.with_name(path.name + ending))

@@ -1,8 +1,9 @@
-"""Markdown as a platform can show it; pure functions.
+"""Renders a model's Markdown in a platform's dialect, with only those links that people wrote; pure functions.
 
-In: Markdown of a model. Out: Markdown of a dialect, with only those URLs as links that people wrote (see `links`).
 Where there are no tables, they become code blocks; where only backticks fence code, tildes become backticks. Where
 marks between < and > are mentions, < and > are escaped, in code too. Otherwise what stands in code stays as it is.
+All of it takes time linear in the text: the expressions are possessive, and a table that would grow too large is shown
+as it is.
 """
 
 import re
@@ -10,26 +11,29 @@ from collections.abc import Set
 from dataclasses import dataclass
 
 from bot.adapter import Dialect
-from bot.formatting import fence_after
+from bot.formatting import fence_after, without_bidi_controls
 from bot.links import settled as settled_in_line
 from bot.links import with_links
+from bot.markdown_scanner import CodeSpans
 
-_RULE = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*")
-_PERHAPS_RULE = re.compile(r"[ \t|:-]*")
-_TILDES = re.compile(r"^([ \t>]*)(~+)")
-_QUOTE = re.compile(r"(?:[ \t]*(?:>|[-*+][ \t]|\d{1,3}[.)][ \t]))*")
+_RULE = re.compile(r"[ \t]*+(?:\|[ \t]*+)?+:?+-++:?+[ \t]*+(?:\|[ \t]*+:?+-++:?+[ \t]*+)*+(?:\|[ \t]*+)?+")
+_PERHAPS_RULE = re.compile(r"[ \t|:-]*+")
+_TILDES = re.compile(r"^([ \t>]*+)(~++)")
+_QUOTE = re.compile(r"(?:[ \t]*+(?:>|[-*+][ \t]|\d{1,3}[.)][ \t]))*+")
 _SPECIAL = re.compile(
     r"""
       \\(?P<escaped> [^\w\s] )
-    | (?P<code> (?P<ticks>`+)(?!`) .+? (?<!`)(?P=ticks)(?!`) )
-    | \]\(< (?P<target> https?://[^\s<>|`]+ ) >
-    | (?P<url> https?://[^\s<>|`]+ ) (?P<closing> > )?
+    | (?P<ticks> `++ )
+    | \]\(< (?P<target> https?://[^\s<>|`]++ ) >
+    | (?P<url> https?://[^\s<>|`]++ ) (?P<closing> > )?
     | [&<>]
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _BETWEEN_CELLS = re.compile(r"(?<!\\)\|")
+_LARGEST_TABLE = 20_000
+"""Characters of a table with straight columns; one wide cell makes every row as wide."""
 
 
 @dataclass(slots=True)
@@ -42,9 +46,9 @@ class _Block:
 
 
 def render(text: str, dialect: Dialect, links: Set[str]) -> str:
-    """`text` in `dialect`, with only the URLs of `links` as links."""
+    """`text` in `dialect`, with only the addresses of `links` as links."""
     shown: list[str] = []
-    for block in _blocks(text, dialect):
+    for block in _blocks(without_bidi_controls(text), dialect):
         if block.kind == "code":
             shown += _code(block.lines, dialect)
         elif block.kind == "table":
@@ -56,7 +60,7 @@ def render(text: str, dialect: Dialect, links: Set[str]) -> str:
 
 
 def settled(text: str, dialect: Dialect) -> int:
-    """How many characters of `text` are rendered alike, whatever may come after it."""
+    """How many characters of `text`, which has no bidi controls, are rendered alike, whatever may come after it."""
     *before, last = _blocks(text, dialect)
     if before and before[-1].kind == "table" and len(last.lines) == 1:
         return before[-1].start  # the line may become another row, which may make every column wider
@@ -91,9 +95,11 @@ def _blocks(text: str, dialect: Dialect) -> list[_Block]:
 
 
 def _in_table(lines: list[str], number: int, block: _Block) -> bool:
-    """Whether a line goes on with a table, or begins one: a rule stands under it."""
+    """Whether a line goes on with a table, or begins one: a rule stands under it. No row may end the code block."""
     line, rule = lines[number], lines[number + 1] if number + 1 < len(lines) else ""
-    return "|" in line and (block.kind == "table" or ("|" in rule and bool(_RULE.fullmatch(rule))))
+    if "|" not in line or "```" in line:
+        return False
+    return block.kind == "table" or ("|" in rule and bool(_RULE.fullmatch(rule)))
 
 
 def _code(lines: list[str], dialect: Dialect) -> list[str]:
@@ -126,33 +132,41 @@ def _escaped_code(lines: list[str]) -> list[str]:
 
 def _escaped(line: str) -> str:
     """A line of text in which nothing is a mention; marks of quotes stay, and addresses as they are."""
-
-    def shown(found: re.Match[str]) -> str:
-        if found["escaped"]:
-            return _ENTITIES.get(found["escaped"], found.group())
-        if found["code"]:
-            return _entities(found["code"])
-        if found["target"]:
-            return f"]({found['target']}"
-        if found["url"]:  # the entity must not be taken for a part of the address
-            return found["url"] + (" &gt;" if found["closing"] else "")
-        return _ENTITIES[found.group()]
-
     quote = _QUOTE.match(line)
-    start = quote.end() if quote else 0
-    return line[:start] + _SPECIAL.sub(shown, line[start:])
+    at = quote.end() if quote else 0
+    shown, spans = [line[:at]], CodeSpans(line)
+    while found := _SPECIAL.search(line, at):
+        start, end = found.span()
+        if found["ticks"]:
+            end = spans.end(start, end) or end
+        shown += line[at:start], _escaped_mark(found) or _entities(line[start:end])
+        at = end
+    return "".join([*shown, line[at:]])
+
+
+def _escaped_mark(found: re.Match[str]) -> str:
+    """An escape or an address as Slack takes it; '' for code and for marks that become entities."""
+    if found["escaped"]:
+        return _ENTITIES.get(found["escaped"], found.group())
+    if found["target"]:
+        return f"]({found['target']}"
+    # the entity must not be taken for a part of the address
+    return found["url"] + (" &gt;" if found["closing"] else "") if found["url"] else ""
 
 
 def _boxed(lines: list[str]) -> list[str]:
-    """A table as a code block with straight columns."""
+    """A table as a code block, with straight columns unless they would take too much room."""
     rows = [
         [cell.strip() for cell in _BETWEEN_CELLS.split(line.strip().removeprefix("|").removesuffix("|"))]
         for line in lines
     ]
     del rows[1]
-    columns = max(map(len, rows))
-    filled = [row + [""] * (columns - len(row)) for row in rows]
-    widths = [max(len(row[column]) for row in filled) for column in range(columns)]
-    texts = [" | ".join(map(str.ljust, row, widths)).rstrip() for row in filled]
+    widths: list[int] = []
+    for row in rows:
+        widths += [0] * (len(row) - len(widths))
+        widths[: len(row)] = map(max, map(len, row), widths)
+    if len(lines) * (sum(widths) + len(" | ") * len(widths)) > _LARGEST_TABLE + 4 * sum(map(len, lines)):
+        return ["```", *lines, "```"]
+    texts = [" | ".join(map(str.ljust, row + [""] * (len(widths) - len(row)), widths)).rstrip() for row in rows]
     texts.insert(1, "-+-".join("-" * width for width in widths))
     return ["```", *texts, "```"]

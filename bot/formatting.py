@@ -1,24 +1,26 @@
-"""Cutting an answer into messages; pure functions.
+"""Cuts an answer into messages; pure functions.
 
-In: Markdown as the model wrote it, and how many characters one message holds. Out: the parts, in order, each readable
-on its own: cut at a paragraph, line, sentence or word, code fences closed at the end of a part and reopened, with their
-language, at the beginning of the next. It promises that more text at the end never changes a part that was full.
+Parts are in order and each is readable on its own: cut at a paragraph, line, sentence or word, code fences closed at
+the end of a part and reopened, with their language, at the beginning of the next. More text at the end never changes a
+part that was full. All of it takes time linear in the text: the expressions are possessive or bounded.
 """
 
 import re
 from dataclasses import dataclass
 
 _BOUNDARIES = (
-    re.compile(r"\n\s*\n"),  # paragraph
+    re.compile(r"\n(?:[^\S\n]*+\n)++"),  # paragraph
     re.compile(r"\n"),  # line
-    re.compile(r"[.!?…。！？]+[\"')\]]*(?:\s|(?<=[。！？]))"),  # noqa: RUF001  sentence
+    re.compile(r"[.!?…。！？](?:[\"')\]]*+\s|(?<=[。！？]))"),  # noqa: RUF001  sentence
     re.compile(r"\s"),  # word
 )
 _FENCE = re.compile(
-    r"^(?:[ \t]*(?:>|[-*+][ \t]|\d{1,3}[.)][ \t]))*[ \t]*"  # in lists and quotes, too
-    r"(`{3,}|~{3,})[ \t]*([^\n`]*)$",
+    r"^(?:[ \t]*+(?:>|[-*+][ \t]|\d{1,3}[.)][ \t]))*+[ \t]*+"  # in lists and quotes, too
+    r"(`{3,}+|~{3,}+)[ \t]*+([^\n`]*+)$",
     re.MULTILINE,
 )
+_BIDI_CONTROLS = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Embeddings, overrides and isolates, which show text in another order; Arabic and Hebrew need none of them."""
 _ENTITY_BEGUN = re.compile(r"&[a-z]{0,3}$")
 _CLOSING = 12
 """Characters kept free at the end of a part for closing its fence; a longer row of marks is taken for an ornament."""
@@ -34,25 +36,31 @@ class Part:
     committed: int
 
 
+def without_bidi_controls(text: str) -> str:
+    """`text` without the characters that would show what follows them in another order."""
+    return _BIDI_CONTROLS.sub("", text)
+
+
 def split(text: str, limit: int) -> list[Part]:
     """The parts of `text`, each at most `limit` characters (at least 100). The last one may still grow."""
-    parts, fence = [], ""
+    text = without_bidi_controls(text)
+    parts, fence, at = [], "", 0
     while True:
         head = f"{fence}\n" if fence else ""
-        body = head + text
         room = limit - _CLOSING
-        if len(body) <= room:
+        body = head + text[at : at + limit]
+        if len(head) + len(text) - at <= room:
             closed, _ = _close(body)
             sure = max(_cut(body, room, len(head)), between_entities(body, min(len(body), room // 2)))
             parts.append(Part(closed, len(body[:sure].rstrip())))
             return parts
         cut = _cut(body, room, len(head)) or between_entities(body, room)
-        piece, text = body[:cut].rstrip(), body[cut:]
-        closed, opened = _close(piece)
-        fence = opened if len(opened) <= _REOPENING else _marks(opened)
-        text = text.lstrip("\n") if fence else text.lstrip()
+        closed, fence = _close(body[:cut].rstrip())
+        at += cut - len(head)
+        while at < len(text) and (text[at] == "\n" or (not fence and text[at].isspace())):
+            at += 1
         parts.append(Part(closed, len(closed)))
-        if not text:
+        if at == len(text):
             return parts
 
 
@@ -94,7 +102,8 @@ def closed(text: str) -> str:
 def _after(opened: str, fence: re.Match[str]) -> str:
     marks, info = fence.group(1), fence.group(2).strip().lstrip("~")
     if not opened:
-        return f"{marks}{info}" if len(marks) < _CLOSING else ""
+        opening = f"{marks}{info}" if len(marks) < _CLOSING else ""
+        return opening if len(opening) <= _REOPENING else marks
     closes = marks[0] == opened[0] and not info and len(marks) >= len(_marks(opened))
     return "" if closes else opened
 

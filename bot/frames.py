@@ -1,8 +1,8 @@
-"""The messages of one answer, as they should look: pure functions of its text.
+"""Composes the messages of one answer; pure functions of its text.
 
-In: the text so far and what is known around it (a remark, the text it continues, the platform's limits). Out: replies.
-It promises that what is committed while the answer grows is a beginning of what is shown in the end, and that no
-message is longer than the platform takes.
+What is committed while the answer grows is a beginning of what is shown in the end, and no message is longer than the
+platform takes. The time for one frame is linear in the text, and of a text that is shown as a file only the beginning
+is rendered.
 """
 
 import hashlib
@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 
 from bot.adapter import Limits
 from bot.dialects import render, settled
-from bot.formatting import Part, between_entities, closed, open_fence, split
+from bot.formatting import Part, between_entities, closed, open_fence, split, without_bidi_controls
 from bot.messages import ActionKind, Attachment, FinishReason, GenerationRequest, Reply, Usage
 
 THE_REST = "*(The whole answer is in the file.)*"
 OUTGROWN = "*(This conversation has outgrown what I can read at once; from now on its oldest messages stay out.)*"
 FILE = "answer.md"
+_RENDERED = 2
+"""How much of an answer is rendered, in times of what is shown before the rest comes as a file."""
 
 
 def reply_id(request_id: str, part: int) -> str:
@@ -45,7 +47,7 @@ class Composer:
         """The messages while the answer is being written; without text it is `line`, or nothing."""
         if not text.strip():
             return [self._reply(0, "", self._ours(line), (ActionKind.STOP,))] if line else []
-        source = self._opened(text)
+        source, _ = self._source(text)
         sure = self._parts(self._shown(source[: settled(source, self.limits.dialect)]))
         commits = [part.text[: part.committed] for part in sure]
         parts = self._parts(self._shown(source))
@@ -60,9 +62,10 @@ class Composer:
 
     def final(self, text: str, reason: FinishReason, usage: Usage | None, error: str) -> list[Reply]:
         """The messages of the answer when it has ended."""
-        shown = self._shown(self._opened(text)).rstrip() if text.strip() else ""
+        source, whole = self._source(text)
+        shown = self._shown(source).rstrip() if text.strip() else ""
         beginning = self._beginning(shown)
-        cut = len(beginning) < len(shown)
+        cut = not whole or len(beginning) < len(shown)
         ending = [THE_REST] if cut else []
         if reason is FinishReason.ERROR:
             ending.append(f"⚠️ {self._ours(error)}")
@@ -81,10 +84,15 @@ class Composer:
         frames[-1] = replace(frames[-1], finish_reason=reason, usage=usage, attachment=file)
         return frames
 
-    def _opened(self, text: str) -> str:
-        """`text` as a message of its own: it must open the code that it goes on with."""
-        fence = open_fence(self.before)
-        return f"{fence}\n{text.lstrip(chr(10))}" if fence else text.lstrip()
+    def _source(self, text: str) -> tuple[str, bool]:
+        """What of `text` may be shown in messages, and whether that is all of it.
+
+        It is a message of its own, so it must open the code that it goes on with.
+        """
+        fence, text = open_fence(self.before), without_bidi_controls(text)
+        source = f"{fence}\n{text.lstrip(chr(10))}" if fence else text.lstrip()
+        most = _RENDERED * self.limits.attach_over
+        return (source, True) if not most or len(source.rstrip()) <= most else (source[:most], False)
 
     def _shown(self, text: str) -> str:
         text = render(text, self.limits.dialect, self.links)

@@ -27,7 +27,7 @@ LAYERS = (
     {"dialects"},
     {"queue", "engine", "storage"},
     {"models", "formatting", "textfiles", "links", "commands", "buttons", "access"},
-    {"adapter", "engine.base", "findings", "logs", "metrics"},
+    {"adapter", "engine.base", "findings", "logs", "metrics", "markdown_scanner"},
     {"config", "journal"},
     {"messages", "errors", "address", "environment", "descriptors"},
 )

@@ -1,8 +1,4 @@
-"""Markdown in a terminal, block by block, so that an answer looks the same however its text arrived.
-
-In: Markdown, perhaps only a beginning of it. Out: how much of it is settled, and a Rich renderable that puts one empty
-line between two blocks.
-"""
+"""Renders Markdown in a terminal, block by block, so that an answer looks the same however its text arrived."""
 
 from itertools import pairwise
 from typing import ClassVar
@@ -11,8 +7,12 @@ from markdown_it import MarkdownIt
 from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.markdown import Heading, Markdown, MarkdownElement
 from rich.segment import Segment
+from rich.text import Text
 
 _PARSER = MarkdownIt().enable("strikethrough").enable("table")  # as Rich does
+_PARSER.core.ruler.enableOnly(["normalize", "block"])  # what is inside of a block is Rich's business
+_LONGEST_BLOCK = 20_000
+"""Characters; a longer block is shown as it is written, since it is rendered anew several times a second."""
 
 
 class _Heading(Heading):
@@ -64,6 +64,7 @@ class Blocks:
 def _rendered(block: str, console: Console, options: ConsoleOptions) -> list[list[Segment]]:
     """The lines of one block without the empty ones around it: Rich gives each kind of block another number of them."""
     # hyperlinks: where a link leads is shown, not hidden
-    lines = console.render_lines(_Markdown(block, hyperlinks=False), options, pad=False)
+    shown = _Markdown(block, hyperlinks=False) if len(block) <= _LONGEST_BLOCK else Text(block)
+    lines = console.render_lines(shown, options, pad=False)
     full = [number for number, line in enumerate(lines) if "".join(segment.text for segment in line).strip()]
     return lines[full[0] : full[-1] + 1] if full else []

@@ -1,13 +1,16 @@
 """Text made fit for a terminal, and the quiet line under an answer. Pure functions."""
 
-import unicodedata
+import re
 
+from bot.formatting import without_bidi_controls
 from bot.messages import FinishReason, Reply
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def printable(text: str) -> str:
     """`text` without control characters: what a model writes must not move the cursor, ring or change the title."""
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+    return without_bidi_controls(_CONTROLS.sub("", text))
 
 
 def footer(reply: Reply) -> str:

@@ -5,15 +5,13 @@ from collections.abc import Iterable
 
 import discord
 
-_TOKEN = re.compile(r"<(?:@!?(?P<user>\d+)|@&(?P<role>\d+)|#(?P<channel>\d+)|a?(?P<emoji>:\w+:)\d+)>")
+_TOKEN = re.compile(r"<(?:@!?(?P<user>\d++)|@&(?P<role>\d++)|#(?P<channel>\d++)|a?(?P<emoji>:\w++:)\d++)>")
 
 
 def plain_text(message: discord.Message, calls: Iterable[str] = ()) -> str:
     """The text of a message. `calls` are the mentions that address the bot, which are left out at its beginning."""
-    text = message.content.strip()
-    calls = tuple(calls)
-    while stripped := [text[len(call) :].lstrip(" ,:\n\t") for call in calls if text.startswith(call)]:
-        text = stripped[0]
+    either = "|".join(map(re.escape, calls)) or "(?!)"
+    text = re.sub(rf"\A(?:(?:{either})[ ,:\n\t]*+)++", "", message.content.strip())
     users = {user.id: user.display_name for user in message.mentions}
     guild = message.guild
 

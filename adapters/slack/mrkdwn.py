@@ -1,27 +1,31 @@
-"""Markdown as Slack's older mrkdwn, for what takes no markdown block: ephemeral answers, sections, views.
+"""Converts Markdown to Slack's older mrkdwn, for what takes no markdown block: ephemeral answers, sections, views.
 
-In: Markdown that nothing was escaped in. Out: mrkdwn in which only links are Slack's own marks: no text can mention or
-notify anybody.
+Only links are Slack's own marks in what comes out: no text can mention or notify anybody.
 """
 
 import re
 
 from slackify_markdown import slackify_markdown  # type: ignore[import-untyped]
 
+from bot.formatting import without_bidi_controls
+
 _STAND_INS = {"&": "\ue000", "<": "\ue001", ">": "\ue002", "#!": "\ue003"}
 """Private characters, which the converter leaves alone; it would drop a `#!` line of code."""
 _SHOWN = {"\ue000": "&amp;", "\ue001": "&lt;", "\ue002": "&gt;", "\ue003": "#!"}
-_QUOTE = re.compile(r"^[ \t]*>[> \t]*", re.MULTILINE)
-_MARK = re.compile(r"<(?P<target>[^<>|]*)(?:\|(?P<label>[^<>]*))?>")
+_QUOTE = re.compile(r"[ \t]*+>[> \t]*+")
+_MARK = re.compile(r"<(?P<target>[^<>|]*+)(?:\|(?P<label>[^<>]*+))?>")
 _ENCODED = re.compile("%EE%80%8[0-3]")
 _IN_ADDRESSES = {"%EE%80%80": "&", "%EE%80%81": "%3C", "%EE%80%82": "%3E", "%EE%80%83": "#!"}
 """What the stand-ins are where the converter encoded them; entities are not read in addresses."""
 _ADDRESS = re.compile(r"(?:https?://|mailto:)", re.IGNORECASE)
+_LONGEST = 4000
+"""Characters that are converted, more than a message of mrkdwn takes; a longer text is only escaped."""
 
 
 def mrkdwn(markdown: str) -> str:
     """Markdown in mrkdwn, escaped."""
-    converted: str = slackify_markdown(_hidden(markdown)).rstrip("\n")
+    hidden = _hidden(without_bidi_controls(markdown))
+    converted = slackify_markdown(hidden).rstrip("\n") if len(hidden) <= _LONGEST else hidden
     converted = _MARK.sub(_link, converted)
     return re.sub("[\ue000-\ue003]", lambda found: _SHOWN[found.group()], converted)
 

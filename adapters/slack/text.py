@@ -7,9 +7,9 @@ written as entities. Out: plain text, without the mention that calls the bot.
 import re
 from collections.abc import Mapping
 
-_TOKEN = re.compile(r"<([^<>]*)>")
-_USER = re.compile(r"<@([A-Z0-9]+)(?:\|[^<>]*)?>")
-_CHANNEL = re.compile(r"<#([A-Z0-9]+)\|?>")
+_TOKEN = re.compile(r"<([^<>]*+)>")
+_USER = re.compile(r"<@([A-Z0-9]++)(?:\|[^<>]*+)?>")
+_CHANNEL = re.compile(r"<#([A-Z0-9]++)\|?>")
 
 
 def users_in(text: str) -> list[str]:
@@ -30,11 +30,9 @@ def mentions(text: str, user_id: str) -> bool:
 def plain_text(text: str, names: Mapping[str, str], me: str) -> str:
     """Readable text. `names` of people and channels by id; `me` is the bot's id, whose mention is left out at the
     beginning."""
-    call = re.compile(rf"\s*<@{re.escape(me)}(?:\|[^<>]*)?>[\s,:]*")
-    while found := call.match(text):
-        text = text[found.end() :]
-    parts, done = [], 0
-    for token in _TOKEN.finditer(text):
+    calls = re.match(rf"(?:\s*+<@{re.escape(me)}(?:\|[^<>]*+)?>[\s,:]*+)++", text)
+    parts, done = [], calls.end() if calls else 0
+    for token in _TOKEN.finditer(text, done):
         parts += [decoded(text[done : token.start()]), _readable(token[1], names)]
         done = token.end()
     return "".join([*parts, decoded(text[done:])]).strip()

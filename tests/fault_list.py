@@ -66,6 +66,9 @@ FAULTS = {
     51: "Half-open and slow connections to the status page: no acknowledgement, answer or probe is lost",
     52: "Malformed requests to the status page, and guesses at its token: 4xx each, and the right token gets in",
     53: "A FIFO or directory in the place of a state file, tables newer than their version: one sentence, exit 78",
+    54: "A chat template without end, or one that makes gigabytes: refused in seconds, by name; the others are served",
+    55: "A stage of a load stands still: given up after 60 s, by name; one that is only slow is left alone",
+    56: "A megabyte of files in one question: refused by its length; running answers go on while a prompt is built",
 }
 
 

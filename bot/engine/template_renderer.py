@@ -1,0 +1,124 @@
+"""Renders a repository's chat template in a child process, so that no template can stop or fill the engine.
+
+One child serves all models; it starts with the first request, and again after one that broke a limit or ended it. Calls
+block; any thread may make them.
+"""
+
+import atexit
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Lock, Timer
+from time import monotonic
+from typing import NamedTuple
+
+SECONDS = 5.0
+"""A rendering may take so long; ordinary ones take less than a millisecond."""
+GRACE_S = 1.0
+"""After so much more the child is killed: it could not end itself."""
+MEMORY_MB = 512
+"""Address space of the child; 70 MB are its own."""
+OUTPUT_CHARS, OUTPUT_CHARS_A_MESSAGE = 64 * 1024, 256
+"""What a template may write besides the contents: at all, and for each message."""
+
+CHILD = Path(__file__).with_name("template_process.py")
+
+
+class TemplateRefused(Exception):
+    """The template raised an error; the text says which."""
+
+
+class TemplateExceeded(Exception):
+    """The template broke a limit; the text goes on after 'The chat template of X'."""
+
+
+class Rendered(NamedTuple):
+    """What a template rendered. timed: it depends on the time of day."""
+
+    text: str
+    timed: bool
+
+
+class TemplateRenderer:
+    """Renders templates within limits of time, memory and output."""
+
+    def __init__(self, seconds: float = SECONDS, memory_mb: int = MEMORY_MB) -> None:
+        self._seconds, self._memory_mb = seconds, memory_mb
+        self._lock = Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        atexit.register(self.close)
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, while there is one."""
+        return self._child.pid if self._child is not None else None
+
+    def render(self, template: str, messages: Sequence[Mapping[str, str]], variables: Mapping[str, object]) -> Rendered:
+        """What `template` makes of `messages`. Raises TemplateRefused or TemplateExceeded."""
+        contents = sum(len(message["content"]) for message in messages)
+        limit = OUTPUT_CHARS + OUTPUT_CHARS_A_MESSAGE * len(messages) + contents
+        request = {"template": template, "limit": limit, "variables": {"messages": messages, **variables}}
+        answer = json.loads(self._ask(json.dumps(request).encode() + b"\n"))
+        if "refused" in answer:
+            raise TemplateRefused(answer["refused"])
+        if answer.get("exceeded") == "output":
+            raise TemplateExceeded(f"writes more than {OUTPUT_CHARS // 1024} kB around what is said")
+        if answer.get("exceeded") == "memory":
+            raise TemplateExceeded(f"takes more than {self._memory_mb} MB of memory")
+        return Rendered(answer["text"], answer["timed"])
+
+    def close(self) -> None:
+        """End the child; the next request starts another one."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.communicate()
+
+    def _ask(self, request: bytes) -> bytes:
+        with self._lock:
+            for _ in range(2):  # the child may have been ended while it had nothing to do
+                child = self._child or self._start()
+                began = monotonic()
+                line = self._exchange(child, request)
+                if line:
+                    return line
+                self.close()
+                if monotonic() - began >= self._seconds:
+                    raise TemplateExceeded(f"takes longer than {self._seconds:g} s")
+        raise TemplateExceeded("ends the process that renders it")
+
+    def _exchange(self, child: subprocess.Popen[bytes], request: bytes) -> bytes:
+        """The child's answer, or nothing if it ended."""
+        assert child.stdin is not None
+        assert child.stdout is not None
+        deadline = Timer(self._seconds + GRACE_S, child.kill)
+        deadline.start()
+        try:
+            child.stdin.write(request)
+            child.stdin.flush()
+            return child.stdout.readline()
+        except OSError:
+            return b""
+        finally:
+            deadline.cancel()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        try:
+            self._child = subprocess.Popen(
+                (sys.executable, "-P", str(CHILD), str(self._seconds), str(self._memory_mb)),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        except OSError as error:  # no memory, or too many processes or open files
+            raise TemplateExceeded(f"cannot be rendered ({error.strerror or error})") from error
+        assert self._child.stdout is not None
+        with contextlib.suppress(OSError):
+            self._child.stdout.readline()  # it is ready: what it takes to start is not the template's time
+        return self._child
+
+
+SHARED = TemplateRenderer()
+"""The one of this process."""

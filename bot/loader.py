@@ -5,18 +5,25 @@ engine was lost. Whoever calls sees to it that nothing runs meanwhile.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
+from threading import Thread
 
 from bot.engine.base import Engine, LoadedModel, LoadProgress, ModelSource
+from bot.errors import ModelError
 from bot.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 Locate = Callable[[str], ModelSource]
 """Finds a model, by name, on this disk; may block; raises ModelError."""
+
+LOCATE_S = 60.0
+"""Looking up a model reads a few small files; a disk that takes longer does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class Loader:
         self.loaded = None
         self._progress(model, LoadProgress("loading", 0.0), began)
         try:
-            source = await asyncio.to_thread(self._locate, model)
+            source = await self._located(model)
             self.loaded = await self._engine.load(source, lambda step: self._progress(model, step, began))
         finally:
             self.loading = None
@@ -82,6 +89,27 @@ class Loader:
         if self.loaded is not None:
             log.error("%s", why)
             self.loaded, self._again, self.losses = None, True, self.losses + 1
+
+    async def _located(self, model: str) -> ModelSource:
+        """As `locate`, within LOCATE_S. Raises ModelError."""
+        found = Future[ModelSource]()
+
+        def look() -> None:
+            with contextlib.suppress(InvalidStateError):  # nobody waits any more
+                try:
+                    found.set_result(self._locate(model))
+                except Exception as error:
+                    found.set_exception(error)
+
+        # Not one of the loop's threads: the end of the process would wait for it.
+        Thread(target=look, name="locate", daemon=True).start()
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(found), LOCATE_S)
+        except TimeoutError as error:
+            raise ModelError(
+                f"The files of {model} could not be looked up within {LOCATE_S:.0f} s; see whether the disk that they "
+                "lie on can be read, or choose another model."
+            ) from error
 
     def _keeps(self, model: str) -> bool:
         return self.loaded is not None and model in self.loaded.resident

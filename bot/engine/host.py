@@ -1,12 +1,13 @@
 """The model in the engine's process: loads it, chooses how it generates, turns requests into answers.
 
-In: what the parent asks, one call at a time on the main thread (`stats` may be called on another). Out: deltas through
-`emit`; errors are InhouseErrors with a sentence for a person. A model that cannot batch generates sequentially, and
-says so once, in LoadedModel.note.
+Called on the main thread, one call at a time (`stats` on any). Deltas go through `emit`; errors are InhouseErrors with
+a sentence for a person. Prompts are built on a thread of their own, one after another, so that a long one holds up no
+answer that is being written. A model that cannot batch generates sequentially, and says so once, in LoadedModel.note.
 """
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -31,6 +32,7 @@ from bot.engine.room import Room
 from bot.engine.sequential import Sequential
 from bot.engine.threads import apart
 from bot.errors import ModelError, RequestFailed
+from bot.messages import FinishReason
 from bot.models.failures import Unrecoverable, give_back, judge
 from bot.models.loading import Loaded, layers_of, weights_bytes
 from bot.models.loading import load as load_model
@@ -72,6 +74,9 @@ class ModelHost:
         self._on_step = on_step
         self._meter = Meter()
         self._hosted: _Hosted | None = None
+        self._builder = ThreadPoolExecutor(1, "prompts")
+        self._preparing: set[int] = set()  # streams whose prompt is being built
+        self._aborted: set[int] = set()  # those of them that were aborted
         self._process = psutil.Process()
         self._memory = MemoryWatch(self._taken, give_back)
         self._residents: Residents[_Hosted] = Residents(Room(_gpu_memory), self._taken, self._load_hooked)
@@ -94,22 +99,39 @@ class ModelHost:
     @property
     def running(self) -> int:
         """Answers that are owed; from any thread."""
+        return self.generating + self.preparing
+
+    @property
+    def generating(self) -> int:
+        """Answers that are generated or wait for room; from any thread."""
         return self._residents.running
+
+    @property
+    def preparing(self) -> int:
+        """Answers whose prompt is being built; from any thread."""
+        return len(self._preparing)
+
+    @property
+    def prepared_steps(self) -> int:
+        """Grows while prompts are built; from any thread."""
+        hosted = self._hosted
+        return hosted.prompts.steps if hosted is not None else 0
 
     def generate(self, stream: int, request: EngineRequest) -> None:
         """Start an answer, or emit why it cannot be."""
         try:
-            self._submit(stream, request)
-        except RequestFailed as error:
-            self._emit(Failed(stream, str(error)))
-        except Exception:
-            # A mistake of ours with one conversation must not take down the others' answers.
-            log.exception("a request could not be prepared")
-            self._emit(Failed(stream, "This conversation could not be made into a prompt; the engine's log says why."))
+            hosted = self._checked(request)
+            self._preparing.add(stream)
+            self._builder.submit(self._prepare, hosted, stream, request)
+        except Exception as error:
+            self._preparing.discard(stream)
+            self._fail(stream, error)
 
     def abort(self, stream: int) -> None:
-        """End an answer at the next step boundary."""
-        if self._hosted is not None:
+        """End an answer at the next step boundary, or once its prompt is built."""
+        if stream in self._preparing:
+            self._aborted.add(stream)
+        elif self._hosted is not None:
             self._hosted.generator.abort(stream)
 
     def stats(self) -> EngineStats:
@@ -143,7 +165,8 @@ class ModelHost:
         return replace(hosted.told, load_s=perf_counter() - began, resident=self._residents.names)
 
     def _load_hooked(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> Loaded:
-        loaded = load_model(source, progress)
+        # Before the weights, which may take minutes: what PromptBuilder refuses is refused at once.
+        loaded = load_model(source, progress, lambda tokenizer: _check_template(source, tokenizer, progress))
         for layer in layers_of(loaded.model):
             layer.register_forward_pre_hook(self._on_step)
         return loaded
@@ -165,7 +188,7 @@ class ModelHost:
         if generator.cache_tokens is not None:
             window = min(window, generator.cache_tokens)
         limits = PromptLimits(int(model.config.get_text_config().vocab_size), window, generator.cache_tokens)
-        prompts = PromptBuilder(tokenizer, source.template, window)
+        prompts = PromptBuilder(tokenizer, source.template, window, source.name)
         cache_tokens = generator.cache_tokens or 0
         kv_cache_mb = cache_tokens * bytes_per_token(model) // MB if cache_tokens else 0
         batching = isinstance(generator, Batching)
@@ -193,7 +216,8 @@ class ModelHost:
         gpu = torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
         return Taken(self._process.memory_info().rss // MB, gpu // MB)
 
-    def _submit(self, stream: int, request: EngineRequest) -> None:
+    def _checked(self, request: EngineRequest) -> _Hosted:
+        """The model that is to answer. Raises RequestFailed."""
         hosted = self._hosted
         if hosted is None:
             raise RequestFailed("No model is loaded.")
@@ -205,12 +229,49 @@ class ModelHost:
                 f"max_tokens ({params.max_tokens}) must be smaller than the context window of "
                 f"{hosted.limits.context_window} tokens, which holds the prompt too."
             )
-        asked_at = perf_counter()
-        built = hosted.prompts.build(request.prompt, params.max_tokens)
-        check_prompt(built.ids, params.max_tokens, hosted.limits)
-        continues = built.ids if request.prompt.prefix else ()
-        decoder = TextDecoder(hosted.tokenizer, (*hosted.source.stop, *params.stop), continues)
-        hosted.generator.submit(Answer(stream, built, params, decoder, hosted.eos, self._meter, asked_at))
+        return hosted
+
+    def _prepare(self, hosted: _Hosted, stream: int, request: EngineRequest) -> None:
+        """On the prompts' thread: build the prompt, and go on with it on the main one."""
+        params = request.params
+        made: Answer | Exception
+        try:
+            asked_at = perf_counter()
+            built = hosted.prompts.build(request.prompt, params.max_tokens)
+            check_prompt(built.ids, params.max_tokens, hosted.limits)
+            continues = built.ids if request.prompt.prefix else ()
+            decoder = TextDecoder(hosted.tokenizer, (*hosted.source.stop, *params.stop), continues)
+            made = Answer(stream, built, params, decoder, hosted.eos, self._meter, asked_at)
+        except Exception as error:
+            made = error
+        self._post(partial(self._begin, hosted, stream, made))
+
+    def _begin(self, hosted: _Hosted, stream: int, made: Answer | Exception) -> None:
+        """Generate an answer whose prompt was built, unless it was aborted meanwhile."""
+        if stream not in self._preparing:
+            return  # it was given up before there was a thread for it
+        self._preparing.discard(stream)
+        aborted = stream in self._aborted
+        self._aborted.discard(stream)
+        try:
+            if isinstance(made, Exception):
+                raise made
+            if aborted:
+                self._emit(made.end("", FinishReason.ABORT))
+            else:
+                hosted.generator.submit(made)
+        except Unrecoverable:
+            raise
+        except Exception as error:
+            self._fail(stream, error)
+
+    def _fail(self, stream: int, error: Exception) -> None:
+        """Emit why an answer cannot be given; what was not foreseen is logged, and must not take down the others'."""
+        if isinstance(error, RequestFailed):
+            self._emit(Failed(stream, str(error)))
+            return
+        log.error("a request could not be prepared", exc_info=error)
+        self._emit(Failed(stream, "This conversation could not be made into a prompt; the engine's log says why."))
 
     def _generator(self, source: ModelSource, loaded: Loaded, window: int) -> tuple[Generator, str]:
         """How the model generates, and what a person should know of it."""
@@ -239,6 +300,14 @@ class ModelHost:
     def _make_room(self) -> None:
         """An answer ran out of memory: the models that are only kept go first."""
         self._residents.leave_only(self._hosted)
+
+
+def _check_template(
+    source: ModelSource, tokenizer: PreTrainedTokenizerBase, progress: Callable[[LoadProgress], None]
+) -> None:
+    """Raises ModelError unless prompts can be built."""
+    progress(LoadProgress("trying the chat template", 0.05))
+    PromptBuilder(tokenizer, source.template, source.context_window, source.name)
 
 
 def _gpu_memory() -> tuple[int, int]:

@@ -75,7 +75,7 @@ class EngineProcess:
             self._serving = False
             self._ails.clear()
             number = next(self._numbers)
-            self._loading = _Load(number, progress, asyncio.get_running_loop().create_future())
+            self._loading = _Load(number, source.name, progress, asyncio.get_running_loop().create_future())
             try:
                 await self._link.send(Load(number, source))
                 loaded = await self._loading.outcome
@@ -176,6 +176,8 @@ class EngineProcess:
             await asyncio.sleep(tick_s)
             self._quiet_s += tick_s
         log.error("the engine's process did nothing for %.0f s, so it is replaced", self._hung_s)
+        if self._loading is not None:
+            self._loading.stood_still = True
         link.kill()
 
     def _dispatch(self, message: ToParent) -> None:
@@ -214,21 +216,30 @@ class EngineProcess:
             if not answer.done():
                 answer.set_exception(EngineDied(reason))
         self._asking.clear()
-        if self._loading is not None and not self._loading.outcome.done():
-            self._loading.outcome.set_exception(EngineDied(reason))
+        loading = self._loading
+        if loading is not None and not loading.outcome.done():
+            stalled = ModelError(
+                f"Loading {loading.name} stood still for {self._hung_s:.0f} s at '{loading.stage}', so it was given up:"
+                " see whether its files can be read, or choose another model."
+            )
+            loading.outcome.set_exception(stalled if loading.stood_still else EngineDied(reason))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Load:
-    """A load that somebody waits for."""
+    """A load that somebody waits for. stood_still: its process is killed because nothing moved."""
 
     number: int
+    name: str
     progress: Callable[[LoadProgress], None]
     outcome: asyncio.Future[LoadedModel]
+    stage: str = "starting the engine"
+    stood_still: bool = False
 
     def hear(self, message: Progress | Loaded | LoadFailed) -> None:
         match message:
             case Progress():
+                self.stage = message.progress.stage
                 self.progress(message.progress)
             case Loaded() if not self.outcome.done():
                 self.outcome.set_result(message.model)

@@ -2,9 +2,9 @@
 
 In: messages on the connection whose port and secret are in the environment. Out: messages; its output streams are only
 a log. Two threads of ours: the reader, which ends the process the moment the connection does (whatever torch is doing),
-and the main thread, which does everything else, one call after another, from one inbox (a load it has done: `threads`).
-What happened between two sends travels in one frame. A parent that reads slowly holds up the sending, never the
-generating.
+and the main thread, which does everything else, one call after another, from one inbox (except a load, see `threads`,
+and prompts, see `host`). What happened between two sends travels in one frame. A parent that reads slowly holds up the
+sending, never the generating.
 """
 
 import contextlib
@@ -21,7 +21,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from bot.engine import protocol
-from bot.engine.heart import Heart
+from bot.engine.base import LoadProgress
+from bot.engine.heart import Heart, reading
 from bot.engine.protocol import (
     Abort,
     AskStats,
@@ -76,8 +77,11 @@ class Runner:
         self._texts: list[Text] = []
         self._failed: list[Failed] = []
         self._load: Load | None = None
+        self._asked = self._done = self._told = 0  # loads; what was told of them
         self.host: ModelHost | None = None
-        self._heart = Heart(self._beat, lambda: self.host is not None and self.host.running > 0)
+        self._heart = Heart(self._beat, lambda: self.host is not None and self.host.generating > 0)
+        self._heart.watch(lambda: self.host is not None and self.host.preparing > 0, self._prepared)
+        self._heart.watch(lambda: self._asked > self._done, lambda: (self._told, self._heart.steps, reading()))
 
     def post(self, call: Callable[[], None]) -> None:
         """Have it called on the main thread; from any thread."""
@@ -109,7 +113,11 @@ class Runner:
             case AskStats() if self.host is not None:
                 self._channel.send(Stats(self.host.stats()))
             case _:
+                self._asked += isinstance(message, Load)  # before torch is imported, which may take long as well
                 self.post(partial(self._do, message))
+
+    def _prepared(self) -> int:
+        return self.host.prepared_steps if self.host is not None else 0
 
     def _beat(self) -> None:
         """On the heart's thread."""
@@ -125,6 +133,7 @@ class Runner:
         assert self.host is not None
         match message:
             case Load():
+                self._done += self._load is not None  # its caller gave up
                 self._load = message  # once what was aborted has ended
             case Generate(stream, request):
                 self.host.generate(stream, request)
@@ -136,11 +145,17 @@ class Runner:
     def _do_load(self, load: Load) -> None:
         assert self.host is not None
         try:
-            model = self.host.load(load.source, lambda progress: self._channel.send(Progress(load.number, progress)))
+            model = self.host.load(load.source, partial(self._tell, load.number))
         except InhouseError as error:
             self._channel.send(LoadFailed(load.number, str(error)))
         else:
             self._channel.send(Loaded(load.number, model))
+        finally:
+            self._done += 1
+
+    def _tell(self, number: int, progress: LoadProgress) -> None:
+        self._told += 1
+        self._channel.send(Progress(number, progress))
 
 
 def _read(connection: socket.socket, runner: Runner) -> None:

@@ -54,22 +54,31 @@ class Loaded:
     note: str
 
 
-def load(source: ModelSource, progress: Report) -> Loaded:
-    """Load what `source` names, as it says. Raises ModelError; nothing stays in memory then."""
+def load(
+    source: ModelSource, progress: Report, check: Callable[[PreTrainedTokenizerBase], None] | None = None
+) -> Loaded:
+    """Load what `source` names, as it says. Raises ModelError; nothing stays in memory then.
+
+    check: is given the tokenizer before the weights are read, and may raise ModelError.
+    """
     progress(LoadProgress("looking at the hardware", 0.0))
     # cuDNN's attention makes a plan for each new shape, and in a batch every step has one: 6 ms a layer on an H100.
     torch.backends.cuda.enable_cudnn_sdp(False)
     hardware = detect("cpu" if source.gpu_layers == 0 else source.device)
     folder = Path(source.path)
     local.check(folder)
+    local.check_sizes(folder)
     for name in (local.CONFIG, "tokenizer_config.json"):
         if (folder / name).is_file():
             local.read_json(folder / name)
     dtype = choose_dtype(source.dtype, hardware, source.quantization)
     packs = is_packed(dtype, hardware, source.quantization)
     with explained(source), told(_weights_told(progress)):
+        progress(LoadProgress("reading the tokenizer", 0.02))
         config = AutoConfig.from_pretrained(folder, **OWN_FILES)
         tokenizer = AutoTokenizer.from_pretrained(folder, **OWN_FILES)
+        if check is not None:
+            check(tokenizer)
         device_map = _device_map(source, config, hardware)
         progress(LoadProgress("loading weights", WEIGHTS_BEGIN))
         found = AutoModelForCausalLM.from_pretrained(

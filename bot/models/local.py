@@ -27,6 +27,17 @@ SIDE_FILES = (
 )
 """Everything besides the weights that a model may need; whatever else a repository holds stays there."""
 
+MB = 1 << 20
+MOST_BYTES = {
+    "tokenizer.json": 256 * MB,
+    "tokenizer.model": 256 * MB,
+    "vocab.json": 256 * MB,
+    "merges.txt": 256 * MB,
+    "chat_template.json": MB,
+}
+"""What a file that is read whole may have; the largest known tokenizer has 35 MB. Others: OTHER_BYTES."""
+OTHER_BYTES = 32 * MB
+"""With 65,536 special tokens, tokenizer_config.json has 12 MB."""
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -66,6 +77,18 @@ def check(folder: Path) -> None:
     if not any((folder / name).is_file() for name in TOKENIZERS):
         raise ModelError(f"{folder} has no tokenizer: one of {', '.join(TOKENIZERS)}.")
     weight_files(folder)
+
+
+def check_sizes(folder: Path) -> None:
+    """Raises ModelError if a side file is larger than any model needs: it would be read whole into memory."""
+    more_templates = (folder / "additional_chat_templates").glob("*.jinja")
+    for file in (*(folder / name for name in SIDE_FILES), *more_templates):
+        most = MB if file.suffix == ".jinja" else MOST_BYTES.get(file.name, OTHER_BYTES)
+        if file.is_file() and file.stat().st_size > most:
+            raise ModelError(
+                f"{file} has {file.stat().st_size // MB:,} MB, and at most {most // MB} are read of such a file; fetch"
+                " the model again, or choose another one."
+            )
 
 
 def is_whole(folder: Path) -> bool:

@@ -30,12 +30,13 @@ from bot.messages import (
     RequestKind,
 )
 from bot.models.current import Current
+from bot.names import as_code
 from bot.queue import RequestQueue
 from bot.records import Records
 from bot.replies import Replies
 from bot.storage import Storage
 from bot.tuning import Tuning
-from bot.wording import counted, shortened
+from bot.wording import counted
 from bot.worker import Worker
 
 RERUN_S = 120.0
@@ -95,7 +96,7 @@ class Actions:
         """Act on a command. Raises StorageError."""
         command = find(event.name)
         if command is None:
-            return Refused(f"There is no command {event.name[:40]}{nearest(event.name) or '.'}")
+            return Refused(f"There is no command {as_code(event.name, 40)}{nearest(event.name) or '.'}")
         try:
             value = value_of(command, event.args)
             self._check_right(command, value, event)
@@ -114,7 +115,8 @@ class Actions:
             return Refused("I no longer know this answer.")
         asker = stored.reply.asker.id == event.actor.id
         if not asker and not event.actor.manages_channel and not self._is_admin(event.key.platform, event.actor):
-            return Refused(f"Only {stored.reply.asker.name or 'whoever asked'} and moderators can do that here.")
+            asked = stored.reply.asker.name
+            return Refused(f"Only {as_code(asked) if asked else 'whoever asked'} and moderators can do that here.")
         try:
             event_id = f"action {event.event_id}"
             return await self._once(
@@ -189,7 +191,7 @@ class Actions:
             text=question,
             sent_at=event.sent_at,
             addressed=True,
-            remark=f"*{event.actor.name} asks: {shortened(question, 300)}*",  # there is no message that shows it
+            remark=f"{as_code(event.actor.name)} asks: {as_code(question, 300)}",  # there is no message that shows it
         )
         return await self._conversations.message(message, self._worker.submit)
 
@@ -230,7 +232,7 @@ class Actions:
         turn = await self._storage.history.undo(event.key)
         if turn is None:
             return Refused("There is nothing to take back.")
-        return Notice(f"Taken back: “{shortened(turn.text)}” and its answer.")
+        return Notice(f"Taken back: {as_code(turn.text)} and its answer.")
 
     async def _reset(self, event: IncomingCommand, _: str | None) -> Outcome:
         hidden = await self._storage.history.reset(event.key)

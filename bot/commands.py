@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bot.errors import RequestRefused
+from bot.names import as_code
 
 
 class Who(StrEnum):
@@ -144,7 +145,7 @@ def value_of(command: Command, args: dict[str, str]) -> str | None:
         return None
     if option.choices:
         if raw.lower() not in option.choices:
-            raise RequestRefused(f"{command.name} takes {', '.join(option.choices)}, not '{raw[:40]}'.")
+            raise RequestRefused(f"{command.name} takes {', '.join(option.choices)}, not {as_code(raw, 40)}.")
         return raw.lower()
     if option.kind is Kind.TEXT:
         return raw
@@ -160,7 +161,7 @@ def _number(command: Command, option: Option, raw: str) -> str:
         value: float = int(raw) if integer else float(raw.replace(",", "."))
     except ValueError:
         kind = "a whole number" if integer else "a number"
-        raise RequestRefused(f"{command.name} takes {kind} {range_}, not '{raw[:40]}'.") from None
+        raise RequestRefused(f"{command.name} takes {kind} {range_}, not {as_code(raw, 40)}.") from None
     if not option.minimum <= value <= option.maximum:  # false for NaN too
         raise RequestRefused(f"{command.name} goes {range_}; {raw[:40]} is outside.")
     return f"{value:g}" if not integer else str(value)

@@ -30,6 +30,7 @@ from bot.messages import (
     SamplingParams,
 )
 from bot.models.current import Current
+from bot.names import one_line
 from bot.queue import PersonKey, RequestQueue
 from bot.storage import NewTurn, Storage, StoredRequest, as_turn, undisturbed
 
@@ -208,7 +209,7 @@ class Conversations:
 
 def text_with_files(text: str, attachments: Sequence[Attachment]) -> str:
     """A message and the files that came with it, as one text. A file's name stays on its line, whatever is in it."""
-    files = [f"[file {' '.join(one.name.split())}]\n{one.text}\n[end of file]" for one in attachments]
+    files = [f"[file {one_line(one.name)}]\n{one.text}\n[end of file]" for one in attachments]
     return storable("\n\n".join(part for part in (text, *files) if part))
 
 

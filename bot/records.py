@@ -13,9 +13,10 @@ from bot.errors import EngineError
 from bot.messages import Attachment, IncomingCommand, Notice, Outcome, Refused, Role
 from bot.models.hardware import describe_hardware
 from bot.models.shelf import Shelf
+from bot.names import as_code, one_line
 from bot.queue import RequestQueue
 from bot.storage import Storage, StoredTurn
-from bot.wording import counted, shortened
+from bot.wording import counted
 from bot.worker import Worker
 
 EXPORT_TURNS = 100_000
@@ -72,7 +73,10 @@ class Records:
         ]
         if usage.dropped_turns:
             lines.append(f"The oldest {counted(usage.dropped_turns, 'message')} did not fit and stayed out.")
-        lines += ["It read:", *(f"- {_speaker(turn)}: {shortened(turn.text)}" for turn in turns[usage.dropped_turns :])]
+        lines += [
+            "It read:",
+            *(f"- {as_code(_speaker(turn))}: {as_code(turn.text)}" for turn in turns[usage.dropped_turns :]),
+        ]
         return Notice("\n".join(lines))
 
     async def export(self, event: IncomingCommand, value: str | None) -> Outcome:
@@ -101,7 +105,7 @@ class Records:
 
 def as_markdown(turns: Sequence[StoredTurn]) -> str:
     """A conversation to read."""
-    return "\n\n".join(f"**{_speaker(turn)}**\n\n{turn.text}" for turn in turns) + "\n"
+    return "\n\n".join(f"**{one_line(_speaker(turn))}**\n\n{turn.text}" for turn in turns) + "\n"
 
 
 def _speaker(turn: StoredTurn) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bot.messages import Attachment
+from bot.names import as_code
 
 MOST_FILES = 5
 MOST_BYTES = 200_000
@@ -54,16 +55,16 @@ def _decoded(data: bytes) -> str:
 def refusal(name: str, kind: str, size: int) -> str:
     """Why a file is not worth fetching, or ''. `kind` is its media type, `size` is in bytes."""
     if kind.startswith("image/") and "svg" not in kind:
-        return f"I cannot see images, so I left out {name}."
+        return f"I cannot see images, so I left out {as_code(name)}."
     if size > MOST_BYTES:
-        return f"{name} is larger than the {MOST_BYTES // 1000} kB that I read, so I left it out."
+        return f"{as_code(name)} is larger than the {MOST_BYTES // 1000} kB that I read, so I left it out."
     return ""
 
 
 def read_as_text(name: str, data: bytes) -> Attachment | str:
     """A file that was fetched, or the sentence that says why it could not be read."""
     text = decoded(data[: MOST_BYTES + 1])
-    return f"{name} is not a text file, so I could not read it." if text is None else Attachment(name, text)
+    return f"{as_code(name)} is not a text file, so I could not read it." if text is None else Attachment(name, text)
 
 
 def gathered(read: Iterable[Attachment | str], count: int) -> Files:

@@ -13,8 +13,8 @@ from bot.messages import Choice, IncomingCommand, Notice, Outcome
 from bot.models.current import Current
 from bot.models.fit import Verdict
 from bot.models.shelf import Shelf
+from bot.names import as_code
 from bot.storage import Storage
-from bot.wording import shortened
 
 CLEAR = "clear"
 
@@ -77,12 +77,13 @@ class Tuning:
         chosen = {**above, **own}
         params = self._conversations.params_of(chosen)
         model = self._conversations.model_of(chosen)
+        system = self._conversations.system_of(chosen, model)
         values = {
             "model": model,
             "temperature": f"{params.temperature:g}",
             "top_p": f"{params.top_p:g}",
             "max_tokens": f"{params.max_tokens}",
-            "system": shortened(self._conversations.system_of(chosen, model)) or "none",
+            "system": as_code(system) if system else "none",
         }
         where = {name: "set here" if name in own else "set for the channel" for name in chosen}
         return Notice("\n".join(f"- {name}: {text} ({where.get(name, 'default')})" for name, text in values.items()))

@@ -39,12 +39,6 @@ def about(seconds: float) -> str:
     return f"about {round(seconds / 60)} min"
 
 
-def shortened(text: str, length: int = 60) -> str:
-    """The beginning of a text, on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else f"{line[: length - 1]}…"
-
-
 def counted(number: int, noun: str) -> str:
     """'1 message', '3 messages'."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -29,14 +29,14 @@ async def test_every_command_answers_in_a_conversation_where_nothing_was_said(te
 async def test_ask_is_acknowledged_and_answered_like_a_message(house: House, team: Team) -> None:
     assert isinstance(await team.command("ask", "What is this?", who="ana"), Accepted)
     answer = await team.reply_to("What is this?")
-    assert answer.text == "*Ana asks: What is this?*\n\nYou said: What is this?"
+    assert answer.text == "`Ana` asks: `What is this?`\n\nYou said: What is this?"
     assert answer.first.reply.asker.name == "Ana"
     await team.asks("ben", "And that?")
     assert len(house.engine.prompt_of("And that?").prompt.turns) == 3
 
 
 async def test_an_unknown_command_is_answered_with_the_nearest(team: Team) -> None:
-    assert await team.refused("temprature") == "There is no command temprature; did you mean temperature?"
+    assert await team.refused("temprature") == "There is no command `temprature`; did you mean temperature?"
 
 
 async def test_help_names_the_commands_as_they_are_typed_here(team: Team) -> None:
@@ -102,7 +102,7 @@ async def test_a_model_that_cannot_be_had_is_refused_politely(house: House, team
     await team.asks("ana", "hello")
     await house.world.until(lambda: bool(choices(house, "model", "huge")[0].label != "huge"), "it was looked at")
     assert "won't fit here: huge needs about" in await team.refused("model", "huge")
-    assert "There is no model called 'smal'; did you mean small?" in await team.refused("model", "smal")
+    assert "There is no model called `smal`; did you mean small?" in await team.refused("model", "smal")
     (house.settings.state_dir.parent / "models" / "large" / "model.safetensors").unlink()
     assert "`inhouse pull large` fetches it" in await team.refused("model", "large")
     assert (await team.told("model")).startswith("small answers here")
@@ -179,7 +179,7 @@ async def test_the_stop_button_is_for_the_asker_and_for_managers(house: House, t
     await team.says("ana", "hello")
     message = await team.sees("hello", "You")
     outcome = await team.presses(message, ActionKind.STOP, who="ben")
-    assert outcome == Refused("Only Ana and moderators can do that here.")
+    assert outcome == Refused("Only `Ana` and moderators can do that here.")
     assert await team.presses(message, ActionKind.STOP, who="ana") == Notice("Stopped.")
     await team.reply_to("hello")
     assert await team.presses(message, ActionKind.STOP, who="boss") == Refused("That answer has ended already.")

@@ -27,7 +27,7 @@ async def reads(house: House, team: Team, question: str) -> list[str]:
 async def test_undo_takes_back_the_last_question_and_its_answer(house: House, team: Team) -> None:
     await team.asks("ana", "one")
     await team.asks("ana", "two")
-    assert await team.told("undo", who="ana") == "Taken back: “two” and its answer."
+    assert await team.told("undo", who="ana") == "Taken back: `two` and its answer."
     assert await reads(house, team, "three") == ["one", "You said: one", "three"]
 
 
@@ -105,7 +105,7 @@ async def test_why_says_what_was_read_and_what_was_not(house: House, team: Team)
     told = await team.told("why", who="ana")
     assert "small read 5 tokens, 0% of its window of 2,048 (2 were cached), and wrote 2." in told
     assert "The oldest 2 messages did not fit and stayed out." in told
-    assert told.endswith("It read:\n- Ben: two")
+    assert told.endswith("It read:\n- `Ben`: `two`")
 
 
 async def test_why_of_an_answer_that_failed(house: House, team: Team) -> None:

@@ -65,9 +65,9 @@ def test_version(inhouse: Inhouse) -> None:
         (("chat", "--max-tokens", "0"), "a whole number from 1 to 8192"),
         (("chat", "--gpu-layers", "-1"), "how many layers"),
         (("chat", "--once", "  "), "--once needs a question."),
-        (("chat", "--once", "x", "--model", "gpt-17"), "no model called 'gpt-17'"),
+        (("chat", "--once", "x", "--model", "gpt-17"), "no model called `gpt-17`"),
         (("pull",), "Missing argument"),
-        (("pull", "gpt-17"), "no model called 'gpt-17'"),
+        (("pull", "gpt-17"), "no model called `gpt-17`"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_78(inhouse: Inhouse, words: tuple[str, ...], sentence: str) -> None:

@@ -17,8 +17,8 @@ async def test_text_is_read_and_the_rest_is_told() -> None:
         event = await stage.core.message()
         assert event.attachments == (Attachment("main.rs", "fn main() {}"),)
         assert event.remark == (
-            "I cannot see images, so I left out cat.png. paper.pdf is not a text file, so I could not read it. "
-            "huge.log is larger than the 200 kB that I read, so I left it out."
+            "I cannot see images, so I left out `cat.png`. `paper.pdf` is not a text file, so I could not read it. "
+            "`huge.log` is larger than the 200 kB that I read, so I left it out."
         )
 
 
@@ -37,4 +37,4 @@ async def test_a_file_that_is_gone_keeps_no_message_back() -> None:
         said.attachments.clear()
         event = await stage.core.message()
         assert (event.text, event.attachments) == ("look", ())
-        assert event.remark == "a.txt could not be fetched from Discord, so I left it out."
+        assert event.remark == "`a.txt` could not be fetched from Discord, so I left it out."

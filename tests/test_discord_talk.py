@@ -69,7 +69,7 @@ async def test_a_file_that_cannot_be_read_is_told_above_the_answer(tmp_path: Pat
         files = {"cat.png": b"\x89PNG", "a.py": b"print(1)"}
         question = await house.ana.says(house.general, "explain", mention=True, files=files)
         answer = await house.answer_to(question)
-        assert answer.startswith("I cannot see images, so I left out cat.png.")
+        assert answer.startswith("I cannot see images, so I left out `cat.png`.")
         assert "print(1)" in house.engine.questions()[0]
 
 

@@ -124,7 +124,7 @@ def test_mistakes_in_the_names_are_told_once(home: Path, monkeypatch: pytest.Mon
     settings = load_settings()
     found = list(models.catalog(settings))
     assert [finding.state for finding in found] == [State.WRONG, State.WRONG]
-    assert "no model called 'phi-5'" in found[0].found
+    assert "no model called `phi-5`" in found[0].found
     assert "Did you mean" in found[0].fix
     assert list(models.cached(settings, serving=True)) == []
     assert list(hub.access(settings)) == []

@@ -29,14 +29,16 @@ LAYERS = (
     {"models", "formatting", "textfiles", "links", "commands", "buttons", "access"},
     {"adapter", "engine.base", "findings", "logs", "metrics", "markdown_scanner"},
     {"config", "journal"},
-    {"messages", "errors", "address", "environment", "descriptors"},
+    {"messages", "errors", "address", "environment", "descriptors", "names"},
 )
 """The parts of `bot`, from the top down. A part may import itself and what stands lower; nothing beside it or above.
 
 `engine.base` stands apart from `engine`: it is what the engine is asked with, plain data like `adapter`.
 """
 
-FOR_ADAPTERS = {"adapter", "messages", "errors", "config", "commands", "buttons", "findings", "formatting", "textfiles"}
+FOR_ADAPTERS = {"adapter", "messages", "errors", "config", "commands", "buttons", "findings", "formatting", "names"} | {
+    "textfiles"
+}
 """What the platforms' adapters may know of `bot`."""
 
 KNOWS_ADAPTERS = {"cli", "service"}

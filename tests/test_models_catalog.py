@@ -91,9 +91,9 @@ def test_wrong_names_in_the_settings_are_told_all_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         Catalog.of(load_settings(models=("phi-5", "/nowhere/at/all"), model="smollm3"))
     told = str(caught.value)
-    assert "'phi-5'; did you mean" in told
+    assert "`phi-5`; did you mean" in told
     assert "There is no directory /nowhere/at/all" in told
-    assert "'smollm3'; did you mean smollm2" in told
+    assert "`smollm3`; did you mean smollm2" in told
 
 
 def test_a_directory_becomes_a_model_by_its_name(tiny_dir: Path) -> None:

@@ -32,7 +32,7 @@ async def test_asking_by_the_command_is_answered_in_the_channel_for_everybody(
         assert await told(house, await house.ana.commands(house.general, "ask why?")) == "It comes as a message here."
         (answer,) = await finished(house)
         assert answer.thread_ts == ""
-        assert answer.shown == "*ana asks: why?*\n\nYou said: why?"
+        assert answer.shown == "`ana` asks: `why?`\n\nYou said: why?"
         await house.ana.commands(house.general, "regenerate")
         assert len(await finished(house, 2)) == 2
         assert not server.pings
@@ -54,7 +54,7 @@ async def test_what_a_button_makes_of_an_answer_comes_in_its_thread(tmp_path: Pa
         await house.answer_to(question)
         (answer,) = house.answers_to(question)
         refused = await house.ben.presses(answer, "Regenerate")
-        assert await told(house, refused) == "Only ana and moderators can do that here."
+        assert await told(house, refused) == "Only `ana` and moderators can do that here."
         await house.ana.presses(answer, "Regenerate")
         await server.until(lambda: len(house.answers_to(question)) == 2)
         assert await told(house, await house.ana.presses(answer, "Good answer")) == "Thank you, noted."

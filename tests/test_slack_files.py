@@ -42,8 +42,8 @@ async def test_text_is_read_and_the_rest_is_told() -> None:
         event = await stage.core.message()
         assert event.attachments == (Attachment("main.rs", "fn main() {}"),)
         assert event.remark == (
-            "I cannot see images, so I left out cat.png. paper.pdf is not a text file, so I could not read it. "
-            "huge.log is larger than the 200 kB that I read, so I left it out."
+            "I cannot see images, so I left out `cat.png`. `paper.pdf` is not a text file, so I could not read it. "
+            "`huge.log` is larger than the 200 kB that I read, so I left it out."
         )
 
 
@@ -62,7 +62,7 @@ async def test_a_file_that_cannot_be_fetched_keeps_no_message_back() -> None:
         said.files_[0].deleted = True
         event = await stage.core.message()
         assert (event.text, event.attachments) == ("look", ())
-        assert event.remark == "a.txt could not be fetched from Slack, so I left it out."
+        assert event.remark == "`a.txt` could not be fetched from Slack, so I left it out."
 
 
 async def test_the_page_on_which_slack_asks_to_sign_in_is_no_file() -> None:
@@ -72,7 +72,7 @@ async def test_the_page_on_which_slack_asks_to_sign_in_is_no_file() -> None:
         server.scopes.discard("files:read")
         url = f"{server.api_url.removesuffix('api/')}files-pri/download/T1-{said.files_[0].id}/a.txt"
         read = await reader(server).read([a_file(url=url)], Patience())
-        assert read.remark == "a.txt could not be fetched from Slack, so I left it out."
+        assert read.remark == "`a.txt` could not be fetched from Slack, so I left it out."
 
 
 async def test_a_file_of_another_workspace_is_asked_for() -> None:
@@ -88,11 +88,11 @@ async def test_a_file_of_another_workspace_is_asked_for() -> None:
     [
         (
             a_file(elsewhere=True, url="https://drive.example/x"),
-            "a.txt is not on Slack itself, so I could not read it.",
+            "`a.txt` is not on Slack itself, so I could not read it.",
         ),
-        (a_file(gone=True), "a.txt is not on Slack itself, so I could not read it."),
-        (a_file(url="https://slack.com.example/x"), "a.txt could not be fetched from Slack, so I left it out."),
-        (a_file(url="http://files.slack.com/x"), "a.txt could not be fetched from Slack, so I left it out."),
+        (a_file(gone=True), "`a.txt` is not on Slack itself, so I could not read it."),
+        (a_file(url="https://slack.com.example/x"), "`a.txt` could not be fetched from Slack, so I left it out."),
+        (a_file(url="http://files.slack.com/x"), "`a.txt` could not be fetched from Slack, so I left it out."),
     ],
 )
 async def test_the_token_goes_to_slack_only(file: File, remark: str) -> None:

@@ -29,12 +29,12 @@ def test_a_file_is_text_if_its_content_is(data: bytes, text: str | None) -> None
 
 
 def test_what_is_not_read_is_told_in_a_sentence() -> None:
-    assert refusal("cat.png", "image/png", 4) == "I cannot see images, so I left out cat.png."
+    assert refusal("cat.png", "image/png", 4) == "I cannot see images, so I left out `cat.png`."
     assert refusal("logo.svg", "image/svg+xml", 4) == ""
     assert refusal("huge.log", "text/plain", MOST_BYTES) == ""
     assert "larger than the 200 kB" in refusal("huge.log", "text/plain", MOST_BYTES + 1)
     assert read_as_text("a.txt", b"hi") == Attachment("a.txt", "hi")
-    assert read_as_text("a.pdf", b"%PDF\x00") == "a.pdf is not a text file, so I could not read it."
+    assert read_as_text("a.pdf", b"%PDF\x00") == "`a.pdf` is not a text file, so I could not read it."
 
 
 def test_the_files_of_a_message_are_gathered_with_their_remarks() -> None:

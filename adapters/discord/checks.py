@@ -19,6 +19,7 @@ from adapters.discord.patience import hurried, trace
 from bot.commands import COMMANDS
 from bot.config import Settings
 from bot.findings import Finding, State, ok, reason, told, warning, wrong
+from bot.names import one_line
 
 PATIENCE_S = 10.0
 FEW_SESSIONS = 100
@@ -57,7 +58,7 @@ async def examine(settings: Settings, connect: Connect | None = None) -> AsyncIt
         except FAILURES as error:
             yield _no_entry(error, token, proxy)
             return
-        yield ok("Discord token", f"Discord knows it as {client.user}'s")
+        yield ok("Discord token", f"Discord knows it as {one_line(str(client.user))}'s")
         yield _message_content(application)
         yield _servers(application)
         try:

@@ -10,6 +10,7 @@ import aiohttp
 import discord
 
 from bot.messages import Attachment
+from bot.names import as_code
 from bot.textfiles import MOST_FILES, Files, gathered, read_as_text, refusal
 
 PATIENCE_S = 10.0
@@ -30,5 +31,5 @@ async def _read(attachment: discord.Attachment) -> Attachment | str:
         async with asyncio.timeout(PATIENCE_S):
             data = await attachment.read()
     except (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError):
-        return f"{name} could not be fetched from Discord, so I left it out."
+        return f"{as_code(name)} could not be fetched from Discord, so I left it out."
     return read_as_text(name, data)

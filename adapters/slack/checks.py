@@ -17,6 +17,7 @@ from adapters.slack.web import proxy_for, web_client
 from bot.config import Settings
 from bot.errors import AdapterError, FatalAdapterError
 from bot.findings import Finding, State, ok, told, warning, wrong
+from bot.names import one_line
 
 PATIENCE_S = 10.0
 MANIFEST = "`inhouse slack-manifest` says how to get it."
@@ -56,7 +57,7 @@ async def _bot(settings: Settings, web: AsyncWebClient) -> AsyncIterator[Finding
     except AdapterError as error:
         yield _refusal("Slack bot token", error)
         return
-    yield ok("Slack bot token", f"{answer.get('user')} in the workspace {me.team}")
+    yield ok("Slack bot token", f"{one_line(str(answer.get('user')))} in the workspace {one_line(me.team)}")
     missing = [scope for scope in SCOPES if scope not in me.scopes]
     for scope in missing:
         found = f"without {scope} it cannot {SCOPES[scope]}"

@@ -18,6 +18,7 @@ from adapters.slack.payloads import File, body_of, file_of, object_of
 from adapters.slack.web import line, proxy_for
 from bot.errors import AdapterError
 from bot.messages import Attachment
+from bot.names import as_code
 from bot.textfiles import MOST_BYTES, MOST_FILES, Files, gathered, read_as_text, refusal
 
 SCOPE = "files:read"
@@ -39,15 +40,16 @@ class FileReader:
         """One file, or the sentence that says why not."""
         if sentence := refusal(file.name, file.kind, file.size):
             return sentence
+        name = as_code(file.name)
         if file.gone or file.elsewhere:
-            return f"{file.name} is not on Slack itself, so I could not read it."
+            return f"{name} is not on Slack itself, so I could not read it."
         if SCOPE not in self._me().scopes:
-            return f"I may not read files here (an admin of mine can add the scope {SCOPE}), so I left out {file.name}."
-        late = f"{file.name} could not be fetched from Slack in time, so I left it out."
+            return f"I may not read files here (an admin of mine can add the scope {SCOPE}), so I left out {name}."
+        late = f"{name} could not be fetched from Slack in time, so I left it out."
         return await patience.spent_on(self._fetch(file), late)
 
     async def _fetch(self, file: File) -> Attachment | str:
-        failed = f"{file.name} could not be fetched from Slack, so I left it out."
+        failed = f"{as_code(file.name)} could not be fetched from Slack, so I left it out."
         try:
             if not file.url:
                 async with mapped():

@@ -12,6 +12,7 @@ from adapters.slack.asides import Block
 from adapters.slack.payloads import Raw, object_of, text_of
 from bot.commands import help_text, nearest
 from bot.messages import Choice
+from bot.names import as_code
 
 MODEL = "inhouse_model"
 """The action_id of the menu of models."""
@@ -30,8 +31,7 @@ def help_on(slash: str, settings: str) -> str:
 
 def unknown(word: str, slash: str) -> str:
     """The sentence for what is no command."""
-    shown = word[:40].replace("`", "'")
-    return f"There is no command `{shown}`{nearest(word) or '.'} `{slash} help` shows them all."
+    return f"There is no command {as_code(word, 40)}{nearest(word) or '.'} `{slash} help` shows them all."
 
 
 def menu_of(models: Sequence[Choice]) -> tuple[Block, ...]:

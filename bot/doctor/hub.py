@@ -15,6 +15,7 @@ from bot.models.hub import WHEELS, installed
 from bot.models.hub_errors import HubUnreachable
 from bot.models.repository import Hub
 from bot.models.spec import ModelSpec
+from bot.names import one_line
 
 
 def account(settings: Settings) -> Iterator[Finding]:
@@ -30,7 +31,8 @@ def account(settings: Settings) -> Iterator[Finding]:
     except ModelError as error:
         yield told("hub token", State.WRONG, str(error))
     else:
-        yield ok("hub token", f"the hub knows it as {name}'s" if name else "none is set; only gated models need one")
+        known = f"the hub knows it as {one_line(name)}'s"
+        yield ok("hub token", known if name else "none is set; only gated models need one")
 
 
 def access(settings: Settings) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from bot.config import Settings
 from bot.errors import ConfigError, ModelError
 from bot.models.local import describe
 from bot.models.spec import REPO, ModelSpec, read_specs
+from bot.names import as_code
 
 BUILT_IN = Path(__file__).with_name("catalog.toml")
 
@@ -83,13 +84,12 @@ class Catalog:
     @staticmethod
     def _unknown(word: str, names: Iterable[str]) -> str:
         names = list(names)
-        shown = word if len(word) <= 80 else f"{word[:80]}…"
         near = [name for name in names if len(word) > 2 and word.lower() in name][:3]
         near = near or difflib.get_close_matches(word.lower(), names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}."
         if re.fullmatch(REPO, word):
             hint = f"to use a repository of the hub, list it in INHOUSE_MODELS; otherwise {hint}"
-        return f"There is no model called {shown!r}; {hint}"
+        return f"There is no model called {as_code(word, 80)}; {hint}"
 
 
 def _looks_like_path(word: str) -> bool:

@@ -1,24 +1,33 @@
-"""Composes the messages of one answer; pure functions of its text.
+"""Composes the messages of one answer from its text: rendered Markdown, or plain text where rendering takes too long.
 
 What is committed while the answer grows is a beginning of what is shown in the end, and no message is longer than the
-platform takes. The time for one frame is linear in the text, and of a text that is shown as a file only the beginning
-is rendered.
+platform takes. Only the text that messages can show is rendered; the rest of a long answer comes as a file.
 """
 
 import hashlib
 from collections.abc import Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
-from bot.adapter import Limits
+from bot.adapter import Dialect, Limits
 from bot.dialects import render, settled
-from bot.formatting import Part, between_entities, closed, open_fence, split, without_bidi_controls
+from bot.formatting import Part, between_entities, closed, open_fence, split
 from bot.messages import ActionKind, Attachment, FinishReason, GenerationRequest, Reply, Usage
 
 THE_REST = "*(The whole answer is in the file.)*"
 OUTGROWN = "*(This conversation has outgrown what I can read at once; from now on its oldest messages stay out.)*"
+ENDS_HERE = "*(The answer ends here.)*"
+INTERRUPTED = "*(I was stopped twice while I showed this answer, so it comes as a file.)*"
 FILE = "answer.md"
-_RENDERED = 2
-"""How much of an answer is rendered, in times of what is shown before the rest comes as a file."""
+
+RENDERED = 2
+"""Times `attach_over` characters of the source are rendered: marks and links may make the shown text shorter."""
+
+_BOX = "```\n", "\n```"
+_TWO_TICKS = "`\u200b`"
+"""Stands for two backticks: no run of three is left, which would end the code."""
+_BIDI = dict.fromkeys([0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+"""The characters that change the reading direction, for str.translate."""
 
 
 def reply_id(request_id: str, part: int) -> str:
@@ -47,8 +56,8 @@ class Composer:
         """The messages while the answer is being written; without text it is `line`, or nothing."""
         if not text.strip():
             return [self._reply(0, "", self._ours(line), (ActionKind.STOP,))] if line else []
-        source, _ = self._source(text)
-        sure = self._parts(self._shown(source[: settled(source, self.limits.dialect)]))
+        source = self._opened(text)
+        sure = self._parts(self._shown(source[: self._settled(source)]))
         commits = [part.text[: part.committed] for part in sure]
         parts = self._parts(self._shown(source))
         commits += [""] * (len(parts) - len(commits))
@@ -62,21 +71,21 @@ class Composer:
 
     def final(self, text: str, reason: FinishReason, usage: Usage | None, error: str) -> list[Reply]:
         """The messages of the answer when it has ended."""
-        source, whole = self._source(text)
-        shown = self._shown(source).rstrip() if text.strip() else ""
+        shown = self._shown(self._opened(text)).rstrip() if text.strip() else ""
         beginning = self._beginning(shown)
-        cut = not whole or len(beginning) < len(shown)
+        cut = len(beginning) < len(shown) or len(text.strip()) > self._most(text)
         ending = [THE_REST] if cut else []
         if reason is FinishReason.ERROR:
             ending.append(f"⚠️ {self._ours(error)}")
         elif not shown:
             ending.append("Stopped." if reason is FinishReason.ABORT else "(The model had nothing to say.)")
         ending += [OUTGROWN] if self.outgrown else []
+        if not ending and self._seems_to_grow(shown):
+            ending.append(ENDS_HERE)
         if ending:
-            beginning = "\n\n".join([*filter(None, [closed(beginning)]), *ending])
+            beginning = "\n\n".join([*filter(None, [self._closed(beginning)]), *ending])
         frames = [
-            replace(self._reply(number, part.text), final=True)
-            for number, part in enumerate(split(beginning, self._room()))
+            replace(self._reply(number, part.text), final=True) for number, part in enumerate(self._split(beginning))
         ]
         # The first part carries the buttons: by them it is recognised as ours after a crash.
         frames[0] = replace(frames[0], buttons=self._buttons(reason, bool(shown)))
@@ -84,15 +93,34 @@ class Composer:
         frames[-1] = replace(frames[-1], finish_reason=reason, usage=usage, attachment=file)
         return frames
 
-    def _source(self, text: str) -> tuple[str, bool]:
-        """What of `text` may be shown in messages, and whether that is all of it.
+    def as_file(self, text: str, reason: FinishReason, usage: Usage | None, error: str) -> list[Reply]:
+        """The answer when it has ended, as a file: nothing of its text is rendered. Without text as `final`."""
+        if not text.strip():
+            return self.final(text, reason, usage, error)
+        lines = [INTERRUPTED] + ([f"⚠️ {self._ours(error)}"] if reason is FinishReason.ERROR else [])
+        reply = self._reply(0, "\n\n".join(lines), buttons=self._buttons(reason, True))
+        return [replace(reply, final=True, finish_reason=reason, usage=usage, attachment=Attachment(FILE, text))]
 
-        It is a message of its own, so it must open the code that it goes on with.
-        """
-        fence, text = open_fence(self.before), without_bidi_controls(text)
-        source = f"{fence}\n{text.lstrip(chr(10))}" if fence else text.lstrip()
-        most = _RENDERED * self.limits.attach_over
-        return (source, True) if not most or len(source.rstrip()) <= most else (source[:most], False)
+    def _opened(self, text: str) -> str:
+        """`text` as a message of its own, as far as messages can show it: it must open the code that it continues."""
+        fence = open_fence(self.before)
+        text = text.lstrip("\n") if fence else text.lstrip()
+        return f"{fence}\n{text[: self._most(text)]}" if fence else text[: self._most(text)]
+
+    def _most(self, text: str) -> int:
+        """How many characters of a text are looked at."""
+        return RENDERED * self.limits.attach_over or len(text)
+
+    def _settled(self, source: str) -> int:
+        """How many characters are rendered alike, whatever comes after them."""
+        return settled(source, self.limits.dialect)
+
+    def _seems_to_grow(self, shown: str) -> bool:
+        """Whether the last character that people see is the sign that an answer is still being written."""
+        sign, end = self.limits.cursor.strip(), len(shown)
+        while end and (shown[end - 1] in "*_~`|" or not shown[end - 1].isprintable() or shown[end - 1].isspace()):
+            end -= 1
+        return bool(sign) and shown.endswith(sign, 0, end)
 
     def _shown(self, text: str) -> str:
         text = render(text, self.limits.dialect, self.links)
@@ -103,7 +131,13 @@ class Composer:
         return self.limits.max_chars - len(self.limits.cursor)
 
     def _parts(self, shown: str) -> list[Part]:
-        return split(self._beginning(shown), self._room())
+        return self._split(self._beginning(shown))
+
+    def _split(self, text: str) -> list[Part]:
+        return split(text, self._room())
+
+    def _closed(self, text: str) -> str:
+        return closed(text)
 
     def _beginning(self, text: str) -> str:
         """What of a text is shown in messages, where the rest comes as a file."""
@@ -134,3 +168,47 @@ class Composer:
             tail=tail,
             buttons=buttons,
         )
+
+
+@dataclass(slots=True)
+class PlainComposer(Composer):
+    """Shows text as it is, as code, so that nothing in it is a mark, a mention or a link.
+
+    Its cost is a few copies of what can be shown, whatever the text is.
+    """
+
+    @classmethod
+    def of(cls, composer: Composer) -> Self:
+        """As another composer, but plain."""
+        return cls(**{field.name: getattr(composer, field.name) for field in fields(composer)})
+
+    def _opened(self, text: str) -> str:
+        text = text.lstrip()
+        return text[: self._most(text)]
+
+    def _settled(self, source: str) -> int:
+        return len(source)
+
+    def _shown(self, text: str) -> str:
+        return self._ours(f"{self.note}\n\n{text}" if self.note else text)
+
+    def _ours(self, text: str) -> str:
+        if self.limits.dialect is Dialect.SLACK:
+            text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        return text.translate(_BIDI).replace("``", _TWO_TICKS)
+
+    def _closed(self, text: str) -> str:
+        return text
+
+    def _split(self, text: str) -> list[Part]:
+        """Parts in code, cut behind a line or a word in the second half of a message if there is one."""
+        before, after = _BOX
+        room, start = self._room() - len(before + after), 0
+        parts: list[Part] = []
+        while len(text) - start > room:
+            half, end = start + room // 2, start + room
+            cut = max(text.rfind("\n", half, end), text.rfind(" ", half, end)) + 1 or between_entities(text, end)
+            parts.append(Part(f"{before}{text[start:cut]}{after}", len(before) + cut - start))
+            start = cut
+        sure = between_entities(text, min(len(text), start + room // 2)) - start
+        return [*parts, Part(f"{before}{text[start:]}{after}", len(before) + sure)]

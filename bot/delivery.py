@@ -1,7 +1,7 @@
-"""Getting the messages of one answer onto the platform, each exactly once.
+"""Delivers the messages of one answer to the platform, each exactly once.
 
-In: frames, that is the list of replies as they should look now; the newest one wins. Out: posts and updates through the
-adapter, at the platform's pace. It promises: the intent to post is stored before the post and its platform id right
+It takes frames, that is the list of replies as they should look now, of which the newest wins, and posts and updates
+through the adapter at the platform's pace. The intent to post is stored before the post and its platform id right
 after; when the outcome of a post is unknown, it looks before it posts again; the final text arrives, or its loss is on
 record.
 """
@@ -9,7 +9,7 @@ record.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from bot.adapter import Adapter
@@ -37,7 +37,7 @@ class Delivery:
 
     def __init__(self, adapter: Adapter, outbox: Outbox, recall: str = "") -> None:
         self._adapter, self._outbox, self._recall = adapter, outbox, recall
-        self._compose: Callable[[], Sequence[Reply]] = tuple
+        self._compose: Callable[[], Awaitable[Sequence[Reply]]] | None = None
         self._frames: Sequence[Reply] = ()
         self._ids: dict[str, str] = {}  # platform id by reply id
         self._saved: set[str] = set()  # reply ids whose platform id is stored
@@ -60,9 +60,13 @@ class Delivery:
 
     def show(self, frames: Sequence[Reply]) -> None:
         """These replies, in order, are what should be seen now. Frames whose replies are final are the last ones."""
-        self.grow(lambda: frames)
 
-    def grow(self, compose: Callable[[], Sequence[Reply]]) -> None:
+        async def composed() -> Sequence[Reply]:
+            return frames
+
+        self.grow(composed)
+
+    def grow(self, compose: Callable[[], Awaitable[Sequence[Reply]]]) -> None:
         """As `show`, for frames that are composed when the platform can take them, and not for every word."""
         self._compose = compose
         self._changed.set()
@@ -74,9 +78,10 @@ class Delivery:
             self._changed.clear()
             began = time.monotonic()
             try:
-                if not self._called_off:
-                    self._frames = self._compose()
-                    await self._carry(self._frames)
+                frames = await self._compose() if self._compose and not self._called_off else ()
+                if not self._called_off:  # it may be called off while frames are composed
+                    self._frames = frames
+                    await self._carry(frames)
                 self._failures = 0
             except RetryLater as error:
                 await self._again_in(error.seconds)

@@ -1,8 +1,8 @@
-"""What text is shown of an answer, and when.
+"""Decides what text is shown of an answer, and when.
 
-In: the words of the worker about one request (it waits, here is more text, it ended like this). Out: frames for its
-Delivery. It promises: the first words go out at once, everything shown is a beginning of the answer, and the final text
-is stored before it is shown.
+The worker reports on one request (it waits, here is more text, it ended like this); its Delivery gets frames. The first
+words go out at once, everything shown is a beginning of the answer, and the final text is stored before it is shown.
+Frames are composed on a thread: text whose rendering fails or takes too long is shown as plain text.
 """
 
 import asyncio
@@ -10,12 +10,12 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 from bot.adapter import Adapter
+from bot.composing import ComposeThread
 from bot.delivery import Delivery
 from bot.errors import StorageError
-from bot.frames import Composer
+from bot.frames import Composer, PlainComposer
 from bot.links import urls_in
 from bot.messages import ActionKind, FinishReason, GenerationRequest, Prompt, Reply, RequestStatus, Role, Usage
 from bot.storage import Storage, StoredReply
@@ -44,6 +44,8 @@ class LiveReply:
         self._adapter, self._storage = adapter, storage
         self._delivery = Delivery(adapter, storage.outbox, request.request_id if recall else "")
         self._composer = Composer(request, adapter.limits, note=request.remark)
+        self._thread = ComposeThread()
+        self._plain = False  # rendering took too long once
         self._text, self._line, self._ended = "", "", False
         self._said = asyncio.Event()
         self._withdrawn = False
@@ -66,10 +68,11 @@ class LiveReply:
         if not self._adapter.limits.appends or not self.request.key.thread:
             self._show()
 
-    def begins(self, prompt: Prompt) -> None:
+    async def begins(self, prompt: Prompt) -> None:
         """This is read now: its question, the URLs that people wrote, the text that the answer goes on with."""
-        said = (turn.text for turn in prompt.turns if turn.role is Role.USER)
-        self._composer.links = frozenset().union(*map(urls_in, said))
+        said = [turn.text for turn in prompt.turns if turn.role is Role.USER]
+        with contextlib.suppress(TimeoutError):  # then every URL is shown as code
+            self._composer.links = await self._thread.run(lambda: frozenset().union(*map(urls_in, said)))
         self._composer.before, self._composer.edited = prompt.prefix, False
 
     def question_edited(self) -> None:
@@ -104,14 +107,19 @@ class LiveReply:
 
     async def finish(self, reason: FinishReason, usage: Usage | None = None, error: str = "") -> None:
         """Store the end of the answer and then show it."""
-        compose: Callable[[], list[Reply]] = partial(self._composer.final, self._text, reason, usage, error)
-        if self._withdrawn and not self._text.strip() and self._delivery.call_off():
-            compose = list  # nothing at all
+        silent = self._withdrawn and not self._text.strip() and self._delivery.call_off()
+        text, replies, edited = self._text, list[Reply](), False
+
+        def final(composer: Composer) -> list[Reply]:
+            return composer.final(text, reason, usage, error)
+
         answer = None if reason is FinishReason.ERROR or not self._text.strip() else self._composer.before + self._text
         for attempt in range(10_000):
             try:
                 dropped = usage is not None and usage.dropped_turns > 0
                 self._composer.outgrown = dropped and not await self._storage.inbox.outgrew(self.request.key)
+                edited = self._composer.edited
+                replies = [] if silent else await self._composed(final)
                 await self._storage.inbox.finish(
                     self.request.request_id,
                     _STATUS[reason],
@@ -119,7 +127,7 @@ class LiveReply:
                     usage=usage,
                     error=error,
                     answer=answer,
-                    replies=compose(),
+                    replies=replies,
                 )
                 break
             except StorageError as problem:
@@ -127,13 +135,36 @@ class LiveReply:
                 await asyncio.sleep(min(5.0, 0.5 * (attempt + 1)))
         self._ended = True
         self._said.set()
-        if compose is list:
+        if silent:
             with contextlib.suppress(Exception):  # it goes away by itself, too
                 await self._adapter.status(self.request.key, None)
-        self._delivery.show(compose())  # anew: the question may have been edited meanwhile
+        elif self._composer.edited != edited:
+            replies = await self._composed(final)
+        self._delivery.show(replies)
 
     def _show(self) -> None:
-        self._delivery.grow(lambda: self._composer.growing(self._text, self._line))
+        self._delivery.grow(self._growing)
+
+    async def _growing(self) -> list[Reply]:
+        text, line = self._text, self._line
+        if self._plain:
+            return PlainComposer.of(self._composer).growing(text, line)
+        return await self._composed(lambda composer: composer.growing(text, line))
+
+    async def _composed(self, compose: Callable[[Composer], list[Reply]]) -> list[Reply]:
+        """Frames in the platform's dialect, or plain ones where rendering fails or exceeds its budget."""
+        composer = replace(self._composer)
+        try:
+            return await self._thread.run(lambda: compose(composer))
+        except TimeoutError:
+            problem = "took too long"
+        except Exception as error:  # a bug in the rendering must not lose the answer
+            problem = f"failed ({type(error).__name__})"
+        if not self._plain:
+            about = {"request_id": self.request.request_id, "characters": len(self._text)}
+            log.warning("The rendering of an answer %s; it is shown as plain text", problem, extra=about)
+        self._plain = True
+        return compose(PlainComposer.of(composer))
 
     async def _keep_typing(self) -> None:
         while not self._text and not self._ended:

@@ -164,6 +164,8 @@ class Worker:
             self._metrics.started(request)
             await self._storage.inbox.start(request.request_id)
             prompt = await self._conversations.prompt(request)
+            if prompt is not None:
+                await live.begins(prompt)
             if prompt is None or request.request_id in self._stopped:  # its message was deleted, or it was stopped
                 await self._end(request, FinishReason.ABORT)
                 return
@@ -172,7 +174,6 @@ class Worker:
             # An answer may take half the window at most, so that there is always room for the question.
             limit = min(request.params.max_tokens, self.loader.loaded.context_window // 2)
             params = replace(request.params, max_tokens=limit)
-            live.begins(prompt)
             async for delta in self._engine.stream(EngineRequest(request.request_id, prompt, params)):
                 if delta.text and not live.text:
                     self._metrics.first_words(request)

@@ -52,7 +52,7 @@ async def test_frames_that_grow_are_composed_when_the_platform_takes_them_and_no
     composed: list[str] = []
     text = ""
 
-    def compose() -> list[Reply]:
+    async def compose() -> list[Reply]:
         composed.append(text)
         return [stage.frame(text)]
 

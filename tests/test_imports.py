@@ -23,7 +23,7 @@ LAYERS = (
     {"records", "tuning", "presence", "waiters", "upkeep", "notify", "retention"},
     {"worker"},
     {"conversations", "replies", "wording"},
-    {"catchup", "delivery", "frames", "watched", "loader"},
+    {"catchup", "composing", "delivery", "frames", "watched", "loader"},
     {"dialects"},
     {"queue", "engine", "storage"},
     {"models", "formatting", "textfiles", "links", "commands", "buttons", "access"},

@@ -166,23 +166,30 @@ class Delivery:
         log.warning("A reply cannot be shown: %s", error, extra={"reply_id": reply.reply_id})
 
     async def _bring(self, reply: Reply) -> None:
-        platform_id = self._ids.get(reply.reply_id) or await self._first(reply)
+        platform_id = self._ids.get(reply.reply_id) or await self._found(reply)
         if platform_id is not None:
             async with asyncio.timeout(CALL_S):
                 await self._adapter.update(replace(reply, platform_id=platform_id))
+        elif reply.committed == VOID:  # there is no message to take anything out of
+            return
+        else:
+            await self._post(reply)
         if reply.reply_id not in self._saved:
             await self._outbox.posted(reply.reply_id, self._ids[reply.reply_id])
             self._saved.add(reply.reply_id)
         self._shown[reply.reply_id] = reply
 
-    async def _first(self, reply: Reply) -> str | None:
-        """Post a reply; the id of one that turned out to be there already and needs an update, else None."""
-        if reply.reply_id in self._doubtful:
-            found = await self._adapter.find_posted(reply)
-            self._doubtful.discard(reply.reply_id)
-            if found is not None:
-                self._ids[reply.reply_id] = found
-                return found
+    async def _found(self, reply: Reply) -> str | None:
+        """The platform id of a reply that an interrupted call may have posted, None if it is not there."""
+        if reply.reply_id not in self._doubtful:
+            return None
+        found = await self._adapter.find_posted(reply)
+        self._doubtful.discard(reply.reply_id)
+        if found is not None:
+            self._ids[reply.reply_id] = found
+        return found
+
+    async def _post(self, reply: Reply) -> None:
         self._begun = True
         await self._outbox.posting(reply)
         try:
@@ -193,4 +200,3 @@ class Delivery:
         except Exception:
             self._doubtful.add(reply.reply_id)
             raise
-        return None

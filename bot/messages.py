@@ -214,7 +214,8 @@ class Turn:
 class GenerationRequest:
     """An answer that is owed. `wait_left_s`: how many seconds it may still wait in the queue.
 
-    `remark` is a sentence to show above the answer.
+    `remark` is a sentence to show above the answer. `service_runs`: how many runs of the service were killed while they
+    wrote or showed it; `attempts` counts these and the deaths of the engine.
     """
 
     request_id: str
@@ -228,6 +229,7 @@ class GenerationRequest:
     wait_left_s: float
     kind: RequestKind = RequestKind.ANSWER
     remark: str = ""
+    service_runs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,28 @@ from dataclasses import replace
 
 from bot.adapter import Adapter
 from bot.composing import ComposeThread
-from bot.delivery import Delivery
+from bot.delivery import VOID, Delivery
 from bot.errors import StorageError
-from bot.frames import Composer, PlainComposer
+from bot.frames import FILE, INTERRUPTED, Composer, PlainComposer
 from bot.links import urls_in
-from bot.messages import ActionKind, FinishReason, GenerationRequest, Prompt, Reply, RequestStatus, Role, Usage
+from bot.messages import (
+    ActionKind,
+    Attachment,
+    FinishReason,
+    GenerationRequest,
+    Prompt,
+    Reply,
+    RequestStatus,
+    Role,
+    Usage,
+)
 from bot.storage import Storage, StoredReply
+
+SHOWN_AGAIN = 2
+"""Killed runs of the service after which an answer is no longer rendered, but comes as a file."""
+
+GIVEN_UP = "I was stopped three times while writing or showing this, so I gave it up."
+"""The error of an answer whose file was not shown either."""
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +62,7 @@ class LiveReply:
         self._composer = Composer(request, adapter.limits, note=request.remark)
         self._thread = ComposeThread()
         self._plain = False  # rendering took too long once
+        self._as_file = request.service_runs >= SHOWN_AGAIN  # perhaps showing it is what killed the service
         self._text, self._line, self._ended = "", "", False
         self._said = asyncio.Event()
         self._withdrawn = False
@@ -111,7 +128,7 @@ class LiveReply:
         text, replies, edited = self._text, list[Reply](), False
 
         def final(composer: Composer) -> list[Reply]:
-            return composer.final(text, reason, usage, error)
+            return (composer.as_file if self._as_file else composer.final)(text, reason, usage, error)
 
         answer = None if reason is FinishReason.ERROR or not self._text.strip() else self._composer.before + self._text
         for attempt in range(10_000):
@@ -146,7 +163,7 @@ class LiveReply:
         self._delivery.grow(self._growing)
 
     async def _growing(self) -> list[Reply]:
-        text, line = self._text, self._line
+        text, line = "" if self._as_file else self._text, self._line
         if self._plain:
             return PlainComposer.of(self._composer).growing(text, line)
         return await self._composed(lambda composer: composer.growing(text, line))
@@ -196,14 +213,40 @@ class Replies:
 
     def resume(self, unsettled: Sequence[StoredReply]) -> None:
         """Go on with final texts that an earlier process stored and did not get to show."""
-        by_request: dict[str, list[Reply]] = {}
+        by_request: dict[str, list[StoredReply]] = {}
         for stored in unsettled:
-            by_request.setdefault(stored.reply.request_id, []).append(stored.reply)
-        for request_id, replies in by_request.items():
-            if replies[0].key.platform in self._adapters:
-                delivery = Delivery(self._adapters[replies[0].key.platform], self._storage.outbox, request_id)
-                delivery.show([replace(reply, platform_id=None) for reply in replies])
-                self._run(request_id, delivery.run())
+            if stored.reply.key.platform in self._adapters:
+                by_request.setdefault(stored.reply.request_id, []).append(stored)
+        for request_id, parts in by_request.items():
+            self._run(request_id, self._resume(request_id, parts))
+
+    async def _resume(self, request_id: str, parts: Sequence[StoredReply]) -> None:
+        replies = [replace(part.reply, platform_id=None) for part in parts]
+        try:
+            await self._storage.outbox.begin_showing(request_id)
+            if parts[0].service_runs >= SHOWN_AGAIN:
+                replies = await self._as_file(replies, give_up=parts[0].service_runs > SHOWN_AGAIN)
+                await self._storage.outbox.replace_final(replies)
+        except StorageError as problem:  # what is owed is shown, even if nobody can count how often
+            log.error("It could not be stored that an answer is shown again: %s", problem)
+        delivery = Delivery(self._adapters[replies[0].key.platform], self._storage.outbox, request_id)
+        delivery.show(replies)
+        await delivery.run()
+
+    async def _as_file(self, replies: Sequence[Reply], *, give_up: bool) -> list[Reply]:
+        """The answer as a file in the first of these messages, or an error where that was tried; the rest is void."""
+        first, last = replies[0], replies[-1]
+        text = await self._storage.outbox.answer(first.request_id) or "\n\n".join(each.committed for each in replies)
+        return [
+            replace(
+                first,
+                committed=f"⚠️ {GIVEN_UP}" if give_up else INTERRUPTED,
+                attachment=None if give_up else last.attachment or Attachment(FILE, text),
+                finish_reason=last.finish_reason,
+                usage=last.usage,
+            ),
+            *(replace(each, committed=VOID, attachment=None, finish_reason=None, usage=None) for each in replies[1:]),
+        ]
 
     def offer_rerun(self, request_id: str) -> None:
         """The question of this request was edited: the first message of its answer gets a button to answer it anew."""

@@ -15,7 +15,7 @@ from bot.config import Settings
 from bot.conversations import Conversations
 from bot.core import ServiceCore
 from bot.engine.base import Engine
-from bot.errors import ConfigError, FatalAdapterError, ModelError
+from bot.errors import ConfigError, FatalAdapterError, ModelError, StorageError
 from bot.messages import FinishReason
 from bot.metrics import Metrics
 from bot.models.catalog import Catalog
@@ -25,7 +25,7 @@ from bot.notify import Notifier
 from bot.presence import Presence
 from bot.queue import RequestQueue
 from bot.records import Records
-from bot.replies import Replies
+from bot.replies import GIVEN_UP, SHOWN_AGAIN, Replies
 from bot.retention import Retention
 from bot.storage import Storage
 from bot.tuning import Tuning
@@ -34,7 +34,7 @@ from bot.waiters import Waiters
 from bot.watched import WatchedAdapter
 from bot.web.server import WebServer
 from bot.web.sources import Sources
-from bot.worker import ATTEMPTS, Worker
+from bot.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -157,9 +157,9 @@ class Service:
         for request in owed:
             if request.key.platform not in self._adapters:
                 continue
-            if request.attempts >= ATTEMPTS:
+            if request.service_runs > SHOWN_AGAIN:
                 live = self._replies.open(request, recall=True)
-                await live.finish(FinishReason.ERROR, error="I was stopped twice while writing this, so I gave it up.")
+                await live.finish(FinishReason.ERROR, error=GIVEN_UP)
             else:
                 self._worker.submit(request, recall=True)
 
@@ -196,6 +196,13 @@ class Service:
                 task.cancel()
             await asyncio.gather(*tasks, *adapters, return_exceptions=True)
             await self._replies.settled(0)  # what was asked while we drained waits for the next start
+            await self._hand_back()
+
+    async def _hand_back(self) -> None:
+        try:
+            await self._storage.outbox.hand_back()
+        except StorageError as error:
+            log.error("It could not be stored that this run ended in order: %s", error)
 
     def _arrived(self) -> bool:
         """Whether no platform is still on its way for the first time."""

@@ -233,8 +233,9 @@ class Worker:
             await self._end(request, FinishReason.ABORT)
             return
         attempts = request.attempts + 1
-        if attempts >= ATTEMPTS:
-            error = f"The model's process ended {attempts} times while it wrote this answer, so I gave it up."
+        deaths = attempts - request.service_runs
+        if deaths >= ATTEMPTS:
+            error = f"The model's process ended {deaths} times while it wrote this answer, so I gave it up."
             await self._end(request, FinishReason.ERROR, error)
             return
         await self._storage.inbox.hand_back(request.request_id, request.wait_left_s, counts=True)

@@ -3,9 +3,10 @@
 In: a number for the person, the place and the question. Out: `Asked` and `Said`, which look the same for both.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from bot.delivery import VOID
 from bot.storage import Cursor
 from tests.discord_stage import key_of as discord_key
 from tests.fakes.discord import Channel, FakeDiscord, Message
@@ -31,8 +32,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A message of the bot. question: the id of the message that it answers, '' if it does not say. `finished`: by its
-    buttons it is the first part of a finished answer."""
+    """A message of the bot, with the text of its files. question: the id of the message that it answers, '' if it does
+    not say. `finished`: by its buttons it is the first part of a finished answer."""
 
     place: str
     question: str
@@ -109,7 +110,7 @@ class DiscordTown:
         answered: Message | None = message
         while answered is not None and answered.author is self.server.bot:
             answered = answered.reference
-        return Said(channel.id, answered.id if answered else "", message.content, bool(labels & FINISHED))
+        return Said(channel.id, answered.id if answered else "", _with_files(message), bool(labels & FINISHED))
 
 
 class SlackTown:
@@ -134,7 +135,16 @@ class SlackTown:
         return Asked(number, words, _place(channel, message.thread_ts or ("" if private else message.ts)), message.ts)
 
     def said(self) -> list[Said]:
-        return [_as_said(channel, each) for channel in (self._general, self._direct) for each in channel.messages]
+        said: list[Said] = []
+        for channel in (self._general, self._direct):
+            for each in channel.messages:
+                if each.subtype == "file_share":  # a message of its own, of the last answer in its place
+                    place = _place(channel, each.thread_ts)
+                    answer = next(one for one in reversed(said) if one.place == place and one.text != VOID)
+                    said[said.index(answer)] = replace(answer, text=f"{answer.text}\n{_with_files(each)}")
+                else:
+                    said.append(_as_said(channel, each))
+        return said
 
     def pings(self) -> object:
         return self.server.pings + self.server.unfurls
@@ -159,3 +169,8 @@ def _as_said(channel: SlackChannel, message: SlackMessage) -> Said:
 
 def _place(channel: SlackChannel, thread: str) -> str:
     return f"{channel.id}/{thread}"
+
+
+def _with_files(message: Message | SlackMessage) -> str:
+    shown = message.content if isinstance(message, Message) else message.shown
+    return "\n".join([shown, *(data.decode() for data in message.files.values())])

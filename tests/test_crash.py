@@ -1,8 +1,8 @@
 """The real process, killed by SIGKILL at named and at random points: nothing is lost, nothing comes twice.
 
 The fakes of both platforms live on, as platforms do. `sound` looks at everything in the end: every question has one
-whole answer (or one error, if it ran at two kills) where it was asked, nobody was pinged, the database is sound, and
-nothing is left open in it.
+whole answer (as a file, if it was shown at two kills, and one error, if at three) where it was asked, nobody was
+pinged, the database is sound, and nothing is left open in it.
 """
 
 from pathlib import Path
@@ -10,6 +10,9 @@ from random import Random
 
 import pytest
 
+from bot.delivery import VOID
+from bot.frames import INTERRUPTED
+from bot.replies import GIVEN_UP
 from tests.crash_child import Point
 from tests.crash_house import House, open_house
 from tests.crash_storm import storm
@@ -19,6 +22,7 @@ pytestmark = pytest.mark.fault(35)
 
 LONG = 600
 """Words of an answer in three messages on Discord and two on Slack."""
+SEAM_OF = {"update": "{}.update", "settled": "outbox.settled"}
 BOTH, DISCORD, SLACK = ("discord", "slack"), ("discord",), ("slack",)
 
 POINTS = {
@@ -92,16 +96,39 @@ async def test_a_kill_while_what_is_owed_is_taken_up_counts_once(tmp_path: Path)
         assert await sound(house) == (2, 0)
 
 
-async def test_what_runs_at_two_kills_ends_in_one_error_and_the_others_are_served(tmp_path: Path) -> None:
+async def killed(house: House, platform: str, seam: str, kills: int) -> list[str]:
+    """A long answer is killed so often at this seam while somebody else asks; its messages in the end."""
+    other = "slack" if platform == "discord" else "discord"
+    for _ in range(kills):
+        await house.start(Point(seam))
+        if not house.asked:
+            await house.ask(platform, words=LONG)
+        await house.died()
+        await house.ask(other)
+    await house.start()
+    await house.settled()
+    return [said.text for said in house.towns[platform].said() if said.question == house.asked[0].message_id]
+
+
+@pytest.mark.fault(47)
+@pytest.mark.parametrize("seam", ["update", "settled"])
+@pytest.mark.parametrize("platform", BOTH)
+async def test_what_is_shown_at_two_kills_comes_as_a_file_and_the_others_are_served(
+    tmp_path: Path, platform: str, seam: str
+) -> None:
     async with open_house(tmp_path, *BOTH) as house:
-        for _ in range(2):
-            await house.start(Point("discord.update", times=2))
-            if not house.asked:
-                await house.ask("discord", words=LONG)
-            await house.died()
-            await house.ask("slack")
-        await house.start()
-        assert await sound(house) == (2, 1)
+        first, *others = await killed(house, platform, SEAM_OF[seam].format(platform), 2)
+        assert first.startswith(INTERRUPTED)
+        assert set(others) <= {VOID}, "what was shown before the file is void"
+        assert await sound(house) == (3, 0)
+
+
+@pytest.mark.fault(47)
+async def test_what_runs_at_three_kills_ends_in_one_error_and_the_others_are_served(tmp_path: Path) -> None:
+    async with open_house(tmp_path, *BOTH) as house:
+        first, *_ = await killed(house, "discord", "inbox.finish", 3)
+        assert first == f"⚠️ {GIVEN_UP}"
+        assert await sound(house) == (3, 1)
 
 
 @pytest.mark.parametrize("tables", [1, 7])

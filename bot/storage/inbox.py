@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, RowMapping, exists, func, select, update
+from sqlalchemy import ColumnElement, RowMapping, case, exists, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -82,8 +82,12 @@ class Inbox:
             await _add(connection, request)
 
     async def start(self, request_id: str) -> None:
-        """A waiting request is running now. One that does not wait (cancelled meanwhile) stays as it is."""
-        await self._move(request_id, (RequestStatus.WAITING,), {"status": RequestStatus.RUNNING})
+        """A waiting request is running now. One that does not wait (cancelled meanwhile) stays as it is.
+
+        This run of the service counts as killed while it showed the answer until it is handed back, or shown.
+        """
+        running = {"status": RequestStatus.RUNNING, "service_runs": requests.c.service_runs + 1}
+        await self._move(request_id, (RequestStatus.WAITING,), running)
 
     async def hand_back(self, request_id: str, wait_left_s: float, *, counts: bool) -> None:
         """A request waits (again), for at most `wait_left_s`. counts: the attempt did (the engine died of it).
@@ -97,6 +101,10 @@ class Inbox:
                 "status": RequestStatus.WAITING,
                 "wait_left_s": wait_left_s,
                 "attempts": requests.c.attempts + int(counts),
+                "service_runs": case(
+                    (requests.c.status == RequestStatus.RUNNING, requests.c.service_runs - 1),
+                    else_=requests.c.service_runs,
+                ),
             },
         )
 
@@ -231,6 +239,7 @@ async def _add(connection: AsyncConnection, request: GenerationRequest) -> None:
             status=RequestStatus.WAITING,
             error="",
             remark=request.remark,
+            service_runs=request.service_runs,
         )
     )
 
@@ -251,6 +260,7 @@ def _stored_request(row: RowMapping) -> StoredRequest:
         wait_left_s=row["wait_left_s"],
         kind=RequestKind(row["kind"]),
         remark=row["remark"],
+        service_runs=row["service_runs"],
     )
     return StoredRequest(
         request=request,

@@ -6,7 +6,7 @@ Promises: a platform id, once known, is never lost; a final text stays owed unti
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, RowMapping, and_, case, func, select, update
@@ -92,12 +92,42 @@ class Outbox:
         """The parts of ended requests whose final text is not shown yet, in order of acceptance, then of part."""
         async with self._database.read() as connection:
             found = await connection.execute(
-                select(outbox)
+                select(outbox, requests.c.service_runs)
                 .join(requests)
                 .where(outbox.c.state == "ready", requests.c.status.in_(_ENDED))
                 .order_by(requests.c.id, outbox.c.part)
             )
-            return [_stored_reply(row) for row in found.mappings()]
+            return [replace(_stored_reply(row), service_runs=row["service_runs"]) for row in found.mappings()]
+
+    async def begin_showing(self, request_id: str) -> None:
+        """Count this run of the service, too, until it hands back or has shown the final texts of this request."""
+        await self._count_runs(requests.c.request_id == request_id, 1)
+
+    async def hand_back(self) -> None:
+        """The service ends in order: this run of it does not count for the final texts that it did not get to show."""
+        ready = select(outbox.c.request_id).where(outbox.c.state == "ready")
+        ended = requests.c.status.in_(_ENDED)
+        await self._count_runs(and_(requests.c.request_id.in_(ready), ended, requests.c.service_runs > 0), -1)
+
+    @undisturbed
+    async def _count_runs(self, which: ColumnElement[bool], by: int) -> None:
+        async with self._database.write() as connection:
+            await connection.execute(update(requests).where(which).values(service_runs=requests.c.service_runs + by))
+
+    @undisturbed
+    async def replace_final(self, replies: Sequence[Reply]) -> None:
+        """Other final texts are owed in place of these parts."""
+        async with self._database.write() as connection:
+            await put_final(connection, replies)
+
+    @undisturbed
+    async def answer(self, request_id: str) -> str:
+        """The text of the answer that a request made, '' if it is not stored."""
+        async with self._database.read() as connection:
+            found = await connection.execute(
+                select(turns.c.text).where(turns.c.request_id == request_id, turns.c.role == Role.ASSISTANT)
+            )
+            return found.scalars().first() or ""
 
     @undisturbed
     async def rate(self, reply_id: str, actor_id: str, good: bool) -> None:

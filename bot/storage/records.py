@@ -53,8 +53,9 @@ class StoredReply:
 
     State: 'posting' (a first post is about to be tried), 'posted' (its platform id is known), 'ready' (the text is
     final and must still be shown), 'final' (it is shown), 'dropped' (it never will be). The asker has an id and a name,
-    no rights; `tail` is not stored.
+    no rights; `tail` is not stored. `service_runs` is that of its request, 0 unless `unsettled` gave it.
     """
 
     reply: Reply
     state: str
+    service_runs: int = 0

@@ -77,6 +77,7 @@ requests = Table(
     _text("error"),
     Column("finished_at", Float),
     Column("remark", Text, nullable=False, server_default=""),
+    Column("service_runs", Integer, nullable=False, server_default="0"),  # that wrote or showed it and were killed
     UniqueConstraint("request_id"),
     CheckConstraint("status IN ('waiting', 'running', 'finished', 'failed', 'cancelled')", "status"),
     Index("ix_requests_status", "status"),

@@ -135,7 +135,7 @@ class Slack(Line):
 
     def messages(self) -> list[str]:
         """All that the bot shows."""
-        return [message.shown for message in self.house.general.messages]
+        return [message.shown for message in self.house.general.messages if message.subtype != "file_share"]
 
     def finished(self) -> list[str]:
         """Those of them that are final."""

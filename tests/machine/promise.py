@@ -11,13 +11,15 @@ from itertools import pairwise
 
 from bot.delivery import VOID
 from bot.engine.base import EngineRequest
+from bot.frames import INTERRUPTED
 from bot.messages import Accepted, ConversationKey, FinishReason, Refused, Role
 from tests.fakes.world import Fault, Posted
 from tests.machine.book import WORD_OF, WORDS, Book, Question
 from tests.machine.house import House
 from tests.machine.platform import NEVER, Witness
 
-GIVEN_UP = ("I was stopped twice", "The model's process ended 2 times")
+GIVEN_UP = {"I was stopped three times": 3, "The model's process ended 2 times": 2}
+"""Errors of answers that are given up, and how many blows it takes."""
 WAITED = "This waited longer than"
 STORAGE = "My storage failed"
 UNSEEN = {Fault.REJECTED, Fault.GONE}
@@ -105,11 +107,13 @@ class Promise:
         about = self._about(question, row, posts)
         assert row["status"] in ("finished", "failed", "cancelled"), f"it has no end: {about}"
         reason = FinishReason(row["finish_reason"])
-        text = _plain(post.text for post in posts if post.text != VOID)
+        text = _plain(_whole(post) for post in posts if post.text != VOID)
         hit = self._world.hit[row["request_id"]]
         for number in Counter(post.reply.reply_id for post in posts).values():
             assert number == 1 or Fault.REJECTED in hit, f"it was posted {number} times: {about}"
         self._has_cause(question, row, reason, about)
+        by_file = any(post.text.startswith(INTERRUPTED) for post in posts)
+        assert not by_file or self._book.blows - question.blows >= 2, f"it is a file for no reason: {about}"
         unseen = hit & UNSEEN or question.said.key in self._world.gone or any(post.deleted for post in posts)
         forgotten = any(sweep.kind == "forget" for sweep in self._book.sweeps if sweep.key == question.said.key)
         if unseen or self._book.is_deleted(question) or forgotten:
@@ -134,7 +138,7 @@ class Promise:
             assert self._book.may_be_ended(question), f"nobody stopped it: {about}"
         elif reason is FinishReason.ERROR and error:
             caused = (
-                (error.startswith(GIVEN_UP) and blows >= 2)
+                any(error.startswith(given_up) and blows >= least for given_up, least in GIVEN_UP.items())
                 or (error.startswith(WAITED) and self._book.waits)
                 or (error.startswith(STORAGE) and self._book.fails)
                 or ("prompt does not fit" in error and any("unlucky" in text for text in question.texts))
@@ -199,6 +203,12 @@ class _About:
 
 def _key(row: sqlite3.Row) -> ConversationKey:
     return ConversationKey(row["platform"], row["workspace"], row["channel"], row["thread"])
+
+
+def _whole(post: Posted) -> str:
+    """A message with its file in the place of the sentence that announces it."""
+    file = post.reply.attachment
+    return post.text.replace(INTERRUPTED, file.text) if file else post.text
 
 
 def _plain(texts: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Self
 
 from bot.adapter import Dialect, Limits
 from bot.dialects import render, settled
-from bot.formatting import Part, between_entities, closed, open_fence, split
+from bot.formatting import Part, between_entities, closed, open_fence, split, without_bidi_controls
 from bot.messages import ActionKind, Attachment, FinishReason, GenerationRequest, Reply, Usage
 
 THE_REST = "*(The whole answer is in the file.)*"
@@ -26,8 +26,6 @@ RENDERED = 2
 _BOX = "```\n", "\n```"
 _TWO_TICKS = "`\u200b`"
 """Stands for two backticks: no run of three is left, which would end the code."""
-_BIDI = dict.fromkeys([0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
-"""The characters that change the reading direction, for str.translate."""
 
 
 def reply_id(request_id: str, part: int) -> str:
@@ -105,7 +103,8 @@ class Composer:
         """`text` as a message of its own, as far as messages can show it: it must open the code that it continues."""
         fence = open_fence(self.before)
         text = text.lstrip("\n") if fence else text.lstrip()
-        return f"{fence}\n{text[: self._most(text)]}" if fence else text[: self._most(text)]
+        source = without_bidi_controls(text[: self._most(text)])
+        return f"{fence}\n{source}" if fence else source
 
     def _most(self, text: str) -> int:
         """How many characters of a text are looked at."""
@@ -195,7 +194,7 @@ class PlainComposer(Composer):
     def _ours(self, text: str) -> str:
         if self.limits.dialect is Dialect.SLACK:
             text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        return text.translate(_BIDI).replace("``", _TWO_TICKS)
+        return without_bidi_controls(text).replace("``", _TWO_TICKS)
 
     def _closed(self, text: str) -> str:
         return text

@@ -31,13 +31,21 @@ class Found:
 def look(ours: Callable[[str], bool]) -> Found:
     """Look into the three places; the later ones win. `ours` tells which credentials are settings."""
     found = Found()
-    if os.path.lexists(ENV_FILE) and not (ENV_FILE / "pyvenv.cfg").is_file():  # a virtual environment may be named so
+    if os.path.lexists(ENV_FILE) and not _is_for_others():
         _read_env_file(found)
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if directory and Path(directory).is_dir():
         _read_credentials(found, Path(directory), ours)
     found.places |= {name.upper(): "the environment" for name, value in os.environ.items() if value}
     return found
+
+
+def _is_for_others() -> bool:
+    """Whether `.env` is a virtual environment, or /dev/null, which says that there shall be none."""
+    try:
+        return (ENV_FILE / "pyvenv.cfg").is_file() or ENV_FILE.samefile(os.devnull)
+    except OSError:
+        return False
 
 
 def _read_env_file(found: Found) -> None:

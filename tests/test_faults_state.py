@@ -1,6 +1,7 @@
 """What may stand in the place of a state file, a setting's file or a credential: one sentence, at once, and exit 78."""
 
 import os
+import resource
 import socket
 import stat
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from bot.cli import main
 from bot.config import load_settings
+from bot.descriptors import ENOUGH
 from bot.doctor import state
 from bot.errors import EX_CONFIG, ConfigError, StateFromElsewhere, StateLocked
 from bot.findings import State
@@ -75,7 +77,7 @@ def ends(
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """A token, so that `run` gets as far as the state."""
     monkeypatch.setenv("DISCORD_BOT_TOKEN", "MTA1NjQ3ODk4NzY1NDMyMTA5OA.GxYzAb.abcdefghijklmnopqrstuvwxyz0123456789AB")
 
@@ -127,7 +129,7 @@ async def test_something_else_in_the_place_of_a_file_is_a_sentence(
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
 @pytest.mark.parametrize("kind", ["a FIFO", "a dangling link"])
 def test_every_command_that_opens_the_database_says_it(
-    ends: Callable[..., tuple[int, str]], no_network: None, home: Path, kind: str, words: tuple[str, ...]
+    ends: Callable[..., tuple[int, str]], a_token: None, home: Path, kind: str, words: tuple[str, ...]
 ) -> None:
     path = home / "state" / "inhouse.db"
     OTHERS[kind](path)
@@ -139,7 +141,7 @@ def test_every_command_that_opens_the_database_says_it(
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_state_directory_that_is_none_is_a_sentence(
-    ends: Callable[..., tuple[int, str]], no_network: None, home: Path, kind: str, words: tuple[str, ...]
+    ends: Callable[..., tuple[int, str]], a_token: None, home: Path, kind: str, words: tuple[str, ...]
 ) -> None:
     if kind == "a directory":
         return
@@ -225,7 +227,7 @@ STAMPS = {
 
 @pytest.mark.parametrize("stamp", STAMPS)
 async def test_tables_that_are_not_of_their_version_name_a_way_out(
-    ends: Callable[..., tuple[int, str]], no_network: None, home: Path, stamp: str
+    ends: Callable[..., tuple[int, str]], a_token: None, home: Path, stamp: str
 ) -> None:
     directory = home / "state"
     await make_state(directory)
@@ -241,7 +243,7 @@ async def test_tables_that_are_not_of_their_version_name_a_way_out(
 
 @pytest.mark.parametrize("words", [("run",), ("export",), ("db", "upgrade")])
 def test_every_command_names_the_way_out(
-    ends: Callable[..., tuple[int, str]], no_network: None, home: Path, words: tuple[str, ...]
+    ends: Callable[..., tuple[int, str]], a_token: None, home: Path, words: tuple[str, ...]
 ) -> None:
     of_version(home / "state", "head")
     rows(home / "state", STAMPS["the first version"])
@@ -273,6 +275,25 @@ def test_a_virtual_environment_named_env_is_none_of_ours() -> None:
     Path(".env").mkdir()
     Path(".env/pyvenv.cfg").touch()
     load_settings()
+
+
+def test_an_env_file_that_is_the_null_device_is_an_empty_one() -> None:
+    Path(".env").symlink_to(os.devnull)
+    load_settings()
+
+
+@pytest.mark.fault(51)
+def test_the_service_raises_its_soft_limit_of_descriptors(
+    ends: Callable[..., tuple[int, str]], a_token: None, home: Path
+) -> None:
+    (home / "state" / "inhouse.db").mkdir()  # so that it ends at once
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        assert ends("run")[0] == EX_CONFIG
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(ENOUGH, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_an_env_file_without_end_is_a_mistake() -> None:

@@ -1,12 +1,11 @@
-"""What may stand in the place of a state file, a setting's file or a credential: one sentence, at once, and exit 78."""
+"""What may stand in the place of a state file, and tables of another version: one sentence, at once, and exit 78."""
 
 import os
 import resource
-import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,38 +16,14 @@ from bot.descriptors import ENOUGH
 from bot.doctor import state
 from bot.errors import EX_CONFIG, ConfigError, StateFromElsewhere, StateLocked
 from bot.findings import State
-from bot.models.catalog import Catalog
 from bot.storage import Storage, is_held, versions
 from bot.storage.lock import StateLock
 from tests.finding_samples import about, complete
+from tests.not_files import OTHERS
 from tests.storage_samples import of_version, rows
 
 pytestmark = [pytest.mark.fault(53), pytest.mark.timeout(60)]
 
-
-def make_socket(path: Path) -> None:
-    with closing(socket.socket(socket.AF_UNIX)) as made:
-        here = Path.cwd()
-        os.chdir(path.parent)  # the address of a socket is short
-        made.bind(path.name)
-        os.chdir(here)
-
-
-def link_to_fifo(path: Path) -> None:
-    os.mkfifo(path.with_name("pipe"))
-    path.symlink_to("pipe")
-
-
-OTHERS: dict[str, Callable[[Path], None]] = {
-    "a FIFO": os.mkfifo,
-    "a directory": Path.mkdir,
-    "a socket": make_socket,
-    "a link to a device": lambda path: path.symlink_to("/dev/zero"),
-    "a dangling link": lambda path: path.symlink_to(path.with_name("gone")),
-    "a link to itself": lambda path: path.symlink_to(path),
-    "a link to a FIFO": link_to_fifo,
-}
-"""What may lie where a file should."""
 
 FILES = ("lock", "inhouse.db", "inhouse.db-wal", "inhouse.db-shm")
 COMMANDS = {
@@ -261,25 +236,14 @@ async def test_every_earlier_version_is_brought_up_to_date(home: Path, version: 
     assert rows(home / "state", "SELECT version_num FROM alembic_version") == [(versions.newest(),)]
 
 
-# settings
-
-
-@pytest.mark.parametrize("kind", OTHERS)
-def test_something_else_in_the_place_of_env_is_a_mistake(kind: str) -> None:
-    OTHERS[kind](Path.cwd() / ".env")
-    with pytest.raises(ConfigError, match=r"^\.env cannot be read: .*; make it readable, or take it away$"):
-        load_settings()
-
-
-def test_a_virtual_environment_named_env_is_none_of_ours() -> None:
-    Path(".env").mkdir()
-    Path(".env/pyvenv.cfg").touch()
-    load_settings()
-
-
-def test_an_env_file_that_is_the_null_device_is_an_empty_one() -> None:
-    Path(".env").symlink_to(os.devnull)
-    load_settings()
+async def test_a_database_may_be_a_link_to_a_file(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "real.db").touch()
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "inhouse.db").symlink_to(tmp_path / "disk" / "real.db")
+    for _ in range(2):
+        await make_state(tmp_path / "state")
+    assert (tmp_path / "disk" / "real.db").stat().st_size
 
 
 @pytest.mark.fault(51)
@@ -294,53 +258,3 @@ def test_the_service_raises_its_soft_limit_of_descriptors(
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(ENOUGH, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_an_env_file_without_end_is_a_mistake() -> None:
-    with Path(".env").open("wb") as file:
-        file.truncate(2_000_000_000)
-    with pytest.raises(ConfigError, match="it has more than 1,000,000 bytes"):
-        load_settings()
-
-
-@pytest.mark.parametrize("kind", [*OTHERS, "huge"])
-def test_something_else_in_the_place_of_a_credential_is_a_mistake(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    (tmp_path / "credentials").mkdir()
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "credentials"))
-    path = tmp_path / "credentials" / "HF_TOKEN"
-    if kind == "huge":
-        with path.open("wb") as file:
-            file.truncate(2_000_000_000)
-    else:
-        OTHERS[kind](path)
-    with pytest.raises(ConfigError, match=r"HF_TOKEN \(the credentials directory\) cannot be read"):
-        load_settings()
-
-
-@pytest.mark.parametrize("kind", [*OTHERS, "huge"])
-def test_something_else_in_the_place_of_a_catalog_is_a_mistake(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    path = tmp_path / "catalog.toml"
-    monkeypatch.setenv("INHOUSE_CATALOG", str(path))
-    if kind == "huge":
-        with path.open("wb") as file:
-            file.truncate(2_000_000_000)
-        with pytest.raises(ConfigError, match="it has more than 1,000,000 bytes"):
-            Catalog.of(load_settings())
-        return
-    OTHERS[kind](path)
-    with pytest.raises(ConfigError, match="INHOUSE_CATALOG"):
-        load_settings()
-
-
-async def test_a_database_may_be_a_link_to_a_file(tmp_path: Path) -> None:
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "disk" / "real.db").touch()
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "inhouse.db").symlink_to(tmp_path / "disk" / "real.db")
-    for _ in range(2):
-        await make_state(tmp_path / "state")
-    assert (tmp_path / "disk" / "real.db").stat().st_size

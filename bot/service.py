@@ -1,7 +1,7 @@
-"""The composition root: it makes the parts, recovers what an earlier process owed, runs, and drains.
+"""The composition root: makes the parts, recovers what an earlier process owed, runs, and drains.
 
-In: settings, adapters and an engine. Out: a running service, until its adapters end or `stop` is called. Whoever
-supervises the process is told of each step (`bot.notify`).
+A service runs until its adapters end or `stop` is called. The supervisor of the process is told of each step
+(`bot.notify`), and a thread watches the event loop (`bot.loop_watchdog`).
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from bot.conversations import Conversations
 from bot.core import ServiceCore
 from bot.engine.base import Engine
 from bot.errors import ConfigError, FatalAdapterError, ModelError, StorageError
+from bot.loop_watchdog import LoopWatchdog
 from bot.messages import FinishReason
 from bot.metrics import Metrics
 from bot.models.catalog import Catalog
@@ -63,6 +64,7 @@ class Service:
         self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
         self._refused: dict[str, str] = {}  # platforms that want us no more, and what they said
         self.web: WebServer | None = None
+        self._watchdog = LoopWatchdog()
 
     async def run(self) -> None:
         """Serve until every adapter has ended or `stop` was called, then drain.
@@ -70,19 +72,27 @@ class Service:
         Raises ConfigError (a model that cannot be loaded, a state directory in use, a token that is refused at the
         start or when no other platform is left), StorageError.
         """
-        storage = await Storage.open(self._current.settings.state_dir)
+        self._watchdog.start()
         try:
-            self.web = self._assemble(storage)
-            async with self.web:
-                await self._recover()
-                await self._serve()
+            storage = await Storage.open(self._current.settings.state_dir)
+            try:
+                self.web = self._assemble(storage)
+                async with self.web:
+                    await self._recover()
+                    await self._serve()
+            finally:
+                await self._engine.close()
+                await storage.close()
         finally:
-            await self._engine.close()
-            await storage.close()
+            self._watchdog.stop()
 
     def stop(self) -> None:
         """Begin to drain; a second call ends at once."""
         (self._hurrying if self._stopping.is_set() else self._stopping).set()
+
+    def must_end(self) -> None:
+        """End the process within the drain even if the event loop never gets to `stop`. For signal handlers."""
+        self._watchdog.end_within(self._current.settings.drain + LAST_WORDS_S)
 
     def reload(self, settings: Settings, catalog: Catalog) -> list[str]:
         """Go by these from now on; the variables that were changed and need a restart."""

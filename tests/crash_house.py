@@ -15,6 +15,7 @@ import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from dataclasses import replace
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -59,7 +60,7 @@ class House:
         """A new life, until `point`, if one is given. connected: wait until it is, or has died on the way."""
         assert not self.lives_now
         before = {name: town.sessions() for name, town in self.towns.items()}
-        errand = Errand(self._errand.root, self._errand.settings, self._errand.port, self._errand.authority, point)
+        errand = replace(self._errand, point=point)
         self._process = _context().Process(target=live, args=(errand,), daemon=True)
         self._process.start()
         self.lives += 1
@@ -93,7 +94,11 @@ class House:
     async def stop(self) -> None:
         """End it in peace."""
         self.terminate()
-        assert await self._ended() == 0, self.log()
+        assert await self.status() == 0, self.log()
+
+    async def status(self) -> int | None:
+        """The exit status, once it has ended."""
+        return await self._ended()
 
     async def settled(self) -> Verdict:
         """Wait until everything that was asked is answered and nothing is amiss, but not for ever; how that went."""
@@ -154,8 +159,13 @@ _QUERIES = {
 
 
 @asynccontextmanager
-async def open_house(root: Path, *platforms: str, fresh: bool = False, **settings: Any) -> AsyncIterator[House]:
-    """A house in `root` with some platforms. Unless it is `fresh`, its service has heard every place before."""
+async def open_house(
+    root: Path, *platforms: str, fresh: bool = False, answer: str = "", trouble: str = "", **settings: Any
+) -> AsyncIterator[House]:
+    """A house in `root` with some platforms. Unless it is `fresh`, its service has heard every place before.
+
+    answer, trouble: as in Errand.
+    """
     async with AsyncExitStack() as stack:
         towns: dict[str, Town] = {}
         port, authority = 0, ""
@@ -169,7 +179,7 @@ async def open_house(root: Path, *platforms: str, fresh: bool = False, **setting
             slack = await stack.enter_async_context(FakeSlack())
             towns["slack"] = SlackTown(slack)
             made |= slack.settings()
-        house = House(root, towns, Errand(str(root), made, port, authority))
+        house = House(root, towns, Errand(str(root), made, port, authority, None, answer, trouble))
         stack.push_async_callback(house.close)
         cursors = [cursor for town in towns.values() for cursor in await town.begin()]
         if not fresh:

@@ -20,7 +20,7 @@ LAYERS = (
     {"web"},
     {"core"},
     {"actions"},
-    {"records", "tuning", "presence", "waiters", "upkeep", "notify", "retention"},
+    {"records", "tuning", "presence", "waiters", "upkeep", "notify", "retention", "loop_watchdog"},
     {"worker"},
     {"conversations", "replies", "wording"},
     {"catchup", "composing", "delivery", "frames", "watched", "loader"},

@@ -77,7 +77,7 @@ async def serve(
 ) -> None:
     """Run a service until its adapters have returned or one of the signals was received. Raises InhouseError."""
     service = Service(settings, Catalog.of(settings), adapters, engine)
-    with _handling(dict.fromkeys(stop_on, service.stop)):
+    with _handling(service, dict.fromkeys(stop_on, service.stop)):
         await service.run()
 
 
@@ -88,7 +88,7 @@ async def _supervised(settings: Settings, adapters: Sequence[Adapter], notifier:
     reloads = Reloads(settings, service, notifier)
     if sys.platform != "win32":
         handlers[signal.SIGHUP] = service.stop if os.isatty(0) else reloads.ask
-    with _handling(handlers):
+    with _handling(service, handlers):
         reloading = asyncio.create_task(reloads.keep_up(), name="reloads")
         try:
             await service.run()
@@ -97,11 +97,16 @@ async def _supervised(settings: Settings, adapters: Sequence[Adapter], notifier:
 
 
 @contextlib.contextmanager
-def _handling(handlers: Handlers) -> Iterator[None]:
-    """Have these called on the event loop when their signals arrive."""
+def _handling(service: Service, handlers: Handlers) -> Iterator[None]:
+    """Have these called on the event loop when their signals arrive.
+
+    Python calls `on_signal` on the main thread between two of its instructions, also where they hold up the loop.
+    """
     loop = asyncio.get_running_loop()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
+        if handlers[signal.Signals(number)] == service.stop:
+            service.must_end()
         loop.call_soon_threadsafe(handlers[signal.Signals(number)])
 
     before = {number: signal.signal(number, on_signal) for number in handlers}

@@ -20,8 +20,8 @@ ENDS_HERE = "*(The answer ends here.)*"
 INTERRUPTED = "*(I was stopped twice while I showed this answer, so it comes as a file.)*"
 FILE = "answer.md"
 
-RENDERED = 2
-"""Times `attach_over` characters of the source are rendered: marks and links may make the shown text shorter."""
+_RENDERED = 2
+"""How much of an answer is rendered, in times of what is shown before the rest comes as a file."""
 
 _BOX = "```\n", "\n```"
 _TWO_TICKS = "`\u200b`"
@@ -54,7 +54,7 @@ class Composer:
         """The messages while the answer is being written; without text it is `line`, or nothing."""
         if not text.strip():
             return [self._reply(0, "", self._ours(line), (ActionKind.STOP,))] if line else []
-        source = self._opened(text)
+        source, _ = self._source(text)
         sure = self._parts(self._shown(source[: self._settled(source)]))
         commits = [part.text[: part.committed] for part in sure]
         parts = self._parts(self._shown(source))
@@ -69,9 +69,10 @@ class Composer:
 
     def final(self, text: str, reason: FinishReason, usage: Usage | None, error: str) -> list[Reply]:
         """The messages of the answer when it has ended."""
-        shown = self._shown(self._opened(text)).rstrip() if text.strip() else ""
+        source, whole = self._source(text)
+        shown = self._shown(source).rstrip() if text.strip() else ""
         beginning = self._beginning(shown)
-        cut = len(beginning) < len(shown) or len(text.strip()) > self._most(text)
+        cut = not whole or len(beginning) < len(shown)
         ending = [THE_REST] if cut else []
         if reason is FinishReason.ERROR:
             ending.append(f"⚠️ {self._ours(error)}")
@@ -99,16 +100,18 @@ class Composer:
         reply = self._reply(0, "\n\n".join(lines), buttons=self._buttons(reason, True))
         return [replace(reply, final=True, finish_reason=reason, usage=usage, attachment=Attachment(FILE, text))]
 
-    def _opened(self, text: str) -> str:
-        """`text` as a message of its own, as far as messages can show it: it must open the code that it continues."""
-        fence = open_fence(self.before)
-        text = text.lstrip("\n") if fence else text.lstrip()
-        source = without_bidi_controls(text[: self._most(text)])
-        return f"{fence}\n{source}" if fence else source
+    def _source(self, text: str) -> tuple[str, bool]:
+        """What of `text` may be shown in messages, and whether that is all of it.
 
-    def _most(self, text: str) -> int:
-        """How many characters of a text are looked at."""
-        return RENDERED * self.limits.attach_over or len(text)
+        It is a message of its own, so it must open the code that it goes on with.
+        """
+        fence = open_fence(self.before)
+        source, whole = self._within(f"{fence}\n{text.lstrip(chr(10))}" if fence else text.lstrip())
+        return without_bidi_controls(source), whole
+
+    def _within(self, source: str) -> tuple[str, bool]:
+        most = _RENDERED * self.limits.attach_over
+        return (source, True) if not most or len(source.rstrip()) <= most else (source[:most], False)
 
     def _settled(self, source: str) -> int:
         """How many characters are rendered alike, whatever comes after them."""
@@ -181,9 +184,8 @@ class PlainComposer(Composer):
         """As another composer, but plain."""
         return cls(**{field.name: getattr(composer, field.name) for field in fields(composer)})
 
-    def _opened(self, text: str) -> str:
-        text = text.lstrip()
-        return text[: self._most(text)]
+    def _source(self, text: str) -> tuple[str, bool]:
+        return self._within(text.lstrip())
 
     def _settled(self, source: str) -> int:
         return len(source)

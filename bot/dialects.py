@@ -71,7 +71,8 @@ def settled(text: str, dialect: Dialect) -> int:
     if last.kind == "code":
         return at_line if _TILDES.match(line) else len(text)
     if dialect is not Dialect.DISCORD:
-        return at_line + settled_in_line(line)
+        sure = settled_in_line(line)
+        return at_line if fence_after("", line[:sure]) else at_line + sure  # a backtick in it makes a fence a text
     header = last.lines[-2] if len(last.lines) > 1 else ""  # of a table, perhaps
     return at_line - len(header) - 1 if "|" in header and _PERHAPS_RULE.fullmatch(line) else at_line
 

@@ -14,6 +14,8 @@ from enum import Enum, auto
 _REST = r"[^\s<>|`]"
 _DESTINATION = r"[^\s<>()`]"
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{1,31}+:"
+_INVITE = r"(?ai:discord\.(?:gg|gift|new)|discord(?:app)?\.com)/"
+"""Discord makes an invitation or a gift of these, without any scheme."""
 _LONGEST_TARGET = 1000
 """The longest destination of a link; a longer one is text in which addresses are found as anywhere else."""
 _LONGEST_BEGINNING = 640
@@ -21,11 +23,11 @@ _LONGEST_BEGINNING = 640
 _ADDRESS = rf"""
     (?ai:https?)://           {_REST}++    # also right after a word
   | (?<![A-Za-z]) {_SCHEME}// (?<!(?ai:http)://) (?<!(?ai:https)://) {_REST}++
-  | (?<=<) {_SCHEME}/(?!/)    {_REST}++    # <scheme:/path> is a link on Discord
+  | (?<=<) (?: {_SCHEME}/(?!/) | [A-Za-z]:/ ) {_REST}++    # <scheme:/path> is a link on Discord
   | (?<!\w) (?ai: mailto:(?=\S) | (?:tel|sms|callto):(?=[+\d]) ) {_REST}++
   | (?<![\w.-]) (?i:www)\.(?=[^\W_]) {_REST}++
-  | (?<![A-Za-z0-9]) (?ai:discord(?:app)?)\.[A-Za-z]{{2,5}}/ {_REST}*+    # Discord makes invites and gifts of these
-  | (?<![A-Za-z0-9._+-]) [A-Za-z0-9._+-]{{1,64}}+ @ (?:[A-Za-z0-9-]{{1,63}}+\.){{1,8}} [A-Za-z]{{2,24}}
+  | (?<![A-Za-z0-9]) {_INVITE} {_REST}*+
+  | (?<![A-Za-z0-9._+-]) [A-Za-z0-9._+-]{{1,64}}+ @ (?:[A-Za-z0-9-]{{1,63}}+\.){{1,8}} [A-Za-z]{{2,24}}+(?!://)
 """
 """What clients make a link of on sight."""
 ADDRESS = re.compile(_ADDRESS, re.VERBOSE)
@@ -60,7 +62,7 @@ _LINK_BEGUN = re.compile(
 )
 _ABSOLUTE = re.compile(
     rf"""
-    {_SCHEME}(?!:) | // | (?i:www)\. | (?ai:discord(?:app)?)\.[A-Za-z]{{2,5}}/ | [A-Za-z0-9._+-]{{1,64}}+@
+    {_SCHEME}(?!:) | // | (?i:www)\. | {_INVITE} | [A-Za-z0-9._+-]{{1,64}}+@
   | [A-Za-z0-9-]{{1,63}}+ (?:\.[A-Za-z0-9-]{{1,63}}+){{1,8}}+ /
     """,
     re.VERBOSE,

@@ -63,6 +63,8 @@ FAULTS = {
     42: "One person sends 500 messages: the others' waiting stays bounded",
     43: "A token inside a library's exception: redacted in the log",
     44: "Malformed payloads, settings and catalogs: an error each, never a crash",
+    45: "A hostile line in an answer: shown in linear time, and nobody else waits",
+    46: "Links that no person wrote, in any form, and bidi overrides: code, or dropped",
     47: "What killed the service twice was perhaps the showing of an answer: it comes as a file, not shown again",
     48: "The event loop is held up: a thread logs where it stands; SIGTERM ends the service within its drain",
     49: "A file's name has newlines, headings, fences or 30 kB: one line of code, and the answer is whole",

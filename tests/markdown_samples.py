@@ -12,7 +12,32 @@ INLINE = st.one_of(
     st.sampled_from(["`", "``", "```", "`code`", "``a ` b``", "`x", "\\", "\\`", "!", "[", "](", ")"]),
     st.sampled_from([BAD, GOOD, f"`{BAD}`", f"<{BAD}>", f"({BAD})", f"{BAD}.", f"_{BAD}_"]),
     st.sampled_from([f"[label]({BAD})", f"[l `c`]({GOOD})", f"![i](<{BAD}>)", f'[t]({BAD} "title")']),
+    st.sampled_from(["a://", "x@", "x@y.", "www", "www.", "discord", ".gg/", "(a", "((", "))", "mailto:", "<a:"]),
 )
+OTHER_LINKS = st.sampled_from(
+    [
+        *(" discord.gg/bad.example ", "<slack://bad.example/x>", "(discord://-/bad.example)", " www.bad.example/x. "),
+        *(
+            " me@bad.example ",
+            " mailto:me@bad.example?subject=x ",
+            "[x](tel:bad.example)",
+            "[x](steam://bad.example/1)",
+        ),
+        *(
+            "![x](<discord://bad.example>)",
+            "[a [b] c](javascript:bad.example)",
+            "[x](www.bad.example)",
+            "<x:/bad.example>",
+        ),
+        *(
+            "[x](bad.example/y)",
+            "[x](me@bad.example)",
+            " https://discord.com/invite/bad.example ",
+            " discord.new/bad.example ",
+        ),
+    ]
+)
+"""Links in forms of their own, which only the model wrote."""
 LINES = st.lists(INLINE, max_size=8).map("".join)
 BLOCKS = st.one_of(
     LINES,
@@ -34,7 +59,7 @@ def live_urls(markdown: str) -> str:
             if token.type in ("text", "html_inline", "html_block"):
                 found.append(token.content)
             targets = [str(target) for target in (token.attrGet("href"), token.attrGet("src")) if target]
-            found.extend(target for target in targets if target.lower().startswith("http"))
+            found.extend(targets)
             walk(token.children or [])
 
     walk(MarkdownIt("commonmark", {"html": False}).disable("code").parse(markdown))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bot.adapter import Dialect
 from bot.dialects import render, settled
 from bot.formatting import open_fence, split
-from tests.markdown_samples import BAD, BLOCKS, GOOD, INLINE, MARKDOWN, live_urls
+from tests.markdown_samples import BAD, BLOCKS, GOOD, INLINE, MARKDOWN, OTHER_LINKS, live_urls
 
 PEOPLE = frozenset({GOOD})
 DIALECTS = st.sampled_from(Dialect)
@@ -173,3 +173,42 @@ def test_no_entity_is_cut_in_two(text: str, limit: int) -> None:
 def test_our_own_words_are_no_marks_of_slacks() -> None:
     assert render("<!here>.png & 'x'", Dialect.SLACK, frozenset()) == "&lt;!here&gt;.png &amp; 'x'"
     assert render("<!here>", Dialect.DISCORD, frozenset()) == "<!here>"
+
+
+@pytest.mark.fault(45)
+def test_a_table_that_would_grow_too_large_is_code_as_it_is() -> None:
+    wide = "| a | b |\n|---|---|\n| " + "w" * 5000 + " | b |\n" + "| a | b |\n" * 500 + "End."
+    assert render(wide, Dialect.DISCORD, PEOPLE) == wide.replace("| a", "```\n| a", 1).replace("End.", "```\nEnd.")
+    ragged = "| a | b |\n|---|---|\n" + "| a " * 5000 + "|\n" + "| a |\n" * 500 + "End."
+    assert render(ragged, Dialect.DISCORD, PEOPLE) == f"```\n{ragged.removesuffix('End.')}```\nEnd."
+
+
+def test_a_row_with_a_fence_in_it_ends_the_table() -> None:
+    shown = render(f"a | b\n--|--\n1 | 2\n3 | ``` {BAD}", Dialect.DISCORD, PEOPLE)
+    assert shown == f"```\na | b\n--+--\n1 | 2\n```\n3 | ``` `{BAD}`"
+
+
+@pytest.mark.fault(46)
+@pytest.mark.parametrize("dialect", Dialect)
+def test_what_is_shown_stands_in_the_order_in_which_it_was_written(dialect: Dialect) -> None:
+    hidden = "".join(map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
+    assert render(f"a{hidden}b `c{hidden}`\n```\n{hidden}d\n```", dialect, PEOPLE) == "ab `c`\n```\nd\n```"
+    assert BAD not in render(f"see htt{hidden}ps://bad.example/x", dialect, PEOPLE).replace(f"`{BAD}`", "")
+    assert render("\u05e9\u05dc\u05d5\u05dd\u200f!", dialect, PEOPLE) == "\u05e9\u05dc\u05d5\u05dd\u200f!"
+
+
+@pytest.mark.fault(46)
+@given(st.lists(st.one_of(OTHER_LINKS, INLINE), max_size=12).map("".join))
+def test_no_link_of_another_form_is_left(text: str) -> None:
+    for dialect in Dialect:
+        assert "bad.example" not in live_urls(render(text, dialect, PEOPLE).replace("&lt;", "<").replace("&gt;", ">"))
+
+
+@pytest.mark.fault(45)
+@given(
+    st.lists(st.one_of(INLINE, BLOCKS, st.sampled_from(["\n", "(a", "))", "[x]("])), max_size=40).map("".join), DIALECTS
+)
+def test_what_was_settled_of_any_beginning_stays(text: str, dialect: Dialect) -> None:
+    whole = render(text, dialect, PEOPLE)
+    for end in range(len(text)):
+        assert whole.startswith(render(text[: settled(text[:end], dialect)], dialect, PEOPLE))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bot.formatting import closed, fence_after, open_fence, split
+from bot.formatting import closed, fence_after, open_fence, split, without_bidi_controls
 
 WORDS = st.sampled_from(
     ["one", "two.", "three!", "a" * 40, "b" * 150, "``", "`code`", "日本語。", "👩‍👩‍👧", "…", "~~~", "-"]
@@ -104,3 +104,14 @@ def test_a_fence_in_a_list_or_a_quote_is_one() -> None:
 def test_what_is_open_is_closed() -> None:
     assert closed("Look:\n~~~sh\nls") == "Look:\n~~~sh\nls\n~~~"
     assert closed("Look: `x") == "Look: `x"
+
+
+@pytest.mark.fault(46)
+def test_nothing_is_shown_in_another_order_than_it_was_written() -> None:
+    assert [part.text for part in split("a\u202eb\u2066c\u2069", 100)] == ["abc"]
+    assert without_bidi_controls("\u05d0\u200f\u061c\u200e\u200d") == "\u05d0\u200f\u061c\u200e\u200d"
+
+
+def test_a_fence_with_a_very_long_line_loses_its_language() -> None:
+    assert open_fence("```" + "x" * 90 + "\ny") == "```"
+    assert open_fence("```" + "x" * 20 + "\ny") == "```" + "x" * 20

@@ -1,12 +1,15 @@
 """The messages of an answer as they should look: while it grows, when it has ended, cut where it must be."""
 
+from collections.abc import Set
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bot import frames
 from bot.adapter import Dialect, Limits
+from bot.dialects import render
 from bot.formatting import open_fence
 from bot.frames import THE_REST, Composer, reply_id
 from bot.messages import ActionKind, FinishReason, Reply
@@ -167,3 +170,29 @@ def test_a_reply_has_the_same_short_name_after_every_restart() -> None:
     assert reply_id("request", 0) == reply_id("request", 0)
     assert len({reply_id(f"request-{number}", part) for number in range(50) for part in range(5)}) == 250
     assert len(reply_id("r" * 32, 11)) <= 25
+
+
+@pytest.mark.fault(45)
+def test_of_an_answer_that_comes_as_a_file_only_the_beginning_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    def counting(text: str, dialect: Dialect, links: Set[str]) -> str:
+        lengths.append(len(text))
+        return render(text, dialect, links)
+
+    monkeypatch.setattr(frames, "render", counting)
+    text = "Some words of it. " * 10_000
+    composing = composer(Limits(2000, attach_over=500))
+    (growing,), (final,) = composing.growing(text, ""), ended(composing, text)
+    assert max(lengths) <= 2 * 500
+    assert final.committed.startswith(growing.committed)
+    assert final.committed.endswith(THE_REST)
+    assert final.attachment is not None
+    assert final.attachment.text == text
+
+
+@pytest.mark.fault(46)
+def test_an_answer_shows_nothing_in_another_order() -> None:
+    composing = composer(note="a\u202eb")
+    assert texts(composing.growing("c\u2066d", "")) == ["ab\n\ncd ▌"]
+    assert texts(ended(composing, "c\u2066d", FinishReason.ERROR, "e\u202df.")) == ["ab\n\ncd\n\n⚠️ ef."]

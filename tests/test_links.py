@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bot.links import settled, urls_in, with_links
-from tests.markdown_samples import BAD, GOOD, LINES, live_urls
+from tests.markdown_samples import BAD, GOOD, INLINE, LINES, OTHER_LINKS, live_urls
 
 PEOPLE = frozenset({GOOD})
 
@@ -38,6 +38,71 @@ PEOPLE = frozenset({GOOD})
 )
 def test_only_what_a_person_wrote_is_a_link(line: str, shown: str) -> None:
     assert with_links(line, PEOPLE) == shown
+
+
+@pytest.mark.fault(46)
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("Join discord.gg/x now", "Join `discord.gg/x` now"),
+        ("or discord.com/invite/x.", "or `discord.com/invite/x`."),
+        ("[x](discord://-/settings)", "x `discord://-/settings`"),
+        ("slack://open?team=T1", "`slack://open?team=T1`"),
+        ("[call](tel:+123)", "call `tel:+123`"),
+        ("tel:+123", "`tel:+123`"),
+        ("[x](javascript:alert(1))", "x `javascript:alert(1)`"),
+        ("[x](FILE:/etc/passwd)", "x `FILE:/etc/passwd`"),
+        ("see www.bad.example, or", "see `www.bad.example`, or"),
+        ("[x](www.bad.example)", "x `www.bad.example`"),
+        ("[x](//bad.example/x)", "x `//bad.example/x`"),
+        ("mailto:me@bad.example", "`mailto:me@bad.example`"),
+        ("write to me@bad.example.", "write to `me@bad.example`."),
+        ("<x-apple:/bad>", "<`x-apple:/bad`>"),
+        ("wordhttps://bad.example/x", "word`https://bad.example/x`"),
+    ],
+)
+def test_a_link_of_any_form_that_nobody_wrote_is_code(line: str, shown: str) -> None:
+    assert with_links(line, PEOPLE) == shown
+
+
+@pytest.mark.fault(46)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Open file.name or a.b.c, and call discord.Client() of discord.py",
+        "handlers[name](compose(transform(validate(parse(text)))))",
+        "values[key](std::string) and matrix[row](column), foo[i](a.b)",
+        "Note: at 10:30, and/or C:\\dir; x@y, @app.route, e.g. this, www is the web",
+        "std::cout << x; <std::string> <@123> <t:456:R> data: none",
+    ],
+)
+def test_what_no_client_makes_a_link_of_stays_as_it_is(line: str) -> None:
+    assert with_links(line, frozenset()) == line
+
+
+@pytest.mark.fault(46)
+@pytest.mark.parametrize(
+    "written",
+    ["discord.gg/x", "www.good.example", "me@good.example", "discord://-/settings", "https://discord.gg/x", "tel:+123"],
+)
+def test_a_link_of_any_form_that_a_person_wrote_is_one(written: str) -> None:
+    links = urls_in(f"Look at {written}, please.")
+    for line in (f"See {written}.", f"[it]({written})", f"<{written}>", written.removeprefix("https://")):
+        assert with_links(line, links) == line
+
+
+@pytest.mark.fault(46)
+@given(st.lists(st.one_of(INLINE, OTHER_LINKS), max_size=8).map("".join))
+def test_no_client_ever_sees_a_link_of_another_form_that_nobody_wrote(line: str) -> None:
+    assert "bad.example" not in live_urls(with_links(line, PEOPLE))
+
+
+@pytest.mark.fault(46)
+@given(st.lists(st.one_of(INLINE, OTHER_LINKS), max_size=8).map("".join), st.lists(INLINE, max_size=8).map("".join))
+def test_what_is_settled_stays_with_links_of_other_forms(line: str, more: str) -> None:
+    for end in range(len(line) + 1):
+        sure = line[: settled(line[:end])]
+        assert with_links(line + more, PEOPLE).startswith(with_links(sure, PEOPLE))
 
 
 @pytest.mark.parametrize(

@@ -90,11 +90,49 @@ async def test_exit_leaves(word: str) -> None:
 
 async def test_an_answer_that_is_an_error_goes_to_stderr_and_the_next_question_is_asked() -> None:
     unlucky = talk("one", "two")
-    unlucky.core.says("The model's process ended.", reason=FinishReason.ERROR, usage=None)
+    unlucky.core.says("Half an ", error="The model's process ended.", reason=FinishReason.ERROR, usage=None)
     unlucky.core.says("Second.")
     await unlucky.run()
-    assert unlucky.printed == ("Second.\n", "The model's process ended.\n")
+    assert unlucky.printed == ("Half an\nSecond.\n", "The model's process ended.\n")
     assert unlucky.adapter.failed
+
+
+async def test_lines_are_written_as_soon_as_they_are_complete() -> None:
+    poem = talk("one")
+    poem.core.says("\nFirst line,\nsecond line,\n\nthi", "rd", until_stopped=True)
+    running = asyncio.create_task(poem.run())
+    await poem.core.writing.wait()
+    assert poem.printed == ("First line,\nsecond line,\n\n", "")
+    poem.core.stopped.set()
+    await running
+    assert poem.printed == ("First line,\nsecond line,\n\nthird\n", "")
+
+
+@pytest.mark.parametrize("begun", ["Nothing complete", "A line\nand more"])
+async def test_the_program_ends_when_its_reader_is_gone(begun: str) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as out:
+        adapter = ConsoleAdapter(Said(["one", "two"]), PlainScreen(out, io.StringIO()))
+        core = ScriptedCore(adapter)
+        core.says(begun, until_stopped=True)
+        running = asyncio.create_task(adapter.run(core))
+        await core.writing.wait()
+        os.close(reading)
+        async with asyncio.timeout(10):
+            await running
+        assert [getattr(event, "name", "") for event in core.events] == ["", "stop"], "the answer is stopped"
+        await adapter.close()
+        await asyncio.gather(*core.tasks)
+        assert not adapter.failed
+
+
+async def test_a_write_to_a_reader_that_is_gone_is_no_failure_of_the_adapter() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as out:
+        adapter = ConsoleAdapter(Said(["/help"] * 100), PlainScreen(out, io.StringIO()))
+        async with asyncio.timeout(10):
+            await adapter.run(ScriptedCore(adapter))
 
 
 async def test_a_refusal_is_told_and_counts_as_a_failure() -> None:

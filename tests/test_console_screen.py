@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from prompt_toolkit.input import create_input
+from prompt_toolkit.input.typeahead import get_typeahead
 from rich.console import Console
 
 from adapters.console.adapter import KEY, ConsoleAdapter
@@ -224,6 +226,27 @@ async def test_a_second_ctrl_c_leaves(tmp_path: Path) -> None:
         await asyncio.sleep(0.05)
     await running
     assert "stop" in [getattr(event, "name", "") for event in chat.core.events]
+
+
+async def test_ctrl_c_is_a_key_that_stops_the_answer_and_other_keys_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master, slave = pty.openpty()
+    chat = Chat(tmp_path, "one", "two")
+    chat.core.says("Endless", until_stopped=True, reason=FinishReason.ABORT)
+    chat.core.says("Second.", usage=None)
+    with os.fdopen(master, "rb"), os.fdopen(slave, "r") as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        before = termios.tcgetattr(slave)
+        running = asyncio.create_task(chat.run())
+        await chat.core.writing.wait()
+        assert termios.tcgetattr(slave)[6][termios.VINTR] == b"\0", "no signal, which would reach make as well"
+        os.write(master, b"Hi\x03!\r")
+        shown = await running
+        kept = "".join(key.data for key in get_typeahead(create_input(terminal)))
+        assert termios.tcgetattr(slave) == before
+    assert "; stopped\n\nSecond." in shown
+    assert kept == "Hi!\n"
 
 
 async def test_keys_are_not_echoed_into_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,21 @@ def test_once_prints_the_answer_alone() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_it_ends_when_its_reader_has_a_line_and_leaves() -> None:
+    words = ("chat", "--max-tokens", "8000", "--once", "Write a list of 400 animals, one a line.")
+    command = [sys.executable, "-m", "bot.cli", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip()
+            process.stdout.close()
+            assert process.wait(PATIENCE_S) == 0
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+
+
 def test_each_line_of_a_pipe_is_a_question_in_one_conversation(tmp_path: Path) -> None:
     too_long = "word " * 20_000
     questions = f"{CAPITAL}\n\nAnd of Italy?\n{too_long}\n"

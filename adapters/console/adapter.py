@@ -69,6 +69,10 @@ class Screen(Protocol):
         """Say why something was not done."""
         ...
 
+    async def gone(self) -> None:
+        """Return once nobody can read the answers any more."""
+        ...
+
 
 def local_person() -> Person:
     """Whoever sits here: they own the machine, so they may do everything."""
@@ -103,12 +107,15 @@ class ConsoleAdapter:
         if self._closed:
             return
         self._conversation = asyncio.create_task(self._converse(core))
+        watching = asyncio.create_task(self._end_without_reader(core))
         try:
             await self._conversation
         except asyncio.CancelledError:
             if not self._closed:  # then it is run() itself that was cancelled
                 self._conversation.cancel()
                 raise
+        finally:
+            watching.cancel()
 
     async def close(self) -> None:
         """End the conversation, even at the prompt or in the middle of an answer."""
@@ -137,6 +144,14 @@ class ConsoleAdapter:
     async def status(self, key: ConversationKey, text: str | None) -> None:
         """Say what is being waited for."""
         self._screen.waiting(text or "")
+
+    async def _end_without_reader(self, core: Core) -> None:
+        await self._screen.gone()
+        self._closed = True
+        await self._stop_answer(core)
+        self._awaited = ""  # an answer that is not wanted any more is no failure
+        if self._conversation:
+            self._conversation.cancel()
 
     async def _converse(self, core: Core) -> None:
         while (line := await self._lines.ask(core)) is not None:
@@ -197,7 +212,7 @@ class ConsoleAdapter:
             self._final_came.set()
 
     def _interrupt(self, core: Core) -> None:
-        """Ctrl-C stops the answer; a second one leaves."""
+        """Ctrl-C stops the answer; a second one exits."""
         if self._stop is None:
             self._stop = asyncio.create_task(self._stop_answer(core))
         elif self._conversation:
@@ -205,6 +220,6 @@ class ConsoleAdapter:
             self._conversation.cancel()
 
     async def _stop_answer(self, core: Core) -> None:
-        self._screen.waiting("stopping; Ctrl-C again leaves")
+        self._screen.waiting("stopping; press Ctrl-C again to exit")
         with suppress(StorageError):
             await core.handle(IncomingCommand(KEY, uuid.uuid4().hex, self._person, "stop", {}, time.time()))

@@ -1,10 +1,12 @@
-"""The console without a person: questions from --once or a pipe, answers alone on stdout, all else on stderr.
+"""The console without a terminal: questions from --once or a pipe, answers on stdout, errors on stderr.
 
-Nothing moves here, so an answer is written once, when it is complete. An answer that is an error goes to stderr.
+An answer is written line by line, as its lines are complete, so that `| head -1` gets its line and ends the program.
 """
 
 import asyncio
 import contextlib
+import os
+import select
 from collections.abc import Callable
 from threading import Thread
 from typing import BinaryIO, TextIO
@@ -12,6 +14,9 @@ from typing import BinaryIO, TextIO
 from adapters.console.text import printable
 from bot.adapter import Core
 from bot.messages import FinishReason, Notice, Reply
+
+POLL_S = 0.2
+"""How often to check whether stdout still has a reader: nothing is written for as long as a line takes."""
 
 
 class OneLine:
@@ -58,11 +63,29 @@ class PipedLines:
 
 
 class PlainScreen:
-    """Answers to `out`, problems to `err`."""
+    """Writes answers to `out` and errors to `err`."""
 
     def __init__(self, out: TextIO, err: TextIO) -> None:
         self._out = out
         self._err = err
+        self._reply_id, self._written = "", ""  # the reply being written, and how much of it is
+        self._gone = asyncio.Event()
+
+    async def gone(self) -> None:
+        """Return once nobody reads `out` any more, as when `head` has its lines."""
+        try:
+            descriptor = self._out.fileno()
+        except OSError:  # not a file, as in tests
+            descriptor = -1
+        if hasattr(select, "poll") and descriptor >= 0:
+            poll = select.poll()
+            poll.register(descriptor, 0)  # errors and hang-ups are always reported
+            while not self._gone.is_set() and not poll.poll(0):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._gone.wait(), POLL_S)
+        else:
+            await self._gone.wait()
+        self._discard()
 
     def answering(self, interrupted: Callable[[], None]) -> contextlib.AbstractContextManager[object]:
         """Ctrl-C is left alone: it ends the program, as it does every other program in a pipe."""
@@ -72,21 +95,40 @@ class PlainScreen:
         """Nobody is watching."""
 
     def show(self, reply: Reply) -> None:
-        """Write a complete answer, and nothing before it is complete."""
-        if reply.final:
-            text = reply.committed + reply.tail
-            self._write(self._err if reply.finish_reason is FinishReason.ERROR else self._out, text)
+        """Write the lines of an answer that are complete; the last one, and an error below it, when it is final."""
+        text, error = printable(reply.committed + (reply.tail if reply.final else "")).lstrip("\n"), ""
+        if reply.final and reply.finish_reason is FinishReason.ERROR:
+            text, _, error = text.rpartition("\n\n")
+        if reply.reply_id != self._reply_id or not text.startswith(self._written):  # it may begin anew, after a failure
+            self._reply_id, self._written = reply.reply_id, ""
+        text = f"{text.rstrip()}\n" if reply.final and text.strip() else text[: text.rfind("\n") + 1]
+        self._write(self._out, text[len(self._written) :])
+        self._written = text
+        if error:
+            self._line(self._err, error)
 
     def notice(self, notice: Notice) -> None:
         """The answer to a command is an answer; its file is written out after it."""
-        self._write(self._out, notice.text)
+        self._line(self._out, notice.text)
         if notice.attachment:
-            self._write(self._out, notice.attachment.text)
+            self._line(self._out, notice.attachment.text)
 
     def problem(self, text: str) -> None:
         """One sentence."""
-        self._write(self._err, text)
+        self._line(self._err, text)
 
-    @staticmethod
-    def _write(file: TextIO, text: str) -> None:
-        print(printable(text).strip("\n"), file=file, flush=True)
+    def _line(self, file: TextIO, text: str) -> None:
+        stripped = printable(text).strip("\n")
+        self._write(file, f"{stripped}\n")
+
+    def _write(self, file: TextIO, text: str) -> None:
+        try:
+            file.write(text)
+            file.flush()
+        except BrokenPipeError:
+            self._gone.set()
+
+    def _discard(self) -> None:
+        """Send what is still buffered to nowhere, so that Python does not fail to flush it when it exits."""
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())

@@ -16,7 +16,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from adapters.console.markdown import Blocks, settled
-from adapters.console.terminal import ctrl_c, no_echo
+from adapters.console.terminal import interrupts, keys
 from adapters.console.text import footer, printable
 from bot.messages import Attachment, FinishReason, Notice, Reply
 
@@ -64,7 +64,7 @@ class RichScreen:
         live = Live(self._moving, console=self._console, transient=True, auto_refresh=False)
         animation = asyncio.create_task(_animate(live))  # not Live's own thread: it would draw halves of our changes
         try:
-            with ctrl_c(interrupted), no_echo(), live:
+            with interrupts(interrupted), keys(interrupted), live:
                 yield
         finally:
             animation.cancel()
@@ -111,6 +111,10 @@ class RichScreen:
     def remark(self, text: str) -> None:
         """Print something that nobody asked for, quietly."""
         self._console.print(Text(printable(text), style="dim"))
+
+    async def gone(self) -> None:
+        """Never returns: a terminal that is closed sends SIGHUP."""
+        await asyncio.Event().wait()
 
     def problem(self, text: str) -> None:
         """Print one sentence."""

@@ -1,19 +1,24 @@
-"""The terminal itself, for the time in which an answer is awaited: what Ctrl-C does, and no echo of other keys."""
+"""The terminal while an answer is awaited: Ctrl-C stops the answer, other keys wait for the next prompt, unechoed."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from prompt_toolkit.input import create_input
+from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.keys import Keys
+
 if sys.platform != "win32":
     import termios
 
 
 @contextmanager
-def ctrl_c(interrupted: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C calls `interrupted` on the running event loop."""
+def interrupts(interrupted: Callable[[], None]) -> Iterator[None]:
+    """SIGINT calls `interrupted` on the running event loop."""
     loop = asyncio.get_running_loop()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -27,15 +32,31 @@ def ctrl_c(interrupted: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def no_echo() -> Iterator[None]:
-    """Keys pressed now do not appear in the middle of the answer; the next prompt gets them."""
+def keys(interrupted: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C calls `interrupted` on the running event loop; other keys are kept for the next prompt.
+
+    Ctrl-C is read as a key: as a signal it would also reach `make`, and `make run` would end with an error.
+    """
     if sys.platform == "win32" or not sys.stdin.isatty():
         yield
         return
-    before = termios.tcgetattr(sys.stdin)
-    silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
-    termios.tcsetattr(sys.stdin, termios.TCSANOW, silent)
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    source = create_input(sys.stdin)
+
+    def pressed() -> None:
+        typed = source.read_keys()
+        if any(key.key == Keys.ControlC for key in typed):
+            interrupted()
+        store_typeahead(source, [key for key in typed if key.key != Keys.ControlC])
+
+    changed = termios.tcgetattr(descriptor)
+    changed[3] &= ~(termios.ECHO | termios.ICANON)
+    changed[6][termios.VINTR] = bytes([os.fpathconf(descriptor, "PC_VDISABLE") & 0xFF])
+    changed[6][termios.VMIN], changed[6][termios.VTIME] = b"\x01", b"\x00"
+    termios.tcsetattr(descriptor, termios.TCSANOW, changed)
     try:
-        yield
+        with source.attach(pressed):
+            yield
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)

@@ -44,6 +44,7 @@ class Script:
     chunks: Sequence[str]
     reason: FinishReason = FinishReason.STOP
     usage: Usage | None = USAGE
+    error: str = ""  # stands below the text when the answer is final
     wait_line: str = ""
     until_stopped: bool = False
     outcome: Outcome | Exception | None = None  # instead of any answer
@@ -120,6 +121,7 @@ class ScriptedCore:
         self.writing.set()
         if script.until_stopped:
             await self.stopped.wait()
+        text = "\n\n".join(filter(None, [text, script.error]))
         final = replace(reply, committed=text, final=True, finish_reason=script.reason, usage=script.usage)
         if posted:
             await self.adapter.update(replace(final, platform_id=posted))

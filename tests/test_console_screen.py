@@ -36,6 +36,7 @@ class Terminal:
     encoding = "utf-8"
 
     def __init__(self) -> None:
+        self.width = WIDTH
         self._screen = pyte.HistoryScreen(WIDTH, HEIGHT, history=10_000)
         self._stream = pyte.Stream(self._screen)
         self.written = ""
@@ -44,6 +45,20 @@ class Terminal:
         self.written += text
         self._stream.feed(text.replace("\n", "\r\n"))
         return len(text)
+
+    def narrow(self, width: int) -> None:
+        """Make the window narrower, and wrap its lines as tmux, VTE and others do."""
+        rows = [*self._screen.history.top, *(self._screen.buffer[row] for row in range(self._screen.cursor.y + 1))]
+        lines = []
+        for row in rows:
+            cells = [row[column] for column in range(self.width)]
+            while cells and cells[-1].data == " " and cells[-1].bg == "default":
+                cells.pop()
+            lines.append("".join("\N{NO-BREAK SPACE}" if cell.data == " " else cell.data for cell in cells))
+        self.width = width
+        self._screen = pyte.HistoryScreen(width, HEIGHT, history=10_000)
+        self._stream = pyte.Stream(self._screen)
+        self._stream.feed("\r\n".join(lines))
 
     def flush(self) -> None:
         """Nothing is held back."""
@@ -54,8 +69,9 @@ class Terminal:
     @property
     def lines(self) -> list[str]:
         """Everything that can be read, by scrolling back too."""
-        gone = ["".join(line[column].data for column in range(WIDTH)) for line in self._screen.history.top]
-        return [line.rstrip() for line in [*gone, *self._screen.display]]
+        gone = ["".join(line[column].data for column in range(self.width)) for line in self._screen.history.top]
+        shown = [line.replace("\N{NO-BREAK SPACE}", " ") for line in [*gone, *self._screen.display]]
+        return [line.rstrip() for line in shown]
 
     @property
     def text(self) -> str:
@@ -67,8 +83,10 @@ class Chat:
 
     def __init__(self, downloads: Path, *lines: str) -> None:
         self.terminal = Terminal()
-        console = Console(file=self.terminal, width=WIDTH, height=HEIGHT, force_terminal=True, color_system="truecolor")  # type: ignore[arg-type]  # a file for all that Rich does with it
-        self.screen = RichScreen(console, downloads)
+        self.console = Console(
+            file=self.terminal, width=WIDTH, height=HEIGHT, force_terminal=True, color_system="truecolor"
+        )  # type: ignore[arg-type]  # a file for all that Rich does with it
+        self.screen = RichScreen(self.console, downloads)
         self.adapter = ConsoleAdapter(Said(lines), self.screen)
         self.core = ScriptedCore(self.adapter)
 
@@ -131,6 +149,32 @@ async def test_only_what_the_window_holds_is_drawn_again(tmp_path: Path) -> None
         assert len(seen) < HEIGHT
         chat.screen.show(reply("Done.", final=True))
     assert chat.terminal.text.startswith("Done.\n")
+
+
+@pytest.mark.parametrize("width", [60, WIDTH // 2])
+@pytest.mark.parametrize(
+    "block",
+    [
+        " ".join(f"word{number}" for number in range(60)),
+        "```python\n" + "\n".join(f"line{number} = {'x' * 50}" for number in range(3)),
+        "\n".join(f"- item{number} {'text ' * 15}" for number in range(5)),
+    ],
+)
+async def test_a_narrower_window_does_not_repeat_text(tmp_path: Path, width: int, block: str) -> None:
+    chat = Chat(tmp_path)
+    with chat.screen.answering(lambda: None):
+        chat.screen.show(reply(f"Printed for good.\n\n{block}\n"))
+        await asyncio.sleep(0.2)
+        chat.terminal.narrow(width)
+        chat.console.width = width
+        await asyncio.sleep(0.2)
+        growing = chat.terminal.text
+        chat.screen.show(reply(f"Printed for good.\n\n{block}", final=True, usage=None))
+    for text in (growing, chat.terminal.text):
+        words = [word for word in text.split() if word[-1].isdecimal()]
+        assert len(words) == len(set(words)), text
+        assert text.startswith("Printed for good.\n")
+    assert words, text
 
 
 async def test_complete_blocks_are_printed_for_good_while_the_next_one_grows(tmp_path: Path) -> None:

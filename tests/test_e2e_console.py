@@ -40,7 +40,7 @@ def test_once_prints_the_answer_alone() -> None:
 
 
 def test_it_ends_when_its_reader_has_a_line_and_leaves() -> None:
-    words = ("chat", "--max-tokens", "8000", "--once", "Write a list of 400 animals, one a line.")
+    words = ("chat", "--temperature", "0", "--max-tokens", "8000", "--once", "Write a list of 400 animals, one a line.")
     command = [sys.executable, "-m", "bot.cli", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
 from adapters.console.markdown import Blocks, settled
+from adapters.console.redraw import Redrawn
 from adapters.console.terminal import interrupts, keys
 from adapters.console.text import footer, printable
 from bot.messages import Attachment, FinishReason, Notice, Reply
@@ -35,15 +35,16 @@ class _Moving:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.text:
-            yield Blocks(self.text, gap=self.gap, last=max(1, console.height - 4))
+            # half the window, so that it still fits into a window of half the width
+            yield Blocks(self.text, gap=self.gap, last=max(1, (console.height - 1) // 2))
         if self.status or not (self.text or self.done):
             self._spinner.update(text=Text(self.status, style="dim"))
             yield self._spinner
 
 
-async def _animate(live: Live) -> None:
+async def _animate(drawn: Redrawn) -> None:
     while True:
-        live.refresh()
+        drawn.refresh()
         await asyncio.sleep(1 / FRAMES_A_SECOND)
 
 
@@ -61,10 +62,10 @@ class RichScreen:
     def answering(self, interrupted: Callable[[], None]) -> Iterator[None]:
         """A spinner until there is something to show; Ctrl-C calls `interrupted` on the event loop."""
         self._moving = _Moving()
-        live = Live(self._moving, console=self._console, transient=True, auto_refresh=False)
-        animation = asyncio.create_task(_animate(live))  # not Live's own thread: it would draw halves of our changes
+        drawn = Redrawn(self._console, self._moving)
+        animation = asyncio.create_task(_animate(drawn))
         try:
-            with interrupts(interrupted), keys(interrupted), live:
+            with interrupts(interrupted), keys(interrupted), drawn:
                 yield
         finally:
             animation.cancel()

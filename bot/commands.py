@@ -1,7 +1,6 @@
-"""Every command, defined once: slash commands, `!text` commands, the console and /help are all made from this table.
+"""The table of commands, from which slash commands, `!text` commands, the console and /help are made.
 
-In: what a person typed. Out: a command with its arguments, or a RequestRefused that says what would be right. What a
-command does is in `bot.actions`.
+Parses what a person typed into a command and a checked argument. What a command does is in `bot.actions`.
 """
 
 import difflib
@@ -13,15 +12,19 @@ from bot.names import as_code
 
 
 class Who(StrEnum):
-    """Who may give a command."""
+    """The roles that commands are for.
+
+    Admins are the admins of the server or workspace and those of INHOUSE_ADMINS; channel managers are people who can
+    manage the channel, and admins.
+    """
 
     EVERYONE = "everyone"
-    CHANNEL = "people who can manage the channel"
+    CHANNEL = "channel managers"
     ADMIN = "admins"
 
 
 class Kind(StrEnum):
-    """What a value is."""
+    """The type of an argument."""
 
     TEXT = "text"
     NUMBER = "number"
@@ -44,10 +47,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command: its name, what it does in a few words, its argument if it takes one, and who may give it.
-
-    `who` guards the change that the command makes; without its argument a command only shows, and that is for everyone.
-    """
+    """A command. `who` may use it with its argument; without it a command only shows something, to everyone."""
 
     name: str
     description: str
@@ -59,51 +59,51 @@ COMMANDS = (
     Command("ask", "Ask something", Option("prompt", "Your question", required=True)),
     Command(
         "model",
-        "Show or change the model of this channel",
-        Option("name", "The model to use from now on", autocomplete=True),
+        "Show or change the model",
+        Option("name", "Name of the model", autocomplete=True),
         Who.ADMIN,
     ),
     Command(
         "temperature",
-        "How adventurous the answers are: 0 always takes the likeliest word",
+        "Randomness, 0 to 2. At 0, always the likeliest word",
         Option("value", "From 0 to 2", Kind.NUMBER, minimum=0.0, maximum=2.0),
         Who.CHANNEL,
     ),
     Command(
         "top_p",
-        "Sample only from the likeliest words that together have this probability",
+        "Choose only among the likeliest words with this total probability",
         Option("value", "From 0.01 to 1", Kind.NUMBER, minimum=0.01, maximum=1.0),
         Who.CHANNEL,
     ),
     Command(
         "max_tokens",
-        "The most tokens that an answer may have",
+        "Maximum length of an answer, in tokens",
         Option("value", "From 1 to 8192", Kind.INTEGER, minimum=1, maximum=8192),
         Who.CHANNEL,
     ),
     Command(
         "system",
-        "Show, set or clear the instructions that the model gets first",
-        Option("prompt", "The new instructions; 'clear' goes back to the default"),
+        "Show, set or clear the instructions for the model",
+        Option("prompt", "The new instructions, or 'clear' for the default ones"),
         Who.CHANNEL,
     ),
-    Command("settings", "Show what is set for this channel"),
-    Command("reset", "Start the conversation anew: earlier messages are no longer read"),
-    Command("undo", "Take back the last question and its answer"),
+    Command("settings", "Show the settings in use here"),
+    Command("reset", "Start a new conversation: earlier messages are no longer read"),
+    Command("undo", "Remove the last question and its answer"),
     Command("regenerate", "Answer the last question again"),
-    Command("continue", "Go on with the last answer"),
-    Command("stop", "Stop the answer that is being written"),
-    Command("status", "Show the model, the hardware, the memory, the speed and the queue"),
-    Command("why", "Show what the model was given to read for its last answer"),
+    Command("continue", "Continue the last answer"),
+    Command("stop", "Stop the current answer"),
+    Command("status", "Show model, hardware, memory, speed and queue"),
+    Command("why", "Show what the model read for its last answer"),
     Command(
         "forget",
-        "Delete what is stored of this conversation",
-        Option("what", "all (if nothing is said), last or mine", choices=("all", "last", "mine")),
+        "Delete stored messages of this conversation",
+        Option("what", "all (default), last or mine", choices=("all", "last", "mine")),
     ),
     Command(
         "export",
-        "Get the conversation as a file",
-        Option("format", "markdown (if nothing is said) or json", choices=("markdown", "json")),
+        "Save the conversation as a file",
+        Option("format", "markdown (default) or json", choices=("markdown", "json")),
     ),
     Command("help", "Show the commands"),
 )
@@ -145,7 +145,7 @@ def value_of(command: Command, args: dict[str, str]) -> str | None:
         return None
     if option.choices:
         if raw.lower() not in option.choices:
-            raise RequestRefused(f"{command.name} takes {', '.join(option.choices)}, not {as_code(raw, 40)}.")
+            raise RequestRefused(f"{command.name} must be {' or '.join(option.choices)}, not {as_code(raw, 40)}.")
         return raw.lower()
     if option.kind is Kind.TEXT:
         return raw
@@ -155,25 +155,30 @@ def value_of(command: Command, args: dict[str, str]) -> str | None:
 def _number(command: Command, option: Option, raw: str) -> str:
     assert option.minimum is not None
     assert option.maximum is not None
-    range_ = f"from {option.minimum:g} to {option.maximum:g}"
+    range_ = f"between {option.minimum:g} and {option.maximum:g}"
     integer = option.kind is Kind.INTEGER
     try:
         value: float = int(raw) if integer else float(raw.replace(",", "."))
     except ValueError:
         kind = "a whole number" if integer else "a number"
-        raise RequestRefused(f"{command.name} takes {kind} {range_}, not {as_code(raw, 40)}.") from None
+        raise RequestRefused(f"{command.name} must be {kind} {range_}, not {as_code(raw, 40)}.") from None
     if not option.minimum <= value <= option.maximum:  # false for NaN too
-        raise RequestRefused(f"{command.name} goes {range_}; {raw[:40]} is outside.")
+        raise RequestRefused(f"{command.name} must be {range_}, not {raw[:40]}.")
     return f"{value:g}" if not integer else str(value)
 
 
 def help_text(prefix: str = "/") -> str:
-    """The list of commands as Markdown, one a line."""
+    """The list of commands as Markdown, one a line, with who may use them."""
     lines = []
     for command in COMMANDS:
-        argument = ""
-        if command.option:
-            argument = f" {command.option.name}" if command.option.required else f" [{command.option.name}]"
         who = "" if command.who is Who.EVERYONE else f" ({command.who})"
-        lines.append(f"`{prefix}{command.name}{argument}` {command.description}{who}")
+        lines.append(f"`{usage(command, prefix)}` {command.description}{who}")
     return "\n".join(lines)
+
+
+def usage(command: Command, prefix: str) -> str:
+    """'/forget [what]': a command with its argument, in brackets if it is optional."""
+    if command.option is None:
+        return f"{prefix}{command.name}"
+    argument = command.option.name if command.option.required else f"[{command.option.name}]"
+    return f"{prefix}{command.name} {argument}"

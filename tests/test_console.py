@@ -12,6 +12,7 @@ import pytest
 from adapters.console.adapter import KEY, ConsoleAdapter
 from adapters.console.plain import OneLine, PipedLines, PlainScreen
 from bot.adapter import Core
+from bot.commands import COMMANDS
 from bot.errors import StorageError
 from bot.messages import Attachment, FinishReason, IncomingCommand, IncomingMessage, Notice, Person, Refused, Reply
 from tests.fakes.scripted_core import ScriptedCore
@@ -23,9 +24,15 @@ class Said:
     def __init__(self, lines: Sequence[str]) -> None:
         self.lines = list(lines)
         self.forgotten = False
+        self.asked: list[str] = []
+        self.sure = False
 
     async def ask(self, core: Core) -> str | None:
         return self.lines.pop(0) if self.lines else None
+
+    async def confirm(self, question: str) -> bool:
+        self.asked.append(question)
+        return self.sure
 
     def forget(self) -> None:
         self.forgotten = True
@@ -130,7 +137,7 @@ async def test_a_write_to_a_reader_that_is_gone_is_no_failure_of_the_adapter() -
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as out:
-        adapter = ConsoleAdapter(Said(["/help"] * 100), PlainScreen(out, io.StringIO()))
+        adapter = ConsoleAdapter(Said(["/status"] * 100), PlainScreen(out, io.StringIO()))
         async with asyncio.timeout(10):
             await adapter.run(ScriptedCore(adapter))
 
@@ -202,6 +209,16 @@ async def test_an_export_comes_with_its_file() -> None:
     exporting.core.notices["export"] = Notice("2 messages.", attachment=Attachment("chat.md", "**you**\n\nHi\n"))
     await exporting.run()
     assert exporting.printed == ("2 messages.\n**you**\n\nHi\n", "")
+
+
+async def test_help_is_one_command_a_line_in_two_columns() -> None:
+    asking = talk("/help")
+    await asking.run()
+    lines = asking.printed[0].splitlines()
+    assert len(lines) == len(COMMANDS)
+    assert lines[2].startswith("/temperature [value]  Randomness")
+    assert len({line.index(command.description) for line, command in zip(lines, COMMANDS, strict=True)}) == 1
+    assert "(" not in asking.printed[0].replace("(default)", ""), "there are no roles here"
 
 
 async def test_control_characters_never_reach_the_terminal() -> None:

@@ -9,6 +9,7 @@ import termios
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyte
 import pytest
@@ -83,11 +84,11 @@ class Chat:
 
     def __init__(self, downloads: Path, *lines: str) -> None:
         self.terminal = Terminal()
-        self.console = Console(
-            file=self.terminal, width=WIDTH, height=HEIGHT, force_terminal=True, color_system="truecolor"
-        )  # type: ignore[arg-type]  # a file for all that Rich does with it
+        file: Any = self.terminal  # a file for all that Rich does with it
+        self.console = Console(file=file, width=WIDTH, height=HEIGHT, force_terminal=True, color_system="truecolor")
         self.screen = RichScreen(self.console, downloads)
-        self.adapter = ConsoleAdapter(Said(lines), self.screen)
+        self.said = Said(lines)
+        self.adapter = ConsoleAdapter(self.said, self.screen)
         self.core = ScriptedCore(self.adapter)
 
     async def run(self) -> str:
@@ -226,9 +227,9 @@ async def test_another_answer_that_ends_meanwhile_is_printed_above(tmp_path: Pat
 
 
 async def test_links_are_shown_and_control_characters_are_not(tmp_path: Path) -> None:
-    chat = Chat(tmp_path, "one", "/help")
+    chat = Chat(tmp_path, "one", "/status")
     chat.core.says("[bank](https://evil.example) \x1b]0;title\x07", usage=None)
-    chat.core.notices["help"] = Refused("No \x1b[2J help.")
+    chat.core.notices["status"] = Refused("No \x1b[2J help.")
     assert await chat.run() == "bank (https://evil.example) ]0;title\n\nNo [2J help."
 
 
@@ -237,13 +238,36 @@ async def test_exports_are_saved_beside_each_other(tmp_path: Path) -> None:
     chat.core.notices["export"] = Notice("Here it is.", attachment=Attachment("../chat.md", "**you**\n"))
     shown = await chat.run()
     assert [(tmp_path / name).read_text() for name in ("chat.md", "chat-2.md")] == ["**you**\n"] * 2
-    assert "chat-2.md" in shown.replace("\n", "")
+    assert f"Saved as {tmp_path / 'chat-2.md'}" in shown.replace("\n", "")
+    assert chat.said.asked == ["chat.md exists. Overwrite it?"]
+
+
+async def test_an_export_replaces_a_file_if_the_person_says_so(tmp_path: Path) -> None:
+    (tmp_path / "chat.md").write_text("older and longer")
+    chat = Chat(tmp_path, "/export")
+    chat.said.sure = True
+    chat.core.notices["export"] = Notice("Here it is.", attachment=Attachment("chat.md", "new"))
+    assert f"Saved as {tmp_path / 'chat.md'}" in (await chat.run()).replace("\n", "")
+    assert (tmp_path / "chat.md").read_text() == "new"
+    assert not (tmp_path / "chat-2.md").exists()
+
+
+async def test_help_is_a_table_as_wide_as_the_window(tmp_path: Path) -> None:
+    chat = Chat(tmp_path, "/help")
+    chat.terminal.narrow(60)
+    chat.console.width = 60
+    lines = (await chat.run()).splitlines()
+    assert "/model [name]         Show or change the model" in lines
+    assert "/top_p [value]        Choose only among the likeliest words" in lines
+    assert "                      with this total probability" in lines
+    assert any(line.startswith("Ctrl-D ") for line in lines)
 
 
 async def test_an_export_that_cannot_be_saved_is_told(tmp_path: Path) -> None:
     chat = Chat(tmp_path / "nowhere", "/export")
     chat.core.notices["export"] = Notice("Here it is.", attachment=Attachment("chat.md", ""))
-    assert "chat.md could not be saved here: No such file or directory." in await chat.run()
+    shown = " ".join((await chat.run()).split())
+    assert f"chat.md cannot be saved in {tmp_path / 'nowhere'} (No such file or directory)." in shown
 
 
 async def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:

@@ -91,6 +91,17 @@ async def test_forgetting_deletes_the_history(keyboard: Keyboard, tmp_path: Path
     assert "secret" not in file.read_text()
 
 
+@pytest.mark.parametrize(
+    ("pressed", "sure"), [("y", True), ("YES ", True), ("", False), ("n", False), ("what?", False), (CTRL_C, False)]
+)
+async def test_a_question_is_answered_by_yes_alone(keyboard: Keyboard, pressed: str, sure: bool) -> None:
+    lines = TypedLines(None)
+    keyboard.keys.send_text(f"{pressed}{'' if pressed == CTRL_C else ENTER}")
+    async with asyncio.timeout(10):
+        assert await lines.confirm("Overwrite it?") is sure
+    assert await keyboard.line_after(lines, UP, "next", ENTER) == "next", "it is not in the history"
+
+
 async def test_close_ends_the_prompt(keyboard: Keyboard) -> None:
     adapter = ConsoleAdapter(TypedLines(None), PlainScreen(talk().out, talk().err))
     running = asyncio.create_task(adapter.run(keyboard.core))

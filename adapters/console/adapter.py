@@ -12,13 +12,15 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import Protocol
 
 from bot.adapter import Core, Limits
-from bot.commands import nearest, parse_text
+from bot.commands import COMMANDS, nearest, parse_text, usage
 from bot.errors import StorageError
 from bot.messages import (
     Accepted,
+    Attachment,
     ConversationKey,
     FinishReason,
     IncomingCommand,
@@ -39,6 +41,10 @@ class Lines(Protocol):
 
     async def ask(self, core: Core) -> str | None:
         """The next line, or None at the end of them."""
+        ...
+
+    async def confirm(self, question: str) -> bool:
+        """Ask a yes-or-no question; no where nobody can answer."""
         ...
 
     def forget(self) -> None:
@@ -63,6 +69,18 @@ class Screen(Protocol):
 
     def notice(self, notice: Notice) -> None:
         """Show the answer to a command."""
+        ...
+
+    def help(self, commands: Sequence[tuple[str, str]]) -> None:
+        """Show each command with its description."""
+        ...
+
+    def save(self, file: Attachment, *, replace: bool) -> None:
+        """Save the file of /export, in place of one of that name or beside it."""
+        ...
+
+    def exists(self, file: Attachment) -> bool:
+        """Whether saving the file would replace one."""
         ...
 
     def problem(self, text: str) -> None:
@@ -167,10 +185,19 @@ class ConsoleAdapter:
         if command is None and (slip := re.match(r"/([a-z_-]+)(?!\S)", text, re.IGNORECASE)):  # not a path like /tmp/x
             self._refuse(f"There is no {slip[0]}{nearest(slip[1]) or '; /help shows the commands.'}")
             return
+        if command is not None and command[0] == "help":  # in columns, and without the roles of a channel
+            self._screen.help([(usage(each, self.limits.prefix), each.description) for each in COMMANDS])
+            return
         self._finals.clear()
         with self._screen.answering(lambda: self._interrupt(core)):
-            await self._conclude(await self._hand_over(core, text, command))
+            outcome = await self._hand_over(core, text, command)
+            await self._conclude(outcome)
         self._stop = None
+        if isinstance(outcome, Notice) and (file := outcome.attachment):
+            replace = self._screen.exists(file) and await self._lines.confirm(
+                f"{Path(file.name).name} exists. Overwrite it?"
+            )
+            self._screen.save(file, replace=replace)
 
     async def _hand_over(self, core: Core, text: str, command: tuple[str, dict[str, str]] | None) -> Outcome:
         now, identity = time.time(), uuid.uuid4().hex

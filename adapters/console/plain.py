@@ -7,13 +7,13 @@ import asyncio
 import contextlib
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Thread
 from typing import BinaryIO, TextIO
 
 from adapters.console.text import printable
 from bot.adapter import Core
-from bot.messages import FinishReason, Notice, Reply
+from bot.messages import Attachment, FinishReason, Notice, Reply
 
 POLL_S = 0.2
 """How often to check whether stdout still has a reader: nothing is written for as long as a line takes."""
@@ -29,6 +29,10 @@ class OneLine:
         """The question the first time, then None."""
         question, self._question = self._question, None
         return question
+
+    async def confirm(self, question: str) -> bool:
+        """No: nobody is there to answer."""
+        return False
 
     def forget(self) -> None:
         """Nothing is kept here."""
@@ -57,6 +61,10 @@ class PipedLines:
         Thread(target=read, daemon=True).start()
         raw = await line
         return raw.decode("utf-8", errors="replace") if raw else None
+
+    async def confirm(self, question: str) -> bool:
+        """No: nobody is there to answer."""
+        return False
 
     def forget(self) -> None:
         """Nothing is kept here."""
@@ -108,10 +116,21 @@ class PlainScreen:
             self._line(self._err, error)
 
     def notice(self, notice: Notice) -> None:
-        """The answer to a command is an answer; its file is written out after it."""
+        """Write the answer to a command like any answer."""
         self._line(self._out, notice.text)
-        if notice.attachment:
-            self._line(self._out, notice.attachment.text)
+
+    def help(self, commands: Sequence[tuple[str, str]]) -> None:
+        """Write a line for each command, in two columns."""
+        width = max(len(usage) for usage, _ in commands)
+        self._line(self._out, "\n".join(f"{usage:<{width}}  {description}" for usage, description in commands))
+
+    def exists(self, file: Attachment) -> bool:
+        """False: files are written to stdout."""
+        return False
+
+    def save(self, file: Attachment, *, replace: bool) -> None:
+        """Write the file to stdout, after the answer that came with it."""
+        self._line(self._out, file.text)
 
     def problem(self, text: str) -> None:
         """One sentence."""

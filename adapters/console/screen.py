@@ -7,11 +7,12 @@ again and again, and of that no more than the window holds, so nothing flickers 
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.spinner import Spinner
+from rich.table import Table
 from rich.text import Text
 
 from adapters.console.markdown import Blocks, settled
@@ -21,6 +22,11 @@ from adapters.console.text import footer, printable
 from bot.messages import Attachment, FinishReason, Notice, Reply
 
 FRAMES_A_SECOND = 12
+KEYS = (
+    ("Ctrl-C", "Stop the answer; at the prompt, delete the line"),
+    ("Ctrl-D", "Leave the chat, as do 'exit' and 'quit'"),
+    ("Alt-Enter", "Start a new line in the question"),
+)
 
 
 class _Moving:
@@ -49,7 +55,7 @@ async def _animate(drawn: Redrawn) -> None:
 
 
 class RichScreen:
-    """A terminal with a person before it. `downloads` is where the files of /export are saved."""
+    """A terminal with a person before it. `downloads` is the directory in which files of /export are saved."""
 
     def __init__(self, console: Console, downloads: Path) -> None:
         self._console = console
@@ -100,14 +106,33 @@ class RichScreen:
             self._print_blocks(text[start:end])
 
     def notice(self, notice: Notice) -> None:
-        """Print the answer to a command, and save its file."""
+        """Print the answer to a command."""
         self._console.print(Blocks(printable(notice.text)), end="")
-        if notice.attachment:
-            try:
-                self._console.print(Text(f"Saved as {self._save(notice.attachment)}", style="dim"))
-            except OSError as error:
-                self.problem(f"{notice.attachment.name} could not be saved here: {error.strerror}.")
         self._console.print()
+
+    def help(self, commands: Sequence[tuple[str, str]]) -> None:
+        """Print commands and keys in two columns."""
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True, style="cyan")
+        table.add_column()
+        for usage, description in (*commands, *KEYS):
+            table.add_row(Text(usage), Text(description))
+        self._console.print(table)
+        self._console.print()
+
+    def exists(self, file: Attachment) -> bool:
+        """Whether there is a file of that name in the directory for downloads."""
+        return (self._downloads / Path(file.name).name).exists()
+
+    def save(self, file: Attachment, *, replace: bool) -> None:
+        """Save a file in the directory for downloads and print its path; replace: also over one of that name."""
+        try:
+            path = self._save(file, replace=replace)
+        except OSError as error:
+            self.problem(f"{file.name} cannot be saved in {self._downloads} ({error.strerror}).")
+        else:
+            self._console.print(Text(f"Saved as {path}", style="dim"), soft_wrap=True)
+            self._console.print()
 
     def remark(self, text: str) -> None:
         """Print something that nobody asked for, quietly."""
@@ -141,9 +166,13 @@ class RichScreen:
         self._moving.gap = True
         self._console.print(blocks, end="")
 
-    def _save(self, file: Attachment) -> Path:
-        """Write the file, beside any that is there already."""
+    def _save(self, file: Attachment, *, replace: bool) -> Path:
+        """Write the file, under the next free name unless it replaces one. Raises OSError."""
         name = Path(file.name)
+        if replace:
+            path = self._downloads / name.name
+            path.write_text(file.text, encoding="utf-8")
+            return path
         for number in itertools.count(1):
             path = self._downloads / (name.name if number == 1 else f"{name.stem}-{number}{name.suffix}")
             with contextlib.suppress(FileExistsError), path.open("x", encoding="utf-8") as out:

@@ -15,7 +15,7 @@ from bot.adapter import Core
 from bot.commands import COMMANDS, find
 
 PROMPT = FormattedText([("bold fg:ansicyan", "> ")])
-HOW_TO_LEAVE = "Ctrl-D or 'exit' leaves."
+HOW_TO_LEAVE = "Press Ctrl-D, or type 'exit', to leave."
 
 
 class CommandCompleter(Completer):
@@ -75,6 +75,15 @@ class TypedLines:
             except KeyboardInterrupt:
                 if not self._session.default_buffer.text:
                     print(HOW_TO_LEAVE)
+
+    async def confirm(self, question: str) -> bool:
+        """Ask on a line of its own, which is not kept in the history; anything but y or yes is no."""
+        session: PromptSession[str] = PromptSession()
+        try:
+            answer = await session.prompt_async(f"{question} [y/N] ")
+        except (EOFError, KeyboardInterrupt):
+            return False
+        return answer.strip().lower() in ("y", "yes")
 
     def forget(self) -> None:
         """Delete the history, here and on the disk."""

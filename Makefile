@@ -48,7 +48,7 @@ endif
 .PHONY: run test machine check bench bench-gpu proof soak constraints clean model
 
 run: $(VENV)/ready model
-	$(BIN)/inhouse chat --temperature 0 $(ARGS)  # a model this small strays from the question else
+	$(BIN)/inhouse chat $(ARGS)
 
 test: $(VENV)/ready-dev model
 	$(LOWERED_$(ISA)) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)

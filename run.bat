@@ -20,7 +20,7 @@ type nul >.venv\ready
 
 :model
 .venv\Scripts\inhouse pull smollm2 <nul 1>&2 || exit /b 1
-.venv\Scripts\inhouse chat --temperature 0 %*
+.venv\Scripts\inhouse chat %*
 exit /b %errorlevel%
 
 :nopython

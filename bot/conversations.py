@@ -115,7 +115,7 @@ class Conversations:
             message_id=message_id,
             author=replace(author, name=storable(author.name)),
             model=self.model_of(chosen),
-            params=self.params_of(chosen),
+            params=self.params_of(chosen, another=kind is RequestKind.REGENERATE),
             attempts=0,
             accepted_at=time.time(),
             wait_left_s=self._current.settings.deadline,
@@ -188,11 +188,18 @@ class Conversations:
         model = chosen.get("model", self._current.catalog.default)
         return model if model in self._current.catalog.names else self._current.catalog.default
 
-    def params_of(self, chosen: Mapping[str, str]) -> SamplingParams:
-        """The sampling parameters of a conversation with these settings."""
+    def params_of(self, chosen: Mapping[str, str], *, another: bool = False) -> SamplingParams:
+        """The sampling parameters of a conversation with these settings.
+
+        The model's own temperature holds where nobody set one; not for another answer, which at 0 would be the same.
+        """
         settings = self._current.settings
+        temperature = settings.temperature
+        own = self._current.catalog.get(self.model_of(chosen)).temperature
+        if own is not None and not another and "temperature" not in settings.model_fields_set:
+            temperature = own
         return SamplingParams(
-            temperature=float(chosen.get("temperature", settings.temperature)),
+            temperature=float(chosen.get("temperature", temperature)),
             top_p=float(chosen.get("top_p", settings.top_p)),
             repetition_penalty=settings.repetition_penalty,
             max_tokens=int(chosen.get("max_tokens", settings.max_tokens)),

@@ -1,111 +1,18 @@
 """What a person sees: the screen is drawn into a terminal emulator and read back."""
 
 import asyncio
-import os
-import pty
-import signal
-import sys
-import termios
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pyte
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from prompt_toolkit.input import create_input
-from prompt_toolkit.input.typeahead import get_typeahead
-from rich.console import Console
 
-from adapters.console.adapter import KEY, ConsoleAdapter
 from adapters.console.markdown import settled
-from adapters.console.screen import RichScreen
 from adapters.console.text import footer
-from bot.messages import Attachment, FinishReason, Notice, Person, Refused, Reply, Usage
-from tests.fakes.scripted_core import USAGE, ScriptedCore
-from tests.test_console import Said
-
-WIDTH, HEIGHT = 100, 12
-
-
-class Terminal:
-    """A terminal of WIDTH x HEIGHT cells that keeps what scrolls away. It is the file that Rich writes to."""
-
-    encoding = "utf-8"
-
-    def __init__(self) -> None:
-        self.width = WIDTH
-        self._screen = pyte.HistoryScreen(WIDTH, HEIGHT, history=10_000)
-        self._stream = pyte.Stream(self._screen)
-        self.written = ""
-
-    def write(self, text: str) -> int:
-        self.written += text
-        self._stream.feed(text.replace("\n", "\r\n"))
-        return len(text)
-
-    def narrow(self, width: int) -> None:
-        """Make the window narrower, and wrap its lines as tmux, VTE and others do."""
-        rows = [*self._screen.history.top, *(self._screen.buffer[row] for row in range(self._screen.cursor.y + 1))]
-        lines = []
-        for row in rows:
-            cells = [row[column] for column in range(self.width)]
-            while cells and cells[-1].data == " " and cells[-1].bg == "default":
-                cells.pop()
-            lines.append("".join("\N{NO-BREAK SPACE}" if cell.data == " " else cell.data for cell in cells))
-        self.width = width
-        self._screen = pyte.HistoryScreen(width, HEIGHT, history=10_000)
-        self._stream = pyte.Stream(self._screen)
-        self._stream.feed("\r\n".join(lines))
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def isatty(self) -> bool:
-        return True
-
-    @property
-    def lines(self) -> list[str]:
-        """Everything that can be read, by scrolling back too."""
-        gone = ["".join(line[column].data for column in range(self.width)) for line in self._screen.history.top]
-        shown = [line.replace("\N{NO-BREAK SPACE}", " ") for line in [*gone, *self._screen.display]]
-        return [line.rstrip() for line in shown]
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines).rstrip()
-
-
-class Chat:
-    """A console on that terminal."""
-
-    def __init__(self, downloads: Path, *lines: str) -> None:
-        self.terminal = Terminal()
-        file: Any = self.terminal  # a file for all that Rich does with it
-        self.console = Console(file=file, width=WIDTH, height=HEIGHT, force_terminal=True, color_system="truecolor")
-        self.screen = RichScreen(self.console, downloads)
-        self.said = Said(lines)
-        self.adapter = ConsoleAdapter(self.said, self.screen)
-        self.core = ScriptedCore(self.adapter)
-
-    async def run(self) -> str:
-        async with asyncio.timeout(20):
-            await self.adapter.run(self.core)
-        return self.terminal.text
-
-
-def reply(committed: str, tail: str = "", *, final: bool = False, **more: object) -> Reply:
-    made = Reply("r", "q", KEY, 0, "m", Person("local", "you"), committed, tail, final)
-    if final:
-        made = replace(made, finish_reason=FinishReason.STOP, usage=USAGE)
-    return replace(made, **more)  # type: ignore[arg-type]  # fields of Reply
-
-
-def pieces(text: str, size: int) -> Sequence[str]:
-    return [text[start : start + size] for start in range(0, len(text), size)]
+from bot.messages import Attachment, FinishReason, Notice, Refused, Usage
+from tests.console_window import HEIGHT, WIDTH, Chat, pieces, reply
 
 
 async def test_an_answer_and_its_quiet_line(tmp_path: Path) -> None:
@@ -268,64 +175,6 @@ async def test_an_export_that_cannot_be_saved_is_told(tmp_path: Path) -> None:
     chat.core.notices["export"] = Notice("Here it is.", attachment=Attachment("chat.md", ""))
     shown = " ".join((await chat.run()).split())
     assert f"chat.md cannot be saved in {tmp_path / 'nowhere'} (No such file or directory)." in shown
-
-
-async def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
-    chat = Chat(tmp_path, "one", "two")
-    chat.core.says("Endless", until_stopped=True, reason=FinishReason.ABORT)
-    chat.core.says("Second.", usage=None)
-    before = signal.getsignal(signal.SIGINT)
-    running = asyncio.create_task(chat.run())
-    await chat.core.writing.wait()
-    os.kill(os.getpid(), signal.SIGINT)
-    shown = await running
-    assert "first after 0.3 s; stopped\n\nSecond." in shown
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-async def test_a_second_ctrl_c_leaves(tmp_path: Path) -> None:
-    chat = Chat(tmp_path, "one", "two")
-    chat.core.says("Endless", until_stopped=True)
-    chat.core.deaf = True
-    running = asyncio.create_task(chat.run())
-    await chat.core.writing.wait()
-    for _ in range(2):
-        os.kill(os.getpid(), signal.SIGINT)
-        await asyncio.sleep(0.05)
-    await running
-    assert "stop" in [getattr(event, "name", "") for event in chat.core.events]
-
-
-async def test_ctrl_c_is_a_key_that_stops_the_answer_and_other_keys_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    master, slave = pty.openpty()
-    chat = Chat(tmp_path, "one", "two")
-    chat.core.says("Endless", until_stopped=True, reason=FinishReason.ABORT)
-    chat.core.says("Second.", usage=None)
-    with os.fdopen(master, "rb"), os.fdopen(slave, "r") as terminal:
-        monkeypatch.setattr(sys, "stdin", terminal)
-        before = termios.tcgetattr(slave)
-        running = asyncio.create_task(chat.run())
-        await chat.core.writing.wait()
-        assert termios.tcgetattr(slave)[6][termios.VINTR] == b"\0", "no signal, which would reach make as well"
-        os.write(master, b"Hi\x03!\r")
-        shown = await running
-        kept = "".join(key.data for key in get_typeahead(create_input(terminal)))
-        assert termios.tcgetattr(slave) == before
-    assert "; stopped\n\nSecond." in shown
-    assert kept == "Hi!\n"
-
-
-async def test_keys_are_not_echoed_into_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    master, slave = pty.openpty()
-    with os.fdopen(master, "rb"), os.fdopen(slave, "r") as terminal:
-        monkeypatch.setattr(sys, "stdin", terminal)
-        echo = [bool(termios.tcgetattr(slave)[3] & termios.ECHO)]
-        with Chat(tmp_path).screen.answering(lambda: None):
-            echo.append(bool(termios.tcgetattr(slave)[3] & termios.ECHO))
-        echo.append(bool(termios.tcgetattr(slave)[3] & termios.ECHO))
-    assert echo == [True, False, True]
 
 
 def test_the_quiet_line_says_what_there_is_to_know() -> None:

@@ -151,6 +151,21 @@ async def test_an_edit_and_a_deletion_reach_what_is_read(desk: Desk) -> None:
     assert await desk.conversations.prompt(desk.owed[1]) is None
 
 
+async def test_a_models_own_temperature_holds_where_nobody_set_one(tmp_path: Path) -> None:
+    storage = await Storage.open(tmp_path / "state")
+    try:
+        for given, expected in (({}, 0), ({"temperature": 0.5}, 0.5)):
+            settings = make_settings(tmp_path, catalog=None, models=(), model="smollm2", **given)
+            desk = Desk(settings, storage)
+            assert (await desk.conversations.request(CHANNEL, "1", ANA)).params.temperature == expected
+            another = await desk.conversations.request(CHANNEL, "1", ANA, RequestKind.REGENERATE)
+            assert another.params.temperature > 0, "at 0 another answer would be the same"
+            assert desk.conversations.params_of({"model": "phi-2"}).temperature == settings.temperature
+            assert desk.conversations.params_of({"temperature": "0.3"}).temperature == 0.3
+    finally:
+        await storage.close()
+
+
 async def test_settings_come_from_the_thread_then_the_channel_then_the_operator(desk: Desk) -> None:
     history = desk.storage.history
     assert (await desk.conversations.request(THREAD, "1", ANA)).params.temperature == 0.7

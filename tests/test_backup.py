@@ -18,12 +18,13 @@ from bot.storage import Storage, backup
 from bot.storage.backup import back_up
 from bot.storage.upgrade import upgrade as bring_up_to_date
 from bot.storage.versions import _config, newest
+from tests.cli_harness import Inhouse
 from tests.fakes.world import World
 from tests.service_harness import open_house
 from tests.storage_samples import KEY, answer, ask, part, rows, texts
-from tests.test_cli import ROOT, Inhouse, inhouse
+from tests.test_cli import ROOT
 
-__all__ = ["inhouse"]
+pytest_plugins = ["tests.cli_fixtures"]
 
 
 def unseen(done: int, total: int) -> None:

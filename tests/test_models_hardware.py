@@ -1,9 +1,9 @@
 """What the machine is, what fits on it, and the table of both."""
 
 import asyncio
+import io
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import pytest
@@ -17,7 +17,7 @@ from bot.models import hardware as hardware_module
 from bot.models.catalog import Catalog
 from bot.models.fit import Verdict, fits, kv_mb
 from bot.models.hardware import Hardware, choose_dtype, describe_hardware, detect, is_packed, probe
-from bot.models.report import human, rows, table
+from bot.models.report import advice, details, human, notes, overview, rows
 from bot.models.spec import ModelSpec
 from tests.processors import ENGINES, PROCESSORS, capabilities
 
@@ -186,20 +186,51 @@ def test_a_larger_model_never_fits_better(
     assert one.needed_mb > 0
 
 
-def test_the_table_has_a_row_for_every_model(tmp_path: Path) -> None:
+def test_there_is_a_row_for_every_model_and_no_table_exceeds_80_columns() -> None:
     found = rows(CATALOG, CARD, load_settings(), frozenset({"smollm2"}))
-    assert [row.name for row in found][:2] == ["smollm2", "smollm2-1.7b"]
+    assert [row.spec.name for row in found][:2] == ["smollm2", "smollm2-1.7b"]
     assert len(found) == len(CATALOG.names)
     fp32, bf16, fp16, eight, four = found[-1].memory_mb
     assert fp32 > bf16 == fp16 > eight > four
-    with (tmp_path / "shown").open("w") as file:
-        console = Console(width=200, record=True, file=file)
-        console.print(table(found))
-    shown = console.export_text()
-    assert "smollm2 (here)" in shown
-    assert "won't fit" in shown
-    assert "14.7 G" in shown
-    assert "(ask for access)" in shown
+    console = Console(width=200, record=True, file=io.StringIO())
+    for table in (overview(found, CARD), *details(found)):
+        console.print(table)
+    shown = [line.rstrip() for line in console.export_text().splitlines()]
+    assert max(map(len, shown)) <= 80
+    assert next(line.split() for line in shown if line.startswith("phi-4 "))[1:] == [
+        "29.3",
+        "GB",
+        "31.1",
+        "GB",
+        "GPU",
+        "no",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hardware", "here", "line"),
+    [
+        (
+            replace(LAPTOP, packs=True),
+            (),
+            "smollm2-1.7b. Run `inhouse pull smollm2-1.7b`.",
+        ),
+        (CARD, (), "mistral-7b-instruct-v0.3. Run `inhouse pull mistral-7b-instruct-v0.3`."),
+        (CARD, ("llama-3.1-8b-instruct",), "llama-3.1-8b-instruct. It is installed; set INHOUSE_MODEL="),
+        (
+            replace(LAPTOP, ram_total_mb=4000, ram_free_mb=3000),
+            ("smollm2",),
+            "smollm2. It is installed, and the default.",
+        ),
+        (replace(LAPTOP, ram_total_mb=900, ram_free_mb=600), (), "none of these fits."),
+    ],
+)
+def test_the_best_model_fits_is_general_and_needs_no_permission(
+    hardware: Hardware, here: tuple[str, ...], line: str
+) -> None:
+    found = rows(CATALOG, hardware, load_settings(), frozenset(here))
+    assert advice(found, hardware, "smollm2").startswith(f"Best for this machine: {line}")
+    assert any("slow" in note for note in notes(found, hardware)) == hardware.packs
 
 
 @pytest.mark.parametrize(

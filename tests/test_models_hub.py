@@ -12,6 +12,8 @@ import pytest
 from bot.config import Settings, load_settings
 from bot.errors import ModelError
 from bot.models.hardware import child_environment
+from bot.models.removal import stored
+from bot.models.repository import Hub
 from bot.models.weights import PullProgress
 from tests.fakes.hub import COMMIT, FakeHub
 from tests.hub_samples import CHUNK, NAME, SPEC, hub, pull, sharded, weights, whole
@@ -50,6 +52,23 @@ def test_a_model_is_planned_fetched_and_found_again(fake: FakeHub, settings: Set
     before = len(fake.requests)
     assert hub(fake, settings, home).here(SPEC) == folder
     assert len(fake.requests) == before, "finding a model asks nobody"
+
+
+def test_what_a_pull_left_is_found_for_removal_also_in_an_earlier_cache(
+    fake: FakeHub, settings: Settings, home: Path
+) -> None:
+    fake.repos[NAME] = whole()
+    ours = hub(fake, settings, home)
+    assert stored(SPEC, settings, ours).paths == ()
+    folder = pull(ours)
+    moved = Hub(settings, fake.endpoint, home / "another")
+    found = stored(SPEC, settings, moved)
+    assert folder.parents[1] in found.paths
+    assert 5004 <= found.bytes < 6000
+    found.delete()
+    assert ours.here(SPEC) is moved.here(SPEC) is None
+    assert stored(SPEC, settings, ours).paths == ()
+    assert pull(ours) == folder, "it can be fetched again"
 
 
 def test_the_remembered_commit_stays_when_the_hub_moves_on(fake: FakeHub, settings: Settings, home: Path) -> None:

@@ -1,8 +1,7 @@
-"""The command line: `inhouse chat | run | doctor | slack-manifest | discord-invite | models | pull | login | export |
-backup | db upgrade`.
+"""The command line, `inhouse`.
 
-In: arguments. Out: an exit status: 0 done, 1 failed, 78 (EX_CONFIG) a mistake of whoever called, 130 interrupted.
-What failed is one sentence on stderr, never a traceback. Only what a command needs is imported, when it runs.
+Exit status: 0 success, 1 failure, 78 (EX_CONFIG) a usage or configuration error, 130 interrupted. An error is one
+sentence on stderr, never a traceback. Each command imports what it needs when it runs, so that `--help` stays fast.
 """
 
 import importlib.util
@@ -18,8 +17,13 @@ from bot.errors import EX_CONFIG, ConfigError, InhouseError
 
 logging.getLogger("dotenv").setLevel(logging.ERROR)  # a line that it cannot read is told as a mistake of the settings
 
-app = typer.Typer(name="inhouse", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-database = typer.Typer(help="Work on the database.", rich_markup_mode=None)
+app = typer.Typer(
+    name="inhouse",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+database = typer.Typer(help="Manage the database.", rich_markup_mode=None)
 app.add_typer(database, name="db")
 
 
@@ -30,14 +34,23 @@ def main() -> None:
         if sys.argv[1:2] != ["doctor"]:  # which says it among other things
             check_packages()
         status = app(standalone_mode=False, prog_name="inhouse") or 0
-    except (typer.TyperException, InhouseError) as error:
-        mistake = isinstance(error, (typer.TyperException, ConfigError))
-        sentence = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        _tell(f"inhouse: {sentence}")
-        status = EX_CONFIG if mistake else 1
+    except typer.TyperException as error:
+        _tell(f"inhouse: {_with_help(error)}")
+        status = EX_CONFIG
+    except InhouseError as error:
+        _tell(f"inhouse: {error}")
+        status = EX_CONFIG if isinstance(error, ConfigError) else 1
     except (KeyboardInterrupt, typer.Abort):
         status = 130
     sys.exit(status)
+
+
+def _with_help(error: typer.TyperException) -> str:
+    """A usage error on one line, with the help page to read."""
+    sentence = " ".join(error.format_message().split())
+    context: typer.Context | None = getattr(error, "ctx", None)  # only usage errors have one
+    command = context.command_path if context else "inhouse"
+    return f"{sentence}{'' if sentence.endswith(('.', '?')) else '.'} See `{command} --help`."
 
 
 def _tell(sentence: str) -> None:
@@ -70,25 +83,57 @@ def _show_version(wanted: bool) -> None:
 @app.callback(invoke_without_command=True)
 def _inhouse(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """A chat bot for Discord and Slack that answers with a language model of your own."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
+def _catalog_names(incomplete: str) -> list[str]:
+    """Shell completion: names in the catalog."""
+    from bot.config import load_settings
+    from bot.models.catalog import Catalog
+
+    try:
+        names = sorted(spec.name for spec in Catalog.of(load_settings()))
+    except InhouseError:  # a mistake in the settings is no reason for a traceback in the prompt
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _installed_names(incomplete: str) -> list[str]:
+    """Shell completion: names of installed models."""
+    from bot.config import load_settings
+    from bot.models.catalog import Catalog
+    from bot.models.hub import installed
+
+    try:
+        settings = load_settings()
+        names = sorted(spec.name for spec in Catalog.of(settings) if spec.repo and installed(spec, settings))
+    except InhouseError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
 @app.command("chat")
 def _chat(
-    model: Annotated[str | None, typer.Option(help="Catalog name, org/name or directory of a model.")] = None,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Leave the GPU alone.")] = False,
-    gpu_layers: Annotated[int | None, typer.Option(help="Layers to keep on the GPU, the rest on the CPU.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Catalog name, org/name or a directory.", autocompletion=_catalog_names)
+    ] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Do not use the GPU.")] = False,
+    gpu_layers: Annotated[int | None, typer.Option(help="Layers to keep on the GPU; the rest run on the CPU.")] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")] = False,
-    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest word; up to 2.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="The most tokens that an answer may have.")] = None,
-    system: Annotated[str | None, typer.Option(help="Instructions that the model gets first.")] = None,
-    once: Annotated[str | None, typer.Option(metavar="QUESTION", help="Print the answer to this, and end.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Randomness, 0 to 2. At 0, always the likeliest word.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Maximum length of an answer, in tokens.")] = None,
+    system: Annotated[str | None, typer.Option(help="Instructions for the model (system prompt).")] = None,
+    once: Annotated[str | None, typer.Option(metavar="QUESTION", help="Answer this question and exit.")] = None,
 ) -> None:
-    """Talk with the model; each line of a pipe is a question."""
+    """Chat in the terminal, or answer each line of a pipe."""
     from bot.config import load_settings
 
     options = {
@@ -109,7 +154,7 @@ def _chat(
 
 @app.command("run")
 def _run() -> None:
-    """Serve the platforms whose tokens are set."""
+    """Serve Discord and Slack, whichever has its tokens set."""
     from bot.cli.run import adapters_for, run_platforms
     from bot.config import load_settings
 
@@ -119,9 +164,9 @@ def _run() -> None:
 
 @app.command("doctor")
 def _doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects, and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Look for what may be wrong, and say how to fix it."""
+    """Check the settings and this machine, and suggest fixes."""
     from bot.cli.doctor import diagnose
 
     raise typer.Exit(diagnose(as_json=as_json))
@@ -129,7 +174,7 @@ def _doctor(
 
 @app.command("discord-invite")
 def _discord_invite() -> None:
-    """Print the link that invites the bot to a server, and what to click before."""
+    """Print the bot's invite link and how to create the bot."""
     from adapters.discord.invite import invitation
     from bot.config import load_settings
 
@@ -138,7 +183,7 @@ def _discord_invite() -> None:
 
 @app.command("slack-manifest")
 def _slack_manifest() -> None:
-    """Print the manifest that makes the Slack app, and on stderr what to do with it."""
+    """Print the Slack app's manifest; the steps go to stderr."""
     import json
 
     from adapters.slack.manifest import manifest, steps
@@ -150,29 +195,47 @@ def _slack_manifest() -> None:
 
 
 @app.command("models")
-def _models() -> None:
-    """List the models: memory needed, and what fits here."""
+def _models(
+    everything: Annotated[bool, typer.Option("--all", help="Also show dtypes, licences and repositories.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """List the models: download, memory needed, and what fits."""
     from bot.cli.models import show_models
     from bot.config import load_settings
 
-    show_models(load_settings())
+    show_models(load_settings(), everything=everything, json_only=as_json)
 
 
 @app.command("pull")
 def _pull(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Catalog name, org/name or directory of a model.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="Catalog name or org/name.", autocompletion=_catalog_names),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Fetch a model; its licence and size are shown first."""
+    """Download a model; shows its licence and size first."""
     from bot.cli.models import pull_model
     from bot.config import load_settings
 
     pull_model(load_settings(model=name), yes=yes)
 
 
+@app.command("remove")
+def _remove(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name or org/name.", autocompletion=_installed_names)],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+) -> None:
+    """Delete a downloaded model; shows its size and asks first."""
+    from bot.cli.models import remove_model
+    from bot.config import load_settings
+
+    remove_model(load_settings(model=name), yes=yes, default=load_settings().model)
+
+
 @app.command("login")
 def _login() -> None:
-    """Store a token of the Hugging Face hub, for gated models."""
+    """Store a Hugging Face token, for gated models."""
     from bot.cli.models import log_in
     from bot.config import load_settings
 
@@ -181,15 +244,19 @@ def _login() -> None:
 
 @app.command("export")
 def _export(
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write into this file, not to stdout.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to this file instead of stdout.")] = None,
     conversation: Annotated[
         list[str] | None,
-        typer.Option(metavar="PLACE", help="Only these: platform/workspace/channel/thread, or the beginning of it."),
+        typer.Option(
+            metavar="PLACE", help="Only this place: platform/workspace/channel/thread or a prefix; may be repeated."
+        ),
     ] = None,
-    person: Annotated[str | None, typer.Option(help="Only what discord:<id> or slack:<id> said and got.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    person: Annotated[
+        str | None, typer.Option(help="Only messages of discord:<id> or slack:<id>, with their answers.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
-    """Print what is stored of conversations, as JSON lines."""
+    """Export stored conversations as JSON lines."""
     from bot.cli.keeping import export
     from bot.config import load_settings
 
@@ -198,8 +265,8 @@ def _export(
 
 @app.command("backup")
 def _backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to make.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
     """Copy the database, also while it is in use."""
     from bot.cli.keeping import backup
@@ -210,7 +277,7 @@ def _backup(
 
 @database.command("upgrade")
 def _upgrade() -> None:
-    """Bring the tables up to date, with a copy made first."""
+    """Migrate the tables to this version; makes a copy first."""
     from bot.cli.keeping import upgrade_database
     from bot.config import load_settings
 

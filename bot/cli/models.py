@@ -1,40 +1,56 @@
-"""`inhouse models | pull | login`: what bot.models knows and does, shown to a person.
+"""`inhouse models | pull | remove | login`.
 
-In: settings and what the person typed. Out: tables and progress; errors are ModelError or ConfigError. Only the table
-needs torch, to see the hardware, and loads it in a one-shot process.
+Errors are ModelError or ConfigError. Only `models` needs torch, to examine the hardware, in a process of its own.
 """
 
 import asyncio
 import getpass
+import json
+import re
 import sys
+import urllib.request
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from bot.config import Settings
-from bot.errors import ConfigError
+from bot.errors import ConfigError, ModelError
 from bot.models.catalog import Catalog
 from bot.models.hardware import describe_hardware, probe
 from bot.models.hub import installed, login, plan, pull
-from bot.models.report import human, rows, table
+from bot.models.removal import stored
+from bot.models.report import advice, as_json, details, human, notes, overview, rows
 from bot.models.repository import Download
 from bot.models.spec import ModelSpec
 from bot.models.weights import PullProgress
+from bot.storage import is_held
 
 PIPE_WIDTH = 160
-"""Columns where there is no window to fit into."""
+"""Width of tables in columns where stdout is not a terminal."""
+
+METRICS_S = 2.0
+"""Timeout of the question which model a running service has loaded."""
 
 
-def show_models(settings: Settings) -> None:
-    """Print the hardware and the table of models."""
+def show_models(settings: Settings, *, everything: bool, json_only: bool) -> None:
+    """Print the hardware, a table of models and the best one; or JSON. everything: with dtypes and repositories."""
     catalog = Catalog.of(settings)
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
-    with Console(stderr=True).status("looking at the hardware"):
+    with Console(stderr=True).status("examining the hardware"):
         hardware = asyncio.run(probe(settings.device))
-    console.print(describe_hardware(hardware), "", sep="\n", markup=False)
     here = frozenset(spec.name for spec in catalog if installed(spec, settings))
-    console.print(table(rows(catalog, hardware, settings, here)))
+    found = rows(catalog, hardware, settings, here)
+    if json_only:
+        typer.echo(json.dumps(as_json(found, hardware, catalog.default), ensure_ascii=False, indent=2))
+        return
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+    console.print(describe_hardware(hardware), markup=False)
+    for table in (overview(found, hardware), *(details(found) if everything else ())):
+        console.print()
+        console.print(table)
+    console.print()
+    for line in (*notes(found, hardware), advice(found, hardware, catalog.default)):
+        console.print(line, markup=False)
 
 
 def pull_model(settings: Settings, *, yes: bool) -> None:
@@ -55,6 +71,54 @@ def pull_model(settings: Settings, *, yes: bool) -> None:
         typer.confirm("Fetch it?", default=True, abort=True, err=True)
     _fetch(spec, settings, download, console)
     console.print(f"{spec.name} is ready.", markup=False)
+
+
+def remove_model(settings: Settings, *, yes: bool, default: str) -> None:
+    """Delete the model of the settings: its size first, then a question. `default`: the operator's INHOUSE_MODEL.
+
+    Raises ModelError if there is nothing to delete or a service uses it, ConfigError if there is nobody to ask, or
+    typer.Abort if the answer was no.
+    """
+    catalog = Catalog.of(settings)
+    spec = catalog.get(catalog.default)
+    found = stored(spec, settings)
+    if not found.paths:
+        raise ModelError(f"{spec.name} is not on this machine, so there is nothing to remove.")
+    in_use = default in (spec.name, spec.repo)
+    if is_held(settings.state_dir):
+        loaded = loaded_model(settings)
+        if loaded == spec.name or (loaded is None and in_use):
+            raise ModelError(f"A running Inhouse uses {spec.name}: stop it, or switch it to another model, first.")
+    console = Console(stderr=True, highlight=False)
+    for path in found.paths:
+        console.print(str(path), markup=False, soft_wrap=True)
+    console.print(f"size: {human(found.bytes, 'B')}", markup=False)
+    if in_use:
+        note = f"{spec.name} is INHOUSE_MODEL: without it `inhouse run` needs another one, or to pull it again."
+        console.print(note, markup=False, soft_wrap=True)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigError("inhouse remove asks before it deletes: run it in a terminal, or add --yes.")
+        typer.confirm(f"Delete {spec.name}?", default=False, abort=True, err=True)
+    found.delete()
+    console.print(f"{spec.name} is deleted.", markup=False)
+
+
+def loaded_model(settings: Settings) -> str | None:
+    """The model that a running service has loaded, '' for none, by its metrics; None if they cannot be read."""
+    if settings.http is None or not settings.http.port:
+        return None
+    request = urllib.request.Request(f"http://{settings.http}/metrics")
+    if settings.http_token:
+        request.add_header("Authorization", f"Bearer {settings.http_token.get_secret_value()}")
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(request, timeout=METRICS_S) as response:
+            text = response.read().decode("utf-8", "replace")
+    except OSError:
+        return None
+    named = re.search(r'^inhouse_model_loaded\{[^}]*model="([^"]*)"[^}]*\} 1', text, re.MULTILINE)
+    return named[1] if named else ""
 
 
 def log_in(settings: Settings) -> None:

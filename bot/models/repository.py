@@ -131,6 +131,17 @@ class Hub:
             candidates.append(Path(cached).parent)
         return candidates
 
+    def stored(self, spec: ModelSpec) -> list[Path]:
+        """Everything that pulls of this model left: its directory of the cache, and the record of its commit.
+
+        The hub's own API for deleting lists only complete downloads, and logs what it fails to delete.
+        """
+        name = self._blobs(spec.repo).parent.name
+        folders = [self._cache / name]
+        for folder in self.folders(spec):  # the record may name another cache, of an earlier HF_HOME
+            folders += [parent for parent in folder.parents if parent.name == name]
+        return [*dict.fromkeys(folders), self._record(spec.repo)]
+
     def account(self) -> str:
         """The name of the account whose token is used, '' if none is. Raises ModelError if the hub does not know it."""
         return self.whoami(self._token) if self._token else ""

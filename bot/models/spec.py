@@ -45,6 +45,8 @@ class ModelSpec(BaseModel):
     template: str = ""
     stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
     system: Text = SYSTEM
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    focus: Annotated[str, Field(max_length=20)] = ""
     licence: Text = ""
     licence_url: Text = ""
     gated: bool = False

@@ -1,0 +1,61 @@
+"""Deletes a model's files from the hub's cache and from ours (INHOUSE_CACHE_DIR).
+
+Only directories that a pull made are touched; a directory that the user named as a model never is.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bot.config import Settings
+from bot.errors import ModelError
+from bot.models.hub import WHEELS
+from bot.models.repository import Hub
+from bot.models.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Files and directories of one model."""
+
+    name: str
+    paths: tuple[Path, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Disk space that deleting them frees."""
+        return sum(file.lstat().st_size for path in self.paths for file in _files(path))
+
+    def delete(self) -> None:
+        """Delete them. Raises ModelError if one cannot be deleted."""
+        for path in self.paths:
+            try:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            except OSError as error:
+                raise ModelError(
+                    f"{error.filename or path} cannot be deleted ({error.strerror}): check its owner."
+                ) from error
+
+
+def stored(spec: ModelSpec, settings: Settings, hub: Hub | None = None) -> Stored:
+    """What is on this disk of a model, also of an unfinished download. Raises ModelError for a directory of the user's.
+
+    `hub` is the one of the settings unless given.
+    """
+    if spec.path:
+        raise ModelError(
+            f"{spec.name} is your own directory {spec.path}, which Inhouse does not delete: delete it yourself."
+        )
+    paths = list((hub or Hub(settings)).stored(spec))
+    if wheel := WHEELS.get(spec.repo):
+        folder = wheel.folder(settings.cache_dir)
+        paths += [folder.with_name(folder.name + ending) for ending in ("", ".wheel", ".unfinished")]
+    return Stored(spec.name, tuple(path for path in paths if path.exists()))
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """The regular files of a path; in the hub's cache, links into `blobs` stand beside the files themselves."""
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file() and not file.is_symlink():
+            yield file

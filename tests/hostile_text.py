@@ -18,13 +18,14 @@ from adapters.slack import blocks
 from adapters.slack import help as slack_help
 from adapters.slack import text as slack_text
 from adapters.slack.mrkdwn import mrkdwn
-from bot import address, buttons, commands, dialects, formatting, frames, links, markdown_scanner, textfiles, wording
+from bot import address, buttons, commands, dialects, formatting, frames, links, markdown_scanner, textfiles
 from bot.adapter import Dialect, Limits
 from bot.conversations import storable, text_with_files
 from bot.doctor import report
 from bot.journal import prefixed
 from bot.logs import Redactor
 from bot.messages import Attachment, FinishReason
+from bot.names import as_code, one_line
 from bot.web.troubles import told_apart
 from tests.storage_samples import asked
 
@@ -87,7 +88,8 @@ FUNCTIONS: Mapping[str, Call] = {
     "bot.commands.parse_text": lambda text: commands.parse_text(f"!{text}"),
     "bot.commands.find": commands.find,
     "bot.commands.nearest": commands.nearest,
-    "bot.wording.shortened": wording.shortened,
+    "bot.names.as_code": as_code,
+    "bot.names.one_line": one_line,
     "bot.journal.prefixed": lambda text: prefixed(text, 20),
     "bot.logs.Redactor": Redactor(["a-secret"]),
     "bot.web.troubles.told_apart": told_apart,

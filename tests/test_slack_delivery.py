@@ -10,7 +10,7 @@ import pytest
 
 from bot.delivery import Delivery
 from bot.frames import Composer
-from bot.messages import FinishReason
+from bot.messages import FinishReason, Reply
 from bot.messages import Person as Author
 from bot.storage import Storage
 from tests.fakes.slack_server import FakeSlack, Message
@@ -38,7 +38,11 @@ class Answer:
 
     def writes(self, text: str) -> None:
         """So much of it is there."""
-        self.delivery.grow(lambda: self.composer.growing(text, ""))
+
+        async def compose() -> list[Reply]:
+            return self.composer.growing(text, "")
+
+        self.delivery.grow(compose)
 
     def ends(self, text: str) -> None:
         """All of it is there."""

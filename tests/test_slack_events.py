@@ -126,6 +126,15 @@ async def test_messages_around_a_mention_come_along_where_that_is_set() -> None:
         assert [each.text for each in (await stage.core.message(8)).context] == ["what did he say?", "b", "c"]
 
 
+async def test_a_thread_shorter_than_what_is_wanted_of_it_comes_along_whole() -> None:
+    async with on_stage(ambient=4) as stage:
+        story = await stage.ben.says(stage.general, "a story")
+        for word in ("a", "b", "c"):
+            await stage.ben.says(stage.general, word, thread=story)
+        await stage.ana.says(stage.general, "and now?", mention=True, thread=story)
+        assert [each.text for each in (await stage.core.message(5)).context] == ["a story", "a", "b", "c"]
+
+
 async def test_typed_commands_are_commands_and_so_is_a_bare_stop_where_the_bot_listens() -> None:
     async with on_stage() as stage:
         said = await stage.ana.says(stage.general, "!temperature 0.2")

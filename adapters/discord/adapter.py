@@ -68,7 +68,7 @@ class DiscordAdapter:
         client = self._gateway.client()
         await client.complete()
         oldest = discord.utils.time_snowflake(discord.utils.utcnow() - self._catchup_age)
-        return await read_back(client, client.heard, key, max(int(after_id), oldest), limit)
+        return await read_back(client, client.context, key, max(int(after_id), oldest), limit)
 
     async def post(self, reply: Reply) -> str:
         """Show a reply for the first time."""

@@ -16,7 +16,8 @@ import discord
 from discord import app_commands
 
 from adapters.discord.commands import Desk
-from adapters.discord.events import Events
+from adapters.discord.context import ContextFetcher
+from adapters.discord.events import EventTranslator
 from adapters.discord.intake import Intake
 from adapters.discord.pace import KEPT, Pace
 from adapters.discord.posting import NOBODY
@@ -97,8 +98,9 @@ class HouseClient(discord.Client):
         parsers.update({event: _forgiving(event, parse) for event, parse in parsers.items() if event not in VITAL})
         self._core, self._intake, self._pace = core, intake, pace
         self._sessions = allowed.sessions - KEPT
-        self.heard = Events(settings, self, core, reads_all=allowed.reads_all)
-        self._desk = Desk(self, core, self.heard)
+        translator = EventTranslator(settings, self, reads_all=allowed.reads_all)
+        self.context = ContextFetcher(settings, self, core, translator)
+        self._desk = Desk(self, core, self.context)
         self._tree = _Tree(self)
         self._desk.furnish(self._tree)
         self._synced = False
@@ -160,22 +162,22 @@ class HouseClient(discord.Client):
     async def on_message(self, message: discord.Message) -> None:
         """Somebody said something."""
         with self._intake.errand():
-            await self._intake.message(self.heard, message)
+            await self._intake.message(self.context, message)
 
     async def on_raw_message_edit(self, event: discord.RawMessageUpdateEvent) -> None:
         """A message was changed, by its author or by Discord."""
         with self._intake.errand():
-            await self._intake.edit(self.heard, event.message)
+            await self._intake.edit(self.context, event.message)
 
     async def on_raw_message_delete(self, event: discord.RawMessageDeleteEvent) -> None:
         """A message is gone."""
         with self._intake.errand():
-            await self._intake.deletion(self, self.heard, event.channel_id, event.guild_id, [event.message_id])
+            await self._intake.deletion(self, self.context, event.channel_id, event.guild_id, [event.message_id])
 
     async def on_raw_bulk_message_delete(self, event: discord.RawBulkMessageDeleteEvent) -> None:
         """Messages are gone."""
         with self._intake.errand():
-            await self._intake.deletion(self, self.heard, event.channel_id, event.guild_id, sorted(event.message_ids))
+            await self._intake.deletion(self, self.context, event.channel_id, event.guild_id, sorted(event.message_ids))
 
     async def on_interaction(self, interaction: discord.Interaction[discord.Client]) -> None:
         """A button was pressed (commands come through the tree)."""

@@ -13,7 +13,8 @@ import aiohttp
 import discord
 from discord import app_commands
 
-from adapters.discord.events import Events, sent_at
+from adapters.discord.context import ContextFetcher
+from adapters.discord.events import sent_at
 from adapters.discord.options import Argument, argument_for
 from adapters.discord.people import Interaction, actor
 from adapters.discord.places import Where, key_of
@@ -50,8 +51,8 @@ _FAILURES = (discord.DiscordException, aiohttp.ClientError, OSError)
 class Desk:
     """Where interactions are dealt with."""
 
-    def __init__(self, client: discord.Client, core: Core, events: Events) -> None:
-        self._client, self._core, self._events = client, core, events
+    def __init__(self, client: discord.Client, core: Core, context: ContextFetcher) -> None:
+        self._client, self._core, self._context = client, core, context
 
     def furnish(self, tree: app_commands.CommandTree[discord.Client]) -> None:
         """Add all commands to a tree."""
@@ -112,7 +113,8 @@ class Desk:
 
     async def _answer(self, interaction: Interaction, message: discord.Message, where: Where) -> Outcome:
         """Whoever asks for an answer is its asker, the history shows who said it."""
-        event = await self._events.asked_about(message, where)
+        question = self._context.translator.question(message, where)
+        event = await self._context.enrich_question(question, message)
         asker = actor(interaction)
         author = Person(asker.id, event.author.name, asker.manages_channel, asker.manages_workspace, asker.groups)
         outcome = await self._core.handle(replace(event, author=author))
@@ -126,7 +128,7 @@ class Desk:
             author = await self._author_of(where, message_id)
         if str(author) != who.id and not who.manages_channel:
             return Refused(NOT_YOURS)
-        for event in self._events.gone(where, message_id):
+        for event in self._context.translator.deletions(where, message_id):
             await self._core.handle(event)
         return Notice(FORGOTTEN)
 

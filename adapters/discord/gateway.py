@@ -82,7 +82,7 @@ class Gateway:
         self._settings = settings
         self.posting.reload(settings)
         if self._client is not None:
-            self._client.heard.reload(settings)
+            self._client.context.reload(settings)
 
     async def run(self, core: Core) -> None:
         """Connect, and connect again, until close(). Raises FatalAdapterError."""
@@ -132,7 +132,7 @@ class Gateway:
         try:
             async with hurried():
                 await client.login(token)
-            client.heard.reload(self._settings)  # there may be others since this life began
+            client.context.reload(self._settings)  # there may be others since this life began
             self._client = client
             await client.connect()
         finally:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import discord
 
-from adapters.discord.events import Events
+from adapters.discord.context import ContextFetcher
 from adapters.discord.places import PLATFORM, known
 from adapters.discord.posting import Posting
 from bot.adapter import Core
@@ -56,25 +56,25 @@ class Intake:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def message(self, events: Events, message: discord.Message) -> None:
+    async def message(self, context: ContextFetcher, message: discord.Message) -> None:
         """Somebody said something."""
-        event = await events.said(message)
-        outcome = await self.until_stored(event) if event else None
+        event = context.translator.message(message)
+        outcome = await self.until_stored(await context.enrich(event, message)) if event else None
         if not isinstance(outcome, Notice | Refused):
             return
         for number, part in enumerate(split(outcome.text, MAX_CHARS)):
             attachment = outcome.attachment if isinstance(outcome, Notice) and number == 0 else None
             await self._tell(message, number, part.text, attachment)
 
-    async def edit(self, events: Events, message: discord.Message) -> None:
+    async def edit(self, context: ContextFetcher, message: discord.Message) -> None:
         """Somebody changed a message."""
-        if event := await events.edited(message):
-            await self.until_stored(event)
+        if event := context.translator.edit(message):
+            await self.until_stored(await context.enrich_edit(event, message))
 
     async def deletion(
         self,
         client: discord.Client,
-        events: Events,
+        context: ContextFetcher,
         channel_id: int,
         guild_id: int | None,
         message_ids: Iterable[int],
@@ -86,7 +86,7 @@ class Intake:
         except AdapterError:
             return  # its thread is gone as well
         for message_id in message_ids:
-            for event in events.gone(where, message_id):
+            for event in context.translator.deletions(where, message_id):
                 await self.until_stored(event)
 
     async def until_stored(self, event: Event) -> Outcome | None:

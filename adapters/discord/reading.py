@@ -6,7 +6,7 @@ are. Discord tells no memberships with a channel's history, so those are fetched
 
 import discord
 
-from adapters.discord.events import Events
+from adapters.discord.context import ContextFetcher
 from adapters.discord.failures import mapped
 from adapters.discord.places import target
 from bot.messages import ConversationKey, IncomingMessage
@@ -16,7 +16,7 @@ DEPTH = 4
 
 
 async def read_back(
-    client: discord.Client, events: Events, key: ConversationKey, after_id: int, limit: int
+    client: discord.Client, context: ContextFetcher, key: ConversationKey, after_id: int, limit: int
 ) -> list[IncomingMessage]:
     """At most `limit` messages, oldest first; commands are not among them: they were about another moment.
 
@@ -35,7 +35,8 @@ async def read_back(
                 if message.author.id not in members:
                     members[message.author.id] = await _member(guild, message.author.id)
                 message.author = members[message.author.id] or message.author
-            event = await events.said(message)
+            translated = context.translator.message(message)
+            event = await context.enrich(translated, message) if translated else None
             if isinstance(event, IncomingMessage):
                 found.append(event)
     return found

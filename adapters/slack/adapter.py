@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from adapters.slack.assistant import AssistantView
 from adapters.slack.commands import Desk
 from adapters.slack.connection import Connection
-from adapters.slack.events import Events
+from adapters.slack.context import ContextFetcher
+from adapters.slack.events import EventTranslator
 from adapters.slack.intake import Intake
 from adapters.slack.listeners import listen, make_app
 from adapters.slack.me import PLATFORM
@@ -39,7 +40,8 @@ class SlackAdapter:
         self._web = web_client(settings, refusals=self._refusals)
         self._connection = Connection(settings, self._web, timing or Timing())
         self._posting = Posting(settings, self._web, self._connection.me, pace)
-        self._events: Events | None = None
+        self._translator = EventTranslator(settings, self._connection.me)
+        self._context: ContextFetcher | None = None
         self._desk: Desk | None = None
 
     @property
@@ -60,7 +62,7 @@ class SlackAdapter:
     def reload(self, settings: Settings) -> None:
         """Go by these from now on; the socket stays, and the slash command is the one that was registered."""
         self._settings = settings
-        for part in (self._posting, self._events, self._desk):
+        for part in (self._posting, self._translator, self._context, self._desk):
             if part is not None:
                 part.reload(settings)
 
@@ -68,10 +70,11 @@ class SlackAdapter:
         """Connect and stay connected until close(). Raises FatalAdapterError when Slack refuses us for good."""
         web, me = self._web, self._connection.me
         people = People(web)
-        events = self._events = Events(self._settings, web, me, core, people)
+        translator = self._translator
+        context = self._context = ContextFetcher(self._settings, web, me, core, people, translator)
         assistant = AssistantView(web)
-        intake = Intake(core, events, self._posting, assistant, self._connection.closing)
-        desk = self._desk = Desk(self._settings, web, me, core, self._posting, events)
+        intake = Intake(core, translator, context, self._posting, assistant, self._connection.closing)
+        desk = self._desk = Desk(self._settings, web, me, core, self._posting, translator, context)
         self._posting.streams.stopped = _stopping(core)
         app = make_app(web, me)
         listen(app, intake, self._connection.doubt, desk.furnish, assistant.furnish)
@@ -91,13 +94,14 @@ class SlackAdapter:
         After a long outage it begins where INHOUSE_CATCHUP_AGE does, so that what is too old uses up none of the limit.
         """
         self._connection.me()
-        assert self._events is not None
+        assert self._context is not None
         oldest = time.time() - self._settings.catchup_age
         try:
             after = float(after_id)
         except ValueError:
             after = oldest
-        return await read_back(self._web, self._events, key, max(after, oldest), oldest, limit)
+        start = max(after, oldest)
+        return await read_back(self._web, self._translator, self._context, key, start, oldest, limit)
 
     async def post(self, reply: Reply) -> str:
         """Show a reply for the first time."""

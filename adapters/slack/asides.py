@@ -17,7 +17,7 @@ from slack_sdk.errors import SlackClientError
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
-from adapters.slack.events import Events
+from adapters.slack.events import EventTranslator
 from adapters.slack.interactions import Interaction
 from adapters.slack.mrkdwn import mrkdwn
 from adapters.slack.posting import Posting
@@ -65,8 +65,8 @@ def words_of(outcome: Outcome) -> Words | None:
 class Asides:
     """Answers interactions for as long as the adapter lives."""
 
-    def __init__(self, web: AsyncWebClient, posting: Posting, events: Events) -> None:
-        self._web, self._posting, self._events = web, posting, events
+    def __init__(self, web: AsyncWebClient, posting: Posting, translator: EventTranslator) -> None:
+        self._web, self._posting, self._translator = web, posting, translator
         self._tasks: set[asyncio.Task[Any]] = set()  # Any: works and answers
 
     async def serve(self, ack: AsyncAck, interaction: Interaction, work: Work, *, patient: bool = False) -> None:
@@ -142,7 +142,7 @@ class Asides:
 
     async def _send(self, interaction: Interaction, file: Attachment) -> bool:
         """A file into the person's direct messages; whether it is there."""
-        key = self._events.key(interaction.channel, interaction.thread)
+        key = self._translator.key(interaction.channel, interaction.thread)
         try:
             await self._posting.tell(key, "", thread=interaction.thread, to=interaction.user, attachment=file)
         except AdapterError as error:

@@ -11,7 +11,8 @@ from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.context.ack.async_ack import AsyncAck
 
 from adapters.slack.asides import Asides, Words, words_of
-from adapters.slack.events import Events
+from adapters.slack.context import ContextFetcher
+from adapters.slack.events import EventTranslator
 from adapters.slack.help import chosen
 from adapters.slack.interactions import Interaction, of_element, pressed
 from adapters.slack.payloads import Raw, text_of
@@ -25,8 +26,8 @@ ANY = re.compile("")
 class Buttons:
     """Acts on what is pressed and chosen."""
 
-    def __init__(self, core: Core, events: Events, asides: Asides) -> None:
-        self._core, self._events, self._asides = core, events, asides
+    def __init__(self, core: Core, translator: EventTranslator, context: ContextFetcher, asides: Asides) -> None:
+        self._core, self._translator, self._context, self._asides = core, translator, context, asides
 
     def furnish(self, app: AsyncApp) -> None:
         """Register for everything that can be pressed."""
@@ -44,13 +45,13 @@ class Buttons:
         return None
 
     async def _press(self, interaction: Interaction, button: Button) -> Words | None:
-        actor = await self._events.actor(interaction.user, interaction.channel)
-        key = self._events.key(interaction.channel, interaction.thread)
+        actor = await self._context.actor(interaction.user, interaction.channel)
+        key = self._translator.key(interaction.channel, interaction.thread)
         outcome = await self._core.handle(IncomingAction(key, interaction.id, actor, button.reply_id, button.kind))
         return None if isinstance(outcome, Accepted) else words_of(outcome)  # what comes, comes as a message
 
     async def _choose(self, interaction: Interaction, model: str) -> Words | None:
-        actor = await self._events.actor(interaction.user, interaction.channel)
-        key, args = self._events.key(interaction.channel, interaction.thread), {"name": model}
+        actor = await self._context.actor(interaction.user, interaction.channel)
+        key, args = self._translator.key(interaction.channel, interaction.thread), {"name": model}
         event = IncomingCommand(key, interaction.id, actor, "model", args, time.time())
         return words_of(await self._core.handle(event))

@@ -14,7 +14,8 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from adapters.slack.asides import COMING, Asides, Words, words_of
 from adapters.slack.buttons import Buttons
-from adapters.slack.events import Events
+from adapters.slack.context import ContextFetcher
+from adapters.slack.events import EventTranslator
 from adapters.slack.help import help_on, menu_of, unknown
 from adapters.slack.interactions import Interaction, of_command
 from adapters.slack.me import MeNow
@@ -38,13 +39,20 @@ class Desk:
     """Where slash commands, buttons and menus are dealt with."""
 
     def __init__(
-        self, settings: Settings, web: AsyncWebClient, me: MeNow, core: Core, posting: Posting, events: Events
+        self,
+        settings: Settings,
+        web: AsyncWebClient,
+        me: MeNow,
+        core: Core,
+        posting: Posting,
+        translator: EventTranslator,
+        context: ContextFetcher,
     ) -> None:
-        self._settings, self._core, self._events = settings, core, events
+        self._settings, self._core, self._translator, self._context = settings, core, translator, context
         self._places = Places(web)
-        self._asides = Asides(web, posting, events)
-        self._buttons = Buttons(core, events, self._asides)
-        self._menus = Menus(me, core, events, self._asides, self._places)
+        self._asides = Asides(web, posting, translator)
+        self._buttons = Buttons(core, translator, context, self._asides)
+        self._menus = Menus(me, core, translator, context, self._asides, self._places)
 
     def reload(self, settings: Settings) -> None:
         """Go by these from now on."""
@@ -99,10 +107,10 @@ class Desk:
         return words
 
     async def _actor(self, interaction: Interaction) -> Person:
-        return await self._events.actor(interaction.user, interaction.channel)
+        return await self._context.actor(interaction.user, interaction.channel)
 
     async def _handle(self, interaction: Interaction, actor: Person, name: str, args: dict[str, str]) -> Outcome:
-        key = self._events.key(interaction.channel)
+        key = self._translator.key(interaction.channel)
         return await self._core.handle(IncomingCommand(key, interaction.id, actor, name, args, time.time()))
 
     def _elsewhere(self, interaction: Interaction, name: str, outcome: Outcome) -> bool:

@@ -1,52 +1,182 @@
-"""What was said before a message: the message that its thread starts from, and the talk around it where that is set.
+"""Fetches what an event needs besides its payload: names, rights, files, earlier messages, whether the bot follows.
 
-In: a message. Out: Slack's messages before it, oldest first. Raises what `mapped` raises where they cannot be read.
+This is the only step between translation (`events`) and the core that calls Slack. All fetches of one message share one
+deadline, since Slack expects an acknowledgement within 3 s. What fails or comes too late is left out: files and earlier
+messages with a remark to the reader, names with a placeholder.
 """
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
+from adapters.slack.events import PREFIX, EventTranslator, author_of, command_in
 from adapters.slack.failures import mapped
-from adapters.slack.payloads import Message, body_of, message_of, object_of, objects_of, text_of
+from adapters.slack.files import FileReader
+from adapters.slack.me import MeNow
+from adapters.slack.patience import PATIENCE_S, Patience
+from adapters.slack.payloads import File, Message, body_of, message_of, object_of, objects_of, text_of
+from adapters.slack.people import People
+from adapters.slack.text import channels_in, users_in
+from bot.adapter import Core
 from bot.config import Settings
+from bot.errors import StorageError
+from bot.messages import ConversationKey, IncomingCommand, IncomingMessage, MessageEdited, Person
+from bot.textfiles import Files
 
 PAGE = 200
-PAGES = 5
-"""So much of a long thread is read."""
+MAX_PAGES = 5
+"""The most pages of a long thread that are read."""
+UNREADABLE = "I could not read what was said before this."
 
 
-class Background:
-    """Reads channels and threads for one bot."""
+class ContextFetcher:
+    """Completes the events of one bot."""
 
-    def __init__(self, settings: Settings, web: AsyncWebClient) -> None:
-        self._settings, self._web = settings, web
+    def __init__(
+        self,
+        settings: Settings,
+        web: AsyncWebClient,
+        me: MeNow,
+        core: Core,
+        people: People,
+        translator: EventTranslator,
+    ) -> None:
+        self._settings, self._me, self._core, self._people = settings, me, core, people
+        self._translator = translator
+        self._files = FileReader(web, me)
+        self._history = _PrecedingMessages(web)
 
     def reload(self, settings: Settings) -> None:
-        """Go by these from now on."""
+        """Use these settings from now on."""
         self._settings = settings
 
-    async def before(self, message: Message, starts: bool) -> list[Message]:
-        """The messages before one that addresses the bot. `starts`: with it the bot comes into the thread."""
-        around = 0 if message.private else self._settings.ambient
-        if not message.thread:
-            return (await self._channel(message, around))[-around:] if around else []
-        thread = await self._thread(message, PAGE if around else 1)
-        first = [each for each in thread if starts and each.ts == message.thread]
-        others = [each for each in thread if each.ts != message.thread]
-        return [*first, *others[len(others) - around :]] if around else first
+    async def enrich(
+        self, event: IncomingMessage, message: Message, seconds: float = PATIENCE_S
+    ) -> IncomingMessage | IncomingCommand:
+        """A message with all that belongs to it, or the command that it is.
 
-    async def _channel(self, message: Message, limit: int) -> list[Message]:
+        Nothing is fetched for one that the bot has nothing to do with.
+        """
+        following = await self._follows(event.key)
+        if not event.addressed and not following and not message.text.startswith(PREFIX):
+            return event
+        deadline = Patience(seconds)
+        author, text = await asyncio.gather(self._author(message, deadline), self._text(message, deadline))
+        if command := command_in(text):
+            name, args = command
+            actor = await self._people.actor(message.user, message.channel, deadline)
+            return IncomingCommand(event.key, message.ts, actor, name, args, message.sent_at)
+        if not event.addressed and not following:
+            return event
+        key = self._translator.reply_key(message) if event.addressed else event.key
+        read, (preceding, remark) = await asyncio.gather(
+            self._files.read(message.files, deadline), self._preceding(event, message, following, deadline)
+        )
+        context = await asyncio.gather(*(self._as_context(each, message, key, deadline) for each in preceding))
+        return replace(
+            event,
+            key=key,
+            author=author,
+            text=text,
+            attachments=read.texts,
+            context=tuple(each for each in context if each.text or each.attachments),
+            remark=" ".join(filter(None, (read.remark, remark))),
+        )
+
+    async def enrich_question(self, event: IncomingMessage, message: Message) -> IncomingMessage:
+        """A message that was picked for an answer, with its files and names."""
+        author, text, read = await self._details(message, message.files, Patience())
+        return replace(event, author=author, text=text, attachments=read.texts, remark=read.remark)
+
+    async def enrich_edits(self, edits: Sequence[MessageEdited], message: Message) -> list[MessageEdited]:
+        """The edits of a message with names, and with its files where the bot may have answered it."""
+        deadline = Patience()
+        followed = await asyncio.gather(*(self._follows(edit.key) for edit in edits))
+        wanted = any(followed) or self._translator.addresses_bot(message)
+        author, text, read = await self._details(message, message.files if wanted else (), deadline)
+        return [replace(edit, author=author, text=text, attachments=read.texts) for edit in edits]
+
+    async def actor(self, user_id: str, channel: str) -> Person:
+        """The user of a command or a button, with their rights in the channel."""
+        return await self._people.actor(user_id, channel, Patience())
+
+    async def _follows(self, key: ConversationKey) -> bool:
+        """Whether this is a thread in which the bot answers without being mentioned."""
+        if not key.thread or not self._settings.follow_threads:
+            return False
+        try:
+            return await self._core.following(key)
+        except StorageError:
+            return True  # storing the message fails as well, so Slack delivers it again
+
+    async def _details(self, message: Message, files: Sequence[File], deadline: Patience) -> tuple[Person, str, Files]:
+        return await asyncio.gather(
+            self._author(message, deadline), self._text(message, deadline), self._files.read(files, deadline)
+        )
+
+    async def _author(self, message: Message, deadline: Patience) -> Person:
+        if message.bot_id or not message.user:
+            return author_of(message)
+        return await self._people.person(message.user, message.channel, deadline)
+
+    async def _text(self, message: Message, deadline: Patience) -> str:
+        names = await self._people.names(users_in(message.text), channels_in(message.text), deadline)
+        return self._translator.text(message, names)
+
+    async def _preceding(
+        self, event: IncomingMessage, message: Message, following: bool, deadline: Patience
+    ) -> tuple[Sequence[Message], str]:
+        """Other people's messages that belong before this one, and a remark if they could not be read."""
+        me = self._me()
+        with_start = bool(message.thread) and not following and message.parent != me.user_id
+        ambient = self._settings.ambient if event.addressed and not message.private else 0
+        if not with_start and not ambient:
+            return [], ""
+        found = await deadline.spent_on(self._history.before(message, ambient, with_start), None)
+        if found is None:
+            return [], UNREADABLE
+        return [each for each in found if each.user != me.user_id and each.bot_id != me.bot_id], ""
+
+    async def _as_context(
+        self, message: Message, question: Message, key: ConversationKey, deadline: Patience
+    ) -> IncomingMessage:
+        """An earlier message; the one that the thread starts from brings its files."""
+        files = message.files if message.ts == question.thread else ()
+        author, text, read = await self._details(message, files, deadline)
+        event = self._translator.preceding(message, key)
+        return replace(event, author=author, text=text, attachments=read.texts)
+
+
+class _PrecedingMessages:
+    """Reads channels and threads. Raises RetryLater, Rejected or Gone."""
+
+    def __init__(self, web: AsyncWebClient) -> None:
+        self._web = web
+
+    async def before(self, message: Message, count: int, with_start: bool) -> list[Message]:
+        """The last `count` messages before one, oldest first, `with_start` after the first message of its thread."""
+        if not message.thread:
+            return (await self._in_channel(message, count))[-count:] if count else []
+        thread = await self._in_thread(message, PAGE if count else 1)
+        start = [each for each in thread if with_start and each.ts == message.thread]
+        others = [each for each in thread if each.ts != message.thread]
+        return [*start, *others[-count:]] if count else start
+
+    async def _in_channel(self, message: Message, limit: int) -> list[Message]:
         async with mapped():
             answer = await self._web.conversations_history(
                 channel=message.channel, latest=message.ts, inclusive=False, limit=limit
             )
         return _oldest_first(answer, message)
 
-    async def _thread(self, message: Message, limit: int) -> list[Message]:
-        """Slack begins with the oldest ones, so what is nearest comes last."""
+    async def _in_thread(self, message: Message, limit: int) -> list[Message]:
+        """Slack's pages begin with the oldest messages, so the nearest ones are on the last page."""
         found: list[Message] = []
         cursor = ""
-        for _ in range(PAGES):
+        for _ in range(MAX_PAGES):
             async with mapped():
                 answer = await self._web.conversations_replies(
                     channel=message.channel,

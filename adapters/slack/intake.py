@@ -13,9 +13,10 @@ from collections.abc import Coroutine
 from typing import Any
 
 from adapters.slack.assistant import AssistantView
-from adapters.slack.events import Events
+from adapters.slack.context import ContextFetcher
+from adapters.slack.events import EventTranslator
 from adapters.slack.me import PLATFORM
-from adapters.slack.payloads import Raw, is_private, message_of, object_of, text_of
+from adapters.slack.payloads import Message, Raw, is_private, message_of, object_of, text_of
 from adapters.slack.posting import Posting
 from bot.adapter import Core
 from bot.errors import AdapterError, StorageError
@@ -35,9 +36,16 @@ class Intake:
     """Takes events for as long as the adapter lives; `closing` ends every wait."""
 
     def __init__(
-        self, core: Core, events: Events, posting: Posting, assistant: AssistantView, closing: asyncio.Event
+        self,
+        core: Core,
+        translator: EventTranslator,
+        context: ContextFetcher,
+        posting: Posting,
+        assistant: AssistantView,
+        closing: asyncio.Event,
     ) -> None:
-        self._core, self._events, self._posting, self._assistant = core, events, posting, assistant
+        self._core, self._posting, self._assistant = core, posting, assistant
+        self._translator, self._context = translator, context
         self._closing = closing
         self._errands: set[asyncio.Task[None]] = set()
         self._working: dict[Identity, asyncio.Task[None]] = {}
@@ -49,12 +57,12 @@ class Intake:
         if message is None:
             return
         # An edit may add the mention: that is the same message, but not the same event.
-        identity = (message.channel, message.ts, self._events.addresses(message))
+        identity = (message.channel, message.ts, self._translator.addresses_bot(message))
         if identity in self._done:
             return
         task = self._working.get(identity)
         if task is None:
-            task = self._working[identity] = asyncio.create_task(self._message(raw))
+            task = self._working[identity] = asyncio.create_task(self._message(message))
             task.add_done_callback(lambda done: self._worked(identity, done))
         await asyncio.shield(task)
 
@@ -62,13 +70,15 @@ class Intake:
         """A message was changed, by its author or by Slack, or deleted with its thread left. Raises StorageError."""
         if text_of(object_of(raw, "message"), "subtype") == "tombstone":
             return await self.deletion(raw)
-        for event in await self._events.edited(raw):
-            await self._core.handle(event)
+        message = self._translator.edited_message(raw)
+        if message is not None:
+            for event in await self._context.enrich_edits(self._translator.edits(message), message):
+                await self._core.handle(event)
         return None
 
     async def deletion(self, raw: Raw) -> None:
         """A message is gone. Raises StorageError."""
-        for event in self._events.gone(raw):
+        for event in self._translator.deletions(raw):
             await self._core.handle(event)
 
     def catch_up(self) -> None:
@@ -84,10 +94,11 @@ class Intake:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _message(self, raw: Raw) -> None:
-        event = await self._events.said(raw)
-        if event is None:
+    async def _message(self, message: Message) -> None:
+        translated = self._translator.message(message)
+        if translated is None:
             return
+        event = await self._context.enrich(translated, message)
         begins = await self._begins(event)
         outcome = await self._core.handle(event)
         if isinstance(outcome, Notice | Refused):

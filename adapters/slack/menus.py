@@ -11,10 +11,11 @@ from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.context.ack.async_ack import AsyncAck
 
 from adapters.slack.asides import Asides, Words, words_of
-from adapters.slack.events import Events
+from adapters.slack.context import ContextFetcher
+from adapters.slack.events import EventTranslator
 from adapters.slack.interactions import Interaction, of_element
 from adapters.slack.me import MeNow
-from adapters.slack.payloads import Raw, object_of, text_of
+from adapters.slack.payloads import Raw, message_of, object_of, text_of
 from adapters.slack.places import AWAY, Places
 from bot.adapter import Core
 from bot.messages import Accepted, MessageDeleted
@@ -32,8 +33,17 @@ NO_QUESTION = "I cannot tell which question that answers; use 'Forget this' on t
 class Menus:
     """Acts on messages that are picked."""
 
-    def __init__(self, me: MeNow, core: Core, events: Events, asides: Asides, places: Places) -> None:
-        self._me, self._core, self._events, self._asides, self._places = me, core, events, asides, places
+    def __init__(
+        self,
+        me: MeNow,
+        core: Core,
+        translator: EventTranslator,
+        context: ContextFetcher,
+        asides: Asides,
+        places: Places,
+    ) -> None:
+        self._me, self._core, self._translator, self._context = me, core, translator, context
+        self._asides, self._places = asides, places
 
     def furnish(self, app: AsyncApp) -> None:
         """Register both shortcuts."""
@@ -53,13 +63,14 @@ class Menus:
 
     async def _answer(self, interaction: Interaction, raw: Raw) -> Words | None:
         """Whoever asks for an answer is its asker, the history shows who said it."""
+        message = message_of(raw, interaction.channel)
+        if message is None:
+            return Words(NOT_SAID)
         event, asker, here = await asyncio.gather(
-            self._events.asked_about(raw, interaction.channel),
-            self._events.actor(interaction.user, interaction.channel),
+            self._context.enrich_question(self._translator.question(message), message),
+            self._context.actor(interaction.user, interaction.channel),
             self._places.reachable(interaction.channel),
         )
-        if event is None:
-            return Words(NOT_SAID)
         if not here:
             return Words(AWAY)
         outcome = await self._core.handle(replace(event, author=replace(asker, name=event.author.name)))
@@ -67,7 +78,7 @@ class Menus:
 
     async def _forget(self, interaction: Interaction, raw: Raw) -> Words | None:
         """A message, or the one that an answer of ours answers."""
-        who = await self._events.actor(interaction.user, interaction.channel)
+        who = await self._context.actor(interaction.user, interaction.channel)
         channel, thread, ts = interaction.channel, interaction.thread, text_of(raw, "ts")
         author = text_of(raw, "user")
         if self._is_mine(raw):
@@ -78,7 +89,7 @@ class Menus:
             author = text_of(question, "user") if question else ""
         if author != who.id and not who.manages_channel:
             return Words(NOT_YOURS)
-        for key in self._events.keys_of(channel, ts, "" if thread == ts else thread):
+        for key in self._translator.possible_keys(channel, ts, "" if thread == ts else thread):
             await self._core.handle(MessageDeleted(key, ts))
         return Words(FORGOTTEN)
 

@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
-from adapters.slack.events import Events
+from adapters.slack.context import ContextFetcher
+from adapters.slack.events import EventTranslator
 from adapters.slack.failures import mapped
-from adapters.slack.payloads import Raw, body_of, is_private, objects_of, text_of
+from adapters.slack.payloads import Raw, body_of, is_private, message_of, objects_of, text_of
 from bot.messages import ConversationKey, IncomingMessage
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,13 @@ PATIENCE_S = 20.0
 
 
 async def read_back(
-    web: AsyncWebClient, events: Events, key: ConversationKey, after: float, oldest: float, limit: int
+    web: AsyncWebClient,
+    translator: EventTranslator,
+    context: ContextFetcher,
+    key: ConversationKey,
+    after: float,
+    oldest: float,
+    limit: int,
 ) -> list[IncomingMessage]:
     """At most `limit` messages after `after`, oldest first, without commands, which were about another moment.
 
@@ -40,7 +47,11 @@ async def read_back(
     for ts in sorted(raws, key=float):
         if len(found) == limit:
             break
-        event = await events.said({**raws[ts], "channel": key.channel}, PATIENCE_S)
+        message = message_of({**raws[ts], "channel": key.channel})
+        translated = translator.message(message) if message is not None else None
+        if message is None or translated is None:
+            continue
+        event = await context.enrich(translated, message, PATIENCE_S)
         if isinstance(event, IncomingMessage):
             found.append(event)
     return found

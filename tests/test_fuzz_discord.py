@@ -90,6 +90,7 @@ async def test_a_malformed_event_costs_itself_only(data: st.DataObject, caplog: 
         {"content": 0},
         {"content": None},
         {"attachments": [{"id": "5", "filename": 7, "size": 3, "url": "https://cdn", "proxy_url": "https://cdn"}]},
+        {"attachments": [{"id": "5", "filename": "a.txt", "size": 3, "url": 7, "proxy_url": "https://cdn"}]},
         {
             "attachments": [
                 {"id": "5", "filename": "a.txt", "size": "3", "url": "https://cdn", "proxy_url": "https://cdn"}

@@ -225,14 +225,16 @@ def _forgiving(event: str, parse: Parse) -> Parse:
 
 
 def _check_texts(message: Any) -> None:  # Any: as in Parse
-    """Raise TypeError where a text of a message is none, or the name of a file: discord.py takes these as they come."""
+    """Raise TypeError where a text of a message or of its files is no string: discord.py takes these as they come."""
     texts = [message.get("content", "")]
     for file in message.get("attachments", ()):
-        texts += [file["filename"], file.get("content_type") or ""]
+        texts += [file["filename"], file["url"], file["proxy_url"], file.get("content_type") or ""]
         if not isinstance(file["size"], int):
             raise TypeError("the size of a file is no number")
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError("a text is none")
+        raise TypeError("a text is no string")
+    if isinstance(message.get("referenced_message"), dict):
+        _check_texts(message["referenced_message"])
 
 
 class _Tree(app_commands.CommandTree[HouseClient]):

@@ -28,7 +28,7 @@ import alembic.op
 import bot.storage.inbox
 from adapters.discord.adapter import DiscordAdapter
 from adapters.slack.adapter import SlackAdapter
-from adapters.slack.pace import Pace
+from adapters.slack.pace import RateLimits
 from bot.adapter import Adapter
 from bot.cli.run import serve
 from bot.config import Settings
@@ -163,7 +163,7 @@ def adapters_of(settings: Settings, errand: Errand) -> list[Adapter]:
         discord.limits = replace(discord.limits, min_interval_s=0.05)
         adapters.append(discord)
     if settings.slack_bot_token is not None:
-        adapters.append(SlackAdapter(settings, QUICK_SLACK, Pace(scale=0.01)))
+        adapters.append(SlackAdapter(settings, QUICK_SLACK, RateLimits(scale=0.01)))
     return adapters
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from unittest.mock import patch
 
 from adapters.slack.adapter import SlackAdapter
-from adapters.slack.pace import Pace
-from adapters.slack.session import Timing
+from adapters.slack.pace import RateLimits
+from adapters.slack.session import SocketTiming
 from bot.models.catalog import Catalog
 from bot.service import Service
 from tests.fakes.engine import ScriptedEngine
@@ -81,7 +81,7 @@ async def open_house(
     server: FakeSlack,
     *,
     earlier: House | None = None,
-    timing: Timing = QUICK,
+    timing: SocketTiming = QUICK,
     engine: ScriptedEngine | None = None,
     connected: bool = True,
     **settings: Any,  # Any: whatever a setting takes
@@ -91,7 +91,7 @@ async def open_house(
     gates = Gates()
     engine = engine or ScriptedEngine(gates.passing)
     server.limits.scale = 0.01
-    adapter = SlackAdapter(made, timing, Pace(scale=0.01))
+    adapter = SlackAdapter(made, timing, RateLimits(scale=0.01))
     service = Service(made, Catalog.of(made), [adapter], engine)
     before = server.sockets.opened
     ana, ben = (earlier.ana, earlier.ben) if earlier else (server.user("ana"), server.user("ben"))

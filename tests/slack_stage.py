@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters.slack.adapter import SlackAdapter
-from adapters.slack.pace import Pace
-from adapters.slack.session import Timing
+from adapters.slack.pace import RateLimits
+from adapters.slack.session import SocketTiming
 from bot.config import Settings
 from bot.messages import ActionKind, ConversationKey, Reply
 from bot.messages import Person as Author
@@ -22,7 +22,7 @@ from tests.fakes.recording_core import RecordingCore
 from tests.fakes.slack.payloads import TEAM_ID
 from tests.fakes.slack_server import Channel, FakeSlack, Message, Person
 
-QUICK = Timing(ping=2.0, look=0.05, hello=5.0, retry=0.05, longest=0.5)
+QUICK = SocketTiming(ping=2.0, watch=0.05, hello=5.0, retry=0.05, max_retry=0.5)
 REQUEST = "0" * 31 + "1"
 
 
@@ -71,7 +71,7 @@ async def on_stage(
     server: FakeSlack | None = None,
     *,
     core: RecordingCore | None = None,
-    timing: Timing = QUICK,
+    timing: SocketTiming = QUICK,
     **settings: Any,  # Any: whatever a setting takes
 ) -> AsyncIterator[Stage]:
     """An adapter on a fake of its own, or on one that is there already."""
@@ -80,7 +80,7 @@ async def on_stage(
             yield stage
         return
     core = core or RecordingCore()
-    adapter = SlackAdapter(settings_of(server, **settings), timing, Pace(scale=0.01))
+    adapter = SlackAdapter(settings_of(server, **settings), timing, RateLimits(scale=0.01))
     ana, ben, general = server.user("ana"), server.user("ben"), server.channel("general")
     server.limits.scale = 0.01
     caught_up = core.caught_up

@@ -13,7 +13,7 @@ import pytest
 from adapters.discord.adapter import DiscordAdapter
 from adapters.discord.gateway import Timing
 from adapters.slack.adapter import SlackAdapter
-from adapters.slack.pace import Pace
+from adapters.slack.pace import RateLimits
 from bot.adapter import Adapter
 from bot.errors import ConfigError
 from bot.models.catalog import Catalog
@@ -107,7 +107,7 @@ async def on_both(root: Path) -> AsyncIterator[Both]:
         settings = make_settings(root, discord_bot_token=discord.token, **slack.settings())
         adapters: list[Adapter] = [
             DiscordAdapter(settings, discord.connector, QUICK),
-            SlackAdapter(settings, slack_stage.QUICK, Pace(scale=0.01)),
+            SlackAdapter(settings, slack_stage.QUICK, RateLimits(scale=0.01)),
         ]
         service = Service(settings, Catalog.of(settings), adapters, ScriptedEngine(Gates().passing))
         with patch("bot.models.shelf.probe", return_value=MACHINE):

@@ -8,7 +8,7 @@ from urllib.request import getproxies
 import pytest
 
 from adapters.slack.adapter import SlackAdapter
-from adapters.slack.session import Timing
+from adapters.slack.session import SocketTiming
 from adapters.slack.web import proxy_for, web_client
 from bot.errors import FatalAdapterError, RetryLater, StorageError
 from bot.messages import Accepted, Event, Outcome
@@ -85,7 +85,7 @@ async def test_a_token_that_is_revoked_later_ends_it(app: bool) -> None:
 
 
 async def test_a_token_that_is_revoked_is_noticed_although_the_socket_lives() -> None:
-    timing = Timing(ping=2.0, look=0.05, retry=0.05, check=0.1)
+    timing = SocketTiming(ping=2.0, watch=0.05, retry=0.05, token_check=0.1)
     async with on_stage(timing=timing) as stage:
         await stage.server.until(lambda: stage.server.log.count("auth.test") >= 3)
         stage.server.refuse_token("account_inactive")
@@ -154,7 +154,7 @@ async def test_a_rate_limit_is_kept_to_while_connecting() -> None:
 
 @pytest.mark.fault(14)
 async def test_a_dead_line_is_left_and_what_was_said_is_heard() -> None:
-    timing = Timing(ping=2.0, deaf=0.5, look=0.05, hello=0.5, retry=0.05, longest=0.2)
+    timing = SocketTiming(ping=2.0, idle=0.5, watch=0.05, hello=0.5, retry=0.05, max_retry=0.2)
     async with FakeSlack() as server:
         server.sockets.ping_s = 0.1
         server.sockets.scale = 0.3
@@ -167,16 +167,16 @@ async def test_a_dead_line_is_left_and_what_was_said_is_heard() -> None:
 
 
 async def test_a_line_on_which_only_the_pings_are_answered_is_kept() -> None:
-    timing = Timing(ping=0.3, deaf=1.0, look=0.05, retry=0.05)
+    timing = SocketTiming(ping=0.3, idle=1.0, watch=0.05, retry=0.05)
     async with on_stage(timing=timing) as stage:
         await asyncio.sleep(1.6)  # longer than what counts as deaf
         assert stage.server.sockets.opened == 1
 
 
 async def test_a_dead_line_is_left_well_before_forty_seconds() -> None:
-    timing = Timing()
-    assert timing.ping < timing.deaf, "one lost ping is no dead line"
-    assert timing.deaf + timing.look + 2 * timing.retry + timing.hello < 40
+    timing = SocketTiming()
+    assert timing.ping < timing.idle, "one lost ping is no dead line"
+    assert timing.idle + timing.watch + 2 * timing.retry + timing.hello < 40
     assert timing.ack < 3.0
 
 
@@ -209,7 +209,7 @@ async def test_what_takes_too_long_is_not_acknowledged_late() -> None:
     async with FakeSlack() as server:
         server.sockets.scale = 0.1
         server.subscribe_only("app_mention")
-        async with on_stage(server, core=core, timing=Timing(look=0.05, ack=0.25)) as stage:
+        async with on_stage(server, core=core, timing=SocketTiming(watch=0.05, ack=0.25)) as stage:
             said = await stage.ana.says(stage.general, "hello", mention=True)
             await server.until(lambda: len(server.deliveries) == 2)
             core.open.set()
@@ -244,7 +244,7 @@ async def test_what_nobody_listens_to_is_acknowledged() -> None:
 async def test_closing_ends_every_wait() -> None:
     async with FakeSlack() as server:
         server.faults.refuse("auth.test", "fatal_error", times=99)
-        adapter = SlackAdapter(settings_of(server), Timing(retry=60, longest=60))
+        adapter = SlackAdapter(settings_of(server), SocketTiming(retry=60, max_retry=60))
         running = asyncio.create_task(adapter.run(RecordingCore()))
         await server.until(lambda: server.log.count("auth.test") == 1)
         with pytest.raises(RetryLater):

@@ -9,7 +9,7 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
-from adapters.slack.failures import APPS, code_of, fatal, mapped
+from adapters.slack.failures import APPS, code_of, fatal_error, mapped_errors
 from adapters.slack.web import web_client
 from bot.errors import AdapterError, Gone, OutcomeUnknown, Rejected, RetryLater
 from tests.fakes.slack_server import APP_TOKEN, FakeSlack
@@ -49,7 +49,7 @@ def refusal(code: str, method: str = "auth.test", **more: Any) -> SlackApiError:
     ],
 )
 def test_what_is_for_good_says_what_to_do(error: SlackApiError, words: tuple[str, ...]) -> None:
-    sentence = fatal(error)
+    sentence = fatal_error(error)
     assert sentence is not None
     assert all(word in str(sentence) for word in (*words, APPS))
     assert str(sentence).count(". ") == 0, "one sentence"
@@ -57,7 +57,7 @@ def test_what_is_for_good_says_what_to_do(error: SlackApiError, words: tuple[str
 
 @pytest.mark.parametrize("error", [refusal("ratelimited"), refusal("channel_not_found"), TimeoutError(), OSError()])
 def test_what_passes_is_not_for_good(error: Exception) -> None:
-    assert fatal(error) is None
+    assert fatal_error(error) is None
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_what_passes_is_not_for_good(error: Exception) -> None:
 async def test_a_refusal_is_one_of_our_errors(code: str, kind: type[AdapterError], posting: type[AdapterError]) -> None:
     for does_post, expected in ((False, kind), (True, posting)):
         with pytest.raises(AdapterError) as raised:
-            async with mapped(posting=does_post):
+            async with mapped_errors(posting=does_post):
                 raise refusal(code)
         assert type(raised.value) is expected
 
@@ -88,11 +88,11 @@ async def test_the_line_to_slack_may_fail_in_many_ways() -> None:
         web = web_client(settings_of(server))
 
         async def post() -> None:
-            async with mapped(posting=True):
+            async with mapped_errors(posting=True):
                 await web.chat_postMessage(channel=general.id, text="hi")
 
         async def read() -> None:
-            async with mapped():
+            async with mapped_errors():
                 await web.conversations_history(channel=general.id)
 
         server.faults.answer(POST, status=502)
@@ -121,7 +121,7 @@ async def test_a_call_without_an_answer_ends_in_time() -> None:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.2)) as session:
             web.session = session
             with pytest.raises(OutcomeUnknown):
-                async with asyncio.timeout(5), mapped(posting=True):
+                async with asyncio.timeout(5), mapped_errors(posting=True):
                     await web.chat_postMessage(channel=general.id, text="hi")
         frozen.release()
 
@@ -132,4 +132,4 @@ async def test_two_tokens_that_were_swapped_are_told() -> None:
         with pytest.raises(SlackApiError) as raised:
             await web.chat_postMessage(channel="C1", text="hi")
         assert code_of(raised.value) == "not_allowed_token_type"
-        assert "xoxb-" in str(fatal(raised.value))
+        assert "xoxb-" in str(fatal_error(raised.value))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.pool import Pool
 
-from adapters.slack.session import Timing
+from adapters.slack.session import SocketTiming
 from tests.both_platforms import only_asked
 from tests.fakes.slack_server import FakeSlack, Message
 from tests.slack_house import answered_once, open_house
@@ -150,7 +150,7 @@ async def test_a_refresh_under_load_loses_nothing(tmp_path: Path, server: FakeSl
 
 @pytest.mark.fault(14)
 async def test_a_half_open_socket_loses_nothing(tmp_path: Path, server: FakeSlack) -> None:
-    timing = Timing(ping=2.0, deaf=0.5, look=0.05, hello=0.5, retry=0.05, longest=0.2)
+    timing = SocketTiming(ping=2.0, idle=0.5, watch=0.05, hello=0.5, retry=0.05, max_retry=0.2)
     server.sockets.ping_s = 0.1
     async with open_house(tmp_path, server, timing=timing) as house:
         server.freeze()

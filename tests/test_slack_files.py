@@ -8,26 +8,26 @@ from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 
 from adapters.slack.files import FileReader
-from adapters.slack.me import Me
-from adapters.slack.patience import Patience
-from adapters.slack.payloads import File
+from adapters.slack.me import BotIdentity
+from adapters.slack.patience import ContextDeadline
+from adapters.slack.payloads import SlackFile
 from adapters.slack.web import web_client
 from bot.messages import Attachment
 from bot.textfiles import MOST_BYTES, MOST_FILES
 from tests.fakes.slack_server import FakeSlack
 from tests.slack_stage import on_stage, settings_of
 
-ME = Me("T1", "Team", "", "U1", "B1", "A1", frozenset({"files:read"}))
+IDENTITY = BotIdentity("T1", "Team", "", "U1", "B1", "A1", frozenset({"files:read"}))
 
 
 def reader(server: FakeSlack) -> FileReader:
     """A reader with the fake's token."""
-    return FileReader(web_client(settings_of(server)), lambda: ME)
+    return FileReader(web_client(settings_of(server)), lambda: IDENTITY)
 
 
-def a_file(**more: Any) -> File:  # Any: the fields of a File
+def a_file(**more: Any) -> SlackFile:  # Any: the fields of a File
     """A small text file, somewhere."""
-    return replace(File("F1", "a.txt", "text/plain", 1, "", elsewhere=False, gone=False), **more)
+    return replace(SlackFile("F1", "a.txt", "text/plain", 1, "", external=False, deleted=False), **more)
 
 
 async def test_text_is_read_and_the_rest_is_told() -> None:
@@ -71,7 +71,7 @@ async def test_the_page_on_which_slack_asks_to_sign_in_is_no_file() -> None:
         said = await ana.says(general, "look", files={"a.txt": b"x"})
         server.scopes.discard("files:read")
         url = f"{server.api_url.removesuffix('api/')}files-pri/download/T1-{said.files_[0].id}/a.txt"
-        read = await reader(server).read([a_file(url=url)], Patience())
+        read = await reader(server).read([a_file(url=url)], ContextDeadline())
         assert read.remark == "`a.txt` could not be fetched from Slack, so I left it out."
 
 
@@ -79,7 +79,7 @@ async def test_a_file_of_another_workspace_is_asked_for() -> None:
     async with FakeSlack() as server:
         ana, general = server.user("ana"), server.channel("general")
         said = await ana.says(general, "look", files={"a.txt": b"shared"})
-        read = await reader(server).read([a_file(id=said.files_[0].id)], Patience())
+        read = await reader(server).read([a_file(id=said.files_[0].id)], ContextDeadline())
         assert read.texts == (Attachment("a.txt", "shared"),)
 
 
@@ -87,17 +87,17 @@ async def test_a_file_of_another_workspace_is_asked_for() -> None:
     ("file", "remark"),
     [
         (
-            a_file(elsewhere=True, url="https://drive.example/x"),
+            a_file(external=True, url="https://drive.example/x"),
             "`a.txt` is not on Slack itself, so I could not read it.",
         ),
-        (a_file(gone=True), "`a.txt` is not on Slack itself, so I could not read it."),
+        (a_file(deleted=True), "`a.txt` is not on Slack itself, so I could not read it."),
         (a_file(url="https://slack.com.example/x"), "`a.txt` could not be fetched from Slack, so I left it out."),
         (a_file(url="http://files.slack.com/x"), "`a.txt` could not be fetched from Slack, so I left it out."),
     ],
 )
-async def test_the_token_goes_to_slack_only(file: File, remark: str) -> None:
+async def test_the_token_goes_to_slack_only(file: SlackFile, remark: str) -> None:
     async with FakeSlack() as server:
-        assert (await reader(server).read([file], Patience())).remark == remark
+        assert (await reader(server).read([file], ContextDeadline())).remark == remark
         assert not server.calls
 
 
@@ -110,5 +110,5 @@ async def test_the_token_does_not_go_to_another_server_either() -> None:
 
     async with FakeSlack() as server, RawTestServer(curious) as other:
         file = a_file(url=str(other.make_url("/files-pri/a.txt")))
-        assert (await reader(server).read([file], Patience())).texts == ()
+        assert (await reader(server).read([file], ContextDeadline())).texts == ()
     assert not tokens

@@ -60,7 +60,7 @@ async def test_words_of_our_own_files_and_the_question_are_no_answers() -> None:
     async with on_stage() as stage:
         question = await stage.ana.says(stage.general, "hello", mention=True)
         key = key_of(stage.general, question)
-        await stage.adapter._posting.tell(key, "a note", thread=question.ts, attachment=Attachment("a.md", "x"))
+        await stage.adapter._posting.send_notice(key, "a note", thread=question.ts, attachment=Attachment("a.md", "x"))
         assert len(stage.general.messages) == 2
         assert await stage.adapter.find_posted(reply_to(question)) is None
 

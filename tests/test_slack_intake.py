@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from adapters.slack.memory import Memory
-from adapters.slack.patience import Patience
+from adapters.slack.memory import TTLCache
+from adapters.slack.patience import ContextDeadline
 from bot.errors import FatalAdapterError, RetryLater, StorageError
 from bot.messages import Accepted, Attachment, Event, IncomingCommand, Notice, Outcome, Refused
 from tests.fakes.recording_core import RecordingCore
@@ -144,12 +144,12 @@ async def test_a_memory_asks_once_and_keeps_what_it_was_told() -> None:
         await told.wait()
         return name.upper()
 
-    memory = Memory(fetch, "?")
-    waiting = asyncio.gather(*(memory.get("ana") for _ in range(3)))
-    late = await Patience(0.01).spent_on(memory.get("ana"), "late")
+    cache = TTLCache(fetch, "?")
+    waiting = asyncio.gather(*(cache.get("ana") for _ in range(3)))
+    late = await ContextDeadline(0.01).limit(cache.get("ana"), "late")
     told.set()
-    assert (late, await waiting, await memory.get("ana")) == ("late", ["ANA"] * 3, "ANA")
-    assert (asked, memory.known("ana"), memory.known("ben")) == (["ana"], "ANA", "?")
+    assert (late, await waiting, await cache.get("ana")) == ("late", ["ANA"] * 3, "ANA")
+    assert (asked, cache.cached("ana"), cache.cached("ben")) == (["ana"], "ANA", "?")
 
 
 async def test_a_memory_does_not_insist_on_what_it_is_refused() -> None:
@@ -159,10 +159,10 @@ async def test_a_memory_does_not_insist_on_what_it_is_refused() -> None:
         asked.append(name)
         raise RetryLater(1.0)
 
-    memory = Memory(fetch, "?")
-    assert [await memory.get("ana") for _ in range(3)] == ["?"] * 3
+    cache = TTLCache(fetch, "?")
+    assert [await cache.get("ana") for _ in range(3)] == ["?"] * 3
     assert asked == ["ana"]
-    await memory.close()
+    await cache.close()
 
 
 async def test_a_memory_that_is_closed_leaves_no_call_behind() -> None:
@@ -170,9 +170,9 @@ async def test_a_memory_that_is_closed_leaves_no_call_behind() -> None:
         await asyncio.sleep(60)
         return name
 
-    memory = Memory(fetch, "?")
-    waiting = asyncio.create_task(memory.get("ana"))
+    cache = TTLCache(fetch, "?")
+    waiting = asyncio.create_task(cache.get("ana"))
     await asyncio.sleep(0)
-    await memory.close()
+    await cache.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting

@@ -8,7 +8,7 @@ import pytest
 
 from adapters.slack import menus
 from adapters.slack.manifest import EVENTS, manifest, steps
-from adapters.slack.scopes import NEEDED, SCOPES
+from adapters.slack.scopes import REQUIRED, SCOPES
 from bot.commands import COMMANDS
 from bot.config import Settings
 from tests.fakes.slack.subscriptions import method_scopes, needed
@@ -90,7 +90,7 @@ def test_every_scope_is_one_that_something_needs_and_all_of_those_are_there() ->
     assert asked == set(SCOPES)
     told = set().union(*map(needed, EVENTS))
     chosen = [method_scopes(name, kind) for name, kinds in METHODS.items() for kind in kinds.split() or [""]]
-    assert told | set(NEEDED) <= asked
+    assert told | set(REQUIRED) <= asked
     assert all(asked & set(any_of) for any_of in chosen)
     assert asked == told | {scope for any_of in chosen for scope in any_of} | {"commands"}
 

@@ -51,8 +51,8 @@ async def test_nobody_is_notified_and_no_link_is_unfurled(streams: bool) -> None
         await stage.adapter.update(replace(reply, committed=evil * 3, final=True, buttons=BUTTONS))
         (message,) = stage.general.messages
         assert message.shown.count("<!channel>") == 6, "it is shown as it was written"
-        await stage.adapter._posting.tell(key_of(stage.general), EVIL, thread=question.ts)
-        await stage.adapter._posting.tell(key_of(stage.general), EVIL, thread=question.ts, to=stage.ana.id)
+        await stage.adapter._posting.send_notice(key_of(stage.general), EVIL, thread=question.ts)
+        await stage.adapter._posting.send_notice(key_of(stage.general), EVIL, thread=question.ts, to=stage.ana.id)
         assert len(stage.server.everything) == 3
         assert stage.server.pings == []
         assert stage.server.unfurls == []
@@ -202,12 +202,12 @@ async def test_where_uploads_are_refused_the_answer_is_final_all_the_same() -> N
 
 
 async def test_words_of_our_own_go_on_where_slack_had_no_time_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "LIMITED_S", 1.0)
+    monkeypatch.setattr(failures, "RATE_LIMIT_S", 1.0)
     async with on_stage() as stage:
         question = await stage.ana.says(stage.general, "hello", mention=True)
         stage.server.faults.refuse(POST, "ratelimited", skip=1)
         words = "One. " * 500 + "\n\n" + "Two. " * 500
-        await stage.adapter._posting.tell(key_of(stage.general, question), words, thread=question.ts)
+        await stage.adapter._posting.send_notice(key_of(stage.general, question), words, thread=question.ts)
         shown = [message.shown for message in stage.general.messages]
         assert len(shown) == 2
         assert "".join(shown).count("One.") == 500

@@ -83,7 +83,7 @@ async def test_a_stream_that_slack_closed_after_five_minutes_goes_on_by_edits() 
 async def test_a_stream_is_ended_before_slack_would_close_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async with on_stage() as stage:
         reply = await begun(stage)
-        monkeypatch.setattr(stage.adapter._posting.streams, "_life_s", 0.0)
+        monkeypatch.setattr(stage.adapter._posting.streams, "_max_stream_s", 0.0)
         await grown(stage, reply, "One two ")
         (message,) = stage.general.messages
         assert not message.streaming
@@ -146,7 +146,7 @@ async def test_a_lost_start_without_buttons_is_our_only_unfinished_message() -> 
     async with on_stage() as stage:
         stage.server.block_chunks = False
         question = await stage.ana.says(stage.general, "count", mention=True)
-        await stage.adapter._posting.tell(reply_to(question).key, "words of our own", thread=question.ts)
+        await stage.adapter._posting.send_notice(reply_to(question).key, "words of our own", thread=question.ts)
         reply = reply_to(question, "One ", buttons=())
         assert await stage.adapter.find_posted(reply) is None
         stage.server.faults.drop("chat.startStream", applied=True)

@@ -79,5 +79,5 @@ def test_a_message_is_known_by_its_parts() -> None:
 def test_a_file_tells_where_it_lies() -> None:
     assert file_of({"url_private": "https://files.slack.com/a"}).url == "https://files.slack.com/a"
     assert file_of({"url_private": "https://files.slack.com/a", "file_access": "check_file_info"}).url == ""
-    assert file_of({"mode": "external"}).elsewhere
-    assert file_of({"mode": "tombstone"}).gone
+    assert file_of({"mode": "external"}).external
+    assert file_of({"mode": "tombstone"}).deleted

@@ -10,13 +10,13 @@ import pytest
 
 from adapters.discord import events as discord_events
 from adapters.slack import events as slack_events
-from adapters.slack.me import Me
-from adapters.slack.payloads import Message, message_of
+from adapters.slack.me import BotIdentity
+from adapters.slack.payloads import SlackMessage, message_of
 from bot.config import Settings
 from bot.messages import ConversationKey, IncomingCommand, IncomingMessage, MessageDeleted, MessageEdited, Person
 
-ME = Me("T1", "Team", "", "U0BOT", "B0BOT", "A1", frozenset())
-SLACK = slack_events.EventTranslator(Settings(), lambda: ME)
+IDENTITY = BotIdentity("T1", "Team", "", "U0BOT", "B0BOT", "A1", frozenset())
+SLACK = slack_events.EventTranslator(Settings(), lambda: IDENTITY)
 MENTION = "<@U0BOT> what does <@U0BEN> think?"
 
 
@@ -27,7 +27,7 @@ def test_a_translator_awaits_nothing(translator: Any) -> None:  # Any: a module
     assert not waiting, f"line {waiting[0].lineno} does more than translate"
 
 
-def slack_message(**fields: object) -> Message:
+def slack_message(**fields: object) -> SlackMessage:
     """A message in a channel of Slack's."""
     message = message_of({"channel": "C1", "ts": "17.5", "user": "U0ANA", "text": MENTION, **fields})
     assert message is not None
@@ -60,7 +60,7 @@ def test_slack_messages_address_the_bot_by_mention_or_in_private(fields: dict[st
     assert event.addressed is addressed
 
 
-@pytest.mark.parametrize("fields", [{"bot_id": "B1"}, {"user": ""}, {"user": "USLACKBOT"}, {"user": ME.user_id}])
+@pytest.mark.parametrize("fields", [{"bot_id": "B1"}, {"user": ""}, {"user": "USLACKBOT"}, {"user": IDENTITY.user_id}])
 def test_slack_messages_of_bots_are_none_unless_they_are_picked(fields: dict[str, str]) -> None:
     message = slack_message(**fields)
     assert SLACK.message(message) is None
@@ -70,7 +70,7 @@ def test_slack_messages_of_bots_are_none_unless_they_are_picked(fields: dict[str
 def test_a_slack_answer_goes_into_the_thread_of_its_question() -> None:
     starts, inside = slack_message(), slack_message(thread_ts="9.0")
     assert [SLACK.reply_key(each).thread for each in (starts, inside)] == ["17.5", "9.0"]
-    in_channel = slack_events.EventTranslator(Settings(reply_in_thread=False), lambda: ME)
+    in_channel = slack_events.EventTranslator(Settings(reply_in_thread=False), lambda: IDENTITY)
     assert [in_channel.reply_key(each).thread for each in (starts, inside)] == ["", "9.0"]
     assert SLACK.reply_key(slack_message(channel="D1")).thread == ""
 

@@ -10,20 +10,20 @@ import time
 from collections.abc import Sequence
 
 from adapters.slack.assistant import AssistantView
-from adapters.slack.commands import Desk
-from adapters.slack.connection import Connection
+from adapters.slack.commands import InteractionHandlers
+from adapters.slack.connection import SocketConnection
 from adapters.slack.context import ContextFetcher
 from adapters.slack.events import EventTranslator
 from adapters.slack.intake import Intake
 from adapters.slack.listeners import listen, make_app
 from adapters.slack.me import PLATFORM
-from adapters.slack.pace import Pace
-from adapters.slack.people import People
+from adapters.slack.pace import RateLimits
+from adapters.slack.people import UserDirectory
 from adapters.slack.posting import Posting
 from adapters.slack.reading import read_back
-from adapters.slack.session import Timing
-from adapters.slack.streaming import Stopped
-from adapters.slack.web import Refusals, session, web_client
+from adapters.slack.session import SocketTiming
+from adapters.slack.streaming import OnStop
+from adapters.slack.web import RateLimitCounter, http_session, web_client
 from bot.adapter import Core, Limits
 from bot.config import Settings
 from bot.messages import ActionKind, ConversationKey, IncomingAction, IncomingMessage, Reply
@@ -34,15 +34,17 @@ class SlackAdapter:
 
     platform = PLATFORM
 
-    def __init__(self, settings: Settings, timing: Timing | None = None, pace: Pace | None = None) -> None:
+    def __init__(
+        self, settings: Settings, timing: SocketTiming | None = None, rate_limits: RateLimits | None = None
+    ) -> None:
         self._settings = settings
-        self._refusals = Refusals()
-        self._web = web_client(settings, refusals=self._refusals)
-        self._connection = Connection(settings, self._web, timing or Timing())
-        self._posting = Posting(settings, self._web, self._connection.me, pace)
-        self._translator = EventTranslator(settings, self._connection.me)
+        self._rate_limit_counter = RateLimitCounter()
+        self._web = web_client(settings, counter=self._rate_limit_counter)
+        self._connection = SocketConnection(settings, self._web, timing or SocketTiming())
+        self._posting = Posting(settings, self._web, self._connection.identity, rate_limits)
+        self._translator = EventTranslator(settings, self._connection.identity)
         self._context: ContextFetcher | None = None
-        self._desk: Desk | None = None
+        self._handlers: InteractionHandlers | None = None
 
     @property
     def connected(self) -> bool:
@@ -52,7 +54,7 @@ class SlackAdapter:
     @property
     def rate_limited(self) -> int:
         """How often Slack refused a call for the rate."""
-        return self._refusals.count
+        return self._rate_limit_counter.count
 
     @property
     def limits(self) -> Limits:
@@ -62,26 +64,28 @@ class SlackAdapter:
     def reload(self, settings: Settings) -> None:
         """Go by these from now on; the socket stays, and the slash command is the one that was registered."""
         self._settings = settings
-        for part in (self._posting, self._translator, self._context, self._desk):
+        for part in (self._posting, self._translator, self._context, self._handlers):
             if part is not None:
                 part.reload(settings)
 
     async def run(self, core: Core) -> None:
         """Connect and stay connected until close(). Raises FatalAdapterError when Slack refuses us for good."""
-        web, me = self._web, self._connection.me
-        people = People(web)
+        web, identity = self._web, self._connection.identity
+        users = UserDirectory(web)
         translator = self._translator
-        context = self._context = ContextFetcher(self._settings, web, me, core, people, translator)
+        context = self._context = ContextFetcher(self._settings, web, identity, core, users, translator)
         assistant = AssistantView(web)
         intake = Intake(core, translator, context, self._posting, assistant, self._connection.closing)
-        desk = self._desk = Desk(self._settings, web, me, core, self._posting, translator, context)
-        self._posting.streams.stopped = _stopping(core)
-        app = make_app(web, me)
-        listen(app, intake, self._connection.doubt, desk.furnish, assistant.furnish)
+        handlers = self._handlers = InteractionHandlers(
+            self._settings, web, identity, core, self._posting, translator, context
+        )
+        self._posting.streams.on_stop = _stop_handler(core)
+        app = make_app(web, identity)
+        listen(app, intake, self._connection.recheck_token, handlers.register, assistant.register)
         async with contextlib.AsyncExitStack() as stack:
-            web.session = await stack.enter_async_context(session())
-            for ending in (people.close, assistant.end, desk.end, intake.end):
-                stack.push_async_callback(ending)
+            web.session = await stack.enter_async_context(http_session())
+            for closing in (users.close, assistant.close, handlers.close, intake.end):
+                stack.push_async_callback(closing)
             await self._connection.run(app, intake.catch_up)
 
     async def close(self) -> None:
@@ -93,7 +97,7 @@ class SlackAdapter:
 
         After a long outage it begins where INHOUSE_CATCHUP_AGE does, so that what is too old uses up none of the limit.
         """
-        self._connection.me()
+        self._connection.identity()
         assert self._context is not None
         oldest = time.time() - self._settings.catchup_age
         try:
@@ -120,7 +124,7 @@ class SlackAdapter:
         await self._posting.status(key, text)
 
 
-def _stopping(core: Core) -> Stopped:
+def _stop_handler(core: Core) -> OnStop:
     """For an answer that somebody stopped with Slack's own button: as if it had been ours."""
 
     async def stop(reply: Reply) -> None:

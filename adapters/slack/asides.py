@@ -21,7 +21,7 @@ from adapters.slack.events import EventTranslator
 from adapters.slack.interactions import Interaction
 from adapters.slack.mrkdwn import mrkdwn
 from adapters.slack.posting import Posting
-from adapters.slack.web import QUIET, proxy_for
+from adapters.slack.web import SILENT, proxy_for
 from bot.errors import AdapterError, StorageError
 from bot.formatting import split
 from bot.messages import Accepted, Attachment, Notice, Outcome
@@ -31,22 +31,22 @@ log = logging.getLogger(__name__)
 ACK_S = 2.5
 """Storage takes or refuses an event within two seconds, so what is still at work then is most likely stored; only where
 Slack was slow to tell who asks may it not be, and then the person is told."""
-LAST_S = 2.0
-PATIENCE_S = 10
-MOST_USES = 5
+CLOSE_TIMEOUT_S = 2.0
+RESPOND_TIMEOUT_S = 10
+MAX_RESPONSES = 5
 MAX_CHARS = 2500
 """A section takes 3,000, and what is escaped grows."""
-COMING = "It comes as a message here."
-FILED = "The whole text is in a file in our direct messages."
-SENT = "The file is in our direct messages."
-NOT_SENT = "I could not send you the file as a direct message."
+ANSWER_COMING = "It comes as a message here."
+SENT_AS_FILE = "The whole text is in a file in our direct messages."
+FILE_SENT = "The file is in our direct messages."
+FILE_NOT_SENT = "I could not send you the file as a direct message."
 
 Block = dict[str, Any]  # Any: whatever JSON holds
-Work = Coroutine[Any, Any, "Words | None"]  # Any: what asyncio's coroutines pass around
+Work = Coroutine[Any, Any, "EphemeralReply | None"]  # Any: what asyncio's coroutines pass around
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class EphemeralReply:
     """What is to be said to somebody: Markdown, a file, more Markdown, and blocks to show under the text."""
 
     text: str
@@ -55,63 +55,63 @@ class Words:
     blocks: tuple[Block, ...] = ()
 
 
-def words_of(outcome: Outcome) -> Words | None:
+def ephemeral_reply(outcome: Outcome) -> EphemeralReply | None:
     """What is said of an outcome; nothing to an event that was known already."""
     if isinstance(outcome, Accepted):
-        return Words(COMING) if outcome.request_id else None
-    return Words(outcome.text, outcome.attachment if isinstance(outcome, Notice) else None)
+        return EphemeralReply(ANSWER_COMING) if outcome.request_id else None
+    return EphemeralReply(outcome.text, outcome.attachment if isinstance(outcome, Notice) else None)
 
 
-class Asides:
+class EphemeralReplies:
     """Answers interactions for as long as the adapter lives."""
 
     def __init__(self, web: AsyncWebClient, posting: Posting, translator: EventTranslator) -> None:
         self._web, self._posting, self._translator = web, posting, translator
         self._tasks: set[asyncio.Task[Any]] = set()  # Any: works and answers
 
-    async def serve(self, ack: AsyncAck, interaction: Interaction, work: Work, *, patient: bool = False) -> None:
+    async def serve(self, ack: AsyncAck, interaction: Interaction, work: Work, *, until_stored: bool = False) -> None:
         """Acknowledge an interaction once its work is stored, and say what came of it. Raises StorageError.
 
         patient: the work is a message, which is never acknowledged before it is known to be stored.
         """
         task = asyncio.create_task(work)
-        self._keep(task)
-        await asyncio.wait({task}, timeout=None if patient else ACK_S)
+        self._track(task)
+        await asyncio.wait({task}, timeout=None if until_stored else ACK_S)
         if task.done():
             task.result()
         await ack()
-        self._keep(asyncio.create_task(self._answer(interaction, task)))
+        self._track(asyncio.create_task(self._answer(interaction, task)))
 
-    async def end(self) -> None:
+    async def close(self) -> None:
         """Let what is under way come to its end, but not for long."""
         tasks = set(self._tasks)
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=LAST_S)
+            _, late = await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
             for task in late:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _answer(self, interaction: Interaction, work: "asyncio.Task[Words | None]") -> None:
+    async def _answer(self, interaction: Interaction, work: "asyncio.Task[EphemeralReply | None]") -> None:
         try:
-            words = await work
+            reply = await work
         except StorageError as error:
-            words = Words(str(error))
+            reply = EphemeralReply(str(error))
         except Exception as error:
             return log.error("A command on Slack failed (%s).", type(error).__name__, exc_info=error)
-        return await self._say(interaction, words) if words else None
+        return await self._deliver(interaction, reply) if reply else None
 
-    async def _say(self, interaction: Interaction, words: Words) -> None:
+    async def _deliver(self, interaction: Interaction, reply: EphemeralReply) -> None:
         """All that fits through the response_url; the file, and what is too long, into the person's direct messages."""
-        about = SENT if words.attachment else ""
-        if words.attachment and not await self._send(interaction, words.attachment):
-            about = NOT_SENT
-        text = "\n\n".join(filter(None, (words.text, about, words.hint)))
+        file_note = FILE_SENT if reply.attachment else ""
+        if reply.attachment and not await self._send_file(interaction, reply.attachment):
+            file_note = FILE_NOT_SENT
+        text = "\n\n".join(filter(None, (reply.text, file_note, reply.hint)))
         parts = [part.text for part in split(text, MAX_CHARS)]
-        if len(parts) > MOST_USES:
-            sent = await self._send(interaction, Attachment("answer.md", text))
-            parts = [*parts[: MOST_USES - 1], FILED if sent else NOT_SENT]
+        if len(parts) > MAX_RESPONSES:
+            sent = await self._send_file(interaction, Attachment("answer.md", text))
+            parts = [*parts[: MAX_RESPONSES - 1], SENT_AS_FILE if sent else FILE_NOT_SENT]
         for number, part in enumerate(parts, 1):
-            if not await self._respond(interaction, mrkdwn(part), words.blocks if number == len(parts) else ()):
+            if not await self._respond(interaction, mrkdwn(part), reply.blocks if number == len(parts) else ()):
                 break
 
     async def _respond(self, interaction: Interaction, text: str, blocks: tuple[Block, ...]) -> bool:
@@ -123,14 +123,14 @@ class Asides:
         if blocks:
             body["blocks"] = [{"type": "section", "text": {"type": "mrkdwn", "text": text}}, *blocks]
         client = AsyncWebhookClient(
-            interaction.answers,
-            timeout=PATIENCE_S,
+            interaction.response_url,
+            timeout=RESPOND_TIMEOUT_S,
             ssl=self._web.ssl,
             session=self._web.session,
-            logger=QUIET,
+            logger=SILENT,
             retry_handlers=[],
         )
-        client.proxy = proxy_for(interaction.answers)
+        client.proxy = proxy_for(interaction.response_url)
         try:
             response = await client.send_dict(body)
         except (SlackClientError, aiohttp.ClientError, OSError, ValueError) as error:
@@ -140,16 +140,16 @@ class Asides:
             log.warning("Slack does not take the answer to a command (status %d).", response.status_code)
         return response.status_code == 200
 
-    async def _send(self, interaction: Interaction, file: Attachment) -> bool:
+    async def _send_file(self, interaction: Interaction, file: Attachment) -> bool:
         """A file into the person's direct messages; whether it is there."""
         key = self._translator.key(interaction.channel, interaction.thread)
         try:
-            await self._posting.tell(key, "", thread=interaction.thread, to=interaction.user, attachment=file)
+            await self._posting.send_notice(key, "", thread=interaction.thread, to=interaction.user, attachment=file)
         except AdapterError as error:
             log.warning("A file could not be sent to %s: %s", interaction.user, error)
             return False
         return True
 
-    def _keep(self, task: "asyncio.Task[Any]") -> None:  # Any: whatever it gives
+    def _track(self, task: "asyncio.Task[Any]") -> None:  # Any: whatever it gives
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

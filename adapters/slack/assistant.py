@@ -15,7 +15,7 @@ from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.context.ack.async_ack import AsyncAck
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.slack.failures import mapped
+from adapters.slack.failures import mapped_errors
 from adapters.slack.payloads import Raw, object_of, text_of
 from bot.errors import AdapterError
 from bot.messages import ConversationKey
@@ -32,8 +32,8 @@ PROMPTS = (
     },
 )
 """What is suggested for a beginning; Slack shows four at most. Each says all that the model needs to go on."""
-LONGEST_TITLE = 60
-MOST_TITLED = 1000
+MAX_TITLE = 60
+MAX_REMEMBERED = 1000
 
 
 class AssistantView:
@@ -41,10 +41,10 @@ class AssistantView:
 
     def __init__(self, web: AsyncWebClient) -> None:
         self._web = web
-        self._titled: OrderedDict[ConversationKey, None] = OrderedDict()
+        self._named_threads: OrderedDict[ConversationKey, None] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def furnish(self, app: AsyncApp) -> None:
+    def register(self, app: AsyncApp) -> None:
         """Register for threads that are opened. Where somebody looks meanwhile is not kept."""
 
         async def started(ack: AsyncAck, event: Raw) -> None:
@@ -54,25 +54,25 @@ class AssistantView:
             task.add_done_callback(self._tasks.discard)
             await ack()
 
-        async def looked_elsewhere(ack: AsyncAck) -> None:
+        async def context_changed(ack: AsyncAck) -> None:
             await ack()
 
         app.event("assistant_thread_started")(started)
-        app.event("assistant_thread_context_changed")(looked_elsewhere)
+        app.event("assistant_thread_context_changed")(context_changed)
 
-    async def titled(self, key: ConversationKey, text: str) -> None:
+    async def set_title(self, key: ConversationKey, text: str) -> None:
         """Name a thread after its first message, once."""
         title = " ".join(text.split())
-        if not key.thread or not title or key in self._titled:
+        if not key.thread or not title or key in self._named_threads:
             return
-        self._titled[key] = None
-        while len(self._titled) > MOST_TITLED:
-            self._titled.popitem(last=False)
-        if len(title) > LONGEST_TITLE:
-            title = f"{title[: LONGEST_TITLE - 1].rstrip()}…"
-        await _tried(self._web.assistant_threads_setTitle(channel_id=key.channel, thread_ts=key.thread, title=title))
+        self._named_threads[key] = None
+        while len(self._named_threads) > MAX_REMEMBERED:
+            self._named_threads.popitem(last=False)
+        if len(title) > MAX_TITLE:
+            title = f"{title[: MAX_TITLE - 1].rstrip()}…"
+        await _try_call(self._web.assistant_threads_setTitle(channel_id=key.channel, thread_ts=key.thread, title=title))
 
-    async def end(self) -> None:
+    async def close(self) -> None:
         """Leave nothing behind."""
         tasks = list(self._tasks)
         for task in tasks:
@@ -81,15 +81,15 @@ class AssistantView:
 
     async def _suggest(self, channel: str, thread: str) -> None:
         prompts = [dict(each) for each in PROMPTS]
-        await _tried(
+        await _try_call(
             self._web.assistant_threads_setSuggestedPrompts(channel_id=channel, thread_ts=thread, prompts=prompts)
         )
 
 
-async def _tried(call: Awaitable[Any]) -> None:  # Any: an answer that nobody reads
+async def _try_call(call: Awaitable[Any]) -> None:  # Any: an answer that nobody reads
     """Make a call that may fail."""
     try:
-        async with mapped():
+        async with mapped_errors():
             await call
     except AdapterError as error:
         log.info("The agent view could not be furnished: %s", error)

@@ -30,7 +30,7 @@ REPLY_EVENT, NOTE_EVENT = "inhouse_reply", "inhouse_note"
 MAX_FALLBACK = 3900
 """Characters of a message's plain text, which notifications show; an update takes 4,000."""
 
-_LOOKS: dict[ActionKind, tuple[str, str | None]] = {
+_BUTTON_STYLES: dict[ActionKind, tuple[str, str | None]] = {
     ActionKind.STOP: ("Stop", "danger"),
     ActionKind.REGENERATE: ("Regenerate", None),
     ActionKind.CONTINUE: ("Continue", "primary"),
@@ -83,15 +83,15 @@ def note_metadata() -> Json:
 
 def payload_of(message: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: a message of Slack's
     """What the metadata of a message of ours says; nothing if it has none."""
-    told = message.get("metadata")
-    payload = told.get("event_payload") if isinstance(told, Mapping) else None
+    metadata = message.get("metadata")
+    payload = metadata.get("event_payload") if isinstance(metadata, Mapping) else None
     return payload if isinstance(payload, Mapping) else {}
 
 
 def reply_id_of(message: Mapping[str, Any]) -> str:  # Any: a message of Slack's
     """The reply that a message of ours is, by its metadata or its buttons; '' if it does not say."""
-    if told := payload_of(message).get("reply_id"):
-        return str(told)
+    if reply_id := payload_of(message).get("reply_id"):
+        return str(reply_id)
     return next((button.reply_id for button in _buttons_in(message.get("blocks"))), "")
 
 
@@ -104,7 +104,7 @@ def _buttons_in(blocks: object) -> Iterable[Button]:
 
 
 def _button(kind: ActionKind, reply: Reply) -> ButtonElement:
-    label, style = _LOOKS[kind]
+    label, style = _BUTTON_STYLES[kind]
     return ButtonElement(text=label, action_id=button_id(kind, reply), value=reply.reply_id, style=style)
 
 

@@ -10,48 +10,50 @@ import time
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.context.ack.async_ack import AsyncAck
 
-from adapters.slack.asides import Asides, Words, words_of
+from adapters.slack.asides import EphemeralReplies, EphemeralReply, ephemeral_reply
 from adapters.slack.context import ContextFetcher
 from adapters.slack.events import EventTranslator
-from adapters.slack.help import chosen
-from adapters.slack.interactions import Interaction, of_element, pressed
+from adapters.slack.help import chosen_model
+from adapters.slack.interactions import Interaction, from_element, pressed_element
 from adapters.slack.payloads import Raw, text_of
 from bot.adapter import Core
 from bot.buttons import Button, parsed
 from bot.messages import Accepted, IncomingAction, IncomingCommand
 
-ANY = re.compile("")
+ANY_ACTION = re.compile("")
 
 
-class Buttons:
+class ButtonHandlers:
     """Acts on what is pressed and chosen."""
 
-    def __init__(self, core: Core, translator: EventTranslator, context: ContextFetcher, asides: Asides) -> None:
-        self._core, self._translator, self._context, self._asides = core, translator, context, asides
+    def __init__(
+        self, core: Core, translator: EventTranslator, context: ContextFetcher, ephemeral: EphemeralReplies
+    ) -> None:
+        self._core, self._translator, self._context, self._ephemeral = core, translator, context, ephemeral
 
-    def furnish(self, app: AsyncApp) -> None:
+    def register(self, app: AsyncApp) -> None:
         """Register for everything that can be pressed."""
-        app.action(ANY)(self._used)
+        app.action(ANY_ACTION)(self._on_action)
 
-    async def _used(self, ack: AsyncAck, body: Raw) -> None:
-        element, interaction = pressed(body), of_element(body)
+    async def _on_action(self, ack: AsyncAck, body: Raw) -> None:
+        element, interaction = pressed_element(body), from_element(body)
         # the native feedback buttons share one action_id, and each has a value
         button = parsed(text_of(element, "value")) or parsed(text_of(element, "action_id"))
         if button is not None:
-            return await self._asides.serve(ack, interaction, self._press(interaction, button))
-        if model := chosen(element):
-            return await self._asides.serve(ack, interaction, self._choose(interaction, model))
+            return await self._ephemeral.serve(ack, interaction, self._press(interaction, button))
+        if model := chosen_model(element):
+            return await self._ephemeral.serve(ack, interaction, self._choose(interaction, model))
         await ack()
         return None
 
-    async def _press(self, interaction: Interaction, button: Button) -> Words | None:
+    async def _press(self, interaction: Interaction, button: Button) -> EphemeralReply | None:
         actor = await self._context.actor(interaction.user, interaction.channel)
         key = self._translator.key(interaction.channel, interaction.thread)
         outcome = await self._core.handle(IncomingAction(key, interaction.id, actor, button.reply_id, button.kind))
-        return None if isinstance(outcome, Accepted) else words_of(outcome)  # what comes, comes as a message
+        return None if isinstance(outcome, Accepted) else ephemeral_reply(outcome)  # what comes, comes as a message
 
-    async def _choose(self, interaction: Interaction, model: str) -> Words | None:
+    async def _choose(self, interaction: Interaction, model: str) -> EphemeralReply | None:
         actor = await self._context.actor(interaction.user, interaction.channel)
         key, args = self._translator.key(interaction.channel, interaction.thread), {"name": model}
         event = IncomingCommand(key, interaction.id, actor, "model", args, time.time())
-        return words_of(await self._core.handle(event))
+        return ephemeral_reply(await self._core.handle(event))

@@ -12,63 +12,65 @@ from weakref import WeakValueDictionary
 
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
-from adapters.slack.failures import SHUT, code_of, limited, mapped
-from adapters.slack.pace import Pace
+from adapters.slack.failures import CHANNEL_FORBIDDEN, code_of, is_rate_limited, mapped_errors
+from adapters.slack.pace import RateLimits
 from bot.errors import Rejected, RetryLater
 
 log = logging.getLogger(__name__)
 
-SHUT_S = 300.0
+FORBIDDEN_S = 300.0
 """How long a channel that forbade writing is left alone."""
 
 Call = Callable[[], Awaitable[AsyncSlackResponse]]
 
 
-class Calls:
+class WriteCalls:
     """All calls that write."""
 
-    def __init__(self, pace: Pace) -> None:
-        self.pace = pace
-        self._lanes: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
-        self._shut: dict[str, float] = {}
-        self._forbidden = 0
+    def __init__(self, rate_limits: RateLimits) -> None:
+        self.rate_limits = rate_limits
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._forbidden_until: dict[str, float] = {}
+        self._refusals = 0
 
     async def make(
-        self, method: str, channel: str, call: Call, *, posting: bool = False, growth: bool = False
+        self, method: str, channel: str, call: Call, *, posting: bool = False, progress: bool = False
     ) -> AsyncSlackResponse:
         """Make a call when it may be made. Raises RetryLater, Rejected, Gone, or OutcomeUnknown where it posts.
 
         growth: it only shows more of a text, and gives way to everything else.
         """
-        self._check_open(channel)
-        lane = self._lanes.setdefault((method, channel), asyncio.Lock())
-        async with lane:
-            if growth:
-                self.pace.growth(method, channel)
+        self._check_allowed(channel)
+        lock = self._locks.setdefault((method, channel), asyncio.Lock())
+        async with lock:
+            if progress:
+                self.rate_limits.try_progress(method, channel)
             else:
-                await self.pace.turn(method, channel)
+                await self.rate_limits.acquire(method, channel)
             try:
-                async with mapped(posting=posting):
+                async with mapped_errors(posting=posting):
                     return await call()
             except RetryLater as error:
-                if limited(error.__cause__):
-                    self.pace.refused(method, channel, error.seconds)
+                if is_rate_limited(error.__cause__):
+                    self.rate_limits.block(method, channel, error.seconds)
                 raise
             except Rejected as error:
-                if error.__cause__ is not None and code_of(error.__cause__) in SHUT:
-                    self._shut_out(channel)
+                if error.__cause__ is not None and code_of(error.__cause__) in CHANNEL_FORBIDDEN:
+                    self._leave_alone(channel)
                 raise
 
-    def _check_open(self, channel: str) -> None:
-        if self._shut.get(channel, 0.0) > time.monotonic():
+    def _check_allowed(self, channel: str) -> None:
+        if self._forbidden_until.get(channel, 0.0) > time.monotonic():
             raise Rejected("Slack does not allow writing there, as it said a moment ago.")
 
-    def _shut_out(self, channel: str) -> None:
-        self._forbidden += 1
+    def _leave_alone(self, channel: str) -> None:
+        self._refusals += 1
         now = time.monotonic()
-        self._shut = {each: until for each, until in self._shut.items() if until > now} | {channel: now + SHUT_S}
+        self._forbidden_until = {each: until for each, until in self._forbidden_until.items() if until > now} | {
+            channel: now + FORBIDDEN_S
+        }
         log.warning(
             "Slack does not let me write in channel %s, so I leave it alone for a while (refusal number %d).",
             channel,
-            self._forbidden,
+            self._refusals,
         )

@@ -9,17 +9,17 @@ from collections.abc import AsyncIterator
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.slack.failures import APPS, code_of, fatal, mapped
+from adapters.slack.failures import APPS, code_of, fatal_error, mapped_errors
 from adapters.slack.manifest import EVENTS
-from adapters.slack.me import Me
-from adapters.slack.scopes import SCOPES, app_of, check, page_of
+from adapters.slack.me import BotIdentity
+from adapters.slack.scopes import SCOPES, app_id_of, check_token, oauth_page
 from adapters.slack.web import proxy_for, web_client
 from bot.config import Settings
 from bot.errors import AdapterError, FatalAdapterError
 from bot.findings import Finding, State, ok, told, warning, wrong
 from bot.names import one_line
 
-PATIENCE_S = 10.0
+TIMEOUT_S = 10.0
 MANIFEST = "`inhouse slack-manifest` says how to get it."
 LATER = "Check the network and HTTPS_PROXY; slack-status.com tells of outages."
 
@@ -36,7 +36,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         fix = "`inhouse slack-manifest` makes the app."
         yield ok("Slack", "not served: there is no SLACK_BOT_TOKEN and no SLACK_APP_TOKEN", fix)
         return
-    web = web_client(settings, PATIENCE_S)
+    web = web_client(settings, TIMEOUT_S)
     if settings.slack_bot_token is None:
         yield wrong("Slack bot token", "SLACK_BOT_TOKEN is not set, and Slack needs both", MANIFEST)
     else:
@@ -51,33 +51,33 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
 async def _bot(settings: Settings, web: AsyncWebClient) -> AsyncIterator[Finding]:
     """The bot token, and what it may do."""
     try:
-        async with mapped():
+        async with mapped_errors():
             answer = await web.auth_test()
-        me = check(answer, settings)
+        identity = check_token(answer, settings)
     except AdapterError as error:
         yield _refusal("Slack bot token", error)
         return
-    yield ok("Slack bot token", f"{one_line(str(answer.get('user')))} in the workspace {one_line(me.team)}")
-    missing = [scope for scope in SCOPES if scope not in me.scopes]
+    yield ok("Slack bot token", f"{one_line(str(answer.get('user')))} in the workspace {one_line(identity.team)}")
+    missing = [scope for scope in SCOPES if scope not in identity.scopes]
     for scope in missing:
         found = f"without {scope} it cannot {SCOPES[scope]}"
-        fix = f"Add it under 'Bot Token Scopes' at {page_of(me.app_id)}, and install the app again."
+        fix = f"Add it under 'Bot Token Scopes' at {oauth_page(identity.app_id)}, and install the app again."
         yield warning("Slack scopes", found, fix)
     if not missing:
         yield ok("Slack scopes", f"all {len(SCOPES)} are granted")
     if settings.slack_app_token is not None:
-        yield await _same_app(settings, web, me)
+        yield await _same_app(settings, web, identity)
     found = f"not to be learned from Slack; Inhouse wants {', '.join(EVENTS)}"
     fix = "If it does not hear something, compare the page 'Event Subscriptions' with `inhouse slack-manifest`."
     yield ok("Slack events", found, fix)
 
 
-async def _same_app(settings: Settings, web: AsyncWebClient, me: Me) -> Finding:
+async def _same_app(settings: Settings, web: AsyncWebClient, identity: BotIdentity) -> Finding:
     """Whether both tokens belong together: otherwise events go to one app, and answers come from another."""
-    theirs = app_of(settings)
+    theirs = app_id_of(settings)
     try:
-        async with mapped():
-            answer = await web.bots_info(bot=me.bot_id)
+        async with mapped_errors():
+            answer = await web.bots_info(bot=identity.bot_id)
         ours = str(dict(answer.get("bot") or {}).get("app_id") or "")
     except AdapterError as error:
         lacks = error.__cause__ is not None and code_of(error.__cause__) == "missing_scope"
@@ -92,7 +92,7 @@ async def _same_app(settings: Settings, web: AsyncWebClient, me: Me) -> Finding:
 async def _socket_mode(token: str, web: AsyncWebClient) -> Finding:
     """The app token: it is asked for a socket, which is not used."""
     try:
-        async with mapped():
+        async with mapped_errors():
             await web.apps_connections_open(app_token=token)
     except AdapterError as error:
         return _refusal("Slack app token", error)
@@ -102,11 +102,13 @@ async def _socket_mode(token: str, web: AsyncWebClient) -> Finding:
 def _refusal(name: str, error: AdapterError) -> Finding:
     """An error as a finding."""
     cause = error.__cause__
-    final = error if isinstance(error, FatalAdapterError) else fatal(cause) if cause is not None else None
+    final = error if isinstance(error, FatalAdapterError) else fatal_error(cause) if cause is not None else None
     if final is not None:
         return told(name, State.WRONG, str(final))
     if isinstance(cause, SlackApiError):
         code = code_of(cause)
-        said = code or f"status {getattr(cause.response, 'status_code', '?')}"
-        return warning(name, f"Slack answers with {said}", "Try again in a minute; slack-status.com tells of outages.")
+        answered = code or f"status {getattr(cause.response, 'status_code', '?')}"
+        return warning(
+            name, f"Slack answers with {answered}", "Try again in a minute; slack-status.com tells of outages."
+        )
     return wrong(name, str(error).partition(";")[0], LATER)

@@ -13,12 +13,12 @@ from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters.slack.events import PREFIX, EventTranslator, author_of, command_in
-from adapters.slack.failures import mapped
+from adapters.slack.failures import mapped_errors
 from adapters.slack.files import FileReader
-from adapters.slack.me import MeNow
-from adapters.slack.patience import PATIENCE_S, Patience
-from adapters.slack.payloads import File, Message, body_of, message_of, object_of, objects_of, text_of
-from adapters.slack.people import People
+from adapters.slack.me import GetIdentity
+from adapters.slack.patience import CONTEXT_S, ContextDeadline
+from adapters.slack.payloads import SlackFile, SlackMessage, body_of, message_of, object_of, objects_of, text_of
+from adapters.slack.people import UserDirectory
 from adapters.slack.text import channels_in, users_in
 from bot.adapter import Core
 from bot.config import Settings
@@ -39,14 +39,14 @@ class ContextFetcher:
         self,
         settings: Settings,
         web: AsyncWebClient,
-        me: MeNow,
+        identity: GetIdentity,
         core: Core,
-        people: People,
+        users: UserDirectory,
         translator: EventTranslator,
     ) -> None:
-        self._settings, self._me, self._core, self._people = settings, me, core, people
+        self._settings, self._identity, self._core, self._users = settings, identity, core, users
         self._translator = translator
-        self._files = FileReader(web, me)
+        self._files = FileReader(web, identity)
         self._history = _PrecedingMessages(web)
 
     def reload(self, settings: Settings) -> None:
@@ -54,7 +54,7 @@ class ContextFetcher:
         self._settings = settings
 
     async def enrich(
-        self, event: IncomingMessage, message: Message, seconds: float = PATIENCE_S
+        self, event: IncomingMessage, message: SlackMessage, seconds: float = CONTEXT_S
     ) -> IncomingMessage | IncomingCommand:
         """A message with all that belongs to it, or the command that it is.
 
@@ -63,11 +63,11 @@ class ContextFetcher:
         following = await self._follows(event.key)
         if not event.addressed and not following and not message.text.startswith(PREFIX):
             return event
-        deadline = Patience(seconds)
+        deadline = ContextDeadline(seconds)
         author, text = await asyncio.gather(self._author(message, deadline), self._text(message, deadline))
         if command := command_in(text):
             name, args = command
-            actor = await self._people.actor(message.user, message.channel, deadline)
+            actor = await self._users.actor(message.user, message.channel, deadline)
             return IncomingCommand(event.key, message.ts, actor, name, args, message.sent_at)
         if not event.addressed and not following:
             return event
@@ -86,14 +86,14 @@ class ContextFetcher:
             remark=" ".join(filter(None, (read.remark, remark))),
         )
 
-    async def enrich_question(self, event: IncomingMessage, message: Message) -> IncomingMessage:
+    async def enrich_question(self, event: IncomingMessage, message: SlackMessage) -> IncomingMessage:
         """A message that was picked for an answer, with its files and names."""
-        author, text, read = await self._details(message, message.files, Patience())
+        author, text, read = await self._details(message, message.files, ContextDeadline())
         return replace(event, author=author, text=text, attachments=read.texts, remark=read.remark)
 
-    async def enrich_edits(self, edits: Sequence[MessageEdited], message: Message) -> list[MessageEdited]:
+    async def enrich_edits(self, edits: Sequence[MessageEdited], message: SlackMessage) -> list[MessageEdited]:
         """The edits of a message with names, and with its files where the bot may have answered it."""
-        deadline = Patience()
+        deadline = ContextDeadline()
         followed = await asyncio.gather(*(self._follows(edit.key) for edit in edits))
         wanted = any(followed) or self._translator.addresses_bot(message)
         author, text, read = await self._details(message, message.files if wanted else (), deadline)
@@ -101,7 +101,7 @@ class ContextFetcher:
 
     async def actor(self, user_id: str, channel: str) -> Person:
         """The user of a command or a button, with their rights in the channel."""
-        return await self._people.actor(user_id, channel, Patience())
+        return await self._users.actor(user_id, channel, ContextDeadline())
 
     async def _follows(self, key: ConversationKey) -> bool:
         """Whether this is a thread in which the bot answers without being mentioned."""
@@ -112,36 +112,38 @@ class ContextFetcher:
         except StorageError:
             return True  # storing the message fails as well, so Slack delivers it again
 
-    async def _details(self, message: Message, files: Sequence[File], deadline: Patience) -> tuple[Person, str, Files]:
+    async def _details(
+        self, message: SlackMessage, files: Sequence[SlackFile], deadline: ContextDeadline
+    ) -> tuple[Person, str, Files]:
         return await asyncio.gather(
             self._author(message, deadline), self._text(message, deadline), self._files.read(files, deadline)
         )
 
-    async def _author(self, message: Message, deadline: Patience) -> Person:
+    async def _author(self, message: SlackMessage, deadline: ContextDeadline) -> Person:
         if message.bot_id or not message.user:
             return author_of(message)
-        return await self._people.person(message.user, message.channel, deadline)
+        return await self._users.person(message.user, message.channel, deadline)
 
-    async def _text(self, message: Message, deadline: Patience) -> str:
-        names = await self._people.names(users_in(message.text), channels_in(message.text), deadline)
+    async def _text(self, message: SlackMessage, deadline: ContextDeadline) -> str:
+        names = await self._users.names(users_in(message.text), channels_in(message.text), deadline)
         return self._translator.text(message, names)
 
     async def _preceding(
-        self, event: IncomingMessage, message: Message, following: bool, deadline: Patience
-    ) -> tuple[Sequence[Message], str]:
+        self, event: IncomingMessage, message: SlackMessage, following: bool, deadline: ContextDeadline
+    ) -> tuple[Sequence[SlackMessage], str]:
         """Other people's messages that belong before this one, and a remark if they could not be read."""
-        me = self._me()
-        with_start = bool(message.thread) and not following and message.parent != me.user_id
+        identity = self._identity()
+        with_start = bool(message.thread) and not following and message.thread_author != identity.user_id
         ambient = self._settings.ambient if event.addressed and not message.private else 0
         if not with_start and not ambient:
             return [], ""
-        found = await deadline.spent_on(self._history.before(message, ambient, with_start), None)
+        found = await deadline.limit(self._history.before(message, ambient, with_start), None)
         if found is None:
             return [], UNREADABLE
-        return [each for each in found if each.user != me.user_id and each.bot_id != me.bot_id], ""
+        return [each for each in found if each.user != identity.user_id and each.bot_id != identity.bot_id], ""
 
     async def _as_context(
-        self, message: Message, question: Message, key: ConversationKey, deadline: Patience
+        self, message: SlackMessage, question: SlackMessage, key: ConversationKey, deadline: ContextDeadline
     ) -> IncomingMessage:
         """An earlier message; the one that the thread starts from brings its files."""
         files = message.files if message.ts == question.thread else ()
@@ -156,7 +158,7 @@ class _PrecedingMessages:
     def __init__(self, web: AsyncWebClient) -> None:
         self._web = web
 
-    async def before(self, message: Message, count: int, with_start: bool) -> list[Message]:
+    async def before(self, message: SlackMessage, count: int, with_start: bool) -> list[SlackMessage]:
         """The last `count` messages before one, oldest first, `with_start` after the first message of its thread."""
         if not message.thread:
             return (await self._in_channel(message, count))[-count:] if count else []
@@ -165,19 +167,19 @@ class _PrecedingMessages:
         others = [each for each in thread if each.ts != message.thread]
         return [*start, *others[-count:]] if count else start
 
-    async def _in_channel(self, message: Message, limit: int) -> list[Message]:
-        async with mapped():
+    async def _in_channel(self, message: SlackMessage, limit: int) -> list[SlackMessage]:
+        async with mapped_errors():
             answer = await self._web.conversations_history(
                 channel=message.channel, latest=message.ts, inclusive=False, limit=limit
             )
         return _oldest_first(answer, message)
 
-    async def _in_thread(self, message: Message, limit: int) -> list[Message]:
+    async def _in_thread(self, message: SlackMessage, limit: int) -> list[SlackMessage]:
         """Slack's pages begin with the oldest messages, so the nearest ones are on the last page."""
-        found: list[Message] = []
+        found: list[SlackMessage] = []
         cursor = ""
         for _ in range(MAX_PAGES):
-            async with mapped():
+            async with mapped_errors():
                 answer = await self._web.conversations_replies(
                     channel=message.channel,
                     ts=message.thread,
@@ -193,7 +195,7 @@ class _PrecedingMessages:
         return found
 
 
-def _oldest_first(answer: AsyncSlackResponse, before: Message) -> list[Message]:
+def _oldest_first(answer: AsyncSlackResponse, before: SlackMessage) -> list[SlackMessage]:
     raws = objects_of(body_of(answer), "messages")
     found = [each for raw in raws if (each := message_of(raw, before.channel)) and each.sent_at < before.sent_at]
     return sorted(found, key=lambda each: each.sent_at)

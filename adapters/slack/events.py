@@ -3,8 +3,8 @@
 A message gives the same event whether it came as `message`, as `app_mention` or from a channel's history.
 """
 
-from adapters.slack.me import PLATFORM, MeNow
-from adapters.slack.payloads import Message, Raw, message_of, object_of, text_of
+from adapters.slack.me import PLATFORM, GetIdentity
+from adapters.slack.payloads import Raw, SlackMessage, message_of, object_of, text_of
 from adapters.slack.text import mentions, plain_text
 from bot.commands import parse_text
 from bot.config import Settings
@@ -22,8 +22,8 @@ def command_in(text: str) -> tuple[str, dict[str, str]] | None:
 class EventTranslator:
     """Translates for one bot. Authors and texts carry ids for names until `context` replaces them."""
 
-    def __init__(self, settings: Settings, me: MeNow) -> None:
-        self._settings, self._me = settings, me
+    def __init__(self, settings: Settings, identity: GetIdentity) -> None:
+        self._settings, self._identity = settings, identity
 
     def reload(self, settings: Settings) -> None:
         """Use these settings from now on."""
@@ -31,9 +31,9 @@ class EventTranslator:
 
     def key(self, channel: str, thread: str = "") -> ConversationKey:
         """The conversation of a channel, or of a thread in it."""
-        return ConversationKey(PLATFORM, self._me().team_id, channel, thread)
+        return ConversationKey(PLATFORM, self._identity().team_id, channel, thread)
 
-    def reply_key(self, message: Message) -> ConversationKey:
+    def reply_key(self, message: SlackMessage) -> ConversationKey:
         """The conversation of the answer to a message: its thread, or a new one that starts from the message."""
         threads = not message.private and self._settings.reply_in_thread is not False
         return self.key(message.channel, message.thread or (message.ts if threads else ""))
@@ -42,29 +42,29 @@ class EventTranslator:
         """Every conversation that may hold a message: its channel or thread, and the thread that starts from it."""
         return [self.key(channel, name) for name in dict.fromkeys((thread, thread or ts))]
 
-    def addresses_bot(self, message: Message) -> bool:
+    def addresses_bot(self, message: SlackMessage) -> bool:
         """Whether a message is a direct one or mentions the bot."""
-        return message.private or message.called or mentions(message.text, self._me().user_id)
+        return message.private or message.mentioned or mentions(message.text, self._identity().user_id)
 
-    def is_from_person(self, message: Message) -> bool:
+    def is_from_person(self, message: SlackMessage) -> bool:
         """Whether its author is neither a bot nor Slack itself."""
-        return bool(message.user) and not message.bot_id and message.user not in (SLACKBOT, self._me().user_id)
+        return bool(message.user) and not message.bot_id and message.user not in (SLACKBOT, self._identity().user_id)
 
-    def message(self, message: Message) -> IncomingMessage | None:
+    def message(self, message: SlackMessage) -> IncomingMessage | None:
         """A new message; None unless a person wrote it."""
         if not self.is_from_person(message):
             return None
         return self._event(message, self.key(message.channel, message.thread), self.addresses_bot(message))
 
-    def question(self, message: Message) -> IncomingMessage:
+    def question(self, message: SlackMessage) -> IncomingMessage:
         """A message that was picked for an answer, also one of a bot."""
         return self._event(message, self.reply_key(message), addressed=True)
 
-    def preceding(self, message: Message, key: ConversationKey) -> IncomingMessage:
+    def preceding(self, message: SlackMessage, key: ConversationKey) -> IncomingMessage:
         """A message that belongs before another one in the conversation `key`."""
         return self._event(message, key, addressed=False)
 
-    def edited_message(self, raw: Raw) -> Message | None:
+    def edited_message(self, raw: Raw) -> SlackMessage | None:
         """The new version of a message; None unless a person changed its text (previews are changes, too)."""
         after, before = object_of(raw, "message"), object_of(raw, "previous_message")
         message = message_of(after, text_of(raw, "channel"))
@@ -72,7 +72,7 @@ class EventTranslator:
             return None
         return message
 
-    def edits(self, message: Message) -> list[MessageEdited]:
+    def edits(self, message: SlackMessage) -> list[MessageEdited]:
         """An edited message, for each conversation that may hold it."""
         keys = self.possible_keys(message.channel, message.ts, message.thread)
         return [MessageEdited(key, message.ts, author_of(message), self.text(message)) for key in keys]
@@ -86,17 +86,17 @@ class EventTranslator:
             return []
         return [MessageDeleted(key, ts) for key in self.possible_keys(channel, ts, "" if thread == ts else thread)]
 
-    def text(self, message: Message, names: dict[str, str] | None = None) -> str:
+    def text(self, message: SlackMessage, names: dict[str, str] | None = None) -> str:
         """The readable text of a message. `names`: people and channels by id, as far as they are known."""
-        return plain_text(message.text, names or {}, self._me().user_id)
+        return plain_text(message.text, names or {}, self._identity().user_id)
 
-    def _event(self, message: Message, key: ConversationKey, addressed: bool) -> IncomingMessage:
+    def _event(self, message: SlackMessage, key: ConversationKey, addressed: bool) -> IncomingMessage:
         return IncomingMessage(
             key, message.ts, author_of(message), self.text(message), message.sent_at, addressed=addressed
         )
 
 
-def author_of(message: Message) -> Person:
+def author_of(message: SlackMessage) -> Person:
     """The author as the payload names them: bots carry their names, people only their ids."""
     if message.bot_id or not message.user:
         return Person(message.bot_id or message.user, message.bot_name or "a bot")

@@ -13,21 +13,25 @@ from slack_sdk.errors import SlackApiError, SlackClientError
 from bot.errors import AdapterError, FatalAdapterError, Gone, OutcomeUnknown, Rejected, RetryLater
 
 APPS = "https://api.slack.com/apps"
-BUSY_S = 2.0
+RETRY_S = 2.0
 """When to try again after an answer that does not say when."""
-LIMITED_S = 30.0
+RATE_LIMIT_S = 30.0
 """When to try again after a refusal for the rate that does not say when."""
-REFUSED_S = 60.0
+TOKEN_RETRY_S = 60.0
 """When to try again while the token is refused; whether it is for good is for the connection to find out."""
 
 LIMITED = frozenset({"ratelimited", "rate_limited"})
-ABSENT = frozenset({"message_not_found", "channel_not_found", "thread_not_found", "message_deleted"})
-BROKEN = frozenset({"internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org"})
-SHUT = frozenset({"not_in_channel", "is_archived", "restricted_action", "no_permission", "channel_is_limited_access"})
+NOT_FOUND = frozenset({"message_not_found", "channel_not_found", "thread_not_found", "message_deleted"})
+SERVER_ERRORS = frozenset(
+    {"internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org"}
+)
+CHANNEL_FORBIDDEN = frozenset(
+    {"not_in_channel", "is_archived", "restricted_action", "no_permission", "channel_is_limited_access"}
+)
 """The bot may not write in this channel."""
 UNKNOWN_TOKEN = frozenset({"invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired"})
 
-_WHICH = {
+_TOKEN_ERRORS = {
     "invalid_auth": "Slack does not know {token}",
     "not_authed": "{token} is not set",
     "account_inactive": "{token} is that of an app that was removed from the workspace",
@@ -45,13 +49,13 @@ def code_of(error: BaseException) -> str:
         return ""
 
 
-def limited(error: BaseException | None) -> bool:
+def is_rate_limited(error: BaseException | None) -> bool:
     """Whether it is a refusal for the rate."""
     response = error.response if isinstance(error, SlackApiError) else None
     return error is not None and (getattr(response, "status_code", 200) == 429 or code_of(error) in LIMITED)
 
 
-def fatal(error: BaseException) -> FatalAdapterError | None:
+def fatal_error(error: BaseException) -> FatalAdapterError | None:
     """The sentence for an error that ends it all, or None for one that passes."""
     if not isinstance(error, SlackApiError):
         return None
@@ -59,8 +63,8 @@ def fatal(error: BaseException) -> FatalAdapterError | None:
     app_level = "apps.connections" in str(getattr(response, "api_url", ""))
     token = "SLACK_APP_TOKEN" if app_level else "SLACK_BOT_TOKEN"
     page = "'Basic Information', 'App-Level Tokens'" if app_level else "'OAuth & Permissions'"
-    if code in _WHICH:
-        why = _WHICH[code].format(token=token)
+    if code in _TOKEN_ERRORS:
+        why = _TOKEN_ERRORS[code].format(token=token)
         return FatalAdapterError(f"{why}: copy it anew from {page} of the app at {APPS} and start again.")
     if code == "not_allowed_token_type":
         begins = "xapp-" if app_level else "xoxb-"
@@ -78,40 +82,40 @@ def fatal(error: BaseException) -> FatalAdapterError | None:
 
 
 @asynccontextmanager
-async def mapped(*, posting: bool = False) -> AsyncIterator[None]:
+async def mapped_errors(*, posting: bool = False) -> AsyncIterator[None]:
     """Around calls to Slack. `posting`: doing it twice would show, so a lost answer is an OutcomeUnknown."""
     try:
         yield
     except SlackApiError as error:
         raise _refusal(error, posting) from error
     except aiohttp.ClientConnectorError as error:
-        raise RetryLater(BUSY_S, "Slack cannot be reached") from error
+        raise RetryLater(RETRY_S, "Slack cannot be reached") from error
     except (aiohttp.ClientError, SlackClientError, OSError, TimeoutError, ValueError) as error:
-        raise _lost(posting) from error
+        raise _no_answer(posting) from error
 
 
-def _lost(posting: bool) -> AdapterError:
+def _no_answer(posting: bool) -> AdapterError:
     if posting:
         return OutcomeUnknown("Slack's answer to a post did not arrive")
-    return RetryLater(BUSY_S, "Slack does not answer")
+    return RetryLater(RETRY_S, "Slack does not answer")
 
 
 def _refusal(error: SlackApiError, posting: bool) -> AdapterError:
     code, status = code_of(error), int(getattr(error.response, "status_code", 200) or 200)
-    if limited(error):
+    if is_rate_limited(error):
         return RetryLater(_retry_after(error), "Slack limits the rate")
-    if code in ABSENT:
+    if code in NOT_FOUND:
         return Gone("The message or its channel is not on Slack any more.")
     if code in UNKNOWN_TOKEN:
-        return RetryLater(REFUSED_S, "Slack refuses the token")
-    if status >= 500 or code in BROKEN or not code:
-        return _lost(posting)
+        return RetryLater(TOKEN_RETRY_S, "Slack refuses the token")
+    if status >= 500 or code in SERVER_ERRORS or not code:
+        return _no_answer(posting)
     return Rejected(f"Slack refused it ({code}).")
 
 
 def _retry_after(error: SlackApiError) -> float:
     headers = {str(name).lower(): value for name, value in dict(getattr(error.response, "headers", {}) or {}).items()}
     try:
-        return max(1.0, float(str(headers.get("retry-after", LIMITED_S))))
+        return max(1.0, float(str(headers.get("retry-after", RATE_LIMIT_S))))
     except ValueError:
-        return LIMITED_S
+        return RATE_LIMIT_S

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 import aiohttp
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.slack.failures import mapped
-from adapters.slack.me import MeNow
-from adapters.slack.patience import Patience
-from adapters.slack.payloads import File, body_of, file_of, object_of
-from adapters.slack.web import line, proxy_for
+from adapters.slack.failures import mapped_errors
+from adapters.slack.me import GetIdentity
+from adapters.slack.patience import ContextDeadline
+from adapters.slack.payloads import SlackFile, body_of, file_of, object_of
+from adapters.slack.web import proxy_for, session_of
 from bot.errors import AdapterError
 from bot.messages import Attachment
 from bot.names import as_code
@@ -28,31 +28,31 @@ HOSTS = ("slack.com", "slack-gov.com", "slack-files.com")
 class FileReader:
     """Fetches files with the bot's token."""
 
-    def __init__(self, web: AsyncWebClient, me: MeNow) -> None:
-        self._web, self._me = web, me
+    def __init__(self, web: AsyncWebClient, identity: GetIdentity) -> None:
+        self._web, self._identity = web, identity
 
-    async def read(self, files: Sequence[File], patience: Patience) -> Files:
+    async def read(self, files: Sequence[SlackFile], deadline: ContextDeadline) -> Files:
         """Fetch and decode the files of a message; never fails."""
-        found = await asyncio.gather(*(self._read(file, patience) for file in files[:MOST_FILES]))
+        found = await asyncio.gather(*(self._read(file, deadline) for file in files[:MOST_FILES]))
         return gathered(found, len(files))
 
-    async def _read(self, file: File, patience: Patience) -> Attachment | str:
+    async def _read(self, file: SlackFile, deadline: ContextDeadline) -> Attachment | str:
         """One file, or the sentence that says why not."""
-        if sentence := refusal(file.name, file.kind, file.size):
+        if sentence := refusal(file.name, file.media_type, file.size):
             return sentence
         name = as_code(file.name)
-        if file.gone or file.elsewhere:
+        if file.deleted or file.external:
             return f"{name} is not on Slack itself, so I could not read it."
-        if SCOPE not in self._me().scopes:
+        if SCOPE not in self._identity().scopes:
             return f"I may not read files here (an admin of mine can add the scope {SCOPE}), so I left out {name}."
         late = f"{name} could not be fetched from Slack in time, so I left it out."
-        return await patience.spent_on(self._fetch(file), late)
+        return await deadline.limit(self._fetch(file), late)
 
-    async def _fetch(self, file: File) -> Attachment | str:
+    async def _fetch(self, file: SlackFile) -> Attachment | str:
         failed = f"{as_code(file.name)} could not be fetched from Slack, so I left it out."
         try:
             if not file.url:
-                async with mapped():
+                async with mapped_errors():
                     answer = await self._web.files_info(file=file.id)
                 file = file_of({**object_of(body_of(answer), "file"), "file_access": ""})
             data = await self._download(file)
@@ -60,18 +60,18 @@ class FileReader:
             return failed
         if data is None:
             return failed
-        return refusal(file.name, file.kind, len(data)) or read_as_text(file.name, data)
+        return refusal(file.name, file.media_type, len(data)) or read_as_text(file.name, data)
 
-    async def _download(self, file: File) -> bytes | None:
+    async def _download(self, file: SlackFile) -> bytes | None:
         """The content, at most a little more than is read; None if what came is not the file."""
         if not self._is_slacks(file.url):
             return None
         token = {"Authorization": f"Bearer {self._web.token}"}
         async with (
-            line(self._web) as session,
+            session_of(self._web) as session,
             session.get(file.url, headers=token, proxy=proxy_for(file.url)) as answer,
         ):
-            if answer.status != 200 or (answer.content_type == "text/html" and "html" not in file.kind):
+            if answer.status != 200 or (answer.content_type == "text/html" and "html" not in file.media_type):
                 return None
             data = bytearray()
             async for chunk in answer.content.iter_chunked(65_536):

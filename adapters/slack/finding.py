@@ -12,43 +12,43 @@ from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters.slack.blocks import payload_of, reply_id_of
-from adapters.slack.calls import Calls
-from adapters.slack.me import Me
+from adapters.slack.calls import WriteCalls
+from adapters.slack.me import BotIdentity
 from adapters.slack.payloads import Raw, body_of, object_of, objects_of, text_of
 from bot.messages import Reply
 
 PAGE = 200
-PAGES = 3
+MAX_PAGES = 3
 """So far from the question on is looked."""
 
 _TS = re.compile(r"\d+\.\d+")
 
 
-async def recognised(web: AsyncWebClient, calls: Calls, me: Me, reply: Reply) -> str | None:
+async def find_message(web: AsyncWebClient, calls: WriteCalls, identity: BotIdentity, reply: Reply) -> str | None:
     """The ts of a reply's message, or None if it is not there. Raises RetryLater, Rejected or Gone."""
     known: set[int] = set()  # parts of the answer that are there
-    unnamed: list[str] = []
+    unidentified: list[str] = []
     cursor = ""
-    for _ in range(PAGES):
+    for _ in range(MAX_PAGES):
         messages, cursor = await _page(web, calls, reply, cursor)
         for message in messages:
             ts = str(message.get("ts") or "")
-            if not _is_mine(message, me) or ts == reply.key.thread or _is_before(ts, reply.question_id):
+            if not _is_own(message, identity) or ts == reply.key.thread or _is_before(ts, reply.question_id):
                 continue
-            told = payload_of(message)
+            payload = payload_of(message)
             if reply_id_of(message) == reply.reply_id:
                 return ts
-            if told.get("request_id") == reply.request_id:
-                known.add(int(told.get("part") or 0))
+            if payload.get("request_id") == reply.request_id:
+                known.add(int(payload.get("part") or 0))
             elif _is_unfinished(message):
-                unnamed.append(ts)
+                unidentified.append(ts)
         if not cursor:
             break
     at = reply.part - sum(part < reply.part for part in known)
-    return sorted(unnamed)[at] if at < len(unnamed) else None
+    return sorted(unidentified)[at] if at < len(unidentified) else None
 
 
-async def _page(web: AsyncWebClient, calls: Calls, reply: Reply, cursor: str) -> tuple[list[Raw], str]:
+async def _page(web: AsyncWebClient, calls: WriteCalls, reply: Reply, cursor: str) -> tuple[list[Raw], str]:
     how: dict[str, Any] = {  # Any: arguments of the SDK's methods
         "channel": reply.key.channel,
         "oldest": reply.question_id if _TS.fullmatch(reply.question_id) else None,
@@ -73,8 +73,10 @@ def _is_before(ts: str, question: str) -> bool:
     return bool(_TS.fullmatch(question)) and float(ts) <= float(question)
 
 
-def _is_mine(message: Raw, me: Me) -> bool:
-    return message.get("user") == me.user_id or (bool(me.bot_id) and message.get("bot_id") == me.bot_id)
+def _is_own(message: Raw, identity: BotIdentity) -> bool:
+    return message.get("user") == identity.user_id or (
+        bool(identity.bot_id) and message.get("bot_id") == identity.bot_id
+    )
 
 
 def _is_unfinished(message: Raw) -> bool:

@@ -14,42 +14,42 @@ from bot.commands import help_text, nearest
 from bot.messages import Choice
 from bot.names import as_code
 
-MODEL = "inhouse_model"
+MODEL_ACTION = "inhouse_model"
 """The action_id of the menu of models."""
 PLACEHOLDER = "Another model for this channel"
-MOST_OPTIONS, LONGEST_LABEL, LONGEST_VALUE = 100, 75, 75
+MAX_OPTIONS, MAX_LABEL, MAX_VALUE = 100, 75, 75
 IN_THREADS = (
     "I answer to a mention, to direct messages, and in a thread that I take part in to everything. In threads, where "
     "Slack knows no slash commands, `!` does it: `!model`, `!stop`."
 )
 
 
-def help_on(slash: str, settings: str) -> str:
+def help_text_for(slash: str, settings: str) -> str:
     """The commands, and what is set: `slash` is the name of the slash command."""
     return f"{help_text(f'{slash} ')}\n\n{IN_THREADS}\n\nHere these settings hold:\n\n{settings}"
 
 
-def unknown(word: str, slash: str) -> str:
+def unknown_command(word: str, slash: str) -> str:
     """The sentence for what is no command."""
     return f"There is no command {as_code(word, 40)}{nearest(word) or '.'} `{slash} help` shows them all."
 
 
-def menu_of(models: Sequence[Choice]) -> tuple[Block, ...]:
+def model_menu(models: Sequence[Choice]) -> tuple[Block, ...]:
     """The models to choose from, as a block; nothing if there are none."""
-    offered = [each for each in models if 0 < len(each.value) <= LONGEST_VALUE][:MOST_OPTIONS]
+    offered = [each for each in models if 0 < len(each.value) <= MAX_VALUE][:MAX_OPTIONS]
     if not offered:
         return ()
     options = [Option(value=each.value, text=PlainTextObject(text=_cut(each.label), emoji=False)) for each in offered]
-    select = StaticSelectElement(action_id=MODEL, placeholder=PLACEHOLDER, options=options)
+    select = StaticSelectElement(action_id=MODEL_ACTION, placeholder=PLACEHOLDER, options=options)
     return (ActionsBlock(elements=[select]).to_dict(),)
 
 
-def chosen(element: Raw) -> str | None:
+def chosen_model(element: Raw) -> str | None:
     """The model that was chosen in the menu; None for any other element."""
-    if text_of(element, "action_id") != MODEL:
+    if text_of(element, "action_id") != MODEL_ACTION:
         return None
     return text_of(object_of(element, "selected_option"), "value")
 
 
 def _cut(label: str) -> str:
-    return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
+    return label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL - 1]}…"

@@ -16,7 +16,7 @@ from adapters.slack.assistant import AssistantView
 from adapters.slack.context import ContextFetcher
 from adapters.slack.events import EventTranslator
 from adapters.slack.me import PLATFORM
-from adapters.slack.payloads import Message, Raw, is_private, message_of, object_of, text_of
+from adapters.slack.payloads import Raw, SlackMessage, is_private, message_of, object_of, text_of
 from adapters.slack.posting import Posting
 from bot.adapter import Core
 from bot.errors import AdapterError, StorageError
@@ -94,7 +94,7 @@ class Intake:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _message(self, message: Message) -> None:
+    async def _message(self, message: SlackMessage) -> None:
         translated = self._translator.message(message)
         if translated is None:
             return
@@ -104,7 +104,7 @@ class Intake:
         if isinstance(outcome, Notice | Refused):
             self._run(self._tell(event, outcome))
         elif begins and isinstance(event, IncomingMessage):
-            self._run(self._assistant.titled(event.key, event.text))
+            self._run(self._assistant.set_title(event.key, event.text))
 
     def _worked(self, identity: Identity, task: "asyncio.Task[None]") -> None:
         del self._working[identity]
@@ -130,7 +130,7 @@ class Intake:
         if isinstance(outcome, Notice):
             to, attachment = to if outcome.private else "", outcome.attachment
         try:
-            await self._posting.tell(key, outcome.text, thread=key.thread, to=to, attachment=attachment)
+            await self._posting.send_notice(key, outcome.text, thread=key.thread, to=to, attachment=attachment)
         except AdapterError as error:
             log.warning("The answer to a message in %s cannot be shown: %s", key.channel, error)
 

@@ -19,36 +19,36 @@ class Interaction:
     user: str
     channel: str
     thread: str
-    answers: str
+    response_url: str
 
 
-def of_command(body: Raw) -> Interaction:
+def from_command(body: Raw) -> Interaction:
     """A slash command, which cannot be given in a thread."""
     return Interaction(
         id=text_of(body, "trigger_id"),
         user=text_of(body, "user_id"),
         channel=text_of(body, "channel_id"),
         thread="",
-        answers=text_of(body, "response_url"),
+        response_url=text_of(body, "response_url"),
     )
 
 
-def of_element(body: Raw) -> Interaction:
+def from_element(body: Raw) -> Interaction:
     """A button or a menu entry under a message, or a message shortcut."""
     message, container = object_of(body, "message"), object_of(body, "container")
     channel = text_of(object_of(body, "channel"), "id") or text_of(container, "channel_id")
     ts = text_of(message, "ts") or text_of(container, "message_ts")
     thread = text_of(message, "thread_ts") or text_of(container, "thread_ts")
     return Interaction(
-        id=text_of(body, "trigger_id") or f"{ts} {text_of(pressed(body), 'action_ts')}",
+        id=text_of(body, "trigger_id") or f"{ts} {text_of(pressed_element(body), 'action_ts')}",
         user=text_of(object_of(body, "user"), "id"),
         channel=channel,
         thread="" if thread == ts else thread,  # Slack says so of a message that a thread starts from
-        answers=text_of(body, "response_url"),
+        response_url=text_of(body, "response_url"),
     )
 
 
-def pressed(body: Raw) -> Raw:
+def pressed_element(body: Raw) -> Raw:
     """The element that was used, an empty object if there is none."""
     actions = objects_of(body, "actions")
     return actions[0] if actions else {}

@@ -16,9 +16,9 @@ from slack_bolt.response import BoltResponse
 from slack_sdk.web.async_client import AsyncWebClient
 
 from adapters.slack.intake import Intake
-from adapters.slack.me import MeNow
+from adapters.slack.me import GetIdentity
 from adapters.slack.payloads import Raw, text_of
-from adapters.slack.web import QUIET
+from adapters.slack.web import SILENT
 from bot.errors import InhouseError
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ LOST = ("app_uninstalled", "tokens_revoked")
 Furnish = Callable[[AsyncApp], None]
 
 
-def make_app(web: AsyncWebClient, me: MeNow) -> AsyncApp:
+def make_app(web: AsyncWebClient, me: GetIdentity) -> AsyncApp:
     """An app that knows who it is without asking Slack at each event."""
 
     async def authorize() -> AuthorizeResult:
@@ -46,7 +46,7 @@ def make_app(web: AsyncWebClient, me: MeNow) -> AsyncApp:
     app = AsyncApp(
         name="inhouse",
         client=web,
-        logger=QUIET,
+        logger=SILENT,
         authorize=authorize,
         process_before_response=True,
         request_verification_enabled=False,  # a socket that we opened ourselves brings no signatures

@@ -7,7 +7,7 @@ PLATFORM = "slack"
 
 
 @dataclass(frozen=True, slots=True)
-class Me:
+class BotIdentity:
     """The bot in its workspace. `team_id` and `team` are the workspace's id and name, `url` its address.
 
     `app_id` is '' where nothing told it. `scopes` are what the bot token may do.
@@ -22,5 +22,5 @@ class Me:
     scopes: frozenset[str]
 
 
-MeNow = Callable[[], Me]
+GetIdentity = Callable[[], BotIdentity]
 """Tells who the bot is. Raises RetryLater before that is known."""

@@ -11,55 +11,55 @@ from typing import Generic, TypeVar
 
 from bot.errors import AdapterError
 
-KEPT_S = 600.0
-FAILED_S = 30.0
+TTL_S = 600.0
+FAILURE_TTL_S = 30.0
 """After a call that failed, how long it is not tried again."""
-MOST = 5000
+MAX_ENTRIES = 5000
 
 T = TypeVar("T")
 
 
-class Memory(Generic[T]):
+class TTLCache(Generic[T]):
     """Remembers what `fetch` gave; `unknown` stands for what could not be fetched."""
 
     def __init__(self, fetch: Callable[[str], Awaitable[T]], unknown: T) -> None:
         self._fetch, self._unknown = fetch, unknown
-        self._kept: OrderedDict[str, tuple[float, T]] = OrderedDict()  # until when it is good
-        self._asking: dict[str, asyncio.Task[T]] = {}
+        self._entries: OrderedDict[str, tuple[float, T]] = OrderedDict()  # until when it is good
+        self._fetching: dict[str, asyncio.Task[T]] = {}
 
-    async def get(self, name: str) -> T:
+    async def get(self, key: str) -> T:
         """What is known of it, or told now. Never fails."""
         now = asyncio.get_running_loop().time()
-        kept = self._kept.get(name)
-        if kept is not None and now < kept[0]:
-            self._kept.move_to_end(name)
-            return kept[1]
-        task = self._asking.get(name)
+        entry = self._entries.get(key)
+        if entry is not None and now < entry[0]:
+            self._entries.move_to_end(key)
+            return entry[1]
+        task = self._fetching.get(key)
         if task is None:
-            task = self._asking[name] = asyncio.create_task(self._ask(name))
+            task = self._fetching[key] = asyncio.create_task(self._load(key))
         return await asyncio.shield(task)
 
-    def known(self, name: str) -> T:
+    def cached(self, key: str) -> T:
         """What was told of it last, without asking."""
-        return self._kept[name][1] if name in self._kept else self._unknown
+        return self._entries[key][1] if key in self._entries else self._unknown
 
     async def close(self) -> None:
         """End the calls that still run."""
-        tasks = list(self._asking.values())
+        tasks = list(self._fetching.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, name: str) -> T:
+    async def _load(self, key: str) -> T:
         clock = asyncio.get_running_loop().time
         try:
-            told, lasts = await self._fetch(name), KEPT_S
+            value, ttl = await self._fetch(key), TTL_S
         except AdapterError:
-            told, lasts = self.known(name), FAILED_S
+            value, ttl = self.cached(key), FAILURE_TTL_S
         finally:
-            self._asking.pop(name, None)
-        self._kept[name] = (clock() + lasts, told)
-        self._kept.move_to_end(name)
-        while len(self._kept) > MOST:
-            self._kept.popitem(last=False)
-        return told
+            self._fetching.pop(key, None)
+        self._entries[key] = (clock() + ttl, value)
+        self._entries.move_to_end(key)
+        while len(self._entries) > MAX_ENTRIES:
+            self._entries.popitem(last=False)
+        return value

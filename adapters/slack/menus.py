@@ -10,13 +10,13 @@ from dataclasses import replace
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.context.ack.async_ack import AsyncAck
 
-from adapters.slack.asides import Asides, Words, words_of
+from adapters.slack.asides import EphemeralReplies, EphemeralReply, ephemeral_reply
 from adapters.slack.context import ContextFetcher
 from adapters.slack.events import EventTranslator
-from adapters.slack.interactions import Interaction, of_element
-from adapters.slack.me import MeNow
+from adapters.slack.interactions import Interaction, from_element
+from adapters.slack.me import GetIdentity
 from adapters.slack.payloads import Raw, message_of, object_of, text_of
-from adapters.slack.places import AWAY, Places
+from adapters.slack.places import NOT_A_MEMBER, ChannelReader
 from bot.adapter import Core
 from bot.messages import Accepted, MessageDeleted
 
@@ -26,79 +26,83 @@ ANSWER, FORGET = "answer_this", "forget_this"
 ANSWERED = "I have answered that already, or am about to; the button under the answer makes another one."
 FORGOTTEN = "What I had stored of that message, and of its answer, is deleted."
 NOT_YOURS = "Only its author and moderators can have a message forgotten."
-NOT_SAID = "That is not a message that somebody wrote."
+NOT_A_MESSAGE = "That is not a message that somebody wrote."
 NO_QUESTION = "I cannot tell which question that answers; use 'Forget this' on the question itself."
 
 
-class Menus:
+class MessageShortcuts:
     """Acts on messages that are picked."""
 
     def __init__(
         self,
-        me: MeNow,
+        identity: GetIdentity,
         core: Core,
         translator: EventTranslator,
         context: ContextFetcher,
-        asides: Asides,
-        places: Places,
+        ephemeral: EphemeralReplies,
+        channels: ChannelReader,
     ) -> None:
-        self._me, self._core, self._translator, self._context = me, core, translator, context
-        self._asides, self._places = asides, places
+        self._identity, self._core, self._translator, self._context = identity, core, translator, context
+        self._ephemeral, self._channels = ephemeral, channels
 
-    def furnish(self, app: AsyncApp) -> None:
+    def register(self, app: AsyncApp) -> None:
         """Register both shortcuts."""
 
         async def answer(ack: AsyncAck, body: Raw) -> None:
-            interaction = of_element(body)
-            await self._asides.serve(
-                ack, interaction, self._answer(interaction, object_of(body, "message")), patient=True
+            interaction = from_element(body)
+            await self._ephemeral.serve(
+                ack, interaction, self._answer(interaction, object_of(body, "message")), until_stored=True
             )
 
         async def forget(ack: AsyncAck, body: Raw) -> None:
-            interaction = of_element(body)
-            await self._asides.serve(ack, interaction, self._forget(interaction, object_of(body, "message")))
+            interaction = from_element(body)
+            await self._ephemeral.serve(ack, interaction, self._forget(interaction, object_of(body, "message")))
 
         app.message_shortcut(ANSWER)(answer)
         app.message_shortcut(FORGET)(forget)
 
-    async def _answer(self, interaction: Interaction, raw: Raw) -> Words | None:
+    async def _answer(self, interaction: Interaction, raw: Raw) -> EphemeralReply | None:
         """Whoever asks for an answer is its asker, the history shows who said it."""
         message = message_of(raw, interaction.channel)
         if message is None:
-            return Words(NOT_SAID)
-        event, asker, here = await asyncio.gather(
+            return EphemeralReply(NOT_A_MESSAGE)
+        event, asker, can_post = await asyncio.gather(
             self._context.enrich_question(self._translator.question(message), message),
             self._context.actor(interaction.user, interaction.channel),
-            self._places.reachable(interaction.channel),
+            self._channels.can_post(interaction.channel),
         )
-        if not here:
-            return Words(AWAY)
+        if not can_post:
+            return EphemeralReply(NOT_A_MEMBER)
         outcome = await self._core.handle(replace(event, author=replace(asker, name=event.author.name)))
-        return Words(ANSWERED) if isinstance(outcome, Accepted) and not outcome.request_id else words_of(outcome)
+        return (
+            EphemeralReply(ANSWERED)
+            if isinstance(outcome, Accepted) and not outcome.request_id
+            else ephemeral_reply(outcome)
+        )
 
-    async def _forget(self, interaction: Interaction, raw: Raw) -> Words | None:
+    async def _forget(self, interaction: Interaction, raw: Raw) -> EphemeralReply | None:
         """A message, or the one that an answer of ours answers."""
-        who = await self._context.actor(interaction.user, interaction.channel)
+        actor = await self._context.actor(interaction.user, interaction.channel)
         channel, thread, ts = interaction.channel, interaction.thread, text_of(raw, "ts")
         author = text_of(raw, "user")
         if self._is_mine(raw):
             ts = await self._question_of(interaction, raw)
             if not ts:
-                return Words(NO_QUESTION)
-            question = await self._places.message(channel, ts, thread)
+                return EphemeralReply(NO_QUESTION)
+            question = await self._channels.message(channel, ts, thread)
             author = text_of(question, "user") if question else ""
-        if author != who.id and not who.manages_channel:
-            return Words(NOT_YOURS)
+        if author != actor.id and not actor.manages_channel:
+            return EphemeralReply(NOT_YOURS)
         for key in self._translator.possible_keys(channel, ts, "" if thread == ts else thread):
             await self._core.handle(MessageDeleted(key, ts))
-        return Words(FORGOTTEN)
+        return EphemeralReply(FORGOTTEN)
 
     async def _question_of(self, interaction: Interaction, raw: Raw) -> str:
         """The ts of what an answer of ours answers, '' if that is not known."""
         known = raw if object_of(raw, "metadata") else None
-        known = known or await self._places.message(interaction.channel, text_of(raw, "ts"), interaction.thread)
+        known = known or await self._channels.message(interaction.channel, text_of(raw, "ts"), interaction.thread)
         return text_of(object_of(object_of(known or {}, "metadata"), "event_payload"), "question_id")
 
     def _is_mine(self, raw: Raw) -> bool:
-        me = self._me()
-        return text_of(raw, "user") == me.user_id or text_of(raw, "bot_id") == me.bot_id
+        identity = self._identity()
+        return text_of(raw, "user") == identity.user_id or text_of(raw, "bot_id") == identity.bot_id

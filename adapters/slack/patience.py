@@ -13,19 +13,19 @@ from bot.errors import AdapterError
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 2.0
+CONTEXT_S = 2.0
 
 T = TypeVar("T")
 
 
-class Patience:
+class ContextDeadline:
     """Lasts for so many seconds from now on."""
 
-    def __init__(self, seconds: float = PATIENCE_S) -> None:
+    def __init__(self, seconds: float = CONTEXT_S) -> None:
         self.until = asyncio.get_running_loop().time() + seconds
         """On the loop's clock."""
 
-    async def spent_on(self, work: Awaitable[T], otherwise: T) -> T:
+    async def limit(self, work: Awaitable[T], default: T) -> T:
         """What `work` gives, or `otherwise` if it fails or comes too late."""
         try:
             async with asyncio.timeout_at(self.until):
@@ -34,4 +34,4 @@ class Patience:
             log.info("Slack was too slow to tell what belongs to a message; it is left out.")
         except AdapterError as error:
             log.info("What belongs to a message is left out: %s", error)
-        return otherwise
+        return default

@@ -13,26 +13,26 @@ from slack_sdk.web.async_slack_response import AsyncSlackResponse
 Raw = Mapping[str, Any]
 """A JSON object of Slack's. Any: whatever JSON holds."""
 
-SPOKEN = ("", "file_share", "thread_broadcast", "me_message", "bot_message")
+USER_SUBTYPES = ("", "file_share", "thread_broadcast", "me_message", "bot_message")
 """The subtypes of messages that somebody wrote; all others tell that somebody joined, pinned and so on."""
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class SlackFile:
     """A file of a message. `kind` is its media type, `size` is in bytes; `elsewhere`: not Slack but another service has
     it. Without a `url` Slack has to be asked for it."""
 
     id: str
     name: str
-    kind: str
+    media_type: str
     size: int
     url: str
-    elsewhere: bool
-    gone: bool
+    external: bool
+    deleted: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class SlackMessage:
     """What somebody wrote, with Slack's mark-up in `text`. `ts` is its id and time, `thread` the ts of its thread's
     first message, '' in none. `user` is '' and `bot_id` set for some bots. `parent` wrote what the thread starts from.
     `called`: Slack itself says that the bot is mentioned."""
@@ -43,10 +43,10 @@ class Message:
     user: str
     bot_id: str
     bot_name: str
-    parent: str
+    thread_author: str
     text: str
-    called: bool
-    files: tuple[File, ...]
+    mentioned: bool
+    files: tuple[SlackFile, ...]
 
     @property
     def private(self) -> bool:
@@ -87,47 +87,47 @@ def objects_of(raw: Raw, name: str) -> list[Raw]:
     return [value for value in values if isinstance(value, Mapping)] if isinstance(values, list) else []
 
 
-def message_of(raw: Raw, channel: str = "") -> Message | None:
+def message_of(raw: Raw, channel: str = "") -> SlackMessage | None:
     """A message that somebody wrote, a person or a bot. `channel`: where it stands, if it does not say so itself."""
     ts, channel = text_of(raw, "ts"), text_of(raw, "channel") or channel
-    if text_of(raw, "subtype") not in SPOKEN or not channel or not _is_time(ts):
+    if text_of(raw, "subtype") not in USER_SUBTYPES or not channel or not _is_timestamp(ts):
         return None
     thread, profile = text_of(raw, "thread_ts"), object_of(raw, "bot_profile")
-    return Message(
+    return SlackMessage(
         channel=channel,
         ts=ts,
         thread="" if thread == ts else thread,  # Slack says so of a message that a thread starts from
         user=text_of(raw, "user"),
         bot_id=text_of(raw, "bot_id"),
         bot_name=text_of(profile, "name") or text_of(raw, "username"),
-        parent=text_of(raw, "parent_user_id"),
-        text=text_of(raw, "text") or _attached(raw),
-        called=text_of(raw, "type") == "app_mention",
+        thread_author=text_of(raw, "parent_user_id"),
+        text=text_of(raw, "text") or _attachment_text(raw),
+        mentioned=text_of(raw, "type") == "app_mention",
         files=tuple(file_of(each) for each in objects_of(raw, "files")),
     )
 
 
-def file_of(raw: Raw) -> File:
+def file_of(raw: Raw) -> SlackFile:
     """A file object."""
     size, mode = raw.get("size"), text_of(raw, "mode")
     asks = text_of(raw, "file_access") == "check_file_info"
-    return File(
+    return SlackFile(
         id=text_of(raw, "id"),
         name=text_of(raw, "name") or text_of(raw, "title") or "a file",
-        kind=text_of(raw, "mimetype"),
+        media_type=text_of(raw, "mimetype"),
         size=size if isinstance(size, int) else 0,
         url="" if asks else text_of(raw, "url_private_download") or text_of(raw, "url_private"),
-        elsewhere=mode == "external" or raw.get("is_external") is True,
-        gone=mode in ("tombstone", "hidden_by_limit"),
+        external=mode == "external" or raw.get("is_external") is True,
+        deleted=mode in ("tombstone", "hidden_by_limit"),
     )
 
 
-def _attached(raw: Raw) -> str:
+def _attachment_text(raw: Raw) -> str:
     """The text of a message that has all of it in attachments, as those of bots do."""
     attached = objects_of(raw, "attachments")
     return "\n".join(filter(None, (text_of(each, "text") or text_of(each, "fallback") for each in attached)))
 
 
-def _is_time(ts: str) -> bool:
+def _is_timestamp(ts: str) -> bool:
     whole, _, rest = ts.partition(".")
     return whole.isdecimal() and (not rest or rest.isdecimal()) and len(ts) < 40

@@ -9,36 +9,38 @@ import logging
 
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.slack.failures import code_of, mapped
+from adapters.slack.failures import code_of, mapped_errors
 from adapters.slack.payloads import Raw, body_of, objects_of, text_of
 from bot.errors import AdapterError
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 1.0
-OUTSIDE = ("not_in_channel", "channel_not_found")
-AWAY = "I am not in this conversation, so nobody would see my answer: add me first (in a channel with `/invite`)."
+LOOKUP_TIMEOUT_S = 1.0
+NOT_A_MEMBER_CODES = ("not_in_channel", "channel_not_found")
+NOT_A_MEMBER = (
+    "I am not in this conversation, so nobody would see my answer: add me first (in a channel with `/invite`)."
+)
 
 
-class Places:
+class ChannelReader:
     """Looks into channels."""
 
     def __init__(self, web: AsyncWebClient) -> None:
         self._web = web
 
-    async def reachable(self, channel: str) -> bool:
+    async def can_post(self, channel: str) -> bool:
         """Whether the bot can write there; yes where it cannot be told."""
         try:
-            async with mapped(), asyncio.timeout(PATIENCE_S):
+            async with mapped_errors(), asyncio.timeout(LOOKUP_TIMEOUT_S):
                 await self._web.conversations_history(channel=channel, limit=1)
         except AdapterError as error:
-            return code_of(error.__cause__ or error) not in OUTSIDE
+            return code_of(error.__cause__ or error) not in NOT_A_MEMBER_CODES
         return True
 
     async def message(self, channel: str, ts: str, thread: str) -> Raw | None:
         """A message with its metadata, None if there is none or it cannot be told. `thread` is '' in none."""
         try:
-            async with mapped(), asyncio.timeout(PATIENCE_S):
+            async with mapped_errors(), asyncio.timeout(LOOKUP_TIMEOUT_S):
                 answer = await self._web.conversations_replies(
                     channel=channel,
                     ts=thread or ts,

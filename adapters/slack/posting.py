@@ -19,13 +19,13 @@ from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters.slack import blocks
-from adapters.slack.calls import Calls
-from adapters.slack.failures import code_of, mapped
-from adapters.slack.finding import recognised
-from adapters.slack.me import MeNow
+from adapters.slack.calls import WriteCalls
+from adapters.slack.failures import code_of, mapped_errors
+from adapters.slack.finding import find_message
+from adapters.slack.me import GetIdentity
 from adapters.slack.mrkdwn import mrkdwn
-from adapters.slack.pace import Pace
-from adapters.slack.streaming import LIFE_S, Streams
+from adapters.slack.pace import RateLimits
+from adapters.slack.streaming import MAX_STREAM_S, Streams
 from adapters.slack.uploads import upload
 from bot.adapter import Dialect, Limits
 from bot.config import Settings
@@ -37,15 +37,15 @@ log = logging.getLogger(__name__)
 
 MAX_CHARS = 3800
 """Characters of one message, marks escaped; a longer text would be hard to read in a thread."""
-INTERVAL_S = 0.8
+MIN_INTERVAL_S = 0.8
 """The least time between two versions of a message, as fast as one alone may be appended to or edited."""
-NOTE_CHARS = 2900
+MAX_NOTICE_CHARS = 2900
 """Characters of words of our own in one message."""
-STATUS_S = 60.0
+STATUS_REPEAT_S = 60.0
 """Slack forgets a status after two minutes; the same one is not set again before this."""
 READING, WRITING = "is reading…", "is writing…"
-REMEMBERED = 2000
-TRIES = 5
+MAX_REMEMBERED = 2000
+MAX_TRIES = 5
 """So often something is tried that Slack has no time for."""
 _BAD_BLOCKS = frozenset({"invalid_blocks", "invalid_blocks_format", "invalid_attachments"})
 _NO_STATUS = frozenset({"unknown_method", "missing_scope", "not_allowed", "feature_not_enabled"})
@@ -55,15 +55,20 @@ class Posting:
     """Carries replies. `me` raises RetryLater while it is not known who we are."""
 
     def __init__(
-        self, settings: Settings, web: AsyncWebClient, me: MeNow, pace: Pace | None = None, life_s: float = LIFE_S
+        self,
+        settings: Settings,
+        web: AsyncWebClient,
+        identity: GetIdentity,
+        rate_limits: RateLimits | None = None,
+        max_stream_s: float = MAX_STREAM_S,
     ) -> None:
-        self._settings, self._web, self._me = settings, web, me
-        self._calls = Calls(pace or Pace())
-        self.streams = Streams(web, me, self._calls, life_s)
-        self._feedback = True  # the workspace takes native feedback buttons
-        self._statuses = True
-        self._status: OrderedDict[ConversationKey, tuple[str, float]] = OrderedDict()
-        self._filed: OrderedDict[str, None] = OrderedDict()
+        self._settings, self._web, self._identity = settings, web, identity
+        self._calls = WriteCalls(rate_limits or RateLimits())
+        self.streams = Streams(web, identity, self._calls, max_stream_s)
+        self._native_feedback = True  # the workspace takes native feedback buttons
+        self._status_supported = True
+        self._statuses_shown: OrderedDict[ConversationKey, tuple[str, float]] = OrderedDict()
+        self._attached: OrderedDict[str, None] = OrderedDict()
 
     def reload(self, settings: Settings) -> None:
         """Go by these from now on."""
@@ -74,8 +79,8 @@ class Posting:
         """What Slack can show here."""
         return Limits(
             max_chars=MAX_CHARS,
-            min_interval_s=INTERVAL_S * self._calls.pace.scale,
-            appends=self.streams.work and self._statuses,
+            min_interval_s=MIN_INTERVAL_S * self._calls.rate_limits.scale,
+            appends=self.streams.supported and self._status_supported,
             prefix="!",
             dialect=Dialect.SLACK,
             attach_over=self._settings.attach_over,
@@ -83,9 +88,9 @@ class Posting:
 
     async def post(self, reply: Reply) -> str:
         """Show a reply for the first time; the message's ts. Raises RetryLater, Rejected or OutcomeUnknown."""
-        self._me()
-        self._status.pop(reply.key, None)  # Slack takes it away when something is posted
-        if self.streams.fit(reply) and self.limits.appends and (ts := await self.streams.start(reply)):
+        self._identity()
+        self._statuses_shown.pop(reply.key, None)  # Slack takes it away when something is posted
+        if self.streams.can_start(reply) and self.limits.appends and (ts := await self.streams.start(reply)):
             return ts
         text = reply.committed + reply.tail
 
@@ -94,14 +99,14 @@ class Posting:
                 channel=reply.key.channel,
                 thread_ts=reply.key.thread or None,
                 text=text[: blocks.MAX_FALLBACK],
-                blocks=blocks.answer(reply, text, feedback=self._feedback),
+                blocks=blocks.answer(reply, text, feedback=self._native_feedback),
                 metadata=blocks.metadata(reply),
                 unfurl_links=False,
                 unfurl_media=False,
             )
 
         answer = await self._calls.make(
-            "chat.postMessage", reply.key.channel, lambda: self._degrading(send), posting=True
+            "chat.postMessage", reply.key.channel, lambda: self._with_supported_buttons(send), posting=True
         )
         await self._attach(reply)
         return str(answer["ts"])
@@ -111,54 +116,54 @@ class Posting:
         assert reply.platform_id is not None
         if reply.final:
             await self.streams.end(reply)
-            await self._edit(reply, growth=False)
+            await self._edit(reply, progress=False)
             await self._attach(reply)
             await self.status(reply.key, None)
         elif reply.committed:
             await self.status(reply.key, WRITING)
-        if not reply.final and not await self.streams.grow(reply):
-            await self._edit(reply, growth=True)
+        if not reply.final and not await self.streams.append(reply):
+            await self._edit(reply, progress=True)
 
     async def find_posted(self, reply: Reply) -> str | None:
         """The ts of the message of a reply that may have been posted. Raises RetryLater, Rejected or Gone."""
-        return await recognised(self._web, self._calls, self._me(), reply)
+        return await find_message(self._web, self._calls, self._identity(), reply)
 
     async def status(self, key: ConversationKey, text: str | None) -> None:
         """Show beside the bot's name, in a thread, what is going on; elsewhere there is no place for it."""
         if text is not None:
             await self._show_status(key, text or READING)
-        elif key in self._status:
+        elif key in self._statuses_shown:
             await self._show_status(key, "")
-            self._status.pop(key, None)
+            self._statuses_shown.pop(key, None)
 
-    async def _show_status(self, key: ConversationKey, said: str) -> None:
+    async def _show_status(self, key: ConversationKey, status_text: str) -> None:
         now = monotonic()
-        shown, since = self._status.get(key, ("", 0.0))
+        shown, since = self._statuses_shown.get(key, ("", 0.0))
         method = "assistant.threads.setStatus"
-        if not key.thread or not self._statuses or (shown == said and now - since < STATUS_S):
+        if not key.thread or not self._status_supported or (shown == status_text and now - since < STATUS_REPEAT_S):
             return
-        if not self._calls.pace.has_room(method, key.channel):
+        if not self._calls.rate_limits.available(method, key.channel):
             return
-        self._status[key] = (said, now)
-        self._status.move_to_end(key)
-        if len(self._status) > REMEMBERED:
-            self._status.popitem(last=False)
+        self._statuses_shown[key] = (status_text, now)
+        self._statuses_shown.move_to_end(key)
+        if len(self._statuses_shown) > MAX_REMEMBERED:
+            self._statuses_shown.popitem(last=False)
         try:
             await self._calls.make(
                 method,
                 key.channel,
                 lambda: self._web.assistant_threads_setStatus(
-                    channel_id=key.channel, thread_ts=key.thread, status=said
+                    channel_id=key.channel, thread_ts=key.thread, status=status_text
                 ),
             )
         except RetryLater:
-            self._status.pop(key, None)  # it is not shown
+            self._statuses_shown.pop(key, None)  # it is not shown
         except Rejected as error:
             if code_of(error.__cause__ or error) in _NO_STATUS:
                 log.info("Slack shows no status here, so waiting is told by messages: %s", error)
-                self._statuses = False
+                self._status_supported = False
 
-    async def tell(
+    async def send_notice(
         self,
         key: ConversationKey,
         text: str,
@@ -171,18 +176,18 @@ class Posting:
 
         What Slack has no time for now is said a little later, from there on and not from the beginning.
         """
-        for part in split(text, NOTE_CHARS) if text else ():
-            await _in_time(partial(self._say, key.channel, mrkdwn(part.text), thread, to))
+        for part in split(text, MAX_NOTICE_CHARS) if text else ():
+            await _retried(partial(self._send_text, key.channel, mrkdwn(part.text), thread, to))
         if attachment is not None:
-            await _in_time(partial(self._share, attachment, key.channel, thread, to))
+            await _retried(partial(self._send_file, attachment, key.channel, thread, to))
 
-    async def _share(self, file: Attachment, channel: str, thread: str, to: str) -> None:
+    async def _send_file(self, file: Attachment, channel: str, thread: str, to: str) -> None:
         if to:
-            async with mapped():
+            async with mapped_errors():
                 channel, thread = str((await self._web.conversations_open(users=to))["channel"]["id"]), ""
         await upload(self._web, file, channel, thread)
 
-    async def _say(self, channel: str, text: str, thread: str, to: str) -> None:
+    async def _send_text(self, channel: str, text: str, thread: str, to: str) -> None:
         how: dict[str, Any] = {"channel": channel, "thread_ts": thread or None, "text": text}  # Any: arguments
         if to:
             await self._calls.make("chat.postEphemeral", channel, lambda: self._web.chat_postEphemeral(user=to, **how))
@@ -190,7 +195,7 @@ class Posting:
         how |= {"metadata": blocks.note_metadata(), "unfurl_links": False, "unfurl_media": False}
         await self._calls.make("chat.postMessage", channel, lambda: self._web.chat_postMessage(**how), posting=True)
 
-    async def _edit(self, reply: Reply, *, growth: bool) -> None:
+    async def _edit(self, reply: Reply, *, progress: bool) -> None:
         channel, ts, text = reply.key.channel, str(reply.platform_id), reply.committed + reply.tail
 
         async def send() -> AsyncSlackResponse:
@@ -198,49 +203,51 @@ class Posting:
                 channel=channel,
                 ts=ts,
                 text=text[: blocks.MAX_FALLBACK],
-                blocks=blocks.answer(reply, text, feedback=self._feedback),
+                blocks=blocks.answer(reply, text, feedback=self._native_feedback),
                 metadata=blocks.metadata(reply),
             )
 
         try:
-            await self._calls.make("chat.update", channel, lambda: self._degrading(send), growth=growth)
+            await self._calls.make(
+                "chat.update", channel, lambda: self._with_supported_buttons(send), progress=progress
+            )
         except Rejected as error:
             if code_of(error.__cause__ or error) != "streaming_state_conflict":
                 raise
-            await self.streams.close(channel, ts)  # an earlier process left it open
-            await self._calls.make("chat.update", channel, lambda: self._degrading(send))
+            await self.streams.close_leftover(channel, ts)  # an earlier process left it open
+            await self._calls.make("chat.update", channel, lambda: self._with_supported_buttons(send))
 
-    async def _degrading(self, send: Callable[[], Awaitable[AsyncSlackResponse]]) -> AsyncSlackResponse:
+    async def _with_supported_buttons(self, send: Callable[[], Awaitable[AsyncSlackResponse]]) -> AsyncSlackResponse:
         """Send; where the workspace does not take native feedback buttons, plain ones from then on."""
         try:
             return await send()
         except SlackApiError as error:
-            if not self._feedback or code_of(error) not in _BAD_BLOCKS:
+            if not self._native_feedback or code_of(error) not in _BAD_BLOCKS:
                 raise
-            self._feedback = False
+            self._native_feedback = False
             return await send()
 
     async def _attach(self, reply: Reply) -> None:
         """The file that holds the whole of a long answer, once."""
-        if reply.attachment is None or reply.reply_id in self._filed:
+        if reply.attachment is None or reply.reply_id in self._attached:
             return
         try:
-            await _in_time(partial(upload, self._web, reply.attachment, reply.key.channel, reply.key.thread))
+            await _retried(partial(upload, self._web, reply.attachment, reply.key.channel, reply.key.thread))
         except OutcomeUnknown as error:  # most likely it is there; better none than two
             log.warning("Whether the file of an answer is on Slack is not known: %s", error)
         except AdapterError as error:
             log.warning("The file of an answer could not be sent to Slack: %s", error)
             with suppress(AdapterError):
                 missing = "*(I could not attach the file with the whole answer.)*"
-                await self.tell(reply.key, missing, thread=reply.key.thread)
-        self._filed[reply.reply_id] = None
-        if len(self._filed) > REMEMBERED:
-            self._filed.popitem(last=False)
+                await self.send_notice(reply.key, missing, thread=reply.key.thread)
+        self._attached[reply.reply_id] = None
+        if len(self._attached) > MAX_REMEMBERED:
+            self._attached.popitem(last=False)
 
 
-async def _in_time(call: Callable[[], Awaitable[None]]) -> None:
+async def _retried(call: Callable[[], Awaitable[None]]) -> None:
     """Make a call; again a few times while Slack asks for patience. Raises AdapterError."""
-    for attempt in range(1, TRIES):
+    for attempt in range(1, MAX_TRIES):
         try:
             return await call()
         except RetryLater as error:

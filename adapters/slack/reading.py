@@ -13,18 +13,18 @@ from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters.slack.context import ContextFetcher
 from adapters.slack.events import EventTranslator
-from adapters.slack.failures import mapped
+from adapters.slack.failures import mapped_errors
 from adapters.slack.payloads import Raw, body_of, is_private, message_of, objects_of, text_of
 from bot.messages import ConversationKey, IncomingMessage
 
 log = logging.getLogger(__name__)
 
 PAGE = 200
-MOST_PAGES = 10
+MAX_PAGES = 10
 """Pages of one history that are read; Slack gives a channel's newest one first, and a thread's oldest one."""
-MOST_THREADS = 20
+MAX_THREADS = 20
 """Threads of one channel that are read, those first in which something was said last."""
-PATIENCE_S = 20.0
+CONTEXT_TIMEOUT_S = 20.0
 """Nobody waits for an acknowledgement of these."""
 
 
@@ -42,7 +42,7 @@ async def read_back(
     `oldest`: how far back a thread may begin that is looked into. Raises RetryLater, Rejected (may not read there) or
     Gone.
     """
-    raws = await _said_in(web, key, after, oldest)
+    raws = await _messages_since(web, key, after, oldest)
     found: list[IncomingMessage] = []
     for ts in sorted(raws, key=float):
         if len(found) == limit:
@@ -51,25 +51,25 @@ async def read_back(
         translated = translator.message(message) if message is not None else None
         if message is None or translated is None:
             continue
-        event = await context.enrich(translated, message, PATIENCE_S)
+        event = await context.enrich(translated, message, CONTEXT_TIMEOUT_S)
         if isinstance(event, IncomingMessage):
             found.append(event)
     return found
 
 
-async def _said_in(web: AsyncWebClient, key: ConversationKey, after: float, oldest: float) -> dict[str, Raw]:
+async def _messages_since(web: AsyncWebClient, key: ConversationKey, after: float, oldest: float) -> dict[str, Raw]:
     """Slack's messages by their ts."""
-    said: list[Raw] = []
+    found: list[Raw] = []
     if key.thread:
-        said += await _thread(web, key.channel, key.thread, after)
+        found += await _thread(web, key.channel, key.thread, after)
     if not key.thread or is_private(key.channel):  # in the assistant view everything is a thread, and each may be new
-        firsts = await _channel(web, key.channel, after if key.thread else min(after, oldest))
-        said += firsts if not key.thread else []
-        moved = [each for each in firsts if _seconds(text_of(each, "latest_reply")) > after]
-        moved.sort(key=lambda each: _seconds(text_of(each, "latest_reply")), reverse=True)
-        for first in moved[:MOST_THREADS]:
-            said += await _thread(web, key.channel, text_of(first, "ts"), after)
-    return {ts: raw for raw in said if _seconds(ts := text_of(raw, "ts")) > after}
+        starts = await _channel(web, key.channel, after if key.thread else min(after, oldest))
+        found += starts if not key.thread else []
+        active = [each for each in starts if _seconds(text_of(each, "latest_reply")) > after]
+        active.sort(key=lambda each: _seconds(text_of(each, "latest_reply")), reverse=True)
+        for start in active[:MAX_THREADS]:
+            found += await _thread(web, key.channel, text_of(start, "ts"), after)
+    return {ts: raw for raw in found if _seconds(ts := text_of(raw, "ts")) > after}
 
 
 async def _channel(web: AsyncWebClient, channel: str, after: float) -> list[Raw]:
@@ -89,17 +89,17 @@ async def _thread(web: AsyncWebClient, channel: str, thread: str, after: float) 
 
 
 async def _pages(page: Callable[[str | None], Awaitable[AsyncSlackResponse]], channel: str) -> list[Raw]:
-    said: list[Raw] = []
+    found: list[Raw] = []
     cursor: str | None = None
-    for _ in range(MOST_PAGES):
-        async with mapped():
+    for _ in range(MAX_PAGES):
+        async with mapped_errors():
             answer = await page(cursor)
-        said += objects_of(body_of(answer), "messages")
+        found += objects_of(body_of(answer), "messages")
         cursor = (answer.get("response_metadata") or {}).get("next_cursor")
         if not cursor:
-            return said
+            return found
     log.warning("So much was said in %s meanwhile that only a part of it is read back.", channel)
-    return said
+    return found
 
 
 def _seconds(ts: str) -> float:

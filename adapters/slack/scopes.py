@@ -9,13 +9,13 @@ import logging
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters.slack.failures import APPS
-from adapters.slack.me import Me
+from adapters.slack.me import BotIdentity
 from bot.config import Settings
 from bot.errors import FatalAdapterError
 
 log = logging.getLogger(__name__)
 
-NEEDED = ("app_mentions:read", "chat:write")
+REQUIRED = ("app_mentions:read", "chat:write")
 """Without these there is nothing to hear, or nothing can be said."""
 
 SCOPES = {
@@ -36,27 +36,27 @@ SCOPES = {
 """All that the bot's token is to be allowed to do, and what for."""
 
 
-def page_of(app_id: str) -> str:
+def oauth_page(app_id: str) -> str:
     """Where an app's scopes are set, and where it is installed again."""
     return f"{APPS}/{app_id}/oauth" if app_id else APPS
 
 
-def check(answer: AsyncSlackResponse, settings: Settings) -> Me:
+def check_token(answer: AsyncSlackResponse, settings: Settings) -> BotIdentity:
     """Who the bot is. Raises FatalAdapterError."""
-    app_id = str(answer.get("app_id") or "") or app_of(settings)
+    app_id = str(answer.get("app_id") or "") or app_id_of(settings)
     if not answer.get("bot_id"):
         raise FatalAdapterError(
-            f"SLACK_BOT_TOKEN is not the token of a bot: take the one that begins with xoxb- from {page_of(app_id)}."
+            f"SLACK_BOT_TOKEN is not the token of a bot: take the one that begins with xoxb- from {oauth_page(app_id)}."
         )
-    told = answer.headers.get("x-oauth-scopes")
-    scopes = frozenset(filter(None, map(str.strip, (told or "").split(","))))
-    missing = [scope for scope in NEEDED if scope not in scopes]
-    if missing and told is not None:
+    granted = answer.headers.get("x-oauth-scopes")
+    scopes = frozenset(filter(None, map(str.strip, (granted or "").split(","))))
+    missing = [scope for scope in REQUIRED if scope not in scopes]
+    if missing and granted is not None:
         raise FatalAdapterError(
             f"The Slack app lacks the scope{'s' if len(missing) > 1 else ''} {' and '.join(missing)}: add that under "
-            f"'Bot Token Scopes' at {page_of(app_id)} and install the app again."
+            f"'Bot Token Scopes' at {oauth_page(app_id)} and install the app again."
         )
-    return Me(
+    return BotIdentity(
         team_id=str(answer.get("team_id") or ""),
         team=str(answer.get("team") or ""),
         url=str(answer.get("url") or ""),
@@ -67,14 +67,16 @@ def check(answer: AsyncSlackResponse, settings: Settings) -> Me:
     )
 
 
-def tell_missing(me: Me) -> None:
+def warn_missing_scopes(identity: BotIdentity) -> None:
     """Say what the bot cannot do for want of a scope."""
     for scope, purpose in SCOPES.items():
-        if scope not in me.scopes:
-            log.warning("Without the scope %s I cannot %s; it can be added at %s.", scope, purpose, page_of(me.app_id))
+        if scope not in identity.scopes:
+            log.warning(
+                "Without the scope %s I cannot %s; it can be added at %s.", scope, purpose, oauth_page(identity.app_id)
+            )
 
 
-def app_of(settings: Settings) -> str:
+def app_id_of(settings: Settings) -> str:
     """The app's id, which its app-level token begins with."""
     token = settings.slack_app_token
     parts = token.get_secret_value().split("-") if token else []

@@ -22,66 +22,66 @@ from slack_sdk.socket_mode.async_client import AsyncBaseSocketModeClient
 from slack_sdk.socket_mode.request import SocketModeRequest
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.slack.web import QUIET, proxy_for
+from adapters.slack.web import SILENT, proxy_for
 from bot.errors import RetryLater
 
 log = logging.getLogger(__name__)
 
-CLOSING_S = 1.0
-LEAVING = ("warning", "refresh_requested")
+CLOSE_TIMEOUT_S = 1.0
+DRAIN_REASONS = ("warning", "refresh_requested")
 """Reasons for which Slack asks for another socket while this one still works for some seconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class SocketTiming:
     """Seconds. `ping`: how often the line is tried; `deaf`: without a sign of life for so long it counts as dead;
     `look`: how often that is looked at. `hello`: how long opening may take. `ack`: later than this no event is
     acknowledged. `retry` and `longest`: the first and the longest wait before another try. `check`: how often the bot's
     token is tried."""
 
     ping: float = 10.0
-    deaf: float = 25.0
-    look: float = 1.0
+    idle: float = 25.0
+    watch: float = 1.0
     hello: float = 10.0
     ack: float = 2.8
     retry: float = 1.0
-    longest: float = 30.0
-    check: float = 300.0
+    max_retry: float = 30.0
+    token_check: float = 300.0
 
 
-class _Client(SocketModeClient):
+class _OneSocketClient(SocketModeClient):
     """slack_sdk's client, for one socket."""
 
     async def connect_to_new_endpoint(self, force: bool = False) -> None:
         """Not here: whoever listens to this socket hears why it should, and opens another."""
 
 
-class Session:
+class SocketSession:
     """One socket. `ready` and `over` are set once; `reason` says why it is over."""
 
-    def __init__(self, app: AsyncApp, web: AsyncWebClient, app_token: str, timing: Timing) -> None:
+    def __init__(self, app: AsyncApp, web: AsyncWebClient, app_token: str, timing: SocketTiming) -> None:
         self._app, self._timing = app, timing
-        self.ready, self.over = asyncio.Event(), asyncio.Event()
+        self.ready, self.ended = asyncio.Event(), asyncio.Event()
         self.reason = ""
-        self._errands: set[asyncio.Task[None] | None] = set()
-        self._heard_at = self._now()
-        self._client = _Client(
+        self._tasks: set[asyncio.Task[None] | None] = set()
+        self._received_at = self._now()
+        self._client = _OneSocketClient(
             app_token,
-            logger=QUIET,
+            logger=SILENT,
             web_client=web,
             auto_reconnect_enabled=False,
             ping_interval=timing.ping,
-            on_message_listeners=[self._hear],
-            on_error_listeners=[self._broken],
-            on_close_listeners=[self._broken],
+            on_message_listeners=[self._on_message],
+            on_error_listeners=[self._on_close],
+            on_close_listeners=[self._on_close],
         )
-        self._client.socket_mode_request_listeners.append(self._answer)
-        self._watch: asyncio.Task[None] | None = None
+        self._client.socket_mode_request_listeners.append(self._on_request)
+        self._watcher: asyncio.Task[None] | None = None
 
     @property
-    def leaving(self) -> bool:
+    def draining(self) -> bool:
         """It is over, but for some seconds it still works."""
-        return self.reason in LEAVING
+        return self.reason in DRAIN_REASONS
 
     async def open(self, url: str) -> None:
         """Connect, and wait until Slack says hello. Raises RetryLater."""
@@ -89,79 +89,79 @@ class Session:
         try:
             async with asyncio.timeout(self._timing.hello):
                 await self._client.connect()  # type: ignore[no-untyped-call]
-                self._heard_at = self._now()
-                self._watch = asyncio.create_task(self._keep_watching())
+                self._received_at = self._now()
+                self._watcher = asyncio.create_task(self._watch_connection())
                 await self.ready.wait()
         except TimeoutError:
             raise RetryLater(self._timing.retry, "Slack does not open a socket") from None
 
     async def close(self) -> None:
         """Let what came be answered, but not for long, and leave nothing behind."""
-        errands = [task for task in self._errands if task]
-        if errands:
-            _, late = await asyncio.wait(errands, timeout=CLOSING_S)
+        tasks = [task for task in self._tasks if task]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         client = self._client
         with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-            async with asyncio.timeout(CLOSING_S):  # a dead line does not answer a close
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):  # a dead line does not answer a close
                 await client.close()  # type: ignore[no-untyped-call]
-        futures = [client.message_processor, client.current_session_monitor, client.message_receiver, self._watch]
+        futures = [client.message_processor, client.current_session_monitor, client.message_receiver, self._watcher]
         running = [each for each in futures if each is not None]
         for each in running:
             each.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         await client.aiohttp_client_session.close()
 
-    async def _hear(self, message: aiohttp.WSMessage) -> None:
+    async def _on_message(self, message: aiohttp.WSMessage) -> None:
         """Every text that comes, before it is worked on."""
-        self._heard_at = self._now()
+        self._received_at = self._now()
         with contextlib.suppress(ValueError, AttributeError):
-            said = json.loads(message.data)
-            if said.get("type") == "hello":
+            frame = json.loads(message.data)
+            if frame.get("type") == "hello":
                 self.ready.set()
-            elif said.get("type") == "disconnect":
-                self._end(str(said.get("reason")))
+            elif frame.get("type") == "disconnect":
+                self._set_ended(str(frame.get("reason")))
 
-    async def _broken(self, message: aiohttp.WSMessage) -> None:
-        self._end("closed")
+    async def _on_close(self, message: aiohttp.WSMessage) -> None:
+        self._set_ended("closed")
 
-    async def _answer(self, client: AsyncBaseSocketModeClient, request: SocketModeRequest) -> None:
+    async def _on_request(self, client: AsyncBaseSocketModeClient, request: SocketModeRequest) -> None:
         """Work on one envelope, then acknowledge it, unless Slack no longer waits for that."""
-        task, began = asyncio.current_task(), self._now()
-        self._errands.add(task)
+        task, started = asyncio.current_task(), self._now()
+        self._tasks.add(task)
         try:
             response = await run_async_bolt_app(self._app, request)
-            spent = self._now() - began
-            if spent > self._timing.ack:
+            seconds = self._now() - started
+            if seconds > self._timing.ack:
                 again = " and comes again" if request.type == "events_api" else ""
-                log.warning("An event of Slack's took %.1f s, so it is not acknowledged%s.", spent, again)
+                log.warning("An event of Slack's took %.1f s, so it is not acknowledged%s.", seconds, again)
             else:
-                await send_async_response(client, request, response, began)
+                await send_async_response(client, request, response, started)
         except (aiohttp.ClientError, OSError):
             log.info("An acknowledgement could not be sent any more.")
         except Exception as error:  # the SDK would say it where nobody listens
             log.error("An event of Slack's could not be read (%s).", type(error).__name__)
         finally:
-            self._errands.discard(task)
+            self._tasks.discard(task)
 
-    async def _keep_watching(self) -> None:
+    async def _watch_connection(self) -> None:
         """See when the line is dead or deaf."""
         client, answered = self._client, self._client.last_ping_pong_time
-        while not self.over.is_set():
-            await asyncio.sleep(self._timing.look)
+        while not self.ended.is_set():
+            await asyncio.sleep(self._timing.watch)
             if client.last_ping_pong_time != answered:  # a time of the wall clock, so only its change is used
-                answered, self._heard_at = client.last_ping_pong_time, self._now()
+                answered, self._received_at = client.last_ping_pong_time, self._now()
             if client.current_session is None or client.current_session.closed:
-                self._end("closed")
-            elif self._now() - self._heard_at > self._timing.deaf:
-                self._end("deaf")
+                self._set_ended("closed")
+            elif self._now() - self._received_at > self._timing.idle:
+                self._set_ended("idle")
 
-    def _end(self, reason: str) -> None:
-        if not self.over.is_set() or self.leaving:  # what was leaving may be closed by now
+    def _set_ended(self, reason: str) -> None:
+        if not self.ended.is_set() or self.draining:  # what was leaving may be closed by now
             self.reason = reason
-        self.over.set()
+        self.ended.set()
 
     @staticmethod
     def _now() -> float:

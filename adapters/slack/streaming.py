@@ -16,9 +16,9 @@ from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters.slack import blocks
-from adapters.slack.calls import Call, Calls
-from adapters.slack.failures import SHUT, code_of
-from adapters.slack.me import MeNow
+from adapters.slack.calls import Call, WriteCalls
+from adapters.slack.failures import CHANNEL_FORBIDDEN, code_of
+from adapters.slack.me import GetIdentity
 from adapters.slack.payloads import is_private
 from bot.errors import Gone, OutcomeUnknown, Rejected, RetryLater
 from bot.formatting import between_entities
@@ -26,10 +26,10 @@ from bot.messages import Reply
 
 log = logging.getLogger(__name__)
 
-LIFE_S = 240.0
+MAX_STREAM_S = 240.0
 """Slack closes a stream five minutes after its start; it is ended before that."""
-FORGOTTEN_S = 3600.0
-SOON_S = 0.1
+EXPIRY_S = 3600.0
+NO_TEXT_RETRY_S = 0.1
 """When to look again for words that can be shown."""
 
 _ENDED = frozenset(
@@ -50,20 +50,20 @@ _NO_STREAMS = frozenset(
 """Slack has no streams in this workspace, or not for this app."""
 _BAD_CHUNKS = frozenset({"invalid_arguments", "invalid_chunks", "invalid_blocks", "invalid_blocks_format"})
 
-Stopped = Callable[[Reply], Awaitable[None]]
+OnStop = Callable[[Reply], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class Stream:
+class OpenStream:
     """One open stream: its message, what was sent, and whether it takes chunks (Slack mixes them with text in none)."""
 
     reply: Reply
     ts: str
     sent: str
-    began: float
+    started_at: float
     chunked: bool
 
-    def more(self, text: str) -> dict[str, Any]:  # Any: arguments of the SDK's methods
+    def arguments(self, text: str) -> dict[str, Any]:  # Any: arguments of the SDK's methods
         """More text, the way this stream takes it."""
         if self.chunked and text:
             return {"chunks": [MarkdownTextChunk(text=text)]}
@@ -73,47 +73,49 @@ class Stream:
 class Streams:
     """The open streams, by reply. `stopped` is told of a reply whose stream somebody stopped in Slack."""
 
-    def __init__(self, web: AsyncWebClient, me: MeNow, calls: Calls, life_s: float = LIFE_S) -> None:
-        self._web, self._me, self._calls, self._life_s = web, me, calls, life_s
-        self._open: dict[str, Stream] = {}
+    def __init__(
+        self, web: AsyncWebClient, identity: GetIdentity, calls: WriteCalls, max_stream_s: float = MAX_STREAM_S
+    ) -> None:
+        self._web, self._identity, self._calls, self._max_stream_s = web, identity, calls, max_stream_s
+        self._open: dict[str, OpenStream] = {}
         self._chunks = True
-        self.work = True
+        self.supported = True
         """Whether the workspace has native streams, as far as is known."""
-        self.stopped: Stopped | None = None
+        self.on_stop: OnStop | None = None
 
-    def fit(self, reply: Reply) -> bool:
+    def can_start(self, reply: Reply) -> bool:
         """Whether a reply can be shown by a stream: unfinished, in a thread, while Slack takes another one."""
-        return self.work and not reply.final and bool(reply.key.thread) and self._has_room(reply)
+        return self.supported and not reply.final and bool(reply.key.thread) and self._may_start(reply)
 
     async def start(self, reply: Reply) -> str | None:
         """The ts of a new stream, or None if this reply cannot have one. Raises AdapterError."""
-        text = _whole(reply.committed)
+        text = _without_half_entity(reply.committed)
         if not text.strip():
-            raise RetryLater(SOON_S, "there are no words yet")
-        await self._end_before(reply)
+            raise RetryLater(NO_TEXT_RETRY_S, "there are no words yet")
+        await self._end_earlier_parts(reply)
         try:
-            stream = await self._started(reply, text)
+            stream = await self._open_stream(reply, text)
         except Rejected as error:
             code = code_of(error.__cause__ or error)
-            if isinstance(error, Gone) or not code or code in SHUT:
+            if isinstance(error, Gone) or not code or code in CHANNEL_FORBIDDEN:
                 raise
             if code in _NO_STREAMS:
                 log.info("Slack has no streams here (%s), so answers are edited while they grow.", code)
-                self.work = False
+                self.supported = False
             else:
                 log.warning("Slack did not take a stream (%s); this answer is edited while it grows.", code)
             return None
-        self._forget_old()
+        self._drop_expired()
         self._open[reply.reply_id] = stream
         return stream.ts
 
-    async def grow(self, reply: Reply) -> bool:
+    async def append(self, reply: Reply) -> bool:
         """Append what is new; False if the reply is no stream, or no longer. Raises RetryLater, Gone."""
         stream = self._open.get(reply.reply_id)
         if stream is None:
             return False
-        text = _whole(reply.committed)
-        if monotonic() - stream.began > self._life_s or not text.startswith(stream.sent):
+        text = _without_half_entity(reply.committed)
+        if monotonic() - stream.started_at > self._max_stream_s or not text.startswith(stream.sent):
             await self._stop(reply, stream, "")
             return False
         new = text[len(stream.sent) :]
@@ -123,9 +125,9 @@ class Streams:
             await self._calls.make(
                 "chat.appendStream",
                 reply.key.channel,
-                lambda: self._web.chat_appendStream(channel=reply.key.channel, ts=stream.ts, **stream.more(new)),
+                lambda: self._web.chat_appendStream(channel=reply.key.channel, ts=stream.ts, **stream.arguments(new)),
                 posting=True,
-                growth=True,
+                progress=True,
             )
         except Gone:
             self._open.pop(reply.reply_id, None)
@@ -135,8 +137,8 @@ class Streams:
             return False
         except Rejected as error:
             self._open.pop(reply.reply_id, None)
-            if code_of(error.__cause__ or error) == "stopped_by_user" and self.stopped is not None:
-                await self.stopped(reply)
+            if code_of(error.__cause__ or error) == "stopped_by_user" and self.on_stop is not None:
+                await self.on_stop(reply)
             return False
         stream.sent = text
         return True
@@ -148,19 +150,19 @@ class Streams:
             text = reply.committed + reply.tail
             await self._stop(reply, stream, text[len(stream.sent) :] if text.startswith(stream.sent) else "")
 
-    async def close(self, channel: str, ts: str) -> None:
+    async def close_leftover(self, channel: str, ts: str) -> None:
         """End a stream that an earlier process began. Raises RetryLater, Gone."""
-        await self._halt(channel, lambda: self._web.chat_stopStream(channel=channel, ts=ts))
+        await self._call_stop(channel, lambda: self._web.chat_stopStream(channel=channel, ts=ts))
 
-    async def _stop(self, reply: Reply, stream: Stream, rest: str) -> None:
+    async def _stop(self, reply: Reply, stream: OpenStream, rest: str) -> None:
         try:
-            await self._halt(
+            await self._call_stop(
                 reply.key.channel,
                 lambda: self._web.chat_stopStream(
                     channel=reply.key.channel,
                     ts=stream.ts,
                     metadata=blocks.metadata(reply),
-                    **stream.more(rest),
+                    **stream.arguments(rest),
                 ),
             )
         except Gone:
@@ -168,18 +170,18 @@ class Streams:
             raise
         self._open.pop(reply.reply_id, None)
 
-    def _forget_old(self) -> None:
+    def _drop_expired(self) -> None:
         """Slack closed these long ago, and nobody asked for them again: their answers were given up."""
-        oldest = monotonic() - FORGOTTEN_S
-        self._open = {name: stream for name, stream in self._open.items() if stream.began > oldest}
+        oldest = monotonic() - EXPIRY_S
+        self._open = {name: stream for name, stream in self._open.items() if stream.started_at > oldest}
 
-    async def _end_before(self, reply: Reply) -> None:
+    async def _end_earlier_parts(self, reply: Reply) -> None:
         """End the streams of the parts before: they are full, and an ended one tells which part it is."""
         for stream in list(self._open.values()):
             if stream.reply.request_id == reply.request_id and stream.reply.part < reply.part:
                 await self._stop(stream.reply, stream, "")
 
-    async def _halt(self, channel: str, call: Call) -> None:
+    async def _call_stop(self, channel: str, call: Call) -> None:
         try:
             await self._calls.make("chat.stopStream", channel, call)
         except Gone:
@@ -188,20 +190,20 @@ class Streams:
             if code_of(error.__cause__ or error) not in _ENDED:
                 log.warning("A stream on Slack could not be ended: %s", error)
 
-    async def _started(self, reply: Reply, text: str) -> Stream:
+    async def _open_stream(self, reply: Reply, text: str) -> OpenStream:
         chunked = self._chunks and bool(reply.buttons)
         try:
             answer = await self._calls.make(
-                "chat.startStream", reply.key.channel, lambda: self._begin(reply, text, chunked), posting=True
+                "chat.startStream", reply.key.channel, lambda: self._call_start(reply, text, chunked), posting=True
             )
         except Rejected as error:
             if not chunked or code_of(error.__cause__ or error) not in _BAD_CHUNKS:
                 raise
             self._chunks = False
-            return await self._started(reply, text)
-        return Stream(reply, str(answer["ts"]), text, monotonic(), chunked)
+            return await self._open_stream(reply, text)
+        return OpenStream(reply, str(answer["ts"]), text, monotonic(), chunked)
 
-    async def _begin(self, reply: Reply, text: str, chunked: bool) -> AsyncSlackResponse:
+    async def _call_start(self, reply: Reply, text: str, chunked: bool) -> AsyncSlackResponse:
         private = is_private(reply.key.channel)
         chunks: list[Chunk] | None = None
         if chunked:
@@ -213,13 +215,13 @@ class Streams:
             markdown_text=None if chunks else text,
             chunks=chunks,
             recipient_user_id=None if private else reply.asker.id,
-            recipient_team_id=None if private else self._me().team_id,
+            recipient_team_id=None if private else self._identity().team_id,
         )
 
-    def _has_room(self, reply: Reply) -> bool:
-        return self._calls.pace.has_room("chat.startStream", reply.key.channel)
+    def _may_start(self, reply: Reply) -> bool:
+        return self._calls.rate_limits.available("chat.startStream", reply.key.channel)
 
 
-def _whole(text: str) -> str:
+def _without_half_entity(text: str) -> str:
     """A text without an entity that is only half there."""
     return text[: between_entities(text, len(text))]

@@ -18,15 +18,15 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from bot.config import Settings
 
-PATIENCE_S = 20.0
+CALL_TIMEOUT_S = 20.0
 """The longest that one call may take."""
 
-QUIET = logging.getLogger("adapters.slack.sdk")
+SILENT = logging.getLogger("adapters.slack.sdk")
 """Given to the libraries, which at debug log whole messages, and at error what is told in a sentence elsewhere."""
-QUIET.setLevel(logging.CRITICAL)
+SILENT.setLevel(logging.CRITICAL)
 
 
-class Refusals(AsyncRetryHandler):
+class RateLimitCounter(AsyncRetryHandler):
     """Counts what Slack refuses for the rate; nothing is ever repeated here."""
 
     def __init__(self) -> None:
@@ -46,32 +46,34 @@ class Refusals(AsyncRetryHandler):
         return False
 
 
-def web_client(settings: Settings, patience_s: float = PATIENCE_S, refusals: Refusals | None = None) -> AsyncWebClient:
+def web_client(
+    settings: Settings, timeout_s: float = CALL_TIMEOUT_S, counter: RateLimitCounter | None = None
+) -> AsyncWebClient:
     """A client for the bot token, without a session: see `session`."""
     token = settings.slack_bot_token
     client = AsyncWebClient(
         token=token.get_secret_value() if token else None,
         base_url=settings.slack_api_url or AsyncWebClient.BASE_URL,
-        timeout=int(patience_s) or 1,
-        retry_handlers=[refusals] if refusals else [],
-        logger=QUIET,
+        timeout=int(timeout_s) or 1,
+        retry_handlers=[counter] if counter else [],
+        logger=SILENT,
     )
     client.proxy = proxy_for(client.base_url)  # the SDK's own choice knows no exceptions
     return client
 
 
-def session(patience_s: float = PATIENCE_S) -> aiohttp.ClientSession:
+def http_session(timeout_s: float = CALL_TIMEOUT_S) -> aiohttp.ClientSession:
     """Connections that calls share; whoever makes it closes it. A client without one makes one for each call."""
-    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=patience_s))
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s))
 
 
 @asynccontextmanager
-async def line(web: AsyncWebClient) -> AsyncIterator[aiohttp.ClientSession]:
+async def session_of(web: AsyncWebClient) -> AsyncIterator[aiohttp.ClientSession]:
     """The connections of a client, or some of its own where it has none."""
     if web.session is not None and not web.session.closed:
         yield web.session
         return
-    async with session() as own:
+    async with http_session() as own:
         yield own
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from adapters.discord.gateway import Timing
+from adapters.discord.gateway import GatewayTiming
 from bot.adapter import Adapter
 from bot.messages import ConversationKey, IncomingMessage, Person, Reply
 from tests import slack_stage
@@ -71,7 +71,7 @@ async def scripted() -> AsyncIterator[Place]:
 @asynccontextmanager
 async def discord() -> AsyncIterator[Place]:
     """The real discord.py on a Discord of our own."""
-    async with on_stage(timing=Timing(guilds=0.05, gap=0.1, answer=1.0)) as stage:
+    async with on_stage(timing=GatewayTiming(guilds=0.05, gap=0.1, answer=1.0)) as stage:
         question = await stage.ana.says(stage.general, "hello", mention=True)
         posts = "/channels/{channel_id}/messages"
         moderator = stage.server.user("mia", can=Can.MANAGE_MESSAGES)

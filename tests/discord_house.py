@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from adapters.discord.adapter import DiscordAdapter
-from adapters.discord.gateway import Timing
+from adapters.discord.gateway import GatewayTiming
 from bot.models.catalog import Catalog
 from bot.service import Service
 from tests.discord_stage import QUICK
@@ -97,7 +97,7 @@ async def open_house(
     server: FakeDiscord,
     *,
     earlier: House | None = None,
-    timing: Timing = QUICK,
+    timing: GatewayTiming = QUICK,
     engine: ScriptedEngine | None = None,
     min_interval_s: float = 0.0,
     connected: bool = True,

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from adapters.discord.adapter import DiscordAdapter
-from adapters.discord.gateway import Timing
+from adapters.discord.gateway import GatewayTiming
 from bot.config import Settings
 from bot.messages import ActionKind, ConversationKey, Reply
 from bot.messages import Person as Author
 from tests.fakes.discord import Channel, FakeDiscord, Message, Person
 from tests.fakes.recording_core import RecordingCore
 
-QUICK = Timing(guilds=0.05, gap=0.1)
+QUICK = GatewayTiming(guilds=0.05, gap=0.1)
 BUTTONS = (ActionKind.REGENERATE, ActionKind.GOOD, ActionKind.BAD)
 REQUEST = "0" * 31 + "1"
 
@@ -72,7 +72,7 @@ async def on_stage(
     *,
     core: RecordingCore | None = None,
     message_content: bool = True,
-    timing: Timing = QUICK,
+    timing: GatewayTiming = QUICK,
     **settings: Any,  # Any: whatever a setting takes
 ) -> AsyncIterator[Stage]:
     """An adapter on a fake of its own, or on one that is there already."""

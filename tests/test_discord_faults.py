@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.discord.gateway import Timing
+from adapters.discord.gateway import GatewayTiming
 from bot.errors import ConfigError, FatalAdapterError
 from tests.both_platforms import only_asked
 from tests.discord_house import answered_once, open_house
@@ -59,7 +59,7 @@ async def test_what_was_said_while_a_session_was_lost_is_read_back(tmp_path: Pat
 @pytest.mark.fault(9)
 async def test_a_dead_line_loses_nothing(tmp_path: Path, server: FakeDiscord) -> None:
     server.gateway.heartbeat_interval = 0.3
-    async with open_house(tmp_path, server, timing=Timing(heartbeat=0.6, guilds=0.05, gap=0.1)) as house:
+    async with open_house(tmp_path, server, timing=GatewayTiming(heartbeat=0.6, guilds=0.05, gap=0.1)) as house:
         server.gateway.freeze()
         question = await house.ana.says(house.general, "hello", mention=True)
         await answered_once(house, question)

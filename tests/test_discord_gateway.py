@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from adapters.discord.adapter import DiscordAdapter
-from adapters.discord.gateway import Timing, proxy_for
-from adapters.discord.pace import HOUR_S, LONGEST_S, Pace
+from adapters.discord.gateway import GatewayTiming, proxy_for
+from adapters.discord.pace import HOUR_S, MAX_WAIT_S, ReconnectBackoff
 from bot.config import Settings
 from bot.errors import FatalAdapterError, StorageError
 from bot.messages import Accepted, Event, Outcome
@@ -18,7 +18,7 @@ from tests.fakes.recording_core import RecordingCore
 
 async def ended(server: FakeDiscord, **settings: object) -> str:
     """What an adapter ends with that does not get far."""
-    adapter = DiscordAdapter(settings_of(server, **settings), server.connector, Timing(guilds=0.05, gap=0.1))
+    adapter = DiscordAdapter(settings_of(server, **settings), server.connector, GatewayTiming(guilds=0.05, gap=0.1))
     with pytest.raises(FatalAdapterError) as error:
         async with asyncio.timeout(10):
             await adapter.run(RecordingCore())
@@ -85,7 +85,7 @@ async def test_reading_back_begins_before_anything_new_is_heard() -> None:
         return Accepted("request")
 
     core = RecordingCore(says=says)
-    async with on_stage(core=core, timing=Timing(guilds=0.5, gap=0.1)) as stage:
+    async with on_stage(core=core, timing=GatewayTiming(guilds=0.5, gap=0.1)) as stage:
         stage.server.gateway.invalidate()
         await stage.server.until(lambda: len(stage.server.gateway.identifies) == 2 and stage.server.gateway.online)
         await stage.ana.says(stage.general, "hello", mention=True)
@@ -115,7 +115,7 @@ async def test_an_event_that_breaks_the_session_costs_that_and_nothing_else() ->
 async def test_a_dead_line_is_left_and_the_session_taken_up_again() -> None:
     async with FakeDiscord() as server:
         server.gateway.heartbeat_interval = 0.3
-        async with on_stage(server, timing=Timing(heartbeat=0.6, guilds=0.05, gap=0.1)) as stage:
+        async with on_stage(server, timing=GatewayTiming(heartbeat=0.6, guilds=0.05, gap=0.1)) as stage:
             server.gateway.freeze()
             await stage.ana.says(stage.general, "into the void", mention=True)
             assert (await stage.core.message()).text == "into the void"
@@ -146,25 +146,25 @@ async def test_sessions_that_end_at_once_use_up_no_more_than_may_be_used() -> No
 
 def test_a_day_of_failures_spends_a_fraction_of_its_sessions() -> None:
     now = 0.0
-    pace = Pace(clock=lambda: now)
+    backoff = ReconnectBackoff(clock=lambda: now)
     sessions = 0
     while now < 24 * HOUR_S:
-        now += pace.session_in() + 0.001
-        pace.started()
+        now += backoff.seconds_to_session() + 0.001
+        backoff.record_session()
         sessions += 1
     assert 200 < sessions < 400
     now += HOUR_S + 1
-    assert pace.session_in() == 0
+    assert backoff.seconds_to_session() == 0
 
 
 def test_retries_come_further_and_further_apart_until_it_is_well() -> None:
-    pace = Pace()
-    waits = [pace.retry_in() for _ in range(20)]
+    backoff = ReconnectBackoff()
+    waits = [backoff.next_retry() for _ in range(20)]
     assert waits[0] <= 5
-    assert max(waits) <= LONGEST_S
-    assert min(waits[-5:]) >= LONGEST_S / 5
-    pace.well()
-    assert pace.retry_in() <= 5
+    assert max(waits) <= MAX_WAIT_S
+    assert min(waits[-5:]) >= MAX_WAIT_S / 5
+    backoff.reset()
+    assert backoff.next_retry() <= 5
 
 
 async def test_presence_tells_what_is_going_on() -> None:
@@ -211,7 +211,7 @@ async def test_closing_ends_every_wait() -> None:
         async with asyncio.timeout(2):
             await running
         server.faults.drop("GET", "/users/@me", applied=False, times=100)
-        adapter = DiscordAdapter(settings_of(server), server.connector, Timing(gap=600))
+        adapter = DiscordAdapter(settings_of(server), server.connector, GatewayTiming(gap=600))
         running = asyncio.create_task(adapter.run(RecordingCore()))
         await server.until(lambda: server.log.count("GET", "/users/@me", status=0) == 2)
         await asyncio.sleep(0.1)
@@ -224,7 +224,7 @@ async def test_a_session_that_is_closed_before_it_is_complete_leaves_nothing_beh
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with FakeDiscord() as server:
-        adapter = DiscordAdapter(settings_of(server), server.connector, Timing(guilds=0.3, gap=0.1))
+        adapter = DiscordAdapter(settings_of(server), server.connector, GatewayTiming(guilds=0.3, gap=0.1))
         running = asyncio.create_task(adapter.run(RecordingCore()))
         await server.until(lambda: server.gateway.online)
         await asyncio.sleep(0.1)
@@ -236,8 +236,8 @@ async def test_a_session_that_is_closed_before_it_is_complete_leaves_nothing_beh
 
 def test_a_dead_line_is_left_after_one_beat_and_before_two() -> None:
     beat, closing = 41.25, 30.0
-    assert beat < Timing().heartbeat
-    assert Timing().heartbeat + closing < 2 * beat
+    assert beat < GatewayTiming().heartbeat
+    assert GatewayTiming().heartbeat + closing < 2 * beat
 
 
 def test_the_proxy_is_the_setting_or_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 
 from adapters.discord.adapter import DiscordAdapter
-from adapters.discord.gateway import Timing
+from adapters.discord.gateway import GatewayTiming
 from adapters.slack.adapter import SlackAdapter
 from adapters.slack.pace import RateLimits
 from bot.adapter import Adapter
@@ -68,7 +68,7 @@ async def test_of_sixty_mentions_in_ten_minutes_fifty_are_answered_and_none_twic
 async def test_a_line_to_discord_that_does_not_even_close_is_left_within_two_beats(tmp_path: Path) -> None:
     async with FakeDiscord() as server:
         server.gateway.heartbeat_interval = BEAT
-        timing = Timing(heartbeat=BEAT * Timing().heartbeat / 41.25, guilds=0.05, gap=0.1)
+        timing = GatewayTiming(heartbeat=BEAT * GatewayTiming().heartbeat / 41.25, guilds=0.05, gap=0.1)
         async with open_house(tmp_path, server, timing=timing) as house:
             server.gateway.freeze(answer_close=False)
             began = time.monotonic()

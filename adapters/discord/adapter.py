@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import discord
 
-from adapters.discord.gateway import Connect, Gateway, Timing
+from adapters.discord.gateway import ConnectorFactory, Gateway, GatewayTiming
 from adapters.discord.places import PLATFORM
 from adapters.discord.reading import read_back
 from bot.adapter import Core, Dialect, Limits
@@ -23,7 +23,9 @@ class DiscordAdapter:
 
     platform = PLATFORM
 
-    def __init__(self, settings: Settings, connect: Connect | None = None, timing: Timing | None = None) -> None:
+    def __init__(
+        self, settings: Settings, connect: ConnectorFactory | None = None, timing: GatewayTiming | None = None
+    ) -> None:
         self.limits = Limits(
             max_chars=2000,  # code points, which is what Discord counts
             min_interval_s=1.0,
@@ -33,7 +35,7 @@ class DiscordAdapter:
             attach_over=settings.attach_over,
         )
         self._catchup_age = timedelta(seconds=settings.catchup_age)
-        self._gateway = Gateway(settings, connect, timing or Timing())
+        self._gateway = Gateway(settings, connect, timing or GatewayTiming())
         self._posting = self._gateway.posting
 
     @property
@@ -66,7 +68,7 @@ class DiscordAdapter:
         After a long outage it begins where INHOUSE_CATCHUP_AGE does, so that what is too old uses up none of the limit.
         """
         client = self._gateway.client()
-        await client.complete()
+        await client.wait_complete()
         oldest = discord.utils.time_snowflake(discord.utils.utcnow() - self._catchup_age)
         return await read_back(client, client.context, key, max(int(after_id), oldest), limit)
 

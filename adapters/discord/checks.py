@@ -12,20 +12,20 @@ import discord
 from discord import app_commands
 
 from adapters.discord.commands import ANSWER, FORGET
-from adapters.discord.failures import fatal, portal_page
-from adapters.discord.gateway import Connect, proxy_for
-from adapters.discord.pace import KEPT
-from adapters.discord.patience import hurried, trace
+from adapters.discord.failures import fatal_error, portal_page
+from adapters.discord.gateway import ConnectorFactory, proxy_for
+from adapters.discord.pace import RESERVED_SESSIONS
+from adapters.discord.patience import request_timeout, timeout_trace
 from bot.commands import COMMANDS
 from bot.config import Settings
 from bot.findings import Finding, State, ok, reason, told, warning, wrong
 from bot.names import one_line
 
-PATIENCE_S = 10.0
-FEW_SESSIONS = 100
-MOST_SERVERS, MANY_SERVERS = 2500, 2000
+TIMEOUT_S = 10.0
+LOW_SESSIONS = 100
+MAX_SERVERS, MANY_SERVERS = 2500, 2000
 """A bot in more servers than the first has to split itself into shards, which this one does not."""
-SHAPE = re.compile(r"[\w-]{18,}\.[\w-]{5,}\.[\w-]{20,}")
+TOKEN_SHAPE = re.compile(r"[\w-]{18,}\.[\w-]{5,}\.[\w-]{20,}")
 FAILURES = (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError)
 LATER = "Try again in a minute; discordstatus.com tells of outages"
 API = f"{discord.http.Route.BASE}/gateway"
@@ -36,7 +36,7 @@ def clock(settings: Settings) -> tuple[str, str | None]:
     return API, proxy_for(settings)
 
 
-async def examine(settings: Settings, connect: Connect | None = None) -> AsyncIterator[Finding]:
+async def examine(settings: Settings, connect: ConnectorFactory | None = None) -> AsyncIterator[Finding]:
     """Look at everything, if there is a token."""
     if settings.discord_bot_token is None:
         fix = "`inhouse discord-invite` says how to get a token."
@@ -48,21 +48,21 @@ async def examine(settings: Settings, connect: Connect | None = None) -> AsyncIt
         intents=discord.Intents(guilds=True),
         connector=connect() if connect else None,
         proxy=proxy,
-        http_trace=trace(PATIENCE_S, lambda: None),
+        http_trace=timeout_trace(TIMEOUT_S, lambda: None),
     )
     async with client:
         try:
-            async with hurried():
+            async with request_timeout():
                 await client.login(token)
                 application = await client.application_info()
         except FAILURES as error:
-            yield _no_entry(error, token, proxy)
+            yield _login_failure(error, token, proxy)
             return
         yield ok("Discord token", f"Discord knows it as {one_line(str(client.user))}'s")
         yield _message_content(application)
         yield _servers(application)
         try:
-            async with hurried():
+            async with request_timeout():
                 yield _sessions(await client.fetch_session_start_limits())
                 commands = await app_commands.CommandTree(client).fetch_commands()
         except FAILURES as error:
@@ -71,12 +71,12 @@ async def examine(settings: Settings, connect: Connect | None = None) -> AsyncIt
         yield _commands(commands)
 
 
-def _no_entry(error: Exception, token: str, proxy: str | None) -> Finding:
+def _login_failure(error: Exception, token: str, proxy: str | None) -> Finding:
     """Why nothing could be asked."""
-    refusal = fatal(error)
+    refusal = fatal_error(error)
     if refusal is not None:
         refused = told("Discord token", State.WRONG, str(refusal))
-        if SHAPE.fullmatch(token):
+        if TOKEN_SHAPE.fullmatch(token):
             return refused
         shape = ", and it does not look like one: a token is three parts with dots between them"
         return replace(refused, found=refused.found + shape)
@@ -106,11 +106,11 @@ def _message_content(application: discord.AppInfo) -> Finding:
 def _servers(application: discord.AppInfo) -> Finding:
     count = application.approximate_guild_count
     found = f"the bot is in {count:,} server{'' if count == 1 else 's'}"
-    if count > MOST_SERVERS:
-        fix = f"Take it out of some: above {MOST_SERVERS:,} Discord wants shards, which Inhouse does not have."
+    if count > MAX_SERVERS:
+        fix = f"Take it out of some: above {MAX_SERVERS:,} Discord wants shards, which Inhouse does not have."
         return wrong("Discord servers", found, fix)
     if count > MANY_SERVERS:
-        return warning("Discord servers", found, f"At {MOST_SERVERS:,} Discord will not connect it any more.")
+        return warning("Discord servers", found, f"At {MAX_SERVERS:,} Discord will not connect it any more.")
     if not count:
         return warning("Discord servers", "the bot is in no server", "`inhouse discord-invite` prints the link.")
     return ok("Discord servers", found)
@@ -119,10 +119,10 @@ def _servers(application: discord.AppInfo) -> Finding:
 def _sessions(limits: discord.SessionStartLimits) -> Finding:
     hours = limits.reset_after / 3_600_000
     found = f"{limits.remaining:,} of {limits.total:,} are left for the next {hours:.0f} hours"
-    if limits.remaining <= KEPT:
+    if limits.remaining <= RESERVED_SESSIONS:
         fix = "Nothing needs to be done but wait: Inhouse starts no more, since a bot without any loses its token."
         return wrong("Discord sessions", found, fix)
-    if limits.remaining < FEW_SESSIONS:
+    if limits.remaining < LOW_SESSIONS:
         fix = "Something starts this bot again and again: see its log, and whether another program has its token."
         return warning("Discord sessions", found, fix)
     return ok("Discord sessions", found)

@@ -15,59 +15,59 @@ import aiohttp
 import discord
 from discord import app_commands
 
-from adapters.discord.commands import Desk
+from adapters.discord.commands import InteractionHandlers
 from adapters.discord.context import ContextFetcher
 from adapters.discord.events import EventTranslator
 from adapters.discord.intake import Intake
-from adapters.discord.pace import KEPT, Pace
-from adapters.discord.posting import NOBODY
+from adapters.discord.pace import RESERVED_SESSIONS, ReconnectBackoff
+from adapters.discord.posting import NO_MENTIONS
 from bot.adapter import Core
 from bot.config import Settings
 from bot.errors import RetryLater
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 20.0
+MAX_IDENTIFY_WAIT_S = 20.0
 """The longest wait before an IDENTIFY on an open connection; a longer one ends this life first."""
-PRESENCE_S = 20.0
-LONGEST_WINDOW_S = 600.0
+PRESENCE_INTERVAL_S = 20.0
+MAX_RATE_LIMIT_S = 600.0
 """discord.py refuses every call of a bucket whose window ends later than this, even while calls are left in it (opening
 threads has a window of five minutes), so this is longer than any that we meet."""
-VITAL = ("READY", "RESUMED")
+SESSION_EVENTS = ("READY", "RESUMED")
 """Events without which there is no session."""
-WRITTEN = ("MESSAGE_CREATE", "MESSAGE_UPDATE")
+MESSAGE_EVENTS = ("MESSAGE_CREATE", "MESSAGE_UPDATE")
 """Events with what somebody wrote."""
 
-Parse = Callable[[Any], None]
+Parser = Callable[[Any], None]
 """What discord.py makes of an event. Any: whatever the event brings."""
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
+class SessionLimits:
     """What Discord allows: to read every message, and to start so many more sessions until the count begins anew."""
 
     reads_all: bool
-    sessions: int
+    remaining: int
     resets_in_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ConnectionOptions:
     """How to connect. Without a frame for `heartbeat_s` the line counts as dead; `guilds_s` is how long to wait for one
     more server before a session counts as complete. `trace` watches the requests."""
 
     connector: aiohttp.BaseConnector | None
     proxy: str | None
-    heartbeat_s: float
+    idle_timeout_s: float
     guilds_s: float
     trace: aiohttp.TraceConfig
 
 
-class TooSoon(Exception):
+class SessionLimitReached(Exception):
     """No session may be started yet."""
 
 
-class HouseClient(discord.Client):
+class GatewayClient(discord.Client):
     """See the module."""
 
     def __init__(
@@ -75,47 +75,49 @@ class HouseClient(discord.Client):
         settings: Settings,
         core: Core,
         intake: Intake,
-        pace: Pace,
-        allowed: Allowed,
-        line: Line,
+        backoff: ReconnectBackoff,
+        limits: SessionLimits,
+        options: ConnectionOptions,
     ) -> None:
         super().__init__(
             intents=discord.Intents(
-                guilds=True, guild_messages=True, dm_messages=True, message_content=allowed.reads_all
+                guilds=True, guild_messages=True, dm_messages=True, message_content=limits.reads_all
             ),
-            connector=line.connector,
-            proxy=line.proxy,
-            allowed_mentions=NOBODY,
+            connector=options.connector,
+            proxy=options.proxy,
+            allowed_mentions=NO_MENTIONS,
             max_messages=None,
             member_cache_flags=discord.MemberCacheFlags.none(),
             chunk_guilds_at_startup=False,
-            guild_ready_timeout=line.guilds_s,
-            heartbeat_timeout=line.heartbeat_s,
-            max_ratelimit_timeout=LONGEST_WINDOW_S,
-            http_trace=line.trace,
+            guild_ready_timeout=options.guilds_s,
+            heartbeat_timeout=options.idle_timeout_s,
+            max_ratelimit_timeout=MAX_RATE_LIMIT_S,
+            http_trace=options.trace,
         )
         parsers = self._connection.parsers
-        parsers.update({event: _forgiving(event, parse) for event, parse in parsers.items() if event not in VITAL})
-        self._core, self._intake, self._pace = core, intake, pace
-        self._sessions = allowed.sessions - KEPT
-        translator = EventTranslator(settings, self, reads_all=allowed.reads_all)
+        parsers.update(
+            {event: _skip_malformed(event, parse) for event, parse in parsers.items() if event not in SESSION_EVENTS}
+        )
+        self._core, self._intake, self._backoff = core, intake, backoff
+        self._sessions_left = limits.remaining - RESERVED_SESSIONS
+        translator = EventTranslator(settings, self, reads_all=limits.reads_all)
         self.context = ContextFetcher(settings, self, core, translator)
-        self._desk = Desk(self, core, self.context)
-        self._tree = _Tree(self)
-        self._desk.furnish(self._tree)
+        self._interactions = InteractionHandlers(self, core, self.context)
+        self._tree = _CommandTree(self)
+        self._interactions.register(self._tree)
         self._synced = False
-        self._shown = ""
-        self._settled = asyncio.Event()  # complete, or closed
+        self._shown_presence = ""
+        self._complete_or_closed = asyncio.Event()  # complete, or closed
 
-    async def complete(self) -> None:
+    async def wait_complete(self) -> None:
         """Wait until all servers are known. Raises RetryLater if the connection ends before that."""
-        await self._settled.wait()
+        await self._complete_or_closed.wait()
         if self.is_closed():
             raise RetryLater(1.0, "Discord is not connected")
 
     async def close(self) -> None:
         """End this life."""
-        self._settled.set()
+        self._complete_or_closed.set()
         await super().close()
 
     def dispatch(self, event: str, /, *args: Any, **kwargs: Any) -> None:  # Any: whatever an event brings
@@ -125,31 +127,31 @@ class HouseClient(discord.Client):
 
     async def before_identify_hook(self, shard_id: int | None, *, initial: bool = False) -> None:
         """Keep to the pace, however often Discord ends the session."""
-        wait = self._pace.session_in()
-        if wait > PATIENCE_S or self._sessions <= 0:
-            raise TooSoon
+        wait = self._backoff.seconds_to_session()
+        if wait > MAX_IDENTIFY_WAIT_S or self._sessions_left <= 0:
+            raise SessionLimitReached
         await asyncio.sleep(wait)
-        self._sessions -= 1
-        self._pace.started()
+        self._sessions_left -= 1
+        self._backoff.record_session()
 
     async def on_connect(self) -> None:
         """A new session, so what was said since the last one has to be read back: from before what comes live now.
 
         The servers come after this; `fetch_since` waits for them.
         """
-        self._settled.clear()
+        self._complete_or_closed.clear()
         with self._intake.errand():
             await self._intake.catch_up()
 
     async def on_ready(self) -> None:
         """The session is complete."""
-        self._shown = ""
-        self._settled.set()
-        self._pace.well()
+        self._shown_presence = ""
+        self._complete_or_closed.set()
+        self._backoff.reset()
         await self.show_presence()
-        await self._sync()
+        await self._sync_commands()
 
-    async def _sync(self) -> None:
+    async def _sync_commands(self) -> None:
         """Tell Discord which commands there are, once in a life."""
         if self._synced:
             return
@@ -183,11 +185,11 @@ class HouseClient(discord.Client):
         """A button was pressed (commands come through the tree)."""
         if interaction.type is discord.InteractionType.component:
             with self._intake.errand():
-                await self._desk.press(interaction)
+                await self._interactions.on_button(interaction)
 
     async def on_guild_channel_update(self, before: discord.abc.GuildChannel, after: discord.abc.GuildChannel) -> None:
         """Its permissions may be others now."""
-        self._intake.posting.reopen(after.id)
+        self._intake.posting.clear_forbidden(after.id)
 
     async def on_error(self, event_method: str, /, *args: object, **kwargs: object) -> None:
         """A bug of ours: one event is lost, the others go on."""
@@ -196,26 +198,26 @@ class HouseClient(discord.Client):
     async def keep_presence(self) -> None:
         """Show what is going on, for ever."""
         while True:
-            await asyncio.sleep(PRESENCE_S)
+            await asyncio.sleep(PRESENCE_INTERVAL_S)
             await self.show_presence()
 
     async def show_presence(self) -> None:
         """Show what is going on, if that has changed."""
         text = self._core.presence()[:128]
-        if text == self._shown or not self.is_ready():
+        if text == self._shown_presence or not self.is_ready():
             return
         with contextlib.suppress(discord.DiscordException, aiohttp.ClientError, OSError, RuntimeError):
             await self.change_presence(activity=discord.CustomActivity(text))
-            self._shown = text
+            self._shown_presence = text
 
 
-def _forgiving(event: str, parse: Parse) -> Parse:
+def _skip_malformed(event: str, parse: Parser) -> Parser:
     """`parse`, but an event that it cannot read is passed over; discord.py would end the session with it, again and
     again for as long as somebody can make such events."""
 
     def read(data: Any) -> None:  # Any: as in Parse
         try:
-            if event in WRITTEN:
+            if event in MESSAGE_EVENTS:
                 _check_texts(data)
             parse(data)
         except Exception as error:
@@ -237,9 +239,9 @@ def _check_texts(message: Any) -> None:  # Any: as in Parse
         _check_texts(message["referenced_message"])
 
 
-class _Tree(app_commands.CommandTree[HouseClient]):
+class _CommandTree(app_commands.CommandTree[GatewayClient]):
     async def on_error(
-        self, interaction: discord.Interaction[HouseClient], error: app_commands.AppCommandError
+        self, interaction: discord.Interaction[GatewayClient], error: app_commands.AppCommandError
     ) -> None:
         """A command of an older version, or a bug of ours."""
         log.error("A command could not be handled: %s", error, exc_info=error.__cause__)

@@ -17,8 +17,8 @@ from adapters.discord.context import ContextFetcher
 from adapters.discord.events import sent_at
 from adapters.discord.options import Argument, argument_for
 from adapters.discord.people import Interaction, actor
-from adapters.discord.places import Where, key_of
-from adapters.discord.posting import NOBODY, file_of
+from adapters.discord.places import MessageChannel, conversation_key
+from adapters.discord.posting import NO_MENTIONS, file_of
 from bot.adapter import Core
 from bot.buttons import parsed
 from bot.commands import COMMANDS, Command
@@ -36,11 +36,11 @@ from bot.messages import (
 
 log = logging.getLogger(__name__)
 
-ACKNOWLEDGED = 40060
+ALREADY_ACKNOWLEDGED = 40060
 MAX_CHARS = 2000
 ANSWER, FORGET = "Answer this", "Forget this"
 """What the menu of a message has."""
-COMING = "It comes as a message here."
+ANSWER_COMING = "It comes as a message here."
 ANSWERED = "I have answered that already, or am about to; the button under the answer makes another one."
 FORGOTTEN = "What I had stored of that message, and of its answer, is deleted."
 NOT_YOURS = "Only its author and moderators can have a message forgotten."
@@ -48,38 +48,40 @@ NOT_YOURS = "Only its author and moderators can have a message forgotten."
 _FAILURES = (discord.DiscordException, aiohttp.ClientError, OSError)
 
 
-class Desk:
+class InteractionHandlers:
     """Where interactions are dealt with."""
 
     def __init__(self, client: discord.Client, core: Core, context: ContextFetcher) -> None:
         self._client, self._core, self._context = client, core, context
 
-    def furnish(self, tree: app_commands.CommandTree[discord.Client]) -> None:
+    def register(self, tree: app_commands.CommandTree[discord.Client]) -> None:
         """Add all commands to a tree."""
         for command in COMMANDS:
-            tree.add_command(self._slash(command))
-        tree.add_command(app_commands.ContextMenu(name=ANSWER, callback=self._menu(self._answer)))
-        tree.add_command(app_commands.ContextMenu(name=FORGET, callback=self._menu(self._forget)))
+            tree.add_command(self._slash_command(command))
+        tree.add_command(app_commands.ContextMenu(name=ANSWER, callback=self._context_menu(self._answer)))
+        tree.add_command(app_commands.ContextMenu(name=FORGET, callback=self._context_menu(self._forget)))
 
-    async def press(self, interaction: Interaction) -> None:
+    async def on_button(self, interaction: Interaction) -> None:
         """A button under a reply was pressed."""
         button = parsed(str(dict(interaction.data or {}).get("custom_id", "")))
-        where = interaction.channel
-        if button is None or not isinstance(where, Where) or not await _acknowledge(interaction):
+        channel = interaction.channel
+        if button is None or not isinstance(channel, MessageChannel) or not await _acknowledge(interaction):
             return
-        event = IncomingAction(key_of(where), str(interaction.id), actor(interaction), button.reply_id, button.kind)
-        outcome = await self._handled(self._core.handle(event))
+        event = IncomingAction(
+            conversation_key(channel), str(interaction.id), actor(interaction), button.reply_id, button.kind
+        )
+        outcome = await self._outcome_of(self._core.handle(event))
         if not isinstance(outcome, Accepted):
-            await _tell(interaction, outcome)
+            await _respond(interaction, outcome)
 
-    def _slash(
+    def _slash_command(
         self, command: Command
     ) -> app_commands.Command[Any, ..., None]:  # Any: the cog that a command may belong to
-        async def plain(interaction: discord.Interaction) -> None:
+        async def without_value(interaction: discord.Interaction) -> None:
             await self._command(interaction, command, {})
 
         if command.option is None:
-            return app_commands.Command(name=command.name, description=command.description, callback=plain)
+            return app_commands.Command(name=command.name, description=command.description, callback=without_value)
         option = command.option
 
         async def with_value(interaction: discord.Interaction, value: str | None) -> None:
@@ -93,52 +95,57 @@ class Desk:
         return app_commands.Command(name=command.name, description=command.description, callback=described)
 
     async def _command(self, interaction: Interaction, command: Command, args: dict[str, str]) -> None:
-        where = interaction.channel
-        if not isinstance(where, Where) or not await _acknowledge(interaction):
+        channel = interaction.channel
+        if not isinstance(channel, MessageChannel) or not await _acknowledge(interaction):
             return
         event = IncomingCommand(
-            key_of(where), str(interaction.id), actor(interaction), command.name, args, sent_at(interaction.id)
+            conversation_key(channel),
+            str(interaction.id),
+            actor(interaction),
+            command.name,
+            args,
+            sent_at(interaction.id),
         )
-        await _tell(interaction, await self._handled(self._core.handle(event)))
+        await _respond(interaction, await self._outcome_of(self._core.handle(event)))
 
-    def _menu(
-        self, act: Callable[[Interaction, discord.Message, Where], Awaitable[Outcome]]
+    def _context_menu(
+        self, act: Callable[[Interaction, discord.Message, MessageChannel], Awaitable[Outcome]]
     ) -> Callable[[Interaction, discord.Message], Coroutine[None, None, None]]:
         async def chosen(interaction: discord.Interaction, message: discord.Message) -> None:
-            where = interaction.channel
-            if isinstance(where, Where) and await _acknowledge(interaction):
-                await _tell(interaction, await self._handled(act(interaction, message, where)))
+            channel = interaction.channel
+            if isinstance(channel, MessageChannel) and await _acknowledge(interaction):
+                await _respond(interaction, await self._outcome_of(act(interaction, message, channel)))
 
         return chosen
 
-    async def _answer(self, interaction: Interaction, message: discord.Message, where: Where) -> Outcome:
+    async def _answer(self, interaction: Interaction, message: discord.Message, channel: MessageChannel) -> Outcome:
         """Whoever asks for an answer is its asker, the history shows who said it."""
-        question = self._context.translator.question(message, where)
+        question = self._context.translator.question(message, channel)
         event = await self._context.enrich_question(question, message)
         asker = actor(interaction)
         author = Person(asker.id, event.author.name, asker.manages_channel, asker.manages_workspace, asker.groups)
         outcome = await self._core.handle(replace(event, author=author))
         return Notice(ANSWERED) if isinstance(outcome, Accepted) and not outcome.request_id else outcome
 
-    async def _forget(self, interaction: Interaction, message: discord.Message, where: Where) -> Outcome:
+    async def _forget(self, interaction: Interaction, message: discord.Message, channel: MessageChannel) -> Outcome:
         """A message, or the one that an answer of ours answers."""
-        who, author, message_id = actor(interaction), message.author.id, message.id
+        person, author, message_id = actor(interaction), message.author.id, message.id
         if self._client.user and author == self._client.user.id and message.reference:
             message_id = message.reference.message_id or message_id
-            author = await self._author_of(where, message_id)
-        if str(author) != who.id and not who.manages_channel:
+            author = await self._author_of(channel, message_id)
+        if str(author) != person.id and not person.manages_channel:
             return Refused(NOT_YOURS)
-        for event in self._context.translator.deletions(where, message_id):
+        for event in self._context.translator.deletions(channel, message_id):
             await self._core.handle(event)
         return Notice(FORGOTTEN)
 
-    async def _author_of(self, where: Where, message_id: int) -> int:
+    async def _author_of(self, channel: MessageChannel, message_id: int) -> int:
         try:
-            return (await where.fetch_message(message_id)).author.id
+            return (await channel.fetch_message(message_id)).author.id
         except _FAILURES:
             return 0
 
-    async def _handled(self, handling: Awaitable[Outcome]) -> Outcome:
+    async def _outcome_of(self, handling: Awaitable[Outcome]) -> Outcome:
         try:
             return await handling
         except StorageError as error:
@@ -151,7 +158,7 @@ async def _acknowledge(interaction: Interaction) -> bool:
     try:
         await interaction.response.defer(ephemeral=True, thinking=command)
     except discord.HTTPException as error:
-        if error.code != ACKNOWLEDGED:  # a repeated acknowledgement whose first answer was lost
+        if error.code != ALREADY_ACKNOWLEDGED:  # a repeated acknowledgement whose first answer was lost
             log.warning("Interaction %s could not be acknowledged: %s", interaction.id, error.text or error.status)
             return False
     except (aiohttp.ClientError, OSError) as error:
@@ -160,16 +167,16 @@ async def _acknowledge(interaction: Interaction) -> bool:
     return True
 
 
-async def _tell(interaction: Interaction, outcome: Outcome) -> None:
+async def _respond(interaction: Interaction, outcome: Outcome) -> None:
     """Answer for the actor's eyes."""
-    text = COMING if isinstance(outcome, Accepted) else outcome.text
+    text = ANSWER_COMING if isinstance(outcome, Accepted) else outcome.text
     attachment = outcome.attachment if isinstance(outcome, Notice) else None
     try:
         for part in split(text, MAX_CHARS):
             await interaction.followup.send(
                 part.text,
                 ephemeral=True,
-                allowed_mentions=NOBODY,
+                allowed_mentions=NO_MENTIONS,
                 suppress_embeds=True,
                 file=file_of(attachment) if attachment else discord.utils.MISSING,
             )

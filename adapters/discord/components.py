@@ -10,8 +10,8 @@ import discord
 from bot.buttons import Button, button_id, parsed
 from bot.messages import ActionKind, Reply
 
-_Look = tuple[str | None, str | None, discord.ButtonStyle]
-LOOKS: dict[ActionKind, _Look] = {
+_ButtonStyle = tuple[str | None, str | None, discord.ButtonStyle]
+BUTTON_STYLES: dict[ActionKind, _ButtonStyle] = {
     ActionKind.STOP: ("Stop", None, discord.ButtonStyle.danger),
     ActionKind.REGENERATE: ("Regenerate", None, discord.ButtonStyle.secondary),
     ActionKind.CONTINUE: ("Continue", None, discord.ButtonStyle.primary),
@@ -27,7 +27,7 @@ def view_of(reply: Reply) -> discord.ui.View | None:
         return None
     view = discord.ui.View(timeout=None)
     for kind in reply.buttons:
-        label, emoji, style = LOOKS[kind]
+        label, emoji, style = BUTTON_STYLES[kind]
         view.add_item(discord.ui.Button(label=label, emoji=emoji, style=style, custom_id=button_id(kind, reply)))
     view.stop()  # else discord.py keeps it in memory for ever; presses are read from their custom_id
     return view

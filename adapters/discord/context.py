@@ -11,8 +11,8 @@ import discord
 
 from adapters.discord import files
 from adapters.discord.events import EventTranslator, replied_to
-from adapters.discord.failures import mapped
-from adapters.discord.places import Where, known
+from adapters.discord.failures import mapped_errors
+from adapters.discord.places import MessageChannel, resolve_channel
 from bot.adapter import Core
 from bot.config import Settings
 from bot.errors import AdapterError, StorageError
@@ -42,21 +42,21 @@ class ContextFetcher:
         self, event: IncomingMessage | IncomingCommand, message: discord.Message
     ) -> IncomingMessage | IncomingCommand:
         """A message with all that belongs to it; files and earlier messages only if the bot is to answer it."""
-        where = await self._channel_of(message)
-        if where is not message.channel:
-            event = self.translator.message(message, where) or event
+        channel = await self._channel_of(message)
+        if channel is not message.channel:
+            event = self.translator.message(message, channel) or event
         if isinstance(event, IncomingCommand):
             return event
         following = await self._follows(event.key)
         if not event.addressed and not following:
             return event
-        key = self.translator.reply_key(where, message.id) if event.addressed else event.key
+        key = self.translator.reply_key(channel, message.id) if event.addressed else event.key
         read = await files.read(message.attachments)
         remarks = [read.remark] if read.remark else []
         if event.addressed and not following and self.translator.must_mention(key):
             remarks.append(MENTION_EACH_TIME)
-        preceding = await self._preceding(event, message, where, following)
-        context = [await self._as_context(each, message, where, key) for each in preceding]
+        preceding = await self._preceding(event, message, channel, following)
+        context = [await self._as_context(each, message, channel, key) for each in preceding]
         return replace(
             event,
             key=key,
@@ -73,16 +73,16 @@ class ContextFetcher:
 
     async def enrich_edit(self, edit: MessageEdited, message: discord.Message) -> MessageEdited:
         """An edited message, with its files where the bot may have answered it."""
-        where = await self._channel_of(message)
-        if where is not message.channel:
-            edit = self.translator.edit(message, where) or edit
-        wanted = self.translator.addresses_bot(message, where) or await self._follows(edit.key)
+        channel = await self._channel_of(message)
+        if channel is not message.channel:
+            edit = self.translator.edit(message, channel) or edit
+        wanted = self.translator.addresses_bot(message, channel) or await self._follows(edit.key)
         read = await files.read(message.attachments if wanted else ())
         return replace(edit, attachments=read.texts)
 
-    async def _channel_of(self, message: discord.Message) -> Where:
+    async def _channel_of(self, message: discord.Message) -> MessageChannel:
         try:
-            return await known(self._client, message.channel)
+            return await resolve_channel(self._client, message.channel)
         except AdapterError as error:
             log.warning("The channel of message %s cannot be fetched: %s", message.id, error)
             return message.channel
@@ -97,20 +97,20 @@ class ContextFetcher:
             return True  # storing the message fails as well, so it is handled again
 
     async def _preceding(
-        self, event: IncomingMessage, message: discord.Message, where: Where, following: bool
+        self, event: IncomingMessage, message: discord.Message, channel: MessageChannel, following: bool
     ) -> list[discord.Message]:
         """Other people's messages that belong before this one, oldest first."""
         found: list[discord.Message] = []
         try:
-            async with mapped():
+            async with mapped_errors():
                 if event.addressed and self._settings.ambient and event.key.workspace:
-                    found += [each async for each in where.history(limit=self._settings.ambient, before=message)]
-                if isinstance(where, discord.Thread) and not following:
-                    found += await self._start_of(where)
+                    found += [each async for each in channel.history(limit=self._settings.ambient, before=message)]
+                if isinstance(channel, discord.Thread) and not following:
+                    found += await self._start_of(channel)
                 if message.reference and message.type is discord.MessageType.reply:
                     answered = message.reference.resolved
                     if answered is None and message.reference.message_id:
-                        answered = await where.fetch_message(message.reference.message_id)
+                        answered = await channel.fetch_message(message.reference.message_id)
                     found += [answered] if isinstance(answered, discord.Message) else []
         except AdapterError as error:
             log.warning("The messages before message %s cannot be read: %s", message.id, error)
@@ -122,17 +122,17 @@ class ContextFetcher:
         """The message that a thread starts from, if there is one."""
         if thread.starter_message:
             return [thread.starter_message]
-        where = thread.parent if isinstance(thread.parent, discord.TextChannel) else thread  # as in a forum
+        channel = thread.parent if isinstance(thread.parent, discord.TextChannel) else thread  # as in a forum
         try:
-            return [await where.fetch_message(thread.id)]
+            return [await channel.fetch_message(thread.id)]
         except discord.NotFound:
             return []
 
     async def _as_context(
-        self, message: discord.Message, question: discord.Message, where: Where, key: ConversationKey
+        self, message: discord.Message, question: discord.Message, channel: MessageChannel, key: ConversationKey
     ) -> IncomingMessage:
         """An earlier message; the one that the question replies to brings its files."""
-        event = self.translator.preceding(message, where, key)
+        event = self.translator.preceding(message, channel, key)
         if str(message.id) != replied_to(question):
             return event
         return replace(event, attachments=(await files.read(message.attachments)).texts)

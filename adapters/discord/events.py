@@ -6,7 +6,7 @@ from dataclasses import replace
 import discord
 
 from adapters.discord.people import person
-from adapters.discord.places import Where, is_private, key_of
+from adapters.discord.places import MessageChannel, conversation_key, is_private
 from adapters.discord.text import calls_of, plain_text
 from bot.commands import parse_text
 from bot.config import Settings
@@ -40,53 +40,58 @@ class EventTranslator:
         """Use these settings from now on."""
         self._settings = settings
 
-    def message(self, message: discord.Message, where: Where | None = None) -> IncomingMessage | IncomingCommand | None:
+    def message(
+        self, message: discord.Message, channel: MessageChannel | None = None
+    ) -> IncomingMessage | IncomingCommand | None:
         """A new message, or the command that it is; None if it is a bot's, or if Discord hides its text from us."""
-        where = where or message.channel
-        if not self._is_readable(message, where):
+        channel = channel or message.channel
+        if not self._is_readable(message, channel):
             return None
-        key, author, text = key_of(where), person(message.author, where), self.text(message)
+        key, author, text = conversation_key(channel), person(message.author, channel), self.text(message)
         if command := parse_text(text):
             name, args = command
             return IncomingCommand(key, str(message.id), author, name, args, sent_at(message.id))
-        addressed = self.addresses_bot(message, where)
+        addressed = self.addresses_bot(message, channel)
         return IncomingMessage(key, str(message.id), author, text, sent_at(message.id), addressed)
 
-    def question(self, message: discord.Message, where: Where) -> IncomingMessage:
+    def question(self, message: discord.Message, channel: MessageChannel) -> IncomingMessage:
         """A message that was picked for an answer, also one of a bot."""
-        key, author, text = self.reply_key(where, message.id), person(message.author, where), self.text(message)
+        key, author, text = self.reply_key(channel, message.id), person(message.author, channel), self.text(message)
         return IncomingMessage(key, str(message.id), author, text, sent_at(message.id), addressed=True)
 
-    def preceding(self, message: discord.Message, where: Where, key: ConversationKey) -> IncomingMessage:
+    def preceding(self, message: discord.Message, channel: MessageChannel, key: ConversationKey) -> IncomingMessage:
         """A message that belongs before another one in the conversation `key`."""
-        author, text = person(message.author, where), self.text(message)
+        author, text = person(message.author, channel), self.text(message)
         return IncomingMessage(key, str(message.id), author, text, sent_at(message.id), addressed=False)
 
-    def edit(self, message: discord.Message, where: Where | None = None) -> MessageEdited | None:
+    def edit(self, message: discord.Message, channel: MessageChannel | None = None) -> MessageEdited | None:
         """An edited message; None unless a person changed its text (Discord sends previews as updates, too)."""
-        where = where or message.channel
-        if message.edited_at is None or not self._is_readable(message, where):
+        channel = channel or message.channel
+        if message.edited_at is None or not self._is_readable(message, channel):
             return None
-        key = self.reply_key(where, message.id) if self.addresses_bot(message, where) else key_of(where)
-        return MessageEdited(key, str(message.id), person(message.author, where), self.text(message))
+        key = self.reply_key(channel, message.id) if self.addresses_bot(message, channel) else conversation_key(channel)
+        return MessageEdited(key, str(message.id), person(message.author, channel), self.text(message))
 
-    def deletions(self, where: Where, message_id: int) -> list[MessageDeleted]:
+    def deletions(self, channel: MessageChannel, message_id: int) -> list[MessageDeleted]:
         """A deleted message, for each conversation that may hold it."""
-        return [MessageDeleted(key, str(message_id)) for key in {key_of(where), self.reply_key(where, message_id)}]
+        return [
+            MessageDeleted(key, str(message_id))
+            for key in {conversation_key(channel), self.reply_key(channel, message_id)}
+        ]
 
-    def reply_key(self, where: Where, message_id: int) -> ConversationKey:
+    def reply_key(self, channel: MessageChannel, message_id: int) -> ConversationKey:
         """The conversation of the answer to a message: its own, or a new thread that starts from the message."""
-        key = key_of(where)
-        if not self._settings.reply_in_thread or not isinstance(where, discord.TextChannel):
+        key = conversation_key(channel)
+        if not self._settings.reply_in_thread or not isinstance(channel, discord.TextChannel):
             return key
-        permissions = where.permissions_for(where.guild.me)
+        permissions = channel.permissions_for(channel.guild.me)
         if not permissions.create_public_threads or not permissions.send_messages_in_threads:
             return key
         return replace(key, thread=str(message_id))
 
-    def addresses_bot(self, message: discord.Message, where: Where) -> bool:
+    def addresses_bot(self, message: discord.Message, channel: MessageChannel) -> bool:
         """Whether a message is a direct one, mentions the bot or its role, or replies to it."""
-        if is_private(where):
+        if is_private(channel):
             return True
         me = self._client.user
         if me is None:
@@ -108,8 +113,8 @@ class EventTranslator:
         calls: Sequence[str] = calls_of(me, message.guild) if me else ()
         return plain_text(message, calls)
 
-    def _is_readable(self, message: discord.Message, where: Where) -> bool:
+    def _is_readable(self, message: discord.Message, channel: MessageChannel) -> bool:
         if message.author.bot or message.webhook_id or message.type not in USER_MESSAGES:
             return False
         # Without the intent Discord sends empty content for messages that do not concern the bot.
-        return bool(message.content or message.attachments) or self._reads_all or is_private(where)
+        return bool(message.content or message.attachments) or self._reads_all or is_private(channel)

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 import aiohttp
 import discord
 
-from adapters.discord.patience import hurried
+from adapters.discord.patience import request_timeout
 from bot.errors import AdapterError, FatalAdapterError, Gone, OutcomeUnknown, Rejected, RetryLater
 
-BUSY_S = 2.0
+RETRY_S = 2.0
 """When to try again after an answer that does not say when."""
-BANNED_S = 60.0
+REFUSAL_RETRY_S = 60.0
 """When to try again after refusals that more requests would only make worse."""
 
 PORTAL = "https://discord.com/developers/applications"
@@ -36,7 +36,7 @@ def portal_page(application_id: int | None) -> str:
     return f"{PORTAL}/{application_id}/bot" if application_id else PORTAL
 
 
-def fatal(error: BaseException, application_id: int | None = None) -> FatalAdapterError | None:
+def fatal_error(error: BaseException, application_id: int | None = None) -> FatalAdapterError | None:
     """The sentence for an error that ends it all, or None for one that passes."""
     code = 0
     if isinstance(error, discord.LoginFailure):
@@ -50,29 +50,29 @@ def fatal(error: BaseException, application_id: int | None = None) -> FatalAdapt
 
 
 @asynccontextmanager
-async def mapped(*, posting: bool = False) -> AsyncIterator[None]:
+async def mapped_errors(*, posting: bool = False) -> AsyncIterator[None]:
     """Around calls to Discord. `posting`: doing it twice would show, so a lost answer is an OutcomeUnknown."""
     try:
-        async with hurried():
+        async with request_timeout():
             yield
     except (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise _ours(error, posting) from error
+        raise _to_adapter_error(error, posting) from error
     except RuntimeError as error:
         if "closed" not in str(error):  # the client was closed and is being replaced
             raise
         raise RetryLater(1.0, "Discord is being connected anew") from error
 
 
-def _ours(error: Exception, posting: bool) -> AdapterError:
+def _to_adapter_error(error: Exception, posting: bool) -> AdapterError:
     if isinstance(error, discord.RateLimited):
         return RetryLater(error.retry_after, "Discord limits the rate")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return RetryLater(BUSY_S, "Discord cannot be reached")
+        return RetryLater(RETRY_S, "Discord cannot be reached")
     if isinstance(error, discord.HTTPException) and error.status < 500:
         return _refusal(error)
     if posting:
         return OutcomeUnknown("Discord's answer to a post did not arrive")
-    return RetryLater(BUSY_S, "Discord does not answer")
+    return RetryLater(RETRY_S, "Discord does not answer")
 
 
 def _refusal(error: discord.HTTPException) -> AdapterError:
@@ -81,5 +81,5 @@ def _refusal(error: discord.HTTPException) -> AdapterError:
     if error.status == 403:
         return Rejected(f"Discord does not allow it here ({error.code}: {error.text}).")
     if error.status in (401, 429):
-        return RetryLater(BANNED_S, f"Discord answers with {error.status}")
+        return RetryLater(REFUSAL_RETRY_S, f"Discord answers with {error.status}")
     return Rejected(f"Discord refused the message ({error.code}: {error.text}).")

@@ -15,27 +15,27 @@ DEPTH = 300
 """How many messages are looked at, from the newest on back and from the question on."""
 
 
-async def recognised(client: discord.Client, where: discord.PartialMessageable, reply: Reply) -> str | None:
+async def find_message(client: discord.Client, channel: discord.PartialMessageable, reply: Reply) -> str | None:
     """The id of a reply's message, or None if it is not there."""
-    first = await first_part(client, where, reply)
+    first = await first_part(client, channel, reply)
     if first is None or reply.part == 0:
         return first
-    return await part_after(client, where, first, reply.part)
+    return await part_after(client, channel, first, reply.part)
 
 
-async def first_part(client: discord.Client, where: discord.PartialMessageable, reply: Reply) -> str | None:
+async def first_part(client: discord.Client, channel: discord.PartialMessageable, reply: Reply) -> str | None:
     """The id of the first message of the answer that a reply is part of."""
-    async for message in _mine(client, where, int(reply.question_id)):
+    async for message in _own_messages(client, channel, int(reply.question_id)):
         if any(button.request_id == reply.request_id for button in buttons_of(message)):
             return str(message.id)
     return None
 
 
-async def part_after(client: discord.Client, where: discord.PartialMessageable, first: str, part: int) -> str | None:
+async def part_after(client: discord.Client, channel: discord.PartialMessageable, first: str, part: int) -> str | None:
     """The id of a later part: the `part`th message on from the first one."""
     following: dict[int, str] = {}  # by the message that it refers to
-    async for message in where.history(limit=DEPTH, after=discord.Object(int(first)), oldest_first=True):
-        if _by(client, message) and message.reference and message.reference.message_id:
+    async for message in channel.history(limit=DEPTH, after=discord.Object(int(first)), oldest_first=True):
+        if _is_own(client, message) and message.reference and message.reference.message_id:
             following.setdefault(message.reference.message_id, str(message.id))
     found: str | None = first
     for _ in range(part):
@@ -43,23 +43,23 @@ async def part_after(client: discord.Client, where: discord.PartialMessageable, 
     return found
 
 
-async def _mine(
-    client: discord.Client, where: discord.PartialMessageable, question: int
+async def _own_messages(
+    client: discord.Client, channel: discord.PartialMessageable, question: int
 ) -> AsyncIterator[discord.Message]:
     """Our messages since a question, the newest ones first; in a long channel also those right after it."""
     oldest = None
-    async for message in where.history(limit=DEPTH):
+    async for message in channel.history(limit=DEPTH):
         oldest = message
         if message.id <= question:
             return
-        if _by(client, message):
+        if _is_own(client, message):
             yield message
     if oldest is None:
         return
-    async for message in where.history(limit=DEPTH, after=discord.Object(question), before=oldest, oldest_first=True):
-        if _by(client, message):
+    async for message in channel.history(limit=DEPTH, after=discord.Object(question), before=oldest, oldest_first=True):
+        if _is_own(client, message):
             yield message
 
 
-def _by(client: discord.Client, message: discord.Message) -> bool:
+def _is_own(client: discord.Client, message: discord.Message) -> bool:
     return client.user is not None and message.author.id == client.user.id

@@ -16,24 +16,24 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 import discord
 
-from adapters.discord.client import Allowed, HouseClient, Line, TooSoon
-from adapters.discord.failures import fatal
+from adapters.discord.client import ConnectionOptions, GatewayClient, SessionLimitReached, SessionLimits
+from adapters.discord.failures import fatal_error
 from adapters.discord.intake import Intake
-from adapters.discord.pace import KEPT, Pace
-from adapters.discord.patience import PATIENCE_S, hurried, trace
+from adapters.discord.pace import RESERVED_SESSIONS, ReconnectBackoff
+from adapters.discord.patience import REQUEST_TIMEOUT_S, request_timeout, timeout_trace
 from adapters.discord.posting import Posting
-from adapters.discord.throttle import Throttle
+from adapters.discord.throttle import GlobalRateLimit
 from bot.adapter import Core
 from bot.config import Settings
 from bot.errors import FatalAdapterError, RetryLater
 
 log = logging.getLogger(__name__)
 
-Connect = Callable[[], aiohttp.BaseConnector]
+ConnectorFactory = Callable[[], aiohttp.BaseConnector]
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class GatewayTiming:
     """Seconds. `heartbeat`: without a frame for so long the line is dead (Discord sends one every 41.25 s); with the 30
     that a dead line is given to close it stays below two beats. `guilds`: how long to wait for one more server before a
     session counts as complete. `gap`: the least time between two sessions. `answer`: how long a request may wait."""
@@ -41,7 +41,7 @@ class Timing:
     heartbeat: float = 50.0
     guilds: float = 1.0
     gap: float = 5.0
-    answer: float = PATIENCE_S
+    answer: float = REQUEST_TIMEOUT_S
 
 
 def proxy_for(settings: Settings) -> str | None:
@@ -54,15 +54,15 @@ def proxy_for(settings: Settings) -> str | None:
 class Gateway:
     """One bot's connection. `posting` is what carries replies through it."""
 
-    def __init__(self, settings: Settings, connect: Connect | None, timing: Timing) -> None:
+    def __init__(self, settings: Settings, connect: ConnectorFactory | None, timing: GatewayTiming) -> None:
         self._settings, self._connect, self._timing = settings, connect, timing
-        self._pace = Pace(timing.gap)
-        self._client: HouseClient | None = None
+        self._backoff = ReconnectBackoff(timing.gap)
+        self._client: GatewayClient | None = None
         self._application_id: int | None = None
         self.closing = asyncio.Event()
         self.rate_limited = 0
         """How often Discord answered 429."""
-        self._trace = Throttle().added_to(trace(timing.answer, self._limited))
+        self._trace = GlobalRateLimit().add_to(timeout_trace(timing.answer, self._count_rate_limit))
         self.posting = Posting(settings, self.client)
         discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False  # nobody here misses a voice
 
@@ -71,7 +71,7 @@ class Gateway:
         """Whether there is a session at this moment."""
         return self._client is not None and not self._client.is_closed() and self._client.is_ready()
 
-    def client(self) -> HouseClient:
+    def client(self) -> GatewayClient:
         """The client that can be used now. Raises RetryLater if there is none."""
         if self._client is None or self._client.is_closed():
             raise RetryLater(1.0, "Discord is not connected")
@@ -88,49 +88,49 @@ class Gateway:
         """Connect, and connect again, until close(). Raises FatalAdapterError."""
         intake = Intake(core, self.posting, self.closing)
         try:
-            await self._keep_living(core, intake)
+            await self._reconnect_forever(core, intake)
         finally:
             await intake.end()
 
-    async def _keep_living(self, core: Core, intake: Intake) -> None:
+    async def _reconnect_forever(self, core: Core, intake: Intake) -> None:
         while not self.closing.is_set():
-            life = asyncio.create_task(self._live(core, intake), name="discord")
+            client_task = asyncio.create_task(self._run_client(core, intake), name="discord")
             closing = asyncio.create_task(self.closing.wait())
             try:
-                await asyncio.wait([life, closing], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([client_task, closing], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 closing.cancel()
-                life.cancel()
-                ended = (await asyncio.gather(life, return_exceptions=True))[0]
+                client_task.cancel()
+                outcome = (await asyncio.gather(client_task, return_exceptions=True))[0]
             if self.closing.is_set():
                 return
-            await self._sleep(self._after(ended))
+            await self._sleep(self._reconnect_delay(outcome))
 
     async def close(self) -> None:
         """End the connection; run() returns soon after."""
         self.closing.set()
 
-    def _after(self, ended: BaseException | None) -> float:
+    def _reconnect_delay(self, outcome: BaseException | None) -> float:
         """Seconds until the next life, after what ended this one. Raises FatalAdapterError."""
-        if isinstance(ended, FatalAdapterError):
-            raise ended
-        if ended is not None and (refusal := fatal(ended, self._application_id)):
-            raise refusal from ended
-        if isinstance(ended, TooSoon):
-            wait = self._pace.session_in()
+        if isinstance(outcome, FatalAdapterError):
+            raise outcome
+        if outcome is not None and (refusal := fatal_error(outcome, self._application_id)):
+            raise refusal from outcome
+        if isinstance(outcome, SessionLimitReached):
+            wait = self._backoff.seconds_to_session()
         else:
-            wait = max(self._pace.retry_in(), self._pace.session_in())
-        log.warning("The connection to Discord ended (%s); again in %.0f s.", _named(ended), wait)
+            wait = max(self._backoff.next_retry(), self._backoff.seconds_to_session())
+        log.warning("The connection to Discord ended (%s); again in %.0f s.", _error_name(outcome), wait)
         return wait
 
-    async def _live(self, core: Core, intake: Intake) -> None:
+    async def _run_client(self, core: Core, intake: Intake) -> None:
         """One life of the client, to its end."""
         token = self._token()
-        allowed = await self._wait_for_sessions(token)
-        client = HouseClient(self._settings, core, intake, self._pace, allowed, self._line())
+        limits = await self._wait_for_sessions(token)
+        client = GatewayClient(self._settings, core, intake, self._backoff, limits, self._options())
         presence = asyncio.create_task(client.keep_presence())
         try:
-            async with hurried():
+            async with request_timeout():
                 await client.login(token)
             client.context.reload(self._settings)  # there may be others since this life began
             self._client = client
@@ -142,45 +142,45 @@ class Gateway:
                 async with asyncio.timeout(5.0):
                     await client.close()
 
-    async def _wait_for_sessions(self, token: str) -> Allowed:
+    async def _wait_for_sessions(self, token: str) -> SessionLimits:
         """What the portal allows, once enough sessions are left."""
         while True:
-            allowed = await self._look(token)
-            if allowed.sessions > KEPT:
-                return allowed
-            until = time.strftime("%H:%M:%S", time.localtime(time.time() + allowed.resets_in_s))
+            limits = await self._fetch_limits(token)
+            if limits.remaining > RESERVED_SESSIONS:
+                return limits
+            until = time.strftime("%H:%M:%S", time.localtime(time.time() + limits.resets_in_s))
             log.warning(
                 "Discord lets this bot start only %d more sessions before %s; I wait for that, since a bot that uses "
                 "them up loses its token.",
-                allowed.sessions,
+                limits.remaining,
                 until,
             )
-            await self._sleep(allowed.resets_in_s + 1.0)
+            await self._sleep(limits.resets_in_s + 1.0)
 
-    async def _look(self, token: str) -> Allowed:
+    async def _fetch_limits(self, token: str) -> SessionLimits:
         """Ask Discord, without starting a session, what may be asked for."""
-        line = self._line()
-        scout = discord.AutoShardedClient(  # the only client that can be asked for the session limits
+        options = self._options()
+        probe = discord.AutoShardedClient(  # the only client that can be asked for the session limits
             intents=discord.Intents(guilds=True),
-            connector=line.connector,
-            proxy=line.proxy,
-            http_trace=line.trace,
+            connector=options.connector,
+            proxy=options.proxy,
+            http_trace=options.trace,
         )
-        async with scout, hurried():
-            await scout.login(token)
-            limits = await scout.fetch_session_start_limits()
-            self._application_id = scout.application_id
-            flags = scout.application_flags
+        async with probe, request_timeout():
+            await probe.login(token)
+            session_limits = await probe.fetch_session_start_limits()
+            self._application_id = probe.application_id
+            flags = probe.application_flags
         reads_all = flags.gateway_message_content or flags.gateway_message_content_limited
-        return Allowed(reads_all, limits.remaining, limits.reset_after / 1000)
+        return SessionLimits(reads_all, session_limits.remaining, session_limits.reset_after / 1000)
 
-    def _line(self) -> Line:
+    def _options(self) -> ConnectionOptions:
         connector = self._connect() if self._connect else None
         timing = self._timing
         proxy = proxy_for(self._settings)
-        return Line(connector, proxy, timing.heartbeat, timing.guilds, self._trace)
+        return ConnectionOptions(connector, proxy, timing.heartbeat, timing.guilds, self._trace)
 
-    def _limited(self) -> None:
+    def _count_rate_limit(self) -> None:
         self.rate_limited += 1
 
     def _token(self) -> str:
@@ -194,10 +194,10 @@ class Gateway:
                 await self.closing.wait()
 
 
-def _named(ended: BaseException | None) -> str:
+def _error_name(outcome: BaseException | None) -> str:
     """An error in a few words, without what it may quote."""
-    if isinstance(ended, discord.ConnectionClosed):
-        return f"closed with {ended.code}"
-    if isinstance(ended, discord.HTTPException):
-        return f"status {ended.status}"
-    return type(ended).__name__ if ended else "closed"
+    if isinstance(outcome, discord.ConnectionClosed):
+        return f"closed with {outcome.code}"
+    if isinstance(outcome, discord.HTTPException):
+        return f"status {outcome.status}"
+    return type(outcome).__name__ if outcome else "closed"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import discord
 
 from adapters.discord.context import ContextFetcher
-from adapters.discord.places import PLATFORM, known
+from adapters.discord.places import PLATFORM, resolve_channel
 from adapters.discord.posting import Posting
 from bot.adapter import Core
 from bot.errors import AdapterError, RetryLater, StorageError
@@ -82,7 +82,7 @@ class Intake:
         """Messages are gone."""
         where = client.get_channel(channel_id) or client.get_partial_messageable(channel_id, guild_id=guild_id)
         try:
-            where = await known(client, where)  # type: ignore[arg-type]  # messages were in it
+            where = await resolve_channel(client, where)  # type: ignore[arg-type]  # messages were in it
         except AdapterError:
             return  # its thread is gone as well
         for message_id in message_ids:
@@ -111,7 +111,7 @@ class Intake:
         """Answer a message with our own words; a few tries, which Discord makes one message of."""
         for attempt in range(TRIES):
             try:
-                return await self.posting.tell(message, part, text, attachment)
+                return await self.posting.send_notice(message, part, text, attachment)
             except RetryLater as error:
                 log.info("The answer to message %s has to wait: %s", message.id, error)
                 await self._sleep(error.seconds * (attempt + 1))

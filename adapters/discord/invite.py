@@ -8,8 +8,8 @@ import asyncio
 import aiohttp
 import discord
 
-from adapters.discord.failures import fatal, portal_page
-from adapters.discord.gateway import Connect, proxy_for
+from adapters.discord.failures import fatal_error, portal_page
+from adapters.discord.gateway import ConnectorFactory, proxy_for
 from bot.config import Settings
 from bot.errors import AdapterError, ConfigError
 
@@ -24,17 +24,17 @@ PERMISSIONS = discord.Permissions(
 """What the bot needs: to read and answer, in threads too, to open a thread for an answer, and to send files."""
 
 
-def invitation(settings: Settings, connect: Connect | None = None) -> str:
+def invitation(settings: Settings, connect: ConnectorFactory | None = None) -> str:
     """The link and the steps, as text. Raises ConfigError (no token, or one that is refused) and AdapterError."""
     if settings.discord_bot_token is None:
         raise ConfigError(
             f"There is no DISCORD_BOT_TOKEN: make an application at {portal_page(None)}, copy its token from the page "
             "'Bot' ('Reset Token') and set it."
         )
-    return asyncio.run(_ask(settings, settings.discord_bot_token.get_secret_value(), connect))
+    return asyncio.run(_fetch_invitation(settings, settings.discord_bot_token.get_secret_value(), connect))
 
 
-async def _ask(settings: Settings, token: str, connect: Connect | None) -> str:
+async def _fetch_invitation(settings: Settings, token: str, connect: ConnectorFactory | None) -> str:
     client = discord.Client(
         intents=discord.Intents(guilds=True),
         connector=connect() if connect else None,
@@ -44,7 +44,7 @@ async def _ask(settings: Settings, token: str, connect: Connect | None) -> str:
         try:
             await client.login(token)
         except (discord.DiscordException, aiohttp.ClientError, OSError) as error:
-            if refusal := fatal(error):
+            if refusal := fatal_error(error):
                 raise ConfigError(str(refusal)) from error
             raise AdapterError("Discord could not be reached; try again, or set INHOUSE_DISCORD_PROXY.") from error
         flags = client.application_flags

@@ -9,7 +9,7 @@ from discord import app_commands
 from bot.adapter import Core
 from bot.commands import Kind, Option
 
-MOST_CHOICES, LONGEST = 25, 100
+MAX_CHOICES, MAX_CHOICE_LENGTH = 25, 100
 
 _TYPES = {
     Kind.TEXT: discord.AppCommandOptionType.string,
@@ -32,12 +32,12 @@ class Argument(app_commands.Transformer):
     @property
     def min_value(self) -> float | None:
         """The least number."""
-        return self._whole(self._option.minimum)
+        return self._bound(self._option.minimum)
 
     @property
     def max_value(self) -> float | None:
         """The greatest number."""
-        return self._whole(self._option.maximum)
+        return self._bound(self._option.maximum)
 
     @property
     def choices(self) -> list[app_commands.Choice[str | int | float]] | None:
@@ -48,7 +48,7 @@ class Argument(app_commands.Transformer):
         """The value as text."""
         return value if isinstance(value, str) else f"{value:g}"
 
-    def _whole(self, bound: float | None) -> float | None:
+    def _bound(self, bound: float | None) -> float | None:
         return int(bound) if bound is not None and self._option.kind is Kind.INTEGER else bound
 
 
@@ -60,8 +60,10 @@ class CompletedArgument(Argument):
     ) -> list[app_commands.Choice[str]]:
         """The values that go on like this."""
         offered = self._core.choices(self._command, value)
-        fitting = [each for each in offered if 0 < len(each.value) <= LONGEST]
-        return [app_commands.Choice(name=each.label[:LONGEST], value=each.value) for each in fitting[:MOST_CHOICES]]
+        fitting = [each for each in offered if 0 < len(each.value) <= MAX_CHOICE_LENGTH]
+        return [
+            app_commands.Choice(name=each.label[:MAX_CHOICE_LENGTH], value=each.value) for each in fitting[:MAX_CHOICES]
+        ]
 
 
 def argument_for(command: str, option: Option, core: Core) -> Argument:

@@ -10,14 +10,14 @@ from collections import deque
 from collections.abc import Callable
 
 HOUR_S = 3600.0
-AT_ONCE = 4
+FREE_SESSIONS = 4
 """So many sessions an hour may follow each other quickly."""
-LONGEST_S = 600.0
-KEPT = 20
+MAX_WAIT_S = 600.0
+RESERVED_SESSIONS = 20
 """Sessions of a day that are never used, so that a person can still start the bot by hand."""
 
 
-class Pace:
+class ReconnectBackoff:
     """The waits before sessions. `gap_s` is the least time between two of them, which Discord asks for."""
 
     def __init__(self, gap_s: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -25,26 +25,26 @@ class Pace:
         self._started: deque[float] = deque()
         self._failures = 0
 
-    def session_in(self) -> float:
+    def seconds_to_session(self) -> float:
         """Seconds until another session may be started."""
         now = self._clock()
         while self._started and self._started[0] < now - HOUR_S:
             self._started.popleft()
         if not self._started:
             return 0.0
-        doublings = min(20, max(0, len(self._started) - AT_ONCE))
-        return max(0.0, self._started[-1] + min(LONGEST_S, self._gap_s * float(2**doublings)) - now)
+        doublings = min(20, max(0, len(self._started) - FREE_SESSIONS))
+        return max(0.0, self._started[-1] + min(MAX_WAIT_S, self._gap_s * float(2**doublings)) - now)
 
-    def started(self) -> None:
+    def record_session(self) -> None:
         """A session is being started."""
         self._started.append(self._clock())
 
-    def retry_in(self) -> float:
+    def next_retry(self) -> float:
         """A connection failed: seconds until the next try, with jitter, so that many bots do not come back at once."""
         self._failures += 1
-        longest = min(LONGEST_S, self._gap_s * float(2 ** min(20, self._failures - 1)))
+        longest = min(MAX_WAIT_S, self._gap_s * float(2 ** min(20, self._failures - 1)))
         return random.uniform(longest / 5, longest)
 
-    def well(self) -> None:
+    def reset(self) -> None:
         """A session stands."""
         self._failures = 0

@@ -11,14 +11,14 @@ from contextvars import ContextVar
 
 import aiohttp
 
-PATIENCE_S = 30.0
+REQUEST_TIMEOUT_S = 30.0
 TOO_MANY = 429
 
 _limit: ContextVar[asyncio.Timeout | None] = ContextVar("limit", default=None)
 
 
 @asynccontextmanager
-async def hurried() -> AsyncIterator[None]:
+async def request_timeout() -> AsyncIterator[None]:
     """Around calls of a client that has our trace. Raises TimeoutError when a request gets no answer."""
     async with asyncio.timeout(None) as limit:
         before = _limit.set(limit)
@@ -28,23 +28,23 @@ async def hurried() -> AsyncIterator[None]:
             _limit.reset(before)
 
 
-def trace(patience_s: float, limited: Callable[[], None]) -> aiohttp.TraceConfig:
+def timeout_trace(timeout_s: float, on_rate_limit: Callable[[], None]) -> aiohttp.TraceConfig:
     """What a client's session has to be watched with. `limited` is called for every answer 429."""
 
-    async def sent(*_: object) -> None:
-        _reschedule(asyncio.get_running_loop().time() + patience_s)
+    async def started(*_: object) -> None:
+        _reschedule(asyncio.get_running_loop().time() + timeout_s)
 
-    async def over(*_: object) -> None:
+    async def ended(*_: object) -> None:
         _reschedule(None)
 
     async def answered(_: object, __: object, params: aiohttp.TraceRequestEndParams) -> None:
         if params.response.status == TOO_MANY:
-            limited()
+            on_rate_limit()
 
     config = aiohttp.TraceConfig()
-    config.on_request_start.append(sent)
-    config.on_request_end.extend((over, answered))
-    config.on_request_exception.append(over)
+    config.on_request_start.append(started)
+    config.on_request_end.extend((ended, answered))
+    config.on_request_exception.append(ended)
     return config
 
 

@@ -2,38 +2,39 @@
 
 import discord
 
-from adapters.discord.places import Where, is_private
+from adapters.discord.places import MessageChannel, is_private
 from bot.messages import Person
 
 Interaction = discord.Interaction[discord.Client]
 
 
-def person(who: discord.User | discord.Member, where: Where) -> Person:
+def person(member: discord.User | discord.Member, channel: MessageChannel) -> Person:
     """The author of a message. In a direct message they manage the conversation, which is theirs alone."""
-    if not isinstance(who, discord.Member):
-        return Person(str(who.id), who.display_name, manages_channel=is_private(where))
-    can = who.guild_permissions
-    if not isinstance(where, discord.PartialMessageable | discord.DMChannel | discord.GroupChannel):
+    # discord.py makes members without a guild where the event names none, or one that is not cached.
+    if not isinstance(member, discord.Member):
+        return Person(str(member.id), member.display_name, manages_channel=is_private(channel))
+    permissions = member.guild_permissions
+    if not isinstance(channel, discord.PartialMessageable | discord.DMChannel | discord.GroupChannel):
         try:
-            can = where.permissions_for(who)
+            permissions = channel.permissions_for(member)
         except discord.ClientException:  # a thread whose channel is not known
-            can = who.guild_permissions
-    return _with(who, can)
+            permissions = member.guild_permissions
+    return _with_permissions(member, permissions)
 
 
 def actor(interaction: Interaction) -> Person:
     """Whoever used a command or button."""
-    who = interaction.user
-    if not isinstance(who, discord.Member):
-        return Person(str(who.id), who.display_name, manages_channel=interaction.guild_id is None)
-    return _with(who, interaction.permissions)
+    member = interaction.user
+    if not isinstance(member, discord.Member):
+        return Person(str(member.id), member.display_name, manages_channel=interaction.guild_id is None)
+    return _with_permissions(member, interaction.permissions)
 
 
-def _with(who: discord.Member, can: discord.Permissions) -> Person:
+def _with_permissions(member: discord.Member, permissions: discord.Permissions) -> Person:
     return Person(
-        str(who.id),
-        who.display_name,
-        manages_channel=can.manage_channels or can.manage_messages,
-        manages_workspace=can.manage_guild or can.administrator,
-        groups=tuple(str(role.id) for role in who.roles if not role.is_default()),
+        str(member.id),
+        member.display_name,
+        manages_channel=permissions.manage_channels or permissions.manage_messages,
+        manages_workspace=permissions.manage_guild or permissions.administrator,
+        groups=tuple(str(role.id) for role in member.roles if not role.is_default()),
     )

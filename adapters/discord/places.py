@@ -6,7 +6,7 @@ from weakref import WeakValueDictionary
 
 import discord
 
-from adapters.discord.failures import mapped
+from adapters.discord.failures import mapped_errors
 from adapters.discord.text import calls_of, plain_text
 from bot.messages import ConversationKey
 
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 PLATFORM = "discord"
 THREAD_EXISTS = 160004
-TITLE = 80
+MAX_TITLE = 80
 """The longest title of a thread that we open; Discord takes 100 characters."""
 
-Where = (
+MessageChannel = (
     discord.TextChannel
     | discord.VoiceChannel
     | discord.StageChannel
@@ -29,39 +29,39 @@ Where = (
 """Whatever messages can be in."""
 
 
-def key_of(where: Where) -> ConversationKey:
+def conversation_key(channel: MessageChannel) -> ConversationKey:
     """The conversation of a channel, thread (channel = its parent) or direct message (no workspace)."""
-    if isinstance(where, discord.Thread):
-        return ConversationKey(PLATFORM, str(where.guild.id), str(where.parent_id), str(where.id))
-    if isinstance(where, discord.PartialMessageable):
-        return ConversationKey(PLATFORM, str(where.guild_id or ""), str(where.id))
-    guild = where.guild
-    return ConversationKey(PLATFORM, str(guild.id) if guild else "", str(where.id))
+    if isinstance(channel, discord.Thread):
+        return ConversationKey(PLATFORM, str(channel.guild.id), str(channel.parent_id), str(channel.id))
+    if isinstance(channel, discord.PartialMessageable):
+        return ConversationKey(PLATFORM, str(channel.guild_id or ""), str(channel.id))
+    guild = channel.guild
+    return ConversationKey(PLATFORM, str(guild.id) if guild else "", str(channel.id))
 
 
-def is_private(where: Where) -> bool:
+def is_private(channel: MessageChannel) -> bool:
     """Whether it is a direct message. A history that is read back has its place by the id alone, not as a DMChannel."""
-    return not key_of(where).workspace
+    return not conversation_key(channel).workspace
 
 
-async def known(client: discord.Client, where: Where) -> Where:
+async def resolve_channel(client: discord.Client, channel: MessageChannel) -> MessageChannel:
     """The channel itself, fetched if only its id is known (a private or archived thread). Raises AdapterError."""
-    if not isinstance(where, discord.PartialMessageable) or where.guild_id is None:
-        return where
-    found = client.get_channel(where.id)
+    if not isinstance(channel, discord.PartialMessageable) or channel.guild_id is None:
+        return channel
+    found = client.get_channel(channel.id)
     if found is None:
-        async with mapped():
-            found = await client.fetch_channel(where.id)
-    return found if isinstance(found, Where) else where
+        async with mapped_errors():
+            found = await client.fetch_channel(channel.id)
+    return found if isinstance(found, MessageChannel) else channel
 
 
-def target(client: discord.Client, key: ConversationKey) -> discord.PartialMessageable:
+def partial_channel(client: discord.Client, key: ConversationKey) -> discord.PartialMessageable:
     """The place that a key names."""
     guild_id = int(key.workspace) if key.workspace else None
     return client.get_partial_messageable(int(key.thread or key.channel), guild_id=guild_id)
 
 
-class Threads:
+class AnswerThreads:
     """Opens the threads that answers are posted in, where INHOUSE_REPLY_IN_THREAD asks for them.
 
     A thread that starts from a message has the message's id: that is how the key of a conversation names a thread
@@ -69,22 +69,22 @@ class Threads:
     """
 
     def __init__(self) -> None:
-        self._there: dict[int, None] = {}
-        self._opening: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._existing: dict[int, None] = {}
+        self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     async def ensure(self, client: discord.Client, key: ConversationKey) -> None:
         """Open the thread of a key if it is not there. Raises AdapterError."""
         thread_id = int(key.thread or 0)
-        if not thread_id or thread_id in self._there or client.get_channel(thread_id):
+        if not thread_id or thread_id in self._existing or client.get_channel(thread_id):
             return
-        lock = self._opening.setdefault(thread_id, asyncio.Lock())
+        lock = self._locks.setdefault(thread_id, asyncio.Lock())
         async with lock:
-            if thread_id not in self._there:
-                async with mapped():
+            if thread_id not in self._existing:
+                async with mapped_errors():
                     await self._open(client, key, thread_id)
-                self._there[thread_id] = None
-                if len(self._there) > 1000:
-                    del self._there[next(iter(self._there))]
+                self._existing[thread_id] = None
+                if len(self._existing) > 1000:
+                    del self._existing[next(iter(self._existing))]
 
     async def _open(self, client: discord.Client, key: ConversationKey, thread_id: int) -> None:
         parent = client.get_partial_messageable(int(key.channel), guild_id=int(key.workspace))
@@ -101,4 +101,4 @@ class Threads:
 def _title(question: discord.Message, me: discord.ClientUser | None) -> str:
     calls = calls_of(me, question.guild) if me else ()
     line = " ".join(plain_text(question, calls).split()) or "Answer"
-    return line if len(line) <= TITLE else f"{line[: TITLE - 1]}…"
+    return line if len(line) <= MAX_TITLE else f"{line[: MAX_TITLE - 1]}…"

@@ -7,11 +7,11 @@ are. Discord tells no memberships with a channel's history, so those are fetched
 import discord
 
 from adapters.discord.context import ContextFetcher
-from adapters.discord.failures import mapped
-from adapters.discord.places import target
+from adapters.discord.failures import mapped_errors
+from adapters.discord.places import partial_channel
 from bot.messages import ConversationKey, IncomingMessage
 
-DEPTH = 4
+MESSAGES_PER_RESULT = 4
 """So many messages are looked at for each one that may be found: the others are those of bots."""
 
 
@@ -22,12 +22,12 @@ async def read_back(
 
     Raises RetryLater, Rejected (may not read there) or Gone.
     """
-    where = target(client, key)
+    channel = partial_channel(client, key)
     guild = client.get_guild(int(key.workspace)) if key.workspace else None
     members: dict[int, discord.Member | None] = {}
     found: list[IncomingMessage] = []
-    async with mapped():
-        history = where.history(limit=limit * DEPTH, after=discord.Object(after_id), oldest_first=True)
+    async with mapped_errors():
+        history = channel.history(limit=limit * MESSAGES_PER_RESULT, after=discord.Object(after_id), oldest_first=True)
         async for message in history:
             if len(found) == limit:
                 break

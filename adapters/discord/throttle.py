@@ -10,32 +10,32 @@ from types import SimpleNamespace
 
 import aiohttp
 
-PLACES = 45
+REQUESTS_PER_WINDOW = 45
 """Requests within a second; Discord allows 50, and `inhouse doctor` may be asking too."""
 WINDOW_S = 1.0
-UNCOUNTED = ("/interactions/", "/webhooks/")
+EXEMPT_PATHS = ("/interactions/", "/webhooks/")
 """Answers to commands and buttons, which Discord leaves out and which have three seconds."""
 
 
-class Throttle:
+class GlobalRateLimit:
     """Lets requests pass, in the order in which they come."""
 
     def __init__(self) -> None:
-        self._places = asyncio.Semaphore(PLACES)
+        self._slots = asyncio.Semaphore(REQUESTS_PER_WINDOW)
 
-    def added_to(self, config: aiohttp.TraceConfig) -> aiohttp.TraceConfig:
+    def add_to(self, config: aiohttp.TraceConfig) -> aiohttp.TraceConfig:
         """The same, and every request of the sessions that it watches passes here first, repeated ones too."""
-        config.on_request_start.insert(0, self._start)
-        config.on_request_end.append(self._over)
-        config.on_request_exception.append(self._over)
+        config.on_request_start.insert(0, self._acquire)
+        config.on_request_end.append(self._release)
+        config.on_request_exception.append(self._release)
         return config
 
-    async def _start(self, _: object, request: SimpleNamespace, params: aiohttp.TraceRequestStartParams) -> None:
+    async def _acquire(self, _: object, request: SimpleNamespace, params: aiohttp.TraceRequestStartParams) -> None:
         request.counted = False
-        if not any(part in params.url.path for part in UNCOUNTED):
-            await self._places.acquire()
+        if not any(part in params.url.path for part in EXEMPT_PATHS):
+            await self._slots.acquire()
             request.counted = True
 
-    async def _over(self, _: object, request: SimpleNamespace, __: object) -> None:
+    async def _release(self, _: object, request: SimpleNamespace, __: object) -> None:
         if request.counted:
-            asyncio.get_running_loop().call_later(WINDOW_S, self._places.release)
+            asyncio.get_running_loop().call_later(WINDOW_S, self._slots.release)

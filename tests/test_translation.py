@@ -140,3 +140,14 @@ def test_discord_messages_are_translated_by_a_plain_call() -> None:
     assert seeing.edit(discord_message(general, client)) is None, "nobody changed its text"
     edited = seeing.edit(discord_message(general, client, edited_timestamp="2026-01-01T00:00:00+00:00"))
     assert edited == MessageEdited(talk.key, talk.message_id, talk.author, "hello")
+
+
+def test_a_member_of_a_server_that_is_not_cached_has_no_rights() -> None:
+    client = discord.Client(intents=discord.Intents.none())
+    translator = discord_events.EventTranslator(Settings(), client, reads_all=True)
+    member = {"roles": [], "joined_at": None, "deaf": False, "mute": False, "flags": 0}
+    message = discord_message(client.get_partial_messageable(8, guild_id=5), client, member=member)
+    assert isinstance(message.author, discord.Member)
+    event = translator.message(message)
+    assert isinstance(event, IncomingMessage)
+    assert event.author == Person("2", "ana")

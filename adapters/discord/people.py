@@ -11,7 +11,7 @@ Interaction = discord.Interaction[discord.Client]
 def person(member: discord.User | discord.Member, channel: MessageChannel) -> Person:
     """The author of a message. In a direct message they manage the conversation, which is theirs alone."""
     # discord.py makes members without a guild where the event names none, or one that is not cached.
-    if not isinstance(member, discord.Member):
+    if not isinstance(member, discord.Member) or getattr(member, "guild", None) is None:
         return Person(str(member.id), member.display_name, manages_channel=is_private(channel))
     permissions = member.guild_permissions
     if not isinstance(channel, discord.PartialMessageable | discord.DMChannel | discord.GroupChannel):

@@ -1,8 +1,8 @@
-"""The Slack adapter: slack-bolt's events become ours, replies become messages that grow by streaming or by edits.
+"""The Slack adapter: translates slack-bolt's events into ours, and shows replies by streaming or editing messages.
 
-What is where: `connection` keeps a `session` (one socket) open, `listeners` hear, `events`, `files`, `people` and
-`text` translate, `intake` hands over, `commands`, `menus`, `buttons` and `assistant` are what people use besides
-messages, `posting`, `streaming` and `finding` write.
+`connection` keeps a `session` (one socket) open and `listeners` registers for its events; `events` translates them,
+`context` fetches what they lack, and `intake` hands them to the core. `commands`, `menus`, `buttons` and `assistant`
+handle interactions. `posting`, `streaming` and `finding` write and find messages.
 """
 
 import contextlib
@@ -53,23 +53,23 @@ class SlackAdapter:
 
     @property
     def rate_limited(self) -> int:
-        """How often Slack refused a call for the rate."""
+        """How many calls Slack refused because of a rate limit."""
         return self._rate_limit_counter.count
 
     @property
     def limits(self) -> Limits:
-        """What Slack can show; whether text is appended to a message depends on the workspace."""
+        """What Slack can show; whether messages are streamed depends on the workspace."""
         return self._posting.limits
 
     def reload(self, settings: Settings) -> None:
-        """Go by these from now on; the socket stays, and the slash command is the one that was registered."""
+        """Use these settings from now on; the socket and the registered slash command stay as they are."""
         self._settings = settings
         for part in (self._posting, self._translator, self._context, self._handlers):
             if part is not None:
                 part.reload(settings)
 
     async def run(self, core: Core) -> None:
-        """Connect and stay connected until close(). Raises FatalAdapterError when Slack refuses us for good."""
+        """Stay connected until close(). Raises FatalAdapterError where reconnecting cannot help."""
         web, identity = self._web, self._connection.identity
         users = UserDirectory(web)
         translator = self._translator
@@ -93,9 +93,9 @@ class SlackAdapter:
         await self._connection.close()
 
     async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
-        """What people said in a channel after `after_id`, oldest first. Raises RetryLater, Rejected or Gone.
+        """The messages of people in a channel after `after_id`, oldest first. Raises RetryLater, Rejected or Gone.
 
-        After a long outage it begins where INHOUSE_CATCHUP_AGE does, so that what is too old uses up none of the limit.
+        Messages older than INHOUSE_CATCHUP_AGE are not read, so that they do not count towards the limit.
         """
         self._connection.identity()
         assert self._context is not None
@@ -108,24 +108,24 @@ class SlackAdapter:
         return await read_back(self._web, self._translator, self._context, key, start, oldest, limit)
 
     async def post(self, reply: Reply) -> str:
-        """Show a reply for the first time."""
+        """Post a reply; returns its ts."""
         return await self._posting.post(reply)
 
     async def find_posted(self, reply: Reply) -> str | None:
-        """The message of a reply that an earlier, interrupted call may have posted."""
+        """The ts of a reply that an interrupted call may have posted."""
         return await self._posting.find_posted(reply)
 
     async def update(self, reply: Reply) -> None:
-        """Bring a message up to date."""
+        """Update a posted reply."""
         await self._posting.update(reply)
 
     async def status(self, key: ConversationKey, text: str | None) -> None:
-        """Say under the conversation that something is going on."""
+        """Show a status line in the thread; None removes it."""
         await self._posting.status(key, text)
 
 
 def _stop_handler(core: Core) -> OnStop:
-    """For an answer that somebody stopped with Slack's own button: as if it had been ours."""
+    """Handles Slack's own stop button under a stream like ours."""
 
     async def stop(reply: Reply) -> None:
         event_id = f"stopped {reply.reply_id}"

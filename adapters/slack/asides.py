@@ -1,8 +1,7 @@
-"""Acknowledging what people do, and answering it for their eyes only.
+"""Acknowledges interactions and answers them with ephemeral messages, which only the person who acted can see.
 
-In: an Interaction and the work that it makes. Out: its acknowledgement, then at most five ephemeral messages through
-the response_url and files as direct messages. It promises: what could not be stored is not acknowledged; what is stored
-is acknowledged before Slack gives up waiting, however long the answer takes; nothing is repeated by the SDK.
+An interaction is acknowledged once its work is stored, and not if storing failed. At most five messages go through the
+response_url; files and longer texts go into the person's direct messages. The SDK repeats none of these calls.
 """
 
 import asyncio
@@ -29,13 +28,14 @@ from bot.messages import Accepted, Attachment, Notice, Outcome
 log = logging.getLogger(__name__)
 
 ACK_S = 2.5
-"""Storage takes or refuses an event within two seconds, so what is still at work then is most likely stored; only where
-Slack was slow to tell who asks may it not be, and then the person is told."""
+"""Acknowledge after this at the latest: Slack waits 3 s. Storage takes or refuses an event within 2 s, so unfinished
+work is most likely stored; if it fails later, the person reads the error.
+"""
 CLOSE_TIMEOUT_S = 2.0
 RESPOND_TIMEOUT_S = 10
 MAX_RESPONSES = 5
 MAX_CHARS = 2500
-"""A section takes 3,000, and what is escaped grows."""
+"""A section block takes 3,000 characters, and escaping adds some."""
 ANSWER_COMING = "It comes as a message here."
 SENT_AS_FILE = "The whole text is in a file in our direct messages."
 FILE_SENT = "The file is in our direct messages."
@@ -47,7 +47,7 @@ Work = Coroutine[Any, Any, "EphemeralReply | None"]  # Any: what asyncio's corou
 
 @dataclass(frozen=True, slots=True)
 class EphemeralReply:
-    """What is to be said to somebody: Markdown, a file, more Markdown, and blocks to show under the text."""
+    """An answer for one person: Markdown, a file, a hint in Markdown, and blocks under the text."""
 
     text: str
     attachment: Attachment | None = None
@@ -56,23 +56,23 @@ class EphemeralReply:
 
 
 def ephemeral_reply(outcome: Outcome) -> EphemeralReply | None:
-    """What is said of an outcome; nothing to an event that was known already."""
+    """The answer to an outcome; None if the event was a duplicate."""
     if isinstance(outcome, Accepted):
         return EphemeralReply(ANSWER_COMING) if outcome.request_id else None
     return EphemeralReply(outcome.text, outcome.attachment if isinstance(outcome, Notice) else None)
 
 
 class EphemeralReplies:
-    """Answers interactions for as long as the adapter lives."""
+    """Acknowledges and answers interactions."""
 
     def __init__(self, web: AsyncWebClient, posting: Posting, translator: EventTranslator) -> None:
         self._web, self._posting, self._translator = web, posting, translator
-        self._tasks: set[asyncio.Task[Any]] = set()  # Any: works and answers
+        self._tasks: set[asyncio.Task[Any]] = set()  # Any: the results
 
     async def serve(self, ack: AsyncAck, interaction: Interaction, work: Work, *, until_stored: bool = False) -> None:
-        """Acknowledge an interaction once its work is stored, and say what came of it. Raises StorageError.
+        """Acknowledge an interaction once its work is stored, then answer it. Raises StorageError.
 
-        patient: the work is a message, which is never acknowledged before it is known to be stored.
+        until_stored: wait for the work without a limit, so that a message is acknowledged only once it is stored.
         """
         task = asyncio.create_task(work)
         self._track(task)
@@ -83,7 +83,7 @@ class EphemeralReplies:
         self._track(asyncio.create_task(self._answer(interaction, task)))
 
     async def close(self) -> None:
-        """Let what is under way come to its end, but not for long."""
+        """Wait CLOSE_TIMEOUT_S for running tasks, then cancel them."""
         tasks = set(self._tasks)
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
@@ -101,7 +101,7 @@ class EphemeralReplies:
         return await self._deliver(interaction, reply) if reply else None
 
     async def _deliver(self, interaction: Interaction, reply: EphemeralReply) -> None:
-        """All that fits through the response_url; the file, and what is too long, into the person's direct messages."""
+        """Send a reply; files and texts too long for the response_url go into direct messages."""
         file_note = FILE_SENT if reply.attachment else ""
         if reply.attachment and not await self._send_file(interaction, reply.attachment):
             file_note = FILE_NOT_SENT
@@ -115,7 +115,7 @@ class EphemeralReplies:
                 break
 
     async def _respond(self, interaction: Interaction, text: str, blocks: tuple[Block, ...]) -> bool:
-        """One ephemeral message; whether Slack took it."""
+        """Send one ephemeral message; whether Slack accepted it."""
         body: Block = {"text": text, "response_type": "ephemeral", "replace_original": False}
         body |= {"unfurl_links": False, "unfurl_media": False}
         if interaction.thread:
@@ -134,14 +134,14 @@ class EphemeralReplies:
         try:
             response = await client.send_dict(body)
         except (SlackClientError, aiohttp.ClientError, OSError, ValueError) as error:
-            log.warning("%s could not be told the answer to a command (%s).", interaction.user, type(error).__name__)
+            log.warning("The answer to a command of %s could not be sent (%s).", interaction.user, type(error).__name__)
             return False
         if response.status_code != 200:
-            log.warning("Slack does not take the answer to a command (status %d).", response.status_code)
+            log.warning("Slack refused the answer to a command (status %d).", response.status_code)
         return response.status_code == 200
 
     async def _send_file(self, interaction: Interaction, file: Attachment) -> bool:
-        """A file into the person's direct messages; whether it is there."""
+        """Send a file as a direct message; whether that worked."""
         key = self._translator.key(interaction.channel, interaction.thread)
         try:
             await self._posting.send_notice(key, "", thread=interaction.thread, to=interaction.user, attachment=file)
@@ -150,6 +150,6 @@ class EphemeralReplies:
             return False
         return True
 
-    def _track(self, task: "asyncio.Task[Any]") -> None:  # Any: whatever it gives
+    def _track(self, task: "asyncio.Task[Any]") -> None:  # Any: the result
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -1,8 +1,7 @@
-"""The agent view: what it offers for a beginning, and the titles of its threads.
+"""Suggests prompts and sets thread titles in Slack's assistant view; failures are only logged.
 
-In: a thread that somebody opens there, and its first message. Out: suggested prompts and a title. It promises that a
-failure of either disturbs nobody. Apps made with the older assistant view tell of each thread that is opened; in the
-newer agent view the manifest holds the prompts.
+Apps with the older assistant view send an event for each thread that is opened. For the newer agent view the manifest
+holds the prompts.
 """
 
 import asyncio
@@ -31,13 +30,13 @@ PROMPTS = (
         "message": "A piece of code of mine does not work. Ask me for it and for the error.",
     },
 )
-"""What is suggested for a beginning; Slack shows four at most. Each says all that the model needs to go on."""
+"""The suggested prompts; Slack shows at most four."""
 MAX_TITLE = 60
 MAX_REMEMBERED = 1000
 
 
 class AssistantView:
-    """Furnishes the threads of the agent view."""
+    """Sets up the threads of the assistant view."""
 
     def __init__(self, web: AsyncWebClient) -> None:
         self._web = web
@@ -45,7 +44,7 @@ class AssistantView:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def register(self, app: AsyncApp) -> None:
-        """Register for threads that are opened. Where somebody looks meanwhile is not kept."""
+        """Register for opened threads; context changes are only acknowledged."""
 
         async def started(ack: AsyncAck, event: Raw) -> None:
             thread = object_of(event, "assistant_thread")
@@ -61,7 +60,7 @@ class AssistantView:
         app.event("assistant_thread_context_changed")(context_changed)
 
     async def set_title(self, key: ConversationKey, text: str) -> None:
-        """Name a thread after its first message, once."""
+        """Set a thread's title from its first message, once."""
         title = " ".join(text.split())
         if not key.thread or not title or key in self._named_threads:
             return
@@ -73,7 +72,7 @@ class AssistantView:
         await _try_call(self._web.assistant_threads_setTitle(channel_id=key.channel, thread_ts=key.thread, title=title))
 
     async def close(self) -> None:
-        """Leave nothing behind."""
+        """Cancel running calls."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -86,10 +85,10 @@ class AssistantView:
         )
 
 
-async def _try_call(call: Awaitable[Any]) -> None:  # Any: an answer that nobody reads
-    """Make a call that may fail."""
+async def _try_call(call: Awaitable[Any]) -> None:  # Any: the answer is not used
+    """Make a call; log a failure."""
     try:
         async with mapped_errors():
             await call
     except AdapterError as error:
-        log.info("The agent view could not be furnished: %s", error)
+        log.info("The assistant view could not be set up: %s", error)

@@ -1,7 +1,6 @@
-"""What an answer looks like on Slack: a markdown block, and under it the buttons, what they do being in their ids.
+"""Builds the blocks and metadata of an answer: a markdown block, and buttons that carry their action in their ids.
 
-In: a Reply. Out: blocks as slack_sdk's models make and check them. By the metadata of a message, or by its buttons, a
-reply is found again in a channel's history.
+A reply is found again in a channel's history by its metadata or its buttons.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,11 +23,11 @@ Json = dict[str, Any]
 """A JSON object. Any: whatever JSON holds."""
 
 FEEDBACK = "feedback"
-"""The element of the native thumbs; each of the two says in its value what it is."""
+"""The action of the native feedback element; each thumb carries its own button id as its value."""
 REPLY_EVENT, NOTE_EVENT = "inhouse_reply", "inhouse_note"
-"""The event types of our messages' metadata: an answer's, and words of our own."""
+"""The metadata event types of answers and of notices."""
 MAX_FALLBACK = 3900
-"""Characters of a message's plain text, which notifications show; an update takes 4,000."""
+"""The most characters of the plain text that notifications show; chat.update takes 4,000."""
 
 _BUTTON_STYLES: dict[ActionKind, tuple[str, str | None]] = {
     ActionKind.STOP: ("Stop", "danger"),
@@ -66,7 +65,7 @@ def buttons(reply: Reply, *, feedback: bool) -> list[Json]:
 
 
 def metadata(reply: Reply) -> Json:
-    """What a message of an answer carries unseen."""
+    """The metadata of a message of an answer."""
     payload = {
         "reply_id": reply.reply_id,
         "request_id": reply.request_id,
@@ -77,19 +76,19 @@ def metadata(reply: Reply) -> Json:
 
 
 def note_metadata() -> Json:
-    """What words of our own carry unseen, so that they are not taken for an answer."""
+    """The metadata of a notice, which tells it from an answer."""
     return {"event_type": NOTE_EVENT, "event_payload": {"note": True}}
 
 
 def payload_of(message: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: a message of Slack's
-    """What the metadata of a message of ours says; nothing if it has none."""
+    """The payload of a message's metadata, empty if there is none."""
     metadata = message.get("metadata")
     payload = metadata.get("event_payload") if isinstance(metadata, Mapping) else None
     return payload if isinstance(payload, Mapping) else {}
 
 
 def reply_id_of(message: Mapping[str, Any]) -> str:  # Any: a message of Slack's
-    """The reply that a message of ours is, by its metadata or its buttons; '' if it does not say."""
+    """The reply id of a message, from its metadata or its buttons; '' if it has neither."""
     if reply_id := payload_of(message).get("reply_id"):
         return str(reply_id)
     return next((button.reply_id for button in _buttons_in(message.get("blocks"))), "")

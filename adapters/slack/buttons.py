@@ -1,7 +1,7 @@
-"""Buttons and menus under messages. What they do is in their action_id or value, so that they work after a restart.
+"""Handles button presses and menu choices under messages.
 
-In: block_actions. Out: IncomingAction for the core (IncomingCommand for the menu of models), and what it has to say for
-the eyes of whoever pressed. What is no button of ours is acknowledged, and that is all.
+The action is in the action_id or the value, so that buttons work after a restart. Unknown elements are acknowledged and
+otherwise ignored.
 """
 
 import re
@@ -24,7 +24,7 @@ ANY_ACTION = re.compile("")
 
 
 class ButtonHandlers:
-    """Acts on what is pressed and chosen."""
+    """Turns block actions into events for the core."""
 
     def __init__(
         self, core: Core, translator: EventTranslator, context: ContextFetcher, ephemeral: EphemeralReplies
@@ -32,12 +32,12 @@ class ButtonHandlers:
         self._core, self._translator, self._context, self._ephemeral = core, translator, context, ephemeral
 
     def register(self, app: AsyncApp) -> None:
-        """Register for everything that can be pressed."""
+        """Register for all block actions."""
         app.action(ANY_ACTION)(self._on_action)
 
     async def _on_action(self, ack: AsyncAck, body: Raw) -> None:
         element, interaction = pressed_element(body), from_element(body)
-        # the native feedback buttons share one action_id, and each has a value
+        # native feedback buttons share one action_id and differ by value
         button = parsed(text_of(element, "value")) or parsed(text_of(element, "action_id"))
         if button is not None:
             return await self._ephemeral.serve(ack, interaction, self._press(interaction, button))
@@ -50,7 +50,7 @@ class ButtonHandlers:
         actor = await self._context.actor(interaction.user, interaction.channel)
         key = self._translator.key(interaction.channel, interaction.thread)
         outcome = await self._core.handle(IncomingAction(key, interaction.id, actor, button.reply_id, button.kind))
-        return None if isinstance(outcome, Accepted) else ephemeral_reply(outcome)  # what comes, comes as a message
+        return None if isinstance(outcome, Accepted) else ephemeral_reply(outcome)  # the answer comes as a message
 
     async def _choose(self, interaction: Interaction, model: str) -> EphemeralReply | None:
         actor = await self._context.actor(interaction.user, interaction.channel)

@@ -1,7 +1,7 @@
-"""Calls of Slack's Web API that write: in turn, at Slack's pace, with refusals remembered.
+"""Makes the Web API calls that write: one at a time per method and channel, within Slack's rate limits.
 
-In: a method, a channel and a call. Out: its answer. It promises: one call of a kind at a time in a channel; what was
-refused for the rate is left alone for as long as Slack says; a channel that forbids writing is left alone for a while.
+After a rate limit a method is not called again for as long as Slack says. A channel that forbids writing is not tried
+again for FORBIDDEN_S.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from bot.errors import Rejected, RetryLater
 log = logging.getLogger(__name__)
 
 FORBIDDEN_S = 300.0
-"""How long a channel that forbade writing is left alone."""
+"""How long a channel that forbids writing is not tried again, seconds."""
 
 Call = Callable[[], Awaitable[AsyncSlackResponse]]
 
 
 class WriteCalls:
-    """All calls that write."""
+    """The write calls of one bot."""
 
     def __init__(self, rate_limits: RateLimits) -> None:
         self.rate_limits = rate_limits
@@ -36,9 +36,9 @@ class WriteCalls:
     async def make(
         self, method: str, channel: str, call: Call, *, posting: bool = False, progress: bool = False
     ) -> AsyncSlackResponse:
-        """Make a call when it may be made. Raises RetryLater, Rejected, Gone, or OutcomeUnknown where it posts.
+        """Make a call within the rate limits. Raises RetryLater, Rejected, Gone, or OutcomeUnknown if `posting`.
 
-        growth: it only shows more of a text, and gives way to everything else.
+        progress: the call only shows more of an unfinished text; all other calls take precedence.
         """
         self._check_allowed(channel)
         lock = self._locks.setdefault((method, channel), asyncio.Lock())
@@ -61,7 +61,7 @@ class WriteCalls:
 
     def _check_allowed(self, channel: str) -> None:
         if self._forbidden_until.get(channel, 0.0) > time.monotonic():
-            raise Rejected("Slack does not allow writing there, as it said a moment ago.")
+            raise Rejected("Slack forbade writing in this channel a few minutes ago.")
 
     def _leave_alone(self, channel: str) -> None:
         self._refusals += 1
@@ -70,7 +70,7 @@ class WriteCalls:
             channel: now + FORBIDDEN_S
         }
         log.warning(
-            "Slack does not let me write in channel %s, so I leave it alone for a while (refusal number %d).",
+            "Slack forbids writing in channel %s; no more tries there for five minutes (refusal number %d).",
             channel,
             self._refusals,
         )

@@ -1,7 +1,7 @@
-"""What `inhouse doctor` looks at on Slack: both tokens, whether they are of one app, scopes, Socket Mode.
+"""The Slack checks of `inhouse doctor`: both tokens, whether they belong to one app, scopes and Socket Mode.
 
-In: settings. Out: findings, as they come. No socket is opened, and nothing is changed. Which events an app is told of
-is not to be learned from Slack, so that is said, and no more.
+They open no socket and change nothing. Slack does not tell which events an app is subscribed to, so these are only
+listed.
 """
 
 from collections.abc import AsyncIterator
@@ -21,17 +21,17 @@ from bot.names import one_line
 
 TIMEOUT_S = 10.0
 MANIFEST = "`inhouse slack-manifest` says how to get it."
-LATER = "Check the network and HTTPS_PROXY; slack-status.com tells of outages."
+LATER = "Check the network and HTTPS_PROXY; slack-status.com lists outages."
 
 
 def clock(settings: Settings) -> tuple[str, str | None]:
-    """An address that answers whoever asks, with the time, and the proxy to it."""
+    """An address that answers without a token, with the time in its headers, and the proxy to it."""
     url = f"{web_client(settings).base_url}api.test"
     return url, proxy_for(url)
 
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
-    """Look at everything for which there is a token."""
+    """Check everything for which there is a token."""
     if settings.slack_bot_token is None and settings.slack_app_token is None:
         fix = "`inhouse slack-manifest` makes the app."
         yield ok("Slack", "not served: there is no SLACK_BOT_TOKEN and no SLACK_APP_TOKEN", fix)
@@ -49,7 +49,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
 
 
 async def _bot(settings: Settings, web: AsyncWebClient) -> AsyncIterator[Finding]:
-    """The bot token, and what it may do."""
+    """The bot token and its scopes."""
     try:
         async with mapped_errors():
             answer = await web.auth_test()
@@ -67,13 +67,13 @@ async def _bot(settings: Settings, web: AsyncWebClient) -> AsyncIterator[Finding
         yield ok("Slack scopes", f"all {len(SCOPES)} are granted")
     if settings.slack_app_token is not None:
         yield await _same_app(settings, web, identity)
-    found = f"not to be learned from Slack; Inhouse wants {', '.join(EVENTS)}"
-    fix = "If it does not hear something, compare the page 'Event Subscriptions' with `inhouse slack-manifest`."
+    found = f"Slack does not tell which are subscribed; Inhouse needs {', '.join(EVENTS)}"
+    fix = "If messages are missed, compare the page 'Event Subscriptions' with `inhouse slack-manifest`."
     yield ok("Slack events", found, fix)
 
 
 async def _same_app(settings: Settings, web: AsyncWebClient, identity: BotIdentity) -> Finding:
-    """Whether both tokens belong together: otherwise events go to one app, and answers come from another."""
+    """Whether both tokens are of one app; otherwise one app gets the events and another one answers."""
     theirs = app_id_of(settings)
     try:
         async with mapped_errors():
@@ -86,11 +86,11 @@ async def _same_app(settings: Settings, web: AsyncWebClient, identity: BotIdenti
     if ours and theirs and ours != theirs:
         found = f"the bot token is of the app {ours}, and the app token of {theirs}"
         return wrong("Slack app", found, f"Take both from the same app at {APPS}/{ours}.")
-    return ok("Slack app", f"both tokens are of {ours}" if ours and theirs else "nothing speaks against one app")
+    return ok("Slack app", f"both tokens are of {ours}" if ours and theirs else "both tokens seem to be of one app")
 
 
 async def _socket_mode(token: str, web: AsyncWebClient) -> Finding:
-    """The app token: it is asked for a socket, which is not used."""
+    """The app token: asks for a socket address, which is not used."""
     try:
         async with mapped_errors():
             await web.apps_connections_open(app_token=token)
@@ -100,7 +100,7 @@ async def _socket_mode(token: str, web: AsyncWebClient) -> Finding:
 
 
 def _refusal(name: str, error: AdapterError) -> Finding:
-    """An error as a finding."""
+    """The finding for an error."""
     cause = error.__cause__
     final = error if isinstance(error, FatalAdapterError) else fatal_error(cause) if cause is not None else None
     if final is not None:
@@ -108,7 +108,5 @@ def _refusal(name: str, error: AdapterError) -> Finding:
     if isinstance(cause, SlackApiError):
         code = code_of(cause)
         answered = code or f"status {getattr(cause.response, 'status_code', '?')}"
-        return warning(
-            name, f"Slack answers with {answered}", "Try again in a minute; slack-status.com tells of outages."
-        )
+        return warning(name, f"Slack answers with {answered}", "Try again in a minute; slack-status.com lists outages.")
     return wrong(name, str(error).partition(";")[0], LATER)

@@ -1,7 +1,7 @@
-"""The slash command: one name for every command of the table; and the desk where all that people use is dealt with.
+"""Handles the slash command, which has every command of the table as its first word, and registers all interactions.
 
-In: `/inhouse model phi-4`. Out: an IncomingCommand for the core, and its answer for the giver's eyes. A slash command
-is given to a channel, never to a thread; where answers stand in threads, the giver is told how it is done there.
+A slash command always belongs to a channel, never to a thread. Where answers go into threads, a hint says how to give
+the command there.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ from bot.config import Settings
 from bot.messages import IncomingCommand, Notice, Outcome, Person, Refused
 
 CONVERSATION_COMMANDS = ("stop", "regenerate", "continue", "undo", "reset", "why", "forget", "export")
-"""Commands about what was said, which in a thread is another conversation than in its channel."""
+"""Commands about a conversation, which in a thread is another one than in its channel."""
 SILENT_COMMANDS = ("reset", "forget", "export")
-"""Those that say they did it, even if there was nothing to do."""
+"""Those that report success even if there was nothing to do."""
 
 
 class InteractionHandlers:
-    """Where slash commands, buttons and menus are dealt with."""
+    """Handles slash commands, buttons, menus and shortcuts."""
 
     def __init__(
         self,
@@ -55,17 +55,17 @@ class InteractionHandlers:
         self._menus = MessageShortcuts(identity, core, translator, context, self._ephemeral, self._channels)
 
     def reload(self, settings: Settings) -> None:
-        """Go by these from now on."""
+        """Use these settings from now on."""
         self._settings = settings
 
     def register(self, app: AsyncApp) -> None:
-        """Register everything."""
+        """Register all handlers."""
         app.command(self._settings.slack_command)(self._on_command)
         self._buttons.register(app)
         self._menus.register(app)
 
     async def close(self) -> None:
-        """Let what is under way come to its end, but not for long."""
+        """Wait shortly for running tasks, then cancel them."""
         await self._ephemeral.close()
 
     async def _on_command(self, ack: AsyncAck, body: Raw) -> None:
@@ -115,7 +115,7 @@ class InteractionHandlers:
         return await self._core.handle(IncomingCommand(key, interaction.id, actor, name, args, time.time()))
 
     def _may_mean_thread(self, interaction: Interaction, name: str, outcome: Outcome) -> bool:
-        """Whether something else than the channel may have been meant."""
+        """Whether the command may have been meant for a thread."""
         threads = not is_private(interaction.channel) and self._settings.reply_in_thread is not False
         return threads and name in CONVERSATION_COMMANDS and (isinstance(outcome, Refused) or name in SILENT_COMMANDS)
 

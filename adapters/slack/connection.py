@@ -1,8 +1,7 @@
-"""Staying connected to Slack, for as long as it lets us.
+"""Keeps a Socket Mode connection open, and reconnects with backoff and jitter until close().
 
-In: settings and an app. Out: a socket that is open, again and again. It promises that only a refusal for good ends the
-adapter; that where Slack asks for another socket, the old one stays until the new one is there; that failures are tried
-again further and further apart; that nothing is left behind in the end.
+Only an error that needs a person ends it. Where Slack asks for a new socket, the old one stays open until the new one
+is ready. No task outlives run().
 """
 
 import asyncio
@@ -24,23 +23,23 @@ from bot.errors import AdapterError, FatalAdapterError, RetryLater
 log = logging.getLogger(__name__)
 
 STABLE_S = 60.0
-"""A socket that lived for so long was a good one: the waits before the next try begin anew."""
+"""A socket that stayed open this long resets the backoff, seconds."""
 MIN_LIFETIME_S = 5.0
-"""A socket that is to be replaced sooner than this is not replaced at once: it may go on like that."""
+"""A socket that ends sooner is replaced only after a wait, so that this cannot loop without one. Seconds."""
 
 END_REASONS = {
-    "closed": "the line broke",
-    "idle": "nothing was heard for a while",
+    "closed": "the connection was lost",
+    "idle": "Slack sent nothing within the idle timeout",
     "link_disabled": f"Socket Mode was switched off; it can be switched on at {APPS} under 'Socket Mode'",
-    "too_many_websockets": "more than ten sockets are open for this app, so some of them are somebody else's",
-    "refresh_requested": "Slack wants another socket",
-    "warning": "Slack wants another socket",
+    "too_many_websockets": "more than ten sockets are open for this app; stop other programs that use its tokens",
+    "refresh_requested": "Slack asks for a new socket",
+    "warning": "Slack asks for a new socket",
 }
-"""Why a session was over, in words."""
+"""Log messages by the reason for which a session ended."""
 
 
 class SocketConnection:
-    """One bot's connection."""
+    """The connection of one bot."""
 
     def __init__(self, settings: Settings, web: AsyncWebClient, timing: SocketTiming) -> None:
         self._settings, self._web, self._timing = settings, web, timing
@@ -57,17 +56,17 @@ class SocketConnection:
         return self._current is not None and (not self._current.ended.is_set() or self._current.draining)
 
     def identity(self) -> BotIdentity:
-        """Who the bot is. Raises RetryLater before Slack said so."""
+        """Who the bot is. Raises RetryLater before the first authentication."""
         if self._identity is None:
             raise RetryLater(1.0, "Slack is not connected yet")
         return self._identity
 
     def recheck_token(self) -> None:
-        """Look whether the token still counts."""
+        """Check the bot token again soon."""
         self._recheck.set()
 
     async def run(self, app: AsyncApp, on_session: Callable[[], None]) -> None:
-        """Stay connected until close(); `begun` is called at each new session. Raises FatalAdapterError."""
+        """Stay connected until close(); calls `on_session` at each new session. Raises FatalAdapterError."""
         app_token = self._settings.slack_app_token
         if self._settings.slack_bot_token is None or app_token is None:
             missing = "SLACK_BOT_TOKEN" if self._settings.slack_bot_token is None else "SLACK_APP_TOKEN"
@@ -96,7 +95,7 @@ class SocketConnection:
                     session = await self._open(app, app_token)
                 except FatalAdapterError:
                     raise
-                except Exception as error:  # whatever it was, a later try may do better
+                except Exception as error:  # a later try may succeed
                     await self._back_off(_error_name(error), error.seconds if isinstance(error, RetryLater) else 0.0)
                     continue
                 on_session()
@@ -115,7 +114,7 @@ class SocketConnection:
             self._current = None
 
     async def _open(self, app: AsyncApp, app_token: str) -> SocketSession:
-        """A new session. Raises RetryLater, FatalAdapterError."""
+        """Open a new session. Raises RetryLater or FatalAdapterError."""
         await self._authenticate()
         async with _fatal_errors():
             answer = await self._web.apps_connections_open(app_token=app_token)
@@ -128,7 +127,7 @@ class SocketConnection:
         return session
 
     async def _authenticate(self) -> None:
-        """Ask Slack who we are and what we may do. Raises RetryLater, FatalAdapterError."""
+        """Ask Slack for the bot's identity and scopes. Raises RetryLater or FatalAdapterError."""
         self._recheck.clear()
         async with _fatal_errors():
             answer = await self._web.auth_test()
@@ -138,7 +137,7 @@ class SocketConnection:
         self._identity = identity
 
     async def _until_ended(self, session: SocketSession) -> None:
-        """Wait for the end of a session, and now and then see that the token still counts. Raises FatalAdapterError."""
+        """Wait until a session ends; checks the token meanwhile. Raises FatalAdapterError."""
         while not session.ended.is_set():
             waits = [asyncio.create_task(session.ended.wait()), asyncio.create_task(self._recheck.wait())]
             try:
@@ -152,28 +151,31 @@ class SocketConnection:
                     await self._authenticate()
                 except FatalAdapterError:
                     raise
-                except Exception as error:  # the socket tells better whether Slack can be reached
-                    log.info("Slack does not say whether the token still counts: %s", _error_name(error))
+                except Exception as error:  # the socket shows whether Slack can be reached
+                    log.info("The bot token could not be checked: %s", _error_name(error))
 
     def _close_in_background(self, session: SocketSession | None) -> None:
-        """Close a session while life goes on."""
+        """Close a session without waiting for it."""
         if session is not None:
             task = asyncio.create_task(session.close())
             self._closing_tasks.add(task)
             task.add_done_callback(self._closing_tasks.discard)
 
     async def _back_off(self, why: str, at_least: float = 0.0) -> None:
-        """Before the next try: longer and longer while it goes on failing."""
+        """Wait before the next try, with exponential backoff and jitter, and at least for as long as Slack asked.
+
+        Not stamina: the backoff spans sessions, and one that stayed open long enough resets it.
+        """
         longest = min(self._timing.max_retry, self._timing.retry * 2.0**self._failures)
         wait = max(at_least, random.uniform(longest / 2, longest))
         self._failures = min(self._failures + 1, 20)
-        log.warning("The connection to Slack: %s; the next try is in %.1f s.", why, wait)
+        log.warning("Disconnected from Slack (%s); reconnecting in %.1f s.", why, wait)
         await asyncio.sleep(wait)
 
 
 @contextlib.asynccontextmanager
 async def _fatal_errors() -> AsyncIterator[None]:
-    """Around calls that tell whether Slack still wants us. Raises FatalAdapterError when it does not."""
+    """Around calls whose refusal needs a person. Raises FatalAdapterError for these."""
     try:
         async with mapped_errors():
             yield
@@ -185,5 +187,5 @@ async def _fatal_errors() -> AsyncIterator[None]:
 
 
 def _error_name(error: Exception) -> str:
-    """An error in a few words, without what it may quote."""
+    """A short name for an error, without text that it may quote."""
     return str(error).partition(";")[0] if isinstance(error, AdapterError) else type(error).__name__

@@ -1,8 +1,4 @@
-"""What slack_sdk raises, as our errors: the one place where they are mapped.
-
-In: a block of calls to Slack. Out: RetryLater (nothing was done), Gone or Rejected (nothing ever will be), or
-OutcomeUnknown (it may have been done) for what goes wrong in it.
-"""
+"""Maps slack_sdk's exceptions to our errors: RetryLater, Gone, Rejected or OutcomeUnknown."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,11 +10,11 @@ from bot.errors import AdapterError, FatalAdapterError, Gone, OutcomeUnknown, Re
 
 APPS = "https://api.slack.com/apps"
 RETRY_S = 2.0
-"""When to try again after an answer that does not say when."""
+"""Seconds until the next try where Slack does not say."""
 RATE_LIMIT_S = 30.0
-"""When to try again after a refusal for the rate that does not say when."""
+"""Seconds until the next try after a rate limit without a Retry-After."""
 TOKEN_RETRY_S = 60.0
-"""When to try again while the token is refused; whether it is for good is for the connection to find out."""
+"""Seconds until the next try while the token is refused; `connection` finds out whether that is final."""
 
 LIMITED = frozenset({"ratelimited", "rate_limited"})
 NOT_FOUND = frozenset({"message_not_found", "channel_not_found", "thread_not_found", "message_deleted"})
@@ -28,7 +24,7 @@ SERVER_ERRORS = frozenset(
 CHANNEL_FORBIDDEN = frozenset(
     {"not_in_channel", "is_archived", "restricted_action", "no_permission", "channel_is_limited_access"}
 )
-"""The bot may not write in this channel."""
+"""Errors that say that the bot may not write in a channel."""
 UNKNOWN_TOKEN = frozenset({"invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired"})
 
 _TOKEN_ERRORS = {
@@ -41,22 +37,22 @@ _TOKEN_ERRORS = {
 
 
 def code_of(error: BaseException) -> str:
-    """Slack's own word for a refusal, '' if it gave none."""
+    """Slack's error code, '' if there is none."""
     response = error.response if isinstance(error, SlackApiError) else None
     try:
         return str(response.get("error") or "") if response is not None else ""
-    except (AttributeError, ValueError):  # an answer that is no JSON
+    except (AttributeError, ValueError):  # the answer is no JSON
         return ""
 
 
 def is_rate_limited(error: BaseException | None) -> bool:
-    """Whether it is a refusal for the rate."""
+    """Whether an error is a rate limit."""
     response = error.response if isinstance(error, SlackApiError) else None
     return error is not None and (getattr(response, "status_code", 200) == 429 or code_of(error) in LIMITED)
 
 
 def fatal_error(error: BaseException) -> FatalAdapterError | None:
-    """The sentence for an error that ends it all, or None for one that passes."""
+    """The error with its fix where reconnecting cannot help, else None."""
     if not isinstance(error, SlackApiError):
         return None
     code, response = code_of(error), error.response
@@ -83,7 +79,7 @@ def fatal_error(error: BaseException) -> FatalAdapterError | None:
 
 @asynccontextmanager
 async def mapped_errors(*, posting: bool = False) -> AsyncIterator[None]:
-    """Around calls to Slack. `posting`: doing it twice would show, so a lost answer is an OutcomeUnknown."""
+    """Around calls to Slack. `posting`: repeating the call would be visible, so a lost answer is an OutcomeUnknown."""
     try:
         yield
     except SlackApiError as error:

@@ -1,8 +1,7 @@
-"""Finding what an earlier call posted, when nobody knows whether it did.
+"""Finds the message of a reply in the history, for a post whose outcome is unknown.
 
-In: a reply. Out: the ts of its message, from the thread's or channel's history. An answer's message tells which it is
-by its metadata, or by its buttons while it is streamed. Of streams that nobody ended, and that have no buttons, the
-first one after the parts that are known is the part that is looked for.
+A posted message has the reply's id in its metadata, a stream that has not ended in its buttons. Among unfinished
+streams without buttons, the first one after the known parts is the part that is looked for.
 """
 
 import re
@@ -19,14 +18,14 @@ from bot.messages import Reply
 
 PAGE = 200
 MAX_PAGES = 3
-"""So far from the question on is looked."""
+"""The most pages that are read, from the question on."""
 
 _TS = re.compile(r"\d+\.\d+")
 
 
 async def find_message(web: AsyncWebClient, calls: WriteCalls, identity: BotIdentity, reply: Reply) -> str | None:
-    """The ts of a reply's message, or None if it is not there. Raises RetryLater, Rejected or Gone."""
-    known: set[int] = set()  # parts of the answer that are there
+    """The ts of a reply's message, or None if there is none. Raises RetryLater, Rejected or Gone."""
+    known: set[int] = set()  # parts of the answer that were found
     unidentified: list[str] = []
     cursor = ""
     for _ in range(MAX_PAGES):
@@ -69,7 +68,7 @@ async def _page(web: AsyncWebClient, calls: WriteCalls, reply: Reply, cursor: st
 
 
 def _is_before(ts: str, question: str) -> bool:
-    """Whether a message is not after the question; a command has no place in the history."""
+    """Whether a message precedes the question (a command has no ts)."""
     return bool(_TS.fullmatch(question)) and float(ts) <= float(question)
 
 
@@ -80,6 +79,6 @@ def _is_own(message: Raw, identity: BotIdentity) -> bool:
 
 
 def _is_unfinished(message: Raw) -> bool:
-    """Whether it is a stream that nobody ended: whatever else we post says what it is, or is a file."""
+    """Whether a message is a stream without an end: all other messages of ours have metadata, files or buttons."""
     says = message.get("metadata") or message.get("files") or reply_id_of(message)
     return not says and message.get("subtype") in (None, "bot_message")

@@ -1,7 +1,6 @@
-"""What there is to be had: the commands in the form they have here, and the menu of models.
+"""The help text of the slash command, and the menu of models under it.
 
-In: the slash command's name and the core's models. Out: Markdown and a block. A model is chosen by its value in the
-menu, so the menu works after a restart.
+The menu's choices carry the model's name, so that they work after a restart.
 """
 
 from collections.abc import Sequence
@@ -25,17 +24,17 @@ IN_THREADS = (
 
 
 def help_text_for(slash: str, settings: str) -> str:
-    """The commands, and what is set: `slash` is the name of the slash command."""
+    """The commands and the settings in force. `slash`: the name of the slash command."""
     return f"{help_text(f'{slash} ')}\n\n{IN_THREADS}\n\nHere these settings hold:\n\n{settings}"
 
 
 def unknown_command(word: str, slash: str) -> str:
-    """The sentence for what is no command."""
+    """The error for an unknown command."""
     return f"There is no command {as_code(word, 40)}{nearest(word) or '.'} `{slash} help` shows them all."
 
 
 def model_menu(models: Sequence[Choice]) -> tuple[Block, ...]:
-    """The models to choose from, as a block; nothing if there are none."""
+    """A block with the models to choose from; empty if there are none."""
     offered = [each for each in models if 0 < len(each.value) <= MAX_VALUE][:MAX_OPTIONS]
     if not offered:
         return ()
@@ -45,7 +44,7 @@ def model_menu(models: Sequence[Choice]) -> tuple[Block, ...]:
 
 
 def chosen_model(element: Raw) -> str | None:
-    """The model that was chosen in the menu; None for any other element."""
+    """The model chosen in the menu; None for any other element."""
     if text_of(element, "action_id") != MODEL_ACTION:
         return None
     return text_of(object_of(element, "selected_option"), "value")

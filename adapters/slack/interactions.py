@@ -1,8 +1,4 @@
-"""What people do on Slack besides writing messages: a command, a button, a menu; pure.
-
-In: the payload of a slash command, of block_actions or of a message shortcut. Out: an Interaction, in which nothing of
-the payload is taken for granted.
-"""
+"""Parses the payloads of slash commands, block actions and message shortcuts."""
 
 from dataclasses import dataclass
 
@@ -11,8 +7,10 @@ from adapters.slack.payloads import Raw, object_of, objects_of, text_of
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """Who did something where. `id` is the same however often Slack tells of it. `thread` is the ts of the first
-    message of the thread in which it was done, '' in none. `answers` is the address that takes words for their eyes.
+    """Who did something where.
+
+    `id` is the same for each delivery. `thread` is the ts of the thread's first message, '' outside of threads.
+    `response_url` takes ephemeral answers.
     """
 
     id: str
@@ -23,7 +21,7 @@ class Interaction:
 
 
 def from_command(body: Raw) -> Interaction:
-    """A slash command, which cannot be given in a thread."""
+    """A slash command, which has no thread."""
     return Interaction(
         id=text_of(body, "trigger_id"),
         user=text_of(body, "user_id"),
@@ -34,7 +32,7 @@ def from_command(body: Raw) -> Interaction:
 
 
 def from_element(body: Raw) -> Interaction:
-    """A button or a menu entry under a message, or a message shortcut."""
+    """A block action under a message, or a message shortcut."""
     message, container = object_of(body, "message"), object_of(body, "container")
     channel = text_of(object_of(body, "channel"), "id") or text_of(container, "channel_id")
     ts = text_of(message, "ts") or text_of(container, "message_ts")
@@ -43,12 +41,12 @@ def from_element(body: Raw) -> Interaction:
         id=text_of(body, "trigger_id") or f"{ts} {text_of(pressed_element(body), 'action_ts')}",
         user=text_of(object_of(body, "user"), "id"),
         channel=channel,
-        thread="" if thread == ts else thread,  # Slack says so of a message that a thread starts from
+        thread="" if thread == ts else thread,  # Slack sets it on the first message of a thread, too
         response_url=text_of(body, "response_url"),
     )
 
 
 def pressed_element(body: Raw) -> Raw:
-    """The element that was used, an empty object if there is none."""
+    """The element that was used, empty if there is none."""
     actions = objects_of(body, "actions")
     return actions[0] if actions else {}

@@ -1,8 +1,4 @@
-"""The app's manifest: what Slack has to know of the bot, made from the one table of commands. Pure.
-
-In: settings. Out: the manifest that makes the app in one paste (`inhouse slack-manifest`), and the steps around it. It
-asks for the least that the bot can do with.
-"""
+"""Builds the app's manifest from the table of commands, with the fewest scopes, and the steps to install it."""
 
 from typing import Any
 
@@ -21,13 +17,13 @@ ABOUT = (
 )
 
 EVENTS = ("app_mention", "message.channels", "message.groups", "message.im")
-"""What Slack is to tell. The agent view needs no event of its own: what is said there comes as message.im."""
+"""The events to subscribe to. Messages in the agent view come as message.im."""
 
 APP_TOKEN_SCOPE = "connections:write"
 
 
 def manifest(settings: Settings) -> dict[str, Any]:  # Any: JSON
-    """The manifest as JSON holds it."""
+    """The manifest as a JSON object."""
     return {
         "display_information": {"name": NAME, "description": DESCRIPTION, "background_color": "#1f2a44"},
         "features": {
@@ -63,7 +59,7 @@ def manifest(settings: Settings) -> dict[str, Any]:  # Any: JSON
 
 
 def steps(settings: Settings) -> str:
-    """What to do with it, as text."""
+    """The steps to install the app."""
     return "\n".join(
         [
             f"1. Open {APPS}?new_app=1, choose 'From a manifest' and your workspace, and paste what was printed.",

@@ -1,4 +1,4 @@
-"""Who the bot is on Slack: what auth.test says, kept for everybody who has to know."""
+"""The bot's identity on Slack, as auth.test returns it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ PLATFORM = "slack"
 
 @dataclass(frozen=True, slots=True)
 class BotIdentity:
-    """The bot in its workspace. `team_id` and `team` are the workspace's id and name, `url` its address.
+    """The bot in its workspace. `team_id`, `team` and `url` are the workspace's id, name and address.
 
-    `app_id` is '' where nothing told it. `scopes` are what the bot token may do.
+    `app_id` is '' if unknown. `scopes` are those of the bot token.
     """
 
     team_id: str
@@ -23,4 +23,4 @@ class BotIdentity:
 
 
 GetIdentity = Callable[[], BotIdentity]
-"""Tells who the bot is. Raises RetryLater before that is known."""
+"""Returns the identity. Raises RetryLater before the first authentication."""

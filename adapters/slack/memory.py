@@ -1,7 +1,7 @@
-"""What Slack told about somebody or something, remembered for a while.
+"""An asynchronous cache with a time to live and a bounded size, for what Slack tells about users and channels.
 
-In: ids. Out: what was fetched for them. It promises: one call for an id at a time, however many ask; a bounded number
-of ids; whoever stops waiting does not stop the call, so the next one finds its answer.
+Concurrent lookups of a key share one call. Cancelling a lookup does not cancel the call, so the next lookup finds its
+result.
 """
 
 import asyncio
@@ -13,22 +13,22 @@ from bot.errors import AdapterError
 
 TTL_S = 600.0
 FAILURE_TTL_S = 30.0
-"""After a call that failed, how long it is not tried again."""
+"""How long a failed call is not tried again, seconds."""
 MAX_ENTRIES = 5000
 
 T = TypeVar("T")
 
 
 class TTLCache(Generic[T]):
-    """Remembers what `fetch` gave; `unknown` stands for what could not be fetched."""
+    """Caches the results of `fetch`; `unknown` stands for what could not be fetched."""
 
     def __init__(self, fetch: Callable[[str], Awaitable[T]], unknown: T) -> None:
         self._fetch, self._unknown = fetch, unknown
-        self._entries: OrderedDict[str, tuple[float, T]] = OrderedDict()  # until when it is good
+        self._entries: OrderedDict[str, tuple[float, T]] = OrderedDict()  # when it expires, and the value
         self._fetching: dict[str, asyncio.Task[T]] = {}
 
     async def get(self, key: str) -> T:
-        """What is known of it, or told now. Never fails."""
+        """The cached value, or a fetched one. Never raises."""
         now = asyncio.get_running_loop().time()
         entry = self._entries.get(key)
         if entry is not None and now < entry[0]:
@@ -40,11 +40,11 @@ class TTLCache(Generic[T]):
         return await asyncio.shield(task)
 
     def cached(self, key: str) -> T:
-        """What was told of it last, without asking."""
+        """The last known value, also an expired one, without a call."""
         return self._entries[key][1] if key in self._entries else self._unknown
 
     async def close(self) -> None:
-        """End the calls that still run."""
+        """Cancel running calls."""
         tasks = list(self._fetching.values())
         for task in tasks:
             task.cancel()

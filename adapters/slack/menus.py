@@ -1,8 +1,4 @@
-"""The shortcuts of a message: 'Answer this' and 'Forget this'.
-
-In: a message that somebody picked. Out: an IncomingMessage, or MessageDeleted for each conversation that the message
-may be in, and words for the eyes of whoever picked it.
-"""
+"""Handles the message shortcuts 'Answer this' and 'Forget this'."""
 
 import asyncio
 from dataclasses import replace
@@ -26,12 +22,12 @@ ANSWER, FORGET = "answer_this", "forget_this"
 ANSWERED = "I have answered that already, or am about to; the button under the answer makes another one."
 FORGOTTEN = "What I had stored of that message, and of its answer, is deleted."
 NOT_YOURS = "Only its author and moderators can have a message forgotten."
-NOT_A_MESSAGE = "That is not a message that somebody wrote."
-NO_QUESTION = "I cannot tell which question that answers; use 'Forget this' on the question itself."
+NOT_A_MESSAGE = "Only messages that people or bots wrote can be answered."
+NO_QUESTION = "The question of this answer is not known; use 'Forget this' on the question itself."
 
 
 class MessageShortcuts:
-    """Acts on messages that are picked."""
+    """Turns message shortcuts into events for the core."""
 
     def __init__(
         self,
@@ -62,7 +58,7 @@ class MessageShortcuts:
         app.message_shortcut(FORGET)(forget)
 
     async def _answer(self, interaction: Interaction, raw: Raw) -> EphemeralReply | None:
-        """Whoever asks for an answer is its asker, the history shows who said it."""
+        """Ask for an answer to a message: the rights are the actor's, the name in the history is the author's."""
         message = message_of(raw, interaction.channel)
         if message is None:
             return EphemeralReply(NOT_A_MESSAGE)
@@ -81,7 +77,7 @@ class MessageShortcuts:
         )
 
     async def _forget(self, interaction: Interaction, raw: Raw) -> EphemeralReply | None:
-        """A message, or the one that an answer of ours answers."""
+        """Forget a message; for an answer of ours, the question that it answers."""
         actor = await self._context.actor(interaction.user, interaction.channel)
         channel, thread, ts = interaction.channel, interaction.thread, text_of(raw, "ts")
         author = text_of(raw, "user")
@@ -98,7 +94,7 @@ class MessageShortcuts:
         return EphemeralReply(FORGOTTEN)
 
     async def _question_of(self, interaction: Interaction, raw: Raw) -> str:
-        """The ts of what an answer of ours answers, '' if that is not known."""
+        """The ts of the question that an answer of ours answers, '' if unknown."""
         known = raw if object_of(raw, "metadata") else None
         known = known or await self._channels.message(interaction.channel, text_of(raw, "ts"), interaction.thread)
         return text_of(object_of(object_of(known or {}, "metadata"), "event_payload"), "question_id")

@@ -1,8 +1,8 @@
-"""Slack's rate limits, kept from our side: so many calls of a method a minute, and a post a second in a channel.
+"""Keeps within Slack's rate limits: so many calls of a method a minute, and one post a second in a channel.
 
-In: a call that is about to be made. Out: the moment for it. What has to be said (a first post, a final text) waits its
-turn; what only grows gives way (RetryLater), since a later version of it will do, and never takes the last calls of a
-minute. A refusal that tells how long it lasts is kept to by everything that it concerns.
+First posts and final texts wait for their turn. Progress updates are skipped instead (RetryLater), since a later one
+shows more, and never use up a minute's last calls. A rate limit from Slack blocks the method, for posts in its channel
+only.
 """
 
 import asyncio
@@ -21,21 +21,21 @@ TIERS = {
     "conversations.replies": 50,
     "conversations.history": 50,
 }
-"""Calls a minute that Slack allows for the whole workspace."""
+"""Calls a minute that Slack allows in the whole workspace."""
 OWN_SHARE = 0.9
-"""What of that is used: Slack's clock and ours begin their minutes at different moments."""
+"""The share of them that is used, since Slack's minutes begin at other moments than ours."""
 PROGRESS_SHARE = 0.7
-"""What of our share may be used for text that is not final."""
+"""The share of them that progress updates may use."""
 POST = "chat.postMessage"
-"""The one method whose limit is a channel's."""
+"""The method whose limit is per channel."""
 POST_GAP_S = 1.0
-"""The least time between two posts in a channel."""
+"""The least time between two posts in a channel, seconds."""
 MAX_WAIT_S = 25.0
-"""The longest that a call waits for its turn here; then it is tried again later."""
+"""The longest that a call waits here; beyond it RetryLater is raised. Seconds."""
 
 
 class RateLimits:
-    """Says when a call may be made. `scale` shortens every window, for tests of what would take minutes."""
+    """The rate limits of one workspace. `scale` shortens every window in tests."""
 
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale
@@ -45,31 +45,31 @@ class RateLimits:
         self._blocked_until: dict[tuple[str, str], float] = {}
 
     async def acquire(self, method: str, channel: str = "") -> None:
-        """Wait for the turn of a call that must be made. Raises RetryLater if that takes long."""
+        """Wait until a call may be made. Raises RetryLater if that takes longer than MAX_WAIT_S."""
         wait = self._wait(method, channel, OWN_SHARE)
         if wait > MAX_WAIT_S * self.scale:
-            raise RetryLater(wait, "so much is being said on Slack")
+            raise RetryLater(wait, "many messages are waiting to be sent to Slack")
         self._count(method, channel, wait)
         if wait > 0:
             await asyncio.sleep(wait)
 
     def try_progress(self, method: str, channel: str = "") -> None:
-        """Make way for a call that only shows more of a text. Raises RetryLater if it is not the moment."""
+        """Count a progress update that may be made now. Raises RetryLater if it may not."""
         now = self._now()
-        # Evenly over the minute, or else much is seen at its beginning and nothing at its end.
+        # Spread evenly over the minute, or else nothing is shown at its end.
         gap = MINUTE_S * self.scale / (TIERS[method] * PROGRESS_SHARE)
         wait = max(self._wait(method, channel, PROGRESS_SHARE), self._last_progress.get(method, 0.0) + gap - now)
         if wait > 0:
-            raise RetryLater(wait, "more of it is shown a little later")
+            raise RetryLater(wait, "progress is shown a little later")
         self._last_progress[method] = now
         self._count(method, channel, 0.0)
 
     def available(self, method: str, channel: str = "") -> bool:
-        """Whether a call could be made at once."""
+        """Whether a call may be made at once."""
         return self._wait(method, channel, OWN_SHARE) <= 0
 
     def block(self, method: str, channel: str, seconds: float) -> None:
-        """Slack limits the rate: leave that method alone, posts in that channel only."""
+        """Make no calls of a method (for posts: in that channel) for so many seconds."""
         self._blocked_until[method, _scope(method, channel)] = self._now() + seconds
 
     def _wait(self, method: str, channel: str, share: float) -> float:
@@ -102,5 +102,5 @@ class RateLimits:
 
 
 def _scope(method: str, channel: str) -> str:
-    """Where a limit of a method holds: in one channel, or ('') everywhere."""
+    """The channel in which a method's limit holds, '' for all."""
     return channel if method == POST else ""

@@ -1,8 +1,4 @@
-"""How long a message may be kept for what belongs to it: Slack wants an answer to each event within 3 s.
-
-In: things to fetch. Out: what was fetched in time, and something else for the rest. All that is fetched for one message
-shares one deadline.
-"""
+"""The shared deadline for fetching a message's context: Slack expects an acknowledgement of each event within 3 s."""
 
 import asyncio
 import logging
@@ -19,19 +15,19 @@ T = TypeVar("T")
 
 
 class ContextDeadline:
-    """Lasts for so many seconds from now on."""
+    """A deadline so many seconds from now."""
 
     def __init__(self, seconds: float = CONTEXT_S) -> None:
         self.until = asyncio.get_running_loop().time() + seconds
         """On the loop's clock."""
 
     async def limit(self, work: Awaitable[T], default: T) -> T:
-        """What `work` gives, or `otherwise` if it fails or comes too late."""
+        """The result of `work`, or `default` if it fails or the deadline passes."""
         try:
             async with asyncio.timeout_at(self.until):
                 return await work
         except TimeoutError:
-            log.info("Slack was too slow to tell what belongs to a message; it is left out.")
+            log.info("Slack did not send a part of a message's context in time; it is left out.")
         except AdapterError as error:
-            log.info("What belongs to a message is left out: %s", error)
+            log.info("A part of a message's context is left out: %s", error)
         return default

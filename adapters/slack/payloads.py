@@ -1,8 +1,4 @@
-"""Slack's message objects, as far as they matter here.
-
-In: JSON as it came, from an event, an interaction or a channel's history; nothing in it is taken for granted. Out: a
-Message, or None for what is no message that somebody wrote.
-"""
+"""Parses Slack's message objects, from events, interactions and histories; nothing in the JSON is taken for granted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,16 +7,15 @@ from typing import Any
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 Raw = Mapping[str, Any]
-"""A JSON object of Slack's. Any: whatever JSON holds."""
+"""A JSON object. Any: JSON."""
 
 USER_SUBTYPES = ("", "file_share", "thread_broadcast", "me_message", "bot_message")
-"""The subtypes of messages that somebody wrote; all others tell that somebody joined, pinned and so on."""
+"""The subtypes of messages that people and bots write; all others announce members, pins and so on."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlackFile:
-    """A file of a message. `kind` is its media type, `size` is in bytes; `elsewhere`: not Slack but another service has
-    it. Without a `url` Slack has to be asked for it."""
+    """A file of a message, `size` in bytes. `external`: stored elsewhere. Without `url` it must be asked for."""
 
     id: str
     name: str
@@ -33,9 +28,11 @@ class SlackFile:
 
 @dataclass(frozen=True, slots=True)
 class SlackMessage:
-    """What somebody wrote, with Slack's mark-up in `text`. `ts` is its id and time, `thread` the ts of its thread's
-    first message, '' in none. `user` is '' and `bot_id` set for some bots. `parent` wrote what the thread starts from.
-    `called`: Slack itself says that the bot is mentioned."""
+    """A message of a person or a bot, with Slack's mark-up in `text`.
+
+    `ts` is its id and time. `thread` is the ts of its thread's first message, '' outside of threads, and
+    `thread_author` wrote that message. `user` is '' for some bots. `mentioned`: it came as an app_mention event.
+    """
 
     channel: str
     ts: str
@@ -50,45 +47,45 @@ class SlackMessage:
 
     @property
     def private(self) -> bool:
-        """It is a direct message."""
+        """Whether it is a direct message."""
         return is_private(self.channel)
 
     @property
     def sent_at(self) -> float:
-        """When it was written: what Slack orders by. Unix seconds."""
+        """When it was written, which is what Slack orders by. Unix seconds."""
         return float(self.ts)
 
 
 def is_private(channel: str) -> bool:
-    """Whether a channel is between one person and the bot."""
+    """Whether a channel is a direct conversation with the bot."""
     return channel.startswith("D")
 
 
 def body_of(answer: AsyncSlackResponse) -> Raw:
-    """The JSON of an answer of the Web API, an empty object if it is none."""
+    """The JSON of a Web API answer, an empty object if it is none."""
     return answer.data if isinstance(answer.data, dict) else {}
 
 
 def text_of(raw: Raw, name: str) -> str:
-    """A string of an object, '' if there is none."""
+    """A string field, '' if there is none."""
     value = raw.get(name)
     return value if isinstance(value, str) else ""
 
 
 def object_of(raw: Raw, name: str) -> Raw:
-    """An object in an object, an empty one if there is none."""
+    """An object field, empty if there is none."""
     value = raw.get(name)
     return value if isinstance(value, Mapping) else {}
 
 
 def objects_of(raw: Raw, name: str) -> list[Raw]:
-    """The objects of a list in an object."""
+    """The objects in a list field."""
     values = raw.get(name)
     return [value for value in values if isinstance(value, Mapping)] if isinstance(values, list) else []
 
 
 def message_of(raw: Raw, channel: str = "") -> SlackMessage | None:
-    """A message that somebody wrote, a person or a bot. `channel`: where it stands, if it does not say so itself."""
+    """The message of a person or a bot, None for anything else. `channel`: where it is, if the object does not say."""
     ts, channel = text_of(raw, "ts"), text_of(raw, "channel") or channel
     if text_of(raw, "subtype") not in USER_SUBTYPES or not channel or not _is_timestamp(ts):
         return None
@@ -96,7 +93,7 @@ def message_of(raw: Raw, channel: str = "") -> SlackMessage | None:
     return SlackMessage(
         channel=channel,
         ts=ts,
-        thread="" if thread == ts else thread,  # Slack says so of a message that a thread starts from
+        thread="" if thread == ts else thread,  # Slack sets it on the first message of a thread, too
         user=text_of(raw, "user"),
         bot_id=text_of(raw, "bot_id"),
         bot_name=text_of(profile, "name") or text_of(raw, "username"),
@@ -108,7 +105,7 @@ def message_of(raw: Raw, channel: str = "") -> SlackMessage | None:
 
 
 def file_of(raw: Raw) -> SlackFile:
-    """A file object."""
+    """Parse a file object."""
     size, mode = raw.get("size"), text_of(raw, "mode")
     asks = text_of(raw, "file_access") == "check_file_info"
     return SlackFile(
@@ -123,7 +120,7 @@ def file_of(raw: Raw) -> SlackFile:
 
 
 def _attachment_text(raw: Raw) -> str:
-    """The text of a message that has all of it in attachments, as those of bots do."""
+    """The text of a message that has it in attachments only, as those of bots do."""
     attached = objects_of(raw, "attachments")
     return "\n".join(filter(None, (text_of(each, "text") or text_of(each, "fallback") for each in attached)))
 

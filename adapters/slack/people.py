@@ -1,7 +1,6 @@
-"""Who says something, with what Slack lets them do there.
+"""Looks up people and channels: names, and what people may manage.
 
-In: ids. Out: our Person. It promises that a name is asked for once in a while only, and that somebody whom Slack does
-not tell about in time can still be answered.
+Results are cached. A person whom Slack does not describe before the deadline gets a placeholder.
 """
 
 import asyncio
@@ -18,27 +17,27 @@ from adapters.slack.text import decoded
 from bot.messages import Person
 
 MAX_NAMES = 20
-"""So many people and channels that one text mentions get their names."""
+"""The most people, and the most channels, whose names are looked up for one text."""
 
 
 @dataclass(frozen=True, slots=True)
 class UserProfile:
-    """Somebody with an account."""
+    """A user account."""
 
     name: str = ""
-    manages_workspace: bool = False  # the workspace
+    manages_workspace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelInfo:
-    """A channel: its name, and who made it."""
+    """A channel's name and the user who created it."""
 
     name: str = ""
     creator: str = ""
 
 
 class UserDirectory:
-    """Knows people and channels by their ids."""
+    """People and channels by id."""
 
     def __init__(self, web: AsyncWebClient) -> None:
         self._web = web
@@ -46,13 +45,13 @@ class UserDirectory:
         self._channels = TTLCache(self._fetch_channel, ChannelInfo())
 
     async def person(self, user_id: str, channel: str, deadline: ContextDeadline) -> Person:
-        """The author of a message. In a direct message they manage the conversation, which is theirs alone."""
+        """The author of a message, who manages the channel if it is a direct conversation."""
         profile = await deadline.limit(self._profiles.get(user_id), self._profiles.cached(user_id))
         manages_channel = profile.manages_workspace or is_private(channel)
         return Person(user_id, profile.name or "someone", manages_channel, profile.manages_workspace)
 
     async def actor(self, user_id: str, channel: str, deadline: ContextDeadline) -> Person:
-        """Whoever gives a command: who made a channel manages it, too."""
+        """The person who acts; the creator of a channel manages it."""
         person, place = await asyncio.gather(
             self.person(user_id, channel, deadline), deadline.limit(self._channel(channel), ChannelInfo())
         )
@@ -60,19 +59,19 @@ class UserDirectory:
         return Person(person.id, person.name, manages_channel, person.manages_workspace)
 
     async def names(self, users: Iterable[str], channels: Iterable[str], deadline: ContextDeadline) -> dict[str, str]:
-        """The names of people and channels by their ids; of those that are known in time."""
+        """The names of people and channels by id, as far as they are known before the deadline."""
         ids = [*list(users)[:MAX_NAMES], *list(channels)[:MAX_NAMES]]
-        told = await asyncio.gather(*(deadline.limit(self._name(each), "") for each in ids))
-        return dict(zip(ids, told, strict=True))
+        found = await asyncio.gather(*(deadline.limit(self._name(each), "") for each in ids))
+        return dict(zip(ids, found, strict=True))
 
     async def close(self) -> None:
-        """End the calls that still run."""
+        """Cancel running calls."""
         await self._profiles.close()
         await self._channels.close()
 
     async def _name(self, each: str) -> str:
-        cached = self._profiles if each.startswith(("U", "W")) else self._channels
-        return (await cached.get(each)).name
+        cache = self._profiles if each.startswith(("U", "W")) else self._channels
+        return (await cache.get(each)).name
 
     async def _channel(self, channel: str) -> ChannelInfo:
         return ChannelInfo() if is_private(channel) else await self._channels.get(channel)
@@ -89,5 +88,5 @@ class UserDirectory:
     async def _fetch_channel(self, channel: str) -> ChannelInfo:
         async with mapped_errors():
             answer = await self._web.conversations_info(channel=channel)
-        told = object_of(body_of(answer), "channel")
-        return ChannelInfo(decoded(text_of(told, "name")), text_of(told, "creator"))
+        info = object_of(body_of(answer), "channel")
+        return ChannelInfo(decoded(text_of(info, "name")), text_of(info, "creator"))

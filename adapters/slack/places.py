@@ -1,7 +1,6 @@
-"""What the bot can see of a channel: whether it is in it, and single messages.
+"""Reads channels for interactions: whether the bot is a member, and single messages.
 
-In: ids. Out: an answer within a second, since somebody waits for an acknowledgement; what Slack does not tell in time
-is not known.
+Each call takes a second at most, since an acknowledgement waits for it.
 """
 
 import asyncio
@@ -18,18 +17,18 @@ log = logging.getLogger(__name__)
 LOOKUP_TIMEOUT_S = 1.0
 NOT_A_MEMBER_CODES = ("not_in_channel", "channel_not_found")
 NOT_A_MEMBER = (
-    "I am not in this conversation, so nobody would see my answer: add me first (in a channel with `/invite`)."
+    "I am not a member of this conversation and cannot answer here. Add me first, in a channel with `/invite`."
 )
 
 
 class ChannelReader:
-    """Looks into channels."""
+    """Reads channels."""
 
     def __init__(self, web: AsyncWebClient) -> None:
         self._web = web
 
     async def can_post(self, channel: str) -> bool:
-        """Whether the bot can write there; yes where it cannot be told."""
+        """Whether the bot is a member of a channel; True if that cannot be found out."""
         try:
             async with mapped_errors(), asyncio.timeout(LOOKUP_TIMEOUT_S):
                 await self._web.conversations_history(channel=channel, limit=1)
@@ -38,7 +37,7 @@ class ChannelReader:
         return True
 
     async def message(self, channel: str, ts: str, thread: str) -> Raw | None:
-        """A message with its metadata, None if there is none or it cannot be told. `thread` is '' in none."""
+        """A message with its metadata, None if it cannot be read. `thread` is '' outside of threads."""
         try:
             async with mapped_errors(), asyncio.timeout(LOOKUP_TIMEOUT_S):
                 answer = await self._web.conversations_replies(
@@ -48,7 +47,7 @@ class ChannelReader:
                     latest=ts,
                     inclusive=True,
                     include_all_metadata=True,
-                    limit=2,  # the first message of a thread comes with every other one
+                    limit=2,  # Slack adds the first message of the thread
                 )
         except AdapterError as error:
             log.info("A message in %s cannot be read: %s", channel, error)

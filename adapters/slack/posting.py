@@ -1,8 +1,8 @@
-"""Replies onto Slack: streamed or posted, edited, found again, and the status line.
+"""Shows replies on Slack: posts or streams them, edits them, finds them again, and sets the status line.
 
-In: replies as they should look. Out: Slack's messages. It promises: nobody is notified and no link is unfurled; a post
-is made once, however often its answer is lost; the final text is always brought by an edit of the whole message, so
-that no stream's end is missed; a channel that is slow or forbids writing troubles no other.
+No message notifies anybody or unfurls a link. A post is made once even if its answer is lost. The final text always
+comes as an edit of the whole message, so it does not depend on how a stream ended. A channel that is slow or forbids
+writing does not delay others.
 """
 
 import asyncio
@@ -36,23 +36,23 @@ from bot.messages import Attachment, ConversationKey, Reply
 log = logging.getLogger(__name__)
 
 MAX_CHARS = 3800
-"""Characters of one message, marks escaped; a longer text would be hard to read in a thread."""
+"""The most characters of one message, escaped. Longer ones are hard to read in a thread."""
 MIN_INTERVAL_S = 0.8
-"""The least time between two versions of a message, as fast as one alone may be appended to or edited."""
+"""The least time between two updates of a message, seconds: the rate that Slack allows for a single one."""
 MAX_NOTICE_CHARS = 2900
-"""Characters of words of our own in one message."""
+"""The most characters of a notice in one message."""
 STATUS_REPEAT_S = 60.0
-"""Slack forgets a status after two minutes; the same one is not set again before this."""
+"""Seconds before the same status is set again; Slack removes it after two minutes."""
 READING, WRITING = "is reading…", "is writing…"
 MAX_REMEMBERED = 2000
 MAX_TRIES = 5
-"""So often something is tried that Slack has no time for."""
+"""Tries of a call that Slack answers with a rate limit or an outage."""
 _BAD_BLOCKS = frozenset({"invalid_blocks", "invalid_blocks_format", "invalid_attachments"})
 _NO_STATUS = frozenset({"unknown_method", "missing_scope", "not_allowed", "feature_not_enabled"})
 
 
 class Posting:
-    """Carries replies. `me` raises RetryLater while it is not known who we are."""
+    """Posts replies and notices. `identity` raises RetryLater before the first authentication."""
 
     def __init__(
         self,
@@ -71,12 +71,12 @@ class Posting:
         self._attached: OrderedDict[str, None] = OrderedDict()
 
     def reload(self, settings: Settings) -> None:
-        """Go by these from now on."""
+        """Use these settings from now on."""
         self._settings = settings
 
     @property
     def limits(self) -> Limits:
-        """What Slack can show here."""
+        """What Slack can show in this workspace."""
         return Limits(
             max_chars=MAX_CHARS,
             min_interval_s=MIN_INTERVAL_S * self._calls.rate_limits.scale,
@@ -87,9 +87,9 @@ class Posting:
         )
 
     async def post(self, reply: Reply) -> str:
-        """Show a reply for the first time; the message's ts. Raises RetryLater, Rejected or OutcomeUnknown."""
+        """Post a reply; returns the message's ts. Raises RetryLater, Rejected or OutcomeUnknown."""
         self._identity()
-        self._statuses_shown.pop(reply.key, None)  # Slack takes it away when something is posted
+        self._statuses_shown.pop(reply.key, None)  # a post removes the status
         if self.streams.can_start(reply) and self.limits.appends and (ts := await self.streams.start(reply)):
             return ts
         text = reply.committed + reply.tail
@@ -112,7 +112,7 @@ class Posting:
         return str(answer["ts"])
 
     async def update(self, reply: Reply) -> None:
-        """Bring a message up to date. Raises RetryLater, Rejected or Gone."""
+        """Update a posted reply. Raises RetryLater, Rejected or Gone."""
         assert reply.platform_id is not None
         if reply.final:
             await self.streams.end(reply)
@@ -125,11 +125,11 @@ class Posting:
             await self._edit(reply, progress=True)
 
     async def find_posted(self, reply: Reply) -> str | None:
-        """The ts of the message of a reply that may have been posted. Raises RetryLater, Rejected or Gone."""
+        """The ts of a reply that may have been posted. Raises RetryLater, Rejected or Gone."""
         return await find_message(self._web, self._calls, self._identity(), reply)
 
     async def status(self, key: ConversationKey, text: str | None) -> None:
-        """Show beside the bot's name, in a thread, what is going on; elsewhere there is no place for it."""
+        """Show a status beside the bot's name; only threads have one. None removes it."""
         if text is not None:
             await self._show_status(key, text or READING)
         elif key in self._statuses_shown:
@@ -157,10 +157,10 @@ class Posting:
                 ),
             )
         except RetryLater:
-            self._statuses_shown.pop(key, None)  # it is not shown
+            self._statuses_shown.pop(key, None)  # it was not set
         except Rejected as error:
             if code_of(error.__cause__ or error) in _NO_STATUS:
-                log.info("Slack shows no status here, so waiting is told by messages: %s", error)
+                log.info("This workspace has no status line, so waiting is shown in messages: %s", error)
                 self._status_supported = False
 
     async def send_notice(
@@ -172,9 +172,9 @@ class Posting:
         to: str = "",
         attachment: Attachment | None = None,
     ) -> None:
-        """Words of our own, in a thread ('' for none); `to`: for that person's eyes only. Raises AdapterError.
+        """Post a notice, in a thread unless it is ''. `to`: only this person sees it. Raises AdapterError.
 
-        What Slack has no time for now is said a little later, from there on and not from the beginning.
+        Each part is retried on its own, so that no part is posted twice.
         """
         for part in split(text, MAX_NOTICE_CHARS) if text else ():
             await _retried(partial(self._send_text, key.channel, mrkdwn(part.text), thread, to))
@@ -214,11 +214,11 @@ class Posting:
         except Rejected as error:
             if code_of(error.__cause__ or error) != "streaming_state_conflict":
                 raise
-            await self.streams.close_leftover(channel, ts)  # an earlier process left it open
+            await self.streams.close_leftover(channel, ts)  # left open by an earlier process
             await self._calls.make("chat.update", channel, lambda: self._with_supported_buttons(send))
 
     async def _with_supported_buttons(self, send: Callable[[], Awaitable[AsyncSlackResponse]]) -> AsyncSlackResponse:
-        """Send; where the workspace does not take native feedback buttons, plain ones from then on."""
+        """Send with native feedback buttons, or with plain ones once the workspace refused them."""
         try:
             return await send()
         except SlackApiError as error:
@@ -228,13 +228,13 @@ class Posting:
             return await send()
 
     async def _attach(self, reply: Reply) -> None:
-        """The file that holds the whole of a long answer, once."""
+        """Upload the file with the whole of a long answer, once."""
         if reply.attachment is None or reply.reply_id in self._attached:
             return
         try:
             await _retried(partial(upload, self._web, reply.attachment, reply.key.channel, reply.key.thread))
-        except OutcomeUnknown as error:  # most likely it is there; better none than two
-            log.warning("Whether the file of an answer is on Slack is not known: %s", error)
+        except OutcomeUnknown as error:  # most likely it was uploaded, and twice would be worse
+            log.warning("The upload of an answer's file has an unknown outcome: %s", error)
         except AdapterError as error:
             log.warning("The file of an answer could not be sent to Slack: %s", error)
             with suppress(AdapterError):

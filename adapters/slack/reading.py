@@ -1,8 +1,6 @@
-"""Reading back what was said while nobody listened.
+"""Reads back the messages of a conversation that were missed while the bot was not connected.
 
-In: a conversation and the last message of it that was heard. Out: what people said since, translated as live messages
-are. A channel's history tells nothing of what was said in its threads, so those in which something was said since are
-read as well, also where the thread itself is older.
+A channel's history does not contain the messages of its threads, so threads with recent messages are read as well.
 """
 
 import logging
@@ -21,11 +19,11 @@ log = logging.getLogger(__name__)
 
 PAGE = 200
 MAX_PAGES = 10
-"""Pages of one history that are read; Slack gives a channel's newest one first, and a thread's oldest one."""
+"""The most pages of one history. Channels begin with the newest page, threads with the oldest one."""
 MAX_THREADS = 20
-"""Threads of one channel that are read, those first in which something was said last."""
+"""The most threads of one channel, the most recently active ones first."""
 CONTEXT_TIMEOUT_S = 20.0
-"""Nobody waits for an acknowledgement of these."""
+"""The deadline for a message's context, seconds; no acknowledgement waits for it."""
 
 
 async def read_back(
@@ -37,10 +35,9 @@ async def read_back(
     oldest: float,
     limit: int,
 ) -> list[IncomingMessage]:
-    """At most `limit` messages after `after`, oldest first, without commands, which were about another moment.
+    """At most `limit` messages after `after`, oldest first, without commands, which are out of date.
 
-    `oldest`: how far back a thread may begin that is looked into. Raises RetryLater, Rejected (may not read there) or
-    Gone.
+    `oldest`: threads that began before it are not read. Raises RetryLater, Rejected (no permission) or Gone.
     """
     raws = await _messages_since(web, key, after, oldest)
     found: list[IncomingMessage] = []
@@ -58,11 +55,11 @@ async def read_back(
 
 
 async def _messages_since(web: AsyncWebClient, key: ConversationKey, after: float, oldest: float) -> dict[str, Raw]:
-    """Slack's messages by their ts."""
+    """The message objects by their ts."""
     found: list[Raw] = []
     if key.thread:
         found += await _thread(web, key.channel, key.thread, after)
-    if not key.thread or is_private(key.channel):  # in the assistant view everything is a thread, and each may be new
+    if not key.thread or is_private(key.channel):  # in the assistant view all messages are in threads
         starts = await _channel(web, key.channel, after if key.thread else min(after, oldest))
         found += starts if not key.thread else []
         active = [each for each in starts if _seconds(text_of(each, "latest_reply")) > after]
@@ -98,7 +95,7 @@ async def _pages(page: Callable[[str | None], Awaitable[AsyncSlackResponse]], ch
         cursor = (answer.get("response_metadata") or {}).get("next_cursor")
         if not cursor:
             return found
-    log.warning("So much was said in %s meanwhile that only a part of it is read back.", channel)
+    log.warning("Only a part of the missed messages in %s is read back, since there are too many.", channel)
     return found
 
 

@@ -1,7 +1,7 @@
-"""What the bot's token may do, and what is to be said where that is too little.
+"""Checks the scopes of the bot token, and derives the bot's identity from auth.test.
 
-In: the answer to auth.test. Out: who the bot is. It promises: without what no answer is possible the adapter ends, with
-the page that cures it; what only takes something away is told once.
+Without the scopes that every answer needs the adapter ends with an error that names the page to fix it. Other missing
+scopes are logged.
 """
 
 import logging
@@ -16,10 +16,10 @@ from bot.errors import FatalAdapterError
 log = logging.getLogger(__name__)
 
 REQUIRED = ("app_mentions:read", "chat:write")
-"""Without these there is nothing to hear, or nothing can be said."""
+"""Scopes without which the bot cannot receive mentions or answer."""
 
 SCOPES = {
-    "app_mentions:read": "hear that I am mentioned",
+    "app_mentions:read": "receive mentions",
     "assistant:write": "suggest prompts and name threads in the agent view",
     "channels:history": "follow threads of public channels, and read what was said during an outage",
     "channels:read": "know who made a channel, and so may change its settings",
@@ -29,20 +29,20 @@ SCOPES = {
     "files:write": "send long answers and exports as files",
     "groups:history": "do in private channels what channels:history is for",
     "groups:read": "do in private channels what channels:read is for",
-    "im:history": "hear direct messages",
+    "im:history": "receive direct messages",
     "im:write": "send a file as a direct message",
     "users:read": "know people's names, and who administers the workspace",
 }
-"""All that the bot's token is to be allowed to do, and what for."""
+"""The scopes of the bot token, and what each is for."""
 
 
 def oauth_page(app_id: str) -> str:
-    """Where an app's scopes are set, and where it is installed again."""
+    """The page where an app's scopes are set and where it is reinstalled."""
     return f"{APPS}/{app_id}/oauth" if app_id else APPS
 
 
 def check_token(answer: AsyncSlackResponse, settings: Settings) -> BotIdentity:
-    """Who the bot is. Raises FatalAdapterError."""
+    """The bot's identity. Raises FatalAdapterError for a wrong token or a missing required scope."""
     app_id = str(answer.get("app_id") or "") or app_id_of(settings)
     if not answer.get("bot_id"):
         raise FatalAdapterError(
@@ -68,16 +68,14 @@ def check_token(answer: AsyncSlackResponse, settings: Settings) -> BotIdentity:
 
 
 def warn_missing_scopes(identity: BotIdentity) -> None:
-    """Say what the bot cannot do for want of a scope."""
+    """Log what the bot cannot do without its missing scopes."""
     for scope, purpose in SCOPES.items():
         if scope not in identity.scopes:
-            log.warning(
-                "Without the scope %s I cannot %s; it can be added at %s.", scope, purpose, oauth_page(identity.app_id)
-            )
+            log.warning("Without the scope %s I cannot %s. Add it at %s.", scope, purpose, oauth_page(identity.app_id))
 
 
 def app_id_of(settings: Settings) -> str:
-    """The app's id, which its app-level token begins with."""
+    """The app's id, which is a part of its app-level token; '' if there is none."""
     token = settings.slack_app_token
     parts = token.get_secret_value().split("-") if token else []
     return parts[2] if len(parts) > 3 and parts[0] == "xapp" and parts[2].startswith("A") else ""

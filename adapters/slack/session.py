@@ -1,11 +1,10 @@
-"""One socket to Slack, from its opening to its end.
+"""One Socket Mode socket, from its opening to its end.
 
-In: an address that was opened for it, and the app that answers what comes. Out: when it is ready, when and why it is
-over. It promises: an acknowledgement leaves on the socket that brought the event, and never so late that Slack has
-given up waiting; a socket on which nothing is heard any more counts as over; when it is closed, nothing of it is left.
+An acknowledgement is sent on the socket that delivered the event, and not once Slack has given up waiting. A socket
+without frames for the idle timeout counts as ended. close() leaves no task behind.
 
-slack_sdk's client would reconnect by itself, but closes the old socket before it has another, and tries an address that
-did not work for ever; so each client lives for one socket here, and the connection makes the next one.
+slack_sdk's client would reconnect by itself, but it closes the old socket first and retries a bad address for ever. So
+each client serves one socket, and `connection` opens the next.
 """
 
 import asyncio
@@ -29,15 +28,15 @@ log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 1.0
 DRAIN_REASONS = ("warning", "refresh_requested")
-"""Reasons for which Slack asks for another socket while this one still works for some seconds."""
+"""Disconnect reasons after which the socket still works for some seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class SocketTiming:
-    """Seconds. `ping`: how often the line is tried; `deaf`: without a sign of life for so long it counts as dead;
-    `look`: how often that is looked at. `hello`: how long opening may take. `ack`: later than this no event is
-    acknowledged. `retry` and `longest`: the first and the longest wait before another try. `check`: how often the bot's
-    token is tried."""
+    """Seconds. `ping`: between pings. `idle`: without a frame for so long the socket has ended. `watch`: between checks
+    of that. `hello`: timeout for opening. `ack`: later than this no event is acknowledged. `retry`, `max_retry`: the
+    first and the longest backoff. `token_check`: between checks of the bot token.
+    """
 
     ping: float = 10.0
     idle: float = 25.0
@@ -50,14 +49,14 @@ class SocketTiming:
 
 
 class _OneSocketClient(SocketModeClient):
-    """slack_sdk's client, for one socket."""
+    """slack_sdk's client without its reconnecting."""
 
     async def connect_to_new_endpoint(self, force: bool = False) -> None:
-        """Not here: whoever listens to this socket hears why it should, and opens another."""
+        """Do nothing: `connection` opens the next socket."""
 
 
 class SocketSession:
-    """One socket. `ready` and `over` are set once; `reason` says why it is over."""
+    """One socket. `ready` and `ended` are set once; `reason` says why it ended."""
 
     def __init__(self, app: AsyncApp, web: AsyncWebClient, app_token: str, timing: SocketTiming) -> None:
         self._app, self._timing = app, timing
@@ -80,11 +79,11 @@ class SocketSession:
 
     @property
     def draining(self) -> bool:
-        """It is over, but for some seconds it still works."""
+        """Whether it has ended but still works for some seconds."""
         return self.reason in DRAIN_REASONS
 
     async def open(self, url: str) -> None:
-        """Connect, and wait until Slack says hello. Raises RetryLater."""
+        """Connect and wait for Slack's hello. Raises RetryLater."""
         self._client.wss_uri, self._client.proxy = url, proxy_for(url)
         try:
             async with asyncio.timeout(self._timing.hello):
@@ -96,7 +95,7 @@ class SocketSession:
             raise RetryLater(self._timing.retry, "Slack does not open a socket") from None
 
     async def close(self) -> None:
-        """Let what came be answered, but not for long, and leave nothing behind."""
+        """Wait CLOSE_TIMEOUT_S for events in progress, then close the socket and cancel all tasks."""
         tasks = [task for task in self._tasks if task]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
@@ -105,7 +104,7 @@ class SocketSession:
             await asyncio.gather(*late, return_exceptions=True)
         client = self._client
         with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):  # a dead line does not answer a close
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):  # a dead connection does not answer a close
                 await client.close()  # type: ignore[no-untyped-call]
         futures = [client.message_processor, client.current_session_monitor, client.message_receiver, self._watcher]
         running = [each for each in futures if each is not None]
@@ -115,7 +114,7 @@ class SocketSession:
         await client.aiohttp_client_session.close()
 
     async def _on_message(self, message: aiohttp.WSMessage) -> None:
-        """Every text that comes, before it is worked on."""
+        """Called for each frame before its event is handled."""
         self._received_at = self._now()
         with contextlib.suppress(ValueError, AttributeError):
             frame = json.loads(message.data)
@@ -128,30 +127,30 @@ class SocketSession:
         self._set_ended("closed")
 
     async def _on_request(self, client: AsyncBaseSocketModeClient, request: SocketModeRequest) -> None:
-        """Work on one envelope, then acknowledge it, unless Slack no longer waits for that."""
+        """Handle one envelope, then acknowledge it unless Slack has stopped waiting."""
         task, started = asyncio.current_task(), self._now()
         self._tasks.add(task)
         try:
             response = await run_async_bolt_app(self._app, request)
             seconds = self._now() - started
             if seconds > self._timing.ack:
-                again = " and comes again" if request.type == "events_api" else ""
-                log.warning("An event of Slack's took %.1f s, so it is not acknowledged%s.", seconds, again)
+                again = " and will be delivered again" if request.type == "events_api" else ""
+                log.warning("A Slack event took %.1f s, so it is not acknowledged%s.", seconds, again)
             else:
                 await send_async_response(client, request, response, started)
         except (aiohttp.ClientError, OSError):
-            log.info("An acknowledgement could not be sent any more.")
-        except Exception as error:  # the SDK would say it where nobody listens
-            log.error("An event of Slack's could not be read (%s).", type(error).__name__)
+            log.info("The socket closed before an event could be acknowledged.")
+        except Exception as error:  # the SDK logs it to SILENT only
+            log.error("A Slack event could not be read (%s).", type(error).__name__)
         finally:
             self._tasks.discard(task)
 
     async def _watch_connection(self) -> None:
-        """See when the line is dead or deaf."""
+        """End the session when its connection is closed or idle."""
         client, answered = self._client, self._client.last_ping_pong_time
         while not self.ended.is_set():
             await asyncio.sleep(self._timing.watch)
-            if client.last_ping_pong_time != answered:  # a time of the wall clock, so only its change is used
+            if client.last_ping_pong_time != answered:  # wall-clock time, so only its change counts
                 answered, self._received_at = client.last_ping_pong_time, self._now()
             if client.current_session is None or client.current_session.closed:
                 self._set_ended("closed")
@@ -159,7 +158,7 @@ class SocketSession:
                 self._set_ended("idle")
 
     def _set_ended(self, reason: str) -> None:
-        if not self.ended.is_set() or self.draining:  # what was leaving may be closed by now
+        if not self.ended.is_set() or self.draining:  # a draining socket may be closed by now
             self.reason = reason
         self.ended.set()
 

@@ -1,8 +1,7 @@
-"""Answers through Slack's native streams: started in a thread, appended to, ended.
+"""Shows answers with Slack's native streams: started in a thread, appended to, stopped.
 
-In: replies as they should look. Out: a stream that shows what is sure of them. It promises: what a stream cannot show
-(a text that began anew, one that takes longer than Slack keeps a stream open) is left to edits of the same message;
-where a workspace has no streams, that is found out once, and nothing is lost by it.
+A stream shows only committed text. Where a stream cannot show a text (it began anew, or takes longer than Slack keeps a
+stream open), the same message is edited instead. Whether the workspace has streams is found out at the first start.
 """
 
 import logging
@@ -27,10 +26,10 @@ from bot.messages import Reply
 log = logging.getLogger(__name__)
 
 MAX_STREAM_S = 240.0
-"""Slack closes a stream five minutes after its start; it is ended before that."""
+"""Seconds after which a stream is stopped; Slack closes it after 300."""
 EXPIRY_S = 3600.0
 NO_TEXT_RETRY_S = 0.1
-"""When to look again for words that can be shown."""
+"""Seconds until the next try while there is no text to show."""
 
 _ENDED = frozenset(
     {"message_not_in_streaming_state", "stream_not_found", "streaming_state_conflict", "stopped_by_user"}
@@ -47,7 +46,7 @@ _NO_STREAMS = frozenset(
         "access_denied",
     }
 )
-"""Slack has no streams in this workspace, or not for this app."""
+"""Errors that say that the workspace or the app has no streams."""
 _BAD_CHUNKS = frozenset({"invalid_arguments", "invalid_chunks", "invalid_blocks", "invalid_blocks_format"})
 
 OnStop = Callable[[Reply], Awaitable[None]]
@@ -55,7 +54,7 @@ OnStop = Callable[[Reply], Awaitable[None]]
 
 @dataclass(slots=True)
 class OpenStream:
-    """One open stream: its message, what was sent, and whether it takes chunks (Slack mixes them with text in none)."""
+    """One open stream: its message, the text sent so far, and whether it takes chunks (all of it or none)."""
 
     reply: Reply
     ts: str
@@ -64,14 +63,14 @@ class OpenStream:
     chunked: bool
 
     def arguments(self, text: str) -> dict[str, Any]:  # Any: arguments of the SDK's methods
-        """More text, the way this stream takes it."""
+        """The arguments that append a text to this stream."""
         if self.chunked and text:
             return {"chunks": [MarkdownTextChunk(text=text)]}
         return {"markdown_text": text or None}
 
 
 class Streams:
-    """The open streams, by reply. `stopped` is told of a reply whose stream somebody stopped in Slack."""
+    """The open streams by reply. `on_stop` is called with a reply whose stream a person stopped in Slack."""
 
     def __init__(
         self, web: AsyncWebClient, identity: GetIdentity, calls: WriteCalls, max_stream_s: float = MAX_STREAM_S
@@ -80,18 +79,18 @@ class Streams:
         self._open: dict[str, OpenStream] = {}
         self._chunks = True
         self.supported = True
-        """Whether the workspace has native streams, as far as is known."""
+        """Whether the workspace has streams, as far as is known."""
         self.on_stop: OnStop | None = None
 
     def can_start(self, reply: Reply) -> bool:
-        """Whether a reply can be shown by a stream: unfinished, in a thread, while Slack takes another one."""
+        """Whether a reply can be streamed: unfinished, in a thread, and within the rate limit for new streams."""
         return self.supported and not reply.final and bool(reply.key.thread) and self._may_start(reply)
 
     async def start(self, reply: Reply) -> str | None:
-        """The ts of a new stream, or None if this reply cannot have one. Raises AdapterError."""
+        """Start a stream; returns its ts, or None if this reply cannot be streamed. Raises AdapterError."""
         text = _without_half_entity(reply.committed)
         if not text.strip():
-            raise RetryLater(NO_TEXT_RETRY_S, "there are no words yet")
+            raise RetryLater(NO_TEXT_RETRY_S, "there is no text yet")
         await self._end_earlier_parts(reply)
         try:
             stream = await self._open_stream(reply, text)
@@ -100,17 +99,17 @@ class Streams:
             if isinstance(error, Gone) or not code or code in CHANNEL_FORBIDDEN:
                 raise
             if code in _NO_STREAMS:
-                log.info("Slack has no streams here (%s), so answers are edited while they grow.", code)
+                log.info("This workspace has no streams (%s), so answers are shown by edits.", code)
                 self.supported = False
             else:
-                log.warning("Slack did not take a stream (%s); this answer is edited while it grows.", code)
+                log.warning("Slack refused a stream (%s), so this answer is shown by edits.", code)
             return None
         self._drop_expired()
         self._open[reply.reply_id] = stream
         return stream.ts
 
     async def append(self, reply: Reply) -> bool:
-        """Append what is new; False if the reply is no stream, or no longer. Raises RetryLater, Gone."""
+        """Append new text; False if the reply has no open stream any more. Raises RetryLater or Gone."""
         stream = self._open.get(reply.reply_id)
         if stream is None:
             return False
@@ -132,7 +131,7 @@ class Streams:
         except Gone:
             self._open.pop(reply.reply_id, None)
             raise
-        except OutcomeUnknown:  # appended again, it might stand there twice
+        except OutcomeUnknown:  # appending again might show it twice
             self._open.pop(reply.reply_id, None)
             return False
         except Rejected as error:
@@ -144,14 +143,14 @@ class Streams:
         return True
 
     async def end(self, reply: Reply) -> None:
-        """End the stream of a reply with the rest of its text, if it has one. Raises RetryLater, Gone."""
+        """Stop the stream of a reply, if it has one, with the rest of its text. Raises RetryLater or Gone."""
         stream = self._open.get(reply.reply_id)
         if stream is not None:
             text = reply.committed + reply.tail
             await self._stop(reply, stream, text[len(stream.sent) :] if text.startswith(stream.sent) else "")
 
     async def close_leftover(self, channel: str, ts: str) -> None:
-        """End a stream that an earlier process began. Raises RetryLater, Gone."""
+        """Stop a stream that an earlier process started. Raises RetryLater or Gone."""
         await self._call_stop(channel, lambda: self._web.chat_stopStream(channel=channel, ts=ts))
 
     async def _stop(self, reply: Reply, stream: OpenStream, rest: str) -> None:
@@ -171,12 +170,12 @@ class Streams:
         self._open.pop(reply.reply_id, None)
 
     def _drop_expired(self) -> None:
-        """Slack closed these long ago, and nobody asked for them again: their answers were given up."""
+        """Drop streams of abandoned answers, which Slack has closed long ago."""
         oldest = monotonic() - EXPIRY_S
         self._open = {name: stream for name, stream in self._open.items() if stream.started_at > oldest}
 
     async def _end_earlier_parts(self, reply: Reply) -> None:
-        """End the streams of the parts before: they are full, and an ended one tells which part it is."""
+        """Stop the streams of earlier parts: these are full, and only a stopped stream carries metadata."""
         for stream in list(self._open.values()):
             if stream.reply.request_id == reply.request_id and stream.reply.part < reply.part:
                 await self._stop(stream.reply, stream, "")
@@ -186,9 +185,9 @@ class Streams:
             await self._calls.make("chat.stopStream", channel, call)
         except Gone:
             raise
-        except Rejected as error:  # an edit brings the text
+        except Rejected as error:  # the text follows in an edit
             if code_of(error.__cause__ or error) not in _ENDED:
-                log.warning("A stream on Slack could not be ended: %s", error)
+                log.warning("A Slack stream could not be stopped: %s", error)
 
     async def _open_stream(self, reply: Reply, text: str) -> OpenStream:
         chunked = self._chunks and bool(reply.buttons)
@@ -223,5 +222,5 @@ class Streams:
 
 
 def _without_half_entity(text: str) -> str:
-    """A text without an entity that is only half there."""
+    """A text without an incomplete entity at its end."""
     return text[: between_entities(text, len(text))]

@@ -1,7 +1,6 @@
-"""Files onto Slack: reserved, uploaded, shared.
+"""Uploads files to Slack: reserves an address, uploads, shares.
 
-In: text with a name, and where it belongs. Out: a file there. Until it is shared nobody sees it, so only that step must
-not be done twice.
+Before sharing the file is invisible, so only that step must not be repeated.
 """
 
 from slack_sdk.web.async_client import AsyncWebClient
@@ -19,8 +18,8 @@ async def upload(web: AsyncWebClient, file: Attachment, channel: str, thread: st
         reserved = await web.files_getUploadURLExternal(filename=file.name, length=len(data))
         url = str(reserved["upload_url"])
         async with session_of(web) as session, session.post(url, data=data, proxy=proxy_for(url)) as answer:
-            if 400 <= answer.status < 500:  # a firewall, perhaps: it would say the same again
-                raise Rejected(f"The file was refused with status {answer.status} where Slack takes uploads.")
+            if 400 <= answer.status < 500:  # perhaps a firewall; a retry would not help
+                raise Rejected(f"Slack's upload server refused the file (status {answer.status}).")
             answer.raise_for_status()
     async with mapped_errors(posting=True):
         await web.files_completeUploadExternal(

@@ -1,8 +1,7 @@
-"""The client of Slack's Web API, set up so that it does what it is told once and says nothing.
+"""Builds clients for Slack's Web API.
 
-In: settings. Out: an AsyncWebClient. It promises: no call is repeated by the SDK, since a post whose answer was lost
-would be posted twice; no proxy is used for an address that the environment excepts; nothing that people wrote reaches a
-log.
+The SDK repeats no call, since a post whose answer was lost would be posted twice. Proxies follow the environment with
+its exceptions. The SDK logs nothing, since its messages hold what people wrote.
 """
 
 import logging
@@ -19,15 +18,15 @@ from slack_sdk.web.async_client import AsyncWebClient
 from bot.config import Settings
 
 CALL_TIMEOUT_S = 20.0
-"""The longest that one call may take."""
+"""Timeout of one call, seconds."""
 
 SILENT = logging.getLogger("adapters.slack.sdk")
-"""Given to the libraries, which at debug log whole messages, and at error what is told in a sentence elsewhere."""
+"""The libraries' logger: at debug they log whole messages, at error what we log ourselves."""
 SILENT.setLevel(logging.CRITICAL)
 
 
 class RateLimitCounter(AsyncRetryHandler):
-    """Counts what Slack refuses for the rate; nothing is ever repeated here."""
+    """Counts rate limits; never repeats a call."""
 
     def __init__(self) -> None:
         super().__init__(max_retry_count=0)
@@ -49,7 +48,7 @@ class RateLimitCounter(AsyncRetryHandler):
 def web_client(
     settings: Settings, timeout_s: float = CALL_TIMEOUT_S, counter: RateLimitCounter | None = None
 ) -> AsyncWebClient:
-    """A client for the bot token, without a session: see `session`."""
+    """A client for the bot token, without connections of its own: see `http_session`."""
     token = settings.slack_bot_token
     client = AsyncWebClient(
         token=token.get_secret_value() if token else None,
@@ -58,18 +57,18 @@ def web_client(
         retry_handlers=[counter] if counter else [],
         logger=SILENT,
     )
-    client.proxy = proxy_for(client.base_url)  # the SDK's own choice knows no exceptions
+    client.proxy = proxy_for(client.base_url)  # the SDK ignores NO_PROXY
     return client
 
 
 def http_session(timeout_s: float = CALL_TIMEOUT_S) -> aiohttp.ClientSession:
-    """Connections that calls share; whoever makes it closes it. A client without one makes one for each call."""
+    """A connection pool for a client, to be closed by the caller. Without one, each call opens its own connection."""
     return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s))
 
 
 @asynccontextmanager
 async def session_of(web: AsyncWebClient) -> AsyncIterator[aiohttp.ClientSession]:
-    """The connections of a client, or some of its own where it has none."""
+    """A client's connection pool, or a temporary one."""
     if web.session is not None and not web.session.closed:
         yield web.session
         return

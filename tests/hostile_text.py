@@ -104,7 +104,7 @@ FUNCTIONS: Mapping[str, Call] = {
     "adapters.slack.text.decoded": slack_text.decoded,
     "adapters.slack.mrkdwn.mrkdwn": mrkdwn,
     "adapters.slack.blocks.answer": lambda text: blocks.answer(_REPLY, text[:12_000], feedback=True),
-    "adapters.slack.help.unknown": lambda text: slack_help.unknown(text, "/inhouse"),
+    "adapters.slack.help.unknown_command": lambda text: slack_help.unknown_command(text, "/inhouse"),
     "adapters.discord.text.plain_text": _said,
     "adapters.console.text.printable": printable,
     "adapters.console.markdown.block_starts": block_starts,

@@ -22,7 +22,7 @@ EXAMPLES: dict[str, object] = {
     "known": "a-secret|another",
     "either": "user|assistant|<@1>|<@!1>",
     "brackets": ["<|im_end|>", "[INST]"],
-    "longest_first": ["<|im_end|>", "<s>"],
+    "first": "<\\[",
     "control": re.compile(r"<\|im_end\|>|<s>"),
 }
 """What the names in an expression stand for that are no globals of its module."""

@@ -8,7 +8,7 @@ OFF = ("off", "none", "no")
 
 _SHAPE = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})")
 _HOST = re.compile(
-    r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?))(?::(?P<port>[0-9]{1,5}))?"
+    r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]++)*+\.?))(?::(?P<port>[0-9]{1,5}))?"
 )
 
 

@@ -17,6 +17,7 @@ from adapters.discord import text as discord_text
 from adapters.slack import blocks
 from adapters.slack import help as slack_help
 from adapters.slack import text as slack_text
+from adapters.slack.events import command_in
 from adapters.slack.mrkdwn import mrkdwn
 from bot import address, buttons, commands, dialects, formatting, frames, links, markdown_scanner, textfiles
 from bot.adapter import Dialect, Limits
@@ -96,6 +97,7 @@ FUNCTIONS: Mapping[str, Call] = {
     "bot.doctor.report.USERINFO": lambda text: report.USERINFO.sub("", text),
     "bot.buttons.parsed": buttons.parsed,
     "bot.address.is_loopback": address.is_loopback,
+    "bot.address.parse_host": lambda text: _refused(address.parse_host, text),
     "bot.address.parse_address": lambda text: _refused(address.parse_address, text),
     "adapters.slack.text.plain_text": lambda text: slack_text.plain_text(text, {}, "U1"),
     "adapters.slack.text.users_in": slack_text.users_in,
@@ -103,6 +105,7 @@ FUNCTIONS: Mapping[str, Call] = {
     "adapters.slack.text.mentions": lambda text: slack_text.mentions(text, "U1"),
     "adapters.slack.text.decoded": slack_text.decoded,
     "adapters.slack.mrkdwn.mrkdwn": mrkdwn,
+    "adapters.slack.events.command_in": command_in,
     "adapters.slack.blocks.answer": lambda text: blocks.answer(_REPLY, text[:12_000], feedback=True),
     "adapters.slack.help.unknown_command": lambda text: slack_help.unknown_command(text, "/inhouse"),
     "adapters.discord.text.plain_text": _said,

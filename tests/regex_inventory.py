@@ -63,7 +63,8 @@ def expressions(packages: Sequence[str] = ("bot", "adapters")) -> list[Expressio
     used = _methods(packages)
     for path in _paths(packages):
         tree = ast.parse(path.read_text("utf-8"))
-        names = {id(node.value): node.targets[0] for node in ast.walk(tree) if isinstance(node, ast.Assign)}
+        assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+        names = {id(part): node.targets[0] for node in assigned for part in ast.walk(node.value)}
         for call in ast.walk(tree):
             if not isinstance(call, ast.Call) or not _is_of_re(call):
                 continue

@@ -203,7 +203,7 @@ class PlainComposer(Composer):
 
     def _split(self, text: str) -> list[Part]:
         """Parts in code, cut behind a line or a word in the second half of a message if there is one."""
-        before, after = _BOX
+        (before, after), text = _BOX, text.rstrip()
         room, start = self._room() - len(before + after), 0
         parts: list[Part] = []
         while len(text) - start > room:

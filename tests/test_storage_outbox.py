@@ -122,3 +122,37 @@ async def test_a_part_or_an_opinion_of_nothing_is_an_error(storage: Storage) -> 
         await storage.outbox.posting(part(asked("m1")))
     with pytest.raises(StorageError, match="FOREIGN KEY"):
         await storage.outbox.rate("unknown", "1", True)
+
+
+async def test_runs_of_the_service_that_show_an_answer_are_counted_until_it_ends_in_order(storage: Storage) -> None:
+    async def runs(request_id: str) -> int:
+        stored = await storage.inbox.request(request_id)
+        assert stored is not None
+        return stored.request.service_runs
+
+    shown, waiting = await ask(storage, "m1"), await ask(storage, "m2")
+    await storage.inbox.start(shown.request_id)
+    await storage.inbox.hand_back(shown.request_id, 1.0, counts=True)  # the engine died, the service did not
+    assert await runs(shown.request_id) == 0
+    await storage.inbox.start(shown.request_id)
+    await storage.inbox.recover()  # the service was killed
+    await storage.inbox.hand_back(shown.request_id, 1.0, counts=False)
+    assert await runs(shown.request_id) == 1
+    await storage.inbox.start(shown.request_id)
+    await answer(storage, shown, "the answer", part(shown))
+    assert [found.service_runs for found in await storage.outbox.unsettled()] == [2]
+    await storage.outbox.begin_showing(shown.request_id)
+    assert await runs(shown.request_id) == 3
+    for _ in range(5):
+        await storage.outbox.hand_back()
+    assert (await runs(shown.request_id), await runs(waiting.request_id)) == (0, 0)
+
+
+async def test_an_answer_is_found_by_its_request_and_its_final_texts_can_be_replaced(storage: Storage) -> None:
+    request = await ask(storage, "m1")
+    assert await storage.outbox.answer(request.request_id) == ""
+    await answer(storage, request, "the answer", part(request), part(request, 1))
+    assert await storage.outbox.answer(request.request_id) == "the answer"
+    await storage.outbox.settled(part(request).reply_id)
+    await storage.outbox.replace_final([part(request, 0, "another"), part(request, 1, "more")])
+    assert [found.reply.committed for found in await storage.outbox.unsettled()] == ["another", "more"]

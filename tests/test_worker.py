@@ -13,6 +13,7 @@ from tests.fakes.engine import ScriptedEngine
 from tests.fakes.team import Team
 from tests.fakes.world import World
 from tests.service_harness import House, open_house
+from tests.storage_samples import rows
 
 pytest_plugins = ["tests.service_fixtures"]
 
@@ -198,3 +199,24 @@ async def test_when_a_retry_cannot_be_stored_the_question_gets_an_error_and_the_
         answer = await team.asks("ana", "hello")
     assert answer.text == f"Good\n\n⚠️ {UNSTORED}"
     assert (await team.asks("ana", "and now?")).text == "You said: and now?"
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("deaths", [1, 2])
+async def test_killed_runs_of_the_service_are_no_deaths_of_the_engine(tmp_path: Path, deaths: int) -> None:
+    async with World() as world:
+        world.gates.hold("hello/0")
+        async with open_house(tmp_path, world, drain=0) as house:
+            team = house.team
+            await team.says("ana", "hello")
+            await world.gates.reached("hello/0")
+            await house.stop()
+        changed = "UPDATE requests SET attempts = 1, service_runs = 1 WHERE status = 'waiting' RETURNING request_id"
+        assert len(rows(house.settings.state_dir, changed)) == 1
+        await world.gates.open("hello/0")
+        engine = ScriptedEngine(world.gates.passing)
+        engine.answers("hello", "Good morning", dies_at=1, deaths=deaths)
+        async with open_house(tmp_path, world, engine=engine):
+            answer = await team.reply_to("hello")
+            given_up = "⚠️ The model's process ended 2 times while it wrote this answer, so I gave it up."
+            assert answer.text == ("Good morning" if deaths == 1 else f"Good\n\n{given_up}")

@@ -2,7 +2,8 @@
 
 What people write says what goes wrong: `{sigkill 11 1}` kills the process at the 11th step after that message came,
 once; the next time that the message is tried, all is well. How often a fault struck is kept in a directory, since the
-process is gone afterwards. The model, its batch and the connection are real.
+process is gone afterwards. A model called `stuck` never loads, and `slow` takes its time. The model, its batch and the connection
+are real.
 """
 
 import ctypes
@@ -11,6 +12,7 @@ import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 
 import torch
 
@@ -22,6 +24,7 @@ from tests.broken_engine import DIRECTORY
 
 MARK = re.compile(r"\{(\w+) (\d+) (\d+)\}")
 LEAK_MB = 1200
+SLOW_S = 12
 
 leaked: list[bytes] = []
 
@@ -55,12 +58,25 @@ FAULTS: dict[str, Callable[[], None]] = {
 }
 
 
+def _wait(for_ever: bool) -> None:
+    """A disk that does not answer, or one that takes longer for a file than a process may stand still."""
+    read = []
+    for _ in range(SLOW_S):
+        sleep(1)
+        read.append(bytearray(0 if for_ever else 2 << 20))
+    while for_ever:
+        sleep(1)
+
+
 class BrokenHost(ModelHost):
     """A host whose model's forward fails as the messages say."""
 
     armed: tuple[str, int, Path] | None = None  # what happens, after how many more steps, and where it is counted
 
     def _load_hooked(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> Loaded:
+        if source.name in ("stuck", "slow"):
+            progress(LoadProgress("reading the tokenizer", 0.02))
+            _wait(for_ever=source.name == "stuck")
         loaded = super()._load_hooked(source, progress)
         loaded.model.register_forward_pre_hook(self._step)
         return loaded

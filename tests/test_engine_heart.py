@@ -1,8 +1,9 @@
-"""An engine that hangs is replaced; one that is slow is left alone (fault 29)."""
+"""An engine that hangs is replaced; one that is slow is left alone (fault 29, and fault 55 for loads)."""
 
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -13,10 +14,11 @@ import pytest_asyncio
 from torch.nn import Module
 from transformers import AutoModelForCausalLM
 
-from bot.engine.heart import Heart
+from bot.engine.heart import Heart, reading
 from bot.engine.process import EngineProcess
-from bot.errors import EngineDied
+from bot.errors import EngineDied, ModelError
 from bot.models.loading import layers_of
+from tests.broken_engine import DIRECTORY, write_script
 from tests.engine_harness import GREEDY, ask, load
 
 pytest_plugins = ["tests.engine_fixtures"]
@@ -114,3 +116,59 @@ async def test_every_decoder_layer_is_a_step(tiny: dict[str, Path]) -> None:
     patient.beats_now()
     model(model.dummy_inputs["input_ids"] % model.config.vocab_size)
     assert patient.beats_now()
+
+
+@pytest.mark.fault(55)
+async def test_each_activity_holds_back_the_beat_for_itself() -> None:
+    patient = Patient()
+    patient.busy = True
+    loading, state = False, 0
+    patient.heart.watch(lambda: loading, lambda: state)
+    loading = True
+    assert patient.beats_now(), "a load that has only begun"
+    patient.heart.step()
+    assert not patient.beats_now(), "answers move and the load does not"
+    patient.heart.step()
+    state = 1
+    assert patient.beats_now()
+    loading = False
+    patient.heart.step()
+    assert patient.beats_now()
+
+
+@pytest.mark.fault(55)
+async def test_what_a_load_reads_and_fills_is_movement() -> None:
+    def fill() -> list[bytearray]:
+        return [bytearray(4 << 20) for _ in range(4)]
+
+    before = reading()
+    assert reading() == before
+    filled = fill()
+    assert reading() != before
+    assert filled
+
+
+@pytest.mark.fault(55)
+@pytest.mark.timeout(600)
+async def test_a_load_that_stands_still_is_given_up_by_name_and_a_slow_one_is_left_alone(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DIRECTORY, str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(write_script(tmp_path)))
+    slow, stuck = (tmp_path / name for name in ("slow", "stuck"))
+    for folder in (slow, stuck):
+        folder.symlink_to(tiny["llama"])
+    engine = EngineProcess(HUNG_S)
+    try:
+        assert (await load(engine, slow)).name == "slow"
+        process = engine.pid
+        with pytest.raises(
+            ModelError,
+            match=r"^Loading stuck stood still for 5 s at 'reading the tokenizer', .* choose another model\.$",
+        ):
+            await load(engine, stuck)
+        assert (await load(engine, tiny["llama"])).name == "llama"
+        assert engine.pid not in (None, process)
+        assert (await ask(engine, "after", "Where are the keys?")).text
+    finally:
+        await engine.close()

@@ -1,10 +1,12 @@
 """How long those who wait are told that a switch takes."""
 
+import threading
 from typing import cast
 
 import pytest
 
 from bot.engine.base import Engine, EngineStats, LoadedModel, ModelSource
+from bot.errors import ModelError
 from bot.loader import Loader
 from bot.metrics import Metrics
 from tests.fakes.team import Team
@@ -52,3 +54,21 @@ async def test_the_status_names_what_can_be_switched_to_at_once(
 
     monkeypatch.setattr(house.engine, "stats", stats)
     assert "- kept in memory, to switch to at once: large, odd\n" in await team.told("status")
+
+
+@pytest.mark.fault(55)
+async def test_a_disk_that_does_not_answer_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.loader.LOCATE_S", 0.2)
+    answers = threading.Event()
+
+    def locate(name: str) -> ModelSource:
+        if name == "far":
+            answers.wait()
+        return ModelSource(name, "")
+
+    loader = Loader(cast(Engine, Slow()), locate, Metrics())
+    with pytest.raises(ModelError, match=r"The files of far could not be looked up within 0 s; .* another model\."):
+        await loader.load("far")
+    await loader.load("near")
+    assert loader.name == "near"
+    answers.set()

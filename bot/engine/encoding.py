@@ -10,8 +10,8 @@ at the structure's control tokens, and each stretch between is encoded with its 
 leading spaces as they would be. A control token's text inside a stretch is cut after its first character, and both
 sides are encoded apart: the same characters, but never that token.
 
-A long text is looked at in parts of PART characters, so that the GIL is never held for long: the batch's thread needs
-it at every step.
+A long text is looked at in parts of PART characters, and `pause` is called between them: whoever builds prompts beside
+a running batch waits there, since both need the GIL.
 """
 
 import re
@@ -45,11 +45,19 @@ class Piece(NamedTuple):
     structure: bool
 
 
+Pause = Callable[[], None]
+"""Called every few milliseconds while a long text is worked on."""
+
+
+def no_pause() -> None:
+    """Go on at once."""
+
+
 class Literals:
     """Finds any of many literal texts, the leftmost first, and of those the longest; linear in the length of a text."""
 
-    def __init__(self, texts: Iterable[str]) -> None:
-        self._texts = frozenset(texts)
+    def __init__(self, texts: Iterable[str], pause: Pause = no_pause) -> None:
+        self._texts, self._pause = frozenset(texts), pause
         first = re.escape("".join({each[0] for each in self._texts}))
         self._first = re.compile(f"[{first}]" if first else "(?!)")
         lengths: dict[str, set[int]] = {}
@@ -66,6 +74,7 @@ class Literals:
                     for length in self._lengths.get(start, ()):
                         if text[begin : begin + length] in self._texts:
                             return begin, begin + length
+            self._pause()
         return None
 
     def all(self, text: str) -> Iterator[tuple[int, int]]:
@@ -85,12 +94,12 @@ class Literals:
 
 
 class SafeEncoder:
-    """Encodes prompts for one tokenizer. `control` finds control tokens, `steps` counts calls of the tokenizer.
+    """Encodes prompts for one tokenizer. `control` finds its control tokens.
 
     Raises ModelError if the tokenizer has more control tokens than any model needs.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str = "this model") -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str = "this model", pause: Pause = no_pause) -> None:
         added = tokenizer.added_tokens_decoder
         self._tokenizer = tokenizer
         self._ids = {token.content: number for number, token in added.items() if token.content.strip()}
@@ -101,8 +110,8 @@ class SafeEncoder:
                 f" at most {MOST_CONTROL:,} of up to {LONGEST_CONTROL} are taken; choose another model."
             )
         self._control_ids = frozenset(self._ids.values())
-        self.control = Literals(self._ids)
-        self.steps = 0
+        self.control = Literals(self._ids, pause)
+        self._pause = pause
         self._longest = max(map(len, tokenizer.get_vocab()), default=1)
         flags = ("lstrip", "rstrip", "single_word", "normalized")  # with these a token changes what stands beside it
         tokens = (added[number] for number in self._ids.values())
@@ -198,7 +207,7 @@ class SafeEncoder:
     def _between(self, before: str, text: str, after: str) -> list[int]:
         if not text:
             return []
-        self.steps += 1
+        self._pause()
         ids: list[int] = self._tokenizer.encode(before + text + after, add_special_tokens=False)
         return ids[bool(before) : len(ids) - bool(after)]
 

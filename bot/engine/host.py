@@ -22,6 +22,7 @@ from bot.engine.batch import CannotBatch
 from bot.engine.batching import Batching, kind_for
 from bot.engine.cache_size import MB, bytes_per_token, cache_blocks
 from bot.engine.decoding import TextDecoder
+from bot.engine.duty_cycle import DutyCycle
 from bot.engine.guards import PromptLimits, check_params, check_prompt
 from bot.engine.memory import MemoryWatch, Taken
 from bot.engine.paged import PagedBatch
@@ -75,6 +76,7 @@ class ModelHost:
         self._meter = Meter()
         self._hosted: _Hosted | None = None
         self._builder = ThreadPoolExecutor(1, "prompts")
+        self._duty = DutyCycle(lambda: self.generating > 0)
         self._preparing: set[int] = set()  # streams whose prompt is being built
         self._aborted: set[int] = set()  # those of them that were aborted
         self._process = psutil.Process()
@@ -114,8 +116,7 @@ class ModelHost:
     @property
     def prepared_steps(self) -> int:
         """Grows while prompts are built; from any thread."""
-        hosted = self._hosted
-        return hosted.prompts.steps if hosted is not None else 0
+        return self._duty.pauses
 
     def generate(self, stream: int, request: EngineRequest) -> None:
         """Start an answer, or emit why it cannot be."""
@@ -188,7 +189,7 @@ class ModelHost:
         if generator.cache_tokens is not None:
             window = min(window, generator.cache_tokens)
         limits = PromptLimits(int(model.config.get_text_config().vocab_size), window, generator.cache_tokens)
-        prompts = PromptBuilder(tokenizer, source.template, window, source.name)
+        prompts = PromptBuilder(tokenizer, source.template, window, source.name, self._duty.pause)
         cache_tokens = generator.cache_tokens or 0
         kv_cache_mb = cache_tokens * bytes_per_token(model) // MB if cache_tokens else 0
         batching = isinstance(generator, Batching)
@@ -237,6 +238,7 @@ class ModelHost:
         made: Answer | Exception
         try:
             asked_at = perf_counter()
+            self._duty.begin()
             built = hosted.prompts.build(request.prompt, params.max_tokens)
             check_prompt(built.ids, params.max_tokens, hosted.limits)
             continues = built.ids if request.prompt.prefix else ()

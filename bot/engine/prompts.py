@@ -17,7 +17,7 @@ from itertools import accumulate
 from transformers import PreTrainedTokenizerBase
 
 from bot.engine.budget import first_kept, next_user
-from bot.engine.encoding import PART, Piece, SafeEncoder
+from bot.engine.encoding import PART, Pause, Piece, SafeEncoder, no_pause
 from bot.engine.templates import ChatTemplate
 from bot.errors import RequestFailed
 from bot.messages import Prompt, Role, Turn
@@ -39,22 +39,23 @@ class PromptBuilder:
     """Builds prompts for one loaded model. Not for use by two threads at once.
 
     template: '' for the tokenizer's own chat template, or the name of one of ours. context_window: tokens of prompt and
-    answer together. Raises ModelError if the model has no template or one that cannot be used.
+    answer together. name: the model's, for sentences. pause: called every few milliseconds of work. Raises ModelError
+    if the model has no template or one that cannot be used.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template: str, context_window: int, name: str = "this model"
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str,
+        context_window: int,
+        name: str = "this model",
+        pause: Pause = no_pause,
     ) -> None:
-        self._encoder = SafeEncoder(tokenizer, name)
-        self._template = ChatTemplate(tokenizer, template, self._encoder.control, name)
+        self._encoder = SafeEncoder(tokenizer, name, pause)
+        self._template = ChatTemplate(tokenizer, template, self._encoder.control, name, pause)
         self._window = context_window
         self._head = max(self._gap_cost(gap) for gap in self._template.heads)
         self._around = 1 + max(self._gap_cost(gap) for gap in self._template.between)
-
-    @property
-    def steps(self) -> int:
-        """Grows while a prompt is built; from any thread."""
-        return self._encoder.steps
 
     def build(self, prompt: Prompt, max_tokens: int) -> BuiltPrompt:
         """The ids of `prompt`, at most the context window less `max_tokens`.

@@ -21,7 +21,7 @@ from itertools import chain
 
 from transformers import PreTrainedTokenizerBase
 
-from bot.engine.encoding import Literals
+from bot.engine.encoding import Literals, Pause, no_pause
 from bot.engine.template_renderer import SHARED, TemplateExceeded, TemplateRefused
 from bot.errors import ModelError, RequestFailed
 
@@ -43,6 +43,8 @@ LONGEST_TEMPLATE = 256 * 1024
 """Characters of a template; the longest known, which describe tools as well, have 20,000."""
 MOST_MARKERS = 256
 """Role markers of plain text that a template may have; those known have ten."""
+LINES = 1024
+"""Lines that are looked at in one go."""
 LONGEST_HEADER = 1000
 """Characters of what may open an answer."""
 REMEMBERED_SHAPES = 32
@@ -67,7 +69,12 @@ class ChatTemplate:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template: str, control: Literals, name: str = "this model"
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str,
+        control: Literals,
+        name: str = "this model",
+        pause: Pause = no_pause,
     ) -> None:
         self._name = name
         self._control = control
@@ -91,7 +98,7 @@ class ChatTemplate:
         self.heads = [shape[0] for shape in shapes]
         self.between = [gap for shape in shapes for gap in shape[1:]]
         heads, between = ([control.replace(gap, _line_feed) for gap in gaps] for gaps in (self.heads, self.between))
-        markers = _PlainMarkers("\n".join(heads), between)
+        markers = _PlainMarkers("\n".join(heads), between, pause)
         if markers.count > MOST_MARKERS:
             raise ModelError(
                 f"The chat template of {name} has {markers.count} role markers, and at most {MOST_MARKERS} are taken; "
@@ -203,15 +210,15 @@ def _line_feed(_: str) -> str:
 class _PlainMarkers:
     """The plain-text markers of one template. `head` comes before the first content, `between` around the others."""
 
-    def __init__(self, head: str, between: Iterable[str]) -> None:
-        between = list(between)
+    def __init__(self, head: str, between: Iterable[str], pause: Pause) -> None:
+        between, self._pause = list(between), pause
         brackets = {found for text in (head, *between) for found in _BRACKETED.findall(text)}
         # The head may hold prose of the template's own, where a colon at the start of a line means nothing.
         lines = [line for text in between for line in text.splitlines()]
         labels = {match.group(1) for line in lines if (match := _LABEL.match(line))}
         self.count = len(brackets) + len(labels)
         either = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
-        self._brackets = Literals(brackets)
+        self._brackets = Literals(brackets, pause)
         self._label = re.compile(f"{_SPACE}(?:{either}){_SPACE}:", re.I) if either else None
 
     def defuse(self, text: str) -> str:
@@ -220,7 +227,9 @@ class _PlainMarkers:
         if self._label is None:
             return text
         pieces, at = [], 0
-        for start in chain((0,), (end.end() for end in _END.finditer(text))):
+        for number, start in enumerate(chain((0,), (end.end() for end in _END.finditer(text)))):
+            if number % LINES == 0:
+                self._pause()
             if found := self._label.match(text, start):
                 pieces += [text[at : found.end() - 1], " :"]
                 at = found.end()

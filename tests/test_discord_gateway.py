@@ -129,7 +129,7 @@ async def test_too_few_sessions_are_waited_for_and_said(caplog: pytest.LogCaptur
         async with on_stage(server):
             assert len(server.gateway.identifies) == 1
             assert server.gateway.session_start.remaining == 999, "it was the first one of the new count"
-        assert "only 20 more sessions" in caplog.text
+        assert "Only 20 more sessions" in caplog.text
 
 
 @pytest.mark.fault(12)

@@ -181,7 +181,7 @@ async def test_an_answer_does_not_fail_for_want_of_a_lesser_permission() -> None
         reply = reply_to(question, "The beginning", attachment=Attachment("answer.md", "all of it"))
         reply = replace(reply, platform_id=await stage.adapter.post(reply))
         (message,) = stage.general.messages
-        assert message.content == "The beginning\n*(I may not attach files here, so it is missing.)*"
+        assert message.content == "The beginning\n*(I may not attach files here, so the file is missing.)*"
         await stage.adapter.update(reply)
         assert (message.reference, message.files) == (None, {})
 

@@ -145,7 +145,7 @@ def test_discord_messages_are_translated_by_a_plain_call() -> None:
 def test_a_member_of_a_server_that_is_not_cached_has_no_rights() -> None:
     client = discord.Client(intents=discord.Intents.none())
     translator = discord_events.EventTranslator(Settings(), client, reads_all=True)
-    member: dict[str, Any] = {"roles": [], "joined_at": None, "deaf": False, "mute": False, "flags": 0}
+    member: dict[str, object] = {"roles": [], "joined_at": None, "deaf": False, "mute": False, "flags": 0}
     message = discord_message(client.get_partial_messageable(8, guild_id=5), client, member=member)
     assert isinstance(message.author, discord.Member)
     event = translator.message(message)

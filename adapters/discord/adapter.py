@@ -1,7 +1,8 @@
-"""The Discord adapter: discord.py's events become ours, replies become messages that are edited while they grow.
+"""The Discord adapter: translates discord.py's events into ours, and shows replies as messages that are edited.
 
-What is where: `gateway` keeps the connection, `client` hears, `events` and `files` translate, `intake` hands over,
-`commands`, `options` and `components` are slash commands, menus and buttons, `posting`, `places` and `finding` write.
+`gateway` keeps the connection through a `client`; `events` translates its events, `context` fetches what they lack, and
+`intake` hands them to the core. `commands`, `options` and `components` handle slash commands, menus and buttons.
+`posting`, `places` and `finding` write and find messages.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from bot.messages import ConversationKey, IncomingMessage, Reply
 
 
 class DiscordAdapter:
-    """One bot on Discord. `connect` makes the connector of each connection, where the default one will not do."""
+    """One bot on Discord. `connect` makes the connector of each connection, None for the default."""
 
     platform = PLATFORM
 
@@ -45,17 +46,17 @@ class DiscordAdapter:
 
     @property
     def rate_limited(self) -> int:
-        """How often Discord answered 429, those included that discord.py waits for by itself."""
+        """How often Discord answered 429, including those that discord.py handles by itself."""
         return self._gateway.rate_limited
 
     def reload(self, settings: Settings) -> None:
-        """Go by these from now on; answers that are being written keep to the old ones."""
+        """Use these settings from now on; answers in progress keep the old ones."""
         self.limits = replace(self.limits, attach_over=settings.attach_over)
         self._catchup_age = timedelta(seconds=settings.catchup_age)
         self._gateway.reload(settings)
 
     async def run(self, core: Core) -> None:
-        """Connect and stay connected until close(). Raises FatalAdapterError when Discord refuses us for good."""
+        """Stay connected until close(). Raises FatalAdapterError where reconnecting cannot help."""
         await self._gateway.run(core)
 
     async def close(self) -> None:
@@ -63,9 +64,9 @@ class DiscordAdapter:
         await self._gateway.close()
 
     async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
-        """What people said in a channel after `after_id`, oldest first. Raises RetryLater, Rejected or Gone.
+        """The messages of people in a channel after `after_id`, oldest first. Raises RetryLater, Rejected or Gone.
 
-        After a long outage it begins where INHOUSE_CATCHUP_AGE does, so that what is too old uses up none of the limit.
+        Messages older than INHOUSE_CATCHUP_AGE are not read, so that they do not count towards the limit.
         """
         client = self._gateway.client()
         await client.wait_complete()
@@ -73,18 +74,18 @@ class DiscordAdapter:
         return await read_back(client, client.context, key, max(int(after_id), oldest), limit)
 
     async def post(self, reply: Reply) -> str:
-        """Show a reply for the first time."""
+        """Post a reply; returns its message id."""
         return await self._posting.post(reply)
 
     async def find_posted(self, reply: Reply) -> str | None:
-        """The message of a reply that an earlier, interrupted call may have posted."""
+        """The message id of a reply that an interrupted call may have posted."""
         return await self._posting.find_posted(reply)
 
     async def update(self, reply: Reply) -> None:
-        """Bring a message up to date."""
+        """Update a posted reply."""
         await self._posting.update(reply)
 
     async def status(self, key: ConversationKey, text: str | None) -> None:
-        """Show the typing indicator; what is being waited for comes as a post, so it is not shown here."""
+        """Show the typing indicator for ''; a text is not shown, since waiting is posted as a message."""
         if text == "":
             await self._posting.typing(key)

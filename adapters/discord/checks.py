@@ -1,6 +1,6 @@
-"""What `inhouse doctor` looks at on Discord: the token, the intents, servers, sessions and slash commands.
+"""The Discord checks of `inhouse doctor`: token, intents, servers, sessions and slash commands.
 
-In: settings. Out: findings, as they come. No session is started, and nothing is changed.
+They start no session and change nothing.
 """
 
 import re
@@ -24,27 +24,27 @@ from bot.names import one_line
 TIMEOUT_S = 10.0
 LOW_SESSIONS = 100
 MAX_SERVERS, MANY_SERVERS = 2500, 2000
-"""A bot in more servers than the first has to split itself into shards, which this one does not."""
+"""Servers above which Discord requires shards, which Inhouse does not have; and above which doctor warns."""
 TOKEN_SHAPE = re.compile(r"[\w-]{18,}\.[\w-]{5,}\.[\w-]{20,}")
 FAILURES = (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError)
-LATER = "Try again in a minute; discordstatus.com tells of outages"
+LATER = "Try again in a minute; discordstatus.com lists outages"
 API = f"{discord.http.Route.BASE}/gateway"
 
 
 def clock(settings: Settings) -> tuple[str, str | None]:
-    """An address that answers whoever asks, with the time, and the proxy to it."""
+    """An address that answers without a token, with the time in its headers, and the proxy to it."""
     return API, proxy_for(settings)
 
 
 async def examine(settings: Settings, connect: ConnectorFactory | None = None) -> AsyncIterator[Finding]:
-    """Look at everything, if there is a token."""
+    """Check everything, if there is a token."""
     if settings.discord_bot_token is None:
         fix = "`inhouse discord-invite` says how to get a token."
         yield ok("Discord", "not served: there is no DISCORD_BOT_TOKEN", fix)
         return
     token = settings.discord_bot_token.get_secret_value()
     proxy = proxy_for(settings)
-    client = discord.AutoShardedClient(  # the only client that can be asked for the session limits
+    client = discord.AutoShardedClient(  # the only client with fetch_session_start_limits
         intents=discord.Intents(guilds=True),
         connector=connect() if connect else None,
         proxy=proxy,
@@ -72,7 +72,7 @@ async def examine(settings: Settings, connect: ConnectorFactory | None = None) -
 
 
 def _login_failure(error: Exception, token: str, proxy: str | None) -> Finding:
-    """Why nothing could be asked."""
+    """The finding for a failed login."""
     refusal = fatal_error(error)
     if refusal is not None:
         refused = told("Discord token", State.WRONG, str(refusal))
@@ -88,7 +88,7 @@ def _login_failure(error: Exception, token: str, proxy: str | None) -> Finding:
             "Discord", found, "See what INHOUSE_DISCORD_PROXY or HTTPS_PROXY names, and allow discord.com there."
         )
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        fix = "If something opens your TLS on the way, let SSL_CERT_FILE name its certificates."
+        fix = "If a proxy inspects TLS, set SSL_CERT_FILE to its certificates."
         return wrong("Discord", "its certificate is not trusted here", fix)
     way = "through the proxy" if proxy else "from here"
     fix = "Check the network, name resolution and firewall; INHOUSE_DISCORD_PROXY can name a proxy."
@@ -110,7 +110,7 @@ def _servers(application: discord.AppInfo) -> Finding:
         fix = f"Take it out of some: above {MAX_SERVERS:,} Discord wants shards, which Inhouse does not have."
         return wrong("Discord servers", found, fix)
     if count > MANY_SERVERS:
-        return warning("Discord servers", found, f"At {MAX_SERVERS:,} Discord will not connect it any more.")
+        return warning("Discord servers", found, f"Above {MAX_SERVERS:,} Discord refuses to connect it.")
     if not count:
         return warning("Discord servers", "the bot is in no server", "`inhouse discord-invite` prints the link.")
     return ok("Discord servers", found)
@@ -120,10 +120,10 @@ def _sessions(limits: discord.SessionStartLimits) -> Finding:
     hours = limits.reset_after / 3_600_000
     found = f"{limits.remaining:,} of {limits.total:,} are left for the next {hours:.0f} hours"
     if limits.remaining <= RESERVED_SESSIONS:
-        fix = "Nothing needs to be done but wait: Inhouse starts no more, since a bot without any loses its token."
+        fix = "Wait: Inhouse starts no more until then, since Discord resets the token of a bot that uses up all."
         return wrong("Discord sessions", found, fix)
     if limits.remaining < LOW_SESSIONS:
-        fix = "Something starts this bot again and again: see its log, and whether another program has its token."
+        fix = "Something restarts this bot again and again: check its log, and whether another program uses its token."
         return warning("Discord sessions", found, fix)
     return ok("Discord sessions", found)
 

@@ -1,7 +1,6 @@
-"""discord.py's client for one life of the connection: it hears, and hands on what it hears.
+"""The discord.py client of one gateway connection: forwards messages to the intake and interactions to their handlers.
 
-In: the gateway's events. Out: calls of the intake (messages) and the desk (commands and buttons). A life ends with the
-client's `start`, whatever ended it; the next one is the gateway's to begin.
+`gateway` makes a new client when its connection ends.
 """
 
 import asyncio
@@ -28,23 +27,24 @@ from bot.errors import RetryLater
 log = logging.getLogger(__name__)
 
 MAX_IDENTIFY_WAIT_S = 20.0
-"""The longest wait before an IDENTIFY on an open connection; a longer one ends this life first."""
+"""The longest wait before an IDENTIFY on an open connection, seconds; before a longer one the client is closed."""
 PRESENCE_INTERVAL_S = 20.0
 MAX_RATE_LIMIT_S = 600.0
-"""discord.py refuses every call of a bucket whose window ends later than this, even while calls are left in it (opening
-threads has a window of five minutes), so this is longer than any that we meet."""
+"""discord.py refuses all calls of a bucket whose window ends later than this, even if it has calls left. So it is
+longer than the longest window in use, which is the five minutes of opening threads. Seconds.
+"""
 SESSION_EVENTS = ("READY", "RESUMED")
-"""Events without which there is no session."""
+"""Events that start or resume a session."""
 MESSAGE_EVENTS = ("MESSAGE_CREATE", "MESSAGE_UPDATE")
-"""Events with what somebody wrote."""
+"""Events with a message's text."""
 
 Parser = Callable[[Any], None]
-"""What discord.py makes of an event. Any: whatever the event brings."""
+"""discord.py's parser of an event. Any: its JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """What Discord allows: to read every message, and to start so many more sessions until the count begins anew."""
+    """What Discord allows: reading every message, and how many more sessions before the count is reset."""
 
     reads_all: bool
     remaining: int
@@ -53,8 +53,9 @@ class SessionLimits:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOptions:
-    """How to connect. Without a frame for `heartbeat_s` the line counts as dead; `guilds_s` is how long to wait for one
-    more server before a session counts as complete. `trace` watches the requests."""
+    """How to connect. `idle_timeout_s`: without a frame for so long the connection counts as dead. `guilds_s`: how long
+    to wait for one more server before a session counts as complete. `trace` observes the requests.
+    """
 
     connector: aiohttp.BaseConnector | None
     proxy: str | None
@@ -68,7 +69,7 @@ class SessionLimitReached(Exception):
 
 
 class GatewayClient(discord.Client):
-    """See the module."""
+    """Forwards the events of one connection."""
 
     def __init__(
         self,
@@ -107,26 +108,26 @@ class GatewayClient(discord.Client):
         self._interactions.register(self._tree)
         self._synced = False
         self._shown_presence = ""
-        self._complete_or_closed = asyncio.Event()  # complete, or closed
+        self._complete_or_closed = asyncio.Event()
 
     async def wait_complete(self) -> None:
-        """Wait until all servers are known. Raises RetryLater if the connection ends before that."""
+        """Wait until all servers are known. Raises RetryLater if the connection ends first."""
         await self._complete_or_closed.wait()
         if self.is_closed():
             raise RetryLater(1.0, "Discord is not connected")
 
     async def close(self) -> None:
-        """End this life."""
+        """Close the connection for good."""
         self._complete_or_closed.set()
         await super().close()
 
-    def dispatch(self, event: str, /, *args: Any, **kwargs: Any) -> None:  # Any: whatever an event brings
-        """Hand on an event; discord.py trips over one that comes after the end, such as a late 'ready'."""
+    def dispatch(self, event: str, /, *args: Any, **kwargs: Any) -> None:  # Any: the event's arguments
+        """Dispatch an event unless the client is closed, when discord.py fails on late ones such as 'ready'."""
         if not self.is_closed():
             super().dispatch(event, *args, **kwargs)
 
     async def before_identify_hook(self, shard_id: int | None, *, initial: bool = False) -> None:
-        """Keep to the pace, however often Discord ends the session."""
+        """Wait as the backoff says before each IDENTIFY. Raises SessionLimitReached instead of a long wait."""
         wait = self._backoff.seconds_to_session()
         if wait > MAX_IDENTIFY_WAIT_S or self._sessions_left <= 0:
             raise SessionLimitReached
@@ -135,16 +136,16 @@ class GatewayClient(discord.Client):
         self._backoff.record_session()
 
     async def on_connect(self) -> None:
-        """A new session, so what was said since the last one has to be read back: from before what comes live now.
+        """Read back missed messages at each new session, from before the first live event.
 
-        The servers come after this; `fetch_since` waits for them.
+        The servers are received after this; `fetch_since` waits for them.
         """
         self._complete_or_closed.clear()
         with self._intake.errand():
             await self._intake.catch_up()
 
     async def on_ready(self) -> None:
-        """The session is complete."""
+        """The session is complete: show the presence and register the commands."""
         self._shown_presence = ""
         self._complete_or_closed.set()
         self._backoff.reset()
@@ -152,7 +153,7 @@ class GatewayClient(discord.Client):
         await self._sync_commands()
 
     async def _sync_commands(self) -> None:
-        """Tell Discord which commands there are, once in a life."""
+        """Register the slash commands, once per client."""
         if self._synced:
             return
         try:
@@ -162,47 +163,47 @@ class GatewayClient(discord.Client):
             log.warning("The slash commands could not be registered with Discord: %s", error)
 
     async def on_message(self, message: discord.Message) -> None:
-        """Somebody said something."""
+        """A new message."""
         with self._intake.errand():
             await self._intake.message(self.context, message)
 
     async def on_raw_message_edit(self, event: discord.RawMessageUpdateEvent) -> None:
-        """A message was changed, by its author or by Discord."""
+        """An edited message; Discord adds previews by edits, too."""
         with self._intake.errand():
             await self._intake.edit(self.context, event.message)
 
     async def on_raw_message_delete(self, event: discord.RawMessageDeleteEvent) -> None:
-        """A message is gone."""
+        """A deleted message."""
         with self._intake.errand():
             await self._intake.deletion(self, self.context, event.channel_id, event.guild_id, [event.message_id])
 
     async def on_raw_bulk_message_delete(self, event: discord.RawBulkMessageDeleteEvent) -> None:
-        """Messages are gone."""
+        """Deleted messages."""
         with self._intake.errand():
             await self._intake.deletion(self, self.context, event.channel_id, event.guild_id, sorted(event.message_ids))
 
     async def on_interaction(self, interaction: discord.Interaction[discord.Client]) -> None:
-        """A button was pressed (commands come through the tree)."""
+        """A button press; commands come through the tree."""
         if interaction.type is discord.InteractionType.component:
             with self._intake.errand():
                 await self._interactions.on_button(interaction)
 
     async def on_guild_channel_update(self, before: discord.abc.GuildChannel, after: discord.abc.GuildChannel) -> None:
-        """Its permissions may be others now."""
+        """The permissions of a channel may have changed."""
         self._intake.posting.clear_forbidden(after.id)
 
     async def on_error(self, event_method: str, /, *args: object, **kwargs: object) -> None:
-        """A bug of ours: one event is lost, the others go on."""
-        log.exception("An event of Discord's (%s) could not be handled.", event_method)
+        """Log an exception in a handler; only this event is lost."""
+        log.exception("A Discord event (%s) could not be handled.", event_method)
 
     async def keep_presence(self) -> None:
-        """Show what is going on, for ever."""
+        """Update the presence until cancelled."""
         while True:
             await asyncio.sleep(PRESENCE_INTERVAL_S)
             await self.show_presence()
 
     async def show_presence(self) -> None:
-        """Show what is going on, if that has changed."""
+        """Show the presence if it has changed."""
         text = self._core.presence()[:128]
         if text == self._shown_presence or not self.is_ready():
             return
@@ -212,21 +213,20 @@ class GatewayClient(discord.Client):
 
 
 def _skip_malformed(event: str, parse: Parser) -> Parser:
-    """`parse`, but an event that it cannot read is passed over; discord.py would end the session with it, again and
-    again for as long as somebody can make such events."""
+    """A parser that skips an event that `parse` cannot read, where discord.py would end the session."""
 
-    def read(data: Any) -> None:  # Any: as in Parse
+    def read(data: Any) -> None:  # Any: as in Parser
         try:
             if event in MESSAGE_EVENTS:
                 _check_texts(data)
             parse(data)
         except Exception as error:
-            log.error("An event of Discord's (%s) cannot be read (%s); it is passed over.", event, type(error).__name__)
+            log.error("A Discord event (%s) cannot be read (%s) and is skipped.", event, type(error).__name__)
 
     return read
 
 
-def _check_texts(message: Any) -> None:  # Any: as in Parse
+def _check_texts(message: Any) -> None:  # Any: as in Parser
     """Raise TypeError where a text of a message or of its files is no string: discord.py takes these as they come."""
     texts = [message.get("content", "")]
     for file in message.get("attachments", ()):
@@ -243,5 +243,5 @@ class _CommandTree(app_commands.CommandTree[GatewayClient]):
     async def on_error(
         self, interaction: discord.Interaction[GatewayClient], error: app_commands.AppCommandError
     ) -> None:
-        """A command of an older version, or a bug of ours."""
+        """Log a command that is not known (of an older version) or that failed."""
         log.error("A command could not be handled: %s", error, exc_info=error.__cause__)

@@ -1,7 +1,7 @@
-"""Slash commands, context menus and buttons: made from the one table of commands, acknowledged at once, then answered.
+"""Handles slash commands, context menus and buttons, all made from the table of commands.
 
-In: interactions. Out: IncomingCommand, IncomingAction and the like for the core, and its answer for the actor's eyes.
-Discord waits three seconds for an acknowledgement, so it comes before anything else.
+Discord expects an acknowledgement within three seconds, so an interaction is acknowledged before it is handled. The
+answer is ephemeral.
 """
 
 import logging
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 ALREADY_ACKNOWLEDGED = 40060
 MAX_CHARS = 2000
 ANSWER, FORGET = "Answer this", "Forget this"
-"""What the menu of a message has."""
+"""The entries of a message's context menu."""
 ANSWER_COMING = "It comes as a message here."
 ANSWERED = "I have answered that already, or am about to; the button under the answer makes another one."
 FORGOTTEN = "What I had stored of that message, and of its answer, is deleted."
@@ -49,20 +49,20 @@ _FAILURES = (discord.DiscordException, aiohttp.ClientError, OSError)
 
 
 class InteractionHandlers:
-    """Where interactions are dealt with."""
+    """Turns interactions into events for the core, and answers them."""
 
     def __init__(self, client: discord.Client, core: Core, context: ContextFetcher) -> None:
         self._client, self._core, self._context = client, core, context
 
     def register(self, tree: app_commands.CommandTree[discord.Client]) -> None:
-        """Add all commands to a tree."""
+        """Add all commands and context menus to a tree."""
         for command in COMMANDS:
             tree.add_command(self._slash_command(command))
         tree.add_command(app_commands.ContextMenu(name=ANSWER, callback=self._context_menu(self._answer)))
         tree.add_command(app_commands.ContextMenu(name=FORGET, callback=self._context_menu(self._forget)))
 
     async def on_button(self, interaction: Interaction) -> None:
-        """A button under a reply was pressed."""
+        """A button press under a reply."""
         button = parsed(str(dict(interaction.data or {}).get("custom_id", "")))
         channel = interaction.channel
         if button is None or not isinstance(channel, MessageChannel) or not await _acknowledge(interaction):
@@ -74,9 +74,7 @@ class InteractionHandlers:
         if not isinstance(outcome, Accepted):
             await _respond(interaction, outcome)
 
-    def _slash_command(
-        self, command: Command
-    ) -> app_commands.Command[Any, ..., None]:  # Any: the cog that a command may belong to
+    def _slash_command(self, command: Command) -> app_commands.Command[Any, ..., None]:  # Any: the command's cog
         async def without_value(interaction: discord.Interaction) -> None:
             await self._command(interaction, command, {})
 
@@ -119,7 +117,7 @@ class InteractionHandlers:
         return chosen
 
     async def _answer(self, interaction: Interaction, message: discord.Message, channel: MessageChannel) -> Outcome:
-        """Whoever asks for an answer is its asker, the history shows who said it."""
+        """Ask for an answer to a message: the rights are the actor's, the name in the history is the author's."""
         question = self._context.translator.question(message, channel)
         event = await self._context.enrich_question(question, message)
         asker = actor(interaction)
@@ -128,7 +126,7 @@ class InteractionHandlers:
         return Notice(ANSWERED) if isinstance(outcome, Accepted) and not outcome.request_id else outcome
 
     async def _forget(self, interaction: Interaction, message: discord.Message, channel: MessageChannel) -> Outcome:
-        """A message, or the one that an answer of ours answers."""
+        """Forget a message; for an answer of ours, the question that it answers."""
         person, author, message_id = actor(interaction), message.author.id, message.id
         if self._client.user and author == self._client.user.id and message.reference:
             message_id = message.reference.message_id or message_id
@@ -153,12 +151,12 @@ class InteractionHandlers:
 
 
 async def _acknowledge(interaction: Interaction) -> bool:
-    """Tell Discord that we are at it; False if it is too late, and the actor was told that nothing happened."""
+    """Acknowledge an interaction; False if it is too late, in which case Discord shows the actor that it failed."""
     command = interaction.type is discord.InteractionType.application_command
     try:
         await interaction.response.defer(ephemeral=True, thinking=command)
     except discord.HTTPException as error:
-        if error.code != ALREADY_ACKNOWLEDGED:  # a repeated acknowledgement whose first answer was lost
+        if error.code != ALREADY_ACKNOWLEDGED:  # a retry after a lost answer
             log.warning("Interaction %s could not be acknowledged: %s", interaction.id, error.text or error.status)
             return False
     except (aiohttp.ClientError, OSError) as error:
@@ -168,7 +166,7 @@ async def _acknowledge(interaction: Interaction) -> bool:
 
 
 async def _respond(interaction: Interaction, outcome: Outcome) -> None:
-    """Answer for the actor's eyes."""
+    """Answer with ephemeral messages."""
     text = ANSWER_COMING if isinstance(outcome, Accepted) else outcome.text
     attachment = outcome.attachment if isinstance(outcome, Notice) else None
     try:

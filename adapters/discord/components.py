@@ -1,6 +1,6 @@
-"""The buttons under a reply. What they do is in their custom_id, so that they work after a restart.
+"""The buttons under a reply, which carry their action and the reply's id in their custom_id.
 
-In: a Reply. Out: what Discord shows under it. By the same custom_id a reply is found again in a channel's history.
+So they work after a restart, and a reply is found again in a channel's history.
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ def view_of(reply: Reply) -> discord.ui.View | None:
     for kind in reply.buttons:
         label, emoji, style = BUTTON_STYLES[kind]
         view.add_item(discord.ui.Button(label=label, emoji=emoji, style=style, custom_id=button_id(kind, reply)))
-    view.stop()  # else discord.py keeps it in memory for ever; presses are read from their custom_id
+    view.stop()  # else discord.py stores the view for ever; presses are read from their custom_id
     return view
 
 

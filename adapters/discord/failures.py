@@ -1,8 +1,4 @@
-"""What discord.py raises, as our errors: the one place where they are mapped.
-
-In: a block of calls to Discord. Out: RetryLater (nothing was done), Gone or Rejected (nothing ever will be), or
-OutcomeUnknown (it may have been done) for what goes wrong in it.
-"""
+"""Maps discord.py's exceptions to our errors: RetryLater, Gone, Rejected or OutcomeUnknown."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,9 +10,9 @@ from adapters.discord.patience import request_timeout
 from bot.errors import AdapterError, FatalAdapterError, Gone, OutcomeUnknown, Rejected, RetryLater
 
 RETRY_S = 2.0
-"""When to try again after an answer that does not say when."""
+"""Seconds until the next try where Discord does not say."""
 REFUSAL_RETRY_S = 60.0
-"""When to try again after refusals that more requests would only make worse."""
+"""Seconds until the next try after refusals that count against the bot."""
 
 PORTAL = "https://discord.com/developers/applications"
 
@@ -28,16 +24,16 @@ FATAL_CLOSES = {
     4013: "Discord does not know an intent that was asked for; install a newer Inhouse.",
     4014: "Discord refused the message content intent: switch on 'Message Content Intent' at {bot} and start again.",
 }
-"""Close codes after which connecting again is of no use, and what to do about each."""
+"""The errors for close codes after which reconnecting cannot help."""
 
 
 def portal_page(application_id: int | None) -> str:
-    """Where a bot's token and intents are set."""
+    """The page where a bot's token and intents are set."""
     return f"{PORTAL}/{application_id}/bot" if application_id else PORTAL
 
 
 def fatal_error(error: BaseException, application_id: int | None = None) -> FatalAdapterError | None:
-    """The sentence for an error that ends it all, or None for one that passes."""
+    """The error with its fix where reconnecting cannot help, else None."""
     code = 0
     if isinstance(error, discord.LoginFailure):
         code = 4004
@@ -51,7 +47,7 @@ def fatal_error(error: BaseException, application_id: int | None = None) -> Fata
 
 @asynccontextmanager
 async def mapped_errors(*, posting: bool = False) -> AsyncIterator[None]:
-    """Around calls to Discord. `posting`: doing it twice would show, so a lost answer is an OutcomeUnknown."""
+    """Around calls to Discord. `posting`: a repeated call would be visible, so a lost answer is an OutcomeUnknown."""
     try:
         async with request_timeout():
             yield
@@ -60,7 +56,7 @@ async def mapped_errors(*, posting: bool = False) -> AsyncIterator[None]:
     except RuntimeError as error:
         if "closed" not in str(error):  # the client was closed and is being replaced
             raise
-        raise RetryLater(1.0, "Discord is being connected anew") from error
+        raise RetryLater(1.0, "Discord is being reconnected") from error
 
 
 def _to_adapter_error(error: Exception, posting: bool) -> AdapterError:

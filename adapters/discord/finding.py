@@ -1,7 +1,7 @@
-"""Finding what an earlier process posted, when nobody knows whether it did.
+"""Finds the message of a reply in the history, for a post whose outcome is unknown.
 
-In: a reply. Out: the id of its message, from the channel's history. Nonces are not in there, so the first part of an
-answer is known by its buttons, and each later part by the message that it refers to, which is the part before it.
+The history has no nonces. So the first part of an answer is found by its buttons, and each later part by its reference
+to the part before.
 """
 
 from collections.abc import AsyncIterator
@@ -12,11 +12,11 @@ from adapters.discord.components import buttons_of
 from bot.messages import Reply
 
 DEPTH = 300
-"""How many messages are looked at, from the newest on back and from the question on."""
+"""The most messages that are read, from the newest backwards and from the question onwards."""
 
 
 async def find_message(client: discord.Client, channel: discord.PartialMessageable, reply: Reply) -> str | None:
-    """The id of a reply's message, or None if it is not there."""
+    """The id of a reply's message, or None if there is none."""
     first = await first_part(client, channel, reply)
     if first is None or reply.part == 0:
         return first
@@ -24,7 +24,7 @@ async def find_message(client: discord.Client, channel: discord.PartialMessageab
 
 
 async def first_part(client: discord.Client, channel: discord.PartialMessageable, reply: Reply) -> str | None:
-    """The id of the first message of the answer that a reply is part of."""
+    """The id of the first message of a reply's answer."""
     async for message in _own_messages(client, channel, int(reply.question_id)):
         if any(button.request_id == reply.request_id for button in buttons_of(message)):
             return str(message.id)
@@ -32,8 +32,8 @@ async def first_part(client: discord.Client, channel: discord.PartialMessageable
 
 
 async def part_after(client: discord.Client, channel: discord.PartialMessageable, first: str, part: int) -> str | None:
-    """The id of a later part: the `part`th message on from the first one."""
-    following: dict[int, str] = {}  # by the message that it refers to
+    """The id of a later part, found by following the references from the first one."""
+    following: dict[int, str] = {}  # by the message that is referenced
     async for message in channel.history(limit=DEPTH, after=discord.Object(int(first)), oldest_first=True):
         if _is_own(client, message) and message.reference and message.reference.message_id:
             following.setdefault(message.reference.message_id, str(message.id))
@@ -46,7 +46,7 @@ async def part_after(client: discord.Client, channel: discord.PartialMessageable
 async def _own_messages(
     client: discord.Client, channel: discord.PartialMessageable, question: int
 ) -> AsyncIterator[discord.Message]:
-    """Our messages since a question, the newest ones first; in a long channel also those right after it."""
+    """Our messages since a question: the newest ones first, then, in a busy channel, those right after the question."""
     oldest = None
     async for message in channel.history(limit=DEPTH):
         oldest = message

@@ -1,8 +1,7 @@
-"""Staying connected to Discord, for as long as it lets us.
+"""Keeps the bot connected to Discord: one client after the other, within the daily limit of sessions.
 
-In: settings and what to do with events. Out: a client that is connected, again and again: each life of it begins with a
-look at what the portal allows and how many sessions are left, and ends with whatever ended it. It promises that only a
-refusal for good ends the adapter, and that no chain of failures spends the sessions of a day.
+Before each client it asks Discord for the intents and the sessions that are left. Only an error that needs a person
+ends the adapter.
 """
 
 import asyncio
@@ -34,9 +33,10 @@ ConnectorFactory = Callable[[], aiohttp.BaseConnector]
 
 @dataclass(frozen=True, slots=True)
 class GatewayTiming:
-    """Seconds. `heartbeat`: without a frame for so long the line is dead (Discord sends one every 41.25 s); with the 30
-    that a dead line is given to close it stays below two beats. `guilds`: how long to wait for one more server before a
-    session counts as complete. `gap`: the least time between two sessions. `answer`: how long a request may wait."""
+    """Seconds. `heartbeat`: without a frame for so long the connection is dead (Discord sends one every 41.25 s; with
+    the 30 s that a close may take, this stays below two heartbeats). `guilds`: how long to wait for one more server
+    before a session counts as complete. `gap`: the least time between two sessions. `answer`: timeout of a request.
+    """
 
     heartbeat: float = 50.0
     guilds: float = 1.0
@@ -52,7 +52,7 @@ def proxy_for(settings: Settings) -> str | None:
 
 
 class Gateway:
-    """One bot's connection. `posting` is what carries replies through it."""
+    """The connection of one bot. `posting` writes through it."""
 
     def __init__(self, settings: Settings, connect: ConnectorFactory | None, timing: GatewayTiming) -> None:
         self._settings, self._connect, self._timing = settings, connect, timing
@@ -64,7 +64,7 @@ class Gateway:
         """How often Discord answered 429."""
         self._trace = GlobalRateLimit().add_to(timeout_trace(timing.answer, self._count_rate_limit))
         self.posting = Posting(settings, self.client)
-        discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False  # nobody here misses a voice
+        discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False  # no voice is needed
 
     @property
     def connected(self) -> bool:
@@ -72,20 +72,20 @@ class Gateway:
         return self._client is not None and not self._client.is_closed() and self._client.is_ready()
 
     def client(self) -> GatewayClient:
-        """The client that can be used now. Raises RetryLater if there is none."""
+        """The connected client. Raises RetryLater if there is none."""
         if self._client is None or self._client.is_closed():
             raise RetryLater(1.0, "Discord is not connected")
         return self._client
 
     def reload(self, settings: Settings) -> None:
-        """Go by these from now on; the connection stays."""
+        """Use these settings from now on; the connection stays."""
         self._settings = settings
         self.posting.reload(settings)
         if self._client is not None:
             self._client.context.reload(settings)
 
     async def run(self, core: Core) -> None:
-        """Connect, and connect again, until close(). Raises FatalAdapterError."""
+        """Stay connected until close(). Raises FatalAdapterError."""
         intake = Intake(core, self.posting, self.closing)
         try:
             await self._reconnect_forever(core, intake)
@@ -111,7 +111,7 @@ class Gateway:
         self.closing.set()
 
     def _reconnect_delay(self, outcome: BaseException | None) -> float:
-        """Seconds until the next life, after what ended this one. Raises FatalAdapterError."""
+        """Seconds until the next client, from the outcome of the last one. Raises FatalAdapterError."""
         if isinstance(outcome, FatalAdapterError):
             raise outcome
         if outcome is not None and (refusal := fatal_error(outcome, self._application_id)):
@@ -120,11 +120,11 @@ class Gateway:
             wait = self._backoff.seconds_to_session()
         else:
             wait = max(self._backoff.next_retry(), self._backoff.seconds_to_session())
-        log.warning("The connection to Discord ended (%s); again in %.0f s.", _error_name(outcome), wait)
+        log.warning("Disconnected from Discord (%s); reconnecting in %.0f s.", _error_name(outcome), wait)
         return wait
 
     async def _run_client(self, core: Core, intake: Intake) -> None:
-        """One life of the client, to its end."""
+        """Run one client until its connection ends."""
         token = self._token()
         limits = await self._wait_for_sessions(token)
         client = GatewayClient(self._settings, core, intake, self._backoff, limits, self._options())
@@ -132,7 +132,7 @@ class Gateway:
         try:
             async with request_timeout():
                 await client.login(token)
-            client.context.reload(self._settings)  # there may be others since this life began
+            client.context.reload(self._settings)  # a reload may have come during the login
             self._client = client
             await client.connect()
         finally:
@@ -143,24 +143,24 @@ class Gateway:
                     await client.close()
 
     async def _wait_for_sessions(self, token: str) -> SessionLimits:
-        """What the portal allows, once enough sessions are left."""
+        """What Discord allows, once enough sessions are left."""
         while True:
             limits = await self._fetch_limits(token)
             if limits.remaining > RESERVED_SESSIONS:
                 return limits
             until = time.strftime("%H:%M:%S", time.localtime(time.time() + limits.resets_in_s))
             log.warning(
-                "Discord lets this bot start only %d more sessions before %s; I wait for that, since a bot that uses "
-                "them up loses its token.",
+                "Only %d more sessions are left before %s. Waiting until then, since Discord resets the token of a bot "
+                "that uses up all of them.",
                 limits.remaining,
                 until,
             )
             await self._sleep(limits.resets_in_s + 1.0)
 
     async def _fetch_limits(self, token: str) -> SessionLimits:
-        """Ask Discord, without starting a session, what may be asked for."""
+        """Ask Discord for the intents and the sessions left, without starting a session."""
         options = self._options()
-        probe = discord.AutoShardedClient(  # the only client that can be asked for the session limits
+        probe = discord.AutoShardedClient(  # the only client with fetch_session_start_limits
             intents=discord.Intents(guilds=True),
             connector=options.connector,
             proxy=options.proxy,
@@ -185,7 +185,7 @@ class Gateway:
 
     def _token(self) -> str:
         if self._settings.discord_bot_token is None:
-            raise FatalAdapterError("There is no DISCORD_BOT_TOKEN, so Discord cannot be connected to.")
+            raise FatalAdapterError("DISCORD_BOT_TOKEN is not set, so Inhouse cannot connect to Discord.")
         return self._settings.discord_bot_token.get_secret_value()
 
     async def _sleep(self, seconds: float) -> None:
@@ -195,7 +195,7 @@ class Gateway:
 
 
 def _error_name(outcome: BaseException | None) -> str:
-    """An error in a few words, without what it may quote."""
+    """A short name for an error, without text that it may quote."""
     if isinstance(outcome, discord.ConnectionClosed):
         return f"closed with {outcome.code}"
     if isinstance(outcome, discord.HTTPException):

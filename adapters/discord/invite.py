@@ -1,7 +1,4 @@
-"""The way into a server: `inhouse discord-invite`.
-
-In: settings with a token. Out: the link that invites the bot with the fewest permissions, and what to click before.
-"""
+"""The text of `inhouse discord-invite`: a link that invites the bot with the fewest permissions, and the steps."""
 
 import asyncio
 
@@ -21,11 +18,11 @@ PERMISSIONS = discord.Permissions(
     read_message_history=True,
     attach_files=True,
 )
-"""What the bot needs: to read and answer, in threads too, to open a thread for an answer, and to send files."""
+"""The permissions that the bot needs: reading and answering (in threads, too), opening threads, sending files."""
 
 
 def invitation(settings: Settings, connect: ConnectorFactory | None = None) -> str:
-    """The link and the steps, as text. Raises ConfigError (no token, or one that is refused) and AdapterError."""
+    """The link and the steps. Raises ConfigError (no token, or a refused one) or AdapterError."""
     if settings.discord_bot_token is None:
         raise ConfigError(
             f"There is no DISCORD_BOT_TOKEN: make an application at {portal_page(None)}, copy its token from the page "
@@ -56,7 +53,7 @@ def _text(application_id: int, reads_all: bool, settings: Settings) -> str:
     link = discord.utils.oauth_url(application_id, permissions=PERMISSIONS, scopes=("bot", "applications.commands"))
     page = portal_page(application_id)
     if reads_all:
-        intent = f"'Message Content Intent' is on at {page}: good, the bot can follow threads without a mention."
+        intent = f"'Message Content Intent' is on at {page}, so the bot follows threads without a mention."
     else:
         intent = (
             f"At {page}, under 'Privileged Gateway Intents', switch on 'Message Content Intent' and save. (Without it "

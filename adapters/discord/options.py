@@ -1,6 +1,6 @@
-"""The arguments of slash commands, from the table of commands: type, range, choices, completion.
+"""The arguments of slash commands, from the table of commands: type, range, choices and completion.
 
-In: an Option. Out: what discord.py shows of it to Discord; the value comes back as text, as from every other platform.
+Values come back as text, as from every other platform.
 """
 
 import discord
@@ -19,14 +19,14 @@ _TYPES = {
 
 
 class Argument(app_commands.Transformer):
-    """One argument, which Discord checks before it sends it."""
+    """One argument, which Discord validates."""
 
     def __init__(self, command: str, option: Option, core: Core) -> None:
         self._command, self._option, self._core = command, option, core
 
     @property
     def type(self) -> discord.AppCommandOptionType:
-        """What a value is."""
+        """The type of the value."""
         return _TYPES[self._option.kind]
 
     @property
@@ -41,7 +41,7 @@ class Argument(app_commands.Transformer):
 
     @property
     def choices(self) -> list[app_commands.Choice[str | int | float]] | None:
-        """All values, if they are few."""
+        """All values, if the option has a closed list."""
         return [app_commands.Choice(name=each, value=each) for each in self._option.choices] or None
 
     async def transform(self, interaction: discord.Interaction, value: str | float) -> str:
@@ -53,12 +53,12 @@ class Argument(app_commands.Transformer):
 
 
 class CompletedArgument(Argument):
-    """An argument whose values are offered while it is typed."""
+    """An argument with autocompletion."""
 
-    async def autocomplete(  # type: ignore[override]  # discord.py calls it with what was typed so far
+    async def autocomplete(  # type: ignore[override]  # discord.py passes the text typed so far
         self, interaction: discord.Interaction, value: str
     ) -> list[app_commands.Choice[str]]:
-        """The values that go on like this."""
+        """The values that start with the typed text."""
         offered = self._core.choices(self._command, value)
         fitting = [each for each in offered if 0 < len(each.value) <= MAX_CHOICE_LENGTH]
         return [

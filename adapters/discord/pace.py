@@ -1,7 +1,7 @@
-"""When Discord may be connected to again: sessions are few, and a bot that spends them all loses its token.
+"""The backoff before gateway sessions, so that no chain of failures uses up a day's 1,000 sessions.
 
-In: what was started and what failed. Out: seconds to wait. It promises that a day of restarts, resumes that fail and
-malformed events costs a fraction of the 1,000 sessions that Discord grants in a day.
+Discord resets the token of a bot that uses up all of them. Not stamina: the backoff depends on the sessions of the last
+hour, across connections that succeeded.
 """
 
 import random
@@ -11,14 +11,14 @@ from collections.abc import Callable
 
 HOUR_S = 3600.0
 FREE_SESSIONS = 4
-"""So many sessions an hour may follow each other quickly."""
+"""Sessions an hour without backoff."""
 MAX_WAIT_S = 600.0
 RESERVED_SESSIONS = 20
-"""Sessions of a day that are never used, so that a person can still start the bot by hand."""
+"""Sessions of a day that are never used, so that a person can still start the bot."""
 
 
 class ReconnectBackoff:
-    """The waits before sessions. `gap_s` is the least time between two of them, which Discord asks for."""
+    """The waits before sessions. `gap_s`: the least time between two, as Discord requires. `clock`: seconds."""
 
     def __init__(self, gap_s: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._gap_s, self._clock = gap_s, clock
@@ -36,15 +36,15 @@ class ReconnectBackoff:
         return max(0.0, self._started[-1] + min(MAX_WAIT_S, self._gap_s * float(2**doublings)) - now)
 
     def record_session(self) -> None:
-        """A session is being started."""
+        """Count a session that is being started."""
         self._started.append(self._clock())
 
     def next_retry(self) -> float:
-        """A connection failed: seconds until the next try, with jitter, so that many bots do not come back at once."""
+        """Count a failed connection; seconds until the next try, with jitter."""
         self._failures += 1
         longest = min(MAX_WAIT_S, self._gap_s * float(2 ** min(20, self._failures - 1)))
         return random.uniform(longest / 5, longest)
 
     def reset(self) -> None:
-        """A session stands."""
+        """A session was established: reset the backoff."""
         self._failures = 0

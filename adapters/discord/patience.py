@@ -1,7 +1,7 @@
-"""How long one request to Discord may go without an answer: a line that died keeps nobody waiting for minutes.
+"""A timeout for requests to Discord that counts only the time on the wire.
 
-discord.py waits for rate limits inside its calls, and a call that is interrupted there leaves its locks behind. So only
-the time that a request is on the wire counts, which aiohttp's tracing tells.
+discord.py waits for rate limits inside its calls, and a call that is cancelled there leaves its locks held. So the
+timeout runs only between aiohttp's trace events for the start and the end of a request.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _limit: ContextVar[asyncio.Timeout | None] = ContextVar("limit", default=None)
 
 @asynccontextmanager
 async def request_timeout() -> AsyncIterator[None]:
-    """Around calls of a client that has our trace. Raises TimeoutError when a request gets no answer."""
+    """Around calls of a client with our trace. Raises TimeoutError when a request gets no answer in time."""
     async with asyncio.timeout(None) as limit:
         before = _limit.set(limit)
         try:
@@ -29,7 +29,7 @@ async def request_timeout() -> AsyncIterator[None]:
 
 
 def timeout_trace(timeout_s: float, on_rate_limit: Callable[[], None]) -> aiohttp.TraceConfig:
-    """What a client's session has to be watched with. `limited` is called for every answer 429."""
+    """The trace for a client's HTTP session. `on_rate_limit` is called for each status 429."""
 
     async def started(*_: object) -> None:
         _reschedule(asyncio.get_running_loop().time() + timeout_s)

@@ -1,4 +1,4 @@
-"""Who says something, with what Discord lets them do there."""
+"""Translates Discord's users and members into our Person, with their permissions in a channel."""
 
 import discord
 
@@ -9,7 +9,7 @@ Interaction = discord.Interaction[discord.Client]
 
 
 def person(member: discord.User | discord.Member, channel: MessageChannel) -> Person:
-    """The author of a message. In a direct message they manage the conversation, which is theirs alone."""
+    """The author of a message, who manages the channel if it is a direct conversation."""
     # discord.py makes members without a guild where the event names none, or one that is not cached.
     if not isinstance(member, discord.Member) or getattr(member, "guild", None) is None:
         return Person(str(member.id), member.display_name, manages_channel=is_private(channel))
@@ -17,13 +17,13 @@ def person(member: discord.User | discord.Member, channel: MessageChannel) -> Pe
     if not isinstance(channel, discord.PartialMessageable | discord.DMChannel | discord.GroupChannel):
         try:
             permissions = channel.permissions_for(member)
-        except discord.ClientException:  # a thread whose channel is not known
+        except discord.ClientException:  # a thread whose parent is not cached
             permissions = member.guild_permissions
     return _with_permissions(member, permissions)
 
 
 def actor(interaction: Interaction) -> Person:
-    """Whoever used a command or button."""
+    """The user of a command or a button."""
     member = interaction.user
     if not isinstance(member, discord.Member):
         return Person(str(member.id), member.display_name, manages_channel=interaction.guild_id is None)

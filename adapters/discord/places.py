@@ -1,4 +1,4 @@
-"""Where something is said: Discord's channels and threads as conversation keys, and back."""
+"""Translates Discord's channels and threads into conversation keys and back, and opens threads for answers."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 PLATFORM = "discord"
 THREAD_EXISTS = 160004
 MAX_TITLE = 80
-"""The longest title of a thread that we open; Discord takes 100 characters."""
+"""The longest title of a thread that we open; Discord allows 100 characters."""
 
 MessageChannel = (
     discord.TextChannel
@@ -26,11 +26,11 @@ MessageChannel = (
     | discord.PartialMessageable
     | discord.GroupChannel
 )
-"""Whatever messages can be in."""
+"""Every kind of channel that holds messages."""
 
 
 def conversation_key(channel: MessageChannel) -> ConversationKey:
-    """The conversation of a channel, thread (channel = its parent) or direct message (no workspace)."""
+    """The key of a channel, a thread (channel = its parent) or a direct conversation (no workspace)."""
     if isinstance(channel, discord.Thread):
         return ConversationKey(PLATFORM, str(channel.guild.id), str(channel.parent_id), str(channel.id))
     if isinstance(channel, discord.PartialMessageable):
@@ -40,12 +40,12 @@ def conversation_key(channel: MessageChannel) -> ConversationKey:
 
 
 def is_private(channel: MessageChannel) -> bool:
-    """Whether it is a direct message. A history that is read back has its place by the id alone, not as a DMChannel."""
+    """Whether a channel is a direct conversation; also for one known by its id alone, which is no DMChannel."""
     return not conversation_key(channel).workspace
 
 
 async def resolve_channel(client: discord.Client, channel: MessageChannel) -> MessageChannel:
-    """The channel itself, fetched if only its id is known (a private or archived thread). Raises AdapterError."""
+    """The channel, fetched if only its id is known (a private or archived thread). Raises AdapterError."""
     if not isinstance(channel, discord.PartialMessageable) or channel.guild_id is None:
         return channel
     found = client.get_channel(channel.id)
@@ -56,16 +56,15 @@ async def resolve_channel(client: discord.Client, channel: MessageChannel) -> Me
 
 
 def partial_channel(client: discord.Client, key: ConversationKey) -> discord.PartialMessageable:
-    """The place that a key names."""
+    """The channel or thread of a key, by its id alone."""
     guild_id = int(key.workspace) if key.workspace else None
     return client.get_partial_messageable(int(key.thread or key.channel), guild_id=guild_id)
 
 
 class AnswerThreads:
-    """Opens the threads that answers are posted in, where INHOUSE_REPLY_IN_THREAD asks for them.
+    """Opens threads for answers, where INHOUSE_REPLY_IN_THREAD is set.
 
-    A thread that starts from a message has the message's id: that is how the key of a conversation names a thread
-    that is not there yet.
+    A thread that starts from a message has the message's id, so a key can name a thread before it exists.
     """
 
     def __init__(self) -> None:
@@ -73,7 +72,7 @@ class AnswerThreads:
         self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     async def ensure(self, client: discord.Client, key: ConversationKey) -> None:
-        """Open the thread of a key if it is not there. Raises AdapterError."""
+        """Open the thread of a key if it does not exist. Raises AdapterError."""
         thread_id = int(key.thread or 0)
         if not thread_id or thread_id in self._existing or client.get_channel(thread_id):
             return
@@ -92,7 +91,7 @@ class AnswerThreads:
             question = await parent.fetch_message(thread_id)
             await question.create_thread(name=_title(question, client.user))
         except discord.NotFound:
-            return  # no such message: the thread starts from none, so it is there already
+            return  # the thread starts from no message, so it exists already
         except discord.HTTPException as error:
             if error.code != THREAD_EXISTS:
                 raise

@@ -1,8 +1,7 @@
-"""Replies onto Discord: post, edit, find again, and the typing indicator.
+"""Shows replies on Discord: posts, edits and finds messages, and shows the typing indicator.
 
-In: replies as they should look. Out: Discord's messages. It promises: nobody is ever notified and no link is unfurled,
-in edits too; a post that Discord repeats is one post (nonce); a channel that is rate limited or forbids writing slows
-and troubles no other.
+No message or edit notifies anybody or unfurls a link. The nonce makes repeated posts one message. A channel that is
+rate limited or forbids writing does not delay others.
 """
 
 import asyncio
@@ -28,23 +27,23 @@ log = logging.getLogger(__name__)
 
 NO_MENTIONS = discord.AllowedMentions.none()
 FORBIDDEN_S = 300.0
-"""How long a channel that forbade writing is left alone."""
+"""How long a channel that forbids writing is not tried again, seconds."""
 MAX_CHARS = 2000
-FILE_NOT_ALLOWED = "\n*(I may not attach files here, so it is missing.)*"
+FILE_NOT_ALLOWED = "\n*(I may not attach files here, so the file is missing.)*"
 MAX_REMEMBERED = 2000
-"""Answers whose messages' ids are kept in memory."""
+"""Answers whose message ids are kept in memory."""
 
 
 def file_of(attachment: Attachment) -> discord.File:
-    """A file to send."""
+    """An attachment as a file of discord.py's."""
     return discord.File(io.BytesIO(attachment.text.encode()), filename=attachment.name)
 
 
 def _permissions(client: discord.Client, channel: discord.PartialMessageable) -> discord.Permissions:
-    """What the bot may do in a place, as far as is known: an answer should not fail for want of a lesser permission."""
+    """The bot's permissions in a channel; all of them if they are not known."""
     known = client.get_channel(channel.id)
     if isinstance(known, discord.abc.GuildChannel | discord.Thread):
-        with suppress(discord.ClientException):  # a thread whose channel is not known
+        with suppress(discord.ClientException):  # a thread whose parent is not cached
             return known.permissions_for(known.guild.me)
     return discord.Permissions.all()
 
@@ -56,22 +55,22 @@ def _text(reply: Reply, file: Attachment | None) -> str:
 
 
 class Posting:
-    """Carries replies through the client that is connected now. `client` raises RetryLater while there is none."""
+    """Posts replies and notices. `client` returns the connected client, or raises RetryLater if there is none."""
 
     def __init__(self, settings: Settings, client: Callable[[], discord.Client]) -> None:
         self._settings, self._client = settings, client
         self._threads = AnswerThreads()
         self._locks: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()
-        self._forbidden_until: dict[int, float] = {}  # channels that forbid writing, and until when they are left alone
+        self._forbidden_until: dict[int, float] = {}  # by channel, monotonic seconds
         self._parts: OrderedDict[str, dict[int, str]] = OrderedDict()  # message ids by request and part
-        self._refusals = 0  # how often Discord forbade writing
+        self._refusals = 0
 
     def reload(self, settings: Settings) -> None:
-        """Go by these from now on."""
+        """Use these settings from now on."""
         self._settings = settings
 
     async def post(self, reply: Reply) -> str:
-        """Show a reply for the first time; the message's id. Raises RetryLater, Rejected or OutcomeUnknown."""
+        """Post a reply; returns the message's id. Raises RetryLater, Rejected or OutcomeUnknown."""
         client = self._client()
         channel = await self._channel_for(client, reply.key)
         self._check_allowed(channel)
@@ -82,8 +81,8 @@ class Posting:
         async with self._lock("post", channel), mapped_errors(posting=True), self._remembering_forbidden(channel):
             sent = await channel.send(
                 _text(reply, file),
-                nonce=self._nonce(reply),  # discord.py also asks Discord to enforce it
-                reference=reference,  # type: ignore[arg-type]  # None is its default, which the overloads forgot
+                nonce=self._nonce(reply),  # discord.py sets enforce_nonce
+                reference=reference,  # type: ignore[arg-type]  # None is the default, but missing in the overloads
                 mention_author=False,
                 allowed_mentions=NO_MENTIONS,
                 suppress_embeds=True,
@@ -94,7 +93,7 @@ class Posting:
         return str(sent.id)
 
     async def update(self, reply: Reply) -> None:
-        """Bring a message up to date. Raises RetryLater, Rejected or Gone."""
+        """Update a posted reply. Raises RetryLater, Rejected or Gone."""
         assert reply.platform_id is not None
         client = self._client()
         channel = partial_channel(client, reply.key)
@@ -109,7 +108,7 @@ class Posting:
             )
 
     async def find_posted(self, reply: Reply) -> str | None:
-        """The id of the message of a reply that may have been posted. Raises RetryLater, Rejected or Gone."""
+        """The message id of a reply that may have been posted. Raises RetryLater, Rejected or Gone."""
         client = self._client()
         channel = await self._channel_for(client, reply.key)
         async with mapped_errors():
@@ -119,7 +118,7 @@ class Posting:
         return found
 
     async def typing(self, key: ConversationKey) -> None:
-        """Show for ten seconds that something is being written. Raises RetryLater, Rejected or Gone."""
+        """Show the typing indicator for ten seconds. Raises RetryLater, Rejected or Gone."""
         client = self._client()
         channel = await self._channel_for(client, key)
         self._check_allowed(channel)
@@ -130,7 +129,7 @@ class Posting:
             await channel.typing()
 
     async def send_notice(self, message: discord.Message, part: int, text: str, attachment: Attachment | None) -> None:
-        """Answer a message with words of our own, once however often it is delivered. Raises AdapterError."""
+        """Answer a message with a notice; repeated calls make one message. Raises AdapterError."""
         client = self._client()
         channel = client.get_partial_messageable(message.channel.id)
         self._check_allowed(channel)
@@ -146,7 +145,7 @@ class Posting:
             )
 
     def clear_forbidden(self, channel_id: int) -> None:
-        """A channel's permissions may have changed."""
+        """Try a channel again, whose permissions may have changed."""
         self._forbidden_until.pop(channel_id, None)
 
     async def _channel_for(self, client: discord.Client, key: ConversationKey) -> discord.PartialMessageable:
@@ -157,7 +156,7 @@ class Posting:
     async def _reference(
         self, client: discord.Client, channel: discord.PartialMessageable, reply: Reply
     ) -> discord.MessageReference | None:
-        """The message that a reply is shown to answer: the part before it, or the question."""
+        """The message that a reply references: the part before it, or the question."""
         answered = reply.question_id
         if reply.part:
             parts = self._parts.get(reply.request_id, {})
@@ -174,7 +173,7 @@ class Posting:
         )
 
     def _nonce(self, reply: Reply) -> str:
-        """The same for every try, so that Discord drops repetitions; another one to replace a known message."""
+        """The same for each try, so that Discord drops repetitions; another one when a known message is replaced."""
         posted_id = self._parts.get(reply.request_id, {}).get(reply.part, "")
         return reply.reply_id + posted_id[-4:]
 
@@ -185,16 +184,16 @@ class Posting:
             self._parts.popitem(last=False)
 
     def _lock(self, kind: str, channel: discord.PartialMessageable) -> asyncio.Lock:
-        """One call of a kind at a time in a channel: what follows a refused one would only be refused too."""
+        """One call of a kind at a time in a channel, since calls after a rate limit would be refused as well."""
         return self._locks.setdefault((kind, channel.id), asyncio.Lock())
 
     def _check_allowed(self, channel: discord.PartialMessageable) -> None:
         if self._forbidden_until.get(channel.id, 0.0) > time.monotonic():
-            raise Rejected("Discord does not allow writing there, as it said a moment ago.")
+            raise Rejected("Discord forbade writing in this channel a few minutes ago.")
 
     @asynccontextmanager
     async def _remembering_forbidden(self, channel: discord.PartialMessageable) -> AsyncIterator[None]:
-        """Remember a channel that forbids writing: refusals count against a bot, and 10,000 shut it out altogether."""
+        """Remember a channel that forbids writing: 10,000 refusals in ten minutes block the bot's address."""
         try:
             yield
         except discord.Forbidden:
@@ -203,7 +202,7 @@ class Posting:
             self._forbidden_until = {name: until for name, until in self._forbidden_until.items() if until > now}
             self._forbidden_until[channel.id] = now + FORBIDDEN_S
             log.warning(
-                "Discord does not let me write in channel %s, so I leave it alone for a while (refusal number %d).",
+                "Discord forbids writing in channel %s; no more tries there for five minutes (refusal number %d).",
                 channel.id,
                 self._refusals,
             )

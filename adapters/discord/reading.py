@@ -1,7 +1,6 @@
-"""Reading back what was said while nobody listened.
+"""Reads back the messages of a conversation that were missed while the bot was not connected.
 
-In: a conversation and the last message of it that was heard. Out: what people said since, translated as live messages
-are. Discord tells no memberships with a channel's history, so those are fetched for whoever addresses the bot.
+Discord's history contains no members, so these are fetched for the authors.
 """
 
 import discord
@@ -12,15 +11,15 @@ from adapters.discord.places import partial_channel
 from bot.messages import ConversationKey, IncomingMessage
 
 MESSAGES_PER_RESULT = 4
-"""So many messages are looked at for each one that may be found: the others are those of bots."""
+"""Messages read per message wanted, since many may be those of bots."""
 
 
 async def read_back(
     client: discord.Client, context: ContextFetcher, key: ConversationKey, after_id: int, limit: int
 ) -> list[IncomingMessage]:
-    """At most `limit` messages, oldest first; commands are not among them: they were about another moment.
+    """At most `limit` messages, oldest first, without commands, which are out of date.
 
-    Raises RetryLater, Rejected (may not read there) or Gone.
+    Raises RetryLater, Rejected (no permission) or Gone.
     """
     channel = partial_channel(client, key)
     guild = client.get_guild(int(key.workspace)) if key.workspace else None
@@ -46,4 +45,4 @@ async def _member(guild: discord.Guild, user_id: int) -> discord.Member | None:
     try:
         return await guild.fetch_member(user_id)
     except discord.NotFound:
-        return None  # left the server meanwhile
+        return None  # left the server

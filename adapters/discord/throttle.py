@@ -1,8 +1,8 @@
-"""Discord's limit for all requests of a bot together, kept from our side.
+"""Keeps within Discord's global rate limit of 50 requests a second.
 
-discord.py only learns of it by being refused, and such a refusal stops every channel at once. Discord counts a request
-somewhere between its departure and its answer, so a place is free again a second after the answer: whatever the line
-delays, no second of Discord's ever sees more requests than there are places.
+discord.py learns of it only by a refusal, which stops all channels. Discord counts a request at some moment between its
+start and its answer, so a slot is free again one second after the answer: with any network delay, no second of
+Discord's has more requests than there are slots.
 """
 
 import asyncio
@@ -11,20 +11,20 @@ from types import SimpleNamespace
 import aiohttp
 
 REQUESTS_PER_WINDOW = 45
-"""Requests within a second; Discord allows 50, and `inhouse doctor` may be asking too."""
+"""Discord allows 50, and `inhouse doctor` may run at the same time."""
 WINDOW_S = 1.0
 EXEMPT_PATHS = ("/interactions/", "/webhooks/")
-"""Answers to commands and buttons, which Discord leaves out and which have three seconds."""
+"""Answers to interactions, which do not count and must be sent within three seconds."""
 
 
 class GlobalRateLimit:
-    """Lets requests pass, in the order in which they come."""
+    """Delays requests, in their order, to stay within the limit."""
 
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(REQUESTS_PER_WINDOW)
 
     def add_to(self, config: aiohttp.TraceConfig) -> aiohttp.TraceConfig:
-        """The same, and every request of the sessions that it watches passes here first, repeated ones too."""
+        """Make a trace delay every request of its HTTP sessions, including discord.py's retries."""
         config.on_request_start.insert(0, self._acquire)
         config.on_request_end.append(self._release)
         config.on_request_exception.append(self._release)

@@ -79,7 +79,7 @@ def fatal_error(error: BaseException) -> FatalAdapterError | None:
 
 @asynccontextmanager
 async def mapped_errors(*, posting: bool = False) -> AsyncIterator[None]:
-    """Around calls to Slack. `posting`: repeating the call would be visible, so a lost answer is an OutcomeUnknown."""
+    """Around calls to Slack. `posting`: a repeated call would be visible, so a lost answer is an OutcomeUnknown."""
     try:
         yield
     except SlackApiError as error:

@@ -22,6 +22,7 @@ from adapters.discord.pace import RESERVED_SESSIONS, ReconnectBackoff
 from adapters.discord.patience import REQUEST_TIMEOUT_S, request_timeout, timeout_trace
 from adapters.discord.posting import Posting
 from adapters.discord.throttle import GlobalRateLimit
+from adapters.retries import sleep_unless
 from bot.adapter import Core
 from bot.config import Settings
 from bot.errors import FatalAdapterError, RetryLater
@@ -104,7 +105,7 @@ class Gateway:
                 outcome = (await asyncio.gather(client_task, return_exceptions=True))[0]
             if self.closing.is_set():
                 return
-            await self._sleep(self._reconnect_delay(outcome))
+            await sleep_unless(self.closing, self._reconnect_delay(outcome))
 
     async def close(self) -> None:
         """End the connection; run() returns soon after."""
@@ -155,7 +156,7 @@ class Gateway:
                 limits.remaining,
                 until,
             )
-            await self._sleep(limits.resets_in_s + 1.0)
+            await sleep_unless(self.closing, limits.resets_in_s + 1.0)
 
     async def _fetch_limits(self, token: str) -> SessionLimits:
         """Ask Discord for the intents and the sessions left, without starting a session."""
@@ -187,11 +188,6 @@ class Gateway:
         if self._settings.discord_bot_token is None:
             raise FatalAdapterError("DISCORD_BOT_TOKEN is not set, so Inhouse cannot connect to Discord.")
         return self._settings.discord_bot_token.get_secret_value()
-
-    async def _sleep(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):  # wait_for can swallow a cancellation
-                await self.closing.wait()
 
 
 def _error_name(outcome: BaseException | None) -> str:

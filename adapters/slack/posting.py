@@ -5,7 +5,6 @@ comes as an edit of the whole message, so it does not depend on how a stream end
 writing does not delay others.
 """
 
-import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -18,6 +17,7 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
+from adapters.retries import retried
 from adapters.slack import blocks
 from adapters.slack.calls import WriteCalls
 from adapters.slack.failures import code_of, mapped_errors
@@ -177,9 +177,9 @@ class Posting:
         Each part is retried on its own, so that no part is posted twice.
         """
         for part in split(text, MAX_NOTICE_CHARS) if text else ():
-            await _retried(partial(self._send_text, key.channel, mrkdwn(part.text), thread, to))
+            await retried(partial(self._send_text, key.channel, mrkdwn(part.text), thread, to), MAX_TRIES)
         if attachment is not None:
-            await _retried(partial(self._send_file, attachment, key.channel, thread, to))
+            await retried(partial(self._send_file, attachment, key.channel, thread, to), MAX_TRIES)
 
     async def _send_file(self, file: Attachment, channel: str, thread: str, to: str) -> None:
         if to:
@@ -232,7 +232,7 @@ class Posting:
         if reply.attachment is None or reply.reply_id in self._attached:
             return
         try:
-            await _retried(partial(upload, self._web, reply.attachment, reply.key.channel, reply.key.thread))
+            await retried(partial(upload, self._web, reply.attachment, reply.key.channel, reply.key.thread), MAX_TRIES)
         except OutcomeUnknown as error:  # most likely it was uploaded, and twice would be worse
             log.warning("The upload of an answer's file has an unknown outcome: %s", error)
         except AdapterError as error:
@@ -243,14 +243,3 @@ class Posting:
         self._attached[reply.reply_id] = None
         if len(self._attached) > MAX_REMEMBERED:
             self._attached.popitem(last=False)
-
-
-async def _retried(call: Callable[[], Awaitable[None]]) -> None:
-    """Make a call; again a few times while Slack asks for patience. Raises AdapterError."""
-    for attempt in range(1, MAX_TRIES):
-        try:
-            return await call()
-        except RetryLater as error:
-            log.info("Something has to wait: %s", error)
-            await asyncio.sleep(error.seconds * attempt)
-    return await call()

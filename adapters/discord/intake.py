@@ -15,6 +15,7 @@ import discord
 from adapters.discord.context import ContextFetcher
 from adapters.discord.places import PLATFORM, resolve_channel
 from adapters.discord.posting import Posting
+from adapters.retries import sleep_unless
 from bot.adapter import Core
 from bot.errors import AdapterError, RetryLater, StorageError
 from bot.formatting import split
@@ -102,7 +103,7 @@ class Intake:
                     log.error("What is said on Discord waits to be stored: %s", error)
             self._waiting += 1
             try:
-                await self._sleep(wait)
+                await sleep_unless(self._closing, wait)
             finally:
                 self._waiting -= 1
             wait = min(LONGEST_S, wait * 2)
@@ -114,7 +115,7 @@ class Intake:
                 return await self.posting.send_notice(message, part, text, attachment)
             except RetryLater as error:
                 log.info("The answer to message %s has to wait: %s", message.id, error)
-                await self._sleep(error.seconds * (attempt + 1))
+                await sleep_unless(self._closing, error.seconds * (attempt + 1))
             except AdapterError as error:
                 log.warning("The answer to message %s cannot be shown: %s", message.id, error)
                 return None
@@ -129,10 +130,5 @@ class Intake:
                 return
             except (StorageError, AdapterError) as error:
                 log.warning("What was said meanwhile cannot be read back yet: %s", error)
-            await self._sleep(wait)
+            await sleep_unless(self._closing, wait)
             wait = min(LONGEST_S, wait * 2)
-
-    async def _sleep(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._closing.wait()

@@ -6,12 +6,12 @@ what the core says to it is told once; StorageError gets through, so that nothin
 """
 
 import asyncio
-import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Any
 
+from adapters.retries import sleep_unless
 from adapters.slack.assistant import AssistantView
 from adapters.slack.context import ContextFetcher
 from adapters.slack.events import EventTranslator
@@ -142,7 +142,7 @@ class Intake:
                 return
             except (StorageError, AdapterError) as error:
                 log.warning("What was said meanwhile cannot be read back yet: %s", error)
-            await self._sleep(wait)
+            await sleep_unless(self._closing, wait)
             wait = min(LONGEST_S, wait * 2)
 
     def _run(self, errand: Coroutine[Any, Any, None]) -> None:  # Any: what asyncio's coroutines pass around
@@ -155,8 +155,3 @@ class Intake:
         self._errands.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("Something for Slack failed (%s).", type(error).__name__, exc_info=error)
-
-    async def _sleep(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._closing.wait()

@@ -138,7 +138,7 @@ async def test_the_menu_says_where_the_bot_cannot_answer() -> None:
     async with on_stage() as stage:
         elsewhere = stage.server.channel("elsewhere", with_bot=False)
         said = await stage.ben.says(elsewhere, "why is the sky blue?")
-        assert "add me first" in await told(stage, await stage.ana.picks(said, "answer_this"))
+        assert "Add me first" in await told(stage, await stage.ana.picks(said, "answer_this"))
         assert not stage.core.events
 
 

@@ -170,7 +170,7 @@ async def test_asking_where_the_bot_is_not_is_told_at_once() -> None:
         for kind in ("channel", GROUP):
             elsewhere = stage.server.channel(f"a {kind}", kind, with_bot=False)
             use = await stage.ana.commands(elsewhere, "ask why?")
-            assert "add me first" in await told(stage, use)
+            assert "Add me first" in await told(stage, use)
         assert not stage.core.events
         assert "It comes" in await told(stage, await stage.ana.commands(stage.general, "ask why?"))
         assert (await stage.core.command()).args == {"prompt": "why?"}

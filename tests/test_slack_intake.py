@@ -1,4 +1,4 @@
-"""What comes twice counts once, and what is remembered of Slack's answers."""
+"""Events that Slack delivers twice count once, and the cache of what Slack tells about users and channels."""
 
 import asyncio
 
@@ -135,7 +135,7 @@ async def test_an_event_that_cannot_even_be_read_is_logged(caplog: pytest.LogCap
         assert [ack.event_id for ack in stage.server.acks if ack.event_id == "Ev1"] == []
 
 
-async def test_a_memory_asks_once_and_keeps_what_it_was_told() -> None:
+async def test_a_cache_fetches_once_and_keeps_the_value() -> None:
     asked: list[str] = []
     told = asyncio.Event()
 
@@ -152,7 +152,7 @@ async def test_a_memory_asks_once_and_keeps_what_it_was_told() -> None:
     assert (asked, cache.cached("ana"), cache.cached("ben")) == (["ana"], "ANA", "?")
 
 
-async def test_a_memory_does_not_insist_on_what_it_is_refused() -> None:
+async def test_a_cache_does_not_repeat_a_failed_fetch() -> None:
     asked: list[str] = []
 
     async def fetch(name: str) -> str:
@@ -165,7 +165,7 @@ async def test_a_memory_does_not_insist_on_what_it_is_refused() -> None:
     await cache.close()
 
 
-async def test_a_memory_that_is_closed_leaves_no_call_behind() -> None:
+async def test_a_closed_cache_leaves_no_call_behind() -> None:
     async def fetch(name: str) -> str:
         await asyncio.sleep(60)
         return name

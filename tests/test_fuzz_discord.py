@@ -126,4 +126,4 @@ async def test_what_cannot_be_read_is_an_error_in_the_log(caplog: pytest.LogCapt
     async with on_stage() as stage:
         stage.server.gateway.send(event="MESSAGE_CREATE", data={"id": "nonsense"})
         await good_one_is_served(stage, "a good one")
-    assert "An event of Discord's (MESSAGE_CREATE) cannot be read (" in caplog.text
+    assert "A Discord event (MESSAGE_CREATE) cannot be read (" in caplog.text

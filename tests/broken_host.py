@@ -2,8 +2,8 @@
 
 What people write says what goes wrong: `{sigkill 11 1}` kills the process at the 11th step after that message came,
 once; the next time that the message is tried, all is well. How often a fault struck is kept in a directory, since the
-process is gone afterwards. A model called `stuck` never loads, and `slow` takes its time. The model, its batch and the connection
-are real.
+process is gone afterwards. A model called `stuck` never loads, and `slow` takes its time. The model, its batch and the
+connection are real.
 """
 
 import ctypes

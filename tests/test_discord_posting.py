@@ -116,9 +116,9 @@ async def test_a_channel_that_forbids_writing_is_tried_once() -> None:
         stage.general.deny(Can.SEND_MESSAGES)
         await stage.server.until(lambda: stage.server.frames[-1].event == "CHANNEL_UPDATE")
         for _ in range(3):
-            with pytest.raises(Rejected, match="not allow|forbade"):
+            with pytest.raises(Rejected, match=r"not allow|forbade"):
                 await stage.adapter.post(reply_to(question, "hi"))
-            with pytest.raises(Rejected, match="not allow|forbade"):
+            with pytest.raises(Rejected, match=r"not allow|forbade"):
                 await stage.adapter.status(key_of(stage.general), "")
         assert stage.server.limits.invalid == 1
         await stage.adapter.post(reply_to(await stage.ana.says(other, "hello"), "hi", reply_id="b"))

@@ -7,7 +7,7 @@ where there is an allow list, only who matches it is.
 from bot.config import Settings
 from bot.messages import ConversationKey, Person
 
-NOT_SERVED = "I am not set up to answer you here; whoever runs me can change that."
+NOT_SERVED = "I am not set up to answer you here. Ask the operator of this bot."
 
 
 def is_served(settings: Settings, key: ConversationKey, person: Person) -> bool:

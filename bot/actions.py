@@ -1,8 +1,6 @@
-"""What commands and buttons do.
+"""Executes commands and buttons.
 
-In: IncomingCommand and IncomingAction. Out: a Notice, a Refused, or Accepted when the answer comes as a reply. It
-promises: a command that is delivered twice acts once; who may not is told so; a value that is wrong is answered with
-what is right.
+Returns a Notice, a Refused, or Accepted where the answer comes as a reply. A command that is delivered twice acts once.
 """
 
 import asyncio
@@ -47,6 +45,9 @@ REPEATABLE = frozenset(
     | {ActionKind.GOOD, ActionKind.BAD}
 )
 """What may be done twice: it is noted as done afterwards, so that a crash in between cannot lose it."""
+
+SUBJECTS = {"model": "the model", "temperature": "the temperature", "system": "the instructions"}
+"""Names of settings in a sentence, where the command's own name does not do."""
 
 Handler = Callable[[IncomingCommand, str | None], Awaitable[Outcome]]
 
@@ -112,11 +113,13 @@ class Actions:
         """Act on a button. Raises StorageError."""
         stored = await self._storage.outbox.get(event.reply_id)
         if stored is None:
-            return Refused("I no longer know this answer.")
+            return Refused("This answer is no longer stored.")
         asker = stored.reply.asker.id == event.actor.id
         if not asker and not event.actor.manages_channel and not self._is_admin(event.key.platform, event.actor):
             asked = stored.reply.asker.name
-            return Refused(f"Only {as_code(asked) if asked else 'whoever asked'} and moderators can do that here.")
+            return Refused(
+                f"Only {as_code(asked) if asked else 'the person who asked'} and channel managers can do that here."
+            )
         try:
             event_id = f"action {event.event_id}"
             return await self._once(
@@ -174,13 +177,13 @@ class Actions:
         return await self._again(reply.key, reply.question_id, event.actor, kind)
 
     def _check_right(self, command: Command, value: str | None, event: IncomingCommand) -> None:
-        """Showing is for everyone; changing is for those whom the command names. Raises RequestRefused."""
+        """Check the role that a change needs; to show something needs none. Raises RequestRefused."""
         if value is None or command.who is Who.EVERYONE:
             return
         may = command.who is Who.CHANNEL and event.actor.manages_channel
         if may or self._is_admin(event.key.platform, event.actor):
             return
-        raise RequestRefused(f"Changing {command.name} here is for {command.who}.")
+        raise RequestRefused(f"Only {command.who} can change {SUBJECTS.get(command.name, command.name)} here.")
 
     async def _ask(self, event: IncomingCommand, value: str | None) -> Outcome:
         question = value or ""
@@ -210,7 +213,7 @@ class Actions:
         if not turns or turns[-1].message_id != message_id:
             raise RequestRefused("The question is no longer stored, so I cannot answer it again.")
         if kind is RequestKind.CONTINUE and not await self._conversations.answer(key, message_id):
-            raise RequestRefused("There is no answer yet that I could go on with.")
+            raise RequestRefused("There is no answer yet to continue.")
         return await self._conversations.again(key, message_id, actor, kind, self._worker.submit)
 
     async def _stop(self, event: IncomingCommand, _: str | None) -> Outcome:
@@ -221,22 +224,24 @@ class Actions:
             if may_all or request.author.id == event.actor.id
         ]
         stopped = [await self._worker.stop(request.request_id) for request in mine]
-        return Notice("Stopped.") if any(stopped) else Refused("Nothing of yours is being written here.")
+        return Notice("Stopped.") if any(stopped) else Refused("You have no answer in progress here.")
 
     async def _stop_one(self, request_id: str) -> Outcome:
-        return Notice("Stopped.") if await self._worker.stop(request_id) else Refused("That answer has ended already.")
+        return (
+            Notice("Stopped.") if await self._worker.stop(request_id) else Refused("That answer is already finished.")
+        )
 
     async def _undo(self, event: IncomingCommand, _: str | None) -> Outcome:
         for request in self._queue.of_conversation(event.key):
             await self._worker.stop(request.request_id)
         turn = await self._storage.history.undo(event.key)
         if turn is None:
-            return Refused("There is nothing to take back.")
-        return Notice(f"Taken back: {as_code(turn.text)} and its answer.")
+            return Refused("There is nothing to undo.")
+        return Notice(f"Removed {as_code(turn.text)} and its answer.")
 
     async def _reset(self, event: IncomingCommand, _: str | None) -> Outcome:
         hidden = await self._storage.history.reset(event.key)
-        return Notice(f"A new conversation begins; {counted(hidden, 'earlier message')} will not be read again.")
+        return Notice(f"New conversation. The model no longer reads {counted(hidden, 'earlier message')}.")
 
     async def _forget(self, event: IncomingCommand, value: str | None) -> Outcome:
         for request in self._queue.of_conversation(event.key):
@@ -258,9 +263,9 @@ class Actions:
         """The message id of the last question of a conversation. Raises RequestRefused."""
         last = await self._conversations.last_question(key)
         if last is None:
-            raise RequestRefused("Nothing was asked here yet.")
+            raise RequestRefused("No question has been asked here yet.")
         return last.request.message_id
 
     def _is_admin(self, platform: str, actor: Person) -> bool:
-        """Whether somebody may change what costs everybody."""
+        """Whether the person is an admin: of the workspace or server, or by INHOUSE_ADMINS."""
         return actor.manages_workspace or (platform, actor.id) in self._current.settings.admins

@@ -14,8 +14,8 @@ from bot.names import as_code
 class Who(StrEnum):
     """The roles that commands are for.
 
-    Admins are the admins of the server or workspace and those of INHOUSE_ADMINS; channel managers are people who can
-    manage the channel, and admins.
+    Admins are the admins of the server or workspace and those of INHOUSE_ADMINS. Channel managers are people who can
+    manage the channel or its messages, and admins.
     """
 
     EVERYONE = "everyone"
@@ -145,7 +145,8 @@ def value_of(command: Command, args: dict[str, str]) -> str | None:
         return None
     if option.choices:
         if raw.lower() not in option.choices:
-            raise RequestRefused(f"{command.name} must be {' or '.join(option.choices)}, not {as_code(raw, 40)}.")
+            choices = f"{', '.join(option.choices[:-1])} or {option.choices[-1]}"
+            raise RequestRefused(f"{command.name} must be {choices}, not {as_code(raw, 40)}.")
         return raw.lower()
     if option.kind is Kind.TEXT:
         return raw

@@ -1,8 +1,8 @@
-"""Settings: the environment, systemd's credentials and `.env` in the working directory become one frozen `Settings`.
+"""Reads the environment, systemd's credentials and `.env` in the working directory into one frozen `Settings`.
 
-In: variables, and overrides from the command line. Out: `Settings`, or one ConfigError that tells all mistakes at once.
-The command line wins over the environment, that over files of $CREDENTIALS_DIRECTORY (named like the variables), and
-those over `.env`. An empty value is the same as none. A token's value is never shown. `.env.example` explains them all.
+Order of precedence: command line, environment, files in $CREDENTIALS_DIRECTORY (named like the variables), `.env`. An
+empty value counts as unset. All mistakes are reported in one ConfigError; the value of a token is never shown.
+`.env.example` documents every setting.
 """
 
 import difflib
@@ -113,9 +113,9 @@ class Settings(BaseSettings):
         validate_by_name=True,
     )
 
-    hf_token: Token = Field(None, validation_alias=TOKENS["hf_token"], description="a token, copied as a whole")
+    hf_token: Token = Field(None, validation_alias=TOKENS["hf_token"], description="the whole token, without spaces")
     discord_bot_token: Token = Field(
-        None, validation_alias=TOKENS["discord_bot_token"], description="a token, copied as a whole"
+        None, validation_alias=TOKENS["discord_bot_token"], description="the whole token, without spaces"
     )
     discord_proxy: str | None = Field(None, pattern=r"^https?://\S+$", description="a URL such as http://proxy:3128")
     slack_bot_token: Token = Field(
@@ -139,16 +139,16 @@ class Settings(BaseSettings):
         "auto", description="auto, float16, bfloat16 or float32"
     )
     gpu_layers: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_layers)] = Field(
-        None, description="all, or how many layers to keep on the GPU (0 or more)"
+        None, description="all, or how many layers to keep on the GPU, 0 or more"
     )
     quantization: Annotated[Literal["none", "8bit", "4bit"], Choice] = Field("none", description="none, 8bit or 4bit")
     kv_cache_mb: int | None = Field(None, ge=16, le=10_000_000, description="a number of MB, 16 or more")
     kv_offload_mb: int = Field(0, ge=0, le=10_000_000, description="a number of MB")
 
-    temperature: float = Field(0.7, ge=0, le=2, allow_inf_nan=False, description="a number from 0 to 2")
-    top_p: float = Field(0.95, ge=0.01, le=1, allow_inf_nan=False, description="a number from 0.01 to 1")
-    repetition_penalty: float = Field(1.1, ge=1, le=2, allow_inf_nan=False, description="a number from 1 to 2")
-    max_tokens: int = Field(512, ge=1, le=8192, description="a whole number from 1 to 8192")
+    temperature: float = Field(0.7, ge=0, le=2, allow_inf_nan=False, description="a number between 0 and 2")
+    top_p: float = Field(0.95, ge=0.01, le=1, allow_inf_nan=False, description="a number between 0.01 and 1")
+    repetition_penalty: float = Field(1.1, ge=1, le=2, allow_inf_nan=False, description="a number between 1 and 2")
+    max_tokens: int = Field(512, ge=1, le=8192, description="a whole number between 1 and 8192")
     system_prompt: str | None = Field(None, description="a text")
 
     admins: Ids = Field(frozenset(), description="people as discord:<id> or slack:<id>, separated by commas")
@@ -157,20 +157,24 @@ class Settings(BaseSettings):
 
     follow_threads: bool = Field(True, description="yes or no")
     reply_in_thread: bool | None = Field(None, description="yes or no")
-    ambient: int = Field(0, ge=0, le=100, description="a whole number from 0 to 100")
+    ambient: int = Field(0, ge=0, le=100, description="a whole number between 0 and 100")
     attach_over: int = Field(12_000, ge=0, le=1_000_000, description="a number of characters, 0 for never")
-    catchup_messages: int = Field(50, ge=0, le=1000, description="a whole number from 0 to 1000")
-    catchup_age: float = Field(3600, ge=0, le=604_800, allow_inf_nan=False, description="seconds, from 0 to 604800")
+    catchup_messages: int = Field(50, ge=0, le=1000, description="a whole number between 0 and 1000")
+    catchup_age: float = Field(
+        3600, ge=0, le=604_800, allow_inf_nan=False, description="a number of seconds between 0 and 604800"
+    )
 
     state_dir: Folder = Field(default_factory=lambda: user_state_path("inhouse", appauthor=False))
     cache_dir: Folder = Field(default_factory=lambda: user_cache_path("inhouse", appauthor=False))
 
     retention: int = Field(90, ge=0, le=36_500, description="a whole number of days, 0 for ever")
 
-    queue_size: int = Field(64, ge=1, le=100_000, description="a whole number from 1 to 100000")
-    per_user: int = Field(3, ge=1, le=100_000, description="a whole number from 1 to 100000")
-    deadline: float = Field(600, ge=1, le=604_800, allow_inf_nan=False, description="seconds, from 1 to 604800")
-    drain: float = Field(30, ge=0, le=3600, allow_inf_nan=False, description="seconds, from 0 to 3600")
+    queue_size: int = Field(64, ge=1, le=100_000, description="a whole number between 1 and 100000")
+    per_user: int = Field(3, ge=1, le=100_000, description="a whole number between 1 and 100000")
+    deadline: float = Field(
+        600, ge=1, le=604_800, allow_inf_nan=False, description="a number of seconds between 1 and 604800"
+    )
+    drain: float = Field(30, ge=0, le=3600, allow_inf_nan=False, description="a number of seconds between 0 and 3600")
 
     http: Annotated[Address | None, BeforeValidator(_address)] = Field(
         Address("127.0.0.1", 8321), description="host:port, or off"
@@ -210,7 +214,7 @@ class Misconfigured(ConfigError):
     """There are mistakes in the settings: a sentence each. `usable` has defaults where they are."""
 
     def __init__(self, mistakes: tuple[str, ...], usable: Settings) -> None:
-        lines = [f"there are {len(mistakes)} mistakes in the configuration:", *(f"- {line}" for line in mistakes)]
+        lines = [f"{len(mistakes)} mistakes in the configuration:", *(f"- {line}" for line in mistakes)]
         super().__init__(mistakes[0] if len(mistakes) == 1 else "\n".join(lines))
         self.mistakes, self.usable = mistakes, usable
 
@@ -261,7 +265,7 @@ def _unknown(places: dict[str, str]) -> Iterator[str]:
         ending = name.removeprefix(PREFIX)
         if name.startswith(PREFIX) and ending not in known:
             near = difflib.get_close_matches(ending, known, n=1)
-            advice = f"did you mean {PREFIX}{near[0]}?" if near else "take it away (.env.example lists them all)"
+            advice = f"did you mean {PREFIX}{near[0]}?" if near else "remove it (.env.example lists all settings)"
             yield f"{name} ({place}) is not a setting; {advice}"
 
 
@@ -279,6 +283,6 @@ def _sentence(detail: ErrorDetails, places: dict[str, str]) -> str:
         return detail["msg"].removeprefix("Value error, ")
     name = str(detail["loc"][0]).lower()
     place = places.get(variable(name), "default")
-    value = "not usable" if name in TOKENS else repr(detail["input"])
+    value = "not a token" if name in TOKENS else repr(detail["input"])
     value = value if len(value) < 80 else value[:76] + "..."
     return f"{variable(name)} ({place}) is {value}; it must be {Settings.model_fields[name].description}"

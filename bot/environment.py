@@ -52,7 +52,7 @@ def _read_env_file(found: Found) -> None:
     try:
         text = read_text(ENV_FILE)
     except OSError as error:
-        found.mistakes.append(f".env cannot be read: {error.strerror}; make it readable, or take it away")
+        found.mistakes.append(f".env cannot be read: {error.strerror}; make it readable, or remove it")
         return
     except UnicodeDecodeError:
         found.mistakes.append(".env is not UTF-8 text; save it as UTF-8")
@@ -71,7 +71,7 @@ def _read_credentials(found: Found, directory: Path, ours: Callable[[str], bool]
     try:
         paths = sorted(directory.iterdir())
     except OSError as error:
-        found.mistakes.append(f"The credentials directory {directory} cannot be looked into ({error.strerror})")
+        found.mistakes.append(f"The credentials directory {directory} cannot be read ({error.strerror})")
         return
     found.credentials = directory
     for path in paths:

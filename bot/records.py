@@ -1,7 +1,4 @@
-"""The commands that tell: /status, /why and /export.
-
-In: a command. Out: a Notice made from what the worker measures and what storage keeps.
-"""
+"""The commands that show information: /status, /why and /export."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +20,7 @@ EXPORT_TURNS = 100_000
 
 
 class Records:
-    """Tells about the machine and the conversation."""
+    """Describes the machine and the conversation."""
 
     def __init__(
         self,
@@ -61,7 +58,7 @@ class Records:
         """/why: what was in the last prompt, what it took of the window, and what did not fit."""
         last = await self._conversations.last_question(event.key)
         if last is None:
-            return Refused("Nothing was asked here yet.")
+            return Refused("No question has been asked here yet.")
         if last.usage is None:
             return Refused("The last answer has no record of its prompt: it failed, or it is still being written.")
         turns = await self._storage.history.turns(event.key, until=last.request.message_id)
@@ -72,7 +69,7 @@ class Records:
             f"{usage.context_window:,} ({usage.cached_tokens:,} were cached), and wrote {usage.generated_tokens:,}."
         ]
         if usage.dropped_turns:
-            lines.append(f"The oldest {counted(usage.dropped_turns, 'message')} did not fit and stayed out.")
+            lines.append(f"The oldest {counted(usage.dropped_turns, 'message')} did not fit and were left out.")
         lines += [
             "It read:",
             *(f"- {as_code(_speaker(turn))}: {as_code(turn.text)}" for turn in turns[usage.dropped_turns :]),
@@ -83,7 +80,7 @@ class Records:
         """/export: the conversation as a Markdown or JSON file."""
         turns = await self._storage.history.turns(event.key, limit=EXPORT_TURNS, hidden=True)
         if not turns:
-            return Refused("Nothing is stored of this conversation.")
+            return Refused("No messages of this conversation are stored.")
         if value == "json":
             file = Attachment("conversation.json", json.dumps(list(map(asdict, turns)), ensure_ascii=False, indent=2))
         else:
@@ -99,7 +96,7 @@ class Records:
             return [*lines, str(error)]
         kept = [name for name in stats.resident if name != model.name]
         if kept:
-            lines.append(f"kept in memory, to switch to at once: {', '.join(kept)}")
+            lines.append(f"also in memory: {', '.join(kept)}")
         return [*lines, _memory(model, stats), f"speed: {stats.tokens_per_s:.1f} tokens/s in the last ten seconds"]
 
 
@@ -109,7 +106,7 @@ def as_markdown(turns: Sequence[StoredTurn]) -> str:
 
 
 def _speaker(turn: StoredTurn) -> str:
-    return "Inhouse" if turn.role is Role.ASSISTANT else turn.author or "somebody"
+    return "Inhouse" if turn.role is Role.ASSISTANT else turn.author or "unknown"
 
 
 def _memory(model: LoadedModel, stats: EngineStats) -> str:

@@ -1,7 +1,6 @@
-"""The commands that tune a conversation: /model, /temperature, /top_p, /max_tokens, /system, /settings.
+"""The commands that show and change settings: /model, /temperature, /top_p, /max_tokens, /system, /settings.
 
-In: a checked command. Out: a Notice. Settings belong to the place where they were given: a thread has its own, over
-those of its channel.
+Settings belong to the channel or thread where they were set; a thread's own win over those of its channel.
 """
 
 from collections.abc import Sequence
@@ -39,24 +38,24 @@ class Tuning:
             current = getattr(self._conversations.params_of(chosen), event.name)
             return Notice(f"{event.name} is {current:g} here.")
         await self._storage.history.set(event.key, event.name, value)
-        return Notice(f"{event.name} is {value} here from now on.")
+        return Notice(f"{event.name} is now {value} here.")
 
     async def system(self, event: IncomingCommand, value: str | None) -> Outcome:
         """/system: show, set or clear the instructions that the model gets first."""
         if value is None:
             chosen = await self._storage.history.resolved(event.key)
             text = self._conversations.system_of(chosen, self._conversations.model_of(chosen))
-            return Notice(f"The instructions here are:\n\n{text}" if text else "There are no instructions here.")
+            return Notice(f"The instructions here are:\n\n{text}" if text else "No instructions are set here.")
         cleared = value.lower() == CLEAR
         await self._storage.history.set(event.key, "system", None if cleared else value)
-        return Notice("Back to the default instructions." if cleared else "These are the instructions from now on.")
+        return Notice("Back to the default instructions." if cleared else "The instructions here are changed.")
 
     async def model(self, event: IncomingCommand, value: str | None) -> Outcome:
         """/model: show the models, or choose one for this conversation."""
         if value is None:
             model = self._conversations.model_of(await self._storage.history.resolved(event.key))
             names = self._current.catalog.names
-            lines = [f"{model} answers here. There are:", *(f"- {self._label(name)}" for name in names)]
+            lines = [f"{model} answers here. Available models:", *(f"- {self._label(name)}" for name in names)]
             return Notice("\n".join(lines))
         try:
             name = self._current.catalog.choose(value).name
@@ -66,9 +65,9 @@ class Tuning:
         if fit is not None and fit.verdict is Verdict.WONT_FIT:
             raise RequestRefused(f"{name} won't fit here: {fit.sentence}")
         if not self._shelf.has(name):
-            raise RequestRefused(f"{name} is not on this machine yet; `inhouse pull {name}` fetches it.")
+            raise RequestRefused(f"{name} is not downloaded yet; run `inhouse pull {name}`.")
         await self._storage.history.set(event.key, "model", name)
-        return Notice(f"{name} answers here from now on.{f' {fit.sentence}' if fit else ''}")
+        return Notice(f"{name} answers here now.{f' {fit.sentence}' if fit else ''}")
 
     async def settings(self, event: IncomingCommand, _: str | None) -> Outcome:
         """/settings: what holds here, and where it was set."""

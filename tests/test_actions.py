@@ -45,7 +45,7 @@ async def test_help_names_the_commands_as_they_are_typed_here(team: Team) -> Non
 
 @pytest.mark.parametrize(("name", "typed"), [("temperature", "0.2"), ("top_p", "0.5"), ("max_tokens", "77")])
 async def test_a_number_is_set_shown_and_used(house: House, team: Team, name: str, typed: str) -> None:
-    assert await team.told(name, typed, who="boss") == f"{name} is {typed} here from now on."
+    assert await team.told(name, typed, who="boss") == f"{name} is now {typed} here."
     assert await team.told(name, who="ana") == f"{name} is {typed} here."
     await team.asks("ana", "hello")
     assert getattr(house.engine.prompt_of("hello").params, name) == float(typed)
@@ -53,20 +53,20 @@ async def test_a_number_is_set_shown_and_used(house: House, team: Team, name: st
 
 
 async def test_a_wrong_value_gets_the_range_and_changes_nothing(team: Team) -> None:
-    assert "goes from 0 to 2" in await team.refused("temperature", "3")
-    assert "takes a whole number from 1 to 8192" in await team.refused("max_tokens", "many")
+    assert "between 0 and 2" in await team.refused("temperature", "3")
+    assert "must be a whole number between 1 and 8192" in await team.refused("max_tokens", "many")
     assert await team.told("temperature") == "temperature is 0.7 here."
 
 
 async def test_who_may_not_is_told_who_may(team: Team) -> None:
-    assert "people who can manage the channel" in await team.refused("temperature", "0.2", who="ana")
-    assert "people who can manage the channel" in await team.refused("system", "Be rude.", who="ana")
+    assert "channel managers" in await team.refused("temperature", "0.2", who="ana")
+    assert "channel managers" in await team.refused("system", "Be rude.", who="ana")
     assert "admins" in await team.refused("model", "large", who="boss")
     assert await team.told("temperature", who="ana") == "temperature is 0.7 here."
 
 
 async def test_the_instructions_are_set_shown_used_and_cleared(house: House, team: Team) -> None:
-    assert "from now on" in await team.told("system", "Be terse.", who="boss")
+    assert "changed" in await team.told("system", "Be terse.", who="boss")
     assert (await team.told("system", who="ana")).endswith("Be terse.")
     await team.asks("ana", "hello")
     assert house.engine.prompt_of("hello").prompt.system == "Be terse."
@@ -91,7 +91,7 @@ async def test_the_models_are_shown_with_what_the_machine_says_to_them(house: Ho
     await team.asks("ana", "hello")
     await house.world.until(lambda: bool(choices(house, "model", "huge")[0].label != "huge"), "it was looked at")
     told = await team.told("model", who="ana")
-    assert told.startswith("small answers here. There are:")
+    assert told.startswith("small answers here. Available models:")
     assert "- huge · won't fit" in told
     assert "- small · fits" in told
     assert [choice.value for choice in choices(house, "model", "LA")] == ["large"]
@@ -104,13 +104,13 @@ async def test_a_model_that_cannot_be_had_is_refused_politely(house: House, team
     assert "won't fit here: huge needs about" in await team.refused("model", "huge")
     assert "There is no model called `smal`; did you mean small?" in await team.refused("model", "smal")
     (house.settings.state_dir.parent / "models" / "large" / "model.safetensors").unlink()
-    assert "`inhouse pull large` fetches it" in await team.refused("model", "large")
+    assert "run `inhouse pull large`" in await team.refused("model", "large")
     assert (await team.told("model")).startswith("small answers here")
 
 
 async def test_another_model_answers_here_and_only_here(house: House, team: Team) -> None:
     other = team.elsewhere(channel="other")
-    assert (await team.told("model", "large")).startswith("large answers here from now on.")
+    assert (await team.told("model", "large")).startswith("large answers here now.")
     await team.asks("ana", "hello")
     await other.asks("ben", "hello there")
     assert [model for model, _ in house.engine.asked] == ["large", "small"]
@@ -156,7 +156,7 @@ async def test_nothing_can_be_done_with_an_answer_that_is_still_written(house: H
 async def test_a_question_that_is_gone_cannot_be_answered_again(house: House, team: Team) -> None:
     answer = await team.asks("ana", "hello")
     await team.deletes("hello")
-    assert "Nothing was asked" in await team.refused("regenerate", who="ana")
+    assert "No question has been asked" in await team.refused("regenerate", who="ana")
     outcome = await team.presses(answer.first, ActionKind.CONTINUE)
     assert isinstance(outcome, Refused)
 
@@ -166,12 +166,12 @@ async def test_stop_ends_one_s_own_answers_and_a_manager_s_ends_all(house: House
     await team.says("ana", "first")
     await team.sees("first", "You")
     await team.says("ben", "second")
-    assert await team.refused("stop", who="cleo") == "Nothing of yours is being written here."
+    assert await team.refused("stop", who="cleo") == "You have no answer in progress here."
     assert await team.told("stop", who="ben") == "Stopped."
     assert (await team.reply_to("second")).text == "Stopped."
     assert await team.told("stop", who="boss") == "Stopped."
     assert (await team.reply_to("first")).text == "You"
-    assert await team.refused("stop", who="boss") == "Nothing of yours is being written here."
+    assert await team.refused("stop", who="boss") == "You have no answer in progress here."
 
 
 async def test_the_stop_button_is_for_the_asker_and_for_managers(house: House, team: Team) -> None:
@@ -179,10 +179,10 @@ async def test_the_stop_button_is_for_the_asker_and_for_managers(house: House, t
     await team.says("ana", "hello")
     message = await team.sees("hello", "You")
     outcome = await team.presses(message, ActionKind.STOP, who="ben")
-    assert outcome == Refused("Only `Ana` and moderators can do that here.")
+    assert outcome == Refused("Only `Ana` and channel managers can do that here.")
     assert await team.presses(message, ActionKind.STOP, who="ana") == Notice("Stopped.")
     await team.reply_to("hello")
-    assert await team.presses(message, ActionKind.STOP, who="boss") == Refused("That answer has ended already.")
+    assert await team.presses(message, ActionKind.STOP, who="boss") == Refused("That answer is already finished.")
 
 
 async def test_an_opinion_is_noted_once_a_person_and_the_newest_counts(house: House, team: Team) -> None:
@@ -197,4 +197,4 @@ async def test_a_button_under_a_message_that_is_not_known_is_refused(house: Hous
     answer.first.reply = answer.first.reply.__class__(
         "unknown", "", team.key, 0, "", answer.first.reply.asker, committed=""
     )
-    assert await team.presses(answer.first, ActionKind.STOP) == Refused("I no longer know this answer.")
+    assert await team.presses(answer.first, ActionKind.STOP) == Refused("This answer is no longer stored.")

@@ -100,7 +100,7 @@ async def back_up_and_restore(tmp_path: Path, world: World) -> None:
             stderr=subprocess.PIPE,
         )
         _, told = await done.communicate()
-        assert (done.returncode, f"{tmp_path / 'copy.db'} holds" in told.decode()) == (0, True), told
+        assert (done.returncode, f"to {tmp_path / 'copy.db'} (" in told.decode()) == (0, True), told
         await team.asks("ana", "after the backup")
         await house.stop()
     for path in (tmp_path / "state").glob("inhouse.db*"):
@@ -148,7 +148,7 @@ def test_the_commands_want_a_database(inhouse: Inhouse) -> None:
     for words in (("backup", "copy.db"), ("export",), ("db", "upgrade")):
         status, out, err = inhouse(*words)
         assert (status, out) == (78, "")
-        assert err.startswith("inhouse: There is no database in ")
+        assert err.startswith("inhouse: No database in ")
         assert err.count("\n") == 1
 
 
@@ -175,7 +175,7 @@ async def test_upgrade_says_from_where_to_where_keeps_a_copy_and_packs_the_file(
     status, out, err = await asyncio.to_thread(inhouse, "db", "upgrade")
     (copy,) = state.glob("inhouse.db.0002.*")
     assert (status, out) == (0, "")
-    assert err == f"Upgraded from 0002 to {newest()}; what was before is in {copy}.\n"
+    assert err == f"Upgraded the database from 0002 to {newest()}. The copy made before is {copy}.\n"
     assert inside(copy, "SELECT version_num FROM alembic_version") == [("0002",)]
     assert rows(state, "PRAGMA auto_vacuum") == [(2,)]
     storage = await Storage.open(state)

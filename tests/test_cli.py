@@ -85,8 +85,8 @@ def test_version(inhouse: Inhouse) -> None:
         (("chat", "--bogus"), "No such option: --bogus"),
         (("sing",), "No such command 'sing'"),
         (("chat", "--temperature", "warm"), "Invalid value for '--temperature'"),
-        (("chat", "--temperature", "9"), "a number from 0 to 2"),
-        (("chat", "--max-tokens", "0"), "a whole number from 1 to 8192"),
+        (("chat", "--temperature", "9"), "a number between 0 and 2"),
+        (("chat", "--max-tokens", "0"), "a whole number between 1 and 8192"),
         (("chat", "--gpu-layers", "-1"), "how many layers"),
         (("chat", "--once", "  "), "--once needs a question."),
         (("chat", "--once", "x", "--model", "gpt-17"), "no model called `gpt-17`"),
@@ -128,11 +128,15 @@ def test_the_manifest_of_the_slack_app_is_ready_to_paste(inhouse: Inhouse, monke
 @pytest.mark.parametrize(
     ("bot", "app", "sentence"),
     [
-        ("xoxb-1", "", "SLACK_BOT_TOKEN is set and SLACK_APP_TOKEN is not, but Slack needs the app-level token, too"),
-        ("", "xapp-1", "SLACK_APP_TOKEN is set and SLACK_BOT_TOKEN is not, but Slack needs the bot token, too"),
-        ("xapp-1", "xoxb-1", "begins with xoxb-: what is in it belongs into SLACK_APP_TOKEN."),
-        ("xoxb-1", "xoxb-1", "begins with xapp-: what is in it belongs into SLACK_BOT_TOKEN."),
-        ("xoxp-1", "xapp-1", "begins with xoxb-: 'inhouse slack-manifest' says how to get it."),
+        ("xoxb-1", "", "SLACK_APP_TOKEN, the app-level token, is not set: `inhouse slack-manifest` says"),
+        ("", "xapp-1", "SLACK_BOT_TOKEN, the bot token, is not set: `inhouse slack-manifest` says"),
+        ("xapp-1", "xoxb-1", "SLACK_BOT_TOKEN holds the app-level token (xapp-): move it to SLACK_APP_TOKEN."),
+        ("xoxb-1", "xoxb-1", "SLACK_APP_TOKEN holds the bot token (xoxb-): move it to SLACK_BOT_TOKEN."),
+        (
+            "xoxp-1",
+            "xapp-1",
+            "SLACK_BOT_TOKEN must be the bot token, which begins with xoxb-: `inhouse slack-manifest`",
+        ),
     ],
 )
 def test_slack_needs_both_tokens_each_in_its_place(
@@ -184,7 +188,7 @@ def test_a_model_that_is_here_is_not_fetched(inhouse: Inhouse, tmp_path: Path) -
     folder = make_tiny("llama", tmp_path / "tiny")
     status, out, err = inhouse("pull", str(folder))
     assert (status, out) == (0, "")
-    assert f"is here: {folder}" in err
+    assert f"is downloaded already: {folder}" in err
 
 
 def test_a_directory_without_a_model_is_78(inhouse: Inhouse, tmp_path: Path) -> None:
@@ -231,9 +235,15 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_licence_and_size_come_before_the_download(inhouse: Inhouse, hub: list[str]) -> None:
     status, out, err = inhouse("pull", "phi-2", "--yes", stdin=Typing())
     assert (status, out, hub) == (0, "", ["phi-2"])
-    shown = ["phi-2 from the hub", "licence: MIT (the licence's page)", "5.6 GB", "2.6 GB of it not here yet", "ready"]
+    shown = [
+        "phi-2 from the hub",
+        "licence: MIT (the licence's page)",
+        "5.6 GB",
+        "2.6 GB of it still to download",
+        "ready",
+    ]
     assert [err.index(words) for words in shown] == sorted(err.index(words) for words in shown)
-    assert "Fetch it?" not in err
+    assert "Download it?" not in err
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_a_script_has_to_say_yes(inhouse: Inhouse, phi: Path) -> None:
 
 def test_a_model_that_is_not_here_is_told(inhouse: Inhouse, cache: Path) -> None:
     status, _, err = inhouse("remove", "phi-2", "--yes")
-    assert (status, err) == (1, "inhouse: phi-2 is not on this machine, so there is nothing to remove.\n")
+    assert (status, err) == (1, "inhouse: phi-2 is not downloaded, so there is nothing to remove.\n")
 
 
 def test_a_directory_of_the_users_is_never_deleted(inhouse: Inhouse, tmp_path: Path) -> None:

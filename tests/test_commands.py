@@ -69,16 +69,16 @@ def test_a_value_that_is_right(name: str, typed: str, checked: str | None) -> No
 @pytest.mark.parametrize(
     ("name", "typed", "sentence"),
     [
-        ("temperature", "2.1", "temperature goes from 0 to 2; 2.1 is outside."),
-        ("temperature", "-0.1", "temperature goes from 0 to 2"),
-        ("temperature", "nan", "temperature goes from 0 to 2"),
-        ("temperature", "inf", "temperature goes from 0 to 2"),
-        ("temperature", "hot", "temperature takes a number from 0 to 2, not `hot`."),
-        ("top_p", "0", "top_p goes from 0.01 to 1; 0 is outside."),
-        ("max_tokens", "0", "max_tokens goes from 1 to 8192; 0 is outside."),
-        ("max_tokens", "12.5", "max_tokens takes a whole number from 1 to 8192, not `12.5`."),
-        ("max_tokens", "9" * 5000, "max_tokens takes a whole number from 1 to 8192"),
-        ("export", "pdf", "export takes markdown, json, not `pdf`."),
+        ("temperature", "2.1", "temperature must be between 0 and 2, not 2.1."),
+        ("temperature", "-0.1", "temperature must be between 0 and 2"),
+        ("temperature", "nan", "temperature must be between 0 and 2"),
+        ("temperature", "inf", "temperature must be between 0 and 2"),
+        ("temperature", "hot", "temperature must be a number between 0 and 2, not `hot`."),
+        ("top_p", "0", "top_p must be between 0.01 and 1, not 0."),
+        ("max_tokens", "0", "max_tokens must be between 1 and 8192, not 0."),
+        ("max_tokens", "12.5", "max_tokens must be a whole number between 1 and 8192, not `12.5`."),
+        ("max_tokens", "9" * 5000, "max_tokens must be a whole number between 1 and 8192"),
+        ("export", "pdf", "export must be markdown or json, not `pdf`."),
         ("ask", "", "ask needs a prompt: your question."),
     ],
 )
@@ -126,5 +126,5 @@ def test_help_names_every_command_its_argument_and_who_may() -> None:
     lines = help_text("!").splitlines()
     assert len(lines) == len(COMMANDS)
     assert "`!ask prompt` Ask something" in lines
-    assert "`!model [name]` Show or change the model of this channel (admins)" in lines
-    assert "`!status` Show the model, the hardware, the memory, the speed and the queue" in lines
+    assert "`!model [name]` Show or change the model (admins)" in lines
+    assert "`!status` Show model, hardware, memory, speed and queue" in lines

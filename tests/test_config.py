@@ -106,12 +106,12 @@ def test_every_mistake_is_told_at_once_with_its_place_and_what_would_be_right(mo
     monkeypatch.setenv("INHOUSE_CATALOG", "/no/such/file")
     text = complaint(max_tokens=0)
     assert text.splitlines() == [
-        "there are 6 mistakes in the configuration:",
+        "6 mistakes in the configuration:",
         "- .env, line 5: this is not NAME=value; correct it, or put a # before it",
         "- INHOUSE_TEMPRATURE (.env) is not a setting; did you mean INHOUSE_TEMPERATURE?",
         "- INHOUSE_CATALOG (the environment) is '/no/such/file'; it must be a TOML file that exists",
-        "- INHOUSE_TEMPERATURE (.env) is 'hot'; it must be a number from 0 to 2",
-        "- INHOUSE_MAX_TOKENS (the command line) is 0; it must be a whole number from 1 to 8192",
+        "- INHOUSE_TEMPERATURE (.env) is 'hot'; it must be a number between 0 and 2",
+        "- INHOUSE_MAX_TOKENS (the command line) is 0; it must be a whole number between 1 and 8192",
         "- INHOUSE_ADMINS (.env) is 'bob'; it must be people as discord:<id> or slack:<id>, separated by commas",
     ]
 
@@ -157,7 +157,7 @@ def test_a_wrong_value_is_one_short_sentence(monkeypatch: pytest.MonkeyPatch, na
 def test_a_wrong_token_is_named_and_not_shown() -> None:
     write_env('HF_TOKEN="hf_this is not one"\n')
     text = complaint()
-    assert text == "HF_TOKEN (.env) is not usable; it must be a token, copied as a whole"
+    assert text == "HF_TOKEN (.env) is not a token; it must be the whole token, without spaces"
 
 
 def test_files_that_cannot_be_read_are_named(credentials: Path) -> None:

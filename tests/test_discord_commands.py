@@ -130,9 +130,9 @@ async def test_a_button_works_after_a_restart(kind: ActionKind) -> None:
         async with on_stage(stage.server) as again:
             await stage.adapter.close()
             await stage.running
-            again.core.says = saying(Refused("Only ana and moderators can do that here."))
+            again.core.says = saying(Refused("Only ana and channel managers can do that here."))
             click = await again.ben.clicks(stage.general.messages[0], f"ih:{kind}:{'a' * 20}:{REQUEST}")
-            assert await click.answered() == "Only ana and moderators can do that here."
+            assert await click.answered() == "Only ana and channel managers can do that here."
             assert click.ephemeral
             (action,) = await again.core.got(IncomingAction)
             actor = Person(again.ben.id, "ben")

@@ -106,7 +106,7 @@ async def test_two_healthy_platforms_and_a_running_inhouse_have_nothing_wrong_an
     assert found(out, "instance")[0]["found"] == "an Inhouse is running on this state"
     assert found(out, "database")[0]["found"].startswith("sound")
     assert found(out, "readiness")[0]["found"] == "a question would be answered now"
-    assert "is running has" in found(out, "fit of smollm2")[0]["found"]
+    assert "the running Inhouse uses" in found(out, "fit of smollm2")[0]["found"]
 
 
 def unused_port() -> int:

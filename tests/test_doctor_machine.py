@@ -24,11 +24,11 @@ UNDRIVEN = Card(card=True, driver=False, device=False, uvm=False)
 @pytest.mark.parametrize(
     ("torch", "card", "device", "state", "found", "fix"),
     [
-        (PLAIN, NONE, "auto", State.OK, "there is none, so the CPU is used", ""),
-        (replace(CUDA, driver_cuda="", gpus=(), trouble="no driver"), NONE, "auto", State.OK, "there is none", ""),
-        (PLAIN, NONE, "cuda", State.WRONG, "INHOUSE_DEVICE=cuda asks for one", "auto or cpu"),
-        (CUDA, THERE, "cpu", State.OK, "left alone", ""),
-        (CUDA, THERE, "auto", State.OK, "A GPU, 24,000 MB, 23,500 MB free; its driver serves CUDA 13.1", ""),
+        (PLAIN, NONE, "auto", State.OK, "none; the CPU is used", ""),
+        (replace(CUDA, driver_cuda="", gpus=(), trouble="no driver"), NONE, "auto", State.OK, "none; the CPU", ""),
+        (PLAIN, NONE, "cuda", State.WRONG, "there is no GPU", "auto or cpu"),
+        (CUDA, THERE, "cpu", State.OK, "not used", ""),
+        (CUDA, THERE, "auto", State.OK, "A GPU, 24,000 MB, 23,500 MB free; its driver supports CUDA 13.1", ""),
         (replace(CUDA, gpus=("A GPU", "A GPU")), THERE, "auto", State.OK, "2 of them, of which the first is used", ""),
         (PLAIN, THERE, "auto", State.WARNING, "built without CUDA", "a build of torch with CUDA"),
         (PLAIN, THERE, "cuda", State.WRONG, "built without CUDA", "a build of torch with CUDA"),
@@ -45,7 +45,7 @@ UNDRIVEN = Card(card=True, driver=False, device=False, uvm=False)
             THERE,
             "auto",
             State.WARNING,
-            "serves CUDA up to 11.4, and torch was built for 13.0",
+            "supports CUDA up to 11.4, but torch was built for 13.0",
             "Update NVIDIA's driver, or install a build of torch for CUDA 11.4",
         ),
         (
@@ -53,8 +53,8 @@ UNDRIVEN = Card(card=True, driver=False, device=False, uvm=False)
             THERE,
             "auto",
             State.WARNING,
-            "has nothing that runs on this GPU (A GPU)",
-            "another CUDA",
+            "does not support this GPU (A GPU)",
+            "CUDA version that supports",
         ),
         (replace(CUDA, gpus=(), trouble="unknown error"), THERE, "auto", State.WARNING, "unknown error", "nvidia-smi"),
     ],
@@ -133,7 +133,7 @@ def test_python_outside_of_a_venv_is_a_warning(monkeypatch: pytest.MonkeyPatch) 
     assert states(machine.python()) == {"Python": State.OK}
     monkeypatch.setattr("sys.base_prefix", __import__("sys").prefix)
     (found,) = machine.python()
-    assert (found.state, found.fix) == (State.WARNING, "Give Inhouse one of its own: `make run`.")
+    assert (found.state, found.fix) == (State.WARNING, "Use a virtual environment; `make run` makes one.")
     monkeypatch.setattr("bot.doctor.machine.OLDEST_PYTHON", (9, 9))
     assert states(machine.python()) == {"Python": State.WRONG}
 

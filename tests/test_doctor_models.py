@@ -18,6 +18,7 @@ from bot.findings import Finding, State
 from bot.models import hub as pulling
 from bot.models.catalog import Catalog
 from bot.models.hardware import Hardware
+from bot.models.removal import stored
 from tests.fakes.hub import FakeHub
 from tests.finding_samples import about, complete, gathered, states
 from tests.hub_samples import NAME, whole
@@ -54,7 +55,7 @@ def on_disk(settings: Settings, *, serving: bool = True) -> Finding:
 
 def test_a_model_that_is_not_here_is_wrong_only_where_it_is_needed(fake: FakeHub) -> None:
     settings = load_settings()
-    assert (on_disk(settings).state, on_disk(settings).fix) == (State.WRONG, f"`inhouse pull {NAME}` fetches it.")
+    assert (on_disk(settings).state, on_disk(settings).fix) == (State.WRONG, f"Run `inhouse pull {NAME}`.")
     assert on_disk(settings, serving=False).state is State.WARNING
     assert fake.requests == []
 
@@ -87,9 +88,9 @@ def test_a_damaged_model_is_told_and_can_be_fetched_again(
     harm(folder)
     found = on_disk(settings)
     assert (found.state, words in found.found) == (State.WRONG, True), found
-    place = Path(found.fix.removeprefix("Delete ").partition(",")[0])
-    assert place in folder.parents, "what is to be deleted holds the model and nothing else"
-    shutil.rmtree(place)
+    assert found.fix == f"Run `inhouse remove {NAME}`, then `inhouse pull {NAME}`."
+    stored(Catalog.of(settings).get(NAME), settings).delete()
+    assert not folder.exists()
     fetched(settings)
     assert on_disk(settings).state is State.OK
 
@@ -190,7 +191,7 @@ def test_the_hub_is_asked_about_what_is_missing(fake: FakeHub) -> None:
         "hub token": State.OK,
         f"access to {NAME}": State.OK,
     }
-    assert found["hub token"].found == "the hub knows it as ana's"
+    assert found["hub token"].found == "valid, of the account ana"
     assert not [path for method, path, _ in fake.requests if method == "GET" and "resolve" in path], (
         "nothing is fetched"
     )

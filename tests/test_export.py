@@ -130,15 +130,15 @@ def test_into_a_file_for_its_owner_alone(inhouse: Inhouse, home: Path) -> None:
     assert "is there already" in err
     status, _, err = inhouse("export", "--out", str(target), "--person", "discord:9", "--force")
     assert (status, target.read_text("utf-8")) == (0, "")
-    assert err == "Exported nothing: no record is like that.\n"
+    assert err == "Exported nothing: no stored message matches.\n"
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--person", "ann"), "--person ann names nobody: write discord:<id> or slack:<id>."),
-        (("--conversation", "a channel"), "write platform/workspace/channel/thread"),
-        (("--conversation", "discord/1/2/3/4"), "write platform/workspace/channel/thread"),
+        (("--person", "ann"), "--person must be discord:<id> or slack:<id>, not ann."),
+        (("--conversation", "a channel"), "must be platform/workspace/channel/thread"),
+        (("--conversation", "discord/1/2/3/4"), "must be platform/workspace/channel/thread"),
         (("--out", "nowhere/x.jsonl"), "is in a directory that does not exist"),
     ],
 )

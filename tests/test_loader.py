@@ -53,7 +53,7 @@ async def test_the_status_names_what_can_be_switched_to_at_once(
         return EngineStats("small", 0, 0.0, 1, 1, 512, 0, 0, 900, ("small", "large", "odd"))
 
     monkeypatch.setattr(house.engine, "stats", stats)
-    assert "- kept in memory, to switch to at once: large, odd\n" in await team.told("status")
+    assert "- also in memory: large, odd\n" in await team.told("status")
 
 
 @pytest.mark.fault(55)

@@ -25,7 +25,7 @@ from tests.tiny_models import make_tiny
 
 ROOT = Path(__file__).parent.parent
 PATIENCE_S = 60.0
-READ, REFUSED = "The configuration was read again", "The new configuration is not used, and the old one stays"
+READ, REFUSED = "The configuration was reloaded", "The configuration was not reloaded, and the old one stays"
 
 
 @dataclass
@@ -137,7 +137,7 @@ async def test_a_hangup_has_the_whole_configuration_read_again_or_none_of_it(
         token = "MTA1NjQ3ODk4NzY1NDMyMTA5OA.GxYzAb.abcdefghijklmnopqrstuvwxyz0123456789AB"
         late = {"DISCORD_BOT_TOKEN": token, "INHOUSE_STATE_DIR": "elsewhere", "INHOUSE_DEVICE": "cpu"}
         change(run.settings, {"INHOUSE_MODEL": str(tmp_path / "tiny")})
-        told = await run.reloads("only after a restart", **late)
+        told = await run.reloads("restart Inhouse to apply", **late)
         assert "DISCORD_BOT_TOKEN, INHOUSE_DEVICE, INHOUSE_STATE_DIR: changed" in told
         assert len(run.server.gateway.identifies) == 1, "its session is the one that it had"
         run.process.send_signal(signal.SIGTERM)

@@ -132,7 +132,7 @@ async def test_a_default_model_that_does_not_load_ends_the_start_with_its_reason
 async def test_a_default_model_that_is_not_there_ends_the_start_with_the_way_to_get_it(tmp_path: Path) -> None:
     async with World() as world, serving(tmp_path, ScriptedAdapter(world.port)) as running:
         (tmp_path / "models" / "small" / "config.json").unlink()
-        with pytest.raises(ConfigError, match="`inhouse pull small` fetches it"):
+        with pytest.raises(ConfigError, match="run `inhouse pull small`"):
             await running
 
 

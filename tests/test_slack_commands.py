@@ -176,7 +176,7 @@ async def test_asking_where_the_bot_is_not_is_told_at_once() -> None:
         assert (await stage.core.command()).args == {"prompt": "why?"}
 
 
-REFUSED = Refused("Nothing of yours is being written here.")
+REFUSED = Refused("You have no answer in progress here.")
 
 
 @pytest.mark.parametrize(

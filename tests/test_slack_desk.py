@@ -43,9 +43,9 @@ async def test_a_thread_and_its_channel_are_two_conversations(tmp_path: Path, se
         question = await house.ana.says(house.general, "hello", mention=True)
         await house.answer_to(question)
         use = await house.ana.commands(house.general, "undo")
-        assert "There is nothing to take back.\n\nA thread is a conversation of its own" in await told(house, use)
+        assert "There is nothing to undo.\n\nA thread is a conversation of its own" in await told(house, use)
         await house.ana.says(house.general, "!undo", thread=question)
-        await server.until(lambda: any("Taken back" in each.shown for each in house.general.ephemerals))
+        await server.until(lambda: any("Removed" in each.shown for each in house.general.ephemerals))
 
 
 async def test_what_a_button_makes_of_an_answer_comes_in_its_thread(tmp_path: Path, server: FakeSlack) -> None:
@@ -54,7 +54,7 @@ async def test_what_a_button_makes_of_an_answer_comes_in_its_thread(tmp_path: Pa
         await house.answer_to(question)
         (answer,) = house.answers_to(question)
         refused = await house.ben.presses(answer, "Regenerate")
-        assert await told(house, refused) == "Only `ana` and moderators can do that here."
+        assert await told(house, refused) == "Only `ana` and channel managers can do that here."
         await house.ana.presses(answer, "Regenerate")
         await server.until(lambda: len(house.answers_to(question)) == 2)
         assert await told(house, await house.ana.presses(answer, "Good answer")) == "Thank you, noted."
@@ -69,7 +69,7 @@ async def test_the_menu_of_a_message_has_it_answered_once_and_forgotten(tmp_path
         (answer,) = house.answers_to(said)
         assert "is deleted" in await told(house, await house.ben.picks(answer, "forget_this"))
         await house.ana.says(house.general, "!export", thread=said)
-        await server.until(lambda: any("Nothing is stored" in each.shown for each in house.general.ephemerals))
+        await server.until(lambda: any("No messages of this" in each.shown for each in house.general.ephemerals))
 
 
 async def test_a_model_of_the_menu_holds_for_the_channel(tmp_path: Path, server: FakeSlack) -> None:
@@ -81,7 +81,9 @@ async def test_a_model_of_the_menu_holds_for_the_channel(tmp_path: Path, server:
         value = menu["options"][0]["value"]
         refused = await house.ana.commands(house.general)
         await told(house, refused)
-        assert "is for admins" in await told(house, await house.ana.chooses(refused.messages[0], value))
-        assert f"{value} answers here from now on." in await told(house, await boss.chooses(use.messages[0], value))
+        assert "Only admins can change the model" in await told(
+            house, await house.ana.chooses(refused.messages[0], value)
+        )
+        assert f"{value} answers here now." in await told(house, await boss.chooses(use.messages[0], value))
         shown = await told(house, await boss.commands(house.general, "settings"))
         assert f"model: {value} (set here)" in shown

@@ -36,7 +36,7 @@ async def test_who_is_not_served_sees_no_more_than_that() -> None:
 async def test_a_model_is_chosen_from_the_menu() -> None:
     def says(event: Event) -> Outcome:
         assert isinstance(event, IncomingCommand)
-        return Notice("phi-4 answers here from now on.") if event.args else Notice("small answers here.")
+        return Notice("phi-4 answers here now.") if event.args else Notice("small answers here.")
 
     async with on_stage(core=RecordingCore(says=says)) as stage:
         stage.core.offered = [Choice("small · fits", "small"), Choice("phi-4 · tight", "phi-4")]
@@ -46,7 +46,7 @@ async def test_a_model_is_chosen_from_the_menu() -> None:
             await stage.adapter.close()
             await stage.running
             choice = await again.ana.chooses(use.messages[0], "phi-4")
-            assert await told(again, choice) == "phi-4 answers here from now on."
+            assert await told(again, choice) == "phi-4 answers here now."
             command = await again.core.command(2)
             assert (command.key, command.name, command.args) == (key_of(stage.general), "model", {"name": "phi-4"})
             assert (command.actor.id, command.event_id != "") == (again.ana.id, True)

@@ -101,8 +101,8 @@ async def is_replaced(story: Story) -> None:
 async def reloads(story: Story) -> None:
     """The settings are read again: wrong ones are refused, good ones hold."""
     for line, logged, priority in (
-        ("INHOUSE_TOP_P=9", "The new configuration is not used", "3"),
-        ("INHOUSE_TOP_P=0.5", "The configuration was read again", "6"),
+        ("INHOUSE_TOP_P=9", "The configuration was not reloaded", "3"),
+        ("INHOUSE_TOP_P=0.5", "The configuration was reloaded", "6"),
         ("INHOUSE_DEVICE=auto", "INHOUSE_DEVICE: changed", "4"),
     ):
         before = len(await story.journal())

@@ -43,7 +43,7 @@ ANSWER, FORGET = "Answer this", "Forget this"
 ANSWER_COMING = "It comes as a message here."
 ANSWERED = "I have answered that already, or am about to; the button under the answer makes another one."
 FORGOTTEN = "What I had stored of that message, and of its answer, is deleted."
-NOT_YOURS = "Only its author and moderators can have a message forgotten."
+NOT_YOURS = "Only its author and channel managers can have a message forgotten."
 
 _FAILURES = (discord.DiscordException, aiohttp.ClientError, OSError)
 

@@ -18,14 +18,14 @@ MODEL_ACTION = "inhouse_model"
 PLACEHOLDER = "Another model for this channel"
 MAX_OPTIONS, MAX_LABEL, MAX_VALUE = 100, 75, 75
 IN_THREADS = (
-    "I answer to a mention, to direct messages, and in a thread that I take part in to everything. In threads, where "
-    "Slack knows no slash commands, `!` does it: `!model`, `!stop`."
+    "I answer mentions, direct messages, and every message in a thread that I take part in. Slack has no slash "
+    "commands in threads: write `!model` or `!stop` there."
 )
 
 
 def help_text_for(slash: str, settings: str) -> str:
     """The commands and the settings in force. `slash`: the name of the slash command."""
-    return f"{help_text(f'{slash} ')}\n\n{IN_THREADS}\n\nHere these settings hold:\n\n{settings}"
+    return f"{help_text(f'{slash} ')}\n\n{IN_THREADS}\n\nSettings in use here:\n\n{settings}"
 
 
 def unknown_command(word: str, slash: str) -> str:

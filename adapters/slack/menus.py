@@ -21,9 +21,9 @@ ANSWER, FORGET = "answer_this", "forget_this"
 
 ANSWERED = "I have answered that already, or am about to; the button under the answer makes another one."
 FORGOTTEN = "What I had stored of that message, and of its answer, is deleted."
-NOT_YOURS = "Only its author and moderators can have a message forgotten."
+NOT_YOURS = "Only its author and channel managers can have a message forgotten."
 NOT_A_MESSAGE = "Only messages that people or bots wrote can be answered."
-NO_QUESTION = "The question of this answer is not known; use 'Forget this' on the question itself."
+NO_QUESTION = "I cannot tell which question that answers; use 'Forget this' on the question itself."
 
 
 class MessageShortcuts:

@@ -1,7 +1,7 @@
-"""`inhouse chat`: the whole service, with the terminal as its one platform.
+"""`inhouse chat`: the service with the terminal as its one platform.
 
-A person's chat is kept in a directory of its own in the state directory, so that it disturbs no `inhouse run`; --once
-and piped questions leave nothing behind. The log goes to a file: the terminal is for the conversation.
+The conversation is stored in a subdirectory of the state directory, separate from `inhouse run`; --once and piped
+questions store nothing. The log goes to a file.
 """
 
 import asyncio

@@ -1,8 +1,7 @@
-"""`inhouse doctor`: every check there is, made at once, and how the process ends.
+"""`inhouse doctor`: runs every check concurrently and prints the findings as a table, as lines or as JSON.
 
-In: settings, or the mistakes in them. Out: findings on stdout, as a table, as lines or as JSON; an exit status: 0 where
-nothing is wrong (there may be warnings), 1 where something is, 78 where there are mistakes in the settings. What can be
-checked in spite of them is: defaults stand in their place.
+Exit status: 0 if nothing is wrong (there may be warnings), 1 if something is, 78 for mistakes in the settings, which
+are replaced by their defaults so that everything else is checked.
 """
 
 import asyncio
@@ -49,10 +48,10 @@ async def _examine(
 ) -> None:
     """Make the checks, showing what is under way where somebody watches."""
     teller = console if show and console.is_terminal else Console(stderr=True)
-    with teller.status("looking") as status:
+    with teller.status("checking") as status:
 
         def waiting(names: Sequence[str]) -> None:
-            status.update(f"looking at {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}")
+            status.update(f"checking {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}")
 
         async for title, findings in examine(sections(settings, mistakes), waiting):
             report.add(title, findings, show=show)

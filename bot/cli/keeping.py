@@ -1,7 +1,6 @@
-"""`inhouse export | backup | db upgrade`: what is stored, given out, copied and brought up to date.
+"""`inhouse export | backup | db upgrade`.
 
-In: settings and what the person typed. Out: files, JSON lines on stdout, and on stderr what was done. Errors are
-ConfigError or StorageError.
+Data goes to files or stdout, what was done to stderr. Errors are ConfigError or StorageError.
 """
 
 import asyncio
@@ -45,18 +44,18 @@ def export(
                 stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
                 found[record["record"]] += 1
             stream.flush()
-        except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+        except BrokenPipeError:  # the reader has left, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return
     parts = ", ".join(counted(number, name) for name, number in found.items())
-    typer.echo(f"Exported {parts or 'nothing: no record is like that'}.", err=True)
+    typer.echo(f"Exported {parts or 'nothing: no stored message matches'}.", err=True)
 
 
 def backup(settings: Settings, target: Path, *, force: bool) -> None:
     """Copy the database into `target`, and say so on stderr."""
     with _bar("copying") as told:
         size = back_up(settings.state_dir, target, told, force=force)
-    typer.echo(f"{target} holds the conversations of {settings.state_dir} ({human(size, 'B')}).", err=True)
+    typer.echo(f"Copied the database of {settings.state_dir} to {target} ({human(size, 'B')}).", err=True)
 
 
 def upgrade_database(settings: Settings) -> None:
@@ -67,15 +66,15 @@ def upgrade_database(settings: Settings) -> None:
         typer.echo(f"The database in {settings.state_dir} is up to date: version {done.after}.", err=True)
         return
     before = done.before or "an empty one"
-    typer.echo(f"Upgraded from {before} to {done.after}; what was before is in {done.copy}.", err=True)
+    typer.echo(f"Upgraded the database from {before} to {done.after}. The copy made before is {done.copy}.", err=True)
 
 
 def _place(text: str) -> tuple[str, ...]:
     parts = tuple(text.split("/"))
     if parts[0] not in PLATFORMS or len(parts) > 4:
         raise ConfigError(
-            f"--conversation {text} names none: write platform/workspace/channel/thread, or as much of it as is meant, "
-            "such as slack/T0123/C0456."
+            "--conversation must be platform/workspace/channel/thread or a prefix, such as slack/T0123/C0456, "
+            f"not {text}."
         )
     return parts
 
@@ -83,7 +82,7 @@ def _place(text: str) -> tuple[str, ...]:
 def _person(text: str) -> tuple[str, str]:
     found = re.fullmatch(r"(\w+):(\S+)", text)
     if found is None or found[1].lower() not in PLATFORMS:
-        raise ConfigError(f"--person {text} names nobody: write discord:<id> or slack:<id>.")
+        raise ConfigError(f"--person must be discord:<id> or slack:<id>, not {text}.")
     return found[1].lower(), found[2]
 
 

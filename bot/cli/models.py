@@ -63,12 +63,12 @@ def pull_model(settings: Settings, *, yes: bool) -> None:
     console = Console(stderr=True, highlight=False)
     found = installed(spec, settings)
     if found is not None:
-        console.print(f"{spec.name} is here: {found}", markup=False, soft_wrap=True)
+        console.print(f"{spec.name} is downloaded already: {found}", markup=False, soft_wrap=True)
         return
     download = plan(spec, settings)
     console.print(_offer(download), markup=False, soft_wrap=True)
     if not yes and sys.stdin.isatty():
-        typer.confirm("Fetch it?", default=True, abort=True, err=True)
+        typer.confirm("Download it?", default=True, abort=True, err=True)
     _fetch(spec, settings, download, console)
     console.print(f"{spec.name} is ready.", markup=False)
 
@@ -83,7 +83,7 @@ def remove_model(settings: Settings, *, yes: bool, default: str) -> None:
     spec = catalog.get(catalog.default)
     found = stored(spec, settings)
     if not found.paths:
-        raise ModelError(f"{spec.name} is not on this machine, so there is nothing to remove.")
+        raise ModelError(f"{spec.name} is not downloaded, so there is nothing to remove.")
     in_use = default in (spec.name, spec.repo)
     if is_held(settings.state_dir):
         loaded = loaded_model(settings)
@@ -126,7 +126,7 @@ def log_in(settings: Settings) -> None:
     from huggingface_hub import constants
 
     if sys.stdin.isatty():
-        typer.echo(f"A token is made at {constants.ENDPOINT}/settings/tokens; it needs to read only.", err=True)
+        typer.echo(f"Create a token at {constants.ENDPOINT}/settings/tokens; a read-only one is enough.", err=True)
         token = getpass.getpass("Token (not shown): ")
     else:
         token = sys.stdin.readline()
@@ -142,7 +142,7 @@ def _offer(download: Download) -> str:
         f"size: {human(download.total, 'B')}",
     ]
     if download.missing < download.total:
-        lines[-1] += f", {human(download.missing, 'B')} of it not here yet"
+        lines[-1] += f", {human(download.missing, 'B')} of it still to download"
     return "\n".join(lines)
 
 

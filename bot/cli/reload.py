@@ -1,7 +1,7 @@
-"""Reading the configuration again while the service runs.
+"""Reloads the configuration at SIGHUP while the service runs.
 
-In: a wish (SIGHUP). Out: the service goes by the new settings and catalog, all of them; or, if anything in them is
-wrong, by the old ones, and the log says what is wrong. What only a restart can change is named.
+Applies the new settings and catalog as a whole; on any mistake the old ones stay and the log names it. Settings that
+need a restart are named in the log.
 """
 
 import asyncio
@@ -40,9 +40,9 @@ class Reloads:
                 try:
                     await self._reload()
                 except InhouseError as error:
-                    log.error("The new configuration is not used, and the old one stays: %s", error)
+                    log.error("The configuration was not reloaded, and the old one stays in use: %s", error)
                 except Exception:  # a bug of ours must not cost the next reload
-                    log.exception("The configuration could not be read again, and the old one stays")
+                    log.exception("The configuration could not be reloaded, and the old one stays in use")
 
     async def _reload(self) -> None:
         """Raises InhouseError with what is wrong with the new configuration."""
@@ -50,9 +50,9 @@ class Reloads:
         late = self._service.reload(settings, catalog)
         self._secrets |= set(secrets(settings))  # the old ones are still in use
         setup_logs(settings.log_level, settings.log_format, self._secrets)
-        log.info("The configuration was read again, and holds from now on")
+        log.info("The configuration was reloaded")
         if late:
-            log.warning("%s: changed, and in use only after a restart", ", ".join(late))
+            log.warning("%s: changed; restart Inhouse to apply it", ", ".join(late))
 
 
 def _read() -> tuple[Settings, Catalog]:

@@ -1,7 +1,7 @@
-"""`inhouse run`: the platforms whose tokens are set, until SIGTERM or SIGINT.
+"""`inhouse run`: serves the platforms whose tokens are set, until SIGTERM or SIGINT.
 
-The first signal drains (running answers are finished, nothing new is begun), a second one ends at once. SIGHUP reads
-the configuration again; at a terminal it means that this was closed, and drains.
+The first signal drains (finishes running answers and starts no new ones), a second one exits at once. SIGHUP reloads
+the configuration; in a terminal, where it means that the terminal was closed, it drains.
 """
 
 import asyncio
@@ -47,16 +47,18 @@ def _has_slack(settings: Settings) -> bool:
     """Whether Slack's two tokens are set. Raises ConfigError if only one is, or if one is not what it should be."""
     tokens = (settings.slack_bot_token, settings.slack_app_token)
     given = {name: token.get_secret_value() for name, token in zip(SLACK_TOKENS, tokens, strict=True) if token}
-    how = "'inhouse slack-manifest' says how to get it"
+    how = "`inhouse slack-manifest` says how to get it"
     for name, token in given.items():
         kind, mark = SLACK_TOKENS[name]
         if not token.startswith(mark):
             swapped = [other for other, (_, begins) in SLACK_TOKENS.items() if token.startswith(begins)]
-            advice = f"what is in it belongs into {swapped[0]}" if swapped else how
-            raise ConfigError(f"{name} is not the {kind}, which begins with {mark}: {advice}.")
+            if swapped:
+                held, begins = SLACK_TOKENS[swapped[0]]
+                raise ConfigError(f"{name} holds the {held} ({begins}): move it to {swapped[0]}.")
+            raise ConfigError(f"{name} must be the {kind}, which begins with {mark}: {how}.")
     for name, (kind, _) in SLACK_TOKENS.items():
         if given and name not in given:
-            raise ConfigError(f"{next(iter(given))} is set and {name} is not, but Slack needs the {kind}, too: {how}.")
+            raise ConfigError(f"Slack needs two tokens, and {name}, the {kind}, is not set: {how}.")
     return bool(given)
 
 
@@ -65,8 +67,8 @@ def run_platforms(settings: Settings, adapters: Sequence[Adapter]) -> None:
     setup_logs(settings.log_level, settings.log_format, secrets(settings))
     if not adapters:
         raise ConfigError(
-            "There is no platform to serve: set DISCORD_BOT_TOKEN, or SLACK_BOT_TOKEN and SLACK_APP_TOKEN; "
-            "'inhouse chat' needs no token."
+            "No platform is configured: set DISCORD_BOT_TOKEN, or SLACK_BOT_TOKEN and SLACK_APP_TOKEN; "
+            "`inhouse chat` needs no token."
         )
     raise_soft_limit()
     asyncio.run(_supervised(settings, adapters, Notifier.of_environment()))

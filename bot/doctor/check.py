@@ -73,12 +73,12 @@ async def _made(check: Check) -> list[Finding]:
             async for finding in check.look():
                 found.append(finding)
     except TimeoutError:
-        found.append(warning(check.name, f"no answer within {check.limit_s:.0f} s", "Try again; see what is slow."))
+        found.append(warning(check.name, f"no answer within {check.limit_s:.0f} s", "Try again later."))
     except InhouseError as error:
         found.append(told(check.name, State.WARNING, str(error)))
     except Exception as error:  # a check that breaks must not hide the others
-        fix = "This is a mistake in Inhouse, or something that it does not know; the other lines still count."
-        found.append(warning(check.name, f"this check itself broke ({type(error).__name__}: {error})", fix))
+        fix = "This is a bug in Inhouse; the other results are still valid."
+        found.append(warning(check.name, f"this check failed ({type(error).__name__}: {error})", fix))
     return found
 
 

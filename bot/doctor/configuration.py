@@ -1,4 +1,4 @@
-"""The settings: every mistake in them, and whether others of this machine can read the tokens in `.env`.
+"""The settings: every mistake in them, and whether other users of this machine can read the tokens in `.env`.
 
 In: the mistakes that were found. Out: findings.
 """
@@ -20,7 +20,7 @@ def configuration(mistakes: Sequence[str]) -> Iterator[Finding]:
         yield told("settings", State.WRONG, mistake)
     if not mistakes:
         where = f"{ENV_FILE.absolute()} and the environment" if ENV_FILE.is_file() else "the environment"
-        yield ok("settings", f"read from {where}; there is no mistake in them")
+        yield ok("settings", f"no mistakes in {where}")
 
 
 def env_file() -> Iterator[Finding]:
@@ -33,5 +33,5 @@ def env_file() -> Iterator[Finding]:
     except (OSError, UnicodeDecodeError):  # told with the settings
         return
     if mode & 0o077 and any(f"{name}=" in text.replace(" ", "") for name in TOKENS.values()):
-        found = f"others of this machine can read the tokens in {ENV_FILE.absolute()} (mode {mode:o})"
+        found = f"other users of this machine can read the tokens in {ENV_FILE.absolute()} (mode {mode:o})"
         yield warning(".env", found, f"`chmod 600 {ENV_FILE.absolute()}`")

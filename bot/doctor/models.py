@@ -44,9 +44,7 @@ def catalog(settings: Settings) -> Iterator[Finding]:
             yield told("catalog", State.WRONG, line.strip())
         return
     here = [spec.name for spec in made if installed(spec, settings)]
-    yield ok(
-        "catalog", f"{len(list(made))} models; here {'is' if len(here) == 1 else 'are'} {', '.join(here) or 'none'}"
-    )
+    yield ok("catalog", f"{len(list(made))} models; downloaded: {', '.join(here) or 'none'}")
 
 
 def cached(settings: Settings, *, serving: bool) -> Iterator[Finding]:
@@ -61,14 +59,14 @@ def _on_disk(spec: ModelSpec, settings: Settings, otherwise: State) -> Finding:
     folder = installed(spec, settings)
     if folder is None:
         parts = "".join(f"; {_lack(each)}" for each in Hub(settings).folders(spec)[:1]) if spec.repo else ""
-        return Finding(check, otherwise, f"not on this machine{parts}", f"`inhouse pull {spec.name}` fetches it.")
+        return Finding(check, otherwise, f"not downloaded{parts}", f"Run `inhouse pull {spec.name}`.")
     if damage := damage_of(folder):
         fix = f"Copy it to {folder} again."
         if spec.repo:
-            fix = f"Delete {_kept_in(folder)}, then `inhouse pull {spec.name}`."
+            fix = f"Run `inhouse remove {spec.name}`, then `inhouse pull {spec.name}`."
         return Finding(check, otherwise, f"damaged: {damage}", fix)
     size = sum((folder / name).stat().st_size for name in local.weight_files(folder))
-    return ok(check, f"here, {human(size, 'B')} in {folder}")
+    return ok(check, f"downloaded, {human(size, 'B')} in {folder}")
 
 
 def damage_of(folder: Path) -> str:
@@ -110,8 +108,8 @@ def disk(settings: Settings) -> Iterator[Finding]:
     free = shutil.disk_usage(existing(place)).free
     found = f"{human(free, 'B')} free in {place}"
     if free < needed + SPARE_BYTES:
-        found += f", and {human(needed, 'B')} of models are still to be fetched" if needed else ""
-        yield warning("disk of models", found, "Make room, or set HF_HOME to a directory on a larger disk.")
+        found += f", and {human(needed, 'B')} of models still to download" if needed else ""
+        yield warning("disk of models", found, "Free some space, or set HF_HOME to a directory on a larger disk.")
     else:
         yield ok("disk of models", found)
 
@@ -132,12 +130,12 @@ def _fitting(spec: ModelSpec, settings: Settings, hardware: Hardware, *, running
     found = fits(spec, machine, settings.dtype, settings.quantization, settings.gpu_layers, settings.kv_cache_mb)
     check, sentence = f"fit of {spec.name}", found.sentence.rstrip(".")
     if running and found.verdict in (Verdict.FITS, Verdict.TIGHT):
-        all_of_it = f"of {found.available_mb:,} MB, a part of which the Inhouse that is running has"
+        all_of_it = f"of {found.available_mb:,} MB, part of which the running Inhouse uses"
         sentence = f"{sentence.partition(';')[0]}, {all_of_it}"
     if found.verdict in (Verdict.FITS, Verdict.UNKNOWN):
         return ok(check, sentence)
     if found.verdict is Verdict.TIGHT:
-        return warning(check, sentence, "Leave it more room, or choose a smaller model (`inhouse models`).")
+        return warning(check, sentence, "Free some memory, or choose a smaller model (`inhouse models`).")
     smaller = "INHOUSE_QUANTIZATION=4bit or INHOUSE_GPU_LAYERS may make it fit" if hardware.gpu else "a GPU may hold it"
     fix = f"Choose a smaller model (`inhouse models`); {smaller}."
     return (wrong if default else warning)(check, sentence, fix)
@@ -167,8 +165,3 @@ def _lack(folder: Path) -> str:
     except ModelError as error:
         return str(error).rstrip(".")
     return ""
-
-
-def _kept_in(folder: Path) -> Path:
-    """What to delete: in the hub's cache a directory of links stands before the files themselves."""
-    return folder.parents[1] if folder.parent.name == "snapshots" else folder

@@ -53,7 +53,7 @@ async def _proxy(name: str, url: str) -> Finding:
             _, writer = await asyncio.open_connection(host, port)
             writer.close()
     except (OSError, TimeoutError) as error:
-        fix = f"Start that proxy, correct {name}, or take it away."
+        fix = f"Start that proxy, correct {name}, or unset it."
         return wrong("proxy", f"{name} names {host}:{port}, which cannot be reached ({reason(error)})", fix)
     return ok("proxy", f"{name}: {host}:{port} answers")
 
@@ -63,7 +63,7 @@ async def clock(
 ) -> Findings:
     """How far this clock is from that of whoever answers first. `asked`: name -> address and the proxy to it."""
     if not asked:
-        yield ok("clock", "not compared: there is nobody to ask")
+        yield ok("clock", "not compared: there is no server to ask")
         return
     for name, (url, proxy) in asked.items():
         try:

@@ -49,7 +49,7 @@ def directory(settings: Settings) -> Iterator[Finding]:
     elif above != place:
         yield ok("state", f"{place} is not there yet, and will be made")
     elif os.name == "posix" and (mode := stat.S_IMODE(place.stat().st_mode)) & 0o077:
-        found = f"others of this machine may look into {place} (mode {mode:o}), and it holds what people wrote"
+        found = f"other users of this machine can read {place} (mode {mode:o}), which holds what people wrote"
         yield warning("state", found, f"`chmod 700 {place}`")
     else:
         yield ok("state", f"{place}, for its owner alone")

@@ -88,7 +88,7 @@ def _elsewhere(shown: Mapping[str, str]) -> Iterator[Finding]:
     words = ("env", shown["Environment"]) if shown.get("Environment") else ()
     user = shown.get("User") or "root"
     line = " ".join(("sudo", "-Hu", user, *words, command[1] if command else "inhouse", "doctor"))
-    found = f"all this is about the settings here, in {Path.cwd()}; those of the service are in {place}"
+    found = f"these results are for the settings in {Path.cwd()}; those of the service are in {place}"
     yield ok("its settings", found, f"`cd {place} && {line}` looks at them, except for tokens that systemd keeps.")
 
 
@@ -105,8 +105,8 @@ def credentials() -> Iterator[Finding]:
     try:
         names = sorted(path.name for path in directory.iterdir())
     except OSError as error:
-        fix = "Run this as the user of the service."
-        yield wrong("credentials", f"{directory} cannot be looked into ({reason(error)})", fix)
+        fix = "Check its owner, or run this as the user of the service."
+        yield wrong("credentials", f"{directory} cannot be read ({reason(error)})", fix)
         return
     yield ok("credentials", f"{', '.join(names) or 'none'} in {directory}")
 

@@ -58,7 +58,7 @@ class Shelf:
         spec, settings = self._current.catalog.get(name), self._current.settings
         folder = installed(spec, settings)
         if folder is None:
-            raise ModelError(f"{spec.name} is not on this machine yet; `inhouse pull {spec.name}` fetches it.")
+            raise ModelError(f"{spec.name} is not downloaded yet; run `inhouse pull {spec.name}`.")
         return ModelSource(
             name=spec.name,
             path=str(folder),

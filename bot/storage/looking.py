@@ -31,7 +31,7 @@ def database_in(directory: Path) -> Path:
     check_database_files(path)
     if not path.exists():
         raise ConfigError(
-            f"There is no database in {directory}: INHOUSE_STATE_DIR names the directory of the Inhouse that is meant."
+            f"No database in {directory} yet: run `inhouse run` once, or set INHOUSE_STATE_DIR to the right directory."
         )
     return path
 

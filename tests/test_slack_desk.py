@@ -76,7 +76,7 @@ async def test_a_model_of_the_menu_holds_for_the_channel(tmp_path: Path, server:
     async with open_house(tmp_path, server) as house:
         boss = server.user("boss", admin=True)
         use = await boss.commands(house.general)
-        assert "Here these settings hold" in await told(house, use)
+        assert "Settings in use here" in await told(house, use)
         (menu,) = use.messages[0].buttons
         value = menu["options"][0]["value"]
         refused = await house.ana.commands(house.general)

@@ -7,32 +7,46 @@ typing indicator (Slack: the status) came, when the first words, our share of th
 when the final text was there, after the last token. Then: how many calls were refused with 429, and the worst lag of
 the service's event loop. On Slack also how long 1,000 envelopes waited for their acknowledgement, while a real model is
 being loaded and eight answers are streamed.
+
+With `--burst`: 320 events in one second (on Slack a mention is two), from 60 people in as many channels, while 16
+answers are streamed; how long after its sending each was stored and, on Slack, acknowledged. `--model` chooses who
+answers, a script or a real SmolLM2. Without `--model` and `--platform` both are measured on both platforms.
 """
 
 import argparse
 import asyncio
 import json
+import math
 import sys
 import tempfile
+import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from bench.serving import CHANNELS, PREFILL_S, Errand
 from bot.config import load_settings
 from bot.models.catalog import Catalog
 from bot.models.hub import pull
 from tests.fakes.discord import Channel, FakeDiscord, Message, Person
+from tests.fakes.slack.sockets import ACK_S
 from tests.fakes.slack_server import Channel as SlackChannel
 from tests.fakes.slack_server import FakeSlack
 from tests.fakes.slack_server import Person as SlackPerson
+from tests.storage_samples import rows
 
 ROUNDS = 25
 SLACK_ROUNDS, SLACK_PAUSE_S = 6, 25.0
 """Slack takes twenty streams a minute, so there are pauses."""
 ENVELOPES, ENVELOPE_GAP_S = 1000, 0.02
+EVENTS, ASKING, STREAMING = 320, 60, 16
+"""The burst: events in its second, people (in a channel each), answers that are streamed meanwhile."""
+LONG = 1000
+"""Words, or tokens, of an answer that is still being streamed at the end of the burst."""
+PATIENCE_S = 150
 POST = "/channels/{channel_id}/messages"
 
 
@@ -178,13 +192,80 @@ async def acks(
     print(lag_line(json.loads(out)["lag"]))
 
 
+async def burst(root: Path, platform: str, name: str, model: str) -> None:
+    """Hundreds of questions in one second, while answers are streamed."""
+    # Any: the two fakes are used in the same way, but no type is common to both
+    fake: Any = FakeDiscord() if platform == "discord" else FakeSlack()
+    async with fake as server:
+        new_channel = server.text_channel if platform == "discord" else server.channel
+        people = [server.user(f"person-{number}") for number in range(ASKING)]
+        talks = [new_channel(f"talk-{number}") for number in range(STREAMING)]
+        channels = [new_channel(f"channel-{number}") for number in range(ASKING)]
+        stories = [f"Tell me a very long story about the number {number}." for number in range(STREAMING)]
+        errand = Errand(str(root), stories, {}, model=model, at_once=STREAMING, tokens=LONG)
+        process = await started(replace(errand, **ways_to(server, root)))
+        await server.until(lambda: (server.gateway if platform == "discord" else server.sockets).online, 60)
+        for who, where, story in zip(people, talks, stories, strict=False):
+            await who.says(where, story, mention=True)
+        await server.until(lambda: all(any(each.versions[1:] for each in where.messages) for where in talks), 120)
+        gap = (1 if platform == "discord" else 2) / EVENTS  # a mention is two events on Slack
+        sent: dict[str, float] = {}
+        began = time.monotonic()
+        for number in range(round(1 / gap)):
+            await asyncio.sleep(max(0.0, began + number * gap - time.monotonic()))
+            said = await people[number % ASKING].says(channels[number % ASKING], f"question {number}", mention=True)
+            sent[said.id if platform == "discord" else said.ts] = time.time()
+        took = time.monotonic() - began
+        for _ in range(PATIENCE_S):
+            await asyncio.sleep(1.0)
+            if rows(root / "state", "SELECT count(*) FROM inbox") == [(len(sent) + STREAMING,)]:
+                break
+        await asyncio.sleep(1.0)  # the last acknowledgements
+        out, _ = await process.communicate(b"")
+        measured = json.loads(out)
+        print(f"{platform}: {len(sent)} questions in {took:.1f} s, {STREAMING} answers of {name} are streamed; ms")
+        print(f"  {'':44}{'median':>9}{'p90':>9}{'worst':>9}")
+        waited = [measured["stored"].get(each, math.inf) - at for each, at in sent.items()]
+        print(row("from the question to its being stored", waited))
+        if platform == "slack":
+            acknowledged(server, sent)
+        print(f"  {lag_line(measured['lag'])}; 429s: {server.rate_limited}")
+
+
+def ways_to(server: Any, root: Path) -> dict[str, Any]:
+    """How an errand reaches a fake."""
+    if isinstance(server, FakeSlack):
+        return {"settings": {name: str(value) for name, value in server.settings().items()}}
+    authority = str(server.write_ca(root / "ca.pem"))
+    return {"settings": {"discord_bot_token": server.token}, "port": server.port, "authority": authority}
+
+
+def acknowledged(server: FakeSlack, sent: Collection[str]) -> None:
+    """Print how long the events of these messages waited for Slack's first acknowledgement."""
+    events = {each.event_id for each in server.sockets._envelopes if each.payload["event"].get("ts") in sent}
+    first = {each.event_id: each.seconds for each in server.acks if each.event_id in events and each.attempt == 0}
+    print(row("from an event to its acknowledgement", [first.get(each, math.inf) for each in events]))
+    in_time = sum(seconds <= ACK_S for seconds in first.values())
+    print(f"  {in_time} of {len(events)} events were acknowledged within {ACK_S:g} s")
+
+
 def main() -> None:
     """Measure a platform."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--platform", choices=["discord", "slack"], default="discord")
-    platform = {"discord": discord, "slack": slack}[parser.parse_args().platform]
+    parser.add_argument("--platform", choices=["discord", "slack"])
+    parser.add_argument("--burst", action="store_true")
+    parser.add_argument("--model", choices=["script", "smollm2"])
+    given = parser.parse_args()
+    if given.burst:
+        settings = load_settings()
+        for name in [given.model] if given.model else ["script", "smollm2"]:
+            model = "" if name == "script" else str(pull(Catalog.of(settings).get(name), settings))
+            for platform in [given.platform] if given.platform else ["discord", "slack"]:
+                with tempfile.TemporaryDirectory() as directory:
+                    asyncio.run(burst(Path(directory), platform, name, model))
+        return
     with tempfile.TemporaryDirectory() as directory:
-        asyncio.run(platform(Path(directory)))
+        asyncio.run((slack if given.platform == "slack" else discord)(Path(directory)))
 
 
 if __name__ == "__main__":

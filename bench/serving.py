@@ -1,15 +1,17 @@
 """The service of `bench.adapters`, in a process of its own: everything is real but the engine, which keeps a set pace.
 
-In: settings as JSON, how to reach the fake platform, a directory. Out, at the end of stdin: one line of JSON with the
-worst lag of the event loop and when each answer was begun and ended. Asked to, it has a real engine load a real model
-again and again meanwhile, in a process of its own as ever.
+Reads an `Errand` as JSON from its first argument and serves until the end of stdin; then prints one line of JSON with
+the worst lag of the event loop, when each answer was begun and ended, and when each message was stored. With `loads` a
+real engine loads a real model again and again meanwhile; with `model` the answers are those of a real model.
 """
 
 import asyncio
+import gc
 import json
 import ssl
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -21,8 +23,10 @@ from adapters.slack.adapter import SlackAdapter
 from bench.asking import unseen
 from bot.adapter import Adapter
 from bot.config import Settings
+from bot.core import ServiceCore
 from bot.engine.base import ModelSource
 from bot.engine.process import EngineProcess
+from bot.messages import Event, IncomingMessage, Outcome
 from bot.models.catalog import Catalog
 from bot.service import Service
 from tests.fakes.engine import ScriptedEngine
@@ -33,7 +37,6 @@ CHANNELS = 8
 PREFILL_S, TOKEN_S = 0.3, 0.03
 """How long the engine takes for its first token and for each further one."""
 TOKENS = 80
-ANSWER = " ".join(f"word{number}" for number in range(TOKENS))
 TICK_S = 0.005
 
 
@@ -68,10 +71,30 @@ class Lag:
             self.seen.append(time.perf_counter() - before - TICK_S)
 
 
+class Stored:
+    """When the core had stored each message (Unix seconds), by the platform's id: the first time it came."""
+
+    def __init__(self) -> None:
+        self.at: dict[str, float] = {}
+        self._really = ServiceCore.handle
+
+    @property
+    def handle(self) -> Callable[[ServiceCore, Event], Awaitable[Outcome]]:
+        """In the place of the core's own."""
+
+        async def handle(core: ServiceCore, event: Event) -> Outcome:
+            outcome = await self._really(core, event)
+            if isinstance(event, IncomingMessage):
+                self.at.setdefault(event.message_id, time.time())
+            return outcome
+
+        return handle
+
+
 @dataclass(frozen=True, slots=True)
 class Errand:
     """What to serve. `port` and `authority` lead to a fake Discord; `loads`: a model's directory, to be loaded again
-    and again."""
+    and again; `model`: one whose engine answers; `at_once` and `tokens`: how many answers, how long each is."""
 
     root: str
     questions: list[str]
@@ -79,6 +102,9 @@ class Errand:
     port: int = 0
     authority: str = ""
     loads: str = ""
+    model: str = ""
+    at_once: int = CHANNELS
+    tokens: int = TOKENS
 
 
 def adapter_for(settings: Settings, errand: Errand) -> Adapter:
@@ -87,6 +113,15 @@ def adapter_for(settings: Settings, errand: Errand) -> Adapter:
         return SlackAdapter(settings)
     trusted = ssl.create_default_context(cafile=errand.authority)
     return DiscordAdapter(settings, lambda: aiohttp.TCPConnector(limit=0, resolver=Loopback(errand.port), ssl=trusted))
+
+
+def scripted(errand: Errand, pace: Pace) -> ScriptedEngine:
+    """An engine that answers every question with as many words."""
+    engine = ScriptedEngine(pace.passing, max_running=errand.at_once)
+    answer = " ".join(f"word{number}" for number in range(errand.tokens))
+    for question in errand.questions:
+        engine.answers(question, answer)
+    return engine
 
 
 async def keep_loading(path: str) -> None:
@@ -101,16 +136,17 @@ async def keep_loading(path: str) -> None:
 
 async def serve(errand: Errand) -> dict[str, object]:
     """Serve until stdin ends; what was measured."""
-    settings = make_settings(Path(errand.root), per_user=100, queue_size=1000, **errand.settings)
-    pace, lag = Pace(), Lag()
-    engine = ScriptedEngine(pace.passing, max_running=CHANNELS)
-    for question in errand.questions:
-        engine.answers(question, ANSWER)
+    chosen = {"model": errand.model, "models": errand.model, "device": "cpu"} if errand.model else {}
+    settings = make_settings(
+        Path(errand.root), per_user=100, queue_size=1000, max_tokens=errand.tokens, **chosen, **errand.settings
+    )
+    pace, lag, stored = Pace(), Lag(), Stored()
+    engine = EngineProcess() if errand.model else scripted(errand, pace)
     service = Service(settings, Catalog.of(settings), [adapter_for(settings, errand)], engine)
     meanwhile = [asyncio.create_task(lag.watch())]
     if errand.loads:
         meanwhile.append(asyncio.create_task(keep_loading(errand.loads)))
-    with patch("bot.models.shelf.probe", return_value=MACHINE):
+    with patch("bot.models.shelf.probe", return_value=MACHINE), patch.object(ServiceCore, "handle", stored.handle):
         running = asyncio.create_task(service.run())
         await asyncio.to_thread(sys.stdin.read)
         for task in meanwhile:
@@ -119,8 +155,14 @@ async def serve(errand: Errand) -> dict[str, object]:
         service.stop()
         await running
     lag.seen.sort()
-    return {"begun": pace.begun, "ended": pace.ended, "lag": [lag.seen[int(len(lag.seen) * 0.999)], lag.seen[-1]]}
+    return {
+        "begun": pace.begun,
+        "ended": pace.ended,
+        "stored": stored.at,
+        "lag": [lag.seen[int(len(lag.seen) * 0.999)], lag.seen[-1]],
+    }
 
 
 if __name__ == "__main__":
+    gc.freeze()  # as `inhouse run` does
     print(json.dumps(asyncio.run(serve(Errand(**json.loads(sys.argv[1]))))))

@@ -10,7 +10,9 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 from bot.errors import QueueFull
 from bot.messages import (
@@ -39,6 +41,14 @@ HISTORY_STEP = 100
 REMEMBERED = 2000
 """Conversations of which it is known which model answered last."""
 
+KNOWN = 5000
+"""Messages of which it is known without asking storage that they were stored."""
+
+KNOWN_S = 3600.0
+"""So long ago an earlier process may have stored what comes again now."""
+
+Identity = tuple[str, ...]
+"""Platform, workspace, channel and message id. A thread does not tell messages apart."""
 Submit = Callable[[GenerationRequest], None]
 
 
@@ -47,7 +57,8 @@ class Conversations:
 
     def __init__(self, current: Current, storage: Storage, queue: RequestQueue) -> None:
         self._current, self._storage, self._queue = current, storage, queue
-        self._accepting = asyncio.Lock()
+        self._known: OrderedDict[Identity, None] = OrderedDict()  # the messages that were stored last
+        self._storing: dict[Identity, asyncio.Event] = {}  # those that are being stored, and when that has ended
         self.redelivered = 0
         """Messages that came again and were dropped."""
         self._good: OrderedDict[ConversationKey, str] = OrderedDict()  # the model that last answered, by conversation
@@ -72,29 +83,58 @@ class Conversations:
                     return Refused(str(error))
             await self._queue.room_for(person)
 
-    @undisturbed  # what is stored is also submitted, whatever becomes of who delivered it
+    async def load(self) -> None:
+        """Remember the messages that an earlier process stored last. Raises StorageError."""
+        for identity in await self._storage.inbox.latest_seen(time.time() - KNOWN_S, KNOWN):
+            self._known[identity] = None
+
     async def _accept(
         self, event: IncomingMessage, turns: Sequence[NewTurn], person: PersonKey, submit: Submit
     ) -> Accepted:
-        # One at a time: a copy must neither take a second place nor be refused for want of the place of the first one.
-        async with self._accepting:
-            if not await self._storage.inbox.seen(event.key, event.message_id):
-                request = await self.request(event.key, event.message_id, event.author, remark=event.remark)
-                with self._queue.place_for(person):
-                    # its deletion may have been stored meanwhile
-                    if await self._storage.inbox.accept(event.key, event.message_id, turns=turns, request=request):
-                        submit(request)
-                        return Accepted(request.request_id)
-            self.redelivered += 1
+        """Raises QueueFull, before storage is asked, and StorageError."""
+        identity = (event.key.platform, event.key.workspace, event.key.channel, event.message_id)
+        # A copy must neither take a second place nor be refused for want of the place of the first one.
+        while (first := self._storing.get(identity)) is not None:
+            await first.wait()
+        if identity not in self._known:
+            place = ExitStack()
+            place.enter_context(self._queue.place_for(person))
+            stored = self._storing[identity] = asyncio.Event()
+            try:
+                request = await self._store(event, turns, place, submit)
+            finally:
+                del self._storing[identity]
+                stored.set()
+            self._remember(identity)
+            if request is not None:
+                return Accepted(request.request_id)
+        self.redelivered += 1
         return Accepted()
+
+    @undisturbed  # what is stored is also submitted, whatever becomes of who delivered it
+    async def _store(
+        self, event: IncomingMessage, turns: Sequence[NewTurn], place: ExitStack, submit: Submit
+    ) -> GenerationRequest | None:
+        """Store a message and submit its request, which has a place; None if it was stored, or deleted, before."""
+        make = partial(self._request, event.key, event.message_id, event.author, RequestKind.ANSWER, event.remark)
+        with place:
+            request = await self._storage.inbox.ask(event.key, event.message_id, turns, make)
+            if request is not None:
+                submit(request)
+        return request
+
+    def _remember(self, identity: Identity) -> None:
+        self._known[identity] = None
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)
 
     @undisturbed
     async def again(
         self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind, submit: Submit
     ) -> Accepted:
         """Store a further request for a message: another answer, or more of its answer. Raises RequestRefused."""
-        request = await self.request(key, message_id, actor, kind)
         with self._queue.place_for((key.platform, actor.id)):
+            request = await self.request(key, message_id, actor, kind)
             await self._storage.inbox.add_request(request)
             submit(request)
         return Accepted(request.request_id)
@@ -108,7 +148,17 @@ class Conversations:
         remark: str = "",
     ) -> GenerationRequest:
         """A request with the settings of its conversation, not stored yet."""
-        chosen = await self._storage.history.resolved(key)
+        return self._request(key, message_id, author, kind, remark, await self._storage.history.resolved(key))
+
+    def _request(
+        self,
+        key: ConversationKey,
+        message_id: str,
+        author: Person,
+        kind: RequestKind,
+        remark: str,
+        chosen: Mapping[str, str],
+    ) -> GenerationRequest:
         return GenerationRequest(
             request_id=uuid.uuid4().hex,
             key=key,
@@ -185,8 +235,9 @@ class Conversations:
 
     def model_of(self, chosen: Mapping[str, str]) -> str:
         """The model of a conversation with these settings; the default if the chosen one is no longer offered."""
-        model = chosen.get("model", self._current.catalog.default)
-        return model if model in self._current.catalog.names else self._current.catalog.default
+        catalog = self._current.catalog  # looked at once: this also runs on the thread that writes
+        model = chosen.get("model", catalog.default)
+        return model if model in catalog.names else catalog.default
 
     def params_of(self, chosen: Mapping[str, str], *, another: bool = False) -> SamplingParams:
         """The sampling parameters of a conversation with these settings.

@@ -109,7 +109,7 @@ class Service:
         self._storage = storage
         queue = self._queue
         self._replies = Replies(storage, self._watched)
-        conversations = Conversations(current, storage, queue)
+        conversations = self._conversations = Conversations(current, storage, queue)
         self._worker = Worker(
             self._engine,
             queue,
@@ -162,6 +162,7 @@ class Service:
     async def _recover(self) -> None:
         """Take up what an earlier process owed; of a platform that is not served now, it stays stored."""
         owed = await self._storage.inbox.recover()
+        await self._conversations.load()
         await self._catchup.load(self._adapters)
         self._replies.resume(await self._storage.outbox.unsettled())  # before more of them are made here
         for request in owed:

@@ -49,7 +49,7 @@ BAIT = "@everyone <!channel> @here"
 """Stands in every answer, and must ping nobody."""
 
 SEAMS: Mapping[str, tuple[Any, str]] = {  # Any: a class or a module
-    "inbox.accept": (Inbox, "accept"),
+    "inbox.ask": (Inbox, "ask"),
     "inbox.add": (bot.storage.inbox, "_add"),  # inside of the transaction
     "inbox.start": (Inbox, "start"),
     "inbox.finish": (Inbox, "finish"),

@@ -68,6 +68,7 @@ FAULTS = {
     47: "What killed the service twice was perhaps the showing of an answer: it comes as a file, not shown again",
     48: "The event loop is held up: a thread logs where it stands; SIGTERM ends the service within its drain",
     49: "A file's name has newlines, headings, fences or 30 kB: one line of code, and the answer is whole",
+    50: "Hundreds of questions in one second: each is acknowledged in time",
     51: "Half-open and slow connections to the status page: no acknowledgement, answer or probe is lost",
     52: "Malformed requests to the status page, and guesses at its token: 4xx each, and the right token gets in",
     53: "A FIFO or directory in the place of a state file, tables newer than their version: one sentence, exit 78",

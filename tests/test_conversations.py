@@ -89,7 +89,7 @@ async def test_when_a_message_cannot_be_stored_nothing_is_owed_and_its_place_is_
         raise StorageError("The disk is full.")
 
     with monkeypatch.context() as patched:
-        patched.setattr(desk.storage.inbox, "accept", failing)
+        patched.setattr(desk.storage.inbox, "ask", failing)
         for _ in range(5):
             with pytest.raises(StorageError):
                 await desk.hears("hello")

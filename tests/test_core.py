@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bot.errors import ConfigError, StorageError
-from bot.messages import Accepted, IncomingMessage
+from bot.messages import Accepted, GenerationRequest, IncomingMessage
 from bot.models.catalog import Catalog
 from bot.service import Service
 from bot.storage import Inbox
@@ -84,7 +84,7 @@ async def test_what_comes_live_while_it_is_read_back_is_answered_once(tmp_path: 
 async def test_what_the_disk_did_not_take_is_read_back_although_later_questions_were_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accept = Inbox.accept
+    ask = Inbox.ask
 
     async def full(*args: object, **more: object) -> bool:
         raise StorageError("The disk is full.")
@@ -94,10 +94,10 @@ async def test_what_the_disk_did_not_take_is_read_back_although_later_questions_
         team = await heard(tmp_path, world)
         async with open_house(tmp_path, world) as house:
             await house.adapter.caught_up.wait()
-            monkeypatch.setattr(Inbox, "accept", full)
+            monkeypatch.setattr(Inbox, "ask", full)
             number = await team.sends("ana", "not stored", at=minutes_ago(3))
             await world.until(lambda: number in world.errors, "it could not be stored")
-            monkeypatch.setattr(Inbox, "accept", accept)
+            monkeypatch.setattr(Inbox, "ask", ask)
             await team.sends("ana", "stored", at=minutes_ago(2))
             await team.reply_to("stored")
             await team.elsewhere(channel="other").sends("ben", "hello", at=minutes_ago(2))
@@ -110,19 +110,19 @@ async def test_what_the_disk_did_not_take_is_read_back_although_later_questions_
 async def test_a_disk_that_is_full_while_it_reads_back_only_delays_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accept, failures = Inbox.accept, [StorageError("The disk is full.")] * 3
+    ask, failures = Inbox.ask, [StorageError("The disk is full.")] * 3
 
-    async def failing(*args: object, **more: object) -> bool:
+    async def failing(*args: object, **more: object) -> GenerationRequest | None:
         if failures:
             raise failures.pop()
-        return await accept(*args, **more)  # type: ignore[arg-type]  # as it was called
+        return await ask(*args, **more)  # type: ignore[arg-type]  # as it was called
 
     async with World(redelivers=False) as world:
         team = await heard(tmp_path, world)
         for text in ("one", "two"):
             await team.sends("ana", text, at=minutes_ago(3))
         world.fails("since", Fault.RETRY)
-        monkeypatch.setattr(Inbox, "accept", failing)
+        monkeypatch.setattr(Inbox, "ask", failing)
         async with open_house(tmp_path, world) as house:
             for text in ("one", "two"):
                 await team.reply_to(text)

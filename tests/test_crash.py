@@ -26,9 +26,9 @@ SEAM_OF = {"update": "{}.update", "settled": "outbox.settled"}
 BOTH, DISCORD, SLACK = ("discord", "slack"), ("discord",), ("slack",)
 
 POINTS = {
-    "before the question is stored": (Point("inbox.accept"), BOTH),
+    "before the question is stored": (Point("inbox.ask"), BOTH),
     "inside the transaction that stores it": (Point("inbox.add", after=True), SLACK),
-    "stored but not acknowledged": (Point("inbox.accept", after=True), BOTH),
+    "stored but not acknowledged": (Point("inbox.ask", after=True), BOTH),
     "before it runs": (Point("inbox.start"), SLACK),
     "running, with nothing written": (Point("inbox.start", after=True), DISCORD),
     "about to post": (Point("outbox.posting", after=True), BOTH),

@@ -42,13 +42,13 @@ async def test_a_deletion_that_comes_before_its_message_keeps_it_out(house: Hous
 async def test_a_deletion_in_the_moment_in_which_its_message_is_stored_keeps_it_out(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = Conversations.request
+    ask = Inbox.ask
 
-    async def deleted_meanwhile(self: Conversations, *about: object, **more: object) -> GenerationRequest:
+    async def deleted_meanwhile(self: Inbox, *about: object) -> GenerationRequest | None:
         await desk.storage.inbox.accept(CHANNEL, "secret")
-        return await request(self, *about, **more)  # type: ignore[arg-type]  # as it was called
+        return await ask(self, *about)  # type: ignore[arg-type]  # as it was called
 
-    monkeypatch.setattr(Conversations, "request", deleted_meanwhile)
+    monkeypatch.setattr(Inbox, "ask", deleted_meanwhile)
     assert await desk.hears("secret") == Accepted()
     assert desk.owed == []
     assert await desk.storage.history.turns(CHANNEL) == []
@@ -68,11 +68,11 @@ async def test_a_delivery_that_is_cut_short_when_it_is_stored_is_answered_all_th
     desk: Desk, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
     at, go = asyncio.Event(), asyncio.Event()
-    name = "add_request" if again else "accept"
+    name = "add_request" if again else "ask"
     store = getattr(Inbox, name)
 
-    async def slow(*about: object, **more: object) -> bool:
-        done: bool = await store(*about, **more)
+    async def slow(*about: object, **more: object) -> object:
+        done: object = await store(*about, **more)
         at.set()
         await go.wait()
         return done

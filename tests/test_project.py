@@ -19,7 +19,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 NOT_IMPORTED = {
     "accelerate": "transformers places layers on devices with it",
-    "aiosqlite": "SQLAlchemy's driver",
     "gguf": "transformers reads GGUF files with it",
 }
 """Dependencies that others import for us."""

@@ -275,3 +275,25 @@ async def test_room_is_there_as_soon_as_one_of_the_waiters_begins_or_leaves() ->
     assert not mine.done()
     line.queue.remove(second.request_id)
     await mine
+
+
+async def test_the_places_are_the_order_in_which_all_are_served() -> None:
+    line = Line()
+    for number in range(60):
+        line.asks(PEOPLE[number * 7 % 4], f"channel {number * 5 % 11}")
+    places = sorted(line.places().items(), key=lambda each: each[1].number)
+    assert [request_id for request_id, _ in places] == [request.request_id for request in await line.empties()]
+
+
+@pytest.mark.fault(50)
+def test_the_places_of_ten_times_as_many_take_about_ten_times_as_long() -> None:
+    def seconds(waiting: int) -> float:
+        line = Line(size=waiting)
+        for number in range(waiting):
+            line.asks(f"person {number % (waiting // 5)}", f"channel {number % (waiting // 4)}")
+        began = time.process_time()
+        assert len(line.places()) == waiting
+        return time.process_time() - began
+
+    few, many = min(seconds(200) for _ in range(5)), min(seconds(2000) for _ in range(3))
+    assert many / few < 30  # a hundred times as long where each place looks at everybody

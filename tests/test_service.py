@@ -77,7 +77,7 @@ async def test_what_could_not_be_stored_is_not_acknowledged_and_served_later(
         raise StorageError("The disk is full.")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Inbox, "accept", full)
+        patched.setattr(Inbox, "ask", full)
         number = await team.sends("ana", "hello")
         await house.world.until(lambda: number in house.world.errors, "it is not acknowledged")
     assert number not in house.world.outcomes

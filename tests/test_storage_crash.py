@@ -30,7 +30,7 @@ async def main():
     storage = await Storage.open(Path(sys.argv[1]))
     print("open", flush=True)
     for round in range(100000):
-        await asyncio.gather(*(deliver(storage, f"{round}-{number}") for number in range(5)))
+        await asyncio.gather(*(deliver(storage, f"{round}-{number}") for number in range(int(sys.argv[2]))))
 
 asyncio.run(main())
 """
@@ -64,9 +64,9 @@ asyncio.run(main())
 
 
 @contextmanager
-def child(script: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
+def child(script: str, directory: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Another Python process that uses the state in `directory`; killed at the end of the block."""
-    command = [sys.executable, "-c", script, str(directory)]
+    command = [sys.executable, "-c", script, str(directory), *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -75,9 +75,11 @@ def child(script: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.fault(35)
-@pytest.mark.parametrize("acknowledged", [1, 23, 61])
-async def test_what_was_acknowledged_before_a_kill_is_there_whole(tmp_path: Path, acknowledged: int) -> None:
-    with child(ACCEPTS_FOR_EVER, tmp_path) as process:
+@pytest.mark.parametrize(("acknowledged", "at_once"), [(1, 5), (23, 5), (61, 5), (1, 60), (61, 60), (200, 60)])
+async def test_what_was_acknowledged_before_a_kill_is_there_whole(
+    tmp_path: Path, acknowledged: int, at_once: int
+) -> None:
+    with child(ACCEPTS_FOR_EVER, tmp_path, str(at_once)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
         names = [process.stdout.readline().strip() for _ in range(acknowledged)]

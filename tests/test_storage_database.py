@@ -154,6 +154,8 @@ async def do_everything(storage: Storage) -> None:
     await inbox.of_message(KEY, "m1")
     await inbox.request(request.request_id)
     await inbox.outgrew(KEY)
+    assert await inbox.latest_seen(0.0, 1) == [("discord", "guild", "channel", "m2")]
+    await inbox.still_waiting({other.request_id: 1.0})
     await history.turns(KEY, until="m1")
     await history.turns(KEY, hidden=True)
     await history.edit(KEY, "m1", "edited")

@@ -6,6 +6,7 @@ the configuration; in a terminal, where it means that the terminal was closed, i
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -71,6 +72,7 @@ def run_platforms(settings: Settings, adapters: Sequence[Adapter]) -> None:
             "`inhouse chat` needs no token."
         )
     raise_soft_limit()
+    gc.freeze()  # a collection that goes through all that was imported stops the event loop for 100 ms
     asyncio.run(_supervised(settings, adapters, Notifier.of_environment()))
 
 

@@ -6,11 +6,11 @@ In: the newest messages heard. Out: where to go on. Promise: a cursor never move
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 from sqlalchemy.dialects.sqlite import insert
 
 from bot.messages import ConversationKey
-from bot.storage.database import Database, undisturbed
+from bot.storage.database import Database
 from bot.storage.tables import KEY, cursors, key_of
 
 
@@ -29,24 +29,28 @@ class Cursors:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    @undisturbed
     async def save(self, heard: Sequence[Cursor]) -> None:
         """Move these cursors forward; one that is further already stays."""
-        async with self._database.write() as connection:
+
+        def save(connection: Connection) -> None:
             for cursor in heard:
                 row = insert(cursors).values(**asdict(cursor.key), message_id=cursor.message_id, sent_at=cursor.sent_at)
                 newer = {"message_id": row.excluded.message_id, "sent_at": row.excluded.sent_at}
-                await connection.execute(
+                connection.execute(
                     row.on_conflict_do_update(
                         index_elements=KEY, set_=newer, where=cursors.c.sent_at <= row.excluded.sent_at
                     )
                 )
 
-    @undisturbed
+        await self._database.write(save)
+
     async def of_platform(self, platform: str) -> list[Cursor]:
         """Every cursor of a platform, the channel that was heard last first."""
-        async with self._database.read() as connection:
-            found = await connection.execute(
+
+        def read(connection: Connection) -> list[Cursor]:
+            found = connection.execute(
                 select(cursors).where(cursors.c.platform == platform).order_by(cursors.c.sent_at.desc())
             )
             return [Cursor(key_of(row), row["message_id"], row["sent_at"]) for row in found.mappings()]
+
+        return await self._database.read(read)

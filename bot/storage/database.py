@@ -1,26 +1,27 @@
 """One SQLite file: its connections, its settings, its transactions.
 
-In: the path of the database. Out: connections inside a transaction. Promises: what a write() block did is on the disk,
-all of it, when the block was left without an error, and none of it otherwise; reads never wait for writes; every fault
+What is to be done in a transaction is a function of a connection, which runs on a thread of SQLite's: one call of a
+thread for all statements of a transaction, so that a busy event loop delays it once and not once a statement. What a
+write did is on the disk when `write` returns, and none of it is if it raises; reads never wait for writes; every fault
 is a StorageError.
 """
 
 import asyncio
 import functools
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from sqlalchemy import URL, Connection, event
+from sqlalchemy import URL, Connection, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from bot.errors import StorageError
-from bot.storage.faults import damaged, mapped
+from bot.storage.faults import closed, damaged, mapped
 from bot.storage.versions import migrate
+from bot.storage.writer import Writer
 
 BUSY_MS = 2000
 """How long a transaction may wait for other processes: an ack is due within 3 s."""
@@ -37,6 +38,9 @@ _PRAGMAS = (
 FIRST_PRAGMAS = ("auto_vacuum = INCREMENTAL", "journal_mode = WAL")
 """What an empty file is given: freed pages can only be given back if that was said before anything was written."""
 
+READERS = 4
+"""Threads that read."""
+
 ERASE_MS = 250
 """How long the emptying of the log may wait for readers of other processes; nobody can write meanwhile."""
 
@@ -47,11 +51,7 @@ T = TypeVar("T")
 def undisturbed(
     method: Callable[P, Coroutine[Any, Any, T]],
 ) -> Callable[P, Coroutine[Any, Any, T]]:  # Any: asyncio's own
-    """A method whose transaction comes to its end before a cancellation is felt.
-
-    A connection that is given up in the middle of a statement keeps its lock until the statement is garbage, and until
-    then nobody can write.
-    """
+    """A method of several steps that finishes all of them before it propagates a cancellation."""
 
     @functools.wraps(method)
     async def whole(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -75,72 +75,67 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
         # hide_parameters: an error must not carry people's messages into a log
-        self._engine = create_async_engine(
-            URL.create("sqlite+aiosqlite", database=str(path)), pool_size=5, max_overflow=0, hide_parameters=True
+        self._engine = create_engine(
+            URL.create("sqlite", database=str(path)), pool_size=READERS + 1, max_overflow=0, hide_parameters=True
         )
-        event.listen(self._engine.sync_engine, "connect", _set_up)
-        event.listen(self._engine.sync_engine, "begin", _begin)
-        self._writing = self._engine.execution_options(begin="BEGIN IMMEDIATE")
-        self._writer = asyncio.Lock()
+        event.listen(self._engine, "connect", _set_up)
+        event.listen(self._engine, "begin", _begin)
+        self._writer = Writer(self._engine.execution_options(begin="BEGIN IMMEDIATE"), path)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self.log_to_erase = False
         """Whether somebody was reading when the log was to be emptied: try again later."""
         self._closed = False
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that sees one moment of the database."""
-        self._check_open()
-        with mapped(self.path):
-            async with self._engine.begin() as connection:
-                yield connection
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction that sees one moment of the database; what it returned."""
+        if self._closed:
+            raise closed(self.path)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
 
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        """The one transaction that may write at a time; committed and synced when the block ends."""
-        async with self._writer:
-            self._check_open()
-            with mapped(self.path):
-                async with self._writing.begin() as connection:
-                    yield connection
+    async def write(self, work: Callable[[Connection], T], *, urgent: bool = False) -> T:
+        """Run `work` in a transaction and commit; what it returned. See `Writer`.
+
+        urgent: before every write that is not. It runs to its end though the caller is cancelled.
+        """
+        result: T = await self._writer.run(work, urgent=urgent)
+        return result
 
     async def erase_log(self) -> None:
         """Empty the write-ahead log, which holds deleted text until it is written over."""
         self.log_to_erase = True  # also if this raises
-        async with self._writer:
-            self._check_open()
-            with mapped(self.path):
-                async with self._engine.execution_options(begin="").connect() as connection:
-                    await connection.exec_driver_sql(f"PRAGMA busy_timeout = {ERASE_MS}")
-                    try:
-                        emptied = await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-                        self.log_to_erase = bool(emptied.one()[0])
-                    finally:
-                        await connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_MS}")
+        self.log_to_erase = await self._writer.run(_erase_log, alone=True)
 
     async def prepare(self) -> None:
         """Check the file and bring its tables up to date. Raises StorageError with the way out."""
         with mapped(self.path):
             _make(self.path)
-            async with self.read() as connection:
-                result = await connection.exec_driver_sql("PRAGMA quick_check(1)")
-                verdict = str(result.scalar_one())
+        verdict = await self.read(lambda found: str(found.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()))
         if verdict != "ok":
             raise damaged(self.path, verdict)
-        async with self.write() as connection:
-            await connection.run_sync(lambda found: migrate(found, self.path))
+        await self.write(lambda found: migrate(found, self.path))
 
     async def close(self) -> None:
-        """Wait for the write under way, then close every connection; nothing can be read or written any more.
+        """Wait for the transaction under way, then close every connection; nothing can be read or written any more.
 
         The next process may have looked already at what is owed: what were stored now would wait for the one after it.
         """
-        async with self._writer:
-            self._closed = True
-            await self._engine.dispose()
+        self._closed = True
+        await self._writer.close()
+        await asyncio.to_thread(self._readers.shutdown)
+        self._engine.dispose()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StorageError(f"The database {self.path} is closed, for Inhouse ends; nothing was stored.")
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        with mapped(self.path), self._engine.begin() as connection:
+            return work(connection)
+
+
+def _erase_log(connection: Connection) -> bool:
+    """Empty the log; whether that has to be tried again."""
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {ERASE_MS}")
+    try:
+        return bool(connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0])
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_MS}")
 
 
 def _make(path: Path) -> None:

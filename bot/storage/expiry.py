@@ -5,8 +5,7 @@ In: moments. Out: what happened before them is gone from the file. Promises: wha
 what was removed leaves no copy in the files once `erase` has returned True.
 """
 
-from sqlalchemy import and_, delete, exists, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, and_, delete, exists, select, tuple_
 
 from bot.messages import RequestStatus
 from bot.storage.database import Database, undisturbed
@@ -25,30 +24,20 @@ class Expiry:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    @undisturbed
     async def step(self, before: float, seen_before: float) -> int:
         """Remove some of what was said and answered before `before`; the number of rows, 0 when nothing is left.
 
         seen_before: the identities of older events are no longer needed to tell that an event comes again.
         """
-        async with self._database.write() as connection:
-            return (
-                await _turns(connection, before)
-                + await _requests(connection, before)
-                + await _identities(connection, seen_before)
+        return await self._database.write(
+            lambda connection: (
+                _turns(connection, before) + _requests(connection, before) + _identities(connection, seen_before)
             )
+        )
 
-    @undisturbed
     async def trim(self) -> bool:
         """Give some of the file's free pages back to the disk; False when there are none, or the file cannot."""
-        async with self._database.write() as connection:
-            mode = (await connection.exec_driver_sql("PRAGMA auto_vacuum")).scalar_one()
-            free = (await connection.exec_driver_sql("PRAGMA freelist_count")).scalar_one()
-            if mode != INCREMENTAL or not free:
-                return False
-            for _ in range(min(free, STEP_PAGES)):  # Python's driver takes one step of a pragma, which is one page
-                await connection.exec_driver_sql("PRAGMA incremental_vacuum(1)")
-            return bool(free > STEP_PAGES)
+        return await self._database.write(_trim)
 
     @undisturbed
     async def erase(self, *, anew: bool = False) -> bool:
@@ -67,35 +56,45 @@ INCREMENTAL = 2
 _OWED = (RequestStatus.WAITING, RequestStatus.RUNNING)
 
 
-async def _turns(connection: AsyncConnection, before: float) -> int:
+def _trim(connection: Connection) -> bool:
+    mode = connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one()
+    free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+    if mode != INCREMENTAL or not free:
+        return False
+    for _ in range(min(free, STEP_PAGES)):  # Python's driver takes one step of a pragma, which is one page
+        connection.exec_driver_sql("PRAGMA incremental_vacuum(1)")
+    return bool(free > STEP_PAGES)
+
+
+def _turns(connection: Connection, before: float) -> int:
     asked = exists().where(
         *(requests.c[name] == turns.c[name] for name in KEY),
         requests.c.message_id == turns.c.message_id,
         requests.c.status.in_(_OWED),
     )
     old = select(turns.c.id).where(turns.c.sent_at < before, ~asked).limit(STEP_ROWS)
-    return (await connection.execute(delete(turns).where(turns.c.id.in_(old)))).rowcount
+    return connection.execute(delete(turns).where(turns.c.id.in_(old))).rowcount
 
 
-async def _requests(connection: AsyncConnection, before: float) -> int:
+def _requests(connection: Connection, before: float) -> int:
     """Requests that ended, with their parts and what people thought of them."""
     unseen = exists().where(outbox.c.request_id == requests.c.request_id, outbox.c.state == "ready")
     kept = exists().where(turns.c.request_id == requests.c.request_id)
     old = requests.c.finished_at < before
-    found = await connection.execute(
+    found = connection.execute(
         select(requests.c.request_id).where(and_(old, requests.c.status.not_in(_OWED), ~unseen, ~kept)).limit(STEP_ROWS)
     )
     ids = list(found.scalars())
     parts = select(outbox.c.reply_id).where(outbox.c.request_id.in_(ids))
     gone = [
-        await connection.execute(delete(ratings).where(ratings.c.reply_id.in_(parts))),
-        await connection.execute(delete(outbox).where(outbox.c.request_id.in_(ids))),
-        await connection.execute(delete(requests).where(requests.c.request_id.in_(ids))),
+        connection.execute(delete(ratings).where(ratings.c.reply_id.in_(parts))),
+        connection.execute(delete(outbox).where(outbox.c.request_id.in_(ids))),
+        connection.execute(delete(requests).where(requests.c.request_id.in_(ids))),
     ]
     return sum(each.rowcount for each in gone)
 
 
-async def _identities(connection: AsyncConnection, before: float) -> int:
+def _identities(connection: Connection, before: float) -> int:
     key = tuple(inbox.primary_key.columns)
     old = select(*key).where(inbox.c.received_at < before).limit(STEP_ROWS)
-    return (await connection.execute(delete(inbox).where(tuple_(*key).in_(old)))).rowcount
+    return connection.execute(delete(inbox).where(tuple_(*key).in_(old))).rowcount

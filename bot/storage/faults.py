@@ -25,6 +25,11 @@ def damaged(path: Path, detail: str) -> StorageError:
     )
 
 
+def closed(path: Path) -> StorageError:
+    """The error of what comes after the end."""
+    return StorageError(f"The database {path} is closed, for Inhouse ends; nothing was stored.")
+
+
 @contextmanager
 def mapped(path: Path) -> Iterator[None]:
     """Raise what goes wrong inside as StorageError; `path` is the database that it happened to."""

@@ -6,9 +6,22 @@ Promises: a message is one turn however often it is added; what is removed leave
 
 from dataclasses import asdict
 
-from sqlalchemy import ColumnElement, RowMapping, and_, delete, func, or_, select, tuple_, update
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    RowMapping,
+    Update,
+    and_,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.sqlite import Insert, insert
 
 from bot.messages import ConversationKey, Role, Turn
 from bot.storage.database import Database, undisturbed
@@ -17,6 +30,15 @@ from bot.storage.records import NewTurn, StoredTurn
 from bot.storage.tables import KEY, of_key, of_message, requests, settings, turns
 
 _IDENTITY = (*KEY, "message_id", "role")
+_RESOLVED = (
+    select(settings.c.name, settings.c.value)
+    .where(
+        *(settings.c[name] == bindparam(name) for name in KEY if name != "thread"),
+        or_(settings.c.thread == "", settings.c.thread == bindparam("thread")),
+    )
+    .order_by(settings.c.thread)  # the channel's thread is '', so it comes first
+)
+_TURN = insert(turns).on_conflict_do_nothing(index_elements=_IDENTITY)
 
 
 class History:
@@ -25,7 +47,6 @@ class History:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    @undisturbed
     async def turns(
         self, key: ConversationKey, *, until: str | None = None, limit: int = 400, step: int = 1, hidden: bool = False
     ) -> list[StoredTurn]:
@@ -37,27 +58,28 @@ class History:
         until: the message id of a question; nothing after the question is given, and nothing at all if it is not
         stored. The question itself is given even if a reset came after it.
         """
-        statement = select(turns).where(of_key(turns, key))
-        visible: ColumnElement[bool] = turns.c.hidden.is_(False)
-        async with self._database.read() as connection:
+
+        def read(connection: Connection) -> list[StoredTurn]:
+            statement = select(turns).where(of_key(turns, key))
+            visible: ColumnElement[bool] = turns.c.hidden.is_(False)
             if until is not None:
-                question = await _turn(connection, key, until)
+                question = _turn(connection, key, until)
                 if question is None:
                     return []
                 statement = statement.where(_place <= tuple_(question["sent_at"], question["id"]))
                 visible = or_(visible, turns.c.id == question["id"])
             if not hidden:
                 statement = statement.where(visible)
-            number = (await connection.execute(select(func.count()).select_from(statement.subquery()))).scalar_one()
+            number = connection.execute(select(func.count()).select_from(statement.subquery())).scalar_one()
             left_out = -(-max(0, number - limit) // step) * step
-            found = await connection.execute(statement.order_by(turns.c.sent_at, turns.c.id).offset(left_out))
+            found = connection.execute(statement.order_by(turns.c.sent_at, turns.c.id).offset(left_out))
             return [_stored_turn(row) for row in found.mappings()]
 
-    @undisturbed
+        return await self._database.read(read)
+
     async def add(self, turn: NewTurn) -> None:
         """Store a turn; if its message is stored already, that one stays as it is."""
-        async with self._database.write() as connection:
-            await add_turn(connection, turn)
+        await self._database.write(lambda connection: add_turn(connection, turn))
 
     @undisturbed
     async def edit(self, key: ConversationKey, message_id: str, text: str, *, everywhere: bool = False) -> bool:
@@ -66,11 +88,11 @@ class History:
         everywhere: also where it stands as context in other conversations of the channel.
         """
         this = and_(of_message(turns, key, message_id, everywhere), turns.c.role == Role.USER)
-        async with self._database.write() as connection:
-            changed = await connection.execute(update(turns).where(this, turns.c.text != text).values(text=text))
-        if changed.rowcount:
+        change = update(turns).where(this, turns.c.text != text).values(text=text)
+        changed = await self._changed(change)
+        if changed:
             await self._database.erase_log()
-        return changed.rowcount > 0
+        return changed > 0
 
     @undisturbed
     async def remove_message(self, key: ConversationKey, message_id: str, *, everywhere: bool = False) -> int:
@@ -78,19 +100,23 @@ class History:
 
         everywhere: also where it stands as context in other conversations of the channel.
         """
-        async with self._database.write() as connection:
-            gone = await connection.execute(delete(turns).where(of_message(turns, key, message_id, everywhere)))
-            blanked = await blank(connection, of_message(requests, key, message_id, everywhere))
-        if gone.rowcount or blanked:  # most messages that are deleted were never stored
+
+        def remove(connection: Connection) -> tuple[int, int]:
+            gone = connection.execute(delete(turns).where(of_message(turns, key, message_id, everywhere)))
+            return gone.rowcount, blank(connection, of_message(requests, key, message_id, everywhere))
+
+        gone, blanked = await self._database.write(remove)
+        if gone or blanked:  # most messages that are deleted were never stored
             await self._database.erase_log()
-        return gone.rowcount
+        return gone
 
     @undisturbed
     async def undo(self, key: ConversationKey) -> StoredTurn | None:
         """Delete the newest visible turn of a person and everything after it; that turn, or None if there is none."""
         mine = and_(of_key(turns, key), turns.c.hidden.is_(False))
-        async with self._database.write() as connection:
-            found = await connection.execute(
+
+        def undo(connection: Connection) -> StoredTurn | None:
+            found = connection.execute(
                 select(turns)
                 .where(mine, turns.c.role == Role.USER)
                 .order_by(turns.c.sent_at.desc(), turns.c.id.desc())
@@ -100,69 +126,65 @@ class History:
             if last is None:
                 return None
             undone = and_(mine, _place >= tuple_(last["sent_at"], last["id"]))
-            found = await connection.execute(select(turns.c.message_id).where(undone))
-            ids = set(found.scalars())
-            await connection.execute(delete(turns).where(undone))
-            await blank(connection, and_(of_key(requests, key), requests.c.message_id.in_(ids)), owed=False)
-        await self._database.erase_log()
-        return _stored_turn(last)
+            ids = set(connection.execute(select(turns.c.message_id).where(undone)).scalars())
+            connection.execute(delete(turns).where(undone))
+            blank(connection, and_(of_key(requests, key), requests.c.message_id.in_(ids)), owed=False)
+            return _stored_turn(last)
 
-    @undisturbed
+        last = await self._database.write(undo)
+        if last is not None:
+            await self._database.erase_log()
+        return last
+
     async def reset(self, key: ConversationKey) -> int:
         """Keep every turn so far out of later prompts; the number of turns that this hides."""
-        async with self._database.write() as connection:
-            changed = await connection.execute(
-                update(turns).where(of_key(turns, key), turns.c.hidden.is_(False)).values(hidden=True)
-            )
-            return changed.rowcount
+        return await self._changed(
+            update(turns).where(of_key(turns, key), turns.c.hidden.is_(False)).values(hidden=True)
+        )
 
     @undisturbed
     async def forget(self, key: ConversationKey) -> int:
         """Delete all turns and blank all parts of answers; the number of turns. Requests keep ids, and no text."""
-        async with self._database.write() as connection:
-            gone = await connection.execute(delete(turns).where(of_key(turns, key)))
-            await blank(connection, of_key(requests, key))
-        await self._database.erase_log()
-        return gone.rowcount
 
-    @undisturbed
+        def forget(connection: Connection) -> int:
+            gone = connection.execute(delete(turns).where(of_key(turns, key)))
+            blank(connection, of_key(requests, key))
+            return gone.rowcount
+
+        gone = await self._database.write(forget)
+        await self._database.erase_log()
+        return gone
+
     async def settings(self, key: ConversationKey) -> dict[str, str]:
         """The settings made for exactly this key, by name."""
-        async with self._database.read() as connection:
-            found = await connection.execute(select(settings).where(of_key(settings, key)))
-            return {row["name"]: row["value"] for row in found.mappings()}
+        own = select(settings.c.name, settings.c.value).where(of_key(settings, key))
+        return await self._database.read(lambda connection: {row.name: row.value for row in connection.execute(own)})
 
-    @undisturbed
     async def set(self, key: ConversationKey, name: str, value: str | None) -> None:
         """Make a setting; None takes it away."""
-        async with self._database.write() as connection:
-            if value is None:
-                await connection.execute(delete(settings).where(of_key(settings, key), settings.c.name == name))
-                return
-            made = insert(settings).values(**asdict(key), name=name, value=value)
-            await connection.execute(
-                made.on_conflict_do_update(index_elements=[*KEY, "name"], set_={"value": made.excluded.value})
-            )
+        if value is None:
+            await self._changed(delete(settings).where(of_key(settings, key), settings.c.name == name))
+            return
+        made = insert(settings).values(**asdict(key), name=name, value=value)
+        await self._changed(
+            made.on_conflict_do_update(index_elements=[*KEY, "name"], set_={"value": made.excluded.value})
+        )
 
-    @undisturbed
     async def resolved(self, key: ConversationKey) -> dict[str, str]:
         """The settings that hold here: the thread's, and the channel's where the thread has none."""
-        channel = ConversationKey(key.platform, key.workspace, key.channel)
-        async with self._database.read() as connection:
-            found = await connection.execute(
-                select(settings)
-                .where(or_(of_key(settings, channel), of_key(settings, key)))
-                .order_by(settings.c.thread)  # the channel's thread is '', so it comes first
-            )
-            return {row["name"]: row["value"] for row in found.mappings()}
+        return await self._database.read(lambda connection: resolved(connection, key))
 
-    @undisturbed
     async def following(self, key: ConversationKey) -> bool:
         """Whether anything was ever said or asked under this key."""
         said = select(turns.c.id).where(of_key(turns, key)).exists()
         asked = select(requests.c.id).where(of_key(requests, key)).exists()
-        async with self._database.read() as connection:
-            return bool((await connection.execute(select(or_(said, asked)))).scalar_one())
+        return await self._database.read(
+            lambda connection: bool(connection.execute(select(or_(said, asked))).scalar_one())
+        )
+
+    async def _changed(self, statement: Insert | Update | Delete) -> int:
+        """How many rows a statement changes."""
+        return await self._database.write(lambda connection: connection.execute(statement).rowcount)
 
 
 _place = tuple_(turns.c.sent_at, turns.c.id)
@@ -173,26 +195,31 @@ def as_turn(stored: StoredTurn) -> Turn:
     return Turn(stored.role, stored.author, stored.text, stored.message_id, stored.sent_at)
 
 
-async def add_turn(connection: AsyncConnection, turn: NewTurn) -> None:
+def resolved(connection: Connection, key: ConversationKey) -> dict[str, str]:
+    """The settings that hold in a conversation, inside a transaction."""
+    return {row.name: row.value for row in connection.execute(_RESOLVED, asdict(key))}
+
+
+def add_turn(connection: Connection, turn: NewTurn) -> None:
     """Store a turn inside a transaction. A conflict with anything but the same message is an error."""
-    row = insert(turns).values(
+    row = {
         **asdict(turn.key),
-        role=turn.role,
-        author_id=turn.author_id,
-        author=turn.author,
-        text=turn.text,
-        message_id=turn.message_id,
-        sent_at=turn.sent_at,
-    )
-    await connection.execute(row.on_conflict_do_nothing(index_elements=_IDENTITY))
+        "role": turn.role,
+        "author_id": turn.author_id,
+        "author": turn.author,
+        "text": turn.text,
+        "message_id": turn.message_id,
+        "sent_at": turn.sent_at,
+    }
+    connection.execute(_TURN, row)
 
 
-async def put_answer(connection: AsyncConnection, request_id: str, text: str) -> None:
+def put_answer(connection: Connection, request_id: str, text: str) -> None:
     """Make `text` the one answer to the request's question, inside a transaction. Nothing, if the question is gone."""
-    found = await connection.execute(select(requests).where(requests.c.request_id == request_id))
+    found = connection.execute(select(requests).where(requests.c.request_id == request_id))
     asked = found.mappings().one()
     key = {name: asked[name] for name in KEY}
-    question = await _turn(connection, ConversationKey(**key), asked["message_id"])
+    question = _turn(connection, ConversationKey(**key), asked["message_id"])
     if question is None:
         return
     row = insert(turns).values(
@@ -206,7 +233,7 @@ async def put_answer(connection: AsyncConnection, request_id: str, text: str) ->
         request_id=request_id,
         hidden=question["hidden"],
     )
-    await connection.execute(
+    connection.execute(
         row.on_conflict_do_update(
             index_elements=_IDENTITY,
             set_={"text": row.excluded.text, "request_id": row.excluded.request_id, "hidden": row.excluded.hidden},
@@ -218,8 +245,8 @@ def _said(key: ConversationKey, message_id: str) -> ColumnElement[bool]:
     return and_(of_key(turns, key), turns.c.message_id == message_id, turns.c.role == Role.USER)
 
 
-async def _turn(connection: AsyncConnection, key: ConversationKey, message_id: str) -> RowMapping | None:
-    found = await connection.execute(select(turns).where(_said(key, message_id)))
+def _turn(connection: Connection, key: ConversationKey, message_id: str) -> RowMapping | None:
+    found = connection.execute(select(turns).where(_said(key, message_id)))
     return found.mappings().one_or_none()
 
 

@@ -1,39 +1,41 @@
-"""Events in, once each, and the requests that they make, from waiting to their end.
+"""Stores events, once each, and the requests that they make, from waiting to their end.
 
-In: what an adapter delivered, and how a request fared. Out: what is owed after a restart, and what became of a request.
-Promises: an event, its turns and its request are stored together or not at all, and an event seen before changes
-nothing; a request's end, its answer and the texts that must be shown are stored together or not at all.
+An event, its turns and its request are stored together or not at all, and an event seen before changes nothing; a
+request's end, its answer and the texts that must be shown are stored together or not at all.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
-from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, RowMapping, case, exists, func, select, update
+from sqlalchemy import Connection, Select, bindparam, case, exists, func, select, update
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.errors import StorageError
 from bot.messages import (
     ConversationKey,
     FinishReason,
     GenerationRequest,
-    Person,
     Reply,
-    RequestKind,
     RequestStatus,
-    SamplingParams,
     Usage,
 )
-from bot.storage.database import Database, undisturbed
-from bot.storage.history import add_turn, put_answer
-from bot.storage.outbox import put_final, usage_json, usage_of
+from bot.storage.database import Database
+from bot.storage.history import add_turn, put_answer, resolved
+from bot.storage.outbox import put_final, usage_json
 from bot.storage.records import NewTurn, StoredRequest
-from bot.storage.tables import inbox, key_of, of_key, of_message, requests
+from bot.storage.request_rows import request_row, stored_request
+from bot.storage.tables import inbox, of_key, of_message, requests
 
-_PARAMS = TypeAdapter(SamplingParams)
 _IDENTITY = ("platform", "workspace", "channel", "identity")
+
+_ARRIVAL = insert(inbox).on_conflict_do_nothing(index_elements=_IDENTITY)
+"""Exactly this conflict: any other broken row must be an error, not a duplicate."""
+_REQUEST = insert(requests)
+
+MakeRequest = Callable[[Mapping[str, str]], GenerationRequest]
+"""A request of the settings that hold in its conversation."""
 
 
 class Inbox:
@@ -42,7 +44,6 @@ class Inbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    @undisturbed
     async def accept(
         self,
         key: ConversationKey,
@@ -55,31 +56,51 @@ class Inbox:
 
         identity: the platform's id of the event, one of its kind in the channel. A thread does not tell events apart.
         """
-        async with self._database.write() as connection:
-            row = insert(inbox).values(**asdict(key), identity=identity, received_at=time.time())
-            # exactly this conflict: any other broken row must be an error, not a duplicate
-            added = await connection.execute(row.on_conflict_do_nothing(index_elements=_IDENTITY))
-            if added.rowcount == 0:
+
+        def accept(connection: Connection) -> bool:
+            if not _new(connection, key, identity):
                 return False
-            for turn in turns:
-                await add_turn(connection, turn)
-            if request is not None:
-                await _add(connection, request)
+            _add(connection, turns, request)
             return True
 
-    @undisturbed
+        return await self._database.write(accept, urgent=True)
+
+    async def ask(
+        self, key: ConversationKey, identity: str, turns: Sequence[NewTurn], make: MakeRequest
+    ) -> GenerationRequest | None:
+        """As `accept`, with the request that `make` makes of the conversation's settings; None: it was seen before.
+
+        `make` is called on the thread that writes.
+        """
+
+        def ask(connection: Connection) -> GenerationRequest | None:
+            if not _new(connection, key, identity):
+                return None
+            request = make(resolved(connection, key))
+            _add(connection, turns, request)
+            return request
+
+        return await self._database.write(ask, urgent=True)
+
     async def seen(self, key: ConversationKey, identity: str) -> bool:
         """Whether an event was stored before."""
         values = {**asdict(key), "identity": identity}
         this = exists().where(*(inbox.c[name] == values[name] for name in _IDENTITY))
-        async with self._database.read() as connection:
-            return bool((await connection.execute(select(this))).scalar_one())
+        return await self._database.read(lambda connection: bool(connection.execute(select(this)).scalar_one()))
 
-    @undisturbed
+    async def latest_seen(self, since: float, limit: int) -> list[tuple[str, ...]]:
+        """The events that were stored last, oldest first: platform, workspace, channel and identity of each."""
+        newest = (
+            select(*(inbox.c[name] for name in _IDENTITY))
+            .where(inbox.c.received_at > since)
+            .order_by(inbox.c.received_at.desc())
+            .limit(limit)
+        )
+        return await self._database.read(lambda connection: [tuple(row) for row in connection.execute(newest)][::-1])
+
     async def add_request(self, request: GenerationRequest) -> None:
         """Store a further request for a message that is stored already."""
-        async with self._database.write() as connection:
-            await _add(connection, request)
+        await self._database.write(lambda connection: _add(connection, (), request), urgent=True)
 
     async def start(self, request_id: str) -> None:
         """A waiting request is running now. One that does not wait (cancelled meanwhile) stays as it is.
@@ -108,16 +129,20 @@ class Inbox:
             },
         )
 
-    @undisturbed
     async def still_waiting(self, seconds_left: Mapping[str, float]) -> None:
         """How long waiting requests may still wait, by request id. One that does not wait stays as it is."""
-        async with self._database.write() as connection:
-            for request_id, seconds in seconds_left.items():
-                await connection.execute(
-                    update(requests)
-                    .where(requests.c.request_id == request_id, requests.c.status == RequestStatus.WAITING)
-                    .values(wait_left_s=seconds)
-                )
+        left = [{"this": request_id, "seconds": seconds} for request_id, seconds in seconds_left.items()]
+
+        def store(connection: Connection) -> None:
+            connection.execute(
+                update(requests)
+                .where(requests.c.request_id == bindparam("this"), requests.c.status == RequestStatus.WAITING)
+                .values(wait_left_s=bindparam("seconds")),
+                left,
+            )
+
+        if left:
+            await self._database.write(store)
 
     async def cancel(self, request_id: str) -> None:
         """A waiting request will not run. One that does not wait stays as it is."""
@@ -125,7 +150,6 @@ class Inbox:
             request_id, (RequestStatus.WAITING,), {"status": RequestStatus.CANCELLED, "finished_at": time.time()}
         )
 
-    @undisturbed
     async def finish(
         self,
         request_id: str,
@@ -142,8 +166,9 @@ class Inbox:
         An answer that is None or '' leaves an earlier answer to the same question as it is. The answer to a question
         that was deleted meanwhile is not stored.
         """
-        async with self._database.write() as connection:
-            ended = await connection.execute(
+
+        def finish(connection: Connection) -> None:
+            ended = connection.execute(
                 update(requests)
                 .where(requests.c.request_id == request_id)
                 .values(
@@ -157,37 +182,38 @@ class Inbox:
             if ended.rowcount == 0:
                 raise StorageError(f"The request {request_id} is not stored, so it cannot end.")
             if answer:
-                await put_answer(connection, request_id, answer)
-            await put_final(connection, replies)
+                put_answer(connection, request_id, answer)
+            put_final(connection, replies)
 
-    @undisturbed
+        await self._database.write(finish)
+
     async def outgrew(self, key: ConversationKey) -> bool:
         """Whether an answer of this conversation was written without its oldest turns, which did not fit any more."""
         dropped = func.json_extract(requests.c.usage, "$.dropped_turns")
         this = exists().where(of_key(requests, key), dropped > 0)
-        async with self._database.read() as connection:
-            return bool((await connection.execute(select(this))).scalar_one())
+        return await self._database.read(lambda connection: bool(connection.execute(select(this)).scalar_one()))
 
-    @undisturbed
     async def recover(self) -> list[GenerationRequest]:
         """After a crash: what ran waits again, one attempt later. All that waits, in order of acceptance."""
-        async with self._database.write() as connection:
-            await connection.execute(
+
+        def recover(connection: Connection) -> list[GenerationRequest]:
+            connection.execute(
                 update(requests)
                 .where(requests.c.status == RequestStatus.RUNNING)
                 .values(status=RequestStatus.WAITING, attempts=requests.c.attempts + 1)
             )
-            found = await connection.execute(
+            found = connection.execute(
                 select(requests).where(requests.c.status == RequestStatus.WAITING).order_by(requests.c.id)
             )
-            return [_stored_request(row).request for row in found.mappings()]
+            return [stored_request(row).request for row in found.mappings()]
+
+        return await self._database.write(recover)
 
     async def request(self, request_id: str) -> StoredRequest | None:
         """One request, or None."""
-        found = await self._requests(requests.c.request_id == request_id)
+        found = await self._found(select(requests).where(requests.c.request_id == request_id))
         return found[0] if found else None
 
-    @undisturbed
     async def latest(self, key: ConversationKey) -> StoredRequest | None:
         """The request of this conversation that was accepted last, or None."""
         newest = (
@@ -196,77 +222,38 @@ class Inbox:
             .order_by(requests.c.accepted_at.desc(), requests.c.id.desc())
             .limit(1)
         )
-        async with self._database.read() as connection:
-            row = (await connection.execute(newest)).mappings().one_or_none()
-            return None if row is None else _stored_request(row)
+        found = await self._found(newest)
+        return found[0] if found else None
 
     async def of_message(
         self, key: ConversationKey, message_id: str, *, everywhere: bool = False
     ) -> list[StoredRequest]:
         """The requests that a message made, oldest first; `everywhere`: in any conversation of its channel."""
-        return await self._requests(of_message(requests, key, message_id, everywhere))
+        which = of_message(requests, key, message_id, everywhere)
+        return await self._found(select(requests).where(which).order_by(requests.c.id))
 
-    @undisturbed
-    async def _requests(self, which: ColumnElement[bool]) -> list[StoredRequest]:
-        async with self._database.read() as connection:
-            found = await connection.execute(select(requests).where(which).order_by(requests.c.id))
-            return [_stored_request(row) for row in found.mappings()]
-
-    @undisturbed
-    async def _move(self, request_id: str, of: Sequence[RequestStatus], values: dict[str, object]) -> None:
-        async with self._database.write() as connection:
-            await connection.execute(
-                update(requests).where(requests.c.request_id == request_id, requests.c.status.in_(of)).values(values)
-            )
-
-
-async def _add(connection: AsyncConnection, request: GenerationRequest) -> None:
-    await connection.execute(
-        insert(requests).values(
-            request_id=request.request_id,
-            **asdict(request.key),
-            message_id=request.message_id,
-            author_id=request.author.id,
-            author_name=request.author.name,
-            author_manages_channel=request.author.manages_channel,
-            author_manages_workspace=request.author.manages_workspace,
-            model=request.model,
-            params=_PARAMS.dump_json(request.params).decode(),
-            kind=request.kind,
-            attempts=request.attempts,
-            accepted_at=request.accepted_at,
-            wait_left_s=request.wait_left_s,
-            status=RequestStatus.WAITING,
-            error="",
-            remark=request.remark,
-            service_runs=request.service_runs,
+    async def _found(self, statement: Select[Any]) -> list[StoredRequest]:  # Any: SQLAlchemy's, of whole tables
+        return await self._database.read(
+            lambda connection: [stored_request(row) for row in connection.execute(statement).mappings()]
         )
-    )
+
+    async def _move(self, request_id: str, of: Sequence[RequestStatus], values: dict[str, object]) -> None:
+        this = update(requests).where(requests.c.request_id == request_id, requests.c.status.in_(of)).values(values)
+
+        def move(connection: Connection) -> None:
+            connection.execute(this)
+
+        await self._database.write(move)
 
 
-def _stored_request(row: RowMapping) -> StoredRequest:
-    reason = row["finish_reason"]
-    request = GenerationRequest(
-        request_id=row["request_id"],
-        key=key_of(row),
-        message_id=row["message_id"],
-        author=Person(
-            row["author_id"], row["author_name"], row["author_manages_channel"], row["author_manages_workspace"]
-        ),
-        model=row["model"],
-        params=_PARAMS.validate_json(row["params"]),
-        attempts=row["attempts"],
-        accepted_at=row["accepted_at"],
-        wait_left_s=row["wait_left_s"],
-        kind=RequestKind(row["kind"]),
-        remark=row["remark"],
-        service_runs=row["service_runs"],
-    )
-    return StoredRequest(
-        request=request,
-        status=RequestStatus(row["status"]),
-        finish_reason=None if reason is None else FinishReason(reason),
-        usage=usage_of(row["usage"]),
-        error=row["error"],
-        finished_at=row["finished_at"],
-    )
+def _new(connection: Connection, key: ConversationKey, identity: str) -> bool:
+    """Store that an event came; False if it was stored before."""
+    row = {**asdict(key), "identity": identity, "received_at": time.time()}
+    return connection.execute(_ARRIVAL, row).rowcount > 0
+
+
+def _add(connection: Connection, turns: Sequence[NewTurn], request: GenerationRequest | None) -> None:
+    for turn in turns:
+        add_turn(connection, turn)
+    if request is not None:
+        connection.execute(_REQUEST, request_row(request))

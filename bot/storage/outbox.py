@@ -7,11 +7,11 @@ Promises: a platform id, once known, is never lost; a final text stays owed unti
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, RowMapping, and_, case, func, select, update
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Update, and_, case, func, select, update
+from sqlalchemy.dialects.sqlite import Insert, insert
 
 from bot.messages import ActionKind, Attachment, FinishReason, Person, Reply, RequestStatus, Role, Usage
 from bot.storage.database import Database, undisturbed
@@ -30,21 +30,16 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    @undisturbed
     async def posting(self, reply: Reply) -> None:
         """Say that `reply` is about to be posted for the first time. A part that is known already stays as it is."""
-        async with self._database.write() as connection:
-            row = insert(outbox).values(**_values(reply), state="posting", dropped="")
-            await connection.execute(row.on_conflict_do_nothing(index_elements=["reply_id"]))
+        row = insert(outbox).values(**_values(reply), state="posting", dropped="")
+        await self._write(row.on_conflict_do_nothing(index_elements=["reply_id"]))
 
-    @undisturbed
     async def posted(self, reply_id: str, platform_id: str) -> None:
         """Remember the platform's id of a part. A part whose final text is owed still owes it."""
         state = case((outbox.c.state == "posting", "posted"), else_=outbox.c.state)
-        async with self._database.write() as connection:
-            await connection.execute(
-                update(outbox).where(outbox.c.reply_id == reply_id).values(platform_id=platform_id, state=state)
-            )
+        this = update(outbox).where(outbox.c.reply_id == reply_id)
+        await self._write(this.values(platform_id=platform_id, state=state))
 
     @undisturbed
     async def settled(self, reply_id: str, *, dropped: str = "") -> None:
@@ -55,22 +50,19 @@ class Outbox:
             turns.c.message_id == outbox.c.question_id,
             turns.c.role == Role.USER,
         )
-        async with self._database.write() as connection:
-            await connection.execute(
+
+        def settle(connection: Connection) -> int:
+            connection.execute(
                 update(outbox).where(this).values(state="dropped" if dropped else "final", dropped=dropped)
             )
-            blanked = await connection.execute(update(outbox).where(this, ~question.exists()).values(_NO_TEXT))
-        if blanked.rowcount:
+            return connection.execute(update(outbox).where(this, ~question.exists()).values(_NO_TEXT)).rowcount
+
+        if await self._database.write(settle):
             await self._database.erase_log()
 
-    @undisturbed
     async def of_request(self, request_id: str) -> list[StoredReply]:
         """The parts of one answer, in order."""
-        async with self._database.read() as connection:
-            found = await connection.execute(
-                select(outbox).where(outbox.c.request_id == request_id).order_by(outbox.c.part)
-            )
-            return [_stored_reply(row) for row in found.mappings()]
+        return await self._found(select(outbox).where(outbox.c.request_id == request_id).order_by(outbox.c.part))
 
     async def get(self, reply_id: str) -> StoredReply | None:
         """One part, or None."""
@@ -87,17 +79,20 @@ class Outbox:
             )
         )
 
-    @undisturbed
     async def unsettled(self) -> list[StoredReply]:
         """The parts of ended requests whose final text is not shown yet, in order of acceptance, then of part."""
-        async with self._database.read() as connection:
-            found = await connection.execute(
-                select(outbox, requests.c.service_runs)
-                .join(requests)
-                .where(outbox.c.state == "ready", requests.c.status.in_(_ENDED))
-                .order_by(requests.c.id, outbox.c.part)
-            )
-            return [replace(_stored_reply(row), service_runs=row["service_runs"]) for row in found.mappings()]
+        statement = (
+            select(outbox, requests.c.service_runs)
+            .join(requests)
+            .where(outbox.c.state == "ready", requests.c.status.in_(_ENDED))
+            .order_by(requests.c.id, outbox.c.part)
+        )
+
+        def find(connection: Connection) -> list[StoredReply]:
+            rows = connection.execute(statement).mappings()
+            return [replace(_stored_reply(row), service_runs=row["service_runs"]) for row in rows]
+
+        return await self._database.read(find)
 
     async def begin_showing(self, request_id: str) -> None:
         """Count this run of the service, too, until it hands back or has shown the final texts of this request."""
@@ -109,43 +104,42 @@ class Outbox:
         ended = requests.c.status.in_(_ENDED)
         await self._count_runs(and_(requests.c.request_id.in_(ready), ended, requests.c.service_runs > 0), -1)
 
-    @undisturbed
     async def _count_runs(self, which: ColumnElement[bool], by: int) -> None:
-        async with self._database.write() as connection:
-            await connection.execute(update(requests).where(which).values(service_runs=requests.c.service_runs + by))
+        await self._write(update(requests).where(which).values(service_runs=requests.c.service_runs + by))
 
-    @undisturbed
     async def replace_final(self, replies: Sequence[Reply]) -> None:
         """Other final texts are owed in place of these parts."""
-        async with self._database.write() as connection:
-            await put_final(connection, replies)
+        await self._database.write(lambda connection: put_final(connection, replies))
 
-    @undisturbed
     async def answer(self, request_id: str) -> str:
         """The text of the answer that a request made, '' if it is not stored."""
-        async with self._database.read() as connection:
-            found = await connection.execute(
-                select(turns.c.text).where(turns.c.request_id == request_id, turns.c.role == Role.ASSISTANT)
-            )
-            return found.scalars().first() or ""
+        statement = select(turns.c.text).where(turns.c.request_id == request_id, turns.c.role == Role.ASSISTANT)
+        return await self._database.read(lambda connection: connection.execute(statement).scalars().first() or "")
 
-    @undisturbed
     async def rate(self, reply_id: str, actor_id: str, good: bool) -> None:
         """One person's opinion of an answer; the newest counts."""
         row = insert(ratings).values(reply_id=reply_id, actor_id=actor_id, good=good, rated_at=time.time())
-        async with self._database.write() as connection:
-            await connection.execute(
-                row.on_conflict_do_update(
-                    index_elements=["reply_id", "actor_id"],
-                    set_={"good": row.excluded.good, "rated_at": row.excluded.rated_at},
-                )
+        await self._write(
+            row.on_conflict_do_update(
+                index_elements=["reply_id", "actor_id"],
+                set_={"good": row.excluded.good, "rated_at": row.excluded.rated_at},
             )
+        )
 
-    @undisturbed
     async def _one(self, which: ColumnElement[bool]) -> StoredReply | None:
-        async with self._database.read() as connection:
-            row = (await connection.execute(select(outbox).where(which))).mappings().first()
-            return None if row is None else _stored_reply(row)
+        found = await self._found(select(outbox).where(which).limit(1))
+        return found[0] if found else None
+
+    async def _found(self, statement: Select[Any]) -> list[StoredReply]:  # Any: SQLAlchemy's, of whole tables
+        return await self._database.read(
+            lambda connection: [_stored_reply(row) for row in connection.execute(statement).mappings()]
+        )
+
+    async def _write(self, statement: Insert | Update) -> None:
+        def write(connection: Connection) -> None:
+            connection.execute(statement)
+
+        await self._database.write(write)
 
 
 def usage_json(usage: Usage | None) -> str | None:
@@ -158,13 +152,13 @@ def usage_of(stored: str | None) -> Usage | None:
     return None if stored is None else _USAGE.validate_json(stored)
 
 
-async def put_final(connection: AsyncConnection, replies: Sequence[Reply]) -> None:
+def put_final(connection: Connection, replies: Sequence[Reply]) -> None:
     """Make these the texts that are owed, inside a transaction. A platform id that is known already stays."""
     for reply in replies:
         values = _values(reply)
         row = insert(outbox).values(**values, state="ready", dropped="")
         newer = {name: row.excluded[name] for name in values if name not in ("reply_id", "platform_id")}
-        await connection.execute(
+        connection.execute(
             row.on_conflict_do_update(
                 index_elements=["reply_id"],
                 set_={
@@ -177,7 +171,7 @@ async def put_final(connection: AsyncConnection, replies: Sequence[Reply]) -> No
         )
 
 
-async def blank(connection: AsyncConnection, which: ColumnElement[bool], *, owed: bool = True) -> int:
+def blank(connection: Connection, which: ColumnElement[bool], *, owed: bool = True) -> int:
     """Take text and names out of the requests that `which` selects and out of their parts, inside a transaction.
 
     owed: what of it is still to be shown is dropped, too; else that keeps its text until it is settled. Returns the
@@ -186,11 +180,11 @@ async def blank(connection: AsyncConnection, which: ColumnElement[bool], *, owed
     theirs = outbox.c.request_id.in_(select(requests.c.request_id).where(which))
     ready = outbox.c.state == "ready"
     if owed:
-        await connection.execute(
+        connection.execute(
             update(outbox).where(theirs, ready).values(state="dropped", dropped="The conversation was forgotten.")
         )
-    await connection.execute(update(outbox).where(theirs, *([] if owed else [~ready])).values(_NO_TEXT))
-    blanked = await connection.execute(update(requests).where(which).values(author_name="", error="", remark=""))
+    connection.execute(update(outbox).where(theirs, *([] if owed else [~ready])).values(_NO_TEXT))
+    blanked = connection.execute(update(requests).where(which).values(author_name="", error="", remark=""))
     return blanked.rowcount
 
 

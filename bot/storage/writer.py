@@ -1,0 +1,142 @@
+"""Runs all writes on one thread, as many as wait in one transaction (group commit).
+
+A write is a function of a connection. It runs inside a savepoint of its own, so that one that fails fails alone. The
+result is given once the transaction is committed and synced; where that fails, every write in it does. Urgent writes
+are taken first, all that wait; the others in order, a bounded number a transaction, so that none starves.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from bot.errors import StorageError
+from bot.storage.faults import closed, mapped
+
+OTHERS = 32
+"""Writes that are not urgent in one transaction: about 5 ms of work before what is urgent gets its turn again."""
+
+URGENT = 256
+"""Urgent writes in one transaction: the first of a thousand need not wait for the last."""
+
+Work = Callable[[Connection], Any]
+"""What to do inside a transaction. Any: whatever the caller wants of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    work: Work
+    done: asyncio.Future[Any]
+    alone: bool  # outside of any transaction
+
+
+class Writer:
+    """The one thread that writes. `engine` begins its transactions with BEGIN IMMEDIATE."""
+
+    def __init__(self, engine: Engine, path: Path) -> None:
+        self._engine, self._path = engine, path
+        self._bare = engine.execution_options(begin="")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
+        self._lock = threading.Lock()
+        self._urgent: deque[_Job] = deque()
+        self._others: deque[_Job] = deque()
+        self._busy = self._closed = False
+
+    async def run(self, work: Work, *, urgent: bool = False, alone: bool = False) -> Any:
+        """Run `work` and commit; what it returned. It runs to its end though the caller is cancelled.
+
+        alone: outside of a transaction, after the writes that were asked for before. Raises StorageError.
+        """
+        job = _Job(work, asyncio.get_running_loop().create_future(), alone)
+        with self._lock:
+            if self._closed:
+                raise closed(self._path)
+            (self._urgent if urgent else self._others).append(job)
+            if not self._busy:
+                self._busy = True
+                self._thread.submit(self._write)
+        return await job.done
+
+    async def close(self) -> None:
+        """Finish the transaction under way; what waits, or comes later, is refused."""
+        with self._lock:
+            self._closed = True
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+
+    def _write(self) -> None:
+        """Work until nothing waits. On the thread."""
+        while batches := self._next():
+            for batch in batches:
+                if self._closed:
+                    outcomes: Sequence[Any] = [closed(self._path)] * len(batch)
+                else:
+                    outcomes = [self._alone(batch[0])] if batch[0].alone else self._together(batch)
+                _tell(batch, outcomes)
+
+    def _next(self) -> list[list[_Job]]:
+        """The writes of the next transaction, and one that is to run alone after it, as far as there are any."""
+        with self._lock:
+            together = [self._urgent.popleft() for _ in range(min(URGENT, len(self._urgent)))]
+            most = len(together) + OTHERS
+            while self._others and not self._others[0].alone and len(together) < most:
+                together.append(self._others.popleft())
+            alone = [self._others.popleft()] if self._others and self._others[0].alone else []
+            batches = [batch for batch in (together, alone) if batch]
+            self._busy = bool(batches)
+            return batches
+
+    def _together(self, batch: Sequence[_Job]) -> Sequence[Any]:
+        try:
+            with mapped(self._path), self._engine.begin() as connection:
+                return [self._one(connection, job) for job in batch]
+        except Exception as error:  # of the whole transaction
+            return [error] * len(batch)
+
+    def _one(self, connection: Connection, job: _Job) -> Any:
+        savepoint = connection.begin_nested()
+        try:
+            with mapped(self._path):
+                result = job.work(connection)
+        except Exception as error:
+            if isinstance(error, StorageError) and not _in_transaction(connection):
+                raise  # SQLite rolled everything back, as for a full disk
+            savepoint.rollback()
+            return error
+        savepoint.commit()
+        return result
+
+    def _alone(self, job: _Job) -> Any:
+        try:
+            with mapped(self._path), self._bare.connect() as connection:
+                return job.work(connection)
+        except Exception as error:
+            return error
+
+
+def _in_transaction(connection: Connection) -> bool:
+    return bool(getattr(connection.connection.dbapi_connection, "in_transaction", False))
+
+
+def _tell(batch: Sequence[_Job], outcomes: Sequence[Any]) -> None:
+    """Give the results to whoever waits: one call of the loop for all of them."""
+
+    def give() -> None:
+        for job, outcome in zip(batch, outcomes, strict=True):
+            if job.done.done():
+                continue  # nobody waits any more
+            if isinstance(outcome, StorageError):  # a copy each, as each waiter adds a traceback
+                job.done.set_exception(StorageError(str(outcome)))
+            elif isinstance(outcome, Exception):
+                job.done.set_exception(outcome)
+            else:
+                job.done.set_result(outcome)
+
+    with suppress(RuntimeError):  # the loop was closed meanwhile
+        batch[0].done.get_loop().call_soon_threadsafe(give)

@@ -101,7 +101,7 @@ def test_remove_deletes_a_converted_model(inhouse: Inhouse, smol: Path) -> None:
     status, _, err = inhouse("remove", "smollm2", "--yes")
     assert status == 0
     assert not smol.exists()
-    assert "smollm2 is INHOUSE_MODEL" in err
+    assert "smollm2 is the default model (INHOUSE_MODEL)" in err
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n"])

@@ -94,11 +94,11 @@ def remove_model(settings: Settings, *, yes: bool, default: str) -> None:
         console.print(str(path), markup=False, soft_wrap=True)
     console.print(f"size: {human(found.bytes, 'B')}", markup=False)
     if in_use:
-        note = f"{spec.name} is INHOUSE_MODEL: without it `inhouse run` needs another one, or to pull it again."
+        note = f"{spec.name} is the default model (INHOUSE_MODEL): `inhouse run` does not start without it."
         console.print(note, markup=False, soft_wrap=True)
     if not yes:
         if not sys.stdin.isatty():
-            raise ConfigError("inhouse remove asks before it deletes: run it in a terminal, or add --yes.")
+            raise ConfigError("remove asks before it deletes: run it in a terminal, or add --yes.")
         typer.confirm(f"Delete {spec.name}?", default=False, abort=True, err=True)
     found.delete()
     console.print(f"{spec.name} is deleted.", markup=False)

@@ -98,7 +98,7 @@ def notes(found: Sequence[Row], hardware: Hardware) -> list[str]:
     if any(row.spec.gated for row in found):
         lines.append("gated: accept the licence on its hub page, then run `inhouse login`.")
     if not hardware.gpu and any(_large(row) and row.fit.verdict is Verdict.FITS for row in found):
-        lines.append(f"Without a GPU, models above {human(CPU_PARAMETERS, '').strip()} parameters are slow.")
+        lines.append(f"Without a GPU, models above {CPU_PARAMETERS / 1e9:g} billion parameters are slow.")
     return lines
 
 

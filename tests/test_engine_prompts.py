@@ -58,7 +58,7 @@ async def test_answers_go_on_while_a_long_prompt_is_built(roomy: EngineProcess) 
     running = asyncio.create_task(ask(roomy, "running", "Where are the keys?", params, note))
     await going.wait()
     began = clock()
-    with pytest.raises(RequestFailed, match=r"at least [\d,]+ tokens"):
+    with pytest.raises(RequestFailed, match="and there is room for"):
         await ask(roomy, "long", FILES)
     took = clock() - began
     assert not running.done(), "it ended too early to show anything"

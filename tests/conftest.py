@@ -35,7 +35,7 @@ FOREIGN = (
     *("INHOUSE_", "DISCORD_", "SLACK_", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_", "JOURNAL_STREAM"),
     *("HF_", "HUGGING_FACE_", "TRANSFORMERS_", "SSL_CERT_", "PYTHONWARNINGS"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "WS_PROXY", "WSS_PROXY"),
-    *("COLUMNS", "LINES", "TERMINAL_WIDTH", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "PY_COLORS", "TTY_"),
+    *("COLUMNS", "LINES", "TERMINAL_WIDTH", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "COLORTERM", "PY_COLORS", "TTY_"),
 )
 """Beginnings of the variables that would change what a test sees, in capitals."""
 
@@ -49,6 +49,7 @@ def _foreign() -> list[str]:
 
 for _name in _foreign():  # before a test module imports a library that reads the environment only then
     del os.environ[_name]
+os.environ["TERM"] = "xterm-256color"  # with another one, or none, there are no colours and nothing is drawn again
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ HOSTILE = {
     "NOTIFY_SOCKET": "/nowhere",
     "COLUMNS": "20",
     "FORCE_COLOR": "1",
+    "TERM": "dumb",
     "TZ": "Asia/Kathmandu",
 }
 """What may be set where the tests are run."""
@@ -64,6 +65,7 @@ def test_what_is_set_here_reaches_no_test() -> None:
         "tests/test_discord_gateway.py",
         "tests/test_notify.py",
         "tests/test_commands.py",
+        "tests/test_doctor_report.py",
         **HOSTILE,
     )
     assert re.fullmatch(r"\d+ passed in [\d.]+s( \(.+\))?", lines[-1]), "\n".join(lines)

@@ -168,6 +168,12 @@ def _repeated(prefix: str, piece: str, suffix: str, length: int) -> str:
     return f"{prefix}{piece * max(1, (length - len(prefix) - len(suffix)) // len(piece))}{suffix}"
 
 
+SHAPES: Mapping[str, Callable[[int], str]] = {
+    "a ragged table": _ragged,
+    "a wide cell": _wide,
+    "rows of backticks": _runs,
+    "balanced parentheses": _balanced,
+}
 TEXTS: Mapping[str, Callable[[int], str]] = {
     **{f"{piece!r:.24} … {end!r}": partial(_repeated, "", piece, end) for piece, end in product(PIECES, ENDS[:2])},
     **{
@@ -192,9 +198,6 @@ TEXTS: Mapping[str, Callable[[int], str]] = {
             ("|a|b|\n|-|-|\n", "|"),
         )
     },
-    "a ragged table": _ragged,
-    "a wide cell": _wide,
-    "rows of backticks": _runs,
-    "balanced parentheses": _balanced,
+    **SHAPES,
 }
-"""Factories by label."""
+"""Factories by label; SHAPES are those that are more than a piece repeated."""

@@ -30,7 +30,6 @@ OTHER_LINKS = st.sampled_from(
             "<x:/bad.example>",
         ),
         *(
-            "[x](bad.example/y)",
             "[x](me@bad.example)",
             " https://discord.com/invite/bad.example ",
             " discord.new/bad.example ",

@@ -12,7 +12,7 @@ from types import FrameType
 
 import pytest
 
-from tests.hostile_text import ENDS, FUNCTIONS, TEXTS
+from tests.hostile_text import ENDS, FUNCTIONS, SHAPES, TEXTS
 from tests.regex_inventory import Expression, expressions, nested_repeats, pumped
 
 SHORT, MIDDLE, LONG = 8_000, 64_000, 256_000
@@ -63,16 +63,18 @@ def seconds(call: Callable[[str], object], text: str, tries: int = 1) -> float:
 def fault(call: Callable[[str], object], texts: Texts) -> str:
     """What is wrong with how long a function takes; '' if nothing is.
 
-    All texts are tried at SHORT, the slowest of them at MIDDLE, and the slowest of these at LONG.
+    All texts are tried at SHORT, the slowest of them at MIDDLE, and of these at LONG the slowest and the one that grew
+    most.
     """
     short, label = {}, ""
     try:
         for label, make in texts.items():
             short[label] = seconds(call, make(SHORT))
         middle = {}
-        for label in _slowest(short, 6):
+        for label in {*_slowest(short, 5), *SHAPES}:
             middle[label] = seconds(call, texts[label](MIDDLE))
-        for label in _slowest(middle, 2):
+        grown = {label: taken / max(short[label], NOTHING_S / 4) for label, taken in middle.items()}
+        for label in {*_slowest(middle, 1), *_slowest(grown, 1)}:
             if seconds(call, texts[label](LONG)) > MOST_GROWTH * max(middle[label], NOTHING_S):
                 before, after = (seconds(call, texts[label](size), 3) for size in (MIDDLE, LONG))
                 if after > MOST_GROWTH * max(before, NOTHING_S):

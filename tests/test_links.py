@@ -55,6 +55,7 @@ def test_only_what_a_person_wrote_is_a_link(line: str, shown: str) -> None:
         ("see www.bad.example, or", "see `www.bad.example`, or"),
         ("[x](www.bad.example)", "x `www.bad.example`"),
         ("[x](//bad.example/x)", "x `//bad.example/x`"),
+        ("[x](bad.example/y)", "x `bad.example/y`"),
         ("mailto:me@bad.example", "`mailto:me@bad.example`"),
         ("write to me@bad.example.", "write to `me@bad.example`."),
         ("<x-apple:/bad>", "<`x-apple:/bad`>"),

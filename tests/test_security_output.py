@@ -66,3 +66,45 @@ async def test_nor_by_what_the_bot_itself_says_of_a_persons_words(tmp_path: Path
         await server.until(lambda: len(server.everything) >= 2)
         assert server.pings == []
         assert server.unfurls == []
+
+
+NESTED = "[x](" + "(a" * 40 + ")" * 38 + " " + "and more words " * 100
+ROWS = " ".join("`" * length for length in range(1, 170))
+RAGGED = "| a | b |\n|---|---|\n" + "| a " * 2000 + "|\n" + "| a |\n" * 1500
+HOSTILE = {"nested": NESTED, "tildes": "~" * 16_000 + "`", "backticks": ROWS, "a table": RAGGED}
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_line_is_shown_on_discord_while_others_are_answered(tmp_path: Path, name: str) -> None:
+    async with FakeDiscord() as server, discord_house.open_house(tmp_path, server, attach_over=20_000) as house:
+        house.engine.answers("hello", f"Look:\n{HOSTILE[name]}")
+        question = await house.ana.says(house.general, "hello", mention=True)
+        await house.answer_to(question)
+        other = await house.ben.says(house.general, "good morning", mention=True)
+        await house.answer_to(other)
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_line_is_shown_on_slack_while_others_are_answered(tmp_path: Path, name: str) -> None:
+    async with FakeSlack() as server, slack_house.open_house(tmp_path, server, attach_over=20_000) as house:
+        house.engine.answers("hello", f"Look:\n{HOSTILE[name]}")
+        question = await house.ana.says(house.general, "hello", mention=True)
+        await server.until(lambda: house.answers_to(question))
+        other = await house.ben.says(house.general, "good morning", mention=True)
+        await server.until(lambda: house.answers_to(other))
+
+
+@pytest.mark.fault(46)
+async def test_links_of_other_forms_and_bidi_controls_reach_nobody(tmp_path: Path) -> None:
+    evil = "discord.gg/evil [x](discord://-/evil) www.evil.example a@evil.example \u202elive\u2066 tel:+1666"
+    shown = "`discord.gg/evil` x `discord://-/evil` `www.evil.example` `a@evil.example` live `tel:+1666`"
+    async with FakeDiscord() as server, discord_house.open_house(tmp_path / "d", server) as house:
+        house.engine.answers("hello", evil)
+        question = await house.ana.says(house.general, "hello", mention=True)
+        assert shown in await house.answer_to(question)
+    async with FakeSlack() as slack, slack_house.open_house(tmp_path / "s", slack) as other:
+        other.engine.answers("hello", evil)
+        asked = await other.ana.says(other.general, "hello", mention=True)
+        await slack.until(lambda: any(shown in message.shown for message in other.answers_to(asked)))

@@ -67,6 +67,7 @@ bench: $(VENV)/ready-dev model
 	$(BIN)/python -m bench.turns
 	$(BIN)/python -m bench.adapters --platform discord
 	$(BIN)/python -m bench.adapters --platform slack
+	$(BIN)/python -m bench.adapters --burst
 
 bench-gpu: $(VENV)/ready-dev
 	$(BIN)/python -m bench.gpu

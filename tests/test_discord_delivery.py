@@ -6,6 +6,8 @@ import pytest
 
 from tests.discord_house import answered_once, open_house
 from tests.fakes.discord import Can, FakeDiscord
+from tests.fakes.engine import ScriptedEngine
+from tests.fakes.gates import Gates
 
 pytest_plugins = ["tests.discord_fixtures"]
 
@@ -58,8 +60,9 @@ async def test_a_long_answer_of_an_earlier_life_is_taken_up_part_by_part(tmp_pat
         question = await house.ana.says(house.general, "tell me", mention=True)
         await server.until(lambda: frozen.hits)
     server.clock.advance(600)
-    async with open_house(tmp_path, server, earlier=house) as again:
-        again.engine.answers("tell me", text)
+    engine = ScriptedEngine(Gates().passing)
+    engine.answers("tell me", text)
+    async with open_house(tmp_path, server, earlier=house, engine=engine) as again:
         answer = await again.answer_to(question, ends=paragraphs[-1].strip(), timeout=20)
         assert answer.split() == text.split()
         assert len(again.general.messages) == len(again.answers_to(question)[0])

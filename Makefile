@@ -54,13 +54,13 @@ test: $(VENV)/ready-dev model
 	$(LOWERED_$(ISA)) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 machine: $(VENV)/ready-dev
-	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest tests/test_machine.py $(ARGS)
+	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest tests/crash/test_state_machine.py $(ARGS)
 
 check: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_imports.py
+	$(BIN)/python -m pytest -q tests/project/test_imports.py
 
 bench: $(VENV)/ready-dev model
 	$(BIN)/python -m bench.batching

@@ -9,7 +9,7 @@ from itertools import count
 import stamina
 from stamina.instrumentation import set_on_retry_hooks
 
-from bot.errors import RetryLater
+from bot.types.errors import RetryLater
 
 log = logging.getLogger(__name__)
 

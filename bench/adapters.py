@@ -28,15 +28,15 @@ from statistics import median
 from typing import Any
 
 from bench.serving import CHANNELS, PREFILL_S, Errand
-from bot.config import load_settings
+from bot.config.settings import load_settings
 from bot.models.catalog import Catalog
-from bot.models.hub import pull
-from tests.fakes.discord import Channel, FakeDiscord, Message, Person
-from tests.fakes.slack.sockets import ACK_S
-from tests.fakes.slack_server import Channel as SlackChannel
-from tests.fakes.slack_server import FakeSlack
-from tests.fakes.slack_server import Person as SlackPerson
-from tests.storage_samples import rows
+from bot.models.pull import pull
+from tests.support.builders.storage_rows import rows
+from tests.support.fakes.discord import Channel, FakeDiscord, Message, Person
+from tests.support.fakes.slack.sockets import ACK_S
+from tests.support.fakes.slack_server import Channel as SlackChannel
+from tests.support.fakes.slack_server import FakeSlack
+from tests.support.fakes.slack_server import Person as SlackPerson
 
 ROUNDS = 25
 SLACK_ROUNDS, SLACK_PAUSE_S = 6, 25.0

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from bot.config import load_settings
-from bot.engine.base import EngineRequest, LoadProgress
-from bot.engine.process import EngineProcess
-from bot.messages import Prompt, Role, SamplingParams, Turn, Usage
+from bot.config.settings import load_settings
+from bot.engine.client.process import EngineProcess
 from bot.models.catalog import Catalog
-from bot.models.hub import pull
+from bot.models.pull import pull
+from bot.types.engine import EngineRequest, LoadProgress
+from bot.types.messages import Prompt, Role, SamplingParams, Turn, Usage
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from bench.asking import conversation, options
 from bench.bare import Outputs
 from bench.house import Platform, house
 from bench.serving import Lag
-from bot.engine.prompts import PromptBuilder
-from bot.engine.threads import apart
+from bot.engine.cpu.compute_threads import apart
+from bot.engine.text.prompts import PromptBuilder
 from bot.models.hardware import choose_dtype, detect
 
 CONVERSATIONS = 8
@@ -40,7 +40,7 @@ class Bare:
     """generate() and the bare batching manager, on one model in this process.
 
     Each computes on a thread of its own, and loading and generate() on threads that end: more than one with helpers
-    would slow down all of them (`bot.engine.threads`).
+    would slow down all of them (`bot.engine.cpu.compute_threads`).
     """
 
     def __init__(self, path: str, dtype: str) -> None:

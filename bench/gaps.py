@@ -12,9 +12,9 @@ from statistics import median
 from time import perf_counter
 
 from bench.asking import ask, conversation, options, unseen
-from bot.engine.base import EngineRequest, ModelSource
-from bot.engine.process import EngineProcess
-from bot.messages import SamplingParams
+from bot.engine.client.process import EngineProcess
+from bot.types.engine import EngineRequest, ModelSource
+from bot.types.messages import SamplingParams
 
 LONG = "The keys are under the mat, and the dog sleeps at the {number} door. " * 130
 BEFORE, AFTER = 24, 400

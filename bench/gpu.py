@@ -21,9 +21,9 @@ import torch
 
 from bench.asking import Timed, ask, conversation
 from bench.shapes import WORDS, write
-from bot.engine.base import LoadedModel, LoadProgress, ModelSource
-from bot.engine.process import EngineProcess
-from bot.errors import InhouseError
+from bot.engine.client.process import EngineProcess
+from bot.types.engine import LoadedModel, LoadProgress, ModelSource
+from bot.types.errors import InhouseError
 
 TOKENS = 128
 HISTORY = 2000

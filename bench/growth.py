@@ -12,9 +12,9 @@ import random
 from pathlib import Path
 
 from bench.asking import conversation, options, unseen
-from bot.engine.base import EngineRequest, ModelSource
-from bot.engine.process import EngineProcess
-from bot.messages import SamplingParams
+from bot.engine.client.process import EngineProcess
+from bot.types.engine import EngineRequest, ModelSource
+from bot.types.messages import SamplingParams
 
 AT_ONCE = 8
 WORDS = ("sea", "keeper", "lamp", "stairs", "harbour", "letter", "wind", "evening", "ship", "story", "door", "dog")

@@ -12,12 +12,12 @@ from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 
-from bot.adapter import Core, Limits
-from bot.config import load_settings
-from bot.engine.process import EngineProcess
-from bot.messages import Accepted, ConversationKey, IncomingMessage, Person, Reply, Usage
+from bot.config.settings import load_settings
+from bot.engine.client.process import EngineProcess
 from bot.models.catalog import Catalog
-from bot.service import Service
+from bot.platforms.adapter import Core, Limits
+from bot.service.service import Service
+from bot.types.messages import Accepted, ConversationKey, IncomingMessage, Person, Reply, Usage
 
 
 class Platform:

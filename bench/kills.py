@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.crash_house import open_house
-from tests.crash_storm import storm
+from tests.support.crash.killable_service import open_house
+from tests.support.crash.random_kills import storm
 
 KILLS_A_HOUSE = 25
 AT_ONCE = (1, 1, 2, 3)

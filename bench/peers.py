@@ -30,10 +30,10 @@ from bench.peering.environments import CannotInstall, ensure, root, run
 from bench.peering.results import Run, figures, keep, read, table
 from bench.peering.servers import CannotStart, Server, free_port
 from bench.peering.talks import Answer, Client, talk
-from bot.config import load_settings
+from bot.config.settings import load_settings
 from bot.models.catalog import Catalog
 from bot.models.hardware import choose_dtype, detect
-from bot.models.hub import pull
+from bot.models.pull import pull
 
 WARM_UP_TOKENS = 16
 SERIAL = 4

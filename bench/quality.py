@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from bench.asking import conversation, options
-from bot.engine.prompts import PromptBuilder
+from bot.engine.text.prompts import PromptBuilder
 from bot.models.packing import pack
 
 PIECE, PIECES = 512, 24

@@ -1,7 +1,7 @@
 """`python -m bench.rendering`: how long each function of text takes for hostile texts of 1k, 16k and 256k characters.
 
 Prints the slowest text for each length, in milliseconds of the processor; what takes longer than 10 s is stopped. The
-functions and the texts are those of the growth test (tests/hostile_text.py).
+functions and the texts are those of the growth test (tests/support/builders/hostile_text.py).
 """
 
 import platform
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from tests.hostile_text import FUNCTIONS, SHAPES, TEXTS
+from tests.support.builders.hostile_text import FUNCTIONS, SHAPES, TEXTS
 
 SIZES = (1_000, 16_000, 256_000)
 MOST_S = 10.0

@@ -21,17 +21,17 @@ import aiohttp
 from adapters.discord.adapter import DiscordAdapter
 from adapters.slack.adapter import SlackAdapter
 from bench.asking import unseen
-from bot.adapter import Adapter
-from bot.config import Settings
-from bot.core import ServiceCore
-from bot.engine.base import ModelSource
-from bot.engine.process import EngineProcess
-from bot.messages import Event, IncomingMessage, Outcome
+from bot.config.settings import Settings
+from bot.core.core import ServiceCore
+from bot.engine.client.process import EngineProcess
 from bot.models.catalog import Catalog
-from bot.service import Service
-from tests.fakes.engine import ScriptedEngine
-from tests.fakes.tls import Loopback
-from tests.service_harness import MACHINE, make_settings
+from bot.platforms.adapter import Adapter
+from bot.service.service import Service
+from bot.types.engine import ModelSource
+from bot.types.messages import Event, IncomingMessage, Outcome
+from tests.support.builders.service import MACHINE, make_settings
+from tests.support.fakes.engine import ScriptedEngine
+from tests.support.fakes.tls import Loopback
 
 CHANNELS = 8
 PREFILL_S, TOKEN_S = 0.3, 0.03
@@ -146,7 +146,10 @@ async def serve(errand: Errand) -> dict[str, object]:
     meanwhile = [asyncio.create_task(lag.watch())]
     if errand.loads:
         meanwhile.append(asyncio.create_task(keep_loading(errand.loads)))
-    with patch("bot.models.shelf.probe", return_value=MACHINE), patch.object(ServiceCore, "handle", stored.handle):
+    with (
+        patch("bot.models.installed_models.probe", return_value=MACHINE),
+        patch.object(ServiceCore, "handle", stored.handle),
+    ):
         running = asyncio.create_task(service.run())
         await asyncio.to_thread(sys.stdin.read)
         for task in meanwhile:

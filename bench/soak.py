@@ -20,8 +20,8 @@ from pathlib import Path
 from bench.soaking import Errand
 from bench.team import DiscordRoom, Ledger, Room, SlackRoom, life
 from bench.trouble import Trouble
-from tests.fakes.discord import FakeDiscord
-from tests.fakes.slack_server import FakeSlack
+from tests.support.fakes.discord import FakeDiscord
+from tests.support.fakes.slack_server import FakeSlack
 
 ROOMS = 10
 PAUSES_S = {"discord": 2.0, "slack": 30.0}

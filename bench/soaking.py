@@ -21,13 +21,13 @@ import psutil
 from adapters.discord.adapter import DiscordAdapter
 from adapters.slack.adapter import SlackAdapter
 from bench.serving import Lag
-from bot.engine.base import EngineRequest
-from bot.messages import TokenDelta
 from bot.models.catalog import Catalog
-from bot.service import Service
-from tests.fakes.engine import ScriptedEngine
-from tests.fakes.tls import Loopback
-from tests.service_harness import MACHINE, make_settings
+from bot.service.service import Service
+from bot.types.engine import EngineRequest
+from bot.types.messages import TokenDelta
+from tests.support.builders.service import MACHINE, make_settings
+from tests.support.fakes.engine import ScriptedEngine
+from tests.support.fakes.tls import Loopback
 
 PREFILL_S, TOKEN_S = 0.3, 0.03
 AT_ONCE = 8
@@ -91,7 +91,7 @@ async def serve(errand: Errand) -> None:
     discord = DiscordAdapter(settings, lambda: aiohttp.TCPConnector(resolver=Loopback(errand.port), ssl=trusted))
     engine, lag = MortalEngine(pace, max_running=AT_ONCE), Lag()
     service = Service(settings, Catalog.of(settings), [discord, SlackAdapter(settings)], engine)
-    with patch("bot.models.shelf.probe", return_value=MACHINE):
+    with patch("bot.models.installed_models.probe", return_value=MACHINE):
         running = asyncio.create_task(service.run())
         meanwhile = [lag.watch(), report(service, lag), engine.keep_dying(errand.dies_s)]
         tasks = [asyncio.create_task(each) for each in meanwhile]

@@ -14,8 +14,8 @@ from time import perf_counter
 import psutil
 
 from bench.asking import ask, conversation, options, unseen
-from bot.engine.base import ModelSource
-from bot.engine.process import EngineProcess
+from bot.engine.client.process import EngineProcess
+from bot.types.engine import ModelSource
 
 MB = 1 << 20
 QUESTION = "Tell me about the sea, please. " * 20

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bench.trouble import Trouble
-from tests.fakes.discord import Channel as DiscordChannel
-from tests.fakes.discord import Message as DiscordMessage
-from tests.fakes.discord import Person as DiscordPerson
-from tests.fakes.slack_server import Channel as SlackChannel
-from tests.fakes.slack_server import Message as SlackMessage
-from tests.fakes.slack_server import Person as SlackPerson
+from tests.support.fakes.discord import Channel as DiscordChannel
+from tests.support.fakes.discord import Message as DiscordMessage
+from tests.support.fakes.discord import Person as DiscordPerson
+from tests.support.fakes.slack_server import Channel as SlackChannel
+from tests.support.fakes.slack_server import Message as SlackMessage
+from tests.support.fakes.slack_server import Person as SlackPerson
 
 LOOK_S = 0.5
 PATIENCE_S = 600.0

@@ -8,10 +8,10 @@ import random
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 
-from tests.fakes.discord import FakeDiscord
-from tests.fakes.discord import Message as DiscordMessage
-from tests.fakes.slack_server import FakeSlack
-from tests.fakes.slack_server import Message as SlackMessage
+from tests.support.fakes.discord import FakeDiscord
+from tests.support.fakes.discord import Message as DiscordMessage
+from tests.support.fakes.slack_server import FakeSlack
+from tests.support.fakes.slack_server import Message as SlackMessage
 
 POST = ("POST", "/channels/{channel_id}/messages")
 EDIT = ("PATCH", "/channels/{channel_id}/messages/{message_id}")

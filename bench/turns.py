@@ -11,8 +11,8 @@ from itertools import count
 from statistics import median
 
 from bench.asking import Options, Timed, ask, conversation, options, unseen
-from bot.engine.base import ModelSource
-from bot.engine.process import EngineProcess
+from bot.engine.client.process import EngineProcess
+from bot.types.engine import ModelSource
 
 TURNS = 10
 SHORT_AFTER = 4

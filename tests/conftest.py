@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from bot.config import load_settings
+from bot.config.settings import load_settings
 from bot.models.catalog import Catalog
-from tests.skips import closing_lines
+from tests.support.skips import closing_lines
 
 hypothesis_settings.register_profile(
     "quick",
@@ -55,7 +55,7 @@ os.environ["TERM"] = "xterm-256color"  # with another one, or none, there are no
 @pytest.fixture(scope="session")
 def smollm2_dir() -> Path:
     """The directory of SmolLM2-135M-Instruct in the normal cache; fetched, over the network, if it is not there."""
-    from bot.models.hub import pull
+    from bot.models.pull import pull
 
     settings = load_settings()
     return pull(Catalog.of(settings).get("smollm2"), settings)

@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 Tests = Mapping[int, Sequence[str]]
-"""The tests of each fault, as 'test_file.py::test_name'."""
+"""The tests of each fault, as 'folder/test_file.py::test_name'."""
 
 SECTIONS = {1: "Delivery", 16: "Posting", 26: "Engine", 35: "State and attack", 45: "What may freeze it"}
 """The number with which each kind of fault begins."""
@@ -81,9 +81,9 @@ FAULTS = {
 def injected(folder: Path = HERE) -> dict[int, list[str]]:
     """The tests of the files in `folder`, by the numbers that they are marked with, known or not."""
     found: dict[int, list[str]] = defaultdict(list)
-    for path in sorted(folder.glob("test_*.py")):
+    for path in sorted(folder.rglob("test_*.py")):
         for name, number in _marks(ast.parse(path.read_text("utf-8"))):
-            found[number].append(f"{path.name}::{name}")
+            found[number].append(f"{path.relative_to(folder).as_posix()}::{name}")
     return dict(found)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The browser that tests/test_web_page.py drives: nothing to do if there is one; else from Debian's or Ubuntu's packages,
+# The browser that tests/web/test_page.py drives: nothing to do if there is one; else from Debian's or Ubuntu's packages,
 # where that is possible without asking anybody. Where it is not, those tests are skipped (and fail in CI).
 set -euo pipefail
 

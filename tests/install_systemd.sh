@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The systemd that tests/test_systemd.py boots: nothing to do if there is one; else from Debian's or Ubuntu's packages,
+# The systemd that tests/system/test_systemd.py boots: nothing to do if there is one; else from Debian's or Ubuntu's packages,
 # where that is possible without asking anybody. It is never started on this machine, but in namespaces of its own.
 set -euo pipefail
 

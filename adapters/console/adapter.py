@@ -15,10 +15,10 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from bot.adapter import Core, Limits
-from bot.commands import COMMANDS, nearest, parse_text, usage
-from bot.errors import StorageError
-from bot.messages import (
+from bot.platforms.adapter import Core, Limits
+from bot.types.commands import COMMANDS, nearest, parse_text, usage
+from bot.types.errors import StorageError
+from bot.types.messages import (
     Accepted,
     Attachment,
     ConversationKey,

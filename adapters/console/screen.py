@@ -15,11 +15,11 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from adapters.console.markdown import Blocks, settled
+from adapters.console.printable_text import footer, printable
 from adapters.console.redraw import Redrawn
-from adapters.console.terminal import interrupts, keys
-from adapters.console.text import footer, printable
-from bot.messages import Attachment, FinishReason, Notice, Reply
+from adapters.console.terminal_markdown import Blocks, settled
+from adapters.console.terminal_mode import interrupts, keys
+from bot.types.messages import Attachment, FinishReason, Notice, Reply
 
 FRAMES_A_SECOND = 12
 KEYS = (

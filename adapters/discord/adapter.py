@@ -11,12 +11,12 @@ from datetime import timedelta
 
 import discord
 
-from adapters.discord.gateway import ConnectorFactory, Gateway, GatewayTiming
-from adapters.discord.places import PLATFORM
-from adapters.discord.reading import read_back
-from bot.adapter import Core, Dialect, Limits
-from bot.config import Settings
-from bot.messages import ConversationKey, IncomingMessage, Reply
+from adapters.discord.channels import PLATFORM
+from adapters.discord.gateway.gateway import ConnectorFactory, Gateway, GatewayTiming
+from adapters.discord.inbound.history import read_back
+from bot.config.settings import Settings
+from bot.platforms.adapter import Core, Dialect, Limits
+from bot.types.messages import ConversationKey, IncomingMessage, Reply
 
 
 class DiscordAdapter:

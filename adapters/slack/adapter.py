@@ -9,24 +9,24 @@ import contextlib
 import time
 from collections.abc import Sequence
 
-from adapters.slack.assistant import AssistantView
-from adapters.slack.commands import InteractionHandlers
-from adapters.slack.connection import SocketConnection
-from adapters.slack.context import ContextFetcher
-from adapters.slack.events import EventTranslator
-from adapters.slack.intake import Intake
-from adapters.slack.listeners import listen, make_app
-from adapters.slack.me import PLATFORM
-from adapters.slack.pace import RateLimits
-from adapters.slack.people import UserDirectory
-from adapters.slack.posting import Posting
-from adapters.slack.reading import read_back
-from adapters.slack.session import SocketTiming
-from adapters.slack.streaming import OnStop
-from adapters.slack.web import RateLimitCounter, http_session, web_client
-from bot.adapter import Core, Limits
-from bot.config import Settings
-from bot.messages import ActionKind, ConversationKey, IncomingAction, IncomingMessage, Reply
+from adapters.slack.bot_identity import PLATFORM
+from adapters.slack.inbound.events import EventTranslator
+from adapters.slack.inbound.history import read_back
+from adapters.slack.inbound.intake import Intake
+from adapters.slack.inbound.message_context import ContextFetcher
+from adapters.slack.inbound.users import UserDirectory
+from adapters.slack.interactions.slash_command import InteractionHandlers
+from adapters.slack.outbound.assistant import AssistantView
+from adapters.slack.outbound.posting import Posting
+from adapters.slack.outbound.rate_limits import RateLimits
+from adapters.slack.outbound.streaming import OnStop
+from adapters.slack.socket.connection import SocketConnection
+from adapters.slack.socket.listeners import listen, make_app
+from adapters.slack.socket.session import SocketTiming
+from adapters.slack.web_client import RateLimitCounter, http_session, web_client
+from bot.config.settings import Settings
+from bot.platforms.adapter import Core, Limits
+from bot.types.messages import ActionKind, ConversationKey, IncomingAction, IncomingMessage, Reply
 
 
 class SlackAdapter:

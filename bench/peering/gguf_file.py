@@ -1,8 +1,8 @@
 """A model's directory as one GGUF file of 16-bit weights, for llama.cpp.
 
 `python -m bench.peering.gguf_file DIRECTORY FILE --type float16`. In: a Llama model with a byte-level BPE tokenizer, as
-`bot.models.convert` leaves it. Out: the same weights in float16 or bfloat16, norms in float32, the tokenizer and the
-chat template. A process of its own, because it imports torch.
+`bot.models.gguf_conversion` leaves it. Out: the same weights in float16 or bfloat16, norms in float32, the tokenizer
+and the chat template. A process of its own, because it imports torch.
 """
 
 import argparse

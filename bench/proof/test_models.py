@@ -10,17 +10,27 @@ import pytest_asyncio
 import torch
 from safetensors import safe_open
 
-from bot.engine.process import EngineProcess
-from bot.engine.prompts import PromptBuilder
-from bot.errors import ModelError, RequestFailed
-from bot.messages import FinishReason, Prompt
+from bot.engine.client.process import EngineProcess
+from bot.engine.text.prompts import PromptBuilder
 from bot.models.loading import load
-from bot.models.local import weight_files
-from tests.engine_harness import GREEDY, ask, prompt
-from tests.real_asking import QUESTIONS, TOKENS, Expected, Grown, Written, estimated, expect, load_measured, quiet
-from tests.real_models import tokenizer_of
+from bot.models.model_directory import weight_files
+from bot.types.errors import ModelError, RequestFailed
+from bot.types.messages import FinishReason, Prompt
+from tests.support.builders.engine_requests import GREEDY, ask, prompt
+from tests.support.builders.full_width_models import tokenizer_of
+from tests.support.builders.full_width_requests import (
+    QUESTIONS,
+    TOKENS,
+    Expected,
+    Grown,
+    Written,
+    estimated,
+    expect,
+    load_measured,
+    quiet,
+)
 
-pytest_plugins = ["tests.real_fixtures"]
+pytest_plugins = ["tests.support.fixtures.full_width_models"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BRIEF = replace(GREEDY, max_tokens=TOKENS)

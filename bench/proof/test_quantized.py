@@ -13,18 +13,27 @@ import pytest
 import torch
 from transformers import PreTrainedConfig
 
-from bot.engine.base import ModelSource
-from bot.engine.process import EngineProcess
-from bot.engine.prompts import PromptBuilder
-from bot.messages import FinishReason
+from bot.engine.client.process import EngineProcess
+from bot.engine.text.prompts import PromptBuilder
 from bot.models import loading
 from bot.models.fit import weights_mb
 from bot.models.hardware import MB, Hardware
 from bot.models.loading import layer_map, layers_of, load, weights_bytes
-from tests.engine_harness import GREEDY, ask, prompt
-from tests.real_asking import QUESTIONS, TOKENS, Written, estimated, expect, load_measured, quiet, said
+from bot.types.engine import ModelSource
+from bot.types.messages import FinishReason
+from tests.support.builders.engine_requests import GREEDY, ask, prompt
+from tests.support.builders.full_width_requests import (
+    QUESTIONS,
+    TOKENS,
+    Written,
+    estimated,
+    expect,
+    load_measured,
+    quiet,
+    said,
+)
 
-pytest_plugins = ["tests.real_fixtures"]
+pytest_plugins = ["tests.support.fixtures.full_width_models"]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BRIEF = replace(GREEDY, max_tokens=TOKENS)

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from bot.errors import EX_CONFIG, ConfigError, InhouseError
+from bot.types.errors import EX_CONFIG, ConfigError, InhouseError
 
 logging.getLogger("dotenv").setLevel(logging.ERROR)  # a line that it cannot read is told as a mistake of the settings
 
@@ -55,7 +55,7 @@ def _with_help(error: typer.TyperException) -> str:
 
 def _tell(sentence: str) -> None:
     """Print why the command failed, to a person or into the journal."""
-    from bot.journal import leads_to_journal, prefixed
+    from bot.observability.journal import leads_to_journal, prefixed
 
     typer.echo(prefixed(sentence, logging.ERROR) if leads_to_journal(sys.stderr) else sentence, err=True)
 
@@ -94,7 +94,7 @@ def _inhouse(
 
 def _catalog_names(incomplete: str) -> list[str]:
     """Shell completion: names in the catalog."""
-    from bot.config import load_settings
+    from bot.config.settings import load_settings
     from bot.models.catalog import Catalog
 
     try:
@@ -106,9 +106,9 @@ def _catalog_names(incomplete: str) -> list[str]:
 
 def _installed_names(incomplete: str) -> list[str]:
     """Shell completion: names of installed models."""
-    from bot.config import load_settings
+    from bot.config.settings import load_settings
     from bot.models.catalog import Catalog
-    from bot.models.hub import installed
+    from bot.models.pull import installed
 
     try:
         settings = load_settings()
@@ -134,7 +134,7 @@ def _chat(
     once: Annotated[str | None, typer.Option(metavar="QUESTION", help="Answer this question and exit.")] = None,
 ) -> None:
     """Chat in the terminal, or answer each line of a pipe."""
-    from bot.config import load_settings
+    from bot.config.settings import load_settings
 
     options = {
         "model": model,
@@ -156,7 +156,7 @@ def _chat(
 def _run() -> None:
     """Serve Discord and Slack, whichever has its tokens set."""
     from bot.cli.run import adapters_for, run_platforms
-    from bot.config import load_settings
+    from bot.config.settings import load_settings
 
     settings = load_settings()
     run_platforms(settings, adapters_for(settings))
@@ -175,8 +175,8 @@ def _doctor(
 @app.command("discord-invite")
 def _discord_invite() -> None:
     """Print the bot's invite link and how to create the bot."""
-    from adapters.discord.invite import invitation
-    from bot.config import load_settings
+    from adapters.discord.setup.invite import invitation
+    from bot.config.settings import load_settings
 
     typer.echo(invitation(load_settings()))
 
@@ -186,8 +186,8 @@ def _slack_manifest() -> None:
     """Print the Slack app's manifest; the steps go to stderr."""
     import json
 
-    from adapters.slack.manifest import manifest, steps
-    from bot.config import load_settings
+    from adapters.slack.setup.manifest import manifest, steps
+    from bot.config.settings import load_settings
 
     settings = load_settings()
     typer.echo(json.dumps(manifest(settings), ensure_ascii=False, indent=2))
@@ -200,8 +200,8 @@ def _models(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """List the models: download, memory needed, and what fits."""
-    from bot.cli.models import show_models
-    from bot.config import load_settings
+    from bot.cli.model_commands import show_models
+    from bot.config.settings import load_settings
 
     show_models(load_settings(), everything=everything, json_only=as_json)
 
@@ -215,8 +215,8 @@ def _pull(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Download a model; shows its licence and size first."""
-    from bot.cli.models import pull_model
-    from bot.config import load_settings
+    from bot.cli.model_commands import pull_model
+    from bot.config.settings import load_settings
 
     pull_model(load_settings(model=name), yes=yes)
 
@@ -227,8 +227,8 @@ def _remove(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Delete a downloaded model; shows its size and asks first."""
-    from bot.cli.models import remove_model
-    from bot.config import load_settings
+    from bot.cli.model_commands import remove_model
+    from bot.config.settings import load_settings
 
     remove_model(load_settings(model=name), yes=yes, default=load_settings().model)
 
@@ -236,8 +236,8 @@ def _remove(
 @app.command("login")
 def _login() -> None:
     """Store a Hugging Face token, for gated models."""
-    from bot.cli.models import log_in
-    from bot.config import load_settings
+    from bot.cli.model_commands import log_in
+    from bot.config.settings import load_settings
 
     log_in(load_settings())
 
@@ -257,8 +257,8 @@ def _export(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
     """Export stored conversations as JSON lines."""
-    from bot.cli.keeping import export
-    from bot.config import load_settings
+    from bot.cli.data_commands import export
+    from bot.config.settings import load_settings
 
     export(load_settings(), out, conversation or (), person, force=force)
 
@@ -269,8 +269,8 @@ def _backup(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
     """Copy the database, also while it is in use."""
-    from bot.cli.keeping import backup
-    from bot.config import load_settings
+    from bot.cli.data_commands import backup
+    from bot.config.settings import load_settings
 
     backup(load_settings(), file, force=force)
 
@@ -278,7 +278,7 @@ def _backup(
 @database.command("upgrade")
 def _upgrade() -> None:
     """Migrate the tables to this version; makes a copy first."""
-    from bot.cli.keeping import upgrade_database
-    from bot.config import load_settings
+    from bot.cli.data_commands import upgrade_database
+    from bot.config.settings import load_settings
 
     upgrade_database(load_settings())

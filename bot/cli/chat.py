@@ -20,20 +20,20 @@ from rich.console import Console
 from rich.text import Text
 
 from adapters.console.adapter import KEY, ConsoleAdapter
-from adapters.console.plain import OneLine, PipedLines, PlainScreen
+from adapters.console.line_editor import TypedLines
+from adapters.console.piped import OneLine, PipedLines, PlainScreen
 from adapters.console.screen import RichScreen
-from adapters.console.typed import TypedLines
-from bot.cli.models import pull_model
+from bot.cli.model_commands import pull_model
 from bot.cli.run import serve
 from bot.cli.version import version
-from bot.config import Settings, secrets
-from bot.engine.base import Engine, LoadedModel, LoadProgress, ModelSource
-from bot.engine.process import EngineProcess
-from bot.errors import ConfigError, StateLocked
-from bot.logs import setup_logs
+from bot.config.settings import Settings, secrets
+from bot.engine.client.process import EngineProcess
 from bot.models.catalog import Catalog
-from bot.models.hub import installed
+from bot.models.pull import installed
+from bot.observability.logs import setup_logs
 from bot.storage import Storage
+from bot.types.engine import Engine, LoadedModel, LoadProgress, ModelSource
+from bot.types.errors import ConfigError, StateLocked
 
 REMEMBERED = {"model": "model", "temperature": "temperature", "max_tokens": "max_tokens", "system_prompt": "system"}
 """Options that a conversation can also have stored, by a command, and their names there."""

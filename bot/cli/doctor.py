@@ -14,12 +14,20 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 
 from bot.cli import check_packages
-from bot.config import TOKENS, Misconfigured, Settings, load_settings, secrets
-from bot.doctor import configuration, hub, machine, models, network, state, systemd
-from bot.doctor.check import LONG_S, Check, Section, blocking, examine
+from bot.config.settings import TOKENS, Misconfigured, Settings, load_settings, secrets
+from bot.doctor import (
+    hub_checks,
+    machine_checks,
+    model_checks,
+    network_checks,
+    settings_checks,
+    state_checks,
+    systemd_checks,
+)
+from bot.doctor.check_runner import LONG_S, Check, Section, blocking, examine
 from bot.doctor.report import Report
-from bot.errors import EX_CONFIG, ConfigError
-from bot.findings import Finding, State, ok, told
+from bot.types.errors import EX_CONFIG, ConfigError
+from bot.types.findings import Finding, State, ok, told
 
 
 def diagnose(*, as_json: bool) -> int:
@@ -59,47 +67,47 @@ async def _examine(
 
 def sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
     """All checks, in the order in which they are shown."""
-    looked, running = machine.Looked(), state.running(settings)
+    looked, running = machine_checks.Looked(), state_checks.running(settings)
     serving = any((settings.discord_bot_token, settings.slack_bot_token, settings.slack_app_token))
     return [
         Section(
             "Settings",
             [
-                Check("settings", blocking(lambda: configuration.configuration(mistakes))),
-                Check(".env", blocking(configuration.env_file)),
-                Check("credentials", blocking(systemd.credentials)),
+                Check("settings", blocking(lambda: settings_checks.configuration(mistakes))),
+                Check(".env", blocking(settings_checks.env_file)),
+                Check("credentials", blocking(systemd_checks.credentials)),
             ],
         ),
         Section(
             "Machine",
             [
-                Check("Python", blocking(machine.python)),
+                Check("Python", blocking(machine_checks.python)),
                 Check("packages", blocking(packages)),
-                Check("memory", blocking(machine.memory)),
-                Check("torch and the GPU", lambda: machine.graphics(looked, settings.device), LONG_S),
+                Check("memory", blocking(machine_checks.memory)),
+                Check("torch and the GPU", lambda: machine_checks.graphics(looked, settings.device), LONG_S),
             ],
         ),
         Section(
             "Models",
             [
-                Check("catalog", blocking(lambda: models.catalog(settings))),
-                Check("models", blocking(lambda: models.cached(settings, serving=serving))),
-                Check("fit", lambda: models.fit(settings, looked, running=running), LONG_S),
-                Check("disk of models", blocking(lambda: models.disk(settings))),
-                Check("the hub", blocking(lambda: hub.account(settings))),
-                Check("access to models", blocking(lambda: hub.access(settings)), LONG_S),
+                Check("catalog", blocking(lambda: model_checks.catalog(settings))),
+                Check("models", blocking(lambda: model_checks.cached(settings, serving=serving))),
+                Check("fit", lambda: model_checks.fit(settings, looked, running=running), LONG_S),
+                Check("disk of models", blocking(lambda: model_checks.disk(settings))),
+                Check("the hub", blocking(lambda: hub_checks.account(settings))),
+                Check("access to models", blocking(lambda: hub_checks.access(settings)), LONG_S),
             ],
         ),
         Section(
             "State",
             [
-                Check("state", blocking(lambda: state.directory(settings))),
-                Check("disk of state", blocking(lambda: state.disk(settings))),
-                Check("database", blocking(lambda: state.database(settings)), LONG_S),
+                Check("state", blocking(lambda: state_checks.directory(settings))),
+                Check("disk of state", blocking(lambda: state_checks.disk(settings))),
+                Check("database", blocking(lambda: state_checks.database(settings)), LONG_S),
             ],
         ),
         *_outside(settings, running=running),
-        Section("Service", [Check("systemd", systemd.service)]),
+        Section("Service", [Check("systemd", systemd_checks.service)]),
     ]
 
 
@@ -117,21 +125,21 @@ def _outside(settings: Settings, *, running: bool) -> list[Section]:
     """The checks of what is beyond this machine."""
     with contextlib.suppress(ConfigError):
         check_packages()
-        from adapters.discord import checks as discord
-        from adapters.slack import checks as slack
+        from adapters.discord.setup import checks as discord
+        from adapters.slack.setup import checks as slack
 
         asked = {
             **({"Discord": discord.clock(settings)} if settings.discord_bot_token else {}),
             **({"Slack": slack.clock(settings)} if settings.slack_bot_token or settings.slack_app_token else {}),
-            **hub.clock(),
+            **hub_checks.clock(),
         }
         return [
             Section(
                 "Network",
                 [
-                    Check("proxy", lambda: network.proxies(settings)),
-                    Check("clock", lambda: network.clock(asked)),
-                    Check("status page", lambda: network.status_page(settings, running=running)),
+                    Check("proxy", lambda: network_checks.proxies(settings)),
+                    Check("clock", lambda: network_checks.clock(asked)),
+                    Check("status page", lambda: network_checks.status_page(settings, running=running)),
                 ],
             ),
             Section("Discord", [Check("Discord", lambda: discord.examine(settings))]),

@@ -13,17 +13,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
-from bot.adapter import Adapter
-from bot.cli.reload import Reloads
-from bot.config import Settings, secrets
-from bot.descriptors import raise_soft_limit
-from bot.engine.base import Engine
-from bot.engine.process import EngineProcess
-from bot.errors import ConfigError
-from bot.logs import setup_logs
+from bot.cli.config_reload import Reloads
+from bot.config.settings import Settings, secrets
+from bot.engine.client.process import EngineProcess
 from bot.models.catalog import Catalog
-from bot.notify import Notifier
-from bot.service import Service
+from bot.observability.file_descriptors import raise_soft_limit
+from bot.observability.logs import setup_logs
+from bot.observability.systemd_notify import Notifier
+from bot.platforms.adapter import Adapter
+from bot.service.service import Service
+from bot.types.engine import Engine
+from bot.types.errors import ConfigError
 
 SLACK_TOKENS = {"SLACK_BOT_TOKEN": ("bot token", "xoxb-"), "SLACK_APP_TOKEN": ("app-level token", "xapp-")}
 """Slack's two tokens: what each is, and how it begins."""

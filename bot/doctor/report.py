@@ -14,8 +14,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bot.findings import Finding, State
-from bot.logs import REDACTED, Redactor
+from bot.observability.logs import REDACTED, Redactor
+from bot.types.findings import Finding, State
 
 STYLES = {State.OK: "green", State.WARNING: "yellow", State.WRONG: "bold red"}
 STATE_WIDTH, CHECK_WIDTH = 7, 18

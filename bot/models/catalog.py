@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bot.config import Settings
-from bot.errors import ConfigError, ModelError
-from bot.models.local import describe
-from bot.models.spec import REPO, ModelSpec, read_specs
-from bot.names import as_code
+from bot.config.settings import Settings
+from bot.models.model_directory import describe
+from bot.models.model_spec import REPO, ModelSpec, read_specs
+from bot.types.display_names import as_code
+from bot.types.errors import ConfigError, ModelError
 
 BUILT_IN = Path(__file__).with_name("catalog.toml")
 

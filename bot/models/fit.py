@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bot.models.hardware import MB, Hardware, choose_dtype, is_packed
-from bot.models.spec import ModelSpec
+from bot.models.model_spec import ModelSpec
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.5625}  # 4 bits, and a float32 for each 64 of them

@@ -17,7 +17,7 @@ from typing import Self
 
 import psutil
 
-from bot.errors import ModelError
+from bot.types.errors import ModelError
 
 PROBE_TIMEOUT_S = 120
 MB = 1 << 20

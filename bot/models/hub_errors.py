@@ -8,7 +8,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bot.errors import ModelError
+from bot.types.errors import ModelError
 
 
 class HubUnreachable(ModelError):

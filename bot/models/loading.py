@@ -26,13 +26,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bot.engine.base import LoadProgress, ModelSource
-from bot.errors import ModelError
-from bot.models import local
-from bot.models.failures import Unrecoverable, judge
+from bot.models import model_directory
+from bot.models.device_errors import Unrecoverable, judge
 from bot.models.hardware import Hardware, choose_dtype, detect, is_packed
 from bot.models.packing import pack, packed_bytes
-from bot.models.steps import Tell, told
+from bot.models.progress import Tell, told
+from bot.types.engine import LoadProgress, ModelSource
+from bot.types.errors import ModelError
 
 Report = Callable[[LoadProgress], None]
 
@@ -66,11 +66,11 @@ def load(
     torch.backends.cuda.enable_cudnn_sdp(False)
     hardware = detect("cpu" if source.gpu_layers == 0 else source.device)
     folder = Path(source.path)
-    local.check(folder)
-    local.check_sizes(folder)
-    for name in (local.CONFIG, "tokenizer_config.json"):
+    model_directory.check(folder)
+    model_directory.check_sizes(folder)
+    for name in (model_directory.CONFIG, "tokenizer_config.json"):
         if (folder / name).is_file():
-            local.read_json(folder / name)
+            model_directory.read_json(folder / name)
     dtype = choose_dtype(source.dtype, hardware, source.quantization)
     packs = is_packed(dtype, hardware, source.quantization)
     with explained(source), told(_weights_told(progress)):

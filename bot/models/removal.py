@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bot.config import Settings
-from bot.errors import ModelError
-from bot.models.hub import WHEELS
-from bot.models.repository import Hub
-from bot.models.spec import ModelSpec
+from bot.config.settings import Settings
+from bot.models.hub_client import Hub
+from bot.models.model_spec import ModelSpec
+from bot.models.pull import WHEELS
+from bot.types.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,13 @@
 
 from bot.storage.cursors import Cursor, Cursors
 from bot.storage.database import undisturbed
-from bot.storage.examination import Examination, examine_database
 from bot.storage.history import History, as_turn
 from bot.storage.inbox import Inbox
+from bot.storage.inspection import Examination, examine_database
 from bot.storage.lock import is_held
+from bot.storage.open_storage import Storage
 from bot.storage.outbox import Outbox
-from bot.storage.records import NewTurn, StoredReply, StoredRequest, StoredTurn
-from bot.storage.state import Storage
+from bot.storage.row_types import NewTurn, StoredReply, StoredRequest, StoredTurn
 
 __all__ = [
     "Cursor",

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from bot.errors import ConfigError
-from bot.storage.faults import damaged, mapped
-from bot.storage.looking import database_in, read_only
-from bot.storage.newfile import new_file
+from bot.storage.atomic_file import new_file
+from bot.storage.db_errors import damaged, mapped
+from bot.storage.readonly import database_in, read_only
+from bot.types.errors import ConfigError
 
 STEP_PAGES = 1000
 """Pages that are copied between two reports of progress."""

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects.sqlite import insert
 
-from bot.messages import ConversationKey
 from bot.storage.database import Database
 from bot.storage.tables import KEY, cursors, key_of
+from bot.types.messages import ConversationKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from sqlalchemy import URL, Connection, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from bot.storage.faults import closed, damaged, mapped
-from bot.storage.versions import migrate
+from bot.storage.db_errors import closed, damaged, mapped
+from bot.storage.schema_version import migrate
 from bot.storage.writer import Writer
 
 BUSY_MS = 2000

@@ -7,9 +7,9 @@ what was removed leaves no copy in the files once `erase` has returned True.
 
 from sqlalchemy import Connection, and_, delete, exists, select, tuple_
 
-from bot.messages import RequestStatus
 from bot.storage.database import Database, undisturbed
 from bot.storage.tables import KEY, inbox, outbox, ratings, requests, turns
+from bot.types.messages import RequestStatus
 
 STEP_ROWS = 100
 """Rows of each table in one step."""

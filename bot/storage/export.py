@@ -14,9 +14,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, exists, false, or_, select, true, tuple_
 
-from bot.messages import Role
-from bot.storage.looking import looking
+from bot.storage.readonly import looking
 from bot.storage.tables import KEY, cursors, inbox, outbox, ratings, requests, settings, turns
+from bot.types.messages import Role
 
 PAGE_ROWS = 500
 _JSON = ("params", "usage", "buttons")

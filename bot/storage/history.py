@@ -23,11 +23,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import Insert, insert
 
-from bot.messages import ConversationKey, Role, Turn
 from bot.storage.database import Database, undisturbed
 from bot.storage.outbox import blank
-from bot.storage.records import NewTurn, StoredTurn
+from bot.storage.row_types import NewTurn, StoredTurn
 from bot.storage.tables import KEY, of_key, of_message, requests, settings, turns
+from bot.types.messages import ConversationKey, Role, Turn
 
 _IDENTITY = (*KEY, "message_id", "role")
 _RESOLVED = (

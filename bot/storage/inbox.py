@@ -12,8 +12,14 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, case, exists, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
-from bot.errors import StorageError
-from bot.messages import (
+from bot.storage.database import Database
+from bot.storage.history import add_turn, put_answer, resolved
+from bot.storage.outbox import put_final, usage_json
+from bot.storage.request_rows import request_row, stored_request
+from bot.storage.row_types import NewTurn, StoredRequest
+from bot.storage.tables import inbox, of_key, of_message, requests
+from bot.types.errors import StorageError
+from bot.types.messages import (
     ConversationKey,
     FinishReason,
     GenerationRequest,
@@ -21,12 +27,6 @@ from bot.messages import (
     RequestStatus,
     Usage,
 )
-from bot.storage.database import Database
-from bot.storage.history import add_turn, put_answer, resolved
-from bot.storage.outbox import put_final, usage_json
-from bot.storage.records import NewTurn, StoredRequest
-from bot.storage.request_rows import request_row, stored_request
-from bot.storage.tables import inbox, of_key, of_message, requests
 
 _IDENTITY = ("platform", "workspace", "channel", "identity")
 

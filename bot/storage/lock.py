@@ -10,8 +10,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from bot.errors import ConfigError, StateLocked
 from bot.storage.files import check_file
+from bot.types.errors import ConfigError, StateLocked
 
 if sys.platform == "win32":
     import msvcrt

@@ -13,10 +13,10 @@ from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Update, and_, case, func, select, update
 from sqlalchemy.dialects.sqlite import Insert, insert
 
-from bot.messages import ActionKind, Attachment, FinishReason, Person, Reply, RequestStatus, Role, Usage
 from bot.storage.database import Database, undisturbed
-from bot.storage.records import StoredReply
+from bot.storage.row_types import StoredReply
 from bot.storage.tables import KEY, key_of, outbox, ratings, requests, turns
+from bot.types.messages import ActionKind, Attachment, FinishReason, Person, Reply, RequestStatus, Role, Usage
 
 _BUTTONS = TypeAdapter(tuple[ActionKind, ...])
 _USAGE = TypeAdapter(Usage | None)

@@ -6,10 +6,10 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import RowMapping
 
-from bot.messages import FinishReason, GenerationRequest, Person, RequestKind, RequestStatus, SamplingParams
 from bot.storage.outbox import usage_of
-from bot.storage.records import StoredRequest
+from bot.storage.row_types import StoredRequest
 from bot.storage.tables import key_of
+from bot.types.messages import FinishReason, GenerationRequest, Person, RequestKind, RequestStatus, SamplingParams
 
 _PARAMS = TypeAdapter(SamplingParams)
 

@@ -22,7 +22,7 @@ from sqlalchemy import (
     and_,
 )
 
-from bot.messages import ConversationKey
+from bot.types.messages import ConversationKey
 
 KEY = ("platform", "workspace", "channel", "thread")
 """The columns of a conversation key, in every table that has one."""

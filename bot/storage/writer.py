@@ -17,8 +17,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from bot.errors import StorageError
-from bot.storage.faults import closed, mapped
+from bot.storage.db_errors import closed, mapped
+from bot.types.errors import StorageError
 
 OTHERS = 32
 """Writes that are not urgent in one transaction: about 5 ms of work before what is urgent gets its turn again."""

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from bot.address import Address, network_of
-from bot.descriptors import soft_limit
+from bot.config.address import Address, network_of
+from bot.observability.file_descriptors import soft_limit
 
 LIMIT = 64
 GRACE_S = 1.0

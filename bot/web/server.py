@@ -16,16 +16,16 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 from prometheus_client.exposition import choose_encoder
 
-from bot.address import Address
-from bot.config import secrets
-from bot.web.collector import LiveCollector
+from bot.config.address import Address
+from bot.config.settings import secrets
+from bot.web.auth import Guard, with_headers
 from bot.web.connections import Connections
-from bot.web.guard import Guard, with_headers
-from bot.web.samples import TICK_S, Sampler
-from bot.web.sources import Sources
-from bot.web.status import Status
-from bot.web.stream import Stream
-from bot.web.troubles import Troubles
+from bot.web.event_stream import Stream
+from bot.web.live_state import Sources
+from bot.web.page_data import Status
+from bot.web.prometheus_collector import LiveCollector
+from bot.web.recent_errors import Troubles
+from bot.web.sampler import TICK_S, Sampler
 
 log = logging.getLogger(__name__)
 requests_log = logging.getLogger("bot.web.requests")

@@ -1,0 +1,1 @@
+"""The gateway connection: the client, its supervision and its reconnect budget."""

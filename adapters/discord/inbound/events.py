@@ -1,0 +1,120 @@
+"""Translates discord.py's messages into our events, from what they hold; `context` adds what has to be fetched."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import discord
+
+from adapters.discord.channels import MessageChannel, conversation_key, is_private
+from adapters.discord.inbound.users import person
+from adapters.discord.message_text import calls_of, plain_text
+from bot.config.settings import Settings
+from bot.types.commands import parse_text
+from bot.types.messages import ConversationKey, IncomingCommand, IncomingMessage, MessageDeleted, MessageEdited
+
+USER_MESSAGES = (discord.MessageType.default, discord.MessageType.reply)
+"""The types of messages that people write; all others announce members, pins and so on."""
+
+
+def sent_at(snowflake: int) -> float:
+    """The time in an id, which is what Discord orders by. Unix seconds."""
+    return discord.utils.snowflake_time(snowflake).timestamp()
+
+
+def replied_to(message: discord.Message) -> str:
+    """The id of the message that this one replies to, '' if there is none (a forwarded message is no reply)."""
+    reference = message.reference if message.type is discord.MessageType.reply else None
+    return str(reference.message_id or "") if reference else ""
+
+
+class EventTranslator:
+    """Translates for one connection. `reads_all`: the bot has the message content intent.
+
+    A message's channel may be known by its id alone; `context` fetches it and has the message translated again.
+    """
+
+    def __init__(self, settings: Settings, client: discord.Client, *, reads_all: bool) -> None:
+        self._settings, self._client, self._reads_all = settings, client, reads_all
+
+    def reload(self, settings: Settings) -> None:
+        """Use these settings from now on."""
+        self._settings = settings
+
+    def message(
+        self, message: discord.Message, channel: MessageChannel | None = None
+    ) -> IncomingMessage | IncomingCommand | None:
+        """A new message, or the command that it is; None if it is a bot's, or if Discord hides its text from us."""
+        channel = channel or message.channel
+        if not self._is_readable(message, channel):
+            return None
+        key, author, text = conversation_key(channel), person(message.author, channel), self.text(message)
+        if command := parse_text(text):
+            name, args = command
+            return IncomingCommand(key, str(message.id), author, name, args, sent_at(message.id))
+        addressed = self.addresses_bot(message, channel)
+        return IncomingMessage(key, str(message.id), author, text, sent_at(message.id), addressed)
+
+    def question(self, message: discord.Message, channel: MessageChannel) -> IncomingMessage:
+        """A message that was picked for an answer, also one of a bot."""
+        key, author, text = self.reply_key(channel, message.id), person(message.author, channel), self.text(message)
+        return IncomingMessage(key, str(message.id), author, text, sent_at(message.id), addressed=True)
+
+    def preceding(self, message: discord.Message, channel: MessageChannel, key: ConversationKey) -> IncomingMessage:
+        """A message that belongs before another one in the conversation `key`."""
+        author, text = person(message.author, channel), self.text(message)
+        return IncomingMessage(key, str(message.id), author, text, sent_at(message.id), addressed=False)
+
+    def edit(self, message: discord.Message, channel: MessageChannel | None = None) -> MessageEdited | None:
+        """An edited message; None unless a person changed its text (Discord sends previews as updates, too)."""
+        channel = channel or message.channel
+        if message.edited_at is None or not self._is_readable(message, channel):
+            return None
+        key = self.reply_key(channel, message.id) if self.addresses_bot(message, channel) else conversation_key(channel)
+        return MessageEdited(key, str(message.id), person(message.author, channel), self.text(message))
+
+    def deletions(self, channel: MessageChannel, message_id: int) -> list[MessageDeleted]:
+        """A deleted message, for each conversation that may hold it."""
+        return [
+            MessageDeleted(key, str(message_id))
+            for key in {conversation_key(channel), self.reply_key(channel, message_id)}
+        ]
+
+    def reply_key(self, channel: MessageChannel, message_id: int) -> ConversationKey:
+        """The conversation of the answer to a message: its own, or a new thread that starts from the message."""
+        key = conversation_key(channel)
+        if not self._settings.reply_in_thread or not isinstance(channel, discord.TextChannel):
+            return key
+        permissions = channel.permissions_for(channel.guild.me)
+        if not permissions.create_public_threads or not permissions.send_messages_in_threads:
+            return key
+        return replace(key, thread=str(message_id))
+
+    def addresses_bot(self, message: discord.Message, channel: MessageChannel) -> bool:
+        """Whether a message is a direct one, mentions the bot or its role, or replies to it."""
+        if is_private(channel):
+            return True
+        me = self._client.user
+        if me is None:
+            return False
+        answered = message.reference.resolved if message.reference else None
+        return (
+            any(user.id == me.id for user in message.mentions)
+            or any(role == role.guild.self_role for role in message.role_mentions)
+            or (isinstance(answered, discord.Message) and answered.author.id == me.id)
+        )
+
+    def must_mention(self, key: ConversationKey) -> bool:
+        """Whether Discord shows us only those messages of a followed thread that mention the bot."""
+        return self._settings.follow_threads and bool(key.thread) and not self._reads_all
+
+    def text(self, message: discord.Message) -> str:
+        """The readable text of a message."""
+        me = self._client.user
+        calls: Sequence[str] = calls_of(me, message.guild) if me else ()
+        return plain_text(message, calls)
+
+    def _is_readable(self, message: discord.Message, channel: MessageChannel) -> bool:
+        if message.author.bot or message.webhook_id or message.type not in USER_MESSAGES:
+            return False
+        # Without the intent Discord sends empty content for messages that do not concern the bot.
+        return bool(message.content or message.attachments) or self._reads_all or is_private(channel)

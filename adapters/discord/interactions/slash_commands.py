@@ -1,0 +1,183 @@
+"""Handles slash commands, context menus and buttons, all made from the table of commands.
+
+Discord expects an acknowledgement within three seconds, so an interaction is acknowledged before it is handled. The
+answer is ephemeral.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import discord
+from discord import app_commands
+
+from adapters.discord.channels import MessageChannel, conversation_key
+from adapters.discord.inbound.events import sent_at
+from adapters.discord.inbound.message_context import ContextFetcher
+from adapters.discord.inbound.users import Interaction, actor
+from adapters.discord.interactions.command_options import Argument, argument_for
+from adapters.discord.outbound.posting import NO_MENTIONS, file_of
+from bot.platforms.adapter import Core
+from bot.platforms.splitter import split
+from bot.types.buttons import parsed
+from bot.types.commands import COMMANDS, Command
+from bot.types.errors import StorageError
+from bot.types.messages import (
+    Accepted,
+    IncomingAction,
+    IncomingCommand,
+    Notice,
+    Outcome,
+    Person,
+    Refused,
+)
+
+log = logging.getLogger(__name__)
+
+ALREADY_ACKNOWLEDGED = 40060
+MAX_CHARS = 2000
+ANSWER, FORGET = "Answer this", "Forget this"
+"""The entries of a message's context menu."""
+ANSWER_COMING = "It comes as a message here."
+ANSWERED = "I have answered that already, or am about to; the button under the answer makes another one."
+FORGOTTEN = "What I had stored of that message, and of its answer, is deleted."
+NOT_YOURS = "Only its author and channel managers can have a message forgotten."
+
+_FAILURES = (discord.DiscordException, aiohttp.ClientError, OSError)
+
+
+class InteractionHandlers:
+    """Turns interactions into events for the core, and answers them."""
+
+    def __init__(self, client: discord.Client, core: Core, context: ContextFetcher) -> None:
+        self._client, self._core, self._context = client, core, context
+
+    def register(self, tree: app_commands.CommandTree[discord.Client]) -> None:
+        """Add all commands and context menus to a tree."""
+        for command in COMMANDS:
+            tree.add_command(self._slash_command(command))
+        tree.add_command(app_commands.ContextMenu(name=ANSWER, callback=self._context_menu(self._answer)))
+        tree.add_command(app_commands.ContextMenu(name=FORGET, callback=self._context_menu(self._forget)))
+
+    async def on_button(self, interaction: Interaction) -> None:
+        """A button press under a reply."""
+        button = parsed(str(dict(interaction.data or {}).get("custom_id", "")))
+        channel = interaction.channel
+        if button is None or not isinstance(channel, MessageChannel) or not await _acknowledge(interaction):
+            return
+        event = IncomingAction(
+            conversation_key(channel), str(interaction.id), actor(interaction), button.reply_id, button.kind
+        )
+        outcome = await self._outcome_of(self._core.handle(event))
+        if not isinstance(outcome, Accepted):
+            await _respond(interaction, outcome)
+
+    def _slash_command(self, command: Command) -> app_commands.Command[Any, ..., None]:  # Any: the command's cog
+        async def without_value(interaction: discord.Interaction) -> None:
+            await self._command(interaction, command, {})
+
+        if command.option is None:
+            return app_commands.Command(name=command.name, description=command.description, callback=without_value)
+        option = command.option
+
+        async def with_value(interaction: discord.Interaction, value: str | None) -> None:
+            await self._command(interaction, command, {option.name: value} if value is not None else {})
+
+        argument: Argument = argument_for(command.name, option, self._core)
+        with_value.__annotations__["value"] = argument
+        if not option.required:
+            with_value.__defaults__ = (None,)
+        described = app_commands.describe(value=option.description)(app_commands.rename(value=option.name)(with_value))
+        return app_commands.Command(name=command.name, description=command.description, callback=described)
+
+    async def _command(self, interaction: Interaction, command: Command, args: dict[str, str]) -> None:
+        channel = interaction.channel
+        if not isinstance(channel, MessageChannel) or not await _acknowledge(interaction):
+            return
+        event = IncomingCommand(
+            conversation_key(channel),
+            str(interaction.id),
+            actor(interaction),
+            command.name,
+            args,
+            sent_at(interaction.id),
+        )
+        await _respond(interaction, await self._outcome_of(self._core.handle(event)))
+
+    def _context_menu(
+        self, act: Callable[[Interaction, discord.Message, MessageChannel], Awaitable[Outcome]]
+    ) -> Callable[[Interaction, discord.Message], Coroutine[None, None, None]]:
+        async def chosen(interaction: discord.Interaction, message: discord.Message) -> None:
+            channel = interaction.channel
+            if isinstance(channel, MessageChannel) and await _acknowledge(interaction):
+                await _respond(interaction, await self._outcome_of(act(interaction, message, channel)))
+
+        return chosen
+
+    async def _answer(self, interaction: Interaction, message: discord.Message, channel: MessageChannel) -> Outcome:
+        """Ask for an answer to a message: the rights are the actor's, the name in the history is the author's."""
+        question = self._context.translator.question(message, channel)
+        event = await self._context.enrich_question(question, message)
+        asker = actor(interaction)
+        author = Person(asker.id, event.author.name, asker.manages_channel, asker.manages_workspace, asker.groups)
+        outcome = await self._core.handle(replace(event, author=author))
+        return Notice(ANSWERED) if isinstance(outcome, Accepted) and not outcome.request_id else outcome
+
+    async def _forget(self, interaction: Interaction, message: discord.Message, channel: MessageChannel) -> Outcome:
+        """Forget a message; for an answer of ours, the question that it answers."""
+        person, author, message_id = actor(interaction), message.author.id, message.id
+        if self._client.user and author == self._client.user.id and message.reference:
+            message_id = message.reference.message_id or message_id
+            author = await self._author_of(channel, message_id)
+        if str(author) != person.id and not person.manages_channel:
+            return Refused(NOT_YOURS)
+        for event in self._context.translator.deletions(channel, message_id):
+            await self._core.handle(event)
+        return Notice(FORGOTTEN)
+
+    async def _author_of(self, channel: MessageChannel, message_id: int) -> int:
+        try:
+            return (await channel.fetch_message(message_id)).author.id
+        except _FAILURES:
+            return 0
+
+    async def _outcome_of(self, handling: Awaitable[Outcome]) -> Outcome:
+        try:
+            return await handling
+        except StorageError as error:
+            return Refused(str(error))
+
+
+async def _acknowledge(interaction: Interaction) -> bool:
+    """Acknowledge an interaction; False if it is too late, in which case Discord shows the actor that it failed."""
+    command = interaction.type is discord.InteractionType.application_command
+    try:
+        await interaction.response.defer(ephemeral=True, thinking=command)
+    except discord.HTTPException as error:
+        if error.code != ALREADY_ACKNOWLEDGED:  # a retry after a lost answer
+            log.warning("Interaction %s could not be acknowledged: %s", interaction.id, error.text or error.status)
+            return False
+    except (aiohttp.ClientError, OSError) as error:
+        log.warning("Interaction %s could not be acknowledged: %s", interaction.id, error)
+        return False
+    return True
+
+
+async def _respond(interaction: Interaction, outcome: Outcome) -> None:
+    """Answer with ephemeral messages."""
+    text = ANSWER_COMING if isinstance(outcome, Accepted) else outcome.text
+    attachment = outcome.attachment if isinstance(outcome, Notice) else None
+    try:
+        for part in split(text, MAX_CHARS):
+            await interaction.followup.send(
+                part.text,
+                ephemeral=True,
+                allowed_mentions=NO_MENTIONS,
+                suppress_embeds=True,
+                file=file_of(attachment) if attachment else discord.utils.MISSING,
+            )
+            attachment = None
+    except _FAILURES as error:
+        log.warning("Interaction %s could not be answered: %s", interaction.id, error)

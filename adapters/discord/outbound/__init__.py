@@ -1,0 +1,1 @@
+"""Posting, editing and finding messages, within Discord's rate limits."""

@@ -1,0 +1,1 @@
+"""The invite link and the checks of `inhouse doctor`."""

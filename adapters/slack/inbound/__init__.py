@@ -1,0 +1,1 @@
+"""Slack's events, messages, files and history as the service's events."""

@@ -1,0 +1,103 @@
+"""Translates Slack's messages into our events, from their payloads alone; `context` adds what has to be fetched.
+
+A message gives the same event whether it came as `message`, as `app_mention` or from a channel's history.
+"""
+
+from adapters.slack.bot_identity import PLATFORM, GetIdentity
+from adapters.slack.message_text import mentions, plain_text
+from adapters.slack.payloads import Raw, SlackMessage, message_of, object_of, text_of
+from bot.config.settings import Settings
+from bot.types.commands import parse_text
+from bot.types.messages import ConversationKey, IncomingMessage, MessageDeleted, MessageEdited, Person
+
+SLACKBOT = "USLACKBOT"
+PREFIX = "!"
+
+
+def command_in(text: str) -> tuple[str, dict[str, str]] | None:
+    """The command that a text is, with its arguments: `!name …`, or the bare word 'stop'."""
+    return ("stop", {}) if text.lower().rstrip(".! ") == "stop" else parse_text(text)
+
+
+class EventTranslator:
+    """Translates for one bot. Authors and texts carry ids for names until `context` replaces them."""
+
+    def __init__(self, settings: Settings, identity: GetIdentity) -> None:
+        self._settings, self._identity = settings, identity
+
+    def reload(self, settings: Settings) -> None:
+        """Use these settings from now on."""
+        self._settings = settings
+
+    def key(self, channel: str, thread: str = "") -> ConversationKey:
+        """The conversation of a channel, or of a thread in it."""
+        return ConversationKey(PLATFORM, self._identity().team_id, channel, thread)
+
+    def reply_key(self, message: SlackMessage) -> ConversationKey:
+        """The conversation of the answer to a message: its thread, or a new one that starts from the message."""
+        threads = not message.private and self._settings.reply_in_thread is not False
+        return self.key(message.channel, message.thread or (message.ts if threads else ""))
+
+    def possible_keys(self, channel: str, ts: str, thread: str = "") -> list[ConversationKey]:
+        """Every conversation that may hold a message: its channel or thread, and the thread that starts from it."""
+        return [self.key(channel, name) for name in dict.fromkeys((thread, thread or ts))]
+
+    def addresses_bot(self, message: SlackMessage) -> bool:
+        """Whether a message is a direct one or mentions the bot."""
+        return message.private or message.mentioned or mentions(message.text, self._identity().user_id)
+
+    def is_from_person(self, message: SlackMessage) -> bool:
+        """Whether its author is neither a bot nor Slack itself."""
+        return bool(message.user) and not message.bot_id and message.user not in (SLACKBOT, self._identity().user_id)
+
+    def message(self, message: SlackMessage) -> IncomingMessage | None:
+        """A new message; None unless a person wrote it."""
+        if not self.is_from_person(message):
+            return None
+        return self._event(message, self.key(message.channel, message.thread), self.addresses_bot(message))
+
+    def question(self, message: SlackMessage) -> IncomingMessage:
+        """A message that was picked for an answer, also one of a bot."""
+        return self._event(message, self.reply_key(message), addressed=True)
+
+    def preceding(self, message: SlackMessage, key: ConversationKey) -> IncomingMessage:
+        """A message that belongs before another one in the conversation `key`."""
+        return self._event(message, key, addressed=False)
+
+    def edited_message(self, raw: Raw) -> SlackMessage | None:
+        """The new version of a message; None unless a person changed its text (previews are changes, too)."""
+        after, before = object_of(raw, "message"), object_of(raw, "previous_message")
+        message = message_of(after, text_of(raw, "channel"))
+        if message is None or not self.is_from_person(message) or text_of(after, "text") == text_of(before, "text"):
+            return None
+        return message
+
+    def edits(self, message: SlackMessage) -> list[MessageEdited]:
+        """An edited message, for each conversation that may hold it."""
+        keys = self.possible_keys(message.channel, message.ts, message.thread)
+        return [MessageEdited(key, message.ts, author_of(message), self.text(message)) for key in keys]
+
+    def deletions(self, raw: Raw) -> list[MessageDeleted]:
+        """A deleted message, for each conversation that may hold it; none for those of bots."""
+        channel, before = text_of(raw, "channel"), object_of(raw, "previous_message")
+        ts, thread = text_of(raw, "deleted_ts") or text_of(before, "ts"), text_of(before, "thread_ts")
+        deleted = message_of(before, channel)
+        if not channel or not ts or (deleted is not None and not self.is_from_person(deleted)):
+            return []
+        return [MessageDeleted(key, ts) for key in self.possible_keys(channel, ts, "" if thread == ts else thread)]
+
+    def text(self, message: SlackMessage, names: dict[str, str] | None = None) -> str:
+        """The readable text of a message. `names`: people and channels by id, as far as they are known."""
+        return plain_text(message.text, names or {}, self._identity().user_id)
+
+    def _event(self, message: SlackMessage, key: ConversationKey, addressed: bool) -> IncomingMessage:
+        return IncomingMessage(
+            key, message.ts, author_of(message), self.text(message), message.sent_at, addressed=addressed
+        )
+
+
+def author_of(message: SlackMessage) -> Person:
+    """The author as the payload names them: bots carry their names, people only their ids."""
+    if message.bot_id or not message.user:
+        return Person(message.bot_id or message.user, message.bot_name or "a bot")
+    return Person(message.user, "someone")

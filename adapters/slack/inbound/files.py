@@ -1,0 +1,88 @@
+"""Files that come with a message: text becomes part of it, the rest is told in a sentence.
+
+In: Slack's files. Out: our attachments, and what to say about those that could not be read. It promises that the bot's
+token is sent to Slack only, and that a page on which Slack asks to sign in is not taken for a file.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import aiohttp
+from slack_sdk.web.async_client import AsyncWebClient
+
+from adapters.slack.bot_identity import GetIdentity
+from adapters.slack.context_deadline import ContextDeadline
+from adapters.slack.error_mapping import mapped_errors
+from adapters.slack.payloads import SlackFile, body_of, file_of, object_of
+from adapters.slack.web_client import proxy_for, session_of
+from bot.platforms.textfiles import MOST_BYTES, MOST_FILES, Files, gathered, read_as_text, refusal
+from bot.types.display_names import as_code
+from bot.types.errors import AdapterError
+from bot.types.messages import Attachment
+
+SCOPE = "files:read"
+HOSTS = ("slack.com", "slack-gov.com", "slack-files.com")
+
+
+class FileReader:
+    """Fetches files with the bot's token."""
+
+    def __init__(self, web: AsyncWebClient, identity: GetIdentity) -> None:
+        self._web, self._identity = web, identity
+
+    async def read(self, files: Sequence[SlackFile], deadline: ContextDeadline) -> Files:
+        """Fetch and decode the files of a message; never fails."""
+        found = await asyncio.gather(*(self._read(file, deadline) for file in files[:MOST_FILES]))
+        return gathered(found, len(files))
+
+    async def _read(self, file: SlackFile, deadline: ContextDeadline) -> Attachment | str:
+        """One file, or the sentence that says why not."""
+        if sentence := refusal(file.name, file.media_type, file.size):
+            return sentence
+        name = as_code(file.name)
+        if file.deleted or file.external:
+            return f"{name} is not on Slack itself, so I could not read it."
+        if SCOPE not in self._identity().scopes:
+            return f"I may not read files here (an admin of mine can add the scope {SCOPE}), so I left out {name}."
+        late = f"{name} could not be fetched from Slack in time, so I left it out."
+        return await deadline.limit(self._fetch(file), late)
+
+    async def _fetch(self, file: SlackFile) -> Attachment | str:
+        failed = f"{as_code(file.name)} could not be fetched from Slack, so I left it out."
+        try:
+            if not file.url:
+                async with mapped_errors():
+                    answer = await self._web.files_info(file=file.id)
+                file = file_of({**object_of(body_of(answer), "file"), "file_access": ""})
+            data = await self._download(file)
+        except (AdapterError, aiohttp.ClientError, OSError, ValueError):
+            return failed
+        if data is None:
+            return failed
+        return refusal(file.name, file.media_type, len(data)) or read_as_text(file.name, data)
+
+    async def _download(self, file: SlackFile) -> bytes | None:
+        """The content, at most a little more than is read; None if what came is not the file."""
+        if not self._is_slacks(file.url):
+            return None
+        token = {"Authorization": f"Bearer {self._web.token}"}
+        async with (
+            session_of(self._web) as session,
+            session.get(file.url, headers=token, proxy=proxy_for(file.url)) as answer,
+        ):
+            if answer.status != 200 or (answer.content_type == "text/html" and "html" not in file.media_type):
+                return None
+            data = bytearray()
+            async for chunk in answer.content.iter_chunked(65_536):
+                data += chunk
+                if len(data) > MOST_BYTES:
+                    break
+            return bytes(data)
+
+    def _is_slacks(self, url: str) -> bool:
+        """Whether an address is one that may see the bot's token."""
+        parts, api = urlsplit(url), urlsplit(self._web.base_url)
+        host = parts.hostname or ""
+        ours = any(host == each or host.endswith(f".{each}") for each in HOSTS) and parts.scheme == "https"
+        return ours or (parts.scheme, parts.netloc) == (api.scheme, api.netloc)

@@ -1,0 +1,92 @@
+"""Looks up people and channels: names, and what people may manage.
+
+Results are cached. A person whom Slack does not describe before the deadline gets a placeholder.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from slack_sdk.web.async_client import AsyncWebClient
+
+from adapters.slack.context_deadline import ContextDeadline
+from adapters.slack.error_mapping import mapped_errors
+from adapters.slack.message_text import decoded
+from adapters.slack.payloads import body_of, is_private, object_of, text_of
+from adapters.slack.ttl_cache import TTLCache
+from bot.types.messages import Person
+
+MAX_NAMES = 20
+"""The most people, and the most channels, whose names are looked up for one text."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserProfile:
+    """A user account."""
+
+    name: str = ""
+    manages_workspace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelInfo:
+    """A channel's name and the user who created it."""
+
+    name: str = ""
+    creator: str = ""
+
+
+class UserDirectory:
+    """People and channels by id."""
+
+    def __init__(self, web: AsyncWebClient) -> None:
+        self._web = web
+        self._profiles = TTLCache(self._fetch_profile, UserProfile())
+        self._channels = TTLCache(self._fetch_channel, ChannelInfo())
+
+    async def person(self, user_id: str, channel: str, deadline: ContextDeadline) -> Person:
+        """The author of a message, who manages the channel if it is a direct conversation."""
+        profile = await deadline.limit(self._profiles.get(user_id), self._profiles.cached(user_id))
+        manages_channel = profile.manages_workspace or is_private(channel)
+        return Person(user_id, profile.name or "someone", manages_channel, profile.manages_workspace)
+
+    async def actor(self, user_id: str, channel: str, deadline: ContextDeadline) -> Person:
+        """The person who acts; the creator of a channel manages it."""
+        person, place = await asyncio.gather(
+            self.person(user_id, channel, deadline), deadline.limit(self._channel(channel), ChannelInfo())
+        )
+        manages_channel = person.manages_channel or place.creator == user_id
+        return Person(person.id, person.name, manages_channel, person.manages_workspace)
+
+    async def names(self, users: Iterable[str], channels: Iterable[str], deadline: ContextDeadline) -> dict[str, str]:
+        """The names of people and channels by id, as far as they are known before the deadline."""
+        ids = [*list(users)[:MAX_NAMES], *list(channels)[:MAX_NAMES]]
+        found = await asyncio.gather(*(deadline.limit(self._name(each), "") for each in ids))
+        return dict(zip(ids, found, strict=True))
+
+    async def close(self) -> None:
+        """Cancel running calls."""
+        await self._profiles.close()
+        await self._channels.close()
+
+    async def _name(self, each: str) -> str:
+        cache = self._profiles if each.startswith(("U", "W")) else self._channels
+        return (await cache.get(each)).name
+
+    async def _channel(self, channel: str) -> ChannelInfo:
+        return ChannelInfo() if is_private(channel) else await self._channels.get(channel)
+
+    async def _fetch_profile(self, user_id: str) -> UserProfile:
+        async with mapped_errors():
+            answer = await self._web.users_info(user=user_id)
+        user = object_of(body_of(answer), "user")
+        shown = object_of(user, "profile")
+        name = text_of(shown, "display_name") or text_of(user, "real_name") or text_of(user, "name")
+        manages_workspace = any(user.get(right) is True for right in ("is_admin", "is_owner", "is_primary_owner"))
+        return UserProfile(decoded(name), manages_workspace)
+
+    async def _fetch_channel(self, channel: str) -> ChannelInfo:
+        async with mapped_errors():
+            answer = await self._web.conversations_info(channel=channel)
+        info = object_of(body_of(answer), "channel")
+        return ChannelInfo(decoded(text_of(info, "name")), text_of(info, "creator"))

@@ -1,0 +1,129 @@
+"""Handles the slash command, which has every command of the table as its first word, and registers all interactions.
+
+A slash command always belongs to a channel, never to a thread. Where answers go into threads, a hint says how to give
+the command there.
+"""
+
+import asyncio
+import time
+from dataclasses import replace
+
+from slack_bolt.app.async_app import AsyncApp
+from slack_bolt.context.ack.async_ack import AsyncAck
+from slack_sdk.web.async_client import AsyncWebClient
+
+from adapters.slack.bot_identity import GetIdentity
+from adapters.slack.channels import NOT_A_MEMBER, ChannelReader
+from adapters.slack.inbound.events import EventTranslator
+from adapters.slack.inbound.message_context import ContextFetcher
+from adapters.slack.interactions.button_handlers import ButtonHandlers
+from adapters.slack.interactions.ephemeral_replies import (
+    ANSWER_COMING,
+    EphemeralReplies,
+    EphemeralReply,
+    ephemeral_reply,
+)
+from adapters.slack.interactions.help_message import help_text_for, model_menu, unknown_command
+from adapters.slack.interactions.message_shortcuts import MessageShortcuts
+from adapters.slack.interactions.payload_parsing import Interaction, from_command
+from adapters.slack.message_text import decoded
+from adapters.slack.outbound.posting import Posting
+from adapters.slack.payloads import Raw, is_private, text_of
+from bot.config.settings import Settings
+from bot.platforms.adapter import Core
+from bot.types.commands import parse_text
+from bot.types.messages import IncomingCommand, Notice, Outcome, Person, Refused
+
+CONVERSATION_COMMANDS = ("stop", "regenerate", "continue", "undo", "reset", "why", "forget", "export")
+"""Commands about a conversation, which in a thread is another one than in its channel."""
+SILENT_COMMANDS = ("reset", "forget", "export")
+"""Those that report success even if there was nothing to do."""
+
+
+class InteractionHandlers:
+    """Handles slash commands, buttons, menus and shortcuts."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        web: AsyncWebClient,
+        identity: GetIdentity,
+        core: Core,
+        posting: Posting,
+        translator: EventTranslator,
+        context: ContextFetcher,
+    ) -> None:
+        self._settings, self._core, self._translator, self._context = settings, core, translator, context
+        self._channels = ChannelReader(web)
+        self._ephemeral = EphemeralReplies(web, posting, translator)
+        self._buttons = ButtonHandlers(core, translator, context, self._ephemeral)
+        self._menus = MessageShortcuts(identity, core, translator, context, self._ephemeral, self._channels)
+
+    def reload(self, settings: Settings) -> None:
+        """Use these settings from now on."""
+        self._settings = settings
+
+    def register(self, app: AsyncApp) -> None:
+        """Register all handlers."""
+        app.command(self._settings.slack_command)(self._on_command)
+        self._buttons.register(app)
+        self._menus.register(app)
+
+    async def close(self) -> None:
+        """Wait shortly for running tasks, then cancel them."""
+        await self._ephemeral.close()
+
+    async def _on_command(self, ack: AsyncAck, body: Raw) -> None:
+        interaction, typed = from_command(body), decoded(text_of(body, "text")).strip()
+        word = typed.split(maxsplit=1)[0] if typed else "help"
+        command = parse_text(typed or word, prefix="")
+        if command is None:
+            reply = EphemeralReply(unknown_command(word, self._settings.slack_command))
+            return await self._ephemeral.serve(ack, interaction, _immediately(reply))
+        name, args = command
+        work = self._help(interaction) if name == "help" else self._command(interaction, name, args)
+        return await self._ephemeral.serve(ack, interaction, work, until_stored=name == "ask")
+
+    async def _help(self, interaction: Interaction) -> EphemeralReply:
+        outcome = await self._handle(interaction, await self._actor(interaction), "settings", {})
+        if not isinstance(outcome, Notice):
+            return ephemeral_reply(outcome) or EphemeralReply(ANSWER_COMING)
+        return EphemeralReply(
+            help_text_for(self._settings.slack_command, outcome.text),
+            blocks=model_menu(self._core.choices("model", "")),
+        )
+
+    async def _command(self, interaction: Interaction, name: str, args: dict[str, str]) -> EphemeralReply | None:
+        if name == "ask":
+            actor, can_post = await asyncio.gather(
+                self._actor(interaction), self._channels.can_post(interaction.channel)
+            )
+            if not can_post:
+                return EphemeralReply(NOT_A_MEMBER)
+        else:
+            actor = await self._actor(interaction)
+        outcome = await self._handle(interaction, actor, name, args)
+        reply = ephemeral_reply(outcome)
+        if reply is None:
+            return None
+        if name == "model" and not args and isinstance(outcome, Notice):
+            return replace(reply, blocks=model_menu(self._core.choices("model", "")))
+        if self._may_mean_thread(interaction, name, outcome):
+            return replace(reply, hint=f"A thread is a conversation of its own: write `!{name}` in it.")
+        return reply
+
+    async def _actor(self, interaction: Interaction) -> Person:
+        return await self._context.actor(interaction.user, interaction.channel)
+
+    async def _handle(self, interaction: Interaction, actor: Person, name: str, args: dict[str, str]) -> Outcome:
+        key = self._translator.key(interaction.channel)
+        return await self._core.handle(IncomingCommand(key, interaction.id, actor, name, args, time.time()))
+
+    def _may_mean_thread(self, interaction: Interaction, name: str, outcome: Outcome) -> bool:
+        """Whether the command may have been meant for a thread."""
+        threads = not is_private(interaction.channel) and self._settings.reply_in_thread is not False
+        return threads and name in CONVERSATION_COMMANDS and (isinstance(outcome, Refused) or name in SILENT_COMMANDS)
+
+
+async def _immediately(reply: EphemeralReply) -> EphemeralReply:
+    return reply

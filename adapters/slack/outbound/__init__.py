@@ -1,0 +1,1 @@
+"""Posting, streaming, editing and finding messages, within Slack's rate limits."""

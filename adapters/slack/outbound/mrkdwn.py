@@ -1,0 +1,54 @@
+"""Converts Markdown to Slack's older mrkdwn, for what takes no markdown block: ephemeral answers, sections, views.
+
+Only links are Slack's own marks in what comes out: no text can mention or notify anybody.
+"""
+
+import re
+
+from slackify_markdown import slackify_markdown  # type: ignore[import-untyped]
+
+from bot.platforms.splitter import without_bidi_controls
+
+_STAND_INS = {"&": "\ue000", "<": "\ue001", ">": "\ue002", "#!": "\ue003"}
+"""Private characters, which the converter leaves alone; it would drop a `#!` line of code."""
+_SHOWN = {"\ue000": "&amp;", "\ue001": "&lt;", "\ue002": "&gt;", "\ue003": "#!"}
+_QUOTE = re.compile(r"[ \t]*+>[> \t]*+")
+_MARK = re.compile(r"<(?P<target>[^<>|]*+)(?:\|(?P<label>[^<>]*+))?>")
+_ENCODED = re.compile("%EE%80%8[0-3]")
+_IN_ADDRESSES = {"%EE%80%80": "&", "%EE%80%81": "%3C", "%EE%80%82": "%3E", "%EE%80%83": "#!"}
+"""What the stand-ins are where the converter encoded them; entities are not read in addresses."""
+_ADDRESS = re.compile(r"(?:https?://|mailto:)", re.IGNORECASE)
+_LONGEST = 4000
+"""Characters that are converted, more than a message of mrkdwn takes; a longer text is only escaped."""
+
+
+def mrkdwn(markdown: str) -> str:
+    """Markdown in mrkdwn, escaped."""
+    hidden = _hidden(without_bidi_controls(markdown))
+    converted = slackify_markdown(hidden).rstrip("\n") if len(hidden) <= _LONGEST else hidden
+    converted = _MARK.sub(_link, converted)
+    return re.sub("[\ue000-\ue003]", lambda found: _SHOWN[found.group()], converted)
+
+
+def _hidden(markdown: str) -> str:
+    """Markdown with stand-ins for what must be shown as it is; a line may still be quoted."""
+    for stand_in in _SHOWN:
+        markdown = markdown.replace(stand_in, "")
+    lines = []
+    for line in markdown.split("\n"):
+        quote = _QUOTE.match(line)
+        start = quote.end() if quote else 0
+        rest = line[start:]
+        for character, stand_in in _STAND_INS.items():
+            rest = rest.replace(character, stand_in)
+        lines.append(line[:start] + rest)
+    return "\n".join(lines)
+
+
+def _link(found: re.Match[str]) -> str:
+    """A link, if it leads to an address: anything else between < and > would be a mention."""
+    target = _ENCODED.sub(lambda each: _IN_ADDRESSES[each.group()], found["target"])
+    label = found["label"] or ""
+    if _ADDRESS.match(target):
+        return f"<{target}|{label}>" if label else f"<{target}>"
+    return label or target

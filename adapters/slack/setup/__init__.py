@@ -1,0 +1,1 @@
+"""The app manifest, token scopes and the checks of `inhouse doctor`."""

@@ -1,0 +1,1 @@
+"""The Socket Mode connection and the listeners of the Bolt app."""

@@ -1,0 +1,112 @@
+"""The app of slack-bolt, and what it hands to whom.
+
+In: the adapter's parts. Out: an AsyncApp. It promises store-then-ack: Bolt answers an event only after its listener
+returned, and one that raised is not acknowledged, so Slack delivers it again. What nobody listens to is acknowledged.
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+from slack_bolt.app.async_app import AsyncApp
+from slack_bolt.authorization import AuthorizeResult
+from slack_bolt.context.ack.async_ack import AsyncAck
+from slack_bolt.response import BoltResponse
+from slack_sdk.web.async_client import AsyncWebClient
+
+from adapters.slack.bot_identity import GetIdentity
+from adapters.slack.inbound.intake import Intake
+from adapters.slack.payloads import Raw, text_of
+from adapters.slack.web_client import SILENT
+from bot.types.errors import InhouseError
+
+log = logging.getLogger(__name__)
+
+ANYTHING = re.compile(".*", re.DOTALL)
+LOST = ("app_uninstalled", "tokens_revoked")
+"""Events after which the bot's token may be refused."""
+
+Furnish = Callable[[AsyncApp], None]
+
+
+def make_app(web: AsyncWebClient, me: GetIdentity) -> AsyncApp:
+    """An app that knows who it is without asking Slack at each event."""
+
+    async def authorize() -> AuthorizeResult:
+        who = me()
+        return AuthorizeResult(
+            enterprise_id=None,
+            team_id=who.team_id,
+            bot_user_id=who.user_id,
+            bot_id=who.bot_id,
+            bot_token=web.token,
+        )
+
+    app = AsyncApp(
+        name="inhouse",
+        client=web,
+        logger=SILENT,
+        authorize=authorize,
+        process_before_response=True,
+        request_verification_enabled=False,  # a socket that we opened ourselves brings no signatures
+        ssl_check_enabled=False,
+        url_verification_enabled=False,
+        attaching_conversation_kwargs_enabled=False,
+    )
+    app.error(_failed)
+    return app
+
+
+def listen(app: AsyncApp, intake: Intake, doubt: Callable[[], None], *others: Furnish) -> None:
+    """Hand messages to the intake, and everything else to `others`, who register what they want, or to nobody.
+
+    `doubt` is called when the bot's token may have been taken away.
+    """
+
+    async def message(event: Raw) -> None:
+        subtype = text_of(event, "subtype")
+        if subtype == "message_changed":
+            await intake.change(event)
+        elif subtype == "message_deleted":
+            await intake.deletion(event)
+        else:
+            await intake.message(event)
+
+    async def lost() -> None:
+        doubt()
+
+    app.event("message")(message)
+    app.event("app_mention")(message)
+    for name in LOST:
+        app.event(name)(lost)
+    for furnish in others:
+        furnish(app)
+    _hear_out(app)
+
+
+def _hear_out(app: AsyncApp) -> None:
+    """Acknowledge whatever else comes: Slack repeats what is not, and gives up on an app that seldom answers."""
+
+    async def nothing(ack: AsyncAck) -> None:
+        await ack()
+
+    register: tuple[Callable[..., Callable[..., Any]], ...] = (  # Any: what Bolt's decorators return
+        app.event,
+        app.action,
+        app.shortcut,
+        app.view,
+        app.options,
+        app.command,
+    )
+    for kind in register:
+        kind(ANYTHING)(nothing)
+
+
+async def _failed(error: Exception) -> BoltResponse:
+    """Not acknowledged: Slack delivers it again."""
+    if isinstance(error, InhouseError):
+        log.error("An event of Slack's could not be handled yet: %s", error)
+    else:
+        log.error("An event of Slack's could not be handled (%s).", type(error).__name__, exc_info=error)
+    return BoltResponse(status=500)

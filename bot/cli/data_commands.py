@@ -1,0 +1,96 @@
+"""`inhouse export | backup | db upgrade`.
+
+Data goes to files or stdout, what was done to stderr. Errors are ConfigError or StorageError.
+"""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from bot.config.settings import PLATFORMS, Settings
+from bot.generation.user_messages import counted
+from bot.models.model_table import human
+from bot.storage.atomic_file import new_file
+from bot.storage.backup import Progress as Told
+from bot.storage.backup import back_up
+from bot.storage.export import Wanted, records
+from bot.storage.manual_upgrade import upgrade
+from bot.types.errors import ConfigError
+
+
+def export(
+    settings: Settings, out: Path | None, conversations: Sequence[str], person: str | None, *, force: bool
+) -> None:
+    """Write the wanted records as JSON Lines to `out`, or to stdout, and how many there were to stderr."""
+    wanted = Wanted(tuple(map(_place, conversations)), None if person is None else _person(person))
+    with ExitStack() as stack:
+        stream: BinaryIO = sys.stdout.buffer
+        if out is not None:
+            stream = stack.enter_context(stack.enter_context(new_file(out, force=force)).open("wb"))
+        found: Counter[str] = Counter()
+        try:
+            for record in records(settings.state_dir, wanted):
+                stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+                found[record["record"]] += 1
+            stream.flush()
+        except BrokenPipeError:  # the reader has left, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
+    parts = ", ".join(counted(number, name) for name, number in found.items())
+    typer.echo(f"Exported {parts or 'nothing: no stored message matches'}.", err=True)
+
+
+def backup(settings: Settings, target: Path, *, force: bool) -> None:
+    """Copy the database into `target`, and say so on stderr."""
+    with _bar("copying") as told:
+        size = back_up(settings.state_dir, target, told, force=force)
+    typer.echo(f"Copied the database of {settings.state_dir} to {target} ({human(size, 'B')}).", err=True)
+
+
+def upgrade_database(settings: Settings) -> None:
+    """Bring the database up to date, and say on stderr from which version to which."""
+    with _bar("copying") as told:
+        done = asyncio.run(upgrade(settings.state_dir, told))
+    if done.copy is None:
+        typer.echo(f"The database in {settings.state_dir} is up to date: version {done.after}.", err=True)
+        return
+    before = done.before or "an empty one"
+    typer.echo(f"Upgraded the database from {before} to {done.after}. The copy made before is {done.copy}.", err=True)
+
+
+def _place(text: str) -> tuple[str, ...]:
+    parts = tuple(text.split("/"))
+    if parts[0] not in PLATFORMS or len(parts) > 4:
+        raise ConfigError(
+            "--conversation must be platform/workspace/channel/thread or a prefix, such as slack/T0123/C0456, "
+            f"not {text}."
+        )
+    return parts
+
+
+def _person(text: str) -> tuple[str, str]:
+    found = re.fullmatch(r"(\w+):(\S+)", text)
+    if found is None or found[1].lower() not in PLATFORMS:
+        raise ConfigError(f"--person must be discord:<id> or slack:<id>, not {text}.")
+    return found[1].lower(), found[2]
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Told]:
+    """Progress, where there is a terminal to show it."""
+    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,166 @@
+"""`inhouse models | pull | remove | login`.
+
+Errors are ModelError or ConfigError. Only `models` needs torch, to examine the hardware, in a process of its own.
+"""
+
+import asyncio
+import getpass
+import json
+import re
+import sys
+import urllib.request
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from bot.config.settings import Settings
+from bot.models.catalog import Catalog
+from bot.models.file_download import PullProgress
+from bot.models.hardware import describe_hardware, probe
+from bot.models.hub_client import Download
+from bot.models.model_spec import ModelSpec
+from bot.models.model_table import advice, as_json, details, human, notes, overview, rows
+from bot.models.pull import installed, login, plan, pull
+from bot.models.removal import stored
+from bot.storage import is_held
+from bot.types.errors import ConfigError, ModelError
+
+PIPE_WIDTH = 160
+"""Width of tables in columns where stdout is not a terminal."""
+
+METRICS_S = 2.0
+"""Timeout of the question which model a running service has loaded."""
+
+
+def show_models(settings: Settings, *, everything: bool, json_only: bool) -> None:
+    """Print the hardware, a table of models and the best one; or JSON. everything: with dtypes and repositories."""
+    catalog = Catalog.of(settings)
+    with Console(stderr=True).status("examining the hardware"):
+        hardware = asyncio.run(probe(settings.device))
+    here = frozenset(spec.name for spec in catalog if installed(spec, settings))
+    found = rows(catalog, hardware, settings, here)
+    if json_only:
+        typer.echo(json.dumps(as_json(found, hardware, catalog.default), ensure_ascii=False, indent=2))
+        return
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+    console.print(describe_hardware(hardware), markup=False)
+    for table in (overview(found, hardware), *(details(found) if everything else ())):
+        console.print()
+        console.print(table)
+    console.print()
+    for line in (*notes(found, hardware), advice(found, hardware, catalog.default)):
+        console.print(line, markup=False)
+
+
+def pull_model(settings: Settings, *, yes: bool) -> None:
+    """Fetch the model of the settings: its licence and size first, then a question (of people only), then a bar.
+
+    Raises ModelError, or typer.Abort if the answer was no.
+    """
+    catalog = Catalog.of(settings)
+    spec = catalog.get(catalog.default)
+    console = Console(stderr=True, highlight=False)
+    found = installed(spec, settings)
+    if found is not None:
+        console.print(f"{spec.name} is downloaded already: {found}", markup=False, soft_wrap=True)
+        return
+    download = plan(spec, settings)
+    console.print(_offer(download), markup=False, soft_wrap=True)
+    if not yes and sys.stdin.isatty():
+        typer.confirm("Download it?", default=True, abort=True, err=True)
+    _fetch(spec, settings, download, console)
+    console.print(f"{spec.name} is ready.", markup=False)
+
+
+def remove_model(settings: Settings, *, yes: bool, default: str) -> None:
+    """Delete the model of the settings: its size first, then a question. `default`: the operator's INHOUSE_MODEL.
+
+    Raises ModelError if there is nothing to delete or a service uses it, ConfigError if there is nobody to ask, or
+    typer.Abort if the answer was no.
+    """
+    catalog = Catalog.of(settings)
+    spec = catalog.get(catalog.default)
+    found = stored(spec, settings)
+    if not found.paths:
+        raise ModelError(f"{spec.name} is not downloaded, so there is nothing to remove.")
+    in_use = default in (spec.name, spec.repo)
+    if is_held(settings.state_dir):
+        loaded = loaded_model(settings)
+        if loaded == spec.name or (loaded is None and in_use):
+            raise ModelError(f"A running Inhouse uses {spec.name}: stop it, or switch it to another model, first.")
+    console = Console(stderr=True, highlight=False)
+    for path in found.paths:
+        console.print(str(path), markup=False, soft_wrap=True)
+    console.print(f"size: {human(found.bytes, 'B')}", markup=False)
+    if in_use:
+        note = f"{spec.name} is the default model (INHOUSE_MODEL): `inhouse run` does not start without it."
+        console.print(note, markup=False, soft_wrap=True)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigError("remove asks before it deletes: run it in a terminal, or add --yes.")
+        typer.confirm(f"Delete {spec.name}?", default=False, abort=True, err=True)
+    found.delete()
+    console.print(f"{spec.name} is deleted.", markup=False)
+
+
+def loaded_model(settings: Settings) -> str | None:
+    """The model that a running service has loaded, '' for none, by its metrics; None if they cannot be read."""
+    if settings.http is None or not settings.http.port:
+        return None
+    request = urllib.request.Request(f"http://{settings.http}/metrics")
+    if settings.http_token:
+        request.add_header("Authorization", f"Bearer {settings.http_token.get_secret_value()}")
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(request, timeout=METRICS_S) as response:
+            text = response.read().decode("utf-8", "replace")
+    except OSError:
+        return None
+    named = re.search(r'^inhouse_model_loaded\{[^}]*model="([^"]*)"[^}]*\} 1', text, re.MULTILINE)
+    return named[1] if named else ""
+
+
+def log_in(settings: Settings) -> None:
+    """Ask for a token (unseen; or take a line of stdin), verify it and store it."""
+    from huggingface_hub import constants
+
+    if sys.stdin.isatty():
+        typer.echo(f"Create a token at {constants.ENDPOINT}/settings/tokens; a read-only one is enough.", err=True)
+        token = getpass.getpass("Token (not shown): ")
+    else:
+        token = sys.stdin.readline()
+    if not token.strip():
+        raise ConfigError("No token was given.")
+    typer.echo(login(settings, token.strip()))
+
+
+def _offer(download: Download) -> str:
+    lines = [
+        f"{download.name} from {download.origin}",
+        f"licence: {download.licence} {f'({download.licence_url})' if download.licence_url else ''}".rstrip(),
+        f"size: {human(download.total, 'B')}",
+    ]
+    if download.missing < download.total:
+        lines[-1] += f", {human(download.missing, 'B')} of it still to download"
+    return "\n".join(lines)
+
+
+def _fetch(spec: ModelSpec, settings: Settings, download: Download, console: Console) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[amount]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("fetching", total=None, amount="")
+
+        def show(step: PullProgress) -> None:
+            amount = f"{human(step.done, 'B')} of {human(step.total, 'B')}" if step.stage == "fetching" else ""
+            if bar.tasks[0].description != step.stage:
+                bar.reset(task, description=step.stage, amount=amount)
+            bar.update(task, completed=step.done, total=step.total or None, amount=amount)
+
+        pull(spec, settings, show, download)

@@ -1,0 +1,288 @@
+"""Reads the environment, systemd's credentials and `.env` in the working directory into one frozen `Settings`.
+
+Order of precedence: command line, environment, files in $CREDENTIALS_DIRECTORY (named like the variables), `.env`. An
+empty value counts as unset. All mistakes are reported in one ConfigError; the value of a token is never shown.
+`.env.example` documents every setting.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from platformdirs import user_cache_path, user_state_path
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from bot.config.address import Address, parse_address
+from bot.config.environment import look
+from bot.types.errors import ConfigError
+
+PREFIX = "INHOUSE_"
+TOKENS = {
+    "hf_token": "HF_TOKEN",
+    "discord_bot_token": "DISCORD_BOT_TOKEN",
+    "slack_bot_token": "SLACK_BOT_TOKEN",
+    "slack_app_token": "SLACK_APP_TOKEN",
+    "http_token": "INHOUSE_HTTP_TOKEN",
+}
+"""Settings that hold a token, and the well-known name of its variable."""
+
+SHORTEST_TOKEN = 16
+"""Characters of INHOUSE_HTTP_TOKEN, which people choose themselves: a shorter one could be guessed."""
+
+PLATFORMS = ("discord", "slack")
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _words(value: object) -> object:
+    """The words of a comma-separated list, each once."""
+    return tuple(dict.fromkeys(filter(None, map(str.strip, value.split(","))))) if isinstance(value, str) else value
+
+
+def _people(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    people = [re.fullmatch(r"(\w+):(\S+)", word.strip()) for word in value.split(",") if word.strip()]
+    if not all(found and found[1].lower() in PLATFORMS for found in people):
+        raise ValueError("not all are platform:id")
+    return frozenset((found[1].lower(), found[2]) for found in people if found)
+
+
+def _layers(value: object) -> object:
+    return None if _lower(value) == "all" else value
+
+
+def _folder(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:  # ~somebody, who is not known here
+        raise ValueError(str(error)) from error
+
+
+def _file(path: Path) -> Path:
+    path = _folder(path)
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:  # a name that is too long, or a folder that may not be looked into
+        raise ValueError(str(error)) from error
+    raise ValueError("no such file")
+
+
+def _token(value: object) -> object:
+    text = value.strip() if isinstance(value, str) else value
+    if isinstance(text, str) and not re.fullmatch(r"[!-~]*", text):
+        raise ValueError("not a token")
+    return text or None
+
+
+def _command(value: str) -> str:
+    name = value.strip().lower()
+    name = name if name.startswith("/") else f"/{name}"
+    if not re.fullmatch(r"/[a-z0-9_-]{1,31}", name):
+        raise ValueError("not a slash command")
+    return name
+
+
+def _address(value: object) -> object:
+    return parse_address(value) if isinstance(value, str) else value
+
+
+Choice = BeforeValidator(_lower)
+Folder = Annotated[Path, AfterValidator(_folder), Field(description="a directory")]
+Ids = Annotated[frozenset[tuple[str, str]], BeforeValidator(_people)]
+Token = Annotated[SecretStr | None, BeforeValidator(_token)]
+HttpToken = Annotated[SecretStr, Field(min_length=SHORTEST_TOKEN)]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. A field's description completes the sentence 'it must be ...'."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        enable_decoding=False,
+        extra="ignore",
+        frozen=True,
+        validate_by_name=True,
+    )
+
+    hf_token: Token = Field(None, validation_alias=TOKENS["hf_token"], description="the whole token, without spaces")
+    discord_bot_token: Token = Field(
+        None, validation_alias=TOKENS["discord_bot_token"], description="the whole token, without spaces"
+    )
+    discord_proxy: str | None = Field(None, pattern=r"^https?://\S+$", description="a URL such as http://proxy:3128")
+    slack_bot_token: Token = Field(
+        None, validation_alias=TOKENS["slack_bot_token"], description="a bot token, which begins with xoxb-"
+    )
+    slack_app_token: Token = Field(
+        None, validation_alias=TOKENS["slack_app_token"], description="an app-level token, which begins with xapp-"
+    )
+    slack_command: Annotated[str, AfterValidator(_command)] = Field(
+        "/inhouse", description="a slash and up to 31 lower-case letters, digits, - or _"
+    )
+    slack_api_url: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="a URL such as https://slack-gov.com/api/"
+    )
+
+    model: str = Field("smollm2", min_length=1, description="a catalog name, org/name or a directory")
+    models: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field((), description="names, separated by commas")
+    catalog: Annotated[Path, AfterValidator(_file)] | None = Field(None, description="a TOML file that exists")
+    device: Annotated[Literal["auto", "cpu", "cuda"], Choice] = Field("auto", description="auto, cpu or cuda")
+    dtype: Annotated[Literal["auto", "float16", "bfloat16", "float32"], Choice] = Field(
+        "auto", description="auto, float16, bfloat16 or float32"
+    )
+    gpu_layers: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_layers)] = Field(
+        None, description="all, or how many layers to keep on the GPU, 0 or more"
+    )
+    quantization: Annotated[Literal["none", "8bit", "4bit"], Choice] = Field("none", description="none, 8bit or 4bit")
+    kv_cache_mb: int | None = Field(None, ge=16, le=10_000_000, description="a number of MB, 16 or more")
+    kv_offload_mb: int = Field(0, ge=0, le=10_000_000, description="a number of MB")
+
+    temperature: float = Field(0.7, ge=0, le=2, allow_inf_nan=False, description="a number between 0 and 2")
+    top_p: float = Field(0.95, ge=0.01, le=1, allow_inf_nan=False, description="a number between 0.01 and 1")
+    repetition_penalty: float = Field(1.1, ge=1, le=2, allow_inf_nan=False, description="a number between 1 and 2")
+    max_tokens: int = Field(512, ge=1, le=8192, description="a whole number between 1 and 8192")
+    system_prompt: str | None = Field(None, description="a text")
+
+    admins: Ids = Field(frozenset(), description="people as discord:<id> or slack:<id>, separated by commas")
+    allow: Ids = Field(frozenset(), description="ids as discord:<id> or slack:<id>, separated by commas")
+    deny: Ids = Field(frozenset(), description="ids as discord:<id> or slack:<id>, separated by commas")
+
+    follow_threads: bool = Field(True, description="yes or no")
+    reply_in_thread: bool | None = Field(None, description="yes or no")
+    ambient: int = Field(0, ge=0, le=100, description="a whole number between 0 and 100")
+    attach_over: int = Field(12_000, ge=0, le=1_000_000, description="a number of characters, 0 for never")
+    catchup_messages: int = Field(50, ge=0, le=1000, description="a whole number between 0 and 1000")
+    catchup_age: float = Field(
+        3600, ge=0, le=604_800, allow_inf_nan=False, description="a number of seconds between 0 and 604800"
+    )
+
+    state_dir: Folder = Field(default_factory=lambda: user_state_path("inhouse", appauthor=False))
+    cache_dir: Folder = Field(default_factory=lambda: user_cache_path("inhouse", appauthor=False))
+
+    retention: int = Field(90, ge=0, le=36_500, description="a whole number of days, 0 for ever")
+
+    queue_size: int = Field(64, ge=1, le=100_000, description="a whole number between 1 and 100000")
+    per_user: int = Field(3, ge=1, le=100_000, description="a whole number between 1 and 100000")
+    deadline: float = Field(
+        600, ge=1, le=604_800, allow_inf_nan=False, description="a number of seconds between 1 and 604800"
+    )
+    drain: float = Field(30, ge=0, le=3600, allow_inf_nan=False, description="a number of seconds between 0 and 3600")
+
+    http: Annotated[Address | None, BeforeValidator(_address)] = Field(
+        Address("127.0.0.1", 8321), description="host:port, or off"
+    )
+    http_token: Annotated[HttpToken | None, BeforeValidator(_token)] = Field(
+        None, description=f"{SHORTEST_TOKEN} or more characters without spaces (`openssl rand -hex 24` makes some)"
+    )
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Choice] = Field(
+        "info", description="debug, info, warning or error"
+    )
+    log_format: Annotated[Literal["text", "json"], Choice] = Field("text", description="text or json")
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if self.http is not None and not self.http.loopback and self.http_token is None:
+            raise ValueError(
+                f"INHOUSE_HTTP is {self.http}, which other machines can reach, and there is no INHOUSE_HTTP_TOKEN; set "
+                "one (`openssl rand -hex 24` makes it), or use 127.0.0.1"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The order in which the sources win; the library would let `.env` win over credentials."""
+        return init_settings, env_settings, file_secret_settings, dotenv_settings
+
+
+class Misconfigured(ConfigError):
+    """There are mistakes in the settings: a sentence each. `usable` has defaults where they are."""
+
+    def __init__(self, mistakes: tuple[str, ...], usable: Settings) -> None:
+        lines = [f"{len(mistakes)} mistakes in the configuration:", *(f"- {line}" for line in mistakes)]
+        super().__init__(mistakes[0] if len(mistakes) == 1 else "\n".join(lines))
+        self.mistakes, self.usable = mistakes, usable
+
+
+def variable(name: str) -> str:
+    """The name of the variable that sets the attribute `name` of Settings."""
+    return TOKENS.get(name, PREFIX + name.upper())
+
+
+def secrets(settings: Settings) -> tuple[str, ...]:
+    """The values of all tokens that are set: what must never reach a log."""
+    tokens = (getattr(settings, name) for name in TOKENS)
+    return tuple(token.get_secret_value() for token in tokens if token)
+
+
+def load_settings(**overrides: Any) -> Settings:  # Any: whatever was typed; it is validated like all the rest
+    """The settings; `overrides` are attributes given on the command line, None for those that were not.
+
+    Raises Misconfigured that names every mistake, a line each, with where it was found and what would be right.
+    """
+    assert overrides.keys() <= Settings.model_fields.keys(), f"no such settings: {sorted(overrides)}"
+    given = {name: value for name, value in overrides.items() if value is not None}
+    found = look(_is_ours)
+    mistakes = [*found.mistakes, *_unknown(found.places)]
+    places = found.places | {variable(name): "the command line" for name in given}
+    settings: Settings | None = None
+    while settings is None:  # what is wrong with settings together shows once each of them is right
+        try:
+            settings = Settings(_env_file=found.env_file, _secrets_dir=found.credentials, **given)
+        except ValidationError as error:
+            mistakes += dict.fromkeys(_sentence(detail, places) for detail in error.errors())
+            if _defaults(error).items() <= given.items():
+                raise  # a default that is no default: a mistake of ours
+            given |= _defaults(error)
+    if not mistakes:
+        return settings
+    raise Misconfigured(tuple(mistakes), settings)
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(PREFIX) or name in TOKENS.values()
+
+
+def _unknown(places: dict[str, str]) -> Iterator[str]:
+    """A sentence for every variable that looks like ours and is not."""
+    known = [variable(name).removeprefix(PREFIX) for name in Settings.model_fields]
+    for name, place in places.items():
+        ending = name.removeprefix(PREFIX)
+        if name.startswith(PREFIX) and ending not in known:
+            near = difflib.get_close_matches(ending, known, n=1)
+            advice = f"did you mean {PREFIX}{near[0]}?" if near else "remove it (.env.example lists all settings)"
+            yield f"{name} ({place}) is not a setting; {advice}"
+
+
+def _defaults(error: ValidationError) -> dict[str, object]:
+    """The defaults of what is wrong, by the names under which they win over everything else."""
+    fields = Settings.model_fields
+    wrong = {str(detail["loc"][0]).lower() if detail["loc"] else "http" for detail in error.errors()}
+    # what is wrong with settings together is that other machines could reach the status page
+    found = {name: None if name == "http" else fields[name].get_default(call_default_factory=True) for name in wrong}
+    return {str(fields[name].validation_alias or name): value for name, value in found.items()}
+
+
+def _sentence(detail: ErrorDetails, places: dict[str, str]) -> str:
+    if not detail["loc"]:  # of the settings together: it is a whole sentence
+        return detail["msg"].removeprefix("Value error, ")
+    name = str(detail["loc"][0]).lower()
+    place = places.get(variable(name), "default")
+    value = "not a token" if name in TOKENS else repr(detail["input"])
+    value = value if len(value) < 80 else value[:76] + "..."
+    return f"{variable(name)} ({place}) is {value}; it must be {Settings.model_fields[name].description}"

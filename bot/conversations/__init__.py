@@ -1,0 +1,1 @@
+"""Turns messages into stored turns and queued requests; backfills what was missed."""

@@ -1,0 +1,1 @@
+"""Handles events: commands, buttons, edits, deletions and the bot's presence."""

@@ -1,0 +1,271 @@
+"""Executes commands and buttons.
+
+Returns a Notice, a Refused, or Accepted where the answer comes as a reply. A command that is delivered twice acts once.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from weakref import WeakValueDictionary
+
+from bot.conversations.conversations import Conversations
+from bot.conversations.request_queue import RequestQueue
+from bot.core.info_commands import Records
+from bot.core.settings_commands import Tuning
+from bot.generation.user_messages import counted
+from bot.generation.worker import Worker
+from bot.models.runtime_config import Current
+from bot.replies.replies import Replies
+from bot.storage import Storage
+from bot.types.commands import Command, Who, find, help_text, nearest, value_of
+from bot.types.display_names import as_code
+from bot.types.errors import RequestRefused, StorageError
+from bot.types.messages import (
+    Accepted,
+    ActionKind,
+    ConversationKey,
+    IncomingAction,
+    IncomingCommand,
+    IncomingMessage,
+    MessageDeleted,
+    MessageEdited,
+    Notice,
+    Outcome,
+    Person,
+    Refused,
+    Reply,
+    RequestKind,
+)
+
+RERUN_S = 120.0
+"""How long after a question its change brings the offer of another answer."""
+
+REPEATABLE = frozenset(
+    {"reset", "forget", "model", "temperature", "top_p", "max_tokens", "system", "stop", ActionKind.STOP}
+    | {ActionKind.GOOD, ActionKind.BAD}
+)
+"""What may be done twice: it is noted as done afterwards, so that a crash in between cannot lose it."""
+
+SUBJECTS = {"model": "the model", "temperature": "the temperature", "system": "the instructions"}
+"""Names of settings in a sentence, where the command's own name does not do."""
+
+Handler = Callable[[IncomingCommand, str | None], Awaitable[Outcome]]
+
+
+class Actions:
+    """Acts on commands, buttons, and messages that were edited or deleted."""
+
+    def __init__(
+        self,
+        current: Current,
+        storage: Storage,
+        queue: RequestQueue,
+        worker: Worker,
+        replies: Replies,
+        conversations: Conversations,
+        tuning: Tuning,
+        records: Records,
+        prefixes: Mapping[str, str],
+    ) -> None:
+        self._current, self._storage, self._queue, self._worker = current, storage, queue, worker
+        self._replies, self._conversations, self._prefixes = replies, conversations, prefixes
+        self.redelivered = 0
+        """Commands and buttons that came again and were dropped."""
+        self._unfinished: set[tuple[ConversationKey, str]] = set()  # events stored, but not acted upon
+        self._acting: WeakValueDictionary[tuple[ConversationKey, str], asyncio.Lock] = WeakValueDictionary()
+        self._handlers: dict[str, Handler] = {
+            "ask": self._ask,
+            "regenerate": self._regenerate,
+            "continue": self._continue,
+            "stop": self._stop,
+            "undo": self._undo,
+            "reset": self._reset,
+            "forget": self._forget,
+            "help": self._help,
+            "model": tuning.model,
+            "temperature": tuning.number,
+            "top_p": tuning.number,
+            "max_tokens": tuning.number,
+            "system": tuning.system,
+            "settings": tuning.settings,
+            "status": records.status,
+            "why": records.why,
+            "export": records.export,
+        }
+
+    async def command(self, event: IncomingCommand) -> Outcome:
+        """Act on a command. Raises StorageError."""
+        command = find(event.name)
+        if command is None:
+            return Refused(f"There is no command {as_code(event.name, 40)}{nearest(event.name) or '.'}")
+        try:
+            value = value_of(command, event.args)
+            self._check_right(command, value, event)
+            handler = self._handlers[command.name]
+            if command.name == "ask":  # stored as the message that it is
+                return await handler(event, value)
+            event_id = f"command {event.event_id}"
+            return await self._once(event.key, event_id, lambda: handler(event, value), command.name in REPEATABLE)
+        except RequestRefused as error:
+            return Refused(str(error))
+
+    async def action(self, event: IncomingAction) -> Outcome:
+        """Act on a button. Raises StorageError."""
+        stored = await self._storage.outbox.get(event.reply_id)
+        if stored is None:
+            return Refused("This answer is no longer stored.")
+        asker = stored.reply.asker.id == event.actor.id
+        if not asker and not event.actor.manages_channel and not self._is_admin(event.key.platform, event.actor):
+            asked = stored.reply.asker.name
+            return Refused(
+                f"Only {as_code(asked) if asked else 'the person who asked'} and channel managers can do that here."
+            )
+        try:
+            event_id = f"action {event.event_id}"
+            return await self._once(
+                event.key, event_id, lambda: self._press(event, stored.reply), event.kind in REPEATABLE
+            )
+        except RequestRefused as error:
+            return Refused(str(error))
+
+    async def edited(self, event: MessageEdited) -> Outcome:
+        """A message was changed on the platform: if it was answered just now, another answer is offered."""
+        changed = await self._conversations.edited(event)
+        asked = await self._storage.inbox.of_message(event.key, event.message_id, everywhere=True)
+        if not changed or not asked or time.time() - asked[0].request.accepted_at > RERUN_S:
+            return Accepted()
+        self._replies.offer_rerun(asked[-1].request.request_id)
+        return Accepted()
+
+    async def deleted(self, event: MessageDeleted) -> Outcome:
+        """A message is gone from the platform: what is being written for it stops, and its turns go."""
+        # It may come only now: both were replayed after an outage, or storage failed when it came the first time.
+        await self._storage.inbox.accept(event.key, event.message_id)
+        for request in self._queue.of_conversation(event.key):
+            if request.message_id == event.message_id:
+                await self._worker.stop(request.request_id, unasked=True)
+        return await self._conversations.deleted(event)
+
+    async def _once(
+        self, key: ConversationKey, identity: str, act: Callable[[], Awaitable[Outcome]], repeatable: bool
+    ) -> Outcome:
+        """Act on an event, unless that was done before. One that storage failed half-way is to come again."""
+        event, inbox = (key, identity), self._storage.inbox
+        # One at a time: a copy is only taken for done once the first one is, which may fail yet.
+        async with self._acting.setdefault(event, asyncio.Lock()):
+            done = await inbox.seen(key, identity) if repeatable else not await inbox.accept(key, identity)
+            if done and event not in self._unfinished:
+                self.redelivered += 1
+                return Accepted()
+            self._unfinished.discard(event)
+            try:
+                outcome = await act()
+                if repeatable:
+                    await inbox.accept(key, identity)
+            except StorageError:
+                self._unfinished.add(event)
+                raise
+            return outcome
+
+    async def _press(self, event: IncomingAction, reply: Reply) -> Outcome:
+        if event.kind is ActionKind.STOP:
+            return await self._stop_one(reply.request_id)
+        if event.kind in (ActionKind.GOOD, ActionKind.BAD):
+            await self._storage.outbox.rate(event.reply_id, event.actor.id, event.kind is ActionKind.GOOD)
+            return Notice("Thank you, noted.")
+        kind = RequestKind.CONTINUE if event.kind is ActionKind.CONTINUE else RequestKind.REGENERATE
+        return await self._again(reply.key, reply.question_id, event.actor, kind)
+
+    def _check_right(self, command: Command, value: str | None, event: IncomingCommand) -> None:
+        """Check the role that a change needs; to show something needs none. Raises RequestRefused."""
+        if value is None or command.who is Who.EVERYONE:
+            return
+        may = command.who is Who.CHANNEL and event.actor.manages_channel
+        if may or self._is_admin(event.key.platform, event.actor):
+            return
+        raise RequestRefused(f"Only {command.who} can change {SUBJECTS.get(command.name, command.name)} here.")
+
+    async def _ask(self, event: IncomingCommand, value: str | None) -> Outcome:
+        question = value or ""
+        message = IncomingMessage(
+            key=event.key,
+            message_id=event.event_id,
+            author=event.actor,
+            text=question,
+            sent_at=event.sent_at,
+            addressed=True,
+            remark=f"{as_code(event.actor.name)} asks: {as_code(question, 300)}",  # there is no message that shows it
+        )
+        return await self._conversations.message(message, self._worker.submit)
+
+    async def _regenerate(self, event: IncomingCommand, _: str | None) -> Outcome:
+        last = await self._last(event.key)
+        return await self._again(event.key, last, event.actor, RequestKind.REGENERATE)
+
+    async def _continue(self, event: IncomingCommand, _: str | None) -> Outcome:
+        last = await self._last(event.key)
+        return await self._again(event.key, last, event.actor, RequestKind.CONTINUE)
+
+    async def _again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> Outcome:
+        if any(request.message_id == message_id for request in self._queue.of_conversation(key)):
+            raise RequestRefused("That answer is still being written; stop it first.")
+        turns = await self._storage.history.turns(key, until=message_id)
+        if not turns or turns[-1].message_id != message_id:
+            raise RequestRefused("The question is no longer stored, so I cannot answer it again.")
+        if kind is RequestKind.CONTINUE and not await self._conversations.answer(key, message_id):
+            raise RequestRefused("There is no answer yet to continue.")
+        return await self._conversations.again(key, message_id, actor, kind, self._worker.submit)
+
+    async def _stop(self, event: IncomingCommand, _: str | None) -> Outcome:
+        may_all = event.actor.manages_channel or self._is_admin(event.key.platform, event.actor)
+        mine = [
+            request
+            for request in self._queue.of_conversation(event.key)
+            if may_all or request.author.id == event.actor.id
+        ]
+        stopped = [await self._worker.stop(request.request_id) for request in mine]
+        return Notice("Stopped.") if any(stopped) else Refused("You have no answer in progress here.")
+
+    async def _stop_one(self, request_id: str) -> Outcome:
+        return (
+            Notice("Stopped.") if await self._worker.stop(request_id) else Refused("That answer is already finished.")
+        )
+
+    async def _undo(self, event: IncomingCommand, _: str | None) -> Outcome:
+        for request in self._queue.of_conversation(event.key):
+            await self._worker.stop(request.request_id)
+        turn = await self._storage.history.undo(event.key)
+        if turn is None:
+            return Refused("There is nothing to undo.")
+        return Notice(f"Removed {as_code(turn.text)} and its answer.")
+
+    async def _reset(self, event: IncomingCommand, _: str | None) -> Outcome:
+        hidden = await self._storage.history.reset(event.key)
+        return Notice(f"New conversation. The model no longer reads {counted(hidden, 'earlier message')}.")
+
+    async def _forget(self, event: IncomingCommand, value: str | None) -> Outcome:
+        for request in self._queue.of_conversation(event.key):
+            if value in (None, "all") or request.author.id == event.actor.id:
+                await self._worker.stop(request.request_id)
+        if value in (None, "all"):
+            removed = await self._storage.history.forget(event.key)
+        else:
+            turns = await self._storage.history.turns(event.key, limit=100_000, hidden=True)
+            mine = [turn.message_id for turn in turns if turn.author_id == event.actor.id]
+            chosen = mine[-1:] if value == "last" else mine
+            removed = sum([await self._storage.history.remove_message(event.key, message) for message in chosen])
+        return Notice(f"Deleted {counted(removed, 'stored message')} of this conversation.")
+
+    async def _help(self, event: IncomingCommand, _: str | None) -> Outcome:
+        return Notice(help_text(self._prefixes.get(event.key.platform, "!")))
+
+    async def _last(self, key: ConversationKey) -> str:
+        """The message id of the last question of a conversation. Raises RequestRefused."""
+        last = await self._conversations.last_question(key)
+        if last is None:
+            raise RequestRefused("No question has been asked here yet.")
+        return last.request.message_id
+
+    def _is_admin(self, platform: str, actor: Person) -> bool:
+        """Whether the person is an admin: of the workspace or server, or by INHOUSE_ADMINS."""
+        return actor.manages_workspace or (platform, actor.id) in self._current.settings.admins

@@ -1,0 +1,46 @@
+"""One line about this moment, as platforms show it beside the bot's name.
+
+In: the state of the worker, the queue and, every few seconds, the engine's speed. Out: the line, from memory.
+"""
+
+import asyncio
+
+from bot.conversations.request_queue import RequestQueue
+from bot.generation.worker import Worker
+from bot.types.engine import Engine
+from bot.types.errors import EngineError
+
+WATCH_S = 10.0
+"""How often the engine is asked for its speed, which is that of the last ten seconds."""
+
+
+class Presence:
+    """What is loaded, how fast it is, and how many wait."""
+
+    def __init__(self, queue: RequestQueue, worker: Worker, engine: Engine) -> None:
+        self._queue, self._worker, self._engine = queue, worker, engine
+        self._speed = 0.0
+
+    def line(self) -> str:
+        """'phi-4 · 38 tokens/s · 2 waiting'."""
+        loading, loaded = self._worker.loader.loading, self._worker.loader.loaded
+        if loading is not None:
+            return f"loading {loading.model}, {loading.progress.fraction:.0%}"
+        if loaded is None:
+            return "no model is loaded"
+        parts = [loaded.name]
+        if self._queue.running() and self._speed >= 1:
+            parts.append(f"{self._speed:.0f} tokens/s")
+        if waiting := len(self._queue.waiting()):
+            parts.append(f"{waiting} waiting")
+        return " · ".join(parts)
+
+    async def watch(self) -> None:
+        """Ask for the speed now and then, for ever."""
+        while True:
+            try:
+                busy = self._worker.loader.loaded is not None and bool(self._queue.running())
+                self._speed = (await self._engine.stats()).tokens_per_s if busy else 0.0
+            except EngineError:
+                self._speed = 0.0
+            await asyncio.sleep(WATCH_S)

@@ -1,0 +1,100 @@
+"""The commands that show and change settings: /model, /temperature, /top_p, /max_tokens, /system, /settings.
+
+Settings belong to the channel or thread where they were set; a thread's own win over those of its channel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bot.conversations.conversations import Conversations
+from bot.models.fit import Verdict
+from bot.models.installed_models import Shelf
+from bot.models.runtime_config import Current
+from bot.storage import Storage
+from bot.types.display_names import as_code
+from bot.types.errors import ModelError, RequestRefused
+from bot.types.messages import Choice, IncomingCommand, Notice, Outcome
+
+CLEAR = "clear"
+
+
+class Tuning:
+    """Shows and changes the settings of conversations."""
+
+    def __init__(
+        self,
+        current: Current,
+        storage: Storage,
+        conversations: Conversations,
+        shelf: Shelf,
+    ) -> None:
+        self._current, self._storage = current, storage
+        self._conversations, self._shelf = conversations, shelf
+
+    async def number(self, event: IncomingCommand, value: str | None) -> Outcome:
+        """/temperature, /top_p and /max_tokens: show or set."""
+        if value is None:
+            chosen = await self._storage.history.resolved(event.key)
+            current = getattr(self._conversations.params_of(chosen), event.name)
+            return Notice(f"{event.name} is {current:g} here.")
+        await self._storage.history.set(event.key, event.name, value)
+        return Notice(f"{event.name} is now {value} here.")
+
+    async def system(self, event: IncomingCommand, value: str | None) -> Outcome:
+        """/system: show, set or clear the instructions that the model gets first."""
+        if value is None:
+            chosen = await self._storage.history.resolved(event.key)
+            text = self._conversations.system_of(chosen, self._conversations.model_of(chosen))
+            return Notice(f"The instructions here are:\n\n{text}" if text else "No instructions are set here.")
+        cleared = value.lower() == CLEAR
+        await self._storage.history.set(event.key, "system", None if cleared else value)
+        return Notice("Back to the default instructions." if cleared else "The instructions here are changed.")
+
+    async def model(self, event: IncomingCommand, value: str | None) -> Outcome:
+        """/model: show the models, or choose one for this conversation."""
+        if value is None:
+            model = self._conversations.model_of(await self._storage.history.resolved(event.key))
+            names = self._current.catalog.names
+            lines = [f"{model} answers here. Available models:", *(f"- {self._label(name)}" for name in names)]
+            return Notice("\n".join(lines))
+        try:
+            name = self._current.catalog.choose(value).name
+        except ModelError as error:
+            raise RequestRefused(str(error)) from error
+        fit = self._shelf.fit(name)
+        if fit is not None and fit.verdict is Verdict.WONT_FIT:
+            raise RequestRefused(f"{name} won't fit here: {fit.sentence}")
+        if not self._shelf.has(name):
+            raise RequestRefused(f"{name} is not downloaded yet; run `inhouse pull {name}`.")
+        await self._storage.history.set(event.key, "model", name)
+        return Notice(f"{name} answers here now.{f' {fit.sentence}' if fit else ''}")
+
+    async def settings(self, event: IncomingCommand, _: str | None) -> Outcome:
+        """/settings: what holds here, and where it was set."""
+        own = await self._storage.history.settings(event.key)
+        above = {} if not event.key.thread else await self._storage.history.settings(replace(event.key, thread=""))
+        chosen = {**above, **own}
+        params = self._conversations.params_of(chosen)
+        model = self._conversations.model_of(chosen)
+        system = self._conversations.system_of(chosen, model)
+        values = {
+            "model": model,
+            "temperature": f"{params.temperature:g}",
+            "top_p": f"{params.top_p:g}",
+            "max_tokens": f"{params.max_tokens}",
+            "system": as_code(system) if system else "none",
+        }
+        where = {name: "set here" if name in own else "set for the channel" for name in chosen}
+        return Notice("\n".join(f"- {name}: {text} ({where.get(name, 'default')})" for name, text in values.items()))
+
+    def choices(self, command: str, prefix: str) -> Sequence[Choice]:
+        """Completions of /model: names with what the machine says to them."""
+        if command != "model":
+            return ()
+        names = [name for name in self._current.catalog.names if prefix.lower() in name.lower()]
+        return tuple(Choice(self._label(name)[:100], name) for name in names[:25])
+
+    def _label(self, name: str) -> str:
+        fit = self._shelf.fit(name)
+        verdict = f" · {fit.verdict}" if fit is not None else ""
+        return f"{name}{verdict}{'' if self._shelf.has(name) else ' · not downloaded'}"

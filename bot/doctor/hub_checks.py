@@ -1,0 +1,78 @@
+"""The Hugging Face hub: whether it can be asked, whether it knows our token, and whether it would give us the models.
+
+In: settings. Out: findings. Asked about are only those models that are wanted and not here; nothing is fetched.
+"""
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from bot.config.settings import Settings
+from bot.doctor.model_checks import wanted
+from bot.models.hub_client import Hub
+from bot.models.hub_errors import HubUnreachable
+from bot.models.model_spec import ModelSpec
+from bot.models.pull import WHEELS, installed
+from bot.types.display_names import one_line
+from bot.types.errors import ConfigError, ModelError
+from bot.types.findings import Finding, State, ok, told
+
+
+def account(settings: Settings) -> Iterator[Finding]:
+    """The token, or that there is none."""
+    if _offline():
+        yield ok("hub", "not contacted, since HF_HUB_OFFLINE is set; downloaded models still work")
+        return
+    hub = Hub(settings)
+    try:
+        name = hub.account()
+    except HubUnreachable as error:
+        yield told("hub", State.WARNING, str(error))
+    except ModelError as error:
+        yield told("hub token", State.WRONG, str(error))
+    else:
+        found = f"valid, of the account {one_line(name)}" if name else "none is set; only gated models need one"
+        yield ok("hub token", found)
+
+
+def access(settings: Settings) -> Iterator[Finding]:
+    """Whether what is still to be fetched could be."""
+    if _offline():
+        return
+    for spec in _missing(settings):
+        check = f"access to {spec.name}"
+        try:
+            Hub(settings).check_access(spec)
+        except HubUnreachable as error:
+            if spec.repo in WHEELS:
+                yield ok(check, "the hub cannot be reached, but the Python package index has this model, too")
+                continue
+            yield told(check, State.WARNING, str(error))
+        except ModelError as error:
+            yield told(check, State.WRONG, str(error))
+        else:
+            yield ok(check, f"{spec.repo} can be downloaded")
+
+
+def clock() -> dict[str, tuple[str, str | None]]:
+    """Where to ask for the time, and through which proxy, by name; nothing while it must not be asked."""
+    if _offline():
+        return {}
+    from huggingface_hub import constants
+
+    parts = urlsplit(constants.ENDPOINT)
+    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    return {"the hub": (constants.ENDPOINT, proxy)}
+
+
+def _missing(settings: Settings) -> list[ModelSpec]:
+    try:
+        return [spec for spec in wanted(settings) if spec.repo and not installed(spec, settings)]
+    except ConfigError:  # told by the check of the catalog
+        return []
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)

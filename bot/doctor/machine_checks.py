@@ -1,0 +1,157 @@
+"""This machine: Python, memory, torch, and whether the GPU, its driver and torch's build of CUDA go together.
+
+In: what torch told (`probe`), what lies in /dev, /proc and /sys, and INHOUSE_DEVICE. Out: findings. A machine without a
+GPU is well as it is, unless one was asked for.
+"""
+
+import asyncio
+import platform
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bot.doctor.check_runner import Findings
+from bot.doctor.torch_probe import Torch, ask
+from bot.models.hardware import MB
+from bot.types.findings import Finding, State, ok, warning, wrong
+
+OLDEST_PYTHON = (3, 11)
+LEAST_RAM_MB = 1500
+NVIDIA, DISPLAY = "0x10de", "0x03"
+"""Of PCI: the maker, and how the class of what draws or computes begins."""
+
+NO_CUDA = "Install a build of torch with CUDA (`make clean`, then `make run` without a TORCH_INDEX for CPUs)"
+SEE_SMI = "Run `nvidia-smi`, and restart the machine if its driver was just updated."
+
+
+class Looked:
+    """What torch tells, asked once for all the checks that want it."""
+
+    def __init__(self, ask: Callable[[], Coroutine[Any, Any, Torch]] = ask) -> None:  # Any: asyncio's own
+        self._ask = ask
+        self._task: asyncio.Task[Torch] | None = None
+
+    async def torch(self) -> Torch:
+        """What torch tells."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._ask())
+        return await asyncio.shield(self._task)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What there is of an NVIDIA GPU besides what torch says: the card, its driver, and the two kinds of devices."""
+
+    card: bool
+    driver: bool
+    device: bool
+    uvm: bool
+
+    @classmethod
+    def of(cls, root: Path = Path("/")) -> "Card":
+        """As it is in the files of this machine."""
+        slots = (root / "sys/bus/pci/devices").glob("*")
+        device = any((root / "dev").glob("nvidia[0-9]*"))
+        return cls(
+            card=device or any(_read(slot / "vendor") == NVIDIA and _is_display(slot) for slot in slots),
+            driver=(root / "proc/driver/nvidia/version").exists(),
+            device=device,
+            uvm=(root / "dev/nvidia-uvm").exists(),
+        )
+
+
+def python() -> Iterator[Finding]:
+    """Which Python runs this."""
+    found = f"{platform.python_version()} in {sys.prefix}"
+    if sys.version_info < OLDEST_PYTHON:
+        yield wrong("Python", found, "Inhouse needs 3.11 or newer: `make clean`, then `make run PYTHON=python3.11`.")
+    elif sys.prefix == sys.base_prefix:
+        yield warning(
+            "Python", f"{found}, which is not a virtual environment", "Use a virtual environment; `make run` makes one."
+        )
+    else:
+        yield ok("Python", found)
+
+
+def memory() -> Iterator[Finding]:
+    """RAM."""
+    ram = psutil.virtual_memory()
+    found = f"{ram.total // MB:,} MB, {ram.available // MB:,} MB free"
+    if ram.available // MB < LEAST_RAM_MB:
+        yield warning("memory", found, "The smallest model needs 1.5 GB: stop other programs.")
+    else:
+        yield ok("memory", found)
+
+
+async def graphics(looked: Looked, device: str, root: Path = Path("/")) -> Findings:
+    """torch and the GPU."""
+    torch = await looked.torch()
+    for finding in judged(torch, Card.of(root), device):
+        yield finding
+
+
+def judged(torch: Torch, card: Card, device: str) -> Iterator[Finding]:
+    """What torch and the card add up to, for INHOUSE_DEVICE=`device`."""
+    if torch.hardware is None:
+        yield wrong(
+            "torch", f"it cannot be imported: {torch.trouble}", "Install it again: `make clean`, then `make run`."
+        )
+        return
+    yield ok("torch", f"{torch.version}, built {f'for {torch.built_for}' if torch.cuda else 'without CUDA'}")
+    if device == "cpu":
+        yield ok("GPU", "not used, since INHOUSE_DEVICE=cpu is set")
+    elif torch.gpus and not torch.trouble:
+        hardware = torch.hardware
+        count = f"{len(torch.gpus)} of them, of which the first is used; " if len(torch.gpus) > 1 else ""
+        room = f"{hardware.vram_total_mb:,} MB, {hardware.vram_free_mb:,} MB free"
+        driver = f"; its driver supports CUDA {torch.driver_cuda}" if torch.driver_cuda else ""
+        yield ok("GPU", f"{torch.gpus[0]}, {count}{room}{driver}")
+    elif not card.card and not torch.driver_cuda:
+        if device == "cuda":
+            yield wrong("GPU", "INHOUSE_DEVICE=cuda is set, but there is no GPU", "Set it to auto or cpu.")
+        else:
+            yield ok("GPU", "none; the CPU is used")
+    else:
+        yield _unused(torch, card, State.WRONG if device == "cuda" else State.WARNING)
+    if card.device and not card.uvm and device != "cpu":
+        fix = (
+            "`sudo modprobe nvidia-uvm` loads the module; systemd/modules-load.conf, as /etc/modules-load.d/"
+            "inhouse.conf, does it at every start of the machine."
+        )
+        yield warning("GPU memory", "/dev/nvidia-uvm is missing, and CUDA needs it", fix)
+
+
+def _unused(torch: Torch, card: Card, state: State) -> Finding:
+    """There is a GPU, and it cannot be used."""
+    if not torch.cuda:
+        return Finding("GPU", state, f"there is one, but torch {torch.version} was built without CUDA", f"{NO_CUDA}.")
+    if not card.driver and not torch.driver_cuda:
+        fix = "Install NVIDIA's driver, so that `nvidia-smi` shows the GPU; start a container with --gpus all."
+        return Finding("GPU", state, "there is one, but its driver is not loaded", fix)
+    if _major(torch.driver_cuda) < _major(torch.cuda):
+        found = f"its driver supports CUDA up to {torch.driver_cuda or '?'}, but torch was built for {torch.cuda}"
+        fix = f"Update NVIDIA's driver, or install a build of torch for CUDA {torch.driver_cuda or 'as old as that'}."
+        return Finding("GPU", state, found, fix)
+    if "kernel image" in torch.trouble:
+        found = f"torch {torch.version} does not support this GPU ({', '.join(torch.gpus)})"
+        return Finding("GPU", state, found, "Install a build of torch for a CUDA version that supports this GPU.")
+    return Finding("GPU", state, f"torch cannot use it: {torch.trouble}", SEE_SMI)
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0]) if version[:1].isdecimal() else 0
+
+
+def _is_display(slot: Path) -> bool:
+    return _read(slot / "class").startswith(DISPLAY)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,167 @@
+"""The models: what the catalog says, which of them lie on this disk whole, and whether they fit this machine.
+
+In: settings, and what torch told of the hardware. Out: findings about the model of INHOUSE_MODEL and about each that
+INHOUSE_MODELS names; of the rest of the catalog only which are here. Nothing is loaded, fetched or changed.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from bot.config.settings import Settings
+from bot.doctor.check_runner import Findings, aside
+from bot.doctor.machine_checks import Looked
+from bot.models import model_directory
+from bot.models.catalog import Catalog
+from bot.models.fit import Verdict, fits
+from bot.models.hardware import Hardware
+from bot.models.hub_client import SPARE_BYTES, Hub
+from bot.models.model_spec import ModelSpec
+from bot.models.model_table import human
+from bot.models.pull import installed
+from bot.types.errors import ConfigError, ModelError
+from bot.types.findings import Finding, State, ok, told, warning, wrong
+
+HEADER_LENGTH = 8
+"""A safetensors file begins with the length of its JSON header in so many bytes."""
+
+
+def wanted(settings: Settings) -> list[ModelSpec]:
+    """The models that the settings name, the default first. Raises ConfigError."""
+    catalog = Catalog.of(settings)
+    names = [catalog.default, *(catalog.names if settings.models else ())]
+    return [catalog.get(name) for name in dict.fromkeys(names)]
+
+
+def catalog(settings: Settings) -> Iterator[Finding]:
+    """Whether the names and the file make sense, and what else of the catalog is here."""
+    try:
+        made = Catalog.of(settings)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            yield told("catalog", State.WRONG, line.strip())
+        return
+    here = [spec.name for spec in made if installed(spec, settings)]
+    yield ok("catalog", f"{len(list(made))} models; downloaded: {', '.join(here) or 'none'}")
+
+
+def cached(settings: Settings, *, serving: bool) -> Iterator[Finding]:
+    """Whether what is wanted is here, whole. `serving`: there is a platform to serve, so it is needed."""
+    for spec in _wanted_or_none(settings):
+        default = spec.name == _wanted_or_none(settings)[0].name
+        yield _on_disk(spec, settings, State.WRONG if default and serving else State.WARNING)
+
+
+def _on_disk(spec: ModelSpec, settings: Settings, otherwise: State) -> Finding:
+    check = f"model {spec.name}"
+    folder = installed(spec, settings)
+    if folder is None:
+        parts = "".join(f"; {_lack(each)}" for each in Hub(settings).folders(spec)[:1]) if spec.repo else ""
+        return Finding(check, otherwise, f"not downloaded{parts}", f"Run `inhouse pull {spec.name}`.")
+    if damage := damage_of(folder):
+        fix = f"Copy it to {folder} again."
+        if spec.repo:
+            fix = f"Run `inhouse remove {spec.name}`, then `inhouse pull {spec.name}`."
+        return Finding(check, otherwise, f"damaged: {damage}", fix)
+    size = sum((folder / name).stat().st_size for name in model_directory.weight_files(folder))
+    return ok(check, f"downloaded, {human(size, 'B')} in {folder}")
+
+
+def damage_of(folder: Path) -> str:
+    """What is wrong with the files of a model, '' if nothing shows (not every byte is looked at)."""
+    try:
+        model_directory.read_json(folder / model_directory.CONFIG)
+        if (folder / "tokenizer.json").is_file():
+            model_directory.read_json(folder / "tokenizer.json")
+    except ModelError as error:
+        return str(error).partition("; ")[0]
+    for name in model_directory.weight_files(folder):
+        if short := _shortage(folder / name):
+            return short
+    return ""
+
+
+def _shortage(file: Path) -> str:
+    """How a safetensors file differs from what its own header says of its length."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as content:
+            length = int.from_bytes(content.read(HEADER_LENGTH), "little")
+            header = json.loads(content.read(length) if length < size else b"")
+        ends = [int(each["data_offsets"][1]) for name, each in header.items() if name != "__metadata__"]
+    except OSError as error:
+        return f"{file.name} cannot be read ({error.strerror})"
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return f"{file.name} is no safetensors file"
+    whole = HEADER_LENGTH + length + max(ends, default=0)
+    return "" if size == whole else f"{file.name} has {size:,} bytes instead of {whole:,}"
+
+
+def disk(settings: Settings) -> Iterator[Finding]:
+    """Whether what is still to be fetched has room."""
+    from huggingface_hub import constants
+
+    place = Path(constants.HF_HUB_CACHE)
+    needed = sum(spec.download for spec in _wanted_or_none(settings) if not installed(spec, settings))
+    free = shutil.disk_usage(existing(place)).free
+    found = f"{human(free, 'B')} free in {place}"
+    if free < needed + SPARE_BYTES:
+        found += f", and {human(needed, 'B')} of models still to download" if needed else ""
+        yield warning("disk of models", found, "Free some space, or set HF_HOME to a directory on a larger disk.")
+    else:
+        yield ok("disk of models", found)
+
+
+async def fit(settings: Settings, looked: Looked, *, running: bool) -> Findings:
+    """Whether what is wanted fits. `running`: an Inhouse of this state is, and its model takes its share of memory."""
+    hardware = (await looked.torch()).hardware
+    if hardware is None:
+        return
+    if settings.device == "cpu":
+        hardware = replace(hardware, gpu="")
+    for number, spec in enumerate(await aside(lambda: _wanted_or_none(settings))):
+        yield _fitting(spec, settings, hardware, running=running, default=number == 0)
+
+
+def _fitting(spec: ModelSpec, settings: Settings, hardware: Hardware, *, running: bool, default: bool) -> Finding:
+    machine = emptied(hardware) if running else hardware
+    found = fits(spec, machine, settings.dtype, settings.quantization, settings.gpu_layers, settings.kv_cache_mb)
+    check, sentence = f"fit of {spec.name}", found.sentence.rstrip(".")
+    if running and found.verdict in (Verdict.FITS, Verdict.TIGHT):
+        all_of_it = f"of {found.available_mb:,} MB, part of which the running Inhouse uses"
+        sentence = f"{sentence.partition(';')[0]}, {all_of_it}"
+    if found.verdict in (Verdict.FITS, Verdict.UNKNOWN):
+        return ok(check, sentence)
+    if found.verdict is Verdict.TIGHT:
+        return warning(check, sentence, "Free some memory, or choose a smaller model (`inhouse models`).")
+    smaller = "INHOUSE_QUANTIZATION=4bit or INHOUSE_GPU_LAYERS may make it fit" if hardware.gpu else "a GPU may hold it"
+    fix = f"Choose a smaller model (`inhouse models`); {smaller}."
+    return (wrong if default else warning)(check, sentence, fix)
+
+
+def emptied(hardware: Hardware) -> Hardware:
+    """The machine as if nothing ran on it."""
+    return replace(hardware, vram_free_mb=hardware.vram_total_mb, ram_free_mb=hardware.ram_total_mb)
+
+
+def existing(path: Path) -> Path:
+    """The nearest directory above that is there."""
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def _wanted_or_none(settings: Settings) -> list[ModelSpec]:
+    """As `wanted`; what is wrong with the names is told by `catalog`."""
+    try:
+        return wanted(settings)
+    except ConfigError:
+        return []
+
+
+def _lack(folder: Path) -> str:
+    try:
+        model_directory.check(folder)
+    except ModelError as error:
+        return str(error).rstrip(".")
+    return ""

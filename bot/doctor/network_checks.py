@@ -1,0 +1,168 @@
+"""What is between this machine and the rest: proxies, the clock, and the address of the status page.
+
+In: settings, the environment, and addresses of those that we talk to anyway. Out: findings. Passwords in the address of
+a proxy are not shown.
+"""
+
+import asyncio
+import errno
+import ipaddress
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import aiohttp
+
+from bot.config.address import Address
+from bot.config.settings import Settings
+from bot.doctor.check_runner import Findings
+from bot.types.findings import Finding, State, ok, reason, warning, wrong
+
+PATIENCE_S = 8.0
+SKEW_S = 60.0
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+async def proxies(settings: Settings) -> Findings:
+    """Which proxies are set, and whether something answers there."""
+    found: dict[str, str] = {}
+    for kind, url in getproxies().items():
+        if kind != "no":
+            found.setdefault(url, f"{kind.upper()}_PROXY")
+    if settings.discord_proxy:
+        found[settings.discord_proxy] = "INHOUSE_DISCORD_PROXY"
+    if not found:
+        yield ok("proxy", "none is set")
+    for url, name in found.items():
+        yield await _proxy(name, url)
+
+
+async def _proxy(name: str, url: str) -> Finding:
+    parts = urlsplit(url if "//" in url else f"//{url}")
+    try:
+        host, port = parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme, 80)
+    except ValueError:
+        return wrong("proxy", f"{name} has no usable port", f"Set {name} to a URL such as http://proxy:3128.")
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            _, writer = await asyncio.open_connection(host, port)
+            writer.close()
+    except (OSError, TimeoutError) as error:
+        fix = f"Start that proxy, correct {name}, or unset it."
+        return wrong("proxy", f"{name} names {host}:{port}, which cannot be reached ({reason(error)})", fix)
+    return ok("proxy", f"{name}: {host}:{port} answers")
+
+
+async def clock(
+    asked: Mapping[str, tuple[str, str | None]], now: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> Findings:
+    """How far this clock is from that of whoever answers first. `asked`: name -> address and the proxy to it."""
+    if not asked:
+        yield ok("clock", "not compared: there is no server to ask")
+        return
+    for name, (url, proxy) in asked.items():
+        try:
+            async with _answer(url, proxy=proxy) as response:
+                theirs = parsedate_to_datetime(response.headers["Date"])
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError):
+            continue
+        yield _skew((now() - theirs).total_seconds(), name)
+        return
+    fix = "If answers come late or tokens are refused, see `timedatectl`."
+    yield warning("clock", f"not compared: no answer from {' or '.join(asked)}", fix)
+
+
+def _skew(seconds: float, name: str) -> Finding:
+    if abs(seconds) <= SKEW_S:
+        return ok("clock", f"it agrees with {name}'s")
+    way = "ahead of" if seconds > 0 else "behind"
+    amount = f"{abs(seconds):,.0f} s" if abs(seconds) < 7200 else f"{abs(seconds) / 3600:,.0f} hours"
+    fix = "Have it set over the network: `timedatectl set-ntp true`, or whatever keeps the host's clock."
+    return warning("clock", f"it is {amount} {way} {name}'s", fix)
+
+
+async def status_page(settings: Settings, *, running: bool) -> Findings:
+    """Whether the page can be had at INHOUSE_HTTP, or who else is there."""
+    address = settings.http
+    if address is None:
+        yield ok("status page", "off")
+        return
+    if address.port == 0:
+        yield ok("status page", f"at any free port of {address.host}; the log says which")
+        return
+    answer = await _page(address)
+    if answer is not None:
+        for finding in _served(address, answer, running=running):
+            yield finding
+        return
+    free = _free(address)
+    yield free
+    if free.state is State.OK and not address.loopback:
+        fix = "Beyond a network that you trust, put a proxy with TLS before it."
+        yield ok("status page", f"{address} asks for the token of INHOUSE_HTTP_TOKEN, in plain HTTP", fix)
+
+
+async def _page(address: Address) -> tuple[bool, str] | None:
+    """Whether it is an Inhouse that answers there, and what it says of itself; None if nobody listens."""
+    try:
+        async with _answer(f"http://{_reachable(address)}/readyz") as response:
+            return response.headers.get("Server") == "Inhouse", (await response.text()).strip()[:200]
+    except aiohttp.ClientConnectorError:
+        return None
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        return False, ""
+
+
+def _served(address: Address, answer: tuple[bool, str], *, running: bool) -> Iterator[Finding]:
+    ours, said = answer
+    if not ours:
+        fix = "Set INHOUSE_HTTP to another port, or to off; Inhouse would go on without it."
+        yield warning("status page", f"another program answers at {address}", fix)
+    elif not running:
+        fix = "Set INHOUSE_HTTP to another port: two cannot have the same."
+        yield warning("status page", f"an Inhouse with another state directory has {address}", fix)
+    else:
+        yield ok("status page", f"http://{_reachable(address)}/ is served by the one that is running")
+        if said == "ready":
+            yield ok("readiness", "a question would be answered now")
+        else:
+            yield warning("readiness", said or "it does not say", "If that lasts, see its log.")
+
+
+def _free(address: Address) -> Finding:
+    """Whether we could listen there."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind((address.host, address.port))
+    except OSError as error:
+        if error.errno == errno.EACCES:
+            fix = "Set INHOUSE_HTTP to a port above 1023."
+        elif error.errno == errno.EADDRINUSE:
+            fix = "Set INHOUSE_HTTP to another port, or to off."
+        else:
+            fix = "Set INHOUSE_HTTP to an address of this machine, as 127.0.0.1:8321, or to off."
+        return warning("status page", f"{address} cannot be had ({reason(error)})", fix)
+    return ok("status page", f"{address} is free for it")
+
+
+def _reachable(address: Address) -> Address:
+    """The address to ask at for one that stands for all of this machine's."""
+    try:
+        anywhere = ipaddress.ip_address(address.host).is_unspecified
+    except ValueError:
+        anywhere = False
+    return Address("127.0.0.1", address.port) if anywhere else address
+
+
+@asynccontextmanager
+async def _answer(url: str, **more: Any) -> AsyncIterator[aiohttp.ClientResponse]:  # Any: aiohttp's own
+    timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
+    async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url, **more) as response:
+        yield response

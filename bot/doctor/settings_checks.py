@@ -1,0 +1,37 @@
+"""The settings: every mistake in them, and whether other users of this machine can read the tokens in `.env`.
+
+In: the mistakes that were found. Out: findings.
+"""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bot.config.settings import TOKENS
+from bot.types.findings import Finding, State, ok, told, warning
+
+ENV_FILE = Path(".env")
+
+
+def configuration(mistakes: Sequence[str]) -> Iterator[Finding]:
+    """What is wrong with the settings."""
+    for mistake in mistakes:
+        yield told("settings", State.WRONG, mistake)
+    if not mistakes:
+        where = f"{ENV_FILE.absolute()} and the environment" if ENV_FILE.is_file() else "the environment"
+        yield ok("settings", f"no mistakes in {where}")
+
+
+def env_file() -> Iterator[Finding]:
+    """Whether `.env` keeps its tokens to itself."""
+    if os.name != "posix" or not ENV_FILE.is_file():
+        return
+    mode = stat.S_IMODE(ENV_FILE.stat().st_mode)
+    try:
+        text = ENV_FILE.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):  # told with the settings
+        return
+    if mode & 0o077 and any(f"{name}=" in text.replace(" ", "") for name in TOKENS.values()):
+        found = f"other users of this machine can read the tokens in {ENV_FILE.absolute()} (mode {mode:o})"
+        yield warning(".env", found, f"`chmod 600 {ENV_FILE.absolute()}`")

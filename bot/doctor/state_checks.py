@@ -1,0 +1,114 @@
+"""Check the state directory: whether it can be used, is private, is in use, has room, and has a sound database.
+
+Nothing is written; a running Inhouse is not disturbed.
+"""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from bot.config.settings import Settings
+from bot.doctor.model_checks import existing
+from bot.models.model_table import human
+from bot.storage import Examination, examine_database, is_held
+from bot.types.errors import ConfigError, InhouseError
+from bot.types.findings import Finding, State, ok, reason, told, warning, wrong
+
+FULL_BYTES = 20_000_000
+TIGHT_BYTES = 1_000_000_000
+ANOTHER = "or set INHOUSE_STATE_DIR to another directory"
+
+
+def running(settings: Settings) -> bool:
+    """Whether an Inhouse is running on this state."""
+    try:
+        return is_held(settings.state_dir)
+    except (OSError, ConfigError):
+        return False
+
+
+def directory(settings: Settings) -> Iterator[Finding]:
+    """Whether it is there or can be made, can be written, and is for its owner alone."""
+    place = settings.state_dir
+    try:
+        above = existing(place)
+    except OSError as error:
+        yield wrong(
+            "state", f"{place} cannot be accessed ({reason(error)})", f"Look as the user that runs it, {ANOTHER}."
+        )
+        return
+    if above != place and place.is_symlink():
+        yield wrong("state", f"{place} is a link to a directory that does not exist", f"Remove it, {ANOTHER}.")
+    elif not above.is_dir():
+        yield wrong("state", f"{above} is not a directory", f"Move it away, {ANOTHER}.")
+    elif not os.access(above, os.W_OK | os.X_OK):
+        which = f"{place} cannot be written" if above == place else f"{place} cannot be made in {above}"
+        yield wrong("state", f"{which} by this user", f"Make it writable for the user that runs Inhouse, {ANOTHER}.")
+    elif above != place:
+        yield ok("state", f"{place} is not there yet, and will be made")
+    elif os.name == "posix" and (mode := stat.S_IMODE(place.stat().st_mode)) & 0o077:
+        found = f"other users of this machine can read {place} (mode {mode:o}), which holds what people wrote"
+        yield warning("state", found, f"`chmod 700 {place}`")
+    else:
+        yield ok("state", f"{place}, for its owner alone")
+    if above == place and place.is_dir():
+        yield _lock(settings)
+
+
+def _lock(settings: Settings) -> Finding:
+    try:
+        if is_held(settings.state_dir):
+            return ok("instance", "an Inhouse is running on this state")
+    except ConfigError as error:
+        return told("instance", State.WRONG, str(error))
+    except OSError as error:
+        lock = settings.state_dir / "lock"
+        return warning("instance", f"{lock} cannot be read ({reason(error)})", "Look as the user that runs Inhouse.")
+    return ok("instance", "none is running on this state now")
+
+
+def disk(settings: Settings) -> Iterator[Finding]:
+    """Room."""
+    try:
+        place = existing(settings.state_dir)
+    except OSError:  # told by `directory`
+        return
+    free = shutil.disk_usage(place).free
+    found = f"{human(free, 'B')} free in {place}"
+    if free < FULL_BYTES:
+        yield wrong("disk of state", f"{found}: nothing more can be stored, so nothing is answered", "Make room.")
+    elif free < TIGHT_BYTES:
+        yield warning("disk of state", found, "Make room before it is full: what cannot be stored is not answered.")
+    else:
+        yield ok("disk of state", found)
+
+
+def database(settings: Settings) -> Iterator[Finding]:
+    """Whether what is stored is sound, and of a version that can be gone on with."""
+    try:
+        seen = examine_database(settings.state_dir)
+    except InhouseError as error:
+        yield told("database", State.WRONG, str(error))
+        return
+    if seen is None:
+        yield ok("database", "none yet; the first start makes it")
+    else:
+        yield _judged(seen, settings.state_dir / "inhouse.db")
+
+
+def _judged(seen: Examination, path: Path) -> Finding:
+    if seen.verdict != "ok":
+        fix = (
+            f"Stop Inhouse and move {path} away with the files beside it that start with its name; then restore a "
+            "backup in its place, or start again with an empty history."
+        )
+        return wrong("database", f"{path} is damaged: {' '.join(seen.verdict.split())}", fix)
+    if seen.mismatch:
+        return told("database", State.WRONG, seen.mismatch)
+    unused = f", {human(seen.free, 'B')} of them unused" if seen.free else ""
+    sound = f"sound, {human(seen.bytes, 'B')}{unused}"
+    if seen.newest:
+        return ok("database", sound)
+    return ok("database", f"{sound}; its tables are older than this version, and the next start brings them up to date")

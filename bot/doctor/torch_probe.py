@@ -1,0 +1,90 @@
+"""What torch sees of the GPU, asked in a one-shot process: `python -m bot.doctor.torch_probe` prints it as JSON.
+
+Out: `Torch`, with the `Hardware` in it that models are judged by. Promise: torch is never loaded into the doctor's own
+process, and nothing that torch or a driver does, a crash included, comes out as anything but a sentence in `trouble`.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import sys
+import warnings
+from dataclasses import asdict, dataclass, fields
+
+from bot.models.hardware import Hardware, child_environment, detect
+
+
+@dataclass(frozen=True, slots=True)
+class Torch:
+    """torch as it is installed. `cuda`: the CUDA that it was built for, '' for none; `driver_cuda`: the newest one that
+    the driver can serve, '' without a driver; `gpus`: names. `trouble`: why nothing, or not the GPU, can be used."""
+
+    version: str = ""
+    cuda: str = ""
+    driver_cuda: str = ""
+    gpus: tuple[str, ...] = ()
+    trouble: str = ""
+    hardware: Hardware | None = None
+
+    @property
+    def built_for(self) -> str:
+        """CUDA or ROCm, with its version."""
+        return self.cuda if self.cuda.startswith("ROCm") else f"CUDA {self.cuda}"
+
+
+async def ask() -> Torch:
+    """Ask a one-shot process; takes some seconds. Cancelling ends it."""
+    pipe = asyncio.subprocess.PIPE
+    command = (sys.executable, "-m", "bot.doctor.torch_probe")
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=child_environment())
+    try:
+        printed, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    lines = printed.decode(errors="replace").splitlines()
+    if process.returncode or not lines:
+        last = (errors.decode(errors="replace").strip().splitlines() or [f"exit status {process.returncode}"])[-1]
+        return Torch(trouble=last)
+    found = json.loads(lines[-1])
+    hardware = Hardware(**found.pop("hardware"))
+    return Torch(**{**found, "gpus": tuple(found["gpus"])}, hardware=hardware)
+
+
+def look() -> Torch:
+    """Look at torch here. Imports it."""
+    import torch
+
+    cuda = torch.version.cuda or (f"ROCm {torch.version.hip}" if torch.version.hip else "")
+    gpus: list[str] = []
+    trouble = ""
+    if cuda:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.cuda.init()  # unlike is_available() it says why not
+                gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+                torch.ones(1, device="cuda").add(1).item()  # a build without kernels for this GPU fails only here
+        except Exception as error:
+            trouble = str(error).strip().partition("\n")[0]
+    hardware = detect("cpu" if trouble else "auto")
+    return Torch(str(torch.__version__), cuda, driver_cuda(), tuple(gpus), trouble, hardware)
+
+
+def driver_cuda() -> str:
+    """The newest CUDA that NVIDIA's driver here can serve, as '12.4'; '' without a driver."""
+    try:
+        number = ctypes.c_int()
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)):
+            return ""
+    except (OSError, AttributeError):
+        return ""
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
+if __name__ == "__main__":
+    seen = look()
+    print(json.dumps({field.name: getattr(seen, field.name) for field in fields(seen)}, default=asdict))

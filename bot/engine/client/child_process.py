@@ -1,0 +1,181 @@
+"""A started engine process and the connection to it.
+
+In: nothing but the wish to have one (`Link.open`). Out: messages, and in the end how it ended. The child's output is
+logged line by line; a child that does not say the right hello is refused; a child that outlives its welcome is killed.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from bot.config.settings import TOKENS
+from bot.engine.client import protocol
+from bot.engine.client.protocol import Hello, Message, ProtocolError, ToParent
+from bot.types.errors import EngineDied
+
+HELLO_SECONDS = 60.0
+GRACE_SECONDS = 5.0
+STILLBORN = "The engine's process ended before it was ready; the log says why."
+PRIVATE = (*TOKENS.values(), "HUGGING_FACE_HUB_TOKEN")
+"""What the child has no use for: every token, also under a name that only the hub's library knows."""
+
+log = logging.getLogger("inhouse.engine")
+
+
+class Link:
+    """One child process, from its hello to its end."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        logging_task: "asyncio.Task[None]",
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._logging = logging_task
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    @classmethod
+    async def open(cls) -> "Link":
+        """Start a child and wait for its hello. Raises EngineDied if there is none to be had."""
+        secret = secrets.token_hex(32)
+        arrived: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
+        arrived = asyncio.get_running_loop().create_future()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if not arrived.done() and await _says_hello(reader, secret) and not arrived.done():
+                arrived.set_result((reader, writer))
+            else:
+                writer.close()
+
+        try:
+            server = await asyncio.start_server(accept, "127.0.0.1", 0)
+            try:
+                process = await _start(server.sockets[0].getsockname()[1], secret)
+            except BaseException:
+                server.close()
+                raise
+        except OSError as error:  # no memory, or too many processes or open files
+            raise EngineDied(f"The engine's process cannot be started: {error.strerror or error}.") from error
+        logging_task = asyncio.create_task(_log_output(process))
+        ended = asyncio.create_task(process.wait())
+        ended.add_done_callback(lambda _: None if arrived.done() else arrived.set_exception(EngineDied(STILLBORN)))
+        try:
+            reader, writer = await asyncio.wait_for(arrived, HELLO_SECONDS)
+        except BaseException as error:
+            await _end(process, 0.0)
+            await logging_task
+            if isinstance(error, TimeoutError):
+                raise EngineDied(STILLBORN) from error
+            raise
+        finally:
+            ended.cancel()
+            server.close()
+        return cls(process, reader, writer, logging_task)
+
+    async def send(self, message: Message) -> None:
+        """Send it. Raises EngineDied if the connection is gone, ProtocolError if the message is too long."""
+        try:
+            self._writer.write(protocol.frame(message))
+            await self._writer.drain()
+        except (OSError, RuntimeError) as error:
+            raise EngineDied("The engine's process is gone.") from error
+
+    async def receive(self) -> ToParent | None:
+        """The next message; None when the connection ended. Raises ProtocolError."""
+        try:
+            header = await self._reader.readexactly(protocol.HEADER)
+            body = await self._reader.readexactly(protocol.body_length(header))
+        except (asyncio.IncompleteReadError, OSError):
+            return None
+        return protocol.read_by_parent(body)
+
+    def kill(self) -> None:
+        """End the child at once, whatever it is doing."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def close(self) -> str:
+        """End the connection and with it the child, by force if it takes longer than GRACE_SECONDS; how it ended."""
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+        await _end(self._process, GRACE_SECONDS)
+        await self._logging
+        code = self._process.returncode or 0
+        return f"by signal {-code}" if code < 0 else f"with status {code}"
+
+
+async def _start(port: int, secret: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bot.engine.server.runner"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=_environment(port, secret),
+    )
+
+
+async def _says_hello(reader: asyncio.StreamReader, secret: str) -> bool:
+    """Whether the first message on a connection is our child's hello."""
+    try:
+        header = await reader.readexactly(protocol.HEADER)
+        if protocol.body_length(header) > 1024:
+            return False
+        hello = protocol.read_by_parent(await reader.readexactly(protocol.body_length(header)))
+    except (asyncio.IncompleteReadError, OSError, ProtocolError):
+        return False
+    if not isinstance(hello, Hello) or not secrets.compare_digest(hello.secret.encode(), secret.encode()):
+        return False
+    if hello.version != protocol.VERSION:
+        log.error("the engine's process speaks version %s, not %s", hello.version, protocol.VERSION)
+    return hello.version == protocol.VERSION
+
+
+def _environment(port: int, secret: str) -> dict[str, str]:
+    """The child's environment: ours without tokens, never online, and with the very package that runs here."""
+    environment = {name: value for name, value in os.environ.items() if name not in PRIVATE}
+    here = str(Path(__file__).resolve().parents[3])
+    path = environment.get("PYTHONPATH")
+    return environment | {
+        protocol.PORT_VARIABLE: str(port),
+        protocol.SECRET_VARIABLE: secret,
+        "PYTHONPATH": os.pathsep.join([here, path] if path else [here]),
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+async def _log_output(process: asyncio.subprocess.Process) -> None:
+    """Log the child's output, a line at a time, until it ends."""
+    assert process.stdout is not None
+    rest = b""
+    while chunk := await process.stdout.read(1 << 16):
+        *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
+        for line in lines:
+            if line.strip():
+                log.info("%s", line.decode("utf-8", "replace").rstrip())
+    if rest.strip():
+        log.info("%s", rest.decode("utf-8", "replace").rstrip())
+
+
+async def _end(process: asyncio.subprocess.Process, grace_s: float) -> None:
+    """Wait for the child to end by itself, then kill it."""
+    try:
+        await asyncio.wait_for(process.wait(), grace_s)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

@@ -1,0 +1,247 @@
+"""The service's side of the engine: starts its process, speaks to it, and survives it.
+
+`EngineProcess` is an Engine (bot.types.engine). The process starts with the first load, and again with the first load
+after it died; whatever it was doing then ends in EngineDied. torch is imported there and never here.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+from bot.engine.client.child_process import Link
+from bot.engine.client.protocol import (
+    Abort,
+    AskStats,
+    Beat,
+    Generate,
+    Load,
+    Loaded,
+    LoadFailed,
+    Progress,
+    ProtocolError,
+    Stats,
+    Step,
+    Text,
+    ToParent,
+)
+from bot.engine.client.request_validation import check_params
+from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
+from bot.types.errors import EngineDied, EngineError, ModelError, RequestFailed
+from bot.types.messages import TokenDelta
+
+log = logging.getLogger("inhouse.engine")
+
+NOT_RUNNING = "The engine is not running; it starts when a model is loaded."
+ENDED = "The engine's process ended."
+HUNG_S = 60.0
+"""A process that has not shown for so long that it gets on with its work is replaced (it beats every two seconds)."""
+
+
+class EngineProcess:
+    """An Engine in a process of its own. Belongs to one event loop. `hung_s`: how long it may do nothing."""
+
+    def __init__(self, hung_s: float = HUNG_S) -> None:
+        self._hung_s = hung_s
+        self._link: Link | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._numbers = itertools.count(1)
+        self._streams: dict[int, asyncio.Queue[Text | EngineError]] = {}
+        self._names: dict[str, int] = {}
+        self._loading: _Load | None = None
+        self._asking: list[asyncio.Future[EngineStats]] = []
+        self._lock = asyncio.Lock()
+        self._serving = False  # a model is loaded
+        self._ails = asyncio.Event()
+        self._ailment = ""
+        self._quiet_s = 0.0  # since when it said nothing
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, while it runs."""
+        return self._link.pid if self._link is not None else None
+
+    async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
+        """Make `source` the loaded model. Raises ModelError (none is loaded then) or EngineDied."""
+        async with self._lock:
+            if self._names:
+                raise EngineError("A model cannot be loaded while answers are being generated.")
+            if self._link is None:
+                progress(LoadProgress("starting the engine", 0.0))
+                self._link = await Link.open()
+                self._reading = asyncio.create_task(self._read(self._link))
+            self._serving = False
+            self._ails.clear()
+            number = next(self._numbers)
+            self._loading = _Load(number, source.name, progress, asyncio.get_running_loop().create_future())
+            try:
+                await self._link.send(Load(number, source))
+                loaded = await self._loading.outcome
+                self._serving = True
+                return loaded
+            finally:
+                self._loading = None
+
+    async def stream(self, request: EngineRequest) -> AsyncGenerator[TokenDelta, None]:
+        """Deltas of one generation; closing the iterator aborts it. Raises RequestFailed or EngineDied."""
+        check_params(request.params)
+        name = request.request_id
+        if name in self._names:
+            raise RequestFailed(f"A generation with the id {name} is running already.")
+        link, number = self._running_link(), next(self._numbers)
+        deltas: asyncio.Queue[Text | EngineError] = asyncio.Queue()
+        self._names[name], self._streams[number] = number, deltas
+        open_there = True
+        try:
+            await self._send(link, Generate(number, request))
+            while open_there:
+                item = await deltas.get()
+                if isinstance(item, EngineError):
+                    open_there = False
+                    raise item
+                open_there = item.finish_reason is None
+                yield TokenDelta(name, item.text, item.finish_reason, item.usage)
+        finally:
+            del self._names[name], self._streams[number]
+            if open_there and self._link is link:
+                with contextlib.suppress(EngineDied):
+                    await link.send(Abort(number))
+
+    async def abort(self, request_id: str) -> None:
+        """End a running generation at the next step boundary; nothing happens if there is none of that id."""
+        number = self._names.get(request_id)
+        if number is not None and self._link is not None:
+            await self._link.send(Abort(number))
+
+    async def stats(self) -> EngineStats:
+        """The engine at this moment. Raises EngineDied if it is not running."""
+        link = self._running_link()
+        answer: asyncio.Future[EngineStats] = asyncio.get_running_loop().create_future()
+        self._asking.append(answer)
+        await link.send(AskStats())
+        return await answer
+
+    async def ailing(self) -> str:
+        """Wait until the process has ended, or grown too far with nothing to do, while a model is loaded."""
+        await self._ails.wait()
+        self._ails.clear()
+        return self._ailment
+
+    async def close(self) -> None:
+        """End the process; running streams raise EngineDied."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    def _running_link(self) -> Link:
+        if self._link is None:
+            raise EngineDied(NOT_RUNNING)
+        return self._link
+
+    async def _send(self, link: Link, message: Generate) -> None:
+        try:
+            await link.send(message)
+        except ProtocolError as error:
+            raise RequestFailed("The conversation is too long to be handed to the engine; use /reset.") from error
+
+    async def _read(self, link: Link) -> None:
+        """Hand on what the process says; at its end, tell everybody who waits for it."""
+        self._quiet_s = 0.0
+        watching = asyncio.create_task(self._watch(link), name="engine's beats")
+        try:
+            while (message := await link.receive()) is not None:
+                self._quiet_s = 0.0
+                self._dispatch(message)
+        except ProtocolError as error:
+            log.error("the engine's process does not speak our protocol: %s", error)
+        except asyncio.CancelledError:
+            self._serving = False  # it is wanted no more
+            raise
+        finally:
+            watching.cancel()
+            self._link = None
+            self._ail(ENDED)
+            self._serving = False
+            closing = asyncio.create_task(link.close())
+            self._bury(ENDED)
+            log.info("the engine's process ended %s", await asyncio.shield(closing))
+
+    async def _watch(self, link: Link) -> None:
+        """Kill a process that says nothing for too long, as counted by a loop that runs: one that stood still itself
+        (a virtual machine that was paused) has heard nothing either."""
+        tick_s = min(1.0, self._hung_s / 10)
+        while self._quiet_s < self._hung_s:
+            await asyncio.sleep(tick_s)
+            self._quiet_s += tick_s
+        log.error("the engine's process did nothing for %.0f s, so it is replaced", self._hung_s)
+        if self._loading is not None:
+            self._loading.stood_still = True
+        link.kill()
+
+    def _dispatch(self, message: ToParent) -> None:
+        match message:
+            case Step(texts, failed):
+                for text in texts:
+                    if (deltas := self._streams.get(text.stream)) is not None:
+                        deltas.put_nowait(text)
+                for failure in failed:
+                    if (deltas := self._streams.get(failure.stream)) is not None:
+                        deltas.put_nowait(RequestFailed(failure.reason))
+            case Progress() | Loaded() | LoadFailed():
+                # An answer to a load whose caller gave up has another number.
+                if self._loading is not None and self._loading.number == message.number:
+                    self._loading.hear(message)
+            case Stats(stats) if self._asking:
+                answer = self._asking.pop(0)
+                if not answer.done():
+                    answer.set_result(stats)
+            case Beat(grown):
+                if grown and not self._names:
+                    self._ail(grown)
+            case _:
+                log.debug("nobody waits for %s", type(message).__name__)
+
+    def _ail(self, ailment: str) -> None:
+        if self._serving:
+            self._ailment = ailment
+            self._ails.set()
+
+    def _bury(self, reason: str) -> None:
+        """Everybody who waits for the process gets EngineDied."""
+        for deltas in self._streams.values():
+            deltas.put_nowait(EngineDied(reason))
+        for answer in self._asking:
+            if not answer.done():
+                answer.set_exception(EngineDied(reason))
+        self._asking.clear()
+        loading = self._loading
+        if loading is not None and not loading.outcome.done():
+            stalled = ModelError(
+                f"Loading {loading.name} stood still for {self._hung_s:.0f} s at '{loading.stage}', so it was given up:"
+                " see whether its files can be read, or choose another model."
+            )
+            loading.outcome.set_exception(stalled if loading.stood_still else EngineDied(reason))
+
+
+@dataclass(slots=True)
+class _Load:
+    """A load that somebody waits for. stood_still: its process is killed because nothing moved."""
+
+    number: int
+    name: str
+    progress: Callable[[LoadProgress], None]
+    outcome: asyncio.Future[LoadedModel]
+    stage: str = "starting the engine"
+    stood_still: bool = False
+
+    def hear(self, message: Progress | Loaded | LoadFailed) -> None:
+        match message:
+            case Progress():
+                self.stage = message.progress.stage
+                self.progress(message.progress)
+            case Loaded() if not self.outcome.done():
+                self.outcome.set_result(message.model)
+            case LoadFailed() if not self.outcome.done():
+                self.outcome.set_exception(ModelError(message.reason))

@@ -1,0 +1,78 @@
+"""What a request must satisfy before it may touch a batch, since one bad request would take its neighbours along.
+
+In: sampling parameters (`check_params`, needs no model), token ids and the loaded model's limits (`check_prompt`). Out:
+nothing, or RequestFailed with a sentence that names the allowed range. Plain Python: both processes use it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bot.types.errors import RequestFailed
+from bot.types.messages import SamplingParams
+
+GREEDY_BELOW = 0.01
+"""Temperatures under this are greedy: dividing by them leaves one token anyway, or overflows."""
+
+MAX_STOPS = 16
+MAX_STOP_CHARS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLimits:
+    """What the loaded model can take, in tokens. `cache_tokens`: None if there is no bounded cache."""
+
+    vocabulary: int
+    context_window: int
+    cache_tokens: int | None
+
+
+def check_params(params: SamplingParams, seeds: bool = True) -> None:
+    """Raise RequestFailed unless every parameter has the right type and is in its range.
+
+    seeds: whether the loaded model's way of generating honours a seed.
+    """
+    _number("temperature", params.temperature, 0.0, 2.0)
+    _number("top_p", params.top_p, 0.0, 1.0)
+    if params.top_p == 0:
+        raise RequestFailed("top_p must be greater than 0 and at most 1.")
+    _number("repetition_penalty", params.repetition_penalty, 0.5, 2.0)
+    _whole("top_k", params.top_k, 0, 2**31 - 1, "0 (off) or a positive whole number")
+    _whole("max_tokens", params.max_tokens, 1, 2**31 - 1, "a whole number of at least 1")
+    stops: tuple[object, ...] = params.stop
+    if len(stops) > MAX_STOPS or not all(isinstance(s, str) and 0 < len(s) <= MAX_STOP_CHARS for s in stops):
+        raise RequestFailed(f"stop takes at most {MAX_STOPS} texts of 1 to {MAX_STOP_CHARS} characters.")
+    if params.seed is None:
+        return
+    if not seeds:
+        raise RequestFailed("A seed needs sequential mode: answers that are generated in one batch cannot be repeated.")
+    _whole("seed", params.seed, 0, 2**63 - 1, "a whole number between 0 and 2^63 - 1")
+
+
+def check_prompt(ids: Sequence[int], max_tokens: int, limits: PromptLimits) -> None:
+    """Raise RequestFailed unless the prompt and its answer fit the model."""
+    if not ids:
+        raise RequestFailed("The prompt is empty; say something first.")
+    if min(ids) < 0 or max(ids) >= limits.vocabulary:
+        raise RequestFailed(f"The prompt holds a token outside the model's vocabulary (0 to {limits.vocabulary - 1}).")
+    need = len(ids) + max_tokens
+    if need > limits.context_window:
+        raise RequestFailed(
+            f"The prompt ({len(ids)} tokens) and max_tokens ({max_tokens}) together exceed the context window of "
+            f"{limits.context_window} tokens; shorten one of them."
+        )
+    if limits.cache_tokens is not None and need > limits.cache_tokens:
+        raise RequestFailed(
+            f"The prompt ({len(ids)} tokens) and max_tokens ({max_tokens}) together exceed the KV cache of "
+            f"{limits.cache_tokens} tokens; shorten one of them or raise INHOUSE_KV_CACHE_MB."
+        )
+
+
+def _number(name: str, value: object, low: float, high: float) -> None:
+    """A NaN fails the comparison, so that it is refused like any other value out of range."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise RequestFailed(f"{name} must be a number between {low:g} and {high:g}.")
+
+
+def _whole(name: str, value: object, low: int, high: int, allowed: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise RequestFailed(f"{name} must be {allowed}.")

@@ -1,0 +1,1 @@
+"""Batches on a CPU: KV cache, attention and compute threads."""

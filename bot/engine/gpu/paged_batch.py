@@ -1,0 +1,193 @@
+"""The batch on a GPU: one run of transformers' continuous batching, made ready for us.
+
+What is ours in it: the scheduler, the token picker, the way out. In and out as `batch.Batch` says.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import partial
+from time import perf_counter
+from typing import cast
+
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
+from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
+from transformers.generation.continuous_batching.continuous_api import (
+    ContinuousBatchingManager,
+    ContinuousMixin,
+    OutputRouter,
+)
+from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
+from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING, Scheduler
+
+from bot.engine.batching.batch import LARGEST_CHUNK, MAX_RUNNING, CannotBatch, Listener, Made
+from bot.engine.batching.prefill_budget import Pace
+from bot.engine.batching.sampling import Choice, TokenPicker
+from bot.engine.gpu.scheduler import KeepingScheduler, free_blocks
+from bot.models.device_errors import Failure, judge
+from bot.types.messages import SamplingParams
+
+MB = 1 << 20
+PAGE = 16
+SCHEDULER = "inhouse"
+
+
+class PagedBatch:
+    """A running batch over a cache of `blocks` pages."""
+
+    block = PAGE
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        blocks: int,
+        vocabulary: int,
+        pace: Pace,
+        listener: Listener,
+        offload_mb: int = 0,
+    ) -> None:
+        """offload_mb: RAM for what the cache has no more room for.
+
+        Raises CannotBatch, or MemoryError if the cache does not fit.
+        """
+        self.listener = listener
+        self._vocabulary = vocabulary
+        scheduler = partial(
+            KeepingScheduler, pace=pace, matched=self._matched, gone=self._gone, offload=offload_mb * MB
+        )
+        SCHEDULER_MAPPING[SCHEDULER] = cast(type[Scheduler], scheduler)
+        try:
+            self._manager = self._make(model, blocks, pace)
+        except (ValueError, AttributeError, NotImplementedError) as error:
+            raise CannotBatch(str(error)) from error
+        finally:
+            del SCHEDULER_MAPPING[SCHEDULER]
+        assert self._manager.batch_processor is not None
+        self._cache: PagedAttentionCache | None = self._manager.batch_processor.cache
+        self.offload_mb = offload_mb if self.cache.use_prefix_sharing else 0
+        self._manager.start()
+
+    @property
+    def cache(self) -> PagedAttentionCache:
+        """The library's KV cache, until stop()."""
+        assert self._cache is not None
+        return self._cache
+
+    @property
+    def cache_blocks(self) -> int:
+        return self.cache.num_sectors
+
+    @property
+    def cache_tokens(self) -> int:
+        """Layers with a window of their own have their own blocks, and take from the same cache."""
+        most = self.cache.num_sectors * self.cache.tokens_per_sector
+        return bisect_right(range(most + 1), self.cache_blocks, key=self.blocks_for) - 1
+
+    @property
+    def offloaded_mb(self) -> int:
+        processor = self._manager.batch_processor
+        scheduler = processor.scheduler if processor is not None else None
+        return scheduler.offloaded // MB if isinstance(scheduler, KeepingScheduler) else 0
+
+    def blocks_for(self, tokens: int) -> int:
+        parts = self.cache.cache_allocators.values()
+        return sum(-(-part.needs_new_blocks("", 0, tokens) // part.blocks_per_sector) for part in parts)
+
+    def blocks(self) -> tuple[int, int]:
+        cache = self._cache
+        return free_blocks(cache) if cache is not None else (0, 0)
+
+    def add(self, key: str, ids: Sequence[int], max_tokens: int, eos: Sequence[int], params: SamplingParams) -> bool:
+        accepted = self._manager.add_request(
+            list(ids),
+            request_id=key,
+            max_new_tokens=max_tokens,
+            streaming=True,
+            eos_token_id=list(eos),
+            choice=Choice(params, self._vocabulary),
+        )
+        return accepted is not None
+
+    def cancel(self, key: str) -> None:
+        self._manager.cancel_request(key)
+
+    def is_dead(self) -> bool:
+        return self._manager.background_thread_status.can_accept_new_requests() is not None
+
+    def take_failure(self) -> Failure:
+        self._manager.join(perf_counter(), timeout=30)
+        status = self._manager.background_thread_status
+        error: Exception | None = status.fatal_error
+        status.fatal_error = None
+        return judge(error) if error is not None else Failure("it ended by itself")
+
+    def stop(self) -> None:
+        self._manager.stop(block=True, hard_stop=True)
+        self._manager.destroy()
+        self._manager.batch_processor = self._cache = None  # whoever still holds this batch does not hold its cache
+
+    def _make(self, model: PreTrainedModel, blocks: int, pace: Pace) -> ContinuousBatchingManager:
+        manager: ContinuousBatchingManager = cast(ContinuousMixin, model).init_continuous_batching(
+            GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1),
+            ContinuousBatchingConfig(
+                page_size=PAGE,
+                num_blocks=blocks,
+                max_batch_tokens=LARGEST_CHUNK + MAX_RUNNING,
+                max_requests_per_batch=MAX_RUNNING,
+                max_memory_percent=0.9,
+                safety_margin=0.0,
+                scheduler_type=SCHEDULER,
+                use_async_batching=False,
+                use_cuda_graph=False,
+                auto_switch_to_flash=False,
+                per_request_processors=True,
+            ),
+        )
+        # Sampling happens in the picker, which leaves an argmax to the library; its own processors are not made.
+        picker = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([TokenPicker(pace.end)]))
+        picker.tensors_required = 1
+        manager.logit_processor = picker
+        manager.output_router = self._router = _Router(self)
+        manager.warmup()  # makes the cache here and now, so that one which does not fit is an error of the load
+        return manager
+
+    def _matched(self, key: str, tokens: int) -> None:
+        self.listener.started(self, key, tokens, perf_counter())
+
+    def _gone(self, keys: list[str]) -> None:
+        self._router.forget(keys)
+        self.listener.gone(self, keys)
+
+
+class _Router(OutputRouter):
+    """Hands every step's outputs on in one piece, instead of one callback for each request."""
+
+    def __init__(self, batch: PagedBatch) -> None:
+        super().__init__()
+        self._batch = batch
+        self._told: dict[str, int] = {}  # tokens already handed on, by request
+
+    def deliver(self, output: GenerationOutput) -> None:
+        self.deliver_batch([output])
+
+    def deliver_batch(self, outputs: list[GenerationOutput]) -> None:
+        self._batch.listener.stepped(self._batch, [self._made(output) for output in outputs], perf_counter())
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """These requests are out of the batch."""
+        for key in keys:
+            self._told.pop(key, None)
+
+    def _made(self, output: GenerationOutput) -> Made:
+        key = output.request_id
+        if output.status == RequestStatus.FAILED:
+            self.forget([key])
+            return Made(key, (), failed=str(output.error))
+        new = output.generated_tokens[self._told.get(key, 0) :]
+        finished = output.status == RequestStatus.FINISHED
+        if finished:
+            self.forget([key])
+        else:
+            self._told[key] = len(output.generated_tokens)
+        return Made(key, new, finished)

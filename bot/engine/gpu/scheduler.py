@@ -1,0 +1,164 @@
+"""Our rules inside transformers' batch scheduler: what is kept of the cache, how long a step may last, who is told.
+
+`KeepingScheduler` is first in, first out, like the library's. Beyond it:
+- blocks kept for reuse are evicted one by one, those of the conversation that rested longest first and its end before
+  its beginning, and only as many as the next step may need (the library's own rule evicts all of them at once);
+- where memory is given for it, they are kept in RAM (`Offload`), and come back when a prompt begins with them;
+- a prefill chunk is cut to what lasts MAX_STEPS decode steps at the measured speed (`Pace`), so that nobody who is
+  being answered waits longer than that;
+- it tells how much of a prompt was found in the cache, and when a cancelled request is gone.
+
+It runs on the batch's own thread.
+"""
+
+from collections.abc import Callable
+
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
+from transformers.generation.continuous_batching.cache_allocators.cache_allocator import CacheAllocator
+from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState, RequestStatus
+from transformers.generation.continuous_batching.scheduler import FIFOScheduler
+
+from bot.engine.batching.prefill_budget import Pace
+from bot.engine.gpu.kv_offload import PIECE, Offload
+
+
+class KeepingScheduler(FIFOScheduler):
+    """See the module. matched(id, tokens): a request starts, so many tokens were found. gone(ids): cancelled.
+
+    offload: bytes of RAM for what is evicted.
+    """
+
+    def __init__(
+        self,
+        cache: PagedAttentionCache,
+        safety_margin: float | None,
+        max_requests_per_batch: int,
+        *,
+        pace: Pace,
+        matched: Callable[[str, int], None],
+        gone: Callable[[list[str]], None],
+        offload: int = 0,
+    ) -> None:
+        super().__init__(cache, safety_margin, max_requests_per_batch)
+        self._pace = pace
+        self._chunk = 0  # tokens of prompts that the step may take
+        self._matched = matched
+        self._gone = gone
+        parts = cache.cache_allocators if offload and cache.use_prefix_sharing else {}
+        self._offloads = {name: Offload(part, offload // len(parts)) for name, part in parts.items()}
+
+    @property
+    def offloaded(self) -> int:
+        """Bytes of RAM that were given to what was evicted; from any thread."""
+        return sum(offload.taken for offload in self._offloads.values())
+
+    def schedule_batch(
+        self, token_budget: int, cache_budget: int
+    ) -> tuple[list[FutureRequestState] | None, bool, int, int]:
+        """The library's choice within our chunk; decoding requests come first and are never cut."""
+        answers = sum(state.status == RequestStatus.DECODING for state in self.active_requests.values())
+        self._chunk = self._pace.chunk(answers)
+        budget = min(token_budget, self._chunk + answers)
+        requests, fast, query_tokens, read_tokens = super().schedule_batch(budget, cache_budget)
+        self._pace.begin(query_tokens - answers, answers)
+        return requests, fast, query_tokens, read_tokens
+
+    def finish_request(self, request_id: str) -> None:
+        """Free the request's blocks, so ordered that the end of a conversation is evicted before its beginning."""
+        blocks = {
+            name: list(part.block_table.get(request_id, ())) for name, part in self.cache.cache_allocators.items()
+        }
+        super().finish_request(request_id)
+        self._rest(blocks)
+
+    def clear_cancelled_requests(self) -> list[RequestState]:
+        """Free what cancelled requests held, and tell who is gone."""
+        if not self._requests_to_cancel:
+            return []
+        tables = [
+            {name: list(part.block_table.get(request_id, ())) for name, part in self.cache.cache_allocators.items()}
+            for request_id in self._requests_to_cancel
+        ]
+        states = super().clear_cancelled_requests()
+        for blocks in tables:
+            self._rest(blocks)
+        self._gone([state.request_id for state in states])
+        return states
+
+    def _infer_request_tokens(self, state: RequestState, request_ids_to_remove_from_waiting: set[str]) -> list[int]:
+        starting = state.status == RequestStatus.PENDING
+        if starting:
+            self._bring_back(state.remaining_prefill_tokens)
+        tokens: list[int] = super()._infer_request_tokens(state, request_ids_to_remove_from_waiting)
+        if starting:
+            self._matched(state.request_id, state.position_offset)
+        return tokens
+
+    def _try_to_meet_safety_margin(self) -> bool:
+        """Make room for one step. Admission sees to it that running requests fit, so nobody is ever held back here."""
+        for name, part in self.cache.cache_allocators.items():
+            if self.cache.use_prefix_sharing:
+                for state in self.waiting_requests.values():  # what they will find must not go to make room for them
+                    self._rest({name: part.match_prefix_blocks(state.remaining_prefill_tokens)})
+            self._make_room(name, self._step_needs(name))
+        self.cache.pool.try_to_free_sectors()
+        return True
+
+    def _step_needs(self, name: str) -> int:
+        """Blocks that the next step may take: those of a chunk of prompts, and each request may begin one more."""
+        requests = [*self.active_requests.values(), *self.waiting_requests.values()]
+        prefill = min(self._chunk, sum(len(state.remaining_prefill_tokens) for state in requests))
+        return prefill // self.cache.cache_allocators[name].tokens_per_page + len(requests) + 1
+
+    def _make_room(self, name: str, blocks: int) -> None:
+        """Evict whoever rested longest until so many blocks are free, if that can be."""
+        part = self.cache.cache_allocators[name]
+        oldest = list(part.ledger.cached_blocks)[: max(0, blocks - self._free(part))]
+        if name in self._offloads:
+            self._offloads[name].keep(oldest)
+        for block in oldest:
+            del part.ledger.cached_blocks[block]
+            del part.ledger.hash_to_block[part.ledger.block_to_hash.pop(block)]
+        self.cache.pool.free_blocks(part.index, oldest)
+
+    def _free(self, part: CacheAllocator) -> int:
+        pool = self.cache.pool
+        return pool.count_free_blocks(part.index) + pool.num_free_sectors * part.blocks_per_sector
+
+    def _bring_back(self, ids: list[int]) -> None:
+        """Have the cache hold again what was evicted of a prompt's beginning, as far as there is room for it."""
+        for name, offload in self._offloads.items():
+            part, pool = self.cache.cache_allocators[name], self.cache.pool
+            there, here = offload.find(ids)
+            self._rest({name: there})  # at the young end: they must not go to make the room
+            needs, resting = self._step_needs(name), part.ledger.cached_blocks
+            room = self._free(part) + len(resting) - sum(block in resting for block in there) - needs
+            here = here[: max(0, room)]
+            for start in range(0, len(here), PIECE):  # piece by piece: each is a copy on the GPU while it comes
+                piece = here[start : start + PIECE]
+                if not all(each in offload for each in piece):
+                    break  # those that went for the pieces before took their place
+                contents = offload.take(piece)
+                self._make_room(name, needs + len(piece))
+                while pool.count_free_blocks(part.index) < len(piece):
+                    pool.allocate_sector(part.index)
+                offload.give(piece, contents, pool.get_free_blocks(part.index, len(piece)))
+
+    def _rest(self, blocks: dict[str, list[int]]) -> None:
+        """Put the blocks that nobody uses any more at the young end, the last of the conversation first."""
+        for name, table in blocks.items():
+            cached = self.cache.cache_allocators[name].ledger.cached_blocks
+            for block in reversed(table):
+                if block in cached:
+                    del cached[block]
+                    cached[block] = None
+
+
+def free_blocks(cache: PagedAttentionCache) -> tuple[int, int]:
+    """(free, all) blocks of a PagedAttentionCache; those kept only for reuse count as free."""
+    free = total = 0
+    for part in cache.cache_allocators.values():
+        free += cache.pool.count_free_blocks(part.index) + len(part.ledger.cached_blocks)
+        free += cache.pool.num_free_sectors * part.blocks_per_sector
+        total = max(total, part.num_blocks)
+    return min(free, total), total

@@ -1,0 +1,1 @@
+"""The engine's process: loads models, generates, reports progress and memory."""

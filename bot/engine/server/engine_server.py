@@ -1,0 +1,335 @@
+"""The model in the engine's process: loads it, chooses how it generates, turns requests into answers.
+
+Called on the main thread, one call at a time (`stats` on any). Deltas go through `emit`; errors are InhouseErrors with
+a sentence for a person. Prompts are built on a thread of their own, one after another, so that a long one holds up no
+answer that is being written. A model that cannot batch generates sequentially, and says so once, in LoadedModel.note.
+"""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from time import perf_counter
+
+import psutil
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bot.engine.batching.batch import CannotBatch
+from bot.engine.batching.duty_cycle import DutyCycle
+from bot.engine.client.protocol import Failed
+from bot.engine.client.request_validation import PromptLimits, check_params, check_prompt
+from bot.engine.cpu.compute_threads import apart
+from bot.engine.gpu.paged_batch import PagedBatch
+from bot.engine.memory.available_memory import Room
+from bot.engine.memory.kv_cache_size import MB, bytes_per_token, cache_blocks
+from bot.engine.memory.leak_detector import MemoryWatch, Taken
+from bot.engine.server.batched_generator import Batching, kind_for
+from bot.engine.server.generation import Answer, Emit, Generator, Meter, Post
+from bot.engine.server.model_cache import Residents
+from bot.engine.server.sequential_generator import Sequential
+from bot.engine.text.decoding import TextDecoder
+from bot.engine.text.prompts import PromptBuilder
+from bot.models.device_errors import Unrecoverable, give_back, judge
+from bot.models.loading import Loaded, layers_of, weights_bytes
+from bot.models.loading import load as load_model
+from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
+from bot.types.errors import ModelError, RequestFailed
+from bot.types.messages import FinishReason
+
+log = logging.getLogger(__name__)
+
+LENGTHENED = ("longrope", "dynamic")
+"""Rotations that become others for everybody in a step, keys in the cache excepted, once one text is longer than the
+model was first trained on. So no text is."""
+
+CACHE_TOO_LARGE = (
+    "The KV cache does not fit the memory that is free beside the weights; lower INHOUSE_KV_CACHE_MB (or"
+    " INHOUSE_KV_OFFLOAD_MB, if it is set)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hosted:
+    """A loaded model and what belongs to it."""
+
+    source: ModelSource
+    tokenizer: PreTrainedTokenizerBase
+    generator: Generator
+    prompts: PromptBuilder
+    limits: PromptLimits
+    eos: frozenset[int]
+    told: LoadedModel
+
+
+class ModelHost:
+    """The current model, those that are kept beside it, and the answers.
+
+    `on_step` is called whenever a decoder layer begins to compute.
+    """
+
+    def __init__(self, post: Post, emit: Emit, on_step: Callable[..., None]) -> None:
+        self._post = post
+        self._emit = emit
+        self._on_step = on_step
+        self._meter = Meter()
+        self._hosted: _Hosted | None = None
+        self._builder = ThreadPoolExecutor(1, "prompts")
+        self._duty = DutyCycle(lambda: self.generating > 0)
+        self._preparing: set[int] = set()  # streams whose prompt is being built
+        self._aborted: set[int] = set()  # those of them that were aborted
+        self._process = psutil.Process()
+        self._memory = MemoryWatch(self._taken, give_back)
+        self._residents: Residents[_Hosted] = Residents(Room(_gpu_memory), self._taken, self._load_hooked)
+        logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
+
+    def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
+        """Make this the loaded model, while nothing runs. Raises ModelError (none is loaded then) or Unrecoverable."""
+        try:
+            return apart(lambda: self._load(source, progress))
+        except (ModelError, Unrecoverable):
+            raise
+        except Exception as error:
+            failure = judge(error)
+            if failure.device_lost:
+                raise Unrecoverable(failure.why) from error
+            log.exception("%s could not be loaded", source.name)
+            why = f"{source.name} could not be loaded, for a reason that was not foreseen; the log has it."
+            raise ModelError(why) from error
+
+    @property
+    def running(self) -> int:
+        """Answers that are owed; from any thread."""
+        return self.generating + self.preparing
+
+    @property
+    def generating(self) -> int:
+        """Answers that are generated or wait for room; from any thread."""
+        return self._residents.running
+
+    @property
+    def preparing(self) -> int:
+        """Answers whose prompt is being built; from any thread."""
+        return len(self._preparing)
+
+    @property
+    def prepared_steps(self) -> int:
+        """Grows while prompts are built; from any thread."""
+        return self._duty.pauses
+
+    def generate(self, stream: int, request: EngineRequest) -> None:
+        """Start an answer, or emit why it cannot be."""
+        try:
+            hosted = self._checked(request)
+            self._preparing.add(stream)
+            self._builder.submit(self._prepare, hosted, stream, request)
+        except Exception as error:
+            self._preparing.discard(stream)
+            self._fail(stream, error)
+
+    def abort(self, stream: int) -> None:
+        """End an answer at the next step boundary, or once its prompt is built."""
+        if stream in self._preparing:
+            self._aborted.add(stream)
+        elif self._hosted is not None:
+            self._hosted.generator.abort(stream)
+
+    def stats(self) -> EngineStats:
+        """This moment, from any thread."""
+        hosted = self._hosted  # another one, or none, a moment later
+        free, blocks = hosted.generator.blocks() if hosted else (0, 0)
+        gpu_free, gpu_total = _gpu_memory()
+        return EngineStats(
+            model=hosted.source.name if hosted else "",
+            running=self.running,
+            tokens_per_s=self._meter.rate(),
+            free_blocks=free,
+            blocks=blocks,
+            resident_mb=self._taken().ram,
+            gpu_used_mb=(gpu_total - gpu_free) // MB,
+            gpu_total_mb=gpu_total // MB,
+            memory_limit_mb=self._memory.limit_mb,
+            resident=self._residents.names,
+        )
+
+    def _load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
+        began = perf_counter()
+        self._hosted = None
+        hosted = self._residents.find(source)
+        if hosted is None:
+            self._memory.forget()
+            hosted = self._residents.bring(source, progress, lambda loaded: self._host(source, loaded, progress))
+        if not self._memory.limit_mb:
+            self._memory.begin(self._residents.unused_cache_mb)
+        self._hosted = hosted
+        return replace(hosted.told, load_s=perf_counter() - began, resident=self._residents.names)
+
+    def _load_hooked(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> Loaded:
+        # Before the weights, which may take minutes: what PromptBuilder refuses is refused at once.
+        loaded = load_model(source, progress, lambda tokenizer: _check_template(source, tokenizer, progress))
+        for layer in layers_of(loaded.model):
+            layer.register_forward_pre_hook(self._on_step)
+        return loaded
+
+    def _host(self, source: ModelSource, loaded: Loaded, progress: Callable[[LoadProgress], None]) -> _Hosted:
+        """Make what answers out of a loaded model, and try it out."""
+        progress(LoadProgress("trying the model out", 0.95))
+        window = _window(source, loaded.model)
+        generator, note = self._generator(source, loaded, window)
+        try:
+            return self._complete(source, loaded, generator, window, note)
+        except BaseException:  # the thread of one on a GPU would hold on to the model for ever
+            generator.close()
+            raise
+
+    def _complete(self, source: ModelSource, loaded: Loaded, generator: Generator, window: int, note: str) -> _Hosted:
+        """All that belongs to a model and what generates with it. Raises ModelError."""
+        model, tokenizer = loaded.model, loaded.tokenizer
+        if generator.cache_tokens is not None:
+            window = min(window, generator.cache_tokens)
+        limits = PromptLimits(int(model.config.get_text_config().vocab_size), window, generator.cache_tokens)
+        prompts = PromptBuilder(tokenizer, source.template, window, source.name, self._duty.pause)
+        cache_tokens = generator.cache_tokens or 0
+        kv_cache_mb = cache_tokens * bytes_per_token(model) // MB if cache_tokens else 0
+        batching = isinstance(generator, Batching)
+        told = LoadedModel(
+            name=source.name,
+            device=str(model.device),
+            dtype=loaded.dtype,
+            context_window=window,
+            batching=batching,
+            max_running=generator.max_running,
+            weights_mb=weights_bytes(model) // MB,
+            kv_cache_mb=kv_cache_mb,
+            kv_cache_tokens=cache_tokens,
+            load_s=0.0,
+            note=" ".join(part for part in (loaded.note, note) if part),
+            kv_offload_mb=generator.offload_mb,
+        )
+        return _Hosted(source, tokenizer, generator, prompts, limits, _eos(model, tokenizer), told)
+
+    def grown(self) -> str:
+        """How far this process has grown beyond what its model explains, if nothing is owed; from any thread."""
+        return "" if self.running else self._memory.grown()
+
+    def _taken(self) -> Taken:
+        gpu = torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
+        return Taken(self._process.memory_info().rss // MB, gpu // MB)
+
+    def _checked(self, request: EngineRequest) -> _Hosted:
+        """The model that is to answer. Raises RequestFailed."""
+        hosted = self._hosted
+        if hosted is None:
+            raise RequestFailed("No model is loaded.")
+        self._residents.relieve(hosted)
+        params = request.params
+        check_params(params, seeds=hosted.generator.seeds)
+        if params.max_tokens >= hosted.limits.context_window:
+            raise RequestFailed(
+                f"max_tokens ({params.max_tokens}) must be smaller than the context window of "
+                f"{hosted.limits.context_window} tokens, which holds the prompt too."
+            )
+        return hosted
+
+    def _prepare(self, hosted: _Hosted, stream: int, request: EngineRequest) -> None:
+        """On the prompts' thread: build the prompt, and go on with it on the main one."""
+        params = request.params
+        made: Answer | Exception
+        try:
+            asked_at = perf_counter()
+            self._duty.begin()
+            built = hosted.prompts.build(request.prompt, params.max_tokens)
+            check_prompt(built.ids, params.max_tokens, hosted.limits)
+            continues = built.ids if request.prompt.prefix else ()
+            decoder = TextDecoder(hosted.tokenizer, (*hosted.source.stop, *params.stop), continues)
+            made = Answer(stream, built, params, decoder, hosted.eos, self._meter, asked_at)
+        except Exception as error:
+            made = error
+        self._post(partial(self._begin, hosted, stream, made))
+
+    def _begin(self, hosted: _Hosted, stream: int, made: Answer | Exception) -> None:
+        """Generate an answer whose prompt was built, unless it was aborted meanwhile."""
+        if stream not in self._preparing:
+            return  # it was given up before there was a thread for it
+        self._preparing.discard(stream)
+        aborted = stream in self._aborted
+        self._aborted.discard(stream)
+        try:
+            if isinstance(made, Exception):
+                raise made
+            if aborted:
+                self._emit(made.end("", FinishReason.ABORT))
+            else:
+                hosted.generator.submit(made)
+        except Unrecoverable:
+            raise
+        except Exception as error:
+            self._fail(stream, error)
+
+    def _fail(self, stream: int, error: Exception) -> None:
+        """Emit why an answer cannot be given; what was not foreseen is logged, and must not take down the others'."""
+        if isinstance(error, RequestFailed):
+            self._emit(Failed(stream, str(error)))
+            return
+        log.error("a request could not be prepared", exc_info=error)
+        self._emit(Failed(stream, "This conversation could not be made into a prompt; the engine's log says why."))
+
+    def _generator(self, source: ModelSource, loaded: Loaded, window: int) -> tuple[Generator, str]:
+        """How the model generates, and what a person should know of it."""
+        model = loaded.model
+        if not source.batching:
+            return Sequential(model, self._post, self._emit, self._make_room), ""
+        if loaded.offloaded:
+            note = "A model that is split between GPU and RAM answers one request at a time."
+            return Sequential(model, self._post, self._emit, self._make_room), note
+        vocabulary = int(model.config.get_text_config().vocab_size)
+        try:
+            kind = kind_for(model)
+            blocks = cache_blocks(model, kind.block, window, source.kv_cache_mb)
+            start = partial(PagedBatch, offload_mb=source.kv_offload_mb) if kind is PagedBatch else kind
+            return Batching(start, model, blocks, vocabulary, self._post, self._emit, self._make_room), ""
+        except CannotBatch as error:
+            log.warning("%s cannot batch: %s", source.name, error)
+            model.set_attn_implementation("sdpa")
+            note = "The model's attention cannot be batched, so it answers one request at a time."
+            return Sequential(model, self._post, self._emit, self._make_room), note
+        except Exception as error:
+            if not judge(error).memory:
+                raise
+            raise ModelError(CACHE_TOO_LARGE) from error
+
+    def _make_room(self) -> None:
+        """An answer ran out of memory: the models that are only kept go first."""
+        self._residents.leave_only(self._hosted)
+
+
+def _check_template(
+    source: ModelSource, tokenizer: PreTrainedTokenizerBase, progress: Callable[[LoadProgress], None]
+) -> None:
+    """Raises ModelError unless prompts can be built."""
+    progress(LoadProgress("trying the chat template", 0.05))
+    PromptBuilder(tokenizer, source.template, source.context_window, source.name)
+
+
+def _gpu_memory() -> tuple[int, int]:
+    """(free, all) bytes."""
+    # Asked earlier, it would begin to use a GPU that may be meant for others.
+    return torch.cuda.mem_get_info() if torch.cuda.is_initialized() else (0, 0)
+
+
+def _window(source: ModelSource, model: PreTrainedModel) -> int:
+    """Tokens of prompt and answer together: the least of what the source and the model's own config say."""
+    config = model.config.get_text_config()
+    known = [source.context_window, getattr(config, "max_position_embeddings", 0) or 0]
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in LENGTHENED:
+        known.append(rope.get("original_max_position_embeddings") or 0)
+    return min((window for window in known if window > 0), default=2048)
+
+
+def _eos(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every token that ends an answer."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    ids = own if isinstance(own, list) else [own]
+    return frozenset(int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None and token >= 0)

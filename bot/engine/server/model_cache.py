@@ -1,0 +1,265 @@
+"""The models that stay in memory after another one took their place, so that they come back at once.
+
+In: sources to bring, one at a time, while nothing is generated. Out: what `host` made of a loaded model. The longest
+unused one goes first, and only as many go as the next one needs: its need is what it took when it was loaded before, or
+else what its files say. From a GPU a model is parked in RAM, without its KV cache, if there is room for it and it can
+be moved. A model whose files have changed is another model. One that is generating is never touched.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar, cast
+
+from torch import nn
+
+from bot.engine.memory.leak_detector import Taken
+from bot.engine.memory.memory_estimate import expected, wanted_kv_mb
+from bot.engine.server.generation import Generator
+from bot.models import model_directory
+from bot.models.device_errors import give_back, judge
+from bot.models.loading import Loaded, Report, explained
+from bot.types.engine import LoadedModel, LoadProgress, ModelSource
+
+log = logging.getLogger(__name__)
+
+RELIEVE_MB = -512
+"""Once so little is left, the reserve being in use, a model that is only kept goes before the next answer."""
+
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+class Hosted(Protocol):
+    """What a host makes of a loaded model."""
+
+    @property
+    def generator(self) -> Generator: ...
+
+    @property
+    def told(self) -> LoadedModel: ...
+
+
+class Space(Protocol):
+    """Where models are kept; bot.engine.memory.available_memory has the machine's."""
+
+    def left(self) -> Taken:
+        """MB that may still be taken."""
+        ...
+
+
+H = TypeVar("H", bound=Hosted)
+
+
+@dataclass(slots=True)
+class Resident(Generic[H]):
+    """A model that is kept. hosted: None while it is parked. takes: with its KV cache full. loaded: until dropped."""
+
+    source: ModelSource
+    stamp: Stamp
+    loaded: Loaded | None
+    hosted: H | None
+    takes: Taken
+    weights_mb: int
+    movable: bool
+
+    @property
+    def busy(self) -> bool:
+        """Whether it owes answers."""
+        return self.hosted is not None and self.hosted.generator.running > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Generic[H]):
+    """A model that makes room: parked in RAM, or dropped."""
+
+    resident: Resident[H]
+    park: bool
+
+
+def next_step(residents: Sequence[Resident[H]], need: Taken, left: Taken) -> Step[H] | None:
+    """What makes room for `need`, of residents from the longest unused on; None if there is room, or nothing more."""
+    idle = [resident for resident in residents if not resident.busy]
+    above = [resident for resident in idle if resident.takes.gpu]
+    below = [resident for resident in idle if not resident.takes.gpu]
+    if 0 < need.gpu > left.gpu and above:
+        first = above[0]
+        if first.movable and first.weights_mb + need.ram <= left.ram:
+            return Step(first, park=True)
+        if first.movable and below and idle.index(below[0]) < idle.index(first):
+            return Step(below[0], park=False)  # it has been unused for longer, and leaves its RAM to this one
+        return Step(first, park=False)
+    if 0 < need.ram > left.ram:
+        # What can be moved is all on the GPU: it would leave no RAM behind, but for what its KV cache offloaded.
+        return next((Step(each, park=False) for each in idle if not above_only(each)), None)
+    return None
+
+
+def above_only(resident: Resident[H]) -> bool:
+    """Whether a model takes no RAM to speak of."""
+    return resident.takes.gpu > 0 and resident.movable and not resident.source.kv_offload_mb
+
+
+class Residents(Generic[H]):
+    """See the module. `measure`: what this process takes now; `load`: from files to memory."""
+
+    def __init__(
+        self,
+        space: Space,
+        measure: Callable[[], Taken],
+        load: Callable[[ModelSource, Report], Loaded],
+    ) -> None:
+        self._space, self._measure, self._load = space, measure, load
+        self._kept: list[Resident[H]] = []  # the longest unused first
+        self._measured: dict[tuple[ModelSource, Stamp], Taken] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models that would be there at once, the last used first; from any thread."""
+        return tuple(resident.source.name for resident in reversed(tuple(self._kept)) if resident.hosted is not None)
+
+    @property
+    def running(self) -> int:
+        """Answers that are owed by any of them; from any thread."""
+        ready = [resident.hosted for resident in tuple(self._kept)]
+        return sum(hosted.generator.running for hosted in ready if hosted is not None)
+
+    @property
+    def unused_cache_mb(self) -> int:
+        """RAM that their KV caches take only as they fill."""
+        hosted = [resident.hosted for resident in self._kept if resident.hosted is not None]
+        return sum(_kv_in_ram(each.told) - each.generator.offloaded_mb for each in hosted)
+
+    def find(self, source: ModelSource) -> H | None:
+        """This model, if it is ready; it is the last used then. Raises ModelError if its files are not there."""
+        resident = self._take(source, stamp_of(Path(source.path)))
+        if resident is None:
+            return None
+        self._kept.append(resident)
+        return resident.hosted
+
+    def bring(self, source: ModelSource, progress: Report, host: Callable[[Loaded], H]) -> H:
+        """Load this model, or bring it back to the GPU, and keep it as the last used.
+
+        Raises what loading raises; out of memory it is tried once more, when all others are gone.
+        """
+        stamp = stamp_of(Path(source.path))
+        parked = self._take(source, stamp)
+        try:
+            give_back()  # what nothing uses counts as left
+            self._make_room(self._need(source, stamp, parked))
+            return self._bring(source, stamp, parked, progress, host)
+        except Exception as error:
+            if not _short_of_memory(error) or not self._kept:
+                raise
+            log.warning("%s did not fit beside other models, so they are dropped: %s", source.name, error)
+        # Out here the error is forgotten: its traceback holds what was loaded.
+        parked = None
+        self.leave_only(None)
+        return self._bring(source, stamp, None, progress, host)
+
+    def relieve(self, current: H) -> None:
+        """Drop what is only kept, one after another, while the machine has become short of memory."""
+        while others := [each for each in self._kept if each.hosted is not current]:
+            step = next_step(others, Taken(1, 0), Taken(self._left().ram - RELIEVE_MB, 0))
+            if step is None:
+                return
+            self._do(step)
+
+    def leave_only(self, current: H | None) -> None:
+        """Drop all but this one, and return to the system what nothing uses any more."""
+        for resident in [each for each in self._kept if current is None or each.hosted is not current]:
+            if not resident.busy:
+                self._drop(resident)
+        give_back()
+
+    def _bring(
+        self,
+        source: ModelSource,
+        stamp: Stamp,
+        parked: Resident[H] | None,
+        progress: Report,
+        host: Callable[[Loaded], H],
+    ) -> H:
+        give_back()
+        before = self._measure()
+        if parked is not None and parked.loaded is not None:
+            progress(LoadProgress("back to the GPU", 0.1))
+            loaded = parked.loaded
+            with explained(source):
+                _move(loaded, "cuda")
+        else:
+            loaded = self._load(source, progress)
+        hosted = host(loaded)
+        told = hosted.told
+        give_back()
+        after = self._measure()
+        takes = Taken(max(0, after.ram - before.ram) + _kv_in_ram(told), max(0, after.gpu - before.gpu))
+        movable = source.quantization == "none" and not loaded.offloaded
+        self._kept.append(Resident(source, stamp, loaded, hosted, takes, told.weights_mb, movable))
+        if parked is None:
+            other = takes.gpu - told.kv_cache_mb + wanted_kv_mb(source, loaded.dtype) if takes.gpu else 0
+            self._measured[source, stamp] = replace(takes, gpu=other)
+        return hosted
+
+    def _need(self, source: ModelSource, stamp: Stamp, parked: Resident[H] | None) -> Taken:
+        need = self._measured.get((source, stamp)) or expected(source)
+        return need if parked is None else replace(need, ram=source.kv_offload_mb)
+
+    def _left(self) -> Taken:
+        """What is left when all KV caches have filled; how far they have cannot be seen, so none counts as begun."""
+        left = self._space.left()
+        return replace(left, ram=left.ram - self.unused_cache_mb)
+
+    def _make_room(self, need: Taken) -> None:
+        while (step := next_step(self._kept, need, self._left())) is not None:
+            self._do(step)
+
+    def _do(self, step: Step[H]) -> None:
+        resident = step.resident
+        log.info("%s is %s, to make room", resident.source.name, "parked in RAM" if step.park else "dropped")
+        if step.park and resident.loaded is not None:
+            self._close(resident)
+            _move(resident.loaded, "cpu")
+            resident.takes = Taken(resident.weights_mb, 0)
+        else:
+            self._drop(resident)
+        give_back()
+
+    def _take(self, source: ModelSource, stamp: Stamp) -> Resident[H] | None:
+        """Take this model out; one that was of the same files before they changed is dropped."""
+        for resident in [each for each in self._kept if each.source == source]:
+            if resident.stamp == stamp:
+                self._kept.remove(resident)
+                return resident
+            self._do(Step(resident, park=False))
+        return None
+
+    def _drop(self, resident: Resident[H]) -> None:
+        self._kept.remove(resident)
+        self._close(resident)
+        resident.loaded = None  # whoever still holds it does not hold its weights
+
+    def _close(self, resident: Resident[H]) -> None:
+        hosted, resident.hosted = resident.hosted, None
+        if hosted is not None:
+            hosted.generator.close()
+
+
+def stamp_of(folder: Path) -> Stamp:
+    """What tells whether the files of a model have changed. Raises ModelError unless a whole model lies there."""
+    model_directory.check(folder)
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+def _move(loaded: Loaded, device: str) -> None:
+    cast(nn.Module, loaded.model).to(device)  # the library's own annotation leaves devices out
+
+
+def _kv_in_ram(told: LoadedModel) -> int:
+    return (told.kv_cache_mb if told.device == "cpu" else 0) + told.kv_offload_mb
+
+
+def _short_of_memory(error: Exception) -> bool:
+    return judge(error).memory or (error.__cause__ is not None and judge(error.__cause__).memory)

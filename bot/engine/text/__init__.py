@@ -1,0 +1,1 @@
+"""Prompts, chat templates, tokenisation without control tokens, and streaming detokenisation."""

@@ -1,0 +1,164 @@
+"""Builds the token ids that a model is to continue: of a system prompt, turns, perhaps the beginning of the answer.
+
+They fit the context window with the answer; the system prompt and the last question are always in; the beginning is the
+same from turn to turn unless the history had to be cut (see `budget`); nothing that people or models wrote becomes a
+control token or a role marker. The work is bounded by the window, however long the texts are: what cannot fit by its
+length is not tokenised, and a text is tokenised only until it is seen not to fit.
+
+Neighbouring turns of one role become one, as templates that refuse two user turns in a row need it, and the others
+read it as well. Where the template has no system role, the system prompt opens the first user turn. Names stand before
+what people said once two of them speak, so the beginning of the prompt changes once, when the second one joins.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from transformers import PreTrainedTokenizerBase
+
+from bot.engine.text.budget import first_kept, next_user
+from bot.engine.text.encoding import PART, Pause, Piece, SafeEncoder, no_pause
+from bot.engine.text.templates import ChatTemplate
+from bot.types.errors import RequestFailed
+from bot.types.messages import Prompt, Role, Turn
+
+BETWEEN = "\n\n"
+"""What stands between two turns of one role that became one."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltPrompt:
+    """Token ids to continue. `window` is the context window in tokens; `dropped_turns` oldest turns are not in."""
+
+    ids: list[int]
+    dropped_turns: int
+    window: int
+
+
+class PromptBuilder:
+    """Builds prompts for one loaded model. Not for use by two threads at once.
+
+    template: '' for the tokenizer's own chat template, or the name of one of ours. context_window: tokens of prompt and
+    answer together. name: the model's, for sentences. pause: called every few milliseconds of work. Raises ModelError
+    if the model has no template or one that cannot be used.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str,
+        context_window: int,
+        name: str = "this model",
+        pause: Pause = no_pause,
+    ) -> None:
+        self._encoder = SafeEncoder(tokenizer, name, pause)
+        self._template = ChatTemplate(tokenizer, template, self._encoder.control, name, pause)
+        self._window = context_window
+        self._head = max(self._gap_cost(gap) for gap in self._template.heads)
+        self._around = 1 + max(self._gap_cost(gap) for gap in self._template.between)
+
+    def build(self, prompt: Prompt, max_tokens: int) -> BuiltPrompt:
+        """The ids of `prompt`, at most the context window less `max_tokens`.
+
+        Raises RequestFailed if the system prompt, the question and `prompt.prefix` alone do not fit, or if there is no
+        question.
+        """
+        turns = [turn for turn in prompt.turns if turn.text.strip()]
+        user = [turn.role is not Role.ASSISTANT for turn in turns]
+        if not turns or not user[-1]:
+            raise RequestFailed("There is no question to answer: the last message is empty. Write one with some text.")
+        budget = self._window - max_tokens
+        needed = [prompt.system, _named(turns[-1]), prompt.prefix]
+        self._refuse_above(budget, max_tokens, [self._encoder.least(text) for text in needed])
+        needed_costs = [self._count(text, budget) for text in needed]
+        # A shorter text is counted to its end anyway, so that the sentence gives the exact figure.
+        long = [cost for text, cost in zip(needed, needed_costs, strict=True) if len(text) > PART]
+        self._refuse_above(budget, max_tokens, long)
+        opening = next_user(user, 0)  # an assistant turn before it is no loss of room's: templates begin with a user's
+        first = self._first_in_reach(turns, user, budget)
+        turns, user = turns[first:], user[first:]
+        costs = [self._around + self._count(_named(turn), budget) for turn in turns]
+        fixed = self._head + self._around + needed_costs[0]
+        if prompt.prefix:
+            costs.append(needed_costs[2])
+            user.append(False)
+        start = first_kept(costs, user, fixed, budget)
+        while start < len(turns):
+            ids = self._encode(prompt, turns[start:])
+            if len(ids) <= budget:
+                return BuiltPrompt(ids, first + start - opening, self._window)
+            start = next_user(user, start + 1)
+        raise self._too_long(f"{len(ids):,}", budget, max_tokens)
+
+    def _refuse_above(self, budget: int, max_tokens: int, least: Sequence[int]) -> None:
+        """Raise RequestFailed if one of these lower bounds is above the budget."""
+        if max(least, default=0) > budget:
+            raise self._too_long(f"at least {sum(least):,}", budget, max_tokens)
+
+    def _too_long(self, tokens: str, budget: int, max_tokens: int) -> RequestFailed:
+        return RequestFailed(
+            f"The message and the system prompt take {tokens} tokens, and there is room for {max(budget, 0):,} "
+            f"(context window {self._window:,}, less {max_tokens:,} for the answer): shorten them or lower max_tokens."
+        )
+
+    def _first_in_reach(self, turns: Sequence[Turn], user: Sequence[bool], budget: int) -> int:
+        """The index of the first turn that is looked at: those before it cannot fit, by their length.
+
+        It moves in steps as long as what can fit, so that the cut of `first_kept` mostly stays where it is.
+        """
+        reach = max(1, self._encoder.reach(budget))
+        ends = list(accumulate(len(turn.text) for turn in turns))
+        left_out = (ends[-1] - reach) // reach * reach
+        first = 0
+        for index, end in enumerate(ends):
+            if end > left_out:
+                break
+            first = index + 1 if user[index + 1] else first
+        return first
+
+    def _count(self, text: str, most: int) -> int:
+        """As SafeEncoder.count, of `text` as content; one that is too long by its length is not looked at."""
+        least = self._encoder.least(text)
+        return least if least > most else self._encoder.count(self._clean(text), most)
+
+    def _encode(self, prompt: Prompt, turns: Sequence[Turn]) -> list[int]:
+        system = self._clean(prompt.system)
+        contents = self._contents(turns)
+        alternating = len(contents)
+        if system and self._template.system_role:
+            contents.insert(0, system)
+        elif system:
+            contents[0] = system + BETWEEN + contents[0]
+        if prompt.prefix:
+            contents.append(self._template.defuse(prompt.prefix))
+        gaps = self._template.gaps(len(contents) > alternating + bool(prompt.prefix), alternating, bool(prompt.prefix))
+        pieces = []
+        for number, gap in enumerate(gaps):
+            pieces.append(Piece(gap, structure=True))
+            pieces += [Piece(content, structure=False) for content in contents[number : number + 1]]
+        return self._encoder.encode(pieces)
+
+    def _contents(self, turns: Sequence[Turn]) -> list[str]:
+        """What the turns say, neighbours of one role joined."""
+        people = {turn.author for turn in turns if turn.role is not Role.ASSISTANT and turn.author}
+        said: list[list[str]] = []
+        assistant = True
+        for turn in turns:
+            if assistant is not (turn.role is Role.ASSISTANT):
+                assistant = not assistant
+                said.append([])
+            said[-1].append(_named(turn) if len(people) > 1 else turn.text.strip())
+        return [self._clean(BETWEEN.join(texts)) for texts in said]
+
+    def _clean(self, text: str) -> str:
+        return self._template.defuse(text.strip())
+
+    def _gap_cost(self, gap: str) -> int:
+        return len(self._encoder.encode([Piece(gap, structure=True)]))
+
+
+def _named(turn: Turn) -> str:
+    """What a person said, with the name before it."""
+    name = " ".join(turn.author.split())
+    text = turn.text.strip()
+    return f"{name}: {text}" if name and turn.role is not Role.ASSISTANT else text

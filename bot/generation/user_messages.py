@@ -1,0 +1,44 @@
+"""How things are put into words for people; pure functions."""
+
+from bot.conversations.request_queue import Place
+from bot.types.engine import LoadProgress
+
+
+def waiting_line(place: Place) -> str:
+    """'2nd in line, about 20 s'."""
+    text = f"{ordinal(place.number)} in line"
+    return text if place.seconds is None else f"{text}, {about(place.seconds)}"
+
+
+def loading_line(model: str, progress: LoadProgress, taken_s: float, *, again: bool = False) -> str:
+    """'loading phi-4, 40 %, about 20 s left'; the time is told once the load is a fifth done.
+
+    again: 'restarting the model', since those who wait have seen it work before.
+    """
+    text = "restarting the model" if again else f"loading {model}"
+    if progress.fraction <= 0:
+        return f"{text} …"
+    text += f", {progress.fraction:.0%}"
+    if 0.2 <= progress.fraction < 1:
+        text += f", {about(taken_s / progress.fraction - taken_s)} left"
+    return text
+
+
+def ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 4th, 11th, 21st."""
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"
+
+
+def about(seconds: float) -> str:
+    """'about 20 s', 'about 3 min': rounded as a person would say it."""
+    if seconds < 10:
+        return f"about {max(1, round(seconds))} s"
+    if seconds < 90:
+        return f"about {round(seconds / 5) * 5} s"
+    return f"about {round(seconds / 60)} min"
+
+
+def counted(number: int, noun: str) -> str:
+    """'1 message', '3 messages'."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

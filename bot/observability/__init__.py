@@ -1,0 +1,1 @@
+"""Logs, the journal's priorities, metrics and systemd's notify protocol."""

@@ -1,0 +1,88 @@
+"""An adapter whose failures are counted.
+
+In: calls for a platform. Out: the same calls to its adapter, with the same results and errors; every error is counted
+by its kind. It also tells what the page says of a platform's connection.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from bot.observability.metrics import Metrics
+from bot.platforms.adapter import Adapter, Core, Limits, Watchable
+from bot.types.errors import FatalAdapterError, Gone, OutcomeUnknown, Rejected, RetryLater
+from bot.types.messages import ConversationKey, IncomingMessage, Reply
+
+KINDS: dict[type[Exception], str] = {
+    RetryLater: "retry_later",
+    Gone: "gone",
+    Rejected: "rejected",
+    OutcomeUnknown: "outcome_unknown",
+    FatalAdapterError: "fatal",
+    TimeoutError: "timeout",
+}
+"""What each error counts as; the first that fits."""
+
+
+class WatchedAdapter:
+    """See the module."""
+
+    def __init__(self, adapter: Adapter, metrics: Metrics) -> None:
+        self._adapter, self._metrics = adapter, metrics
+        self.platform = adapter.platform
+
+    @property
+    def limits(self) -> Limits:
+        """The adapter's, as they are now."""
+        return self._adapter.limits
+
+    @property
+    def connected(self) -> bool | None:
+        """Whether the platform is connected; None if the adapter cannot tell."""
+        return self._adapter.connected if isinstance(self._adapter, Watchable) else None
+
+    @property
+    def rate_limited(self) -> int:
+        """How often the platform answered 429."""
+        return self._adapter.rate_limited if isinstance(self._adapter, Watchable) else 0
+
+    async def run(self, core: Core) -> None:
+        """As the adapter does."""
+        async with self._counted():
+            await self._adapter.run(core)
+
+    async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
+        """As the adapter does."""
+        async with self._counted():
+            return await self._adapter.fetch_since(key, after_id, limit)
+
+    async def post(self, reply: Reply) -> str:
+        """As the adapter does."""
+        async with self._counted():
+            return await self._adapter.post(reply)
+
+    async def find_posted(self, reply: Reply) -> str | None:
+        """As the adapter does."""
+        async with self._counted():
+            return await self._adapter.find_posted(reply)
+
+    async def update(self, reply: Reply) -> None:
+        """As the adapter does."""
+        async with self._counted():
+            await self._adapter.update(reply)
+
+    async def status(self, key: ConversationKey, text: str | None) -> None:
+        """As the adapter does; a sign of life that is lost is no failure."""
+        await self._adapter.status(key, text)
+
+    async def close(self) -> None:
+        """As the adapter does."""
+        await self._adapter.close()
+
+    @asynccontextmanager
+    async def _counted(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except Exception as error:
+            kind = next((name for known, name in KINDS.items() if isinstance(error, known)), "other")
+            self._metrics.platform_failed(self.platform, kind)
+            raise

@@ -1,0 +1,76 @@
+"""Files that come with a message, as text: what is read of them, and what is said about the others. Pure.
+
+In: names, sizes and bytes. Out: attachments, and a sentence for each file that is none. A file is text if its content
+is, whatever its name says; how much is read is bounded.
+"""
+
+import codecs
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bot.types.display_names import as_code
+from bot.types.messages import Attachment
+
+MOST_FILES = 5
+MOST_BYTES = 200_000
+
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is the beginning of it
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What was read, and a sentence for every file that was not."""
+
+    texts: tuple[Attachment, ...] = ()
+    remark: str = ""
+
+
+def decoded(data: bytes) -> str | None:
+    """The text that a file holds, or None if it holds no text: UTF-8, UTF-16 and UTF-32 with a mark, Windows-1252."""
+    try:
+        text = _decoded(data)
+    except UnicodeDecodeError:
+        return None
+    return None if _CONTROLS.search(text) else text
+
+
+def _decoded(data: bytes) -> str:
+    for mark, encoding in _BOMS:
+        if data.startswith(mark):
+            return data.decode(encoding)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("cp1252")
+
+
+def refusal(name: str, kind: str, size: int) -> str:
+    """Why a file is not worth fetching, or ''. `kind` is its media type, `size` is in bytes."""
+    if kind.startswith("image/") and "svg" not in kind:
+        return f"I cannot see images, so I left out {as_code(name)}."
+    if size > MOST_BYTES:
+        return f"{as_code(name)} is larger than the {MOST_BYTES // 1000} kB that I read, so I left it out."
+    return ""
+
+
+def read_as_text(name: str, data: bytes) -> Attachment | str:
+    """A file that was fetched, or the sentence that says why it could not be read."""
+    text = decoded(data[: MOST_BYTES + 1])
+    return f"{as_code(name)} is not a text file, so I could not read it." if text is None else Attachment(name, text)
+
+
+def gathered(read: Iterable[Attachment | str], count: int) -> Files:
+    """The files of a message, of which there were `count`: each was read, or has its sentence."""
+    found = list(read)
+    remarks = [each for each in found if isinstance(each, str)]
+    if count > MOST_FILES:
+        remarks.append(f"I read only the first {MOST_FILES} files of a message.")
+    return Files(tuple(each for each in found if isinstance(each, Attachment)), " ".join(remarks))

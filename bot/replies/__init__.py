@@ -1,0 +1,1 @@
+"""Renders answers as messages and delivers each of them exactly once."""

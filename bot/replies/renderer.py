@@ -1,0 +1,215 @@
+"""Composes the messages of one answer from its text: rendered Markdown, or plain text where rendering takes too long.
+
+What is committed while the answer grows is a beginning of what is shown in the end, and no message is longer than the
+platform takes. Only the text that messages can show is rendered; the rest of a long answer comes as a file.
+"""
+
+import hashlib
+from collections.abc import Set
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+from bot.platforms.adapter import Dialect, Limits
+from bot.platforms.splitter import Part, between_entities, closed, open_fence, split, without_bidi_controls
+from bot.replies.markdown import render, settled
+from bot.types.messages import ActionKind, Attachment, FinishReason, GenerationRequest, Reply, Usage
+
+THE_REST = "*(The whole answer is in the file.)*"
+OUTGROWN = "*(This conversation has outgrown what I can read at once; from now on its oldest messages stay out.)*"
+ENDS_HERE = "*(The answer ends here.)*"
+INTERRUPTED = "*(I was stopped twice while I showed this answer, so it comes as a file.)*"
+FILE = "answer.md"
+
+_RENDERED = 2
+"""How much of an answer is rendered, in times of what is shown before the rest comes as a file."""
+
+_BOX = "```\n", "\n```"
+_TWO_TICKS = "`\u200b`"
+"""Stands for two backticks: no run of three is left, which would end the code."""
+
+
+def reply_id(request_id: str, part: int) -> str:
+    """The name of one message of an answer: the same after every restart, and short enough for Discord's nonce."""
+    return hashlib.blake2s(f"{request_id}/{part}".encode(), digest_size=10).hexdigest()
+
+
+@dataclass(slots=True)
+class Composer:
+    """Composes the messages of the answer to one request.
+
+    note: a sentence above the answer. before: text in an earlier message that this answer continues. links: URLs that
+    people wrote, which may be shown as links. edited: the question was changed, so another answer is offered. outgrown:
+    for the first time not all of the conversation was read, which is said below the answer.
+    """
+
+    request: GenerationRequest
+    limits: Limits
+    note: str = ""
+    before: str = ""
+    links: Set[str] = frozenset()
+    edited: bool = False
+    outgrown: bool = False
+
+    def growing(self, text: str, line: str) -> list[Reply]:
+        """The messages while the answer is being written; without text it is `line`, or nothing."""
+        if not text.strip():
+            return [self._reply(0, "", self._ours(line), (ActionKind.STOP,))] if line else []
+        source, _ = self._source(text)
+        sure = self._parts(self._shown(source[: self._settled(source)]))
+        commits = [part.text[: part.committed] for part in sure]
+        parts = self._parts(self._shown(source))
+        commits += [""] * (len(parts) - len(commits))
+        frames = [
+            self._reply(number, committed, part.text[len(committed) :])
+            for number, (part, committed) in enumerate(zip(parts, commits, strict=True))
+        ]
+        frames[0] = replace(frames[0], buttons=(ActionKind.STOP,))
+        frames[-1] = replace(frames[-1], tail=frames[-1].tail + self.limits.cursor)
+        return frames
+
+    def final(self, text: str, reason: FinishReason, usage: Usage | None, error: str) -> list[Reply]:
+        """The messages of the answer when it has ended."""
+        source, whole = self._source(text)
+        shown = self._shown(source).rstrip() if text.strip() else ""
+        beginning = self._beginning(shown)
+        cut = not whole or len(beginning) < len(shown)
+        ending = [THE_REST] if cut else []
+        if reason is FinishReason.ERROR:
+            ending.append(f"⚠️ {self._ours(error)}")
+        elif not shown:
+            ending.append("Stopped." if reason is FinishReason.ABORT else "(The model had nothing to say.)")
+        ending += [OUTGROWN] if self.outgrown else []
+        if not ending and self._seems_to_grow(shown):
+            ending.append(ENDS_HERE)
+        if ending:
+            beginning = "\n\n".join([*filter(None, [self._closed(beginning)]), *ending])
+        frames = [
+            replace(self._reply(number, part.text), final=True) for number, part in enumerate(self._split(beginning))
+        ]
+        # The first part carries the buttons: by them it is recognised as ours after a crash.
+        frames[0] = replace(frames[0], buttons=self._buttons(reason, bool(shown)))
+        file = Attachment(FILE, text) if cut else None
+        frames[-1] = replace(frames[-1], finish_reason=reason, usage=usage, attachment=file)
+        return frames
+
+    def as_file(self, text: str, reason: FinishReason, usage: Usage | None, error: str) -> list[Reply]:
+        """The answer when it has ended, as a file: nothing of its text is rendered. Without text as `final`."""
+        if not text.strip():
+            return self.final(text, reason, usage, error)
+        lines = [INTERRUPTED] + ([f"⚠️ {self._ours(error)}"] if reason is FinishReason.ERROR else [])
+        reply = self._reply(0, "\n\n".join(lines), buttons=self._buttons(reason, True))
+        return [replace(reply, final=True, finish_reason=reason, usage=usage, attachment=Attachment(FILE, text))]
+
+    def _source(self, text: str) -> tuple[str, bool]:
+        """What of `text` may be shown in messages, and whether that is all of it.
+
+        It is a message of its own, so it must open the code that it goes on with.
+        """
+        fence = open_fence(self.before)
+        source, whole = self._within(f"{fence}\n{text.lstrip(chr(10))}" if fence else text.lstrip())
+        return without_bidi_controls(source), whole
+
+    def _within(self, source: str) -> tuple[str, bool]:
+        most = _RENDERED * self.limits.attach_over
+        return (source, True) if not most or len(source.rstrip()) <= most else (source[:most], False)
+
+    def _settled(self, source: str) -> int:
+        """How many characters are rendered alike, whatever comes after them."""
+        return settled(source, self.limits.dialect)
+
+    def _seems_to_grow(self, shown: str) -> bool:
+        """Whether the last character that people see is the sign that an answer is still being written."""
+        sign, end = self.limits.cursor.strip(), len(shown)
+        while end and (shown[end - 1] in "*_~`|" or not shown[end - 1].isprintable() or shown[end - 1].isspace()):
+            end -= 1
+        return bool(sign) and shown.endswith(sign, 0, end)
+
+    def _shown(self, text: str) -> str:
+        text = render(text, self.limits.dialect, self.links)
+        return f"{self._ours(self.note)}\n\n{text}" if self.note else text
+
+    def _room(self) -> int:
+        """Characters of one message; as many in the end as before, or else every message would change then."""
+        return self.limits.max_chars - len(self.limits.cursor)
+
+    def _parts(self, shown: str) -> list[Part]:
+        return self._split(self._beginning(shown))
+
+    def _split(self, text: str) -> list[Part]:
+        return split(text, self._room())
+
+    def _closed(self, text: str) -> str:
+        return closed(text)
+
+    def _beginning(self, text: str) -> str:
+        """What of a text is shown in messages, where the rest comes as a file."""
+        most = self.limits.attach_over
+        return text[: between_entities(text, most)].rstrip() if most and len(text) > most else text
+
+    def _ours(self, text: str) -> str:
+        """Words of our own, in which names of files and people may stand, and whatever they are called."""
+        return render(text, self.limits.dialect, frozenset())
+
+    def _buttons(self, reason: FinishReason, begun: bool) -> tuple[ActionKind, ...]:
+        again = (ActionKind.RERUN if self.edited else ActionKind.REGENERATE,)
+        if reason is FinishReason.ERROR:
+            return again
+        more = (ActionKind.CONTINUE,) if begun and reason in (FinishReason.LENGTH, FinishReason.ABORT) else ()
+        return (*again, *more, ActionKind.GOOD, ActionKind.BAD)
+
+    def _reply(self, part: int, committed: str, tail: str = "", buttons: tuple[ActionKind, ...] = ()) -> Reply:
+        request = self.request
+        return Reply(
+            reply_id=reply_id(request.request_id, part),
+            request_id=request.request_id,
+            key=request.key,
+            part=part,
+            question_id=request.message_id,
+            asker=request.author,
+            committed=committed,
+            tail=tail,
+            buttons=buttons,
+        )
+
+
+@dataclass(slots=True)
+class PlainComposer(Composer):
+    """Shows text as it is, as code, so that nothing in it is a mark, a mention or a link.
+
+    Its cost is a few copies of what can be shown, whatever the text is.
+    """
+
+    @classmethod
+    def of(cls, composer: Composer) -> Self:
+        """As another composer, but plain."""
+        return cls(**{field.name: getattr(composer, field.name) for field in fields(composer)})
+
+    def _source(self, text: str) -> tuple[str, bool]:
+        return self._within(text.lstrip())
+
+    def _settled(self, source: str) -> int:
+        return len(source)
+
+    def _shown(self, text: str) -> str:
+        return self._ours(f"{self.note}\n\n{text}" if self.note else text)
+
+    def _ours(self, text: str) -> str:
+        if self.limits.dialect is Dialect.SLACK:
+            text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        return without_bidi_controls(text).replace("``", _TWO_TICKS)
+
+    def _closed(self, text: str) -> str:
+        return text
+
+    def _split(self, text: str) -> list[Part]:
+        """Parts in code, cut behind a line or a word in the second half of a message if there is one."""
+        (before, after), text = _BOX, text.rstrip()
+        room, start = self._room() - len(before + after), 0
+        parts: list[Part] = []
+        while len(text) - start > room:
+            half, end = start + room // 2, start + room
+            cut = max(text.rfind("\n", half, end), text.rfind(" ", half, end)) + 1 or between_entities(text, end)
+            parts.append(Part(f"{before}{text[start:cut]}{after}", len(before) + cut - start))
+            start = cut
+        sure = between_entities(text, min(len(text), start + room // 2)) - start
+        return [*parts, Part(f"{before}{text[start:]}{after}", len(before) + sure)]

@@ -1,0 +1,274 @@
+"""The composition root: makes the parts, recovers what an earlier process owed, runs, and drains.
+
+A service runs until its adapters end or `stop` is called. The supervisor of the process is told of each step
+(`bot.observability.systemd_notify`), and a thread watches the event loop (`bot.observability.loop_watchdog`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from bot.config.settings import Settings
+from bot.conversations.backfill import CatchUp
+from bot.conversations.conversations import Conversations
+from bot.conversations.request_queue import RequestQueue
+from bot.core.actions import Actions
+from bot.core.core import ServiceCore
+from bot.core.info_commands import Records
+from bot.core.presence import Presence
+from bot.core.settings_commands import Tuning
+from bot.generation.engine_recycler import keep_well
+from bot.generation.queue_status import Waiters
+from bot.generation.worker import Worker
+from bot.models.catalog import Catalog
+from bot.models.installed_models import Shelf
+from bot.models.runtime_config import Current
+from bot.observability.loop_watchdog import LoopWatchdog
+from bot.observability.metrics import Metrics
+from bot.observability.systemd_notify import Notifier
+from bot.platforms.adapter import Adapter, Reloading
+from bot.platforms.instrumented_adapter import WatchedAdapter
+from bot.replies.replies import GIVEN_UP, SHOWN_AGAIN, Replies
+from bot.service.retention import Retention
+from bot.storage import Storage
+from bot.types.engine import Engine
+from bot.types.errors import ConfigError, FatalAdapterError, ModelError, StorageError
+from bot.types.messages import FinishReason
+from bot.web.live_state import Sources
+from bot.web.server import WebServer
+
+log = logging.getLogger(__name__)
+
+LAST_WORDS_S = 5.0
+"""How long, at the end, final texts may still take to reach their platform."""
+
+
+class Service:
+    """One running Inhouse. `run` it once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        adapters: Sequence[Adapter],
+        engine: Engine,
+        notifier: Notifier | None = None,
+    ) -> None:
+        self._current, self._engine = Current(settings, catalog), engine
+        self._adapters = {adapter.platform: adapter for adapter in adapters}
+        self._metrics = Metrics()
+        self._watched = {adapter.platform: WatchedAdapter(adapter, self._metrics) for adapter in adapters}
+        self._shelf = Shelf(self._current)
+        self._queue = RequestQueue(settings.queue_size, settings.per_user)
+        self._notifier = notifier or Notifier()
+        self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
+        self._refused: dict[str, str] = {}  # platforms that want us no more, and what they said
+        self.web: WebServer | None = None
+        self._watchdog = LoopWatchdog()
+
+    async def run(self) -> None:
+        """Serve until every adapter has ended or `stop` was called, then drain.
+
+        Raises ConfigError (a model that cannot be loaded, a state directory in use, a token that is refused at the
+        start or when no other platform is left), StorageError.
+        """
+        self._watchdog.start()
+        try:
+            storage = await Storage.open(self._current.settings.state_dir)
+            try:
+                self.web = self._assemble(storage)
+                async with self.web:
+                    await self._recover()
+                    await self._serve()
+            finally:
+                await self._engine.close()
+                await storage.close()
+        finally:
+            self._watchdog.stop()
+
+    def stop(self) -> None:
+        """Begin to drain; a second call ends at once."""
+        (self._hurrying if self._stopping.is_set() else self._stopping).set()
+
+    def must_end(self) -> None:
+        """End the process within the drain even if the event loop never gets to `stop`. For signal handlers."""
+        self._watchdog.end_within(self._current.settings.drain + LAST_WORDS_S)
+
+    def reload(self, settings: Settings, catalog: Catalog) -> list[str]:
+        """Go by these from now on; the variables that were changed and need a restart."""
+        late = self._current.swap(settings, catalog)
+        now = self._current.settings
+        self._queue.bound(now.queue_size, now.per_user)
+        for adapter in self._adapters.values():
+            if isinstance(adapter, Reloading):
+                adapter.reload(now)
+        return late
+
+    def _assemble(self, storage: Storage) -> WebServer:
+        current, shelf = self._current, self._shelf
+        self._storage = storage
+        queue = self._queue
+        self._replies = Replies(storage, self._watched)
+        conversations = self._conversations = Conversations(current, storage, queue)
+        self._worker = Worker(
+            self._engine,
+            queue,
+            storage,
+            self._replies,
+            conversations,
+            shelf.locate,
+            current.catalog.default,
+            self._metrics,
+        )
+        self._waiters = Waiters(current, storage, queue, self._replies, self._worker)
+        tuning = Tuning(current, storage, conversations, shelf)
+        records = Records(storage, conversations, queue, self._worker, self._engine, shelf)
+        prefixes = {platform: adapter.limits.prefix for platform, adapter in self._adapters.items()}
+        actions = Actions(
+            current, storage, queue, self._worker, self._replies, conversations, tuning, records, prefixes
+        )
+        self._catchup = CatchUp(current, storage)
+        self._retention = Retention(current, storage)
+        self._presence = Presence(queue, self._worker, self._engine)
+        self._core = ServiceCore(
+            current,
+            self._watched,
+            conversations,
+            self._worker,
+            actions,
+            tuning,
+            self._presence,
+            self._catchup,
+        )
+        return WebServer(
+            Sources(
+                current=current,
+                engine=self._engine,
+                shelf=shelf,
+                queue=queue,
+                worker=self._worker,
+                waiters=self._waiters,
+                conversations=conversations,
+                actions=actions,
+                core=self._core,
+                catchup=self._catchup,
+                adapters=self._watched,
+                metrics=self._metrics,
+                refusals=self._refused,
+                stopping=self._stopping.is_set,
+            )
+        )
+
+    async def _recover(self) -> None:
+        """Take up what an earlier process owed; of a platform that is not served now, it stays stored."""
+        owed = await self._storage.inbox.recover()
+        await self._conversations.load()
+        await self._catchup.load(self._adapters)
+        self._replies.resume(await self._storage.outbox.unsettled())  # before more of them are made here
+        for request in owed:
+            if request.key.platform not in self._adapters:
+                continue
+            if request.service_runs > SHOWN_AGAIN:
+                live = self._replies.open(request, recall=True)
+                await live.finish(FinishReason.ERROR, error=GIVEN_UP)
+            else:
+                self._worker.submit(request, recall=True)
+
+    async def _serve(self) -> None:
+        worker = asyncio.create_task(self._worker.run(), name="worker")
+        waiters = asyncio.create_task(self._waiters.keep_told(), name="waiters")
+        stopping = asyncio.create_task(self._until_stopped(), name="stop")
+        background = [
+            asyncio.create_task(self._look_at_hardware(), name="hardware"),
+            asyncio.create_task(self._presence.watch(), name="speed"),
+            asyncio.create_task(keep_well(self._engine, self._worker), name="upkeep"),
+            asyncio.create_task(self._catchup.keep_saving(), name="cursors"),
+            asyncio.create_task(self._retention.keep(), name="retention"),
+            asyncio.create_task(self._notifier.keep_told(self._standing, self._arrived), name="notifier"),
+        ]
+        for task in background:
+            task.add_done_callback(_ended)
+        adapters = [asyncio.create_task(self._connect(adapter)) for adapter in self._watched.values()]
+        served = asyncio.create_task(_all(adapters), name="adapters")
+        tasks = [worker, waiters, stopping, served, *background]
+        try:
+            done, _ = await asyncio.wait([worker, waiters, stopping, served], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            if not done & {stopping, served}:
+                raise RuntimeError("A part of the service ended that has to live as long as it.")
+        except ModelError as error:
+            raise ConfigError(str(error)) from error
+        finally:
+            self._notifier.stopping(self._current.settings.drain + LAST_WORDS_S)
+            worker.cancel()
+            await self._drain()
+            for task in (*tasks, *adapters):
+                task.cancel()
+            await asyncio.gather(*tasks, *adapters, return_exceptions=True)
+            await self._replies.settled(0)  # what was asked while we drained waits for the next start
+            await self._hand_back()
+
+    async def _hand_back(self) -> None:
+        try:
+            await self._storage.outbox.hand_back()
+        except StorageError as error:
+            log.error("It could not be stored that this run ended in order: %s", error)
+
+    def _arrived(self) -> bool:
+        """Whether no platform is still on its way for the first time."""
+        return self._adapters.keys() <= self._core.connected | self._refused.keys()
+
+    def _standing(self) -> str:
+        """'phi-4 loaded · 2 waiting; discord: reached; slack: not yet reached'."""
+        model, line = self._worker.loader.name, self._core.presence()
+        if model and line.startswith(model):
+            line = line.replace(model, f"{model} loaded", 1)
+        said = {True: "reached", False: "not yet reached"}
+        platforms = [
+            f"{name}: {'refused us' if name in self._refused else said[name in self._core.connected]}"
+            for name in self._adapters
+        ]
+        return "; ".join([line, *platforms])
+
+    async def _until_stopped(self) -> None:
+        await self._stopping.wait()
+
+    async def _look_at_hardware(self) -> None:
+        """Once the model is loaded and nobody waits for an answer, since the look costs seconds of a core."""
+        loaded = await self._worker.at_rest()
+        await self._shelf.look(loaded.weights_mb + loaded.kv_cache_mb)
+
+    async def _connect(self, adapter: Adapter) -> None:
+        try:
+            await adapter.run(self._core)
+        except FatalAdapterError as error:
+            self._refused[adapter.platform] = str(error)
+            if adapter.platform not in self._core.connected or len(self._refused) == len(self._adapters):
+                raise ConfigError(str(error)) from error
+            log.error("%s stops: %s", adapter.platform, error)
+
+    async def _drain(self) -> None:
+        """Let running answers end and final texts arrive; a second `stop` cuts it short."""
+        hurry = asyncio.create_task(self._hurrying.wait())
+        drained = asyncio.create_task(self._worker.drain(self._current.settings.drain))
+        await asyncio.wait([hurry, drained], return_when=asyncio.FIRST_COMPLETED)
+        if not drained.done():
+            drained.cancel()
+            await asyncio.gather(drained, return_exceptions=True)
+            await self._worker.drain(0)
+        hurry.cancel()
+        await self._replies.settled(0 if self._hurrying.is_set() else LAST_WORDS_S)
+        for adapter in self._adapters.values():
+            await adapter.close()
+        await self._catchup.save()
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    """Say it when a part in the background ends by a bug of ours; the service goes on without it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("A part of the service (%s) ended in a way that was not foreseen", task.get_name(), exc_info=error)
+
+
+async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:
+    await asyncio.gather(*tasks)

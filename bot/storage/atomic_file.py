@@ -1,0 +1,58 @@
+"""A file that is there as a whole, or not at all.
+
+In: where it is to be, and somebody who writes it. Out: the file, for its owner alone, on the disk. Promise: until it is
+complete nothing is there, or what was there before, even if the process or the machine ends meanwhile.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bot.types.errors import ConfigError, StorageError
+
+
+@contextmanager
+def new_file(target: Path, *, force: bool) -> Iterator[Path]:
+    """An empty file beside `target` to write into; it becomes `target` when the block ends without an error.
+
+    force: what is there may be replaced. Raises ConfigError if `target` cannot be, StorageError if the disk refuses.
+    """
+    if target.is_dir() or not target.parent.is_dir():
+        what = "is a directory" if target.is_dir() else "is in a directory that does not exist"
+        raise ConfigError(f"{target} {what}: name a file that is to be made.")
+    if target.exists() and not force:
+        raise ConfigError(f"{target} is there already: name another file, or add --force to replace it.")
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # with mode 0600
+        os.close(descriptor)
+    except OSError as error:
+        raise ConfigError(
+            f"{target} cannot be written ({error.strerror}): name a file in another directory."
+        ) from error
+    path = Path(name)
+    try:
+        yield path
+        _sync(path)
+        path.replace(target)
+        if sys.platform != "win32":
+            _sync(target.parent)
+    except OSError as error:
+        raise StorageError(
+            f"{target} could not be written ({error.strerror}): check the disk and its space."
+        ) from error
+    finally:
+        for beside in ("", "-journal", "-wal", "-shm"):
+            with suppress(OSError):
+                path.with_name(path.name + beside).unlink()
+
+
+def _sync(path: Path) -> None:
+    """See that a file, or the names in a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,185 @@
+"""The table of commands, from which slash commands, `!text` commands, the console and /help are made.
+
+Parses what a person typed into a command and a checked argument. What a command does is in `bot.core.actions`.
+"""
+
+import difflib
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bot.types.display_names import as_code
+from bot.types.errors import RequestRefused
+
+
+class Who(StrEnum):
+    """The roles that commands are for.
+
+    Admins are the admins of the server or workspace and those of INHOUSE_ADMINS. Channel managers are people who can
+    manage the channel or its messages, and admins.
+    """
+
+    EVERYONE = "everyone"
+    CHANNEL = "channel managers"
+    ADMIN = "admins"
+
+
+class Kind(StrEnum):
+    """The type of an argument."""
+
+    TEXT = "text"
+    NUMBER = "number"
+    INTEGER = "integer"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """The one argument of a command. `minimum` and `maximum` are inclusive; `choices` closes the list of values."""
+
+    name: str
+    description: str
+    kind: Kind = Kind.TEXT
+    required: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    autocomplete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command. `who` may use it with its argument; without it a command only shows something, to everyone."""
+
+    name: str
+    description: str
+    option: Option | None = None
+    who: Who = Who.EVERYONE
+
+
+COMMANDS = (
+    Command("ask", "Ask something", Option("prompt", "Your question", required=True)),
+    Command(
+        "model",
+        "Show or change the model",
+        Option("name", "Name of the model", autocomplete=True),
+        Who.ADMIN,
+    ),
+    Command(
+        "temperature",
+        "Randomness, 0 to 2. At 0, always the likeliest word",
+        Option("value", "From 0 to 2", Kind.NUMBER, minimum=0.0, maximum=2.0),
+        Who.CHANNEL,
+    ),
+    Command(
+        "top_p",
+        "Choose only among the likeliest words with this total probability",
+        Option("value", "From 0.01 to 1", Kind.NUMBER, minimum=0.01, maximum=1.0),
+        Who.CHANNEL,
+    ),
+    Command(
+        "max_tokens",
+        "Maximum length of an answer, in tokens",
+        Option("value", "From 1 to 8192", Kind.INTEGER, minimum=1, maximum=8192),
+        Who.CHANNEL,
+    ),
+    Command(
+        "system",
+        "Show, set or clear the instructions for the model",
+        Option("prompt", "The new instructions, or 'clear' for the default ones"),
+        Who.CHANNEL,
+    ),
+    Command("settings", "Show the settings in use here"),
+    Command("reset", "Start a new conversation: earlier messages are no longer read"),
+    Command("undo", "Remove the last question and its answer"),
+    Command("regenerate", "Answer the last question again"),
+    Command("continue", "Continue the last answer"),
+    Command("stop", "Stop the current answer"),
+    Command("status", "Show model, hardware, memory, speed and queue"),
+    Command("why", "Show what the model read for its last answer"),
+    Command(
+        "forget",
+        "Delete stored messages of this conversation",
+        Option("what", "all (default), last or mine", choices=("all", "last", "mine")),
+    ),
+    Command(
+        "export",
+        "Save the conversation as a file",
+        Option("format", "markdown (default) or json", choices=("markdown", "json")),
+    ),
+    Command("help", "Show the commands"),
+)
+
+
+def find(name: str) -> Command | None:
+    """The command of that name, if there is one. Dashes and underscores are the same."""
+    wanted = name.lower().replace("-", "_")
+    return next((command for command in COMMANDS if command.name == wanted), None)
+
+
+def nearest(name: str) -> str:
+    """A hint that names the commands most like `name`, or ''."""
+    close = difflib.get_close_matches(name.lower(), [command.name for command in COMMANDS], n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def parse_text(text: str, prefix: str = "!") -> tuple[str, dict[str, str]] | None:
+    """`!temperature 0.2` as ('temperature', {'value': '0.2'}); None if the text is not one of our commands."""
+    if not text.startswith(prefix):
+        return None
+    word, *rest = text[len(prefix) :].split(maxsplit=1) or [""]
+    command = find(word)
+    if command is None:
+        return None
+    return command.name, {command.option.name: rest[0].strip()} if command.option and rest else {}
+
+
+def value_of(command: Command, args: dict[str, str]) -> str | None:
+    """The checked argument of a command as text, or None if none was given.
+
+    Raises RequestRefused with the range, the choices or the missing argument in its sentence.
+    """
+    option = command.option
+    raw = args.get(option.name, "").encode("utf-8", "replace").decode().strip() if option else ""
+    if option is None or not raw:
+        if option and option.required:
+            raise RequestRefused(f"{command.name} needs a {option.name}: {option.description.lower()}.")
+        return None
+    if option.choices:
+        if raw.lower() not in option.choices:
+            choices = f"{', '.join(option.choices[:-1])} or {option.choices[-1]}"
+            raise RequestRefused(f"{command.name} must be {choices}, not {as_code(raw, 40)}.")
+        return raw.lower()
+    if option.kind is Kind.TEXT:
+        return raw
+    return _number(command, option, raw)
+
+
+def _number(command: Command, option: Option, raw: str) -> str:
+    assert option.minimum is not None
+    assert option.maximum is not None
+    range_ = f"between {option.minimum:g} and {option.maximum:g}"
+    integer = option.kind is Kind.INTEGER
+    try:
+        value: float = int(raw) if integer else float(raw.replace(",", "."))
+    except ValueError:
+        kind = "a whole number" if integer else "a number"
+        raise RequestRefused(f"{command.name} must be {kind} {range_}, not {as_code(raw, 40)}.") from None
+    if not option.minimum <= value <= option.maximum:  # false for NaN too
+        raise RequestRefused(f"{command.name} must be {range_}, not {raw[:40]}.")
+    return f"{value:g}" if not integer else str(value)
+
+
+def help_text(prefix: str = "/") -> str:
+    """The list of commands as Markdown, one a line, with who may use them."""
+    lines = []
+    for command in COMMANDS:
+        who = "" if command.who is Who.EVERYONE else f" ({command.who})"
+        lines.append(f"`{usage(command, prefix)}` {command.description}{who}")
+    return "\n".join(lines)
+
+
+def usage(command: Command, prefix: str) -> str:
+    """'/forget [what]': a command with its argument, in brackets if it is optional."""
+    if command.option is None:
+        return f"{prefix}{command.name}"
+    argument = command.option.name if command.option.required else f"[{command.option.name}]"
+    return f"{prefix}{command.name} {argument}"

@@ -1,0 +1,132 @@
+"""Authorise requests: by a bearer token where one is set, and by this machine's own names where none is.
+
+A browser gives the token once, in a form or as ?token=, and gets a cookie for it; the address that it then shows has no
+token in it. Without a token a page elsewhere could point a name of its own at this machine (DNS rebinding), so the Host
+must be one of ours. A malformed request is answered by 400.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import html
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from bot.config.address import is_loopback, network_of, parse_host
+from bot.web.login_throttle import Guesses
+
+COOKIE = "inhouse"
+COOKIE_S = 30 * 24 * 3600
+BODY_S = 10.0
+"""How long a client may take for the body of a request."""
+OPEN = ("/healthz", "/readyz", "/login", "/style.css", "/icon.svg")
+"""What needs no token: it tells nothing that has to be hidden."""
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Server": "Inhouse",
+}
+
+NOT_OURS = "This is only served to this machine, under the names localhost, 127.0.0.1 and [::1].\n"
+ELSEWHERE = "Another page's request is not answered.\n"
+NO_HOST = "The Host header is missing, doubled or malformed.\n"
+NO_FORM = "This is not a form that can be read.\n"
+LATE = f"The body did not come within {BODY_S:.0f} s.\n"
+NO_TOKEN = "This needs the token of INHOUSE_HTTP_TOKEN: send 'Authorization: Bearer ...'.\n"
+WRONG = "That is not the token. It is what INHOUSE_HTTP_TOKEN is set to where Inhouse runs."
+
+
+class Guard:
+    """Lets requests through or not. `token`: the one to ask for, '' for none; `pages` has login.html."""
+
+    def __init__(self, token: str, pages: Path) -> None:
+        self._token = token.encode()
+        self._cookie = hmac.digest(self._token, b"inhouse status page", hashlib.sha256).hex()
+        self._guesses = Guesses()
+        self._form = (pages / "login.html").read_text("utf-8")
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Around every request."""
+        try:
+            (name,) = request.headers.getall("Host", [])
+            host = parse_host(name)
+        except ValueError:
+            return web.Response(status=400, text=NO_HOST)
+        if not self._token and not is_loopback(host):
+            return web.Response(status=403, text=NOT_OURS)
+        if _from_elsewhere(request):
+            return web.Response(status=403, text=ELSEWHERE)
+        if not self._token or request.path in OPEN:
+            return await handler(request)
+        if request.path == "/" and "token" in request.query:
+            return await self._let_in(request, request.query["token"])
+        if await self._knows(request):
+            return await handler(request)
+        if request.path == "/":
+            return self._ask()
+        return web.Response(status=401, text=NO_TOKEN, headers={"WWW-Authenticate": 'Bearer realm="Inhouse"'})
+
+    async def login(self, request: web.Request) -> web.Response:
+        """Check the token that the form sends."""
+        try:
+            async with asyncio.timeout(BODY_S):
+                given = (await request.post()).get("token", "")
+        except TimeoutError:
+            return web.Response(status=408, text=LATE)
+        except web.HTTPException:
+            raise
+        except Exception:  # aiohttp raises many kinds, for a multipart, a charset or an encoding that is wrong
+            return web.Response(status=400, text=NO_FORM)
+        return await self._let_in(request, given.strip() if isinstance(given, str) else "")
+
+    async def _let_in(self, request: web.Request, given: str) -> web.Response:
+        if not self._token or not await self._is_token(request, given):
+            return self._ask(WRONG)
+        response = web.Response(status=303, headers={"Location": "./"})
+        https = request.headers.get("X-Forwarded-Proto", request.scheme) == "https"  # a proxy's, in front of us
+        response.set_cookie(
+            COOKIE, self._cookie, max_age=COOKIE_S, httponly=True, samesite="Strict", secure=https or None
+        )
+        return response
+
+    def _ask(self, problem: str = "") -> web.Response:
+        text = self._form.replace("{problem}", html.escape(problem)).replace("{hidden}", "" if problem else "hidden")
+        return web.Response(status=401, text=text, content_type="text/html")
+
+    async def _knows(self, request: web.Request) -> bool:
+        if hmac.compare_digest(request.cookies.get(COOKIE, "").encode("utf-8", "replace"), self._cookie.encode()):
+            return True
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and await self._is_token(request, given.strip())
+
+    async def _is_token(self, request: web.Request, given: str) -> bool:
+        if not given:
+            return False
+        network = network_of(request.remote or "")
+        await self._guesses.wait(network)
+        right = hmac.compare_digest(given.encode("utf-8", "replace"), self._token)
+        if not right:
+            self._guesses.wrong(network)
+        return right
+
+
+async def with_headers(_: web.Request, response: web.StreamResponse) -> None:
+    """Put what every answer carries onto this one."""
+    response.headers.update(HEADERS)
+
+
+def _from_elsewhere(request: web.Request) -> bool:
+    """Whether another site's page asks for this behind its reader's back; following a link is no such thing."""
+    site, mode = request.headers.get("Sec-Fetch-Site", "none"), request.headers.get("Sec-Fetch-Mode", "")
+    return site not in ("none", "same-origin") and mode != "navigate"

@@ -1,0 +1,62 @@
+"""The page's life: server-sent events, the samples so far and then every new moment.
+
+In: the status. Out: a stream for each open page, at most MOST of them; one whose client does not take what it is sent
+is dropped.
+"""
+
+import asyncio
+import contextlib
+
+from aiohttp import web
+
+from bot.web.page_data import Status
+from bot.web.sampler import Sampler
+
+MOST = 16
+PATIENCE_S = 10.0
+"""How long a client may take for one event."""
+RETRY_S = 3
+FULL = f"{MOST} pages are open already, as many as are served; close one.\n"
+
+
+class Stream:
+    """All open pages."""
+
+    def __init__(self, status: Status, sampler: Sampler, patience_s: float = PATIENCE_S) -> None:
+        self._status, self._sampler, self._patience_s = status, sampler, patience_s
+        self._closing = False
+        self.open = 0
+        """How many pages are open."""
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Send events until the client is gone or the service ends."""
+        if self.open >= MOST:
+            return web.Response(status=503, text=FULL, headers={"Retry-After": "30"})
+        self.open += 1
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await response.prepare(request)
+            await self._feed(response)
+        except (ConnectionError, TimeoutError):
+            if request.transport is not None:
+                request.transport.abort()
+        finally:
+            self.open -= 1
+        return response
+
+    def close(self) -> None:
+        """End all streams at their next event."""
+        self._closing = True
+
+    async def _feed(self, response: web.StreamResponse) -> None:
+        await self._send(response, "history", self._status.history())
+        while not self._closing:
+            await self._send(response, "now", self._status.now())
+            await self._sampler.next()
+        with contextlib.suppress(ConnectionError):
+            await response.write_eof()
+
+    async def _send(self, response: web.StreamResponse, event: str, data: bytes) -> None:
+        async with asyncio.timeout(self._patience_s):
+            await response.write(b"retry: %d\nevent: %s\ndata: %s\n\n" % (RETRY_S * 1000, event.encode(), data))

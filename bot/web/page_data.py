@@ -1,0 +1,119 @@
+"""What the status page shows, as plain data: no text of a person or a model, no name, no id of a conversation.
+
+In: the live parts, the samples and the last troubles. Out: JSON for the browser. Sizes are in MB, durations in seconds,
+times in Unix seconds; None where something is not known.
+"""
+
+import time
+from dataclasses import asdict
+
+import msgspec
+import psutil
+
+from bot.models.hardware import MB, describe_hardware
+from bot.types.messages import GenerationRequest
+from bot.web.live_state import Sources
+from bot.web.recent_errors import Troubles
+from bot.web.sampler import KEPT, Sampler
+
+MOST_WAITERS = 20
+"""How many of those who wait are shown one by one."""
+
+Part = dict[str, object]
+
+
+class Status:
+    """Looks at everything when it is asked to."""
+
+    def __init__(self, sources: Sources, sampler: Sampler, troubles: Troubles, version: str) -> None:
+        self._sources, self._sampler, self._troubles, self._version = sources, sampler, troubles, version
+        self._process = psutil.Process()
+        self.began = time.time()
+        """Since when the service runs."""
+
+    def history(self) -> bytes:
+        """The samples so far, oldest first, and how many a page may keep."""
+        return msgspec.json.encode({"samples": list(self._sampler.samples), "kept": KEPT})
+
+    def now(self) -> bytes:
+        """This moment."""
+        samples = self._sampler.samples
+        return msgspec.json.encode(
+            {
+                "version": self._version,
+                "began": self.began,
+                "unready": self._sources.unready(self._sampler.engine_trouble),
+                "stopping": self._sources.stopping(),
+                "sample": samples[-1] if samples else None,
+                "model": self._sources.worker.loader.loaded,
+                "loading": self._loading(),
+                "memory": self._memory(),
+                "queue": self._queue(),
+                "totals": self._totals(),
+                "platforms": list(map(self._platform, self._sources.adapters)),
+                "troubles": self._troubles.last(),
+            }
+        )
+
+    def _loading(self) -> Part | None:
+        loading = self._sources.worker.loader.loading
+        if loading is None:
+            return None
+        taken = time.monotonic() - loading.began
+        return {"model": loading.model, "taken_s": taken, **asdict(loading.progress)}
+
+    def _memory(self) -> Part:
+        hardware = self._sources.shelf.hardware
+        stats = self._sampler.stats
+        return {
+            "service_mb": self._process.memory_info().rss // MB,
+            "engine_mb": stats.resident_mb if stats else None,
+            "ram_mb": hardware.ram_total_mb if hardware else None,
+            "gpu_used_mb": stats.gpu_used_mb if stats and stats.gpu_total_mb else None,
+            "gpu_mb": stats.gpu_total_mb if stats and stats.gpu_total_mb else None,
+            "cache_used": stats.cache_used if stats else None,
+            "hardware": describe_hardware(hardware).splitlines() if hardware else [],
+        }
+
+    def _queue(self) -> Part:
+        queue, places = self._sources.queue, self._sources.waiters.places()
+        requests = {request.request_id: request for request in queue.waiting()}
+        waiting = [
+            {**_request(requests[request_id]), "place": place.number, "seconds": place.seconds}
+            for request_id, place in places.items()
+        ]
+        return {
+            "running": list(map(_request, queue.running())),
+            "waiting": waiting[:MOST_WAITERS],
+            "more": max(0, len(waiting) - MOST_WAITERS),
+            "limit": self._sources.current.settings.queue_size,
+        }
+
+    def _totals(self) -> Part:
+        totals = self._sources.metrics.totals
+        return {
+            "answers": totals.answers,
+            "prompt_tokens": totals.prompt_tokens,
+            "generated_tokens": totals.generated_tokens,
+            "cached_share": totals.cached_share if totals.prompt_tokens else None,
+            "engine_restarts": self._sources.worker.loader.losses,
+            "redelivered": self._sources.redelivered,
+        }
+
+    def _platform(self, name: str) -> Part:
+        sources = self._sources
+        errors = sources.metrics.totals.platform_errors
+        return {
+            "name": name,
+            "connected": sources.connected(name),
+            "refusal": sources.refusals.get(name, ""),
+            "sessions": sources.catchup.sessions.get(name, 0),
+            "read_back": sources.catchup.read[name],
+            "errors": sum(count for (platform, _), count in errors.items() if platform == name),
+            "rate_limited": sources.adapters[name].rate_limited,
+        }
+
+
+def _request(request: GenerationRequest) -> Part:
+    asked = max(0.0, time.time() - request.accepted_at)
+    return {"platform": request.key.platform, "model": request.model, "asked_s": asked, "attempt": request.attempts + 1}

@@ -1,0 +1,122 @@
+"""What /metrics shows beside the histograms: read from the live parts when it is asked for.
+
+In: the live parts and the engine's newest figures. Out: families of prometheus-client, all names beginning with
+`inhouse_`. What does not apply (a GPU that is not there) has its description and no sample.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import psutil
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from bot.models.hardware import MB
+from bot.web.live_state import Sources
+from bot.web.sampler import Sampler
+
+Values = Iterable[tuple[tuple[str, ...], float]]
+"""The values of labels, and the figure that belongs to them."""
+
+
+class LiveCollector(Collector):
+    """See the module."""
+
+    def __init__(self, sources: Sources, sampler: Sampler, version: str) -> None:
+        self._sources, self._sampler, self._version = sources, sampler, version
+        self._process = psutil.Process()
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing ahead of time: the registry need not look before the parts live."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything, as it is now."""
+        yield from self._service()
+        yield from self._queue()
+        yield from self._answers()
+        yield from self._model()
+        yield from self._memory()
+        yield from self._platforms()
+
+    def _service(self) -> Iterator[Metric]:
+        unready = self._sources.unready(self._sampler.engine_trouble)
+        yield _gauge("ready", "1 if questions can be answered, else 0", float(not unready))
+        yield _gauges("info", "1, with the version", ["version"], [((self._version,), 1)])
+
+    def _queue(self) -> Iterator[Metric]:
+        queue = self._sources.queue
+        yield _gauge("queue_waiting", "Requests that wait", len(queue.waiting()))
+        yield _gauge("queue_running", "Requests whose answers are being written", len(queue.running()))
+        yield _gauge("queue_limit", "Requests that may wait", self._sources.current.settings.queue_size)
+
+    def _answers(self) -> Iterator[Metric]:
+        totals = self._sources.metrics.totals
+        ends = (((str(reason),), count) for reason, count in totals.answers.items())
+        yield _counters("answers", "Answers that ended, by finish reason", ["reason"], ends)
+        yield _counter("prompt_tokens", "Tokens in: read by the model", totals.prompt_tokens)
+        yield _counter("cached_tokens", "Tokens in that the prefix cache had", totals.cached_tokens)
+        yield _counter("generated_tokens", "Tokens out: written by the model", totals.generated_tokens)
+        yield _gauge("cached_share", "The part of all tokens in that the prefix cache had, 0 to 1", totals.cached_share)
+        stats = self._sampler.stats
+        rate = stats.tokens_per_s if stats else 0.0
+        yield _gauge("tokens_per_second", "Tokens out a second, over the last ten seconds", rate)
+        yield _counter("redeliveries_dropped", "Events that came again and were dropped", self._sources.redelivered)
+
+    def _model(self) -> Iterator[Metric]:
+        worker, totals = self._sources.worker, self._sources.metrics.totals
+        loads = (((model, "loaded" if well else "failed"), count) for (model, well), count in totals.loads.items())
+        yield _counters("model_loads", "Loads of a model, by outcome", ["model", "outcome"], loads)
+        now = [((worker.loader.loaded.name, worker.loader.loaded.device), 1)] if worker.loader.loaded else []
+        yield _gauges("model_loaded", "1 for the model that is loaded", ["model", "device"], now)
+        yield _counter("engine_restarts", "How often the engine's process ended and was replaced", worker.loader.losses)
+
+    def _memory(self) -> Iterator[Metric]:
+        stats = self._sampler.stats
+        resident = [(("service",), self._process.memory_info().rss)]
+        if stats:
+            resident.append((("engine",), stats.resident_mb * MB))
+        yield _gauges("memory_bytes", "Resident memory of our processes", ["process"], resident)
+        limit = stats.memory_limit_mb * MB if stats and stats.memory_limit_mb else None
+        yield _gauge("engine_memory_limit_bytes", "Above it, an idle engine is replaced", limit)
+        has_gpu = stats is not None and stats.gpu_total_mb > 0
+        used, there = (stats.gpu_used_mb * MB, stats.gpu_total_mb * MB) if stats and has_gpu else (None, None)
+        yield _gauge("gpu_memory_used_bytes", "GPU memory in use, by anybody", used)
+        yield _gauge("gpu_memory_bytes", "GPU memory that there is", there)
+        cache = stats.cache_used if stats else None
+        yield _gauge("kv_cache_used_share", "The part of the KV cache that is in use, 0 to 1", cache)
+
+    def _platforms(self) -> Iterator[Metric]:
+        sources, label = self._sources, ["platform"]
+        names = list(sources.adapters)
+        errors = sources.metrics.totals.platform_errors.items()
+        yield _counters("platform_errors", "Calls to a platform that failed, by kind", ["platform", "kind"], errors)
+        limited = (((name,), sources.adapters[name].rate_limited) for name in names)
+        yield _counters("platform_rate_limited", "Answers 429 of a platform", label, limited)
+        connected = (((name,), sources.connected(name)) for name in names)
+        yield _gauges("platform_connected", "1 if there is a session, else 0", label, connected)
+        sessions = (((name,), sources.catchup.sessions.get(name, 0)) for name in names)
+        yield _counters("catchups", "Sessions, each of which began with reading back", label, sessions)
+        read = (((name,), sources.catchup.read[name]) for name in names)
+        yield _counters("caught_up_messages", "Messages that were read back", label, read)
+
+
+def _gauge(name: str, what: str, value: float | None) -> Metric:
+    return _gauges(name, what, [], [] if value is None else [((), value)])
+
+
+def _counter(name: str, what: str, value: float) -> Metric:
+    return _counters(name, what, [], [((), value)])
+
+
+def _gauges(name: str, what: str, labels: list[str], values: Values) -> Metric:
+    family = GaugeMetricFamily(f"inhouse_{name}", what, labels=labels)
+    for label_values, value in values:
+        family.add_metric(label_values, value)
+    return family
+
+
+def _counters(name: str, what: str, labels: list[str], values: Values) -> Metric:
+    family = CounterMetricFamily(f"inhouse_{name}", what, labels=labels)
+    for label_values, value in values:
+        family.add_metric(label_values, value)
+    return family

@@ -1,0 +1,74 @@
+"""Keys that are pressed while an answer is written: Ctrl-C stops it, others wait for the next prompt."""
+
+import asyncio
+import os
+import pty
+import signal
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.input import create_input
+from prompt_toolkit.input.typeahead import get_typeahead
+
+from bot.types.messages import FinishReason
+from tests.support.builders.console_window import Chat
+
+
+async def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
+    chat = Chat(tmp_path, "one", "two")
+    chat.core.says("Endless", until_stopped=True, reason=FinishReason.ABORT)
+    chat.core.says("Second.", usage=None)
+    before = signal.getsignal(signal.SIGINT)
+    running = asyncio.create_task(chat.run())
+    await chat.core.writing.wait()
+    os.kill(os.getpid(), signal.SIGINT)
+    shown = await running
+    assert "first after 0.3 s; stopped\n\nSecond." in shown
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+async def test_a_second_ctrl_c_leaves(tmp_path: Path) -> None:
+    chat = Chat(tmp_path, "one", "two")
+    chat.core.says("Endless", until_stopped=True)
+    chat.core.deaf = True
+    running = asyncio.create_task(chat.run())
+    await chat.core.writing.wait()
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0.05)
+    await running
+    assert "stop" in [getattr(event, "name", "") for event in chat.core.events]
+
+
+async def test_ctrl_c_is_a_key_that_stops_the_answer_and_other_keys_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master, slave = pty.openpty()
+    chat = Chat(tmp_path, "one", "two")
+    chat.core.says("Endless", until_stopped=True, reason=FinishReason.ABORT)
+    chat.core.says("Second.", usage=None)
+    with os.fdopen(master, "rb"), os.fdopen(slave, "r") as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        before = termios.tcgetattr(slave)
+        running = asyncio.create_task(chat.run())
+        await chat.core.writing.wait()
+        assert termios.tcgetattr(slave)[6][termios.VINTR] == b"\0", "no signal, which would reach make as well"
+        os.write(master, b"Hi\x03!\r")
+        shown = await running
+        kept = "".join(key.data for key in get_typeahead(create_input(terminal)))
+        assert termios.tcgetattr(slave) == before
+    assert "; stopped\n\nSecond." in shown
+    assert kept == "Hi!\n"
+
+
+async def test_keys_are_not_echoed_into_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = pty.openpty()
+    with os.fdopen(master, "rb"), os.fdopen(slave, "r") as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        echo = [bool(termios.tcgetattr(slave)[3] & termios.ECHO)]
+        with Chat(tmp_path).screen.answering(lambda: None):
+            echo.append(bool(termios.tcgetattr(slave)[3] & termios.ECHO))
+        echo.append(bool(termios.tcgetattr(slave)[3] & termios.ECHO))
+    assert echo == [True, False, True]

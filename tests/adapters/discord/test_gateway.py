@@ -1,0 +1,252 @@
+"""Staying connected: what ends a session, what ends the adapter, and what no chain of failures may spend."""
+
+import asyncio
+import logging
+
+import pytest
+
+from adapters.discord.adapter import DiscordAdapter
+from adapters.discord.gateway.gateway import GatewayTiming, proxy_for
+from adapters.discord.gateway.reconnect_backoff import HOUR_S, MAX_WAIT_S, ReconnectBackoff
+from bot.config.settings import Settings
+from bot.types.errors import FatalAdapterError, StorageError
+from bot.types.messages import Accepted, Event, Outcome
+from tests.support.builders.discord_adapter import on_stage, settings_of
+from tests.support.fakes.discord import FakeDiscord
+from tests.support.fakes.recording_core import RecordingCore
+
+
+async def ended(server: FakeDiscord, **settings: object) -> str:
+    """What an adapter ends with that does not get far."""
+    adapter = DiscordAdapter(settings_of(server, **settings), server.connector, GatewayTiming(guilds=0.05, gap=0.1))
+    with pytest.raises(FatalAdapterError) as error:
+        async with asyncio.timeout(10):
+            await adapter.run(RecordingCore())
+    return str(error.value)
+
+
+async def test_a_wrong_token_ends_it_with_the_page_that_gives_another() -> None:
+    async with FakeDiscord() as server:
+        said = await ended(server, discord_bot_token="wrong")
+        assert "DISCORD_BOT_TOKEN" in said
+        assert "https://discord.com/developers/applications" in said
+        assert not server.gateway.identifies
+        server.gateway.refuse_identify(4004)
+        assert f"https://discord.com/developers/applications/{server.application_id}/bot" in await ended(server)
+        assert len(server.gateway.identifies) == 1
+
+
+@pytest.mark.fault(12)
+@pytest.mark.parametrize("code", [4010, 4011, 4012, 4013, 4014])
+async def test_refusals_for_good_end_it_with_what_to_do(code: int) -> None:
+    async with FakeDiscord() as server:
+        server.gateway.refuse_identify(code)
+        said = await ended(server)
+        assert ("Message Content Intent" in said) == (code == 4014)
+        assert len(server.gateway.identifies) == 1
+
+
+@pytest.mark.fault(12)
+@pytest.mark.parametrize("code", [4004, 4014])
+async def test_a_refusal_later_ends_it_too(code: int) -> None:
+    async with on_stage() as stage:
+        stage.server.gateway.close(code)
+        with pytest.raises(FatalAdapterError):
+            async with asyncio.timeout(10):
+                await stage.running
+
+
+@pytest.mark.parametrize("switched_on", [True, False])
+async def test_the_content_intent_is_asked_for_only_where_the_portal_allows_it(switched_on: bool) -> None:
+    async with on_stage(message_content=switched_on) as stage:
+        (identify,) = stage.server.log.received(op=2)
+        assert isinstance(identify.data, dict)
+        assert bool(identify.data["intents"] & 1 << 15) == switched_on
+
+
+async def test_a_new_session_reads_back_and_a_resumed_one_does_not() -> None:
+    async with on_stage() as stage:
+        assert stage.core.caught_up == 1
+        stage.server.gateway.reconnect()
+        await stage.server.until(lambda: stage.server.gateway.resumes)
+        await stage.ana.says(stage.general, "heard", mention=True)
+        await stage.core.message()
+        assert stage.core.caught_up == 1
+        stage.server.gateway.invalidate()
+        await stage.server.until(lambda: stage.core.caught_up == 2)
+        assert len(stage.server.gateway.identifies) == 2
+
+
+async def test_reading_back_begins_before_anything_new_is_heard() -> None:
+    begun: list[int] = []
+
+    def says(event: Event) -> Outcome:
+        begun.append(core.caught_up)
+        return Accepted("request")
+
+    core = RecordingCore(says=says)
+    async with on_stage(core=core, timing=GatewayTiming(guilds=0.5, gap=0.1)) as stage:
+        stage.server.gateway.invalidate()
+        await stage.server.until(lambda: len(stage.server.gateway.identifies) == 2 and stage.server.gateway.online)
+        await stage.ana.says(stage.general, "hello", mention=True)
+        await core.message()
+        assert begun == [2]
+
+
+async def test_a_first_connection_that_fails_is_tried_again() -> None:
+    async with FakeDiscord() as server:
+        server.gateway.refuse_connections(2)
+        async with on_stage(server) as stage:
+            await stage.ana.says(stage.general, "hello", mention=True)
+            await stage.core.message()
+
+
+@pytest.mark.fault(44)
+async def test_an_event_that_breaks_the_session_costs_that_and_nothing_else() -> None:
+    async with on_stage() as stage:
+        stage.server.gateway.send(event="RESUMED", data=5)
+        await stage.server.until(lambda: stage.core.caught_up == 2)
+        await stage.ana.says(stage.general, "hello", mention=True)
+        await stage.core.message()
+        assert len(stage.server.gateway.identifies) == 2
+
+
+@pytest.mark.fault(9)
+async def test_a_dead_line_is_left_and_the_session_taken_up_again() -> None:
+    async with FakeDiscord() as server:
+        server.gateway.heartbeat_interval = 0.3
+        async with on_stage(server, timing=GatewayTiming(heartbeat=0.6, guilds=0.05, gap=0.1)) as stage:
+            server.gateway.freeze()
+            await stage.ana.says(stage.general, "into the void", mention=True)
+            assert (await stage.core.message()).text == "into the void"
+            assert len(server.gateway.identifies) == 1
+
+
+@pytest.mark.fault(12)
+async def test_too_few_sessions_are_waited_for_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    async with FakeDiscord() as server:
+        server.gateway.session_start.leave(20, reset_after=1.0)
+        async with on_stage(server):
+            assert len(server.gateway.identifies) == 1
+            assert server.gateway.session_start.remaining == 999, "it was the first one of the new count"
+        assert "Only 20 more sessions" in caplog.text
+
+
+@pytest.mark.fault(12)
+async def test_sessions_that_end_at_once_use_up_no_more_than_may_be_used() -> None:
+    async with FakeDiscord() as server:
+        server.gateway.session_start.leave(22, reset_after=3600)
+        async with on_stage(server) as stage:
+            for _ in range(3):
+                server.gateway.invalidate()
+                await stage.server.until(lambda: not server.gateway.online)
+                await asyncio.sleep(0.5)
+            assert server.gateway.session_start.remaining == 20
+
+
+def test_a_day_of_failures_spends_a_fraction_of_its_sessions() -> None:
+    now = 0.0
+    backoff = ReconnectBackoff(clock=lambda: now)
+    sessions = 0
+    while now < 24 * HOUR_S:
+        now += backoff.seconds_to_session() + 0.001
+        backoff.record_session()
+        sessions += 1
+    assert 200 < sessions < 400
+    now += HOUR_S + 1
+    assert backoff.seconds_to_session() == 0
+
+
+def test_retries_come_further_and_further_apart_until_it_is_well() -> None:
+    backoff = ReconnectBackoff()
+    waits = [backoff.next_retry() for _ in range(20)]
+    assert waits[0] <= 5
+    assert max(waits) <= MAX_WAIT_S
+    assert min(waits[-5:]) >= MAX_WAIT_S / 5
+    backoff.reset()
+    assert backoff.next_retry() <= 5
+
+
+async def test_presence_tells_what_is_going_on() -> None:
+    async with on_stage() as stage:
+        await stage.server.until(lambda: stage.server.presences)
+        assert stage.server.presences[-1]["activities"][0]["state"] == "small · idle"
+        stage.server.gateway.invalidate()
+        await stage.server.until(lambda: stage.core.caught_up == 2 and len(stage.server.presences) == 2)
+
+
+async def test_what_cannot_be_stored_is_handed_over_again_until_it_can(caplog: pytest.LogCaptureFixture) -> None:
+    failures = 3
+
+    def says(event: Event) -> Outcome:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise StorageError("The disk is full.")
+        return Accepted("request")
+
+    caplog.set_level(logging.WARNING, "adapters")
+    async with on_stage(core=RecordingCore(says=says)) as stage:
+        for text in ("one", "two"):
+            await stage.ana.says(stage.general, text, mention=True)
+        assert {(await stage.core.message(number)).text for number in (1, 2)} == {"one", "two"}
+        assert caplog.text.count("waits to be stored") == 1
+
+
+async def test_closing_ends_every_wait() -> None:
+    def says(event: Event) -> Outcome:
+        raise StorageError("The disk is full.")
+
+    async with on_stage(core=RecordingCore(says=says)) as stage:
+        await stage.ana.says(stage.general, "hello", mention=True)
+        await stage.adapter.close()
+        async with asyncio.timeout(2):
+            await stage.running
+    async with FakeDiscord() as server:
+        server.gateway.session_start.leave(3, reset_after=3600)
+        adapter = DiscordAdapter(settings_of(server), server.connector)
+        running = asyncio.create_task(adapter.run(RecordingCore()))
+        await server.until(lambda: server.log.count("GET", "/gateway/bot"))
+        await adapter.close()
+        async with asyncio.timeout(2):
+            await running
+        server.faults.drop("GET", "/users/@me", applied=False, times=100)
+        adapter = DiscordAdapter(settings_of(server), server.connector, GatewayTiming(gap=600))
+        running = asyncio.create_task(adapter.run(RecordingCore()))
+        await server.until(lambda: server.log.count("GET", "/users/@me", status=0) == 2)
+        await asyncio.sleep(0.1)
+        await adapter.close()
+        async with asyncio.timeout(2):
+            await running
+
+
+async def test_a_session_that_is_closed_before_it_is_complete_leaves_nothing_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with FakeDiscord() as server:
+        adapter = DiscordAdapter(settings_of(server), server.connector, GatewayTiming(guilds=0.3, gap=0.1))
+        running = asyncio.create_task(adapter.run(RecordingCore()))
+        await server.until(lambda: server.gateway.online)
+        await asyncio.sleep(0.1)
+        await adapter.close()
+        await running
+        await asyncio.sleep(0.4)
+    assert "never retrieved" not in caplog.text
+
+
+def test_a_dead_line_is_left_after_one_beat_and_before_two() -> None:
+    beat, closing = 41.25, 30.0
+    assert beat < GatewayTiming().heartbeat
+    assert GatewayTiming().heartbeat + closing < 2 * beat
+
+
+def test_the_proxy_is_the_setting_or_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert proxy_for(Settings()) is None
+    monkeypatch.setenv("https_proxy", "http://everywhere:3128")
+    assert proxy_for(Settings()) == "http://everywhere:3128"
+    assert proxy_for(Settings(discord_proxy="http://here:3128")) == "http://here:3128"
+    monkeypatch.setenv("no_proxy", "discord.com")
+    assert proxy_for(Settings()) is None
+    assert proxy_for(Settings(discord_proxy="http://here:3128")) == "http://here:3128"

@@ -1,0 +1,114 @@
+"""Files that come with a message on Slack: text is read whatever it is called, the rest is told in a sentence."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
+
+from adapters.slack.bot_identity import BotIdentity
+from adapters.slack.context_deadline import ContextDeadline
+from adapters.slack.inbound.files import FileReader
+from adapters.slack.payloads import SlackFile
+from adapters.slack.web_client import web_client
+from bot.platforms.textfiles import MOST_BYTES, MOST_FILES
+from bot.types.messages import Attachment
+from tests.support.builders.slack_adapter import on_stage, settings_of
+from tests.support.fakes.slack_server import FakeSlack
+
+IDENTITY = BotIdentity("T1", "Team", "", "U1", "B1", "A1", frozenset({"files:read"}))
+
+
+def reader(server: FakeSlack) -> FileReader:
+    """A reader with the fake's token."""
+    return FileReader(web_client(settings_of(server)), lambda: IDENTITY)
+
+
+def a_file(**more: Any) -> SlackFile:  # Any: the fields of a File
+    """A small text file, somewhere."""
+    return replace(SlackFile("F1", "a.txt", "text/plain", 1, "", external=False, deleted=False), **more)
+
+
+async def test_text_is_read_and_the_rest_is_told() -> None:
+    async with on_stage() as stage:
+        files = {
+            "main.rs": b"fn main() {}",
+            "cat.png": b"\x89PNG",
+            "paper.pdf": b"%PDF\x00",
+            "huge.log": b"x" * (MOST_BYTES + 1),
+        }
+        await stage.ana.says(stage.general, "look", mention=True, files=files)
+        event = await stage.core.message()
+        assert event.attachments == (Attachment("main.rs", "fn main() {}"),)
+        assert event.remark == (
+            "I cannot see images, so I left out `cat.png`. `paper.pdf` is not a text file, so I could not read it. "
+            "`huge.log` is larger than the 200 kB that I read, so I left it out."
+        )
+
+
+async def test_only_so_many_files_are_read() -> None:
+    async with on_stage() as stage:
+        files = {f"{number}.txt": b"x" for number in range(MOST_FILES + 1)}
+        await stage.ana.says(stage.general, "look", mention=True, files=files)
+        event = await stage.core.message()
+        assert len(event.attachments) == MOST_FILES
+        assert event.remark == "I read only the first 5 files of a message."
+
+
+async def test_a_file_that_cannot_be_fetched_keeps_no_message_back() -> None:
+    async with on_stage() as stage:
+        said = await stage.ana.says(stage.general, "look", mention=True, files={"a.txt": b"x"})
+        said.files_[0].deleted = True
+        event = await stage.core.message()
+        assert (event.text, event.attachments) == ("look", ())
+        assert event.remark == "`a.txt` could not be fetched from Slack, so I left it out."
+
+
+async def test_the_page_on_which_slack_asks_to_sign_in_is_no_file() -> None:
+    async with FakeSlack() as server:
+        ana, general = server.user("ana"), server.channel("general")
+        said = await ana.says(general, "look", files={"a.txt": b"x"})
+        server.scopes.discard("files:read")
+        url = f"{server.api_url.removesuffix('api/')}files-pri/download/T1-{said.files_[0].id}/a.txt"
+        read = await reader(server).read([a_file(url=url)], ContextDeadline())
+        assert read.remark == "`a.txt` could not be fetched from Slack, so I left it out."
+
+
+async def test_a_file_of_another_workspace_is_asked_for() -> None:
+    async with FakeSlack() as server:
+        ana, general = server.user("ana"), server.channel("general")
+        said = await ana.says(general, "look", files={"a.txt": b"shared"})
+        read = await reader(server).read([a_file(id=said.files_[0].id)], ContextDeadline())
+        assert read.texts == (Attachment("a.txt", "shared"),)
+
+
+@pytest.mark.parametrize(
+    ("file", "remark"),
+    [
+        (
+            a_file(external=True, url="https://drive.example/x"),
+            "`a.txt` is not on Slack itself, so I could not read it.",
+        ),
+        (a_file(deleted=True), "`a.txt` is not on Slack itself, so I could not read it."),
+        (a_file(url="https://slack.com.example/x"), "`a.txt` could not be fetched from Slack, so I left it out."),
+        (a_file(url="http://files.slack.com/x"), "`a.txt` could not be fetched from Slack, so I left it out."),
+    ],
+)
+async def test_the_token_goes_to_slack_only(file: SlackFile, remark: str) -> None:
+    async with FakeSlack() as server:
+        assert (await reader(server).read([file], ContextDeadline())).remark == remark
+        assert not server.calls
+
+
+async def test_the_token_does_not_go_to_another_server_either() -> None:
+    tokens: list[str] = []
+
+    async def curious(request: web.BaseRequest) -> web.Response:
+        tokens.append(request.headers.get("Authorization", ""))
+        return web.Response(text="thank you")
+
+    async with FakeSlack() as server, RawTestServer(curious) as other:
+        file = a_file(url=str(other.make_url("/files-pri/a.txt")))
+        assert (await reader(server).read([file], ContextDeadline())).texts == ()
+    assert not tokens

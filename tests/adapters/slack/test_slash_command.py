@@ -1,0 +1,200 @@
+"""The slash command: what it understands, when it is acknowledged, and what its giver is told."""
+
+import pytest
+
+from adapters.slack.interactions import ephemeral_replies
+from bot.types.commands import COMMANDS
+from bot.types.errors import StorageError
+from bot.types.messages import Accepted, Attachment, Event, IncomingCommand, Notice, Outcome, Refused
+from tests.support.builders.slack_adapter import key_of, on_stage
+from tests.support.builders.slack_interactions import saying, told
+from tests.support.fakes.recording_core import RecordingCore
+from tests.support.fakes.slack_server import GROUP
+
+
+async def test_every_command_comes_with_its_argument_as_typed() -> None:
+    async with on_stage() as stage:
+        uses = [await stage.ana.commands(stage.general, f"{command.name}  some text ") for command in COMMANDS]
+        commands = await stage.core.got(IncomingCommand, len(COMMANDS))
+        assert len({event.event_id for event in commands}) == len(uses)
+        by_name = {event.name: event for event in commands}
+        for command in COMMANDS[:-1]:
+            event = by_name[command.name]
+            assert event.args == ({command.option.name: "some text"} if command.option else {})
+            assert event.key == key_of(stage.general)
+            assert event.actor.id == stage.ana.id
+        await stage.server.until(lambda: all(use.acked for use in uses))
+
+
+@pytest.mark.parametrize("typed", ["top-p 0.3", "top_p 0.3", "  TOP-P   0.3 "])
+async def test_dashes_capitals_and_spaces_do_not_matter(typed: str) -> None:
+    async with on_stage() as stage:
+        await stage.ana.commands(stage.general, typed)
+        command = await stage.core.command()
+        assert (command.name, command.args) == ("top_p", {"value": "0.3"})
+
+
+async def test_the_answer_is_for_the_givers_eyes_and_pings_nobody() -> None:
+    async with on_stage(core=saying(Notice("It is **0.2** <!here> & @everyone now, <@U1>."))) as stage:
+        boss = stage.server.user("boss", admin=True)
+        use = await boss.commands(stage.general, "temperature 0.2")
+        assert await told(stage, use) == "It is *0.2* <!here> & @everyone now, <@U1>."
+        assert not stage.general.messages
+        assert not stage.server.pings
+        actor = (await stage.core.command()).actor
+        assert (actor.name, actor.manages_channel, actor.manages_workspace) == ("boss", True, True)
+        await stage.ana.commands(stage.server.dm(stage.ana), "system be < brief &amp; &lt;b&gt;")
+        second = await stage.core.command(2)
+        assert (second.key, second.args) == (key_of(stage.server.dm(stage.ana)), {"prompt": "be < brief & <b>"})
+        assert (second.actor.manages_channel, second.actor.manages_workspace) == (True, False)
+
+
+async def test_another_name_for_the_command() -> None:
+    async with on_stage(slack_command="/ask-us") as stage:
+        await stage.ana.commands(stage.general, "stop")
+        await stage.ana.commands(stage.general, "status", name="/ask-us")
+        assert (await stage.core.command()).name == "status"
+        words = await stage.ana.commands(stage.general, name="/ask-us")
+        assert "`/ask-us help`" in await told(stage, await stage.ana.commands(stage.general, "sing", name="/ask-us"))
+        await stage.server.until(lambda: words.messages)
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("modle phi-4", "There is no command `modle`; did you mean model? `/inhouse help` shows them all."),
+        ("what is love?", "There is no command `what`. `/inhouse help` shows them all."),
+        ("`` @x", "There is no command `''`. `/inhouse help` shows them all."),
+    ],
+)
+async def test_what_is_no_command_is_told_what_would_be(typed: str, sentence: str) -> None:
+    async with on_stage() as stage:
+        assert await told(stage, await stage.ana.commands(stage.general, typed)) == sentence
+        assert not stage.core.events
+
+
+async def test_a_command_is_acknowledged_when_it_is_stored_and_not_before() -> None:
+    async with on_stage(core=saying(Notice("done"))) as stage:
+        stage.core.open.clear()
+        use = await stage.ana.commands(stage.general, "reset")
+        await stage.server.until(lambda: "users.info" in [call.method for call in stage.server.calls])
+        assert not use.acked
+        stage.core.open.set()
+        await told(stage, use)
+
+
+async def test_one_that_takes_long_is_acknowledged_in_time_but_a_question_never_before_it_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ephemeral_replies, "ACK_S", 0.05)
+    async with on_stage() as stage:
+        stage.core.open.clear()
+        question = await stage.ana.commands(stage.general, "ask why?")
+        slow = await stage.ana.commands(stage.general, "status")
+        await stage.server.until(lambda: slow.acked)
+        assert not question.acked
+        stage.core.open.set()
+        assert await told(stage, slow) == "It comes as a message here."
+        assert await told(stage, question) == "It comes as a message here."
+
+
+async def test_what_cannot_be_stored_is_not_acknowledged() -> None:
+    def failing(event: Event) -> Outcome:
+        if isinstance(event, IncomingCommand) and event.name == "reset":
+            raise StorageError("The disk is full.")
+        return Notice("done")
+
+    async with on_stage(core=RecordingCore(says=failing)) as stage:
+        lost = await stage.ana.commands(stage.general, "reset")
+        await told(stage, await stage.ana.commands(stage.general, "status"))
+        assert not lost.acked
+        assert not lost.messages
+
+
+async def test_what_fails_after_the_acknowledgement_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(event: Event) -> Outcome:
+        raise StorageError("The disk is full.")
+
+    monkeypatch.setattr(ephemeral_replies, "ACK_S", 0.05)
+    async with on_stage(core=RecordingCore(says=failing)) as stage:
+        stage.core.open.clear()
+        use = await stage.ana.commands(stage.general, "undo")
+        await stage.server.until(lambda: use.acked)
+        stage.core.open.set()
+        assert await told(stage, use) == "The disk is full."
+
+
+async def test_an_event_that_was_known_is_not_answered_again() -> None:
+    async with on_stage(core=saying(Accepted())) as stage:
+        known = await stage.ana.commands(stage.general, "reset")
+        await stage.server.until(lambda: known.acked)
+        stage.core.says = lambda event: Notice("done")
+        await told(stage, await stage.ana.commands(stage.general, "reset"))
+        assert not known.messages
+
+
+async def test_long_answers_come_in_parts() -> None:
+    text = "\n\n".join(["a paragraph " * 40] * 12)
+    async with on_stage(core=saying(Notice(text))) as stage:
+        use = await stage.ana.commands(stage.general, "why")
+        await told(stage, use, 3)
+        assert " ".join(message.shown for message in use.messages).split() == text.split()
+        assert not stage.server.dm(stage.ana).messages
+
+
+async def test_what_is_longer_than_five_messages_comes_as_a_file_of_ones_own() -> None:
+    text = "\n\n".join(["a paragraph " * 40] * 60)
+    async with on_stage(core=saying(Notice(text))) as stage:
+        use = await stage.ana.commands(stage.general, "why")
+        assert "direct message" in await told(stage, use, 5)
+        (sent,) = stage.server.dm(stage.ana).messages
+        assert sent.files == {"answer.md": text.encode()}
+        assert len(use.messages) == 5
+        assert not stage.general.messages
+
+
+async def test_an_export_goes_to_ones_direct_messages() -> None:
+    outcome = Notice("Here are the 2 messages.", attachment=Attachment("conversation.md", "# all"))
+    async with on_stage(core=saying(outcome)) as stage:
+        text = await told(stage, await stage.ana.commands(stage.general, "export"))
+        assert text.startswith("Here are the 2 messages.\n\nThe file is in our direct messages.\n\nA thread is")
+        (sent,) = stage.server.dm(stage.ana).messages
+        assert sent.files == {"conversation.md": b"# all"}
+        assert not stage.general.messages
+        stage.server.faults.refuse("conversations.open", "cannot_dm_bot")
+        assert "I could not send you the file" in await told(stage, await stage.ana.commands(stage.general, "export"))
+
+
+async def test_asking_where_the_bot_is_not_is_told_at_once() -> None:
+    async with on_stage() as stage:
+        for kind in ("channel", GROUP):
+            elsewhere = stage.server.channel(f"a {kind}", kind, with_bot=False)
+            use = await stage.ana.commands(elsewhere, "ask why?")
+            assert "Add me first" in await told(stage, use)
+        assert not stage.core.events
+        assert "It comes" in await told(stage, await stage.ana.commands(stage.general, "ask why?"))
+        assert (await stage.core.command()).args == {"prompt": "why?"}
+
+
+REFUSED = Refused("You have no answer in progress here.")
+
+
+@pytest.mark.parametrize(
+    ("typed", "outcome", "hinted"),
+    [
+        ("stop", REFUSED, True),
+        ("stop", Notice("Stopped."), False),
+        ("undo", REFUSED, True),
+        ("reset", Notice("A new conversation begins."), True),
+        ("model phi-9", Refused("There is no such model."), False),
+    ],
+)
+async def test_whoever_may_mean_a_thread_is_told_how_it_is_done_there(
+    typed: str, outcome: Outcome, hinted: bool
+) -> None:
+    async with on_stage(core=saying(outcome)) as stage:
+        hint = f"A thread is a conversation of its own: write `!{typed}` in it."
+        assert (hint in await told(stage, await stage.ana.commands(stage.general, typed))) == hinted
+        assert hint not in await told(stage, await stage.ana.commands(stage.server.dm(stage.ana), typed))
+    async with on_stage(core=saying(outcome), reply_in_thread=False) as stage:
+        assert hint not in await told(stage, await stage.ana.commands(stage.general, typed))

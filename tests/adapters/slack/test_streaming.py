@@ -1,0 +1,220 @@
+"""Native streams: started, appended to, ended; and never a lost tail, whatever becomes of them."""
+
+from dataclasses import replace
+
+import pytest
+
+from bot.platforms.adapter import Dialect
+from bot.replies.markdown import render
+from bot.types.errors import OutcomeUnknown, RetryLater
+from bot.types.messages import ActionKind, IncomingAction, Reply
+from tests.support.builders.slack_adapter import Stage, on_stage, reply_to
+
+BUTTONS = (ActionKind.REGENERATE, ActionKind.GOOD, ActionKind.BAD)
+
+
+async def begun(stage: Stage, text: str = "One ") -> Reply:
+    """An answer that is being streamed."""
+    question = await stage.ana.says(stage.general, "count", mention=True)
+    reply = reply_to(question, text)
+    return replace(reply, platform_id=await stage.adapter.post(reply))
+
+
+async def grown(stage: Stage, reply: Reply, text: str) -> None:
+    """Show more of it, as soon as it is the moment."""
+    while True:
+        try:
+            return await stage.adapter.update(replace(reply, committed=text))
+        except RetryLater as error:
+            await stage.server.clock.sleep(min(1.0, error.seconds))
+
+
+async def ended(stage: Stage, reply: Reply, text: str) -> None:
+    """Bring its final text; it is shown, once, and is no stream any more."""
+    await stage.adapter.update(replace(reply, committed=text, final=True, buttons=BUTTONS))
+    (message,) = stage.general.messages
+    assert message.shown == text
+    assert message.labels == ["Regenerate"]
+    assert not message.streaming
+    assert message.metadata is not None
+
+
+async def test_words_are_appended_and_the_end_has_text_and_buttons() -> None:
+    async with on_stage() as stage:
+        reply = await begun(stage)
+        (message,) = stage.general.messages
+        assert message.streaming
+        assert (message.shown.strip(), message.labels) == ("One", ["Stop"])
+        await grown(stage, reply, "One two ")
+        await grown(stage, reply, "One two three ")
+        assert message.text == "One two three "
+        await ended(stage, reply, "One two three four.")
+        assert stage.server.log.count("chat.startStream") == 1
+        assert stage.server.log.count("chat.postMessage") == 0
+
+
+async def test_no_stream_begins_without_words() -> None:
+    async with on_stage() as stage:
+        question = await stage.ana.says(stage.general, "count", mention=True)
+        with pytest.raises(RetryLater):
+            await stage.adapter.post(reply_to(question, tail="h"))
+        assert stage.general.messages == []
+
+
+async def test_a_workspace_without_blocks_in_streams_gets_text() -> None:
+    async with on_stage() as stage:
+        stage.server.block_chunks = False
+        reply = await begun(stage)
+        (message,) = stage.general.messages
+        assert message.streaming
+        assert message.text == "One "
+        await ended(stage, reply, "One two.")
+
+
+async def test_a_stream_that_slack_closed_after_five_minutes_goes_on_by_edits() -> None:
+    async with on_stage() as stage:
+        reply = await begun(stage)
+        stage.server.clock.advance(301)
+        await grown(stage, reply, "One two ")
+        assert stage.general.messages[0].shown.strip() == "One two"
+        await ended(stage, reply, "One two three.")
+
+
+async def test_a_stream_is_ended_before_slack_would_close_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with on_stage() as stage:
+        reply = await begun(stage)
+        monkeypatch.setattr(stage.adapter._posting.streams, "_max_stream_s", 0.0)
+        await grown(stage, reply, "One two ")
+        (message,) = stage.general.messages
+        assert not message.streaming
+        assert message.shown.strip() == "One two"
+        await ended(stage, reply, "One two three.")
+        assert stage.server.log.count("chat.appendStream") == 0
+
+
+@pytest.mark.parametrize("method", ["chat.appendStream", "chat.stopStream"])
+@pytest.mark.parametrize("error", ["streaming_state_conflict", "message_not_in_streaming_state", "internal_error"])
+async def test_whatever_goes_wrong_the_final_text_is_there(method: str, error: str) -> None:
+    async with on_stage() as stage:
+        reply = await begun(stage)
+        stage.server.faults.refuse(method, error)
+        try:
+            await grown(stage, reply, "One two ")
+            await ended(stage, reply, "One two three.")
+        except RetryLater:
+            await ended(stage, reply, "One two three.")
+
+
+async def test_an_answer_that_begins_anew_is_edited_into_the_same_message() -> None:
+    async with on_stage() as stage:
+        reply = await begun(stage, "A wrong ")
+        await grown(stage, reply, "Quite ")
+        await ended(stage, reply, "Quite another one.")
+
+
+async def test_stopped_in_slack_is_stopped_here() -> None:
+    async with on_stage() as stage:
+        reply = await begun(stage)
+        stage.server.stops_stream(stage.general.messages[0])
+        await grown(stage, reply, "One two ")
+        (pressed,) = [event for event in stage.core.events if isinstance(event, IncomingAction)]
+        assert (pressed.reply_id, pressed.kind) == (reply.reply_id, ActionKind.STOP)
+        await ended(stage, reply, "One two.")
+
+
+async def test_no_entity_is_cut_in_two() -> None:
+    async with on_stage() as stage:
+        reply = await begun(stage, "a &l")
+        assert stage.general.messages[0].text == "a "
+        await grown(stage, reply, "a &lt; b ")
+        assert stage.general.messages[0].text == "a &lt; b "
+
+
+async def test_a_lost_start_is_found_again() -> None:
+    async with on_stage() as stage:
+        question = await stage.ana.says(stage.general, "count", mention=True)
+        reply = reply_to(question, "One ")
+        stage.server.faults.drop("chat.startStream", applied=True)
+        with pytest.raises(OutcomeUnknown):
+            await stage.adapter.post(reply)
+        found = await stage.adapter.find_posted(reply)
+        assert found == stage.general.messages[0].ts
+        await ended(stage, replace(reply, platform_id=found), "One two three.")
+
+
+async def test_a_lost_start_without_buttons_is_our_only_unfinished_message() -> None:
+    async with on_stage() as stage:
+        stage.server.block_chunks = False
+        question = await stage.ana.says(stage.general, "count", mention=True)
+        await stage.adapter._posting.send_notice(reply_to(question).key, "words of our own", thread=question.ts)
+        reply = reply_to(question, "One ", buttons=())
+        assert await stage.adapter.find_posted(reply) is None
+        stage.server.faults.drop("chat.startStream", applied=True)
+        with pytest.raises(OutcomeUnknown):
+            await stage.adapter.post(reply)
+        assert await stage.adapter.find_posted(reply) == stage.general.messages[1].ts
+
+
+@pytest.mark.parametrize("chunks", [True, False])
+async def test_a_stream_takes_text_in_one_way_only(chunks: bool) -> None:
+    async with on_stage() as stage:
+        stage.server.block_chunks = chunks
+        reply = await begun(stage)
+        await grown(stage, reply, "One two ")
+        await ended(stage, reply, "One two three.")
+        calls = [call for call in stage.server.calls if "Stream" in call.method and not call.error]
+        assert [call.method for call in calls] == ["chat.startStream", "chat.appendStream", "chat.stopStream"]
+        assert all(("chunks" in call.arguments) == chunks for call in calls)
+        assert all(("markdown_text" in call.arguments) != chunks for call in calls)
+
+
+@pytest.mark.parametrize("applied", [True, False])
+async def test_text_whose_arrival_is_unknown_is_not_appended_twice(applied: bool) -> None:
+    async with on_stage() as stage:
+        reply = await begun(stage)
+        stage.server.faults.drop("chat.appendStream", applied=applied)
+        await grown(stage, reply, "One two ")
+        assert stage.general.messages[0].shown.strip() == "One two"
+        await grown(stage, reply, "One two three ")
+        assert stage.general.messages[0].shown.strip() == "One two three"
+        assert stage.server.log.count("chat.appendStream") == 1
+        await ended(stage, reply, "One two three.")
+
+
+async def test_a_full_part_is_ended_before_the_next_one_begins() -> None:
+    async with on_stage() as stage:
+        first = await begun(stage, "part one")
+        question = stage.general.history[0]
+        second = reply_to(question, "part ", part=1, reply_id="b" * 20, buttons=())
+        second = replace(second, platform_id=await stage.adapter.post(second))
+        one, two = stage.general.messages
+        assert (one.streaming, two.streaming) == (False, True)
+        assert one.metadata is not None
+        await stage.adapter.update(replace(first, final=True, buttons=BUTTONS))
+        await stage.adapter.update(replace(second, committed="part two", final=True))
+        assert [message.shown for message in (one, two)] == ["part one", "part two"]
+        assert (one.labels, two.labels) == (["Regenerate"], [])
+
+
+@pytest.mark.fault(39)
+async def test_nothing_in_a_stream_notifies_anybody() -> None:
+    async with on_stage() as stage:
+        evil = render(f"<!here> <@{stage.ben.id}> `<!channel>` ", Dialect.SLACK, frozenset())
+        reply = await begun(stage, evil)
+        await grown(stage, reply, evil + evil)
+        await stage.adapter.update(replace(reply, committed=evil * 3, final=True, buttons=BUTTONS))
+        (message,) = stage.general.messages
+        assert message.shown == f"<!here> <@{stage.ben.id}> `<!channel>` " * 3
+        assert message.pings == ()
+        assert message.unfurls == ()
+
+
+async def test_a_stream_that_is_refused_for_one_answer_is_there_for_the_next() -> None:
+    async with on_stage() as stage:
+        stage.server.faults.refuse("chat.startStream", "invalid_recipient")
+        question = await stage.ana.says(stage.general, "count", mention=True)
+        await stage.adapter.post(reply_to(question, "One "))
+        assert not stage.general.messages[0].streaming
+        other = await stage.ana.says(stage.general, "count", mention=True)
+        await stage.adapter.post(reply_to(other, "One ", reply_id="b" * 20))
+        assert stage.general.messages[1].streaming

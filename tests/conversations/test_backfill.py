@@ -1,0 +1,249 @@
+"""What was said while nobody listened: bounded, in order, and nothing lost whatever happens in between."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from bot.config.settings import Settings
+from bot.conversations.backfill import TRIES
+from bot.storage import Storage
+from bot.types.errors import OutcomeUnknown, Rejected, RetryLater, StorageError
+from bot.types.messages import IncomingMessage
+from tests.support.builders.backfill_channel import Channel, Listener
+
+pytest_plugins = ["tests.support.fixtures.backfill"]
+
+FULL = StorageError("The disk is full.")
+
+
+async def test_what_was_said_meanwhile_is_handled_in_order_whatever_the_channel(listener: Listener) -> None:
+    missed = [listener.channel.says(channel=number % 2) for number in range(6)]
+    assert await listener.reads_back() == [event.message_id for event in missed]
+    assert await listener.reads_back() == [event.message_id for event in missed]  # the inbox knows them
+
+
+async def test_after_a_restart_it_goes_on_where_it_was(listener: Listener) -> None:
+    await listener.reads_back()
+    listener.hears(listener.channel.says())
+    await listener.catchup.save()
+    missed = listener.channel.says()
+    await listener.restarts()
+    assert await listener.reads_back() == [missed.message_id]
+
+
+@pytest.mark.fault(10)
+async def test_of_sixty_messages_fifty_are_read_and_of_old_ones_none(listener: Listener) -> None:
+    missed = [listener.channel.says() for _ in range(60)]
+    for _ in range(5):
+        listener.channel.says(ago=3700, channel=1)
+    assert await listener.reads_back() == [event.message_id for event in missed[:50]]
+
+
+@pytest.mark.parametrize("settings", [Settings(catchup_messages=0), Settings(catchup_age=0)])
+async def test_it_can_be_switched_off(listener: Listener, settings: Settings) -> None:
+    listener.settings = settings
+    await listener.restarts()
+    listener.channel.says()
+    assert await listener.reads_back() == []
+
+
+async def test_a_channel_that_was_never_heard_is_not_read(listener: Listener) -> None:
+    listener.channel.keys.append(Channel().keys[0])
+    listener.channel.says(channel=2)
+    assert await listener.reads_back() == []
+    assert sorted(listener.channel.fetched, key=str)[-2:] == sorted(listener.channel.keys[:2], key=str)
+
+
+async def test_what_comes_live_before_the_session_is_caught_up_with_hides_nothing(listener: Listener) -> None:
+    missed = listener.channel.says()
+    await listener.restarts()
+    live = listener.channel.says()
+    listener.hears(live)
+    await listener.catchup.save()
+    assert missed.message_id in await listener.reads_back()
+
+
+async def test_what_comes_live_while_it_reads_back_hides_nothing_from_the_next_start(listener: Listener) -> None:
+    missed = [listener.channel.says() for _ in range(3)]
+    listener.meanwhile, listener.troubles = [listener.channel.says()], [FULL]
+    with pytest.raises(StorageError):
+        await listener.reads_back()
+    await listener.catchup.save()
+    await listener.restarts()
+    assert [event.message_id for event in missed] == (await listener.reads_back())[:3]
+
+
+async def test_a_message_that_was_not_stored_is_read_back_although_later_ones_were(listener: Listener) -> None:
+    failed, later = listener.channel.says(), listener.channel.says()
+    listener.catchup.missed(failed)
+    listener.hears(later)
+    await listener.catchup.save()
+    assert await listener.reads_back() == [failed.message_id, later.message_id]
+    await listener.catchup.save()
+    await listener.restarts()
+    assert await listener.reads_back() == []
+
+
+async def test_a_message_that_is_stored_in_the_end_holds_nothing_up(listener: Listener) -> None:
+    failed, later = listener.channel.says(), listener.channel.says()
+    listener.catchup.missed(failed)
+    listener.hears(later)
+    listener.hears(failed)
+    await listener.catchup.save()
+    await listener.restarts()
+    assert await listener.reads_back() == []
+
+
+async def test_a_message_that_was_neither_stored_nor_found_again_holds_nothing_up_after_the_next_session(
+    listener: Listener,
+) -> None:
+    failed = listener.channel.says()
+    listener.catchup.missed(failed)
+    listener.channel.said.remove(failed)
+    await listener.reads_back()
+    later = listener.channel.says()
+    listener.hears(later)
+    await listener.catchup.save()
+    await listener.restarts()
+    assert later.message_id not in await listener.reads_back()
+
+
+async def test_a_channel_that_was_first_heard_a_moment_ago_is_read_back_too(listener: Listener) -> None:
+    listener.channel.keys += Channel().keys
+    listener.hears(listener.channel.says(channel=2))
+    missed = listener.channel.says(channel=2)
+    assert await listener.reads_back() == [missed.message_id]
+
+
+async def test_a_channel_that_must_wait_or_fails_once_is_read_and_one_that_is_gone_is_not(listener: Listener) -> None:
+    here, gone = listener.channel.keys
+    listener.channel.troubles = {
+        here: [RetryLater(0.01), RetryLater(0.01)],
+        gone: [Rejected("You may not read here.")],
+    }
+    missed = [listener.channel.says(channel=number) for number in (0, 1)]
+    assert await listener.reads_back() == [missed[0].message_id]
+
+
+async def test_one_channel_that_cannot_be_read_costs_the_others_nothing(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def at_once(seconds: float) -> None:
+        return
+
+    monkeypatch.setattr("bot.conversations.backfill.asyncio.sleep", at_once)
+    here, _ = listener.channel.keys
+    missed = [listener.channel.says(channel=number) for number in (0, 1)]
+    failures: list[list[Exception]] = [[OutcomeUnknown("no answer")] * TRIES, [KeyError("a bug of the adapter")]]
+    for troubles in failures:
+        listener.channel.troubles = {here: troubles}
+        assert await listener.reads_back() == [missed[1].message_id]
+
+
+async def test_the_message_that_a_thread_starts_from_stands_in_the_channel(listener: Listener) -> None:
+    (here, _), says = listener.channel.keys, listener.channel.says
+    listener.hears(says(message_id="900000", key=replace(here, thread="900000")))
+    await listener.catchup.save()
+    says(message_id="900001", key=replace(here, thread="900001"))
+    await listener.restarts()
+    assert await listener.reads_back() == ["900001"]
+    assert {key.thread for key in listener.channel.fetched} == {""}
+
+
+async def test_a_session_that_ended_while_it_was_read_back_frees_no_cursor_of_the_next_one(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = listener.channel.fetch_since
+    gates = [asyncio.Event(), asyncio.Event()]
+    sessions = []
+    for gate in gates:
+
+        async def slowly(*args: Any, gate: asyncio.Event = gate) -> Sequence[IncomingMessage]:  # Any: as it is called
+            found = await fetch(*args)
+            await gate.wait()
+            return found
+
+        monkeypatch.setattr(listener.channel, "fetch_since", slowly)
+        sessions.append(asyncio.create_task(listener.reads_back()))
+        await asyncio.sleep(0.01)
+        lost = listener.channel.says()
+    gates[0].set()
+    await sessions[0]
+    listener.hears(listener.channel.says())
+    await listener.catchup.save()
+    monkeypatch.undo()
+    await listener.restarts()
+    assert lost.message_id in await listener.reads_back()
+    gates[1].set()
+    await sessions[1]
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """An outage, and what came after it."""
+
+    lost: int
+    killed: bool
+    live_before: int
+    live_meanwhile: int
+    fails: bool
+    unstored: int
+    live_after: int
+
+
+NUMBER = st.integers(0, 3)
+
+
+@hypothesis_settings(max_examples=60)
+@given(
+    chapters=st.lists(
+        st.builds(Chapter, NUMBER, st.booleans(), NUMBER, NUMBER, st.booleans(), NUMBER, NUMBER), max_size=4
+    )
+)
+def test_nothing_is_lost_whatever_happens(tmp_path_factory: pytest.TempPathFactory, chapters: list[Chapter]) -> None:
+    asyncio.run(_plays(tmp_path_factory.mktemp("state"), chapters))
+
+
+async def _plays(root: Path, chapters: list[Chapter]) -> None:
+    storage = await Storage.open(root)
+    listener = Listener(storage, Channel())
+    await listener.restarts()
+    await listener.reads_back()
+    listener.hears(listener.channel.says())
+    await listener.catchup.save()
+    says = listener.channel.says
+    for chapter in chapters:
+        for _ in range(chapter.lost):
+            says()
+        if chapter.killed:
+            await listener.restarts()
+            for _ in range(chapter.live_before):
+                listener.hears(says())
+            await listener.catchup.save()
+        listener.meanwhile = [says() for _ in range(chapter.live_meanwhile)]
+        listener.troubles = [FULL] if chapter.fails else []
+        try:
+            await listener.reads_back()
+        except StorageError:
+            if chapter.killed:
+                await listener.restarts()
+            await listener.reads_back()
+        listener.troubles.clear()
+        for event in listener.meanwhile:  # nothing was read back, so they come now
+            listener.hears(event)
+        for _ in range(chapter.unstored):
+            listener.catchup.missed(says())
+        for _ in range(chapter.live_after):
+            listener.hears(says())
+        await listener.catchup.save()
+    await listener.restarts()
+    await listener.reads_back()
+    assert set(listener.handled) == {event.message_id for event in listener.channel.said}
+    await storage.close()

@@ -1,0 +1,92 @@
+"""Many messages at once: few transactions, no place in a full queue, known copies, deliveries that are cut short."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine
+
+from bot.storage import Storage
+from bot.types.errors import StorageError
+from bot.types.messages import Accepted, GenerationRequest, Person, Refused
+from tests.support.builders.conversations import CHANNEL, Desk
+from tests.support.builders.service import make_settings
+from tests.support.builders.storage_rows import listening
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    settings = make_settings(tmp_path, queue_size=3, per_user=2)
+    storage = await Storage.open(settings.state_dir)
+    yield Desk(settings, storage)
+    await storage.close()
+
+
+@pytest.mark.fault(32)
+@pytest.mark.fault(50)
+async def test_a_full_queue_refuses_without_asking_storage(desk: Desk) -> None:
+    for name in ("ana", "ben", "cleo"):
+        await desk.hears(name, who=Person(name, name))
+    transactions: list[Connection] = []
+    with listening(Engine, "begin", transactions.append):
+        outcomes = [await desk.hears(f"dan {number}", who=Person("dan", "Dan")) for number in range(20)]
+        assert await desk.hears("ben", who=Person("ben", "ben")) == Accepted()
+    assert all(isinstance(outcome, Refused) for outcome in outcomes)
+    assert transactions == []
+
+
+async def test_a_full_queue_does_not_refuse_what_an_earlier_process_answered(desk: Desk, tmp_path: Path) -> None:
+    await desk.hears("one")
+    await desk.answers(desk.owed[0], "1")
+    later = Desk(make_settings(tmp_path, queue_size=1), desk.storage)
+    await later.conversations.load()
+    await later.hears("two", who=Person("ben", "Ben"))
+    assert isinstance(await later.hears("three"), Refused)
+    assert await later.hears("one") == Accepted()
+    assert len(later.owed) == 1
+
+
+@pytest.mark.fault(50)
+async def test_hundreds_of_messages_at_once_take_a_few_transactions(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, queue_size=1000, per_user=1000)
+    storage = await Storage.open(settings.state_dir)
+    desk = Desk(settings, storage)
+    await desk.storage.history.set(CHANNEL, "temperature", "0.3")
+    transactions: list[Connection] = []
+    with listening(Engine, "begin", transactions.append):
+        outcomes = await asyncio.gather(*(desk.hears(f"text {number}") for number in range(300)))
+    assert sorted(outcomes, key=str) == sorted((Accepted(each.request_id) for each in desk.owed), key=str)
+    assert {request.params.temperature for request in desk.owed} == {0.3}
+    assert len({request.message_id for request in desk.owed}) == 300
+    assert len(transactions) < 10
+    await storage.close()
+
+
+async def test_a_copy_is_stored_where_the_first_one_could_not_be(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    really, tries = desk.storage.inbox.ask, 0
+
+    async def failing_once(*args: Any) -> GenerationRequest | None:  # Any: what `ask` takes
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            await asyncio.sleep(0.01)
+            raise StorageError("The disk is full.")
+        return await really(*args)
+
+    monkeypatch.setattr(desk.storage.inbox, "ask", failing_once)
+    outcomes = await asyncio.gather(desk.hears("one"), desk.hears("one"), return_exceptions=True)
+    assert isinstance(outcomes[0], StorageError)
+    assert outcomes[1] == Accepted(desk.owed[0].request_id)
+    assert len(desk.owed) == 1
+
+
+async def test_what_is_stored_is_submitted_though_its_delivery_is_cancelled(desk: Desk) -> None:
+    delivery = asyncio.create_task(desk.hears("one"))
+    await asyncio.sleep(0)
+    delivery.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await delivery
+    assert [request.message_id for request in desk.owed] == ["one"]
+    assert await desk.hears("one") == Accepted()

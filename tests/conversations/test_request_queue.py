@@ -1,0 +1,299 @@
+"""The queue: bounds that refuse at once, fairness between people, grouping by model, places, deadlines."""
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.conversations.request_queue import MODEL_RUN, Place, RequestQueue, person_key
+from bot.types.errors import QueueFull
+from bot.types.messages import ConversationKey, GenerationRequest, Person, SamplingParams
+
+PEOPLE = ["ana", "ben", "cleo", "dan"]
+
+
+class Clock:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Line:
+    """A queue, and people who ask into it."""
+
+    def __init__(self, size: int = 1000, per_user: int = 1000) -> None:
+        self.clock = Clock()
+        self.queue = RequestQueue(size, per_user, self.clock)
+        self.count = 0
+
+    def asks(self, who: str, channel: str = "", *, model: str = "small", waits: float = 600.0) -> GenerationRequest:
+        """Somebody asks, in a conversation of their own unless a channel is named."""
+        self.count += 1
+        request = GenerationRequest(
+            request_id=f"{who}-{self.count}",
+            key=ConversationKey("scripted", "team", channel or f"channel-{self.count}"),
+            message_id=f"message-{self.count}",
+            author=Person(who, who.title()),
+            model=model,
+            params=SamplingParams(),
+            attempts=0,
+            accepted_at=float(self.count),
+            wait_left_s=waits,
+        )
+        self.queue.put(request)
+        return request
+
+    async def starts(self, loaded: str = "small") -> str:
+        """The id of the next request, which runs from now on."""
+        return (await asyncio.wait_for(self.queue.get(loaded), 5)).request_id
+
+    async def serves(self, loaded: str = "small") -> GenerationRequest:
+        """The next request, which is done at once."""
+        request = await asyncio.wait_for(self.queue.get(loaded), 5)
+        self.queue.done(request.request_id)
+        return request
+
+    async def empties(self) -> list[GenerationRequest]:
+        """Everything that waits, in the order in which it is served; a model is loaded when it is needed."""
+        order: list[GenerationRequest] = []
+        while self.queue.waiting():
+            order.append(await self.serves(order[-1].model if order else "small"))
+        return order
+
+    def places(self, load_seconds: float = 0.0, slots: int = 1, loaded: str = "small") -> dict[str, Place]:
+        return self.queue.places(loaded, slots, lambda _: load_seconds)
+
+
+def test_a_person_who_has_enough_waiting_is_refused_and_others_are_not() -> None:
+    line = Line(per_user=2)
+    line.asks("ana")
+    line.asks("ana")
+    with pytest.raises(QueueFull, match="2 questions waiting"), line.queue.place_for(("scripted", "ana")):
+        pytest.fail("there was a place")
+    with line.queue.place_for(("scripted", "ben")):
+        pass
+
+
+def test_when_too_many_wait_everybody_is_refused() -> None:
+    line = Line(size=2)
+    line.asks("ana")
+    line.asks("ben")
+    with pytest.raises(QueueFull, match="2 questions are waiting"), line.queue.place_for(("scripted", "cleo")):
+        pytest.fail("there was a place")
+
+
+def test_a_place_that_is_held_counts_until_it_is_given_back() -> None:
+    line = Line(size=2, per_user=1)
+    with line.queue.place_for(("scripted", "ana")):
+        with pytest.raises(QueueFull), line.queue.place_for(("scripted", "ana")):
+            pytest.fail("ana has one already")
+        ben, cleo = line.queue.place_for(("scripted", "ben")), line.queue.place_for(("scripted", "cleo"))
+        with ben, pytest.raises(QueueFull), cleo:
+            pytest.fail("both are taken")
+    with pytest.raises(StopAsyncIteration), line.queue.place_for(("scripted", "ana")):
+        raise StopAsyncIteration  # storing failed
+    with line.queue.place_for(("scripted", "ana")):
+        pass
+
+
+async def test_the_running_do_not_count_as_waiting() -> None:
+    line = Line(size=1, per_user=1)
+    line.asks("ana")
+    await line.starts()
+    with line.queue.place_for(("scripted", "ana")):
+        pass
+
+
+async def test_one_request_of_a_conversation_runs_at_a_time_in_the_order_of_arrival() -> None:
+    line = Line()
+    first, second = line.asks("ana", "general"), line.asks("ben", "general")
+    assert await line.starts() == first.request_id
+    waiting = asyncio.create_task(line.starts())
+    await asyncio.sleep(0)
+    elsewhere = line.asks("ana", "random")
+    assert await waiting == elsewhere.request_id
+    line.queue.done(first.request_id)
+    assert await line.starts() == second.request_id
+    assert {request.request_id for request in line.queue.running()} == {second.request_id, elsewhere.request_id}
+
+
+async def test_a_flood_of_one_person_does_not_hold_up_the_next() -> None:
+    line = Line()
+    for _ in range(500):
+        line.asks("ana")
+    ben = line.asks("ben")
+    served = [(await line.serves()).request_id for _ in range(2)]
+    assert ben.request_id in served
+
+
+@given(st.lists(st.one_of(st.sampled_from(PEOPLE), st.none()), max_size=60))
+async def test_nobody_s_first_request_is_overtaken_twice_by_the_same_person(story: list[str | None]) -> None:
+    """A name: that person asks. None: one request is served."""
+    line = Line()
+    overtaken: dict[str, Counter[str]] = {}  # by the request that waits: who was served meanwhile
+    for who in [*story, *[None] * len(story)]:
+        if who is not None:
+            others = {request.author.id for request in line.queue.waiting()}
+            request = line.asks(who)
+            if who not in others:
+                overtaken[request.request_id] = Counter()
+        elif line.queue.waiting():
+            served = await line.serves()
+            overtaken.pop(served.request_id, None)
+            nexts = [request for request in line.queue.waiting() if request.author == served.author]
+            for counts in overtaken.values():
+                counts[served.author.id] += 1
+                assert counts[served.author.id] <= 1
+            if nexts:
+                overtaken[nexts[0].request_id] = Counter()
+    assert not line.queue.waiting()
+
+
+@given(st.lists(st.tuples(st.sampled_from(PEOPLE), st.sampled_from(["small", "large"])), max_size=60))
+async def test_models_take_turns_and_none_waits_longer_than_a_run(asked: list[tuple[str, str]]) -> None:
+    line = Line()
+    for who, model in asked:
+        line.asks(who, model=model)
+    order = await line.empties()
+    assert Counter(request.request_id for request in order) == Counter(
+        f"{who}-{number}" for number, (who, _) in enumerate(asked, 1)
+    )
+    runs: list[list[str]] = []
+    for request in order:
+        if not runs or runs[-1][0] != request.model:
+            runs.append([])
+        runs[-1].append(request.model)
+    for run in runs[:-1]:
+        assert len(run) <= MODEL_RUN + 1, "a model starved the other"
+    for run in runs[1:-2]:
+        assert len(run) >= MODEL_RUN, "the models thrashed although more of the same waited"
+
+
+async def test_a_lone_request_for_another_model_waits_for_a_bounded_run_of_newcomers() -> None:
+    line = Line()
+    line.asks("ana", model="large")
+    served = []
+    for _ in range(MODEL_RUN + 1):
+        line.asks("ben")
+        served.append((await line.serves("small")).model)
+    assert served == ["small"] * MODEL_RUN + ["large"]
+
+
+@given(st.lists(st.sampled_from(PEOPLE), min_size=1, max_size=30), st.integers(0, 10))
+async def test_the_place_that_is_told_is_the_place_in_which_one_is_served(people: list[str], before: int) -> None:
+    line = Line()
+    for who in people:
+        line.asks(who)
+    for _ in range(min(before, len(people) - 1)):
+        await line.serves()
+    told = line.places()
+    order = await line.empties()
+    assert [told[request.request_id].number for request in order] == list(range(1, len(order) + 1))
+
+
+async def test_an_estimate_comes_from_measured_answers_and_the_time_of_a_load() -> None:
+    line = Line()
+    first, second, third = line.asks("ana"), line.asks("ben"), line.asks("cleo", model="large")
+    assert line.places()[first.request_id] == Place(1, None)
+    assert await line.starts() == first.request_id
+    line.queue.done(first.request_id, 10.0)
+    assert line.places(load_seconds=60.0)[second.request_id] == Place(1, 10.0)
+    assert line.places(slots=2)[second.request_id] == Place(1, 5.0)
+    assert line.places()[third.request_id] == Place(2, None)
+    await line.serves()
+    assert await line.starts("large") == third.request_id
+    line.queue.done(third.request_id, 20.0)
+    fourth = line.asks("dan", model="large")
+    assert line.places(load_seconds=60.0)[fourth.request_id] == Place(1, 80.0)
+
+
+async def test_a_failed_answer_teaches_nothing_about_speed() -> None:
+    line = Line()
+    first = line.asks("ana")
+    await line.starts()
+    line.queue.done(first.request_id)
+    assert line.places() == {}
+    second = line.asks("ana")
+    assert line.places()[second.request_id].seconds is None
+
+
+@pytest.mark.fault(38)
+def test_what_waited_too_long_is_taken_out_whatever_the_wall_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line()
+    late, patient = line.asks("ana", waits=10), line.asks("ben", waits=30)
+    an_hour_ago = time.time() - 3600
+    monkeypatch.setattr(time, "time", lambda: an_hour_ago)
+    line.clock.now += 9
+    assert line.queue.expired() == []
+    line.clock.now += 2
+    assert [request.request_id for request in line.queue.expired()] == [late.request_id]
+    assert [request.request_id for request in line.queue.waiting()] == [patient.request_id]
+
+
+async def test_the_seconds_left_go_with_a_request_wherever_it_goes() -> None:
+    line = Line()
+    first, second = line.asks("ana", waits=10), line.asks("ben", waits=10)
+    line.clock.now += 4
+    removed = line.queue.remove(second.request_id)
+    assert removed is not None
+    assert removed.wait_left_s == 6
+    assert line.queue.remove(second.request_id) is None
+    taken = await line.queue.get("small")
+    assert taken.wait_left_s == 6
+    line.queue.done(first.request_id)
+    line.queue.put(replace(taken, attempts=1))
+    line.clock.now += 5
+    assert line.queue.expired() == []
+    line.clock.now += 2
+    assert [person_key(request) for request in line.queue.expired()] == [("scripted", "ana")]
+
+
+async def test_room_is_there_as_soon_as_one_of_the_waiters_begins_or_leaves() -> None:
+    line = Line(size=3, per_user=2)
+    _, second = line.asks("ana"), line.asks("ana")
+    mine, another = (asyncio.create_task(line.queue.room_for(("scripted", who))) for who in ("ana", "ben"))
+    await another
+    third = line.asks("ben")
+    other = asyncio.create_task(line.queue.room_for(("scripted", "cleo")))
+    await asyncio.sleep(0)
+    assert not mine.done()
+    assert not other.done()
+    await line.starts()
+    await asyncio.gather(mine, other)
+    line.asks("ana")
+    mine = asyncio.create_task(line.queue.room_for(("scripted", "ana")))
+    line.queue.remove(third.request_id)
+    await asyncio.sleep(0)
+    assert not mine.done()
+    line.queue.remove(second.request_id)
+    await mine
+
+
+async def test_the_places_are_the_order_in_which_all_are_served() -> None:
+    line = Line()
+    for number in range(60):
+        line.asks(PEOPLE[number * 7 % 4], f"channel {number * 5 % 11}")
+    places = sorted(line.places().items(), key=lambda each: each[1].number)
+    assert [request_id for request_id, _ in places] == [request.request_id for request in await line.empties()]
+
+
+@pytest.mark.fault(50)
+def test_the_places_of_ten_times_as_many_take_about_ten_times_as_long() -> None:
+    def seconds(waiting: int) -> float:
+        line = Line(size=waiting)
+        for number in range(waiting):
+            line.asks(f"person {number % (waiting // 5)}", f"channel {number % (waiting // 4)}")
+        began = time.process_time()
+        assert len(line.places()) == waiting
+        return time.process_time() - began
+
+    few, many = min(seconds(200) for _ in range(5)), min(seconds(2000) for _ in range(3))
+    assert many / few < 30  # a hundred times as long where each place looks at everybody

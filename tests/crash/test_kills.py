@@ -1,0 +1,149 @@
+"""The real process, killed by SIGKILL at named and at random points: nothing is lost, nothing comes twice.
+
+The fakes of both platforms live on, as platforms do. `sound` looks at everything in the end: every question has one
+whole answer (as a file, if it was shown at two kills, and one error, if at three) where it was asked, nobody was
+pinged, the database is sound, and nothing is left open in it.
+"""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from bot.replies.delivery import VOID
+from bot.replies.renderer import INTERRUPTED
+from bot.replies.replies import GIVEN_UP
+from tests.support.crash.child_service import Point
+from tests.support.crash.killable_service import House, open_house
+from tests.support.crash.platforms import DiscordTown
+from tests.support.crash.random_kills import storm
+
+pytestmark = pytest.mark.fault(35)
+
+LONG = 600
+"""Words of an answer in three messages on Discord and two on Slack."""
+SEAM_OF = {"update": "{}.update", "settled": "outbox.settled"}
+BOTH, DISCORD, SLACK = ("discord", "slack"), ("discord",), ("slack",)
+
+POINTS = {
+    "before the question is stored": (Point("inbox.ask"), BOTH),
+    "inside the transaction that stores it": (Point("inbox.add", after=True), SLACK),
+    "stored but not acknowledged": (Point("inbox.ask", after=True), BOTH),
+    "before it runs": (Point("inbox.start"), SLACK),
+    "running, with nothing written": (Point("inbox.start", after=True), DISCORD),
+    "about to post": (Point("outbox.posting", after=True), BOTH),
+    "posted, its id not stored": (Point("outbox.posted"), BOTH),
+    "between two messages of one answer": (Point("outbox.posting", after=True, times=3), BOTH),
+    "a later message posted, its id not stored": (Point("outbox.posted", times=3), BOTH),
+    "in the middle of the edits on Discord": (Point("discord.update", after=True, times=2), DISCORD),
+    "in the middle of the edits on Slack": (Point("slack.update", after=True, times=2), SLACK),
+    "inside the transaction of the end": (Point("inbox.put_final", after=True), DISCORD),
+    "the end stored but not shown": (Point("inbox.finish", after=True), BOTH),
+    "the end shown but not settled": (Point("outbox.settled"), BOTH),
+    "the first of several messages settled": (Point("outbox.settled", after=True, times=2), DISCORD),
+}
+
+
+async def sound(house: House) -> tuple[int, int]:
+    """Nothing is wrong; the number of answers and of errors."""
+    verdict = await house.ended()
+    assert not verdict.faults, f"{verdict}\n{house.log()}"
+    assert verdict.answers + verdict.errors == len(house.asked)
+    return verdict.answers, verdict.errors
+
+
+def time_passes(house: House) -> None:
+    """So much that a post is no longer known by its nonce."""
+    for town in house.towns.values():
+        if isinstance(town, DiscordTown):
+            town.forget_nonces()
+
+
+@pytest.mark.parametrize(("name", "platform"), [(name, each) for name, (_, on) in POINTS.items() for each in on])
+async def test_a_kill_at_this_point_loses_and_doubles_nothing(tmp_path: Path, name: str, platform: str) -> None:
+    async with open_house(tmp_path, platform) as house:
+        await house.start(POINTS[name][0])
+        await house.ask(platform, words=LONG)
+        await house.ask(platform, who=1, where=1)
+        await house.died()
+        time_passes(house)
+        await house.start()
+        await house.ask(platform, who=2, where=1)
+        assert await sound(house) == (3, 0)
+
+
+async def test_a_kill_in_the_drain_hands_nothing_over_twice(tmp_path: Path) -> None:
+    async with open_house(tmp_path, *BOTH, drain=0) as house:
+        await house.start(Point("inbox.hand_back", after=True))
+        for platform in BOTH:
+            await house.ask(platform, words=LONG)
+        await house.until(lambda: bool(house.towns["slack"].said() and house.towns["discord"].said()), "it writes")
+        house.terminate()
+        await house.died()
+        await house.start()
+        assert await sound(house) == (2, 0)
+
+
+async def test_a_kill_while_what_is_owed_is_taken_up_counts_once(tmp_path: Path) -> None:
+    async with open_house(tmp_path, *BOTH) as house:
+        await house.start(Point("outbox.posted", times=2))
+        for platform in BOTH:
+            await house.ask(platform)
+        await house.died()
+        await house.start(Point("inbox.recover", after=True), connected=False)
+        await house.died()
+        await house.start()
+        assert await sound(house) == (2, 0)
+
+
+async def killed(house: House, platform: str, seam: str, kills: int) -> list[str]:
+    """A long answer is killed so often at this seam while somebody else asks; its messages in the end."""
+    other = "slack" if platform == "discord" else "discord"
+    for _ in range(kills):
+        await house.start(Point(seam))
+        if not house.asked:
+            await house.ask(platform, words=LONG)
+        await house.died()
+        await house.ask(other)
+    await house.start()
+    await house.settled()
+    return [said.text for said in house.towns[platform].said() if said.question == house.asked[0].message_id]
+
+
+@pytest.mark.fault(47)
+@pytest.mark.parametrize("seam", ["update", "settled"])
+@pytest.mark.parametrize("platform", BOTH)
+async def test_what_is_shown_at_two_kills_comes_as_a_file_and_the_others_are_served(
+    tmp_path: Path, platform: str, seam: str
+) -> None:
+    async with open_house(tmp_path, *BOTH) as house:
+        first, *others = await killed(house, platform, SEAM_OF[seam].format(platform), 2)
+        assert first.startswith(INTERRUPTED)
+        assert set(others) <= {VOID}, "what was shown before the file is void"
+        assert await sound(house) == (3, 0)
+
+
+@pytest.mark.fault(47)
+async def test_what_runs_at_three_kills_ends_in_one_error_and_the_others_are_served(tmp_path: Path) -> None:
+    async with open_house(tmp_path, *BOTH) as house:
+        first, *_ = await killed(house, "discord", "inbox.finish", 3)
+        assert first == f"⚠️ {GIVEN_UP}"
+        assert await sound(house) == (3, 1)
+
+
+@pytest.mark.parametrize("tables", [1, 7])
+async def test_a_kill_in_a_migration_leaves_a_database_that_the_next_start_makes(tmp_path: Path, tables: int) -> None:
+    async with open_house(tmp_path, "slack", fresh=True) as house:
+        await house.start(Point("migration.create_table", after=True, times=tables), connected=False)
+        await house.died()
+        await house.start()
+        await house.ask("slack")
+        assert await sound(house) == (1, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_kills_at_random_points_lose_and_double_nothing(tmp_path: Path, seed: int) -> None:
+    chance = Random(seed)
+    async with open_house(tmp_path, *BOTH) as house:
+        await storm(house, chance, kills=chance.choice((1, 1, 2)))
+        await sound(house)

@@ -1,0 +1,86 @@
+"""The real process while what it shows is slow to render or holds up the event loop: it serves, and it ends."""
+
+import re
+import time
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from bot.observability.loop_watchdog import EX_HELD_UP
+from bot.service.service import LAST_WORDS_S
+from tests.doctor.test_doctor import unused_port
+from tests.support.crash.killable_service import House, open_house
+
+pytestmark = pytest.mark.fault(48)
+
+DRAIN_S = 0.5
+SLACK_S = 12.0
+"""What starting threads and closing connections may take beyond the drain on a slow machine; it was for ever before."""
+WORDS = " ".join(["more"] * 100)
+HOSTILE = {
+    "nested brackets in a link": f"[x]({'(a' * 40})) {WORDS}",
+    "nested code": f"`handlers[name](a(b(c(d(e(f(g(h(i(j(k(l(m(n(o(p(q(r(s` )) {WORDS}",
+    "tildes": f"{'~ ' * 8000}\n{WORDS}",
+    "a rule that is none": f"a|b\n{'-' * 8000}x {WORDS}",
+    "a ragged table": "a|b\n-|-\n" + "\n".join("|" * number for number in range(180)) + f" {WORDS}",
+    "rows of backticks": " ".join("`" * number for number in range(1, 200)) + f" {WORDS}",
+}
+
+
+async def is_alive(house: House, platform: str, port: int) -> None:
+    """Health answers and somebody else's question is answered."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as web:
+        async with web.get(f"http://127.0.0.1:{port}/healthz") as health:
+            assert health.status == 200
+        asked = await house.ask(platform, who=1, where=2)
+        await house.until(lambda: any(said.question == asked.message_id for said in house.towns[platform].said()), "so")
+        async with web.get(f"http://127.0.0.1:{port}/healthz") as health:
+            assert health.status == 200
+
+
+async def ends_in_time(house: House) -> int | None:
+    """SIGTERM; the exit status."""
+    began = time.monotonic()
+    house.terminate()
+    status = await house.status()
+    assert time.monotonic() - began < DRAIN_S + LAST_WORDS_S + SLACK_S, house.log()
+    return status
+
+
+@pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("platform", ["discord", "slack"])
+async def test_a_hostile_answer_holds_up_nobody(tmp_path: Path, platform: str, answer: str) -> None:
+    port = unused_port()
+    async with open_house(tmp_path, platform, answer=answer, drain=DRAIN_S, http=f"127.0.0.1:{port}") as house:
+        await house.start()
+        await house.ask(platform)
+        await is_alive(house, platform, port)
+        await house.until(lambda: sum(said.finished for said in house.towns[platform].said()) == 2, "both are answered")
+        assert await ends_in_time(house) == 0
+
+
+@pytest.mark.parametrize("platform", ["discord", "slack"])
+async def test_rendering_that_never_ends_holds_up_nobody(tmp_path: Path, platform: str) -> None:
+    port = unused_port()
+    trouble = "rendering never ends"
+    async with open_house(tmp_path, platform, trouble=trouble, drain=DRAIN_S, http=f"127.0.0.1:{port}") as house:
+        await house.start()
+        await house.ask(platform, words=40)
+        await is_alive(house, platform, port)
+        assert await ends_in_time(house) == 0
+        assert "shown as plain text" in house.log()
+
+
+async def test_a_loop_that_is_held_up_is_told_and_ended_within_the_drain(tmp_path: Path) -> None:
+    async with open_house(tmp_path, "slack", trouble="the loop is held up", drain=DRAIN_S) as house:
+        await house.start()
+        await house.ask("slack", where=2)
+        await house.until(lambda: "has been held up" in house.log(), "it is told")
+        assert await ends_in_time(house) == EX_HELD_UP
+        (line,) = [line for line in house.log().splitlines() if "has been held up" in line]
+        assert re.search(
+            r"at tests/support/crash/child_service\.py:\d+ spin < adapters/slack|slack/posting\.py",
+            line.replace("  ", " "),
+        )
+        assert "did not stop in time" in house.log()

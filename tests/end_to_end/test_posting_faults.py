@@ -1,0 +1,158 @@
+"""What becomes of posts, with the real service on both: limits, refusals, channels that go, characters in pieces."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bot.engine.text.decoding import TextDecoder
+from bot.types.engine import EngineRequest
+from bot.types.messages import FinishReason, TokenDelta, Usage
+from tests.support.builders.platform_services import Platform
+from tests.support.builders.prompt_tokenizers import CHATML, byte_level
+from tests.support.builders.storage_rows import rows
+from tests.support.fakes.engine import ScriptedEngine
+from tests.support.fakes.gates import Gates
+
+pytest_plugins = ["tests.support.fixtures.both_platforms"]
+
+PIECES = "Flags 🇩🇪🏳️‍🌈, people 👩‍👩‍👧 and signs 𒀀ᚠ東 in one line 🙂"
+
+
+def refused(platform: Platform) -> list[str]:
+    """The calls that were answered 429, each as its method or route."""
+    calls = [call for call in platform.server.calls if call.status == 429]
+    return [call.method if platform.name == "slack" else f"{call.method} {call.route}" for call in calls]
+
+
+@pytest.mark.fault(19)
+async def test_a_channel_that_is_limited_for_long_waits_alone_and_is_served_by_the_next_start(
+    tmp_path: Path, platform: Platform
+) -> None:
+    async with platform.open(tmp_path, per_user=10) as house:
+        platform.limits_channel(house.general, 30)
+        slow = [await house.ana.says(house.general, f"slow {number}", mention=True) for number in range(2)]
+        await house.server.until(lambda: refused(platform))
+        other = platform.channel("other")
+        for number in range(3):
+            await house.answer_to(await house.ben.says(other, f"quick {number}", mention=True))
+        await house.server.until(lambda: len(house.engine.questions()) == 5)
+        assert not house.general.messages
+        assert len(refused(platform)) == len(set(refused(platform))), "each limit was met once"
+        before = len(refused(platform))
+    platform.server.clock.advance(31)
+    async with platform.open(tmp_path, earlier=house) as again:
+        for question in slow:
+            await again.answer_to(question)
+        assert len(again.general.messages) == 2
+        assert len(refused(platform)) == before
+
+
+@pytest.mark.fault(20)
+async def test_while_everything_is_limited_nothing_is_posted_and_the_queue_holds(
+    tmp_path: Path, platform: Platform
+) -> None:
+    async with platform.open(tmp_path, per_user=10) as house:
+        await house.answer_to(await house.ana.says(house.general, "warm", mention=True))
+        house.gates.hold("number 0/0")
+        asked = [await house.ana.says(house.general, "number 0", mention=True)]
+        await house.gates.reached("number 0/0")
+        platform.limits_everything(1.5)
+        until = house.server.clock.now() + 1.5
+        asked += [await house.ana.says(house.general, f"number {number}", mention=True) for number in range(1, 4)]
+        await house.gates.open("number 0/0")
+        await house.server.until(lambda: len(house.engine.questions()) == 5)
+        assert len(house.general.messages) == 1 or house.server.clock.now() > until
+        assert rows(tmp_path / "state", "SELECT count(*) FROM turns WHERE role = 'user'") == [(5,)]
+        for question in asked:
+            await house.answer_to(question)
+        assert len(house.general.messages) == 5
+        most = max(refused(platform).count(call) for call in refused(platform))
+        assert most <= len(asked), "nobody runs against it again and again"
+
+
+@pytest.mark.fault(21)
+async def test_a_channel_that_forbids_writing_is_marked_and_counted(
+    tmp_path: Path, platform: Platform, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with platform.open(tmp_path, per_user=10) as house:
+        closed = platform.channel("announcements")
+        platform.forbids_writing(closed)
+        for number in range(3):
+            await house.ana.says(closed, f"number {number}", mention=True)
+        await house.answer_to(await house.ben.says(house.general, "hello", mention=True))
+        dropped = "SELECT count(*) FROM outbox WHERE state = 'dropped' AND dropped <> ''"
+        await house.server.until(lambda: rows(tmp_path / "state", dropped) == [(3,)])
+        assert "refusal number 1)" in caplog.text
+        assert "refusal number 2)" not in caplog.text
+        assert not closed.messages
+
+
+@pytest.mark.fault(22)
+async def test_what_is_said_in_a_channel_that_is_deleted_meanwhile_is_dropped_with_one_line(
+    tmp_path: Path, platform: Platform, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with platform.open(tmp_path) as house:
+        house.gates.hold("hello/1")
+        await house.ana.says(house.general, "hello", mention=True)
+        await house.server.until(lambda: house.general.messages)
+        platform.deletes_channel(house.general)
+        await house.gates.open("hello/1")
+        await house.answer_to(await house.ben.says(platform.channel("other"), "and here?", mention=True))
+        await house.server.until(lambda: "cannot be shown" in caplog.text)
+        await house.server.until(
+            lambda: (
+                rows(tmp_path / "state", "SELECT state FROM outbox ORDER BY request_id")
+                and rows(tmp_path / "state", "SELECT 1 FROM outbox WHERE state = 'dropped'")
+            )
+        )
+        assert caplog.text.count("cannot be shown") == 1
+
+
+class Spelling(ScriptedEngine):
+    """An engine that answers everything with PIECES, token by token, as a real one decodes them."""
+
+    async def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
+        tokenizer = byte_level(CHATML)
+        decoder = TextDecoder(tokenizer)
+        for number, token in enumerate(tokenizer.encode(PIECES, add_special_tokens=False)):
+            await self._passing(f"token {number}")
+            yield TokenDelta(request.request_id, decoder.push([token]))
+        usage = Usage(1, 0, 1, 0.1, 0.1, 0.1, 2048, 0)
+        yield TokenDelta(request.request_id, decoder.flush(), FinishReason.STOP, usage)
+
+
+@pytest.mark.fault(25)
+async def test_a_character_that_comes_in_pieces_is_posted_whole_or_not_at_all(
+    tmp_path: Path, platform: Platform
+) -> None:
+    platform.takes_all_calls()
+    gates, tokenizer = Gates(), byte_level(CHATML)
+    tokens = tokenizer.encode(PIECES, add_special_tokens=False)
+    texts = [str(tokenizer.decode(tokens[:number])) for number in range(len(tokens))]
+    torn = [number for number, text in enumerate(texts) if text.endswith("\ufffd")]
+    assert len(torn) > 20
+    for number in torn:
+        gates.hold(f"token {number}")
+    async with platform.open(tmp_path, engine=Spelling(gates.passing)) as house:
+        question = await house.ana.says(house.general, "hello", mention=True)
+        for number in torn:
+            await gates.reached(f"token {number}")
+            whole = texts[number].rstrip("\ufffd").strip()
+            if platform.name == "discord":  # where text is only appended, a word is shown once it is complete
+                await house.server.until(
+                    lambda whole=whole: [shown(m.content) for m in house.general.messages] == [whole]
+                )
+            await gates.open(f"token {number}")
+        assert await house.answer_to(question) == PIECES
+        (message,) = house.general.messages
+        versions = [
+            shown(version.content if platform.name == "discord" else version.text) for version in message.versions
+        ]
+        assert len(versions) > 5 or platform.name == "slack"
+        assert not [text for text in versions if not PIECES.startswith(text)]
+
+
+def shown(text: str) -> str:
+    """Without the cursor."""
+    return text.removesuffix("▌").strip()

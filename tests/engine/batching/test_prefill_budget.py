@@ -1,0 +1,199 @@
+"""A prefill chunk lasts at most five decode steps, whatever a token costs on the machine at hand."""
+
+import pytest
+
+from bot.engine.batching.prefill_budget import Pace
+
+DECODE_S = 0.06
+
+
+def settle(pace: Pace, fixed_s: float, token_s: float) -> float:
+    """Many chunks on a machine where a step with a chunk costs so much; the longest of the later ones, in steps."""
+    pace.learn(0, 4, DECODE_S)
+    longest = 0.0
+    for number in range(60):
+        took = fixed_s + token_s * pace.chunk(1)
+        pace.learn(pace.chunk(1), 1, took)
+        if number >= 20:
+            longest = max(longest, took / DECODE_S)
+    return longest
+
+
+@pytest.mark.parametrize(("fixed_s", "token_s"), [(0.06, 0.001), (0.15, 0.0025), (0.06, 0.01), (0.2, 0.0005)])
+def test_chunks_settle_where_they_last_at_most_five_steps(fixed_s: float, token_s: float) -> None:
+    pace = Pace(first=128, largest=512)
+    longest = settle(pace, fixed_s, token_s)
+    assert longest <= 5
+    assert longest >= 2 or pace.chunk(1) == 512, "there was time for more"
+
+
+def test_a_machine_that_gets_slower_gets_smaller_chunks_and_larger_ones_again() -> None:
+    pace = Pace(first=128, largest=512)
+    settle(pace, 0.06, 0.0005)
+    fast = pace.chunk(1)
+    settle(pace, 0.06, 0.005)
+    assert pace.chunk(1) < fast / 4
+    settle(pace, 0.06, 0.0005)
+    assert pace.chunk(1) >= 0.8 * fast
+
+
+def test_before_a_step_was_measured_the_first_size_holds() -> None:
+    pace = Pace(first=128, largest=512)
+    pace.learn(127, 1, 100.0)
+    assert pace.chunk(1) == 128
+
+
+def test_prompts_that_are_read_alone_teach_what_a_chunk_takes_beside_an_answer() -> None:
+    pace = Pace(first=32, largest=512)
+    pace.learn(0, 4, DECODE_S)
+    for _ in range(20):
+        pace.learn(pace.chunk(0), 0, 0.01 * pace.chunk(0))
+    assert 8 <= pace.chunk(1) <= 16, "a decode step and so many tokens last three steps"
+    for _ in range(40):
+        pace.learn(pace.chunk(0), 0, 0.001 * pace.chunk(0))
+    assert 90 <= pace.chunk(1) <= 140
+    known = pace.chunk(1)
+    pace.learn(8, 0, 10.0)
+    assert pace.chunk(1) == known, "the rest of a prompt says nothing about a chunk"
+
+
+def test_what_a_step_takes_with_many_answers_is_learned_while_prompts_are_read() -> None:
+    """One answer taught it 20 ms; then sixteen are written, 80 ms a step, and there are always more prompts."""
+    pace = Pace(first=64, largest=512)
+    pace.learn(0, 1, 0.02)
+    for _ in range(60):
+        read = pace.chunk(16)
+        pace.learn(read, 16, 0.08 + 0.001 * read)
+    assert pace.chunk(16) >= 40
+
+
+def test_many_who_ask_at_once_get_no_small_chunks_because_so_many_answers_are_new_to_it() -> None:
+    """Only single answers are known; then sixteen prompts come, and each that is read is one answer more."""
+    pace = Pace(first=32, largest=512)
+    pace.learn(0, 1, 0.03)
+    pace.learn(128, 0, 0.19)
+    for answers in range(1, 17):
+        read = pace.chunk(answers)
+        pace.learn(read, answers, 0.03 + 0.0035 * (answers - 1) + 0.0014 * read)
+        assert read >= 32
+        assert 0.03 + 0.0035 * (answers - 1) + 0.0014 * read <= 5 * (0.03 + 0.0035 * (answers - 1))
+
+
+def test_tokens_that_grow_dearer_beside_a_number_of_answers_that_is_new_make_smaller_chunks() -> None:
+    pace = Pace(first=32, largest=512)
+    pace.learn(0, 1, 0.03)
+    pace.learn(128, 0, 0.19)
+    for _ in range(10):
+        read = pace.chunk(2)
+        pace.learn(read, 2, 0.032 + 0.012 * read)
+    assert pace.chunk(2) == 8
+
+
+def test_chunks_are_larger_beside_more_answers_whose_steps_take_longer() -> None:
+    pace = Pace(first=32, largest=512)
+    for answers, took in ((1, 0.03), (8, 0.05), (16, 0.08)):
+        pace.learn(0, answers, took)
+    pace.learn(40, 1, 0.03 + 0.0014 * 40)
+    assert [pace.chunk(answers) for answers in (1, 4, 8, 15, 16)] == [40, 40, 64, 64, 112]
+    assert pace.chunk(0) == 160
+
+
+def decode_s(answers: int) -> float:
+    return 0.03 + 0.0035 * (answers - 1)
+
+
+def learned(*counts: int) -> Pace:
+    """What many steps with so many answers, and a prompt, have taught."""
+    pace = Pace(first=32, largest=512)
+    for answers in counts * 20:
+        pace.learn(0, answers, decode_s(answers))
+    for _ in range(10):
+        pace.learn(pace.chunk(0), 0, 0.0014 * pace.chunk(0))
+    return pace
+
+
+def steps(pace: Pace, answers: int, token_s: float = 0.0014) -> float:
+    """How long the next step with a chunk takes, in decode steps."""
+    return (decode_s(answers) + token_s * pace.chunk(answers)) / decode_s(answers)
+
+
+@pytest.mark.parametrize("hiccup_s", [0.2, 0.5, 1.0, 10.0])
+@pytest.mark.parametrize(("known", "answers"), [((1,), 1), ((1, 2), 3), ((1, 8), 8), ((1,), 16)])
+def test_a_hiccup_of_a_decode_step_makes_no_long_chunks(hiccup_s: float, known: tuple[int], answers: int) -> None:
+    pace = learned(*known)
+    pace.learn(0, answers, hiccup_s)
+    for _ in range(20):
+        assert steps(pace, answers) <= 5
+        pace.learn(pace.chunk(answers), answers, steps(pace, answers) * decode_s(answers))
+
+
+@pytest.mark.parametrize("dearer", [2, 4, 6])
+def test_tokens_that_grow_dearer_beside_many_new_answers_are_not_taken_for_the_answers_own_time(dearer: int) -> None:
+    pace, seen = learned(1), []
+    for _ in range(40):
+        seen.append(steps(pace, 16, dearer * 0.0014))
+        pace.learn(pace.chunk(16), 16, seen[-1] * decode_s(16))
+    assert max(seen) <= 7
+    assert max(seen[10:]) <= 5
+
+
+def test_what_was_learned_on_a_busy_machine_does_not_outlive_it() -> None:
+    pace = Pace(first=32, largest=512)
+    for answers in range(1, 17):
+        for _ in range(20):
+            pace.learn(0, answers, 3 * decode_s(answers))
+    for _ in range(100):
+        pace.learn(0, 1, decode_s(1))
+        pace.learn(0, 2, decode_s(2))
+    for answers in range(1, 17):
+        assert steps(pace, answers) <= 5
+        pace.learn(pace.chunk(answers), answers, steps(pace, answers) * decode_s(answers))
+
+
+@pytest.mark.parametrize("slower", [2, 4])
+@pytest.mark.parametrize(("known", "answers"), [((1, 2), 1), ((1, 2), 8), ((1,), 16)])
+def test_what_was_learned_on_a_faster_machine_makes_no_crumbs_of_chunks(
+    slower: int, known: tuple[int, ...], answers: int
+) -> None:
+    pace = learned(*known)
+    ideal = learned(*known, answers).chunk(answers)
+    for _ in range(100):
+        pace.learn(0, answers, slower * decode_s(answers))
+        pace.learn(pace.chunk(answers), answers, slower * steps(pace, answers) * decode_s(answers))
+        pace.learn(pace.chunk(0), 0, slower * 0.0014 * pace.chunk(0))
+    assert pace.chunk(answers) >= 0.8 * ideal
+
+
+@pytest.mark.parametrize("first_s", [0.03, 0.1, 0.3, 1.0])
+def test_a_slow_first_step_is_forgotten_by_the_end_of_the_trial(first_s: float) -> None:
+    pace = Pace(first=32, largest=512)
+    for took in (first_s, 0.03, 0.03):
+        pace.learn(0, 1, took)
+    pace.learn(32, 0, 0.03 + 0.0014 * 32)
+    for _ in range(3):
+        pace.learn(0, 1, 0.03)
+    assert steps(pace, 1) <= 5
+
+
+def test_tokens_that_cost_nothing_are_soon_unlearned_when_they_do() -> None:
+    pace, seen = learned(1, 8), []
+    for _ in range(60):
+        pace.learn(pace.chunk(8), 8, decode_s(8))
+    for _ in range(20):
+        seen.append(steps(pace, 8))
+        pace.learn(pace.chunk(8), 8, seen[-1] * decode_s(8))
+    assert sum(each > 5 for each in seen) <= 3
+
+
+def test_a_prompt_that_is_read_alone_and_met_a_busy_moment_at_most_halves_the_chunks() -> None:
+    pace = learned(1)
+    before = pace.chunk(1)
+    pace.learn(pace.chunk(0), 0, 10.0)
+    assert pace.chunk(1) >= before // 2 - 8
+
+
+def test_the_rest_of_a_prompt_that_met_a_busy_moment_says_nothing_about_chunks() -> None:
+    pace = Pace(first=256, largest=512)
+    pace.learn(0, 1, 0.02)
+    pace.learn(8, 1, 0.5)
+    assert pace.chunk(1) == 256

@@ -1,0 +1,96 @@
+"""Guesses change how fast an answer comes, and never what it says."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bot.engine.batching.prompt_lookup import FEWEST, Lookup
+from bot.engine.batching.sampling import Choice
+from bot.engine.cpu.cpu_batch import Session
+from bot.engine.cpu.kv_cache import Rows, Shape
+from bot.types.messages import SamplingParams
+from tests.support.builders.engine_requests import GREEDY, Reference
+from tests.support.builders.in_process_engine import Bench
+
+pytest_plugins = ["tests.support.fixtures.engine"]
+
+
+def test_what_followed_the_same_three_ids_last_time_is_guessed() -> None:
+    lookup = Lookup()
+    assert lookup.guess([1, 2, 3, 4, 5, 9, 1, 2, 3], 4) == [4, 5, 9, 1]
+    assert lookup.guess([1, 2, 3, 4, 5, 9, 1, 2, 3, 7], 4) == []
+    assert lookup.guess([1, 2, 3, 4, 5, 9, 1, 2, 3, 7, 1, 2, 3], 4) == [7, 1, 2, 3]
+
+
+def test_guesses_that_are_no_good_are_given_up() -> None:
+    lookup = Lookup()
+    lookup.learn(FEWEST, FEWEST // 2)
+    assert lookup.guess([5, 6, 7, 5, 6, 7], 1) == [5]
+    lookup.learn(10 * FEWEST, 0)
+    assert lookup.guess([5, 6, 7, 5, 6, 7], 1) == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "left", "made", "finished"),
+    [
+        ([10, 11, 12, 13], 9, [10, 11, 12, 13], False),
+        ([10, 99, 12, 13], 9, [10, 99], False),
+        ([77, 11, 12, 13], 9, [77], False),
+        ([10, 2, 12, 13], 9, [10, 2], True),
+        ([10, 11, 12, 13], 4, [10, 11, 12, 13], True),
+    ],
+    ids=["all right", "the second wrong", "none right", "the end of the answer", "its last tokens"],
+)
+def test_tokens_count_up_to_the_first_wrong_guess(
+    chosen: list[int], left: int, made: list[int], finished: bool
+) -> None:
+    choice = Choice(SamplingParams(repetition_penalty=1.1, max_tokens=9), 100)
+    session = Session("k", [5, 6, 7], [5, 6, 7, 8], left, frozenset({2}), choice, guesses=[10, 11, 12])
+    session.row = Rows(Shape(1, 1, 1, torch.float32), 1).take([5], 9)
+    session.row.ids = [5, 6, 7, 8, 10, 11, 12]
+    for history in session.histories():
+        choice.seen(*history, torch.device("cpu"))
+    out = session.take(chosen)
+    assert (out.tokens, out.finished) == (made, finished)
+    assert session.ids == [5, 6, 7, 8, *made]
+    assert session.row.ids == session.ids[:-1]
+    seen = choice.seen(session.prompt, session.ids[3:], torch.device("cpu"))
+    assert seen.tolist() == session.ids, "the penalty is for what was said, not for what was guessed"
+
+
+def test_ids_that_were_only_guessed_are_unseen_again() -> None:
+    choice, cpu = Choice(SamplingParams(repetition_penalty=1.1, max_tokens=9), 100), torch.device("cpu")
+    assert choice.seen([3, 1, 1], [7, 8, 9], cpu).tolist() == [1, 3, 7, 8, 9]
+    choice.unsee(1)
+    assert choice.seen([3, 1, 1], [7, 5], cpu).tolist() == [1, 3, 7, 5]
+
+
+CODE = """Fix the typo and give me the whole code again:
+```python
+def add(first, second):
+    retrun first + second
+
+def sub(first, second):
+    return first - second
+```"""
+
+
+def test_with_guesses_an_answer_is_what_generate_says_in_fewer_steps(smollm2_dir: Path) -> None:
+    bench = Bench(smollm2_dir)
+    steps = 0
+
+    def count(module: object, args: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    bench.model.register_forward_pre_hook(count)
+    params = replace(GREEDY, max_tokens=30)
+    reference = Reference(smollm2_dir)
+    said, tokens = reference.answer(CODE, params)
+    assert bench.whole(1, CODE, params) == said
+    assert steps < 0.6 * tokens, "it quotes what was asked"
+    params = replace(params, repetition_penalty=1.1)
+    assert bench.whole(2, CODE, params) == reference.answer(CODE, params)[0]
+    bench.generator.close()

@@ -1,0 +1,117 @@
+"""Our token picker keeps what transformers' own processors keep, and draws from it as it should."""
+
+import pytest
+import torch
+from transformers import (
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from bot.engine.batching.sampling import PREFILTERS, Choice, draw, keep, penalise, pick
+from bot.types.messages import SamplingParams
+
+PREFILTER = PREFILTERS[0]
+VOCABULARY = 1000
+
+
+def warped(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -> torch.Tensor:
+    """What generate() would sample from."""
+    ids = torch.zeros((logits.size(0), 0), dtype=torch.int64)
+    scores: torch.Tensor = TemperatureLogitsWarper(temperature)(ids, logits)
+    if top_k:
+        scores = TopKLogitsWarper(top_k)(ids, scores)
+    if top_p < 1:
+        scores = TopPLogitsWarper(top_p)(ids, scores)
+    return scores
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("spread", [0.5, 3.0, 8.0])
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("top_k", [0, 1, 40, PREFILTER - 1, PREFILTER, 900])
+def test_what_is_kept_is_what_transformers_keeps(top_k: int, top_p: float, spread: float, dtype: torch.dtype) -> None:
+    """bfloat16 has many equal logits, so that an edge often runs through a tie."""
+    logits = (torch.randn(6, VOCABULARY) * spread).to(dtype).float()
+    expected = warped(logits, 0.7, top_k, top_p)
+    cut = torch.full((6,), top_k), torch.full((6,), top_p)
+    for width in (PREFILTER, VOCABULARY):
+        kept, ids, complete = keep(logits / 0.7, *cut, width)
+        scattered = torch.full_like(logits, -torch.inf).scatter(-1, ids, kept)
+        for row in complete.nonzero().flatten().tolist():
+            ours, theirs = values(scattered[row]), values(expected[row])
+            # Rounding may move the edge of top-p by one, and among equal logits there the choice is free.
+            assert abs(len(ours) - len(theirs)) <= (top_p < 1)
+            shorter = min(len(ours), len(theirs))
+            assert torch.equal(ours[:shorter], theirs[:shorter])
+    assert complete.all()
+
+
+def values(row: torch.Tensor) -> torch.Tensor:
+    """The kept logits of one row, the highest first."""
+    return row[row > -torch.inf].sort(descending=True).values
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (0, 0.8), (3, 1.0), (5, 0.9)])
+def test_draws_follow_the_softmax_of_what_is_kept(top_k: int, top_p: float) -> None:
+    logits = torch.randn(1, 12)
+    chances = warped(logits, 1.0, top_k, top_p).softmax(-1)[0]
+    count = 40_000
+    drawn = draw(logits.expand(count, -1).contiguous(), torch.full((count,), top_k), torch.full((count,), top_p))
+    seen = torch.bincount(drawn, minlength=12) / count
+    assert (seen - chances).abs().max() < 0.02
+    assert (seen[chances == 0] == 0).all()
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 2.0, 5.0])
+def test_draws_stay_within_what_is_kept_however_flat_the_logits_are(spread: float) -> None:
+    """Among hundreds, among thousands, among all."""
+    logits = torch.randn(6, 2 * PREFILTERS[-1]) * spread
+    top_k, top_p = torch.tensor([0, 0, 0, 300, 5000, 0]), torch.tensor([0.95, 0.5, 1.0, 1.0, 0.99, 0.999])
+    kept = torch.cat([warped(row[None], 1.0, int(k), float(p)) for row, k, p in zip(logits, top_k, top_p, strict=True)])
+    for _ in range(20):
+        drawn = draw(logits.clone(), top_k, top_p)
+        assert (kept.gather(-1, drawn.unsqueeze(-1)) > -torch.inf).all()
+
+
+def test_every_row_of_a_batch_goes_by_its_own_parameters() -> None:
+    logits = torch.randn(4, VOCABULARY) * 3
+    before = logits.clone()
+    rows = [
+        SamplingParams(temperature=0.0),
+        SamplingParams(temperature=1.0, top_k=1),
+        SamplingParams(temperature=1.0, top_p=0.001),
+        SamplingParams(temperature=1e-300),
+    ]
+    pick(logits, [Choice(params, VOCABULARY) for params in rows])
+    assert logits.argmax(-1).tolist() == before.argmax(-1).tolist()
+    assert torch.equal(logits[0], before[0])
+
+
+def test_a_row_of_nans_harms_nobody() -> None:
+    logits = torch.randn(3, VOCABULARY)
+    logits[1] = torch.nan
+    warm = Choice(SamplingParams(temperature=0.8, top_k=1), VOCABULARY)
+    best = logits.argmax(-1)
+    pick(logits, [warm, warm, Choice(SamplingParams(temperature=0.0), VOCABULARY)])
+    assert logits.argmax(-1)[[0, 2]].tolist() == best[[0, 2]].tolist()
+
+
+def test_the_penalty_is_transformers_own_for_every_row() -> None:
+    logits = torch.randn(3, VOCABULARY)
+    prompts = [[5, 9, 9, 200], [1, 2, 3], [700]]
+    generated = [[9, 31], [], [2, 2]]
+    penalties = [1.3, 1.0, 1.1]
+    expected = [
+        RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([prompt + new]), row.unsqueeze(0).clone())[0]
+        for penalty, prompt, new, row in zip(penalties, prompts, generated, logits, strict=True)
+    ]
+    choices = [Choice(SamplingParams(repetition_penalty=penalty), VOCABULARY) for penalty in penalties]
+    for upto in (0, 1):  # as it is called from step to step: the second time only the new ids are added
+        seen = [
+            choice.seen(prompt, new[: upto + 1] if upto == 0 else new, torch.device("cpu"))
+            for choice, prompt, new in zip(choices, prompts, generated, strict=True)
+        ]
+    penalise(logits, choices, [None if penalty == 1.0 else ids for penalty, ids in zip(penalties, seen, strict=True)])
+    assert torch.allclose(logits, torch.stack(expected))

@@ -1,0 +1,107 @@
+"""What the library's KV cache has no more room for, kept in RAM: a conversation that comes back is not read anew."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bot.engine.gpu.kv_offload import Offload
+from bot.engine.gpu.paged_batch import PagedBatch
+from bot.engine.gpu.scheduler import KeepingScheduler
+from bot.engine.memory.memory_estimate import expected
+from bot.engine.server.batched_generator import Batching
+from bot.engine.server.engine_server import ModelHost
+from bot.types.engine import LoadProgress, ModelSource
+from tests.support.builders.engine_requests import GREEDY
+from tests.support.builders.in_process_engine import Bench
+
+pytest_plugins = ["tests.support.fixtures.engine"]
+
+BLOCKS = 24
+"""Of 16 tokens: room for one of these conversations, not for two."""
+TOPICS = [f"{topic} " * 60 for topic in ("lazy", "quick", "brown", "fox")]
+PARAMS = replace(GREEDY, max_tokens=8)
+
+
+def conversations(bench: Bench) -> list[tuple[str, int]]:
+    """Each asked once and then, when all the others were there, once more: answers, and tokens that were found."""
+    told = []
+    for number, topic in enumerate(TOPICS * 2):
+        text = bench.whole(number, topic, PARAMS)
+        usage = getattr(bench.ends[number], "usage", None)
+        assert usage is not None
+        told.append((text, usage.cached_tokens))
+    return told
+
+
+def offloaded(bench: Bench) -> Offload:
+    assert isinstance(bench.generator, Batching)
+    batch = bench.generator._batch
+    assert isinstance(batch, PagedBatch)
+    assert batch._manager.batch_processor is not None
+    scheduler = batch._manager.batch_processor.scheduler
+    assert isinstance(scheduler, KeepingScheduler)
+    (offload,) = scheduler._offloads.values()
+    return offload
+
+
+@pytest.mark.parametrize("model", ["llama", "phi", "phi3", "mistral"])
+def test_what_was_evicted_comes_back_and_says_the_same(tiny: dict[str, Path], model: str) -> None:
+    bench = Bench(tiny[model], kind="paged", blocks=BLOCKS, offload_mb=16)
+    told = conversations(bench)
+    bench.generator.close()
+    first, second = told[: len(TOPICS)], told[len(TOPICS) :]
+    assert [text for text, _ in first] == [text for text, _ in second]
+    assert all(found > 100 for _, found in second)
+
+
+def test_without_it_the_conversation_is_read_anew(tiny: dict[str, Path]) -> None:
+    bench = Bench(tiny["llama"], kind="paged", blocks=BLOCKS)
+    told = conversations(bench)
+    bench.generator.close()
+    # The end of a conversation goes before its beginning, so a little of it may still be there.
+    assert all(found < 50 for _, found in told[len(TOPICS) :])
+
+
+def test_a_little_ram_keeps_the_beginnings_of_what_rested_last(tiny: dict[str, Path]) -> None:
+    bench = Bench(tiny["llama"], kind="paged", blocks=BLOCKS, offload_mb=1)
+    offload = offloaded(bench)
+    room = len(offload._rows)
+    assert room * offload._part.bytes_per_block <= 1 << 20
+    for number in range(12):
+        bench.whole(number, f"{number} {TOPICS[number % 4]}", PARAMS)
+        assert len(offload) + len(offload._free) == room
+    bench.generator.close()
+
+
+def test_several_at_once_find_theirs(tiny: dict[str, Path]) -> None:
+    """Those who come back together share the room, and what they bring back never goes for one another."""
+    bench = Bench(tiny["llama"], kind="paged", blocks=3 * BLOCKS, offload_mb=16)
+    alone = [bench.whole(number, topic, PARAMS) for number, topic in enumerate(TOPICS)]
+    for round_ in range(1, 4):
+        for number, topic in enumerate(TOPICS):
+            bench.submit(10 * round_ + number, topic, PARAMS)
+        bench.run()
+        assert [bench.texts[10 * round_ + number] for number in range(len(TOPICS))] == alone
+    bench.generator.close()
+
+
+def test_its_ram_is_counted(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.engine.server.engine_server.kind_for", lambda model: PagedBatch)
+    host = ModelHost(lambda _: None, lambda _: None, lambda *_: None)
+    source = ModelSource("llama", str(tiny["llama"]), device="cpu", dtype="float32", kv_cache_mb=16)
+
+    def limit(offload_mb: int) -> int:
+        told = host.load(replace(source, kv_offload_mb=offload_mb), unseen)
+        assert told.kv_offload_mb == offload_mb
+        return host.stats().memory_limit_mb
+
+    without = limit(0)
+    assert limit(2000) - without > 2500
+    host._residents.leave_only(None)
+    gpu = replace(source, kv_offload_mb=2000)
+    assert expected(gpu) == expected(source)  # on a CPU there is nothing to offload from
+
+
+def unseen(progress: LoadProgress) -> None:
+    """Nobody watches."""

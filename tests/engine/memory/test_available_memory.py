@@ -1,0 +1,114 @@
+"""How much memory is left for models, and what one will take that was never loaded."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bot.engine.memory.available_memory import MB, RESERVE_MB, Room, group_bounds, left_of
+from bot.engine.memory.memory_estimate import MARGIN_MB, expected, numbers_in
+from bot.models.hardware import Hardware
+from bot.types.engine import ModelSource
+from bot.types.errors import ModelError
+
+pytest_plugins = ["tests.support.fixtures.engine"]
+
+GB = 1024 * MB
+
+
+def lay(root: Path, files: dict[str, str]) -> Path:
+    """Files as the system would show them."""
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return root
+
+
+def test_a_tenth_or_a_gigabyte_is_left_alone() -> None:
+    assert left_of(30 * GB, 100 * GB) == 20 * GB
+    assert left_of(3 * GB, 4 * GB) == 2 * GB
+    assert left_of(0, 4 * GB) == -GB
+
+
+def test_a_group_bounds_it_and_so_do_those_around_it(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/system.slice/inhouse.service\n",
+        "sys/fs/cgroup/system.slice/inhouse.service/memory.max": "8000\n",
+        "sys/fs/cgroup/system.slice/inhouse.service/memory.high": "max\n",
+        "sys/fs/cgroup/system.slice/inhouse.service/memory.current": "5000\n",
+        "sys/fs/cgroup/system.slice/inhouse.service/memory.stat": "anon 1\ninactive_file 700\nactive_file 300\n",
+        "sys/fs/cgroup/system.slice/memory.max": "max\n",
+        "sys/fs/cgroup/system.slice/memory.high": "9000\n",
+        "sys/fs/cgroup/system.slice/memory.current": "8500\n",
+    }
+    assert list(group_bounds(lay(tmp_path, files))) == [(4000, 8000), (500, 9000)]
+
+
+def test_the_old_groups_of_a_container_whose_own_path_is_not_shown(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "4:cpu,memory:/docker/1234\n3:cpuset:/\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "6000\n",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": "2000\n",
+        "sys/fs/cgroup/memory/memory.stat": "inactive_file 1\ntotal_inactive_file 100\ntotal_active_file 10\n",
+    }
+    assert list(group_bounds(lay(tmp_path, files))) == [(4110, 6000)]
+
+
+def test_without_a_limit_there_is_none(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "4:memory:/\n0::/\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+    }
+    assert list(group_bounds(lay(tmp_path, files))) == []
+    assert list(group_bounds(tmp_path / "no linux")) == []
+
+
+def test_the_tightest_bound_counts_and_mapped_weights_are_taken(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/",
+        "sys/fs/cgroup/memory.max": str(2 * GB),
+        "sys/fs/cgroup/memory.current": "0",
+    }
+    left = Room(lambda: (9 * GB, 10 * GB), lay(tmp_path, files)).left()
+    mapped = getattr(psutil.Process().memory_info(), "shared", 0) // MB
+    assert left.gpu == 8 * 1024
+    assert left.ram == pytest.approx(2048 - RESERVE_MB - mapped, abs=20)
+
+
+def test_what_a_model_will_take_is_read_from_its_files(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.engine.memory.memory_estimate.numbers_in", lambda _: 1000 * MB)
+    wide = ModelSource("a", str(tiny["llama"]), device="cpu", kv_cache_mb=64, dtype="float32")
+    half = replace(wide, dtype="bfloat16")
+    assert (expected(wide).ram, expected(wide).gpu) == (near(4400 + 64 + MARGIN_MB), 0)
+    assert expected(half).ram == near(2200 + 64 + MARGIN_MB)
+
+
+def test_on_a_gpu_a_split_model_takes_of_both(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Hardware("a card", "12", 24_000, 20_000, True, "a cpu", 8, 64_000, 60_000)
+    monkeypatch.setattr("bot.engine.memory.memory_estimate.detect", lambda _: card)
+    monkeypatch.setattr("bot.engine.memory.memory_estimate.numbers_in", lambda _: 1000 * MB)
+    whole = expected(ModelSource("a", str(tiny["llama"]), kv_cache_mb=100))
+    assert (whole.ram, whole.gpu) == (MARGIN_MB, near(2200 + 100 + MARGIN_MB))
+    split = expected(ModelSource("a", str(tiny["llama"]), kv_cache_mb=100, gpu_layers=1))
+    assert (split.ram, split.gpu) == (near(1100 + MARGIN_MB), near(1100 + 100 + MARGIN_MB))
+    eight = expected(ModelSource("a", str(tiny["llama"]), kv_cache_mb=0, quantization="8bit"))
+    assert eight.gpu == near(1100 + MARGIN_MB)
+    both = expected(ModelSource("a", str(tiny["llama"]), kv_cache_mb=0, quantization="4bit", gpu_layers=1))
+    assert both.ram == near(1100 + MARGIN_MB), "what stays in RAM is not quantized"
+    assert both.gpu == near(309 + MARGIN_MB)
+
+
+def near(megabytes: int) -> object:
+    """Parts are rounded, each by itself."""
+    return pytest.approx(megabytes, abs=5)
+
+
+def test_numbers_are_counted_in_the_headers(tiny: dict[str, Path], tmp_path: Path) -> None:
+    bytes_on_disk = (tiny["llama"] / "model.safetensors").stat().st_size
+    assert numbers_in(tiny["llama"]) == pytest.approx(bytes_on_disk / 4, rel=0.02)
+    shutil.copytree(tiny["llama"], tmp_path / "bad")
+    (tmp_path / "bad" / "model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(ModelError, match="is damaged"):
+        numbers_in(tmp_path / "bad")

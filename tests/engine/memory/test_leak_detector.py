@@ -1,0 +1,106 @@
+"""A process that has grown beyond its model is noticed when it rests, and replaced when nobody would feel it."""
+
+import asyncio
+import logging
+
+import pytest
+
+from bot.engine.memory.leak_detector import GPU_SPARE_MB, MemoryWatch, Taken
+from tests.support.builders.service import House
+from tests.support.fakes.team import Team
+
+pytest_plugins = ["tests.support.fixtures.service"]
+
+RENEWED = "The engine has grown from 400 to 2000 MB of memory with nothing to do."
+
+
+class Process:
+    """What a process takes, and what it could give back."""
+
+    def __init__(self) -> None:
+        self.ram, self.gpu, self.unused = 400, 0, 0
+        self.watch = MemoryWatch(lambda: Taken(self.ram + self.unused, self.gpu), self._give_back)
+
+    def _give_back(self) -> None:
+        self.unused = 0
+
+
+def test_growth_beyond_the_bound_is_told_in_figures() -> None:
+    process = Process()
+    process.watch.begin(unused_cache_mb=100)
+    assert process.watch.limit_mb == 1.5 * (400 + 100) + 512
+    process.ram = process.watch.limit_mb
+    assert process.watch.grown() == ""
+    process.ram += 1
+    assert process.watch.grown() == "The engine has grown from 400 to 1263 MB of memory with nothing to do."
+
+
+def test_what_can_be_given_back_is_no_growth() -> None:
+    process = Process()
+    process.unused = 5000
+    process.watch.begin(unused_cache_mb=0)
+    assert process.watch.limit_mb == 1.5 * 400 + 512
+    process.unused = 5000
+    assert process.watch.grown() == ""
+    assert process.unused == 0
+
+
+def test_growth_on_the_gpu_counts_too() -> None:
+    process = Process()
+    process.gpu = 20_000
+    process.watch.begin(unused_cache_mb=0)
+    process.gpu += GPU_SPARE_MB
+    assert process.watch.grown() == ""
+    process.gpu += 1
+    assert process.watch.grown() == "The engine has grown from 20000 to 21025 MB of GPU memory with nothing to do."
+
+
+def test_a_load_is_no_growth() -> None:
+    process = Process()
+    assert (process.watch.grown(), process.watch.limit_mb) == ("", 0)
+    process.watch.begin(unused_cache_mb=0)
+    process.watch.forget()
+    process.ram = 100_000
+    assert process.watch.grown() == ""
+    process.watch.begin(unused_cache_mb=0)
+    assert process.watch.grown() == ""
+
+
+async def test_whoever_asks_while_it_is_replaced_is_told_and_answered(
+    house: House, team: Team, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert (await team.asks("ana", "before")).text == "You said: before"
+    house.world.gates.hold("half small")
+    house.engine.ails.put_nowait(RENEWED)
+    await house.world.gates.reached("half small")
+    await team.says("ana", "hello")
+    message = await team.sees("hello", "restarting the model, 50%")
+    await house.world.gates.open("half small")
+    answer = await team.reply_to("hello")
+    assert (answer.parts, answer.text) == ((message,), "You said: hello")
+    assert house.engine.loads == ["small", "small"]
+    assert f"{RENEWED} small is loaded again in a new process." in caplog.text
+    assert "restarted 1 time" in await team.told("status")
+
+
+async def test_it_is_never_replaced_under_an_answer(house: House, team: Team) -> None:
+    house.world.gates.hold("hello/1")
+    await team.says("ana", "hello")
+    await house.world.gates.reached("hello/1")
+    house.engine.ails.put_nowait(RENEWED)
+    await house.world.until(house.engine.ails.empty, "it was heard")
+    await asyncio.sleep(0)
+    await house.world.gates.open("hello/1")
+    assert (await team.reply_to("hello")).text == "You said: hello"
+    assert house.engine.loads == ["small"]
+
+
+async def test_a_model_that_does_not_come_back_is_tried_by_the_next_question(
+    house: House, team: Team, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.engine.deadly["small"] = 1
+    with caplog.at_level(logging.ERROR):
+        house.engine.ails.put_nowait(RENEWED)
+        await house.world.until(lambda: "The next question tries it again." in caplog.text, "it is given up")
+    assert (await team.asks("ana", "hello")).text == "You said: hello"
+    assert house.engine.loads == ["small", "small", "small"]

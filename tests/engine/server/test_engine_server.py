@@ -1,0 +1,100 @@
+"""Loads that fail late: what they leave behind, and what is told."""
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from bot.engine.gpu.paged_batch import PagedBatch
+from bot.engine.server.engine_server import ModelHost
+from bot.models import loading
+from bot.models.device_errors import Unrecoverable
+from bot.models.hardware import CpuCapabilities
+from bot.types.engine import LoadProgress, ModelSource
+from bot.types.errors import ModelError
+
+pytest_plugins = ["tests.support.fixtures.engine"]
+
+
+def new_host() -> ModelHost:
+    return ModelHost(lambda _: None, lambda _: None, lambda *_: None)
+
+
+def ours() -> set[threading.Thread]:
+    """The threads, without the one that watches progress bars, which comes at some time and stays."""
+    return {thread for thread in threading.enumerate() if "tqdm" not in thread.name}
+
+
+def unseen(progress: LoadProgress) -> None:
+    """Nobody watches."""
+
+
+def test_a_model_without_a_chat_template_leaves_no_batch_behind(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "bot.engine.server.engine_server.kind_for", lambda model: PagedBatch
+    )  # whose thread is there all the time
+    shutil.copytree(tiny["llama"], tmp_path / "mute")
+    (tmp_path / "mute" / "chat_template.jinja").unlink()
+    before = ours()
+    with pytest.raises(ModelError, match="template"):
+        new_host().load(ModelSource("mute", str(tmp_path / "mute"), device="cpu"), unseen)
+    assert ours() == before
+
+
+def test_loading_is_done_on_a_thread_that_ends(tiny: dict[str, Path]) -> None:
+    did = set()
+    new_host().load(
+        ModelSource("llama", str(tiny["llama"]), device="cpu"), lambda _: did.add(threading.current_thread())
+    )
+    assert did
+    assert not did & set(threading.enumerate())
+
+
+def test_too_little_memory_to_pack_is_told_in_a_sentence(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(model: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(loading, "pack", short)
+    monkeypatch.setattr("bot.models.hardware.cpu_capabilities", lambda: CpuCapabilities(fbgemm=True))
+    with pytest.raises(ModelError, match="There is not enough memory for llama"):
+        loading.load(ModelSource("llama", str(tiny["llama"]), device="cpu"), unseen)
+
+
+def test_no_text_is_longer_than_where_rotations_become_others_for_everybody(
+    tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    """LongRoPE looks at the longest text of a step, so its neighbours' keys would no longer be of one kind."""
+    folder = tmp_path / "phi3"
+    shutil.copytree(tiny["phi3"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    width = config["hidden_size"] // config["num_attention_heads"] // 2
+    config["rope_parameters"] = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * width,
+        "long_factor": [2.0] * width,
+        "original_max_position_embeddings": 64,
+    }
+    config["original_max_position_embeddings"] = 64
+    (folder / "config.json").write_text(json.dumps(config))
+    assert config["max_position_embeddings"] > 64
+    told = new_host().load(ModelSource("phi3", str(folder), device="cpu"), unseen)
+    assert (told.batching, told.context_window) == (True, 64)
+
+
+def test_a_lost_device_is_no_ordinary_failure_of_a_load(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever in it the first call meets it: here where the one before gives its memory back."""
+
+    def lost() -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("bot.engine.server.model_cache.give_back", lost)
+    with pytest.raises(Unrecoverable):
+        new_host().load(ModelSource("llama", str(tiny["llama"]), device="cpu"), unseen)

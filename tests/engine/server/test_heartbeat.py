@@ -1,0 +1,174 @@
+"""An engine that hangs is replaced; one that is slow is left alone (fault 29, and fault 55 for loads)."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from torch.nn import Module
+from transformers import AutoModelForCausalLM
+
+from bot.engine.client.process import EngineProcess
+from bot.engine.server.heartbeat import Heart, reading
+from bot.models.loading import layers_of
+from bot.types.errors import EngineDied, ModelError
+from tests.support.builders.engine_requests import GREEDY, ask, load
+from tests.support.builders.faulty_engine_process import DIRECTORY, write_script
+
+pytest_plugins = ["tests.support.fixtures.engine"]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+HUNG_S = 5.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def own() -> AsyncIterator[EngineProcess]:
+    """An engine of this module's own, since it is made to hang."""
+    process = EngineProcess(HUNG_S)
+    yield process
+    await process.close()
+
+
+@pytest.mark.fault(29)
+async def test_a_process_that_stands_still_is_replaced(own: EngineProcess, tiny: dict[str, Path]) -> None:
+    await load(own, tiny["llama"])
+    first = own.pid
+    assert first is not None
+
+    async def freeze(count: int) -> None:
+        if count == 3:
+            os.kill(first, signal.SIGSTOP)
+
+    with pytest.raises(EngineDied):
+        await ask(own, "frozen", "Where are the keys?", replace(GREEDY, max_tokens=400), freeze)
+    await load(own, tiny["llama"])
+    assert own.pid != first
+    assert (await ask(own, "after", "Where are the keys?")).text
+
+
+async def test_one_that_has_nothing_to_do_lives_on(own: EngineProcess, tiny: dict[str, Path]) -> None:
+    await load(own, tiny["llama"])
+    before = own.pid
+    await asyncio.sleep(HUNG_S + 1)
+    assert own.pid == before
+    assert (await ask(own, "rested", "Where are the keys?")).text
+
+
+async def test_a_service_that_stood_still_itself_blames_nobody(own: EngineProcess, tiny: dict[str, Path]) -> None:
+    await load(own, tiny["llama"])
+    before = own.pid
+    time.sleep(HUNG_S + 1)  # noqa: ASYNC251 -- as a virtual machine that is paused
+    assert (await ask(own, "resumed", "Where are the keys?")).text
+    assert own.pid == before
+
+
+class Patient:
+    """A heart that is looked at by hand."""
+
+    def __init__(self) -> None:
+        self.beats = 0
+        self.busy = False
+        self.heart = Heart(self._beat, lambda: self.busy)
+
+    def _beat(self) -> None:
+        self.beats += 1
+
+    def beats_now(self) -> bool:
+        """Whether the next tick is a beat."""
+        before = self.beats
+        self.heart.tick()
+        return self.beats > before
+
+
+async def test_it_beats_without_work() -> None:
+    patient = Patient()
+    assert [patient.beats_now() for _ in range(3)] == [True, True, True]
+
+
+@pytest.mark.fault(29)
+async def test_it_beats_at_work_only_while_something_moves() -> None:
+    patient = Patient()
+    patient.busy = True
+    assert patient.beats_now(), "work that has only begun"
+    assert not patient.beats_now()
+    patient.heart.step()
+    assert patient.beats_now()
+    assert not patient.beats_now()
+    patient.busy = False
+    assert patient.beats_now()
+
+
+@pytest.mark.fault(29)
+async def test_every_decoder_layer_is_a_step(tiny: dict[str, Path]) -> None:
+    patient = Patient()
+    model = AutoModelForCausalLM.from_pretrained(tiny["phi3"])
+    layers: list[Module] = list(layers_of(model))
+    assert len(layers) == model.config.num_hidden_layers
+    for layer in layers:
+        layer.register_forward_pre_hook(patient.heart.step)
+    patient.busy = True
+    patient.beats_now()
+    model(model.dummy_inputs["input_ids"] % model.config.vocab_size)
+    assert patient.beats_now()
+
+
+@pytest.mark.fault(55)
+async def test_each_activity_holds_back_the_beat_for_itself() -> None:
+    patient = Patient()
+    patient.busy = True
+    loading, state = False, 0
+    patient.heart.watch(lambda: loading, lambda: state)
+    loading = True
+    assert patient.beats_now(), "a load that has only begun"
+    patient.heart.step()
+    assert not patient.beats_now(), "answers move and the load does not"
+    patient.heart.step()
+    state = 1
+    assert patient.beats_now()
+    loading = False
+    patient.heart.step()
+    assert patient.beats_now()
+
+
+@pytest.mark.fault(55)
+async def test_what_a_load_reads_and_fills_is_movement() -> None:
+    def fill() -> list[bytearray]:
+        return [bytearray(4 << 20) for _ in range(4)]
+
+    before = reading()
+    assert reading() == before
+    filled = fill()
+    assert reading() != before
+    assert filled
+
+
+@pytest.mark.fault(55)
+@pytest.mark.timeout(600)
+async def test_a_load_that_stands_still_is_given_up_by_name_and_a_slow_one_is_left_alone(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(DIRECTORY, str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(write_script(tmp_path)))
+    slow, stuck = (tmp_path / name for name in ("slow", "stuck"))
+    for folder in (slow, stuck):
+        folder.symlink_to(tiny["llama"])
+    engine = EngineProcess(HUNG_S)
+    try:
+        assert (await load(engine, slow)).name == "slow"
+        process = engine.pid
+        with pytest.raises(
+            ModelError,
+            match=r"^Loading stuck stood still for 5 s at 'reading the tokenizer', .* choose another model\.$",
+        ):
+            await load(engine, stuck)
+        assert (await load(engine, tiny["llama"])).name == "llama"
+        assert engine.pid not in (None, process)
+        assert (await ask(engine, "after", "Where are the keys?")).text
+    finally:
+        await engine.close()

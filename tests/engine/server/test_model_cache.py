@@ -1,0 +1,197 @@
+"""Which models stay in memory, which one goes first, and where to: the decisions, on a machine made of numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.engine.memory.leak_detector import Taken
+from bot.engine.server.model_cache import Residents, next_step
+from bot.types.engine import ModelSource
+from bot.types.errors import ModelError
+from tests.support.builders.model_cache import CACHE, WEIGHTS, Desk, Hosted, Machine
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """On a CPU. What a model that is dropped took is free at once; its files are said to need WEIGHTS and CACHE."""
+    desk = Desk(tmp_path, Machine())
+    drop = Residents._drop
+
+    def dropped(residents: Residents[Hosted], resident: Any) -> None:
+        model = resident.loaded.model
+        drop(residents, resident)
+        desk.log.append(f"drop {resident.source.name}")
+        model._leave()
+
+    def needs(source: ModelSource) -> Taken:
+        return Taken(WEIGHTS + CACHE, 0) if desk.device == "cpu" else Taken(0, WEIGHTS + CACHE)
+
+    monkeypatch.setattr(Residents, "_drop", dropped)
+    monkeypatch.setattr("bot.engine.server.model_cache.expected", needs)
+    monkeypatch.setattr("bot.engine.server.model_cache.give_back", lambda: None)
+    return desk
+
+
+def test_a_model_that_is_kept_is_the_same_one(desk: Desk) -> None:
+    first, second = desk.bring("a"), desk.bring("b")
+    assert desk.bring("a") is first
+    assert list(desk.residents.names) == ["a", "b"]
+    assert desk.bring("b") is second
+    assert list(desk.residents.names) == ["b", "a"]
+    assert desk.log == ["load a", "host a", "load b", "host b"]
+
+
+@pytest.mark.parametrize("how", [{"dtype": "bfloat16"}, {"quantization": "8bit"}, {"context_window": 100}])
+def test_another_way_of_loading_it_is_another_model(desk: Desk, how: dict[str, Any]) -> None:
+    assert desk.bring("a") is not desk.bring("a", **how)
+    assert desk.log.count("load a") == 2
+
+
+def test_a_model_whose_files_changed_is_read_again_and_the_old_one_goes(desk: Desk) -> None:
+    desk.bring("a")
+    with (desk.root / "a" / "model.safetensors").open("ab") as file:
+        file.write(b"more")
+    desk.bring("a")
+    assert desk.log == ["load a", "host a", "drop a", "load a", "host a"]
+    assert list(desk.residents.names) == ["a"]
+
+
+def test_the_longest_unused_goes_and_only_as_many_as_are_needed(desk: Desk) -> None:
+    desk.machine.ram = 300 + 3 * (WEIGHTS + CACHE)
+    for name in ("a", "b", "c", "a", "d"):
+        desk.bring(name)
+    assert [line for line in desk.log if "drop" in line] == ["drop b"]
+    assert list(desk.residents.names) == ["d", "a", "c"]
+    assert desk.machine.left().ram == 3 * CACHE, "what caches are still going to take is left to them"
+
+
+def test_what_a_load_measured_is_believed_the_next_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.machine.ram = 300 + 2 * (WEIGHTS + CACHE)
+    for name in ("a", "b", "c"):
+        desk.bring(name)
+    monkeypatch.setattr("bot.engine.server.model_cache.expected", lambda _: pytest.fail("it was measured"))
+    desk.bring("a")
+    assert list(desk.residents.names) == ["a", "c"]
+
+
+def test_a_load_that_runs_out_of_memory_is_tried_once_more_alone(desk: Desk) -> None:
+    desk.bring("a"), desk.bring("b")
+    desk.shortages = 1
+    desk.bring("c")
+    assert desk.log[4:] == ["load c", "drop a", "drop b", "load c", "host c"]
+    desk.shortages = 2
+    with pytest.raises(ModelError, match="not enough memory"):
+        desk.bring("d")
+    assert list(desk.residents.names) == []
+    desk.shortages, desk.log = 1, []
+    with pytest.raises(ModelError):
+        desk.bring("e")
+    assert desk.log == ["load e"], "nothing was there to be dropped"
+
+
+def test_one_that_generates_is_never_touched(desk: Desk) -> None:
+    desk.machine.ram = 300 + 2 * (WEIGHTS + CACHE)
+    busy = desk.bring("a")
+    busy.generator.running = 1
+    desk.bring("b")
+    desk.bring("c")
+    assert list(desk.residents.names) == ["c", "a"]
+    assert desk.residents.running == 1
+    desk.residents.leave_only(None)
+    assert not busy.generator.closed
+    assert list(desk.residents.names) == ["a"]
+
+
+def test_a_machine_that_became_short_gets_back_what_is_only_kept(desk: Desk) -> None:
+    desk.bring("a"), desk.bring("b")
+    current = desk.bring("c")
+    desk.residents.relieve(current)
+    assert list(desk.residents.names) == ["c", "b", "a"]
+    desk.machine.ram = desk.machine.taken.ram + 3 * CACHE - 600
+    desk.residents.relieve(current)
+    assert list(desk.residents.names) == ["c", "b"]
+    desk.machine.ram = 0
+    desk.residents.relieve(current)
+    assert list(desk.residents.names) == ["c"]
+
+
+@pytest.fixture
+def card(desk: Desk) -> Desk:
+    """A GPU with room for two."""
+    desk.device = "cuda"
+    desk.machine.gpu = 2 * (WEIGHTS + CACHE)
+    return desk
+
+
+def test_a_gpu_parks_the_longest_unused_in_ram_and_takes_it_back_with_a_new_batch(card: Desk) -> None:
+    for name in ("a", "b", "c"):
+        card.bring(name)
+    assert list(card.residents.names) == ["c", "b"], "what is parked is not there at once"
+    assert card.machine.taken == Taken(300 + WEIGHTS, card.machine.gpu)
+    card.log.clear()
+    assert card.bring("a").model.device == "cuda"
+    assert card.log == ["host a"], "not loaded again"
+    assert list(card.residents.names) == ["a", "c"]
+    assert card.machine.taken == Taken(300 + WEIGHTS, card.machine.gpu), "b is parked in its place"
+
+
+def test_what_is_parked_leaves_ram_to_what_was_used_since(card: Desk) -> None:
+    card.machine.ram = 300 + WEIGHTS
+    for name in ("a", "b", "c", "d"):
+        card.bring(name)
+    assert [line for line in card.log if "drop" in line] == ["drop a"]
+    card.log.clear()
+    card.bring("b")
+    assert card.log == ["drop c", "host b"], "there was no room in RAM for both while they change places"
+
+
+def test_what_comes_back_from_ram_needs_none(card: Desk) -> None:
+    card.libraries = 700
+    card.machine.ram = 300 + 700 + 2 * WEIGHTS
+    for name in ("a", "b", "c", "a"):
+        card.bring(name)
+    assert card.log[-2:] == ["host c", "host a"]
+
+
+def test_without_ram_or_when_it_cannot_be_moved_it_is_dropped(card: Desk) -> None:
+    card.machine.ram = 300 + WEIGHTS - 1
+    for name in ("a", "b", "c"):
+        card.bring(name)
+    assert "drop a" in card.log
+    card.machine.ram, card.fixed = 100_000, True
+    for name in ("d", "e", "f"):
+        card.bring(name)
+    assert card.log[-3:] == ["drop d", "load f", "host f"]
+
+
+def test_nothing_goes_where_there_is_room_or_nothing_is_wanted(card: Desk) -> None:
+    card.bring("a")
+    kept = card.residents._kept
+    assert next_step(kept, Taken(0, 1500), Taken(0, 1500)) is None
+    assert next_step(kept, Taken(0, 0), Taken(-9, -9)) is None
+    step = next_step(kept, Taken(0, 1501), Taken(WEIGHTS, 1500))
+    assert step is not None
+    assert step.park
+    assert next_step(kept, Taken(99, 0), Taken(0, 0)) is None, "moved off the card it would take RAM, not give any"
+
+
+def test_ram_that_took_what_a_kept_model_offloaded_is_got_back(card: Desk) -> None:
+    card.machine.gpu = 10 * (WEIGHTS + CACHE)
+    card.bring("a", kv_offload_mb=500)
+    current = card.bring("b")
+    assert list(card.residents.names) == ["b", "a"]
+    card.machine.take(ram=card.machine.left().ram)
+    card.machine.take(ram=600)
+    card.residents.relieve(current)
+    assert list(card.residents.names) == ["b"]
+
+
+def test_what_comes_back_from_ram_needs_what_it_may_offload(card: Desk) -> None:
+    offloads = {"kv_offload_mb": 500}
+    card.machine.ram = 2 * WEIGHTS + 400
+    for name in ("a", "b", "c"):
+        card.bring(name, **offloads)
+    card.log.clear()
+    card.bring("a", **offloads)
+    assert "drop" in " ".join(card.log)

@@ -1,0 +1,171 @@
+"""Too little memory (fault 26), in both ways of generating: the ladder is gone down, and nobody's answer is lost or
+doubled. The model is real; its forward is made to fail.
+"""
+
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bot.engine.batching.batch import Batch
+from bot.engine.client.protocol import Failed
+from bot.engine.cpu.cpu_batch import RowBatch
+from bot.engine.gpu.paged_batch import PagedBatch
+from bot.engine.server.batched_generator import Batching
+from bot.models.device_errors import UNANSWERABLE, Failure, Unrecoverable, judge
+from tests.support.builders.engine_requests import GREEDY
+from tests.support.builders.in_process_engine import BATCHES, KINDS, Bench
+
+pytest_plugins = ["tests.support.fixtures.engine"]
+pytestmark = pytest.mark.fault(26)
+
+PARAMS = replace(GREEDY, repetition_penalty=1.1)
+WHO, WHERE = "Who wrote this?", "Where are the keys?"
+
+
+def resting(batch: Batch) -> torch.Tensor:
+    """Keys and values that are kept for a next turn."""
+    assert isinstance(batch, RowBatch)
+    return batch._rows._rows[0].slab.held
+
+
+def shortage_on_the_cpu() -> Exception:
+    """What torch's allocator really raises there."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50, dtype=torch.uint8)
+    return RuntimeError(*caught.value.args)
+
+
+def shortage_on_the_gpu() -> Exception:
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.fixture(params=KINDS)
+def bench(request: pytest.FixtureRequest, tiny: dict[str, Path]) -> Iterator[Bench]:
+    # The library logs the exception; pytest would keep that record, and with it the frames.
+    logging.getLogger("ContinuousBatchingLogger").disabled = True
+    bench = Bench(tiny["llama"], kind=request.param)
+    yield bench
+    bench.generator.close()
+    logging.getLogger("ContinuousBatchingLogger").disabled = False
+
+
+@pytest.mark.parametrize("steps", [0, 5], ids=["prefill", "decode"])
+@pytest.mark.parametrize("shortage", [shortage_on_the_gpu, shortage_on_the_cpu])
+def test_once_costs_nobody_the_answer(bench: Bench, shortage: Callable[[], Exception], steps: int) -> None:
+    expected = [bench.whole(1, WHO, PARAMS), bench.whole(2, WHERE, PARAMS)]
+    bench.fail_in(steps, [shortage()])
+    bench.submit(3, WHO, PARAMS)
+    bench.submit(4, WHERE, PARAMS)
+    bench.run()
+    assert [bench.texts[3], bench.texts[4]] == expected
+    assert bench.whole(5, WHO, PARAMS) == expected[0]
+
+
+@pytest.mark.parametrize("steps", [1, 5], ids=["prefill", "decode"])
+def test_twice_is_a_clear_error_for_that_answer_alone(bench: Bench, steps: int) -> None:
+    expected = bench.whole(1, WHERE, PARAMS)
+    seen = 0
+
+    def only_in_the_first(module: object, args: object, given: dict[str, Any]) -> None:
+        nonlocal seen
+        if 2 in bench.ends or seen < steps:
+            seen += 1
+        else:
+            seen = 0
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    bench.model.register_forward_pre_hook(only_in_the_first, with_kwargs=True)
+    bench.submit(2, WHO, PARAMS)
+    bench.submit(3, WHERE, PARAMS)
+    bench.run()
+    assert bench.ends[2] == Failed(2, UNANSWERABLE)
+    assert "KV cache of all conversations was dropped" in UNANSWERABLE
+    assert bench.texts[3] == expected
+    assert bench.whole(4, WHERE, PARAMS) == expected
+
+
+def test_what_the_failed_step_held_is_given_back_before_the_next_one(bench: Bench) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    left_over: list[bool] = []
+
+    def hook(module: object, args: object) -> None:
+        if held:
+            left_over.append(held[0]() is not None)
+        elif len(bench.texts.get(1, "")) > 5:
+            activation = torch.zeros(1000)  # in this frame, which the traceback holds
+            held.append(weakref.ref(activation))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    expected = bench.whole(7, WHO, PARAMS)
+    bench.model.register_forward_pre_hook(hook)
+    assert bench.whole(1, WHO, PARAMS) == expected
+    assert left_over
+    assert not any(left_over)
+
+
+@pytest.mark.parametrize("bench", list(BATCHES), indirect=True)
+def test_the_old_cache_is_gone_before_a_new_one_is_made(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    batching = bench.generator
+    assert isinstance(batching, Batching)
+    bench.whole(2, WHERE, PARAMS)
+    batch = batching._batch
+    old = weakref.ref(batch.cache.cache_tensor if isinstance(batch, PagedBatch) else resting(batch))
+    start = batching._start
+    left_over: list[bool] = []
+
+    def watched() -> Batch:
+        left_over.append(old() is not None)
+        return start()
+
+    monkeypatch.setattr(batching, "_start", watched)
+    bench.fail_in(3, [torch.OutOfMemoryError("CUDA out of memory.")])
+    bench.whole(1, WHO, PARAMS)
+    assert left_over == [False]
+
+
+def test_a_token_is_tried_before_anybody_is_answered_again(bench: Bench) -> None:
+    """Where not even that fits, the process is replaced."""
+    sizes: list[int] = []
+
+    def hook(module: object, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+        sizes.append((args[0] if args else given["input_ids"]).numel())
+        if len(sizes) >= 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    bench.model.register_forward_pre_hook(hook, with_kwargs=True)
+    bench.submit(1, WHO, PARAMS)
+    with pytest.raises(Unrecoverable, match="nothing can be generated"):
+        bench.run()
+    assert len(sizes) == 5
+    assert 1 not in bench.ends
+
+
+@pytest.mark.parametrize("bench", ["sequential"], indirect=True)
+def test_a_seeded_answer_stays_the_one_of_its_seed(bench: Bench) -> None:
+    params = replace(PARAMS, temperature=1.3, seed=11)
+    expected = bench.whole(1, WHO, params)
+    bench.fail_in(5, [torch.OutOfMemoryError("CUDA out of memory.")])
+    assert bench.whole(2, WHO, params) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (shortage_on_the_gpu(), Failure("CUDA out of memory. Tried to allocate 2.00 GiB", memory=True)),
+        (MemoryError(), Failure("MemoryError", memory=True)),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling it"), Failure("", memory=True)),
+        (RuntimeError("CUDA error: out of memory"), Failure("", memory=True)),
+        (RuntimeError("CUDA error: device-side assert triggered"), Failure("", device_lost=True)),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), Failure("", device_lost=True)),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), Failure("")),
+        (ValueError("out of memory is a phrase"), Failure("")),
+    ],
+)
+def test_what_an_exception_means(error: Exception, failure: Failure) -> None:
+    assert judge(error) == replace(failure, why=failure.why or str(error))

@@ -1,0 +1,62 @@
+"""One answer after another: what generate() says, with seeds, behind the same interface."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bot.engine.client.process import EngineProcess
+from bot.types.errors import RequestFailed
+from bot.types.messages import FinishReason
+from tests.support.builders.engine_requests import GREEDY, Reference, ask, load
+
+pytest_plugins = ["tests.support.fixtures.engine"]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_sequential_answers_are_what_generate_says(engine: EngineProcess, tiny: dict[str, Path]) -> None:
+    loaded = await load(engine, tiny["phi3"], batching=False)
+    assert (loaded.batching, loaded.max_running, loaded.kv_cache_mb) == (False, 1, 0)
+    reference = Reference(tiny["phi3"])
+    params = [replace(GREEDY, repetition_penalty=penalty) for penalty in (1.0, 1.2)]
+    answers = await asyncio.gather(*(ask(engine, f"a{i}", "Who wrote this?", how) for i, how in enumerate(params)))
+    for answer, how in zip(answers, params, strict=True):
+        assert (answer.text, answer.usage.generated_tokens) == reference.answer("Who wrote this?", how)
+
+
+async def test_a_seed_makes_an_answer_repeatable(engine: EngineProcess, tiny: dict[str, Path]) -> None:
+    await load(engine, tiny["llama"], batching=False)
+    warm = replace(GREEDY, temperature=1.5)
+    seeds = (1, 2, 1)
+    said = [(await ask(engine, f"s{i}", "Go on.", replace(warm, seed=seed))).text for i, seed in enumerate(seeds)]
+    assert said[0] == said[2] != said[1]
+
+
+async def test_stop_strings_and_aborts_end_a_sequential_answer(engine: EngineProcess, smollm2_dir: Path) -> None:
+    await load(engine, smollm2_dir, batching=False)
+    question = "What is the capital of France?"
+    stopped = await ask(engine, "stopped", question, replace(GREEDY, stop=("ance is",)))
+    assert (stopped.text, stopped.finish_reason) == ("The capital of Fr", FinishReason.STOP)
+
+    async def stop_at_four(count: int) -> None:
+        if count == 4:
+            await engine.abort("running")
+            await engine.abort("waiting")
+
+    running, waiting = await asyncio.gather(
+        ask(engine, "running", "Count to one hundred.", replace(GREEDY, max_tokens=300), stop_at_four),
+        ask(engine, "waiting", question),
+    )
+    assert running.finish_reason is waiting.finish_reason is FinishReason.ABORT
+    assert 4 <= running.usage.generated_tokens <= 8
+    assert (waiting.text, waiting.usage.generated_tokens) == ("", 0)
+    assert (await ask(engine, "next", question)).text == "The capital of France is Paris."
+
+
+async def test_the_guards_stand_before_sequential_answers_too(engine: EngineProcess, tiny: dict[str, Path]) -> None:
+    await load(engine, tiny["llama"], batching=False)
+    with pytest.raises(RequestFailed, match="temperature must be a number between 0 and 2"):
+        await ask(engine, "hot", "hello", replace(GREEDY, temperature=3.0))
+    with pytest.raises(RequestFailed, match="seed must be a whole number"):
+        await ask(engine, "seed", "hello", replace(GREEDY, seed=-1))

@@ -1,0 +1,240 @@
+"""What the machine is, what fits on it, and the table of both."""
+
+import asyncio
+import io
+import os
+from dataclasses import replace
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from bot.config.settings import load_settings
+from bot.models import hardware as hardware_module
+from bot.models.catalog import Catalog
+from bot.models.fit import Verdict, fits, kv_mb
+from bot.models.hardware import Hardware, choose_dtype, describe_hardware, detect, is_packed, probe
+from bot.models.model_spec import ModelSpec
+from bot.models.model_table import advice, details, human, notes, overview, rows
+from bot.types.errors import ModelError
+from tests.support.builders.processors import ENGINES, PROCESSORS, capabilities
+
+LAPTOP = Hardware("", "", 0, 0, False, "A CPU", 8, 16_000, 12_000, "no GPU answers")
+CARD = Hardware("A GPU", "13.0", 24_000, 23_500, True, "A CPU", 16, 64_000, 60_000)
+OLD_CARD = replace(CARD, gpu="An old GPU", bf16=False)
+
+CATALOG = Catalog.of(load_settings())
+PHI4 = CATALOG.get("phi-4")
+SMALL = CATALOG.get("smollm2")
+
+
+async def test_the_cpu_is_used_for_a_reason() -> None:
+    seen = await probe("cpu")
+    assert seen.device == "cpu"
+    assert seen.why_cpu == "it was asked for"
+    assert seen.cpu
+    assert 1 <= seen.cores <= (os.cpu_count() or 1)
+    assert seen.ram_total_mb == psutil.virtual_memory().total >> 20
+    assert "The CPU is used: it was asked for." in describe_hardware(seen)
+
+
+async def test_a_gpu_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert (await probe("auto")).why_cpu.startswith(("this build of torch", "no GPU answers"))
+    with pytest.raises(ModelError, match=r"A GPU was asked for .* there is none to use"):
+        await probe("cuda")
+
+
+async def test_a_look_that_nobody_waits_for_any_more_ends_at_once() -> None:
+    others = psutil.Process().children()
+    looking = asyncio.create_task(probe("cpu"))
+    await asyncio.sleep(0.5)  # it has begun
+    children = [child for child in psutil.Process().children() if child not in others]
+    assert children
+    looking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await looking
+    assert not any(child.is_running() for child in children)
+
+
+def test_a_gpu_is_described_with_cuda_and_memory() -> None:
+    assert describe_hardware(CARD).startswith("GPU: A GPU, CUDA 13.0, 24,000 MB VRAM, 23,500 MB free\n")
+
+
+@pytest.mark.parametrize(
+    ("setting", "hardware", "dtype"),
+    [
+        ("auto", CARD, "bfloat16"),
+        ("auto", OLD_CARD, "float16"),
+        ("bfloat16", LAPTOP, "bfloat16"),
+        ("float32", CARD, "float32"),
+    ],
+)
+def test_the_number_type_suits_the_hardware(setting: str, hardware: Hardware, dtype: str) -> None:
+    assert choose_dtype(setting, hardware) == dtype
+
+
+CHOICES = {
+    "none": ("float32", "float32"),
+    "sse4": ("float32", "float32"),
+    "avx": ("float32", "float32"),
+    "avx2": ("packed float16", "float32"),
+    "avx512": ("packed float16", "float32"),
+    "avx512_vnni": ("packed float16", "float32"),
+    "avx512_bf16": ("packed float16", "bfloat16"),
+    "amx": ("bfloat16", "bfloat16"),
+    "amx_fp16": ("bfloat16", "bfloat16"),
+    "neon": ("float32", "float32"),
+    "neon_bf16": ("bfloat16", "bfloat16"),
+}
+"""Of each processor: what `auto` means for plain weights, and for quantized ones."""
+
+
+def test_every_processor_has_its_choice() -> None:
+    assert CHOICES.keys() == PROCESSORS.keys()
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_the_number_type_suits_the_processor(processor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware_module, "cpu_capabilities", lambda: capabilities(processor))
+    seen = detect("cpu")
+    chosen = []
+    for quantization in ("none", "4bit"):
+        dtype = choose_dtype("auto", seen, quantization)
+        chosen.append(f"packed {dtype}" if is_packed(dtype, seen, quantization) else dtype)
+    assert tuple(chosen) == CHOICES[processor]
+    assert is_packed("float16", seen) == (CHOICES[processor][0] == "packed float16"), "float16 that was asked for"
+    assert choose_dtype("float32", seen) == "float32"
+
+
+@pytest.mark.parametrize(("processor", "dtype"), [("avx2", "float32"), ("avx512_bf16", "bfloat16")])
+def test_a_build_of_torch_without_the_kernels_packs_nothing(
+    processor: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = [name for name in ENGINES["x86_64"] if name != "fbgemm"]
+    monkeypatch.setattr(hardware_module, "cpu_capabilities", lambda: capabilities(processor, engines))
+    seen = detect("cpu")
+    assert (choose_dtype("auto", seen), is_packed("float16", seen)) == (dtype, False)
+
+
+@pytest.mark.parametrize(
+    ("spec", "hardware", "quantization", "layers", "verdict"),
+    [
+        (SMALL, LAPTOP, "none", None, Verdict.FITS),
+        (SMALL, CARD, "none", None, Verdict.FITS),
+        (PHI4, CARD, "none", None, Verdict.WONT_FIT),
+        (PHI4, CARD, "8bit", None, Verdict.FITS),
+        (PHI4, CARD, "4bit", None, Verdict.FITS),
+        (PHI4, CARD, "none", 20, Verdict.FITS),
+        (PHI4, CARD, "none", 0, Verdict.FITS),
+        (PHI4, LAPTOP, "none", None, Verdict.WONT_FIT),
+        (PHI4, replace(CARD, ram_total_mb=8_000, ram_free_mb=6_000), "none", 20, Verdict.WONT_FIT),
+        (PHI4, replace(CARD, vram_free_mb=500), "4bit", None, Verdict.TIGHT),
+        (PHI4, replace(CARD, vram_free_mb=11_500), "4bit", None, Verdict.TIGHT),
+        (
+            PHI4,
+            replace(CARD, ram_free_mb=9_000, vram_total_mb=16_000, vram_free_mb=14_500),
+            "none",
+            20,
+            Verdict.WONT_FIT,
+        ),
+    ],
+)
+def test_verdicts(spec: ModelSpec, hardware: Hardware, quantization: str, layers: int | None, verdict: Verdict) -> None:
+    fit = fits(spec, hardware, "auto", quantization, layers)
+    assert fit.verdict == verdict, fit.sentence
+    assert f"{fit.needed_mb:,} MB" in fit.sentence
+    assert spec.name in fit.sentence
+
+
+def test_a_model_of_unknown_size_has_no_verdict() -> None:
+    fit = fits(ModelSpec(name="acme/x", repo="acme/x"), CARD)
+    assert fit.verdict == Verdict.UNKNOWN
+    assert "not known before it is fetched" in fit.sentence
+
+
+def test_the_cache_is_counted_as_it_is_set() -> None:
+    assert fits(SMALL, LAPTOP, kv_cache_mb=2512).needed_mb - fits(SMALL, LAPTOP).needed_mb == 2000
+    assert kv_mb(SMALL, "bfloat16", 8192) == 8192 * 23_040 >> 20
+
+
+HARDWARE = st.builds(
+    replace,
+    st.sampled_from([LAPTOP, CARD, OLD_CARD]),
+    vram_free_mb=st.integers(0, 24_000),
+    ram_free_mb=st.integers(0, 16_000),
+)
+
+
+@given(
+    hardware=HARDWARE,
+    spec=st.sampled_from(list(CATALOG)),
+    quantization=st.sampled_from(["none", "8bit", "4bit"]),
+    layers=st.none() | st.integers(0, 60),
+    more=st.integers(1, 10**11),
+)
+def test_a_larger_model_never_fits_better(
+    hardware: Hardware, spec: ModelSpec, quantization: str, layers: int | None, more: int
+) -> None:
+    order = [Verdict.FITS, Verdict.TIGHT, Verdict.WONT_FIT]
+    larger = spec.model_copy(update={"parameters": spec.parameters + more})
+    one = fits(spec, hardware, "auto", quantization, layers)
+    two = fits(larger, hardware, "auto", quantization, layers)
+    assert order.index(one.verdict) <= order.index(two.verdict)
+    assert one.needed_mb > 0
+
+
+def test_there_is_a_row_for_every_model_and_no_table_exceeds_80_columns() -> None:
+    found = rows(CATALOG, CARD, load_settings(), frozenset({"smollm2"}))
+    assert [row.spec.name for row in found][:2] == ["smollm2", "smollm2-1.7b"]
+    assert len(found) == len(CATALOG.names)
+    fp32, bf16, fp16, eight, four = found[-1].memory_mb
+    assert fp32 > bf16 == fp16 > eight > four
+    console = Console(width=200, record=True, file=io.StringIO())
+    for table in (overview(found, CARD), *details(found)):
+        console.print(table)
+    shown = [line.rstrip() for line in console.export_text().splitlines()]
+    assert max(map(len, shown)) <= 80
+    assert next(line.split() for line in shown if line.startswith("phi-4 "))[1:] == [
+        "29.3",
+        "GB",
+        "31.1",
+        "GB",
+        "GPU",
+        "no",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hardware", "here", "line"),
+    [
+        (
+            replace(LAPTOP, packs=True),
+            (),
+            "smollm2-1.7b. Run `inhouse pull smollm2-1.7b`.",
+        ),
+        (CARD, (), "mistral-7b-instruct-v0.3. Run `inhouse pull mistral-7b-instruct-v0.3`."),
+        (CARD, ("llama-3.1-8b-instruct",), "llama-3.1-8b-instruct. It is installed; set INHOUSE_MODEL="),
+        (
+            replace(LAPTOP, ram_total_mb=4000, ram_free_mb=3000),
+            ("smollm2",),
+            "smollm2. It is installed, and the default.",
+        ),
+        (replace(LAPTOP, ram_total_mb=900, ram_free_mb=600), (), "none of these fits."),
+    ],
+)
+def test_the_best_model_fits_is_general_and_needs_no_permission(
+    hardware: Hardware, here: tuple[str, ...], line: str
+) -> None:
+    found = rows(CATALOG, hardware, load_settings(), frozenset(here))
+    assert advice(found, hardware, "smollm2").startswith(f"Best for this machine: {line}")
+    assert any("slow" in note for note in notes(found, hardware)) == hardware.packs
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (272_600_000, "272.6 MB"), (29.3e9, "29.3 GB")]
+)
+def test_numbers_for_people(amount: float, text: str) -> None:
+    assert human(amount, "B") == text

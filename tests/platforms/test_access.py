@@ -1,0 +1,56 @@
+"""Who is served, and where."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.config.settings import Settings
+from bot.platforms.access import NOT_SERVED, is_served
+from bot.types.messages import Accepted, ConversationKey, Notice, Person, Refused
+from tests.support.builders.service import open_house
+
+HERE = ConversationKey("discord", "server", "channel", "thread")
+ANA = Person("ana", "Ana", groups=("helpers", "drivers"))
+IDS = st.sampled_from(["ana", "helpers", "drivers", "server", "channel", "thread", "other", "nobody"])
+MINE = {"ana", "helpers", "drivers", "server", "channel", "thread"}
+
+
+def served(allow: str = "", deny: str = "", key: ConversationKey = HERE) -> bool:
+    return is_served(Settings(allow=allow, deny=deny), key, ANA)
+
+
+@pytest.mark.parametrize("name", sorted(MINE))
+def test_a_person_a_role_a_server_a_channel_and_a_thread_can_be_named(name: str) -> None:
+    assert served(allow=f"discord:{name}")
+    assert not served(deny=f"discord:{name}")
+    assert not served(allow=f"slack:{name}")
+    assert served(deny=f"slack:{name}")
+
+
+@given(st.frozensets(IDS), st.frozensets(IDS))
+def test_who_is_denied_is_not_served_and_where_some_are_allowed_the_others_are_not(
+    allow: frozenset[str], deny: frozenset[str]
+) -> None:
+    allowed, denied = (",".join(f"discord:{name}" for name in names) for names in (allow, deny))
+    assert served(allowed, denied) == (not deny & MINE and (not allow or bool(allow & MINE)))
+
+
+def test_a_direct_message_is_in_no_server_and_that_is_no_name() -> None:
+    direct = ConversationKey("discord", "", "dm")
+    assert served(key=direct)
+    assert not served(allow="discord:server", key=direct)
+
+
+async def test_who_is_not_served_gets_no_answer_and_no_command(tmp_path: Path) -> None:
+    denied = frozenset({("scripted", "id-eve"), ("scripted", "secret")})
+    async with open_house(tmp_path, deny=denied) as house:
+        assert await house.team.says("eve", "hello") == Accepted()
+        assert await house.team.elsewhere(channel="secret").says("ana", "hello there") == Accepted()
+        assert await house.team.command("help", who="eve") == Refused(NOT_SERVED)
+        assert isinstance(await house.team.command("help", who="ana"), Notice)
+        answer = await house.team.asks("ana", "good morning")
+        for kind in answer.first.buttons:
+            assert await house.team.presses(answer.first, kind, who="eve") == Refused(NOT_SERVED)
+        assert house.engine.questions() == ["good morning"]

@@ -1,0 +1,168 @@
+"""The time for a text grows with its length, whatever it holds: for every function and every regular expression."""
+
+import ast
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from tests.support.builders.hostile_text import ENDS, FUNCTIONS, SHAPES, TEXTS
+from tests.support.regex_inventory import Expression, expressions, nested_repeats, pumped
+
+SHORT, MIDDLE, LONG = 8_000, 64_000, 256_000
+MOST_S = {SHORT: 0.3, MIDDLE: 3.0, LONG: 10.0}
+"""Processor seconds after which a call is stopped: what is exponential would take for ever."""
+NOTHING_S = 0.02
+"""What takes no longer counts as this much: the clock may be coarse."""
+MOST_GROWTH = 9
+"""The most that four times the text may take, in times of before: 4 if it is linear, 16 if it is quadratic."""
+TEXT_PARAMETERS = {"text", "line", "body", "markdown", "data", "word"}
+ROOT = Path(__file__).parents[2]
+
+Texts = Mapping[str, Callable[[int], str]]
+EXPRESSIONS = expressions()
+
+
+class TooSlow(Exception):
+    """A call took longer than it may."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Stop what runs for longer on the processor. Raises TooSlow."""
+
+    def stop(_: int, __: FrameType | None) -> None:
+        raise TooSlow
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def seconds(call: Callable[[str], object], text: str, tries: int = 1) -> float:
+    """The least time of some calls. Raises TooSlow."""
+    times = []
+    for _ in range(tries):
+        with limited(MOST_S[min(size for size in MOST_S if len(text) <= size * 1.1)]):
+            began = time.process_time()
+            call(text)
+            times.append(time.process_time() - began)
+    return min(times)
+
+
+def fault(call: Callable[[str], object], texts: Texts) -> str:
+    """What is wrong with how long a function takes; '' if nothing is.
+
+    All texts are tried at SHORT, the slowest of them at MIDDLE, and of these at LONG the slowest and the one that grew
+    most.
+    """
+    short, label = {}, ""
+    try:
+        for label, make in texts.items():
+            short[label] = seconds(call, make(SHORT))
+        middle = {}
+        for label in {*_slowest(short, 5), *SHAPES}:
+            middle[label] = seconds(call, texts[label](MIDDLE))
+        grown = {label: taken / max(short[label], NOTHING_S / 4) for label, taken in middle.items()}
+        for label in {*_slowest(middle, 1), *_slowest(grown, 1)}:
+            if seconds(call, texts[label](LONG)) > MOST_GROWTH * max(middle[label], NOTHING_S):
+                before, after = (seconds(call, texts[label](size), 3) for size in (MIDDLE, LONG))
+                if after > MOST_GROWTH * max(before, NOTHING_S):
+                    return f"{label}: {before:.3f} s for {MIDDLE} characters, {after:.3f} s for {LONG}"
+    except TooSlow:
+        return f"{label}: it was stopped"
+    return ""
+
+
+def _slowest(taken: Mapping[str, float], count: int) -> list[str]:
+    return sorted(taken, key=lambda label: -taken[label])[:count]
+
+
+def texts_for(pattern: re.Pattern[str]) -> Texts:
+    """Texts made of the parts of an expression, and those that are hostile to any."""
+    own = {
+        f"{prefix[:20]!r} {piece[:20]!r} … {end!r}": partial(_pumped, prefix, piece, end)
+        for prefix, piece in list(pumped(pattern))[:60]
+        for end in (*ENDS, "\0")
+    }
+    return {**TEXTS, **own}
+
+
+def _pumped(prefix: str, piece: str, end: str, length: int) -> str:
+    return prefix + piece * ((length - len(prefix) - len(end)) // len(piece)) + end
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_no_function_takes_more_than_linear_time(name: str) -> None:
+    assert not fault(FUNCTIONS[name], TEXTS)
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize("expression", EXPRESSIONS, ids=str)
+def test_no_regular_expression_takes_more_than_linear_time(expression: Expression) -> None:
+    texts = texts_for(expression.pattern)
+    found = {name: wrong for name, call in expression.calls().items() if (wrong := fault(call, texts))}
+    assert not found, f"{expression.pattern.pattern}: make it possessive or bounded"
+
+
+@pytest.mark.fault(45)
+def test_no_repetition_that_may_take_less_stands_in_another_one() -> None:
+    wrong = [f"{each}: {each.pattern.pattern}" for each in EXPRESSIONS if nested_repeats(each.pattern)]
+    assert not wrong, "\n".join(wrong)
+
+
+BAD = {
+    "exponential": (r"(?:a+)+$", "search"),
+    "exponential over alternatives": (r"\[x\]\((?:[^()\n]|\([^()\n]*\)?)*$", "search"),
+    "the fence of an earlier version": (r"^[ \t]*(`{3,}|~{3,})[ \t]*([^\n`]*)$", "search"),
+    "the rule of an earlier version": (
+        r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*",
+        "fullmatch",
+    ),
+    "the code span of an earlier version": (r"(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)", "search"),
+    "white space at the end": (r"\s+$", "search"),
+    "something between brackets": (r"<.*?>", "search"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_these_tests_find_what_was_wrong_before(name: str) -> None:
+    pattern, method = BAD[name]
+    expression = Expression(name, re.compile(pattern, re.MULTILINE), frozenset({method}))
+    assert fault(expression.calls()[method], texts_for(expression.pattern))
+
+
+def test_a_repetition_in_another_one_is_seen() -> None:
+    assert nested_repeats(re.compile(r"(?:a+b?)*"))
+    assert nested_repeats(re.compile(r"(?:[^()\n]|\([^()\n]*\)?)*$"))
+    assert not nested_repeats(re.compile(r"(?:a++b?)*c+"))
+    assert not nested_repeats(re.compile(r"(?>(?:a+)*+)"))
+
+
+def test_every_function_of_text_is_in_the_list() -> None:
+    listed = {name.partition(" ")[0] for name in FUNCTIONS}
+    missing = []
+    for path in sorted([*(ROOT / "bot").rglob("*.py"), *(ROOT / "adapters").rglob("*.py")]):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for function in ast.parse(path.read_text("utf-8")).body:
+            if not isinstance(function, ast.FunctionDef) or function.name.startswith("_"):
+                continue
+            arguments = [*function.args.posonlyargs, *function.args.args]
+            takes = {
+                each.arg for each in arguments if each.annotation and ast.unparse(each.annotation) in ("str", "bytes")
+            }
+            name = f"{module}.{function.name}"
+            if takes & TEXT_PARAMETERS and name not in listed and not module.startswith("bot.engine"):
+                missing.append(name)
+    assert not missing, f"add these to tests/support/builders/hostile_text.py: {missing}"

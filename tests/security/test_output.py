@@ -1,0 +1,110 @@
+"""What a model writes reaches people as text: it pings nobody and makes no client fetch anything, through the whole
+service, in posts, edits and files."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.builders import discord_service, slack_service
+from tests.support.fakes.discord import FakeDiscord
+from tests.support.fakes.slack_server import FakeSlack
+
+URL = "https://evil.example/leak?q=1"
+PINGS = "@everyone @here <!channel> <!here> <!everyone> <@{user}> <@!{user}> <@&{role}> <!subteam^{role}> <#C1> "
+LINKS = f"{URL} <{URL}> [look]({URL}) ![x]({URL}) <{URL}|look> &lt;!channel&gt; {URL.replace('//', '/​/')} "
+CODE = "`` `@everyone` `` ```\n<!channel> @here\n``` \n```py\n@everyone <@{user}>\n"
+
+
+def hostile(user: str, role: str) -> str:
+    """All of it, in prose, in code and in a fence that is never closed."""
+    return (PINGS + LINKS + CODE).format(user=user, role=role)
+
+
+@pytest.mark.fault(39)
+@pytest.mark.parametrize("repeated", [1, 30], ids=["one message", "many and a file"])
+async def test_nobody_is_pinged_and_nothing_fetched_on_discord(tmp_path: Path, repeated: int) -> None:
+    async with (
+        FakeDiscord() as server,
+        discord_service.open_house(tmp_path, server, attach_over=4000) as house,
+    ):
+        evil = hostile(house.ben.id, server.role("mods").id)
+        house.engine.answers("hello", evil * repeated)
+        question = await house.ana.says(house.general, "hello", mention=True)
+        await house.answer_to(question)
+        await server.until(lambda: repeated == 1 or any(message.files for message in house.general.messages))
+        ours = [message for message in house.general.messages if message.author is server.bot]
+        assert any(len(message.versions) > 1 for message in ours), "it was edited, too"
+        assert any("@everyone" in message.content for message in ours)
+        assert not server.pings
+        assert [message.previews for message in ours if message.previews] == []
+
+
+@pytest.mark.fault(39)
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize("repeated", [1, 30], ids=["one message", "many and a file"])
+async def test_nobody_is_pinged_and_nothing_fetched_on_slack(tmp_path: Path, repeated: int, streams: bool) -> None:
+    async with FakeSlack() as server:
+        server.streams_enabled = streams
+        async with slack_service.open_house(tmp_path, server, attach_over=4000) as house:
+            house.engine.answers("hello", hostile(house.ben.id, "S1") * repeated)
+            question = await house.ana.says(house.general, "hello", mention=True)
+            await server.until(lambda: house.answers_to(question))
+            await server.until(lambda: repeated == 1 or any(message.files for message in house.general.messages))
+            shown = " ".join(message.shown for message in house.after(question))
+            assert "<!channel>" in shown, "it is shown as it was written"
+            assert server.pings == []
+            assert server.unfurls == []
+
+
+@pytest.mark.fault(39)
+async def test_nor_by_what_the_bot_itself_says_of_a_persons_words(tmp_path: Path) -> None:
+    async with FakeSlack() as server, slack_service.open_house(tmp_path, server) as house:
+        name = "<!channel> @everyone.png"
+        question = await house.ana.says(house.general, "hello", mention=True, files={name: b"\x89PNG\0"})
+        await server.until(lambda: house.answers_to(question))
+        await house.ana.says(house.general, f"!model <!channel>{URL}", thread=question)
+        await server.until(lambda: len(server.everything) >= 2)
+        assert server.pings == []
+        assert server.unfurls == []
+
+
+NESTED = "[x](" + "(a" * 40 + ")" * 38 + " " + "and more words " * 100
+ROWS = " ".join("`" * length for length in range(1, 170))
+RAGGED = "| a | b |\n|---|---|\n" + "| a " * 2000 + "|\n" + "| a |\n" * 1500
+HOSTILE = {"nested": NESTED, "tildes": "~" * 16_000 + "`", "backticks": ROWS, "a table": RAGGED}
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_line_is_shown_on_discord_while_others_are_answered(tmp_path: Path, name: str) -> None:
+    async with FakeDiscord() as server, discord_service.open_house(tmp_path, server, attach_over=20_000) as house:
+        house.engine.answers("hello", f"Look:\n{HOSTILE[name]}")
+        question = await house.ana.says(house.general, "hello", mention=True)
+        await house.answer_to(question)
+        other = await house.ben.says(house.general, "good morning", mention=True)
+        await house.answer_to(other)
+
+
+@pytest.mark.fault(45)
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_line_is_shown_on_slack_while_others_are_answered(tmp_path: Path, name: str) -> None:
+    async with FakeSlack() as server, slack_service.open_house(tmp_path, server, attach_over=20_000) as house:
+        house.engine.answers("hello", f"Look:\n{HOSTILE[name]}")
+        question = await house.ana.says(house.general, "hello", mention=True)
+        await server.until(lambda: house.answers_to(question))
+        other = await house.ben.says(house.general, "good morning", mention=True)
+        await server.until(lambda: house.answers_to(other))
+
+
+@pytest.mark.fault(46)
+async def test_links_of_other_forms_and_bidi_controls_reach_nobody(tmp_path: Path) -> None:
+    evil = "discord.gg/evil [x](discord://-/evil) www.evil.example a@evil.example \u202elive\u2066 tel:+1666"
+    shown = "`discord.gg/evil` x `discord://-/evil` `www.evil.example` `a@evil.example` live `tel:+1666`"
+    async with FakeDiscord() as server, discord_service.open_house(tmp_path / "d", server) as house:
+        house.engine.answers("hello", evil)
+        question = await house.ana.says(house.general, "hello", mention=True)
+        assert shown in await house.answer_to(question)
+    async with FakeSlack() as slack, slack_service.open_house(tmp_path / "s", slack) as other:
+        other.engine.answers("hello", evil)
+        asked = await other.ana.says(other.general, "hello", mention=True)
+        await slack.until(lambda: any(shown in message.shown for message in other.answers_to(asked)))

@@ -1,0 +1,91 @@
+"""A stage for reading back: a channel that remembers what was said, and a CatchUp on real storage."""
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from bot.config.settings import Settings
+from bot.conversations.backfill import CatchUp
+from bot.models.catalog import Catalog
+from bot.models.runtime_config import Current
+from bot.storage import Storage
+from bot.types.messages import Accepted, ConversationKey, IncomingMessage, Outcome, Person
+from tests.support.fakes.platform import ScriptedAdapter
+
+ANA = Person("ana", "Ana")
+NUMBERS = itertools.count(1)
+
+
+class Channel(ScriptedAdapter):
+    """A platform with one channel, or with a few of them."""
+
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__(0)
+        self.keys = [ConversationKey("scripted", "", f"channel-{next(NUMBERS)}") for _ in range(channels)]
+        self.said: list[IncomingMessage] = []
+        self.fetched: list[ConversationKey] = []
+        self.troubles: dict[ConversationKey, list[Exception]] = {}
+
+    def says(self, ago: float = 60.0, *, channel: int = 0, **more: object) -> IncomingMessage:
+        """Somebody says something; ids and times come in order."""
+        number = next(NUMBERS)
+        event = IncomingMessage(
+            self.keys[channel],
+            str(number),
+            ANA,
+            f"text {number}",
+            sent_at=time.time() - ago + number / 1e5,
+            addressed=True,
+        )
+        self.said.append(replace(event, **more))  # type: ignore[arg-type]  # the fields of IncomingMessage
+        return self.said[-1]
+
+    async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
+        """As platforms do it."""
+        self.fetched.append(key)
+        if troubles := self.troubles.get(key):
+            raise troubles.pop(0)
+        here = [event for event in self.said if replace(event.key, thread="") == key]
+        return [event for event in here if int(event.message_id) > int(after_id)][:limit]
+
+
+@dataclass
+class Listener:
+    """Hears a channel, as the core does. `meanwhile` comes live while it reads back."""
+
+    storage: Storage
+    channel: Channel
+    settings: Settings = field(default_factory=Settings)
+    handled: list[str] = field(default_factory=list)
+    meanwhile: list[IncomingMessage] = field(default_factory=list)
+    troubles: list[Exception] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.catchup = CatchUp(Current(self.settings, Catalog.of(self.settings)), self.storage)
+
+    async def restarts(self) -> None:
+        """Another process, which only knows what is stored."""
+        self.catchup = CatchUp(Current(self.settings, Catalog.of(self.settings)), self.storage)
+        await self.catchup.load([self.channel.platform])
+
+    def hears(self, event: IncomingMessage) -> None:
+        """A message was stored."""
+        self.handled.append(event.message_id)
+        self.catchup.heard(event)
+
+    async def reads_back(self) -> list[str]:
+        """What a new session begins with: the ids of what it handled, in order."""
+        before = len(self.handled)
+        await self.catchup.read_back(self.channel, self._handle)
+        return self.handled[before:]
+
+    async def _handle(self, event: IncomingMessage) -> Outcome:
+        while self.meanwhile:
+            self.hears(self.meanwhile.pop())
+        await self.catchup.save()
+        if self.troubles:
+            self.catchup.missed(event)
+            raise self.troubles.pop(0)
+        self.hears(event)
+        return Accepted()

@@ -1,0 +1,141 @@
+"""A busy afternoon: Discord, phi-4 on a GPU, people who wait, ten minutes of past, and some things that went wrong.
+
+In: a directory. Out: a running service and its page, in a state worth looking at, the same each time.
+"""
+
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from bot.models.hardware import Hardware
+from bot.observability.metrics import Metrics
+from bot.types.engine import EngineStats, LoadedModel, LoadProgress, ModelSource
+from bot.types.messages import FinishReason, Usage
+from bot.web.sampler import KEPT, TICK_S, Sample
+from tests.support.builders.service import House
+from tests.support.builders.web_service import Site, open_page
+from tests.support.fakes.engine import ScriptedEngine
+from tests.support.fakes.team import Team
+from tests.support.fakes.world import World
+
+WRITING = ("ana", "ben", "cleo", "dan")
+WAITING = ("hugo", "finn", "gus")
+MACHINE = Hardware("NVIDIA RTX 6000", "12.8", 49_140, 16_400, True, "AMD EPYC 9354", 16, 128_600, 91_300)
+
+CATALOG = """
+[[model]]
+name = "phi-4"
+path = "models/small"
+parameters = 14_700_000_000
+"""
+
+
+class GpuEngine(ScriptedEngine):
+    """A scripted engine that says that it has a GPU."""
+
+    async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
+        """As always."""
+        loaded = await super().load(source, progress)
+        return replace(
+            loaded,
+            device="cuda:0",
+            dtype="bfloat16",
+            context_window=16_384,
+            weights_mb=27_970,
+            kv_cache_mb=3_280,
+            kv_cache_tokens=16_384,
+        )
+
+    async def stats(self) -> EngineStats:
+        """As always."""
+        stats = await super().stats()
+        return replace(
+            stats, tokens_per_s=38.4, free_blocks=37, resident_mb=2_310, gpu_used_mb=32_700, gpu_total_mb=49_140
+        )
+
+
+@asynccontextmanager
+async def afternoon(root: Path, tick_s: float = TICK_S) -> AsyncIterator[tuple[House, Site]]:
+    """Four answers are being written, three people wait, the plots have a past, until the block ends."""
+    catalog = root / "scene.toml"
+    catalog.write_text(CATALOG)
+    how = {"catalog": catalog, "model": "phi-4", "models": "phi-4", "platform": "discord"}
+    async with World() as world:
+        engine = GpuEngine(world.gates.passing)
+        async with open_page(root, tick_s=tick_s, world=world, engine=engine, **how) as (house, site):
+            site.web.sources.shelf.hardware = MACHINE
+            site.web.sources.worker.loader.losses = 1
+            _count(site.web.sources.metrics)
+            await _talk(house)
+            _log()
+            await remember(site)
+            yield house, site
+
+
+async def _talk(house: House) -> None:
+    for who in ("ivy", "joe"):
+        await _team(house, who).asks(who, f"done for {who}")
+    for who in WRITING:
+        house.world.gates.hold(f"for {who}/2")
+        await _team(house, who).says(who, f"for {who}")
+        await house.world.gates.reached(f"for {who}/2")
+    for who in WAITING:
+        await _team(house, who).says(who, f"for {who}")
+
+
+def _team(house: House, who: str) -> Team:
+    return house.team.elsewhere(platform="discord", channel=f"of {who}")
+
+
+async def remember(site: Site) -> None:
+    """Give the plots ten minutes, as a team of a few people makes them."""
+    await site.web.sampler.look()  # or the page might come before the engine's first figures
+    site.web.status.began = time.time() - 19_200
+    samples = site.web.sampler.samples
+    samples.clear()
+    for number in range(KEPT):
+        part = 1 - number / KEPT
+        busy = max(0.0, math.cos(part * 8.6) + 0.3 * math.sin(part * 31) + 0.25)
+        begins = number % 11 == 0 and busy > 0.1
+        samples.append(
+            Sample(
+                at=time.time() - (KEPT - number) * TICK_S,
+                tokens_per_s=round(busy * 31 + 2 * math.sin(number * 1.7), 1) if busy > 0.1 else 0.0,
+                writing=min(4, math.ceil(busy * 3)),
+                waiting=max(0, math.floor((busy - 0.7) * 6)),
+                first_words_s=round(0.5 + busy * 1.4 + 0.4 * math.sin(number * 2.3), 2) if begins else None,
+                lag_s=0.001,
+            )
+        )
+
+
+def _count(metrics: Metrics) -> None:
+    """What was counted since the start."""
+    for number in range(214):
+        reason = FinishReason.ABORT if number % 40 == 7 else FinishReason.STOP
+        usage = Usage(700 + 13 * number % 900, 500 + 7 * number % 600, 90 + number % 150, 0, 0, 0, 16_384, 0)
+        metrics.ended(reason, usage)
+
+
+def _log() -> None:
+    """What went wrong, in the words that the parts have for it."""
+    logging.getLogger("bot.generation.worker").error("The engine died; it is started again")
+    for _ in range(3):
+        gateway = logging.getLogger("adapters.discord.gateway.gateway")
+        gateway.warning("The connection to Discord ended (%s); again in %.0f s.", "closed with 1006", 4)
+    missing = "Discord does not allow it here (50001: Missing Access)."
+    logging.getLogger("bot.replies.delivery").warning("A reply cannot be shown: %s", missing)
+    away = "mistral-7b is not on this machine yet; `inhouse pull mistral-7b` fetches it."
+    logging.getLogger("bot.generation.worker").warning("%s Back to %s.", away, "phi-4")
+
+
+async def finish(house: House) -> None:
+    """Let everybody have their answers."""
+    for who in WRITING:
+        await house.world.gates.open(f"for {who}/2")
+    for who in (*WRITING, *WAITING):
+        await _team(house, who).reply_to(f"for {who}")

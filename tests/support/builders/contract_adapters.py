@@ -1,0 +1,127 @@
+"""The platforms of the adapter contract: each as the little that those tests need, on its own fake."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from adapters.discord.gateway.gateway import GatewayTiming
+from bot.platforms.adapter import Adapter
+from bot.types.messages import ConversationKey, IncomingMessage, Person, Reply
+from tests.support.builders import slack_adapter
+from tests.support.builders.discord_adapter import on_stage, reply_to
+from tests.support.fakes.discord import Can
+from tests.support.fakes.platform import ScriptedAdapter
+from tests.support.fakes.recording_core import RecordingCore
+from tests.support.fakes.world import Fault, World
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A channel in which somebody asked something; `reply` is an answer that was not posted yet."""
+
+    adapter: Adapter
+    core: RecordingCore
+    running: "asyncio.Task[None]"
+    reply: Reply
+    shown: Callable[[], Sequence[str]]  # the bot's messages, as they look now
+    asks: Callable[[str], Awaitable[str]]  # somebody asks something more; its message id
+    loses_the_answer: Callable[[], object]  # the next post is applied, and nobody hears of it
+    refuses_posts: Callable[[], object]
+    takes_away: Callable[[], Awaitable[object]]  # what the bot posted is deleted
+
+
+@asynccontextmanager
+async def scripted() -> AsyncIterator[Place]:
+    """The platform that the core's own tests use."""
+    core, ana = RecordingCore(), Person("ana", "Ana")
+    key = ConversationKey("scripted", "", "room")
+    async with World() as world:
+        adapter = ScriptedAdapter(world.port)
+        running = asyncio.create_task(adapter.run(core))
+        await world.connected()
+        numbers = iter(range(1, 100))
+
+        async def asks(text: str) -> str:
+            number = next(numbers)
+            message = IncomingMessage(key, f"m{number}", ana, text, float(number), addressed=True)
+            await world.outcome(await world.send(message))
+            return message.message_id
+
+        async def takes_away() -> None:
+            world.fails("update", Fault.GONE)
+
+        try:
+            yield Place(
+                adapter=adapter,
+                core=core,
+                running=running,
+                reply=Reply("a" * 20, "0" * 32, key, 0, await asks("hello"), ana, ""),
+                shown=lambda: [message.text for message in world.posted],
+                asks=asks,
+                loses_the_answer=lambda: world.fails("post", Fault.LOST),
+                refuses_posts=lambda: world.fails("post", Fault.REJECTED),
+                takes_away=takes_away,
+            )
+        finally:
+            await adapter.close()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+@asynccontextmanager
+async def discord() -> AsyncIterator[Place]:
+    """The real discord.py on a Discord of our own."""
+    async with on_stage(timing=GatewayTiming(guilds=0.05, gap=0.1, answer=1.0)) as stage:
+        question = await stage.ana.says(stage.general, "hello", mention=True)
+        posts = "/channels/{channel_id}/messages"
+        moderator = stage.server.user("mia", can=Can.MANAGE_MESSAGES)
+
+        async def asks(text: str) -> str:
+            return (await stage.ana.says(stage.general, text, mention=True)).id
+
+        async def takes_away() -> None:
+            for message in stage.general.messages:
+                await moderator.deletes(message)
+
+        yield Place(
+            adapter=stage.adapter,
+            core=stage.core,
+            running=stage.running,
+            reply=reply_to(question),
+            shown=lambda: [message.content for message in stage.general.messages],
+            asks=asks,
+            loses_the_answer=lambda: stage.server.faults.freeze("POST", posts, applied=True),
+            refuses_posts=lambda: stage.general.deny(Can.SEND_MESSAGES),
+            takes_away=takes_away,
+        )
+
+
+@asynccontextmanager
+async def slack() -> AsyncIterator[Place]:
+    """The real slack-bolt on a Slack of our own."""
+    async with slack_adapter.on_stage() as stage:
+        dm = stage.server.dm(stage.ana)
+        question = await stage.ana.says(dm, "hello")
+        moderator = stage.server.user("mia", admin=True)
+
+        async def asks(text: str) -> str:
+            return (await stage.ana.says(dm, text)).ts
+
+        async def takes_away() -> None:
+            for message in dm.messages:
+                await moderator.deletes(message)
+
+        yield Place(
+            adapter=stage.adapter,
+            core=stage.core,
+            running=stage.running,
+            reply=slack_adapter.reply_to(question),
+            shown=lambda: [message.shown for message in dm.messages],
+            asks=asks,
+            loses_the_answer=lambda: stage.server.faults.drop("chat.postMessage", applied=True),
+            refuses_posts=lambda: setattr(dm, "read_only", True),
+            takes_away=takes_away,
+        )
+
+
+STAGES = {"scripted": scripted, "discord": discord, "slack": slack}

@@ -1,0 +1,67 @@
+"""The desk at which messages become requests: Conversations with a real storage and no worker, for tests.
+
+In: messages, told in a line. Out: the requests that they made (`owed`), and the prompts for them.
+"""
+
+from typing import Any
+
+from bot.config.settings import Settings
+from bot.conversations.conversations import Conversations
+from bot.conversations.request_queue import RequestQueue
+from bot.models.catalog import Catalog
+from bot.models.runtime_config import Current
+from bot.storage import Storage
+from bot.types.messages import (
+    ConversationKey,
+    FinishReason,
+    GenerationRequest,
+    IncomingMessage,
+    Outcome,
+    Person,
+    RequestStatus,
+)
+
+CHANNEL = ConversationKey("scripted", "team", "general")
+THREAD = ConversationKey("scripted", "team", "general", "thread")
+ANA = Person("id-ana", "Ana")
+
+
+class Desk:
+    """Requests are put down in `owed`, and end with `answers`."""
+
+    def __init__(self, settings: Settings, storage: Storage) -> None:
+        self.queue = RequestQueue(settings.queue_size, settings.per_user)
+        self.storage = storage
+        self.conversations = Conversations(Current(settings, Catalog.of(settings)), storage, self.queue)
+        self.owed: list[GenerationRequest] = []
+
+    async def hears(
+        self, text: str, *, key: ConversationKey = CHANNEL, at: float = 1.0, who: Person = ANA, **more: Any
+    ) -> Outcome:
+        """A message arrives; its id is its text unless one is given."""
+        values = {"message_id": text, "addressed": True, **more}
+        return await self.conversations.message(
+            IncomingMessage(key, author=who, text=text, sent_at=at, **values), self.submit
+        )
+
+    def submit(self, request: GenerationRequest) -> None:
+        self.owed.append(request)
+        self.queue.put(request)
+
+    async def answers(self, request: GenerationRequest, text: str) -> None:
+        """The worker is done with a request."""
+        if self.queue.remove(request.request_id):
+            await self.storage.inbox.finish(
+                request.request_id,
+                RequestStatus.FINISHED,
+                finish_reason=FinishReason.STOP,
+                usage=None,
+                error="",
+                answer=text,
+                replies=(),
+            )
+
+    async def reads(self, request: GenerationRequest) -> list[str]:
+        """The texts of the prompt for a request."""
+        prompt = await self.conversations.prompt(request)
+        return [] if prompt is None else [turn.text for turn in prompt.turns]

@@ -1,0 +1,95 @@
+"""A stage for deliveries: the real outbox, a scripted platform, and one delivery between them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bot.platforms.adapter import Limits
+from bot.replies.delivery import Delivery
+from bot.storage import Storage
+from bot.types.messages import Accepted, Choice, ConversationKey, Event, Outcome, Reply
+from tests.support.builders.storage_rows import answer, ask, asked, part, rows
+from tests.support.fakes.platform import ScriptedAdapter
+from tests.support.fakes.world import World
+
+REQUEST = asked("question")
+QUICK = Limits(max_chars=2000, min_interval_s=0.0)
+
+
+class Nobody:
+    """A Core to which nothing happens."""
+
+    async def handle(self, event: Event) -> Outcome:
+        return Accepted()
+
+    def choices(self, command: str, prefix: str) -> Sequence[Choice]:
+        return ()
+
+    async def following(self, key: ConversationKey) -> bool:
+        return False
+
+    async def catch_up(self, platform: str) -> None:
+        return
+
+    def presence(self) -> str:
+        return ""
+
+
+@dataclass
+class Stage:
+    """A platform, a storage, and an answer that is to get from one to the other."""
+
+    root: Path
+    world: World
+    storage: Storage
+    adapter: ScriptedAdapter
+    delivery: Delivery
+
+    def frame(self, text: str, *, tail: str = "", number: int = 0, final: bool = False) -> Reply:
+        """A part of the answer as it should look now."""
+        return replace(
+            part(REQUEST, number, text), tail=tail, final=final, attachment=None, finish_reason=None, usage=None
+        )
+
+    async def ends(self, *texts: str) -> None:
+        """The answer is stored with these parts, and they are to be shown."""
+        frames = [self.frame(text, number=number, final=True) for number, text in enumerate(texts)]
+        await answer(self.storage, REQUEST, "\n".join(texts), *frames)
+        self.delivery.show(frames)
+
+    async def arrives(self) -> list[list[str]]:
+        """Wait for the end; every message's texts, oldest first."""
+        await asyncio.wait_for(self.delivery.run(), 20)
+        return [message.history for message in self.world.posted]
+
+    async def shows(self, text: str) -> None:
+        """Wait until a message says this."""
+        await self.world.until(lambda: any(post.text == text for post in self.world.posted), f"{text!r} is shown")
+
+    def state(self) -> list[object]:
+        """How far the parts got, by storage."""
+        found = rows(self.root, "SELECT state FROM outbox ORDER BY part")
+        return [row[0] for row in found]
+
+    def restarted(self) -> None:
+        """Another process takes over, which only knows what is stored."""
+        self.delivery = Delivery(self.adapter, self.storage.outbox, REQUEST.request_id)
+
+
+@asynccontextmanager
+async def stage_in(root: Path, limits: Limits = QUICK) -> AsyncIterator[Stage]:
+    """A question is asked, and its answer is about to be shown."""
+    async with World() as world:
+        storage = await Storage.open(root)
+        await ask(storage, "question")
+        adapter = ScriptedAdapter(world.port, limits=limits)
+        running = asyncio.create_task(adapter.run(Nobody()))
+        try:
+            await world.connected()
+            yield Stage(root, world, storage, adapter, Delivery(adapter, storage.outbox))
+        finally:
+            await adapter.close()
+            await running
+            await storage.close()

@@ -1,0 +1,129 @@
+"""A whole service with the Discord adapter on a Discord of our own and a scripted engine.
+
+async with open_house(tmp_path, server) as house:
+    question = await house.ana.says(house.general, "hello", mention=True)
+    assert await house.answer_to(question) == "You said: hello"
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from adapters.discord.adapter import DiscordAdapter
+from adapters.discord.gateway.gateway import GatewayTiming
+from bot.models.catalog import Catalog
+from bot.service.service import Service
+from tests.support.builders.discord_adapter import QUICK
+from tests.support.builders.service import MACHINE, make_settings
+from tests.support.fakes.discord import Channel, FakeDiscord, Message, Person
+from tests.support.fakes.engine import ScriptedEngine
+from tests.support.fakes.gates import Gates
+
+DONE = "Regenerate"
+"""The button that stands under a finished answer."""
+
+
+@dataclass(slots=True)
+class House:
+    """A running service, its Discord, and who is there."""
+
+    server: FakeDiscord
+    adapter: DiscordAdapter
+    engine: ScriptedEngine
+    gates: Gates
+    service: Service
+    running: asyncio.Task[None]
+    ana: Person
+    ben: Person
+    general: Channel
+
+    def answers_to(self, question: Message) -> list[list[Message]]:
+        """The finished answers to a question, each as the list of its messages."""
+        shown = (question.thread or question.channel).messages
+        firsts = [each for each in shown if each.reference is question and labels(each) & {DONE, "Continue"}]
+        return [[first, *_parts_after(first, shown)] for first in firsts]
+
+    async def dies(self) -> None:
+        """End without a word, in the middle of whatever it does."""
+        self.service.stop()
+        self.service.stop()
+        self.running.cancel()
+        await asyncio.gather(self.running, return_exceptions=True)
+
+    async def answer_to(
+        self,
+        question: Message,
+        ends: str = "",
+        timeout: float = 10.0,  # noqa: ASYNC109 -- reads well
+    ) -> str:
+        """The text of the one answer to a question, once it is finished (and the last message ends so)."""
+
+        def finished() -> bool:
+            return any(parts[-1].content.endswith(ends) for parts in self.answers_to(question))
+
+        await self.server.until(finished, timeout)
+        (answer,) = self.answers_to(question)
+        return "\n".join(message.content for message in answer)
+
+
+async def answered_once(house: House, *questions: Message) -> None:
+    """Every question has one finished answer, and there is nothing else; nobody was pinged."""
+    for question in questions:
+        assert await house.answer_to(question) == f"You said: {question.content.partition(' ')[2]}"
+    assert len(house.general.messages) == len(questions)
+    assert not house.server.pings
+    assert house.server.rate_limited == 0
+
+
+def labels(message: Message) -> set[str]:
+    """What its buttons are called."""
+    return {str(button.get("label")) for button in message.buttons}
+
+
+def _parts_after(first: Message, shown: list[Message]) -> list[Message]:
+    parts: list[Message] = []
+    while found := [each for each in shown if each.reference is (parts[-1] if parts else first)]:
+        parts.append(found[0])
+    return parts
+
+
+@asynccontextmanager
+async def open_house(
+    root: Path,
+    server: FakeDiscord,
+    *,
+    earlier: House | None = None,
+    timing: GatewayTiming = QUICK,
+    engine: ScriptedEngine | None = None,
+    min_interval_s: float = 0.0,
+    connected: bool = True,
+    **settings: Any,  # Any: whatever a setting takes
+) -> AsyncIterator[House]:
+    """A service that lives in `root` until the block ends. `earlier`: one that lived there before."""
+    made = make_settings(root, discord_bot_token=server.token, **settings)
+    gates = Gates()
+    engine = engine or ScriptedEngine(gates.passing)
+    adapter = DiscordAdapter(made, server.connector, timing)
+    adapter.limits = replace(adapter.limits, min_interval_s=min_interval_s)
+    service = Service(made, Catalog.of(made), [adapter], engine)
+    before = len(server.gateway.identifies)
+    ana, ben = (earlier.ana, earlier.ben) if earlier else (server.user("ana"), server.user("ben"))
+    general = earlier.general if earlier else server.text_channel("general")
+    with patch("bot.models.installed_models.probe", return_value=MACHINE):
+        running = asyncio.create_task(service.run(), name="service")
+        try:
+            if connected:
+                await server.until(
+                    lambda: running.done() or (len(server.gateway.identifies) > before and server.commands)
+                )
+            yield House(server, adapter, engine, gates, service, running, ana, ben, general)
+        finally:
+            service.stop()
+            service.stop()
+            async with asyncio.timeout(20):
+                await asyncio.gather(running, return_exceptions=True)
+    assert running.cancelled() or running.exception() is None or not connected

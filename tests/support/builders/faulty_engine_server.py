@@ -1,0 +1,109 @@
+"""The model's side of an engine with faults in it; `tests/support/builders/faulty_engine_process.py` is its process.
+
+What people write says what goes wrong: `{sigkill 11 1}` kills the process at the 11th step after that message came,
+once; the next time that the message is tried, all is well. How often a fault struck is kept in a directory, since the
+process is gone afterwards. A model called `stuck` never loads, and `slow` takes its time. The model, its batch and the
+connection are real.
+"""
+
+import ctypes
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from time import sleep
+
+import torch
+
+import bot.engine.server.engine_server
+from bot.engine.server.engine_server import ModelHost
+from bot.models.loading import Loaded
+from bot.types.engine import EngineRequest, LoadProgress, ModelSource
+from tests.support.builders.faulty_engine_process import DIRECTORY
+
+MARK = re.compile(r"\{(\w+) (\d+) (\d+)\}")
+LEAK_MB = 1200
+SLOW_S = 12
+
+leaked: list[bytes] = []
+
+
+def _crash() -> None:
+    ctypes.string_at(0)
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _shortage() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def _assertion() -> None:
+    raise torch.AcceleratorError("CUDA error: device-side assert triggered", 710)
+
+
+def _leak() -> None:
+    leaked.append(b"x" * (LEAK_MB << 20))
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "sigsegv": _crash,
+    "sigkill": _kill,
+    "oom": _shortage,
+    "assert": _assertion,
+    "leak": _leak,
+}
+
+
+def _wait(for_ever: bool) -> None:
+    """A disk that does not answer, or one that takes longer for a file than a process may stand still."""
+    read = []
+    for _ in range(SLOW_S):
+        sleep(1)
+        read.append(bytearray(0 if for_ever else 2 << 20))
+    while for_ever:
+        sleep(1)
+
+
+class BrokenHost(ModelHost):
+    """A host whose model's forward fails as the messages say."""
+
+    armed: tuple[str, int, Path] | None = None  # what happens, after how many more steps, and where it is counted
+
+    def _load_hooked(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> Loaded:
+        if source.name in ("stuck", "slow"):
+            progress(LoadProgress("reading the tokenizer", 0.02))
+            _wait(for_ever=source.name == "stuck")
+        loaded = super()._load_hooked(source, progress)
+        loaded.model.register_forward_pre_hook(self._step)
+        return loaded
+
+    def generate(self, stream: int, request: EngineRequest) -> None:
+        if mark := MARK.search(request.prompt.turns[-1].text):
+            kind, step, times = mark[1], int(mark[2]), int(mark[3])
+            struck = Path(os.environ[DIRECTORY]) / f"{kind} {step} {times}"
+            if not struck.exists() or struck.stat().st_size < times:
+                self.armed = (kind, step, struck)
+        super().generate(stream, request)
+
+    def _step(self, module: object, args: object) -> None:
+        if self.armed is None:
+            return
+        kind, left, struck = self.armed
+        self.armed = (kind, left - 1, struck)
+        if left > 1:
+            return
+        with struck.open("ab") as file:
+            file.write(b"x")
+        # What is short of memory stays so while it is tried again; everything else happens once a message.
+        again = kind == "oom" and struck.stat().st_size < int(struck.name.split()[2])
+        self.armed = (kind, 2, struck) if again else None  # after the one token that is tried
+        FAULTS[kind]()
+
+
+def install() -> None:
+    """Make it what the runner makes when it starts."""
+    bot.engine.server.engine_server.ModelHost = BrokenHost  # type: ignore[misc]  # a class in place of a class

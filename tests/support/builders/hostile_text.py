@@ -1,0 +1,208 @@
+"""Lists every function that reads text of people or models, and texts that are expensive for naive scanners.
+
+`FUNCTIONS` maps a name to a call on one string. `TEXTS` maps a label to a factory of a text of about n characters: a
+prefix, a piece that is repeated, and a suffix that makes what was matched fail.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import product
+from types import SimpleNamespace
+from typing import Any, cast
+
+from adapters.console import terminal_markdown as console_markdown
+from adapters.console.printable_text import printable
+from adapters.console.terminal_markdown import block_starts
+from adapters.discord import message_text as discord_text
+from adapters.slack import message_text as slack_text
+from adapters.slack.inbound.events import command_in
+from adapters.slack.interactions import help_message as slack_help
+from adapters.slack.outbound import blocks
+from adapters.slack.outbound.mrkdwn import mrkdwn
+from bot.config import address
+from bot.conversations.conversations import storable, text_with_files
+from bot.doctor import report
+from bot.observability.journal import prefixed
+from bot.observability.logs import Redactor
+from bot.platforms import markdown_scanner, splitter, textfiles
+from bot.platforms.adapter import Dialect, Limits
+from bot.replies import links, markdown, renderer
+from bot.types import buttons, commands
+from bot.types.display_names import as_code, one_line
+from bot.types.messages import Attachment, FinishReason
+from bot.web.recent_errors import told_apart
+from tests.support.builders.storage_rows import asked
+
+Call = Callable[[str], object]
+
+PEOPLE = frozenset({"https://good.example/a_(b)"})
+_REQUEST = asked("question")
+_REPLY = renderer.Composer(_REQUEST, Limits(2000)).growing("Hello", "")[0]
+_DISCORD = Limits(2000, cursor=" ▌", dialect=Dialect.DISCORD)
+_SLACK = Limits(3800, dialect=Dialect.SLACK)
+_FILED = Limits(3800, dialect=Dialect.SLACK, attach_over=12_000)
+
+
+def _composer(limits: Limits, **more: Any) -> renderer.Composer:  # Any: the fields of Composer
+    return renderer.Composer(_REQUEST, limits, links=PEOPLE, **more)
+
+
+def _refused(call: Call, text: str) -> object:
+    """What a call gives, or the error that it refuses the text with."""
+    try:
+        return call(text)
+    except ValueError as error:
+        return error
+
+
+def _said(text: str) -> object:
+    """A message of Discord's, as far as its text is read."""
+    message = SimpleNamespace(content=text, mentions=[], guild=None)
+    return discord_text.plain_text(cast("Any", message), ["<@1>", "<@!1>"])
+
+
+FUNCTIONS: Mapping[str, Call] = {
+    "bot.replies.links.urls_in": links.urls_in,
+    "bot.replies.links.with_links": lambda text: links.with_links(text, PEOPLE),
+    "bot.replies.links.settled": links.settled,
+    "bot.platforms.markdown_scanner.scan": lambda text: list(markdown_scanner.scan(text)),
+    "bot.platforms.markdown_scanner.beginning_of_address": markdown_scanner.beginning_of_address,
+    "bot.platforms.splitter.without_bidi_controls": splitter.without_bidi_controls,
+    "bot.platforms.splitter.split": lambda text: splitter.split(text, 2000),
+    "bot.platforms.splitter.between_entities": lambda text: splitter.between_entities(text, len(text) // 2),
+    "bot.platforms.splitter.open_fence": splitter.open_fence,
+    "bot.platforms.splitter.fence_after": lambda text: splitter.fence_after("```", text),
+    "bot.platforms.splitter.closed": splitter.closed,
+    **{
+        f"bot.replies.markdown.{name} ({dialect})": call
+        for dialect in Dialect
+        for name, call in (
+            ("render", partial(lambda dialect, text: markdown.render(text, dialect, PEOPLE), dialect)),
+            ("settled", partial(lambda dialect, text: markdown.settled(text, dialect), dialect)),
+        )
+    },
+    "bot.replies.renderer.Composer.growing": lambda text: _composer(_SLACK).growing(text, ""),
+    "bot.replies.renderer.Composer.growing (as a file)": lambda text: _composer(_FILED, before=text).growing(text, ""),
+    "bot.replies.renderer.Composer.final": lambda text: _composer(_DISCORD).final(text, FinishReason.ERROR, None, text),
+    "bot.platforms.textfiles.decoded": lambda text: textfiles.decoded(text.encode()),
+    "bot.platforms.textfiles.read_as_text": lambda text: textfiles.read_as_text(text, text.encode()),
+    "bot.platforms.textfiles.refusal": lambda text: textfiles.refusal(text, text, 10**9),
+    "bot.conversations.conversations.text_with_files": lambda text: text_with_files(text, [Attachment(text, text)]),
+    "bot.conversations.conversations.storable": storable,
+    "bot.types.commands.parse_text": lambda text: commands.parse_text(f"!{text}"),
+    "bot.types.commands.find": commands.find,
+    "bot.types.commands.nearest": commands.nearest,
+    "bot.types.display_names.as_code": as_code,
+    "bot.types.display_names.one_line": one_line,
+    "bot.observability.journal.prefixed": lambda text: prefixed(text, 20),
+    "bot.observability.logs.Redactor": Redactor(["a-secret"]),
+    "bot.web.recent_errors.told_apart": told_apart,
+    "bot.doctor.report.USERINFO": lambda text: report.USERINFO.sub("", text),
+    "bot.types.buttons.parsed": buttons.parsed,
+    "bot.config.address.is_loopback": address.is_loopback,
+    "bot.config.address.parse_host": lambda text: _refused(address.parse_host, text),
+    "bot.config.address.parse_address": lambda text: _refused(address.parse_address, text),
+    "adapters.slack.message_text.plain_text": lambda text: slack_text.plain_text(text, {}, "U1"),
+    "adapters.slack.message_text.users_in": slack_text.users_in,
+    "adapters.slack.message_text.channels_in": slack_text.channels_in,
+    "adapters.slack.message_text.mentions": lambda text: slack_text.mentions(text, "U1"),
+    "adapters.slack.message_text.decoded": slack_text.decoded,
+    "adapters.slack.outbound.mrkdwn.mrkdwn": mrkdwn,
+    "adapters.slack.inbound.events.command_in": command_in,
+    "adapters.slack.outbound.blocks.answer": lambda text: blocks.answer(_REPLY, text[:12_000], feedback=True),
+    "adapters.slack.interactions.help_message.unknown_command": lambda text: slack_help.unknown_command(
+        text, "/inhouse"
+    ),
+    "adapters.discord.message_text.plain_text": _said,
+    "adapters.console.printable_text.printable": printable,
+    "adapters.console.terminal_markdown.block_starts": block_starts,
+    "adapters.console.terminal_markdown.settled": console_markdown.settled,
+}
+
+PIECES = (
+    *' \t\na_\\`~[()!<>&|-:"*@.',
+    *("](", "` ", "`` ", "~ ", "[a](", "[x](a(", "(a", "a)", "[]", "![", "](https://x(", "https://a)", "<@", "<@U1>"),
+    *(
+        "<@1> ",
+        "<https://x|",
+        "- ",
+        "> ",
+        "1. ",
+        "| a ",
+        "|\n",
+        "|-",
+        ":-: ",
+        "\\`",
+        "&lt;",
+        "a.",
+        "a@",
+        "a@b.",
+        "http",
+    ),
+    *("://", "a://", "www.", "discord.gg/", "*a _b ", "**a", "~~a", "```\n", "~~~ x\n", f"```{'x' * 90}\n", "\n \n"),
+    *(".)", "。)", "[a]: b\n", "&#", "<a ", "<!--", "]\n[", "\u202e", "xoxb-", "a-", "://a:b", "日本", "\x1b[0m"),
+)
+ENDS = ("", "`!\n", "))", "!")
+
+
+def _ragged(length: int) -> str:
+    """A table of short rows, one of which has very many columns."""
+    return "|a|b|\n|-|-|\n" + "|a" * (length // 3) + "\n" + "|a|\n" * (length // 12)
+
+
+def _wide(length: int) -> str:
+    """A table of short rows, one of which has a very wide cell."""
+    return "|a|b|\n|-|-|\n|" + "a" * (length // 2) + "|b|\n" + "|a|b|\n" * (length // 12)
+
+
+def _runs(length: int) -> str:
+    """Rows of backticks of which no two are of the same length."""
+    rows, size, total = [], 1, 0
+    while total < length:
+        rows.append("`" * size)
+        total, size = total + size + 1, size + 1
+    return " ".join(rows)
+
+
+def _balanced(length: int) -> str:
+    """Parentheses that were opened and closed again, all but two."""
+    return "[x](" + "(a" * (length // 3) + ")" * (length // 3 - 1) + " and more"
+
+
+def _repeated(prefix: str, piece: str, suffix: str, length: int) -> str:
+    return f"{prefix}{piece * max(1, (length - len(prefix) - len(suffix)) // len(piece))}{suffix}"
+
+
+SHAPES: Mapping[str, Callable[[int], str]] = {
+    "a ragged table": _ragged,
+    "a wide cell": _wide,
+    "rows of backticks": _runs,
+    "balanced parentheses": _balanced,
+}
+TEXTS: Mapping[str, Callable[[int], str]] = {
+    **{f"{piece!r:.24} … {end!r}": partial(_repeated, "", piece, end) for piece, end in product(PIECES, ENDS[:2])},
+    **{
+        f"{prefix!r} {piece!r:.20} …": partial(_repeated, prefix, piece, "")
+        for prefix, piece in (
+            ("[x](", "(a"),
+            ("[x](", "()"),
+            ("`", "(a"),
+            ("|a|\n", "|-"),
+            ("|a|\n", "-"),
+            ("```", "a"),
+            ("```\n", "`` "),
+            ("```" + "x" * 1000 + "\n", "```x\n"),
+            ("> ", "> "),
+            ("~~~", " ~"),
+            ("https://x", ")"),
+            ("https://x/", "("),
+            ('[a](https://x "', "a"),
+            ("[a](https://x ", " "),
+            ("](", " "),
+            ("<@U1", "|a"),
+            ("|a|b|\n|-|-|\n", "|"),
+        )
+    },
+    **SHAPES,
+}
+"""Factories by label; SHAPES are those that are more than a piece repeated."""

@@ -1,0 +1,87 @@
+"""A real model that generates in the test's own process, so that its forward can be made to fail at a chosen step."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bot.engine.client.protocol import Failed, Text
+from bot.engine.cpu.cpu_batch import RowBatch
+from bot.engine.gpu.paged_batch import PagedBatch
+from bot.engine.server.batched_generator import Batching, Kind
+from bot.engine.server.generation import Answer, Generator, Meter
+from bot.engine.server.sequential_generator import Sequential
+from bot.engine.text.decoding import TextDecoder
+from bot.engine.text.prompts import PromptBuilder
+from bot.types.messages import SamplingParams
+from tests.support.builders.engine_requests import prompt
+
+BATCHES: dict[str, Kind] = {"rows": RowBatch, "paged": PagedBatch}
+KINDS = ("rows", "paged", "sequential")
+"""Our batch (CPU), the library's (GPU, though it runs here too), generate()."""
+BLOCKS = 64
+
+
+class Bench:
+    """A way of generating whose main thread is the test's."""
+
+    def __init__(self, path: Path, *, kind: str = "rows", blocks: int = BLOCKS, offload_mb: int = 0) -> None:
+        """offload_mb: RAM for what a cache of so many blocks has no more room for."""
+        self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.texts: dict[int, str] = {}
+        self.ends: dict[int, Text | Failed] = {}
+        self.generator: Generator
+        if kind == "sequential":
+            self.generator = Sequential(self.model, self.inbox.put, self._emit)
+        else:
+            vocabulary = self.model.config.vocab_size
+            start = partial(PagedBatch, offload_mb=offload_mb) if offload_mb else BATCHES[kind]
+            self.generator = Batching(start, self.model, blocks, vocabulary, self.inbox.put, self._emit)
+
+    def submit(self, stream: int, text: str, params: SamplingParams) -> None:
+        """Ask for an answer; `texts` and `ends` get it, by `stream`."""
+        built = PromptBuilder(self.tokenizer, "", 512).build(prompt(text), params.max_tokens)
+        eos = frozenset({self.tokenizer.eos_token_id})
+        self.generator.submit(Answer(stream, built, params, TextDecoder(self.tokenizer), eos, Meter()))
+
+    def run(self) -> None:
+        """Until every answer ended."""
+        while self.generator.running:
+            self.inbox.get(timeout=30)()
+
+    def whole(self, stream: int, text: str, params: SamplingParams) -> str:
+        """What the model says to this."""
+        self.submit(stream, text, params)
+        self.run()
+        return self.texts[stream]
+
+    def fail_in(self, steps: int, errors: list[Exception], before: Callable[[], None] | None = None) -> None:
+        """Let the forward after so many raise the next error; each error is followed by as many good steps again.
+
+        before: is called on the main thread before it hears of an error.
+        """
+        left = steps
+
+        def hook(module: object, args: object) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0 and errors:
+                left = steps
+                if before is not None:
+                    self.inbox.put(before)
+                raise errors.pop(0)
+
+        self.model.register_forward_pre_hook(hook)
+
+    def _emit(self, item: Text | Failed) -> None:
+        if isinstance(item, Text):
+            self.texts[item.stream] = self.texts.get(item.stream, "") + item.text
+        if isinstance(item, Failed) or item.finish_reason is not None:
+            assert item.stream not in self.ends, "an answer ended twice"
+            self.ends[item.stream] = item

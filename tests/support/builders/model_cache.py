@@ -1,0 +1,132 @@
+"""A machine made of numbers, and models that take of it: what `Residents` decides about is real, nothing else."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from bot.engine.memory.leak_detector import Taken
+from bot.engine.server.model_cache import Residents
+from bot.types.engine import LoadedModel, ModelSource
+from bot.types.errors import ModelError
+
+WEIGHTS, CACHE = 1000, 500
+
+
+@dataclass
+class Machine:
+    """RAM and GPU memory in MB, and what our process took of them."""
+
+    ram: int = 100_000
+    gpu: int = 0
+    taken: Taken = field(default_factory=lambda: Taken(300, 0))
+
+    def left(self) -> Taken:
+        return Taken(self.ram - self.taken.ram, self.gpu - self.taken.gpu)
+
+    def take(self, ram: int = 0, gpu: int = 0) -> None:
+        self.taken = Taken(self.taken.ram + ram, self.taken.gpu + gpu)
+
+
+@dataclass
+class Model:
+    """Weights that can be moved."""
+
+    machine: Machine
+    device: str
+
+    def to(self, device: str) -> None:
+        assert device != self.device
+        self._leave()
+        self.device = device
+        self._arrive()
+
+    def _arrive(self) -> None:
+        self.machine.take(**{self.place: WEIGHTS})
+
+    def _leave(self) -> None:
+        self.machine.take(**{self.place: -WEIGHTS})
+
+    @property
+    def place(self) -> str:
+        return "gpu" if self.device == "cuda" else "ram"
+
+
+@dataclass
+class Generator:
+    """Takes its cache when it is made, on a GPU, or never, in RAM; `running` is what a test says."""
+
+    model: Model
+    running: int = 0
+    closed: bool = False
+    offload_mb: int = 0
+    offloaded_mb: int = 0
+
+    def __post_init__(self) -> None:
+        if self.model.device == "cuda":
+            self.model.machine.take(gpu=CACHE)
+
+    def close(self) -> None:
+        self.closed = True
+        if self.model.device == "cuda":
+            self.model.machine.take(gpu=-CACHE)
+
+
+@dataclass(eq=False)
+class Hosted:
+    """What a host makes of it."""
+
+    model: Model
+    generator: Any
+    told: LoadedModel
+
+
+@dataclass
+class Desk:
+    """Brings models by name; `log` says what was done. shortages: so often there is no memory for a load after all."""
+
+    root: Path
+    machine: Machine
+    device: str = "cpu"
+    fixed: bool = False  # split between GPU and RAM: it cannot be moved
+    libraries: int = 0  # RAM that the first load takes beside
+    shortages: int = 0
+    log: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.residents: Residents[Hosted] = Residents(self.machine, lambda: self.machine.taken, self._load)
+
+    def source(self, name: str, **how: Any) -> ModelSource:
+        folder = self.root / name
+        if not folder.exists():
+            folder.mkdir()
+            for file in ("config.json", "tokenizer.json", "model.safetensors"):
+                (folder / file).write_text("{}")
+        return ModelSource(name, str(folder), **{"device": "cpu", "dtype": "float32", "kv_cache_mb": CACHE, **how})
+
+    def bring(self, name: str, **how: Any) -> Hosted:
+        """As the host does it."""
+        source = self.source(name, **how)
+        hosted = self.residents.find(source)
+        if hosted is None:
+            hosted = self.residents.bring(source, lambda _: None, self._host)
+        return hosted
+
+    def _load(self, source: ModelSource, progress: Any) -> Any:
+        self.log.append(f"load {source.name}")
+        if self.shortages:
+            self.shortages -= 1
+            raise ModelError("There is not enough memory.") from torch.OutOfMemoryError("CUDA out of memory.")
+        model = Model(self.machine, self.device)
+        model._arrive()
+        self.machine.take(ram=self.libraries)
+        self.libraries = 0
+        return SimpleNamespace(model=model, offloaded=self.fixed, dtype="float32", name=source.name)
+
+    def _host(self, loaded: Any) -> Hosted:
+        name = loaded.name
+        self.log.append(f"host {name}")
+        told = LoadedModel(name, loaded.model.device, "float32", 512, True, 16, WEIGHTS, CACHE, 1000, 0.0)
+        return Hosted(loaded.model, Generator(loaded.model), told)

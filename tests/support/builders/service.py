@@ -1,0 +1,112 @@
+"""A whole service with a scripted platform and a scripted engine around it, for tests that talk to it.
+
+Models are directories that look like models, in a catalog of their own: `small` (the default), `large`, `broken`, and
+`huge`, which won't fit.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from bot.config.settings import Settings
+from bot.models.catalog import Catalog
+from bot.models.hardware import Hardware
+from bot.platforms.adapter import Limits
+from bot.service.service import Service
+from tests.support.fakes.engine import ScriptedEngine
+from tests.support.fakes.platform import LIMITS, ScriptedAdapter
+from tests.support.fakes.team import Team
+from tests.support.fakes.world import World
+
+MACHINE = Hardware("", "", 0, 0, False, "a CPU", 2, 16_000, 8_000, "this build of torch has no CUDA")
+PARAMETERS = {"small": 10_000_000, "large": 1_000_000_000, "broken": 10_000_000, "huge": 900_000_000_000}
+
+
+def make_settings(root: Path, **more: Any) -> Settings:  # Any: whatever a setting takes
+    """Settings of a service that lives in `root`, and the models that it can find there."""
+    lines = []
+    for name, parameters in PARAMETERS.items():
+        folder = root / "models" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in ("config.json", "tokenizer.json"):
+            (folder / file).write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"weights")
+        lines.append(f'[[model]]\nname = "{name}"\npath = "models/{name}"\nparameters = {parameters}\n')
+    (root / "catalog.toml").write_text("".join(lines))
+    values = {
+        "state_dir": root / "state",
+        "cache_dir": root / "cache",
+        "catalog": root / "catalog.toml",
+        "models": ",".join(PARAMETERS),
+        "model": "small",
+        "drain": 1,
+        "retention": 0,  # the scripted platform's first second is that of 1970
+        "http": "off",
+    }
+    return Settings(**{**values, **more})
+
+
+@dataclass(slots=True)
+class House:
+    """A running service, and what is around it."""
+
+    team: Team
+    world: World
+    engine: ScriptedEngine
+    adapter: ScriptedAdapter
+    service: Service
+    settings: Settings
+    running: asyncio.Task[None]
+
+    async def stop(self) -> None:
+        """End it as SIGTERM does. Raises what its run raised."""
+        self.service.stop()
+        async with asyncio.timeout(20):
+            await self.running
+
+
+@asynccontextmanager
+async def open_house(
+    root: Path,
+    world: World | None = None,
+    *,
+    limits: Limits = LIMITS,
+    engine: ScriptedEngine | None = None,
+    ready: bool = True,
+    platform: str = "scripted",
+    **settings: Any,  # Any: whatever a setting takes
+) -> AsyncIterator[House]:
+    """A service that lives in `root`, until the block ends; with the same root (and World) it finds its state again.
+
+    Unless it is not to be `ready`, it is connected and has a model.
+    """
+    if world is None:
+        async with (
+            World() as world,
+            open_house(root, world, limits=limits, engine=engine, ready=ready, platform=platform, **settings) as house,
+        ):
+            yield house
+        return
+    made = make_settings(root, **settings)
+    engine = engine or ScriptedEngine(world.gates.passing)
+    adapter = ScriptedAdapter(world.port, platform, limits)
+    service = Service(made, Catalog.of(made), [adapter], engine)
+    with patch("bot.models.installed_models.probe", return_value=MACHINE):
+        house = House(
+            Team.of(world), world, engine, adapter, service, made, asyncio.create_task(service.run(), name="service")
+        )
+        try:
+            if ready:
+                await world.connected()
+                await world.until(lambda: bool(engine.loaded), "the model is loaded")
+            yield house
+        finally:
+            service.stop()
+            service.stop()
+            async with asyncio.timeout(20):
+                await asyncio.gather(house.running, return_exceptions=True)
+    assert house.running.exception() is None or not ready

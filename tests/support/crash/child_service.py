@@ -1,0 +1,213 @@
+"""The service of the crash test, in a process of its own that may kill itself at a named point.
+
+In: an `Errand`. Out: the real service with the real adapters, and a scripted engine that answers "q7 40" with forty
+numbered words, so that a word that is missing, doubled or in the wrong place is seen. The points are seams of `bot` and
+`adapters` that are wrapped here, so that nothing over there knows of this.
+"""
+
+import asyncio
+import inspect
+import multiprocessing
+import os
+import re
+import signal
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import aiohttp
+import alembic.op
+
+import bot.storage.inbox
+from adapters.discord.adapter import DiscordAdapter
+from adapters.slack.adapter import SlackAdapter
+from adapters.slack.outbound.rate_limits import RateLimits
+from bot.cli.run import serve
+from bot.config.settings import Settings
+from bot.observability.logs import setup_logs
+from bot.platforms.adapter import Adapter
+from bot.storage import Cursors, Inbox, Outbox
+from bot.types.engine import EngineRequest
+from tests.support.builders.discord_adapter import QUICK as QUICK_DISCORD
+from tests.support.builders.service import MACHINE, make_settings
+from tests.support.builders.slack_adapter import QUICK as QUICK_SLACK
+from tests.support.fakes.engine import Script, ScriptedEngine
+from tests.support.fakes.tls import Loopback
+
+STEPS, STEP_S = 20, 0.005
+"""Every answer comes in about so many pieces, and after each of them there is a pause."""
+SAVE_S = 0.2
+"""How often cursors are written here."""
+BAIT = "@everyone <!channel> @here"
+"""Stands in every answer, and must ping nobody."""
+
+SEAMS: Mapping[str, tuple[Any, str]] = {  # Any: a class or a module
+    "inbox.ask": (Inbox, "ask"),
+    "inbox.add": (bot.storage.inbox, "_add"),  # inside of the transaction
+    "inbox.start": (Inbox, "start"),
+    "inbox.finish": (Inbox, "finish"),
+    "inbox.put_final": (bot.storage.inbox, "put_final"),  # inside of the transaction
+    "inbox.recover": (Inbox, "recover"),
+    "inbox.hand_back": (Inbox, "hand_back"),  # in the drain
+    "outbox.posting": (Outbox, "posting"),
+    "outbox.posted": (Outbox, "posted"),
+    "outbox.settled": (Outbox, "settled"),
+    "cursors.save": (Cursors, "save"),
+    "discord.post": (DiscordAdapter, "post"),
+    "discord.update": (DiscordAdapter, "update"),
+    "discord.find_posted": (DiscordAdapter, "find_posted"),
+    "discord.fetch_since": (DiscordAdapter, "fetch_since"),
+    "slack.post": (SlackAdapter, "post"),
+    "slack.update": (SlackAdapter, "update"),
+    "slack.find_posted": (SlackAdapter, "find_posted"),
+    "slack.fetch_since": (SlackAdapter, "fetch_since"),
+    "migration.create_table": (alembic.op, "create_table"),
+}
+"""Where a process can be made to end: what holds a function, and the function's name."""
+
+
+TROUBLES: Mapping[str, str] = {
+    "rendering never ends": "bot.replies.renderer.render",
+    "the loop is held up": "adapters.slack.outbound.blocks.answer",  # makes the blocks of a reply, on the event loop
+}
+"""Functions that never return."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A process ends before the `times`th passage of a seam; `after`: behind it, or behind the next that succeeds."""
+
+    seam: str
+    after: bool = False
+    times: int = 1
+
+    def __str__(self) -> str:
+        return f"{'after' if self.after else 'before'} {self.seam} number {self.times}"
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What to serve, and where to die. `port` and `authority` lead to a fake Discord.
+
+    answer: what the engine says to q0. trouble: one of TROUBLES.
+    """
+
+    root: str
+    settings: dict[str, Any]  # Any: whatever a setting takes
+    port: int
+    authority: str
+    point: Point | None = None
+    answer: str = ""
+    trouble: str = ""
+
+
+class NumberedEngine(ScriptedEngine):
+    """Answers "q7 40" with "q7-0 q7-1 ... q7-39", at a pace."""
+
+    def __init__(self, answer: str = "") -> None:
+        super().__init__(_work, max_running=6)
+        self._answer = answer  # to q0
+
+    def _script(self, question: str, request: EngineRequest) -> Script:
+        asked = re.fullmatch(r"q(\d+) (\d+)", question)
+        assert asked is not None, f"nobody asked {question!r}"
+        name, count = asked.groups()
+        if name == "0" and self._answer:
+            return Script(self._answer.split(" "))
+        words = [f"q{name}-{number}" for number in range(int(count))]
+        each = -(-len(words) // STEPS)
+        return Script([BAIT, *(" ".join(words[at : at + each]) for at in range(0, len(words), each))])
+
+
+async def _work(point: str) -> None:
+    if "/" in point:
+        await asyncio.sleep(STEP_S)
+
+
+def live(errand: Errand) -> None:
+    """The whole life of the process: serve until SIGTERM, or until the errand's point. Its log is ROOT/log."""
+    threading.Thread(target=_die_with_the_parent, daemon=True).start()
+    log = os.open(Path(errand.root) / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    settings = make_settings(Path(errand.root), **errand.settings)
+    setup_logs("info", "text", ())
+    print(f"--- {os.getpid()} lives until {errand.point or 'somebody kills it'}", file=sys.stderr, flush=True)
+    with ExitStack() as patched:
+        patched.enter_context(patch("bot.models.installed_models.probe", return_value=MACHINE))
+        patched.enter_context(patch("bot.conversations.backfill.SAVE_S", SAVE_S))
+        if errand.point is not None:
+            holder, name = SEAMS[errand.point.seam]
+            patched.enter_context(patch.object(holder, name, deadly(getattr(holder, name), errand.point)))
+        if errand.trouble:
+            patched.enter_context(patch(TROUBLES[errand.trouble], spin))
+        engine = NumberedEngine(errand.answer)
+        asyncio.run(serve(settings, adapters_of(settings, errand), engine, [signal.SIGTERM]))
+
+
+def adapters_of(settings: Settings, errand: Errand) -> list[Adapter]:
+    """The real ones, on the fakes' wires, in no more of a hurry than the fakes' limits allow."""
+    adapters: list[Adapter] = []
+    if settings.discord_bot_token is not None:
+        trusted = ssl.create_default_context(cafile=errand.authority)
+        discord = DiscordAdapter(
+            settings, lambda: aiohttp.TCPConnector(limit=0, resolver=Loopback(errand.port), ssl=trusted), QUICK_DISCORD
+        )
+        discord.limits = replace(discord.limits, min_interval_s=0.05)
+        adapters.append(discord)
+    if settings.slack_bot_token is not None:
+        adapters.append(SlackAdapter(settings, QUICK_SLACK, RateLimits(scale=0.01)))
+    return adapters
+
+
+def deadly(original: Callable[..., Any], point: Point) -> Callable[..., Any]:  # Any: whatever the seam takes
+    """`original`, until the process ends of it."""
+    passed = 0
+
+    def enter() -> bool:
+        nonlocal passed
+        passed += 1
+        if passed == point.times and not point.after:
+            _die()
+        return passed >= point.times
+
+    if not inspect.iscoroutinefunction(original):
+
+        @wraps(original)
+        def plain(*args: Any, **kwargs: Any) -> Any:
+            last, result = enter(), original(*args, **kwargs)
+            return _die() if last else result
+
+        return plain
+
+    @wraps(original)
+    async def waiting(*args: Any, **kwargs: Any) -> Any:
+        last, result = enter(), await original(*args, **kwargs)
+        return _die() if last else result
+
+    return waiting
+
+
+def _die_with_the_parent() -> None:
+    """A test that was killed itself leaves nobody behind."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    _die()
+
+
+def spin(*_: object, **__: object) -> Any:  # Any: whatever is expected
+    """Compute for ever, as much as the interpreter lets one thread."""
+    while True:
+        pass
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

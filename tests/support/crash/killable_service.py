@@ -1,0 +1,198 @@
+"""A service that is killed and started again, on fakes that live on: what the crash test and `bench.kills` do with it.
+
+async with open_house(tmp_path, "discord", "slack") as house:
+    await house.start(Point("inbox.finish", after=True))
+    await house.ask("slack", words=40)
+    await house.died()
+    await house.start()
+    assert not (await house.ended()).faults
+"""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from dataclasses import replace
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from bot.storage import Storage
+from tests.support.crash.child_service import Errand, Point, live
+from tests.support.crash.platforms import Asked, DiscordTown, SlackTown, Town
+from tests.support.crash.verdict import Verdict, judged
+from tests.support.fakes.discord import FakeDiscord
+from tests.support.fakes.slack_server import FakeSlack
+
+ROOT = Path(__file__).parents[3]
+PATIENCE_S = 60.0
+"""How long a service may take to die, to connect, or to answer what it owes."""
+
+
+class House:
+    """The two fakes, the state directory, and one life of the service after the other."""
+
+    def __init__(self, root: Path, towns: dict[str, Town], errand: Errand) -> None:
+        self.root, self.towns = root, towns
+        self.asked: list[Asked] = []
+        self.lives = 0
+        self._errand = errand
+        self._process: ForkServerProcess | None = None
+
+    @property
+    def lives_now(self) -> bool:
+        """Whether the service's process is there."""
+        return self._process is not None and self._process.is_alive()
+
+    @property
+    def pid(self) -> int:
+        """The id of the service's process."""
+        assert self._process is not None
+        assert self._process.pid is not None
+        return self._process.pid
+
+    async def start(self, point: Point | None = None, *, connected: bool = True) -> None:
+        """A new life, until `point`, if one is given. connected: wait until it is, or has died on the way."""
+        assert not self.lives_now
+        before = {name: town.sessions() for name, town in self.towns.items()}
+        errand = replace(self._errand, point=point)
+        self._process = _context().Process(target=live, args=(errand,), daemon=True)
+        self._process.start()
+        self.lives += 1
+        if connected:
+            await self.until(
+                lambda: not self.lives_now or all(town.sessions() > before[name] for name, town in self.towns.items()),
+                "it is connected",
+            )
+
+    async def ask(self, town: str, *, words: int = 12, who: int = 0, where: int = 0) -> Asked:
+        """Somebody asks something."""
+        asked = await self.towns[town].ask(who, where, len(self.asked), words)
+        self.asked.append(asked)
+        return asked
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process is not None
+        self._process.kill()
+        await self.died()
+
+    async def died(self) -> None:
+        """Wait until SIGKILL has ended it."""
+        assert await self._ended() == -signal.SIGKILL, self.log()
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        assert self._process is not None
+        self._process.terminate()
+
+    async def stop(self) -> None:
+        """End it in peace."""
+        self.terminate()
+        assert await self.status() == 0, self.log()
+
+    async def status(self) -> int | None:
+        """The exit status, once it has ended."""
+        return await self._ended()
+
+    async def settled(self) -> Verdict:
+        """Wait until everything that was asked is answered and nothing is amiss, but not for ever; how that went."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S):
+                while self.verdict().faults:  # noqa: ASYNC110 -- another process makes it so
+                    await asyncio.sleep(0.03)
+        return self.verdict()
+
+    def verdict(self) -> Verdict:
+        """How things stand."""
+        return judged(self.asked, [said for town in self.towns.values() for said in town.said()])
+
+    async def ended(self) -> Verdict:
+        """Let it settle and stop; the verdict on everything: what was said, who was pinged, what storage says."""
+        await self.settled()
+        await self.stop()
+        verdict = self.verdict()
+        verdict.amiss += [f"{town.name} notified {town.pings()}" for town in self.towns.values() if town.pings()]
+        with closing(sqlite3.connect(self.root / "state" / "inhouse.db")) as database:
+            found = {name: database.execute(query).fetchall() for name, query in _QUERIES.items()}
+        expected = {"integrity": [("ok",)], "requests": [(len(self.asked),)], "open": [], "owed": []}
+        verdict.amiss += [f"storage, {name}: {rows}" for name, rows in found.items() if rows != expected[name]]
+        return verdict
+
+    async def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait until something is so."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not holds():  # noqa: ASYNC110 -- another process makes it so
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise AssertionError(f"waited in vain until {what}\n{self.log()}") from None
+
+    def log(self) -> str:
+        """The end of what the service wrote."""
+        return (self.root / "log").read_text("utf-8", "replace")[-6000:]
+
+    async def _ended(self) -> int | None:
+        process = self._process
+        assert process is not None
+        await asyncio.to_thread(process.join, PATIENCE_S)
+        return process.exitcode
+
+    async def close(self) -> None:
+        """The end, whatever state it is in."""
+        if self._process is not None:
+            self._process.kill()
+            await self._ended()
+
+
+_QUERIES = {
+    "integrity": "PRAGMA integrity_check",
+    "requests": "SELECT count(*) FROM requests",
+    "open": "SELECT request_id, status FROM requests WHERE status IN ('waiting', 'running')",
+    "owed": "SELECT reply_id, state FROM outbox WHERE state IN ('posting', 'posted', 'ready')",
+}
+
+
+@asynccontextmanager
+async def open_house(
+    root: Path, *platforms: str, fresh: bool = False, answer: str = "", trouble: str = "", **settings: Any
+) -> AsyncIterator[House]:
+    """A house in `root` with some platforms. Unless it is `fresh`, its service has heard every place before.
+
+    answer, trouble: as in Errand.
+    """
+    async with AsyncExitStack() as stack:
+        towns: dict[str, Town] = {}
+        port, authority = 0, ""
+        made: dict[str, Any] = {"drain": 0.5, "per_user": 1000, "queue_size": 5000, "http": "off", **settings}
+        if "discord" in platforms:
+            discord = await stack.enter_async_context(FakeDiscord())
+            towns["discord"] = DiscordTown(discord)
+            port, authority = discord.port, str(discord.write_ca(root / "ca.pem"))
+            made["discord_bot_token"] = discord.token
+        if "slack" in platforms:
+            slack = await stack.enter_async_context(FakeSlack())
+            towns["slack"] = SlackTown(slack)
+            made |= slack.settings()
+        house = House(root, towns, Errand(str(root), made, port, authority, None, answer, trouble))
+        stack.push_async_callback(house.close)
+        cursors = [cursor for town in towns.values() for cursor in await town.begin()]
+        if not fresh:
+            storage = await Storage.open(root / "state")
+            await storage.cursors.save(cursors)
+            await storage.close()
+        yield house
+
+
+def _context() -> multiprocessing.context.ForkServerContext:
+    """Where the service's processes come from: one that has everything imported, and forks."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.support.crash.killable_service"])
+    with patch.dict(os.environ, PYTHONPATH=str(ROOT)):
+        forkserver.ensure_running()
+    return context

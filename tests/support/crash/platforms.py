@@ -1,0 +1,176 @@
+"""Two platforms with people in them, for the crash test: what was asked, where, and what the bot said to it.
+
+In: a number for the person, the place and the question. Out: `Asked` and `Said`, which look the same for both.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from bot.replies.delivery import VOID
+from bot.storage import Cursor
+from tests.support.builders.discord_adapter import key_of as discord_key
+from tests.support.builders.slack_adapter import key_of as slack_key
+from tests.support.fakes.discord import Channel, FakeDiscord, Message
+from tests.support.fakes.discord.messages import NONCE_MEMORY
+from tests.support.fakes.slack_server import Channel as SlackChannel
+from tests.support.fakes.slack_server import FakeSlack
+from tests.support.fakes.slack_server import Message as SlackMessage
+
+FINISHED = {"Regenerate", "Continue"}
+"""The buttons of which a finished answer has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, which is to be answered with so many words."""
+
+    number: int
+    words: int
+    place: str
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A message of the bot, with the text of its files. question: the id of the message that it answers, '' if it does
+    not say. `finished`: by its buttons it is the first part of a finished answer."""
+
+    place: str
+    question: str
+    text: str
+    finished: bool
+
+
+class Town(Protocol):
+    """One platform, its people and places."""
+
+    name: str
+
+    async def ask(self, who: int, where: int, number: int, words: int) -> Asked:
+        """Somebody asks something somewhere."""
+
+    def said(self) -> list[Said]:
+        """All that the bot said, in the order of each place."""
+
+    def pings(self) -> object:
+        """Who was pinged; false if nobody was."""
+
+    def calls(self) -> int:
+        """How many calls the bot has made."""
+
+    def sessions(self) -> int:
+        """How often the bot has connected."""
+
+    async def begin(self) -> list[Cursor]:
+        """Before the bot comes for the first time: every place, as heard until now."""
+
+
+class DiscordTown:
+    """Two channels, a thread and direct messages. The limits of the rate are those of a patient Discord."""
+
+    name = "discord"
+
+    def __init__(self, server: FakeDiscord) -> None:
+        self.server = server
+        self._people = [server.user(name) for name in ("ana", "ben", "cleo")]
+        general, random = server.text_channel("general"), server.text_channel("random")
+        self._places = [general, random, server.thread(general, "plans"), server.dm(self._people[0])]
+        for call in ("POST", "GET"):
+            server.limits.set(f"{call} /channels/{{channel_id}}/messages", 1000, 1.0)
+        server.limits.set("PATCH /channels/{channel_id}/messages/{message_id}", 1000, 1.0)
+
+    async def ask(self, who: int, where: int, number: int, words: int) -> Asked:
+        channel = self._places[where % len(self._places)]
+        person = self._people[0 if channel.person else who % len(self._people)]
+        message = await person.says(channel, f"q{number} {words}", mention=channel.person is None)
+        return Asked(number, words, channel.id, message.id)
+
+    def said(self) -> list[Said]:
+        return [self._as_said(channel, each) for channel in self._places for each in channel.messages]
+
+    def pings(self) -> object:
+        return self.server.pings
+
+    def calls(self) -> int:
+        return len(self.server.calls)
+
+    def sessions(self) -> int:
+        return len(self.server.gateway.identifies) if self.server.gateway.online else 0
+
+    async def begin(self) -> list[Cursor]:
+        now = self.server.clock
+        return [Cursor(discord_key(channel), now.new_id(), now.now()) for channel in self._places]
+
+    def forget_nonces(self) -> None:
+        """So much time passes that a post is no longer known by its nonce."""
+        self.server.clock.advance(NONCE_MEMORY + 1)
+
+    def _as_said(self, channel: Channel, message: Message) -> Said:
+        labels = {str(button.get("label")) for button in message.buttons}
+        answered: Message | None = message
+        while answered is not None and answered.author is self.server.bot:
+            answered = answered.reference
+        return Said(channel.id, answered.id if answered else "", _with_files(message), bool(labels & FINISHED))
+
+
+class SlackTown:
+    """A channel in which every question opens a thread, a thread, and direct messages."""
+
+    name = "slack"
+
+    def __init__(self, server: FakeSlack) -> None:
+        self.server = server
+        self._people = [server.user(name) for name in ("ana", "ben", "cleo")]
+        self._general = server.channel("general")
+        self._direct = server.dm(self._people[0])
+        self._thread = ""
+        server.limits.scale = 0.01
+        server.sockets.scale = 0.2
+
+    async def ask(self, who: int, where: int, number: int, words: int) -> Asked:
+        channel, thread = [(self._general, ""), (self._general, self._thread), (self._direct, "")][where % 3]
+        person = self._people[0 if channel.person else who % len(self._people)]
+        private = channel.person is not None
+        message = await person.says(channel, f"q{number} {words}", mention=not private, thread=thread or None)
+        return Asked(number, words, _place(channel, message.thread_ts or ("" if private else message.ts)), message.ts)
+
+    def said(self) -> list[Said]:
+        said: list[Said] = []
+        for channel in (self._general, self._direct):
+            for each in channel.messages:
+                if each.subtype == "file_share":  # a message of its own, of the last answer in its place
+                    place = _place(channel, each.thread_ts)
+                    answer = next(one for one in reversed(said) if one.place == place and one.text != VOID)
+                    said[said.index(answer)] = replace(answer, text=f"{answer.text}\n{_with_files(each)}")
+                else:
+                    said.append(_as_said(channel, each))
+        return said
+
+    def pings(self) -> object:
+        return self.server.pings + self.server.unfurls
+
+    def calls(self) -> int:
+        return len(self.server.calls)
+
+    def sessions(self) -> int:
+        return self.server.sockets.opened if self.server.sockets.online else 0
+
+    async def begin(self) -> list[Cursor]:
+        root = await self._people[1].says(self._general, "hello")
+        self._thread, now = root.ts, self.server.clock
+        keys = (slack_key(self._general), slack_key(self._general, root), slack_key(self._direct))
+        return [Cursor(key, now.new_ts(), now.now()) for key in keys]
+
+
+def _as_said(channel: SlackChannel, message: SlackMessage) -> Said:
+    question = str(((message.metadata or {}).get("event_payload") or {}).get("question_id", ""))
+    return Said(_place(channel, message.thread_ts), question, message.shown, bool(FINISHED & set(message.labels)))
+
+
+def _place(channel: SlackChannel, thread: str) -> str:
+    return f"{channel.id}/{thread}"
+
+
+def _with_files(message: Message | SlackMessage) -> str:
+    shown = message.content if isinstance(message, Message) else message.shown
+    return "\n".join([shown, *(data.decode() for data in message.files.values())])

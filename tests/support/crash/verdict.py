@@ -1,0 +1,68 @@
+"""Whether everybody got what is promised: each question one whole answer or one error, where it was asked.
+
+In: what was asked, and what the bot said. Out: a `Verdict`. The answer to question 7 is "q7-0 q7-1 ...", so that its
+words tell what is missing, what came twice and what stands in the wrong place.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tests.support.crash.platforms import Asked, Said
+
+ERROR = "⚠️"
+"""Marks an error that took an answer's place."""
+
+VOIDED = "belonged to an earlier attempt"
+"""What is left of a message that the answer no longer needs says so."""
+
+_WORD = re.compile(r"q(\d+)-(\d+)")
+
+
+@dataclass
+class Verdict:
+    """How many questions were answered, and how many with an error; each question that was not served rightly."""
+
+    answers: int = 0
+    errors: int = 0
+    lost: list[str] = field(default_factory=list)
+    double: list[str] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
+    amiss: list[str] = field(default_factory=list)  # anything else
+
+    @property
+    def faults(self) -> list[str]:
+        """All that is wrong."""
+        return self.lost + self.double + self.strays + self.amiss
+
+
+def judged(asked: Sequence[Asked], said: Sequence[Said]) -> Verdict:
+    """The verdict on everything so far; a question that is not answered yet counts as lost."""
+    verdict, to = Verdict(), defaultdict[tuple[str, str], list[Said]](list)
+    for each in said:
+        to[each.place, each.question].append(each)
+    for question in asked:
+        _judge(question, to.pop((question.place, question.message_id), []), verdict)
+    verdict.strays += [f"{each.text!r} in {each.place}" for group in to.values() for each in group]
+    return verdict
+
+
+def _judge(question: Asked, said: Sequence[Said], verdict: Verdict) -> None:
+    text = "\n".join(each.text for each in said)
+    errors = text.count(ERROR)
+    words = [(int(name), int(number)) for name, number in _WORD.findall(text)]
+    expected = [(question.number, number) for number in range(question.words)]
+    ends = sum(each.finished for each in said)
+    idle = [each for each in said if not _WORD.search(each.text) and ERROR not in each.text and VOIDED not in each.text]
+    shown = f"question {question.number}: {[each.text for each in said]}"
+    if set(words) - set(expected):
+        verdict.strays.append(shown)
+    if len(set(words)) < len(words) or errors > 1 or ends > 1 or (ends and (idle or (errors and words))):
+        verdict.double.append(shown)
+    elif errors and ends:
+        verdict.errors += 1
+    elif words == expected and ends:
+        verdict.answers += 1
+    else:
+        verdict.lost.append(shown)

@@ -1,0 +1,67 @@
+"""What the gateway asks of an IDENTIFY: the token, known intents that the portal allows, and sessions left for today.
+
+In: IDENTIFY's data. Out: the session's intents, or `Refused` with the close code that Discord uses.
+"""
+
+from tests.support.fakes.discord.bits import HIGHEST, PRIVILEGED, Intents, granted
+from tests.support.fakes.discord.clock import Clock
+from tests.support.fakes.discord.state import Json
+from tests.support.fakes.discord.world import World
+
+DAY = 86400.0
+
+
+class Refused(Exception):
+    """The connection is to be closed with this code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(str(code))
+        self.code = code
+
+
+class SessionStart:
+    """The count of IDENTIFYs: `total` in 24 hours; `remaining` and `reset_after` may be set by a test."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.total = 1000
+        self.remaining = 1000
+        self.resets_at = clock.now() + DAY
+
+    def payload(self) -> Json:
+        """As GET /gateway/bot tells it."""
+        self._renew()
+        after = int((self.resets_at - self._clock.now()) * 1000)
+        return {"total": self.total, "remaining": self.remaining, "reset_after": after, "max_concurrency": 1}
+
+    def leave(self, remaining: int, reset_after: float) -> None:
+        """So many are left, and the count starts anew after `reset_after` seconds."""
+        self.remaining, self.resets_at = remaining, self._clock.now() + reset_after
+
+    def take(self) -> None:
+        """Use one up; with none left Discord resets the bot's token, so that nothing works any more."""
+        self._renew()
+        if self.remaining <= 0:
+            raise Refused(4004)
+        self.remaining -= 1
+
+    def _renew(self) -> None:
+        if self._clock.now() >= self.resets_at:
+            self.remaining, self.resets_at = self.total, self._clock.now() + DAY
+
+
+def checked_identify(data: Json, token: str, start: SessionStart, world: World) -> Intents:
+    """The intents of a proper IDENTIFY; Refused 4004 (token), 4010 (shard), 4013 or 4014 (intents)."""
+    start.take()
+    if data.get("token") != token:
+        raise Refused(4004)
+    shard = data.get("shard") or [0, 1]
+    if not 0 <= shard[0] < shard[1]:
+        raise Refused(4010)
+    wanted = data.get("intents")
+    if not isinstance(wanted, int) or not 0 <= wanted < HIGHEST:
+        raise Refused(4013)
+    intents = Intents(wanted)
+    if intents & PRIVILEGED & ~granted(world.message_content, world.members):
+        raise Refused(4014)
+    return intents

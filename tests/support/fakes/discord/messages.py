@@ -1,0 +1,188 @@
+"""REST: messages. Post, edit, delete, read, typing and reactions, with everything that Discord checks about them."""
+
+from urllib.parse import unquote
+
+from tests.support.fakes.discord import checks, payloads, pings
+from tests.support.fakes.discord.bits import Can
+from tests.support.fakes.discord.rest import Answer, Ask, Handler
+from tests.support.fakes.discord.state import PUBLIC_THREAD, SUPPRESS_EMBEDS, Channel, File, Json, Message, Version
+from tests.support.fakes.discord.world import World
+
+NONCE_MEMORY = 180.0
+"""Seconds for which a nonce is remembered ('a few minutes')."""
+
+
+class MessageRoutes:
+    """The routes about messages."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._nonces: dict[str, Message] = {}
+
+    def routes(self) -> dict[str, Handler]:
+        """Route -> handler."""
+        one = "/channels/{channel_id}/messages/{message_id}"
+        return {
+            "POST /channels/{channel_id}/messages": self.post,
+            "GET /channels/{channel_id}/messages": self.history,
+            f"GET {one}": self.get,
+            f"PATCH {one}": self.edit,
+            f"DELETE {one}": self.delete,
+            "POST /channels/{channel_id}/typing": self.typing,
+            f"PUT {one}/reactions/{{emoji}}/@me": self.react,
+            f"DELETE {one}/reactions/{{emoji}}/@me": self.unreact,
+        }
+
+    def post(self, ask: Ask) -> Answer:
+        """A new message of the bot; the same enforced nonce within a few minutes returns the earlier one."""
+        channel = reach(self._world, ask.path["channel_id"])
+        require(self._world, channel, sending_in(channel))
+        checks.new_message(ask.body, ask.files)
+        if ask.files:
+            require(self._world, channel, Can.ATTACH_FILES)
+        nonce = str(ask.body["nonce"]) if ask.body.get("nonce") is not None else None
+        earlier = self._nonces.get(nonce) if nonce and ask.body.get("enforce_nonce") else None
+        if earlier is not None and earlier.created_at > self._world.clock.now() - NONCE_MEMORY:
+            return self._shown(earlier) | {"nonce": nonce}
+        answered = self._answered(channel, ask.body)
+        message = self._world.add(
+            channel,
+            self._world.bot,
+            ask.body.get("content") or "",
+            kind=19 if answered else 0,
+            flags=int(ask.body.get("flags") or 0),
+            nonce=nonce,
+            allowed=ask.body.get("allowed_mentions"),
+            embeds=ask.body.get("embeds") or [],
+            components=ask.body.get("components") or [],
+            files=ask.files,
+            reply_to=answered,
+        )
+        if nonce:
+            self._nonces[nonce] = message
+        return self._shown(message) | ({"nonce": nonce} if nonce else {})
+
+    def history(self, ask: Ask) -> Answer:
+        """Messages of a channel, newest first; one of before, after and around; 1 to 100, 50 if not said."""
+        channel = reach(self._world, ask.path["channel_id"])
+        if not channel.can(self._world.bot) & Can.READ_MESSAGE_HISTORY:
+            return []
+        limit = int(ask.query.get("limit", "50"))
+        if not 1 <= limit <= 100:
+            raise checks.invalid("limit", "int value should be between 1 and 100.", "NUMBER_TYPE_MAX")
+        found = channel.history
+        if after := ask.query.get("after"):
+            found = [each for each in found if int(each.id) > int(after)][:limit]
+        elif before := ask.query.get("before"):
+            found = [each for each in found if int(each.id) < int(before)]
+        elif around := ask.query.get("around"):
+            older = [each for each in found if int(each.id) < int(around)][-(limit // 2) :]
+            found = older + [each for each in found if int(each.id) >= int(around)][: limit - len(older)]
+        return [self._shown(each) for each in reversed(found[-limit:])]
+
+    def get(self, ask: Ask) -> Answer:
+        """One message."""
+        channel = reach(self._world, ask.path["channel_id"])
+        require(self._world, channel, Can.READ_MESSAGE_HISTORY)
+        return self._shown(find(channel, ask.path["message_id"]))
+
+    def edit(self, ask: Ask) -> Answer:
+        """A change of the bot's own message; fields that are not named stay."""
+        message = find(reach(self._world, ask.path["channel_id"]), ask.path["message_id"])
+        if message.author is not self._world.bot:
+            raise checks.ApiError(403, 50005, "Cannot edit a message authored by another user")
+        change(self._world, message, ask.body, ask.files)
+        return self._shown(message)
+
+    def delete(self, ask: Ask) -> Answer:
+        """Remove a message: one's own, or anybody's with MANAGE_MESSAGES."""
+        channel = reach(self._world, ask.path["channel_id"])
+        message = find(channel, ask.path["message_id"])
+        if message.author is not self._world.bot:
+            require(self._world, channel, Can.MANAGE_MESSAGES)
+        self._world.delete(message)
+        return None
+
+    def typing(self, ask: Ask) -> Answer:
+        """The typing indicator, for ten seconds."""
+        channel = reach(self._world, ask.path["channel_id"])
+        require(self._world, channel, sending_in(channel))
+        channel.typing.append(self._world.clock.now())
+        return None
+
+    def react(self, ask: Ask) -> Answer:
+        """The bot reacts."""
+        channel = reach(self._world, ask.path["channel_id"])
+        require(self._world, channel, Can.ADD_REACTIONS | Can.READ_MESSAGE_HISTORY)
+        self._world.react(find(channel, ask.path["message_id"]), self._world.bot, unquote(ask.path["emoji"]))
+        return None
+
+    def unreact(self, ask: Ask) -> Answer:
+        """The bot takes its reaction back."""
+        message = find(reach(self._world, ask.path["channel_id"]), ask.path["message_id"])
+        message.reactions.get(unquote(ask.path["emoji"]), set()).discard(self._world.bot.id)
+        return None
+
+    def _shown(self, message: Message) -> Json:
+        return payloads.message(message, self._world.bot, self._world.message_content)
+
+    def _answered(self, channel: Channel, body: Json) -> Message | None:
+        """The message that a post replies to."""
+        reference = body.get("message_reference")
+        if not reference:
+            return None
+        require(self._world, channel, Can.READ_MESSAGE_HISTORY)
+        found = next((each for each in channel.history if each.id == str(reference.get("message_id"))), None)
+        if found is None and reference.get("fail_if_not_exists", True):
+            raise checks.invalid("message_reference", "Unknown message", "REPLIES_UNKNOWN_MESSAGE")
+        return found
+
+
+def reach(world: World, channel_id: str) -> Channel:
+    """A channel that is there (10003) and that the bot sees (50001)."""
+    channel = world.channels.get(channel_id)
+    if channel is None:
+        raise checks.unknown("Channel", 10003)
+    if not channel.can(world.bot) & Can.VIEW_CHANNEL:
+        raise checks.ApiError(403, 50001, "Missing Access")
+    return channel
+
+
+def require(world: World, channel: Channel, needed: Can) -> None:
+    """The bot has these permissions here (50013)."""
+    if channel.can(world.bot) & needed != needed:
+        raise checks.missing_permissions()
+
+
+def sending_in(channel: Channel) -> Can:
+    """The permission to write here."""
+    return Can.SEND_MESSAGES_IN_THREADS if channel.kind == PUBLIC_THREAD else Can.SEND_MESSAGES
+
+
+def find(channel: Channel, message_id: str) -> Message:
+    """A message that is there (10008)."""
+    for message in channel.everything:
+        if message.id == message_id and not message.deleted:
+            return message
+    raise checks.unknown("Message", 10008)
+
+
+def change(world: World, message: Message, body: Json, files: list[File]) -> None:
+    """Apply an edit of the bot's; its mentions are parsed anew, by default all of them."""
+    checks.message(body, files)
+    before = message.versions[-1]
+    content = body["content"] or "" if "content" in body else before.content
+    embeds = body["embeds"] or [] if "embeds" in body else before.embeds
+    components = body["components"] or [] if "components" in body else before.components
+    kept = message.attachments
+    if "attachments" in body:
+        wanted = {str(each["id"]) for each in body["attachments"] or []}
+        kept = [file for file in kept if file.id in wanted]
+    checks.not_empty(content, embeds, [*kept, *files])
+    if body.get("flags") is not None:
+        message.flags = message.flags & ~SUPPRESS_EMBEDS | int(body["flags"]) & SUPPRESS_EMBEDS
+    message.attachments = [*kept, *files]
+    allowed = body.get("allowed_mentions")
+    named = pings.evaluate(content, allowed) if "content" in body else pings.NO_PINGS
+    links = pings.previews(content, bool(message.flags & SUPPRESS_EMBEDS))
+    world.edit(message, Version(content, world.clock.now(), named, links, embeds, components, allowed))

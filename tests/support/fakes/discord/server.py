@@ -1,0 +1,205 @@
+"""The fake Discord as one thing to start, stop and talk to: see the package's docstring for how tests use it.
+
+In: nothing. Out: a TLS server on a free port of the loopback that plays discord.com, the gateway and the CDN.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from aiohttp import web
+
+from discord.gateway import KeepAliveHandler
+from tests.support.fakes.discord.bits import Can
+from tests.support.fakes.discord.commands import CommandRoutes
+from tests.support.fakes.discord.gateway import Gateway
+from tests.support.fakes.discord.interactions import InteractionRoutes
+from tests.support.fakes.discord.log import Call, Frame
+from tests.support.fakes.discord.messages import MessageRoutes
+from tests.support.fakes.discord.people import Person
+from tests.support.fakes.discord.pings import NO_PINGS, Pings
+from tests.support.fakes.discord.places import PlaceRoutes
+from tests.support.fakes.discord.rest import MAX_REQUEST, Rest
+from tests.support.fakes.discord.state import Channel, Guild, Json, Message, Role, User, Version
+from tests.support.fakes.discord.world import World
+from tests.support.fakes.tls import Authority, Loopback
+
+HOSTS = ("discord.com", "gateway.discord.gg", "*.discord.gg", "cdn.discordapp.com")
+TOKEN = "a-token-for-tests"
+
+
+class FakeDiscord:
+    """`async with FakeDiscord() as server: ...`; the keywords are the portal's switches for privileged intents."""
+
+    def __init__(self, *, message_content: bool = True, members: bool = False, token: str = TOKEN) -> None:
+        self.token = token
+        self.port = 0
+        self._authority = Authority(*HOSTS)
+        self._world = World()
+        self.portal(message_content=message_content, members=members)
+        self.clock = self._world.clock
+        self.guild = self._world.new_guild("Workshop")
+        self._rest = Rest(self._world, token)
+        self.limits, self.faults, self.log = self._rest.limits, self._rest.faults, self._rest.log
+        self.gateway = Gateway(self._world, self.log, token)
+        self._commands = CommandRoutes(self._world)
+        self._interactions = InteractionRoutes(self._world)
+        self._runner: web.AppRunner | None = None
+
+    # the server
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(client_max_size=MAX_REQUEST)
+        places = PlaceRoutes(self._world, self.gateway.session_start.payload)
+        routes = MessageRoutes(self._world).routes() | places.routes()
+        self._rest.mount(app, routes | self._commands.routes() | self._interactions.routes())
+        app.router.add_get("/", self.gateway.serve)
+        app.router.add_get("/attachments/{channel}/{file}/{name}", self._serve_file)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._authority.server_context())
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.faults.release_all()
+        await self.gateway.stop()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        # discord.py's heartbeats are sent by threads; one that outlives its event loop would fail in another test.
+        for thread in threading.enumerate():
+            if isinstance(thread, KeepAliveHandler):
+                thread.stop()
+                await asyncio.to_thread(thread.join, 5)
+
+    def connector(self) -> aiohttp.TCPConnector:
+        """For `discord.Client(connector=...)`: every host name is this server, its certificate is trusted."""
+        return aiohttp.TCPConnector(limit=0, resolver=Loopback(self.port), ssl=self._authority.client_context())
+
+    def write_ca(self, path: Path) -> Path:
+        """Write the certificate authority for another process's SSL_CERT_FILE; the path."""
+        return self._authority.write(path)
+
+    async def _serve_file(self, request: web.Request) -> web.Response:
+        """The CDN: a message's file."""
+        for channel in self._world.channels.values():
+            for message in channel.history:
+                for file in message.attachments:
+                    if file.id == request.match_info["file"]:
+                        return web.Response(body=file.data)
+        return web.Response(status=404)
+
+    # who and where
+
+    @property
+    def bot(self) -> User:
+        """The bot's own account."""
+        return self._world.bot
+
+    @property
+    def application_id(self) -> str:
+        """The application's id; as for most bots it is the account's."""
+        return self._world.bot.id
+
+    def portal(self, *, message_content: bool, members: bool = False) -> None:
+        """Switch privileged intents on or off, as the developer portal does."""
+        self._world.message_content, self._world.members = message_content, members
+
+    def also_in(self, servers: int) -> None:
+        """So many more servers have the bot, of which nothing else is known."""
+        self._world.elsewhere = servers
+
+    def new_guild(self, name: str) -> Guild:
+        """One more server with the bot in it; before a client connects."""
+        return self._world.new_guild(name)
+
+    def user(self, name: str, *, can: Can = Can.NOTHING, bot: bool = False, guild: Guild | None = None) -> Person:
+        """Somebody in the server; `can` gives them a role with these permissions."""
+        user, where = self._world.new_user(name, bot), guild or self.guild
+        self._world.join(where, user)
+        if can:
+            where.has[user.id].add(self._world.new_role(where, f"role of {name}", can, mentionable=False).id)
+        return Person(user, self._world, self._commands, self._interactions)
+
+    def role(self, name: str, *, can: Can = Can.NOTHING, mentionable: bool = True) -> Role:
+        """A role of the server, for `person.gets(role)` and `role.mention`."""
+        return self._world.new_role(self.guild, name, can, mentionable)
+
+    def text_channel(self, name: str, guild: Guild | None = None) -> Channel:
+        """A text channel."""
+        return self._world.new_channel(name, guild or self.guild)
+
+    def thread(self, parent: Channel, name: str) -> Channel:
+        """A public thread that belongs to the server's owner."""
+        return self._world.new_thread(parent, name, self.guild.owner)
+
+    def dm(self, person: Person) -> Channel:
+        """The direct-message channel between somebody and the bot."""
+        return self._world.dm(person.user)
+
+    def channel(self, channel_id: str) -> Channel:
+        """The channel or thread with an id."""
+        return self._world.channels[channel_id]
+
+    def delete_channel(self, channel: Channel) -> None:
+        """Delete a channel."""
+        self._world.delete_channel(channel)
+
+    def unfurl(self, message: Message, url: str = "https://example.com/") -> None:
+        """Discord adds a link's embed to a message: an update with the same text, which nobody edited."""
+        embed = {"type": "link", "url": url, "title": "A page"}
+        self._world.edit(message, Version(message.content, self.clock.now(), embeds=[embed]), by_author=False)
+
+    def redeliver(self, message: Message) -> None:
+        """Send a message's creation once more."""
+        self._world.redeliver(message)
+
+    # what happened
+
+    async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:  # noqa: ASYNC109 -- reads well
+        """Wait until something is true of the fake; fails after `timeout` seconds."""
+        await self._world.changes.until(condition, timeout)
+
+    @property
+    def commands(self) -> list[Json]:
+        """The commands that the bot registered."""
+        return self._commands.registered
+
+    @property
+    def presences(self) -> list[Json]:
+        """What the bot's presence was, newest last."""
+        return self.gateway.presences
+
+    @property
+    def calls(self) -> list[Call]:
+        """Every REST call."""
+        return self.log.calls
+
+    @property
+    def frames(self) -> list[Frame]:
+        """Every gateway frame."""
+        return self.log.frames
+
+    @property
+    def rate_limited(self) -> int:
+        """How many calls were answered with 429."""
+        return sum(call.status == 429 for call in self.log.calls)
+
+    @property
+    def pings(self) -> Pings:
+        """Everybody whom the bot's posts, edits and answers would have notified, deleted ones included."""
+        total = NO_PINGS
+        for channel in self._world.everywhere:
+            for message in channel.everything:
+                total |= message.pings if message.author is self.bot else NO_PINGS
+        for interaction in self._interactions.all.values():
+            for message in interaction.messages:
+                total |= message.pings
+        return total

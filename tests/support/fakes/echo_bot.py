@@ -1,0 +1,109 @@
+"""A small bot on the real discord.py, for the tests of the fake Discord itself.
+
+It answers 'echo ...', has two buttons that live through restarts, two slash commands and a context-menu command, and
+keeps what it saw.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Self
+
+import discord
+from discord import app_commands
+
+from tests.support.fakes.discord import FakeDiscord
+
+Pressed = discord.Interaction[discord.Client]
+
+
+class Buttons(discord.ui.View):
+    """What the bot puts under an answer."""
+
+    def __init__(self) -> None:
+        super().__init__(timeout=None)
+
+    @discord.ui.button(label="Stop", custom_id="stop:1")
+    async def stop_it(self, interaction: Pressed, button: discord.ui.Button[Self]) -> None:
+        """Take the buttons away."""
+        await interaction.response.edit_message(content="stopped", view=None)
+
+    @discord.ui.button(label="Good", custom_id="good:1")
+    async def good(self, interaction: Pressed, button: discord.ui.Button[Self]) -> None:
+        """Thank the presser privately."""
+        await interaction.response.send_message("thanks", ephemeral=True)
+
+
+class EchoBot(discord.Client):
+    """See the module. `content`: it asks for the message content intent."""
+
+    def __init__(self, server: FakeDiscord, content: bool, heartbeat_timeout: float) -> None:
+        intents = discord.Intents.default()
+        intents.message_content = content
+        super().__init__(
+            intents=intents,
+            connector=server.connector(),
+            guild_ready_timeout=0.1,
+            allowed_mentions=discord.AllowedMentions.none(),
+            heartbeat_timeout=heartbeat_timeout,
+        )
+        self.tree = app_commands.CommandTree(self)
+        self.seen: list[discord.Message] = []
+        self.edits: list[discord.RawMessageUpdateEvent] = []
+        self.is_up = asyncio.Event()
+        self.life: asyncio.Task[None] | None = None
+        self.resumed = 0
+
+    async def setup_hook(self) -> None:
+        """Know the buttons of earlier lives."""
+        self.add_view(Buttons())
+
+    async def before_identify_hook(self, shard_id: int | None, *, initial: bool = False) -> None:
+        """Do not wait five seconds before another IDENTIFY."""
+
+    async def on_ready(self) -> None:
+        """Tell the test."""
+        self.is_up.set()
+
+    async def on_resumed(self) -> None:
+        """Count."""
+        self.resumed += 1
+
+    async def on_message(self, message: discord.Message) -> None:
+        """Keep everything, answer what contains echo."""
+        if message.author.bot:
+            return
+        self.seen.append(message)
+        _, found, text = message.content.partition("echo ")
+        if found:
+            await message.reply(text)
+
+    async def on_raw_message_edit(self, event: discord.RawMessageUpdateEvent) -> None:
+        """Keep every update."""
+        self.edits.append(event)
+
+    def ended_with(self) -> BaseException | None:
+        """What ended the bot's life, None while it lives."""
+        return self.life.exception() if self.life is not None and self.life.done() else None
+
+    def texts(self) -> list[str]:
+        """What was said, as the bot could read it."""
+        return [message.content for message in self.seen]
+
+
+@asynccontextmanager
+async def running(server: FakeDiscord, content: bool = True, heartbeat_timeout: float = 60.0) -> AsyncIterator[EchoBot]:
+    """A bot that is connected and ready; raises what its start raised."""
+    bot = EchoBot(server, content, heartbeat_timeout)
+    life = bot.life = asyncio.create_task(bot.start(server.token))
+    up = asyncio.create_task(bot.is_up.wait())
+    await asyncio.wait([life, up], return_when=asyncio.FIRST_COMPLETED, timeout=10)
+    up.cancel()
+    try:
+        if life.done():
+            life.result()
+        yield bot
+    finally:
+        await bot.close()
+        life.cancel()
+        await asyncio.gather(life, return_exceptions=True)

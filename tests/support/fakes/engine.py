@@ -1,0 +1,168 @@
+"""An Engine with a script instead of a model.
+
+In: what it will answer, by question; without a script it echoes. Out: the Engine protocol, a word at a time, through
+`passing`: a test holds the point 'ana's question/3' and the answer stands still before its fourth word. It fails as a
+real one does: a load is refused, hangs or kills the process; one request fails; the process dies with all requests.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
+from bot.types.errors import EngineDied, ModelError, RequestFailed
+from bot.types.messages import FinishReason, TokenDelta, Usage
+
+DEAD = "The engine's process ended; it is started again when a model is loaded."
+
+
+@dataclass(slots=True)
+class Script:
+    """One answer. `dies_at` and `fails_at` are word numbers; `deaths` bounds how often it dies."""
+
+    words: list[str]
+    reason: FinishReason = FinishReason.STOP
+    dies_at: int | None = None
+    deaths: int = 1000
+    fails_at: int | None = None
+    failure: str = "The prompt does not fit."
+    dropped: int = 0
+
+
+@dataclass(slots=True)
+class _Running:
+    request: EngineRequest
+    aborted: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)  # aborted, or the process died
+
+
+class ScriptedEngine:
+    """Belongs to one event loop."""
+
+    def __init__(self, passing: Callable[[str], Awaitable[None]], max_running: int = 4) -> None:
+        self._passing, self._max_running = passing, max_running
+        self._scripts: dict[str, list[Script]] = {}
+        self._running: dict[str, _Running] = {}
+        self.loaded = ""  # the name of the model that is loaded
+        self.loads: list[str] = []  # every load that was tried, in order
+        self.bad: dict[str, str] = {}  # models that do not load, and why
+        self.deadly: dict[str, int] = {}  # models whose load kills the process, and how often
+        self.asked: list[tuple[str, EngineRequest]] = []  # every generation: the model and what was asked
+        self.peak = 0  # most requests at once
+        self.closed = False
+        self.ails: asyncio.Queue[str] = asyncio.Queue()  # what `ailing` says
+
+    def answers(self, question: str, text: str, **how: object) -> None:
+        """The next time that `question` is asked, this is said (the last script stays for all later times)."""
+        script = Script(text.split(" "), **how)  # type: ignore[arg-type]  # the fields of Script
+        self._scripts.setdefault(question, []).append(script)
+
+    def questions(self) -> list[str]:
+        """The questions in the order in which they were begun."""
+        return [asked.prompt.turns[-1].text for _, asked in self.asked]
+
+    def prompt_of(self, question: str) -> EngineRequest:
+        """What was last asked for a question."""
+        return next(asked for _, asked in reversed(self.asked) if asked.prompt.turns[-1].text == question)
+
+    def die(self) -> None:
+        """The process is gone."""
+        self.loaded = ""
+        for running in self._running.values():
+            running.ended.set()
+
+    async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
+        """Load; the gates are 'load NAME' and, at half of it, 'half NAME'."""
+        assert not self._running, "a model is loaded while answers are being written"
+        self.loads.append(source.name)
+        self.loaded = ""
+        progress(LoadProgress("loading", 0.0))
+        await self._passing(f"load {source.name}")
+        progress(LoadProgress("loading", 0.5))
+        await self._passing(f"half {source.name}")
+        if source.name in self.bad:
+            raise ModelError(self.bad[source.name])
+        if self.deadly.get(source.name, 0):
+            self.deadly[source.name] -= 1
+            raise EngineDied(DEAD)
+        self.loaded = source.name
+        return LoadedModel(source.name, "cpu", "float32", 2048, True, self._max_running, 100, 50, 4096, 0.1)
+
+    async def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
+        """Words; abort and death take effect at the next one."""
+        if not self.loaded:
+            raise EngineDied(DEAD)
+        assert request.request_id not in self._running, "a request runs twice at once"
+        running = self._running[request.request_id] = _Running(request)
+        self.asked.append((self.loaded, request))
+        self.peak = max(self.peak, len(self._running))
+        try:
+            question = request.prompt.turns[-1].text
+            script = self._script(question, request)
+            count = 0
+            for number, word in enumerate(script.words[: request.params.max_tokens]):
+                await self._step(f"{question}/{number}", running)
+                if running.aborted:
+                    yield self._last(request, FinishReason.ABORT, number, script)
+                    return
+                self._misbehave(script, number)
+                yield TokenDelta(request.request_id, word if number == 0 else f" {word}")
+                count = number + 1
+            short = count < len(script.words)
+            yield self._last(request, FinishReason.LENGTH if short else script.reason, count, script)
+        finally:
+            del self._running[request.request_id]
+
+    async def abort(self, request_id: str) -> None:
+        """End a generation at the next word."""
+        running = self._running.get(request_id)
+        if running is not None:
+            running.aborted = True
+            running.ended.set()
+
+    async def stats(self) -> EngineStats:
+        """Round numbers."""
+        if not self.loaded:
+            raise EngineDied("The engine is not running; it starts when a model is loaded.")
+        return EngineStats(self.loaded, len(self._running), 21.5, 60, 80, 512, 0, 0)
+
+    async def ailing(self) -> str:
+        """What a test put into `ails`."""
+        return await self.ails.get()
+
+    async def close(self) -> None:
+        """End."""
+        self.closed = True
+        self.die()
+
+    def _script(self, question: str, request: EngineRequest) -> Script:
+        scripts = self._scripts.get(question)
+        if scripts is None:
+            more = "and more of it" if request.prompt.prefix else f"You said: {question}"
+            return Script(more.split(" "))
+        return scripts.pop(0) if len(scripts) > 1 else scripts[0]
+
+    async def _step(self, point: str, running: _Running) -> None:
+        """Wait at a gate, unless the request is aborted or the process dies meanwhile."""
+        passing = asyncio.ensure_future(self._passing(point))
+        ended = asyncio.ensure_future(running.ended.wait())
+        try:
+            await asyncio.wait([passing, ended], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            passing.cancel()
+            ended.cancel()
+        if not self.loaded:
+            raise EngineDied(DEAD)
+
+    def _misbehave(self, script: Script, number: int) -> None:
+        if number == script.fails_at:
+            raise RequestFailed(script.failure)
+        if number == script.dies_at and script.deaths:
+            script.deaths -= 1
+            self.die()
+            raise EngineDied(DEAD)
+
+    def _last(self, request: EngineRequest, reason: FinishReason, count: int, script: Script) -> TokenDelta:
+        prompt = sum(len(turn.text.split()) for turn in request.prompt.turns)
+        usage = Usage(prompt, prompt // 2, count, 0.1, 0.2, 0.3, 2048, script.dropped)
+        return TokenDelta(request.request_id, "", reason, usage)

@@ -1,0 +1,193 @@
+"""The methods chat.postMessage, chat.postEphemeral, chat.update, chat.delete, chat.getPermalink and reactions.*.
+
+In: an `Ask`. Out: Slack's answer, after the message is stored and told. Limits of the parts are in `checks`.
+"""
+
+from dataclasses import dataclass
+
+from tests.support.fakes.slack import checks, payloads, reading
+from tests.support.fakes.slack.api import Handler
+from tests.support.fakes.slack.asks import Ask, SlackError
+from tests.support.fakes.slack.state import CHANNEL, Channel, Json, Message, Version
+from tests.support.fakes.slack.world import World
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a post or an update says: the text, the blocks (None: not given) and the metadata."""
+
+    text: str
+    blocks: list[Json] | None
+    metadata: Json | None
+    has_text: bool
+
+
+def content(ask: Ask) -> Content:
+    """Read and check what is to be said; markdown_text becomes one markdown block. Raises no_text if it is nothing."""
+    blocks = ask.items("blocks", "invalid_blocks_format")
+    attachments = ask.items("attachments", "invalid_attachments")
+    text, markdown = ask.text("text"), ask.text("markdown_text")
+    if markdown:
+        if text or blocks is not None:
+            raise SlackError("markdown_text_conflict")
+        checks.markdown_text(markdown)
+        blocks, text = [{"type": "markdown", "text": markdown}], markdown
+    if blocks:
+        checks.blocks(blocks)
+    metadata = ask.mapping("metadata", "invalid_metadata_format")
+    checks.metadata(metadata)
+    if not text.strip() and not blocks and not attachments:
+        raise SlackError("no_text")
+    return Content(text[: checks.MAX_TEXT], blocks, metadata, "text" in ask.arguments or bool(markdown))
+
+
+def reach(world: World, channel_id: str, to_write: bool = False) -> Channel:
+    """A channel that the bot may read, or write to."""
+    channel = world.channels.get(channel_id)
+    if channel is None or channel.deleted or (channel.kind != CHANNEL and not channel.has_bot):
+        raise SlackError("channel_not_found")
+    if not channel.has_bot and not (to_write and "chat:write.public" in world.scopes):
+        raise SlackError("not_in_channel")
+    if to_write and channel.archived:
+        raise SlackError("is_archived")
+    if to_write and channel.read_only:
+        raise SlackError("restricted_action")
+    return channel
+
+
+def thread(channel: Channel, thread_ts: str) -> str:
+    """The thread to post in, '' for none; it has to exist, and to be the ts of its first message."""
+    if not thread_ts:
+        return ""
+    first = channel.find(thread_ts)
+    if first is None:
+        raise SlackError("thread_not_found")
+    if first.thread_ts not in ("", first.ts):
+        raise SlackError("cannot_reply_to_message")
+    return thread_ts
+
+
+class MessageMethods:
+    """The methods about messages."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def methods(self) -> dict[str, Handler]:
+        """Method -> handler."""
+        return {
+            "chat.postMessage": self.post,
+            "chat.postEphemeral": self.post_ephemeral,
+            "chat.update": self.update,
+            "chat.delete": self.delete,
+            "chat.getPermalink": self.permalink,
+            "reactions.add": self.react,
+            "reactions.remove": self.unreact,
+        }
+
+    def post(self, ask: Ask) -> Json:
+        """A new message; a user's id as channel is the direct message with them."""
+        target = ask.required("channel")
+        if target in self._world.users:
+            target = self._world.dm(self._world.users[target]).id
+        channel = reach(self._world, target, to_write=True)
+        said = content(ask)
+        parent = thread(channel, ask.text("thread_ts"))
+        unfurl = ask.flag("unfurl_links", True) or ask.flag("unfurl_media", True)
+        message = self._world.add(
+            channel,
+            self._world.bot,
+            said.text,
+            blocks=said.blocks or [],
+            thread_ts=parent,
+            metadata=said.metadata,
+            unfurls=reading.links(said.text, said.blocks or []) if unfurl else (),
+        )
+        self._world.spoke(channel, parent)
+        return {"channel": channel.id, "ts": message.ts, "message": self._shown(message)}
+
+    def post_ephemeral(self, ask: Ask) -> Json:
+        """A message for one person's eyes; it is in no history."""
+        channel = reach(self._world, ask.required("channel"), to_write=True)
+        person = self._world.users.get(ask.required("user"))
+        if person is None or person not in channel.members:
+            raise SlackError("user_not_in_channel")
+        said = content(ask)
+        parent = thread(channel, ask.text("thread_ts"))
+        message = self._world.add(
+            channel, self._world.bot, said.text, blocks=said.blocks or [], thread_ts=parent, to=person
+        )
+        return {"message_ts": message.ts}
+
+    def update(self, ask: Ask) -> Json:
+        """Show another text; text without blocks takes the blocks away, blocks without text leave the text."""
+        channel = reach(self._world, ask.required("channel"))
+        message = self._own(channel, ask.required("ts"), "cant_update_message")
+        if message.streaming and not message.stream_closed(self._world.clock.now()):
+            raise SlackError("streaming_state_conflict")
+        said = content(ask)
+        if len(ask.text("text")) > checks.MAX_UPDATE:
+            raise SlackError("msg_too_long")
+        blocks = said.blocks if said.blocks is not None else ([] if said.has_text else message.blocks)
+        text = said.text if said.has_text else message.text
+        found = reading.mentions(text, blocks)
+        version = Version(text, self._world.clock.now(), blocks, found)
+        if said.metadata is not None:
+            message.metadata = said.metadata or None
+        if message.stream is not None and not message.stream.stopped_by:
+            message.stream.stopped_by = "slack"
+        self._world.change(message, version)
+        return {"channel": channel.id, "ts": message.ts, "text": text, "message": self._shown(message)}
+
+    def delete(self, ask: Ask) -> Json:
+        """Take a message back."""
+        channel = reach(self._world, ask.required("channel"))
+        message = self._own(channel, ask.required("ts"), "cant_delete_message")
+        self._world.delete(message)
+        return {"channel": channel.id, "ts": message.ts}
+
+    def permalink(self, ask: Ask) -> Json:
+        """A message's address."""
+        channel = reach(self._world, ask.required("channel"))
+        message = channel.find(ask.required("message_ts"))
+        if message is None:
+            raise SlackError("message_not_found")
+        address = f"https://workshop.example/archives/{channel.id}/p{message.ts.replace('.', '')}"
+        return {"channel": channel.id, "permalink": address}
+
+    def react(self, ask: Ask) -> Json:
+        """Add the bot's reaction."""
+        message, name = self._reacted(ask)
+        if self._world.bot.id in message.reactions.get(name, []):
+            raise SlackError("already_reacted")
+        self._world.react(message, self._world.bot, name)
+        return {}
+
+    def unreact(self, ask: Ask) -> Json:
+        """Take the bot's reaction back."""
+        message, name = self._reacted(ask)
+        if self._world.bot.id not in message.reactions.get(name, []):
+            raise SlackError("no_reaction")
+        self._world.react(message, self._world.bot, name, gone=True)
+        return {}
+
+    def _reacted(self, ask: Ask) -> tuple[Message, str]:
+        name = ask.required("name")
+        if ":" in name or not name.isascii():
+            raise SlackError("invalid_name")
+        message = reach(self._world, ask.required("channel")).find(ask.required("timestamp"))
+        if message is None:
+            raise SlackError("message_not_found")
+        return message, name
+
+    def _own(self, channel: Channel, ts: str, error: str) -> Message:
+        """One of the bot's own messages."""
+        message = channel.find(ts)
+        if message is None or message.tombstone:
+            raise SlackError("message_not_found")
+        if message.author is not self._world.bot or message.subtype == "assistant_app_thread":
+            raise SlackError(error)
+        return message
+
+    def _shown(self, message: Message) -> Json:
+        return payloads.message(message, self._world.base_url, metadata=True)

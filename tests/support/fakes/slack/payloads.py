@@ -1,0 +1,174 @@
+"""The JSON of Slack: what users, channels, messages and files look like in answers and events.
+
+In: the fake's state. Out: JSON objects. A markdown block comes back as rich text, as Slack translates it: what the bot
+sent is not what it reads back.
+"""
+
+import hashlib
+import time
+
+from tests.support.fakes.slack.state import CHANNEL, GROUP, IM, Channel, File, Json, Message, User
+
+APP_ID, TEAM_ID = "A0INHOUSE01", "T0WORKSHOP1"
+
+
+def user(who: User) -> Json:
+    """Somebody, as users.info tells."""
+    names = {"real_name": who.name.title(), "display_name": who.name, "display_name_normalized": who.name}
+    return {
+        "id": who.id,
+        "team_id": TEAM_ID,
+        "name": who.name,
+        "deleted": who.deleted,
+        "real_name": who.name.title(),
+        "tz": "Europe/Amsterdam",
+        "is_admin": who.admin,
+        "is_owner": False,
+        "is_bot": bool(who.bot_id),
+        "is_app_user": False,
+        "is_restricted": who.guest,
+        "is_ultra_restricted": False,
+        "profile": names | ({"bot_id": who.bot_id, "api_app_id": APP_ID} if who.bot_id else {}),
+    }
+
+
+def channel(where: Channel) -> Json:
+    """A conversation, as conversations.info tells."""
+    told: Json = {
+        "id": where.id,
+        "created": int(where.created),
+        "is_archived": where.archived,
+        "is_im": where.kind == IM,
+        "is_org_shared": False,
+    }
+    if where.person is not None:
+        return told | {"user": where.person.id, "is_user_deleted": where.person.deleted, "priority": 0}
+    return told | {
+        "name": where.name,
+        "name_normalized": where.name,
+        "is_channel": where.kind == CHANNEL,
+        "is_group": where.kind == GROUP,
+        "is_mpim": False,
+        "is_private": where.kind == GROUP,
+        "is_member": where.has_bot,
+        "is_read_only": where.read_only,
+        "num_members": len(where.members),
+        "topic": {"value": "", "creator": "", "last_set": 0},
+        "purpose": {"value": "", "creator": "", "last_set": 0},
+    }
+
+
+def file(what: File, base_url: str) -> Json:
+    """A file, with the address where its content lies for who has files:read."""
+    address = f"{base_url}files-pri/{TEAM_ID}-{what.id}/{what.name}"
+    return {
+        "id": what.id,
+        "created": int(what.created),
+        "timestamp": int(what.created),
+        "name": what.name,
+        "title": what.title or what.name,
+        "mimetype": what.mimetype,
+        "filetype": what.name.rpartition(".")[2] if "." in what.name else "text",
+        "user": what.user.id,
+        "user_team": TEAM_ID,
+        "editable": False,
+        "size": len(what.data),
+        "mode": "hosted",
+        "is_external": False,
+        "is_public": False,
+        "url_private": address,
+        "url_private_download": address.replace("files-pri/", "files-pri/download/", 1),
+        "file_access": "visible",
+    }
+
+
+def message(what: Message, base_url: str, metadata: bool = False) -> Json:
+    """A message as history, events and interactions carry it; `metadata` only for who asked for it."""
+    told: Json = {"type": "message", "user": what.author.id, "ts": what.ts, "text": what.text, "team": TEAM_ID}
+    if what.subtype:
+        told["subtype"] = what.subtype
+    if what.tombstone:
+        told |= {"user": "USLACKBOT", "text": "This message was deleted.", "hidden": True}
+        del told["team"]
+    elif what.author.bot_id:
+        profile = {"id": what.author.bot_id, "app_id": APP_ID, "name": what.author.name, "team_id": TEAM_ID}
+        told |= {"bot_id": what.author.bot_id, "app_id": APP_ID, "bot_profile": profile}
+        told["blocks"] = translated(what.blocks) or _rich(what.text)
+    else:
+        told |= {"client_msg_id": _client_id(what.ts), "blocks": _rich(what.text)}
+    if what.thread_ts:
+        told["thread_ts"] = what.thread_ts
+    told |= _thread(what)
+    if what.files_:
+        told |= {"files": [file(each, base_url) for each in what.files_], "upload": False}
+    if what.reactions:
+        told["reactions"] = [{"name": name, "users": who, "count": len(who)} for name, who in what.reactions.items()]
+    if what.edited_ts:
+        told["edited"] = {"user": what.author.id, "ts": what.edited_ts}
+    if what.stream is not None and not what.versions[-1].edited:
+        told["streaming_state"] = "completed" if what.stream.stopped_by == "app" else "in_progress"
+    if metadata and what.metadata is not None:
+        told["metadata"] = what.metadata
+    return told | what.extra
+
+
+def translated(blocks: list[Json]) -> list[Json]:
+    """Blocks as Slack gives them back: markdown is rich text by then, and every block has an id."""
+    back = []
+    for at, block in enumerate(blocks):
+        if block.get("type") == "markdown":
+            block = _rich(str(block.get("text", "")))[0]
+        back.append({"block_id": _block_id(at), **block})
+    return back
+
+
+def _rich(text: str) -> list[Json]:
+    """Text as a client writes it: one rich text block."""
+    section = {"type": "rich_text_section", "elements": [{"type": "text", "text": text}]}
+    return [{"type": "rich_text", "block_id": _block_id(0), "elements": [section]}] if text else []
+
+
+def _thread(what: Message) -> Json:
+    """What a thread's first message tells about its replies, and a reply about its first message."""
+    replies = what.channel.replies(what.ts) if what.thread_ts in ("", what.ts) else []
+    if replies:
+        people = list(dict.fromkeys(each.author.id for each in replies))
+        return {
+            "thread_ts": what.ts,
+            "reply_count": len(replies),
+            "reply_users_count": len(people),
+            "reply_users": people,
+            "latest_reply": replies[-1].ts,
+            "is_locked": False,
+            "subscribed": False,
+        }
+    first = what.channel.find(what.thread_ts) if what.thread_ts not in ("", what.ts) else None
+    return {"parent_user_id": "USLACKBOT" if first.tombstone else first.author.id} if first is not None else {}
+
+
+def _client_id(ts: str) -> str:
+    digest = hashlib.sha256(ts.encode()).hexdigest()
+    return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
+
+
+def _block_id(at: int) -> str:
+    return hashlib.sha256(f"block {at}".encode()).hexdigest()[:5]
+
+
+def envelope_event(event: Json, event_id: str, bot: User) -> Json:
+    """The payload of an events_api envelope."""
+    who = {"enterprise_id": None, "team_id": TEAM_ID, "user_id": bot.id, "is_bot": True, "is_enterprise_install": False}
+    return {
+        "token": "a-verification-token",
+        "team_id": TEAM_ID,
+        "context_team_id": TEAM_ID,
+        "context_enterprise_id": None,
+        "api_app_id": APP_ID,
+        "event": event,
+        "type": "event_callback",
+        "event_id": event_id,
+        "event_time": int(time.time()),
+        "authorizations": [who],
+        "is_ext_shared_channel": False,
+        "event_context": f"4-{event_id}",
+    }

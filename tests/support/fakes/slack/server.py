@@ -1,0 +1,231 @@
+"""A Slack workspace of our own, on loopback: Web API, Socket Mode, response_urls, files.
+
+async with FakeSlack() as server:
+    ana, general = server.user("ana"), server.channel("general")
+    await ana.says(general, "hello", mention=True)
+    await server.until(lambda: general.messages)
+"""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+
+from tests.support.fakes.slack.api import Api, Handler
+from tests.support.fakes.slack.extras import ExtraMethods, Status
+from tests.support.fakes.slack.log import Ack, Call, Delivery, Log
+from tests.support.fakes.slack.messages import MessageMethods
+from tests.support.fakes.slack.people import Desk, Person
+from tests.support.fakes.slack.places import PlaceMethods
+from tests.support.fakes.slack.sockets import SocketMode
+from tests.support.fakes.slack.state import CHANNEL, Channel, Message, User
+from tests.support.fakes.slack.streams import StreamMethods
+from tests.support.fakes.slack.subscriptions import ALL_EVENTS
+from tests.support.fakes.slack.world import World
+
+BOT_TOKEN = "xoxb-1-2-abcdefghijkl"
+APP_TOKEN = "xapp-1-A0INHOUSE01-3-0123456789abcdef"
+
+
+class FakeSlack:
+    """`async with FakeSlack() as server: ...`"""
+
+    def __init__(self, *, port: int = 0) -> None:
+        self.bot_token, self.app_token = BOT_TOKEN, APP_TOKEN
+        self._port = port
+        self._world = World()
+        self.clock, self.log = self._world.clock, Log()
+        self._api = Api(self._world, self.log, self.bot_token, self.app_token)
+        self.limits, self.faults = self._api.limits, self._api.faults
+        self.sockets = SocketMode(self._world, self.log)
+        self._streams = StreamMethods(self._world)
+        self.extras = ExtraMethods(self._world, self.bot_token)
+        self.desk = Desk(self._world, self.sockets, self.extras)
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(client_max_size=64 * 1024 * 1024)
+        parts = (
+            MessageMethods(self._world),
+            PlaceMethods(self._world, self.app_token),
+            self._streams,
+            self.extras,
+            self.sockets,
+        )
+        methods: dict[str, Handler] = {}
+        for part in parts:
+            methods |= part.methods()
+        self._api.mount(app, methods)
+        app.router.add_get("/link/", self.sockets.serve)
+        app.router.add_post("/respond/{name}", self.desk.respond)
+        app.router.add_post("/upload/{file}", self.extras.upload)
+        app.router.add_get("/files-pri/{file}/{name}", self.extras.download)
+        app.router.add_get("/files-pri/download/{file}/{name}", self.extras.download)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        self._world.base_url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.faults.release_all()
+        await self.sockets.stop()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    # who and where
+
+    @property
+    def api_url(self) -> str:
+        """For INHOUSE_SLACK_API_URL."""
+        return f"{self._world.base_url}api/"
+
+    @property
+    def bot(self) -> User:
+        """The bot's own account."""
+        return self._world.bot
+
+    def user(self, name: str, *, admin: bool = False, bot: bool = False) -> Person:
+        """Somebody in the workspace and in all its channels."""
+        user = self._world.new_user(name, bot, admin)
+        for channel in self._world.channels.values():
+            if channel.person is None:
+                channel.members.append(user)
+        return Person(user, self.desk)
+
+    def channel(self, name: str, kind: str = CHANNEL, *, with_bot: bool = True) -> Channel:
+        """A channel with everybody in it."""
+        return self._world.new_channel(name, kind, with_bot)
+
+    def dm(self, person: Person) -> Channel:
+        """The direct messages between somebody and the bot."""
+        return self._world.dm(person.user)
+
+    def redeliver(self, message: Message, what: str = "message") -> None:
+        """Send the event of a message once more."""
+        found = [
+            each
+            for each in self.sockets._envelopes
+            if each.kind == "events_api" and each.what.partition(".")[0] == what
+            if each.payload["event"].get("ts") == message.ts
+        ]
+        self.sockets.redeliver(found[-1].event_id)
+
+    def stops_stream(self, message: Message) -> None:
+        """Somebody presses Slack's own stop button."""
+        self._streams.stopped_by_person(message)
+
+    def status_of(self, channel: Channel, thread_ts: str) -> str:
+        """What stands under a thread now."""
+        return self.extras.status_of(channel, thread_ts)
+
+    # switches
+
+    @property
+    def scopes(self) -> set[str]:
+        """The bot token's scopes; to be changed in place."""
+        return self._world.scopes
+
+    @property
+    def app_scopes(self) -> set[str]:
+        """The app-level token's scopes; to be changed in place."""
+        return self._api.app_scopes
+
+    @property
+    def events(self) -> set[str]:
+        """The subscriptions; to be changed in place."""
+        return self._world.events
+
+    def subscribe_only(self, *events: str) -> None:
+        """Have these subscriptions and no others."""
+        assert set(events) <= ALL_EVENTS
+        self._world.events = set(events)
+
+    def refuse_token(self, error: str, *, app: bool = False) -> None:
+        """Answer with this error whoever brings the bot's (or the app's) token; '' for no longer."""
+        if app:
+            self._api.app_token_error = error
+        else:
+            self._api.bot_token_error = error
+
+    def freeze(self, frozen: bool = True) -> None:
+        """Half-open sockets: no frame passes either way on those that are there."""
+        self.sockets.freeze(frozen)
+
+    @property
+    def streams_enabled(self) -> bool:
+        """Whether the workspace has native streams."""
+        return self._streams.enabled
+
+    @streams_enabled.setter
+    def streams_enabled(self, enabled: bool) -> None:
+        self._streams.enabled = enabled
+
+    @property
+    def block_chunks(self) -> bool:
+        """Whether streams take blocks between their text."""
+        return self._streams.block_chunks
+
+    @block_chunks.setter
+    def block_chunks(self, taken: bool) -> None:
+        self._streams.block_chunks = taken
+
+    # what happened
+
+    async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:  # noqa: ASYNC109 -- reads well
+        """Wait until something is true of the fake; fails after `timeout` seconds."""
+        await self._world.changes.until(condition, timeout)
+
+    @property
+    def calls(self) -> list[Call]:
+        """Every call of the Web API."""
+        return self.log.calls
+
+    @property
+    def acks(self) -> list[Ack]:
+        """Every acknowledged envelope."""
+        return self.log.acks
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """Every envelope that was sent."""
+        return self.log.deliveries
+
+    @property
+    def statuses(self) -> list[Status]:
+        """Every status that was set."""
+        return self.extras.statuses
+
+    @property
+    def rate_limited(self) -> int:
+        """How many calls were answered with 429."""
+        return sum(call.status == 429 for call in self.log.calls)
+
+    @property
+    def everything(self) -> list[Message]:
+        """All messages of the bot, ephemeral and deleted ones included."""
+        found: list[Message] = []
+        for channel in self._world.channels.values():
+            found += [each for each in [*channel.everything, *channel.ephemerals] if each.author is self.bot]
+        return found
+
+    @property
+    def pings(self) -> list[str]:
+        """Every mention that was left unescaped in what the bot sent."""
+        return [ping for message in self.everything for ping in message.pings]
+
+    @property
+    def unfurls(self) -> list[str]:
+        """Every link that Slack would have fetched."""
+        return [link for message in self.everything for link in message.unfurls]
+
+    def settings(self) -> dict[str, Any]:  # Any: whatever a setting takes
+        """The settings that point a Settings at this server."""
+        return {
+            "slack_bot_token": self.bot_token,
+            "slack_app_token": self.app_token,
+            "slack_api_url": self.api_url,
+        }

@@ -1,0 +1,19 @@
+"""The fake Slack, in one import: who and what tests need of it."""
+
+from tests.support.fakes.slack.people import Interaction, Person
+from tests.support.fakes.slack.server import APP_TOKEN, BOT_TOKEN, FakeSlack
+from tests.support.fakes.slack.state import CHANNEL, GROUP, IM, Channel, Message, User
+
+__all__ = [
+    "APP_TOKEN",
+    "BOT_TOKEN",
+    "CHANNEL",
+    "GROUP",
+    "IM",
+    "Channel",
+    "FakeSlack",
+    "Interaction",
+    "Message",
+    "Person",
+    "User",
+]

@@ -1,0 +1,180 @@
+"""A team on the scripted platform, so that a test reads as a conversation.
+
+In: who says, commands or presses what. Out: what the bot told them at once (an Outcome), and its answers as they stand
+on the platform.
+"""
+
+import itertools
+from dataclasses import dataclass, replace
+
+from bot.types.commands import find
+from bot.types.messages import (
+    Accepted,
+    ActionKind,
+    Attachment,
+    ConversationKey,
+    FinishReason,
+    IncomingAction,
+    IncomingCommand,
+    IncomingMessage,
+    MessageDeleted,
+    MessageEdited,
+    Notice,
+    Outcome,
+    Person,
+    Refused,
+)
+from tests.support.fakes.world import Posted, World
+
+GENERAL = ConversationKey("scripted", "team", "general")
+MANAGERS = {"boss"}
+"""Who may manage every channel."""
+ADMINS = {"root"}
+"""Who may manage the workspace."""
+
+
+def person(name: str) -> Person:
+    """Somebody of the team; small names make short ids."""
+    return Person(f"id-{name}", name.title(), name in MANAGERS | ADMINS, name in ADMINS)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that is final: its messages, in order."""
+
+    parts: tuple[Posted, ...]
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "\n".join(part.text for part in self.parts)
+
+    @property
+    def reason(self) -> FinishReason | None:
+        """Why it ended."""
+        return self.parts[-1].reply.finish_reason
+
+    @property
+    def first(self) -> Posted:
+        """The message with the buttons."""
+        return self.parts[0]
+
+
+@dataclass(slots=True)
+class Team:
+    """People in the conversation `key`. `elsewhere` gives the same people in another one."""
+
+    world: World
+    key: ConversationKey
+    numbers: "itertools.count[int]"
+    asked: dict[str, str]  # message id by text
+
+    @classmethod
+    def of(cls, world: World) -> "Team":
+        """The team in its general channel."""
+        return cls(world, GENERAL, itertools.count(1), {})
+
+    def elsewhere(self, **parts: str) -> "Team":
+        """The same people in another channel or thread."""
+        return Team(self.world, replace(self.key, **parts), self.numbers, self.asked)
+
+    async def sends(
+        self,
+        who: str,
+        text: str,
+        *,
+        at: float | None = None,
+        files: tuple[Attachment, ...] = (),
+        context: tuple[IncomingMessage, ...] = (),
+    ) -> int:
+        """Somebody writes to the bot; the number of the event, which may not have arrived yet."""
+        number = next(self.numbers)
+        self.asked[text] = f"message-{number}"
+        message = IncomingMessage(
+            self.key,
+            self.asked[text],
+            person(who),
+            text,
+            float(number) if at is None else at,
+            addressed=True,
+            attachments=files,
+            context=context,
+        )
+        return await self.world.send(message)
+
+    async def says(self, who: str, text: str, *, at: float | None = None) -> Outcome:
+        """Somebody writes to the bot; what it says at once."""
+        return await self.world.outcome(await self.sends(who, text, at=at))
+
+    async def asks(self, who: str, text: str) -> Answer:
+        """Somebody writes to the bot and waits for the whole answer."""
+        assert isinstance(await self.says(who, text), Accepted)
+        return await self.reply_to(text)
+
+    async def command(self, name: str, typed: str = "", *, who: str = "root") -> Outcome:
+        """Somebody gives a command; what it says at once."""
+        return await self.world.outcome(await self.gives(name, typed, who=who))
+
+    async def gives(self, name: str, typed: str = "", *, who: str = "root") -> int:
+        """Somebody gives a command; the number of the event, which may not have arrived yet."""
+        number = next(self.numbers)
+        command = find(name)
+        args = {command.option.name: typed} if command and command.option and typed else {}
+        if name == "ask":
+            self.asked[typed] = f"event-{number}"
+        return await self.world.send(
+            IncomingCommand(self.key, f"event-{number}", person(who), name, args, float(number))
+        )
+
+    async def told(self, name: str, typed: str = "", *, who: str = "root") -> str:
+        """Somebody gives a command and is told something."""
+        outcome = await self.command(name, typed, who=who)
+        assert isinstance(outcome, Notice), outcome
+        return outcome.text
+
+    async def refused(self, name: str, typed: str = "", *, who: str = "root") -> str:
+        """Somebody gives a command and is refused."""
+        outcome = await self.command(name, typed, who=who)
+        assert isinstance(outcome, Refused), outcome
+        return outcome.text
+
+    async def presses(self, message: Posted, kind: ActionKind, *, who: str = "ana") -> Outcome:
+        """Somebody presses a button under a message."""
+        action = IncomingAction(self.key, f"event-{next(self.numbers)}", person(who), message.reply.reply_id, kind)
+        return await self.world.outcome(await self.world.send(action))
+
+    async def edits(self, text: str, new: str, *, who: str = "ana") -> None:
+        """Somebody changes a message."""
+        message = self.asked[new] = self.asked[text]
+        await self.world.outcome(await self.world.send(MessageEdited(self.key, message, person(who), new)))
+
+    async def deletes(self, text: str) -> None:
+        """Somebody takes a message away."""
+        await self.world.outcome(await self.world.send(MessageDeleted(self.key, self.asked[text])))
+
+    def replies_to(self, text: str) -> list[Answer]:
+        """The final answers to a question, one for each time that it was answered."""
+        mine: dict[str, list[Posted]] = {}
+        for message in self.world.posted:
+            if message.reply.key == self.key and message.reply.question_id == self.asked[text]:
+                mine.setdefault(message.reply.request_id, []).append(message)
+        return [
+            Answer(tuple(parts))
+            for parts in mine.values()
+            if all(part.reply.final for part in parts) and any(part.reply.finish_reason for part in parts)
+        ]
+
+    async def reply_to(self, text: str, number: int = 1) -> Answer:
+        """The answer to a question, once it is final: the first one, or the `number`th."""
+        await self.world.until(lambda: len(self.replies_to(text)) >= number, f"answer {number} to {text!r} is there")
+        return self.replies_to(text)[number - 1]
+
+    async def sees(self, text: str, what: str) -> Posted:
+        """A message that answers a question, once it shows `what`."""
+
+        def found() -> list[Posted]:
+            question = self.asked[text]
+            return [post for post in self.world.posted if post.reply.question_id == question and what in post.text]
+
+        await self.world.until(lambda: bool(found()), f"{what!r} is shown to {text!r}")
+        return found()[0]

@@ -1,0 +1,74 @@
+"""How the scripted platform and its adapter write to each other: one JSON object a line.
+
+In: events, outcomes, replies. Out: plain values that JSON can hold, and back, through pydantic, with every field.
+"""
+
+import asyncio
+import json
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from bot.types.messages import (
+    Accepted,
+    ConversationKey,
+    Event,
+    IncomingAction,
+    IncomingCommand,
+    IncomingMessage,
+    MessageDeleted,
+    MessageEdited,
+    Notice,
+    Outcome,
+    Refused,
+    Reply,
+)
+
+Line = dict[str, Any]  # Any: whatever JSON holds
+
+_NAMED: dict[str, TypeAdapter[Any]] = {
+    kind.__name__: TypeAdapter(kind)
+    for kind in (
+        IncomingMessage,
+        IncomingCommand,
+        IncomingAction,
+        MessageEdited,
+        MessageDeleted,
+        Accepted,
+        Notice,
+        Refused,
+        Reply,
+        ConversationKey,
+    )
+}
+
+
+def packed(value: Event | Outcome | Reply | ConversationKey) -> Line:
+    """A value with the name of its type."""
+    name = type(value).__name__
+    return {"type": name, "value": _NAMED[name].dump_python(value, mode="json")}
+
+
+def unpacked(line: Line) -> Any:  # Any: the type is in the line
+    """What was packed."""
+    return _NAMED[line["type"]].validate_python(line["value"])
+
+
+async def send(writer: asyncio.StreamWriter, line: Line) -> None:
+    """Write one line. Raises ConnectionError if nobody is there."""
+    if writer.is_closing():
+        raise ConnectionResetError("the connection is closed")
+    writer.write(json.dumps(line).encode() + b"\n")
+    await writer.drain()
+
+
+async def receive(reader: asyncio.StreamReader) -> Line | None:
+    """The next line; None at the end."""
+    try:
+        line = await reader.readline()
+    except ConnectionError:
+        return None
+    if not line.endswith(b"\n"):
+        return None
+    found: Line = json.loads(line)
+    return found

@@ -1,0 +1,147 @@
+"""The two platforms of `wires`: a house on each, and what may happen to it there.
+
+In: orders. Out: what a platform of its own kind makes of them; a question is whatever `says` returned.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from tests.support.builders import discord_service, slack_service
+
+SETTINGS = {"queue_size": 50, "per_user": 50}
+
+
+class Line(ABC):
+    """A platform, and the house on it."""
+
+    _house: Any  # the module that opens houses on this platform
+
+    def __init__(self, server: Any) -> None:
+        self.server, self._stack = server, AsyncExitStack()
+        self.house: Any = None
+
+    @property
+    def running(self) -> "asyncio.Task[None]":
+        """The service."""
+        running: asyncio.Task[None] = self.house.running
+        return running
+
+    async def opens(self, root: Path, state: Path) -> None:
+        """Start a service."""
+        opened = self._house.open_house(root, self.server, earlier=self.house, state_dir=state, **SETTINGS)
+        self.house = await self._stack.enter_async_context(opened)
+
+    async def closes(self) -> None:
+        """End the service at once; it may say nothing more."""
+        await self._stack.aclose()
+
+    async def says(self, text: str) -> Any:
+        """Somebody asks something, in the general channel."""
+        return await self.house.ana.says(self.house.general, text, mention=True)
+
+    async def deletes(self, question: Any) -> None:
+        """The question is taken away."""
+        await self.house.ana.deletes(question)
+
+    def comes_again(self, question: Any) -> None:
+        """It is delivered once more."""
+        self.server.redeliver(question)
+
+    @abstractmethod
+    def trouble(self, number: int) -> None:
+        """Something goes wrong with a coming call."""
+
+    @abstractmethod
+    def cut(self) -> None:
+        """The connection for events is lost."""
+
+    @abstractmethod
+    def messages(self) -> list[str]:
+        """All that the bot shows."""
+
+    @abstractmethod
+    def finished(self) -> list[str]:
+        """Those of them that are final."""
+
+    @abstractmethod
+    def pinged(self) -> Sequence[object]:
+        """Who was."""
+
+
+class Discord(Line):
+    """Discord, with the real discord.py."""
+
+    _house = discord_service
+    POST, EDIT = "/channels/{channel_id}/messages", "/channels/{channel_id}/messages/{message_id}"
+
+    def trouble(self, number: int) -> None:
+        """Something goes wrong with a coming call."""
+        faults = self.server.faults
+        match number:
+            case 0:
+                self.server.limits.exhaust(f"POST {self.POST}", self.house.general.id, 0.5)
+            case 1 | 2:
+                faults.drop("POST", self.POST, applied=number == 1)
+            case 3 | 4:
+                faults.answer("POST", self.POST, status=502, applied=number == 3)
+            case 5:
+                faults.drop("PATCH", self.EDIT, applied=True)
+
+    def cut(self) -> None:
+        """The connection for events is lost."""
+        self.server.gateway.reconnect()
+
+    def messages(self) -> list[str]:
+        """All that the bot shows."""
+        return [message.content for message in self.house.general.messages]
+
+    def finished(self) -> list[str]:
+        """Those of them that are final."""
+        shown = self.house.general.messages
+        return [each.content for each in shown if discord_service.labels(each) & {"Regenerate", "Continue"}]
+
+    def pinged(self) -> Sequence[object]:
+        """Who was."""
+        return [self.server.pings] if self.server.pings else []
+
+
+class Slack(Line):
+    """Slack, with the real slack-bolt."""
+
+    _house = slack_service
+
+    def trouble(self, number: int) -> None:
+        """Something goes wrong with a coming call."""
+        faults = self.server.faults
+        match number:
+            case 0:
+                self.server.limits.exhaust("chat.update", 0.5)
+            case 1 | 2:
+                faults.drop("chat.startStream", applied=number == 1)
+            case 3:
+                faults.answer("chat.startStream", status=502)
+            case 4:
+                faults.drop("chat.stopStream", applied=True)
+            case 5:
+                faults.drop("chat.update", applied=True)
+
+    def cut(self) -> None:
+        """The connection for events is lost."""
+        self.server.sockets.kill()
+
+    def messages(self) -> list[str]:
+        """All that the bot shows."""
+        return [message.shown for message in self.house.general.messages if message.subtype != "file_share"]
+
+    def finished(self) -> list[str]:
+        """Those of them that are final."""
+        shown = self.house.general.messages
+        return [each.shown for each in shown if slack_service.DONE & set(each.labels)]
+
+    def pinged(self) -> Sequence[object]:
+        """Who was."""
+        return [*self.server.pings, *self.server.unfurls]

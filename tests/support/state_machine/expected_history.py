@@ -1,0 +1,151 @@
+"""What was said and done, as the people on the platform know it: nothing here comes from the service.
+
+In: every event, when it is sent. Out: what may be expected of it. Each conversation has a word of its own (`WORDS`)
+in every text; their names are as easily confused as names can be, and so are their messages' ids.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from bot.types.messages import ConversationKey, Event, IncomingMessage, MessageDeleted, MessageEdited, Person, Refused
+from tests.support.fakes.team import person
+from tests.support.state_machine.scripted_platform import Witness
+
+WORDS = {
+    "kiwi": ConversationKey("scripted", "team", "1"),
+    "plum": ConversationKey("scripted", "team", "11"),
+    "lime": ConversationKey("scripted", "team", "1", "t"),
+    "pear": ConversationKey("scripted", "other", "1"),
+    "date": ConversationKey("scripted", "", "1"),
+}
+WORD_OF = {key: word for word, key in WORDS.items()}
+KEYS = tuple(WORDS.values())
+PEOPLE = ("ana", "ben", "cleo", "root")
+
+
+@dataclass(slots=True)
+class Question:
+    """A message to the bot. `texts` are all that it ever said, the newest last. `blows`: what had happened before."""
+
+    event: int
+    said: IncomingMessage
+    texts: list[str]
+    blows: int
+    heard_before: bool  # its channel was: so it is read back
+    edits: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)  # events that may stop it, or take it away
+
+
+@dataclass(slots=True)
+class Sweep:
+    """An event that hides or removes what was said before it in a conversation. all: everything."""
+
+    event: int
+    key: ConversationKey
+    kind: str  # reset, forget, undo
+
+
+class Book:
+    """Everything that was said."""
+
+    def __init__(self, world: Witness, began: float) -> None:
+        self.world = world
+        self.questions: list[Question] = []
+        self.sweeps: list[Sweep] = []
+        self.deletions: dict[tuple[ConversationKey, str], int] = {}
+        self.remarks: list[IncomingMessage] = []  # what was not said to the bot
+        self.blows = 0
+        """How often the service was killed or its engine died: two of them end a request."""
+        self.waits = False
+        """Whether it ever took longer than a request may wait."""
+        self.fails = False
+        """Whether storage ever failed."""
+        self._began, self._ids, self._events = began, Counter[tuple[str, str]](), 0
+
+    def message(self, key: ConversationKey, who: str, words: str, *, early: bool, addressed: bool) -> IncomingMessage:
+        """Somebody writes something; early: its time is before that of the message before it."""
+        self._ids[key.workspace, key.channel] += 1
+        self._events += 1
+        number = self._ids[key.workspace, key.channel]
+        sent_at = self._began + self._events - (1.5 if early else 0)
+        text = f"{WORD_OF[key]} {number} {words}".strip()
+        return IncomingMessage(key, f"{number}", person(who), text, sent_at, addressed=addressed)
+
+    def asked(self, event: int, said: IncomingMessage, *, heard_before: bool, well: bool) -> None:
+        """A message to the bot was sent. well: its engine runs; a dead one costs a request an attempt, too."""
+        self.questions.append(Question(event, said, [said.text], self.blows - (not well), heard_before))
+
+    def edited(self, event: int, question: Question, change: MessageEdited) -> None:
+        """A question was changed."""
+        question.texts.append(change.text)
+        question.edits.append(event)
+
+    def deleted(self, event: int, question: Question) -> None:
+        """A question was taken away."""
+        question.ends.append(event)
+        self.deletions.setdefault((question.said.key, question.said.message_id), event)
+
+    def swept(self, event: int, key: ConversationKey, kind: str) -> None:
+        """A whole conversation was stopped, reset, forgotten, or its last question was taken back."""
+        if kind in ("reset", "forget", "undo"):
+            self.sweeps.append(Sweep(event, key, kind))
+        if kind != "reset":
+            for question in self.of(key):
+                question.ends.append(event)
+
+    def of(self, key: ConversationKey) -> list[Question]:
+        """The questions of a conversation."""
+        return [question for question in self.questions if question.said.key == key]
+
+    def find(self, key: ConversationKey, message_id: str) -> Question | None:
+        """The question with this id."""
+        return next((found for found in self.of(key) if found.said.message_id == message_id), None)
+
+    def may_be_ended(self, question: Question) -> bool:
+        """Whether somebody did something that may stop it, before or after it was sent."""
+        return bool(question.ends) or any(
+            sweep.kind != "reset" and sweep.key == question.said.key and self.world.when(sweep.event) > question.event
+            for sweep in self.sweeps
+        )
+
+    def is_deleted(self, question: Question) -> bool:
+        """Whether it was taken away."""
+        return (question.said.key, question.said.message_id) in self.deletions
+
+    def hidden_from(self, earlier: Question, later: Question) -> bool:
+        """Whether `earlier` must not be read for `later`: that it was taken away was known before that was sent."""
+        deleted = self.deletions.get((earlier.said.key, earlier.said.message_id))
+        if deleted is not None and self.world.when(deleted) <= later.event:
+            return True
+        return any(
+            sweep.kind in ("reset", "forget")
+            and sweep.key == earlier.said.key
+            and self.world.when(earlier.event) <= sweep.event
+            and self.world.when(sweep.event) <= later.event
+            for sweep in self.sweeps
+        )
+
+    def must_be_read(self, earlier: Question, later: Question) -> bool:
+        """Whether `earlier` belongs into the prompt of `later`."""
+        return (
+            earlier.said.sent_at < later.said.sent_at
+            and self.world.when(earlier.event) <= later.event
+            and not isinstance(self.world.outcomes.get(earlier.event), Refused)
+            and not self.is_deleted(earlier)
+            and not any(sweep.key == later.said.key for sweep in self.sweeps)
+        )
+
+
+def moderator() -> Person:
+    """Who may do everything."""
+    return person("root")
+
+
+def kind_of(event: Event) -> str:
+    """For a person who reads a failure."""
+    match event:
+        case IncomingMessage():
+            return f"message {event.message_id} {event.text!r}"
+        case MessageEdited() | MessageDeleted():
+            return f"{type(event).__name__} {event.message_id}"
+    return repr(event)

@@ -1,0 +1,164 @@
+"""The disk under the state: it gets full, is locked by somebody else, and forgets what was not synced.
+
+In: what is to go wrong, and when. Out: errors where SQLite would raise them, and copies of a database as a crash or a
+loss of power leaves it. It goes by what SQLite documents: a commit is synced with synchronous=FULL, and without it the
+write-ahead log is only synced by a checkpoint.
+"""
+
+import shutil
+import sqlite3
+import struct
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bot.storage import database
+from tests.support.builders.storage_rows import listening
+
+QUICK = ("busy_timeout = 20", *database._PRAGMAS[1:])
+"""The pragmas of the service, with less patience for a lock."""
+
+FULL = 2  # synchronous=FULL
+_WRITES = ("INSERT", "UPDATE", "DELETE")
+
+
+@dataclass(slots=True)
+class _Plan:
+    what: str  # write, commit or read
+    after: int
+    times: int
+
+
+class Disk:
+    """Holds what is wrong now, and how far each database is safe from a loss of power."""
+
+    def __init__(self) -> None:
+        self._plans: list[_Plan] = []
+        self._locker: sqlite3.Connection | None = None
+        self._synced: dict[Path, tuple[bytes, int]] = {}  # by database: salt and length of its log at the last sync
+        self.struck = 0
+
+    def fails(self, what: str, after: int, times: int) -> None:
+        """So many writes, commits or reads fail, from the one on that comes after `after` others."""
+        self._plans.append(_Plan(what, after, times))
+
+    def lock(self, path: Path) -> None:
+        """Another program holds the database."""
+        self.heal()
+        self._locker = sqlite3.connect(path, isolation_level=None, timeout=1)
+        try:
+            self._locker.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:  # the service is writing
+            self.heal()
+
+    def heal(self) -> None:
+        """Nothing is wrong any more."""
+        self._plans.clear()
+        if self._locker is not None:
+            self._locker.close()
+            self._locker = None
+
+    @property
+    def ill(self) -> bool:
+        """Whether something may fail."""
+        return bool(self._plans) or self._locker is not None
+
+    @contextmanager
+    def under(self) -> Iterator[None]:
+        """Every database of this process lies on this disk meanwhile."""
+        with ExitStack() as stack:
+            stack.enter_context(patch.object(database, "_PRAGMAS", QUICK))
+            stack.enter_context(patch.object(database.Database, "write", self._watched(database.Database.write)))
+            stack.enter_context(listening(Engine, "before_cursor_execute", self._statement))
+            stack.enter_context(listening(Engine, "commit", self._commit))
+            stack.callback(self.heal)
+            yield
+
+    def copy(self, old: Path, new: Path, *, powerless: bool) -> None:
+        """The state directory `old` as the next process finds it, in `new`, after a kill or a loss of power."""
+        new.mkdir(parents=True)
+        names = ("inhouse.db", "inhouse.db-wal")
+        while True:  # a thread may still be at its last statement
+            before = [_stamp(old / name) for name in names]
+            for name in names:
+                if (old / name).exists():
+                    shutil.copyfile(old / name, new / name)
+            if before == [_stamp(old / name) for name in names]:
+                break
+        log = new / "inhouse.db-wal"
+        if powerless and log.exists():
+            salt, length = _log(log)
+            safe = self._synced.get(old / "inhouse.db", (b"", 0))
+            with log.open("r+b") as file:
+                file.truncate(min(length, safe[1]) if safe[0] == salt else 0)
+
+    def _watched(self, write: Any) -> Any:  # Any: methods of Database
+        @asynccontextmanager
+        async def watched(this: database.Database) -> AsyncIterator[AsyncConnection]:
+            async with write(this) as connection:
+                how = (await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one()
+                yield connection
+            if how >= FULL:
+                before = self._synced.get(this.path, (b"", 0))
+                self._synced[this.path] = _log(this.path.with_name(f"{this.path.name}-wal"), before)
+
+        return watched
+
+    def _statement(self, connection: Connection, cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith(_WRITES):
+            self._strike("write")
+        elif statement.startswith("SELECT"):
+            self._strike("read")
+
+    def _commit(self, connection: Connection) -> None:
+        if connection.get_execution_options().get("begin") == "BEGIN IMMEDIATE":
+            self._strike("commit")
+
+    def _strike(self, what: str) -> None:
+        for plan in self._plans:
+            if plan.what != what:
+                continue
+            if plan.after:
+                plan.after -= 1
+                continue
+            plan.times -= 1
+            if not plan.times:
+                self._plans.remove(plan)
+            self.struck += 1
+            error = sqlite3.OperationalError("disk I/O error" if what == "read" else "database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR if what == "read" else sqlite3.SQLITE_FULL
+            raise error
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    if not path.exists():
+        return (0, 0)
+    found = path.stat()
+    return (found.st_mtime_ns, found.st_size)
+
+
+def _log(path: Path, known: tuple[bytes, int] = (b"", 0)) -> tuple[bytes, int]:
+    """The salt of a write-ahead log, and its length up to its last commit; `known` is what it was before."""
+    if not path.exists():
+        return (b"", 0)
+    with path.open("rb") as file:
+        header = file.read(32)
+        if len(header) < 32:
+            return (b"", 0)
+        (page,) = struct.unpack(">I", header[8:12])
+        salt = header[16:24]
+        end = known[1] if known[0] == salt else 0
+        place = end or 32
+        file.seek(place)
+        while len(frame := file.read(24)) == 24 and frame[8:16] == salt:
+            place += 24 + page
+            if frame[4:8] != b"\0\0\0\0":  # the last one of a commit
+                end = place
+            file.seek(place)
+    return (salt, end)

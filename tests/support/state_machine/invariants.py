@@ -1,0 +1,215 @@
+"""What must be true when everything has come to rest: the promise, read off the platform, the database and the book.
+
+In: a house at rest. Out: an AssertionError with what is wrong and everything that is known about it.
+"""
+
+import re
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+
+from bot.replies.delivery import VOID
+from bot.replies.renderer import INTERRUPTED
+from bot.types.engine import EngineRequest
+from bot.types.messages import Accepted, ConversationKey, FinishReason, Refused, Role
+from tests.support.fakes.world import Fault, Posted
+from tests.support.state_machine.expected_history import WORD_OF, WORDS, Book, Question
+from tests.support.state_machine.scripted_platform import NEVER, Witness
+from tests.support.state_machine.service import House
+
+GIVEN_UP = {"I was stopped three times": 3, "The model's process ended 2 times": 2}
+"""Errors of answers that are given up, and how many blows it takes."""
+WAITED = "This waited longer than"
+STORAGE = "My storage failed"
+UNSEEN = {Fault.REJECTED, Fault.GONE}
+"""Faults after which a platform may not show a reply."""
+
+
+class Promise:
+    """Looks whether it was kept."""
+
+    def __init__(self, book: Book, world: Witness, house: House) -> None:
+        self._book, self._world, self._house = book, world, house
+
+    def read(self, request: EngineRequest) -> None:
+        """A prompt: turns of one conversation, in the platform's order, with nothing that was taken away."""
+        last = request.prompt.turns[-1]
+        (asked,) = [found for found in self._book.questions if last.text in found.texts]
+        known = [self._book.find(asked.said.key, turn.message_id) for turn in request.prompt.turns]
+        for turn, question in zip(request.prompt.turns, known, strict=True):
+            self._of_one_conversation(asked, turn.text)
+            assert question is not None, f"{turn} was no question"
+            assert not self._book.hidden_from(question, asked), f"{turn} was taken away, and is read for {asked}"
+        times = [turn.created_at for turn in request.prompt.turns]
+        assert times == sorted(times), "the history is not in the platform's order"
+        for earlier in self._book.of(asked.said.key):
+            if self._book.must_be_read(earlier, asked):
+                assert earlier in known, f"{earlier} is not read for {asked}"
+        for before, turn in zip((None, *request.prompt.turns), request.prompt.turns, strict=False):
+            if turn.role is Role.ASSISTANT:
+                assert before is not None
+                assert before.message_id == turn.message_id, "an answer does not follow its question"
+
+    def bounds(self, size: int, per_user: int, running: int) -> None:
+        """No more requests than may wait and run, of everybody and of anybody."""
+        open_ = self._house.rows("SELECT author_id FROM requests WHERE status IN ('waiting', 'running')")
+        assert len(open_) <= size + running, f"{len(open_)} requests are open"
+        for who, number in Counter(row["author_id"] for row in open_).items():
+            assert number <= per_user + running, f"{who} has {number} open requests"
+
+    def kept(self) -> None:
+        """Everything, of a house that is at rest."""
+        assert self._house.rows("PRAGMA integrity_check")[0][0] == "ok"
+        requests = self._house.rows("SELECT * FROM requests")
+        by_question: defaultdict[tuple[str, str], list[sqlite3.Row]] = defaultdict(list)
+        for row in requests:
+            by_question[WORD_OF[_key(row)], row["message_id"]].append(row)
+        posts: defaultdict[str, list[Posted]] = defaultdict(list)
+        for post in self._world.posted:
+            posts[post.reply.request_id].append(post)
+            self._right_place(post)
+        strangers = posts.keys() - {row["request_id"] for row in requests}
+        assert not strangers, f"these answer nothing that is stored: {[posts[each] for each in strangers]}"
+        for question in self._book.questions:
+            made = by_question.pop((WORD_OF[question.said.key], question.said.message_id), [])
+            self._accepted(question, made)
+            for row in made:
+                self._answered(question, row, posts[row["request_id"]])
+        assert not by_question, f"nobody asked this: {list(map(tuple, by_question.values()))}"
+        self._history()
+
+    def _accepted(self, question: Question, made: Sequence[sqlite3.Row]) -> None:
+        """Stored as a whole or not at all, and what was acknowledged is stored."""
+        outcome = self._world.outcomes.get(question.event)
+        if isinstance(outcome, Refused):
+            # A copy that was read back waits for a place, which is then one answer more than was promised.
+            stored = self._stored_of(question)
+            assert made or not stored, f"it was refused, and stored half-way: {stored} {self._about(question)}"
+            return
+        read_back = question.heard_before and question.said.key not in self._world.gone
+        owed = self._world.redelivers or read_back or isinstance(outcome, Accepted)
+        first = [row for row in made if row["kind"] == "answer"]
+        dropped_unseen = not made and self._book.is_deleted(question)
+        assert dropped_unseen or not owed or len(first) == 1, f"{len(first)} requests: {self._about(question)}"
+
+    def _stored_of(self, question: Question) -> list[sqlite3.Row]:
+        key = question.said.key
+        where = f"platform = '{key.platform}' AND workspace = '{key.workspace}' AND channel = '{key.channel}'"
+        identity = question.said.message_id
+        inbox = self._house.rows(f"SELECT * FROM inbox WHERE {where} AND identity = '{identity}'")
+        turns = f"{where} AND thread = '{key.thread}' AND message_id = '{identity}'"
+        deleted = self._book.is_deleted(question)
+        return [*([] if deleted else inbox), *self._house.rows(f"SELECT * FROM turns WHERE {turns}")]
+
+    def _answered(self, question: Question, row: sqlite3.Row, posts: Sequence[Posted]) -> None:
+        """One final reply, one message a part; or one clear error, for a reason that there was."""
+        about = self._about(question, row, posts)
+        assert row["status"] in ("finished", "failed", "cancelled"), f"it has no end: {about}"
+        reason = FinishReason(row["finish_reason"])
+        text = _plain(_whole(post) for post in posts if post.text != VOID)
+        hit = self._world.hit[row["request_id"]]
+        for number in Counter(post.reply.reply_id for post in posts).values():
+            assert number == 1 or Fault.REJECTED in hit, f"it was posted {number} times: {about}"
+        self._has_cause(question, row, reason, about)
+        by_file = any(post.text.startswith(INTERRUPTED) for post in posts)
+        assert not by_file or self._book.blows - question.blows >= 2, f"it is a file for no reason: {about}"
+        unseen = hit & UNSEEN or question.said.key in self._world.gone or any(post.deleted for post in posts)
+        forgotten = any(sweep.kind == "forget" for sweep in self._book.sweeps if sweep.key == question.said.key)
+        if unseen or self._book.is_deleted(question) or forgotten:
+            return
+        assert posts, f"nothing is shown: {about}"
+        assert all(post.reply.final for post in posts), f"a message is not final: {about}"
+        parts = [post.reply.part for post in posts if post.text != VOID]
+        assert sorted(parts) == list(range(len(parts))), f"parts are missing: {about}"
+        wanted = ["and more of it"] if row["kind"] == "continue" else [f"You said: {words}" for words in question.texts]
+        if reason is FinishReason.STOP:
+            assert any(text.endswith(_plain([words])) for words in wanted), f"it is not the answer: {about}"
+        elif reason is FinishReason.ERROR:
+            assert text.endswith(_plain([row["error"]])), f"the error is not told: {about}"
+        elif reason is FinishReason.ABORT:
+            assert text.endswith("Stopped.") or any(text in _plain([words]) for words in wanted), f"odd: {about}"
+
+    def _has_cause(self, question: Question, row: sqlite3.Row, reason: FinishReason, about: "_About") -> None:
+        """It ended as it did for a reason."""
+        error: str = row["error"]
+        blows = self._book.blows - question.blows
+        if reason is FinishReason.ABORT:
+            assert self._book.may_be_ended(question), f"nobody stopped it: {about}"
+        elif reason is FinishReason.ERROR and error:
+            caused = (
+                any(error.startswith(given_up) and blows >= least for given_up, least in GIVEN_UP.items())
+                or (error.startswith(WAITED) and self._book.waits)
+                or (error.startswith(STORAGE) and self._book.fails)
+                or ("prompt does not fit" in error and any("unlucky" in text for text in question.texts))
+            )
+            assert caused, f"it failed for no reason: {about}"
+        elif reason is FinishReason.STOP:
+            assert "poison" not in question.texts[0] or row["kind"] == "continue", f"it should have failed: {about}"
+
+    def _history(self) -> None:
+        """Every turn belongs to its conversation, and what was taken away is nowhere."""
+        for row in self._house.rows("SELECT * FROM turns"):
+            question = self._book.find(_key(row), row["message_id"])
+            assert question is not None, f"a turn of nobody: {dict(row)}"
+            self._of_one_conversation(question, row["text"])
+            steps = [question.event, *question.edits]
+            orderly = all(self._world.when(one) <= two for one, two in pairwise(steps))
+            orderly &= all(self._world.when(step) != NEVER for step in steps)
+            orderly &= isinstance(self._world.outcomes.get(question.event), Accepted)
+            known = question.texts[-1:] if orderly else question.texts
+            assert row["role"] != "user" or row["text"] in known, f"not its text: {dict(row)} {self._about(question)}"
+        stored = [row["text"] for row in self._house.rows("SELECT text FROM turns")]
+        stored += [row["committed"] for row in self._house.rows("SELECT committed FROM outbox")]
+        for question in self._book.questions:
+            deleted = self._book.deletions.get((question.said.key, question.said.message_id))
+            if deleted is not None and self._world.when(deleted) != NEVER:
+                for text in question.texts:
+                    copies = [each for each in stored if re.search(rf"{re.escape(text)}\b", each)]
+                    assert not copies, f"deleted, and still stored: {copies} {self._about(question)}"
+
+    def _of_one_conversation(self, question: Question, text: str) -> None:
+        found = set(re.findall(r"[a-z]+", text)) & WORDS.keys()
+        assert found <= {WORD_OF[question.said.key]}, f"{text!r} crossed into {question.said.key}"
+
+    def _right_place(self, post: Posted) -> None:
+        question = self._book.find(post.reply.key, post.reply.question_id)
+        assert question is not None, f"it answers nobody: {post}"
+        for text in post.history:
+            self._of_one_conversation(question, text)
+
+    def _about(self, question: Question, row: sqlite3.Row | None = None, posts: Sequence[Posted] = ()) -> "_About":
+        return _About(lambda: self._told(question, row, posts))
+
+    def _told(self, question: Question, row: sqlite3.Row | None, posts: Sequence[Posted]) -> str:
+        lines = [repr(question), f"outcome: {self._world.outcomes.get(question.event)}"]
+        if row is not None:
+            lines += [f"request: {dict(row)}", f"hit by: {self._world.hit[row['request_id']]}"]
+            outbox = self._house.rows("SELECT * FROM outbox")
+            lines += [f"outbox: {dict(each)}" for each in outbox if each["request_id"] == row["request_id"]]
+        lines += [f"{post.id}, part {post.reply.part}, final {post.reply.final}: {post.history}" for post in posts]
+        return "\n".join(["", *lines])
+
+
+class _About:
+    """What is known about a failure, looked up when there is one."""
+
+    def __init__(self, tell: Callable[[], str]) -> None:
+        self._tell = tell
+
+    def __str__(self) -> str:
+        return self._tell()
+
+
+def _key(row: sqlite3.Row) -> ConversationKey:
+    return ConversationKey(row["platform"], row["workspace"], row["channel"], row["thread"])
+
+
+def _whole(post: Posted) -> str:
+    """A message with its file in the place of the sentence that announces it."""
+    file = post.reply.attachment
+    return post.text.replace(INTERRUPTED, file.text) if file else post.text
+
+
+def _plain(texts: Iterable[str]) -> str:
+    return "".join("".join(texts).split())  # a word may be cut in two

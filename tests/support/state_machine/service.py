@@ -1,0 +1,145 @@
+"""The service of the machine: started, stopped, killed, and started again on what is left of it.
+
+In: orders. Out: a service that lives in the newest state directory. A kill copies the database as it stands at that
+moment and goes on with the copy: whatever the old service still does, it does to a directory that nobody reads.
+"""
+
+import asyncio
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+from bot.conversations.request_queue import RequestQueue
+from bot.models.catalog import Catalog
+from bot.platforms.adapter import Limits
+from bot.service.service import Service
+from bot.types.engine import EngineRequest
+from bot.types.errors import StorageError
+from tests.support.builders.service import make_settings
+from tests.support.state_machine.faulty_disk import Disk
+from tests.support.state_machine.scripted_platform import Mortal, WatchedEngine, Witness
+
+LIMITS = Limits(max_chars=60, min_interval_s=0.0)
+QUEUE_SIZE, PER_USER = 6, 2
+PATIENCE_S = 30.0
+"""Seconds of the real clock that anything may take."""
+
+
+class House:
+    """At most one service at a time. `clock` is its monotonic clock, `pace` the seconds that a word takes."""
+
+    def __init__(
+        self,
+        root: Path,
+        world: Witness,
+        disk: Disk,
+        clock: Callable[[], float],
+        pace: Callable[[], float],
+        reading: Callable[[EngineRequest], None],
+        dying: Callable[[], None],
+    ) -> None:
+        self._root, self._world, self._disk = root, world, disk
+        self._clock, self._pace, self._reading, self._dying = clock, pace, reading, dying
+        self._lives = 0
+        self._running: asyncio.Task[None] | None = None
+        self.engine: WatchedEngine
+
+    @property
+    def state(self) -> Path:
+        """The directory that counts."""
+        return self._root / f"state-{self._lives}"
+
+    @property
+    def up(self) -> bool:
+        """Whether a service runs. Raises what ended it, unless that was a fault of storage."""
+        if self._running is not None and self._running.done():
+            ended, self._running = self._running, None
+            try:
+                ended.result()
+            except StorageError:
+                assert self._disk.struck or self._disk.ill, "it ended because of storage, which was well"
+                return False
+            raise AssertionError("the service ended by itself")
+        return self._running is not None
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether what was missed was read back."""
+        return self._adapter.caught_up.is_set()
+
+    @property
+    def handling(self) -> bool:
+        """Whether some event is being handled."""
+        return self._adapter.handling
+
+    async def starts(self) -> None:
+        """Start it, and wait until it is connected or has failed."""
+        if self.up:
+            return
+        made = make_settings(
+            self._root, state_dir=self.state, queue_size=QUEUE_SIZE, per_user=PER_USER, deadline=600, drain=2
+        )
+        self.engine = WatchedEngine(self._reading, self._dying, self._pace)
+        self._adapter = Mortal(self._world.port, limits=LIMITS)
+        with patch("bot.service.service.RequestQueue", partial(RequestQueue, clock=self._clock)):
+            self._service = Service(made, Catalog.of(made), [self._adapter], self.engine)
+        self._running = asyncio.create_task(self._service.run(), name="service")
+        await soon(lambda: self._world.here or not self.up, "it is connected")
+
+    async def stops(self) -> None:
+        """As SIGTERM does."""
+        if not self.up:
+            return
+        ended, self._running = self._running, None
+        assert ended is not None
+        self._service.stop()
+        await asyncio.wait([ended])
+        error = ended.exception()
+        assert error is None or (isinstance(error, StorageError) and self._disk.struck), error
+        await soon(lambda: not self._world.here, "it is disconnected")
+
+    async def is_killed(self, *, powerless: bool = False) -> None:
+        """As SIGKILL does, or a loss of power. The next one to start finds what is on the disk at this moment."""
+        if not self.up:
+            return
+        old = self.state
+        self._lives += 1
+        self._disk.copy(old, self.state, powerless=powerless)
+        self._disk.heal()
+        ended, self._running = self._running, None
+        assert ended is not None
+        self._adapter.dies()
+        self._service.stop()
+        self._service.stop()
+        ended.cancel()
+        await asyncio.wait([ended])
+        await soon(lambda: not self._world.here, "it is gone")
+        shutil.rmtree(old, ignore_errors=True)
+
+    def rows(self, query: str) -> list[sqlite3.Row]:
+        """What another program sees in the database."""
+        path = self.state / "inhouse.db"
+        if not path.exists():
+            return []
+        connection = sqlite3.connect(path)
+        connection.row_factory = sqlite3.Row
+        try:
+            return connection.execute(query).fetchall()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return []
+            raise
+        finally:
+            connection.close()
+
+
+async def soon(holds: Callable[[], bool], what: str, tell: Callable[[], str] = str) -> None:
+    """Wait until something is so, on the loop's hasty clock; fails after PATIENCE_S of the real one."""
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < PATIENCE_S, f"waited in vain until {what}\n{tell()}"
+        await asyncio.sleep(0.5)

@@ -1,0 +1,176 @@
+"""A real systemd in namespaces of its own, and somebody who follows systemd/README.md in it.
+
+In: directories to show inside, by the path that they have there. Out: commands run where systemctl, journalctl and kill
+mean that systemd. It changes nothing of the machine: /etc is a copy, /opt, /usr/local/sbin, /run, /tmp and most of /var
+are empty, and nothing is downloaded. /opt has the Python that runs this, its packages, and the project. Needs root and
+namespaces; `why_not` says what lacks.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+from tests.support.skips import NO_SYSTEMD, NOT_ROOT
+
+ROOT = Path(__file__).parents[3]
+SYSTEMD = Path("/lib/systemd/systemd")
+PATIENCE_S = 300
+UNSHARE = (
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+    "unshare",
+    "--kill-child",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--uts",
+    "--ipc",
+    "--cgroup",
+)
+PYTHON = f"/opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+SURROUNDINGS = {
+    "PYTHON": PYTHON,
+    "LD_LIBRARY_PATH": "/opt/python/lib",
+    "PYTHONPATH": "/opt/packages",  # where pip finds all that Inhouse needs, so that there is nothing to fetch
+    "PIP_NO_INDEX": "1",
+    "PIP_NO_BUILD_ISOLATION": "0",  # for pip this means: no isolation
+    "HOME": "/root",
+    "PATH": "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin",
+}
+"""What the operator's commands find in their environment."""
+
+TRY = "mount -t proc proc /proc && mount -t cgroup2 none /sys/fs/cgroup && mkdir /sys/fs/cgroup/tried.$$ && rmdir $_"
+NOT_ALLOWED = ("not permitted", "denied", "read-only", "not supported")
+
+BOOT = """
+set -eu
+stage=$1; shift
+mkdir "$stage"
+mount --make-rprivate /
+mount -t proc proc /proc
+mount -t tmpfs -o mode=755 tmpfs "$stage"
+cp -a /etc "$stage/etc"
+bind() { mkdir -p "$stage/opt/$2"; mount --bind "$1" "$stage/opt/$2"; }
+while [ $# -gt 0 ]; do bind "$1" "$2"; shift 2; done
+mount --rbind "$stage/opt" /opt
+mount --bind "$stage/etc" /etc
+# What would reach the kernel, which is everybody's, is left out.
+for unit in sysctl modules-load binfmt remount-fs udevd udev-trigger timesyncd networkd; do
+    ln -sf /dev/null "/etc/systemd/system/systemd-$unit.service"
+done
+mkdir -p /usr/local/sbin
+for each in /usr/local/sbin /run /tmp /var/tmp /var/log /var/cache /var/lib; do
+    mount -t tmpfs -o mode=755 tmpfs $each
+done
+chmod 1777 /tmp /var/tmp
+mkdir -p /run/systemd/system
+printf '[Unit]\\nDefaultDependencies=no\\n' >/run/systemd/system/lab.target
+mount -t cgroup2 none /sys/fs/cgroup || true
+mount --make-rshared /  # credentials reach their unit by propagation
+export container=docker
+exec /lib/systemd/systemd --system --unit=lab.target --log-target=null --show-status=0
+"""
+
+
+@cache
+def why_not() -> str:
+    """Why this machine cannot do it; '' if it can, and if it should but something is wrong."""
+    if sys.platform != "linux":
+        return "systemd runs on Linux"
+    if os.geteuid() != 0:
+        return NOT_ROOT
+    if not SYSTEMD.exists() or not shutil.which("systemctl"):
+        return NO_SYSTEMD
+    tried = subprocess.run([*UNSHARE, "sh", "-c", TRY], capture_output=True, text=True, timeout=PATIENCE_S)
+    refused = any(words in tried.stderr.lower() for words in NOT_ALLOWED)
+    return f"namespaces are not allowed here ({tried.stderr.strip()})" if tried.returncode and refused else ""
+
+
+class Lab:
+    """A systemd that has booted."""
+
+    def __init__(self, leader: int) -> None:
+        self._inside = ("nsenter", "-t", str(leader), "-m", "-p", "--")
+
+    async def tries(self, *command: str, stdin: str = "") -> tuple[int, str]:
+        """Run a command inside; its exit status and all that it printed."""
+        process = await asyncio.create_subprocess_exec(*self._inside, *command, stdin=PIPE, stdout=PIPE, stderr=STDOUT)
+        async with asyncio.timeout(PATIENCE_S):
+            told, _ = await process.communicate(stdin.encode())
+        assert process.returncode is not None
+        return process.returncode, told.decode().strip()
+
+    async def does(self, *command: str, stdin: str = "") -> str:
+        """As `tries`, of a command that has to succeed; what it printed."""
+        status, told = await self.tries(*command, stdin=stdin)
+        assert status == 0, f"{' '.join(command)}: {told}"
+        return told
+
+    async def follows(self, script: str, where: str, stdin: str = "", **more: str) -> str:
+        """The operator's commands, which have to succeed, run by bash in a directory; `more` is for the environment."""
+        words = [f"{name}={value}" for name, value in (SURROUNDINGS | more).items()]
+        run = ("env", "-i", "-C", where, *words, "bash", "-euo", "pipefail", "-c", script)
+        return await self.does(*run, stdin=stdin)
+
+    async def write(self, path: str, text: str, mode: str = "644", owner: str = "root:root") -> None:
+        """Put a file there, and what it lies in."""
+        user, group = owner.split(":")
+        await self.does("install", "-D", "-m", mode, "-o", user, "-g", group, "/dev/stdin", path, stdin=text)
+
+    async def shows(self, unit: str, name: str) -> str:
+        """A property of a unit."""
+        return await self.does("systemctl", "show", "--property", name, "--value", unit)
+
+
+@asynccontextmanager
+async def systemd_lab(stage: Path, shown: Mapping[Path, str]) -> AsyncIterator[Lab]:
+    """Boot, with `stage` as the place to prepare it in; `shown` maps directories to their places below /opt."""
+    binds = {Path(sys.base_prefix): "python", Path(sysconfig.get_path("purelib")): "packages", ROOT: "source"}
+    words = [str(word) for pair in (binds | dict(shown)).items() for word in pair]
+    outer = await asyncio.create_subprocess_exec(
+        *UNSHARE, "sh", "-c", BOOT, "boot", str(stage), *words, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT
+    )
+    leader = 0
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            leader = await _first_child(outer)
+            lab = Lab(leader)
+            await _until_up(lab, outer)
+        yield lab
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(leader, signal.SIGKILL) if leader else outer.kill()
+        await outer.communicate()
+
+
+async def _first_child(outer: Process) -> int:
+    while outer.returncode is None:
+        if found := psutil.Process(outer.pid).children():
+            return found[0].pid
+        await asyncio.sleep(0.05)
+    raise AssertionError(await _said(outer))
+
+
+async def _until_up(lab: Lab, outer: Process) -> None:
+    while outer.returncode is None:
+        if (await lab.tries("systemctl", "is-system-running"))[1] in ("running", "degraded"):
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(await _said(outer))
+
+
+async def _said(outer: Process) -> str:
+    assert outer.stdout is not None
+    return (await outer.stdout.read()).decode()

@@ -1,0 +1,142 @@
+"""A service in the lab, somebody who talks with it over a fake Discord, and somebody who does things to it."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.builders.tiny_models import make_tiny
+from tests.support.fakes.connect_proxy import ConnectProxy
+from tests.support.fakes.discord import FakeDiscord, Message
+from tests.support.fakes.hub import FakeHub, Repo
+from tests.support.systemd.booted_systemd import Lab, systemd_lab
+from tests.support.systemd.readme_steps import steps
+
+SETTINGS = "/etc/inhouse/.env"
+DROPINS = "/etc/systemd/system/inhouse.service.d"
+OPERATOR = "/opt/operator"
+PATIENCE_S = 180.0
+CATALOG = '[[model]]\nname = "phi-4"\nrepo = "acme/phi-4"\n'
+"""phi-4 is what the README fetches; here it is a small one, from a hub on loopback."""
+
+
+def finished(question: Message) -> list[Message]:
+    """The finished answers to a question."""
+    shown = question.channel.messages
+    return [each for each in shown if each.reference is question and any(b.get("emoji") for b in each.buttons)]
+
+
+class Story:
+    """What happens to one service."""
+
+    def __init__(self, lab: Lab, server: FakeDiscord, proxy: ConnectProxy, hub: FakeHub) -> None:
+        self.lab, self.server, self._proxy, self._hub = lab, server, proxy, hub
+        self.ana, self.general = server.user("ana"), server.text_channel("general")
+        self.said: list[Message] = []
+        self._steps = steps()
+
+    async def follows(self, heading: str, stdin: str = "") -> str:
+        """The operator does what the README says under this heading; what the commands printed. Each once."""
+        where = OPERATOR if heading == "Install" else f"{OPERATOR}/inhouse"
+        return await self.lab.follows(self._steps.pop(heading), where, stdin, HF_ENDPOINT=self._hub.endpoint)
+
+    def is_told(self) -> None:
+        """Nothing of the README was left out."""
+        assert not self._steps, f"not followed: {list(self._steps)}"
+
+    async def settle(self, ca: str) -> None:
+        """What only a test sets: the way to the fakes, a small model's measures, and haste."""
+        lines = [
+            "INHOUSE_CATALOG=/etc/inhouse/models.toml",
+            f"INHOUSE_DISCORD_PROXY={self._proxy.url}",
+            "INHOUSE_TEMPERATURE=0",
+            "INHOUSE_MAX_TOKENS=40",
+            "INHOUSE_KV_CACHE_MB=32",
+            "INHOUSE_DEVICE=cpu",
+        ]
+        await self.add_settings(*lines)
+        await self.lab.write("/etc/inhouse/models.toml", CATALOG)
+        await self.lab.write("/etc/inhouse/ca.pem", ca)
+        there = "PYTHONPATH=/opt/packages LD_LIBRARY_PATH=/opt/python/lib SSL_CERT_FILE=/etc/inhouse/ca.pem"
+        await self.lab.write(f"{DROPINS}/lab.conf", f"[Service]\nRestartSec=1\nEnvironment={there}\n")
+        await self.lab.does("systemctl", "daemon-reload")
+
+    async def add_settings(self, *lines: str) -> None:
+        """More lines in the settings, which stay the service's to read and nobody's else."""
+        await self.lab.does("tee", "-a", SETTINGS, stdin="\n" + "\n".join(lines) + "\n")
+
+    async def asks(self, text: str) -> Message:
+        """Ana mentions the bot."""
+        self.said.append(await self.ana.says(self.general, text, mention=True))
+        return self.said[-1]
+
+    async def is_answered(self, question: Message) -> None:
+        """There is one answer, of some length."""
+        try:
+            await self.server.until(lambda: finished(question), PATIENCE_S)
+        except AssertionError as error:
+            pytest.fail(f"{error}\n" + "\n".join(entry["MESSAGE"] for entry in await self.journal()))
+        (answer,) = finished(question)
+        assert len(answer.content) > 10
+        self.said.append(answer)
+
+    async def talks(self, text: str) -> None:
+        """A question and its answer."""
+        await self.is_answered(await self.asks(text))
+
+    async def group(self) -> str:
+        """The directory of the service's control group."""
+        return "/sys/fs/cgroup" + await self.lab.shows("inhouse", "ControlGroup")
+
+    async def pids(self) -> dict[str, int]:
+        """The main process and the engine's, by what they are."""
+        main = await self.lab.shows("inhouse", "MainPID")
+        engine = await self.lab.does("pgrep", "--parent", main, "--full", "bot.engine.server.runner")
+        return {"main": int(main), "engine": int(engine)}
+
+    async def signals(self, number: str, which: str) -> dict[str, int]:
+        """One of the processes gets a signal; the processes as they were."""
+        before = await self.pids()
+        await self.lab.does("kill", f"-{number}", str(before[which]))
+        return before
+
+    async def journal(self) -> list[dict[str, str]]:
+        """The service's entries."""
+        told = await self.lab.does("journalctl", "--unit", "inhouse", "--output", "json", "--all", "--no-pager")
+        return [json.loads(line) for line in told.splitlines()]
+
+    async def is_logged(self, words: str, after: int = 0) -> dict[str, str]:
+        """The newest entry that matches, once there is one after so many."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if found := [entry for entry in (await self.journal())[after:] if re.search(words, entry["MESSAGE"])]:
+                    return found[-1]
+                await asyncio.sleep(0.1)
+
+    async def becomes(self, state: str) -> None:
+        """Wait until the unit is in this state."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if await self.lab.shows("inhouse", "ActiveState") == state:
+                    return
+                await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def open_story(tmp_path: Path) -> AsyncIterator[Story]:
+    """A bare machine with a checkout's source at hand, a hub that has a model, and a Discord."""
+    model = make_tiny("llama", tmp_path / "tiny")
+    files = {each.name: each.read_bytes() for each in model.iterdir()}
+    with FakeHub() as hub:
+        hub.repos["acme/phi-4"] = Repo(files)
+        async with (
+            FakeDiscord() as server,
+            ConnectProxy(server.port) as proxy,
+            systemd_lab(tmp_path / "lab", {}) as lab,
+        ):
+            await lab.does("mkdir", OPERATOR)
+            yield Story(lab, server, proxy, hub)

@@ -1,0 +1,200 @@
+"""The shipped unit: sound, hardened, and installed, served, hurt, upgraded and taken away under a real systemd."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from bot.observability.file_descriptors import ENOUGH
+from tests.support.skips import NO_SYSTEMD
+from tests.support.systemd.booted_systemd import ROOT, why_not
+from tests.support.systemd.installed_service import DROPINS, SETTINGS, Story, open_story
+from tests.support.systemd.memory_pressure import memory_of
+
+UNIT = ROOT / "systemd" / "inhouse.service"
+MOST_EXPOSED = 1.5
+TOKEN_FILE = "/etc/credstore/DISCORD_BOT_TOKEN"
+
+
+def needs(reason: str, refused: bool = False) -> None:
+    """Skip for this reason, if there is one; in CI only where the machine refused, since the rest can be installed."""
+    if reason and "CI" in os.environ and not refused:
+        pytest.fail(f"{reason}, and CI must have it")
+    if reason:
+        pytest.skip(reason)
+
+
+def analyse(*words: str) -> subprocess.CompletedProcess[str]:
+    needs("" if shutil.which("systemd-analyze") else NO_SYSTEMD)
+    return subprocess.run(["systemd-analyze", "--no-pager", *words], capture_output=True, text=True, timeout=60)
+
+
+def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
+    here = tmp_path / UNIT.name  # a copy that starts what is there
+    here.write_text(UNIT.read_text("utf-8").replace("/opt/inhouse/bin/inhouse", "/bin/true"))
+    done = analyse("verify", str(here))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_unit_is_hardened() -> None:
+    done = analyse("security", "--offline=yes", str(UNIT))
+    found = re.search(r"exposure level for inhouse.service: ([\d.]+)", done.stdout)
+    assert found is not None, done.stdout + done.stderr
+    assert float(found[1]) <= MOST_EXPOSED
+
+
+@pytest.mark.fault(51)
+def test_the_unit_allows_as_many_descriptors_as_the_service_asks_for() -> None:
+    assert f"\nLimitNOFILE={ENOUGH}\n" in UNIT.read_text("utf-8")
+
+
+async def is_installed(story: Story, tmp_path: Path) -> None:
+    """The README's first half: it serves, with a model that was fetched for it and a token that only it was given."""
+    lab = story.lab
+    assert "making a virtual environment" in await story.follows("Install")
+    ours = await lab.does("stat", "-c", "%U:%G %a", "/etc/inhouse/.env", "/etc/credstore", "/usr/local/sbin/inhouse")
+    assert ours.splitlines() == ["root:inhouse 640", "root:root 700", "root:root 755"]
+    await story.follows("Tokens", story.server.token + "\n")
+    await story.settle(story.server.write_ca(tmp_path / "ca.pem").read_text())
+    await story.follows("Model and start")
+    assert await lab.shows("inhouse", "ActiveState") == "active"
+    assert await lab.shows("inhouse", "LimitNOFILESoft") == str(ENOUGH)
+    assert await lab.shows("inhouse", "UnitFileState") == "enabled"
+    assert "discord: reached" in await lab.shows("inhouse", "StatusText")
+    assert await lab.does("stat", "-c", "%U %a", "/var/lib/inhouse", "/var/cache/inhouse") == "inhouse 700\ninhouse 750"
+    await story.talks("the first canary sings")
+    assert "active (running)" in await story.follows("Looking after it")
+
+
+async def is_hurt(story: Story) -> None:
+    """An engine that dies, or is killed for its memory, costs the engine, and what was asked is answered."""
+    async with memory_of(story) as memory:
+        before = await story.signals("KILL", "engine")
+        await story.talks("the second canary sings")
+        assert (await story.pids())["main"] == before["main"]
+        before = await story.pids()
+        await memory.runs_out(before["engine"])
+        assert (await story.lab.tries("kill", "-0", str(before["engine"])))[0], "the engine's process lives"
+        await story.talks("the third canary sings")
+        assert (await story.pids())["main"] == before["main"]
+    assert await story.lab.shows("inhouse", "NRestarts") == "0"
+
+
+async def is_replaced(story: Story) -> None:
+    """A main process that dies or hangs costs a restart, and what was asked is answered."""
+    await story.lab.write(f"{DROPINS}/watchdog.conf", "[Service]\nWatchdogSec=10\n")  # for the next one
+    await story.lab.does("systemctl", "daemon-reload")
+    await story.signals("KILL", "main")
+    await story.talks("the fourth canary sings")
+    assert await story.lab.shows("inhouse", "NRestarts") == "1"
+    await story.signals("STOP", "main")
+    await story.talks("the fifth canary sings")
+    assert await story.lab.shows("inhouse", "NRestarts") == "2"
+
+
+async def reloads(story: Story) -> None:
+    """The settings are read again: wrong ones are refused, good ones hold."""
+    for line, logged, priority in (
+        ("INHOUSE_TOP_P=9", "The configuration was not reloaded", "3"),
+        ("INHOUSE_TOP_P=0.5", "The configuration was reloaded", "6"),
+        ("INHOUSE_DEVICE=auto", "INHOUSE_DEVICE: changed", "4"),
+    ):
+        before = len(await story.journal())
+        await story.add_settings(line)
+        await story.lab.does("systemctl", "reload", "inhouse")
+        assert (await story.is_logged(logged, before))["PRIORITY"] == priority
+        await story.becomes("active")
+
+
+async def is_backed_up(story: Story) -> None:
+    """A copy that holds what was said, made while the service goes on."""
+    lab, main = story.lab, await story.lab.shows("inhouse", "MainPID")
+    await story.follows("Backup")
+    copy = "/var/lib/inhouse/backup.db"
+    assert await lab.does("stat", "-c", "%U %a", copy) == "inhouse 600"
+    look = f"import sqlite3; print(sqlite3.connect('{copy}').execute('select text from turns').fetchall())"
+    assert "the first canary sings" in await lab.does("/opt/inhouse/bin/python", "-c", look)
+    assert await lab.shows("inhouse", "MainPID") == main
+
+
+async def keeps_tokens_otherwise(story: Story) -> None:
+    """The README's other two ways to give it a token."""
+    lab, token = story.lab, story.server.token
+    await story.follows("Tokens, encrypted")
+    assert (await lab.tries("test", "-e", TOKEN_FILE))[0]
+    assert token not in await lab.does("cat", "/etc/credstore.encrypted/DISCORD_BOT_TOKEN")
+    assert await lab.shows("inhouse", "ActiveState") == "active"
+    await lab.does("rm", f"{DROPINS}/sealed.conf", "/etc/credstore.encrypted/DISCORD_BOT_TOKEN")
+    await story.follows("Tokens, in an EnvironmentFile", f"DISCORD_BOT_TOKEN={token}\n")
+    assert await lab.does("stat", "-c", "%U:%G %a", "/etc/inhouse/tokens") == "root:root 600"
+    assert "discord: reached" in await lab.shows("inhouse", "StatusText")
+
+
+async def is_upgraded(story: Story) -> None:
+    """Another Inhouse over this one: the settings stay, the service goes on with the new code."""
+    lab = story.lab
+    settings, main = await lab.does("cat", SETTINGS), (await lab.shows("inhouse", "MainPID"))
+    told = await story.follows("Upgrade")
+    assert "restarting the service" in told
+    assert "making a virtual environment" not in told
+    assert await lab.does("cat", SETTINGS) == settings
+    assert await lab.shows("inhouse", "MainPID") != main
+    await lab.follows("/opt/inhouse/bin/python -c 'import bot; assert bot.UPGRADED'", "/")
+    await story.talks("the sixth canary sings")
+
+
+async def is_wrong(story: Story) -> None:
+    """What no restart cures is not restarted."""
+    await story.lab.does("systemctl", "stop", "inhouse")
+    assert await story.lab.shows("inhouse", "Result") == "success"
+    await story.lab.write("/etc/inhouse/tokens", "DISCORD_BOT_TOKEN=another-token\n", "600")
+    assert (await story.lab.tries("systemctl", "start", "inhouse"))[0] != 0
+    names = ("ActiveState", "ExecMainStatus", "NRestarts")
+    assert [await story.lab.shows("inhouse", name) for name in names] == ["failed", "78", "0"]
+    assert (await story.is_logged("Discord refused the bot's token"))["PRIORITY"] == "3"
+
+
+async def is_discreet(story: Story) -> None:
+    """The journal has what happened, under its priority, and nothing of what was said."""
+    entries = await story.journal()
+    told = json.dumps(entries)
+    assert {entry["PRIORITY"] for entry in entries if entry["SYSLOG_IDENTIFIER"] == "inhouse"} >= {"3", "4", "6"}
+    said = [re.sub(r"^<@\d+> ", "", message.content).strip() for message in story.said]
+    for secret in (story.server.token, *said):
+        assert len(secret) > 10
+        assert json.dumps(secret)[1:-1] not in told
+    assert "\\u001b" not in told, "colours"
+    assert not [entry for entry in entries if str(datetime.now(UTC).year) in entry["MESSAGE"]], "times"
+
+
+async def is_gone(story: Story) -> None:
+    """Nothing of ours is left on the machine."""
+    await story.follows("Uninstall")
+    places = "/etc /opt/inhouse /usr/local/sbin /var/lib /var/cache"
+    left = await story.lab.does("sh", "-c", f"find {places} -path '*inhouse*' -o -name '*_TOKEN' 2>/dev/null || true")
+    assert left == ""
+    assert (await story.lab.tries("id", "inhouse"))[0] != 0
+
+
+@pytest.mark.timeout(900)
+async def test_a_life_under_systemd_as_the_readme_tells_it(tmp_path: Path) -> None:
+    await asyncio.to_thread(needs, why_not(), "not allowed" in why_not())
+    async with open_story(tmp_path) as story:
+        await is_installed(story, tmp_path)
+        await is_hurt(story)
+        await is_replaced(story)
+        await reloads(story)
+        await is_backed_up(story)
+        await keeps_tokens_otherwise(story)
+        await is_upgraded(story)
+        await is_wrong(story)
+        await is_discreet(story)
+        await is_gone(story)
+        story.is_told()
+        assert not story.server.pings

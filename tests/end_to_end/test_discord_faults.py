@@ -96,7 +96,7 @@ async def test_a_button_stops_and_another_answers_again_after_a_restart(tmp_path
         house.gates.hold("hello/2")
         question = await house.ana.says(house.general, "hello", mention=True)
         await house.general.until(lambda: house.general.messages)
-        assert "Only ana" in await (await house.ben.clicks(house.general.messages[0], "Stop")).answered()
+        assert "Only `ana`" in await (await house.ben.clicks(house.general.messages[0], "Stop")).answered()
         assert await (await house.ana.clicks(house.general.messages[0], "Stop")).answered() == "Stopped."
         await house.answer_to(question)
     async with open_house(tmp_path, server, earlier=house) as again:

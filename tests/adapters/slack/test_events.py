@@ -251,7 +251,7 @@ async def test_what_slack_does_not_tell_in_time_is_left_out() -> None:
             event = await stage.core.message(2)
             assert (event.message_id, event.text, event.author.name) == (said.ts, "hm", "someone")
             assert event.remark == (
-                "a.txt could not be fetched from Slack in time, so I left it out. "
+                "`a.txt` could not be fetched from Slack in time, so I left it out. "
                 "I could not read what was said before this."
             )
             await acknowledged(stage, 3)

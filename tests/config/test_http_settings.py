@@ -56,7 +56,7 @@ def test_an_address_that_others_can_reach_needs_a_token(configured: Set) -> None
 def test_a_token_that_could_be_guessed_is_refused_and_not_shown(configured: Set) -> None:
     configured(HTTP_TOKEN="guess-me")
     assert complaint().startswith(
-        "INHOUSE_HTTP_TOKEN (the environment) is not usable; it must be 16 or more characters"
+        "INHOUSE_HTTP_TOKEN (the environment) is not a token; it must be 16 or more characters"
     )
     assert "guess-me" not in complaint()
 

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.fault(53), pytest.mark.timeout(60)]
 @pytest.mark.parametrize("kind", OTHERS)
 def test_something_else_in_the_place_of_env_is_a_mistake(kind: str) -> None:
     OTHERS[kind](Path.cwd() / ".env")
-    with pytest.raises(ConfigError, match=r"^\.env cannot be read: .*; make it readable, or take it away$"):
+    with pytest.raises(ConfigError, match=r"^\.env cannot be read: .*; make it readable, or remove it$"):
         load_settings()
 
 

@@ -112,4 +112,4 @@ def test_why_a_command_failed_is_an_error_in_the_journal(tmp_path: Path, monkeyp
         command = [sys.executable, "-m", "bot.cli", "run"]
         assert subprocess.run(command, stderr=stream, timeout=60).returncode == 78
         (line,) = written(stream)
-    assert line.startswith("<3>inhouse: There is no platform to serve")
+    assert line.startswith("<3>inhouse: No platform is configured")

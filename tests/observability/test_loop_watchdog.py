@@ -67,8 +67,8 @@ async def test_a_loop_that_is_held_up_is_told_once_with_the_place(caplog: pytest
         await asyncio.sleep(0.3)
     held, again = lines(caplog)
     assert re.match(
-        r"The event loop has been held up for \d\.\d s at tests/observability/test_loop_watchdog\.py:\d+ stands_here < "
-        r"tests/observability/test_loop_watchdog\.py:\d+ test_a_loop_that_is_held_up_\w+ < asyncio/events\.py:\d+ _run",
+        r"The event loop has been held up for \d\.\d s at observability/test_loop_watchdog\.py:\d+ stands_here < "
+        r"observability/test_loop_watchdog\.py:\d+ test_a_loop_that_is_held_up_\w+ < asyncio/events\.py:\d+ _run",
         held,
     )
     assert re.fullmatch(r"The event loop was held up for \d\.\d s", again)

@@ -99,7 +99,7 @@ async def house(tiny: dict[str, Path], tmp_path: Path) -> AsyncIterator[House]:
 async def test_a_channel_that_switches_to_it_gets_a_sentence_and_the_model_before(house: House) -> None:
     here, there = house.team, house.team.elsewhere(channel="there")
     await there.says("ben", "Where are the keys?")
-    assert "toxic answers here from now on" in await here.told("model", "toxic")
+    assert "toxic answers here now" in await here.told("model", "toxic")
     await here.says("ana", "Who wrote this?")
     await there.says("ben", "And when?")
     answer = await here.reply_to("Who wrote this?")

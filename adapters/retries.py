@@ -1,4 +1,4 @@
-"""Retries of calls after the seconds that a platform names, and waits that end early when an adapter closes."""
+"""Retries calls after the delay that the platform requests, and sleeps that end early when the adapter closes."""
 
 import asyncio
 import contextlib
@@ -13,11 +13,11 @@ from bot.types.errors import RetryLater
 
 log = logging.getLogger(__name__)
 
-set_on_retry_hooks(())  # else stamina logs and counts each retry, beside our own log and metrics
+set_on_retry_hooks(())  # disable stamina's own logging and metrics of retries
 
 
 async def retried(call: Callable[[], Awaitable[None]], tries: int) -> None:
-    """Make a call up to `tries` times while it raises RetryLater, each time waiting longer. Raises AdapterError."""
+    """Make up to `tries` calls while they raise RetryLater; wait n times the requested delay. Raises AdapterError."""
     number = count(1)
 
     def backoff(error: Exception) -> float | bool:
@@ -32,7 +32,7 @@ async def retried(call: Callable[[], Awaitable[None]], tries: int) -> None:
 
 
 async def sleep_unless(closing: asyncio.Event, seconds: float) -> None:
-    """Sleep, but not beyond the moment that `closing` is set."""
+    """Sleep for `seconds`, or until `closing` is set."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):  # wait_for can swallow a cancellation
+        async with asyncio.timeout(seconds):  # asyncio.wait_for can swallow a cancellation
             await closing.wait()

@@ -1,16 +1,14 @@
-"""`python -m bench.adapters --platform discord|slack`: what an adapter, and all of ours behind it, adds to the engine's
-time.
+"""`python -m bench.adapters --platform discord|slack`: measures the time that the adapter and the service add.
 
-A fake platform with its real limits runs here; the service, with an engine that keeps a set pace, runs in a process of
-its own. Questions are asked in eight channels at once, again and again. The table tells, in milliseconds, when the
-typing indicator (Slack: the status) came, when the first words, our share of that (what the engine did not use), and
-when the final text was there, after the last token. Then: how many calls were refused with 429, and the worst lag of
-the service's event loop. On Slack also how long 1,000 envelopes waited for their acknowledgement, while a real model is
-being loaded and eight answers are streamed.
+A fake platform with realistic limits runs here; the service, with an engine of fixed speed, runs in a separate process.
+Questions come in eight channels at once, in several rounds. The table shows, in milliseconds: the typing indicator
+(Slack: the status), the first words, our share of that (without the engine's time), and the final text after the last
+token. Then the number of 429s and the worst lag of the service's event loop. On Slack also how long 1,000 envelopes
+waited for their acknowledgement, while a real model loads and eight answers are streamed.
 
 With `--burst`: 320 events in one second (on Slack a mention is two), from 60 people in as many channels, while 16
-answers are streamed; how long after its sending each was stored and, on Slack, acknowledged. `--model` chooses who
-answers, a script or a real SmolLM2. Without `--model` and `--platform` both are measured on both platforms.
+answers are streamed; prints the time from each event to its storage and, on Slack, to its acknowledgement. `--model`
+selects a scripted engine or the real SmolLM2. Without `--model` and `--platform`, measures both on both platforms.
 """
 
 import argparse
@@ -40,19 +38,19 @@ from tests.support.fakes.slack_server import Person as SlackPerson
 
 ROUNDS = 25
 SLACK_ROUNDS, SLACK_PAUSE_S = 6, 25.0
-"""Slack takes twenty streams a minute, so there are pauses."""
+"""Slack allows twenty streams per minute, so rounds pause."""
 ENVELOPES, ENVELOPE_GAP_S = 1000, 0.02
 EVENTS, ASKING, STREAMING = 320, 60, 16
-"""The burst: events in its second, people (in a channel each), answers that are streamed meanwhile."""
+"""The burst: events in one second, people (each in a channel), and answers that are streamed at the same time."""
 LONG = 1000
-"""Words, or tokens, of an answer that is still being streamed at the end of the burst."""
+"""Words, or tokens, of an answer that is still streaming at the end of the burst."""
 PATIENCE_S = 150
 POST = "/channels/{channel_id}/messages"
 
 
 @dataclass
 class Asked:
-    """A question and what came of it, in Unix seconds."""
+    """A question and the times of its answer, in Unix seconds."""
 
     text: str
     at: float
@@ -62,7 +60,7 @@ class Asked:
 
 
 async def ask_on_discord(server: FakeDiscord, who: Person, where: Channel, text: str) -> Asked:
-    """Ask, and wait for the whole answer."""
+    """Asks, and waits for the whole answer."""
     typed, answered = len(where.typing), len(where.messages)
     message = await who.says(where, text, mention=True)
     await server.until(lambda: len(where.messages) > answered and "Regenerate" in labels(where.messages[-1]), 120)
@@ -71,12 +69,12 @@ async def ask_on_discord(server: FakeDiscord, who: Person, where: Channel, text:
 
 
 def labels(message: Message) -> list[str]:
-    """The buttons under a message."""
+    """The labels of a message's buttons."""
     return [str(button.get("label")) for button in message.buttons]
 
 
 async def ask_on_slack(server: FakeSlack, who: SlackPerson, where: SlackChannel, text: str) -> Asked:
-    """Ask, and wait for the whole answer."""
+    """Asks, and waits for the whole answer."""
     message = await who.says(where, text, mention=True)
     thread = message.ts
 
@@ -90,19 +88,19 @@ async def ask_on_slack(server: FakeSlack, who: SlackPerson, where: SlackChannel,
 
 
 async def started(errand: Errand) -> Process:
-    """The service."""
+    """Starts the service's process."""
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.serving", json.dumps(asdict(errand)), stdin=PIPE, stdout=PIPE
     )
 
 
 def texts_of(rounds: int) -> list[list[str]]:
-    """What is asked, round by round."""
+    """The questions, round by round."""
     return [[f"question {turn} of {number}" for number in range(CHANNELS)] for turn in range(rounds)]
 
 
 def table(asked: Sequence[Asked], begun: Mapping[str, float], ended: Mapping[str, float]) -> None:
-    """Print it."""
+    """Prints the table."""
     print(f"{len(asked)} answers in {CHANNELS} channels at once; ms" + f"{'median':>21}{'p90':>9}{'worst':>9}")
     print(row("typing indicator", [each.typing - each.at for each in asked]))
     print(row("first words", [each.first - each.at for each in asked]))
@@ -112,7 +110,7 @@ def table(asked: Sequence[Asked], begun: Mapping[str, float], ended: Mapping[str
 
 
 def lag_line(lag: Sequence[float]) -> str:
-    """The event loop's lag."""
+    """The event loop's lag as text."""
     return f"lag of the event loop: 99.9 % below {lag[0] * 1000:.0f} ms, worst {lag[1] * 1000:.0f} ms"
 
 
@@ -124,7 +122,7 @@ def row(name: str, seconds: Sequence[float]) -> str:
 
 
 async def discord(root: Path) -> None:
-    """Measure and print."""
+    """Measures Discord and prints the results."""
     async with FakeDiscord() as server:
         people = [server.user(f"person-{number}") for number in range(CHANNELS)]
         channels = [server.text_channel(f"channel-{number}") for number in range(CHANNELS)]
@@ -138,7 +136,7 @@ async def discord(root: Path) -> None:
         for turn in texts:
             at_once = zip(people, channels, turn, strict=True)
             asked += await asyncio.gather(*(ask_on_discord(server, *each) for each in at_once))
-        out, _ = await process.communicate(b"")  # the end of its stdin
+        out, _ = await process.communicate(b"")  # ends its stdin
         measured = json.loads(out)
         table(asked, measured["begun"], measured["ended"])
         print(f"429s: {server.rate_limited}; calls of Discord: {len(server.calls)}")
@@ -146,7 +144,7 @@ async def discord(root: Path) -> None:
 
 
 async def slack(root: Path) -> None:
-    """Measure and print."""
+    """Measures Slack and prints the results."""
     async with FakeSlack() as server:
         people = [server.user(f"person-{number}") for number in range(CHANNELS)]
         channels = [server.channel(f"channel-{number}") for number in range(CHANNELS)]
@@ -162,7 +160,7 @@ async def slack(root: Path) -> None:
             at_once = zip(people, channels, turn, strict=True)
             asked += await asyncio.gather(*(ask_on_slack(server, *each) for each in at_once))
             await asyncio.sleep(SLACK_PAUSE_S)
-        out, _ = await process.communicate(b"")  # the end of its stdin
+        out, _ = await process.communicate(b"")  # ends its stdin
         measured = json.loads(out)
         table(asked, measured["begun"], measured["ended"])
         print(f"429s: {server.rate_limited}; calls of Slack: {len(server.calls)}")
@@ -173,7 +171,7 @@ async def slack(root: Path) -> None:
 async def acks(
     server: FakeSlack, people: Sequence[SlackPerson], channels: Sequence[SlackChannel], errand: Errand
 ) -> None:
-    """A busy team, while a model is being loaded and eight answers are streamed."""
+    """Measures acknowledgements while a model loads and eight answers are streamed."""
     process = await started(errand)
     await server.until(lambda: server.sockets.online, 60)
     before = len(server.acks)
@@ -193,8 +191,8 @@ async def acks(
 
 
 async def burst(root: Path, platform: str, name: str, model: str) -> None:
-    """Hundreds of questions in one second, while answers are streamed."""
-    # Any: the two fakes are used in the same way, but no type is common to both
+    """Measures hundreds of questions in one second, while answers are streamed."""
+    # Any: the two fakes have the same methods but no common type
     fake: Any = FakeDiscord() if platform == "discord" else FakeSlack()
     async with fake as server:
         new_channel = server.text_channel if platform == "discord" else server.channel
@@ -220,7 +218,7 @@ async def burst(root: Path, platform: str, name: str, model: str) -> None:
             await asyncio.sleep(1.0)
             if rows(root / "state", "SELECT count(*) FROM inbox") == [(len(sent) + STREAMING,)]:
                 break
-        await asyncio.sleep(1.0)  # the last acknowledgements
+        await asyncio.sleep(1.0)  # time for the last acknowledgements
         out, _ = await process.communicate(b"")
         measured = json.loads(out)
         print(f"{platform}: {len(sent)} questions in {took:.1f} s, {STREAMING} answers of {name} are streamed; ms")
@@ -233,7 +231,7 @@ async def burst(root: Path, platform: str, name: str, model: str) -> None:
 
 
 def ways_to(server: Any, root: Path) -> dict[str, Any]:
-    """How an errand reaches a fake."""
+    """The Errand fields that connect a service to a fake."""
     if isinstance(server, FakeSlack):
         return {"settings": {name: str(value) for name, value in server.settings().items()}}
     authority = str(server.write_ca(root / "ca.pem"))
@@ -241,7 +239,7 @@ def ways_to(server: Any, root: Path) -> dict[str, Any]:
 
 
 def acknowledged(server: FakeSlack, sent: Collection[str]) -> None:
-    """Print how long the events of these messages waited for Slack's first acknowledgement."""
+    """Prints how long the events of these messages waited for their first acknowledgement by Slack."""
     events = {each.event_id for each in server.sockets._envelopes if each.payload["event"].get("ts") in sent}
     first = {each.event_id: each.seconds for each in server.acks if each.event_id in events and each.attempt == 0}
     print(row("from an event to its acknowledgement", [first.get(each, math.inf) for each in events]))
@@ -250,7 +248,7 @@ def acknowledged(server: FakeSlack, sent: Collection[str]) -> None:
 
 
 def main() -> None:
-    """Measure a platform."""
+    """Runs the benchmark of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--platform", choices=["discord", "slack"])
     parser.add_argument("--burst", action="store_true")

@@ -1,4 +1,4 @@
-"""What the benches share: the model, an engine, and a clock on its answers."""
+"""Shared helpers of the benchmarks: the model, an engine, and timed answers."""
 
 import argparse
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from bot.types.messages import Prompt, Role, SamplingParams, Turn, Usage
 
 @dataclass(frozen=True)
 class Timed:
-    """An answer, and how many seconds its first text took."""
+    """An answer, and the seconds until its first text."""
 
     text: str
     first_s: float
@@ -26,16 +26,16 @@ class Timed:
 
 @dataclass(frozen=True)
 class Options:
-    """What was said on the command line."""
+    """Options of the command line."""
 
     model: Path
     dtype: str
 
 
 def options(description: str, *more: argparse.ArgumentParser) -> Options:
-    """The model (smollm2 from the cache, fetched if need be, unless --model DIRECTORY names another) and --dtype.
+    """Parses --model (default: smollm2 from the cache, downloaded if missing) and --dtype.
 
-    more: what else may be said.
+    more: parsers of further options.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {description}", parents=more)
     parser.add_argument("--model", type=Path, help="directory of a model; smollm2 without it")
@@ -47,7 +47,7 @@ def options(description: str, *more: argparse.ArgumentParser) -> Options:
 
 
 def conversation(said: Sequence[str], system: str = "") -> Prompt:
-    """User and assistant in turns, the user first."""
+    """A conversation of alternating user and assistant turns, the user first."""
     roles = (Role.USER, Role.ASSISTANT)
     turns = (Turn(roles[n % 2], "", text, str(n), float(n)) for n, text in enumerate(said))
     return Prompt(system, tuple(turns))
@@ -56,7 +56,7 @@ def conversation(said: Sequence[str], system: str = "") -> Prompt:
 async def ask(
     engine: EngineProcess, request_id: str, prompt: Prompt, max_tokens: int, only_first: bool = False
 ) -> Timed:
-    """One greedy answer; with `only_first` it is stopped at its first text."""
+    """One greedy answer; with `only_first` it is aborted at its first text."""
     params = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=max_tokens)
     began = perf_counter()
     text, first_s = "", 0.0
@@ -72,4 +72,4 @@ async def ask(
 
 
 def unseen(progress: LoadProgress) -> None:
-    """For loads whose progress nobody watches."""
+    """Ignores the progress of a load."""

@@ -1,8 +1,8 @@
-"""`python -m bench.bare DIRECTORY`: transformers' continuous batching alone, with the settings that matter on a GPU.
+"""`python -m bench.bare DIRECTORY`: measures transformers' continuous batching alone, with its GPU settings.
 
-Greedy, 128 tokens a conversation, ids that stand for nothing. Prints tokens a second at each number of conversations.
---graphs and --ahead switch CUDA graphs and the preparing of the next step beside the running one on; both need a GPU.
-`bench.gpu` runs it with and without them, in processes of their own.
+Greedy, 128 tokens per conversation, arbitrary prompt ids. Prints tokens per second for each number of conversations.
+--graphs enables CUDA graphs, --ahead prepares the next step during the running one; both need a GPU. `bench.gpu` runs
+it with and without them, in separate processes.
 """
 
 import argparse
@@ -20,7 +20,7 @@ TOKENS = 128
 
 
 class Outputs(OutputRouter):
-    """The cheapest way out of the manager."""
+    """Output router of the manager with the least overhead."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Outputs(OutputRouter):
 
 
 def manager(model: Any, given: argparse.Namespace) -> Any:
-    """One that is running."""
+    """Starts a batching manager."""
     made = model.init_continuous_batching(
         GenerationConfig(do_sample=False, max_new_tokens=TOKENS, eos_token_id=-1),
         ContinuousBatchingConfig(
@@ -53,7 +53,7 @@ def manager(model: Any, given: argparse.Namespace) -> Any:
 
 
 def at_once(running: Any, number: int, tag: str) -> float:
-    """Tokens a second of so many conversations."""
+    """Tokens per second of `number` conversations."""
     began, made, left = perf_counter(), 0, number
     for place in range(number):
         ids = [5 + (7 * step + place) % 1000 for step in range(40)]
@@ -68,7 +68,7 @@ def at_once(running: Any, number: int, tag: str) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(prog="python -m bench.bare")
     parser.add_argument("model", type=Path)
     parser.add_argument("--device", default="cuda")

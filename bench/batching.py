@@ -1,10 +1,10 @@
-"""`python -m bench.batching`: what batching brings, and what our path costs.
+"""`python -m bench.batching`: measures the gain of batching and the overhead of the service.
 
-Eight conversations, greedy, the same answer lengths, five rounds, interleaved: one after another with generate(); at
-once in transformers' batching manager, bare; at once through the whole service (storage, queue, worker, the engine's
-process, prompts, decoding, replies). Prints tokens a second and the two ratios that the project promises. --dtype: auto
-is what suits the machine; where that is packed weights, only ours has them, and the others have what suits them best.
-Then sixteen conversations through the service, and how late its event loop was meanwhile.
+Eight greedy conversations with equal answer lengths, in five interleaved rounds: one after another with generate(); at
+once in transformers' batching manager alone; at once through the whole service (storage, queue, worker, engine process,
+prompts, decoding, replies). Prints tokens per second and the two ratios with their targets. --dtype: auto selects the
+best for the machine; where that is packed weights, only ours uses them, and the others use the best unpacked dtype.
+Then sends sixteen conversations through the service and measures the lag of its event loop.
 """
 
 import asyncio
@@ -32,15 +32,15 @@ SUBJECTS = ("the sea", "a lighthouse", "two brothers", "an old clock", "the moon
 
 
 def questions(round_number: int) -> list[str]:
-    """Prompts that no earlier round used, so that nothing is found in a cache."""
+    """Prompts that differ from all earlier rounds, so that no cache contains them."""
     return [f"{round_number}: write a long story about {subject}." for subject in SUBJECTS]
 
 
 class Bare:
-    """generate() and the bare batching manager, on one model in this process.
+    """generate() and the batching manager alone, on one model in this process.
 
-    Each computes on a thread of its own, and loading and generate() on threads that end: more than one with helpers
-    would slow down all of them (`bot.engine.cpu.compute_threads`).
+    The manager computes on its own thread; loading and generate() run on threads that end: more than one thread with
+    OpenMP helpers would slow down all of them (`bot.engine.cpu.compute_threads`).
     """
 
     def __init__(self, path: str, dtype: str) -> None:
@@ -62,7 +62,7 @@ class Bare:
         self._manager.start()
 
     def one_after_another(self, texts: list[str]) -> float:
-        """Tokens a second."""
+        """Tokens per second with generate()."""
         began, made = perf_counter(), 0
         for ids in self._ids(texts):
             tensor = torch.tensor([ids])
@@ -71,7 +71,7 @@ class Bare:
         return _speed(made, len(texts), perf_counter() - began)
 
     def at_once(self, texts: list[str]) -> float:
-        """Tokens a second."""
+        """Tokens per second with the batching manager."""
         prompts = self._ids(texts)
         began, made, left = perf_counter(), 0, len(prompts)
         for ids in prompts:
@@ -92,7 +92,7 @@ class Bare:
 
 
 async def ours(platform: Platform, texts: list[str]) -> float:
-    """Tokens a second through the service."""
+    """Tokens per second through the service."""
     began = perf_counter()
     answers = await asyncio.gather(*(platform.ask(text) for text in texts))
     return _speed(sum(usage.generated_tokens for usage in answers), len(texts), perf_counter() - began)
@@ -105,7 +105,7 @@ def _speed(made: int, answers: int, seconds: float) -> float:
 
 
 def show(label: str, serial: float, batched: float, through: float) -> None:
-    """One line of tokens a second."""
+    """Prints one line of tokens per second."""
     print(
         f"{label:9}  generate() {serial:6.1f}   bare manager {batched:6.1f}   ours {through:6.1f}   tokens/s",
         flush=True,
@@ -113,7 +113,7 @@ def show(label: str, serial: float, batched: float, through: float) -> None:
 
 
 async def main() -> None:
-    """Measure and print."""
+    """Measures and prints."""
     given = options("bench.batching")
     hardware = detect("cpu")
     dtype, theirs = (choose_dtype(given.dtype, each) for each in (hardware, replace(hardware, packs=False)))
@@ -122,7 +122,7 @@ async def main() -> None:
     rows: list[tuple[float, float, float]] = []
     try:
         async with house(given.model, TOKENS, dtype) as platform:
-            for number in range(ROUNDS + 1):  # the first one warms up
+            for number in range(ROUNDS + 1):  # the first round is a warm-up
                 texts = questions(number)
                 serial = await asyncio.to_thread(apart, partial(bare.one_after_another, texts))
                 batched = await asyncio.to_thread(bare.at_once, texts)
@@ -135,7 +135,7 @@ async def main() -> None:
     finally:
         bare.close()
     show("median", *(median(column) for column in zip(*rows[1:], strict=True)))
-    # Of each round, whose three ran side by side: a machine's speed changes between rounds.
+    # Ratios within each round, because a machine's speed changes between rounds.
     by_serial = median(through / serial for serial, _, through in rows[1:])
     by_batched = median(through / batched for _, batched, through in rows[1:])
     print(f"ours / generate()     {by_serial:5.2f}   (the rounds' median; promised: at least 3.5)")

@@ -1,11 +1,11 @@
-"""`python -m bench.gpu`: what one card does with Phi-4 and Mistral at their real size. No network, below ten minutes.
+"""`python -m bench.gpu`: measures Phi-4 and Mistral at full size on one GPU, without network, in under ten minutes.
 
-Random weights are written to a throw-away directory and loaded by our engine as a download would be. For each model:
-load time, memory against the catalog's estimate, tokens a second at 1, 8 and 32 conversations with the share of what
-the card's memory bandwidth allows, the first token at 2,000 tokens of history with and without the prefix in the cache,
-and, for comparison, generate() one after another and the library's manager alone, with CUDA graphs and without. At
-last the out-of-memory ladder, on a card that somebody else filled, and a conversation that comes back after the KV
-cache had no more room for it.
+Writes random weights to a temporary directory and loads them with our engine like a download. Prints for each model:
+load time, memory compared with the catalog's estimate, tokens per second at 1, 8 and 32 conversations with the share of
+the limit that memory bandwidth sets, the first token at 2,000 tokens of history with and without a cached prefix, and,
+for comparison, generate() and the library's batching manager alone, with CUDA graphs and without. Finally it tests
+out-of-memory handling on a GPU that another allocation filled, and a conversation that returns after the KV cache
+evicted it.
 """
 
 import argparse
@@ -31,7 +31,7 @@ GB = 1e9
 
 
 def bandwidth() -> float:
-    """Bytes a second that a copy on the card moves, read and written."""
+    """Bytes per second that a copy on the GPU reads and writes."""
     source = torch.empty(2 * 1024**3, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     times = []
@@ -45,16 +45,16 @@ def bandwidth() -> float:
 
 
 def say(text: str) -> None:
-    """One line, at once."""
+    """Prints a line and flushes."""
     print(text, flush=True)
 
 
 def progress(state: LoadProgress) -> None:
-    """Nobody watches."""
+    """Ignores the progress of a load."""
 
 
 async def at_once(engine: EngineProcess, number: int, tag: str) -> tuple[float, float, float]:
-    """Tokens a second of `number` conversations at once; median and worst seconds to the first text."""
+    """Tokens per second of `number` conversations at once; median and worst seconds to the first text."""
     prompts = [conversation([f"{tag} {place}: tell me about {WORDS}"]) for place in range(number)]
     began = time.perf_counter()
     answers = await asyncio.gather(
@@ -66,12 +66,12 @@ async def at_once(engine: EngineProcess, number: int, tag: str) -> tuple[float, 
 
 
 async def first_token(engine: EngineProcess, said: list[str], tag: str) -> Timed:
-    """The first text of an answer to a history."""
+    """Times the first text of an answer to a history."""
     return await ask(engine, tag, conversation(said), 8, only_first=True)
 
 
 async def turns(engine: EngineProcess) -> None:
-    """First token of the next turn, found in the cache and not."""
+    """Times the first token of a turn with a cached prefix and without."""
     for attempt in range(3):
         words = f"{attempt} {WORDS} "
         said = [words * (HISTORY // 24), "yes", "and then?"]
@@ -84,7 +84,7 @@ async def turns(engine: EngineProcess) -> None:
 
 
 async def evicted(name: str, folder: Path) -> None:
-    """First token of a conversation that the KV cache had no more room for, with and without RAM that kept it."""
+    """Times the first token of a conversation that the KV cache evicted, with and without offloading to RAM."""
     for offload_mb in (0, 8000):
         engine = EngineProcess()
         source = ModelSource(name, str(folder), device="cuda", kv_cache_mb=1000, kv_offload_mb=offload_mb)
@@ -101,7 +101,7 @@ async def evicted(name: str, folder: Path) -> None:
 
 
 def serially(folder: Path) -> float:
-    """Tokens a second of plain generate(), in a process of its own."""
+    """Tokens per second of plain generate(), in a separate process."""
     code = (
         "import sys, time, torch\n"
         "from transformers import AutoModelForCausalLM\n"
@@ -119,7 +119,7 @@ def serially(folder: Path) -> float:
 
 
 def bare(folder: Path, *flags: str) -> str:
-    """The library's manager alone, in a process of its own: tokens a second at each number of conversations."""
+    """Runs the library's manager alone in a separate process: tokens per second for each number of conversations."""
     command = [sys.executable, "-m", "bench.bare", str(folder), *flags]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -132,7 +132,7 @@ def bare(folder: Path, *flags: str) -> str:
 
 
 async def ladder(engine: EngineProcess) -> None:
-    """Somebody else fills the card; a long prompt meets that; then the room is there again."""
+    """Fills the GPU's memory, sends a long prompt, frees the memory, and asks again."""
     free, _ = torch.cuda.mem_get_info()
     hog = torch.empty(int(free - 0.3 * GB), dtype=torch.uint8, device="cuda")
     said = [(WORDS + " ") * 900]
@@ -153,7 +153,7 @@ def size_of(folder: Path) -> int:
 
 
 async def measure(engine: EngineProcess, name: str, folder: Path, limit: float, compare: bool) -> LoadedModel:
-    """All figures of one model."""
+    """Measures one model and prints all figures."""
     loaded = await engine.load(ModelSource(name, str(folder), device="cuda"), progress)
     stats = await engine.stats()
     weights = size_of(folder)
@@ -181,7 +181,7 @@ async def measure(engine: EngineProcess, name: str, folder: Path, limit: float, 
 
 
 async def main() -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu")
     parser.add_argument("--models", default="phi-4,mistral-7b-instruct-v0.3", help="names, separated by commas")
     parser.add_argument("--layers", type=int, help="so many layers only, for a small card")

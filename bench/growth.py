@@ -1,9 +1,9 @@
-"""`python -m bench.growth`: what the engine's process takes over a thousand requests of all lengths.
+"""`python -m bench.growth`: measures the engine process's memory over a thousand requests of all lengths.
 
-Requests of 5 to 1,500 tokens with answers of 1 to 120, up to eight at once, stopped now and then, some of them the next
-turns of conversations. Prints the resident size every hundred requests, how much of it the KV cache is (Linux), and by
-how much all of it, and all but the cache, was larger in the last five hundred than ever before (promised: below 3 %).
-The cache goes up and down with who is being answered, below its limit. --requests: another number.
+Sends requests of 5 to 1,500 tokens with answers of 1 to 120, up to eight at once; some are aborted, some continue a
+conversation. Prints the resident size every hundred requests, the KV cache's part of it (Linux), and the growth of the
+last five hundred over the first, with and without the cache (target: below 3 %). The cache grows and shrinks with the
+running requests, up to its limit. --requests sets another number.
 """
 
 import argparse
@@ -21,7 +21,7 @@ WORDS = ("sea", "keeper", "lamp", "stairs", "harbour", "letter", "wind", "evenin
 
 
 class Team:
-    """People who ask, each with conversations of their own."""
+    """Users who ask, each with conversations of their own."""
 
     def __init__(self, engine: EngineProcess, requests: int) -> None:
         self._engine, self._left, self._requests = engine, requests, requests
@@ -29,10 +29,10 @@ class Team:
         self.sizes: list[int] = []
         """MB, every hundred requests."""
         self.without_cache: list[int] = []
-        """The same without the KV cache, where the system tells."""
+        """The same without the KV cache, where the system reports it."""
 
     async def ask(self) -> None:
-        """Ask until there have been enough requests."""
+        """Asks until the number of requests is reached."""
         said: list[str] = []
         while self._left:
             self._left -= 1
@@ -61,7 +61,7 @@ class Team:
 
 
 def cache_mb(engine: EngineProcess) -> int | None:
-    """What the KV cache has in memory: mappings that want no huge pages. None where the system does not tell."""
+    """MB of resident KV cache: mappings with the flag for no huge pages. None where the system does not report it."""
     rss = cache = 0
     try:
         lines = Path(f"/proc/{engine.pid}/smaps").read_text().splitlines()
@@ -76,7 +76,7 @@ def cache_mb(engine: EngineProcess) -> int | None:
 
 
 async def main() -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--requests", type=int, default=1000)
     requests = parser.parse_known_args()[0].requests

@@ -1,7 +1,6 @@
-"""The whole service with a platform that costs nothing, so that what is measured is ours.
+"""Runs the whole service on a platform without latency, so that a benchmark measures only our code.
 
-In: questions, each in a channel of its own or in one that was named. Out: the usage of their answers when they are
-final, and what is shown of them meanwhile.
+`Platform.ask` returns the usage of a final answer, and reports its text as it grows.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ from bot.types.messages import Accepted, ConversationKey, IncomingMessage, Perso
 
 
 class Platform:
-    """Takes every post and update at once, and wants the next one not before `interval_s`."""
+    """Accepts every post and update at once; updates come at intervals of at least `interval_s`."""
 
     platform = "bench"
 
@@ -34,7 +33,7 @@ class Platform:
         self._watchers: dict[str, Callable[[str], None]] = {}
 
     async def ask(self, text: str, channel: str = "", watch: Callable[[str], None] = lambda shown: None) -> Usage:
-        """Ask in a channel, by default one of its own; what the answer took. `watch` gets the text as it grows."""
+        """Asks in a channel (default: a new one); the usage of the answer. Calls `watch` with the text as it grows."""
         core, number = await self._core, next(self._numbers)
         self._ended[str(number)] = asyncio.get_running_loop().create_future()
         self._watchers[str(number)] = watch
@@ -71,7 +70,7 @@ class Platform:
 
 @asynccontextmanager
 async def house(model: Path, tokens: int, dtype: str, interval_s: float = 1.0) -> AsyncIterator[Platform]:
-    """A running service on a throw-away state directory, greedy, on the CPU."""
+    """Runs a service with a temporary state directory, greedy, on the CPU."""
     with tempfile.TemporaryDirectory() as state:
         settings = load_settings(
             model=str(model),
@@ -91,7 +90,7 @@ async def house(model: Path, tokens: int, dtype: str, interval_s: float = 1.0) -
             answered = asyncio.create_task(platform.ask("Are you there?"))
             await asyncio.wait([running, answered], return_when=asyncio.FIRST_COMPLETED)
             if running.done():
-                await running  # raises what went wrong
+                await running  # raises the service's exception
             yield platform
         finally:
             service.stop()

@@ -1,9 +1,9 @@
-"""`python -m bench.kills --kills 200 --seed 1`: the service, killed at random points while people talk to it.
+"""`python -m bench.kills --kills 200 --seed 1`: kills the service at random points while people talk to it.
 
-In: how often, and a seed. Out: a line of progress for each house, then a table of what became of the questions; exit
-status 1 if one was lost, answered twice or in the wrong place, if somebody was pinged, or if the database is not what
-it should be. The service is the real one with the real adapters, in a process of its own, on a scripted engine; the
-fakes of both platforms live on. It moves into a house with nothing stored every 25 kills.
+Runs the real service with the real adapters and a scripted engine in a separate process; the fakes of both platforms
+keep running. Starts with an empty state directory every 25 kills. Prints progress and a table of the results. Exit
+status 1 if a question was lost, answered twice or in the wrong place, if anyone was pinged, or if the database is
+inconsistent.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from tests.support.crash.random_kills import storm
 
 KILLS_A_HOUSE = 25
 AT_ONCE = (1, 1, 2, 3)
-"""So many kills come before everything that is owed is waited for."""
+"""Number of kills before it waits for all pending answers."""
 
 
 @dataclass
 class Tally:
-    """What came of all houses."""
+    """Sums over all state directories."""
 
     kills: int = 0
     starts: int = 0
@@ -39,7 +39,7 @@ class Tally:
 
 
 async def one_house(root: Path, seed: int, kills: int, tally: Tally) -> None:
-    """Kill a service so often, and judge it in the end."""
+    """Kills a service `kills` times, then judges all answers."""
     chance, left = Random(seed), kills
     async with open_house(root, "discord", "slack") as house:
         while left:
@@ -63,7 +63,7 @@ async def one_house(root: Path, seed: int, kills: int, tally: Tally) -> None:
 
 
 async def run(kills: int, seed: int) -> Tally:
-    """All houses, one after the other."""
+    """Runs all state directories in sequence."""
     tally, began = Tally(), time.monotonic()
     for number, first in enumerate(range(0, kills, KILLS_A_HOUSE)):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
@@ -79,7 +79,7 @@ async def run(kills: int, seed: int) -> Tally:
 
 
 def table(tally: Tally, seconds: float) -> str:
-    """The result."""
+    """The result as text."""
     rows = {
         "kills": tally.kills,
         "starts": tally.starts,
@@ -95,7 +95,7 @@ def table(tally: Tally, seconds: float) -> str:
 
 
 def main() -> None:
-    """Kill, judge, exit."""
+    """Runs the benchmark; the exit status tells whether it found faults."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,13 +1,14 @@
-"""`python -m bench.peers`: the whole bot beside others, on the same machine, weights and conversations.
+"""`python -m bench.peers`: compares the whole bot with other servers on the same machine, weights and conversations.
 
-transformers' generate() one after another, its own server with continuous batching, llama.cpp's server, vLLM, and ours:
-1, 4, 8 and 16 conversations of three turns, greedy, 64 tokens an answer, three rounds in which the peers take turns and
-no prompt comes twice. One generates at a time. Prints a table, and writes peers.svg and peers.jsonl into --into. Each
-has the number type that is fastest for it here; llama.cpp has the weights in float16, as we do on a CPU that packs.
+Compares transformers' generate() in sequence, its own server with continuous batching, llama.cpp's server, vLLM, and
+ours: 1, 4, 8 and 16 conversations of three turns, greedy, 64 tokens per answer, three rounds in which the peers
+alternate and no prompt repeats. Only one generates at a time. Prints a table, and writes peers.svg and peers.jsonl into
+--into. Each uses the dtype that is fastest for it here; llama.cpp uses float16 weights, as ours does on a CPU that
+packs.
 
-The first run installs the others under the user's cache directory (half an hour, most of it a compiler; --install does
-only that); after that all takes about 25 minutes on two cores and asks nobody but loopback. generate() is measured with
-at most four conversations: they wait for each other, and more of them only wait longer.
+The first run installs the other servers under the user's cache directory (half an hour, most of it compiling; --install
+does only that). After that, a run takes about 25 minutes on two cores and connects only to loopback. generate() is
+measured with at most four conversations, because more would only wait in its queue.
 """
 
 import argparse
@@ -37,12 +38,12 @@ from bot.models.pull import pull
 
 WARM_UP_TOKENS = 16
 SERIAL = 4
-"""The most conversations that a serial peer is held to."""
+"""Most conversations for a serial peer."""
 
 
 @dataclass
 class Field:
-    """Everything that goes on. `absent`: why somebody is not measured."""
+    """State of a whole run. `absent`: the reasons for peers that are not measured."""
 
     given: argparse.Namespace
     model: Path
@@ -53,9 +54,9 @@ class Field:
     absent: dict[str, str] = field(default_factory=dict)
 
     async def begin(self, peer: Peer) -> None:
-        """Install, start and warm up; or say why not."""
+        """Installs, starts and warms up a peer, or records why not."""
         began = monotonic()
-        with ExitStack() as started:  # what did not come up must not go on beside the others
+        with ExitStack() as started:  # stops a server that failed to start
             try:
                 ground = prepare(peer, self.model, self.given)
                 server = Server(peer, ground, self.logs / f"{peer.name}.log")
@@ -75,7 +76,7 @@ class Field:
         self.servers.append(server)
 
     def client(self, server: Server) -> Client:
-        """How it is asked."""
+        """A client for a server."""
         return Client(self.session, server.url, str(self.model), server.peer.extra(server.ground))
 
     async def measure(self, server: Server, number: int, conversations: int) -> None:
@@ -109,12 +110,12 @@ class Field:
 
 
 def milliseconds(answers: Iterable[Answer]) -> tuple[float, ...]:
-    """Until their first texts."""
+    """Times to the first texts."""
     return tuple(round(answer.first_s * 1000, 1) for answer in answers)
 
 
 def prepare(peer: Peer, model: Path, given: argparse.Namespace) -> Ground:
-    """What its command needs, made if it is not there."""
+    """The inputs of a peer's command; installs and converts what is missing."""
     python = ensure(peer.recipe) if peer.recipe else Path(sys.executable)
     dtype: str = peer.dtype or (given.dtype if peer.recipe else given.ours)
     gguf = root() / f"{model.name}.{dtype}.gguf"
@@ -124,7 +125,7 @@ def prepare(peer: Peer, model: Path, given: argparse.Namespace) -> Ground:
 
 
 def arguments() -> argparse.Namespace:
-    """What was said on the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers")
     parser.add_argument("--peers", default=",".join(PEERS), help="of " + ", ".join(PEERS))
     parser.add_argument("--conversations", default="1,4,8,16", help="at once")
@@ -141,12 +142,12 @@ def arguments() -> argparse.Namespace:
     given.conversations = [int(each) for each in given.conversations.split(",")]
     hardware = detect("cpu")
     given.ours = choose_dtype(given.dtype, hardware)
-    given.dtype = choose_dtype(given.dtype, replace(hardware, packs=False))  # only we pack
+    given.dtype = choose_dtype(given.dtype, replace(hardware, packs=False))  # only ours packs weights
     return given
 
 
 async def rounds(field: Field) -> None:
-    """Every peer with every number of conversations; who begins changes from round to round."""
+    """Runs every peer with every number of conversations; the first peer changes from round to round."""
     for number in range(field.given.rounds):
         for conversations in field.given.conversations:
             print(f"Round {number + 1}, {conversations} conversations:", flush=True)
@@ -157,7 +158,7 @@ async def rounds(field: Field) -> None:
 
 
 async def main() -> None:
-    """Measure, print, draw."""
+    """Measures, prints and draws."""
     given = arguments()
     settings = load_settings()
     model = pull(Catalog.of(settings).get("smollm2"), settings)
@@ -169,7 +170,7 @@ async def main() -> None:
     began = monotonic()
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # the servers are ended then, too
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # SIGTERM must also stop the servers
     kept = given.into / "peers.jsonl"
     if not given.add:
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""`python -m bench.quality`: what a way of holding the weights costs in answers, and what it brings.
+"""`python -m bench.quality`: measures how weight formats change the answers.
 
-A text that comes with Python (its help topics) is read in pieces of 512 tokens: the perplexity, next to float32's. Then
-forty questions, greedy: how many of the answers' tokens are the same up to the first that differs. Promised for what is
-the default: perplexity within 1 %.
+Computes the perplexity on a text from Python's standard library (its help topics) in pieces of 512 tokens, relative to
+float32. Then compares greedy answers to forty questions with float32's: the share of tokens before the first
+difference. Target for the default format: perplexity within 1 %.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ ASKED = ("What is {}?", "Tell me about {}.", "Write a poem about {}.", "Give thr
 
 
 def in_eight_bits(model: nn.Module) -> None:
-    """torch's own dynamic int8, a scale for each output: what was weighed and not taken."""
+    """torch's dynamic int8 with a scale per output; evaluated and not used."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
@@ -56,7 +56,7 @@ WAYS: dict[str, Callable[[nn.Module], object]] = {
 
 
 def perplexity(model: Any, ids: torch.Tensor) -> float:
-    """Of pieces [pieces, tokens]."""
+    """Perplexity of pieces [pieces, tokens]."""
     losses = []
     for piece in ids:
         logits = model(piece.unsqueeze(0)).logits[0].float()
@@ -77,13 +77,13 @@ def answers(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
 
 
 def same(one: list[int], other: list[int]) -> int:
-    """How many tokens they begin with that are the same."""
+    """Length of the common prefix."""
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 @torch.inference_mode()
 def measure(path: Path) -> None:
-    """All ways, with one line each."""
+    """Measures all formats, with one line each."""
     tokenizer = AutoTokenizer.from_pretrained(path)
     text = "\n".join(topics[name] for name in sorted(topics))
     ids = torch.tensor(tokenizer.encode(text)[: PIECE * PIECES]).view(PIECES, PIECE)

@@ -1,7 +1,7 @@
-"""`python -m bench.rendering`: how long each function of text takes for hostile texts of 1k, 16k and 256k characters.
+"""`python -m bench.rendering`: times each text function on hostile texts of 1k, 16k and 256k characters.
 
-Prints the slowest text for each length, in milliseconds of the processor; what takes longer than 10 s is stopped. The
-functions and the texts are those of the growth test (tests/support/builders/hostile_text.py).
+Prints the slowest text for each length, in milliseconds of CPU time; stops calls after 10 s. Functions and texts are
+those of the growth test (tests/support/builders/hostile_text.py).
 """
 
 import platform
@@ -15,7 +15,7 @@ from tests.support.builders.hostile_text import FUNCTIONS, SHAPES, TEXTS
 SIZES = (1_000, 16_000, 256_000)
 MOST_S = 10.0
 KEPT = 10
-"""The slowest texts of a size, which are tried at the next."""
+"""Number of slowest texts of a size that are tried at the next size."""
 
 
 class _TooSlow(Exception):
@@ -27,7 +27,7 @@ def _stop(_: int, __: FrameType | None) -> None:
 
 
 def seconds(call: Callable[[str], object], text: str) -> float:
-    """Processor seconds of a call; infinite if it was stopped."""
+    """CPU seconds of a call; infinite if it was stopped."""
     signal.setitimer(signal.ITIMER_VIRTUAL, MOST_S)
     began = time.process_time()
     try:
@@ -40,7 +40,7 @@ def seconds(call: Callable[[str], object], text: str) -> float:
 
 
 def slowest(call: Callable[[str], object]) -> list[float]:
-    """The most seconds for each of SIZES."""
+    """The longest time in seconds for each of SIZES."""
     labels, found = list(TEXTS), []
     for size in SIZES:
         taken = {label: seconds(call, TEXTS[label](size)) for label in labels}
@@ -50,7 +50,7 @@ def slowest(call: Callable[[str], object]) -> list[float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measures and prints."""
     signal.signal(signal.SIGVTALRM, _stop)
     print(f"{platform.machine()}, Python {platform.python_version()}; milliseconds, the slowest of {len(TEXTS)} texts")
     print("| function | 1k | 16k | 256k |\n| --- | ---: | ---: | ---: |")

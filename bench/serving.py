@@ -1,8 +1,8 @@
-"""The service of `bench.adapters`, in a process of its own: everything is real but the engine, which keeps a set pace.
+"""The service of `bench.adapters` in a separate process: all real except the engine, which has a fixed speed.
 
-Reads an `Errand` as JSON from its first argument and serves until the end of stdin; then prints one line of JSON with
-the worst lag of the event loop, when each answer was begun and ended, and when each message was stored. With `loads` a
-real engine loads a real model again and again meanwhile; with `model` the answers are those of a real model.
+Reads an `Errand` as JSON from its first argument and serves until stdin ends. Then prints one line of JSON with the lag
+of the event loop, the start and end of each answer, and the time when each message was stored. With `loads`, a real
+engine repeatedly loads a real model at the same time; with `model`, a real model answers.
 """
 
 import asyncio
@@ -35,20 +35,20 @@ from tests.support.fakes.tls import Loopback
 
 CHANNELS = 8
 PREFILL_S, TOKEN_S = 0.3, 0.03
-"""How long the engine takes for its first token and for each further one."""
+"""Seconds until the engine's first token, and per further token."""
 TOKENS = 80
 TICK_S = 0.005
 
 
 class Pace:
-    """The engine's clock: when each answer's first and last token came (Unix seconds), by question."""
+    """Delays the scripted engine, and records each answer's first and last token (Unix seconds), by question."""
 
     def __init__(self) -> None:
         self.begun: dict[str, float] = {}
         self.ended: dict[str, float] = {}
 
     async def passing(self, point: str) -> None:
-        """Sleep as long as the engine would work."""
+        """Sleeps as long as an engine would compute."""
         question, _, number = point.rpartition("/")
         if not number.isdecimal():
             return
@@ -58,13 +58,13 @@ class Pace:
 
 
 class Lag:
-    """How late the event loop is."""
+    """Measures the lag of the event loop."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []
 
     async def watch(self) -> None:
-        """Measure for ever."""
+        """Measures forever."""
         while True:
             before = time.perf_counter()
             await asyncio.sleep(TICK_S)
@@ -72,7 +72,7 @@ class Lag:
 
 
 class Stored:
-    """When the core had stored each message (Unix seconds), by the platform's id: the first time it came."""
+    """Records when the core first stored each message (Unix seconds), by the platform's id."""
 
     def __init__(self) -> None:
         self.at: dict[str, float] = {}
@@ -80,7 +80,7 @@ class Stored:
 
     @property
     def handle(self) -> Callable[[ServiceCore, Event], Awaitable[Outcome]]:
-        """In the place of the core's own."""
+        """Replaces ServiceCore.handle."""
 
         async def handle(core: ServiceCore, event: Event) -> Outcome:
             outcome = await self._really(core, event)
@@ -93,8 +93,11 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """What to serve. `port` and `authority` lead to a fake Discord; `loads`: a model's directory, to be loaded again
-    and again; `model`: one whose engine answers; `at_once` and `tokens`: how many answers, how long each is."""
+    """Parameters of the service's process.
+
+    `port` and `authority` are those of a fake Discord; `loads`: directory of a model to load repeatedly; `model`: a
+    model that answers; `at_once` and `tokens`: most running answers, and the length of each.
+    """
 
     root: str
     questions: list[str]
@@ -116,7 +119,7 @@ def adapter_for(settings: Settings, errand: Errand) -> Adapter:
 
 
 def scripted(errand: Errand, pace: Pace) -> ScriptedEngine:
-    """An engine that answers every question with as many words."""
+    """An engine that answers every question with `tokens` words."""
     engine = ScriptedEngine(pace.passing, max_running=errand.at_once)
     answer = " ".join(f"word{number}" for number in range(errand.tokens))
     for question in errand.questions:
@@ -125,7 +128,7 @@ def scripted(errand: Errand, pace: Pace) -> ScriptedEngine:
 
 
 async def keep_loading(path: str) -> None:
-    """Load a model, again and again."""
+    """Loads a model again and again."""
     while True:
         engine = EngineProcess()
         try:
@@ -135,7 +138,7 @@ async def keep_loading(path: str) -> None:
 
 
 async def serve(errand: Errand) -> dict[str, object]:
-    """Serve until stdin ends; what was measured."""
+    """Serves until stdin ends; the measurements."""
     chosen = {"model": errand.model, "models": errand.model, "device": "cpu"} if errand.model else {}
     settings = make_settings(
         Path(errand.root), per_user=100, queue_size=1000, max_tokens=errand.tokens, **chosen, **errand.settings

@@ -1,7 +1,7 @@
-"""Models of the mission at their real size with random weights, for a machine without a network.
+"""Writes models at their real size with random weights, for a machine without network.
 
-In: a name of SHAPES and a directory. Out: config, sharded safetensors and a tokenizer there, as a download would leave
-them. Answers are noise; what is real is every size: layers, heads, vocabulary, window, the weights' bytes.
+Writes config, sharded safetensors and a tokenizer for a name of SHAPES, as a download leaves them. Answers are random
+text; all sizes are real: layers, heads, vocabulary, window, bytes of the weights.
 """
 
 import json
@@ -81,13 +81,14 @@ WORDS = "the keeper of the lighthouse wrote a long letter about the sea and the 
 
 
 def config_of(name: str, layers: int | None = None, **more: object) -> PreTrainedConfig:
-    """The configuration of the model `name`; with `layers`, of one that has only so many."""
+    """The configuration of the model `name`; `layers` replaces its number of layers."""
     kind, sizes = SHAPES[name]
     return kind(**(sizes | more | ({"num_hidden_layers": layers} if layers else {})))
 
 
 def write(name: str, folder: Path, device: str, layers: int | None = None) -> Path:
-    """Write the model `name` in bfloat16 into `folder`, made on `device`; with `layers`, so many of them only."""
+    """Writes the model `name` in bfloat16 into `folder`, created on `device`; `layers` replaces its number of
+    layers."""
     config = config_of(name, layers, bos_token_id=0, eos_token_id=2, pad_token_id=0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -97,7 +98,7 @@ def write(name: str, folder: Path, device: str, layers: int | None = None) -> Pa
 
 
 def tokenizer(size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE in which each of `size` ids stands for some text, so that noise is text too."""
+    """A byte-level BPE in which each of `size` ids decodes to text, so that random ids are text too."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(

@@ -1,9 +1,9 @@
-"""`python -m bench.soak [--minutes 120]`: a team of twenty channels on both platforms, with faults on, for hours.
+"""`python -m bench.soak [--minutes 120]`: runs a team of twenty channels on both platforms for hours, with faults.
 
-The service runs in a process of its own (`bench.soaking`), with both adapters, storage and an engine that keeps a set
-pace and dies every few minutes. Ten channels of Discord and ten of Slack ask, wait, stop and take back; `bench.trouble`
-breaks something on the wire every few seconds. A line a minute tells how it goes; the table in the end is for
-RESULTS.md. The exit status is 1 if a question has no answer, two, or another's; or if memory grew.
+The service runs in a separate process (`bench.soaking`), with both adapters, storage and a scripted engine of fixed
+speed that dies every few minutes. Ten Discord and ten Slack channels ask, wait, stop and delete; `bench.trouble`
+injects a fault every few seconds. Prints a line per minute, and a table for RESULTS.md at the end. Exit status 1 if a
+question has no answer, two, or another's, or if memory grew.
 """
 
 import argparse
@@ -25,18 +25,18 @@ from tests.support.fakes.slack_server import FakeSlack
 
 ROOMS = 10
 PAUSES_S = {"discord": 2.0, "slack": 30.0}
-"""From an answer to the next question; Slack takes 20 streams and 50 edits a minute. On Discord a channel is one
-conversation, whose history should be as long as it is ever read before memory is compared."""
+"""Seconds from an answer to the next question. Slack allows 20 streams and 50 edits per minute. On Discord a channel
+is one conversation, whose history should reach its full length before memory is compared."""
 TROUBLE_S, DIES_S = 10.0, 200.0
 WARM_S = 900.0
-"""Memory is compared with what it was after so long."""
+"""Memory is compared with its size after this time."""
 MOST_GROWTH = 0.05
 SETTLE_S = 90.0
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The service's process at one moment; the lags are those since the last sample."""
+    """The service's process at one moment; lags are since the last sample."""
 
     at_s: float
     resident_mb: float
@@ -46,7 +46,7 @@ class Sample:
 
 
 async def collect(process: Process, samples: list[Sample], ledger: Ledger, trouble: Trouble) -> None:
-    """Take samples from the service until it ends; a line a minute."""
+    """Collects samples from the service until it ends; prints a line per minute."""
     assert process.stdout is not None
     async for line in process.stdout:
         sample = Sample(**json.loads(line))
@@ -60,7 +60,7 @@ async def collect(process: Process, samples: list[Sample], ledger: Ledger, troub
 
 
 async def soak(root: Path, minutes: float, seed: int) -> bool:
-    """Run it and print the table; whether the promise held."""
+    """Runs the soak test and prints the table; whether all checks passed."""
     async with FakeDiscord() as discord, FakeSlack() as slack:
         trouble, ledger, samples = Trouble(discord, slack, seed, TROUBLE_S), Ledger(), list[Sample]()
         rooms: list[Room] = []
@@ -84,7 +84,7 @@ async def soak(root: Path, minutes: float, seed: int) -> bool:
         await asyncio.gather(*lives)
         troubling.cancel()
         await asyncio.gather(troubling, return_exceptions=True)
-        await asyncio.sleep(SETTLE_S)  # an answer too many would come late
+        await asyncio.sleep(SETTLE_S)  # surplus answers may come late
         assert process.stdin is not None
         process.stdin.close()
         await process.wait()
@@ -97,7 +97,7 @@ async def soak(root: Path, minutes: float, seed: int) -> bool:
 def tell(
     ledger: Ledger, trouble: Trouble, samples: Sequence[Sample], limited: tuple[int, int], pinged: bool, status: int
 ) -> bool:
-    """Print the table; whether all is well."""
+    """Prints the table; whether all checks passed."""
     lost, double, crossed = ledger.lost(), ledger.double(), ledger.crossed()
     warm = next((each for each in samples if each.at_s >= WARM_S), samples[0])
     late = sorted(each.resident_mb for each in samples[-20:])
@@ -133,7 +133,7 @@ def tell(
 
 
 def main() -> None:
-    """Soak."""
+    """Runs the soak test."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=120.0)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,8 +1,7 @@
-"""The service of `bench.soak`, in a process of its own: both adapters, storage and all, and an engine that keeps a set
-pace and dies now and then.
+"""The service of `bench.soak` in a separate process: both adapters, storage, and an engine that dies at intervals.
 
-In: settings and the way to a fake Discord, as JSON. Out: a line of JSON every so often, with what this process holds
-and how late its event loop was. It ends at the end of stdin, as at SIGTERM.
+Takes an `Errand` as JSON. Prints a line of JSON at intervals with the process's memory, descriptors and event loop lag.
+Stops at the end of stdin, as at SIGTERM.
 """
 
 import asyncio
@@ -36,7 +35,8 @@ SAMPLE_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """What to serve. `port` and `authority` lead to the fake Discord; the engine dies every `dies_s` seconds."""
+    """Parameters of the process. `port` and `authority` are those of the fake Discord; the engine dies every
+    `dies_s` seconds."""
 
     root: str
     settings: dict[str, str]
@@ -46,30 +46,30 @@ class Errand:
 
 
 async def pace(point: str) -> None:
-    """Work as long as an engine would."""
+    """Sleeps as long as an engine would compute."""
     number = point.rpartition("/")[2]
     if number.isdecimal():
         await asyncio.sleep(TOKEN_S if int(number) else PREFILL_S)
 
 
 class MortalEngine(ScriptedEngine):
-    """Says what it was asked, keeps no record of it, and dies on time."""
+    """Echoes the question, keeps no record of requests, and dies at intervals."""
 
     async def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
-        """As ever."""
+        """Streams as scripted, then clears the record."""
         async for delta in super().stream(request):
             yield delta
         self.asked.clear()
 
     async def keep_dying(self, seconds: float) -> None:
-        """Die, for ever."""
+        """Dies every `seconds` seconds."""
         while True:
             await asyncio.sleep(seconds)
             self.die()
 
 
 async def report(service: Service, lag: Lag) -> None:
-    """Print a sample, for ever."""
+    """Prints samples forever."""
     process, began = psutil.Process(), time.monotonic()
     while True:
         await asyncio.sleep(SAMPLE_S)
@@ -85,7 +85,7 @@ async def report(service: Service, lag: Lag) -> None:
 
 
 async def serve(errand: Errand) -> None:
-    """Serve until stdin ends."""
+    """Serves until stdin ends."""
     settings = make_settings(Path(errand.root), per_user=100, queue_size=1000, **errand.settings)
     trusted = ssl.create_default_context(cafile=errand.authority)
     discord = DiscordAdapter(settings, lambda: aiohttp.TCPConnector(resolver=Loopback(errand.port), ssl=trusted))

@@ -1,8 +1,8 @@
-"""`python -m bench.switching`: what it takes to switch between two models, and what keeping both takes of the memory.
+"""`python -m bench.switching`: measures switches between two models, and the memory for keeping both.
 
-Two copies of one model under two names: the engine cannot tell. Prints the seconds of every switch (never loaded, kept,
-kept again, with the first token of the first answer after it) and what the process takes then. --model and --dtype as
-in the other benches.
+Uses two copies of one model under two names, which the engine treats as different. Prints the seconds of every switch
+(never loaded, kept, kept again), the first token of the next answer, and the memory of the process. --model and --dtype
+as in the other benchmarks.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ QUESTION = "Tell me about the sea, please. " * 20
 
 
 async def switch(engine: EngineProcess, how: str, source: ModelSource) -> None:
-    """Load it, ask something, and print."""
+    """Loads a model, asks a question, and prints."""
     peak = asyncio.create_task(watched(engine))
     began = perf_counter()
     await engine.load(source, unseen)
@@ -40,7 +40,7 @@ async def switch(engine: EngineProcess, how: str, source: ModelSource) -> None:
 
 
 async def watched(engine: EngineProcess) -> int:
-    """What the process takes at most until this is cancelled, in MB."""
+    """The highest memory of the process in MB, until cancelled."""
     highest = 0
     try:
         while True:
@@ -52,7 +52,7 @@ async def watched(engine: EngineProcess) -> int:
 
 
 async def main() -> None:
-    """Measure and print."""
+    """Measures and prints."""
     given = options("bench.switching")
     engine = EngineProcess()
     with tempfile.TemporaryDirectory() as root:

@@ -1,8 +1,7 @@
-"""A team that talks with the bot, and a ledger of what came of it.
+"""Simulates a team that talks with the bot on both platforms, and records the answers.
 
-In: rooms of both platforms. Out: for every question how many finished answers it has, and whether they are the right
-ones. People ask and wait for the answer; now and then they talk among themselves, stop an answer, or take a question
-back.
+`Ledger` finds questions without an answer, with two, or with another's. People ask and wait for the answer; at random
+they talk to each other, stop an answer, or delete a question.
 """
 
 import asyncio
@@ -21,48 +20,48 @@ from tests.support.fakes.slack_server import Person as SlackPerson
 
 LOOK_S = 0.5
 PATIENCE_S = 600.0
-"""Slack delivers what was not acknowledged again after a minute, and after five."""
+"""Time limit for an answer: Slack repeats unacknowledged events after one minute and after five."""
 GAVE_UP = "gave it up"
-"""What an answer says under which the engine died twice."""
+"""Part of the error of an answer during which the engine died twice."""
 ENDED = {"Regenerate", "Continue"}
 STOPS, DELETES, TALKS = 0.03, 0.02, 0.3
-"""How often somebody does that, of all questions."""
+"""Shares of questions that are stopped or deleted, and of messages to others."""
 
 
 class Question(Protocol):
-    """What somebody asked."""
+    """A question on either platform."""
 
     def shown(self) -> list[tuple[str, set[str]]]:
-        """The text and the buttons of each answer to it."""
+        """The text and the buttons of each answer."""
         ...
 
     async def stop(self) -> None:
-        """Press Stop under its answer."""
+        """Presses Stop under its answer."""
         ...
 
     async def delete(self) -> None:
-        """Take it back."""
+        """Deletes it."""
         ...
 
 
 class Room(Protocol):
-    """A channel of one platform, with somebody in it, who pauses for so long between questions."""
+    """A channel of one platform with one user, who pauses for `pause_s` between questions."""
 
     name: str
     pause_s: float
 
     async def ask(self, text: str) -> Question:
-        """Ask."""
+        """Asks a question."""
         ...
 
     async def talk(self, text: str) -> None:
-        """Say something that is for others."""
+        """Posts a message that is not for the bot."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DiscordQuestion:
-    """See Question."""
+    """A Question on Discord."""
 
     person: DiscordPerson
     message: DiscordMessage
@@ -84,7 +83,7 @@ class DiscordQuestion:
 
 @dataclass(slots=True)
 class DiscordRoom:
-    """See Room."""
+    """A Room on Discord."""
 
     name: str
     channel: DiscordChannel
@@ -103,7 +102,7 @@ class DiscordRoom:
 
 @dataclass(frozen=True, slots=True)
 class SlackQuestion:
-    """See Question."""
+    """A Question on Slack."""
 
     person: SlackPerson
     message: SlackMessage
@@ -125,7 +124,7 @@ class SlackQuestion:
 
 @dataclass(slots=True)
 class SlackRoom:
-    """See Room."""
+    """A Room on Slack."""
 
     name: str
     channel: SlackChannel
@@ -143,13 +142,13 @@ class SlackRoom:
 
 
 def labels(message: DiscordMessage) -> set[str]:
-    """The buttons under a message."""
+    """The labels of a message's buttons."""
     return {str(button.get("label")) for button in message.buttons}
 
 
 @dataclass(slots=True)
 class Asked:
-    """A question. `withdrawn`: it was deleted, and needs no answer. `seconds`: from it to its finished answer."""
+    """A question. `withdrawn`: it was deleted and needs no answer. `seconds`: time to its finished answer."""
 
     question: Question
     canary: str
@@ -163,36 +162,36 @@ class Asked:
         return [text for text, buttons in self.question.shown() if buttons & ENDED]
 
     def answers(self, text: str) -> bool:
-        """Whether a text is the answer to this question, or says that there is none."""
+        """Whether a text answers this question, or reports that there is no answer."""
         return self.canary in text or GAVE_UP in text
 
 
 @dataclass(slots=True)
 class Ledger:
-    """All questions, and what is wrong with their answers."""
+    """All questions, and checks of their answers."""
 
     asked: list[Asked] = field(default_factory=list)
 
     @property
     def due(self) -> list[Asked]:
-        """Those that must have an answer."""
+        """Questions that must have an answer."""
         return [each for each in self.asked if not each.withdrawn]
 
     def lost(self) -> list[Asked]:
-        """Those that have none."""
+        """Questions without an answer."""
         return [each for each in self.due if not each.finished]
 
     def double(self) -> list[Asked]:
-        """Those that have more than one message."""
+        """Questions with more than one answer message."""
         return [each for each in self.due if len(each.question.shown()) > 1]
 
     def crossed(self) -> list[Asked]:
-        """Those whose answer is another one's."""
+        """Questions with another question's answer."""
         return [each for each in self.due if not each.stopped and not all(map(each.answers, each.finished))]
 
 
 async def life(room: Room, ledger: Ledger, seed: int, until: float) -> None:
-    """Somebody's time in a room, until `until` on the monotonic clock."""
+    """Simulates one user of a room, until `until` on the monotonic clock."""
     chance, number = random.Random(seed), 0
     while time.monotonic() < until:
         await asyncio.sleep(chance.uniform(0.5, 1.5) * room.pause_s)
@@ -207,7 +206,7 @@ async def life(room: Room, ledger: Ledger, seed: int, until: float) -> None:
 
 
 async def follow(asked: Asked, chance: random.Random) -> None:
-    """Wait for the answer, if it is not stopped or taken back."""
+    """Waits for the answer; at random stops it or deletes the question."""
     began, question = time.monotonic(), asked.question
     fate = chance.random()
     if fate < DELETES:

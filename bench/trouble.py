@@ -1,7 +1,4 @@
-"""What goes wrong while a team talks, on the wire of both platforms: one thing after another, at random.
-
-In: the two fakes and a seed. Out: counts of what was done to them.
-"""
+"""Injects random faults on the wire of both fake platforms, and counts them."""
 
 import asyncio
 import random
@@ -21,7 +18,7 @@ Deed = Callable[[], Awaitable[object] | object]
 
 
 class Trouble:
-    """Makes trouble, for as long as `keep_up` runs. `done` counts it by name."""
+    """Injects faults while `keep_up` runs. `done` counts them by name."""
 
     def __init__(self, discord: FakeDiscord, slack: FakeSlack, seed: int, gap_s: float) -> None:
         self._discord, self._slack = discord, slack
@@ -59,7 +56,7 @@ class Trouble:
         }
 
     async def keep_up(self) -> None:
-        """One thing after another, for ever."""
+        """Injects one fault after another, forever."""
         deeds = self._deeds()
         while True:
             await asyncio.sleep(self._random.expovariate(1 / self._gap_s))

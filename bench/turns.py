@@ -1,9 +1,9 @@
-"""`python -m bench.turns`: how long the next turn of a conversation waits for its first token.
+"""`python -m bench.turns`: measures the time to the first token of a conversation's next turn.
 
-A conversation is held through our engine until its tenth turn has about 2,000 tokens; then that turn's first token is
-timed with the prefix in the cache and, for an equally long conversation never seen before, without. The same is done
-after 800 tokens, with a short question, and with a smaller context window, at the second turn after the history had to
-be trimmed (the first one is cold by nature).
+Continues a conversation through our engine until its tenth turn has about 2,000 tokens. Then times that turn's first
+token with the prefix in the cache, and without, for an equally long conversation that is new. Repeats this after 800
+tokens with a short question, and in a smaller context window at the second turn after the history was trimmed (the
+first one is never cached).
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from bot.types.engine import ModelSource
 
 TURNS = 10
 SHORT_AFTER = 4
-"""Turns, which are about 800 tokens."""
+"""Turns, about 800 tokens."""
 TOKENS = 100
 SMALL_WINDOW = 1600
 REPEATS = 3
 OTHER_WORDS = ("Act", "Book", "Page", "Song", "Line", "Side", "Step", "Day")
-"""For "Part", one token each: a conversation that is as long, and has nothing in the cache."""
+"""Replacements for "Part", one token each: they make a conversation of the same length that is not in the cache."""
 QUESTION = (
     "Part {number} of the story: go on with it, and tell in many words what the keeper of the lighthouse did "
     "next, whom he met on the way down to the harbour, what they said to each other about the weather, the "
@@ -33,7 +33,7 @@ SHORT = "Part {number}: who was it?"
 
 
 class Story:
-    """A conversation that goes on and on."""
+    """A growing conversation."""
 
     def __init__(self, engine: EngineProcess) -> None:
         self._engine = engine
@@ -41,14 +41,15 @@ class Story:
         self.said: list[str] = []
 
     async def turn(self) -> Timed:
-        """Ask the next question and remember the answer."""
+        """Asks the next question and keeps the answer."""
         self.said.append(QUESTION.format(number=len(self.said) // 2 + 1))
         answer = await ask(self._engine, f"turn {next(self._names)}", conversation(self.said), TOKENS)
         self.said.append(answer.text or "...")
         return answer
 
     async def next_token(self, seen: bool, question: str) -> Timed:
-        """The first token of the next turn, asked in other words each time; if not `seen`, by a stranger."""
+        """Times the first token of the next turn with new wording; if not `seen`, in a conversation that is not
+        cached."""
         number = next(self._names)
         word = OTHER_WORDS[number % len(OTHER_WORDS)]
         said = list(self.said) if seen else [text.replace("Part", word, 1) for text in self.said]
@@ -57,7 +58,7 @@ class Story:
 
 
 async def compare(label: str, story: Story, question: str = QUESTION) -> None:
-    """Time warm and cold first tokens in turns; print them and their ratio."""
+    """Times cached and cold first tokens alternately; prints them and their ratio."""
     warm, cold = [], []
     for _ in range(REPEATS):
         warm.append(await story.next_token(True, question))
@@ -72,7 +73,7 @@ async def compare(label: str, story: Story, question: str = QUESTION) -> None:
 
 
 async def long_conversation(engine: EngineProcess, given: Options) -> None:
-    """Turn TURNS of a conversation that fits the window."""
+    """Measures turn TURNS of a conversation that fits the window."""
     await engine.load(ModelSource("bench", str(given.model), device="cpu", dtype=given.dtype), unseen)
     story = Story(engine)
     for number in range(TURNS - 1):
@@ -83,7 +84,7 @@ async def long_conversation(engine: EngineProcess, given: Options) -> None:
 
 
 async def trimmed_conversation(engine: EngineProcess, given: Options) -> None:
-    """The second turn after the history no longer fitted a smaller window."""
+    """Measures the second turn after the history exceeded a smaller window."""
     source = ModelSource("bench", str(given.model), context_window=SMALL_WINDOW, device="cpu", dtype=given.dtype)
     await engine.load(source, unseen)
     story = Story(engine)
@@ -94,7 +95,7 @@ async def trimmed_conversation(engine: EngineProcess, given: Options) -> None:
 
 
 async def main() -> None:
-    """Measure and print."""
+    """Measures and prints."""
     given = options("bench.turns")
     engine = EngineProcess()
     print("A conversation that fits the context window:")

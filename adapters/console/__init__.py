@@ -1,1 +1,1 @@
-"""The terminal as a platform, and the worked example of an adapter: read `adapter.py` first."""
+"""The terminal as a platform, and the example for new adapters: read `adapter.py` first."""

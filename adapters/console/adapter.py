@@ -1,8 +1,8 @@
-"""The console adapter: lines typed at a terminal become events, replies become text on the screen.
+"""The console adapter: lines from a terminal become events, replies become text on the screen.
 
-It is the worked example of an adapter: all that an adapter must do is in this file. What only a terminal needs is
-elsewhere: where lines come from (`typed` for people, `plain` for pipes and --once) and where text goes (`screen` for
-people, `plain` for pipes). It promises that a question is answered before the next line is read.
+This file is the example for new adapters: it has everything that an adapter must do. Terminal specifics are elsewhere:
+`line_editor` and `screen` for interactive use, `piped` for pipes and --once. A question is answered before the next
+line is read.
 """
 
 import asyncio
@@ -37,38 +37,38 @@ LEAVE = ("exit", "quit")
 
 
 class Lines(Protocol):
-    """Where the questions come from."""
+    """Source of the questions."""
 
     async def ask(self, core: Core) -> str | None:
-        """The next line, or None at the end of them."""
+        """Return the next line, or None at the end of the input."""
         ...
 
     async def confirm(self, question: str) -> bool:
-        """Ask a yes-or-no question; no where nobody can answer."""
+        """Ask a yes-or-no question; False if the input is not interactive."""
         ...
 
     def forget(self) -> None:
-        """Forget every line: the person asked for it."""
+        """Delete the stored input history, at the user's request."""
         ...
 
 
 class Screen(Protocol):
-    """Where the answers go."""
+    """Output for the answers."""
 
     def answering(self, interrupted: Callable[[], None]) -> AbstractContextManager[object]:
-        """Around the time in which an answer is awaited; Ctrl-C in it calls `interrupted`, where that makes sense."""
+        """Context while an answer is pending; Ctrl-C in it calls `interrupted`, if the output is interactive."""
         ...
 
     def waiting(self, text: str) -> None:
-        """Say what is going on until the answer comes."""
+        """Show a status text until the answer starts."""
         ...
 
     def show(self, reply: Reply) -> None:
-        """Bring the shown answer up to date, and finish it if `reply.final`."""
+        """Update the shown answer, and finish it if `reply.final`."""
         ...
 
     def notice(self, notice: Notice) -> None:
-        """Show the answer to a command."""
+        """Show the response to a command."""
         ...
 
     def help(self, commands: Sequence[tuple[str, str]]) -> None:
@@ -76,36 +76,36 @@ class Screen(Protocol):
         ...
 
     def save(self, file: Attachment, *, replace: bool) -> None:
-        """Save the file of /export, in place of one of that name or beside it."""
+        """Save the file of /export; without `replace`, an existing file is kept."""
         ...
 
     def exists(self, file: Attachment) -> bool:
-        """Whether saving the file would replace one."""
+        """Whether saving the file would overwrite one."""
         ...
 
     def problem(self, text: str) -> None:
-        """Say why something was not done."""
+        """Show why something was not done."""
         ...
 
     async def gone(self) -> None:
-        """Return once nobody can read the answers any more."""
+        """Return when the output has no reader any more."""
         ...
 
 
 def local_person() -> Person:
-    """Whoever sits here: they own the machine, so they may do everything."""
+    """The local user, who owns the machine and so has all permissions."""
     try:
         name = getpass.getuser()
-    except (OSError, KeyError):  # no such user in the password file, as in many containers
+    except (OSError, KeyError):  # no such user in the password database, as in many containers
         name = "you"
     return Person("local", name, manages_channel=True, manages_workspace=True)
 
 
 class ConsoleAdapter:
-    """One conversation in the terminal. `failed` is true once a question was refused, or had no answer but an error."""
+    """One conversation in the terminal. `failed`: a question was refused or ended in an error."""
 
     platform = "console"
-    # appends: what has scrolled away cannot be taken back, and waiting is shown by a spinner, not as text.
+    # appends: scrolled text cannot be changed, and waiting is shown by a spinner.
     limits = Limits(max_chars=1_000_000, min_interval_s=0.05, appends=True, buttons=False, prefix="/")
 
     def __init__(self, lines: Lines, screen: Screen) -> None:
@@ -115,13 +115,13 @@ class ConsoleAdapter:
         self._person = local_person()
         self._conversation: asyncio.Task[None] | None = None
         self._closed = False
-        self._awaited = ""  # the request whose answer is shown as it grows
-        self._finals: dict[str, Reply] = {}  # by request, since the last question
+        self._awaited = ""  # id of the request whose answer is shown as it grows
+        self._finals: dict[str, Reply] = {}  # final replies since the last question, by request id
         self._final_came = asyncio.Event()
         self._stop: asyncio.Task[None] | None = None
 
     async def run(self, core: Core) -> None:
-        """Ask and answer until the person leaves, the lines end or close() is called."""
+        """Read lines and answer them until the user exits, the input ends or close() is called."""
         if self._closed:
             return
         self._conversation = asyncio.create_task(self._converse(core))
@@ -129,45 +129,45 @@ class ConsoleAdapter:
         try:
             await self._conversation
         except asyncio.CancelledError:
-            if not self._closed:  # then it is run() itself that was cancelled
+            if not self._closed:  # run() itself was cancelled
                 self._conversation.cancel()
                 raise
         finally:
             watching.cancel()
 
     async def close(self) -> None:
-        """End the conversation, even at the prompt or in the middle of an answer."""
+        """End the conversation, also at the prompt or during an answer."""
         self._closed = True
         self.failed |= bool(self._awaited)
         if self._conversation:
             self._conversation.cancel()
 
     async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
-        """Nobody can say anything in a terminal while the program does not run."""
+        """Return nothing: a terminal receives no messages while the program is not running."""
         return ()
 
     async def post(self, reply: Reply) -> str:
-        """Show a new answer. A terminal has no ids of its own, so ours serves."""
+        """Show a new answer; returns our own id, because a terminal has no message ids."""
         self._receive(reply)
         return reply.reply_id
 
     async def find_posted(self, reply: Reply) -> str | None:
-        """What an earlier process showed is not on this screen, so it is shown again."""
+        """Return None: output of an earlier process is not on this screen, so it is posted again."""
         return None
 
     async def update(self, reply: Reply) -> None:
-        """Show what was added to an answer."""
+        """Show the text that was added to an answer."""
         self._receive(reply)
 
     async def status(self, key: ConversationKey, text: str | None) -> None:
-        """Say what is being waited for."""
+        """Show the status while the user waits."""
         self._screen.waiting(text or "")
 
     async def _end_without_reader(self, core: Core) -> None:
         await self._screen.gone()
         self._closed = True
         await self._stop_answer(core)
-        self._awaited = ""  # an answer that is not wanted any more is no failure
+        self._awaited = ""  # an answer without a reader is not a failure
         if self._conversation:
             self._conversation.cancel()
 
@@ -180,12 +180,12 @@ class ConsoleAdapter:
                 await self._say(core, text)
 
     async def _say(self, core: Core, text: str) -> None:
-        """Hand one line to the service and wait until it is dealt with."""
+        """Pass one line to the service and wait for its answer."""
         command = parse_text(text, self.limits.prefix)
-        if command is None and (slip := re.match(r"/([a-z_-]+)(?!\S)", text, re.IGNORECASE)):  # not a path like /tmp/x
+        if command is None and (slip := re.match(r"/([a-z_-]+)(?!\S)", text, re.IGNORECASE)):  # no path like /tmp/x
             self._refuse(f"There is no {slip[0]}{nearest(slip[1]) or '; /help shows the commands.'}")
             return
-        if command is not None and command[0] == "help":  # in columns, and without the roles of a channel
+        if command is not None and command[0] == "help":  # shown in columns, without the channel roles
             self._screen.help([(usage(each, self.limits.prefix), each.description) for each in COMMANDS])
             return
         self._finals.clear()
@@ -206,7 +206,7 @@ class ConsoleAdapter:
                 return await core.handle(IncomingMessage(KEY, identity, self._person, text, now, addressed=True))
             name, args = command
             outcome = await core.handle(IncomingCommand(KEY, identity, self._person, name, args, now))
-        except StorageError as error:  # not stored, so not acknowledged: here the person is told, and may ask again
+        except StorageError as error:  # a terminal does not redeliver, so show the error
             return Refused(str(error))
         if name == "forget" and isinstance(outcome, Notice):
             self._lines.forget()
@@ -231,7 +231,7 @@ class ConsoleAdapter:
         self._screen.problem(text)
 
     def _receive(self, reply: Reply) -> None:
-        """Show a reply. Only the awaited one is shown while it grows: a prompt is no place for moving text."""
+        """Show a reply; unfinished ones only if awaited, because text must not move while the prompt is shown."""
         if reply.final or reply.request_id == self._awaited:
             self._screen.show(reply)
         if reply.final and reply.finish_reason:  # the last message of the answer
@@ -239,7 +239,7 @@ class ConsoleAdapter:
             self._final_came.set()
 
     def _interrupt(self, core: Core) -> None:
-        """Ctrl-C stops the answer; a second one exits."""
+        """Stop the answer on the first Ctrl-C, exit on the second."""
         if self._stop is None:
             self._stop = asyncio.create_task(self._stop_answer(core))
         elif self._conversation:

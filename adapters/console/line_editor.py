@@ -1,4 +1,4 @@
-"""Lines typed by a person: history, completion, pasted paragraphs, and what Ctrl-C and Ctrl-D do at the prompt."""
+"""The interactive prompt: history, completion, multi-line paste, Ctrl-C and Ctrl-D."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,13 +19,13 @@ HOW_TO_LEAVE = "Press Ctrl-D, or type 'exit', to leave."
 
 
 class CommandCompleter(Completer):
-    """Command names after a '/', then the values that the command takes."""
+    """Completes command names after '/', then argument values."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
-        """What may stand at the cursor."""
+        """Yield the completions at the cursor."""
         text = document.text_before_cursor
         if not text.startswith("/"):
             return
@@ -57,18 +57,18 @@ def _keys() -> KeyBindings:
 
 
 class TypedLines:
-    """A prompt. `history_file` keeps what was typed for the next time; None keeps it until the end."""
+    """Reads lines from a prompt. `history_file` persists the history; with None it stays in memory."""
 
     def __init__(self, history_file: Path | None) -> None:
         self._history_file = history_file
         self._session = self._new_session()
 
     async def ask(self, core: Core) -> str | None:
-        """What the person typed or pasted, or None for Ctrl-D. Ctrl-C drops the line, or says how to leave."""
+        """Return a typed or pasted line, None on Ctrl-D. Ctrl-C clears the line, or prints how to exit."""
         completer = CommandCompleter(core)
         while True:
             try:
-                with patch_stdout(raw=True):  # an answer that arrives now is printed above the prompt
+                with patch_stdout(raw=True):  # prints answers that arrive now above the prompt
                     return await self._session.prompt_async(PROMPT, completer=completer)
             except EOFError:
                 return None
@@ -77,7 +77,7 @@ class TypedLines:
                     print(HOW_TO_LEAVE)
 
     async def confirm(self, question: str) -> bool:
-        """Ask on a line of its own, which is not kept in the history; anything but y or yes is no."""
+        """Ask on a separate line that is not added to the history; only y and yes mean yes."""
         session: PromptSession[str] = PromptSession()
         try:
             answer = await session.prompt_async(f"{question} [y/N] ")
@@ -86,7 +86,7 @@ class TypedLines:
         return answer.strip().lower() in ("y", "yes")
 
     def forget(self) -> None:
-        """Delete the history, here and on the disk."""
+        """Delete the history in memory and on disk."""
         if self._history_file:
             self._history_file.unlink(missing_ok=True)
         self._session = self._new_session()
@@ -98,5 +98,5 @@ class TypedLines:
         if self._history_file is None:
             return InMemoryHistory()
         self._history_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._history_file.touch(mode=0o600)  # what people ask is their own affair
+        self._history_file.touch(mode=0o600)  # private: the user's questions
         return FileHistory(self._history_file)

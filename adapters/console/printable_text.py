@@ -1,4 +1,4 @@
-"""Text made fit for a terminal, and the quiet line under an answer. Pure functions."""
+"""Sanitizes text for a terminal and formats the statistics line below an answer. Pure functions."""
 
 import re
 
@@ -9,14 +9,14 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def printable(text: str) -> str:
-    """`text` without control characters: what a model writes must not move the cursor, ring or change the title."""
+    """Remove control characters: model output must not move the cursor, ring the bell or set the title."""
     return without_bidi_controls(_CONTROLS.sub("", text))
 
 
 def footer(reply: Reply) -> str:
-    """What an answer cost: 'Generated 90 tokens in 4.2 s (21.4 tokens/s), first after 0.3 s', and what else to know.
+    """Format statistics: 'Generated 90 tokens in 4.2 s (21.4 tokens/s), first after 0.3 s', and notes on the end.
 
-    The time is that of prefill and decode; the first token also had to wait in the queue. '' if nothing was generated.
+    The time is prefill plus decode; the time of the first token includes the queue. '' if nothing was generated.
     """
     usage = reply.usage
     if usage is None or not usage.generated_tokens:

@@ -1,7 +1,7 @@
-"""The end of the terminal's text that is drawn again and again, below everything that is printed for good.
+"""Redraws the last lines of the terminal in place, below the permanent output.
 
-Rich's Live does the same, but goes up by the number of lines that it drew: where the window was made narrower, the
-terminal has wrapped them into more rows, and the rows that are left would repeat the text.
+Rich's Live moves up by the number of lines that it drew. After the window was made narrower, the terminal has wrapped
+these lines into more rows, and Live leaves some of them behind; this class counts the wrapped rows.
 """
 
 import os
@@ -15,12 +15,12 @@ from rich.segment import ControlType, Segment, Segments
 
 
 class Redrawn(RenderHook):
-    """Draws `renderable` below what the console prints, from `with` to its end; refresh() draws it again."""
+    """Draws `renderable` below the console's output while the context is open; refresh() redraws it."""
 
     def __init__(self, console: Console, renderable: RenderableType) -> None:
         self._console, self._renderable = console, renderable
-        self._width = 0  # of the window when it was drawn
-        self._drawn: list[int] = []  # widths of the lines
+        self._width = 0  # window width at the last draw
+        self._drawn: list[int] = []  # widths of the drawn lines
 
     def __enter__(self) -> Self:
         self._console.push_render_hook(self)
@@ -35,18 +35,18 @@ class Redrawn(RenderHook):
         self._console.show_cursor(True)
 
     def refresh(self) -> None:
-        """Draw it as it is now."""
+        """Redraw the renderable."""
         self._console.print(Control())
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """What Rich prints instead of `renderables`: they take the place of what is drawn, which comes below them."""
+        """Rich hook: print `renderables` above the drawn lines and redraw these below."""
         erased = self._erased()
         lines = list(map(_trimmed, self._console.render_lines(self._renderable, pad=False)))
         self._width, self._drawn = self._console.width, [Segment.get_line_length(line) for line in lines]
         return [erased, *renderables, Segments(_joined(lines))]
 
     def _erased(self) -> Control:
-        """Deletes the rows that the drawn lines take now, and leaves the cursor at the first one."""
+        """Control codes that erase the drawn rows and leave the cursor at the first one."""
         rows, width = len(self._drawn), self._console.width
         if width < self._width and _wraps():
             rows = sum(max(1, -(-each // width)) for each in self._drawn)
@@ -58,7 +58,7 @@ class Redrawn(RenderHook):
 
 
 def _trimmed(line: Sequence[Segment]) -> list[Segment]:
-    """The line without blanks at its end, which only some terminals wrap; those with a background stay."""
+    """Strip trailing blanks without a background color, because only some terminals wrap them."""
     kept = list(line)
     while kept and not (kept[-1].style and kept[-1].style.bgcolor):
         text, style, control = kept.pop()
@@ -68,7 +68,7 @@ def _trimmed(line: Sequence[Segment]) -> list[Segment]:
 
 
 def _joined(lines: Sequence[Sequence[Segment]]) -> list[Segment]:
-    """The lines without a line break at the end, where the cursor stays."""
+    """Join the lines without a final line break, so that the cursor stays on the last line."""
     segments: list[Segment] = []
     for number, line in enumerate(lines):
         segments += [*([Segment.line()] if number else []), *line]
@@ -76,5 +76,5 @@ def _joined(lines: Sequence[Sequence[Segment]]) -> list[Segment]:
 
 
 def _wraps() -> bool:
-    """Whether the terminal wraps lines that a narrower window does not hold; xterm and Linux's console cut them."""
+    """Whether the terminal wraps lines when the window narrows; xterm and the Linux console cut them."""
     return "TMUX" in os.environ or not ("XTERM_VERSION" in os.environ or os.environ.get("TERM") == "linux")

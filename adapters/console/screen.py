@@ -1,7 +1,7 @@
-"""The console for a person: Markdown as it is written, a spinner while nothing is, and a quiet line after it.
+"""The interactive console: streams Markdown, shows a spinner while waiting and a statistics line after each answer.
 
-Blocks of an answer that are complete are printed and scroll away like any output; only the block being written is drawn
-again and again, and of that no more than the window holds, so nothing flickers and nothing is lost.
+Complete blocks of an answer are printed permanently. Only the unfinished block is redrawn, limited to the height of the
+window, so that nothing flickers or is lost.
 """
 
 import asyncio
@@ -30,18 +30,18 @@ KEYS = (
 
 
 class _Moving:
-    """What is drawn again and again: the end of the block being written, and a spinner with what is waited for."""
+    """The redrawn lines: the end of the unfinished block, and a spinner with the status."""
 
     def __init__(self) -> None:
         self.text = ""
         self.status = ""
-        self.gap = False  # text was printed above
+        self.gap = False  # a block was printed above
         self.done = False
         self._spinner = Spinner("dots", style="dim")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.text:
-            # half the window, so that it still fits into a window of half the width
+            # Half of the window, so that it still fits when the window's width is halved.
             yield Blocks(self.text, gap=self.gap, last=max(1, (console.height - 1) // 2))
         if self.status or not (self.text or self.done):
             self._spinner.update(text=Text(self.status, style="dim"))
@@ -55,18 +55,18 @@ async def _animate(drawn: Redrawn) -> None:
 
 
 class RichScreen:
-    """A terminal with a person before it. `downloads` is the directory in which files of /export are saved."""
+    """Output on an interactive terminal. `downloads`: directory for the files of /export."""
 
     def __init__(self, console: Console, downloads: Path) -> None:
         self._console = console
         self._downloads = downloads
         self._moving = _Moving()
-        self._reply_id = ""  # the reply being written
-        self._printed = ""  # the beginning of it that is printed for good
+        self._reply_id = ""  # id of the current reply
+        self._printed = ""  # its prefix that was printed permanently
 
     @contextlib.contextmanager
     def answering(self, interrupted: Callable[[], None]) -> Iterator[None]:
-        """A spinner until there is something to show; Ctrl-C calls `interrupted` on the event loop."""
+        """Show a spinner until there is text; Ctrl-C calls `interrupted` on the event loop."""
         self._moving = _Moving()
         drawn = Redrawn(self._console, self._moving)
         animation = asyncio.create_task(_animate(drawn))
@@ -78,19 +78,19 @@ class RichScreen:
             self._reply_id, self._printed = "", ""
 
     def waiting(self, text: str) -> None:
-        """Put `text` beside the spinner, if there is one."""
+        """Show `text` beside the spinner, if there is one."""
         self._moving.status = printable(text)
 
     def show(self, reply: Reply) -> None:
-        """Print what is complete of the reply, and redraw the rest."""
+        """Print the complete blocks of the reply and redraw the rest."""
         text = printable(reply.committed + reply.tail)
         if reply.reply_id != self._reply_id:
-            if self._reply_id and reply.final:  # another answer than the one being written
+            if self._reply_id and reply.final:  # not the reply that is being streamed
                 self._print(text, reply)
                 return
             self._reply_id, self._printed = reply.reply_id, ""
             self._moving.gap = self._moving.done = False
-        if not text.startswith(self._printed):  # the answer began anew, after a failure
+        if not text.startswith(self._printed):  # the answer was restarted after a failure
             self._printed = ""
         if reply.final:
             self._moving.text, self._moving.status, self._moving.done = "", "", True
@@ -100,13 +100,13 @@ class RichScreen:
         start = len(self._printed)
         end = start + settled(printable(reply.committed)[start:])
         self._printed = text[:end]
-        if text[end:] != self._moving.text:  # something is coming, so nothing is waited for
+        if text[end:] != self._moving.text:  # new text replaces the status
             self._moving.text, self._moving.status = text[end:], ""
         if end > start:
             self._print_blocks(text[start:end])
 
     def notice(self, notice: Notice) -> None:
-        """Print the answer to a command."""
+        """Print the response to a command."""
         self._console.print(Blocks(printable(notice.text)), end="")
         self._console.print()
 
@@ -121,11 +121,11 @@ class RichScreen:
         self._console.print()
 
     def exists(self, file: Attachment) -> bool:
-        """Whether there is a file of that name in the directory for downloads."""
+        """Whether the download directory has a file of that name."""
         return (self._downloads / Path(file.name).name).exists()
 
     def save(self, file: Attachment, *, replace: bool) -> None:
-        """Save a file in the directory for downloads and print its path; replace: also over one of that name."""
+        """Save a file in the download directory and print its path; replace: overwrite an existing file."""
         try:
             path = self._save(file, replace=replace)
         except OSError as error:
@@ -135,20 +135,20 @@ class RichScreen:
             self._console.print()
 
     def remark(self, text: str) -> None:
-        """Print something that nobody asked for, quietly."""
+        """Print a dimmed hint."""
         self._console.print(Text(printable(text), style="dim"))
 
     async def gone(self) -> None:
-        """Never returns: a terminal that is closed sends SIGHUP."""
+        """Never return: closing a terminal sends SIGHUP."""
         await asyncio.Event().wait()
 
     def problem(self, text: str) -> None:
-        """Print one sentence."""
+        """Print one sentence as an error."""
         self._console.print(Text(printable(text), style="red"))
         self._console.print()
 
     def _print(self, rest: str, reply: Reply) -> None:
-        """The end of a reply and its quiet line."""
+        """Print the end of a reply and its statistics line."""
         error = ""
         if reply.finish_reason is FinishReason.ERROR:
             rest, _, error = rest.rstrip().rpartition("\n\n")
@@ -167,7 +167,7 @@ class RichScreen:
         self._console.print(blocks, end="")
 
     def _save(self, file: Attachment, *, replace: bool) -> Path:
-        """Write the file, under the next free name unless it replaces one. Raises OSError."""
+        """Write the file, with the next free name unless `replace`. Raises OSError."""
         name = Path(file.name)
         if replace:
             path = self._downloads / name.name

@@ -1,4 +1,4 @@
-"""Renders Markdown in a terminal, block by block, so that an answer looks the same however its text arrived."""
+"""Renders Markdown in a terminal block by block, so that the result does not depend on how the text was streamed."""
 
 from itertools import pairwise
 from typing import ClassVar
@@ -9,14 +9,14 @@ from rich.markdown import Heading, Markdown, MarkdownElement
 from rich.segment import Segment
 from rich.text import Text
 
-_PARSER = MarkdownIt().enable("strikethrough").enable("table")  # as Rich does
-_PARSER.core.ruler.enableOnly(["normalize", "block"])  # what is inside of a block is Rich's business
+_PARSER = MarkdownIt().enable("strikethrough").enable("table")  # same as Rich
+_PARSER.core.ruler.enableOnly(["normalize", "block"])  # Rich parses the inline content
 _LONGEST_BLOCK = 20_000
-"""Characters; a longer block is shown as it is written, since it is rendered anew several times a second."""
+"""Characters; a longer block is shown as plain text, because it is rendered several times a second."""
 
 
 class _Heading(Heading):
-    LEVEL_ALIGN: ClassVar[dict[str, JustifyMethod]] = {}  # all of them at the left: an answer is no title page
+    LEVEL_ALIGN: ClassVar[dict[str, JustifyMethod]] = {}  # left-align all headings
 
 
 class _Markdown(Markdown):
@@ -24,7 +24,7 @@ class _Markdown(Markdown):
 
 
 def block_starts(text: str) -> list[int]:
-    """The offsets at which the top-level blocks of `text` begin."""
+    """Offsets of the top-level blocks of `text`."""
     lines = text.split("\n")
     offsets = [0]
     for line in lines:
@@ -35,16 +35,16 @@ def block_starts(text: str) -> list[int]:
 
 
 def settled(text: str) -> int:
-    """How many characters of a growing text belong to blocks that can no longer change.
+    """Number of leading characters of a growing text that belong to complete blocks.
 
-    The last block can (a list gets more items, a paragraph becomes a heading), and so can the last, incomplete line.
+    The last block may still change (more list items, a paragraph that becomes a heading), as may an incomplete line.
     """
     starts = block_starts(text[: text.rfind("\n") + 1])
     return starts[-1] if starts else 0
 
 
 class Blocks:
-    """`text` to print. gap: an empty line goes before it. last: only so many of its lines, those at the end."""
+    """Renders `text`. gap: print an empty line first. last: print only the last `last` lines."""
 
     def __init__(self, text: str, *, gap: bool = False, last: int | None = None) -> None:
         self._text, self._gap, self._last = text, gap, last
@@ -62,8 +62,8 @@ class Blocks:
 
 
 def _rendered(block: str, console: Console, options: ConsoleOptions) -> list[list[Segment]]:
-    """The lines of one block without the empty ones around it: Rich gives each kind of block another number of them."""
-    # hyperlinks: where a link leads is shown, not hidden
+    """Render one block without the empty lines around it, whose number differs by kind of block in Rich."""
+    # hyperlinks=False shows the target of a link as text.
     shown = _Markdown(block, hyperlinks=False) if len(block) <= _LONGEST_BLOCK else Text(block)
     lines = console.render_lines(shown, options, pad=False)
     full = [number for number, line in enumerate(lines) if "".join(segment.text for segment in line).strip()]

@@ -1,4 +1,4 @@
-"""The terminal while an answer is awaited: Ctrl-C stops the answer, other keys wait for the next prompt, unechoed."""
+"""Terminal mode while an answer is pending: Ctrl-C stops the answer, other keys are kept, unechoed, for the prompt."""
 
 import asyncio
 import os
@@ -18,13 +18,13 @@ if sys.platform != "win32":
 
 @contextmanager
 def interrupts(interrupted: Callable[[], None]) -> Iterator[None]:
-    """SIGINT calls `interrupted` on the running event loop."""
+    """Call `interrupted` on the running event loop at SIGINT."""
     loop = asyncio.get_running_loop()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(interrupted)
 
-    before = signal.signal(signal.SIGINT, on_signal)  # unlike loop.add_signal_handler, Windows has it too
+    before = signal.signal(signal.SIGINT, on_signal)  # Windows does not support loop.add_signal_handler
     try:
         yield
     finally:
@@ -33,9 +33,9 @@ def interrupts(interrupted: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def keys(interrupted: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C calls `interrupted` on the running event loop; other keys are kept for the next prompt.
+    """Call `interrupted` on the running event loop at Ctrl-C; keep other keys for the next prompt.
 
-    Ctrl-C is read as a key: as a signal it would also reach `make`, and `make run` would end with an error.
+    Reads Ctrl-C as a key: as a signal it would also reach `make`, and `make run` would report an error.
     """
     if sys.platform == "win32" or not sys.stdin.isatty():
         yield

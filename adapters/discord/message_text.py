@@ -1,4 +1,4 @@
-"""The text of a message as a person reads it: names instead of ids, without the mention that calls the bot."""
+"""Converts a Discord message to plain text: names instead of ids, without the mention that addresses the bot."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ _TOKEN = re.compile(r"<(?:@!?(?P<user>\d++)|@&(?P<role>\d++)|#(?P<channel>\d++)|
 
 
 def plain_text(message: discord.Message, calls: Iterable[str] = ()) -> str:
-    """The text of a message. `calls` are the mentions that address the bot, which are left out at its beginning."""
+    """Return a message's text. `calls`: mentions of the bot, which are stripped from its beginning."""
     either = "|".join(map(re.escape, calls)) or "(?!)"
     text = re.sub(rf"\A(?:(?:{either})[ ,:\n\t]*+)++", "", message.content.strip())
     users = {user.id: user.display_name for user in message.mentions}
@@ -30,6 +30,6 @@ def plain_text(message: discord.Message, calls: Iterable[str] = ()) -> str:
 
 
 def calls_of(me: discord.ClientUser, guild: discord.Guild | None) -> tuple[str, ...]:
-    """Everything that a text can call the bot by: its mention, and that of the role that Discord gave it."""
+    """Mentions that address the bot: its user mention, and that of the role that Discord gave it."""
     role = guild.self_role if guild else None
     return (f"<@{me.id}>", f"<@!{me.id}>", *([role.mention] if role else []))

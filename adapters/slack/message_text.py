@@ -1,7 +1,7 @@
-"""The text of a message as a person reads it: names instead of ids, links with their words; pure.
+"""Converts Slack message text to plain text: names instead of ids, labels for links, no entities; pure.
 
-In: text as Slack sends it, where `<` and `>` stand around mentions and links only and `&`, `<` and `>` themselves are
-written as entities. Out: plain text, without the mention that calls the bot.
+Slack puts only mentions and links between `<` and `>`, and encodes `&`, `<` and `>` as entities. The mention that
+addresses the bot is removed.
 """
 
 import re
@@ -13,23 +13,23 @@ _CHANNEL = re.compile(r"<#([A-Z0-9]++)\|?>")
 
 
 def users_in(text: str) -> list[str]:
-    """The ids of the people who are mentioned, each once."""
+    """Ids of the mentioned users, without duplicates."""
     return list(dict.fromkeys(_USER.findall(text)))
 
 
 def channels_in(text: str) -> list[str]:
-    """The ids of the channels that are mentioned without their names, each once."""
+    """Ids of the channels that are mentioned without a name, without duplicates."""
     return list(dict.fromkeys(_CHANNEL.findall(text)))
 
 
 def mentions(text: str, user_id: str) -> bool:
-    """Whether somebody is mentioned."""
+    """Whether a user is mentioned."""
     return user_id in _USER.findall(text)
 
 
 def plain_text(text: str, names: Mapping[str, str], me: str) -> str:
-    """Readable text. `names` of people and channels by id; `me` is the bot's id, whose mention is left out at the
-    beginning."""
+    """Convert a text. `names`: names of users and channels by id; `me`: id of the bot, whose mention is stripped from
+    the beginning."""
     calls = re.match(rf"(?:\s*+<@{re.escape(me)}(?:\|[^<>]*+)?>[\s,:]*+)++", text)
     parts, done = [], calls.end() if calls else 0
     for token in _TOKEN.finditer(text, done):
@@ -39,12 +39,12 @@ def plain_text(text: str, names: Mapping[str, str], me: str) -> str:
 
 
 def decoded(text: str) -> str:
-    """The text with characters in the place of Slack's three entities."""
+    """Decode Slack's three entities."""
     return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
 def _readable(inside: str, names: Mapping[str, str]) -> str:
-    """What a reader sees for `<inside>`."""
+    """Plain text for `<inside>`."""
     target, _, label = inside.partition("|")
     label = decoded(label)
     if target.startswith("@"):

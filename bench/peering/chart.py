@@ -1,7 +1,7 @@
-"""A picture of the figures, as SVG that reads in light and in dark.
+"""Draws the figures as an SVG for light and dark backgrounds.
 
-In: figures. Out: three panels (speed, time to the first text, memory) with a line for every peer over the number of
-conversations. Panels with a logarithmic axis say so.
+Four panels (speed, time to the first text of first and of later turns, memory) with a line for every peer over the
+number of conversations. Titles mark logarithmic axes.
 """
 
 import math
@@ -22,7 +22,7 @@ STYLE = """
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """What is drawn, and how."""
+    """A panel's title, value and axis."""
 
     title: str
     value: Callable[[Figures], float]
@@ -39,7 +39,7 @@ PANELS = (
 
 
 def ticks(highest: float) -> list[float]:
-    """From 0 in at most six round steps to at least `highest`."""
+    """Axis marks from 0 in at most six round steps to at least `highest`."""
     if highest <= 0:
         return [0.0, 1.0]
     rough = highest / 5
@@ -49,13 +49,13 @@ def ticks(highest: float) -> list[float]:
 
 
 def decades(lowest: float, highest: float) -> list[float]:
-    """Powers of ten around both."""
+    """Powers of ten that enclose both values."""
     first, last = math.floor(math.log10(lowest)), math.ceil(math.log10(highest))
     return [10.0**power for power in range(first, max(last, first + 1) + 1)]
 
 
 def draw(rows: Sequence[Figures]) -> str:
-    """The picture."""
+    """The whole SVG."""
     peers = list(dict.fromkeys(row.peer for row in rows))
     colours = {peer: COLOURS[number % len(COLOURS)] for number, peer in enumerate(peers)}
     width, height = 2 * (LEFT + WIDTH) + GAP, TOP + 2 * (HEIGHT + GAP)

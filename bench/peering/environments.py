@@ -1,6 +1,6 @@
-"""Environments of the peers, under the user's cache directory: made once, with pip, from the package registry.
+"""Installs the peers' virtual environments under the user's cache directory, once, with pip from the package registry.
 
-In: a recipe. Out: the environment's python. It promises that an environment with the mark is whole.
+An environment with the mark file is complete.
 """
 
 import json
@@ -16,7 +16,7 @@ from platformdirs import user_cache_path
 from bench.peering.catalog import Recipe
 
 INSTALL_S = 2400.0
-"""llama.cpp is built from source: a quarter of an hour on two cores."""
+"""Seconds; building llama.cpp from source takes a quarter of an hour on two cores."""
 MARK = "installed.json"
 NEEDED = """
 import sys
@@ -27,20 +27,20 @@ for line in requires(sys.argv[1]) or ():
     if need.name not in sys.argv[2:] and (need.marker is None or need.marker.evaluate({"extra": ""})):
         print(line)
 """
-"""What an installed package asks for, but for what is left out."""
+"""Prints the dependencies of an installed package, without those that are left out."""
 
 
 class CannotInstall(Exception):
-    """Why, in one line."""
+    """The installation failed; the message is one line."""
 
 
 def root() -> Path:
-    """Where they are."""
+    """The directory of all environments."""
     return user_cache_path("inhouse", appauthor=False) / "peers"
 
 
 def ensure(recipe: Recipe) -> Path:
-    """The environment's python, after an installation if there is none yet. Raises CannotInstall."""
+    """The environment's Python; installs the environment if missing. Raises CannotInstall."""
     folder = root() / recipe.name
     python = folder / "bin" / "python"
     wanted = [*recipe.packages, *filter(None, [recipe.bare])]
@@ -64,14 +64,14 @@ def ensure(recipe: Recipe) -> Path:
 
 
 def _alias(folder: Path, pinned: str, alias: str) -> None:
-    """Let a package's metadata be found by another name, too."""
+    """Copies a package's metadata under a second name."""
     package, version = pinned.split("==")
     (known,) = folder.glob(f"lib/python*/site-packages/{package.replace('-', '_')}-{version}.dist-info")
     shutil.copytree(known, known.with_name(f"{alias}-{version}.dist-info"), dirs_exist_ok=True)
 
 
 def run(command: list[str], environment: Mapping[str, str] | None = None) -> str:
-    """What it says. Raises CannotInstall."""
+    """Runs a command; its output. Raises CannotInstall."""
     settings = os.environ | dict(environment or {})
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, env=settings, check=False)

@@ -1,7 +1,7 @@
-"""The first scripts' way as a server: one request after another, each through transformers' `generate()`.
+"""A server that answers one request at a time with transformers' `generate()`.
 
-`python generate_server.py MODEL PORT DTYPE`, with the python of an environment that has transformers. It imports
-nothing of ours, so that it may run there. Answers are never shorter than they may be long.
+`python generate_server.py MODEL PORT DTYPE`, with the Python of an environment that has transformers. Imports nothing
+of this project, so that it runs there. Answers always have the full length.
 """
 
 import json
@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStream
 
 
 class Server(HTTPServer):
-    """One thread, so requests wait for each other."""
+    """Single-threaded, so requests wait for each other."""
 
     request_queue_size = 64
 
@@ -26,7 +26,7 @@ class Server(HTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """See Server."""
+    """Streams answers of /v1/chat/completions."""
 
     server: Server
 
@@ -67,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
 
     def log_message(self, *args: Any) -> None:
-        """Not said."""
+        """Logs nothing."""
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A model's directory as one GGUF file of 16-bit weights, for llama.cpp.
+"""Converts a model directory to one GGUF file of 16-bit weights, for llama.cpp.
 
-`python -m bench.peering.gguf_file DIRECTORY FILE --type float16`. In: a Llama model with a byte-level BPE tokenizer, as
-`bot.models.gguf_conversion` leaves it. Out: the same weights in float16 or bfloat16, norms in float32, the tokenizer
-and the chat template. A process of its own, because it imports torch.
+`python -m bench.peering.gguf_file DIRECTORY FILE --type float16`. Takes a Llama model with a byte-level BPE tokenizer,
+as `bot.models.gguf_conversion` writes it. Writes the same weights in float16 or bfloat16, norms in float32, the
+tokenizer and the chat template. Runs in its own process, because it imports torch.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PRE_TOKENIZER = "smollm"
 
 
 def write(folder: Path, file: Path, kind: str) -> None:
-    """Write `file`; it has its name only when it is whole."""
+    """Writes `file`; renames it from a temporary name when complete."""
     unfinished = file.with_suffix(".part")
     config = json.loads((folder / "config.json").read_text("utf-8"))
     writer = GGUFWriter(unfinished, "llama")
@@ -88,7 +88,7 @@ def _tensors(writer: GGUFWriter, folder: Path, config: dict[str, Any], kind: str
 
 
 def _interleaved(tensor: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows for llama.cpp's rotary embedding, which turns neighbours, where transformers turns halves."""
+    """Reorders rows for llama.cpp's rotary embedding, which rotates adjacent pairs; transformers rotates halves."""
     halves = tensor.view(heads, 2, tensor.shape[0] // heads // 2, tensor.shape[1])
     return halves.swapaxes(1, 2).reshape(tensor.shape)
 

@@ -1,6 +1,6 @@
-"""Figures of the runs: kept as JSON lines, put together, shown as a table.
+"""Stores runs as JSON lines, aggregates them, and formats a table.
 
-In: runs, each one peer with one number of conversations in one round. Out: medians with ranges over the rounds.
+A run is one peer with one number of conversations in one round. Figures are medians and ranges over the rounds.
 """
 
 import json
@@ -20,7 +20,8 @@ HEADER = (
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`first_ms`, `later_ms`: until the first text of first and of later turns. `short`: answers below full length."""
+    """`first_ms`, `later_ms`: time to the first text of first and of later turns. `short`: answers below full
+    length."""
 
     peer: str
     dtype: str
@@ -37,13 +38,13 @@ class Run:
 
     @property
     def speed(self) -> float:
-        """Tokens a second."""
+        """Tokens per second."""
         return self.tokens / self.seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One peer with one number of conversations, over all rounds. Milliseconds, tokens a second, MB."""
+    """One peer with one number of conversations, over all rounds. Units: milliseconds, tokens per second, MB."""
 
     peer: str
     conversations: int
@@ -59,12 +60,12 @@ class Figures:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of them does not exceed; 0 for none."""
+    """The smallest value that is at least as large as this share of the values; 0 if there are none."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else 0.0
 
 
 def figures(runs: Sequence[Run]) -> list[Figures]:
-    """By number of conversations, the peers in the order in which they first come."""
+    """Figures by number of conversations, then by peer in order of first appearance."""
     cells: dict[tuple[int, str], list[Run]] = {}
     for run in runs:
         cells.setdefault((run.conversations, run.peer), []).append(run)
@@ -95,7 +96,7 @@ def _figures(runs: list[Run]) -> Figures:
 
 
 def table(rows: Iterable[Figures], absent: dict[str, str]) -> str:
-    """Markdown; `absent` says why somebody is not in it."""
+    """A Markdown table; `absent` gives the reasons for missing peers."""
     lines = [
         f"| {row.conversations} | {row.peer} | {row.speed:.1f} ({row.slowest:.1f} to {row.fastest:.1f}) "
         f"| {row.first:.0f} / {row.first_p95:.0f} | {row.later:.0f} / {row.later_p95:.0f} "
@@ -107,13 +108,13 @@ def table(rows: Iterable[Figures], absent: dict[str, str]) -> str:
 
 
 def keep(run: Run, file: Path) -> None:
-    """One line more."""
+    """Appends a run."""
     with file.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(asdict(run)) + "\n")
 
 
 def read(file: Path) -> list[Run]:
-    """What was kept."""
+    """Reads all stored runs."""
     kept: Iterator[dict[str, Any]] = (json.loads(line) for line in file.read_text("utf-8").splitlines())
     return [Run(**{name: _frozen(value) for name, value in run.items()}) for run in kept]
 

@@ -1,7 +1,6 @@
-"""A peer's processes: started, watched, stopped.
+"""Starts, monitors and stops a peer's server processes.
 
-In: a peer and what its command is made of. Out: a server that answers; what its processes take. It promises that they
-are gone at the end, with all that they started.
+`stop` ends all processes, including those that the server started.
 """
 
 import asyncio
@@ -23,22 +22,22 @@ START_S = 300.0
 SAMPLE_S = 0.5
 LOOK_S = 2.0
 RESTLESS = 0.05
-"""The share of a core over which an idle server is held still while another is measured."""
+"""Share of a core; an idle server that uses more is suspended while another is measured."""
 
 
 class CannotStart(Exception):
-    """Why, in one line."""
+    """The server does not start; the message is one line."""
 
 
 def free_port() -> int:
-    """A port that nobody has."""
+    """A free TCP port."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
 
 
 class Server:
-    """One peer's processes, in a group of their own."""
+    """One peer's processes, in a process group of their own."""
 
     def __init__(self, peer: Peer, ground: Ground, log: Path) -> None:
         self.peer, self.ground, self._log = peer, ground, log
@@ -55,7 +54,7 @@ class Server:
             )
 
     async def ready(self, session: aiohttp.ClientSession) -> None:
-        """Wait until it answers. Raises CannotStart."""
+        """Waits until it answers. Raises CannotStart."""
         loop = asyncio.get_running_loop()
         until = loop.time() + START_S
         while loop.time() < until:
@@ -69,13 +68,13 @@ class Server:
         raise CannotStart(f"did not answer within {START_S:.0f} s: {self.last_words()}")
 
     def last_words(self) -> str:
-        """The last line of its log that names an error, or the last one."""
+        """The last line of its log that names an error, else the last line."""
         lines = [line.strip() for line in self._log.read_text("utf-8", "replace").splitlines() if line.strip()]
         errors = [line for line in lines if "Error" in line or "error:" in line]
         return (errors or lines or ["it said nothing"])[-1][:300]
 
     async def look(self) -> None:
-        """Find out whether it is quiet when it has nothing to do."""
+        """Measures whether it uses CPU time while idle."""
         before = self._seconds()
         await asyncio.sleep(LOOK_S)
         share = (self._seconds() - before) / LOOK_S
@@ -84,13 +83,13 @@ class Server:
             print(f"  {self.peer.name} takes {share:.0%} of a core when idle: held still between its turns", flush=True)
 
     def hold(self, still: bool) -> None:
-        """Stop a restless server's processes, or let them go on."""
+        """Suspends a restless server's processes, or resumes them."""
         if self.restless:
             self._signal(signal.SIGSTOP if still else signal.SIGCONT)
 
     @asynccontextmanager
     async def weighed(self) -> AsyncIterator[list[float]]:
-        """Resident MB of all its processes while this runs, twice a second."""
+        """Samples the resident MB of all its processes twice a second, until the block ends."""
         samples = [self._megabytes()]
 
         async def sample() -> None:
@@ -105,7 +104,7 @@ class Server:
             task.cancel()
 
     def stop(self) -> None:
-        """End all of it."""
+        """Stops all processes."""
         family = self._family()
         self._signal(signal.SIGCONT)
         self._signal(signal.SIGTERM)

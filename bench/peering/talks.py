@@ -1,7 +1,7 @@
-"""The conversations that every peer is held to, and one client for all of them.
+"""The conversations for every peer, and one client for all.
 
-In: the address of a server with OpenAI's /v1/chat/completions. Out: for each answer when its first text came, its
-tokens as the server counted them, and what went wrong. Every round has prompts that no earlier one had.
+The client talks to OpenAI's /v1/chat/completions and returns for each answer the time to its first text, the server's
+token counts, and errors. Prompts differ in every round.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import aiohttp
 
 TURNS = 3
 ANSWER_S = 420.0
-"""The longest that an answer may take; sixteen of generate() one after another take 70 s on two cores."""
+"""Time limit for an answer; sixteen sequential answers of generate() take 70 s on two cores."""
 SUBJECTS = (
     "the sea", "a lighthouse", "two brothers", "an old clock", "the moon", "a train", "a forest", "a baker",
     "a river", "a lost letter", "a violin", "the desert", "a small inn", "a blue door", "an island", "a winter",
@@ -28,7 +28,7 @@ GO_ON = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer. `turn` counts from 0. `first_s`: seconds to its first text. `error`: why it does not count."""
+    """One answer. `turn` counts from 0. `first_s`: seconds to its first text. `error`: why it is not counted."""
 
     turn: int
     first_s: float = 0.0
@@ -40,7 +40,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """How a peer is asked. `extra`: what it needs besides what all understand."""
+    """A peer's client. `extra`: request fields that only this peer needs."""
 
     session: aiohttp.ClientSession
     url: str
@@ -48,7 +48,7 @@ class Client:
     extra: Mapping[str, Any]
 
     async def ask(self, name: str, turn: int, messages: list[dict[str, str]], tokens: int) -> Answer:
-        """One answer, streamed. `name` is the conversation's."""
+        """One streamed answer. `name` is the conversation's."""
         body = {"model": self.model, "messages": messages, "max_tokens": tokens, "temperature": 0.0, "stream": True}
         stream: dict[str, Any] = {"stream_options": {"include_usage": True}}
         first_s, text, usage, began = 0.0, "", dict[str, int](), perf_counter()
@@ -81,7 +81,7 @@ class Client:
 
 
 async def converse(client: Client, name: str, subject: str, tokens: int, turns: int = TURNS) -> list[Answer]:
-    """One conversation: the next question comes as soon as the answer is there. It ends at its first error."""
+    """Runs one conversation without pauses between turns. Ends at its first error."""
     answers: list[Answer] = []
     messages: list[dict[str, str]] = []
     for turn in range(turns):
@@ -95,7 +95,7 @@ async def converse(client: Client, name: str, subject: str, tokens: int, turns: 
 
 
 async def talk(client: Client, round_name: str, conversations: int, tokens: int) -> tuple[float, list[Answer]]:
-    """All at once; how many seconds that took, and the answers."""
+    """Runs all conversations at once; the seconds that it took, and all answers."""
     began = perf_counter()
     told = await asyncio.gather(
         *(

@@ -1,4 +1,5 @@
-"""Phi-4, Phi-2 and Mistral at full width in the engine: loading, memory, equal answers, their ends, the edge."""
+"""Tests Phi-4, Phi-2 and Mistral at full width in the engine: loading, memory, equal answers, end tokens, window
+edge."""
 
 import asyncio
 import json
@@ -101,7 +102,7 @@ async def test_a_batch_says_what_generate_says(engine: EngineProcess, in_float32
 async def test_an_answer_ends_at_every_token_that_ends_one(
     engine: EngineProcess, written: Written, in_float32: Grown
 ) -> None:
-    """And none of it is shown. Two models end an answer in one more way: another token, or a text."""
+    """And the end token is not shown. Two models have a second way to end: another token, or a stop text."""
     answer = await ask(engine, "red", prompt("Where?", prefix="the red"), BRIEF)
     assert (answer.text, answer.finish_reason) == (" green blue", FinishReason.STOP)
     assert answer.usage.generated_tokens == 3
@@ -113,7 +114,7 @@ async def test_an_answer_ends_at_every_token_that_ends_one(
 
 
 async def test_bfloat16_takes_what_was_estimated(written: Written, in_bfloat16: Grown) -> None:
-    """Weights that are stored as they are used are mapped, and become resident only as they are touched."""
+    """Weights that are stored in their dtype are mapped, and become resident only on first use."""
     assert in_bfloat16.model.dtype == "bfloat16"
     estimate = estimated(written, "bfloat16")
     assert in_bfloat16.model.weights_mb == pytest.approx(estimate, rel=0.02)
@@ -121,14 +122,14 @@ async def test_bfloat16_takes_what_was_estimated(written: Written, in_bfloat16: 
 
 
 async def test_the_windows_edge(engine: EngineProcess, written: Written, in_bfloat16: Grown) -> None:
-    """A prompt that leaves exactly max_tokens is taken; one token more is refused."""
+    """Accepts a prompt that leaves exactly max_tokens; rejects one more token."""
     window = written.real.spec.context_window
     assert in_bfloat16.model.context_window == window
     with pytest.raises(RequestFailed, match=f"there is room for {window - TOKENS:,} .context window {window:,}, less"):
         await ask(engine, "over", filling(written, window, 1), BRIEF)
     taken = asyncio.create_task(ask(engine, "taken", filling(written, window, 0), BRIEF))
-    await engine.stats()  # by then it is asked
-    if window > 4096:  # too much work for a test, so that it is only begun
+    await engine.stats()  # by now the request was sent
+    if window > 4096:  # too much computation for a test, so it is only started
         await engine.abort("taken")
         assert (await taken).finish_reason is FinishReason.ABORT
     else:
@@ -136,7 +137,7 @@ async def test_the_windows_edge(engine: EngineProcess, written: Written, in_bflo
 
 
 async def test_the_edge_of_a_smaller_window(engine: EngineProcess, written: Written) -> None:
-    """As above, answered to the end by each model; one token more in a conversation costs its oldest turns."""
+    """As above, with a whole answer from each model; one token more in a conversation drops its oldest turns."""
     window = SMALL_WINDOW
     await engine.load(written.source(dtype="bfloat16", context_window=window), quiet)
     answer = await ask(engine, "taken", filling(written, window, 0), BRIEF)
@@ -150,7 +151,7 @@ async def test_the_edge_of_a_smaller_window(engine: EngineProcess, written: Writ
 
 
 def filling(written: Written, window: int, over: int, *before: str) -> Prompt:
-    """A conversation that fills the window to its last token and `over` tokens more, `before` its last question."""
+    """A conversation that exceeds the window by `over` tokens; `before` are its earlier texts."""
     builder = PromptBuilder(tokenizer_of(written.real.name), written.real.spec.template, 10 * window)
     words = 1
     while missing := window - TOKENS + over - len(builder.build(prompt(*before, " ".join(["sea"] * words)), 1).ids):

@@ -1,7 +1,7 @@
-"""Phi-4, Phi-2 and Mistral at full width in 8 and 4 bits (bitsandbytes, on the CPU), and split as for a GPU too small.
+"""Tests Phi-4, Phi-2 and Mistral at full width in 8 and 4 bits (bitsandbytes, CPU), and split between GPU and RAM.
 
-The split is shown with accelerate's real hooks: what would be on the GPU stays in memory, and the layer that would be
-in RAM lies on the disk and is brought in whenever it computes. That the device is a GPU is what is not shown.
+The split uses accelerate's real hooks on a CPU: layers for the GPU stay in memory, the layer for RAM is on disk and
+loaded whenever it computes. A real GPU is not tested.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ async def test_the_layers_matrices_are_quantized_and_nothing_else(written: Writt
     prompts = PromptBuilder(loaded.tokenizer, source.template, source.context_window)
     answer = said(loaded, prompts, prompt("Where?", prefix="the red"), written.real.ends)
     assert answer[1] == 3
-    # What one layer takes tells what all of them would.
+    # One layer's size, times the real number of layers, gives the whole model's.
     layers = sum(weights_bytes(layer) for layer in layers_of(loaded.model))
     whole = weights_bytes(loaded.model) - layers + layers * written.real.spec.layers / written.real.layers
     assert weights_mb(written.real.spec, "bfloat16", kind) == pytest.approx(whole / MB, rel=0.1)

@@ -1,7 +1,7 @@
-"""The command line, `inhouse`.
+"""Define the command line `inhouse`.
 
-Exit status: 0 success, 1 failure, 78 (EX_CONFIG) a usage or configuration error, 130 interrupted. An error is one
-sentence on stderr, never a traceback. Each command imports what it needs when it runs, so that `--help` stays fast.
+Exit status: 0 success, 1 failure, 78 (EX_CONFIG) usage or configuration error, 130 interrupted. An error is one
+sentence on stderr, never a traceback. Commands import their dependencies when they run, so that `--help` stays fast.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ import typer
 
 from bot.types.errors import EX_CONFIG, ConfigError, InhouseError
 
-logging.getLogger("dotenv").setLevel(logging.ERROR)  # a line that it cannot read is told as a mistake of the settings
+logging.getLogger("dotenv").setLevel(logging.ERROR)  # load_settings reports malformed lines of .env itself
 
 app = typer.Typer(
     name="inhouse",
@@ -28,10 +28,10 @@ app.add_typer(database, name="db")
 
 
 def main() -> None:
-    """Run the command of this process's arguments, and end the process."""
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # the hub's library tells the hub about this machine otherwise
+    """Run the command in sys.argv and exit the process."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # huggingface_hub sends data about this machine otherwise
     try:
-        if sys.argv[1:2] != ["doctor"]:  # which says it among other things
+        if sys.argv[1:2] != ["doctor"]:  # doctor reports this problem as a finding
             check_packages()
         status = app(standalone_mode=False, prog_name="inhouse") or 0
     except typer.TyperException as error:
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _with_help(error: typer.TyperException) -> str:
-    """A usage error on one line, with the help page to read."""
+    """Format a usage error as one line that names the help command."""
     sentence = " ".join(error.format_message().split())
     context: typer.Context | None = getattr(error, "ctx", None)  # only usage errors have one
     command = context.command_path if context else "inhouse"
@@ -54,14 +54,14 @@ def _with_help(error: typer.TyperException) -> str:
 
 
 def _tell(sentence: str) -> None:
-    """Print why the command failed, to a person or into the journal."""
+    """Print an error to stderr, with a priority prefix if stderr is the journal."""
     from bot.observability.journal import leads_to_journal, prefixed
 
     typer.echo(prefixed(sentence, logging.ERROR) if leads_to_journal(sys.stderr) else sentence, err=True)
 
 
 def check_packages() -> None:
-    """Raise ConfigError if Python would import another `adapters` than ours: the name is a common one."""
+    """Raise ConfigError if Python would import an `adapters` package of another distribution."""
     ours = Path(__file__).parents[2]
     found = importlib.util.find_spec("adapters")
     if found is None or found.origin is None or Path(found.origin).parents[1] != ours:
@@ -99,7 +99,7 @@ def _catalog_names(incomplete: str) -> list[str]:
 
     try:
         names = sorted(spec.name for spec in Catalog.of(load_settings()))
-    except InhouseError:  # a mistake in the settings is no reason for a traceback in the prompt
+    except InhouseError:  # completion must not print a traceback for a mistake in the settings
         return []
     return [name for name in names if name.startswith(incomplete)]
 
@@ -146,7 +146,7 @@ def _chat(
         "system_prompt": system,
     }
     given = {name for name, value in options.items() if value is not None}
-    settings = load_settings(**options)  # a mistake in them is told at once, before anything slow
+    settings = load_settings(**options)  # before the slow imports, so that mistakes are reported at once
     from bot.cli.chat import run_chat
 
     raise typer.Exit(run_chat(settings, given, once))

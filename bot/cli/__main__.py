@@ -1,4 +1,4 @@
-"""`python -m bot.cli` is `inhouse`."""
+"""Run the command line as `python -m bot.cli`."""
 
 from bot.cli import main
 

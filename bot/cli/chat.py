@@ -1,7 +1,7 @@
-"""`inhouse chat`: the service with the terminal as its one platform.
+"""Implement `inhouse chat`: run the service with the terminal as its only platform.
 
 The conversation is stored in a subdirectory of the state directory, separate from `inhouse run`; --once and piped
-questions store nothing. The log goes to a file.
+questions store nothing. The log goes to chat.log in the state directory.
 """
 
 import asyncio
@@ -36,16 +36,16 @@ from bot.types.engine import Engine, LoadedModel, LoadProgress, ModelSource
 from bot.types.errors import ConfigError, StateLocked
 
 REMEMBERED = {"model": "model", "temperature": "temperature", "max_tokens": "max_tokens", "system_prompt": "system"}
-"""Options that a conversation can also have stored, by a command, and their names there."""
+"""Options that a chat command can also set and store, and their names in the storage."""
 
 LOG_BYTES = 1_000_000
-"""A log larger than this is begun anew."""
+"""Maximum size of chat.log; a larger one is deleted at the start."""
 
 
 def run_chat(settings: Settings, given: Set[str], once: str | None) -> int:
-    """Talk until the person leaves or the questions end; the exit status. `given`: the settings that came as options.
+    """Chat until the user quits or the input ends; return the exit status. given: settings given as options.
 
-    Raises InhouseError if it cannot start or go on.
+    Raises InhouseError if the service cannot start or continue.
     """
     if once is not None and not once.strip():
         raise ConfigError("--once needs a question.")
@@ -60,7 +60,7 @@ def run_chat(settings: Settings, given: Set[str], once: str | None) -> int:
 
 
 def _talk(settings: Settings, given: Set[str]) -> int:
-    """A person's chat. A second one at the same time is not remembered."""
+    """Run an interactive chat. A second chat at the same time stores nothing."""
     console = Console()
     screen = RichScreen(console, Path.cwd())
     catalog = Catalog.of(settings)
@@ -79,19 +79,19 @@ def _talk(settings: Settings, given: Set[str]) -> int:
 
 
 def _serve(settings: Settings, state_dir: Path, adapter: ConsoleAdapter, engine: Engine) -> None:
-    update = {"state_dir": state_dir, "http": None}  # one page a machine: that of `inhouse run`
+    update = {"state_dir": state_dir, "http": None}  # only `inhouse run` serves the status page
     asyncio.run(serve(settings.model_copy(update=update), [adapter], engine, (signal.SIGTERM,)))
 
 
 class _TellingEngine(EngineProcess):
-    """An engine that says which model it has loaded, and on what."""
+    """An engine that prints a line about each loaded model: device, dtype and load time."""
 
     def __init__(self, screen: RichScreen) -> None:
         super().__init__()
         self._screen = screen
 
     async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
-        """As the engine does."""
+        """Load the model, then print the line."""
         model = await super().load(source, progress)
         line = f"{model.name} on {model.device}, {model.dtype}, loaded in {model.load_s:.1f} s. {model.note}"
         self._screen.remark(line.strip())
@@ -99,7 +99,7 @@ class _TellingEngine(EngineProcess):
 
 
 async def _forget_settings(home: Path, given: Set[str]) -> None:
-    """What is said on the command line is newer than what the conversation has stored."""
+    """Delete stored settings of the conversation that the command line overrides."""
     storage = await Storage.open(home)
     try:
         for option, name in REMEMBERED.items():
@@ -110,7 +110,7 @@ async def _forget_settings(home: Path, given: Set[str]) -> None:
 
 
 def _lenient(stream: TextIO) -> TextIO:
-    """`stream`, writing '?' for what its encoding does not have: no reason to lose an answer."""
+    """Make `stream` write '?' for characters outside its encoding, instead of raising in the middle of an answer."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")
     return stream
@@ -118,7 +118,7 @@ def _lenient(stream: TextIO) -> TextIO:
 
 @contextmanager
 def _log_to_file(settings: Settings) -> Iterator[None]:
-    """Log to chat.log in the state directory, or nowhere if it cannot be written."""
+    """Log to chat.log in the state directory, or discard the log if it cannot be written."""
     path = settings.state_dir / "chat.log"
     with ExitStack() as stack:
         try:
@@ -132,4 +132,4 @@ def _log_to_file(settings: Settings) -> Iterator[None]:
         try:
             yield
         finally:
-            logging.getLogger().handlers.clear()  # the file is closed now
+            logging.getLogger().handlers.clear()  # the handler must not write to the closed file

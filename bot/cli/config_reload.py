@@ -1,7 +1,7 @@
-"""Reloads the configuration at SIGHUP while the service runs.
+"""Reload the configuration at SIGHUP while the service runs.
 
-Applies the new settings and catalog as a whole; on any mistake the old ones stay and the log names it. Settings that
-need a restart are named in the log.
+Applies new settings and catalog together. On any mistake it keeps the old ones and logs the mistake. Changed settings
+that need a restart are logged.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Reloads:
-    """Reloads one service, as often as it is asked to. `settings` are those that it started with."""
+    """Reloads the configuration of one service on request. settings: those that the service started with."""
 
     def __init__(self, settings: Settings, service: Service, notifier: Notifier) -> None:
         self._secrets = set(secrets(settings))
@@ -28,11 +28,11 @@ class Reloads:
         self._wanted = asyncio.Event()
 
     def ask(self) -> None:
-        """Have the configuration read again, soon."""
+        """Request a reload; safe to call from a signal callback on the event loop."""
         self._wanted.set()
 
     async def keep_up(self) -> None:
-        """Do as asked, for ever."""
+        """Process reload requests until cancelled."""
         while True:
             await self._wanted.wait()
             self._wanted.clear()
@@ -41,14 +41,14 @@ class Reloads:
                     await self._reload()
                 except InhouseError as error:
                     log.error("The configuration was not reloaded, and the old one stays in use: %s", error)
-                except Exception:  # a bug of ours must not cost the next reload
+                except Exception:  # a bug must not disable later reloads
                     log.exception("The configuration could not be reloaded, and the old one stays in use")
 
     async def _reload(self) -> None:
-        """Raises InhouseError with what is wrong with the new configuration."""
+        """Read and apply the configuration. Raises InhouseError, which describes the mistake."""
         settings, catalog = await asyncio.to_thread(_read)
         late = self._service.reload(settings, catalog)
-        self._secrets |= set(secrets(settings))  # the old ones are still in use
+        self._secrets |= set(secrets(settings))  # tokens change only at a restart, so the old ones stay in use
         setup_logs(settings.log_level, settings.log_format, self._secrets)
         log.info("The configuration was reloaded")
         if late:
@@ -56,7 +56,7 @@ class Reloads:
 
 
 def _read() -> tuple[Settings, Catalog]:
-    """A configuration with which the service could start, too."""
+    """Read the configuration and check that the service could start with it. Raises InhouseError."""
     settings = load_settings()
     catalog = Catalog.of(settings)
     Shelf(Current(settings, catalog)).locate(catalog.default)

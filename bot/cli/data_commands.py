@@ -1,6 +1,6 @@
-"""`inhouse export | backup | db upgrade`.
+"""Implement `inhouse export`, `inhouse backup` and `inhouse db upgrade`.
 
-Data goes to files or stdout, what was done to stderr. Errors are ConfigError or StorageError.
+Data goes to files or stdout, messages to stderr. Errors are ConfigError or StorageError.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from bot.types.errors import ConfigError
 def export(
     settings: Settings, out: Path | None, conversations: Sequence[str], person: str | None, *, force: bool
 ) -> None:
-    """Write the wanted records as JSON Lines to `out`, or to stdout, and how many there were to stderr."""
+    """Write the selected records as JSON Lines to `out` or stdout, and their number to stderr."""
     wanted = Wanted(tuple(map(_place, conversations)), None if person is None else _person(person))
     with ExitStack() as stack:
         stream: BinaryIO = sys.stdout.buffer
@@ -44,7 +44,7 @@ def export(
                 stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
                 found[record["record"]] += 1
             stream.flush()
-        except BrokenPipeError:  # the reader has left, as `head` does
+        except BrokenPipeError:  # the reader closed the pipe, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return
     parts = ", ".join(counted(number, name) for name, number in found.items())
@@ -52,14 +52,14 @@ def export(
 
 
 def backup(settings: Settings, target: Path, *, force: bool) -> None:
-    """Copy the database into `target`, and say so on stderr."""
+    """Copy the database to `target`."""
     with _bar("copying") as told:
         size = back_up(settings.state_dir, target, told, force=force)
     typer.echo(f"Copied the database of {settings.state_dir} to {target} ({human(size, 'B')}).", err=True)
 
 
 def upgrade_database(settings: Settings) -> None:
-    """Bring the database up to date, and say on stderr from which version to which."""
+    """Migrate the database to this version; print both versions to stderr."""
     with _bar("copying") as told:
         done = asyncio.run(upgrade(settings.state_dir, told))
     if done.copy is None:
@@ -88,7 +88,7 @@ def _person(text: str) -> tuple[str, str]:
 
 @contextmanager
 def _bar(what: str) -> Iterator[Told]:
-    """Progress, where there is a terminal to show it."""
+    """Show a progress bar if stderr is a terminal."""
     columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

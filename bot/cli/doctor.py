@@ -1,7 +1,7 @@
-"""`inhouse doctor`: runs every check concurrently and prints the findings as a table, as lines or as JSON.
+"""Implement `inhouse doctor`: run all checks concurrently and print the findings as a table, as lines or as JSON.
 
-Exit status: 0 if nothing is wrong (there may be warnings), 1 if something is, 78 for mistakes in the settings, which
-are replaced by their defaults so that everything else is checked.
+Exit status: 0 if nothing is wrong (warnings are allowed), 1 if something is, 78 for mistakes in the settings. Settings
+with mistakes are replaced by their defaults, so that all other checks run.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from bot.types.findings import Finding, State, ok, told
 
 
 def diagnose(*, as_json: bool) -> int:
-    """Look at everything and show it; the exit status."""
+    """Run all checks, print the findings, and return the exit status."""
     mistakes: Sequence[str] = ()
     try:
         settings = load_settings()
@@ -54,7 +54,7 @@ def diagnose(*, as_json: bool) -> int:
 async def _examine(
     settings: Settings, mistakes: Sequence[str], report: Report, console: Console, *, show: bool
 ) -> None:
-    """Make the checks, showing what is under way where somebody watches."""
+    """Run the checks; show the names of running checks if the output is a terminal."""
     teller = console if show and console.is_terminal else Console(stderr=True)
     with teller.status("checking") as status:
 
@@ -66,7 +66,7 @@ async def _examine(
 
 
 def sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
-    """All checks, in the order in which they are shown."""
+    """All sections, in display order."""
     looked, running = machine_checks.Looked(), state_checks.running(settings)
     serving = any((settings.discord_bot_token, settings.slack_bot_token, settings.slack_app_token))
     return [
@@ -112,7 +112,7 @@ def sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
 
 
 def packages() -> Iterator[Finding]:
-    """Whether what was imported is ours."""
+    """Check that Python imports this distribution's `adapters` package."""
     try:
         check_packages()
     except ConfigError as error:
@@ -122,7 +122,7 @@ def packages() -> Iterator[Finding]:
 
 
 def _outside(settings: Settings, *, running: bool) -> list[Section]:
-    """The checks of what is beyond this machine."""
+    """The sections that use the network; empty if `adapters` is not ours."""
     with contextlib.suppress(ConfigError):
         check_packages()
         from adapters.discord.setup import checks as discord
@@ -150,7 +150,7 @@ def _outside(settings: Settings, *, running: bool) -> list[Section]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What libraries log is left out: what matters of it is found out here."""
+    """Discard log output of libraries; the checks report the relevant failures themselves."""
     root, silent = logging.getLogger(), logging.NullHandler()
     root.addHandler(silent)
     try:

@@ -1,6 +1,6 @@
-"""`inhouse models | pull | remove | login`.
+"""Implement `inhouse models`, `inhouse pull`, `inhouse remove` and `inhouse login`.
 
-Errors are ModelError or ConfigError. Only `models` needs torch, to examine the hardware, in a process of its own.
+Errors are ModelError or ConfigError. Only `models` uses torch, in a child process that detects the hardware.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ from bot.storage import is_held
 from bot.types.errors import ConfigError, ModelError
 
 PIPE_WIDTH = 160
-"""Width of tables in columns where stdout is not a terminal."""
+"""Width of tables if stdout is not a terminal, in columns."""
 
 METRICS_S = 2.0
-"""Timeout of the question which model a running service has loaded."""
+"""Timeout of the request to a running service's /metrics, seconds."""
 
 
 def show_models(settings: Settings, *, everything: bool, json_only: bool) -> None:
-    """Print the hardware, a table of models and the best one; or JSON. everything: with dtypes and repositories."""
+    """Print the hardware, a table of models and the best one, or JSON. everything: include dtypes and repositories."""
     catalog = Catalog.of(settings)
     with Console(stderr=True).status("examining the hardware"):
         hardware = asyncio.run(probe(settings.device))
@@ -54,9 +54,9 @@ def show_models(settings: Settings, *, everything: bool, json_only: bool) -> Non
 
 
 def pull_model(settings: Settings, *, yes: bool) -> None:
-    """Fetch the model of the settings: its licence and size first, then a question (of people only), then a bar.
+    """Download the model of the settings: show licence and size, ask (on a terminal only), then show progress.
 
-    Raises ModelError, or typer.Abort if the answer was no.
+    Raises ModelError, or typer.Abort if the user declines.
     """
     catalog = Catalog.of(settings)
     spec = catalog.get(catalog.default)
@@ -74,10 +74,10 @@ def pull_model(settings: Settings, *, yes: bool) -> None:
 
 
 def remove_model(settings: Settings, *, yes: bool, default: str) -> None:
-    """Delete the model of the settings: its size first, then a question. `default`: the operator's INHOUSE_MODEL.
+    """Delete the model of the settings: show its size, then ask. default: the value of INHOUSE_MODEL.
 
-    Raises ModelError if there is nothing to delete or a service uses it, ConfigError if there is nobody to ask, or
-    typer.Abort if the answer was no.
+    Raises ModelError if the model is not installed or a running service uses it, ConfigError if stdin is not a terminal
+    and `yes` is not set, and typer.Abort if the user declines.
     """
     catalog = Catalog.of(settings)
     spec = catalog.get(catalog.default)
@@ -105,7 +105,7 @@ def remove_model(settings: Settings, *, yes: bool, default: str) -> None:
 
 
 def loaded_model(settings: Settings) -> str | None:
-    """The model that a running service has loaded, '' for none, by its metrics; None if they cannot be read."""
+    """The model that a running service has loaded, according to its /metrics; '' for none, None if unreadable."""
     if settings.http is None or not settings.http.port:
         return None
     request = urllib.request.Request(f"http://{settings.http}/metrics")
@@ -122,7 +122,7 @@ def loaded_model(settings: Settings) -> str | None:
 
 
 def log_in(settings: Settings) -> None:
-    """Ask for a token (unseen; or take a line of stdin), verify it and store it."""
+    """Read a token (without echo on a terminal, else one line of stdin), verify it and store it."""
     from huggingface_hub import constants
 
     if sys.stdin.isatty():

@@ -1,6 +1,6 @@
-"""`inhouse run`: serves the platforms whose tokens are set, until SIGTERM or SIGINT.
+"""Implement `inhouse run`: serve the platforms whose tokens are set, until SIGTERM or SIGINT.
 
-The first signal drains (finishes running answers and starts no new ones), a second one exits at once. SIGHUP reloads
+The first signal drains: running answers finish, and no new ones start. A second signal exits at once. SIGHUP reloads
 the configuration; in a terminal, where it means that the terminal was closed, it drains.
 """
 
@@ -26,12 +26,15 @@ from bot.types.engine import Engine
 from bot.types.errors import ConfigError
 
 SLACK_TOKENS = {"SLACK_BOT_TOKEN": ("bot token", "xoxb-"), "SLACK_APP_TOKEN": ("app-level token", "xapp-")}
-"""Slack's two tokens: what each is, and how it begins."""
+"""The kind and the prefix of Slack's two tokens."""
 Handlers = Mapping[signal.Signals, Callable[[], None]]
 
 
 def adapters_for(settings: Settings) -> list[Adapter]:
-    """An adapter for every platform whose tokens are set. Raises ConfigError for half a pair, or a wrong one."""
+    """Create an adapter for each platform whose tokens are set.
+
+    Raises ConfigError if only one of Slack's two tokens is set, or one is of the wrong kind.
+    """
     adapters: list[Adapter] = []
     if settings.discord_bot_token is not None:
         from adapters.discord.adapter import DiscordAdapter
@@ -45,7 +48,7 @@ def adapters_for(settings: Settings) -> list[Adapter]:
 
 
 def _has_slack(settings: Settings) -> bool:
-    """Whether Slack's two tokens are set. Raises ConfigError if only one is, or if one is not what it should be."""
+    """Whether Slack's two tokens are set. Raises ConfigError if only one is set, or one is of the wrong kind."""
     tokens = (settings.slack_bot_token, settings.slack_app_token)
     given = {name: token.get_secret_value() for name, token in zip(SLACK_TOKENS, tokens, strict=True) if token}
     how = "`inhouse slack-manifest` says how to get it"
@@ -64,7 +67,7 @@ def _has_slack(settings: Settings) -> bool:
 
 
 def run_platforms(settings: Settings, adapters: Sequence[Adapter]) -> None:
-    """Serve `adapters`. Raises ConfigError if there are none."""
+    """Serve `adapters` until a signal ends the service. Raises ConfigError if there are none, and InhouseError."""
     setup_logs(settings.log_level, settings.log_format, secrets(settings))
     if not adapters:
         raise ConfigError(
@@ -72,21 +75,21 @@ def run_platforms(settings: Settings, adapters: Sequence[Adapter]) -> None:
             "`inhouse chat` needs no token."
         )
     raise_soft_limit()
-    gc.freeze()  # a collection that goes through all that was imported stops the event loop for 100 ms
+    gc.freeze()  # otherwise a full collection scans all imported modules and blocks the event loop for 100 ms
     asyncio.run(_supervised(settings, adapters, Notifier.of_environment()))
 
 
 async def serve(
     settings: Settings, adapters: Sequence[Adapter], engine: Engine, stop_on: Sequence[signal.Signals]
 ) -> None:
-    """Run a service until its adapters have returned or one of the signals was received. Raises InhouseError."""
+    """Run a service until its adapters return or one of the signals arrives. Raises InhouseError."""
     service = Service(settings, Catalog.of(settings), adapters, engine)
     with _handling(service, dict.fromkeys(stop_on, service.stop)):
         await service.run()
 
 
 async def _supervised(settings: Settings, adapters: Sequence[Adapter], notifier: Notifier) -> None:
-    """As `serve`, with whoever supervises this process told of it, and reloads."""
+    """Like `serve`, with systemd notifications and configuration reloads."""
     service = Service(settings, Catalog.of(settings), adapters, EngineProcess(), notifier)
     handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), service.stop)
     reloads = Reloads(settings, service, notifier)
@@ -102,9 +105,10 @@ async def _supervised(settings: Settings, adapters: Sequence[Adapter], notifier:
 
 @contextlib.contextmanager
 def _handling(service: Service, handlers: Handlers) -> Iterator[None]:
-    """Have these called on the event loop when their signals arrive.
+    """Call these handlers on the event loop when their signals arrive.
 
-    Python calls `on_signal` on the main thread between two of its instructions, also where they hold up the loop.
+    Not loop.add_signal_handler: Python runs `on_signal` on the main thread between two bytecode instructions, so
+    `must_end` takes effect even while Python code blocks the loop.
     """
     loop = asyncio.get_running_loop()
 

@@ -1,4 +1,4 @@
-"""Which Inhouse this is."""
+"""Report the version of Inhouse."""
 
 from importlib import metadata
 

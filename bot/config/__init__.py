@@ -1,1 +1,1 @@
-"""Settings and where they come from."""
+"""Settings, their sources, and network addresses."""

@@ -14,7 +14,7 @@ _HOST = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A host (a name or an IP address, without brackets) and a TCP port; port 0 lets the system choose one."""
+    """A host (name or IP address without brackets) and a TCP port; port 0 lets the system choose one."""
 
     host: str
     port: int
@@ -29,7 +29,7 @@ class Address:
 
 
 def parse_address(text: str) -> Address | None:
-    """'127.0.0.1:8321', '[::1]:8321' or 'name:8321' as an Address, 'off' and 'none' as None. Raises ValueError."""
+    """Parse '127.0.0.1:8321', '[::1]:8321' or 'name:8321'; None for a word of OFF. Raises ValueError."""
     text = text.strip()
     if text.lower() in OFF:
         return None
@@ -42,7 +42,7 @@ def parse_address(text: str) -> Address | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, as a name or an IP address, is this machine itself."""
+    """Whether a host name or IP address is a loopback one."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -50,7 +50,10 @@ def is_loopback(host: str) -> bool:
 
 
 def parse_host(text: str) -> str:
-    """The host in a Host header, in lower case, without brackets, port and last dot. Raises ValueError if malformed."""
+    """Return the host of a Host header in lower case, without brackets, port and final dot.
+
+    Raises ValueError if the header is malformed.
+    """
     found = _HOST.fullmatch(text)
     if found is None or int(found["port"] or 0) > 65_535:
         raise ValueError("not a Host header")
@@ -60,7 +63,7 @@ def parse_host(text: str) -> str:
 
 
 def network_of(host: str) -> str:
-    """The network that one client is likely to have for itself: an IPv4 address, or 64 bits of an IPv6 address."""
+    """The network that a single client usually controls: the IPv4 address, or the /64 of an IPv6 address."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -1,6 +1,6 @@
-"""Find which variables are set where: in `.env` of the working directory, systemd's credentials, the environment.
+"""Find which variables are set in `.env` of the working directory, systemd's credentials and the environment.
 
-What cannot be read is a sentence each. It knows no setting; what the values mean is for `config`.
+Unreadable sources are returned as sentences, not raised. `bot.config.settings` interprets the values.
 """
 
 import errno
@@ -15,12 +15,12 @@ from dotenv.parser import parse_stream
 
 ENV_FILE = Path(".env")
 MOST_BYTES = 1_000_000
-"""The largest file that is read."""
+"""Maximum size of a file that is read."""
 
 
 @dataclass(slots=True)
 class Found:
-    """Where settings may be read from, which variables are set there, and what could not be read."""
+    """The readable sources, the source of each variable (`places`), and what could not be read (`mistakes`)."""
 
     env_file: Path | None = None
     credentials: Path | None = None
@@ -29,7 +29,7 @@ class Found:
 
 
 def look(ours: Callable[[str], bool]) -> Found:
-    """Look into the three places; the later ones win. `ours` tells which credentials are settings."""
+    """Search the three sources; later ones take precedence. ours: whether a credential's name is a setting."""
     found = Found()
     if os.path.lexists(ENV_FILE) and not _is_for_others():
         _read_env_file(found)
@@ -41,7 +41,7 @@ def look(ours: Callable[[str], bool]) -> Found:
 
 
 def _is_for_others() -> bool:
-    """Whether `.env` is a virtual environment, or /dev/null, which says that there shall be none."""
+    """Whether `.env` is a virtual environment, or a link to /dev/null (which disables it)."""
     try:
         return (ENV_FILE / "pyvenv.cfg").is_file() or ENV_FILE.samefile(os.devnull)
     except OSError:
@@ -87,9 +87,9 @@ def _read_credentials(found: Found, directory: Path, ours: Callable[[str], bool]
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
-    """The UTF-8 text of a regular file of at most so many bytes; never waits, as opening a FIFO does.
+    """Read a regular UTF-8 file of at most `most` bytes. Never blocks, even if the path is a FIFO.
 
-    Raises OSError, UnicodeDecodeError.
+    Raises OSError and UnicodeDecodeError.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:

@@ -1,4 +1,4 @@
-"""Reads the environment, systemd's credentials and `.env` in the working directory into one frozen `Settings`.
+"""Read the environment, systemd's credentials and `.env` in the working directory into one frozen `Settings`.
 
 Order of precedence: command line, environment, files in $CREDENTIALS_DIRECTORY (named like the variables), `.env`. An
 empty value counts as unset. All mistakes are reported in one ConfigError; the value of a token is never shown.
@@ -28,10 +28,10 @@ TOKENS = {
     "slack_app_token": "SLACK_APP_TOKEN",
     "http_token": "INHOUSE_HTTP_TOKEN",
 }
-"""Settings that hold a token, and the well-known name of its variable."""
+"""Settings that hold a token, and the names of their variables."""
 
 SHORTEST_TOKEN = 16
-"""Characters of INHOUSE_HTTP_TOKEN, which people choose themselves: a shorter one could be guessed."""
+"""Minimum length of INHOUSE_HTTP_TOKEN, which operators choose; a shorter one could be guessed."""
 
 PLATFORMS = ("discord", "slack")
 
@@ -41,7 +41,7 @@ def _lower(value: object) -> object:
 
 
 def _words(value: object) -> object:
-    """The words of a comma-separated list, each once."""
+    """Split a comma-separated list and drop duplicates."""
     return tuple(dict.fromkeys(filter(None, map(str.strip, value.split(","))))) if isinstance(value, str) else value
 
 
@@ -61,7 +61,7 @@ def _layers(value: object) -> object:
 def _folder(path: Path) -> Path:
     try:
         return path.expanduser().absolute()
-    except RuntimeError as error:  # ~somebody, who is not known here
+    except RuntimeError as error:  # ~name of an unknown user
         raise ValueError(str(error)) from error
 
 
@@ -70,7 +70,7 @@ def _file(path: Path) -> Path:
     try:
         if path.is_file():
             return path
-    except OSError as error:  # a name that is too long, or a folder that may not be looked into
+    except OSError as error:  # the name is too long, or the directory may not be searched
         raise ValueError(str(error)) from error
     raise ValueError("no such file")
 
@@ -102,7 +102,7 @@ HttpToken = Annotated[SecretStr, Field(min_length=SHORTEST_TOKEN)]
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. A field's description completes the sentence 'it must be ...'."""
+    """All settings. A field's description completes the sentence 'it must be ...' in error messages."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -206,12 +206,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The order in which the sources win; the library would let `.env` win over credentials."""
+        """Return the sources by precedence; by default pydantic-settings prefers `.env` to credentials."""
         return init_settings, env_settings, file_secret_settings, dotenv_settings
 
 
 class Misconfigured(ConfigError):
-    """There are mistakes in the settings: a sentence each. `usable` has defaults where they are."""
+    """Mistakes in the settings. mistakes: one sentence each; usable: the settings with defaults in their place."""
 
     def __init__(self, mistakes: tuple[str, ...], usable: Settings) -> None:
         lines = [f"{len(mistakes)} mistakes in the configuration:", *(f"- {line}" for line in mistakes)]
@@ -220,20 +220,20 @@ class Misconfigured(ConfigError):
 
 
 def variable(name: str) -> str:
-    """The name of the variable that sets the attribute `name` of Settings."""
+    """The environment variable of a field of Settings."""
     return TOKENS.get(name, PREFIX + name.upper())
 
 
 def secrets(settings: Settings) -> tuple[str, ...]:
-    """The values of all tokens that are set: what must never reach a log."""
+    """The values of all tokens that are set, for the log's redactor."""
     tokens = (getattr(settings, name) for name in TOKENS)
     return tuple(token.get_secret_value() for token in tokens if token)
 
 
-def load_settings(**overrides: Any) -> Settings:  # Any: whatever was typed; it is validated like all the rest
-    """The settings; `overrides` are attributes given on the command line, None for those that were not.
+def load_settings(**overrides: Any) -> Settings:  # Any: values of the command line, validated like all others
+    """Load the settings. overrides: fields given on the command line; None counts as not given.
 
-    Raises Misconfigured that names every mistake, a line each, with where it was found and what would be right.
+    Raises Misconfigured that lists every mistake, one line each, with its source and the valid values.
     """
     assert overrides.keys() <= Settings.model_fields.keys(), f"no such settings: {sorted(overrides)}"
     given = {name: value for name, value in overrides.items() if value is not None}
@@ -241,13 +241,13 @@ def load_settings(**overrides: Any) -> Settings:  # Any: whatever was typed; it 
     mistakes = [*found.mistakes, *_unknown(found.places)]
     places = found.places | {variable(name): "the command line" for name in given}
     settings: Settings | None = None
-    while settings is None:  # what is wrong with settings together shows once each of them is right
+    while settings is None:  # the validator of the whole model runs only once each field is valid
         try:
             settings = Settings(_env_file=found.env_file, _secrets_dir=found.credentials, **given)
         except ValidationError as error:
             mistakes += dict.fromkeys(_sentence(detail, places) for detail in error.errors())
             if _defaults(error).items() <= given.items():
-                raise  # a default that is no default: a mistake of ours
+                raise  # a default is itself invalid: a bug
             given |= _defaults(error)
     if not mistakes:
         return settings
@@ -259,7 +259,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _unknown(places: dict[str, str]) -> Iterator[str]:
-    """A sentence for every variable that looks like ours and is not."""
+    """A sentence for each variable that begins with PREFIX and is not a setting."""
     known = [variable(name).removeprefix(PREFIX) for name in Settings.model_fields]
     for name, place in places.items():
         ending = name.removeprefix(PREFIX)
@@ -270,16 +270,16 @@ def _unknown(places: dict[str, str]) -> Iterator[str]:
 
 
 def _defaults(error: ValidationError) -> dict[str, object]:
-    """The defaults of what is wrong, by the names under which they win over everything else."""
+    """Defaults for the invalid fields, by the names (alias or field) under which they override all sources."""
     fields = Settings.model_fields
     wrong = {str(detail["loc"][0]).lower() if detail["loc"] else "http" for detail in error.errors()}
-    # what is wrong with settings together is that other machines could reach the status page
+    # the only error of the whole model (`_guarded`) is a reachable status page without a token: turn the page off
     found = {name: None if name == "http" else fields[name].get_default(call_default_factory=True) for name in wrong}
     return {str(fields[name].validation_alias or name): value for name, value in found.items()}
 
 
 def _sentence(detail: ErrorDetails, places: dict[str, str]) -> str:
-    if not detail["loc"]:  # of the settings together: it is a whole sentence
+    if not detail["loc"]:  # an error of the whole model is already a sentence
         return detail["msg"].removeprefix("Value error, ")
     name = str(detail["loc"][0]).lower()
     place = places.get(variable(name), "default")

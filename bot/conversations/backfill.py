@@ -1,9 +1,8 @@
-"""What was said while a platform could not tell us: how far each channel was heard, and reading back from there.
+"""Backfills messages that were sent while a platform was disconnected, from a stored cursor per channel.
 
-In: every message that is heard, and the beginning of every new session. Out: the messages in between, handled as if
-they came live. It promises: a channel that was never heard before is not read back; of the others at most so many
-messages, not older than so many seconds; a stored cursor has nothing behind it that is still to be handled; what was
-answered already is not answered again (the inbox sees to that).
+Channels without a cursor are not read. In the others it reads at most `catchup_messages` messages, none older than
+`catchup_age` seconds, and handles them like live ones. Every message up to a stored cursor was handled or given up. The
+inbox drops messages that were answered before.
 """
 
 import asyncio
@@ -23,44 +22,44 @@ from bot.types.messages import ConversationKey, IncomingMessage, Outcome
 log = logging.getLogger(__name__)
 
 SAVE_S = 5.0
-"""How often cursors are written; after a crash so much is read back twice, and dropped as known."""
+"""Interval for storing cursors; after a crash, messages of this period are read again and dropped as duplicates."""
 
 TRIES = 3
 AT_ONCE = 8
 MOST_CHANNELS = 1000
-"""How many channels are read back, those heard last before the others."""
+"""Maximum number of channels to backfill, most recently active first."""
 MOST_KEPT = 3 * MOST_CHANNELS
-"""Cursors in memory: every thread has one, and in months there are many threads."""
+"""Maximum number of cursors in memory; each thread has one."""
 
 
 class CatchUp:
-    """Keeps the cursors, and reads back from them."""
+    """Stores a cursor per channel and thread, and backfills from it."""
 
     def __init__(self, current: Current, storage: Storage) -> None:
         self._current, self._storage = current, storage
-        self._heard: dict[ConversationKey, Cursor] = {}  # the newest message of each place
+        self._heard: dict[ConversationKey, Cursor] = {}  # newest handled message by channel or thread
         self._stored: dict[ConversationKey, Cursor] = {}
-        self._missed: dict[ConversationKey, set[str]] = {}  # messages that are not stored yet
-        self._behind: set[str] = set()  # platforms that are to be read back first
-        self._due = asyncio.Event()  # cursors should be written now
+        self._missed: dict[ConversationKey, set[str]] = {}  # ids of messages that could not be stored yet
+        self._behind: set[str] = set()  # platforms with a pending backfill; their cursors are not stored
+        self._due = asyncio.Event()  # store cursors now, not at the next interval
         self.sessions: dict[str, int] = {}
-        """How many sessions each platform began; every one is read back for."""
+        """Number of sessions by platform; each one starts a backfill."""
         self.read: Counter[str] = Counter()
-        """How many messages were read back, by platform."""
+        """Number of backfilled messages by platform."""
 
     async def load(self, platforms: Iterable[str]) -> None:
-        """Begin from the stored cursors of these platforms."""
+        """Load the stored cursors of these platforms."""
         for platform in platforms:
             self._behind.add(platform)
             for cursor in await self._storage.cursors.of_platform(platform):
                 self._stored[cursor.key] = cursor
 
     def missed(self, event: IncomingMessage) -> None:
-        """Note that a message could not be stored: until it is, the cursor of its place stays before it."""
+        """Record a message that could not be stored; its cursor is not stored until it was handled or backfilled."""
         self._missed.setdefault(_place(event), set()).add(event.message_id)
 
     def heard(self, event: IncomingMessage) -> None:
-        """Note that a message was handled."""
+        """Record that a message was handled."""
         place = _place(event)
         if missed := self._missed.get(place):
             missed.discard(event.message_id)
@@ -71,7 +70,7 @@ class CatchUp:
                 self._due.set()
 
     async def keep_saving(self) -> None:
-        """Write the cursors every few seconds, and soon where there is none: without one, nothing is read back."""
+        """Store cursors every SAVE_S, and at once for a new channel: without a cursor there is no backfill."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SAVE_S):
@@ -80,7 +79,7 @@ class CatchUp:
             await self.save()
 
     async def save(self) -> None:
-        """Write the cursors that moved, except where something is still to be read back."""
+        """Store the changed cursors, except where a message is still unhandled."""
         moved = [
             cursor
             for place, cursor in self._heard.items()
@@ -96,16 +95,16 @@ class CatchUp:
             log.error("The cursors could not be stored yet: %s", error)
 
     def _forget(self) -> None:
-        """Drop from memory what is stored and would not be read back anyway."""
+        """Evict stored cursors that are too old for a backfill."""
         if len(self._stored) > MOST_KEPT:
             owed = {place: cursor for place, cursor in self._heard.items() if cursor != self._stored.get(place)}
             newest = sorted(self._stored.values(), key=lambda cursor: cursor.sent_at)[-2 * MOST_CHANNELS :]
             self._stored, self._heard = {cursor.key: cursor for cursor in newest}, owed
 
     async def read_back(self, adapter: Adapter, handle: Callable[[IncomingMessage], Awaitable[Outcome]]) -> int:
-        """Handle what an adapter's platform has after the cursors; the number of messages that address the bot.
+        """Fetch and handle the messages after the cursors; returns how many of them address the bot.
 
-        Raises StorageError: what is left is read back the next time.
+        Raises StorageError; the next backfill handles the remaining messages.
         """
         platform = adapter.platform
         self._behind.add(platform)
@@ -127,7 +126,7 @@ class CatchUp:
     async def _fetch_all(self, adapter: Adapter) -> list[IncomingMessage]:
         if not self._current.settings.catchup_messages:
             return []
-        known = {**self._heard, **self._stored}  # where one is stored: nothing behind it is still to be handled
+        known = {**self._heard, **self._stored}  # the stored cursor wins: all messages up to it were handled
         cursors = [cursor for cursor in known.values() if cursor.key.platform == adapter.platform]
         cursors.sort(key=lambda cursor: cursor.sent_at, reverse=True)
         free = asyncio.Semaphore(AT_ONCE)
@@ -148,7 +147,7 @@ class CatchUp:
                 except AdapterError as error:
                     log.warning("A channel cannot be read back yet: %s", error)
                     await asyncio.sleep(2.0**attempt)
-                except Exception:  # an adapter's bug must not cost the other channels
+                except Exception:  # a bug in an adapter must not stop the other channels
                     log.exception("An adapter failed to read a channel back")
                     return []
         log.error("A channel could not be read back; what was said there meanwhile is not answered")
@@ -156,5 +155,5 @@ class CatchUp:
 
 
 def _place(event: IncomingMessage) -> ConversationKey:
-    """Where a message stands. One that a thread starts from stands in the channel itself."""
+    """The cursor key of a message: its thread, or the channel for the message that starts the thread."""
     return replace(event.key, thread="") if event.key.thread == event.message_id else event.key

@@ -1,8 +1,7 @@
-"""From a message to a stored turn and a request, and from a request to the prompt that it needs.
+"""Stores incoming messages as turns, submits requests for them and builds prompts.
 
-In: messages of the adapters. Out: requests, through `submit`, and prompts for the worker. It promises: a message is
-handled once, however often it is delivered; its turn and its request are stored in one transaction, or the sender is
-told why not; a prompt holds turns of exactly one conversation.
+A message is handled once, even if the platform delivers it again. Its turn and its request are stored in one
+transaction, or the sender gets the reason. A prompt has turns of exactly one conversation.
 """
 
 import asyncio
@@ -37,36 +36,36 @@ from bot.types.messages import (
 )
 
 HISTORY_STEP = 100
-"""Turns that a very long history loses at once, so that the prompt's beginning, and its cache, mostly stay."""
+"""Turns dropped at once from a very long history, so that the prompt's prefix and its KV cache stay valid longer."""
 REMEMBERED = 2000
-"""Conversations of which it is known which model answered last."""
+"""Maximum number of conversations whose last working model is remembered."""
 
 KNOWN = 5000
-"""Messages of which it is known without asking storage that they were stored."""
+"""Maximum number of message ids in the in-memory duplicate filter."""
 
 KNOWN_S = 3600.0
-"""So long ago an earlier process may have stored what comes again now."""
+"""Maximum age, in seconds, of the message ids that are loaded into the duplicate filter at startup."""
 
 Identity = tuple[str, ...]
-"""Platform, workspace, channel and message id. A thread does not tell messages apart."""
+"""Platform, workspace, channel and message id; the thread is not part of a message's identity."""
 Submit = Callable[[GenerationRequest], None]
 
 
 class Conversations:
-    """What was said, and what is owed for it."""
+    """Stores conversations and creates their requests and prompts."""
 
     def __init__(self, current: Current, storage: Storage, queue: RequestQueue) -> None:
         self._current, self._storage, self._queue = current, storage, queue
-        self._known: OrderedDict[Identity, None] = OrderedDict()  # the messages that were stored last
-        self._storing: dict[Identity, asyncio.Event] = {}  # those that are being stored, and when that has ended
+        self._known: OrderedDict[Identity, None] = OrderedDict()  # messages stored recently
+        self._storing: dict[Identity, asyncio.Event] = {}  # messages being stored; the event is set at the end
         self.redelivered = 0
-        """Messages that came again and were dropped."""
-        self._good: OrderedDict[ConversationKey, str] = OrderedDict()  # the model that last answered, by conversation
+        """Number of duplicate deliveries that were dropped."""
+        self._good: OrderedDict[ConversationKey, str] = OrderedDict()  # model that last answered, by conversation
 
     async def message(self, event: IncomingMessage, submit: Submit, *, patient: bool = False) -> Outcome:
-        """Store a message that addresses the bot and ask for its answer. Raises StorageError.
+        """Store a message addressed to the bot and request its answer. Raises StorageError.
 
-        patient: where the queue is full, wait for a place instead of refusing.
+        patient: wait for a place if the queue is full, instead of refusing.
         """
         if not event.addressed and not await self._goes_on(event):
             return Accepted()
@@ -84,16 +83,16 @@ class Conversations:
             await self._queue.room_for(person)
 
     async def load(self) -> None:
-        """Remember the messages that an earlier process stored last. Raises StorageError."""
+        """Fill the duplicate filter with recently stored messages. Raises StorageError."""
         for identity in await self._storage.inbox.latest_seen(time.time() - KNOWN_S, KNOWN):
             self._known[identity] = None
 
     async def _accept(
         self, event: IncomingMessage, turns: Sequence[NewTurn], person: PersonKey, submit: Submit
     ) -> Accepted:
-        """Raises QueueFull, before storage is asked, and StorageError."""
+        """Raises QueueFull, before anything is stored, and StorageError."""
         identity = (event.key.platform, event.key.workspace, event.key.channel, event.message_id)
-        # A copy must neither take a second place nor be refused for want of the place of the first one.
+        # A duplicate must wait here: it must not reserve a second place, nor be refused while the first has it.
         while (first := self._storing.get(identity)) is not None:
             await first.wait()
         if identity not in self._known:
@@ -111,11 +110,11 @@ class Conversations:
         self.redelivered += 1
         return Accepted()
 
-    @undisturbed  # what is stored is also submitted, whatever becomes of who delivered it
+    @undisturbed  # a stored request must also be submitted, even if the caller is cancelled
     async def _store(
         self, event: IncomingMessage, turns: Sequence[NewTurn], place: ExitStack, submit: Submit
     ) -> GenerationRequest | None:
-        """Store a message and submit its request, which has a place; None if it was stored, or deleted, before."""
+        """Store a message and submit its request; None if the message was stored or deleted before."""
         make = partial(self._request, event.key, event.message_id, event.author, RequestKind.ANSWER, event.remark)
         with place:
             request = await self._storage.inbox.ask(event.key, event.message_id, turns, make)
@@ -132,7 +131,7 @@ class Conversations:
     async def again(
         self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind, submit: Submit
     ) -> Accepted:
-        """Store a further request for a message: another answer, or more of its answer. Raises RequestRefused."""
+        """Store and submit another request for a stored message. Raises RequestRefused."""
         with self._queue.place_for((key.platform, actor.id)):
             request = await self.request(key, message_id, actor, kind)
             await self._storage.inbox.add_request(request)
@@ -147,7 +146,7 @@ class Conversations:
         kind: RequestKind = RequestKind.ANSWER,
         remark: str = "",
     ) -> GenerationRequest:
-        """A request with the settings of its conversation, not stored yet."""
+        """Make a request with the settings of its conversation; does not store it."""
         return self._request(key, message_id, author, kind, remark, await self._storage.history.resolved(key))
 
     def _request(
@@ -174,7 +173,7 @@ class Conversations:
         )
 
     async def prompt(self, request: GenerationRequest) -> Prompt | None:
-        """What the engine is to read for a request; None if its message is no longer stored."""
+        """Build the prompt of a request; None if its message is no longer stored."""
         turns = await self._storage.history.turns(request.key, until=request.message_id, step=HISTORY_STEP)
         if not turns or turns[-1].message_id != request.message_id:
             return None
@@ -189,20 +188,20 @@ class Conversations:
         return Prompt(self.system_of(chosen, request.model), tuple(map(as_turn, turns)), prefix)
 
     async def last_question(self, key: ConversationKey) -> StoredRequest | None:
-        """The newest request for the newest message of a conversation that made one and is still stored."""
+        """Return the newest request for the newest stored question of a conversation."""
         for turn in reversed(await self._storage.history.turns(key, limit=50)):
             if turn.role is Role.USER and (requests := await self._storage.inbox.of_message(key, turn.message_id)):
                 return requests[-1]
         return None
 
     async def answer(self, key: ConversationKey, message_id: str) -> str:
-        """The stored answer to a message, or ''."""
+        """Return the stored answer to a message, or ''."""
         turns = await self._storage.history.turns(key, hidden=True)
         answers = [turn.text for turn in turns if turn.role is Role.ASSISTANT and turn.message_id == message_id]
         return answers[-1] if answers else ""
 
     async def roll_back(self, request: GenerationRequest) -> str | None:
-        """Set a conversation whose model does not load back to a good one; its name, or None if there is no other."""
+        """Switch a conversation from a model that failed to load to a working one; returns its name, or None."""
         good = self._good.get(request.key, self._current.catalog.default)
         if good == request.model:
             good = self._current.catalog.default
@@ -214,35 +213,36 @@ class Conversations:
         return good
 
     async def edited(self, event: MessageEdited) -> bool:
-        """Bring a stored turn up to date with its message; whether that changed it."""
+        """Update a stored turn to its edited message; returns whether it changed."""
         text = text_with_files(event.text, event.attachments)
         return await self._storage.history.edit(event.key, event.message_id, text, everywhere=True)
 
     async def deleted(self, event: MessageDeleted) -> Outcome:
-        """Remove a message, and its answer, from what is stored."""
+        """Delete a message and its answer from storage."""
         await self._storage.history.remove_message(event.key, event.message_id, everywhere=True)
         return Accepted()
 
     async def following(self, key: ConversationKey) -> bool:
-        """Whether anything was said or asked in this conversation before."""
+        """Whether this conversation has stored turns or requests."""
         return await self._storage.history.following(key)
 
     async def _goes_on(self, event: IncomingMessage) -> bool:
-        """Whether a message is the next one of a thread that the bot takes part in."""
+        """Whether a message continues a thread that the bot takes part in."""
         if not event.key.thread or not self._current.settings.follow_threads:
             return False
         return await self.following(event.key)
 
     def model_of(self, chosen: Mapping[str, str]) -> str:
-        """The model of a conversation with these settings; the default if the chosen one is no longer offered."""
-        catalog = self._current.catalog  # looked at once: this also runs on the thread that writes
+        """The model of a conversation with these settings; the default if the chosen one left the catalog."""
+        catalog = self._current.catalog  # read once: this also runs on the storage writer's thread
         model = chosen.get("model", catalog.default)
         return model if model in catalog.names else catalog.default
 
     def params_of(self, chosen: Mapping[str, str], *, another: bool = False) -> SamplingParams:
-        """The sampling parameters of a conversation with these settings.
+        """Return the sampling parameters of a conversation with these settings.
 
-        The model's own temperature holds where nobody set one; not for another answer, which at 0 would be the same.
+        The catalog's temperature applies unless the operator or the conversation set one. `another` ignores it: at
+        temperature 0 the new answer would equal the old one.
         """
         settings = self._current.settings
         temperature = settings.temperature
@@ -257,7 +257,7 @@ class Conversations:
         )
 
     def system_of(self, chosen: Mapping[str, str], model: str) -> str:
-        """The system prompt of a conversation with these settings: its own, else the operator's, else the model's.
+        """Return the system prompt: the conversation's, else the operator's, else the model's.
 
         Raises ModelError if the model is no longer in the catalog.
         """
@@ -266,13 +266,13 @@ class Conversations:
 
 
 def text_with_files(text: str, attachments: Sequence[Attachment]) -> str:
-    """A message and the files that came with it, as one text. A file's name stays on its line, whatever is in it."""
+    """Join a message and its files to one text. A file's name cannot break its line."""
     files = [f"[file {one_line(one.name)}]\n{one.text}\n[end of file]" for one in attachments]
     return storable("\n\n".join(part for part in (text, *files) if part))
 
 
 def storable(text: str) -> str:
-    """The text with a '?' for every half of a surrogate pair, which JSON can bring in and UTF-8 cannot hold."""
+    """Replace lone surrogates, which JSON allows and UTF-8 does not, by '?'."""
     return text.encode("utf-8", "replace").decode()
 
 

@@ -1,9 +1,8 @@
-"""Waiting and running requests: bounded, fair between people, grouped by model.
+"""Queues requests in memory: bounded, fair between users, grouped by model.
 
-In: requests of `conversations`. Out: the next one for the worker, and for every waiter its place and an estimate from
-measured speed. It promises: a place is reserved before anything is stored, so a full queue refuses at once; one running
-request a conversation; the person served longest ago comes first; another model's turn comes after at most MODEL_RUN
-starts, so that switching neither starves nor thrashes. Only in memory: storage brings it back after a restart.
+A place is reserved before a request is stored, so that a full queue refuses at once. Each conversation runs one request
+at a time. The user who was served longest ago comes first. After MODEL_RUN starts of the loaded model, another model's
+requests come first; this prevents both starvation and thrashing. Storage restores the queue after a restart.
 """
 
 import asyncio
@@ -18,14 +17,14 @@ from bot.types.errors import QueueFull
 from bot.types.messages import ConversationKey, GenerationRequest
 
 MODEL_RUN = 8
-"""Requests of the loaded model that may start while an older one waits for another model."""
+"""Maximum starts of the loaded model in a row while a request for another model waits."""
 
 PersonKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A waiter's place, 1 being next, and how many seconds it may take; None while nothing was measured yet."""
+    """Queue position, 1 being next, and estimated seconds; None before the first measurement."""
 
     number: int
     seconds: float | None
@@ -39,13 +38,13 @@ class _Waiting:
 
 
 def person_key(request: GenerationRequest) -> PersonKey:
-    """Whose share a request counts against."""
+    """The user whose `per_user` limit a request counts against."""
     return (request.key.platform, request.author.id)
 
 
 @dataclass(slots=True)
 class _OfModel:
-    """The waiting requests for one model: of each conversation in its order, the first ones by person."""
+    """Waiting requests of one model: a FIFO per conversation, and the heads of these by user."""
 
     talks: dict[ConversationKey, deque[_Waiting]] = field(default_factory=dict)
     firsts: dict[PersonKey, list[tuple[int, _Waiting]]] = field(default_factory=dict)  # a heap by order
@@ -54,9 +53,9 @@ class _OfModel:
 
 
 class _Line:
-    """Tells again and again who comes next, in O(log n): of the loaded model while its run lasts, the fairest first.
+    """Picks waiting requests in O(log n) each: those of the loaded model during its run, the fairest user first.
 
-    `served` may be raised between two calls. long_run: the loaded model has had its run, another one comes first.
+    `served` may change between two calls. long_run: the loaded model used up its MODEL_RUN, so another one comes first.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class _Line:
                 self._stand(model, talk[0])
 
     def next(self, loaded: str) -> _Waiting | None:
-        """Take the next one out; None if there is none."""
+        """Remove and return the next request; None if there is none."""
         same = self._oldest(loaded) is not None
         others = {order: name for name in self._models if name != loaded and (order := self._oldest(name)) is not None}
         if not same and not others:
@@ -90,7 +89,7 @@ class _Line:
             now = (running, self._served.get(person, 0), firsts[0][0]) if firsts else None
             if now == (running, served, order):
                 break
-            if now is not None:  # the person was served, or this request was
+            if now is not None:  # stale entry: the user was served, or the request was taken
                 heappush(model.people, (*now, person))
         _, item = heappop(firsts)
         self._taken.add(item.order)
@@ -103,7 +102,7 @@ class _Line:
         return item
 
     def _stand(self, model: _OfModel, item: _Waiting) -> None:
-        """A request is the first one of its conversation now."""
+        """Add a request that is now the head of its conversation."""
         person = person_key(item.request)
         firsts = model.firsts.setdefault(person, [])
         heappush(firsts, (item.order, item))
@@ -118,28 +117,28 @@ class _Line:
 
 
 class RequestQueue:
-    """All requests that are not finished. `size` bounds the waiting ones, `per_user` those of one person."""
+    """All unfinished requests. `size` caps the waiting ones in total, `per_user` those of one user."""
 
     def __init__(self, size: int, per_user: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._size, self._per_user, self._clock = size, per_user, clock
         self._waiting: dict[str, _Waiting] = {}
         self._running: dict[str, GenerationRequest] = {}
         self._reserved: Counter[PersonKey] = Counter()
-        self._shares: Counter[PersonKey] = Counter()  # of the waiting ones
+        self._shares: Counter[PersonKey] = Counter()  # waiting requests by user
         self._served: dict[PersonKey, int] = {}
         self._orders = 0
-        self._run_length = 0  # starts in a row of one model while another one was waited for
+        self._run_length = 0  # consecutive starts of one model while a request for another one waited
         self._changed = asyncio.Event()
-        self._seconds: dict[str, float] = {}  # measured time of an answer, by model
+        self._seconds: dict[str, float] = {}  # smoothed answer time by model
 
     def bound(self, size: int, per_user: int) -> None:
-        """Set other bounds; who waits already keeps the place."""
+        """Change the limits; requests that already wait keep their places."""
         self._size, self._per_user = size, per_user
         self._changed.set()
 
     @contextmanager
     def place_for(self, person: PersonKey) -> Iterator[None]:
-        """Hold a place while the request is being stored. Raises QueueFull, saying which bound was met."""
+        """Reserve a place while the request is stored. Raises QueueFull, which names the limit."""
         mine, everybodys = self._taken(person)
         if mine >= self._per_user:
             raise QueueFull(f"You already have {mine} questions waiting here; ask again when one is answered.")
@@ -152,13 +151,13 @@ class RequestQueue:
             self._reserved -= Counter({person: 1})
 
     async def room_for(self, person: PersonKey) -> None:
-        """Wait until this person could have a place."""
+        """Wait until the queue has a place for this user."""
         while (taken := self._taken(person))[0] >= self._per_user or taken[1] >= self._size:
             self._changed.clear()
             await self._changed.wait()
 
     def put(self, request: GenerationRequest) -> None:
-        """Add a stored request, without a bound: what is stored will be answered."""
+        """Add a stored request; ignores the limits, because stored requests must be answered."""
         self._orders += 1
         self._take(request.request_id)
         self._waiting[request.request_id] = _Waiting(request, self._clock() + request.wait_left_s, self._orders)
@@ -166,14 +165,14 @@ class RequestQueue:
         self._changed.set()
 
     async def get(self, loaded: str) -> GenerationRequest:
-        """Wait for the next request to start; it counts as running now. `loaded` names the loaded model, or ''."""
+        """Wait for the next request and mark it as running. `loaded`: name of the loaded model, or ''."""
         while (item := self._first(loaded)) is None:
             self._changed.clear()
             await self._changed.wait()
         request = replace(item.request, wait_left_s=max(0.0, item.deadline - self._clock()))
         self._take(request.request_id)
         self._running[request.request_id] = request
-        self._served.pop(person_key(request), None)  # the order of the dict is the order of service
+        self._served.pop(person_key(request), None)  # reinsert at the end: the dict is in order of service
         self._orders += 1
         self._served[person_key(request)] = self._orders
         others_wait = any(other.request.model != request.model for other in self._waiting.values())
@@ -183,7 +182,7 @@ class RequestQueue:
         return request
 
     def done(self, request_id: str, seconds: float | None = None) -> None:
-        """A running request ended; `seconds` is how long its answer took, if it is worth learning from."""
+        """Remove a finished request; `seconds` updates the model's answer time."""
         request = self._running.pop(request_id, None)
         if request is not None and seconds is not None:
             before = self._seconds.get(request.model, seconds)
@@ -191,36 +190,36 @@ class RequestQueue:
         self._changed.set()
 
     def remove(self, request_id: str) -> GenerationRequest | None:
-        """Take a waiting request out, with the seconds it still had."""
+        """Remove a waiting request and return it with its remaining waiting time."""
         item = self._take(request_id)
         self._changed.set()
         return replace(item.request, wait_left_s=max(0.0, item.deadline - self._clock())) if item else None
 
     def expired(self) -> list[GenerationRequest]:
-        """Take out the requests that waited longer than they may."""
+        """Remove and return the requests whose waiting time is over."""
         now = self._clock()
         late = [request_id for request_id, item in self._waiting.items() if item.deadline <= now]
         return [request for request_id in late if (request := self.remove(request_id))]
 
     def seconds_left(self) -> dict[str, float]:
-        """How long each waiting request may still wait."""
+        """Remaining waiting time of each waiting request."""
         now = self._clock()
         return {request_id: max(0.0, item.deadline - now) for request_id, item in self._waiting.items()}
 
     def waiting(self) -> list[GenerationRequest]:
-        """The waiting requests in order of arrival."""
+        """Waiting requests in order of arrival."""
         return [item.request for item in self._waiting.values()]
 
     def running(self) -> list[GenerationRequest]:
-        """The running requests in order of start."""
+        """Running requests in order of start."""
         return list(self._running.values())
 
     def of_conversation(self, key: ConversationKey) -> list[GenerationRequest]:
-        """The unfinished requests of one conversation, running first."""
+        """Unfinished requests of one conversation, running first."""
         return [request for request in (*self.running(), *self.waiting()) if request.key == key]
 
     def places(self, loaded: str, slots: int, load_seconds: Callable[[str], float]) -> dict[str, Place]:
-        """Every waiter's place by request id. `slots`: answers written at once; `load_seconds` of a model."""
+        """Queue position by request id. `slots`: concurrent answers; `load_seconds`: load time of a model."""
         served, model, switching = dict(self._served), loaded, 0.0
         line = self._line(self._waiting.values(), served)
         places: dict[str, Place] = {}
@@ -238,17 +237,17 @@ class RequestQueue:
         return _Line(waiting, served, running, self._run_length >= MODEL_RUN)
 
     def _taken(self, person: PersonKey) -> tuple[int, int]:
-        """How many places this person has, and how many everybody."""
+        """Number of places taken by this user, and in total."""
         return self._shares[person] + self._reserved[person], len(self._waiting) + self._reserved.total()
 
     def _take(self, request_id: str) -> _Waiting | None:
         item = self._waiting.pop(request_id, None)
         if item is not None:
-            self._shares -= Counter({person_key(item.request): 1})  # without those that are at 0
+            self._shares -= Counter({person_key(item.request): 1})  # drops entries at 0
         return item
 
     def _first(self, loaded: str) -> _Waiting | None:
-        """The next one of those whose conversation is free."""
+        """The next request whose conversation has none running."""
         busy = {request.key for request in self._running.values()}
         free = [item for item in self._waiting.values() if item.request.key not in busy]
         return self._line(free, self._served).next(loaded)

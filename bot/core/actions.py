@@ -1,6 +1,6 @@
-"""Executes commands and buttons.
+"""Executes commands and button presses, and handles edited and deleted messages.
 
-Returns a Notice, a Refused, or Accepted where the answer comes as a reply. A command that is delivered twice acts once.
+Returns a Notice, a Refused, or Accepted if a reply follows. Events that are delivered twice are executed once.
 """
 
 import asyncio
@@ -38,22 +38,22 @@ from bot.types.messages import (
 )
 
 RERUN_S = 120.0
-"""How long after a question its change brings the offer of another answer."""
+"""How long after a question an edit of it offers a rerun, in seconds."""
 
 REPEATABLE = frozenset(
     {"reset", "forget", "model", "temperature", "top_p", "max_tokens", "system", "stop", ActionKind.STOP}
     | {ActionKind.GOOD, ActionKind.BAD}
 )
-"""What may be done twice: it is noted as done afterwards, so that a crash in between cannot lose it."""
+"""Idempotent actions. They are recorded after their execution, so that a crash in between cannot lose them."""
 
 SUBJECTS = {"model": "the model", "temperature": "the temperature", "system": "the instructions"}
-"""Names of settings in a sentence, where the command's own name does not do."""
+"""Setting names for sentences, where they differ from the command name."""
 
 Handler = Callable[[IncomingCommand, str | None], Awaitable[Outcome]]
 
 
 class Actions:
-    """Acts on commands, buttons, and messages that were edited or deleted."""
+    """Executes commands and button presses, and handles edited and deleted messages."""
 
     def __init__(
         self,
@@ -70,8 +70,8 @@ class Actions:
         self._current, self._storage, self._queue, self._worker = current, storage, queue, worker
         self._replies, self._conversations, self._prefixes = replies, conversations, prefixes
         self.redelivered = 0
-        """Commands and buttons that came again and were dropped."""
-        self._unfinished: set[tuple[ConversationKey, str]] = set()  # events stored, but not acted upon
+        """Number of duplicate commands and button presses that were dropped."""
+        self._unfinished: set[tuple[ConversationKey, str]] = set()  # events recorded, but not executed
         self._acting: WeakValueDictionary[tuple[ConversationKey, str], asyncio.Lock] = WeakValueDictionary()
         self._handlers: dict[str, Handler] = {
             "ask": self._ask,
@@ -94,7 +94,7 @@ class Actions:
         }
 
     async def command(self, event: IncomingCommand) -> Outcome:
-        """Act on a command. Raises StorageError."""
+        """Execute a command. Raises StorageError."""
         command = find(event.name)
         if command is None:
             return Refused(f"There is no command {as_code(event.name, 40)}{nearest(event.name) or '.'}")
@@ -102,7 +102,7 @@ class Actions:
             value = value_of(command, event.args)
             self._check_right(command, value, event)
             handler = self._handlers[command.name]
-            if command.name == "ask":  # stored as the message that it is
+            if command.name == "ask":  # deduplicated when it is stored as a message
                 return await handler(event, value)
             event_id = f"command {event.event_id}"
             return await self._once(event.key, event_id, lambda: handler(event, value), command.name in REPEATABLE)
@@ -110,7 +110,7 @@ class Actions:
             return Refused(str(error))
 
     async def action(self, event: IncomingAction) -> Outcome:
-        """Act on a button. Raises StorageError."""
+        """Execute a button press. Raises StorageError."""
         stored = await self._storage.outbox.get(event.reply_id)
         if stored is None:
             return Refused("This answer is no longer stored.")
@@ -129,7 +129,7 @@ class Actions:
             return Refused(str(error))
 
     async def edited(self, event: MessageEdited) -> Outcome:
-        """A message was changed on the platform: if it was answered just now, another answer is offered."""
+        """Update an edited message; offer a rerun if its question is younger than RERUN_S."""
         changed = await self._conversations.edited(event)
         asked = await self._storage.inbox.of_message(event.key, event.message_id, everywhere=True)
         if not changed or not asked or time.time() - asked[0].request.accepted_at > RERUN_S:
@@ -138,8 +138,8 @@ class Actions:
         return Accepted()
 
     async def deleted(self, event: MessageDeleted) -> Outcome:
-        """A message is gone from the platform: what is being written for it stops, and its turns go."""
-        # It may come only now: both were replayed after an outage, or storage failed when it came the first time.
+        """Stop the answers to a deleted message and delete its turns."""
+        # Record the id: the message itself may arrive later, after an outage or a storage failure.
         await self._storage.inbox.accept(event.key, event.message_id)
         for request in self._queue.of_conversation(event.key):
             if request.message_id == event.message_id:
@@ -149,9 +149,9 @@ class Actions:
     async def _once(
         self, key: ConversationKey, identity: str, act: Callable[[], Awaitable[Outcome]], repeatable: bool
     ) -> Outcome:
-        """Act on an event, unless that was done before. One that storage failed half-way is to come again."""
+        """Execute an event once. One that failed with StorageError is executed again on redelivery."""
         event, inbox = (key, identity), self._storage.inbox
-        # One at a time: a copy is only taken for done once the first one is, which may fail yet.
+        # A duplicate waits for the first execution, which may still fail.
         async with self._acting.setdefault(event, asyncio.Lock()):
             done = await inbox.seen(key, identity) if repeatable else not await inbox.accept(key, identity)
             if done and event not in self._unfinished:
@@ -177,7 +177,7 @@ class Actions:
         return await self._again(reply.key, reply.question_id, event.actor, kind)
 
     def _check_right(self, command: Command, value: str | None, event: IncomingCommand) -> None:
-        """Check the role that a change needs; to show something needs none. Raises RequestRefused."""
+        """Check the role for a change; reading needs no role. Raises RequestRefused."""
         if value is None or command.who is Who.EVERYONE:
             return
         may = command.who is Who.CHANNEL and event.actor.manages_channel
@@ -194,7 +194,7 @@ class Actions:
             text=question,
             sent_at=event.sent_at,
             addressed=True,
-            remark=f"{as_code(event.actor.name)} asks: {as_code(question, 300)}",  # there is no message that shows it
+            remark=f"{as_code(event.actor.name)} asks: {as_code(question, 300)}",  # no message shows the question
         )
         return await self._conversations.message(message, self._worker.submit)
 
@@ -260,12 +260,12 @@ class Actions:
         return Notice(help_text(self._prefixes.get(event.key.platform, "!")))
 
     async def _last(self, key: ConversationKey) -> str:
-        """The message id of the last question of a conversation. Raises RequestRefused."""
+        """Message id of the last question of a conversation. Raises RequestRefused."""
         last = await self._conversations.last_question(key)
         if last is None:
             raise RequestRefused("No question has been asked here yet.")
         return last.request.message_id
 
     def _is_admin(self, platform: str, actor: Person) -> bool:
-        """Whether the person is an admin: of the workspace or server, or by INHOUSE_ADMINS."""
+        """Whether the user is an admin of the workspace or server, or listed in INHOUSE_ADMINS."""
         return actor.manages_workspace or (platform, actor.id) in self._current.settings.admins

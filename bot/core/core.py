@@ -1,7 +1,6 @@
-"""The Core that adapters see: every event comes in here, and goes to the part that acts on it.
+"""Implements the Core protocol for adapters: dispatches every event to its handler.
 
-In: events. Out: what to tell whoever caused them. It promises: an event is on disk when `handle` returns; who is not to
-be served is not; how far each channel was heard is kept.
+An event is stored when `handle` returns. Drops events of denied users; keeps a backfill cursor per channel.
 """
 
 import logging
@@ -34,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class ServiceCore:
-    """What every adapter gets in `run`."""
+    """The Core that each adapter gets in `run`."""
 
     def __init__(
         self,
@@ -50,10 +49,10 @@ class ServiceCore:
         self._current, self._adapters, self._conversations, self._worker = current, adapters, conversations, worker
         self._actions, self._tuning, self._presence, self._catchup = actions, tuning, presence, catchup
         self.connected: set[str] = set()
-        """The platforms that had a session."""
+        """Platforms that have had a session."""
 
     async def handle(self, event: Event) -> Outcome:
-        """Take one event of an adapter. Raises StorageError, and then it was not stored."""
+        """Handle one event. Raises StorageError if it could not be stored."""
         if isinstance(event, IncomingMessage):
             return await self._message(event)
         if isinstance(event, IncomingCommand | IncomingAction):
@@ -71,22 +70,22 @@ class ServiceCore:
         return self._tuning.choices(command, prefix)
 
     async def following(self, key: ConversationKey) -> bool:
-        """Whether anything was said or asked in this conversation before. Raises StorageError."""
+        """Whether this conversation has stored turns or requests. Raises StorageError."""
         return await self._conversations.following(key)
 
     async def catch_up(self, platform: str) -> None:
-        """Handle what was said before this session began. Raises StorageError: call it again then."""
+        """Backfill messages from before this session. Raises StorageError; call it again then."""
         self.connected.add(platform)
         missed = await self._catchup.read_back(self._adapters[platform], self._missed)
         if missed:
             log.info("%s: %d messages to the bot were read back", platform, missed)
 
     def presence(self) -> str:
-        """'phi-4 · 38 tokens/s · 2 waiting'."""
+        """Status line for the platform's presence: 'phi-4 · 38 tokens/s · 2 waiting'."""
         return self._presence.line()
 
     async def _missed(self, event: IncomingMessage) -> Outcome:
-        """As live, but a full queue makes it wait: nobody would see a refusal."""
+        """Handle a backfilled message; a full queue delays it, because a late refusal would not be seen."""
         return await self._message(event, patient=True)
 
     async def _message(self, event: IncomingMessage, *, patient: bool = False) -> Outcome:

@@ -20,7 +20,7 @@ EXPORT_TURNS = 100_000
 
 
 class Records:
-    """Describes the machine and the conversation."""
+    """Handles the commands that show information."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Records:
         self._shelf = shelf
 
     async def status(self, event: IncomingCommand, _: str | None) -> Outcome:
-        """/status: model, hardware, memory, speed, queue."""
+        """/status: show model, hardware, memory, speed, queue."""
         lines = []
         model, loading = self._worker.loader.loaded, self._worker.loader.loading
         if loading is not None:
@@ -55,7 +55,7 @@ class Records:
         return Notice("\n".join(f"- {line}" for line in lines))
 
     async def why(self, event: IncomingCommand, _: str | None) -> Outcome:
-        """/why: what was in the last prompt, what it took of the window, and what did not fit."""
+        """/why: show the turns of the last prompt, their share of the context window, and what did not fit."""
         last = await self._conversations.last_question(event.key)
         if last is None:
             return Refused("No question has been asked here yet.")
@@ -77,7 +77,7 @@ class Records:
         return Notice("\n".join(lines))
 
     async def export(self, event: IncomingCommand, value: str | None) -> Outcome:
-        """/export: the conversation as a Markdown or JSON file."""
+        """/export: return the conversation as a Markdown or JSON file."""
         turns = await self._storage.history.turns(event.key, limit=EXPORT_TURNS, hidden=True)
         if not turns:
             return Refused("No messages of this conversation are stored.")
@@ -101,7 +101,7 @@ class Records:
 
 
 def as_markdown(turns: Sequence[StoredTurn]) -> str:
-    """A conversation to read."""
+    """Format a conversation as Markdown."""
     return "\n\n".join(f"**{one_line(_speaker(turn))}**\n\n{turn.text}" for turn in turns) + "\n"
 
 

@@ -1,6 +1,6 @@
-"""One line about this moment, as platforms show it beside the bot's name.
+"""Provides the status line that platforms show beside the bot's name.
 
-In: the state of the worker, the queue and, every few seconds, the engine's speed. Out: the line, from memory.
+`line` reads memory only; `watch` polls the engine's speed.
 """
 
 import asyncio
@@ -11,18 +11,18 @@ from bot.types.engine import Engine
 from bot.types.errors import EngineError
 
 WATCH_S = 10.0
-"""How often the engine is asked for its speed, which is that of the last ten seconds."""
+"""Polling interval in seconds; the engine reports the average speed of the last ten seconds."""
 
 
 class Presence:
-    """What is loaded, how fast it is, and how many wait."""
+    """Summarizes the loaded model, its speed and the number of waiting requests."""
 
     def __init__(self, queue: RequestQueue, worker: Worker, engine: Engine) -> None:
         self._queue, self._worker, self._engine = queue, worker, engine
         self._speed = 0.0
 
     def line(self) -> str:
-        """'phi-4 · 38 tokens/s · 2 waiting'."""
+        """Current status line: 'phi-4 · 38 tokens/s · 2 waiting'."""
         loading, loaded = self._worker.loader.loading, self._worker.loader.loaded
         if loading is not None:
             return f"loading {loading.model}, {loading.progress.fraction:.0%}"
@@ -36,7 +36,7 @@ class Presence:
         return " · ".join(parts)
 
     async def watch(self) -> None:
-        """Ask for the speed now and then, for ever."""
+        """Poll the engine's speed; runs until cancelled."""
         while True:
             try:
                 busy = self._worker.loader.loaded is not None and bool(self._queue.running())

@@ -1,6 +1,6 @@
 """The commands that show and change settings: /model, /temperature, /top_p, /max_tokens, /system, /settings.
 
-Settings belong to the channel or thread where they were set; a thread's own win over those of its channel.
+A setting belongs to the channel or thread where it was set; a thread's setting overrides the channel's.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ CLEAR = "clear"
 
 
 class Tuning:
-    """Shows and changes the settings of conversations."""
+    """Handles the commands that show and change settings."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Tuning:
         self._conversations, self._shelf = conversations, shelf
 
     async def number(self, event: IncomingCommand, value: str | None) -> Outcome:
-        """/temperature, /top_p and /max_tokens: show or set."""
+        """/temperature, /top_p and /max_tokens: show or set the value."""
         if value is None:
             chosen = await self._storage.history.resolved(event.key)
             current = getattr(self._conversations.params_of(chosen), event.name)
@@ -41,7 +41,7 @@ class Tuning:
         return Notice(f"{event.name} is now {value} here.")
 
     async def system(self, event: IncomingCommand, value: str | None) -> Outcome:
-        """/system: show, set or clear the instructions that the model gets first."""
+        """/system: show, set or clear the system prompt."""
         if value is None:
             chosen = await self._storage.history.resolved(event.key)
             text = self._conversations.system_of(chosen, self._conversations.model_of(chosen))
@@ -51,7 +51,7 @@ class Tuning:
         return Notice("Back to the default instructions." if cleared else "The instructions here are changed.")
 
     async def model(self, event: IncomingCommand, value: str | None) -> Outcome:
-        """/model: show the models, or choose one for this conversation."""
+        """/model: list the models, or choose one for this conversation."""
         if value is None:
             model = self._conversations.model_of(await self._storage.history.resolved(event.key))
             names = self._current.catalog.names
@@ -70,7 +70,7 @@ class Tuning:
         return Notice(f"{name} answers here now.{f' {fit.sentence}' if fit else ''}")
 
     async def settings(self, event: IncomingCommand, _: str | None) -> Outcome:
-        """/settings: what holds here, and where it was set."""
+        """/settings: show the effective settings and where each was set."""
         own = await self._storage.history.settings(event.key)
         above = {} if not event.key.thread else await self._storage.history.settings(replace(event.key, thread=""))
         chosen = {**above, **own}
@@ -88,7 +88,7 @@ class Tuning:
         return Notice("\n".join(f"- {name}: {text} ({where.get(name, 'default')})" for name, text in values.items()))
 
     def choices(self, command: str, prefix: str) -> Sequence[Choice]:
-        """Completions of /model: names with what the machine says to them."""
+        """Completions of /model: names with their fit on this machine."""
         if command != "model":
             return ()
         names = [name for name in self._current.catalog.names if prefix.lower() in name.lower()]

@@ -1,1 +1,1 @@
-"""`inhouse doctor`: what may be wrong with this machine, its settings and its state, each thing with its fix."""
+"""The checks of `inhouse doctor`: machine, settings, models, state and network; each problem comes with a fix."""

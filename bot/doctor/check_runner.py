@@ -1,8 +1,7 @@
-"""What a check is, and how many of them are made at once.
+"""Run all checks concurrently and yield their findings section by section.
 
-In: checks, each an asynchronous stream of findings. Out: all findings, section by section in the order given, each
-section as soon as it and those before it are complete. Promise: no check can raise or hang: one that breaks, or goes on
-for longer than its limit, becomes a warning, and what it had found before stays.
+A check is an async generator of findings. A section is yielded once it and all sections before it are complete. A check
+that raises or exceeds its time limit becomes a warning; its earlier findings are kept.
 """
 
 import asyncio
@@ -16,9 +15,9 @@ from bot.types.errors import InhouseError
 from bot.types.findings import Finding, State, told, warning
 
 LIMIT_S = 30.0
-"""How long a check may take that says nothing else."""
+"""Default time limit of a check, seconds."""
 LONG_S = 90.0
-"""The limit of what loads torch, or reads through a large file."""
+"""Time limit of checks that import torch or read large files, seconds."""
 
 Findings = AsyncIterator[Finding]
 T = TypeVar("T")
@@ -26,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`name` is for people, while it is under way and if it breaks. `look` begins it."""
+    """One check. `name` is shown while it runs and if it fails; `look` starts it."""
 
     name: str
     look: Callable[[], Findings]
@@ -35,7 +34,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Checks that belong together."""
+    """A titled group of checks."""
 
     title: str
     checks: Sequence[Check]
@@ -44,7 +43,10 @@ class Section:
 async def examine(
     sections: Sequence[Section], waiting: Callable[[Sequence[str]], None]
 ) -> AsyncGenerator[tuple[str, list[Finding]], None]:
-    """Make all checks at once; the sections with their findings. `waiting` is told what is still under way."""
+    """Run all checks concurrently; yield each section's title and findings, in order.
+
+    Calls `waiting` with the names of the checks that are still running, whenever these change.
+    """
     checks = [check for section in sections for check in section.checks]
     running = {asyncio.create_task(_made(check)): check.name for check in checks}
     tasks = dict(zip(map(id, checks), running, strict=True))
@@ -66,7 +68,7 @@ async def examine(
 
 
 async def _made(check: Check) -> list[Finding]:
-    """Everything that a check finds within its limit."""
+    """Run one check within its time limit and return its findings."""
     found: list[Finding] = []
     try:
         async with asyncio.timeout(check.limit_s):
@@ -76,14 +78,14 @@ async def _made(check: Check) -> list[Finding]:
         found.append(warning(check.name, f"no answer within {check.limit_s:.0f} s", "Try again later."))
     except InhouseError as error:
         found.append(told(check.name, State.WARNING, str(error)))
-    except Exception as error:  # a check that breaks must not hide the others
+    except Exception as error:  # a failing check must not hide the results of the others
         fix = "This is a bug in Inhouse; the other results are still valid."
         found.append(warning(check.name, f"this check failed ({type(error).__name__}: {error})", fix))
     return found
 
 
 def blocking(look: Callable[[], Iterable[Finding]]) -> Callable[[], Findings]:
-    """A check that waits for disks or libraries, as an asynchronous one."""
+    """Turn a blocking check into an asynchronous one that runs in a thread."""
 
     async def begun() -> Findings:
         for finding in await aside(lambda: list(look())):
@@ -93,9 +95,9 @@ def blocking(look: Callable[[], Iterable[Finding]]) -> Callable[[], Findings]:
 
 
 async def aside(work: Callable[[], T]) -> T:
-    """What `work` gives, made in a thread that is left behind if nobody waits for it any more.
+    """Run `work` in a daemon thread and return its result.
 
-    asyncio's own threads are waited for at the end of the process; a network directory that hangs would hang us.
+    Not `asyncio.to_thread`: the process joins those threads at exit, so a network directory that hangs would block it.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()

@@ -1,6 +1,6 @@
-"""The Hugging Face hub: whether it can be asked, whether it knows our token, and whether it would give us the models.
+"""Check the Hugging Face hub: whether it is reachable, accepts the token, and gives access to the configured models.
 
-In: settings. Out: findings. Asked about are only those models that are wanted and not here; nothing is fetched.
+Only asks about configured models that are not installed. Downloads nothing.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from bot.types.findings import Finding, State, ok, told
 
 
 def account(settings: Settings) -> Iterator[Finding]:
-    """The token, or that there is none."""
+    """Check the token with the hub, or report that none is set."""
     if _offline():
         yield ok("hub", "not contacted, since HF_HUB_OFFLINE is set; downloaded models still work")
         return
@@ -36,7 +36,7 @@ def account(settings: Settings) -> Iterator[Finding]:
 
 
 def access(settings: Settings) -> Iterator[Finding]:
-    """Whether what is still to be fetched could be."""
+    """Check that each configured model that is not installed can be downloaded."""
     if _offline():
         return
     for spec in _missing(settings):
@@ -55,7 +55,7 @@ def access(settings: Settings) -> Iterator[Finding]:
 
 
 def clock() -> dict[str, tuple[str, str | None]]:
-    """Where to ask for the time, and through which proxy, by name; nothing while it must not be asked."""
+    """The hub's URL and the proxy to it, for `network_checks.clock`; empty if HF_HUB_OFFLINE is set."""
     if _offline():
         return {}
     from huggingface_hub import constants
@@ -68,7 +68,7 @@ def clock() -> dict[str, tuple[str, str | None]]:
 def _missing(settings: Settings) -> list[ModelSpec]:
     try:
         return [spec for spec in wanted(settings) if spec.repo and not installed(spec, settings)]
-    except ConfigError:  # told by the check of the catalog
+    except ConfigError:  # reported by model_checks.catalog
         return []
 
 

@@ -1,7 +1,7 @@
-"""This machine: Python, memory, torch, and whether the GPU, its driver and torch's build of CUDA go together.
+"""Check Python, memory, torch, and that the GPU, its driver and torch's CUDA build are compatible.
 
-In: what torch told (`probe`), what lies in /dev, /proc and /sys, and INHOUSE_DEVICE. Out: findings. A machine without a
-GPU is well as it is, unless one was asked for.
+Uses the report of `torch_probe`, the files in /dev, /proc and /sys, and INHOUSE_DEVICE. A machine without a GPU is ok
+unless INHOUSE_DEVICE=cuda is set.
 """
 
 import asyncio
@@ -22,21 +22,21 @@ from bot.types.findings import Finding, State, ok, warning, wrong
 OLDEST_PYTHON = (3, 11)
 LEAST_RAM_MB = 1500
 NVIDIA, DISPLAY = "0x10de", "0x03"
-"""Of PCI: the maker, and how the class of what draws or computes begins."""
+"""PCI vendor id of NVIDIA, and the prefix of the PCI class of display controllers."""
 
 NO_CUDA = "Install a build of torch with CUDA (`make clean`, then `make run` without a TORCH_INDEX for CPUs)"
 SEE_SMI = "Run `nvidia-smi`, and restart the machine if its driver was just updated."
 
 
 class Looked:
-    """What torch tells, asked once for all the checks that want it."""
+    """Caches the torch probe, so that several checks share one process."""
 
-    def __init__(self, ask: Callable[[], Coroutine[Any, Any, Torch]] = ask) -> None:  # Any: asyncio's own
+    def __init__(self, ask: Callable[[], Coroutine[Any, Any, Torch]] = ask) -> None:  # Any: asyncio's types
         self._ask = ask
         self._task: asyncio.Task[Torch] | None = None
 
     async def torch(self) -> Torch:
-        """What torch tells."""
+        """The probe's result. A check that is cancelled does not cancel the probe for the others."""
         if self._task is None:
             self._task = asyncio.create_task(self._ask())
         return await asyncio.shield(self._task)
@@ -44,7 +44,7 @@ class Looked:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What there is of an NVIDIA GPU besides what torch says: the card, its driver, and the two kinds of devices."""
+    """What the system shows of an NVIDIA GPU: the PCI card, its kernel driver, /dev/nvidia<N> and /dev/nvidia-uvm."""
 
     card: bool
     driver: bool
@@ -53,7 +53,7 @@ class Card:
 
     @classmethod
     def of(cls, root: Path = Path("/")) -> "Card":
-        """As it is in the files of this machine."""
+        """Read it from /sys, /proc and /dev below `root`."""
         slots = (root / "sys/bus/pci/devices").glob("*")
         device = any((root / "dev").glob("nvidia[0-9]*"))
         return cls(
@@ -65,7 +65,7 @@ class Card:
 
 
 def python() -> Iterator[Finding]:
-    """Which Python runs this."""
+    """Check the version of Python and that it runs in a virtual environment."""
     found = f"{platform.python_version()} in {sys.prefix}"
     if sys.version_info < OLDEST_PYTHON:
         yield wrong("Python", found, "Inhouse needs 3.11 or newer: `make clean`, then `make run PYTHON=python3.11`.")
@@ -78,7 +78,7 @@ def python() -> Iterator[Finding]:
 
 
 def memory() -> Iterator[Finding]:
-    """RAM."""
+    """Check that enough RAM is free for the smallest model."""
     ram = psutil.virtual_memory()
     found = f"{ram.total // MB:,} MB, {ram.available // MB:,} MB free"
     if ram.available // MB < LEAST_RAM_MB:
@@ -88,14 +88,14 @@ def memory() -> Iterator[Finding]:
 
 
 async def graphics(looked: Looked, device: str, root: Path = Path("/")) -> Findings:
-    """torch and the GPU."""
+    """Check torch and the GPU."""
     torch = await looked.torch()
     for finding in judged(torch, Card.of(root), device):
         yield finding
 
 
 def judged(torch: Torch, card: Card, device: str) -> Iterator[Finding]:
-    """What torch and the card add up to, for INHOUSE_DEVICE=`device`."""
+    """Compare torch's report with the card, for INHOUSE_DEVICE=`device`."""
     if torch.hardware is None:
         yield wrong(
             "torch", f"it cannot be imported: {torch.trouble}", "Install it again: `make clean`, then `make run`."
@@ -126,7 +126,7 @@ def judged(torch: Torch, card: Card, device: str) -> Iterator[Finding]:
 
 
 def _unused(torch: Torch, card: Card, state: State) -> Finding:
-    """There is a GPU, and it cannot be used."""
+    """Explain why an existing GPU cannot be used."""
     if not torch.cuda:
         return Finding("GPU", state, f"there is one, but torch {torch.version} was built without CUDA", f"{NO_CUDA}.")
     if not card.driver and not torch.driver_cuda:

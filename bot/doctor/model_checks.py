@@ -1,7 +1,7 @@
-"""The models: what the catalog says, which of them lie on this disk whole, and whether they fit this machine.
+"""Check the catalog, and that the configured models are installed, undamaged and fit this machine.
 
-In: settings, and what torch told of the hardware. Out: findings about the model of INHOUSE_MODEL and about each that
-INHOUSE_MODELS names; of the rest of the catalog only which are here. Nothing is loaded, fetched or changed.
+The configured models are INHOUSE_MODEL and those in INHOUSE_MODELS; of the rest of the catalog, only the installed ones
+are listed. Loads, downloads and changes nothing.
 """
 
 import json
@@ -25,18 +25,18 @@ from bot.types.errors import ConfigError, ModelError
 from bot.types.findings import Finding, State, ok, told, warning, wrong
 
 HEADER_LENGTH = 8
-"""A safetensors file begins with the length of its JSON header in so many bytes."""
+"""Size of the first field of a safetensors file, the length of its JSON header, in bytes."""
 
 
 def wanted(settings: Settings) -> list[ModelSpec]:
-    """The models that the settings name, the default first. Raises ConfigError."""
+    """The configured models, the default first. Raises ConfigError."""
     catalog = Catalog.of(settings)
     names = [catalog.default, *(catalog.names if settings.models else ())]
     return [catalog.get(name) for name in dict.fromkeys(names)]
 
 
 def catalog(settings: Settings) -> Iterator[Finding]:
-    """Whether the names and the file make sense, and what else of the catalog is here."""
+    """Check the configured names and the catalog file, and list the installed models."""
     try:
         made = Catalog.of(settings)
     except ConfigError as error:
@@ -48,7 +48,10 @@ def catalog(settings: Settings) -> Iterator[Finding]:
 
 
 def cached(settings: Settings, *, serving: bool) -> Iterator[Finding]:
-    """Whether what is wanted is here, whole. `serving`: there is a platform to serve, so it is needed."""
+    """Check that the configured models are installed and undamaged.
+
+    serving: a platform's token is set; then a missing default model is an error instead of a warning.
+    """
     for spec in _wanted_or_none(settings):
         default = spec.name == _wanted_or_none(settings)[0].name
         yield _on_disk(spec, settings, State.WRONG if default and serving else State.WARNING)
@@ -70,7 +73,7 @@ def _on_disk(spec: ModelSpec, settings: Settings, otherwise: State) -> Finding:
 
 
 def damage_of(folder: Path) -> str:
-    """What is wrong with the files of a model, '' if nothing shows (not every byte is looked at)."""
+    """Describe damage in the files of a model, '' if none is found. Checks JSON files and file lengths, not weights."""
     try:
         model_directory.read_json(folder / model_directory.CONFIG)
         if (folder / "tokenizer.json").is_file():
@@ -84,7 +87,7 @@ def damage_of(folder: Path) -> str:
 
 
 def _shortage(file: Path) -> str:
-    """How a safetensors file differs from what its own header says of its length."""
+    """Describe a mismatch between a safetensors file's length and its header; '' if there is none."""
     try:
         size = file.stat().st_size
         with file.open("rb") as content:
@@ -100,7 +103,7 @@ def _shortage(file: Path) -> str:
 
 
 def disk(settings: Settings) -> Iterator[Finding]:
-    """Whether what is still to be fetched has room."""
+    """Check that the configured models that are not installed fit on the disk of the hub's cache."""
     from huggingface_hub import constants
 
     place = Path(constants.HF_HUB_CACHE)
@@ -115,7 +118,10 @@ def disk(settings: Settings) -> Iterator[Finding]:
 
 
 async def fit(settings: Settings, looked: Looked, *, running: bool) -> Findings:
-    """Whether what is wanted fits. `running`: an Inhouse of this state is, and its model takes its share of memory."""
+    """Check that the configured models fit into memory.
+
+    running: an Inhouse uses this state directory, so memory in use is counted as available.
+    """
     hardware = (await looked.torch()).hardware
     if hardware is None:
         return
@@ -142,17 +148,17 @@ def _fitting(spec: ModelSpec, settings: Settings, hardware: Hardware, *, running
 
 
 def emptied(hardware: Hardware) -> Hardware:
-    """The machine as if nothing ran on it."""
+    """The same hardware with all of its memory free."""
     return replace(hardware, vram_free_mb=hardware.vram_total_mb, ram_free_mb=hardware.ram_total_mb)
 
 
 def existing(path: Path) -> Path:
-    """The nearest directory above that is there."""
+    """The path itself if it exists, else its nearest existing parent."""
     return next(each for each in (path, *path.parents) if each.exists())
 
 
 def _wanted_or_none(settings: Settings) -> list[ModelSpec]:
-    """As `wanted`; what is wrong with the names is told by `catalog`."""
+    """Like `wanted`, but empty if the names have mistakes, which `catalog` reports."""
     try:
         return wanted(settings)
     except ConfigError:

@@ -1,7 +1,6 @@
-"""What is between this machine and the rest: proxies, the clock, and the address of the status page.
+"""Check proxies, the system clock, and the address of the status page.
 
-In: settings, the environment, and addresses of those that we talk to anyway. Out: findings. Passwords in the address of
-a proxy are not shown.
+Contacts only the configured proxies and servers that the service uses anyway. Never shows passwords in proxy URLs.
 """
 
 import asyncio
@@ -29,7 +28,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 async def proxies(settings: Settings) -> Findings:
-    """Which proxies are set, and whether something answers there."""
+    """Check that each configured proxy accepts connections."""
     found: dict[str, str] = {}
     for kind, url in getproxies().items():
         if kind != "no":
@@ -61,7 +60,10 @@ async def _proxy(name: str, url: str) -> Finding:
 async def clock(
     asked: Mapping[str, tuple[str, str | None]], now: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> Findings:
-    """How far this clock is from that of whoever answers first. `asked`: name -> address and the proxy to it."""
+    """Compare the system clock with the Date header of the first server that answers.
+
+    asked: maps the server's name to its URL and the proxy to it.
+    """
     if not asked:
         yield ok("clock", "not compared: there is no server to ask")
         return
@@ -87,7 +89,7 @@ def _skew(seconds: float, name: str) -> Finding:
 
 
 async def status_page(settings: Settings, *, running: bool) -> Findings:
-    """Whether the page can be had at INHOUSE_HTTP, or who else is there."""
+    """Check that INHOUSE_HTTP is free or served by this Inhouse, and identify another program on it."""
     address = settings.http
     if address is None:
         yield ok("status page", "off")
@@ -108,7 +110,7 @@ async def status_page(settings: Settings, *, running: bool) -> Findings:
 
 
 async def _page(address: Address) -> tuple[bool, str] | None:
-    """Whether it is an Inhouse that answers there, and what it says of itself; None if nobody listens."""
+    """Request /readyz: whether an Inhouse answered, and its text; None if the connection is refused."""
     try:
         async with _answer(f"http://{_reachable(address)}/readyz") as response:
             return response.headers.get("Server") == "Inhouse", (await response.text()).strip()[:200]
@@ -135,7 +137,7 @@ def _served(address: Address, answer: tuple[bool, str], *, running: bool) -> Ite
 
 
 def _free(address: Address) -> Finding:
-    """Whether we could listen there."""
+    """Check that this process can bind the address."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as tried:
@@ -153,7 +155,7 @@ def _free(address: Address) -> Finding:
 
 
 def _reachable(address: Address) -> Address:
-    """The address to ask at for one that stands for all of this machine's."""
+    """The address to connect to: loopback instead of a wildcard address such as 0.0.0.0."""
     try:
         anywhere = ipaddress.ip_address(address.host).is_unspecified
     except ValueError:
@@ -162,7 +164,7 @@ def _reachable(address: Address) -> Address:
 
 
 @asynccontextmanager
-async def _answer(url: str, **more: Any) -> AsyncIterator[aiohttp.ClientResponse]:  # Any: aiohttp's own
+async def _answer(url: str, **more: Any) -> AsyncIterator[aiohttp.ClientResponse]:  # Any: aiohttp's options
     timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
     async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url, **more) as response:
         yield response

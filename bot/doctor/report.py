@@ -1,7 +1,6 @@
-"""How findings are shown: as a table on a terminal, as a line each in a pipe, or as JSON.
+"""Print findings as a table (terminal), as lines (pipe) or as JSON.
 
-In: sections of findings, and a console. Out: what it prints. Promise: no token is shown: everything passes the redactor
-first, and what stands before the @ in an address is taken out.
+All text passes the redactor first, and the user and password of URLs are removed, so no token is shown.
 """
 
 import json
@@ -23,7 +22,7 @@ USERINFO = re.compile(r"(?<=://)[^\s/@]+(?=@)")
 
 
 class Report:
-    """Collects findings; shows them as they come, unless they are for a program."""
+    """Collects findings, and prints each section when it is added."""
 
     def __init__(self, console: Console, secrets: Iterable[str]) -> None:
         self._console, self._redact = console, Redactor(secrets)
@@ -31,7 +30,7 @@ class Report:
         self.findings: list[Finding] = []
 
     def add(self, title: str, found: Sequence[Finding], *, show: bool) -> None:
-        """Take in what one section found."""
+        """Redact and store the findings of one section; print them if `show` is set."""
         clean = [self._clean(finding) for finding in found]
         self.findings += clean
         if not show or not clean:
@@ -44,11 +43,11 @@ class Report:
                 self._console.print(line(finding), markup=False, highlight=False, soft_wrap=True)
 
     def json(self) -> str:
-        """Everything, as a list of objects."""
+        """All findings as a JSON array."""
         return json.dumps([asdict(finding) for finding in self.findings], ensure_ascii=False, indent=2)
 
     def summary(self) -> Text:
-        """How many there are of each kind."""
+        """The number of findings per state."""
         count = {state: sum(finding.state is state for finding in self.findings) for state in State}
         warnings = f"{count[State.WARNING]} warning{'' if count[State.WARNING] == 1 else 's'}"
         verdict = f"{count[State.WRONG]} wrong" if count[State.WRONG] else "nothing is wrong"
@@ -75,6 +74,6 @@ class Report:
 
 
 def line(finding: Finding) -> str:
-    """A finding as one line of text."""
+    """Format a finding as one line of text."""
     fix = f" -> {finding.fix}" if finding.fix else ""
     return f"{finding.state:<{STATE_WIDTH}}  {finding.check}: {finding.found}{fix}"

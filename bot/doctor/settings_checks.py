@@ -1,7 +1,4 @@
-"""The settings: every mistake in them, and whether other users of this machine can read the tokens in `.env`.
-
-In: the mistakes that were found. Out: findings.
-"""
+"""Check the settings for mistakes, and `.env` for tokens that other users of this machine can read."""
 
 import os
 import stat
@@ -15,7 +12,7 @@ ENV_FILE = Path(".env")
 
 
 def configuration(mistakes: Sequence[str]) -> Iterator[Finding]:
-    """What is wrong with the settings."""
+    """Report the mistakes that `load_settings` found."""
     for mistake in mistakes:
         yield told("settings", State.WRONG, mistake)
     if not mistakes:
@@ -24,13 +21,13 @@ def configuration(mistakes: Sequence[str]) -> Iterator[Finding]:
 
 
 def env_file() -> Iterator[Finding]:
-    """Whether `.env` keeps its tokens to itself."""
+    """Check that only its owner can read a `.env` that contains tokens."""
     if os.name != "posix" or not ENV_FILE.is_file():
         return
     mode = stat.S_IMODE(ENV_FILE.stat().st_mode)
     try:
         text = ENV_FILE.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):  # told with the settings
+    except (OSError, UnicodeDecodeError):  # reported by `configuration`
         return
     if mode & 0o077 and any(f"{name}=" in text.replace(" ", "") for name in TOKENS.values()):
         found = f"other users of this machine can read the tokens in {ENV_FILE.absolute()} (mode {mode:o})"

@@ -1,6 +1,6 @@
-"""Check the state directory: whether it can be used, is private, is in use, has room, and has a sound database.
+"""Check the state directory: access, permissions, lock, disk space and the database's integrity.
 
-Nothing is written; a running Inhouse is not disturbed.
+Writes nothing and is safe beside a running service.
 """
 
 import os
@@ -22,7 +22,7 @@ ANOTHER = "or set INHOUSE_STATE_DIR to another directory"
 
 
 def running(settings: Settings) -> bool:
-    """Whether an Inhouse is running on this state."""
+    """Whether an Inhouse holds the lock of this state directory; False if that cannot be determined."""
     try:
         return is_held(settings.state_dir)
     except (OSError, ConfigError):
@@ -30,7 +30,7 @@ def running(settings: Settings) -> bool:
 
 
 def directory(settings: Settings) -> Iterator[Finding]:
-    """Whether it is there or can be made, can be written, and is for its owner alone."""
+    """Check that the state directory exists or can be created, is writable and private; report whether it is in use."""
     place = settings.state_dir
     try:
         above = existing(place)
@@ -70,10 +70,10 @@ def _lock(settings: Settings) -> Finding:
 
 
 def disk(settings: Settings) -> Iterator[Finding]:
-    """Room."""
+    """Check the free disk space of the state directory."""
     try:
         place = existing(settings.state_dir)
-    except OSError:  # told by `directory`
+    except OSError:  # reported by `directory`
         return
     free = shutil.disk_usage(place).free
     found = f"{human(free, 'B')} free in {place}"
@@ -86,7 +86,7 @@ def disk(settings: Settings) -> Iterator[Finding]:
 
 
 def database(settings: Settings) -> Iterator[Finding]:
-    """Whether what is stored is sound, and of a version that can be gone on with."""
+    """Check the database's integrity and schema version."""
     try:
         seen = examine_database(settings.state_dir)
     except InhouseError as error:

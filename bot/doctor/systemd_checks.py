@@ -1,7 +1,6 @@
-"""Inhouse as a service: the unit as systemd sees it, and the credentials that a service is given.
+"""Check the systemd unit (`systemctl show`) and the credentials in $CREDENTIALS_DIRECTORY.
 
-In: `systemctl show`, and $CREDENTIALS_DIRECTORY. Out: findings. A machine without systemd, or without the unit, is well
-as it is.
+A machine without systemd or without the unit is ok.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ FAILED = {
 
 
 async def service() -> Findings:
-    """Whether the unit is installed, and how it is."""
+    """Check that the unit is installed and running."""
     systemctl = shutil.which("systemctl")
     if systemctl is None:
         yield ok("service", "there is no systemd here")
@@ -56,7 +55,7 @@ async def service() -> Findings:
 
 
 def judged(shown: Mapping[str, str]) -> Iterator[Finding]:
-    """What systemd's properties of the unit mean."""
+    """Translate the unit's properties into findings."""
     active, status = shown.get("ActiveState", ""), shown.get("ExecMainStatus", "")
     if shown["LoadState"] == "not-found":
         yield ok("service", f"{UNIT} is not installed")
@@ -80,7 +79,7 @@ def judged(shown: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _elsewhere(shown: Mapping[str, str]) -> Iterator[Finding]:
-    """That a person has other settings than the service."""
+    """Report that this shell uses other settings than the service, which has another working directory."""
     place = shown.get("WorkingDirectory", "").lstrip("!-")
     if not place or "CREDENTIALS_DIRECTORY" in os.environ or Path(place) == Path.cwd():
         return
@@ -93,7 +92,7 @@ def _elsewhere(shown: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def credentials() -> Iterator[Finding]:
-    """What systemd hands over, in a process that it started."""
+    """Check that the credentials directory can be read; only set in processes that systemd starts."""
     named = os.environ.get("CREDENTIALS_DIRECTORY")
     if not named:
         return

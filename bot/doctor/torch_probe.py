@@ -1,7 +1,7 @@
-"""What torch sees of the GPU, asked in a one-shot process: `python -m bot.doctor.torch_probe` prints it as JSON.
+"""Probe torch and the GPU in a one-shot process; `python -m bot.doctor.torch_probe` prints the result as JSON.
 
-Out: `Torch`, with the `Hardware` in it that models are judged by. Promise: torch is never loaded into the doctor's own
-process, and nothing that torch or a driver does, a crash included, comes out as anything but a sentence in `trouble`.
+The doctor's process never imports torch. Any failure of torch or a driver, a crash included, becomes a sentence in
+`Torch.trouble`.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from bot.models.hardware import Hardware, child_environment, detect
 
 @dataclass(frozen=True, slots=True)
 class Torch:
-    """torch as it is installed. `cuda`: the CUDA that it was built for, '' for none; `driver_cuda`: the newest one that
-    the driver can serve, '' without a driver; `gpus`: names. `trouble`: why nothing, or not the GPU, can be used."""
+    """The installed torch. cuda: the CUDA version of its build, '' for none. driver_cuda: the newest CUDA version that
+    the driver supports, '' without a driver. gpus: names. trouble: why torch or the GPU cannot be used, or ''."""
 
     version: str = ""
     cuda: str = ""
@@ -29,12 +29,12 @@ class Torch:
 
     @property
     def built_for(self) -> str:
-        """CUDA or ROCm, with its version."""
+        """The platform of the build with its version, such as 'CUDA 12.4' or 'ROCm 6.2'."""
         return self.cuda if self.cuda.startswith("ROCm") else f"CUDA {self.cuda}"
 
 
 async def ask() -> Torch:
-    """Ask a one-shot process; takes some seconds. Cancelling ends it."""
+    """Run the probe in a one-shot process. Takes some seconds; cancelling kills the process."""
     pipe = asyncio.subprocess.PIPE
     command = (sys.executable, "-m", "bot.doctor.torch_probe")
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=child_environment())
@@ -55,7 +55,7 @@ async def ask() -> Torch:
 
 
 def look() -> Torch:
-    """Look at torch here. Imports it."""
+    """Probe torch in this process, which imports it."""
     import torch
 
     cuda = torch.version.cuda or (f"ROCm {torch.version.hip}" if torch.version.hip else "")
@@ -65,9 +65,9 @@ def look() -> Torch:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                torch.cuda.init()  # unlike is_available() it says why not
+                torch.cuda.init()  # unlike is_available(), it raises with the reason
                 gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-                torch.ones(1, device="cuda").add(1).item()  # a build without kernels for this GPU fails only here
+                torch.ones(1, device="cuda").add(1).item()  # a build without kernels for this GPU only fails here
         except Exception as error:
             trouble = str(error).strip().partition("\n")[0]
     hardware = detect("cpu" if trouble else "auto")
@@ -75,7 +75,7 @@ def look() -> Torch:
 
 
 def driver_cuda() -> str:
-    """The newest CUDA that NVIDIA's driver here can serve, as '12.4'; '' without a driver."""
+    """The newest CUDA version that NVIDIA's driver supports, such as '12.4'; '' without a driver."""
     try:
         number = ctypes.c_int()
         if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)):

@@ -1,1 +1,1 @@
-"""From a prompt to text: the engine's process, seen from both of its ends."""
+"""Runs the model in a child process; has the service's client side and the child's server side."""

@@ -1,7 +1,4 @@
-"""An engine that ails while it has nothing to do is replaced then, and not when somebody waits for an answer.
-
-In: what the engine says of itself (`ailing`). Out: a renewal, by the worker, which owns the engine.
-"""
+"""Restarts an unhealthy engine while it is idle, before a user waits for an answer."""
 
 import asyncio
 
@@ -9,11 +6,11 @@ from bot.generation.worker import Worker
 from bot.types.engine import Engine
 
 LEAST_S = 60.0
-"""Seconds between two renewals: an engine that always ends again is not loaded all the time."""
+"""Minimum seconds between restarts, so that an engine that exits repeatedly is not reloaded in a tight loop."""
 
 
 async def keep_well(engine: Engine, worker: Worker) -> None:
-    """Renew it whenever that is due, for ever."""
+    """Restart the engine whenever it reports itself unhealthy; runs until cancelled."""
     while True:
         if await worker.renew(await engine.ailing()):
             await asyncio.sleep(LEAST_S)

@@ -1,7 +1,6 @@
-"""The engine's one model: loading it, how far that has come, losing it.
+"""Loads models into the engine, tracks load progress, load times and engine losses.
 
-In: a name to load. Out: what is loaded, if anything is, and the history of it: how long each model took, how often the
-engine was lost. Whoever calls sees to it that nothing runs meanwhile.
+The caller ensures that no request runs during a load.
 """
 
 import asyncio
@@ -20,15 +19,15 @@ from bot.types.errors import ModelError
 log = logging.getLogger(__name__)
 
 Locate = Callable[[str], ModelSource]
-"""Finds a model, by name, on this disk; may block; raises ModelError."""
+"""Resolves a model name to files on disk. May block. Raises ModelError."""
 
 LOCATE_S = 60.0
-"""Looking up a model reads a few small files; a disk that takes longer does not answer."""
+"""Timeout for `locate`, which reads a few small files; a slower disk counts as not responding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """A load that is going on. `began` is on the monotonic clock; `again`: in place of an engine that was lost."""
+    """A load in progress. `began`: monotonic clock. `again`: it replaces an engine that was lost."""
 
     model: str
     progress: LoadProgress
@@ -37,37 +36,37 @@ class Loading:
 
 
 class Loader:
-    """Loads into one engine."""
+    """Loads models into one engine."""
 
     def __init__(self, engine: Engine, locate: Locate, metrics: Metrics) -> None:
         self._engine, self._locate, self._metrics = engine, locate, metrics
-        self._seconds: dict[str, float] = {}  # measured, by model
-        self._again = False  # the engine was lost, and no model has been loaded since
+        self._seconds: dict[str, float] = {}  # measured load time by model
+        self._again = False  # the engine was lost and no model was loaded since
         self.loaded: LoadedModel | None = None
         self.loading: Loading | None = None
         self.losses = 0
-        """How often the engine was lost or given up."""
+        """Number of times that the engine was lost or restarted."""
 
     @property
     def name(self) -> str:
-        """The model that is loaded, '' for none."""
+        """Name of the loaded model, '' for none."""
         return self.loaded.name if self.loaded else ""
 
     @property
     def slots(self) -> int:
-        """How many answers may be written at once."""
+        """Maximum number of concurrent requests."""
         return self.loaded.max_running if self.loaded else 1
 
     def has(self, model: str) -> bool:
-        """Whether this is the model that is loaded."""
+        """Whether `model` is loaded."""
         return self.name == model
 
     def seconds(self, model: str) -> float:
-        """How long this model takes to load: what it took last time; 0 if it is kept in memory, or not known."""
+        """Estimated load time: the last measured one; 0 if the model is kept in memory or was never measured."""
         return 0.0 if self._keeps(model) else self._seconds.get(model, 0.0)
 
     async def load(self, model: str) -> None:
-        """Make this the loaded model. Raises ModelError or EngineDied; none is loaded then."""
+        """Load a model. Raises ModelError or EngineDied; no model is loaded then."""
         began, kept = time.monotonic(), self._keeps(model)
         self.loaded = None
         self._progress(model, LoadProgress("loading", 0.0), began)
@@ -85,23 +84,23 @@ class Loader:
             log.info("%s", self.loaded.note)
 
     def lose(self, why: str) -> None:
-        """The engine is gone, with its model; said once, however many notice it."""
+        """Mark the engine and its model as lost; logs `why` only on the first call."""
         if self.loaded is not None:
             log.error("%s", why)
             self.loaded, self._again, self.losses = None, True, self.losses + 1
 
     async def _located(self, model: str) -> ModelSource:
-        """As `locate`, within LOCATE_S. Raises ModelError."""
+        """Call `locate` with the timeout LOCATE_S. Raises ModelError."""
         found = Future[ModelSource]()
 
         def look() -> None:
-            with contextlib.suppress(InvalidStateError):  # nobody waits any more
+            with contextlib.suppress(InvalidStateError):  # the caller timed out
                 try:
                     found.set_result(self._locate(model))
                 except Exception as error:
                     found.set_exception(error)
 
-        # Not one of the loop's threads: the end of the process would wait for it.
+        # A daemon thread: the loop's executor threads would delay the exit of the process.
         Thread(target=look, name="locate", daemon=True).start()
         try:
             return await asyncio.wait_for(asyncio.wrap_future(found), LOCATE_S)

@@ -1,7 +1,6 @@
-"""What those who wait are told: a place and a time, how far a load has come, and at last that it took too long.
+"""Shows waiting users their queue position and load progress once a second, and ends requests that waited too long.
 
-In: the queue and what the worker is doing. Out: a line for every waiting reply, once a second; an end for a request
-that waited longer than it may. What they may still wait is stored every 2 s, so that a crash gives no time back.
+Persists the remaining waiting time every 2 s, so that a crash does not extend it.
 """
 
 import asyncio
@@ -20,11 +19,11 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 STORE_S = 2.0
-"""How often the time that is left is stored."""
+"""Interval at which the remaining waiting times are stored."""
 
 
 class Waiters:
-    """Everybody who waits for an answer."""
+    """Reports the queue status to all waiting requests."""
 
     def __init__(
         self, current: Current, storage: Storage, queue: RequestQueue, replies: Replies, worker: Worker
@@ -34,7 +33,7 @@ class Waiters:
         self._stored_at = time.monotonic()
 
     async def keep_told(self) -> None:
-        """Tell them, for ever."""
+        """Update the status lines; runs until cancelled."""
         while True:
             await asyncio.sleep(TICK_S)
             for request in self._queue.expired():
@@ -48,7 +47,7 @@ class Waiters:
                 await self._store()
 
     def places(self) -> dict[str, Place]:
-        """Everybody's place by request id, as it is now."""
+        """Current queue position of each waiting request, by request id."""
         loader = self._worker.loader
         model = loader.name or (loader.loading.model if loader.loading else "")
         return self._queue.places(model, loader.slots, loader.seconds)
@@ -59,11 +58,11 @@ class Waiters:
             return
         try:
             await self._storage.inbox.still_waiting(left)
-        except StorageError as error:  # what was stored before is too long, and no worse than that
+        except StorageError as error:  # the stored times stay too long; no other harm
             log.warning("How long people may still wait could not be stored: %s", error)
 
     def _lines(self) -> dict[str, str]:
-        """What to tell each of them now, by request id."""
+        """Current status line of each request that waits, by request id."""
         loading = self._worker.loader.loading
         lines = {request_id: waiting_line(place) for request_id, place in self.places().items()}
         if loading is not None:

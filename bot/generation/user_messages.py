@@ -1,19 +1,19 @@
-"""How things are put into words for people; pure functions."""
+"""Formats queue positions, durations and load progress for users; pure functions."""
 
 from bot.conversations.request_queue import Place
 from bot.types.engine import LoadProgress
 
 
 def waiting_line(place: Place) -> str:
-    """'2nd in line, about 20 s'."""
+    """Format a queue position: '2nd in line, about 20 s'."""
     text = f"{ordinal(place.number)} in line"
     return text if place.seconds is None else f"{text}, {about(place.seconds)}"
 
 
 def loading_line(model: str, progress: LoadProgress, taken_s: float, *, again: bool = False) -> str:
-    """'loading phi-4, 40 %, about 20 s left'; the time is told once the load is a fifth done.
+    """Format load progress: 'loading phi-4, 40 %, about 20 s left'; the time appears from 20 % on.
 
-    again: 'restarting the model', since those who wait have seen it work before.
+    again: say 'restarting the model', because users saw it run before.
     """
     text = "restarting the model" if again else f"loading {model}"
     if progress.fraction <= 0:
@@ -25,13 +25,13 @@ def loading_line(model: str, progress: LoadProgress, taken_s: float, *, again: b
 
 
 def ordinal(number: int) -> str:
-    """1st, 2nd, 3rd, 4th, 11th, 21st."""
+    """Format an ordinal number: 1st, 2nd, 3rd, 4th, 11th, 21st."""
     suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{suffix}"
 
 
 def about(seconds: float) -> str:
-    """'about 20 s', 'about 3 min': rounded as a person would say it."""
+    """Format a rounded duration: 'about 20 s', 'about 3 min'."""
     if seconds < 10:
         return f"about {max(1, round(seconds))} s"
     if seconds < 90:
@@ -40,5 +40,5 @@ def about(seconds: float) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """'1 message', '3 messages'."""
+    """Format a count: '1 message', '3 messages'."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,8 +1,7 @@
-"""The one consumer: takes requests from the queue, runs them on the engine, feeds the replies.
+"""Takes requests from the queue, runs them on the engine and streams their text to the replies.
 
-In: stored requests (`submit`). Out: the text of their answers, through `replies`, and their end, in storage. It owns
-the engine: nobody else loads a model or starts a generation. It promises: a model is only switched when nothing runs; a
-request that twice took the engine down ends in an error; whatever fails, the queue goes on.
+The worker owns the engine: only it loads models and starts generations. It switches models only while no request runs.
+A request during which the engine died twice ends in an error. Failures of one request do not stop the queue.
 """
 
 import asyncio
@@ -25,10 +24,10 @@ from bot.types.messages import FinishReason, GenerationRequest, TokenDelta
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 2
-"""How often a request may be running when the engine dies."""
+"""Number of engine deaths after which a request that ran during all of them fails."""
 
 UNSTORED = "My storage failed, so I gave this up; the log of Inhouse says why. Please ask again."
-"""What people are told; the error itself names a path of this machine."""
+"""Shown to users instead of the StorageError, whose message names a local path."""
 
 
 class Worker:
@@ -50,19 +49,19 @@ class Worker:
         self._default, self._metrics = default, metrics
         self.loader = Loader(engine, locate, metrics)
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._stopped: set[str] = set()  # those of the running that somebody stopped
-        self._free = asyncio.Event()  # something ended
+        self._stopped: set[str] = set()  # running requests that were asked to stop
+        self._free = asyncio.Event()  # a request ended or a model was loaded
         self._draining = False
-        self._turn = asyncio.Lock()  # whoever holds it may load and start
+        self._turn = asyncio.Lock()  # held while loading a model or starting a request
         self._beginning: GenerationRequest | None = None  # taken from the queue, not running yet
 
     def submit(self, request: GenerationRequest, *, recall: bool = False) -> None:
-        """Queue a stored request and begin to show its reply. `recall`: an earlier process may have posted of it."""
+        """Queue a stored request and open its reply. `recall`: an earlier process may have posted parts of it."""
         self._replies.open(request, recall=recall)
         self._queue.put(request)
 
     async def run(self) -> None:
-        """Load the model `default`, then serve. Raises ModelError if that model cannot be loaded at the start."""
+        """Load the model `default`, then run requests. Raises ModelError if that first load fails."""
         try:
             await self._load(self._default)
         except EngineDied as error:
@@ -72,7 +71,7 @@ class Worker:
             await self._begin(await self._queue.get(self.loader.name))
 
     async def renew(self, why: str) -> bool:
-        """Load the model again in a new process; False if somebody is being answered. Who asks meanwhile waits."""
+        """Reload the model in a new process; False if requests are running or none is loaded. New requests wait."""
         async with self._turn:
             if self.loader.loaded is None or self._running:
                 return False
@@ -86,17 +85,17 @@ class Worker:
             return True
 
     async def give_up(self, request: GenerationRequest, error: str) -> None:
-        """End a request that is no longer in the queue with a sentence."""
+        """End a request that is no longer in the queue with an error sentence."""
         await self._end(request, FinishReason.ERROR, error)
 
     async def at_rest(self) -> LoadedModel:
-        """Wait until a model is loaded and nobody waits for an answer; that model."""
+        """Wait until a model is loaded and no request waits or runs; returns the loaded model."""
         await self._until(lambda: self.loader.loaded is not None and not self._running and not self._queue.waiting())
         assert self.loader.loaded is not None
         return self.loader.loaded
 
     async def stop(self, request_id: str, *, unasked: bool = False) -> bool:
-        """End a request that waits or runs; False if it does neither. unasked: its question was deleted."""
+        """Stop a waiting or running request; False if it is neither. unasked: its question was deleted."""
         live = self._replies.get(request_id)
         if unasked and live is not None:
             live.withdraw()
@@ -105,7 +104,7 @@ class Worker:
             await self._end(request, FinishReason.ABORT)
             return True
         if request_id in self._running:
-            self._stopped.add(request_id)  # it may not have reached the engine yet
+            self._stopped.add(request_id)  # the engine may not have the request yet
             with contextlib.suppress(EngineDied):
                 await self._engine.abort(request_id)
             return True
@@ -116,7 +115,7 @@ class Worker:
         return False
 
     async def drain(self, seconds: float) -> None:
-        """Give running answers this long to end; what is left goes back to storage, for the next start."""
+        """Give running answers `seconds` to finish; return the rest to storage for the next start."""
         self._draining = True
         if self._running:
             await asyncio.wait(self._running.values(), timeout=seconds)
@@ -129,10 +128,10 @@ class Worker:
                 await self._hand_on(taken)
 
     async def _begin(self, request: GenerationRequest) -> None:
-        """Start a request; one that was running when the engine died runs alone, to learn whether it is the cause."""
+        """Start a request. One that was running when the engine died runs alone, to find out if it is the cause."""
         self._beginning = request
         live = self._replies.get(request.request_id) or self._replies.open(request)
-        async with self._turn:  # it may be stopped meanwhile, and its reply end
+        async with self._turn:  # a stop may end the request while this waits
             await self._start(request, live)
         if request.attempts > 0:
             await self._until(lambda: not self._running)
@@ -166,12 +165,12 @@ class Worker:
             prompt = await self._conversations.prompt(request)
             if prompt is not None:
                 await live.begins(prompt)
-            if prompt is None or request.request_id in self._stopped:  # its message was deleted, or it was stopped
+            if prompt is None or request.request_id in self._stopped:  # the message was deleted, or a stop came
                 await self._end(request, FinishReason.ABORT)
                 return
-            if self.loader.loaded is None:  # it died under another request, while this one was being prepared
+            if self.loader.loaded is None:  # the engine died under another request during the preparation
                 raise EngineDied("The engine died before it was asked.")
-            # An answer may take half the window at most, so that there is always room for the question.
+            # Cap answers at half of the context window, so that the question always fits.
             limit = min(request.params.max_tokens, self.loader.loaded.context_window // 2)
             params = replace(request.params, max_tokens=limit)
             async for delta in self._engine.stream(EngineRequest(request.request_id, prompt, params)):
@@ -195,7 +194,7 @@ class Worker:
             self._queue.done(request.request_id)
 
     async def _hand_on(self, request: GenerationRequest) -> None:
-        """Leave a request to the next start, which finds it also where storage fails now."""
+        """Return a request to storage; the next start finds it even if this write fails."""
         try:
             await self._storage.inbox.hand_back(request.request_id, request.wait_left_s, counts=False)
         except StorageError as error:
@@ -207,7 +206,7 @@ class Worker:
         self._metrics.ended(reason)
 
     async def _failed(self, request: GenerationRequest, live: LiveReply, error: Exception) -> None:
-        """What becomes of a request that failed: it is tried again, or ends with a sentence. The others go on."""
+        """Retry a failed request or end it with an error; other requests continue."""
         about = {"request_id": request.request_id}
         try:
             if isinstance(error, EngineDied):
@@ -219,7 +218,7 @@ class Worker:
                 await self._end(
                     request, FinishReason.ERROR, UNSTORED if isinstance(error, StorageError) else str(error)
                 )
-            else:  # our own bug
+            else:  # a bug in Inhouse
                 log.error("A request failed in a way that was not foreseen", exc_info=error, extra=about)
                 await self._end(request, FinishReason.ERROR, "Something went wrong here; the log of Inhouse says what.")
         except StorageError as problem:
@@ -227,7 +226,7 @@ class Worker:
             await self._end(request, FinishReason.ERROR, UNSTORED)
 
     async def _retry(self, request: GenerationRequest, live: LiveReply) -> None:
-        """The engine died under this request: again, alone, or an error if that happened before."""
+        """Requeue a request after an engine death, to run alone; end it with an error after ATTEMPTS deaths."""
         self.loader.lose("The engine died; it is started again")
         if request.request_id in self._stopped:
             await self._end(request, FinishReason.ABORT)
@@ -244,7 +243,7 @@ class Worker:
         self._queue.put(replace(request, attempts=attempts))
 
     async def _other_model(self, request: GenerationRequest, live: LiveReply, error: ModelError) -> None:
-        """The model would not load: back to the one that did, for this request and for its conversation."""
+        """Fall back to a model that loads, for this request and its conversation."""
         fallback = await self._conversations.roll_back(request)
         if fallback is None or fallback == request.model:
             await self._end(request, FinishReason.ERROR, str(error))

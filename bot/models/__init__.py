@@ -1,1 +1,1 @@
-"""Models: which there are, whether one fits this machine, how it gets onto this disk and from there into memory."""
+"""Model catalog, memory estimates, downloads and loading."""

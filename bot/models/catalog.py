@@ -1,7 +1,7 @@
-"""The catalog: which models there are here, and which of them people may switch to.
+"""Look up models by name, and decide which of them users may switch to.
 
-In: the settings (INHOUSE_MODEL, INHOUSE_MODELS, INHOUSE_CATALOG). Out: a `ModelSpec` for a name. Promise: all that
-is wrong with the operator's names or file is one ConfigError; an unknown name is a ModelError with suggestions.
+Built from INHOUSE_MODEL, INHOUSE_MODELS and INHOUSE_CATALOG. All mistakes in these are reported in one ConfigError; a
+lookup of an unknown name raises ModelError with suggestions.
 """
 
 import difflib
@@ -19,12 +19,13 @@ BUILT_IN = Path(__file__).with_name("catalog.toml")
 
 
 class Catalog:
-    """Looks models up by name. It never changes: other settings make another catalog."""
+    """An immutable set of models; changed settings need a new catalog."""
 
     def __init__(self, specs: Iterable[ModelSpec], listed: Iterable[str], default: str) -> None:
-        """`listed`: names, repositories and directories that people may switch to; none means all of `specs`.
+        """Build a catalog of `specs` and of the repositories and directories in `listed` and `default`.
 
-        `default` is what channels use that chose none. Raises ConfigError for every one of them that is not there.
+        listed: names, repositories and directories that users may switch to; empty means all of `specs`. default: the
+        model of channels without a choice of their own. Raises ConfigError that lists every unknown name.
         """
         self._specs = {spec.name: spec for spec in specs}
         wanted = list(listed) or list(self._specs)
@@ -34,13 +35,13 @@ class Catalog:
         if mistakes:
             raise ConfigError("\n".join(mistakes))
         self.names = tuple(sorted(set(chosen)))
-        """The names that people may switch to, sorted."""
+        """The names of models that users may switch to, sorted."""
         self.default = self._aliases.get(default, default.lower())
-        """The name of the model for channels that chose none."""
+        """The name of the model of channels without a choice of their own."""
 
     @classmethod
     def of(cls, settings: Settings) -> "Catalog":
-        """The catalog that the settings ask for. Raises ConfigError."""
+        """Build the catalog for these settings. Raises ConfigError."""
         specs = {spec.name: spec for spec in read_specs(BUILT_IN)}
         if settings.catalog is not None:
             specs |= {spec.name: describe(spec) for spec in read_specs(settings.catalog)}
@@ -50,7 +51,7 @@ class Catalog:
         return iter(self._specs.values())
 
     def get(self, name: str) -> ModelSpec:
-        """The model of that name: of the catalog, or one that the operator listed. Raises ModelError."""
+        """Return a model by name, whether or not users may switch to it. Raises ModelError."""
         word = name.strip()
         found = self._specs.get(self._aliases.get(word, word.lower()))
         if found is None:
@@ -58,7 +59,7 @@ class Catalog:
         return found
 
     def choose(self, name: str) -> ModelSpec:
-        """The model of that name, if people may switch to it. Raises ModelError that says which they may."""
+        """Return a model that users may switch to. Raises ModelError, which lists those models."""
         word = name.strip()
         known = self._aliases.get(word, word.lower())
         if known in self.names:
@@ -68,7 +69,7 @@ class Catalog:
         raise ModelError(self._unknown(word, self.names))
 
     def _include(self, word: str, mistakes: list[str]) -> str:
-        """The name under which a listed word is in the catalog, added to it if need be."""
+        """Return the catalog name of a listed word; add its model if it is a new repository or directory."""
         if word.lower() in self._specs:
             return word.lower()
         spec = _listed(word)
@@ -97,7 +98,7 @@ def _looks_like_path(word: str) -> bool:
 
 
 def _listed(word: str) -> ModelSpec | str:
-    """The spec of a directory or repository that the operator listed, or what is wrong with it."""
+    """The spec of a listed directory or repository, or a sentence that says what is wrong with it."""
     if _looks_like_path(word):
         try:
             folder = Path(word).expanduser().resolve()

@@ -1,7 +1,7 @@
-"""What it means when the model raises something: not enough memory, a device that is lost, or one bad step.
+"""Classify exceptions of torch and transformers: out of memory, lost device, or one failed step.
 
-In: whatever torch or transformers raised. Out: a `Failure`, which is words only. An exception holds its traceback, that
-holds the frames of the step, and those hold its tensors: none of it may be kept by whoever wants the memory back.
+A `Failure` holds only text. An exception keeps its traceback, and with it the frames and tensors of the failed step, so
+callers must not keep the exception when they want to free that memory.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
-"""How torch says it where it raises a plain RuntimeError, as its CPU allocator and cuBLAS do."""
+"""Messages of the plain RuntimeError that torch's CPU allocator and cuBLAS raise when memory runs out."""
 
 DEVICE_LOST = ("CUDA error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "cuDNN error")
 
@@ -23,12 +23,12 @@ UNANSWERABLE = (
 
 
 class Unrecoverable(Exception):
-    """Only a new process gets out of this: a CUDA error never goes away, and no memory is left even for one token."""
+    """The engine process must be replaced: CUDA errors are sticky, or there is no memory even for one token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """memory: there was too little of it. device_lost: every later call fails as well. why: the library's words."""
+    """why: the library's message. memory: out of memory. device_lost: all later calls on the device fail, too."""
 
     why: str
     memory: bool = False
@@ -36,12 +36,12 @@ class Failure:
 
     @property
     def sentence(self) -> str:
-        """What a person reads whose answer is given up."""
+        """The message to the user when their answer is abandoned."""
         return UNANSWERABLE if self.memory else f"The model failed on this answer: {self.why}."
 
 
 def judge(error: BaseException) -> Failure:
-    """What an exception means."""
+    """Classify an exception."""
     why = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
     raised_by_torch = isinstance(error, RuntimeError)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or (raised_by_torch and _says(error, NO_MEMORY)):
@@ -51,12 +51,12 @@ def judge(error: BaseException) -> Failure:
 
 
 def give_back() -> None:
-    """Return to the system what nothing uses any more, of the GPU's memory and of ours."""
+    """Collect garbage and return unused GPU memory and heap memory to the system."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
         if trim is not None:
             trim(0)
 

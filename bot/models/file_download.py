@@ -1,8 +1,7 @@
-"""Fetching large files so that no byte is fetched twice.
+"""Download weight files into the hub cache's blob directory, resuming interrupted downloads.
 
-In: file names with size and sha256, and the address they are under. Out: the files, named by their sha256, in the hub
-cache's directory of blobs. Promise: a file is there whole and checked, or not at all; an interrupted download goes
-on where it stopped (huggingface_hub 2.4 itself starts a file anew).
+A blob is named by its sha256 and gets that name only when it is complete and its checksum matches. huggingface_hub 2.4
+itself restarts an interrupted file from the beginning.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ WORKERS = 3
 
 @dataclass(frozen=True, slots=True)
 class PullProgress:
-    """How far a pull has come, in bytes; total 0 where that cannot be known."""
+    """Progress of a pull: bytes while fetching, else steps. total is 0 where it is unknown."""
 
     stage: str
     done: int = 0
@@ -33,18 +32,18 @@ Progress = Callable[[PullProgress], None]
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """A file of a repository. sha256 is '' for one that the hub keeps as plain text."""
+    """A file of a repository. sha256 is '' for a file that is not in the hub's LFS storage."""
 
     name: str
     size: int
     sha256: str
 
     def partial(self, blobs: Path) -> Path:
-        """Where its beginning is kept until all of it is there."""
+        """The path of the incomplete download."""
         return blobs / f"{self.sha256}.inhouse.incomplete"
 
     def missing(self, blobs: Path) -> int:
-        """Bytes that have still to be fetched."""
+        """Bytes that are still to be downloaded."""
         if self.sha256 and (blobs / self.sha256).is_file():
             return 0
         partial = self.partial(blobs)
@@ -52,7 +51,7 @@ class WeightFile:
 
 
 class _Meter:
-    """Adds up the bytes of all workers; the progress bar that http_get thinks it has. Raises Stopped after stop()."""
+    """Sums the bytes of all workers behind the tqdm interface of http_get. `update` raises Stopped after stop()."""
 
     def __init__(self, done: int, total: int, progress: Progress) -> None:
         self._done, self._total, self._progress = done, total, progress
@@ -77,13 +76,13 @@ class _Meter:
 
 
 class Stopped(Exception):
-    """Ends a worker when another one failed or the person gave up."""
+    """Ends a worker after another one failed or the download was interrupted."""
 
 
 def fetch_weights(files: Sequence[WeightFile], url: str, token: str | None, blobs: Path, progress: Progress) -> None:
-    """Fetch what is missing of `files`, which lie under `url`, into `blobs`.
+    """Download the missing parts of `files` from below `url` into `blobs`.
 
-    Raises ModelError if a file arrives damaged, and whatever huggingface_hub raises.
+    Raises ModelError if a checksum does not match, and the exceptions of huggingface_hub.
     """
     large = [file for file in files if file.sha256]
     blobs.mkdir(parents=True, exist_ok=True)
@@ -102,7 +101,7 @@ def fetch_weights(files: Sequence[WeightFile], url: str, token: str | None, blob
 
 
 def _fetch(file: WeightFile, url: str, token: str | None, blobs: Path, meter: _Meter) -> None:
-    """One file: go on with its partial one, check the whole, give it its name."""
+    """Resume or start one file, verify its checksum, and rename it to its sha256."""
     from huggingface_hub.file_download import http_get
 
     partial = file.partial(blobs)
@@ -110,14 +109,14 @@ def _fetch(file: WeightFile, url: str, token: str | None, blobs: Path, meter: _M
         if target.tell() > file.size:
             target.truncate(0)
             target.seek(0)
-        if target.tell() < file.size:  # else only its name was missing
+        if target.tell() < file.size:  # else the file is complete and was only not renamed
             http_get(
                 f"{url}/{file.name}",
                 target,
                 resume_size=target.tell(),
                 headers={"authorization": f"Bearer {token}"} if token else {},
                 expected_size=file.size,
-                tqdm_class=lambda **_: meter,  # type: ignore[arg-type]  # it asks for a class and calls it
+                tqdm_class=lambda **_: meter,  # type: ignore[arg-type]  # typed as a class, but only called
             )
     with partial.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,10 +1,9 @@
-"""Whether a model fits this machine: an estimate made before anything is fetched or loaded.
+"""Estimate whether a model fits this machine, before it is downloaded or loaded.
 
-In: a `ModelSpec`, the `Hardware` and how it would be loaded. Out: a `Fit`: verdict, memory needed, a sentence.
-Pure arithmetic, without torch, so that the service can answer at once.
+The estimate is plain arithmetic and does not import torch, so the service can compute it on the event loop.
 
-Memory = weights + KV cache + what the runtime takes. Weights: parameters times the bytes of a number. bitsandbytes
-leaves embeddings and the head as they are, and also the layers that stay in RAM when the others are on a GPU.
+Memory = weights + KV cache + runtime. Weights = parameters * bytes per value. bitsandbytes does not quantize the
+embeddings, the head, or the layers that stay in RAM when the others are on a GPU.
 """
 
 from dataclasses import dataclass
@@ -14,23 +13,23 @@ from bot.models.hardware import MB, Hardware, choose_dtype, is_packed
 from bot.models.model_spec import ModelSpec
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.5625}  # 4 bits, and a float32 for each 64 of them
+QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.5625}  # 4 bits plus one float32 scale per 64 weights
 EMBEDDINGS_SHARE = 0.07
-"""Of the parameters, where it is not known."""
+"""Share of the embeddings in all parameters, used when the catalog does not state it."""
 
 CPU_KV_MB = 512
-"""The KV cache on a CPU, unless INHOUSE_KV_CACHE_MB says otherwise."""
+"""Default size of the KV cache on a CPU; INHOUSE_KV_CACHE_MB overrides it."""
 
 GPU_RUNTIME_MB = 900  # CUDA's context, its libraries and the activations of a prefill
 CPU_RUNTIME_MB = 700  # torch, transformers and the activations of a prefill
 CONVERSATION_TOKENS = 4096
-"""On a GPU the KV cache takes what is left; it must at least hold one conversation of so many tokens."""
+"""On a GPU the KV cache uses all memory that is left; this many tokens is the minimum that must fit."""
 
 COMFORTABLE = 0.9
 
 
 class Verdict(StrEnum):
-    """How well a model fits, in the words that people read."""
+    """How well a model fits; the values are shown to users."""
 
     FITS = "fits"
     TIGHT = "tight"
@@ -43,7 +42,7 @@ SEVERITY = (Verdict.FITS, Verdict.TIGHT, Verdict.WONT_FIT)
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """needed_mb and available_mb are of the device that decides: the one where least is left over."""
+    """An estimate. needed_mb and available_mb are those of the limiting device (GPU or RAM)."""
 
     verdict: Verdict
     needed_mb: int
@@ -53,28 +52,28 @@ class Fit:
 
 
 def weights_mb(spec: ModelSpec, dtype: str, quantization: str = "none", packed: bool = False) -> int:
-    """MB that the weights take once loaded; 0 if the number of parameters is not known."""
+    """Memory of the loaded weights in MB; 0 if the number of parameters is unknown."""
     kept = _kept(spec) + (again_when_packed(spec) if packed else 0)
     return int(kept * BYTES[dtype] / MB) + layers_mb(spec, dtype, quantization)
 
 
 def again_when_packed(spec: ModelSpec) -> int:
-    """Parameters that are held twice then: a tied matrix, which a packed head cannot share with the embeddings."""
+    """Parameters that packing duplicates: a packed head cannot share a tied matrix with the embeddings."""
     return spec.embeddings if spec.tied else 0
 
 
 def layers_mb(spec: ModelSpec, dtype: str, quantization: str) -> int:
-    """MB that all layers take."""
+    """Memory of all decoder layers in MB."""
     return int((spec.parameters - _kept(spec)) * QUANTIZED_BYTES.get(quantization, BYTES[dtype]) / MB)
 
 
 def _kept(spec: ModelSpec) -> float:
-    """Parameters outside the layers."""
+    """Parameters outside the decoder layers (embeddings and head)."""
     return min(spec.embeddings or spec.parameters * EMBEDDINGS_SHARE, spec.parameters)
 
 
 def kv_mb(spec: ModelSpec, dtype: str, tokens: int) -> int:
-    """MB that so many tokens take in the KV cache."""
+    """Memory of `tokens` tokens in the KV cache, in MB."""
     return int(tokens * spec.kv_values_per_token * BYTES[dtype] / MB)
 
 
@@ -86,7 +85,7 @@ def fits(
     gpu_layers: int | None = None,
     kv_cache_mb: int | None = None,
 ) -> Fit:
-    """Whether the model fits; the arguments are the settings of the same names."""
+    """Estimate whether a model fits; the arguments are the settings of the same names."""
     dtype = choose_dtype(dtype, hardware, quantization)
     if not spec.parameters:
         unknown = f"The size of {spec.name} is not known before it is fetched."
@@ -99,7 +98,7 @@ def fits(
         return _verdict(spec, hardware, dtype, [("cuda", weights + kv + GPU_RUNTIME_MB)])
     away = (spec.layers - gpu_layers) / spec.layers
     in_ram = layers_mb(spec, dtype, "none")
-    # A layer that stays in RAM is copied to the GPU while it computes, so the GPU needs room for one of them.
+    # accelerate copies a layer from RAM to the GPU to compute it, so the GPU needs room for one such layer.
     room = in_ram // spec.layers
     above = weights - int(layers_mb(spec, dtype, quantization) * away) + room + kv + GPU_RUNTIME_MB
     return _verdict(spec, hardware, dtype, [("cuda", above), ("cpu", int(in_ram * away) + CPU_RUNTIME_MB)])
@@ -120,13 +119,13 @@ def _total(hardware: Hardware, device: str) -> int:
 
 
 def _verdict(spec: ModelSpec, hardware: Hardware, dtype: str, needs: list[tuple[str, int]]) -> Fit:
-    """The verdict of the device that is worst off."""
+    """The verdict for the limiting device."""
     found = [_on(spec, hardware, dtype, device, needed) for device, needed in needs]
     return max(found, key=lambda fit: (SEVERITY.index(fit.verdict), fit.needed_mb - fit.available_mb))
 
 
 def _on(spec: ModelSpec, hardware: Hardware, dtype: str, device: str, needed: int) -> Fit:
-    """The verdict of one device that has to hold `needed` MB."""
+    """The verdict for one device that must hold `needed` MB."""
     free, total = _free(hardware, device), _total(hardware, device)
     place = "GPU memory" if device == "cuda" else "RAM"
     facts = f"{spec.name} needs about {needed:,} MB of {place} in {dtype}"

@@ -1,8 +1,8 @@
-"""A one-shot process that turns a GGUF into a directory like those of the hub.
+"""Convert a GGUF file to config, tokenizer with chat template, and bf16 safetensors, in a one-shot process.
 
-`python -m bot.models.gguf_conversion GGUF DIRECTORY`. In: a GGUF file of a model with a byte-level BPE tokenizer. Out:
-config, tokenizer with chat template, bf16 safetensors; on stdout a line of JSON for every step done, or one sentence
-and exit status 1. It imports torch, which is why it is a process.
+Usage: `python -m bot.models.gguf_conversion GGUF DIRECTORY`. Supports models with a byte-level BPE tokenizer. Prints
+progress to stdout as JSON lines; on failure prints one sentence and exits with status 1. A separate process, because
+the service must not import torch.
 """
 
 import json
@@ -15,13 +15,13 @@ from bot.models.progress import told
 
 HEADER_BYTES = 1 << 16
 PRE_TOKENIZER = rb"tokenizer\.ggml\.pre\x08\0\0\0(.{8})(.{32})"
-"""A GGUF string field: its name, its type (8), its length, its text."""
+"""A GGUF string field: name, type (8, string), length, text."""
 
-SAVED_MODE = 0o644  # safetensors makes files that only their owner reads, and a service has an owner of its own
+SAVED_MODE = 0o644  # safetensors creates files with mode 0600, which a service under another user cannot read
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Read `gguf`, write `folder`. Raises whatever transformers raises for a file that it cannot read."""
+    """Convert `gguf` and write the result to `folder`. Raises the exceptions of transformers for unreadable files."""
     import torch
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
@@ -32,7 +32,7 @@ def convert(gguf: Path, folder: Path) -> None:
         gguf.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16, **names
     )
     if _pre_tokenizer(gguf) == "smollm":
-        # The file names this rule, transformers does not read it: every digit is a token of its own.
+        # transformers ignores this field of the file; its rule makes every digit a separate token.
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
@@ -48,9 +48,9 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def _pre_tokenizer(gguf: Path) -> str:
-    """The name of the rule that splits text into words, as the beginning of the file gives it; '' for none.
+    """The name of the pre-tokenizer in the file's metadata, '' if absent.
 
-    Looked for by hand: GGUFReader takes seconds for the vocabulary that stands behind it.
+    Searches the first 64 kB, since GGUFReader takes seconds to parse the vocabulary that follows.
     """
     with gguf.open("rb") as content:
         found = re.search(PRE_TOKENIZER, content.read(HEADER_BYTES), re.DOTALL)

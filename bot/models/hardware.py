@@ -1,7 +1,7 @@
-"""The machine: its GPU, or why the CPU is used, its memory, and the number type that suits it.
+"""Detect the machine's GPU, CPU and memory, and choose the dtype of the weights.
 
-`detect` imports torch and must run where that is wanted; `probe` asks a one-shot process for the same. The rest
-is plain data. Promise: a machine without a usable GPU is a fact with a reason, never an error.
+`detect` imports torch in the calling process; `probe` runs it in a one-shot process instead. A machine without a usable
+GPU is not an error unless cuda was requested: `Hardware.why_cpu` gives the reason.
 """
 
 import argparse
@@ -25,9 +25,9 @@ MB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class CpuCapabilities:
-    """The instructions of a CPU, and the kernels of a build of torch, that decide how weights are kept on it.
+    """The CPU instructions and torch kernels that decide the format of the weights on a CPU.
 
-    fbgemm: FBGEMM's float16 kernels run. bf16: it has instructions for bfloat16 products. amx: matrix units for them.
+    fbgemm: FBGEMM's float16 kernels run. bf16: the CPU has bfloat16 dot products. amx: it has matrix units for them.
     """
 
     fbgemm: bool = False
@@ -36,7 +36,7 @@ class CpuCapabilities:
 
     @classmethod
     def from_torch(cls, reported: Mapping[str, object], engines: Collection[str]) -> Self:
-        """From what `torch.cpu.get_capabilities` and `torch.backends.quantized.supported_engines` report."""
+        """Build from `torch.cpu.get_capabilities()` and `torch.backends.quantized.supported_engines`."""
 
         def has(name: str) -> bool:
             return bool(reported.get(name))
@@ -49,15 +49,15 @@ class CpuCapabilities:
 
     @property
     def packs(self) -> bool:
-        """Whether float16 weights in FBGEMM's layout are fastest (`models.packing`): AMX is faster with bfloat16."""
+        """Whether packed float16 weights (`bot.models.packing`) are fastest; with AMX, bfloat16 is faster."""
         return self.fbgemm and not self.amx
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """One machine. `gpu` is '' and `why_cpu` says why when the CPU is used. bf16: the one used has it in hardware.
+    """One machine. If the CPU is used, `gpu` is '' and `why_cpu` is the reason. bf16: native on the device in use.
 
-    packs: the CPU is used, and it is fastest with weights in float16 (`models.packing`).
+    packs: the CPU is used, and packed float16 weights are fastest on it (`bot.models.packing`).
     """
 
     gpu: str
@@ -74,16 +74,16 @@ class Hardware:
 
     @property
     def device(self) -> str:
-        """cuda or cpu."""
+        """The torch device type: 'cuda' or 'cpu'."""
         return "cuda" if self.gpu else "cpu"
 
 
 def choose_dtype(setting: str, hardware: Hardware, quantization: str = "none") -> str:
-    """The number type of the weights: what was asked for; else float16 on a CPU that packs, bfloat16 if in hardware,
-    float16 on a GPU, or float32.
+    """Choose the dtype of the weights: the setting, or for 'auto' the first that applies of float16 (CPU that packs),
+    bfloat16 (native), float16 (GPU), float32.
 
-    On a CPU without bfloat16 instructions even float32 is faster than that (measured: three times at eight
-    conversations). Weights that are quantized are not packed.
+    On a CPU without bfloat16 instructions, float32 is three times as fast as bfloat16 (measured with eight
+    conversations). Quantized weights are not packed.
     """
     if setting != "auto":
         return setting
@@ -95,12 +95,12 @@ def choose_dtype(setting: str, hardware: Hardware, quantization: str = "none") -
 
 
 def is_packed(dtype: str, hardware: Hardware, quantization: str = "none") -> bool:
-    """Whether weights of a chosen type are laid out anew for the CPU."""
+    """Whether weights of this dtype are packed for the CPU (`bot.models.packing`)."""
     return dtype == "float16" and hardware.packs and quantization == "none"
 
 
 def describe_hardware(hardware: Hardware) -> str:
-    """Two or three lines for a person: the GPU or why there is none, the CPU, the memory."""
+    """Two or three lines of text: the GPU or the reason for using the CPU, the CPU, the memory."""
     cpu = f"CPU: {hardware.cpu}, {hardware.cores} cores"
     ram = f"RAM: {hardware.ram_total_mb:,} MB, {hardware.ram_free_mb:,} MB free"
     if not hardware.gpu:
@@ -110,17 +110,17 @@ def describe_hardware(hardware: Hardware) -> str:
 
 
 def cpu_capabilities() -> CpuCapabilities:
-    """Detect this machine's; the only place that does. Imports torch."""
+    """Detect the capabilities of this CPU. Imports torch."""
     import torch
 
-    reported: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch tells nothing
+    reported: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older versions of torch
     return CpuCapabilities.from_torch(reported, torch.backends.quantized.supported_engines)
 
 
 def detect(device: str = "auto") -> Hardware:
-    """Look at this machine; `device` is auto, cpu or cuda. Imports torch.
+    """Detect the hardware; `device` is auto, cpu or cuda. Imports torch.
 
-    Raises ModelError if cuda was asked for and cannot be had.
+    Raises ModelError if cuda was requested and is not available.
     """
     import torch
 
@@ -149,9 +149,9 @@ def detect(device: str = "auto") -> Hardware:
 
 
 async def probe(device: str = "auto") -> Hardware:
-    """As `detect`, in a one-shot process, so that torch is never loaded here; takes some seconds. Cancelling ends it.
+    """Run `detect` in a one-shot process, so that this one does not import torch. Takes some seconds; cancellable.
 
-    Raises ModelError if cuda was asked for and cannot be had, or if torch cannot be loaded at all.
+    Raises ModelError if cuda was requested and is not available, if torch cannot be loaded, or after PROBE_TIMEOUT_S.
     """
     command = [sys.executable, "-m", "bot.models.hardware", "--device", device]
     pipe = asyncio.subprocess.PIPE
@@ -172,14 +172,14 @@ async def probe(device: str = "auto") -> Hardware:
 
 
 def child_environment(**more: str) -> dict[str, str]:
-    """The environment for a process of ours that is started with -m, wherever this package was imported from."""
+    """The environment for a child started with `python -m bot...`; PYTHONPATH includes this package's root."""
     root = str(Path(__file__).parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
 
 
 def _why_cpu(device: str) -> str:
-    """Why the GPU is not used; '' if it is."""
+    """The reason for using the CPU; '' if the GPU is used."""
     import torch
 
     if device == "cpu":

@@ -1,8 +1,7 @@
-"""The Hugging Face hub: what a model there consists of, and getting exactly that onto this disk.
+"""Plan and run downloads of models from the Hugging Face hub into its own cache.
 
-In: a `ModelSpec` with a repository. Out: a `Download` plan, then the directory of a snapshot in the hub's own cache.
-Promises: only config, tokenizer and the indexed safetensors are fetched; each weight file is checked against the hub's
-sha256; what was fetched before an interruption is kept, to the byte; no code of a repository is ever run.
+Downloads only config, tokenizer and the indexed safetensors files, and verifies each weight file against the hub's
+sha256. Interrupted downloads resume at the byte where they stopped. Never runs code of a repository.
 """
 
 import json
@@ -22,7 +21,7 @@ from bot.models.model_spec import ModelSpec
 from bot.types.errors import ModelError
 
 REACH_S = 5.0
-"""How long the hub may take to answer the first question, name resolution and all."""
+"""Timeout of one metadata request to the hub, name resolution included."""
 
 SPARE_BYTES = 200_000_000
 
@@ -31,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """What a pull would do: show it before doing it. total and missing are bytes; missing are those not here yet."""
+    """The plan of a pull, to be shown before it runs. total: bytes of all files; missing: bytes not on this disk."""
 
     name: str
     origin: str
@@ -46,10 +45,10 @@ class Download:
 
 
 class Hub:
-    """One hub, as one account sees it. Blocks; use it in a thread."""
+    """Client of one hub with one account's token. Its methods block: call them in a thread."""
 
     def __init__(self, settings: Settings, endpoint: str | None = None, cache: Path | None = None) -> None:
-        """`endpoint` and `cache` are those of HF_ENDPOINT and HF_HOME unless given."""
+        """`endpoint` and `cache` default to HF_ENDPOINT and the cache below HF_HOME."""
         from huggingface_hub import constants, get_token
 
         self._endpoint = endpoint or constants.ENDPOINT
@@ -58,7 +57,7 @@ class Hub:
         self._token = settings.hf_token.get_secret_value() if settings.hf_token else get_token()
 
     def plan(self, spec: ModelSpec) -> Download:
-        """Ask the hub what has to be fetched. Raises ModelError, or HubUnreachable within some seconds."""
+        """Ask the hub which files to download. Raises ModelError, or HubUnreachable after a timeout."""
         from huggingface_hub import HfApi
 
         api = HfApi(endpoint=self._endpoint, token=self._token or False)
@@ -69,7 +68,7 @@ class Hub:
             _check_names(spec.repo, files)
             self._file(
                 spec.repo, commit, model_directory.CONFIG
-            )  # here it shows whether the account may fetch anything
+            )  # fails here if the account may not download from this repository
             names = self._weight_names(spec.repo, commit, files)
             sizes = {name: int(files[name].size or 0) for name in files}
             blobs = {name: files[name].lfs for name in names}
@@ -90,7 +89,7 @@ class Hub:
         )
 
     def fetch(self, spec: ModelSpec, download: Download, progress: Progress) -> Path:
-        """Do what `download` says, going on where an earlier one stopped; the directory. Raises ModelError."""
+        """Run the plan, resuming an interrupted one; return the directory. Raises ModelError."""
         self._check_disk(download)
         url = f"{self._endpoint}/{spec.repo}/resolve/{download.commit}"
         with explained(spec.repo, self._endpoint, bool(self._token)):
@@ -106,7 +105,10 @@ class Hub:
         return folder
 
     def check_access(self, spec: ModelSpec) -> None:
-        """See that the model could be fetched, and fetch nothing. Raises ModelError, or HubUnreachable."""
+        """Check, without downloading, that this account can download the model.
+
+        Raises ModelError or HubUnreachable.
+        """
         from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 
         api = HfApi(endpoint=self._endpoint, token=self._token or False)
@@ -118,11 +120,11 @@ class Hub:
             within(REACH_S, lambda: get_hf_file_metadata(url, token=self._token or False, timeout=REACH_S))
 
     def here(self, spec: ModelSpec) -> Path | None:
-        """The directory of the model if all of it is here."""
+        """The directory of the model if it is complete on this disk, else None."""
         return next((folder for folder in self.folders(spec) if model_directory.is_whole(folder)), None)
 
     def folders(self, spec: ModelSpec) -> list[Path]:
-        """Where the model may lie, whole or not: the remembered commit, and the cache's own idea of main."""
+        """Directories that may hold the model, complete or not: of the recorded commit, and of the cache's `main`."""
         from huggingface_hub import try_to_load_from_cache
 
         candidates = []
@@ -134,22 +136,22 @@ class Hub:
         return candidates
 
     def stored(self, spec: ModelSpec) -> list[Path]:
-        """Everything that pulls of this model left: its directory of the cache, and the record of its commit.
+        """All paths that pulls of this model created: its cache directory and the record of its commit.
 
-        The hub's own API for deleting lists only complete downloads, and logs what it fails to delete.
+        The hub's own deletion API lists only complete downloads, and logs failures instead of raising them.
         """
         name = self._blobs(spec.repo).parent.name
         folders = [self._cache / name]
-        for folder in self.folders(spec):  # the record may name another cache, of an earlier HF_HOME
+        for folder in self.folders(spec):  # the record may point into the cache of an earlier HF_HOME
             folders += [parent for parent in folder.parents if parent.name == name]
         return [*dict.fromkeys(folders), self._record(spec.repo)]
 
     def account(self) -> str:
-        """The name of the account whose token is used, '' if none is. Raises ModelError if the hub does not know it."""
+        """The name of the account in use, '' without a token. Raises ModelError if the hub rejects the token."""
         return self.whoami(self._token) if self._token else ""
 
     def whoami(self, token: str) -> str:
-        """The name of the account that a token belongs to. Raises ModelError if the hub does not know it."""
+        """The name of the account that owns a token. Raises ModelError if the hub rejects the token."""
         from huggingface_hub import HfApi
 
         with explained("the account", self._endpoint, True):
@@ -157,14 +159,14 @@ class Hub:
             return str(answer["name"])
 
     def remember(self, token: str) -> None:
-        """Store a token as Hugging Face's own programs do. Raises ModelError."""
+        """Store a token where Hugging Face's own programs read it. Raises ModelError."""
         import huggingface_hub
 
         with explained("the account", self._endpoint, True):
             huggingface_hub.login(token=token)
 
     def _weight_names(self, repo: str, commit: str, files: Container[str]) -> tuple[str, ...]:
-        """The safetensors files to fetch. A repository may hold its weights twice: only the indexed ones count."""
+        """The safetensors files to download: the indexed ones, since a repository may hold its weights twice."""
         if model_directory.INDEX in files:
             names = model_directory.indexed(self._file(repo, commit, model_directory.INDEX))
             lost = [name for name in names if name not in files]
@@ -174,7 +176,7 @@ class Hub:
         return (model_directory.SINGLE,)
 
     def _file(self, repo: str, commit: str, name: str) -> Path:
-        """Fetch one small file, or link one whose content is here, into the snapshot."""
+        """Add one file to the snapshot: download a small file, or link a blob that is on this disk."""
         from huggingface_hub import hf_hub_download
 
         path = hf_hub_download(
@@ -207,7 +209,7 @@ class Hub:
 
 
 def _check_names(repo: str, files: Container[str]) -> None:
-    """Raise ModelError if there is no model among these that is loaded here."""
+    """Raise ModelError unless these files include a config and safetensors weights."""
     if model_directory.CONFIG not in files:
         raise ModelError(f"{repo} holds no model that transformers can load: it has no {model_directory.CONFIG}.")
     if model_directory.INDEX not in files and model_directory.SINGLE not in files:
@@ -218,12 +220,12 @@ def _check_names(repo: str, files: Container[str]) -> None:
 
 
 def _stated(card: object, *names: str) -> str:
-    """The first of these fields that a model card states."""
+    """The first of these model card fields that is set, else ''."""
     return next((str(value) for name in names if (value := getattr(card, name, None))), "")
 
 
 class Silent:
-    """A progress bar that shows nothing, for files too small for one."""
+    """A tqdm replacement that shows nothing, for small files."""
 
     def __init__(self, **_: object) -> None:
         pass
@@ -239,9 +241,9 @@ class Silent:
 
 
 def within(seconds: float, ask: Callable[[], T]) -> T:
-    """The answer of `ask`, or HubUnreachable after so many seconds.
+    """Return the result of `ask`. Raises HubUnreachable after `seconds`.
 
-    In a thread of its own: name resolution knows no timeout, and each address of a name is tried for the whole one.
+    Runs `ask` in a thread: name resolution has no timeout, and the connect timeout applies to each address anew.
     """
     answers: list[T] = []
     errors: list[Exception] = []

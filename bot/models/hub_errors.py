@@ -1,7 +1,7 @@
-"""What goes wrong between us and the Hugging Face hub, as sentences.
+"""Translate exceptions of huggingface_hub and the operating system into ModelError.
 
-In: an exception of huggingface_hub or of the system. Out: a ModelError with one sentence and the link or command that
-fixes it; HubUnreachable where nothing is wrong but the way to the hub. Promise: no message shows a token.
+Each message is one sentence with the link or command that fixes the problem; network failures become HubUnreachable. No
+message contains a token.
 """
 
 import errno
@@ -12,12 +12,12 @@ from bot.types.errors import ModelError
 
 
 class HubUnreachable(ModelError):
-    """The hub does not answer, or must not be asked (HF_HUB_OFFLINE): what it holds may be had elsewhere."""
+    """The hub does not answer, or HF_HUB_OFFLINE forbids requests. Another source may have the model."""
 
 
 @contextmanager
 def explained(repo: str, endpoint: str, with_token: bool) -> Iterator[None]:
-    """Everything that the hub's library raises inside comes out as a ModelError about `repo`."""
+    """Translate every exception raised inside into a ModelError about `repo`."""
     try:
         yield
     except ModelError:
@@ -27,7 +27,7 @@ def explained(repo: str, endpoint: str, with_token: bool) -> Iterator[None]:
 
 
 def explain(error: Exception, repo: str, endpoint: str, with_token: bool) -> ModelError:
-    """The ModelError for an exception that came while asking for `repo`; `with_token`: a token was sent along."""
+    """Return the ModelError for an exception raised while requesting `repo`. with_token: a token was sent."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     chain = _chain(error)
@@ -51,7 +51,7 @@ def explain(error: Exception, repo: str, endpoint: str, with_token: bool) -> Mod
 
 
 def _answered(error: Exception, repo: str, page: str, endpoint: str, with_token: bool) -> ModelError:
-    """The hub said no."""
+    """The ModelError for an HTTP error response of the hub."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -102,7 +102,7 @@ def _unreachable(endpoint: str, reason: str) -> HubUnreachable:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """The exception and what caused it, the first cause last."""
+    """The exception and its chain of causes, the root cause last."""
     links: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in links:
@@ -112,7 +112,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _is_transport(chain: list[BaseException]) -> bool:
-    """Whether the HTTP client or the system could not carry the request. The client's name differs between versions."""
+    """Whether the request failed in transport. The HTTP client is httpx or httpx2, depending on the version."""
     return any(
         isinstance(link, ConnectionError | TimeoutError) or type(link).__module__.partition(".")[0].startswith("httpx")
         for link in chain

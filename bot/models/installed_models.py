@@ -1,7 +1,4 @@
-"""The models of this machine, as the service sees them: which are here, where, and whether they fit.
-
-In: what is configured now. Out: a ModelSource for the engine, and verdicts from memory, without torch.
-"""
+"""Locate installed models for the service and estimate whether a model fits, without importing torch."""
 
 import logging
 from dataclasses import replace
@@ -17,14 +14,17 @@ log = logging.getLogger(__name__)
 
 
 class Shelf:
-    """Finds models on this disk and tells whether one would fit. `hardware` is None until `look` has seen it."""
+    """The installed models. `hardware` is None until `look` has probed it."""
 
     def __init__(self, current: Current) -> None:
         self._current = current
         self.hardware: Hardware | None = None
 
     async def look(self, loaded_mb: int) -> None:
-        """See what this machine has; `loaded_mb` of its memory are taken by a model of ours, which would make room."""
+        """Probe the hardware. loaded_mb: memory of the loaded model, counted as free since a switch releases it.
+
+        Logs a warning and leaves `hardware` unchanged if the probe fails.
+        """
         try:
             found = await probe(self._current.settings.device)
         except ModelError as error:
@@ -36,11 +36,11 @@ class Shelf:
             self.hardware = replace(found, ram_free_mb=found.ram_free_mb + loaded_mb)
 
     def has(self, name: str) -> bool:
-        """Whether a model lies on this disk, whole."""
+        """Whether a model is complete on this disk."""
         return installed(self._current.catalog.get(name), self._current.settings) is not None
 
     def fit(self, name: str) -> Fit | None:
-        """Whether a model would fit if it were the only one; None before the hardware is known."""
+        """Estimate whether a model fits as the only loaded one; None before the hardware is known."""
         if self.hardware is None:
             return None
         settings = self._current.settings
@@ -54,7 +54,10 @@ class Shelf:
         )
 
     def locate(self, name: str) -> ModelSource:
-        """A model on this disk, to be loaded as the settings say. Raises ModelError that names how to fetch it."""
+        """Return the source of an installed model, with the current settings.
+
+        Raises ModelError, with the command that downloads the model, if it is not installed.
+        """
         spec, settings = self._current.catalog.get(name), self._current.settings
         folder = installed(spec, settings)
         if folder is None:

@@ -1,7 +1,7 @@
-"""From a directory to a model in memory: the only place that loads weights. Runs in the engine's process.
+"""Load a model and its tokenizer from a directory, in the engine's process.
 
-In: a `ModelSource`. Out: `Loaded`: model, tokenizer, what a person should know. Promises: nothing is fetched, no code
-of the model's is run, only safetensors are read, nothing is printed; what goes wrong is a ModelError with one sentence.
+The only module that loads weights. Uses local files only, never runs code of a repository, reads only safetensors and
+prints nothing. Failures are ModelError with one sentence, or Unrecoverable if the device is lost.
 """
 
 import json
@@ -37,14 +37,14 @@ from bot.types.errors import ModelError
 Report = Callable[[LoadProgress], None]
 
 WEIGHTS_BEGIN, WEIGHTS_END = 0.1, 0.85
-"""The part of a load that is spent on weights, for its progress."""
+"""The range of the load's progress (0 to 1) that reading the weights covers."""
 
 OWN_FILES = {"local_files_only": True, "trust_remote_code": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model ready to generate. offloaded: some layers stay in RAM. note: what a person should know, or ''."""
+    """A loaded model. offloaded: some layers are in RAM. note: a hint for the operator, or ''."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -57,12 +57,12 @@ class Loaded:
 def load(
     source: ModelSource, progress: Report, check: Callable[[PreTrainedTokenizerBase], None] | None = None
 ) -> Loaded:
-    """Load what `source` names, as it says. Raises ModelError; nothing stays in memory then.
+    """Load a model. Raises ModelError, and Unrecoverable if the device is lost; keeps nothing in memory then.
 
-    check: is given the tokenizer before the weights are read, and may raise ModelError.
+    check: called with the tokenizer before the weights are read; may raise ModelError.
     """
     progress(LoadProgress("looking at the hardware", 0.0))
-    # cuDNN's attention makes a plan for each new shape, and in a batch every step has one: 6 ms a layer on an H100.
+    # cuDNN's attention builds a plan for each new shape, and each step of a batch has one: 6 ms a layer on an H100.
     torch.backends.cuda.enable_cudnn_sdp(False)
     hardware = detect("cpu" if source.gpu_layers == 0 else source.device)
     folder = Path(source.path)
@@ -84,7 +84,7 @@ def load(
         found = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
-            dtype="auto" if packs else getattr(torch, dtype),  # what is packed is first only mapped
+            dtype="auto" if packs else getattr(torch, dtype),  # "auto" maps the file without a copy; pack() converts
             device_map=device_map,
             attn_implementation="sdpa",
             quantization_config=_quantization(source.quantization, dtype, split=len(set(device_map.values())) > 1),
@@ -92,7 +92,7 @@ def load(
             output_loading_info=True,
             **OWN_FILES,
         )
-        # The library's annotations do not know what output_loading_info returns.
+        # transformers' annotations omit the tuple that output_loading_info returns.
         model, seen = cast(tuple[PreTrainedModel, dict[str, Collection[object]]], found)
         if seen["missing_keys"] or seen["mismatched_keys"]:
             raise ModelError(f"The weights in {folder} do not belong to its config.json; {_again(source)}.")
@@ -104,17 +104,17 @@ def load(
 
 
 def weights_bytes(model: nn.Module) -> int:
-    """What a model's weights take, with what is no parameter of it: packed matrices, and the scales of 4-bit ones."""
+    """Bytes of a model's weights and buffers, including packed matrices and the scales of 4-bit weights."""
     states = (getattr(weight, "quant_state", None) for weight in model.parameters())
     scales = sum(int(state.absmax.nbytes) for state in states if state is not None)
     return sum(numbers.nbytes for numbers in (*model.parameters(), *model.buffers())) + packed_bytes(model) + scales
 
 
 def layer_map(config: PreTrainedConfig, on_gpu: int) -> dict[str, int | str]:
-    """accelerate's device_map: the first `on_gpu` decoder layers and all that is no layer on GPU 0, the rest on the
-    CPU.
+    """Build accelerate's device_map: the first `on_gpu` decoder layers and all other modules on GPU 0, the remaining
+    layers on the CPU.
 
-    Raises ModelError for a model whose layers cannot be told.
+    Raises ModelError if the decoder layers cannot be identified.
     """
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config)
@@ -130,13 +130,13 @@ def layer_map(config: PreTrainedConfig, on_gpu: int) -> dict[str, int | str]:
 
 
 def layers_of(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
-    """Its decoder layers; of a model whose layers cannot be told, the whole of it."""
+    """The decoder layers of a model, or the whole model as one item if they cannot be identified."""
     name = _stack(model, int(model.config.get_text_config().num_hidden_layers))
     return list(model.get_submodule(name).children()) if name else [model]
 
 
 def _stack(model: torch.nn.Module, count: int) -> str:
-    """The name of the module that holds `count` decoder layers, or ''."""
+    """The name of the ModuleList with `count` entries, or ''."""
     stacks = (
         name
         for name, module in model.named_modules()
@@ -155,16 +155,16 @@ def _device_map(source: ModelSource, config: PreTrainedConfig, hardware: Hardwar
 
 
 def _quantization(kind: str, dtype: str, split: bool) -> BitsAndBytesConfig | None:
-    """What bitsandbytes is to do. split: some layers stay in RAM; these keep their number type."""
+    """The bitsandbytes configuration, or None. split: some layers are in RAM, where they are not quantized."""
     if kind == "none":
         return None
     if find_spec("bitsandbytes") is None:
         raise ModelError(
             f"INHOUSE_QUANTIZATION={kind} needs bitsandbytes, which is not installed: pip install 'inhouse[quantize]'."
         )
-    # At every product it would log that bfloat16 is computed with as float16.
+    # It logs for every product that bfloat16 is cast to float16.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    # Only where it is split: with this set, whatever is on the CPU is left as it is, so all of a model that is there.
+    # Only for split models: this leaves all modules on the CPU unquantized, thus a whole model on the CPU.
     offload = {"llm_int8_enable_fp32_cpu_offload": split}
     if kind == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, **offload)
@@ -188,7 +188,10 @@ def _weights_told(progress: Report) -> Tell:
 
 @contextmanager
 def explained(source: ModelSource) -> Iterator[None]:
-    """Whatever transformers, safetensors or torch raise inside comes out as a ModelError with one sentence."""
+    """Translate exceptions of transformers, safetensors and torch into ModelError with one sentence.
+
+    Raises Unrecoverable if the device is lost.
+    """
     try:
         yield
     except ModelError:
@@ -225,7 +228,7 @@ def _no_memory(source: ModelSource) -> str:
 
 
 def _again(source: ModelSource) -> str:
-    """What mends a broken directory. A snapshot in the hub's cache only links to its files, two levels up."""
+    """How to repair a broken directory. A snapshot in the hub's cache only holds links, so its parent is deleted."""
     folder = Path(source.path)
     if folder.parent.name == "snapshots":
         return f"delete {folder.parents[1]} and run `inhouse pull {source.name}`"

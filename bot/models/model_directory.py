@@ -1,6 +1,6 @@
-"""A model as it lies in a directory: which files belong to it, whether they are all there, and what its config says.
+"""Validate a model directory and read its config.json: required files, file sizes, and facts for a `ModelSpec`.
 
-In: a directory. Out: file names, and a `ModelSpec` completed from config.json. Nothing is loaded; torch is not needed.
+Reads no weights and does not import torch.
 """
 
 import json
@@ -25,7 +25,7 @@ SIDE_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-"""Everything besides the weights that a model may need; whatever else a repository holds stays there."""
+"""The files besides the weights that a model may need; no other file of a repository is downloaded."""
 
 MB = 1 << 20
 MOST_BYTES = {
@@ -35,7 +35,7 @@ MOST_BYTES = {
     "merges.txt": 256 * MB,
     "chat_template.json": MB,
 }
-"""What a file that is read whole may have; the largest known tokenizer has 35 MB. Others: OTHER_BYTES."""
+"""Size limits of files that are read into memory; the largest known tokenizer has 35 MB. Others: OTHER_BYTES."""
 OTHER_BYTES = 32 * MB
 """With 65,536 special tokens, tokenizer_config.json has 12 MB."""
 
@@ -43,7 +43,7 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def indexed(index: Path) -> tuple[str, ...]:
-    """The weight files that an index names, sorted. Raises ModelError if the index cannot be understood."""
+    """Return the weight files that an index lists, sorted. Raises ModelError if the index is not valid."""
     content = read_json(index)
     weights = content.get("weight_map")
     names = sorted({str(name) for name in weights.values()}) if isinstance(weights, dict) else []
@@ -53,9 +53,9 @@ def indexed(index: Path) -> tuple[str, ...]:
 
 
 def weight_files(folder: Path) -> tuple[str, ...]:
-    """The safetensors files of the model in `folder`: those of its index, or the single one.
+    """Return the safetensors files of the model in `folder`: those in its index, or the single file.
 
-    Raises ModelError if there are none, or if not all are there.
+    Raises ModelError if there are none or some are missing.
     """
     if (folder / INDEX).is_file():
         names = indexed(folder / INDEX)
@@ -69,7 +69,7 @@ def weight_files(folder: Path) -> tuple[str, ...]:
 
 
 def check(folder: Path) -> None:
-    """Raises ModelError, with one sentence, unless a whole model lies in `folder`."""
+    """Raise ModelError, with one sentence, unless `folder` holds a complete model."""
     if not folder.is_dir():
         raise ModelError(f"There is no directory {folder}.")
     if not (folder / CONFIG).is_file():
@@ -80,7 +80,7 @@ def check(folder: Path) -> None:
 
 
 def check_sizes(folder: Path) -> None:
-    """Raises ModelError if a side file is larger than any model needs: it would be read whole into memory."""
+    """Raise ModelError if a side file exceeds its size limit; side files are read into memory whole."""
     more_templates = (folder / "additional_chat_templates").glob("*.jinja")
     for file in (*(folder / name for name in SIDE_FILES), *more_templates):
         most = MB if file.suffix == ".jinja" else MOST_BYTES.get(file.name, OTHER_BYTES)
@@ -92,7 +92,7 @@ def check_sizes(folder: Path) -> None:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a whole model lies in `folder`."""
+    """Whether `folder` holds a complete model."""
     try:
         check(folder)
     except ModelError:
@@ -101,9 +101,9 @@ def is_whole(folder: Path) -> bool:
 
 
 def describe(spec: ModelSpec) -> ModelSpec:
-    """`spec`, with what it leaves open taken from the config.json in its directory, if it is one of a directory.
+    """Fill in the unknown fields of a `spec` with a `path` from its config.json; return other specs unchanged.
 
-    Raises ConfigError if no model lies there.
+    Raises ConfigError if the directory holds no model.
     """
     if not spec.path:
         return spec
@@ -116,7 +116,7 @@ def describe(spec: ModelSpec) -> ModelSpec:
 
 
 def from_config(spec: ModelSpec, folder: Path) -> ModelSpec:
-    """`spec`, with every fact that it leaves open taken from the model in `folder`. Raises ModelError."""
+    """Fill in the unknown fields of `spec` from the model in `folder`. Raises ModelError."""
     config = read_json(folder / CONFIG)
     size = sum((folder / name).stat().st_size for name in weight_files(folder))
     width = 4 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2
@@ -136,7 +136,7 @@ def from_config(spec: ModelSpec, folder: Path) -> ModelSpec:
 
 
 def read_json(file: Path) -> dict[str, object]:
-    """The object in a JSON file. Raises ModelError if it cannot be read as one."""
+    """Read a JSON file that holds an object. Raises ModelError."""
     try:
         content: object = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

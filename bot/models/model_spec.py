@@ -1,7 +1,7 @@
-"""What is known of one model, and the reading of a TOML file full of them.
+"""Parse catalog files (TOML) into `ModelSpec` objects.
 
-In: the text of a catalog file. Out: a tuple of `ModelSpec`. Promise: every mistake in the file is told, all at once, as
-one ConfigError, a line each; no file makes anything else come out.
+All mistakes in a file are reported in one ConfigError, one line each. No other exception leaves this module, whatever
+the file contains.
 """
 
 import re
@@ -17,7 +17,7 @@ from bot.types.errors import ConfigError
 
 SYSTEM = "You are a helpful assistant in a team's chat. Answer briefly, and say so when you do not know."
 TEMPLATES = ("", "phi-2")
-"""What `template` may name: '' is the tokenizer's own."""
+"""Values of `template`; '' is the tokenizer's own chat template."""
 
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 REPO = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
@@ -27,7 +27,7 @@ Text = Annotated[str, Field(max_length=10_000)]
 
 
 class ModelSpec(BaseModel):
-    """One model. Zero and '' mean 'not known' in what describes it; see catalog.toml for each field."""
+    """One model. In descriptive fields, 0 and '' mean unknown; catalog.toml documents each field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -53,12 +53,12 @@ class ModelSpec(BaseModel):
 
     @property
     def kv_values_per_token(self) -> int:
-        """Numbers that one token puts into the KV cache; 0 if the shape is not known."""
+        """Values that one token adds to the KV cache; 0 if the shape is unknown."""
         return 2 * self.layers * self.kv_heads * self.head_dim
 
 
 class _Entry(ModelSpec):
-    """A ModelSpec as a file may give it."""
+    """A ModelSpec with the validation that applies to catalog files."""
 
     @model_validator(mode="after")
     def _sensible(self) -> "_Entry":
@@ -79,9 +79,9 @@ class _Entry(ModelSpec):
 
 
 def read_specs(file: Path) -> tuple[ModelSpec, ...]:
-    """The models of a TOML file, in its order; a relative `path` in it is taken from the file's own directory.
+    """Read the models of a TOML file, in file order. A relative `path` is relative to the file's directory.
 
-    Raises ConfigError that names every mistake.
+    Raises ConfigError that lists every mistake.
     """
     try:
         content = tomllib.loads(read_text(file))
@@ -91,7 +91,7 @@ def read_specs(file: Path) -> tuple[ModelSpec, ...]:
         raise ConfigError(f"The catalog {file} is not UTF-8 text.") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"The catalog {file} is not a TOML file: {error}.") from error
-    except ValueError as error:  # a date or a number that TOML's grammar allows and Python does not
+    except ValueError as error:  # a date or number that TOML allows and Python cannot represent
         raise ConfigError(f"The catalog {file} has a value that cannot be read: {error}.") from error
     specs, mistakes = _entries(content)
     if mistakes:
@@ -101,7 +101,7 @@ def read_specs(file: Path) -> tuple[ModelSpec, ...]:
 
 
 def _entries(content: dict[str, object]) -> tuple[list[ModelSpec], list[str]]:
-    """The models in a parsed file, and what is wrong with it."""
+    """Return the models of a parsed file and its mistakes."""
     mistakes = [f"{key}: only [[model]] tables may stand here" for key in content if key != "model"]
     tables = content.get("model", [])
     if not isinstance(tables, list):
@@ -122,7 +122,7 @@ def _entries(content: dict[str, object]) -> tuple[list[ModelSpec], list[str]]:
 
 
 def _with_tuples(table: object) -> object:
-    """TOML's arrays as tuples, which is what strict validation wants for `stop`."""
+    """Convert TOML arrays to tuples; strict validation of `stop` requires them."""
     if not isinstance(table, dict):
         return table
     return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
@@ -143,6 +143,6 @@ def _anchored(spec: ModelSpec, folder: Path) -> ModelSpec:
         return spec
     try:
         path = Path(spec.path).expanduser()
-    except RuntimeError:  # ~somebody, who is not known here: told as a missing directory
+    except RuntimeError:  # ~name of an unknown user; reported later as a missing directory
         path = Path(spec.path)
     return spec.model_copy(update={"path": str(folder.absolute() / path)})

@@ -1,6 +1,6 @@
-"""What `inhouse models` prints: download, memory needed and fit of every model, as tables or as JSON.
+"""Build the output of `inhouse models`: download size, memory and fit of every model, as tables or JSON.
 
-Loads nothing: sizes come from the catalog, memory from `fit`.
+Loads no model: sizes come from the catalog, memory from `bot.models.fit`.
 """
 
 from collections.abc import Sequence
@@ -25,19 +25,19 @@ MEMORY = (
 """Heading, dtype and quantization of each column of the memory table."""
 
 SIZES = {"download", "needs", "parameters", "window", *(heading for heading, _, _ in MEMORY)}
-"""Headings of columns that are aligned at the right."""
+"""Headings of right-aligned columns."""
 
 FIT_WORDS = {Verdict.FITS: "yes", Verdict.TIGHT: "tight", Verdict.WONT_FIT: "no", Verdict.UNKNOWN: "?"}
 STYLES = {Verdict.FITS: "green", Verdict.TIGHT: "yellow", Verdict.WONT_FIT: "red", Verdict.UNKNOWN: "dim"}
 
 CPU_PARAMETERS = 2_000_000_000
-"""Largest model suggested for a CPU: larger ones fit, but write a few tokens a second."""
+"""The largest model suggested for a CPU; larger ones may fit but generate only a few tokens per second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model. memory_mb: as in MEMORY, 0 where not known. fit: as the settings load it. offered: people may choose
-    it in the chat. installed: complete on this disk."""
+    """One model. memory_mb: in the order of MEMORY, 0 if unknown. fit: with the current settings. offered: users may
+    choose it in the chat. installed: complete on this disk."""
 
     spec: ModelSpec
     memory_mb: tuple[int, ...]
@@ -47,7 +47,7 @@ class Row:
 
 
 def rows(catalog: Catalog, hardware: Hardware, settings: Settings, here: frozenset[str] = frozenset()) -> list[Row]:
-    """A row for every model of the catalog, smallest first; `here` are the names of those on this disk."""
+    """A row for every model of the catalog, smallest first. here: names of the installed models."""
 
     def fit(spec: ModelSpec, dtype: str, quantization: str, gpu_layers: int | None) -> Fit:
         return fits(spec, hardware, dtype, quantization, gpu_layers, settings.kv_cache_mb)
@@ -65,7 +65,7 @@ def rows(catalog: Catalog, hardware: Hardware, settings: Settings, here: frozens
 
 
 def best(found: Sequence[Row], hardware: Hardware) -> Row | None:
-    """The largest general model that fits and that anyone may download; on a CPU none above CPU_PARAMETERS."""
+    """The largest general-purpose model that fits and is installed or not gated; on a CPU at most CPU_PARAMETERS."""
     wanted = [
         row
         for row in found
@@ -78,7 +78,7 @@ def best(found: Sequence[Row], hardware: Hardware) -> Row | None:
 
 
 def advice(found: Sequence[Row], hardware: Hardware, default: str) -> str:
-    """One line: the best model for this machine and the command that gets it. `default`: the name of INHOUSE_MODEL."""
+    """One line: the best model for this machine and how to get it. default: the name of the default model."""
     row = best(found, hardware)
     if row is None:
         return "Best for this machine: none of these fits. Free some memory, or add a smaller model (INHOUSE_CATALOG)."
@@ -93,7 +93,7 @@ def advice(found: Sequence[Row], hardware: Hardware, default: str) -> str:
 
 
 def notes(found: Sequence[Row], hardware: Hardware) -> list[str]:
-    """What a reader of the overview has to know."""
+    """Notes below the overview: gated models, slow models on a CPU."""
     lines = []
     if any(row.spec.gated for row in found):
         lines.append("gated: accept the licence on its hub page, then run `inhouse login`.")
@@ -103,7 +103,7 @@ def notes(found: Sequence[Row], hardware: Hardware) -> list[str]:
 
 
 def overview(found: Sequence[Row], hardware: Hardware) -> Table:
-    """Name, download, memory needed and fit: at most 80 columns with the catalog's own names."""
+    """A table of name, download size, memory and fit; at most 80 columns wide with the built-in catalog."""
     shown = _table("model", "download", "needs", "fits", "")
     place = "GPU" if hardware.gpu else "RAM"
     for row in found:
@@ -115,7 +115,7 @@ def overview(found: Sequence[Row], hardware: Hardware) -> Table:
 
 
 def details(found: Sequence[Row]) -> list[Table]:
-    """What --all adds: memory by dtype, window and licence, repository."""
+    """The tables that --all adds: memory by dtype; parameters, context window and licence; repository."""
     memory = _table("memory", *(heading for heading, _, _ in MEMORY))
     facts = _table("facts", "parameters", "window", "licence")
     sources = _table("source", "")
@@ -129,7 +129,7 @@ def details(found: Sequence[Row]) -> list[Table]:
 
 
 def as_json(found: Sequence[Row], hardware: Hardware, default: str) -> list[dict[str, object]]:
-    """The rows as plain data; sizes in MB except `download`, in bytes; null where not known."""
+    """The rows as plain data. Sizes are in MB, except `download` in bytes; unknown values are None."""
     chosen = best(found, hardware)
     return [
         {
@@ -159,7 +159,7 @@ def as_json(found: Sequence[Row], hardware: Hardware, default: str) -> list[dict
 
 
 def human(amount: float, unit: str) -> str:
-    """A number with its unit: 272.6 MB, 14.7 G."""
+    """Format a number with its unit: 272.6 MB, 14.7 G."""
     for prefix in ("", "k", "M"):
         if amount < 1000:
             return f"{amount:.1f} {prefix}{unit}" if prefix else f"{amount:.0f} {unit}".strip()
@@ -168,7 +168,7 @@ def human(amount: float, unit: str) -> str:
 
 
 def _table(*headings: str) -> Table:
-    """An empty table with these columns."""
+    """An empty table with these column headings."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         shown.add_column(heading, justify="right" if heading in SIZES else "left", overflow="fold")

@@ -1,8 +1,8 @@
-"""Weights in 16 bits and arithmetic in 32, for CPUs that have no fast 16-bit arithmetic.
+"""Pack a model's weights as float16 with float32 arithmetic, for CPUs without fast 16-bit arithmetic.
 
-In: a loaded model. Out: the same model, its linear layers and embeddings in float16, the linear ones laid out as
-FBGEMM's kernels read them. That is half the memory of float32 to read for each token, and it is twice as fast there
-(bench/RESULTS.md). A number of bfloat16 loses nothing in float16, unless it is below 0.00006 and is rounded.
+Linear layers and embeddings become float16; linear layers use the layout of FBGEMM's kernels. This halves the memory
+traffic per token compared with float32 and doubles the speed on such CPUs (bench/RESULTS.md). bfloat16 weights convert
+exactly, except values below 0.00006, which are rounded.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 LARGEST = 65504.0
-"""The largest number of float16."""
+"""The largest finite float16 value."""
 SAME_LINE = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Layers that transformers' models give the same line: one call for all of them costs less than one for each."""
+"""Layers that get the same input in transformers' models; one fused product costs less than one per layer."""
 
 
 def pack(model: nn.Module) -> None:
-    """Change the model in place. What does not fit into float16 stays in float32."""
+    """Pack the model in place. Layers with weights beyond float16's range, and all other parameters, become float32."""
     for module in list(model.modules()):
         for names in (*SAME_LINE, *((name,) for name, _ in module.named_children())):
             _join(module, names)
@@ -29,12 +29,12 @@ def pack(model: nn.Module) -> None:
 
 
 def packed_bytes(model: nn.Module) -> int:
-    """What packed weights take; they are no parameters of the model any more."""
+    """Bytes of the packed weights, which are no longer parameters of the model."""
     return sum(module.bytes for module in model.modules() if isinstance(module, PackedLinear | HalfEmbedding))
 
 
 class PackedLinear(nn.Module):
-    """A linear layer, one of those that are computed together: float32 in, float32 out."""
+    """A linear layer that returns its slice of a fused projection; input and output are float32."""
 
     def __init__(self, linear: nn.Linear, whole: "Whole", start: int) -> None:
         super().__init__()
@@ -47,20 +47,20 @@ class PackedLinear(nn.Module):
 
 
 class Whole:
-    """What one or several layers make of a line: whichever is asked first computes it for all of them.
+    """A fused projection of one or more linear layers: the first caller computes it, the others reuse the result.
 
-    It is kept until each has had it. In a model that gives them different lines each computes all, and the last line
-    stays; no language model of today does. For one thread at a time.
+    The result is kept until each layer has read it. If the layers get different inputs, each call computes all of them
+    and the last result stays in memory; no known language model does this. Not thread-safe.
     """
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         self._packed = _prepacked(linears)
         self._count = len(linears)
-        self._held: tuple[Tensor, Tensor] | None = None  # a line and what was made of it
+        self._held: tuple[Tensor, Tensor] | None = None  # the last input and its result
         self._asked = 0
 
     def of(self, line: Tensor) -> Tensor:
-        """The outputs of all, side by side."""
+        """The outputs of all layers, concatenated along the last dimension."""
         if self._held is None or self._held[0] is not line:
             self._held, self._asked = (line, torch.ops.quantized.linear_dynamic_fp16(line, self._packed)), 0
         made, self._asked = self._held[1], self._asked + 1
@@ -70,12 +70,12 @@ class Whole:
 
 
 class HalfEmbedding(nn.Module):
-    """An embedding: ids in, float32 out."""
+    """An embedding with float16 weights and float32 output."""
 
     def __init__(self, table: nn.Embedding) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
-        self._weight = (table.weight.detach().half(),)  # in a tuple, so that float() passes it by
+        self._weight = (table.weight.detach().half(),)  # in a tuple, so that model.float() does not convert it
         self.bytes = 2 * table.weight.numel()
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class HalfEmbedding(nn.Module):
 
 
 def _join(module: nn.Module, names: Sequence[str]) -> None:
-    """Have these layers of a module computed together, if it has them all and they are alike."""
+    """Fuse these layers of a module if all exist and agree in input size and in having a bias."""
     linears = [child for name in names if type(child := getattr(module, name, None)) is nn.Linear and _fits(child)]
     kinds = {(linear.in_features, linear.bias is None) for linear in linears}
     if len(linears) < len(names) or len(kinds) > 1:
@@ -95,14 +95,14 @@ def _join(module: nn.Module, names: Sequence[str]) -> None:
 
 
 def _prepacked(linears: Sequence[nn.Linear]) -> object:
-    """The weights of all, one below the other, as the kernels read them."""
+    """The weights of all layers, concatenated, in FBGEMM's layout."""
     states = [linear.state_dict() for linear in linears]
     bias = _stacked([state["bias"] for state in states]) if "bias" in states[0] else None
     return torch.ops.quantized.linear_prepack_fp16(_stacked([state["weight"] for state in states]), bias)
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Float32, made at once: first each part and then all of them would take twice the memory."""
+    """Concatenate as float32 in one step; converting the parts first would take twice the memory."""
     return torch.cat(list(parts), out=torch.empty(0))
 
 

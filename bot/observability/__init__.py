@@ -1,1 +1,1 @@
-"""Logs, the journal's priorities, metrics and systemd's notify protocol."""
+"""Logs, journal priorities, metrics, systemd's notify protocol and the event loop watchdog."""

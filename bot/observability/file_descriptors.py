@@ -1,30 +1,30 @@
-"""Read and raise the number of file descriptors that this process may have open."""
+"""Read and raise this process's limit of open file descriptors."""
 
 import math
 import sys
 from contextlib import suppress
 
 ENOUGH = 8192
-"""Raise to this, not to the hard limit: that may be a billion, and some programs close each possible descriptor."""
+"""The target of `raise_soft_limit`. Not the hard limit, which may be 10**9: some programs close every descriptor."""
 
 if sys.platform == "win32":
 
     def soft_limit() -> float:
-        """The most descriptors that may be open now; infinite where the system sets no limit."""
+        """The current limit; Windows has none, so infinite."""
         return math.inf
 
     def raise_soft_limit() -> None:
-        """Raise the soft limit towards the hard one. Where that is forbidden, it stays as it is."""
+        """Do nothing."""
 else:
     import resource
 
     def soft_limit() -> float:
-        """The most descriptors that may be open now; infinite where the system sets no limit."""
+        """The current limit; infinite if the system sets none."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return math.inf if soft == resource.RLIM_INFINITY else soft
 
     def raise_soft_limit() -> None:
-        """Raise the soft limit towards the hard one. Where that is forbidden, it stays as it is."""
+        """Raise the soft limit to ENOUGH, or to the hard limit if that is lower. Ignores failures."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = ENOUGH if hard == resource.RLIM_INFINITY else min(ENOUGH, hard)
         if soft != resource.RLIM_INFINITY and soft < wanted:

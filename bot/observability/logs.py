@@ -1,11 +1,10 @@
-"""Write every logger's records, ours and the libraries', as text or JSON to stderr, with tokens redacted.
+"""Write the records of all loggers, ours and the libraries', as text or JSON to stderr, with tokens redacted.
 
-A record is one line; an exception adds its traceback without local variables, which hold what people wrote. All of it
-passes `Redactor`: no configured token, and nothing that looks like one, is ever written, not even from inside a
-library's exception. What people and models say is never logged: callers give ids and lengths (in `extra`), and
-libraries, which at debug write down whole messages, log from info on. Lines that repeat are counted (`Throttle`).
-Where stderr is systemd's journal, lines begin with their priority, and leave out what the journal adds itself: time and
-colours.
+A record is one line; an exception adds its traceback without local variables, which may hold users' text. All output
+passes `Redactor`, which removes the configured tokens and all text that looks like a token, also in exceptions of
+libraries. The text of users and models is never logged: callers log ids and lengths (in `extra`), and libraries, which
+log whole messages at debug, are limited to info. `Throttle` suppresses repeated records and counts them. If stderr is
+systemd's journal, lines begin with their priority, without timestamp and colours.
 """
 
 import json
@@ -43,18 +42,18 @@ TOKEN_SHAPES = re.compile(
 )
 
 QUIET = ("asyncio", "filelock", "httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub", "sqlalchemy", "alembic")
-"""Libraries that tell at info what they do at every step; they are heard from warning on."""
+"""Libraries that log every step at info; they are limited to warning."""
 
 OURS = ("bot", "adapters", "inhouse")
-"""The loggers that debug is for."""
+"""Our own loggers, the only ones that log at debug."""
 
 
 class Redactor:
-    """Takes tokens out of text: the given ones (also as JSON and URLs write them), and whatever looks like one."""
+    """Redacts tokens in text: the given ones, also JSON-escaped or URL-quoted, and all matches of TOKEN_SHAPES."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         forms = {form for secret in secrets if secret for form in (secret, json.dumps(secret)[1:-1], quote(secret, ""))}
-        # The longest first, so that no form is cut by a shorter one that it contains.
+        # Longest first, so that a shorter secret does not match inside a longer one.
         known = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
         self._known = re.compile(known) if known else None
 
@@ -65,7 +64,7 @@ class Redactor:
 
 
 class _Formatter(structlog.stdlib.ProcessorFormatter):
-    """Redacts what was rendered, so that nothing gets past, whichever processor brought it in."""
+    """Redacts the rendered record, which includes the output of all processors."""
 
     def __init__(self, redact: Redactor, first: list[Processor], renderer: Processor, *, journal: bool) -> None:
         super().__init__(
@@ -81,7 +80,7 @@ class _Formatter(structlog.stdlib.ProcessorFormatter):
 
 @dataclass(slots=True)
 class _Repeats:
-    """One line's occurrences since `began`. Not the record itself, whose traceback would keep local variables alive."""
+    """The count of equal records since `began`. Not the record itself, whose traceback would keep objects alive."""
 
     began: float
     logger: str
@@ -91,20 +90,20 @@ class _Repeats:
 
 
 class Throttle:
-    """Lets the first BURST of equal records in WINDOW_S pass and counts the others. Not thread-safe.
+    """Passes the first BURST equal records per WINDOW_S and counts the others. Not thread-safe.
 
-    Equal are records of one logger, level, rendered message, extra values and exception (its type, text and place).
+    Records are equal if logger, level, rendered message, extra values and exception (type, text, place) are equal.
     """
 
     BURST, WINDOW_S = 10, 10.0
     MOST = 1000
-    """Different records that are remembered; beyond that the oldest window ends early."""
+    """Maximum number of distinct records in memory; beyond it, the oldest window ends early."""
 
     def __init__(self) -> None:
         self._repeats: OrderedDict[int, _Repeats] = OrderedDict()  # the oldest window first
 
     def passes(self, record: logging.LogRecord) -> bool:
-        """Count a record; whether it is to be written."""
+        """Count a record and return whether it may be written."""
         key = _identity(record)
         repeats = self._repeats.setdefault(key, _Repeats(time.monotonic(), record.name, record.levelno))
         repeats.count += 1
@@ -113,7 +112,7 @@ class Throttle:
         return repeats.count <= self.BURST
 
     def ended(self, *, early: bool = False) -> Iterator[logging.LogRecord]:
-        """End the windows that are over, or all; for each that dropped records, one that says how many."""
+        """End the expired windows, or all if `early`; yield a summary record for each that dropped records."""
         while self._repeats:
             oldest = next(iter(self._repeats.values()))
             over = early or time.monotonic() >= oldest.began + self.WINDOW_S or len(self._repeats) > self.MOST
@@ -128,7 +127,7 @@ class Throttle:
 
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({})))
-"""What every record has; the rest is `extra`."""
+"""Attributes of every LogRecord; all others come from `extra`."""
 
 
 def _identity(record: logging.LogRecord) -> int:
@@ -144,25 +143,25 @@ def _identity(record: logging.LogRecord) -> int:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes lines; one that cannot be rendered is named and lost (the stdlib would print its arguments unredacted)."""
+    """Writes records. If one cannot be rendered, writes only its origin; the stdlib prints the unredacted arguments."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
         self._throttle = Throttle()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, unless it is one too many of its kind; called with the handler's lock held."""
+        """Write a record unless it is throttled; `logging` calls it with the handler's lock held."""
         for told in self._throttle.ended():
             super().emit(told)
         try:
             passes = self._throttle.passes(record)
-        except Exception:  # it cannot be rendered
+        except Exception:  # the record cannot be rendered; handleError reports it
             passes = True
         if passes:
             super().emit(record)
 
     def close(self) -> None:
-        """Say what was left out and not told yet."""
+        """Write the pending summaries of throttled records."""
         for told in self._throttle.ended(early=True):
             super().emit(told)
         super().close()
@@ -173,13 +172,13 @@ class _Handler(logging.StreamHandler[TextIO]):
         try:
             self.stream.write(f"a log line is lost: {record.name}, {record.filename}:{record.lineno}: {name}\n")
         except (OSError, ValueError):
-            return  # stderr itself is gone, and with it everybody who could be told
+            return  # stderr itself is closed, so there is nowhere left to report
 
 
 def setup_logs(level: str, form: str, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
-    """Send all logs to `stream` (stderr) from `level` (debug, info, warning, error) on, as `form` (text or json).
+    """Configure logging to `stream` (default stderr) at `level` (debug, info, warning, error), as text or json.
 
-    `secrets` are the token values to take out. Calling it again replaces what was set before.
+    secrets: token values to redact. Calling it again replaces the configuration.
     """
     stream = stream or sys.stderr
     journal = leads_to_journal(stream)

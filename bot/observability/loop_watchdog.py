@@ -1,7 +1,7 @@
-"""Watches the event loop from a thread: logs where a loop that is late stands, and ends a process that cannot stop.
+"""Watch the event loop from a thread: log the stack of a blocked loop, and end a process that cannot stop.
 
-The thread needs the GIL: C code that keeps it holds up the thread as well as the loop, and is only reported when it has
-returned. To end such a process is left to its supervisor, as systemd does after TimeoutStopSec.
+The thread needs the GIL. C code that holds the GIL blocks it too, and is reported only after it has returned. Ending
+such a process is left to its supervisor; systemd does it after TimeoutStopSec.
 """
 
 import asyncio
@@ -16,40 +16,40 @@ from pathlib import PurePath
 log = logging.getLogger(__name__)
 
 LATE_S = 2.0
-"""A loop that has not run for so long is late."""
+"""A loop that has not run for this time counts as blocked, seconds."""
 TICK_S = 0.5
 GRACE_S = 10.0
-"""What a loop that is not late may take beyond the deadline of a stop, to close connections and the engine."""
+"""Extra time after the deadline for a loop that is not blocked, to close connections and the engine, seconds."""
 LOG_S = 1.0
-"""The longest that a line may keep the thread: code that is held up may hold the lock of the log."""
+"""Timeout of writing a log line, seconds: the blocked code may hold the log's lock."""
 DEEPEST = 30
-"""The most frames of a stack that are logged."""
+"""Maximum number of stack frames in a log line."""
 EX_HELD_UP = 1
-"""The exit status of a process that was told to stop and could not."""
+"""Exit status of a process that did not stop in time."""
 
 
 class LoopWatchdog:
-    """A daemon thread beside one event loop."""
+    """A daemon thread that watches one event loop. end: ends the process with an exit status."""
 
     def __init__(self, end: Callable[[int], object] = os._exit) -> None:
         self._end = end
         self._stopped = threading.Event()
         self._deadline: float | None = None
-        self._took_s: float | None = None  # what the loop took to run when it was last asked; None until it has
+        self._took_s: float | None = None  # latency of the last callback on the loop; None while it is pending
 
     def start(self) -> None:
-        """Watch the running loop."""
+        """Start watching the running loop."""
         self._loop, self._loop_thread = asyncio.get_running_loop(), threading.get_ident()
         threading.Thread(target=self._watch, name="loop watchdog", daemon=True).start()
 
     def stop(self) -> None:
-        """The loop ends in order. A deadline stays."""
+        """Stop watching, since the loop ends normally. A deadline of `end_within` stays in force."""
         self._stopped.set()
 
     def end_within(self, seconds: float) -> None:
-        """End the process if the loop is late once this time is over, and GRACE_S later in any case.
+        """End the process after `seconds` if the loop is blocked then, and after GRACE_S more in any case.
 
-        A signal handler may call it, and any thread; the first call counts.
+        May be called from signal handlers and any thread; only the first call has an effect.
         """
         if self._deadline is None:
             self._deadline = time.monotonic() + seconds
@@ -60,7 +60,7 @@ class LoopWatchdog:
         while not self._stopped.is_set() or self._deadline is not None:
             began, worked = time.monotonic(), time.process_time()
             time.sleep(TICK_S)
-            # a machine that was suspended, or a process that was stopped, held up nobody: it did not compute meanwhile
+            # time in which the machine was suspended or the process stopped does not count: no CPU time passed
             tick_s = min(time.monotonic() - began, 2 * TICK_S + time.process_time() - worked)
             late_s += tick_s
             took_s = self._took_s
@@ -72,14 +72,14 @@ class LoopWatchdog:
                 self._end(EX_HELD_UP)
                 return
             if took_s is not None:
-                # where no thread could run, this one has overslept
+                # if C code held the GIL, this thread woke up late, too
                 if (held_s := max(min(took_s, late_s), tick_s - TICK_S)) > LATE_S:
                     _say(logging.WARNING, "The event loop was held up for %.1f s", held_s)
                 late_s, reported = 0.0, False
                 self._ask()
 
     def _ask(self) -> None:
-        """Have the loop tell how long it takes until it runs."""
+        """Schedule a callback on the loop that measures its own latency."""
         self._took_s, asked = None, time.monotonic()
 
         def ran() -> None:
@@ -91,12 +91,12 @@ class LoopWatchdog:
             self._took_s = 0.0
 
     def _is_over(self, *, late: bool) -> bool:
-        """Whether a process that was told to stop has had its time."""
+        """Whether the deadline has passed (`late`: the loop is blocked) or GRACE_S more."""
         beyond = -1.0 if self._deadline is None else time.monotonic() - self._deadline
         return beyond > GRACE_S or (late and beyond > 0)
 
     def _place(self) -> str:
-        """Where the loop's thread stands, innermost first: file, line and function, without text of anybody."""
+        """The stack of the loop's thread, innermost frame first: file, line and function, no source text or values."""
         frame, places = sys._current_frames().get(self._loop_thread), list[str]()
         while frame is not None and len(places) < DEEPEST:
             code = frame.f_code
@@ -106,7 +106,7 @@ class LoopWatchdog:
 
 
 def _say(level: int, message: str, *values: object) -> None:
-    """Log a line, but go on without it if that takes too long."""
+    """Log a line in a thread, and stop waiting for it after LOG_S."""
     line = threading.Thread(target=log.log, args=(level, message, *values), daemon=True)
     line.start()
     line.join(LOG_S)

@@ -1,7 +1,6 @@
-"""What is counted while the service runs: how long people wait, what answers cost, what went wrong.
+"""Count latencies, tokens, model loads and failures in memory, for `bot.web` to show.
 
-In: one call where each thing happens. Out: plain counts and histograms, from memory, for whoever shows them
-(`bot.web`). Nothing here knows a text or a person.
+Holds no message text and no user ids.
 """
 
 import time
@@ -14,17 +13,17 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from bot.types.messages import FinishReason, GenerationRequest, Usage
 
 SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
-"""Bounds for what people wait for."""
+"""Histogram buckets of user-visible latencies, seconds."""
 
 LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 KEPT = 200
-"""Measured times that are kept one by one."""
+"""Number of individual delays that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """How long somebody waited for the first words of an answer, in seconds, and when (on the monotonic clock)."""
+    """One time to first token. seconds: the delay; at: when it was measured, on the monotonic clock."""
 
     at: float
     seconds: float
@@ -32,7 +31,7 @@ class Delay:
 
 @dataclass(slots=True)
 class Totals:
-    """Counts since the start. platform_errors is by platform and kind, loads by model and whether it was loaded."""
+    """Counts since the start. platform_errors: by platform and kind; loads: by model and whether it succeeded."""
 
     answers: Counter[FinishReason] = field(default_factory=Counter)
     prompt_tokens: int = 0
@@ -43,40 +42,40 @@ class Totals:
 
     @property
     def cached_share(self) -> float:
-        """The part of all prompts that was read from the cache, 0 to 1."""
+        """The share of all prompt tokens that came from the prefix cache, 0 to 1."""
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
 
 class Metrics:
-    """One service's counts. `clock` is the monotonic clock and `now` the wall clock.
+    """The metrics of one service. clock: monotonic clock; now: wall clock.
 
-    `registry` holds the histograms and what is known of this process.
+    `registry` holds the histograms and prometheus-client's process metrics.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time) -> None:
         self._clock, self._now = clock, now
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)  # memory, CPU time, open files, by the names that everybody uses
+        ProcessCollector(registry=self.registry)  # memory, CPU time and open files, under their standard names
         self.totals = Totals()
         self.delays: deque[Delay] = deque(maxlen=KEPT)
-        """Times to the first words, oldest first."""
+        """Times to first token, oldest first."""
         self._waiting = self._histogram("waiting", "From a question to the start of its answer", SECONDS)
         self._first = self._histogram("first_token", "From a question to the first words of its answer", SECONDS)
         self._lag = self._histogram("event_loop_lag", "How late the event loop wakes up", LAG_SECONDS)
 
     def started(self, request: GenerationRequest) -> None:
-        """An answer is begun; a second attempt does not count as waiting."""
+        """Record the start of an answer and its queue time; ignores second attempts."""
         if not request.attempts:
             self._waiting.observe(self._since(request))
 
     def first_words(self, request: GenerationRequest) -> None:
-        """An answer has its first words."""
+        """Record the time to first token of an answer."""
         seconds = self._since(request)
         self._first.observe(seconds)
         self.delays.append(Delay(self._clock(), seconds))
 
     def ended(self, reason: FinishReason, usage: Usage | None = None) -> None:
-        """An answer has its end."""
+        """Record the end of an answer and its tokens."""
         totals = self.totals
         totals.answers[reason] += 1
         if usage is not None:
@@ -85,15 +84,15 @@ class Metrics:
             totals.generated_tokens += usage.generated_tokens
 
     def load_ended(self, model: str, *, loaded: bool) -> None:
-        """A model was loaded, or could not be."""
+        """Record a model load and its outcome."""
         self.totals.loads[model, loaded] += 1
 
     def platform_failed(self, platform: str, kind: str) -> None:
-        """A platform did not do what it was asked; `kind` says how it failed in a word or two."""
+        """Record a failed call to a platform. kind: the failure in one or two words."""
         self.totals.platform_errors[platform, kind] += 1
 
     def loop_was_late(self, seconds: float) -> None:
-        """The event loop woke up so late."""
+        """Record a lag of the event loop."""
         self._lag.observe(seconds)
 
     def _since(self, request: GenerationRequest) -> float:

@@ -1,9 +1,8 @@
-"""What systemd is told, by the datagrams of its notify protocol: READY, STATUS, WATCHDOG, RELOADING, STOPPING.
+"""Send systemd's notify datagrams: READY, STATUS, WATCHDOG, RELOADING and STOPPING.
 
-In: NOTIFY_SOCKET and WATCHDOG_USEC of the environment; a line about this moment, and whether all platforms were
-reached. Out: datagrams, or nothing where nobody listens. It promises: READY is said once storage is recovered and every
-platform was reached, or PATIENCE_S later (they are being retried then); WATCHDOG is said by the event loop, so it ends
-when the loop is stuck; nothing here raises or waits.
+Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; without NOTIFY_SOCKET it sends nothing. READY is sent once storage
+is recovered and every platform was reached, or after PATIENCE_S, while unreached platforms are retried. WATCHDOG is
+sent from the event loop, so it stops when the loop is blocked. Sending never raises and never blocks.
 """
 
 import asyncio
@@ -14,31 +13,34 @@ import time
 from collections.abc import Callable, Iterator
 
 PATIENCE_S = 10.0
-"""How long platforms may take to be reached before the service counts as ready without them."""
+"""How long READY waits for platforms that were not reached yet, seconds."""
 TICK_S = 0.5
 STATUS_S = 5.0
-"""The least time between two changes of the status line."""
+"""Minimum time between two updates of the status line, seconds."""
 
 
 class Notifier:
-    """One connection to whoever supervises this process. Without an address it is silent."""
+    """Client of the supervisor's notify socket. Without an address it sends nothing."""
 
     def __init__(self, address: str = "", watchdog_s: float = 0.0) -> None:
-        """`address` as in NOTIFY_SOCKET; `watchdog_s`: how soon we are taken for dead, 0 for never."""
+        """address: as in NOTIFY_SOCKET. watchdog_s: the supervisor's watchdog timeout, 0 for none."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._watchdog_s = watchdog_s
         self._ready = self._stopping = False
 
     @classmethod
     def of_environment(cls) -> "Notifier":
-        """The one that the environment names; it is taken out of there, since it is not for our children."""
+        """Create a notifier from the environment. Removes the variables, so child processes do not inherit them."""
         address = os.environ.pop("NOTIFY_SOCKET", "")
         watched = os.environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         usec = os.environ.pop("WATCHDOG_USEC", "")
         return cls(address, int(usec) / 1e6 if watched and usec.isdecimal() else 0.0)
 
     async def keep_told(self, line: Callable[[], str], arrived: Callable[[], bool]) -> None:
-        """Tell, for ever, how it goes. `line`: what to say; `arrived`: whether every platform was reached."""
+        """Send READY, STATUS and WATCHDOG until cancelled.
+
+        line: returns the status text; arrived: whether every platform was reached. Returns at once without an address.
+        """
         began = time.monotonic()
         told, told_at, petted_at = "", 0.0, 0.0
         while self._address:
@@ -58,7 +60,7 @@ class Notifier:
 
     @contextlib.contextmanager
     def reloading(self) -> Iterator[None]:
-        """Around a reload of the configuration, whether it succeeds or not."""
+        """Send RELOADING before the block and READY after it, also if it raises."""
         if self._ready and not self._stopping:
             self._say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
@@ -68,12 +70,12 @@ class Notifier:
                 self._say("READY=1")
 
     def stopping(self, seconds: float) -> None:
-        """The end begins, and may take so many seconds, whatever the unit's timeout is."""
-        self._stopping = self._ready = True  # it is no longer to be said
+        """Send STOPPING and extend the unit's stop timeout to `seconds` plus PATIENCE_S."""
+        self._stopping = self._ready = True  # READY must not be sent any more
         self._say(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((seconds + PATIENCE_S) * 1e6)}")
 
     def _say(self, message: str) -> None:
-        """Send one datagram. That nobody takes it is nothing that could be helped here."""
+        """Send one datagram; ignores errors."""
         if not self._address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:

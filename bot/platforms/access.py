@@ -1,7 +1,7 @@
-"""Who is served, and where: INHOUSE_ALLOW and INHOUSE_DENY. Pure.
+"""Access control by INHOUSE_ALLOW and INHOUSE_DENY; pure.
 
-An id in them is that of a person, a role, a channel, a thread or a server. Whoever matches the deny list is not served;
-where there is an allow list, only who matches it is.
+Both lists hold ids of users, roles, channels, threads or servers. A match in the deny list refuses; if an allow list is
+set, a match in it is required.
 """
 
 from bot.config.settings import Settings
@@ -11,7 +11,7 @@ NOT_SERVED = "I am not set up to answer you here. Ask the operator of this bot."
 
 
 def is_served(settings: Settings, key: ConversationKey, person: Person) -> bool:
-    """Whether this person is answered in this place."""
+    """Whether the bot answers this user in this conversation."""
     ids = (person.id, *person.groups, key.channel, key.thread, key.workspace)
     names = {(key.platform, name) for name in ids if name}
     return not names & settings.deny and (not settings.allow or bool(names & settings.allow))

@@ -1,4 +1,4 @@
-"""What an adapter offers to the service, and what the service offers to an adapter. Nothing here does anything."""
+"""Protocols between adapters and the service: what each offers to the other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from bot.types.messages import Choice, ConversationKey, Event, IncomingMessage, 
 
 
 class Dialect(StrEnum):
-    """What a platform makes of Markdown."""
+    """The Markdown dialect of a platform."""
 
-    MARKDOWN = "markdown"  # all of it
+    MARKDOWN = "markdown"  # full Markdown
     DISCORD = "discord"  # no tables
-    SLACK = "slack"  # all of it, with & < > escaped: between < and > stand its mentions
+    SLACK = "slack"  # full Markdown with & < > escaped, because <...> marks mentions
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a platform can show.
+    """Capabilities and limits of a platform.
 
-    max_chars: characters in one message. min_interval_s: the least time between two updates of one reply. appends: in
-    threads the platform only takes newly committed text, and shows waiting in its own way (status). buttons: it can
-    show them. cursor: what stands at the end of a text that is still being written. prefix: how a command begins.
-    dialect: how text must be written. attach_over: answers longer than so many characters come as a file (0: never).
+    max_chars: characters per message. min_interval_s: minimum seconds between two updates of a reply. appends: threads
+    only accept newly committed text, and waiting is shown by `status`. buttons: buttons are available. cursor: suffix
+    of an unfinished answer. prefix: prefix of commands. dialect: Markdown dialect. attach_over: characters above which
+    an answer is cut and attached as a file (0: never).
     """
 
     max_chars: int
@@ -38,12 +38,12 @@ class Limits:
 
 
 class Core(Protocol):
-    """The service, as an adapter sees it."""
+    """The service, as seen by an adapter."""
 
     async def handle(self, event: Event) -> Outcome:
-        """Take one event. When this returns, the event is on disk: acknowledge to the platform only then.
+        """Handle one event. The event is stored when this returns; acknowledge to the platform only then.
 
-        Raises StorageError if it could not be stored: do not acknowledge, the platform will deliver it again.
+        Raises StorageError if it was not stored: do not acknowledge, so that the platform delivers it again.
         """
         ...
 
@@ -52,59 +52,59 @@ class Core(Protocol):
         ...
 
     async def following(self, key: ConversationKey) -> bool:
-        """Whether the bot takes part in this conversation already."""
+        """Whether the bot already takes part in this conversation."""
         ...
 
     async def catch_up(self, platform: str) -> None:
-        """Read back and handle what was said while the platform could not tell us; call it after each new session.
+        """Backfill messages that were sent while the platform was disconnected; call it after each new session.
 
-        Calls the adapter's fetch_since for every channel in which something was heard before.
+        Calls the adapter's fetch_since for each channel that has a cursor.
         """
         ...
 
     def presence(self) -> str:
-        """One line about this moment: 'phi-4 · 38 tokens/s · 2 waiting'."""
+        """Status line for the platform's presence: 'phi-4 · 38 tokens/s · 2 waiting'."""
         ...
 
 
 class Adapter(Protocol):
-    """One platform. All coroutines run on the service's event loop and never block it."""
+    """One platform. All coroutines run on the service's event loop and must not block it."""
 
     platform: str
 
     @property
     def limits(self) -> Limits:
-        """What the platform can show, as far as is known now."""
+        """Current capabilities and limits of the platform."""
         ...
 
     async def run(self, core: Core) -> None:
-        """Connect, hand every event to core.handle, reconnect for ever; returns after close().
+        """Connect, pass every event to core.handle, and reconnect until close().
 
-        Raises FatalAdapterError when the platform refuses us for good.
+        Raises FatalAdapterError on a permanent refusal by the platform.
         """
         ...
 
     async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
-        """The messages of a channel after `after_id`, oldest first, at most `limit`."""
+        """Fetch the messages of a channel after `after_id`, oldest first, at most `limit`."""
         ...
 
     async def post(self, reply: Reply) -> str:
-        """Show a reply for the first time; the platform's id of the new message.
+        """Post a reply; returns the platform's id of the new message.
 
-        Raises RetryLater (nothing was posted), Rejected (never will be) or OutcomeUnknown (use find_posted).
+        Raises RetryLater (not posted), Rejected (permanent) or OutcomeUnknown (call find_posted).
         """
         ...
 
     async def find_posted(self, reply: Reply) -> str | None:
-        """The platform's id of a reply that may have been posted by an earlier, interrupted call."""
+        """Look for a reply that an interrupted call may have posted; returns its platform id or None."""
         ...
 
     async def update(self, reply: Reply) -> None:
-        """Bring a posted reply (reply.platform_id) up to date. Raises RetryLater, Rejected or Gone."""
+        """Edit a posted reply (reply.platform_id). Raises RetryLater, Rejected or Gone."""
         ...
 
     async def status(self, key: ConversationKey, text: str | None) -> None:
-        """Say that something is going on ('' = just typing); it goes away by itself, or at once with None."""
+        """Show a temporary status ('' = typing); it expires by itself, None clears it at once."""
         ...
 
     async def close(self) -> None:
@@ -114,23 +114,23 @@ class Adapter(Protocol):
 
 @runtime_checkable
 class Watchable(Protocol):
-    """An adapter that can tell how its platform is doing, for the metrics and the status page."""
+    """An adapter that reports its connection state for metrics and the status page."""
 
     @property
     def connected(self) -> bool:
-        """Whether there is a session at this moment."""
+        """Whether a session is open."""
         ...
 
     @property
     def rate_limited(self) -> int:
-        """How often the platform answered 429, those included that the platform's library waits for by itself."""
+        """Number of 429 responses, including those that the platform's library handles by itself."""
         ...
 
 
 @runtime_checkable
 class Reloading(Protocol):
-    """An adapter that can go by other settings while it runs; what they say of its platform's tokens is as before."""
+    """An adapter that applies new settings while it runs, except its platform's tokens."""
 
     def reload(self, settings: Settings) -> None:
-        """Go by these from now on."""
+        """Apply new settings."""
         ...

@@ -1,7 +1,6 @@
-"""An adapter whose failures are counted.
+"""Wraps an adapter and counts its errors by kind; results and errors pass through unchanged.
 
-In: calls for a platform. Out: the same calls to its adapter, with the same results and errors; every error is counted
-by its kind. It also tells what the page says of a platform's connection.
+Also exposes the connection state for the status page.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -20,11 +19,11 @@ KINDS: dict[type[Exception], str] = {
     FatalAdapterError: "fatal",
     TimeoutError: "timeout",
 }
-"""What each error counts as; the first that fits."""
+"""Metric label by error type; the first match wins."""
 
 
 class WatchedAdapter:
-    """See the module."""
+    """Adapter wrapper that counts errors."""
 
     def __init__(self, adapter: Adapter, metrics: Metrics) -> None:
         self._adapter, self._metrics = adapter, metrics
@@ -32,50 +31,50 @@ class WatchedAdapter:
 
     @property
     def limits(self) -> Limits:
-        """The adapter's, as they are now."""
+        """Current limits of the adapter."""
         return self._adapter.limits
 
     @property
     def connected(self) -> bool | None:
-        """Whether the platform is connected; None if the adapter cannot tell."""
+        """Whether the platform is connected; None if the adapter does not report it."""
         return self._adapter.connected if isinstance(self._adapter, Watchable) else None
 
     @property
     def rate_limited(self) -> int:
-        """How often the platform answered 429."""
+        """Number of 429 responses."""
         return self._adapter.rate_limited if isinstance(self._adapter, Watchable) else 0
 
     async def run(self, core: Core) -> None:
-        """As the adapter does."""
+        """Delegate to the adapter."""
         async with self._counted():
             await self._adapter.run(core)
 
     async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
-        """As the adapter does."""
+        """Delegate to the adapter."""
         async with self._counted():
             return await self._adapter.fetch_since(key, after_id, limit)
 
     async def post(self, reply: Reply) -> str:
-        """As the adapter does."""
+        """Delegate to the adapter."""
         async with self._counted():
             return await self._adapter.post(reply)
 
     async def find_posted(self, reply: Reply) -> str | None:
-        """As the adapter does."""
+        """Delegate to the adapter."""
         async with self._counted():
             return await self._adapter.find_posted(reply)
 
     async def update(self, reply: Reply) -> None:
-        """As the adapter does."""
+        """Delegate to the adapter."""
         async with self._counted():
             await self._adapter.update(reply)
 
     async def status(self, key: ConversationKey, text: str | None) -> None:
-        """As the adapter does; a sign of life that is lost is no failure."""
+        """Delegate to the adapter; a failed status update is not counted."""
         await self._adapter.status(key, text)
 
     async def close(self) -> None:
-        """As the adapter does."""
+        """Delegate to the adapter."""
         await self._adapter.close()
 
     @asynccontextmanager

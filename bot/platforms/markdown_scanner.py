@@ -1,7 +1,7 @@
 """Scans one line of Markdown for code spans, escapes, links and addresses in a single pass.
 
-The time is linear in the length of the line: every expression here is possessive or bounded, so none backtracks over
-unbounded text, and a code span finds its end in an index of the line's runs of backticks.
+Time is linear in the line: every expression is possessive or bounded, and code spans are closed by an index of the
+line's backtick runs.
 """
 
 import re
@@ -15,11 +15,11 @@ _REST = r"[^\s<>|`]"
 _DESTINATION = r"[^\s<>()`]"
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{1,31}+:"
 _INVITE = r"(?ai:discord\.(?:gg|gift|new)|discord(?:app)?\.com)/"
-"""Discord makes an invitation or a gift of these, without any scheme."""
+"""Discord turns these into an invite or a gift, even without a scheme."""
 _LONGEST_TARGET = 1000
-"""The longest destination of a link; a longer one is text in which addresses are found as anywhere else."""
+"""Maximum length of a link destination; a longer one is scanned as text."""
 _LONGEST_BEGINNING = 640
-"""More than any address has before it is known to be one: an e-mail address without its last label."""
+"""Upper bound of an unfinished address: an e-mail address without its last label."""
 _ADDRESS = rf"""
     (?ai:https?)://           {_REST}++    # also right after a word
   | (?<![A-Za-z]) {_SCHEME}// (?<!(?ai:http)://) (?<!(?ai:https)://) {_REST}++
@@ -29,7 +29,7 @@ _ADDRESS = rf"""
   | (?<![A-Za-z0-9]) {_INVITE} {_REST}*+
   | (?<![A-Za-z0-9._+-]) [A-Za-z0-9._+-]{{1,64}}+ @ (?:[A-Za-z0-9-]{{1,63}}+\.){{1,8}} [A-Za-z]{{2,24}}+(?!://)
 """
-"""What clients make a link of on sight."""
+"""Patterns that clients turn into links."""
 ADDRESS = re.compile(_ADDRESS, re.VERBOSE)
 _IN_ADDRESSES = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+._-:/@"
 
@@ -67,25 +67,25 @@ _ABSOLUTE = re.compile(
     """,
     re.VERBOSE,
 )
-"""A destination that leads somewhere else than a name or a path, as in `[x](discord://-/settings)`."""
+"""Link destinations other than a name or a path, as in `[x](discord://-/settings)`."""
 _BARE_SCHEME = re.compile(rf"{_SCHEME}(?!:){_REST}++")
 _BACKTICKS = re.compile("`++")
 
 
 class Kind(Enum):
-    """What a token is."""
+    """Kind of a token."""
 
     CODE = auto()
     ESCAPE = auto()
-    BACKTICKS = auto()  # that nothing closes
+    BACKTICKS = auto()  # unclosed
     LINK = auto()  # with a label and an absolute destination
     ADDRESS = auto()
-    UNFINISHED = auto()  # nothing yet, but more text at the end of the line may make a token of it
+    UNFINISHED = auto()  # more text at the end of the line may turn this into a token
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """`line[start:end]`. address: where the address in it begins and ends. label: the same of a link's label."""
+    """The token `line[start:end]`. address, label: spans of its address and its link label."""
 
     kind: Kind
     start: int
@@ -95,22 +95,22 @@ class Token:
 
 
 class CodeSpans:
-    """Finds where code spans end."""
+    """Finds the ends of code spans."""
 
     def __init__(self, line: str) -> None:
-        self._runs: defaultdict[int, list[int]] = defaultdict(list)  # where runs of backticks begin, by their length
+        self._runs: defaultdict[int, list[int]] = defaultdict(list)  # start offsets of backtick runs, by length
         for run in _BACKTICKS.finditer(line):
             self._runs[run.end() - run.start()].append(run.start())
 
     def end(self, start: int, end: int) -> int:
-        """The end of the code span that the backticks `line[start:end]` open; 0 if nothing closes it."""
+        """End of the code span that the backticks `line[start:end]` open; 0 if it is unclosed."""
         runs = self._runs.get(end - start, [])
         place = bisect_left(runs, end)
         return runs[place] + end - start if place < len(runs) else 0
 
 
 def scan(line: str) -> Iterator[Token]:
-    """The tokens of a line, in order; what lies between them is text."""
+    """Yield the tokens of a line in order; the rest is text."""
     spans, at, unsure = CodeSpans(line), 0, beginning_of_address(line)
     while found := _NEXT.search(line, at):
         start, at = found.span()
@@ -139,13 +139,13 @@ def scan(line: str) -> Iterator[Token]:
 
 
 def beginning_of_address(line: str) -> int:
-    """Where the last word of a line begins, which may become an address when the line goes on."""
+    """Offset of the last word of a line, which further text may turn into an address."""
     last = line[-_LONGEST_BEGINNING:]
     return len(line) - len(last) + len(last.rstrip(_IN_ADDRESSES))
 
 
 def _link(line: str, start: int) -> Token | None:
-    """The link that begins at a bracket, if there is one that leads somewhere."""
+    """Parse the link that starts at a bracket; None if there is none with an absolute destination."""
     found = _LINK.match(line, start)
     if not found or len(found["target"]) > _LONGEST_TARGET or not _ABSOLUTE.match(found["target"]):
         return None

@@ -1,8 +1,8 @@
-"""Cuts an answer into messages; pure functions.
+"""Splits an answer into messages; pure functions.
 
-Parts are in order and each is readable on its own: cut at a paragraph, line, sentence or word, code fences closed at
-the end of a part and reopened, with their language, at the beginning of the next. More text at the end never changes a
-part that was full. All of it takes time linear in the text: the expressions are possessive or bounded.
+Each part is readable on its own: it is cut at a paragraph, line, sentence or word, and a code fence is closed at its
+end and reopened, with its language, in the next part. Appended text never changes a full part. Time is linear in the
+text: the expressions are possessive or bounded.
 """
 
 import re
@@ -15,34 +15,34 @@ _BOUNDARIES = (
     re.compile(r"\s"),  # word
 )
 _FENCE = re.compile(
-    r"^(?:[ \t]*+(?:>|[-*+][ \t]|\d{1,3}[.)][ \t]))*+[ \t]*+"  # in lists and quotes, too
+    r"^(?:[ \t]*+(?:>|[-*+][ \t]|\d{1,3}[.)][ \t]))*+[ \t]*+"  # also in lists and quotes
     r"(`{3,}+|~{3,}+)[ \t]*+([^\n`]*+)$",
     re.MULTILINE,
 )
 _BIDI_CONTROLS = re.compile("[\u202a-\u202e\u2066-\u2069]")
-"""Embeddings, overrides and isolates, which show text in another order; Arabic and Hebrew need none of them."""
+"""Bidi embeddings, overrides and isolates, which reorder the displayed text; Arabic and Hebrew need none of them."""
 _ENTITY_BEGUN = re.compile(r"&[a-z]{0,3}$")
 _CLOSING = 12
-"""Characters kept free at the end of a part for closing its fence; a longer row of marks is taken for an ornament."""
+"""Characters reserved at the end of a part for its closing fence; longer runs of marks are not treated as fences."""
 _REOPENING = 30
-"""The longest line that reopens a fence; a longer one loses its language."""
+"""Maximum length of a line that reopens a fence; a longer one is reopened without its language."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One message. `committed` characters of `text` (from its beginning) will never change, whatever comes after."""
+    """One message. The first `committed` characters of `text` will never change when text follows."""
 
     text: str
     committed: int
 
 
 def without_bidi_controls(text: str) -> str:
-    """`text` without the characters that would show what follows them in another order."""
+    """Remove the bidi control characters from `text`."""
     return _BIDI_CONTROLS.sub("", text)
 
 
 def split(text: str, limit: int) -> list[Part]:
-    """The parts of `text`, each at most `limit` characters (at least 100). The last one may still grow."""
+    """Split `text` into parts of at most `limit` characters (at least 100). The last part may still grow."""
     text = without_bidi_controls(text)
     parts, fence, at = [], "", 0
     while True:
@@ -65,7 +65,7 @@ def split(text: str, limit: int) -> list[Part]:
 
 
 def _cut(body: str, room: int, head: int) -> int:
-    """The best place to cut in the second half of the room, or 0 if there is none."""
+    """Best cut in the second half of the room, 0 if there is none."""
     least = max(room // 2, head + 1)
     for boundary in _BOUNDARIES:
         ends = [match.end() for match in boundary.finditer(body, least, min(room, len(body)))]
@@ -75,13 +75,13 @@ def _cut(body: str, room: int, head: int) -> int:
 
 
 def between_entities(body: str, at: int) -> int:
-    """`at`, or the beginning of the entity (as `&lt;`) that it would cut in two."""
+    """Move the cut `at` before an entity (`&lt;`) that it would split."""
     begun = _ENTITY_BEGUN.search(body[max(0, at - 4) : at])
     return at - len(begun.group()) if begun else at
 
 
 def open_fence(text: str) -> str:
-    """The opening line of the code fence that is open at the end of `text` ('' if none is)."""
+    """Opening line of the code fence that is open at the end of `text`, '' if none is."""
     opened = ""
     for match in _FENCE.finditer(text):
         opened = _after(opened, match)
@@ -89,13 +89,13 @@ def open_fence(text: str) -> str:
 
 
 def fence_after(opened: str, line: str) -> str:
-    """The opening line of the fence that is open after `line`, where `opened` was open before it."""
+    """Opening line of the fence that is open after `line`; `opened` is the one open before it."""
     match = _FENCE.match(line)
     return _after(opened, match) if match else opened
 
 
 def closed(text: str) -> str:
-    """`text` with the code fence closed that is open at its end."""
+    """Close the code fence that is open at the end of `text`."""
     return _close(text)[0]
 
 

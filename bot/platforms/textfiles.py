@@ -1,7 +1,6 @@
-"""Files that come with a message, as text: what is read of them, and what is said about the others. Pure.
+"""Decodes the files of a message to text, with a limit on their size, and explains which files were skipped. Pure.
 
-In: names, sizes and bytes. Out: attachments, and a sentence for each file that is none. A file is text if its content
-is, whatever its name says; how much is read is bounded.
+A file counts as text by its content, not by its name.
 """
 
 import codecs
@@ -17,7 +16,7 @@ MOST_BYTES = 200_000
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is the beginning of it
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose BOM is a prefix of it
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -27,14 +26,14 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """What was read, and a sentence for every file that was not."""
+    """Decoded files, and a sentence for each skipped file."""
 
     texts: tuple[Attachment, ...] = ()
     remark: str = ""
 
 
 def decoded(data: bytes) -> str | None:
-    """The text that a file holds, or None if it holds no text: UTF-8, UTF-16 and UTF-32 with a mark, Windows-1252."""
+    """Decode UTF-8, UTF-16 and UTF-32 with a BOM, or Windows-1252; None if the data is not text."""
     try:
         text = _decoded(data)
     except UnicodeDecodeError:
@@ -53,7 +52,7 @@ def _decoded(data: bytes) -> str:
 
 
 def refusal(name: str, kind: str, size: int) -> str:
-    """Why a file is not worth fetching, or ''. `kind` is its media type, `size` is in bytes."""
+    """Reason to skip a file before its download, or ''. `kind`: media type, `size`: bytes."""
     if kind.startswith("image/") and "svg" not in kind:
         return f"I cannot see images, so I left out {as_code(name)}."
     if size > MOST_BYTES:
@@ -62,13 +61,13 @@ def refusal(name: str, kind: str, size: int) -> str:
 
 
 def read_as_text(name: str, data: bytes) -> Attachment | str:
-    """A file that was fetched, or the sentence that says why it could not be read."""
+    """Decode a downloaded file; returns a sentence if it is not text."""
     text = decoded(data[: MOST_BYTES + 1])
     return f"{as_code(name)} is not a text file, so I could not read it." if text is None else Attachment(name, text)
 
 
 def gathered(read: Iterable[Attachment | str], count: int) -> Files:
-    """The files of a message, of which there were `count`: each was read, or has its sentence."""
+    """Collect the results of a message with `count` files, each an attachment or a sentence."""
     found = list(read)
     remarks = [each for each in found if isinstance(each, str)]
     if count > MOST_FILES:

@@ -1,6 +1,6 @@
-"""Runs the composing of one answer's frames on a thread, one at a time, under a time budget.
+"""Composes the frames of one answer on a thread, one at a time, with a time limit.
 
-The thread is a daemon: the end of the process does not wait for it, whatever it computes.
+The thread is a daemon, so the exit of the process does not wait for it.
 """
 
 import asyncio
@@ -10,21 +10,21 @@ from collections.abc import Callable
 from typing import TypeVar
 
 BUDGET_S = 2.0
-"""The longest that one frame may take; rendering what messages can show takes milliseconds."""
+"""Time limit for one frame; normal frames take milliseconds."""
 
 T = TypeVar("T")
 
 
 class ComposeThread:
-    """The thread of one answer."""
+    """Serializes the composing of one answer on daemon threads."""
 
     def __init__(self) -> None:
         self._computing: asyncio.Future[None] | None = None
 
     async def run(self, compose: Callable[[], T]) -> T:
-        """The result of `compose`, or its exception, after earlier calls have returned.
+        """Run `compose` on a thread after earlier calls have returned; returns its result or raises its exception.
 
-        Raises TimeoutError when that takes longer than the budget; a late result is dropped.
+        Raises TimeoutError after BUDGET_S, waiting included; the late result is dropped.
         """
         async with asyncio.timeout(BUDGET_S):
             while self._computing is not None and not self._computing.done():
@@ -32,14 +32,14 @@ class ComposeThread:
             found: list[T] = []
             errors: list[Exception] = []
             self._computing = computing = _on_thread(lambda: found.append(compose()), errors)
-            await asyncio.wait([computing])  # unlike `await computing`, it does not cancel what the thread is to settle
+            await asyncio.wait([computing])  # unlike `await computing`, does not cancel the thread's future on timeout
         for error in errors:
             raise error
         return found[0]
 
 
 def _on_thread(work: Callable[[], None], errors: list[Exception]) -> asyncio.Future[None]:
-    """Do it on a new thread; done when it returned, or raised what is in `errors` then."""
+    """Run `work` on a new thread; the future completes when it returned or put its exception into `errors`."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 
@@ -48,7 +48,7 @@ def _on_thread(work: Callable[[], None], errors: list[Exception]) -> asyncio.Fut
             work()
         except Exception as error:
             errors.append(error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(done.set_result, None)
 
     threading.Thread(target=run, name="compose", daemon=True).start()

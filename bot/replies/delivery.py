@@ -1,9 +1,8 @@
 """Delivers the messages of one answer to the platform, each exactly once.
 
-It takes frames, that is the list of replies as they should look now, of which the newest wins, and posts and updates
-through the adapter at the platform's pace. The intent to post is stored before the post and its platform id right
-after; when the outcome of a post is unknown, it looks before it posts again; the final text arrives, or its loss is on
-record.
+A frame is the list of replies as they should look now; the newest frame wins. Posts and edits respect the platform's
+rate. The intent to post is stored before the post, the platform id right after. After an unknown outcome it looks for
+the message before it posts again. The final text is delivered, or its loss is stored.
 """
 
 import asyncio
@@ -20,19 +19,19 @@ from bot.types.messages import Reply
 log = logging.getLogger(__name__)
 
 VOID = "*(This belonged to an earlier attempt; the answer is above.)*"
-"""What is left of a message when an answer was written again and came out shorter."""
+"""Replaces a message that is left over when a rewritten answer needs fewer messages."""
 
 CALL_S = 120.0
-"""The longest that a platform may take over one post or update; then its outcome counts as unknown."""
+"""Timeout of one post or edit, in seconds; afterwards its outcome counts as unknown."""
 
 _PATIENCE_S = (1.0, 2.0, 5.0, 15.0, 60.0)
-"""Waits between tries after a failure that says nothing about how long to wait."""
+"""Delays between retries after a failure that gives no retry time."""
 
 
 class Delivery:
-    """The messages of one answer. Call `show` as often as you like and run `run` as a task.
+    """The messages of one answer. Call `show` at any rate and run `run` as a task.
 
-    `recall` is the id of a request of which an earlier process may have posted something.
+    `recall`: id of a request of which an earlier process may have posted messages.
     """
 
     def __init__(self, adapter: Adapter, outbox: Outbox, recall: str = "") -> None:
@@ -41,17 +40,17 @@ class Delivery:
         self._frames: Sequence[Reply] = ()
         self._ids: dict[str, str] = {}  # platform id by reply id
         self._saved: set[str] = set()  # reply ids whose platform id is stored
-        self._doubtful: set[str] = set()  # reply ids that may have been posted
+        self._doubtful: set[str] = set()  # reply ids whose post has an unknown outcome
         self._shown: dict[str, Reply] = {}
-        self._older: dict[str, Reply] = {}  # what an earlier process had posted
+        self._older: dict[str, Reply] = {}  # posted by an earlier process
         self._settled: set[str] = set()
-        self._lost = ""  # why nothing of this answer can be shown any more
+        self._lost = ""  # why this answer cannot be shown any more
         self._changed = asyncio.Event()
-        self._begun = self._called_off = False  # something was posted, or tried to be; nothing is to be shown
+        self._begun = self._called_off = False  # a post was attempted; the answer is cancelled
         self._failures = 0
 
     def call_off(self) -> bool:
-        """Show nothing at all, and end; False, and nothing changes, if some of it may be on the platform already."""
+        """Cancel the answer before its first post; False, without effect, if a message may exist already."""
         if self._begun or self._recall:
             return False
         self._called_off = True
@@ -59,7 +58,7 @@ class Delivery:
         return True
 
     def show(self, frames: Sequence[Reply]) -> None:
-        """These replies, in order, are what should be seen now. Frames whose replies are final are the last ones."""
+        """Set the replies to show, in order. Frames with final replies must be the last ones."""
 
         async def composed() -> Sequence[Reply]:
             return frames
@@ -67,19 +66,19 @@ class Delivery:
         self.grow(composed)
 
     def grow(self, compose: Callable[[], Awaitable[Sequence[Reply]]]) -> None:
-        """As `show`, for frames that are composed when the platform can take them, and not for every word."""
+        """Same as `show`, but calls `compose` only when the platform can take an update."""
         self._compose = compose
         self._changed.set()
 
     async def run(self) -> None:
-        """Carry frames to the platform until the final ones are there."""
+        """Deliver frames until the final ones are shown or their loss is stored."""
         while not self._finished():
             await self._changed.wait()
             self._changed.clear()
             began = time.monotonic()
             try:
                 frames = await self._compose() if self._compose and not self._called_off else ()
-                if not self._called_off:  # it may be called off while frames are composed
+                if not self._called_off:  # call_off may run while frames are composed
                     self._frames = frames
                     await self._carry(frames)
                 self._failures = 0
@@ -87,7 +86,7 @@ class Delivery:
                 await self._again_in(error.seconds)
             except (OutcomeUnknown, StorageError, TimeoutError):
                 await self._again_in(self._patience())
-            except Exception:  # an adapter's bug must not lose the answer
+            except Exception:  # a bug in an adapter must not lose the answer
                 log.exception("An adapter failed; the answer is tried again")
                 await self._again_in(self._patience())
             if not self._finished():
@@ -131,7 +130,7 @@ class Delivery:
                 self._settled.add(reply.reply_id)
 
     def _voided(self, frames: Sequence[Reply]) -> list[Reply]:
-        """The messages that are there and are no part of the final answer."""
+        """Void the posted messages that are not part of the final answer."""
         known = {reply.reply_id for reply in frames}
         return [
             replace(reply, committed=VOID, tail="", final=True, buttons=())
@@ -150,10 +149,10 @@ class Delivery:
             elif reply.final:
                 await self._post_anew(reply)
             else:
-                self._shown[reply.reply_id] = reply  # this edit is lost; the next one has its text too
+                self._shown[reply.reply_id] = reply  # skip this edit; the next one includes its text
 
     async def _post_anew(self, reply: Reply) -> None:
-        """The message can't be edited, so its final text comes as a message of its own."""
+        """Post the final text as a new message, because the old one cannot be edited."""
         del self._ids[reply.reply_id]
         self._saved.discard(reply.reply_id)
         try:
@@ -170,7 +169,7 @@ class Delivery:
         if platform_id is not None:
             async with asyncio.timeout(CALL_S):
                 await self._adapter.update(replace(reply, platform_id=platform_id))
-        elif reply.committed == VOID:  # there is no message to take anything out of
+        elif reply.committed == VOID:  # never posted, so there is nothing to void
             return
         else:
             await self._post(reply)
@@ -180,7 +179,7 @@ class Delivery:
         self._shown[reply.reply_id] = reply
 
     async def _found(self, reply: Reply) -> str | None:
-        """The platform id of a reply that an interrupted call may have posted, None if it is not there."""
+        """Look up the platform id of a reply that an interrupted call may have posted; None if it was not."""
         if reply.reply_id not in self._doubtful:
             return None
         found = await self._adapter.find_posted(reply)

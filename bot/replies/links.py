@@ -1,8 +1,8 @@
-"""Shows as links only the addresses that people wrote, and every other one as code; pure functions.
+"""Keeps only addresses that users wrote as links and shows all others as code; pure functions, linear time.
 
-An address is whatever a client makes a link of or fetches: a URL of any scheme, `www.`, an e-mail address, an invite to
-Discord, and the destination of `[label](destination)`. Code spans stay as they are. A backtick that nothing closes is
-escaped: it would otherwise pair with one of those that are put around an address. All of it takes linear time.
+An address is anything that a client links or fetches: a URL of any scheme, `www.`, an e-mail address, a Discord invite,
+and the destination of `[label](destination)`. Code spans are unchanged. Unclosed backticks are escaped, because they
+would pair with those added around an address.
 """
 
 from collections.abc import Set
@@ -13,12 +13,12 @@ _ENDS = ".,;:!?'\")]}*_"
 
 
 def urls_in(text: str) -> frozenset[str]:
-    """The addresses that a text holds, without the punctuation that follows them."""
+    """Find the addresses in a text, without the punctuation that follows them."""
     return frozenset(_bare(found.group()) for found in ADDRESS.finditer(text))
 
 
 def with_links(line: str, links: Set[str]) -> str:
-    """`line`, which is Markdown but no fenced code, with only the addresses of `links` as links."""
+    """Show only addresses in `links` as links. `line` is Markdown outside of fenced code."""
     shown: list[str] = []
     done = 0
     for token in scan(line):
@@ -28,7 +28,7 @@ def with_links(line: str, links: Set[str]) -> str:
 
 
 def settled(line: str) -> int:
-    """How many characters of a line that goes on are shown alike, however it does."""
+    """Number of leading characters of an unfinished line whose rendering later text cannot change."""
     sure = beginning_of_address(line)
     for token in scan(line):
         if token.kind in (Kind.BACKTICKS, Kind.UNFINISHED) or token.end > sure or token.end == len(line):
@@ -39,7 +39,7 @@ def settled(line: str) -> int:
 def _shown(line: str, token: Token, links: Set[str]) -> str:
     text = line[token.start : token.end]
     if token.kind is Kind.BACKTICKS:
-        # a long row may be a fence that stands where we know of none: to escape it would break the code
+        # A long run may be a fence in a context that we do not parse; escaping it would break the code.
         return text if len(text) > 2 else "\\`" * len(text)
     if token.kind is Kind.LINK:
         return _link(line, token, links)
@@ -51,7 +51,7 @@ def _address(line: str, token: Token, links: Set[str]) -> str:
     url = _bare(line[start:end])
     if _is_known(url, links):
         return line[token.start : token.end]
-    # what stands before it is `](` of a link in a form that we do not know
+    # The token begins before the address with `](` of a link form that we do not parse.
     before = f"] {line[token.start + 1 : start]}" if start > token.start else ""
     after = start + len(url)
     return f"{before}{_code(url, line[max(0, start - 1) : start], line[after : after + 1])}{line[after:end]}"
@@ -69,18 +69,18 @@ def _link(line: str, token: Token, links: Set[str]) -> str:
 
 
 def _is_known(address: str, links: Set[str]) -> bool:
-    """Whether a person wrote this address, perhaps with the scheme that clients add to it."""
+    """Whether a user wrote this address, perhaps with a scheme that clients add."""
     bare = address.removeprefix("mailto:")
     return not links.isdisjoint((address, bare, f"mailto:{bare}", f"https://{address}", f"http://{address}"))
 
 
 def _code(url: str, previous: str, following: str) -> str:
-    """A URL as code, kept apart from the characters beside it that would take its backticks for theirs."""
+    """Format a URL as code; spaces keep its backticks apart from adjacent backticks and backslashes."""
     return f"{' ' if previous in ('`', chr(92)) else ''}`{url}`{' ' if following == '`' else ''}"
 
 
 def _bare(url: str) -> str:
-    """A URL without the punctuation of the sentence that it stands in."""
+    """Strip the punctuation of the surrounding sentence from a URL."""
     end, unopened = len(url), url.count(")") - url.count("(")
     while end and url[end - 1] in _ENDS and (url[end - 1] != ")" or unopened > 0):
         unopened -= url[end - 1] == ")"

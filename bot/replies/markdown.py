@@ -1,9 +1,8 @@
-"""Renders a model's Markdown in a platform's dialect, with only those links that people wrote; pure functions.
+"""Renders a model's Markdown in a platform's dialect; only addresses that users wrote become links. Pure functions.
 
-Where there are no tables, they become code blocks; where only backticks fence code, tildes become backticks. Where
-marks between < and > are mentions, < and > are escaped, in code too. Otherwise what stands in code stays as it is.
-All of it takes time linear in the text: the expressions are possessive, and a table that would grow too large is shown
-as it is.
+Tables become code blocks on platforms without tables; tilde fences become backtick fences where only these work. Where
+<...> marks mentions (Slack), < and > are escaped, in code too. Other code is unchanged. Time is linear in the text: the
+expressions are possessive, and a table that would grow too large keeps its layout.
 """
 
 import re
@@ -33,12 +32,12 @@ _SPECIAL = re.compile(
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _BETWEEN_CELLS = re.compile(r"(?<!\\)\|")
 _LARGEST_TABLE = 20_000
-"""Characters of a table with straight columns; one wide cell makes every row as wide."""
+"""Maximum characters of a table with aligned columns; one wide cell widens every row."""
 
 
 @dataclass(slots=True)
 class _Block:
-    """Lines of one kind: 'code' with its fences, 'table' or 'text'. `start`: where it begins in the text."""
+    """Consecutive lines of one kind: 'code' with its fences, 'table' or 'text'. `start`: offset in the text."""
 
     kind: str
     start: int
@@ -46,7 +45,7 @@ class _Block:
 
 
 def render(text: str, dialect: Dialect, links: Set[str]) -> str:
-    """`text` in `dialect`, with only the addresses of `links` as links."""
+    """Render `text` in `dialect`; only addresses in `links` become links."""
     shown: list[str] = []
     for block in _blocks(without_bidi_controls(text), dialect):
         if block.kind == "code":
@@ -60,10 +59,10 @@ def render(text: str, dialect: Dialect, links: Set[str]) -> str:
 
 
 def settled(text: str, dialect: Dialect) -> int:
-    """How many characters of `text`, which has no bidi controls, are rendered alike, whatever may come after it."""
+    """Number of leading characters whose rendering later text cannot change. `text` must have no bidi controls."""
     *before, last = _blocks(text, dialect)
     if before and before[-1].kind == "table" and len(last.lines) == 1:
-        return before[-1].start  # the line may become another row, which may make every column wider
+        return before[-1].start  # the line may become another row and widen the columns
     if last.kind == "table" or (last.kind == "code" and len(last.lines) == 1):
         return last.start
     line = last.lines[-1]
@@ -72,13 +71,13 @@ def settled(text: str, dialect: Dialect) -> int:
         return at_line if _TILDES.match(line) else len(text)
     if dialect is not Dialect.DISCORD:
         sure = settled_in_line(line)
-        return at_line if fence_after("", line[:sure]) else at_line + sure  # a backtick in it makes a fence a text
-    header = last.lines[-2] if len(last.lines) > 1 else ""  # of a table, perhaps
+        return at_line if fence_after("", line[:sure]) else at_line + sure  # a later backtick turns a fence into text
+    header = last.lines[-2] if len(last.lines) > 1 else ""  # perhaps a table's header
     return at_line - len(header) - 1 if "|" in header and _PERHAPS_RULE.fullmatch(line) else at_line
 
 
 def _blocks(text: str, dialect: Dialect) -> list[_Block]:
-    """All lines, in blocks; at least one."""
+    """Group the lines into blocks; returns at least one."""
     lines = text.split("\n")
     blocks = [_Block("text", 0, [])]
     opened, start = "", 0
@@ -96,7 +95,7 @@ def _blocks(text: str, dialect: Dialect) -> list[_Block]:
 
 
 def _in_table(lines: list[str], number: int, block: _Block) -> bool:
-    """Whether a line goes on with a table, or begins one: a rule stands under it. No row may end the code block."""
+    """Whether a line continues a table or starts one (its next line is a rule). Rows must not close the code block."""
     line, rule = lines[number], lines[number + 1] if number + 1 < len(lines) else ""
     if "|" not in line or "```" in line:
         return False
@@ -110,7 +109,7 @@ def _code(lines: list[str], dialect: Dialect) -> list[str]:
 
 
 def _fenced(lines: list[str]) -> list[str]:
-    """A code block between backticks."""
+    """Fence a code block with backticks."""
     if not (opening := _TILDES.match(lines[0])):
         return lines
     marks = len(opening[2])
@@ -125,14 +124,14 @@ def _entities(text: str) -> str:
 
 
 def _escaped_code(lines: list[str]) -> list[str]:
-    """A code block in which nothing is a mention; what it is quoted by stays."""
+    """Escape a code block so that it has no mentions; quote marks stay."""
     quoted = ">" in lines[0].partition("`")[0].partition("~")[0]
     marks = [match.end() if quoted and (match := re.match(r"[ \t>]*", line)) else 0 for line in lines]
     return [line[:mark] + _entities(line[mark:]) for line, mark in zip(lines, marks, strict=True)]
 
 
 def _escaped(line: str) -> str:
-    """A line of text in which nothing is a mention; marks of quotes stay, and addresses as they are."""
+    """Escape a line of text so that it has no mentions; quote marks and addresses stay."""
     quote = _QUOTE.match(line)
     at = quote.end() if quote else 0
     shown, spans = [line[:at]], CodeSpans(line)
@@ -146,17 +145,17 @@ def _escaped(line: str) -> str:
 
 
 def _escaped_mark(found: re.Match[str]) -> str:
-    """An escape or an address as Slack takes it; '' for code and for marks that become entities."""
+    """Translate an escape or an address to Slack's form; '' for code and for characters that become entities."""
     if found["escaped"]:
         return _ENTITIES.get(found["escaped"], found.group())
     if found["target"]:
         return f"]({found['target']}"
-    # the entity must not be taken for a part of the address
+    # Separate the entity from the address, or clients take it for a part of it.
     return found["url"] + (" &gt;" if found["closing"] else "") if found["url"] else ""
 
 
 def _boxed(lines: list[str]) -> list[str]:
-    """A table as a code block, with straight columns unless they would take too much room."""
+    """Format a table as a code block; aligns columns unless that exceeds _LARGEST_TABLE."""
     rows = [
         [cell.strip() for cell in _BETWEEN_CELLS.split(line.strip().removeprefix("|").removesuffix("|"))]
         for line in lines

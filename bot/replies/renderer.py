@@ -1,7 +1,7 @@
-"""Composes the messages of one answer from its text: rendered Markdown, or plain text where rendering takes too long.
+"""Composes the messages of one answer: rendered Markdown, or plain text where rendering takes too long.
 
-What is committed while the answer grows is a beginning of what is shown in the end, and no message is longer than the
-platform takes. Only the text that messages can show is rendered; the rest of a long answer comes as a file.
+The committed part of a partial answer is a prefix of the final one, and each message fits the platform's limit. Only
+the text that messages can show is rendered; a longer answer is cut and attached as a file.
 """
 
 import hashlib
@@ -21,15 +21,15 @@ INTERRUPTED = "*(I was stopped twice while I showed this answer, so it comes as 
 FILE = "answer.md"
 
 _RENDERED = 2
-"""How much of an answer is rendered, in times of what is shown before the rest comes as a file."""
+"""Maximum text to render, as a multiple of `attach_over`, the length at which an answer is cut."""
 
 _BOX = "```\n", "\n```"
 _TWO_TICKS = "`\u200b`"
-"""Stands for two backticks: no run of three is left, which would end the code."""
+"""Replaces two backticks, so that no run of three closes the code block."""
 
 
 def reply_id(request_id: str, part: int) -> str:
-    """The name of one message of an answer: the same after every restart, and short enough for Discord's nonce."""
+    """Derive the id of one message of an answer: stable across restarts, short enough for Discord's nonce."""
     return hashlib.blake2s(f"{request_id}/{part}".encode(), digest_size=10).hexdigest()
 
 
@@ -37,9 +37,9 @@ def reply_id(request_id: str, part: int) -> str:
 class Composer:
     """Composes the messages of the answer to one request.
 
-    note: a sentence above the answer. before: text in an earlier message that this answer continues. links: URLs that
-    people wrote, which may be shown as links. edited: the question was changed, so another answer is offered. outgrown:
-    for the first time not all of the conversation was read, which is said below the answer.
+    note: a sentence above the answer. before: text of an earlier message that this answer continues. links: URLs that
+    users wrote, which may become links. edited: the question was edited, so offer a rerun. outgrown: turns were dropped
+    for the first time, so say that below the answer.
     """
 
     request: GenerationRequest
@@ -51,7 +51,7 @@ class Composer:
     outgrown: bool = False
 
     def growing(self, text: str, line: str) -> list[Reply]:
-        """The messages while the answer is being written; without text it is `line`, or nothing."""
+        """Compose the messages of an unfinished answer; while it has no text, only `line`, or nothing."""
         if not text.strip():
             return [self._reply(0, "", self._ours(line), (ActionKind.STOP,))] if line else []
         source, _ = self._source(text)
@@ -68,7 +68,7 @@ class Composer:
         return frames
 
     def final(self, text: str, reason: FinishReason, usage: Usage | None, error: str) -> list[Reply]:
-        """The messages of the answer when it has ended."""
+        """Compose the messages of a finished answer."""
         source, whole = self._source(text)
         shown = self._shown(source).rstrip() if text.strip() else ""
         beginning = self._beginning(shown)
@@ -86,14 +86,14 @@ class Composer:
         frames = [
             replace(self._reply(number, part.text), final=True) for number, part in enumerate(self._split(beginning))
         ]
-        # The first part carries the buttons: by them it is recognised as ours after a crash.
+        # The first part has the buttons, which identify it as ours after a crash.
         frames[0] = replace(frames[0], buttons=self._buttons(reason, bool(shown)))
         file = Attachment(FILE, text) if cut else None
         frames[-1] = replace(frames[-1], finish_reason=reason, usage=usage, attachment=file)
         return frames
 
     def as_file(self, text: str, reason: FinishReason, usage: Usage | None, error: str) -> list[Reply]:
-        """The answer when it has ended, as a file: nothing of its text is rendered. Without text as `final`."""
+        """Compose a finished answer as a file, without rendering its text. An empty answer is composed as `final`."""
         if not text.strip():
             return self.final(text, reason, usage, error)
         lines = [INTERRUPTED] + ([f"⚠️ {self._ours(error)}"] if reason is FinishReason.ERROR else [])
@@ -101,9 +101,9 @@ class Composer:
         return [replace(reply, final=True, finish_reason=reason, usage=usage, attachment=Attachment(FILE, text))]
 
     def _source(self, text: str) -> tuple[str, bool]:
-        """What of `text` may be shown in messages, and whether that is all of it.
+        """Return the part of `text` that messages may show, and whether that is all of it.
 
-        It is a message of its own, so it must open the code that it goes on with.
+        A continuation is a new message, so it reopens the code block that it continues.
         """
         fence = open_fence(self.before)
         source, whole = self._within(f"{fence}\n{text.lstrip(chr(10))}" if fence else text.lstrip())
@@ -114,11 +114,11 @@ class Composer:
         return (source, True) if not most or len(source.rstrip()) <= most else (source[:most], False)
 
     def _settled(self, source: str) -> int:
-        """How many characters are rendered alike, whatever comes after them."""
+        """Number of leading characters whose rendering later text cannot change."""
         return settled(source, self.limits.dialect)
 
     def _seems_to_grow(self, shown: str) -> bool:
-        """Whether the last character that people see is the sign that an answer is still being written."""
+        """Whether the last visible character equals the cursor of an unfinished answer."""
         sign, end = self.limits.cursor.strip(), len(shown)
         while end and (shown[end - 1] in "*_~`|" or not shown[end - 1].isprintable() or shown[end - 1].isspace()):
             end -= 1
@@ -129,7 +129,7 @@ class Composer:
         return f"{self._ours(self.note)}\n\n{text}" if self.note else text
 
     def _room(self) -> int:
-        """Characters of one message; as many in the end as before, or else every message would change then."""
+        """Characters per message; the final answer reserves the cursor too, or every split would move at the end."""
         return self.limits.max_chars - len(self.limits.cursor)
 
     def _parts(self, shown: str) -> list[Part]:
@@ -142,12 +142,12 @@ class Composer:
         return closed(text)
 
     def _beginning(self, text: str) -> str:
-        """What of a text is shown in messages, where the rest comes as a file."""
+        """Cut a text to the part that messages show; the whole answer is then attached as a file."""
         most = self.limits.attach_over
         return text[: between_entities(text, most)].rstrip() if most and len(text) > most else text
 
     def _ours(self, text: str) -> str:
-        """Words of our own, in which names of files and people may stand, and whatever they are called."""
+        """Render a sentence of Inhouse, which may contain untrusted names, without links."""
         return render(text, self.limits.dialect, frozenset())
 
     def _buttons(self, reason: FinishReason, begun: bool) -> tuple[ActionKind, ...]:
@@ -174,14 +174,14 @@ class Composer:
 
 @dataclass(slots=True)
 class PlainComposer(Composer):
-    """Shows text as it is, as code, so that nothing in it is a mark, a mention or a link.
+    """Shows text as a code block, without any markup, mentions or links.
 
-    Its cost is a few copies of what can be shown, whatever the text is.
+    The cost is a few copies of the shown text, independent of its content.
     """
 
     @classmethod
     def of(cls, composer: Composer) -> Self:
-        """As another composer, but plain."""
+        """Copy another composer's fields."""
         return cls(**{field.name: getattr(composer, field.name) for field in fields(composer)})
 
     def _source(self, text: str) -> tuple[str, bool]:
@@ -202,7 +202,7 @@ class PlainComposer(Composer):
         return text
 
     def _split(self, text: str) -> list[Part]:
-        """Parts in code, cut behind a line or a word in the second half of a message if there is one."""
+        """Split into code blocks, cut after a line or word in the second half of a message where possible."""
         (before, after), text = _BOX, text.rstrip()
         room, start = self._room() - len(before + after), 0
         parts: list[Part] = []

@@ -1,8 +1,8 @@
-"""Decides what text is shown of an answer, and when.
+"""Decides which text of an answer is shown, and when.
 
-The worker reports on one request (it waits, here is more text, it ended like this); its Delivery gets frames. The first
-words go out at once, everything shown is a beginning of the answer, and the final text is stored before it is shown.
-Frames are composed on a thread: text whose rendering fails or takes too long is shown as plain text.
+The worker reports the progress of a request; the request's Delivery gets frames. The first text is shown at once, each
+frame shows a prefix of the answer, and the final text is stored before it is shown. Frames are composed on a thread;
+text whose rendering fails or takes too long is shown as plain text.
 """
 
 import asyncio
@@ -31,15 +31,15 @@ from bot.types.messages import (
 )
 
 SHOWN_AGAIN = 2
-"""Killed runs of the service after which an answer is no longer rendered, but comes as a file."""
+"""Number of killed service runs from which an answer is sent as a file instead of rendered."""
 
 GIVEN_UP = "I was stopped three times while writing or showing this, so I gave it up."
-"""The error of an answer whose file was not shown either."""
+"""Error for an answer whose file could not be shown either."""
 
 log = logging.getLogger(__name__)
 
 TYPING_S = 8.0
-"""How often to say again that something is going on; platforms forget it after ten seconds."""
+"""Interval for repeating the typing status; platforms clear it after ten seconds."""
 
 _STATUS = {
     FinishReason.STOP: RequestStatus.FINISHED,
@@ -50,9 +50,9 @@ _STATUS = {
 
 
 class LiveReply:
-    """One answer, from the moment that it is owed until its last message is final.
+    """One answer, from the acceptance of its request until its last message is final.
 
-    `recall`: an earlier process may have posted some of it.
+    `recall`: an earlier process may have posted parts of it.
     """
 
     def __init__(self, request: GenerationRequest, adapter: Adapter, storage: Storage, *, recall: bool) -> None:
@@ -61,8 +61,8 @@ class LiveReply:
         self._delivery = Delivery(adapter, storage.outbox, request.request_id if recall else "")
         self._composer = Composer(request, adapter.limits, note=request.remark)
         self._thread = ComposeThread()
-        self._plain = False  # rendering took too long once
-        self._as_file = request.service_runs >= SHOWN_AGAIN  # perhaps showing it is what killed the service
+        self._plain = False  # rendering failed or timed out before
+        self._as_file = request.service_runs >= SHOWN_AGAIN  # rendering it may have killed the service
         self._text, self._line, self._ended = "", "", False
         self._said = asyncio.Event()
         self._withdrawn = False
@@ -76,38 +76,38 @@ class LiveReply:
             typing.cancel()
 
     def say(self, line: str) -> None:
-        """What to show while there is no text: a place in the queue, a model being loaded; '' for nothing."""
+        """Set the status line shown while there is no text (queue position, load progress); '' for none."""
         if line == self._line or self._text or self._ended:
             return
         self._line = line
         self._said.set()
-        # Where text is only appended, a line could not be taken back; outside of threads nothing is appended.
+        # Append-only messages cannot take a status line back; outside of threads nothing is appended.
         if not self._adapter.limits.appends or not self.request.key.thread:
             self._show()
 
     async def begins(self, prompt: Prompt) -> None:
-        """This is read now: its question, the URLs that people wrote, the text that the answer goes on with."""
+        """Take the links and the prefix from the prompt that the engine now reads."""
         said = [turn.text for turn in prompt.turns if turn.role is Role.USER]
-        with contextlib.suppress(TimeoutError):  # then every URL is shown as code
+        with contextlib.suppress(TimeoutError):  # all URLs are shown as code then
             self._composer.links = await self._thread.run(lambda: frozenset().union(*map(urls_in, said)))
         self._composer.before, self._composer.edited = prompt.prefix, False
 
     def question_edited(self) -> None:
-        """The question is no longer what is being answered: another answer is to be offered."""
+        """Offer a rerun, because the question was edited."""
         self._composer.edited = True
 
     def withdraw(self) -> None:
-        """The question is gone: where nothing was shown yet, nothing shall be."""
+        """Note that the question was deleted: show nothing if nothing was shown yet."""
         self._withdrawn = True
 
     def push(self, text: str) -> None:
-        """More text of the answer."""
+        """Append text to the answer."""
         if text:
             self._text += text
             self._show()
 
     def restart(self, note: str = "") -> None:
-        """The text so far is void: the answer is written again from its beginning, into the same messages."""
+        """Discard the text so far; the new answer is written into the same messages."""
         self._text = ""
         if note:
             self._composer.note = "\n\n".join(filter(None, [self.request.remark, note]))
@@ -123,7 +123,7 @@ class LiveReply:
         return self._text
 
     async def finish(self, reason: FinishReason, usage: Usage | None = None, error: str = "") -> None:
-        """Store the end of the answer and then show it."""
+        """Store the final answer, then show it. Retries while storage fails."""
         silent = self._withdrawn and not self._text.strip() and self._delivery.call_off()
         text, replies, edited = self._text, list[Reply](), False
 
@@ -153,7 +153,7 @@ class LiveReply:
         self._ended = True
         self._said.set()
         if silent:
-            with contextlib.suppress(Exception):  # it goes away by itself, too
+            with contextlib.suppress(Exception):  # the platform clears its status by itself
                 await self._adapter.status(self.request.key, None)
         elif self._composer.edited != edited:
             replies = await self._composed(final)
@@ -169,7 +169,7 @@ class LiveReply:
         return await self._composed(lambda composer: composer.growing(text, line))
 
     async def _composed(self, compose: Callable[[Composer], list[Reply]]) -> list[Reply]:
-        """Frames in the platform's dialect, or plain ones where rendering fails or exceeds its budget."""
+        """Compose frames in the platform's dialect, or as plain text if rendering fails or times out."""
         composer = replace(self._composer)
         try:
             return await self._thread.run(lambda: compose(composer))
@@ -186,14 +186,14 @@ class LiveReply:
     async def _keep_typing(self) -> None:
         while not self._text and not self._ended:
             self._said.clear()
-            with contextlib.suppress(Exception):  # a sign of life is not worth an error
+            with contextlib.suppress(Exception):  # a failed typing status is not worth an error
                 await self._adapter.status(self.request.key, self._line)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._said.wait(), TYPING_S)
 
 
 class Replies:
-    """All answers that are not final yet, by request id."""
+    """All unfinished answers, by request id."""
 
     def __init__(self, storage: Storage, adapters: Mapping[str, Adapter]) -> None:
         self._storage, self._adapters = storage, adapters
@@ -201,7 +201,7 @@ class Replies:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def open(self, request: GenerationRequest, *, recall: bool = False) -> LiveReply:
-        """Begin to show the answer to `request`."""
+        """Start to show the answer to `request`."""
         live = LiveReply(request, self._adapters[request.key.platform], self._storage, recall=recall)
         self._live[request.request_id] = live
         self._run(request.request_id, live.run())
@@ -212,7 +212,7 @@ class Replies:
         return self._live.get(request_id)
 
     def resume(self, unsettled: Sequence[StoredReply]) -> None:
-        """Go on with final texts that an earlier process stored and did not get to show."""
+        """Show the final texts that an earlier process stored but did not deliver."""
         by_request: dict[str, list[StoredReply]] = {}
         for stored in unsettled:
             if stored.reply.key.platform in self._adapters:
@@ -227,14 +227,14 @@ class Replies:
             if parts[0].service_runs >= SHOWN_AGAIN:
                 replies = await self._as_file(replies, give_up=parts[0].service_runs > SHOWN_AGAIN)
                 await self._storage.outbox.replace_final(replies)
-        except StorageError as problem:  # what is owed is shown, even if nobody can count how often
+        except StorageError as problem:  # show the answer even if the attempt cannot be counted
             log.error("It could not be stored that an answer is shown again: %s", problem)
         delivery = Delivery(self._adapters[replies[0].key.platform], self._storage.outbox, request_id)
         delivery.show(replies)
         await delivery.run()
 
     async def _as_file(self, replies: Sequence[Reply], *, give_up: bool) -> list[Reply]:
-        """The answer as a file in the first of these messages, or an error where that was tried; the rest is void."""
+        """Replace the messages by one with the answer as a file, or with an error (`give_up`); void the others."""
         first, last = replies[0], replies[-1]
         text = await self._storage.outbox.answer(first.request_id) or "\n\n".join(each.committed for each in replies)
         return [
@@ -249,7 +249,7 @@ class Replies:
         ]
 
     def offer_rerun(self, request_id: str) -> None:
-        """The question of this request was edited: the first message of its answer gets a button to answer it anew."""
+        """Add a rerun button to the first message of an answer whose question was edited."""
         live = self._live.get(request_id)
         if live is not None and not live.ended:
             live.question_edited()
@@ -257,9 +257,9 @@ class Replies:
             self._run(f"{request_id} again", self._show_rerun(request_id, self._tasks.get(request_id)))
 
     async def _show_rerun(self, request_id: str, showing: asyncio.Task[None] | None) -> None:
-        if showing is not None:  # a message must not be in two hands
+        if showing is not None:  # two deliveries must not edit the same message
             await asyncio.wait([showing])
-        with contextlib.suppress(StorageError):  # an offer that nobody is owed
+        with contextlib.suppress(StorageError):  # the rerun button is optional
             parts = await self._storage.outbox.of_request(request_id)
             first = parts[0].reply if parts else None
             if first is None or not first.platform_id or not first.committed:
@@ -270,7 +270,7 @@ class Replies:
             await delivery.run()
 
     async def settled(self, seconds: float) -> None:
-        """Wait until every final text is shown, at most this long, and leave the rest to the next start."""
+        """Wait up to `seconds` until all final texts are shown; the next start delivers the rest."""
         ending = [task for name, task in self._tasks.items() if name not in self._live or self._live[name].ended]
         if ending:
             await asyncio.wait(ending, timeout=seconds)

@@ -1,1 +1,1 @@
-"""The composition root: makes the parts, runs them, drains them; and the retention job."""
+"""The composition root, which builds, runs and drains the service; and the retention job."""

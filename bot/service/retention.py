@@ -1,7 +1,7 @@
-"""The history is kept for so many days: what is older goes, at the start of the service and then once a day.
+"""Delete data older than INHOUSE_RETENTION, at the start of the service and then once a day.
 
-In: the settings. Out: a database without what is older than INHOUSE_RETENTION says. Promises: what is still owed stays;
-an event that may come again is still known; nobody waits for the removal, which goes in small steps.
+Keeps unfinished requests, and the ids of events that a platform may deliver again. Deletes in small transactions, so
+that other writers wait for one step at most.
 """
 
 import asyncio
@@ -17,21 +17,21 @@ log = logging.getLogger(__name__)
 
 DAY_S = 86_400.0
 LOOK_S = 60.0
-"""How often is looked whether there is anything to do: a day is over, the setting was changed, a try failed."""
+"""Interval of the checks whether a clean-up is due: a day has passed, the setting changed, or one failed. Seconds."""
 
 PAUSE_S = 0.05
-"""The rest after each step, so that the disk has time for others."""
+"""Pause after each step, seconds, so that other users of the disk make progress."""
 
 
 class Retention:
-    """Removes what is too old. Run `keep` as a task."""
+    """The retention job. Run `keep` as a task."""
 
     def __init__(self, current: Current, storage: Storage) -> None:
         self._current, self._storage = current, storage
-        self._done: tuple[int, float] | None = None  # for how many days of history, and when on the monotonic clock
+        self._done: tuple[int, float] | None = None  # retention in days and monotonic time of the last clean-up
 
     async def keep(self) -> None:
-        """Remove what is too old, at once, every day, and when the setting changes, for ever."""
+        """Clean up now, daily, and when the setting changes, until cancelled. Logs errors and retries."""
         while True:
             days = self._current.settings.retention
             try:
@@ -44,12 +44,12 @@ class Retention:
             await asyncio.sleep(LOOK_S)
 
     async def clean(self) -> int:
-        """Remove what is too old now; the number of rows. Raises StorageError."""
+        """Delete all expired rows now; return their number. Raises StorageError."""
         settings, expiry = self._current.settings, self._storage.expiry
         if not settings.retention:
             return 0
         now, age = time.time(), settings.retention * DAY_S
-        # An event can come again for as long as it may be read back; a day more is for clocks that differ.
+        # Backfill may read an event again for catchup_age; one more day allows for clock differences.
         seen = max(age, settings.catchup_age + DAY_S)
         removed = 0
         while step := await expiry.step(now - age, now - seen):

@@ -1,6 +1,6 @@
-"""The composition root: makes the parts, recovers what an earlier process owed, runs, and drains.
+"""The composition root: build the parts, recover requests of an earlier process, serve, and drain.
 
-A service runs until its adapters end or `stop` is called. The supervisor of the process is told of each step
+A service runs until its adapters return or `stop` is called. It notifies the process's supervisor of each step
 (`bot.observability.systemd_notify`), and a thread watches the event loop (`bot.observability.loop_watchdog`).
 """
 
@@ -40,11 +40,11 @@ from bot.web.server import WebServer
 log = logging.getLogger(__name__)
 
 LAST_WORDS_S = 5.0
-"""How long, at the end, final texts may still take to reach their platform."""
+"""Timeout for delivering final texts at shutdown, seconds."""
 
 
 class Service:
-    """One running Inhouse. `run` it once."""
+    """One instance of the service. Call `run` once."""
 
     def __init__(
         self,
@@ -62,15 +62,15 @@ class Service:
         self._queue = RequestQueue(settings.queue_size, settings.per_user)
         self._notifier = notifier or Notifier()
         self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
-        self._refused: dict[str, str] = {}  # platforms that want us no more, and what they said
+        self._refused: dict[str, str] = {}  # platforms with a fatal error, and its message
         self.web: WebServer | None = None
         self._watchdog = LoopWatchdog()
 
     async def run(self) -> None:
-        """Serve until every adapter has ended or `stop` was called, then drain.
+        """Serve until every adapter has returned or `stop` is called, then drain.
 
-        Raises ConfigError (a model that cannot be loaded, a state directory in use, a token that is refused at the
-        start or when no other platform is left), StorageError.
+        Raises StorageError, and ConfigError if the model cannot be loaded, the state directory is in use, or a platform
+        refuses its token before its first connection or as the last platform left.
         """
         self._watchdog.start()
         try:
@@ -87,15 +87,15 @@ class Service:
             self._watchdog.stop()
 
     def stop(self) -> None:
-        """Begin to drain; a second call ends at once."""
+        """Start draining; a second call cuts the drain short."""
         (self._hurrying if self._stopping.is_set() else self._stopping).set()
 
     def must_end(self) -> None:
-        """End the process within the drain even if the event loop never gets to `stop`. For signal handlers."""
+        """Have the watchdog end the process after the drain time even if the loop is blocked. For signal handlers."""
         self._watchdog.end_within(self._current.settings.drain + LAST_WORDS_S)
 
     def reload(self, settings: Settings, catalog: Catalog) -> list[str]:
-        """Go by these from now on; the variables that were changed and need a restart."""
+        """Apply new settings and catalog; return the changed variables that need a restart."""
         late = self._current.swap(settings, catalog)
         now = self._current.settings
         self._queue.bound(now.queue_size, now.per_user)
@@ -160,11 +160,14 @@ class Service:
         )
 
     async def _recover(self) -> None:
-        """Take up what an earlier process owed; of a platform that is not served now, it stays stored."""
+        """Resume the unfinished requests of an earlier process; those of platforms not served now stay stored.
+
+        Gives up a request that was unfinished in more than SHOWN_AGAIN killed runs of the service.
+        """
         owed = await self._storage.inbox.recover()
         await self._conversations.load()
         await self._catchup.load(self._adapters)
-        self._replies.resume(await self._storage.outbox.unsettled())  # before more of them are made here
+        self._replies.resume(await self._storage.outbox.unsettled())  # before the requests below add new ones
         for request in owed:
             if request.key.platform not in self._adapters:
                 continue
@@ -206,7 +209,7 @@ class Service:
             for task in (*tasks, *adapters):
                 task.cancel()
             await asyncio.gather(*tasks, *adapters, return_exceptions=True)
-            await self._replies.settled(0)  # what was asked while we drained waits for the next start
+            await self._replies.settled(0)  # requests accepted during the drain stay stored for the next start
             await self._hand_back()
 
     async def _hand_back(self) -> None:
@@ -216,11 +219,11 @@ class Service:
             log.error("It could not be stored that this run ended in order: %s", error)
 
     def _arrived(self) -> bool:
-        """Whether no platform is still on its way for the first time."""
+        """Whether each platform has connected once or was refused."""
         return self._adapters.keys() <= self._core.connected | self._refused.keys()
 
     def _standing(self) -> str:
-        """'phi-4 loaded · 2 waiting; discord: reached; slack: not yet reached'."""
+        """The status line for systemd: 'phi-4 loaded · 2 waiting; discord: reached; slack: not yet reached'."""
         model, line = self._worker.loader.name, self._core.presence()
         if model and line.startswith(model):
             line = line.replace(model, f"{model} loaded", 1)
@@ -235,7 +238,7 @@ class Service:
         await self._stopping.wait()
 
     async def _look_at_hardware(self) -> None:
-        """Once the model is loaded and nobody waits for an answer, since the look costs seconds of a core."""
+        """Probe the hardware once the model is loaded and the worker is idle, since it costs seconds of CPU time."""
         loaded = await self._worker.at_rest()
         await self._shelf.look(loaded.weights_mb + loaded.kv_cache_mb)
 
@@ -249,7 +252,7 @@ class Service:
             log.error("%s stops: %s", adapter.platform, error)
 
     async def _drain(self) -> None:
-        """Let running answers end and final texts arrive; a second `stop` cuts it short."""
+        """Finish running answers and deliver final texts; a second `stop` cuts it short."""
         hurry = asyncio.create_task(self._hurrying.wait())
         drained = asyncio.create_task(self._worker.drain(self._current.settings.drain))
         await asyncio.wait([hurry, drained], return_when=asyncio.FIRST_COMPLETED)
@@ -265,7 +268,7 @@ class Service:
 
 
 def _ended(task: asyncio.Task[None]) -> None:
-    """Say it when a part in the background ends by a bug of ours; the service goes on without it."""
+    """Log a background task that failed by a bug; the service continues without it."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("A part of the service (%s) ended in a way that was not foreseen", task.get_name(), exc_info=error)
 

@@ -1,4 +1,4 @@
-"""Everything that survives a restart: the inbox, the history and the outbox, in one SQLite file. The only SQL."""
+"""Persists the state in one SQLite file: inbox, history, outbox, cursors. All SQL of the project is in this package."""
 
 from bot.storage.cursors import Cursor, Cursors
 from bot.storage.database import undisturbed

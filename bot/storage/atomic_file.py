@@ -1,7 +1,6 @@
-"""A file that is there as a whole, or not at all.
+"""Writes a file atomically, with mode 0600, and syncs it to disk.
 
-In: where it is to be, and somebody who writes it. Out: the file, for its owner alone, on the disk. Promise: until it is
-complete nothing is there, or what was there before, even if the process or the machine ends meanwhile.
+Until the file is complete, its path keeps the previous state, even if the process or the machine fails.
 """
 
 import os
@@ -16,9 +15,9 @@ from bot.types.errors import ConfigError, StorageError
 
 @contextmanager
 def new_file(target: Path, *, force: bool) -> Iterator[Path]:
-    """An empty file beside `target` to write into; it becomes `target` when the block ends without an error.
+    """Yield an empty file beside `target`; renames it to `target` if the block ends without an error.
 
-    force: what is there may be replaced. Raises ConfigError if `target` cannot be, StorageError if the disk refuses.
+    force: allow `target` to exist. Raises ConfigError if `target` cannot be used, StorageError on disk errors.
     """
     if target.is_dir() or not target.parent.is_dir():
         what = "is a directory" if target.is_dir() else "is in a directory that does not exist"
@@ -50,7 +49,7 @@ def new_file(target: Path, *, force: bool) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """See that a file, or the names in a directory, are on the disk."""
+    """fsync a file or a directory."""
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)

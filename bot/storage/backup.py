@@ -1,7 +1,7 @@
-"""A copy of the database, made while a service may be using it.
+"""Copies the database to one file while a service may be using it.
 
-In: a state directory and a file's name. Out: the file, which holds one moment of the database and needs no other file
-beside it. Promises: the copy was found sound; until it is complete there is none; nobody who writes waits for it.
+The copy is a consistent snapshot, passed an integrity check, and appears at its path only when it is complete. Writers
+do not wait for it.
 """
 
 import sqlite3
@@ -15,16 +15,16 @@ from bot.storage.readonly import database_in, read_only
 from bot.types.errors import ConfigError
 
 STEP_PAGES = 1000
-"""Pages that are copied between two reports of progress."""
+"""Pages copied between two progress reports."""
 
 Progress = Callable[[int, int], None]
-"""Is told how many pages are copied, and of how many."""
+"""Called with the number of copied pages and the total."""
 
 
 def back_up(directory: Path, target: Path, progress: Progress, *, force: bool = False) -> int:
-    """Copy the database of a state directory into `target`; its size in bytes.
+    """Copy the database of a state directory to `target`; returns the size in bytes.
 
-    Raises ConfigError (no database; `target` is there already and not to be replaced), StorageError.
+    Raises ConfigError (no database; `target` exists and force is False), StorageError.
     """
     path = database_in(directory)
     if target.resolve().parent == path.resolve().parent and target.name.startswith(path.name + "-"):
@@ -41,14 +41,14 @@ def back_up(directory: Path, target: Path, progress: Progress, *, force: bool = 
 
 
 def _copy(source: sqlite3.Connection, copy: Path, progress: Progress) -> None:
-    # One transaction around it all: else every message that is stored meanwhile makes SQLite begin from the start.
+    # One read transaction for the whole copy: otherwise each write in between makes SQLite restart it.
     source.execute("BEGIN")
     source.execute("SELECT count(*) FROM sqlite_master").fetchone()
     with closing(sqlite3.connect(copy, isolation_level=None)) as into:
         source.backup(into, pages=STEP_PAGES, progress=lambda _, left, total: progress(total - left, total))
         into.execute(
             "PRAGMA journal_mode = DELETE"
-        ).fetchone()  # so that it is one file, and can lie on a read-only disk
+        ).fetchone()  # without WAL the copy is one file, readable on a read-only disk
     source.execute("ROLLBACK")
 
 

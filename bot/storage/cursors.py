@@ -1,7 +1,4 @@
-"""How far each channel was heard, so that what was said during an outage can be read back.
-
-In: the newest messages heard. Out: where to go on. Promise: a cursor never moves back.
-"""
+"""Stores a backfill cursor per channel and thread; a cursor never moves backwards."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +13,7 @@ from bot.types.messages import ConversationKey
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The newest message of a channel or thread that was heard."""
+    """The newest handled message of a channel or thread."""
 
     key: ConversationKey
     message_id: str
@@ -30,7 +27,7 @@ class Cursors:
         self._database = database
 
     async def save(self, heard: Sequence[Cursor]) -> None:
-        """Move these cursors forward; one that is further already stays."""
+        """Advance these cursors; keeps stored ones that are newer."""
 
         def save(connection: Connection) -> None:
             for cursor in heard:
@@ -45,7 +42,7 @@ class Cursors:
         await self._database.write(save)
 
     async def of_platform(self, platform: str) -> list[Cursor]:
-        """Every cursor of a platform, the channel that was heard last first."""
+        """Cursors of a platform, most recently active channel first."""
 
         def read(connection: Connection) -> list[Cursor]:
             found = connection.execute(

@@ -1,9 +1,8 @@
-"""One SQLite file: its connections, its settings, its transactions.
+"""Manages one SQLite file: connections, pragmas and transactions.
 
-What is to be done in a transaction is a function of a connection, which runs on a thread of SQLite's: one call of a
-thread for all statements of a transaction, so that a busy event loop delays it once and not once a statement. What a
-write did is on the disk when `write` returns, and none of it is if it raises; reads never wait for writes; every fault
-is a StorageError.
+A transaction is a function of a connection, run by one call on a worker thread, so that a busy event loop delays it
+once and not once per statement. When `write` returns, the transaction is synced to disk; when it raises, nothing was
+written. Reads never wait for writes. All errors are StorageError.
 """
 
 import asyncio
@@ -24,25 +23,25 @@ from bot.storage.schema_version import migrate
 from bot.storage.writer import Writer
 
 BUSY_MS = 2000
-"""How long a transaction may wait for other processes: an ack is due within 3 s."""
+"""Lock timeout, for locks of other processes; below the 3 s in which an event must be acknowledged."""
 
 _PRAGMAS = (
-    f"busy_timeout = {BUSY_MS}",  # first, for the others may have to wait
+    f"busy_timeout = {BUSY_MS}",  # first, because the other pragmas may need locks
     "journal_mode = WAL",
     "synchronous = FULL",
     "foreign_keys = ON",
     "secure_delete = ON",
-    "cache_size = -512",  # KiB a connection: what is read often lies in the system's cache anyway
+    "cache_size = -512",  # KiB per connection; hot pages are in the page cache of the system anyway
 )
 
 FIRST_PRAGMAS = ("auto_vacuum = INCREMENTAL", "journal_mode = WAL")
-"""What an empty file is given: freed pages can only be given back if that was said before anything was written."""
+"""Pragmas of a new file; auto_vacuum must be set before the first write."""
 
 READERS = 4
-"""Threads that read."""
+"""Number of reader threads."""
 
 ERASE_MS = 250
-"""How long the emptying of the log may wait for readers of other processes; nobody can write meanwhile."""
+"""Timeout for truncating the write-ahead log while another process reads; all writes wait meanwhile."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,7 +50,7 @@ T = TypeVar("T")
 def undisturbed(
     method: Callable[P, Coroutine[Any, Any, T]],
 ) -> Callable[P, Coroutine[Any, Any, T]]:  # Any: asyncio's own
-    """A method of several steps that finishes all of them before it propagates a cancellation."""
+    """Decorate a method of several steps: it finishes all of them before it propagates a cancellation."""
 
     @functools.wraps(method)
     async def whole(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -63,18 +62,18 @@ def undisturbed(
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait([task])
             if not task.cancelled():
-                task.exception()  # nobody waits for it any more
+                task.exception()  # mark the exception as retrieved
             raise
 
     return whole
 
 
 class Database:
-    """The file at `path`, made if need be. Nothing is opened before the first transaction."""
+    """The database at `path`, created if missing. The first transaction opens it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # hide_parameters: an error must not carry people's messages into a log
+        # hide_parameters: error messages must not contain user messages
         self._engine = create_engine(
             URL.create("sqlite", database=str(path)), pool_size=READERS + 1, max_overflow=0, hide_parameters=True
         )
@@ -83,30 +82,30 @@ class Database:
         self._writer = Writer(self._engine.execution_options(begin="BEGIN IMMEDIATE"), path)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self.log_to_erase = False
-        """Whether somebody was reading when the log was to be emptied: try again later."""
+        """The log could not be truncated because another process was reading; retry later."""
         self._closed = False
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in a transaction that sees one moment of the database; what it returned."""
+        """Run `work` in a read transaction (a snapshot) and return its result."""
         if self._closed:
             raise closed(self.path)
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
 
     async def write(self, work: Callable[[Connection], T], *, urgent: bool = False) -> T:
-        """Run `work` in a transaction and commit; what it returned. See `Writer`.
+        """Run `work` in a write transaction and return its result; see `Writer.run`.
 
-        urgent: before every write that is not. It runs to its end though the caller is cancelled.
+        urgent: run before all non-urgent writes. Completes even if the caller is cancelled.
         """
         result: T = await self._writer.run(work, urgent=urgent)
         return result
 
     async def erase_log(self) -> None:
-        """Empty the write-ahead log, which holds deleted text until it is written over."""
-        self.log_to_erase = True  # also if this raises
+        """Truncate the write-ahead log, which still contains deleted text."""
+        self.log_to_erase = True  # stays set if the next line raises
         self.log_to_erase = await self._writer.run(_erase_log, alone=True)
 
     async def prepare(self) -> None:
-        """Check the file and bring its tables up to date. Raises StorageError with the way out."""
+        """Check the file and migrate its schema. Raises StorageError with instructions."""
         with mapped(self.path):
             _make(self.path)
         verdict = await self.read(lambda found: str(found.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()))
@@ -115,9 +114,9 @@ class Database:
         await self.write(lambda found: migrate(found, self.path))
 
     async def close(self) -> None:
-        """Wait for the transaction under way, then close every connection; nothing can be read or written any more.
+        """Finish the current transaction, then close all connections; later reads and writes raise StorageError.
 
-        The next process may have looked already at what is owed: what were stored now would wait for the one after it.
+        The next process may already have read the pending requests, so a write from now on would be found too late.
         """
         self._closed = True
         await self._writer.close()
@@ -130,7 +129,7 @@ class Database:
 
 
 def _erase_log(connection: Connection) -> bool:
-    """Empty the log; whether that has to be tried again."""
+    """Truncate the log; returns whether to retry later."""
     connection.exec_driver_sql(f"PRAGMA busy_timeout = {ERASE_MS}")
     try:
         return bool(connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0])
@@ -140,7 +139,7 @@ def _erase_log(connection: Connection) -> bool:
 
 def _make(path: Path) -> None:
     if not path.exists():
-        path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
+        path.touch(mode=0o600)  # SQLite copies the mode to its -wal and -shm files
     if path.is_file() and not path.stat().st_size:
         with closing(sqlite3.connect(path)) as connection:
             for pragma in FIRST_PRAGMAS:
@@ -149,7 +148,7 @@ def _make(path: Path) -> None:
 
 def _set_up(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     try:
-        # the driver would otherwise begin transactions of its own, after the first read and never IMMEDIATE
+        # Otherwise the driver starts transactions itself, after the first read and never IMMEDIATE.
         connection.isolation_level = None
         cursor = connection.cursor()
         for pragma in _PRAGMAS:

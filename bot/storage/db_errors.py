@@ -1,6 +1,6 @@
-"""What SQLite and SQLAlchemy raise, turned into one sentence of ours. The only place that knows their error codes.
+"""Maps SQLite and SQLAlchemy errors to StorageError, with one sentence each; the only module that reads error codes.
 
-The sentences never hold a statement's parameters, which are people's messages.
+The sentences never contain statement parameters, because these are user messages.
 """
 
 import sqlite3
@@ -18,7 +18,7 @@ _UNUSABLE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READO
 
 
 def damaged(path: Path, detail: str) -> StorageError:
-    """The error of a database that is not what it was, with the way out."""
+    """Error for a damaged database, with instructions."""
     return StorageError(
         f"The database {path} is damaged ({detail}): move it away together with the files beside it that start with "
         "its name, then restore a backup in its place or start again with an empty history."
@@ -26,13 +26,13 @@ def damaged(path: Path, detail: str) -> StorageError:
 
 
 def closed(path: Path) -> StorageError:
-    """The error of what comes after the end."""
+    """Error for calls after the database was closed."""
     return StorageError(f"The database {path} is closed, for Inhouse ends; nothing was stored.")
 
 
 @contextmanager
 def mapped(path: Path) -> Iterator[None]:
-    """Raise what goes wrong inside as StorageError; `path` is the database that it happened to."""
+    """Map errors in the block to StorageError; `path` is the database."""
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error) as error:
@@ -40,7 +40,7 @@ def mapped(path: Path) -> Iterator[None]:
     except OSError as error:
         raise _unusable(path, error.strerror) from error
     except (ValueError, OverflowError) as error:
-        # from sqlite3 or pydantic; their own words may hold the value, which is a person's message
+        # From sqlite3 or pydantic; their text may contain the value, which may be a user message.
         raise StorageError(f"A value cannot be stored in {path} or read from it ({type(error).__name__}).") from None
 
 

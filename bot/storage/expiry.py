@@ -1,8 +1,7 @@
-"""The removal of what is too old, a little at a time, so that nobody who writes has to wait for it.
+"""Deletes expired rows in small transactions, so that other writes wait for one step at most.
 
-In: moments. Out: what happened before them is gone from the file. Promises: what is still owed stays, whatever its age
-(a request that waits or runs with its question, a final text that is not shown yet); one step is one short transaction;
-what was removed leaves no copy in the files once `erase` has returned True.
+Keeps everything that is pending, at any age: waiting and running requests with their questions, and final texts that
+are not shown yet. Deleted text leaves no copy in the database files once `erase` returned True.
 """
 
 from sqlalchemy import Connection, and_, delete, exists, select, tuple_
@@ -12,22 +11,22 @@ from bot.storage.tables import KEY, inbox, outbox, ratings, requests, turns
 from bot.types.messages import RequestStatus
 
 STEP_ROWS = 100
-"""Rows of each table in one step."""
+"""Maximum rows per table and step."""
 
 STEP_PAGES = 100
-"""Pages of the file that are given back in one step."""
+"""Maximum pages per step that are returned to the file system."""
 
 
 class Expiry:
-    """Removes by age. All methods raise StorageError."""
+    """Deletes rows by age. All methods raise StorageError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def step(self, before: float, seen_before: float) -> int:
-        """Remove some of what was said and answered before `before`; the number of rows, 0 when nothing is left.
+        """Delete some turns and ended requests from before `before`; returns the number of rows, 0 when done.
 
-        seen_before: the identities of older events are no longer needed to tell that an event comes again.
+        seen_before: also delete event ids older than this, which deduplication no longer needs.
         """
         return await self._database.write(
             lambda connection: (
@@ -36,14 +35,14 @@ class Expiry:
         )
 
     async def trim(self) -> bool:
-        """Give some of the file's free pages back to the disk; False when there are none, or the file cannot."""
+        """Return some free pages to the file system; False if none is left or the file does not support it."""
         return await self._database.write(_trim)
 
     @undisturbed
     async def erase(self, *, anew: bool = False) -> bool:
-        """Empty the write-ahead log of deleted text, if that is still to be done; False if somebody is reading it.
+        """Truncate the log if it may contain deleted text; False if a reader of another process prevents it.
 
-        anew: something was removed just now.
+        anew: rows were deleted since the last call.
         """
         if anew or self._database.log_to_erase:
             await self._database.erase_log()
@@ -51,7 +50,7 @@ class Expiry:
 
 
 INCREMENTAL = 2
-"""SQLite's number for a file whose free pages can be given back."""
+"""Value of auto_vacuum for a file that supports incremental vacuum."""
 
 _OWED = (RequestStatus.WAITING, RequestStatus.RUNNING)
 
@@ -61,7 +60,7 @@ def _trim(connection: Connection) -> bool:
     free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
     if mode != INCREMENTAL or not free:
         return False
-    for _ in range(min(free, STEP_PAGES)):  # Python's driver takes one step of a pragma, which is one page
+    for _ in range(min(free, STEP_PAGES)):  # the driver executes one step of the pragma, which is one page
         connection.exec_driver_sql("PRAGMA incremental_vacuum(1)")
     return bool(free > STEP_PAGES)
 
@@ -77,7 +76,7 @@ def _turns(connection: Connection, before: float) -> int:
 
 
 def _requests(connection: Connection, before: float) -> int:
-    """Requests that ended, with their parts and what people thought of them."""
+    """Delete ended requests with their parts and ratings."""
     unseen = exists().where(outbox.c.request_id == requests.c.request_id, outbox.c.state == "ready")
     kept = exists().where(turns.c.request_id == requests.c.request_id)
     old = requests.c.finished_at < before

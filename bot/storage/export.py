@@ -1,9 +1,8 @@
-"""Everything that is stored of conversations, record by record, for whoever asks for it.
+"""Exports all stored records of conversations or of a user as dictionaries.
 
-In: a state directory, and whose or which records are wanted. Out: plain dictionaries, each with what it is in `record`,
-then the table's columns: setting, turn, request, part (a message of an answer), rating, event (the platform's id of
-something that was handled, so that it counts once) and cursor (how far a channel was heard). Times are Unix seconds.
-Promise: each page of records is one short look, so that nobody has to wait, however slowly they are read.
+`record` names the type: setting, turn, request, part (a message of an answer), rating, event (platform id of a handled
+event, for deduplication) or cursor (backfill position of a channel); the other keys are the table's columns. Times are
+Unix seconds. Each page is a separate short read, so that a slow consumer blocks no writer.
 """
 
 import json
@@ -33,10 +32,10 @@ _RECORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which records.
+    """Selects records.
 
-    places: beginnings of conversation keys (platform, workspace, channel, thread; as much as is given); none means all.
-    person: platform and id: what this person said, asked and rated, and the answers to it.
+    places: prefixes of conversation keys (platform, workspace, channel, thread); none selects all. person: platform and
+    user id; selects the user's turns, requests and ratings, and the answers to them.
     """
 
     places: Sequence[tuple[str, ...]] = ()
@@ -44,7 +43,7 @@ class Wanted:
 
 
 def records(directory: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:  # Any: what JSON takes
-    """The wanted records, table by table. Raises ConfigError if there is no database that can be read, StorageError."""
+    """Yield the selected records, table by table. Raises ConfigError if there is no usable database, StorageError."""
     with looking(directory) as connection:
         for name, table in _RECORDS.items():
             for row in _rows(connection, table, and_(_in_places(table, wanted), _of_person(table, wanted))):
@@ -104,11 +103,11 @@ def _of_person(table: Table, wanted: Wanted) -> ColumnElement[bool]:
 
 
 def _same(table: Table, said: Any) -> ColumnElement[bool]:  # Any: an alias is no Table
-    """Of the same message, in the same conversation."""
+    """The rows have the same message in the same conversation."""
     return and_(*(table.c[name] == said.c[name] for name in (*KEY, "message_id")))
 
 
 def _heard(table: Any) -> list[ColumnElement[bool]]:
-    """The event is this table's message."""
+    """The event is a message of this table."""
     names = ("platform", "workspace", "channel")
     return [*(table.c[name] == inbox.c[name] for name in names), table.c.message_id == inbox.c.identity]

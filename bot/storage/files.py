@@ -1,6 +1,6 @@
-"""Check that the names of a state directory's files belong to files, before something opens them.
+"""Checks that the paths of a state directory are regular files before they are opened.
 
-Opening a FIFO waits for its other end, a device may have no end, and SQLite creates what a dangling link names.
+Opening a FIFO blocks, reading a device may never end, and SQLite creates the target of a dangling link.
 """
 
 import stat
@@ -18,7 +18,7 @@ KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 
 
 def check_file(path: Path) -> None:
-    """Raises ConfigError with the way out unless `path` is a regular file, a link to one, or nothing."""
+    """Raise ConfigError, with instructions, unless `path` is a regular file, a link to one, or missing."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -38,6 +38,6 @@ def check_file(path: Path) -> None:
 
 
 def check_database_files(path: Path) -> None:
-    """As `check_file`, for a database and the files that SQLite keeps beside it."""
+    """Same as `check_file`, for a database and the files that SQLite keeps beside it."""
     for ending in ("", "-wal", "-shm", "-journal"):
         check_file(path.with_name(path.name + ending))

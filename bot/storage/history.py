@@ -1,7 +1,7 @@
-"""What was said, by conversation, and each conversation's settings.
+"""Stores the turns and settings of each conversation.
 
-In: turns, edits, deletions, settings. Out: turns in the order in which they were sent, of exactly one conversation.
-Promises: a message is one turn however often it is added; what is removed leaves no copy in the files.
+Reads return turns of exactly one conversation, in the order in which they were sent. A message is stored as one turn,
+even if it is added again. Deleted text leaves no copy in the database files.
 """
 
 from dataclasses import asdict
@@ -36,13 +36,13 @@ _RESOLVED = (
         *(settings.c[name] == bindparam(name) for name in KEY if name != "thread"),
         or_(settings.c.thread == "", settings.c.thread == bindparam("thread")),
     )
-    .order_by(settings.c.thread)  # the channel's thread is '', so it comes first
+    .order_by(settings.c.thread)  # channel rows (thread '') first, so that the thread's override
 )
 _TURN = insert(turns).on_conflict_do_nothing(index_elements=_IDENTITY)
 
 
 class History:
-    """The turns and settings of every conversation. All methods raise StorageError."""
+    """Turns and settings of all conversations. All methods raise StorageError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -50,13 +50,13 @@ class History:
     async def turns(
         self, key: ConversationKey, *, until: str | None = None, limit: int = 400, step: int = 1, hidden: bool = False
     ) -> list[StoredTurn]:
-        """The newest turns, at most `limit`, oldest first. `hidden`: also those from before a reset.
+        """Return the newest turns, at most `limit`, oldest first. `hidden`: include turns from before a reset.
 
-        step: where a conversation has more turns than `limit`, so many at once are left out of its beginning, so that
-        the first one given stays the same from turn to turn.
+        step: drop the oldest turns in multiples of `step` if there are more than `limit`, so that the first returned
+        turn stays the same for several requests.
 
-        until: the message id of a question; nothing after the question is given, and nothing at all if it is not
-        stored. The question itself is given even if a reset came after it.
+        until: message id of a question. Later turns are left out; returns nothing if the question is not stored, and
+        includes the question itself even after a reset.
         """
 
         def read(connection: Connection) -> list[StoredTurn]:
@@ -78,14 +78,14 @@ class History:
         return await self._database.read(read)
 
     async def add(self, turn: NewTurn) -> None:
-        """Store a turn; if its message is stored already, that one stays as it is."""
+        """Store a turn; keeps the stored one if the message is a duplicate."""
         await self._database.write(lambda connection: add_turn(connection, turn))
 
     @undisturbed
     async def edit(self, key: ConversationKey, message_id: str, text: str, *, everywhere: bool = False) -> bool:
-        """Change what a person's message says. False: no such turn, or it says so already.
+        """Change the text of a user's message; False if it is not stored or unchanged.
 
-        everywhere: also where it stands as context in other conversations of the channel.
+        everywhere: also change its copies in other conversations of the channel, where it is context.
         """
         this = and_(of_message(turns, key, message_id, everywhere), turns.c.role == Role.USER)
         change = update(turns).where(this, turns.c.text != text).values(text=text)
@@ -96,9 +96,9 @@ class History:
 
     @undisturbed
     async def remove_message(self, key: ConversationKey, message_id: str, *, everywhere: bool = False) -> int:
-        """Delete a message's turn and the turns that answer it, and blank the answers' parts; the number of turns.
+        """Delete a message's turn and its answers, and blank the answers' parts; returns the number of deleted turns.
 
-        everywhere: also where it stands as context in other conversations of the channel.
+        everywhere: also delete its copies in other conversations of the channel, where it is context.
         """
 
         def remove(connection: Connection) -> tuple[int, int]:
@@ -106,13 +106,13 @@ class History:
             return gone.rowcount, blank(connection, of_message(requests, key, message_id, everywhere))
 
         gone, blanked = await self._database.write(remove)
-        if gone or blanked:  # most messages that are deleted were never stored
+        if gone or blanked:  # most deleted messages were never stored
             await self._database.erase_log()
         return gone
 
     @undisturbed
     async def undo(self, key: ConversationKey) -> StoredTurn | None:
-        """Delete the newest visible turn of a person and everything after it; that turn, or None if there is none."""
+        """Delete the newest visible user turn and all later turns; returns that turn, or None."""
         mine = and_(of_key(turns, key), turns.c.hidden.is_(False))
 
         def undo(connection: Connection) -> StoredTurn | None:
@@ -137,14 +137,14 @@ class History:
         return last
 
     async def reset(self, key: ConversationKey) -> int:
-        """Keep every turn so far out of later prompts; the number of turns that this hides."""
+        """Hide all turns from later prompts; returns the number of newly hidden turns."""
         return await self._changed(
             update(turns).where(of_key(turns, key), turns.c.hidden.is_(False)).values(hidden=True)
         )
 
     @undisturbed
     async def forget(self, key: ConversationKey) -> int:
-        """Delete all turns and blank all parts of answers; the number of turns. Requests keep ids, and no text."""
+        """Delete all turns and blank all parts; returns the number of turns. Requests keep their ids, without text."""
 
         def forget(connection: Connection) -> int:
             gone = connection.execute(delete(turns).where(of_key(turns, key)))
@@ -156,12 +156,12 @@ class History:
         return gone
 
     async def settings(self, key: ConversationKey) -> dict[str, str]:
-        """The settings made for exactly this key, by name."""
+        """Settings that are stored for exactly this key, by name."""
         own = select(settings.c.name, settings.c.value).where(of_key(settings, key))
         return await self._database.read(lambda connection: {row.name: row.value for row in connection.execute(own)})
 
     async def set(self, key: ConversationKey, name: str, value: str | None) -> None:
-        """Make a setting; None takes it away."""
+        """Store a setting; None deletes it."""
         if value is None:
             await self._changed(delete(settings).where(of_key(settings, key), settings.c.name == name))
             return
@@ -171,11 +171,11 @@ class History:
         )
 
     async def resolved(self, key: ConversationKey) -> dict[str, str]:
-        """The settings that hold here: the thread's, and the channel's where the thread has none."""
+        """Effective settings: the channel's, overridden by the thread's."""
         return await self._database.read(lambda connection: resolved(connection, key))
 
     async def following(self, key: ConversationKey) -> bool:
-        """Whether anything was ever said or asked under this key."""
+        """Whether this conversation has stored turns or requests."""
         said = select(turns.c.id).where(of_key(turns, key)).exists()
         asked = select(requests.c.id).where(of_key(requests, key)).exists()
         return await self._database.read(
@@ -183,7 +183,7 @@ class History:
         )
 
     async def _changed(self, statement: Insert | Update | Delete) -> int:
-        """How many rows a statement changes."""
+        """Execute a statement; returns the number of changed rows."""
         return await self._database.write(lambda connection: connection.execute(statement).rowcount)
 
 
@@ -191,17 +191,17 @@ _place = tuple_(turns.c.sent_at, turns.c.id)
 
 
 def as_turn(stored: StoredTurn) -> Turn:
-    """A stored turn as the prompt takes it."""
+    """Convert a stored turn for a prompt."""
     return Turn(stored.role, stored.author, stored.text, stored.message_id, stored.sent_at)
 
 
 def resolved(connection: Connection, key: ConversationKey) -> dict[str, str]:
-    """The settings that hold in a conversation, inside a transaction."""
+    """Effective settings of a conversation, inside a transaction."""
     return {row.name: row.value for row in connection.execute(_RESOLVED, asdict(key))}
 
 
 def add_turn(connection: Connection, turn: NewTurn) -> None:
-    """Store a turn inside a transaction. A conflict with anything but the same message is an error."""
+    """Store a turn inside a transaction; skips a duplicate of the same message, other conflicts raise."""
     row = {
         **asdict(turn.key),
         "role": turn.role,
@@ -215,7 +215,7 @@ def add_turn(connection: Connection, turn: NewTurn) -> None:
 
 
 def put_answer(connection: Connection, request_id: str, text: str) -> None:
-    """Make `text` the one answer to the request's question, inside a transaction. Nothing, if the question is gone."""
+    """Store `text` as the only answer to a request's question, inside a transaction; skips a deleted question."""
     found = connection.execute(select(requests).where(requests.c.request_id == request_id))
     asked = found.mappings().one()
     key = {name: asked[name] for name in KEY}
@@ -229,7 +229,7 @@ def put_answer(connection: Connection, request_id: str, text: str) -> None:
         author="",
         text=text,
         message_id=asked["message_id"],
-        sent_at=question["sent_at"],  # so that it comes right after its question
+        sent_at=question["sent_at"],  # sorts directly after its question
         request_id=request_id,
         hidden=question["hidden"],
     )

@@ -1,7 +1,7 @@
-"""Stores events, once each, and the requests that they make, from waiting to their end.
+"""Stores each event once, and the status of its request from waiting to its end.
 
-An event, its turns and its request are stored together or not at all, and an event seen before changes nothing; a
-request's end, its answer and the texts that must be shown are stored together or not at all.
+An event, its turns and its request are stored in one transaction; a known event changes nothing. The final status of a
+request, its answer and its final texts are stored in one transaction, too.
 """
 
 import time
@@ -31,15 +31,15 @@ from bot.types.messages import (
 _IDENTITY = ("platform", "workspace", "channel", "identity")
 
 _ARRIVAL = insert(inbox).on_conflict_do_nothing(index_elements=_IDENTITY)
-"""Exactly this conflict: any other broken row must be an error, not a duplicate."""
+"""Ignores only this conflict: any other constraint violation must raise."""
 _REQUEST = insert(requests)
 
 MakeRequest = Callable[[Mapping[str, str]], GenerationRequest]
-"""A request of the settings that hold in its conversation."""
+"""Makes a request from the effective settings of its conversation."""
 
 
 class Inbox:
-    """Every event and request. All methods raise StorageError, and have written nothing then."""
+    """All events and requests. All methods raise StorageError and then have written nothing."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -52,9 +52,9 @@ class Inbox:
         turns: Sequence[NewTurn] = (),
         request: GenerationRequest | None = None,
     ) -> bool:
-        """Store an event with its turns and its request. False: it was seen before, and nothing is written.
+        """Store an event with its turns and its request; False, without a write, if the event is known.
 
-        identity: the platform's id of the event, one of its kind in the channel. A thread does not tell events apart.
+        identity: the platform's id of the event, unique in its channel; the thread is not part of it.
         """
 
         def accept(connection: Connection) -> bool:
@@ -68,9 +68,9 @@ class Inbox:
     async def ask(
         self, key: ConversationKey, identity: str, turns: Sequence[NewTurn], make: MakeRequest
     ) -> GenerationRequest | None:
-        """As `accept`, with the request that `make` makes of the conversation's settings; None: it was seen before.
+        """Same as `accept`, with a request that `make` builds from the conversation's settings; None if it is known.
 
-        `make` is called on the thread that writes.
+        `make` runs on the writer's thread.
         """
 
         def ask(connection: Connection) -> GenerationRequest | None:
@@ -83,13 +83,13 @@ class Inbox:
         return await self._database.write(ask, urgent=True)
 
     async def seen(self, key: ConversationKey, identity: str) -> bool:
-        """Whether an event was stored before."""
+        """Whether an event is stored."""
         values = {**asdict(key), "identity": identity}
         this = exists().where(*(inbox.c[name] == values[name] for name in _IDENTITY))
         return await self._database.read(lambda connection: bool(connection.execute(select(this)).scalar_one()))
 
     async def latest_seen(self, since: float, limit: int) -> list[tuple[str, ...]]:
-        """The events that were stored last, oldest first: platform, workspace, channel and identity of each."""
+        """Newest stored events, oldest first: platform, workspace, channel and identity of each."""
         newest = (
             select(*(inbox.c[name] for name in _IDENTITY))
             .where(inbox.c.received_at > since)
@@ -99,21 +99,21 @@ class Inbox:
         return await self._database.read(lambda connection: [tuple(row) for row in connection.execute(newest)][::-1])
 
     async def add_request(self, request: GenerationRequest) -> None:
-        """Store a further request for a message that is stored already."""
+        """Store another request for a stored message."""
         await self._database.write(lambda connection: _add(connection, (), request), urgent=True)
 
     async def start(self, request_id: str) -> None:
-        """A waiting request is running now. One that does not wait (cancelled meanwhile) stays as it is.
+        """Mark a waiting request as running; ignores requests that do not wait (cancelled meanwhile).
 
-        This run of the service counts as killed while it showed the answer until it is handed back, or shown.
+        Counts this service run as killed during the answer, until the request is handed back or its answer is shown.
         """
         running = {"status": RequestStatus.RUNNING, "service_runs": requests.c.service_runs + 1}
         await self._move(request_id, (RequestStatus.WAITING,), running)
 
     async def hand_back(self, request_id: str, wait_left_s: float, *, counts: bool) -> None:
-        """A request waits (again), for at most `wait_left_s`. counts: the attempt did (the engine died of it).
+        """Mark a request as waiting (again), for at most `wait_left_s`. counts: count an attempt (the engine died).
 
-        One that has ended meanwhile stays as it is.
+        Ignores requests that have ended.
         """
         await self._move(
             request_id,
@@ -130,7 +130,7 @@ class Inbox:
         )
 
     async def still_waiting(self, seconds_left: Mapping[str, float]) -> None:
-        """How long waiting requests may still wait, by request id. One that does not wait stays as it is."""
+        """Store the remaining waiting times by request id; ignores requests that do not wait."""
         left = [{"this": request_id, "seconds": seconds} for request_id, seconds in seconds_left.items()]
 
         def store(connection: Connection) -> None:
@@ -145,7 +145,7 @@ class Inbox:
             await self._database.write(store)
 
     async def cancel(self, request_id: str) -> None:
-        """A waiting request will not run. One that does not wait stays as it is."""
+        """Cancel a waiting request; ignores requests that do not wait."""
         await self._move(
             request_id, (RequestStatus.WAITING,), {"status": RequestStatus.CANCELLED, "finished_at": time.time()}
         )
@@ -161,10 +161,10 @@ class Inbox:
         answer: str | None,
         replies: Sequence[Reply],
     ) -> None:
-        """A request ended: store how, its answer as the answer to its question, and the parts that must be shown.
+        """Store how a request ended, its answer, and the parts that must be shown.
 
-        An answer that is None or '' leaves an earlier answer to the same question as it is. The answer to a question
-        that was deleted meanwhile is not stored.
+        An answer of None or '' keeps an earlier answer to the same question. If the question was deleted, its answer is
+        not stored.
         """
 
         def finish(connection: Connection) -> None:
@@ -188,13 +188,13 @@ class Inbox:
         await self._database.write(finish)
 
     async def outgrew(self, key: ConversationKey) -> bool:
-        """Whether an answer of this conversation was written without its oldest turns, which did not fit any more."""
+        """Whether any answer of this conversation was generated without its oldest turns, which did not fit."""
         dropped = func.json_extract(requests.c.usage, "$.dropped_turns")
         this = exists().where(of_key(requests, key), dropped > 0)
         return await self._database.read(lambda connection: bool(connection.execute(select(this)).scalar_one()))
 
     async def recover(self) -> list[GenerationRequest]:
-        """After a crash: what ran waits again, one attempt later. All that waits, in order of acceptance."""
+        """Reset running requests to waiting after a crash, with one more attempt; returns all waiting ones in order."""
 
         def recover(connection: Connection) -> list[GenerationRequest]:
             connection.execute(
@@ -210,12 +210,12 @@ class Inbox:
         return await self._database.write(recover)
 
     async def request(self, request_id: str) -> StoredRequest | None:
-        """One request, or None."""
+        """Return a request, or None."""
         found = await self._found(select(requests).where(requests.c.request_id == request_id))
         return found[0] if found else None
 
     async def latest(self, key: ConversationKey) -> StoredRequest | None:
-        """The request of this conversation that was accepted last, or None."""
+        """Return the newest request of this conversation, or None."""
         newest = (
             select(requests)
             .where(of_key(requests, key))
@@ -228,7 +228,7 @@ class Inbox:
     async def of_message(
         self, key: ConversationKey, message_id: str, *, everywhere: bool = False
     ) -> list[StoredRequest]:
-        """The requests that a message made, oldest first; `everywhere`: in any conversation of its channel."""
+        """Requests of a message, oldest first; `everywhere`: in any conversation of its channel."""
         which = of_message(requests, key, message_id, everywhere)
         return await self._found(select(requests).where(which).order_by(requests.c.id))
 
@@ -247,7 +247,7 @@ class Inbox:
 
 
 def _new(connection: Connection, key: ConversationKey, identity: str) -> bool:
-    """Store that an event came; False if it was stored before."""
+    """Record an event; False if it is known."""
     row = {**asdict(key), "identity": identity, "received_at": time.time()}
     return connection.execute(_ARRIVAL, row).rowcount > 0
 

@@ -1,6 +1,6 @@
-"""Examine the database of a state directory for `inhouse doctor`, also while its Inhouse is running.
+"""Inspects the database of a state directory for `inhouse doctor`, also while the service runs.
 
-Nothing is written or made, and no writer waits for it.
+Reads only: writes nothing, creates nothing and blocks no writer.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from bot.types.errors import StateFromElsewhere
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """verdict: 'ok', or SQLite's word for the damage. mismatch: what is wrong with the version of the tables, '' if
-    nothing is; newest: whether it is the last one. bytes and free: the file's size, and how much of it is unused."""
+    """verdict: 'ok', or the damage that SQLite reports. mismatch: error of the schema version, '' if there is none.
+    newest: the schema is of the newest version. bytes, free: size of the file and its unused part."""
 
     verdict: str
     mismatch: str
@@ -28,13 +28,13 @@ class Examination:
 
 
 def examine_database(directory: Path) -> Examination | None:
-    """How the database in `directory` is, None if there is none. Reads all of it. Raises ConfigError, StorageError."""
+    """Inspect the database in `directory`; None if there is none. Reads all of it. Raises ConfigError, StorageError."""
     path = directory / NAME
     check_database_files(path)
     with mapped(path):
         if not path.exists():
             return None
-        # SQLite makes files beside a database that it only reads, unless they are there or it is told not to care.
+        # SQLite creates -wal and -shm files even for a read-only connection, unless they exist or immutable=1 is set.
         at_rest = not path.with_name(f"{path.name}-wal").exists()
         with opened(path, at_rest) as connection:
             verdict = str(_value(connection, "PRAGMA quick_check(1)"))

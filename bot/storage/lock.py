@@ -1,6 +1,6 @@
-"""Lock a state directory for one process; the operating system drops the lock when its holder ends, however it ends.
+"""Locks a state directory for one process; the operating system releases the lock when the process ends.
 
-The lock is on an open file, so it also keeps a second opening in the same process out.
+The lock belongs to an open file, so it also excludes a second lock in the same process.
 """
 
 import os
@@ -37,13 +37,13 @@ LOOK_S = 0.05
 NAME = "lock"
 MODE = 0o600
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0)
-"""Opening a FIFO that took the file's place after it was checked must not wait for its other end."""
+"""Keeps os.open from blocking on a FIFO that replaced the file after the check."""
 
 
 def is_held(directory: Path) -> bool:
-    """Whether a process holds the lock on `directory`. Makes nothing.
+    """Whether a process holds the lock on `directory`; creates no file.
 
-    Raises OSError if it cannot be read, ConfigError if something other than a file has its name.
+    Raises OSError if the lock file cannot be read, ConfigError if it is not a regular file.
     """
     check_file(directory / NAME)
     try:
@@ -57,12 +57,12 @@ def is_held(directory: Path) -> bool:
 
 
 class StateLock:
-    """The lock on a state directory, held from the making of this object to release()."""
+    """The lock on a state directory, held from construction to release()."""
 
     def __init__(self, directory: Path) -> None:
-        """Make `directory` (mode 0700) if need be and lock it.
+        """Create `directory` (mode 0700) if needed and lock it.
 
-        Raises StateLocked, or ConfigError if it cannot be used.
+        Raises StateLocked, or ConfigError if the directory cannot be used.
         """
         self._descriptor: int | None = None
         try:
@@ -71,7 +71,7 @@ class StateLock:
             self._descriptor = os.open(directory / NAME, os.O_RDWR | os.O_CREAT | _AT_ONCE, MODE)
             _narrow(self._descriptor)
             held = _held_by_another(self._descriptor)
-            if held:  # it may be is_held(), which looks for an instant
+            if held:  # perhaps by is_held() of another process, which locks for an instant
                 time.sleep(LOOK_S)
                 held = _held_by_another(self._descriptor)
         except FileExistsError as error:
@@ -93,14 +93,14 @@ class StateLock:
             )
 
     def release(self) -> None:
-        """Let others in."""
+        """Release the lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def _narrow(descriptor: int) -> None:
-    """Take others' permissions from a file of an earlier version, or of another umask."""
+    """Restrict the permissions of a file from an earlier version or another umask."""
     if sys.platform != "win32" and stat.S_IMODE(os.fstat(descriptor).st_mode) & ~MODE:
         with suppress(PermissionError):  # another user owns it
             os.fchmod(descriptor, MODE)

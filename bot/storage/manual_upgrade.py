@@ -1,8 +1,4 @@
-"""The tables brought up to date by hand, with a copy of what was before.
-
-In: a state directory that nobody uses. Out: a database of the newest version, packed. Promise: before anything is
-changed, a copy lies beside it.
-"""
+"""Migrates a database that is not in use to the newest version and compacts it, after a backup beside it."""
 
 import sqlite3
 import time
@@ -21,7 +17,7 @@ from bot.storage.schema_version import newest, version_of
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """From which version to which; `copy` is what was before, None if there was nothing to do."""
+    """Versions before and after; `copy` is the backup, None if there was nothing to do."""
 
     before: str
     after: str
@@ -29,9 +25,9 @@ class Upgrade:
 
 
 async def upgrade(directory: Path, progress: Progress) -> Upgrade:
-    """Bring the database of a state directory up to date.
+    """Migrate the database of a state directory.
 
-    Raises ConfigError (no database, or of a version that is not known here; somebody uses it), StorageError.
+    Raises ConfigError (no database, unknown version, or in use by another process), StorageError.
     """
     path = database_in(directory)
     lock = StateLock(directory)
@@ -55,7 +51,7 @@ async def upgrade(directory: Path, progress: Progress) -> Upgrade:
 
 
 def _pack(path: Path) -> None:
-    """Write the file anew, so that its free pages can be given back from now on."""
+    """Rewrite the file with incremental vacuum enabled."""
     with mapped(path), closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
         connection.execute("VACUUM")

@@ -1,4 +1,4 @@
-"""Open the state of one Inhouse: lock its directory, check the database in it and bring it up to date."""
+"""Opens the state of one instance: locks its directory, checks the database and migrates it."""
 
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,7 +15,7 @@ from bot.storage.readonly import NAME
 
 
 class Storage:
-    """Everything that is stored. Made by open(); of no use after close()."""
+    """All stored state. Create it with open(); unusable after close()."""
 
     inbox: Inbox
     history: History
@@ -33,11 +33,11 @@ class Storage:
 
     @classmethod
     async def open(cls, directory: Path) -> "Storage":
-        """Make or take over the state in `directory`.
+        """Open the state in `directory`, created if missing.
 
-        Raises StateLocked if another process (or another open() here) has it, ConfigError if the directory or what lies
-        in it cannot be used, StateFromElsewhere if the tables are not of a version that is known here, StorageError if
-        the database is damaged or locked.
+        Raises StateLocked if another process (or another open() here) holds it, ConfigError if the directory or a file
+        in it cannot be used, StateFromElsewhere if the schema version is unknown, StorageError if the database is
+        damaged or locked.
         """
         resources = AsyncExitStack()
         try:
@@ -52,5 +52,5 @@ class Storage:
         return cls(database, resources)
 
     async def close(self) -> None:
-        """Wait for the write under way, close the database and release the directory. Closing twice is harmless."""
+        """Finish the current write, close the database and release the lock. Idempotent."""
         await self._resources.aclose()

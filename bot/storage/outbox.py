@@ -1,7 +1,6 @@
-"""The parts of answers: what is to be shown where, and how far that got.
+"""Stores the parts of answers, that is their messages, and the delivery state of each.
 
-In: a part before its first post, its platform id after it, its end. Out: the parts as they were last stored.
-Promises: a platform id, once known, is never lost; a final text stays owed until it is settled.
+A stored platform id is never lost. A final text stays pending until it is settled, that is shown or dropped.
 """
 
 import time
@@ -25,25 +24,25 @@ _NO_TEXT = {"committed": "", "attachment_name": None, "attachment_text": None, "
 
 
 class Outbox:
-    """The parts of every answer. All methods raise StorageError."""
+    """The parts of all answers. All methods raise StorageError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def posting(self, reply: Reply) -> None:
-        """Say that `reply` is about to be posted for the first time. A part that is known already stays as it is."""
+        """Record the intent to post `reply`; keeps a part that is already stored."""
         row = insert(outbox).values(**_values(reply), state="posting", dropped="")
         await self._write(row.on_conflict_do_nothing(index_elements=["reply_id"]))
 
     async def posted(self, reply_id: str, platform_id: str) -> None:
-        """Remember the platform's id of a part. A part whose final text is owed still owes it."""
+        """Store the platform id of a part; a pending final text stays pending."""
         state = case((outbox.c.state == "posting", "posted"), else_=outbox.c.state)
         this = update(outbox).where(outbox.c.reply_id == reply_id)
         await self._write(this.values(platform_id=platform_id, state=state))
 
     @undisturbed
     async def settled(self, reply_id: str, *, dropped: str = "") -> None:
-        """The final text is shown, or never will be, for the reason `dropped`. Without its question it is not kept."""
+        """Mark a final text as shown, or as dropped for a reason. Deletes its text if its question is deleted."""
         this = outbox.c.reply_id == reply_id
         question = select(turns.c.id).where(
             *(turns.c[name] == outbox.c[name] for name in KEY),
@@ -61,15 +60,15 @@ class Outbox:
             await self._database.erase_log()
 
     async def of_request(self, request_id: str) -> list[StoredReply]:
-        """The parts of one answer, in order."""
+        """Return the parts of one answer in order."""
         return await self._found(select(outbox).where(outbox.c.request_id == request_id).order_by(outbox.c.part))
 
     async def get(self, reply_id: str) -> StoredReply | None:
-        """One part, or None."""
+        """Return one part, or None."""
         return await self._one(outbox.c.reply_id == reply_id)
 
     async def by_platform_id(self, platform: str, workspace: str, channel: str, platform_id: str) -> StoredReply | None:
-        """The part that is this message on the platform, or None."""
+        """Find a part by its platform message; None if there is none."""
         return await self._one(
             and_(
                 outbox.c.platform == platform,
@@ -80,7 +79,7 @@ class Outbox:
         )
 
     async def unsettled(self) -> list[StoredReply]:
-        """The parts of ended requests whose final text is not shown yet, in order of acceptance, then of part."""
+        """Return pending final texts of ended requests, ordered by acceptance and part."""
         statement = (
             select(outbox, requests.c.service_runs)
             .join(requests)
@@ -95,11 +94,11 @@ class Outbox:
         return await self._database.read(find)
 
     async def begin_showing(self, request_id: str) -> None:
-        """Count this run of the service, too, until it hands back or has shown the final texts of this request."""
+        """Count this service run as killed during the delivery, until `hand_back` or the end of the delivery."""
         await self._count_runs(requests.c.request_id == request_id, 1)
 
     async def hand_back(self) -> None:
-        """The service ends in order: this run of it does not count for the final texts that it did not get to show."""
+        """Uncount this service run for all pending final texts, at an orderly shutdown."""
         ready = select(outbox.c.request_id).where(outbox.c.state == "ready")
         ended = requests.c.status.in_(_ENDED)
         await self._count_runs(and_(requests.c.request_id.in_(ready), ended, requests.c.service_runs > 0), -1)
@@ -108,16 +107,16 @@ class Outbox:
         await self._write(update(requests).where(which).values(service_runs=requests.c.service_runs + by))
 
     async def replace_final(self, replies: Sequence[Reply]) -> None:
-        """Other final texts are owed in place of these parts."""
+        """Replace the pending final texts of these parts."""
         await self._database.write(lambda connection: put_final(connection, replies))
 
     async def answer(self, request_id: str) -> str:
-        """The text of the answer that a request made, '' if it is not stored."""
+        """Return the answer text of a request, '' if it is not stored."""
         statement = select(turns.c.text).where(turns.c.request_id == request_id, turns.c.role == Role.ASSISTANT)
         return await self._database.read(lambda connection: connection.execute(statement).scalars().first() or "")
 
     async def rate(self, reply_id: str, actor_id: str, good: bool) -> None:
-        """One person's opinion of an answer; the newest counts."""
+        """Store a user's rating of an answer; replaces an earlier one."""
         row = insert(ratings).values(reply_id=reply_id, actor_id=actor_id, good=good, rated_at=time.time())
         await self._write(
             row.on_conflict_do_update(
@@ -143,17 +142,17 @@ class Outbox:
 
 
 def usage_json(usage: Usage | None) -> str | None:
-    """What a generation cost, as it is stored."""
+    """Serialize a usage record."""
     return None if usage is None else _USAGE.dump_json(usage).decode()
 
 
 def usage_of(stored: str | None) -> Usage | None:
-    """What a generation cost, as it was stored."""
+    """Deserialize a usage record."""
     return None if stored is None else _USAGE.validate_json(stored)
 
 
 def put_final(connection: Connection, replies: Sequence[Reply]) -> None:
-    """Make these the texts that are owed, inside a transaction. A platform id that is known already stays."""
+    """Store pending final texts inside a transaction; keeps known platform ids."""
     for reply in replies:
         values = _values(reply)
         row = insert(outbox).values(**values, state="ready", dropped="")
@@ -172,10 +171,10 @@ def put_final(connection: Connection, replies: Sequence[Reply]) -> None:
 
 
 def blank(connection: Connection, which: ColumnElement[bool], *, owed: bool = True) -> int:
-    """Take text and names out of the requests that `which` selects and out of their parts, inside a transaction.
+    """Remove text and names from the selected requests and their parts, inside a transaction.
 
-    owed: what of it is still to be shown is dropped, too; else that keeps its text until it is settled. Returns the
-    number of requests.
+    owed: also drop pending final texts; otherwise these keep their text until they are settled. Returns the number of
+    requests.
     """
     theirs = outbox.c.request_id.in_(select(requests.c.request_id).where(which))
     ready = outbox.c.state == "ready"

@@ -1,7 +1,6 @@
-"""A look at the database from outside, while a service may be using it.
+"""Opens the database read-only while a service may be using it.
 
-In: a state directory. Out: a connection that reads only. Promises: nobody who writes waits for it; a database that is
-not there is not made.
+It blocks no writer and does not create a missing database.
 """
 
 import sqlite3
@@ -20,13 +19,13 @@ from bot.storage.schema_version import version_of
 from bot.types.errors import ConfigError
 
 NAME = "inhouse.db"
-"""The database's name in its state directory."""
+"""File name of the database in its state directory."""
 
 TIMEOUT_S = 5.0
 
 
 def database_in(directory: Path) -> Path:
-    """Where the database of a state directory is. Raises ConfigError if there is none, or none that can be opened."""
+    """Path of the database of a state directory. Raises ConfigError if it is missing or not a regular file."""
     path = directory / NAME
     check_database_files(path)
     if not path.exists():
@@ -37,7 +36,7 @@ def database_in(directory: Path) -> Path:
 
 
 def read_only(path: Path, at_rest: bool = False) -> sqlite3.Connection:
-    """A plain connection that cannot write; `at_rest`: nobody else has the database open, so no file is made for it."""
+    """Open a read-only sqlite3 connection. `at_rest`: no process has the database open, so no -wal file is created."""
     address = f"file:{quote(str(path))}?mode=ro{'&immutable=1' if at_rest else ''}"
     connection = sqlite3.connect(address, uri=True, timeout=TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA query_only = ON")
@@ -46,10 +45,9 @@ def read_only(path: Path, at_rest: bool = False) -> sqlite3.Connection:
 
 @contextmanager
 def looking(directory: Path) -> Iterator[Connection]:
-    """A connection that reads only; each statement sees the database as it is then, once all its rows are fetched.
+    """Open a read-only connection; each statement reads a new snapshot, once all rows of the previous one are fetched.
 
-    Raises ConfigError if there is no database, or one of a version that is not known here, StorageError if it cannot be
-    read.
+    Raises ConfigError if there is no database or its version is unknown, StorageError if it cannot be read.
     """
     path = database_in(directory)
     with mapped(path), opened(path) as connection:
@@ -59,7 +57,7 @@ def looking(directory: Path) -> Iterator[Connection]:
 
 @contextmanager
 def opened(path: Path, at_rest: bool = False) -> Iterator[Connection]:
-    """A connection to a database of whatever version, as read_only."""
+    """Same as read_only, as an SQLAlchemy connection; accepts any schema version."""
     creator = partial(read_only, path, at_rest)
     with create_engine("sqlite://", creator=creator, poolclass=NullPool, hide_parameters=True).connect() as connection:
         yield connection

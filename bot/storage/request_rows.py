@@ -1,4 +1,4 @@
-"""Translates requests to rows of their table and back."""
+"""Converts requests to table rows and back."""
 
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +15,7 @@ _PARAMS = TypeAdapter(SamplingParams)
 
 
 def request_row(request: GenerationRequest) -> dict[str, Any]:  # Any: what columns hold
-    """The row of a request that waits."""
+    """Row of a waiting request."""
     return {
         "request_id": request.request_id,
         **asdict(request.key),
@@ -38,7 +38,7 @@ def request_row(request: GenerationRequest) -> dict[str, Any]:  # Any: what colu
 
 
 def stored_request(row: RowMapping) -> StoredRequest:
-    """A row as it was stored."""
+    """Convert a row to a StoredRequest."""
     reason = row["finish_reason"]
     request = GenerationRequest(
         request_id=row["request_id"],

@@ -1,6 +1,6 @@
-"""What storage gives back and takes in beyond the shared messages. Plain data; nothing here reads or writes.
+"""Plain data types of storage that the shared messages do not cover.
 
-Times are Unix seconds. A record is a copy of what was stored when it was read.
+Times are Unix seconds. A record is a copy of the stored row at the time of the read.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from bot.types.messages import ConversationKey, FinishReason, GenerationRequest,
 
 @dataclass(frozen=True, slots=True)
 class NewTurn:
-    """A turn to be stored. `message_id`: the platform's id of the message; `author_id`, `author`: who sent it."""
+    """A turn to store. `message_id`: the platform's message id; `author_id`, `author`: the sender."""
 
     key: ConversationKey
     role: Role
@@ -23,7 +23,7 @@ class NewTurn:
 
 @dataclass(frozen=True, slots=True)
 class StoredTurn:
-    """A turn as stored. An assistant's turn has the `message_id` of its question, and the request that it came from."""
+    """A stored turn. An assistant's turn has the `message_id` of its question and the id of its request."""
 
     id: int
     role: Role
@@ -37,7 +37,7 @@ class StoredTurn:
 
 @dataclass(frozen=True, slots=True)
 class StoredRequest:
-    """A request and what became of it. `error` is '' unless it failed; `finished_at` is None until it ended."""
+    """A request and its outcome. `error` is '' unless it failed; `finished_at` is None until it ended."""
 
     request: GenerationRequest
     status: RequestStatus
@@ -49,11 +49,11 @@ class StoredRequest:
 
 @dataclass(frozen=True, slots=True)
 class StoredReply:
-    """A part of an answer and how far it got.
+    """A part of an answer and its delivery state.
 
-    State: 'posting' (a first post is about to be tried), 'posted' (its platform id is known), 'ready' (the text is
-    final and must still be shown), 'final' (it is shown), 'dropped' (it never will be). The asker has an id and a name,
-    no rights; `tail` is not stored. `service_runs` is that of its request, 0 unless `unsettled` gave it.
+    state: 'posting' (the first post is being tried), 'posted' (the platform id is known), 'ready' (the final text is
+    pending), 'final' (the final text is shown), 'dropped' (it will never be shown). The asker has an id and a name, no
+    permissions; `tail` is not stored. `service_runs`: of its request; only `unsettled` sets it.
     """
 
     reply: Reply

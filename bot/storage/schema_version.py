@@ -1,6 +1,6 @@
-"""Tell the version of a database's tables, check that the tables are those of that version, and migrate to the newest.
+"""Detects the schema version of a database, checks that its tables match it, and migrates to the newest version.
 
-A version is the name of a migration, '' for an empty file. A database that does not fit a known version is not changed.
+A version is the id of a migration, '' for an empty file. A database that matches no known version is not changed.
 """
 
 from functools import cache
@@ -18,24 +18,24 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def newest() -> str:
-    """The version that this code works with."""
+    """The version that this code needs."""
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
 def known_versions() -> set[str]:
-    """The versions that this code can bring to the newest, but for ''."""
+    """Versions that this code can migrate from, except ''."""
     return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
 def recorded(connection: Connection) -> str:
-    """The version that a database says it has; several, if it says so, joined by '+'."""
+    """The version that a database records; several are joined by '+'."""
     return "+".join(sorted(map(str, MigrationContext.configure(connection).get_current_heads())))
 
 
 def version_of(connection: Connection, path: Path) -> str:
-    """The version of a database; `path` is where it is.
+    """Detect the version of the database at `path`.
 
-    Raises StateFromElsewhere if this code does not know it, or if the tables are those of another one.
+    Raises StateFromElsewhere if the version is unknown or the tables do not match it.
     """
     version = recorded(connection)
     known = known_versions()
@@ -58,7 +58,7 @@ def version_of(connection: Connection, path: Path) -> str:
 
 
 def migrate(connection: Connection, path: Path) -> None:
-    """Bring the tables up to date, inside a transaction. Raises StateFromElsewhere."""
+    """Migrate to the newest version, inside a transaction. Raises StateFromElsewhere."""
     if version_of(connection, path) == newest():
         return
     config = _config()
@@ -74,7 +74,7 @@ def _config() -> Config:
 
 @cache
 def _tables_of(version: str) -> dict[str, frozenset[str]]:
-    """The columns of each table in a database of a version: what the migrations make of an empty one."""
+    """Columns by table for a version, from running the migrations on an empty database."""
     engine = create_engine("sqlite://")
     try:
         with engine.begin() as connection:

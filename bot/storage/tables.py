@@ -1,6 +1,6 @@
-"""The tables, as the newest migration leaves them, and the two ways in which a conversation key meets a table.
+"""Table definitions, equal to the schema of the newest migration, and helpers for conversation keys.
 
-Every time is in Unix seconds. An absent part of a key is '', never NULL: a unique key with NULL finds no duplicates.
+Times are Unix seconds. An absent key part is '', never NULL: SQLite's unique constraints treat NULLs as distinct.
 """
 
 from dataclasses import asdict
@@ -25,7 +25,7 @@ from sqlalchemy import (
 from bot.types.messages import ConversationKey
 
 KEY = ("platform", "workspace", "channel", "thread")
-"""The columns of a conversation key, in every table that has one."""
+"""Columns of a conversation key."""
 
 metadata = MetaData(
     naming_convention={
@@ -57,7 +57,7 @@ inbox = Table(
 requests = Table(
     "requests",
     metadata,
-    Column("id", Integer, primary_key=True),  # the order of acceptance, which a clock that jumps cannot change
+    Column("id", Integer, primary_key=True),  # order of acceptance, independent of clock changes
     _text("request_id"),
     *(_text(name) for name in KEY),
     _text("message_id"),
@@ -77,7 +77,7 @@ requests = Table(
     _text("error"),
     Column("finished_at", Float),
     Column("remark", Text, nullable=False, server_default=""),
-    Column("service_runs", Integer, nullable=False, server_default="0"),  # that wrote or showed it and were killed
+    Column("service_runs", Integer, nullable=False, server_default="0"),  # runs killed while writing or showing it
     UniqueConstraint("request_id"),
     CheckConstraint("status IN ('waiting', 'running', 'finished', 'failed', 'cancelled')", "status"),
     Index("ix_requests_status", "status"),
@@ -95,10 +95,10 @@ turns = Table(
     _text("author_id"),
     _text("author"),
     _text("text"),
-    _text("message_id"),  # of an assistant's turn: the question's
+    _text("message_id"),  # of an assistant's turn: the question's id
     Column("sent_at", Float, nullable=False),
     Column("request_id", Text, ForeignKey("requests.request_id")),
-    Column("hidden", Boolean, nullable=False, default=False),  # before a reset: no prompt has it any more
+    Column("hidden", Boolean, nullable=False, default=False),  # excluded from prompts by a reset
     UniqueConstraint(*KEY, "message_id", "role"),
     CheckConstraint("role IN ('system', 'user', 'assistant')", "role"),
     Index("ix_turns_order", *KEY, "sent_at", "id"),
@@ -134,7 +134,7 @@ outbox = Table(
     Column("finish_reason", Text),
     Column("usage", Text),
     _text("state"),
-    _text("dropped"),  # why it is never shown
+    _text("dropped"),  # reason why it is never shown
     UniqueConstraint("request_id", "part"),
     CheckConstraint("state IN ('posting', 'posted', 'ready', 'final', 'dropped')", "state"),
     Index("ix_outbox_state", "state"),
@@ -163,16 +163,16 @@ cursors = Table(
 
 
 def of_key(table: Table, key: ConversationKey) -> ColumnElement[bool]:
-    """The rows of exactly this conversation."""
+    """Select the rows of exactly this conversation."""
     return and_(*(table.c[name] == value for name, value in asdict(key).items()))
 
 
 def of_message(table: Table, key: ConversationKey, message_id: str, everywhere: bool) -> ColumnElement[bool]:
-    """The rows of a message: in this conversation, or wherever in its channel."""
+    """Select the rows of a message, in this conversation or everywhere in its channel."""
     channel = and_(*(table.c[name] == getattr(key, name) for name in KEY if name != "thread"))
     return and_(channel if everywhere else of_key(table, key), table.c.message_id == message_id)
 
 
 def key_of(row: RowMapping) -> ConversationKey:
-    """The conversation that a row belongs to."""
+    """Conversation key of a row."""
     return ConversationKey(*(row[name] for name in KEY))

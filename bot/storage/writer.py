@@ -1,8 +1,8 @@
-"""Runs all writes on one thread, as many as wait in one transaction (group commit).
+"""Runs all writes on one thread and groups waiting writes into one transaction (group commit).
 
-A write is a function of a connection. It runs inside a savepoint of its own, so that one that fails fails alone. The
-result is given once the transaction is committed and synced; where that fails, every write in it does. Urgent writes
-are taken first, all that wait; the others in order, a bounded number a transaction, so that none starves.
+Each write runs in its own savepoint, so that a failing one does not affect the others. Results are returned after the
+transaction is committed and synced; if the commit fails, all its writes fail. Urgent writes run first, in larger
+groups; each transaction also takes a few others in order, so that none starves.
 """
 
 import asyncio
@@ -21,24 +21,24 @@ from bot.storage.db_errors import closed, mapped
 from bot.types.errors import StorageError
 
 OTHERS = 32
-"""Writes that are not urgent in one transaction: about 5 ms of work before what is urgent gets its turn again."""
+"""Maximum non-urgent writes per transaction: about 5 ms of work before the next urgent ones."""
 
 URGENT = 256
-"""Urgent writes in one transaction: the first of a thousand need not wait for the last."""
+"""Maximum urgent writes per transaction, so that the first of a thousand does not wait for the last."""
 
 Work = Callable[[Connection], Any]
-"""What to do inside a transaction. Any: whatever the caller wants of it."""
+"""A function that runs inside a transaction. Any: its result type is the caller's."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
     work: Work
     done: asyncio.Future[Any]
-    alone: bool  # outside of any transaction
+    alone: bool  # runs outside of a transaction
 
 
 class Writer:
-    """The one thread that writes. `engine` begins its transactions with BEGIN IMMEDIATE."""
+    """Owns the writer thread. `engine` starts its transactions with BEGIN IMMEDIATE."""
 
     def __init__(self, engine: Engine, path: Path) -> None:
         self._engine, self._path = engine, path
@@ -50,9 +50,9 @@ class Writer:
         self._busy = self._closed = False
 
     async def run(self, work: Work, *, urgent: bool = False, alone: bool = False) -> Any:
-        """Run `work` and commit; what it returned. It runs to its end though the caller is cancelled.
+        """Run `work`, commit, and return its result. Completes even if the caller is cancelled. Raises StorageError.
 
-        alone: outside of a transaction, after the writes that were asked for before. Raises StorageError.
+        alone: run outside of a transaction, after all earlier writes.
         """
         job = _Job(work, asyncio.get_running_loop().create_future(), alone)
         with self._lock:
@@ -65,13 +65,13 @@ class Writer:
         return await job.done
 
     async def close(self) -> None:
-        """Finish the transaction under way; what waits, or comes later, is refused."""
+        """Finish the current transaction; waiting and later writes raise StorageError."""
         with self._lock:
             self._closed = True
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
 
     def _write(self) -> None:
-        """Work until nothing waits. On the thread."""
+        """Run waiting writes until none is left. Runs on the writer thread."""
         while batches := self._next():
             for batch in batches:
                 if self._closed:
@@ -81,7 +81,7 @@ class Writer:
                 _tell(batch, outcomes)
 
     def _next(self) -> list[list[_Job]]:
-        """The writes of the next transaction, and one that is to run alone after it, as far as there are any."""
+        """Take the writes of the next transaction and one `alone` write after it, as far as any wait."""
         with self._lock:
             together = [self._urgent.popleft() for _ in range(min(URGENT, len(self._urgent)))]
             most = len(together) + OTHERS
@@ -96,7 +96,7 @@ class Writer:
         try:
             with mapped(self._path), self._engine.begin() as connection:
                 return [self._one(connection, job) for job in batch]
-        except Exception as error:  # of the whole transaction
+        except Exception as error:  # the whole transaction failed
             return [error] * len(batch)
 
     def _one(self, connection: Connection, job: _Job) -> Any:
@@ -106,7 +106,7 @@ class Writer:
                 result = job.work(connection)
         except Exception as error:
             if isinstance(error, StorageError) and not _in_transaction(connection):
-                raise  # SQLite rolled everything back, as for a full disk
+                raise  # SQLite rolled back the whole transaction, e.g. on a full disk
             savepoint.rollback()
             return error
         savepoint.commit()
@@ -125,18 +125,18 @@ def _in_transaction(connection: Connection) -> bool:
 
 
 def _tell(batch: Sequence[_Job], outcomes: Sequence[Any]) -> None:
-    """Give the results to whoever waits: one call of the loop for all of them."""
+    """Resolve the futures of a batch with one call into the event loop."""
 
     def give() -> None:
         for job, outcome in zip(batch, outcomes, strict=True):
             if job.done.done():
-                continue  # nobody waits any more
-            if isinstance(outcome, StorageError):  # a copy each, as each waiter adds a traceback
+                continue  # the caller was cancelled
+            if isinstance(outcome, StorageError):  # copy it, because each caller adds its traceback
                 job.done.set_exception(StorageError(str(outcome)))
             elif isinstance(outcome, Exception):
                 job.done.set_exception(outcome)
             else:
                 job.done.set_result(outcome)
 
-    with suppress(RuntimeError):  # the loop was closed meanwhile
+    with suppress(RuntimeError):  # the loop is closed
         batch[0].done.get_loop().call_soon_threadsafe(give)

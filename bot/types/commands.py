@@ -1,6 +1,6 @@
-"""The table of commands, from which slash commands, `!text` commands, the console and /help are made.
+"""The command table, which defines slash commands, `!text` commands, console commands and /help; parses their input.
 
-Parses what a person typed into a command and a checked argument. What a command does is in `bot.core.actions`.
+`bot.core.actions` runs the commands.
 """
 
 import difflib
@@ -12,10 +12,10 @@ from bot.types.errors import RequestRefused
 
 
 class Who(StrEnum):
-    """The roles that commands are for.
+    """Roles that may use a command.
 
-    Admins are the admins of the server or workspace and those of INHOUSE_ADMINS. Channel managers are people who can
-    manage the channel or its messages, and admins.
+    Admins: admins of the server or workspace, and INHOUSE_ADMINS. Channel managers: users who can manage the channel or
+    its messages, and admins.
     """
 
     EVERYONE = "everyone"
@@ -33,7 +33,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """The one argument of a command. `minimum` and `maximum` are inclusive; `choices` closes the list of values."""
+    """The only argument of a command. `minimum` and `maximum` are inclusive; `choices` lists all valid values."""
 
     name: str
     description: str
@@ -47,7 +47,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command. `who` may use it with its argument; without it a command only shows something, to everyone."""
+    """A command. `who` may use it with its argument; without the argument it only shows a value, to everyone."""
 
     name: str
     description: str
@@ -110,19 +110,19 @@ COMMANDS = (
 
 
 def find(name: str) -> Command | None:
-    """The command of that name, if there is one. Dashes and underscores are the same."""
+    """Find a command by name; dashes and underscores are equivalent."""
     wanted = name.lower().replace("-", "_")
     return next((command for command in COMMANDS if command.name == wanted), None)
 
 
 def nearest(name: str) -> str:
-    """A hint that names the commands most like `name`, or ''."""
+    """Return a hint with the most similar command names, or ''."""
     close = difflib.get_close_matches(name.lower(), [command.name for command in COMMANDS], n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def parse_text(text: str, prefix: str = "!") -> tuple[str, dict[str, str]] | None:
-    """`!temperature 0.2` as ('temperature', {'value': '0.2'}); None if the text is not one of our commands."""
+    """Parse `!temperature 0.2` as ('temperature', {'value': '0.2'}); None if the text is not one of our commands."""
     if not text.startswith(prefix):
         return None
     word, *rest = text[len(prefix) :].split(maxsplit=1) or [""]
@@ -133,9 +133,9 @@ def parse_text(text: str, prefix: str = "!") -> tuple[str, dict[str, str]] | Non
 
 
 def value_of(command: Command, args: dict[str, str]) -> str | None:
-    """The checked argument of a command as text, or None if none was given.
+    """Validate a command's argument and return it as text; None if an optional argument is missing.
 
-    Raises RequestRefused with the range, the choices or the missing argument in its sentence.
+    Raises RequestRefused; its message names the range, the choices or the missing argument.
     """
     option = command.option
     raw = args.get(option.name, "").encode("utf-8", "replace").decode().strip() if option else ""
@@ -169,7 +169,7 @@ def _number(command: Command, option: Option, raw: str) -> str:
 
 
 def help_text(prefix: str = "/") -> str:
-    """The list of commands as Markdown, one a line, with who may use them."""
+    """List the commands as Markdown, one per line, with their roles."""
     lines = []
     for command in COMMANDS:
         who = "" if command.who is Who.EVERYONE else f" ({command.who})"
@@ -178,7 +178,7 @@ def help_text(prefix: str = "/") -> str:
 
 
 def usage(command: Command, prefix: str) -> str:
-    """'/forget [what]': a command with its argument, in brackets if it is optional."""
+    """Format a command with its argument, in brackets if optional: '/forget [what]'."""
     if command.option is None:
         return f"{prefix}{command.name}"
     argument = command.option.name if command.option.required else f"[{command.option.name}]"

@@ -1,6 +1,6 @@
-"""The Engine protocol: what the worker may ask of whatever generates text.
+"""The Engine protocol between the worker and the text generator, and its plain data types.
 
-Everything here is plain data. Nothing imports torch: the implementation that does lives in a process of its own.
+Nothing here imports torch: the implementation runs it in a separate process.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -12,10 +12,10 @@ from bot.types.messages import Prompt, SamplingParams, TokenDelta
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A model to load, all of it on this disk, and how. Made by `bot.models` from a catalog entry and the settings.
+    """A model on local disk and how to load it. `bot.models` makes it from a catalog entry and the settings.
 
-    path: directory with config, tokenizer and safetensors. template: '' for the tokenizer's own chat template, else the
-    name of one of ours in `bot.engine.text.prompts`. context_window: 0 means what the model's config says.
+    path: directory with config, tokenizer and safetensors. template: a chat template of `bot.engine.text.prompts`, ''
+    for the tokenizer's own. context_window: 0 uses the model's config.
     """
 
     name: str
@@ -25,16 +25,16 @@ class ModelSource:
     context_window: int = 0
     device: str = "auto"  # auto, cpu or cuda
     dtype: str = "auto"  # auto, float16, bfloat16 or float32
-    gpu_layers: int | None = None  # the first N decoder layers on the GPU; None is all
+    gpu_layers: int | None = None  # number of decoder layers on the GPU, from the first; None is all
     quantization: str = "none"  # none, 8bit or 4bit
     kv_cache_mb: int | None = None  # None: measured on a GPU, 512 on the CPU
-    kv_offload_mb: int = 0  # RAM for what the KV cache of a GPU has no more room for
+    kv_offload_mb: int = 0  # RAM for KV cache blocks that the GPU evicts
     batching: bool = True  # False forces sequential generate()
 
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """How far a load has come. `fraction` is between 0 and 1."""
+    """Progress of a load. `fraction` is between 0 and 1."""
 
     stage: str
     fraction: float
@@ -42,9 +42,9 @@ class LoadProgress:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """What a load produced. `note` says, once, what a person should know (why it cannot batch, why the CPU is used).
+    """Result of a load. `note` is shown to users once (why the model cannot batch, why it runs on the CPU).
 
-    resident: the models that are ready in memory, this one first; a load of another one of them takes no time.
+    resident: models ready in memory, this one first; switching to one of them takes no load time.
     """
 
     name: str
@@ -64,7 +64,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """One generation."""
+    """Input of one generation."""
 
     request_id: str
     prompt: Prompt
@@ -73,10 +73,10 @@ class EngineRequest:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """The engine now. tokens_per_s is over the last ten seconds; blocks and free_blocks are 0 without batching.
+    """Current engine statistics. tokens_per_s: average of the last 10 s. blocks, free_blocks: 0 without batching.
 
-    memory_limit_mb: an idle engine that is resident with more than that ails; 0 while no model is loaded. resident: the
-    models that are ready in memory, the last used first.
+    memory_limit_mb: resident memory above which an idle engine is unhealthy; 0 while no model is loaded. resident:
+    models ready in memory, most recently used first.
     """
 
     model: str
@@ -92,41 +92,40 @@ class EngineStats:
 
     @property
     def cache_used(self) -> float | None:
-        """The part of the KV cache that is in use, 0 to 1; None without batching."""
+        """Used fraction of the KV cache, 0 to 1; None without batching."""
         return 1 - self.free_blocks / self.blocks if self.blocks else None
 
 
 class Engine(Protocol):
-    """Generates text. One model at a time; many requests at once where the model allows it."""
+    """Generates text with one model at a time; runs requests concurrently where the model allows it."""
 
     async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
-        """Make `source` the loaded model, replacing another; nothing may be running.
+        """Replace the loaded model by `source`; no request may be running.
 
-        Raises ModelError (no model is loaded then) or EngineDied.
+        Raises ModelError or EngineDied; no model is loaded then.
         """
         ...
 
     def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
-        """Deltas of one generation; the last has finish_reason and usage.
+        """Stream one generation; the last delta has finish_reason and usage. Closing the iterator aborts it.
 
-        Raises RequestFailed (bad parameters, prompt too long, out of memory) or EngineDied. Closing the iterator
-        aborts.
+        Raises RequestFailed (bad parameters, prompt too long, out of memory) or EngineDied.
         """
         ...
 
     async def abort(self, request_id: str) -> None:
-        """Ask a running generation to end at the next step boundary; its stream ends with finish_reason abort."""
+        """Abort a generation at the next step boundary; its stream ends with finish_reason abort."""
         ...
 
     async def stats(self) -> EngineStats: ...
 
     async def ailing(self) -> str:
-        """Wait until an idle engine should be closed and the model loaded again; a sentence says why.
+        """Wait until an idle engine is unhealthy and should be restarted; returns the reason as a sentence.
 
-        Its process ended, or has grown far beyond what the model explains. Whatever is told is told once.
+        Reasons: the process exited, or its memory grew far above the model's needs. Each reason is reported once.
         """
         ...
 
     async def close(self) -> None:
-        """End the process; running streams raise EngineDied."""
+        """Stop the process; running streams raise EngineDied."""
         ...

@@ -1,67 +1,67 @@
-"""The one error tree: every error that a person may read is raised as one of these.
+"""Exception hierarchy for all errors that are shown to users.
 
-`str(error)` is one sentence that says what happened and what to do about it. Foreign exceptions are mapped to these
-once, at the boundary that imports the foreign library.
+`str(error)` is one sentence: what happened and what to do. Modules that import a foreign library map its exceptions to
+these types.
 """
 
 EX_CONFIG = 78
-"""The exit status of a mistake that a restart cannot cure (sysexits.h)."""
+"""Exit status for errors that a restart cannot fix (sysexits.h)."""
 
 
 class InhouseError(Exception):
-    """Anything that Inhouse reports to a person."""
+    """Base class of all errors that are shown to users."""
 
 
 class ConfigError(InhouseError):
-    """A mistake in the configuration; the process ends with EX_CONFIG."""
+    """Invalid configuration; the process exits with EX_CONFIG."""
 
 
 class StateLocked(ConfigError):
-    """Another instance holds the state directory."""
+    """Another instance holds the lock of the state directory."""
 
 
 class StateFromElsewhere(ConfigError):
-    """The state was made by a version of Inhouse that knows other tables."""
+    """Another version of Inhouse, with a different database schema, wrote the state."""
 
 
 class StorageError(InhouseError):
-    """The state could not be read or written; what was not stored was not acknowledged."""
+    """Reading or writing the state failed; an event that was not stored was not acknowledged."""
 
 
 class ModelError(InhouseError):
-    """A model cannot be found, fetched or loaded."""
+    """A model cannot be found, downloaded or loaded."""
 
 
 class RequestRefused(InhouseError):
-    """A request was not accepted, and nothing of it was stored."""
+    """A request was refused before anything was stored."""
 
 
 class QueueFull(RequestRefused):
-    """So many requests wait, of everybody or of this person, that one more is not taken."""
+    """The queue is full, in total or for this user."""
 
 
 class EngineError(InhouseError):
-    """The engine could not do what was asked."""
+    """The engine failed."""
 
 
 class RequestFailed(EngineError):
-    """This one request failed; the engine goes on with the others."""
+    """One request failed; the engine continues with the others."""
 
 
 class EngineDied(EngineError):
-    """The engine's process is gone with everything that it was generating; it can be started again."""
+    """The engine process exited and all its running requests are lost; it can be restarted."""
 
 
 class AdapterError(InhouseError):
-    """A platform did not do what was asked."""
+    """A platform call failed."""
 
 
 class FatalAdapterError(AdapterError):
-    """The platform refuses us for good (bad token, missing intent or scope): reconnecting does not help."""
+    """A permanent refusal by the platform (bad token, missing intent or scope); reconnecting does not help."""
 
 
 class RetryLater(AdapterError):
-    """The platform asks for patience; the same call may succeed after `seconds`."""
+    """Rate limit or temporary failure; the same call may succeed after `seconds`."""
 
     def __init__(self, seconds: float, reason: str = "the platform is busy") -> None:
         super().__init__(f"{reason}; again in {seconds:.0f} s")
@@ -69,12 +69,12 @@ class RetryLater(AdapterError):
 
 
 class Rejected(AdapterError):
-    """The platform will never do this call (no permission, message gone); trying again is useless."""
+    """A permanent failure of this call (no permission, message deleted); do not retry."""
 
 
 class Gone(Rejected):
-    """The message, or the channel it was in, was deleted: nothing is to be shown any more."""
+    """The message or its channel was deleted; show nothing more there."""
 
 
 class OutcomeUnknown(AdapterError):
-    """The call may or may not have taken effect: look before repeating it."""
+    """The call may or may not have taken effect; check before retrying."""

@@ -1,4 +1,4 @@
-"""What a check of `inhouse doctor` found: plain data, made by the checks of `bot` and of the platforms alike."""
+"""Result type of `inhouse doctor` checks, for `bot` and the platform adapters."""
 
 import os
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """How things stand, in the words that people read."""
+    """Severity of a finding, as shown to users."""
 
     OK = "ok"
-    WARNING = "warning"  # Inhouse runs, but not as well as it could
-    WRONG = "wrong"  # something that was asked for does not work
+    WARNING = "warning"  # Inhouse runs, but degraded
+    WRONG = "wrong"  # a configured feature does not work
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line. `fix` says what to do; it may also stand beside something that is ok."""
+    """One line of the report. `fix` says what to do; an ok finding may have one too."""
 
     check: str
     state: State
@@ -24,22 +24,22 @@ class Finding:
 
 
 def ok(check: str, found: str, fix: str = "") -> Finding:
-    """All is well."""
+    """Make an OK finding."""
     return Finding(check, State.OK, found, fix)
 
 
 def warning(check: str, found: str, fix: str = "") -> Finding:
-    """It runs, but."""
+    """Make a WARNING finding."""
     return Finding(check, State.WARNING, found, fix)
 
 
 def wrong(check: str, found: str, fix: str = "") -> Finding:
-    """It does not work."""
+    """Make a WRONG finding."""
     return Finding(check, State.WRONG, found, fix)
 
 
 def told(check: str, state: State, sentence: str) -> Finding:
-    """A sentence of one of our errors, 'what happened: what to do' or 'what happened; what to do', taken apart."""
+    """Split the sentence of an InhouseError, 'what happened: what to do' or 'what happened; what to do'."""
     sentence = " ".join(sentence.split())
     found, mark, fix = sentence.rpartition("; ") if "; " in sentence else sentence.partition(": ")
     if not mark:
@@ -48,11 +48,11 @@ def told(check: str, state: State, sentence: str) -> Finding:
 
 
 def reason(error: BaseException) -> str:
-    """Why something could not be reached or read, in a few words that quote nothing."""
+    """Describe why a connection or a read failed, in a few words without untrusted text."""
     if isinstance(error, TimeoutError):
         return "no answer"
     number = getattr(error, "errno", None)
-    if isinstance(number, int) and number > 0:  # below 0 they are of name resolution
+    if isinstance(number, int) and number > 0:  # name resolution errors are negative
         said = os.strerror(number)
         return f"{said[:1].lower()}{said[1:]}"
     return str(getattr(error, "strerror", None) or type(error).__name__)

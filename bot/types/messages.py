@@ -1,7 +1,6 @@
-"""Every data type that crosses a boundary between the parts. No behaviour, nothing of ours imported.
+"""Data types that cross module boundaries; no behaviour, no imports from this project.
 
-All types are frozen: a part that wants to change one makes another. Times are Unix seconds unless the name says
-otherwise.
+All types are frozen: change one with `dataclasses.replace`. Times are Unix seconds unless the name says otherwise.
 """
 
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """Who speaks in a turn, in the chat template's words."""
+    """Author role of a turn, as chat templates name it."""
 
     SYSTEM = "system"
     USER = "user"
@@ -21,12 +20,12 @@ class FinishReason(StrEnum):
 
     STOP = "stop"  # end-of-sequence token or stop string
     LENGTH = "length"  # max_tokens reached
-    ABORT = "abort"  # somebody asked for it
+    ABORT = "abort"  # on request of a user
     ERROR = "error"
 
 
 class RequestStatus(StrEnum):
-    """The life of a request, as stored."""
+    """Stored status of a request."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -36,7 +35,7 @@ class RequestStatus(StrEnum):
 
 
 class RequestKind(StrEnum):
-    """What a request wants of its message: an answer, another answer, or more of the answer."""
+    """What to generate for a message: an answer, another answer, or a continuation of the answer."""
 
     ANSWER = "answer"
     REGENERATE = "regenerate"
@@ -44,19 +43,19 @@ class RequestKind(StrEnum):
 
 
 class ActionKind(StrEnum):
-    """The buttons under a reply."""
+    """Buttons below a reply."""
 
     STOP = "stop"
     REGENERATE = "regenerate"
     CONTINUE = "continue"
-    RERUN = "rerun"  # as REGENERATE, offered when the question was edited
+    RERUN = "rerun"  # same as REGENERATE, shown after the question was edited
     GOOD = "good"
     BAD = "bad"
 
 
 @dataclass(frozen=True, slots=True)
 class ConversationKey:
-    """The name of one conversation. Everything is read and written by the whole key; an absent part is ''."""
+    """Identifies one conversation; storage looks up the whole key. An absent part is ''."""
 
     platform: str
     workspace: str
@@ -66,9 +65,9 @@ class ConversationKey:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody on a platform. `manages_channel` and `manages_workspace` are what the platform says of them, here.
+    """A user of a platform; storage keeps only the id and the name.
 
-    `groups` are the ids of their roles. What is stored of a person is the id and the name.
+    `manages_channel` and `manages_workspace` are the permissions that the platform reports here. `groups` are role ids.
     """
 
     id: str
@@ -80,7 +79,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file that came with a message, read as text by its adapter."""
+    """A file of a message, decoded to text by the adapter."""
 
     name: str
     text: str
@@ -88,11 +87,11 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class IncomingMessage:
-    """Somebody said something. `addressed` is true if the bot is meant. `sent_at` orders the history of a conversation.
+    """A message from a user. `addressed`: it is meant for the bot. `sent_at` orders the conversation's history.
 
-    `context` holds messages that belong before this one and that the bot may not have seen (a replied-to message, the
-    one that a thread starts from, ambient messages), oldest first. `remark` is a sentence to show above the answer (a
-    file that could not be read, how to go on in a thread).
+    `context`: earlier messages that the bot may not have seen (the replied-to message, a thread's first message,
+    ambient messages), oldest first. `remark`: a sentence to show above the answer (a file could not be read, how to
+    continue in a thread).
     """
 
     key: ConversationKey
@@ -109,7 +108,7 @@ class IncomingMessage:
 
 @dataclass(frozen=True, slots=True)
 class IncomingCommand:
-    """Somebody gave a command. `args` are as typed, by option name; `event_id` is the platform's id of this event."""
+    """A command from a user. `args`: unchecked values by option name. `event_id`: the platform's id of the event."""
 
     key: ConversationKey
     event_id: str
@@ -121,7 +120,7 @@ class IncomingCommand:
 
 @dataclass(frozen=True, slots=True)
 class IncomingAction:
-    """Somebody pressed a button under the reply `reply_id`."""
+    """A press of a button below the reply `reply_id`."""
 
     key: ConversationKey
     event_id: str
@@ -132,7 +131,7 @@ class IncomingAction:
 
 @dataclass(frozen=True, slots=True)
 class MessageEdited:
-    """The author changed a message."""
+    """The author edited a message."""
 
     key: ConversationKey
     message_id: str
@@ -143,7 +142,7 @@ class MessageEdited:
 
 @dataclass(frozen=True, slots=True)
 class MessageDeleted:
-    """A message is gone from the platform, so it must go here too."""
+    """A message was deleted on the platform, so it must be deleted from storage."""
 
     key: ConversationKey
     message_id: str
@@ -154,14 +153,14 @@ Event = IncomingMessage | IncomingCommand | IncomingAction | MessageEdited | Mes
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The event is on disk (or known already); an answer, if any is due, comes as a Reply."""
+    """The event is stored, was stored before, or needs no answer; an answer comes later as a Reply."""
 
     request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A short text in answer to the event itself. `private`: for the actor's eyes only, where the platform can."""
+    """A short direct response to an event. `private`: visible only to the actor, where the platform supports it."""
 
     text: str
     private: bool = True
@@ -170,7 +169,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The event was understood and is not acted upon; `text` says why, in one sentence."""
+    """The event was valid but is refused; `text` is the reason, one sentence."""
 
     text: str
 
@@ -180,7 +179,7 @@ Outcome = Accepted | Notice | Refused
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One line of an autocomplete list: what is shown, and what is sent."""
+    """An autocomplete entry: displayed label and submitted value."""
 
     label: str
     value: str
@@ -188,7 +187,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is picked. temperature 0 is greedy; top_k 0 switches top-k off; no seed means a random one."""
+    """Sampling parameters. temperature 0 is greedy; top_k 0 disables top-k; seed None is random."""
 
     temperature: float = 0.7
     top_p: float = 0.95
@@ -201,7 +200,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One thing said in a conversation. `author` is a display name, '' for the assistant and the system."""
+    """One message of a conversation. `author` is a display name, '' for the assistant and the system."""
 
     role: Role
     author: str
@@ -212,10 +211,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """An answer that is owed. `wait_left_s`: how many seconds it may still wait in the queue.
+    """A request for an answer. `wait_left_s`: seconds that it may still wait in the queue.
 
-    `remark` is a sentence to show above the answer. `service_runs`: how many runs of the service were killed while they
-    wrote or showed it; `attempts` counts these and the deaths of the engine.
+    `remark`: a sentence to show above the answer. `service_runs`: runs of the service that were killed while they wrote
+    or showed the answer. `attempts`: service_runs plus engine failures.
     """
 
     request_id: str
@@ -234,9 +233,9 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the engine is asked to continue: turns oldest first, the last one being the question.
+    """Input of the engine: the turns, oldest first; the last one is the question.
 
-    `system` is the system prompt ('' for none). `prefix` is the beginning of the answer, to be continued ('' normally).
+    `system`: system prompt, '' for none. `prefix`: beginning of an answer to continue, usually ''.
     """
 
     system: str
@@ -246,7 +245,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one generation cost, in tokens and seconds. `dropped_turns`: how many old turns did not fit the window."""
+    """Cost of one generation, in tokens and seconds. `dropped_turns`: old turns that did not fit the context window."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -260,7 +259,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class TokenDelta:
-    """New text of an answer. The last delta of a request carries `finish_reason` and `usage`."""
+    """New text of an answer. The last delta of a request has `finish_reason` and `usage`."""
 
     request_id: str
     text: str
@@ -270,11 +269,11 @@ class TokenDelta:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One message of an answer as it should be shown now.
+    """One message of an answer, in its current state.
 
-    `committed` never changes any more, `tail` may (text still being written, a wait line, a cursor). A reply with
-    neither is not posted. `reply_id` is at most 25 characters (Discord's nonce). `question_id` is the message that is
-    answered and `asker` its author. `platform_id` is the platform's id of the message, once it was posted.
+    `committed` is a prefix that no longer changes; `tail` may change (unsettled text, a queue status, a cursor). A
+    reply with neither is not posted. `reply_id`: at most 25 characters (Discord's nonce). `question_id`: the answered
+    message; `asker`: its author. `platform_id`: the platform's message id, once posted.
     """
 
     reply_id: str

@@ -1,1 +1,1 @@
-"""Seeing it: /healthz, /readyz, /metrics and a status page, over HTTP. Nobody's words are shown, and no secret."""
+"""HTTP server for /healthz, /readyz, /metrics and the status page. Shows no message text and no secrets."""

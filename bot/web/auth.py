@@ -1,8 +1,7 @@
-"""Authorise requests: by a bearer token where one is set, and by this machine's own names where none is.
+"""Authorise HTTP requests: by bearer token if one is set, else by a loopback name in the Host header.
 
-A browser gives the token once, in a form or as ?token=, and gets a cookie for it; the address that it then shows has no
-token in it. Without a token a page elsewhere could point a name of its own at this machine (DNS rebinding), so the Host
-must be one of ours. A malformed request is answered by 400.
+A browser sends the token once, in a form or as ?token=, and gets a cookie; the redirect removes the token from the URL.
+Without a token, only loopback Host names are accepted, which prevents DNS rebinding. Malformed requests get 400.
 """
 
 import asyncio
@@ -20,9 +19,9 @@ from bot.web.login_throttle import Guesses
 COOKIE = "inhouse"
 COOKIE_S = 30 * 24 * 3600
 BODY_S = 10.0
-"""How long a client may take for the body of a request."""
+"""Timeout of the body of a request, seconds."""
 OPEN = ("/healthz", "/readyz", "/login", "/style.css", "/icon.svg")
-"""What needs no token: it tells nothing that has to be hidden."""
+"""Paths that need no token, since they contain nothing confidential."""
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -47,7 +46,7 @@ WRONG = "That is not the token. It is what INHOUSE_HTTP_TOKEN is set to where In
 
 
 class Guard:
-    """Lets requests through or not. `token`: the one to ask for, '' for none; `pages` has login.html."""
+    """Checks every request. token: the required token, '' for none. pages: the directory with login.html."""
 
     def __init__(self, token: str, pages: Path) -> None:
         self._token = token.encode()
@@ -57,7 +56,7 @@ class Guard:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Around every request."""
+        """Check a request, then call its handler or answer with an error or the login form."""
         try:
             (name,) = request.headers.getall("Host", [])
             host = parse_host(name)
@@ -78,7 +77,7 @@ class Guard:
         return web.Response(status=401, text=NO_TOKEN, headers={"WWW-Authenticate": 'Bearer realm="Inhouse"'})
 
     async def login(self, request: web.Request) -> web.Response:
-        """Check the token that the form sends."""
+        """Check the token of the login form."""
         try:
             async with asyncio.timeout(BODY_S):
                 given = (await request.post()).get("token", "")
@@ -86,7 +85,7 @@ class Guard:
             return web.Response(status=408, text=LATE)
         except web.HTTPException:
             raise
-        except Exception:  # aiohttp raises many kinds, for a multipart, a charset or an encoding that is wrong
+        except Exception:  # aiohttp raises many types for a malformed multipart body, charset or encoding
             return web.Response(status=400, text=NO_FORM)
         return await self._let_in(request, given.strip() if isinstance(given, str) else "")
 
@@ -94,7 +93,7 @@ class Guard:
         if not self._token or not await self._is_token(request, given):
             return self._ask(WRONG)
         response = web.Response(status=303, headers={"Location": "./"})
-        https = request.headers.get("X-Forwarded-Proto", request.scheme) == "https"  # a proxy's, in front of us
+        https = request.headers.get("X-Forwarded-Proto", request.scheme) == "https"  # set by a reverse proxy
         response.set_cookie(
             COOKIE, self._cookie, max_age=COOKIE_S, httponly=True, samesite="Strict", secure=https or None
         )
@@ -122,11 +121,11 @@ class Guard:
 
 
 async def with_headers(_: web.Request, response: web.StreamResponse) -> None:
-    """Put what every answer carries onto this one."""
+    """Add the security headers to a response (aiohttp's on_response_prepare signal)."""
     response.headers.update(HEADERS)
 
 
 def _from_elsewhere(request: web.Request) -> bool:
-    """Whether another site's page asks for this behind its reader's back; following a link is no such thing."""
+    """Whether a page of another site sends this request; a user who follows a link from there is allowed."""
     site, mode = request.headers.get("Sec-Fetch-Site", "none"), request.headers.get("Sec-Fetch-Mode", "")
     return site not in ("none", "same-origin") and mode != "navigate"

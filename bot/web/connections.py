@@ -1,8 +1,8 @@
-"""Accept the status page's connections: at most LIMIT, and none that takes a descriptor the rest of the process needs.
+"""Accept the status page's connections, at most LIMIT, and reserve file descriptors for the rest of the process.
 
-A new connection always gets in: the oldest one of the network with the most connections makes room for it, though not
-in its first GRACE_S seconds, in which a client can have its answer. So half-open connections cannot keep a probe out.
-asyncio's own server has no such limit, and after each EMFILE it logs once for every connection of the backlog.
+At the limit, a new connection replaces the oldest one of the network with the most connections, so half-open
+connections cannot lock out a health probe. A connection is not closed in its first GRACE_S seconds, enough for one
+answer. asyncio's own server has no limit, and logs one error per connection of the backlog at each EMFILE.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from bot.observability.file_descriptors import soft_limit
 LIMIT = 64
 GRACE_S = 1.0
 RESERVE = 64
-"""Descriptors that are kept for the rest of the process, but a quarter of the soft limit where that is less."""
+"""Descriptors reserved for the rest of the process; at most a quarter of the soft limit."""
 BACKLOG = 128
 RETRY_S = 1.0
-"""Pause after accept() failed."""
+"""Pause after a failed accept(), seconds."""
 QUIET_S = 60.0
-"""At most one warning in this time."""
+"""Minimum time between two warnings, seconds."""
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class _Connection:
 
 
 class Connections:
-    """Listening sockets and the connections that came over them. `protocols` makes a protocol for each connection."""
+    """Listening sockets and their accepted connections. protocols: factory of the protocol of a connection."""
 
     def __init__(self, protocols: Callable[[], asyncio.BaseProtocol]) -> None:
         self._protocols = protocols
@@ -46,11 +46,11 @@ class Connections:
         self._tasks: list[asyncio.Task[None]] = []
         self._connections: list[_Connection] = []  # oldest first
         self._kept: set[asyncio.BaseTransport | None] = set()
-        self._admitting = asyncio.Lock()  # 'localhost' has two listening sockets
+        self._admitting = asyncio.Lock()  # 'localhost' has two listening sockets, IPv4 and IPv6
         self._warned_at = float("-inf")
 
     async def listen(self, address: Address) -> int:
-        """Listen on every IP address of a host; the port. Raises OSError."""
+        """Listen on every IP address of a host; return the port. Raises OSError."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE, proto=socket.IPPROTO_TCP
@@ -67,7 +67,7 @@ class Connections:
         return int(self._listeners[0].getsockname()[1])
 
     async def close(self) -> None:
-        """Accept nothing more. Open connections stay."""
+        """Stop listening; open connections stay open."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -75,13 +75,13 @@ class Connections:
             listener.close()
 
     def abort(self) -> None:
-        """Close every connection at once, whatever is still to be written."""
+        """Close every connection immediately and drop unsent data."""
         for connection in self._open():
             connection.transport.abort()
 
     @contextmanager
     def kept(self, transport: asyncio.BaseTransport | None) -> Iterator[None]:
-        """Never close this connection to make room for another one. The caller bounds how many these are."""
+        """Exempt a connection from being replaced by new ones. The caller must limit the number of these."""
         self._kept.add(transport)
         try:
             yield
@@ -95,7 +95,7 @@ class Connections:
                 accepted, peer = await loop.sock_accept(listener)
             except ConnectionAbortedError:
                 continue
-            except OSError as error:  # no descriptor or no memory is left
+            except OSError as error:  # out of descriptors or memory
                 self._warn("The status page cannot accept a connection (%s); it tries again", error.strerror)
                 self._drop(self._next_to_go())
                 await asyncio.sleep(RETRY_S)
@@ -104,7 +104,7 @@ class Connections:
                 await self._admit(accepted, network_of(peer[0]))
 
     async def _admit(self, accepted: socket.socket, network: str) -> None:
-        """Serve a connection, once there is room for it, or close it."""
+        """Serve a connection once there is room for it, or close it."""
         try:
             if await self._has_room(accepted):
                 transport, _ = await asyncio.get_running_loop().connect_accepted_socket(self._protocols, accepted)
@@ -119,10 +119,10 @@ class Connections:
         accepted.close()
 
     async def _has_room(self, accepted: socket.socket) -> bool:
-        """Make room for a connection; False if its descriptor is of the reserve and nothing can be closed for it."""
+        """Make room for a connection; False if it uses a reserved descriptor and no other one can be closed."""
         loop = asyncio.get_running_loop()
         limit = soft_limit()
-        # The system gives out the lowest free descriptor, so its number says how many are in use.
+        # The kernel assigns the lowest free descriptor, so its number approximates how many are in use.
         if accepted.fileno() >= limit - min(RESERVE, limit / 4):
             self._warn("The process has few file descriptors left (it may open %.0f); the status page refuses", limit)
             oldest = self._next_to_go()
@@ -140,12 +140,12 @@ class Connections:
         return True
 
     def _open(self) -> list[_Connection]:
-        """The connections whose descriptors are in use, oldest first."""
+        """The open connections, oldest first; forgets closed ones."""
         self._connections = [each for each in self._connections if each.socket.fileno() >= 0]
         return self._connections
 
     def _next_to_go(self) -> _Connection | None:
-        """The oldest connection of the network that has the most."""
+        """The oldest connection of the network with the most connections, exempt ones aside."""
         able = [each for each in self._open() if each.transport not in self._kept]
         counts = Counter(each.network for each in able)
         return max(able, key=lambda each: counts[each.network], default=None)

@@ -1,7 +1,6 @@
-"""The page's life: server-sent events, the samples so far and then every new moment.
+"""Stream status updates to open pages as server-sent events: the sample history first, then each new sample.
 
-In: the status. Out: a stream for each open page, at most MOST of them; one whose client does not take what it is sent
-is dropped.
+Serves at most MOST streams; drops a client that does not read an event within PATIENCE_S.
 """
 
 import asyncio
@@ -14,22 +13,22 @@ from bot.web.sampler import Sampler
 
 MOST = 16
 PATIENCE_S = 10.0
-"""How long a client may take for one event."""
+"""Write timeout of one event, seconds."""
 RETRY_S = 3
 FULL = f"{MOST} pages are open already, as many as are served; close one.\n"
 
 
 class Stream:
-    """All open pages."""
+    """The event streams of all open pages."""
 
     def __init__(self, status: Status, sampler: Sampler, patience_s: float = PATIENCE_S) -> None:
         self._status, self._sampler, self._patience_s = status, sampler, patience_s
         self._closing = False
         self.open = 0
-        """How many pages are open."""
+        """The number of open streams."""
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Send events until the client is gone or the service ends."""
+        """Send events until the client disconnects or `close` is called; 503 if MOST streams are open."""
         if self.open >= MOST:
             return web.Response(status=503, text=FULL, headers={"Retry-After": "30"})
         self.open += 1
@@ -46,7 +45,7 @@ class Stream:
         return response
 
     def close(self) -> None:
-        """End all streams at their next event."""
+        """End each stream after its current event."""
         self._closing = True
 
     async def _feed(self, response: web.StreamResponse) -> None:

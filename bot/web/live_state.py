@@ -1,7 +1,4 @@
-"""What there is to see: the live parts of the service, read and never changed, and whether it can answer.
-
-In: the parts, as the composition root made them. Out: the same parts by name, and why nobody can be answered now.
-"""
+"""Give the status page read-only access to the running parts of the service, and decide whether it is ready."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +19,7 @@ from bot.types.engine import Engine
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The live parts. `stopping`: whether the service drains. `refusals`: by platform, why it wants us no more."""
+    """The parts of the running service. stopping: whether it drains. refusals: fatal errors by platform name."""
 
     current: Current
     engine: Engine
@@ -41,17 +38,17 @@ class Sources:
 
     @property
     def redelivered(self) -> int:
-        """How many events came again and were dropped."""
+        """The number of redelivered events that were dropped."""
         return self.conversations.redelivered + self.actions.redelivered
 
     def connected(self, platform: str) -> bool:
-        """Whether a platform has a session, as far as its adapter can tell."""
+        """Whether a platform has a session. True for a connected adapter that does not report its state."""
         if platform in self.refusals or platform not in self.core.connected:
             return False
         return self.adapters[platform].connected is not False
 
     def unready(self, engine_trouble: str) -> str:
-        """Why no question would be answered at this moment, in a few words without a full stop; '' if it would be."""
+        """Why the service cannot answer questions now, as a phrase without a full stop; '' if it is ready."""
         worker = self.worker
         if self.stopping():
             return "it is being stopped"

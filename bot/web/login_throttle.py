@@ -1,8 +1,8 @@
-"""Slow down guesses at the status page's token, per network and in all.
+"""Throttle guesses of the status page's token, per network and globally.
 
-A network has BURST wrong tokens free and one more every REFILL_S; beyond that each token, right or wrong, waits DELAY_S
-before it is compared. A right one is never refused, so it gets in even from the network that an attack comes from. Who
-wants an answer holds a connection meanwhile, so the limit on connections bounds the guesses of all: 80 a second.
+A network has BURST free wrong tokens, refilled at one per REFILL_S. Beyond that, every token, right or wrong, waits
+DELAY_S before it is compared. A right token is never refused, so users in the attacker's network can still log in. A
+waiting guess holds a connection, so the connection limit bounds all guesses to 80 per second.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 BURST, REFILL_S = 10, 10.0
 ALL_BURST, ALL_REFILL_S = 100, 1.0
 DELAY_S = 0.8
-"""Less than `connections.GRACE_S`: under a flood a connection may be closed after that."""
+"""Must be less than `connections.GRACE_S`, after which a connection may be closed under load."""
 MOST_NETWORKS = 1024
-"""Networks that are remembered; the one that guessed longest ago is forgotten first."""
+"""Capacity of the per-network table; evicts the network with the oldest wrong guess."""
 QUIET_S = 60.0
-"""At most one warning in this time."""
+"""Minimum time between two warnings, seconds."""
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +33,14 @@ class _Allowance:
     at: float
 
     def spent(self, now: float) -> bool:
-        """Whether no guess is free now."""
+        """Refill the bucket and return whether it is empty."""
         self.left = min(self.burst, self.left + (now - self.at) / self.refill_s)
         self.at = now
         return self.left < 1
 
 
 class Guesses:
-    """The wrong tokens of late. Use it from one event loop."""
+    """The token buckets of wrong guesses. For use from one event loop."""
 
     def __init__(self) -> None:
         self._of_all: _Allowance | None = None
@@ -48,12 +48,12 @@ class Guesses:
         self._warned_at = float("-inf")
 
     async def wait(self, network: str) -> None:
-        """Wait before a token of this network is compared, if it or all together guessed wrong too often."""
+        """Delay the comparison of a token if the network's or the global bucket is empty."""
         if any(allowance.spent(_now()) for allowance in self._allowances(network)):
             await sleep(DELAY_S)
 
     def wrong(self, network: str) -> None:
-        """Count a wrong token."""
+        """Count a wrong token; log a warning when the network's bucket becomes empty."""
         now = _now()
         own = self._networks.setdefault(network, _Allowance(BURST, REFILL_S, BURST, now))
         self._networks.move_to_end(network)

@@ -1,7 +1,7 @@
-"""What the status page shows, as plain data: no text of a person or a model, no name, no id of a conversation.
+"""Build the status page's data as JSON.
 
-In: the live parts, the samples and the last troubles. Out: JSON for the browser. Sizes are in MB, durations in seconds,
-times in Unix seconds; None where something is not known.
+Sizes are in MB, durations in seconds, times in Unix seconds; unknown values are null. Contains no text of users or
+models, no user names and no conversation ids.
 """
 
 import time
@@ -17,26 +17,26 @@ from bot.web.recent_errors import Troubles
 from bot.web.sampler import KEPT, Sampler
 
 MOST_WAITERS = 20
-"""How many of those who wait are shown one by one."""
+"""Maximum number of waiting requests that are listed individually."""
 
 Part = dict[str, object]
 
 
 class Status:
-    """Looks at everything when it is asked to."""
+    """Reads the state of the service at each call."""
 
     def __init__(self, sources: Sources, sampler: Sampler, troubles: Troubles, version: str) -> None:
         self._sources, self._sampler, self._troubles, self._version = sources, sampler, troubles, version
         self._process = psutil.Process()
         self.began = time.time()
-        """Since when the service runs."""
+        """Start of the service, Unix seconds."""
 
     def history(self) -> bytes:
-        """The samples so far, oldest first, and how many a page may keep."""
+        """The samples so far, oldest first, and the number of samples that a page keeps; JSON."""
         return msgspec.json.encode({"samples": list(self._sampler.samples), "kept": KEPT})
 
     def now(self) -> bytes:
-        """This moment."""
+        """The current state; JSON."""
         samples = self._sampler.samples
         return msgspec.json.encode(
             {

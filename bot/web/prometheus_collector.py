@@ -1,7 +1,7 @@
-"""What /metrics shows beside the histograms: read from the live parts when it is asked for.
+"""Collect the gauges and counters of /metrics from the live service at scrape time.
 
-In: the live parts and the engine's newest figures. Out: families of prometheus-client, all names beginning with
-`inhouse_`. What does not apply (a GPU that is not there) has its description and no sample.
+All names begin with `inhouse_`. A metric that does not apply, such as GPU memory without a GPU, has its description but
+no sample. The histograms are in `bot.observability.metrics`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,22 +15,22 @@ from bot.web.live_state import Sources
 from bot.web.sampler import Sampler
 
 Values = Iterable[tuple[tuple[str, ...], float]]
-"""The values of labels, and the figure that belongs to them."""
+"""Pairs of label values and sample value."""
 
 
 class LiveCollector(Collector):
-    """See the module."""
+    """Reads the metrics of `Sources` and the sampler at each scrape."""
 
     def __init__(self, sources: Sources, sampler: Sampler, version: str) -> None:
         self._sources, self._sampler, self._version = sources, sampler, version
         self._process = psutil.Process()
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing ahead of time: the registry need not look before the parts live."""
+        """Return nothing, so that registering this collector does not call `collect` before the service runs."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Everything, as it is now."""
+        """Yield all metric families with their current values."""
         yield from self._service()
         yield from self._queue()
         yield from self._answers()

@@ -1,7 +1,7 @@
-"""The last things that went wrong, as the log had them: what happened, and what to do about it.
+"""Keep the most recent warnings and errors of the log for the status page: what happened, and what to do.
 
-In: our own loggers' records from warning on. Out: the newest few, those that say the same counted as one. They are as
-discreet as the log: no text of people or models, tokens taken out, and of an exception only its kind.
+Collects records of our own loggers from WARNING on; equal messages are counted as one. Tokens are redacted, and of an
+exception only its type is kept. As in the log, there is no text of users or models.
 """
 
 import logging
@@ -13,13 +13,13 @@ from bot.observability.logs import OURS, Redactor
 
 KEPT = 20
 LONGEST = 300
-"""Characters of a message that are shown."""
+"""Maximum characters of a message that are kept."""
 NO_FIX = "The log says more about this moment."
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What went wrong. at: Unix seconds, of the last time; times: how often it did. where: the part that noticed it."""
+    """One warning or error. at: Unix seconds of the last occurrence; times: occurrences; where: part of the logger."""
 
     at: float
     where: str
@@ -30,7 +30,7 @@ class Trouble:
 
 
 class Troubles(logging.Handler):
-    """Hears the log while it is open. `secrets` are tokens to take out."""
+    """Logging handler that keeps the last KEPT different messages. secrets: tokens to redact."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__(logging.WARNING)
@@ -38,18 +38,18 @@ class Troubles(logging.Handler):
         self._last: dict[tuple[str, str], Trouble] = {}  # the oldest first
 
     def open(self) -> None:
-        """Begin to hear."""
+        """Attach to our loggers."""
         for name in OURS:
             logging.getLogger(name).addHandler(self)
 
     def close(self) -> None:
-        """Hear no more."""
+        """Detach from our loggers."""
         for name in OURS:
             logging.getLogger(name).removeHandler(self)
         super().close()
 
     def last(self) -> list[Trouble]:
-        """The newest first."""
+        """The kept messages, newest first."""
         self.acquire()
         try:
             return list(reversed(self._last.values()))
@@ -57,10 +57,10 @@ class Troubles(logging.Handler):
             self.release()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take one record; called with the handler's lock held, from any thread."""
+        """Keep one record; `logging` calls it with the handler's lock held, from any thread."""
         try:
             text = self._redact(record.getMessage())
-        except Exception:  # as the stdlib has it: a log call that is wrong must not break its caller
+        except Exception:  # as in the stdlib: a wrong format string must not raise in the caller
             return
         what, fix = told_apart(text)
         if record.exc_info and record.exc_info[0] is not None:
@@ -73,7 +73,7 @@ class Troubles(logging.Handler):
 
 
 def told_apart(text: str) -> tuple[str, str]:
-    """A message as what happened and what to do: our sentences put a '; ' or a full stop between them."""
+    """Split a message at its first '; ' or full stop into what happened and what to do."""
     line = " ".join(text.split())
     line = line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
     ends = [place for mark in ("; ", ". ") if (place := line.find(mark)) > 0]
@@ -84,7 +84,7 @@ def told_apart(text: str) -> tuple[str, str]:
 
 
 def _part(logger: str) -> str:
-    """'discord' for adapters.discord.gateway.gateway, 'worker' for bot.generation.worker, 'engine' for
-    inhouse.engine."""
+    """The part that a logger belongs to: 'discord' for adapters.discord.gateway.gateway, 'worker' for
+    bot.generation.worker, 'engine' for inhouse.engine."""
     names = logger.split(".")
     return names[-1] if names[0] == "bot" else names[1] if len(names) > 1 else names[0]

@@ -1,7 +1,7 @@
-"""How it goes, sampled every two seconds and remembered for ten minutes, so that a page shows a past at once.
+"""Sample the service every two seconds and keep ten minutes of samples, so that a new page shows a history.
 
-In: the live parts. Out: a ring of samples, the engine's newest figures, and a signal for every new sample. The engine
-is asked one question at a time: one that does not answer is not asked again before it did.
+Also keeps the engine's latest statistics. At most one request for them is pending: the next one is sent only after the
+engine has answered.
 """
 
 import asyncio
@@ -21,17 +21,17 @@ log = logging.getLogger(__name__)
 TICK_S = 2.0
 KEPT = 300
 ANSWER_S = 2.0
-"""How long the engine's answer is waited for."""
+"""How long one sample waits for the engine's answer, seconds."""
 SILENT_S = 60.0
-"""An engine that has not answered for so long hangs."""
+"""An engine that has not answered for this time is reported as not ready, seconds."""
 LAG_S = 0.25
-"""How often the event loop's punctuality is measured."""
+"""Interval of the measurements of the event loop's lag, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One moment. at: Unix seconds. first_words_s: the longest wait for first words since the sample before, if any
-    answer began. lag_s: the latest that the event loop woke up since then."""
+    """One sample. at: Unix seconds. first_words_s: the longest time to first token since the previous sample, None if
+    no answer began. lag_s: the largest lag of the event loop since then."""
 
     at: float
     tokens_per_s: float
@@ -42,30 +42,30 @@ class Sample:
 
 
 class Sampler:
-    """Samples while it is open. `tick_s`: seconds between two samples."""
+    """Takes samples between `open` and `close`. tick_s: seconds between two samples."""
 
     def __init__(self, sources: Sources, tick_s: float) -> None:
         self._sources, self._tick_s = sources, tick_s
         self.samples: deque[Sample] = deque(maxlen=KEPT)
         self.stats: EngineStats | None = None
-        """What the engine said last; None while it does not run."""
-        self._ended = False  # the engine, asked last, did not run although a model should be loaded
-        self._asked_at: float | None = None  # since when its answer is waited for
+        """The engine's latest statistics; None while it does not run."""
+        self._ended = False  # the last request found no engine process although a model is loaded
+        self._asked_at: float | None = None  # start of the pending request, monotonic clock
         self._asking: asyncio.Task[None] | None = None
         self._lag_s = 0.0
-        self._seen = float("-inf")  # when the newest delay was that a sample has
+        self._seen = float("-inf")  # monotonic time of the newest delay that a sample includes
         self._next = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     def open(self) -> None:
-        """Begin to sample."""
+        """Start the background tasks."""
         self._tasks = [
             asyncio.create_task(self._keep_sampling(), name="samples"),
             asyncio.create_task(self._keep_measuring(), name="event loop lag"),
         ]
 
     async def close(self) -> None:
-        """Stop; whoever waits for a sample goes on at once."""
+        """Stop the background tasks and wake all callers of `next`."""
         tasks = [*self._tasks, *filter(None, [self._asking])]
         for task in tasks:
             task.cancel()
@@ -74,18 +74,18 @@ class Sampler:
 
     @property
     def engine_trouble(self) -> str:
-        """What is wrong with the engine, in a few words without a full stop; '' if nothing is."""
+        """The engine's problem as a phrase without a full stop; '' if there is none."""
         if self._ended:
             return ENDED
         silent_s = time.monotonic() - self._asked_at if self._asked_at is not None else 0.0
         return f"the engine has not answered for {silent_s:.0f} s" if silent_s > SILENT_S else ""
 
     async def next(self) -> None:
-        """Wait for the next sample."""
+        """Wait until the next sample is taken."""
         await self._next.wait()
 
     async def look(self) -> None:
-        """Ask the engine how it is, and wait for its answer, but not for long."""
+        """Refresh the engine's statistics; waits at most ANSWER_S for them."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask(), name="engine stats")
         await asyncio.wait([self._asking], timeout=ANSWER_S)
@@ -109,7 +109,7 @@ class Sampler:
             try:
                 await self.look()
                 self.samples.append(self._sample())
-            except Exception:  # it must not end what it watches, and a page that stands still says so itself
+            except Exception:  # must not end the service; the page itself shows when updates stop
                 log.exception("The status page could not be brought up to date and stands still")
                 return
             signalled, self._next = self._next, asyncio.Event()

@@ -1,7 +1,7 @@
 """Serve /healthz, /readyz, /metrics, the status page and its events over HTTP, on the address of INHOUSE_HTTP.
 
-A port that cannot be had is an error in the log and the service goes on: answers matter more than the page. A second
-instance is detected by the lock of the state directory, not here.
+If the port is not available, logs an error and the service runs without the page. A second instance is detected by the
+lock of the state directory, not by the port.
 """
 
 import errno
@@ -36,15 +36,15 @@ TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".s
 FILES = ("style.css", "page.js", "plot.js", "words.js", "icon.svg")
 LONGEST_BODY = 4096
 HEADERS_S = 10.0
-"""How long a connection may take to complete a request's headers, from its beginning or from the answer before."""
+"""Timeout until a request's headers are complete, from the connection's start or the previous response, seconds."""
 LINGER_S = 2.0
-"""How long a body that nothing asked for is read, so that its client can read the answer."""
+"""How long an unread request body is drained, so that the client can read the response, seconds."""
 LAST_S = 1.0
-"""How long requests may still take when the server ends."""
+"""Timeout of pending requests at shutdown, seconds."""
 
 
 class WebServer:
-    """Serves while its block lasts, unless INHOUSE_HTTP is off. `url` is where, '' while it does not."""
+    """Async context manager that serves inside its block unless INHOUSE_HTTP is off. `url` is '' while not serving."""
 
     def __init__(self, sources: Sources) -> None:
         settings = sources.current.settings
@@ -87,10 +87,10 @@ class WebServer:
             logger=requests_log,
             handle_signals=False,
             shutdown_timeout=LAST_S,
-            keepalive_timeout=HEADERS_S,  # also from a connection's beginning, and data does not prolong it
+            keepalive_timeout=HEADERS_S,  # aiohttp also applies it from the connection's start; data does not extend it
             lingering_time=LINGER_S,
-            auto_decompress=False,  # nothing that we read is compressed
-            handler_cancellation=True,  # a client that is gone holds nothing
+            auto_decompress=False,  # no accepted request body is compressed
+            handler_cancellation=True,  # frees the resources of a client that disconnected
         )
         await runner.setup()
         assert runner.server is not None
@@ -128,7 +128,7 @@ class WebServer:
             return await self.stream.serve(request)
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        """The event loop lives: otherwise nothing would come."""
+        """Liveness: a response shows that the event loop runs."""
         return web.Response(text="alive\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
@@ -142,7 +142,7 @@ class WebServer:
 
 
 def _file(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """A handler that answers with one file of the page."""
+    """A handler that serves one file of the page from memory."""
     body, content_type = (PAGES / name).read_bytes(), TYPES[Path(name).suffix]
 
     async def handler(_: web.Request) -> web.Response:
@@ -152,7 +152,7 @@ def _file(name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
 
 
 def _is_clients_mistake(record: logging.LogRecord) -> bool:
-    """Whether aiohttp logs, with a traceback, a malformed request, which it answers by 400."""
+    """Whether this record is aiohttp's traceback of a malformed request, which already got a 400."""
     error = record.exc_info[1] if record.exc_info else None
     return isinstance(error, HttpProcessingError | web.RequestPayloadError | web.PayloadAccessError)
 

@@ -1,7 +1,4 @@
-"""Files that come with a message: text becomes part of it, the rest is told in a sentence.
-
-In: Discord's attachments. Out: our attachments, and what to say about those that could not be read.
-"""
+"""Downloads and decodes the files of a Discord message; text files become attachments, others a sentence."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,13 +14,13 @@ PATIENCE_S = 10.0
 
 
 async def read(attachments: Sequence[discord.Attachment]) -> Files:
-    """Fetch and decode the files of a message; never fails."""
+    """Download and decode the files of a message; raises nothing."""
     found = await asyncio.gather(*(_read(attachment) for attachment in attachments[:MOST_FILES]))
     return gathered(found, len(attachments))
 
 
 async def _read(attachment: discord.Attachment) -> Attachment | str:
-    """One file, or the sentence that says why not."""
+    """One file, or a sentence why it was skipped."""
     name = attachment.filename
     if sentence := refusal(name, attachment.content_type or "", attachment.size):
         return sentence

@@ -1,8 +1,7 @@
-"""Handing events to the core, and its answer back to whoever made them.
+"""Passes events to the core and posts its direct responses.
 
-In: messages, edits and deletions as they happen. Out: core.handle, called until the event is stored: Discord delivers
-nothing a second time, so while storage fails, events wait here, a bounded number of them, and what is more than that is
-read back by the next catch-up.
+Discord does not redeliver events, so while storage fails, up to MOST_WAITING events are retried here; the next backfill
+reads the others.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ MAX_CHARS = 2000
 
 
 class Intake:
-    """Takes events for as long as the adapter lives; `closing` ends every wait."""
+    """Handles events until the adapter closes; `closing` ends all waits."""
 
     def __init__(self, core: Core, posting: Posting, closing: asyncio.Event) -> None:
         self._core, self.posting, self._closing = core, posting, closing
@@ -40,7 +39,7 @@ class Intake:
 
     @contextlib.contextmanager
     def errand(self) -> Iterator[None]:
-        """Around the handling of one event, so that `end` knows of it."""
+        """Register the current task while it handles an event, so that `end` waits for it."""
         task = asyncio.current_task()
         self._errands.add(task)
         try:
@@ -49,7 +48,7 @@ class Intake:
             self._errands.discard(task)
 
     async def end(self) -> None:
-        """Let what is being handled come to its end, but not for long."""
+        """Wait up to LAST_S for running handlers, then cancel them."""
         errands = [task for task in self._errands if task]
         if errands:
             _, late = await asyncio.wait(errands, timeout=LAST_S)
@@ -58,7 +57,7 @@ class Intake:
             await asyncio.gather(*late, return_exceptions=True)
 
     async def message(self, context: ContextFetcher, message: discord.Message) -> None:
-        """Somebody said something."""
+        """Handle a new message."""
         event = context.translator.message(message)
         outcome = await self.until_stored(await context.enrich(event, message)) if event else None
         if not isinstance(outcome, Notice | Refused):
@@ -68,7 +67,7 @@ class Intake:
             await self._tell(message, number, part.text, attachment)
 
     async def edit(self, context: ContextFetcher, message: discord.Message) -> None:
-        """Somebody changed a message."""
+        """Handle an edited message."""
         if event := context.translator.edit(message):
             await self.until_stored(await context.enrich_edit(event, message))
 
@@ -80,18 +79,18 @@ class Intake:
         guild_id: int | None,
         message_ids: Iterable[int],
     ) -> None:
-        """Messages are gone."""
+        """Handle deleted messages."""
         where = client.get_channel(channel_id) or client.get_partial_messageable(channel_id, guild_id=guild_id)
         try:
-            where = await resolve_channel(client, where)  # type: ignore[arg-type]  # messages were in it
+            where = await resolve_channel(client, where)  # type: ignore[arg-type]  # it contained messages
         except AdapterError:
-            return  # its thread is gone as well
+            return  # the thread was deleted, too
         for message_id in message_ids:
             for event in context.translator.deletions(where, message_id):
                 await self.until_stored(event)
 
     async def until_stored(self, event: Event) -> Outcome | None:
-        """Hand an event over until it is stored; None if that cannot be waited for."""
+        """Retry until the event is stored; None if too many events wait or the adapter closes."""
         wait = 0.5
         while True:
             try:
@@ -109,7 +108,7 @@ class Intake:
             wait = min(LONGEST_S, wait * 2)
 
     async def _tell(self, message: discord.Message, part: int, text: str, attachment: Attachment | None) -> None:
-        """Answer a message with our own words; a few tries, which Discord makes one message of."""
+        """Post a direct response; retries post it once, because Discord deduplicates by nonce."""
         for attempt in range(TRIES):
             try:
                 return await self.posting.send_notice(message, part, text, attachment)
@@ -122,7 +121,7 @@ class Intake:
         return log.warning("The answer to message %s could not be shown.", message.id)
 
     async def catch_up(self) -> None:
-        """Have the core read back what was missed; again while storage or Discord fails."""
+        """Run the core's backfill; retries while storage or Discord fails."""
         wait = 1.0
         while not self._closing.is_set():
             try:

@@ -1,7 +1,6 @@
-"""Files that come with a message: text becomes part of it, the rest is told in a sentence.
+"""Downloads and decodes the files of a Slack message; text files become attachments, others a sentence.
 
-In: Slack's files. Out: our attachments, and what to say about those that could not be read. It promises that the bot's
-token is sent to Slack only, and that a page on which Slack asks to sign in is not taken for a file.
+The bot's token is sent only to Slack hosts, and Slack's sign-in page is not mistaken for a file.
 """
 
 import asyncio
@@ -26,18 +25,18 @@ HOSTS = ("slack.com", "slack-gov.com", "slack-files.com")
 
 
 class FileReader:
-    """Fetches files with the bot's token."""
+    """Downloads files with the bot's token."""
 
     def __init__(self, web: AsyncWebClient, identity: GetIdentity) -> None:
         self._web, self._identity = web, identity
 
     async def read(self, files: Sequence[SlackFile], deadline: ContextDeadline) -> Files:
-        """Fetch and decode the files of a message; never fails."""
+        """Download and decode the files of a message; raises nothing."""
         found = await asyncio.gather(*(self._read(file, deadline) for file in files[:MOST_FILES]))
         return gathered(found, len(files))
 
     async def _read(self, file: SlackFile, deadline: ContextDeadline) -> Attachment | str:
-        """One file, or the sentence that says why not."""
+        """One file, or a sentence why it was skipped."""
         if sentence := refusal(file.name, file.media_type, file.size):
             return sentence
         name = as_code(file.name)
@@ -63,7 +62,7 @@ class FileReader:
         return refusal(file.name, file.media_type, len(data)) or read_as_text(file.name, data)
 
     async def _download(self, file: SlackFile) -> bytes | None:
-        """The content, at most a little more than is read; None if what came is not the file."""
+        """Download up to MOST_BYTES plus one chunk; None if the response is not the file."""
         if not self._is_slacks(file.url):
             return None
         token = {"Authorization": f"Bearer {self._web.token}"}
@@ -81,7 +80,7 @@ class FileReader:
             return bytes(data)
 
     def _is_slacks(self, url: str) -> bool:
-        """Whether an address is one that may see the bot's token."""
+        """Whether the bot's token may be sent to this address."""
         parts, api = urlsplit(url), urlsplit(self._web.base_url)
         host = parts.hostname or ""
         ours = any(host == each or host.endswith(f".{each}") for each in HOSTS) and parts.scheme == "https"

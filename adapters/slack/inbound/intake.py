@@ -1,8 +1,7 @@
-"""Handing events to the core, and its answer back to whoever made them.
+"""Passes events to the core before they are acknowledged, and posts its direct responses.
 
-In: messages, edits and deletions as they come. Out: core.handle, before the event is acknowledged. It promises: a
-message that comes twice (as `message` and as `app_mention`, or again because its first ack was lost) is worked on once;
-what the core says to it is told once; StorageError gets through, so that nothing is acknowledged which was not stored.
+A message that arrives twice (as `message` and as `app_mention`, or redelivered after a lost ack) is handled once and
+gets one response. StorageError propagates, so that an event that was not stored is not acknowledged.
 """
 
 import asyncio
@@ -33,7 +32,7 @@ Identity = tuple[str, str, bool]
 
 
 class Intake:
-    """Takes events for as long as the adapter lives; `closing` ends every wait."""
+    """Handles events until the adapter closes; `closing` ends all waits."""
 
     def __init__(
         self,
@@ -52,11 +51,11 @@ class Intake:
         self._done: OrderedDict[Identity, None] = OrderedDict()
 
     async def message(self, raw: Raw) -> None:
-        """Somebody said something. Raises StorageError."""
+        """Handle a new message. Raises StorageError."""
         message = message_of(raw)
         if message is None:
             return
-        # An edit may add the mention: that is the same message, but not the same event.
+        # An edit may add the mention: the same message, but a new event.
         identity = (message.channel, message.ts, self._translator.addresses_bot(message))
         if identity in self._done:
             return
@@ -67,7 +66,7 @@ class Intake:
         await asyncio.shield(task)
 
     async def change(self, raw: Raw) -> None:
-        """A message was changed, by its author or by Slack, or deleted with its thread left. Raises StorageError."""
+        """Handle an edit by the author or by Slack, or a deletion that keeps the thread. Raises StorageError."""
         if text_of(object_of(raw, "message"), "subtype") == "tombstone":
             return await self.deletion(raw)
         message = self._translator.edited_message(raw)
@@ -77,16 +76,16 @@ class Intake:
         return None
 
     async def deletion(self, raw: Raw) -> None:
-        """A message is gone. Raises StorageError."""
+        """Handle a deleted message. Raises StorageError."""
         for event in self._translator.deletions(raw):
             await self._core.handle(event)
 
     def catch_up(self) -> None:
-        """Have the core read back what was missed; again while storage or Slack fails."""
+        """Start the core's backfill; retries while storage or Slack fails."""
         self._run(self._catch_up())
 
     async def end(self) -> None:
-        """Let what is being handled come to its end, but not for long."""
+        """Wait up to LAST_S for running handlers, then cancel them."""
         tasks = {*self._errands, *self._working.values()}
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=LAST_S)
@@ -123,7 +122,7 @@ class Intake:
             return False
 
     async def _tell(self, event: IncomingMessage | IncomingCommand, outcome: Notice | Refused) -> None:
-        """Answer a message with our own words."""
+        """Post a direct response to a message."""
         key, to, attachment = event.key, "", None
         if isinstance(event, IncomingCommand) and not is_private(key.channel):
             to = event.actor.id
@@ -145,8 +144,8 @@ class Intake:
             await sleep_unless(self._closing, wait)
             wait = min(LONGEST_S, wait * 2)
 
-    def _run(self, errand: Coroutine[Any, Any, None]) -> None:  # Any: what asyncio's coroutines pass around
-        """Do something that nobody waits for."""
+    def _run(self, errand: Coroutine[Any, Any, None]) -> None:  # Any: asyncio's coroutine type parameters
+        """Run a coroutine in the background."""
         task = asyncio.create_task(errand)
         self._errands.add(task)
         task.add_done_callback(self._ran)

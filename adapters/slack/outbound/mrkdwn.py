@@ -1,6 +1,6 @@
-"""Converts Markdown to Slack's older mrkdwn, for what takes no markdown block: ephemeral answers, sections, views.
+"""Converts Markdown to Slack's older mrkdwn, for places without markdown blocks: ephemeral messages, sections, views.
 
-Only links are Slack's own marks in what comes out: no text can mention or notify anybody.
+Only links keep their `<...>` form in the result, so no text can mention or notify a user.
 """
 
 import re
@@ -10,20 +10,20 @@ from slackify_markdown import slackify_markdown  # type: ignore[import-untyped]
 from bot.platforms.splitter import without_bidi_controls
 
 _STAND_INS = {"&": "\ue000", "<": "\ue001", ">": "\ue002", "#!": "\ue003"}
-"""Private characters, which the converter leaves alone; it would drop a `#!` line of code."""
+"""Private-use characters, which the converter keeps; it would drop a `#!` line of code."""
 _SHOWN = {"\ue000": "&amp;", "\ue001": "&lt;", "\ue002": "&gt;", "\ue003": "#!"}
 _QUOTE = re.compile(r"[ \t]*+>[> \t]*+")
 _MARK = re.compile(r"<(?P<target>[^<>|]*+)(?:\|(?P<label>[^<>]*+))?>")
 _ENCODED = re.compile("%EE%80%8[0-3]")
 _IN_ADDRESSES = {"%EE%80%80": "&", "%EE%80%81": "%3C", "%EE%80%82": "%3E", "%EE%80%83": "#!"}
-"""What the stand-ins are where the converter encoded them; entities are not read in addresses."""
+"""Replacements for stand-ins that the converter percent-encoded; Slack does not decode entities in addresses."""
 _ADDRESS = re.compile(r"(?:https?://|mailto:)", re.IGNORECASE)
 _LONGEST = 4000
-"""Characters that are converted, more than a message of mrkdwn takes; a longer text is only escaped."""
+"""Maximum characters to convert, above the limit of a mrkdwn message; a longer text is only escaped."""
 
 
 def mrkdwn(markdown: str) -> str:
-    """Markdown in mrkdwn, escaped."""
+    """Convert Markdown to escaped mrkdwn."""
     hidden = _hidden(without_bidi_controls(markdown))
     converted = slackify_markdown(hidden).rstrip("\n") if len(hidden) <= _LONGEST else hidden
     converted = _MARK.sub(_link, converted)
@@ -31,7 +31,7 @@ def mrkdwn(markdown: str) -> str:
 
 
 def _hidden(markdown: str) -> str:
-    """Markdown with stand-ins for what must be shown as it is; a line may still be quoted."""
+    """Replace special characters by stand-ins, except the quote marks at the start of a line."""
     for stand_in in _SHOWN:
         markdown = markdown.replace(stand_in, "")
     lines = []
@@ -46,7 +46,7 @@ def _hidden(markdown: str) -> str:
 
 
 def _link(found: re.Match[str]) -> str:
-    """A link, if it leads to an address: anything else between < and > would be a mention."""
+    """Format a link to an address; other text between < and > would become a mention, so only its label stays."""
     target = _ENCODED.sub(lambda each: _IN_ADDRESSES[each.group()], found["target"])
     label = found["label"] or ""
     if _ADDRESS.match(target):

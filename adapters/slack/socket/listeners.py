@@ -1,7 +1,7 @@
-"""The app of slack-bolt, and what it hands to whom.
+"""Creates the slack-bolt app and registers its listeners.
 
-In: the adapter's parts. Out: an AsyncApp. It promises store-then-ack: Bolt answers an event only after its listener
-returned, and one that raised is not acknowledged, so Slack delivers it again. What nobody listens to is acknowledged.
+Events are stored before they are acknowledged: Bolt acknowledges after the listener returned; if it raises, Slack
+delivers the event again. Events without a listener are acknowledged.
 """
 
 import logging
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 ANYTHING = re.compile(".*", re.DOTALL)
 LOST = ("app_uninstalled", "tokens_revoked")
-"""Events after which the bot's token may be refused."""
+"""Events after which Slack may reject the bot's token."""
 
 Furnish = Callable[[AsyncApp], None]
 
 
 def make_app(web: AsyncWebClient, me: GetIdentity) -> AsyncApp:
-    """An app that knows who it is without asking Slack at each event."""
+    """Create an app that authorizes from memory, without a request to Slack for each event."""
 
     async def authorize() -> AuthorizeResult:
         who = me()
@@ -49,7 +49,7 @@ def make_app(web: AsyncWebClient, me: GetIdentity) -> AsyncApp:
         logger=SILENT,
         authorize=authorize,
         process_before_response=True,
-        request_verification_enabled=False,  # a socket that we opened ourselves brings no signatures
+        request_verification_enabled=False,  # Socket Mode requests carry no signatures
         ssl_check_enabled=False,
         url_verification_enabled=False,
         attaching_conversation_kwargs_enabled=False,
@@ -59,9 +59,9 @@ def make_app(web: AsyncWebClient, me: GetIdentity) -> AsyncApp:
 
 
 def listen(app: AsyncApp, intake: Intake, doubt: Callable[[], None], *others: Furnish) -> None:
-    """Hand messages to the intake, and everything else to `others`, who register what they want, or to nobody.
+    """Register the message listeners, then those of `others`, then a catch-all that acknowledges the rest.
 
-    `doubt` is called when the bot's token may have been taken away.
+    `doubt` is called when the bot's token may have been revoked.
     """
 
     async def message(event: Raw) -> None:
@@ -86,12 +86,12 @@ def listen(app: AsyncApp, intake: Intake, doubt: Callable[[], None], *others: Fu
 
 
 def _hear_out(app: AsyncApp) -> None:
-    """Acknowledge whatever else comes: Slack repeats what is not, and gives up on an app that seldom answers."""
+    """Acknowledge all other events: Slack redelivers unacknowledged ones and disables apps that rarely acknowledge."""
 
     async def nothing(ack: AsyncAck) -> None:
         await ack()
 
-    register: tuple[Callable[..., Callable[..., Any]], ...] = (  # Any: what Bolt's decorators return
+    register: tuple[Callable[..., Callable[..., Any]], ...] = (  # Any: return types of Bolt's decorators
         app.event,
         app.action,
         app.shortcut,
@@ -104,7 +104,7 @@ def _hear_out(app: AsyncApp) -> None:
 
 
 async def _failed(error: Exception) -> BoltResponse:
-    """Not acknowledged: Slack delivers it again."""
+    """Return 500, so that Slack delivers the event again."""
     if isinstance(error, InhouseError):
         log.error("An event of Slack's could not be handled yet: %s", error)
     else:

@@ -1,1 +1,1 @@
-"""What batches on CPU and GPU share: the protocol, prefill budget, sampling, prompt lookup."""
+"""Code that CPU and GPU batches share: the Batch protocol, prefill budget, sampling, prompt lookup."""

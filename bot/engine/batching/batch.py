@@ -1,8 +1,8 @@
-"""What a batch is: many answers generated together, whichever way the device suits.
+"""Defines the Batch protocol: many answers generated together on one device.
 
-`rows.py` has the one of ours (CPU), `paged.py` the library's continuous batching (GPU); `Batching` feeds either. In:
-requests that cannot harm it (the callers see to that). Out: events to a Listener, called on the batch's own thread, so
-they should only be passed on. A batch that died is not mended; make another.
+bot.engine.cpu.cpu_batch implements it with our own code, bot.engine.gpu.paged_batch with transformers' continuous
+batching; bot.engine.server.batched_generator drives both. Callers must validate requests first. Events go to a Listener
+on the batch's own thread, so listeners should only forward them. A dead batch is replaced, not repaired.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ LARGEST_CHUNK = 512
 
 
 class CannotBatch(Exception):
-    """This model does not run in a batch; the text says why."""
+    """The model cannot run in a batch; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a step made for one request: new tokens, and whether they are its last. failed: why there are none."""
+    """Output of a step for one request. finished: these are its last tokens. failed: the reason, if it failed."""
 
     key: str
     tokens: Sequence[int]
@@ -33,74 +33,74 @@ class Made:
 
 
 class Batch(Protocol):
-    """A running batch. Its cache is counted in blocks; a request may only be added while all of it fits the cache."""
+    """A running batch. Its cache is counted in blocks; a request may only be added if all of it fits the cache."""
 
     listener: "Listener"
 
     @property
     def cache_blocks(self) -> int:
-        """How many blocks the cache has."""
+        """Number of blocks in the cache."""
         ...
 
     @property
     def cache_tokens(self) -> int:
-        """How many tokens the cache holds, of one conversation."""
+        """Capacity of the cache in tokens, for a single conversation."""
         ...
 
     def blocks_for(self, tokens: int) -> int:
-        """Blocks that so many tokens of one request take at most."""
+        """Return the most blocks that so many tokens of one request take."""
         ...
 
     @property
     def offload_mb(self) -> int:
-        """RAM that it may take for what it has no more room for."""
+        """Most RAM (MB) for evicted blocks."""
         ...
 
     @property
     def offloaded_mb(self) -> int:
-        """RAM that what it had no more room for has come to take; from any thread."""
+        """RAM (MB) allocated so far for evicted blocks; safe from any thread."""
         ...
 
     def blocks(self) -> tuple[int, int]:
-        """(free, all) blocks, those kept only for reuse being free; from any thread, and (0, 0) after stop()."""
+        """(free, total) blocks, those kept only for reuse being free; (0, 0) after stop(). Safe from any thread."""
         ...
 
     def add(self, key: str, ids: Sequence[int], max_tokens: int, eos: Sequence[int], params: SamplingParams) -> bool:
-        """Start a request under a key never used before; False if the batch is dead."""
+        """Start a request under a key never used before. Returns False if the batch is dead."""
         ...
 
     def cancel(self, key: str) -> None:
-        """End a request before the next step; `gone` follows, unless it finished first."""
+        """Stop a request before the next step; `gone` follows, unless it finished first."""
         ...
 
     def is_dead(self) -> bool:
-        """Whether it takes no more requests."""
+        """Whether it accepts no more requests."""
         ...
 
     def take_failure(self) -> Failure:
-        """What a dead batch died of. The exception is forgotten here: its traceback holds on to the step's tensors."""
+        """Return why a dead batch died. Drops the exception, whose traceback keeps the step's tensors alive."""
         ...
 
     def stop(self) -> None:
-        """End the thread and let go of the cache."""
+        """Stop the thread and free the cache."""
         ...
 
 
 class Listener(Protocol):
-    """Who hears of a batch, on the batch's thread."""
+    """Receives the events of a batch, on the batch's thread."""
 
     def stepped(self, batch: Batch, made: Sequence[Made], at: float) -> None:
-        """A step made new tokens for these requests (or they failed), at perf_counter `at`."""
+        """A step produced new tokens for these requests (or they failed), at perf_counter time `at`."""
 
     def started(self, batch: Batch, key: str, cached: int, at: float) -> None:
-        """A request's prefill begins, with `cached` tokens of its prompt found in the cache."""
+        """A request's prefill begins; `cached` tokens of its prompt were found in the cache."""
 
     def gone(self, batch: Batch, keys: list[str]) -> None:
-        """Cancelled requests are out of the batch and their blocks are free."""
+        """Cancelled requests have left the batch and their blocks are free."""
 
 
 def try_out(batch: Batch, vocabulary: int) -> None:
-    """Two short prompts: what cannot run shows now, kernels are warm, the pace is known.
+    """Run two short prompts, to detect what cannot run, warm up kernels and measure the speed.
 
     Raises CannotBatch, MemoryError or Unrecoverable.
     """
@@ -108,7 +108,7 @@ def try_out(batch: Batch, vocabulary: int) -> None:
 
 
 def probe(batch: Batch, vocabulary: int) -> None:
-    """One token: whether anything can be generated at all. Raises as try_out."""
+    """Generate one token, to check that anything can be generated at all. Raises as try_out."""
     _try(batch, vocabulary, (1,), tokens=1)
 
 
@@ -127,14 +127,14 @@ def _try(batch: Batch, vocabulary: int, lengths: Sequence[int], tokens: int) -> 
 
 
 def meant(failure: Failure) -> Exception:
-    """What the failure of a trial means for whoever wants to batch."""
+    """Translate the failure of a trial to MemoryError, Unrecoverable or CannotBatch."""
     if failure.memory:
         return MemoryError(failure.why)
     return (Unrecoverable if failure.device_lost else CannotBatch)(failure.why)
 
 
 class _Trial:
-    """Listens while a batch is tried out."""
+    """Listener during a trial run."""
 
     def __init__(self) -> None:
         self.made: SimpleQueue[Made] = SimpleQueue()

@@ -1,18 +1,18 @@
-"""Lets a thread of Python code work beside a running batch without slowing it down for long.
+"""Throttles a thread of Python code that works beside a running batch.
 
-Both need the GIL, and a batch gives it up at every kernel: while another thread computes in Python, each of a step's
-hundreds of kernels may wait for it for 5 ms. So the other thread works for SLICE_S, and then sleeps for as long.
+Both need the GIL, and a batch releases it at every kernel: while another thread computes in Python, each of a step's
+hundreds of kernels may wait 5 ms for it. So the other thread works for SLICE_S, and then sleeps for as long.
 """
 
 from collections.abc import Callable
 from time import perf_counter, sleep
 
 SLICE_S = 0.005
-"""Less than a decode step of any model but the smallest; the longest gap is this and one call of the tokenizer."""
+"""Shorter than a decode step of any but the smallest models. The longest delay is this plus one tokenizer call."""
 
 
 class DutyCycle:
-    """Counts the pauses of one thread's work; `busy` tells whether a batch is running. `pauses` grows with the work."""
+    """Throttle of one thread. `busy`: whether a batch is running. `pauses` grows with the work."""
 
     def __init__(self, busy: Callable[[], bool]) -> None:
         self._busy = busy
@@ -20,11 +20,11 @@ class DutyCycle:
         self.pauses = 0
 
     def begin(self) -> None:
-        """Work begins now."""
+        """Record that work begins now."""
         self._since = perf_counter()
 
     def pause(self) -> None:
-        """Sleep, if it is time and somebody else has something to do."""
+        """Sleep, if the slice is used up and a batch is running."""
         self.pauses += 1
         worked = perf_counter() - self._since
         if worked >= SLICE_S:

@@ -1,21 +1,21 @@
-"""Guesses at what an answer says next, taken from what it or its prompt said before: quotes, code, lists.
+"""Proposes draft tokens by prompt lookup (n-gram speculation): the ids that followed the same three ids last time.
 
-In: the ids so far. Out: some that may follow, since they followed the same three ids last time. A step that checks a
-few guesses of one answer takes hardly longer than one without (bench/RESULTS.md), and a wrong one costs nothing else.
+Works well for quotes, code and lists. A step that checks a few draft tokens of one answer takes hardly longer than one
+without (bench/RESULTS.md), and a rejected one costs nothing else.
 """
 
 from collections.abc import Sequence
 
 LENGTH = 3
-"""Ids that must be the same."""
+"""Ids that must match."""
 FEWEST = 12
-"""Guesses that are made before it is judged whether they are any good."""
+"""Draft tokens proposed before their acceptance rate counts."""
 GOOD = 0.25
-"""The share of them that must have been right for more to be made."""
+"""Least acceptance rate at which more draft tokens are proposed."""
 
 
 class Lookup:
-    """The guesses of one answer."""
+    """Draft tokens for one answer."""
 
     def __init__(self) -> None:
         self._after: dict[tuple[int, ...], int] = {}
@@ -23,7 +23,7 @@ class Lookup:
         self._made = self._right = 0
 
     def guess(self, ids: Sequence[int], most: int) -> list[int]:
-        """At most so many ids that may follow."""
+        """Return at most `most` draft tokens that may follow `ids`."""
         for place in range(self._known, len(ids)):
             self._after[tuple(ids[place - LENGTH : place])] = place
         self._known = max(self._known, len(ids))
@@ -33,6 +33,6 @@ class Lookup:
         return list(ids[place : place + most])
 
     def learn(self, made: int, right: int) -> None:
-        """So many were made, and the first so many of them were right."""
+        """Record that `made` draft tokens were checked and the first `right` of them accepted."""
         self._made += made
         self._right += right

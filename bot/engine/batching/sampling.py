@@ -1,12 +1,12 @@
-"""Picking the next token of every request in a batch, each by its own parameters, in one pass.
+"""Samples the next token of every request in a batch in one pass, each with its own parameters.
 
-In: the logits of one step, float32 [rows, vocabulary], and a `Choice` for each request. Out: the same logits, changed
-so that their argmax is the token picked. Greedy rows stay as they are (first index on ties, as generate() does); in a
-sampled row the picked token becomes +inf. Sampling adds Gumbel noise to the kept logits and takes the maximum, which
-draws from exactly their softmax. A row that is not a number picks garbage for itself alone and nothing ever raises.
+Changes the logits of one step in place, float32 [rows, vocabulary], so that each row's argmax is its token. Greedy rows
+keep their logits (the first index wins ties, as in generate()); in a sampled row the token's logit becomes +inf.
+Sampling adds Gumbel noise to the kept logits and takes the maximum, which draws from exactly their softmax. A row with
+NaN yields an arbitrary token for itself only; nothing raises.
 
-Kept are the tokens that transformers' own warpers keep (temperature, then top-k, then top-p), found among the few
-highest logits (PREFILTERS) where those provably hold them all, else among all.
+The kept tokens are those of transformers' own warpers (temperature, then top-k, then top-p). They are searched among
+the highest logits (PREFILTERS) where these provably contain them all, else among all.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,14 +20,16 @@ from bot.engine.client.request_validation import GREEDY_BELOW
 from bot.types.messages import SamplingParams
 
 PREFILTERS = (256, 4096)
-"""Hot or undecided rows spread over thousands of tokens; sorting a whole vocabulary takes five times as long."""
+"""Numbers of highest logits that are tried. At high temperatures rows spread over thousands of tokens; sorting a whole
+vocabulary takes five times as long.
+"""
 
 History = tuple[Sequence[int], Sequence[int]]
 """The ids of a prompt, and those of its answer so far."""
 
 
 class Choice:
-    """How one request picks its tokens; it remembers the tokens seen so far where the repetition penalty needs them."""
+    """Sampling parameters of one request, and the ids seen so far if its repetition penalty needs them."""
 
     def __init__(self, params: SamplingParams, vocabulary: int) -> None:
         self.temperature = 0.0 if params.temperature < GREEDY_BELOW else params.temperature
@@ -36,11 +38,11 @@ class Choice:
         self.penalty = params.repetition_penalty
         self._room = params.max_tokens
         self._seen: Tensor | None = None
-        self._first = 0  # how many different ids the prompt has
+        self._first = 0  # number of distinct ids in the prompt
         self._generated = 0
 
     def seen(self, prompt: Sequence[int], generated: Sequence[int], device: torch.device) -> Tensor:
-        """The ids of prompt and answer so far, int64 [n], repeats possible. Costs only the new ones at each call."""
+        """Return the ids of prompt and answer so far, int64 [n], possibly repeated. Each call copies only new ids."""
         if self._seen is None:
             first = torch.tensor(sorted(set(prompt)), dtype=torch.int64)
             self._first = len(first)
@@ -51,12 +53,12 @@ class Choice:
         return self._seen[: self._first + self._generated]
 
     def unsee(self, generated: int) -> None:
-        """Only so many ids of the answer hold; those after them were guesses."""
+        """Keep only the first `generated` ids of the answer; drops rejected draft tokens."""
         self._generated = min(self._generated, generated)
 
 
 class TokenPicker(ContinuousBatchingLogitsProcessor):
-    """The one logits processor of our batches; a request brings its Choice as the keyword `choice`."""
+    """The only logits processor of our GPU batches; a request passes its Choice as the keyword `choice`."""
 
     supported_kwargs: dict[str, type] = {"choice": Choice}  # noqa: RUF012  (declared so by the base class)
     ignored_kwargs: tuple[str, ...] = ()
@@ -67,27 +69,27 @@ class TokenPicker(ContinuousBatchingLogitsProcessor):
         self._requests: list[FutureRequestState] = []
 
     def fill_defaults(self, int32_tensor: Tensor) -> None:
-        """Nothing travels in the batch's argument tensor; its one line only has to be something."""
+        """Zero the argument tensor, which carries no arguments of ours."""
         int32_tensor.zero_()
 
     def prepare_tensor_args(self, requests_with_new_token: list[FutureRequestState]) -> Tensor:
-        """Remember whose rows come next; the batch runs one step at a time, so they are the ones of the next call."""
+        """Remember the requests of the next call's rows; valid because the batch runs one step at a time."""
         self._requests = requests_with_new_token
         return torch.zeros(0, dtype=torch.int32)
 
     def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
-        """The logits with every row's token picked. Rows beyond the requests' are padding."""
+        """Return the logits with every row's token picked. Rows beyond the requests' are padding."""
         states = [request.state for request in self._requests]
         choices: list[Choice] = [state.logit_processor_kwargs["choice"] for state in states]
         mark(scores, choices, [(state.initial_tokens, state.generated_tokens) for state in states])
         if scores.is_cuda:
-            torch.cuda.current_stream(scores.device).synchronize()  # the step's time is what it computes, too
+            torch.cuda.current_stream(scores.device).synchronize()  # the measured step time must include the GPU's work
         self._stepped()
         return scores
 
 
 def choose(logits: Tensor, choices: Sequence[Choice], histories: Sequence[History]) -> list[int]:
-    """The next token of every row of `logits` [rows, vocabulary], which are changed."""
+    """Return the next token of every row of `logits` [rows, vocabulary], and change the logits."""
     mark(logits, choices, histories)
     tokens: list[int] = logits.argmax(-1).tolist()
     return tokens
@@ -104,7 +106,7 @@ def mark(logits: Tensor, choices: Sequence[Choice], histories: Sequence[History]
 
 
 def penalise(scores: Tensor, choices: Sequence[Choice], seen: Sequence[Tensor | None]) -> None:
-    """Apply each row's repetition penalty in place: seen tokens' logits are divided by it, or multiplied."""
+    """Apply each row's repetition penalty in place: divides seen tokens' positive logits, multiplies negative ones."""
     rows = [(row, ids) for row, ids in enumerate(seen) if ids is not None]
     if not rows:
         return
@@ -117,7 +119,7 @@ def penalise(scores: Tensor, choices: Sequence[Choice], seen: Sequence[Tensor | 
 
 
 def pick(scores: Tensor, choices: Sequence[Choice]) -> None:
-    """Draw a token for every row with a temperature and mark it in place with +inf."""
+    """Sample a token for every row with a temperature, and set its logit to +inf in place."""
     warm = [row for row, choice in enumerate(choices) if choice.temperature > 0]
     if not warm:
         return
@@ -131,7 +133,7 @@ def pick(scores: Tensor, choices: Sequence[Choice]) -> None:
 
 
 def draw(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """One token for each row: ids, int64 [rows], of logits [rows, vocabulary] already divided by temperature."""
+    """Sample one token per row: ids, int64 [rows], of logits [rows, vocabulary] already divided by temperature."""
     drawn = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     free = (top_k == 0) & (top_p >= 1.0)
     if bool(free.any()):
@@ -148,9 +150,10 @@ def draw(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
 
 
 def keep(logits: Tensor, top_k: Tensor, top_p: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `width` highest logits of each row, those cut by top-k and top-p at -inf, with their ids.
+    """Return the `width` highest logits of each row, with -inf for those cut by top-k and top-p, and their ids.
 
-    Third comes a bool for each row: whether no token outside the `width` would have been kept (then this is exact).
+    The third result is a bool per row: whether no token outside the `width` would have been kept (then the row is
+    exact).
     """
     rows, vocabulary = logits.shape
     everything = torch.ones(rows, dtype=torch.bool, device=logits.device)
@@ -159,19 +162,19 @@ def keep(logits: Tensor, top_k: Tensor, top_p: Tensor, width: int) -> tuple[Tens
     place = (top_k.clamp(1, width) - 1).unsqueeze(-1)
     least = values.gather(-1, place).masked_fill(~has_k.unsqueeze(-1), -torch.inf)
     by_k = values.masked_fill(values < least, -torch.inf)
-    # Equal logits at the edge are all kept, so the edge must lie inside the width for nothing to be missed.
+    # Ties at the cut-off are all kept, so the cut-off must lie inside the width.
     k_inside = everything if width == vocabulary else has_k & (top_k < width) & (values[:, -1:] < least).squeeze(-1)
     total = torch.where(k_inside, by_k.logsumexp(-1), logits.logsumexp(-1)).unsqueeze(-1)
     chance = (by_k - total).exp()
     before = chance.cumsum(-1) - chance
     kept = by_k.masked_fill((before >= top_p.unsqueeze(-1)) & (top_p < 1.0).unsqueeze(-1), -torch.inf)
     kept[:, 0] = values[:, 0]
-    # Without top-k the cut is right where the width's own chances already reach top-p.
+    # Without top-k, a row is exact if the probabilities inside the width already reach top-p.
     p_inside = ~has_k & (top_p < 1.0) & (chance.sum(-1) >= top_p)
     return kept, ids, everything if width == vocabulary else k_inside | p_inside
 
 
 def _noisy_argmax(logits: Tensor) -> Tensor:
-    """A draw from each row's softmax, int64 [rows, 1]: the Gumbel-max trick."""
+    """Sample from each row's softmax, int64 [rows, 1], with the Gumbel-max trick."""
     noise = torch.empty_like(logits).exponential_().log_()
     return (logits - noise).argmax(-1, keepdim=True)

@@ -1,1 +1,1 @@
-"""The service's side of the engine: asyncio, never torch."""
+"""Client side of the engine: asyncio code in the service's process. Never imports torch."""

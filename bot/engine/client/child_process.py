@@ -1,7 +1,7 @@
-"""A started engine process and the connection to it.
+"""Starts the engine process and connects to it.
 
-In: nothing but the wish to have one (`Link.open`). Out: messages, and in the end how it ended. The child's output is
-logged line by line; a child that does not say the right hello is refused; a child that outlives its welcome is killed.
+Logs the child's output line by line. Rejects a child whose hello is wrong, and kills a child that does not exit within
+GRACE_SECONDS after the connection was closed.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ HELLO_SECONDS = 60.0
 GRACE_SECONDS = 5.0
 STILLBORN = "The engine's process ended before it was ready; the log says why."
 PRIVATE = (*TOKENS.values(), "HUGGING_FACE_HUB_TOKEN")
-"""What the child has no use for: every token, also under a name that only the hub's library knows."""
+"""Variables removed from the child's environment: all tokens, including a name that only huggingface_hub reads."""
 
 log = logging.getLogger("inhouse.engine")
 
 
 class Link:
-    """One child process, from its hello to its end."""
+    """One child process and its connection, from its hello to its exit."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Link:
 
     @classmethod
     async def open(cls) -> "Link":
-        """Start a child and wait for its hello. Raises EngineDied if there is none to be had."""
+        """Start a child and wait for its hello. Raises EngineDied if there is none within HELLO_SECONDS."""
         secret = secrets.token_hex(32)
         arrived: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
         arrived = asyncio.get_running_loop().create_future()
@@ -85,7 +85,7 @@ class Link:
         return cls(process, reader, writer, logging_task)
 
     async def send(self, message: Message) -> None:
-        """Send it. Raises EngineDied if the connection is gone, ProtocolError if the message is too long."""
+        """Send a message. Raises EngineDied if the connection is gone, ProtocolError if the message is too long."""
         try:
             self._writer.write(protocol.frame(message))
             await self._writer.drain()
@@ -93,7 +93,7 @@ class Link:
             raise EngineDied("The engine's process is gone.") from error
 
     async def receive(self) -> ToParent | None:
-        """The next message; None when the connection ended. Raises ProtocolError."""
+        """Return the next message, or None when the connection ended. Raises ProtocolError."""
         try:
             header = await self._reader.readexactly(protocol.HEADER)
             body = await self._reader.readexactly(protocol.body_length(header))
@@ -102,12 +102,12 @@ class Link:
         return protocol.read_by_parent(body)
 
     def kill(self) -> None:
-        """End the child at once, whatever it is doing."""
+        """Kill the child immediately."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
     async def close(self) -> str:
-        """End the connection and with it the child, by force if it takes longer than GRACE_SECONDS; how it ended."""
+        """Close the connection, kill the child if it does not exit within GRACE_SECONDS, and return how it ended."""
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
@@ -128,7 +128,7 @@ async def _start(port: int, secret: str) -> asyncio.subprocess.Process:
 
 
 async def _says_hello(reader: asyncio.StreamReader, secret: str) -> bool:
-    """Whether the first message on a connection is our child's hello."""
+    """Check that the first message on a connection is our child's hello."""
     try:
         header = await reader.readexactly(protocol.HEADER)
         if protocol.body_length(header) > 1024:
@@ -144,7 +144,7 @@ async def _says_hello(reader: asyncio.StreamReader, secret: str) -> bool:
 
 
 def _environment(port: int, secret: str) -> dict[str, str]:
-    """The child's environment: ours without tokens, never online, and with the very package that runs here."""
+    """Build the child's environment: ours without tokens, the hub offline, and this package first on PYTHONPATH."""
     environment = {name: value for name, value in os.environ.items() if name not in PRIVATE}
     here = str(Path(__file__).resolve().parents[3])
     path = environment.get("PYTHONPATH")
@@ -159,7 +159,7 @@ def _environment(port: int, secret: str) -> dict[str, str]:
 
 
 async def _log_output(process: asyncio.subprocess.Process) -> None:
-    """Log the child's output, a line at a time, until it ends."""
+    """Log the child's output line by line until it ends."""
     assert process.stdout is not None
     rest = b""
     while chunk := await process.stdout.read(1 << 16):
@@ -172,7 +172,7 @@ async def _log_output(process: asyncio.subprocess.Process) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process, grace_s: float) -> None:
-    """Wait for the child to end by itself, then kill it."""
+    """Wait `grace_s` seconds for the child to exit, then kill it."""
     try:
         await asyncio.wait_for(process.wait(), grace_s)
     except TimeoutError:

@@ -1,7 +1,7 @@
-"""The service's side of the engine: starts its process, speaks to it, and survives it.
+"""Runs the engine as a child process and implements the Engine protocol (bot.types.engine) with it.
 
-`EngineProcess` is an Engine (bot.types.engine). The process starts with the first load, and again with the first load
-after it died; whatever it was doing then ends in EngineDied. torch is imported there and never here.
+The child starts with the first load, and again with the first load after it died. Calls that are pending when it dies
+raise EngineDied. Only the child imports torch.
 """
 
 import asyncio
@@ -37,11 +37,11 @@ log = logging.getLogger("inhouse.engine")
 NOT_RUNNING = "The engine is not running; it starts when a model is loaded."
 ENDED = "The engine's process ended."
 HUNG_S = 60.0
-"""A process that has not shown for so long that it gets on with its work is replaced (it beats every two seconds)."""
+"""Seconds without a message after which the process is replaced (a heartbeat is sent every two seconds)."""
 
 
 class EngineProcess:
-    """An Engine in a process of its own. Belongs to one event loop. `hung_s`: how long it may do nothing."""
+    """An Engine in a child process. Belongs to one event loop. `hung_s`: heartbeat timeout, seconds."""
 
     def __init__(self, hung_s: float = HUNG_S) -> None:
         self._hung_s = hung_s
@@ -56,15 +56,15 @@ class EngineProcess:
         self._serving = False  # a model is loaded
         self._ails = asyncio.Event()
         self._ailment = ""
-        self._quiet_s = 0.0  # since when it said nothing
+        self._quiet_s = 0.0  # seconds since the last message
 
     @property
     def pid(self) -> int | None:
-        """The process's id, while it runs."""
+        """The child's process id, or None when it is not running."""
         return self._link.pid if self._link is not None else None
 
     async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
-        """Make `source` the loaded model. Raises ModelError (none is loaded then) or EngineDied."""
+        """Load `source` and make it current. Raises ModelError (then no model is loaded), EngineDied or EngineError."""
         async with self._lock:
             if self._names:
                 raise EngineError("A model cannot be loaded while answers are being generated.")
@@ -85,7 +85,7 @@ class EngineProcess:
                 self._loading = None
 
     async def stream(self, request: EngineRequest) -> AsyncGenerator[TokenDelta, None]:
-        """Deltas of one generation; closing the iterator aborts it. Raises RequestFailed or EngineDied."""
+        """Yield the deltas of one generation. Closing the iterator aborts it. Raises RequestFailed or EngineDied."""
         check_params(request.params)
         name = request.request_id
         if name in self._names:
@@ -110,13 +110,13 @@ class EngineProcess:
                     await link.send(Abort(number))
 
     async def abort(self, request_id: str) -> None:
-        """End a running generation at the next step boundary; nothing happens if there is none of that id."""
+        """Stop a running generation at the next step boundary; an unknown id is ignored."""
         number = self._names.get(request_id)
         if number is not None and self._link is not None:
             await self._link.send(Abort(number))
 
     async def stats(self) -> EngineStats:
-        """The engine at this moment. Raises EngineDied if it is not running."""
+        """Fetch current statistics. Raises EngineDied if the process is not running."""
         link = self._running_link()
         answer: asyncio.Future[EngineStats] = asyncio.get_running_loop().create_future()
         self._asking.append(answer)
@@ -124,13 +124,13 @@ class EngineProcess:
         return await answer
 
     async def ailing(self) -> str:
-        """Wait until the process has ended, or grown too far with nothing to do, while a model is loaded."""
+        """Wait until the process ended, or leaked memory while idle, with a model loaded. Returns the reason."""
         await self._ails.wait()
         self._ails.clear()
         return self._ailment
 
     async def close(self) -> None:
-        """End the process; running streams raise EngineDied."""
+        """Stop the process; running streams raise EngineDied."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
@@ -147,7 +147,7 @@ class EngineProcess:
             raise RequestFailed("The conversation is too long to be handed to the engine; use /reset.") from error
 
     async def _read(self, link: Link) -> None:
-        """Hand on what the process says; at its end, tell everybody who waits for it."""
+        """Receive and dispatch messages until the connection ends, then fail all pending calls."""
         self._quiet_s = 0.0
         watching = asyncio.create_task(self._watch(link), name="engine's beats")
         try:
@@ -157,7 +157,7 @@ class EngineProcess:
         except ProtocolError as error:
             log.error("the engine's process does not speak our protocol: %s", error)
         except asyncio.CancelledError:
-            self._serving = False  # it is wanted no more
+            self._serving = False  # closed on purpose: not a failure to report
             raise
         finally:
             watching.cancel()
@@ -169,8 +169,10 @@ class EngineProcess:
             log.info("the engine's process ended %s", await asyncio.shield(closing))
 
     async def _watch(self, link: Link) -> None:
-        """Kill a process that says nothing for too long, as counted by a loop that runs: one that stood still itself
-        (a virtual machine that was paused) has heard nothing either."""
+        """Kill the child after `hung_s` without a message.
+
+        Counts ticks of this event loop, so time in which the whole machine was suspended does not count.
+        """
         tick_s = min(1.0, self._hung_s / 10)
         while self._quiet_s < self._hung_s:
             await asyncio.sleep(tick_s)
@@ -190,7 +192,7 @@ class EngineProcess:
                     if (deltas := self._streams.get(failure.stream)) is not None:
                         deltas.put_nowait(RequestFailed(failure.reason))
             case Progress() | Loaded() | LoadFailed():
-                # An answer to a load whose caller gave up has another number.
+                # Answers to an abandoned load have another number.
                 if self._loading is not None and self._loading.number == message.number:
                     self._loading.hear(message)
             case Stats(stats) if self._asking:
@@ -209,7 +211,7 @@ class EngineProcess:
             self._ails.set()
 
     def _bury(self, reason: str) -> None:
-        """Everybody who waits for the process gets EngineDied."""
+        """Fail all pending calls with EngineDied (a stalled load with ModelError)."""
         for deltas in self._streams.values():
             deltas.put_nowait(EngineDied(reason))
         for answer in self._asking:
@@ -227,7 +229,7 @@ class EngineProcess:
 
 @dataclass(slots=True)
 class _Load:
-    """A load that somebody waits for. stood_still: its process is killed because nothing moved."""
+    """A pending load. stood_still: the child was killed because it made no progress."""
 
     number: int
     name: str

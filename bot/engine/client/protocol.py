@@ -1,7 +1,7 @@
-"""The messages between the service and the engine's process, and how they travel.
+"""Defines the messages between the service and the engine process, and their framing.
 
-A frame is its length in 4 bytes (big endian) and then msgpack. Decoding checks every field's type, so that what arrives
-is what the types here say or an error. Each side says VERSION in its first message and refuses another one.
+A frame is a 4-byte big-endian length followed by msgpack. Decoding checks the type of every field. The child sends
+VERSION in its first message; the parent refuses any other version.
 """
 
 import socket
@@ -19,63 +19,63 @@ HEADER = 4
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
-    """What every message is: immutable, and named on the wire."""
+    """Base of all messages: immutable, tagged with the class name on the wire."""
 
 
 class Hello(Message, frozen=True):
-    """The child's first message: proof that it is the process that was started, and what it speaks."""
+    """The child's first message: the secret from its environment, and its protocol version."""
 
     secret: str
     version: int
 
 
 class Load(Message, frozen=True):
-    """Make this the loaded model; answered by Progress and then Loaded or LoadFailed of the same number."""
+    """Load a model and make it current. Answered by Progress, then Loaded or LoadFailed, with the same `number`."""
 
     number: int
     source: ModelSource
 
 
 class Generate(Message, frozen=True):
-    """Start a generation; answered by Text under the same `stream` number, or Failed."""
+    """Start a generation. Answered by Text or Failed with the same `stream` number."""
 
     stream: int
     request: EngineRequest
 
 
 class Abort(Message, frozen=True):
-    """End a generation at the next step boundary; an unknown number is ignored."""
+    """Stop a generation at the next step boundary; an unknown number is ignored."""
 
     stream: int
 
 
 class AskStats(Message, frozen=True):
-    """Answered by Stats."""
+    """Request Stats."""
 
 
 class Progress(Message, frozen=True):
-    """How far the load has come."""
+    """Progress of a load."""
 
     number: int
     progress: LoadProgress
 
 
 class Loaded(Message, frozen=True):
-    """The load succeeded."""
+    """A load succeeded."""
 
     number: int
     model: LoadedModel
 
 
 class LoadFailed(Message, frozen=True):
-    """The load failed and no model is loaded; `reason` is for a person."""
+    """A load failed and no model is loaded. `reason` is a message for users."""
 
     number: int
     reason: str
 
 
 class Text(msgspec.Struct, frozen=True, array_like=True):
-    """New text of one generation; the last one has a finish reason and usage."""
+    """New text of one generation. The last one carries the finish reason and usage."""
 
     stream: int
     text: str
@@ -84,27 +84,27 @@ class Text(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True):
-    """One generation failed; `reason` is for a person."""
+    """One generation failed. `reason` is a message for users."""
 
     stream: int
     reason: str
 
 
 class Step(Message, frozen=True):
-    """What the generations did since the last Step."""
+    """Output of all generations since the last Step."""
 
     texts: list[Text]
     failed: list[Failed]
 
 
 class Stats(Message, frozen=True):
-    """The engine at this moment."""
+    """Current engine statistics."""
 
     stats: EngineStats
 
 
 class Beat(Message, frozen=True):
-    """The process gets on with its work, or has none. grown: a sentence, if it takes more memory than it should."""
+    """Heartbeat: the process makes progress or is idle. grown: a sentence about excess memory, or ''."""
 
     grown: str = ""
 
@@ -118,11 +118,11 @@ _to_parent: msgspec.msgpack.Decoder[ToParent] = msgspec.msgpack.Decoder(ToParent
 
 
 class ProtocolError(Exception):
-    """A frame that is too long or is not a message."""
+    """A frame is too long or does not decode to a message."""
 
 
 def frame(message: Message) -> bytes:
-    """A message as it travels, length included. Raises ProtocolError if it is longer than MAX_FRAME bytes."""
+    """Encode a message as a frame. Raises ProtocolError if the body exceeds MAX_FRAME bytes."""
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME:
         raise ProtocolError(f"a message of {len(body)} bytes is too long")
@@ -130,7 +130,7 @@ def frame(message: Message) -> bytes:
 
 
 def body_length(header: bytes) -> int:
-    """The length that a frame's first HEADER bytes announce. Raises ProtocolError if it is over MAX_FRAME."""
+    """Decode a frame header (HEADER bytes) to the body's length. Raises ProtocolError above MAX_FRAME."""
     length = int.from_bytes(header, "big")
     if length > MAX_FRAME:
         raise ProtocolError(f"a frame announces {length} bytes")
@@ -138,7 +138,7 @@ def body_length(header: bytes) -> int:
 
 
 def read_by_child(body: bytes) -> ToChild:
-    """The message in a frame that the parent sent. Raises ProtocolError."""
+    """Decode a frame body from the parent. Raises ProtocolError."""
     try:
         return _to_child.decode(body)
     except msgspec.MsgspecError as error:
@@ -146,7 +146,7 @@ def read_by_child(body: bytes) -> ToChild:
 
 
 def read_by_parent(body: bytes) -> ToParent:
-    """The message in a frame that the child sent. Raises ProtocolError."""
+    """Decode a frame body from the child. Raises ProtocolError."""
     try:
         return _to_parent.decode(body)
     except msgspec.MsgspecError as error:
@@ -154,14 +154,14 @@ def read_by_parent(body: bytes) -> ToParent:
 
 
 def receive(connection: socket.socket) -> ToChild | None:
-    """The next message on a blocking socket (the child's end); None when the connection ended. Raises ProtocolError."""
+    """Read the next message from a blocking socket (child side); None if the connection ended. Raises ProtocolError."""
     header = _receive_exactly(connection, HEADER)
     body = _receive_exactly(connection, body_length(header)) if header else b""
     return read_by_child(body) if body else None
 
 
 def _receive_exactly(connection: socket.socket, count: int) -> bytes:
-    """`count` bytes, or nothing at all if the connection ends before."""
+    """Read `count` bytes, or return b'' if the connection ends first."""
     parts: list[bytes] = []
     while count:
         try:

@@ -1,7 +1,6 @@
-"""What a request must satisfy before it may touch a batch, since one bad request would take its neighbours along.
+"""Validates requests before they enter a batch, because one bad request could fail the whole batch.
 
-In: sampling parameters (`check_params`, needs no model), token ids and the loaded model's limits (`check_prompt`). Out:
-nothing, or RequestFailed with a sentence that names the allowed range. Plain Python: both processes use it.
+Violations raise RequestFailed with the allowed range. Imports no torch: both processes use it.
 """
 
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from bot.types.errors import RequestFailed
 from bot.types.messages import SamplingParams
 
 GREEDY_BELOW = 0.01
-"""Temperatures under this are greedy: dividing by them leaves one token anyway, or overflows."""
+"""Temperatures below this decode greedily: dividing by them leaves one token anyway, or overflows."""
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 100
@@ -19,7 +18,7 @@ MAX_STOP_CHARS = 100
 
 @dataclass(frozen=True, slots=True)
 class PromptLimits:
-    """What the loaded model can take, in tokens. `cache_tokens`: None if there is no bounded cache."""
+    """Limits of the loaded model, in tokens. `cache_tokens` is None for an unbounded cache."""
 
     vocabulary: int
     context_window: int
@@ -27,9 +26,9 @@ class PromptLimits:
 
 
 def check_params(params: SamplingParams, seeds: bool = True) -> None:
-    """Raise RequestFailed unless every parameter has the right type and is in its range.
+    """Raise RequestFailed unless every parameter has the right type and range.
 
-    seeds: whether the loaded model's way of generating honours a seed.
+    seeds: whether the loaded model's generator supports seeds.
     """
     _number("temperature", params.temperature, 0.0, 2.0)
     _number("top_p", params.top_p, 0.0, 1.0)
@@ -49,7 +48,7 @@ def check_params(params: SamplingParams, seeds: bool = True) -> None:
 
 
 def check_prompt(ids: Sequence[int], max_tokens: int, limits: PromptLimits) -> None:
-    """Raise RequestFailed unless the prompt and its answer fit the model."""
+    """Raise RequestFailed unless the token ids are valid and prompt and answer fit the model."""
     if not ids:
         raise RequestFailed("The prompt is empty; say something first.")
     if min(ids) < 0 or max(ids) >= limits.vocabulary:
@@ -68,7 +67,7 @@ def check_prompt(ids: Sequence[int], max_tokens: int, limits: PromptLimits) -> N
 
 
 def _number(name: str, value: object, low: float, high: float) -> None:
-    """A NaN fails the comparison, so that it is refused like any other value out of range."""
+    """Raise RequestFailed unless `value` is a number in range. NaN fails the comparison, so it is refused too."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise RequestFailed(f"{name} must be a number between {low:g} and {high:g}.")
 

@@ -1,1 +1,1 @@
-"""Batches on a CPU: KV cache, attention and compute threads."""
+"""Runs batches on a CPU: KV cache, attention and compute threads."""

@@ -1,7 +1,8 @@
-"""A model's own code over rows: a line of tokens goes through it, and each part of the line sees its own row only.
+"""Runs a model over tokens of several conversations in one pass, where each token attends to its own row only.
 
-In: parts, each some tokens that go on where a row ends. Out: logits; the rows hold the new keys and values. Ours is
-only the attention, which transformers calls under NAME; `switch` sees that a model takes it and says the same with it.
+The input is a list of parts, tokens that continue a row of the KV cache; the rows receive the new keys and values. Only
+the attention is our code, which transformers calls under NAME. `switch` enables it, and checks that the model produces
+the same logits with it.
 """
 
 from collections.abc import Sequence
@@ -22,16 +23,15 @@ NAME = "inhouse-rows"
 TRIAL = (11, 1, 4)
 """Tokens in the steps of the comparison: a prompt, one more, a few more."""
 CALL_BYTES = 1 << 18
-"""Keys and values that are read in the time that a call of the attention costs beside (bench/RESULTS.md)."""
+"""Bytes of keys and values that are read in the time that one more attention call costs (bench/RESULTS.md)."""
 TOLERANCE = 0.05
-"""By how much logits may differ, as a share of the largest; in bfloat16 the order of additions makes 0.01."""
+"""Most difference of logits, as a share of the largest; in bfloat16 the order of additions makes 0.01."""
 
 
 class Step:
-    """One pass through the model; it travels through its forward as the keyword `step`.
+    """One forward pass; models pass it to the attention as the keyword `step`.
 
-    What can be looked up once for all layers is, since what Python does costs as much as the arithmetic in a step of
-    few tokens.
+    Holds what all layers share, since in a step of few tokens Python's overhead costs as much as the arithmetic.
     """
 
     def __init__(self, parts: Sequence[Part], shape: Shape) -> None:
@@ -40,16 +40,16 @@ class Step:
 
 
 def forward(model: PreTrainedModel, parts: Sequence[Part]) -> Tensor:
-    """Run the model over the parts, whose rows have room: the wanted logits, float32 [all wanted, vocabulary].
+    """Run the model over the parts and return the wanted logits, float32 [all wanted, vocabulary].
 
-    The rows then end with the parts' tokens; if the model raises something, they are as they were.
+    The rows must have room. They then end with the parts' tokens; if the model raises, their ids are unchanged.
     """
     ends = accumulate(len(part.ids) for part in parts)
     wanted = [place for part, end in zip(parts, ends, strict=True) for place in range(end - part.wanted, end)]
     befores = [len(part.row.ids) for part in parts]
     begun = zip(parts, befores, strict=True)
     positions = [place for part, before in begun for place in range(before, before + len(part.ids))]
-    whole: Any = model  # its forward takes keywords that its class does not declare
+    whole: Any = model  # forward takes keywords that the class does not declare
     output = whole(
         input_ids=torch.tensor([[token for part in parts for token in part.ids]]),
         position_ids=torch.tensor([positions]),
@@ -60,21 +60,22 @@ def forward(model: PreTrainedModel, parts: Sequence[Part]) -> Tensor:
     logits: Tensor = output.logits[0].float()
     for part in parts:
         part.row.ids += part.ids
-    # Not every model knows logits_to_keep.
+    # Some models ignore logits_to_keep.
     return logits[: len(wanted)] if len(logits) == max(1, len(wanted)) else logits[wanted]
 
 
 def shape_of(model: PreTrainedModel) -> Shape:
-    """What a token leaves in each layer."""
+    """Return the shape of one token's keys and values."""
     config = model.config.get_text_config()
     heads, width = int(find_num_key_value_heads(config)), int(find_head_dim(config))
     return Shape(int(config.num_hidden_layers), heads, width, model.dtype)
 
 
 def switch(model: PreTrainedModel, vocabulary: int) -> None:
-    """Have the model use rows, once a short text made the same logits with them as without.
+    """Enable our attention for the model, if a short text has the same logits with it as without.
 
-    Raises CannotBatch, and for what is no fault of the model's Unrecoverable or MemoryError; then it is as it was.
+    Raises CannotBatch, or Unrecoverable or MemoryError for failures that the model did not cause; it then uses sdpa
+    again.
     """
     if model.config._attn_implementation == NAME:
         return
@@ -93,7 +94,7 @@ def switch(model: PreTrainedModel, vocabulary: int) -> None:
                 wanted = expected[len(row.ids) - 1]
                 if bool((found - wanted).abs().max() > TOLERANCE * wanted.abs().max()):
                     raise ValueError("with another attention it says something else")
-    except Exception as error:  # whatever its code does not like about this
+    except Exception as error:  # the model's code may raise anything
         model.set_attn_implementation("sdpa")
         raise meant(judge(error)) from None
 
@@ -110,11 +111,11 @@ def attend(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    **more: Any,  # whatever else a model hands to its attention
+    **more: Any,  # other keywords that models pass
 ) -> tuple[Tensor, None]:
-    """Queries [1, heads, tokens, width] to outputs [1, tokens, heads, width]; keys and values go into their rows.
+    """Compute attention: queries [1, heads, tokens, width] to outputs [1, tokens, heads, width].
 
-    Raises ValueError for what this attention does not know.
+    Writes keys and values to their rows. Raises ValueError for features that it does not support (softcap, sinks).
     """
     if softcap is not None or s_aux is not None:
         raise ValueError("its attention has parts that are not known here")
@@ -125,4 +126,4 @@ def attend(
 
 
 AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, lambda *_, **__: None)  # each part has its own
+AttentionMaskInterface.register(NAME, lambda *_, **__: None)  # spans make their own masks

@@ -1,7 +1,7 @@
-"""What one call of the attention sees: any number of tokens of one row, or one token each of rows side by side.
+"""Groups a step's tokens into attention calls: any number of tokens of one row, or one token each of adjacent rows.
 
-In: queries, keys and values of some of a line's tokens. Out: the outputs for them; the rows hold the new keys and
-values. How much goes into one call is a matter of time only.
+Each call writes the new keys and values to the rows and returns the outputs of its tokens. The grouping affects speed
+only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from bot.engine.cpu.kv_cache import Row
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Tokens that go on where the row's own end. wanted: how many of them, the last ones, are to have logits."""
+    """Tokens that continue a row. wanted: how many of the last ones need logits."""
 
     row: Row
     ids: Sequence[int]
@@ -25,25 +25,25 @@ class Part:
 
 
 class Span(Protocol):
-    """What one call of the attention sees. tokens: how many of the line's are its own."""
+    """One attention call. tokens: how many of the step's tokens belong to it."""
 
     tokens: int
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, scale: float | None
     ) -> Tensor:
-        """Of its tokens, [1, heads, tokens, width] each, to outputs [1, tokens, heads, width]."""
+        """Compute attention for its tokens: inputs [1, heads, tokens, width], outputs [1, tokens, heads, width]."""
         ...
 
 
 def spans_of(parts: Sequence[Part], call: int) -> list[Span]:
-    """The calls for these parts, as `together` has it."""
+    """Return the attention calls for these parts, grouped by `together`."""
     pieces = (parts[start:end] for start, end in together(parts, call))
     return [_One(piece[0]) if len(piece) == 1 else _Many(piece) for piece in pieces]
 
 
 class _One:
-    """Any number of tokens of one row."""
+    """Attention call for any number of tokens of one row."""
 
     def __init__(self, part: Part) -> None:
         row = part.row
@@ -58,14 +58,14 @@ class _One:
     ) -> Tensor:
         torch._foreach_copy_(self._new[2 * layer : 2 * layer + 2], (key[0], value[0]))
         keys, values = self._seen[2 * layer : 2 * layer + 2]
-        # Heads that share keys are rows of one matrix, so that these are read once for all of them.
+        # Query heads that share keys become rows of one matrix, so that the keys are read once.
         heads, sharing = keys.shape[1], query.shape[1] // keys.shape[1]
         query = query.reshape(1, heads, sharing * self.tokens, -1)
         output = scaled_dot_product_attention(query, keys, values, self._mask(window, sharing), scale=scale)
         return output.view(1, heads * sharing, self.tokens, -1).transpose(1, 2)
 
     def _mask(self, window: int | None, sharing: int) -> Tensor | None:
-        """None if all keys are seen."""
+        """Return the mask, or None if all keys are visible."""
         if (window, sharing) not in self._masks:
             end = self._before + self.tokens
             everything = self.tokens == 1 and (window is None or end <= window)
@@ -75,7 +75,7 @@ class _One:
 
 
 class _Many:
-    """One token each of rows side by side. Those between them that have none are read in vain."""
+    """Attention call for one token each of adjacent rows. Rows in between without a token are computed and ignored."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         places = [part.row.place for part in parts]
@@ -106,7 +106,7 @@ class _Many:
         return output.reshape(1, self.tokens, heads * sharing, -1)
 
     def _mask(self, window: int | None) -> Tensor:
-        """[places, 1, 1, keys]. A place without a token sees the first key."""
+        """Return the mask, [places, 1, 1, keys]. A place without a token sees the first key."""
         if window not in self._masks:
             last = torch.zeros(self._end - self._first, dtype=torch.long)
             last[self._places - self._first] = self._befores
@@ -115,10 +115,10 @@ class _Many:
 
 
 def together(parts: Sequence[Part], call: int) -> Iterator[tuple[int, int]]:
-    """Which parts are seen in one call, as [start, end): rows one after another in their slab, each with one token.
+    """Yield the parts of each call as [start, end): adjacent rows of one slab with one token each share a call.
 
-    Such a call reads as many keys of all places as the longest row has. call: keys that are read in the time that
-    another call costs.
+    Such a call reads as many keys of every place as the longest row has. call: number of keys that are read in the time
+    that another call costs.
     """
     start, longest = 0, 0
     for end, part in enumerate(parts):
@@ -137,9 +137,9 @@ def _beside(one: Part, other: Part) -> bool:
 
 
 def _mask(last: Tensor, keys: int, window: int | None, dtype: torch.dtype) -> Tensor:
-    """Zeros for the keys that each token sees, up to the place `last` has for it, else -inf: [tokens, keys].
+    """Return an additive mask [tokens, keys]: 0 for keys up to the token's place in `last`, else -inf.
 
-    As numbers, since each layer's call would make them of bools anew.
+    Floats, because each layer's call would convert bools again.
     """
     last, key = last.unsqueeze(-1), torch.arange(keys)
     seen = key <= last

@@ -1,8 +1,8 @@
-"""Threads that compute, each only as long as it has something to compute.
+"""Runs computation on threads that end with their work.
 
-torch's OpenMP gives every thread that computes helpers of its own, and these wait for work at the ready only as long as
-the process has no more of them than processors; else they sleep, and waking them a thousand times a step makes it up to
-a third slower (bench/RESULTS.md). They go when their thread ends. So no thread keeps helpers while another computes.
+torch's OpenMP gives every computing thread its own helper threads. They spin while the process has no more of them than
+processors. With more they sleep, and waking them a thousand times per step makes the step up to a third
+slower (bench/RESULTS.md). Helpers end with their thread, so no thread may keep helpers while another one computes.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,6 @@ T = TypeVar("T")
 
 
 def apart(work: Callable[[], T]) -> T:
-    """Do it on a thread of its own, which has ended when this returns or raises what the work did."""
+    """Run `work` on a new thread, wait until that thread has ended, and return or raise what the work did."""
     with ThreadPoolExecutor(1, "apart") as pool:
         return pool.submit(work).result()

@@ -1,8 +1,7 @@
-"""The batch on a CPU: every step is one pass of the model over the next tokens of all conversations.
+"""Implements Batch on a CPU: every step is one pass of the model over the next tokens of all conversations.
 
-A step takes one token of each answer that is being written and, beside them, a chunk of the prompts that are still
-being read (`share`), so long as the chunk may last (`Pace`). Sampling is one pass over all rows. In and out as
-`batch.Batch` says.
+A step takes one token of each running answer, perhaps draft tokens, and a chunk of the prompts that are not read yet
+(`share`), limited by the prefill budget (`Pace`). Sampling is one pass over all rows.
 """
 
 import contextlib
@@ -32,12 +31,12 @@ from bot.types.messages import SamplingParams
 log = logging.getLogger(__name__)
 
 MOST_GUESSES = 4
-"""In one step, of all answers together: a few more tokens cost next to nothing, many do."""
+"""Most draft tokens in one step, of all answers together: a few cost almost nothing, many do."""
 
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """A request in the batch. ids: prompt and answer; those that are not in the row yet are to be computed next."""
+    """A request in the batch. ids: prompt and answer; those that are not in the row yet are computed next."""
 
     key: str
     prompt: Sequence[int]
@@ -45,30 +44,30 @@ class Session:
     left: int
     eos: frozenset[int]
     choice: Choice
-    row: Row = field(init=False)  # when it begins
+    row: Row = field(init=False)  # set when it begins
     guesses: list[int] = field(default_factory=list)
     lookup: Lookup = field(default_factory=Lookup)
 
     @property
     def ahead(self) -> int:
-        """How many tokens have to go through the model before the next one can be chosen."""
+        """Number of tokens to compute before the next one can be sampled."""
         return len(self.ids) - len(self.row.ids)
 
     def part(self, count: int) -> Part:
-        """The next so many of them; after the last one the guesses, and each of these wants logits."""
+        """Return the next `count` tokens; after the last one the draft tokens, each of which needs logits."""
         before = len(self.row.ids)
         wanted = 1 + len(self.guesses) if count == self.ahead else 0
         return Part(self.row, self.ids[before : before + count] + self.guesses, wanted)
 
     def histories(self) -> list[History]:
-        """What the next token follows, and then what the one after each guess does."""
+        """Return the history of the next token, and that of the token after each draft token."""
         answer = self.ids[len(self.prompt) :]
         return [(self.prompt, answer + self.guesses[:right]) for right in range(1 + len(self.guesses))]
 
     def take(self, tokens: Sequence[int]) -> Made:
-        """Go on with the tokens that the model chose, one after what it knew and one after each guess.
+        """Append the sampled tokens: one after the known ids and one after each draft token.
 
-        A token counts if all guesses before it were right.
+        A token counts if all draft tokens before it were accepted.
         """
         wrong = (place for place, guess in enumerate(self.guesses) if tokens[place] != guess)
         made = list(tokens[: next(wrong, len(self.guesses)) + 1])
@@ -79,18 +78,18 @@ class Session:
         self.ids += made
         self.left -= len(made)
         del self.row.ids[len(self.ids) - 1 :]
-        self.choice.unsee(len(self.ids) - len(self.prompt) - 1)  # the last one stands where a guess may have stood
+        self.choice.unsee(len(self.ids) - len(self.prompt) - 1)  # drops rejected draft tokens from the history
         return Made(self.key, made, self.left <= 0 or made[-1] in self.eos)
 
 
 class RowBatch:
-    """A running batch over a KV cache of `blocks` blocks."""
+    """A Batch over a KV cache of `blocks` blocks."""
 
     block = BLOCK
-    offload_mb = offloaded_mb = 0  # all of it is RAM
+    offload_mb = offloaded_mb = 0  # the cache itself is RAM
 
     def __init__(self, model: PreTrainedModel, blocks: int, vocabulary: int, pace: Pace, listener: Listener) -> None:
-        """Raises CannotBatch if the model's attention cannot be ours."""
+        """Raises CannotBatch if the model cannot use our attention, or MemoryError or Unrecoverable."""
         self.listener = listener
         self.cache_blocks, self.cache_tokens = blocks, blocks * BLOCK
         self._model = model
@@ -98,10 +97,10 @@ class RowBatch:
         self._pace = pace
         self._rows = Rows(shape_of(model), blocks)
         self._sessions: dict[str, Session] = {}
-        self._inbox: SimpleQueue[Session | str | None] = SimpleQueue()  # to begin, to cancel, or the end
+        self._inbox: SimpleQueue[Session | str | None] = SimpleQueue()  # begin, cancel, or stop
         self._failure: Failure | None = None
         self._stopped = False
-        self._lock = Lock()  # for the next one, and for the inbox when that is None
+        self._lock = Lock()  # guards _thread, and the last look at _inbox
         self._thread: Thread | None = None
         switch(model, vocabulary)
 
@@ -117,7 +116,7 @@ class RowBatch:
         with self._lock:
             if self._thread is None:
                 thread = Thread(target=self._run, name="batch", daemon=True)
-                thread.start()  # or it raises, and the next one is tried
+                thread.start()  # if it raises, the next add tries again
                 self._thread = thread
             self._inbox.put(session)
         return not self.is_dead()
@@ -144,17 +143,17 @@ class RowBatch:
         self._rows = Rows(shape_of(self._model), 0)
 
     def _run(self) -> None:
-        """The thread: steps while there is something to do (`threads` says why not longer)."""
+        """Batch thread: runs steps while there is work (see compute_threads for why it then ends)."""
         try:
             with torch.inference_mode():
                 while self._hear():
                     self._step()
-        except Exception as error:  # whatever the model raises ends this batch, and Batching makes another
-            log.error("a step failed\n%s", traceback.format_exc())  # as text: a record would hold the step's tensors
+        except Exception as error:  # any error ends this batch, and Batching starts another
+            log.error("a step failed\n%s", traceback.format_exc())  # as text: a log record would keep the tensors
             failure = self._failure = judge(error)
         else:
             return
-        # Whoever adds one from now on sees that the batch is dead; who did so before is told.
+        # Later calls of add() see that the batch is dead; requests added before are reported as failed.
         with contextlib.suppress(Empty):
             while True:
                 item = self._inbox.get_nowait()
@@ -164,7 +163,7 @@ class RowBatch:
         self.listener.stepped(self, made, perf_counter())
 
     def _hear(self) -> bool:
-        """Take in what is asked; False if there is nothing to do, or at the end."""
+        """Process the inbox. Returns False if there is no work, or to stop."""
         while True:
             with contextlib.suppress(Empty):
                 while True:
@@ -192,7 +191,7 @@ class RowBatch:
         self.listener.started(self, session.key, len(session.row.ids), perf_counter())
 
     def _step(self) -> None:
-        """One pass of the model, and a token for everyone whose prompt is through."""
+        """Run one pass of the model, and sample a token for every session whose prompt is read."""
         began = perf_counter()
         plan = self._plan()
         answers = sum(session.ahead == 1 for session, _ in plan)
@@ -205,19 +204,19 @@ class RowBatch:
             self.listener.stepped(self, made, perf_counter())
 
     def _plan(self) -> list[tuple[Session, int]]:
-        """Whose tokens go through the model now, and how many of each."""
+        """Choose the sessions of the next step, and how many tokens of each."""
         writing = [session for session in self._sessions.values() if session.ahead == 1]
         reading = [session for session in self._sessions.values() if session.ahead > 1]
         for session in writing:
             most = min(MOST_GUESSES // len(writing), session.left - 1) if not reading else 0
             session.guesses = session.lookup.guess(session.ids, most) if most else []
         counts = share([session.ahead for session in reading], self._pace.chunk(len(writing)))
-        writing.sort(key=lambda session: session.row.where)  # neighbours are read in one call
+        writing.sort(key=lambda session: session.row.where)  # adjacent rows share a call
         plan = [(session, 1) for session in writing]
         return plan + [(session, count) for session, count in zip(reading, counts, strict=True) if count]
 
     def _choose(self, ready: Sequence[Session], logits: Tensor) -> list[Made]:
-        """What follows, by logits for each of these sessions, and for each of its guesses after it."""
+        """Sample the next tokens from the logits of these sessions and their draft tokens."""
         histories = [history for session in ready for history in session.histories()]
         choices = [session.choice for session in ready for _ in range(1 + len(session.guesses))]
         tokens = iter(choose(logits, choices, histories))
@@ -229,10 +228,10 @@ class RowBatch:
 
 
 def share(ahead: Sequence[int], budget: int) -> list[int]:
-    """How many tokens of each prompt go into a step of `budget` tokens; `ahead`: what each has left, the oldest first.
+    """Return how many tokens of each prompt go into a step of `budget` tokens.
 
-    The oldest has half of it for itself, so that it gets on whatever comes; the rest goes to the shortest first, since
-    they are the ones that can be answered soonest.
+    ahead: tokens left of each prompt, oldest first. The oldest prompt gets half of the budget, so that it always
+    advances. The rest goes to the shortest first, since these can be answered soonest.
     """
     counts = [0] * len(ahead)
     if ahead:

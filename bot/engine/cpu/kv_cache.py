@@ -1,10 +1,10 @@
-"""The KV cache on a CPU: a row for every conversation, kept between its turns.
+"""Keeps the KV cache on a CPU: one row per conversation, kept between its turns.
 
-In: the ids of a prompt. Out: a row that already holds the keys and values of as many of them as any row has. Promise:
-all rows together take no more than the blocks they were given, if no more is asked for by those in use; what is not in
-use goes when room is needed, whoever rested longest first. For one thread.
+A prompt gets a row that already holds the keys and values of its longest cached prefix. All rows together take no more
+than the given blocks: idle rows are evicted, least recently used first, and a row that does not fit beside the rows in
+use raises MemoryError. Not thread-safe.
 
-Rows of like size lie side by side in a `Slab`, so that one call of the attention reads many of them.
+Rows of similar size lie side by side in a `Slab`, so that one attention call reads many of them.
 """
 
 import math
@@ -18,18 +18,18 @@ import torch
 from torch import Tensor
 
 BLOCK = 64
-"""Tokens; what rows take is counted in blocks."""
+"""Tokens per block, the unit in which rows are counted."""
 SMALLEST = 4
 """Blocks of the smallest rows; others have twice, four times, ... as many."""
 PLACES = 16
-"""Rows of a slab at most."""
+"""Most rows of a slab."""
 LITTLE = 16
-"""Tokens that a conversation may lose when another one goes on in its row; with more, that one gets a copy."""
+"""Most cached tokens that reuse in place may discard; a row that would lose more is copied."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Of the keys (or values) of one token, and their type."""
+    """Shape and dtype of one token's keys (or values)."""
 
     layers: int
     heads: int
@@ -38,18 +38,18 @@ class Shape:
 
     @property
     def token_bytes(self) -> int:
-        """What a token takes in each layer."""
+        """Bytes of one token's keys and values in each layer."""
         return 2 * self.heads * self.width * self.dtype.itemsize
 
 
 class Slab:
-    """Rows of `blocks` blocks side by side. Memory is taken as tokens come, and given back with their row.
+    """Rows of `blocks` blocks side by side. Memory is allocated as tokens arrive, and freed with the row.
 
-    It is the system's own: malloc would keep holes of all sizes.
+    Uses mmap, because malloc would fragment.
     """
 
     def __init__(self, shape: Shape, places: int, blocks: int) -> None:
-        """Raises MemoryError."""
+        """Raises MemoryError if the system refuses the memory."""
         self.blocks = blocks
         self.places = places
         self.free = list(range(places))
@@ -59,14 +59,14 @@ class Slab:
         except OSError as error:
             raise MemoryError(f"the system gives no more memory to the KV cache ({error.strerror})") from error
         if hasattr(mmap, "MADV_NOHUGEPAGE"):
-            with suppress(OSError):  # a kernel without huge pages
-                self._memory.madvise(mmap.MADV_NOHUGEPAGE)  # one token would take all of a huge page
+            with suppress(OSError):  # kernel without huge pages
+                self._memory.madvise(mmap.MADV_NOHUGEPAGE)  # one token would allocate a whole huge page
         self.held = torch.frombuffer(self._memory, dtype=shape.dtype).view(room)
         self.layers = self.held.unbind(1)
-        """Of each layer keys, then values: [places, heads, tokens, width]."""
+        """Keys and values of each layer, alternating: [places, heads, tokens, width]."""
 
     def leave(self, place: int) -> None:
-        """Free a place, and give the system its memory."""
+        """Free a place, and return its memory to the system."""
         insort(self.free, place)
         row = len(self._memory) // self.places
         start = -(-place * row // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -77,7 +77,7 @@ class Slab:
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One conversation. ids: the tokens whose keys and values it holds. most: tokens that it may come to hold.
+    """One conversation. ids: the tokens whose keys and values it holds. most: tokens that it may grow to.
 
     touched: the most tokens that it ever held in its place.
     """
@@ -91,39 +91,39 @@ class Row:
 
     @property
     def blocks(self) -> int:
-        """What it takes, or may come to take."""
+        """Blocks that it takes, or may grow to while it is in use."""
         return blocks_for(self.most if self.in_use else self.touched)
 
     @property
     def where(self) -> tuple[int, int]:
-        """Sorts rows so that neighbours come together."""
+        """Sort key that puts adjacent rows together."""
         return id(self.slab), self.place
 
     @property
     def held(self) -> Tensor:
-        """[2 x layers, heads, tokens, width]."""
+        """Its keys and values, [2 x layers, heads, tokens, width]."""
         return self.slab.held[self.place]
 
 
 class Rows:
-    """All rows; at most `blocks` blocks."""
+    """All rows of a cache of at most `blocks` blocks."""
 
     def __init__(self, shape: Shape, blocks: int) -> None:
         self.blocks = blocks
         self._shape = shape
-        self._rows: list[Row] = []  # who rested longest comes first
+        self._rows: list[Row] = []  # least recently used first
         self._slabs: list[Slab] = []
 
     @property
     def free(self) -> int:
-        """Blocks that nobody uses now; from any thread."""
+        """Blocks that no row in use takes; safe from any thread."""
         return self.blocks - sum(row.blocks for row in tuple(self._rows) if row.in_use)
 
     def take(self, ids: Sequence[int], most: int) -> Row:
-        """A row for a prompt, which holds what is known of it, and never all: its last token is to be computed.
+        """Return a row for a prompt that holds its longest cached prefix.
 
-        most: tokens that it may come to hold. Raises MemoryError if those in use take all there is, or the system gives
-        no more.
+        The last token is never included, because it must be computed. most: tokens that it may grow to. Raises
+        MemoryError if the rows in use take all blocks, or the system has no more memory.
         """
         wanted = list(ids[:-1])
         best, known = None, 0
@@ -131,8 +131,7 @@ class Rows:
             common = _common(row.ids, wanted)
             if common > known:
                 best, known = row, common
-        # One that would lose much is another conversation with the same beginning: it is copied, if there is room for
-        # both.
+        # A row that would lose many tokens is another conversation with the same beginning: copies it if both fit.
         over = best is not None and not best.in_use and (len(best.ids) - known <= LITTLE or not self._fits(best, most))
         if best is not None and over and best.blocks <= blocks_for(most) <= best.slab.blocks:
             del best.ids[known:]
@@ -140,7 +139,7 @@ class Rows:
             self._make_room(0)
             return best
         if best is not None and over:
-            self._rows.remove(best)  # it moves, and counts once
+            self._rows.remove(best)  # it moves: must not count twice
         self._make_room(blocks_for(most), best)
         row = self._place(most)
         if best is not None:
@@ -152,7 +151,7 @@ class Rows:
         return row
 
     def rest(self, row: Row) -> None:
-        """Nobody generates in this row any more; it is kept as long as there is room."""
+        """Mark a row as idle; it stays cached as long as there is room."""
         row.touched = max(row.touched, len(row.ids))
         row.in_use = False
         self._rows.remove(row)
@@ -162,11 +161,11 @@ class Rows:
             self._leave(row)
 
     def _fits(self, beside: Row, tokens: int) -> bool:
-        """Whether there is room for a row of so many tokens while that one, which rests, stays."""
+        """Whether a row of so many tokens fits while the idle row `beside` stays."""
         return self.free - beside.blocks >= blocks_for(tokens)
 
     def _make_room(self, blocks: int, last: Row | None = None) -> None:
-        """See to it that so many blocks are not taken by any row. last: one that goes only after all others."""
+        """Evict idle rows until so many blocks are free. last: evicted after all others. Raises MemoryError."""
         room = self.blocks - sum(row.blocks for row in self._rows)
         for row in sorted((row for row in self._rows if not row.in_use), key=lambda row: row is last):
             if room >= blocks:
@@ -178,7 +177,7 @@ class Rows:
             raise MemoryError("not enough memory in the KV cache for this step")
 
     def _place(self, most: int) -> Row:
-        """A place for a row, the first that is free, so that those in use lie close together."""
+        """Allocate the first free place for a row, so that rows in use lie close together."""
         blocks = max(SMALLEST, 1 << (blocks_for(most) - 1).bit_length())
         slab = next((slab for slab in self._slabs if slab.blocks == blocks and slab.free), None)
         if slab is None:
@@ -187,7 +186,7 @@ class Rows:
         return Row(slab, slab.free.pop(0), most)
 
     def _slab(self, places: int, blocks: int) -> Slab:
-        """With fewer places where the system does not promise so much memory at once."""
+        """Allocate a slab, with fewer places if the system refuses that much memory at once."""
         try:
             return Slab(self._shape, places, blocks)
         except MemoryError:
@@ -202,11 +201,11 @@ class Rows:
 
 
 def blocks_for(tokens: int) -> int:
-    """Blocks that so many tokens take."""
+    """Return the blocks that so many tokens take."""
     return -(-tokens // BLOCK)
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids they begin with that are the same."""
+    """Return the length of the common prefix."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -1,1 +1,1 @@
-"""Batches on a GPU: transformers' paged cache with our scheduler and offloading to RAM."""
+"""Runs batches on a GPU: transformers' paged cache with our scheduler and offloading to RAM."""

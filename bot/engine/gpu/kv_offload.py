@@ -1,8 +1,7 @@
-"""What a GPU's KV cache has no more room for, in the machine's own memory until somebody goes on with it.
+"""Keeps blocks evicted from a GPU's KV cache in RAM, until a prompt begins with them.
 
-In: blocks of the library's cache that are about to be evicted; later the ids of a prompt. Out: the blocks which that
-prompt begins with and the cache has not, for the cache to hold again. Promise: no more than the bytes that were given;
-whoever rested longest goes first. It runs on the batch's own thread, between two steps.
+Takes no more than the given bytes; drops the least recently used blocks first. Runs on the batch's own thread, between
+two steps.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,18 +14,18 @@ from transformers.generation.continuous_batching.cache_allocators.cache_allocato
 )
 
 PIECE = 64
-"""Blocks that are brought back at once."""
+"""Blocks that are copied back at once."""
 
 
 class Offload:
-    """The evicted blocks of one part of the cache (all layers with one kind of attention)."""
+    """Evicted blocks of one part of the cache (all layers with one kind of attention)."""
 
     def __init__(self, part: CacheAllocator, limit: int) -> None:
-        """limit: bytes. They are taken as they are used."""
+        """limit: bytes, allocated as they are used."""
         self._part = part
         self._rows = torch.empty((limit // part.bytes_per_block, part.bytes_per_block), dtype=torch.uint8)
         self._free = list(reversed(range(len(self._rows))))
-        self._kept: dict[int, int] = {}  # hash of a block: its row; who rested longest comes first
+        self._kept: dict[int, int] = {}  # block hash to row, least recently used first
 
         self._used = 0
 
@@ -38,11 +37,11 @@ class Offload:
 
     @property
     def taken(self) -> int:
-        """Bytes that it has come to take; from any thread."""
+        """Bytes allocated so far; safe from any thread."""
         return self._used * self._part.bytes_per_block
 
     def keep(self, blocks: Sequence[int]) -> None:
-        """Copy these blocks, the longest unused first. The cache must still have them, with their hashes."""
+        """Copy these blocks, least recently used first. The cache must still hold them and their hashes."""
         blocks = blocks[max(0, len(blocks) - len(self._rows)) :]
         if not blocks:
             return
@@ -57,9 +56,9 @@ class Offload:
         self._used = max(self._used, max(rows) + 1)
 
     def find(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Of the blocks that a prompt begins with: those in the cache, and the hashes of those that are only here.
+        """Return the blocks of a prompt's cached prefix: those in the GPU's cache, and the hashes of those only in RAM.
 
-        Its last token is to be computed, so it counts for nothing, as in the library's own search.
+        Excludes the last token, which must be computed, as the library's own search does.
         """
         page, known = self._part.tokens_per_page, None
         there: list[int] = []
@@ -76,16 +75,16 @@ class Offload:
         return there, here
 
     def take(self, hashes: Sequence[int]) -> Tensor:
-        """What these blocks hold, uint8 [blocks, bytes of a block]; it is not kept any more."""
+        """Remove these blocks and return their contents, uint8 [blocks, bytes of a block]."""
         rows = [self._kept.pop(each) for each in hashes]
         self._free += rows
         return self._rows[torch.tensor(rows)]
 
     def give(self, hashes: Sequence[int], contents: Tensor, blocks: Sequence[int]) -> None:
-        """Fill these blocks of the cache, which nobody uses, and let them be found there."""
+        """Write the contents to these unused blocks of the cache, and register them for prefix matching."""
         self._cache.index_copy_(0, self._ids(blocks), contents.to(self._cache.device))
         if self._cache.is_cuda:
-            torch.cuda.synchronize(self._cache.device)  # the next step reads them on a stream of its own
+            torch.cuda.synchronize(self._cache.device)  # the next step runs on another stream
         ledger = self._part.ledger
         for known, block in zip(hashes, blocks, strict=True):
             ledger.hash_to_block[known], ledger.block_to_hash[block] = block, known

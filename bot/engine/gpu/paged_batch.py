@@ -1,6 +1,6 @@
-"""The batch on a GPU: one run of transformers' continuous batching, made ready for us.
+"""Implements Batch on a GPU with transformers' continuous batching.
 
-What is ours in it: the scheduler, the token picker, the way out. In and out as `batch.Batch` says.
+Replaces the library's scheduler, logits processors and output router with our own.
 """
 
 from bisect import bisect_right
@@ -34,7 +34,7 @@ SCHEDULER = "inhouse"
 
 
 class PagedBatch:
-    """A running batch over a cache of `blocks` pages."""
+    """A Batch over a cache of `blocks` pages."""
 
     block = PAGE
 
@@ -47,9 +47,9 @@ class PagedBatch:
         listener: Listener,
         offload_mb: int = 0,
     ) -> None:
-        """offload_mb: RAM for what the cache has no more room for.
+        """offload_mb: RAM for blocks evicted from the cache.
 
-        Raises CannotBatch, or MemoryError if the cache does not fit.
+        Raises CannotBatch, or an out-of-memory error if the cache does not fit.
         """
         self.listener = listener
         self._vocabulary = vocabulary
@@ -80,7 +80,7 @@ class PagedBatch:
 
     @property
     def cache_tokens(self) -> int:
-        """Layers with a window of their own have their own blocks, and take from the same cache."""
+        """Capacity for one conversation; layers with a sliding window take blocks of their own from the same cache."""
         most = self.cache.num_sectors * self.cache.tokens_per_sector
         return bisect_right(range(most + 1), self.cache_blocks, key=self.blocks_for) - 1
 
@@ -125,7 +125,7 @@ class PagedBatch:
     def stop(self) -> None:
         self._manager.stop(block=True, hard_stop=True)
         self._manager.destroy()
-        self._manager.batch_processor = self._cache = None  # whoever still holds this batch does not hold its cache
+        self._manager.batch_processor = self._cache = None  # other references must not keep the cache alive
 
     def _make(self, model: PreTrainedModel, blocks: int, pace: Pace) -> ContinuousBatchingManager:
         manager: ContinuousBatchingManager = cast(ContinuousMixin, model).init_continuous_batching(
@@ -144,12 +144,12 @@ class PagedBatch:
                 per_request_processors=True,
             ),
         )
-        # Sampling happens in the picker, which leaves an argmax to the library; its own processors are not made.
+        # TokenPicker samples and leaves an argmax to the library, whose own processors are not created.
         picker = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([TokenPicker(pace.end)]))
         picker.tensors_required = 1
         manager.logit_processor = picker
         manager.output_router = self._router = _Router(self)
-        manager.warmup()  # makes the cache here and now, so that one which does not fit is an error of the load
+        manager.warmup()  # allocates the cache now, so that a lack of memory fails the load
         return manager
 
     def _matched(self, key: str, tokens: int) -> None:
@@ -161,12 +161,12 @@ class PagedBatch:
 
 
 class _Router(OutputRouter):
-    """Hands every step's outputs on in one piece, instead of one callback for each request."""
+    """Forwards each step's outputs in one call, instead of one callback per request."""
 
     def __init__(self, batch: PagedBatch) -> None:
         super().__init__()
         self._batch = batch
-        self._told: dict[str, int] = {}  # tokens already handed on, by request
+        self._told: dict[str, int] = {}  # tokens already forwarded, by request
 
     def deliver(self, output: GenerationOutput) -> None:
         self.deliver_batch([output])
@@ -175,7 +175,7 @@ class _Router(OutputRouter):
         self._batch.listener.stepped(self._batch, [self._made(output) for output in outputs], perf_counter())
 
     def forget(self, keys: Sequence[str]) -> None:
-        """These requests are out of the batch."""
+        """Drop the counts of requests that left the batch."""
         for key in keys:
             self._told.pop(key, None)
 

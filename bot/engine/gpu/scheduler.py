@@ -1,12 +1,12 @@
-"""Our rules inside transformers' batch scheduler: what is kept of the cache, how long a step may last, who is told.
+"""Extends transformers' batch scheduler with cache eviction, offloading, a prefill budget and events.
 
-`KeepingScheduler` is first in, first out, like the library's. Beyond it:
-- blocks kept for reuse are evicted one by one, those of the conversation that rested longest first and its end before
-  its beginning, and only as many as the next step may need (the library's own rule evicts all of them at once);
-- where memory is given for it, they are kept in RAM (`Offload`), and come back when a prompt begins with them;
-- a prefill chunk is cut to what lasts MAX_STEPS decode steps at the measured speed (`Pace`), so that nobody who is
-  being answered waits longer than that;
-- it tells how much of a prompt was found in the cache, and when a cancelled request is gone.
+`KeepingScheduler` is first in, first out, like the library's. In addition:
+- blocks kept for reuse are evicted one by one, those of the least recently used conversation first and its end before
+  its beginning, and only as many as the next step may need (the library evicts all of them at once);
+- with `offload`, evicted blocks are kept in RAM (`Offload`) and copied back when a prompt begins with them;
+- a prefill chunk is limited to what lasts MAX_STEPS decode steps at the measured speed (`Pace`), which bounds the delay
+  of running answers;
+- it reports how much of a prompt was found in the cache, and when a cancelled request is gone.
 
 It runs on the batch's own thread.
 """
@@ -23,9 +23,9 @@ from bot.engine.gpu.kv_offload import PIECE, Offload
 
 
 class KeepingScheduler(FIFOScheduler):
-    """See the module. matched(id, tokens): a request starts, so many tokens were found. gone(ids): cancelled.
+    """See the module. matched(id, tokens): a request starts with so many cached tokens. gone(ids): cancelled.
 
-    offload: bytes of RAM for what is evicted.
+    offload: bytes of RAM for evicted blocks.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class KeepingScheduler(FIFOScheduler):
     ) -> None:
         super().__init__(cache, safety_margin, max_requests_per_batch)
         self._pace = pace
-        self._chunk = 0  # tokens of prompts that the step may take
+        self._chunk = 0  # prompt tokens that the step may take
         self._matched = matched
         self._gone = gone
         parts = cache.cache_allocators if offload and cache.use_prefix_sharing else {}
@@ -49,13 +49,13 @@ class KeepingScheduler(FIFOScheduler):
 
     @property
     def offloaded(self) -> int:
-        """Bytes of RAM that were given to what was evicted; from any thread."""
+        """Bytes of RAM allocated so far for evicted blocks; safe from any thread."""
         return sum(offload.taken for offload in self._offloads.values())
 
     def schedule_batch(
         self, token_budget: int, cache_budget: int
     ) -> tuple[list[FutureRequestState] | None, bool, int, int]:
-        """The library's choice within our chunk; decoding requests come first and are never cut."""
+        """Schedule by the library's rules within our prefill budget; decoding requests come first and are never cut."""
         answers = sum(state.status == RequestStatus.DECODING for state in self.active_requests.values())
         self._chunk = self._pace.chunk(answers)
         budget = min(token_budget, self._chunk + answers)
@@ -64,7 +64,7 @@ class KeepingScheduler(FIFOScheduler):
         return requests, fast, query_tokens, read_tokens
 
     def finish_request(self, request_id: str) -> None:
-        """Free the request's blocks, so ordered that the end of a conversation is evicted before its beginning."""
+        """Free the request's blocks, ordered so that the end of a conversation is evicted before its beginning."""
         blocks = {
             name: list(part.block_table.get(request_id, ())) for name, part in self.cache.cache_allocators.items()
         }
@@ -72,7 +72,7 @@ class KeepingScheduler(FIFOScheduler):
         self._rest(blocks)
 
     def clear_cancelled_requests(self) -> list[RequestState]:
-        """Free what cancelled requests held, and tell who is gone."""
+        """Free the blocks of cancelled requests, and report that they are gone."""
         if not self._requests_to_cancel:
             return []
         tables = [
@@ -95,23 +95,23 @@ class KeepingScheduler(FIFOScheduler):
         return tokens
 
     def _try_to_meet_safety_margin(self) -> bool:
-        """Make room for one step. Admission sees to it that running requests fit, so nobody is ever held back here."""
+        """Make room for one step. Always True, because admission ensures that running requests fit."""
         for name, part in self.cache.cache_allocators.items():
             if self.cache.use_prefix_sharing:
-                for state in self.waiting_requests.values():  # what they will find must not go to make room for them
+                for state in self.waiting_requests.values():  # their cached blocks must not be evicted for them
                     self._rest({name: part.match_prefix_blocks(state.remaining_prefill_tokens)})
             self._make_room(name, self._step_needs(name))
         self.cache.pool.try_to_free_sectors()
         return True
 
     def _step_needs(self, name: str) -> int:
-        """Blocks that the next step may take: those of a chunk of prompts, and each request may begin one more."""
+        """Return the blocks that the next step may take: those of a prefill chunk, and one more for each request."""
         requests = [*self.active_requests.values(), *self.waiting_requests.values()]
         prefill = min(self._chunk, sum(len(state.remaining_prefill_tokens) for state in requests))
         return prefill // self.cache.cache_allocators[name].tokens_per_page + len(requests) + 1
 
     def _make_room(self, name: str, blocks: int) -> None:
-        """Evict whoever rested longest until so many blocks are free, if that can be."""
+        """Evict least recently used blocks until so many are free, if possible."""
         part = self.cache.cache_allocators[name]
         oldest = list(part.ledger.cached_blocks)[: max(0, blocks - self._free(part))]
         if name in self._offloads:
@@ -126,18 +126,18 @@ class KeepingScheduler(FIFOScheduler):
         return pool.count_free_blocks(part.index) + pool.num_free_sectors * part.blocks_per_sector
 
     def _bring_back(self, ids: list[int]) -> None:
-        """Have the cache hold again what was evicted of a prompt's beginning, as far as there is room for it."""
+        """Copy evicted blocks of a prompt's beginning back to the cache, as far as there is room."""
         for name, offload in self._offloads.items():
             part, pool = self.cache.cache_allocators[name], self.cache.pool
             there, here = offload.find(ids)
-            self._rest({name: there})  # at the young end: they must not go to make the room
+            self._rest({name: there})  # as most recently used: must not be evicted below
             needs, resting = self._step_needs(name), part.ledger.cached_blocks
             room = self._free(part) + len(resting) - sum(block in resting for block in there) - needs
             here = here[: max(0, room)]
-            for start in range(0, len(here), PIECE):  # piece by piece: each is a copy on the GPU while it comes
+            for start in range(0, len(here), PIECE):  # in pieces: each needs a temporary copy on the GPU
                 piece = here[start : start + PIECE]
                 if not all(each in offload for each in piece):
-                    break  # those that went for the pieces before took their place
+                    break  # replaced by blocks evicted for earlier pieces
                 contents = offload.take(piece)
                 self._make_room(name, needs + len(piece))
                 while pool.count_free_blocks(part.index) < len(piece):
@@ -145,7 +145,7 @@ class KeepingScheduler(FIFOScheduler):
                 offload.give(piece, contents, pool.get_free_blocks(part.index, len(piece)))
 
     def _rest(self, blocks: dict[str, list[int]]) -> None:
-        """Put the blocks that nobody uses any more at the young end, the last of the conversation first."""
+        """Mark unused blocks as most recently used, so that the last one of the conversation is evicted first."""
         for name, table in blocks.items():
             cached = self.cache.cache_allocators[name].ledger.cached_blocks
             for block in reversed(table):
@@ -155,7 +155,7 @@ class KeepingScheduler(FIFOScheduler):
 
 
 def free_blocks(cache: PagedAttentionCache) -> tuple[int, int]:
-    """(free, all) blocks of a PagedAttentionCache; those kept only for reuse count as free."""
+    """(free, total) blocks of a PagedAttentionCache; those kept only for reuse count as free."""
     free = total = 0
     for part in cache.cache_allocators.values():
         free += cache.pool.count_free_blocks(part.index) + len(part.ledger.cached_blocks)

@@ -1,1 +1,1 @@
-"""Memory: what is available, what a model will take, the KV cache's size, and leaks."""
+"""Measures and estimates memory: available memory, a model's needs, the KV cache's size, leaks."""

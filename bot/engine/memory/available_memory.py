@@ -1,7 +1,7 @@
-"""How much memory is left for models: of the machine, of the groups that bound this process, of the GPU.
+"""Measures how much memory is available for models: of the machine, of this process's control groups, of the GPU.
 
-Out: MB of RAM and of GPU memory that may still be taken, a reserve left alone. Promise: weights that are mapped from
-their file count as taken, although the system calls their pages free: they are read at every token.
+Leaves a reserve. Weights that are mapped from their file count as taken, although the system reports their pages as
+free, because they are read at every token.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,25 +13,25 @@ from bot.engine.memory.leak_detector import Taken
 
 MB = 1 << 20
 RESERVE_SHARE, RESERVE_MB = 0.1, 1024
-"""What is left alone: this share of the memory, or so much, whichever is more."""
+"""Reserve: this share of the memory or so many MB, whichever is more."""
 
 ENDLESS = 1 << 60
-"""From here on, a limit of the old groups means none."""
+"""In cgroup v1, limits from this value on mean no limit."""
 
 V2 = (("memory.max", "memory.high"), "memory.current", "")
 V1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_")
-"""Of new and old groups: the files with limits and with what is used, and how the fields of memory.stat begin."""
+"""For cgroup v2 and v1: the files with limits, the file with usage, and the prefix of the fields in memory.stat."""
 
 
 class Room:
-    """This machine's, for this process. `gpu`: (free, all) bytes on the card."""
+    """Available memory of this machine for this process. `gpu` returns (free, total) bytes of the card."""
 
     def __init__(self, gpu: Callable[[], tuple[int, int]], root: Path = Path("/")) -> None:
         self._gpu, self._root = gpu, root
         self._process = psutil.Process()
 
     def left(self) -> Taken:
-        """What may still be taken; below 0 where the reserve is in use."""
+        """Return the MB that may still be taken; negative when the reserve is in use."""
         machine = psutil.virtual_memory()
         bounds = [(machine.available, machine.total), *group_bounds(self._root)]
         mapped = getattr(self._process.memory_info(), "shared", 0)
@@ -40,12 +40,12 @@ class Room:
 
 
 def left_of(free: int, total: int) -> int:
-    """What of the free bytes may be taken."""
+    """Return the free bytes less the reserve."""
     return int(free - max(RESERVE_SHARE * total, RESERVE_MB * MB))
 
 
 def group_bounds(root: Path) -> Iterator[tuple[int, int]]:
-    """(free, limit) bytes of every control group around this process that has a limit; none but on Linux."""
+    """Yield (free, limit) bytes of every control group around this process that has a limit (Linux only)."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -59,7 +59,7 @@ def group_bounds(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _around(base: Path, path: str, files: tuple[tuple[str, ...], str, str]) -> Iterator[tuple[int, int]]:
-    """The bounds of a group and of those it is in. In a container its path may not be there: then those that are."""
+    """Yield the bounds of a group and its parents. Skips groups whose path does not exist, as in a container."""
     limits, current, prefix = files
     group = base / path.strip("/")
     for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(base))):
@@ -72,12 +72,12 @@ def _around(base: Path, path: str, files: tuple[tuple[str, ...], str, str]) -> I
 def _number(file: Path) -> int | None:
     try:
         return int(file.read_text())
-    except (OSError, ValueError):  # 'max' is no number
+    except (OSError, ValueError):  # missing, or 'max'
         return None
 
 
 def _file_pages(file: Path, prefix: str) -> int:
-    """Bytes of files that the system keeps, and lets go of when the memory is wanted."""
+    """Return the bytes of page cache, which the system can reclaim."""
     try:
         fields = dict(line.split() for line in file.read_text().splitlines())
     except (OSError, ValueError):

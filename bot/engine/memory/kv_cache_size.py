@@ -1,8 +1,4 @@
-"""How large the KV cache of a model may be: from the setting, or from the memory that is free once the weights are
-loaded.
-
-In: a loaded model, its context window, the setting in MB or None. Out: blocks of the batch's cache.
-"""
+"""Computes the size of a model's KV cache: from the setting, the free GPU memory after the load, or a CPU default."""
 
 import torch
 from transformers import PreTrainedModel
@@ -12,20 +8,20 @@ from bot.engine.batching.batch import MAX_RUNNING
 
 CPU_DEFAULT_MB = 512
 GPU_SHARE = 0.6
-"""Of the GPU memory that is free after loading; the rest is for activations, masks and copies of what is read."""
+"""Share of the GPU memory that is free after loading; the rest is for activations, masks and copies of cached keys."""
 
 MB = 1024 * 1024
 
 
 def bytes_per_token(model: PreTrainedModel) -> int:
-    """Keys and values of one token in every layer."""
+    """Return the bytes of one token's keys and values in all layers."""
     config = model.config.get_text_config()
     width = int(find_num_key_value_heads(config)) * int(find_head_dim(config))
     return 2 * int(config.num_hidden_layers) * width * int(model.dtype.itemsize)
 
 
 def cache_blocks(model: PreTrainedModel, block: int, window: int, setting_mb: int | None) -> int:
-    """Blocks of `block` tokens: at least one, at most what MAX_RUNNING full context windows need."""
+    """Return the number of blocks of `block` tokens: at least 1, at most those of MAX_RUNNING full context windows."""
     if setting_mb is not None:
         budget = setting_mb * MB
     elif model.device.type == "cuda":

@@ -1,7 +1,7 @@
-"""Whether the engine's process has grown beyond what its model explains, looked at whenever it has nothing to do.
+"""Detects that the idle engine process has grown beyond what its model explains.
 
-In: what the process took right after a load. Out: '' or a sentence, on which the service replaces the process. It is
-measured again after everything unused was given back, so that memory which is merely kept for later is no reason.
+Compares with what the process took right after the load. It frees unused memory and measures again before it reports a
+leak, so that memory kept for reuse does not count. The service replaces the process on a report.
 """
 
 from collections.abc import Callable
@@ -9,22 +9,22 @@ from dataclasses import dataclass
 
 FACTOR = 1.5
 SPARE_MB = 512
-"""RAM may grow to FACTOR times what it was, and so much more: allocators keep pieces, and libraries warm up."""
+"""RAM may grow to FACTOR times the first value plus this: allocators keep memory, and libraries warm up."""
 
 GPU_SPARE_MB = 1024
-"""GPU memory may grow by so much: once torch's own cache is emptied, hardly anything should be left of answers."""
+"""GPU memory may grow by this: once torch's cache is emptied, answers should leave almost nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a process takes, in MB."""
+    """RAM and GPU memory, in MB."""
 
     ram: int
     gpu: int
 
 
 class MemoryWatch:
-    """One process's memory. `measure` and `give_back` are called on the thread that asks."""
+    """Leak detector of this process. `measure` and `give_back` run on the calling thread."""
 
     def __init__(self, measure: Callable[[], Taken], give_back: Callable[[], None]) -> None:
         self._measure, self._give_back = measure, give_back
@@ -33,22 +33,22 @@ class MemoryWatch:
 
     @property
     def limit_mb(self) -> int:
-        """What the process may take of the RAM; 0 while no model is loaded."""
+        """RAM (MB) that the process may take; 0 while no model is loaded."""
         limit = self._limit
         return limit.ram if limit is not None else 0
 
     def forget(self) -> None:
-        """A load begins: nothing that is measured now means anything."""
+        """Clear the limits when a load begins, because measurements during a load are meaningless."""
         self._limit = None
 
     def begin(self, unused_cache_mb: int) -> None:
-        """A model has just been loaded. unused_cache_mb: RAM that its KV cache takes only as it fills."""
+        """Set the limits after a load. unused_cache_mb: RAM that the KV cache may still grow by."""
         self._give_back()
         rest = self._rest = self._measure()
         self._limit = Taken(int(FACTOR * (rest.ram + unused_cache_mb)) + SPARE_MB, rest.gpu + GPU_SPARE_MB)
 
     def grown(self) -> str:
-        """How far it has grown beyond its limit, though nothing is being generated; '' if it has not."""
+        """Return a sentence if the idle process exceeds a limit, else ''."""
         limit = self._limit
         if limit is None or not _excess(self._measure(), limit):
             return ""

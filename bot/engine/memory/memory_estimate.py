@@ -1,7 +1,6 @@
-"""What a model that was never loaded here will take: an estimate from its files, until a load has measured it.
+"""Estimates from a model's files how much memory it will take, for models that no load has measured yet.
 
-In: a ModelSource. Out: MB of RAM and of GPU memory, the KV cache that it should at least get, and a margin. Raises
-ModelError where the load itself would.
+Includes the least KV cache that it should get, and a margin. Raises ModelError where the load itself would.
 """
 
 import json
@@ -17,14 +16,14 @@ from bot.types.engine import ModelSource
 from bot.types.errors import ModelError
 
 MARGIN_SHARE, MARGIN_MB = 1.1, 256
-"""Weights count so many times, and so much is added: libraries that wake up, and what one step computes."""
+"""Factor on the weights, and MB on top, for libraries' own memory and one step's activations."""
 
 CONVERSATIONS = 4
-"""On a GPU the KV cache takes what is left; room for so many conversations is made for it."""
+"""On a GPU the KV cache takes what is left; room is made for at least so many conversations."""
 
 
 def expected(source: ModelSource) -> Taken:
-    """What it will take, its KV cache included."""
+    """Return the memory that the model will take, its KV cache included."""
     hardware = detect("cpu" if source.gpu_layers == 0 else source.device)
     dtype = choose_dtype(source.dtype, hardware, source.quantization)
     folder = Path(source.path)
@@ -34,14 +33,14 @@ def expected(source: ModelSource) -> Taken:
         return Taken(int(MARGIN_SHARE * weights) + (source.kv_cache_mb or CPU_KV_MB) + MARGIN_MB, 0)
     kept = spec.layers if source.gpu_layers is None else min(source.gpu_layers, spec.layers)
     away = 1 - kept / spec.layers if spec.layers else 0.0
-    below = MARGIN_SHARE * away * layers_mb(spec, dtype, "none")  # what stays in RAM is not quantized
+    below = MARGIN_SHARE * away * layers_mb(spec, dtype, "none")  # layers in RAM are not quantized
     above = MARGIN_SHARE * (weights - away * layers_mb(spec, dtype, source.quantization))
     ram = int(below) + source.kv_offload_mb + MARGIN_MB
     return Taken(ram, int(above) + wanted_kv_mb(source, dtype) + MARGIN_MB)
 
 
 def wanted_kv_mb(source: ModelSource, dtype: str) -> int:
-    """On a GPU: the KV cache that is set, or one for a few conversations."""
+    """Return the KV cache (MB) of a model on a GPU: the setting, or one for CONVERSATIONS conversations."""
     if source.kv_cache_mb is not None:
         return source.kv_cache_mb
     spec = model_directory.from_config(ModelSpec(name=source.name), Path(source.path))
@@ -49,12 +48,12 @@ def wanted_kv_mb(source: ModelSource, dtype: str) -> int:
 
 
 def numbers_in(folder: Path) -> int:
-    """How many numbers its weights are. Raises ModelError for a file that is no safetensors file."""
+    """Return the number of parameters in a model's weight files. Raises ModelError for an invalid safetensors file."""
     return sum(_numbers(folder / name) for name in model_directory.weight_files(folder))
 
 
 def _numbers(file: Path) -> int:
-    """Read from the file's header: its length in 8 bytes, and then JSON with every tensor's shape."""
+    """Count the parameters in the file's header: its length in 8 bytes, then JSON with every tensor's shape."""
     try:
         with file.open("rb") as content:
             length = int.from_bytes(content.read(8), "little")

@@ -1,1 +1,1 @@
-"""The engine's process: loads models, generates, reports progress and memory."""
+"""Server side of the engine: the child process that loads models, generates, and reports progress and memory."""

@@ -1,13 +1,12 @@
-"""Many answers at once, in a batch that is fed so that nothing which would kill it ever reaches it.
+"""Generates many answers at once in a batch.
 
-In: answers whose parameters and prompt passed the guards. Out: their deltas through `emit`. An answer enters the batch
-only when its whole prompt and max_tokens fit the KV cache beside those already in, so that nobody is ever thrown out
-again; the others wait here, in order. Everything runs on the engine's main thread (or on a load's, while that one
-waits), except that what the batch's own thread reports is `post`ed there.
+Admits an answer only when its whole prompt and max_tokens fit the KV cache beside the running answers, so that none is
+ever preempted; the others wait in order. Runs on the engine's main thread (or on the load thread, while the main thread
+waits for it); events from the batch's thread are posted there. Callers validate parameters and prompts first.
 
-Should the batch die all the same, its answers fail with a sentence and a new one takes its place. Out of memory, what
-can be given back is given back, one token is tried, and each answer goes on once more, alone. A CUDA error is for good:
-it is raised as Unrecoverable, and the process must go.
+If the batch dies, its answers fail and a new batch replaces it. After an out-of-memory error it frees memory, generates
+one token as a probe, and retries each answer once, alone. A CUDA error raises Unrecoverable: the process must be
+replaced.
 """
 
 import logging
@@ -30,16 +29,16 @@ log = logging.getLogger(__name__)
 
 Kind = type[RowBatch] | type[PagedBatch]
 Start = Callable[[PreTrainedModel, int, int, Pace, Listener], Batch]
-"""What makes a batch: of a model, so many blocks, so large a vocabulary."""
+"""Factory of a batch; takes the model, its number of cache blocks, the vocabulary size, prefill budget and listener."""
 
 
 def kind_for(model: PreTrainedModel) -> Kind:
-    """The batch that suits the model's device; ARCHITECTURE.md says why."""
+    """Return the batch class for the model's device; ARCHITECTURE.md says why they differ."""
     return RowBatch if model.device.type == "cpu" else PagedBatch
 
 
 class Batching:
-    """A loaded model and its batch; see the module. `cache_tokens`: what the KV cache holds."""
+    """A generator that runs a loaded model in a batch. `cache_tokens`: capacity of the KV cache."""
 
     seeds = False
     max_running = MAX_RUNNING
@@ -54,7 +53,7 @@ class Batching:
         emit: Emit,
         make_room: Callable[[], None] = give_back,
     ) -> None:
-        """Start the batch and try it out. Raises CannotBatch, Unrecoverable, or what is a want of memory."""
+        """Start the batch and try it out. Raises CannotBatch, Unrecoverable or an out-of-memory error."""
         self._make = start
         self._model = model
         self._cache_blocks = cache_blocks
@@ -77,21 +76,21 @@ class Batching:
 
     @property
     def running(self) -> int:
-        """Answers that are generated or wait for room."""
+        """Number of answers that generate or wait for room."""
         return len(self._running) + len(self._waiting)
 
     def submit(self, answer: Answer) -> None:
-        """Let it into the batch, now or when there is room."""
+        """Queue an answer and admit it as soon as there is room."""
         self._waiting.append(answer)
         self._admit()
 
     def abort(self, stream: int) -> None:
-        """End it: at once if it waits, else when the batch let go of it (before its next step)."""
+        """Stop an answer: immediately if it waits, else before the batch's next step."""
         for answer in self._waiting:
             if answer.stream == stream:
                 self._waiting.remove(answer)
                 self._emit(answer.end("", FinishReason.ABORT))
-                self._admit()  # those behind it may be smaller
+                self._admit()  # later ones may be smaller and fit
                 return
         running = self._running.get(str(stream))
         if running is not None and not running.ended:
@@ -100,20 +99,20 @@ class Batching:
 
     @property
     def offload_mb(self) -> int:
-        """RAM that what its cache has no more room for may take."""
+        """Most RAM (MB) for evicted KV cache blocks."""
         return self._batch.offload_mb
 
     @property
     def offloaded_mb(self) -> int:
-        """RAM that what its cache had no more room for has come to take."""
+        """RAM (MB) allocated so far for evicted KV cache blocks."""
         return self._batch.offloaded_mb
 
     def blocks(self) -> tuple[int, int]:
-        """(free, all) blocks; those kept only for reuse are free."""
+        """(free, total) blocks; blocks kept only for reuse count as free."""
         return self._batch.blocks()
 
     def close(self) -> None:
-        """Stop the batch and give its cache back; what it still reports is not listened to."""
+        """Stop the batch and free its cache; later events are ignored."""
         self._closed = True
         self._batch.stop()
 
@@ -134,7 +133,7 @@ class Batching:
         return self._make(self._model, self._cache_blocks, self._vocabulary, self._pace, self)
 
     def _admit(self) -> None:
-        """Let waiting answers in, in order, while the batch has a place and the cache has room for all of each."""
+        """Admit waiting answers in order, while the batch has a slot and the cache has room for all of each."""
         while self._waiting and len(self._running) < MAX_RUNNING:
             answer = self._waiting[0]
             need = self._batch.blocks_for(len(answer.prompt.ids) + answer.params.max_tokens)
@@ -150,7 +149,7 @@ class Batching:
         ids = [*answer.prompt.ids, *answer.tokens]
         try:
             added = self._batch.add(key, ids, answer.left, sorted(answer.eos), answer.params)
-        except BaseException:  # the system gives no more threads: the caller says so, and nothing is owed
+        except BaseException:  # no thread could be started: the caller reports it
             self._release(key)
             raise
         if not added:
@@ -162,7 +161,7 @@ class Batching:
             answer.started_at, answer.cached = at, cached
 
     def _on_step(self, batch: Batch, made: Sequence[Made], at: float) -> None:
-        """One step's new tokens, of all answers."""
+        """Process the new tokens of one step."""
         if self._closed or batch is not self._batch:
             return
         if any(each.failed for each in made) and batch.is_dead():
@@ -190,12 +189,12 @@ class Batching:
             elif text:
                 self._emit(answer.delta(text))
         if answer.aborted and not made.finished:
-            self._batch.cancel(made.key)  # once more: it may have been asked to before it knew of the answer
+            self._batch.cancel(made.key)  # again: the first cancel may have preceded the add
         if made.finished:
             self._release(made.key)
 
     def _on_gone(self, batch: Batch, keys: list[str]) -> None:
-        """The batch let go of cancelled answers."""
+        """Finish cancelled answers that left the batch."""
         if self._closed or batch is not self._batch:
             return
         for key in keys:
@@ -210,10 +209,10 @@ class Batching:
         del self._running[key]
         del self._reserved[key]
 
-    # ------------------------------------------------------------------------------------------------ when it dies
+    # ---------------------------------------------------------------------------------------------------- recovery
 
     def _replace(self, batch: Batch) -> None:
-        """Start the dead batch anew, and see to the answers that were in it."""
+        """Replace a dead batch and recover its answers."""
         if self._closed or batch is not self._batch:
             return
         failure = batch.take_failure()
@@ -232,7 +231,7 @@ class Batching:
         self._admit()
 
     def _set_aside(self, failure: Failure) -> None:
-        """What becomes of the answers of a dead batch: out of memory, each waits to go on once more, alone."""
+        """Fail the answers of a dead batch; after an out-of-memory error, requeue each once, to run alone."""
         lost = [answer for answer in self._running.values() if not answer.ended]
         self._running.clear()
         self._reserved.clear()

@@ -1,8 +1,8 @@
-"""The model in the engine's process: loads it, chooses how it generates, turns requests into answers.
+"""Loads models, chooses a generator for each, and turns requests into answers.
 
-Called on the main thread, one call at a time (`stats` on any). Deltas go through `emit`; errors are InhouseErrors with
-a sentence for a person. Prompts are built on a thread of their own, one after another, so that a long one holds up no
-answer that is being written. A model that cannot batch generates sequentially, and says so once, in LoadedModel.note.
+Runs on the main thread, one call at a time (`stats` on any thread). Sends deltas through `emit`; errors are
+InhouseErrors with a sentence for users. Prompts are built one by one on a separate thread, so that a long prompt does
+not delay running answers. If a model cannot batch, it generates sequentially and LoadedModel.note says why.
 """
 
 import logging
@@ -41,8 +41,9 @@ from bot.types.messages import FinishReason
 log = logging.getLogger(__name__)
 
 LENGTHENED = ("longrope", "dynamic")
-"""Rotations that become others for everybody in a step, keys in the cache excepted, once one text is longer than the
-model was first trained on. So no text is."""
+"""RoPE types whose frequencies change for the whole step once one sequence exceeds the original context window, while
+keys in the cache keep the old ones. Context windows are capped at that length.
+"""
 
 CACHE_TOO_LARGE = (
     "The KV cache does not fit the memory that is free beside the weights; lower INHOUSE_KV_CACHE_MB (or"
@@ -52,7 +53,7 @@ CACHE_TOO_LARGE = (
 
 @dataclass(frozen=True, slots=True)
 class _Hosted:
-    """A loaded model and what belongs to it."""
+    """A loaded model with its tokenizer, generator, prompt builder and limits."""
 
     source: ModelSource
     tokenizer: PreTrainedTokenizerBase
@@ -64,7 +65,7 @@ class _Hosted:
 
 
 class ModelHost:
-    """The current model, those that are kept beside it, and the answers.
+    """The current model, the cached ones, and their answers.
 
     `on_step` is called whenever a decoder layer begins to compute.
     """
@@ -78,14 +79,14 @@ class ModelHost:
         self._builder = ThreadPoolExecutor(1, "prompts")
         self._duty = DutyCycle(lambda: self.generating > 0)
         self._preparing: set[int] = set()  # streams whose prompt is being built
-        self._aborted: set[int] = set()  # those of them that were aborted
+        self._aborted: set[int] = set()  # subset of _preparing
         self._process = psutil.Process()
         self._memory = MemoryWatch(self._taken, give_back)
         self._residents: Residents[_Hosted] = Residents(Room(_gpu_memory), self._taken, self._load_hooked)
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
 
     def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
-        """Make this the loaded model, while nothing runs. Raises ModelError (none is loaded then) or Unrecoverable."""
+        """Load `source` while nothing runs. Raises ModelError (then no model is loaded) or Unrecoverable."""
         try:
             return apart(lambda: self._load(source, progress))
         except (ModelError, Unrecoverable):
@@ -100,26 +101,26 @@ class ModelHost:
 
     @property
     def running(self) -> int:
-        """Answers that are owed; from any thread."""
+        """Number of unfinished answers; safe from any thread."""
         return self.generating + self.preparing
 
     @property
     def generating(self) -> int:
-        """Answers that are generated or wait for room; from any thread."""
+        """Number of answers that generate or wait for room; safe from any thread."""
         return self._residents.running
 
     @property
     def preparing(self) -> int:
-        """Answers whose prompt is being built; from any thread."""
+        """Number of answers whose prompt is being built; safe from any thread."""
         return len(self._preparing)
 
     @property
     def prepared_steps(self) -> int:
-        """Grows while prompts are built; from any thread."""
+        """Counter that grows while prompts are built; safe from any thread."""
         return self._duty.pauses
 
     def generate(self, stream: int, request: EngineRequest) -> None:
-        """Start an answer, or emit why it cannot be."""
+        """Start an answer, or emit Failed."""
         try:
             hosted = self._checked(request)
             self._preparing.add(stream)
@@ -129,15 +130,15 @@ class ModelHost:
             self._fail(stream, error)
 
     def abort(self, stream: int) -> None:
-        """End an answer at the next step boundary, or once its prompt is built."""
+        """Stop an answer at the next step boundary, or once its prompt is built."""
         if stream in self._preparing:
             self._aborted.add(stream)
         elif self._hosted is not None:
             self._hosted.generator.abort(stream)
 
     def stats(self) -> EngineStats:
-        """This moment, from any thread."""
-        hosted = self._hosted  # another one, or none, a moment later
+        """Return current statistics; safe from any thread."""
+        hosted = self._hosted  # read once: a load may replace it
         free, blocks = hosted.generator.blocks() if hosted else (0, 0)
         gpu_free, gpu_total = _gpu_memory()
         return EngineStats(
@@ -166,25 +167,25 @@ class ModelHost:
         return replace(hosted.told, load_s=perf_counter() - began, resident=self._residents.names)
 
     def _load_hooked(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> Loaded:
-        # Before the weights, which may take minutes: what PromptBuilder refuses is refused at once.
+        # Checks the template before the weights, which may take minutes to load.
         loaded = load_model(source, progress, lambda tokenizer: _check_template(source, tokenizer, progress))
         for layer in layers_of(loaded.model):
             layer.register_forward_pre_hook(self._on_step)
         return loaded
 
     def _host(self, source: ModelSource, loaded: Loaded, progress: Callable[[LoadProgress], None]) -> _Hosted:
-        """Make what answers out of a loaded model, and try it out."""
+        """Create the generator and the prompt builder for a loaded model; a batch also runs a trial."""
         progress(LoadProgress("trying the model out", 0.95))
         window = _window(source, loaded.model)
         generator, note = self._generator(source, loaded, window)
         try:
             return self._complete(source, loaded, generator, window, note)
-        except BaseException:  # the thread of one on a GPU would hold on to the model for ever
+        except BaseException:  # a GPU batch's thread would keep the model in memory
             generator.close()
             raise
 
     def _complete(self, source: ModelSource, loaded: Loaded, generator: Generator, window: int, note: str) -> _Hosted:
-        """All that belongs to a model and what generates with it. Raises ModelError."""
+        """Create the prompt builder and limits for a model and its generator. Raises ModelError."""
         model, tokenizer = loaded.model, loaded.tokenizer
         if generator.cache_tokens is not None:
             window = min(window, generator.cache_tokens)
@@ -210,7 +211,7 @@ class ModelHost:
         return _Hosted(source, tokenizer, generator, prompts, limits, _eos(model, tokenizer), told)
 
     def grown(self) -> str:
-        """How far this process has grown beyond what its model explains, if nothing is owed; from any thread."""
+        """Return a sentence if the idle process exceeds its memory limit, else ''; safe from any thread."""
         return "" if self.running else self._memory.grown()
 
     def _taken(self) -> Taken:
@@ -218,7 +219,7 @@ class ModelHost:
         return Taken(self._process.memory_info().rss // MB, gpu // MB)
 
     def _checked(self, request: EngineRequest) -> _Hosted:
-        """The model that is to answer. Raises RequestFailed."""
+        """Check the parameters and return the current model. Raises RequestFailed."""
         hosted = self._hosted
         if hosted is None:
             raise RequestFailed("No model is loaded.")
@@ -233,7 +234,7 @@ class ModelHost:
         return hosted
 
     def _prepare(self, hosted: _Hosted, stream: int, request: EngineRequest) -> None:
-        """On the prompts' thread: build the prompt, and go on with it on the main one."""
+        """Prompt thread: build the prompt and post `_begin` to the main thread."""
         params = request.params
         made: Answer | Exception
         try:
@@ -249,9 +250,9 @@ class ModelHost:
         self._post(partial(self._begin, hosted, stream, made))
 
     def _begin(self, hosted: _Hosted, stream: int, made: Answer | Exception) -> None:
-        """Generate an answer whose prompt was built, unless it was aborted meanwhile."""
+        """Submit an answer whose prompt is built, unless it was aborted."""
         if stream not in self._preparing:
-            return  # it was given up before there was a thread for it
+            return  # generate() failed to start the prompt thread
         self._preparing.discard(stream)
         aborted = stream in self._aborted
         self._aborted.discard(stream)
@@ -268,7 +269,7 @@ class ModelHost:
             self._fail(stream, error)
 
     def _fail(self, stream: int, error: Exception) -> None:
-        """Emit why an answer cannot be given; what was not foreseen is logged, and must not take down the others'."""
+        """Emit Failed. Unexpected errors are logged and do not affect other answers."""
         if isinstance(error, RequestFailed):
             self._emit(Failed(stream, str(error)))
             return
@@ -276,7 +277,7 @@ class ModelHost:
         self._emit(Failed(stream, "This conversation could not be made into a prompt; the engine's log says why."))
 
     def _generator(self, source: ModelSource, loaded: Loaded, window: int) -> tuple[Generator, str]:
-        """How the model generates, and what a person should know of it."""
+        """Choose a generator; also returns a note for users, or ''."""
         model = loaded.model
         if not source.batching:
             return Sequential(model, self._post, self._emit, self._make_room), ""
@@ -300,26 +301,26 @@ class ModelHost:
             raise ModelError(CACHE_TOO_LARGE) from error
 
     def _make_room(self) -> None:
-        """An answer ran out of memory: the models that are only kept go first."""
+        """Drop the cached models that are not in use, after an answer ran out of memory."""
         self._residents.leave_only(self._hosted)
 
 
 def _check_template(
     source: ModelSource, tokenizer: PreTrainedTokenizerBase, progress: Callable[[LoadProgress], None]
 ) -> None:
-    """Raises ModelError unless prompts can be built."""
+    """Raise ModelError unless the chat template can build prompts."""
     progress(LoadProgress("trying the chat template", 0.05))
     PromptBuilder(tokenizer, source.template, source.context_window, source.name)
 
 
 def _gpu_memory() -> tuple[int, int]:
-    """(free, all) bytes."""
-    # Asked earlier, it would begin to use a GPU that may be meant for others.
+    """(free, total) bytes of GPU memory."""
+    # Before CUDA is initialised, the query would start to use a GPU that may be meant for other processes.
     return torch.cuda.mem_get_info() if torch.cuda.is_initialized() else (0, 0)
 
 
 def _window(source: ModelSource, model: PreTrainedModel) -> int:
-    """Tokens of prompt and answer together: the least of what the source and the model's own config say."""
+    """Return the context window in tokens: the smallest of the source's and the config's, or 2048."""
     config = model.config.get_text_config()
     known = [source.context_window, getattr(config, "max_position_embeddings", 0) or 0]
     rope = getattr(config, "rope_parameters", None) or {}
@@ -329,7 +330,7 @@ def _window(source: ModelSource, model: PreTrainedModel) -> int:
 
 
 def _eos(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every token that ends an answer."""
+    """Return all token ids that end an answer."""
     own = getattr(model.generation_config, "eos_token_id", None)
     ids = own if isinstance(own, list) else [own]
     return frozenset(int(token) for token in [*ids, tokenizer.eos_token_id] if token is not None and token >= 0)

@@ -1,7 +1,7 @@
-"""One generation in the engine's process: token ids in, text and usage out.
+"""Holds the state of one generation in the engine process: token ids in, text and usage out.
 
-An `Answer` is made from a request once its prompt is known, and belongs to one of the two ways of generating (batching,
-sequential), which push tokens into it. It knows nothing of how they were made.
+An Answer is created once its prompt is built. It belongs to one generator (batched or sequential), which pushes tokens
+into it.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ Post = Callable[[Callable[[], None]], None]
 
 
 class Meter:
-    """Tokens a second, over the last ten seconds."""
+    """Measures tokens per second over the last ten seconds."""
 
     SECONDS = 10.0
 
@@ -28,20 +28,20 @@ class Meter:
         self._made: deque[tuple[float, int]] = deque()
 
     def add(self, count: int, at: float) -> None:
-        """Count tokens made at perf_counter `at`."""
+        """Count tokens produced at perf_counter time `at`."""
         self._made.append((at, count))
         while self._made[0][0] < at - self.SECONDS:
             self._made.popleft()
 
     def rate(self) -> float:
-        """Tokens a second until now; safe to call from another thread."""
+        """Return the current rate in tokens per second; safe from any thread."""
         start = perf_counter() - self.SECONDS
         return sum(count for at, count in tuple(self._made) if at >= start) / self.SECONDS
 
 
 @dataclass(slots=True)
 class Answer:
-    """A generation's state. Times are perf_counter seconds; 0 means not yet."""
+    """State of one generation. Times are perf_counter seconds; 0 means not yet."""
 
     stream: int
     prompt: BuiltPrompt
@@ -61,11 +61,11 @@ class Answer:
 
     @property
     def left(self) -> int:
-        """How many tokens may still be generated."""
+        """How many more tokens may be generated."""
         return self.params.max_tokens - len(self.tokens)
 
     def push(self, tokens: Sequence[int], at: float) -> str:
-        """Take newly generated tokens; the text that is now certain."""
+        """Add newly generated tokens and return the text that is now final."""
         if not tokens:
             return ""
         self.first_at = self.first_at or at
@@ -76,17 +76,17 @@ class Answer:
         return self.decoder.push(list(spoken))
 
     def reason(self) -> FinishReason | None:
-        """Why no more tokens should be generated; None if more should."""
+        """Return the finish reason, or None if generation should continue."""
         if self.decoder.stopped or (self.tokens and self.tokens[-1] in self.eos):
             return FinishReason.STOP
         return FinishReason.LENGTH if self.left <= 0 else None
 
     def delta(self, text: str) -> Text:
-        """A delta in the middle of the answer."""
+        """Build an intermediate delta."""
         return Text(self.stream, text)
 
     def end(self, text: str, reason: FinishReason) -> Text:
-        """The last delta: `text`, what the decoder still held back, and what it all cost."""
+        """Build the last delta: `text`, the decoder's pending text, and usage."""
         self.ended = True
         now = perf_counter()
         started = self.started_at or now
@@ -104,7 +104,11 @@ class Answer:
 
 
 class Generator(Protocol):
-    """A way of generating. Every method is called on the engine's main thread, or on a load's while that one waits."""
+    """A way to generate.
+
+    Methods run on the engine's main thread, or on the load thread while the main thread waits for it. `running` and
+    `blocks` are safe from any thread.
+    """
 
     @property
     def seeds(self) -> bool:
@@ -113,41 +117,41 @@ class Generator(Protocol):
 
     @property
     def max_running(self) -> int:
-        """How many answers are generated at once."""
+        """Most answers generated at the same time."""
         ...
 
     @property
     def cache_tokens(self) -> int | None:
-        """Tokens that the KV cache holds; None if it has no bound of its own."""
+        """Capacity of the KV cache in tokens; None if it has no limit of its own."""
         ...
 
     @property
     def offload_mb(self) -> int:
-        """RAM that may be filled with what the KV cache of a GPU has no more room for."""
+        """Most RAM (MB) for blocks evicted from a GPU's KV cache."""
         ...
 
     @property
     def offloaded_mb(self) -> int:
-        """RAM that was filled with what the KV cache of a GPU had no more room for."""
+        """RAM (MB) allocated so far for blocks evicted from a GPU's KV cache."""
         ...
 
     @property
     def running(self) -> int:
-        """Answers that are generated or wait for room."""
+        """Number of answers that generate or wait."""
         ...
 
     def submit(self, answer: Answer) -> None:
-        """Generate it, as soon as there is room; `emit` gets its deltas."""
+        """Queue an answer; `emit` receives its deltas."""
         ...
 
     def abort(self, stream: int) -> None:
-        """End it at the next step boundary; nothing happens if it is not here."""
+        """Stop an answer at the next step boundary; an unknown stream is ignored."""
         ...
 
     def blocks(self) -> tuple[int, int]:
-        """(free, all) blocks of the KV cache; (0, 0) if there is none to count."""
+        """(free, total) blocks of the KV cache; (0, 0) if it has no blocks."""
         ...
 
     def close(self) -> None:
-        """Stop at once; what runs gets nothing more."""
+        """Stop immediately; running answers get no more deltas."""
         ...

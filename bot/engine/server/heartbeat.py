@@ -1,9 +1,9 @@
-"""Tells the service every few seconds that the engine gets on with its work.
+"""Sends a heartbeat to the service while the engine makes progress or is idle.
 
-Each activity (answers, prompts, a load) is watched: whether it is going on, and a state that changes while it advances,
-such as a count of decoder layers, so that a model which takes minutes for a token still shows that it works. There is
-no beat while an activity goes on whose state has not changed since the last look: a kernel that never returns, a lock
-that nobody gives back, a disk that does not answer. The service replaces a process that has not beaten for a while.
+Tracks activities (answers, prompts, a load). Each has a busy flag and a state that changes with progress, such as a
+count of decoder layers, so that a model which needs minutes per token still counts as alive. The heartbeat is skipped
+while a busy activity's state has not changed since the last check: a kernel that never returns, a deadlock, a disk that
+does not answer. The service replaces a process without a heartbeat (HUNG_S in bot.engine.client.process).
 """
 
 import sys
@@ -18,7 +18,7 @@ BEAT_S = 2.0
 
 @dataclass(slots=True)
 class _Activity:
-    """busy and state are called on the heart's thread. seen: the state at the last look, if it was busy then."""
+    """A tracked activity. `busy` and `state` run on the heartbeat thread; `was_busy` and `seen` hold last results."""
 
     busy: Callable[[], bool]
     state: Callable[[], object]
@@ -26,7 +26,7 @@ class _Activity:
     was_busy: bool = False
 
     def advances(self) -> bool:
-        """Whether it has moved since the last look, has only just begun, or is not going on."""
+        """Return False if it was busy at this check and the last one and its state did not change."""
         busy, state = self.busy(), self.state()
         stands = busy and self.was_busy and state == self.seen
         self.was_busy, self.seen = busy, state
@@ -34,7 +34,7 @@ class _Activity:
 
 
 class Heart:
-    """Counts steps and beats. `busy`: whether answers are owed; called on the heart's own thread."""
+    """Heartbeat thread and step counter. `busy`: whether answers are generated; called on the heartbeat thread."""
 
     def __init__(self, beat: Callable[[], None], busy: Callable[[], bool], every_s: float = BEAT_S) -> None:
         self._beat, self._every_s = beat, every_s
@@ -43,20 +43,20 @@ class Heart:
         self.watch(busy, lambda: self.steps)
 
     def step(self, *_: object) -> None:
-        """A decoder layer begins; cheap enough to be a hook of every layer."""
+        """Count the start of a decoder layer; cheap enough for a hook on every layer."""
         self.steps += 1
 
     def watch(self, busy: Callable[[], bool], state: Callable[[], object]) -> None:
-        """Let another activity hold back the beat; before `start`."""
+        """Track another activity. Call before `start`."""
         self._activities.append(_Activity(busy, state))
 
     def start(self) -> None:
-        """Beat from now on, until the process ends."""
+        """Start the heartbeat thread, which runs until the process ends."""
         threading.Thread(target=self._run, name="heart", daemon=True).start()
 
     def tick(self) -> None:
-        """Beat if there is reason to."""
-        advances = [activity.advances() for activity in self._activities]  # each is looked at
+        """Send a heartbeat unless an activity is stalled."""
+        advances = [activity.advances() for activity in self._activities]  # a list: each must record its state
         if all(advances):
             self._beat()
 
@@ -67,7 +67,7 @@ class Heart:
 
 
 def reading() -> object:
-    """What changes while this process reads from a disk, however slow, or fills memory, a megabyte at a time."""
+    """Return a value that changes while this process reads from disk or fills memory (with every megabyte)."""
     if sys.platform == "win32":
         process = psutil.Process()
         return process.io_counters().read_bytes, process.memory_info().num_page_faults >> 8

@@ -1,9 +1,9 @@
-"""The models that stay in memory after another one took their place, so that they come back at once.
+"""Keeps recently used models in memory, so that switching back to one is fast.
 
-In: sources to bring, one at a time, while nothing is generated. Out: what `host` made of a loaded model. The longest
-unused one goes first, and only as many go as the next one needs: its need is what it took when it was loaded before, or
-else what its files say. From a GPU a model is parked in RAM, without its KV cache, if there is room for it and it can
-be moved. A model whose files have changed is another model. One that is generating is never touched.
+Evicts the least recently used models first, and only as many as the next model needs: what it took when it was loaded
+before, or an estimate from its files. A GPU model is parked in RAM, without its KV cache, if it fits there and can be
+moved. A model whose files have changed is loaded again. A model with unfinished answers is never evicted. Call `find`
+and `bring` one at a time, while nothing is generated.
 """
 
 import logging
@@ -25,13 +25,13 @@ from bot.types.engine import LoadedModel, LoadProgress, ModelSource
 log = logging.getLogger(__name__)
 
 RELIEVE_MB = -512
-"""Once so little is left, the reserve being in use, a model that is only kept goes before the next answer."""
+"""Available RAM (MB, after the reserve) below which a new request first drops cached models."""
 
 Stamp = tuple[tuple[str, int, int], ...]
 
 
 class Hosted(Protocol):
-    """What a host makes of a loaded model."""
+    """What `host` builds from a loaded model."""
 
     @property
     def generator(self) -> Generator: ...
@@ -41,7 +41,7 @@ class Hosted(Protocol):
 
 
 class Space(Protocol):
-    """Where models are kept; bot.engine.memory.available_memory has the machine's."""
+    """Reports available memory; implemented by bot.engine.memory.available_memory."""
 
     def left(self) -> Taken:
         """MB that may still be taken."""
@@ -53,7 +53,7 @@ H = TypeVar("H", bound=Hosted)
 
 @dataclass(slots=True)
 class Resident(Generic[H]):
-    """A model that is kept. hosted: None while it is parked. takes: with its KV cache full. loaded: until dropped."""
+    """A cached model. hosted: None while parked. takes: memory with a full KV cache. loaded: None once dropped."""
 
     source: ModelSource
     stamp: Stamp
@@ -65,20 +65,23 @@ class Resident(Generic[H]):
 
     @property
     def busy(self) -> bool:
-        """Whether it owes answers."""
+        """Whether it has unfinished answers."""
         return self.hosted is not None and self.hosted.generator.running > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Step(Generic[H]):
-    """A model that makes room: parked in RAM, or dropped."""
+    """An eviction: park a model in RAM, or drop it."""
 
     resident: Resident[H]
     park: bool
 
 
 def next_step(residents: Sequence[Resident[H]], need: Taken, left: Taken) -> Step[H] | None:
-    """What makes room for `need`, of residents from the longest unused on; None if there is room, or nothing more."""
+    """Return the next eviction that makes room for `need`; None if there is room, or nothing to evict.
+
+    residents: least recently used first.
+    """
     idle = [resident for resident in residents if not resident.busy]
     above = [resident for resident in idle if resident.takes.gpu]
     below = [resident for resident in idle if not resident.takes.gpu]
@@ -87,21 +90,21 @@ def next_step(residents: Sequence[Resident[H]], need: Taken, left: Taken) -> Ste
         if first.movable and first.weights_mb + need.ram <= left.ram:
             return Step(first, park=True)
         if first.movable and below and idle.index(below[0]) < idle.index(first):
-            return Step(below[0], park=False)  # it has been unused for longer, and leaves its RAM to this one
+            return Step(below[0], park=False)  # less recently used; its RAM is needed to park the other
         return Step(first, park=False)
     if 0 < need.ram > left.ram:
-        # What can be moved is all on the GPU: it would leave no RAM behind, but for what its KV cache offloaded.
+        # Movable models are on the GPU and free no RAM, except for their KV offload.
         return next((Step(each, park=False) for each in idle if not above_only(each)), None)
     return None
 
 
 def above_only(resident: Resident[H]) -> bool:
-    """Whether a model takes no RAM to speak of."""
+    """Whether a model takes no significant RAM."""
     return resident.takes.gpu > 0 and resident.movable and not resident.source.kv_offload_mb
 
 
 class Residents(Generic[H]):
-    """See the module. `measure`: what this process takes now; `load`: from files to memory."""
+    """The model cache. `measure`: memory that this process takes now. `load`: loads a model from its files."""
 
     def __init__(
         self,
@@ -110,28 +113,28 @@ class Residents(Generic[H]):
         load: Callable[[ModelSource, Report], Loaded],
     ) -> None:
         self._space, self._measure, self._load = space, measure, load
-        self._kept: list[Resident[H]] = []  # the longest unused first
+        self._kept: list[Resident[H]] = []  # least recently used first
         self._measured: dict[tuple[ModelSource, Stamp], Taken] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The models that would be there at once, the last used first; from any thread."""
+        """Names of the models that are ready, most recently used first; safe from any thread."""
         return tuple(resident.source.name for resident in reversed(tuple(self._kept)) if resident.hosted is not None)
 
     @property
     def running(self) -> int:
-        """Answers that are owed by any of them; from any thread."""
+        """Number of unfinished answers of all models; safe from any thread."""
         ready = [resident.hosted for resident in tuple(self._kept)]
         return sum(hosted.generator.running for hosted in ready if hosted is not None)
 
     @property
     def unused_cache_mb(self) -> int:
-        """RAM that their KV caches take only as they fill."""
+        """RAM (MB) that the KV caches may still grow by."""
         hosted = [resident.hosted for resident in self._kept if resident.hosted is not None]
         return sum(_kv_in_ram(each.told) - each.generator.offloaded_mb for each in hosted)
 
     def find(self, source: ModelSource) -> H | None:
-        """This model, if it is ready; it is the last used then. Raises ModelError if its files are not there."""
+        """Return this model if it is ready, and mark it as used. Raises ModelError if its files are missing."""
         resident = self._take(source, stamp_of(Path(source.path)))
         if resident is None:
             return None
@@ -139,27 +142,27 @@ class Residents(Generic[H]):
         return resident.hosted
 
     def bring(self, source: ModelSource, progress: Report, host: Callable[[Loaded], H]) -> H:
-        """Load this model, or bring it back to the GPU, and keep it as the last used.
+        """Load this model, or move it back to the GPU, and mark it as used.
 
-        Raises what loading raises; out of memory it is tried once more, when all others are gone.
+        Raises what the load raises. Out of memory, it drops all other models and tries once more.
         """
         stamp = stamp_of(Path(source.path))
         parked = self._take(source, stamp)
         try:
-            give_back()  # what nothing uses counts as left
+            give_back()  # unused memory must count as available
             self._make_room(self._need(source, stamp, parked))
             return self._bring(source, stamp, parked, progress, host)
         except Exception as error:
             if not _short_of_memory(error) or not self._kept:
                 raise
             log.warning("%s did not fit beside other models, so they are dropped: %s", source.name, error)
-        # Out here the error is forgotten: its traceback holds what was loaded.
+        # Outside the except block, because the error's traceback keeps the loaded tensors alive.
         parked = None
         self.leave_only(None)
         return self._bring(source, stamp, None, progress, host)
 
     def relieve(self, current: H) -> None:
-        """Drop what is only kept, one after another, while the machine has become short of memory."""
+        """Drop cached models, one by one, while the machine is short of memory."""
         while others := [each for each in self._kept if each.hosted is not current]:
             step = next_step(others, Taken(1, 0), Taken(self._left().ram - RELIEVE_MB, 0))
             if step is None:
@@ -167,7 +170,7 @@ class Residents(Generic[H]):
             self._do(step)
 
     def leave_only(self, current: H | None) -> None:
-        """Drop all but this one, and return to the system what nothing uses any more."""
+        """Drop all models but `current` and those with unfinished answers, and release unused memory."""
         for resident in [each for each in self._kept if current is None or each.hosted is not current]:
             if not resident.busy:
                 self._drop(resident)
@@ -207,7 +210,7 @@ class Residents(Generic[H]):
         return need if parked is None else replace(need, ram=source.kv_offload_mb)
 
     def _left(self) -> Taken:
-        """What is left when all KV caches have filled; how far they have cannot be seen, so none counts as begun."""
+        """Available memory once all KV caches are full. Their fill level is unknown, so all count as empty."""
         left = self._space.left()
         return replace(left, ram=left.ram - self.unused_cache_mb)
 
@@ -227,7 +230,7 @@ class Residents(Generic[H]):
         give_back()
 
     def _take(self, source: ModelSource, stamp: Stamp) -> Resident[H] | None:
-        """Take this model out; one that was of the same files before they changed is dropped."""
+        """Remove this model from the list and return it; a model whose files have changed is dropped instead."""
         for resident in [each for each in self._kept if each.source == source]:
             if resident.stamp == stamp:
                 self._kept.remove(resident)
@@ -238,7 +241,7 @@ class Residents(Generic[H]):
     def _drop(self, resident: Resident[H]) -> None:
         self._kept.remove(resident)
         self._close(resident)
-        resident.loaded = None  # whoever still holds it does not hold its weights
+        resident.loaded = None  # other references must not keep the weights alive
 
     def _close(self, resident: Resident[H]) -> None:
         hosted, resident.hosted = resident.hosted, None
@@ -247,14 +250,14 @@ class Residents(Generic[H]):
 
 
 def stamp_of(folder: Path) -> Stamp:
-    """What tells whether the files of a model have changed. Raises ModelError unless a whole model lies there."""
+    """Return names, sizes and modification times of a model's files. Raises ModelError for an incomplete model."""
     model_directory.check(folder)
     files = sorted(file for file in folder.iterdir() if file.is_file())
     return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
 def _move(loaded: Loaded, device: str) -> None:
-    cast(nn.Module, loaded.model).to(device)  # the library's own annotation leaves devices out
+    cast(nn.Module, loaded.model).to(device)  # the library's annotation omits devices
 
 
 def _kv_in_ram(told: LoadedModel) -> int:

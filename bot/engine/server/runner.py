@@ -1,11 +1,10 @@
-"""The engine's process: `python -m bot.engine.server.runner`, started by bot.engine.client.child_process and by nobody
-else.
+"""Entry point of the engine process: `python -m bot.engine.server.runner`, started by bot.engine.client.child_process.
 
-In: messages on the connection whose port and secret are in the environment. Out: messages; its output streams are only
-a log. Two threads of ours: the reader, which ends the process the moment the connection does (whatever torch is doing),
-and the main thread, which does everything else, one call after another, from one inbox (except a load, see `threads`,
-and prompts, see `host`). What happened between two sends travels in one frame. A parent that reads slowly holds up the
-sending, never the generating.
+Exchanges protocol messages over a connection whose port and secret come from the environment; stdout and stderr are
+only logged. The reader thread exits the process as soon as the connection ends, whatever torch is doing. The main
+thread runs everything else, one call after another from one inbox, except loads (see bot.engine.cpu.compute_threads)
+and prompt building (see bot.engine.server.engine_server). All output between two sends shares one frame. A parent that
+reads slowly delays sending, not generation.
 """
 
 import contextlib
@@ -53,14 +52,14 @@ log = logging.getLogger(__name__)
 
 
 class Channel:
-    """The connection's sending side; messages of two threads never mix."""
+    """Sending side of the connection; thread-safe."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._lock = threading.Lock()
 
     def send(self, message: Message) -> None:
-        """Send it whole. If the connection is gone, so is this process."""
+        """Send a whole message. Exits the process if the connection is gone."""
         frame = protocol.frame(message)
         try:
             with self._lock:
@@ -70,7 +69,7 @@ class Channel:
 
 
 class Runner:
-    """The main thread's work: one inbox of calls, and one frame for what they emitted."""
+    """Runs calls from one inbox on the main thread and sends their output in one frame."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -78,20 +77,20 @@ class Runner:
         self._texts: list[Text] = []
         self._failed: list[Failed] = []
         self._load: Load | None = None
-        self._asked = self._done = self._told = 0  # loads; what was told of them
+        self._asked = self._done = self._told = 0  # loads requested and finished; progress messages
         self.host: ModelHost | None = None
         self._heart = Heart(self._beat, lambda: self.host is not None and self.host.generating > 0)
         self._heart.watch(lambda: self.host is not None and self.host.preparing > 0, self._prepared)
         self._heart.watch(lambda: self._asked > self._done, lambda: (self._told, self._heart.steps, reading()))
 
     def post(self, call: Callable[[], None]) -> None:
-        """Have it called on the main thread; from any thread."""
+        """Queue a call for the main thread; safe from any thread."""
         self._inbox.put(call)
 
     def run(self) -> None:
-        """Work until the process ends."""
+        """Serve until the process ends."""
         self._heart.start()
-        from bot.engine.server.engine_server import ModelHost  # torch comes in here, long after the hello
+        from bot.engine.server.engine_server import ModelHost  # imports torch, which is slow: after the hello
 
         self.host = ModelHost(self.post, self._emit, self._heart.step)
         while True:
@@ -109,19 +108,19 @@ class Runner:
                 self._load = None
 
     def hear(self, message: ToChild) -> None:
-        """On the reader's thread: answer at once what needs no waiting, post the rest."""
+        """Handle a message on the reader thread: answer AskStats directly, post the rest to the main thread."""
         match message:
             case AskStats() if self.host is not None:
                 self._channel.send(Stats(self.host.stats()))
             case _:
-                self._asked += isinstance(message, Load)  # before torch is imported, which may take long as well
+                self._asked += isinstance(message, Load)  # here, so that a stalled torch import is detected
                 self.post(partial(self._do, message))
 
     def _prepared(self) -> int:
         return self.host.prepared_steps if self.host is not None else 0
 
     def _beat(self) -> None:
-        """On the heart's thread."""
+        """Send a heartbeat; runs on the heartbeat thread."""
         self._channel.send(Beat(self.host.grown() if self.host is not None else ""))
 
     def _emit(self, item: Text | Failed) -> None:
@@ -134,8 +133,8 @@ class Runner:
         assert self.host is not None
         match message:
             case Load():
-                self._done += self._load is not None  # its caller gave up
-                self._load = message  # once what was aborted has ended
+                self._done += self._load is not None  # replaces an abandoned load
+                self._load = message  # runs once aborted answers have ended
             case Generate(stream, request):
                 self.host.generate(stream, request)
             case Abort(stream):
@@ -160,7 +159,7 @@ class Runner:
 
 
 def _read(connection: socket.socket, runner: Runner) -> None:
-    """The reader's thread: hand on every message; end the process when there are no more, and whatever goes wrong."""
+    """Reader thread: dispatch messages; exit the process when the connection ends or on any error."""
     try:
         while (message := protocol.receive(connection)) is not None:
             runner.hear(message)
@@ -173,17 +172,17 @@ def _read(connection: socket.socket, runner: Runner) -> None:
 
 
 def _be_taken_first() -> None:
-    """Linux ends the process with the highest score when memory runs out: this one, and not the service."""
+    """Raise this process's OOM score above the service's, so that the kernel kills this one first (Linux)."""
     score = Path("/proc/self/oom_score_adj")
-    with contextlib.suppress(OSError, ValueError):  # there is no such file but on Linux
-        inherited = int(score.read_text())  # anybody may raise it, and only root may lower it
+    with contextlib.suppress(OSError, ValueError):  # the file exists on Linux only
+        inherited = int(score.read_text())  # raising it needs no privilege, lowering it needs root
         score.write_text(str(min(OOM_MOST, max(OOM_SCORE, inherited + OOM_STEP))))
 
 
 def main() -> None:
-    """Connect, say hello, serve; returns only by an error that ends the process."""
+    """Connect, send the hello and serve; never returns."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    for name in (signal.SIGINT, signal.SIGTERM):  # the parent decides when this ends, also at Ctrl-C in a terminal
+    for name in (signal.SIGINT, signal.SIGTERM):  # the parent stops this process, also after Ctrl-C
         signal.signal(name, signal.SIG_IGN)
     _be_taken_first()
     secret = os.environ.pop(protocol.SECRET_VARIABLE)
@@ -198,7 +197,7 @@ def main() -> None:
     except BaseException:
         log.exception("the engine ends")
         sys.stderr.flush()
-        os._exit(1)  # other threads may be deep in torch: nothing waits for them
+        os._exit(1)  # does not wait for threads that are inside torch
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""One answer after another with generate(), for models that cannot batch, and for seeds.
+"""Generates one answer at a time with generate(), for models that cannot batch and for seeds.
 
-In and out as in batching: answers that passed the guards, deltas through `emit`. generate() runs in a thread of its
-own, one call at a time; tokens are posted to the engine's main thread as they come. A stop string and an abort end it
-at the next token. There is no prefix cache: every prompt is computed from its beginning.
+generate() runs on its own thread, one call at a time, and posts tokens to the engine's main thread. A stop string or an
+abort stops it at the next token. There is no prefix cache: each prompt is computed in full. Callers validate parameters
+and prompts first.
 
-Out of memory, what can be given back is given back, one token is tried, and the answer goes on once more from where it
-was. A CUDA error is raised as Unrecoverable, and the process must go.
+After an out-of-memory error it frees memory, generates one token as a probe, and retries the answer once from where it
+stopped. A CUDA error raises Unrecoverable: the process must be replaced.
 """
 
 import logging
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Sequential:
-    """A loaded model that answers one request at a time; the others wait in order."""
+    """A generator that runs one request at a time; the others wait in order."""
 
     seeds = True
     max_running = 1
@@ -53,16 +53,16 @@ class Sequential:
 
     @property
     def running(self) -> int:
-        """Answers that are generated or wait."""
+        """Number of answers that generate or wait."""
         return len(self._waiting) + (self._current is not None)
 
     def submit(self, answer: Answer) -> None:
-        """Generate it now or in its turn."""
+        """Queue an answer and start it if none is running."""
         self._waiting.append(answer)
         self._next()
 
     def abort(self, stream: int) -> None:
-        """End it: at once if it waits, else at the next token."""
+        """Stop an answer: immediately if it waits, else at the next token."""
         for answer in self._waiting:
             if answer.stream == stream:
                 self._waiting.remove(answer)
@@ -73,7 +73,7 @@ class Sequential:
             self._stop.set()
 
     def blocks(self) -> tuple[int, int]:
-        """No blocks: the cache is generate()'s own."""
+        """Return (0, 0): generate() has its own cache without blocks."""
         return 0, 0
 
     def close(self) -> None:
@@ -93,9 +93,9 @@ class Sequential:
         self._thread.start()
 
     def _generate(self, answer: Answer, stop: Event) -> None:
-        """In the thread: one call of generate(), whatever comes of it."""
+        """Generation thread: run generate() once and post the outcome."""
         said, limit, known = answer.tokens, answer.left, 0
-        if answer.params.seed is not None:  # it repeats what was said: from the beginning, unheard
+        if answer.params.seed is not None:  # a retry starts over and skips known tokens
             said, limit, known = [], answer.params.max_tokens, len(answer.tokens)
         streamer = _Tokens(lambda token: self._post(partial(self._on_token, answer, token, perf_counter())), known)
         failure: Failure | None = None
@@ -142,14 +142,14 @@ class Sequential:
         self._next()
 
     def _recover(self, failure: Failure) -> None:
-        """Make sure that the next answer can be given. Raises Unrecoverable."""
+        """Check that the model can still generate; free memory if it ran out. Raises Unrecoverable."""
         if failure.device_lost:
             raise Unrecoverable(failure.why)
         log.error("generate() failed: %s", failure.why)
         if not failure.memory:
             return
         if self._thread is not None:
-            self._thread.join()  # what its frames held is let go of
+            self._thread.join()  # frees the tensors of its frames
         self._make_room()
         try:
             apart(self._one_token)
@@ -162,7 +162,7 @@ class Sequential:
 
 
 def generation_config(params: SamplingParams, eos: frozenset[int]) -> GenerationConfig:
-    """What generate() needs to pick tokens as the batch would."""
+    """Build a GenerationConfig that picks tokens as the batch does."""
     warm = params.temperature >= GREEDY_BELOW
     settings: dict[str, object] = {"do_sample": warm, "max_new_tokens": params.max_tokens, "top_k": 0}
     if warm:
@@ -173,10 +173,10 @@ def generation_config(params: SamplingParams, eos: frozenset[int]) -> Generation
 
 
 class _Tokens(BaseStreamer):
-    """Hands on every new token; generate() puts the prompt first."""
+    """Streamer that forwards every new token; skips the prompt, which generate() sends first."""
 
     def __init__(self, take: Callable[[int], None], known: int) -> None:
-        """known: how many of the first tokens are not handed on."""
+        """known: how many of the first tokens to skip, because they were sent before a retry."""
         self._take = take
         self._known = known
         self._prompt_seen = False
@@ -194,7 +194,7 @@ class _Tokens(BaseStreamer):
 
 
 class _Stopped(StoppingCriteria):
-    """True for every row once the event is set."""
+    """Stopping criterion that is true for every row once the event is set."""
 
     def __init__(self, event: Event) -> None:
         self._event = event

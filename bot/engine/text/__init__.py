@@ -1,1 +1,1 @@
-"""Prompts, chat templates, tokenisation without control tokens, and streaming detokenisation."""
+"""Builds prompts, renders chat templates, tokenises without control tokens, and detokenises streams."""

@@ -1,26 +1,25 @@
-"""Which turns of a long conversation are kept.
+"""Chooses which turns of a long conversation stay in the prompt.
 
-Comes in: what each turn costs, oldest first, and how much there is to spend. Goes out: the index of the first turn
-that is kept. Promises: the cut is coarse and does not creep. From one turn of a conversation to the next it stays
-where it was until the budget is spent again, so that the beginning of the prompt, and the cache that holds it, can be
-reused.
+Cuts are coarse: a cut stays in place until the budget is used up again, so that the beginning of the prompt, and the
+prefix cache for it, can be reused.
 
-The whole history is walked each time, and the cuts that earlier turns made are made again: the result depends on
-nothing but the turns and the budget. It follows that a caller who bounds the history first must do so in coarse steps
-too: a window that slides by a turn starts the walk elsewhere each time, and the cut moves with it.
+The result depends only on the turns and the budget: each call walks the whole history and repeats the cuts of earlier
+turns. A caller that bounds the history first must do so in coarse steps too, because a window that slides by one turn
+would move the cut each time.
 """
 
 from collections.abc import Sequence
 
 KEPT_SHARE = 0.75
-"""A cut goes on until at most this share of the budget is used."""
+"""A cut drops turns until at most this share of the budget is used."""
 
 
 def first_kept(costs: Sequence[int], user: Sequence[bool], fixed: int, budget: int) -> int:
-    """The index of the first turn to keep, always a user's (one that `user` is true for; there must be one).
+    """Return the index of the first turn to keep, which is always a user turn.
 
-    costs: tokens of each turn. fixed: tokens of what is never dropped. The last user turn and what follows it are kept
-    whatever they cost: whether they fit is for the caller to see.
+    costs: tokens of each turn, oldest first. user: whether each turn is a user's; at least one must be. fixed: tokens
+    that are never dropped. The last user turn and everything after it are kept at any cost: the caller checks whether
+    they fit.
     """
     start = question = user.index(True)
     total = fixed
@@ -35,5 +34,5 @@ def first_kept(costs: Sequence[int], user: Sequence[bool], fixed: int, budget: i
 
 
 def next_user(user: Sequence[bool], start: int) -> int:
-    """The first index at or after `start` that `user` is true for; the length if there is none."""
+    """Return the first index at or after `start` where `user` is true, or the length if there is none."""
     return next((index for index in range(start, len(user)) if user[index]), len(user))

@@ -1,10 +1,9 @@
-"""Token ids to text, as they come.
+"""Decodes the generated token ids of one answer to text incrementally.
 
-Comes in: the newly generated ids of one answer, in any portions. Goes out: text that will not change any more.
-Promises: the portions together are the text of all ids, whatever the portions were, except that it ends before the
-first stop string (never shown, not even a part of it), that white space before the first word is left out, and so is a
-block of `<think>...</think>` that the answer begins with; no special token is shown, and no replacement character for
-a character whose bytes are still coming. An id is decoded a bounded number of times, however long the answer.
+Text is returned once it is final. All pieces together are the text of all ids, however the ids are split into calls,
+except that: the text ends before the first stop string, no part of which is returned; white space and a
+`<think>...</think>` block at the beginning are dropped; special tokens and incomplete characters are not returned. Each
+id is decoded a bounded number of times, however long the answer.
 """
 
 from collections.abc import Sequence
@@ -13,16 +12,16 @@ from transformers import PreTrainedTokenizerBase
 
 REPLACEMENT = "\ufffd"
 LONGEST_CHARACTER = 8
-"""Ids that may wait for their character to be complete: UTF-8 takes four bytes at most, and none takes two ids."""
+"""Most ids that may wait for a complete character. UTF-8 takes at most four bytes, and a byte at most one id."""
 
 THINK, THOUGHT = "<think>", "</think>"
 
 
 class TextDecoder:
-    """The text of one answer. `stopped` becomes true when a stop string was found.
+    """Decoder of one answer. `stopped` becomes true when a stop string was found.
 
-    stop: strings that end the answer. continues: ids of the prompt, if the answer goes on in the middle of a text (then
-    white space at its beginning is kept).
+    stop: strings that end the answer. continues: ids of the prompt, if the answer continues a text (then white space at
+    its beginning is kept).
     """
 
     def __init__(
@@ -34,20 +33,20 @@ class TextDecoder:
         self._stop = [text for text in stop if text]
         self._held = ""
         self._opening = None if continues else _Opening()
-        # The window: ids whose text is out, kept since the text of an id can depend on the one before; then the rest.
+        # The window: returned ids, kept because an id's text can depend on the one before, then the pending ids.
         self._window = self._context(continues)
         self._out = len(self._window)
         self._before = self._decode(self._window)
 
     def push(self, ids: Sequence[int]) -> str:
-        """Take new ids; the text that became certain, '' after a stop string."""
+        """Add ids and return the text that became final; '' after a stop string."""
         if self.stopped:
             return ""
         self._window += [number for number in ids if number not in self._special]
         return self._show(self._complete(), ended=False)
 
     def flush(self) -> str:
-        """The rest of the text, once no more ids will come. Bytes that never became a character are dropped."""
+        """Return the rest of the text at the end of the answer. Drops bytes that never became a character."""
         if self.stopped:
             return ""
         rest = self._decode(self._window)[len(self._before) :].rstrip(REPLACEMENT)
@@ -55,7 +54,7 @@ class TextDecoder:
         return self._show(rest, ended=True)
 
     def _complete(self) -> str:
-        """The text up to the last id that completes a character; these ids are what the window keeps as out."""
+        """Return the text up to the last id that completes a character; these ids become the context."""
         length = len(self._window)
         oldest = max(self._out, length - LONGEST_CHARACTER)
         for end in range(length, oldest, -1):
@@ -67,14 +66,14 @@ class TextDecoder:
             self._out = end - self._out
             self._before = self._decode(self._window[: self._out])
             return new
-        # An id that has not become text among so many is no part of a character, and would spoil those that follow.
+        # Ids still incomplete after so many others are no part of a character, and would corrupt the next ones.
         del self._window[self._out : oldest]
         return ""
 
     def _show(self, text: str, ended: bool) -> str:
-        """`text` after what was held back, up to a stop string or to what may be the beginning of one."""
+        """Return held-back text and `text`, up to a stop string or a possible beginning of one."""
         text = self._held + text
-        # The one that is complete first, as if the characters had come one by one.
+        # The stop string that completes first wins, as if the characters had arrived one by one.
         found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
             self.stopped = True
@@ -92,7 +91,7 @@ class TextDecoder:
         return text
 
     def _context(self, prompt: Sequence[int]) -> list[int]:
-        """As many of the last ids of `prompt` as it takes to begin with a whole character."""
+        """Return the shortest end of `prompt` that decodes to whole characters."""
         tail = [number for number in prompt[-LONGEST_CHARACTER:] if number not in self._special]
         for start in range(len(tail) - 1, -1, -1):
             text = self._decode(tail[start:])
@@ -102,7 +101,7 @@ class TextDecoder:
 
 
 class _Opening:
-    """Drops what an answer should not open with: white space, and a model's thoughts."""
+    """Drops white space and a `<think>` block at the beginning of an answer."""
 
     def __init__(self) -> None:
         self._text = ""
@@ -130,7 +129,7 @@ class _Opening:
         return self.flush()
 
     def flush(self) -> str:
-        """What was held back, when no more comes or none is needed."""
+        """Return the held-back text at the end of the answer, or once it cannot become a `<think>` tag."""
         if self._open or self._thinking:
             return ""
         self._open = bool(self._text)
@@ -139,5 +138,5 @@ class _Opening:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` may be the beginning of `stop`."""
+    """Return how many characters at the end of `text` may be the beginning of `stop`."""
     return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)

@@ -1,17 +1,17 @@
-"""Encodes text to token ids so that content cannot become control.
+"""Encodes prompts to token ids so that content cannot become a control token.
 
-Takes a prompt as pieces, each either structure (written by a chat template) or content (written by people and models).
-A control token, which is any added token of the tokenizer that is not mere whitespace, comes out of structure only,
-never out of content nor out of where the two meet; content that holds no such token's text is tokenised exactly as it
-would be inside the whole rendered prompt.
+A prompt is a list of pieces, each either structure (written by a chat template) or content (written by people and
+models). A control token is any added token of the tokenizer that is not just white space. Control tokens come from
+structure only, never from content or from a boundary between the two. Content without the text of a control token is
+tokenised exactly as inside the whole rendered prompt.
 
-Tokenizers look for added tokens first and treat the text between two of them on its own. So the prompt is taken apart
-at the structure's control tokens, and each stretch between is encoded with its neighbours around it, which keeps
-leading spaces as they would be. A control token's text inside a stretch is cut after its first character, and both
-sides are encoded apart: the same characters, but never that token.
+Tokenizers split text at added tokens first and treat the text between two of them on its own. So the prompt is split at
+the structure's control tokens, and each stretch between two is encoded together with them, which preserves leading
+spaces. The text of a control token inside a stretch is cut after its first character and both sides are encoded
+separately: the same characters, but never that token.
 
-A long text is looked at in parts of PART characters, and `pause` is called between them: whoever builds prompts beside
-a running batch waits there, since both need the GIL.
+Long texts are processed in parts of PART characters. `pause` is called between them, so that a thread that builds
+prompts can yield the GIL to a running batch.
 """
 
 import re
@@ -26,35 +26,35 @@ from transformers import PreTrainedTokenizerBase
 from bot.types.errors import ModelError
 
 REMEMBERED_BYTES = 16 << 20
-"""What remembered stretches may take, for each model: some five times 400 turns of 2,000 characters."""
+"""Size limit of the cache of encoded stretches, per model: about five times 400 turns of 2,000 characters."""
 ENTRY_BYTES = 350
-"""What a remembered stretch takes besides its text and its ids."""
+"""Size of a cache entry without its text and its ids."""
 
 PART = 16_384
-"""Characters of a long text that are looked at in one go."""
+"""Characters of a long text processed between two pauses."""
 SLACK = 4
-"""Tokens that a part may take more on its own than inside its text."""
+"""Extra tokens that a part may take when it is encoded on its own instead of inside its text."""
 MOST_CONTROL, LONGEST_CONTROL = 1 << 17, 256
-"""Control tokens that a tokenizer may have, and characters of each. Models of speech have 65,536, none of 100."""
+"""Most control tokens of a tokenizer, and most characters of each. Speech models have 65,536, none of 100."""
 
 
 class Piece(NamedTuple):
-    """A part of a prompt. `structure` is true for text of the chat template, false for anybody's words."""
+    """A part of a prompt. `structure`: true for text of the chat template, false for content."""
 
     text: str
     structure: bool
 
 
 Pause = Callable[[], None]
-"""Called every few milliseconds while a long text is worked on."""
+"""Called every few milliseconds of work on a long text."""
 
 
 def no_pause() -> None:
-    """Go on at once."""
+    """Return immediately."""
 
 
 class Literals:
-    """Finds any of many literal texts, the leftmost first, and of those the longest; linear in the length of a text."""
+    """Finds many literal texts, leftmost first, then longest; linear in the length of the searched text."""
 
     def __init__(self, texts: Iterable[str], pause: Pause = no_pause) -> None:
         self._texts, self._pause = frozenset(texts), pause
@@ -66,11 +66,11 @@ class Literals:
         self._lengths = {start: sorted(each, reverse=True) for start, each in lengths.items()}
 
     def find(self, text: str, at: int = 0) -> tuple[int, int] | None:
-        """Where the first one from `at` on begins and ends."""
+        """Return (begin, end) of the first match from `at` on, or None."""
         for place in range(at, len(text), PART):
             for first in self._first.finditer(text, place, place + PART):
                 begin = first.start()
-                for start in (text[begin : begin + 2], text[begin]):  # one of a single character is filed under it
+                for start in (text[begin : begin + 2], text[begin]):  # single characters have no second
                     for length in self._lengths.get(start, ()):
                         if text[begin : begin + length] in self._texts:
                             return begin, begin + length
@@ -78,14 +78,14 @@ class Literals:
         return None
 
     def all(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where they begin and end; none lies over another one."""
+        """Yield (begin, end) of all matches, which do not overlap."""
         at = 0
         while (found := self.find(text, at)) is not None:
             yield found
             at = found[1]
 
     def replace(self, text: str, new: Callable[[str], str]) -> str:
-        """`text` with `new` of each in its place."""
+        """Return `text` with each match replaced by `new(match)`."""
         pieces, at = [], 0
         for begin, end in self.all(text):
             pieces += [text[at:begin], new(text[begin:end])]
@@ -96,7 +96,7 @@ class Literals:
 class SafeEncoder:
     """Encodes prompts for one tokenizer. `control` finds its control tokens.
 
-    Raises ModelError if the tokenizer has more control tokens than any model needs.
+    Raises ModelError if the tokenizer has too many or too long control tokens.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str = "this model", pause: Pause = no_pause) -> None:
@@ -113,16 +113,16 @@ class SafeEncoder:
         self.control = Literals(self._ids, pause)
         self._pause = pause
         self._longest = max(map(len, tokenizer.get_vocab()), default=1)
-        flags = ("lstrip", "rstrip", "single_word", "normalized")  # with these a token changes what stands beside it
+        flags = ("lstrip", "rstrip", "single_word", "normalized")  # such a token affects its neighbours
         tokens = (added[number] for number in self._ids.values())
         plain = [token.content for token in tokens if not any(getattr(token, flag) for flag in flags)]
         self._anchor = plain[0] if plain else ""
-        # Ids and bytes of each; the one needed longest ago comes first.
+        # (ids, bytes) of each stretch, least recently used first.
         self._remembered = OrderedDict[tuple[str, str, str], tuple["array[int]", int]]()
         self.remembered_bytes = 0
 
     def encode(self, pieces: Iterable[Piece]) -> list[int]:
-        """The ids of the pieces one after another; nothing is added at either end."""
+        """Return the ids of all pieces; adds no tokens at either end."""
         ids: list[int] = []
         before, stretch = "", ""
         for text, structure in pieces:
@@ -141,17 +141,17 @@ class SafeEncoder:
         return ids
 
     def least(self, content: str) -> int:
-        """A lower bound of the tokens of `content`, by its length: no token has more characters than the longest."""
+        """Return a lower bound of the tokens of `content`, from its length and the longest token."""
         return -(-len(content) // self._longest)
 
     def reach(self, tokens: int) -> int:
-        """Characters that so many tokens have at most."""
+        """Return the most characters that so many tokens can hold."""
         return tokens * self._longest
 
     def count(self, content: str, most: int = sys.maxsize) -> int:
-        """How many tokens `content` takes, give or take one where it, or a part of it, meets its surroundings.
+        """Count the tokens of `content`, to within one token at each end and at each boundary between parts.
 
-        More than `most` are not counted: then the result is a lower bound, more than `most`.
+        Stops above `most`: the result is then a lower bound greater than `most`.
         """
         total = allowed = 0
         for part in _parts(content):
@@ -162,11 +162,11 @@ class SafeEncoder:
         return total
 
     def _stretch(self, before: str, text: str, after: str) -> Sequence[int]:
-        """As `_encode_stretch`, remembered, since a history is encoded anew with every turn."""
+        """Cached `_encode_stretch`, because each turn encodes the history again."""
         key = (before, text, after)
         known = self._remembered.get(key)
         if known is None:
-            ids = array("i", self._encode_stretch(before, text, after))  # ints of Python's own take nine times as much
+            ids = array("i", self._encode_stretch(before, text, after))  # Python's ints take nine times as much
             known = self._remembered[key] = ids, _bytes(text, ids)
             self.remembered_bytes += known[1]
         self._remembered.move_to_end(key)
@@ -175,7 +175,7 @@ class SafeEncoder:
         return known[0]
 
     def _encode_stretch(self, before: str, text: str, after: str) -> list[int]:
-        """The ids of `text` between two control tokens ('': an end of the prompt)."""
+        """Encode `text` between two control tokens ('' for an end of the prompt)."""
         ids: list[int] = []
         pieces = self._cut(text)
         for number, piece in enumerate(pieces):
@@ -185,18 +185,18 @@ class SafeEncoder:
         return ids
 
     def _harmless(self, before: str, text: str, after: str) -> list[int]:
-        """The ids of `text`, which holds no control token's text, without control ids."""
+        """Encode `text`, which holds no control token's text, without control ids."""
         ids = self._between(before, text, after)
         if self._control_ids.isdisjoint(ids):
             return ids
-        # A normaliser made a control token of something else. What still is one on its own is left out.
+        # A normaliser produced a control token: bisects the text and drops the characters that cause it.
         if len(text) == 1:
             return [id_ for id_ in ids if id_ not in self._control_ids]
         middle = len(text) // 2
         return self._harmless(before, text[:middle], "") + self._harmless(self._anchor, text[middle:], after)
 
     def _cut(self, text: str) -> list[str]:
-        """`text` in pieces that hold no control token's text; a token of a single character is left out."""
+        """Split `text` so that no piece holds a control token's text; drops control tokens of one character."""
         pieces, at = [], 0
         while (found := self.control.find(text, at)) is not None:
             begin, end = found
@@ -213,7 +213,7 @@ class SafeEncoder:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """`text` in parts of about PART characters, cut before white space where there is some."""
+    """Split `text` into parts of about PART characters, before white space if possible."""
     at = 0
     while len(text) - at > PART:
         end = max(text.rfind(char, at + PART // 2, at + PART) for char in " \n")
@@ -224,5 +224,5 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def _bytes(text: str, ids: "array[int]") -> int:
-    """At most: what is not ASCII may come to hold its UTF-8 as well."""
+    """Return an upper bound of an entry's size; a str that is not ASCII may also store its UTF-8."""
     return sys.getsizeof(text) + (0 if text.isascii() else 4 * len(text)) + ids.itemsize * len(ids) + ENTRY_BYTES

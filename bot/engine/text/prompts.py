@@ -1,13 +1,13 @@
-"""Builds the token ids that a model is to continue: of a system prompt, turns, perhaps the beginning of the answer.
+"""Builds a model's input token ids from a system prompt, turns and an optional beginning of the answer.
 
-They fit the context window with the answer; the system prompt and the last question are always in; the beginning is the
-same from turn to turn unless the history had to be cut (see `budget`); nothing that people or models wrote becomes a
-control token or a role marker. The work is bounded by the window, however long the texts are: what cannot fit by its
-length is not tokenised, and a text is tokenised only until it is seen not to fit.
+Prompt and answer together fit the context window. The system prompt and the last question are always included. The
+beginning stays the same from turn to turn unless the history is cut (see bot.engine.text.budget). Content cannot become
+a control token or a role marker. The work is bounded by the context window: text that cannot fit by its length is not
+tokenised, and counting stops once a text exceeds the budget.
 
-Neighbouring turns of one role become one, as templates that refuse two user turns in a row need it, and the others
-read it as well. Where the template has no system role, the system prompt opens the first user turn. Names stand before
-what people said once two of them speak, so the beginning of the prompt changes once, when the second one joins.
+Adjacent turns of one role are merged, because some templates reject them. If the template has no system role, the
+system prompt opens the first user turn. Author names precede user texts once two people take part, so the beginning of
+the prompt changes once, when the second one joins.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ from bot.types.errors import RequestFailed
 from bot.types.messages import Prompt, Role, Turn
 
 BETWEEN = "\n\n"
-"""What stands between two turns of one role that became one."""
+"""Separator between merged turns of one role."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltPrompt:
-    """Token ids to continue. `window` is the context window in tokens; `dropped_turns` oldest turns are not in."""
+    """Token ids of a prompt. `window`: context window in tokens. `dropped_turns`: number of oldest turns left out."""
 
     ids: list[int]
     dropped_turns: int
@@ -36,11 +36,11 @@ class BuiltPrompt:
 
 
 class PromptBuilder:
-    """Builds prompts for one loaded model. Not for use by two threads at once.
+    """Builds prompts for one loaded model. Not thread-safe.
 
-    template: '' for the tokenizer's own chat template, or the name of one of ours. context_window: tokens of prompt and
-    answer together. name: the model's, for sentences. pause: called every few milliseconds of work. Raises ModelError
-    if the model has no template or one that cannot be used.
+    template: '' for the tokenizer's own chat template, or a name in bot.engine.text.templates.TEMPLATES.
+    context_window: tokens of prompt and answer together. name: the model's, for error messages. pause: called every few
+    milliseconds of work. Raises ModelError if the model has no usable template.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class PromptBuilder:
         self._around = 1 + max(self._gap_cost(gap) for gap in self._template.between)
 
     def build(self, prompt: Prompt, max_tokens: int) -> BuiltPrompt:
-        """The ids of `prompt`, at most the context window less `max_tokens`.
+        """Return the ids of `prompt`, at most the context window minus `max_tokens`.
 
-        Raises RequestFailed if the system prompt, the question and `prompt.prefix` alone do not fit, or if there is no
-        question.
+        Raises RequestFailed if there is no question, or if the system prompt, the question and `prompt.prefix` alone do
+        not fit.
         """
         turns = [turn for turn in prompt.turns if turn.text.strip()]
         user = [turn.role is not Role.ASSISTANT for turn in turns]
@@ -71,10 +71,10 @@ class PromptBuilder:
         needed = [prompt.system, _named(turns[-1]), prompt.prefix]
         self._refuse_above(budget, max_tokens, [self._encoder.least(text) for text in needed])
         needed_costs = [self._count(text, budget) for text in needed]
-        # A shorter text is counted to its end anyway, so that the sentence gives the exact figure.
+        # Shorter texts are counted in full, so that the error message gives the exact figure.
         long = [cost for text, cost in zip(needed, needed_costs, strict=True) if len(text) > PART]
         self._refuse_above(budget, max_tokens, long)
-        opening = next_user(user, 0)  # an assistant turn before it is no loss of room's: templates begin with a user's
+        opening = next_user(user, 0)  # earlier turns do not count as dropped: templates begin with a user turn
         first = self._first_in_reach(turns, user, budget)
         turns, user = turns[first:], user[first:]
         costs = [self._around + self._count(_named(turn), budget) for turn in turns]
@@ -91,7 +91,7 @@ class PromptBuilder:
         raise self._too_long(f"{len(ids):,}", budget, max_tokens)
 
     def _refuse_above(self, budget: int, max_tokens: int, least: Sequence[int]) -> None:
-        """Raise RequestFailed if one of these lower bounds is above the budget."""
+        """Raise RequestFailed if one of these lower bounds exceeds the budget."""
         if max(least, default=0) > budget:
             raise self._too_long(f"at least {sum(least):,}", budget, max_tokens)
 
@@ -102,9 +102,9 @@ class PromptBuilder:
         )
 
     def _first_in_reach(self, turns: Sequence[Turn], user: Sequence[bool], budget: int) -> int:
-        """The index of the first turn that is looked at: those before it cannot fit, by their length.
+        """Return the index of the first turn to consider; earlier ones cannot fit, by their length.
 
-        It moves in steps as long as what can fit, so that the cut of `first_kept` mostly stays where it is.
+        It advances in steps of the most characters that can fit, so that the cut of `first_kept` mostly stays in place.
         """
         reach = max(1, self._encoder.reach(budget))
         ends = list(accumulate(len(turn.text) for turn in turns))
@@ -117,7 +117,7 @@ class PromptBuilder:
         return first
 
     def _count(self, text: str, most: int) -> int:
-        """As SafeEncoder.count, of `text` as content; one that is too long by its length is not looked at."""
+        """Count the tokens of `text` as content, up to `most`. Does not tokenise a text that is obviously too long."""
         least = self._encoder.least(text)
         return least if least > most else self._encoder.count(self._clean(text), most)
 
@@ -139,7 +139,7 @@ class PromptBuilder:
         return self._encoder.encode(pieces)
 
     def _contents(self, turns: Sequence[Turn]) -> list[str]:
-        """What the turns say, neighbours of one role joined."""
+        """Return the texts of the turns, with adjacent turns of one role merged."""
         people = {turn.author for turn in turns if turn.role is not Role.ASSISTANT and turn.author}
         said: list[list[str]] = []
         assistant = True
@@ -158,7 +158,7 @@ class PromptBuilder:
 
 
 def _named(turn: Turn) -> str:
-    """What a person said, with the name before it."""
+    """Return a turn's text, after its author's name if a person wrote it."""
     name = " ".join(turn.author.split())
     text = turn.text.strip()
     return f"{name}: {text}" if name and turn.role is not Role.ASSISTANT else text

@@ -1,9 +1,10 @@
-"""Renders chat templates in a process of its own: `python -P template_process.py SECONDS MEMORY_MB`.
+"""Renders chat templates in a child process: `python -P template_process.py SECONDS MEMORY_MB`.
 
-Reads a request a line from stdin and writes an answer a line to stdout, both JSON; `template_renderer` is the other
-side. A template that takes longer than SECONDS ends the process, even while it holds the GIL; memory is limited where
-the system can do that. The process ends with its stdin, and so with its parent. It imports jinja2 and nothing of ours:
-it starts in 0.1 s and takes 25 MB. A template sees what transformers' `apply_chat_template` would show it.
+Reads one JSON request per line from stdin and writes one JSON answer per line to stdout;
+bot.engine.text.template_renderer is the client. A template that takes longer than SECONDS ends the process, even while
+it holds the GIL. Memory is limited where the system supports it. The process ends when its stdin closes, and so with
+its parent. It imports jinja2 and none of our modules: it starts in 0.1 s and takes 25 MB. Templates run in the same
+environment as in transformers' `apply_chat_template`.
 """
 
 import faulthandler
@@ -25,11 +26,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 LONGEST_REASON = 200
-"""Characters of an exception's text that are told."""
+"""Most characters of an exception's text in an answer."""
 
 
 class Renderer:
-    """Compiles and renders templates in one sandboxed environment, set up as transformers sets up its own."""
+    """Compiles and renders templates in one sandboxed environment, set up like transformers' own."""
 
     def __init__(self) -> None:
         self._asked_time = False
@@ -48,8 +49,8 @@ class Renderer:
     def answer(self, request: Mapping[str, Any]) -> dict[str, object]:
         """Render `template` with `variables` to at most `limit` characters.
 
-        Gives {text, timed}, {refused: why} or {exceeded: "output" or "memory"}. timed: the template asked for the time,
-        so that it may render another text later.
+        Returns {text, timed}, {refused: why} or {exceeded: "output" or "memory"}. timed: the template read the time, so
+        it may render another text later.
         """
         self._asked_time = False
         try:
@@ -63,16 +64,16 @@ class Renderer:
             return {"text": "".join(parts), "timed": self._asked_time}
         except MemoryError:
             return {"exceeded": "memory"}
-        except Exception as error:  # what a template does is up to whoever wrote it
+        except Exception as error:  # a template may raise anything
             return {"refused": " ".join(str(error)[:LONGEST_REASON].split()) or type(error).__name__}
 
-    def _now(self, format: str) -> str:  # noqa: A002 -- as the library names it, for templates that name it
+    def _now(self, format: str) -> str:  # noqa: A002 -- transformers' name, which templates may use as a keyword
         self._asked_time = True
         return datetime.now().strftime(format)
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what the model wrote, for training; it renders its body."""
+    """`{% generation %}` marks model output for training; here it only renders its body."""
 
     tags = {"generation"}  # noqa: RUF012 -- as jinja declares it
 
@@ -86,7 +87,7 @@ class _Generation(Extension):
 
 
 class _Dict:
-    """`dict` without the attributes of the class."""
+    """`dict` without the attributes of the class, except `fromkeys`."""
 
     def __call__(self, *args: Any, **named: Any) -> dict[Any, Any]:
         return dict(*args, **named)
@@ -96,9 +97,9 @@ class _Dict:
 
 
 class _Namespace(Namespace):
-    """`namespace` that takes no names with an underscore before them."""
+    """`namespace` that rejects names with a leading underscore."""
 
-    def __init__(*args: Any, **named: Any) -> None:  # as jinja's own, so that a field may be called self
+    def __init__(*args: Any, **named: Any) -> None:  # like jinja's own, so that a field may be named self
         self, args = args[0], args[1:]
         fields = dict(*args, **named)
         for name in fields:
@@ -133,12 +134,12 @@ def _limit_memory(megabytes: int) -> None:
     for kind, most in ((resource.RLIMIT_AS, megabytes << 20), (resource.RLIMIT_CORE, 0)):
         try:
             resource.setrlimit(kind, (most, most))
-        except (OSError, ValueError):  # forbidden, or already less
+        except (OSError, ValueError):  # not permitted, or already lower
             continue
 
 
 def main() -> None:
-    """Serve until stdin ends; the first line of output says that requests can be read."""
+    """Serve until stdin closes; the first line of output signals that requests can be read."""
     seconds, megabytes = float(sys.argv[1]), int(sys.argv[2])
     renderer = Renderer()
     _limit_memory(megabytes)

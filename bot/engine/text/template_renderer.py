@@ -1,7 +1,7 @@
-"""Renders a repository's chat template in a child process, so that no template can stop or fill the engine.
+"""Renders a model's chat template in a child process, so that no template can hang the engine or exhaust its memory.
 
-One child serves all models; it starts with the first request, and again after one that broke a limit or ended it. Calls
-block; any thread may make them.
+One child serves all models. It starts with the first request, and again after a template exceeded a limit or crashed
+it. Calls block; any thread may make them.
 """
 
 import atexit
@@ -16,27 +16,27 @@ from time import monotonic
 from typing import NamedTuple
 
 SECONDS = 5.0
-"""A rendering may take so long; ordinary ones take less than a millisecond."""
+"""Time limit of a rendering; ordinary ones take less than a millisecond."""
 GRACE_S = 1.0
-"""After so much more the child is killed: it could not end itself."""
+"""Extra time after which the child is killed, if it did not end itself."""
 MEMORY_MB = 512
-"""Address space of the child; 70 MB are its own."""
+"""Address space limit of the child, which takes 70 MB itself."""
 OUTPUT_CHARS, OUTPUT_CHARS_A_MESSAGE = 64 * 1024, 256
-"""What a template may write besides the contents: at all, and for each message."""
+"""Most characters that a template may write besides the contents: a base, and for each message."""
 
 CHILD = Path(__file__).with_name("template_process.py")
 
 
 class TemplateRefused(Exception):
-    """The template raised an error; the text says which."""
+    """The template failed; the text says why."""
 
 
 class TemplateExceeded(Exception):
-    """The template broke a limit; the text goes on after 'The chat template of X'."""
+    """The template exceeded a limit; the text continues 'The chat template of X'."""
 
 
 class Rendered(NamedTuple):
-    """What a template rendered. timed: it depends on the time of day."""
+    """A rendered template. timed: the text depends on the time of day."""
 
     text: str
     timed: bool
@@ -53,11 +53,11 @@ class TemplateRenderer:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id, while there is one."""
+        """The child's process id, or None when it is not running."""
         return self._child.pid if self._child is not None else None
 
     def render(self, template: str, messages: Sequence[Mapping[str, str]], variables: Mapping[str, object]) -> Rendered:
-        """What `template` makes of `messages`. Raises TemplateRefused or TemplateExceeded."""
+        """Render `template` with `messages`. Raises TemplateRefused or TemplateExceeded."""
         contents = sum(len(message["content"]) for message in messages)
         limit = OUTPUT_CHARS + OUTPUT_CHARS_A_MESSAGE * len(messages) + contents
         request = {"template": template, "limit": limit, "variables": {"messages": messages, **variables}}
@@ -71,7 +71,7 @@ class TemplateRenderer:
         return Rendered(answer["text"], answer["timed"])
 
     def close(self) -> None:
-        """End the child; the next request starts another one."""
+        """Kill the child; the next request starts another one."""
         child, self._child = self._child, None
         if child is not None:
             child.kill()
@@ -79,7 +79,7 @@ class TemplateRenderer:
 
     def _ask(self, request: bytes) -> bytes:
         with self._lock:
-            for _ in range(2):  # the child may have been ended while it had nothing to do
+            for _ in range(2):  # retries once: the child may have died while idle
                 child = self._child or self._start()
                 began = monotonic()
                 line = self._exchange(child, request)
@@ -91,7 +91,7 @@ class TemplateRenderer:
         raise TemplateExceeded("ends the process that renders it")
 
     def _exchange(self, child: subprocess.Popen[bytes], request: bytes) -> bytes:
-        """The child's answer, or nothing if it ended."""
+        """Return the child's answer, or b'' if it ended."""
         assert child.stdin is not None
         assert child.stdout is not None
         deadline = Timer(self._seconds + GRACE_S, child.kill)
@@ -116,9 +116,9 @@ class TemplateRenderer:
             raise TemplateExceeded(f"cannot be rendered ({error.strerror or error})") from error
         assert self._child.stdout is not None
         with contextlib.suppress(OSError):
-            self._child.stdout.readline()  # it is ready: what it takes to start is not the template's time
+            self._child.stdout.readline()  # the ready line: startup does not count as rendering time
         return self._child
 
 
 SHARED = TemplateRenderer()
-"""The one of this process."""
+"""The renderer that all models of this process share."""

@@ -1,17 +1,16 @@
-"""Chat templates: what stands around the contents of a conversation, and content that would forge it.
+"""Derives the texts that a chat template puts around contents, and neutralises contents that imitate role markers.
 
-Renders a tokenizer's template, or one of our own, with placeholders for the contents, and gives the gaps: the texts
-before, between and after them. Contents never pass through the template, so nothing in them can steer it. What it can
-do (a system role or not) is found out once. Templates are rendered in a child process with limits
-(`template_renderer`), and their gaps are remembered by the shape of the conversation.
+Renders a tokenizer's template, or one of our own, with placeholders for the contents, and returns the gaps: the texts
+before, between and after them. Contents never pass through the template, so they cannot influence it. Whether it has a
+system role is probed once. Templates are rendered in a child process with limits (see
+bot.engine.text.template_renderer), and gaps are cached by the shape of the conversation.
 
-What need not be found out: the conversations that are rendered begin with a user turn and alternate (the caller joins
-neighbours of one role, which every template takes and which reads the same), and contents are stripped before they
-come.
+Conversations must begin with a user turn and alternate (the caller merges adjacent turns of one role), and contents
+must be stripped.
 
-Role markers that are plain text and no control tokens are defused in content, with one visible space. A bracketed one
-(`<|user|>`, `[INST]`, `<<SYS>>`, in a model whose tokenizer has no such token) wherever it stands: `< |user|>`. A label
-(`Instruct:`, `### Response:`) only at the start of a line, whatever its case: `Instruct :`.
+Role markers that are plain text instead of control tokens are broken in content with one visible space. A bracketed one
+(`<|user|>`, `[INST]`, `<<SYS>>`, in a model whose tokenizer has no such token) is broken anywhere: `< |user|>`. A label
+(`Instruct:`, `### Response:`) is broken only at the start of a line, in upper or lower case: `Instruct :`.
 """
 
 import re
@@ -25,8 +24,8 @@ from bot.engine.text.encoding import Literals, Pause, no_pause
 from bot.engine.text.template_renderer import SHARED, TemplateExceeded, TemplateRefused
 from bot.types.errors import ModelError, RequestFailed
 
-# Phi-2's repository has no template. Of the two forms that it was trained on, questions and answers (repeated) are
-# used, not its dialogue of Alice and Bob: their names would mix with those of the people in a channel.
+# Phi-2's repository has no template. Of the two formats that it was trained on, this is repeated questions and answers,
+# not the dialogue of Alice and Bob, whose names would mix with those of the people in a channel.
 PHI_2 = (
     "{% for message in messages %}"
     "{% if message['role'] == 'system' %}{{ message['content'] + '\n' }}"
@@ -40,31 +39,31 @@ TEMPLATES = {"phi-2": PHI_2}
 """Our own templates by name."""
 
 LONGEST_TEMPLATE = 256 * 1024
-"""Characters of a template; the longest known, which describe tools as well, have 20,000."""
+"""Most characters of a template; the longest known ones, which also describe tools, have 20,000."""
 MOST_MARKERS = 256
-"""Role markers of plain text that a template may have; those known have ten."""
+"""Most plain-text role markers of a template; known ones have ten."""
 LINES = 1024
-"""Lines that are looked at in one go."""
+"""Lines checked between two pauses."""
 LONGEST_HEADER = 1000
-"""Characters of what may open an answer."""
+"""Most characters of the header that opens an answer."""
 REMEMBERED_SHAPES = 32
-"""Shapes of conversations of which the gaps are kept."""
+"""Number of conversation shapes whose gaps are cached."""
 
 _PLACEHOLDER = re.compile("\ue000([0-9]{1,6})\ue001")
 _BRACKETED = re.compile(r"<{1,2}[^<>\s]{1,40}>{1,2}|\[/?[A-Z][A-Z_ ]{0,30}\]")
 _LABEL = re.compile(r"[ \t]{0,8}(#{0,8}[ \t]{0,8}\w[\w \t]{0,30}?)[ \t]{0,8}:")
-_ENDS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"  # of lines
+_ENDS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"  # line ends
 _END = re.compile(f"[{_ENDS}]")
-_SPACE = rf"[^\S{_ENDS}]*+"  # never over the end of a line; possessive, so that a line of spaces is read once
+_SPACE = rf"[^\S{_ENDS}]*+"  # within a line; possessive, so that a line of spaces is read once
 
 Shape = tuple[bool, int, bool]
-"""What the gaps depend on: a system prompt or none, the number of turns, whether an answer is continued."""
+"""What the gaps depend on: whether there is a system prompt, the number of turns, whether an answer is continued."""
 
 
 class ChatTemplate:
-    """One model's template. `system_role`: it takes a system prompt, and puts it before the first user turn.
+    """One model's chat template. `system_role`: whether it puts a system prompt before the first user turn.
 
-    template: '' for the tokenizer's own, or the name of one of ours. name: the model's, for sentences. Raises
+    template: '' for the tokenizer's own, or a name in TEMPLATES. name: the model's, for error messages. Raises
     ModelError if there is no template, or if it cannot render a plain conversation within the limits.
     """
 
@@ -82,7 +81,7 @@ class ChatTemplate:
             **tokenizer.special_tokens_map,
             "tools": None,
             "documents": None,
-            "enable_thinking": False,  # known to templates of models that think first: in a chat, people wait for it
+            "enable_thinking": False,  # for templates of reasoning models: chat users wait for the answer
         }
         self._template = TEMPLATES[template] if template else self._own(tokenizer)
         self._remembered = OrderedDict[Shape, list[str] | str]()
@@ -93,7 +92,7 @@ class ChatTemplate:
         except TemplateExceeded as error:
             raise ModelError(self._too_costly(error)) from error
         except TemplateRefused:
-            # refused, left out, or moved (to the last turn, say, where no cache could keep it)
+            # rejected, omitted, or moved (for example to the last turn, which defeats prefix caching)
             self.system_role = False
         self.heads = [shape[0] for shape in shapes]
         self.between = [gap for shape in shapes for gap in shape[1:]]
@@ -107,11 +106,11 @@ class ChatTemplate:
         self.defuse = markers.defuse
 
     def gaps(self, system: bool, turns: int, continuing: bool) -> list[str]:
-        """The texts around the contents of `turns` (odd) turns, user and assistant in alternation.
+        """Return the texts around the contents of `turns` (odd) turns that alternate between user and assistant.
 
-        system: a system prompt comes before them. continuing: the beginning of the answer comes last. There is one gap
-        before each content and, unless continuing, one more, which asks for the answer. Raises RequestFailed if the
-        template cannot render that.
+        system: a system prompt comes first. continuing: the beginning of the answer comes last. There is one gap before
+        each content and, unless continuing, a last one that opens the answer. Raises RequestFailed if the template
+        cannot render this shape.
         """
         shape = (system, turns, continuing)
         known = self._remembered.get(shape)
@@ -132,7 +131,7 @@ class ChatTemplate:
         return f"choose another model, or name one of our templates in the catalog ({', '.join(TEMPLATES)})."
 
     def _own(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        """The tokenizer's template. Raises ModelError if it has none, or one that is no text of a usual length."""
+        """Return the tokenizer's template. Raises ModelError if it has none, or one of the wrong type or size."""
         if not tokenizer.chat_template:
             raise ModelError(
                 "This model has no chat template, so it was not made for conversations: choose its instruct or chat "
@@ -165,7 +164,10 @@ class ChatTemplate:
         return f"The chat template of {self._name} {error}, so it is not used; {self._instead}"
 
     def _rendered(self, shape: Shape) -> list[str]:
-        """The gaps of a shape. Raises TemplateRefused, also if it does not show every content once and in order."""
+        """Return the gaps of a shape.
+
+        Raises TemplateExceeded, or TemplateRefused, also if a content is missing, repeated or out of order.
+        """
         system, turns, continuing = shape
         roles = ["system"] * system + [("user", "assistant")[number % 2] for number in range(turns + continuing)]
         messages = [{"role": role, "content": f"\ue000{number}\ue001"} for number, role in enumerate(roles)]
@@ -178,7 +180,7 @@ class ChatTemplate:
         gaps = gaps[::2]
         gaps = [gaps[0], *(_single(gap, self._control) for gap in gaps[1:])]
         gaps = gaps[:-1] if continuing else gaps
-        if not timed:  # one that shows the date is rendered anew each time
+        if not timed:  # a template that shows the date is not cached
             self._remember(shape, gaps)
         return gaps
 
@@ -190,10 +192,10 @@ class ChatTemplate:
 
 
 def _single(gap: str, control: Literals) -> str:
-    """`gap` with the header for an answer at its end once, if it is there twice.
+    """Return `gap` without a duplicated answer header at its end.
 
-    It is written twice by the user's turn and again by the assistant's, or by both the user's turn and the generation
-    prompt; one is meant. A header begins with a control token.
+    Some templates write the header twice: in the user turn and again in the assistant turn or the generation prompt. A
+    header begins with a control token.
     """
     tail = gap[-2 * LONGEST_HEADER :]
     for begin, end in control.all(tail):
@@ -208,12 +210,12 @@ def _line_feed(_: str) -> str:
 
 
 class _PlainMarkers:
-    """The plain-text markers of one template. `head` comes before the first content, `between` around the others."""
+    """Plain-text role markers of a template. `head` precedes the first content, `between` surrounds the others."""
 
     def __init__(self, head: str, between: Iterable[str], pause: Pause) -> None:
         between, self._pause = list(between), pause
         brackets = {found for text in (head, *between) for found in _BRACKETED.findall(text)}
-        # The head may hold prose of the template's own, where a colon at the start of a line means nothing.
+        # Takes no labels from the head, which may hold the template's own prose with colons.
         lines = [line for text in between for line in text.splitlines()]
         labels = {match.group(1) for line in lines if (match := _LABEL.match(line))}
         self.count = len(brackets) + len(labels)
@@ -222,7 +224,7 @@ class _PlainMarkers:
         self._label = re.compile(f"{_SPACE}(?:{either}){_SPACE}:", re.I) if either else None
 
     def defuse(self, text: str) -> str:
-        """`text` without anything that reads as one of the markers."""
+        """Return `text` with every marker broken by a space."""
         text = self._brackets.replace(text, lambda found: f"{found[0]} {found[1:]}")
         if self._label is None:
             return text

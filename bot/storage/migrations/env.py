@@ -1,4 +1,4 @@
-"""What Alembic runs: the migrations, on the connection that it was given and inside that connection's transaction."""
+"""Alembic environment: runs the migrations on the given connection, inside its transaction."""
 
 from alembic import context
 

@@ -1,9 +1,9 @@
-// The page: it hears the service's events and shows what they say. Text is only ever set as text.
+// Shows the service's server-sent events on the page. Inserts text only as text nodes, never as HTML.
 
 import { Plot, SPAN_S } from "./plot.js";
 import * as words from "./words.js";
 
-const SILENCE_MS = 8000; // longer than that without an event: nobody is there
+const SILENCE_MS = 8000; // without an event for this time, the connection counts as lost
 const AGAIN_MS = 3000;
 
 const at = (id) => document.getElementById(id);
@@ -64,7 +64,7 @@ function showPlots(now) {
   show("words-note", waits.length ? `at most ${words.seconds(longest)} in ten minutes` : "nobody asked in ten minutes");
 }
 
-// One row for all that are alike: the same model, platform and attempt.
+// One row for requests with the same model, platform and attempt.
 function requestRow(alike, lead, detail) {
   const request = alike[0];
   const again = request.attempt > 1 ? `, attempt ${request.attempt}` : "";
@@ -82,7 +82,7 @@ function groups(requests) {
   return [...found.values()];
 }
 
-// `words` in backticks are something to type.
+// Shows text in backticks as code.
 function withCode(text) {
   return text.split("`").map((part, index) => (index % 2 ? node("code", {}, part) : part));
 }
@@ -224,7 +224,7 @@ async function connectAgain() {
     const answer = await fetch("./", { method: "HEAD" });
     if (answer.status === 401) return location.reload(); // to the form that asks for the token
   } catch {
-    // not there yet
+    // the server is not reachable yet
   }
   setTimeout(connect, AGAIN_MS);
 }
@@ -240,7 +240,7 @@ function connect() {
   events.addEventListener("now", hear(showNow));
   events.onerror = () => {
     isHere(false);
-    if (events.readyState === EventSource.CLOSED) { // refused; the browser tries no more
+    if (events.readyState === EventSource.CLOSED) { // the server refused; the browser does not reconnect
       clearInterval(silence);
       connectAgain();
     }

@@ -1,6 +1,5 @@
-// A plot of ten minutes, drawn as SVG in the size that its place has.
-// In: points [{at, value}] by time, value null where nothing was measured. Out: an area, steps or dots, a scale, and the
-// value under the pointer.
+// Draws a ten-minute plot as SVG that fills its element: area, steps or dots, a scale, and the value under the pointer.
+// Points are [{at, value}], sorted by time; value is null where nothing was measured.
 
 const SVG = "http://www.w3.org/2000/svg";
 export const SPAN_S = 600;
@@ -16,14 +15,14 @@ function shape(tag, attributes, text) {
   return node;
 }
 
-// The least round number that is not below the value, and whose half is round, too.
+// The smallest round number >= value whose half is round, too.
 function niceTop(value) {
   const power = 10 ** Math.floor(Math.log10(Math.max(value, 1e-9)));
   return [1, 2, 3, 4, 6, 8, 10].map((step) => step * power).find((step) => step >= value - 1e-9);
 }
 
 export class Plot {
-  // kind: 'area', 'steps' or 'dots'; least: the smallest top of the scale; say: a value in words; what: the plot's name.
+  // kind: 'area', 'steps' or 'dots'; least: minimum top of the scale; say: formats a value; what: the plot's name.
   constructor(place, { kind, least, say, what, scale = true }) {
     Object.assign(this, { place, kind, least, say, what, scale });
     this.points = [];

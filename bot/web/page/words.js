@@ -1,4 +1,4 @@
-// Figures as people say them. Pure functions; null is shown as a dash.
+// Formats numbers and durations for display. Pure functions; null becomes a dash.
 
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
@@ -26,14 +26,14 @@ export function seconds(value) {
   return `${(value / 86400).toFixed(1)} days`;
 }
 
-// An estimate, rounded as a person would.
+// Formats an estimated duration, rounded.
 export function about(value) {
   if (value < 10) return `about ${Math.max(1, Math.round(value))} s`;
   if (value < 90) return `about ${Math.round(value / 5) * 5} s`;
   return `about ${Math.round(value / 60)} min`;
 }
 
-// As seconds(), of something that needs no tenths: 4 -> '4 s'
+// Like seconds(), but without tenths: 4 -> '4 s'
 export function duration(value) {
   return value < 9.95 ? `${Math.round(value)} s` : seconds(value);
 }

@@ -1,4 +1,4 @@
-"""The first tables: inbox, requests, turns, settings, outbox, ratings."""
+"""Create the first tables: inbox, requests, turns, settings, outbox, ratings."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -16,7 +16,7 @@ def _key() -> list[sa.Column[str]]:
 
 
 def upgrade() -> None:
-    """From an empty file."""
+    """Upgrade from an empty file."""
     _events()
     _conversations()
     _replies()

@@ -1,4 +1,4 @@
-"""Remarks above answers, and how far each channel was heard."""
+"""Add remarks above answers, and backfill cursors."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ KEY = ("platform", "workspace", "channel", "thread")
 
 
 def upgrade() -> None:
-    """From 0001."""
+    """Upgrade from 0001."""
     op.add_column("requests", sa.Column("remark", sa.Text(), nullable=False, server_default=""))
     op.create_table(
         "cursors",

@@ -1,4 +1,4 @@
-"""Indexes by age, for the removal of what is too old, and one behind the link from an answer to its request."""
+"""Add indexes by age for retention, and one for the link from an answer to its request."""
 
 from alembic import op
 
@@ -7,7 +7,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """From 0002."""
+    """Upgrade from 0002."""
     op.create_index("ix_inbox_received_at", "inbox", ["received_at"])
     op.create_index("ix_requests_finished_at", "requests", ["finished_at"])
     op.create_index("ix_turns_sent_at", "turns", ["sent_at"])

@@ -1,4 +1,4 @@
-"""In how many runs of the service an answer was being written or shown, to find one that ends the service."""
+"""Count the service runs in which an answer was written or shown, to detect answers that kill the service."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,5 +8,5 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """From 0003."""
+    """Upgrade from 0003."""
     op.add_column("requests", sa.Column("service_runs", sa.Integer(), nullable=False, server_default="0"))

@@ -1,1 +1,1 @@
-"""One file a step of the schema, named by its number. A step that was released is never changed."""
+"""One module per schema migration, named by its number. Released migrations never change."""

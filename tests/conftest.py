@@ -1,6 +1,6 @@
-"""What every test gets: a clean environment, an empty working directory, no network, and a brief Hypothesis.
+"""Isolates every test: a clean environment, an empty working directory, no network, a short Hypothesis profile.
 
-At the end of a run it says what was skipped and how to have it.
+After a run, lists the skipped tests with the command that enables each.
 """
 
 import ipaddress
@@ -20,7 +20,7 @@ from tests.support.skips import closing_lines
 
 hypothesis_settings.register_profile(
     "quick",
-    deadline=None,  # a slow machine is not a fault
+    deadline=None,  # slow machines must not fail a test
     max_examples=50,
     derandomize="CI" in os.environ,
     database=None,
@@ -37,24 +37,24 @@ FOREIGN = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "WS_PROXY", "WSS_PROXY"),
     *("COLUMNS", "LINES", "TERMINAL_WIDTH", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "COLORTERM", "PY_COLORS", "TTY_"),
 )
-"""Beginnings of the variables that would change what a test sees, in capitals."""
+"""Prefixes (upper case) of environment variables that would change a test's result."""
 
 WHERE_THE_MODEL_IS = ("INHOUSE_CACHE_DIR", "HF_HOME", "HF_HUB_CACHE")
-"""`make test` fetched it to where these say."""
+"""`make test` downloads the model to the directories that these name."""
 
 
 def _foreign() -> list[str]:
     return [name for name in os.environ if name.upper().startswith(FOREIGN) and name not in WHERE_THE_MODEL_IS]
 
 
-for _name in _foreign():  # before a test module imports a library that reads the environment only then
+for _name in _foreign():  # before a test module imports a library that reads the environment at import
     del os.environ[_name]
-os.environ["TERM"] = "xterm-256color"  # with another one, or none, there are no colours and nothing is drawn again
+os.environ["TERM"] = "xterm-256color"  # other values turn off colours and redrawing
 
 
 @pytest.fixture(scope="session")
 def smollm2_dir() -> Path:
-    """The directory of SmolLM2-135M-Instruct in the normal cache; fetched, over the network, if it is not there."""
+    """The directory of SmolLM2-135M-Instruct in the normal cache; downloads it if missing."""
     from bot.models.pull import pull
 
     settings = load_settings()
@@ -63,16 +63,16 @@ def smollm2_dir() -> Path:
 
 @pytest.fixture(autouse=True)
 def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No setting of this machine's user reaches a test: not from the environment, and not from a .env file."""
-    for name in _foreign():  # what an earlier test left
+    """Removes this machine's settings (environment and .env file) from every test."""
+    for name in _foreign():  # set by an earlier test
         monkeypatch.delenv(name)
-    monkeypatch.setenv("INHOUSE_HTTP", "off")  # the port of a real one may be in use; tests of the page ask for one
+    monkeypatch.setenv("INHOUSE_HTTP", "off")  # the default port may be in use; tests of the page set their own
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
-    """Say what was skipped and how to have it, below everything but pytest's closing line."""
+    """Prints the skipped tests, with the command that enables each, above pytest's last line."""
     yield
     skipped = terminalreporter.stats.get("skipped", [])
     reasons = [report.longrepr[2].removeprefix("Skipped: ") for report in skipped]
@@ -82,7 +82,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
 
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A directory whose `state` and `cache` are what INHOUSE_STATE_DIR and INHOUSE_CACHE_DIR name."""
+    """Makes a directory whose `state` and `cache` are INHOUSE_STATE_DIR and INHOUSE_CACHE_DIR."""
     for name in ("state", "cache"):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(f"INHOUSE_{name.upper()}_DIR", str(tmp_path / name))
@@ -91,7 +91,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections from this process reach this machine only."""
+    """Rejects connections from this process to anything but loopback."""
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, _only_loopback(getattr(socket.socket, name)))
 

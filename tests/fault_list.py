@@ -1,7 +1,7 @@
-"""The faults that must break no promise, and the tests that inject them.
+"""Lists the faults that the service must survive, and the tests that inject each.
 
-In: the test files, which are read and not run: a test says by `@pytest.mark.fault(number)` what it injects. Out: a
-table, by `python -m tests.fault_list`, and as docs/faults.md with `--markdown`.
+Reads the test files without running them: `@pytest.mark.fault(number)` marks a test. `python -m tests.fault_list`
+prints a table; `--markdown` prints docs/faults.md.
 """
 
 import ast
@@ -13,10 +13,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 Tests = Mapping[int, Sequence[str]]
-"""The tests of each fault, as 'folder/test_file.py::test_name'."""
+"""Fault number to its tests, as 'folder/test_file.py::test_name'."""
 
 SECTIONS = {1: "Delivery", 16: "Posting", 26: "Engine", 35: "State and attack", 45: "What may freeze it"}
-"""The number with which each kind of fault begins."""
+"""First fault number of each section."""
 
 FAULTS = {
     1: "One envelope of Slack's comes three times: one reply",
@@ -79,7 +79,7 @@ FAULTS = {
 
 
 def injected(folder: Path = HERE) -> dict[int, list[str]]:
-    """The tests of the files in `folder`, by the numbers that they are marked with, known or not."""
+    """The tests in `folder` by the fault numbers that they are marked with, known or not."""
     found: dict[int, list[str]] = defaultdict(list)
     for path in sorted(folder.rglob("test_*.py")):
         for name, number in _marks(ast.parse(path.read_text("utf-8"))):
@@ -88,7 +88,7 @@ def injected(folder: Path = HERE) -> dict[int, list[str]]:
 
 
 def table(tests: Tests) -> str:
-    """For a terminal: each fault in a line, and under it the tests that inject it."""
+    """Formats a terminal table: one line per fault, its tests below it."""
     lines = []
     for number, fault in FAULTS.items():
         lines += [f"{number:2} {fault}", *(f"     {test}" for test in tests.get(number, ["(no test)"]))]
@@ -96,7 +96,7 @@ def table(tests: Tests) -> str:
 
 
 def markdown(tests: Tests) -> str:
-    """For docs/faults.md: a table for each kind of fault."""
+    """Formats docs/faults.md: one table per section."""
     lines = [
         "# The faults that were thought of, and the tests that inject them",
         "",
@@ -112,7 +112,7 @@ def markdown(tests: Tests) -> str:
 
 
 def _marks(module: ast.Module) -> Iterator[tuple[str, int]]:
-    """Each test with each number that it, one of its cases, or the whole file is marked with."""
+    """Yields each test with each fault number that marks it, one of its cases, or the whole file."""
     of_all: set[int] = set()
     for statement in module.body:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "pytestmark":
@@ -125,7 +125,7 @@ def _marks(module: ast.Module) -> Iterator[tuple[str, int]]:
 
 
 def _numbers(expression: ast.expr) -> set[int]:
-    """The faults that are named in a mark, or in something that holds marks."""
+    """The fault numbers in an expression that contains marks."""
     calls = [call for call in ast.walk(expression) if isinstance(call, ast.Call)]
     return {ast.literal_eval(call.args[0]) for call in calls if ast.unparse(call.func) == "pytest.mark.fault"}
 

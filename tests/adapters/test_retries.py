@@ -1,4 +1,4 @@
-"""Retries after the seconds that a platform names, and sleeps that a closing adapter ends."""
+"""Tests retries after the delay that a platform names, and sleeps that close() ends."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from bot.types.errors import AdapterError, Gone, RetryLater
 
 
 def failing(*errors: AdapterError) -> tuple[Callable[[], "asyncio.Future[None]"], list[float]]:
-    """A call that fails in this way before it succeeds, and the times at which it is made."""
+    """A call that raises these errors before it succeeds, and the times at which it is made."""
     loop, left, times = asyncio.get_running_loop(), list(errors), list[float]()
 
     def call() -> "asyncio.Future[None]":

@@ -1,4 +1,4 @@
-"""Platform payloads as events of ours: plain calls, since the translators fetch nothing."""
+"""Tests the translation of platform payloads to our events, as synchronous calls: translators fetch nothing."""
 
 import ast
 from dataclasses import replace
@@ -28,7 +28,7 @@ def test_a_translator_awaits_nothing(translator: Any) -> None:  # Any: a module
 
 
 def slack_message(**fields: object) -> SlackMessage:
-    """A message in a channel of Slack's."""
+    """A message in a Slack channel."""
     message = message_of({"channel": "C1", "ts": "17.5", "user": "U0ANA", "text": MENTION, **fields})
     assert message is not None
     return message
@@ -100,7 +100,7 @@ def test_a_slack_text_may_be_a_command(text: str, command: tuple[str, dict[str, 
 
 
 def discord_message(channel: discord.abc.Messageable, client: discord.Client, **fields: object) -> discord.Message:
-    """A message as discord.py reads it."""
+    """A message as discord.py parses it."""
     author = {"id": "2", "username": "ana", "discriminator": "0", "avatar": None}
     data: Any = {  # Any: the library's own typed dictionaries
         "id": str(discord.utils.time_snowflake(discord.utils.snowflake_time(10**18))),

@@ -1,4 +1,4 @@
-"""What `bench.peers` makes of its figures."""
+"""Tests how `bench.peers` aggregates its results."""
 
 from pathlib import Path
 from xml.etree import ElementTree

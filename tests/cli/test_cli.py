@@ -1,4 +1,4 @@
-"""The command line: what is typed, what is printed where, and how the process ends."""
+"""Tests the command line: arguments, output streams and exit status."""
 
 import io
 import json
@@ -213,7 +213,7 @@ DOWNLOAD = Download(
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A hub that has phi-2; the list of what was fetched from it."""
+    """A fake hub with phi-2; the list of downloads."""
     fetched: list[str] = []
 
     def pull(spec: object, settings: object, progress: Callable[[PullProgress], None], download: Download) -> Path:

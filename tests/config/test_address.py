@@ -1,4 +1,4 @@
-"""Addresses as people write them."""
+"""Tests the parsing of addresses."""
 
 import pytest
 

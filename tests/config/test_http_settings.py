@@ -1,4 +1,4 @@
-"""INHOUSE_HTTP and INHOUSE_HTTP_TOKEN: what may be set, and what is said of mistakes."""
+"""Tests INHOUSE_HTTP and INHOUSE_HTTP_TOKEN: valid values and error messages."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ Set = Callable[..., None]
 
 @pytest.fixture
 def configured(monkeypatch: pytest.MonkeyPatch) -> Set:
-    """Sets variables, without the INHOUSE_."""
+    """Sets environment variables, by their names without INHOUSE_."""
 
     def set_(**values: str) -> None:
         for name, value in values.items():

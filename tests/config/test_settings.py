@@ -1,4 +1,4 @@
-"""Settings: where values come from, what is said of wrong ones, and that no token is shown."""
+"""Tests settings: their sources, error messages for wrong values, and that no token is shown."""
 
 from pathlib import Path
 

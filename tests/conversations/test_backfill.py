@@ -1,4 +1,4 @@
-"""What was said while nobody listened: bounded, in order, and nothing lost whatever happens in between."""
+"""Tests the backfill of messages that arrived during an outage: bounded, in order, without loss under faults."""
 
 import asyncio
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ FULL = StorageError("The disk is full.")
 async def test_what_was_said_meanwhile_is_handled_in_order_whatever_the_channel(listener: Listener) -> None:
     missed = [listener.channel.says(channel=number % 2) for number in range(6)]
     assert await listener.reads_back() == [event.message_id for event in missed]
-    assert await listener.reads_back() == [event.message_id for event in missed]  # the inbox knows them
+    assert await listener.reads_back() == [event.message_id for event in missed]  # the inbox contains them already
 
 
 async def test_after_a_restart_it_goes_on_where_it_was(listener: Listener) -> None:
@@ -165,7 +165,7 @@ async def test_a_session_that_ended_while_it_was_read_back_frees_no_cursor_of_th
     sessions = []
     for gate in gates:
 
-        async def slowly(*args: Any, gate: asyncio.Event = gate) -> Sequence[IncomingMessage]:  # Any: as it is called
+        async def slowly(*args: Any, gate: asyncio.Event = gate) -> Sequence[IncomingMessage]:  # Any: its arguments
             found = await fetch(*args)
             await gate.wait()
             return found
@@ -187,7 +187,7 @@ async def test_a_session_that_ended_while_it_was_read_back_frees_no_cursor_of_th
 
 @dataclass(frozen=True)
 class Chapter:
-    """An outage, and what came after it."""
+    """An outage, and the messages after it."""
 
     lost: int
     killed: bool
@@ -236,7 +236,7 @@ async def _plays(root: Path, chapters: list[Chapter]) -> None:
                 await listener.restarts()
             await listener.reads_back()
         listener.troubles.clear()
-        for event in listener.meanwhile:  # nothing was read back, so they come now
+        for event in listener.meanwhile:  # not backfilled, so they are delivered live now
             listener.hears(event)
         for _ in range(chapter.unstored):
             listener.catchup.missed(says())

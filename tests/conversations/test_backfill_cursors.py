@@ -1,4 +1,4 @@
-"""How far each channel was heard: when that is stored, and how much of it stays in memory."""
+"""Tests the backfill cursors: when they are stored, and how many stay in memory."""
 
 import asyncio
 from pathlib import Path
@@ -55,7 +55,7 @@ async def test_the_first_cursor_of_a_channel_is_not_put_off(listener: Listener) 
     for number in (2, 3):
         listener.channel.keys += Channel().keys
         listener.hears(listener.channel.says(channel=number))
-        if number == 2:  # what is heard before the session is caught up with
+        if number == 2:  # received before the session's backfill is complete
             await listener.reads_back()
         async with asyncio.timeout(SAVE_S / 2):
             await has_cursor(listener, listener.channel.keys[number])
@@ -64,6 +64,6 @@ async def test_the_first_cursor_of_a_channel_is_not_put_off(listener: Listener) 
 
 
 async def has_cursor(listener: Listener, place: ConversationKey) -> None:
-    """Wait until a place has a cursor on disk."""
+    """Waits until a channel has a stored cursor."""
     while all(cursor.key != place for cursor in await listener.storage.cursors.of_platform("scripted")):  # noqa: ASYNC110
         await asyncio.sleep(0.01)

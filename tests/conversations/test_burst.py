@@ -1,4 +1,4 @@
-"""Many messages at once: few transactions, no place in a full queue, known copies, deliveries that are cut short."""
+"""Tests many messages at once: few transactions, a full queue, duplicates, and deliveries that are cancelled."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -67,7 +67,7 @@ async def test_hundreds_of_messages_at_once_take_a_few_transactions(tmp_path: Pa
 async def test_a_copy_is_stored_where_the_first_one_could_not_be(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     really, tries = desk.storage.inbox.ask, 0
 
-    async def failing_once(*args: Any) -> GenerationRequest | None:  # Any: what `ask` takes
+    async def failing_once(*args: Any) -> GenerationRequest | None:  # Any: arguments of `ask`
         nonlocal tries
         tries += 1
         if tries == 1:

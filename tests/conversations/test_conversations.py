@@ -1,4 +1,5 @@
-"""From messages to turns and prompts: once each, in the platform's order, with the settings of the conversation."""
+"""Tests the way from messages to turns and prompts: once each, in the platform's order, with the conversation's
+settings."""
 
 import asyncio
 import random
@@ -210,7 +211,7 @@ async def test_a_model_that_does_not_load_is_rolled_back_where_it_was_chosen(des
     history = desk.storage.history
     await history.set(CHANNEL, "model", "large")
     await desk.hears("one", key=THREAD, at=1.0)
-    await desk.conversations.prompt(desk.owed[0])  # large answers
+    await desk.conversations.prompt(desk.owed[0])  # long answers
     await history.set(THREAD, "model", "broken")
     await desk.hears("two", key=THREAD, at=2.0)
     assert await desk.conversations.roll_back(desk.owed[1]) == "large"

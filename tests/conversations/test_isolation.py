@@ -1,4 +1,4 @@
-"""Nothing crosses: conversations with names that are easily confused never read each other."""
+"""Tests that conversations with similar names never read each other."""
 
 import pytest
 from hypothesis import given, settings
@@ -41,7 +41,7 @@ async def test_no_conversation_ever_reads_a_word_of_another(
 
 
 async def take(desk: Desk, key: ConversationKey, step: str, number: int) -> None:
-    """One step in one conversation; message ids are the same everywhere, texts carry a canary of their own."""
+    """One step in one conversation; message ids are equal everywhere, texts contain a unique canary."""
     canary = f"<{'/'.join((key.platform, key.workspace, key.channel, key.thread))}>"
     history = desk.storage.history
     match step:

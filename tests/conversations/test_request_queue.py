@@ -1,4 +1,4 @@
-"""The queue: bounds that refuse at once, fairness between people, grouping by model, places, deadlines."""
+"""Tests the request queue: limits, fairness between users, grouping by model, positions, deadlines."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ PEOPLE = ["ana", "ben", "cleo", "dan"]
 
 
 class Clock:
-    """A monotonic clock that a test moves."""
+    """A monotonic clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -27,7 +27,7 @@ class Clock:
 
 
 class Line:
-    """A queue, and people who ask into it."""
+    """A queue, and users who send requests to it."""
 
     def __init__(self, size: int = 1000, per_user: int = 1000) -> None:
         self.clock = Clock()
@@ -35,7 +35,7 @@ class Line:
         self.count = 0
 
     def asks(self, who: str, channel: str = "", *, model: str = "small", waits: float = 600.0) -> GenerationRequest:
-        """Somebody asks, in a conversation of their own unless a channel is named."""
+        """Sends a request, in a conversation of the user's own unless a channel is named."""
         self.count += 1
         request = GenerationRequest(
             request_id=f"{who}-{self.count}",
@@ -52,17 +52,17 @@ class Line:
         return request
 
     async def starts(self, loaded: str = "small") -> str:
-        """The id of the next request, which runs from now on."""
+        """Starts the next request; its id."""
         return (await asyncio.wait_for(self.queue.get(loaded), 5)).request_id
 
     async def serves(self, loaded: str = "small") -> GenerationRequest:
-        """The next request, which is done at once."""
+        """Starts and finishes the next request."""
         request = await asyncio.wait_for(self.queue.get(loaded), 5)
         self.queue.done(request.request_id)
         return request
 
     async def empties(self) -> list[GenerationRequest]:
-        """Everything that waits, in the order in which it is served; a model is loaded when it is needed."""
+        """Serves all waiting requests; the order in which they ran. Loads models as needed."""
         order: list[GenerationRequest] = []
         while self.queue.waiting():
             order.append(await self.serves(order[-1].model if order else "small"))
@@ -99,7 +99,7 @@ def test_a_place_that_is_held_counts_until_it_is_given_back() -> None:
         with ben, pytest.raises(QueueFull), cleo:
             pytest.fail("both are taken")
     with pytest.raises(StopAsyncIteration), line.queue.place_for(("scripted", "ana")):
-        raise StopAsyncIteration  # storing failed
+        raise StopAsyncIteration  # simulates a storage failure
     with line.queue.place_for(("scripted", "ana")):
         pass
 
@@ -136,9 +136,9 @@ async def test_a_flood_of_one_person_does_not_hold_up_the_next() -> None:
 
 @given(st.lists(st.one_of(st.sampled_from(PEOPLE), st.none()), max_size=60))
 async def test_nobody_s_first_request_is_overtaken_twice_by_the_same_person(story: list[str | None]) -> None:
-    """A name: that person asks. None: one request is served."""
+    """A name: that user asks. None: one request is served."""
     line = Line()
-    overtaken: dict[str, Counter[str]] = {}  # by the request that waits: who was served meanwhile
+    overtaken: dict[str, Counter[str]] = {}  # by waiting request: the users who were served before it
     for who in [*story, *[None] * len(story)]:
         if who is not None:
             others = {request.author.id for request in line.queue.waiting()}
@@ -296,4 +296,4 @@ def test_the_places_of_ten_times_as_many_take_about_ten_times_as_long() -> None:
         return time.process_time() - began
 
     few, many = min(seconds(200) for _ in range(5)), min(seconds(2000) for _ in range(3))
-    assert many / few < 30  # a hundred times as long where each place looks at everybody
+    assert many / few < 30  # 100 would be quadratic: each position computed from all requests

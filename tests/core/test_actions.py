@@ -1,4 +1,4 @@
-"""What commands and buttons do, for whom, how often, and what they say when they can't."""
+"""Tests commands and buttons: their effects, permissions, repetition, and refusals."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ pytest_plugins = ["tests.support.fixtures.service"]
 
 
 def choices(house: House, command: str, typed: str) -> Sequence[Choice]:
-    """What is offered to somebody who has typed this much."""
+    """The completions for what a user has typed."""
     assert house.adapter.core is not None
     return house.adapter.core.choices(command, typed)
 

@@ -1,4 +1,4 @@
-"""The core as adapters see it: what was missed is answered once and within bounds; threads; presence; refusals."""
+"""Tests the core through an adapter: bounded backfill, threads, presence, refusals."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ def minutes_ago(minutes: float) -> float:
 
 
 async def heard(root: Path, world: World) -> Team:
-    """The general channel was heard once, and then the bot went away; the people there."""
+    """Handles one message in the general channel, then stops the service; the users."""
     async with open_house(root, world) as house:
         await house.adapter.caught_up.wait()
         await house.team.sends("ana", "before", at=minutes_ago(30))
@@ -115,7 +115,7 @@ async def test_a_disk_that_is_full_while_it_reads_back_only_delays_it(
     async def failing(*args: object, **more: object) -> GenerationRequest | None:
         if failures:
             raise failures.pop()
-        return await ask(*args, **more)  # type: ignore[arg-type]  # as it was called
+        return await ask(*args, **more)  # type: ignore[arg-type]  # same arguments
 
     async with World(redelivers=False) as world:
         team = await heard(tmp_path, world)

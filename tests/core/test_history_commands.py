@@ -1,4 +1,4 @@
-"""Commands about what was said: undo, reset, forget, export, why, status; and events that are delivered twice."""
+"""Tests commands about history: undo, reset, forget, export, why, status; and events that are delivered twice."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ pytest_plugins = ["tests.support.fixtures.service"]
 
 
 async def reads(house: House, team: Team, question: str) -> list[str]:
-    """What the model reads for a question of Ana's."""
+    """The prompt texts for a question of Ana's."""
     await team.asks("ana", question)
     return [turn.text for turn in house.engine.prompt_of(question).prompt.turns]
 

@@ -1,4 +1,4 @@
-"""Questions that are edited or deleted after they were asked."""
+"""Tests edits and deletions of questions after they were asked."""
 
 import pytest
 
@@ -74,7 +74,7 @@ async def test_an_edit_while_the_end_is_being_stored_is_offered(
     finish = Inbox.finish
 
     async def slow(*args: object, **more: object) -> None:
-        await finish(*args, **more)  # type: ignore[arg-type]  # as it was called
+        await finish(*args, **more)  # type: ignore[arg-type]  # same arguments
         await house.adapter.passing("stored")
 
     monkeypatch.setattr(Inbox, "finish", slow)

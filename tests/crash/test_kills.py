@@ -1,8 +1,8 @@
-"""The real process, killed by SIGKILL at named and at random points: nothing is lost, nothing comes twice.
+"""Kills the real process with SIGKILL at named and at random points: nothing is lost, nothing is duplicated.
 
-The fakes of both platforms live on, as platforms do. `sound` looks at everything in the end: every question has one
-whole answer (as a file, if it was shown at two kills, and one error, if at three) where it was asked, nobody was
-pinged, the database is sound, and nothing is left open in it.
+The fakes of both platforms keep running. `sound` checks at the end: every question has one whole answer where it was
+asked (as a file if it was shown during two kills, one error after three), no one was pinged, the database is
+consistent, and nothing in it is open.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.support.crash.random_kills import storm
 pytestmark = pytest.mark.fault(35)
 
 LONG = 600
-"""Words of an answer in three messages on Discord and two on Slack."""
+"""Words of an answer that takes three messages on Discord and two on Slack."""
 SEAM_OF = {"update": "{}.update", "settled": "outbox.settled"}
 BOTH, DISCORD, SLACK = ("discord", "slack"), ("discord",), ("slack",)
 
@@ -45,7 +45,7 @@ POINTS = {
 
 
 async def sound(house: House) -> tuple[int, int]:
-    """Nothing is wrong; the number of answers and of errors."""
+    """Asserts that there are no faults; the numbers of answers and of errors."""
     verdict = await house.ended()
     assert not verdict.faults, f"{verdict}\n{house.log()}"
     assert verdict.answers + verdict.errors == len(house.asked)
@@ -53,7 +53,7 @@ async def sound(house: House) -> tuple[int, int]:
 
 
 def time_passes(house: House) -> None:
-    """So much that a post is no longer known by its nonce."""
+    """Advances the clock past Discord's nonce memory."""
     for town in house.towns.values():
         if isinstance(town, DiscordTown):
             town.forget_nonces()
@@ -97,7 +97,8 @@ async def test_a_kill_while_what_is_owed_is_taken_up_counts_once(tmp_path: Path)
 
 
 async def killed(house: House, platform: str, seam: str, kills: int) -> list[str]:
-    """A long answer is killed so often at this seam while somebody else asks; its messages in the end."""
+    """Kills the service `kills` times at this seam during a long answer, while another user asks; its final
+    messages."""
     other = "slack" if platform == "discord" else "discord"
     for _ in range(kills):
         await house.start(Point(seam))

@@ -1,7 +1,6 @@
-"""The promise, whatever happens and in whatever order: two state machines of Hypothesis' over a whole service.
+"""Runs two Hypothesis state machines on a whole service: the guarantees hold under any faults in any order.
 
-HYPOTHESIS_PROFILE=soak (`make machine`) makes it a thousand random lives; without it they are few, and the same ones
-every time.
+HYPOTHESIS_PROFILE=soak (`make machine`) runs a thousand random examples; the default runs a few fixed ones.
 """
 
 import gc
@@ -20,14 +19,14 @@ from tests.support.state_machine.rules import Machine
 
 SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-"""A killed service leaves coroutines behind that nobody ends."""
+"""A killed service leaves coroutines that are never finished."""
 
 MEMORY = Path("/dev/shm")
-"""Where files cost nothing to sync, if there is such a place: what a loss of power leaves is computed, see `disk`."""
+"""A place where syncing is free, if the system has one; power loss is simulated (see `faulty_disk`)."""
 
 
 def lives(few: int, many: int, steps: int) -> settings:
-    """So many lives of so many steps each. What fails is told as it happened: to shorten it would take hours."""
+    """Settings for some examples of some steps each. Failures are not shrunk, because that would take hours."""
     return settings(
         max_examples=many if SOAK else few,
         stateful_step_count=steps,
@@ -38,22 +37,22 @@ def lives(few: int, many: int, steps: int) -> settings:
 
 
 def is_lived(begins: Callable[[], RuleBasedStateMachine], how: settings) -> None:
-    """Live so many lives."""
-    run_state_machine_as_test(begins, settings=how)  # type: ignore[arg-type]  # it takes whatever makes one
+    """Runs a state machine."""
+    run_state_machine_as_test(begins, settings=how)  # type: ignore[arg-type]  # accepts any factory
 
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """A directory in memory, or at least a temporary one."""
+    """A directory in memory, or a temporary one."""
     made = Path(tempfile.mkdtemp(dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
     yield made
     shutil.rmtree(made, ignore_errors=True)
-    gc.collect()  # what the killed services left is this test's doing, and no later one's
+    gc.collect()  # collects the killed services' coroutines here and not in a later test
 
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody reads the log of a thousand lives."""
+    """Turns off the log of a thousand runs."""
     caplog.set_level("CRITICAL")
 
 
@@ -77,7 +76,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.fault(42)
 @pytest.mark.timeout(14_400 if SOAK else 600)
 def test_whatever_happens_every_question_gets_one_answer_and_nothing_crosses(root: Path) -> None:
-    """25 lives of 40 steps are the 1,000 steps of fault 41."""
+    """25 runs of 40 steps are the 1,000 steps of fault 41."""
     is_lived(lambda: Machine(Path(tempfile.mkdtemp(dir=root))), lives(25, 1000, 40))
 
 

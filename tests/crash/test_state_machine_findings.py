@@ -1,4 +1,4 @@
-"""What the state machine found, each as a plain test: small gaps between two steps, with something bad in them."""
+"""Regression tests for bugs that the state machine found: faults in short gaps between two steps."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ pytest_plugins = ["tests.support.fixtures.service"]
 
 @pytest_asyncio.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    """A desk with a storage that a test may slow down."""
+    """Conversations on a storage that a test can slow down."""
     settings = make_settings(tmp_path)
     storage = await Storage.open(settings.state_dir)
     yield Desk(settings, storage)
@@ -46,7 +46,7 @@ async def test_a_deletion_in_the_moment_in_which_its_message_is_stored_keeps_it_
 
     async def deleted_meanwhile(self: Inbox, *about: object) -> GenerationRequest | None:
         await desk.storage.inbox.accept(CHANNEL, "secret")
-        return await ask(self, *about)  # type: ignore[arg-type]  # as it was called
+        return await ask(self, *about)  # type: ignore[arg-type]  # same arguments
 
     monkeypatch.setattr(Inbox, "ask", deleted_meanwhile)
     assert await desk.hears("secret") == Accepted()
@@ -55,7 +55,7 @@ async def test_a_deletion_in_the_moment_in_which_its_message_is_stored_keeps_it_
 
 
 async def is_cut_short(task: "asyncio.Task[Accepted]", at: asyncio.Event, go: asyncio.Event) -> None:
-    """A delivery whose connection is lost in the middle of its transaction."""
+    """Cancels a delivery in the middle of its transaction."""
     await at.wait()
     task.cancel()
     go.set()

@@ -1,4 +1,4 @@
-"""The judge of the crash test sees what it is there for."""
+"""Tests that the crash test's verdict detects each kind of failure."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Making checks: all at once, in order, and none of them able to break or hold up the rest."""
+"""Tests the check runner: concurrent checks, ordered output, and isolation of failing or slow checks."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""What `inhouse doctor` says of Discord: the real discord.py against a Discord of our own."""
+"""Tests `inhouse doctor` for Discord: the real discord.py against the fake Discord."""
 
 import asyncio
 from pathlib import Path
@@ -115,7 +115,7 @@ async def test_a_discord_that_is_ill_or_out_of_reach_is_told() -> None:
 async def test_a_certificate_that_is_not_trusted_and_a_proxy_are_told(tmp_path: Path) -> None:
     async with FakeDiscord() as server, ConnectProxy(server.port) as proxy:
         settings = settings_of(server, discord_proxy=proxy.url)
-        (found,) = await gathered(checks.examine(settings))  # without the fake's authority
+        (found,) = await gathered(checks.examine(settings))  # without the fake's certificate authority
         assert (found.state, "SSL_CERT_FILE" in found.fix) == (State.WRONG, True)
         assert proxy.hosts == ["discord.com"]
     (found,) = await gathered(checks.examine(settings))

@@ -1,4 +1,4 @@
-"""`inhouse doctor` as a whole: what a newcomer sees, what a mistake costs, and what a running Inhouse notices of it."""
+"""Tests `inhouse doctor` as a whole: first use, mistakes, and no effect on a running service."""
 
 import asyncio
 import io
@@ -37,7 +37,7 @@ def surroundings(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def doctor(*words: str) -> tuple[int, str, str]:
-    """The exit status of a process, what it printed, and its stderr."""
+    """Runs a process; its exit status, output and stderr."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bot.cli", "doctor", *words, stdin=pipe, stdout=pipe, stderr=pipe, env=child_environment()
@@ -118,7 +118,7 @@ def unused_port() -> int:
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
-    """A directory with somebody else's `adapters`."""
+    """A directory with an unrelated `adapters` package."""
     (tmp_path / "foreign" / "adapters").mkdir(parents=True)
     (tmp_path / "foreign" / "adapters" / "__init__.py").touch()
     return tmp_path / "foreign"

@@ -1,4 +1,4 @@
-"""What `inhouse doctor` makes of Python, torch, the driver and the GPU."""
+"""Tests `inhouse doctor` for Python, torch, the driver and the GPU."""
 
 from dataclasses import replace
 from pathlib import Path

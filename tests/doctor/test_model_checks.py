@@ -1,4 +1,4 @@
-"""What `inhouse doctor` says of models: which are here whole, what fits, and what the hub would give."""
+"""Tests `inhouse doctor` for models: which are complete, which fit, and which the hub has."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ TOKEN = "hf_abcdefghijklmnop"
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[FakeHub]:
-    """A hub, with a small model in it that is wanted and not here."""
+    """A fake hub with a small model that is configured but not downloaded."""
     with FakeHub() as server:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.endpoint)
         template = f"{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
@@ -44,7 +44,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[FakeHub]:
 
 
 def fetched(settings: Settings) -> Path:
-    """The directory of the default model, once it is pulled."""
+    """The directory of the default model after a pull."""
     catalog = Catalog.of(settings)
     return pulling.pull(catalog.get(catalog.default), settings)
 
@@ -145,11 +145,11 @@ def test_what_is_to_be_fetched_needs_room(fake: FakeHub, monkeypatch: pytest.Mon
     ("hardware", "running", "default", "state"),
     [
         (CARD, False, "phi-4", State.OK),
-        (replace(CARD, vram_free_mb=20_000), False, "phi-4", State.WARNING),  # something else uses it
-        (replace(CARD, vram_free_mb=20_000), True, "phi-4", State.OK),  # which is the Inhouse that runs
+        (replace(CARD, vram_free_mb=20_000), False, "phi-4", State.WARNING),  # another program uses it
+        (replace(CARD, vram_free_mb=20_000), True, "phi-4", State.OK),  # the running Inhouse uses it
         (LAPTOP, False, "phi-4", State.WRONG),
         (LAPTOP, False, "smollm2", State.OK),
-        (None, False, "phi-4", None),  # torch cannot be loaded, which is told elsewhere
+        (None, False, "phi-4", None),  # torch cannot be loaded, which another check reports
     ],
 )
 async def test_the_default_has_to_fit(
@@ -169,7 +169,7 @@ async def test_what_others_may_switch_to_should_fit(home: Path, monkeypatch: pyt
     async def ask() -> Torch:
         return Torch(hardware=CARD)
 
-    settings = load_settings(device="cpu")  # so that only the RAM counts
+    settings = load_settings(device="cpu")  # only the RAM matters
     found = await gathered(model_checks.fit(replace_ram(settings), Looked(ask), running=False))
     assert states(found) == {"fit of smollm2": State.OK, "fit of phi-4": State.OK}
     found = await gathered(model_checks.fit(load_settings(device="cpu", dtype="float32"), Looked(ask), running=False))

@@ -1,4 +1,4 @@
-"""What `inhouse doctor` says of proxies, the clock and the address of the status page."""
+"""Tests `inhouse doctor` for proxies, the clock and the status page's address."""
 
 import asyncio
 import socket
@@ -29,7 +29,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 async def listening(
     headers: Mapping[str, str] | None = None, text: str = "", status: int = 200
 ) -> AsyncIterator[Address]:
-    """Somebody who answers HTTP."""
+    """A server that answers HTTP."""
 
     async def handler(_: web.Request) -> web.Response:
         return web.Response(text=text, status=status, headers=headers or {})
@@ -46,7 +46,7 @@ async def listening(
 
 
 def unused() -> int:
-    """A port where nobody is."""
+    """A port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -139,7 +139,7 @@ async def test_a_port_of_another_program_is_a_warning() -> None:
 
 
 async def test_an_address_of_another_machine_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.doctor.network_checks._page", _nobody)  # nothing outside may be asked here
+    monkeypatch.setattr("bot.doctor.network_checks._page", _nobody)  # tests may not connect to the Internet
     found = about(await page("192.0.2.1:8321"), "status page")
     assert (found.state, "an address of this machine" in found.fix) == (State.WARNING, True)
 

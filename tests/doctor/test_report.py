@@ -1,4 +1,4 @@
-"""How findings are shown: on terminals of two widths, in a pipe, to a program, and never with a token."""
+"""Tests the report of findings: on terminals of two widths, in a pipe, as JSON, and never with a token."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What `inhouse doctor` says of Slack: the real slack_sdk against a Slack of our own."""
+"""Tests `inhouse doctor` for Slack: the real slack_sdk against the fake Slack."""
 
 import asyncio
 

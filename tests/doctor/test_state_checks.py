@@ -1,4 +1,4 @@
-"""What `inhouse doctor` says of the state directory, and that it leaves it as it is."""
+"""Tests `inhouse doctor` for the state directory, and that it changes nothing there."""
 
 import os
 import shutil
@@ -55,14 +55,14 @@ def test_a_file_in_its_place_is_wrong(settings: Settings) -> None:
 
 
 def test_a_directory_that_cannot_be_written_is_wrong(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     found = about(state_checks.directory(settings), "state")
     assert (found.state, "INHOUSE_STATE_DIR" in found.fix) == (State.WRONG, True)
 
 
 @contextmanager
 def another_process(directory: Path) -> Iterator[None]:
-    """A process that holds the lock."""
+    """A process that holds the state lock."""
     script = f"import pathlib; from bot.storage.lock import StateLock; l = StateLock(pathlib.Path({str(directory)!r}));"
     process = subprocess.Popen(
         [sys.executable, "-c", f"{script} print('held', flush=True); input()"],
@@ -91,7 +91,7 @@ def test_a_running_instance_is_said_and_not_disturbed(settings: Settings) -> Non
 async def test_a_sound_database_is_read_and_not_written(settings: Settings) -> None:
     storage = await Storage.open(settings.state_dir)
     before = set(listing(settings.state_dir))
-    (found,) = state_checks.database(settings)  # while it is open
+    (found,) = state_checks.database(settings)  # while the database is open
     assert (found.state, found.found.startswith("sound, ")) == (State.OK, True)
     assert set(listing(settings.state_dir)) == before
     await storage.close()

@@ -1,4 +1,4 @@
-"""What `inhouse doctor` says of the unit, by a `systemctl` of our own, and of credentials."""
+"""Tests `inhouse doctor` for the systemd unit, with a fake `systemctl`, and for credentials."""
 
 import os
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ FAILED = RUNNING | {"ActiveState": "failed", "SubState": "failed", "Result": "ex
 async def shown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, properties: Mapping[str, str], status: int = 0
 ) -> list[Finding]:
-    """What is found where systemctl shows these properties."""
+    """The findings when systemctl shows these properties."""
     script = tmp_path / "systemctl"
     lines = "\n".join(f"{name}={value}" for name, value in properties.items())
     asks = '[ "$1 $2" = "show inhouse.service" ] || exit 64'
@@ -95,6 +95,6 @@ def test_credentials_that_cannot_be_looked_into_are_wrong(monkeypatch: pytest.Mo
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    monkeypatch.setattr(Path, "iterdir", forbidden)  # root may look everywhere
+    monkeypatch.setattr(Path, "iterdir", forbidden)  # root may read anywhere
     (found,) = systemd_checks.credentials()
     assert (found.state, "permission denied" in found.found) == (State.WRONG, True)

@@ -1,4 +1,5 @@
-"""Hundreds of questions in one second, with the real service on both platforms: each is stored in time, and once."""
+"""Tests hundreds of questions in one second with the real service on both platforms: each is stored in time, and
+once."""
 
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ IN_TIME_S = 3.0
 async def test_hundreds_of_questions_at_once_are_each_stored_in_time(
     tmp_path: Path, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Waits are counted in this process's own time, so that a busy machine does not fail it."""
+    """Waits are measured in this process's own time, so that a busy machine does not fail the test."""
     stored: dict[str, float] = {}
     handle = ServiceCore.handle
 

@@ -1,4 +1,4 @@
-"""Connections that are lost, dead or refused, with the real service: outages, silent lines, revoked tokens."""
+"""Tests lost, dead or refused connections with the real service: outages, half-open connections, revoked tokens."""
 
 import asyncio
 import time
@@ -31,7 +31,7 @@ from tests.support.fakes.slack_server import FakeSlack
 pytest_plugins = ["tests.support.fixtures.both_platforms"]
 
 BEAT = 0.3
-"""Seconds between heartbeats, which are 41.25 on Discord."""
+"""Seconds between heartbeats (41.25 on Discord)."""
 
 
 @pytest.mark.fault(10)
@@ -43,11 +43,11 @@ async def test_of_sixty_mentions_in_ten_minutes_fifty_are_answered_and_none_twic
         first = await house.ana.says(house.general, "before", mention=True)
         await house.answer_to(first)
     if platform.name == "slack":
-        platform.server.subscribe_only()  # or else Slack delivers them by itself
+        platform.server.subscribe_only()  # otherwise Slack delivers them by itself
     missed = []
     for number in range(60):
         missed.append(await house.ana.says(house.general, f"number {number}", mention=True))
-        await asyncio.sleep(0.001)  # Slack tells messages apart by their time
+        await asyncio.sleep(0.001)  # Slack identifies messages by their time
     async with platform.open(tmp_path, earlier=house, per_user=100) as again:
         await again.server.until(lambda: len(again.general.messages) == 51, 30)
         for question in missed[:50]:
@@ -87,14 +87,14 @@ class Both:
     running: asyncio.Task[None]
 
     async def discord_answers(self, text: str) -> None:
-        """A question on Discord is answered."""
+        """Asserts that a question on Discord is answered."""
         channel = self.discord.text_channel(text)
         await self.discord.user("ana").says(channel, text, mention=True)
         await self.discord.until(lambda: any("Regenerate" in labels(each) for each in channel.messages))
         assert [each.content for each in channel.messages] == [f"You said: {text}"]
 
     async def slack_answers(self, text: str) -> None:
-        """A question on Slack is answered."""
+        """Asserts that a question on Slack is answered."""
         ana, channel = self.slack.user("ana"), self.slack.channel(text)
         await ana.says(channel, text, mention=True)
         await self.slack.until(lambda: any("Regenerate" in each.labels for each in channel.messages))

@@ -1,4 +1,4 @@
-"""`inhouse` as a process, on the real SmolLM2: what a person sees who tries it."""
+"""Tests `inhouse` as a process with the real SmolLM2, as a new user sees it."""
 
 import os
 import pty
@@ -20,7 +20,7 @@ PATIENCE_S = 90
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch, smollm2_dir: Path, tmp_path: Path) -> None:
-    """The model is in its usual place; the state is the test's own."""
+    """Uses the model from its usual place and a state directory of the test's own."""
     monkeypatch.setenv("INHOUSE_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PROMPT_TOOLKIT_NO_CPR", "1")
@@ -76,7 +76,7 @@ def test_what_a_restart_cannot_cure_is_78(words: tuple[str, ...]) -> None:
 
 
 class Window:
-    """A terminal with `inhouse chat` in it."""
+    """A terminal that runs `inhouse chat`."""
 
     def __init__(self, process: int, terminal: int) -> None:
         self._process, self._terminal = process, terminal
@@ -87,16 +87,16 @@ class Window:
         os.write(self._terminal, keys.encode())
 
     def shows(self, *words: str) -> str:
-        """Waits until all of this can be read."""
+        """Waits until all these words are on the screen."""
         return self._read(lambda text: all(word in text for word in words), f"{words}")
 
     def writes(self, words: int, after: str) -> None:
-        """Waits until so many words stand behind `after`."""
+        """Waits until the text after `after` has this many words."""
         self._read(lambda text: len(text.partition(after)[2].split()) >= words, f"{words} words after {after!r}")
 
     def ends(self) -> int:
         """Waits for the end; the exit status."""
-        with suppress(OSError):  # so Linux tells the end of the other side
+        with suppress(OSError):  # Linux signals the end of a pty's other side with an OSError
             self._read(lambda text: False, "the end")
         return os.waitstatus_to_exitcode(os.waitpid(self._process, 0)[1])
 

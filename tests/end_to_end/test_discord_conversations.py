@@ -1,4 +1,4 @@
-"""Talking to the bot on Discord, with the real service: threads, commands, edits, files, waiting."""
+"""Tests conversations on Discord with the real service: threads, commands, edits, files, waiting."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The promise on Discord, with the real service: one answer each, nobody pinged, whatever the gateway does."""
+"""Tests gateway faults on Discord with the real service: one answer each, and no pings."""
 
 import asyncio
 from pathlib import Path
@@ -64,7 +64,7 @@ async def test_a_dead_line_loses_nothing(tmp_path: Path, server: FakeDiscord) ->
         question = await house.ana.says(house.general, "hello", mention=True)
         await answered_once(house, question)
         assert any(frame.op == 6 for frame in server.frames if not frame.sent)
-        # The session went on, so its line had been closed with a code other than 1000. A busy machine may do so twice.
+        # The session was resumed, so the close code was not 1000. A busy machine may reconnect twice.
         assert len(server.gateway.identifies) == 1
 
 

@@ -1,4 +1,4 @@
-"""`inhouse run` as a process, on the real SmolLM2, with a Discord that it can only reach through a proxy."""
+"""Tests `inhouse run` as a process with the real SmolLM2 and a fake Discord that it reaches only through a proxy."""
 
 import asyncio
 import signal
@@ -21,14 +21,14 @@ PATIENCE_S = 100
 
 @dataclass
 class Run:
-    """`inhouse run`, the Discord that it serves, and the only way there."""
+    """`inhouse run`, its fake Discord, and the proxy between them."""
 
     process: Process
     server: FakeDiscord
     proxy: ConnectProxy
 
     async def ends(self) -> tuple[int, list[str]]:
-        """Its exit status and the lines of its log."""
+        """Waits for the end; the exit status and the lines of the log."""
         async with asyncio.timeout(PATIENCE_S):
             _, log = await self.process.communicate()
         assert self.process.returncode is not None

@@ -1,4 +1,4 @@
-"""The real process while what it shows is slow to render or holds up the event loop: it serves, and it ends."""
+"""Tests the real process while rendering is slow or blocks the event loop: it serves, and it ends."""
 
 import re
 import time
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.fault(48)
 
 DRAIN_S = 0.5
 SLACK_S = 12.0
-"""What starting threads and closing connections may take beyond the drain on a slow machine; it was for ever before."""
+"""Seconds that starting threads and closing connections may take beyond the drain on a slow machine."""
 WORDS = " ".join(["more"] * 100)
 HOSTILE = {
     "nested brackets in a link": f"[x]({'(a' * 40})) {WORDS}",
@@ -29,7 +29,7 @@ HOSTILE = {
 
 
 async def is_alive(house: House, platform: str, port: int) -> None:
-    """Health answers and somebody else's question is answered."""
+    """Asserts that /healthz responds and that another user's question is answered."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as web:
         async with web.get(f"http://127.0.0.1:{port}/healthz") as health:
             assert health.status == 200
@@ -40,7 +40,7 @@ async def is_alive(house: House, platform: str, port: int) -> None:
 
 
 async def ends_in_time(house: House) -> int | None:
-    """SIGTERM; the exit status."""
+    """Sends SIGTERM; the exit status."""
     began = time.monotonic()
     house.terminate()
     status = await house.status()

@@ -1,4 +1,5 @@
-"""What becomes of posts, with the real service on both: limits, refusals, channels that go, characters in pieces."""
+"""Tests posting faults with the real service on both platforms: limits, refusals, deleted channels, split
+characters."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,7 +21,7 @@ PIECES = "Flags 🇩🇪🏳️‍🌈, people 👩‍👩‍👧 and signs 𒀀
 
 
 def refused(platform: Platform) -> list[str]:
-    """The calls that were answered 429, each as its method or route."""
+    """The methods or routes of the calls that got a 429."""
     calls = [call for call in platform.server.calls if call.status == 429]
     return [call.method if platform.name == "slack" else f"{call.method} {call.route}" for call in calls]
 
@@ -110,7 +111,7 @@ async def test_what_is_said_in_a_channel_that_is_deleted_meanwhile_is_dropped_wi
 
 
 class Spelling(ScriptedEngine):
-    """An engine that answers everything with PIECES, token by token, as a real one decodes them."""
+    """An engine that answers with PIECES, token by token, as a real one decodes them."""
 
     async def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
         tokenizer = byte_level(CHATML)
@@ -139,7 +140,7 @@ async def test_a_character_that_comes_in_pieces_is_posted_whole_or_not_at_all(
         for number in torn:
             await gates.reached(f"token {number}")
             whole = texts[number].rstrip("\ufffd").strip()
-            if platform.name == "discord":  # where text is only appended, a word is shown once it is complete
+            if platform.name == "discord":  # append-only text shows only complete words
                 await house.server.until(
                     lambda whole=whole: [shown(m.content) for m in house.general.messages] == [whole]
                 )
@@ -154,5 +155,5 @@ async def test_a_character_that_comes_in_pieces_is_posted_whole_or_not_at_all(
 
 
 def shown(text: str) -> str:
-    """Without the cursor."""
+    """The text without the cursor."""
     return text.removesuffix("▌").strip()

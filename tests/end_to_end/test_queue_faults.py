@@ -1,4 +1,4 @@
-"""When there is too much, or the end comes, with the real service on both: full queues, long talks, SIGTERM."""
+"""Tests overload and shutdown with the real service on both platforms: full queues, long conversations, SIGTERM."""
 
 from pathlib import Path
 
@@ -87,5 +87,5 @@ async def test_an_answer_that_is_not_finished_in_time_goes_on_in_the_same_messag
 
 
 def said(house: House) -> list[str]:
-    """The bot's words in the channel."""
+    """The texts of the bot's messages in the channel."""
     return [getattr(message, "content", None) or message.shown for message in house.general.messages]

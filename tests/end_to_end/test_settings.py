@@ -1,4 +1,4 @@
-"""What may stand in the place of `.env`, a credential or the catalog: one sentence, at once."""
+"""Tests things that are no files in place of `.env`, a credential or the catalog: one sentence, at once."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Talking to the bot on Slack, with the real service: threads, direct messages, commands, edits, files, waiting."""
+"""Tests conversations on Slack with the real service: threads, direct messages, commands, edits, files, waiting."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The promise on Slack, with the real service: one answer each, nobody pinged, whatever becomes of events and acks."""
+"""Tests faults of events and acknowledgements on Slack with the real service: one answer each, and no pings."""
 
 import asyncio
 import sqlite3
@@ -18,7 +18,7 @@ pytest_plugins = ["tests.support.fixtures.slack"]
 
 
 async def acknowledged(server: FakeSlack, *messages: Message) -> None:
-    """Every envelope of these messages, as `message` and as `app_mention`, was acknowledged, and none too late."""
+    """Asserts that all envelopes of these messages (`message` and `app_mention`) were acknowledged in time."""
     events = _events_of(server, *messages)
     assert len(events) == 2 * len(messages)
     await server.until(lambda: events == {ack.event_id for ack in server.acks if not ack.late} & events)
@@ -26,7 +26,7 @@ async def acknowledged(server: FakeSlack, *messages: Message) -> None:
 
 
 def _events_of(server: FakeSlack, *messages: Message) -> set[str]:
-    """The ids of the events that told of these messages when they were new."""
+    """The event ids of these messages' creation."""
     told = {message.ts for message in messages}
     return {each.event_id for each in server.sockets._envelopes if each.payload.get("event", {}).get("ts") in told}
 
@@ -228,5 +228,5 @@ async def test_messages_that_come_while_it_all_restarts_are_each_answered_once(
 
 
 async def _opened(server: FakeSlack, number: int) -> None:
-    """So many sockets were opened, and one of them works."""
+    """Waits until `number` sockets were opened and one of them works."""
     await server.until(lambda: server.sockets.opened >= number and server.sockets.online)

@@ -1,4 +1,4 @@
-"""`inhouse run` as a process, on the real SmolLM2, in a Slack workspace of our own; and on both platforms at once."""
+"""Tests `inhouse run` as a process with the real SmolLM2 and a fake Slack; and on both platforms at once."""
 
 import asyncio
 import signal
@@ -39,7 +39,7 @@ async def inhouse_run(server: FakeSlack, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def ended(process: Process) -> tuple[int | None, list[str]]:
-    """Its exit status and the lines of its log."""
+    """Waits for the end; the exit status and the lines of the log."""
     async with asyncio.timeout(PATIENCE_S):
         _, log = await process.communicate()
     return process.returncode, log.decode().splitlines()

@@ -1,4 +1,4 @@
-"""What may stand in the place of a state file, and tables of another version: one sentence, at once, and exit 78."""
+"""Tests things that are no files in place of a state file, and tables of another version: one sentence and exit 78."""
 
 import os
 import resource
@@ -38,7 +38,7 @@ COMMANDS = {
 def ends(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path
 ) -> Callable[..., tuple[int, str]]:
-    """Runs a command in this process: its exit status, and what it wrote to stderr."""
+    """Runs a command in this process; its exit status and stderr."""
     (home / "state").chmod(0o700)
 
     def run(*words: str) -> tuple[int, str]:
@@ -53,7 +53,7 @@ def ends(
 
 @pytest.fixture
 def a_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token, so that `run` gets as far as the state."""
+    """Sets a token, so that `run` reaches the state."""
     monkeypatch.setenv("DISCORD_BOT_TOKEN", "MTA1NjQ3ODk4NzY1NDMyMTA5OA.GxYzAb.abcdefghijklmnopqrstuvwxyz0123456789AB")
 
 
@@ -63,7 +63,7 @@ async def make_state(directory: Path) -> None:
 
 @contextmanager
 def another_user() -> Iterator[None]:
-    """As a user to whom nothing here belongs, where the tests run as root."""
+    """Switches to a user who owns none of the files, where the tests run as root."""
     if os.geteuid() != 0:
         yield
         return
@@ -129,7 +129,7 @@ def test_a_state_directory_that_is_none_is_a_sentence(
 
 
 def reachable(home: Path) -> None:
-    """Let everybody come as far as the state directory, and nobody into it."""
+    """Makes the parents of the state directory accessible to all users, and the directory to none."""
     for each in (home, *home.parents):
         if each.name.startswith(("pytest-", "test_")):
             each.chmod(0o755)
@@ -250,7 +250,7 @@ async def test_a_database_may_be_a_link_to_a_file(tmp_path: Path) -> None:
 def test_the_service_raises_its_soft_limit_of_descriptors(
     ends: Callable[..., tuple[int, str]], a_token: None, home: Path
 ) -> None:
-    (home / "state" / "inhouse.db").mkdir()  # so that it ends at once
+    (home / "state" / "inhouse.db").mkdir()  # makes the command end at once
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:

@@ -1,4 +1,4 @@
-"""The status page under attack costs no acknowledgement, no answer and no descriptor that the rest needs."""
+"""Tests attacks on the status page: no acknowledgement, answer or reserved descriptor is lost."""
 
 import asyncio
 import resource
@@ -24,11 +24,11 @@ def free_port() -> int:
 
 
 async def probe(port: int, times: int) -> list[float]:
-    """How long /healthz took, each time over a connection of its own."""
+    """Seconds that each request to /healthz took, on new connections."""
     took = []
     for _ in range(times):
         began = time.monotonic()
-        while not (await ask(port, request())).startswith(b"HTTP/1.1 200 "):  # noqa: ASYNC110 -- it is asked over HTTP
+        while not (await ask(port, request())).startswith(b"HTTP/1.1 200 "):  # noqa: ASYNC110 -- polled over HTTP
             await asyncio.sleep(0.05)
         took.append(time.monotonic() - began)
     return took

@@ -1,4 +1,4 @@
-"""When storage fails while somebody speaks, on either platform: locked, full, or the process dies before it stored."""
+"""Tests storage faults on either platform: a locked or full database, or a crash before the message was stored."""
 
 import asyncio
 import sqlite3
@@ -19,7 +19,7 @@ pytest_plugins = ["tests.support.fixtures.both_platforms"]
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Another program writes into the database, for as long as the block lasts."""
+    """Another program writes to the database until the block ends."""
     with closing(sqlite3.connect(root / "state" / "inhouse.db")) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -27,7 +27,7 @@ def locked(root: Path) -> Iterator[None]:
 
 
 async def a_known_channel(house: House, root: Path) -> Message:
-    """Something was said and answered in the channel, and that is on record; the question."""
+    """Asks a question, and waits until its answer and the channel's cursor are stored; the question."""
     first = await house.ana.says(house.general, "before", mention=True)
     await house.answer_to(first)
     await house.server.until(lambda: rows(root / "state", "SELECT 1 FROM cursors"), 2)

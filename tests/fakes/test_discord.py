@@ -1,4 +1,4 @@
-"""The fake Discord held against the real discord.py: talking, buttons, commands, threads, files."""
+"""Tests the fake Discord with the real discord.py: messages, buttons, commands, threads, files."""
 
 import io
 
@@ -223,7 +223,7 @@ async def test_moderators_are_known_by_their_permissions() -> None:
 
 
 def add_commands(bot: EchoBot) -> None:
-    """The commands that the tests give."""
+    """Registers the commands that the tests use."""
 
     @bot.tree.command(description="Set the temperature")
     async def temperature(interaction: discord.Interaction, value: app_commands.Range[float, 0, 2]) -> None:

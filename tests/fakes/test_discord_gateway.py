@@ -1,4 +1,4 @@
-"""The fake Discord's gateway held against the real discord.py: sessions that break, resume, and are refused."""
+"""Tests the fake Discord's gateway with the real discord.py: sessions that break, resume, and are refused."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The fake Discord's REST side held against the real discord.py: refusals, rate limits, scripted faults, history."""
+"""Tests the fake Discord's REST API with the real discord.py: refusals, rate limits, scripted faults, history."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""The fake Slack refuses what Slack refuses: driven by the real slack_sdk."""
+"""Tests the fake Slack's refusals with the real slack_sdk."""
 
 import json
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ def client(server: FakeSlack, token: str = "") -> AsyncWebClient:
 
 
 async def refused(call: object) -> str:
-    """Slack's word for the refusal of a call."""
+    """Slack's error code for a call."""
     with pytest.raises(SlackApiError) as error:
         await call  # type: ignore[misc]  # a call of the SDK
     return str(error.value.response["error"])

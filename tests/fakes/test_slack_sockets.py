@@ -1,4 +1,4 @@
-"""The fake's Socket Mode held against the real slack-bolt: events, acks, redeliveries, and how sockets end."""
+"""Tests the fake's Socket Mode with the real slack-bolt: events, acks, redeliveries, and ends of sockets."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,7 +18,7 @@ Event = dict[str, Any]  # Any: an event is JSON
 
 
 class Bot:
-    """A bolt app that keeps what it hears; the first `failures` events raise."""
+    """A bolt app that records its events; the first `failures` events raise."""
 
     def __init__(self, server: FakeSlack) -> None:
         self.server = server
@@ -36,11 +36,11 @@ class Bot:
             raise RuntimeError("a listener failed")
 
     def kinds(self) -> list[str]:
-        """What was heard: types, with the subtype after a dot."""
+        """Types of the received events, with the subtype after a dot."""
         return [".".join(filter(None, (each["type"], each.get("subtype")))) for each in self.heard]
 
     async def hears(self, number: int) -> None:
-        """Wait until so many events were heard."""
+        """Waits until `number` events were received."""
         await self.server.until(lambda: len(self.heard) >= number)
 
 
@@ -53,7 +53,7 @@ async def server() -> AsyncIterator[FakeSlack]:
 
 @asynccontextmanager
 async def connected(server: FakeSlack, ping_interval: float = 5.0) -> AsyncIterator[Bot]:
-    """A bot that is online."""
+    """A connected bot."""
     bot = Bot(server)
     handler = AsyncSocketModeHandler(bot.app, server.app_token, web_client=bot.web, ping_interval=ping_interval)
     try:
@@ -65,7 +65,7 @@ async def connected(server: FakeSlack, ping_interval: float = 5.0) -> AsyncItera
 
 
 async def address(server: FakeSlack) -> str:
-    """A WebSocket's address, with a fresh ticket."""
+    """A websocket URL with a new ticket."""
     web = AsyncWebClient(base_url=server.api_url, retry_handlers=[])
     return str((await web.apps_connections_open(app_token=server.app_token))["url"])
 

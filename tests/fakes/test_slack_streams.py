@@ -1,4 +1,4 @@
-"""The fake's native streams held against the real slack_sdk: its helper, its chunks, and what ends a stream."""
+"""Tests the fake's native streams with the real slack_sdk: its helper, its chunks, and ends of a stream."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -23,14 +23,14 @@ BUTTONS: list[dict[str, Any]] = [  # Any: a block is JSON
 
 
 class Scene:
-    """A thread that somebody began, and a client that streams into it."""
+    """A thread, and a client that streams into it."""
 
     def __init__(self, server: FakeSlack, ana: Person, general: Channel, question: Message) -> None:
         self.server, self.ana, self.general, self.question = server, ana, general, question
         self.web = AsyncWebClient(token=server.bot_token, base_url=server.api_url, retry_handlers=[])
 
     async def begin(self, text: str | None = "One ", **others: Any) -> str:  # Any: further arguments of the call
-        """Start a stream; its ts."""
+        """Starts a stream; its ts."""
         begun = await self.web.chat_startStream(
             channel=self.general.id,
             thread_ts=self.question.ts,
@@ -42,7 +42,7 @@ class Scene:
         return str(begun["ts"])
 
     async def append(self, ts: str, text: str) -> None:
-        """Add text."""
+        """Appends text."""
         await self.web.chat_appendStream(channel=self.general.id, ts=ts, markdown_text=text)
 
 

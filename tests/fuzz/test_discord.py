@@ -1,4 +1,4 @@
-"""Malformed events of Discord's, through the real library: each is passed over, and the next good one is served."""
+"""Tests malformed Discord events through the real library: each is dropped, and the next valid one is handled."""
 
 import logging
 from typing import Any
@@ -31,7 +31,7 @@ EVENTS = {
 
 
 def samples(stage: Stage, message: Message) -> dict[str, Json]:
-    """A right payload of each kind."""
+    """A valid payload of each kind."""
     bot, guild = stage.server.bot, stage.general.guild
     assert guild is not None
     whole = payloads.event_message(message, bot, True)
@@ -60,7 +60,7 @@ def samples(stage: Stage, message: Message) -> dict[str, Json]:
 
 
 async def good_one_is_served(stage: Stage, text: str) -> None:
-    """What is said now arrives, in the session that there was."""
+    """Asserts that a new message arrives in the existing session."""
     said = await stage.ana.says(stage.general, text, mention=True)
     await stage.server.until(lambda: said.id in [getattr(event, "message_id", "") for event in stage.core.events])
     assert len(stage.server.gateway.identifies) == 1
@@ -99,7 +99,7 @@ async def test_a_malformed_event_costs_itself_only(data: st.DataObject, caplog: 
     ],
 )
 async def test_nor_does_a_text_that_is_none(wrong: Json, caplog: pytest.LogCaptureFixture) -> None:
-    """discord.py takes these as they come, and what reads them later would fail."""
+    """discord.py accepts these, and later readers would fail."""
     async with on_stage() as stage:
         message = await stage.ana.says(stage.general, "a sample", mention=True)
         await stage.core.message()

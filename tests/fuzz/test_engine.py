@@ -1,4 +1,4 @@
-"""Anything at all as a message of the engine's process, or to it: a ProtocolError, or a message of ours."""
+"""Tests arbitrary bytes as messages from or to the engine's process: a ProtocolError, or a valid message."""
 
 import asyncio
 import socket
@@ -30,7 +30,7 @@ MESSAGES = st.tuples(st.sampled_from(NAMES), st.dictionaries(st.sampled_from(FIE
 )
 BODIES = st.one_of(st.binary(max_size=200), MESSAGES, JSON.map(msgspec.msgpack.encode))
 DEEP = b"\x91" * 100_000
-"""A list in a list in a list, and so on."""
+"""Deeply nested lists."""
 
 
 @pytest.mark.fault(44)
@@ -54,7 +54,7 @@ def test_a_body_is_a_message_or_an_error(body: bytes) -> None:
 def test_a_stream_of_bytes_ends_or_is_an_error(data: bytes) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.sendall(data)  # so little that nobody has to read meanwhile
+        theirs.sendall(data)  # small enough for the socket's buffer
         theirs.shutdown(socket.SHUT_WR)
         try:
             while protocol.receive(ours) is not None:

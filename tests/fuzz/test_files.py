@@ -1,4 +1,4 @@
-"""Files that come with a message: whatever they are called and hold, text or a sentence, and never much of it."""
+"""Tests attached files with any name and content: text or a sentence, of limited size."""
 
 import gzip
 import io
@@ -41,7 +41,7 @@ def test_any_file_is_text_or_a_sentence(name: str, kind: str, data: bytes, size:
         assert not files.texts
     else:
         whole = storable(text_with_files("look", files.texts))
-        whole.encode()  # what is stored and sent is well-formed
+        whole.encode()  # stored and sent text is well-formed
         assert "\0" not in read.text
     assert decoded(data) is None or isinstance(decoded(data), str)
 
@@ -59,7 +59,7 @@ def test_no_more_is_read_than_is_said(size: int, letter: str) -> None:
     read = read_as_text("big.txt", data)
     assert (
         isinstance(read, str) or len(read.text.encode()) <= (MOST_BYTES + 1) * 3
-    )  # cut within a letter it is read as Windows-1252
+    )  # a file cut within a character decodes as Windows-1252
 
 
 @pytest.mark.fault(44)

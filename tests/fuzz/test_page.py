@@ -1,4 +1,4 @@
-"""Malformed requests over the wire: the status page answers each by 4xx, without a traceback, and goes on."""
+"""Tests malformed HTTP requests: the status page answers each with 4xx, without a traceback, and continues."""
 
 import asyncio
 import logging
@@ -63,7 +63,7 @@ BODIES = st.binary(max_size=40) | st.sampled_from([body for _, body in BROKEN_FO
 
 
 def built(method: str, path: str, odd: str, headers: list[tuple[str, str]], body: bytes, *, honest: bool) -> bytes:
-    """The bytes of a request, right in what is not given."""
+    """The bytes of a request, valid except for the given parts."""
     lines = [f"{name}: {value}" for name, value in headers]
     names = {name for name, _ in headers}
     lines += ["Host: localhost"] if "Host" not in names else []
@@ -78,7 +78,7 @@ REQUESTS = st.builds(
 
 
 async def statuses(port: int, sent: bytes) -> list[int]:
-    """The statuses of all answers on a connection that the client then half-closes."""
+    """The statuses of all responses on a connection that the client then half-closes."""
     async with asyncio.timeout(30):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
@@ -121,7 +121,7 @@ async def test_a_malformed_request_costs_itself_only(
             port = int(site.url.rpartition(":")[2])
             for each in sent:
                 if b"/events" in each:
-                    continue  # an answer without an end
+                    continue  # a response without an end
                 found = await statuses(port, each)
                 assert [status for status in found if status >= 500 and status != 503] == [], each
             assert await site.get("/healthz") == (200, "alive\n")

@@ -1,4 +1,4 @@
-"""Malformed payloads of Slack's, through the real Bolt and Socket Mode: each costs itself only."""
+"""Tests malformed Slack payloads through the real Bolt and Socket Mode: each affects only itself."""
 
 import logging
 from typing import Any
@@ -16,7 +16,7 @@ KINDS = ("message", "app_mention", "changed", "deleted", "press", "shortcut", "c
 
 
 def samples(stage: Stage, message: Message) -> dict[str, tuple[str, Json]]:
-    """A right payload of each kind, with the type of its envelope."""
+    """A valid payload of each kind, with the type of its envelope."""
     whole = payloads.message(message, stage.server.api_url) | {"channel": stage.general.id}
     who = {"user": {"id": stage.ana.id, "name": "ana"}, "team": {"id": payloads.TEAM_ID}, "trigger_id": "1.2.a"}
     place = {"channel": {"id": stage.general.id, "name": "general"}, "response_url": "http://127.0.0.1:9/none"}
@@ -66,7 +66,7 @@ def samples(stage: Stage, message: Message) -> dict[str, tuple[str, Json]]:
 
 
 async def good_one_is_served(stage: Stage, text: str) -> None:
-    """What is said now arrives, through the socket that there was."""
+    """Asserts that a new message arrives through the existing socket."""
     said = await stage.ana.says(stage.general, text, mention=True)
     await stage.server.until(lambda: said.ts in [getattr(event, "message_id", "") for event in stage.core.events])
     assert stage.server.sockets.opened == 1

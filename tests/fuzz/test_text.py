@@ -1,4 +1,4 @@
-"""Whatever a model writes, in each dialect: short messages, all of the text, whole characters and fences."""
+"""Tests arbitrary model output in each dialect: short messages, the whole text, whole characters and fences."""
 
 import pytest
 from hypothesis import example, given
@@ -15,7 +15,7 @@ LIMITS = st.integers(100, 400)
 
 
 def visible(text: str) -> str:
-    """The text without white space and without the marks of fences."""
+    """The text without white space and fence markers."""
     return "".join(text.replace("`", "").replace("~", "").split())
 
 
@@ -27,7 +27,7 @@ def test_every_message_is_short_whole_and_closed(text: str, limit: int, dialect:
     parts = split(render(text, dialect, frozenset()), limit)
     for part in parts:
         assert len(part.text) <= limit
-        part.text.encode()  # no half of a character
+        part.text.encode()  # no half of a surrogate pair
         assert not open_fence(part.text)
 
 
@@ -35,5 +35,5 @@ def test_every_message_is_short_whole_and_closed(text: str, limit: int, dialect:
 @given(LONG, LIMITS)
 def test_no_character_of_the_text_is_lost(text: str, limit: int) -> None:
     left = iter("".join(visible(part.text) for part in split(text, limit)))
-    lost = [char for char in visible(text) if char not in left]  # reopened fences may add, in order
+    lost = [char for char in visible(text) if char not in left]  # reopened fences may add characters, in order
     assert not lost

@@ -1,4 +1,4 @@
-"""How long those who wait are told that a switch takes."""
+"""Tests the estimated duration of a model switch that waiting users see."""
 
 import threading
 from typing import cast
@@ -16,7 +16,7 @@ pytest_plugins = ["tests.support.fixtures.service"]
 
 
 class Slow:
-    """Loads in so many seconds of a clock that a test sets."""
+    """An engine whose loads take a fixed time on a clock that a test sets."""
 
     def __init__(self) -> None:
         self.now, self.takes = 0.0, 0.0

@@ -1,4 +1,4 @@
-"""The end of a request before its answer is whole: stop at every moment, deadlines, deleted questions."""
+"""Tests requests that end early: stop at every moment, deadlines, deleted questions."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ pytest_plugins = ["tests.support.fixtures.service"]
 
 
 async def stops(team: Team, question: str) -> Posted:
-    """Ana stops her answer; what is left of it."""
+    """Ana stops her answer; its message."""
     assert await team.told("stop", who="ana") == "Stopped."
     answer = await team.reply_to(question)
     assert answer.reason is FinishReason.ABORT

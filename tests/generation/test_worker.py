@@ -1,4 +1,4 @@
-"""The worker: models are switched when nothing runs, and neither a dead engine nor a bad model costs an answer."""
+"""Tests the worker: models switch when nothing runs, and neither a dead engine nor a bad model costs an answer."""
 
 import asyncio
 from pathlib import Path
@@ -91,7 +91,7 @@ async def test_when_no_model_is_left_that_loads_the_question_gets_an_error(house
 
 @pytest.mark.fault(27)
 async def test_when_the_engine_dies_in_the_middle_the_same_message_is_finished(house: House, team: Team) -> None:
-    await team.elsewhere(channel="other").asks("ben", "before")  # so that the first load is over
+    await team.elsewhere(channel="other").asks("ben", "before")  # so that the first load is complete
     house.engine.answers("hello", "Good morning to you all", dies_at=3, deaths=1)
     house.world.gates.hold("load small")
     await team.says("ana", "hello")

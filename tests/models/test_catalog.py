@@ -1,4 +1,4 @@
-"""The catalog: what is in it, what the operator may add, and what is told when the operator errs."""
+"""Tests the catalog: its contents, additions by the operator, and error messages."""
 
 import re
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_the_catalog_that_comes_along_is_right() -> None:
     assert {"phi-4", "phi-2", "mistral-7b-instruct-v0.3", "smollm2"} <= set(names)
     assert names == [spec.name for spec in sorted(specs, key=lambda spec: spec.parameters)], "smallest first"
     for spec in specs:
-        # Weights are stored with two bytes a parameter; beside them come tokenizer and config.
+        # Weights are stored with two bytes per parameter, plus tokenizer and config.
         assert 0 < spec.download - 2 * spec.parameters < 25_000_000, spec.name
         assert spec.context_window >= 2048
         assert spec.kv_values_per_token > 0

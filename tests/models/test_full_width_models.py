@@ -1,6 +1,6 @@
-"""What our catalog and our estimates say of Phi-4, Phi-2 and Mistral, against their real configurations at full depth.
+"""Tests our catalog and estimates for Phi-4, Phi-2 and Mistral against their real configurations at full depth.
 
-Nothing is loaded: the models are on torch's meta device, where every tensor has its shape and no memory.
+Nothing is loaded: the models are on torch's meta device, where tensors have shapes but no memory.
 """
 
 import math
@@ -43,7 +43,7 @@ def test_the_catalog_knows_the_model(real: Real) -> None:
 
 @REAL
 def test_rotation_is_the_models_own(real: Real) -> None:
-    """As transformers reads it back from config.json: phi-2 turns 32 of a head's 80 numbers, the others all 128."""
+    """As transformers reads it from config.json: phi-2 rotates 32 of 80 dimensions of a head, the others all 128."""
     model = skeleton(real.name)
     theta, turned = {"phi-4": (250_000.0, 128), "phi-2": (10_000.0, 32)}.get(real.name, (1_000_000.0, 128))
     again = AutoConfig.for_model(**model.config.to_dict())
@@ -82,7 +82,7 @@ def on_ram(name: str, in_ram: list[str]) -> bool:
 @pytest.mark.parametrize("kind", ["8bit", "4bit"])
 @REAL
 def test_estimates_of_full_depth(real: Real, kind: str) -> None:
-    """bitsandbytes takes the layers' matrices; 4 bits of a block of 64 numbers come with a float32."""
+    """bitsandbytes quantizes the layers' matrices; 4-bit blocks of 64 numbers have a float32 each."""
     size = {"8bit": lambda rows, columns: rows * (columns + 4), "4bit": lambda rows, columns: rows * columns * 0.5625}
     for dtype in ("float32", "bfloat16"):
         whole = quantized = 0.0
@@ -98,7 +98,7 @@ def test_estimates_of_full_depth(real: Real, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["8bit", "4bit"])
 def test_a_quantized_model_may_be_split(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers refuses it unless told that the layers in RAM stay as they are; that alone would undo the rest."""
+    """transformers rejects a split unless offloading of unquantized layers to the CPU is enabled."""
     monkeypatch.setattr("bot.models.loading.find_spec", lambda name: object())
     monkeypatch.setattr("transformers.integrations.validate_bnb_backend_availability", lambda raise_exception: True)
     for available in ("is_bitsandbytes_available", "is_accelerate_available"):
@@ -120,7 +120,7 @@ SNAPSHOTS: dict[str, tuple[list[int | str], ...]] = {
     "phi-2": (["Be brief.\nInstruct: Hi\nOutput: Hello.\nInstruct: Why?\nOutput:"],),
     "mistral-7b-instruct-v0.3": ([1, 3, "Be brief.\n\nHi", 4, "Hello.", 2, 3, "Why?", 4],),
 }
-"""Control tokens by their real ids, and what stands between them."""
+"""Control tokens by their real ids, and the texts between them."""
 
 
 @REAL

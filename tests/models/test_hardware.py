@@ -1,4 +1,4 @@
-"""What the machine is, what fits on it, and the table of both."""
+"""Tests hardware detection, which models fit, and the table of both."""
 
 import asyncio
 import io
@@ -50,7 +50,7 @@ async def test_a_gpu_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest
 async def test_a_look_that_nobody_waits_for_any_more_ends_at_once() -> None:
     others = psutil.Process().children()
     looking = asyncio.create_task(probe("cpu"))
-    await asyncio.sleep(0.5)  # it has begun
+    await asyncio.sleep(0.5)  # it has started
     children = [child for child in psutil.Process().children() if child not in others]
     assert children
     looking.cancel()
@@ -89,7 +89,7 @@ CHOICES = {
     "neon": ("float32", "float32"),
     "neon_bf16": ("bfloat16", "bfloat16"),
 }
-"""Of each processor: what `auto` means for plain weights, and for quantized ones."""
+"""For each CPU: the dtype of `auto` for plain weights, and for quantized ones."""
 
 
 def test_every_processor_has_its_choice() -> None:

@@ -1,4 +1,4 @@
-"""Loading: real transformers on tiny models, and a sentence for whatever may be wrong with a directory."""
+"""Tests loading with the real transformers on tiny models, and one sentence for each defect of a directory."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def ignore(_: LoadProgress) -> None:
 
 @pytest.fixture
 def broken(tiny: dict[str, Path], tmp_path: Path) -> Path:
-    """A copy of a tiny model, to be broken."""
+    """A copy of a tiny model, for tests that damage it."""
     return Path(shutil.copytree(tiny["llama"], tmp_path / "broken"))
 
 
@@ -69,7 +69,7 @@ def test_the_number_type_is_the_one_asked_for_or_the_processors(
 ) -> None:
     able, packed = capabilities(processor), list[object]()
     monkeypatch.setattr("bot.models.hardware.cpu_capabilities", lambda: able)
-    monkeypatch.setattr(loading, "pack", packed.append)  # its kernels are not on every machine that runs this
+    monkeypatch.setattr(loading, "pack", packed.append)  # its kernels do not run on every CPU
     assert load(source(tiny["phi"], dtype="bfloat16"), ignore).model.dtype == torch.bfloat16
     assert not packed
     half = load(source(tiny["phi"], dtype="float16"), ignore)
@@ -78,7 +78,7 @@ def test_the_number_type_is_the_one_asked_for_or_the_processors(
     chosen = load(source(tiny["phi"], dtype="auto"), ignore)
     assert chosen.dtype == choose_dtype("auto", chosen.hardware)
     assert (chosen.model in packed) == able.packs
-    # What is packed is first only mapped: in the number type of its file.
+    # Packing starts from mapped weights, in the dtype of their file.
     assert chosen.model.dtype == (torch.float32 if able.packs else getattr(torch, chosen.dtype))
 
 
@@ -107,7 +107,7 @@ def test_a_damaged_weight_file(broken: Path) -> None:
 
 
 def test_files_of_the_hubs_cache_are_named_by_what_has_to_be_deleted(broken: Path, tmp_path: Path) -> None:
-    """Deleting a snapshot alone would leave the damaged file itself, which it only links to."""
+    """Deleting only a snapshot would keep the damaged blob that it links to."""
     (broken / "model.safetensors").write_bytes(b"nothing")
     snapshot = tmp_path / "models--acme--chatty" / "snapshots" / "abc"
     snapshot.parent.mkdir(parents=True)
@@ -184,7 +184,7 @@ def test_quantization_without_its_library_names_the_extra(
 
 def test_the_scales_of_4_bits_count_as_memory(tiny: dict[str, Path]) -> None:
     model = load(source(tiny["llama"], quantization="4bit"), ignore).model
-    halves = sum(weight.numel() for weight in model.parameters() if weight.dtype == torch.uint8)  # two numbers in each
+    halves = sum(weight.numel() for weight in model.parameters() if weight.dtype == torch.uint8)  # two numbers per byte
     others = sum(weight.nbytes for weight in (*model.parameters(), *model.buffers())) - halves
     assert weights_bytes(model) - others == pytest.approx(2 * halves * 0.5625, rel=0.001)
 

@@ -1,4 +1,4 @@
-"""Weights in float16, arithmetic in float32: what the model says stays what it was, in half the memory."""
+"""Tests float16 weights with float32 arithmetic: the same answers in half the memory."""
 
 import stat
 import sys
@@ -70,7 +70,7 @@ class Attention(nn.Module):
 @torch.inference_mode()
 def test_layers_of_one_line_are_computed_together_whatever_line_each_is_given() -> None:
     module = Attention()
-    layers = [nn.Linear(6, out).bfloat16().float() for out in (8, 4, 2)]  # so that float16 holds them exactly
+    layers = [nn.Linear(6, out).bfloat16().float() for out in (8, 4, 2)]  # exact in float16
     module.q_proj, module.k_proj, module.v_proj = layers
     pack(module)
     q, k, v = shares = list[nn.Module](module.children())
@@ -153,7 +153,7 @@ hardware.cpu_capabilities = lambda: hardware.CpuCapabilities(fbgemm=True)
 from bot.engine.server.runner import main
 main()
 """
-"""Starts the engine as it is on a processor that packs, whatever this one is."""
+"""Starts the engine as on a CPU that packs, whatever this one is."""
 
 
 @pytest.mark.asyncio(loop_scope="session")

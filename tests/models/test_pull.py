@@ -1,4 +1,4 @@
-"""Fetching from the hub: the real huggingface_hub against a hub on loopback."""
+"""Tests downloads: the real huggingface_hub against a fake hub on loopback."""
 
 import hashlib
 import os
@@ -27,7 +27,7 @@ def fake() -> Iterator[FakeHub]:
 
 @pytest.fixture
 def settings(home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    # Where a login is stored is read from the environment when the library is imported; this machine's is not ours.
+    # The library reads the login's path from the environment at import; the test replaces it.
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(home / "token"))
     return load_settings()
 
@@ -134,7 +134,7 @@ def test_an_interrupted_pull_goes_on_where_it_stopped(fake: FakeHub, settings: S
 def test_a_file_that_was_whole_but_had_no_name_yet_is_not_fetched_again(
     fake: FakeHub, settings: Settings, home: Path
 ) -> None:
-    """The power went while it was being checked."""
+    """Power failed during the check of the file."""
     content = weights("w")
     fake.repos[NAME] = whole()
     (blobs := home / "hub" / "models--acme--chatty" / "blobs").mkdir(parents=True)
@@ -156,7 +156,7 @@ def test_a_damaged_file_is_told_and_fetched_anew(fake: FakeHub, settings: Settin
 
 
 def test_the_hub_of_the_environment_is_used_and_the_login_kept(fake: FakeHub, home: Path) -> None:
-    """In a process of its own, as a person would run it: HF_ENDPOINT and HF_HOME are read by the library at import."""
+    """In a separate process, because the library reads HF_ENDPOINT and HF_HOME at import."""
     fake.repos[NAME] = whole()
     fake.repos[NAME].gated = True
     fake.accounts["hf_ann"] = "ann"

@@ -1,4 +1,4 @@
-"""What a hub refuses, and what it cannot give: a sentence each, from the real huggingface_hub."""
+"""Tests refusals and failures of a hub: one sentence each, from the real huggingface_hub."""
 
 import socket
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tests.support.builders.hub_models import NAME, SPEC, hub, ignore, pull, sha
 from tests.support.fakes.hub import FakeHub
 
 FULL = Path("/dev/full")
-"""Whatever is written there meets a full disk."""
+"""Every write to it fails with a full disk."""
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def fake() -> Iterator[FakeHub]:
 
 @pytest.fixture
 def settings(home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    # Where a login is stored is read from the environment when the library is imported; this machine's is not ours.
+    # The library reads the login's path from the environment at import; the test replaces it.
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(home / "token"))
     return load_settings()
 

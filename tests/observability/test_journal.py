@@ -1,4 +1,4 @@
-"""systemd's journal: what leads there, which priority a line has, and what the journal adds itself."""
+"""Tests systemd's journal: detection, the priority of a line, and fields that the journal adds itself."""
 
 import io
 import json
@@ -56,9 +56,9 @@ def test_only_the_stream_that_is_named_leads_to_the_journal(
     journal: TextIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert leads_to_journal(journal)
-    assert not leads_to_journal(io.StringIO())  # no file at all
+    assert not leads_to_journal(io.StringIO())  # not a file
     with (tmp_path / "another").open("w") as another:
-        assert not leads_to_journal(another)  # inherited, and led elsewhere
+        assert not leads_to_journal(another)  # inherited, but redirected
     assert not leads_to_journal(another)  # closed
     monkeypatch.delenv("JOURNAL_STREAM")
     assert not leads_to_journal(journal)

@@ -1,4 +1,4 @@
-"""Logs: no token gets out, whoever logs it, and nothing of what people wrote."""
+"""Tests logs: they contain no token, whichever logger writes it, and no text of users."""
 
 import io
 import logging
@@ -76,7 +76,7 @@ def test_ordinary_words_stay_as_they_are(logged: io.StringIO) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that the throttle sees, in its only entry."""
+    """The throttle's clock: a list with the current time."""
     now = [1000.0]
     monkeypatch.setattr("bot.observability.logs.time.monotonic", lambda: now[0])
     return now

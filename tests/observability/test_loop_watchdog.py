@@ -1,4 +1,4 @@
-"""A loop that is really held up: a thread logs where it stands, and ends a process that was told to stop."""
+"""Tests a blocked event loop: a thread logs its stack, and ends a process that was told to stop."""
 
 import asyncio
 import logging
@@ -25,13 +25,13 @@ LATE_S = 0.3
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop counts as late sooner than in the product."""
+    """Lowers the delay after which a loop counts as late."""
     monkeypatch.setattr(loop_watchdog, "LATE_S", LATE_S)
     monkeypatch.setattr(loop_watchdog, "TICK_S", 0.05)
 
 
 class Ends:
-    """Stands for the end of the process: when it came, and with which status."""
+    """Records the end of the process: its time and exit status."""
 
     def __init__(self) -> None:
         self.came, self.status, self.at = threading.Event(), -1, 0.0
@@ -101,7 +101,7 @@ async def test_code_that_lets_no_thread_run_is_told_when_it_has_returned(caplog:
             await asyncio.sleep(0.2)
             caplog.clear()
             began = time.monotonic()
-            assert re.match("(a+)+$", "a" * letters + "b") is None  # one call in C, which doubles with each letter
+            assert re.match("(a+)+$", "a" * letters + "b") is None  # one call in C that takes twice as long per letter
             took, letters = time.monotonic() - began, letters + 1
         await asyncio.sleep(0.3)
     assert lines(caplog)

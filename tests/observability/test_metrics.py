@@ -1,4 +1,4 @@
-"""What is counted, and that an adapter's failures are."""
+"""Tests the counters, and that failures of an adapter are counted."""
 
 from pathlib import Path
 
@@ -74,13 +74,13 @@ def test_two_services_in_one_process_do_not_share_counts() -> None:
 
 
 class Failing:
-    """An adapter of which every call fails."""
+    """An adapter whose calls all fail."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
     async def post(self, reply: Reply) -> str:
-        """Raises."""
+        """Always raises."""
         raise self.error
 
 

@@ -1,4 +1,4 @@
-"""What systemd is told: a real datagram socket stands where systemd's would."""
+"""Tests notifications to systemd, with a real datagram socket in place of systemd's."""
 
 import asyncio
 import re
@@ -27,7 +27,7 @@ PATIENCE_S = 20.0
 
 
 class Systemd:
-    """The other end of NOTIFY_SOCKET, which keeps what it was told, in order. It listens in a thread of its own."""
+    """The receiver of NOTIFY_SOCKET; a thread records messages in order."""
 
     def __init__(self, address: str) -> None:
         self.told: list[str] = []
@@ -53,7 +53,7 @@ class Systemd:
         return [message for message in self.told if re.search(words, message)]
 
     async def hears(self, words: str, times: int = 1) -> str:
-        """Wait for a message that matches, so often; the newest."""
+        """Waits until `times` messages match; the newest."""
         await asyncio.to_thread(self._wait, lambda: len(self.heard(words)) >= times)
         assert len(self.heard(words)) >= times, f"not told: {words} ({self.told})"
         return self.heard(words)[-1]
@@ -74,7 +74,7 @@ def supervisor(address: str) -> Iterator[Systemd]:
 
 @pytest.fixture
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.chdir(tmp_path)  # the path of a socket may not be long
+    monkeypatch.chdir(tmp_path)  # socket paths must be short
     return "notify"
 
 
@@ -134,7 +134,7 @@ async def test_the_watchdog_is_petted_four_times_a_period_by_the_loop_alone(addr
         await systemd.hears("WATCHDOG=1", times=5)
         assert time.monotonic() - began >= 0.4
         beats = len(systemd.heard("WATCHDOG=1"))
-        time.sleep(0.6)  # noqa: ASYNC251 -- a loop that is stuck is what is tested
+        time.sleep(0.6)  # noqa: ASYNC251 -- blocks the loop on purpose
         assert len(systemd.heard("WATCHDOG=1")) == beats
         await systemd.hears("WATCHDOG=1", times=beats + 1)
 
@@ -147,7 +147,7 @@ async def test_a_reload_is_told_with_its_time_and_the_end_with_what_it_may_take(
         await systemd.hears("READY")
         before = time.monotonic_ns() // 1000
         with suppress(ZeroDivisionError), notifier.reloading():
-            raise ZeroDivisionError  # an end that is told, too
+            raise ZeroDivisionError  # this end is reported too
         await systemd.hears("READY", times=2)
         (reloading,) = systemd.heard("RELOADING=1")
         found = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", reloading)
@@ -172,7 +172,7 @@ async def test_the_environment_names_the_socket_and_our_children_do_not_inherit_
             await systemd.hears("READY")
             await systemd.hears("WATCHDOG=1", times=2)
     async with telling(Notifier.of_environment()):
-        await asyncio.sleep(0)  # nobody to tell, and it ends at once
+        await asyncio.sleep(0)  # without a receiver it ends at once
 
 
 @pytest.mark.parametrize(("name", "value"), [("WATCHDOG_PID", "1"), ("WATCHDOG_USEC", "soon")])
@@ -200,7 +200,7 @@ async def test_a_supervisor_that_is_gone_disturbs_nobody(address: str) -> None:
 
 @asynccontextmanager
 async def served(root: Path, notifier: Notifier) -> AsyncIterator[tuple[World, Service, asyncio.Task[None]]]:
-    """A service that tells, on a scripted platform that answers once its gate is open."""
+    """A service that notifies, on a scripted platform that answers once its gate is open."""
     settings = make_settings(root)
     async with World() as world:
         adapter = ScriptedAdapter(world.port)

@@ -1,4 +1,4 @@
-"""Who is served, and where."""
+"""Tests which users and channels are served."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the core relies on, the same cases for every adapter: see `bot.platforms.adapter.Adapter`."""
+"""Tests the contract of `bot.platforms.adapter.Adapter` with the same cases for every adapter."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
 
 
 async def heard(place: Place, number: int) -> list[IncomingMessage]:
-    """The messages that the adapter handed over, once there are so many."""
+    """Waits until the adapter has forwarded `number` messages; all of them."""
     async with asyncio.timeout(10):
         while len(events := [event for event in place.core.events if isinstance(event, IncomingMessage)]) < number:
             place.core.heard.clear()

@@ -1,4 +1,5 @@
-"""Cutting an answer into messages: under the limit, nothing lost, fences whole, and stable while the text grows."""
+"""Tests splitting an answer into messages: within the limit, without loss, whole fences, and stable while text
+grows."""
 
 import re
 

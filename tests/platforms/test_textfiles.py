@@ -1,4 +1,4 @@
-"""Which files are text, and what is said about those that are not."""
+"""Tests which files are text, and the message for those that are not."""
 
 import pytest
 

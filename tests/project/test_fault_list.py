@@ -1,4 +1,4 @@
-"""The list of faults is whole: each has a test that injects it, each mark is of one of them, and the page says so."""
+"""Tests the list of faults: each has a test, each mark names one of them, and docs/faults.md is current."""
 
 from pathlib import Path
 

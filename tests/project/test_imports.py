@@ -1,4 +1,4 @@
-"""Who may import whom, read from the source: the rules of the house as tables, and a test for each."""
+"""Tests the import rules, as tables that are compared with the source."""
 
 import ast
 import json
@@ -25,17 +25,16 @@ LAYERS = (
     {"config", "observability", "storage"},
     {"types"},
 )
-"""The packages of `bot`, from the top down. A package may import itself and what stands lower; nothing beside it or
-above."""
+"""The packages of `bot` from top to bottom. A package may import itself and lower ones, nothing beside or above it."""
 
 FOR_ADAPTERS = {"config", "platforms", "types"}
-"""What the platforms' adapters may know of `bot`."""
+"""The packages of `bot` that adapters may import."""
 
 KNOWS_ADAPTERS = {"cli", "service"}
-"""The parts of `bot` that may know the adapters."""
+"""The packages of `bot` that may import adapters."""
 
 HEAVY = {"torch", "transformers", "accelerate", "bitsandbytes"}
-"""Libraries that cost seconds and hundreds of MB: only the engine's process, and commands that end, may import them."""
+"""Libraries that cost seconds and hundreds of MB: only the engine's process and one-shot commands may import them."""
 
 ENGINE_PROCESS = {
     "bot.engine.batching.batch",
@@ -70,11 +69,11 @@ HEAVY_WHEN_CALLED = {
     "bot.models.hardware",
     "bot.models.progress",
 }
-"""Modules that are run as processes of their own: the functions that do so import heavy things, the module does not."""
+"""Modules that run as separate processes: their functions import heavy libraries, the module itself does not."""
 
 
 class Import(NamedTuple):
-    """`module` imports `target`. at_once: when it is itself imported, not when one of its functions is called."""
+    """`module` imports `target`. at_once: at import, not in a function."""
 
     module: str
     target: str
@@ -87,7 +86,7 @@ class Import(NamedTuple):
 
 @cache
 def modules() -> dict[str, Path]:
-    """Every module of ours by its dotted name."""
+    """All our modules by dotted name."""
     found = {}
     for package in ("bot", "adapters"):
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -98,7 +97,7 @@ def modules() -> dict[str, Path]:
 
 @cache
 def imports() -> tuple[Import, ...]:
-    """Every import statement of ours, one entry for each module that it names."""
+    """All our import statements, one entry per imported module."""
     return tuple(
         found for module, path in modules().items() for found in walk(module, ast.parse(path.read_text("utf-8")), True)
     )
@@ -193,7 +192,7 @@ def test_the_tables_name_only_modules_that_need_it() -> None:
 
 @pytest.mark.parametrize("package", ["bot", "adapters"])
 def test_importing_everything_else_brings_in_nothing_heavy(package: str) -> None:
-    # The migrations want Alembic around them, and the `__main__` modules run something.
+    # Migrations need Alembic's context, and `__main__` modules run something.
     light = [
         module
         for module in modules()

@@ -1,4 +1,4 @@
-"""The project's own files agree: what is imported is declared, what is declared is pinned, what is read is shipped."""
+"""Tests the project's files against each other: imports are declared, dependencies pinned, data files shipped."""
 
 import ast
 import re
@@ -21,10 +21,10 @@ NOT_IMPORTED = {
     "accelerate": "transformers places layers on devices with it",
     "gguf": "transformers reads GGUF files with it",
 }
-"""Dependencies that others import for us."""
+"""Dependencies that other packages import."""
 
 PART_OF = {"pydantic-core": "pydantic"}
-"""Distributions that always come with another one, in the one version that it asks for."""
+"""Distributions that another one requires in one exact version."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The suite itself: no setting of a person reaches it, and it says what it left out."""
+"""Tests the test suite: user settings do not reach it, and it reports skipped tests."""
 
 import os
 import re
@@ -28,11 +28,11 @@ HOSTILE = {
     "TERM": "dumb",
     "TZ": "Asia/Kathmandu",
 }
-"""What may be set where the tests are run."""
+"""Variables that may be set where the tests run."""
 
 
 def run_tests(*words: str, **environment: str) -> list[str]:
-    """The lines that pytest prints in a process of its own."""
+    """The output lines of pytest in a separate process."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Frames that are slow to compose: the event loop goes on meanwhile, and after a while the text is shown plainly."""
+"""Tests rendering that is slow: the event loop continues, and after a time limit plain text is shown."""
 
 import asyncio
 import threading
@@ -20,7 +20,7 @@ BOX = "```\n{}\n```"
 
 
 class Gate:
-    """Rendering as it is, but text with the word SLOW is rendered only once the gate is open."""
+    """The real rendering, but text with the word SLOW waits until the gate is open."""
 
     def __init__(self) -> None:
         self.opened, self.reached = threading.Event(), threading.Event()
@@ -37,7 +37,7 @@ class Gate:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """In front of the rendering, open in the end."""
+    """Installs a Gate in the renderer, and opens it at the end."""
     made = Gate()
     monkeypatch.setattr("bot.replies.renderer.render", made.render)
     yield made
@@ -45,7 +45,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 
 def composing() -> int:
-    """How many threads compose."""
+    """The number of rendering threads."""
     return sum(thread.name == "compose" for thread in threading.enumerate())
 
 

@@ -1,4 +1,4 @@
-"""Getting frames onto the platform: whatever goes wrong, each reply is one message with its final text."""
+"""Tests delivery under faults: each reply is one message with its final text."""
 
 import asyncio
 import itertools
@@ -19,7 +19,7 @@ from tests.support.fakes.world import Fault
 
 @pytest_asyncio.fixture
 async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    """As above; patience is short here."""
+    """As stage_in, with short time limits."""
     monkeypatch.setattr("bot.replies.delivery._PATIENCE_S", (0.01,))
     async with stage_in(tmp_path) as opened:
         yield opened
@@ -79,7 +79,7 @@ async def test_updates_of_a_reply_keep_their_distance(tmp_path: Path) -> None:
             moments.append(time.monotonic())
             await update(reply)
 
-        stage.adapter.update = timed  # type: ignore[method-assign]  # to see when it is called
+        stage.adapter.update = timed  # type: ignore[method-assign]  # records when it is called
         running = asyncio.create_task(stage.arrives())
         for number in range(60):
             stage.delivery.show([stage.frame(f"text {number}")])

@@ -1,4 +1,4 @@
-"""Deliveries that go on after the process was killed: they find what was posted, and post it no second time."""
+"""Tests deliveries that continue after the process was killed: they find posted messages, and post none twice."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ from tests.support.fakes.world import Fault
 
 @pytest_asyncio.fixture
 async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    """As above; patience is short here."""
+    """As stage_in, with short time limits."""
     monkeypatch.setattr("bot.replies.delivery._PATIENCE_S", (0.01,))
     async with stage_in(tmp_path) as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""Which URLs of a line are links: those that people wrote, and no others, whatever stands around them."""
+"""Tests which URLs become links: only those that users wrote, in any context."""
 
 import time
 

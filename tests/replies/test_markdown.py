@@ -1,4 +1,4 @@
-"""Markdown for a platform: code untouched, tables as code where there are none, and what is settled stays."""
+"""Tests Markdown per dialect: code unchanged, tables as code where unsupported, and stable output for settled text."""
 
 import re
 from html import unescape
@@ -38,7 +38,7 @@ MARKED = st.lists(st.one_of(BLOCKS, st.lists(st.one_of(INLINE, MARKS), max_size=
 _TEXT_OF_SLACK = re.compile(
     r"(?:^[ \t]*(?:(?:>|[-*+][ \t]|\d{1,3}[.)][ \t])[ \t]*)*|[^&<>]|&(?:lt|gt|amp);|https?://[^\s<>|`]+)*", re.M
 )
-"""What Slack reads as text and nothing else: no bare `<`, no bare `&` outside of an address."""
+"""Text that Slack does not parse: no bare `<`, no bare `&` outside an address."""
 TABLE = """Before:
 | Name | Size |
 |------|:----:|
@@ -101,7 +101,7 @@ def test_a_line_of_code_is_never_touched(text: str, dialect: Dialect) -> None:
 
 @given(MARKDOWN)
 def test_no_link_that_nobody_wrote_is_left(text: str) -> None:
-    if "```" not in text and "~~~" not in text:  # what is code is told apart elsewhere
+    if "```" not in text and "~~~" not in text:  # code is tested elsewhere
         for dialect in Dialect:
             assert "bad.example" not in live_urls(render(text, dialect, PEOPLE))
 

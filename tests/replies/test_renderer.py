@@ -1,4 +1,4 @@
-"""The messages of an answer as they should look: while it grows, when it has ended, cut where it must be."""
+"""Tests the messages of an answer: while it grows, when it has ended, and where it is split."""
 
 from collections.abc import Set
 from dataclasses import replace

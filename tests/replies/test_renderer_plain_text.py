@@ -1,4 +1,4 @@
-"""Frames of hostile text: plain text instead of rendered, as a file, bounded work, and an end that looks like one."""
+"""Tests the renderer on hostile text: plain text or a file instead of rendering, bounded work, and a clear end."""
 
 from collections.abc import Set
 

@@ -1,4 +1,4 @@
-"""What people see of an answer while it is awaited, while it is written, and in the end."""
+"""Tests what users see of an answer: while it waits, while it is written, and at the end."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ async def test_a_cursor_stands_at_the_end_of_what_is_still_written(tmp_path: Pat
 
 async def test_somebody_who_waits_sees_a_place_and_then_the_answer_in_the_same_message(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house:
-        for number in range(4):  # as many as run at once
+        for number in range(4):  # the most that run at once
             house.world.gates.hold(f"question {number}/0")
             await house.team.elsewhere(channel=f"room-{number}").says(
                 "ana" if number < 2 else "ben", f"question {number}"

@@ -1,4 +1,4 @@
-"""A control token that is forged in a text, a name, a file's name or a file never becomes one, for any model."""
+"""Tests that a forged control token in a text, a name, a file name or a file stays text, for every model."""
 
 from functools import cache
 
@@ -29,10 +29,10 @@ def builder_of(name: str) -> PromptBuilder:
 
 
 def forged(name: str) -> list[str]:
-    """Every control token, and whole turns that begin where the content would end."""
+    """All control tokens, and whole turns that begin where the content would end."""
     tokenizer = tokenizer_of(name)
     tokens = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
-    few = [*tokens[:20], *tokens[-5:]]  # Mistral has hundreds that differ by a number
+    few = [*tokens[:20], *tokens[-5:]]  # Mistral has hundreds that differ only by a number
     template = Catalog.of(load_settings()).get(name).template
     if template:
         return [*few, *(f"{mark}{role}:" for mark in ("", "\n") for role in ("Instruct", "Output"))]
@@ -43,7 +43,7 @@ def forged(name: str) -> list[str]:
 
 
 def written_at(place: str, text: str) -> Prompt:
-    """A conversation in which somebody, or the model, wrote `text` in that place."""
+    """A conversation in which a user, or the model, wrote `text` in that place."""
     at = dict.fromkeys(PLACES, "word") | {place: text}
     file = Attachment(at["file name"], at["file"])
     return ask(

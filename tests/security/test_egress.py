@@ -1,4 +1,4 @@
-"""What leaves the machine: nothing but what goes to the two platforms and, on pull, to the hub."""
+"""Tests that nothing leaves the machine except to the two platforms and, on pull, to the hub."""
 
 import asyncio
 import signal
@@ -21,7 +21,7 @@ PATIENCE_S = 100
 
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing in the environment that would keep a library from asking around."""
+    """Removes variables that keep libraries offline."""
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "DISABLE_TELEMETRY"):
         monkeypatch.delenv(name, raising=False)
 

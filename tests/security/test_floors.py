@@ -1,6 +1,6 @@
-"""What is installed, and what the tests ran with, is no older than the releases that mended what is known.
+"""Tests that pinned releases and minimum versions include the fixes of known vulnerabilities.
 
-`pip-audit` asks a database on the network, so it is for people and for CI with a network; this holds what it once said.
+`pip-audit` needs network, so it is for users and CI; this test keeps its past findings.
 """
 
 import importlib.metadata
@@ -17,23 +17,23 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 DECLARED = [Requirement(line) for line in PROJECT["dependencies"]]
 
 MENDED = {
-    "aiohttp": "3.13.3",  # CVE-2025-69223 and others: requests that eat memory
-    "jinja2": "3.1.6",  # CVE-2025-27516: out of the sandbox
-    "torch": "2.6.0",  # CVE-2025-32434: weights_only that ran code
+    "aiohttp": "3.13.3",  # CVE-2025-69223 and others: requests that exhaust memory
+    "jinja2": "3.1.6",  # CVE-2025-27516: sandbox escape
+    "torch": "2.6.0",  # CVE-2025-32434: code execution despite weights_only
     "markdown-it-py": "2.2.0",  # CVE-2023-26302: text that crashes it
     "python-dotenv": "1.2.2",
     "filelock": "3.20.3",
-    # of others, which come along
-    "certifi": "2024.7.4",  # roots that were trusted no longer
-    "h11": "0.16.0",  # CVE-2025-43859: chunks that were read wrongly
-    "idna": "3.7",  # CVE-2024-3651: names that take for ever
-    "mako": "1.2.2",  # CVE-2022-40023, which alembic brings
+    # transitive dependencies
+    "certifi": "2024.7.4",  # removed root certificates
+    "h11": "0.16.0",  # CVE-2025-43859: chunks parsed incorrectly
+    "idna": "3.7",  # CVE-2024-3651: quadratic time
+    "mako": "1.2.2",  # CVE-2022-40023; a dependency of alembic
     "pygments": "2.15.1",  # CVE-2022-40896
-    "requests": "2.32.4",  # CVE-2024-47081: passwords of .netrc for others
+    "requests": "2.32.4",  # CVE-2024-47081: leaks .netrc credentials
     "tqdm": "4.66.3",  # CVE-2024-34062
-    "urllib3": "2.6.3",  # CVE-2026-21441 and others: answers that unpack without end
+    "urllib3": "2.6.3",  # CVE-2026-21441 and others: decompression bombs
 }
-"""Distributions and the first release without a hole that is known here."""
+"""Distributions, and the first release without known vulnerabilities."""
 
 
 def pinned() -> dict[str, str]:

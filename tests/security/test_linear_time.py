@@ -1,4 +1,4 @@
-"""The time for a text grows with its length, whatever it holds: for every function and every regular expression."""
+"""Tests that the time for a text grows linearly with its length, for every function and every regular expression."""
 
 import ast
 import re
@@ -17,11 +17,11 @@ from tests.support.regex_inventory import Expression, expressions, nested_repeat
 
 SHORT, MIDDLE, LONG = 8_000, 64_000, 256_000
 MOST_S = {SHORT: 0.3, MIDDLE: 3.0, LONG: 10.0}
-"""Processor seconds after which a call is stopped: what is exponential would take for ever."""
+"""CPU seconds after which a call is stopped, because exponential calls would not end."""
 NOTHING_S = 0.02
-"""What takes no longer counts as this much: the clock may be coarse."""
+"""Shorter times count as this much, because the clock may be coarse."""
 MOST_GROWTH = 9
-"""The most that four times the text may take, in times of before: 4 if it is linear, 16 if it is quadratic."""
+"""Largest factor for four times the text: 4 is linear, 16 is quadratic."""
 TEXT_PARAMETERS = {"text", "line", "body", "markdown", "data", "word"}
 ROOT = Path(__file__).parents[2]
 
@@ -30,12 +30,12 @@ EXPRESSIONS = expressions()
 
 
 class TooSlow(Exception):
-    """A call took longer than it may."""
+    """A call exceeded its time limit."""
 
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Stop what runs for longer on the processor. Raises TooSlow."""
+    """Stops code that exceeds a CPU time limit. Raises TooSlow."""
 
     def stop(_: int, __: FrameType | None) -> None:
         raise TooSlow
@@ -50,7 +50,7 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def seconds(call: Callable[[str], object], text: str, tries: int = 1) -> float:
-    """The least time of some calls. Raises TooSlow."""
+    """The shortest time of several calls. Raises TooSlow."""
     times = []
     for _ in range(tries):
         with limited(MOST_S[min(size for size in MOST_S if len(text) <= size * 1.1)]):
@@ -61,9 +61,9 @@ def seconds(call: Callable[[str], object], text: str, tries: int = 1) -> float:
 
 
 def fault(call: Callable[[str], object], texts: Texts) -> str:
-    """What is wrong with how long a function takes; '' if nothing is.
+    """What is wrong with a function's running time; '' if nothing is.
 
-    All texts are tried at SHORT, the slowest of them at MIDDLE, and of these at LONG the slowest and the one that grew
+    Tries all texts at SHORT, the slowest of them at MIDDLE, and of these at LONG the slowest and the one that grew
     most.
     """
     short, label = {}, ""
@@ -89,7 +89,7 @@ def _slowest(taken: Mapping[str, float], count: int) -> list[str]:
 
 
 def texts_for(pattern: re.Pattern[str]) -> Texts:
-    """Texts made of the parts of an expression, and those that are hostile to any."""
+    """Texts made of the parts of an expression, and generic hostile texts."""
     own = {
         f"{prefix[:20]!r} {piece[:20]!r} … {end!r}": partial(_pumped, prefix, piece, end)
         for prefix, piece in list(pumped(pattern))[:60]

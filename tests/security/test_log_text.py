@@ -1,4 +1,4 @@
-"""No word of what people and models say is in a log, at debug, from the first event of a conversation to the last."""
+"""Tests that no text of users or models is in a log at debug level, during a whole conversation."""
 
 import logging
 from pathlib import Path
@@ -22,7 +22,7 @@ def form(request: pytest.FixtureRequest) -> str:
 
 
 def assert_silent(log: str, *tokens: str) -> None:
-    """It tells something, and nothing of what was said."""
+    """Asserts that the log is not empty and contains none of the texts."""
     assert log
     assert [word for word in (*SAID, *tokens) if word in log] == []
 

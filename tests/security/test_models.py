@@ -1,4 +1,4 @@
-"""A model's directory is data: nothing in it is run, whatever it asks for, and who loads it asks nobody."""
+"""Tests that a model's directory is data: none of it is executed, and loading makes no connections."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ CODE = f"open({MARK!r}, 'w').close()\nclass Config: pass\nclass Model: pass\ncla
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A model that brings code of its own, which leaves a mark in the working directory."""
+    """A model with code of its own, which would write a mark into the working directory."""
     folder = make_tiny("llama", tmp_path / "hostile")
     for name in ("configuration", "modeling", "tokenization"):
         (folder / f"{name}.py").write_text(CODE)
@@ -42,7 +42,7 @@ def test_code_in_a_repository_is_never_run(hostile: Path, known: bool) -> None:
     refused: AbstractContextManager[object] = (
         nullcontext() if known else pytest.raises(ModelError, match="running code of its own, which is never done")
     )
-    with refused:  # what transformers itself knows is loaded by its own code
+    with refused:  # transformers loads architectures that it knows with its own code
         load(source(hostile), ignore)
     assert not Path(MARK).exists()
 

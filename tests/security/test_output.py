@@ -1,5 +1,4 @@
-"""What a model writes reaches people as text: it pings nobody and makes no client fetch anything, through the whole
-service, in posts, edits and files."""
+"""Tests that model output reaches users as text: no pings and no fetches, in posts, edits and files of the service."""
 
 from pathlib import Path
 
@@ -16,7 +15,7 @@ CODE = "`` `@everyone` `` ```\n<!channel> @here\n``` \n```py\n@everyone <@{user}
 
 
 def hostile(user: str, role: str) -> str:
-    """All of it, in prose, in code and in a fence that is never closed."""
+    """All hostile texts, in prose, in code and in an unclosed fence."""
     return (PINGS + LINKS + CODE).format(user=user, role=role)
 
 

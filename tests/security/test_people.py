@@ -1,4 +1,4 @@
-"""One person cannot keep the others waiting, and nobody is served who must not be."""
+"""Tests that one user cannot keep the others waiting, and that denied users are not served."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ OTHERS = ("ana", "ben", "cleo", "dan")
 @pytest.mark.fault(42)
 async def test_a_flood_of_500_messages_keeps_nobody_else_waiting(tmp_path: Path) -> None:
     async with open_house(tmp_path, per_user=3, queue_size=64) as house:
-        for number in range(4):  # the engine is busy: whatever comes has to wait
+        for number in range(4):  # the engine is busy, so new requests wait
             house.world.gates.hold(f"busy {number}/0")
             await house.team.elsewhere(channel=f"busy-{number}").says(f"person-{number}", f"busy {number}")
             await house.world.gates.reached(f"busy {number}/0")

@@ -1,4 +1,4 @@
-"""SECURITY.md claims nothing without a test, and stays one page."""
+"""Tests that SECURITY.md names a test for each claim, and fits on one page."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ PAGE = (ROOT / "SECURITY.md").read_text("utf-8")
 
 
 def file_of(name: str) -> Path:
-    """The file of a test that SECURITY.md names, as in `security/output`."""
+    """The file of a test that SECURITY.md names, such as `security/output`."""
     folder, _, stem = name.rpartition("/")
     return ROOT / "tests" / folder / f"test_{stem}.py"
 

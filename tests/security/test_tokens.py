@@ -1,4 +1,4 @@
-"""No token leaves in a log: not from an exception of a library's, raised by the real one, at any level, in any form."""
+"""Tests that no token reaches a log, not even in a real library's exception, at any level and in any format."""
 
 import asyncio
 import json
@@ -21,14 +21,14 @@ DISCORD = "MTA1NjQ3ODk4NzY1NDMyMTA5OA.GxYzAb." + "abcdefghijklmnopqrstuvwxyz0123
 BOT, APP = "xoxb-1234567890-1234567890123-AbCdEfGhIjKlMnOp", "xapp-1-A0123456789-1234567890123-abcdef0123456789"
 HUB, PAGE = "hf_" + "AbCdEfGh12345678" * 2, "a-password-that-somebody-made-up"
 PIECE = 12
-"""A piece of a token of so many characters would be too much."""
+"""Length of the longest piece of a token that a log may not contain."""
 
 Fails = Callable[[str], Awaitable[object]]
 
 
 @pytest_asyncio.fixture
 async def echo() -> AsyncIterator[str]:
-    """A server that refuses everything and quotes the token that it was given, as some proxies do."""
+    """A server that rejects everything and quotes the token, as some proxies do."""
 
     async def refuse(request: web.Request) -> web.Response:
         token = request.headers.get("Authorization", "").split(" ")[-1]
@@ -48,7 +48,7 @@ async def echo() -> AsyncIterator[str]:
 
 
 async def discord_refuses(where: str) -> None:
-    discord.http.Route.BASE = where  # the fixture below puts it back
+    discord.http.Route.BASE = where  # the fixture below restores it
     async with discord.Client(intents=discord.Intents.none()) as client:
         await client.login(DISCORD)
 

@@ -1,4 +1,4 @@
-"""Settings that are read again while the service runs, and its end by signals: as a process, and with adapters."""
+"""Tests settings that are reloaded while the service runs, and its end by signals."""
 
 import asyncio
 import re
@@ -30,7 +30,7 @@ READ, REFUSED = "The configuration was reloaded", "The configuration was not rel
 
 @dataclass
 class Run:
-    """`inhouse run` in a directory whose .env is its settings, and an admin who looks at what holds."""
+    """`inhouse run` in a directory with a .env, and an admin who queries the settings."""
 
     process: Process
     server: FakeDiscord
@@ -40,7 +40,7 @@ class Run:
     log: list[str] = field(default_factory=list)
 
     async def reads(self, words: str) -> str:
-        """Read the log up to a line that matches; that line."""
+        """Reads the log up to a line that matches; that line."""
         assert self.process.stderr is not None
         async with asyncio.timeout(PATIENCE_S):
             while line := (await self.process.stderr.readline()).decode():
@@ -50,18 +50,18 @@ class Run:
         pytest.fail(f"it ended without: {words}\n{''.join(self.log)}")
 
     async def reloads(self, words: str, **lines: str) -> str:
-        """Change lines of .env and send SIGHUP; the line of the log that matches."""
+        """Changes lines of .env and sends SIGHUP; the log line that matches."""
         change(self.settings, lines)
         self.process.send_signal(signal.SIGHUP)
         return await self.reads(words)
 
     async def holds(self, command: str) -> str:
-        """What a command tells that was given no value."""
+        """The response to a command without a value."""
         interaction = await self.admin.slash(command, channel=self.general)
         return await interaction.answered(PATIENCE_S)
 
     async def asked(self) -> None:
-        """Wait until an answer is being written."""
+        """Waits until a request is running."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 if ("running",) in rows(self.settings.parent / "state", "SELECT status FROM requests"):

@@ -1,4 +1,4 @@
-"""An answer that was being written or shown when the service was killed twice: it comes as a file, then as an error."""
+"""Tests answers that were running or shown when the service was killed twice: first as a file, then as an error."""
 
 import pytest
 
@@ -56,7 +56,9 @@ async def test_killed_twice_before_anything_was_shown_it_comes_as_a_file_in_one_
 
 
 @pytest.mark.parametrize("applied", [Fault.SILENT, Fault.DONE_SILENT])
-async def test_killed_twice_while_the_stored_end_is_shown_it_comes_as_a_file(killable: Killable, applied: Fault) -> None:
+async def test_killed_twice_while_the_stored_end_is_shown_it_comes_as_a_file(
+    killable: Killable, applied: Fault
+) -> None:
     for call in ("post", "update"):
         killable.world.fails(call, applied, 3, only=lambda reply: reply.final)
     await killable.team.says("ana", "hello")

@@ -1,4 +1,4 @@
-"""A service that is killed at any moment: every question is answered once, in one message, and nothing is lost."""
+"""Tests a service that is killed at any moment: every question is answered once, in one message."""
 
 import asyncio
 import random
@@ -113,7 +113,7 @@ async def test_a_kill_gives_those_who_wait_no_time_back(killable: Killable) -> N
     await killable.team.says("ben", "later")
     left = "SELECT count(*) FROM requests WHERE status = 'waiting' AND wait_left_s < 599"
     async with asyncio.timeout(20):
-        while killable.stored(left) != [(1,)]:  # noqa: ASYNC110 -- another process writes it
+        while killable.stored(left) != [(1,)]:  # noqa: ASYNC110 -- polls another process
             await asyncio.sleep(0.05)
     await killable.is_killed()
     assert killable.stored(left) == [(1,)]

@@ -1,4 +1,4 @@
-"""What is too old goes, what is owed or may come again stays, and nothing that went is in the files."""
+"""Tests retention: old rows are deleted, also from the files; pending or repeatable ones are kept."""
 
 import asyncio
 import sqlite3
@@ -38,7 +38,7 @@ def keeper(tmp_path: Path, storage: Storage, **settings: object) -> Retention:
 
 
 async def talk(storage: Storage, name: str, text: str = "the canary") -> None:
-    """A question, answered, shown and found good."""
+    """Stores a question with its answer, its message and its rating."""
     request = await ask(storage, name, f"{text} in the question", at=time.time())
     await answer(storage, request, f"{text} in the answer", part(request, text=f"{text} in the part"))
     await storage.outbox.settled(part(request).reply_id)
@@ -46,7 +46,7 @@ async def talk(storage: Storage, name: str, text: str = "the canary") -> None:
 
 
 def multiply(directory: Path, number: int) -> None:
-    """As if there were so many copies of all that is stored."""
+    """Copies all stored rows `number` times."""
     with closing(sqlite3.connect(directory / "inhouse.db")) as connection:
         for table, names in (
             ("inbox", ["identity"]),
@@ -66,7 +66,7 @@ def multiply(directory: Path, number: int) -> None:
 
 
 def age(directory: Path, seconds: float, *, except_for: str = "-") -> None:
-    """As if so much time had passed since everything that is stored."""
+    """Makes all stored rows older."""
     rows(directory, f"UPDATE turns SET sent_at = sent_at - {seconds} WHERE message_id != '{except_for}'")
     rows(directory, f"UPDATE requests SET finished_at = finished_at - {seconds} WHERE message_id != '{except_for}'")
     rows(directory, f"UPDATE inbox SET received_at = received_at - {seconds} WHERE identity != '{except_for}'")
@@ -135,7 +135,7 @@ async def test_an_event_that_may_be_read_back_is_known_longer_than_its_words(sto
     age(state, 7.5 * DAY_S)
     await keeper(tmp_path, storage, retention=1, catchup_age=7 * DAY_S).clean()
     assert counts(state) == [0, 0, 0, 0, 1]
-    assert not await storage.inbox.accept(KEY, "m")  # it comes again
+    assert not await storage.inbox.accept(KEY, "m")  # a repeated delivery
     age(state, DAY_S)
     await keeper(tmp_path, storage, retention=1, catchup_age=7 * DAY_S).clean()
     assert counts(state) == [0] * 5
@@ -230,7 +230,7 @@ async def test_the_service_removes_at_its_start_and_when_the_setting_changes(
     async with open_house(tmp_path, retention=90) as house:
         await house.world.until(lambda: counts(tmp_path / "state") == [0] * 5, "the old one is gone")
         await house.team.asks("ana", "the middle question")
-        await asyncio.to_thread(age, tmp_path / "state", 10 * DAY_S)  # the service may be writing just now
+        await asyncio.to_thread(age, tmp_path / "state", 10 * DAY_S)  # the service may be writing at the same time
         await house.team.asks("ana", "the new question")
         assert rows(tmp_path / "state", "SELECT count(*) FROM requests") == [(2,)]
         house.service.reload(house.settings.model_copy(update={"retention": 5}), Catalog.of(house.settings))
@@ -255,7 +255,7 @@ async def test_a_failure_is_told_and_tried_again(
     monkeypatch.setattr(Expiry, "step", failing)
     keeping = asyncio.create_task(keeper(tmp_path, storage).keep())
     async with asyncio.timeout(20):
-        while counts(tmp_path / "state") != [0] * 5:  # noqa: ASYNC110  it is seen in the file only
+        while counts(tmp_path / "state") != [0] * 5:  # noqa: ASYNC110 -- visible only in the file
             await asyncio.sleep(0.02)
     keeping.cancel()
     assert caplog.text.count("could not be removed yet: The disk is full.") == 2

@@ -1,4 +1,4 @@
-"""The service as a whole: a message in, one answer out, whatever the platform and the storage do in between."""
+"""Tests the service as a whole: one answer per message under faults of the platform and the storage."""
 
 from pathlib import Path
 
@@ -93,7 +93,7 @@ async def test_the_end_of_an_answer_is_stored_as_soon_as_storage_works_again(
     async def failing(*args: object, **more: object) -> None:
         if failures:
             raise failures.pop()
-        await finish(*args, **more)  # type: ignore[arg-type]  # as it was called
+        await finish(*args, **more)  # type: ignore[arg-type]  # same arguments
 
     monkeypatch.setattr(Inbox, "finish", failing)
     assert (await team.asks("ana", "hello")).text == "You said: hello"

@@ -1,4 +1,4 @@
-"""How the service starts, how it ends, and what the next start finds: second instances, bad tokens, models, drains."""
+"""Tests start and stop of the service: second instances, invalid tokens, models, drains, and the next start."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -103,7 +103,7 @@ async def test_what_a_platform_is_owed_that_is_not_served_now_stays_owed(tmp_pat
 
 @asynccontextmanager
 async def serving(root: Path, *adapters: ScriptedAdapter) -> AsyncIterator["asyncio.Task[None]"]:
-    """A service with these adapters; its run, which is stopped in the end."""
+    """Runs a service with these adapters; its task, which is stopped at the end."""
 
     async def at_once(_: str) -> None:
         return

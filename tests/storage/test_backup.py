@@ -1,4 +1,4 @@
-"""`inhouse backup` and `inhouse db upgrade`: a whole copy while the service writes, and nothing half-made."""
+"""Tests `inhouse backup` and `inhouse db upgrade`: a complete copy while the service writes, and no partial files."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ pytest_plugins = ["tests.support.fixtures.cli"]
 
 
 def unseen(done: int, total: int) -> None:
-    """For copies whose progress nobody watches."""
+    """Ignores the progress of a copy."""
 
 
 def inside(path: Path, query: str) -> list[tuple[object, ...]]:
@@ -70,7 +70,7 @@ async def test_a_backup_of_a_service_that_writes_is_one_moment_and_holds_nobody_
     storage = await Storage.open(tmp_path / "state")
     loop, written = asyncio.get_running_loop(), 0
 
-    def between(done: int, total: int) -> None:  # in the thread of the backup: the service stores a message meanwhile
+    def between(done: int, total: int) -> None:  # in the backup's thread: stores a message meanwhile
         nonlocal written
         asyncio.run_coroutine_threadsafe(ask(storage, f"new{written}", at=100.0), loop).result(10)
         written += 1
@@ -153,7 +153,7 @@ def test_the_commands_want_a_database(inhouse: Inhouse) -> None:
 
 
 def make_old(directory: Path) -> None:
-    """A database as version 0002 made it, with a question in it, in a file that cannot give pages back."""
+    """Makes a database of version 0002 with a question, in a file without incremental vacuum."""
     directory.mkdir()
     engine = create_engine(f"sqlite:///{directory / 'inhouse.db'}")
     with engine.begin() as connection:

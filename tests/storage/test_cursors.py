@@ -1,4 +1,4 @@
-"""How far each channel was heard: never back, and still there after a restart."""
+"""Tests the backfill cursors: they never move back, and survive a restart."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ async def test_a_cursor_moves_on_and_never_back(tmp_path: Path) -> None:
 
 async def test_all_of_them_are_saved_or_none(tmp_path: Path) -> None:
     storage = await Storage.open(tmp_path)
-    broken = Cursor(replace(KEY, channel=None), "2", 2.0)  # type: ignore[arg-type]  # that is what is broken
+    broken = Cursor(replace(KEY, channel=None), "2", 2.0)  # type: ignore[arg-type]  # the invalid part
     with pytest.raises(StorageError):
         await storage.cursors.save([Cursor(ELSEWHERE, "1", 1.0), broken])
     assert await storage.cursors.of_platform("discord") == []

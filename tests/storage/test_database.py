@@ -1,4 +1,4 @@
-"""The file in use: other programs that lock it, a full disk, callers that go away, and how it is searched."""
+"""Tests the database in use: locks by other programs, a full disk, cancelled callers, and indexes."""
 
 import asyncio
 import gc
@@ -92,7 +92,7 @@ async def test_a_full_disk_is_an_error_and_nothing_is_stored_half_way(tmp_path: 
                 refused = error
         assert "is full: free some space" in str(refused)
         assert "the canary" not in "".join(traceback.format_exception(refused))
-        assert texts(await storage.history.turns(KEY, limit=1))  # it can still be read
+        assert texts(await storage.history.turns(KEY, limit=1))  # it is still readable
         await storage.close()
     assert accepted > 0
     for table in ("inbox", "turns", "requests"):
@@ -188,7 +188,7 @@ async def test_callers_that_are_cancelled_give_no_connection_up_half_way(storage
         for name in names:
             await ask(storage, name)
         working = [asyncio.create_task(work(name)) for name in names]
-        for _ in range(2):  # a second time while they put their things in order
+        for _ in range(2):  # again while they restore their state
             await asyncio.sleep(random.random() * 0.01)
             for task in working:
                 task.cancel()

@@ -1,4 +1,4 @@
-"""`inhouse export`: everything that is stored, or one person's share of it, as JSON lines."""
+"""Tests `inhouse export`: all rows, or those of one user, as JSON lines."""
 
 import json
 import os
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("talked")
 
 @pytest.fixture
 async def talked(home: Path) -> None:
-    """Ann asks with Ben's words before it, Ben asks elsewhere, somebody with Ann's id is on Slack."""
+    """Ann asks after Ben's message, Ben asks elsewhere, and a user with Ann's id is on Slack."""
     storage = await Storage.open(home / "state")
     await storage.history.add(said("b0", "Ben's background", author=BEN))
     first = await ask(storage, "a1", "Ann's question: Grüße?")

@@ -1,4 +1,4 @@
-"""A conversation comes back in the order in which it was spoken, and what is removed is gone."""
+"""Tests the history of a conversation: chronological order, and removal."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,7 +18,7 @@ async def storage(tmp_path: Path) -> AsyncIterator[Storage]:
 
 
 async def talk(storage: Storage) -> None:
-    """Three questions, the first two answered, stored in another order than they were sent in."""
+    """Stores three questions in another order than they were sent, the first two with answers."""
     second = await ask(storage, "m2", "two?", at=2.0)
     first = await ask(storage, "m1", "one?", at=1.0)
     await answer(storage, second, "two!")
@@ -134,7 +134,7 @@ async def test_reset_hides_what_was_said_but_keeps_it(storage: Storage) -> None:
     assert texts(await storage.history.turns(KEY)) == ["four?"]
     assert len(await storage.history.turns(KEY, hidden=True)) == 6
     assert await storage.history.undo(KEY) is not None
-    assert await storage.history.undo(KEY) is None  # nothing before the reset is undone
+    assert await storage.history.undo(KEY) is None  # undo does not go back before a reset
 
 
 async def test_a_question_from_before_a_reset_is_answered_alone_and_its_answer_stays_hidden(storage: Storage) -> None:

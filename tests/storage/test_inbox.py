@@ -1,4 +1,4 @@
-"""Events are taken once, whole or not at all; a request is followed from waiting to its end."""
+"""Tests the inbox: events are accepted once, completely or not at all; a request's states from waiting to its end."""
 
 import asyncio
 import math
@@ -88,7 +88,7 @@ async def test_a_request_comes_back_as_it_was_also_after_a_restart(tmp_path: Pat
 
 async def test_what_ran_at_a_crash_waits_again_one_attempt_later_in_order_of_acceptance(storage: Storage) -> None:
     first = await ask(storage, "m1", at=2.0)
-    second = await ask(storage, "m2", at=1.0)  # the clock went back meanwhile
+    second = await ask(storage, "m2", at=1.0)  # the clock was set back
     third = await ask(storage, "m3", at=3.0)
     await storage.inbox.start(first.request_id)
     await storage.inbox.start(third.request_id)

@@ -1,4 +1,4 @@
-"""Processes that die, or that meet the end of their disk, while they store: what was acknowledged is there, whole."""
+"""Tests processes that are killed, or hit a full disk, while they store: acknowledged data is complete."""
 
 import asyncio
 import signal

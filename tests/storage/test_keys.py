@@ -1,4 +1,4 @@
-"""Conversations never mix, whatever their keys look like and whatever is done to them."""
+"""Tests that conversations stay separate, whatever their keys and operations."""
 
 import asyncio
 import tempfile
@@ -13,7 +13,7 @@ from bot.storage import Storage
 from bot.types.messages import ConversationKey
 from tests.support.builders.storage_rows import answer, asked, said, texts
 
-# few and awkward values, so that keys often differ in one part only, or only in where a part ends
+# few and similar values, so that keys often differ in one part only, or only in where a part ends
 parts = st.sampled_from(["", "a", "b", "aa", "a ", "A", "a%", "a_", "'", "a\x00b"])
 keys = st.builds(ConversationKey, parts, parts, parts, parts)
 actions = st.sampled_from(["say", "say", "say", "ask", "undo", "reset", "forget", "remove", "edit", "set"])
@@ -21,7 +21,7 @@ actions = st.sampled_from(["say", "say", "say", "ask", "undo", "reset", "forget"
 
 @dataclass
 class Expected:
-    """What one conversation must hold."""
+    """The expected contents of one conversation."""
 
     turns: list[tuple[str, str]] = field(default_factory=list)  # message id and text
     model: str | None = None

@@ -1,4 +1,4 @@
-"""The state is opened by one process, sound and up to date, or a sentence says what to do."""
+"""Tests opening the state: by one process, consistent and migrated, or refused with a sentence that says what to do."""
 
 import asyncio
 import re
@@ -29,7 +29,7 @@ async def test_a_second_opening_is_refused_until_the_first_is_closed(tmp_path: P
     with pytest.raises(StateLocked, match="INHOUSE_STATE_DIR") as caught:
         await Storage.open(tmp_path)
     assert str(tmp_path) in str(caught.value)
-    await ask(first, "m1")  # the refused one did no harm
+    await ask(first, "m1")  # the refused one had no effect
     await first.close()
     await first.close()
     second = await Storage.open(tmp_path)
@@ -61,7 +61,7 @@ async def test_an_empty_file_becomes_exactly_the_tables_of_the_metadata(tmp_path
 
 
 def tables_of(connection: Connection) -> dict[str, set[str]]:
-    """The pieces that made each table: constraints and options too, which compare_metadata does not see."""
+    """The SQL parts of each table, with constraints and options, which compare_metadata ignores."""
     found = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'table'")
     return {name: {piece.strip(" \t()") for piece in re.split(r"[,\n]", sql)} for name, sql in found}
 
@@ -101,7 +101,7 @@ async def test_a_file_that_cannot_be_opened_is_named_with_what_to_do(tmp_path: P
         await Storage.open(tmp_path)
     assert str(tmp_path / "inhouse.db") in str(caught.value)
     (tmp_path / "inhouse.db").rmdir()
-    storage = await Storage.open(tmp_path)  # the failed opening let go of the directory
+    storage = await Storage.open(tmp_path)  # the failed opening released the lock
     await storage.close()
 
 

@@ -1,4 +1,4 @@
-"""A part of an answer is known before it is posted, found by what the platform calls it, and owed until it is shown."""
+"""Tests the outbox: a part is stored before it is posted, found by its platform id, and pending until it is shown."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Many writes at once: a few transactions for all of them, accepts first, and a write that fails fails alone."""
+"""Tests concurrent writes: few transactions for all, accepts first, and a failing write fails alone."""
 
 import asyncio
 import sqlite3
@@ -73,7 +73,7 @@ async def test_a_write_that_waits_is_not_overtaken_for_ever(storage: Storage) ->
     await asyncio.sleep(0.1)
     before = accepted
     await asyncio.gather(*(storage.outbox.posting(part(request, number)) for number in range(10)))
-    await storage.history.forget(KEY)  # empties the log, for which no transaction may be open
+    await storage.history.forget(KEY)  # truncates the WAL, which needs that no transaction is open
     assert accepted - before < 2000
     for lane in lanes:
         lane.cancel()

@@ -1,7 +1,7 @@
-"""Real headless Chromium, driven over its DevTools protocol.
+"""Drives headless Chromium over its DevTools protocol.
 
-In: an address and what to do there. Out: what the page computed, what it looks like, what it asked for, and everything
-that its console complained of. `tests/install_chromium.sh` installs the browser.
+A `Page` evaluates JavaScript, takes screenshots, and records requests and console errors. `tests/install_chromium.sh`
+installs the browser.
 """
 
 import asyncio
@@ -22,40 +22,40 @@ import aiohttp
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 PATIENCE_S = 30.0
 
-Answer = dict[str, Any]  # Any: whatever the protocol says
+Answer = dict[str, Any]  # Any: JSON of the protocol
 
 
 def chromium() -> str | None:
-    """Where the browser is, if it is installed."""
+    """The path of the installed browser, or None."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Refused(AssertionError):
-    """The browser could not do what it was asked."""
+    """The browser rejected a call."""
 
 
 @dataclass(slots=True)
 class Page:
-    """One tab."""
+    """One browser tab."""
 
     browser: "Browser"
     session: str
     complaints: list[str] = field(default_factory=list)
-    """Errors and warnings of the console, uncaught exceptions, and what the browser refused to do."""
+    """Console errors and warnings, uncaught exceptions, and blocked resources."""
     asked: list[str] = field(default_factory=list)
-    """Every address that was asked for."""
+    """URLs of all requests."""
 
     async def call(self, method: str, **params: object) -> Answer:
-        """One call of the protocol."""
+        """Sends one DevTools command and returns its result."""
         return await self.browser.call(method, params, self.session)
 
     async def open(self, url: str) -> None:
-        """Go to an address and wait until the page is read."""
+        """Opens a URL and waits until the page is loaded."""
         await self.call("Page.navigate", url=url)
         await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     async def looks(self, *, width: int, height: int, dark: bool = False, phone: bool = False) -> None:
-        """Be seen like this from now on."""
+        """Sets window size, colour scheme and device type from now on."""
         await self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -67,23 +67,23 @@ class Page:
         features.append({"name": "prefers-reduced-motion", "value": "reduce"})
         await self.call("Emulation.setEmulatedMedia", features=features)
 
-    async def sees(self, expression: str) -> Any:  # Any: whatever the script makes
-        """What a JavaScript expression comes to."""
+    async def sees(self, expression: str) -> Any:  # Any: the script's result
+        """Evaluates a JavaScript expression. Raises Refused if it throws."""
         answer = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             raise Refused(answer["exceptionDetails"])
         return answer["result"].get("value")
 
     async def text(self, selector: str) -> str:
-        """What a part of the page says, as it is laid out."""
+        """The rendered text of the element that the selector matches."""
         found: str = await self.sees(f"document.querySelector({json.dumps(selector)}).innerText")
         return found
 
     async def until(self, expression: str) -> None:
-        """Wait until a JavaScript expression is true."""
+        """Waits until a JavaScript expression is true."""
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while not await self._holds(expression):  # noqa: ASYNC110 -- another program decides it
+                while not await self._holds(expression):  # noqa: ASYNC110 -- polls another process
                     await asyncio.sleep(0.05)
         except TimeoutError:
             shown = await self.sees("document.body.innerText")
@@ -92,16 +92,16 @@ class Page:
     async def _holds(self, expression: str) -> bool:
         try:
             return bool(await self.sees(expression))
-        except Refused:  # on its way from one document to the next there is nothing to ask
+        except Refused:  # no document exists during a navigation
             return False
 
     async def screenshot(self, path: Path) -> None:
-        """The whole page as a PNG."""
+        """Saves a PNG of the whole page."""
         answer = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
         await asyncio.to_thread(path.write_bytes, base64.b64decode(answer["data"]))
 
     def hear(self, method: str, params: Answer) -> None:
-        """An event of the tab."""
+        """Records an event of the tab."""
         if method == "Runtime.exceptionThrown":
             self.complaints.append(str(params["exceptionDetails"]))
         elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
@@ -113,7 +113,7 @@ class Page:
 
 
 class Browser:
-    """A running browser."""
+    """A running browser process."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
@@ -122,7 +122,7 @@ class Browser:
         self._pages: dict[str, Page] = {}
 
     async def call(self, method: str, params: Answer, session: str = "") -> Answer:
-        """One call of the protocol."""
+        """Sends one DevTools command and returns its result."""
         number = next(self._numbers)
         self._calls[number] = asyncio.get_running_loop().create_future()
         line = {"id": number, "method": method, "params": params}
@@ -131,7 +131,7 @@ class Browser:
             return await self._calls[number]
 
     async def page(self) -> Page:
-        """A new tab, with cookies of its own."""
+        """Opens a tab with its own cookie jar."""
         context = (await self.call("Target.createBrowserContext", {}))["browserContextId"]
         target = await self.call("Target.createTarget", {"url": "about:blank", "browserContextId": context})
         attached = await self.call("Target.attachToTarget", {"targetId": target["targetId"], "flatten": True})
@@ -141,7 +141,7 @@ class Browser:
         return page
 
     async def listen(self) -> None:
-        """Hand on what the browser says, until it is gone."""
+        """Dispatches messages of the browser until the connection ends."""
         async for message in self._socket:
             line: Answer = json.loads(message.data)
             if "id" in line:
@@ -158,7 +158,7 @@ class Browser:
 
 @asynccontextmanager
 async def open_browser(profile: Path) -> AsyncIterator[Browser]:
-    """A browser until the block ends; it reaches nothing but this machine. `profile` is an empty directory."""
+    """Runs a browser that reaches only loopback. `profile` is an empty directory."""
     program = chromium()
     assert program is not None, "there is no Chromium; run tests/install_chromium.sh"
     process = await asyncio.create_subprocess_exec(program, *_flags(profile), stdout=DEVNULL, stderr=DEVNULL)
@@ -170,7 +170,7 @@ async def open_browser(profile: Path) -> AsyncIterator[Browser]:
             try:
                 yield browser
             finally:
-                with suppress(Exception):  # it may be gone already
+                with suppress(Exception):  # it may have exited already
                     await browser.call("Browser.close", {})
                 listening.cancel()
                 await asyncio.gather(listening, return_exceptions=True)
@@ -199,12 +199,12 @@ def _flags(profile: Path) -> list[str]:
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
     ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        flags.append("--no-sandbox")  # which it cannot have as root
+        flags.append("--no-sandbox")  # Chromium's sandbox does not run as root
     return [*flags, "about:blank"]
 
 
 async def _address(profile: Path, process: Process) -> str:
-    """Where it listens, which it writes into its profile."""
+    """The browser's websocket URL, which it writes into its profile."""
     told = profile / "DevToolsActivePort"
     async with asyncio.timeout(PATIENCE_S):
         while not (lines := (await asyncio.to_thread(_read, told)).splitlines())[1:]:

@@ -1,4 +1,4 @@
-"""Keep many connections to a server open that never complete a request, and reopen those that it drops.
+"""Keeps many connections to a server open that never complete a request, and reopens those that it drops.
 
 async with flood(port, 370):
     ...
@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager
 
 HALF = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Half:"
 PAUSE_S = 0.05
-"""How long a client waits before it connects again."""
+"""Delay before a client reconnects, seconds."""
 
 
 @asynccontextmanager
 async def flood(port: int, connections: int, sends: bytes = HALF) -> AsyncIterator[None]:
-    """Hold `connections` connections to a loopback port open until the block ends; each sends `sends` and no more."""
+    """Holds `connections` connections to a loopback port open until the block ends; each sends only `sends`."""
     clients = [asyncio.create_task(_hold(port, sends)) for _ in range(connections)]
     try:
         yield
@@ -40,7 +40,7 @@ async def _hold(port: int, sends: bytes) -> None:
 
 
 async def ask(port: int, request: bytes, within_s: float = 20.0) -> bytes:
-    """What a server answers to the bytes of a request on a connection of its own, until it closes that."""
+    """Sends raw bytes on a new connection; all that the server answers until it closes."""
     async with asyncio.timeout(within_s):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
@@ -51,7 +51,7 @@ async def ask(port: int, request: bytes, within_s: float = 20.0) -> bytes:
 
 
 def request(method: str = "GET", path: str = "/healthz", body: bytes = b"", **headers: str) -> bytes:
-    """The bytes of a request after which the connection ends. Header names are written with _."""
+    """The bytes of a request with `Connection: close`. Write header names with _."""
     lines = {"Host": "localhost", "Connection": "close"} | {n.replace("_", "-"): v for n, v in headers.items()}
     if body:
         lines |= {"Content-Length": str(len(body))}

@@ -1,8 +1,8 @@
-"""Where processes connect to and what names they look up, told by the interpreter itself to a file.
+"""Records all connections and host name look-ups of Python processes with an audit hook.
 
-`witnessed(folder)` is an environment for processes: each of them, and each Python that they start, adds a line for
-every connection and every look-up to `folder`/seen. What is not Python's own socket (a library's native code) is not
-seen; on Linux the kernel's table of connections is there for that (`connections_of`).
+`witnessed(folder)` returns environment variables: each process with them, and each Python that it starts, appends a
+line per connection and look-up to `folder`/seen. The hook does not see sockets of native libraries; on Linux
+`connections_of` reads those from the kernel's table.
 """
 
 import ipaddress
@@ -28,14 +28,14 @@ sys.addaudithook(_witness)
 
 
 def witnessed(folder: Path, *paths: Path) -> dict[str, str]:
-    """What to add to the environment of a process. `paths` are what its PYTHONPATH holds besides."""
+    """The environment variables to add. `paths` are further entries of PYTHONPATH."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(HOOK)
     return {"WITNESS": str(folder / "seen"), "PYTHONPATH": os.pathsep.join(map(str, (folder, *paths)))}
 
 
 def seen(folder: Path) -> set[tuple[str, str]]:
-    """What was done, and with which host."""
+    """The recorded events with their hosts."""
     lines = (folder / "seen").read_text().splitlines()
     return {(event, host) for event, _, host in (line.partition(" ") for line in lines)}
 
@@ -46,10 +46,10 @@ def strangers(hosts: set[str]) -> set[str]:
 
 
 def connections_of(pid: int) -> set[str]:
-    """Where a process and its children are connected to at this moment, as the kernel says."""
+    """The current remote addresses of a process and its children, from the kernel."""
     parent = psutil.Process(pid)
     lines = [each for process in (parent, *parent.children(recursive=True)) for each in process.net_connections("inet")]
-    addresses = [tuple(line.raddr) for line in lines]  # empty for one that only listens
+    addresses = [tuple(line.raddr) for line in lines]  # empty for listening sockets
     return {str(address[0]) for address in addresses if address}
 
 

@@ -1,4 +1,4 @@
-"""Make the README's pictures: `python -m tests.support.pictures [DIRECTORY]` writes conversation.png and terminal.svg.
+"""Makes the README's pictures: `python -m tests.support.pictures [DIRECTORY]` writes conversation.png and terminal.svg.
 
 The Discord picture shows messages that the real Discord adapter posted to the fake platform, with scripted answers. The
 terminal picture is `inhouse chat` with the real SmolLM2 in a pseudo-terminal, which needs `inhouse pull smollm2` first.
@@ -64,7 +64,7 @@ FACES = {"ana": "#23a55a", "ben": "#e67e22", "Inhouse": "#5865f2"}
 
 
 async def take_discord(target: Path, scratch: Path) -> None:
-    """One finished answer, one being written, one waiting, as Discord's client would lay them out."""
+    """Takes a picture of a finished, a running and a queued answer in the layout of Discord's client."""
     for name in ("house", "profile"):
         (scratch / name).mkdir()
     gates = Gates()
@@ -90,7 +90,7 @@ async def take_discord(target: Path, scratch: Path) -> None:
 
 
 def shown_text(house: House) -> str:
-    """All text of the channel."""
+    """The whole text of the channel."""
     return "\n".join(message.content for message in house.general.history)
 
 
@@ -125,7 +125,7 @@ def _label(button: dict[str, object]) -> str:
 
 
 def take_terminal(target: Path, scratch: Path) -> None:
-    """Two questions to SmolLM2 in a terminal of 90 columns."""
+    """Takes a picture of two questions to SmolLM2 in a terminal of 90 columns."""
     screen = pyte.Screen(90, 24)
     stream = pyte.ByteStream(screen)
     process, terminal = pty.fork()

@@ -1,7 +1,7 @@
-"""Finds every regular expression of the tree, and makes hostile texts from what each is built of.
+"""Finds every regular expression of the tree, and generates hostile texts from its parts.
 
-A module is parsed for calls of `re`; each expression is evaluated in its module, with `EXAMPLES` for what is only known
-at run time. Which methods are called on a compiled one is read from the whole tree.
+Parses all modules for calls of `re` and evaluates each expression in its module, with `EXAMPLES` for names that exist
+only at run time. Finds the methods that are called on a compiled expression by its name, in the whole tree.
 """
 
 import ast
@@ -25,17 +25,17 @@ EXAMPLES: dict[str, object] = {
     "first": "<\\[",
     "control": re.compile(r"<\|im_end\|>|<s>"),
 }
-"""What the names in an expression stand for that are no globals of its module."""
+"""Values for names in expressions that are no globals of their module."""
 _SEARCHING = {"search", "sub", "subn", "split", "findall", "finditer"}
 _REPEATS = (codes.MAX_REPEAT, codes.MIN_REPEAT, codes.POSSESSIVE_REPEAT)
 _CHARS = (codes.LITERAL, codes.RANGE)
 
-Parsed = Sequence[tuple[Any, Any]]  # Any: the operation and its arguments, as `re._parser` has them
+Parsed = Sequence[tuple[Any, Any]]  # Any: an operation and its arguments in the form of `re._parser`
 
 
 @dataclass(frozen=True)
 class Expression:
-    """A regular expression, where it stands, and how it is used."""
+    """A regular expression, its place in the source, and its uses."""
 
     place: str
     pattern: re.Pattern[Any]  # Any: str or bytes
@@ -45,11 +45,11 @@ class Expression:
         return self.place
 
     def calls(self) -> dict[str, Callable[[str], object]]:
-        """Everything that is done with it, as functions of a text."""
+        """The methods that the code calls on it, as functions of a text."""
         return {method: partial(self._do, method) for method in self.methods}
 
     def _do(self, method: str, text: str) -> None:
-        content: Any = text.encode() if isinstance(self.pattern.pattern, bytes) else text  # Any: what it is made for
+        content: Any = text.encode() if isinstance(self.pattern.pattern, bytes) else text  # Any: str or bytes
         if method in _SEARCHING:
             for _ in self.pattern.finditer(content):
                 pass
@@ -58,7 +58,7 @@ class Expression:
 
 
 def expressions(packages: Sequence[str] = ("bot", "adapters")) -> list[Expression]:
-    """All of them. Raises AssertionError that names an expression with parts that EXAMPLES lacks."""
+    """All expressions. Raises AssertionError for an expression with names that EXAMPLES lacks."""
     found = []
     used = _methods(packages)
     for path in _paths(packages):
@@ -77,7 +77,7 @@ def expressions(packages: Sequence[str] = ("bot", "adapters")) -> list[Expressio
 
 
 def pumped(pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
-    """For every repetition: a text that leads to it, and one that it takes again and again."""
+    """For every repetition: a prefix that leads to it, and a piece that it matches repeatedly."""
     parsed = parser.parse(pattern.pattern, pattern.flags & ~re.DEBUG)
     seen = set()
     for prefix, piece in _pumps("", parsed):
@@ -87,7 +87,7 @@ def pumped(pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
 
 
 def nested_repeats(pattern: re.Pattern[str]) -> bool:
-    """Whether a repetition without end, which may take less than it can, stands directly in another one."""
+    """Whether an unbounded backtracking repetition contains another one directly."""
     return _nests(parser.parse(pattern.pattern, pattern.flags & ~re.DEBUG), inside=False)
 
 
@@ -102,7 +102,7 @@ def _is_of_re(call: ast.Call) -> bool:
 
 
 def _methods(packages: Sequence[str]) -> dict[str, frozenset[str]]:
-    """The methods that are called on anything of a name."""
+    """The methods that are called on objects of each name."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for path in _paths(tuple(packages)):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -144,7 +144,7 @@ def _pumps(prefix: str, parsed: Parsed) -> Iterator[tuple[str, str]]:
 
 
 def _inner(operation: Any, value: Any) -> list[Parsed]:  # Any: as above
-    """The expressions that an operation holds."""
+    """The expressions inside an operation."""
     if operation in _REPEATS:
         return [value[2]]
     if operation is codes.SUBPATTERN:
@@ -165,7 +165,7 @@ def _branches(parsed: Parsed) -> list[Parsed]:
 
 
 def _example(parsed: Parsed, more: int) -> str:
-    """A text that the expression takes, with `more` repetitions than are needed."""
+    """A text that the expression matches, with `more` repetitions above the minimum."""
     text = ""
     for operation, value in parsed:
         if operation is codes.LITERAL:
@@ -186,7 +186,7 @@ def _example(parsed: Parsed, more: int) -> str:
 
 
 def _character(options: Parsed) -> str:
-    """One character of a class."""
+    """A character of a class."""
     own = [
         chr(value if operation is codes.LITERAL else value[0]) for operation, value in options if operation in _CHARS
     ]
@@ -196,7 +196,7 @@ def _character(options: Parsed) -> str:
 
 
 def _class(options: Parsed) -> str:
-    """A class as it is written."""
+    """The source of a character class."""
     categories = {
         codes.CATEGORY_DIGIT: r"\d",
         codes.CATEGORY_NOT_DIGIT: r"\D",
@@ -223,7 +223,7 @@ def _nests(parsed: Parsed, *, inside: bool) -> bool:
         endless = operation in (codes.MAX_REPEAT, codes.MIN_REPEAT) and value[1] is codes.MAXREPEAT
         if endless and inside:
             return True
-        keeps = operation in (codes.POSSESSIVE_REPEAT, codes.ATOMIC_GROUP)  # nothing in it is tried again
+        keeps = operation in (codes.POSSESSIVE_REPEAT, codes.ATOMIC_GROUP)  # these do not backtrack
         if any(_nests(inner, inside=not keeps and (inside or endless)) for inner in _inner(operation, value)):
             return True
     return False

@@ -1,4 +1,4 @@
-"""Take the pictures of the status page that the README shows: python -m tests.support.screenshots [DIRECTORY]."""
+"""Takes the README's pictures of the status page: python -m tests.support.screenshots [DIRECTORY]."""
 
 import asyncio
 import sys
@@ -10,7 +10,7 @@ from tests.support.builders.busy_service import afternoon, finish
 
 
 async def take(folder: Path, scratch: Path) -> None:
-    """status-light.png and status-dark.png into `folder`."""
+    """Writes status-light.png and status-dark.png into `folder`."""
     for name in ("house", "profile"):
         (scratch / name).mkdir()
     async with afternoon(scratch / "house") as (house, site), open_browser(scratch / "profile") as browser:

@@ -1,4 +1,4 @@
-"""Why tests are skipped, and how to have them."""
+"""Reasons for skipped tests, with the command that enables each."""
 
 import shutil
 from collections import Counter
@@ -12,14 +12,14 @@ NOT_ROOT = "booting a systemd needs root"
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What tests of a kind lack; `remedy` completes the line that names them."""
+    """A missing requirement of a kind of test; `remedy` ends the line that reports it."""
 
     kind: str
     remedy: str
 
 
 def closing_lines(reasons: Iterable[str], apt: bool = shutil.which("apt-get") is not None) -> list[str]:
-    """One line for each reason: how many tests it skipped, and what brings them. `apt`: the scripts can install."""
+    """One line per reason: how many tests it skipped, and the remedy. `apt`: the install scripts work here."""
     return [_line(reason, count, apt) for reason, count in Counter(reasons).items()]
 
 

@@ -1,4 +1,4 @@
-"""The shipped unit: sound, hardened, and installed, served, hurt, upgraded and taken away under a real systemd."""
+"""Tests the shipped unit: valid and hardened; installed, faulted, upgraded and removed under a real systemd."""
 
 import asyncio
 import json
@@ -23,7 +23,8 @@ TOKEN_FILE = "/etc/credstore/DISCORD_BOT_TOKEN"
 
 
 def needs(reason: str, refused: bool = False) -> None:
-    """Skip for this reason, if there is one; in CI only where the machine refused, since the rest can be installed."""
+    """Skips for this reason, if there is one; in CI only if namespaces are refused, because the rest can be
+    installed."""
     if reason and "CI" in os.environ and not refused:
         pytest.fail(f"{reason}, and CI must have it")
     if reason:
@@ -36,7 +37,7 @@ def analyse(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
-    here = tmp_path / UNIT.name  # a copy that starts what is there
+    here = tmp_path / UNIT.name  # a copy that starts an existing program
     here.write_text(UNIT.read_text("utf-8").replace("/opt/inhouse/bin/inhouse", "/bin/true"))
     done = analyse("verify", str(here))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -55,7 +56,7 @@ def test_the_unit_allows_as_many_descriptors_as_the_service_asks_for() -> None:
 
 
 async def is_installed(story: Story, tmp_path: Path) -> None:
-    """The README's first half: it serves, with a model that was fetched for it and a token that only it was given."""
+    """The README's first half: it serves, with a downloaded model and a token that only it can read."""
     lab = story.lab
     assert "making a virtual environment" in await story.follows("Install")
     ours = await lab.does("stat", "-c", "%U:%G %a", "/etc/inhouse/.env", "/etc/credstore", "/usr/local/sbin/inhouse")
@@ -73,7 +74,7 @@ async def is_installed(story: Story, tmp_path: Path) -> None:
 
 
 async def is_hurt(story: Story) -> None:
-    """An engine that dies, or is killed for its memory, costs the engine, and what was asked is answered."""
+    """A dead or OOM-killed engine costs only the engine, and the questions are answered."""
     async with memory_of(story) as memory:
         before = await story.signals("KILL", "engine")
         await story.talks("the second canary sings")
@@ -87,7 +88,7 @@ async def is_hurt(story: Story) -> None:
 
 
 async def is_replaced(story: Story) -> None:
-    """A main process that dies or hangs costs a restart, and what was asked is answered."""
+    """A dead or hanging main process costs a restart, and the questions are answered."""
     await story.lab.write(f"{DROPINS}/watchdog.conf", "[Service]\nWatchdogSec=10\n")  # for the next one
     await story.lab.does("systemctl", "daemon-reload")
     await story.signals("KILL", "main")
@@ -99,7 +100,7 @@ async def is_replaced(story: Story) -> None:
 
 
 async def reloads(story: Story) -> None:
-    """The settings are read again: wrong ones are refused, good ones hold."""
+    """Settings are reloaded: wrong ones are refused, valid ones apply."""
     for line, logged, priority in (
         ("INHOUSE_TOP_P=9", "The configuration was not reloaded", "3"),
         ("INHOUSE_TOP_P=0.5", "The configuration was reloaded", "6"),
@@ -113,7 +114,7 @@ async def reloads(story: Story) -> None:
 
 
 async def is_backed_up(story: Story) -> None:
-    """A copy that holds what was said, made while the service goes on."""
+    """A backup that contains the conversation, made while the service runs."""
     lab, main = story.lab, await story.lab.shows("inhouse", "MainPID")
     await story.follows("Backup")
     copy = "/var/lib/inhouse/backup.db"
@@ -124,7 +125,7 @@ async def is_backed_up(story: Story) -> None:
 
 
 async def keeps_tokens_otherwise(story: Story) -> None:
-    """The README's other two ways to give it a token."""
+    """The README's other two ways to set a token."""
     lab, token = story.lab, story.server.token
     await story.follows("Tokens, encrypted")
     assert (await lab.tries("test", "-e", TOKEN_FILE))[0]
@@ -137,7 +138,7 @@ async def keeps_tokens_otherwise(story: Story) -> None:
 
 
 async def is_upgraded(story: Story) -> None:
-    """Another Inhouse over this one: the settings stay, the service goes on with the new code."""
+    """Installs another version over this one: settings stay, the service continues with the new code."""
     lab = story.lab
     settings, main = await lab.does("cat", SETTINGS), (await lab.shows("inhouse", "MainPID"))
     told = await story.follows("Upgrade")
@@ -150,7 +151,7 @@ async def is_upgraded(story: Story) -> None:
 
 
 async def is_wrong(story: Story) -> None:
-    """What no restart cures is not restarted."""
+    """A configuration error is not restarted."""
     await story.lab.does("systemctl", "stop", "inhouse")
     assert await story.lab.shows("inhouse", "Result") == "success"
     await story.lab.write("/etc/inhouse/tokens", "DISCORD_BOT_TOKEN=another-token\n", "600")
@@ -161,7 +162,7 @@ async def is_wrong(story: Story) -> None:
 
 
 async def is_discreet(story: Story) -> None:
-    """The journal has what happened, under its priority, and nothing of what was said."""
+    """The journal has the events with their priorities, and no text of users."""
     entries = await story.journal()
     told = json.dumps(entries)
     assert {entry["PRIORITY"] for entry in entries if entry["SYSLOG_IDENTIFIER"] == "inhouse"} >= {"3", "4", "6"}
@@ -174,7 +175,7 @@ async def is_discreet(story: Story) -> None:
 
 
 async def is_gone(story: Story) -> None:
-    """Nothing of ours is left on the machine."""
+    """Nothing is left on the machine."""
     await story.follows("Uninstall")
     places = "/etc /opt/inhouse /usr/local/sbin /var/lib /var/cache"
     left = await story.lab.does("sh", "-c", f"find {places} -path '*inhouse*' -o -name '*_TOKEN' 2>/dev/null || true")

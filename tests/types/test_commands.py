@@ -1,4 +1,4 @@
-"""The table of commands: what a person types becomes a command with a checked value, or a sentence that helps."""
+"""Tests the table of commands: typed text becomes a command with a checked value, or a helpful error."""
 
 import math
 
@@ -13,7 +13,7 @@ NUMBERS = ("temperature", "top_p", "max_tokens")
 
 
 def value(name: str, typed: str = "") -> str | None:
-    """The checked value of a command whose argument was typed like this."""
+    """The checked value of a command for a typed argument."""
     command = find(name)
     assert command is not None
     return value_of(command, {command.option.name: typed} if command.option and typed else {})

@@ -1,4 +1,4 @@
-"""Whatever a file or a person is called, the sentence around the name and the answer below it survive."""
+"""Tests names of files and users: no name breaks the sentence around it or the answer below it."""
 
 import time
 import unicodedata

@@ -1,4 +1,4 @@
-"""Who may look: tokens, cookies, the names of this machine, and pages elsewhere."""
+"""Tests access to the page: tokens, cookies, host names, and cross-site requests."""
 
 import asyncio
 import io
@@ -33,7 +33,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Site]:
 
 
 async def cookie_of(site: Site, path: str, data: dict[str, str] | None = None) -> tuple[int, str, str]:
-    """The status of an answer, where it leads, and the cookie that it sets."""
+    """The status of a response, its redirect, and the cookie that it sets."""
     method = "POST" if data is not None else "GET"
     async with site.session.request(method, site.url + path, data=data, allow_redirects=False) as response:
         site.session.cookie_jar.clear()
@@ -194,7 +194,7 @@ async def test_guesses_are_slowed_and_the_right_token_gets_in_among_them(
 @pytest.mark.fault(52)
 async def test_a_cookie_waits_for_no_guess(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, cookie = await cookie_of(guarded, "/login", {"token": TOKEN})
-    monkeypatch.setattr("bot.web.login_throttle.sleep", None)  # calling it would be an error
+    monkeypatch.setattr("bot.web.login_throttle.sleep", None)  # any call would raise
     for number in range(login_throttle.BURST):
         await guarded.get("/metrics", Authorization=f"Bearer guess-{number}")
     assert (await guarded.get("/metrics", Cookie=cookie.partition(";")[0]))[0] == 200

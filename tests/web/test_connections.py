@@ -1,4 +1,4 @@
-"""The status page's connections: how many, how long, which make room, and what happens without descriptors."""
+"""Tests the status page's connections: limits, timeouts, eviction, and lack of descriptors."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ def port_of(site: Site) -> int:
 
 
 def held(site: Site) -> list[connections._Connection]:
-    """The connections whose descriptors the server has."""
+    """The connections that the server holds."""
     assert site.web._connections is not None
     return site.web._connections._open()
 
@@ -35,7 +35,7 @@ def held(site: Site) -> list[connections._Connection]:
 async def client(
     site: Site, sends: bytes = b"", source: str = "127.0.0.1"
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection of a client's, from one of this machine's addresses."""
+    """A client connection from one of this machine's addresses."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(site), local_addr=(source, 0))
     try:
         writer.write(sends)
@@ -46,13 +46,13 @@ async def client(
 
 @pytest.fixture
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any connection may be closed at once."""
+    """Lets the server close any connection at once."""
     monkeypatch.setattr(connections, "GRACE_S", 0.05)
 
 
 @contextmanager
 def soft_limit_of(number: int) -> Iterator[None]:
-    """This process may have so many descriptors open."""
+    """Limits the descriptors of this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
     try:
@@ -62,7 +62,7 @@ def soft_limit_of(number: int) -> Iterator[None]:
 
 
 def lowest_free() -> int:
-    """The number that the next descriptor will have."""
+    """The number of the next descriptor."""
     found = os.dup(0)
     os.close(found)
     return found
@@ -156,7 +156,7 @@ async def test_descriptors_are_left_to_the_rest_of_the_process(
     async with open_page(tmp_path) as (house, site):
         async with flood(port_of(site), 10):
             await house.world.until(lambda: len(held(site)) == 10, "ten are there")
-            with soft_limit_of(lowest_free() * 4 // 3):  # all that is left is the reserve
+            with soft_limit_of(lowest_free() * 4 // 3):  # only the reserve is left
                 async with client(site, request()) as (reader, _):
                     await asyncio.wait_for(reader.read(), 20)
                 assert len(held(site)) <= 10
@@ -169,7 +169,7 @@ async def test_descriptors_are_left_to_the_rest_of_the_process(
 async def test_where_no_descriptor_is_left_it_tries_again_later(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "soft_limit", lambda: float("inf"))  # as if others took the reserve
+    monkeypatch.setattr(connections, "soft_limit", lambda: float("inf"))  # as if others used the reserve
     monkeypatch.setattr(connections, "RETRY_S", 0.2)
     async with open_page(tmp_path) as (_, site):
         clients = [socket.socket() for _ in range(50)]

@@ -1,4 +1,4 @@
-"""The page's events: the past first, then every moment; bounded, and nobody's words in them."""
+"""Tests the page's event stream: the history first, then updates; bounded, and without text of users."""
 
 import asyncio
 import socket
@@ -115,7 +115,7 @@ async def test_only_so_many_pages_are_served_and_a_place_is_free_again(
 async def test_a_client_that_does_not_read_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_page(tmp_path) as (house, site):
         monkeypatch.setattr(site.web.stream, "_patience_s", 0.2)
-        monkeypatch.setattr(site.web.status, "history", lambda: b"x" * 30_000_000)  # more than any socket takes
+        monkeypatch.setattr(site.web.status, "history", lambda: b"x" * 30_000_000)  # more than a socket's buffer
         host, port = site.url.removeprefix("http://").split(":")
         client = socket.create_connection((host, int(port)))
         try:

@@ -1,4 +1,4 @@
-"""/metrics: every name, and that the figures are those of what happened."""
+"""Tests /metrics: all names, and values that match what happened."""
 
 import asyncio
 import time
@@ -72,7 +72,7 @@ async def test_a_conversation_is_counted(tmp_path: Path) -> None:
         await house.world.gates.open("hello/1")
         await house.team.reply_to("me too")
         assert await site.metric('inhouse_answers_total{reason="stop"}') == 2
-        # The engine's script takes words for tokens, and has half of what it reads in the cache.
+        # The scripted engine counts words as tokens, and reports half of the prompt as cached.
         assert await site.metric("inhouse_prompt_tokens_total") == 1 + 6
         assert await site.metric("inhouse_cached_tokens_total") == 0 + 3
         assert await site.metric("inhouse_cached_share") == 3 / 7
@@ -138,7 +138,7 @@ async def test_memory_and_a_gpu(tmp_path: Path) -> None:
 async def test_a_late_event_loop_is_measured(tmp_path: Path) -> None:
     async with open_page(tmp_path) as (_, site):
         before = await site.metric("inhouse_event_loop_lag_seconds_sum")
-        time.sleep(0.7)  # noqa: ASYNC251 -- this is what is to be seen
+        time.sleep(0.7)  # noqa: ASYNC251 -- blocks the loop on purpose
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert await site.metric("inhouse_event_loop_lag_seconds_sum") > before + 0.4

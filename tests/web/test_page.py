@@ -1,4 +1,4 @@
-"""The status page in a real Chromium: what it shows, how it looks, and how it lives with the service."""
+"""Tests the status page in a real Chromium: contents, appearance, and behaviour when the service restarts."""
 
 import logging
 import os
@@ -58,26 +58,26 @@ CONTRASTS = """(() => {
   }
   return found;
 })()"""
-"""Every text whose contrast to what is behind it is below what WCAG AA asks for."""
+"""All texts whose contrast to their background is below WCAG AA."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
-    """One for all tests of this file."""
+    """One browser for all tests of this file."""
     async with open_browser(tmp_path_factory.mktemp("profile")) as opened:
         yield opened
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def page(browser: Browser) -> Page:
-    """A new tab with cookies of its own, as wide as a desk's."""
+    """A new tab with its own cookies, in desktop width."""
     tab = await browser.page()
     await tab.looks(width=1180, height=900)
     return tab
 
 
 async def show(page: Page, site: Site) -> None:
-    """Open the status page and wait for its first moment."""
+    """Opens the status page and waits for its first event."""
     await page.open(f"{site.url}/")
     await page.until(SHOWN)
 
@@ -242,6 +242,6 @@ async def test_a_token_in_the_address_goes_from_it(page: Page, tmp_path: Path) -
 
 
 async def _send(page: Page, token: str) -> None:
-    """Type a token into the form and send it."""
+    """Types a token into the form and submits it."""
     await page.sees(f"document.querySelector('#token').value = '{token}'")
     await page.sees("document.querySelector('form').requestSubmit()")

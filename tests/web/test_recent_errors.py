@@ -1,4 +1,4 @@
-"""The last errors: what happened and what to do, told apart, counted, bounded, and as discreet as the log."""
+"""Tests the last errors: what happened and what to do, grouped, counted, bounded, and redacted like the log."""
 
 import logging
 import threading
@@ -14,7 +14,7 @@ WORKER = logging.getLogger("bot.generation.worker")
 
 @pytest.fixture
 def troubles() -> Iterator[Troubles]:
-    """It hears the log."""
+    """A Troubles that receives the log."""
     heard = Troubles([SECRET])
     heard.open()
     yield heard

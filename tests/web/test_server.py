@@ -1,4 +1,4 @@
-"""The server: alive, ready or not and why, there for as long as the service is, and no more than a page to it."""
+"""Tests the page's server: liveness, readiness with reasons, lifetime of the service, and isolation from it."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ async def test_while_the_model_is_loaded_it_is_alive_and_says_how_far_it_is(tmp_
 async def test_without_a_platform_it_is_not_ready(tmp_path: Path) -> None:
     async with open_page(tmp_path) as (house, site):
         await site.until("/readyz", lambda status, _: status == 200)
-        house.service.web.sources.core.connected.clear()  # type: ignore[union-attr]  # it is there
+        house.service.web.sources.core.connected.clear()  # type: ignore[union-attr]  # it exists
         assert await site.get("/readyz") == (503, "not ready: no platform is connected\n")
 
 
@@ -103,7 +103,7 @@ async def test_an_address_of_another_machine_is_an_error_in_the_log_too(
 async def test_an_engine_that_does_not_answer_for_a_minute_makes_it_unready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.web.sampler.SILENT_S", -1.0)  # as if the minute were over
+    monkeypatch.setattr("bot.web.sampler.SILENT_S", -1.0)  # as if the minute had passed
     monkeypatch.setattr("bot.web.sampler.ANSWER_S", 0.05)
     async with open_page(tmp_path) as (house, site):
         silent = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The console adapter: what a person says and what comes back, over the adapter protocol and a scripted service."""
+"""Tests the console adapter through the adapter protocol, with a scripted service."""
 
 import asyncio
 import io
@@ -27,7 +27,7 @@ from tests.support.fakes.scripted_core import ScriptedCore
 
 
 class Said:
-    """Lines that are already there."""
+    """A line source with a fixed list of lines."""
 
     def __init__(self, lines: Sequence[str]) -> None:
         self.lines = list(lines)
@@ -48,7 +48,7 @@ class Said:
 
 @dataclass
 class Talk:
-    """One run of the console, and what it left on the screen."""
+    """One run of the console, and its screen contents."""
 
     adapter: ConsoleAdapter
     core: ScriptedCore

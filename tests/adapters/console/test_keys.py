@@ -1,4 +1,4 @@
-"""Keys that are pressed while an answer is written: Ctrl-C stops it, others wait for the next prompt."""
+"""Tests keys pressed while an answer is written: Ctrl-C stops it, other keys go to the next prompt."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The prompt: keys go in through a real prompt_toolkit, lines come out."""
+"""Tests the prompt: keys go through a real prompt_toolkit, lines come out."""
 
 import asyncio
 from collections.abc import Iterator
@@ -22,19 +22,19 @@ ENTER, UP, CTRL_C, CTRL_D, ALT_ENTER = "\r", "\x1b[A", "\x03", "\x04", "\x1b\r"
 
 
 def pasted(text: str) -> str:
-    """As a terminal sends a paste."""
+    """The bytes that a terminal sends for a paste."""
     return f"\x1b[200~{text}\x1b[201~"
 
 
 @dataclass
 class Keyboard:
-    """What is pressed, and a service that is not asked anything."""
+    """Simulated key input, with completions from a service that gets no requests."""
 
     keys: PipeInput
     core: ScriptedCore
 
     async def line_after(self, lines: TypedLines, *pressed: str) -> str | None:
-        """The line that these keys make."""
+        """The line that these keys produce."""
         self.keys.send_text("".join(pressed))
         async with asyncio.timeout(10):
             return await lines.ask(self.core)

@@ -1,4 +1,4 @@
-"""The console without a terminal: questions from a pipe or --once, and a reader that leaves."""
+"""Tests the console without a terminal: questions from a pipe or --once, and a reader that closes early."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""What a person sees: the screen is drawn into a terminal emulator and read back."""
+"""Tests the screen as users see it, drawn into a terminal emulator and read back."""
 
 import asyncio
 from dataclasses import replace

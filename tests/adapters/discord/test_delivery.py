@@ -1,4 +1,5 @@
-"""The promise on Discord, with the real service: every answer arrives once and whole, whatever becomes of the calls."""
+"""Tests delivery on Discord with the real service: every answer arrives once and complete, whatever happens to
+calls."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What happens on Discord, as events of ours: through the real discord.py, from a fake of the wire."""
+"""Tests the translation of Discord events, through the real discord.py and a fake server."""
 
 from bot.types.messages import (
     Attachment,

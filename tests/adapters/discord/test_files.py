@@ -1,4 +1,4 @@
-"""Files that come with a message: text is read whatever it is called, everything else is told in a sentence."""
+"""Tests files of a message: text is read whatever its name, other files are explained in one sentence."""
 
 from bot.platforms.textfiles import MOST_BYTES, MOST_FILES
 from bot.types.messages import Attachment

@@ -1,4 +1,4 @@
-"""Staying connected: what ends a session, what ends the adapter, and what no chain of failures may spend."""
+"""Tests the gateway connection: what ends a session, what ends the adapter, and the budget of IDENTIFYs."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from tests.support.fakes.recording_core import RecordingCore
 
 
 async def ended(server: FakeDiscord, **settings: object) -> str:
-    """What an adapter ends with that does not get far."""
+    """The error with which an adapter ends before it is connected."""
     adapter = DiscordAdapter(settings_of(server, **settings), server.connector, GatewayTiming(guilds=0.05, gap=0.1))
     with pytest.raises(FatalAdapterError) as error:
         async with asyncio.timeout(10):

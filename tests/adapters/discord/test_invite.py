@@ -1,4 +1,4 @@
-"""`inhouse discord-invite`: the link, the steps, and what is wrong with a token."""
+"""Tests `inhouse discord-invite`: the link, the steps, and errors about a token."""
 
 import asyncio
 from urllib.parse import parse_qs, urlsplit
@@ -46,6 +46,6 @@ async def test_mistakes_are_told_in_a_sentence() -> None:
     async with FakeDiscord() as server:
         with pytest.raises(ConfigError, match="Reset Token"):
             await asyncio.to_thread(invitation, settings_of(server, discord_bot_token="wrong"), server.connector)
-        server.faults.drop("GET", "/users/@me", applied=False, times=2)  # aiohttp itself asks twice
+        server.faults.drop("GET", "/users/@me", applied=False, times=2)  # aiohttp retries a GET once
         with pytest.raises(AdapterError, match="could not be reached"):
             await asyncio.to_thread(invitation, settings_of(server), server.connector)

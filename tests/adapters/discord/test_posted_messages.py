@@ -1,4 +1,4 @@
-"""Posts and edits whose answers are lost, late or refused: what was posted is found again, and is there once."""
+"""Tests posts and edits whose responses are lost, late or refused: the message is found again and exists once."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Replies onto Discord: what a channel shows, whom it notifies (nobody), and what becomes of refusals."""
+"""Tests replies on Discord: what a channel shows, that no one is notified, and how refusals are handled."""
 
 import asyncio
 from dataclasses import replace
@@ -191,7 +191,7 @@ async def test_what_comes_after_a_refused_call_waits_with_it_and_other_channels_
     async with on_stage() as stage:
         question = await stage.ana.says(stage.general, "hello", mention=True)
         elsewhere = await stage.ana.says(stage.server.text_channel("other"), "hello", mention=True)
-        await stage.adapter.post(reply_to(question, "hi", reply_id="first"))  # now discord.py knows the usual limit
+        await stage.adapter.post(reply_to(question, "hi", reply_id="first"))  # now discord.py knows the rate limits
         stage.server.limits.exhaust(f"POST {POST}", stage.general.id, 1.0)
         posts = [asyncio.create_task(stage.adapter.post(reply_to(question, "hi", reply_id=f"r{n}"))) for n in range(4)]
         await stage.adapter.post(reply_to(elsewhere, "hi", reply_id="other"))

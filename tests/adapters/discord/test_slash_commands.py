@@ -1,4 +1,4 @@
-"""Slash commands, menus and buttons: what Discord is told of them, and what comes of using them."""
+"""Tests slash commands, menus and buttons: their registration and their use."""
 
 from collections.abc import Callable
 

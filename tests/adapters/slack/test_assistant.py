@@ -1,4 +1,4 @@
-"""The agent view: prompts for a beginning, titles of threads, and that neither can do harm."""
+"""Tests the assistant view: suggested prompts and thread titles, and that their failures have no effect."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ TITLE, PROMPTS = "assistant.threads.setTitle", "assistant.threads.setSuggestedPr
 
 
 async def settled(stage: Stage) -> None:
-    """What the adapter does by the way is done."""
+    """Waits for the adapter's background tasks."""
     while running := [task for task in asyncio.all_tasks() if "AssistantView" in repr(task)]:
         await asyncio.wait(running)
 
@@ -59,7 +59,7 @@ async def test_what_fails_there_disturbs_nobody(method: str, fault: str, caplog:
         if fault == "refused":
             stage.server.faults.refuse(method, "missing_scope")
         elif fault == "lost":
-            stage.server.faults.drop(method, applied=False, times=2)  # aiohttp itself asks twice
+            stage.server.faults.drop(method, applied=False, times=2)  # aiohttp retries once
         else:
             stage.server.faults.answer(method, status=500)
         channel, thread = await stage.ana.opens_assistant()

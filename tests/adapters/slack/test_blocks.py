@@ -1,4 +1,4 @@
-"""What an answer looks like on Slack: blocks that slack_sdk's models accept, and ids that say what a button does."""
+"""Tests the blocks of an answer on Slack: slack_sdk's models accept them, and ids identify each button's action."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ ALL = [(), (ActionKind.STOP,), ENDED, (ActionKind.RERUN, ActionKind.GOOD), tuple
 
 
 def accepted(items: list[dict[str, Any]]) -> list[dict[str, Any]]:  # Any: blocks
-    """The blocks, after slack_sdk has looked at each of them."""
+    """Checks blocks with slack_sdk's models and returns them."""
     for item in items:
         parsed = Block.parse(item)
         assert parsed is not None
@@ -75,5 +75,5 @@ def test_a_message_says_which_reply_it_is() -> None:
         {"blocks": [None, {"elements": None}, {"elements": [1, {}]}]},
     ],
 )
-def test_odd_messages_say_nothing(message: dict[str, Any]) -> None:  # Any: what may come from Slack
+def test_odd_messages_say_nothing(message: dict[str, Any]) -> None:  # Any: JSON from Slack
     assert blocks.reply_id_of(message) == ""

@@ -1,4 +1,4 @@
-"""Buttons and the menu of a message: what comes of pressing them, also after a restart."""
+"""Tests buttons and the menu of a message, also after a restart."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Staying connected to Slack: what ends a socket, what ends the adapter, and what is left behind."""
+"""Tests the Slack connection: what ends a socket, what ends the adapter, and what is cleaned up."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ def _opened(server: FakeSlack, number: int) -> bool:
 
 
 async def ended(server: FakeSlack, **settings: object) -> str:
-    """What an adapter ends with that does not get far."""
+    """The error with which an adapter ends before it is connected."""
     adapter = SlackAdapter(settings_of(server, **settings), QUICK)
     with pytest.raises(FatalAdapterError) as error:
         async with asyncio.timeout(10):
@@ -169,7 +169,7 @@ async def test_a_dead_line_is_left_and_what_was_said_is_heard() -> None:
 async def test_a_line_on_which_only_the_pings_are_answered_is_kept() -> None:
     timing = SocketTiming(ping=0.3, idle=1.0, watch=0.05, retry=0.05)
     async with on_stage(timing=timing) as stage:
-        await asyncio.sleep(1.6)  # longer than what counts as deaf
+        await asyncio.sleep(1.6)  # longer than the idle timeout
         assert stage.server.sockets.opened == 1
 
 

@@ -1,4 +1,4 @@
-"""Whole answers onto Slack, through the real delivery and outbox: each message once, in order, and to its last word."""
+"""Tests whole answers on Slack through the real delivery and outbox: each message once, in order, and complete."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ LONG = f"Here & now:\n\n```python\n{CODE}\n```\n\nThat is all."
 
 @dataclass
 class Answer:
-    """An answer that is owed to a question in a channel, and what the channel shows of it."""
+    """An unfinished answer to a question in a channel, and the bot's messages there."""
 
     stage: Stage
     question: Message
@@ -33,11 +33,11 @@ class Answer:
 
     @property
     def messages(self) -> list[Message]:
-        """The bot's messages, files aside."""
+        """The bot's messages without file messages."""
         return [message for message in self.stage.general.messages if not message.files]
 
     def writes(self, text: str) -> None:
-        """So much of it is there."""
+        """Shows this much of the answer."""
 
         async def compose() -> list[Reply]:
             return self.composer.growing(text, "")
@@ -45,17 +45,17 @@ class Answer:
         self.delivery.grow(compose)
 
     def ends(self, text: str) -> None:
-        """All of it is there."""
+        """Shows and stores the final answer."""
         self.delivery.show(self.composer.final(text, FinishReason.STOP, None, ""))
 
     async def shows(self, words: str) -> None:
-        """Wait until some message ends so."""
+        """Waits until a message ends with these words."""
         await self.stage.server.until(lambda: any(each.shown.strip().endswith(words) for each in self.messages))
 
 
 @asynccontextmanager
 async def answering(root: Path, server: FakeSlack | None = None, *, streams: bool = True) -> AsyncIterator[Answer]:
-    """A question in a channel, and a delivery that runs until the final text is there."""
+    """Asks a question in a channel, and runs a delivery until the final text is posted."""
     async with on_stage(server) as stage:
         stage.server.streams_enabled = streams
         storage = await Storage.open(root)

@@ -1,4 +1,4 @@
-"""What Slack and the line to it answer, as our errors: what passes, what is for good, and what to do about it."""
+"""Tests the mapping of Slack's responses and connection failures to our errors: temporary, permanent, and the fix."""
 
 import asyncio
 from typing import Any
@@ -19,7 +19,7 @@ POST = "chat.postMessage"
 
 
 def refusal(code: str, method: str = "auth.test", **more: Any) -> SlackApiError:  # Any: fields of the answer
-    """What slack_sdk raises for an answer that is not ok."""
+    """The exception that slack_sdk raises for a response with ok: false."""
     response = AsyncSlackResponse(
         client=AsyncWebClient(),
         http_verb="POST",
@@ -98,7 +98,7 @@ async def test_the_line_to_slack_may_fail_in_many_ways() -> None:
         server.faults.answer(POST, status=502)
         server.faults.drop(POST, applied=False)
         server.faults.answer("conversations.history", status=502)
-        server.faults.drop("conversations.history", applied=False, times=2)  # what only reads is repeated by aiohttp
+        server.faults.drop("conversations.history", applied=False, times=2)  # aiohttp retries reads
         for _ in range(2):
             with pytest.raises(OutcomeUnknown):
                 await post()

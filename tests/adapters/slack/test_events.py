@@ -1,4 +1,4 @@
-"""What happens on Slack, as events of ours: through the real slack-bolt, from a fake of the wire."""
+"""Tests the translation of Slack events, through the real slack-bolt and a fake server."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.support.fakes.slack_server import GROUP, FakeSlack, Message
 
 
 async def acknowledged(stage: Stage, number: int) -> None:
-    """So many envelopes were acknowledged in time."""
+    """Waits until `number` envelopes were acknowledged in time."""
     await stage.server.until(lambda: len([ack for ack in stage.server.acks if not ack.late]) >= number)
 
 

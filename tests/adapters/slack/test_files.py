@@ -1,4 +1,4 @@
-"""Files that come with a message on Slack: text is read whatever it is called, the rest is told in a sentence."""
+"""Tests files of a Slack message: text is read whatever its name, other files are explained in one sentence."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,12 +21,12 @@ IDENTITY = BotIdentity("T1", "Team", "", "U1", "B1", "A1", frozenset({"files:rea
 
 
 def reader(server: FakeSlack) -> FileReader:
-    """A reader with the fake's token."""
+    """A FileReader with the fake's token."""
     return FileReader(web_client(settings_of(server)), lambda: IDENTITY)
 
 
 def a_file(**more: Any) -> SlackFile:  # Any: the fields of a File
-    """A small text file, somewhere."""
+    """A small text file."""
     return replace(SlackFile("F1", "a.txt", "text/plain", 1, "", external=False, deleted=False), **more)
 
 

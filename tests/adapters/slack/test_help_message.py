@@ -1,4 +1,4 @@
-"""The slash command alone: the commands, the settings, and the menu of models."""
+"""Tests the slash command without arguments: the commands, the settings, and the menu of models."""
 
 import pytest
 

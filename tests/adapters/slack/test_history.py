@@ -1,4 +1,4 @@
-"""What was said on Slack while nobody listened: read back from channels, threads and direct messages, once each."""
+"""Tests the backfill on Slack: channels, threads and direct messages, each message once."""
 
 import asyncio
 from pathlib import Path
@@ -15,7 +15,7 @@ pytest_plugins = ["tests.support.fixtures.slack"]
 
 
 async def read(stage: Stage, key_of_what: Message, after: Message, limit: int = 50) -> list[tuple[str, str]]:
-    """What is read back of a message's conversation: texts with their threads."""
+    """Fetches the messages of a conversation after a message: texts with their threads."""
     key = key_of(key_of_what.channel, key_of_what.thread_ts)
     found = await stage.adapter.fetch_since(key, after.ts, limit)
     return [(event.text, event.key.thread) for event in found]

@@ -1,4 +1,4 @@
-"""Events that Slack delivers twice count once, and the cache of what Slack tells about users and channels."""
+"""Tests deduplication of repeated Slack events, and the cache of users and channels."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from tests.support.fakes.slack_server import FakeSlack
 
 
 def send(stage: Stage, event: Json) -> None:
-    """An event that the fake does not make itself."""
+    """Sends an event that the fake has no method for."""
     body = {"type": "event_callback", "team_id": "T1", "api_app_id": "A1", "event_id": "Ev1", "event": event}
     stage.server.sockets.send("Ev1", "events_api", event["type"], body)
 

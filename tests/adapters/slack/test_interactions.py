@@ -1,4 +1,4 @@
-"""Commands, buttons and menus on Slack with the whole service behind them."""
+"""Tests commands, buttons and menus on Slack with the whole service."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ pytest_plugins = ("tests.support.fixtures.slack",)
 
 
 async def told(house: House, use: Interaction) -> str:
-    """What was said to somebody, for their eyes only."""
+    """The ephemeral message to the user of an interaction."""
     await house.server.until(lambda: use.messages)
     assert use.acked
     return use.messages[-1].shown
 
 
 async def finished(house: House, number: int = 1) -> list[Message]:
-    """The finished answers of the channel, once there are so many."""
+    """Waits until the channel has `number` finished answers."""
 
     def answers() -> list[Message]:
         return [each for each in house.general.messages if {"Regenerate", "Continue"} & set(each.labels)]

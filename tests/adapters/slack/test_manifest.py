@@ -1,4 +1,4 @@
-"""`inhouse slack-manifest`: what Slack is told of the app, within what Slack takes."""
+"""Tests `inhouse slack-manifest`: the app's manifest, within Slack's limits."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What people read of Slack's mark-up, and what of its JSON counts as somebody's message."""
+"""Tests the plain text of Slack's markup, and which JSON counts as a user's message."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Markdown in Slack's older mrkdwn: its words for the same, escaped once, and no mention by any way."""
+"""Tests the conversion of Markdown to Slack's mrkdwn: equivalent markup, escaped once, and no mentions."""
 
 import re
 

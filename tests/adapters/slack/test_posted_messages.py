@@ -1,4 +1,4 @@
-"""What was posted is found again, by whoever comes later, and is there once."""
+"""Tests that posted messages are found again, also after a restart, and exist once."""
 
 from dataclasses import replace
 

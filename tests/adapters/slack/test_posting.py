@@ -1,4 +1,4 @@
-"""Replies onto Slack: what a channel shows, whom it notifies (nobody), and what becomes of refusals."""
+"""Tests replies on Slack: what a channel shows, that no one is notified, and how refusals are handled."""
 
 import asyncio
 from dataclasses import replace
@@ -99,7 +99,7 @@ async def test_a_rate_limit_is_kept_to_by_that_channel_only() -> None:
         other = stage.server.channel("other")
         question = await stage.ana.says(stage.general, "hello", mention=True)
         elsewhere = await stage.ana.says(other, "hello", mention=True)
-        await stage.adapter.post(reply_to(elsewhere, "first"))  # it is known now that there are no streams
+        await stage.adapter.post(reply_to(elsewhere, "first"))  # the adapter now knows that there are no streams
         stage.server.limits.exhaust(POST, 30, stage.general.id)
         for _ in range(3):
             with pytest.raises(RetryLater) as refused:

@@ -1,4 +1,4 @@
-"""Slack's limits kept from our side: what must be said waits its turn, what grows gives way."""
+"""Tests our own rate limits for Slack: final texts wait for a slot, partial ones leave room for them."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from adapters.slack.outbound.rate_limits import MAX_WAIT_S, TIERS, RateLimits
 from bot.types.errors import RetryLater
 
 SCALE = 0.001
-"""A minute is 60 ms."""
+"""One minute takes 60 ms."""
 
 
 async def test_posts_keep_their_distance_in_a_channel_and_others_do_not_wait() -> None:

@@ -1,4 +1,4 @@
-"""The slash command: what it understands, when it is acknowledged, and what its giver is told."""
+"""Tests the slash command: parsing, acknowledgement, and the response to its user."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Native streams: started, appended to, ended; and never a lost tail, whatever becomes of them."""
+"""Tests native streams: start, append and stop; the end of the text is never lost."""
 
 from dataclasses import replace
 
@@ -14,14 +14,14 @@ BUTTONS = (ActionKind.REGENERATE, ActionKind.GOOD, ActionKind.BAD)
 
 
 async def begun(stage: Stage, text: str = "One ") -> Reply:
-    """An answer that is being streamed."""
+    """Starts the stream of an answer."""
     question = await stage.ana.says(stage.general, "count", mention=True)
     reply = reply_to(question, text)
     return replace(reply, platform_id=await stage.adapter.post(reply))
 
 
 async def grown(stage: Stage, reply: Reply, text: str) -> None:
-    """Show more of it, as soon as it is the moment."""
+    """Appends text, as soon as the interval allows."""
     while True:
         try:
             return await stage.adapter.update(replace(reply, committed=text))
@@ -30,7 +30,7 @@ async def grown(stage: Stage, reply: Reply, text: str) -> None:
 
 
 async def ended(stage: Stage, reply: Reply, text: str) -> None:
-    """Bring its final text; it is shown, once, and is no stream any more."""
+    """Sends the final text; asserts that it is shown once and that the stream has ended."""
     await stage.adapter.update(replace(reply, committed=text, final=True, buttons=BUTTONS))
     (message,) = stage.general.messages
     assert message.shown == text

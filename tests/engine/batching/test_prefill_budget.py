@@ -1,4 +1,4 @@
-"""A prefill chunk lasts at most five decode steps, whatever a token costs on the machine at hand."""
+"""Tests that a prefill chunk lasts at most five decode steps at any cost per token."""
 
 import pytest
 
@@ -8,7 +8,7 @@ DECODE_S = 0.06
 
 
 def settle(pace: Pace, fixed_s: float, token_s: float) -> float:
-    """Many chunks on a machine where a step with a chunk costs so much; the longest of the later ones, in steps."""
+    """Runs many chunks at a given cost; the longest of the later ones, in decode steps."""
     pace.learn(0, 4, DECODE_S)
     longest = 0.0
     for number in range(60):
@@ -58,7 +58,7 @@ def test_prompts_that_are_read_alone_teach_what_a_chunk_takes_beside_an_answer()
 
 
 def test_what_a_step_takes_with_many_answers_is_learned_while_prompts_are_read() -> None:
-    """One answer taught it 20 ms; then sixteen are written, 80 ms a step, and there are always more prompts."""
+    """It learned 20 ms from one answer; then sixteen run, at 80 ms per step, and prompts keep arriving."""
     pace = Pace(first=64, largest=512)
     pace.learn(0, 1, 0.02)
     for _ in range(60):
@@ -68,7 +68,7 @@ def test_what_a_step_takes_with_many_answers_is_learned_while_prompts_are_read()
 
 
 def test_many_who_ask_at_once_get_no_small_chunks_because_so_many_answers_are_new_to_it() -> None:
-    """Only single answers are known; then sixteen prompts come, and each that is read is one answer more."""
+    """Only single answers are known; then sixteen prompts arrive, and each one that is read adds an answer."""
     pace = Pace(first=32, largest=512)
     pace.learn(0, 1, 0.03)
     pace.learn(128, 0, 0.19)
@@ -103,7 +103,7 @@ def decode_s(answers: int) -> float:
 
 
 def learned(*counts: int) -> Pace:
-    """What many steps with so many answers, and a prompt, have taught."""
+    """A Pace that has learned from many steps with these numbers of answers, and from a prompt."""
     pace = Pace(first=32, largest=512)
     for answers in counts * 20:
         pace.learn(0, answers, decode_s(answers))
@@ -113,7 +113,7 @@ def learned(*counts: int) -> Pace:
 
 
 def steps(pace: Pace, answers: int, token_s: float = 0.0014) -> float:
-    """How long the next step with a chunk takes, in decode steps."""
+    """The duration of the next step with a chunk, in decode steps."""
     return (decode_s(answers) + token_s * pace.chunk(answers)) / decode_s(answers)
 
 

@@ -1,4 +1,4 @@
-"""Guesses change how fast an answer comes, and never what it says."""
+"""Tests that n-gram speculation changes the speed of an answer, but never its text."""
 
 from dataclasses import replace
 from pathlib import Path

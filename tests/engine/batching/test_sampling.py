@@ -1,4 +1,4 @@
-"""Our token picker keeps what transformers' own processors keep, and draws from it as it should."""
+"""Tests that our sampler keeps the same tokens as transformers' processors, and draws with the right probabilities."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ VOCABULARY = 1000
 
 
 def warped(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -> torch.Tensor:
-    """What generate() would sample from."""
+    """The logits that generate() would sample from."""
     ids = torch.zeros((logits.size(0), 0), dtype=torch.int64)
     scores: torch.Tensor = TemperatureLogitsWarper(temperature)(ids, logits)
     if top_k:
@@ -32,7 +32,7 @@ def warped(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -
 @pytest.mark.parametrize("top_p", [0.01, 0.5, 0.95, 1.0])
 @pytest.mark.parametrize("top_k", [0, 1, 40, PREFILTER - 1, PREFILTER, 900])
 def test_what_is_kept_is_what_transformers_keeps(top_k: int, top_p: float, spread: float, dtype: torch.dtype) -> None:
-    """bfloat16 has many equal logits, so that an edge often runs through a tie."""
+    """bfloat16 has many equal logits, so the cut-off often falls within a tie."""
     logits = (torch.randn(6, VOCABULARY) * spread).to(dtype).float()
     expected = warped(logits, 0.7, top_k, top_p)
     cut = torch.full((6,), top_k), torch.full((6,), top_p)
@@ -41,7 +41,7 @@ def test_what_is_kept_is_what_transformers_keeps(top_k: int, top_p: float, sprea
         scattered = torch.full_like(logits, -torch.inf).scatter(-1, ids, kept)
         for row in complete.nonzero().flatten().tolist():
             ours, theirs = values(scattered[row]), values(expected[row])
-            # Rounding may move the edge of top-p by one, and among equal logits there the choice is free.
+            # Rounding may move the top-p cut-off by one token; within a tie the choice is free.
             assert abs(len(ours) - len(theirs)) <= (top_p < 1)
             shorter = min(len(ours), len(theirs))
             assert torch.equal(ours[:shorter], theirs[:shorter])
@@ -49,7 +49,7 @@ def test_what_is_kept_is_what_transformers_keeps(top_k: int, top_p: float, sprea
 
 
 def values(row: torch.Tensor) -> torch.Tensor:
-    """The kept logits of one row, the highest first."""
+    """The kept logits of one row, highest first."""
     return row[row > -torch.inf].sort(descending=True).values
 
 
@@ -66,7 +66,7 @@ def test_draws_follow_the_softmax_of_what_is_kept(top_k: int, top_p: float) -> N
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 2.0, 5.0])
 def test_draws_stay_within_what_is_kept_however_flat_the_logits_are(spread: float) -> None:
-    """Among hundreds, among thousands, among all."""
+    """Among hundreds of tokens, thousands, and all."""
     logits = torch.randn(6, 2 * PREFILTERS[-1]) * spread
     top_k, top_p = torch.tensor([0, 0, 0, 300, 5000, 0]), torch.tensor([0.95, 0.5, 1.0, 1.0, 0.99, 0.999])
     kept = torch.cat([warped(row[None], 1.0, int(k), float(p)) for row, k, p in zip(logits, top_k, top_p, strict=True)])
@@ -108,7 +108,7 @@ def test_the_penalty_is_transformers_own_for_every_row() -> None:
         for penalty, prompt, new, row in zip(penalties, prompts, generated, logits, strict=True)
     ]
     choices = [Choice(SamplingParams(repetition_penalty=penalty), VOCABULARY) for penalty in penalties]
-    for upto in (0, 1):  # as it is called from step to step: the second time only the new ids are added
+    for upto in (0, 1):  # called once per step: the second call adds only the new ids
         seen = [
             choice.seen(prompt, new[: upto + 1] if upto == 0 else new, torch.device("cpu"))
             for choice, prompt, new in zip(choices, prompts, generated, strict=True)

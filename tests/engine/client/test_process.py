@@ -1,4 +1,4 @@
-"""The engine's process: started when needed, gone when the parent is, and its death is an error that can be handled."""
+"""Tests the engine's process: it starts on demand, ends with its parent, and its death is an error to handle."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ LONG = replace(GREEDY, max_tokens=400, repetition_penalty=1.1)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def own() -> AsyncIterator[EngineProcess]:
-    """An engine of this module's own, since it gets killed."""
+    """An engine of this module's own, because tests kill it."""
     process = EngineProcess()
     yield process
     await process.close()
@@ -158,7 +158,7 @@ async def test_a_killed_parent_leaves_no_child(tiny: dict[str, Path]) -> None:
 
 
 def _gone(process: psutil.Process) -> None:
-    """Wait until a process has ended, reaped or not; the test's own timeout is the bound."""
+    """Waits until a process has ended, reaped or not; the test's timeout limits it."""
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         sleep(0.02)
 
@@ -206,13 +206,13 @@ async def test_the_child_gets_no_tokens(monkeypatch: pytest.MonkeyPatch, tiny: d
 
 
 def score(process: str | int) -> int:
-    """How readily the kernel ends a process when memory runs out."""
+    """A process's oom_score_adj."""
     return int(Path(f"/proc/{process}/oom_score_adj").read_text())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a score")
 async def test_the_kernel_takes_the_child_first_from_its_very_beginning() -> None:
-    link = await Link.open()  # it has said hello and has not loaded a thing
+    link = await Link.open()  # it has sent hello, and has not loaded anything
     try:
         assert score(link.pid) > score("self")
     finally:

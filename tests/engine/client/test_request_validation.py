@@ -1,4 +1,4 @@
-"""Every way known to kill a batch, sent as a request while four others generate: it fails alone, with a sentence."""
+"""Tests requests that would crash a batch: each fails alone, with a sentence, while four others generate."""
 
 import asyncio
 from dataclasses import replace
@@ -52,7 +52,7 @@ async def test_what_would_kill_the_batch_fails_alone(engine: EngineProcess, tiny
     long = replace(GREEDY, max_tokens=400, repetition_penalty=1.1)
     alone = await ask(engine, "alone", "Where are the keys?", long)
     others = [asyncio.create_task(ask(engine, f"other {i}", "Where are the keys?", long)) for i in range(4)]
-    await asyncio.sleep(0)  # the four are on their way before anything that follows
+    await asyncio.sleep(0)  # the four are sent before what follows
 
     for number, (change, sentence) in enumerate(DEADLY):
         with pytest.raises(RequestFailed) as failure:

@@ -1,4 +1,5 @@
-"""A model over rows: in chunks, side by side and in a window it says what it says alone, or it is not used so."""
+"""Tests attention over rows: chunked, batched and windowed texts give the same logits as single ones, or are not
+used."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,7 +44,7 @@ def loaded(path: Path) -> Any:
 
 @torch.inference_mode()
 def in_steps(model: PreTrainedModel, texts: Sequence[Sequence[int]], counts: Sequence[int]) -> torch.Tensor:
-    """The logits after texts that go through the model side by side, so many tokens of each at a time."""
+    """Logits of texts that go through the model together, `counts` tokens of each per step."""
     rows = Rows(shape_of(model), 16)
     mine = [rows.take(text, len(text)) for text in texts]
     for count in counts:
@@ -65,7 +66,7 @@ def test_in_a_batch_and_in_chunks_a_model_says_what_it_says_alone(tiny: dict[str
 
 
 def windowed() -> Any:
-    """A model whose tokens see eight."""
+    """A model with a sliding window of eight tokens."""
     config = MistralConfig(
         vocab_size=64,
         hidden_size=32,
@@ -123,9 +124,9 @@ def test_what_goes_wrong_with_rows_is_told_apart(
 
 @torch.inference_mode()
 def side_by_side(model: PreTrainedModel, texts: Sequence[Sequence[int]], between: Sequence[int] = ()) -> torch.Tensor:
-    """The logits after texts whose last token goes through the model in one step, each text but that one by itself.
+    """Logits of texts whose last tokens go through the model in one step; all other tokens of each text go alone.
 
-    between: before which of them somebody else has a row.
+    between: indices of texts before which another row is allocated.
     """
     rows, mine = Rows(shape_of(model), 64), list[Row]()
     for number, text in enumerate(texts):
@@ -148,7 +149,7 @@ def size_of_nobody(model: PreTrainedModel) -> int:
 def test_rows_side_by_side_are_read_in_one_call(
     tiny: dict[str, Path], kind: str, between: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each says what it says alone, whatever the others' lengths are."""
+    """Each text gives the same logits as alone, whatever the others' lengths."""
     monkeypatch.setattr("bot.engine.cpu.attention.CALL_BYTES", 1 << 24)
     model = loaded(tiny[kind])
     size = model.config.vocab_size
@@ -173,7 +174,7 @@ def test_a_sliding_window_is_kept_side_by_side(monkeypatch: pytest.MonkeyPatch) 
     ("lengths", "call", "spans"),
     [
         ([100, 100, 100], 50, [(0, 3)]),
-        ([10, 1000], 50, [(0, 1), (1, 2)]),  # the short one would be read as if it were long
+        ([10, 1000], 50, [(0, 1), (1, 2)]),  # the short one would be read at the long one's length
         ([10, 1000], 2000, [(0, 2)]),
         ([100, 90, 1000, 1000], 50, [(0, 2), (2, 4)]),
         ([100], 50, [(0, 1)]),
@@ -190,7 +191,7 @@ def test_rows_are_read_together_where_that_is_less_work(
 
 
 def test_a_model_whose_tokens_see_their_chunk_only_keeps_its_own_attention(tiny: dict[str, Path]) -> None:
-    """It says the same as others do as long as a text is short, so that a trial cannot tell."""
+    """The logits are equal for short texts, so the trial cannot detect the difference."""
     model = loaded(tiny["llama"])
     model.config.attention_chunk_size = 8192
     with pytest.raises(CannotBatch, match="chunk"):

@@ -1,4 +1,4 @@
-"""Only the thread that computes has helpers: with more of them than processors, each product would wait longer."""
+"""Tests that only the computing thread has OpenMP helpers: more helpers than CPUs slow down every product."""
 
 import asyncio
 import threading
@@ -21,7 +21,7 @@ pytest_plugins = ["tests.support.fixtures.engine"]
 
 
 async def settled(process: psutil.Process, count: int) -> bool:
-    """Whether it has so many threads, at once or soon: one that ended is counted a little longer."""
+    """Whether the process soon has this number of threads; a thread that ended is counted a little longer."""
     for _ in range(100):
         if process.num_threads() == count:
             return True
@@ -51,7 +51,7 @@ async def test_an_engine_has_helpers_only_while_it_answers(
     engine: EngineProcess, smollm2_dir: Path, tiny: dict[str, Path]
 ) -> None:
     seen: list[int] = []
-    await load(engine, tiny["llama"])  # so small that nothing of it is shared among threads
+    await load(engine, tiny["llama"])  # too small for torch to use several threads
     (process,) = (child for child in psutil.Process().children() if "bot.engine.server.runner" in child.cmdline())
     await asyncio.sleep(0.5)
     idle = process.num_threads()
@@ -64,7 +64,7 @@ async def test_an_engine_has_helpers_only_while_it_answers(
         assert await settled(process, idle)
         seen.clear()
         await ask(engine, f"threads {turn}", "Tell me a story about a dog and a cat.", at_delta=look)
-        if path == smollm2_dir:  # with many processors, none of its products is worth a helper on each
+        if path == smollm2_dir:  # with many CPUs, its products are too small for all helpers
             assert idle < max(seen) <= idle + torch.get_num_threads(), "the batch and its helpers alone"
         assert await settled(process, idle)
 

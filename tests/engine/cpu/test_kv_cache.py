@@ -1,4 +1,4 @@
-"""Rows: what they hold is what was computed, what is still there is not computed again, and there is room enough."""
+"""Tests the rows of the KV cache: contents, reuse of prefixes, eviction, and memory."""
 
 import random
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def hold(rows: Rows, ids: Sequence[int], most: int | None = None) -> Row:
 
 
 def held(row: Row) -> list[int]:
-    """What stands in its last layer."""
+    """The contents of its last layer."""
     return [int(key) for key in row.held[-1][0, : len(row.ids), 0]]
 
 
@@ -75,7 +75,7 @@ def test_who_rested_longest_goes_first_and_nobody_who_is_in_use() -> None:
 
 
 def test_the_source_of_a_copy_stays_for_the_copy_and_is_no_younger_for_it() -> None:
-    """All prompts begin alike, so that new ones would keep the oldest row for ever."""
+    """All prompts share a prefix, so copies could keep the oldest row forever."""
     rows = Rows(SHAPE, 8)
     rested = [hold(rows, [9] * 20 + [first] * (2 * BLOCK - 21)) for first in (1, 2, 3)]
     for row in rested:
@@ -120,7 +120,7 @@ def test_a_conversation_that_outgrows_its_row_moves_to_a_longer_one() -> None:
 
 
 def test_two_conversations_with_a_long_beginning_in_common_keep_a_row_each() -> None:
-    """Turn by turn: neither is read anew because of the other."""
+    """In alternating turns, neither conversation loses its cached prefix to the other."""
     rows, found = Rows(SHAPE, 40), []
     for turn in range(3):
         for ending in (1000, 2000):
@@ -134,7 +134,7 @@ def test_two_conversations_with_a_long_beginning_in_common_keep_a_row_each() -> 
 
 
 def test_what_rows_take_is_what_the_process_takes() -> None:
-    """And no more, however long they were: what is let go of is the system's again."""
+    """And no more, however long they were: freed memory goes back to the system."""
     shape, chance, resident = Shape(30, 3, 64, torch.float32), random.Random(3), psutil.Process().memory_info
     rows, before, blocks = Rows(shape, 178), resident(), 0
     for turn in range(60):
@@ -198,7 +198,7 @@ def test_whatever_is_asked_rows_hold_what_they_say_and_stay_within_their_blocks(
     for conversation, prompt, answer, ends in asked:
         ids = [conversation + 1 if place > 20 else 9 for place in range(prompt)]
         need = blocks_for(prompt + answer)
-        if sum(needs.values()) + need <= 12:  # as Batching admits
+        if sum(needs.values()) + need <= 12:  # the limit that Batching applies
             row = rows.take(ids, prompt + answer)
             assert row.ids == held(row) if row.ids else True
             assert row.ids == ids[: len(row.ids)]

@@ -1,4 +1,4 @@
-"""What the library's KV cache has no more room for, kept in RAM: a conversation that comes back is not read anew."""
+"""Tests offloading of evicted KV blocks to RAM: a conversation that returns reuses its prefix."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +18,13 @@ from tests.support.builders.in_process_engine import Bench
 pytest_plugins = ["tests.support.fixtures.engine"]
 
 BLOCKS = 24
-"""Of 16 tokens: room for one of these conversations, not for two."""
+"""Blocks of 16 tokens: enough for one of these conversations, not for two."""
 TOPICS = [f"{topic} " * 60 for topic in ("lazy", "quick", "brown", "fox")]
 PARAMS = replace(GREEDY, max_tokens=8)
 
 
 def conversations(bench: Bench) -> list[tuple[str, int]]:
-    """Each asked once and then, when all the others were there, once more: answers, and tokens that were found."""
+    """Asks in each conversation once, and once more after all others: answers and numbers of cached tokens."""
     told = []
     for number, topic in enumerate(TOPICS * 2):
         text = bench.whole(number, topic, PARAMS)
@@ -59,7 +59,7 @@ def test_without_it_the_conversation_is_read_anew(tiny: dict[str, Path]) -> None
     bench = Bench(tiny["llama"], kind="paged", blocks=BLOCKS)
     told = conversations(bench)
     bench.generator.close()
-    # The end of a conversation goes before its beginning, so a little of it may still be there.
+    # Eviction begins at the end of a conversation, so some of its beginning may remain.
     assert all(found < 50 for _, found in told[len(TOPICS) :])
 
 
@@ -75,7 +75,7 @@ def test_a_little_ram_keeps_the_beginnings_of_what_rested_last(tiny: dict[str, P
 
 
 def test_several_at_once_find_theirs(tiny: dict[str, Path]) -> None:
-    """Those who come back together share the room, and what they bring back never goes for one another."""
+    """Conversations that return together share the cache, and do not evict what the others restored."""
     bench = Bench(tiny["llama"], kind="paged", blocks=3 * BLOCKS, offload_mb=16)
     alone = [bench.whole(number, topic, PARAMS) for number, topic in enumerate(TOPICS)]
     for round_ in range(1, 4):
@@ -100,8 +100,8 @@ def test_its_ram_is_counted(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPat
     assert limit(2000) - without > 2500
     host._residents.leave_only(None)
     gpu = replace(source, kv_offload_mb=2000)
-    assert expected(gpu) == expected(source)  # on a CPU there is nothing to offload from
+    assert expected(gpu) == expected(source)  # a CPU has nothing to offload from
 
 
 def unseen(progress: LoadProgress) -> None:
-    """Nobody watches."""
+    """Ignores the progress of a load."""

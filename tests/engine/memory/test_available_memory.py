@@ -1,4 +1,4 @@
-"""How much memory is left for models, and what one will take that was never loaded."""
+"""Tests the memory that is left for models, and the estimate for a model that was never loaded."""
 
 import shutil
 from dataclasses import replace
@@ -19,7 +19,7 @@ GB = 1024 * MB
 
 
 def lay(root: Path, files: dict[str, str]) -> Path:
-    """Files as the system would show them."""
+    """Writes files in the format of /proc and cgroups."""
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
@@ -101,7 +101,7 @@ def test_on_a_gpu_a_split_model_takes_of_both(tiny: dict[str, Path], monkeypatch
 
 
 def near(megabytes: int) -> object:
-    """Parts are rounded, each by itself."""
+    """Approximately equal, because each part is rounded."""
     return pytest.approx(megabytes, abs=5)
 
 

@@ -1,4 +1,4 @@
-"""A process that has grown beyond its model is noticed when it rests, and replaced when nobody would feel it."""
+"""Tests that memory growth of an idle process is detected, and that the process is replaced only while idle."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ RENEWED = "The engine has grown from 400 to 2000 MB of memory with nothing to do
 
 
 class Process:
-    """What a process takes, and what it could give back."""
+    """Simulates a process's memory, and how much of it can be freed."""
 
     def __init__(self) -> None:
         self.ram, self.gpu, self.unused = 400, 0, 0

@@ -1,4 +1,4 @@
-"""Many answers at once: each is what generate() would have said, whatever its neighbours ask for."""
+"""Tests many answers at once: each equals generate()'s, whatever the other requests ask for."""
 
 import asyncio
 from dataclasses import replace
@@ -158,7 +158,7 @@ async def test_closing_the_iterator_aborts(engine: EngineProcess, smollm2_dir: P
 
     with pytest.raises(ConnectionError):
         await ask(engine, "left", "Count from one to one hundred.", replace(GREEDY, max_tokens=400), leave)
-    await load(engine, smollm2_dir)  # at once, with the answer not yet out of the batch
+    await load(engine, smollm2_dir)  # at once, while the answer is still in the batch
     with pytest.raises(ConnectionError):
         await ask(engine, "left", "Count from one to one hundred.", replace(GREEDY, max_tokens=400), leave)
     again = await ask(engine, "left", QUESTIONS[0])

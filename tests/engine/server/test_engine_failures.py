@@ -1,7 +1,7 @@
-"""The engine's process goes wrong under a whole service (faults 26 to 28), and people get their answers in the same
-message.
+"""Tests engine failures under a whole service (faults 26 to 28): users get their answers in the same message.
 
-One service and one real engine with a tiny model serve the module; faults are asked for as `broken_engine` says.
+One service and one real engine with a tiny model serve the module; `faulty_engine_server` describes how to request
+faults.
 """
 
 import logging
@@ -28,11 +28,11 @@ pytest_plugins = ["tests.support.fixtures.engine"]
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 
 START_S = 240.0
-"""A start imports torch, which takes its time on a busy machine."""
+"""Seconds; a start imports torch, which is slow on a busy machine."""
 
 
 class Rooms:
-    """The service, and a new channel for every question."""
+    """The service, with a new channel for every question."""
 
     def __init__(self, house: House, engine: EngineProcess) -> None:
         self.house, self.engine = house, engine
@@ -43,13 +43,13 @@ class Rooms:
         return self.house.team.elsewhere(channel=f"room-{self._count}")
 
     async def whole(self, text: str) -> str:
-        """What the model says to it when all is well."""
+        """The model's answer to a question without a fault."""
         answer = await self.room().asks("ana", text)
         assert answer.reason is not FinishReason.ERROR, answer.text
         return answer.text
 
     async def survives(self, text: str) -> Answer:
-        """Ask what breaks the process; the answer, after 'restarting the model' was seen in the same message."""
+        """Sends a question that breaks the process; the answer, after its message showed 'restarting the model'."""
         room = self.room()
         await room.says("ana", text)
         message = await room.sees(text, "restarting the model")

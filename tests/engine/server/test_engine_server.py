@@ -1,4 +1,4 @@
-"""Loads that fail late: what they leave behind, and what is told."""
+"""Tests loads that fail late: their cleanup and their error messages."""
 
 import json
 import shutil
@@ -24,12 +24,12 @@ def new_host() -> ModelHost:
 
 
 def ours() -> set[threading.Thread]:
-    """The threads, without the one that watches progress bars, which comes at some time and stays."""
+    """The threads without tqdm's monitor, which starts at any time and does not end."""
     return {thread for thread in threading.enumerate() if "tqdm" not in thread.name}
 
 
 def unseen(progress: LoadProgress) -> None:
-    """Nobody watches."""
+    """Ignores the progress of a load."""
 
 
 def test_a_model_without_a_chat_template_leaves_no_batch_behind(
@@ -37,7 +37,7 @@ def test_a_model_without_a_chat_template_leaves_no_batch_behind(
 ) -> None:
     monkeypatch.setattr(
         "bot.engine.server.engine_server.kind_for", lambda model: PagedBatch
-    )  # whose thread is there all the time
+    )  # whose thread always exists
     shutil.copytree(tiny["llama"], tmp_path / "mute")
     (tmp_path / "mute" / "chat_template.jinja").unlink()
     before = ours()
@@ -70,7 +70,7 @@ def test_too_little_memory_to_pack_is_told_in_a_sentence(
 def test_no_text_is_longer_than_where_rotations_become_others_for_everybody(
     tiny: dict[str, Path], tmp_path: Path
 ) -> None:
-    """LongRoPE looks at the longest text of a step, so its neighbours' keys would no longer be of one kind."""
+    """LongRoPE selects its factors by the longest text of a step, which would change other texts' keys."""
     folder = tmp_path / "phi3"
     shutil.copytree(tiny["phi3"], folder)
     config = json.loads((folder / "config.json").read_text())
@@ -90,7 +90,7 @@ def test_no_text_is_longer_than_where_rotations_become_others_for_everybody(
 
 
 def test_a_lost_device_is_no_ordinary_failure_of_a_load(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever in it the first call meets it: here where the one before gives its memory back."""
+    """At whichever call it happens first: here when the previous model's memory is freed."""
 
     def lost() -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")

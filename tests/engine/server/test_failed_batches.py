@@ -1,4 +1,4 @@
-"""When the library's batch dies under us, on a real model whose forward is made to fail: what becomes of answers."""
+"""Tests failures of the library's batch, on a real model whose forward pass fails: what happens to the answers."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -81,7 +81,7 @@ def test_a_broken_device_ends_the_process(bench: Bench, error: Exception) -> Non
 def test_a_batch_that_fails_while_it_is_tried_out_says_how(
     tiny: dict[str, Path], kind: Kind, error: Exception, raised: type[Exception]
 ) -> None:
-    """It decides whether the KV cache is too large, the process must go, or the model answers one at a time."""
+    """The kind of failure decides whether the KV cache shrinks, the process is replaced, or batching is turned off."""
     model: Any = AutoModelForCausalLM.from_pretrained(tiny["llama"], dtype=torch.float32).eval()
 
     def fail(module: object, args: object) -> None:

@@ -1,4 +1,4 @@
-"""An engine that hangs is replaced; one that is slow is left alone (fault 29, and fault 55 for loads)."""
+"""Tests that an engine that hangs is replaced and a slow one is not (fault 29, and fault 55 for loads)."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ HUNG_S = 5.0
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def own() -> AsyncIterator[EngineProcess]:
-    """An engine of this module's own, since it is made to hang."""
+    """An engine of this module's own, because tests make it hang."""
     process = EngineProcess(HUNG_S)
     yield process
     await process.close()
@@ -63,13 +63,13 @@ async def test_one_that_has_nothing_to_do_lives_on(own: EngineProcess, tiny: dic
 async def test_a_service_that_stood_still_itself_blames_nobody(own: EngineProcess, tiny: dict[str, Path]) -> None:
     await load(own, tiny["llama"])
     before = own.pid
-    time.sleep(HUNG_S + 1)  # noqa: ASYNC251 -- as a virtual machine that is paused
+    time.sleep(HUNG_S + 1)  # noqa: ASYNC251 -- like a paused virtual machine
     assert (await ask(own, "resumed", "Where are the keys?")).text
     assert own.pid == before
 
 
 class Patient:
-    """A heart that is looked at by hand."""
+    """A heartbeat that a test checks manually."""
 
     def __init__(self) -> None:
         self.beats = 0
@@ -80,7 +80,7 @@ class Patient:
         self.beats += 1
 
     def beats_now(self) -> bool:
-        """Whether the next tick is a beat."""
+        """Whether the next tick sends a beat."""
         before = self.beats
         self.heart.tick()
         return self.beats > before

@@ -1,4 +1,4 @@
-"""Which models stay in memory, which one goes first, and where to: the decisions, on a machine made of numbers."""
+"""Tests the decisions of the model cache (what stays, what is evicted first, and where to) on a simulated machine."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tests.support.builders.model_cache import CACHE, WEIGHTS, Desk, Hosted, Mac
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    """On a CPU. What a model that is dropped took is free at once; its files are said to need WEIGHTS and CACHE."""
+    """A model cache on a CPU. An evicted model frees its memory at once; each estimate is WEIGHTS + CACHE."""
     desk = Desk(tmp_path, Machine())
     drop = Residents._drop
 
@@ -118,7 +118,7 @@ def test_a_machine_that_became_short_gets_back_what_is_only_kept(desk: Desk) -> 
 
 @pytest.fixture
 def card(desk: Desk) -> Desk:
-    """A GPU with room for two."""
+    """A GPU with room for two models."""
     desk.device = "cuda"
     desk.machine.gpu = 2 * (WEIGHTS + CACHE)
     return desk

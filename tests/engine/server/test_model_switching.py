@@ -1,4 +1,4 @@
-"""Switching between models in a real engine: one that was there before comes back at once, with what it had read."""
+"""Tests switching models in a real engine: an earlier model returns at once, with its cached prefixes."""
 
 import asyncio
 import sys
@@ -56,7 +56,7 @@ async def test_a_load_waits_until_an_aborted_answer_has_ended(engine: EngineProc
 
 
 async def _left_at_three(engine: EngineProcess, path: Path) -> "asyncio.Task[LoadedModel]":
-    """Go away in the middle of an answer, and have another model loaded at once."""
+    """Abandons an answer at its third delta, and loads another model at once."""
 
     async def leave(count: int) -> None:
         if count == 3:
@@ -97,11 +97,11 @@ async def test_an_answer_that_runs_out_of_memory_costs_the_models_that_are_only_
 
 
 class Ended(BaseException):
-    """The runner's loop is left."""
+    """Ends the runner's loop."""
 
 
 class Owing:
-    """A host that owes an answer until it has been asked whether it does."""
+    """A host with one pending answer, which ends after `running` was read."""
 
     def __init__(self, post: Callable[[Callable[[], None]], None], emit: object, on_step: object) -> None:
         self._post, self._owed = post, 1

@@ -1,5 +1,6 @@
-"""Too little memory (fault 26), in both ways of generating: the ladder is gone down, and nobody's answer is lost or
-doubled. The model is real; its forward is made to fail.
+"""Tests memory shortages (fault 26) in both generators: all recovery steps run, and no answer is lost or duplicated.
+
+The model is real; its forward pass is made to fail.
 """
 
 import logging
@@ -35,7 +36,7 @@ def resting(batch: Batch) -> torch.Tensor:
 
 
 def shortage_on_the_cpu() -> Exception:
-    """What torch's allocator really raises there."""
+    """The exception of torch's CPU allocator."""
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 50, dtype=torch.uint8)
     return RuntimeError(*caught.value.args)
@@ -98,7 +99,7 @@ def test_what_the_failed_step_held_is_given_back_before_the_next_one(bench: Benc
         if held:
             left_over.append(held[0]() is not None)
         elif len(bench.texts.get(1, "")) > 5:
-            activation = torch.zeros(1000)  # in this frame, which the traceback holds
+            activation = torch.zeros(1000)  # a local variable, which the traceback keeps alive
             held.append(weakref.ref(activation))
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -130,7 +131,7 @@ def test_the_old_cache_is_gone_before_a_new_one_is_made(bench: Bench, monkeypatc
 
 
 def test_a_token_is_tried_before_anybody_is_answered_again(bench: Bench) -> None:
-    """Where not even that fits, the process is replaced."""
+    """If a single token does not fit, the process is replaced."""
     sizes: list[int] = []
 
     def hook(module: object, args: tuple[Any, ...], given: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""One answer after another: what generate() says, with seeds, behind the same interface."""
+"""Tests one answer at a time: generate()'s text, with seeds, behind the same interface."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Long conversations: what is dropped, that the rest fits, and that the beginning does not creep."""
+"""Tests long conversations: dropped turns, a fitting rest, and a stable start of the history."""
 
 import tracemalloc
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from tests.support.builders.prompt_tokenizers import CHATML, ask, bot, byte_leve
 
 
 def talk(pairs: int, words: int = 8) -> list[Turn]:
-    """Question, answer, ..., question: `pairs` answered questions and an open one."""
+    """`pairs` answered questions and an open one."""
     turns = []
     for number in range(pairs):
         turns += [user(f"Question {number} " + "word " * words), bot(f"Answer {number} " + "yes " * words)]

@@ -1,4 +1,4 @@
-"""Nothing that people or models write becomes a control token or a role marker, wherever they write it."""
+"""Tests that text of users or models never becomes a control token or a role marker, wherever it is."""
 
 import re
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from tests.support.builders.prompt_tokenizers import (
     wrapped,
 )
 
-ADDED = (  # known to the tokenizer, not special to it
+ADDED = (  # added tokens that are not special
     AddedToken("<tool_call>", normalized=False),
     AddedToken("[PAD3]", normalized=True),
     AddedToken("<|im_start|>assistant", normalized=False),
@@ -39,7 +39,7 @@ ADDED = (  # known to the tokenizer, not special to it
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A tokenizer with its template, and the texts that stand between the contents in its prompts."""
+    """A tokenizer with its template, and the template's texts between the contents."""
 
     tokenizer: PreTrainedTokenizerBase
     builder: PromptBuilder
@@ -83,7 +83,7 @@ MODELS = ("chatml", "phi-4", "llama-3", "mistral", "zephyr", "phi-2")
 
 
 def conversation(text: str) -> Prompt:
-    """`text` everywhere that somebody can write something: texts, names, a file's content, settings, old answers."""
+    """Puts `text` in every place that users control: messages, names, file contents, settings, old answers."""
     file = f"Look at this.\n\nnotes.txt:\n```\n{text}\n```"
     return ask(
         user(text, "Ana"),
@@ -104,7 +104,8 @@ PLAIN_MARKERS = {
 
 
 def assert_harmless(model_name: str, text: str) -> None:
-    """The prompt has the control tokens and role markers of the same prompt with an innocent text; nothing is lost."""
+    """Asserts that the prompt has the same control tokens and role markers as with a harmless text, and loses
+    nothing."""
     this = model(model_name)
     innocent, hostile = this.ids(conversation("word")), this.ids(conversation(text))
     assert this.control(hostile) == this.control(innocent)

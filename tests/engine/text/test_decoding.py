@@ -1,4 +1,4 @@
-"""Ids to text as they come: whole characters, right spaces, no specials, no part of a stop string."""
+"""Tests incremental decoding of ids: whole characters, correct spaces, no special tokens, no part of a stop string."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -49,7 +49,7 @@ def spell(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def one_by_one(decoder: TextDecoder, ids: list[int]) -> list[str]:
-    """The portions that come of pushing ids one at a time."""
+    """The pieces that result from pushing ids one at a time."""
     return [*(decoder.push([number]) for number in ids), decoder.flush()]
 
 

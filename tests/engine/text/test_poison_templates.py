@@ -1,4 +1,4 @@
-"""A repository's poisonous template over a real engine: refused by name, and everybody else is answered (fault 54)."""
+"""Tests malicious templates in a real engine: rejected by name, while other requests are answered (fault 54)."""
 
 import json
 import shutil
@@ -22,12 +22,12 @@ pytest_plugins = ["tests.support.fixtures.engine"]
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 
 START_S = 240.0
-"""A start imports torch, which takes its time on a busy machine."""
+"""Seconds; a start imports torch, which is slow on a busy machine."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def own() -> AsyncIterator[EngineProcess]:
-    """An engine of this module's own, since it may hang."""
+    """An engine of this module's own, because it may hang."""
     process = EngineProcess()
     yield process
     await process.close()
@@ -77,7 +77,7 @@ async def test_a_file_that_is_far_too_large_is_not_read(
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def house(tiny: dict[str, Path], tmp_path: Path) -> AsyncIterator[House]:
-    """A service with a real engine, a tiny model, and one whose template has no end."""
+    """A service with a real engine, a tiny model, and one whose template never ends."""
     toxic = poisoned(tiny["llama"], tmp_path / "toxic", ENDLESS["nested ranges"])
     catalog = tmp_path / "tiny.toml"
     entries = {"tiny": tiny["llama"], "toxic": toxic}

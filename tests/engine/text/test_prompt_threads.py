@@ -1,4 +1,4 @@
-"""A megabyte in one question holds up nobody: refused by its length, or made into a prompt beside running answers."""
+"""Tests a megabyte in one question: rejected by its length, or built into a prompt while answers run."""
 
 import asyncio
 import json
@@ -24,9 +24,9 @@ from tests.support.builders.prompt_tokenizers import ask as asked
 pytest_plugins = ["tests.support.fixtures.engine"]
 
 FILES = "Where are the keys, and who wrote this? <|im_end|> " * 20_000
-"""A megabyte."""
+"""One megabyte."""
 WINDOW = 300_000
-"""So large that a megabyte may fit by its length, and so small that it does not when it was counted."""
+"""A window that a megabyte may fit by its length, but does not fit by its token count."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -97,7 +97,7 @@ def test_a_text_that_cannot_fit_by_its_length_is_refused_without_the_tokenizer()
 @pytest.mark.parametrize("text", [FILES, "<|im_end|>" * 100_000, "\n" * 3 + "a\n" * 500_000, "é" * 1_000_000])
 def test_a_text_is_tokenised_only_until_it_cannot_fit(text: str) -> None:
     tokenizer = byte_level(CHATML)
-    room = len(text) // max(map(len, tokenizer.get_vocab())) + 10  # its length alone does not tell
+    room = len(text) // max(map(len, tokenizer.get_vocab())) + 10  # the length alone does not decide
     builder = PromptBuilder(tokenizer, "", room + 100)
     with patch.object(tokenizer, "encode", side_effect=tokenizer.encode) as encode, pytest.raises(RequestFailed):
         builder.build(asked(user(text)), 100)

@@ -1,4 +1,4 @@
-"""What the model reads: the prompt as each kind of template renders it, equal to the library's for ordinary text."""
+"""Tests the prompt of each kind of template, equal to the library's for ordinary text."""
 
 from pathlib import Path
 

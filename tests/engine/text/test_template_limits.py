@@ -1,4 +1,4 @@
-"""Chat templates are rendered as the library does, in a process that no template can stop or fill (fault 54)."""
+"""Tests chat templates: rendered like the library, in a process that no template can block or fill (fault 54)."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ ORDINARY = {
     for name, text in {**vars(prompt_tokenizers), "PHI_4_MINI": PHI_4_MINI, "TINY": TINY, **TEMPLATES}.items()
     if "{%" in str(text)
 }
-"""Every template of the tests, and our own."""
+"""All templates of the tests, and our own."""
 
 FEATURES = {
     "json": "{{ messages | tojson }}{{ messages | tojson(indent=2) }}{{ {'b': 1, 'a': 'ü'} | tojson(sort_keys=true) }}",
@@ -60,7 +60,7 @@ FEATURES = {
     "a macro": "{% macro say(m) %}[{{ m.role }}]{% endmacro %}{% for m in messages %}{{ say(m) }}{% endfor %}",
     "slices": "{{ messages[1:][0]['content'].strip().split('i')[0] }}{{ messages[::-1][0].role }}{{ 'b' in 'abc' }}",
 }
-"""What templates may use besides: all that the library gives them."""
+"""Other features that the library offers to templates."""
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def renderer() -> Iterator[TemplateRenderer]:
 
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch, renderer: TemplateRenderer) -> TemplateRenderer:
-    """What templates are rendered with in this process: smaller limits, so that the tests are quick."""
+    """Renders in this process with smaller limits, so that the tests are fast."""
     monkeypatch.setattr(templates, "SHARED", renderer)
     return renderer
 
@@ -133,7 +133,7 @@ def test_no_template_stops_or_fills_who_renders_it(strict: TemplateRenderer, nam
     assert said.endswith("choose another model, or name one of our templates in the catalog (phi-2).")
     assert len(said) < 500
     assert "\n" not in said
-    # The next one is not harmed.
+    # The next prompt is not affected.
     assert PromptBuilder(byte_level(CHATML), "", 4096).build(ask(user("Hi")), 10).ids
 
 
@@ -263,11 +263,11 @@ def test_the_child_ends_with_a_parent_that_was_killed(rendering: bool) -> None:
     with parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
-        while rendering and child.cpu_times().user < 0.5:  # it has begun
+        while rendering and child.cpu_times().user < 0.5:  # it has started
             time.sleep(0.05)
         parent.kill()
     while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.05)  # the test's own timeout is the bound
+        time.sleep(0.05)  # the test's timeout limits it
 
 
 def test_the_child_is_light(renderer: TemplateRenderer) -> None:

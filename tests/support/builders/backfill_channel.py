@@ -1,4 +1,4 @@
-"""A stage for reading back: a channel that remembers what was said, and a CatchUp on real storage."""
+"""Builds a scripted channel with a history, and a CatchUp (backfill) on real storage that reads it."""
 
 import itertools
 import time
@@ -18,7 +18,7 @@ NUMBERS = itertools.count(1)
 
 
 class Channel(ScriptedAdapter):
-    """A platform with one channel, or with a few of them."""
+    """A platform with one or more channels."""
 
     def __init__(self, channels: int = 1) -> None:
         super().__init__(0)
@@ -28,7 +28,7 @@ class Channel(ScriptedAdapter):
         self.troubles: dict[ConversationKey, list[Exception]] = {}
 
     def says(self, ago: float = 60.0, *, channel: int = 0, **more: object) -> IncomingMessage:
-        """Somebody says something; ids and times come in order."""
+        """Adds a message by Ana; ids and times increase."""
         number = next(NUMBERS)
         event = IncomingMessage(
             self.keys[channel],
@@ -42,7 +42,8 @@ class Channel(ScriptedAdapter):
         return self.said[-1]
 
     async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
-        """As platforms do it."""
+        """Returns messages after an id, oldest first, as platforms do. Raises the channel's next scripted error, if
+        any."""
         self.fetched.append(key)
         if troubles := self.troubles.get(key):
             raise troubles.pop(0)
@@ -52,7 +53,7 @@ class Channel(ScriptedAdapter):
 
 @dataclass
 class Listener:
-    """Hears a channel, as the core does. `meanwhile` comes live while it reads back."""
+    """Handles messages like the core does. `meanwhile` holds messages that arrive live during the backfill."""
 
     storage: Storage
     channel: Channel
@@ -65,17 +66,17 @@ class Listener:
         self.catchup = CatchUp(Current(self.settings, Catalog.of(self.settings)), self.storage)
 
     async def restarts(self) -> None:
-        """Another process, which only knows what is stored."""
+        """Replaces the CatchUp with a new one that loads only what is stored."""
         self.catchup = CatchUp(Current(self.settings, Catalog.of(self.settings)), self.storage)
         await self.catchup.load([self.channel.platform])
 
     def hears(self, event: IncomingMessage) -> None:
-        """A message was stored."""
+        """Handles a message live and records it in the cursor."""
         self.handled.append(event.message_id)
         self.catchup.heard(event)
 
     async def reads_back(self) -> list[str]:
-        """What a new session begins with: the ids of what it handled, in order."""
+        """Runs a backfill, as a new session does; the ids that it handled, in order."""
         before = len(self.handled)
         await self.catchup.read_back(self.channel, self._handle)
         return self.handled[before:]

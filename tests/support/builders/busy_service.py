@@ -1,6 +1,7 @@
-"""A busy afternoon: Discord, phi-4 on a GPU, people who wait, ten minutes of past, and some things that went wrong.
+"""Builds a service under load for the page's pictures: Discord, phi-4 on a GPU, a queue, ten minutes of samples,
+errors.
 
-In: a directory. Out: a running service and its page, in a state worth looking at, the same each time.
+The state is the same at each run.
 """
 
 import logging
@@ -35,10 +36,10 @@ parameters = 14_700_000_000
 
 
 class GpuEngine(ScriptedEngine):
-    """A scripted engine that says that it has a GPU."""
+    """A scripted engine that reports a GPU."""
 
     async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
-        """As always."""
+        """Loads, and reports phi-4 on a GPU."""
         loaded = await super().load(source, progress)
         return replace(
             loaded,
@@ -51,7 +52,7 @@ class GpuEngine(ScriptedEngine):
         )
 
     async def stats(self) -> EngineStats:
-        """As always."""
+        """Reports the memory of a GPU."""
         stats = await super().stats()
         return replace(
             stats, tokens_per_s=38.4, free_blocks=37, resident_mb=2_310, gpu_used_mb=32_700, gpu_total_mb=49_140
@@ -60,7 +61,7 @@ class GpuEngine(ScriptedEngine):
 
 @asynccontextmanager
 async def afternoon(root: Path, tick_s: float = TICK_S) -> AsyncIterator[tuple[House, Site]]:
-    """Four answers are being written, three people wait, the plots have a past, until the block ends."""
+    """Opens the service and its page with four running answers, three queued requests, and filled plots."""
     catalog = root / "scene.toml"
     catalog.write_text(CATALOG)
     how = {"catalog": catalog, "model": "phi-4", "models": "phi-4", "platform": "discord"}
@@ -92,8 +93,8 @@ def _team(house: House, who: str) -> Team:
 
 
 async def remember(site: Site) -> None:
-    """Give the plots ten minutes, as a team of a few people makes them."""
-    await site.web.sampler.look()  # or the page might come before the engine's first figures
+    """Fills the sampler with ten minutes of samples of a small team."""
+    await site.web.sampler.look()  # otherwise the page could load before the engine's first numbers
     site.web.status.began = time.time() - 19_200
     samples = site.web.sampler.samples
     samples.clear()
@@ -114,7 +115,7 @@ async def remember(site: Site) -> None:
 
 
 def _count(metrics: Metrics) -> None:
-    """What was counted since the start."""
+    """Counts the requests since the start."""
     for number in range(214):
         reason = FinishReason.ABORT if number % 40 == 7 else FinishReason.STOP
         usage = Usage(700 + 13 * number % 900, 500 + 7 * number % 600, 90 + number % 150, 0, 0, 0, 16_384, 0)
@@ -122,7 +123,7 @@ def _count(metrics: Metrics) -> None:
 
 
 def _log() -> None:
-    """What went wrong, in the words that the parts have for it."""
+    """Logs errors with the real messages of the parts that report them."""
     logging.getLogger("bot.generation.worker").error("The engine died; it is started again")
     for _ in range(3):
         gateway = logging.getLogger("adapters.discord.gateway.gateway")
@@ -134,7 +135,7 @@ def _log() -> None:
 
 
 async def finish(house: House) -> None:
-    """Let everybody have their answers."""
+    """Lets all pending answers finish."""
     for who in WRITING:
         await house.world.gates.open(f"for {who}/2")
     for who in (*WRITING, *WAITING):

@@ -1,4 +1,4 @@
-"""All that a process logs while a test runs, as `inhouse run` would write it."""
+"""Captures what a process logs during a test, in the format of `inhouse run`."""
 
 import io
 import logging
@@ -10,7 +10,7 @@ from bot.observability.logs import OURS, QUIET, setup_logs
 
 @contextmanager
 def logs_at(level: str, form: str = "text", secrets: Iterable[str] = ()) -> Iterator[io.StringIO]:
-    """What is logged from `level` on, until the block ends; then everything is as it was."""
+    """Captures log records from `level` on, and restores the logging configuration afterwards."""
     root = logging.getLogger()
     loggers = [root, *map(logging.getLogger, (*OURS, *QUIET))]
     before = [(logger, logger.level) for logger in loggers]

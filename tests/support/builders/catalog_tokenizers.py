@@ -1,7 +1,7 @@
-"""A tokenizer for every model of the catalog, with the control tokens and the template that its own has.
+"""Builds a tokenizer for every catalog model, with that model's control tokens and chat template.
 
-SmolLM2's and Mistral's are the real ones. The others' vocabularies are not at hand; what matters here is: which texts
-are tokens of their own, and what the template writes around what people say.
+SmolLM2's and Mistral's tokenizers are the real ones. The other vocabularies are not available offline; these tests only
+need the special tokens and the text that the template writes around messages.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,7 @@ PHI_2_ADDED = tuple(AddedToken(" " * count, normalized=False) for count in (2, 4
 
 @cache
 def smollm2() -> PreTrainedTokenizerBase:
-    """The real one, out of the cache."""
+    """SmolLM2's tokenizer, from the model cache."""
     settings = load_settings()
     folder = pull(Catalog.of(settings).get("smollm2"), settings)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -73,4 +73,4 @@ MAKERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
     "phi-4": lambda: byte_level(PHI_4, PHI_4_TOKENS),
     "qwen2.5-14b-instruct": lambda: byte_level(CHATML, QWEN_TOKENS, QWEN_ADDED),
 }
-"""By the names of the catalog; a model that is added there needs a line here."""
+"""Tokenizer factories by catalog name; each new catalog model needs a line here."""

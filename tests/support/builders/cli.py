@@ -1,4 +1,4 @@
-"""Types of the tests that run `inhouse` in their own process."""
+"""Types for tests that run `inhouse` in the test's process."""
 
 import io
 from collections.abc import Callable
@@ -7,7 +7,7 @@ Inhouse = Callable[..., tuple[int, str, str]]
 
 
 class Typing(io.StringIO):
-    """stdin that is a terminal."""
+    """A stdin that is a terminal."""
 
     def isatty(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""A console whose terminal is an emulator that can be read back."""
+"""Builds a console adapter on a terminal emulator whose screen a test can read."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 100, 12
 
 
 class Terminal:
-    """A terminal of WIDTH x HEIGHT cells that keeps what scrolls away. It is the file that Rich writes to."""
+    """A terminal of WIDTH x HEIGHT cells with scrollback. It is the file that Rich writes to."""
 
     encoding = "utf-8"
 
@@ -35,7 +35,7 @@ class Terminal:
         return len(text)
 
     def narrow(self, width: int) -> None:
-        """Make the window narrower, and wrap its lines as tmux, VTE and others do."""
+        """Makes the window narrower and rewraps its lines as tmux and VTE do."""
         rows = [*self._screen.history.top, *(self._screen.buffer[row] for row in range(self._screen.cursor.y + 1))]
         lines = []
         for row in rows:
@@ -49,14 +49,14 @@ class Terminal:
         self._stream.feed("\r\n".join(lines))
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Does nothing: write() is unbuffered."""
 
     def isatty(self) -> bool:
         return True
 
     @property
     def lines(self) -> list[str]:
-        """Everything that can be read, by scrolling back too."""
+        """All lines, with the scrollback."""
         gone = ["".join(line[column].data for column in range(self.width)) for line in self._screen.history.top]
         shown = [line.replace("\N{NO-BREAK SPACE}", " ") for line in [*gone, *self._screen.display]]
         return [line.rstrip() for line in shown]
@@ -67,11 +67,11 @@ class Terminal:
 
 
 class Chat:
-    """A console on that terminal."""
+    """A console adapter on a Terminal."""
 
     def __init__(self, downloads: Path, *lines: str) -> None:
         self.terminal = Terminal()
-        file: Any = self.terminal  # a file for all that Rich does with it
+        file: Any = self.terminal  # implements the part of a file that Rich uses
         self.console = Console(file=file, width=WIDTH, height=HEIGHT, force_terminal=True, color_system="truecolor")
         self.screen = RichScreen(self.console, downloads)
         self.said = Said(lines)

@@ -1,4 +1,4 @@
-"""The platforms of the adapter contract: each as the little that those tests need, on its own fake."""
+"""Builds each platform for the adapter contract tests: the adapter on its fake, behind one interface."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -18,22 +18,22 @@ from tests.support.fakes.world import Fault, World
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A channel in which somebody asked something; `reply` is an answer that was not posted yet."""
+    """A channel with one question; `reply` is an answer that is not posted yet."""
 
     adapter: Adapter
     core: RecordingCore
     running: "asyncio.Task[None]"
     reply: Reply
-    shown: Callable[[], Sequence[str]]  # the bot's messages, as they look now
-    asks: Callable[[str], Awaitable[str]]  # somebody asks something more; its message id
-    loses_the_answer: Callable[[], object]  # the next post is applied, and nobody hears of it
+    shown: Callable[[], Sequence[str]]  # the bot's messages as currently shown
+    asks: Callable[[str], Awaitable[str]]  # posts one more question; returns its message id
+    loses_the_answer: Callable[[], object]  # the next post is applied, but its response is lost
     refuses_posts: Callable[[], object]
-    takes_away: Callable[[], Awaitable[object]]  # what the bot posted is deleted
+    takes_away: Callable[[], Awaitable[object]]  # deletes what the bot posted
 
 
 @asynccontextmanager
 async def scripted() -> AsyncIterator[Place]:
-    """The platform that the core's own tests use."""
+    """The scripted platform that the core's tests use."""
     core, ana = RecordingCore(), Person("ana", "Ana")
     key = ConversationKey("scripted", "", "room")
     async with World() as world:
@@ -70,7 +70,7 @@ async def scripted() -> AsyncIterator[Place]:
 
 @asynccontextmanager
 async def discord() -> AsyncIterator[Place]:
-    """The real discord.py on a Discord of our own."""
+    """The real discord.py on the fake Discord."""
     async with on_stage(timing=GatewayTiming(guilds=0.05, gap=0.1, answer=1.0)) as stage:
         question = await stage.ana.says(stage.general, "hello", mention=True)
         posts = "/channels/{channel_id}/messages"
@@ -98,7 +98,7 @@ async def discord() -> AsyncIterator[Place]:
 
 @asynccontextmanager
 async def slack() -> AsyncIterator[Place]:
-    """The real slack-bolt on a Slack of our own."""
+    """The real slack-bolt on the fake Slack."""
     async with slack_adapter.on_stage() as stage:
         dm = stage.server.dm(stage.ana)
         question = await stage.ana.says(dm, "hello")

@@ -1,6 +1,6 @@
-"""The desk at which messages become requests: Conversations with a real storage and no worker, for tests.
+"""Builds Conversations on real storage without a worker.
 
-In: messages, told in a line. Out: the requests that they made (`owed`), and the prompts for them.
+`hears` sends a message, `owed` lists the requests that resulted, `reads` builds the prompt of a request.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ ANA = Person("id-ana", "Ana")
 
 
 class Desk:
-    """Requests are put down in `owed`, and end with `answers`."""
+    """Conversations and its queue; collects new requests in `owed`, and finishes them with `answers`."""
 
     def __init__(self, settings: Settings, storage: Storage) -> None:
         self.queue = RequestQueue(settings.queue_size, settings.per_user)
@@ -38,7 +38,7 @@ class Desk:
     async def hears(
         self, text: str, *, key: ConversationKey = CHANNEL, at: float = 1.0, who: Person = ANA, **more: Any
     ) -> Outcome:
-        """A message arrives; its id is its text unless one is given."""
+        """Sends a message; its id defaults to its text."""
         values = {"message_id": text, "addressed": True, **more}
         return await self.conversations.message(
             IncomingMessage(key, author=who, text=text, sent_at=at, **values), self.submit
@@ -49,7 +49,7 @@ class Desk:
         self.queue.put(request)
 
     async def answers(self, request: GenerationRequest, text: str) -> None:
-        """The worker is done with a request."""
+        """Finishes a request, as the worker does."""
         if self.queue.remove(request.request_id):
             await self.storage.inbox.finish(
                 request.request_id,

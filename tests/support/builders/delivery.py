@@ -1,4 +1,4 @@
-"""A stage for deliveries: the real outbox, a scripted platform, and one delivery between them."""
+"""Builds a Delivery between the real outbox and a scripted platform."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -19,7 +19,7 @@ QUICK = Limits(max_chars=2000, min_interval_s=0.0)
 
 
 class Nobody:
-    """A Core to which nothing happens."""
+    """A Core that ignores all events."""
 
     async def handle(self, event: Event) -> Outcome:
         return Accepted()
@@ -39,7 +39,7 @@ class Nobody:
 
 @dataclass
 class Stage:
-    """A platform, a storage, and an answer that is to get from one to the other."""
+    """A platform, a storage, and a Delivery between them."""
 
     root: Path
     world: World
@@ -48,39 +48,39 @@ class Stage:
     delivery: Delivery
 
     def frame(self, text: str, *, tail: str = "", number: int = 0, final: bool = False) -> Reply:
-        """A part of the answer as it should look now."""
+        """One part of the answer in its current form."""
         return replace(
             part(REQUEST, number, text), tail=tail, final=final, attachment=None, finish_reason=None, usage=None
         )
 
     async def ends(self, *texts: str) -> None:
-        """The answer is stored with these parts, and they are to be shown."""
+        """Stores the answer in these parts and shows them."""
         frames = [self.frame(text, number=number, final=True) for number, text in enumerate(texts)]
         await answer(self.storage, REQUEST, "\n".join(texts), *frames)
         self.delivery.show(frames)
 
     async def arrives(self) -> list[list[str]]:
-        """Wait for the end; every message's texts, oldest first."""
+        """Runs the delivery to its end; all versions of each message, oldest first."""
         await asyncio.wait_for(self.delivery.run(), 20)
         return [message.history for message in self.world.posted]
 
     async def shows(self, text: str) -> None:
-        """Wait until a message says this."""
+        """Waits until a message has this text."""
         await self.world.until(lambda: any(post.text == text for post in self.world.posted), f"{text!r} is shown")
 
     def state(self) -> list[object]:
-        """How far the parts got, by storage."""
+        """The stored outbox states of the parts, in order."""
         found = rows(self.root, "SELECT state FROM outbox ORDER BY part")
         return [row[0] for row in found]
 
     def restarted(self) -> None:
-        """Another process takes over, which only knows what is stored."""
+        """Replaces the delivery, as a restarted process would."""
         self.delivery = Delivery(self.adapter, self.storage.outbox, REQUEST.request_id)
 
 
 @asynccontextmanager
 async def stage_in(root: Path, limits: Limits = QUICK) -> AsyncIterator[Stage]:
-    """A question is asked, and its answer is about to be shown."""
+    """Stores a question and opens a Delivery for its answer."""
     async with World() as world:
         storage = await Storage.open(root)
         await ask(storage, "question")

@@ -1,4 +1,4 @@
-"""The Discord adapter on a Discord of our own: what its tests stand on.
+"""Builds the Discord adapter on the fake Discord.
 
 async with on_stage() as stage:
     await stage.ana.says(stage.general, "hello", mention=True)
@@ -25,13 +25,13 @@ BUTTONS = (ActionKind.REGENERATE, ActionKind.GOOD, ActionKind.BAD)
 REQUEST = "0" * 31 + "1"
 
 
-def settings_of(server: FakeDiscord, **more: Any) -> Settings:  # Any: whatever a setting takes
+def settings_of(server: FakeDiscord, **more: Any) -> Settings:  # Any: values of settings
     """Settings with the fake's token and nothing of this machine."""
     return Settings(**{"discord_bot_token": server.token, "state_dir": Path("state"), **more})
 
 
 def key_of(channel: Channel) -> ConversationKey:
-    """The conversation that a channel of the fake is."""
+    """The conversation key of a channel of the fake."""
     guild = channel.guild.id if channel.guild else ""
     if channel.parent is not None:
         return ConversationKey("discord", guild, channel.parent.id, channel.id)
@@ -39,7 +39,7 @@ def key_of(channel: Channel) -> ConversationKey:
 
 
 def reply_to(question: Message, text: str = "", **more: Any) -> Reply:  # Any: the fields of a Reply
-    """The first message of an answer."""
+    """The first message of an answer to `question`."""
     reply = Reply(
         reply_id="a" * 20,
         request_id=REQUEST,
@@ -55,7 +55,7 @@ def reply_to(question: Message, text: str = "", **more: Any) -> Reply:  # Any: t
 
 @dataclass(slots=True)
 class Stage:
-    """An adapter that is connected, two people and a channel."""
+    """A connected adapter, two users and a channel."""
 
     server: FakeDiscord
     adapter: DiscordAdapter
@@ -73,9 +73,9 @@ async def on_stage(
     core: RecordingCore | None = None,
     message_content: bool = True,
     timing: GatewayTiming = QUICK,
-    **settings: Any,  # Any: whatever a setting takes
+    **settings: Any,  # Any: values of settings
 ) -> AsyncIterator[Stage]:
-    """An adapter on a fake of its own, or on one that is there already."""
+    """Connects an adapter to a new fake, or to a given one."""
     if server is None:
         async with (
             FakeDiscord(message_content=message_content) as server,

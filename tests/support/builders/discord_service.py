@@ -1,4 +1,4 @@
-"""A whole service with the Discord adapter on a Discord of our own and a scripted engine.
+"""Builds a whole service with the Discord adapter on the fake Discord and a scripted engine.
 
 async with open_house(tmp_path, server) as house:
     question = await house.ana.says(house.general, "hello", mention=True)
@@ -24,12 +24,12 @@ from tests.support.fakes.engine import ScriptedEngine
 from tests.support.fakes.gates import Gates
 
 DONE = "Regenerate"
-"""The button that stands under a finished answer."""
+"""The label of the button under a finished answer."""
 
 
 @dataclass(slots=True)
 class House:
-    """A running service, its Discord, and who is there."""
+    """A running service, its fake Discord, two users and a channel."""
 
     server: FakeDiscord
     adapter: DiscordAdapter
@@ -48,7 +48,7 @@ class House:
         return [[first, *_parts_after(first, shown)] for first in firsts]
 
     async def dies(self) -> None:
-        """End without a word, in the middle of whatever it does."""
+        """Cancels the service without a drain, like a crash."""
         self.service.stop()
         self.service.stop()
         self.running.cancel()
@@ -60,7 +60,7 @@ class House:
         ends: str = "",
         timeout: float = 10.0,  # noqa: ASYNC109 -- reads well
     ) -> str:
-        """The text of the one answer to a question, once it is finished (and the last message ends so)."""
+        """Waits for the one finished answer to a question (whose last message ends with `ends`); its text."""
 
         def finished() -> bool:
             return any(parts[-1].content.endswith(ends) for parts in self.answers_to(question))
@@ -71,7 +71,7 @@ class House:
 
 
 async def answered_once(house: House, *questions: Message) -> None:
-    """Every question has one finished answer, and there is nothing else; nobody was pinged."""
+    """Asserts that each question has exactly one finished answer, and that nothing else was posted or pinged."""
     for question in questions:
         assert await house.answer_to(question) == f"You said: {question.content.partition(' ')[2]}"
     assert len(house.general.messages) == len(questions)
@@ -80,7 +80,7 @@ async def answered_once(house: House, *questions: Message) -> None:
 
 
 def labels(message: Message) -> set[str]:
-    """What its buttons are called."""
+    """The labels of a message's buttons."""
     return {str(button.get("label")) for button in message.buttons}
 
 
@@ -101,9 +101,9 @@ async def open_house(
     engine: ScriptedEngine | None = None,
     min_interval_s: float = 0.0,
     connected: bool = True,
-    **settings: Any,  # Any: whatever a setting takes
+    **settings: Any,  # Any: values of settings
 ) -> AsyncIterator[House]:
-    """A service that lives in `root` until the block ends. `earlier`: one that lived there before."""
+    """Runs a service in `root`. `earlier`: the previous service in the same root, whose users and channel it keeps."""
     made = make_settings(root, discord_bot_token=server.token, **settings)
     gates = Gates()
     engine = engine or ScriptedEngine(gates.passing)

@@ -1,4 +1,4 @@
-"""How the tests of the engine ask it, and what generate() would have said."""
+"""Sends requests to an engine in tests, and computes generate()'s answer to the same prompt."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -19,7 +19,7 @@ GREEDY = SamplingParams(temperature=0.0, top_p=1.0, repetition_penalty=1.0, max_
 
 @dataclass(frozen=True)
 class Spoken:
-    """A whole answer."""
+    """A complete answer."""
 
     text: str
     deltas: int
@@ -28,7 +28,7 @@ class Spoken:
 
 
 def prompt(*said: str, system: str = "", prefix: str = "") -> Prompt:
-    """A conversation in which user and assistant took turns, the user first."""
+    """A conversation of alternating user and assistant turns, the user first."""
     turns = [
         Turn(Role.ASSISTANT if number % 2 else Role.USER, "" if number % 2 else "Ann", text, str(number), float(number))
         for number, text in enumerate(said)
@@ -43,7 +43,7 @@ async def ask(
     params: SamplingParams = GREEDY,
     at_delta: Callable[[int], Awaitable[None]] | None = None,
 ) -> Spoken:
-    """The whole answer to a prompt; `at_delta` is called after every delta with how many there were."""
+    """Collects the whole answer to a prompt; awaits `at_delta(count)` after each delta."""
     text, count = "", 0
     request = EngineRequest(request_id, prompt(asked) if isinstance(asked, str) else asked, params)
     async with aclosing(engine.stream(request)) as deltas:
@@ -56,7 +56,7 @@ async def ask(
 
 
 async def load(engine: EngineProcess, path: Path, **how: object) -> LoadedModel:
-    """Load a model in fp32 on the CPU, unless `how` says otherwise."""
+    """Loads a model in fp32 on the CPU, unless `how` overrides it."""
     settings: dict[str, object] = {"device": "cpu", "dtype": "float32"}
     source = ModelSource(path.name, str(path), **(settings | how))  # type: ignore[arg-type]
     return await engine.load(source, _no_progress)
@@ -67,7 +67,7 @@ def _no_progress(progress: LoadProgress) -> None:
 
 
 class Reference:
-    """generate() itself, in this process, on the same files: what the engine should say."""
+    """generate() in this process on the same files: the expected answers."""
 
     def __init__(self, path: Path) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
@@ -75,7 +75,7 @@ class Reference:
         self._prompts = PromptBuilder(self.tokenizer, "", self.model.config.max_position_embeddings)
 
     def answer(self, asked: Prompt | str, params: SamplingParams = GREEDY) -> tuple[str, int]:
-        """The text, and how many tokens it took."""
+        """The text and its number of tokens."""
         whole = prompt(asked) if isinstance(asked, str) else asked
         ids = torch.tensor([self._prompts.build(whole, params.max_tokens).ids])
         config = GenerationConfig(

@@ -1,7 +1,8 @@
-"""The engine's own process with faults in it: a script that stands in for the interpreter which the service starts.
+"""Injects faults into the real engine process: a script that replaces the interpreter which the service starts.
 
-The runner, the connection and the model are real; `tests/support/builders/faulty_engine_server.py` says how the model
-is made to fail. It comes in when torch does, after the hello, so that the process starts as the real one.
+The runner, the connection and the model are real; `tests/support/builders/faulty_engine_server.py` makes the model
+fail. Faults are installed when torch is imported, after the hello message, so that the process starts like the real
+one.
 """
 
 import stat
@@ -12,11 +13,11 @@ from bot.engine.server.runner import Runner
 from bot.engine.server.runner import main as serve
 
 DIRECTORY = "BROKEN_ENGINE"
-"""The variable that names the directory in which faults are counted."""
+"""Environment variable with the directory in which faults are counted."""
 
 
 def write_script(folder: Path) -> Path:
-    """The script, for `sys.executable`."""
+    """Writes the script that replaces `sys.executable`; its path."""
     script = folder / "broken-python"
     script.write_text(f"#!{sys.executable}\nfrom tests.support.builders.faulty_engine_process import main\nmain()\n")
     script.chmod(stat.S_IRWXU)
@@ -24,7 +25,7 @@ def write_script(folder: Path) -> Path:
 
 
 class BrokenRunner(Runner):
-    """A runner whose host fails as it is told to."""
+    """A runner whose ModelHost injects faults."""
 
     def run(self) -> None:
         self._heart.start()
@@ -35,8 +36,8 @@ class BrokenRunner(Runner):
 
 
 def main() -> None:
-    """Serve as the engine does."""
+    """Runs the engine's main function with a BrokenRunner."""
     import bot.engine.server.runner
 
-    bot.engine.server.runner.Runner = BrokenRunner  # type: ignore[misc]  # what main makes
+    bot.engine.server.runner.Runner = BrokenRunner  # type: ignore[misc]  # the class that main instantiates
     serve()

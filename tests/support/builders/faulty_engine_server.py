@@ -1,9 +1,8 @@
-"""The model's side of an engine with faults in it; `tests/support/builders/faulty_engine_process.py` is its process.
+"""Makes the model of a real engine fail; `tests/support/builders/faulty_engine_process.py` is its process.
 
-What people write says what goes wrong: `{sigkill 11 1}` kills the process at the 11th step after that message came,
-once; the next time that the message is tried, all is well. How often a fault struck is kept in a directory, since the
-process is gone afterwards. A model called `stuck` never loads, and `slow` takes its time. The model, its batch and the
-connection are real.
+A message selects the fault: `{sigkill 11 1}` kills the process at the 11th step after that message arrived, once; the
+next attempt succeeds. The counts are files, because the process may not survive. A model called `stuck` never loads,
+and `slow` loads slowly. The model, its batch and the connection are real.
 """
 
 import ctypes
@@ -59,7 +58,7 @@ FAULTS: dict[str, Callable[[], None]] = {
 
 
 def _wait(for_ever: bool) -> None:
-    """A disk that does not answer, or one that takes longer for a file than a process may stand still."""
+    """Simulates a stuck disk, or one that needs more time for a file than the heartbeat's limit."""
     read = []
     for _ in range(SLOW_S):
         sleep(1)
@@ -69,9 +68,9 @@ def _wait(for_ever: bool) -> None:
 
 
 class BrokenHost(ModelHost):
-    """A host whose model's forward fails as the messages say."""
+    """A ModelHost whose forward pass fails as the messages say."""
 
-    armed: tuple[str, int, Path] | None = None  # what happens, after how many more steps, and where it is counted
+    armed: tuple[str, int, Path] | None = None  # fault, steps left, file that counts it
 
     def _load_hooked(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> Loaded:
         if source.name in ("stuck", "slow"):
@@ -98,12 +97,12 @@ class BrokenHost(ModelHost):
             return
         with struck.open("ab") as file:
             file.write(b"x")
-        # What is short of memory stays so while it is tried again; everything else happens once a message.
+        # A memory shortage repeats at each retry; other faults happen once per message.
         again = kind == "oom" and struck.stat().st_size < int(struck.name.split()[2])
-        self.armed = (kind, 2, struck) if again else None  # after the one token that is tried
+        self.armed = (kind, 2, struck) if again else None  # the generator first retries a single token
         FAULTS[kind]()
 
 
 def install() -> None:
-    """Make it what the runner makes when it starts."""
-    bot.engine.server.engine_server.ModelHost = BrokenHost  # type: ignore[misc]  # a class in place of a class
+    """Replaces the ModelHost that the runner creates."""
+    bot.engine.server.engine_server.ModelHost = BrokenHost  # type: ignore[misc]  # replaces a class

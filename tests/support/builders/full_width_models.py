@@ -1,12 +1,12 @@
-"""Phi-4, Phi-2 and Mistral-7B-Instruct-v0.3 at their full width, a layer or two deep, as a download would leave them.
+"""Writes Phi-4, Phi-2 and Mistral-7B-Instruct-v0.3 at full width, with one or two layers, as a download leaves them.
 
-`write_real(name, directory)` writes the real configuration but for the number of layers, the real special tokens and
-window, and noise for weights in the number type of the real files, in several shards with an index. A kind always gets
-the same weights. Into the noise some chains are planted: after the first token of one, greedy choice goes through the
-others to its end, so that an answer can be made to end in the token that a test is about.
+`write_real(name, directory)` writes the real configuration except for the number of layers, the real special tokens and
+window, and random weights in the dtype of the real files, in several shards with an index. The weights of a model are
+always the same. Some rows are set to token chains: after the first token of a chain, greedy decoding follows the chain
+to its end, so that an answer ends with the token under test.
 
-Mistral's tokenizer is the real one; of the other two only the special tokens, their ids and the size are: the
-rest is a small byte-level BPE and fillers.
+Mistral's tokenizer is the real one. Of the others, only the special tokens, their ids and the vocabulary size are real;
+the rest is a small byte-level BPE and filler tokens.
 """
 
 import json
@@ -26,17 +26,17 @@ from bot.models.model_spec import ModelSpec, read_specs
 from tests.support.builders.prompt_tokenizers import PHI_4, mistral, wrapped
 
 NOISE = 4_194_319
-"""So many random numbers are made, and repeated; a prime, so that no two rows of a matrix are alike."""
+"""Number of random values, repeated to fill a tensor; a prime, so that no two rows of a matrix are equal."""
 
 SHARD = 200_000_000
-"""Bytes after which a file is full."""
+"""Shard size limit in bytes."""
 
 WIDTH = 0.02
 
 
 @dataclass(frozen=True)
 class Real:
-    """What is written of one model. special: its config's special ids. ends: every id that ends an answer."""
+    """One model to write. special: special token ids of its config. ends: all ids that end an answer."""
 
     name: str
     layers: int
@@ -47,7 +47,7 @@ class Real:
 
     @property
     def spec(self) -> ModelSpec:
-        """Its entry in our catalog."""
+        """The model's entry in the built-in catalog."""
         return next(spec for spec in read_specs(BUILT_IN) if spec.name == self.name)
 
 
@@ -87,7 +87,7 @@ REALS = {
 
 
 def write_real(real: Real, folder: Path) -> Path:
-    """Write it into `folder`, made if need be; the folder."""
+    """Writes a model into `folder` and returns it; makes the folder if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer_of(real.name)
     tokenizer.save_pretrained(folder)
@@ -102,7 +102,7 @@ def write_real(real: Real, folder: Path) -> Path:
 
 
 def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer, with every special token where the real one has it."""
+    """The tokenizer, with every special token at its real id."""
     if name == "mistral-7b-instruct-v0.3":
         return mistral()
     if name == "phi-2":
@@ -118,7 +118,7 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
 
 
 def _filled(size: int, specials: dict[int, str]) -> Tokenizer:
-    """A byte-level BPE of `size` ids, and special tokens above."""
+    """A byte-level BPE of `size` ids, with the special tokens after them."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -150,11 +150,12 @@ def _skeleton(config: PreTrainedConfig) -> torch.nn.Module:
 
 
 Rows = dict[tuple[str, int], torch.Tensor]
-"""Rows of matrices by the matrix's name and their number."""
+"""Replaced rows, by matrix name and row number."""
 
 
 def _planted(real: Real, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Rows:
-    """Rows that make greedy choice follow the chains: a token that is loud, and its successor that listens for it."""
+    """Rows that make greedy decoding follow the chains: a token's embedding, and its successor's lm_head row along
+    it."""
     rows: Rows = {}
     generator = torch.Generator().manual_seed(1)
     for chain in real.chains:

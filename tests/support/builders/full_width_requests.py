@@ -1,4 +1,4 @@
-"""How the tests of the real shapes load them and ask them, and what generate() says to the same."""
+"""Loads full-width models, sends them requests, and computes generate()'s answers to the same."""
 
 import gc
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ from tests.support.builders.engine_requests import prompt
 from tests.support.builders.full_width_models import Real
 
 TOKENS = 10
-"""Of every answer."""
+"""Length of every answer."""
 
 QUESTIONS = (
     "Who wrote this, and when?",
     "What is the capital of France? " + "The keeper of the lighthouse wrote a letter about the sea. " * 6,
     "And then?",
 )
-"""Of different lengths."""
+"""Prompts of different lengths."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Written:
     folder: Path
 
     def source(self, **how: object) -> ModelSource:
-        """To be loaded on the CPU, as its entry in the catalog says."""
+        """A source for a load on the CPU, with the facts of its catalog entry."""
         spec = self.real.spec
         facts: dict[str, Any] = {
             "template": spec.template,
@@ -54,14 +54,14 @@ class Written:
 
 @dataclass(frozen=True)
 class Grown:
-    """A load by the engine, and by how many MB its process grew with it."""
+    """A loaded model, and the MB by which the engine process grew."""
 
     model: LoadedModel
     resident_mb: int
 
 
 async def load_measured(engine: EngineProcess, tiny_dir: Path, source: ModelSource) -> Grown:
-    """Load it in place of a tiny one, in a process that nothing else was in."""
+    """Loads a model in a new process, in place of a tiny one, and measures the growth."""
     await engine.close()
     await engine.load(ModelSource("tiny", str(tiny_dir), device="cpu"), quiet)
     before = (await engine.stats()).resident_mb
@@ -71,7 +71,7 @@ async def load_measured(engine: EngineProcess, tiny_dir: Path, source: ModelSour
 
 @dataclass(frozen=True)
 class Expected:
-    """What generate() says to each of QUESTIONS, and then to the second turn after the first."""
+    """generate()'s answers to each of QUESTIONS, and to a second turn after QUESTIONS[1]."""
 
     answers: tuple[tuple[str, int], ...]
     second: tuple[str, int]
@@ -79,7 +79,7 @@ class Expected:
 
 
 def expect(written: Written, **how: object) -> Expected:
-    """Load the model in this process by our own path, let generate() speak, and give the memory back."""
+    """Loads the model in this process by our own loader, runs generate(), and frees the memory."""
     source = written.source(**how)
     loaded = load(source, quiet)
     prompts = PromptBuilder(loaded.tokenizer, source.template, source.context_window)
@@ -93,7 +93,7 @@ def expect(written: Written, **how: object) -> Expected:
 
 
 def said(loaded: Loaded, prompts: PromptBuilder, asked: Prompt, ends: Sequence[int]) -> tuple[str, int]:
-    """generate()'s greedy answer to one prompt: the text, and how many tokens it took."""
+    """generate()'s greedy answer to one prompt: the text and its number of tokens."""
     ids = torch.tensor([prompts.build(asked, TOKENS).ids])
     how = GenerationConfig(do_sample=False, max_new_tokens=TOKENS, eos_token_id=list(ends), pad_token_id=ends[0])
     out = cast(Any, loaded.model).generate(ids, attention_mask=torch.ones_like(ids), generation_config=how)
@@ -104,10 +104,10 @@ def said(loaded: Loaded, prompts: PromptBuilder, asked: Prompt, ends: Sequence[i
 
 
 def quiet(_: LoadProgress) -> None:
-    """Hears of a load's progress and says nothing."""
+    """Ignores the progress of a load."""
 
 
 def estimated(written: Written, dtype: str, quantization: str = "none") -> int:
-    """What `inhouse models` says of this directory."""
+    """The weights in MB that `inhouse models` estimates for this directory."""
     spec = from_config(ModelSpec(name=written.real.name, path=str(written.folder)), written.folder)
     return weights_mb(spec, dtype, quantization)

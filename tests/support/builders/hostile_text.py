@@ -1,7 +1,7 @@
 """Lists every function that reads text of people or models, and texts that are expensive for naive scanners.
 
 `FUNCTIONS` maps a name to a call on one string. `TEXTS` maps a label to a factory of a text of about n characters: a
-prefix, a piece that is repeated, and a suffix that makes what was matched fail.
+prefix, a piece that is repeated, and a suffix that makes the match fail.
 """
 
 from collections.abc import Callable, Mapping
@@ -48,7 +48,7 @@ def _composer(limits: Limits, **more: Any) -> renderer.Composer:  # Any: the fie
 
 
 def _refused(call: Call, text: str) -> object:
-    """What a call gives, or the error that it refuses the text with."""
+    """The result of a call, or the ValueError that it raises."""
     try:
         return call(text)
     except ValueError as error:
@@ -56,7 +56,7 @@ def _refused(call: Call, text: str) -> object:
 
 
 def _said(text: str) -> object:
-    """A message of Discord's, as far as its text is read."""
+    """Reads the text of a Discord message."""
     message = SimpleNamespace(content=text, mentions=[], guild=None)
     return discord_text.plain_text(cast("Any", message), ["<@1>", "<@!1>"])
 
@@ -146,17 +146,17 @@ ENDS = ("", "`!\n", "))", "!")
 
 
 def _ragged(length: int) -> str:
-    """A table of short rows, one of which has very many columns."""
+    """A table of short rows with one row of very many columns."""
     return "|a|b|\n|-|-|\n" + "|a" * (length // 3) + "\n" + "|a|\n" * (length // 12)
 
 
 def _wide(length: int) -> str:
-    """A table of short rows, one of which has a very wide cell."""
+    """A table of short rows with one very wide cell."""
     return "|a|b|\n|-|-|\n|" + "a" * (length // 2) + "|b|\n" + "|a|b|\n" * (length // 12)
 
 
 def _runs(length: int) -> str:
-    """Rows of backticks of which no two are of the same length."""
+    """Runs of backticks, each of a different length."""
     rows, size, total = [], 1, 0
     while total < length:
         rows.append("`" * size)
@@ -165,7 +165,7 @@ def _runs(length: int) -> str:
 
 
 def _balanced(length: int) -> str:
-    """Parentheses that were opened and closed again, all but two."""
+    """Nested parentheses, all closed but two."""
     return "[x](" + "(a" * (length // 3) + ")" * (length // 3 - 1) + " and more"
 
 
@@ -205,4 +205,4 @@ TEXTS: Mapping[str, Callable[[int], str]] = {
     },
     **SHAPES,
 }
-"""Factories by label; SHAPES are those that are more than a piece repeated."""
+"""Text factories by label; SHAPES are those that are not one repeated piece."""

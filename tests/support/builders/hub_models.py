@@ -1,4 +1,4 @@
-"""A small model on a hub of our own, and how the tests ask for it."""
+"""Builds a small model on the fake Hub, and the calls that download it."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.support.fakes.hub import FakeHub, Repo
 NAME = "acme/chatty"
 SPEC = ModelSpec(name="chatty", repo=NAME, licence="MIT")
 CHUNK = 10 << 20
-"""huggingface_hub writes in pieces of this size."""
+"""Bytes; huggingface_hub writes downloads in pieces of this size."""
 
 
 def weights(letter: str, size: int = 5000) -> bytes:

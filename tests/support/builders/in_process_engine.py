@@ -1,4 +1,4 @@
-"""A real model that generates in the test's own process, so that its forward can be made to fail at a chosen step."""
+"""Runs a real model's generator in the test's process, so that a test can make a chosen step fail."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,15 +22,15 @@ from tests.support.builders.engine_requests import prompt
 
 BATCHES: dict[str, Kind] = {"rows": RowBatch, "paged": PagedBatch}
 KINDS = ("rows", "paged", "sequential")
-"""Our batch (CPU), the library's (GPU, though it runs here too), generate()."""
+"""Our batch (CPU), the library's paged batch (GPU; the tests run it on the CPU), generate()."""
 BLOCKS = 64
 
 
 class Bench:
-    """A way of generating whose main thread is the test's."""
+    """A generator whose main thread is the test's thread."""
 
     def __init__(self, path: Path, *, kind: str = "rows", blocks: int = BLOCKS, offload_mb: int = 0) -> None:
-        """offload_mb: RAM for what a cache of so many blocks has no more room for."""
+        """offload_mb: RAM for blocks that the KV cache evicts."""
         self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         self.inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -45,26 +45,26 @@ class Bench:
             self.generator = Batching(start, self.model, blocks, vocabulary, self.inbox.put, self._emit)
 
     def submit(self, stream: int, text: str, params: SamplingParams) -> None:
-        """Ask for an answer; `texts` and `ends` get it, by `stream`."""
+        """Starts an answer; `texts` and `ends` collect it by `stream`."""
         built = PromptBuilder(self.tokenizer, "", 512).build(prompt(text), params.max_tokens)
         eos = frozenset({self.tokenizer.eos_token_id})
         self.generator.submit(Answer(stream, built, params, TextDecoder(self.tokenizer), eos, Meter()))
 
     def run(self) -> None:
-        """Until every answer ended."""
+        """Runs until every answer has ended."""
         while self.generator.running:
             self.inbox.get(timeout=30)()
 
     def whole(self, stream: int, text: str, params: SamplingParams) -> str:
-        """What the model says to this."""
+        """The model's whole answer to a text."""
         self.submit(stream, text, params)
         self.run()
         return self.texts[stream]
 
     def fail_in(self, steps: int, errors: list[Exception], before: Callable[[], None] | None = None) -> None:
-        """Let the forward after so many raise the next error; each error is followed by as many good steps again.
+        """Makes the forward pass raise each error in turn, with `steps` good steps before each.
 
-        before: is called on the main thread before it hears of an error.
+        before: called on the main thread before it learns of an error.
         """
         left = steps
 

@@ -1,4 +1,4 @@
-"""A service in a process of its own that a test kills and starts again."""
+"""Runs a service in a separate process that a test kills and restarts."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Nursery:
-    """The process that starts services; it has imported everything already."""
+    """The process that forks services; it has imported all modules already."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -28,7 +28,7 @@ class Nursery:
         )
 
     def says(self, order: str) -> int:
-        """Give an order; the number that comes back."""
+        """Sends a command; the number that it returns."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{order}\n")
@@ -36,12 +36,12 @@ class Nursery:
         return int(self._process.stdout.readline())
 
     def ends(self) -> None:
-        """Everything is over."""
+        """Ends the process."""
         self._process.communicate(timeout=20)
 
 
 class Killable:
-    """A service in a process of its own, again and again on the same state and the same platform."""
+    """A service in a separate process, restarted on the same state and platform."""
 
     def __init__(self, root: Path, world: World, nursery: Nursery) -> None:
         self.root, self.world, self.team = root, world, Team.of(world)
@@ -49,40 +49,40 @@ class Killable:
         self._pid = 0
 
     async def starts(self) -> None:
-        """Start one and wait until it is connected."""
+        """Starts a service and waits until it is connected."""
         self._pid = self.another()
         await self.world.connected()
 
     def another(self) -> int:
-        """Start one, whatever comes of it; its process id."""
+        """Starts a service without waiting for a connection; its process id."""
         return self._nursery.says(f"start {self.root} {self.world.port}")
 
     def stands_still(self) -> None:
-        """It does nothing any more, but is there."""
+        """Stops the process with SIGSTOP."""
         os.kill(self._pid, signal.SIGSTOP)
 
     async def is_killed(self) -> None:
-        """SIGKILL, and wait until nothing of it is left."""
+        """Sends SIGKILL and waits until the process and its connection are gone."""
         os.kill(self._pid, signal.SIGKILL)
         assert await self.status(self._pid) == -signal.SIGKILL
         await self.world.until(lambda: not self.world.here, "it is gone")
 
     async def ends(self) -> int:
-        """SIGTERM; the exit status."""
+        """Sends SIGTERM; the exit status."""
         os.kill(self._pid, signal.SIGTERM)
         return await self.status(self._pid)
 
     async def status(self, process: int) -> int:
-        """The exit status of a service, once it has ended."""
+        """Waits for a service to end; its exit status."""
         return await asyncio.to_thread(self._nursery.says, f"wait {process}")
 
     def stored(self, query: str) -> list[tuple[object, ...]]:
-        """What is in the database."""
+        """The rows of a query on its database."""
         return rows(self.root / "state", query)
 
 
 async def is_answered_once(house: Killable, question: str, text: str = "") -> None:
-    """After a restart, a question has one final answer, which is one message."""
+    """Asserts that a question has one final answer in one message."""
     answer = await house.team.reply_to(question)
     assert answer.text == (text or f"You said: {question}")
     assert len(house.team.replies_to(question)) == 1
@@ -90,7 +90,7 @@ async def is_answered_once(house: Killable, question: str, text: str = "") -> No
 
 
 async def is_a_file(house: Killable, question: str, text: str) -> None:
-    """A question has one final answer, which is one message with a file."""
+    """Asserts that a question has one final answer: one message with a file."""
     await is_answered_once(house, question, INTERRUPTED)
     file = (await house.team.reply_to(question)).first.reply.attachment
     assert (file and (file.name, file.text)) == (FILE, text)

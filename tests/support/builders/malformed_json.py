@@ -1,4 +1,4 @@
-"""JSON as no platform should send it: a right payload with some of its values gone, or others in their places."""
+"""Generates malformed JSON: a valid payload with some values removed or replaced."""
 
 from copy import deepcopy
 from typing import Any
@@ -15,7 +15,7 @@ JUNK = st.one_of(
 
 
 def _places(value: object, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:  # Any: keys and indices
-    """The paths to everything inside `value`."""
+    """The paths to all values inside `value`."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     found = []
     for key, one in inside:
@@ -24,8 +24,8 @@ def _places(value: object, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]
 
 
 @st.composite
-def broken(draw: st.DrawFn, payload: dict[str, Any]) -> dict[str, Any]:  # Any: whatever JSON holds
-    """`payload` with one to four of its values gone or replaced."""
+def broken(draw: st.DrawFn, payload: dict[str, Any]) -> dict[str, Any]:  # Any: JSON values
+    """`payload` with one to four values removed or replaced."""
     made = deepcopy(payload)
     for _ in range(draw(st.integers(1, 4))):
         places = _places(made)

@@ -1,11 +1,11 @@
-"""Markdown as models write it and as nobody should: what the tests of dialects, links and frames draw from."""
+"""Hypothesis strategies of valid and broken Markdown, for tests of the dialects, links and splitter."""
 
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 GOOD, BAD = "https://good.example/a_(b)", "https://bad.example/x"
-"""A URL that a person wrote, and one that only the model did."""
+"""A URL that a person wrote, and one that only the model wrote."""
 
 INLINE = st.one_of(
     st.sampled_from(["word", "two words.", " ", "**", "[1]", "x | y", "|", "http", "https:/"]),
@@ -36,7 +36,7 @@ OTHER_LINKS = st.sampled_from(
         ),
     ]
 )
-"""Links in forms of their own, which only the model wrote."""
+"""Links in unusual forms, which only the model wrote."""
 LINES = st.lists(INLINE, max_size=8).map("".join)
 BLOCKS = st.one_of(
     LINES,
@@ -50,7 +50,7 @@ MARKDOWN = st.lists(BLOCKS, max_size=12).map("\n".join)
 
 
 def live_urls(markdown: str) -> str:
-    """Everything of a text that a client may take for a link: all that is not code, and every target."""
+    """All text that a client may render as a link: everything outside code, and every link target."""
     found: list[str] = []
 
     def walk(tokens: list[Token]) -> None:

@@ -1,4 +1,4 @@
-"""A machine made of numbers, and models that take of it: what `Residents` decides about is real, nothing else."""
+"""Simulates a machine's memory and models that use it, for tests of the model cache (`Residents`), which is real."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ WEIGHTS, CACHE = 1000, 500
 
 @dataclass
 class Machine:
-    """RAM and GPU memory in MB, and what our process took of them."""
+    """RAM and GPU memory in MB, and what the engine process uses of them."""
 
     ram: int = 100_000
     gpu: int = 0
@@ -32,7 +32,7 @@ class Machine:
 
 @dataclass
 class Model:
-    """Weights that can be moved."""
+    """Weights that can be moved between devices."""
 
     machine: Machine
     device: str
@@ -56,7 +56,7 @@ class Model:
 
 @dataclass
 class Generator:
-    """Takes its cache when it is made, on a GPU, or never, in RAM; `running` is what a test says."""
+    """Takes its KV cache when created on a GPU, none in RAM; a test sets `running`."""
 
     model: Model
     running: int = 0
@@ -76,7 +76,7 @@ class Generator:
 
 @dataclass(eq=False)
 class Hosted:
-    """What a host makes of it."""
+    """A hosted model: the result of a load."""
 
     model: Model
     generator: Any
@@ -85,13 +85,13 @@ class Hosted:
 
 @dataclass
 class Desk:
-    """Brings models by name; `log` says what was done. shortages: so often there is no memory for a load after all."""
+    """Loads models by name and logs each step. shortages: how many loads fail for lack of memory."""
 
     root: Path
     machine: Machine
     device: str = "cpu"
     fixed: bool = False  # split between GPU and RAM: it cannot be moved
-    libraries: int = 0  # RAM that the first load takes beside
+    libraries: int = 0  # RAM that the first load takes for libraries
     shortages: int = 0
     log: list[str] = field(default_factory=list)
 
@@ -107,7 +107,7 @@ class Desk:
         return ModelSource(name, str(folder), **{"device": "cpu", "dtype": "float32", "kv_cache_mb": CACHE, **how})
 
     def bring(self, name: str, **how: Any) -> Hosted:
-        """As the host does it."""
+        """Finds or loads a model, as the engine's host does."""
         source = self.source(name, **how)
         hosted = self.residents.find(source)
         if hosted is None:

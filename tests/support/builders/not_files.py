@@ -1,4 +1,4 @@
-"""Make what may lie where a file should, by a name for each."""
+"""Creates things that are not regular files, by label: FIFOs, directories, sockets, links."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from pathlib import Path
 def make_socket(path: Path) -> None:
     with closing(socket.socket(socket.AF_UNIX)) as made:
         here = Path.cwd()
-        os.chdir(path.parent)  # the address of a socket is short
+        os.chdir(path.parent)  # socket addresses are limited to about 100 bytes
         made.bind(path.name)
         os.chdir(here)
 
@@ -29,4 +29,4 @@ OTHERS: dict[str, Callable[[Path], None]] = {
     "a link to itself": lambda path: path.symlink_to(path),
     "a link to a FIFO": link_to_fifo,
 }
-"""What may lie where a file should."""
+"""Factories of things that may lie at the path of a file."""

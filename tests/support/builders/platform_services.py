@@ -1,4 +1,4 @@
-"""Both platforms with the real service, for the faults that they share.
+"""Runs the real service on either platform, for the faults that both share.
 
 async def test_it(tmp_path: Path, platform: Platform) -> None:  # runs once on each
     async with platform.open(tmp_path) as house:
@@ -16,7 +16,7 @@ from tests.support.builders import discord_service, slack_service
 from tests.support.fakes.discord import Can, FakeDiscord
 from tests.support.fakes.slack_server import FakeSlack
 
-# The houses of the two platforms are used in the same way, but no type is common to both: hence Any, here and in tests.
+# Both builders' House classes have the same methods but no common type: hence Any, here and in tests.
 House = Any
 Message = Any
 Channel = Any
@@ -24,23 +24,23 @@ Channel = Any
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """One of them, and its fake. `answered_once` is that of its house."""
+    """One platform and its fake. `answered_once` is the function of that name in its builder."""
 
     name: str
     server: Any
     answered_once: Callable[..., Awaitable[None]]
     _open: Callable[..., AbstractAsyncContextManager[House]]
 
-    def open(self, root: Path, **more: Any) -> AbstractAsyncContextManager[House]:  # Any: whatever a house takes
-        """A service that lives in `root` until the block ends."""
+    def open(self, root: Path, **more: Any) -> AbstractAsyncContextManager[House]:  # Any: arguments of open_house
+        """Runs a service in `root` until the block ends."""
         return self._open(root, self.server, **more)
 
     def channel(self, name: str) -> Channel:
-        """One more channel."""
+        """Creates another channel."""
         return self.server.text_channel(name) if self.name == "discord" else self.server.channel(name)
 
     def takes_all_calls(self) -> None:
-        """No limit but those that a test sets: what is said in seconds here takes minutes there."""
+        """Lifts the rate limits: a test posts in seconds what takes minutes in practice."""
         if self.name == "slack":
             self.server.limits.strict = False
             return
@@ -49,7 +49,7 @@ class Platform:
             self.server.limits.set(route, 1000, 1)
 
     def limits_channel(self, channel: Channel, seconds: float) -> None:
-        """Nothing may be posted in a channel for so long."""
+        """Rejects posts in a channel for some seconds."""
         if self.name == "discord":
             self.server.limits.exhaust("POST /channels/{channel_id}/messages", channel.id, seconds)
         else:
@@ -57,28 +57,28 @@ class Platform:
                 self.server.limits.exhaust(method, seconds, channel.id)
 
     def limits_everything(self, seconds: float) -> None:
-        """No call at all is allowed for so long."""
+        """Rejects every call for some seconds."""
         if self.name == "discord":
             self.server.limits.pause_all(seconds)
         else:
             self.server.limits.exhaust("", seconds)
 
     def deletes_channel(self, channel: Channel) -> None:
-        """A channel is gone."""
+        """Deletes a channel."""
         if self.name == "discord":
             self.server.delete_channel(channel)
         else:
             channel.deleted = True
 
     def forbids_writing(self, channel: Channel) -> None:
-        """The bot may not write in a channel."""
+        """Forbids the bot to post in a channel."""
         if self.name == "discord":
             channel.deny(Can.SEND_MESSAGES)
         else:
             channel.read_only = True
 
     async def is_told_late(self, say: Callable[[], Awaitable[Message]]) -> Message:
-        """What somebody says, of which the bot hears only when it is told of it again."""
+        """Calls `say` without sending its event; `tells` delivers the event later."""
         world = self.server._world
         emit, world.emit = world.emit, lambda *_: None
         try:
@@ -87,7 +87,7 @@ class Platform:
             world.emit = emit
 
     def tells(self, message: Message) -> None:
-        """The bot hears of a message."""
+        """Delivers the event of a message."""
         if self.name == "discord":
             self.server.redeliver(message)
         else:
@@ -95,7 +95,7 @@ class Platform:
 
 
 async def only_asked(house: House, *texts: str) -> None:
-    """The engine was asked these and nothing else: what was to follow has begun once a later question is answered."""
+    """Asserts that the engine got these requests and no others; a later question shows that nothing else is queued."""
     server = house.server
     elsewhere = server.text_channel("elsewhere") if isinstance(server, FakeDiscord) else server.channel("elsewhere")
     await house.answer_to(await house.ben.says(elsewhere, "anything else?", mention=True))
@@ -104,7 +104,7 @@ async def only_asked(house: House, *texts: str) -> None:
 
 @asynccontextmanager
 async def started(name: str) -> AsyncIterator[Platform]:
-    """The platform of that name."""
+    """Starts the fake of that platform."""
     if name == "discord":
         async with FakeDiscord() as discord:
             yield Platform(name, discord, discord_service.answered_once, discord_service.open_house)

@@ -1,4 +1,4 @@
-"""Chat templates that a repository could hold to stop or fill whoever renders them."""
+"""Chat templates that a malicious repository could use to block or fill the renderer."""
 
 WRITES_ALL = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] }}\n{% endfor %}"
 
@@ -8,21 +8,21 @@ ENDLESS = {
     "only with a system prompt": "{% if messages[0]['role'] == 'system' %}{% for a in range(99999) %}"
     "{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}" + WRITES_ALL,
 }
-"""Without an end, or none to be waited for; the GIL is held by some."""
+"""Never end, or not in useful time; some hold the GIL."""
 
 LARGE = {
     "gigabytes": "{{ 'a' * 4000000000 }}" + WRITES_ALL,
     "doubled again and again": "{% set ns = namespace(x='aaaaaaaa') %}{% for a in range(40) %}"
     "{% set ns.x = ns.x + ns.x %}{% endfor %}" + WRITES_ALL,
 }
-"""More memory than there is."""
+"""Need more memory than a machine has."""
 
 WORDY = {
     "a head of 48 MB": "{% set size = 48000000 %}{{ 'a' * size }}" + WRITES_ALL,
     "a long turn": "{% set size = 40000 %}" + WRITES_ALL + "{{ '<|im_start|>' * size }}",
     "line after line": "{% for a in range(99999) %}a\n{% endfor %}" + WRITES_ALL,
 }
-"""More output than a template has any use for."""
+"""Write more output than a template needs."""
 
 CROOKED = {
     "deep": "{{ " + "(" * 20000 + "1" + ")" * 20000 + " }}" + WRITES_ALL,
@@ -32,7 +32,7 @@ CROOKED = {
     "thousands of markers": "{% for m in messages %}{{ m['content'] }}{% for a in range(3000) %}<{{ a }}>{% endfor %}"
     "{% endfor %}",
 }
-"""Refused at once."""
+"""Rejected at once."""
 
 POISON = ENDLESS | LARGE | WORDY | CROOKED
 
@@ -42,4 +42,4 @@ REPEATED = {
     "rule": "{% for m in messages %}{{ m['content'] }}\n{{ '#' * 12000 }}{% endfor %}",
     "brackets": "{% for m in messages %}{{ m['content'] }}\n{{ '<' * 6000 + '[A' * 3000 }}{% endfor %}",
 }
-"""Odd and within the limits: what looks at their text must not take long."""
+"""Unusual but within the limits: processing their text must stay fast."""

@@ -1,4 +1,4 @@
-"""Processors as torch reports them, so that no test depends on the one that it runs on."""
+"""CPU capabilities as torch reports them, so that no test depends on the CPU it runs on."""
 
 from collections.abc import Collection
 from types import MappingProxyType
@@ -15,7 +15,7 @@ _NEON = {"architecture": "aarch64", "neon": True, "fp16_arith": True, "dot": Tru
 
 PROCESSORS = MappingProxyType(
     {
-        "none": {},  # a processor that torch knows nothing of
+        "none": {},  # torch reports nothing for this CPU
         "sse4": {"architecture": "x86_64", "sse4_2": True},
         "avx": _AVX,  # Ivy Bridge
         "avx2": _AVX2,  # Haswell, Zen 3
@@ -28,14 +28,14 @@ PROCESSORS = MappingProxyType(
         "neon_bf16": {**_NEON, "bf16": True, "i8mm": True, "sve": True},  # Neoverse V1, Apple M2
     }
 )
-"""What torch.cpu.get_capabilities() returns on each, as far as anything here looks at it."""
+"""torch.cpu.get_capabilities() of each CPU, reduced to the keys that this code reads."""
 
 ENGINES = {"x86_64": ("qnnpack", "onednn", "x86", "fbgemm"), "aarch64": ("qnnpack", "onednn")}
-"""torch.backends.quantized.supported_engines of the usual builds, by architecture."""
+"""torch.backends.quantized.supported_engines of the standard builds, by architecture."""
 
 
 def capabilities(processor: str, engines: Collection[str] | None = None) -> CpuCapabilities:
-    """Of a processor with the usual build of torch for it, unless `engines` says what the build has."""
+    """Capabilities of a CPU with torch's standard build, or with the given engines."""
     reported = PROCESSORS[processor]
     usual = ENGINES.get(str(reported.get("architecture")), ())
     return CpuCapabilities.from_torch(reported, usual if engines is None else engines)

@@ -1,7 +1,7 @@
-"""Tokenizers, chat templates and turns for tests of prompts and decoding.
+"""Builds tokenizers, chat templates and turns for tests of prompts and decoding.
 
-Mistral's tokenizer is the real one, out of mistral-common's wheel; the byte-level ones are trained here on a few lines,
-with the special tokens of the model whose template they go with.
+Mistral's tokenizer is the real one from mistral-common's wheel. The byte-level ones are trained here on a few lines,
+with the special tokens of the model whose template they use.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,14 +34,14 @@ PHI_4 = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
 )
-PHI_4_EARLY = (  # a header for the assistant after every user turn, asked for or not
+PHI_4_EARLY = (  # adds an assistant header after every user turn, requested or not
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}{{ message['content'] + '<|im_end|>' }}"
     "{% else %}{{ '<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] + '<|im_end|>' }}{% endif %}"
     "{% if message['role'] == 'user' %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
     "{% endfor %}"
 )
-PHI_4_TWICE = (  # the same, and each assistant turn and the generation prompt bring the header along again
+PHI_4_TWICE = (  # as above, and each assistant turn and the generation prompt repeat the header
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] + '<|im_end|>' }}"
     "{% if message['role'] == 'user' %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
@@ -60,7 +60,7 @@ ZEPHYR = (  # role markers that its tokenizer does not know
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
-MISTRAL = (  # no system role, and neighbours of one role are refused
+MISTRAL = (  # no system role; rejects two turns of one role in a row
     "{{ bos_token }}{% for message in messages %}"
     "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate user/assistant') }}{% endif %}"
@@ -99,21 +99,21 @@ def _trained(specials: Sequence[str]) -> str:
 def byte_level(
     template: str | None, specials: Sequence[str] = CHATML_TOKENS, added: Sequence[AddedToken] = ()
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE; the first of `specials` ends a sequence, `added` come on top and are not special."""
+    """A byte-level BPE; the first of `specials` ends a sequence, `added` are extra non-special tokens."""
     tokenizer = wrapped(Tokenizer.from_str(_trained(tuple(specials))), specials[0], template)
     tokenizer.add_tokens(list(added))
     return tokenizer
 
 
 def wrapped(backend: Tokenizer, eos: str, template: str | None) -> PreTrainedTokenizerFast:
-    """A tokenizer of the `tokenizers` library as one of transformers."""
+    """Wraps a tokenizer of the `tokenizers` library for transformers."""
     how = {"tokenizer_object": backend, "eos_token": eos, "chat_template": template}
     make: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast  # its own __init__ has no types
     return make(**how, clean_up_tokenization_spaces=False)
 
 
 def mistral_file() -> Path:
-    """The SentencePiece model of the third version of Mistral's tokenizer (that of Mistral-7B-Instruct-v0.3)."""
+    """The SentencePiece model of Mistral's tokenizer v3 (Mistral-7B-Instruct-v0.3)."""
     data = Path(mistral_common.__file__).parent / "data"
     (file,) = data.glob("mistral_instruct_tokenizer_*.model.v3")
     return file
@@ -121,7 +121,7 @@ def mistral_file() -> Path:
 
 @cache
 def mistral() -> LlamaTokenizer:
-    """That tokenizer, as transformers has it."""
+    """Mistral's tokenizer v3 as a transformers tokenizer."""
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(mistral_file()))
     vocab = {pieces.id_to_piece(number): number for number in range(pieces.vocab_size())}
     scores = {piece: pieces.get_score(number) for piece, number in vocab.items()}
@@ -135,12 +135,12 @@ def mistral() -> LlamaTokenizer:
 
 
 def user(text: str, author: str = "Ana") -> Turn:
-    """Somebody says something."""
+    """A user turn."""
     return Turn(Role.USER, author, text, "", 0.0)
 
 
 def bot(text: str) -> Turn:
-    """The model has answered."""
+    """An assistant turn."""
     return Turn(Role.ASSISTANT, "", text, "", 0.0)
 
 

@@ -1,7 +1,7 @@
-"""A whole service with a scripted platform and a scripted engine around it, for tests that talk to it.
+"""Builds a whole service with a scripted platform and a scripted engine.
 
-Models are directories that look like models, in a catalog of their own: `small` (the default), `large`, `broken`, and
-`huge`, which won't fit.
+The catalog has four models, which are directories with dummy files: `small` (the default), `large`, `broken`, and
+`huge`, which does not fit.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ MACHINE = Hardware("", "", 0, 0, False, "a CPU", 2, 16_000, 8_000, "this build o
 PARAMETERS = {"small": 10_000_000, "large": 1_000_000_000, "broken": 10_000_000, "huge": 900_000_000_000}
 
 
-def make_settings(root: Path, **more: Any) -> Settings:  # Any: whatever a setting takes
-    """Settings of a service that lives in `root`, and the models that it can find there."""
+def make_settings(root: Path, **more: Any) -> Settings:  # Any: values of settings
+    """Settings of a service in `root`, and the models that it finds there."""
     lines = []
     for name, parameters in PARAMETERS.items():
         folder = root / "models" / name
@@ -44,7 +44,7 @@ def make_settings(root: Path, **more: Any) -> Settings:  # Any: whatever a setti
         "models": ",".join(PARAMETERS),
         "model": "small",
         "drain": 1,
-        "retention": 0,  # the scripted platform's first second is that of 1970
+        "retention": 0,  # the scripted platform's clock starts in 1970
         "http": "off",
     }
     return Settings(**{**values, **more})
@@ -52,7 +52,7 @@ def make_settings(root: Path, **more: Any) -> Settings:  # Any: whatever a setti
 
 @dataclass(slots=True)
 class House:
-    """A running service, and what is around it."""
+    """A running service, its platform and its engine."""
 
     team: Team
     world: World
@@ -63,7 +63,7 @@ class House:
     running: asyncio.Task[None]
 
     async def stop(self) -> None:
-        """End it as SIGTERM does. Raises what its run raised."""
+        """Stops the service as SIGTERM does. Raises what its run raised."""
         self.service.stop()
         async with asyncio.timeout(20):
             await self.running
@@ -78,11 +78,11 @@ async def open_house(
     engine: ScriptedEngine | None = None,
     ready: bool = True,
     platform: str = "scripted",
-    **settings: Any,  # Any: whatever a setting takes
+    **settings: Any,  # Any: values of settings
 ) -> AsyncIterator[House]:
-    """A service that lives in `root`, until the block ends; with the same root (and World) it finds its state again.
+    """Runs a service in `root`; a second call with the same root and World finds the stored state again.
 
-    Unless it is not to be `ready`, it is connected and has a model.
+    If `ready`, waits until it is connected and a model is loaded.
     """
     if world is None:
         async with (

@@ -1,4 +1,4 @@
-"""The Slack adapter on a Slack of our own: what its tests stand on.
+"""Builds the Slack adapter on the fake Slack.
 
 async with on_stage() as stage:
     await stage.ana.says(stage.general, "hello", mention=True)
@@ -26,19 +26,19 @@ QUICK = SocketTiming(ping=2.0, watch=0.05, hello=5.0, retry=0.05, max_retry=0.5)
 REQUEST = "0" * 31 + "1"
 
 
-def settings_of(server: FakeSlack, **more: Any) -> Settings:  # Any: whatever a setting takes
+def settings_of(server: FakeSlack, **more: Any) -> Settings:  # Any: values of settings
     """Settings with the fake's tokens and nothing of this machine."""
     return Settings(**{**server.settings(), "state_dir": Path("state"), **more})
 
 
 def key_of(channel: Channel, thread: Message | str = "") -> ConversationKey:
-    """The conversation that a channel of the fake is, or a thread in it."""
+    """The conversation key of a channel of the fake, or of a thread in it."""
     ts = thread if isinstance(thread, str) else thread.thread_ts or thread.ts
     return ConversationKey("slack", TEAM_ID, channel.id, ts)
 
 
 def reply_to(question: Message, text: str = "", **more: Any) -> Reply:  # Any: the fields of a Reply
-    """The first message of an answer."""
+    """The first message of an answer to `question`."""
     thread = "" if question.channel.person and not question.thread_ts else question
     reply = Reply(
         reply_id="a" * 20,
@@ -55,7 +55,7 @@ def reply_to(question: Message, text: str = "", **more: Any) -> Reply:  # Any: t
 
 @dataclass(slots=True)
 class Stage:
-    """An adapter that is connected, two people and a channel."""
+    """A connected adapter, two users and a channel."""
 
     server: FakeSlack
     adapter: SlackAdapter
@@ -72,9 +72,9 @@ async def on_stage(
     *,
     core: RecordingCore | None = None,
     timing: SocketTiming = QUICK,
-    **settings: Any,  # Any: whatever a setting takes
+    **settings: Any,  # Any: values of settings
 ) -> AsyncIterator[Stage]:
-    """An adapter on a fake of its own, or on one that is there already."""
+    """Connects an adapter to a new fake, or to a given one."""
     if server is None:
         async with FakeSlack() as server, on_stage(server, core=core, timing=timing, **settings) as stage:
             yield stage

@@ -1,4 +1,4 @@
-"""What tests of commands, buttons and menus on Slack share."""
+"""Shared helpers for tests of commands, buttons and menus on Slack."""
 
 from bot.types.messages import Outcome
 from tests.support.builders.slack_adapter import Stage
@@ -7,12 +7,12 @@ from tests.support.fakes.slack_server import Interaction
 
 
 def saying(outcome: Outcome) -> RecordingCore:
-    """A core that says the same of every event."""
+    """A core that returns the same outcome for every event."""
     return RecordingCore(says=lambda event: outcome)
 
 
 async def told(stage: Stage, use: Interaction, number: int = 1) -> str:
-    """The `number`th thing that was said to somebody, for their eyes only."""
+    """Waits for the `number`th ephemeral message to the user of an interaction; its text."""
     await stage.server.until(lambda: len(use.messages) >= number)
     assert use.acked
     assert all(message.to is use.user for message in use.messages)

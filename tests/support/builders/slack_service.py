@@ -1,4 +1,4 @@
-"""A whole service with the Slack adapter on a Slack of our own and a scripted engine.
+"""Builds a whole service with the Slack adapter on the fake Slack and a scripted engine.
 
 async with open_house(tmp_path, server) as house:
     question = await house.ana.says(house.general, "hello", mention=True)
@@ -25,12 +25,12 @@ from tests.support.fakes.gates import Gates
 from tests.support.fakes.slack_server import Channel, FakeSlack, Message, Person
 
 DONE = {"Regenerate", "Continue"}
-"""The buttons of which a finished answer has one."""
+"""A finished answer has one of these buttons."""
 
 
 @dataclass(slots=True)
 class House:
-    """A running service, its Slack, and who is there."""
+    """A running service, its fake Slack, two users and a channel."""
 
     server: FakeSlack
     adapter: SlackAdapter
@@ -43,30 +43,31 @@ class House:
     general: Channel
 
     def after(self, question: Message) -> list[Message]:
-        """What the bot said where a question is answered, since it was asked."""
+        """The bot's messages in the thread or DM of a question, after that question."""
         thread = question.thread_ts or ("" if question.channel.person else question.ts)
         return [each for each in question.channel.messages if each.thread_ts == thread and each.ts > question.ts]
 
     def answers_to(self, question: Message) -> list[Message]:
-        """The finished answers after a question (of one message each)."""
+        """The finished answers after a question (one message each)."""
         return [each for each in self.after(question) if DONE & set(each.labels)]
 
     async def dies(self) -> None:
-        """End without a word, in the middle of whatever it does."""
+        """Cancels the service without a drain, like a crash."""
         self.service.stop()
         self.service.stop()
         self.running.cancel()
         await asyncio.gather(self.running, return_exceptions=True)
 
     async def answer_to(self, question: Message, timeout: float = 10.0) -> str:  # noqa: ASYNC109 -- reads well
-        """The text of the one answer to the last question of a thread, once it is finished."""
+        """Waits for the one finished answer to the last question of a thread; its text."""
         await self.server.until(lambda: self.answers_to(question), timeout)
         (answer,) = self.answers_to(question)
         return answer.shown
 
 
 async def answered_once(house: House, *questions: Message) -> None:
-    """Every question has one finished answer, and there is nothing else; nobody was pinged."""
+    """Asserts that each question has exactly one finished answer, and that nothing else was posted, pinged or
+    unfurled."""
     for question in questions:
         assert await house.answer_to(question) == f"You said: {question.text.partition(' ')[2]}"
     assert len(house.general.messages) == len(questions)
@@ -84,9 +85,9 @@ async def open_house(
     timing: SocketTiming = QUICK,
     engine: ScriptedEngine | None = None,
     connected: bool = True,
-    **settings: Any,  # Any: whatever a setting takes
+    **settings: Any,  # Any: values of settings
 ) -> AsyncIterator[House]:
-    """A service that lives in `root` until the block ends. `earlier`: one that lived there before."""
+    """Runs a service in `root`. `earlier`: the previous service in the same root, whose users and channel it keeps."""
     made = make_settings(root, **{**server.settings(), **settings})
     gates = Gates()
     engine = engine or ScriptedEngine(gates.passing)

@@ -1,4 +1,5 @@
-"""Things to store: keys, turns, requests and replies with every field set, and a look at the file from outside."""
+"""Builds rows to store (keys, turns, requests and replies with every field set), and reads the database file
+directly."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -84,14 +85,14 @@ def part(
 
 
 async def ask(storage: Storage, message_id: str, text: str = "hello", *, at: float = 1.0) -> GenerationRequest:
-    """Somebody asks; what was asked is stored."""
+    """Stores a question and its request."""
     request = asked(message_id, at=at)
     assert await storage.inbox.accept(KEY, message_id, turns=[said(message_id, text, at=at)], request=request)
     return request
 
 
 async def answer(storage: Storage, request: GenerationRequest, text: str | None, *replies: Reply) -> None:
-    """The bot answers; that is stored."""
+    """Stores the answer to a request."""
     await storage.inbox.finish(
         request.request_id,
         RequestStatus.FINISHED,
@@ -108,7 +109,7 @@ def texts(turns: list[StoredTurn]) -> list[str]:
 
 
 def rows(directory: Path, query: str) -> list[tuple[object, ...]]:
-    """What another program sees in the database of a state directory."""
+    """The rows of a query on a state directory's database, over a separate connection."""
     connection = sqlite3.connect(directory / "inhouse.db")
     try:
         found = connection.execute(query).fetchall()
@@ -120,7 +121,7 @@ def rows(directory: Path, query: str) -> list[tuple[object, ...]]:
 
 @contextmanager
 def listening(target: type[Engine] | type[Pool], name: str, listener: Callable[..., None]) -> Iterator[None]:
-    """Hear of what every engine does meanwhile."""
+    """Registers a SQLAlchemy event listener until the block ends."""
     event.listen(target, name, listener)
     try:
         yield
@@ -129,7 +130,7 @@ def listening(target: type[Engine] | type[Pool], name: str, listener: Callable[.
 
 
 def of_version(directory: Path, version: str) -> None:
-    """A database as an earlier Inhouse left it."""
+    """Creates a database of an earlier schema version."""
     config, engine = schema_version._config(), create_engine(f"sqlite:///{directory / 'inhouse.db'}")
     with engine.begin() as connection:
         config.attributes["connection"] = connection

@@ -1,8 +1,8 @@
-"""Tiny random models, saved as real ones are: config, safetensors, tokenizer with a chat template.
+"""Writes tiny random models in the layout of real ones: config, safetensors, tokenizer with a chat template.
 
-`make_tiny(kind, directory)` writes one of KINDS in fp32 and gives the directory back. Their answers are noise, but a
-kind always gets the same weights, so that outputs can be compared. One tokenizer is trained here, on a few lines, for
-all.
+`make_tiny(kind, directory)` writes one of KINDS in fp32 and returns the directory. A kind always gets the same weights,
+so that tests can compare outputs; the answers are random text. All kinds share one small tokenizer that is trained
+here.
 """
 
 from pathlib import Path
@@ -45,7 +45,7 @@ CORPUS = (
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE of about 400 tokens: any text survives encode and decode unchanged."""
+    """A byte-level BPE of about 400 tokens: encode and decode keep any text unchanged."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -105,7 +105,8 @@ def _model(kind: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
 
 
 def make_tiny(kind: str, directory: Path) -> Path:
-    """Write a tiny random model of `kind` (one of KINDS) into `directory`, made if need be; the directory."""
+    """Writes a tiny random model of `kind` (one of KINDS) into `directory` and returns it; makes the directory if
+    missing."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
     _model(kind, tokenizer).save_pretrained(directory)

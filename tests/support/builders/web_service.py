@@ -1,4 +1,4 @@
-"""A service with its status page open, for tests that look at it over HTTP.
+"""Builds a service with its status page, for tests that use it over HTTP.
 
 async with open_page(tmp_path) as (house, site):
     assert await site.get("/healthz") == (200, "alive\\n")
@@ -19,31 +19,31 @@ from bot.web.server import WebServer
 from tests.support.builders.service import House, open_house
 
 TICK_S = 0.05
-Moment = dict[str, Any]  # Any: whatever JSON holds
+Moment = dict[str, Any]  # Any: JSON values
 
 
 @dataclass(slots=True)
 class Site:
-    """What a client sees. `web` is the server itself."""
+    """The page as an HTTP client uses it. `web` is the server itself."""
 
     web: WebServer
     session: aiohttp.ClientSession
 
     @property
     def url(self) -> str:
-        """The address of the page, without the last slash."""
+        """The page's URL without the trailing slash."""
         return self.web.url.rstrip("/").replace("0.0.0.0", "127.0.0.1")
 
     async def get(self, path: str, **headers: str) -> tuple[int, str]:
-        """The status and the text of an answer; redirects are not followed. Header names are written with _."""
+        """Status and text of a response, without following redirects. Write header names with _."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.session.get(self.url + path, headers=named, allow_redirects=False) as response:
             return response.status, await response.text()
 
     async def until(self, path: str, holds: Callable[[int, str], bool]) -> str:
-        """Ask again until an answer is as it should be; its text."""
+        """Repeats a request until `holds` accepts the response; its text."""
         async with asyncio.timeout(20):
-            while not holds(*(found := await self.get(path))):  # noqa: ASYNC110 -- it is asked over HTTP
+            while not holds(*(found := await self.get(path))):  # noqa: ASYNC110 -- polled over HTTP
                 await asyncio.sleep(0.01)
         return found[1]
 
@@ -56,7 +56,7 @@ class Site:
 
     @asynccontextmanager
     async def events(self) -> AsyncIterator["Events"]:
-        """The events, as a page gets them."""
+        """Opens the page's event stream."""
         async with self.session.get(f"{self.url}/events") as response:
             yield Events(response)
 
@@ -79,7 +79,7 @@ class Events:
         raise EOFError
 
     async def until(self, holds: Callable[[Moment], bool]) -> Moment:
-        """The first moment of which something is so."""
+        """The first `now` event for which `holds` is true."""
         while True:
             name, data = await self.next()
             if name == "now" and holds(data):
@@ -91,9 +91,9 @@ async def open_page(
     root: Path,
     *,
     tick_s: float = TICK_S,
-    **how: Any,  # Any: whatever open_house takes
+    **how: Any,  # Any: arguments of open_house
 ) -> AsyncIterator[tuple[House, Site]]:
-    """A service that lives in `root`, and its page, until the block ends."""
+    """Runs a service in `root` with its page, until the block ends."""
     how = {"http": "127.0.0.1:0"} | how
     with patch("bot.web.server.TICK_S", tick_s):
         async with open_house(root, **how) as house, aiohttp.ClientSession() as session:

@@ -1,8 +1,8 @@
-"""The service of the crash test, in a process of its own that may kill itself at a named point.
+"""Runs the service of the crash test in a separate process that kills itself at a given point.
 
-In: an `Errand`. Out: the real service with the real adapters, and a scripted engine that answers "q7 40" with forty
-numbered words, so that a word that is missing, doubled or in the wrong place is seen. The points are seams of `bot` and
-`adapters` that are wrapped here, so that nothing over there knows of this.
+The service and its adapters are real. The engine is scripted: it answers "q7 40" with forty numbered words, so that a
+missing, duplicate or misplaced word is visible. Kill points wrap functions of `bot` and `adapters` from here; the
+product code contains no hooks.
 """
 
 import asyncio
@@ -42,20 +42,20 @@ from tests.support.fakes.engine import Script, ScriptedEngine
 from tests.support.fakes.tls import Loopback
 
 STEPS, STEP_S = 20, 0.005
-"""Every answer comes in about so many pieces, and after each of them there is a pause."""
+"""Pieces of every answer, and the pause after each in seconds."""
 SAVE_S = 0.2
-"""How often cursors are written here."""
+"""Interval in seconds at which cursors are saved in this test."""
 BAIT = "@everyone <!channel> @here"
-"""Stands in every answer, and must ping nobody."""
+"""Part of every answer; must not ping anyone."""
 
 SEAMS: Mapping[str, tuple[Any, str]] = {  # Any: a class or a module
     "inbox.ask": (Inbox, "ask"),
-    "inbox.add": (bot.storage.inbox, "_add"),  # inside of the transaction
+    "inbox.add": (bot.storage.inbox, "_add"),  # inside the transaction
     "inbox.start": (Inbox, "start"),
     "inbox.finish": (Inbox, "finish"),
-    "inbox.put_final": (bot.storage.inbox, "put_final"),  # inside of the transaction
+    "inbox.put_final": (bot.storage.inbox, "put_final"),  # inside the transaction
     "inbox.recover": (Inbox, "recover"),
-    "inbox.hand_back": (Inbox, "hand_back"),  # in the drain
+    "inbox.hand_back": (Inbox, "hand_back"),  # during the drain
     "outbox.posting": (Outbox, "posting"),
     "outbox.posted": (Outbox, "posted"),
     "outbox.settled": (Outbox, "settled"),
@@ -70,19 +70,22 @@ SEAMS: Mapping[str, tuple[Any, str]] = {  # Any: a class or a module
     "slack.fetch_since": (SlackAdapter, "fetch_since"),
     "migration.create_table": (alembic.op, "create_table"),
 }
-"""Where a process can be made to end: what holds a function, and the function's name."""
+"""Functions at which a process can be killed: the object that holds the function, and its name."""
 
 
 TROUBLES: Mapping[str, str] = {
     "rendering never ends": "bot.replies.renderer.render",
-    "the loop is held up": "adapters.slack.outbound.blocks.answer",  # makes the blocks of a reply, on the event loop
+    "the loop is held up": "adapters.slack.outbound.blocks.answer",  # makes a reply's blocks, on the event loop
 }
-"""Functions that never return."""
+"""Functions that are replaced by one that never returns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A process ends before the `times`th passage of a seam; `after`: behind it, or behind the next that succeeds."""
+    """Kills the process at call number `times` of a seam: before the call, or after it returned (`after`).
+
+    With `after`, a call that raises does not kill the process; the next one that returns does.
+    """
 
     seam: str
     after: bool = False
@@ -94,13 +97,13 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """What to serve, and where to die. `port` and `authority` lead to a fake Discord.
+    """Settings and faults of one process. `port` and `authority` are those of a fake Discord.
 
-    answer: what the engine says to q0. trouble: one of TROUBLES.
+    answer: the engine's answer to q0. trouble: a key of TROUBLES.
     """
 
     root: str
-    settings: dict[str, Any]  # Any: whatever a setting takes
+    settings: dict[str, Any]  # Any: values of settings
     port: int
     authority: str
     point: Point | None = None
@@ -109,11 +112,11 @@ class Errand:
 
 
 class NumberedEngine(ScriptedEngine):
-    """Answers "q7 40" with "q7-0 q7-1 ... q7-39", at a pace."""
+    """Answers "q7 40" with "q7-0 q7-1 ... q7-39" in STEPS pieces."""
 
     def __init__(self, answer: str = "") -> None:
         super().__init__(_work, max_running=6)
-        self._answer = answer  # to q0
+        self._answer = answer  # for q0
 
     def _script(self, question: str, request: EngineRequest) -> Script:
         asked = re.fullmatch(r"q(\d+) (\d+)", question)
@@ -132,7 +135,7 @@ async def _work(point: str) -> None:
 
 
 def live(errand: Errand) -> None:
-    """The whole life of the process: serve until SIGTERM, or until the errand's point. Its log is ROOT/log."""
+    """Serves until SIGTERM or until the errand's kill point. Logs to ROOT/log."""
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     log = os.open(Path(errand.root) / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
@@ -153,7 +156,7 @@ def live(errand: Errand) -> None:
 
 
 def adapters_of(settings: Settings, errand: Errand) -> list[Adapter]:
-    """The real ones, on the fakes' wires, in no more of a hurry than the fakes' limits allow."""
+    """The real adapters, connected to the fakes, with intervals that the fakes' rate limits allow."""
     adapters: list[Adapter] = []
     if settings.discord_bot_token is not None:
         trusted = ssl.create_default_context(cafile=errand.authority)
@@ -167,8 +170,8 @@ def adapters_of(settings: Settings, errand: Errand) -> list[Adapter]:
     return adapters
 
 
-def deadly(original: Callable[..., Any], point: Point) -> Callable[..., Any]:  # Any: whatever the seam takes
-    """`original`, until the process ends of it."""
+def deadly(original: Callable[..., Any], point: Point) -> Callable[..., Any]:  # Any: arguments of the function
+    """Wraps a function so that it kills the process at the point."""
     passed = 0
 
     def enter() -> bool:
@@ -196,15 +199,15 @@ def deadly(original: Callable[..., Any], point: Point) -> Callable[..., Any]:  #
 
 
 def _die_with_the_parent() -> None:
-    """A test that was killed itself leaves nobody behind."""
+    """Ends this process when the test process exits."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     _die()
 
 
-def spin(*_: object, **__: object) -> Any:  # Any: whatever is expected
-    """Compute for ever, as much as the interpreter lets one thread."""
+def spin(*_: object, **__: object) -> Any:  # Any: matches any signature
+    """Computes forever and holds the GIL as much as one thread can."""
     while True:
         pass
 

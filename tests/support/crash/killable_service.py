@@ -1,4 +1,4 @@
-"""A service that is killed and started again, on fakes that live on: what the crash test and `bench.kills` do with it.
+"""Kills and restarts a service on fake platforms that keep running, for the crash tests and `bench.kills`.
 
 async with open_house(tmp_path, "discord", "slack") as house:
     await house.start(Point("inbox.finish", after=True))
@@ -31,11 +31,11 @@ from tests.support.fakes.slack_server import FakeSlack
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 60.0
-"""How long a service may take to die, to connect, or to answer what it owes."""
+"""Time limit in seconds for the service to exit, to connect, or to answer all pending questions."""
 
 
 class House:
-    """The two fakes, the state directory, and one life of the service after the other."""
+    """The fake platforms, the state directory, and a sequence of service processes."""
 
     def __init__(self, root: Path, towns: dict[str, Town], errand: Errand) -> None:
         self.root, self.towns = root, towns
@@ -46,18 +46,18 @@ class House:
 
     @property
     def lives_now(self) -> bool:
-        """Whether the service's process is there."""
+        """Whether the service process is running."""
         return self._process is not None and self._process.is_alive()
 
     @property
     def pid(self) -> int:
-        """The id of the service's process."""
+        """The id of the service process."""
         assert self._process is not None
         assert self._process.pid is not None
         return self._process.pid
 
     async def start(self, point: Point | None = None, *, connected: bool = True) -> None:
-        """A new life, until `point`, if one is given. connected: wait until it is, or has died on the way."""
+        """Starts a process, which runs until `point` if given. connected: waits until it is connected or has exited."""
         assert not self.lives_now
         before = {name: town.sessions() for name, town in self.towns.items()}
         errand = replace(self._errand, point=point)
@@ -71,49 +71,49 @@ class House:
             )
 
     async def ask(self, town: str, *, words: int = 12, who: int = 0, where: int = 0) -> Asked:
-        """Somebody asks something."""
+        """Posts a question."""
         asked = await self.towns[town].ask(who, where, len(self.asked), words)
         self.asked.append(asked)
         return asked
 
     async def kill(self) -> None:
-        """SIGKILL."""
+        """Sends SIGKILL and waits for the exit."""
         assert self._process is not None
         self._process.kill()
         await self.died()
 
     async def died(self) -> None:
-        """Wait until SIGKILL has ended it."""
+        """Waits until SIGKILL has ended the process."""
         assert await self._ended() == -signal.SIGKILL, self.log()
 
     def terminate(self) -> None:
-        """SIGTERM."""
+        """Sends SIGTERM."""
         assert self._process is not None
         self._process.terminate()
 
     async def stop(self) -> None:
-        """End it in peace."""
+        """Sends SIGTERM and asserts exit status 0."""
         self.terminate()
         assert await self.status() == 0, self.log()
 
     async def status(self) -> int | None:
-        """The exit status, once it has ended."""
+        """Waits for the exit; the exit status."""
         return await self._ended()
 
     async def settled(self) -> Verdict:
-        """Wait until everything that was asked is answered and nothing is amiss, but not for ever; how that went."""
+        """Waits until each question is answered without faults, or PATIENCE_S passed; the verdict."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
-                while self.verdict().faults:  # noqa: ASYNC110 -- another process makes it so
+                while self.verdict().faults:  # noqa: ASYNC110 -- polls another process
                     await asyncio.sleep(0.03)
         return self.verdict()
 
     def verdict(self) -> Verdict:
-        """How things stand."""
+        """The verdict on all questions so far."""
         return judged(self.asked, [said for town in self.towns.values() for said in town.said()])
 
     async def ended(self) -> Verdict:
-        """Let it settle and stop; the verdict on everything: what was said, who was pinged, what storage says."""
+        """Waits for all answers and stops the service; the verdict on messages, pings and stored rows."""
         await self.settled()
         await self.stop()
         verdict = self.verdict()
@@ -125,16 +125,16 @@ class House:
         return verdict
 
     async def until(self, holds: Callable[[], bool], what: str) -> None:
-        """Wait until something is so."""
+        """Waits until a condition is true. Raises AssertionError with the end of the log."""
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while not holds():  # noqa: ASYNC110 -- another process makes it so
+                while not holds():  # noqa: ASYNC110 -- polls another process
                     await asyncio.sleep(0.01)
         except TimeoutError:
             raise AssertionError(f"waited in vain until {what}\n{self.log()}") from None
 
     def log(self) -> str:
-        """The end of what the service wrote."""
+        """The last 6,000 characters of the service's log."""
         return (self.root / "log").read_text("utf-8", "replace")[-6000:]
 
     async def _ended(self) -> int | None:
@@ -144,7 +144,7 @@ class House:
         return process.exitcode
 
     async def close(self) -> None:
-        """The end, whatever state it is in."""
+        """Kills the process if it runs."""
         if self._process is not None:
             self._process.kill()
             await self._ended()
@@ -162,7 +162,7 @@ _QUERIES = {
 async def open_house(
     root: Path, *platforms: str, fresh: bool = False, answer: str = "", trouble: str = "", **settings: Any
 ) -> AsyncIterator[House]:
-    """A house in `root` with some platforms. Unless it is `fresh`, its service has heard every place before.
+    """Opens a House in `root` with some platforms. Unless `fresh`, every channel has a stored cursor.
 
     answer, trouble: as in Errand.
     """
@@ -190,7 +190,7 @@ async def open_house(
 
 
 def _context() -> multiprocessing.context.ForkServerContext:
-    """Where the service's processes come from: one that has everything imported, and forks."""
+    """A multiprocessing context that forks from a server which has imported all modules."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.support.crash.killable_service"])
     with patch.dict(os.environ, PYTHONPATH=str(ROOT)):

@@ -1,6 +1,6 @@
-"""Two platforms with people in them, for the crash test: what was asked, where, and what the bot said to it.
+"""Wraps the two fake platforms for the crash test: asks numbered questions, and collects the bot's messages.
 
-In: a number for the person, the place and the question. Out: `Asked` and `Said`, which look the same for both.
+`Asked` and `Said` have the same form for both platforms.
 """
 
 from dataclasses import dataclass, replace
@@ -17,12 +17,12 @@ from tests.support.fakes.slack_server import FakeSlack
 from tests.support.fakes.slack_server import Message as SlackMessage
 
 FINISHED = {"Regenerate", "Continue"}
-"""The buttons of which a finished answer has one."""
+"""A finished answer has one of these buttons."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question, which is to be answered with so many words."""
+    """A question, and the number of words in its expected answer."""
 
     number: int
     words: int
@@ -32,8 +32,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A message of the bot, with the text of its files. question: the id of the message that it answers, '' if it does
-    not say. `finished`: by its buttons it is the first part of a finished answer."""
+    """A message of the bot, with the text of its files. question: the id of the message that it answers, '' if
+    unknown. `finished`: its buttons mark the first part of a finished answer."""
 
     place: str
     question: str
@@ -42,31 +42,31 @@ class Said:
 
 
 class Town(Protocol):
-    """One platform, its people and places."""
+    """One platform with its people and channels."""
 
     name: str
 
     async def ask(self, who: int, where: int, number: int, words: int) -> Asked:
-        """Somebody asks something somewhere."""
+        """Posts a question; `who` and `where` select the person and the channel."""
 
     def said(self) -> list[Said]:
-        """All that the bot said, in the order of each place."""
+        """All messages of the bot, in order per channel."""
 
     def pings(self) -> object:
-        """Who was pinged; false if nobody was."""
+        """The pings that the bot caused; falsy if there were none."""
 
     def calls(self) -> int:
-        """How many calls the bot has made."""
+        """The number of the bot's API calls."""
 
     def sessions(self) -> int:
-        """How often the bot has connected."""
+        """The number of the bot's connections."""
 
     async def begin(self) -> list[Cursor]:
-        """Before the bot comes for the first time: every place, as heard until now."""
+        """Prepares all channels before the bot first connects; their cursors."""
 
 
 class DiscordTown:
-    """Two channels, a thread and direct messages. The limits of the rate are those of a patient Discord."""
+    """Two channels, a thread and direct messages, with raised rate limits."""
 
     name = "discord"
 
@@ -102,7 +102,7 @@ class DiscordTown:
         return [Cursor(discord_key(channel), now.new_id(), now.now()) for channel in self._places]
 
     def forget_nonces(self) -> None:
-        """So much time passes that a post is no longer known by its nonce."""
+        """Advances the clock past the time for which Discord remembers nonces."""
         self.server.clock.advance(NONCE_MEMORY + 1)
 
     def _as_said(self, channel: Channel, message: Message) -> Said:
@@ -114,7 +114,7 @@ class DiscordTown:
 
 
 class SlackTown:
-    """A channel in which every question opens a thread, a thread, and direct messages."""
+    """A channel (each question opens a thread), one existing thread, and direct messages."""
 
     name = "slack"
 
@@ -138,7 +138,7 @@ class SlackTown:
         said: list[Said] = []
         for channel in (self._general, self._direct):
             for each in channel.messages:
-                if each.subtype == "file_share":  # a message of its own, of the last answer in its place
+                if each.subtype == "file_share":  # a message of its own that belongs to the latest answer in its place
                     place = _place(channel, each.thread_ts)
                     answer = next(one for one in reversed(said) if one.place == place and one.text != VOID)
                     said[said.index(answer)] = replace(answer, text=f"{answer.text}\n{_with_files(each)}")

@@ -1,7 +1,7 @@
-"""Kills at random points, one after the other, with people who go on asking meanwhile.
+"""Kills a service at random points while people keep asking.
 
-In: a house and a source of chance. Out: the service was killed so often, each time somewhere else: a moment after it
-began, after so many calls of the platforms, or at a seam. It stays running after the last kill.
+Each kill comes a random time after the start, after a random number of API calls, or at a random seam. The service runs
+again after the last kill.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ from tests.support.crash.killable_service import House
 from tests.support.crash.platforms import DiscordTown
 
 LONGEST_S = 0.8
-"""A life ends after this, if nothing else ended it."""
+"""Longest time in seconds until a kill."""
 LENGTHS = (4, 12, 40, 40, 300)
 """Words of an answer; the last length takes several messages."""
 RARE = {"inbox.recover", "inbox.hand_back", "discord.fetch_since", "slack.fetch_since"}
-"""Seams that a life passes once or not at all; the others die at one of the first six passages."""
+"""Seams that a process passes at most once; the others kill at one of the first six calls."""
 
 
 async def storm(house: House, chance: Random, kills: int = 1) -> None:
-    """Kill it so often; each time somebody asks something before and after its start."""
+    """Kills the service `kills` times, with questions before and after each start."""
     for _ in range(kills):
         point = _point(chance) if chance.random() < 0.5 else None
         if house.lives_now and (point or chance.random() < 0.3):
@@ -37,7 +37,7 @@ async def storm(house: House, chance: Random, kills: int = 1) -> None:
 
 
 async def _end_of_life(house: House, chance: Random) -> None:
-    """Until it is time to be killed, or it died by itself."""
+    """Waits until the time for the kill, or until the process has ended."""
     calls = sum(town.calls() for town in house.towns.values()) + chance.randint(1, 60)
     by_calls = chance.random() < 0.5
     end = asyncio.get_running_loop().time() + (LONGEST_S if by_calls else chance.uniform(0, LONGEST_S))
@@ -60,7 +60,7 @@ def _point(chance: Random) -> Point:
 
 
 def _age(house: House, chance: Random) -> None:
-    """Sometimes it stays dead for so long that Discord forgets its nonces."""
+    """Advances the clock past Discord's nonce memory, at random."""
     town = house.towns.get("discord")
     if isinstance(town, DiscordTown) and chance.random() < 0.5:
         town.forget_nonces()

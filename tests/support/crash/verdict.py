@@ -1,7 +1,6 @@
-"""Whether everybody got what is promised: each question one whole answer or one error, where it was asked.
+"""Checks that each question got exactly one whole answer or one error, where it was asked.
 
-In: what was asked, and what the bot said. Out: a `Verdict`. The answer to question 7 is "q7-0 q7-1 ...", so that its
-words tell what is missing, what came twice and what stands in the wrong place.
+The answer to question 7 is "q7-0 q7-1 ...", so that the words show what is missing, duplicated or misplaced.
 """
 
 import re
@@ -12,17 +11,17 @@ from dataclasses import dataclass, field
 from tests.support.crash.platforms import Asked, Said
 
 ERROR = "⚠️"
-"""Marks an error that took an answer's place."""
+"""Marks an error in place of an answer."""
 
 VOIDED = "belonged to an earlier attempt"
-"""What is left of a message that the answer no longer needs says so."""
+"""Text of a message that the answer no longer needs."""
 
 _WORD = re.compile(r"q(\d+)-(\d+)")
 
 
 @dataclass
 class Verdict:
-    """How many questions were answered, and how many with an error; each question that was not served rightly."""
+    """Numbers of answers and errors, and a description of each question that failed."""
 
     answers: int = 0
     errors: int = 0
@@ -33,12 +32,12 @@ class Verdict:
 
     @property
     def faults(self) -> list[str]:
-        """All that is wrong."""
+        """All failures."""
         return self.lost + self.double + self.strays + self.amiss
 
 
 def judged(asked: Sequence[Asked], said: Sequence[Said]) -> Verdict:
-    """The verdict on everything so far; a question that is not answered yet counts as lost."""
+    """Judges all messages so far; a question without an answer counts as lost."""
     verdict, to = Verdict(), defaultdict[tuple[str, str], list[Said]](list)
     for each in said:
         to[each.place, each.question].append(each)

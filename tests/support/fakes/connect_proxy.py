@@ -1,7 +1,7 @@
 """An HTTP CONNECT proxy that leads every host to one port of this machine.
 
-For tests of a whole process: it gets this as its proxy and the fake's authority as SSL_CERT_FILE, and reaches the fake
-under the real host names. `hosts` keeps what was asked for, in order, so that a test can tell that nothing else was.
+For tests of a whole process: with this proxy and the fake's certificate authority as SSL_CERT_FILE, the process reaches
+the fake under the real host names. `hosts` records the requested host names in order.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class ConnectProxy:
         await asyncio.gather(*self._tunnels)
 
     def cut(self) -> None:
-        """End every tunnel at once, as a network failure would."""
+        """Aborts all tunnels, as a network failure does."""
         for writer in self._writers:
             writer.transport.abort()
 
@@ -45,7 +45,7 @@ class ConnectProxy:
         task.add_done_callback(self._tunnels.discard)
 
     async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection: read the CONNECT request, connect, then copy both ways until either side ends."""
+        """Serves one connection: reads the CONNECT request, connects, then copies both ways until either side ends."""
         self._writers.add(writer)
         far: asyncio.StreamWriter | None = None
         with suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -68,7 +68,7 @@ class ConnectProxy:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy until the end of one side, then tell the other."""
+    """Copies until the end of one side, then closes the other."""
     with suppress(ConnectionError):
         while data := await reader.read(65536):
             writer.write(data)

@@ -1,7 +1,7 @@
 """A small bot on the real discord.py, for the tests of the fake Discord itself.
 
-It answers 'echo ...', has two buttons that live through restarts, two slash commands and a context-menu command, and
-keeps what it saw.
+It answers 'echo ...', has two persistent buttons, two slash commands and a context-menu command, and records messages
+and edits.
 """
 
 import asyncio
@@ -18,24 +18,24 @@ Pressed = discord.Interaction[discord.Client]
 
 
 class Buttons(discord.ui.View):
-    """What the bot puts under an answer."""
+    """The buttons under an answer."""
 
     def __init__(self) -> None:
         super().__init__(timeout=None)
 
     @discord.ui.button(label="Stop", custom_id="stop:1")
     async def stop_it(self, interaction: Pressed, button: discord.ui.Button[Self]) -> None:
-        """Take the buttons away."""
+        """Removes the buttons."""
         await interaction.response.edit_message(content="stopped", view=None)
 
     @discord.ui.button(label="Good", custom_id="good:1")
     async def good(self, interaction: Pressed, button: discord.ui.Button[Self]) -> None:
-        """Thank the presser privately."""
+        """Thanks the user in an ephemeral message."""
         await interaction.response.send_message("thanks", ephemeral=True)
 
 
 class EchoBot(discord.Client):
-    """See the module. `content`: it asks for the message content intent."""
+    """The bot. `content`: requests the message content intent."""
 
     def __init__(self, server: FakeDiscord, content: bool, heartbeat_timeout: float) -> None:
         intents = discord.Intents.default()
@@ -55,22 +55,22 @@ class EchoBot(discord.Client):
         self.resumed = 0
 
     async def setup_hook(self) -> None:
-        """Know the buttons of earlier lives."""
+        """Registers the persistent buttons."""
         self.add_view(Buttons())
 
     async def before_identify_hook(self, shard_id: int | None, *, initial: bool = False) -> None:
-        """Do not wait five seconds before another IDENTIFY."""
+        """Skips discord.py's wait of five seconds before another IDENTIFY."""
 
     async def on_ready(self) -> None:
-        """Tell the test."""
+        """Sets `is_up`."""
         self.is_up.set()
 
     async def on_resumed(self) -> None:
-        """Count."""
+        """Counts RESUMEDs."""
         self.resumed += 1
 
     async def on_message(self, message: discord.Message) -> None:
-        """Keep everything, answer what contains echo."""
+        """Records each message, and answers those that contain 'echo'."""
         if message.author.bot:
             return
         self.seen.append(message)
@@ -79,21 +79,21 @@ class EchoBot(discord.Client):
             await message.reply(text)
 
     async def on_raw_message_edit(self, event: discord.RawMessageUpdateEvent) -> None:
-        """Keep every update."""
+        """Records every update."""
         self.edits.append(event)
 
     def ended_with(self) -> BaseException | None:
-        """What ended the bot's life, None while it lives."""
+        """The exception that ended the bot's task, None while it runs."""
         return self.life.exception() if self.life is not None and self.life.done() else None
 
     def texts(self) -> list[str]:
-        """What was said, as the bot could read it."""
+        """The texts of all messages that it received."""
         return [message.content for message in self.seen]
 
 
 @asynccontextmanager
 async def running(server: FakeDiscord, content: bool = True, heartbeat_timeout: float = 60.0) -> AsyncIterator[EchoBot]:
-    """A bot that is connected and ready; raises what its start raised."""
+    """Starts a bot and waits until it is ready. Raises what its start raised."""
     bot = EchoBot(server, content, heartbeat_timeout)
     life = bot.life = asyncio.create_task(bot.start(server.token))
     up = asyncio.create_task(bot.is_up.wait())

@@ -1,8 +1,8 @@
-"""An Engine with a script instead of a model.
+"""A scripted engine that implements the Engine protocol without a model.
 
-In: what it will answer, by question; without a script it echoes. Out: the Engine protocol, a word at a time, through
-`passing`: a test holds the point 'ana's question/3' and the answer stands still before its fourth word. It fails as a
-real one does: a load is refused, hangs or kills the process; one request fails; the process dies with all requests.
+Answers come word by word, by question; a question without a script is echoed. Each word passes the gate
+`QUESTION/NUMBER` of `passing`: a test that holds 'a question/3' stops the answer before its fourth word. It fails like
+a real engine: a load is refused, hangs or kills the process; one request fails; the process dies with all requests.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ DEAD = "The engine's process ended; it is started again when a model is loaded."
 
 @dataclass(slots=True)
 class Script:
-    """One answer. `dies_at` and `fails_at` are word numbers; `deaths` bounds how often it dies."""
+    """One answer. `dies_at` and `fails_at` are word numbers; `deaths` is how often it dies at most."""
 
     words: list[str]
     reason: FinishReason = FinishReason.STOP
@@ -37,42 +37,42 @@ class _Running:
 
 
 class ScriptedEngine:
-    """Belongs to one event loop."""
+    """The scripted engine; belongs to one event loop."""
 
     def __init__(self, passing: Callable[[str], Awaitable[None]], max_running: int = 4) -> None:
         self._passing, self._max_running = passing, max_running
         self._scripts: dict[str, list[Script]] = {}
         self._running: dict[str, _Running] = {}
-        self.loaded = ""  # the name of the model that is loaded
-        self.loads: list[str] = []  # every load that was tried, in order
-        self.bad: dict[str, str] = {}  # models that do not load, and why
+        self.loaded = ""  # the name of the loaded model
+        self.loads: list[str] = []  # every attempted load, in order
+        self.bad: dict[str, str] = {}  # models that do not load, and the error text
         self.deadly: dict[str, int] = {}  # models whose load kills the process, and how often
-        self.asked: list[tuple[str, EngineRequest]] = []  # every generation: the model and what was asked
+        self.asked: list[tuple[str, EngineRequest]] = []  # every request, with the name of the model
         self.peak = 0  # most requests at once
         self.closed = False
-        self.ails: asyncio.Queue[str] = asyncio.Queue()  # what `ailing` says
+        self.ails: asyncio.Queue[str] = asyncio.Queue()  # what `ailing` returns next
 
     def answers(self, question: str, text: str, **how: object) -> None:
-        """The next time that `question` is asked, this is said (the last script stays for all later times)."""
+        """Scripts an answer to the next `question` with this text; the last script repeats."""
         script = Script(text.split(" "), **how)  # type: ignore[arg-type]  # the fields of Script
         self._scripts.setdefault(question, []).append(script)
 
     def questions(self) -> list[str]:
-        """The questions in the order in which they were begun."""
+        """The questions in the order in which they were started."""
         return [asked.prompt.turns[-1].text for _, asked in self.asked]
 
     def prompt_of(self, question: str) -> EngineRequest:
-        """What was last asked for a question."""
+        """The last request for a question."""
         return next(asked for _, asked in reversed(self.asked) if asked.prompt.turns[-1].text == question)
 
     def die(self) -> None:
-        """The process is gone."""
+        """Simulates the death of the process."""
         self.loaded = ""
         for running in self._running.values():
             running.ended.set()
 
     async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
-        """Load; the gates are 'load NAME' and, at half of it, 'half NAME'."""
+        """Loads a model; the gates are 'load NAME' and, at half of it, 'half NAME'."""
         assert not self._running, "a model is loaded while answers are being written"
         self.loads.append(source.name)
         self.loaded = ""
@@ -89,7 +89,7 @@ class ScriptedEngine:
         return LoadedModel(source.name, "cpu", "float32", 2048, True, self._max_running, 100, 50, 4096, 0.1)
 
     async def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
-        """Words; abort and death take effect at the next one."""
+        """Yields words; abort and death take effect at the next one."""
         if not self.loaded:
             raise EngineDied(DEAD)
         assert request.request_id not in self._running, "a request runs twice at once"
@@ -114,24 +114,24 @@ class ScriptedEngine:
             del self._running[request.request_id]
 
     async def abort(self, request_id: str) -> None:
-        """End a generation at the next word."""
+        """Ends a request at the next word."""
         running = self._running.get(request_id)
         if running is not None:
             running.aborted = True
             running.ended.set()
 
     async def stats(self) -> EngineStats:
-        """Round numbers."""
+        """Fixed numbers."""
         if not self.loaded:
             raise EngineDied("The engine is not running; it starts when a model is loaded.")
         return EngineStats(self.loaded, len(self._running), 21.5, 60, 80, 512, 0, 0)
 
     async def ailing(self) -> str:
-        """What a test put into `ails`."""
+        """The next value that a test put into `ails`."""
         return await self.ails.get()
 
     async def close(self) -> None:
-        """End."""
+        """Ends the engine."""
         self.closed = True
         self.die()
 
@@ -143,7 +143,7 @@ class ScriptedEngine:
         return scripts.pop(0) if len(scripts) > 1 else scripts[0]
 
     async def _step(self, point: str, running: _Running) -> None:
-        """Wait at a gate, unless the request is aborted or the process dies meanwhile."""
+        """Waits at a gate, unless the request is aborted or the process dies."""
         passing = asyncio.ensure_future(self._passing(point))
         ended = asyncio.ensure_future(running.ended.wait())
         try:

@@ -1,9 +1,8 @@
-"""Faults of single calls to a fake platform, as a test scripts them: which call, how often, and what goes wrong.
+"""Scripts faults of single calls to a fake platform: which calls, how often, and what happens.
 
-In: a call and, if wanted, one channel. A call is Discord's method and route ("POST", "/channels/{channel_id}/messages")
-or a method of Slack's Web API ("chat.postMessage"). Out: a `Fault` whose `hits` counts the calls that met it. `applied`
-says whether the platform did what was asked before the answer went wrong; that is the difference between a post that is
-lost and one whose answer is.
+A call is Discord's method and route ("POST", "/channels/{channel_id}/messages") or a method of Slack's Web API
+("chat.postMessage"), optionally in one channel. `Fault.hits` counts the affected calls. `applied` says whether the
+platform executed the call before the fault: either the post is lost, or only its response.
 """
 
 import asyncio
@@ -12,18 +11,18 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What goes wrong."""
+    """What happens to the call."""
 
     ANSWER = "answer"  # another status
     REFUSAL = "refusal"  # Slack's ok: false
-    DROP = "drop"  # the connection ends without an answer
-    DELAY = "delay"  # everything is right but late
-    FREEZE = "freeze"  # no answer until release()
+    DROP = "drop"  # the connection ends without a response
+    DELAY = "delay"  # a correct but late response
+    FREEZE = "freeze"  # no response until release()
 
 
 @dataclass(eq=False)
 class Fault:
-    """One scripted fault; it meets `times` calls after letting `skip` of them pass."""
+    """One scripted fault; it skips `skip` calls and affects the next `times`."""
 
     kind: Kind
     call: tuple[str, ...]
@@ -39,12 +38,12 @@ class Fault:
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
     def release(self) -> None:
-        """Let the frozen calls go on, and meet no further ones."""
+        """Lets frozen calls continue, and affects no further ones."""
         self.times = 0
         self.released.set()
 
     def meets(self, call: tuple[str, ...], channel: str | None) -> bool:
-        """This call is one of its calls, and it is counted."""
+        """Whether the fault affects this call; counts it if so."""
         if call != self.call or self.channel not in (None, channel):
             return False
         if self.skip:
@@ -57,7 +56,7 @@ class Fault:
 
 
 class Faults:
-    """All faults that are to come, in the order in which they were scripted."""
+    """All scripted faults, in order."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -72,15 +71,15 @@ class Faults:
         times: int = 1,
         skip: int = 0,
     ) -> Fault:
-        """Answer with a status of one's own: 5xx as a platform's edge does (HTML), 4xx with Discord's error `code`."""
+        """Responds with a status: 5xx in HTML like a platform's edge server, 4xx with Discord's error `code`."""
         return self._add(Fault(Kind.ANSWER, call, channel, times, skip, applied, status, code))
 
     def refuse(self, method: str, error: str, *, channel: str | None = None, times: int = 1, skip: int = 0) -> Fault:
-        """Answer ok: false with Slack's error code, and do nothing."""
+        """Responds ok: false with Slack's error code, without executing the call."""
         return self._add(Fault(Kind.REFUSAL, (method,), channel, times, skip, False, error=error))
 
     def drop(self, *call: str, applied: bool, channel: str | None = None, times: int = 1, skip: int = 0) -> Fault:
-        """End the connection instead of answering."""
+        """Ends the connection instead of responding."""
         return self._add(Fault(Kind.DROP, call, channel, times, skip, applied))
 
     def delay(
@@ -92,21 +91,21 @@ class Faults:
         times: int = 1,
         skip: int = 0,
     ) -> Fault:
-        """Answer rightly but late; `applied`: what was asked is done at once."""
+        """Responds correctly but late; `applied`: executes the call before the delay."""
         return self._add(Fault(Kind.DELAY, call, channel, times, skip, applied, seconds=seconds))
 
     def freeze(
         self, *call: str, applied: bool = False, channel: str | None = None, times: int = 1, skip: int = 0
     ) -> Fault:
-        """Do not answer until `release()` of the returned fault."""
+        """Does not respond until `release()` of the returned fault."""
         return self._add(Fault(Kind.FREEZE, call, channel, times, skip, applied))
 
     def find(self, *call: str, channel: str | None) -> Fault | None:
-        """The fault that this call meets, if any."""
+        """The fault that affects this call, if any."""
         return next((fault for fault in self._faults if fault.meets(call, channel)), None)
 
     def release_all(self) -> None:
-        """Let every frozen call go on, at the end of a test."""
+        """Releases all frozen calls, at the end of a test."""
         for fault in self._faults:
             fault.release()
 

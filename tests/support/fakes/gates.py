@@ -1,6 +1,6 @@
-"""Points at which something waits until the test lets it go on: the pace of an answer, a load, a platform's call.
+"""Named gates at which code waits until the test opens them: words of an answer, loads, platform calls.
 
-In: the name of a point. Out: nothing passes a point that is held, and the test can wait until somebody stands there.
+A test holds a gate, waits until code has reached it, and opens it.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ from collections import Counter
 
 
 class Gates:
-    """All points are open until they are held."""
+    """All gates; each is open until held."""
 
     def __init__(self) -> None:
         self._held: set[str] = set()
@@ -16,22 +16,22 @@ class Gates:
         self._moved = asyncio.Condition()
 
     def hold(self, point: str) -> None:
-        """Let nobody pass from now on."""
+        """Closes a gate from now on."""
         self._held.add(point)
 
     async def open(self, point: str) -> None:
-        """Let those pass who stand here, and those who come."""
+        """Opens a gate and wakes those that wait at it."""
         self._held.discard(point)
         async with self._moved:
             self._moved.notify_all()
 
     async def reached(self, point: str, times: int = 1) -> None:
-        """Wait until so many stand here."""
+        """Waits until `times` coroutines wait at a gate."""
         async with asyncio.timeout(20), self._moved:
             await self._moved.wait_for(lambda: self._standing[point] >= times)
 
     async def passing(self, point: str) -> None:
-        """Go through, or stand here until it is open."""
+        """Passes a gate, or waits until it is open."""
         if point not in self._held:
             return
         async with self._moved:

@@ -1,6 +1,6 @@
-"""A Hugging Face hub on loopback: the real wire format, scripted repositories, tokens and faults.
+"""A fake Hugging Face Hub on loopback with the real wire format, scripted repositories, tokens and faults.
 
-Used as `with FakeHub() as hub`. Every request is in `hub.requests`, with the Range that it asked for.
+Use it as `with FakeHub() as hub`. `hub.requests` records every request with its Range.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = 1000
-"""Files from this size on are kept as the hub keeps large ones: under their sha256."""
+"""From this size in bytes on, files are stored like LFS files: by their sha256."""
 
 
 @dataclass
 class Repo:
-    """One repository. announced: sizes that the listing claims. damaged: files that arrive with other bytes."""
+    """One repository. announced: sizes that the listing claims. damaged: files whose transferred bytes are wrong."""
 
     files: dict[str, bytes]
     gated: bool = False
@@ -28,7 +28,8 @@ class Repo:
 
 
 class FakeHub:
-    """`repos` by org/name, `accounts` by token, `granted` tokens see gated repositories; `status` fails everything."""
+    """`repos` by org/name, `accounts` by token; tokens in `granted` see gated repositories; a `status` fails all
+    requests."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
@@ -36,11 +37,11 @@ class FakeHub:
         self.granted: set[str] = set()
         self.status = 0
         self.cut_once: dict[str, int] = {}
-        """Files whose next transfer breaks off after so many bytes."""
+        """Files whose next transfer breaks off, and after how many bytes."""
         self.requests: list[tuple[str, str, str]] = []
         """Method, path and Range of each request."""
         self.agents: list[str] = []
-        """What each request says of who makes it."""
+        """User-Agent of each request."""
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})

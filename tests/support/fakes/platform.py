@@ -1,7 +1,7 @@
-"""An adapter for the scripted platform: it speaks to a World over a socket, from the test's process or from another.
+"""The adapter of the scripted platform: connects to a World over a socket, from the test's process or another.
 
-In: the port of a World. Out: the Adapter protocol, as a real platform's client behaves: it acknowledges an event only
-after core.handle returned, comes back after a lost connection, and cannot know what became of a call that was cut.
+Behaves like a real platform's client: acknowledges an event only after core.handle returned, reconnects after a lost
+connection, and raises OutcomeUnknown for calls that were cut off.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ LIMITS = Limits(max_chars=2000, min_interval_s=0.0)
 
 
 class ScriptedAdapter:
-    """One platform of the name `platform`. `refusal`: the platform refuses this bot for good, with these words."""
+    """The adapter of the platform named `platform`. `refusal`: run() raises FatalAdapterError with this text."""
 
     def __init__(self, port: int, platform: str = "scripted", limits: Limits = LIMITS, refusal: str = "") -> None:
         self.platform, self.limits = platform, limits
@@ -31,12 +31,12 @@ class ScriptedAdapter:
         self._closed = asyncio.Event()
         self._there = asyncio.Event()
         self.core: Core | None = None
-        """What it was run with."""
+        """The core that it runs with."""
         self.caught_up = asyncio.Event()
-        """What was missed before this session has been read back."""
+        """Set when the backfill of this session is complete."""
 
     async def run(self, core: Core) -> None:
-        """Connect, hand on events, come back after a lost connection; until close()."""
+        """Connects, forwards events, and reconnects after a lost connection, until close()."""
         self.core = core
         while not self._closed.is_set():
             if self._refusal:
@@ -58,39 +58,39 @@ class ScriptedAdapter:
         await asyncio.gather(*self._handling, return_exceptions=True)
 
     async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
-        """What the World knows."""
+        """Reads messages from the World."""
         answer = await self._call("since", value=packed(key), after=after_id, limit=limit)
         return [unpacked(line) for line in answer["events"]]
 
     async def post(self, reply: Reply) -> str:
-        """Show a reply for the first time."""
+        """Posts a reply."""
         return str((await self._call("post", value=packed(reply)))["id"])
 
     async def find_posted(self, reply: Reply) -> str | None:
-        """The id of a reply that is there."""
+        """The id of a reply if it was posted."""
         found: str | None = (await self._call("find", value=packed(reply)))["id"]
         return found
 
     async def update(self, reply: Reply) -> None:
-        """Change a reply."""
+        """Edits a reply."""
         await self._call("update", value=packed(reply))
 
     async def status(self, key: ConversationKey, text: str | None) -> None:
-        """Say that something is going on, or no longer."""
+        """Shows a status, or ends it."""
         await self._call("status", value=packed(key), text="(over)" if text is None else text)
 
     def is_refused(self, refusal: str) -> None:
-        """The platform wants this bot no more, with these words."""
+        """Makes the platform refuse this bot permanently, with this text."""
         self._refusal = refusal
         assert self._writer is not None
         self._writer.close()
 
     async def passing(self, point: str) -> None:
-        """Go through one of the World's gates."""
+        """Passes one of the World's gates."""
         await self._call("pass", point=point)
 
     async def close(self) -> None:
-        """Disconnect."""
+        """Disconnects."""
         self._closed.set()
         if self._writer is not None:
             self._writer.close()

@@ -1,4 +1,4 @@
-"""A Core that keeps what it is handed and says what a test wants it to say."""
+"""A Core that records events and returns outcomes that the test chooses."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -20,7 +20,8 @@ E = TypeVar("E")
 
 @dataclass(slots=True)
 class RecordingCore:
-    """`says` makes the outcome of an event, once `open` is set; `followed` are conversations the bot takes part in."""
+    """`says` makes the outcome of an event, once `open` is set; `followed` are conversations that the bot takes part
+    in."""
 
     says: Callable[[Event], Outcome] = lambda event: Accepted("request")
     events: list[Event] = field(default_factory=list)
@@ -35,7 +36,7 @@ class RecordingCore:
         self.open.set()
 
     async def handle(self, event: Event) -> Outcome:
-        """Keep it."""
+        """Records the event."""
         await self.open.wait()
         outcome = self.says(event)
         self.events.append(event)
@@ -43,23 +44,23 @@ class RecordingCore:
         return outcome
 
     def choices(self, command: str, prefix: str) -> Sequence[Choice]:
-        """What is offered, if it goes on like this."""
+        """The choices of `offered` that start with the prefix."""
         return [choice for choice in self.offered if choice.value.startswith(prefix)]
 
     async def following(self, key: ConversationKey) -> bool:
-        """As the test says."""
+        """Whether `followed` contains the conversation."""
         return key in self.followed
 
     async def catch_up(self, platform: str) -> None:
-        """Count."""
+        """Counts the calls."""
         self.caught_up += 1
 
     def presence(self) -> str:
-        """As the test says."""
+        """The presence text that the test set."""
         return self.line
 
     async def got(self, kind: type[E], number: int = 1) -> list[E]:
-        """All events of a kind, once there are so many."""
+        """Waits for `number` events of a kind; all events of that kind."""
         async with asyncio.timeout(5):
             while True:
                 found: list[E] = [event for event in self.events if isinstance(event, kind)]
@@ -69,9 +70,9 @@ class RecordingCore:
                 await self.heard.wait()
 
     async def message(self, number: int = 1) -> IncomingMessage:
-        """The `number`th message."""
+        """Waits for the `number`th message."""
         return (await self.got(IncomingMessage, number))[number - 1]
 
     async def command(self, number: int = 1) -> IncomingCommand:
-        """The `number`th command."""
+        """Waits for the `number`th command."""
         return (await self.got(IncomingCommand, number))[number - 1]

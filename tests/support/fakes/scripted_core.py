@@ -1,7 +1,7 @@
-"""A Core with a script instead of a model: it takes events as the service does and answers through the adapter.
+"""A scripted Core: takes events like the service and answers through the adapter.
 
-In: what it will say, one script a question. Out: replies as the service makes them (growing frames, then a final one),
-and `events`, all that it was handed.
+Each question uses one script. Replies are shown like the service's (partial ones, then a final one); `events` records
+all events.
 """
 
 import asyncio
@@ -39,15 +39,15 @@ USAGE = Usage(
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One answer. `chunks` come one after another; `until_stopped` waits after them for a /stop."""
+    """One answer. Shows `chunks` one after another; `until_stopped` then waits for a /stop."""
 
     chunks: Sequence[str]
     reason: FinishReason = FinishReason.STOP
     usage: Usage | None = USAGE
-    error: str = ""  # stands below the text when the answer is final
+    error: str = ""  # appended to the final text
     wait_line: str = ""
     until_stopped: bool = False
-    outcome: Outcome | Exception | None = None  # instead of any answer
+    outcome: Outcome | Exception | None = None  # returned or raised instead of an answer
 
 
 @dataclass(slots=True)
@@ -58,17 +58,17 @@ class ScriptedCore:
     scripts: deque[Script] = field(default_factory=deque)
     events: list[Event] = field(default_factory=list)
     notices: dict[str, Outcome] = field(default_factory=dict)
-    writing: asyncio.Event = field(default_factory=asyncio.Event)  # a script is at its end, or waits for /stop
-    deaf: bool = False  # a /stop has no effect
+    writing: asyncio.Event = field(default_factory=asyncio.Event)  # set when a script has ended or waits for /stop
+    deaf: bool = False  # ignores /stop
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def says(self, *chunks: str, **how: object) -> None:
-        """The next question gets this answer."""
+        """Scripts the answer to the next question."""
         self.scripts.append(replace(Script(chunks), **how))  # type: ignore[arg-type]  # the fields of Script
 
     async def handle(self, event: Event) -> Outcome:
-        """Take an event. The answer begins before this returns as often as after it, as in the service."""
+        """Takes an event. As in the service, the answer may start before or after this returns."""
         self.events.append(event)
         if isinstance(event, IncomingCommand) and event.name not in ("ask", "regenerate", "continue"):
             if event.name == "stop" and not self.deaf:
@@ -87,20 +87,20 @@ class ScriptedCore:
         return Accepted(request_id)
 
     def choices(self, command: str, prefix: str) -> Sequence[Choice]:
-        """Two models."""
+        """Offers two models."""
         assert find(command)
         names = {"smollm2": "smollm2 (fits)", "phi-4": "phi-4 (won't fit)"}
         return [Choice(label, name) for name, label in names.items() if name.startswith(prefix)]
 
     async def following(self, key: ConversationKey) -> bool:
-        """Nobody said anything before."""
+        """Reports no earlier conversation."""
         return False
 
     async def catch_up(self, platform: str) -> None:
-        """Nothing was missed."""
+        """Does nothing."""
 
     def presence(self) -> str:
-        """Ready."""
+        """A fixed model name."""
         return "smollm2"
 
     async def _answer(self, script: Script, request_id: str, event: IncomingMessage | IncomingCommand) -> None:

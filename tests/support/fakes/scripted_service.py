@@ -1,9 +1,9 @@
-"""The real service with a scripted platform and a scripted engine, in processes of their own that a test can kill.
+"""Forks real services with a scripted platform and engine, in processes that a test can kill.
 
-`python -m tests.support.fakes.scripted_service` imports everything once and then takes lines on stdin. `start ROOT
-PORT` forks a service and prints its process id: ROOT is made by tests.support.builders.service.make_settings, PORT is a
-World's. `wait PID` prints its exit status when it has ended. Answers keep the pace of the World's gates, which outlive
-these processes.
+`python -m tests.support.fakes.scripted_service` imports all modules once and then reads commands on stdin. `start ROOT
+PORT` forks a service and prints its process id: tests.support.builders.service.make_settings makes ROOT, PORT is a
+World's. `wait PID` prints the exit status after the exit. Answers wait at the World's gates, which survive these
+processes.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from tests.support.fakes.platform import ScriptedAdapter
 
 
 def run_service(root: Path, port: int) -> int:
-    """Serve until SIGTERM; the exit status, which is that of `inhouse run`."""
+    """Serves until SIGTERM; the exit status of `inhouse run`."""
     adapter = ScriptedAdapter(port)
     engine = ScriptedEngine(adapter.passing)
     try:
@@ -34,7 +34,7 @@ def run_service(root: Path, port: int) -> int:
 
 
 def main() -> None:
-    """Start services until stdin ends."""
+    """Executes commands until stdin ends."""
     for line in sys.stdin:
         order, *words = line.split()
         if order == "wait":

@@ -1,4 +1,4 @@
-"""The fake Slack, in one import: who and what tests need of it."""
+"""Exports the parts of the fake Slack that tests use."""
 
 from tests.support.fakes.slack.people import Interaction, Person
 from tests.support.fakes.slack.server import APP_TOKEN, BOT_TOKEN, FakeSlack

@@ -1,7 +1,7 @@
-"""A team on the scripted platform, so that a test reads as a conversation.
+"""Users of the scripted platform, so that a test reads as a conversation.
 
-In: who says, commands or presses what. Out: what the bot told them at once (an Outcome), and its answers as they stand
-on the platform.
+Methods send messages, commands and button presses, and return the bot's immediate Outcome, or its answers as shown on
+the platform.
 """
 
 import itertools
@@ -28,30 +28,30 @@ from tests.support.fakes.world import Posted, World
 
 GENERAL = ConversationKey("scripted", "team", "general")
 MANAGERS = {"boss"}
-"""Who may manage every channel."""
+"""Names of users who may manage every channel."""
 ADMINS = {"root"}
-"""Who may manage the workspace."""
+"""Names of users who may manage the workspace."""
 
 
 def person(name: str) -> Person:
-    """Somebody of the team; small names make short ids."""
+    """A user of the team."""
     return Person(f"id-{name}", name.title(), name in MANAGERS | ADMINS, name in ADMINS)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer that is final: its messages, in order."""
+    """A final answer: its messages in order."""
 
     parts: tuple[Posted, ...]
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole text."""
         return "\n".join(part.text for part in self.parts)
 
     @property
     def reason(self) -> FinishReason | None:
-        """Why it ended."""
+        """The finish reason."""
         return self.parts[-1].reply.finish_reason
 
     @property
@@ -62,7 +62,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Team:
-    """People in the conversation `key`. `elsewhere` gives the same people in another one."""
+    """Users in the conversation `key`. `elsewhere` gives the same users in another one."""
 
     world: World
     key: ConversationKey
@@ -75,7 +75,7 @@ class Team:
         return cls(world, GENERAL, itertools.count(1), {})
 
     def elsewhere(self, **parts: str) -> "Team":
-        """The same people in another channel or thread."""
+        """The same users in another channel or thread."""
         return Team(self.world, replace(self.key, **parts), self.numbers, self.asked)
 
     async def sends(
@@ -87,7 +87,7 @@ class Team:
         files: tuple[Attachment, ...] = (),
         context: tuple[IncomingMessage, ...] = (),
     ) -> int:
-        """Somebody writes to the bot; the number of the event, which may not have arrived yet."""
+        """Sends a message to the bot; the number of the event, which may not have arrived yet."""
         number = next(self.numbers)
         self.asked[text] = f"message-{number}"
         message = IncomingMessage(
@@ -103,20 +103,20 @@ class Team:
         return await self.world.send(message)
 
     async def says(self, who: str, text: str, *, at: float | None = None) -> Outcome:
-        """Somebody writes to the bot; what it says at once."""
+        """Sends a message to the bot; the immediate outcome."""
         return await self.world.outcome(await self.sends(who, text, at=at))
 
     async def asks(self, who: str, text: str) -> Answer:
-        """Somebody writes to the bot and waits for the whole answer."""
+        """Sends a message to the bot and waits for the whole answer."""
         assert isinstance(await self.says(who, text), Accepted)
         return await self.reply_to(text)
 
     async def command(self, name: str, typed: str = "", *, who: str = "root") -> Outcome:
-        """Somebody gives a command; what it says at once."""
+        """Sends a command; the immediate outcome."""
         return await self.world.outcome(await self.gives(name, typed, who=who))
 
     async def gives(self, name: str, typed: str = "", *, who: str = "root") -> int:
-        """Somebody gives a command; the number of the event, which may not have arrived yet."""
+        """Sends a command; the number of the event, which may not have arrived yet."""
         number = next(self.numbers)
         command = find(name)
         args = {command.option.name: typed} if command and command.option and typed else {}
@@ -127,33 +127,33 @@ class Team:
         )
 
     async def told(self, name: str, typed: str = "", *, who: str = "root") -> str:
-        """Somebody gives a command and is told something."""
+        """Sends a command that must return a Notice; its text."""
         outcome = await self.command(name, typed, who=who)
         assert isinstance(outcome, Notice), outcome
         return outcome.text
 
     async def refused(self, name: str, typed: str = "", *, who: str = "root") -> str:
-        """Somebody gives a command and is refused."""
+        """Sends a command that must be Refused; the text."""
         outcome = await self.command(name, typed, who=who)
         assert isinstance(outcome, Refused), outcome
         return outcome.text
 
     async def presses(self, message: Posted, kind: ActionKind, *, who: str = "ana") -> Outcome:
-        """Somebody presses a button under a message."""
+        """Presses a button under a message."""
         action = IncomingAction(self.key, f"event-{next(self.numbers)}", person(who), message.reply.reply_id, kind)
         return await self.world.outcome(await self.world.send(action))
 
     async def edits(self, text: str, new: str, *, who: str = "ana") -> None:
-        """Somebody changes a message."""
+        """Edits a message."""
         message = self.asked[new] = self.asked[text]
         await self.world.outcome(await self.world.send(MessageEdited(self.key, message, person(who), new)))
 
     async def deletes(self, text: str) -> None:
-        """Somebody takes a message away."""
+        """Deletes a message."""
         await self.world.outcome(await self.world.send(MessageDeleted(self.key, self.asked[text])))
 
     def replies_to(self, text: str) -> list[Answer]:
-        """The final answers to a question, one for each time that it was answered."""
+        """The final answers to a question, one per request."""
         mine: dict[str, list[Posted]] = {}
         for message in self.world.posted:
             if message.reply.key == self.key and message.reply.question_id == self.asked[text]:
@@ -165,12 +165,12 @@ class Team:
         ]
 
     async def reply_to(self, text: str, number: int = 1) -> Answer:
-        """The answer to a question, once it is final: the first one, or the `number`th."""
+        """Waits until the `number`th answer to a question is final."""
         await self.world.until(lambda: len(self.replies_to(text)) >= number, f"answer {number} to {text!r} is there")
         return self.replies_to(text)[number - 1]
 
     async def sees(self, text: str, what: str) -> Posted:
-        """A message that answers a question, once it shows `what`."""
+        """Waits until a message that answers a question shows `what`."""
 
         def found() -> list[Posted]:
             question = self.asked[text]

@@ -1,7 +1,7 @@
-"""Certificates for host names that are not ours: a throw-away authority, trusted only by who is given its file.
+"""A temporary certificate authority for the real host names of fake servers.
 
-In: host names. Out: an SSL context for the fake that plays them, one for clients in this process, and the authority's
-PEM file for clients in another process (SSL_CERT_FILE). Nothing touches the machine's own trust store.
+Provides SSL contexts for the fake and for clients in this process, and a PEM file for clients in another process
+(SSL_CERT_FILE). The machine's own trust store is not changed.
 """
 
 import socket
@@ -13,26 +13,26 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 
 class Authority:
-    """One certificate authority, with a certificate for the given host names (wildcards allowed)."""
+    """A certificate authority with one certificate for the given host names (wildcards allowed)."""
 
     def __init__(self, *hosts: str) -> None:
         self._authority = trustme.CA()
         self._certificate = self._authority.issue_cert(*hosts)
 
     def server_context(self) -> ssl.SSLContext:
-        """For the server that answers in the hosts' names."""
+        """A context for the server of these hosts."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._certificate.configure_cert(context)
         return context
 
     def client_context(self) -> ssl.SSLContext:
-        """For clients in this process: trusts this authority and nobody else."""
+        """A context for clients in this process that trusts only this authority."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._authority.configure_trust(context)
         return context
 
     def write(self, path: Path) -> Path:
-        """Write the authority's certificate as PEM, to be named by SSL_CERT_FILE; the path."""
+        """Writes the authority's certificate as PEM for SSL_CERT_FILE; the path."""
         self._authority.cert_pem.write_to_path(str(path))
         return path
 
@@ -46,7 +46,7 @@ class Loopback(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """The one address there is."""
+        """Always the loopback address."""
         return [
             ResolveResult(
                 hostname=host,
@@ -59,4 +59,4 @@ class Loopback(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held open."""
+        """Does nothing: no resources are open."""

@@ -1,6 +1,6 @@
-"""How the scripted platform and its adapter write to each other: one JSON object a line.
+"""The protocol between the scripted platform and its adapter: one JSON object per line.
 
-In: events, outcomes, replies. Out: plain values that JSON can hold, and back, through pydantic, with every field.
+Converts events, outcomes and replies to JSON and back with pydantic, with all fields.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from bot.types.messages import (
     Reply,
 )
 
-Line = dict[str, Any]  # Any: whatever JSON holds
+Line = dict[str, Any]  # Any: JSON values
 
 _NAMED: dict[str, TypeAdapter[Any]] = {
     kind.__name__: TypeAdapter(kind)
@@ -44,18 +44,18 @@ _NAMED: dict[str, TypeAdapter[Any]] = {
 
 
 def packed(value: Event | Outcome | Reply | ConversationKey) -> Line:
-    """A value with the name of its type."""
+    """A value with the name of its type, as JSON."""
     name = type(value).__name__
     return {"type": name, "value": _NAMED[name].dump_python(value, mode="json")}
 
 
 def unpacked(line: Line) -> Any:  # Any: the type is in the line
-    """What was packed."""
+    """Restores a packed value."""
     return _NAMED[line["type"]].validate_python(line["value"])
 
 
 async def send(writer: asyncio.StreamWriter, line: Line) -> None:
-    """Write one line. Raises ConnectionError if nobody is there."""
+    """Writes one line. Raises ConnectionError if the connection is closed."""
     if writer.is_closing():
         raise ConnectionResetError("the connection is closed")
     writer.write(json.dumps(line).encode() + b"\n")

@@ -1,7 +1,7 @@
-"""A platform with a script: what is on it, what its server answers, and what went wrong on the way.
+"""The scripted platform: stores what users see, answers a ScriptedAdapter's calls over a socket, and injects faults.
 
-In: events that a test makes, calls of a ScriptedAdapter over a socket. Out: what people on the platform saw, with every
-change of it. It delivers an event until it was acknowledged: again on every new connection, and when told to.
+Repeats an event on every new connection until it is acknowledged, and when a test asks for it. Records every version of
+every message.
 """
 
 import asyncio
@@ -17,20 +17,20 @@ from tests.support.fakes.gates import Gates
 from tests.support.fakes.wire import Line, packed, receive, send, unpacked
 
 LIMIT = 1 << 20
-"""The longest line, in bytes."""
+"""Longest line, in bytes."""
 
 
 class Fault(StrEnum):
     """What may happen to a call."""
 
-    RETRY = "retry"  # refused for now
-    REJECTED = "rejected"  # refused for good
-    GONE = "gone"  # its message or channel is not there any more
-    BROKEN = "broken"  # the adapter raises something that it should not
-    LOST = "lost"  # applied, but the connection is cut before the answer
+    RETRY = "retry"  # rejected for now
+    REJECTED = "rejected"  # rejected permanently
+    GONE = "gone"  # its message or channel does not exist any more
+    BROKEN = "broken"  # the adapter raises an unexpected exception
+    LOST = "lost"  # applied, but the connection is cut before the response
     CUT = "cut"  # not applied, and the connection is cut
-    DONE_SILENT = "done, silent"  # applied, but the answer never comes
-    SILENT = "silent"  # not applied, and the answer never comes
+    DONE_SILENT = "done, silent"  # applied, but no response comes
+    SILENT = "silent"  # not applied, and no response comes
 
 
 @dataclass(slots=True)
@@ -43,18 +43,18 @@ class Posted:
     deleted: bool = False
 
     def show(self, reply: Reply) -> None:
-        """What it says from now on."""
+        """Shows a new version."""
         self.reply = reply
         self.history.append(reply.committed + reply.tail)
 
     @property
     def text(self) -> str:
-        """What it says now."""
+        """The current text."""
         return self.history[-1]
 
     @property
     def buttons(self) -> tuple[ActionKind, ...]:
-        """What can be pressed under it now."""
+        """The current buttons."""
         return self.reply.buttons
 
 
@@ -67,9 +67,10 @@ class _Planned:
 
 
 class World:
-    """The platform's side. An async context manager: its server runs meanwhile, on `port`.
+    """The platform's side; an async context manager that runs its server on `port`.
 
-    redelivers: an event comes until it is acknowledged; else only once, to whoever is there, and can be read back.
+    redelivers: sends an event until it is acknowledged; else once to the current connections, and backfill can fetch
+    it.
     """
 
     def __init__(self, *, redelivers: bool = True) -> None:
@@ -79,7 +80,7 @@ class World:
         self.calls: Counter[str] = Counter()  # by name
         self.deliveries: Counter[int] = Counter()  # by the number of the event
         self.outcomes: dict[int, Outcome] = {}
-        self.errors: dict[int, list[str]] = {}  # what the bot raised instead of acknowledging
+        self.errors: dict[int, list[str]] = {}  # exceptions that the bot raised instead of acknowledging
         self.gates = Gates()
         self.said: list[Line] = []  # every event, in order
         self._pending: set[int] = set()
@@ -103,7 +104,7 @@ class World:
         await self._server.wait_closed()
 
     async def send(self, event: Event) -> int:
-        """Something happens; the number under which it is delivered."""
+        """Sends an event; its number."""
         number = len(self.said)
         self.said.append({"event": number, **packed(event)})
         if self.redelivers:
@@ -112,14 +113,14 @@ class World:
         return number
 
     async def deliver_again(self, number: int) -> Outcome:
-        """An event comes once more, acknowledged or not; what the bot says to it."""
+        """Sends an event again, acknowledged or not; the bot's outcome."""
         self._pending.add(number)
         self.outcomes.pop(number, None)
         await self._deliver(number)
         return await self.outcome(number)
 
     async def outcome(self, number: int) -> Outcome:
-        """What the bot said to an event, once it is acknowledged."""
+        """Waits until an event is acknowledged; the bot's outcome."""
         await self.until(lambda: number in self.outcomes, f"event {number} is acknowledged")
         return self.outcomes[number]
 
@@ -132,15 +133,15 @@ class World:
         seconds: float = 0.02,
         only: Callable[[Reply], bool] | None = None,
     ) -> None:
-        """The next `times` calls of that name (of those replies) go wrong."""
+        """Injects a fault into the next `times` calls of that name (with replies for which `only` is true)."""
         self._faults.extend([_Planned(call, fault, seconds, only or (lambda _: True))] * times)
 
     def forgets_faults(self) -> None:
-        """Nothing goes wrong from now on."""
+        """Removes all planned faults."""
         self._faults.clear()
 
     def forget_acknowledgement(self, number: int) -> None:
-        """The acknowledgement of an event got lost: it comes again on the next connection."""
+        """Treats an event as unacknowledged: it is sent again on the next connection."""
         self._pending.add(number)
 
     @property
@@ -149,19 +150,19 @@ class World:
         return bool(self._writers)
 
     def cut(self) -> None:
-        """End every connection."""
+        """Aborts every connection."""
         for writer in self._writers:
             writer.transport.abort()
 
     async def connected(self) -> None:
-        """Wait until the bot is there."""
+        """Waits until the bot is connected."""
         await self.until(lambda: self.here, "the bot is connected")
 
     async def until(self, holds: Callable[[], bool], what: str) -> None:
-        """Wait until something is so; fails after `patience_s` with what was waited for and what is there."""
+        """Waits until a condition is true. Raises AssertionError with all messages after `patience_s`."""
         try:
             async with asyncio.timeout(self.patience_s):
-                while not holds():  # noqa: ASYNC110  it may depend on what another process does
+                while not holds():  # noqa: ASYNC110  polls state that another process changes
                     await asyncio.sleep(0.005)
         except TimeoutError:
             there = "\n".join(f"  {message.id}: {message.history}" for message in self.posted)
@@ -193,13 +194,13 @@ class World:
         finally:
             self._writers.discard(writer)
             self._tasks.discard(task)
-            for call in answering:  # whoever called is not there any more
+            for call in answering:  # the caller has disconnected
                 call.cancel()
             await asyncio.gather(*answering, return_exceptions=True)
             writer.close()
 
     def _hear(self, line: Line) -> None:
-        """An event was acknowledged, or was not."""
+        """Records the acknowledgement or the error of an event."""
         number = line["event"]
         if "error" in line:
             self.errors.setdefault(number, []).append(line["error"])
@@ -233,7 +234,7 @@ class World:
         return None
 
     def _since(self, key: object, after: str) -> list[Line]:
-        """What was said in a channel after a message, oldest first."""
+        """The messages of a channel after a given one, oldest first."""
         events = [(unpacked(line), line) for line in self.said]
         said = [
             (event, line) for event, line in events if isinstance(event, IncomingMessage) and place_of(event) == key
@@ -243,7 +244,7 @@ class World:
         return [line for _, line in said[begin + 1 :]]
 
     async def _do(self, call: str, value: Reply | ConversationKey | None, line: Line) -> Line:
-        """What the platform does when nothing goes wrong."""
+        """Executes a call without a fault."""
         if call == "pass":
             await self.gates.passing(line["point"])
             return {}
@@ -272,5 +273,5 @@ class World:
 
 
 def place_of(event: IncomingMessage) -> ConversationKey:
-    """Where a message stands: one that a thread starts from stands in the channel."""
+    """The channel of a message; a message that starts a thread belongs to the channel."""
     return replace(event.key, thread="") if event.key.thread == event.message_id else event.key

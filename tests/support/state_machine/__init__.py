@@ -1,1 +1,1 @@
-"""A machine that does to a whole service whatever may happen to it, and then looks whether the promise was kept."""
+"""A Hypothesis state machine that injects faults into a whole service in any order and checks its guarantees."""

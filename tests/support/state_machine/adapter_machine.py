@@ -1,7 +1,7 @@
-"""The state machine end to end: the real adapters, on a Discord and on a Slack of our own.
+"""The state machine with the real adapters on the fake Discord and the fake Slack.
 
-In: Hypothesis' choices. Out: as `rules`, with fewer things that may happen, since these platforms keep real time. Each
-question has a word of its own, and asks for a ping of everybody.
+Like `rules`, with fewer faults, because these platforms run in real time. Each question has a unique word and contains
+mentions that must not ping.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from tests.support.state_machine.faulty_disk import Disk
 
 MOMENTS = st.sampled_from([0.0, 0.0, 0.02, 0.1, 0.4])
 PINGS = "@everyone <!channel> <@U1>"
-GIVEN_UP = "I was stopped"  # so the answer is in a file, or given up
+GIVEN_UP = "I was stopped"  # then the answer is a file, or the request was given up
 
 
 class WireMachine(RuleBasedStateMachine):
-    """One life of a house on `platform`."""
+    """One service on `platform`, through all its restarts."""
 
     def __init__(self, root: Path, platform: str) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class WireMachine(RuleBasedStateMachine):
         self._run(self._server.__aenter__())
         self._line: Line = Discord(self._server) if platform == "discord" else Slack(self._server)
         self._run(self._line.opens(self._root, self._state))
-        self._run(self._asks("first"))  # a channel that was never heard before is not read back
+        self._run(self._asks("first"))  # backfill ignores a channel without a cursor
         self._run(self._all_answered())
 
     @property
@@ -46,21 +46,21 @@ class WireMachine(RuleBasedStateMachine):
 
     @rule(moment=MOMENTS, number=st.integers(1, 3))
     def says(self, moment: float, number: int) -> None:
-        """Somebody asks something, or a few things at once."""
+        """Asks one or several questions."""
         for _ in range(number):
             self._run(self._asks(f"word{len(self._asked)}"))
         self._goes_on(moment)
 
     @rule(which=st.integers(0, 20), moment=MOMENTS)
     def comes_again(self, which: int, moment: float) -> None:
-        """A question is delivered once more."""
+        """Delivers a question again."""
         word, question = self._asked[which % len(self._asked)]
         if word not in self._deleted:
             self._calls(lambda: self._line.comes_again(question), moment)
 
     @rule(which=st.integers(0, 20), moment=MOMENTS)
     def is_deleted(self, which: int, moment: float) -> None:
-        """Somebody takes a question away."""
+        """Deletes a question."""
         word, question = self._asked[which % len(self._asked)]
         if word not in self._deleted and word != "first":
             self._deleted.add(word)
@@ -69,17 +69,17 @@ class WireMachine(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 5), moment=MOMENTS)
     def has_trouble(self, number: int, moment: float) -> None:
-        """A call to the platform will go wrong."""
+        """Makes a coming call to the platform fail."""
         self._calls(lambda: self._line.trouble(number), moment)
 
     @rule(moment=MOMENTS)
     def is_cut(self, moment: float) -> None:
-        """The connection is lost."""
+        """Cuts the connection."""
         self._calls(self._line.cut, moment)
 
     @rule(powerless=st.booleans())
     def crashes(self, powerless: bool) -> None:
-        """Killed, or without power, and started again on what is on the disk at this moment."""
+        """Kills the service, or cuts its power, and starts it on what is on the disk at this moment."""
         self._crashes += 1
         old = self._state
         self._lives += 1
@@ -89,12 +89,12 @@ class WireMachine(RuleBasedStateMachine):
 
     @rule()
     def restarts(self) -> None:
-        """A stop that hands on what is left."""
+        """Stops the service with a drain, and starts it again."""
         self._run(self._line.closes())
         self._run(self._line.opens(self._root, self._state))
 
     def teardown(self) -> None:
-        """Every question has its one answer, and nobody was pinged."""
+        """Checks that every question has one answer and that nothing was pinged."""
         try:
             if self._sound:
                 self._run(self._all_answered())

@@ -1,6 +1,6 @@
-"""The two platforms of `wires`: a house on each, and what may happen to it there.
+"""Services on the two fake platforms for `adapter_machine`, with the faults of each platform.
 
-In: orders. Out: what a platform of its own kind makes of them; a question is whatever `says` returned.
+A question is the platform's message that `says` returned.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ SETTINGS = {"queue_size": 50, "per_user": 50}
 
 
 class Line(ABC):
-    """A platform, and the house on it."""
+    """A platform and the service on it."""
 
-    _house: Any  # the module that opens houses on this platform
+    _house: Any  # the builder module for this platform
 
     def __init__(self, server: Any) -> None:
         self.server, self._stack = server, AsyncExitStack()
@@ -26,50 +26,50 @@ class Line(ABC):
 
     @property
     def running(self) -> "asyncio.Task[None]":
-        """The service."""
+        """The service's task."""
         running: asyncio.Task[None] = self.house.running
         return running
 
     async def opens(self, root: Path, state: Path) -> None:
-        """Start a service."""
+        """Starts a service."""
         opened = self._house.open_house(root, self.server, earlier=self.house, state_dir=state, **SETTINGS)
         self.house = await self._stack.enter_async_context(opened)
 
     async def closes(self) -> None:
-        """End the service at once; it may say nothing more."""
+        """Ends the service at once, without a drain."""
         await self._stack.aclose()
 
     async def says(self, text: str) -> Any:
-        """Somebody asks something, in the general channel."""
+        """Asks in the general channel."""
         return await self.house.ana.says(self.house.general, text, mention=True)
 
     async def deletes(self, question: Any) -> None:
-        """The question is taken away."""
+        """Deletes a question."""
         await self.house.ana.deletes(question)
 
     def comes_again(self, question: Any) -> None:
-        """It is delivered once more."""
+        """Delivers a question again."""
         self.server.redeliver(question)
 
     @abstractmethod
     def trouble(self, number: int) -> None:
-        """Something goes wrong with a coming call."""
+        """Makes a coming call fail; `number` selects the fault."""
 
     @abstractmethod
     def cut(self) -> None:
-        """The connection for events is lost."""
+        """Cuts the connection for events."""
 
     @abstractmethod
     def messages(self) -> list[str]:
-        """All that the bot shows."""
+        """The texts of all messages of the bot."""
 
     @abstractmethod
     def finished(self) -> list[str]:
-        """Those of them that are final."""
+        """The texts of the final messages."""
 
     @abstractmethod
     def pinged(self) -> Sequence[object]:
-        """Who was."""
+        """The pings that the bot caused."""
 
 
 class Discord(Line):
@@ -79,7 +79,6 @@ class Discord(Line):
     POST, EDIT = "/channels/{channel_id}/messages", "/channels/{channel_id}/messages/{message_id}"
 
     def trouble(self, number: int) -> None:
-        """Something goes wrong with a coming call."""
         faults = self.server.faults
         match number:
             case 0:
@@ -92,20 +91,16 @@ class Discord(Line):
                 faults.drop("PATCH", self.EDIT, applied=True)
 
     def cut(self) -> None:
-        """The connection for events is lost."""
         self.server.gateway.reconnect()
 
     def messages(self) -> list[str]:
-        """All that the bot shows."""
         return [message.content for message in self.house.general.messages]
 
     def finished(self) -> list[str]:
-        """Those of them that are final."""
         shown = self.house.general.messages
         return [each.content for each in shown if discord_service.labels(each) & {"Regenerate", "Continue"}]
 
     def pinged(self) -> Sequence[object]:
-        """Who was."""
         return [self.server.pings] if self.server.pings else []
 
 
@@ -115,7 +110,6 @@ class Slack(Line):
     _house = slack_service
 
     def trouble(self, number: int) -> None:
-        """Something goes wrong with a coming call."""
         faults = self.server.faults
         match number:
             case 0:
@@ -130,18 +124,14 @@ class Slack(Line):
                 faults.drop("chat.update", applied=True)
 
     def cut(self) -> None:
-        """The connection for events is lost."""
         self.server.sockets.kill()
 
     def messages(self) -> list[str]:
-        """All that the bot shows."""
         return [message.shown for message in self.house.general.messages if message.subtype != "file_share"]
 
     def finished(self) -> list[str]:
-        """Those of them that are final."""
         shown = self.house.general.messages
         return [each.shown for each in shown if slack_service.DONE & set(each.labels)]
 
     def pinged(self) -> Sequence[object]:
-        """Who was."""
         return [*self.server.pings, *self.server.unfurls]

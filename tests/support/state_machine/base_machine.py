@@ -1,6 +1,6 @@
-"""The frame of the state machine: how a life begins, how it comes to rest, and how it ends. Its rules are in `rules`.
+"""Base of the state machine: setup, settling and teardown of a service in a directory. `rules` has its rules.
 
-In: a directory. Out: a service with everything around it, and an AssertionError where the promise is broken.
+Raises AssertionError where a guarantee is broken.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from tests.support.state_machine.time_skipping_loop import HastyLoop
 
 
 class Life(RuleBasedStateMachine):
-    """One life of a house in `root`."""
+    """One run of the state machine with a service in `root`."""
 
     def __init__(self, root: Path) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Life(RuleBasedStateMachine):
 
     @initialize(redelivers=st.booleans(), pace=st.sampled_from([0.0, 0.1, 1.0]))
     def begins(self, redelivers: bool, pace: float) -> None:
-        """The first start."""
+        """Starts the service for the first time."""
         self._world = Witness(redelivers=redelivers)
         self._run(self._world.__aenter__())
         self._book = Book(self._world, time.time())
@@ -64,7 +64,7 @@ class Life(RuleBasedStateMachine):
         self._run(self._house.starts())
 
     def teardown(self) -> None:
-        """The end of the life: the promise was kept."""
+        """Checks all guarantees at the end of the run."""
         try:
             if self._sound and hasattr(self, "_promise"):
                 self._rests()
@@ -86,7 +86,7 @@ class Life(RuleBasedStateMachine):
     async def _settle(self) -> None:
         await self._up()
         self._world.cut()
-        await asyncio.sleep(1.0)  # it has noticed
+        await asyncio.sleep(1.0)  # time to notice the cut
         await soon(lambda: self._world.here and self._house.caught_up, "what was missed is read back")
 
         def open_() -> list[str]:
@@ -129,7 +129,7 @@ class Life(RuleBasedStateMachine):
             raise
 
     def _hears_of(self, _: object, what: dict[str, Any]) -> None:
-        if "was destroyed" not in what["message"]:  # that is what ends with a process
+        if "was destroyed" not in what["message"]:  # tasks of a killed service are destroyed while pending
             self._troubles.append(str(what))
 
     def _dies(self) -> None:

@@ -1,7 +1,6 @@
-"""What was said and done, as the people on the platform know it: nothing here comes from the service.
+"""Records what the platform's users did, independently of the service, and what may be expected of it.
 
-In: every event, when it is sent. Out: what may be expected of it. Each conversation has a word of its own (`WORDS`)
-in every text; their names are as easily confused as names can be, and so are their messages' ids.
+Each conversation has a unique word (`WORDS`) in all its texts; keys and message ids are easy to confuse on purpose.
 """
 
 from collections import Counter
@@ -25,20 +24,21 @@ PEOPLE = ("ana", "ben", "cleo", "root")
 
 @dataclass(slots=True)
 class Question:
-    """A message to the bot. `texts` are all that it ever said, the newest last. `blows`: what had happened before."""
+    """A message to the bot. `texts` are all its versions, newest last. `blows`: the count of Book.blows when it was
+    sent."""
 
     event: int
     said: IncomingMessage
     texts: list[str]
     blows: int
-    heard_before: bool  # its channel was: so it is read back
+    heard_before: bool  # the channel had a cursor, so backfill reads it
     edits: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)  # events that may stop it, or take it away
+    ends: list[int] = field(default_factory=list)  # events that may stop or delete it
 
 
 @dataclass(slots=True)
 class Sweep:
-    """An event that hides or removes what was said before it in a conversation. all: everything."""
+    """An event that hides or deletes what was said before it in a conversation."""
 
     event: int
     key: ConversationKey
@@ -46,24 +46,24 @@ class Sweep:
 
 
 class Book:
-    """Everything that was said."""
+    """All events of a run."""
 
     def __init__(self, world: Witness, began: float) -> None:
         self.world = world
         self.questions: list[Question] = []
         self.sweeps: list[Sweep] = []
         self.deletions: dict[tuple[ConversationKey, str], int] = {}
-        self.remarks: list[IncomingMessage] = []  # what was not said to the bot
+        self.remarks: list[IncomingMessage] = []  # messages that were not addressed to the bot
         self.blows = 0
-        """How often the service was killed or its engine died: two of them end a request."""
+        """How often the service was killed or its engine died; two of these end a request."""
         self.waits = False
-        """Whether it ever took longer than a request may wait."""
+        """Whether the clock ever advanced by more than a request may wait."""
         self.fails = False
         """Whether storage ever failed."""
         self._began, self._ids, self._events = began, Counter[tuple[str, str]](), 0
 
     def message(self, key: ConversationKey, who: str, words: str, *, early: bool, addressed: bool) -> IncomingMessage:
-        """Somebody writes something; early: its time is before that of the message before it."""
+        """Makes a message. early: its time is before the previous message's."""
         self._ids[key.workspace, key.channel] += 1
         self._events += 1
         number = self._ids[key.workspace, key.channel]
@@ -72,21 +72,21 @@ class Book:
         return IncomingMessage(key, f"{number}", person(who), text, sent_at, addressed=addressed)
 
     def asked(self, event: int, said: IncomingMessage, *, heard_before: bool, well: bool) -> None:
-        """A message to the bot was sent. well: its engine runs; a dead one costs a request an attempt, too."""
+        """Records a question. well: the engine runs; a dead one costs a request an attempt, too."""
         self.questions.append(Question(event, said, [said.text], self.blows - (not well), heard_before))
 
     def edited(self, event: int, question: Question, change: MessageEdited) -> None:
-        """A question was changed."""
+        """Records an edit of a question."""
         question.texts.append(change.text)
         question.edits.append(event)
 
     def deleted(self, event: int, question: Question) -> None:
-        """A question was taken away."""
+        """Records the deletion of a question."""
         question.ends.append(event)
         self.deletions.setdefault((question.said.key, question.said.message_id), event)
 
     def swept(self, event: int, key: ConversationKey, kind: str) -> None:
-        """A whole conversation was stopped, reset, forgotten, or its last question was taken back."""
+        """Records a command on a whole conversation: stop, reset, forget or undo."""
         if kind in ("reset", "forget", "undo"):
             self.sweeps.append(Sweep(event, key, kind))
         if kind != "reset":
@@ -102,18 +102,19 @@ class Book:
         return next((found for found in self.of(key) if found.said.message_id == message_id), None)
 
     def may_be_ended(self, question: Question) -> bool:
-        """Whether somebody did something that may stop it, before or after it was sent."""
+        """Whether some event may stop it, before or after it was sent."""
         return bool(question.ends) or any(
             sweep.kind != "reset" and sweep.key == question.said.key and self.world.when(sweep.event) > question.event
             for sweep in self.sweeps
         )
 
     def is_deleted(self, question: Question) -> bool:
-        """Whether it was taken away."""
+        """Whether it was deleted."""
         return (question.said.key, question.said.message_id) in self.deletions
 
     def hidden_from(self, earlier: Question, later: Question) -> bool:
-        """Whether `earlier` must not be read for `later`: that it was taken away was known before that was sent."""
+        """Whether `earlier` must not be in the prompt of `later`: its removal was acknowledged before `later` was
+        sent."""
         deleted = self.deletions.get((earlier.said.key, earlier.said.message_id))
         if deleted is not None and self.world.when(deleted) <= later.event:
             return True
@@ -126,7 +127,7 @@ class Book:
         )
 
     def must_be_read(self, earlier: Question, later: Question) -> bool:
-        """Whether `earlier` belongs into the prompt of `later`."""
+        """Whether `earlier` must be in the prompt of `later`."""
         return (
             earlier.said.sent_at < later.said.sent_at
             and self.world.when(earlier.event) <= later.event
@@ -137,12 +138,12 @@ class Book:
 
 
 def moderator() -> Person:
-    """Who may do everything."""
+    """A user with all permissions."""
     return person("root")
 
 
 def kind_of(event: Event) -> str:
-    """For a person who reads a failure."""
+    """A description for failure messages."""
     match event:
         case IncomingMessage():
             return f"message {event.message_id} {event.text!r}"

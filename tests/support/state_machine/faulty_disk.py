@@ -1,8 +1,8 @@
-"""The disk under the state: it gets full, is locked by somebody else, and forgets what was not synced.
+"""Simulates disk faults under the database: full, locked, and loss of data that was not synced.
 
-In: what is to go wrong, and when. Out: errors where SQLite would raise them, and copies of a database as a crash or a
-loss of power leaves it. It goes by what SQLite documents: a commit is synced with synchronous=FULL, and without it the
-write-ahead log is only synced by a checkpoint.
+Raises errors where SQLite would raise them, and copies a database as a crash or a loss of power leaves it. Follows
+SQLite's documentation: with synchronous=FULL each commit is synced; otherwise only a checkpoint syncs the write-ahead
+log.
 """
 
 import shutil
@@ -22,7 +22,7 @@ from bot.storage import database
 from tests.support.builders.storage_rows import listening
 
 QUICK = ("busy_timeout = 20", *database._PRAGMAS[1:])
-"""The pragmas of the service, with less patience for a lock."""
+"""The service's pragmas, with a shorter busy timeout."""
 
 FULL = 2  # synchronous=FULL
 _WRITES = ("INSERT", "UPDATE", "DELETE")
@@ -36,7 +36,7 @@ class _Plan:
 
 
 class Disk:
-    """Holds what is wrong now, and how far each database is safe from a loss of power."""
+    """Holds the planned faults, and how much of each database a loss of power keeps."""
 
     def __init__(self) -> None:
         self._plans: list[_Plan] = []
@@ -45,11 +45,11 @@ class Disk:
         self.struck = 0
 
     def fails(self, what: str, after: int, times: int) -> None:
-        """So many writes, commits or reads fail, from the one on that comes after `after` others."""
+        """Makes `times` writes, commits or reads fail, after `after` others."""
         self._plans.append(_Plan(what, after, times))
 
     def lock(self, path: Path) -> None:
-        """Another program holds the database."""
+        """Locks the database, as another program would."""
         self.heal()
         self._locker = sqlite3.connect(path, isolation_level=None, timeout=1)
         try:
@@ -58,7 +58,7 @@ class Disk:
             self.heal()
 
     def heal(self) -> None:
-        """Nothing is wrong any more."""
+        """Removes all faults."""
         self._plans.clear()
         if self._locker is not None:
             self._locker.close()
@@ -66,12 +66,12 @@ class Disk:
 
     @property
     def ill(self) -> bool:
-        """Whether something may fail."""
+        """Whether an operation may fail."""
         return bool(self._plans) or self._locker is not None
 
     @contextmanager
     def under(self) -> Iterator[None]:
-        """Every database of this process lies on this disk meanwhile."""
+        """Puts every database of this process on this disk, until the block ends."""
         with ExitStack() as stack:
             stack.enter_context(patch.object(database, "_PRAGMAS", QUICK))
             stack.enter_context(patch.object(database.Database, "write", self._watched(database.Database.write)))
@@ -81,10 +81,10 @@ class Disk:
             yield
 
     def copy(self, old: Path, new: Path, *, powerless: bool) -> None:
-        """The state directory `old` as the next process finds it, in `new`, after a kill or a loss of power."""
+        """Copies the state directory `old` to `new` as the next process finds it after a kill or a loss of power."""
         new.mkdir(parents=True)
         names = ("inhouse.db", "inhouse.db-wal")
-        while True:  # a thread may still be at its last statement
+        while True:  # a thread may still execute its last statement
             before = [_stamp(old / name) for name in names]
             for name in names:
                 if (old / name).exists():
@@ -144,7 +144,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _log(path: Path, known: tuple[bytes, int] = (b"", 0)) -> tuple[bytes, int]:
-    """The salt of a write-ahead log, and its length up to its last commit; `known` is what it was before."""
+    """A write-ahead log's salt, and its length up to the last commit; `known` is an earlier result."""
     if not path.exists():
         return (b"", 0)
     with path.open("rb") as file:
@@ -158,7 +158,7 @@ def _log(path: Path, known: tuple[bytes, int] = (b"", 0)) -> tuple[bytes, int]:
         file.seek(place)
         while len(frame := file.read(24)) == 24 and frame[8:16] == salt:
             place += 24 + page
-            if frame[4:8] != b"\0\0\0\0":  # the last one of a commit
+            if frame[4:8] != b"\0\0\0\0":  # last frame of a commit
                 end = place
             file.seek(place)
     return (salt, end)

@@ -1,6 +1,6 @@
-"""What must be true when everything has come to rest: the promise, read off the platform, the database and the book.
+"""Checks all guarantees once the service is idle: compares the platform, the database and the expected history.
 
-In: a house at rest. Out: an AssertionError with what is wrong and everything that is known about it.
+Raises AssertionError with all that is known about the failure.
 """
 
 import re
@@ -19,7 +19,7 @@ from tests.support.state_machine.scripted_platform import NEVER, Witness
 from tests.support.state_machine.service import House
 
 GIVEN_UP = {"I was stopped three times": 3, "The model's process ended 2 times": 2}
-"""Errors of answers that are given up, and how many blows it takes."""
+"""Errors of answers that are given up, and how many kills or engine deaths each needs."""
 WAITED = "This waited longer than"
 STORAGE = "My storage failed"
 UNSEEN = {Fault.REJECTED, Fault.GONE}
@@ -27,13 +27,13 @@ UNSEEN = {Fault.REJECTED, Fault.GONE}
 
 
 class Promise:
-    """Looks whether it was kept."""
+    """Checks the service's guarantees."""
 
     def __init__(self, book: Book, world: Witness, house: House) -> None:
         self._book, self._world, self._house = book, world, house
 
     def read(self, request: EngineRequest) -> None:
-        """A prompt: turns of one conversation, in the platform's order, with nothing that was taken away."""
+        """Checks a prompt: turns of one conversation in the platform's order, without deleted ones."""
         last = request.prompt.turns[-1]
         (asked,) = [found for found in self._book.questions if last.text in found.texts]
         known = [self._book.find(asked.said.key, turn.message_id) for turn in request.prompt.turns]
@@ -52,14 +52,14 @@ class Promise:
                 assert before.message_id == turn.message_id, "an answer does not follow its question"
 
     def bounds(self, size: int, per_user: int, running: int) -> None:
-        """No more requests than may wait and run, of everybody and of anybody."""
+        """Checks that the numbers of open requests, in total and per user, are within the limits."""
         open_ = self._house.rows("SELECT author_id FROM requests WHERE status IN ('waiting', 'running')")
         assert len(open_) <= size + running, f"{len(open_)} requests are open"
         for who, number in Counter(row["author_id"] for row in open_).items():
             assert number <= per_user + running, f"{who} has {number} open requests"
 
     def kept(self) -> None:
-        """Everything, of a house that is at rest."""
+        """Checks all guarantees of an idle service."""
         assert self._house.rows("PRAGMA integrity_check")[0][0] == "ok"
         requests = self._house.rows("SELECT * FROM requests")
         by_question: defaultdict[tuple[str, str], list[sqlite3.Row]] = defaultdict(list)
@@ -80,10 +80,10 @@ class Promise:
         self._history()
 
     def _accepted(self, question: Question, made: Sequence[sqlite3.Row]) -> None:
-        """Stored as a whole or not at all, and what was acknowledged is stored."""
+        """Checks that a question is stored completely or not at all, and that acknowledged ones are stored."""
         outcome = self._world.outcomes.get(question.event)
         if isinstance(outcome, Refused):
-            # A copy that was read back waits for a place, which is then one answer more than was promised.
+            # A copy that backfill read waits for a place, so a refused question may still be answered.
             stored = self._stored_of(question)
             assert made or not stored, f"it was refused, and stored half-way: {stored} {self._about(question)}"
             return
@@ -103,7 +103,7 @@ class Promise:
         return [*([] if deleted else inbox), *self._house.rows(f"SELECT * FROM turns WHERE {turns}")]
 
     def _answered(self, question: Question, row: sqlite3.Row, posts: Sequence[Posted]) -> None:
-        """One final reply, one message a part; or one clear error, for a reason that there was."""
+        """Checks for one final reply, one message per part, or one clear error with a cause."""
         about = self._about(question, row, posts)
         assert row["status"] in ("finished", "failed", "cancelled"), f"it has no end: {about}"
         reason = FinishReason(row["finish_reason"])
@@ -131,7 +131,7 @@ class Promise:
             assert text.endswith("Stopped.") or any(text in _plain([words]) for words in wanted), f"odd: {about}"
 
     def _has_cause(self, question: Question, row: sqlite3.Row, reason: FinishReason, about: "_About") -> None:
-        """It ended as it did for a reason."""
+        """Checks that the finish reason has a cause."""
         error: str = row["error"]
         blows = self._book.blows - question.blows
         if reason is FinishReason.ABORT:
@@ -148,7 +148,7 @@ class Promise:
             assert "poison" not in question.texts[0] or row["kind"] == "continue", f"it should have failed: {about}"
 
     def _history(self) -> None:
-        """Every turn belongs to its conversation, and what was taken away is nowhere."""
+        """Checks that every turn belongs to its conversation, and that no deleted text is stored."""
         for row in self._house.rows("SELECT * FROM turns"):
             question = self._book.find(_key(row), row["message_id"])
             assert question is not None, f"a turn of nobody: {dict(row)}"
@@ -192,7 +192,7 @@ class Promise:
 
 
 class _About:
-    """What is known about a failure, looked up when there is one."""
+    """A failure's description, computed only when it is printed."""
 
     def __init__(self, tell: Callable[[], str]) -> None:
         self._tell = tell
@@ -206,10 +206,10 @@ def _key(row: sqlite3.Row) -> ConversationKey:
 
 
 def _whole(post: Posted) -> str:
-    """A message with its file in the place of the sentence that announces it."""
+    """A message, with its file in place of the sentence that announces it."""
     file = post.reply.attachment
     return post.text.replace(INTERRUPTED, file.text) if file else post.text
 
 
 def _plain(texts: Iterable[str]) -> str:
-    return "".join("".join(texts).split())  # a word may be cut in two
+    return "".join("".join(texts).split())  # a word may be split over two messages

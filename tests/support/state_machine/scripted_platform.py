@@ -1,7 +1,6 @@
-"""The scripted platform and the scripted engine, watched closer, and an adapter that can die.
+"""The scripted platform and engine with more records, and an adapter that can be killed.
 
-In: the calls of a service. Out: the same answers as ever, and a record: which reply met which fault, when each event
-was acknowledged, what every prompt held.
+Records which reply met which fault, when each event was acknowledged, and the contents of every prompt.
 """
 
 import asyncio
@@ -19,24 +18,24 @@ NEVER = 1 << 30
 
 
 class Witness(World):
-    """A World that remembers more."""
+    """A World with more records."""
 
     def __init__(self, *, redelivers: bool) -> None:
         super().__init__(redelivers=redelivers)
-        self.hit: defaultdict[str, set[Fault]] = defaultdict(set)  # faults, by the request whose reply they struck
-        self.acknowledged: dict[int, int] = {}  # by event: how many events there had been
-        self.gone: set[ConversationKey] = set()  # conversations that were deleted
+        self.hit: defaultdict[str, set[Fault]] = defaultdict(set)  # by the id of the request whose reply the fault hit
+        self.acknowledged: dict[int, int] = {}  # by event: the number of events at its acknowledgement
+        self.gone: set[ConversationKey] = set()  # deleted conversations
 
     def when(self, number: int) -> int:
-        """How many events there had been when this one was acknowledged, the first time."""
+        """The number of events when this one was first acknowledged."""
         return self.acknowledged.get(number, NEVER)
 
     def unacknowledged(self) -> set[int]:
-        """The events that are to come again."""
+        """The events that will be sent again."""
         return set(self._pending)
 
     def event(self, number: int) -> Event:
-        """What was sent."""
+        """The event with this number."""
         found: Event = unpacked(self.said[number])
         return found
 
@@ -67,20 +66,20 @@ class Mortal(ScriptedAdapter):
 
     @property
     def handling(self) -> bool:
-        """Whether some event is being handled."""
+        """Whether an event is being handled."""
         return bool(self._handling)
 
     def dies(self) -> None:
-        """From now on nothing is sent and nothing is heard."""
+        """Stops sending and receiving at once."""
         self._closed.set()
         if self._writer is not None:
             self._writer.transport.abort()
 
 
 class WatchedEngine(ScriptedEngine):
-    """Tells `reading` of every request that begins, and `dying` of every death. Some words of a question are orders.
+    """Calls `reading` for every request that starts, and `dying` for every death.
 
-    poison: the process always dies of it. unlucky: this request fails.
+    Words in a question select faults: `poison` always kills the process, `unlucky` fails the request.
     """
 
     def __init__(
@@ -90,13 +89,13 @@ class WatchedEngine(ScriptedEngine):
         self._reading, self._dying, self._pace = reading, dying, pace
 
     async def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
-        """As a scripted engine does."""
+        """Reports the request, then streams as scripted."""
         self._reading(request)
         async for delta in super().stream(request):
             yield delta
 
     def die(self) -> None:
-        """The process is gone."""
+        """Simulates the death of the process."""
         if self.loaded and not self.closed:
             self._dying()
         super().die()

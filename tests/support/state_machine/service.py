@@ -1,7 +1,7 @@
-"""The service of the machine: started, stopped, killed, and started again on what is left of it.
+"""The service of the state machine: starts, stops, kills and restarts it.
 
-In: orders. Out: a service that lives in the newest state directory. A kill copies the database as it stands at that
-moment and goes on with the copy: whatever the old service still does, it does to a directory that nobody reads.
+A kill copies the database as it is at that moment, and the next service uses the copy: further writes of the old
+service go to a directory that is not used any more.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ from tests.support.state_machine.scripted_platform import Mortal, WatchedEngine,
 LIMITS = Limits(max_chars=60, min_interval_s=0.0)
 QUEUE_SIZE, PER_USER = 6, 2
 PATIENCE_S = 30.0
-"""Seconds of the real clock that anything may take."""
+"""Limit in seconds of real time for each wait."""
 
 
 class House:
-    """At most one service at a time. `clock` is its monotonic clock, `pace` the seconds that a word takes."""
+    """Runs at most one service at a time. `clock` is its monotonic clock, `pace` the seconds per word."""
 
     def __init__(
         self,
@@ -50,12 +50,12 @@ class House:
 
     @property
     def state(self) -> Path:
-        """The directory that counts."""
+        """The current state directory."""
         return self._root / f"state-{self._lives}"
 
     @property
     def up(self) -> bool:
-        """Whether a service runs. Raises what ended it, unless that was a fault of storage."""
+        """Whether a service runs. Raises the exception that ended it, unless it was an injected storage fault."""
         if self._running is not None and self._running.done():
             ended, self._running = self._running, None
             try:
@@ -68,16 +68,16 @@ class House:
 
     @property
     def caught_up(self) -> bool:
-        """Whether what was missed was read back."""
+        """Whether the backfill is complete."""
         return self._adapter.caught_up.is_set()
 
     @property
     def handling(self) -> bool:
-        """Whether some event is being handled."""
+        """Whether an event is being handled."""
         return self._adapter.handling
 
     async def starts(self) -> None:
-        """Start it, and wait until it is connected or has failed."""
+        """Starts a service, and waits until it is connected or has failed."""
         if self.up:
             return
         made = make_settings(
@@ -91,7 +91,7 @@ class House:
         await soon(lambda: self._world.here or not self.up, "it is connected")
 
     async def stops(self) -> None:
-        """As SIGTERM does."""
+        """Stops the service as SIGTERM does."""
         if not self.up:
             return
         ended, self._running = self._running, None
@@ -103,7 +103,7 @@ class House:
         await soon(lambda: not self._world.here, "it is disconnected")
 
     async def is_killed(self, *, powerless: bool = False) -> None:
-        """As SIGKILL does, or a loss of power. The next one to start finds what is on the disk at this moment."""
+        """Simulates SIGKILL or a loss of power. The next service starts from what is on the disk at this moment."""
         if not self.up:
             return
         old = self.state
@@ -121,7 +121,7 @@ class House:
         shutil.rmtree(old, ignore_errors=True)
 
     def rows(self, query: str) -> list[sqlite3.Row]:
-        """What another program sees in the database."""
+        """The rows of a query on the database, over a separate connection."""
         path = self.state / "inhouse.db"
         if not path.exists():
             return []
@@ -138,7 +138,7 @@ class House:
 
 
 async def soon(holds: Callable[[], bool], what: str, tell: Callable[[], str] = str) -> None:
-    """Wait until something is so, on the loop's hasty clock; fails after PATIENCE_S of the real one."""
+    """Waits until a condition is true, on the loop's time-skipping clock; fails after PATIENCE_S of real time."""
     began = time.monotonic()
     while not holds():
         assert time.monotonic() - began < PATIENCE_S, f"waited in vain until {what}\n{tell()}"

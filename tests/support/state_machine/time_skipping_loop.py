@@ -1,24 +1,23 @@
-"""An event loop on which nobody waits: where nothing happens, its clock jumps to what is due next.
+"""An event loop that skips idle time: when nothing is ready, its clock jumps to the next timer.
 
-In: coroutines. Out: what they return, minutes of patience in milliseconds. Only loop.time() jumps: sleeps and timeouts
-do, time.time() and time.monotonic() do not. A thread that is still at work does not hold the jump back for longer than
-GRACE_S; to the coroutines that looks like a slow disk.
+Minutes of timeouts pass in milliseconds. Only loop.time() jumps (sleeps and timeouts), not time.time() or
+time.monotonic(). Working threads delay a jump by at most GRACE_S; to coroutines they look like a slow disk.
 """
 
 import asyncio
 import selectors
 
 GRACE_S = 0.002
-"""How long nothing must have happened before the clock jumps."""
+"""Seconds without any event before the clock jumps."""
 
 
 class _Selector(selectors.DefaultSelector):
-    """Waits for at most GRACE_S of what it is asked to wait, and remembers the rest."""
+    """A selector that waits at most GRACE_S and counts the skipped rest."""
 
     skipped = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """As its class does."""
+        """Waits like its base class, for at most GRACE_S."""
         if timeout is None or timeout <= GRACE_S:
             return super().select(timeout)
         events = super().select(GRACE_S)
@@ -28,12 +27,12 @@ class _Selector(selectors.DefaultSelector):
 
 
 class HastyLoop(asyncio.SelectorEventLoop):
-    """See the module."""
+    """The time-skipping event loop."""
 
     def __init__(self) -> None:
         self._hasty = _Selector()
         super().__init__(self._hasty)
 
     def time(self) -> float:
-        """Seconds, those included that were skipped."""
+        """Seconds, with the skipped time."""
         return super().time() + self._hasty.skipped

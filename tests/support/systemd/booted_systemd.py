@@ -1,9 +1,8 @@
-"""A real systemd in namespaces of its own, and somebody who follows systemd/README.md in it.
+"""Boots a real systemd in separate namespaces and runs the commands of systemd/README.md in it.
 
-In: directories to show inside, by the path that they have there. Out: commands run where systemctl, journalctl and kill
-mean that systemd. It changes nothing of the machine: /etc is a copy, /opt, /usr/local/sbin, /run, /tmp and most of /var
-are empty, and nothing is downloaded. /opt has the Python that runs this, its packages, and the project. Needs root and
-namespaces; `why_not` says what lacks.
+systemctl, journalctl and kill act on that systemd. The machine is not changed: /etc is a copy; /opt, /usr/local/sbin,
+/run, /tmp and most of /var are empty; nothing is downloaded. /opt contains this Python, its packages, and the project.
+Needs root and namespaces; `why_not` returns what is missing.
 """
 
 import asyncio
@@ -43,13 +42,13 @@ PYTHON = f"/opt/python/bin/python{sys.version_info.major}.{sys.version_info.mino
 SURROUNDINGS = {
     "PYTHON": PYTHON,
     "LD_LIBRARY_PATH": "/opt/python/lib",
-    "PYTHONPATH": "/opt/packages",  # where pip finds all that Inhouse needs, so that there is nothing to fetch
+    "PYTHONPATH": "/opt/packages",  # pip finds all dependencies here and downloads nothing
     "PIP_NO_INDEX": "1",
-    "PIP_NO_BUILD_ISOLATION": "0",  # for pip this means: no isolation
+    "PIP_NO_BUILD_ISOLATION": "0",  # for pip, 0 means no isolation
     "HOME": "/root",
     "PATH": "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin",
 }
-"""What the operator's commands find in their environment."""
+"""Environment of the operator's commands."""
 
 TRY = "mount -t proc proc /proc && mount -t cgroup2 none /sys/fs/cgroup && mkdir /sys/fs/cgroup/tried.$$ && rmdir $_"
 NOT_ALLOWED = ("not permitted", "denied", "read-only", "not supported")
@@ -86,7 +85,7 @@ exec /lib/systemd/systemd --system --unit=lab.target --log-target=null --show-st
 
 @cache
 def why_not() -> str:
-    """Why this machine cannot do it; '' if it can, and if it should but something is wrong."""
+    """The reason why this machine cannot boot a systemd; '' if it can, or if it should but fails."""
     if sys.platform != "linux":
         return "systemd runs on Linux"
     if os.geteuid() != 0:
@@ -99,13 +98,13 @@ def why_not() -> str:
 
 
 class Lab:
-    """A systemd that has booted."""
+    """A booted systemd."""
 
     def __init__(self, leader: int) -> None:
         self._inside = ("nsenter", "-t", str(leader), "-m", "-p", "--")
 
     async def tries(self, *command: str, stdin: str = "") -> tuple[int, str]:
-        """Run a command inside; its exit status and all that it printed."""
+        """Runs a command inside; its exit status and output."""
         process = await asyncio.create_subprocess_exec(*self._inside, *command, stdin=PIPE, stdout=PIPE, stderr=STDOUT)
         async with asyncio.timeout(PATIENCE_S):
             told, _ = await process.communicate(stdin.encode())
@@ -113,19 +112,19 @@ class Lab:
         return process.returncode, told.decode().strip()
 
     async def does(self, *command: str, stdin: str = "") -> str:
-        """As `tries`, of a command that has to succeed; what it printed."""
+        """Runs a command that must succeed; its output."""
         status, told = await self.tries(*command, stdin=stdin)
         assert status == 0, f"{' '.join(command)}: {told}"
         return told
 
     async def follows(self, script: str, where: str, stdin: str = "", **more: str) -> str:
-        """The operator's commands, which have to succeed, run by bash in a directory; `more` is for the environment."""
+        """Runs operator commands with bash in a directory; they must succeed. `more` is added to the environment."""
         words = [f"{name}={value}" for name, value in (SURROUNDINGS | more).items()]
         run = ("env", "-i", "-C", where, *words, "bash", "-euo", "pipefail", "-c", script)
         return await self.does(*run, stdin=stdin)
 
     async def write(self, path: str, text: str, mode: str = "644", owner: str = "root:root") -> None:
-        """Put a file there, and what it lies in."""
+        """Writes a file and its parent directories."""
         user, group = owner.split(":")
         await self.does("install", "-D", "-m", mode, "-o", user, "-g", group, "/dev/stdin", path, stdin=text)
 
@@ -136,7 +135,7 @@ class Lab:
 
 @asynccontextmanager
 async def systemd_lab(stage: Path, shown: Mapping[Path, str]) -> AsyncIterator[Lab]:
-    """Boot, with `stage` as the place to prepare it in; `shown` maps directories to their places below /opt."""
+    """Boots in `stage`; `shown` maps directories to their places below /opt."""
     binds = {Path(sys.base_prefix): "python", Path(sysconfig.get_path("purelib")): "packages", ROOT: "source"}
     words = [str(word) for pair in (binds | dict(shown)).items() for word in pair]
     outer = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""A service in the lab, somebody who talks with it over a fake Discord, and somebody who does things to it."""
+"""A service in the lab, with a user on a fake Discord, and operations on its processes and settings."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ DROPINS = "/etc/systemd/system/inhouse.service.d"
 OPERATOR = "/opt/operator"
 PATIENCE_S = 180.0
 CATALOG = '[[model]]\nname = "phi-4"\nrepo = "acme/phi-4"\n'
-"""phi-4 is what the README fetches; here it is a small one, from a hub on loopback."""
+"""phi-4 is the model that the README fetches; here it is a tiny one from the fake Hub."""
 
 
 def finished(question: Message) -> list[Message]:
@@ -31,7 +31,7 @@ def finished(question: Message) -> list[Message]:
 
 
 class Story:
-    """What happens to one service."""
+    """A service in the lab, and what was said to it."""
 
     def __init__(self, lab: Lab, server: FakeDiscord, proxy: ConnectProxy, hub: FakeHub) -> None:
         self.lab, self.server, self._proxy, self._hub = lab, server, proxy, hub
@@ -40,16 +40,16 @@ class Story:
         self._steps = steps()
 
     async def follows(self, heading: str, stdin: str = "") -> str:
-        """The operator does what the README says under this heading; what the commands printed. Each once."""
+        """Runs the README's commands under a heading; their output. Each heading can be used once."""
         where = OPERATOR if heading == "Install" else f"{OPERATOR}/inhouse"
         return await self.lab.follows(self._steps.pop(heading), where, stdin, HF_ENDPOINT=self._hub.endpoint)
 
     def is_told(self) -> None:
-        """Nothing of the README was left out."""
+        """Asserts that every heading of the README was used."""
         assert not self._steps, f"not followed: {list(self._steps)}"
 
     async def settle(self, ca: str) -> None:
-        """What only a test sets: the way to the fakes, a small model's measures, and haste."""
+        """Sets what only the test needs: the fakes' addresses, small model limits, and short restart delays."""
         lines = [
             "INHOUSE_CATALOG=/etc/inhouse/models.toml",
             f"INHOUSE_DISCORD_PROXY={self._proxy.url}",
@@ -66,16 +66,16 @@ class Story:
         await self.lab.does("systemctl", "daemon-reload")
 
     async def add_settings(self, *lines: str) -> None:
-        """More lines in the settings, which stay the service's to read and nobody's else."""
+        """Appends lines to the settings file without changing its permissions."""
         await self.lab.does("tee", "-a", SETTINGS, stdin="\n" + "\n".join(lines) + "\n")
 
     async def asks(self, text: str) -> Message:
-        """Ana mentions the bot."""
+        """Asks a question, with a mention of the bot."""
         self.said.append(await self.ana.says(self.general, text, mention=True))
         return self.said[-1]
 
     async def is_answered(self, question: Message) -> None:
-        """There is one answer, of some length."""
+        """Asserts that a question gets exactly one answer of more than 10 characters."""
         try:
             await self.server.until(lambda: finished(question), PATIENCE_S)
         except AssertionError as error:
@@ -85,7 +85,7 @@ class Story:
         self.said.append(answer)
 
     async def talks(self, text: str) -> None:
-        """A question and its answer."""
+        """Asks a question and waits for its answer."""
         await self.is_answered(await self.asks(text))
 
     async def group(self) -> str:
@@ -93,24 +93,24 @@ class Story:
         return "/sys/fs/cgroup" + await self.lab.shows("inhouse", "ControlGroup")
 
     async def pids(self) -> dict[str, int]:
-        """The main process and the engine's, by what they are."""
+        """The process ids of the service (main) and its engine."""
         main = await self.lab.shows("inhouse", "MainPID")
         engine = await self.lab.does("pgrep", "--parent", main, "--full", "bot.engine.server.runner")
         return {"main": int(main), "engine": int(engine)}
 
     async def signals(self, number: str, which: str) -> dict[str, int]:
-        """One of the processes gets a signal; the processes as they were."""
+        """Sends a signal to one of the processes; the process ids before it."""
         before = await self.pids()
         await self.lab.does("kill", f"-{number}", str(before[which]))
         return before
 
     async def journal(self) -> list[dict[str, str]]:
-        """The service's entries."""
+        """The service's journal entries."""
         told = await self.lab.does("journalctl", "--unit", "inhouse", "--output", "json", "--all", "--no-pager")
         return [json.loads(line) for line in told.splitlines()]
 
     async def is_logged(self, words: str, after: int = 0) -> dict[str, str]:
-        """The newest entry that matches, once there is one after so many."""
+        """Waits for a journal entry that matches, after the first `after` ones; the newest match."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 if found := [entry for entry in (await self.journal())[after:] if re.search(words, entry["MESSAGE"])]:
@@ -118,7 +118,7 @@ class Story:
                 await asyncio.sleep(0.1)
 
     async def becomes(self, state: str) -> None:
-        """Wait until the unit is in this state."""
+        """Waits until the unit is in this state."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 if await self.lab.shows("inhouse", "ActiveState") == state:
@@ -128,7 +128,7 @@ class Story:
 
 @asynccontextmanager
 async def open_story(tmp_path: Path) -> AsyncIterator[Story]:
-    """A bare machine with a checkout's source at hand, a hub that has a model, and a Discord."""
+    """Boots a lab with the project's source, a fake Hub with one model, and a fake Discord."""
     model = make_tiny("llama", tmp_path / "tiny")
     files = {each.name: each.read_bytes() for each in model.iterdir()}
     with FakeHub() as hub:

@@ -1,8 +1,8 @@
-"""Memory that runs out for a service in the lab, so that the kernel has to kill one of its processes.
+"""Runs a service in the lab out of memory, so that the kernel kills one of its processes.
 
-The service's processes are bounded at a little more than they use, and one more that wants a lot joins them. Where the
-kernel's memory controller is the older one (version 1), the main one is moved to a group of it, where an engine that is
-started then lives, too: what a process already has stays charged to where it was.
+Limits the service's processes to slightly more than they use, and starts another one that needs a lot. With cgroup
+version 1, moves the main process to a new group; an engine that starts later is in that group too (memory stays charged
+to the group where it was allocated).
 """
 
 from collections.abc import AsyncIterator
@@ -14,13 +14,13 @@ from tests.support.systemd.installed_service import Story
 
 SPARE = 8 << 20
 OLD = "/opt/memory"
-"""Where the older controller is shown in the lab."""
+"""Mount point of the version 1 memory controller in the lab."""
 JOIN = "echo $$ >{group}/cgroup.procs; exec env LD_LIBRARY_PATH=/opt/python/lib {python} -c 'b\"x\" * {size}'"
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a group of processes has; `used`, `limit` and `events` are files in its directory, `none` means no limit."""
+    """The memory of a control group; `used`, `limit` and `events` are files in its directory, `none` means no limit."""
 
     lab: Lab
     group: str
@@ -30,11 +30,12 @@ class Memory:
     events: str
 
     async def runs_out(self, engine: int) -> None:
-        """The kernel kills one of the processes, for half of what the engine has; afterwards there is enough again."""
+        """Makes the kernel kill a process, by allocating half of the engine's memory above the limit; then lifts the
+        limit."""
         own = await self.lab.does("awk", "/^RssAnon/ { print $2 }", f"/proc/{engine}/status")
         most = int(await self.lab.does("cat", f"{self.group}/{self.used}")) + SPARE
         await self._bound(str(most))
-        # This one may be killed, too, if it is quicker than the kernel with what the engine had.
+        # This process may be killed too, if it allocates faster than the kernel frees the engine's memory.
         await self.lab.tries("sh", "-c", JOIN.format(group=self.group, python=PYTHON, size=int(own) * 1024 // 2))
         await self._bound(self.none)
         await self.lab.does("grep", "^oom_kill [1-9]", f"{self.group}/{self.events}")
@@ -45,7 +46,7 @@ class Memory:
 
 @asynccontextmanager
 async def memory_of(story: Story) -> AsyncIterator[Memory]:
-    """The memory of the service's processes, of those at least that are started in this block."""
+    """The memory group of the service's processes, or at least of those that start in this block."""
     lab, group = story.lab, await story.group()
     if (await lab.tries("test", "-e", f"{group}/memory.max"))[0] == 0:
         yield Memory(lab, group, "memory.current", "memory.max", "max", "memory.events")

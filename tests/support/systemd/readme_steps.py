@@ -1,7 +1,6 @@
-"""systemd/README.md as an operator follows it: its commands, by the heading that they stand under.
+"""Reads the commands in systemd/README.md by heading, for a lab without network.
 
-In: the text. Out: for each heading that has commands, a script of them, for a lab without network: `sudo` is left out
-(everything there is root's), and so are the lines that fetch from elsewhere, of which `FETCHED` has what they leave.
+Removes `sudo`, because everything in the lab runs as root, and replaces lines that download by `FETCHED`.
 """
 
 from tests.support.systemd.booted_systemd import ROOT
@@ -13,11 +12,11 @@ FETCHED = {
     "git clone <this repository> inhouse && cd inhouse": CHECKOUT,
     "git pull": "echo 'UPGRADED = True' >>bot/__init__.py",
 }
-"""What a line that fetches is replaced by."""
+"""Replacements of lines that download."""
 
 
 def steps() -> dict[str, str]:
-    """The commands under each heading, in the order of the text."""
+    """The commands under each heading, in order."""
     found: dict[str, list[str]] = {}
     heading = ""
     for line in README.read_text("utf-8").splitlines():
@@ -30,5 +29,5 @@ def steps() -> dict[str, str]:
 
 def _in_the_lab(command: str) -> str:
     mine = FETCHED.get(command, command.removeprefix("sudo ").replace("| sudo ", "| "))
-    # Left to itself it takes a TPM, or a key on a disk, and the lab has neither.
+    # By default systemd-creds uses a TPM or a key on disk, and the lab has neither.
     return mine.replace("systemd-creds encrypt", "systemd-creds encrypt --with-key=host")

@@ -1,14 +1,10 @@
-"""The bit sets of Discord that the fake knows: permissions, gateway intents, and the application's flags.
-
-In: nothing. Out: `Can` (what somebody may do) and `Intents` (which events a session asked for), both combined with the
-usual operators, and which intents the portal has to have switched on.
-"""
+"""The bit sets of Discord that the fake knows: permissions (`Can`), gateway intents, and the application's flags."""
 
 from enum import IntFlag
 
 
 class Can(IntFlag):
-    """Discord's permission bits, as far as a chat bot meets them."""
+    """Discord's permission bits that a chat bot needs."""
 
     NOTHING = 0
     ADMINISTRATOR = 1 << 3
@@ -43,7 +39,7 @@ ALL_PERMISSIONS = Can(~0 & (1 << 50) - 1)
 
 
 class Intents(IntFlag):
-    """The bits of IDENTIFY's `intents` that the fake knows events for, and the privileged ones."""
+    """The bits of IDENTIFY's `intents` for which the fake has events, and the privileged ones."""
 
     GUILDS = 1 << 0
     GUILD_MEMBERS = 1 << 1
@@ -55,17 +51,17 @@ class Intents(IntFlag):
     MESSAGE_CONTENT = 1 << 15
 
     def messages(self, in_guild: bool) -> bool:
-        """Events about messages are wanted, of servers or of direct messages."""
+        """Whether the session gets message events of servers, or of direct messages."""
         return bool(self & (Intents.GUILD_MESSAGES if in_guild else Intents.DIRECT_MESSAGES))
 
     def reactions(self, in_guild: bool) -> bool:
-        """Events about reactions are wanted, of servers or of direct messages."""
+        """Whether the session gets reaction events of servers, or of direct messages."""
         return bool(self & (Intents.GUILD_MESSAGE_REACTIONS if in_guild else Intents.DIRECT_MESSAGE_REACTIONS))
 
 
 PRIVILEGED = Intents.GUILD_MEMBERS | Intents.GUILD_PRESENCES | Intents.MESSAGE_CONTENT
 HIGHEST = 1 << 26
-"""Bits from here on make an IDENTIFY invalid (4013)."""
+"""This bit and higher ones make an IDENTIFY invalid (4013)."""
 
 GATEWAY_GUILD_MEMBERS_LIMITED = 1 << 15
 GATEWAY_MESSAGE_CONTENT_LIMITED = 1 << 19
@@ -82,6 +78,6 @@ def granted(message_content: bool, members: bool) -> Intents:
 
 
 def application_flags(message_content: bool, members: bool) -> int:
-    """The application's flags that say the same (the `limited` kind: bots in fewer than 100 servers)."""
+    """The application's flags for these switches (the `limited` kind: bots in fewer than 100 servers)."""
     content = GATEWAY_MESSAGE_CONTENT_LIMITED if message_content else 0
     return content | (GATEWAY_GUILD_MEMBERS_LIMITED if members else 0)

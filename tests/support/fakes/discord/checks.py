@@ -1,6 +1,6 @@
-"""What Discord refuses: every rule on the body of a message, its embeds and components, as one readable function each.
+"""Discord's validation rules for messages, embeds and components, one function each.
 
-In: JSON as the client sent it. Out: nothing, or an `ApiError` with the status, code and words of Discord.
+The functions take the client's JSON and raise `ApiError` with Discord's status, code and text.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ EMBED_LIMITS = {"title": 256, "description": 4096}
 
 
 class ApiError(Exception):
-    """An answer that is not a success."""
+    """An error response."""
 
     def __init__(self, status: int, code: int, message: str, errors: Json | None = None) -> None:
         super().__init__(message)
@@ -21,7 +21,7 @@ class ApiError(Exception):
 
 
 def invalid(field: str, reason: str, code: str = "INVALID") -> ApiError:
-    """50035: one field of the body is wrong."""
+    """50035: one field of the body is invalid."""
     errors: Json = {"_errors": [{"code": code, "message": reason}]}
     for part in reversed(field.split(".")):
         errors = {part: errors}
@@ -29,23 +29,23 @@ def invalid(field: str, reason: str, code: str = "INVALID") -> ApiError:
 
 
 def missing_permissions() -> ApiError:
-    """50013: seen, but not allowed."""
+    """50013: visible, but not allowed."""
     return ApiError(403, 50013, "Missing Permissions")
 
 
 def unknown(what: str, code: int) -> ApiError:
-    """A 404 that names what is not there."""
+    """A 404 for a resource."""
     return ApiError(404, code, f"Unknown {what}")
 
 
 def length(field: str, text: object, least: int, most: int) -> None:
-    """A text of a certain length."""
+    """Checks that a text has between `least` and `most` characters."""
     if not isinstance(text, str) or not least <= len(text) <= most:
         raise invalid(field, f"Must be between {least} and {most} in length.", "BASE_TYPE_BAD_LENGTH")
 
 
 def message(body: Mapping[str, object], files: list[File]) -> None:
-    """Everything about the body of a new message, an edit, or an interaction's answer, except that it is not empty."""
+    """Checks the body of a new message, an edit, or an interaction response, except for emptiness."""
     content = body.get("content")
     if content is not None:
         length("content", content, 0, 2000)
@@ -62,7 +62,7 @@ def message(body: Mapping[str, object], files: list[File]) -> None:
 
 
 def new_message(body: Mapping[str, object], files: list[File]) -> None:
-    """A new message: the rules of every message, its nonce, and that it is not empty."""
+    """Checks a new message: its body, its nonce and flags, and that it is not empty."""
     message(body, files)
     nonce = body.get("nonce")
     if nonce is not None:
@@ -73,13 +73,13 @@ def new_message(body: Mapping[str, object], files: list[File]) -> None:
 
 
 def not_empty(content: object, embeds_: object, files: list[File]) -> None:
-    """50006: something must be there to show; buttons alone are nothing, and neither is white space."""
+    """50006: a message needs text, an embed or a file; buttons alone or white space are not enough."""
     if not str(content or "").strip() and not embeds_ and not files:
         raise ApiError(400, 50006, "Cannot send an empty message")
 
 
 def embeds(items: object) -> None:
-    """At most 10 embeds, 6,000 characters in all of them together."""
+    """Checks embeds: at most 10, with at most 6,000 characters together."""
     if not isinstance(items, list) or len(items) > 10:
         raise invalid("embeds", "Must be 10 or fewer in length.", "BASE_TYPE_MAX_LENGTH")
     total = 0
@@ -102,7 +102,7 @@ def embeds(items: object) -> None:
 
 
 def components(rows: object) -> None:
-    """At most five rows of at most five buttons each, with unique custom_ids; the fake knows no other components."""
+    """Checks components: at most five rows of at most five buttons, with unique custom_ids; no other components."""
     if not isinstance(rows, list) or len(rows) > 5:
         raise invalid("components", "Must be 5 or fewer in length.", "BASE_TYPE_MAX_LENGTH")
     seen: set[str] = set()
@@ -118,7 +118,7 @@ def components(rows: object) -> None:
 
 
 def _buttons(items: list[Json]) -> Iterator[str]:
-    """Check a row's buttons; their custom_ids."""
+    """Checks a row's buttons and yields their custom_ids."""
     for button in items:
         if button.get("type") != 2 or button.get("style") not in range(1, 6):
             raise invalid("components", "Value must be a button with a style from 1 to 5.", "UNION_TYPE_CHOICES")

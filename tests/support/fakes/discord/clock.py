@@ -1,7 +1,7 @@
-"""Time, ids and waiting for the fake: what a test may turn forward, and what it may wait for.
+"""Time, ids and waiting for the fake Discord.
 
-`Clock` is the wall clock plus what a test added to it; ids are Discord's snowflakes, made from it and strictly rising;
-`Changes` wakes whoever waits for the fake's state to become something.
+`Clock` is the wall clock plus an offset that tests advance; it makes Discord's snowflake ids, strictly increasing.
+`Changes` wakes coroutines that wait for a state of the fake.
 """
 
 import asyncio
@@ -13,48 +13,48 @@ DISCORD_EPOCH = 1420070400.0
 
 
 class Clock:
-    """Unix seconds, as Discord sees them."""
+    """Unix seconds of the fake Discord."""
 
     def __init__(self) -> None:
         self._ahead = 0.0
         self._last_id = 0
 
     def now(self) -> float:
-        """Unix seconds, the time that was skipped included."""
+        """Unix seconds, with the offset."""
         return time.time() + self._ahead
 
     def advance(self, seconds: float) -> None:
-        """Let time pass at once: deadlines, nonces and sessions age by it; nobody sleeps."""
+        """Advances the clock at once; deadlines, nonces and sessions age, without sleeping."""
         self._ahead += seconds
 
     def new_id(self) -> str:
-        """The next snowflake; later ones are always greater."""
+        """The next snowflake, greater than all before."""
         fresh = int((self.now() - DISCORD_EPOCH) * 1000) << 22
         self._last_id = max(fresh, self._last_id + 1)
         return str(self._last_id)
 
 
 def iso(seconds: float) -> str:
-    """A time as Discord writes it."""
+    """A time in Discord's ISO format."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
 
 
 class Changes:
-    """Wakes the waiters whenever anything happened."""
+    """Wakes waiting coroutines at each change of state."""
 
     def __init__(self, picture: Callable[[], str]) -> None:
         self._picture = picture
         self._waiters: set[asyncio.Future[None]] = set()
 
     def tell(self) -> None:
-        """Something changed."""
+        """Wakes all waiters."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiters.clear()
 
     async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:  # noqa: ASYNC109 -- reads well
-        """Return once `condition()` is true; an AssertionError with a picture of the state after `timeout` seconds."""
+        """Waits until `condition()` is true. Raises AssertionError with the fake's state after `timeout` seconds."""
         end = time.monotonic() + timeout
         while not condition():
             left = end - time.monotonic()

@@ -1,8 +1,8 @@
-"""REST: the application's commands as the bot registers them, and what a person's client makes of them.
+"""REST: the application's commands as the bot registers them, and how a user's client fills them.
 
-A bulk overwrite replaces all commands and keeps the ids of those whose name and type stay. A person's client offers
-only what is registered, types the values, and refuses what does not fit: `command_data` does the same with an
-AssertionError.
+A bulk overwrite replaces all commands and keeps the ids of those whose name and type are unchanged. Like a user's
+client, `command_data` offers only registered commands, checks option values, and raises AssertionError for invalid
+ones.
 """
 
 import re
@@ -22,7 +22,7 @@ _NAME = re.compile(r"[-_'\w]{1,32}")
 
 
 class CommandRoutes:
-    """The routes about commands, and the registered commands (`registered`; a server's own ones are kept apart)."""
+    """The routes about commands, and all commands (`registered`); global and per-server commands are separate."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -35,7 +35,7 @@ class CommandRoutes:
         return [command for scope in sorted(self._by_scope) for command in self._by_scope[scope]]
 
     def routes(self) -> dict[str, Handler]:
-        """Route -> handler."""
+        """Route to handler."""
         everywhere, here = (
             "/applications/{application_id}/commands",
             "/applications/{application_id}/guilds/{guild_id}/commands",
@@ -52,7 +52,7 @@ class CommandRoutes:
         return self._by_scope.get(ask.path.get("guild_id", ""), [])
 
     def overwrite(self, ask: Ask) -> Answer:
-        """Replace the commands of one scope."""
+        """Replaces the commands of one scope."""
         wanted: list[Json] = ask.body.get("", [])
         if len([each for each in wanted if each.get("type", CHAT) == CHAT]) > 100:
             raise checks.ApiError(400, 30032, "Maximum number of application commands reached (100)")
@@ -78,7 +78,7 @@ class CommandRoutes:
         return made
 
     def find(self, name: str, kind: int, can: Can) -> Json:
-        """A command as somebody with these permissions is offered it."""
+        """Finds a command that is offered to a user with these permissions."""
         for command in self.registered:
             needed = command["default_member_permissions"]
             if (command["name"], command["type"]) == (name, kind):
@@ -96,9 +96,10 @@ class CommandRoutes:
 
 
 def command_data(command: Json, values: dict[str, object], focused: str = "") -> Json:
-    """The `data` of a slash command's interaction: options typed and checked as a person's client does it.
+    """The `data` of a slash command's interaction, with option values checked like in a user's client.
 
-    `focused` is the option being typed, for autocompletion: then nothing else is required and it may be unfinished.
+    `focused` is the option that is being typed (autocompletion): other options are not required and its value may be
+    incomplete.
     """
     options = {option["name"]: option for option in command["options"]}
     unknown = set(values) - set(options)
@@ -111,7 +112,7 @@ def command_data(command: Json, values: dict[str, object], focused: str = "") ->
 
 
 def _option(option: Json, value: object, focused: bool) -> Json:
-    """One option as it is sent."""
+    """One option in wire format."""
     name, kind = option["name"], option["type"]
     if focused:
         assert option.get("autocomplete"), f"the option {name} does not autocomplete"
@@ -130,7 +131,7 @@ def _option(option: Json, value: object, focused: bool) -> Json:
 
 
 def _check(command: Json) -> None:
-    """Discord's rules on a command's names, descriptions and options."""
+    """Checks Discord's rules for a command's name, description and options."""
     kind, name = command.get("type", CHAT), command.get("name")
     checks.length("name", name, 1, 32)
     if kind != CHAT:
@@ -155,7 +156,7 @@ def _check(command: Json) -> None:
 
 
 def _check_choices(option: Json) -> None:
-    """At most 25 choices, not together with autocompletion."""
+    """At most 25 choices, and none with autocompletion."""
     choices = option.get("choices") or []
     if len(choices) > 25:
         raise checks.invalid("options.choices", "Must be 25 or fewer in length.", "BASE_TYPE_MAX_LENGTH")
@@ -166,6 +167,6 @@ def _check_choices(option: Json) -> None:
 
 
 def _check_name(name: str) -> None:
-    """Lower case word characters, 1 to 32."""
+    """1 to 32 lower-case word characters."""
     if not _NAME.fullmatch(name) or name != name.lower():
         raise checks.invalid("name", "Command name is invalid", "APPLICATION_COMMAND_INVALID_NAME")

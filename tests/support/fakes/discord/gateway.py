@@ -1,7 +1,6 @@
-"""The gateway: sessions that start, resume and end as Discord's do, over any number of connections.
+"""The fake gateway: starts, resumes and ends sessions like Discord, over any number of connections.
 
-In: websocket connections of clients, and the world's events. Out: READY, dispatches, acks, close
-codes. What tests may do to it is in `trouble`.
+Sends READY, dispatches, acks and close codes. `trouble` has the methods with which tests disturb it.
 """
 
 import asyncio
@@ -37,7 +36,7 @@ SENDS, SENDS_SECONDS, SEND_BYTES = 120, 60.0, 4096
 
 
 class Gateway(Trouble):
-    """All sessions and connections, and the trouble that a test makes for them."""
+    """All sessions and connections."""
 
     def __init__(self, world: World, log: Log, token: str) -> None:
         super().__init__()
@@ -50,7 +49,7 @@ class Gateway(Trouble):
         world.emit = self._emit
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """One connection, from the upgrade to its end."""
+        """Serves one connection, from the upgrade to the close."""
         if self._refused_connections:
             self._refused_connections -= 1
             return web.Response(status=502)
@@ -82,13 +81,13 @@ class Gateway(Trouble):
         return socket
 
     async def stop(self) -> None:
-        """End every connection."""
+        """Ends every connection."""
         self.thaw()
         self.abort()
         await self._world.changes.until(lambda: not self._connections)
 
     async def _read(self, connection: Connection) -> int:
-        """Take a client's frames until it closes; the close code."""
+        """Reads a client's frames until it closes; the close code."""
         patience = self.heartbeat_interval * 2 + 1
         while True:
             try:
@@ -107,7 +106,7 @@ class Gateway(Trouble):
             self._handle(connection, frame)
 
     def _limit(self, connection: Connection, data: str) -> None:
-        """120 frames in 60 seconds, 4,096 bytes each."""
+        """At most 120 frames in 60 seconds, of at most 4,096 bytes each."""
         now = self._world.clock.now()
         if len(data.encode()) > SEND_BYTES:
             raise Refused(4002)
@@ -136,7 +135,7 @@ class Gateway(Trouble):
             raise Refused(4001)
 
     def _identify(self, connection: Connection, data: Json) -> None:
-        """Start a session: READY, then every server."""
+        """Starts a session: sends READY, then every server."""
         self.identifies.append(self._world.clock.now())
         if self._refused_identifies:
             raise Refused(self._refused_identifies.pop(0))
@@ -152,7 +151,7 @@ class Gateway(Trouble):
             session.dispatch("GUILD_CREATE", payloads.guild(guild, world.visible(guild), world.bot, everybody))
 
     def _resume(self, connection: Connection, data: Json) -> None:
-        """Take a session up again: what it missed, then RESUMED; or op 9 if that cannot be."""
+        """Resumes a session: replays missed events, then RESUMED; or sends op 9 if it cannot be resumed."""
         self.resumes.append(self._world.clock.now())
         if data.get("token") != self._token:
             raise Refused(4004)
@@ -173,7 +172,7 @@ class Gateway(Trouble):
         session.dispatch("RESUMED", {"_trace": []})
 
     def _leave(self, connection: Connection, code: int) -> None:
-        """A connection ended: its session waits for a RESUME, or is over if the client said so (1000, 1001)."""
+        """Detaches a session from its connection; drops it if the client closed with 1000 or 1001."""
         session = connection.session
         if session is not None and session.connection is connection:
             session.connection = None
@@ -183,7 +182,7 @@ class Gateway(Trouble):
         self._world.changes.tell()
 
     def _members(self, session: Session, data: Json) -> None:
-        """The members of a server, all at once."""
+        """Sends all members of a server in one chunk."""
         guild = self._world.guilds[str(data["guild_id"])]
         people = [payloads.member(each, guild) for each in guild.members.values()]
         chunk = {
@@ -196,7 +195,7 @@ class Gateway(Trouble):
         session.dispatch("GUILD_MEMBERS_CHUNK", chunk)
 
     def _emit(self, event: str, build: Build) -> None:
-        """Tell every session that wants it, connected or not."""
+        """Dispatches an event to every session that asked for it, connected or not."""
         for session in list(self._sessions.values()):
             data = build(session.intents)
             if data is not None:

@@ -1,6 +1,6 @@
-"""What the gateway asks of an IDENTIFY: the token, known intents that the portal allows, and sessions left for today.
+"""Checks an IDENTIFY: the token, known intents that the portal allows, and the daily session limit.
 
-In: IDENTIFY's data. Out: the session's intents, or `Refused` with the close code that Discord uses.
+Raises `Refused` with Discord's close code.
 """
 
 from tests.support.fakes.discord.bits import HIGHEST, PRIVILEGED, Intents, granted
@@ -12,7 +12,7 @@ DAY = 86400.0
 
 
 class Refused(Exception):
-    """The connection is to be closed with this code."""
+    """Close the connection with this code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(str(code))
@@ -20,7 +20,7 @@ class Refused(Exception):
 
 
 class SessionStart:
-    """The count of IDENTIFYs: `total` in 24 hours; `remaining` and `reset_after` may be set by a test."""
+    """Counts IDENTIFYs: `total` in 24 hours; tests may set `remaining` and `resets_at`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -29,17 +29,17 @@ class SessionStart:
         self.resets_at = clock.now() + DAY
 
     def payload(self) -> Json:
-        """As GET /gateway/bot tells it."""
+        """The `session_start_limit` of GET /gateway/bot."""
         self._renew()
         after = int((self.resets_at - self._clock.now()) * 1000)
         return {"total": self.total, "remaining": self.remaining, "reset_after": after, "max_concurrency": 1}
 
     def leave(self, remaining: int, reset_after: float) -> None:
-        """So many are left, and the count starts anew after `reset_after` seconds."""
+        """Sets how many IDENTIFYs remain, and the seconds until the count resets."""
         self.remaining, self.resets_at = remaining, self._clock.now() + reset_after
 
     def take(self) -> None:
-        """Use one up; with none left Discord resets the bot's token, so that nothing works any more."""
+        """Uses one IDENTIFY; with none left Discord resets the bot's token, so every call fails (4004)."""
         self._renew()
         if self.remaining <= 0:
             raise Refused(4004)
@@ -51,7 +51,7 @@ class SessionStart:
 
 
 def checked_identify(data: Json, token: str, start: SessionStart, world: World) -> Intents:
-    """The intents of a proper IDENTIFY; Refused 4004 (token), 4010 (shard), 4013 or 4014 (intents)."""
+    """The intents of a valid IDENTIFY. Raises Refused: 4004 (token), 4010 (shard), 4013 or 4014 (intents)."""
     start.take()
     if data.get("token") != token:
         raise Refused(4004)

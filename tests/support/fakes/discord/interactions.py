@@ -1,7 +1,8 @@
-"""REST: answers to interactions (commands, buttons, autocompletion), with their deadlines.
+"""REST: responses to interactions (commands, buttons, autocompletion), with their deadlines.
 
-The first response is due within 3 seconds (then 10062) and only once (40060); the token lives 15 minutes (50027). The
-first follow-up after a deferred response replaces the 'thinking' message. Ephemeral answers are in no channel.
+The first response must come within 3 seconds (else 10062) and only once (40060); the token is valid for 15 minutes
+(50027). The first follow-up after a deferred response replaces the 'thinking' message. Ephemeral messages are in no
+channel.
 """
 
 from collections.abc import Callable
@@ -54,12 +55,12 @@ class Interaction:
 
     @property
     def failed(self) -> bool:
-        """'This application did not respond'."""
+        """The client shows 'This application did not respond'."""
         return self.response is None
 
     @property
     def deferred(self) -> bool:
-        """Somebody sees 'thinking...' and nothing else yet."""
+        """The client shows only 'thinking...'."""
         return self.original is not None and bool(self.original.flags & LOADING)
 
     @property
@@ -69,28 +70,28 @@ class Interaction:
 
     @property
     def ephemeral(self) -> bool:
-        """There are answers, and only the asker sees them."""
+        """There are answers, and all of them are ephemeral."""
         return bool(self.messages) and all(message.ephemeral for message in self.messages)
 
     async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:  # noqa: ASYNC109 -- reads well
-        """Wait until something is true of the fake; fails after `timeout` seconds."""
+        """Waits until `condition()` is true. Raises AssertionError after `timeout` seconds."""
         await self.changes.until(condition, timeout)
 
     async def answered(self, timeout: float = 5.0) -> str:  # noqa: ASYNC109 -- reads well
-        """Wait for an answer that is not 'thinking...'; its text."""
+        """Waits for an answer that is not 'thinking...'; its text."""
         await self.changes.until(lambda: self.text and not self.deferred, timeout)
         return self.text
 
 
 class InteractionRoutes:
-    """The routes about interactions, and all interactions that there were."""
+    """The routes about interactions, and all interactions so far."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.all: dict[str, Interaction] = {}
 
     def routes(self) -> dict[str, Handler]:
-        """Route -> handler."""
+        """Route to handler."""
         one = "/webhooks/{application_id}/{token}/messages/{message_id}"
         return {
             "POST /interactions/{interaction_id}/{token}/callback": self.callback,
@@ -119,7 +120,7 @@ class InteractionRoutes:
         return self._told(interaction, kind)
 
     def follow_up(self, ask: Ask) -> Answer:
-        """A further answer, or the first one after a deferred response: that one takes the place of 'thinking...'."""
+        """Posts a further answer; the first one after a deferred response replaces 'thinking...'."""
         interaction = self._alive(ask)
         if interaction.deferred and interaction.original is not None:
             self._fill(interaction.original, ask)
@@ -127,13 +128,13 @@ class InteractionRoutes:
         return self._shown(self._post(interaction, ask.body, ask))
 
     def edit(self, ask: Ask) -> Answer:
-        """Change an answer; @original is the first response, or the message whose button was pressed."""
+        """Edits an answer; @original is the first response, or the message whose button was pressed."""
         message = self._message(ask)
         self._fill(message, ask)
         return self._shown(message)
 
     def delete(self, ask: Ask) -> Answer:
-        """Take an answer back."""
+        """Deletes an answer."""
         message = self._message(ask)
         self._world.delete(message)
         self._alive(ask).messages.remove(message)
@@ -181,7 +182,7 @@ class InteractionRoutes:
         return message
 
     def _fill(self, message: Message, ask: Ask) -> None:
-        """Edit an answer; 'thinking...' ends with it."""
+        """Edits an answer, which ends 'thinking...'."""
         before = message.flags
         message.flags &= ~LOADING
         try:
@@ -191,7 +192,7 @@ class InteractionRoutes:
             raise
 
     def _alive(self, ask: Ask) -> Interaction:
-        """The interaction whose token this is: known and answered (10015), not older than 15 minutes (50027)."""
+        """The interaction of a token: known and responded to (10015), at most 15 minutes old (50027)."""
         interaction = self.all.get(ask.path["token"])
         if interaction is None or interaction.response is None:
             raise checks.unknown("Webhook", 10015)
@@ -211,7 +212,7 @@ class InteractionRoutes:
         raise checks.unknown("Message", 10008)
 
     def _told(self, interaction: Interaction, kind: int) -> Json:
-        """What a callback that asks for it is answered with."""
+        """The response to a callback with with_response."""
         told: Json = {"id": interaction.id, "type": interaction.kind}
         resource: Json = {"type": kind}
         if (original := interaction.original) is not None:
@@ -226,7 +227,7 @@ class InteractionRoutes:
 
 
 def _checked_choices(choices: object) -> list[Json]:
-    """At most 25 choices with names of 1 to 100 characters."""
+    """Checks choices: at most 25, with names of 1 to 100 characters."""
     if not isinstance(choices, list) or len(choices) > 25:
         raise checks.invalid("data.choices", "Must be 25 or fewer in length.", "BASE_TYPE_MAX_LENGTH")
     for choice in choices:

@@ -1,8 +1,7 @@
-"""Discord's rate limits: a bucket a route and channel, a global limit, and the count of invalid requests.
+"""Discord's rate limits: one bucket per route and channel, a global limit, and the count of invalid requests.
 
-In: a request's route and its major parameter. Out: the X-RateLimit headers for its answer, or a refusal (429). A bucket
-is a fixed window that opens with its first request. The limits of a real Discord are known only from its headers;
-`REALISTIC` is what bots see there, and tests may set others with `set`.
+A bucket is a fixed window that opens with its first request. Real limits are known only from response headers;
+`REALISTIC` lists typical values, and tests set others with `set`.
 """
 
 import math
@@ -33,7 +32,7 @@ BAN_WINDOW = 600.0
 
 @dataclass(frozen=True)
 class Refusal:
-    """A 429: its body and headers."""
+    """A 429 response: its body and headers."""
 
     body: Json
     headers: dict[str, str]
@@ -60,37 +59,38 @@ class Limits:
         self._invalid: deque[float] = deque()
 
     def set(self, route: str, limit: int, seconds: float) -> None:
-        """Allow `limit` requests of a route ("POST /channels/{channel_id}/messages") a channel in `seconds`."""
+        """Allows `limit` requests per channel in `seconds` for a route ("POST /channels/{channel_id}/messages")."""
         self._rules[route] = (limit, seconds)
 
     def exhaust(self, route: str, channel_id: str, seconds: float, scope: str = "user") -> None:
-        """The bucket of a route in a channel is empty for so long, unknown to the client. scope: user or shared."""
+        """Empties the bucket of a route in a channel for `seconds`, without telling the client. scope: user or
+        shared."""
         limit, _ = self._rules.get(route, (1, seconds))
         self._buckets[route, channel_id] = _Bucket(limit, 0, self._clock.now() + seconds, scope)
 
     def pause_all(self, seconds: float) -> None:
-        """The global limit is reached: everything but interaction answers gets 429 for so long."""
+        """Answers all calls but interaction responses with a global 429 for `seconds`."""
         self._paused_until = self._clock.now() + seconds
 
     @property
     def invalid(self) -> int:
-        """Answers of 401, 403 and 429 (without scope shared) within the last ten minutes."""
+        """Responses with 401, 403 or 429 (without scope shared) within the last ten minutes."""
         while self._invalid and self._invalid[0] < self._clock.now() - BAN_WINDOW:
             self._invalid.popleft()
         return len(self._invalid)
 
     @property
     def banned(self) -> bool:
-        """So many invalid requests that the address is shut out."""
+        """Whether the number of invalid requests blocks the client's address."""
         return self.invalid >= BAN_AFTER
 
     def note(self, status: int, scope: str) -> None:
-        """Count an answer."""
+        """Counts a response."""
         if status in (401, 403) or (status == 429 and scope != "shared"):
             self._invalid.append(self._clock.now())
 
     def take(self, route: str, major: str, counts_globally: bool) -> dict[str, str] | Refusal:
-        """Count a request: the rate limit headers of its answer, or the refusal."""
+        """Counts a request; the rate limit headers of its response, or a Refusal."""
         now = self._clock.now()
         if counts_globally and (refusal := self._global(now)):
             return refusal

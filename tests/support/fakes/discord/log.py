@@ -1,4 +1,4 @@
-"""What went over the wire, for tests to count: every REST call and every gateway frame, in order."""
+"""Records every REST call and every gateway frame in order."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from tests.support.fakes.discord.state import Json
 
 @dataclass(frozen=True)
 class Call:
-    """One REST call. `status` 0: it ended without an answer. `at` and `seconds`: when it came, how long it took."""
+    """One REST call. `status` 0: no response was sent. `at` and `seconds`: arrival time and duration."""
 
     method: str
     route: str
@@ -21,7 +21,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Frame:
-    """One gateway frame; `sent` by the fake, else received. `event` is '' unless it is a dispatch (op 0)."""
+    """One gateway frame; `sent` by the fake, else received. `event` is '' except for dispatches (op 0)."""
 
     sent: bool
     op: int
@@ -33,13 +33,13 @@ class Frame:
 
 @dataclass
 class Log:
-    """Everything since the start."""
+    """All calls and frames since the start."""
 
     calls: list[Call] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
 
     def count(self, method: str, route: str, status: int | None = None, channel: str | None = None) -> int:
-        """How many calls there were of a route ("/channels/{channel_id}/messages"), with a status or in a channel."""
+        """Counts the calls of a route ("/channels/{channel_id}/messages"), optionally by status or channel."""
         return sum(
             (call.method, call.route) == (method, route)
             and status in (None, call.status)

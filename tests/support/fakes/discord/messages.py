@@ -1,4 +1,4 @@
-"""REST: messages. Post, edit, delete, read, typing and reactions, with everything that Discord checks about them."""
+"""REST: messages. Post, edit, delete, read, typing and reactions, with Discord's checks."""
 
 from urllib.parse import unquote
 
@@ -9,7 +9,7 @@ from tests.support.fakes.discord.state import PUBLIC_THREAD, SUPPRESS_EMBEDS, Ch
 from tests.support.fakes.discord.world import World
 
 NONCE_MEMORY = 180.0
-"""Seconds for which a nonce is remembered ('a few minutes')."""
+"""Seconds for which Discord remembers a nonce ('a few minutes')."""
 
 
 class MessageRoutes:
@@ -20,7 +20,7 @@ class MessageRoutes:
         self._nonces: dict[str, Message] = {}
 
     def routes(self) -> dict[str, Handler]:
-        """Route -> handler."""
+        """Route to handler."""
         one = "/channels/{channel_id}/messages/{message_id}"
         return {
             "POST /channels/{channel_id}/messages": self.post,
@@ -34,7 +34,7 @@ class MessageRoutes:
         }
 
     def post(self, ask: Ask) -> Answer:
-        """A new message of the bot; the same enforced nonce within a few minutes returns the earlier one."""
+        """Posts a message of the bot; an enforced nonce that is still remembered returns the earlier message."""
         channel = reach(self._world, ask.path["channel_id"])
         require(self._world, channel, sending_in(channel))
         checks.new_message(ask.body, ask.files)
@@ -63,7 +63,8 @@ class MessageRoutes:
         return self._shown(message) | ({"nonce": nonce} if nonce else {})
 
     def history(self, ask: Ask) -> Answer:
-        """Messages of a channel, newest first; one of before, after and around; 1 to 100, 50 if not said."""
+        """Messages of a channel, newest first; accepts before, after or around, and a limit of 1 to 100 (default
+        50)."""
         channel = reach(self._world, ask.path["channel_id"])
         if not channel.can(self._world.bot) & Can.READ_MESSAGE_HISTORY:
             return []
@@ -87,7 +88,7 @@ class MessageRoutes:
         return self._shown(find(channel, ask.path["message_id"]))
 
     def edit(self, ask: Ask) -> Answer:
-        """A change of the bot's own message; fields that are not named stay."""
+        """Edits the bot's own message; fields that are not given are kept."""
         message = find(reach(self._world, ask.path["channel_id"]), ask.path["message_id"])
         if message.author is not self._world.bot:
             raise checks.ApiError(403, 50005, "Cannot edit a message authored by another user")
@@ -95,7 +96,7 @@ class MessageRoutes:
         return self._shown(message)
 
     def delete(self, ask: Ask) -> Answer:
-        """Remove a message: one's own, or anybody's with MANAGE_MESSAGES."""
+        """Deletes the bot's own message, or any message with MANAGE_MESSAGES."""
         channel = reach(self._world, ask.path["channel_id"])
         message = find(channel, ask.path["message_id"])
         if message.author is not self._world.bot:
@@ -104,21 +105,21 @@ class MessageRoutes:
         return None
 
     def typing(self, ask: Ask) -> Answer:
-        """The typing indicator, for ten seconds."""
+        """Shows the typing indicator."""
         channel = reach(self._world, ask.path["channel_id"])
         require(self._world, channel, sending_in(channel))
         channel.typing.append(self._world.clock.now())
         return None
 
     def react(self, ask: Ask) -> Answer:
-        """The bot reacts."""
+        """Adds the bot's reaction."""
         channel = reach(self._world, ask.path["channel_id"])
         require(self._world, channel, Can.ADD_REACTIONS | Can.READ_MESSAGE_HISTORY)
         self._world.react(find(channel, ask.path["message_id"]), self._world.bot, unquote(ask.path["emoji"]))
         return None
 
     def unreact(self, ask: Ask) -> Answer:
-        """The bot takes its reaction back."""
+        """Removes the bot's reaction."""
         message = find(reach(self._world, ask.path["channel_id"]), ask.path["message_id"])
         message.reactions.get(unquote(ask.path["emoji"]), set()).discard(self._world.bot.id)
         return None
@@ -139,7 +140,7 @@ class MessageRoutes:
 
 
 def reach(world: World, channel_id: str) -> Channel:
-    """A channel that is there (10003) and that the bot sees (50001)."""
+    """The channel, which must exist (10003) and be visible to the bot (50001)."""
     channel = world.channels.get(channel_id)
     if channel is None:
         raise checks.unknown("Channel", 10003)
@@ -149,18 +150,18 @@ def reach(world: World, channel_id: str) -> Channel:
 
 
 def require(world: World, channel: Channel, needed: Can) -> None:
-    """The bot has these permissions here (50013)."""
+    """Checks that the bot has these permissions here (50013)."""
     if channel.can(world.bot) & needed != needed:
         raise checks.missing_permissions()
 
 
 def sending_in(channel: Channel) -> Can:
-    """The permission to write here."""
+    """The permission that a post in this channel needs."""
     return Can.SEND_MESSAGES_IN_THREADS if channel.kind == PUBLIC_THREAD else Can.SEND_MESSAGES
 
 
 def find(channel: Channel, message_id: str) -> Message:
-    """A message that is there (10008)."""
+    """The message, which must exist (10008)."""
     for message in channel.everything:
         if message.id == message_id and not message.deleted:
             return message
@@ -168,7 +169,7 @@ def find(channel: Channel, message_id: str) -> Message:
 
 
 def change(world: World, message: Message, body: Json, files: list[File]) -> None:
-    """Apply an edit of the bot's; its mentions are parsed anew, by default all of them."""
+    """Applies an edit by the bot; without allowed_mentions all mentions are parsed again."""
     checks.message(body, files)
     before = message.versions[-1]
     content = body["content"] or "" if "content" in body else before.content

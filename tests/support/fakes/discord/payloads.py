@@ -1,6 +1,6 @@
-"""The fake's state as Discord's JSON. Pure functions; what each reader may not see is left out here.
+"""Converts the fake's state to Discord's JSON. Pure functions that omit what the reader may not see.
 
-The message content intent: without it the content, embeds, attachments and components of a message are empty, except in
+Without the message content intent, the content, embeds, attachments and components of a message are empty, except in
 direct messages, in messages that mention the bot, and in the bot's own.
 """
 
@@ -87,7 +87,7 @@ def channel(one: Channel) -> Json:
 
 
 def guild(one: Guild, channels: list[Channel], bot: User, all_members: bool) -> Json:
-    """A server as GUILD_CREATE shows it: without the members intent only the bot's own membership."""
+    """A server as in GUILD_CREATE; without the members intent it lists only the bot's own membership."""
     members = one.members.values() if all_members else [bot]
     return {
         "id": one.id,
@@ -115,7 +115,7 @@ def guild(one: Guild, channels: list[Channel], bot: User, all_members: bool) -> 
 
 
 def ready(bot: User, guild_ids: list[str], session_id: str, resume_url: str, flags: int) -> Json:
-    """The first event of a session; the servers follow as events of their own."""
+    """The first event of a session; the servers follow in separate events."""
     return {
         "v": 10,
         "user": user(bot),
@@ -130,7 +130,7 @@ def ready(bot: User, guild_ids: list[str], session_id: str, resume_url: str, fla
 
 
 def attachment(file: File, channel_id: str) -> Json:
-    """A file of a message, to be fetched from the CDN."""
+    """A file of a message, with its CDN URL."""
     url = f"https://cdn.discordapp.com/attachments/{channel_id}/{file.id}/{file.name}"
     return {
         "id": file.id,
@@ -143,7 +143,8 @@ def attachment(file: File, channel_id: str) -> Json:
 
 
 def message(one: Message, bot: User, content: bool, nested: bool = False) -> Json:
-    """A message for the bot. `content`: it has the message content intent. `nested`: it is quoted by another one."""
+    """A message for the bot. `content`: with the message content intent. `nested`: as the referenced_message of
+    another."""
     where = one.channel
     shown = content or where.kind == DM or one.author is bot or bot in one.mentions
     version = one.versions[-1]
@@ -185,7 +186,7 @@ def message(one: Message, bot: User, content: bool, nested: bool = False) -> Jso
 
 
 def event_message(one: Message, bot: User, content: bool) -> Json:
-    """A message as the gateway sends it: with its server and its author's membership; the nonce only to the creator."""
+    """A message in a gateway event: with its server and its author's membership; the nonce only for its creator."""
     data = message(one, bot, content)
     if one.nonce is not None and one.author is bot:
         data["nonce"] = one.nonce

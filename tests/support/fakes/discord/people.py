@@ -1,8 +1,8 @@
-"""The people of the fake Discord, as tests move them: they write, edit, react, press buttons and give commands.
+"""The users of the fake Discord, controlled by tests: they write, edit, react, press buttons and use commands.
 
-Every method does what a person's client does, refuses what it would refuse (an AssertionError), and returns what there
-is to see. Those that make an interaction return once the bot responded, or after `patience` seconds if it did not
-(`failed`).
+Every method acts like a user's client, raises AssertionError for what the client would not allow, and returns what the
+user sees. Methods that make an interaction return once the bot responded, or after `patience` seconds without a
+response (`failed`).
 """
 
 import secrets
@@ -21,7 +21,7 @@ QUIET_REPLY: Json = {"parse": ["users", "roles", "everyone"], "replied_user": Fa
 
 
 class Person:
-    """Somebody with a Discord client."""
+    """A user with a Discord client."""
 
     def __init__(self, user: User, world: World, commands: CommandRoutes, interactions: InteractionRoutes) -> None:
         self.user = user
@@ -30,7 +30,7 @@ class Person:
         self._world, self._commands, self._interactions = world, commands, interactions
 
     def gets(self, role: Role) -> None:
-        """Receive a role of the first server that has it."""
+        """Adds a role of the first server that has it."""
         guild = next(each for each in self._world.guilds.values() if role.id in each.roles)
         guild.has[self.id].add(role.id)
 
@@ -45,8 +45,8 @@ class Person:
         files: Mapping[str, bytes] | None = None,
         kind: int | None = None,
     ) -> Message:
-        """Write a message. `mention` puts the bot's mention before it, `ping` is the switch of a reply, `files` are
-        name -> content, `kind` is another message type than Discord's usual one (7: somebody joined)."""
+        """Posts a message. `mention` puts the bot's mention before it, `ping` is the reply's ping switch, `files`
+        are name -> content, `kind` overrides the message type (7: a member joined)."""
         content = f"{self._world.bot.mention} {text}".rstrip() if mention else text
         usual = 19 if reply_to else 0
         return self._world.add(
@@ -60,40 +60,40 @@ class Person:
         )
 
     async def edits(self, message: Message, text: str, *, mention: bool = False) -> None:
-        """Change one's own message."""
+        """Edits one's own message."""
         assert message.author is self.user, "only the author can edit a message"
         content = f"{self._world.bot.mention} {text}".rstrip() if mention else text
         answered = message.reference.author.id if message.reference else ""
         self._world.edit(message, Version(content, self._world.clock.now(), evaluate(content, None, answered)))
 
     async def deletes(self, message: Message) -> None:
-        """Delete one's own message, or anybody's with MANAGE_MESSAGES."""
+        """Deletes one's own message, or any message with MANAGE_MESSAGES."""
         assert message.author is self.user or message.channel.can(self.user) & Can.MANAGE_MESSAGES, "not allowed"
         self._world.delete(message)
 
     async def suppresses_embeds(self, message: Message) -> None:
-        """Remove a message's link previews: an update that changes no text."""
+        """Removes a message's link previews: an update that changes no text."""
         message.flags |= SUPPRESS_EMBEDS
         before = message.versions[-1]
         self._world.edit(message, Version(before.content, self._world.clock.now()), by_author=False)
 
     async def reacts(self, message: Message, emoji: str) -> None:
-        """React with a Unicode emoji."""
+        """Reacts with a Unicode emoji."""
         self._world.react(message, self.user, emoji)
 
     async def opens_thread(self, channel: Channel, name: str, *, on: Message | None = None) -> Channel:
-        """Start a public thread, from a message if one is given."""
+        """Starts a public thread, from a message if one is given."""
         return self._world.new_thread(channel, name, self.user, on)
 
     async def slash(self, name: str, /, *, channel: Channel, **options: object) -> Interaction:
-        """Give a slash command."""
+        """Uses a slash command."""
         command = self._commands.find(name, CHAT, channel.can(self.user))
         return await self._interact(COMMAND, 20, channel, command_data(command, options))
 
     async def autocompletes(
         self, name: str, option: str, typed: str, *, channel: Channel, **others: object
     ) -> list[Json]:
-        """Type into an option that autocompletes; the choices that are offered."""
+        """Types into an option with autocompletion; the offered choices."""
         command = self._commands.find(name, CHAT, channel.can(self.user))
         data = command_data(command, others | {option: typed}, focused=option)
         interaction = await self._interact(AUTOCOMPLETE, 0, channel, data)
@@ -101,14 +101,14 @@ class Person:
         return interaction.choices
 
     async def uses(self, name: str, *, on: Message) -> Interaction:
-        """Choose a command in a message's context menu."""
+        """Uses a command of a message's context menu."""
         command = self._commands.find(name, MESSAGE_MENU, on.channel.can(self.user))
         resolved = {"messages": {on.id: payloads.message(on, self._world.bot, True)}}
         data = {"id": command["id"], "name": name, "type": MESSAGE_MENU, "target_id": on.id, "resolved": resolved}
         return await self._interact(COMMAND, 23, on.channel, data)
 
     async def clicks(self, message: Message, button: str) -> Interaction:
-        """Press a button, named by its label or custom_id."""
+        """Presses a button by its label or custom_id."""
         assert not message.deleted, "the message is gone"
         found = [each for each in message.buttons if button in (each.get("label"), each.get("custom_id"))]
         assert found, f"no button {button!r}; there are {[each.get('label') for each in message.buttons]}"
@@ -119,7 +119,7 @@ class Person:
     async def _interact(
         self, kind: int, message_kind: int, channel: Channel, data: Json, source: Message | None = None
     ) -> Interaction:
-        """Send an interaction and wait for the first response."""
+        """Sends an interaction and waits for the first response."""
         clock = self._world.clock
         interaction = Interaction(
             clock.new_id(),

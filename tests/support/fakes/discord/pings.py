@@ -1,8 +1,7 @@
-"""Whom a text would notify, and which links in it would grow a preview.
+"""Finds whom a text would notify, and which of its links would get a preview.
 
-In: a message's content with the allowed_mentions and flags that came with it. Out: `Pings` and links. Both are worst
-cases: the author is taken to have every permission, so that 'nobody was pinged' never rests on a missing one. Like
-Discord, text inside code does not count; a fence or backtick that was never closed is not code.
+Assumes the worst case: the author has every permission, so that no test passes only because a permission is missing.
+Like Discord, ignores text inside code; an unclosed fence or backtick is not code.
 """
 
 import re
@@ -19,7 +18,7 @@ _EVERYONE = re.compile(r"@(?:everyone|here)\b")
 
 @dataclass(frozen=True)
 class Pings:
-    """Ids of users and roles that get a notification, and whether everybody does. False if nobody does."""
+    """Users and roles (ids) that are notified, and whether @everyone is. False if none are."""
 
     users: frozenset[str] = frozenset()
     roles: frozenset[str] = frozenset()
@@ -36,16 +35,16 @@ NO_PINGS = Pings()
 
 
 def named(content: str) -> Pings:
-    """Everybody that a text names outside of code, whether or not they are to be notified."""
+    """All mentions in a text outside of code, whether or not they would notify."""
     text = _CODE.sub(" ", content)
     return Pings(frozenset(_USER.findall(text)), frozenset(_ROLE.findall(text)), bool(_EVERYONE.search(text)))
 
 
 def evaluate(content: str, allowed: dict[str, Any] | None, replied_to: str = "") -> Pings:
-    """Whom a post or an edit notifies.
+    """The pings of a post or an edit.
 
-    `allowed` is its allowed_mentions: none given parses everything, in an edit too. `replied_to` is the id of the
-    author of the message that is answered, '' if it is no answer.
+    `allowed` is its allowed_mentions; without it everything is parsed, in an edit too. `replied_to` is the id of the
+    author of the message that is replied to, '' if none.
     """
     found = named(content)
     if allowed is None:
@@ -59,7 +58,7 @@ def evaluate(content: str, allowed: dict[str, Any] | None, replied_to: str = "")
 
 
 def previews(content: str, suppressed: bool) -> tuple[str, ...]:
-    """The links for which clients would be shown an embed: not in code, not in <>, not with embeds suppressed."""
+    """The links that get a preview: outside code and <>, and only if embeds are not suppressed."""
     if suppressed:
         return ()
     return tuple(_LINK.findall(_BRACKETED.sub(" ", _CODE.sub(" ", content))))

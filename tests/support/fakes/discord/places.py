@@ -1,4 +1,4 @@
-"""REST: where and who. Channels, threads, direct messages, servers, users, the application, the gateway's address."""
+"""REST: channels, threads, direct messages, servers, users, the application, and the gateway's URL."""
 
 from collections.abc import Callable
 
@@ -11,14 +11,14 @@ from tests.support.fakes.discord.world import World
 
 
 class PlaceRoutes:
-    """The routes about channels, servers, people and the bot itself."""
+    """The routes about channels, servers, users and the bot itself."""
 
     def __init__(self, world: World, session_start: Callable[[], Json]) -> None:
         self._world = world
         self._session_start = session_start
 
     def routes(self) -> dict[str, Handler]:
-        """Route -> handler."""
+        """Route to handler."""
         return {
             "GET /users/@me": lambda ask: payloads.user(self._world.bot),
             "POST /users/@me/channels": self.open_dm,
@@ -38,7 +38,7 @@ class PlaceRoutes:
         }
 
     def application(self) -> Json:
-        """The bot's application, with the flags that tell which privileged intents are switched on."""
+        """The bot's application; its flags show which privileged intents are enabled."""
         bot = self._world.bot
         return {
             "id": bot.id,
@@ -57,15 +57,15 @@ class PlaceRoutes:
         }
 
     def open_dm(self, ask: Ask) -> Answer:
-        """The direct-message channel with somebody."""
+        """Opens the direct-message channel with a user."""
         return payloads.channel(self._world.dm(self._find_user(str(ask.body["recipient_id"]))))
 
     def user(self, ask: Ask) -> Answer:
-        """Somebody."""
+        """A user."""
         return payloads.user(self._find_user(ask.path["user_id"]))
 
     def gateway(self, ask: Ask) -> Answer:
-        """Where the gateway is and how many sessions may still be started."""
+        """The gateway's URL and the remaining session starts."""
         return {"url": "wss://gateway.discord.gg", "shards": 1, "session_start_limit": self._session_start()}
 
     def guild(self, ask: Ask) -> Answer:
@@ -75,12 +75,12 @@ class PlaceRoutes:
         return data | {"approximate_member_count": len(guild.members)}
 
     def guild_channels(self, ask: Ask) -> Answer:
-        """Its channels that the bot sees, without threads."""
+        """The server's channels that the bot sees, without threads."""
         visible = self._world.visible(self._find_guild(ask))
         return [payloads.channel(each) for each in visible if each.parent is None]
 
     def active_threads(self, ask: Ask) -> Answer:
-        """Its threads that the bot sees."""
+        """The server's threads that the bot sees."""
         visible = self._world.visible(self._find_guild(ask))
         return {"threads": [payloads.channel(each) for each in visible if each.parent is not None], "members": []}
 
@@ -93,7 +93,7 @@ class PlaceRoutes:
         return payloads.member(who, guild)
 
     def start_thread(self, ask: Ask) -> Answer:
-        """A new public thread of the bot's, from a message if one is named."""
+        """Starts a public thread of the bot, from a message if given."""
         parent = reach(self._world, ask.path["channel_id"])
         require(self._world, parent, Can.CREATE_PUBLIC_THREADS)
         checks.length("name", ask.body.get("name"), 1, 100)
@@ -107,7 +107,7 @@ class PlaceRoutes:
         return payloads.channel(self._world.new_thread(parent, ask.body["name"], self._world.bot, on))
 
     def join_thread(self, ask: Ask) -> Answer:
-        """The bot joins a thread; it sees public ones anyway."""
+        """Joins a thread; the bot sees public threads without joining, so nothing changes."""
         reach(self._world, ask.path["channel_id"])
         return None
 

@@ -1,8 +1,8 @@
-"""The pipeline that every REST call passes: scripted faults, the token, rate limits, the route's handler, the log.
+"""Handles every REST call: scripted faults, the token, rate limits, the route's handler, the log.
 
-In: an HTTP request. Out: Discord's JSON with exactly `application/json`, rate limit headers and `Via`, or a dropped
-connection. Handlers are plain functions from an `Ask` to JSON (None: 204) that raise `ApiError`; they never wait, so
-that a call is applied whole or not at all.
+Responds with Discord's JSON (exactly `application/json`), rate limit headers and `Via`, or drops the connection.
+Handlers are plain functions from an `Ask` to JSON (None: 204) that raise `ApiError`; they never await, so that a call
+is applied completely or not at all.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ PREFIX = "/api/v10"
 
 @dataclass(frozen=True)
 class Ask:
-    """What a handler gets: the path's parts, the query, the JSON body (an array is under the key "") and the files."""
+    """A handler's input: path parameters, query, JSON body (an array is under the key "") and files."""
 
     path: Mapping[str, str]
     query: Mapping[str, str]
@@ -40,7 +40,7 @@ Served = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Rest:
-    """Discord's HTTP API, made of the given routes ("POST /channels/{channel_id}/messages" -> handler)."""
+    """Discord's HTTP API with the given routes ("POST /channels/{channel_id}/messages" -> handler)."""
 
     def __init__(self, world: World, token: str) -> None:
         self._world = world
@@ -50,7 +50,7 @@ class Rest:
         self.log = Log()
 
     def mount(self, app: web.Application, routes: Mapping[str, Handler]) -> None:
-        """Add the routes to the application."""
+        """Adds the routes to the application."""
         for route, handler in routes.items():
             method, path = route.split(" ")
             app.router.add_route(method, PREFIX + path, self._serve(method, path, handler))
@@ -80,7 +80,7 @@ class Rest:
     async def _answer(
         self, request: web.Request, method: str, route: str, handler: Handler, ask: Ask
     ) -> web.Response | None:
-        """The answer to a call, or None for none at all."""
+        """The response to a call, or None to drop the connection."""
         if self.limits.banned:
             return web.Response(status=429, text="<html>You are being blocked.</html>", content_type="text/html")
         fault = self.faults.find(method, route, channel=ask.path.get("channel_id"))
@@ -98,7 +98,7 @@ class Rest:
         return response
 
     def _apply(self, request: web.Request, method: str, route: str, handler: Handler, ask: Ask) -> web.Response:
-        """Do what is asked, as far as token and limits allow."""
+        """Runs the handler if token and rate limits allow it."""
         open_to_all = "token" in ask.path
         if not open_to_all and request.headers.get("Authorization") != f"Bot {self.token}":
             self.limits.note(401, "")
@@ -116,7 +116,7 @@ class Rest:
 
 
 async def _spoil(fault: Fault) -> web.Response | None:
-    """Play a fault; the answer it gives instead, if it gives one."""
+    """Applies a fault; the response that it substitutes, if any."""
     if fault.kind is Kind.DELAY:
         await asyncio.sleep(fault.seconds)
     if fault.kind is Kind.FREEZE:
@@ -129,7 +129,7 @@ async def _spoil(fault: Fault) -> web.Response | None:
 
 
 def _json(status: int, body: Answer, headers: Mapping[str, str]) -> web.Response:
-    """An answer with the content type that clients compare literally; nothing to say is a 204."""
+    """A response with the content type that clients compare literally; 204 without a body."""
     sent = {"Via": "1.1 google", **headers}
     if body is None:
         return web.Response(status=204, headers=sent)
@@ -139,7 +139,7 @@ def _json(status: int, body: Answer, headers: Mapping[str, str]) -> web.Response
 
 
 async def _read(request: web.Request, world: World) -> Ask:
-    """The parts of a request; a multipart one has its JSON in the field payload_json and files in files[n]."""
+    """Parses a request; multipart requests have JSON in the field payload_json and files in files[n]."""
     body: Json = {}
     files: list[File] = []
     if request.content_type.startswith("multipart/"):

@@ -1,6 +1,6 @@
-"""The fake Discord as one thing to start, stop and talk to: see the package's docstring for how tests use it.
+"""The fake Discord server; the package's docstring shows how tests use it.
 
-In: nothing. Out: a TLS server on a free port of the loopback that plays discord.com, the gateway and the CDN.
+A TLS server on a free loopback port that serves discord.com, the gateway and the CDN.
 """
 
 import asyncio
@@ -73,22 +73,23 @@ class FakeDiscord:
         await self.gateway.stop()
         if self._runner is not None:
             await self._runner.cleanup()
-        # discord.py's heartbeats are sent by threads; one that outlives its event loop would fail in another test.
+        # discord.py sends heartbeats in threads; a thread that outlives its event loop would fail in a later test.
         for thread in threading.enumerate():
             if isinstance(thread, KeepAliveHandler):
                 thread.stop()
                 await asyncio.to_thread(thread.join, 5)
 
     def connector(self) -> aiohttp.TCPConnector:
-        """For `discord.Client(connector=...)`: every host name is this server, its certificate is trusted."""
+        """A connector for `discord.Client(connector=...)` that leads every host name to this server and trusts its
+        certificate."""
         return aiohttp.TCPConnector(limit=0, resolver=Loopback(self.port), ssl=self._authority.client_context())
 
     def write_ca(self, path: Path) -> Path:
-        """Write the certificate authority for another process's SSL_CERT_FILE; the path."""
+        """Writes the certificate authority for another process's SSL_CERT_FILE; the path."""
         return self._authority.write(path)
 
     async def _serve_file(self, request: web.Request) -> web.Response:
-        """The CDN: a message's file."""
+        """Serves a message's file like the CDN."""
         for channel in self._world.channels.values():
             for message in channel.history:
                 for file in message.attachments:
@@ -96,7 +97,7 @@ class FakeDiscord:
                         return web.Response(body=file.data)
         return web.Response(status=404)
 
-    # who and where
+    # users and channels
 
     @property
     def bot(self) -> User:
@@ -105,23 +106,23 @@ class FakeDiscord:
 
     @property
     def application_id(self) -> str:
-        """The application's id; as for most bots it is the account's."""
+        """The application's id, equal to the account's as for most bots."""
         return self._world.bot.id
 
     def portal(self, *, message_content: bool, members: bool = False) -> None:
-        """Switch privileged intents on or off, as the developer portal does."""
+        """Enables or disables privileged intents, like the developer portal."""
         self._world.message_content, self._world.members = message_content, members
 
     def also_in(self, servers: int) -> None:
-        """So many more servers have the bot, of which nothing else is known."""
+        """Sets the number of further servers that have the bot."""
         self._world.elsewhere = servers
 
     def new_guild(self, name: str) -> Guild:
-        """One more server with the bot in it; before a client connects."""
+        """Adds a server with the bot in it; call it before a client connects."""
         return self._world.new_guild(name)
 
     def user(self, name: str, *, can: Can = Can.NOTHING, bot: bool = False, guild: Guild | None = None) -> Person:
-        """Somebody in the server; `can` gives them a role with these permissions."""
+        """Adds a user to the server; `can` gives them a role with these permissions."""
         user, where = self._world.new_user(name, bot), guild or self.guild
         self._world.join(where, user)
         if can:
@@ -129,19 +130,19 @@ class FakeDiscord:
         return Person(user, self._world, self._commands, self._interactions)
 
     def role(self, name: str, *, can: Can = Can.NOTHING, mentionable: bool = True) -> Role:
-        """A role of the server, for `person.gets(role)` and `role.mention`."""
+        """Adds a role of the server, for `person.gets(role)` and `role.mention`."""
         return self._world.new_role(self.guild, name, can, mentionable)
 
     def text_channel(self, name: str, guild: Guild | None = None) -> Channel:
-        """A text channel."""
+        """Adds a text channel."""
         return self._world.new_channel(name, guild or self.guild)
 
     def thread(self, parent: Channel, name: str) -> Channel:
-        """A public thread that belongs to the server's owner."""
+        """Adds a public thread that belongs to the server's owner."""
         return self._world.new_thread(parent, name, self.guild.owner)
 
     def dm(self, person: Person) -> Channel:
-        """The direct-message channel between somebody and the bot."""
+        """The direct-message channel between a user and the bot."""
         return self._world.dm(person.user)
 
     def channel(self, channel_id: str) -> Channel:
@@ -149,22 +150,22 @@ class FakeDiscord:
         return self._world.channels[channel_id]
 
     def delete_channel(self, channel: Channel) -> None:
-        """Delete a channel."""
+        """Deletes a channel."""
         self._world.delete_channel(channel)
 
     def unfurl(self, message: Message, url: str = "https://example.com/") -> None:
-        """Discord adds a link's embed to a message: an update with the same text, which nobody edited."""
+        """Adds a link embed as Discord does: an update with unchanged text and no edit."""
         embed = {"type": "link", "url": url, "title": "A page"}
         self._world.edit(message, Version(message.content, self.clock.now(), embeds=[embed]), by_author=False)
 
     def redeliver(self, message: Message) -> None:
-        """Send a message's creation once more."""
+        """Sends the MESSAGE_CREATE of a message again."""
         self._world.redeliver(message)
 
-    # what happened
+    # recorded behaviour of the bot
 
     async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:  # noqa: ASYNC109 -- reads well
-        """Wait until something is true of the fake; fails after `timeout` seconds."""
+        """Waits until `condition()` is true. Raises AssertionError after `timeout` seconds."""
         await self._world.changes.until(condition, timeout)
 
     @property
@@ -174,7 +175,7 @@ class FakeDiscord:
 
     @property
     def presences(self) -> list[Json]:
-        """What the bot's presence was, newest last."""
+        """The bot's presences, newest last."""
         return self.gateway.presences
 
     @property
@@ -189,12 +190,12 @@ class FakeDiscord:
 
     @property
     def rate_limited(self) -> int:
-        """How many calls were answered with 429."""
+        """Number of calls that got a 429."""
         return sum(call.status == 429 for call in self.log.calls)
 
     @property
     def pings(self) -> Pings:
-        """Everybody whom the bot's posts, edits and answers would have notified, deleted ones included."""
+        """All pings of the bot's posts, edits and interaction responses, deleted ones included."""
         total = NO_PINGS
         for channel in self._world.everywhere:
             for message in channel.everything:

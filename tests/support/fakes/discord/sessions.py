@@ -1,7 +1,8 @@
-"""Gateway sessions and connections: what was sent and may have to be sent again, and the zlib stream that carries it.
+"""Gateway sessions with their replay buffers, and connections with their zlib streams.
 
-A session outlives its connection for a while: events go into its buffer whether or not anybody listens, and a RESUME
-gets those after its sequence number. A connection compresses all frames as one zlib stream, each ended by Z_SYNC_FLUSH.
+A session survives its connection: events go into its buffer whether or not a client is connected, and a RESUME replays
+those after its sequence number. A connection compresses all frames as one zlib stream and flushes each with
+Z_SYNC_FLUSH.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from tests.support.fakes.discord.log import Frame, Log
 from tests.support.fakes.discord.state import Json
 
 REPLAY = 1000
-"""Events that a session keeps for a RESUME."""
+"""Number of events that a session keeps for a RESUME."""
 
 DISPATCH, HEARTBEAT, IDENTIFY, PRESENCE, RESUME, RECONNECT = 0, 1, 2, 3, 6, 7
 REQUEST_MEMBERS, INVALID_SESSION, HELLO, ACK = 8, 9, 10, 11
@@ -28,7 +29,7 @@ REQUEST_MEMBERS, INVALID_SESSION, HELLO, ACK = 8, 9, 10, 11
 
 @dataclass(eq=False)
 class Session:
-    """One IDENTIFY and all that followed it."""
+    """A gateway session, from its IDENTIFY on."""
 
     intents: Intents
     id: str = field(default_factory=lambda: secrets.token_hex(16))
@@ -38,7 +39,7 @@ class Session:
     left_at: float | None = None
 
     def dispatch(self, event: str, data: object) -> None:
-        """Send an event, or keep it for a RESUME."""
+        """Sends an event if connected, and keeps it for a RESUME."""
         self.sequence += 1
         frame: Json = {"op": DISPATCH, "t": event, "s": self.sequence, "d": data}
         self.buffer.append(frame)
@@ -46,13 +47,13 @@ class Session:
             self.connection.send(frame)
 
     def missed(self, sequence: int) -> list[Json] | None:
-        """The events after a sequence number; None if they are not all kept any more."""
+        """The events after a sequence number; None if some are no longer buffered."""
         missed = [frame for frame in self.buffer if frame["s"] > sequence]
         return missed if len(missed) == self.sequence - sequence else None
 
 
 class Connection:
-    """One websocket. Frames go out in order, by a task of its own; while frozen none go out and nothing is read."""
+    """One websocket. A task of its own sends frames in order; a frozen connection neither sends nor reads."""
 
     def __init__(
         self, socket: web.WebSocketResponse, request: web.Request, clock: Clock, log: Log, tell: Callable[[], None]
@@ -70,27 +71,27 @@ class Connection:
         self.received: deque[float] = deque()
 
     def send(self, frame: Json) -> None:
-        """Put a frame on its way."""
+        """Queues a frame."""
         self._outgoing.put_nowait(frame)
 
     def close(self, code: int) -> None:
-        """Close with a code, after the frames that are on their way."""
+        """Closes with a code, after the queued frames."""
         self._outgoing.put_nowait(code)
 
     def abort(self) -> None:
-        """End the connection as a network failure does: no close frame."""
+        """Aborts the connection without a close frame, as a network failure does."""
         if self._transport is not None:
             self._transport.abort()
 
     def note(self, frame: Json, sent: bool) -> None:
-        """Log a frame."""
+        """Logs a frame."""
         session = self.session.id if self.session else ""
         event = str(frame.get("t") or "")
         self._log.frames.append(Frame(sent, int(frame["op"]), event, frame.get("d"), self._clock.now(), session))
         self._tell()
 
     async def write(self) -> None:
-        """Send what is put on its way, until cancelled or closed."""
+        """Sends queued frames until cancelled or closed."""
         while True:
             frame = await self._outgoing.get()
             await self.moving.wait()

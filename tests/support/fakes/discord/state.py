@@ -1,7 +1,6 @@
-"""What exists on the fake Discord: people, roles, servers, channels and messages. Data and what can be read off it.
+"""Data classes of the fake Discord: users, roles, servers, channels and messages.
 
-Ids are strings, times Unix seconds. `Channel.messages` are the bot's own, because tests are about those; `history` is
-everybody's.
+Ids are strings, times Unix seconds. `Channel.messages` are only the bot's own; `history` has all authors'.
 """
 
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from tests.support.fakes.discord.clock import Changes
 from tests.support.fakes.discord.pings import NO_PINGS, Pings
 
 Json = dict[str, Any]
-"""A JSON object: what Discord's payloads are made of."""
+"""A JSON object of Discord's payloads."""
 
 SUPPRESS_EMBEDS = 1 << 2
 EPHEMERAL = 1 << 6
@@ -25,7 +24,7 @@ TEXT, DM, PUBLIC_THREAD = 0, 1, 11
 
 @dataclass(eq=False)
 class User:
-    """Somebody with an account."""
+    """A user account."""
 
     id: str
     name: str
@@ -33,7 +32,7 @@ class User:
 
     @property
     def mention(self) -> str:
-        """What a text that mentions them contains."""
+        """The markup that mentions the user."""
         return f"<@{self.id}>"
 
 
@@ -48,7 +47,7 @@ class Role:
 
     @property
     def mention(self) -> str:
-        """What a text that mentions the role contains."""
+        """The markup that mentions the role."""
         return f"<@&{self.id}>"
 
 
@@ -64,7 +63,7 @@ class Guild:
     has: dict[str, set[str]] = field(default_factory=dict)
 
     def can(self, user: User) -> Can:
-        """What somebody may do in this server, before any channel's exceptions."""
+        """A user's permissions in this server, without channel overwrites."""
         roles = [self.roles[self.id], *(self.roles[each] for each in self.has.get(user.id, ()))]
         granted = Can.NOTHING
         for role in roles:
@@ -74,7 +73,7 @@ class Guild:
 
 @dataclass
 class Version:
-    """What a message showed from `at` on; the first one is the post, each further one an edit."""
+    """The content of a message from `at` on; the first version is the post, later ones are edits."""
 
     content: str
     at: float
@@ -87,7 +86,7 @@ class Version:
 
 @dataclass
 class File:
-    """A file that belongs to a message."""
+    """A file of a message."""
 
     id: str
     name: str
@@ -97,7 +96,7 @@ class File:
 
 @dataclass(eq=False, repr=False)
 class Message:
-    """A message with all that it ever showed."""
+    """A message with all its versions."""
 
     id: str
     channel: "Channel"
@@ -124,17 +123,17 @@ class Message:
 
     @property
     def content(self) -> str:
-        """The text that is shown now."""
+        """The current text."""
         return self.versions[-1].content
 
     @property
     def embeds(self) -> list[Json]:
-        """The embeds that are shown now."""
+        """The current embeds."""
         return self.versions[-1].embeds
 
     @property
     def buttons(self) -> list[Json]:
-        """The buttons that are shown now, as Discord got them (label, custom_id, disabled...)."""
+        """The current buttons in wire format (label, custom_id, disabled...)."""
         return [button for row in self.versions[-1].components for button in row["components"]]
 
     @property
@@ -144,7 +143,7 @@ class Message:
 
     @property
     def pings(self) -> Pings:
-        """Everybody that the post or any edit of it would have notified."""
+        """All pings of the post and its edits."""
         total = NO_PINGS
         for version in self.versions:
             total |= version.pings
@@ -152,18 +151,18 @@ class Message:
 
     @property
     def previews(self) -> tuple[str, ...]:
-        """Every link for which a preview would have been made at some time."""
+        """All links that any version would have unfurled."""
         return tuple(link for version in self.versions for link in version.previews)
 
     @property
     def ephemeral(self) -> bool:
-        """Only one person sees it."""
+        """Whether only one user sees it."""
         return bool(self.flags & EPHEMERAL)
 
 
 @dataclass(eq=False, repr=False)
 class Channel:
-    """A text channel, a thread (`parent` is its channel) or a direct-message channel (`person` is the other side)."""
+    """A text channel, a thread (`parent` is its channel) or a direct-message channel (`person` is the other user)."""
 
     id: str
     name: str
@@ -186,26 +185,26 @@ class Channel:
 
     @property
     def mention(self) -> str:
-        """What a text that links the channel contains."""
+        """The markup that links the channel."""
         return f"<#{self.id}>"
 
     @property
     def in_guild(self) -> bool:
-        """It belongs to a server: it is no direct-message channel."""
+        """Whether it belongs to a server: it is no direct-message channel."""
         return self.guild is not None
 
     @property
     def history(self) -> list[Message]:
-        """Everybody's messages that are still there, oldest first."""
+        """All messages that are not deleted, oldest first."""
         return [message for message in self.everything if not message.deleted]
 
     @property
     def messages(self) -> list[Message]:
-        """The bot's messages that are still there, oldest first."""
+        """The bot's messages that are not deleted, oldest first."""
         return [message for message in self.history if message.author is self.bot]
 
     def can(self, user: User) -> Can:
-        """What somebody may do here, exceptions of the channel (or the thread's channel) included."""
+        """A user's permissions here, with the overwrites of the channel (or of the thread's channel)."""
         if self.guild is None:
             return ALL_PERMISSIONS
         granted = self.guild.can(user)
@@ -215,17 +214,17 @@ class Channel:
         return granted & ~deny | allow
 
     def deny(self, can: Can, user: User | None = None) -> None:
-        """Take a permission from somebody (the bot) here."""
+        """Denies a permission here, by default to the bot."""
         allowed, denied = self.exceptions.get((user or self.bot).id, (Can.NOTHING, Can.NOTHING))
         self.exceptions[(user or self.bot).id] = (allowed & ~can, denied | can)
         self.changed(self)
 
     def allow(self, can: Can, user: User | None = None) -> None:
-        """Give somebody (the bot) a permission here."""
+        """Allows a permission here, by default to the bot."""
         allowed, denied = self.exceptions.get((user or self.bot).id, (Can.NOTHING, Can.NOTHING))
         self.exceptions[(user or self.bot).id] = (allowed | can, denied & ~can)
         self.changed(self)
 
     async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:  # noqa: ASYNC109 -- reads well
-        """Wait until something is true of the fake; fails after `timeout` seconds."""
+        """Waits until `condition()` is true. Raises AssertionError after `timeout` seconds."""
         await self.changes.until(condition, timeout)

@@ -1,14 +1,13 @@
-"""What can go wrong with the gateway, as methods that a test calls on it.
+"""Faults of the gateway that a test triggers: frames, close codes, silence, or lost connections.
 
-In: a test's wish. Out: frames, close codes, silence or a cut line for every client that is connected at that moment, or
-for the next ones that come.
+They affect all connected clients, or the next ones that connect.
 """
 
 from tests.support.fakes.discord.sessions import DISPATCH, INVALID_SESSION, RECONNECT, Connection, Session
 
 
 class Trouble:
-    """The sessions and connections of a gateway, to be disturbed."""
+    """The sessions and connections of a gateway, and the faults that a test can trigger."""
 
     def __init__(self) -> None:
         self.drop_acks = False
@@ -19,58 +18,59 @@ class Trouble:
 
     @property
     def online(self) -> list[Session]:
-        """The sessions that have a connection now."""
+        """The sessions with a connection."""
         return [session for session in self._sessions.values() if session.connection is not None]
 
     def reconnect(self) -> None:
-        """Op 7: ask clients to connect anew and resume."""
+        """Op 7: asks clients to reconnect and resume."""
         self.send(op=RECONNECT)
 
     def invalidate(self, resumable: bool = False) -> None:
-        """Op 9: the session is over, or may be resumed."""
+        """Op 9: invalidates the session, unless it may be resumed."""
         if not resumable:
             self.forget_sessions()
         self.send(op=INVALID_SESSION, data=resumable)
 
     def close(self, code: int) -> None:
-        """Close with one of Discord's codes (4000-4014), after what is on its way."""
+        """Closes with one of Discord's codes (4000-4014), after queued frames."""
         for connection in self._connections:
             connection.given_close = code
             connection.close(code)
 
     def abort(self) -> None:
-        """Cut the connections without a close frame."""
+        """Aborts the connections without a close frame."""
         for connection in list(self._connections):
             connection.abort()
 
     def freeze(self, answer_close: bool = True) -> None:
-        """Send no frame any more. Without `answer_close` the line is dead: a client's close is not answered either."""
+        """Stops sending frames. Without `answer_close` the connection is half-open: a client's close gets no answer
+        either."""
         for connection in self._connections:
             connection.answers_close = answer_close
             connection.moving.clear()
 
     def thaw(self) -> None:
-        """Go on, with what was held back."""
+        """Resumes sending, queued frames included."""
         for connection in self._connections:
             connection.answers_close = True
             connection.moving.set()
 
     def forget_sessions(self) -> None:
-        """No session can be resumed: a RESUME gets op 9."""
+        """Makes all sessions impossible to resume: a RESUME gets op 9."""
         self._sessions = {session.id: session for session in self.online}
         for session in self._sessions.values():
             session.left_at = float("-inf")
 
     def refuse_connections(self, times: int) -> None:
-        """Answer the next attempts to connect with 502."""
+        """Answers the next attempts to connect with 502."""
         self._refused_connections = times
 
     def refuse_identify(self, code: int, times: int = 1) -> None:
-        """Answer the next IDENTIFYs with a close code."""
+        """Answers the next IDENTIFYs with a close code."""
         self._refused_identifies = [code] * times
 
     def send(self, op: int = DISPATCH, event: str = "", data: object = None) -> None:
-        """Send any frame to everybody who is connected; an event (op 0) gets its place in the session."""
+        """Sends any frame to all connected clients; an event (op 0) gets a sequence number of the session."""
         for connection in self._connections:
             if op == DISPATCH and connection.session is not None:
                 connection.session.dispatch(event, data)

@@ -1,7 +1,7 @@
-"""The fake's one world: it makes people, channels and messages, changes them, and tells the gateway of each change.
+"""Holds and changes the fake's state (users, channels, messages) and emits gateway events for each change.
 
-In: what people (tests) and the bot (REST) do, checked before. Out: state and gateway events. An event is a name and a
-function from a session's intents to its payload, None where the session did not ask for such events.
+Callers check the input first. An event is a name and a function from a session's intents to the payload, None where the
+session did not ask for such events.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ Build = Callable[[Intents], Json | None]
 
 
 class World:
-    """Everything that exists. `emit` is set by the gateway."""
+    """All state of the fake. The gateway sets `emit`."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -45,7 +45,7 @@ class World:
         self.elsewhere = 0
 
     def picture(self) -> str:
-        """What every channel shows, for the message of a failed wait."""
+        """The last messages of every channel, for the error of a failed wait."""
         lines = []
         for channel in self.channels.values():
             lines += [f"#{channel.name}: {each.author.name}: {each.content!r}" for each in channel.history[-8:]]
@@ -53,17 +53,17 @@ class World:
 
     @property
     def flags(self) -> int:
-        """The application's flags, which tell the portal's switches."""
+        """The application's flags, which reflect the portal's switches."""
         return application_flags(self.message_content, self.members)
 
     def new_user(self, name: str, bot: bool = False) -> User:
-        """Somebody, member of nothing."""
+        """Adds a user without a server."""
         user = User(self.clock.new_id(), name, bot)
         self.users[user.id] = user
         return user
 
     def new_guild(self, name: str) -> Guild:
-        """A server with the bot in it, owned by somebody who does nothing else."""
+        """Adds a server with the bot in it and an owner of its own."""
         guild = Guild(self.clock.new_id(), name, self.new_user(f"owner of {name}"))
         guild.roles[guild.id] = Role(guild.id, "@everyone", EVERYBODY_CAN)
         self.guilds[guild.id] = guild
@@ -72,26 +72,26 @@ class World:
         return guild
 
     def join(self, guild: Guild, user: User) -> None:
-        """Make somebody a member."""
+        """Adds a user to a server."""
         guild.members[user.id] = user
         guild.has.setdefault(user.id, set())
 
     def new_role(self, guild: Guild, name: str, can: Can, mentionable: bool) -> Role:
-        """A role of a server."""
+        """Adds a role to a server."""
         role = Role(self.clock.new_id(), name, can, mentionable)
         guild.roles[role.id] = role
         self.emit("GUILD_ROLE_CREATE", lambda intents: {"guild_id": guild.id, "role": payloads.role(role)})
         return role
 
     def new_channel(self, name: str, guild: Guild) -> Channel:
-        """A text channel."""
+        """Adds a text channel."""
         channel = self._channel(self.clock.new_id(), name, TEXT)
         channel.guild = guild
         self._tell_channel("CHANNEL_CREATE", channel)
         return channel
 
     def dm(self, user: User) -> Channel:
-        """The direct-message channel between somebody and the bot."""
+        """The direct-message channel between a user and the bot."""
         for channel in self.channels.values():
             if channel.person is user:
                 return channel
@@ -100,7 +100,7 @@ class World:
         return channel
 
     def new_thread(self, parent: Channel, name: str, owner: User, on: Message | None = None) -> Channel:
-        """A public thread; one that starts from a message has its id and begins with a reference to it."""
+        """Adds a public thread; one on a message has its id and starts with a reference to it."""
         thread = self._channel(on.id if on else self.clock.new_id(), name, PUBLIC_THREAD)
         thread.guild, thread.parent, thread.owner = parent.guild, parent, owner
         self._tell_channel("THREAD_CREATE", thread, newly_created=True)
@@ -110,7 +110,7 @@ class World:
         return thread
 
     def delete_channel(self, channel: Channel) -> None:
-        """Remove a channel and, in Discord's way, say nothing of its messages."""
+        """Deletes a channel; like Discord, emits no events for its messages."""
         channel.deleted = True
         del self.channels[channel.id]
         self._tell_channel("THREAD_DELETE" if channel.parent else "CHANNEL_DELETE", channel)
@@ -131,7 +131,7 @@ class World:
         reply_to: Message | None = None,
         interaction: Json | None = None,
     ) -> Message:
-        """A new message, told to everybody unless it is ephemeral."""
+        """Adds a message and emits its event, unless it is ephemeral."""
         now = self.clock.now()
         message = Message(self.clock.new_id(), channel, author, now, [], kind, flags, nonce, interaction=interaction)
         message.attachments = list(files)
@@ -148,7 +148,7 @@ class World:
         return message
 
     def edit(self, message: Message, version: Version, by_author: bool = True) -> None:
-        """Show a message's new version. Without `by_author` it is Discord's own change, and no edit."""
+        """Adds a version to a message. Without `by_author` it is Discord's own update, not an edit."""
         message.versions.append(version)
         if by_author:
             message.edited_at = version.at
@@ -157,7 +157,7 @@ class World:
             self._tell_message("MESSAGE_UPDATE", message)
 
     def delete(self, message: Message) -> None:
-        """Remove a message."""
+        """Deletes a message."""
         message.deleted = True
         where = {"id": message.id, "channel_id": message.channel.id}
         if message.channel.guild is not None:
@@ -166,7 +166,7 @@ class World:
             self.emit("MESSAGE_DELETE", lambda intents: where if intents.messages(message.channel.in_guild) else None)
 
     def react(self, message: Message, user: User, emoji: str) -> None:
-        """Somebody reacts with a Unicode emoji."""
+        """Adds a user's reaction with a Unicode emoji."""
         message.reactions.setdefault(emoji, set()).add(user.id)
         data = {
             "user_id": user.id,
@@ -185,7 +185,7 @@ class World:
         )
 
     def redeliver(self, message: Message) -> None:
-        """Send a message's creation once more."""
+        """Emits the MESSAGE_CREATE of a message again."""
         self._tell_message("MESSAGE_CREATE", message)
 
     def visible(self, guild: Guild) -> list[Channel]:

@@ -1,1 +1,1 @@
-"""A Slack of our own: see `server`."""
+"""A fake Slack; see `server`."""

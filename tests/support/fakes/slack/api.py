@@ -1,7 +1,7 @@
-"""The pipeline that every call passes: scripted faults, the token, rate limits, scopes, the method's handler, the log.
+"""Handles every Web API call: scripted faults, the token, rate limits, scopes, the method's handler, the log.
 
-In: an HTTP request. Out: JSON with ok true or false, a 429 with Retry-After, or a dropped connection. Handlers are
-plain functions from an `Ask` to JSON that raise `SlackError`; they never wait, so that a call is applied whole or not
+Responds with JSON with ok true or false, or a 429 with Retry-After, or drops the connection. Handlers are plain
+functions from an `Ask` to JSON that raise `SlackError`; they never await, so that a call is applied completely or not
 at all.
 """
 
@@ -21,11 +21,11 @@ from tests.support.fakes.slack.world import World
 
 Handler = Callable[[Ask], Json]
 OPEN = "apps.connections.open"
-"""The one method for the app-level token."""
+"""The only method that takes the app-level token."""
 
 
 class Api:
-    """Slack's Web API, made of the given methods ("chat.postMessage" -> handler)."""
+    """Slack's Web API with the given methods ("chat.postMessage" -> handler)."""
 
     def __init__(self, world: World, log: Log, bot_token: str, app_token: str) -> None:
         self._world, self.log = world, log
@@ -38,7 +38,7 @@ class Api:
         self._methods: dict[str, Handler] = {}
 
     def mount(self, app: web.Application, methods: Mapping[str, Handler]) -> None:
-        """Add the methods to the application."""
+        """Adds the methods to the application."""
         self._methods = dict(methods)
         app.router.add_route("*", "/api/{method}", self._serve)
 
@@ -53,7 +53,7 @@ class Api:
     async def pass_through(
         self, request: web.Request, ask: Ask, apply: Callable[[Ask], web.Response]
     ) -> web.StreamResponse:
-        """Answer a call, faults and all, and note it."""
+        """Responds to a call, with its scripted faults, and logs it."""
         began = self._world.clock.now()
         response = await self._answer(ask, apply)
         took = self._world.clock.now() - began
@@ -68,7 +68,7 @@ class Api:
         return response
 
     async def _answer(self, ask: Ask, apply: Callable[[Ask], web.Response]) -> web.Response | None:
-        """The answer to a call, or None for none at all."""
+        """The response to a call, or None to drop the connection."""
         fault = self.faults.find(ask.method, channel=ask.text("channel") or ask.text("channel_id"))
         if fault is not None and not fault.applied:
             if spoiled := await _spoil(fault):
@@ -84,7 +84,7 @@ class Api:
         return response
 
     def _apply(self, ask: Ask) -> web.Response:
-        """Do what is asked, as far as token, limits and scopes allow."""
+        """Runs the handler if token, rate limits and scopes allow it."""
         headers: dict[str, str] = {}
         try:
             if ask.method not in self._methods:
@@ -100,7 +100,7 @@ class Api:
             return answer(error.status, error.body, headers)
 
     def _check_token(self, ask: Ask) -> None:
-        """The right token of the right kind."""
+        """Checks that the token is valid and of the kind that the method takes."""
         if not ask.token:
             raise SlackError("not_authed")
         if ask.token not in (self.bot_token, self.app_token):
@@ -115,7 +115,7 @@ class Api:
         return self.app_scopes if ask.token == self.app_token else self._world.scopes
 
     def _check_scope(self, ask: Ask, channel: str) -> None:
-        """One of the scopes that the method takes."""
+        """Checks that the token has one of the method's scopes."""
         where = self._world.channels.get(channel)
         wanted = (
             ("connections:write",) if ask.method == OPEN else method_scopes(ask.method, where.kind if where else "")
@@ -126,7 +126,7 @@ class Api:
 
 
 async def _spoil(fault: Fault) -> web.Response | None:
-    """Play a fault; the answer it gives instead, if it gives one."""
+    """Applies a fault; the response that it substitutes, if any."""
     if fault.kind is Kind.DELAY:
         await asyncio.sleep(fault.seconds)
     if fault.kind is Kind.FREEZE:
@@ -139,12 +139,12 @@ async def _spoil(fault: Fault) -> web.Response | None:
 
 
 def answer(status: int, body: Json, headers: Mapping[str, str]) -> web.Response:
-    """JSON as Slack sends it."""
+    """A JSON response."""
     return web.json_response(body, status=status, headers=headers)
 
 
 def _error(response: web.Response | None) -> str:
-    """The error code of an answer, '' if it has none."""
+    """The error code of a response, '' if it has none."""
     if response is None or not isinstance(response.body, bytes) or response.content_type != "application/json":
         return ""
     return str(json.loads(response.body).get("error", ""))

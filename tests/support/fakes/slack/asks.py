@@ -1,7 +1,7 @@
-"""What a Web API call asks: its arguments, from whichever of the four forms they came in, and how Slack refuses.
+"""Parses the arguments of a Web API call, and defines Slack's error responses.
 
-In: an HTTP request (GET query, POST query, form, JSON; in the first three every value is a string, and lists and
-objects are JSON in a string). Out: an `Ask`. `SlackError` is an answer with ok: false.
+A call comes as GET query, POST query, form or JSON; in the first three every value is a string, with lists and objects
+as JSON strings. `SlackError` is a response with ok: false.
 """
 
 import json
@@ -37,19 +37,19 @@ class Ask:
     body: bytes = b""
 
     def text(self, name: str) -> str:
-        """A text, '' if there is none."""
+        """A string argument, '' if missing."""
         value = self.arguments.get(name)
         return "" if value is None else str(value)
 
     def required(self, name: str) -> str:
-        """A text that has to be there."""
+        """A required string argument. Raises SlackError if missing."""
         value = self.text(name)
         if not value:
             raise SlackError("invalid_arguments", f"missing required field: {name}")
         return value
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Yes or no."""
+        """A boolean argument."""
         value = self.arguments.get(name)
         if value is None:
             return default
@@ -58,14 +58,14 @@ class Ask:
         return str(value) in _TRUE
 
     def number(self, name: str, default: int) -> int:
-        """A whole number."""
+        """An integer argument."""
         value = self.text(name)
         if value and not value.lstrip("-").isdigit():
             raise SlackError("invalid_arguments", f"must be a number: {name}")
         return int(value) if value else default
 
     def items(self, name: str, error: str) -> list[Json] | None:
-        """A list of objects; None if it is not there."""
+        """A list of objects; None if missing."""
         found = self._decoded(name, error)
         if found is None:
             return None
@@ -74,7 +74,7 @@ class Ask:
         return found
 
     def mapping(self, name: str, error: str) -> Json | None:
-        """An object; None if it is not there."""
+        """An object; None if missing."""
         found = self._decoded(name, error)
         if found is not None and not isinstance(found, dict):
             raise SlackError(error)
@@ -94,7 +94,7 @@ class Ask:
 
 
 async def read(request: web.Request, method: str) -> Ask:
-    """The arguments of a request. Raises SlackError for a body that is none of the four forms."""
+    """Parses a request. Raises SlackError for a body in none of the four forms."""
     arguments: Json = dict(request.query)
     form = f"{request.method.lower()} query"
     kind = request.content_type

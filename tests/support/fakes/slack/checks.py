@@ -1,7 +1,6 @@
-"""What Slack refuses: the limits of texts, blocks and metadata, checked before anything changes.
+"""Slack's limits of texts, blocks and metadata, checked before anything changes.
 
-In: the parts of a post. Out: nothing, or a `SlackError` with Slack's own code. Blocks are judged by slack_sdk's models,
-as a client could judge them itself, and by what those leave out.
+Raises `SlackError` with Slack's error code. Uses slack_sdk's models for blocks, and adds the checks that those lack.
 """
 
 import logging
@@ -25,13 +24,13 @@ _ONLY_IN_VIEWS = {"input"}
 
 
 def markdown_text(text: str) -> None:
-    """The markdown_text of a post or a stream's piece."""
+    """Checks the markdown_text of a post or of a stream's chunk."""
     if len(text) > MAX_MARKDOWN:
         raise SlackError("msg_too_long")
 
 
 def blocks(items: list[Json], most: int = MAX_BLOCKS, in_view: bool = False) -> None:
-    """A list of blocks, each of them and all together."""
+    """Checks a list of blocks, each and all together."""
     if len(items) > most:
         raise SlackError("invalid_blocks", f"no more than {most} items allowed [json-pointer:/blocks]")
     for at, item in enumerate(items):
@@ -48,7 +47,7 @@ def blocks(items: list[Json], most: int = MAX_BLOCKS, in_view: bool = False) -> 
 
 
 def metadata(value: Json | None) -> None:
-    """A message's metadata: an event_type and a flat enough event_payload."""
+    """Checks a message's metadata: an event_type and an event_payload object, limited in size."""
     if value is None:
         return
     payload = value.get("event_payload")
@@ -59,7 +58,7 @@ def metadata(value: Json | None) -> None:
 
 
 def _one(item: Json, at: int) -> None:
-    """One block, by the models of slack_sdk; what they would only warn of (unknown keys) Slack refuses too."""
+    """Checks one block with slack_sdk's models; Slack rejects unknown keys, for which the models only warn."""
     logging.getLogger("slack_sdk.models").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -82,7 +81,7 @@ def _one(item: Json, at: int) -> None:
 
 
 def _texts(item: Json, at: int) -> None:
-    """The texts of a section, header or context are objects of the right type, and not empty."""
+    """Checks that texts of a section, header or context are non-empty objects of the right type."""
     where = f"[json-pointer:/blocks/{at}/text]"
     found = [item["text"]] if item["type"] in ("section", "header") and item.get("text") else []
     if item["type"] == "context":
@@ -99,7 +98,7 @@ def _texts(item: Json, at: int) -> None:
 
 
 def _element(element: Json, at: int) -> None:
-    """A button or menu: its text, value and action_id."""
+    """Checks a button or menu: its text, value and action_id."""
     where = f"[json-pointer:/blocks/{at}/elements]"
     label = element.get("text")
     if element["type"] == "button":
@@ -116,7 +115,7 @@ def _element(element: Json, at: int) -> None:
 
 
 def _length(item: Json) -> int:
-    """The characters of a block that count to the limit of all blocks."""
+    """The characters of a block that count towards the limit of all blocks."""
     text = item.get("text")
     if isinstance(text, dict):
         text = text.get("text")

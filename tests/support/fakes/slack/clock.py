@@ -1,8 +1,7 @@
-"""Time, ids and timestamps for the fake: what a test may turn forward, and what wakes when it does.
+"""Time, ids and timestamps for the fake Slack.
 
-`Clock` is the wall clock plus what a test added to it. A ts is Slack's name of a message, unique and rising; ids begin
-with the letter that Slack gives their kind. `Changes`, which wakes whoever waits for the fake, is the one of the fake
-Discord.
+`Clock` is the wall clock plus an offset that tests advance. A ts identifies a message in a channel, unique and
+increasing; ids begin with Slack's letter for their kind. `Changes` is the fake Discord's.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ _LETTERS = string.ascii_uppercase + string.digits
 
 
 class Clock:
-    """Unix seconds, as Slack sees them."""
+    """Unix seconds of the fake Slack."""
 
     def __init__(self) -> None:
         self._ahead = 0.0
@@ -26,17 +25,17 @@ class Clock:
         self._moved = asyncio.Event()
 
     def now(self) -> float:
-        """Unix seconds, the time that was skipped included."""
+        """Unix seconds, with the offset."""
         return time.time() + self._ahead
 
     def advance(self, seconds: float) -> None:
-        """Let time pass at once: streams, statuses, tickets, triggers and redeliveries age by it; nobody sleeps."""
+        """Advances the clock at once; streams, statuses, tickets, triggers and redeliveries age, without sleeping."""
         self._ahead += seconds
         self._moved.set()
         self._moved = asyncio.Event()
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep until so much time has passed on this clock, skipped time included."""
+        """Sleeps until `seconds` have passed on this clock, advances included."""
         end = self.now() + seconds
         while (left := end - self.now()) > 0:
             moved = self._moved
@@ -47,7 +46,7 @@ class Clock:
                 continue
 
     def new_ts(self) -> str:
-        """The next timestamp; later ones are always greater."""
+        """The next timestamp, greater than all before."""
         self._last_ts = max(int(self.now() * 1_000_000), self._last_ts + 1)
         return f"{self._last_ts // 1_000_000}.{self._last_ts % 1_000_000:06d}"
 

@@ -1,7 +1,4 @@
-"""What else an app uses: files, the assistant view, views.
-
-In: an `Ask`, or an upload. Out: Slack's answer.
-"""
+"""The methods for files, the assistant view, and views (modals)."""
 
 from dataclasses import dataclass
 
@@ -20,7 +17,7 @@ MAX_FILE = 50_000_000
 
 @dataclass
 class Status:
-    """What stood under a thread for a while."""
+    """The status under a thread, with its time span."""
 
     channel: str
     thread_ts: str
@@ -30,7 +27,7 @@ class Status:
 
 
 class ExtraMethods:
-    """Files, assistant.* and views.*."""
+    """The methods of files.*, assistant.* and views.*."""
 
     def __init__(self, world: World, bot_token: str) -> None:
         self._world, self._bot_token = world, bot_token
@@ -45,7 +42,7 @@ class ExtraMethods:
         world.spoke = self._spoke
 
     def methods(self) -> dict[str, Handler]:
-        """Method -> handler."""
+        """Method to handler."""
         return {
             "files.getUploadURLExternal": self.reserve,
             "files.completeUploadExternal": self.complete,
@@ -59,7 +56,7 @@ class ExtraMethods:
     # files
 
     def reserve(self, ask: Ask) -> Json:
-        """An address for an upload."""
+        """Reserves an upload URL."""
         name, length = ask.required("filename"), ask.number("length", 0)
         if not 0 < length <= MAX_FILE:
             raise SlackError("file_upload_size_restricted")
@@ -68,14 +65,14 @@ class ExtraMethods:
         return {"upload_url": f"{self._world.base_url}upload/{file.id}", "file_id": file.id}
 
     def new_file(self, name: str, data: bytes, mimetype: str) -> File:
-        """A file of the bot's; `user` may be set to somebody else."""
+        """Creates a file of the bot; the caller may set another `user`."""
         world = self._world
         file = File(world.clock.new_id("F"), name, data, mimetype, world.bot, world.clock.now())
         world.files[file.id] = file
         return file
 
     async def upload(self, request: web.Request) -> web.Response:
-        """The content of a reserved file."""
+        """Stores the content of a reserved file."""
         file = self._reserved.get(request.match_info["file"])
         if file is None:
             return web.Response(status=404)
@@ -85,7 +82,7 @@ class ExtraMethods:
         return web.Response(text=f"OK - {len(file.data)}")
 
     async def download(self, request: web.Request) -> web.Response:
-        """A file's content, for who may read files; for others the page where people log in."""
+        """Serves a file's content to tokens with files:read; others get the login page."""
         file = next((each for each in self._world.files.values() if each.id in request.match_info["file"]), None)
         allowed = request.headers.get("Authorization") == f"Bearer {self._bot_token}"
         if not allowed or "files:read" not in self._world.scopes:
@@ -95,7 +92,7 @@ class ExtraMethods:
         return web.Response(body=file.data, content_type=file.mimetype)
 
     def complete(self, ask: Ask) -> Json:
-        """Share uploaded files."""
+        """Shares uploaded files."""
         told = ask.items("files", "invalid_arguments") or []
         files = [self._reserved.pop(str(each.get("id")), None) for each in told]
         found = [file for file in files if file is not None and file.data]
@@ -117,7 +114,7 @@ class ExtraMethods:
     # the assistant view
 
     def set_status(self, ask: Ask) -> Json:
-        """What stands under a thread, until something is posted there or two minutes are over."""
+        """Sets the status under a thread, which ends with the next post there or after two minutes."""
         if not self.statuses_enabled:
             raise SlackError("not_allowed")
         channel, now = reach(self._world, ask.required("channel_id")), self._world.clock.now()
@@ -128,14 +125,14 @@ class ExtraMethods:
         return {}
 
     def set_title(self, ask: Ask) -> Json:
-        """The title of a thread in the assistant view."""
+        """Sets the title of a thread in the assistant view."""
         channel = reach(self._world, ask.required("channel_id"))
         self.titles[channel.id, ask.required("thread_ts")] = ask.required("title")
         self._world.changes.tell()
         return {}
 
     def set_prompts(self, ask: Ask) -> Json:
-        """What may be asked, to be pressed."""
+        """Sets the suggested prompts."""
         channel = reach(self._world, ask.required("channel_id"))
         prompts = ask.items("prompts", "invalid_arguments") or []
         if not 1 <= len(prompts) <= 4 or not all(each.get("title") and each.get("message") for each in prompts):
@@ -145,7 +142,7 @@ class ExtraMethods:
         return {}
 
     def status_of(self, channel: Channel, thread_ts: str) -> str:
-        """What stands under a thread now."""
+        """The current status under a thread."""
         now = self._world.clock.now()
         shown = [s for s in self.statuses if (s.channel, s.thread_ts) == (channel.id, thread_ts) and s.until > now]
         return shown[-1].text if shown else ""
@@ -161,7 +158,7 @@ class ExtraMethods:
     # views
 
     def open_view(self, ask: Ask) -> Json:
-        """A window, within three seconds of what it answers."""
+        """Opens a modal, within three seconds of the trigger."""
         if self.triggers.get(ask.required("trigger_id"), 0.0) < self._world.clock.now() - 3.0:
             raise SlackError("expired_trigger_id")
         view = ask.mapping("view", "invalid_arguments") or {}

@@ -1,8 +1,7 @@
-"""Slack's rate limits: a tier a method and minute, and about one post a second a channel.
+"""Slack's rate limits: a tier of calls per minute for each method, and about one post per second and channel.
 
-In: a call's method and channel. Out: nothing, or how long to wait. Tiers count the calls of the last minute; posts have
-a bucket that fills by one a second. `strict = False` switches all of it off, `scale = 0.1` makes every window a tenth
-as long.
+Tiers count the calls of the last minute; posts use a token bucket that refills by one per second. `strict = False`
+turns all limits off, `scale = 0.1` makes every window a tenth as long.
 """
 
 import math
@@ -43,10 +42,10 @@ METHODS = {
     "assistant.threads.setTitle": 600,
     "assistant.threads.setSuggestedPrompts": 600,
 }
-"""Calls a minute."""
+"""Calls per minute."""
 POSTS = "chat.postMessage"
 POST_BURST = 5.0
-"""Posts that a channel takes at once before one a second holds."""
+"""Posts in a burst per channel, before the limit of one per second applies."""
 
 
 @dataclass
@@ -69,15 +68,15 @@ class Limits:
         self.post_burst = POST_BURST
 
     def set(self, method: str, calls: int) -> None:
-        """Allow so many calls of a method a minute."""
+        """Allows `calls` calls of a method per minute."""
         self._rules[method] = calls
 
     def exhaust(self, method: str, seconds: float, channel: str = "") -> None:
-        """Refuse a method ('' for all) for so long, in one channel or everywhere, also when not strict."""
+        """Rejects a method ('' for all) for `seconds`, in one channel or everywhere, even when not strict."""
         self._shut.append((method, channel, self._clock.now() + seconds))
 
     def wait(self, method: str, channel: str) -> int:
-        """Count a call. 0 if it may go on, else the seconds of Retry-After."""
+        """Counts a call. 0 if it is allowed, else the seconds of Retry-After."""
         now = self._clock.now()
         for shut, where, until in self._shut:
             if shut in ("", method) and where in ("", channel) and now < until:

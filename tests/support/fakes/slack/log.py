@@ -1,4 +1,4 @@
-"""What went over the wire, for tests to count: every call, every envelope's ack, every frame of Socket Mode."""
+"""Records every Web API call, every acknowledged envelope, and every Socket Mode frame."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,8 @@ from tests.support.fakes.slack.state import Json
 
 @dataclass(frozen=True)
 class Call:
-    """One call. `status` 0: it ended without an answer. `error`: of an ok: false. `at`, `seconds`: when, how long."""
+    """One call. `status` 0: no response was sent. `error`: of an ok: false. `at`, `seconds`: arrival time and
+    duration."""
 
     method: str
     arguments: Json
@@ -20,15 +21,15 @@ class Call:
 
     @property
     def channel(self) -> str:
-        """The channel that the call names, '' if none."""
+        """The channel argument of the call, '' if none."""
         return str(self.arguments.get("channel") or self.arguments.get("channel_id") or "")
 
 
 @dataclass(frozen=True)
 class Ack:
-    """One acknowledged envelope. `seconds`: from its sending; `attempt` 0 is the first delivery; `late`: after the
-    deadline, so that Slack takes it for none; `kind`: events_api, slash_commands, interactive; `what`: the event's
-    type (a message's subtype after a dot), the command or the interaction's type."""
+    """One acknowledged envelope. `seconds`: since it was sent; `attempt` 0 is the first delivery; `late`: after the
+    deadline, so that Slack ignores it; `kind`: events_api, slash_commands, interactive; `what`: the event's type (a
+    message's subtype after a dot), the command or the interaction's type."""
 
     envelope_id: str
     event_id: str
@@ -43,7 +44,7 @@ class Ack:
 
 @dataclass(frozen=True)
 class Delivery:
-    """One envelope that was sent once. `socket` 0: nobody was connected."""
+    """One delivery of an envelope. `socket` 0: no client was connected."""
 
     envelope_id: str
     event_id: str
@@ -56,7 +57,7 @@ class Delivery:
 
 @dataclass
 class Log:
-    """Everything since the start."""
+    """All records since the start."""
 
     calls: list[Call] = field(default_factory=list)
     acks: list[Ack] = field(default_factory=list)
@@ -66,7 +67,7 @@ class Log:
     def count(
         self, method: str, *, status: int | None = None, error: str | None = None, channel: str | None = None
     ) -> int:
-        """How many calls there were of a method, with a status, an error ('' for ok) or in a channel."""
+        """Counts the calls of a method, optionally by status, error ('' for ok) or channel."""
         return sum(
             call.method == method
             and status in (None, call.status)

@@ -1,6 +1,6 @@
 """The methods chat.postMessage, chat.postEphemeral, chat.update, chat.delete, chat.getPermalink and reactions.*.
 
-In: an `Ask`. Out: Slack's answer, after the message is stored and told. Limits of the parts are in `checks`.
+`checks` has the limits of the parts.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tests.support.fakes.slack.world import World
 
 @dataclass(frozen=True)
 class Content:
-    """What a post or an update says: the text, the blocks (None: not given) and the metadata."""
+    """The content of a post or an update: text, blocks (None: not given) and metadata."""
 
     text: str
     blocks: list[Json] | None
@@ -23,7 +23,7 @@ class Content:
 
 
 def content(ask: Ask) -> Content:
-    """Read and check what is to be said; markdown_text becomes one markdown block. Raises no_text if it is nothing."""
+    """Reads and checks the content; markdown_text becomes one markdown block. Raises SlackError no_text if empty."""
     blocks = ask.items("blocks", "invalid_blocks_format")
     attachments = ask.items("attachments", "invalid_attachments")
     text, markdown = ask.text("text"), ask.text("markdown_text")
@@ -42,7 +42,7 @@ def content(ask: Ask) -> Content:
 
 
 def reach(world: World, channel_id: str, to_write: bool = False) -> Channel:
-    """A channel that the bot may read, or write to."""
+    """A channel that the bot may read, or write to. Raises SlackError."""
     channel = world.channels.get(channel_id)
     if channel is None or channel.deleted or (channel.kind != CHANNEL and not channel.has_bot):
         raise SlackError("channel_not_found")
@@ -56,7 +56,8 @@ def reach(world: World, channel_id: str, to_write: bool = False) -> Channel:
 
 
 def thread(channel: Channel, thread_ts: str) -> str:
-    """The thread to post in, '' for none; it has to exist, and to be the ts of its first message."""
+    """The thread to post in, '' for none. Raises SlackError unless it is the ts of an existing thread's first
+    message."""
     if not thread_ts:
         return ""
     first = channel.find(thread_ts)
@@ -74,7 +75,7 @@ class MessageMethods:
         self._world = world
 
     def methods(self) -> dict[str, Handler]:
-        """Method -> handler."""
+        """Method to handler."""
         return {
             "chat.postMessage": self.post,
             "chat.postEphemeral": self.post_ephemeral,
@@ -86,7 +87,7 @@ class MessageMethods:
         }
 
     def post(self, ask: Ask) -> Json:
-        """A new message; a user's id as channel is the direct message with them."""
+        """Posts a message; a user id as channel means the direct message with that user."""
         target = ask.required("channel")
         if target in self._world.users:
             target = self._world.dm(self._world.users[target]).id
@@ -107,7 +108,7 @@ class MessageMethods:
         return {"channel": channel.id, "ts": message.ts, "message": self._shown(message)}
 
     def post_ephemeral(self, ask: Ask) -> Json:
-        """A message for one person's eyes; it is in no history."""
+        """Posts a message that only one user sees and that is in no history."""
         channel = reach(self._world, ask.required("channel"), to_write=True)
         person = self._world.users.get(ask.required("user"))
         if person is None or person not in channel.members:
@@ -120,7 +121,7 @@ class MessageMethods:
         return {"message_ts": message.ts}
 
     def update(self, ask: Ask) -> Json:
-        """Show another text; text without blocks takes the blocks away, blocks without text leave the text."""
+        """Edits a message; text without blocks removes the blocks, blocks without text keep the text."""
         channel = reach(self._world, ask.required("channel"))
         message = self._own(channel, ask.required("ts"), "cant_update_message")
         if message.streaming and not message.stream_closed(self._world.clock.now()):
@@ -140,14 +141,14 @@ class MessageMethods:
         return {"channel": channel.id, "ts": message.ts, "text": text, "message": self._shown(message)}
 
     def delete(self, ask: Ask) -> Json:
-        """Take a message back."""
+        """Deletes a message."""
         channel = reach(self._world, ask.required("channel"))
         message = self._own(channel, ask.required("ts"), "cant_delete_message")
         self._world.delete(message)
         return {"channel": channel.id, "ts": message.ts}
 
     def permalink(self, ask: Ask) -> Json:
-        """A message's address."""
+        """The URL of a message."""
         channel = reach(self._world, ask.required("channel"))
         message = channel.find(ask.required("message_ts"))
         if message is None:
@@ -156,7 +157,7 @@ class MessageMethods:
         return {"channel": channel.id, "permalink": address}
 
     def react(self, ask: Ask) -> Json:
-        """Add the bot's reaction."""
+        """Adds the bot's reaction."""
         message, name = self._reacted(ask)
         if self._world.bot.id in message.reactions.get(name, []):
             raise SlackError("already_reacted")
@@ -164,7 +165,7 @@ class MessageMethods:
         return {}
 
     def unreact(self, ask: Ask) -> Json:
-        """Take the bot's reaction back."""
+        """Removes the bot's reaction."""
         message, name = self._reacted(ask)
         if self._world.bot.id not in message.reactions.get(name, []):
             raise SlackError("no_reaction")

@@ -1,7 +1,6 @@
-"""The JSON of Slack: what users, channels, messages and files look like in answers and events.
+"""Converts the fake's state to Slack's JSON: users, channels, messages and files in responses and events.
 
-In: the fake's state. Out: JSON objects. A markdown block comes back as rich text, as Slack translates it: what the bot
-sent is not what it reads back.
+Markdown blocks come back as rich text, as in Slack: the bot reads other blocks than it sent.
 """
 
 import hashlib
@@ -13,7 +12,7 @@ APP_ID, TEAM_ID = "A0INHOUSE01", "T0WORKSHOP1"
 
 
 def user(who: User) -> Json:
-    """Somebody, as users.info tells."""
+    """A user as in users.info."""
     names = {"real_name": who.name.title(), "display_name": who.name, "display_name_normalized": who.name}
     return {
         "id": who.id,
@@ -33,7 +32,7 @@ def user(who: User) -> Json:
 
 
 def channel(where: Channel) -> Json:
-    """A conversation, as conversations.info tells."""
+    """A conversation as in conversations.info."""
     told: Json = {
         "id": where.id,
         "created": int(where.created),
@@ -59,7 +58,7 @@ def channel(where: Channel) -> Json:
 
 
 def file(what: File, base_url: str) -> Json:
-    """A file, with the address where its content lies for who has files:read."""
+    """A file, with the URL of its content for tokens with files:read."""
     address = f"{base_url}files-pri/{TEAM_ID}-{what.id}/{what.name}"
     return {
         "id": what.id,
@@ -83,7 +82,7 @@ def file(what: File, base_url: str) -> Json:
 
 
 def message(what: Message, base_url: str, metadata: bool = False) -> Json:
-    """A message as history, events and interactions carry it; `metadata` only for who asked for it."""
+    """A message as in history, events and interactions; with its metadata if requested."""
     told: Json = {"type": "message", "user": what.author.id, "ts": what.ts, "text": what.text, "team": TEAM_ID}
     if what.subtype:
         told["subtype"] = what.subtype
@@ -113,7 +112,7 @@ def message(what: Message, base_url: str, metadata: bool = False) -> Json:
 
 
 def translated(blocks: list[Json]) -> list[Json]:
-    """Blocks as Slack gives them back: markdown is rich text by then, and every block has an id."""
+    """Blocks as Slack returns them: markdown as rich text, and an id for every block."""
     back = []
     for at, block in enumerate(blocks):
         if block.get("type") == "markdown":
@@ -123,13 +122,13 @@ def translated(blocks: list[Json]) -> list[Json]:
 
 
 def _rich(text: str) -> list[Json]:
-    """Text as a client writes it: one rich text block."""
+    """Text as a client sends it: one rich text block."""
     section = {"type": "rich_text_section", "elements": [{"type": "text", "text": text}]}
     return [{"type": "rich_text", "block_id": _block_id(0), "elements": [section]}] if text else []
 
 
 def _thread(what: Message) -> Json:
-    """What a thread's first message tells about its replies, and a reply about its first message."""
+    """The thread fields of a thread's first message, or of a reply."""
     replies = what.channel.replies(what.ts) if what.thread_ts in ("", what.ts) else []
     if replies:
         people = list(dict.fromkeys(each.author.id for each in replies))

@@ -1,7 +1,7 @@
-"""The people of the fake Slack, as tests move them: they write, edit, delete, give commands and press buttons.
+"""The users of the fake Slack, controlled by tests: they write, edit, delete, use commands and press buttons.
 
-Every method does what a person's client does, refuses what it would refuse (an AssertionError), and returns what there
-is to see.
+Every method acts like a user's client, raises AssertionError for what the client would not allow, and returns what the
+user sees.
 """
 
 import secrets
@@ -23,7 +23,7 @@ USES, LIFE_S = 5, 1800.0
 
 @dataclass(eq=False)
 class Interaction:
-    """A command, press or shortcut. `messages` are what came through its response_url."""
+    """A command, button press or shortcut. `messages` came through its response_url."""
 
     channel: Channel
     user: User
@@ -36,12 +36,12 @@ class Interaction:
 
     @property
     def acked(self) -> bool:
-        """The app acknowledged it in time."""
+        """Whether the app acknowledged it in time."""
         return self.envelope is not None and self.envelope.acked.is_set()
 
 
 class Desk:
-    """Where interactions are made and response_urls are answered."""
+    """Creates interactions and serves their response_urls."""
 
     def __init__(self, world: World, sockets: SocketMode, extras: ExtraMethods) -> None:
         self.world, self._sockets, self._extras = world, sockets, extras
@@ -50,7 +50,7 @@ class Desk:
     def begin(
         self, kind: str, what: str, payload: Json, channel: Channel, user: User, source: Message | None = None
     ) -> Interaction:
-        """Send an interaction's envelope."""
+        """Sends an interaction's envelope."""
         name, trigger = secrets.token_hex(8), f"{secrets.token_hex(6)}.{secrets.token_hex(6)}"
         parent = source.thread_ts if source is not None else ""
         made = Interaction(channel, user, parent, source, self.world.clock.now() + LIFE_S)
@@ -61,7 +61,7 @@ class Desk:
         return made
 
     async def respond(self, request: web.Request) -> web.Response:
-        """A response_url: five uses in half an hour."""
+        """Serves a response_url: five uses in half an hour."""
         made = self.open.get(request.match_info["name"])
         body: Json = await request.json()
         if made is None or made.uses >= USES or made.until < self.world.clock.now():
@@ -94,7 +94,7 @@ class Desk:
 
 
 class Person:
-    """Somebody with a Slack client."""
+    """A user with a Slack client."""
 
     def __init__(self, user: User, desk: Desk) -> None:
         self.user, self._desk, self._world = user, desk, desk.world
@@ -110,8 +110,8 @@ class Person:
         files: Mapping[str, bytes] | None = None,
         subtype: str = "",
     ) -> Message:
-        """Write a message. `mention` puts the bot's mention before it; `thread` is a message of the thread, or its ts;
-        `files` are name -> content."""
+        """Posts a message. `mention` puts the bot's mention before it; `thread` is a message of the thread, or its
+        ts; `files` are name -> content."""
         content = f"{self._world.bot.mention} {text}".rstrip() if mention else text
         parent = thread if isinstance(thread, str) else (thread.thread_ts or thread.ts) if thread else ""
         kept = [self._file(name, data) for name, data in (files or {}).items()]
@@ -119,17 +119,17 @@ class Person:
         return self._world.add(channel, self.user, content, thread_ts=parent, files=kept, subtype=subtype)
 
     async def edits(self, message: Message, text: str) -> None:
-        """Change one's own message."""
+        """Edits one's own message."""
         assert message.author is self.user
         self._world.change(message, Version(text, self._world.clock.now()))
 
     async def deletes(self, message: Message) -> None:
-        """Delete a message of one's own, or, for an admin, anybody's."""
+        """Deletes one's own message, or any message as an admin."""
         assert message.author is self.user or self.user.admin
         self._world.delete(message)
 
     async def commands(self, channel: Channel, text: str = "", name: str = "/inhouse") -> Interaction:
-        """Give a slash command; Slack's client offers none in threads."""
+        """Uses a slash command; Slack's client offers none in threads."""
         payload: Json = {
             "token": "a-verification-token",
             "team_id": payloads.TEAM_ID,
@@ -146,7 +146,7 @@ class Person:
         return self._desk.begin("slash_commands", name, payload, channel, self.user)
 
     async def presses(self, message: Message, label: str) -> Interaction:
-        """Press a button by what is written on it ('Good answer' and 'Bad answer' for native feedback)."""
+        """Presses a button by its label ('Good answer' and 'Bad answer' for native feedback)."""
         for element in message.buttons:
             if element["type"] == "button" and (element.get("text") or {}).get("text") == label:
                 return self._uses(message, element | {"action_ts": self._world.clock.new_ts()})
@@ -158,7 +158,7 @@ class Person:
         raise AssertionError(f"there is no button {label!r} under {message!r}: {message.labels}")
 
     async def chooses(self, message: Message, value: str) -> Interaction:
-        """Choose from a menu under a message."""
+        """Chooses an option of a menu under a message."""
         for element in message.buttons:
             for option in element.get("options") or []:
                 if option["value"] == value:
@@ -168,7 +168,7 @@ class Person:
         raise AssertionError(f"there is no {value!r} to choose under {message!r}")
 
     async def picks(self, message: Message, callback_id: str) -> Interaction:
-        """Use a message shortcut."""
+        """Uses a message shortcut."""
         payload = self._who(message.channel) | {
             "type": "message_action",
             "action_ts": self._world.clock.new_ts(),
@@ -179,7 +179,7 @@ class Person:
         return self._desk.begin("interactive", "message_action", payload, message.channel, self.user, message)
 
     async def opens_assistant(self) -> tuple[Channel, str]:
-        """Open a new chat in the assistant view: the channel and the thread."""
+        """Opens a new chat in the assistant view; its channel and thread ts."""
         channel = self._world.dm(self.user)
         root = self._world.add(channel, self._world.bot, "New chat", subtype="assistant_app_thread", quiet=True)
         root.thread_ts = root.ts

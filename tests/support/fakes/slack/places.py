@@ -1,7 +1,4 @@
-"""The methods about where and who: auth.test, conversations.*, users.*, bots.info, team.info.
-
-In: an `Ask`. Out: Slack's answer. Nothing here changes more than an opened direct message.
-"""
+"""The read methods auth.test, conversations.*, users.*, bots.info and team.info, and conversations.open."""
 
 import base64
 
@@ -17,13 +14,13 @@ MAX_PAGE = 999
 
 
 class PlaceMethods:
-    """The methods about channels, people and the bot itself."""
+    """The methods about channels, users and the bot itself."""
 
     def __init__(self, world: World, app_token: str) -> None:
         self._world, self._app_token = world, app_token
 
     def methods(self) -> dict[str, Handler]:
-        """Method -> handler."""
+        """Method to handler."""
         return {
             "auth.test": self.auth_test,
             "team.info": self.team_info,
@@ -39,7 +36,7 @@ class PlaceMethods:
         }
 
     def auth_test(self, ask: Ask) -> Json:
-        """Whose token it is."""
+        """The owner of the token."""
         if ask.token == self._app_token:
             return {"app_name": "Inhouse", "app_id": payloads.APP_ID}
         bot = self._world.bot
@@ -59,11 +56,11 @@ class PlaceMethods:
         return {"team": {"id": payloads.TEAM_ID, "name": TEAM, "domain": "workshop", "url": TEAM_URL}}
 
     def user_info(self, ask: Ask) -> Json:
-        """Somebody."""
+        """A user."""
         return {"user": payloads.user(self._user(ask.required("user")))}
 
     def user_list(self, ask: Ask) -> Json:
-        """Everybody."""
+        """All users."""
         return {"members": [payloads.user(each) for each in self._world.users.values()]}
 
     def bot_info(self, ask: Ask) -> Json:
@@ -75,11 +72,11 @@ class PlaceMethods:
         return {"bot": told | {"app_id": payloads.APP_ID if found is self._world.bot else "A0ANOTHER01"}}
 
     def info(self, ask: Ask) -> Json:
-        """A conversation; a public one also where the bot is no member."""
+        """A conversation; public ones even if the bot is no member."""
         return {"channel": payloads.channel(self._seen(ask.required("channel")))}
 
     def list_all(self, ask: Ask) -> Json:
-        """The conversations that the bot sees, of the kinds asked for."""
+        """The conversations that the bot sees, of the requested types."""
         kinds = ask.text("types") or "public_channel"
         names = {"channel": "public_channel", "group": "private_channel", "im": "im"}
         seen = [each for each in self._world.channels.values() if each.kind == CHANNEL or each.has_bot]
@@ -87,12 +84,12 @@ class PlaceMethods:
         return {"channels": found, "response_metadata": {"next_cursor": ""}}
 
     def members(self, ask: Ask) -> Json:
-        """Who is in a conversation."""
+        """The members of a conversation."""
         channel = self._seen(ask.required("channel"))
         return {"members": [each.id for each in channel.members], "response_metadata": {"next_cursor": ""}}
 
     def open(self, ask: Ask) -> Json:
-        """The direct message with somebody."""
+        """Opens the direct message with a user."""
         if ask.text("channel"):
             channel = self._seen(ask.text("channel"))
         else:
@@ -105,7 +102,7 @@ class PlaceMethods:
         return {"channel": payloads.channel(channel) if ask.flag("return_im") else {"id": channel.id}}
 
     def history(self, ask: Ask) -> Json:
-        """A channel's messages, newest first, without the replies of its threads."""
+        """A channel's messages, newest first, without thread replies."""
         channel = reach(self._world, ask.required("channel"))
         found = [
             each for each in channel.history if each.thread_ts in ("", each.ts) or each.subtype == "thread_broadcast"
@@ -113,7 +110,7 @@ class PlaceMethods:
         return self._page(ask, _between(ask, found)[::-1], default=100) | {"pin_count": 0}
 
     def replies(self, ask: Ask) -> Json:
-        """A thread's messages, oldest first; the first one is there whatever the bounds are."""
+        """A thread's messages, oldest first; the first one is included regardless of the bounds."""
         channel = reach(self._world, ask.required("channel"))
         asked = channel.find(ask.required("ts"))
         first = channel.find(asked.thread_ts) if asked is not None and asked.thread_ts else asked
@@ -149,7 +146,7 @@ class PlaceMethods:
 
 
 def _between(ask: Ask, found: list[Message]) -> list[Message]:
-    """Messages within the bounds that a call gives; the bounds themselves only if it says so."""
+    """Messages within a call's bounds, which are exclusive by default."""
     oldest, latest, inclusive = ask.text("oldest"), ask.text("latest"), ask.flag("inclusive")
     for name, bound in (("oldest", oldest), ("latest", latest)):
         if bound and not bound.replace(".", "", 1).isdigit():
@@ -162,7 +159,7 @@ def _between(ask: Ask, found: list[Message]) -> list[Message]:
 
 
 def _micros(ts: str) -> int:
-    """A timestamp as a whole number; floats would lose its last digits."""
+    """A timestamp in whole microseconds; a float would lose its last digits."""
     seconds, _, rest = ts.partition(".")
     return int(seconds) * 1_000_000 + int((rest + "000000")[:6])
 

@@ -1,7 +1,6 @@
-"""What a reader of a message sees, and what is in it that Slack would act on.
+"""Extracts a message's visible text, buttons, unescaped mentions and links from the text and blocks that were sent.
 
-In: text and blocks as they were sent. Out: the text that is shown, the buttons, the unescaped mentions, the links.
-Mentions are searched in everything that is text, in code as well: Slack parses them there too.
+Finds mentions in all text, code included, because Slack parses them there too.
 """
 
 import html
@@ -9,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-Json = dict[str, Any]  # Any: whatever JSON holds
+Json = dict[str, Any]  # Any: JSON values
 
 _MENTION = re.compile(r"<(?:!(?:channel|here|everyone)\b|@[UW][A-Z0-9]+|!subteam\^[A-Z0-9]+)[^<>]*>")
 _LINK = re.compile(r"https?://[^\s<>|)\]]+")
@@ -19,29 +18,29 @@ _NOT_SHOWN = {"url", "image_url", "value", "action_id", "block_id", "type", "alt
 
 
 def mentions(*parts: object) -> tuple[str, ...]:
-    """Every mention left unescaped in texts, blocks or chunks."""
+    """All unescaped mentions in texts, blocks or chunks."""
     return tuple(found for part in parts for text in _texts(part, plain=False) for found in _MENTION.findall(text))
 
 
 def links(*parts: object) -> tuple[str, ...]:
-    """Every link in texts, blocks or chunks."""
+    """All links in texts, blocks or chunks."""
     return tuple(found for part in parts for text in _texts(part) for found in _LINK.findall(text))
 
 
 def decoded(text: str) -> str:
-    """Entities as characters, except inside the destination of a link."""
+    """Replaces entities by characters, except inside link destinations."""
     parts = _DESTINATION.split(text)
     return "".join(part if at % 2 else html.unescape(part) for at, part in enumerate(parts))
 
 
 def shown(blocks: list[Json], text: str) -> str:
-    """The text of the blocks, buttons left out; the text field if no block has any."""
+    """The text of the blocks without buttons; the text field if no block has text."""
     found = [piece for block in blocks for piece in _block_texts(block)]
     return "\n".join(decoded(piece) for piece in found) if found else decoded(text)
 
 
 def elements(blocks: list[Json]) -> list[Json]:
-    """Everything that can be pressed or chosen."""
+    """All interactive elements."""
     found: list[Json] = []
     for block in blocks:
         if block.get("type") in ("actions", "context_actions"):
@@ -54,7 +53,7 @@ def elements(blocks: list[Json]) -> list[Json]:
 
 
 def _block_texts(block: Json) -> Iterator[str]:
-    """What one block shows as text."""
+    """The visible texts of one block."""
     kind = block.get("type")
     if kind == "markdown":
         yield str(block.get("text", ""))
@@ -72,8 +71,7 @@ def _block_texts(block: Json) -> Iterator[str]:
 
 
 def _texts(part: object, plain: bool = True) -> Iterator[str]:
-    """Every text in a part, however deep. Without `plain`: only what Slack parses, and mentions of rich text as
-    such."""
+    """All texts in a part, recursively. Without `plain`: only parsed text, with rich text mentions as markup."""
     if isinstance(part, str):
         yield part
     elif isinstance(part, dict):

@@ -1,4 +1,4 @@
-"""A Slack workspace of our own, on loopback: Web API, Socket Mode, response_urls, files.
+"""A fake Slack workspace on loopback: Web API, Socket Mode, response_urls, files.
 
 async with FakeSlack() as server:
     ana, general = server.user("ana"), server.channel("general")
@@ -76,11 +76,11 @@ class FakeSlack:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    # who and where
+    # users and channels
 
     @property
     def api_url(self) -> str:
-        """For INHOUSE_SLACK_API_URL."""
+        """The value for INHOUSE_SLACK_API_URL."""
         return f"{self._world.base_url}api/"
 
     @property
@@ -89,7 +89,7 @@ class FakeSlack:
         return self._world.bot
 
     def user(self, name: str, *, admin: bool = False, bot: bool = False) -> Person:
-        """Somebody in the workspace and in all its channels."""
+        """Adds a user to the workspace and to all its channels."""
         user = self._world.new_user(name, bot, admin)
         for channel in self._world.channels.values():
             if channel.person is None:
@@ -97,15 +97,15 @@ class FakeSlack:
         return Person(user, self.desk)
 
     def channel(self, name: str, kind: str = CHANNEL, *, with_bot: bool = True) -> Channel:
-        """A channel with everybody in it."""
+        """Adds a channel with all users in it."""
         return self._world.new_channel(name, kind, with_bot)
 
     def dm(self, person: Person) -> Channel:
-        """The direct messages between somebody and the bot."""
+        """The direct messages between a user and the bot."""
         return self._world.dm(person.user)
 
     def redeliver(self, message: Message, what: str = "message") -> None:
-        """Send the event of a message once more."""
+        """Sends the event of a message again."""
         found = [
             each
             for each in self.sockets._envelopes
@@ -115,44 +115,44 @@ class FakeSlack:
         self.sockets.redeliver(found[-1].event_id)
 
     def stops_stream(self, message: Message) -> None:
-        """Somebody presses Slack's own stop button."""
+        """Presses Slack's own stop button."""
         self._streams.stopped_by_person(message)
 
     def status_of(self, channel: Channel, thread_ts: str) -> str:
-        """What stands under a thread now."""
+        """The current status under a thread."""
         return self.extras.status_of(channel, thread_ts)
 
     # switches
 
     @property
     def scopes(self) -> set[str]:
-        """The bot token's scopes; to be changed in place."""
+        """The bot token's scopes; change them in place."""
         return self._world.scopes
 
     @property
     def app_scopes(self) -> set[str]:
-        """The app-level token's scopes; to be changed in place."""
+        """The app-level token's scopes; change them in place."""
         return self._api.app_scopes
 
     @property
     def events(self) -> set[str]:
-        """The subscriptions; to be changed in place."""
+        """The event subscriptions; change them in place."""
         return self._world.events
 
     def subscribe_only(self, *events: str) -> None:
-        """Have these subscriptions and no others."""
+        """Replaces the event subscriptions."""
         assert set(events) <= ALL_EVENTS
         self._world.events = set(events)
 
     def refuse_token(self, error: str, *, app: bool = False) -> None:
-        """Answer with this error whoever brings the bot's (or the app's) token; '' for no longer."""
+        """Answers calls with the bot's (or the app's) token with this error; '' ends that."""
         if app:
             self._api.app_token_error = error
         else:
             self._api.bot_token_error = error
 
     def freeze(self, frozen: bool = True) -> None:
-        """Half-open sockets: no frame passes either way on those that are there."""
+        """Makes the existing sockets half-open: no frame passes either way."""
         self.sockets.freeze(frozen)
 
     @property
@@ -166,17 +166,17 @@ class FakeSlack:
 
     @property
     def block_chunks(self) -> bool:
-        """Whether streams take blocks between their text."""
+        """Whether streams accept blocks between texts."""
         return self._streams.block_chunks
 
     @block_chunks.setter
     def block_chunks(self, taken: bool) -> None:
         self._streams.block_chunks = taken
 
-    # what happened
+    # recorded behaviour of the bot
 
     async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:  # noqa: ASYNC109 -- reads well
-        """Wait until something is true of the fake; fails after `timeout` seconds."""
+        """Waits until `condition()` is true. Raises AssertionError after `timeout` seconds."""
         await self._world.changes.until(condition, timeout)
 
     @property
@@ -201,7 +201,7 @@ class FakeSlack:
 
     @property
     def rate_limited(self) -> int:
-        """How many calls were answered with 429."""
+        """Number of calls that got a 429."""
         return sum(call.status == 429 for call in self.log.calls)
 
     @property
@@ -214,15 +214,15 @@ class FakeSlack:
 
     @property
     def pings(self) -> list[str]:
-        """Every mention that was left unescaped in what the bot sent."""
+        """All unescaped mentions in the bot's messages."""
         return [ping for message in self.everything for ping in message.pings]
 
     @property
     def unfurls(self) -> list[str]:
-        """Every link that Slack would have fetched."""
+        """All links that Slack would have fetched."""
         return [link for message in self.everything for link in message.unfurls]
 
-    def settings(self) -> dict[str, Any]:  # Any: whatever a setting takes
+    def settings(self) -> dict[str, Any]:  # Any: values of settings
         """The settings that point a Settings at this server."""
         return {
             "slack_bot_token": self.bot_token,

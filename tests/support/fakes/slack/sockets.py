@@ -1,8 +1,7 @@
-"""Socket Mode: tickets, sockets, envelopes with their acks and redeliveries, and the ways in which a socket ends.
+"""Socket Mode: tickets, sockets, envelopes with acks and redeliveries, and the ways in which a socket ends.
 
-In: events and interactions as envelopes, what a client sends. Out: frames, and a log of every delivery and ack. An
-envelope that is not acknowledged in time is sent again with the same event id: at once, after a minute, after five.
-`scale` shortens all of that.
+An envelope without an ack in time is sent again with the same event id: at once, after one minute, after five. `scale`
+shortens these times. The log records every delivery and ack.
 """
 
 import asyncio
@@ -40,7 +39,7 @@ class Socket:
 
 @dataclass(eq=False)
 class Envelope:
-    """Something to be acknowledged."""
+    """An envelope that the app must acknowledge."""
 
     event_id: str
     kind: str
@@ -69,12 +68,12 @@ class SocketMode:
         world.emit = self._on_event
 
     def methods(self) -> dict[str, Handler]:
-        """Method -> handler."""
+        """Method to handler."""
         return {"apps.connections.open": self._open}
 
     @property
     def online(self) -> bool:
-        """Somebody is connected."""
+        """Whether a client is connected."""
         return any(not socket.leaving for socket in self.sockets)
 
     def _open(self, ask: Ask) -> Json:
@@ -86,7 +85,7 @@ class SocketMode:
         return {"url": f"{address}link/?ticket={ticket}&app_id={payloads.APP_ID}"}
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """A client connects with its ticket, which counts once."""
+        """Accepts a client with a ticket, which is valid once."""
         until = self._tickets.pop(request.query.get("ticket", ""), 0.0)
         if until < self._world.clock.now() or len(self.sockets) >= MOST_SOCKETS:
             return web.Response(status=401 if until else 408)
@@ -153,14 +152,14 @@ class SocketMode:
                     await socket.ws.ping(b"Ping from applink-1")
                     self._log.pings += 1
 
-    # what is sent
+    # sending
 
     def _on_event(self, event_id: str, event: Json) -> None:
         what = event["type"] + (f".{event['subtype']}" if event.get("subtype") else "")
         self.send(event_id, "events_api", what, payloads.envelope_event(event, event_id, self._world.bot))
 
     def send(self, event_id: str, kind: str, what: str, payload: Json, *, again: bool = True) -> Envelope:
-        """Send an envelope; `again`: until it is acknowledged."""
+        """Sends an envelope; with `again`, repeats it until it is acknowledged."""
         envelope = Envelope(event_id, kind, what, payload)
         self._envelopes.append(envelope)
         del self._envelopes[:-5000]
@@ -168,7 +167,7 @@ class SocketMode:
         return envelope
 
     def redeliver(self, event_id: str) -> None:
-        """Send an event once more, as Slack does after an ack that it lost."""
+        """Sends an event again, as Slack does when an ack got lost."""
         envelope = next(each for each in self._envelopes if each.event_id == event_id)
         self._run(self._push(envelope, 1))
 
@@ -212,10 +211,10 @@ class SocketMode:
             with contextlib.suppress(ConnectionError):
                 await socket.ws.send_json(frame)
 
-    # how sockets end
+    # ends of sockets
 
     async def disconnect(self, reason: str, closes_after: float | None = None) -> None:
-        """Tell every socket to go; those that may stay for a while get no more envelopes."""
+        """Sends a disconnect to every socket; a leaving socket gets no more envelopes."""
         for socket in list(self.sockets):
             socket.leaving = True
             with contextlib.suppress(ConnectionError):
@@ -230,18 +229,18 @@ class SocketMode:
         await socket.ws.close(code=WSCloseCode.OK)
 
     def freeze(self, frozen: bool) -> None:
-        """Half-open lines: no frame passes either way on the sockets that are there."""
+        """Makes the existing sockets half-open: no frame passes either way."""
         for socket in self.sockets:
             socket.frozen = frozen
 
     def kill(self) -> None:
-        """Break every line."""
+        """Aborts every socket."""
         for socket in list(self.sockets):
             if socket.request.transport is not None:
                 socket.request.transport.abort()
 
     async def stop(self) -> None:
-        """The server ends."""
+        """Stops the server."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,7 +1,7 @@
-"""What exists on the fake Slack: people, channels, messages, files. Data and what can be read off it.
+"""Data classes of the fake Slack: users, channels, messages, files.
 
-Ids and timestamps are strings, as on the wire; times are Unix seconds. `Channel.messages` are the bot's own, because
-tests are about those; `history` is everybody's.
+Ids and timestamps are strings, as on the wire; times are Unix seconds. `Channel.messages` are only the bot's own;
+`history` has all authors'.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tests.support.fakes.slack import reading
 from tests.support.fakes.slack.clock import Changes
 
 Json = dict[str, Any]
-"""A JSON object: what Slack's payloads are made of. Any: whatever JSON holds."""
+"""A JSON object of Slack's payloads."""
 
 STREAM_LIFE = 300.0
 """Seconds after its start at which Slack closes a stream."""
@@ -21,7 +21,7 @@ CHANNEL, GROUP, IM = "channel", "group", "im"
 
 @dataclass(eq=False)
 class User:
-    """Somebody with an account; `bot_id` is set for bots."""
+    """A user account; `bot_id` is set for bots."""
 
     id: str
     name: str
@@ -32,13 +32,13 @@ class User:
 
     @property
     def mention(self) -> str:
-        """What a text that mentions them contains."""
+        """The markup that mentions the user."""
         return f"<@{self.id}>"
 
 
 @dataclass(eq=False)
 class File:
-    """A file of somebody's; `channels` are where it was shared."""
+    """A user's file."""
 
     id: str
     name: str
@@ -53,10 +53,10 @@ class File:
 
 @dataclass
 class Version:
-    """What a message showed from `at` on; the first one is the post, each further one a change.
+    """The content of a message from `at` on; the first version is the post, later ones are changes.
 
-    `posted` are the blocks as they were sent. `pings` are the mentions left unescaped in what was sent; `unfurls` the
-    links that Slack would have fetched for it.
+    `posted` are the blocks as sent, `pings` the unescaped mentions in them, `unfurls` the links that Slack would have
+    fetched.
     """
 
     text: str
@@ -69,7 +69,7 @@ class Version:
 
 @dataclass(eq=False)
 class Stream:
-    """The native stream of a message: `chunks` came one by one; `stopped_by` is app, user, slack, '' while it runs."""
+    """A message's native stream of `chunks`; `stopped_by` is app, user or slack, '' while it runs."""
 
     began: float
     recipient: str
@@ -79,12 +79,12 @@ class Stream:
 
     @property
     def text(self) -> str:
-        """All text of the stream so far."""
+        """The whole text so far."""
         return "".join(str(chunk.get("text", "")) for chunk in self.chunks if chunk.get("type") == "markdown_text")
 
     @property
     def blocks(self) -> list[Json]:
-        """What the stream shows as blocks: neighbouring text is one markdown block."""
+        """The stream as blocks; adjacent texts are one markdown block."""
         shown: list[Json] = []
         for chunk in self.chunks:
             if chunk.get("type") == "blocks":
@@ -99,7 +99,7 @@ class Stream:
 
 @dataclass(eq=False, repr=False)
 class Message:
-    """A message with all that it ever showed."""
+    """A message with all its versions."""
 
     ts: str
     channel: "Channel"
@@ -121,34 +121,34 @@ class Message:
 
     @property
     def id(self) -> str:
-        """The ts, by the name that other platforms use."""
+        """The ts, under the name that other platforms use."""
         return self.ts
 
     @property
     def text(self) -> str:
-        """The text field as it was sent; of a stream all that was streamed."""
+        """The text field as sent; for a stream its whole text."""
         last = self.versions[-1]
         return self.stream.text if self.stream is not None and not last.edited else last.text
 
     @property
     def blocks(self) -> list[Json]:
-        """The blocks that are shown now, as they were sent."""
+        """The current blocks, as sent."""
         streamed = self.stream.blocks if self.stream is not None and not self.versions[-1].edited else []
         return [*streamed, *self.versions[-1].posted]
 
     @property
     def shown(self) -> str:
-        """What a reader sees: the text of the blocks, else the text field; entities are characters, links are not."""
+        """The visible text: of the blocks, else of the text field, with entities decoded outside links."""
         return reading.shown(self.blocks, self.text)
 
     @property
     def buttons(self) -> list[Json]:
-        """The buttons (and other things to press) that are shown now, as Slack got them."""
+        """The current interactive elements, as sent."""
         return reading.elements(self.blocks)
 
     @property
     def labels(self) -> list[str]:
-        """What is written on the buttons."""
+        """The labels of the buttons."""
         return [str((each.get("text") or {}).get("text", "")) for each in self.buttons if each["type"] == "button"]
 
     @property
@@ -158,37 +158,37 @@ class Message:
 
     @property
     def pings(self) -> tuple[str, ...]:
-        """Every unescaped mention that it ever had."""
+        """All unescaped mentions of any version."""
         return tuple(ping for version in self.versions for ping in version.pings)
 
     @property
     def unfurls(self) -> tuple[str, ...]:
-        """Every link that Slack would have fetched for it."""
+        """All links that Slack would have fetched for any version."""
         return tuple(link for version in self.versions for link in version.unfurls)
 
     @property
     def ephemeral(self) -> bool:
-        """Only one person sees it."""
+        """Whether only one user sees it."""
         return self.to is not None
 
     @property
     def streaming(self) -> bool:
-        """A native stream that nobody has ended yet, as far as Slack says."""
+        """Whether it has a native stream that is not stopped."""
         return self.stream is not None and not self.stream.stopped_by
 
     def stream_closed(self, now: float) -> bool:
-        """Slack has closed the stream, five minutes after its start, or somebody ended it."""
+        """Whether the stream was stopped, or Slack closed it five minutes after its start."""
         return self.stream is None or bool(self.stream.stopped_by) or now - self.stream.began >= STREAM_LIFE
 
     @property
     def tombstone(self) -> bool:
-        """Deleted while it had a thread: 'This message was deleted.' stands in its place."""
+        """Deleted while it had a thread: Slack shows 'This message was deleted.'."""
         return self.subtype == "tombstone"
 
 
 @dataclass(eq=False, repr=False)
 class Channel:
-    """A public channel, a private one (group) or a direct-message channel (`person` is the other side)."""
+    """A public channel, a private one (group) or a direct-message channel (`person` is the other user)."""
 
     id: str
     name: str
@@ -209,33 +209,33 @@ class Channel:
 
     @property
     def mention(self) -> str:
-        """What a text that links the channel contains."""
+        """The markup that links the channel."""
         return f"<#{self.id}>"
 
     @property
     def has_bot(self) -> bool:
-        """The bot is a member."""
+        """Whether the bot is a member."""
         return self.bot in self.members
 
     @property
     def history(self) -> list[Message]:
-        """Everybody's messages that are still there, threads included, oldest first."""
+        """All messages that are not deleted, threads included, oldest first."""
         return [message for message in self.everything if not message.deleted]
 
     @property
     def messages(self) -> list[Message]:
-        """The bot's messages that are still there, threads included, oldest first."""
+        """The bot's messages that are not deleted, threads included, oldest first."""
         return [each for each in self.history if each.author is self.bot and each.subtype != "assistant_app_thread"]
 
     def replies(self, thread: "str | Message") -> list[Message]:
-        """A thread's messages but for its first one, oldest first."""
+        """A thread's replies without its first message, oldest first."""
         ts = thread if isinstance(thread, str) else thread.thread_ts or thread.ts
         return [message for message in self.history if message.thread_ts == ts and message.ts != ts]
 
     def find(self, ts: str) -> Message | None:
-        """The message with a ts, if it is there."""
+        """The message with a ts, None if missing or deleted."""
         return next((message for message in self.history if message.ts == ts), None)
 
     async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:  # noqa: ASYNC109 -- reads well
-        """Wait until something is true of the fake; fails after `timeout` seconds."""
+        """Waits until `condition()` is true. Raises AssertionError after `timeout` seconds."""
         await self.changes.until(condition, timeout)

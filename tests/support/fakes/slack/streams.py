@@ -1,7 +1,6 @@
 """The methods chat.startStream, chat.appendStream and chat.stopStream.
 
-In: an `Ask`. Out: Slack's answer, after the stream shows it. A stream lives in a thread, takes text or chunks, and is
-closed by Slack five minutes after its start.
+A stream belongs to a thread and takes text or chunks. Slack closes it five minutes after its start.
 """
 
 from tests.support.fakes.slack import checks, reading
@@ -13,7 +12,7 @@ from tests.support.fakes.slack.world import World
 
 
 class StreamMethods:
-    """The methods about streams; `enabled` False: the workspace has none. `block_chunks` False: text only."""
+    """The methods about streams. `enabled` False: the workspace has none. `block_chunks` False: text only."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -21,11 +20,11 @@ class StreamMethods:
         self.block_chunks = True
 
     def methods(self) -> dict[str, Handler]:
-        """Method -> handler."""
+        """Method to handler."""
         return {"chat.startStream": self.start, "chat.appendStream": self.append, "chat.stopStream": self.stop}
 
     def start(self, ask: Ask) -> Json:
-        """A new message that is streamed."""
+        """Starts a stream in a new message."""
         self._check()
         channel = reach(self._world, ask.required("channel"), to_write=True)
         parent = thread(channel, ask.required("thread_ts"))
@@ -41,14 +40,14 @@ class StreamMethods:
         return {"channel": channel.id, "ts": message.ts}
 
     def append(self, ask: Ask) -> Json:
-        """More of it."""
+        """Appends to a stream."""
         self._check()
         channel, message = self._streamed(ask)
         self._take(message, self._chunks(ask))
         return {"channel": channel.id, "ts": message.ts}
 
     def stop(self, ask: Ask) -> Json:
-        """The end of it, with blocks under the text and metadata."""
+        """Ends a stream, with blocks under the text and metadata."""
         self._check()
         channel, message = self._streamed(ask)
         chunks = self._chunks(ask)
@@ -67,7 +66,7 @@ class StreamMethods:
         return {"channel": channel.id, "ts": message.ts}
 
     def stopped_by_person(self, message: Message) -> None:
-        """Somebody presses Slack's own stop button."""
+        """Presses Slack's own stop button."""
         assert message.stream is not None
         message.stream.stopped_by = "user"
         self._world.changes.tell()
@@ -108,7 +107,7 @@ class StreamMethods:
         assert message.stream is not None
         message.stream.chunks += chunks
         if chunks:
-            # A mention may come in two pieces.
+            # A mention may be split over two chunks.
             text = {"type": "markdown_text", "text": message.stream.text}
             others = [chunk for chunk in message.stream.chunks if chunk["type"] != "markdown_text"]
             message.versions[-1].pings = reading.mentions("", [], [text, *others])

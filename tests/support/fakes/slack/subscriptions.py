@@ -1,12 +1,11 @@
-"""What an app may be told and do: event subscriptions and the scopes that they and the Web API's methods need.
+"""Event subscriptions, and the scopes that they and the Web API's methods need.
 
-In: an event or a method. Out: the subscription's name, and the scopes. A set of scopes means all of them; a method with
-`a or b` takes any one.
+A subscription needs all scopes of its set; a method accepts any one of its scopes.
 """
 
 from typing import Any
 
-Json = dict[str, Any]  # Any: whatever JSON holds
+Json = dict[str, Any]  # Any: JSON values
 
 _EVENT_SCOPES = {
     "app_mention": "app_mentions:read",
@@ -70,7 +69,7 @@ _METHOD_SCOPES = {
 
 
 def message_event(event: Json) -> str:
-    """The subscription that a `message` event belongs to: message.channels, message.groups or message.im."""
+    """The subscription of a `message` event: message.channels, message.groups or message.im."""
     return "message." + {"channel": "channels", "group": "groups", "im": "im"}[event["channel_type"]]
 
 
@@ -80,7 +79,7 @@ def needed(event: str) -> set[str]:
 
 
 def method_scopes(method: str, kind: str = "") -> tuple[str, ...]:
-    """Scopes any one of which is enough; of the conversations' methods they depend on the channel's kind."""
+    """Scopes of a method, any of which is enough; those of conversations.* depend on the channel's kind."""
     if method in ("conversations.history", "conversations.replies"):
         return (f"{_PLACES.get(kind, 'channels')}:history",)
     if method in ("conversations.info", "conversations.members", "conversations.list"):

@@ -1,7 +1,7 @@
-"""The fake's one world: it makes people, channels and messages, changes them, and tells Socket Mode of each change.
+"""Holds and changes the fake's state (users, channels, messages) and emits Socket Mode events for each change.
 
-In: what people (tests) and the bot (Web API) do, checked before. Out: state, and events that the app is subscribed to
-and has the scope for. Two events of one message (`message` and `app_mention`) have two event ids, as on Slack.
+Callers check the input first. Emits only events that the app is subscribed to and has the scope for. The two events of
+one message (`message` and `app_mention`) have different event ids, as on Slack.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +14,11 @@ from tests.support.fakes.slack.subscriptions import ALL_EVENTS, ALL_SCOPES, mess
 
 
 class World:
-    """Everything that exists. `emit` (event id, event) is set by Socket Mode, `spoke` (the bot posted in a thread) by
-    the assistant's statuses, `base_url` by the server; `page_limit` is the most messages that history gives at once."""
+    """All state of the fake.
+
+    Socket Mode sets `emit` (event id, event), the assistant's statuses set `spoke` (the bot posted in a thread), the
+    server sets `base_url`; `page_limit` is the most messages per page of history.
+    """
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -33,7 +36,7 @@ class World:
         self.users[self.bot.id] = self.bot
 
     def picture(self) -> str:
-        """What every channel shows, for the message of a failed wait."""
+        """The last messages of every channel, for the error of a failed wait."""
         lines = []
         for channel in self.channels.values():
             for each in [*channel.history[-8:], *channel.ephemerals[-4:]]:
@@ -43,13 +46,13 @@ class World:
         return "\n".join(lines) or "(no messages)"
 
     def new_user(self, name: str, bot: bool = False, admin: bool = False) -> User:
-        """Somebody in the workspace."""
+        """Adds a user to the workspace."""
         user = User(self.clock.new_id("U"), name, self.clock.new_id("B") if bot else "", admin)
         self.users[user.id] = user
         return user
 
     def new_channel(self, name: str, kind: str = CHANNEL, with_bot: bool = True) -> Channel:
-        """A channel with everybody in it, with or without the bot."""
+        """Adds a channel with all users in it, with or without the bot."""
         channel = Channel(self.clock.new_id("C"), name, kind, self.bot, self.changes)
         channel.created = self.clock.now()
         channel.members = [user for user in self.users.values() if user is not self.bot or with_bot]
@@ -57,7 +60,7 @@ class World:
         return channel
 
     def dm(self, user: User) -> Channel:
-        """The direct-message channel between somebody and the bot."""
+        """The direct-message channel between a user and the bot."""
         for channel in self.channels.values():
             if channel.person is user:
                 return channel
@@ -83,7 +86,7 @@ class World:
         extra: Json | None = None,
         quiet: bool = False,
     ) -> Message:
-        """A new message; `quiet` and ephemeral ones are told to nobody."""
+        """Adds a message; emits no event if it is `quiet` or ephemeral."""
         message = Message(self.clock.new_ts(), channel, author, [], thread_ts, subtype, to, metadata, list(files))
         message.stream, message.extra = stream, extra or {}
         chunks = stream.chunks if stream is not None else []
@@ -98,8 +101,7 @@ class World:
         return message
 
     def change(self, message: Message, version: Version, edited: bool = True) -> None:
-        """Show a message's new version. Without `edited` it is Slack's own change (an unfurl) or the end of a
-        stream."""
+        """Adds a version to a message. Without `edited` it is Slack's own change (an unfurl) or the end of a stream."""
         before = payloads.message(message, self.base_url)
         message.versions.append(replace(version, edited=edited or message.versions[-1].edited))
         if edited:
@@ -109,7 +111,7 @@ class World:
             self.tell(self._shaped(message) | {"type": "app_mention", "event_ts": self.clock.new_ts()})
 
     def delete(self, message: Message) -> None:
-        """Remove a message; one with a thread leaves a tombstone, and Slack calls that a change."""
+        """Deletes a message; one with a thread becomes a tombstone, which Slack reports as a change."""
         before = payloads.message(message, self.base_url)
         channel = message.channel
         if message.thread_ts in ("", message.ts) and channel.replies(message.ts):
@@ -129,7 +131,7 @@ class World:
         self.changes.tell()
 
     def react(self, message: Message, user: User, name: str, gone: bool = False) -> None:
-        """Somebody adds a reaction, or takes it back."""
+        """Adds or removes a user's reaction."""
         people = message.reactions.setdefault(name, [])
         if gone:
             people.remove(user.id)
@@ -142,21 +144,21 @@ class World:
         self.tell(event | {"item": item, "item_user": message.author.id, "event_ts": self.clock.new_ts()})
 
     def tell_message(self, message: Message) -> None:
-        """The event of a new message, and a second one if it mentions the bot in a channel."""
+        """Emits the event of a new message, and a second one if it mentions the bot in a channel."""
         event = self._shaped(message) | {"event_ts": message.ts}
         if message.channel.kind != IM and self.bot.mention in message.text and not message.author.bot_id:
             self.tell({**event, "type": "app_mention"})
         self.tell(event | {"channel_type": message.channel.kind})
 
     def tell_change(self, message: Message, before: Json) -> None:
-        """The event of a changed message."""
+        """Emits the event of a changed message."""
         if message.to is None:
             now = payloads.message(message, self.base_url)
             self.tell(self._about(message, "message_changed") | {"message": now, "previous_message": before})
         self.changes.tell()
 
     def tell(self, event: Json) -> None:
-        """Send an event, if the app asked for it, may have it and the bot is there to see it."""
+        """Emits an event if the app is subscribed to it, has its scopes, and the bot sees its channel."""
         name = message_event(event) if event["type"] == "message" else event["type"]
         where = self.channels.get(str(event.get("channel", "")))
         hidden = where is not None and not where.has_bot and event["type"] != "app_mention"

@@ -21,7 +21,7 @@ from bench.asking import conversation, options
 from bench.bare import Outputs
 from bench.house import Platform, house
 from bench.serving import Lag
-from bot.engine.cpu.compute_threads import apart
+from bot.engine.cpu.compute_threads import run_on_new_thread
 from bot.engine.text.prompts import PromptBuilder
 from bot.models.hardware import choose_dtype, detect
 
@@ -117,14 +117,14 @@ async def main() -> None:
     given = options("bench.batching")
     hardware = detect("cpu")
     dtype, theirs = (choose_dtype(given.dtype, each) for each in (hardware, replace(hardware, packs=False)))
-    bare = apart(lambda: Bare(str(given.model), theirs))
+    bare = run_on_new_thread(lambda: Bare(str(given.model), theirs))
     print(f"{CONVERSATIONS} conversations, {TOKENS} tokens each, {theirs}, ours {dtype}")
     rows: list[tuple[float, float, float]] = []
     try:
         async with house(given.model, TOKENS, dtype) as platform:
             for number in range(ROUNDS + 1):  # the first round is a warm-up
                 texts = questions(number)
-                serial = await asyncio.to_thread(apart, partial(bare.one_after_another, texts))
+                serial = await asyncio.to_thread(run_on_new_thread, partial(bare.one_after_another, texts))
                 batched = await asyncio.to_thread(bare.at_once, texts)
                 rows.append((serial, batched, await ours(platform, texts)))
                 show(f"round {number}" if number else "warm-up", *rows[-1])

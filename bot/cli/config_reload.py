@@ -9,8 +9,8 @@ import logging
 
 from bot.config.settings import Settings, load_settings, secrets
 from bot.models.catalog import Catalog
-from bot.models.installed_models import Shelf
-from bot.models.runtime_config import Current
+from bot.models.installed_models import InstalledModels
+from bot.models.runtime_config import RuntimeConfig
 from bot.observability.logs import setup_logs
 from bot.observability.systemd_notify import Notifier
 from bot.service.service import Service
@@ -59,5 +59,5 @@ def _read() -> tuple[Settings, Catalog]:
     """Read the configuration and check that the service could start with it. Raises InhouseError."""
     settings = load_settings()
     catalog = Catalog.of(settings)
-    Shelf(Current(settings, catalog)).locate(catalog.default)
+    InstalledModels(RuntimeConfig(settings, catalog)).locate(catalog.default)
     return settings, catalog

@@ -67,7 +67,7 @@ async def _examine(
 
 def sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
     """All sections, in display order."""
-    looked, running = machine_checks.Looked(), state_checks.running(settings)
+    looked, running = machine_checks.TorchProbeCache(), state_checks.running(settings)
     serving = any((settings.discord_bot_token, settings.slack_bot_token, settings.slack_app_token))
     return [
         Section(

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
-from bot.models.runtime_config import Current
+from bot.models.runtime_config import RuntimeConfig
 from bot.platforms.adapter import Adapter
 from bot.storage import Cursor, Storage
 from bot.types.errors import AdapterError, Rejected, RetryLater, StorageError
@@ -32,10 +32,10 @@ MOST_KEPT = 3 * MOST_CHANNELS
 """Maximum number of cursors in memory; each thread has one."""
 
 
-class CatchUp:
+class Backfill:
     """Stores a cursor per channel and thread, and backfills from it."""
 
-    def __init__(self, current: Current, storage: Storage) -> None:
+    def __init__(self, current: RuntimeConfig, storage: Storage) -> None:
         self._current, self._storage = current, storage
         self._heard: dict[ConversationKey, Cursor] = {}  # newest handled message by channel or thread
         self._stored: dict[ConversationKey, Cursor] = {}

@@ -14,8 +14,8 @@ from dataclasses import replace
 from functools import partial
 
 from bot.conversations.request_queue import PersonKey, RequestQueue
-from bot.models.runtime_config import Current
-from bot.storage import NewTurn, Storage, StoredRequest, as_turn, undisturbed
+from bot.models.runtime_config import RuntimeConfig
+from bot.storage import NewTurn, Storage, StoredRequest, as_turn, shield_from_cancellation
 from bot.types.display_names import one_line
 from bot.types.errors import QueueFull
 from bot.types.messages import (
@@ -54,7 +54,7 @@ Submit = Callable[[GenerationRequest], None]
 class Conversations:
     """Stores conversations and creates their requests and prompts."""
 
-    def __init__(self, current: Current, storage: Storage, queue: RequestQueue) -> None:
+    def __init__(self, current: RuntimeConfig, storage: Storage, queue: RequestQueue) -> None:
         self._current, self._storage, self._queue = current, storage, queue
         self._known: OrderedDict[Identity, None] = OrderedDict()  # messages stored recently
         self._storing: dict[Identity, asyncio.Event] = {}  # messages being stored; the event is set at the end
@@ -80,7 +80,7 @@ class Conversations:
             except QueueFull as error:
                 if not patient:
                     return Refused(str(error))
-            await self._queue.room_for(person)
+            await self._queue.wait_for_place(person)
 
     async def load(self) -> None:
         """Fill the duplicate filter with recently stored messages. Raises StorageError."""
@@ -110,7 +110,7 @@ class Conversations:
         self.redelivered += 1
         return Accepted()
 
-    @undisturbed  # a stored request must also be submitted, even if the caller is cancelled
+    @shield_from_cancellation  # a stored request must also be submitted, even if the caller is cancelled
     async def _store(
         self, event: IncomingMessage, turns: Sequence[NewTurn], place: ExitStack, submit: Submit
     ) -> GenerationRequest | None:
@@ -127,7 +127,7 @@ class Conversations:
         if len(self._known) > KNOWN:
             self._known.popitem(last=False)
 
-    @undisturbed
+    @shield_from_cancellation
     async def again(
         self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind, submit: Submit
     ) -> Accepted:

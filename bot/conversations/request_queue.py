@@ -150,7 +150,7 @@ class RequestQueue:
         finally:
             self._reserved -= Counter({person: 1})
 
-    async def room_for(self, person: PersonKey) -> None:
+    async def wait_for_place(self, person: PersonKey) -> None:
         """Wait until the queue has a place for this user."""
         while (taken := self._taken(person))[0] >= self._per_user or taken[1] >= self._size:
             self._changed.clear()

@@ -10,11 +10,11 @@ from weakref import WeakValueDictionary
 
 from bot.conversations.conversations import Conversations
 from bot.conversations.request_queue import RequestQueue
-from bot.core.info_commands import Records
-from bot.core.settings_commands import Tuning
+from bot.core.info_commands import InfoCommands
+from bot.core.settings_commands import SettingsCommands
 from bot.generation.user_messages import counted
 from bot.generation.worker import Worker
-from bot.models.runtime_config import Current
+from bot.models.runtime_config import RuntimeConfig
 from bot.replies.replies import Replies
 from bot.storage import Storage
 from bot.types.commands import Command, Who, find, help_text, nearest, value_of
@@ -57,14 +57,14 @@ class Actions:
 
     def __init__(
         self,
-        current: Current,
+        current: RuntimeConfig,
         storage: Storage,
         queue: RequestQueue,
         worker: Worker,
         replies: Replies,
         conversations: Conversations,
-        tuning: Tuning,
-        records: Records,
+        tuning: SettingsCommands,
+        records: InfoCommands,
         prefixes: Mapping[str, str],
     ) -> None:
         self._current, self._storage, self._queue, self._worker = current, storage, queue, worker

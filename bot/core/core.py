@@ -6,13 +6,13 @@ An event is stored when `handle` returns. Drops events of denied users; keeps a 
 import logging
 from collections.abc import Mapping, Sequence
 
-from bot.conversations.backfill import CatchUp
+from bot.conversations.backfill import Backfill
 from bot.conversations.conversations import Conversations
 from bot.core.actions import Actions
 from bot.core.presence import Presence
-from bot.core.settings_commands import Tuning
+from bot.core.settings_commands import SettingsCommands
 from bot.generation.worker import Worker
-from bot.models.runtime_config import Current
+from bot.models.runtime_config import RuntimeConfig
 from bot.platforms.access import NOT_SERVED, is_served
 from bot.platforms.adapter import Adapter
 from bot.types.errors import StorageError
@@ -37,14 +37,14 @@ class ServiceCore:
 
     def __init__(
         self,
-        current: Current,
+        current: RuntimeConfig,
         adapters: Mapping[str, Adapter],
         conversations: Conversations,
         worker: Worker,
         actions: Actions,
-        tuning: Tuning,
+        tuning: SettingsCommands,
         presence: Presence,
-        catchup: CatchUp,
+        catchup: Backfill,
     ) -> None:
         self._current, self._adapters, self._conversations, self._worker = current, adapters, conversations, worker
         self._actions, self._tuning, self._presence, self._catchup = actions, tuning, presence, catchup

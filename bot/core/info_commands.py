@@ -9,7 +9,7 @@ from bot.conversations.request_queue import RequestQueue
 from bot.generation.user_messages import counted
 from bot.generation.worker import Worker
 from bot.models.hardware import describe_hardware
-from bot.models.installed_models import Shelf
+from bot.models.installed_models import InstalledModels
 from bot.storage import Storage, StoredTurn
 from bot.types.display_names import as_code, one_line
 from bot.types.engine import Engine, EngineStats, LoadedModel
@@ -19,7 +19,7 @@ from bot.types.messages import Attachment, IncomingCommand, Notice, Outcome, Ref
 EXPORT_TURNS = 100_000
 
 
-class Records:
+class InfoCommands:
     """Handles the commands that show information."""
 
     def __init__(
@@ -29,7 +29,7 @@ class Records:
         queue: RequestQueue,
         worker: Worker,
         engine: Engine,
-        shelf: Shelf,
+        shelf: InstalledModels,
     ) -> None:
         self._storage, self._conversations, self._queue = storage, conversations, queue
         self._worker, self._engine = worker, engine

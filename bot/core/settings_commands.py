@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from bot.conversations.conversations import Conversations
 from bot.models.fit import Verdict
-from bot.models.installed_models import Shelf
-from bot.models.runtime_config import Current
+from bot.models.installed_models import InstalledModels
+from bot.models.runtime_config import RuntimeConfig
 from bot.storage import Storage
 from bot.types.display_names import as_code
 from bot.types.errors import ModelError, RequestRefused
@@ -18,15 +18,15 @@ from bot.types.messages import Choice, IncomingCommand, Notice, Outcome
 CLEAR = "clear"
 
 
-class Tuning:
+class SettingsCommands:
     """Handles the commands that show and change settings."""
 
     def __init__(
         self,
-        current: Current,
+        current: RuntimeConfig,
         storage: Storage,
         conversations: Conversations,
-        shelf: Shelf,
+        shelf: InstalledModels,
     ) -> None:
         self._current, self._storage = current, storage
         self._conversations, self._shelf = conversations, shelf

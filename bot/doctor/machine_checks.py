@@ -28,7 +28,7 @@ NO_CUDA = "Install a build of torch with CUDA (`make clean`, then `make run` wit
 SEE_SMI = "Run `nvidia-smi`, and restart the machine if its driver was just updated."
 
 
-class Looked:
+class TorchProbeCache:
     """Caches the torch probe, so that several checks share one process."""
 
     def __init__(self, ask: Callable[[], Coroutine[Any, Any, Torch]] = ask) -> None:  # Any: asyncio's types
@@ -87,7 +87,7 @@ def memory() -> Iterator[Finding]:
         yield ok("memory", found)
 
 
-async def graphics(looked: Looked, device: str, root: Path = Path("/")) -> Findings:
+async def graphics(looked: TorchProbeCache, device: str, root: Path = Path("/")) -> Findings:
     """Check torch and the GPU."""
     torch = await looked.torch()
     for finding in judged(torch, Card.of(root), device):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bot.config.settings import Settings
 from bot.doctor.check_runner import Findings, aside
-from bot.doctor.machine_checks import Looked
+from bot.doctor.machine_checks import TorchProbeCache
 from bot.models import model_directory
 from bot.models.catalog import Catalog
 from bot.models.fit import Verdict, fits
@@ -117,7 +117,7 @@ def disk(settings: Settings) -> Iterator[Finding]:
         yield ok("disk of models", found)
 
 
-async def fit(settings: Settings, looked: Looked, *, running: bool) -> Findings:
+async def fit(settings: Settings, looked: TorchProbeCache, *, running: bool) -> Findings:
     """Check that the configured models fit into memory.
 
     running: an Inhouse uses this state directory, so memory in use is counted as available.
@@ -132,7 +132,7 @@ async def fit(settings: Settings, looked: Looked, *, running: bool) -> Findings:
 
 
 def _fitting(spec: ModelSpec, settings: Settings, hardware: Hardware, *, running: bool, default: bool) -> Finding:
-    machine = emptied(hardware) if running else hardware
+    machine = with_all_memory_free(hardware) if running else hardware
     found = fits(spec, machine, settings.dtype, settings.quantization, settings.gpu_layers, settings.kv_cache_mb)
     check, sentence = f"fit of {spec.name}", found.sentence.rstrip(".")
     if running and found.verdict in (Verdict.FITS, Verdict.TIGHT):
@@ -147,7 +147,7 @@ def _fitting(spec: ModelSpec, settings: Settings, hardware: Hardware, *, running
     return (wrong if default else warning)(check, sentence, fix)
 
 
-def emptied(hardware: Hardware) -> Hardware:
+def with_all_memory_free(hardware: Hardware) -> Hardware:
     """The same hardware with all of its memory free."""
     return replace(hardware, vram_free_mb=hardware.vram_total_mb, ram_free_mb=hardware.ram_total_mb)
 

@@ -9,8 +9,8 @@ LEAST_S = 60.0
 """Minimum seconds between restarts, so that an engine that exits repeatedly is not reloaded in a tight loop."""
 
 
-async def keep_well(engine: Engine, worker: Worker) -> None:
+async def restart_when_unhealthy(engine: Engine, worker: Worker) -> None:
     """Restart the engine whenever it reports itself unhealthy; runs until cancelled."""
     while True:
-        if await worker.renew(await engine.ailing()):
+        if await worker.renew(await engine.wait_until_unhealthy()):
             await asyncio.sleep(LEAST_S)

@@ -10,7 +10,7 @@ import time
 from bot.conversations.request_queue import Place, RequestQueue
 from bot.generation.user_messages import loading_line, waiting_line
 from bot.generation.worker import Worker
-from bot.models.runtime_config import Current
+from bot.models.runtime_config import RuntimeConfig
 from bot.replies.replies import Replies
 from bot.storage import Storage
 from bot.types.errors import StorageError
@@ -22,17 +22,17 @@ STORE_S = 2.0
 """Interval at which the remaining waiting times are stored."""
 
 
-class Waiters:
+class QueueStatus:
     """Reports the queue status to all waiting requests."""
 
     def __init__(
-        self, current: Current, storage: Storage, queue: RequestQueue, replies: Replies, worker: Worker
+        self, current: RuntimeConfig, storage: Storage, queue: RequestQueue, replies: Replies, worker: Worker
     ) -> None:
         self._current, self._storage, self._queue = current, storage, queue
         self._replies, self._worker = replies, worker
         self._stored_at = time.monotonic()
 
-    async def keep_told(self) -> None:
+    async def keep_updated(self) -> None:
         """Update the status lines; runs until cancelled."""
         while True:
             await asyncio.sleep(TICK_S)

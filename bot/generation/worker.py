@@ -88,7 +88,7 @@ class Worker:
         """End a request that is no longer in the queue with an error sentence."""
         await self._end(request, FinishReason.ERROR, error)
 
-    async def at_rest(self) -> LoadedModel:
+    async def wait_until_idle(self) -> LoadedModel:
         """Wait until a model is loaded and no request waits or runs; returns the loaded model."""
         await self._until(lambda: self.loader.loaded is not None and not self._running and not self._queue.waiting())
         assert self.loader.loaded is not None

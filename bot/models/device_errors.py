@@ -50,7 +50,7 @@ def judge(error: BaseException) -> Failure:
     return Failure(why, device_lost=lost)
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Collect garbage and return unused GPU memory and heap memory to the system."""
     gc.collect()
     if torch.cuda.is_available():

@@ -53,11 +53,11 @@ class Fit:
 
 def weights_mb(spec: ModelSpec, dtype: str, quantization: str = "none", packed: bool = False) -> int:
     """Memory of the loaded weights in MB; 0 if the number of parameters is unknown."""
-    kept = _kept(spec) + (again_when_packed(spec) if packed else 0)
+    kept = _kept(spec) + (duplicated_parameters(spec) if packed else 0)
     return int(kept * BYTES[dtype] / MB) + layers_mb(spec, dtype, quantization)
 
 
-def again_when_packed(spec: ModelSpec) -> int:
+def duplicated_parameters(spec: ModelSpec) -> int:
     """Parameters that packing duplicates: a packed head cannot share a tied matrix with the embeddings."""
     return spec.embeddings if spec.tied else 0
 

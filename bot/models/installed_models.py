@@ -6,17 +6,17 @@ from dataclasses import replace
 from bot.models.fit import Fit, fits
 from bot.models.hardware import Hardware, probe
 from bot.models.pull import installed
-from bot.models.runtime_config import Current
+from bot.models.runtime_config import RuntimeConfig
 from bot.types.engine import ModelSource
 from bot.types.errors import ModelError
 
 log = logging.getLogger(__name__)
 
 
-class Shelf:
+class InstalledModels:
     """The installed models. `hardware` is None until `look` has probed it."""
 
-    def __init__(self, current: Current) -> None:
+    def __init__(self, current: RuntimeConfig) -> None:
         self._current = current
         self.hardware: Hardware | None = None
 

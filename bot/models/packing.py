@@ -36,7 +36,7 @@ def packed_bytes(model: nn.Module) -> int:
 class PackedLinear(nn.Module):
     """A linear layer that returns its slice of a fused projection; input and output are float32."""
 
-    def __init__(self, linear: nn.Linear, whole: "Whole", start: int) -> None:
+    def __init__(self, linear: nn.Linear, whole: "FusedLinear", start: int) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bytes = 2 * linear.weight.numel()
@@ -46,7 +46,7 @@ class PackedLinear(nn.Module):
         return self._whole.of(line)[..., self._start : self._start + self.out_features]
 
 
-class Whole:
+class FusedLinear:
     """A fused projection of one or more linear layers: the first caller computes it, the others reuse the result.
 
     The result is kept until each layer has read it. If the layers get different inputs, each call computes all of them
@@ -88,7 +88,7 @@ def _join(module: nn.Module, names: Sequence[str]) -> None:
     kinds = {(linear.in_features, linear.bias is None) for linear in linears}
     if len(linears) < len(names) or len(kinds) > 1:
         return
-    whole, start = Whole(linears), 0
+    whole, start = FusedLinear(linears), 0
     for name, linear in zip(names, linears, strict=True):
         setattr(module, name, PackedLinear(linear, whole, start))
         start += linear.out_features

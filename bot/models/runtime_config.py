@@ -1,6 +1,6 @@
 """Hold the current settings and catalog, which a reload swaps together while the service runs.
 
-Users of `Current` must read its attributes each time they need a value, and must not keep copies.
+Users of `RuntimeConfig` must read its attributes each time they need a value, and must not keep copies.
 """
 
 from bot.config.settings import TOKENS, Settings, variable
@@ -19,7 +19,7 @@ AT_THE_START = (
 """Settings that are only read at the start: tokens, addresses of the platforms and the status page, paths, device."""
 
 
-class Current:
+class RuntimeConfig:
     """The settings and catalog in use."""
 
     def __init__(self, settings: Settings, catalog: Catalog) -> None:

@@ -36,7 +36,7 @@ class Notifier:
         usec = os.environ.pop("WATCHDOG_USEC", "")
         return cls(address, int(usec) / 1e6 if watched and usec.isdecimal() else 0.0)
 
-    async def keep_told(self, line: Callable[[], str], arrived: Callable[[], bool]) -> None:
+    async def keep_updated(self, line: Callable[[], str], arrived: Callable[[], bool]) -> None:
         """Send READY, STATUS and WATCHDOG until cancelled.
 
         line: returns the status text; arrived: whether every platform was reached. Returns at once without an address.

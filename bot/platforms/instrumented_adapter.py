@@ -22,7 +22,7 @@ KINDS: dict[type[Exception], str] = {
 """Metric label by error type; the first match wins."""
 
 
-class WatchedAdapter:
+class InstrumentedAdapter:
     """Adapter wrapper that counts errors."""
 
     def __init__(self, adapter: Adapter, metrics: Metrics) -> None:

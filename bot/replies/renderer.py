@@ -34,7 +34,7 @@ def reply_id(request_id: str, part: int) -> str:
 
 
 @dataclass(slots=True)
-class Composer:
+class Renderer:
     """Composes the messages of the answer to one request.
 
     note: a sentence above the answer. before: text of an earlier message that this answer continues. links: URLs that
@@ -50,7 +50,7 @@ class Composer:
     edited: bool = False
     outgrown: bool = False
 
-    def growing(self, text: str, line: str) -> list[Reply]:
+    def render_partial(self, text: str, line: str) -> list[Reply]:
         """Compose the messages of an unfinished answer; while it has no text, only `line`, or nothing."""
         if not text.strip():
             return [self._reply(0, "", self._ours(line), (ActionKind.STOP,))] if line else []
@@ -67,7 +67,7 @@ class Composer:
         frames[-1] = replace(frames[-1], tail=frames[-1].tail + self.limits.cursor)
         return frames
 
-    def final(self, text: str, reason: FinishReason, usage: Usage | None, error: str) -> list[Reply]:
+    def render_final(self, text: str, reason: FinishReason, usage: Usage | None, error: str) -> list[Reply]:
         """Compose the messages of a finished answer."""
         source, whole = self._source(text)
         shown = self._shown(source).rstrip() if text.strip() else ""
@@ -92,10 +92,10 @@ class Composer:
         frames[-1] = replace(frames[-1], finish_reason=reason, usage=usage, attachment=file)
         return frames
 
-    def as_file(self, text: str, reason: FinishReason, usage: Usage | None, error: str) -> list[Reply]:
-        """Compose a finished answer as a file, without rendering its text. An empty answer is composed as `final`."""
+    def render_as_file(self, text: str, reason: FinishReason, usage: Usage | None, error: str) -> list[Reply]:
+        """Compose a finished answer as a file, without rendering its text. An empty answer is composed as `render_final`."""
         if not text.strip():
-            return self.final(text, reason, usage, error)
+            return self.render_final(text, reason, usage, error)
         lines = [INTERRUPTED] + ([f"⚠️ {self._ours(error)}"] if reason is FinishReason.ERROR else [])
         reply = self._reply(0, "\n\n".join(lines), buttons=self._buttons(reason, True))
         return [replace(reply, final=True, finish_reason=reason, usage=usage, attachment=Attachment(FILE, text))]
@@ -173,14 +173,14 @@ class Composer:
 
 
 @dataclass(slots=True)
-class PlainComposer(Composer):
+class PlainRenderer(Renderer):
     """Shows text as a code block, without any markup, mentions or links.
 
     The cost is a few copies of the shown text, independent of its content.
     """
 
     @classmethod
-    def of(cls, composer: Composer) -> Self:
+    def of(cls, composer: Renderer) -> Self:
         """Copy another composer's fields."""
         return cls(**{field.name: getattr(composer, field.name) for field in fields(composer)})
 

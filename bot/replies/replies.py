@@ -15,7 +15,7 @@ from bot.platforms.adapter import Adapter
 from bot.replies.compose_thread import ComposeThread
 from bot.replies.delivery import VOID, Delivery
 from bot.replies.links import urls_in
-from bot.replies.renderer import FILE, INTERRUPTED, Composer, PlainComposer
+from bot.replies.renderer import FILE, INTERRUPTED, PlainRenderer, Renderer
 from bot.storage import Storage, StoredReply
 from bot.types.errors import StorageError
 from bot.types.messages import (
@@ -59,7 +59,7 @@ class LiveReply:
         self.request = request
         self._adapter, self._storage = adapter, storage
         self._delivery = Delivery(adapter, storage.outbox, request.request_id if recall else "")
-        self._composer = Composer(request, adapter.limits, note=request.remark)
+        self._composer = Renderer(request, adapter.limits, note=request.remark)
         self._thread = ComposeThread()
         self._plain = False  # rendering failed or timed out before
         self._as_file = request.service_runs >= SHOWN_AGAIN  # rendering it may have killed the service
@@ -127,8 +127,8 @@ class LiveReply:
         silent = self._withdrawn and not self._text.strip() and self._delivery.call_off()
         text, replies, edited = self._text, list[Reply](), False
 
-        def final(composer: Composer) -> list[Reply]:
-            return (composer.as_file if self._as_file else composer.final)(text, reason, usage, error)
+        def final(composer: Renderer) -> list[Reply]:
+            return (composer.render_as_file if self._as_file else composer.render_final)(text, reason, usage, error)
 
         answer = None if reason is FinishReason.ERROR or not self._text.strip() else self._composer.before + self._text
         for attempt in range(10_000):
@@ -165,10 +165,10 @@ class LiveReply:
     async def _growing(self) -> list[Reply]:
         text, line = "" if self._as_file else self._text, self._line
         if self._plain:
-            return PlainComposer.of(self._composer).growing(text, line)
-        return await self._composed(lambda composer: composer.growing(text, line))
+            return PlainRenderer.of(self._composer).render_partial(text, line)
+        return await self._composed(lambda composer: composer.render_partial(text, line))
 
-    async def _composed(self, compose: Callable[[Composer], list[Reply]]) -> list[Reply]:
+    async def _composed(self, compose: Callable[[Renderer], list[Reply]]) -> list[Reply]:
         """Compose frames in the platform's dialect, or as plain text if rendering fails or times out."""
         composer = replace(self._composer)
         try:
@@ -181,7 +181,7 @@ class LiveReply:
             about = {"request_id": self.request.request_id, "characters": len(self._text)}
             log.warning("The rendering of an answer %s; it is shown as plain text", problem, extra=about)
         self._plain = True
-        return compose(PlainComposer.of(composer))
+        return compose(PlainRenderer.of(composer))
 
     async def _keep_typing(self) -> None:
         while not self._text and not self._ended:

@@ -9,7 +9,7 @@ import logging
 import time
 
 from bot.generation.user_messages import counted
-from bot.models.runtime_config import Current
+from bot.models.runtime_config import RuntimeConfig
 from bot.storage import Storage
 from bot.types.errors import StorageError
 
@@ -26,7 +26,7 @@ PAUSE_S = 0.05
 class Retention:
     """The retention job. Run `keep` as a task."""
 
-    def __init__(self, current: Current, storage: Storage) -> None:
+    def __init__(self, current: RuntimeConfig, storage: Storage) -> None:
         self._current, self._storage = current, storage
         self._done: tuple[int, float] | None = None  # retention in days and monotonic time of the last clean-up
 

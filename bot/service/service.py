@@ -9,32 +9,32 @@ import logging
 from collections.abc import Sequence
 
 from bot.config.settings import Settings
-from bot.conversations.backfill import CatchUp
+from bot.conversations.backfill import Backfill
 from bot.conversations.conversations import Conversations
 from bot.conversations.request_queue import RequestQueue
 from bot.core.actions import Actions
 from bot.core.core import ServiceCore
-from bot.core.info_commands import Records
+from bot.core.info_commands import InfoCommands
 from bot.core.presence import Presence
-from bot.core.settings_commands import Tuning
-from bot.generation.engine_recycler import keep_well
-from bot.generation.queue_status import Waiters
+from bot.core.settings_commands import SettingsCommands
+from bot.generation.engine_recycler import restart_when_unhealthy
+from bot.generation.queue_status import QueueStatus
 from bot.generation.worker import Worker
 from bot.models.catalog import Catalog
-from bot.models.installed_models import Shelf
-from bot.models.runtime_config import Current
+from bot.models.installed_models import InstalledModels
+from bot.models.runtime_config import RuntimeConfig
 from bot.observability.loop_watchdog import LoopWatchdog
 from bot.observability.metrics import Metrics
 from bot.observability.systemd_notify import Notifier
 from bot.platforms.adapter import Adapter, Reloading
-from bot.platforms.instrumented_adapter import WatchedAdapter
+from bot.platforms.instrumented_adapter import InstrumentedAdapter
 from bot.replies.replies import GIVEN_UP, SHOWN_AGAIN, Replies
 from bot.service.retention import Retention
 from bot.storage import Storage
 from bot.types.engine import Engine
 from bot.types.errors import ConfigError, FatalAdapterError, ModelError, StorageError
 from bot.types.messages import FinishReason
-from bot.web.live_state import Sources
+from bot.web.live_state import LiveState
 from bot.web.server import WebServer
 
 log = logging.getLogger(__name__)
@@ -54,11 +54,11 @@ class Service:
         engine: Engine,
         notifier: Notifier | None = None,
     ) -> None:
-        self._current, self._engine = Current(settings, catalog), engine
+        self._current, self._engine = RuntimeConfig(settings, catalog), engine
         self._adapters = {adapter.platform: adapter for adapter in adapters}
         self._metrics = Metrics()
-        self._watched = {adapter.platform: WatchedAdapter(adapter, self._metrics) for adapter in adapters}
-        self._shelf = Shelf(self._current)
+        self._watched = {adapter.platform: InstrumentedAdapter(adapter, self._metrics) for adapter in adapters}
+        self._shelf = InstalledModels(self._current)
         self._queue = RequestQueue(settings.queue_size, settings.per_user)
         self._notifier = notifier or Notifier()
         self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
@@ -120,14 +120,14 @@ class Service:
             current.catalog.default,
             self._metrics,
         )
-        self._waiters = Waiters(current, storage, queue, self._replies, self._worker)
-        tuning = Tuning(current, storage, conversations, shelf)
-        records = Records(storage, conversations, queue, self._worker, self._engine, shelf)
+        self._waiters = QueueStatus(current, storage, queue, self._replies, self._worker)
+        tuning = SettingsCommands(current, storage, conversations, shelf)
+        records = InfoCommands(storage, conversations, queue, self._worker, self._engine, shelf)
         prefixes = {platform: adapter.limits.prefix for platform, adapter in self._adapters.items()}
         actions = Actions(
             current, storage, queue, self._worker, self._replies, conversations, tuning, records, prefixes
         )
-        self._catchup = CatchUp(current, storage)
+        self._catchup = Backfill(current, storage)
         self._retention = Retention(current, storage)
         self._presence = Presence(queue, self._worker, self._engine)
         self._core = ServiceCore(
@@ -141,7 +141,7 @@ class Service:
             self._catchup,
         )
         return WebServer(
-            Sources(
+            LiveState(
                 current=current,
                 engine=self._engine,
                 shelf=shelf,
@@ -179,15 +179,15 @@ class Service:
 
     async def _serve(self) -> None:
         worker = asyncio.create_task(self._worker.run(), name="worker")
-        waiters = asyncio.create_task(self._waiters.keep_told(), name="waiters")
+        waiters = asyncio.create_task(self._waiters.keep_updated(), name="waiters")
         stopping = asyncio.create_task(self._until_stopped(), name="stop")
         background = [
             asyncio.create_task(self._look_at_hardware(), name="hardware"),
             asyncio.create_task(self._presence.watch(), name="speed"),
-            asyncio.create_task(keep_well(self._engine, self._worker), name="upkeep"),
+            asyncio.create_task(restart_when_unhealthy(self._engine, self._worker), name="upkeep"),
             asyncio.create_task(self._catchup.keep_saving(), name="cursors"),
             asyncio.create_task(self._retention.keep(), name="retention"),
-            asyncio.create_task(self._notifier.keep_told(self._standing, self._arrived), name="notifier"),
+            asyncio.create_task(self._notifier.keep_updated(self._standing, self._arrived), name="notifier"),
         ]
         for task in background:
             task.add_done_callback(_ended)
@@ -239,7 +239,7 @@ class Service:
 
     async def _look_at_hardware(self) -> None:
         """Probe the hardware once the model is loaded and the worker is idle, since it costs seconds of CPU time."""
-        loaded = await self._worker.at_rest()
+        loaded = await self._worker.wait_until_idle()
         await self._shelf.look(loaded.weights_mb + loaded.kv_cache_mb)
 
     async def _connect(self, adapter: Adapter) -> None:

@@ -1,7 +1,7 @@
 """Persists the state in one SQLite file: inbox, history, outbox, cursors. All SQL of the project is in this package."""
 
 from bot.storage.cursors import Cursor, Cursors
-from bot.storage.database import undisturbed
+from bot.storage.database import shield_from_cancellation
 from bot.storage.history import History, as_turn
 from bot.storage.inbox import Inbox
 from bot.storage.inspection import Examination, examine_database
@@ -25,5 +25,5 @@ __all__ = [
     "as_turn",
     "examine_database",
     "is_held",
-    "undisturbed",
+    "shield_from_cancellation",
 ]

@@ -47,7 +47,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def undisturbed(
+def shield_from_cancellation(
     method: Callable[P, Coroutine[Any, Any, T]],
 ) -> Callable[P, Coroutine[Any, Any, T]]:  # Any: asyncio's own
     """Decorate a method of several steps: it finishes all of them before it propagates a cancellation."""

@@ -6,7 +6,7 @@ are not shown yet. Deleted text leaves no copy in the database files once `erase
 
 from sqlalchemy import Connection, and_, delete, exists, select, tuple_
 
-from bot.storage.database import Database, undisturbed
+from bot.storage.database import Database, shield_from_cancellation
 from bot.storage.tables import KEY, inbox, outbox, ratings, requests, turns
 from bot.types.messages import RequestStatus
 
@@ -38,7 +38,7 @@ class Expiry:
         """Return some free pages to the file system; False if none is left or the file does not support it."""
         return await self._database.write(_trim)
 
-    @undisturbed
+    @shield_from_cancellation
     async def erase(self, *, anew: bool = False) -> bool:
         """Truncate the log if it may contain deleted text; False if a reader of another process prevents it.
 

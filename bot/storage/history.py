@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import Insert, insert
 
-from bot.storage.database import Database, undisturbed
+from bot.storage.database import Database, shield_from_cancellation
 from bot.storage.outbox import blank
 from bot.storage.row_types import NewTurn, StoredTurn
 from bot.storage.tables import KEY, of_key, of_message, requests, settings, turns
@@ -81,7 +81,7 @@ class History:
         """Store a turn; keeps the stored one if the message is a duplicate."""
         await self._database.write(lambda connection: add_turn(connection, turn))
 
-    @undisturbed
+    @shield_from_cancellation
     async def edit(self, key: ConversationKey, message_id: str, text: str, *, everywhere: bool = False) -> bool:
         """Change the text of a user's message; False if it is not stored or unchanged.
 
@@ -94,7 +94,7 @@ class History:
             await self._database.erase_log()
         return changed > 0
 
-    @undisturbed
+    @shield_from_cancellation
     async def remove_message(self, key: ConversationKey, message_id: str, *, everywhere: bool = False) -> int:
         """Delete a message's turn and its answers, and blank the answers' parts; returns the number of deleted turns.
 
@@ -110,7 +110,7 @@ class History:
             await self._database.erase_log()
         return gone
 
-    @undisturbed
+    @shield_from_cancellation
     async def undo(self, key: ConversationKey) -> StoredTurn | None:
         """Delete the newest visible user turn and all later turns; returns that turn, or None."""
         mine = and_(of_key(turns, key), turns.c.hidden.is_(False))
@@ -142,7 +142,7 @@ class History:
             update(turns).where(of_key(turns, key), turns.c.hidden.is_(False)).values(hidden=True)
         )
 
-    @undisturbed
+    @shield_from_cancellation
     async def forget(self, key: ConversationKey) -> int:
         """Delete all turns and blank all parts; returns the number of turns. Requests keep their ids, without text."""
 

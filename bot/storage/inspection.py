@@ -35,8 +35,8 @@ def examine_database(directory: Path) -> Examination | None:
         if not path.exists():
             return None
         # SQLite creates -wal and -shm files even for a read-only connection, unless they exist or immutable=1 is set.
-        at_rest = not path.with_name(f"{path.name}-wal").exists()
-        with opened(path, at_rest) as connection:
+        idle = not path.with_name(f"{path.name}-wal").exists()
+        with opened(path, idle) as connection:
             verdict = str(_value(connection, "PRAGMA quick_check(1)"))
             page, free = int(_value(connection, "PRAGMA page_size")), int(_value(connection, "PRAGMA freelist_count"))
             up_to_date, mismatch = False, ""

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Update, and_, case, func, select, update
 from sqlalchemy.dialects.sqlite import Insert, insert
 
-from bot.storage.database import Database, undisturbed
+from bot.storage.database import Database, shield_from_cancellation
 from bot.storage.row_types import StoredReply
 from bot.storage.tables import KEY, key_of, outbox, ratings, requests, turns
 from bot.types.messages import ActionKind, Attachment, FinishReason, Person, Reply, RequestStatus, Role, Usage
@@ -40,7 +40,7 @@ class Outbox:
         this = update(outbox).where(outbox.c.reply_id == reply_id)
         await self._write(this.values(platform_id=platform_id, state=state))
 
-    @undisturbed
+    @shield_from_cancellation
     async def settled(self, reply_id: str, *, dropped: str = "") -> None:
         """Mark a final text as shown, or as dropped for a reason. Deletes its text if its question is deleted."""
         this = outbox.c.reply_id == reply_id

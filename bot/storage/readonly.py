@@ -35,9 +35,9 @@ def database_in(directory: Path) -> Path:
     return path
 
 
-def read_only(path: Path, at_rest: bool = False) -> sqlite3.Connection:
-    """Open a read-only sqlite3 connection. `at_rest`: no process has the database open, so no -wal file is created."""
-    address = f"file:{quote(str(path))}?mode=ro{'&immutable=1' if at_rest else ''}"
+def read_only(path: Path, idle: bool = False) -> sqlite3.Connection:
+    """Open a read-only sqlite3 connection. `idle`: no process has it open, so no -wal file is created."""
+    address = f"file:{quote(str(path))}?mode=ro{'&immutable=1' if idle else ''}"
     connection = sqlite3.connect(address, uri=True, timeout=TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA query_only = ON")
     return connection
@@ -56,8 +56,8 @@ def looking(directory: Path) -> Iterator[Connection]:
 
 
 @contextmanager
-def opened(path: Path, at_rest: bool = False) -> Iterator[Connection]:
+def opened(path: Path, idle: bool = False) -> Iterator[Connection]:
     """Same as read_only, as an SQLAlchemy connection; accepts any schema version."""
-    creator = partial(read_only, path, at_rest)
+    creator = partial(read_only, path, idle)
     with create_engine("sqlite://", creator=creator, poolclass=NullPool, hide_parameters=True).connect() as connection:
         yield connection

@@ -119,7 +119,7 @@ class Engine(Protocol):
 
     async def stats(self) -> EngineStats: ...
 
-    async def ailing(self) -> str:
+    async def wait_until_unhealthy(self) -> str:
         """Wait until an idle engine is unhealthy and should be restarted; returns the reason as a sentence.
 
         Reasons: the process exited, or its memory grew far above the model's needs. Each reason is reported once.

@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from bot.config.address import is_loopback, network_of, parse_host
-from bot.web.login_throttle import Guesses
+from bot.web.login_throttle import LoginThrottle
 
 COOKIE = "inhouse"
 COOKIE_S = 30 * 24 * 3600
@@ -45,13 +45,13 @@ NO_TOKEN = "This needs the token of INHOUSE_HTTP_TOKEN: send 'Authorization: Bea
 WRONG = "That is not the token. It is what INHOUSE_HTTP_TOKEN is set to where Inhouse runs."
 
 
-class Guard:
+class Auth:
     """Checks every request. token: the required token, '' for none. pages: the directory with login.html."""
 
     def __init__(self, token: str, pages: Path) -> None:
         self._token = token.encode()
         self._cookie = hmac.digest(self._token, b"inhouse status page", hashlib.sha256).hex()
-        self._guesses = Guesses()
+        self._guesses = LoginThrottle()
         self._form = (pages / "login.html").read_text("utf-8")
 
     @web.middleware

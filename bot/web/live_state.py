@@ -3,35 +3,35 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from bot.conversations.backfill import CatchUp
+from bot.conversations.backfill import Backfill
 from bot.conversations.conversations import Conversations
 from bot.conversations.request_queue import RequestQueue
 from bot.core.actions import Actions
 from bot.core.core import ServiceCore
-from bot.generation.queue_status import Waiters
+from bot.generation.queue_status import QueueStatus
 from bot.generation.worker import Worker
-from bot.models.installed_models import Shelf
-from bot.models.runtime_config import Current
+from bot.models.installed_models import InstalledModels
+from bot.models.runtime_config import RuntimeConfig
 from bot.observability.metrics import Metrics
-from bot.platforms.instrumented_adapter import WatchedAdapter
+from bot.platforms.instrumented_adapter import InstrumentedAdapter
 from bot.types.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class LiveState:
     """The parts of the running service. stopping: whether it drains. refusals: fatal errors by platform name."""
 
-    current: Current
+    current: RuntimeConfig
     engine: Engine
-    shelf: Shelf
+    shelf: InstalledModels
     queue: RequestQueue
     worker: Worker
-    waiters: Waiters
+    waiters: QueueStatus
     conversations: Conversations
     actions: Actions
     core: ServiceCore
-    catchup: CatchUp
-    adapters: Mapping[str, WatchedAdapter]
+    catchup: Backfill
+    adapters: Mapping[str, InstrumentedAdapter]
     metrics: Metrics
     refusals: Mapping[str, str]
     stopping: Callable[[], bool]

@@ -39,7 +39,7 @@ class _Allowance:
         return self.left < 1
 
 
-class Guesses:
+class LoginThrottle:
     """The token buckets of wrong guesses. For use from one event loop."""
 
     def __init__(self) -> None:

@@ -12,8 +12,8 @@ import psutil
 
 from bot.models.hardware import MB, describe_hardware
 from bot.types.messages import GenerationRequest
-from bot.web.live_state import Sources
-from bot.web.recent_errors import Troubles
+from bot.web.live_state import LiveState
+from bot.web.recent_errors import RecentErrors
 from bot.web.sampler import KEPT, Sampler
 
 MOST_WAITERS = 20
@@ -25,7 +25,7 @@ Part = dict[str, object]
 class Status:
     """Reads the state of the service at each call."""
 
-    def __init__(self, sources: Sources, sampler: Sampler, troubles: Troubles, version: str) -> None:
+    def __init__(self, sources: LiveState, sampler: Sampler, troubles: RecentErrors, version: str) -> None:
         self._sources, self._sampler, self._troubles, self._version = sources, sampler, troubles, version
         self._process = psutil.Process()
         self.began = time.time()

@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from bot.models.hardware import MB
-from bot.web.live_state import Sources
+from bot.web.live_state import LiveState
 from bot.web.sampler import Sampler
 
 Values = Iterable[tuple[tuple[str, ...], float]]
@@ -19,9 +19,9 @@ Values = Iterable[tuple[tuple[str, ...], float]]
 
 
 class LiveCollector(Collector):
-    """Reads the metrics of `Sources` and the sampler at each scrape."""
+    """Reads the metrics of `LiveState` and the sampler at each scrape."""
 
-    def __init__(self, sources: Sources, sampler: Sampler, version: str) -> None:
+    def __init__(self, sources: LiveState, sampler: Sampler, version: str) -> None:
         self._sources, self._sampler, self._version = sources, sampler, version
         self._process = psutil.Process()
 

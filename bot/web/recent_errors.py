@@ -18,7 +18,7 @@ NO_FIX = "The log says more about this moment."
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class RecentError:
     """One warning or error. at: Unix seconds of the last occurrence; times: occurrences; where: part of the logger."""
 
     at: float
@@ -29,13 +29,13 @@ class Trouble:
     times: int = 1
 
 
-class Troubles(logging.Handler):
+class RecentErrors(logging.Handler):
     """Logging handler that keeps the last KEPT different messages. secrets: tokens to redact."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__(logging.WARNING)
         self._redact = Redactor(secrets)
-        self._last: dict[tuple[str, str], Trouble] = {}  # the oldest first
+        self._last: dict[tuple[str, str], RecentError] = {}  # the oldest first
 
     def open(self) -> None:
         """Attach to our loggers."""
@@ -48,7 +48,7 @@ class Troubles(logging.Handler):
             logging.getLogger(name).removeHandler(self)
         super().close()
 
-    def last(self) -> list[Trouble]:
+    def last(self) -> list[RecentError]:
         """The kept messages, newest first."""
         self.acquire()
         try:
@@ -62,17 +62,17 @@ class Troubles(logging.Handler):
             text = self._redact(record.getMessage())
         except Exception:  # as in the stdlib: a wrong format string must not raise in the caller
             return
-        what, fix = told_apart(text)
+        what, fix = split_message(text)
         if record.exc_info and record.exc_info[0] is not None:
             fix = f"{record.exc_info[0].__name__}; the log has its traceback."
-        trouble = Trouble(time.time(), _part(record.name), record.levelno >= logging.ERROR, what, fix or NO_FIX)
+        trouble = RecentError(time.time(), _part(record.name), record.levelno >= logging.ERROR, what, fix or NO_FIX)
         before = self._last.pop((trouble.where, what), None)
         self._last[trouble.where, what] = replace(trouble, times=before.times + 1) if before else trouble
         while len(self._last) > KEPT:
             del self._last[next(iter(self._last))]
 
 
-def told_apart(text: str) -> tuple[str, str]:
+def split_message(text: str) -> tuple[str, str]:
     """Split a message at its first '; ' or full stop into what happened and what to do."""
     line = " ".join(text.split())
     line = line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from bot.types.engine import EngineStats
 from bot.types.errors import EngineError
-from bot.web.live_state import Sources
+from bot.web.live_state import LiveState
 
 ENDED = "the engine's process ended; the next question starts it again"
 
@@ -44,7 +44,7 @@ class Sample:
 class Sampler:
     """Takes samples between `open` and `close`. tick_s: seconds between two samples."""
 
-    def __init__(self, sources: Sources, tick_s: float) -> None:
+    def __init__(self, sources: LiveState, tick_s: float) -> None:
         self._sources, self._tick_s = sources, tick_s
         self.samples: deque[Sample] = deque(maxlen=KEPT)
         self.stats: EngineStats | None = None

@@ -18,13 +18,13 @@ from prometheus_client.exposition import choose_encoder
 
 from bot.config.address import Address
 from bot.config.settings import secrets
-from bot.web.auth import Guard, with_headers
+from bot.web.auth import Auth, with_headers
 from bot.web.connections import Connections
 from bot.web.event_stream import Stream
-from bot.web.live_state import Sources
+from bot.web.live_state import LiveState
 from bot.web.page_data import Status
 from bot.web.prometheus_collector import LiveCollector
-from bot.web.recent_errors import Troubles
+from bot.web.recent_errors import RecentErrors
 from bot.web.sampler import TICK_S, Sampler
 
 log = logging.getLogger(__name__)
@@ -46,15 +46,15 @@ LAST_S = 1.0
 class WebServer:
     """Async context manager that serves inside its block unless INHOUSE_HTTP is off. `url` is '' while not serving."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: LiveState) -> None:
         settings = sources.current.settings
         self.sources = sources
         self._address, token = settings.http, settings.http_token
-        self._troubles = Troubles(secrets(settings))
+        self._troubles = RecentErrors(secrets(settings))
         self.sampler = Sampler(sources, TICK_S)
         self.status = Status(sources, self.sampler, self._troubles, _version())
         self.stream = Stream(self.status, self.sampler)
-        self._guard = Guard(token.get_secret_value() if token else "", PAGES)
+        self._guard = Auth(token.get_secret_value() if token else "", PAGES)
         self._registry = sources.metrics.registry
         self._collector = LiveCollector(sources, self.sampler, _version())
         self._runner: web.AppRunner | None = None

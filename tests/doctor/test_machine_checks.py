@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bot.doctor import machine_checks
-from bot.doctor.machine_checks import Card, Looked, graphics, judged
+from bot.doctor.machine_checks import Card, TorchProbeCache, graphics, judged
 from bot.doctor.torch_probe import Torch, ask
 from bot.models.hardware import Hardware
 from bot.types.findings import State
@@ -109,7 +109,7 @@ async def test_the_real_torch_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp
         asked += 1
         return await ask()
 
-    looked = Looked(counted)
+    looked = TorchProbeCache(counted)
     first = await looked.torch()
     assert await looked.torch() is first
     assert asked == 1

@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from bot.config.settings import Settings, load_settings
 from bot.doctor import hub_checks, model_checks
-from bot.doctor.machine_checks import Looked
+from bot.doctor.machine_checks import TorchProbeCache
 from bot.doctor.torch_probe import Torch
 from bot.models import pull as pulling
 from bot.models.catalog import Catalog
@@ -158,7 +158,7 @@ async def test_the_default_has_to_fit(
     async def ask() -> Torch:
         return Torch(hardware=hardware)
 
-    found = await gathered(model_checks.fit(load_settings(model=default), Looked(ask), running=running))
+    found = await gathered(model_checks.fit(load_settings(model=default), TorchProbeCache(ask), running=running))
     assert states(found) == ({f"fit of {default}": state} if state else {})
     assert complete(found)
 
@@ -170,9 +170,11 @@ async def test_what_others_may_switch_to_should_fit(home: Path, monkeypatch: pyt
         return Torch(hardware=CARD)
 
     settings = load_settings(device="cpu")  # only the RAM matters
-    found = await gathered(model_checks.fit(replace_ram(settings), Looked(ask), running=False))
+    found = await gathered(model_checks.fit(replace_ram(settings), TorchProbeCache(ask), running=False))
     assert states(found) == {"fit of smollm2": State.OK, "fit of phi-4": State.OK}
-    found = await gathered(model_checks.fit(load_settings(device="cpu", dtype="float32"), Looked(ask), running=False))
+    found = await gathered(
+        model_checks.fit(load_settings(device="cpu", dtype="float32"), TorchProbeCache(ask), running=False)
+    )
     assert states(found) == {"fit of smollm2": State.OK, "fit of phi-4": State.WARNING}
 
 

@@ -207,7 +207,7 @@ def line_with(process: subprocess.Popen[str], word: str) -> str:
 
 def test_the_first_signal_lets_the_answer_end() -> None:
     with platform(CAPITAL, 60) as process:
-        line_with(process, "growing")
+        line_with(process, "render_partial")
         process.send_signal(signal.SIGTERM)
         assert "Paris" in line_with(process, "final")
         assert int(line_with(process, "resident").split()[1]) < 150, "the service's own process stays small"
@@ -217,9 +217,9 @@ def test_the_first_signal_lets_the_answer_end() -> None:
 
 def test_the_second_signal_ends_at_once() -> None:
     with platform("Write a very long story about a river.", 4000) as process:
-        line_with(process, "growing")
+        line_with(process, "render_partial")
         process.send_signal(signal.SIGTERM)
-        line_with(process, "growing")
+        line_with(process, "render_partial")
         process.send_signal(signal.SIGINT)
         line_with(process, "closed")
         assert process.wait(PATIENCE_S) == 0

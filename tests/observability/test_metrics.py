@@ -7,7 +7,7 @@ from prometheus_client import generate_latest
 
 from bot.observability.metrics import KEPT, Metrics
 from bot.platforms.adapter import Adapter
-from bot.platforms.instrumented_adapter import WatchedAdapter
+from bot.platforms.instrumented_adapter import InstrumentedAdapter
 from bot.types.errors import FatalAdapterError, Gone, OutcomeUnknown, Rejected, RetryLater
 from bot.types.messages import ConversationKey, FinishReason, GenerationRequest, Person, Reply, SamplingParams, Usage
 from tests.support.builders.web_service import open_page
@@ -103,7 +103,7 @@ async def test_every_kind_of_failure_is_counted_and_passed_on(
     monkeypatch.setattr(adapter, "post", Failing(error).post)
     metrics = Metrics()
     with pytest.raises(type(error)) as caught:
-        await WatchedAdapter(adapter, metrics).post(REPLY)
+        await InstrumentedAdapter(adapter, metrics).post(REPLY)
     assert caught.value is error
     assert metrics.totals.platform_errors == {("scripted", kind): 1}
 
@@ -116,6 +116,6 @@ async def test_what_goes_well_is_as_without_a_watch(tmp_path: Path) -> None:
 
 
 async def test_an_adapter_that_cannot_tell_says_nothing_of_its_connection() -> None:
-    watched = WatchedAdapter(ScriptedAdapter(0), Metrics())
+    watched = InstrumentedAdapter(ScriptedAdapter(0), Metrics())
     assert watched.connected is None
     assert watched.rate_limited == 0

@@ -88,7 +88,7 @@ def systemd(address: str) -> Iterator[Systemd]:
 async def telling(
     notifier: Notifier, line: Callable[[], str] = lambda: "idle", arrived: Callable[[], bool] = lambda: True
 ) -> AsyncIterator[None]:
-    task = asyncio.create_task(notifier.keep_told(line, arrived))
+    task = asyncio.create_task(notifier.keep_updated(line, arrived))
     try:
         yield
     finally:

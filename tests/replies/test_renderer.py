@@ -11,7 +11,7 @@ from bot.platforms.adapter import Dialect, Limits
 from bot.platforms.splitter import open_fence
 from bot.replies import renderer as frames
 from bot.replies.markdown import render
-from bot.replies.renderer import THE_REST, Composer, reply_id
+from bot.replies.renderer import THE_REST, Renderer, reply_id
 from bot.types.messages import ActionKind, FinishReason, Reply
 from tests.support.builders.markdown_samples import BAD, GOOD, MARKDOWN
 from tests.support.builders.storage_rows import USAGE, asked
@@ -24,16 +24,16 @@ NUMBERS = st.integers(0, 400)
 LONG = st.lists(MARKDOWN, min_size=1, max_size=6).map("\n\n".join)
 
 
-def composer(limits: Limits = LIMITS, **more: object) -> Composer:
-    return replace(Composer(REQUEST, limits), **more)  # type: ignore[arg-type]  # the fields of Composer
+def composer(limits: Limits = LIMITS, **more: object) -> Renderer:
+    return replace(Renderer(REQUEST, limits), **more)  # type: ignore[arg-type]  # the fields of Composer
 
 
 def texts(frames: list[Reply]) -> list[str]:
     return [frame.committed + frame.tail for frame in frames]
 
 
-def ended(composer: Composer, text: str, reason: FinishReason = FinishReason.STOP, error: str = "") -> list[Reply]:
-    return composer.final(text, reason, USAGE, error)
+def ended(composer: Renderer, text: str, reason: FinishReason = FinishReason.STOP, error: str = "") -> list[Reply]:
+    return composer.render_final(text, reason, USAGE, error)
 
 
 @given(LONG, CURSORS, NUMBERS, st.sampled_from(["", "*A remark.*"]), st.data())
@@ -43,9 +43,9 @@ def test_what_is_committed_is_a_beginning_of_the_final_message(
     limits = Limits(data.draw(st.integers(140, 300)), cursor=cursor, attach_over=attach_over)
     composing = composer(limits, note=note, links=frozenset({GOOD}))
     end = data.draw(st.integers(0, len(text)))
-    growing, final = composing.growing(text[:end], ""), ended(composing, text)
-    assert len(growing) <= len(final)
-    for before, after in zip(growing, final, strict=False):
+    partial, final = composing.render_partial(text[:end], ""), ended(composing, text)
+    assert len(partial) <= len(final)
+    for before, after in zip(partial, final, strict=False):
         assert after.reply_id == before.reply_id
         assert after.committed.startswith(before.committed)
 
@@ -55,8 +55,8 @@ def test_no_message_is_longer_than_the_platform_takes(
     text: str, dialect: Dialect, attach_over: int, most: int, cursor: str, reason: FinishReason
 ) -> None:
     composing = composer(Limits(most, cursor=cursor, attach_over=attach_over, dialect=dialect))
-    growing, final = composing.growing(text, ""), ended(composing, text, reason, "It failed.")
-    assert all(len(shown) <= most for shown in (*texts(growing), *texts(final)))
+    partial, final = composing.render_partial(text, ""), ended(composing, text, reason, "It failed.")
+    assert all(len(shown) <= most for shown in (*texts(partial), *texts(final)))
     assert not any(open_fence(shown) for shown in texts(final))
     assert [frame.part for frame in final] == list(range(len(final)))
 
@@ -65,22 +65,22 @@ def test_no_message_is_longer_than_the_platform_takes(
 def test_where_tables_become_code_only_what_may_still_be_one_is_not_committed(text: str, data: st.DataObject) -> None:
     composing = composer(Limits(data.draw(st.integers(102, 2000)), dialect=Dialect.DISCORD))
     end = data.draw(st.integers(0, len(text)))
-    for before, after in zip(composing.growing(text[:end], ""), ended(composing, text), strict=False):
+    for before, after in zip(composing.render_partial(text[:end], ""), ended(composing, text), strict=False):
         assert after.committed.startswith(before.committed)
     finished = f"Some words.\n{TABLE}\nMore words.\n"
-    (frame,) = composer(Limits(2000, dialect=Dialect.DISCORD)).growing(finished + "and |", "")
+    (frame,) = composer(Limits(2000, dialect=Dialect.DISCORD)).render_partial(finished + "and |", "")
     assert frame.committed == f"Some words.\n{BOXED}\nMore words."
 
 
 def test_before_the_first_words_there_is_the_line_or_nothing() -> None:
-    assert composer().growing("", "") == []
-    assert composer().growing(" \n", "") == []
-    (frame,) = composer(note="*A remark.*").growing("", "2nd in line")
+    assert composer().render_partial("", "") == []
+    assert composer().render_partial(" \n", "") == []
+    (frame,) = composer(note="*A remark.*").render_partial("", "2nd in line")
     assert (frame.committed, frame.tail, frame.buttons) == ("", "2nd in line", (ActionKind.STOP,))
 
 
 def test_the_cursor_stands_at_the_end_of_the_last_message_and_stop_under_the_first() -> None:
-    frames = composer(Limits(110, cursor="▌")).growing("words of it. " * 20, "2nd in line")
+    frames = composer(Limits(110, cursor="▌")).render_partial("words of it. " * 20, "2nd in line")
     assert [frame.tail.endswith("▌") for frame in frames] == [False, False, True]
     assert [frame.buttons for frame in frames] == [(ActionKind.STOP,), (), ()]
     assert not any(frame.final for frame in frames)
@@ -88,7 +88,7 @@ def test_the_cursor_stands_at_the_end_of_the_last_message_and_stop_under_the_fir
 
 def test_the_remark_stands_above_the_answer_from_its_first_words_on() -> None:
     composing = composer(note="*I could not read a.png.*")
-    assert texts(composing.growing("Hello", "")) == ["*I could not read a.png.*\n\nHello ▌"]
+    assert texts(composing.render_partial("Hello", "")) == ["*I could not read a.png.*\n\nHello ▌"]
     assert texts(ended(composing, "Hello.")) == ["*I could not read a.png.*\n\nHello."]
 
 
@@ -99,7 +99,7 @@ def test_a_url_is_a_link_only_if_a_person_wrote_it() -> None:
 
 def test_code_that_goes_on_is_opened_again() -> None:
     composing = composer(before="Look:\n```python\nprint(1)")
-    assert texts(composing.growing("\nprint(2)", "")) == ["```python\nprint(2)\n``` ▌"]
+    assert texts(composing.render_partial("\nprint(2)", "")) == ["```python\nprint(2)\n``` ▌"]
     assert texts(ended(composing, "\nprint(2)\n```\nDone.")) == ["```python\nprint(2)\n```\nDone."]
 
 
@@ -183,9 +183,9 @@ def test_of_an_answer_that_comes_as_a_file_only_the_beginning_is_rendered(monkey
     monkeypatch.setattr(frames, "render", counting)
     text = "Some words of it. " * 10_000
     composing = composer(Limits(2000, attach_over=500))
-    (growing,), (final,) = composing.growing(text, ""), ended(composing, text)
+    (partial,), (final,) = composing.render_partial(text, ""), ended(composing, text)
     assert max(lengths) <= 2 * 500
-    assert final.committed.startswith(growing.committed)
+    assert final.committed.startswith(partial.committed)
     assert final.committed.endswith(THE_REST)
     assert final.attachment is not None
     assert final.attachment.text == text
@@ -194,5 +194,5 @@ def test_of_an_answer_that_comes_as_a_file_only_the_beginning_is_rendered(monkey
 @pytest.mark.fault(46)
 def test_an_answer_shows_nothing_in_another_order() -> None:
     composing = composer(note="a\u202eb")
-    assert texts(composing.growing("c\u2066d", "")) == ["ab\n\ncd ▌"]
+    assert texts(composing.render_partial("c\u2066d", "")) == ["ab\n\ncd ▌"]
     assert texts(ended(composing, "c\u2066d", FinishReason.ERROR, "e\u202df.")) == ["ab\n\ncd\n\n⚠️ ef."]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bot.platforms.adapter import Dialect, Limits
 from bot.replies.markdown import render
-from bot.replies.renderer import ENDS_HERE, FILE, INTERRUPTED, THE_REST, PlainComposer
+from bot.replies.renderer import ENDS_HERE, FILE, INTERRUPTED, THE_REST, PlainRenderer
 from bot.types.messages import ActionKind, FinishReason
 from tests.replies.test_renderer import CURSORS, LONG, NUMBERS, composer, ended, texts
 from tests.support.builders.storage_rows import USAGE
@@ -23,12 +23,15 @@ def test_only_an_answer_that_is_still_written_ends_in_the_cursors_sign(
     text: str, end: str, dialect: Dialect, attach_over: int, reason: FinishReason, plain: bool
 ) -> None:
     composing = composer(Limits(300, cursor=" ▌", dialect=dialect, attach_over=attach_over))
-    composing = PlainComposer.of(composing) if plain else composing
-    for frames in (ended(composing, text + end, reason, "It failed."), composing.as_file(text + end, reason, None, "")):
+    composing = PlainRenderer.of(composing) if plain else composing
+    for frames in (
+        ended(composing, text + end, reason, "It failed."),
+        composing.render_as_file(text + end, reason, None, ""),
+    ):
         last = "".join(char for char in texts(frames)[-1] if char.isprintable())
         assert not last.rstrip("*_~`| ").endswith("▌")
-    growing = composing.growing(text + end, "")
-    assert not growing or texts(growing)[-1].endswith(" ▌")
+    partial = composing.render_partial(text + end, "")
+    assert not partial or texts(partial)[-1].endswith(" ▌")
 
 
 def test_an_answer_that_ends_in_the_cursors_sign_says_that_it_ends() -> None:
@@ -44,17 +47,20 @@ def test_plain_text_grows_and_fits_as_rendered_text_does(
 ) -> None:
     most = data.draw(st.integers(140, 300))
     limits = Limits(most, cursor=cursor, dialect=dialect, attach_over=attach_over)
-    composing = PlainComposer.of(composer(limits, note=note, before="```python\n"))
-    growing, final = composing.growing(text[: data.draw(st.integers(0, len(text)))], ""), ended(composing, text)
-    assert all(len(shown) <= most for shown in (*texts(growing), *texts(final)))
-    for before, after in zip(growing, final, strict=False):
+    composing = PlainRenderer.of(composer(limits, note=note, before="```python\n"))
+    partial, final = (
+        composing.render_partial(text[: data.draw(st.integers(0, len(text)))], ""),
+        ended(composing, text),
+    )
+    assert all(len(shown) <= most for shown in (*texts(partial), *texts(final)))
+    for before, after in zip(partial, final, strict=False):
         assert after.committed.startswith(before.committed)
 
 
 @given(HOSTILE, st.sampled_from(Dialect), st.integers(140, 300))
 def test_nothing_in_plain_text_is_a_mark_or_a_mention(text: str, dialect: Dialect, most: int) -> None:
-    composing = PlainComposer.of(composer(Limits(most, dialect=dialect)))
-    for shown in texts([*composing.growing(text, ""), *ended(composing, text)]):
+    composing = PlainRenderer.of(composer(Limits(most, dialect=dialect)))
+    for shown in texts([*composing.render_partial(text, ""), *ended(composing, text)]):
         assert shown.startswith("```\n")
         assert shown.endswith("\n```")
         assert "```" not in shown[4:-4]
@@ -64,7 +70,7 @@ def test_nothing_in_plain_text_is_a_mark_or_a_mention(text: str, dialect: Dialec
 
 def test_plain_text_keeps_every_word_and_its_order() -> None:
     words = [f"word-{number}" for number in range(500)]
-    parts = texts(ended(PlainComposer.of(composer(Limits(200))), " ".join(words)))
+    parts = texts(ended(PlainRenderer.of(composer(Limits(200))), " ".join(words)))
     assert " ".join(part[4:-4].strip() for part in parts).split() == words
 
 
@@ -79,10 +85,10 @@ def test_of_a_very_long_text_only_what_can_be_shown_is_looked_at(plain: bool, mo
     monkeypatch.setattr("bot.replies.renderer.render", counted)
     text = "Some *words* of it.\n\n" * 50_000
     composing = composer(Limits(2000, attach_over=1000, cursor="▌"))
-    composing = PlainComposer.of(composing) if plain else composing
-    growing, final = composing.growing(text, ""), ended(composing, text)
+    composing = PlainRenderer.of(composing) if plain else composing
+    partial, final = composing.render_partial(text, ""), ended(composing, text)
     assert plain or 1000 < max(rendered) <= 2000
-    assert sum(map(len, texts(growing))) < 1200
+    assert sum(map(len, texts(partial))) < 1200
     assert sum(map(len, texts(final))) < 1200
     assert THE_REST in texts(final)[-1]
     assert final[-1].attachment is not None
@@ -99,10 +105,10 @@ def test_what_is_cut_from_the_source_is_in_the_file_even_if_little_is_shown() ->
 @pytest.mark.parametrize("reason", FinishReason)
 def test_an_answer_as_a_file_is_one_short_message_with_its_text(reason: FinishReason) -> None:
     text = "[x](" + "(a" * 40 + "))"
-    (frame,) = composer().as_file(text, reason, USAGE, "It failed.")
+    (frame,) = composer().render_as_file(text, reason, USAGE, "It failed.")
     assert frame.committed == INTERRUPTED + ("\n\n⚠️ It failed." if reason is FinishReason.ERROR else "")
     assert (frame.attachment and (frame.attachment.name, frame.attachment.text)) == (FILE, text)
     assert (frame.final, frame.finish_reason, frame.usage) == (True, reason, USAGE)
     assert frame.buttons[0] is ActionKind.REGENERATE
-    (frame,) = composer().as_file("  ", FinishReason.ABORT, USAGE, "")
+    (frame,) = composer().render_as_file("  ", FinishReason.ABORT, USAGE, "")
     assert (frame.committed, frame.attachment) == ("Stopped.", None)

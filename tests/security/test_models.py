@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from bot.config.settings import TOKENS
-from bot.engine.client.child_process import Link
+from bot.engine.client.child_process import ChildProcess
 from bot.engine.text.prompts import PromptBuilder
 from bot.models.loading import load
 from bot.types.errors import ModelError
@@ -77,7 +77,7 @@ async def test_the_engines_process_has_no_token_and_asks_nobody(monkeypatch: pyt
     for name in (*TOKENS.values(), "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.setenv(name, "a-secret-of-twenty-four")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    link = await Link.open()
+    link = await ChildProcess.open()
     environment = psutil.Process(link.pid).environ()
     assert await link.close() == "with status 0"
     assert environment["HF_HUB_OFFLINE"] == "1"

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine
 
 from bot.models.catalog import Catalog
-from bot.models.runtime_config import Current
+from bot.models.runtime_config import RuntimeConfig
 from bot.service import retention
 from bot.service.retention import DAY_S, Retention
 from bot.storage import Storage
@@ -34,7 +34,7 @@ async def storage(tmp_path: Path) -> AsyncIterator[Storage]:
 
 def keeper(tmp_path: Path, storage: Storage, **settings: object) -> Retention:
     made = make_settings(tmp_path, **{"retention": 90, **settings})
-    return Retention(Current(made, Catalog.of(made)), storage)
+    return Retention(RuntimeConfig(made, Catalog.of(made)), storage)
 
 
 async def talk(storage: Storage, name: str, text: str = "the canary") -> None:

@@ -209,7 +209,7 @@ async def test_guesses_are_counted_by_network_in_bounded_memory(monkeypatch: pyt
 
     monkeypatch.setattr(login_throttle, "sleep", wait)
     monkeypatch.setattr(login_throttle, "ALL_BURST", 10_000)
-    of_all = login_throttle.Guesses()
+    of_all = login_throttle.LoginThrottle()
     for number in range(login_throttle.BURST):
         of_all.wrong(network_of(f"2001:db8::{number:x}"))
     await of_all.wait(network_of("2001:db8::ffff:1"))
@@ -230,7 +230,7 @@ async def test_guesses_of_many_networks_slow_each_other(monkeypatch: pytest.Monk
         waits.append(seconds)
 
     monkeypatch.setattr(login_throttle, "sleep", wait)
-    of_all = login_throttle.Guesses()
+    of_all = login_throttle.LoginThrottle()
     for number in range(login_throttle.ALL_BURST + 1):
         await of_all.wait(f"192.0.2.{number}")
         of_all.wrong(f"192.0.2.{number}")

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from bot.web.recent_errors import KEPT, LONGEST, Troubles, told_apart
+from bot.web.recent_errors import KEPT, LONGEST, RecentErrors, split_message
 
 SECRET = "a-token-of-the-status-page"
 WORKER = logging.getLogger("bot.generation.worker")
 
 
 @pytest.fixture
-def troubles() -> Iterator[Troubles]:
+def troubles() -> Iterator[RecentErrors]:
     """A Troubles that receives the log."""
-    heard = Troubles([SECRET])
+    heard = RecentErrors([SECRET])
     heard.open()
     yield heard
     heard.close()
@@ -33,15 +33,15 @@ def troubles() -> Iterator[Troubles]:
     ],
 )
 def test_a_sentence_is_told_apart(text: str, what: str, fix: str) -> None:
-    assert told_apart(text) == (what, fix)
+    assert split_message(text) == (what, fix)
 
 
 def test_a_long_one_is_cut() -> None:
-    what, _ = told_apart("x" * 1000)
+    what, _ = split_message("x" * 1000)
     assert len(what) == LONGEST
 
 
-def test_warnings_and_errors_of_ours_are_kept_the_newest_first(troubles: Troubles) -> None:
+def test_warnings_and_errors_of_ours_are_kept_the_newest_first(troubles: RecentErrors) -> None:
     WORKER.warning("%s is not here; `inhouse pull %s` fetches it.", "phi-4", "phi-4")
     logging.getLogger("adapters.discord.gateway.gateway").error("It stops")
     WORKER.info("All is well")
@@ -61,7 +61,7 @@ def test_warnings_and_errors_of_ours_are_kept_the_newest_first(troubles: Trouble
     )
 
 
-def test_the_same_again_is_counted_and_newest(troubles: Troubles) -> None:
+def test_the_same_again_is_counted_and_newest(troubles: RecentErrors) -> None:
     for seconds in (1, 2, 3):
         WORKER.warning("It ended; again in %d s", seconds)
         WORKER.warning("Another thing")
@@ -69,13 +69,13 @@ def test_the_same_again_is_counted_and_newest(troubles: Troubles) -> None:
     assert troubles.last()[1].fix == "Again in 3 s."
 
 
-def test_only_the_last_ones_are_kept(troubles: Troubles) -> None:
+def test_only_the_last_ones_are_kept(troubles: RecentErrors) -> None:
     for number in range(KEPT + 3):
         WORKER.warning("Number %d", number)
     assert [trouble.what for trouble in troubles.last()] == [f"Number {number}" for number in range(KEPT + 2, 2, -1)]
 
 
-def test_no_token_is_shown_and_of_an_exception_only_its_kind(troubles: Troubles) -> None:
+def test_no_token_is_shown_and_of_an_exception_only_its_kind(troubles: RecentErrors) -> None:
     WORKER.warning("Refused: %s", SECRET)
     try:
         raise ValueError("what somebody wrote")
@@ -86,12 +86,12 @@ def test_no_token_is_shown_and_of_an_exception_only_its_kind(troubles: Troubles)
     assert (failed.what, failed.fix) == ("It failed", "ValueError; the log has its traceback.")
 
 
-def test_a_wrong_log_call_breaks_nothing(troubles: Troubles) -> None:
+def test_a_wrong_log_call_breaks_nothing(troubles: RecentErrors) -> None:
     troubles.handle(logging.LogRecord("bot", logging.ERROR, "", 1, "%d", ("not a number",), None))
     assert troubles.last() == []
 
 
-def test_other_threads_are_heard_too(troubles: Troubles) -> None:
+def test_other_threads_are_heard_too(troubles: RecentErrors) -> None:
     threads = [threading.Thread(target=WORKER.warning, args=("From a thread",)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -100,7 +100,7 @@ def test_other_threads_are_heard_too(troubles: Troubles) -> None:
     assert [trouble.times for trouble in troubles.last()] == [8]
 
 
-def test_once_closed_it_hears_no_more(troubles: Troubles) -> None:
+def test_once_closed_it_hears_no_more(troubles: RecentErrors) -> None:
     troubles.close()
     WORKER.warning("Too late")
     assert troubles.last() == []

@@ -23,7 +23,7 @@ SLOW, SURE = 0.2, 0.5
 """Weight of a decode step in its estimate if it took longer than the estimate, and if it did not."""
 
 
-class Pace:
+class PrefillBudget:
     """Prefill budget, in tokens per step: `first` before any measurement, and `largest` at most."""
 
     def __init__(self, first: int, largest: int) -> None:

@@ -26,7 +26,7 @@ PRIVATE = (*TOKENS.values(), "HUGGING_FACE_HUB_TOKEN")
 log = logging.getLogger("inhouse.engine")
 
 
-class Link:
+class ChildProcess:
     """One child process and its connection, from its hello to its exit."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Link:
         return self._process.pid
 
     @classmethod
-    async def open(cls) -> "Link":
+    async def open(cls) -> "ChildProcess":
         """Start a child and wait for its hello. Raises EngineDied if there is none within HELLO_SECONDS."""
         secret = secrets.token_hex(32)
         arrived: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]

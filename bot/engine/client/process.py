@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
-from bot.engine.client.child_process import Link
+from bot.engine.client.child_process import ChildProcess
 from bot.engine.client.protocol import (
     Abort,
     AskStats,
@@ -45,7 +45,7 @@ class EngineProcess:
 
     def __init__(self, hung_s: float = HUNG_S) -> None:
         self._hung_s = hung_s
-        self._link: Link | None = None
+        self._link: ChildProcess | None = None
         self._reading: asyncio.Task[None] | None = None
         self._numbers = itertools.count(1)
         self._streams: dict[int, asyncio.Queue[Text | EngineError]] = {}
@@ -54,7 +54,7 @@ class EngineProcess:
         self._asking: list[asyncio.Future[EngineStats]] = []
         self._lock = asyncio.Lock()
         self._serving = False  # a model is loaded
-        self._ails = asyncio.Event()
+        self._unhealthy = asyncio.Event()
         self._ailment = ""
         self._quiet_s = 0.0  # seconds since the last message
 
@@ -70,10 +70,10 @@ class EngineProcess:
                 raise EngineError("A model cannot be loaded while answers are being generated.")
             if self._link is None:
                 progress(LoadProgress("starting the engine", 0.0))
-                self._link = await Link.open()
+                self._link = await ChildProcess.open()
                 self._reading = asyncio.create_task(self._read(self._link))
             self._serving = False
-            self._ails.clear()
+            self._unhealthy.clear()
             number = next(self._numbers)
             self._loading = _Load(number, source.name, progress, asyncio.get_running_loop().create_future())
             try:
@@ -123,10 +123,10 @@ class EngineProcess:
         await link.send(AskStats())
         return await answer
 
-    async def ailing(self) -> str:
+    async def wait_until_unhealthy(self) -> str:
         """Wait until the process ended, or leaked memory while idle, with a model loaded. Returns the reason."""
-        await self._ails.wait()
-        self._ails.clear()
+        await self._unhealthy.wait()
+        self._unhealthy.clear()
         return self._ailment
 
     async def close(self) -> None:
@@ -135,18 +135,18 @@ class EngineProcess:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
 
-    def _running_link(self) -> Link:
+    def _running_link(self) -> ChildProcess:
         if self._link is None:
             raise EngineDied(NOT_RUNNING)
         return self._link
 
-    async def _send(self, link: Link, message: Generate) -> None:
+    async def _send(self, link: ChildProcess, message: Generate) -> None:
         try:
             await link.send(message)
         except ProtocolError as error:
             raise RequestFailed("The conversation is too long to be handed to the engine; use /reset.") from error
 
-    async def _read(self, link: Link) -> None:
+    async def _read(self, link: ChildProcess) -> None:
         """Receive and dispatch messages until the connection ends, then fail all pending calls."""
         self._quiet_s = 0.0
         watching = asyncio.create_task(self._watch(link), name="engine's beats")
@@ -165,10 +165,10 @@ class EngineProcess:
             self._ail(ENDED)
             self._serving = False
             closing = asyncio.create_task(link.close())
-            self._bury(ENDED)
+            self._fail_pending(ENDED)
             log.info("the engine's process ended %s", await asyncio.shield(closing))
 
-    async def _watch(self, link: Link) -> None:
+    async def _watch(self, link: ChildProcess) -> None:
         """Kill the child after `hung_s` without a message.
 
         Counts ticks of this event loop, so time in which the whole machine was suspended does not count.
@@ -208,9 +208,9 @@ class EngineProcess:
     def _ail(self, ailment: str) -> None:
         if self._serving:
             self._ailment = ailment
-            self._ails.set()
+            self._unhealthy.set()
 
-    def _bury(self, reason: str) -> None:
+    def _fail_pending(self, reason: str) -> None:
         """Fail all pending calls with EngineDied (a stalled load with ModelError)."""
         for deltas in self._streams.values():
             deltas.put_nowait(EngineDied(reason))

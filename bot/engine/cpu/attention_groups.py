@@ -37,8 +37,8 @@ class Span(Protocol):
 
 
 def spans_of(parts: Sequence[Part], call: int) -> list[Span]:
-    """Return the attention calls for these parts, grouped by `together`."""
-    pieces = (parts[start:end] for start, end in together(parts, call))
+    """Return the attention calls for these parts, grouped by `group_decode_rows`."""
+    pieces = (parts[start:end] for start, end in group_decode_rows(parts, call))
     return [_One(piece[0]) if len(piece) == 1 else _Many(piece) for piece in pieces]
 
 
@@ -114,7 +114,7 @@ class _Many:
         return self._masks[window]
 
 
-def together(parts: Sequence[Part], call: int) -> Iterator[tuple[int, int]]:
+def group_decode_rows(parts: Sequence[Part], call: int) -> Iterator[tuple[int, int]]:
     """Yield the parts of each call as [start, end): adjacent rows of one slab with one token each share a call.
 
     Such a call reads as many keys of every place as the longest row has. call: number of keys that are read in the time

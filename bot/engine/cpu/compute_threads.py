@@ -12,7 +12,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def apart(work: Callable[[], T]) -> T:
+def run_on_new_thread(work: Callable[[], T]) -> T:
     """Run `work` on a new thread, wait until that thread has ended, and return or raise what the work did."""
-    with ThreadPoolExecutor(1, "apart") as pool:
+    with ThreadPoolExecutor(1, "run_on_new_thread") as pool:
         return pool.submit(work).result()

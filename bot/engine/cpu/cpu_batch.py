@@ -1,7 +1,7 @@
 """Implements Batch on a CPU: every step is one pass of the model over the next tokens of all conversations.
 
 A step takes one token of each running answer, perhaps draft tokens, and a chunk of the prompts that are not read yet
-(`share`), limited by the prefill budget (`Pace`). Sampling is one pass over all rows.
+(`share`), limited by the prefill budget (`PrefillBudget`). Sampling is one pass over all rows.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bot.engine.batching.batch import Listener, Made
-from bot.engine.batching.prefill_budget import Pace
+from bot.engine.batching.prefill_budget import PrefillBudget
 from bot.engine.batching.prompt_lookup import Lookup
 from bot.engine.batching.sampling import Choice, History, choose
 from bot.engine.cpu.attention import forward, shape_of, switch
@@ -88,7 +88,9 @@ class RowBatch:
     block = BLOCK
     offload_mb = offloaded_mb = 0  # the cache itself is RAM
 
-    def __init__(self, model: PreTrainedModel, blocks: int, vocabulary: int, pace: Pace, listener: Listener) -> None:
+    def __init__(
+        self, model: PreTrainedModel, blocks: int, vocabulary: int, pace: PrefillBudget, listener: Listener
+    ) -> None:
         """Raises CannotBatch if the model cannot use our attention, or MemoryError or Unrecoverable."""
         self.listener = listener
         self.cache_blocks, self.cache_tokens = blocks, blocks * BLOCK

@@ -22,7 +22,7 @@ from transformers.generation.continuous_batching.requests import GenerationOutpu
 from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING, Scheduler
 
 from bot.engine.batching.batch import LARGEST_CHUNK, MAX_RUNNING, CannotBatch, Listener, Made
-from bot.engine.batching.prefill_budget import Pace
+from bot.engine.batching.prefill_budget import PrefillBudget
 from bot.engine.batching.sampling import Choice, TokenPicker
 from bot.engine.gpu.scheduler import KeepingScheduler, free_blocks
 from bot.models.device_errors import Failure, judge
@@ -43,7 +43,7 @@ class PagedBatch:
         model: PreTrainedModel,
         blocks: int,
         vocabulary: int,
-        pace: Pace,
+        pace: PrefillBudget,
         listener: Listener,
         offload_mb: int = 0,
     ) -> None:
@@ -127,7 +127,7 @@ class PagedBatch:
         self._manager.destroy()
         self._manager.batch_processor = self._cache = None  # other references must not keep the cache alive
 
-    def _make(self, model: PreTrainedModel, blocks: int, pace: Pace) -> ContinuousBatchingManager:
+    def _make(self, model: PreTrainedModel, blocks: int, pace: PrefillBudget) -> ContinuousBatchingManager:
         manager: ContinuousBatchingManager = cast(ContinuousMixin, model).init_continuous_batching(
             GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1),
             ContinuousBatchingConfig(

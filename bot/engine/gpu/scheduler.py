@@ -4,8 +4,8 @@
 - blocks kept for reuse are evicted one by one, those of the least recently used conversation first and its end before
   its beginning, and only as many as the next step may need (the library evicts all of them at once);
 - with `offload`, evicted blocks are kept in RAM (`Offload`) and copied back when a prompt begins with them;
-- a prefill chunk is limited to what lasts MAX_STEPS decode steps at the measured speed (`Pace`), which bounds the delay
-  of running answers;
+- a prefill chunk is limited to what lasts MAX_STEPS decode steps at the measured speed (`PrefillBudget`), which bounds
+  the delay of running answers;
 - it reports how much of a prompt was found in the cache, and when a cancelled request is gone.
 
 It runs on the batch's own thread.
@@ -18,7 +18,7 @@ from transformers.generation.continuous_batching.cache_allocators.cache_allocato
 from transformers.generation.continuous_batching.requests import FutureRequestState, RequestState, RequestStatus
 from transformers.generation.continuous_batching.scheduler import FIFOScheduler
 
-from bot.engine.batching.prefill_budget import Pace
+from bot.engine.batching.prefill_budget import PrefillBudget
 from bot.engine.gpu.kv_offload import PIECE, Offload
 
 
@@ -34,7 +34,7 @@ class KeepingScheduler(FIFOScheduler):
         safety_margin: float | None,
         max_requests_per_batch: int,
         *,
-        pace: Pace,
+        pace: PrefillBudget,
         matched: Callable[[str, int], None],
         gone: Callable[[list[str]], None],
         offload: int = 0,

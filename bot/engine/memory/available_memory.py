@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from bot.engine.memory.leak_detector import Taken
+from bot.engine.memory.leak_detector import MemoryUsage
 
 MB = 1 << 20
 RESERVE_SHARE, RESERVE_MB = 0.1, 1024
@@ -23,20 +23,20 @@ V1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_")
 """For cgroup v2 and v1: the files with limits, the file with usage, and the prefix of the fields in memory.stat."""
 
 
-class Room:
+class AvailableMemory:
     """Available memory of this machine for this process. `gpu` returns (free, total) bytes of the card."""
 
     def __init__(self, gpu: Callable[[], tuple[int, int]], root: Path = Path("/")) -> None:
         self._gpu, self._root = gpu, root
         self._process = psutil.Process()
 
-    def left(self) -> Taken:
+    def left(self) -> MemoryUsage:
         """Return the MB that may still be taken; negative when the reserve is in use."""
         machine = psutil.virtual_memory()
         bounds = [(machine.available, machine.total), *group_bounds(self._root)]
         mapped = getattr(self._process.memory_info(), "shared", 0)
         ram = min(left_of(free, total) for free, total in bounds) - mapped
-        return Taken(ram // MB, left_of(*self._gpu()) // MB)
+        return MemoryUsage(ram // MB, left_of(*self._gpu()) // MB)
 
 
 def left_of(free: int, total: int) -> int:

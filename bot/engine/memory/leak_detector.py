@@ -16,20 +16,20 @@ GPU_SPARE_MB = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class MemoryUsage:
     """RAM and GPU memory, in MB."""
 
     ram: int
     gpu: int
 
 
-class MemoryWatch:
+class LeakDetector:
     """Leak detector of this process. `measure` and `give_back` run on the calling thread."""
 
-    def __init__(self, measure: Callable[[], Taken], give_back: Callable[[], None]) -> None:
+    def __init__(self, measure: Callable[[], MemoryUsage], give_back: Callable[[], None]) -> None:
         self._measure, self._give_back = measure, give_back
-        self._limit: Taken | None = None
-        self._rest = Taken(0, 0)
+        self._limit: MemoryUsage | None = None
+        self._rest = MemoryUsage(0, 0)
 
     @property
     def limit_mb(self) -> int:
@@ -45,7 +45,7 @@ class MemoryWatch:
         """Set the limits after a load. unused_cache_mb: RAM that the KV cache may still grow by."""
         self._give_back()
         rest = self._rest = self._measure()
-        self._limit = Taken(int(FACTOR * (rest.ram + unused_cache_mb)) + SPARE_MB, rest.gpu + GPU_SPARE_MB)
+        self._limit = MemoryUsage(int(FACTOR * (rest.ram + unused_cache_mb)) + SPARE_MB, rest.gpu + GPU_SPARE_MB)
 
     def grown(self) -> str:
         """Return a sentence if the idle process exceeds a limit, else ''."""
@@ -61,5 +61,5 @@ class MemoryWatch:
         return f"The engine has grown from {self._rest.gpu} to {taken.gpu} MB of GPU memory with nothing to do."
 
 
-def _excess(taken: Taken, limit: Taken) -> bool:
+def _excess(taken: MemoryUsage, limit: MemoryUsage) -> bool:
     return taken.ram > limit.ram or taken.gpu > limit.gpu

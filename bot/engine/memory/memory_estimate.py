@@ -7,7 +7,7 @@ import json
 import math
 from pathlib import Path
 
-from bot.engine.memory.leak_detector import Taken
+from bot.engine.memory.leak_detector import MemoryUsage
 from bot.models import model_directory
 from bot.models.fit import CONVERSATION_TOKENS, CPU_KV_MB, kv_mb, layers_mb, weights_mb
 from bot.models.hardware import choose_dtype, detect, is_packed
@@ -22,21 +22,21 @@ CONVERSATIONS = 4
 """On a GPU the KV cache takes what is left; room is made for at least so many conversations."""
 
 
-def expected(source: ModelSource) -> Taken:
+def expected(source: ModelSource) -> MemoryUsage:
     """Return the memory that the model will take, its KV cache included."""
     hardware = detect("cpu" if source.gpu_layers == 0 else source.device)
     dtype = choose_dtype(source.dtype, hardware, source.quantization)
     folder = Path(source.path)
-    spec = model_directory.from_config(ModelSpec(name=source.name, parameters=numbers_in(folder)), folder)
+    spec = model_directory.from_config(ModelSpec(name=source.name, parameters=parameter_count(folder)), folder)
     weights = weights_mb(spec, dtype, source.quantization, is_packed(dtype, hardware, source.quantization))
     if not hardware.gpu:
-        return Taken(int(MARGIN_SHARE * weights) + (source.kv_cache_mb or CPU_KV_MB) + MARGIN_MB, 0)
+        return MemoryUsage(int(MARGIN_SHARE * weights) + (source.kv_cache_mb or CPU_KV_MB) + MARGIN_MB, 0)
     kept = spec.layers if source.gpu_layers is None else min(source.gpu_layers, spec.layers)
     away = 1 - kept / spec.layers if spec.layers else 0.0
     below = MARGIN_SHARE * away * layers_mb(spec, dtype, "none")  # layers in RAM are not quantized
     above = MARGIN_SHARE * (weights - away * layers_mb(spec, dtype, source.quantization))
     ram = int(below) + source.kv_offload_mb + MARGIN_MB
-    return Taken(ram, int(above) + wanted_kv_mb(source, dtype) + MARGIN_MB)
+    return MemoryUsage(ram, int(above) + wanted_kv_mb(source, dtype) + MARGIN_MB)
 
 
 def wanted_kv_mb(source: ModelSource, dtype: str) -> int:
@@ -47,7 +47,7 @@ def wanted_kv_mb(source: ModelSource, dtype: str) -> int:
     return kv_mb(spec, dtype, CONVERSATIONS * CONVERSATION_TOKENS)
 
 
-def numbers_in(folder: Path) -> int:
+def parameter_count(folder: Path) -> int:
     """Return the number of parameters in a model's weight files. Raises ModelError for an invalid safetensors file."""
     return sum(_numbers(folder / name) for name in model_directory.weight_files(folder))
 

@@ -17,18 +17,18 @@ from functools import partial
 from transformers import PreTrainedModel
 
 from bot.engine.batching.batch import FIRST_CHUNK, LARGEST_CHUNK, MAX_RUNNING, Batch, Listener, Made, probe, try_out
-from bot.engine.batching.prefill_budget import Pace
+from bot.engine.batching.prefill_budget import PrefillBudget
 from bot.engine.client.protocol import Failed
 from bot.engine.cpu.cpu_batch import RowBatch
 from bot.engine.gpu.paged_batch import PagedBatch
 from bot.engine.server.generation import Answer, Emit, Post
-from bot.models.device_errors import Failure, Unrecoverable, give_back
+from bot.models.device_errors import Failure, Unrecoverable, release_memory
 from bot.types.messages import FinishReason
 
 log = logging.getLogger(__name__)
 
 Kind = type[RowBatch] | type[PagedBatch]
-Start = Callable[[PreTrainedModel, int, int, Pace, Listener], Batch]
+Start = Callable[[PreTrainedModel, int, int, PrefillBudget, Listener], Batch]
 """Factory of a batch; takes the model, its number of cache blocks, the vocabulary size, prefill budget and listener."""
 
 
@@ -51,7 +51,7 @@ class Batching:
         vocabulary: int,
         post: Post,
         emit: Emit,
-        make_room: Callable[[], None] = give_back,
+        make_room: Callable[[], None] = release_memory,
     ) -> None:
         """Start the batch and try it out. Raises CannotBatch, Unrecoverable or an out-of-memory error."""
         self._make = start
@@ -65,7 +65,7 @@ class Batching:
         self._running: dict[str, Answer] = {}
         self._reserved: dict[str, int] = {}
         self._closed = False
-        self._pace = Pace(FIRST_CHUNK, LARGEST_CHUNK)
+        self._pace = PrefillBudget(FIRST_CHUNK, LARGEST_CHUNK)
         self._batch = self._start()
         self.cache_tokens = self._batch.cache_tokens
         try:

@@ -20,18 +20,18 @@ from bot.engine.batching.batch import CannotBatch
 from bot.engine.batching.duty_cycle import DutyCycle
 from bot.engine.client.protocol import Failed
 from bot.engine.client.request_validation import PromptLimits, check_params, check_prompt
-from bot.engine.cpu.compute_threads import apart
+from bot.engine.cpu.compute_threads import run_on_new_thread
 from bot.engine.gpu.paged_batch import PagedBatch
-from bot.engine.memory.available_memory import Room
+from bot.engine.memory.available_memory import AvailableMemory
 from bot.engine.memory.kv_cache_size import MB, bytes_per_token, cache_blocks
-from bot.engine.memory.leak_detector import MemoryWatch, Taken
+from bot.engine.memory.leak_detector import LeakDetector, MemoryUsage
 from bot.engine.server.batched_generator import Batching, kind_for
 from bot.engine.server.generation import Answer, Emit, Generator, Meter, Post
-from bot.engine.server.model_cache import Residents
+from bot.engine.server.model_cache import ModelCache
 from bot.engine.server.sequential_generator import Sequential
 from bot.engine.text.decoding import TextDecoder
 from bot.engine.text.prompts import PromptBuilder
-from bot.models.device_errors import Unrecoverable, give_back, judge
+from bot.models.device_errors import Unrecoverable, judge, release_memory
 from bot.models.loading import Loaded, layers_of, weights_bytes
 from bot.models.loading import load as load_model
 from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
@@ -81,14 +81,14 @@ class ModelHost:
         self._preparing: set[int] = set()  # streams whose prompt is being built
         self._aborted: set[int] = set()  # subset of _preparing
         self._process = psutil.Process()
-        self._memory = MemoryWatch(self._taken, give_back)
-        self._residents: Residents[_Hosted] = Residents(Room(_gpu_memory), self._taken, self._load_hooked)
+        self._memory = LeakDetector(self._taken, release_memory)
+        self._residents: ModelCache[_Hosted] = ModelCache(AvailableMemory(_gpu_memory), self._taken, self._load_hooked)
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
 
     def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
         """Load `source` while nothing runs. Raises ModelError (then no model is loaded) or Unrecoverable."""
         try:
-            return apart(lambda: self._load(source, progress))
+            return run_on_new_thread(lambda: self._load(source, progress))
         except (ModelError, Unrecoverable):
             raise
         except Exception as error:
@@ -214,16 +214,16 @@ class ModelHost:
         """Return a sentence if the idle process exceeds its memory limit, else ''; safe from any thread."""
         return "" if self.running else self._memory.grown()
 
-    def _taken(self) -> Taken:
+    def _taken(self) -> MemoryUsage:
         gpu = torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
-        return Taken(self._process.memory_info().rss // MB, gpu // MB)
+        return MemoryUsage(self._process.memory_info().rss // MB, gpu // MB)
 
     def _checked(self, request: EngineRequest) -> _Hosted:
         """Check the parameters and return the current model. Raises RequestFailed."""
         hosted = self._hosted
         if hosted is None:
             raise RequestFailed("No model is loaded.")
-        self._residents.relieve(hosted)
+        self._residents.evict_under_pressure(hosted)
         params = request.params
         check_params(params, seeds=hosted.generator.seeds)
         if params.max_tokens >= hosted.limits.context_window:
@@ -302,7 +302,7 @@ class ModelHost:
 
     def _make_room(self) -> None:
         """Drop the cached models that are not in use, after an answer ran out of memory."""
-        self._residents.leave_only(self._hosted)
+        self._residents.evict_all_but(self._hosted)
 
 
 def _check_template(

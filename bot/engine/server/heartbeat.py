@@ -33,7 +33,7 @@ class _Activity:
         return not stands
 
 
-class Heart:
+class Heartbeat:
     """Heartbeat thread and step counter. `busy`: whether answers are generated; called on the heartbeat thread."""
 
     def __init__(self, beat: Callable[[], None], busy: Callable[[], bool], every_s: float = BEAT_S) -> None:

@@ -14,11 +14,11 @@ from typing import Generic, Protocol, TypeVar, cast
 
 from torch import nn
 
-from bot.engine.memory.leak_detector import Taken
+from bot.engine.memory.leak_detector import MemoryUsage
 from bot.engine.memory.memory_estimate import expected, wanted_kv_mb
 from bot.engine.server.generation import Generator
 from bot.models import model_directory
-from bot.models.device_errors import give_back, judge
+from bot.models.device_errors import judge, release_memory
 from bot.models.loading import Loaded, Report, explained
 from bot.types.engine import LoadedModel, LoadProgress, ModelSource
 
@@ -43,7 +43,7 @@ class Hosted(Protocol):
 class Space(Protocol):
     """Reports available memory; implemented by bot.engine.memory.available_memory."""
 
-    def left(self) -> Taken:
+    def left(self) -> MemoryUsage:
         """MB that may still be taken."""
         ...
 
@@ -52,14 +52,14 @@ H = TypeVar("H", bound=Hosted)
 
 
 @dataclass(slots=True)
-class Resident(Generic[H]):
+class CachedModel(Generic[H]):
     """A cached model. hosted: None while parked. takes: memory with a full KV cache. loaded: None once dropped."""
 
     source: ModelSource
     stamp: Stamp
     loaded: Loaded | None
     hosted: H | None
-    takes: Taken
+    takes: MemoryUsage
     weights_mb: int
     movable: bool
 
@@ -73,11 +73,11 @@ class Resident(Generic[H]):
 class Step(Generic[H]):
     """An eviction: park a model in RAM, or drop it."""
 
-    resident: Resident[H]
+    resident: CachedModel[H]
     park: bool
 
 
-def next_step(residents: Sequence[Resident[H]], need: Taken, left: Taken) -> Step[H] | None:
+def next_step(residents: Sequence[CachedModel[H]], need: MemoryUsage, left: MemoryUsage) -> Step[H] | None:
     """Return the next eviction that makes room for `need`; None if there is room, or nothing to evict.
 
     residents: least recently used first.
@@ -98,23 +98,23 @@ def next_step(residents: Sequence[Resident[H]], need: Taken, left: Taken) -> Ste
     return None
 
 
-def above_only(resident: Resident[H]) -> bool:
+def above_only(resident: CachedModel[H]) -> bool:
     """Whether a model takes no significant RAM."""
     return resident.takes.gpu > 0 and resident.movable and not resident.source.kv_offload_mb
 
 
-class Residents(Generic[H]):
+class ModelCache(Generic[H]):
     """The model cache. `measure`: memory that this process takes now. `load`: loads a model from its files."""
 
     def __init__(
         self,
         space: Space,
-        measure: Callable[[], Taken],
+        measure: Callable[[], MemoryUsage],
         load: Callable[[ModelSource, Report], Loaded],
     ) -> None:
         self._space, self._measure, self._load = space, measure, load
-        self._kept: list[Resident[H]] = []  # least recently used first
-        self._measured: dict[tuple[ModelSource, Stamp], Taken] = {}
+        self._kept: list[CachedModel[H]] = []  # least recently used first
+        self._measured: dict[tuple[ModelSource, Stamp], MemoryUsage] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -149,7 +149,7 @@ class Residents(Generic[H]):
         stamp = stamp_of(Path(source.path))
         parked = self._take(source, stamp)
         try:
-            give_back()  # unused memory must count as available
+            release_memory()  # unused memory must count as available
             self._make_room(self._need(source, stamp, parked))
             return self._bring(source, stamp, parked, progress, host)
         except Exception as error:
@@ -158,33 +158,33 @@ class Residents(Generic[H]):
             log.warning("%s did not fit beside other models, so they are dropped: %s", source.name, error)
         # Outside the except block, because the error's traceback keeps the loaded tensors alive.
         parked = None
-        self.leave_only(None)
+        self.evict_all_but(None)
         return self._bring(source, stamp, None, progress, host)
 
-    def relieve(self, current: H) -> None:
+    def evict_under_pressure(self, current: H) -> None:
         """Drop cached models, one by one, while the machine is short of memory."""
         while others := [each for each in self._kept if each.hosted is not current]:
-            step = next_step(others, Taken(1, 0), Taken(self._left().ram - RELIEVE_MB, 0))
+            step = next_step(others, MemoryUsage(1, 0), MemoryUsage(self._left().ram - RELIEVE_MB, 0))
             if step is None:
                 return
             self._do(step)
 
-    def leave_only(self, current: H | None) -> None:
+    def evict_all_but(self, current: H | None) -> None:
         """Drop all models but `current` and those with unfinished answers, and release unused memory."""
         for resident in [each for each in self._kept if current is None or each.hosted is not current]:
             if not resident.busy:
                 self._drop(resident)
-        give_back()
+        release_memory()
 
     def _bring(
         self,
         source: ModelSource,
         stamp: Stamp,
-        parked: Resident[H] | None,
+        parked: CachedModel[H] | None,
         progress: Report,
         host: Callable[[Loaded], H],
     ) -> H:
-        give_back()
+        release_memory()
         before = self._measure()
         if parked is not None and parked.loaded is not None:
             progress(LoadProgress("back to the GPU", 0.1))
@@ -195,26 +195,26 @@ class Residents(Generic[H]):
             loaded = self._load(source, progress)
         hosted = host(loaded)
         told = hosted.told
-        give_back()
+        release_memory()
         after = self._measure()
-        takes = Taken(max(0, after.ram - before.ram) + _kv_in_ram(told), max(0, after.gpu - before.gpu))
+        takes = MemoryUsage(max(0, after.ram - before.ram) + _kv_in_ram(told), max(0, after.gpu - before.gpu))
         movable = source.quantization == "none" and not loaded.offloaded
-        self._kept.append(Resident(source, stamp, loaded, hosted, takes, told.weights_mb, movable))
+        self._kept.append(CachedModel(source, stamp, loaded, hosted, takes, told.weights_mb, movable))
         if parked is None:
             other = takes.gpu - told.kv_cache_mb + wanted_kv_mb(source, loaded.dtype) if takes.gpu else 0
             self._measured[source, stamp] = replace(takes, gpu=other)
         return hosted
 
-    def _need(self, source: ModelSource, stamp: Stamp, parked: Resident[H] | None) -> Taken:
+    def _need(self, source: ModelSource, stamp: Stamp, parked: CachedModel[H] | None) -> MemoryUsage:
         need = self._measured.get((source, stamp)) or expected(source)
         return need if parked is None else replace(need, ram=source.kv_offload_mb)
 
-    def _left(self) -> Taken:
+    def _left(self) -> MemoryUsage:
         """Available memory once all KV caches are full. Their fill level is unknown, so all count as empty."""
         left = self._space.left()
         return replace(left, ram=left.ram - self.unused_cache_mb)
 
-    def _make_room(self, need: Taken) -> None:
+    def _make_room(self, need: MemoryUsage) -> None:
         while (step := next_step(self._kept, need, self._left())) is not None:
             self._do(step)
 
@@ -224,12 +224,12 @@ class Residents(Generic[H]):
         if step.park and resident.loaded is not None:
             self._close(resident)
             _move(resident.loaded, "cpu")
-            resident.takes = Taken(resident.weights_mb, 0)
+            resident.takes = MemoryUsage(resident.weights_mb, 0)
         else:
             self._drop(resident)
-        give_back()
+        release_memory()
 
-    def _take(self, source: ModelSource, stamp: Stamp) -> Resident[H] | None:
+    def _take(self, source: ModelSource, stamp: Stamp) -> CachedModel[H] | None:
         """Remove this model from the list and return it; a model whose files have changed is dropped instead."""
         for resident in [each for each in self._kept if each.source == source]:
             if resident.stamp == stamp:
@@ -238,12 +238,12 @@ class Residents(Generic[H]):
             self._do(Step(resident, park=False))
         return None
 
-    def _drop(self, resident: Resident[H]) -> None:
+    def _drop(self, resident: CachedModel[H]) -> None:
         self._kept.remove(resident)
         self._close(resident)
         resident.loaded = None  # other references must not keep the weights alive
 
-    def _close(self, resident: Resident[H]) -> None:
+    def _close(self, resident: CachedModel[H]) -> None:
         hosted, resident.hosted = resident.hosted, None
         if hosted is not None:
             hosted.generator.close()

@@ -38,7 +38,7 @@ from bot.engine.client.protocol import (
     Text,
     ToChild,
 )
-from bot.engine.server.heartbeat import Heart, reading
+from bot.engine.server.heartbeat import Heartbeat, reading
 from bot.types.engine import LoadProgress
 from bot.types.errors import InhouseError
 
@@ -79,7 +79,7 @@ class Runner:
         self._load: Load | None = None
         self._asked = self._done = self._told = 0  # loads requested and finished; progress messages
         self.host: ModelHost | None = None
-        self._heart = Heart(self._beat, lambda: self.host is not None and self.host.generating > 0)
+        self._heart = Heartbeat(self._beat, lambda: self.host is not None and self.host.generating > 0)
         self._heart.watch(lambda: self.host is not None and self.host.preparing > 0, self._prepared)
         self._heart.watch(lambda: self._asked > self._done, lambda: (self._told, self._heart.steps, reading()))
 

@@ -23,9 +23,9 @@ from transformers.generation.streamers import BaseStreamer
 
 from bot.engine.client.protocol import Failed
 from bot.engine.client.request_validation import GREEDY_BELOW
-from bot.engine.cpu.compute_threads import apart
+from bot.engine.cpu.compute_threads import run_on_new_thread
 from bot.engine.server.generation import Answer, Emit, Post
-from bot.models.device_errors import Failure, Unrecoverable, give_back, judge
+from bot.models.device_errors import Failure, Unrecoverable, judge, release_memory
 from bot.types.messages import FinishReason, SamplingParams
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Sequential:
     offload_mb = offloaded_mb = 0
 
     def __init__(
-        self, model: PreTrainedModel, post: Post, emit: Emit, make_room: Callable[[], None] = give_back
+        self, model: PreTrainedModel, post: Post, emit: Emit, make_room: Callable[[], None] = release_memory
     ) -> None:
         self._model = model
         self._post = post
@@ -152,7 +152,7 @@ class Sequential:
             self._thread.join()  # frees the tensors of its frames
         self._make_room()
         try:
-            apart(self._one_token)
+            run_on_new_thread(self._one_token)
         except Exception as error:
             raise Unrecoverable(f"nothing can be generated after that: {error}") from error
 

@@ -76,9 +76,9 @@ async def test_a_narrower_window_does_not_repeat_text(tmp_path: Path, width: int
         chat.terminal.narrow(width)
         chat.console.width = width
         await asyncio.sleep(0.2)
-        growing = chat.terminal.text
+        partial = chat.terminal.text
         chat.screen.show(reply(f"Printed for good.\n\n{block}", final=True, usage=None))
-    for text in (growing, chat.terminal.text):
+    for text in (partial, chat.terminal.text):
         words = [word for word in text.split() if word[-1].isdecimal()]
         assert len(words) == len(set(words)), text
         assert text.startswith("Printed for good.\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bot.replies.delivery import Delivery
-from bot.replies.renderer import Composer
+from bot.replies.renderer import Renderer
 from bot.storage import Storage
 from bot.types.messages import FinishReason, Reply
 from bot.types.messages import Person as Author
@@ -28,7 +28,7 @@ class Answer:
 
     stage: Stage
     question: Message
-    composer: Composer
+    composer: Renderer
     delivery: Delivery
 
     @property
@@ -40,13 +40,13 @@ class Answer:
         """Shows this much of the answer."""
 
         async def compose() -> list[Reply]:
-            return self.composer.growing(text, "")
+            return self.composer.render_partial(text, "")
 
         self.delivery.grow(compose)
 
     def ends(self, text: str) -> None:
         """Shows and stores the final answer."""
-        self.delivery.show(self.composer.final(text, FinishReason.STOP, None, ""))
+        self.delivery.show(self.composer.render_final(text, FinishReason.STOP, None, ""))
 
     async def shows(self, words: str) -> None:
         """Waits until a message ends with these words."""
@@ -70,7 +70,7 @@ async def answering(root: Path, server: FakeSlack | None = None, *, streams: boo
         delivery = Delivery(stage.adapter, storage.outbox)
         running = asyncio.create_task(delivery.run())
         try:
-            yield Answer(stage, question, Composer(request, stage.adapter.limits), delivery)
+            yield Answer(stage, question, Renderer(request, stage.adapter.limits), delivery)
             await asyncio.wait_for(running, 30)
         finally:
             running.cancel()

@@ -2,12 +2,12 @@
 
 import pytest
 
-from bot.engine.batching.prefill_budget import Pace
+from bot.engine.batching.prefill_budget import PrefillBudget
 
 DECODE_S = 0.06
 
 
-def settle(pace: Pace, fixed_s: float, token_s: float) -> float:
+def settle(pace: PrefillBudget, fixed_s: float, token_s: float) -> float:
     """Runs many chunks at a given cost; the longest of the later ones, in decode steps."""
     pace.learn(0, 4, DECODE_S)
     longest = 0.0
@@ -21,14 +21,14 @@ def settle(pace: Pace, fixed_s: float, token_s: float) -> float:
 
 @pytest.mark.parametrize(("fixed_s", "token_s"), [(0.06, 0.001), (0.15, 0.0025), (0.06, 0.01), (0.2, 0.0005)])
 def test_chunks_settle_where_they_last_at_most_five_steps(fixed_s: float, token_s: float) -> None:
-    pace = Pace(first=128, largest=512)
+    pace = PrefillBudget(first=128, largest=512)
     longest = settle(pace, fixed_s, token_s)
     assert longest <= 5
     assert longest >= 2 or pace.chunk(1) == 512, "there was time for more"
 
 
 def test_a_machine_that_gets_slower_gets_smaller_chunks_and_larger_ones_again() -> None:
-    pace = Pace(first=128, largest=512)
+    pace = PrefillBudget(first=128, largest=512)
     settle(pace, 0.06, 0.0005)
     fast = pace.chunk(1)
     settle(pace, 0.06, 0.005)
@@ -38,13 +38,13 @@ def test_a_machine_that_gets_slower_gets_smaller_chunks_and_larger_ones_again() 
 
 
 def test_before_a_step_was_measured_the_first_size_holds() -> None:
-    pace = Pace(first=128, largest=512)
+    pace = PrefillBudget(first=128, largest=512)
     pace.learn(127, 1, 100.0)
     assert pace.chunk(1) == 128
 
 
 def test_prompts_that_are_read_alone_teach_what_a_chunk_takes_beside_an_answer() -> None:
-    pace = Pace(first=32, largest=512)
+    pace = PrefillBudget(first=32, largest=512)
     pace.learn(0, 4, DECODE_S)
     for _ in range(20):
         pace.learn(pace.chunk(0), 0, 0.01 * pace.chunk(0))
@@ -59,7 +59,7 @@ def test_prompts_that_are_read_alone_teach_what_a_chunk_takes_beside_an_answer()
 
 def test_what_a_step_takes_with_many_answers_is_learned_while_prompts_are_read() -> None:
     """It learned 20 ms from one answer; then sixteen run, at 80 ms per step, and prompts keep arriving."""
-    pace = Pace(first=64, largest=512)
+    pace = PrefillBudget(first=64, largest=512)
     pace.learn(0, 1, 0.02)
     for _ in range(60):
         read = pace.chunk(16)
@@ -69,7 +69,7 @@ def test_what_a_step_takes_with_many_answers_is_learned_while_prompts_are_read()
 
 def test_many_who_ask_at_once_get_no_small_chunks_because_so_many_answers_are_new_to_it() -> None:
     """Only single answers are known; then sixteen prompts arrive, and each one that is read adds an answer."""
-    pace = Pace(first=32, largest=512)
+    pace = PrefillBudget(first=32, largest=512)
     pace.learn(0, 1, 0.03)
     pace.learn(128, 0, 0.19)
     for answers in range(1, 17):
@@ -80,7 +80,7 @@ def test_many_who_ask_at_once_get_no_small_chunks_because_so_many_answers_are_ne
 
 
 def test_tokens_that_grow_dearer_beside_a_number_of_answers_that_is_new_make_smaller_chunks() -> None:
-    pace = Pace(first=32, largest=512)
+    pace = PrefillBudget(first=32, largest=512)
     pace.learn(0, 1, 0.03)
     pace.learn(128, 0, 0.19)
     for _ in range(10):
@@ -90,7 +90,7 @@ def test_tokens_that_grow_dearer_beside_a_number_of_answers_that_is_new_make_sma
 
 
 def test_chunks_are_larger_beside_more_answers_whose_steps_take_longer() -> None:
-    pace = Pace(first=32, largest=512)
+    pace = PrefillBudget(first=32, largest=512)
     for answers, took in ((1, 0.03), (8, 0.05), (16, 0.08)):
         pace.learn(0, answers, took)
     pace.learn(40, 1, 0.03 + 0.0014 * 40)
@@ -102,9 +102,9 @@ def decode_s(answers: int) -> float:
     return 0.03 + 0.0035 * (answers - 1)
 
 
-def learned(*counts: int) -> Pace:
+def learned(*counts: int) -> PrefillBudget:
     """A Pace that has learned from many steps with these numbers of answers, and from a prompt."""
-    pace = Pace(first=32, largest=512)
+    pace = PrefillBudget(first=32, largest=512)
     for answers in counts * 20:
         pace.learn(0, answers, decode_s(answers))
     for _ in range(10):
@@ -112,7 +112,7 @@ def learned(*counts: int) -> Pace:
     return pace
 
 
-def steps(pace: Pace, answers: int, token_s: float = 0.0014) -> float:
+def steps(pace: PrefillBudget, answers: int, token_s: float = 0.0014) -> float:
     """The duration of the next step with a chunk, in decode steps."""
     return (decode_s(answers) + token_s * pace.chunk(answers)) / decode_s(answers)
 
@@ -138,7 +138,7 @@ def test_tokens_that_grow_dearer_beside_many_new_answers_are_not_taken_for_the_a
 
 
 def test_what_was_learned_on_a_busy_machine_does_not_outlive_it() -> None:
-    pace = Pace(first=32, largest=512)
+    pace = PrefillBudget(first=32, largest=512)
     for answers in range(1, 17):
         for _ in range(20):
             pace.learn(0, answers, 3 * decode_s(answers))
@@ -166,7 +166,7 @@ def test_what_was_learned_on_a_faster_machine_makes_no_crumbs_of_chunks(
 
 @pytest.mark.parametrize("first_s", [0.03, 0.1, 0.3, 1.0])
 def test_a_slow_first_step_is_forgotten_by_the_end_of_the_trial(first_s: float) -> None:
-    pace = Pace(first=32, largest=512)
+    pace = PrefillBudget(first=32, largest=512)
     for took in (first_s, 0.03, 0.03):
         pace.learn(0, 1, took)
     pace.learn(32, 0, 0.03 + 0.0014 * 32)
@@ -193,7 +193,7 @@ def test_a_prompt_that_is_read_alone_and_met_a_busy_moment_at_most_halves_the_ch
 
 
 def test_the_rest_of_a_prompt_that_met_a_busy_moment_says_nothing_about_chunks() -> None:
-    pace = Pace(first=256, largest=512)
+    pace = PrefillBudget(first=256, largest=512)
     pace.learn(0, 1, 0.02)
     pace.learn(8, 1, 0.5)
     assert pace.chunk(1) == 256

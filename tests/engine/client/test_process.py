@@ -16,7 +16,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from bot.engine.client.child_process import Link
+from bot.engine.client.child_process import ChildProcess
 from bot.engine.client.process import EngineProcess
 from bot.engine.client.protocol import PORT_VARIABLE, SECRET_VARIABLE
 from bot.types.engine import LoadProgress, ModelSource
@@ -192,13 +192,13 @@ async def test_a_wrong_hello_is_refused(
     impostor.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(impostor))
     with pytest.raises(EngineDied, match="ended before it was ready"):
-        await Link.open()
+        await ChildProcess.open()
 
 
 async def test_the_child_gets_no_tokens(monkeypatch: pytest.MonkeyPatch, tiny: dict[str, Path]) -> None:
     monkeypatch.setenv("DISCORD_BOT_TOKEN", "secret")
     monkeypatch.setenv("HARMLESS", "1")
-    link = await Link.open()
+    link = await ChildProcess.open()
     environment = psutil.Process(link.pid).environ()
     assert await link.close() == "with status 0"
     assert "DISCORD_BOT_TOKEN" not in environment
@@ -212,7 +212,7 @@ def score(process: str | int) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a score")
 async def test_the_kernel_takes_the_child_first_from_its_very_beginning() -> None:
-    link = await Link.open()  # it has sent hello, and has not loaded anything
+    link = await ChildProcess.open()  # it has sent hello, and has not loaded anything
     try:
         assert score(link.pid) > score("self")
     finally:

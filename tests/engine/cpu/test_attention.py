@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from bot.engine.batching.batch import CannotBatch
 from bot.engine.cpu.attention import NAME, Step, forward, shape_of, switch
-from bot.engine.cpu.attention_groups import Part, together
+from bot.engine.cpu.attention_groups import Part, group_decode_rows
 from bot.engine.cpu.cpu_batch import share
 from bot.engine.cpu.kv_cache import BLOCK, Row, Rows, Shape, Slab
 from bot.models.device_errors import Unrecoverable
@@ -144,7 +144,7 @@ def size_of_nobody(model: PreTrainedModel) -> int:
     return int(model.config.vocab_size) - 1
 
 
-@pytest.mark.parametrize("between", [(), (1, 2)], ids=["together", "with gaps"])
+@pytest.mark.parametrize("between", [(), (1, 2)], ids=["group_decode_rows", "with gaps"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_side_by_side_are_read_in_one_call(
     tiny: dict[str, Path], kind: str, between: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
@@ -185,9 +185,9 @@ def test_rows_are_read_together_where_that_is_less_work(
 ) -> None:
     slab = Slab(SHAPE, len(lengths), 16)
     parts = [Part(Row(slab, place, 2000, [1] * length), [7]) for place, length in enumerate(lengths)]
-    assert list(together(parts, call)) == spans
+    assert list(group_decode_rows(parts, call)) == spans
     two = [replace(part, ids=[7, 8]) for part in parts]
-    assert list(together(two, call)) == [(place, place + 1) for place in range(len(lengths))]
+    assert list(group_decode_rows(two, call)) == [(place, place + 1) for place in range(len(lengths))]
 
 
 def test_a_model_whose_tokens_see_their_chunk_only_keeps_its_own_attention(tiny: dict[str, Path]) -> None:

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bot.engine.batching.batch import _Trial
-from bot.engine.batching.prefill_budget import Pace
+from bot.engine.batching.prefill_budget import PrefillBudget
 from bot.engine.client.process import EngineProcess
-from bot.engine.cpu.compute_threads import apart
+from bot.engine.cpu.compute_threads import run_on_new_thread
 from bot.engine.cpu.cpu_batch import RowBatch
 from bot.types.messages import SamplingParams
 from tests.support.builders.engine_requests import ask, load
@@ -37,13 +37,13 @@ async def test_what_was_done_apart_leaves_no_thread() -> None:
 
     process = psutil.Process()
     before = process.num_threads()
-    assert apart(work).startswith("apart")
+    assert run_on_new_thread(work).startswith("run_on_new_thread")
     assert await settled(process, before)
 
 
 def test_what_goes_wrong_apart_goes_wrong_here() -> None:
     with pytest.raises(ZeroDivisionError):
-        apart(lambda: 1 / 0)
+        run_on_new_thread(lambda: 1 / 0)
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -72,7 +72,7 @@ async def test_an_engine_has_helpers_only_while_it_answers(
 def test_a_batch_that_is_told_of_what_is_gone_while_it_ends_goes_on(tiny: dict[str, Path]) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny["llama"], dtype=torch.float32).eval()
     heard = _Trial()
-    batch = RowBatch(model, 8, model.config.vocab_size, Pace(32, 64), heard)
+    batch = RowBatch(model, 8, model.config.vocab_size, PrefillBudget(32, 64), heard)
     over = threading.Event()
 
     def cancel_what_is_not_there() -> None:

@@ -98,7 +98,7 @@ def test_its_ram_is_counted(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPat
 
     without = limit(0)
     assert limit(2000) - without > 2500
-    host._residents.leave_only(None)
+    host._residents.evict_all_but(None)
     gpu = replace(source, kv_offload_mb=2000)
     assert expected(gpu) == expected(source)  # a CPU has nothing to offload from
 

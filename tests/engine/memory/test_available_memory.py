@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bot.engine.memory.available_memory import MB, RESERVE_MB, Room, group_bounds, left_of
-from bot.engine.memory.memory_estimate import MARGIN_MB, expected, numbers_in
+from bot.engine.memory.available_memory import MB, RESERVE_MB, AvailableMemory, group_bounds, left_of
+from bot.engine.memory.memory_estimate import MARGIN_MB, expected, parameter_count
 from bot.models.hardware import Hardware
 from bot.types.engine import ModelSource
 from bot.types.errors import ModelError
@@ -71,14 +71,14 @@ def test_the_tightest_bound_counts_and_mapped_weights_are_taken(tmp_path: Path) 
         "sys/fs/cgroup/memory.max": str(2 * GB),
         "sys/fs/cgroup/memory.current": "0",
     }
-    left = Room(lambda: (9 * GB, 10 * GB), lay(tmp_path, files)).left()
+    left = AvailableMemory(lambda: (9 * GB, 10 * GB), lay(tmp_path, files)).left()
     mapped = getattr(psutil.Process().memory_info(), "shared", 0) // MB
     assert left.gpu == 8 * 1024
     assert left.ram == pytest.approx(2048 - RESERVE_MB - mapped, abs=20)
 
 
 def test_what_a_model_will_take_is_read_from_its_files(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.engine.memory.memory_estimate.numbers_in", lambda _: 1000 * MB)
+    monkeypatch.setattr("bot.engine.memory.memory_estimate.parameter_count", lambda _: 1000 * MB)
     wide = ModelSource("a", str(tiny["llama"]), device="cpu", kv_cache_mb=64, dtype="float32")
     half = replace(wide, dtype="bfloat16")
     assert (expected(wide).ram, expected(wide).gpu) == (near(4400 + 64 + MARGIN_MB), 0)
@@ -88,7 +88,7 @@ def test_what_a_model_will_take_is_read_from_its_files(tiny: dict[str, Path], mo
 def test_on_a_gpu_a_split_model_takes_of_both(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     card = Hardware("a card", "12", 24_000, 20_000, True, "a cpu", 8, 64_000, 60_000)
     monkeypatch.setattr("bot.engine.memory.memory_estimate.detect", lambda _: card)
-    monkeypatch.setattr("bot.engine.memory.memory_estimate.numbers_in", lambda _: 1000 * MB)
+    monkeypatch.setattr("bot.engine.memory.memory_estimate.parameter_count", lambda _: 1000 * MB)
     whole = expected(ModelSource("a", str(tiny["llama"]), kv_cache_mb=100))
     assert (whole.ram, whole.gpu) == (MARGIN_MB, near(2200 + 100 + MARGIN_MB))
     split = expected(ModelSource("a", str(tiny["llama"]), kv_cache_mb=100, gpu_layers=1))
@@ -107,8 +107,8 @@ def near(megabytes: int) -> object:
 
 def test_numbers_are_counted_in_the_headers(tiny: dict[str, Path], tmp_path: Path) -> None:
     bytes_on_disk = (tiny["llama"] / "model.safetensors").stat().st_size
-    assert numbers_in(tiny["llama"]) == pytest.approx(bytes_on_disk / 4, rel=0.02)
+    assert parameter_count(tiny["llama"]) == pytest.approx(bytes_on_disk / 4, rel=0.02)
     shutil.copytree(tiny["llama"], tmp_path / "bad")
     (tmp_path / "bad" / "model.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(ModelError, match="is damaged"):
-        numbers_in(tmp_path / "bad")
+        parameter_count(tmp_path / "bad")

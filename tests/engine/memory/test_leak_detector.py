@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from bot.engine.memory.leak_detector import GPU_SPARE_MB, MemoryWatch, Taken
+from bot.engine.memory.leak_detector import GPU_SPARE_MB, LeakDetector, MemoryUsage
 from tests.support.builders.service import House
 from tests.support.fakes.team import Team
 
@@ -19,7 +19,7 @@ class Process:
 
     def __init__(self) -> None:
         self.ram, self.gpu, self.unused = 400, 0, 0
-        self.watch = MemoryWatch(lambda: Taken(self.ram + self.unused, self.gpu), self._give_back)
+        self.watch = LeakDetector(lambda: MemoryUsage(self.ram + self.unused, self.gpu), self._give_back)
 
     def _give_back(self) -> None:
         self.unused = 0

@@ -95,6 +95,6 @@ def test_a_lost_device_is_no_ordinary_failure_of_a_load(tiny: dict[str, Path], m
     def lost() -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr("bot.engine.server.model_cache.give_back", lost)
+    monkeypatch.setattr("bot.engine.server.model_cache.release_memory", lost)
     with pytest.raises(Unrecoverable):
         new_host().load(ModelSource("llama", str(tiny["llama"]), device="cpu"), unseen)

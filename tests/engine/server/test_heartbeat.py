@@ -15,7 +15,7 @@ from torch.nn import Module
 from transformers import AutoModelForCausalLM
 
 from bot.engine.client.process import EngineProcess
-from bot.engine.server.heartbeat import Heart, reading
+from bot.engine.server.heartbeat import Heartbeat, reading
 from bot.models.loading import layers_of
 from bot.types.errors import EngineDied, ModelError
 from tests.support.builders.engine_requests import GREEDY, ask, load
@@ -74,7 +74,7 @@ class Patient:
     def __init__(self) -> None:
         self.beats = 0
         self.busy = False
-        self.heart = Heart(self._beat, lambda: self.busy)
+        self.heart = Heartbeat(self._beat, lambda: self.busy)
 
     def _beat(self) -> None:
         self.beats += 1

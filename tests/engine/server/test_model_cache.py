@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from bot.engine.memory.leak_detector import Taken
-from bot.engine.server.model_cache import Residents, next_step
+from bot.engine.memory.leak_detector import MemoryUsage
+from bot.engine.server.model_cache import ModelCache, next_step
 from bot.types.engine import ModelSource
 from bot.types.errors import ModelError
 from tests.support.builders.model_cache import CACHE, WEIGHTS, Desk, Hosted, Machine
@@ -16,20 +16,20 @@ from tests.support.builders.model_cache import CACHE, WEIGHTS, Desk, Hosted, Mac
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """A model cache on a CPU. An evicted model frees its memory at once; each estimate is WEIGHTS + CACHE."""
     desk = Desk(tmp_path, Machine())
-    drop = Residents._drop
+    drop = ModelCache._drop
 
-    def dropped(residents: Residents[Hosted], resident: Any) -> None:
+    def dropped(residents: ModelCache[Hosted], resident: Any) -> None:
         model = resident.loaded.model
         drop(residents, resident)
         desk.log.append(f"drop {resident.source.name}")
         model._leave()
 
-    def needs(source: ModelSource) -> Taken:
-        return Taken(WEIGHTS + CACHE, 0) if desk.device == "cpu" else Taken(0, WEIGHTS + CACHE)
+    def needs(source: ModelSource) -> MemoryUsage:
+        return MemoryUsage(WEIGHTS + CACHE, 0) if desk.device == "cpu" else MemoryUsage(0, WEIGHTS + CACHE)
 
-    monkeypatch.setattr(Residents, "_drop", dropped)
+    monkeypatch.setattr(ModelCache, "_drop", dropped)
     monkeypatch.setattr("bot.engine.server.model_cache.expected", needs)
-    monkeypatch.setattr("bot.engine.server.model_cache.give_back", lambda: None)
+    monkeypatch.setattr("bot.engine.server.model_cache.release_memory", lambda: None)
     return desk
 
 
@@ -98,7 +98,7 @@ def test_one_that_generates_is_never_touched(desk: Desk) -> None:
     desk.bring("c")
     assert list(desk.residents.names) == ["c", "a"]
     assert desk.residents.running == 1
-    desk.residents.leave_only(None)
+    desk.residents.evict_all_but(None)
     assert not busy.generator.closed
     assert list(desk.residents.names) == ["a"]
 
@@ -106,13 +106,13 @@ def test_one_that_generates_is_never_touched(desk: Desk) -> None:
 def test_a_machine_that_became_short_gets_back_what_is_only_kept(desk: Desk) -> None:
     desk.bring("a"), desk.bring("b")
     current = desk.bring("c")
-    desk.residents.relieve(current)
+    desk.residents.evict_under_pressure(current)
     assert list(desk.residents.names) == ["c", "b", "a"]
     desk.machine.ram = desk.machine.taken.ram + 3 * CACHE - 600
-    desk.residents.relieve(current)
+    desk.residents.evict_under_pressure(current)
     assert list(desk.residents.names) == ["c", "b"]
     desk.machine.ram = 0
-    desk.residents.relieve(current)
+    desk.residents.evict_under_pressure(current)
     assert list(desk.residents.names) == ["c"]
 
 
@@ -128,12 +128,12 @@ def test_a_gpu_parks_the_longest_unused_in_ram_and_takes_it_back_with_a_new_batc
     for name in ("a", "b", "c"):
         card.bring(name)
     assert list(card.residents.names) == ["c", "b"], "what is parked is not there at once"
-    assert card.machine.taken == Taken(300 + WEIGHTS, card.machine.gpu)
+    assert card.machine.taken == MemoryUsage(300 + WEIGHTS, card.machine.gpu)
     card.log.clear()
     assert card.bring("a").model.device == "cuda"
     assert card.log == ["host a"], "not loaded again"
     assert list(card.residents.names) == ["a", "c"]
-    assert card.machine.taken == Taken(300 + WEIGHTS, card.machine.gpu), "b is parked in its place"
+    assert card.machine.taken == MemoryUsage(300 + WEIGHTS, card.machine.gpu), "b is parked in its place"
 
 
 def test_what_is_parked_leaves_ram_to_what_was_used_since(card: Desk) -> None:
@@ -168,12 +168,14 @@ def test_without_ram_or_when_it_cannot_be_moved_it_is_dropped(card: Desk) -> Non
 def test_nothing_goes_where_there_is_room_or_nothing_is_wanted(card: Desk) -> None:
     card.bring("a")
     kept = card.residents._kept
-    assert next_step(kept, Taken(0, 1500), Taken(0, 1500)) is None
-    assert next_step(kept, Taken(0, 0), Taken(-9, -9)) is None
-    step = next_step(kept, Taken(0, 1501), Taken(WEIGHTS, 1500))
+    assert next_step(kept, MemoryUsage(0, 1500), MemoryUsage(0, 1500)) is None
+    assert next_step(kept, MemoryUsage(0, 0), MemoryUsage(-9, -9)) is None
+    step = next_step(kept, MemoryUsage(0, 1501), MemoryUsage(WEIGHTS, 1500))
     assert step is not None
     assert step.park
-    assert next_step(kept, Taken(99, 0), Taken(0, 0)) is None, "moved off the card it would take RAM, not give any"
+    assert next_step(kept, MemoryUsage(99, 0), MemoryUsage(0, 0)) is None, (
+        "moved off the card it would take RAM, not give any"
+    )
 
 
 def test_ram_that_took_what_a_kept_model_offloaded_is_got_back(card: Desk) -> None:
@@ -183,7 +185,7 @@ def test_ram_that_took_what_a_kept_model_offloaded_is_got_back(card: Desk) -> No
     assert list(card.residents.names) == ["b", "a"]
     card.machine.take(ram=card.machine.left().ram)
     card.machine.take(ram=600)
-    card.residents.relieve(current)
+    card.residents.evict_under_pressure(current)
     assert list(card.residents.names) == ["b"]
 
 

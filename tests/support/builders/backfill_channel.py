@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from bot.config.settings import Settings
-from bot.conversations.backfill import CatchUp
+from bot.conversations.backfill import Backfill
 from bot.models.catalog import Catalog
-from bot.models.runtime_config import Current
+from bot.models.runtime_config import RuntimeConfig
 from bot.storage import Storage
 from bot.types.messages import Accepted, ConversationKey, IncomingMessage, Outcome, Person
 from tests.support.fakes.platform import ScriptedAdapter
@@ -63,11 +63,11 @@ class Listener:
     troubles: list[Exception] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.catchup = CatchUp(Current(self.settings, Catalog.of(self.settings)), self.storage)
+        self.catchup = Backfill(RuntimeConfig(self.settings, Catalog.of(self.settings)), self.storage)
 
     async def restarts(self) -> None:
         """Replaces the CatchUp with a new one that loads only what is stored."""
-        self.catchup = CatchUp(Current(self.settings, Catalog.of(self.settings)), self.storage)
+        self.catchup = Backfill(RuntimeConfig(self.settings, Catalog.of(self.settings)), self.storage)
         await self.catchup.load([self.channel.platform])
 
     def hears(self, event: IncomingMessage) -> None:

@@ -9,7 +9,7 @@ from bot.config.settings import Settings
 from bot.conversations.conversations import Conversations
 from bot.conversations.request_queue import RequestQueue
 from bot.models.catalog import Catalog
-from bot.models.runtime_config import Current
+from bot.models.runtime_config import RuntimeConfig
 from bot.storage import Storage
 from bot.types.messages import (
     ConversationKey,
@@ -32,7 +32,7 @@ class Desk:
     def __init__(self, settings: Settings, storage: Storage) -> None:
         self.queue = RequestQueue(settings.queue_size, settings.per_user)
         self.storage = storage
-        self.conversations = Conversations(Current(settings, Catalog.of(settings)), storage, self.queue)
+        self.conversations = Conversations(RuntimeConfig(settings, Catalog.of(settings)), storage, self.queue)
         self.owed: list[GenerationRequest] = []
 
     async def hears(

@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 from bot.engine.client.process import EngineProcess
 from bot.engine.text.decoding import TextDecoder
 from bot.engine.text.prompts import PromptBuilder
-from bot.models.device_errors import give_back
+from bot.models.device_errors import release_memory
 from bot.models.fit import weights_mb
 from bot.models.loading import Loaded, load
 from bot.models.model_directory import from_config
@@ -88,7 +88,7 @@ def expect(written: Written, **how: object) -> Expected:
     second = said(loaded, prompts, second_turn, written.real.ends)
     del loaded
     gc.collect()
-    give_back()
+    release_memory()
     return Expected(answers, second, second_turn)
 
 

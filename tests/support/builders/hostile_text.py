@@ -30,21 +30,21 @@ from bot.replies import links, markdown, renderer
 from bot.types import buttons, commands
 from bot.types.display_names import as_code, one_line
 from bot.types.messages import Attachment, FinishReason
-from bot.web.recent_errors import told_apart
+from bot.web.recent_errors import split_message
 from tests.support.builders.storage_rows import asked
 
 Call = Callable[[str], object]
 
 PEOPLE = frozenset({"https://good.example/a_(b)"})
 _REQUEST = asked("question")
-_REPLY = renderer.Composer(_REQUEST, Limits(2000)).growing("Hello", "")[0]
+_REPLY = renderer.Renderer(_REQUEST, Limits(2000)).render_partial("Hello", "")[0]
 _DISCORD = Limits(2000, cursor=" ▌", dialect=Dialect.DISCORD)
 _SLACK = Limits(3800, dialect=Dialect.SLACK)
 _FILED = Limits(3800, dialect=Dialect.SLACK, attach_over=12_000)
 
 
-def _composer(limits: Limits, **more: Any) -> renderer.Composer:  # Any: the fields of Composer
-    return renderer.Composer(_REQUEST, limits, links=PEOPLE, **more)
+def _composer(limits: Limits, **more: Any) -> renderer.Renderer:  # Any: the fields of Composer
+    return renderer.Renderer(_REQUEST, limits, links=PEOPLE, **more)
 
 
 def _refused(call: Call, text: str) -> object:
@@ -81,9 +81,13 @@ FUNCTIONS: Mapping[str, Call] = {
             ("settled", partial(lambda dialect, text: markdown.settled(text, dialect), dialect)),
         )
     },
-    "bot.replies.renderer.Composer.growing": lambda text: _composer(_SLACK).growing(text, ""),
-    "bot.replies.renderer.Composer.growing (as a file)": lambda text: _composer(_FILED, before=text).growing(text, ""),
-    "bot.replies.renderer.Composer.final": lambda text: _composer(_DISCORD).final(text, FinishReason.ERROR, None, text),
+    "bot.replies.renderer.Renderer.render_partial": lambda text: _composer(_SLACK).render_partial(text, ""),
+    "bot.replies.renderer.Renderer.render_partial (as a file)": lambda text: _composer(
+        _FILED, before=text
+    ).render_partial(text, ""),
+    "bot.replies.renderer.Renderer.render_final": lambda text: _composer(_DISCORD).render_final(
+        text, FinishReason.ERROR, None, text
+    ),
     "bot.platforms.textfiles.decoded": lambda text: textfiles.decoded(text.encode()),
     "bot.platforms.textfiles.read_as_text": lambda text: textfiles.read_as_text(text, text.encode()),
     "bot.platforms.textfiles.refusal": lambda text: textfiles.refusal(text, text, 10**9),
@@ -96,7 +100,7 @@ FUNCTIONS: Mapping[str, Call] = {
     "bot.types.display_names.one_line": one_line,
     "bot.observability.journal.prefixed": lambda text: prefixed(text, 20),
     "bot.observability.logs.Redactor": Redactor(["a-secret"]),
-    "bot.web.recent_errors.told_apart": told_apart,
+    "bot.web.recent_errors.split_message": split_message,
     "bot.doctor.report.USERINFO": lambda text: report.USERINFO.sub("", text),
     "bot.types.buttons.parsed": buttons.parsed,
     "bot.config.address.is_loopback": address.is_loopback,

@@ -1,4 +1,4 @@
-"""Simulates a machine's memory and models that use it, for tests of the model cache (`Residents`), which is real."""
+"""Simulates a machine's memory and models that use it, for tests of the model cache (`ModelCache`), which is real."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from bot.engine.memory.leak_detector import Taken
-from bot.engine.server.model_cache import Residents
+from bot.engine.memory.leak_detector import MemoryUsage
+from bot.engine.server.model_cache import ModelCache
 from bot.types.engine import LoadedModel, ModelSource
 from bot.types.errors import ModelError
 
@@ -21,13 +21,13 @@ class Machine:
 
     ram: int = 100_000
     gpu: int = 0
-    taken: Taken = field(default_factory=lambda: Taken(300, 0))
+    taken: MemoryUsage = field(default_factory=lambda: MemoryUsage(300, 0))
 
-    def left(self) -> Taken:
-        return Taken(self.ram - self.taken.ram, self.gpu - self.taken.gpu)
+    def left(self) -> MemoryUsage:
+        return MemoryUsage(self.ram - self.taken.ram, self.gpu - self.taken.gpu)
 
     def take(self, ram: int = 0, gpu: int = 0) -> None:
-        self.taken = Taken(self.taken.ram + ram, self.taken.gpu + gpu)
+        self.taken = MemoryUsage(self.taken.ram + ram, self.taken.gpu + gpu)
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Desk:
     log: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.residents: Residents[Hosted] = Residents(self.machine, lambda: self.machine.taken, self._load)
+        self.residents: ModelCache[Hosted] = ModelCache(self.machine, lambda: self.machine.taken, self._load)
 
     def source(self, name: str, **how: Any) -> ModelSource:
         folder = self.root / name

@@ -50,7 +50,7 @@ class ScriptedEngine:
         self.asked: list[tuple[str, EngineRequest]] = []  # every request, with the name of the model
         self.peak = 0  # most requests at once
         self.closed = False
-        self.ails: asyncio.Queue[str] = asyncio.Queue()  # what `ailing` returns next
+        self.ails: asyncio.Queue[str] = asyncio.Queue()  # what `wait_until_unhealthy` returns next
 
     def answers(self, question: str, text: str, **how: object) -> None:
         """Scripts an answer to the next `question` with this text; the last script repeats."""
@@ -126,7 +126,7 @@ class ScriptedEngine:
             raise EngineDied("The engine is not running; it starts when a model is loaded.")
         return EngineStats(self.loaded, len(self._running), 21.5, 60, 80, 512, 0, 0)
 
-    async def ailing(self) -> str:
+    async def wait_until_unhealthy(self) -> str:
         """The next value that a test put into `ails`."""
         return await self.ails.get()
 

@@ -112,11 +112,11 @@ class ScriptedCore:
         text = ""
         for chunk in script.chunks:
             text += chunk
-            growing = replace(reply, committed=text[:-1], tail=text[-1:], platform_id=posted or None)
+            partial = replace(reply, committed=text[:-1], tail=text[-1:], platform_id=posted or None)
             if posted:
-                await self.adapter.update(growing)
+                await self.adapter.update(partial)
             else:
-                posted = await self.adapter.post(growing)
+                posted = await self.adapter.post(partial)
             await asyncio.sleep(0)
         self.writing.set()
         if script.until_stopped:

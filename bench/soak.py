@@ -2,8 +2,8 @@
 
 The service runs in a separate process (`bench.soaking`), with both adapters, storage and a scripted engine of fixed
 speed that dies every few minutes. Ten Discord and ten Slack channels ask, wait, stop and delete; `bench.trouble`
-injects a fault every few seconds. Prints a line per minute, and a table for RESULTS.md at the end. Exit status 1 if a
-question has no answer, two, or another's, or if memory grew.
+injects a fault every few seconds. Prints a line per minute, and a table for docs/measurements.md at the end. Exit
+status 1 if a question has no answer, two, or another's, or if memory grew.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Pack a model's weights as float16 with float32 arithmetic, for CPUs without fast 16-bit arithmetic.
 
 Linear layers and embeddings become float16; linear layers use the layout of FBGEMM's kernels. This halves the memory
-traffic per token compared with float32 and doubles the speed on such CPUs (bench/RESULTS.md). bfloat16 weights convert
-exactly, except values below 0.00006, which are rounded.
+traffic per token compared with float32 and doubles the speed on such CPUs (docs/measurements.md). bfloat16 weights
+convert exactly, except values below 0.00006, which are rounded.
 """
 
 from collections.abc import Sequence

@@ -93,7 +93,7 @@ class Renderer:
         return frames
 
     def render_as_file(self, text: str, reason: FinishReason, usage: Usage | None, error: str) -> list[Reply]:
-        """Compose a finished answer as a file; its text is not rendered. An empty one is composed as `render_final` does."""
+        """Compose a finished answer as a file without rendering its text; an empty one as `render_final` does."""
         if not text.strip():
             return self.render_final(text, reason, usage, error)
         lines = [INTERRUPTED] + ([f"⚠️ {self._ours(error)}"] if reason is FinishReason.ERROR else [])

@@ -1,7 +1,7 @@
 """Proposes draft tokens by prompt lookup (n-gram speculation): the ids that followed the same three ids last time.
 
 Works well for quotes, code and lists. A step that checks a few draft tokens of one answer takes hardly longer than one
-without (bench/RESULTS.md), and a rejected one costs nothing else.
+without (docs/measurements.md), and a rejected one costs nothing else.
 """
 
 from collections.abc import Sequence

@@ -23,7 +23,7 @@ NAME = "inhouse-rows"
 TRIAL = (11, 1, 4)
 """Tokens in the steps of the comparison: a prompt, one more, a few more."""
 CALL_BYTES = 1 << 18
-"""Bytes of keys and values that are read in the time that one more attention call costs (bench/RESULTS.md)."""
+"""Bytes of keys and values that are read in the time that one more attention call costs (docs/measurements.md)."""
 TOLERANCE = 0.05
 """Most difference of logits, as a share of the largest; in bfloat16 the order of additions makes 0.01."""
 

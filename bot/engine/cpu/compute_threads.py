@@ -2,7 +2,7 @@
 
 torch's OpenMP gives every computing thread its own helper threads. They spin while the process has no more of them than
 processors. With more they sleep, and waking them a thousand times per step makes the step up to a third
-slower (bench/RESULTS.md). Helpers end with their thread, so no thread may keep helpers while another one computes.
+slower (docs/measurements.md). Helpers end with their thread, so no thread may keep helpers while another one computes.
 """
 
 from collections.abc import Callable

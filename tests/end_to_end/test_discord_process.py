@@ -65,6 +65,7 @@ def finished(question: Message) -> list[Message]:
 async def test_mentions_in_eight_channels_are_answered_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm2_dir: Path
 ) -> None:
+    monkeypatch.setenv("INHOUSE_PER_USER", "8")  # all are waiting for a moment
     async with FakeDiscord() as server:
         ana = server.user("ana")
         channels = [server.text_channel(f"channel-{number}") for number in range(8)]

@@ -40,9 +40,9 @@ class WriteCalls:
 
         progress: the call only shows more of an unfinished text; all other calls take precedence.
         """
-        self._check_allowed(channel)
         lock = self._locks.setdefault((method, channel), asyncio.Lock())
         async with lock:
+            self._check_allowed(channel)  # the call before may have been forbidden
             if progress:
                 self.rate_limits.try_progress(method, channel)
             else:

@@ -8,17 +8,17 @@ log.
 import shutil
 import sqlite3
 import struct
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.storage import database
+from bot.storage.writer import Writer
 from tests.support.builders.storage_rows import listening
 
 QUICK = ("busy_timeout = 20", *database._PRAGMAS[1:])
@@ -74,7 +74,7 @@ class Disk:
         """Puts every database of this process on this disk, until the block ends."""
         with ExitStack() as stack:
             stack.enter_context(patch.object(database, "_PRAGMAS", QUICK))
-            stack.enter_context(patch.object(database.Database, "write", self._watched(database.Database.write)))
+            stack.enter_context(patch.object(Writer, "_together", self._watched(Writer._together)))
             stack.enter_context(listening(Engine, "before_cursor_execute", self._statement))
             stack.enter_context(listening(Engine, "commit", self._commit))
             stack.callback(self.heal)
@@ -98,15 +98,15 @@ class Disk:
             with log.open("r+b") as file:
                 file.truncate(min(length, safe[1]) if safe[0] == salt else 0)
 
-    def _watched(self, write: Any) -> Any:  # Any: methods of Database
-        @asynccontextmanager
-        async def watched(this: database.Database) -> AsyncIterator[AsyncConnection]:
-            async with write(this) as connection:
-                how = (await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one()
-                yield connection
+    def _watched(self, together: Any) -> Any:  # Any: methods of Writer
+        def watched(this: Writer, batch: Any) -> Any:
+            outcomes = together(this, batch)
+            with this._bare.connect() as connection:
+                how = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
             if how >= FULL:
-                before = self._synced.get(this.path, (b"", 0))
-                self._synced[this.path] = _log(this.path.with_name(f"{this.path.name}-wal"), before)
+                before = self._synced.get(this._path, (b"", 0))
+                self._synced[this._path] = _log(this._path.with_name(f"{this._path.name}-wal"), before)
+            return outcomes
 
         return watched
 

@@ -13,8 +13,8 @@ from tests.support.fakes.gates import Gates
 pytest_plugins = ["tests.support.fixtures.discord"]
 
 
-async def test_a_thread_goes_on_without_a_mention(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_a_thread_goes_on_without_a_mention(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    async with open_house(tmp_path, discord_server) as house:
         story = await house.ben.says(house.general, "a long story")
         thread = await house.ana.opens_thread(house.general, "the story", on=story)
         await house.ana.says(thread, "not for you yet")
@@ -28,8 +28,8 @@ async def test_a_thread_goes_on_without_a_mention(tmp_path: Path, server: FakeDi
         assert len(house.engine.questions()) == 2
 
 
-async def test_threads_are_left_alone_where_that_is_set(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server, follow_threads=False) as house:
+async def test_threads_are_left_alone_where_that_is_set(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    async with open_house(tmp_path, discord_server, follow_threads=False) as house:
         thread = await house.ana.opens_thread(house.general, "plans")
         await house.answer_to(await house.ana.says(thread, "hello", mention=True))
         await house.ana.says(thread, "just talk")
@@ -37,12 +37,14 @@ async def test_threads_are_left_alone_where_that_is_set(tmp_path: Path, server: 
         assert house.engine.questions() == ["hello", "again"]
 
 
-async def test_answers_in_threads_of_their_own_make_a_conversation_each(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server, reply_in_thread=True) as house:
+async def test_answers_in_threads_of_their_own_make_a_conversation_each(
+    tmp_path: Path, discord_server: FakeDiscord
+) -> None:
+    async with open_house(tmp_path, discord_server, reply_in_thread=True) as house:
         asked = [await house.ana.says(house.general, text, mention=True) for text in ("one", "two")]
-        await server.until(lambda: all(question.thread for question in asked))
+        await discord_server.until(lambda: all(question.thread for question in asked))
         threads = [question.thread for question in asked if question.thread]
-        await server.until(lambda: all("Regenerate" in labels(thread.messages[-1]) for thread in threads))
+        await discord_server.until(lambda: all("Regenerate" in labels(thread.messages[-1]) for thread in threads))
         for question, thread in zip(asked, threads, strict=True):
             more = await house.ben.says(thread, f"more of {question.id}")
             assert await house.answer_to(more) == f"You said: more of {question.id}"
@@ -51,9 +53,11 @@ async def test_answers_in_threads_of_their_own_make_a_conversation_each(tmp_path
         assert [turn.text for turn in last][:1] == ["two"]
 
 
-async def test_without_the_content_intent_an_answer_says_how_to_go_on(tmp_path: Path, server: FakeDiscord) -> None:
-    server.portal(message_content=False)
-    async with open_house(tmp_path, server) as house:
+async def test_without_the_content_intent_an_answer_says_how_to_go_on(
+    tmp_path: Path, discord_server: FakeDiscord
+) -> None:
+    discord_server.portal(message_content=False)
+    async with open_house(tmp_path, discord_server) as house:
         thread = await house.ana.opens_thread(house.general, "plans")
         answer = await house.answer_to(await house.ana.says(thread, "hello", mention=True))
         assert "mention me each time" in answer
@@ -64,8 +68,8 @@ async def test_without_the_content_intent_an_answer_says_how_to_go_on(tmp_path: 
         assert await (await house.ana.slash("settings", channel=house.general)).answered()
 
 
-async def test_a_file_that_cannot_be_read_is_told_above_the_answer(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_a_file_that_cannot_be_read_is_told_above_the_answer(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    async with open_house(tmp_path, discord_server) as house:
         files = {"cat.png": b"\x89PNG", "a.py": b"print(1)"}
         question = await house.ana.says(house.general, "explain", mention=True, files=files)
         answer = await house.answer_to(question)
@@ -74,10 +78,10 @@ async def test_a_file_that_cannot_be_read_is_told_above_the_answer(tmp_path: Pat
 
 
 async def test_settings_are_for_those_who_manage_the_channel_and_hold_there(
-    tmp_path: Path, server: FakeDiscord
+    tmp_path: Path, discord_server: FakeDiscord
 ) -> None:
-    async with open_house(tmp_path, server) as house:
-        boss = server.user("boss", can=Can.MANAGE_CHANNELS)
+    async with open_house(tmp_path, discord_server) as house:
+        boss = discord_server.user("boss", can=Can.MANAGE_CHANNELS)
         refused = await house.ana.slash("temperature", channel=house.general, value=0.2)
         assert "Only channel managers can change" in await refused.answered()
         assert "0.2" in await (await boss.slash("temperature", channel=house.general, value=0.2)).answered()
@@ -90,11 +94,11 @@ async def test_settings_are_for_those_who_manage_the_channel_and_hold_there(
         assert any("fits" in choice["name"] for choice in choices)
 
 
-async def test_an_edited_question_offers_another_answer(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_an_edited_question_offers_another_answer(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    async with open_house(tmp_path, discord_server) as house:
         question = await house.ana.says(house.general, "helo", mention=True)
         await house.answer_to(question)
-        server.unfurl(question)
+        discord_server.unfurl(question)
         await house.ana.edits(question, "hello", mention=True)
         (answer,) = house.general.messages
         await house.general.until(lambda: "Answer the edited question" in labels(answer))
@@ -104,8 +108,10 @@ async def test_an_edited_question_offers_another_answer(tmp_path: Path, server: 
 
 
 @pytest.mark.fault(31)
-async def test_a_deleted_question_stops_its_answer_and_is_not_remembered(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_a_deleted_question_stops_its_answer_and_is_not_remembered(
+    tmp_path: Path, discord_server: FakeDiscord
+) -> None:
+    async with open_house(tmp_path, discord_server) as house:
         house.gates.hold("secret/2")
         question = await house.ana.says(house.general, "secret", mention=True)
         await house.gates.reached("secret/2")
@@ -117,11 +123,13 @@ async def test_a_deleted_question_stops_its_answer_and_is_not_remembered(tmp_pat
         assert [turn.text for turn in house.engine.prompt_of("hello").prompt.turns] == ["hello"]
 
 
-async def test_a_place_in_the_line_is_shown_and_replaced_by_the_answer(tmp_path: Path, server: FakeDiscord) -> None:
+async def test_a_place_in_the_line_is_shown_and_replaced_by_the_answer(
+    tmp_path: Path, discord_server: FakeDiscord
+) -> None:
     gates = Gates()
     engine = ScriptedEngine(gates.passing, max_running=1)
-    async with open_house(tmp_path, server, engine=engine) as house:
-        other = server.text_channel("other")
+    async with open_house(tmp_path, discord_server, engine=engine) as house:
+        other = discord_server.text_channel("other")
         gates.hold("first/1")
         await house.ana.says(house.general, "first", mention=True)
         await gates.reached("first/1")
@@ -133,8 +141,10 @@ async def test_a_place_in_the_line_is_shown_and_replaced_by_the_answer(tmp_path:
         assert len(other.messages) == 1
 
 
-async def test_an_answer_that_stopped_on_its_length_can_be_continued(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_an_answer_that_stopped_on_its_length_can_be_continued(
+    tmp_path: Path, discord_server: FakeDiscord
+) -> None:
+    async with open_house(tmp_path, discord_server) as house:
         house.engine.answers("tell me", "once upon a time", reason=FinishReason.LENGTH)
         question = await house.ana.says(house.general, "tell me", mention=True)
         await house.answer_to(question)
@@ -150,8 +160,8 @@ def _custom_id(buttons: list[dict[str, object]], emoji: str) -> str:
 
 
 @pytest.mark.fault(32)
-async def test_a_full_queue_is_told_at_once(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server, queue_size=1, per_user=1) as house:
+async def test_a_full_queue_is_told_at_once(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    async with open_house(tmp_path, discord_server, queue_size=1, per_user=1) as house:
         house.gates.hold("one/0")
         await house.ana.says(house.general, "one", mention=True)
         await house.gates.reached("one/0")

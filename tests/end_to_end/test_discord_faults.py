@@ -18,8 +18,8 @@ POST, EDIT = "/channels/{channel_id}/messages", "/channels/{channel_id}/messages
 EVIL = "@everyone @here <@&{role}> <@{user}> https://example.com/secret"
 
 
-async def test_a_question_is_answered_while_one_watches(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_a_question_is_answered_while_one_watches(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    async with open_house(tmp_path, discord_server) as house:
         house.engine.answers("hello", "this is the whole answer")
         house.gates.hold("hello/2")
         question = await house.ana.says(house.general, "hello", mention=True)
@@ -30,49 +30,49 @@ async def test_a_question_is_answered_while_one_watches(tmp_path: Path, server: 
 
 
 @pytest.mark.fault(7)
-async def test_op_7_in_the_middle_of_an_answer_changes_nothing(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_op_7_in_the_middle_of_an_answer_changes_nothing(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    async with open_house(tmp_path, discord_server) as house:
         house.gates.hold("hello/2")
         question = await house.ana.says(house.general, "hello", mention=True)
         await house.gates.reached("hello/2")
-        server.gateway.reconnect()
-        await server.until(lambda: server.gateway.resumes)
-        server.redeliver(question)
+        discord_server.gateway.reconnect()
+        await discord_server.until(lambda: discord_server.gateway.resumes)
+        discord_server.redeliver(question)
         await house.gates.open("hello/2")
         await only_asked(house, "hello")
         await answered_once(house, question)
 
 
 @pytest.mark.fault(8)
-async def test_what_was_said_while_a_session_was_lost_is_read_back(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_what_was_said_while_a_session_was_lost_is_read_back(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    async with open_house(tmp_path, discord_server) as house:
         first = await house.ana.says(house.general, "one", mention=True)
         await house.answer_to(first)
-        server.gateway.invalidate()
-        await server.until(lambda: not server.gateway.online)
+        discord_server.gateway.invalidate()
+        await discord_server.until(lambda: not discord_server.gateway.online)
         missed = await house.ben.says(house.general, "two", mention=True)
         await house.ana.says(house.general, "just talk")
         await answered_once(house, first, missed)
-        assert len(server.gateway.identifies) == 2
+        assert len(discord_server.gateway.identifies) == 2
 
 
 @pytest.mark.fault(9)
-async def test_a_dead_line_loses_nothing(tmp_path: Path, server: FakeDiscord) -> None:
-    server.gateway.heartbeat_interval = 0.3
-    async with open_house(tmp_path, server, timing=GatewayTiming(heartbeat=0.6, guilds=0.05, gap=0.1)) as house:
-        server.gateway.freeze()
+async def test_a_dead_line_loses_nothing(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    discord_server.gateway.heartbeat_interval = 0.3
+    async with open_house(tmp_path, discord_server, timing=GatewayTiming(heartbeat=0.6, guilds=0.05, gap=0.1)) as house:
+        discord_server.gateway.freeze()
         question = await house.ana.says(house.general, "hello", mention=True)
         await answered_once(house, question)
-        assert any(frame.op == 6 for frame in server.frames if not frame.sent)
+        assert any(frame.op == 6 for frame in discord_server.frames if not frame.sent)
         # The session was resumed, so the close code was not 1000. A busy machine may reconnect twice.
-        assert len(server.gateway.identifies) == 1
+        assert len(discord_server.gateway.identifies) == 1
 
 
 @pytest.mark.fault(11)
-async def test_a_channel_that_was_never_heard_is_not_read_back(tmp_path: Path, server: FakeDiscord) -> None:
-    old = server.text_channel("old")
-    await server.user("cleo").says(old, "years ago", mention=True)
-    async with open_house(tmp_path, server) as house:
+async def test_a_channel_that_was_never_heard_is_not_read_back(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    old = discord_server.text_channel("old")
+    await discord_server.user("cleo").says(old, "years ago", mention=True)
+    async with open_house(tmp_path, discord_server) as house:
         question = await house.ana.says(house.general, "hello", mention=True)
         await answered_once(house, question)
         await only_asked(house, "hello")
@@ -82,45 +82,47 @@ async def test_a_channel_that_was_never_heard_is_not_read_back(tmp_path: Path, s
 @pytest.mark.fault(12)
 @pytest.mark.parametrize("code", [4004, 4014])
 async def test_a_refusal_at_the_start_is_a_mistake_of_the_configuration(
-    tmp_path: Path, server: FakeDiscord, code: int
+    tmp_path: Path, discord_server: FakeDiscord, code: int
 ) -> None:
-    server.gateway.refuse_identify(code)
-    async with open_house(tmp_path, server, connected=False) as house:
+    discord_server.gateway.refuse_identify(code)
+    async with open_house(tmp_path, discord_server, connected=False) as house:
         with pytest.raises((ConfigError, FatalAdapterError), match=r"https://discord\.com/developers"):
             await house.running
 
 
 @pytest.mark.fault(31)
-async def test_a_button_stops_and_another_answers_again_after_a_restart(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_a_button_stops_and_another_answers_again_after_a_restart(
+    tmp_path: Path, discord_server: FakeDiscord
+) -> None:
+    async with open_house(tmp_path, discord_server) as house:
         house.gates.hold("hello/2")
         question = await house.ana.says(house.general, "hello", mention=True)
         await house.general.until(lambda: house.general.messages)
         assert "Only `ana`" in await (await house.ben.clicks(house.general.messages[0], "Stop")).answered()
         assert await (await house.ana.clicks(house.general.messages[0], "Stop")).answered() == "Stopped."
         await house.answer_to(question)
-    async with open_house(tmp_path, server, earlier=house) as again:
+    async with open_house(tmp_path, discord_server, earlier=house) as again:
         await again.ana.clicks(again.general.messages[0], "Regenerate")
-        await server.until(lambda: len(again.answers_to(question)) == 2)
+        await discord_server.until(lambda: len(again.answers_to(question)) == 2)
         assert again.answers_to(question)[1][0].content == "You said: hello"
 
 
 async def test_messages_that_come_while_it_all_restarts_are_each_answered_once(
-    tmp_path: Path, server: FakeDiscord
+    tmp_path: Path, discord_server: FakeDiscord
 ) -> None:
     questions: list[Message] = []
-    async with open_house(tmp_path, server, per_user=100) as house:
+    async with open_house(tmp_path, discord_server, per_user=100) as house:
         for route in (f"POST {POST}", f"PATCH {EDIT}", f"GET {POST}"):
-            server.limits.set(route, 1000, 1)
+            discord_server.limits.set(route, 1000, 1)
         for number in range(5):
             questions.append(await house.ana.says(house.general, f"number {number}", mention=True))
         await house.answer_to(questions[0])
     for _ in range(2):
         questions.append(await house.ana.says(house.general, f"away {len(questions)}", mention=True))
-        async with open_house(tmp_path, server, earlier=house, per_user=100) as house:
+        async with open_house(tmp_path, discord_server, earlier=house, per_user=100) as house:
             questions.append(await house.ana.says(house.general, f"back {len(questions)}", mention=True))
             await asyncio.sleep(0.1)
-    async with open_house(tmp_path, server, earlier=house, per_user=100) as last:
+    async with open_house(tmp_path, discord_server, earlier=house, per_user=100) as last:
         for question in questions:
             await last.answer_to(question)
         assert len(last.general.messages) == len(questions)

@@ -17,177 +17,187 @@ from tests.support.fakes.slack_server import FakeSlack, Message
 pytest_plugins = ["tests.support.fixtures.slack"]
 
 
-async def acknowledged(server: FakeSlack, *messages: Message) -> None:
+async def acknowledged(slack_server: FakeSlack, *messages: Message) -> None:
     """Asserts that all envelopes of these messages (`message` and `app_mention`) were acknowledged in time."""
-    events = _events_of(server, *messages)
+    events = _events_of(slack_server, *messages)
     assert len(events) == 2 * len(messages)
-    await server.until(lambda: events == {ack.event_id for ack in server.acks if not ack.late} & events)
-    assert not [ack for ack in server.acks if ack.late and ack.event_id in events]
+    await slack_server.until(lambda: events == {ack.event_id for ack in slack_server.acks if not ack.late} & events)
+    assert not [ack for ack in slack_server.acks if ack.late and ack.event_id in events]
 
 
-def _events_of(server: FakeSlack, *messages: Message) -> set[str]:
+def _events_of(slack_server: FakeSlack, *messages: Message) -> set[str]:
     """The event ids of these messages' creation."""
     told = {message.ts for message in messages}
-    return {each.event_id for each in server.sockets._envelopes if each.payload.get("event", {}).get("ts") in told}
+    return {
+        each.event_id for each in slack_server.sockets._envelopes if each.payload.get("event", {}).get("ts") in told
+    }
 
 
 @pytest.mark.fault(1)
-async def test_the_same_envelope_three_times_is_answered_once(tmp_path: Path, server: FakeSlack) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_the_same_envelope_three_times_is_answered_once(tmp_path: Path, slack_server: FakeSlack) -> None:
+    async with open_house(tmp_path, slack_server) as house:
         question = await house.ana.says(house.general, "hello", mention=True)
-        server.redeliver(question)
-        server.redeliver(question, "app_mention")
+        slack_server.redeliver(question)
+        slack_server.redeliver(question, "app_mention")
         await answered_once(house, question)
-        server.redeliver(question)
-        await server.until(lambda: len([ack for ack in server.acks if ack.what in ("message", "app_mention")]) >= 5)
+        slack_server.redeliver(question)
+        await slack_server.until(
+            lambda: len([ack for ack in slack_server.acks if ack.what in ("message", "app_mention")]) >= 5
+        )
         await only_asked(house, "hello")
         await answered_once(house, question)
-    async with open_house(tmp_path, server, earlier=house) as again:
-        server.redeliver(question)
-        server.redeliver(question, "app_mention")
-        await server.until(lambda: len([ack for ack in server.acks if ack.attempt]) == 5)
+    async with open_house(tmp_path, slack_server, earlier=house) as again:
+        slack_server.redeliver(question)
+        slack_server.redeliver(question, "app_mention")
+        await slack_server.until(lambda: len([ack for ack in slack_server.acks if ack.attempt]) == 5)
         await only_asked(again)
         await answered_once(again, question)
 
 
 @pytest.mark.fault(2)
 async def test_a_mention_comes_as_two_events_and_its_changes_are_no_questions(
-    tmp_path: Path, server: FakeSlack
+    tmp_path: Path, slack_server: FakeSlack
 ) -> None:
-    async with open_house(tmp_path, server) as house:
+    async with open_house(tmp_path, slack_server) as house:
         question = await house.ana.says(house.general, "hello https://example.com", mention=True)
-        server._world.change(question, question.versions[-1], edited=False)  # a preview was added
+        slack_server._world.change(question, question.versions[-1], edited=False)  # a preview was added
         await answered_once(house, question)
-        await acknowledged(server, question)
-        await server.until(lambda: len([ack for ack in server.acks if ack.what == "message.message_changed"]) >= 2)
+        await acknowledged(slack_server, question)
+        await slack_server.until(
+            lambda: len([ack for ack in slack_server.acks if ack.what == "message.message_changed"]) >= 2
+        )
         assert len(house.engine.questions()) == 1
 
 
 @pytest.mark.fault(3)
-async def test_a_kill_after_the_insert_and_before_the_ack_costs_nothing(tmp_path: Path, server: FakeSlack) -> None:
-    server.sockets.deaf_to_acks = True
-    async with open_house(tmp_path, server) as house:
+async def test_a_kill_after_the_insert_and_before_the_ack_costs_nothing(
+    tmp_path: Path, slack_server: FakeSlack
+) -> None:
+    slack_server.sockets.deaf_to_acks = True
+    async with open_house(tmp_path, slack_server) as house:
         house.gates.hold("hello/0")
         question = await house.ana.says(house.general, "hello", mention=True)
         await house.gates.reached("hello/0")
         await house.dies()
-    server.sockets.deaf_to_acks = False
-    async with open_house(tmp_path, server, earlier=house) as again:
+    slack_server.sockets.deaf_to_acks = False
+    async with open_house(tmp_path, slack_server, earlier=house) as again:
         await answered_once(again, question)
-        server.clock.advance(60)
-        await acknowledged(server, question)
+        slack_server.clock.advance(60)
+        await acknowledged(slack_server, question)
         await only_asked(again, "hello")
         await answered_once(again, question)
 
 
 @pytest.mark.fault(4)
-async def test_a_kill_before_the_insert_costs_nothing(tmp_path: Path, server: FakeSlack) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_a_kill_before_the_insert_costs_nothing(tmp_path: Path, slack_server: FakeSlack) -> None:
+    async with open_house(tmp_path, slack_server) as house:
         with closing(sqlite3.connect(tmp_path / "state" / "inhouse.db")) as other:
             other.execute("BEGIN IMMEDIATE")
             question = await house.ana.says(house.general, "hello", mention=True)
-            await server.until(lambda: server.log.count("users.info") == 2)
+            await slack_server.until(lambda: slack_server.log.count("users.info") == 2)
             await house.dies()
-        assert not server.acks
-    async with open_house(tmp_path, server, earlier=house) as again:
-        await server.until(lambda: len(server.deliveries) >= 4)  # at once
+        assert not slack_server.acks
+    async with open_house(tmp_path, slack_server, earlier=house) as again:
+        await slack_server.until(lambda: len(slack_server.deliveries) >= 4)  # at once
         await answered_once(again, question)
-        await acknowledged(server, question)
+        await acknowledged(slack_server, question)
 
 
 @pytest.mark.fault(5)
 async def test_a_full_disk_acknowledges_nothing_and_what_was_said_is_served_later(
-    tmp_path: Path, server: FakeSlack, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, slack_server: FakeSlack, caplog: pytest.LogCaptureFixture
 ) -> None:
     def limit(connection: sqlite3.Connection, _: object) -> None:
         connection.cursor().execute("PRAGMA max_page_count = 60")
 
     with listening(Pool, "connect", limit):
-        async with open_house(tmp_path, server) as house:
+        async with open_house(tmp_path, slack_server) as house:
             files = {"huge.txt": b"word " * 39_000}
             question = await house.ana.says(house.general, "look", mention=True, files=files)
-            await server.until(lambda: "is full: free some space" in caplog.text)
-            assert not server.acks
-    async with open_house(tmp_path, server, earlier=house) as again:
-        server.clock.advance(60)
+            await slack_server.until(lambda: "is full: free some space" in caplog.text)
+            assert not slack_server.acks
+    async with open_house(tmp_path, slack_server, earlier=house) as again:
+        slack_server.clock.advance(60)
         await again.answer_to(question)
         assert len(again.general.messages) == 1
-        await acknowledged(server, question)
+        await acknowledged(slack_server, question)
 
 
 @pytest.mark.fault(37)
 @pytest.mark.parametrize("seconds", [1.0, 6.5])
 async def test_a_database_that_is_locked_for_a_while_loses_nothing(
-    tmp_path: Path, server: FakeSlack, seconds: float
+    tmp_path: Path, slack_server: FakeSlack, seconds: float
 ) -> None:
-    async with open_house(tmp_path, server) as house:
+    async with open_house(tmp_path, slack_server) as house:
         with closing(sqlite3.connect(tmp_path / "state" / "inhouse.db")) as other:
             other.execute("BEGIN IMMEDIATE")
             question = await house.ana.says(house.general, "hello", mention=True)
             await asyncio.sleep(seconds)
-            assert not server.acks
+            assert not slack_server.acks
             other.rollback()
-        server.clock.advance(60 if seconds > 3 else 0)
+        slack_server.clock.advance(60 if seconds > 3 else 0)
         await answered_once(house, question)
-        await acknowledged(server, question)
-        attempts = {ack.attempt for ack in server.acks if ack.event_id in _events_of(server, question)}
+        await acknowledged(slack_server, question)
+        attempts = {ack.attempt for ack in slack_server.acks if ack.event_id in _events_of(slack_server, question)}
         assert attempts == ({0} if seconds < 3 else {2})
 
 
 @pytest.mark.fault(13)
-async def test_a_refresh_under_load_loses_nothing(tmp_path: Path, server: FakeSlack) -> None:
-    async with open_house(tmp_path, server, per_user=100) as house:
+async def test_a_refresh_under_load_loses_nothing(tmp_path: Path, slack_server: FakeSlack) -> None:
+    async with open_house(tmp_path, slack_server, per_user=100) as house:
         questions: list[Message] = []
         for opened in range(2, 5):
             for _ in range(4):
                 questions.append(await house.ana.says(house.general, f"number {len(questions)}", mention=True))
-            await server.sockets.disconnect("refresh_requested", closes_after=0.3)
+            await slack_server.sockets.disconnect("refresh_requested", closes_after=0.3)
             questions.append(await house.ben.says(house.general, f"number {len(questions)}", mention=True))
-            await _opened(server, opened)
+            await _opened(slack_server, opened)
         await answered_once(house, *questions)
-        await acknowledged(server, *questions)
+        await acknowledged(slack_server, *questions)
 
 
 @pytest.mark.fault(14)
-async def test_a_half_open_socket_loses_nothing(tmp_path: Path, server: FakeSlack) -> None:
+async def test_a_half_open_socket_loses_nothing(tmp_path: Path, slack_server: FakeSlack) -> None:
     timing = SocketTiming(ping=2.0, idle=0.5, watch=0.05, hello=0.5, retry=0.05, max_retry=0.2)
-    server.sockets.ping_s = 0.1
-    async with open_house(tmp_path, server, timing=timing) as house:
-        server.freeze()
+    slack_server.sockets.ping_s = 0.1
+    async with open_house(tmp_path, slack_server, timing=timing) as house:
+        slack_server.freeze()
         question = await house.ana.says(house.general, "hello", mention=True)
-        await _opened(server, 2)
-        server.freeze(False)
-        server.clock.advance(60)
+        await _opened(slack_server, 2)
+        slack_server.freeze(False)
+        slack_server.clock.advance(60)
         await answered_once(house, question)
 
 
 @pytest.mark.fault(21)
-async def test_a_channel_that_forbids_writing_troubles_no_other(tmp_path: Path, server: FakeSlack) -> None:
-    async with open_house(tmp_path, server) as house:
-        closed = server.channel("announcements")
+async def test_a_channel_that_forbids_writing_troubles_no_other(tmp_path: Path, slack_server: FakeSlack) -> None:
+    async with open_house(tmp_path, slack_server) as house:
+        closed = slack_server.channel("announcements")
         closed.read_only = True
         await house.ana.says(closed, "hello", mention=True)
         question = await house.ben.says(house.general, "hello there", mention=True)
         await answered_once(house, question)
-        await server.until(lambda: len(house.engine.questions()) == 2)
+        await slack_server.until(lambda: len(house.engine.questions()) == 2)
         refused = [
-            call for call in server.calls if call.error == "restricted_action" and call.method.startswith("chat.")
+            call for call in slack_server.calls if call.error == "restricted_action" and call.method.startswith("chat.")
         ]
         assert len(refused) <= 2, "one try to stream and one to post at most"
 
 
 @pytest.mark.fault(31)
-async def test_a_question_that_is_deleted_stops_its_answer_and_is_forgotten(tmp_path: Path, server: FakeSlack) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_a_question_that_is_deleted_stops_its_answer_and_is_forgotten(
+    tmp_path: Path, slack_server: FakeSlack
+) -> None:
+    async with open_house(tmp_path, slack_server) as house:
         house.engine.answers("a secret", "this is the whole answer")
         house.gates.hold("a secret/2")
         question = await house.ana.says(house.general, "a secret", mention=True)
         await house.general.until(lambda: house.after(question))
         await house.ana.deletes(question)
         assert question.tombstone
-        await server.until(lambda: server.deliveries[-1].what == "message.message_changed")
-        gone = [each for each in server.deliveries if each.what == "message.message_changed"]
-        await server.until(lambda: gone[-1].event_id in [ack.event_id for ack in server.acks])
+        await slack_server.until(lambda: slack_server.deliveries[-1].what == "message.message_changed")
+        gone = [each for each in slack_server.deliveries if each.what == "message.message_changed"]
+        await slack_server.until(lambda: gone[-1].event_id in [ack.event_id for ack in slack_server.acks])
         await house.gates.open("a secret/2")
         other = await house.ben.says(house.general, "hello", mention=True)
         await house.answer_to(other)
@@ -197,8 +207,8 @@ async def test_a_question_that_is_deleted_stops_its_answer_and_is_forgotten(tmp_
         assert "a secret" not in str(house.engine.prompt_of("what was that?").prompt.turns)
 
 
-async def test_a_bare_stop_in_a_thread_stops_its_answer(tmp_path: Path, server: FakeSlack) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_a_bare_stop_in_a_thread_stops_its_answer(tmp_path: Path, slack_server: FakeSlack) -> None:
+    async with open_house(tmp_path, slack_server) as house:
         house.engine.answers("hello", "this is the whole answer")
         house.gates.hold("hello/2")
         question = await house.ana.says(house.general, "hello", mention=True)
@@ -210,23 +220,23 @@ async def test_a_bare_stop_in_a_thread_stops_its_answer(tmp_path: Path, server: 
 
 
 async def test_messages_that_come_while_it_all_restarts_are_each_answered_once(
-    tmp_path: Path, server: FakeSlack
+    tmp_path: Path, slack_server: FakeSlack
 ) -> None:
     questions: list[Message] = []
-    async with open_house(tmp_path, server, per_user=100) as house:
+    async with open_house(tmp_path, slack_server, per_user=100) as house:
         for number in range(3):
             questions.append(await house.ana.says(house.general, f"number {number}", mention=True))
         await house.answer_to(questions[0])
     for _ in range(2):
         questions.append(await house.ana.says(house.general, f"away {len(questions)}", mention=True))
-        async with open_house(tmp_path, server, earlier=house, per_user=100) as house:
+        async with open_house(tmp_path, slack_server, earlier=house, per_user=100) as house:
             questions.append(await house.ana.says(house.general, f"back {len(questions)}", mention=True))
             await asyncio.sleep(0.1)
-    async with open_house(tmp_path, server, earlier=house, per_user=100) as last:
+    async with open_house(tmp_path, slack_server, earlier=house, per_user=100) as last:
         await answered_once(last, *questions)
         assert rows(tmp_path / "state", "SELECT count(*) FROM requests") == [(len(questions),)]
 
 
-async def _opened(server: FakeSlack, number: int) -> None:
+async def _opened(slack_server: FakeSlack, number: int) -> None:
     """Waits until `number` sockets were opened and one of them works."""
-    await server.until(lambda: server.sockets.opened >= number and server.sockets.online)
+    await slack_server.until(lambda: slack_server.sockets.opened >= number and slack_server.sockets.online)

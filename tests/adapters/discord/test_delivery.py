@@ -17,154 +17,164 @@ EVIL = "@everyone @here <@&{role}> <@{user}> https://example.com/secret"
 
 
 @pytest.mark.fault(16)
-async def test_an_answer_to_a_post_that_is_a_502_is_one_message(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_an_answer_to_a_post_that_is_a_502_is_one_message(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    async with open_house(tmp_path, discord_server) as house:
         for number, applied in enumerate((False, True)):
-            fault = server.faults.answer("POST", POST, status=502, applied=applied)
+            fault = discord_server.faults.answer("POST", POST, status=502, applied=applied)
             question = await house.ana.says(house.general, f"number {number}", mention=True)
             await house.answer_to(question)
             assert fault.hits == 1
         assert len(house.general.messages) == 2
 
 
-async def test_a_post_whose_answer_is_lost_is_found_and_not_repeated(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
-        fault = server.faults.drop("POST", POST, applied=True)
+async def test_a_post_whose_answer_is_lost_is_found_and_not_repeated(
+    tmp_path: Path, discord_server: FakeDiscord
+) -> None:
+    async with open_house(tmp_path, discord_server) as house:
+        fault = discord_server.faults.drop("POST", POST, applied=True)
         question = await house.ana.says(house.general, "hello", mention=True)
         await answered_once(house, question)
         assert fault.hits == 1
-        assert server.log.count("POST", POST) == 1
+        assert discord_server.log.count("POST", POST) == 1
 
 
 @pytest.mark.fault(18)
-async def test_a_post_of_an_earlier_life_is_found_in_the_history(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_a_post_of_an_earlier_life_is_found_in_the_history(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    async with open_house(tmp_path, discord_server) as house:
         house.gates.hold("hello/1")
-        frozen = server.faults.freeze("POST", POST, applied=True)
+        frozen = discord_server.faults.freeze("POST", POST, applied=True)
         question = await house.ana.says(house.general, "hello", mention=True)
-        await server.until(lambda: frozen.hits)
-    server.clock.advance(600)
+        await discord_server.until(lambda: frozen.hits)
+    discord_server.clock.advance(600)
     assert len(house.general.messages) == 1
-    async with open_house(tmp_path, server, earlier=house) as again:
+    async with open_house(tmp_path, discord_server, earlier=house) as again:
         await answered_once(again, question)
 
 
 @pytest.mark.fault(18)
-async def test_a_long_answer_of_an_earlier_life_is_taken_up_part_by_part(tmp_path: Path, server: FakeDiscord) -> None:
+async def test_a_long_answer_of_an_earlier_life_is_taken_up_part_by_part(
+    tmp_path: Path, discord_server: FakeDiscord
+) -> None:
     paragraphs = [f"paragraph {number} " + f"{'x' * 20} " * 40 for number in range(8)]
     text = "\n\n".join(paragraphs)
-    async with open_house(tmp_path, server) as house:
-        server.limits.set(f"PATCH {EDIT}", 1000, 1)
+    async with open_house(tmp_path, discord_server) as house:
+        discord_server.limits.set(f"PATCH {EDIT}", 1000, 1)
         house.engine.answers("tell me", text)
         house.gates.hold("tell me/300")
-        frozen = server.faults.freeze("POST", POST, applied=True, skip=1)
+        frozen = discord_server.faults.freeze("POST", POST, applied=True, skip=1)
         question = await house.ana.says(house.general, "tell me", mention=True)
-        await server.until(lambda: frozen.hits)
-    server.clock.advance(600)
+        await discord_server.until(lambda: frozen.hits)
+    discord_server.clock.advance(600)
     engine = ScriptedEngine(Gates().passing)
     engine.answers("tell me", text)
-    async with open_house(tmp_path, server, earlier=house, engine=engine) as again:
+    async with open_house(tmp_path, discord_server, earlier=house, engine=engine) as again:
         answer = await again.answer_to(question, ends=paragraphs[-1].strip(), timeout=20)
         assert answer.split() == text.split()
         assert len(again.general.messages) == len(again.answers_to(question)[0])
 
 
 @pytest.mark.fault(19)
-async def test_one_channel_that_is_limited_slows_no_other(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
-        other = server.text_channel("other")
-        server.limits.exhaust(f"POST {POST}", house.general.id, 2.0)
+async def test_one_channel_that_is_limited_slows_no_other(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    async with open_house(tmp_path, discord_server) as house:
+        other = discord_server.text_channel("other")
+        discord_server.limits.exhaust(f"POST {POST}", house.general.id, 2.0)
         limited = [await house.ana.says(house.general, f"slow {number}", mention=True) for number in range(2)]
         free = await house.ben.says(other, "quick", mention=True)
         await other.until(lambda: house.answers_to(free))
         assert not house.general.messages
         for question in limited:
             await house.answer_to(question)
-        refused = [call for call in server.calls if call.status == 429]
+        refused = [call for call in discord_server.calls if call.status == 429]
         assert len(refused) == 1
 
 
 @pytest.mark.fault(20)
-async def test_a_limit_on_everything_is_waited_for_and_the_queue_holds(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_a_limit_on_everything_is_waited_for_and_the_queue_holds(
+    tmp_path: Path, discord_server: FakeDiscord
+) -> None:
+    async with open_house(tmp_path, discord_server) as house:
         await house.answer_to(await house.ana.says(house.general, "warm", mention=True))
         house.gates.hold("one/0")
         questions = [await house.ana.says(house.general, text, mention=True) for text in ("one", "two")]
         await house.gates.reached("one/0")
-        server.limits.pause_all(1.0)
+        discord_server.limits.pause_all(1.0)
         await house.gates.open("one/0")
         for question in questions:
             await house.answer_to(question)
-        assert server.rate_limited <= 3, "every lane may run into it once"
+        assert discord_server.rate_limited <= 3, "every lane may run into it once"
 
 
 @pytest.mark.fault(21)
 async def test_a_channel_that_forbids_writing_costs_one_refusal_and_others_are_served(
-    tmp_path: Path, server: FakeDiscord
+    tmp_path: Path, discord_server: FakeDiscord
 ) -> None:
-    async with open_house(tmp_path, server) as house:
+    async with open_house(tmp_path, discord_server) as house:
         house.general.deny(Can.SEND_MESSAGES)
         for number in range(3):
             await house.ana.says(house.general, f"number {number}", mention=True)
-        other = server.text_channel("other")
+        other = discord_server.text_channel("other")
         await house.answer_to(await house.ben.says(other, "hello", mention=True))
-        await server.until(lambda: len(house.engine.questions()) == 4)
-        assert server.limits.invalid == 1
+        await discord_server.until(lambda: len(house.engine.questions()) == 4)
+        assert discord_server.limits.invalid == 1
 
 
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("what", ["message", "channel"])
 async def test_what_is_deleted_meanwhile_is_dropped(
-    tmp_path: Path, server: FakeDiscord, what: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, discord_server: FakeDiscord, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_house(tmp_path, server) as house:
+    async with open_house(tmp_path, discord_server) as house:
         house.gates.hold("hello/1")
         await house.ana.says(house.general, "hello", mention=True)
         await house.general.until(lambda: house.general.messages)
         if what == "channel":
-            server.delete_channel(house.general)
+            discord_server.delete_channel(house.general)
         else:
             house.general.messages[0].deleted = True
         await house.gates.open("hello/1")
-        other = server.text_channel("other")
+        other = discord_server.text_channel("other")
         await house.answer_to(await house.ben.says(other, "hello there", mention=True))
-        await server.until(lambda: "not on Discord any more" in caplog.text)
+        await discord_server.until(lambda: "not on Discord any more" in caplog.text)
         assert caplog.text.count("not on Discord any more") == 1
-        assert server.log.count("PATCH", EDIT, status=404) == 1
+        assert discord_server.log.count("PATCH", EDIT, status=404) == 1
 
 
 @pytest.mark.fault(23)
-async def test_an_edit_that_is_refused_half_way_loses_nothing(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_an_edit_that_is_refused_half_way_loses_nothing(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    async with open_house(tmp_path, discord_server) as house:
         house.engine.answers("hello", "one two three four")
         house.gates.hold("hello/2")
         question = await house.ana.says(house.general, "hello", mention=True)
-        refused = server.faults.answer("PATCH", EDIT, status=403, code=50013)
-        await server.until(lambda: refused.hits)
+        refused = discord_server.faults.answer("PATCH", EDIT, status=403, code=50013)
+        await discord_server.until(lambda: refused.hits)
         await house.gates.open("hello/2")
         assert await house.answer_to(question) == "one two three four"
         assert len(house.general.messages) == 1
 
 
 @pytest.mark.fault(23)
-async def test_a_final_edit_that_is_refused_comes_as_a_message_of_its_own(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_a_final_edit_that_is_refused_comes_as_a_message_of_its_own(
+    tmp_path: Path, discord_server: FakeDiscord
+) -> None:
+    async with open_house(tmp_path, discord_server) as house:
         house.gates.hold("hello/1")
         question = await house.ana.says(house.general, "hello", mention=True)
         await house.general.until(lambda: house.general.messages)
-        server.faults.answer("PATCH", EDIT, status=403, code=50005, times=100)
+        discord_server.faults.answer("PATCH", EDIT, status=403, code=50005, times=100)
         await house.gates.open("hello/1")
         assert await house.answer_to(question) == "You said: hello"
         assert len(house.answers_to(question)) == 1
 
 
 @pytest.mark.fault(24)
-async def test_long_answers_come_in_parts_with_their_code_fences_whole(tmp_path: Path, server: FakeDiscord) -> None:
+async def test_long_answers_come_in_parts_with_their_code_fences_whole(
+    tmp_path: Path, discord_server: FakeDiscord
+) -> None:
     code = "\n".join(f"line_{number}='{number:070}'" for number in range(147))
     text = f"Here:\n\n```python\n{code}\n```\n\nThat is all."
     assert 11_900 < len(text) <= 12_000, "longer ones come as a file"
-    async with open_house(tmp_path, server) as house:
-        server.limits.set(f"POST {POST}", 100, 1)
+    async with open_house(tmp_path, discord_server) as house:
+        discord_server.limits.set(f"POST {POST}", 100, 1)
         house.engine.answers("code", text)
         question = await house.ana.says(house.general, "code", mention=True)
         await house.answer_to(question, ends="That is all.", timeout=30)
@@ -179,9 +189,9 @@ async def test_long_answers_come_in_parts_with_their_code_fences_whole(tmp_path:
 
 
 @pytest.mark.fault(39)
-async def test_nothing_that_a_model_writes_pings_or_unfurls(tmp_path: Path, server: FakeDiscord) -> None:
-    async with open_house(tmp_path, server) as house:
-        mods = server.role("mods")
+async def test_nothing_that_a_model_writes_pings_or_unfurls(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    async with open_house(tmp_path, discord_server) as house:
+        mods = discord_server.role("mods")
         evil = EVIL.format(user=house.ben.id, role=mods.id)
         house.engine.answers("hello", f"{evil} and {evil}")
         house.gates.hold("hello/7")
@@ -192,5 +202,5 @@ async def test_nothing_that_a_model_writes_pings_or_unfurls(tmp_path: Path, serv
         (message,) = house.general.messages
         assert len(message.versions) >= 2
         assert all(version.allowed_mentions for version in message.versions)
-        assert not server.pings
+        assert not discord_server.pings
         assert message.previews == ()

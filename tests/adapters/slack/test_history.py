@@ -102,24 +102,24 @@ async def test_a_channel_that_cannot_be_read_is_said() -> None:
 
 
 @pytest.mark.fault(11)
-async def test_a_channel_that_was_never_heard_is_not_read_back(tmp_path: Path, server: FakeSlack) -> None:
-    old = server.channel("old")
-    server.subscribe_only()
-    await server.user("cleo").says(old, "years ago", mention=True)
-    server.subscribe_only("app_mention", "message.channels")
-    async with open_house(tmp_path, server) as house:
+async def test_a_channel_that_was_never_heard_is_not_read_back(tmp_path: Path, slack_server: FakeSlack) -> None:
+    old = slack_server.channel("old")
+    slack_server.subscribe_only()
+    await slack_server.user("cleo").says(old, "years ago", mention=True)
+    slack_server.subscribe_only("app_mention", "message.channels")
+    async with open_house(tmp_path, slack_server) as house:
         question = await house.ana.says(house.general, "hello", mention=True)
         await answered_once(house, question)
         await only_asked(house, "hello")
         assert not old.messages
 
 
-async def test_what_was_said_while_no_socket_was_open_is_read_back(tmp_path: Path, server: FakeSlack) -> None:
-    async with open_house(tmp_path, server) as house:
+async def test_what_was_said_while_no_socket_was_open_is_read_back(tmp_path: Path, slack_server: FakeSlack) -> None:
+    async with open_house(tmp_path, slack_server) as house:
         first = await house.ana.says(house.general, "one", mention=True)
         await house.answer_to(first)
-        server.subscribe_only()
+        slack_server.subscribe_only()
         inside = await house.ben.says(house.general, "and two?", thread=first)
-        server.sockets.kill()
-        await server.until(lambda: house.answers_to(inside))
+        slack_server.sockets.kill()
+        await slack_server.until(lambda: house.answers_to(inside))
         assert [each.shown for each in house.answers_to(inside)] == ["You said: and two?"]

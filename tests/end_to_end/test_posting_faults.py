@@ -94,11 +94,11 @@ async def test_what_is_said_in_a_channel_that_is_deleted_meanwhile_is_dropped_wi
     tmp_path: Path, platform: Platform, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with platform.open(tmp_path) as house:
-        house.gates.hold("hello/1")
+        house.gates.hold("hello/2")
         await house.ana.says(house.general, "hello", mention=True)
         await house.server.until(lambda: house.general.messages)
         platform.deletes_channel(house.general)
-        await house.gates.open("hello/1")
+        await house.gates.open("hello/2")
         await house.answer_to(await house.ben.says(platform.channel("other"), "and here?", mention=True))
         await house.server.until(lambda: "cannot be shown" in caplog.text)
         await house.server.until(

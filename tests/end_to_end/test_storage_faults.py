@@ -98,6 +98,9 @@ async def test_what_is_delivered_in_the_wrong_order_is_read_in_the_right_one(
         await house.answer_to(early)
         platform.tells(late)
         await house.server.until(lambda: house.engine.questions() == ["one", "three", "two"])
+        await house.server.until(
+            lambda: len(rows(tmp_path / "state", "SELECT 1 FROM outbox WHERE state = 'final'")) == 3
+        )
         last = await house.ana.says(house.general, "four", mention=True, **said)
         await house.answer_to(last)
         read = [turn.text for turn in house.engine.prompt_of("four").prompt.turns]

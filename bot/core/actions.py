@@ -63,8 +63,8 @@ class Actions:
         worker: Worker,
         replies: Replies,
         conversations: Conversations,
-        tuning: SettingsCommands,
-        records: InfoCommands,
+        settings_commands: SettingsCommands,
+        info_commands: InfoCommands,
         prefixes: Mapping[str, str],
     ) -> None:
         self._current, self._storage, self._queue, self._worker = current, storage, queue, worker
@@ -82,15 +82,15 @@ class Actions:
             "reset": self._reset,
             "forget": self._forget,
             "help": self._help,
-            "model": tuning.model,
-            "temperature": tuning.number,
-            "top_p": tuning.number,
-            "max_tokens": tuning.number,
-            "system": tuning.system,
-            "settings": tuning.settings,
-            "status": records.status,
-            "why": records.why,
-            "export": records.export,
+            "model": settings_commands.model,
+            "temperature": settings_commands.number,
+            "top_p": settings_commands.number,
+            "max_tokens": settings_commands.number,
+            "system": settings_commands.system,
+            "settings": settings_commands.settings,
+            "status": info_commands.status,
+            "why": info_commands.why,
+            "export": info_commands.export,
         }
 
     async def command(self, event: IncomingCommand) -> Outcome:

@@ -42,12 +42,17 @@ class ServiceCore:
         conversations: Conversations,
         worker: Worker,
         actions: Actions,
-        tuning: SettingsCommands,
+        settings_commands: SettingsCommands,
         presence: Presence,
-        catchup: Backfill,
+        backfill: Backfill,
     ) -> None:
         self._current, self._adapters, self._conversations, self._worker = current, adapters, conversations, worker
-        self._actions, self._tuning, self._presence, self._catchup = actions, tuning, presence, catchup
+        self._actions, self._settings_commands, self._presence, self._backfill = (
+            actions,
+            settings_commands,
+            presence,
+            backfill,
+        )
         self.connected: set[str] = set()
         """Platforms that have had a session."""
 
@@ -67,7 +72,7 @@ class ServiceCore:
 
     def choices(self, command: str, prefix: str) -> Sequence[Choice]:
         """Completions of a command's option, from memory."""
-        return self._tuning.choices(command, prefix)
+        return self._settings_commands.choices(command, prefix)
 
     async def following(self, key: ConversationKey) -> bool:
         """Whether this conversation has stored turns or requests. Raises StorageError."""
@@ -76,7 +81,7 @@ class ServiceCore:
     async def catch_up(self, platform: str) -> None:
         """Backfill messages from before this session. Raises StorageError; call it again then."""
         self.connected.add(platform)
-        missed = await self._catchup.read_back(self._adapters[platform], self._missed)
+        missed = await self._backfill.read_back(self._adapters[platform], self._missed)
         if missed:
             log.info("%s: %d messages to the bot were read back", platform, missed)
 
@@ -94,7 +99,7 @@ class ServiceCore:
         try:
             outcome = await self._conversations.message(event, self._worker.submit, patient=patient)
         except StorageError:
-            self._catchup.missed(event)
+            self._backfill.missed(event)
             raise
-        self._catchup.heard(event)
+        self._backfill.heard(event)
         return outcome

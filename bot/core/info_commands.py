@@ -29,11 +29,11 @@ class InfoCommands:
         queue: RequestQueue,
         worker: Worker,
         engine: Engine,
-        shelf: InstalledModels,
+        installed_models: InstalledModels,
     ) -> None:
         self._storage, self._conversations, self._queue = storage, conversations, queue
         self._worker, self._engine = worker, engine
-        self._shelf = shelf
+        self._installed_models = installed_models
 
     async def status(self, event: IncomingCommand, _: str | None) -> Outcome:
         """/status: show model, hardware, memory, speed, queue."""
@@ -45,7 +45,7 @@ class InfoCommands:
             lines.append("no model is loaded")
         else:
             lines += await self._model_lines(model)
-        hardware = self._shelf.hardware
+        hardware = self._installed_models.hardware
         if hardware is not None:
             lines += describe_hardware(hardware).splitlines()
         writing, waiting = len(self._queue.running()), len(self._queue.waiting())

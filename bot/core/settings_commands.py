@@ -26,10 +26,10 @@ class SettingsCommands:
         current: RuntimeConfig,
         storage: Storage,
         conversations: Conversations,
-        shelf: InstalledModels,
+        installed_models: InstalledModels,
     ) -> None:
         self._current, self._storage = current, storage
-        self._conversations, self._shelf = conversations, shelf
+        self._conversations, self._installed_models = conversations, installed_models
 
     async def number(self, event: IncomingCommand, value: str | None) -> Outcome:
         """/temperature, /top_p and /max_tokens: show or set the value."""
@@ -61,10 +61,10 @@ class SettingsCommands:
             name = self._current.catalog.choose(value).name
         except ModelError as error:
             raise RequestRefused(str(error)) from error
-        fit = self._shelf.fit(name)
+        fit = self._installed_models.fit(name)
         if fit is not None and fit.verdict is Verdict.WONT_FIT:
             raise RequestRefused(f"{name} won't fit here: {fit.sentence}")
-        if not self._shelf.has(name):
+        if not self._installed_models.has(name):
             raise RequestRefused(f"{name} is not downloaded yet; run `inhouse pull {name}`.")
         await self._storage.history.set(event.key, "model", name)
         return Notice(f"{name} answers here now.{f' {fit.sentence}' if fit else ''}")
@@ -95,6 +95,6 @@ class SettingsCommands:
         return tuple(Choice(self._label(name)[:100], name) for name in names[:25])
 
     def _label(self, name: str) -> str:
-        fit = self._shelf.fit(name)
+        fit = self._installed_models.fit(name)
         verdict = f" · {fit.verdict}" if fit is not None else ""
-        return f"{name}{verdict}{'' if self._shelf.has(name) else ' · not downloaded'}"
+        return f"{name}{verdict}{'' if self._installed_models.has(name) else ' · not downloaded'}"

@@ -58,7 +58,7 @@ class Service:
         self._adapters = {adapter.platform: adapter for adapter in adapters}
         self._metrics = Metrics()
         self._watched = {adapter.platform: InstrumentedAdapter(adapter, self._metrics) for adapter in adapters}
-        self._shelf = InstalledModels(self._current)
+        self._installed_models = InstalledModels(self._current)
         self._queue = RequestQueue(settings.queue_size, settings.per_user)
         self._notifier = notifier or Notifier()
         self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
@@ -105,7 +105,7 @@ class Service:
         return late
 
     def _assemble(self, storage: Storage) -> WebServer:
-        current, shelf = self._current, self._shelf
+        current, installed_models = self._current, self._installed_models
         self._storage = storage
         queue = self._queue
         self._replies = Replies(storage, self._watched)
@@ -116,18 +116,26 @@ class Service:
             storage,
             self._replies,
             conversations,
-            shelf.locate,
+            installed_models.locate,
             current.catalog.default,
             self._metrics,
         )
-        self._waiters = QueueStatus(current, storage, queue, self._replies, self._worker)
-        tuning = SettingsCommands(current, storage, conversations, shelf)
-        records = InfoCommands(storage, conversations, queue, self._worker, self._engine, shelf)
+        self._queue_status = QueueStatus(current, storage, queue, self._replies, self._worker)
+        settings_commands = SettingsCommands(current, storage, conversations, installed_models)
+        info_commands = InfoCommands(storage, conversations, queue, self._worker, self._engine, installed_models)
         prefixes = {platform: adapter.limits.prefix for platform, adapter in self._adapters.items()}
         actions = Actions(
-            current, storage, queue, self._worker, self._replies, conversations, tuning, records, prefixes
+            current,
+            storage,
+            queue,
+            self._worker,
+            self._replies,
+            conversations,
+            settings_commands,
+            info_commands,
+            prefixes,
         )
-        self._catchup = Backfill(current, storage)
+        self._backfill = Backfill(current, storage)
         self._retention = Retention(current, storage)
         self._presence = Presence(queue, self._worker, self._engine)
         self._core = ServiceCore(
@@ -136,22 +144,22 @@ class Service:
             conversations,
             self._worker,
             actions,
-            tuning,
+            settings_commands,
             self._presence,
-            self._catchup,
+            self._backfill,
         )
         return WebServer(
             LiveState(
                 current=current,
                 engine=self._engine,
-                shelf=shelf,
+                installed_models=installed_models,
                 queue=queue,
                 worker=self._worker,
-                waiters=self._waiters,
+                queue_status=self._queue_status,
                 conversations=conversations,
                 actions=actions,
                 core=self._core,
-                catchup=self._catchup,
+                backfill=self._backfill,
                 adapters=self._watched,
                 metrics=self._metrics,
                 refusals=self._refused,
@@ -166,7 +174,7 @@ class Service:
         """
         owed = await self._storage.inbox.recover()
         await self._conversations.load()
-        await self._catchup.load(self._adapters)
+        await self._backfill.load(self._adapters)
         self._replies.resume(await self._storage.outbox.unsettled())  # before the requests below add new ones
         for request in owed:
             if request.key.platform not in self._adapters:
@@ -179,13 +187,13 @@ class Service:
 
     async def _serve(self) -> None:
         worker = asyncio.create_task(self._worker.run(), name="worker")
-        waiters = asyncio.create_task(self._waiters.keep_updated(), name="waiters")
+        queue_status = asyncio.create_task(self._queue_status.keep_updated(), name="queue status")
         stopping = asyncio.create_task(self._until_stopped(), name="stop")
         background = [
             asyncio.create_task(self._look_at_hardware(), name="hardware"),
             asyncio.create_task(self._presence.watch(), name="speed"),
-            asyncio.create_task(restart_when_unhealthy(self._engine, self._worker), name="upkeep"),
-            asyncio.create_task(self._catchup.keep_saving(), name="cursors"),
+            asyncio.create_task(restart_when_unhealthy(self._engine, self._worker), name="engine recycler"),
+            asyncio.create_task(self._backfill.keep_saving(), name="cursors"),
             asyncio.create_task(self._retention.keep(), name="retention"),
             asyncio.create_task(self._notifier.keep_updated(self._standing, self._arrived), name="notifier"),
         ]
@@ -193,9 +201,9 @@ class Service:
             task.add_done_callback(_ended)
         adapters = [asyncio.create_task(self._connect(adapter)) for adapter in self._watched.values()]
         served = asyncio.create_task(_all(adapters), name="adapters")
-        tasks = [worker, waiters, stopping, served, *background]
+        tasks = [worker, queue_status, stopping, served, *background]
         try:
-            done, _ = await asyncio.wait([worker, waiters, stopping, served], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([worker, queue_status, stopping, served], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
             if not done & {stopping, served}:
@@ -240,7 +248,7 @@ class Service:
     async def _look_at_hardware(self) -> None:
         """Probe the hardware once the model is loaded and the worker is idle, since it costs seconds of CPU time."""
         loaded = await self._worker.wait_until_idle()
-        await self._shelf.look(loaded.weights_mb + loaded.kv_cache_mb)
+        await self._installed_models.look(loaded.weights_mb + loaded.kv_cache_mb)
 
     async def _connect(self, adapter: Adapter) -> None:
         try:
@@ -264,7 +272,7 @@ class Service:
         await self._replies.settled(0 if self._hurrying.is_set() else LAST_WORDS_S)
         for adapter in self._adapters.values():
             await adapter.close()
-        await self._catchup.save()
+        await self._backfill.save()
 
 
 def _ended(task: asyncio.Task[None]) -> None:

@@ -23,14 +23,14 @@ class LiveState:
 
     current: RuntimeConfig
     engine: Engine
-    shelf: InstalledModels
+    installed_models: InstalledModels
     queue: RequestQueue
     worker: Worker
-    waiters: QueueStatus
+    queue_status: QueueStatus
     conversations: Conversations
     actions: Actions
     core: ServiceCore
-    catchup: Backfill
+    backfill: Backfill
     adapters: Mapping[str, InstrumentedAdapter]
     metrics: Metrics
     refusals: Mapping[str, str]

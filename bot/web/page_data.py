@@ -25,8 +25,8 @@ Part = dict[str, object]
 class Status:
     """Reads the state of the service at each call."""
 
-    def __init__(self, sources: LiveState, sampler: Sampler, troubles: RecentErrors, version: str) -> None:
-        self._sources, self._sampler, self._troubles, self._version = sources, sampler, troubles, version
+    def __init__(self, live_state: LiveState, sampler: Sampler, troubles: RecentErrors, version: str) -> None:
+        self._live_state, self._sampler, self._troubles, self._version = live_state, sampler, troubles, version
         self._process = psutil.Process()
         self.began = time.time()
         """Start of the service, Unix seconds."""
@@ -42,28 +42,28 @@ class Status:
             {
                 "version": self._version,
                 "began": self.began,
-                "unready": self._sources.unready(self._sampler.engine_trouble),
-                "stopping": self._sources.stopping(),
+                "unready": self._live_state.unready(self._sampler.engine_trouble),
+                "stopping": self._live_state.stopping(),
                 "sample": samples[-1] if samples else None,
-                "model": self._sources.worker.loader.loaded,
+                "model": self._live_state.worker.loader.loaded,
                 "loading": self._loading(),
                 "memory": self._memory(),
                 "queue": self._queue(),
                 "totals": self._totals(),
-                "platforms": list(map(self._platform, self._sources.adapters)),
+                "platforms": list(map(self._platform, self._live_state.adapters)),
                 "troubles": self._troubles.last(),
             }
         )
 
     def _loading(self) -> Part | None:
-        loading = self._sources.worker.loader.loading
+        loading = self._live_state.worker.loader.loading
         if loading is None:
             return None
         taken = time.monotonic() - loading.began
         return {"model": loading.model, "taken_s": taken, **asdict(loading.progress)}
 
     def _memory(self) -> Part:
-        hardware = self._sources.shelf.hardware
+        hardware = self._live_state.installed_models.hardware
         stats = self._sampler.stats
         return {
             "service_mb": self._process.memory_info().rss // MB,
@@ -76,7 +76,7 @@ class Status:
         }
 
     def _queue(self) -> Part:
-        queue, places = self._sources.queue, self._sources.waiters.places()
+        queue, places = self._live_state.queue, self._live_state.queue_status.places()
         requests = {request.request_id: request for request in queue.waiting()}
         waiting = [
             {**_request(requests[request_id]), "place": place.number, "seconds": place.seconds}
@@ -86,31 +86,31 @@ class Status:
             "running": list(map(_request, queue.running())),
             "waiting": waiting[:MOST_WAITERS],
             "more": max(0, len(waiting) - MOST_WAITERS),
-            "limit": self._sources.current.settings.queue_size,
+            "limit": self._live_state.current.settings.queue_size,
         }
 
     def _totals(self) -> Part:
-        totals = self._sources.metrics.totals
+        totals = self._live_state.metrics.totals
         return {
             "answers": totals.answers,
             "prompt_tokens": totals.prompt_tokens,
             "generated_tokens": totals.generated_tokens,
             "cached_share": totals.cached_share if totals.prompt_tokens else None,
-            "engine_restarts": self._sources.worker.loader.losses,
-            "redelivered": self._sources.redelivered,
+            "engine_restarts": self._live_state.worker.loader.losses,
+            "redelivered": self._live_state.redelivered,
         }
 
     def _platform(self, name: str) -> Part:
-        sources = self._sources
-        errors = sources.metrics.totals.platform_errors
+        live_state = self._live_state
+        errors = live_state.metrics.totals.platform_errors
         return {
             "name": name,
-            "connected": sources.connected(name),
-            "refusal": sources.refusals.get(name, ""),
-            "sessions": sources.catchup.sessions.get(name, 0),
-            "read_back": sources.catchup.read[name],
+            "connected": live_state.connected(name),
+            "refusal": live_state.refusals.get(name, ""),
+            "sessions": live_state.backfill.sessions.get(name, 0),
+            "read_back": live_state.backfill.read[name],
             "errors": sum(count for (platform, _), count in errors.items() if platform == name),
-            "rate_limited": sources.adapters[name].rate_limited,
+            "rate_limited": live_state.adapters[name].rate_limited,
         }
 
 

@@ -21,8 +21,8 @@ Values = Iterable[tuple[tuple[str, ...], float]]
 class LiveCollector(Collector):
     """Reads the metrics of `LiveState` and the sampler at each scrape."""
 
-    def __init__(self, sources: LiveState, sampler: Sampler, version: str) -> None:
-        self._sources, self._sampler, self._version = sources, sampler, version
+    def __init__(self, live_state: LiveState, sampler: Sampler, version: str) -> None:
+        self._live_state, self._sampler, self._version = live_state, sampler, version
         self._process = psutil.Process()
 
     def describe(self) -> Iterable[Metric]:
@@ -39,18 +39,18 @@ class LiveCollector(Collector):
         yield from self._platforms()
 
     def _service(self) -> Iterator[Metric]:
-        unready = self._sources.unready(self._sampler.engine_trouble)
+        unready = self._live_state.unready(self._sampler.engine_trouble)
         yield _gauge("ready", "1 if questions can be answered, else 0", float(not unready))
         yield _gauges("info", "1, with the version", ["version"], [((self._version,), 1)])
 
     def _queue(self) -> Iterator[Metric]:
-        queue = self._sources.queue
+        queue = self._live_state.queue
         yield _gauge("queue_waiting", "Requests that wait", len(queue.waiting()))
         yield _gauge("queue_running", "Requests whose answers are being written", len(queue.running()))
-        yield _gauge("queue_limit", "Requests that may wait", self._sources.current.settings.queue_size)
+        yield _gauge("queue_limit", "Requests that may wait", self._live_state.current.settings.queue_size)
 
     def _answers(self) -> Iterator[Metric]:
-        totals = self._sources.metrics.totals
+        totals = self._live_state.metrics.totals
         ends = (((str(reason),), count) for reason, count in totals.answers.items())
         yield _counters("answers", "Answers that ended, by finish reason", ["reason"], ends)
         yield _counter("prompt_tokens", "Tokens in: read by the model", totals.prompt_tokens)
@@ -60,10 +60,10 @@ class LiveCollector(Collector):
         stats = self._sampler.stats
         rate = stats.tokens_per_s if stats else 0.0
         yield _gauge("tokens_per_second", "Tokens out a second, over the last ten seconds", rate)
-        yield _counter("redeliveries_dropped", "Events that came again and were dropped", self._sources.redelivered)
+        yield _counter("redeliveries_dropped", "Events that came again and were dropped", self._live_state.redelivered)
 
     def _model(self) -> Iterator[Metric]:
-        worker, totals = self._sources.worker, self._sources.metrics.totals
+        worker, totals = self._live_state.worker, self._live_state.metrics.totals
         loads = (((model, "loaded" if well else "failed"), count) for (model, well), count in totals.loads.items())
         yield _counters("model_loads", "Loads of a model, by outcome", ["model", "outcome"], loads)
         now = [((worker.loader.loaded.name, worker.loader.loaded.device), 1)] if worker.loader.loaded else []
@@ -86,17 +86,17 @@ class LiveCollector(Collector):
         yield _gauge("kv_cache_used_share", "The part of the KV cache that is in use, 0 to 1", cache)
 
     def _platforms(self) -> Iterator[Metric]:
-        sources, label = self._sources, ["platform"]
-        names = list(sources.adapters)
-        errors = sources.metrics.totals.platform_errors.items()
+        live_state, label = self._live_state, ["platform"]
+        names = list(live_state.adapters)
+        errors = live_state.metrics.totals.platform_errors.items()
         yield _counters("platform_errors", "Calls to a platform that failed, by kind", ["platform", "kind"], errors)
-        limited = (((name,), sources.adapters[name].rate_limited) for name in names)
+        limited = (((name,), live_state.adapters[name].rate_limited) for name in names)
         yield _counters("platform_rate_limited", "Answers 429 of a platform", label, limited)
-        connected = (((name,), sources.connected(name)) for name in names)
+        connected = (((name,), live_state.connected(name)) for name in names)
         yield _gauges("platform_connected", "1 if there is a session, else 0", label, connected)
-        sessions = (((name,), sources.catchup.sessions.get(name, 0)) for name in names)
+        sessions = (((name,), live_state.backfill.sessions.get(name, 0)) for name in names)
         yield _counters("catchups", "Sessions, each of which began with reading back", label, sessions)
-        read = (((name,), sources.catchup.read[name]) for name in names)
+        read = (((name,), live_state.backfill.read[name]) for name in names)
         yield _counters("caught_up_messages", "Messages that were read back", label, read)
 
 

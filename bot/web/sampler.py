@@ -44,8 +44,8 @@ class Sample:
 class Sampler:
     """Takes samples between `open` and `close`. tick_s: seconds between two samples."""
 
-    def __init__(self, sources: LiveState, tick_s: float) -> None:
-        self._sources, self._tick_s = sources, tick_s
+    def __init__(self, live_state: LiveState, tick_s: float) -> None:
+        self._live_state, self._tick_s = live_state, tick_s
         self.samples: deque[Sample] = deque(maxlen=KEPT)
         self.stats: EngineStats | None = None
         """The engine's latest statistics; None while it does not run."""
@@ -91,15 +91,15 @@ class Sampler:
         await asyncio.wait([self._asking], timeout=ANSWER_S)
 
     async def _ask(self) -> None:
-        loaded = self._sources.worker.loader.loaded
+        loaded = self._live_state.worker.loader.loaded
         if loaded is None:
             self.stats, self._ended = None, False
             return
         self._asked_at = time.monotonic()
         try:
-            self.stats, self._ended = await self._sources.engine.stats(), False
+            self.stats, self._ended = await self._live_state.engine.stats(), False
         except EngineError:
-            self.stats, self._ended = None, self._sources.worker.loader.loaded is loaded
+            self.stats, self._ended = None, self._live_state.worker.loader.loaded is loaded
         finally:
             self._asked_at = None
 
@@ -117,7 +117,7 @@ class Sampler:
             await asyncio.sleep(max(0.0, self._tick_s - (time.monotonic() - began)))
 
     def _sample(self) -> Sample:
-        queue, metrics = self._sources.queue, self._sources.metrics
+        queue, metrics = self._live_state.queue, self._live_state.metrics
         fresh = [delay for delay in metrics.delays if delay.at > self._seen]
         if fresh:
             self._seen = fresh[-1].at
@@ -137,5 +137,5 @@ class Sampler:
             due = clock() + LAG_S
             await asyncio.sleep(LAG_S)
             late = max(0.0, clock() - due)
-            self._sources.metrics.loop_was_late(late)
+            self._live_state.metrics.loop_was_late(late)
             self._lag_s = max(self._lag_s, late)

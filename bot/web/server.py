@@ -46,17 +46,17 @@ LAST_S = 1.0
 class WebServer:
     """Async context manager that serves inside its block unless INHOUSE_HTTP is off. `url` is '' while not serving."""
 
-    def __init__(self, sources: LiveState) -> None:
-        settings = sources.current.settings
-        self.sources = sources
+    def __init__(self, live_state: LiveState) -> None:
+        settings = live_state.current.settings
+        self.live_state = live_state
         self._address, token = settings.http, settings.http_token
         self._troubles = RecentErrors(secrets(settings))
-        self.sampler = Sampler(sources, TICK_S)
-        self.status = Status(sources, self.sampler, self._troubles, _version())
+        self.sampler = Sampler(live_state, TICK_S)
+        self.status = Status(live_state, self.sampler, self._troubles, _version())
         self.stream = Stream(self.status, self.sampler)
         self._guard = Auth(token.get_secret_value() if token else "", PAGES)
-        self._registry = sources.metrics.registry
-        self._collector = LiveCollector(sources, self.sampler, _version())
+        self._registry = live_state.metrics.registry
+        self._collector = LiveCollector(live_state, self.sampler, _version())
         self._runner: web.AppRunner | None = None
         self._connections: Connections | None = None
         self.url = ""
@@ -133,7 +133,7 @@ class WebServer:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         await self.sampler.look()
-        unready = self.sources.unready(self.sampler.engine_trouble)
+        unready = self.live_state.unready(self.sampler.engine_trouble)
         return web.Response(status=503 if unready else 200, text=f"not ready: {unready}\n" if unready else "ready\n")
 
     async def _metrics(self, request: web.Request) -> web.Response:

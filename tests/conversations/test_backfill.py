@@ -32,7 +32,7 @@ async def test_what_was_said_meanwhile_is_handled_in_order_whatever_the_channel(
 async def test_after_a_restart_it_goes_on_where_it_was(listener: Listener) -> None:
     await listener.reads_back()
     listener.hears(listener.channel.says())
-    await listener.catchup.save()
+    await listener.backfill.save()
     missed = listener.channel.says()
     await listener.restarts()
     assert await listener.reads_back() == [missed.message_id]
@@ -66,7 +66,7 @@ async def test_what_comes_live_before_the_session_is_caught_up_with_hides_nothin
     await listener.restarts()
     live = listener.channel.says()
     listener.hears(live)
-    await listener.catchup.save()
+    await listener.backfill.save()
     assert missed.message_id in await listener.reads_back()
 
 
@@ -75,28 +75,28 @@ async def test_what_comes_live_while_it_reads_back_hides_nothing_from_the_next_s
     listener.meanwhile, listener.troubles = [listener.channel.says()], [FULL]
     with pytest.raises(StorageError):
         await listener.reads_back()
-    await listener.catchup.save()
+    await listener.backfill.save()
     await listener.restarts()
     assert [event.message_id for event in missed] == (await listener.reads_back())[:3]
 
 
 async def test_a_message_that_was_not_stored_is_read_back_although_later_ones_were(listener: Listener) -> None:
     failed, later = listener.channel.says(), listener.channel.says()
-    listener.catchup.missed(failed)
+    listener.backfill.missed(failed)
     listener.hears(later)
-    await listener.catchup.save()
+    await listener.backfill.save()
     assert await listener.reads_back() == [failed.message_id, later.message_id]
-    await listener.catchup.save()
+    await listener.backfill.save()
     await listener.restarts()
     assert await listener.reads_back() == []
 
 
 async def test_a_message_that_is_stored_in_the_end_holds_nothing_up(listener: Listener) -> None:
     failed, later = listener.channel.says(), listener.channel.says()
-    listener.catchup.missed(failed)
+    listener.backfill.missed(failed)
     listener.hears(later)
     listener.hears(failed)
-    await listener.catchup.save()
+    await listener.backfill.save()
     await listener.restarts()
     assert await listener.reads_back() == []
 
@@ -105,12 +105,12 @@ async def test_a_message_that_was_neither_stored_nor_found_again_holds_nothing_u
     listener: Listener,
 ) -> None:
     failed = listener.channel.says()
-    listener.catchup.missed(failed)
+    listener.backfill.missed(failed)
     listener.channel.said.remove(failed)
     await listener.reads_back()
     later = listener.channel.says()
     listener.hears(later)
-    await listener.catchup.save()
+    await listener.backfill.save()
     await listener.restarts()
     assert later.message_id not in await listener.reads_back()
 
@@ -150,7 +150,7 @@ async def test_one_channel_that_cannot_be_read_costs_the_others_nothing(
 async def test_the_message_that_a_thread_starts_from_stands_in_the_channel(listener: Listener) -> None:
     (here, _), says = listener.channel.keys, listener.channel.says
     listener.hears(says(message_id="900000", key=replace(here, thread="900000")))
-    await listener.catchup.save()
+    await listener.backfill.save()
     says(message_id="900001", key=replace(here, thread="900001"))
     await listener.restarts()
     assert await listener.reads_back() == ["900001"]
@@ -177,7 +177,7 @@ async def test_a_session_that_ended_while_it_was_read_back_frees_no_cursor_of_th
     gates[0].set()
     await sessions[0]
     listener.hears(listener.channel.says())
-    await listener.catchup.save()
+    await listener.backfill.save()
     monkeypatch.undo()
     await listener.restarts()
     assert lost.message_id in await listener.reads_back()
@@ -217,7 +217,7 @@ async def _plays(root: Path, chapters: list[Chapter]) -> None:
     await listener.restarts()
     await listener.reads_back()
     listener.hears(listener.channel.says())
-    await listener.catchup.save()
+    await listener.backfill.save()
     says = listener.channel.says
     for chapter in chapters:
         for _ in range(chapter.lost):
@@ -226,7 +226,7 @@ async def _plays(root: Path, chapters: list[Chapter]) -> None:
             await listener.restarts()
             for _ in range(chapter.live_before):
                 listener.hears(says())
-            await listener.catchup.save()
+            await listener.backfill.save()
         listener.meanwhile = [says() for _ in range(chapter.live_meanwhile)]
         listener.troubles = [FULL] if chapter.fails else []
         try:
@@ -239,10 +239,10 @@ async def _plays(root: Path, chapters: list[Chapter]) -> None:
         for event in listener.meanwhile:  # not backfilled, so they are delivered live now
             listener.hears(event)
         for _ in range(chapter.unstored):
-            listener.catchup.missed(says())
+            listener.backfill.missed(says())
         for _ in range(chapter.live_after):
             listener.hears(says())
-        await listener.catchup.save()
+        await listener.backfill.save()
     await listener.restarts()
     await listener.reads_back()
     assert set(listener.handled) == {event.message_id for event in listener.channel.said}

@@ -26,8 +26,8 @@ async def test_of_months_of_threads_only_those_that_would_be_read_back_stay_in_m
     await listener.reads_back()
     for channel in range(100):
         listener.hears(listener.channel.says(channel=channel))
-        await listener.catchup.save()
-    held = {id(each) for kept in (listener.catchup._heard, listener.catchup._stored) for each in kept.values()}
+        await listener.backfill.save()
+    held = {id(each) for kept in (listener.backfill._heard, listener.backfill._stored) for each in kept.values()}
     assert len(held) <= 31
     missed = [listener.channel.says(channel=channel) for channel in range(90, 100)]
     assert await listener.reads_back() == [event.message_id for event in missed]
@@ -45,13 +45,13 @@ async def test_cursors_that_could_not_be_stored_are_stored_later(
     listener.hears(heard)
     with monkeypatch.context() as patched:
         patched.setattr(Cursors, "save", full)
-        await listener.catchup.save()
-    await listener.catchup.save()
+        await listener.backfill.save()
+    await listener.backfill.save()
     assert heard.message_id in [cursor.message_id for cursor in await listener.storage.cursors.of_platform("scripted")]
 
 
 async def test_the_first_cursor_of_a_channel_is_not_put_off(listener: Listener) -> None:
-    saving = asyncio.create_task(listener.catchup.keep_saving())
+    saving = asyncio.create_task(listener.backfill.keep_saving())
     for number in (2, 3):
         listener.channel.keys += Channel().keys
         listener.hears(listener.channel.says(channel=number))

@@ -88,7 +88,7 @@ async def test_nobodys_words_names_or_places_are_in_it(tmp_path: Path) -> None:
 
 async def test_a_platform_that_refuses_is_shown_with_what_it_said(tmp_path: Path) -> None:
     async with open_page(tmp_path) as (_, site):
-        refusals: dict[str, str] = site.web.sources.refusals  # type: ignore[assignment]  # the service's own
+        refusals: dict[str, str] = site.web.live_state.refusals  # type: ignore[assignment]  # the service's own
         refusals["scripted"] = "The token was revoked."
         async with site.events() as events:
             now = await events.until(lambda moment: True)

@@ -32,7 +32,7 @@ async def test_while_the_model_is_loaded_it_is_alive_and_says_how_far_it_is(tmp_
 async def test_without_a_platform_it_is_not_ready(tmp_path: Path) -> None:
     async with open_page(tmp_path) as (house, site):
         await site.until("/readyz", lambda status, _: status == 200)
-        house.service.web.sources.core.connected.clear()  # type: ignore[union-attr]  # it exists
+        house.service.web.live_state.core.connected.clear()  # type: ignore[union-attr]  # it exists
         assert await site.get("/readyz") == (503, "not ready: no platform is connected\n")
 
 

@@ -77,12 +77,12 @@ class Step(Generic[H]):
     park: bool
 
 
-def next_step(residents: Sequence[CachedModel[H]], need: MemoryUsage, left: MemoryUsage) -> Step[H] | None:
+def next_step(cached_models: Sequence[CachedModel[H]], need: MemoryUsage, left: MemoryUsage) -> Step[H] | None:
     """Return the next eviction that makes room for `need`; None if there is room, or nothing to evict.
 
     residents: least recently used first.
     """
-    idle = [resident for resident in residents if not resident.busy]
+    idle = [resident for resident in cached_models if not resident.busy]
     above = [resident for resident in idle if resident.takes.gpu]
     below = [resident for resident in idle if not resident.takes.gpu]
     if 0 < need.gpu > left.gpu and above:

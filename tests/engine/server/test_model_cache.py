@@ -18,9 +18,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     desk = Desk(tmp_path, Machine())
     drop = ModelCache._drop
 
-    def dropped(residents: ModelCache[Hosted], resident: Any) -> None:
+    def dropped(cached_models: ModelCache[Hosted], resident: Any) -> None:
         model = resident.loaded.model
-        drop(residents, resident)
+        drop(cached_models, resident)
         desk.log.append(f"drop {resident.source.name}")
         model._leave()
 
@@ -36,9 +36,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
 def test_a_model_that_is_kept_is_the_same_one(desk: Desk) -> None:
     first, second = desk.bring("a"), desk.bring("b")
     assert desk.bring("a") is first
-    assert list(desk.residents.names) == ["a", "b"]
+    assert list(desk.cached_models.names) == ["a", "b"]
     assert desk.bring("b") is second
-    assert list(desk.residents.names) == ["b", "a"]
+    assert list(desk.cached_models.names) == ["b", "a"]
     assert desk.log == ["load a", "host a", "load b", "host b"]
 
 
@@ -54,7 +54,7 @@ def test_a_model_whose_files_changed_is_read_again_and_the_old_one_goes(desk: De
         file.write(b"more")
     desk.bring("a")
     assert desk.log == ["load a", "host a", "drop a", "load a", "host a"]
-    assert list(desk.residents.names) == ["a"]
+    assert list(desk.cached_models.names) == ["a"]
 
 
 def test_the_longest_unused_goes_and_only_as_many_as_are_needed(desk: Desk) -> None:
@@ -62,7 +62,7 @@ def test_the_longest_unused_goes_and_only_as_many_as_are_needed(desk: Desk) -> N
     for name in ("a", "b", "c", "a", "d"):
         desk.bring(name)
     assert [line for line in desk.log if "drop" in line] == ["drop b"]
-    assert list(desk.residents.names) == ["d", "a", "c"]
+    assert list(desk.cached_models.names) == ["d", "a", "c"]
     assert desk.machine.left().ram == 3 * CACHE, "what caches are still going to take is left to them"
 
 
@@ -72,7 +72,7 @@ def test_what_a_load_measured_is_believed_the_next_time(desk: Desk, monkeypatch:
         desk.bring(name)
     monkeypatch.setattr("bot.engine.server.model_cache.expected", lambda _: pytest.fail("it was measured"))
     desk.bring("a")
-    assert list(desk.residents.names) == ["a", "c"]
+    assert list(desk.cached_models.names) == ["a", "c"]
 
 
 def test_a_load_that_runs_out_of_memory_is_tried_once_more_alone(desk: Desk) -> None:
@@ -83,7 +83,7 @@ def test_a_load_that_runs_out_of_memory_is_tried_once_more_alone(desk: Desk) -> 
     desk.shortages = 2
     with pytest.raises(ModelError, match="not enough memory"):
         desk.bring("d")
-    assert list(desk.residents.names) == []
+    assert list(desk.cached_models.names) == []
     desk.shortages, desk.log = 1, []
     with pytest.raises(ModelError):
         desk.bring("e")
@@ -96,24 +96,24 @@ def test_one_that_generates_is_never_touched(desk: Desk) -> None:
     busy.generator.running = 1
     desk.bring("b")
     desk.bring("c")
-    assert list(desk.residents.names) == ["c", "a"]
-    assert desk.residents.running == 1
-    desk.residents.evict_all_but(None)
+    assert list(desk.cached_models.names) == ["c", "a"]
+    assert desk.cached_models.running == 1
+    desk.cached_models.evict_all_but(None)
     assert not busy.generator.closed
-    assert list(desk.residents.names) == ["a"]
+    assert list(desk.cached_models.names) == ["a"]
 
 
 def test_a_machine_that_became_short_gets_back_what_is_only_kept(desk: Desk) -> None:
     desk.bring("a"), desk.bring("b")
     current = desk.bring("c")
-    desk.residents.evict_under_pressure(current)
-    assert list(desk.residents.names) == ["c", "b", "a"]
+    desk.cached_models.evict_under_pressure(current)
+    assert list(desk.cached_models.names) == ["c", "b", "a"]
     desk.machine.ram = desk.machine.taken.ram + 3 * CACHE - 600
-    desk.residents.evict_under_pressure(current)
-    assert list(desk.residents.names) == ["c", "b"]
+    desk.cached_models.evict_under_pressure(current)
+    assert list(desk.cached_models.names) == ["c", "b"]
     desk.machine.ram = 0
-    desk.residents.evict_under_pressure(current)
-    assert list(desk.residents.names) == ["c"]
+    desk.cached_models.evict_under_pressure(current)
+    assert list(desk.cached_models.names) == ["c"]
 
 
 @pytest.fixture
@@ -127,12 +127,12 @@ def card(desk: Desk) -> Desk:
 def test_a_gpu_parks_the_longest_unused_in_ram_and_takes_it_back_with_a_new_batch(card: Desk) -> None:
     for name in ("a", "b", "c"):
         card.bring(name)
-    assert list(card.residents.names) == ["c", "b"], "what is parked is not there at once"
+    assert list(card.cached_models.names) == ["c", "b"], "what is parked is not there at once"
     assert card.machine.taken == MemoryUsage(300 + WEIGHTS, card.machine.gpu)
     card.log.clear()
     assert card.bring("a").model.device == "cuda"
     assert card.log == ["host a"], "not loaded again"
-    assert list(card.residents.names) == ["a", "c"]
+    assert list(card.cached_models.names) == ["a", "c"]
     assert card.machine.taken == MemoryUsage(300 + WEIGHTS, card.machine.gpu), "b is parked in its place"
 
 
@@ -167,7 +167,7 @@ def test_without_ram_or_when_it_cannot_be_moved_it_is_dropped(card: Desk) -> Non
 
 def test_nothing_goes_where_there_is_room_or_nothing_is_wanted(card: Desk) -> None:
     card.bring("a")
-    kept = card.residents._kept
+    kept = card.cached_models._kept
     assert next_step(kept, MemoryUsage(0, 1500), MemoryUsage(0, 1500)) is None
     assert next_step(kept, MemoryUsage(0, 0), MemoryUsage(-9, -9)) is None
     step = next_step(kept, MemoryUsage(0, 1501), MemoryUsage(WEIGHTS, 1500))
@@ -182,11 +182,11 @@ def test_ram_that_took_what_a_kept_model_offloaded_is_got_back(card: Desk) -> No
     card.machine.gpu = 10 * (WEIGHTS + CACHE)
     card.bring("a", kv_offload_mb=500)
     current = card.bring("b")
-    assert list(card.residents.names) == ["b", "a"]
+    assert list(card.cached_models.names) == ["b", "a"]
     card.machine.take(ram=card.machine.left().ram)
     card.machine.take(ram=600)
-    card.residents.evict_under_pressure(current)
-    assert list(card.residents.names) == ["b"]
+    card.cached_models.evict_under_pressure(current)
+    assert list(card.cached_models.names) == ["b"]
 
 
 def test_what_comes_back_from_ram_needs_what_it_may_offload(card: Desk) -> None:

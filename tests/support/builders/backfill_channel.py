@@ -63,30 +63,30 @@ class Listener:
     troubles: list[Exception] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.catchup = Backfill(RuntimeConfig(self.settings, Catalog.of(self.settings)), self.storage)
+        self.backfill = Backfill(RuntimeConfig(self.settings, Catalog.of(self.settings)), self.storage)
 
     async def restarts(self) -> None:
         """Replaces the CatchUp with a new one that loads only what is stored."""
-        self.catchup = Backfill(RuntimeConfig(self.settings, Catalog.of(self.settings)), self.storage)
-        await self.catchup.load([self.channel.platform])
+        self.backfill = Backfill(RuntimeConfig(self.settings, Catalog.of(self.settings)), self.storage)
+        await self.backfill.load([self.channel.platform])
 
     def hears(self, event: IncomingMessage) -> None:
         """Handles a message live and records it in the cursor."""
         self.handled.append(event.message_id)
-        self.catchup.heard(event)
+        self.backfill.heard(event)
 
     async def reads_back(self) -> list[str]:
         """Runs a backfill, as a new session does; the ids that it handled, in order."""
         before = len(self.handled)
-        await self.catchup.read_back(self.channel, self._handle)
+        await self.backfill.read_back(self.channel, self._handle)
         return self.handled[before:]
 
     async def _handle(self, event: IncomingMessage) -> Outcome:
         while self.meanwhile:
             self.hears(self.meanwhile.pop())
-        await self.catchup.save()
+        await self.backfill.save()
         if self.troubles:
-            self.catchup.missed(event)
+            self.backfill.missed(event)
             raise self.troubles.pop(0)
         self.hears(event)
         return Accepted()

@@ -68,9 +68,9 @@ async def afternoon(root: Path, tick_s: float = TICK_S) -> AsyncIterator[tuple[H
     async with World() as world:
         engine = GpuEngine(world.gates.passing)
         async with open_page(root, tick_s=tick_s, world=world, engine=engine, **how) as (house, site):
-            site.web.sources.shelf.hardware = MACHINE
-            site.web.sources.worker.loader.losses = 1
-            _count(site.web.sources.metrics)
+            site.web.live_state.installed_models.hardware = MACHINE
+            site.web.live_state.worker.loader.losses = 1
+            _count(site.web.live_state.metrics)
             await _talk(house)
             _log()
             await remember(site)

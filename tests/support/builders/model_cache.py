@@ -96,7 +96,7 @@ class Desk:
     log: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.residents: ModelCache[Hosted] = ModelCache(self.machine, lambda: self.machine.taken, self._load)
+        self.cached_models: ModelCache[Hosted] = ModelCache(self.machine, lambda: self.machine.taken, self._load)
 
     def source(self, name: str, **how: Any) -> ModelSource:
         folder = self.root / name
@@ -109,9 +109,9 @@ class Desk:
     def bring(self, name: str, **how: Any) -> Hosted:
         """Finds or loads a model, as the engine's host does."""
         source = self.source(name, **how)
-        hosted = self.residents.find(source)
+        hosted = self.cached_models.find(source)
         if hosted is None:
-            hosted = self.residents.bring(source, lambda _: None, self._host)
+            hosted = self.cached_models.bring(source, lambda _: None, self._host)
         return hosted
 
     def _load(self, source: ModelSource, progress: Any) -> Any:

@@ -202,9 +202,9 @@ class Conversations:
 
     async def roll_back(self, request: GenerationRequest) -> str | None:
         """Switch a conversation from a model that failed to load to a working one; returns its name, or None."""
+        if self._good.get(request.key) == request.model:
+            del self._good[request.key]  # else two models that both fail would alternate
         good = self._good.get(request.key, self._current.catalog.default)
-        if good == request.model:
-            good = self._current.catalog.default
         if good == request.model:
             return None
         for key in (request.key, replace(request.key, thread="")):
@@ -246,7 +246,9 @@ class Conversations:
         """
         settings = self._current.settings
         temperature = settings.temperature
-        own = self._current.catalog.get(self.model_of(chosen)).temperature
+        catalog = self._current.catalog
+        model = self.model_of(chosen)
+        own = catalog.get(model).temperature if model in catalog.names else None
         if own is not None and not another and "temperature" not in settings.model_fields_set:
             temperature = own
         return SamplingParams(

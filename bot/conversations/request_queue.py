@@ -149,6 +149,7 @@ class RequestQueue:
             yield
         finally:
             self._reserved -= Counter({person: 1})
+            self._changed.set()  # a waiter for a place may have one now
 
     async def wait_for_place(self, person: PersonKey) -> None:
         """Wait until the queue has a place for this user."""

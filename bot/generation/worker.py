@@ -238,6 +238,9 @@ class Worker:
             await self._end(request, FinishReason.ERROR, error)
             return
         await self._storage.inbox.hand_back(request.request_id, request.wait_left_s, counts=True)
+        if request.request_id in self._stopped:  # while that was stored
+            await self._end(request, FinishReason.ABORT)
+            return
         live.restart()
         live.say("restarting the model")
         self._queue.put(replace(request, attempts=attempts))
@@ -247,6 +250,9 @@ class Worker:
         fallback = await self._conversations.roll_back(request)
         if fallback is None or fallback == request.model:
             await self._end(request, FinishReason.ERROR, str(error))
+            return
+        if request.request_id in self._stopped:
+            await self._end(request, FinishReason.ABORT)
             return
         log.warning("%s Back to %s.", error, fallback)
         live.restart(f"*{error} {fallback} answers instead.*")

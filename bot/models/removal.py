@@ -31,7 +31,8 @@ class Stored:
         """Delete the paths. Raises ModelError if one cannot be deleted."""
         for path in self.paths:
             try:
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                is_tree = path.is_dir() and not path.is_symlink()
+                shutil.rmtree(path) if is_tree else path.unlink(missing_ok=True)
             except OSError as error:
                 raise ModelError(
                     f"{error.filename or path} cannot be deleted ({error.strerror}): check its owner."

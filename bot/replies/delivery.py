@@ -114,6 +114,7 @@ class Delivery:
             else:
                 self._doubtful.add(stored.reply.reply_id)
         self._recall = ""
+        self._begun = self._begun or bool(self._ids or self._doubtful)
 
     async def _carry(self, frames: Sequence[Reply]) -> None:
         if self._recall:

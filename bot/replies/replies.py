@@ -124,6 +124,7 @@ class LiveReply:
 
     async def finish(self, reason: FinishReason, usage: Usage | None = None, error: str = "") -> None:
         """Store the final answer, then show it. Retries while storage fails."""
+        error = error.encode("utf-8", "replace").decode()  # a path in it may hold half of a surrogate pair
         silent = self._withdrawn and not self._text.strip() and self._delivery.call_off()
         text, replies, edited = self._text, list[Reply](), False
 
@@ -281,8 +282,9 @@ class Replies:
     def _run(self, request_id: str, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(coroutine, name=f"reply {request_id}")
         self._tasks[request_id] = task
-        task.add_done_callback(lambda _: self._close(request_id))
+        task.add_done_callback(lambda ended: self._close(request_id, ended))
 
-    def _close(self, request_id: str) -> None:
-        self._tasks.pop(request_id, None)
-        self._live.pop(request_id, None)
+    def _close(self, request_id: str, ended: asyncio.Task[None]) -> None:
+        if self._tasks.get(request_id) is ended:  # a second edit of a question takes the place of the first
+            del self._tasks[request_id]
+            self._live.pop(request_id, None)

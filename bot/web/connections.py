@@ -6,6 +6,7 @@ answer. asyncio's own server has no limit, and logs one error per connection of 
 """
 
 import asyncio
+import errno
 import logging
 import socket
 from collections import Counter
@@ -52,14 +53,26 @@ class Connections:
     async def listen(self, address: Address) -> int:
         """Listen on every IP address of a host; return the port. Raises OSError."""
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE, proto=socket.IPPROTO_TCP
-        )
+        try:
+            found = await loop.getaddrinfo(
+                address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE, proto=socket.IPPROTO_TCP
+            )
+        except UnicodeError as error:  # an empty label, or one of more than 63 characters
+            raise OSError(errno.EADDRNOTAVAIL, "not a host name") from error
+        missing: OSError | None = None
         try:
             for family, _, _, _, place in dict.fromkeys(found):
-                listener = socket.create_server(place[:2], family=family, backlog=BACKLOG)
+                try:
+                    listener = socket.create_server(place[:2], family=family, backlog=BACKLOG)
+                except OSError as error:
+                    if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                        raise
+                    missing = error  # as ::1 of localhost where IPv6 is disabled
+                    continue
                 listener.setblocking(False)
                 self._listeners.append(listener)
+            if not self._listeners:
+                raise missing or OSError(errno.EADDRNOTAVAIL, "no address")
         except OSError:
             await self.close()
             raise
@@ -99,6 +112,9 @@ class Connections:
                 self._warn("The status page cannot accept a connection (%s); it tries again", error.strerror)
                 self._drop(self._next_to_go())
                 await asyncio.sleep(RETRY_S)
+                continue
+            if not peer:  # macOS: it was reset before it was accepted
+                accepted.close()
                 continue
             async with self._admitting:
                 await self._admit(accepted, network_of(peer[0]))

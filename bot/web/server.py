@@ -137,7 +137,10 @@ class WebServer:
         return web.Response(status=503 if unready else 200, text=f"not ready: {unready}\n" if unready else "ready\n")
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        try:
+            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        except Exception:  # of a malformed version in the header
+            encode, content_type = choose_encoder("")
         return web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
 
 

@@ -4,6 +4,7 @@ settings."""
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,14 @@ async def test_a_channel_s_model_that_never_answered_is_rolled_back_to_the_defau
     await desk.hears("one", key=THREAD)
     assert await desk.conversations.roll_back(desk.owed[0]) == "small"
     assert await desk.storage.history.resolved(THREAD) == {}
+
+
+async def test_two_models_that_both_fail_do_not_alternate(desk: Desk) -> None:
+    await desk.storage.history.set(CHANNEL, "model", "large")
+    await desk.hears("one", key=THREAD)
+    await desk.conversations.prompt(desk.owed[0])  # large answers
+    assert await desk.conversations.roll_back(desk.owed[0]) == "small"
+    assert await desk.conversations.roll_back(replace(desk.owed[0], model="small")) is None
 
 
 async def test_the_default_model_cannot_be_rolled_back(desk: Desk) -> None:

@@ -277,6 +277,16 @@ async def test_room_is_there_as_soon_as_one_of_the_waiters_begins_or_leaves() ->
     await mine
 
 
+async def test_room_is_there_as_soon_as_a_reserved_place_is_given_back() -> None:
+    line = Line(per_user=1)
+    with line.queue.place_for(("scripted", "ana")):
+        mine = asyncio.create_task(line.queue.wait_for_place(("scripted", "ana")))
+        await asyncio.sleep(0)
+        assert not mine.done()
+    async with asyncio.timeout(5):
+        await mine
+
+
 async def test_the_places_are_the_order_in_which_all_are_served() -> None:
     line = Line()
     for number in range(60):

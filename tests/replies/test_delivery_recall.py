@@ -61,6 +61,19 @@ async def test_after_a_kill_the_same_message_goes_on(stage: Stage) -> None:
     assert stage.world.calls["find"] == 0
 
 
+async def test_after_a_kill_what_was_posted_cannot_be_called_off(stage: Stage) -> None:
+    running = asyncio.create_task(stage.arrives())
+    stage.delivery.show([stage.frame("one")])
+    await stage.world.until(lambda: rows(stage.root, "SELECT 1 FROM outbox WHERE platform_id <> ''") != [], "stored")
+    await killed(stage, running)
+    running = asyncio.create_task(stage.arrives())
+    stage.delivery.show([stage.frame("2nd in line")])
+    await stage.shows("2nd in line")
+    assert not stage.delivery.call_off()
+    await stage.ends("Stopped.")
+    assert [texts[-1] for texts in await running] == ["Stopped."]
+
+
 async def test_an_answer_that_comes_out_shorter_the_second_time_leaves_no_old_text(stage: Stage) -> None:
     running = asyncio.create_task(stage.arrives())
     stage.delivery.show([stage.frame("one"), stage.frame("two", number=1)])

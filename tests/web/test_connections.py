@@ -1,6 +1,7 @@
 """Tests the status page's connections: limits, timeouts, eviction, and lack of descriptors."""
 
 import asyncio
+import errno
 import logging
 import os
 import resource
@@ -8,9 +9,12 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
+from bot.config.address import Address
 from bot.observability.file_descriptors import ENOUGH, raise_soft_limit, soft_limit
 from bot.web import connections
 from tests.support.builders.web_service import Site, open_page
@@ -201,6 +205,34 @@ async def test_a_name_with_two_addresses_is_served_on_both(tmp_path: Path) -> No
             writer.write(request())
             assert (await reader.read()).startswith(ALIVE)
             writer.transport.abort()
+
+
+@pytest.mark.parametrize("missing", [errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT])
+async def test_an_address_that_this_machine_lacks_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    create = socket.create_server
+    tried: list[int] = []
+
+    def lacking(place: tuple[str, int], **how: Any) -> socket.socket:  # Any: the options of create_server
+        tried.append(1)
+        if len(tried) == 1:
+            raise OSError(missing, os.strerror(missing))
+        return create(("127.0.0.1", 0), family=socket.AF_INET, backlog=how["backlog"])
+
+    monkeypatch.setattr("bot.web.connections.socket.create_server", lacking)
+    twice = [(socket.AF_INET, 1, 6, "", (host, 0)) for host in ("127.0.0.2", "127.0.0.1")]
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", AsyncMock(return_value=twice))
+    found = connections.Connections(asyncio.Protocol)
+    try:
+        assert await found.listen(Address("localhost", 0)) > 0
+    finally:
+        await found.close()
+
+
+async def test_a_name_that_cannot_be_one_is_an_error_of_the_system() -> None:
+    with pytest.raises(OSError, match="not a host name"):
+        await connections.Connections(asyncio.Protocol).listen(Address("a..b", 80))
 
 
 def test_the_soft_limit_is_raised_towards_the_hard_one() -> None:

@@ -56,6 +56,8 @@ async def test_all_names_are_there_with_their_kinds(tmp_path: Path) -> None:
 
 async def test_openmetrics_is_spoken_to_who_asks_for_it(tmp_path: Path) -> None:
     async with open_page(tmp_path) as (_, site):
+        status, _ = await site.get("/metrics", Accept="application/openmetrics-text; version=x")
+        assert status == 200
         _, text = await site.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
         assert text.endswith("# EOF\n")
 

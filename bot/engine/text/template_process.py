@@ -65,7 +65,8 @@ class Renderer:
         except MemoryError:
             return {"exceeded": "memory"}
         except Exception as error:  # a template may raise anything
-            return {"refused": " ".join(str(error)[:LONGEST_REASON].split()) or type(error).__name__}
+            reason = " ".join(str(error)[:LONGEST_REASON].split()).encode("utf-8", "replace").decode()
+            return {"refused": reason or type(error).__name__}
 
     def _now(self, format: str) -> str:  # noqa: A002 -- transformers' name, which templates may use as a keyword
         self._asked_time = True

@@ -120,6 +120,13 @@ def test_what_the_library_refuses_is_refused(renderer: TemplateRenderer, templat
         ours(renderer, tokenizer, template, True)
 
 
+def test_a_reason_can_be_sent_whatever_the_template_says(renderer: TemplateRenderer) -> None:
+    template = "{{ raise_exception('half \\ud800 of a pair') }}"
+    with pytest.raises(TemplateRefused) as refused:
+        ours(renderer, byte_level(template), template, True)
+    assert str(refused.value).encode()
+
+
 @pytest.mark.fault(54)
 @pytest.mark.parametrize("name", POISON)
 def test_no_template_stops_or_fills_who_renders_it(strict: TemplateRenderer, name: str) -> None:

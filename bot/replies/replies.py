@@ -161,9 +161,9 @@ class LiveReply:
         self._delivery.show(replies)
 
     def _show(self) -> None:
-        self._delivery.grow(self._growing)
+        self._delivery.grow(self._render_partial)
 
-    async def _growing(self) -> list[Reply]:
+    async def _render_partial(self) -> list[Reply]:
         text, line = "" if self._as_file else self._text, self._line
         if self._plain:
             return PlainRenderer.of(self._composer).render_partial(text, line)

@@ -178,7 +178,7 @@ class Platform:
         await self.closed.wait()
     async def post(self, reply): await self.update(reply); return "posted"
     async def update(self, reply):
-        if reply.committed: print("final" if reply.final else "growing", repr(reply.committed), flush=True)
+        if reply.committed: print("final" if reply.final else "partial", repr(reply.committed), flush=True)
     async def find_posted(self, reply): return None
     async def status(self, key, text): pass
     async def close(self):
@@ -207,7 +207,7 @@ def line_with(process: subprocess.Popen[str], word: str) -> str:
 
 def test_the_first_signal_lets_the_answer_end() -> None:
     with platform(CAPITAL, 60) as process:
-        line_with(process, "render_partial")
+        line_with(process, "partial")
         process.send_signal(signal.SIGTERM)
         assert "Paris" in line_with(process, "final")
         assert int(line_with(process, "resident").split()[1]) < 150, "the service's own process stays small"
@@ -217,9 +217,9 @@ def test_the_first_signal_lets_the_answer_end() -> None:
 
 def test_the_second_signal_ends_at_once() -> None:
     with platform("Write a very long story about a river.", 4000) as process:
-        line_with(process, "render_partial")
+        line_with(process, "partial")
         process.send_signal(signal.SIGTERM)
-        line_with(process, "render_partial")
+        line_with(process, "partial")
         process.send_signal(signal.SIGINT)
         line_with(process, "closed")
         assert process.wait(PATIENCE_S) == 0

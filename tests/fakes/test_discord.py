@@ -160,7 +160,7 @@ async def test_files_travel_both_ways() -> None:
                 with pytest.raises(discord.HTTPException) as error:
                     await messageable(bot, general.id).send("too much", file=big)
                 assert error.value.code == 40005
-            assert general.messages[0].files["answer.md"].startswith(b'"""The fake Discord')
+            assert general.messages[0].files["answer.md"].startswith(b'"""Tests the fake Discord')
 
 
 async def test_threads_are_opened_by_people_and_by_the_bot_and_start_from_their_message() -> None:

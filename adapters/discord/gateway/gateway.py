@@ -139,9 +139,13 @@ class Gateway:
         finally:
             self._client = None
             presence.cancel()
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(5.0):
-                    await client.close()
+            try:
+                with contextlib.suppress(Exception):
+                    async with asyncio.timeout(5.0):
+                        await client.close()
+            finally:  # close() awaits the gateway's answer first; without one the HTTP session stays open
+                with contextlib.suppress(Exception):
+                    await client.http.close()
 
     async def _wait_for_sessions(self, token: str) -> SessionLimits:
         """What Discord allows, once enough sessions are left."""

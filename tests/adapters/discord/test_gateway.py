@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+from typing import Any
 
+import aiohttp
+import discord
 import pytest
 
 from adapters.discord.adapter import DiscordAdapter
@@ -250,3 +253,21 @@ def test_the_proxy_is_the_setting_or_that_of_the_environment(monkeypatch: pytest
     monkeypatch.setenv("no_proxy", "discord.com")
     assert proxy_for(Settings()) is None
     assert proxy_for(Settings(discord_proxy="http://here:3128")) == "http://here:3128"
+
+
+async def test_a_gateway_that_does_not_answer_a_close_leaves_no_session_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_answer(*_: object, **__: object) -> None:
+        await asyncio.sleep(3600)
+
+    opened: list[aiohttp.ClientSession] = []
+    make = aiohttp.ClientSession.__init__
+
+    def made(session: aiohttp.ClientSession, *args: Any, **how: Any) -> None:  # Any: whatever a session takes
+        make(session, *args, **how)
+        opened.append(session)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "__init__", made)
+    async with on_stage():
+        monkeypatch.setattr(discord.gateway.DiscordWebSocket, "close", no_answer)
+    assert opened
+    assert all(session.closed for session in opened)

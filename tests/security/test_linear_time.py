@@ -16,7 +16,7 @@ from tests.support.builders.hostile_text import ENDS, FUNCTIONS, SHAPES, TEXTS
 from tests.support.regex_inventory import Expression, expressions, nested_repeats, pumped
 
 SHORT, MIDDLE, LONG = 8_000, 64_000, 256_000
-MOST_S = {SHORT: 0.3, MIDDLE: 3.0, LONG: 10.0}
+MOST_S = {SHORT: 2.0, MIDDLE: 6.0, LONG: 20.0}
 """CPU seconds after which a call is stopped, because exponential calls would not end."""
 NOTHING_S = 0.02
 """Shorter times count as this much, because the clock may be coarse."""

@@ -136,7 +136,7 @@ def test_discord_messages_are_translated_by_a_plain_call() -> None:
     assert (command.name, command.args) == ("temperature", {"value": "0.2"})
     hidden = discord_message(general, client, content="")
     assert (blind.message(hidden), seeing.message(hidden) is None) == (None, False)
-    assert seeing.message(discord_message(general, client, type=7)) is None, "somebody joined"
+    assert seeing.message(discord_message(general, client, type=7)) is None, "a join message"
     assert seeing.edit(discord_message(general, client)) is None, "nobody changed its text"
     edited = seeing.edit(discord_message(general, client, edited_timestamp="2026-01-01T00:00:00+00:00"))
     assert edited == MessageEdited(talk.key, talk.message_id, talk.author, "hello")

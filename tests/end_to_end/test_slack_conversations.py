@@ -109,14 +109,14 @@ async def test_files_are_read_and_pictures_are_refused_in_words(tmp_path: Path, 
         assert "4711" in str(house.engine.asked[-1][1].prompt.turns)
 
 
-async def test_a_shortcut_answers_somebody_elses_message(tmp_path: Path, slack_server: FakeSlack) -> None:
+async def test_a_shortcut_answers_another_persons_message(tmp_path: Path, slack_server: FakeSlack) -> None:
     async with open_house(tmp_path, slack_server) as house:
         message = await house.ben.says(house.general, "how do magnets work?")
         await house.ana.picks(message, "answer_this")
         assert await house.answer_to(message) == "You said: how do magnets work?"
 
 
-async def test_whoever_waits_is_told_their_place(tmp_path: Path, slack_server: FakeSlack) -> None:
+async def test_people_in_the_queue_see_their_place(tmp_path: Path, slack_server: FakeSlack) -> None:
     gates = Gates()
     async with open_house(tmp_path, slack_server, engine=ScriptedEngine(gates.passing, max_running=1)) as house:
         gates.hold("first/2")

@@ -48,13 +48,13 @@ def test_a_token_inside_a_librarys_exception_is_redacted(logged: io.StringIO, fo
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_tracebacks_do_not_show_local_variables(logged: io.StringIO, form: str) -> None:
     setup_logs("info", form, stream=logged)
-    what_somebody_wrote = "a private message"
+    private_text = "a private message"
     try:
-        raise ValueError(f"{len(what_somebody_wrote)} characters")
+        raise ValueError(f"{len(private_text)} characters")
     except ValueError:
         logging.getLogger("bot.generation.worker").exception("failed")
     assert "17 characters" in logged.getvalue()
-    assert what_somebody_wrote not in logged.getvalue()
+    assert private_text not in logged.getvalue()
 
 
 def test_a_line_that_cannot_be_rendered_is_lost_without_its_arguments(logged: io.StringIO) -> None:

@@ -54,7 +54,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def stands_here(seconds: float) -> None:
-    secret = "what somebody wrote"
+    secret = "private words"
     time.sleep(seconds)
     assert secret
 
@@ -156,7 +156,7 @@ async def test_a_process_that_must_end_is_ended_while_its_loop_is_held_up(caplog
 
 
 @pytest.mark.fault(48)
-async def test_a_process_is_ended_even_if_whoever_holds_up_the_loop_holds_the_log() -> None:
+async def test_a_process_is_ended_even_if_the_log_lock_is_held() -> None:
     ends, handler = Ends(), logging.StreamHandler(StringIO())
     logging.getLogger("bot.observability.loop_watchdog").addHandler(handler)
     handler.acquire()

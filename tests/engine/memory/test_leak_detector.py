@@ -66,12 +66,12 @@ def test_a_load_is_no_growth() -> None:
     assert process.watch.grown() == ""
 
 
-async def test_whoever_asks_while_it_is_replaced_is_told_and_answered(
+async def test_a_question_while_it_is_replaced_is_told_and_answered(
     house: House, team: Team, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert (await team.asks("ana", "before")).text == "You said: before"
     house.world.gates.hold("half small")
-    house.engine.ails.put_nowait(RENEWED)
+    house.engine.unhealthy_reasons.put_nowait(RENEWED)
     await house.world.gates.reached("half small")
     await team.says("ana", "hello")
     message = await team.sees("hello", "restarting the model, 50%")
@@ -87,8 +87,8 @@ async def test_it_is_never_replaced_under_an_answer(house: House, team: Team) ->
     house.world.gates.hold("hello/1")
     await team.says("ana", "hello")
     await house.world.gates.reached("hello/1")
-    house.engine.ails.put_nowait(RENEWED)
-    await house.world.until(house.engine.ails.empty, "it was heard")
+    house.engine.unhealthy_reasons.put_nowait(RENEWED)
+    await house.world.until(house.engine.unhealthy_reasons.empty, "the reason was read")
     await asyncio.sleep(0)
     await house.world.gates.open("hello/1")
     assert (await team.reply_to("hello")).text == "You said: hello"
@@ -100,7 +100,7 @@ async def test_a_model_that_does_not_come_back_is_tried_by_the_next_question(
 ) -> None:
     house.engine.deadly["small"] = 1
     with caplog.at_level(logging.ERROR):
-        house.engine.ails.put_nowait(RENEWED)
+        house.engine.unhealthy_reasons.put_nowait(RENEWED)
         await house.world.until(lambda: "The next question tries it again." in caplog.text, "it is given up")
     assert (await team.asks("ana", "hello")).text == "You said: hello"
     assert house.engine.loads == ["small", "small", "small"]

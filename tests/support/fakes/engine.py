@@ -50,7 +50,7 @@ class ScriptedEngine:
         self.asked: list[tuple[str, EngineRequest]] = []  # every request, with the name of the model
         self.peak = 0  # most requests at once
         self.closed = False
-        self.ails: asyncio.Queue[str] = asyncio.Queue()  # what `wait_until_unhealthy` returns next
+        self.unhealthy_reasons: asyncio.Queue[str] = asyncio.Queue()  # what `wait_until_unhealthy` returns next
 
     def answers(self, question: str, text: str, **how: object) -> None:
         """Scripts an answer to the next `question` with this text; the last script repeats."""
@@ -127,8 +127,8 @@ class ScriptedEngine:
         return EngineStats(self.loaded, len(self._running), 21.5, 60, 80, 512, 0, 0)
 
     async def wait_until_unhealthy(self) -> str:
-        """The next value that a test put into `ails`."""
-        return await self.ails.get()
+        """The next value that a test put into `unhealthy_reasons`."""
+        return await self.unhealthy_reasons.get()
 
     async def close(self) -> None:
         """Ends the engine."""

@@ -1,6 +1,7 @@
 """Tests that the time for a text grows linearly with its length, for every function and every regular expression."""
 
 import ast
+import gc
 import re
 import signal
 import time
@@ -49,15 +50,19 @@ def limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def seconds(call: Callable[[str], object], text: str, tries: int = 1) -> float:
-    """The shortest time of several calls. Raises TooSlow."""
-    times = []
-    for _ in range(tries):
-        with limited(MOST_S[min(size for size in MOST_S if len(text) <= size * 1.1)]):
+def seconds(call: Callable[[str], object], text: str) -> float:
+    """CPU seconds of one call. Raises TooSlow.
+
+    The garbage collector is off: a full collection visits the heap of the whole run, and only long texts cause one.
+    """
+    with limited(MOST_S[min(size for size in MOST_S if len(text) <= size * 1.1)]):
+        gc.disable()
+        try:
             began = time.process_time()
             call(text)
-            times.append(time.process_time() - began)
-    return min(times)
+            return time.process_time() - began
+        finally:
+            gc.enable()
 
 
 def fault(call: Callable[[str], object], texts: Texts) -> str:
@@ -76,7 +81,9 @@ def fault(call: Callable[[str], object], texts: Texts) -> str:
         grown = {label: taken / max(short[label], NOTHING_S / 4) for label, taken in middle.items()}
         for label in {*_slowest(middle, 1), *_slowest(grown, 1)}:
             if seconds(call, texts[label](LONG)) > MOST_GROWTH * max(middle[label], NOTHING_S):
-                before, after = (seconds(call, texts[label](size), 3) for size in (MIDDLE, LONG))
+                # Turn by turn, so that other work on the processor slows both alike.
+                turns = [(seconds(call, texts[label](MIDDLE)), seconds(call, texts[label](LONG))) for _ in range(5)]
+                before, after = (min(times) for times in zip(*turns, strict=True))
                 if after > MOST_GROWTH * max(before, NOTHING_S):
                     return f"{label}: {before:.3f} s for {MIDDLE} characters, {after:.3f} s for {LONG}"
     except TooSlow:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bot.platforms.adapter import Core, Limits
-from bot.types.commands import COMMANDS, nearest, parse_text, usage
+from bot.types.commands import COMMANDS, parse_text, similar_commands, usage
 from bot.types.errors import StorageError
 from bot.types.messages import (
     Accepted,
@@ -183,7 +183,7 @@ class ConsoleAdapter:
         """Pass one line to the service and wait for its answer."""
         command = parse_text(text, self.limits.prefix)
         if command is None and (slip := re.match(r"/([a-z_-]+)(?!\S)", text, re.IGNORECASE)):  # no path like /tmp/x
-            self._refuse(f"There is no {slip[0]}{nearest(slip[1]) or '; /help shows the commands.'}")
+            self._refuse(f"There is no {slip[0]}{similar_commands(slip[1]) or '; /help shows the commands.'}")
             return
         if command is not None and command[0] == "help":  # shown in columns, without the channel roles
             self._screen.help([(usage(each, self.limits.prefix), each.description) for each in COMMANDS])

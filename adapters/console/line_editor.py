@@ -12,7 +12,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.patch_stdout import patch_stdout
 
 from bot.platforms.adapter import Core
-from bot.types.commands import COMMANDS, find
+from bot.types.commands import COMMANDS, find_command
 
 PROMPT = FormattedText([("bold fg:ansicyan", "> ")])
 HOW_TO_LEAVE = "Press Ctrl-D, or type 'exit', to leave."
@@ -35,7 +35,7 @@ class CommandCompleter(Completer):
                 if command.name.startswith(name):
                     yield Completion(command.name, -len(name), display_meta=command.description)
             return
-        known = find(name)
+        known = find_command(name)
         if known is None or known.option is None:
             return
         for choice in known.option.choices:

@@ -17,7 +17,7 @@ from bot.generation.worker import Worker
 from bot.models.runtime_config import RuntimeConfig
 from bot.replies.replies import Replies
 from bot.storage import Storage
-from bot.types.commands import Command, Who, find, help_text, nearest, value_of
+from bot.types.commands import Command, Who, find_command, help_text, parse_value, similar_commands
 from bot.types.display_names import as_code
 from bot.types.errors import RequestRefused, StorageError
 from bot.types.messages import (
@@ -40,16 +40,16 @@ from bot.types.messages import (
 RERUN_S = 120.0
 """How long after a question an edit of it offers a rerun, in seconds."""
 
-REPEATABLE = frozenset(
+IDEMPOTENT = frozenset(
     {"reset", "forget", "model", "temperature", "top_p", "max_tokens", "system", "stop", ActionKind.STOP}
     | {ActionKind.GOOD, ActionKind.BAD}
 )
 """Idempotent actions. They are recorded after their execution, so that a crash in between cannot lose them."""
 
-SUBJECTS = {"model": "the model", "temperature": "the temperature", "system": "the instructions"}
+SETTING_NAMES = {"model": "the model", "temperature": "the temperature", "system": "the instructions"}
 """Setting names for sentences, where they differ from the command name."""
 
-Handler = Callable[[IncomingCommand, str | None], Awaitable[Outcome]]
+CommandHandler = Callable[[IncomingCommand, str | None], Awaitable[Outcome]]
 
 
 class Actions:
@@ -57,7 +57,7 @@ class Actions:
 
     def __init__(
         self,
-        current: RuntimeConfig,
+        config: RuntimeConfig,
         storage: Storage,
         queue: RequestQueue,
         worker: Worker,
@@ -67,13 +67,13 @@ class Actions:
         info_commands: InfoCommands,
         prefixes: Mapping[str, str],
     ) -> None:
-        self._current, self._storage, self._queue, self._worker = current, storage, queue, worker
+        self._config, self._storage, self._queue, self._worker = config, storage, queue, worker
         self._replies, self._conversations, self._prefixes = replies, conversations, prefixes
         self.redelivered = 0
         """Number of duplicate commands and button presses that were dropped."""
-        self._unfinished: set[tuple[ConversationKey, str]] = set()  # events recorded, but not executed
-        self._acting: WeakValueDictionary[tuple[ConversationKey, str], asyncio.Lock] = WeakValueDictionary()
-        self._handlers: dict[str, Handler] = {
+        self._failed: set[tuple[ConversationKey, str]] = set()  # events recorded, but not executed
+        self._locks: WeakValueDictionary[tuple[ConversationKey, str], asyncio.Lock] = WeakValueDictionary()
+        self._handlers: dict[str, CommandHandler] = {
             "ask": self._ask,
             "regenerate": self._regenerate,
             "continue": self._continue,
@@ -95,17 +95,19 @@ class Actions:
 
     async def command(self, event: IncomingCommand) -> Outcome:
         """Execute a command. Raises StorageError."""
-        command = find(event.name)
+        command = find_command(event.name)
         if command is None:
-            return Refused(f"There is no command {as_code(event.name, 40)}{nearest(event.name) or '.'}")
+            return Refused(f"There is no command {as_code(event.name, 40)}{similar_commands(event.name) or '.'}")
         try:
-            value = value_of(command, event.args)
+            value = parse_value(command, event.args)
             self._check_right(command, value, event)
             handler = self._handlers[command.name]
             if command.name == "ask":  # deduplicated when it is stored as a message
                 return await handler(event, value)
             event_id = f"command {event.event_id}"
-            return await self._once(event.key, event_id, lambda: handler(event, value), command.name in REPEATABLE)
+            return await self._execute_once(
+                event.key, event_id, lambda: handler(event, value), command.name in IDEMPOTENT
+            )
         except RequestRefused as error:
             return Refused(str(error))
 
@@ -122,8 +124,8 @@ class Actions:
             )
         try:
             event_id = f"action {event.event_id}"
-            return await self._once(
-                event.key, event_id, lambda: self._press(event, stored.reply), event.kind in REPEATABLE
+            return await self._execute_once(
+                event.key, event_id, lambda: self._execute_button(event, stored.reply), event.kind in IDEMPOTENT
             )
         except RequestRefused as error:
             return Refused(str(error))
@@ -146,35 +148,35 @@ class Actions:
                 await self._worker.stop(request.request_id, unasked=True)
         return await self._conversations.deleted(event)
 
-    async def _once(
-        self, key: ConversationKey, identity: str, act: Callable[[], Awaitable[Outcome]], repeatable: bool
+    async def _execute_once(
+        self, key: ConversationKey, identity: str, act: Callable[[], Awaitable[Outcome]], idempotent: bool
     ) -> Outcome:
         """Execute an event once. One that failed with StorageError is executed again on redelivery."""
         event, inbox = (key, identity), self._storage.inbox
-        # A duplicate waits for the first execution, which may still fail.
-        async with self._acting.setdefault(event, asyncio.Lock()):
-            done = await inbox.seen(key, identity) if repeatable else not await inbox.accept(key, identity)
-            if done and event not in self._unfinished:
+        # A duplicate waits here, because the first execution may still fail.
+        async with self._locks.setdefault(event, asyncio.Lock()):
+            done = await inbox.seen(key, identity) if idempotent else not await inbox.accept(key, identity)
+            if done and event not in self._failed:
                 self.redelivered += 1
                 return Accepted()
-            self._unfinished.discard(event)
+            self._failed.discard(event)
             try:
                 outcome = await act()
-                if repeatable:
+                if idempotent:
                     await inbox.accept(key, identity)
             except StorageError:
-                self._unfinished.add(event)
+                self._failed.add(event)
                 raise
             return outcome
 
-    async def _press(self, event: IncomingAction, reply: Reply) -> Outcome:
+    async def _execute_button(self, event: IncomingAction, reply: Reply) -> Outcome:
         if event.kind is ActionKind.STOP:
-            return await self._stop_one(reply.request_id)
+            return await self._stop_request(reply.request_id)
         if event.kind in (ActionKind.GOOD, ActionKind.BAD):
             await self._storage.outbox.rate(event.reply_id, event.actor.id, event.kind is ActionKind.GOOD)
             return Notice("Thank you, noted.")
         kind = RequestKind.CONTINUE if event.kind is ActionKind.CONTINUE else RequestKind.REGENERATE
-        return await self._again(reply.key, reply.question_id, event.actor, kind)
+        return await self._request_again(reply.key, reply.question_id, event.actor, kind)
 
     def _check_right(self, command: Command, value: str | None, event: IncomingCommand) -> None:
         """Check the role for a change; reading needs no role. Raises RequestRefused."""
@@ -183,7 +185,7 @@ class Actions:
         may = command.who is Who.CHANNEL and event.actor.manages_channel
         if may or self._is_admin(event.key.platform, event.actor):
             return
-        raise RequestRefused(f"Only {command.who} can change {SUBJECTS.get(command.name, command.name)} here.")
+        raise RequestRefused(f"Only {command.who} can change {SETTING_NAMES.get(command.name, command.name)} here.")
 
     async def _ask(self, event: IncomingCommand, value: str | None) -> Outcome:
         question = value or ""
@@ -199,14 +201,14 @@ class Actions:
         return await self._conversations.message(message, self._worker.submit)
 
     async def _regenerate(self, event: IncomingCommand, _: str | None) -> Outcome:
-        last = await self._last(event.key)
-        return await self._again(event.key, last, event.actor, RequestKind.REGENERATE)
+        last = await self._last_question_id(event.key)
+        return await self._request_again(event.key, last, event.actor, RequestKind.REGENERATE)
 
     async def _continue(self, event: IncomingCommand, _: str | None) -> Outcome:
-        last = await self._last(event.key)
-        return await self._again(event.key, last, event.actor, RequestKind.CONTINUE)
+        last = await self._last_question_id(event.key)
+        return await self._request_again(event.key, last, event.actor, RequestKind.CONTINUE)
 
-    async def _again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> Outcome:
+    async def _request_again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> Outcome:
         if any(request.message_id == message_id for request in self._queue.of_conversation(key)):
             raise RequestRefused("That answer is still being written; stop it first.")
         turns = await self._storage.history.turns(key, until=message_id)
@@ -226,7 +228,7 @@ class Actions:
         stopped = [await self._worker.stop(request.request_id) for request in mine]
         return Notice("Stopped.") if any(stopped) else Refused("You have no answer in progress here.")
 
-    async def _stop_one(self, request_id: str) -> Outcome:
+    async def _stop_request(self, request_id: str) -> Outcome:
         return (
             Notice("Stopped.") if await self._worker.stop(request_id) else Refused("That answer is already finished.")
         )
@@ -259,7 +261,7 @@ class Actions:
     async def _help(self, event: IncomingCommand, _: str | None) -> Outcome:
         return Notice(help_text(self._prefixes.get(event.key.platform, "!")))
 
-    async def _last(self, key: ConversationKey) -> str:
+    async def _last_question_id(self, key: ConversationKey) -> str:
         """Message id of the last question of a conversation. Raises RequestRefused."""
         last = await self._conversations.last_question(key)
         if last is None:
@@ -268,4 +270,4 @@ class Actions:
 
     def _is_admin(self, platform: str, actor: Person) -> bool:
         """Whether the user is an admin of the workspace or server, or listed in INHOUSE_ADMINS."""
-        return actor.manages_workspace or (platform, actor.id) in self._current.settings.admins
+        return actor.manages_workspace or (platform, actor.id) in self._config.settings.admins

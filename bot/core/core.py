@@ -13,7 +13,6 @@ from bot.core.presence import Presence
 from bot.core.settings_commands import SettingsCommands
 from bot.generation.worker import Worker
 from bot.models.runtime_config import RuntimeConfig
-from bot.platforms.access import NOT_SERVED, is_served
 from bot.platforms.adapter import Adapter
 from bot.types.errors import StorageError
 from bot.types.messages import (
@@ -26,8 +25,10 @@ from bot.types.messages import (
     IncomingMessage,
     MessageEdited,
     Outcome,
+    Person,
     Refused,
 )
+from bot.types.rights import NOT_SERVED, is_served
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class ServiceCore:
 
     def __init__(
         self,
-        current: RuntimeConfig,
+        config: RuntimeConfig,
         adapters: Mapping[str, Adapter],
         conversations: Conversations,
         worker: Worker,
@@ -46,13 +47,9 @@ class ServiceCore:
         presence: Presence,
         backfill: Backfill,
     ) -> None:
-        self._current, self._adapters, self._conversations, self._worker = current, adapters, conversations, worker
-        self._actions, self._settings_commands, self._presence, self._backfill = (
-            actions,
-            settings_commands,
-            presence,
-            backfill,
-        )
+        self._config, self._adapters, self._conversations, self._worker = config, adapters, conversations, worker
+        self._actions, self._settings_commands = actions, settings_commands
+        self._presence, self._backfill = presence, backfill
         self.connected: set[str] = set()
         """Platforms that have had a session."""
 
@@ -61,7 +58,7 @@ class ServiceCore:
         if isinstance(event, IncomingMessage):
             return await self._message(event)
         if isinstance(event, IncomingCommand | IncomingAction):
-            if not is_served(self._current.settings, event.key, event.actor):
+            if not self._is_served(event.key, event.actor):
                 return Refused(NOT_SERVED)
             return await (
                 self._actions.command(event) if isinstance(event, IncomingCommand) else self._actions.action(event)
@@ -81,7 +78,7 @@ class ServiceCore:
     async def catch_up(self, platform: str) -> None:
         """Backfill messages from before this session. Raises StorageError; call it again then."""
         self.connected.add(platform)
-        missed = await self._backfill.read_back(self._adapters[platform], self._missed)
+        missed = await self._backfill.read_back(self._adapters[platform], self._backfilled)
         if missed:
             log.info("%s: %d messages to the bot were read back", platform, missed)
 
@@ -89,12 +86,12 @@ class ServiceCore:
         """Status line for the platform's presence: 'phi-4 · 38 tokens/s · 2 waiting'."""
         return self._presence.line()
 
-    async def _missed(self, event: IncomingMessage) -> Outcome:
+    async def _backfilled(self, event: IncomingMessage) -> Outcome:
         """Handle a backfilled message; a full queue delays it, because a late refusal would not be seen."""
         return await self._message(event, patient=True)
 
     async def _message(self, event: IncomingMessage, *, patient: bool = False) -> Outcome:
-        if not is_served(self._current.settings, event.key, event.author):
+        if not self._is_served(event.key, event.author):
             return Accepted()
         try:
             outcome = await self._conversations.message(event, self._worker.submit, patient=patient)
@@ -103,3 +100,7 @@ class ServiceCore:
             raise
         self._backfill.heard(event)
         return outcome
+
+    def _is_served(self, key: ConversationKey, person: Person) -> bool:
+        settings = self._config.settings
+        return is_served(settings.allow, settings.deny, key, person)

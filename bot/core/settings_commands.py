@@ -23,12 +23,12 @@ class SettingsCommands:
 
     def __init__(
         self,
-        current: RuntimeConfig,
+        config: RuntimeConfig,
         storage: Storage,
         conversations: Conversations,
         installed_models: InstalledModels,
     ) -> None:
-        self._current, self._storage = current, storage
+        self._config, self._storage = config, storage
         self._conversations, self._installed_models = conversations, installed_models
 
     async def number(self, event: IncomingCommand, value: str | None) -> Outcome:
@@ -54,11 +54,11 @@ class SettingsCommands:
         """/model: list the models, or choose one for this conversation."""
         if value is None:
             model = self._conversations.model_of(await self._storage.history.resolved(event.key))
-            names = self._current.catalog.names
+            names = self._config.catalog.names
             lines = [f"{model} answers here. Available models:", *(f"- {self._label(name)}" for name in names)]
             return Notice("\n".join(lines))
         try:
-            name = self._current.catalog.choose(value).name
+            name = self._config.catalog.choose(value).name
         except ModelError as error:
             raise RequestRefused(str(error)) from error
         fit = self._installed_models.fit(name)
@@ -71,9 +71,9 @@ class SettingsCommands:
 
     async def settings(self, event: IncomingCommand, _: str | None) -> Outcome:
         """/settings: show the effective settings and where each was set."""
-        own = await self._storage.history.settings(event.key)
-        above = {} if not event.key.thread else await self._storage.history.settings(replace(event.key, thread=""))
-        chosen = {**above, **own}
+        here = await self._storage.history.settings(event.key)
+        channel = {} if not event.key.thread else await self._storage.history.settings(replace(event.key, thread=""))
+        chosen = {**channel, **here}
         params = self._conversations.params_of(chosen)
         model = self._conversations.model_of(chosen)
         system = self._conversations.system_of(chosen, model)
@@ -84,14 +84,14 @@ class SettingsCommands:
             "max_tokens": f"{params.max_tokens}",
             "system": as_code(system) if system else "none",
         }
-        where = {name: "set here" if name in own else "set for the channel" for name in chosen}
+        where = {name: "set here" if name in here else "set for the channel" for name in chosen}
         return Notice("\n".join(f"- {name}: {text} ({where.get(name, 'default')})" for name, text in values.items()))
 
     def choices(self, command: str, prefix: str) -> Sequence[Choice]:
         """Completions of /model: names with their fit on this machine."""
         if command != "model":
             return ()
-        names = [name for name in self._current.catalog.names if prefix.lower() in name.lower()]
+        names = [name for name in self._config.catalog.names if prefix.lower() in name.lower()]
         return tuple(Choice(self._label(name)[:100], name) for name in names[:25])
 
     def _label(self, name: str) -> str:

@@ -17,11 +17,11 @@ class Button:
 
 
 def button_id(kind: str, reply: Reply) -> str:
-    """Return `ih:stop:<reply_id>:<request_id>`, at most 100 characters. `parsed` ignores kinds outside ActionKind."""
+    """Return `ih:stop:<reply_id>:<request_id>`, at most 100 characters. Kinds outside ActionKind do nothing."""
     return f"{PREFIX}:{kind}:{reply.reply_id}:{reply.request_id}"
 
 
-def parsed(text: str) -> Button | None:
+def parse_button_id(text: str) -> Button | None:
     """Parse a button id; None if it is not one of ours."""
     prefix, *parts = text.split(":")
     if prefix != PREFIX or len(parts) != 3:

@@ -109,13 +109,13 @@ COMMANDS = (
 )
 
 
-def find(name: str) -> Command | None:
+def find_command(name: str) -> Command | None:
     """Find a command by name; dashes and underscores are equivalent."""
     wanted = name.lower().replace("-", "_")
     return next((command for command in COMMANDS if command.name == wanted), None)
 
 
-def nearest(name: str) -> str:
+def similar_commands(name: str) -> str:
     """Return a hint with the most similar command names, or ''."""
     close = difflib.get_close_matches(name.lower(), [command.name for command in COMMANDS], n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else ""
@@ -126,13 +126,13 @@ def parse_text(text: str, prefix: str = "!") -> tuple[str, dict[str, str]] | Non
     if not text.startswith(prefix):
         return None
     word, *rest = text[len(prefix) :].split(maxsplit=1) or [""]
-    command = find(word)
+    command = find_command(word)
     if command is None:
         return None
     return command.name, {command.option.name: rest[0].strip()} if command.option and rest else {}
 
 
-def value_of(command: Command, args: dict[str, str]) -> str | None:
+def parse_value(command: Command, args: dict[str, str]) -> str | None:
     """Validate a command's argument and return it as text; None if an optional argument is missing.
 
     Raises RequestRefused; its message names the range, the choices or the missing argument.

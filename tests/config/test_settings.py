@@ -206,7 +206,7 @@ def test_the_example_names_every_setting_with_its_default(monkeypatch: pytest.Mo
 
 def test_commands_and_settings_agree_on_ranges() -> None:
     for name in ("temperature", "top_p", "max_tokens"):
-        command = commands.find(name)
+        command = commands.find_command(name)
         assert command is not None
         assert command.option is not None
         for value in (command.option.minimum, command.option.maximum):

@@ -28,7 +28,7 @@ def minutes_ago(minutes: float) -> float:
     return time.time() - minutes * MINUTE
 
 
-async def heard(root: Path, world: World) -> Team:
+async def after_one_message(root: Path, world: World) -> Team:
     """Handles one message in the general channel, then stops the service; the users."""
     async with open_house(root, world) as house:
         await house.adapter.caught_up.wait()
@@ -42,7 +42,7 @@ async def heard(root: Path, world: World) -> Team:
 @pytest.mark.fault(10)
 async def test_of_sixty_missed_questions_fifty_are_answered_each_once(tmp_path: Path) -> None:
     async with World(redelivers=False) as world:
-        team = await heard(tmp_path, world)
+        team = await after_one_message(tmp_path, world)
         for number in range(60):
             await team.sends("ana", f"question {number}", at=minutes_ago(10) + number)
         async with open_house(tmp_path, world, per_user=3) as house:
@@ -57,7 +57,7 @@ async def test_of_sixty_missed_questions_fifty_are_answered_each_once(tmp_path: 
 
 async def test_neither_old_questions_nor_those_of_an_unknown_channel_are_answered(tmp_path: Path) -> None:
     async with World(redelivers=False) as world:
-        team = await heard(tmp_path, world)
+        team = await after_one_message(tmp_path, world)
         await team.sends("ana", "from yesterday", at=minutes_ago(24 * 60))
         await team.elsewhere(channel="new").sends("ana", "in a new channel", at=minutes_ago(5))
         await team.sends("ana", "from now", at=minutes_ago(5))
@@ -68,7 +68,7 @@ async def test_neither_old_questions_nor_those_of_an_unknown_channel_are_answere
 
 async def test_what_comes_live_while_it_is_read_back_is_answered_once(tmp_path: Path) -> None:
     async with World(redelivers=False) as world:
-        team = await heard(tmp_path, world)
+        team = await after_one_message(tmp_path, world)
         await team.sends("ana", "missed", at=minutes_ago(5))
         world.gates.hold("since")
         async with open_house(tmp_path, world) as house:
@@ -91,7 +91,7 @@ async def test_what_the_disk_did_not_take_is_read_back_although_later_questions_
 
     monkeypatch.setattr("bot.conversations.backfill.SAVE_S", 0.01)
     async with World(redelivers=False) as world:
-        team = await heard(tmp_path, world)
+        team = await after_one_message(tmp_path, world)
         async with open_house(tmp_path, world) as house:
             await house.adapter.caught_up.wait()
             monkeypatch.setattr(Inbox, "ask", full)
@@ -118,7 +118,7 @@ async def test_a_disk_that_is_full_while_it_reads_back_only_delays_it(
         return await ask(*args, **more)  # type: ignore[arg-type]  # same arguments
 
     async with World(redelivers=False) as world:
-        team = await heard(tmp_path, world)
+        team = await after_one_message(tmp_path, world)
         for text in ("one", "two"):
             await team.sends("ana", text, at=minutes_ago(3))
         world.fails("since", Fault.RETRY)

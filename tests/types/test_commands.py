@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.types.commands import COMMANDS, Kind, find, help_text, nearest, parse_text, value_of
+from bot.types.commands import COMMANDS, Kind, find_command, help_text, parse_text, parse_value, similar_commands
 from bot.types.errors import RequestRefused
 
 NUMBERS = ("temperature", "top_p", "max_tokens")
@@ -14,9 +14,9 @@ NUMBERS = ("temperature", "top_p", "max_tokens")
 
 def value(name: str, typed: str = "") -> str | None:
     """The checked value of a command for a typed argument."""
-    command = find(name)
+    command = find_command(name)
     assert command is not None
-    return value_of(command, {command.option.name: typed} if command.option and typed else {})
+    return parse_value(command, {command.option.name: typed} if command.option and typed else {})
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_value_that_is_wrong_is_answered_with_what_is_right(name: str, typed: 
 
 @given(st.sampled_from(NUMBERS), st.one_of(st.text(max_size=20), st.floats().map(str), st.integers().map(str)))
 def test_whatever_is_typed_a_number_is_in_its_range_or_refused(name: str, typed: str) -> None:
-    command = find(name)
+    command = find_command(name)
     assert command is not None
     assert command.option is not None
     try:
@@ -111,15 +111,15 @@ def test_whatever_is_written_is_a_command_of_the_table_or_none(text: str) -> Non
     for typed in (text, f"!{text}"):
         parsed = parse_text(typed)
         if parsed is not None:
-            command = find(parsed[0])
+            command = find_command(parsed[0])
             assert command is not None
             assert set(parsed[1]) <= ({command.option.name} if command.option else set())
 
 
 def test_a_slip_of_the_pen_gets_a_hint() -> None:
-    assert nearest("temprature") == "; did you mean temperature?"
-    assert nearest("xyzzy") == ""
-    assert find("xyzzy") is None
+    assert similar_commands("temprature") == "; did you mean temperature?"
+    assert similar_commands("xyzzy") == ""
+    assert find_command("xyzzy") is None
 
 
 def test_help_names_every_command_its_argument_and_who_may() -> None:

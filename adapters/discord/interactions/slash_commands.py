@@ -21,7 +21,7 @@ from adapters.discord.interactions.command_options import Argument, argument_for
 from adapters.discord.outbound.posting import NO_MENTIONS, file_of
 from bot.platforms.adapter import Core
 from bot.platforms.splitter import split
-from bot.types.buttons import parsed
+from bot.types.buttons import parse_button_id
 from bot.types.commands import COMMANDS, Command
 from bot.types.errors import StorageError
 from bot.types.messages import (
@@ -63,7 +63,7 @@ class InteractionHandlers:
 
     async def on_button(self, interaction: Interaction) -> None:
         """A button press under a reply."""
-        button = parsed(str(dict(interaction.data or {}).get("custom_id", "")))
+        button = parse_button_id(str(dict(interaction.data or {}).get("custom_id", "")))
         channel = interaction.channel
         if button is None or not isinstance(channel, MessageChannel) or not await _acknowledge(interaction):
             return

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import discord
 
-from bot.types.buttons import Button, button_id, parsed
+from bot.types.buttons import Button, button_id, parse_button_id
 from bot.types.messages import ActionKind, Reply
 
 _ButtonStyle = tuple[str | None, str | None, discord.ButtonStyle]
@@ -37,6 +37,6 @@ def buttons_of(message: discord.Message) -> Iterable[Button]:
     """Our buttons under a message."""
     for row in message.components:
         for each in row.children if isinstance(row, discord.ActionRow) else ():
-            found = parsed(each.custom_id) if isinstance(each, discord.Button) and each.custom_id else None
+            found = parse_button_id(each.custom_id) if isinstance(each, discord.Button) and each.custom_id else None
             if found:
                 yield found

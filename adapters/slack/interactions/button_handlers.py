@@ -17,7 +17,7 @@ from adapters.slack.interactions.help_message import chosen_model
 from adapters.slack.interactions.payload_parsing import Interaction, from_element, pressed_element
 from adapters.slack.payloads import Raw, text_of
 from bot.platforms.adapter import Core
-from bot.types.buttons import Button, parsed
+from bot.types.buttons import Button, parse_button_id
 from bot.types.messages import Accepted, IncomingAction, IncomingCommand
 
 ANY_ACTION = re.compile("")
@@ -38,7 +38,7 @@ class ButtonHandlers:
     async def _on_action(self, ack: AsyncAck, body: Raw) -> None:
         element, interaction = pressed_element(body), from_element(body)
         # native feedback buttons share one action_id and differ by value
-        button = parsed(text_of(element, "value")) or parsed(text_of(element, "action_id"))
+        button = parse_button_id(text_of(element, "value")) or parse_button_id(text_of(element, "action_id"))
         if button is not None:
             return await self._ephemeral.serve(ack, interaction, self._press(interaction, button))
         if model := chosen_model(element):

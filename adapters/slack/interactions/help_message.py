@@ -9,7 +9,7 @@ from slack_sdk.models.blocks import ActionsBlock, Option, PlainTextObject, Stati
 
 from adapters.slack.interactions.ephemeral_replies import Block
 from adapters.slack.payloads import Raw, object_of, text_of
-from bot.types.commands import help_text, nearest
+from bot.types.commands import help_text, similar_commands
 from bot.types.display_names import as_code
 from bot.types.messages import Choice
 
@@ -30,7 +30,7 @@ def help_text_for(slash: str, settings: str) -> str:
 
 def unknown_command(word: str, slash: str) -> str:
     """The error for an unknown command."""
-    return f"There is no command {as_code(word, 40)}{nearest(word) or '.'} `{slash} help` shows them all."
+    return f"There is no command {as_code(word, 40)}{similar_commands(word) or '.'} `{slash} help` shows them all."
 
 
 def model_menu(models: Sequence[Choice]) -> tuple[Block, ...]:

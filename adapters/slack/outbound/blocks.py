@@ -16,7 +16,7 @@ from slack_sdk.models.blocks import (
 )
 from slack_sdk.models.blocks.basic_components import FeedbackButtonObject
 
-from bot.types.buttons import Button, button_id, parsed
+from bot.types.buttons import Button, button_id, parse_button_id
 from bot.types.messages import ActionKind, Reply
 
 Json = dict[str, Any]
@@ -97,7 +97,7 @@ def reply_id_of(message: Mapping[str, Any]) -> str:  # Any: a message of Slack's
 def _buttons_in(blocks: object) -> Iterable[Button]:
     for block in blocks if isinstance(blocks, list) else ():
         for element in block.get("elements") or () if isinstance(block, Mapping) else ():
-            found = parsed(str(element.get("action_id") or "")) if isinstance(element, Mapping) else None
+            found = parse_button_id(str(element.get("action_id") or "")) if isinstance(element, Mapping) else None
             if found:
                 yield found
 

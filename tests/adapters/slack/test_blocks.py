@@ -8,7 +8,7 @@ from slack_sdk.models.blocks import Block
 
 from adapters.slack.outbound import blocks
 from adapters.slack.outbound.posting import MAX_CHARS
-from bot.types.buttons import Button, parsed
+from bot.types.buttons import Button, parse_button_id
 from bot.types.messages import ActionKind, ConversationKey, Person, Reply
 
 REPLY = Reply("a" * 20, "f" * 32, ConversationKey("slack", "T1", "C1", "1.2"), 0, "1.2", Person("U1", "ana"), "Hello")
@@ -36,7 +36,7 @@ def test_every_answer_is_made_of_blocks_that_slack_takes(buttons: tuple[ActionKi
     ids = [element["action_id"] for element in pressed]
     assert len(ids) == len(set(ids))
     assert all(len(each) <= 255 for each in ids)
-    kinds = [found.kind for each in ids if (found := parsed(each))]
+    kinds = [found.kind for each in ids if (found := parse_button_id(each))]
     native = feedback and {ActionKind.GOOD, ActionKind.BAD} <= set(buttons)
     assert kinds == [kind for kind in buttons if not (native and kind in (ActionKind.GOOD, ActionKind.BAD))]
     assert ("feedback_buttons" in [element["type"] for element in pressed]) == native
@@ -45,14 +45,14 @@ def test_every_answer_is_made_of_blocks_that_slack_takes(buttons: tuple[ActionKi
 def test_the_native_feedback_says_in_its_values_what_was_pressed() -> None:
     shown = blocks.answer(replace(REPLY, buttons=ENDED), "Hello", feedback=True)
     (element,) = shown[-1]["elements"]
-    assert parsed(element["action_id"]) is None
+    assert parse_button_id(element["action_id"]) is None
     for side, kind in (("positive_button", ActionKind.GOOD), ("negative_button", ActionKind.BAD)):
-        assert parsed(element[side]["value"]) == Button(kind, REPLY.reply_id, REPLY.request_id)
+        assert parse_button_id(element[side]["value"]) == Button(kind, REPLY.reply_id, REPLY.request_id)
 
 
 @pytest.mark.parametrize("text", ["", "ih", "ih:stop:a", "ih:dance:a:b", "xx:stop:a:b", "ih:stop:a:b:c"])
 def test_what_is_not_ours_is_left_alone(text: str) -> None:
-    assert parsed(text) is None
+    assert parse_button_id(text) is None
 
 
 def test_a_message_says_which_reply_it_is() -> None:

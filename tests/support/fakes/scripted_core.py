@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from bot.platforms.adapter import Adapter
-from bot.types.commands import find
+from bot.types.commands import find_command
 from bot.types.messages import (
     Accepted,
     Choice,
@@ -88,7 +88,7 @@ class ScriptedCore:
 
     def choices(self, command: str, prefix: str) -> Sequence[Choice]:
         """Offers two models."""
-        assert find(command)
+        assert find_command(command)
         names = {"smollm2": "smollm2 (fits)", "phi-4": "phi-4 (won't fit)"}
         return [Choice(label, name) for name, label in names.items() if name.startswith(prefix)]
 

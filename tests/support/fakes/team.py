@@ -7,7 +7,7 @@ the platform.
 import itertools
 from dataclasses import dataclass, replace
 
-from bot.types.commands import find
+from bot.types.commands import find_command
 from bot.types.messages import (
     Accepted,
     ActionKind,
@@ -118,7 +118,7 @@ class Team:
     async def gives(self, name: str, typed: str = "", *, who: str = "root") -> int:
         """Sends a command; the number of the event, which may not have arrived yet."""
         number = next(self.numbers)
-        command = find(name)
+        command = find_command(name)
         args = {command.option.name: typed} if command and command.option and typed else {}
         if name == "ask":
             self.asked[typed] = f"event-{number}"

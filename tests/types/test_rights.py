@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.config.settings import Settings
-from bot.platforms.access import NOT_SERVED, is_served
 from bot.types.messages import Accepted, ConversationKey, Notice, Person, Refused
+from bot.types.rights import NOT_SERVED, is_served
 from tests.support.builders.service import open_house
 
 HERE = ConversationKey("discord", "server", "channel", "thread")
@@ -18,7 +18,8 @@ MINE = {"ana", "helpers", "drivers", "server", "channel", "thread"}
 
 
 def served(allow: str = "", deny: str = "", key: ConversationKey = HERE) -> bool:
-    return is_served(Settings(allow=allow, deny=deny), key, ANA)
+    settings = Settings(allow=allow, deny=deny)
+    return is_served(settings.allow, settings.deny, key, ANA)
 
 
 @pytest.mark.parametrize("name", sorted(MINE))

@@ -49,7 +49,17 @@ class RequestFailed(EngineError):
 
 
 class EngineDied(EngineError):
-    """The engine process exited and all its running requests are lost; it can be restarted."""
+    """The engine process exited and its running requests are lost; it can be restarted.
+
+    external: nothing that the engine computed ended it, so no request is to blame: another process or the kernel sent
+    SIGKILL or SIGTERM, the machine had been suspended, or the engine was not running when the request came. The
+    kernel's out-of-memory killer sends SIGKILL, too, and a request may have taken that memory. So a caller must count
+    external deaths as well, against a larger bound, or such a request would be repeated for ever.
+    """
+
+    def __init__(self, reason: str, external: bool = False) -> None:
+        super().__init__(reason)
+        self.external = external
 
 
 class AdapterError(InhouseError):

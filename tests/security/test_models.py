@@ -79,6 +79,6 @@ async def test_the_engines_process_has_no_token_and_asks_nobody(monkeypatch: pyt
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     link = await ChildProcess.open()
     environment = psutil.Process(link.pid).environ()
-    assert await link.close() == "with status 0"
+    assert (await link.close()).description == "with status 0"
     assert environment["HF_HUB_OFFLINE"] == "1"
     assert "a-secret-of-twenty-four" not in environment.values()

@@ -11,6 +11,7 @@ import os
 import secrets
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from bot.config.settings import TOKENS
 from bot.engine.client import protocol
@@ -19,11 +20,23 @@ from bot.types.errors import EngineDied
 
 HELLO_SECONDS = 60.0
 GRACE_SECONDS = 5.0
+OUTPUT_SECONDS = 1.0
+"""Longest wait for the rest of the output; a process that the child started may keep it open."""
 STILLBORN = "The engine's process ended before it was ready; the log says why."
 PRIVATE = (*TOKENS.values(), "HUGGING_FACE_HUB_TOKEN")
 """Variables removed from the child's environment: all tokens, including a name that only huggingface_hub reads."""
 
+SENT_FROM_OUTSIDE = {-9: "SIGKILL", -15: "SIGTERM"}
+"""Return codes of a process that was ended by another process or the kernel; a crash has other signals."""
+
 log = logging.getLogger("inhouse.engine")
+
+
+class ChildExit(NamedTuple):
+    """How a child ended. signal_from_outside: SIGKILL or SIGTERM that we did not send, else ''."""
+
+    description: str
+    signal_from_outside: str
 
 
 class ChildProcess:
@@ -40,6 +53,8 @@ class ChildProcess:
         self._reader = reader
         self._writer = writer
         self._logging = logging_task
+        self._ended_by_us = False
+        self._lost = False  # the child's end of the connection was closed, before ours
 
     @property
     def pid(self) -> int:
@@ -75,7 +90,7 @@ class ChildProcess:
             reader, writer = await asyncio.wait_for(arrived, HELLO_SECONDS)
         except BaseException as error:
             await _end(process, 0.0)
-            await logging_task
+            await asyncio.wait([logging_task], timeout=OUTPUT_SECONDS)
             if isinstance(error, TimeoutError):
                 raise EngineDied(STILLBORN) from error
             raise
@@ -98,23 +113,28 @@ class ChildProcess:
             header = await self._reader.readexactly(protocol.HEADER)
             body = await self._reader.readexactly(protocol.body_length(header))
         except (asyncio.IncompleteReadError, OSError):
+            self._lost = True
             return None
         return protocol.read_by_parent(body)
 
     def kill(self) -> None:
         """Kill the child immediately."""
+        self._ended_by_us = True
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
-    async def close(self) -> str:
+    async def close(self) -> ChildExit:
         """Close the connection, kill the child if it does not exit within GRACE_SECONDS, and return how it ended."""
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
         await _end(self._process, GRACE_SECONDS)
-        await self._logging
+        await asyncio.wait([self._logging], timeout=OUTPUT_SECONDS)
         code = self._process.returncode or 0
-        return f"by signal {-code}" if code < 0 else f"with status {code}"
+        description = f"by signal {-code}" if code < 0 else f"with status {code}"
+        # A child that is exiting already keeps its return code when GRACE_SECONDS have passed and it is killed.
+        from_outside = self._lost and not self._ended_by_us
+        return ChildExit(description, SENT_FROM_OUTSIDE.get(code, "") if from_outside else "")
 
 
 async def _start(port: int, secret: str) -> asyncio.subprocess.Process:

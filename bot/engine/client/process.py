@@ -8,10 +8,12 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import sys
+import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
-from bot.engine.client.child_process import ChildProcess
+from bot.engine.client.child_process import ChildExit, ChildProcess
 from bot.engine.client.protocol import (
     Abort,
     AskStats,
@@ -36,15 +38,31 @@ log = logging.getLogger("inhouse.engine")
 
 NOT_RUNNING = "The engine is not running; it starts when a model is loaded."
 ENDED = "The engine's process ended."
+KILLED = "The engine's process was killed from outside ({}): by a person, or by the kernel when memory ran out."
 HUNG_S = 60.0
 """Seconds without a message after which the process is replaced (a heartbeat is sent every two seconds)."""
+RESUMED_S = 2 * HUNG_S
+"""A process that ends within so many seconds after a suspend of the machine ended because of it: GPUs lose their
+state, which shows as an error or as a hang of HUNG_S.
+"""
+
+
+def suspended_s() -> float:
+    """Return how many seconds the machine was suspended since it was started (Linux; 0 elsewhere)."""
+    if sys.platform != "linux":
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 class EngineProcess:
-    """An Engine in a child process. Belongs to one event loop. `hung_s`: heartbeat timeout, seconds."""
+    """An Engine in a child process. Belongs to one event loop.
 
-    def __init__(self, hung_s: float = HUNG_S) -> None:
+    hung_s: heartbeat timeout, seconds. suspended: the clock of suspends, seconds.
+    """
+
+    def __init__(self, hung_s: float = HUNG_S, suspended: Callable[[], float] = suspended_s) -> None:
         self._hung_s = hung_s
+        self._suspends = _SuspendDetector(suspended)
         self._link: ChildProcess | None = None
         self._reading: asyncio.Task[None] | None = None
         self._numbers = itertools.count(1)
@@ -70,6 +88,8 @@ class EngineProcess:
                 raise EngineError("A model cannot be loaded while answers are being generated.")
             if self._link is None:
                 progress(LoadProgress("starting the engine", 0.0))
+                if self._reading is not None:
+                    await asyncio.wait([self._reading])  # it still fails the calls of the process that ended
                 self._link = await ChildProcess.open()
                 self._reading = asyncio.create_task(self._read(self._link))
             self._serving = False
@@ -77,7 +97,7 @@ class EngineProcess:
             number = next(self._numbers)
             self._loading = _Load(number, source.name, progress, asyncio.get_running_loop().create_future())
             try:
-                await self._link.send(Load(number, source))
+                await self._send(self._link, Load(number, source))
                 loaded = await self._loading.outcome
                 self._serving = True
                 return loaded
@@ -95,7 +115,11 @@ class EngineProcess:
         self._names[name], self._streams[number] = number, deltas
         open_there = True
         try:
-            await self._send(link, Generate(number, request))
+            try:
+                await self._send(link, Generate(number, request))
+            except ProtocolError as error:
+                too_long = "The conversation is too long to be handed to the engine; use /reset."
+                raise RequestFailed(too_long) from error
             while open_there:
                 item = await deltas.get()
                 if isinstance(item, EngineError):
@@ -120,7 +144,7 @@ class EngineProcess:
         link = self._running_link()
         answer: asyncio.Future[EngineStats] = asyncio.get_running_loop().create_future()
         self._asking.append(answer)
-        await link.send(AskStats())
+        await self._send(link, AskStats())
         return await answer
 
     async def wait_until_unhealthy(self) -> str:
@@ -131,20 +155,20 @@ class EngineProcess:
 
     async def close(self) -> None:
         """Stop the process; running streams raise EngineDied."""
+        self._serving = False  # not a failure to report
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
 
     def _running_link(self) -> ChildProcess:
         if self._link is None:
-            raise EngineDied(NOT_RUNNING)
+            raise EngineDied(NOT_RUNNING, external=True)
         return self._link
 
-    async def _send(self, link: ChildProcess, message: Generate) -> None:
-        try:
+    async def _send(self, link: ChildProcess, message: Load | Generate | AskStats) -> None:
+        """Send a message. If the connection is gone, `_read` fails the call, with the cause. Raises ProtocolError."""
+        with contextlib.suppress(EngineDied):
             await link.send(message)
-        except ProtocolError as error:
-            raise RequestFailed("The conversation is too long to be handed to the engine; use /reset.") from error
 
     async def _read(self, link: ChildProcess) -> None:
         """Receive and dispatch messages until the connection ends, then fail all pending calls."""
@@ -156,17 +180,26 @@ class EngineProcess:
                 self._dispatch(message)
         except ProtocolError as error:
             log.error("the engine's process does not speak our protocol: %s", error)
-        except asyncio.CancelledError:
-            self._serving = False  # closed on purpose: not a failure to report
-            raise
+            link.kill()
         finally:
             watching.cancel()
             self._link = None
-            self._ail(ENDED)
-            self._serving = False
             closing = asyncio.create_task(link.close())
-            self._fail_pending(ENDED)
-            log.info("the engine's process ended %s", await asyncio.shield(closing))
+            cause = EngineDied(ENDED)  # what remains if the wait for the exit is cancelled
+            try:
+                ended = await asyncio.shield(closing)
+                cause = self._cause(ended)
+                log.info("the engine's process ended %s", ended.description)
+            finally:
+                self._fail_pending(cause)
+                self._ail(str(cause))
+                self._serving = False
+
+    def _cause(self, ended: ChildExit) -> EngineDied:
+        """Return the error for the calls of a process that ended like this."""
+        if ended.signal_from_outside:
+            return EngineDied(KILLED.format(ended.signal_from_outside), external=True)
+        return EngineDied(ENDED, external=self._suspends.recent())
 
     async def _watch(self, link: ChildProcess) -> None:
         """Kill the child after `hung_s` without a message.
@@ -177,6 +210,7 @@ class EngineProcess:
         while self._quiet_s < self._hung_s:
             await asyncio.sleep(tick_s)
             self._quiet_s += tick_s
+            self._suspends.recent()
         log.error("the engine's process did nothing for %.0f s, so it is replaced", self._hung_s)
         if self._loading is not None:
             self._loading.stood_still = True
@@ -210,13 +244,17 @@ class EngineProcess:
             self._ailment = ailment
             self._unhealthy.set()
 
-    def _fail_pending(self, reason: str) -> None:
-        """Fail all pending calls with EngineDied (a stalled load with ModelError)."""
+    def _fail_pending(self, cause: EngineDied) -> None:
+        """Fail all pending calls with `cause` (a stalled load with ModelError)."""
+
+        def died() -> EngineDied:  # one for each call: raising an exception changes it
+            return EngineDied(str(cause), cause.external)
+
         for deltas in self._streams.values():
-            deltas.put_nowait(EngineDied(reason))
+            deltas.put_nowait(died())
         for answer in self._asking:
             if not answer.done():
-                answer.set_exception(EngineDied(reason))
+                answer.set_exception(died())
         self._asking.clear()
         loading = self._loading
         if loading is not None and not loading.outcome.done():
@@ -224,7 +262,23 @@ class EngineProcess:
                 f"Loading {loading.name} stood still for {self._hung_s:.0f} s at '{loading.stage}', so it was given up:"
                 " see whether its files can be read, or choose another model."
             )
-            loading.outcome.set_exception(stalled if loading.stood_still else EngineDied(reason))
+            loading.outcome.set_exception(stalled if loading.stood_still else died())
+
+
+class _SuspendDetector:
+    """Tells whether the machine was suspended a short time ago. Call `recent` often: it remembers what it saw."""
+
+    def __init__(self, suspended: Callable[[], float]) -> None:
+        self._suspended = suspended
+        self._total_s = suspended()
+        self._resumed_at = -RESUMED_S
+
+    def recent(self) -> bool:
+        """Return whether a suspend of more than a second ended in the last RESUMED_S seconds."""
+        total_s, now = self._suspended(), time.monotonic()
+        if total_s > self._total_s + 1:
+            self._total_s, self._resumed_at = total_s, now
+        return now - self._resumed_at < RESUMED_S
 
 
 @dataclass(slots=True)

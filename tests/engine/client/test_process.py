@@ -200,7 +200,7 @@ async def test_the_child_gets_no_tokens(monkeypatch: pytest.MonkeyPatch, tiny: d
     monkeypatch.setenv("HARMLESS", "1")
     link = await ChildProcess.open()
     environment = psutil.Process(link.pid).environ()
-    assert await link.close() == "with status 0"
+    assert (await link.close()).description == "with status 0"
     assert "DISCORD_BOT_TOKEN" not in environment
     assert environment["HARMLESS"] == "1"
 

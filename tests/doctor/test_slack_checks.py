@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from adapters.slack.bot_identity import SCOPES
 from adapters.slack.error_mapping import APPS
 from adapters.slack.setup import checks
-from adapters.slack.setup.scopes import SCOPES
 from bot.types.findings import Finding, State
 from tests.support.builders.findings import about, complete, gathered, states
 from tests.support.builders.slack_adapter import settings_of

@@ -13,8 +13,8 @@ from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters.slack.bot_identity import GetIdentity
-from adapters.slack.context_deadline import CONTEXT_S, ContextDeadline
 from adapters.slack.error_mapping import mapped_errors
+from adapters.slack.inbound.context_deadline import CONTEXT_S, ContextDeadline
 from adapters.slack.inbound.events import PREFIX, EventTranslator, author_of, command_in
 from adapters.slack.inbound.files import FileReader
 from adapters.slack.inbound.users import UserDirectory

@@ -4,20 +4,28 @@ Results are cached. A person whom Slack does not describe before the deadline ge
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.slack.context_deadline import ContextDeadline
 from adapters.slack.error_mapping import mapped_errors
+from adapters.slack.inbound.context_deadline import ContextDeadline
 from adapters.slack.message_text import decoded
 from adapters.slack.payloads import body_of, is_private, object_of, text_of
-from adapters.slack.ttl_cache import TTLCache
+from bot.types.errors import AdapterError
 from bot.types.messages import Person
 
 MAX_NAMES = 20
 """The most people, and the most channels, whose names are looked up for one text."""
+TTL_S = 600.0
+FAILURE_TTL_S = 30.0
+"""How long a failed call is not tried again, seconds."""
+MAX_ENTRIES = 5000
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +98,53 @@ class UserDirectory:
             answer = await self._web.conversations_info(channel=channel)
         info = object_of(body_of(answer), "channel")
         return ChannelInfo(decoded(text_of(info, "name")), text_of(info, "creator"))
+
+
+class TTLCache(Generic[T]):
+    """Caches the results of `fetch` for a time, up to a number; `unknown` stands for what could not be fetched.
+
+    Concurrent lookups of a key share one call. Cancelling a lookup does not cancel the call, so the next lookup finds
+    its result.
+    """
+
+    def __init__(self, fetch: Callable[[str], Awaitable[T]], unknown: T) -> None:
+        self._fetch, self._unknown = fetch, unknown
+        self._entries: OrderedDict[str, tuple[float, T]] = OrderedDict()  # when it expires, and the value
+        self._fetching: dict[str, asyncio.Task[T]] = {}
+
+    async def get(self, key: str) -> T:
+        """The cached value, or a fetched one. Never raises."""
+        now = asyncio.get_running_loop().time()
+        entry = self._entries.get(key)
+        if entry is not None and now < entry[0]:
+            self._entries.move_to_end(key)
+            return entry[1]
+        task = self._fetching.get(key)
+        if task is None:
+            task = self._fetching[key] = asyncio.create_task(self._load(key))
+        return await asyncio.shield(task)
+
+    def cached(self, key: str) -> T:
+        """The last known value, also an expired one, without a call."""
+        return self._entries[key][1] if key in self._entries else self._unknown
+
+    async def close(self) -> None:
+        """Cancel running calls."""
+        tasks = list(self._fetching.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _load(self, key: str) -> T:
+        clock = asyncio.get_running_loop().time
+        try:
+            value, ttl = await self._fetch(key), TTL_S
+        except AdapterError:
+            value, ttl = self.cached(key), FAILURE_TTL_S
+        finally:
+            self._fetching.pop(key, None)
+        self._entries[key] = (clock() + ttl, value)
+        self._entries.move_to_end(key)
+        while len(self._entries) > MAX_ENTRIES:
+            self._entries.popitem(last=False)
+        return value

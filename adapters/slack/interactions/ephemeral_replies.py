@@ -17,9 +17,9 @@ from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from adapters.slack.inbound.events import EventTranslator
-from adapters.slack.interactions.payload_parsing import Interaction
 from adapters.slack.outbound.mrkdwn import mrkdwn
 from adapters.slack.outbound.posting import Posting
+from adapters.slack.payloads import Interaction
 from adapters.slack.web_client import SILENT, proxy_for
 from bot.platforms.splitter import split
 from bot.types.errors import AdapterError, StorageError

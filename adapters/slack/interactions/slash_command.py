@@ -16,28 +16,30 @@ from adapters.slack.bot_identity import GetIdentity
 from adapters.slack.channels import NOT_A_MEMBER, ChannelReader
 from adapters.slack.inbound.events import EventTranslator
 from adapters.slack.inbound.message_context import ContextFetcher
-from adapters.slack.interactions.button_handlers import ButtonHandlers
 from adapters.slack.interactions.ephemeral_replies import (
     ANSWER_COMING,
     EphemeralReplies,
     EphemeralReply,
     ephemeral_reply,
 )
-from adapters.slack.interactions.help_message import help_text_for, model_menu, unknown_command
-from adapters.slack.interactions.message_shortcuts import MessageShortcuts
-from adapters.slack.interactions.payload_parsing import Interaction, from_command
+from adapters.slack.interactions.message_actions import ButtonHandlers, MessageShortcuts, model_menu
 from adapters.slack.message_text import decoded
 from adapters.slack.outbound.posting import Posting
-from adapters.slack.payloads import Raw, is_private, text_of
+from adapters.slack.payloads import Interaction, Raw, interaction_of_command, is_private, text_of
 from bot.config.settings import Settings
 from bot.platforms.adapter import Core
-from bot.types.commands import parse_text
+from bot.types.commands import help_text, parse_text, similar_commands
+from bot.types.display_names import as_code
 from bot.types.messages import IncomingCommand, Notice, Outcome, Person, Refused
 
 CONVERSATION_COMMANDS = ("stop", "regenerate", "continue", "undo", "reset", "why", "forget", "export")
 """Commands about a conversation, which in a thread is another one than in its channel."""
 SILENT_COMMANDS = ("reset", "forget", "export")
 """Those that report success even if there was nothing to do."""
+IN_THREADS = (
+    "I answer mentions, direct messages, and every message in a thread that I take part in. Slack has no slash "
+    "commands in threads: write `!model` or `!stop` there."
+)
 
 
 class InteractionHandlers:
@@ -74,7 +76,7 @@ class InteractionHandlers:
         await self._ephemeral.close()
 
     async def _on_command(self, ack: AsyncAck, body: Raw) -> None:
-        interaction, typed = from_command(body), decoded(text_of(body, "text")).strip()
+        interaction, typed = interaction_of_command(body), decoded(text_of(body, "text")).strip()
         word = typed.split(maxsplit=1)[0] if typed else "help"
         command = parse_text(typed or word, prefix="")
         if command is None:
@@ -123,6 +125,16 @@ class InteractionHandlers:
         """Whether the command may have been meant for a thread."""
         threads = not is_private(interaction.channel) and self._settings.reply_in_thread is not False
         return threads and name in CONVERSATION_COMMANDS and (isinstance(outcome, Refused) or name in SILENT_COMMANDS)
+
+
+def help_text_for(slash: str, settings: str) -> str:
+    """The commands and the settings in force. `slash`: the name of the slash command."""
+    return f"{help_text(f'{slash} ')}\n\n{IN_THREADS}\n\nSettings in use here:\n\n{settings}"
+
+
+def unknown_command(word: str, slash: str) -> str:
+    """The error for an unknown command."""
+    return f"There is no command {as_code(word, 40)}{similar_commands(word) or '.'} `{slash} help` shows them all."
 
 
 async def _immediately(reply: EphemeralReply) -> EphemeralReply:

@@ -1,4 +1,4 @@
-"""Makes the Web API calls that write: one at a time per method and channel, within Slack's rate limits.
+"""Makes the Web API calls that write: one at a time per method and channel, within Slack's rate limits; uploads files.
 
 After a rate limit a method is not called again for as long as Slack says. A channel that forbids writing is not tried
 again for FORBIDDEN_S.
@@ -10,11 +10,14 @@ import time
 from collections.abc import Awaitable, Callable
 from weakref import WeakValueDictionary
 
+from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters.slack.error_mapping import CHANNEL_FORBIDDEN, code_of, is_rate_limited, mapped_errors
 from adapters.slack.outbound.rate_limits import RateLimits
+from adapters.slack.web_client import proxy_for, session_of
 from bot.types.errors import Rejected, RetryLater
+from bot.types.messages import Attachment
 
 log = logging.getLogger(__name__)
 
@@ -73,4 +76,25 @@ class WriteCalls:
             "Slack forbids writing in channel %s; no more tries there for five minutes (refusal number %d).",
             channel,
             self._refusals,
+        )
+
+
+async def upload(web: AsyncWebClient, file: Attachment, channel: str, thread: str = "") -> None:
+    """Share a file in a channel, or in a thread of it. Raises RetryLater, Rejected, or OutcomeUnknown.
+
+    The file is invisible until it is shared, so only that step must not be repeated.
+    """
+    data = file.text.encode()
+    async with mapped_errors():
+        reserved = await web.files_getUploadURLExternal(filename=file.name, length=len(data))
+        url = str(reserved["upload_url"])
+        async with session_of(web) as session, session.post(url, data=data, proxy=proxy_for(url)) as answer:
+            if 400 <= answer.status < 500:  # perhaps a firewall; a retry would not help
+                raise Rejected(f"Slack's upload server refused the file (status {answer.status}).")
+            answer.raise_for_status()
+    async with mapped_errors(posting=True):
+        await web.files_completeUploadExternal(
+            files=[{"id": str(reserved["file_id"]), "title": file.name}],
+            channel_id=channel,
+            thread_ts=thread or None,
         )

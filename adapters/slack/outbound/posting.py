@@ -21,12 +21,11 @@ from adapters.retries import retried
 from adapters.slack.bot_identity import GetIdentity
 from adapters.slack.error_mapping import code_of, mapped_errors
 from adapters.slack.outbound import blocks
-from adapters.slack.outbound.api_calls import WriteCalls
+from adapters.slack.outbound.api_calls import WriteCalls, upload
 from adapters.slack.outbound.mrkdwn import mrkdwn
 from adapters.slack.outbound.posted_messages import find_message
 from adapters.slack.outbound.rate_limits import RateLimits
 from adapters.slack.outbound.streaming import MAX_STREAM_S, Streams
-from adapters.slack.outbound.uploads import upload
 from bot.config.settings import Settings
 from bot.platforms.adapter import Dialect, Limits
 from bot.platforms.splitter import split

@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.slack.bot_identity import BotIdentity
+from adapters.slack.bot_identity import SCOPES, BotIdentity, app_id_of, check_token, oauth_page
 from adapters.slack.error_mapping import APPS, code_of, fatal_error, mapped_errors
 from adapters.slack.setup.manifest import EVENTS
-from adapters.slack.setup.scopes import SCOPES, app_id_of, check_token, oauth_page
 from adapters.slack.web_client import proxy_for, web_client
 from bot.config.settings import Settings
 from bot.types.display_names import one_line

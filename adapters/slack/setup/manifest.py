@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from adapters.slack.bot_identity import SCOPES
 from adapters.slack.error_mapping import APPS
-from adapters.slack.interactions.message_shortcuts import ANSWER, FORGET
+from adapters.slack.interactions.message_actions import ANSWER, FORGET
 from adapters.slack.outbound.assistant import PROMPTS
-from adapters.slack.setup.scopes import SCOPES
 from bot.config.settings import Settings
 from bot.types.commands import COMMANDS
 

@@ -13,9 +13,8 @@ from collections.abc import AsyncIterator, Callable
 from slack_bolt.app.async_app import AsyncApp
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.slack.bot_identity import BotIdentity
+from adapters.slack.bot_identity import BotIdentity, check_token, warn_missing_scopes
 from adapters.slack.error_mapping import APPS, fatal_error, mapped_errors
-from adapters.slack.setup.scopes import check_token, warn_missing_scopes
 from adapters.slack.socket.session import SocketSession, SocketTiming
 from bot.config.settings import Settings
 from bot.types.errors import AdapterError, FatalAdapterError, RetryLater

@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 
 from adapters.slack.bot_identity import BotIdentity
-from adapters.slack.context_deadline import ContextDeadline
+from adapters.slack.inbound.context_deadline import ContextDeadline
 from adapters.slack.inbound.files import FileReader
 from adapters.slack.payloads import SlackFile
 from adapters.slack.web_client import web_client

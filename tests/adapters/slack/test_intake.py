@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from adapters.slack.context_deadline import ContextDeadline
-from adapters.slack.ttl_cache import TTLCache
+from adapters.slack.inbound.context_deadline import ContextDeadline
+from adapters.slack.inbound.users import TTLCache
 from bot.types.errors import FatalAdapterError, RetryLater, StorageError
 from bot.types.messages import Accepted, Attachment, Event, IncomingCommand, Notice, Outcome, Refused
 from tests.support.builders.slack_adapter import Stage, key_of, on_stage

@@ -16,7 +16,7 @@ from adapters.console.terminal_markdown import block_starts
 from adapters.discord import message_text as discord_text
 from adapters.slack import message_text as slack_text
 from adapters.slack.inbound.events import command_in
-from adapters.slack.interactions import help_message as slack_help
+from adapters.slack.interactions import slash_command as slack_commands
 from adapters.slack.outbound import blocks
 from adapters.slack.outbound.mrkdwn import mrkdwn
 from bot.config import address
@@ -114,7 +114,7 @@ FUNCTIONS: Mapping[str, Call] = {
     "adapters.slack.outbound.mrkdwn.mrkdwn": mrkdwn,
     "adapters.slack.inbound.events.command_in": command_in,
     "adapters.slack.outbound.blocks.answer": lambda text: blocks.answer(_REPLY, text[:12_000], feedback=True),
-    "adapters.slack.interactions.help_message.unknown_command": lambda text: slack_help.unknown_command(
+    "adapters.slack.interactions.slash_command.unknown_command": lambda text: slack_commands.unknown_command(
         text, "/inhouse"
     ),
     "adapters.discord.message_text.plain_text": _said,

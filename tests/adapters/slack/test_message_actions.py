@@ -1,4 +1,4 @@
-"""Tests buttons and the menu of a message, also after a restart."""
+"""Tests buttons, the menu of models and the shortcuts of a message, also after a restart."""
 
 import pytest
 

@@ -1,20 +1,42 @@
-"""Handles the message shortcuts 'Answer this' and 'Forget this'."""
+"""Handles what people do with messages: buttons, the menu of models, and the shortcuts 'Answer this' and 'Forget this'.
+
+A button's action is in its action_id or value, and a menu's choice carries the model's name, so that both work after a
+restart. Unknown elements are acknowledged and otherwise ignored.
+"""
 
 import asyncio
+import re
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.context.ack.async_ack import AsyncAck
+from slack_sdk.models.blocks import ActionsBlock, Option, PlainTextObject, StaticSelectElement
 
 from adapters.slack.bot_identity import GetIdentity
 from adapters.slack.channels import NOT_A_MEMBER, ChannelReader
 from adapters.slack.inbound.events import EventTranslator
 from adapters.slack.inbound.message_context import ContextFetcher
-from adapters.slack.interactions.ephemeral_replies import EphemeralReplies, EphemeralReply, ephemeral_reply
-from adapters.slack.interactions.payload_parsing import Interaction, from_element
-from adapters.slack.payloads import Raw, message_of, object_of, text_of
+from adapters.slack.interactions.ephemeral_replies import Block, EphemeralReplies, EphemeralReply, ephemeral_reply
+from adapters.slack.payloads import (
+    Interaction,
+    Raw,
+    interaction_of_element,
+    message_of,
+    object_of,
+    pressed_element,
+    text_of,
+)
 from bot.platforms.adapter import Core
-from bot.types.messages import Accepted, MessageDeleted
+from bot.types.buttons import Button, parse_button_id
+from bot.types.messages import Accepted, Choice, IncomingAction, IncomingCommand, MessageDeleted
+
+ANY_ACTION = re.compile("")
+MODEL_ACTION = "inhouse_model"
+"""The action_id of the menu of models."""
+PLACEHOLDER = "Another model for this channel"
+MAX_OPTIONS, MAX_LABEL, MAX_VALUE = 100, 75, 75
 
 ANSWER, FORGET = "answer_this", "forget_this"
 """The callback_ids."""
@@ -24,6 +46,42 @@ FORGOTTEN = "What I had stored of that message, and of its answer, is deleted."
 NOT_YOURS = "Only its author and channel managers can have a message forgotten."
 NOT_A_MESSAGE = "Only messages that people or bots wrote can be answered."
 NO_QUESTION = "I cannot tell which question that answers; use 'Forget this' on the question itself."
+
+
+class ButtonHandlers:
+    """Turns block actions into events for the core."""
+
+    def __init__(
+        self, core: Core, translator: EventTranslator, context: ContextFetcher, ephemeral: EphemeralReplies
+    ) -> None:
+        self._core, self._translator, self._context, self._ephemeral = core, translator, context, ephemeral
+
+    def register(self, app: AsyncApp) -> None:
+        """Register for all block actions."""
+        app.action(ANY_ACTION)(self._on_action)
+
+    async def _on_action(self, ack: AsyncAck, body: Raw) -> None:
+        element, interaction = pressed_element(body), interaction_of_element(body)
+        # native feedback buttons share one action_id and differ by value
+        button = parse_button_id(text_of(element, "value")) or parse_button_id(text_of(element, "action_id"))
+        if button is not None:
+            return await self._ephemeral.serve(ack, interaction, self._press(interaction, button))
+        if model := chosen_model(element):
+            return await self._ephemeral.serve(ack, interaction, self._choose(interaction, model))
+        await ack()
+        return None
+
+    async def _press(self, interaction: Interaction, button: Button) -> EphemeralReply | None:
+        actor = await self._context.actor(interaction.user, interaction.channel)
+        key = self._translator.key(interaction.channel, interaction.thread)
+        outcome = await self._core.handle(IncomingAction(key, interaction.id, actor, button.reply_id, button.kind))
+        return None if isinstance(outcome, Accepted) else ephemeral_reply(outcome)  # the answer comes as a message
+
+    async def _choose(self, interaction: Interaction, model: str) -> EphemeralReply | None:
+        actor = await self._context.actor(interaction.user, interaction.channel)
+        key, args = self._translator.key(interaction.channel, interaction.thread), {"name": model}
+        event = IncomingCommand(key, interaction.id, actor, "model", args, time.time())
+        return ephemeral_reply(await self._core.handle(event))
 
 
 class MessageShortcuts:
@@ -45,13 +103,13 @@ class MessageShortcuts:
         """Register both shortcuts."""
 
         async def answer(ack: AsyncAck, body: Raw) -> None:
-            interaction = from_element(body)
+            interaction = interaction_of_element(body)
             await self._ephemeral.serve(
                 ack, interaction, self._answer(interaction, object_of(body, "message")), until_stored=True
             )
 
         async def forget(ack: AsyncAck, body: Raw) -> None:
-            interaction = from_element(body)
+            interaction = interaction_of_element(body)
             await self._ephemeral.serve(ack, interaction, self._forget(interaction, object_of(body, "message")))
 
         app.message_shortcut(ANSWER)(answer)
@@ -102,3 +160,24 @@ class MessageShortcuts:
     def _is_mine(self, raw: Raw) -> bool:
         identity = self._identity()
         return text_of(raw, "user") == identity.user_id or text_of(raw, "bot_id") == identity.bot_id
+
+
+def model_menu(models: Sequence[Choice]) -> tuple[Block, ...]:
+    """A block with the models to choose from; empty if there are none."""
+    offered = [each for each in models if 0 < len(each.value) <= MAX_VALUE][:MAX_OPTIONS]
+    if not offered:
+        return ()
+    options = [Option(value=each.value, text=PlainTextObject(text=_cut(each.label), emoji=False)) for each in offered]
+    select = StaticSelectElement(action_id=MODEL_ACTION, placeholder=PLACEHOLDER, options=options)
+    return (ActionsBlock(elements=[select]).to_dict(),)
+
+
+def chosen_model(element: Raw) -> str | None:
+    """The model chosen in the menu; None for any other element."""
+    if text_of(element, "action_id") != MODEL_ACTION:
+        return None
+    return text_of(object_of(element, "selected_option"), "value")
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL - 1]}…"

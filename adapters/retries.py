@@ -1,4 +1,4 @@
-"""Retries calls after the delay that the platform requests, and sleeps that end early when the adapter closes."""
+"""Retries calls after the delay that the platform requests, or until the adapter closes."""
 
 import asyncio
 import contextlib
@@ -9,9 +9,12 @@ from itertools import count
 import stamina
 from stamina.instrumentation import set_on_retry_hooks
 
-from bot.types.errors import RetryLater
+from bot.types.errors import AdapterError, RetryLater, StorageError
 
 log = logging.getLogger(__name__)
+
+MAX_WAIT_S = 30.0
+"""The longest wait between two calls of `retried_until_closed`, seconds."""
 
 set_on_retry_hooks(())  # disable stamina's own logging and metrics of retries
 
@@ -29,6 +32,22 @@ async def retried(call: Callable[[], Awaitable[None]], tries: int) -> None:
     async for attempt in stamina.retry_context(on=backoff, attempts=tries, timeout=None):
         with attempt:
             await call()
+
+
+async def retried_until_closed(call: Callable[[], Awaitable[None]], closing: asyncio.Event) -> None:
+    """Repeat a call while it raises StorageError or AdapterError, up to 30 s apart, until `closing` is set.
+
+    Not stamina, whose waits do not end when the adapter closes.
+    """
+    wait = 1.0
+    while not closing.is_set():
+        try:
+            await call()
+            return
+        except (StorageError, AdapterError) as error:
+            log.warning("Missed messages cannot be read back yet: %s", error)
+        await sleep_unless(closing, wait)
+        wait = min(MAX_WAIT_S, wait * 2)
 
 
 async def sleep_unless(closing: asyncio.Event, seconds: float) -> None:

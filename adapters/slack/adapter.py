@@ -1,8 +1,8 @@
 """The Slack adapter: translates slack-bolt's events into ours, and shows replies by streaming or editing messages.
 
-`connection` keeps a `session` (one socket) open and `listeners` registers for its events; `events` translates them,
-`context` fetches what they lack, and `intake` hands them to the core. `commands`, `menus`, `buttons` and `assistant`
-handle interactions. `posting`, `streaming` and `finding` write and find messages.
+`socket` keeps one socket open and registers for its events. `inbound` translates messages, fetches what they lack and
+passes them to the core. `interactions` handles the slash command, buttons, menus and shortcuts. `outbound` writes and
+finds messages.
 """
 
 import contextlib
@@ -84,7 +84,7 @@ class SlackAdapter:
         listen(app, intake, self._connection.recheck_token, handlers.register, assistant.register)
         async with contextlib.AsyncExitStack() as stack:
             web.session = await stack.enter_async_context(http_session())
-            for closing in (users.close, assistant.close, handlers.close, intake.end):
+            for closing in (users.close, assistant.close, handlers.close, intake.close):
                 stack.push_async_callback(closing)
             await self._connection.run(app, intake.catch_up)
 

@@ -27,11 +27,11 @@ def mentions(text: str, user_id: str) -> bool:
     return user_id in _USER.findall(text)
 
 
-def plain_text(text: str, names: Mapping[str, str], me: str) -> str:
-    """Convert a text. `names`: names of users and channels by id; `me`: id of the bot, whose mention is stripped from
-    the beginning."""
-    calls = re.match(rf"(?:\s*+<@{re.escape(me)}(?:\|[^<>]*+)?>[\s,:]*+)++", text)
-    parts, done = [], calls.end() if calls else 0
+def plain_text(text: str, names: Mapping[str, str], bot_user: str) -> str:
+    """Convert a text. `names`: names of users and channels by id; `bot_user`: the bot's user id, whose
+    mention is stripped from the beginning."""
+    addressing = re.match(rf"(?:\s*+<@{re.escape(bot_user)}(?:\|[^<>]*+)?>[\s,:]*+)++", text)
+    parts, done = [], addressing.end() if addressing else 0
     for token in _TOKEN.finditer(text, done):
         parts += [decoded(text[done : token.start()]), _readable(token[1], names)]
         done = token.end()

@@ -122,13 +122,13 @@ def message_of(raw: Raw, channel: str = "") -> SlackMessage | None:
 def file_of(raw: Raw) -> SlackFile:
     """Parse a file object."""
     size, mode = raw.get("size"), text_of(raw, "mode")
-    asks = text_of(raw, "file_access") == "check_file_info"
+    needs_lookup = text_of(raw, "file_access") == "check_file_info"
     return SlackFile(
         id=text_of(raw, "id"),
         name=text_of(raw, "name") or text_of(raw, "title") or "a file",
         media_type=text_of(raw, "mimetype"),
         size=size if isinstance(size, int) else 0,
-        url="" if asks else text_of(raw, "url_private_download") or text_of(raw, "url_private"),
+        url="" if needs_lookup else text_of(raw, "url_private_download") or text_of(raw, "url_private"),
         external=mode == "external" or raw.get("is_external") is True,
         deleted=mode in ("tombstone", "hidden_by_limit"),
     )

@@ -1,4 +1,4 @@
-"""Tests retries after the delay that a platform names, and sleeps that close() ends."""
+"""Tests retries after the delay that a platform names, and retries and sleeps that close() ends."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from itertools import pairwise
 import prometheus_client
 import pytest
 
-from adapters.retries import retried, sleep_unless
-from bot.types.errors import AdapterError, Gone, RetryLater
+from adapters.retries import retried, retried_until_closed, sleep_unless
+from bot.types.errors import AdapterError, Gone, RetryLater, StorageError
 
 
-def failing(*errors: AdapterError) -> tuple[Callable[[], "asyncio.Future[None]"], list[float]]:
+def failing(*errors: AdapterError | StorageError) -> tuple[Callable[[], "asyncio.Future[None]"], list[float]]:
     """A call that raises these errors before it succeeds, and the times at which it is made."""
     loop, left, times = asyncio.get_running_loop(), list(errors), list[float]()
 
@@ -64,6 +64,21 @@ async def test_retries_add_no_metrics_or_logs_of_the_library(capfd: pytest.Captu
     await retried(call, 3)
     assert not [each.name for each in prometheus_client.REGISTRY.collect() if "stamina" in each.name]
     assert "stamina" not in "".join(capfd.readouterr())
+
+
+async def test_a_call_is_repeated_until_it_succeeds_or_the_adapter_closes() -> None:
+    call, times = failing(StorageError("The disk is full."))
+    await retried_until_closed(call, asyncio.Event())
+    assert len(times) == 2
+
+    closing = asyncio.Event()
+    call, times = failing(*(RetryLater(0.001) for _ in range(9)))
+    repeating = asyncio.create_task(retried_until_closed(call, closing))
+    await asyncio.sleep(0)
+    closing.set()
+    async with asyncio.timeout(0.9):  # the first wait takes a second
+        await repeating
+    assert len(times) == 1
 
 
 async def test_a_sleep_ends_when_the_adapter_closes() -> None:

@@ -14,7 +14,7 @@ import discord
 from adapters.discord.channels import PLATFORM, resolve_channel
 from adapters.discord.inbound.message_context import ContextFetcher
 from adapters.discord.outbound.posting import Posting
-from adapters.retries import sleep_unless
+from adapters.retries import retried_until_closed, sleep_unless
 from bot.platforms.adapter import Core
 from bot.platforms.splitter import split
 from bot.types.errors import AdapterError, RetryLater, StorageError
@@ -122,12 +122,4 @@ class Intake:
 
     async def catch_up(self) -> None:
         """Run the core's backfill; retries while storage or Discord fails."""
-        wait = 1.0
-        while not self._closing.is_set():
-            try:
-                await self._core.catch_up(PLATFORM)
-                return
-            except (StorageError, AdapterError) as error:
-                log.warning("What was said meanwhile cannot be read back yet: %s", error)
-            await sleep_unless(self._closing, wait)
-            wait = min(LONGEST_S, wait * 2)
+        await retried_until_closed(lambda: self._core.catch_up(PLATFORM), self._closing)

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Any
 
-from adapters.retries import sleep_unless
+from adapters.retries import retried_until_closed
 from adapters.slack.bot_identity import PLATFORM
 from adapters.slack.inbound.events import EventTranslator
 from adapters.slack.inbound.message_context import ContextFetcher
@@ -23,12 +23,12 @@ from bot.types.messages import IncomingCommand, IncomingMessage, Notice, Refused
 
 log = logging.getLogger(__name__)
 
-LAST_S = 1.0
-LONGEST_S = 30.0
-TRIES = 5
-MOST_DONE = 5000
+CLOSE_TIMEOUT_S = 1.0
+MAX_HANDLED = 5000
+"""The most events that are remembered, to handle none of them twice."""
 
-Identity = tuple[str, str, bool]
+EventId = tuple[str, str, bool]
+"""Channel, ts, and whether the message addresses the bot."""
 
 
 class Intake:
@@ -46,9 +46,9 @@ class Intake:
         self._core, self._posting, self._assistant = core, posting, assistant
         self._translator, self._context = translator, context
         self._closing = closing
-        self._errands: set[asyncio.Task[None]] = set()
-        self._working: dict[Identity, asyncio.Task[None]] = {}
-        self._done: OrderedDict[Identity, None] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._handling: dict[EventId, asyncio.Task[None]] = {}
+        self._handled: OrderedDict[EventId, None] = OrderedDict()
 
     async def message(self, raw: Raw) -> None:
         """Handle a new message. Raises StorageError."""
@@ -56,13 +56,13 @@ class Intake:
         if message is None:
             return
         # An edit may add the mention: the same message, but a new event.
-        identity = (message.channel, message.ts, self._translator.addresses_bot(message))
-        if identity in self._done:
+        event_id = (message.channel, message.ts, self._translator.addresses_bot(message))
+        if event_id in self._handled:
             return
-        task = self._working.get(identity)
+        task = self._handling.get(event_id)
         if task is None:
-            task = self._working[identity] = asyncio.create_task(self._message(message))
-            task.add_done_callback(lambda done: self._worked(identity, done))
+            task = self._handling[event_id] = asyncio.create_task(self._message(message))
+            task.add_done_callback(lambda done: self._on_handled(event_id, done))
         await asyncio.shield(task)
 
     async def change(self, raw: Raw) -> None:
@@ -82,13 +82,13 @@ class Intake:
 
     def catch_up(self) -> None:
         """Start the core's backfill; retries while storage or Slack fails."""
-        self._run(self._catch_up())
+        self._start(retried_until_closed(lambda: self._core.catch_up(PLATFORM), self._closing))
 
-    async def end(self) -> None:
-        """Wait up to LAST_S for running handlers, then cancel them."""
-        tasks = {*self._errands, *self._working.values()}
+    async def close(self) -> None:
+        """Wait up to CLOSE_TIMEOUT_S for running handlers, then cancel them."""
+        tasks = {*self._tasks, *self._handling.values()}
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=LAST_S)
+            _, late = await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
             for task in late:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -98,21 +98,21 @@ class Intake:
         if translated is None:
             return
         event = await self._context.enrich(translated, message)
-        begins = await self._begins(event)
+        first = await self._is_first(event)
         outcome = await self._core.handle(event)
         if isinstance(outcome, Notice | Refused):
-            self._run(self._tell(event, outcome))
-        elif begins and isinstance(event, IncomingMessage):
-            self._run(self._assistant.set_title(event.key, event.text))
+            self._start(self._post_response(event, outcome))
+        elif first and isinstance(event, IncomingMessage):
+            self._start(self._assistant.set_title(event.key, event.text))
 
-    def _worked(self, identity: Identity, task: "asyncio.Task[None]") -> None:
-        del self._working[identity]
+    def _on_handled(self, event_id: EventId, task: "asyncio.Task[None]") -> None:
+        del self._handling[event_id]
         if not task.cancelled() and task.exception() is None:
-            self._done[identity] = None
-            if len(self._done) > MOST_DONE:
-                self._done.popitem(last=False)
+            self._handled[event_id] = None
+            if len(self._handled) > MAX_HANDLED:
+                self._handled.popitem(last=False)
 
-    async def _begins(self, event: IncomingMessage | IncomingCommand) -> bool:
+    async def _is_first(self, event: IncomingMessage | IncomingCommand) -> bool:
         """Whether this is the first message of a thread in the assistant view."""
         if not isinstance(event, IncomingMessage) or not event.key.thread or not is_private(event.key.channel):
             return False
@@ -121,7 +121,7 @@ class Intake:
         except StorageError:
             return False
 
-    async def _tell(self, event: IncomingMessage | IncomingCommand, outcome: Notice | Refused) -> None:
+    async def _post_response(self, event: IncomingMessage | IncomingCommand, outcome: Notice | Refused) -> None:
         """Post a direct response to a message."""
         key, to, attachment = event.key, "", None
         if isinstance(event, IncomingCommand) and not is_private(key.channel):
@@ -133,24 +133,13 @@ class Intake:
         except AdapterError as error:
             log.warning("The answer to a message in %s cannot be shown: %s", key.channel, error)
 
-    async def _catch_up(self) -> None:
-        wait = 1.0
-        while not self._closing.is_set():
-            try:
-                await self._core.catch_up(PLATFORM)
-                return
-            except (StorageError, AdapterError) as error:
-                log.warning("What was said meanwhile cannot be read back yet: %s", error)
-            await sleep_unless(self._closing, wait)
-            wait = min(LONGEST_S, wait * 2)
-
-    def _run(self, errand: Coroutine[Any, Any, None]) -> None:  # Any: asyncio's coroutine type parameters
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:  # Any: asyncio's coroutine type parameters
         """Run a coroutine in the background."""
-        task = asyncio.create_task(errand)
-        self._errands.add(task)
-        task.add_done_callback(self._ran)
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
 
-    def _ran(self, task: "asyncio.Task[None]") -> None:
-        self._errands.discard(task)
+    def _on_done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            log.error("Something for Slack failed (%s).", type(error).__name__, exc_info=error)
+            log.error("A background task of the Slack adapter failed (%s).", type(error).__name__, exc_info=error)

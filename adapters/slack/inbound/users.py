@@ -60,10 +60,10 @@ class UserDirectory:
 
     async def actor(self, user_id: str, channel: str, deadline: ContextDeadline) -> Person:
         """The person who acts; the creator of a channel manages it."""
-        person, place = await asyncio.gather(
+        person, info = await asyncio.gather(
             self.person(user_id, channel, deadline), deadline.limit(self._channel(channel), ChannelInfo())
         )
-        manages_channel = person.manages_channel or place.creator == user_id
+        manages_channel = person.manages_channel or info.creator == user_id
         return Person(person.id, person.name, manages_channel, person.manages_workspace)
 
     async def names(self, users: Iterable[str], channels: Iterable[str], deadline: ContextDeadline) -> dict[str, str]:
@@ -88,8 +88,8 @@ class UserDirectory:
         async with mapped_errors():
             answer = await self._web.users_info(user=user_id)
         user = object_of(body_of(answer), "user")
-        shown = object_of(user, "profile")
-        name = text_of(shown, "display_name") or text_of(user, "real_name") or text_of(user, "name")
+        profile = object_of(user, "profile")
+        name = text_of(profile, "display_name") or text_of(user, "real_name") or text_of(user, "name")
         manages_workspace = any(user.get(right) is True for right in ("is_admin", "is_owner", "is_primary_owner"))
         return UserProfile(decoded(name), manages_workspace)
 

@@ -17,6 +17,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
 from adapters.slack.inbound.events import EventTranslator
+from adapters.slack.outbound.blocks import Json
 from adapters.slack.outbound.mrkdwn import mrkdwn
 from adapters.slack.outbound.posting import Posting
 from adapters.slack.payloads import Interaction
@@ -41,7 +42,6 @@ SENT_AS_FILE = "The whole text is in a file in our direct messages."
 FILE_SENT = "The file is in our direct messages."
 FILE_NOT_SENT = "I could not send you the file as a direct message."
 
-Block = dict[str, Any]  # Any: whatever JSON holds
 Work = Coroutine[Any, Any, "EphemeralReply | None"]  # Any: what asyncio's coroutines pass around
 
 
@@ -52,7 +52,7 @@ class EphemeralReply:
     text: str
     attachment: Attachment | None = None
     hint: str = ""
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[Json, ...] = ()
 
 
 def ephemeral_reply(outcome: Outcome) -> EphemeralReply | None:
@@ -114,9 +114,9 @@ class EphemeralReplies:
             if not await self._respond(interaction, mrkdwn(part), reply.blocks if number == len(parts) else ()):
                 break
 
-    async def _respond(self, interaction: Interaction, text: str, blocks: tuple[Block, ...]) -> bool:
+    async def _respond(self, interaction: Interaction, text: str, blocks: tuple[Json, ...]) -> bool:
         """Send one ephemeral message; whether Slack accepted it."""
-        body: Block = {"text": text, "response_type": "ephemeral", "replace_original": False}
+        body: Json = {"text": text, "response_type": "ephemeral", "replace_original": False}
         body |= {"unfurl_links": False, "unfurl_media": False}
         if interaction.thread:
             body["thread_ts"] = interaction.thread

@@ -18,7 +18,8 @@ from adapters.slack.bot_identity import GetIdentity
 from adapters.slack.channels import NOT_A_MEMBER, ChannelReader
 from adapters.slack.inbound.events import EventTranslator
 from adapters.slack.inbound.message_context import ContextFetcher
-from adapters.slack.interactions.ephemeral_replies import Block, EphemeralReplies, EphemeralReply, ephemeral_reply
+from adapters.slack.interactions.ephemeral_replies import EphemeralReplies, EphemeralReply, ephemeral_reply
+from adapters.slack.outbound.blocks import Json
 from adapters.slack.payloads import (
     Interaction,
     Raw,
@@ -162,7 +163,7 @@ class MessageShortcuts:
         return text_of(raw, "user") == identity.user_id or text_of(raw, "bot_id") == identity.bot_id
 
 
-def model_menu(models: Sequence[Choice]) -> tuple[Block, ...]:
+def model_menu(models: Sequence[Choice]) -> tuple[Json, ...]:
     """A block with the models to choose from; empty if there are none."""
     offered = [each for each in models if 0 < len(each.value) <= MAX_VALUE][:MAX_OPTIONS]
     if not offered:

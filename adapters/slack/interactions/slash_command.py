@@ -59,7 +59,7 @@ class InteractionHandlers:
         self._channels = ChannelReader(web)
         self._ephemeral = EphemeralReplies(web, posting, translator)
         self._buttons = ButtonHandlers(core, translator, context, self._ephemeral)
-        self._menus = MessageShortcuts(identity, core, translator, context, self._ephemeral, self._channels)
+        self._shortcuts = MessageShortcuts(identity, core, translator, context, self._ephemeral, self._channels)
 
     def reload(self, settings: Settings) -> None:
         """Use these settings from now on."""
@@ -69,7 +69,7 @@ class InteractionHandlers:
         """Register all handlers."""
         app.command(self._settings.slack_command)(self._on_command)
         self._buttons.register(app)
-        self._menus.register(app)
+        self._shortcuts.register(app)
 
     async def close(self) -> None:
         """Wait shortly for running tasks, then cancel them."""
@@ -81,7 +81,7 @@ class InteractionHandlers:
         command = parse_text(typed or word, prefix="")
         if command is None:
             reply = EphemeralReply(unknown_command(word, self._settings.slack_command))
-            return await self._ephemeral.serve(ack, interaction, _immediately(reply))
+            return await self._ephemeral.serve(ack, interaction, _ready(reply))
         name, args = command
         work = self._help(interaction) if name == "help" else self._command(interaction, name, args)
         return await self._ephemeral.serve(ack, interaction, work, until_stored=name == "ask")
@@ -137,5 +137,5 @@ def unknown_command(word: str, slash: str) -> str:
     return f"There is no command {as_code(word, 40)}{similar_commands(word) or '.'} `{slash} help` shows them all."
 
 
-async def _immediately(reply: EphemeralReply) -> EphemeralReply:
+async def _ready(reply: EphemeralReply) -> EphemeralReply:
     return reply

@@ -59,14 +59,14 @@ class WriteCalls:
                 raise
             except Rejected as error:
                 if error.__cause__ is not None and code_of(error.__cause__) in CHANNEL_FORBIDDEN:
-                    self._leave_alone(channel)
+                    self._block_channel(channel)
                 raise
 
     def _check_allowed(self, channel: str) -> None:
         if self._forbidden_until.get(channel, 0.0) > time.monotonic():
             raise Rejected("Slack forbade writing in this channel a few minutes ago.")
 
-    def _leave_alone(self, channel: str) -> None:
+    def _block_channel(self, channel: str) -> None:
         self._refusals += 1
         now = time.monotonic()
         self._forbidden_until = {each: until for each, until in self._forbidden_until.items() if until > now} | {

@@ -48,7 +48,7 @@ async def find_message(web: AsyncWebClient, calls: WriteCalls, identity: BotIden
 
 
 async def _page(web: AsyncWebClient, calls: WriteCalls, reply: Reply, cursor: str) -> tuple[list[Raw], str]:
-    how: dict[str, Any] = {  # Any: arguments of the SDK's methods
+    arguments: dict[str, Any] = {  # Any: arguments of the SDK's methods
         "channel": reply.key.channel,
         "oldest": reply.question_id if _TS.fullmatch(reply.question_id) else None,
         "limit": PAGE,
@@ -58,8 +58,8 @@ async def _page(web: AsyncWebClient, calls: WriteCalls, reply: Reply, cursor: st
 
     async def read() -> AsyncSlackResponse:
         if reply.key.thread:
-            return await web.conversations_replies(ts=reply.key.thread, **how)
-        return await web.conversations_history(**how)
+            return await web.conversations_replies(ts=reply.key.thread, **arguments)
+        return await web.conversations_history(**arguments)
 
     method = "conversations.replies" if reply.key.thread else "conversations.history"
     answer = await calls.make(method, reply.key.channel, read)
@@ -80,5 +80,5 @@ def _is_own(message: Raw, identity: BotIdentity) -> bool:
 
 def _is_unfinished(message: Raw) -> bool:
     """Whether a message is a stream without an end: all other messages of ours have metadata, files or buttons."""
-    says = message.get("metadata") or message.get("files") or reply_id_of(message)
-    return not says and message.get("subtype") in (None, "bot_message")
+    identified = message.get("metadata") or message.get("files") or reply_id_of(message)
+    return not identified and message.get("subtype") in (None, "bot_message")

@@ -187,12 +187,14 @@ class Posting:
         await upload(self._web, file, channel, thread)
 
     async def _send_text(self, channel: str, text: str, thread: str, to: str) -> None:
-        how: dict[str, Any] = {"channel": channel, "thread_ts": thread or None, "text": text}  # Any: arguments
+        fields: dict[str, Any] = {"channel": channel, "thread_ts": thread or None, "text": text}  # Any: arguments
         if to:
-            await self._calls.make("chat.postEphemeral", channel, lambda: self._web.chat_postEphemeral(user=to, **how))
+            await self._calls.make(
+                "chat.postEphemeral", channel, lambda: self._web.chat_postEphemeral(user=to, **fields)
+            )
             return
-        how |= {"metadata": blocks.note_metadata(), "unfurl_links": False, "unfurl_media": False}
-        await self._calls.make("chat.postMessage", channel, lambda: self._web.chat_postMessage(**how), posting=True)
+        fields |= {"metadata": blocks.note_metadata(), "unfurl_links": False, "unfurl_media": False}
+        await self._calls.make("chat.postMessage", channel, lambda: self._web.chat_postMessage(**fields), posting=True)
 
     async def _edit(self, reply: Reply, *, progress: bool) -> None:
         channel, ts, text = reply.key.channel, str(reply.platform_id), reply.committed + reply.tail

@@ -24,22 +24,23 @@ from bot.types.errors import InhouseError
 log = logging.getLogger(__name__)
 
 ANYTHING = re.compile(".*", re.DOTALL)
-LOST = ("app_uninstalled", "tokens_revoked")
+TOKEN_EVENTS = ("app_uninstalled", "tokens_revoked")
 """Events after which Slack may reject the bot's token."""
 
-Furnish = Callable[[AsyncApp], None]
+Register = Callable[[AsyncApp], None]
+"""Registers listeners at an app."""
 
 
-def make_app(web: AsyncWebClient, me: GetIdentity) -> AsyncApp:
+def make_app(web: AsyncWebClient, identity: GetIdentity) -> AsyncApp:
     """Create an app that authorizes from memory, without a request to Slack for each event."""
 
     async def authorize() -> AuthorizeResult:
-        who = me()
+        current = identity()
         return AuthorizeResult(
             enterprise_id=None,
-            team_id=who.team_id,
-            bot_user_id=who.user_id,
-            bot_id=who.bot_id,
+            team_id=current.team_id,
+            bot_user_id=current.user_id,
+            bot_id=current.bot_id,
             bot_token=web.token,
         )
 
@@ -54,14 +55,14 @@ def make_app(web: AsyncWebClient, me: GetIdentity) -> AsyncApp:
         url_verification_enabled=False,
         attaching_conversation_kwargs_enabled=False,
     )
-    app.error(_failed)
+    app.error(_respond_500)
     return app
 
 
-def listen(app: AsyncApp, intake: Intake, doubt: Callable[[], None], *others: Furnish) -> None:
+def listen(app: AsyncApp, intake: Intake, recheck_token: Callable[[], None], *others: Register) -> None:
     """Register the message listeners, then those of `others`, then a catch-all that acknowledges the rest.
 
-    `doubt` is called when the bot's token may have been revoked.
+    `recheck_token` is called when the bot's token may have been revoked.
     """
 
     async def message(event: Raw) -> None:
@@ -73,25 +74,25 @@ def listen(app: AsyncApp, intake: Intake, doubt: Callable[[], None], *others: Fu
         else:
             await intake.message(event)
 
-    async def lost() -> None:
-        doubt()
+    async def token_event() -> None:
+        recheck_token()
 
     app.event("message")(message)
     app.event("app_mention")(message)
-    for name in LOST:
-        app.event(name)(lost)
-    for furnish in others:
-        furnish(app)
-    _hear_out(app)
+    for name in TOKEN_EVENTS:
+        app.event(name)(token_event)
+    for register in others:
+        register(app)
+    _acknowledge_rest(app)
 
 
-def _hear_out(app: AsyncApp) -> None:
+def _acknowledge_rest(app: AsyncApp) -> None:
     """Acknowledge all other events: Slack redelivers unacknowledged ones and disables apps that rarely acknowledge."""
 
-    async def nothing(ack: AsyncAck) -> None:
+    async def acknowledge(ack: AsyncAck) -> None:
         await ack()
 
-    register: tuple[Callable[..., Callable[..., Any]], ...] = (  # Any: return types of Bolt's decorators
+    listeners: tuple[Callable[..., Callable[..., Any]], ...] = (  # Any: return types of Bolt's decorators
         app.event,
         app.action,
         app.shortcut,
@@ -99,11 +100,11 @@ def _hear_out(app: AsyncApp) -> None:
         app.options,
         app.command,
     )
-    for kind in register:
-        kind(ANYTHING)(nothing)
+    for listener in listeners:
+        listener(ANYTHING)(acknowledge)
 
 
-async def _failed(error: Exception) -> BoltResponse:
+async def _respond_500(error: Exception) -> BoltResponse:
     """Return 500, so that Slack delivers the event again."""
     if isinstance(error, InhouseError):
         log.error("An event of Slack's could not be handled yet: %s", error)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from adapters.console.printable_text import footer, printable
 from adapters.console.redraw import Redrawn
-from adapters.console.terminal_markdown import Blocks, settled
+from adapters.console.terminal_markdown import Blocks, stable_prefix
 from adapters.console.terminal_mode import interrupts, keys
 from bot.types.messages import Attachment, FinishReason, Notice, Reply
 
@@ -98,7 +98,7 @@ class RichScreen:
             self._reply_id = ""
             return
         start = len(self._printed)
-        end = start + settled(printable(reply.committed)[start:])
+        end = start + stable_prefix(printable(reply.committed)[start:])
         self._printed = text[:end]
         if text[end:] != self._moving.text:  # new text replaces the status
             self._moving.text, self._moving.status = text[end:], ""

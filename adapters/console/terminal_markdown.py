@@ -34,7 +34,7 @@ def block_starts(text: str) -> list[int]:
     ]
 
 
-def settled(text: str) -> int:
+def stable_prefix(text: str) -> int:
     """Number of leading characters of a growing text that belong to complete blocks.
 
     The last block may still change (more list items, a paragraph that becomes a heading), as may an incomplete line.

@@ -24,7 +24,7 @@ VOID = "*(This belonged to an earlier attempt; the answer is above.)*"
 CALL_S = 120.0
 """Timeout of one post or edit, in seconds; afterwards its outcome counts as unknown."""
 
-_PATIENCE_S = (1.0, 2.0, 5.0, 15.0, 60.0)
+_RETRY_DELAYS_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 """Delays between retries after a failure that gives no retry time."""
 
 
@@ -40,11 +40,11 @@ class Delivery:
         self._frames: Sequence[Reply] = ()
         self._ids: dict[str, str] = {}  # platform id by reply id
         self._saved: set[str] = set()  # reply ids whose platform id is stored
-        self._doubtful: set[str] = set()  # reply ids whose post has an unknown outcome
+        self._outcome_unknown: set[str] = set()  # reply ids whose post has an unknown outcome
         self._shown: dict[str, Reply] = {}
-        self._older: dict[str, Reply] = {}  # posted by an earlier process
-        self._settled: set[str] = set()
-        self._lost = ""  # why this answer cannot be shown any more
+        self._earlier: dict[str, Reply] = {}  # posted by an earlier process
+        self._delivered: set[str] = set()
+        self._drop_reason = ""  # why this answer cannot be shown any more
         self._changed = asyncio.Event()
         self._begun = self._called_off = False  # a post was attempted; the answer is cancelled
         self._failures = 0
@@ -80,93 +80,93 @@ class Delivery:
                 frames = await self._compose() if self._compose and not self._called_off else ()
                 if not self._called_off:  # call_off may run while frames are composed
                     self._frames = frames
-                    await self._carry(frames)
+                    await self._deliver_frame(frames)
                 self._failures = 0
             except RetryLater as error:
-                await self._again_in(error.seconds)
+                await self._retry_in(error.seconds)
             except (OutcomeUnknown, StorageError, TimeoutError):
-                await self._again_in(self._patience())
+                await self._retry_in(self._retry_delay())
             except Exception:  # a bug in an adapter must not lose the answer
                 log.exception("An adapter failed; the answer is tried again")
-                await self._again_in(self._patience())
+                await self._retry_in(self._retry_delay())
             if not self._finished():
                 await asyncio.sleep(max(0.0, self._adapter.limits.min_interval_s - (time.monotonic() - began)))
 
     def _finished(self) -> bool:
-        shown = bool(self._frames) and all(reply.final and reply.reply_id in self._settled for reply in self._frames)
+        shown = bool(self._frames) and all(reply.final and reply.reply_id in self._delivered for reply in self._frames)
         return shown or self._called_off
 
-    async def _again_in(self, seconds: float) -> None:
+    async def _retry_in(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
         self._changed.set()
 
-    def _patience(self) -> float:
+    def _retry_delay(self) -> float:
         self._failures += 1
-        return _PATIENCE_S[min(self._failures, len(_PATIENCE_S)) - 1]
+        return _RETRY_DELAYS_S[min(self._failures, len(_RETRY_DELAYS_S)) - 1]
 
-    async def _remember(self) -> None:
+    async def _load_stored(self) -> None:
         for stored in await self._outbox.of_request(self._recall):
             if stored.reply.platform_id:
                 self._ids[stored.reply.reply_id] = stored.reply.platform_id
                 self._saved.add(stored.reply.reply_id)
                 if stored.state == "posted":
-                    self._older[stored.reply.reply_id] = stored.reply
+                    self._earlier[stored.reply.reply_id] = stored.reply
             else:
-                self._doubtful.add(stored.reply.reply_id)
+                self._outcome_unknown.add(stored.reply.reply_id)
         self._recall = ""
-        self._begun = self._begun or bool(self._ids or self._doubtful)
+        self._begun = self._begun or bool(self._ids or self._outcome_unknown)
 
-    async def _carry(self, frames: Sequence[Reply]) -> None:
+    async def _deliver_frame(self, frames: Sequence[Reply]) -> None:
         if self._recall:
-            await self._remember()
+            await self._load_stored()
         if frames and frames[0].final:
-            self._frames = frames = [*frames, *self._voided(frames)]
+            self._frames = frames = [*frames, *self._leftovers(frames)]
         for reply in frames:
-            if reply.reply_id in self._settled:
+            if reply.reply_id in self._delivered:
                 continue
-            if not self._lost and self._shown.get(reply.reply_id) != reply:
-                await self._try(reply)
+            if not self._drop_reason and self._shown.get(reply.reply_id) != reply:
+                await self._deliver_or_drop(reply)
             if reply.final:
-                await self._outbox.settled(reply.reply_id, dropped=self._lost)
-                self._settled.add(reply.reply_id)
+                await self._outbox.mark_delivered(reply.reply_id, dropped=self._drop_reason)
+                self._delivered.add(reply.reply_id)
 
-    def _voided(self, frames: Sequence[Reply]) -> list[Reply]:
+    def _leftovers(self, frames: Sequence[Reply]) -> list[Reply]:
         """Void the posted messages that are not part of the final answer."""
         known = {reply.reply_id for reply in frames}
         return [
             replace(reply, committed=VOID, tail="", final=True, buttons=())
-            for reply in {**self._older, **self._shown}.values()
+            for reply in {**self._earlier, **self._shown}.values()
             if reply.reply_id not in known
         ]
 
-    async def _try(self, reply: Reply) -> None:
+    async def _deliver_or_drop(self, reply: Reply) -> None:
         try:
-            await self._bring(reply)
+            await self._deliver(reply)
         except Gone as error:
-            self._give_up(reply, error)
+            self._drop(reply, error)
         except Rejected as error:
             if reply.reply_id not in self._ids:
-                self._give_up(reply, error)
+                self._drop(reply, error)
             elif reply.final:
-                await self._post_anew(reply)
+                await self._repost(reply)
             else:
                 self._shown[reply.reply_id] = reply  # skip this edit; the next one includes its text
 
-    async def _post_anew(self, reply: Reply) -> None:
+    async def _repost(self, reply: Reply) -> None:
         """Post the final text as a new message, because the old one cannot be edited."""
         del self._ids[reply.reply_id]
         self._saved.discard(reply.reply_id)
         try:
-            await self._bring(reply)
+            await self._deliver(reply)
         except Rejected as error:
-            self._give_up(reply, error)
+            self._drop(reply, error)
 
-    def _give_up(self, reply: Reply, error: Rejected) -> None:
-        self._lost = str(error)
+    def _drop(self, reply: Reply, error: Rejected) -> None:
+        self._drop_reason = str(error)
         log.warning("A reply cannot be shown: %s", error, extra={"reply_id": reply.reply_id})
 
-    async def _bring(self, reply: Reply) -> None:
-        platform_id = self._ids.get(reply.reply_id) or await self._found(reply)
+    async def _deliver(self, reply: Reply) -> None:
+        platform_id = self._ids.get(reply.reply_id) or await self._find_posted(reply)
         if platform_id is not None:
             async with asyncio.timeout(CALL_S):
                 await self._adapter.update(replace(reply, platform_id=platform_id))
@@ -179,12 +179,12 @@ class Delivery:
             self._saved.add(reply.reply_id)
         self._shown[reply.reply_id] = reply
 
-    async def _found(self, reply: Reply) -> str | None:
+    async def _find_posted(self, reply: Reply) -> str | None:
         """Look up the platform id of a reply that an interrupted call may have posted; None if it was not."""
-        if reply.reply_id not in self._doubtful:
+        if reply.reply_id not in self._outcome_unknown:
             return None
         found = await self._adapter.find_posted(reply)
-        self._doubtful.discard(reply.reply_id)
+        self._outcome_unknown.discard(reply.reply_id)
         if found is not None:
             self._ids[reply.reply_id] = found
         return found
@@ -198,5 +198,5 @@ class Delivery:
         except (RetryLater, Rejected):
             raise
         except Exception:
-            self._doubtful.add(reply.reply_id)
+            self._outcome_unknown.add(reply.reply_id)
             raise

@@ -27,7 +27,7 @@ def with_links(line: str, links: Set[str]) -> str:
     return "".join([*shown, line[done:]])
 
 
-def settled(line: str) -> int:
+def stable_prefix(line: str) -> int:
     """Number of leading characters of an unfinished line whose rendering later text cannot change."""
     sure = beginning_of_address(line)
     for token in scan(line):

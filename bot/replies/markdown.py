@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from bot.platforms.adapter import Dialect
 from bot.platforms.markdown_scanner import CodeSpans
 from bot.platforms.splitter import fence_after, without_bidi_controls
-from bot.replies.links import settled as settled_in_line
+from bot.replies.links import stable_prefix as stable_in_line
 from bot.replies.links import with_links
 
 _RULE = re.compile(r"[ \t]*+(?:\|[ \t]*+)?+:?+-++:?+[ \t]*+(?:\|[ \t]*+:?+-++:?+[ \t]*+)*+(?:\|[ \t]*+)?+")
@@ -58,7 +58,7 @@ def render(text: str, dialect: Dialect, links: Set[str]) -> str:
     return "\n".join(shown)
 
 
-def settled(text: str, dialect: Dialect) -> int:
+def stable_prefix(text: str, dialect: Dialect) -> int:
     """Number of leading characters whose rendering later text cannot change. `text` must have no bidi controls."""
     *before, last = _blocks(text, dialect)
     if before and before[-1].kind == "table" and len(last.lines) == 1:
@@ -70,7 +70,7 @@ def settled(text: str, dialect: Dialect) -> int:
     if last.kind == "code":
         return at_line if _TILDES.match(line) else len(text)
     if dialect is not Dialect.DISCORD:
-        sure = settled_in_line(line)
+        sure = stable_in_line(line)
         return at_line if fence_after("", line[:sure]) else at_line + sure  # a later backtick turns a fence into text
     header = last.lines[-2] if len(last.lines) > 1 else ""  # perhaps a table's header
     return at_line - len(header) - 1 if "|" in header and _PERHAPS_RULE.fullmatch(line) else at_line

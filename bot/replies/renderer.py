@@ -11,7 +11,7 @@ from typing import Self
 
 from bot.platforms.adapter import Dialect, Limits
 from bot.platforms.splitter import Part, between_entities, closed, open_fence, split, without_bidi_controls
-from bot.replies.markdown import render, settled
+from bot.replies.markdown import render, stable_prefix
 from bot.types.messages import ActionKind, Attachment, FinishReason, GenerationRequest, Reply, Usage
 
 THE_REST = "*(The whole answer is in the file.)*"
@@ -53,9 +53,9 @@ class Renderer:
     def render_partial(self, text: str, line: str) -> list[Reply]:
         """Compose the messages of an unfinished answer; while it has no text, only `line`, or nothing."""
         if not text.strip():
-            return [self._reply(0, "", self._ours(line), (ActionKind.STOP,))] if line else []
+            return [self._reply(0, "", self._render_notice(line), (ActionKind.STOP,))] if line else []
         source, _ = self._source(text)
-        sure = self._parts(self._shown(source[: self._settled(source)]))
+        sure = self._parts(self._shown(source[: self._stable_prefix(source)]))
         commits = [part.text[: part.committed] for part in sure]
         parts = self._parts(self._shown(source))
         commits += [""] * (len(parts) - len(commits))
@@ -75,7 +75,7 @@ class Renderer:
         cut = not whole or len(beginning) < len(shown)
         ending = [THE_REST] if cut else []
         if reason is FinishReason.ERROR:
-            ending.append(f"⚠️ {self._ours(error)}")
+            ending.append(f"⚠️ {self._render_notice(error)}")
         elif not shown:
             ending.append("Stopped." if reason is FinishReason.ABORT else "(The model had nothing to say.)")
         ending += [OUTGROWN] if self.outgrown else []
@@ -96,7 +96,7 @@ class Renderer:
         """Compose a finished answer as a file without rendering its text; an empty one as `render_final` does."""
         if not text.strip():
             return self.render_final(text, reason, usage, error)
-        lines = [INTERRUPTED] + ([f"⚠️ {self._ours(error)}"] if reason is FinishReason.ERROR else [])
+        lines = [INTERRUPTED] + ([f"⚠️ {self._render_notice(error)}"] if reason is FinishReason.ERROR else [])
         reply = self._reply(0, "\n\n".join(lines), buttons=self._buttons(reason, True))
         return [replace(reply, final=True, finish_reason=reason, usage=usage, attachment=Attachment(FILE, text))]
 
@@ -113,9 +113,9 @@ class Renderer:
         most = _RENDERED * self.limits.attach_over
         return (source, True) if not most or len(source.rstrip()) <= most else (source[:most], False)
 
-    def _settled(self, source: str) -> int:
+    def _stable_prefix(self, source: str) -> int:
         """Number of leading characters whose rendering later text cannot change."""
-        return settled(source, self.limits.dialect)
+        return stable_prefix(source, self.limits.dialect)
 
     def _seems_to_grow(self, shown: str) -> bool:
         """Whether the last visible character equals the cursor of an unfinished answer."""
@@ -126,7 +126,7 @@ class Renderer:
 
     def _shown(self, text: str) -> str:
         text = render(text, self.limits.dialect, self.links)
-        return f"{self._ours(self.note)}\n\n{text}" if self.note else text
+        return f"{self._render_notice(self.note)}\n\n{text}" if self.note else text
 
     def _room(self) -> int:
         """Characters per message; the final answer reserves the cursor too, or every split would move at the end."""
@@ -146,7 +146,7 @@ class Renderer:
         most = self.limits.attach_over
         return text[: between_entities(text, most)].rstrip() if most and len(text) > most else text
 
-    def _ours(self, text: str) -> str:
+    def _render_notice(self, text: str) -> str:
         """Render a sentence of Inhouse, which may contain untrusted names, without links."""
         return render(text, self.limits.dialect, frozenset())
 
@@ -187,13 +187,13 @@ class PlainRenderer(Renderer):
     def _source(self, text: str) -> tuple[str, bool]:
         return self._within(text.lstrip())
 
-    def _settled(self, source: str) -> int:
+    def _stable_prefix(self, source: str) -> int:
         return len(source)
 
     def _shown(self, text: str) -> str:
-        return self._ours(f"{self.note}\n\n{text}" if self.note else text)
+        return self._render_notice(f"{self.note}\n\n{text}" if self.note else text)
 
-    def _ours(self, text: str) -> str:
+    def _render_notice(self, text: str) -> str:
         if self.limits.dialect is Dialect.SLACK:
             text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         return without_bidi_controls(text).replace("``", _TWO_TICKS)

@@ -212,10 +212,10 @@ class Replies:
         """The answer to a request, while it is not final."""
         return self._live.get(request_id)
 
-    def resume(self, unsettled: Sequence[StoredReply]) -> None:
+    def resume(self, undelivered: Sequence[StoredReply]) -> None:
         """Show the final texts that an earlier process stored but did not deliver."""
         by_request: dict[str, list[StoredReply]] = {}
-        for stored in unsettled:
+        for stored in undelivered:
             if stored.reply.key.platform in self._adapters:
                 by_request.setdefault(stored.reply.request_id, []).append(stored)
         for request_id, parts in by_request.items():
@@ -270,7 +270,7 @@ class Replies:
             delivery.show([replace(first, platform_id=None, buttons=(ActionKind.RERUN, *others))])
             await delivery.run()
 
-    async def settled(self, seconds: float) -> None:
+    async def wait_delivered(self, seconds: float) -> None:
         """Wait up to `seconds` until all final texts are shown; the next start delivers the rest."""
         ending = [task for name, task in self._tasks.items() if name not in self._live or self._live[name].ended]
         if ending:

@@ -175,7 +175,7 @@ class Service:
         owed = await self._storage.inbox.recover()
         await self._conversations.load()
         await self._backfill.load(self._adapters)
-        self._replies.resume(await self._storage.outbox.unsettled())  # before the requests below add new ones
+        self._replies.resume(await self._storage.outbox.undelivered())  # before the requests below add new ones
         for request in owed:
             if request.key.platform not in self._adapters:
                 continue
@@ -217,7 +217,7 @@ class Service:
             for task in (*tasks, *adapters):
                 task.cancel()
             await asyncio.gather(*tasks, *adapters, return_exceptions=True)
-            await self._replies.settled(0)  # requests accepted during the drain stay stored for the next start
+            await self._replies.wait_delivered(0)  # requests accepted during the drain stay stored for the next start
             await self._hand_back()
 
     async def _hand_back(self) -> None:
@@ -269,7 +269,7 @@ class Service:
             await asyncio.gather(drained, return_exceptions=True)
             await self._worker.drain(0)
         hurry.cancel()
-        await self._replies.settled(0 if self._hurrying.is_set() else LAST_WORDS_S)
+        await self._replies.wait_delivered(0 if self._hurrying.is_set() else LAST_WORDS_S)
         for adapter in self._adapters.values():
             await adapter.close()
         await self._backfill.save()

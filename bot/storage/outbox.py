@@ -1,6 +1,6 @@
 """Stores the parts of answers, that is their messages, and the delivery state of each.
 
-A stored platform id is never lost. A final text stays pending until it is settled, that is shown or dropped.
+A stored platform id is never lost. A final text stays pending until it is delivered, that is shown or dropped.
 """
 
 import time
@@ -41,7 +41,7 @@ class Outbox:
         await self._write(this.values(platform_id=platform_id, state=state))
 
     @shield_from_cancellation
-    async def settled(self, reply_id: str, *, dropped: str = "") -> None:
+    async def mark_delivered(self, reply_id: str, *, dropped: str = "") -> None:
         """Mark a final text as shown, or as dropped for a reason. Deletes its text if its question is deleted."""
         this = outbox.c.reply_id == reply_id
         question = select(turns.c.id).where(
@@ -78,7 +78,7 @@ class Outbox:
             )
         )
 
-    async def unsettled(self) -> list[StoredReply]:
+    async def undelivered(self) -> list[StoredReply]:
         """Return pending final texts of ended requests, ordered by acceptance and part."""
         statement = (
             select(outbox, requests.c.service_runs)
@@ -173,7 +173,7 @@ def put_final(connection: Connection, replies: Sequence[Reply]) -> None:
 def blank(connection: Connection, which: ColumnElement[bool], *, owed: bool = True) -> int:
     """Remove text and names from the selected requests and their parts, inside a transaction.
 
-    owed: also drop pending final texts; otherwise these keep their text until they are settled. Returns the number of
+    owed: also drop pending final texts; otherwise these keep their text until they are delivered. Returns the number of
     requests.
     """
     theirs = outbox.c.request_id.in_(select(requests.c.request_id).where(which))

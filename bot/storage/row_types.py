@@ -53,7 +53,7 @@ class StoredReply:
 
     state: 'posting' (the first post is being tried), 'posted' (the platform id is known), 'ready' (the final text is
     pending), 'final' (the final text is shown), 'dropped' (it will never be shown). The asker has an id and a name, no
-    permissions; `tail` is not stored. `service_runs`: of its request; only `unsettled` sets it.
+    permissions; `tail` is not stored. `service_runs`: of its request; only `undelivered` sets it.
     """
 
     reply: Reply

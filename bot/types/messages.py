@@ -271,7 +271,7 @@ class TokenDelta:
 class Reply:
     """One message of an answer, in its current state.
 
-    `committed` is a prefix that no longer changes; `tail` may change (unsettled text, a queue status, a cursor). A
+    `committed` is a prefix that no longer changes; `tail` may change (unfinished text, a queue status, a cursor). A
     reply with neither is not posted. `reply_id`: at most 25 characters (Discord's nonce). `question_id`: the answered
     message; `asker`: its author. `platform_id`: the platform's message id, once posted.
     """

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.fault(35)
 
 LONG = 600
 """Words of an answer that takes three messages on Discord and two on Slack."""
-SEAM_OF = {"update": "{}.update", "settled": "outbox.settled"}
+SEAM_OF = {"update": "{}.update", "mark_delivered": "outbox.mark_delivered"}
 BOTH, DISCORD, SLACK = ("discord", "slack"), ("discord",), ("slack",)
 
 POINTS = {
@@ -39,8 +39,8 @@ POINTS = {
     "in the middle of the edits on Slack": (Point("slack.update", after=True, times=2), SLACK),
     "inside the transaction of the end": (Point("inbox.put_final", after=True), DISCORD),
     "the end stored but not shown": (Point("inbox.finish", after=True), BOTH),
-    "the end shown but not settled": (Point("outbox.settled"), BOTH),
-    "the first of several messages settled": (Point("outbox.settled", after=True, times=2), DISCORD),
+    "the end shown but not marked": (Point("outbox.mark_delivered"), BOTH),
+    "the first of several messages marked": (Point("outbox.mark_delivered", after=True, times=2), DISCORD),
 }
 
 
@@ -112,7 +112,7 @@ async def killed(house: House, platform: str, seam: str, kills: int) -> list[str
 
 
 @pytest.mark.fault(47)
-@pytest.mark.parametrize("seam", ["update", "settled"])
+@pytest.mark.parametrize("seam", ["update", "mark_delivered"])
 @pytest.mark.parametrize("platform", BOTH)
 async def test_what_is_shown_at_two_kills_comes_as_a_file_and_the_others_are_served(
     tmp_path: Path, platform: str, seam: str

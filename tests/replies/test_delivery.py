@@ -20,7 +20,7 @@ from tests.support.fakes.world import Fault
 @pytest_asyncio.fixture
 async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     """As stage_in, with short time limits."""
-    monkeypatch.setattr("bot.replies.delivery._PATIENCE_S", (0.01,))
+    monkeypatch.setattr("bot.replies.delivery._RETRY_DELAYS_S", (0.01,))
     async with stage_in(tmp_path) as opened:
         yield opened
 
@@ -188,7 +188,7 @@ async def test_parts_are_posted_in_their_order_whatever_happens_to_the_first(sta
     assert [texts[-1] for texts in await stage.arrives()] == ["one", "two", "three"]
 
 
-@pytest.mark.parametrize("method", ["posting", "posted", "settled"])
+@pytest.mark.parametrize("method", ["posting", "posted", "mark_delivered"])
 async def test_when_storage_fails_for_a_moment_it_is_still_one_message(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

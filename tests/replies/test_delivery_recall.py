@@ -16,7 +16,7 @@ from tests.support.fakes.world import Fault
 @pytest_asyncio.fixture
 async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     """As stage_in, with short time limits."""
-    monkeypatch.setattr("bot.replies.delivery._PATIENCE_S", (0.01,))
+    monkeypatch.setattr("bot.replies.delivery._RETRY_DELAYS_S", (0.01,))
     async with stage_in(tmp_path) as opened:
         yield opened
 

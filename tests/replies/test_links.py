@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bot.replies.links import settled, urls_in, with_links
+from bot.replies.links import stable_prefix, urls_in, with_links
 from tests.support.builders.markdown_samples import BAD, GOOD, INLINE, LINES, OTHER_LINKS, live_urls
 
 PEOPLE = frozenset({GOOD})
@@ -102,7 +102,7 @@ def test_no_client_ever_sees_a_link_of_another_form_that_nobody_wrote(line: str)
 @given(st.lists(st.one_of(INLINE, OTHER_LINKS), max_size=8).map("".join), st.lists(INLINE, max_size=8).map("".join))
 def test_what_is_settled_stays_with_links_of_other_forms(line: str, more: str) -> None:
     for end in range(len(line) + 1):
-        sure = line[: settled(line[:end])]
+        sure = line[: stable_prefix(line[:end])]
         assert with_links(line + more, PEOPLE).startswith(with_links(sure, PEOPLE))
 
 
@@ -131,17 +131,17 @@ def test_no_client_ever_sees_a_link_that_nobody_wrote(line: str) -> None:
 
 @given(LINES, LINES)
 def test_what_is_settled_stays_as_it_is_shown(line: str, more: str) -> None:
-    sure = line[: settled(line)]
+    sure = line[: stable_prefix(line)]
     assert with_links(line + more, PEOPLE).startswith(with_links(sure, PEOPLE))
 
 
 def test_plain_prose_is_settled_almost_to_its_end() -> None:
     line = "Here is [1] a note, `code`, https://bad.example/x and more of the same, which goes on"
-    assert settled(line) == len(line) - len("on"), "which may begin `on://` or `on@x.example`"
-    assert settled(f"{line} ") == len(line) + 1
-    assert settled("See https://bad") == settled("See https://") == settled("See htt") == len("See ")
-    assert settled("See [the page](https") == len("See ")
-    assert settled("Say `this") == len("Say ")
+    assert stable_prefix(line) == len(line) - len("on"), "which may begin `on://` or `on@x.example`"
+    assert stable_prefix(f"{line} ") == len(line) + 1
+    assert stable_prefix("See https://bad") == stable_prefix("See https://") == stable_prefix("See htt") == len("See ")
+    assert stable_prefix("See [the page](https") == len("See ")
+    assert stable_prefix("Say `this") == len("Say ")
 
 
 def test_the_urls_of_a_text_come_without_the_punctuation_around_them() -> None:
@@ -155,7 +155,7 @@ def test_no_line_takes_long(piece: str) -> None:
     def seconds(length: int) -> float:
         line = f"https://x{piece * length}"
         began = time.process_time()
-        settled(line)
+        stable_prefix(line)
         with_links(line, PEOPLE)
         return time.process_time() - began
 

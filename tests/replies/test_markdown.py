@@ -1,4 +1,4 @@
-"""Tests Markdown per dialect: code unchanged, tables as code where unsupported, and stable output for settled text."""
+"""Tests Markdown per dialect: code unchanged, tables as code where unsupported, finished text never rendered anew."""
 
 import re
 from html import unescape
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bot.platforms.adapter import Dialect
 from bot.platforms.splitter import open_fence, split
-from bot.replies.markdown import render, settled
+from bot.replies.markdown import render, stable_prefix
 from tests.support.builders.markdown_samples import BAD, BLOCKS, GOOD, INLINE, MARKDOWN, OTHER_LINKS, live_urls
 
 PEOPLE = frozenset({GOOD})
@@ -108,23 +108,23 @@ def test_no_link_that_nobody_wrote_is_left(text: str) -> None:
 
 @given(MARKDOWN, MARKDOWN, st.sampled_from(["", "\n"]), DIALECTS)
 def test_what_is_settled_stays_whatever_comes(text: str, more: str, between: str, dialect: Dialect) -> None:
-    sure = text[: settled(text, dialect)]
+    sure = text[: stable_prefix(text, dialect)]
     assert render(text + between + more, dialect, PEOPLE).startswith(render(sure, dialect, PEOPLE))
 
 
 @given(MARKDOWN)
 def test_a_finished_line_is_settled_unless_it_may_belong_to_a_table(text: str) -> None:
-    assert settled(f"{text}\n", Dialect.MARKDOWN) == len(text) + 1
+    assert stable_prefix(f"{text}\n", Dialect.MARKDOWN) == len(text) + 1
     if "|" not in text:
-        assert settled(f"{text}\n", Dialect.DISCORD) == len(text) + 1
+        assert stable_prefix(f"{text}\n", Dialect.DISCORD) == len(text) + 1
 
 
 def test_a_table_is_settled_when_the_line_after_it_is_finished() -> None:
     before = len("Before:\n")
     for end in range(before, TABLE.index("After")):
-        assert settled(TABLE[:end], Dialect.DISCORD) == before
-    assert settled(TABLE, Dialect.DISCORD) == before
-    assert settled(f"{TABLE}\n", Dialect.DISCORD) == len(TABLE) + 1
+        assert stable_prefix(TABLE[:end], Dialect.DISCORD) == before
+    assert stable_prefix(TABLE, Dialect.DISCORD) == before
+    assert stable_prefix(f"{TABLE}\n", Dialect.DISCORD) == len(TABLE) + 1
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_slack_reads_only_text(text: str) -> None:
 
 @given(MARKED, MARKED, st.sampled_from(["", "\n"]))
 def test_what_is_escaped_is_settled_too(text: str, more: str, between: str) -> None:
-    sure = text[: settled(text, Dialect.SLACK)]
+    sure = text[: stable_prefix(text, Dialect.SLACK)]
     assert render(text + between + more, Dialect.SLACK, PEOPLE).startswith(render(sure, Dialect.SLACK, PEOPLE))
 
 
@@ -211,4 +211,4 @@ def test_no_link_of_another_form_is_left(text: str) -> None:
 def test_what_was_settled_of_any_beginning_stays(text: str, dialect: Dialect) -> None:
     whole = render(text, dialect, PEOPLE)
     for end in range(len(text)):
-        assert whole.startswith(render(text[: settled(text[:end], dialect)], dialect, PEOPLE))
+        assert whole.startswith(render(text[: stable_prefix(text[:end], dialect)], dialect, PEOPLE))

@@ -69,7 +69,7 @@ async def test_killed_twice_while_the_stored_end_is_shown_it_comes_as_a_file(
         if times == 2:
             killable.world.forgets_faults()
         await killable.starts()
-    await killable.world.until(lambda: killable.stored("SELECT state FROM outbox") == [("final",)], "it is settled")
+    await killable.world.until(lambda: killable.stored("SELECT state FROM outbox") == [("final",)], "it is delivered")
     await is_a_file(killable, "hello", "You said: hello")
 
 

@@ -84,7 +84,7 @@ async def test_killed_after_the_answer_was_stored_and_before_it_was_shown(killab
     killable.world.forgets_faults()
     await killable.starts()
     await is_answered_once(killable, "hello")
-    await killable.world.until(lambda: killable.stored("SELECT state FROM outbox") == [("final",)], "it is settled")
+    await killable.world.until(lambda: killable.stored("SELECT state FROM outbox") == [("final",)], "it is delivered")
 
 
 @pytest.mark.fault(34)

@@ -41,7 +41,7 @@ async def talk(storage: Storage, name: str, text: str = "the canary") -> None:
     """Stores a question with its answer, its message and its rating."""
     request = await ask(storage, name, f"{text} in the question", at=time.time())
     await answer(storage, request, f"{text} in the answer", part(request, text=f"{text} in the part"))
-    await storage.outbox.settled(part(request).reply_id)
+    await storage.outbox.mark_delivered(part(request).reply_id)
     await storage.outbox.rate(part(request).reply_id, "1", True)
 
 
@@ -119,11 +119,11 @@ async def test_what_is_still_owed_stays_whatever_its_age(storage: Storage, tmp_p
     await keeper(tmp_path, storage).clean()
     assert texts(await storage.history.turns(KEY)) == ["hello", "hello"]
     assert {status for (status,) in rows(state, "SELECT status FROM requests")} == {"waiting", "running", "finished"}
-    assert [owed.reply for owed in await storage.outbox.unsettled()] == [part(unshown)]
+    assert [owed.reply for owed in await storage.outbox.undelivered()] == [part(unshown)]
     for request in (asked("waiting"), running):
         await answer(storage, request, "at last", part(request))
-        await storage.outbox.settled(part(request).reply_id)
-    await storage.outbox.settled(part(unshown).reply_id)
+        await storage.outbox.mark_delivered(part(request).reply_id)
+    await storage.outbox.mark_delivered(part(unshown).reply_id)
     age(state, OLD)
     await keeper(tmp_path, storage).clean()
     assert counts(state) == [0, 0, 0, 0, 0]
@@ -152,7 +152,7 @@ async def test_a_cancelled_request_goes_too_and_a_new_answer_to_an_old_question_
     again = asked("m", "again", kind="regenerate")
     await storage.inbox.add_request(again)
     await answer(storage, again, "a new answer", part(again))
-    await storage.outbox.settled(part(again).reply_id)
+    await storage.outbox.mark_delivered(part(again).reply_id)
     await keeper(tmp_path, storage).clean()
     assert rows(state, "SELECT request_id FROM requests") == [("again",)]
     assert rows(state, "SELECT reply_id FROM outbox") == [("again/0",)]
@@ -276,7 +276,7 @@ async def test_the_end_of_an_answer_that_was_forgotten_meanwhile_leaves_no_words
         answer="the canary in the answer",
         replies=[part(request, text="the canary in the part")],
     )
-    await storage.outbox.settled(part(request).reply_id)
+    await storage.outbox.mark_delivered(part(request).reply_id)
     left = everything(tmp_path / "state")
     assert b"the canary" not in left
     assert b"Ann" not in left

@@ -35,7 +35,7 @@ async def talked(home: Path) -> None:
     await storage.history.add(said("b0", "Ben's background", author=BEN))
     first = await ask(storage, "a1", "Ann's question: Grüße?")
     await answer(storage, first, "the answer to Ann", part(first, text="the part for Ann"))
-    await storage.outbox.settled(part(first).reply_id)
+    await storage.outbox.mark_delivered(part(first).reply_id)
     await storage.outbox.rate(part(first).reply_id, "2", True)
     for key, name in ((ELSEWHERE, "b1"), (SLACK, "s1")):
         author = BEN if key is ELSEWHERE else Person("1", "Somebody else")

@@ -84,7 +84,7 @@ async def test_what_is_removed_is_in_no_file_any_more(storage: Storage, tmp_path
     request = await ask(storage, "m1", "the canary in the question " * 300)
     await storage.outbox.posting(part(request, 0, "the canary in the part"))
     await answer(storage, request, "the canary in the answer", part(request, 1, "the canary in another part"))
-    await storage.outbox.settled(part(request, 0).reply_id)
+    await storage.outbox.mark_delivered(part(request, 0).reply_id)
     assert b"the canary" in everything(tmp_path)
     if way == "forget":
         await storage.history.forget(KEY)
@@ -105,7 +105,7 @@ async def test_the_parts_of_a_removed_question_are_not_shown_any_more(storage: S
     await answer(storage, request, "an answer", part(request))
     await answer(storage, other, "an answer", part(other))
     await storage.history.remove_message(KEY, "m1")
-    assert [owed.reply for owed in await storage.outbox.unsettled()] == [part(other)]
+    assert [owed.reply for owed in await storage.outbox.undelivered()] == [part(other)]
     dropped = await storage.outbox.get(part(request).reply_id)
     assert dropped is not None
     assert (dropped.state, dropped.reply.committed, dropped.reply.attachment) == ("dropped", "", None)

@@ -130,7 +130,7 @@ async def test_the_end_of_a_request_is_stored_with_all_that_it_made(storage: Sto
     question, answered = await storage.history.turns(KEY)
     assert (answered.text, answered.role, answered.message_id) == ("an answer", "assistant", "m1")
     assert (answered.sent_at, answered.request_id) == (question.sent_at, request.request_id)
-    assert [owed.reply for owed in await storage.outbox.unsettled()] == [reply]
+    assert [owed.reply for owed in await storage.outbox.undelivered()] == [reply]
 
 
 async def test_an_error_is_stored_without_an_answer(storage: Storage) -> None:

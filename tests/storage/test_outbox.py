@@ -32,12 +32,12 @@ async def test_a_part_is_followed_from_the_first_post_to_its_final_text(storage:
     assert await state_of(storage, reply.reply_id) == ("posting", None)
     await storage.outbox.posted(reply.reply_id, "p1")
     assert await state_of(storage, reply.reply_id) == ("posted", "p1")
-    assert await storage.outbox.unsettled() == []
+    assert await storage.outbox.undelivered() == []
     await answer(storage, request, "an answer", reply)
-    assert [owed.reply for owed in await storage.outbox.unsettled()] == [replace(reply, platform_id="p1")]
-    await storage.outbox.settled(reply.reply_id)
+    assert [owed.reply for owed in await storage.outbox.undelivered()] == [replace(reply, platform_id="p1")]
+    await storage.outbox.mark_delivered(reply.reply_id)
     assert await state_of(storage, reply.reply_id) == ("final", "p1")
-    assert await storage.outbox.unsettled() == []
+    assert await storage.outbox.undelivered() == []
 
 
 async def test_an_intent_to_post_never_overwrites_what_is_known(storage: Storage) -> None:
@@ -54,15 +54,15 @@ async def test_a_final_text_is_owed_until_it_is_settled_even_if_the_post_is_done
     await answer(storage, request, "an answer", part(request))
     await storage.outbox.posting(part(request))
     await storage.outbox.posted(part(request).reply_id, "p1")
-    assert [owed.reply.platform_id for owed in await storage.outbox.unsettled()] == ["p1"]
+    assert [owed.reply.platform_id for owed in await storage.outbox.undelivered()] == ["p1"]
 
 
 async def test_what_can_never_be_shown_is_dropped_with_its_reason(storage: Storage, tmp_path: Path) -> None:
     request = await ask(storage, "m1")
     await answer(storage, request, "an answer", part(request))
-    await storage.outbox.settled(part(request).reply_id, dropped="The channel is gone.")
+    await storage.outbox.mark_delivered(part(request).reply_id, dropped="The channel is gone.")
     assert await state_of(storage, part(request).reply_id) == ("dropped", None)
-    assert await storage.outbox.unsettled() == []
+    assert await storage.outbox.undelivered() == []
     assert rows(tmp_path, "SELECT dropped FROM outbox") == [("The channel is gone.",)]
 
 
@@ -70,8 +70,8 @@ async def test_the_text_for_a_question_that_was_deleted_is_owed_and_then_not_kep
     request = await ask(storage, "m1")
     await storage.history.remove_message(KEY, "m1")
     await answer(storage, request, "an answer", part(request))
-    assert [owed.reply.committed for owed in await storage.outbox.unsettled()] == ["an answer"]
-    await storage.outbox.settled(part(request).reply_id)
+    assert [owed.reply.committed for owed in await storage.outbox.undelivered()] == ["an answer"]
+    await storage.outbox.mark_delivered(part(request).reply_id)
     stored = await storage.outbox.get(part(request).reply_id)
     assert stored is not None
     assert (stored.state, stored.reply.committed, stored.reply.attachment) == ("final", "", None)
@@ -84,7 +84,7 @@ async def test_what_is_owed_comes_in_order_of_acceptance_and_of_part_and_only_of
     await answer(storage, second, "an answer", part(second))
     await answer(storage, first, "an answer", part(first, 1), part(first, 0))
     await storage.outbox.posting(part(going_on))
-    assert [owed.reply for owed in await storage.outbox.unsettled()] == [part(first, 0), part(first, 1), part(second)]
+    assert [owed.reply for owed in await storage.outbox.undelivered()] == [part(first, 0), part(first, 1), part(second)]
     parts = await storage.outbox.of_request(first.request_id)
     assert [one.reply.part for one in parts] == [0, 1]
 
@@ -140,7 +140,7 @@ async def test_runs_of_the_service_that_show_an_answer_are_counted_until_it_ends
     assert await runs(shown.request_id) == 1
     await storage.inbox.start(shown.request_id)
     await answer(storage, shown, "the answer", part(shown))
-    assert [found.service_runs for found in await storage.outbox.unsettled()] == [2]
+    assert [found.service_runs for found in await storage.outbox.undelivered()] == [2]
     await storage.outbox.begin_showing(shown.request_id)
     assert await runs(shown.request_id) == 3
     for _ in range(5):
@@ -153,6 +153,6 @@ async def test_an_answer_is_found_by_its_request_and_its_final_texts_can_be_repl
     assert await storage.outbox.answer(request.request_id) == ""
     await answer(storage, request, "the answer", part(request), part(request, 1))
     assert await storage.outbox.answer(request.request_id) == "the answer"
-    await storage.outbox.settled(part(request).reply_id)
+    await storage.outbox.mark_delivered(part(request).reply_id)
     await storage.outbox.replace_final([part(request, 0, "another"), part(request, 1, "more")])
-    assert [found.reply.committed for found in await storage.outbox.unsettled()] == ["another", "more"]
+    assert [found.reply.committed for found in await storage.outbox.undelivered()] == ["another", "more"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from adapters.console.printable_text import footer
-from adapters.console.terminal_markdown import settled
+from adapters.console.terminal_markdown import stable_prefix
 from bot.types.messages import Attachment, FinishReason, Notice, Refused, Usage
 from tests.support.builders.console_window import HEIGHT, WIDTH, Chat, pieces, reply
 
@@ -210,7 +210,7 @@ BLOCKS = st.sampled_from(
 def test_what_is_settled_never_changes(blocks: list[str], between: str, data: st.DataObject) -> None:
     text = between.join(blocks)
     cut = data.draw(st.integers(0, len(text)))
-    done = settled(text[:cut])
+    done = stable_prefix(text[:cut])
     assert done <= cut
     html = MarkdownIt().enable("table").render
     assert html(text[:done]) + html(text[done:]) == html(text)

@@ -64,7 +64,7 @@ def _said(text: str) -> object:
 FUNCTIONS: Mapping[str, Call] = {
     "bot.replies.links.urls_in": links.urls_in,
     "bot.replies.links.with_links": lambda text: links.with_links(text, PEOPLE),
-    "bot.replies.links.settled": links.settled,
+    "bot.replies.links.stable_prefix": links.stable_prefix,
     "bot.platforms.markdown_scanner.scan": lambda text: list(markdown_scanner.scan(text)),
     "bot.platforms.markdown_scanner.beginning_of_address": markdown_scanner.beginning_of_address,
     "bot.platforms.splitter.without_bidi_controls": splitter.without_bidi_controls,
@@ -78,7 +78,7 @@ FUNCTIONS: Mapping[str, Call] = {
         for dialect in Dialect
         for name, call in (
             ("render", partial(lambda dialect, text: markdown.render(text, dialect, PEOPLE), dialect)),
-            ("settled", partial(lambda dialect, text: markdown.settled(text, dialect), dialect)),
+            ("stable_prefix", partial(lambda dialect, text: markdown.stable_prefix(text, dialect), dialect)),
         )
     },
     "bot.replies.renderer.Renderer.render_partial": lambda text: _composer(_SLACK).render_partial(text, ""),
@@ -120,7 +120,7 @@ FUNCTIONS: Mapping[str, Call] = {
     "adapters.discord.message_text.plain_text": _said,
     "adapters.console.printable_text.printable": printable,
     "adapters.console.terminal_markdown.block_starts": block_starts,
-    "adapters.console.terminal_markdown.settled": console_markdown.settled,
+    "adapters.console.terminal_markdown.stable_prefix": console_markdown.stable_prefix,
 }
 
 PIECES = (

@@ -58,7 +58,7 @@ SEAMS: Mapping[str, tuple[Any, str]] = {  # Any: a class or a module
     "inbox.hand_back": (Inbox, "hand_back"),  # during the drain
     "outbox.posting": (Outbox, "posting"),
     "outbox.posted": (Outbox, "posted"),
-    "outbox.settled": (Outbox, "settled"),
+    "outbox.mark_delivered": (Outbox, "mark_delivered"),
     "cursors.save": (Cursors, "save"),
     "discord.post": (DiscordAdapter, "post"),
     "discord.update": (DiscordAdapter, "update"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from threading import Thread
 from typing import BinaryIO, TextIO
 
-from adapters.console.printable_text import printable
+from adapters.console.screen import printable
 from bot.platforms.adapter import Core
 from bot.types.messages import Attachment, FinishReason, Notice, Reply
 

@@ -7,26 +7,110 @@ window, so that nothing flickers or is lost.
 import asyncio
 import contextlib
 import itertools
+import os
+import re
+import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
+from prompt_toolkit.input import create_input
+from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.keys import Keys
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from adapters.console.printable_text import footer, printable
 from adapters.console.redraw import Redrawn
 from adapters.console.terminal_markdown import Blocks, stable_prefix
-from adapters.console.terminal_mode import interrupts, keys
+from bot.platforms.splitter import without_bidi_controls
 from bot.types.messages import Attachment, FinishReason, Notice, Reply
 
+if sys.platform != "win32":
+    import termios
+
 FRAMES_A_SECOND = 12
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 KEYS = (
     ("Ctrl-C", "Stop the answer; at the prompt, delete the line"),
     ("Ctrl-D", "Leave the chat, as do 'exit' and 'quit'"),
     ("Alt-Enter", "Start a new line in the question"),
 )
+
+
+def printable(text: str) -> str:
+    """Remove control characters: model output must not move the cursor, ring the bell or set the title."""
+    return without_bidi_controls(_CONTROLS.sub("", text))
+
+
+def footer(reply: Reply) -> str:
+    """Format statistics: 'Generated 90 tokens in 4.2 s (21.4 tokens/s), first after 0.3 s', and notes on the end.
+
+    The time is prefill plus decode; the time of the first token includes the queue. '' if nothing was generated.
+    """
+    usage = reply.usage
+    if usage is None or not usage.generated_tokens:
+        return ""
+    seconds = usage.prefill_s + usage.decode_s
+    rate = f" ({usage.generated_tokens / seconds:.1f} tokens/s)" if seconds > 0 else ""
+    tokens = "token" if usage.generated_tokens == 1 else "tokens"
+    line = f"Generated {usage.generated_tokens} {tokens} in {seconds:.1f} s{rate}"
+    line += f", first after {usage.queue_s + usage.prefill_s:.1f} s"
+    if reply.finish_reason is FinishReason.ABORT:
+        line += "; stopped"
+    if reply.finish_reason is FinishReason.LENGTH:
+        line += "; cut at max_tokens, /continue goes on"
+    if usage.dropped_turns:
+        line += f"; the oldest {usage.dropped_turns} messages did not fit, see /why"
+    return line
+
+
+@contextlib.contextmanager
+def interrupts(interrupted: Callable[[], None]) -> Iterator[None]:
+    """Call `interrupted` on the running event loop at SIGINT."""
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(interrupted)
+
+    before = signal.signal(signal.SIGINT, on_signal)  # Windows does not support loop.add_signal_handler
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def keys(interrupted: Callable[[], None]) -> Iterator[None]:
+    """Call `interrupted` on the running event loop at Ctrl-C; keep other keys for the next prompt.
+
+    Reads Ctrl-C as a key: as a signal it would also reach `make`, and `make run` would report an error.
+    """
+    if sys.platform == "win32" or not sys.stdin.isatty():
+        yield
+        return
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    source = create_input(sys.stdin)
+
+    def pressed() -> None:
+        typed = source.read_keys()
+        if any(key.key == Keys.ControlC for key in typed):
+            interrupted()
+        store_typeahead(source, [key for key in typed if key.key != Keys.ControlC])
+
+    changed = termios.tcgetattr(descriptor)
+    changed[3] &= ~(termios.ECHO | termios.ICANON)
+    changed[6][termios.VINTR] = bytes([os.fpathconf(descriptor, "PC_VDISABLE") & 0xFF])
+    changed[6][termios.VMIN], changed[6][termios.VTIME] = b"\x01", b"\x00"
+    termios.tcsetattr(descriptor, termios.TCSANOW, changed)
+    try:
+        with source.attach(pressed):
+            yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
 class _Moving:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from adapters.console.printable_text import footer
+from adapters.console.screen import footer
 from adapters.console.terminal_markdown import stable_prefix
 from bot.types.messages import Attachment, FinishReason, Notice, Refused, Usage
 from tests.support.builders.console_window import HEIGHT, WIDTH, Chat, pieces, reply

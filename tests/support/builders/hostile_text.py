@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from adapters.console import terminal_markdown as console_markdown
-from adapters.console.printable_text import printable
+from adapters.console.screen import printable
 from adapters.console.terminal_markdown import block_starts
 from adapters.discord import message_text as discord_text
 from adapters.slack import message_text as slack_text
@@ -118,7 +118,7 @@ FUNCTIONS: Mapping[str, Call] = {
         text, "/inhouse"
     ),
     "adapters.discord.message_text.plain_text": _said,
-    "adapters.console.printable_text.printable": printable,
+    "adapters.console.screen.printable": printable,
     "adapters.console.terminal_markdown.block_starts": block_starts,
     "adapters.console.terminal_markdown.stable_prefix": console_markdown.stable_prefix,
 }

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import discord
 
-from adapters.discord.request_timeout import request_timeout
+from adapters.discord.request_limits import request_timeout
 from bot.types.errors import AdapterError, FatalAdapterError, Gone, OutcomeUnknown, Rejected, RetryLater
 
 RETRY_S = 2.0

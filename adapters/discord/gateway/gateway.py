@@ -20,8 +20,7 @@ from adapters.discord.gateway.client import ConnectionOptions, GatewayClient, Se
 from adapters.discord.gateway.reconnect_backoff import RESERVED_SESSIONS, ReconnectBackoff
 from adapters.discord.inbound.intake import Intake
 from adapters.discord.outbound.posting import Posting
-from adapters.discord.outbound.rate_limits import GlobalRateLimit
-from adapters.discord.request_timeout import REQUEST_TIMEOUT_S, request_timeout, timeout_trace
+from adapters.discord.request_limits import REQUEST_TIMEOUT_S, GlobalRateLimit, request_timeout, timeout_trace
 from adapters.retries import sleep_unless
 from bot.config.settings import Settings
 from bot.platforms.adapter import Core

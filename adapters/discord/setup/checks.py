@@ -15,7 +15,7 @@ from adapters.discord.error_mapping import fatal_error, portal_page
 from adapters.discord.gateway.gateway import ConnectorFactory, proxy_for
 from adapters.discord.gateway.reconnect_backoff import RESERVED_SESSIONS
 from adapters.discord.interactions.slash_commands import ANSWER, FORGET
-from adapters.discord.request_timeout import request_timeout, timeout_trace
+from adapters.discord.request_limits import request_timeout, timeout_trace
 from bot.config.settings import Settings
 from bot.types.commands import COMMANDS
 from bot.types.display_names import one_line

@@ -1,4 +1,4 @@
-"""Translates discord.py's messages into our events, from what they hold; `context` adds what has to be fetched."""
+"""Translates discord.py's messages and users into our types; `message_context` adds what has to be fetched."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,11 +6,12 @@ from dataclasses import replace
 import discord
 
 from adapters.discord.channels import MessageChannel, conversation_key, is_private
-from adapters.discord.inbound.users import person
 from adapters.discord.message_text import calls_of, plain_text
 from bot.config.settings import Settings
 from bot.types.commands import parse_text
-from bot.types.messages import ConversationKey, IncomingCommand, IncomingMessage, MessageDeleted, MessageEdited
+from bot.types.messages import ConversationKey, IncomingCommand, IncomingMessage, MessageDeleted, MessageEdited, Person
+
+Interaction = discord.Interaction[discord.Client]
 
 USER_MESSAGES = (discord.MessageType.default, discord.MessageType.reply)
 """The types of messages that people write; all others announce members, pins and so on."""
@@ -118,3 +119,35 @@ class EventTranslator:
             return False
         # Without the intent Discord sends empty content for messages that do not concern the bot.
         return bool(message.content or message.attachments) or self._reads_all or is_private(channel)
+
+
+def person(member: discord.User | discord.Member, channel: MessageChannel) -> Person:
+    """The author of a message, who manages the channel if it is a direct conversation."""
+    # discord.py makes members without a guild where the event names none, or one that is not cached.
+    if not isinstance(member, discord.Member) or getattr(member, "guild", None) is None:
+        return Person(str(member.id), member.display_name, manages_channel=is_private(channel))
+    permissions = member.guild_permissions
+    if not isinstance(channel, discord.PartialMessageable | discord.DMChannel | discord.GroupChannel):
+        try:
+            permissions = channel.permissions_for(member)
+        except discord.ClientException:  # a thread whose parent is not cached
+            permissions = member.guild_permissions
+    return _with_permissions(member, permissions)
+
+
+def actor(interaction: Interaction) -> Person:
+    """The user of a command or a button."""
+    member = interaction.user
+    if not isinstance(member, discord.Member):
+        return Person(str(member.id), member.display_name, manages_channel=interaction.guild_id is None)
+    return _with_permissions(member, interaction.permissions)
+
+
+def _with_permissions(member: discord.Member, permissions: discord.Permissions) -> Person:
+    return Person(
+        str(member.id),
+        member.display_name,
+        manages_channel=permissions.manage_channels or permissions.manage_messages,
+        manages_workspace=permissions.manage_guild or permissions.administrator,
+        groups=tuple(str(role.id) for role in member.roles if not role.is_default()),
+    )

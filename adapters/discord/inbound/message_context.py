@@ -4,22 +4,27 @@ This is the only step between translation (`events`) and the core that calls Dis
 out, files with a remark to the reader; it never keeps a message back.
 """
 
+import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
+import aiohttp
 import discord
 
 from adapters.discord.channels import MessageChannel, resolve_channel
 from adapters.discord.error_mapping import mapped_errors
-from adapters.discord.inbound import files
 from adapters.discord.inbound.events import EventTranslator, replied_to
 from bot.config.settings import Settings
 from bot.platforms.adapter import Core
+from bot.platforms.textfiles import MOST_FILES, Files, gathered, read_as_text, refusal
+from bot.types.display_names import as_code
 from bot.types.errors import AdapterError, StorageError
-from bot.types.messages import ConversationKey, IncomingCommand, IncomingMessage, MessageEdited
+from bot.types.messages import Attachment, ConversationKey, IncomingCommand, IncomingMessage, MessageEdited
 
 log = logging.getLogger(__name__)
 
+FILE_TIMEOUT_S = 10.0
 MENTION_EACH_TIME = (
     "*In this thread I only see messages that mention me, so please mention me each time "
     "(an admin of mine can switch on the message content intent).*"
@@ -51,7 +56,7 @@ class ContextFetcher:
         if not event.addressed and not following:
             return event
         key = self.translator.reply_key(channel, message.id) if event.addressed else event.key
-        read = await files.read(message.attachments)
+        read = await read_files(message.attachments)
         remarks = [read.remark] if read.remark else []
         if event.addressed and not following and self.translator.must_mention(key):
             remarks.append(MENTION_EACH_TIME)
@@ -68,7 +73,7 @@ class ContextFetcher:
 
     async def enrich_question(self, event: IncomingMessage, message: discord.Message) -> IncomingMessage:
         """A message that was picked for an answer, with its files."""
-        read = await files.read(message.attachments)
+        read = await read_files(message.attachments)
         return replace(event, attachments=read.texts, remark=read.remark)
 
     async def enrich_edit(self, edit: MessageEdited, message: discord.Message) -> MessageEdited:
@@ -77,7 +82,7 @@ class ContextFetcher:
         if channel is not message.channel:
             edit = self.translator.edit(message, channel) or edit
         wanted = self.translator.addresses_bot(message, channel) or await self._follows(edit.key)
-        read = await files.read(message.attachments if wanted else ())
+        read = await read_files(message.attachments if wanted else ())
         return replace(edit, attachments=read.texts)
 
     async def _channel_of(self, message: discord.Message) -> MessageChannel:
@@ -135,4 +140,23 @@ class ContextFetcher:
         event = self.translator.preceding(message, channel, key)
         if str(message.id) != replied_to(question):
             return event
-        return replace(event, attachments=(await files.read(message.attachments)).texts)
+        return replace(event, attachments=(await read_files(message.attachments)).texts)
+
+
+async def read_files(attachments: Sequence[discord.Attachment]) -> Files:
+    """Download and decode the files of a message; raises nothing."""
+    found = await asyncio.gather(*(_read_file(attachment) for attachment in attachments[:MOST_FILES]))
+    return gathered(found, len(attachments))
+
+
+async def _read_file(attachment: discord.Attachment) -> Attachment | str:
+    """One file, or a sentence why it was skipped."""
+    name = attachment.filename
+    if sentence := refusal(name, attachment.content_type or "", attachment.size):
+        return sentence
+    try:
+        async with asyncio.timeout(FILE_TIMEOUT_S):
+            data = await attachment.read()
+    except (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError):
+        return f"{as_code(name)} could not be fetched from Discord, so I left it out."
+    return read_as_text(name, data)

@@ -14,9 +14,8 @@ import discord
 from discord import app_commands
 
 from adapters.discord.channels import MessageChannel, conversation_key
-from adapters.discord.inbound.events import sent_at
+from adapters.discord.inbound.events import Interaction, actor, sent_at
 from adapters.discord.inbound.message_context import ContextFetcher
-from adapters.discord.inbound.users import Interaction, actor
 from adapters.discord.interactions.command_options import Argument, argument_for
 from adapters.discord.outbound.posting import NO_MENTIONS, file_of
 from bot.platforms.adapter import Core

@@ -33,7 +33,7 @@ from bot.types.messages import (
 )
 
 KEY = ConversationKey("console", "", "chat", "")
-LEAVE = ("exit", "quit")
+EXIT_WORDS = ("exit", "quit")
 
 
 class Lines(Protocol):
@@ -47,7 +47,7 @@ class Lines(Protocol):
         """Ask a yes-or-no question; False if the input is not interactive."""
         ...
 
-    def forget(self) -> None:
+    def clear_history(self) -> None:
         """Delete the stored input history, at the user's request."""
         ...
 
@@ -87,7 +87,7 @@ class Screen(Protocol):
         """Show why something was not done."""
         ...
 
-    async def gone(self) -> None:
+    async def wait_closed(self) -> None:
         """Return when the output has no reader any more."""
         ...
 
@@ -117,7 +117,7 @@ class ConsoleAdapter:
         self._closed = False
         self._awaited = ""  # id of the request whose answer is shown as it grows
         self._finals: dict[str, Reply] = {}  # final replies since the last question, by request id
-        self._final_came = asyncio.Event()
+        self._final_received = asyncio.Event()
         self._stop: asyncio.Task[None] | None = None
 
     async def run(self, core: Core) -> None:
@@ -164,7 +164,7 @@ class ConsoleAdapter:
         self._screen.waiting(text or "")
 
     async def _end_without_reader(self, core: Core) -> None:
-        await self._screen.gone()
+        await self._screen.wait_closed()
         self._closed = True
         await self._stop_answer(core)
         self._awaited = ""  # an answer without a reader is not a failure
@@ -174,24 +174,24 @@ class ConsoleAdapter:
     async def _converse(self, core: Core) -> None:
         while (line := await self._lines.ask(core)) is not None:
             text = line.strip()
-            if text in LEAVE:
+            if text in EXIT_WORDS:
                 return
             if text:
-                await self._say(core, text)
+                await self._submit(core, text)
 
-    async def _say(self, core: Core, text: str) -> None:
+    async def _submit(self, core: Core, text: str) -> None:
         """Pass one line to the service and wait for its answer."""
         command = parse_text(text, self.limits.prefix)
-        if command is None and (slip := re.match(r"/([a-z_-]+)(?!\S)", text, re.IGNORECASE)):  # no path like /tmp/x
-            self._refuse(f"There is no {slip[0]}{similar_commands(slip[1]) or '; /help shows the commands.'}")
+        if command is None and (unknown := re.match(r"/([a-z_-]+)(?!\S)", text, re.IGNORECASE)):  # no path like /tmp/x
+            self._refuse(f"There is no {unknown[0]}{similar_commands(unknown[1]) or '; /help shows the commands.'}")
             return
         if command is not None and command[0] == "help":  # shown in columns, without the channel roles
             self._screen.help([(usage(each, self.limits.prefix), each.description) for each in COMMANDS])
             return
         self._finals.clear()
         with self._screen.answering(lambda: self._interrupt(core)):
-            outcome = await self._hand_over(core, text, command)
-            await self._conclude(outcome)
+            outcome = await self._send(core, text, command)
+            await self._finish(outcome)
         self._stop = None
         if isinstance(outcome, Notice) and (file := outcome.attachment):
             replace = self._screen.exists(file) and await self._lines.confirm(
@@ -199,7 +199,7 @@ class ConsoleAdapter:
             )
             self._screen.save(file, replace=replace)
 
-    async def _hand_over(self, core: Core, text: str, command: tuple[str, dict[str, str]] | None) -> Outcome:
+    async def _send(self, core: Core, text: str, command: tuple[str, dict[str, str]] | None) -> Outcome:
         now, identity = time.time(), uuid.uuid4().hex
         try:
             if command is None:
@@ -209,10 +209,10 @@ class ConsoleAdapter:
         except StorageError as error:  # a terminal does not redeliver, so show the error
             return Refused(str(error))
         if name == "forget" and isinstance(outcome, Notice):
-            self._lines.forget()
+            self._lines.clear_history()
         return outcome
 
-    async def _conclude(self, outcome: Outcome) -> None:
+    async def _finish(self, outcome: Outcome) -> None:
         match outcome:
             case Refused(text):
                 self._refuse(text)
@@ -221,8 +221,8 @@ class ConsoleAdapter:
             case Accepted(request_id) if request_id:
                 self._awaited = request_id
                 while request_id not in self._finals:
-                    self._final_came.clear()
-                    await self._final_came.wait()
+                    self._final_received.clear()
+                    await self._final_received.wait()
                 self._awaited = ""
                 self.failed |= self._finals[request_id].finish_reason is FinishReason.ERROR
 
@@ -236,7 +236,7 @@ class ConsoleAdapter:
             self._screen.show(reply)
         if reply.final and reply.finish_reason:  # the last message of the answer
             self._finals[reply.request_id] = reply
-            self._final_came.set()
+            self._final_received.set()
 
     def _interrupt(self, core: Core) -> None:
         """Stop the answer on the first Ctrl-C, exit on the second."""

@@ -15,7 +15,7 @@ from bot.platforms.adapter import Core
 from bot.types.commands import COMMANDS, find_command
 
 PROMPT = FormattedText([("bold fg:ansicyan", "> ")])
-HOW_TO_LEAVE = "Press Ctrl-D, or type 'exit', to leave."
+EXIT_HINT = "Press Ctrl-D, or type 'exit', to leave."
 
 
 class CommandCompleter(Completer):
@@ -74,7 +74,7 @@ class TypedLines:
                 return None
             except KeyboardInterrupt:
                 if not self._session.default_buffer.text:
-                    print(HOW_TO_LEAVE)
+                    print(EXIT_HINT)
 
     async def confirm(self, question: str) -> bool:
         """Ask on a separate line that is not added to the history; only y and yes mean yes."""
@@ -85,7 +85,7 @@ class TypedLines:
             return False
         return answer.strip().lower() in ("y", "yes")
 
-    def forget(self) -> None:
+    def clear_history(self) -> None:
         """Delete the history in memory and on disk."""
         if self._history_file:
             self._history_file.unlink(missing_ok=True)

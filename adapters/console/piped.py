@@ -34,7 +34,7 @@ class OneLine:
         """Return False: the input is not interactive."""
         return False
 
-    def forget(self) -> None:
+    def clear_history(self) -> None:
         """No-op: there is no history."""
 
 
@@ -66,7 +66,7 @@ class PipedLines:
         """Return False: the input is not interactive."""
         return False
 
-    def forget(self) -> None:
+    def clear_history(self) -> None:
         """No-op: there is no history."""
 
 
@@ -77,9 +77,9 @@ class PlainScreen:
         self._out = out
         self._err = err
         self._reply_id, self._written = "", ""  # the current reply and its written text
-        self._gone = asyncio.Event()
+        self._closed = asyncio.Event()
 
-    async def gone(self) -> None:
+    async def wait_closed(self) -> None:
         """Return when `out` has no reader any more, as after `head` exits."""
         try:
             descriptor = self._out.fileno()
@@ -88,11 +88,11 @@ class PlainScreen:
         if hasattr(select, "poll") and descriptor >= 0:
             poll = select.poll()
             poll.register(descriptor, 0)  # poll always reports errors and hang-ups
-            while not self._gone.is_set() and not poll.poll(0):
+            while not self._closed.is_set() and not poll.poll(0):
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._gone.wait(), POLL_S)
+                    await asyncio.wait_for(self._closed.wait(), POLL_S)
         else:
-            await self._gone.wait()
+            await self._closed.wait()
         self._discard()
 
     def answering(self, interrupted: Callable[[], None]) -> contextlib.AbstractContextManager[object]:
@@ -145,7 +145,7 @@ class PlainScreen:
             file.write(text)
             file.flush()
         except BrokenPipeError:
-            self._gone.set()
+            self._closed.set()
 
     def _discard(self) -> None:
         """Redirect stdout to /dev/null, so that Python's flush at exit does not fail."""

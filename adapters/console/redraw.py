@@ -14,7 +14,7 @@ from rich.control import Control
 from rich.segment import ControlType, Segment, Segments
 
 
-class Redrawn(RenderHook):
+class LiveLines(RenderHook):
     """Draws `renderable` below the console's output while the context is open; refresh() redraws it."""
 
     def __init__(self, console: Console, renderable: RenderableType) -> None:

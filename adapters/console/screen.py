@@ -23,7 +23,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from adapters.console.redraw import Redrawn
+from adapters.console.redraw import LiveLines
 from adapters.console.terminal_markdown import Blocks, stable_prefix
 from bot.platforms.splitter import without_bidi_controls
 from bot.types.messages import Attachment, FinishReason, Notice, Reply
@@ -31,7 +31,7 @@ from bot.types.messages import Attachment, FinishReason, Notice, Reply
 if sys.platform != "win32":
     import termios
 
-FRAMES_A_SECOND = 12
+FRAMES_PER_S = 12
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 KEYS = (
     ("Ctrl-C", "Stop the answer; at the prompt, delete the line"),
@@ -68,7 +68,7 @@ def footer(reply: Reply) -> str:
 
 
 @contextlib.contextmanager
-def interrupts(interrupted: Callable[[], None]) -> Iterator[None]:
+def sigint_calls(interrupted: Callable[[], None]) -> Iterator[None]:
     """Call `interrupted` on the running event loop at SIGINT."""
     loop = asyncio.get_running_loop()
 
@@ -83,7 +83,7 @@ def interrupts(interrupted: Callable[[], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def keys(interrupted: Callable[[], None]) -> Iterator[None]:
+def intercepted_keys(interrupted: Callable[[], None]) -> Iterator[None]:
     """Call `interrupted` on the running event loop at Ctrl-C; keep other keys for the next prompt.
 
     Reads Ctrl-C as a key: as a signal it would also reach `make`, and `make run` would report an error.
@@ -113,7 +113,7 @@ def keys(interrupted: Callable[[], None]) -> Iterator[None]:
         termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
-class _Moving:
+class _LiveArea:
     """The redrawn lines: the end of the unfinished block, and a spinner with the status."""
 
     def __init__(self) -> None:
@@ -132,10 +132,10 @@ class _Moving:
             yield self._spinner
 
 
-async def _animate(drawn: Redrawn) -> None:
+async def _animate(live: LiveLines) -> None:
     while True:
-        drawn.refresh()
-        await asyncio.sleep(1 / FRAMES_A_SECOND)
+        live.refresh()
+        await asyncio.sleep(1 / FRAMES_PER_S)
 
 
 class RichScreen:
@@ -144,18 +144,18 @@ class RichScreen:
     def __init__(self, console: Console, downloads: Path) -> None:
         self._console = console
         self._downloads = downloads
-        self._moving = _Moving()
+        self._live = _LiveArea()
         self._reply_id = ""  # id of the current reply
         self._printed = ""  # its prefix that was printed permanently
 
     @contextlib.contextmanager
     def answering(self, interrupted: Callable[[], None]) -> Iterator[None]:
         """Show a spinner until there is text; Ctrl-C calls `interrupted` on the event loop."""
-        self._moving = _Moving()
-        drawn = Redrawn(self._console, self._moving)
-        animation = asyncio.create_task(_animate(drawn))
+        self._live = _LiveArea()
+        live = LiveLines(self._console, self._live)
+        animation = asyncio.create_task(_animate(live))
         try:
-            with interrupts(interrupted), keys(interrupted), drawn:
+            with sigint_calls(interrupted), intercepted_keys(interrupted), live:
                 yield
         finally:
             animation.cancel()
@@ -163,7 +163,7 @@ class RichScreen:
 
     def waiting(self, text: str) -> None:
         """Show `text` beside the spinner, if there is one."""
-        self._moving.status = printable(text)
+        self._live.status = printable(text)
 
     def show(self, reply: Reply) -> None:
         """Print the complete blocks of the reply and redraw the rest."""
@@ -173,19 +173,19 @@ class RichScreen:
                 self._print(text, reply)
                 return
             self._reply_id, self._printed = reply.reply_id, ""
-            self._moving.gap = self._moving.done = False
+            self._live.gap = self._live.done = False
         if not text.startswith(self._printed):  # the answer was restarted after a failure
             self._printed = ""
         if reply.final:
-            self._moving.text, self._moving.status, self._moving.done = "", "", True
+            self._live.text, self._live.status, self._live.done = "", "", True
             self._print(text[len(self._printed) :], reply)
             self._reply_id = ""
             return
         start = len(self._printed)
         end = start + stable_prefix(printable(reply.committed)[start:])
         self._printed = text[:end]
-        if text[end:] != self._moving.text:  # new text replaces the status
-            self._moving.text, self._moving.status = text[end:], ""
+        if text[end:] != self._live.text:  # new text replaces the status
+            self._live.text, self._live.status = text[end:], ""
         if end > start:
             self._print_blocks(text[start:end])
 
@@ -222,7 +222,7 @@ class RichScreen:
         """Print a dimmed hint."""
         self._console.print(Text(printable(text), style="dim"))
 
-    async def gone(self) -> None:
+    async def wait_closed(self) -> None:
         """Never return: closing a terminal sends SIGHUP."""
         await asyncio.Event().wait()
 
@@ -242,12 +242,12 @@ class RichScreen:
             self._console.print(Text(error, style="red"))
         if line := footer(reply):
             self._console.print(Text(f"\n{line}", style="dim"))
-        self._moving.gap = False
+        self._live.gap = False
         self._console.print()
 
     def _print_blocks(self, text: str) -> None:
-        blocks = Blocks(text, gap=self._moving.gap)
-        self._moving.gap = True
+        blocks = Blocks(text, gap=self._live.gap)
+        self._live.gap = True
         self._console.print(blocks, end="")
 
     def _save(self, file: Attachment, *, replace: bool) -> Path:

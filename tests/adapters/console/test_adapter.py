@@ -42,7 +42,7 @@ class Said:
         self.asked.append(question)
         return self.sure
 
-    def forget(self) -> None:
+    def clear_history(self) -> None:
         self.forgotten = True
 
 

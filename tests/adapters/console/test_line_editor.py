@@ -13,7 +13,7 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from adapters.console.adapter import ConsoleAdapter
-from adapters.console.line_editor import HOW_TO_LEAVE, CommandCompleter, TypedLines
+from adapters.console.line_editor import EXIT_HINT, CommandCompleter, TypedLines
 from adapters.console.piped import PlainScreen
 from tests.adapters.console.test_adapter import talk
 from tests.support.fakes.scripted_core import ScriptedCore
@@ -58,7 +58,7 @@ async def test_ctrl_c_at_an_empty_prompt_says_how_to_leave(
     keyboard: Keyboard, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await keyboard.line_after(TypedLines(None), CTRL_C, "Hi", ENTER) == "Hi"
-    assert capsys.readouterr().out == f"{HOW_TO_LEAVE}\n"
+    assert capsys.readouterr().out == f"{EXIT_HINT}\n"
 
 
 async def test_ctrl_c_drops_the_line(keyboard: Keyboard, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +86,7 @@ async def test_forgetting_deletes_the_history(keyboard: Keyboard, tmp_path: Path
     file = tmp_path / "history"
     lines = TypedLines(file)
     await keyboard.line_after(lines, "A secret", ENTER)
-    lines.forget()
+    lines.clear_history()
     assert await keyboard.line_after(lines, UP, "Nothing before", ENTER) == "Nothing before"
     assert "secret" not in file.read_text()
 

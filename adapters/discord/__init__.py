@@ -1,1 +1,1 @@
-"""Discord as a platform: read `adapter.py` first, then `events.py` (what comes in) and `posting.py` (what goes out)."""
+"""Discord as a platform: read `adapter.py` first, then `inbound/events.py` and `outbound/posting.py`."""

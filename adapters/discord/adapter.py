@@ -1,8 +1,8 @@
 """The Discord adapter: translates discord.py's events into ours, and shows replies as messages that are edited.
 
-`gateway` keeps the connection through a `client`; `events` translates its events, `context` fetches what they lack, and
-`intake` hands them to the core. `commands`, `options` and `components` handle slash commands, menus and buttons.
-`posting`, `places` and `finding` write and find messages.
+`gateway` keeps the connection through a `client`; `events` translates its events, `message_context` fetches what they
+lack, and `intake` hands them to the core. `slash_commands`, `command_options` and `components` handle slash commands,
+menus and buttons. `posting` and `posted_messages` write and find messages.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ import discord
 from adapters.discord.channels import PLATFORM
 from adapters.discord.gateway.gateway import ConnectorFactory, Gateway, GatewayTiming
 from adapters.discord.inbound.history import read_back
+from adapters.discord.outbound.posting import MAX_CHARS
 from bot.config.settings import Settings
 from bot.platforms.adapter import Core, Dialect, Limits
 from bot.types.messages import ConversationKey, IncomingMessage, Reply
@@ -28,7 +29,7 @@ class DiscordAdapter:
         self, settings: Settings, connect: ConnectorFactory | None = None, timing: GatewayTiming | None = None
     ) -> None:
         self.limits = Limits(
-            max_chars=2000,  # code points, which is what Discord counts
+            max_chars=MAX_CHARS,
             min_interval_s=1.0,
             cursor=" ▌",
             prefix="/",

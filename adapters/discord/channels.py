@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 import discord
 
 from adapters.discord.error_mapping import mapped_errors
-from adapters.discord.message_text import calls_of, plain_text
+from adapters.discord.message_text import bot_mentions, plain_text
 from bot.types.messages import ConversationKey
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,6 @@ class AnswerThreads:
 
 
 def _title(question: discord.Message, me: discord.ClientUser | None) -> str:
-    calls = calls_of(me, question.guild) if me else ()
-    line = " ".join(plain_text(question, calls).split()) or "Answer"
+    mentions = bot_mentions(me, question.guild) if me else ()
+    line = " ".join(plain_text(question, mentions).split()) or "Answer"
     return line if len(line) <= MAX_TITLE else f"{line[: MAX_TITLE - 1]}…"

@@ -8,9 +8,9 @@ import discord
 _TOKEN = re.compile(r"<(?:@!?(?P<user>\d++)|@&(?P<role>\d++)|#(?P<channel>\d++)|a?(?P<emoji>:\w++:)\d++)>")
 
 
-def plain_text(message: discord.Message, calls: Iterable[str] = ()) -> str:
-    """Return a message's text. `calls`: mentions of the bot, which are stripped from its beginning."""
-    either = "|".join(map(re.escape, calls)) or "(?!)"
+def plain_text(message: discord.Message, mentions: Iterable[str] = ()) -> str:
+    """Return a message's text. `mentions`: those of the bot, which are stripped from its beginning."""
+    either = "|".join(map(re.escape, mentions)) or "(?!)"
     text = re.sub(rf"\A(?:(?:{either})[ ,:\n\t]*+)++", "", message.content.strip())
     users = {user.id: user.display_name for user in message.mentions}
     guild = message.guild
@@ -29,7 +29,7 @@ def plain_text(message: discord.Message, calls: Iterable[str] = ()) -> str:
     return _TOKEN.sub(name, text).strip()
 
 
-def calls_of(me: discord.ClientUser, guild: discord.Guild | None) -> tuple[str, ...]:
+def bot_mentions(me: discord.ClientUser, guild: discord.Guild | None) -> tuple[str, ...]:
     """Mentions that address the bot: its user mention, and that of the role that Discord gave it."""
     role = guild.self_role if guild else None
     return (f"<@{me.id}>", f"<@!{me.id}>", *([role.mention] if role else []))

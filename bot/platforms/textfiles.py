@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from bot.types.display_names import as_code
 from bot.types.messages import Attachment
 
-MOST_FILES = 5
-MOST_BYTES = 200_000
+MAX_FILES = 5
+MAX_BYTES = 200_000
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -55,14 +55,14 @@ def refusal(name: str, kind: str, size: int) -> str:
     """Reason to skip a file before its download, or ''. `kind`: media type, `size`: bytes."""
     if kind.startswith("image/") and "svg" not in kind:
         return f"I cannot see images, so I left out {as_code(name)}."
-    if size > MOST_BYTES:
-        return f"{as_code(name)} is larger than the {MOST_BYTES // 1000} kB that I read, so I left it out."
+    if size > MAX_BYTES:
+        return f"{as_code(name)} is larger than the {MAX_BYTES // 1000} kB that I read, so I left it out."
     return ""
 
 
 def read_as_text(name: str, data: bytes) -> Attachment | str:
     """Decode a downloaded file; returns a sentence if it is not text."""
-    text = decoded(data[: MOST_BYTES + 1])
+    text = decoded(data[: MAX_BYTES + 1])
     return f"{as_code(name)} is not a text file, so I could not read it." if text is None else Attachment(name, text)
 
 
@@ -70,6 +70,6 @@ def gathered(read: Iterable[Attachment | str], count: int) -> Files:
     """Collect the results of a message with `count` files, each an attachment or a sentence."""
     found = list(read)
     remarks = [each for each in found if isinstance(each, str)]
-    if count > MOST_FILES:
-        remarks.append(f"I read only the first {MOST_FILES} files of a message.")
+    if count > MAX_FILES:
+        remarks.append(f"I read only the first {MAX_FILES} files of a message.")
     return Files(tuple(each for each in found if isinstance(each, Attachment)), " ".join(remarks))

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bot.conversations.conversations import storable, text_with_files
-from bot.platforms.textfiles import MOST_BYTES, decoded, gathered, read_as_text, refusal
+from bot.platforms.textfiles import MAX_BYTES, decoded, gathered, read_as_text, refusal
 from bot.types.messages import Attachment
 
 NAMES = st.text(max_size=60) | st.sampled_from(["../../etc/passwd", "a\0b", "x" * 5000, "..", "con", "‮txt.exe"])
@@ -53,12 +53,12 @@ def test_what_is_packed_stays_packed(data: bytes) -> None:
 
 
 @pytest.mark.fault(44)
-@given(st.integers(MOST_BYTES - 3, MOST_BYTES * 3), st.sampled_from(["a", "é", "🙂"]))
+@given(st.integers(MAX_BYTES - 3, MAX_BYTES * 3), st.sampled_from(["a", "é", "🙂"]))
 def test_no_more_is_read_than_is_said(size: int, letter: str) -> None:
     data = (letter * (size // len(letter.encode()) + 1)).encode()[:size]
     read = read_as_text("big.txt", data)
     assert (
-        isinstance(read, str) or len(read.text.encode()) <= (MOST_BYTES + 1) * 3
+        isinstance(read, str) or len(read.text.encode()) <= (MAX_BYTES + 1) * 3
     )  # a file cut within a character decodes as Windows-1252
 
 

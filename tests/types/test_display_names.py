@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bot.platforms.adapter import Dialect
 from bot.platforms.splitter import open_fence
-from bot.platforms.textfiles import MOST_BYTES, read_as_text, refusal
+from bot.platforms.textfiles import MAX_BYTES, read_as_text, refusal
 from bot.replies.markdown import render
 from bot.types.display_names import LENGTH, as_code, one_line
 from bot.types.messages import FinishReason, IncomingMessage
@@ -59,7 +59,7 @@ def test_a_long_name_is_cut_and_says_so() -> None:
 def test_a_file_name_neither_ends_the_sentence_nor_swallows_what_follows(name: str, dialect: Dialect) -> None:
     sentences = [
         refusal(name, "image/png", 4),
-        refusal(name, "text/plain", MOST_BYTES + 1),
+        refusal(name, "text/plain", MAX_BYTES + 1),
         read_as_text(name, b"%PDF\x00"),
     ]
     for sentence in sentences:

@@ -141,7 +141,7 @@ class GatewayClient(discord.Client):
         The servers are received after this; `fetch_since` waits for them.
         """
         self._complete_or_closed.clear()
-        with self._intake.errand():
+        with self._intake.tracked():
             await self._intake.catch_up()
 
     async def on_ready(self) -> None:
@@ -164,28 +164,28 @@ class GatewayClient(discord.Client):
 
     async def on_message(self, message: discord.Message) -> None:
         """A new message."""
-        with self._intake.errand():
+        with self._intake.tracked():
             await self._intake.message(self.context, message)
 
     async def on_raw_message_edit(self, event: discord.RawMessageUpdateEvent) -> None:
         """An edited message; Discord adds previews by edits, too."""
-        with self._intake.errand():
+        with self._intake.tracked():
             await self._intake.edit(self.context, event.message)
 
     async def on_raw_message_delete(self, event: discord.RawMessageDeleteEvent) -> None:
         """A deleted message."""
-        with self._intake.errand():
+        with self._intake.tracked():
             await self._intake.deletion(self, self.context, event.channel_id, event.guild_id, [event.message_id])
 
     async def on_raw_bulk_message_delete(self, event: discord.RawBulkMessageDeleteEvent) -> None:
         """Deleted messages."""
-        with self._intake.errand():
+        with self._intake.tracked():
             await self._intake.deletion(self, self.context, event.channel_id, event.guild_id, sorted(event.message_ids))
 
     async def on_interaction(self, interaction: discord.Interaction[discord.Client]) -> None:
         """A button press; commands come through the tree."""
         if interaction.type is discord.InteractionType.component:
-            with self._intake.errand():
+            with self._intake.tracked():
                 await self._interactions.on_button(interaction)
 
     async def on_guild_channel_update(self, before: discord.abc.GuildChannel, after: discord.abc.GuildChannel) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import discord
 
 from adapters.discord.channels import MessageChannel, conversation_key, is_private
-from adapters.discord.message_text import calls_of, plain_text
+from adapters.discord.message_text import bot_mentions, plain_text
 from bot.config.settings import Settings
 from bot.types.commands import parse_text
 from bot.types.messages import ConversationKey, IncomingCommand, IncomingMessage, MessageDeleted, MessageEdited, Person
@@ -111,8 +111,8 @@ class EventTranslator:
     def text(self, message: discord.Message) -> str:
         """The readable text of a message."""
         me = self._client.user
-        calls: Sequence[str] = calls_of(me, message.guild) if me else ()
-        return plain_text(message, calls)
+        mentions: Sequence[str] = bot_mentions(me, message.guild) if me else ()
+        return plain_text(message, mentions)
 
     def _is_readable(self, message: discord.Message, channel: MessageChannel) -> bool:
         if message.author.bot or message.webhook_id or message.type not in USER_MESSAGES:

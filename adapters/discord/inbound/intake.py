@@ -1,6 +1,6 @@
 """Passes events to the core and posts its direct responses.
 
-Discord does not redeliver events, so while storage fails, up to MOST_WAITING events are retried here; the next backfill
+Discord does not redeliver events, so while storage fails, up to MAX_WAITING events are retried here; the next backfill
 reads the others.
 """
 
@@ -8,25 +8,25 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import discord
 
 from adapters.discord.channels import PLATFORM, resolve_channel
 from adapters.discord.inbound.message_context import ContextFetcher
-from adapters.discord.outbound.posting import Posting
-from adapters.retries import retried_until_closed, sleep_unless
+from adapters.discord.outbound.posting import MAX_CHARS, Posting
+from adapters.retries import retried, retried_until_closed, sleep_unless
 from bot.platforms.adapter import Core
 from bot.platforms.splitter import split
-from bot.types.errors import AdapterError, RetryLater, StorageError
+from bot.types.errors import AdapterError, StorageError
 from bot.types.messages import Attachment, Event, Notice, Outcome, Refused
 
 log = logging.getLogger(__name__)
 
-MOST_WAITING = 1000
-LONGEST_S = 30.0
-LAST_S = 2.0
-TRIES = 5
-MAX_CHARS = 2000
+MAX_WAITING = 1000
+MAX_DELAY_S = 30.0
+SHUTDOWN_S = 2.0
+MAX_TRIES = 5
 
 
 class Intake:
@@ -35,23 +35,23 @@ class Intake:
     def __init__(self, core: Core, posting: Posting, closing: asyncio.Event) -> None:
         self._core, self.posting, self._closing = core, posting, closing
         self._waiting = 0
-        self._errands: set[asyncio.Task[None] | None] = set()
+        self._tasks: set[asyncio.Task[None] | None] = set()
 
     @contextlib.contextmanager
-    def errand(self) -> Iterator[None]:
+    def tracked(self) -> Iterator[None]:
         """Register the current task while it handles an event, so that `end` waits for it."""
         task = asyncio.current_task()
-        self._errands.add(task)
+        self._tasks.add(task)
         try:
             yield
         finally:
-            self._errands.discard(task)
+            self._tasks.discard(task)
 
     async def end(self) -> None:
-        """Wait up to LAST_S for running handlers, then cancel them."""
-        errands = [task for task in self._errands if task]
-        if errands:
-            _, late = await asyncio.wait(errands, timeout=LAST_S)
+        """Wait up to SHUTDOWN_S for running handlers, then cancel them."""
+        tasks = [task for task in self._tasks if task]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=SHUTDOWN_S)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -64,7 +64,7 @@ class Intake:
             return
         for number, part in enumerate(split(outcome.text, MAX_CHARS)):
             attachment = outcome.attachment if isinstance(outcome, Notice) and number == 0 else None
-            await self._tell(message, number, part.text, attachment)
+            await self._respond(message, number, part.text, attachment)
 
     async def edit(self, context: ContextFetcher, message: discord.Message) -> None:
         """Handle an edited message."""
@@ -91,12 +91,12 @@ class Intake:
 
     async def until_stored(self, event: Event) -> Outcome | None:
         """Retry until the event is stored; None if too many events wait or the adapter closes."""
-        wait = 0.5
+        wait = 0.5  # not stamina: closing ends the wait, and the number of waiting events is bounded
         while True:
             try:
                 return await self._core.handle(event)
             except StorageError as error:
-                if self._waiting >= MOST_WAITING or self._closing.is_set():
+                if self._waiting >= MAX_WAITING or self._closing.is_set():
                     return None
                 if not self._waiting:
                     log.error("What is said on Discord waits to be stored: %s", error)
@@ -105,20 +105,14 @@ class Intake:
                 await sleep_unless(self._closing, wait)
             finally:
                 self._waiting -= 1
-            wait = min(LONGEST_S, wait * 2)
+            wait = min(MAX_DELAY_S, wait * 2)
 
-    async def _tell(self, message: discord.Message, part: int, text: str, attachment: Attachment | None) -> None:
+    async def _respond(self, message: discord.Message, part: int, text: str, attachment: Attachment | None) -> None:
         """Post a direct response; retries post it once, because Discord deduplicates by nonce."""
-        for attempt in range(TRIES):
-            try:
-                return await self.posting.send_notice(message, part, text, attachment)
-            except RetryLater as error:
-                log.info("The answer to message %s has to wait: %s", message.id, error)
-                await sleep_unless(self._closing, error.seconds * (attempt + 1))
-            except AdapterError as error:
-                log.warning("The answer to message %s cannot be shown: %s", message.id, error)
-                return None
-        return log.warning("The answer to message %s could not be shown.", message.id)
+        try:
+            await retried(partial(self.posting.send_notice, message, part, text, attachment), MAX_TRIES)
+        except AdapterError as error:
+            log.warning("The answer to message %s cannot be shown: %s", message.id, error)
 
     async def catch_up(self) -> None:
         """Run the core's backfill; retries while storage or Discord fails."""

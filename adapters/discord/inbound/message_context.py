@@ -17,7 +17,7 @@ from adapters.discord.error_mapping import mapped_errors
 from adapters.discord.inbound.events import EventTranslator, replied_to
 from bot.config.settings import Settings
 from bot.platforms.adapter import Core
-from bot.platforms.textfiles import MOST_FILES, Files, gathered, read_as_text, refusal
+from bot.platforms.textfiles import MAX_FILES, Files, gathered, read_as_text, refusal
 from bot.types.display_names import as_code
 from bot.types.errors import AdapterError, StorageError
 from bot.types.messages import Attachment, ConversationKey, IncomingCommand, IncomingMessage, MessageEdited
@@ -145,7 +145,7 @@ class ContextFetcher:
 
 async def read_files(attachments: Sequence[discord.Attachment]) -> Files:
     """Download and decode the files of a message; raises nothing."""
-    found = await asyncio.gather(*(_read_file(attachment) for attachment in attachments[:MOST_FILES]))
+    found = await asyncio.gather(*(_read_file(attachment) for attachment in attachments[:MAX_FILES]))
     return gathered(found, len(attachments))
 
 

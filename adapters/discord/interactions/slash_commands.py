@@ -17,7 +17,7 @@ from adapters.discord.channels import MessageChannel, conversation_key
 from adapters.discord.inbound.events import Interaction, actor, sent_at
 from adapters.discord.inbound.message_context import ContextFetcher
 from adapters.discord.interactions.command_options import Argument, argument_for
-from adapters.discord.outbound.posting import NO_MENTIONS, file_of
+from adapters.discord.outbound.posting import MAX_CHARS, NO_MENTIONS, file_of
 from bot.platforms.adapter import Core
 from bot.platforms.splitter import split
 from bot.types.buttons import parse_button_id
@@ -36,7 +36,6 @@ from bot.types.messages import (
 log = logging.getLogger(__name__)
 
 ALREADY_ACKNOWLEDGED = 40060
-MAX_CHARS = 2000
 ANSWER, FORGET = "Answer this", "Forget this"
 """The entries of a message's context menu."""
 ANSWER_COMING = "It comes as a message here."

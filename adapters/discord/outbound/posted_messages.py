@@ -11,7 +11,7 @@ import discord
 from adapters.discord.outbound.components import buttons_of
 from bot.types.messages import Reply
 
-DEPTH = 300
+MAX_READ = 300
 """The most messages that are read, from the newest backwards and from the question onwards."""
 
 
@@ -33,13 +33,13 @@ async def first_part(client: discord.Client, channel: discord.PartialMessageable
 
 async def part_after(client: discord.Client, channel: discord.PartialMessageable, first: str, part: int) -> str | None:
     """The id of a later part, found by following the references from the first one."""
-    following: dict[int, str] = {}  # by the message that is referenced
-    async for message in channel.history(limit=DEPTH, after=discord.Object(int(first)), oldest_first=True):
+    next_part: dict[int, str] = {}  # by the message that is referenced
+    async for message in channel.history(limit=MAX_READ, after=discord.Object(int(first)), oldest_first=True):
         if _is_own(client, message) and message.reference and message.reference.message_id:
-            following.setdefault(message.reference.message_id, str(message.id))
+            next_part.setdefault(message.reference.message_id, str(message.id))
     found: str | None = first
     for _ in range(part):
-        found = following.get(int(found)) if found else None
+        found = next_part.get(int(found)) if found else None
     return found
 
 
@@ -48,7 +48,7 @@ async def _own_messages(
 ) -> AsyncIterator[discord.Message]:
     """Our messages since a question: the newest ones first, then, in a busy channel, those right after the question."""
     oldest = None
-    async for message in channel.history(limit=DEPTH):
+    async for message in channel.history(limit=MAX_READ):
         oldest = message
         if message.id <= question:
             return
@@ -56,7 +56,9 @@ async def _own_messages(
             yield message
     if oldest is None:
         return
-    async for message in channel.history(limit=DEPTH, after=discord.Object(question), before=oldest, oldest_first=True):
+    async for message in channel.history(
+        limit=MAX_READ, after=discord.Object(question), before=oldest, oldest_first=True
+    ):
         if _is_own(client, message):
             yield message
 

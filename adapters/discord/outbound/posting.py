@@ -29,6 +29,7 @@ NO_MENTIONS = discord.AllowedMentions.none()
 FORBIDDEN_S = 300.0
 """How long a channel that forbids writing is not tried again, seconds."""
 MAX_CHARS = 2000
+"""Discord's limit of a message; it counts code points."""
 FILE_NOT_ALLOWED = "\n*(I may not attach files here, so the file is missing.)*"
 MAX_REMEMBERED = 2000
 """Answers whose message ids are kept in memory."""

@@ -15,7 +15,7 @@ from adapters.slack.error_mapping import mapped_errors
 from adapters.slack.inbound.context_deadline import ContextDeadline
 from adapters.slack.payloads import SlackFile, body_of, file_of, object_of
 from adapters.slack.web_client import proxy_for, session_of
-from bot.platforms.textfiles import MOST_BYTES, MOST_FILES, Files, gathered, read_as_text, refusal
+from bot.platforms.textfiles import MAX_BYTES, MAX_FILES, Files, gathered, read_as_text, refusal
 from bot.types.display_names import as_code
 from bot.types.errors import AdapterError
 from bot.types.messages import Attachment
@@ -32,7 +32,7 @@ class FileReader:
 
     async def read(self, files: Sequence[SlackFile], deadline: ContextDeadline) -> Files:
         """Download and decode the files of a message; raises nothing."""
-        found = await asyncio.gather(*(self._read(file, deadline) for file in files[:MOST_FILES]))
+        found = await asyncio.gather(*(self._read(file, deadline) for file in files[:MAX_FILES]))
         return gathered(found, len(files))
 
     async def _read(self, file: SlackFile, deadline: ContextDeadline) -> Attachment | str:
@@ -62,7 +62,7 @@ class FileReader:
         return refusal(file.name, file.media_type, len(data)) or read_as_text(file.name, data)
 
     async def _download(self, file: SlackFile) -> bytes | None:
-        """Download up to MOST_BYTES plus one chunk; None if the response is not the file."""
+        """Download up to MAX_BYTES plus one chunk; None if the response is not the file."""
         if not self._is_slacks(file.url):
             return None
         token = {"Authorization": f"Bearer {self._web.token}"}
@@ -75,7 +75,7 @@ class FileReader:
             data = bytearray()
             async for chunk in answer.content.iter_chunked(65_536):
                 data += chunk
-                if len(data) > MOST_BYTES:
+                if len(data) > MAX_BYTES:
                     break
             return bytes(data)
 

@@ -1,6 +1,6 @@
 """Tests files of a message: text is read whatever its name, other files are explained in one sentence."""
 
-from bot.platforms.textfiles import MOST_BYTES, MOST_FILES
+from bot.platforms.textfiles import MAX_BYTES, MAX_FILES
 from bot.types.messages import Attachment
 from tests.support.builders.discord_adapter import on_stage
 
@@ -11,7 +11,7 @@ async def test_text_is_read_and_the_rest_is_told() -> None:
             "main.rs": b"fn main() {}",
             "cat.png": b"\x89PNG",
             "paper.pdf": b"%PDF\x00",
-            "huge.log": b"x" * (MOST_BYTES + 1),
+            "huge.log": b"x" * (MAX_BYTES + 1),
         }
         await stage.ana.says(stage.general, "look", mention=True, files=files)
         event = await stage.core.message()
@@ -24,10 +24,10 @@ async def test_text_is_read_and_the_rest_is_told() -> None:
 
 async def test_only_so_many_files_are_read() -> None:
     async with on_stage() as stage:
-        files = {f"{number}.txt": b"x" for number in range(MOST_FILES + 1)}
+        files = {f"{number}.txt": b"x" for number in range(MAX_FILES + 1)}
         await stage.ana.says(stage.general, "look", mention=True, files=files)
         event = await stage.core.message()
-        assert len(event.attachments) == MOST_FILES
+        assert len(event.attachments) == MAX_FILES
         assert event.remark == "I read only the first 5 files of a message."
 
 

@@ -12,7 +12,7 @@ from adapters.slack.inbound.context_deadline import ContextDeadline
 from adapters.slack.inbound.files import FileReader
 from adapters.slack.payloads import SlackFile
 from adapters.slack.web_client import web_client
-from bot.platforms.textfiles import MOST_BYTES, MOST_FILES
+from bot.platforms.textfiles import MAX_BYTES, MAX_FILES
 from bot.types.messages import Attachment
 from tests.support.builders.slack_adapter import on_stage, settings_of
 from tests.support.fakes.slack_server import FakeSlack
@@ -36,7 +36,7 @@ async def test_text_is_read_and_the_rest_is_told() -> None:
             "main.rs": b"fn main() {}",
             "cat.png": b"\x89PNG",
             "paper.pdf": b"%PDF\x00",
-            "huge.log": b"x" * (MOST_BYTES + 1),
+            "huge.log": b"x" * (MAX_BYTES + 1),
         }
         await stage.ana.says(stage.general, "look", mention=True, files=files)
         event = await stage.core.message()
@@ -49,10 +49,10 @@ async def test_text_is_read_and_the_rest_is_told() -> None:
 
 async def test_only_so_many_files_are_read() -> None:
     async with on_stage() as stage:
-        files = {f"{number}.txt": b"x" for number in range(MOST_FILES + 1)}
+        files = {f"{number}.txt": b"x" for number in range(MAX_FILES + 1)}
         await stage.ana.says(stage.general, "look", mention=True, files=files)
         event = await stage.core.message()
-        assert len(event.attachments) == MOST_FILES
+        assert len(event.attachments) == MAX_FILES
         assert event.remark == "I read only the first 5 files of a message."
 
 

@@ -6,38 +6,18 @@ The lock belongs to an open file, so it also excludes a second lock in the same 
 import os
 import stat
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from bot.storage.files import check_file
 from bot.types.errors import ConfigError, StateLocked
 
-if sys.platform == "win32":
-    import msvcrt
-
-    def _held_by_another(descriptor: int) -> bool:
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return True
-        return False
-else:
-    import fcntl
-
-    def _held_by_another(descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
-
-
-LOOK_S = 0.05
+PROBE_S = 0.05
+"""How long to wait for the lock, seconds: `is_held` of another process takes it for an instant."""
 NAME = "lock"
 MODE = 0o600
-_AT_ONCE = getattr(os, "O_NONBLOCK", 0)
-"""Keeps os.open from blocking on a FIFO that replaced the file after the check."""
 
 
 def is_held(directory: Path) -> bool:
@@ -46,14 +26,15 @@ def is_held(directory: Path) -> bool:
     Raises OSError if the lock file cannot be read, ConfigError if it is not a regular file.
     """
     check_file(directory / NAME)
-    try:
-        descriptor = os.open(directory / NAME, os.O_RDONLY | _AT_ONCE)
-    except FileNotFoundError:
+    if not (directory / NAME).exists():
         return False
+    lock = _file_lock(directory)
     try:
-        return _held_by_another(descriptor)
-    finally:
-        os.close(descriptor)
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 class StateLock:
@@ -64,43 +45,45 @@ class StateLock:
 
         Raises StateLocked, or ConfigError if the directory cannot be used.
         """
-        self._descriptor: int | None = None
+        self._lock = _file_lock(directory)
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_file(directory / NAME)
-            self._descriptor = os.open(directory / NAME, os.O_RDWR | os.O_CREAT | _AT_ONCE, MODE)
-            _narrow(self._descriptor)
-            held = _held_by_another(self._descriptor)
-            if held:  # perhaps by is_held() of another process, which locks for an instant
-                time.sleep(LOOK_S)
-                held = _held_by_another(self._descriptor)
+            self._lock.acquire(timeout=PROBE_S, poll_interval=PROBE_S / 2)
         except FileExistsError as error:
             raise ConfigError(
                 f"The state directory {directory} is not a directory: "
                 "move what is there away, or set INHOUSE_STATE_DIR to another one."
             ) from error
+        except Timeout as error:
+            raise StateLocked(
+                f"The state directory {directory} is in use by another Inhouse: "
+                "stop that one, or set INHOUSE_STATE_DIR to a directory of its own."
+            ) from error
         except OSError as error:
-            self.release()
             raise ConfigError(
                 f"The state directory {directory} cannot be used ({error.strerror}): "
                 "make it writable for this user, or set INHOUSE_STATE_DIR to another one."
             ) from error
-        if held:
-            self.release()
-            raise StateLocked(
-                f"The state directory {directory} is in use by another Inhouse: "
-                "stop that one, or set INHOUSE_STATE_DIR to a directory of its own."
-            )
 
     def release(self) -> None:
         """Release the lock."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        self._lock.release()
+
+
+def _file_lock(directory: Path) -> FileLock:
+    return FileLock(
+        directory / NAME,
+        mode=MODE,
+        thread_local=False,
+        fallback_to_soft=False,  # a soft lock outlives a crash
+        preserve_lock_file=True,  # another process may be about to lock the file
+        on_acquired=_narrow,
+    )
 
 
 def _narrow(descriptor: int) -> None:
-    """Restrict the permissions of a file from an earlier version or another umask."""
+    """Restrict the permissions of a file from an earlier version or another umask, which filelock keeps."""
     if sys.platform != "win32" and stat.S_IMODE(os.fstat(descriptor).st_mode) & ~MODE:
         with suppress(PermissionError):  # another user owns it
             os.fchmod(descriptor, MODE)

@@ -114,7 +114,7 @@ async def test_the_end_of_the_disk_is_an_error_and_the_same_event_is_taken_later
 
 @pytest.mark.fault(15)
 async def test_another_process_holds_the_directory_until_it_dies(tmp_path: Path) -> None:
-    with child(ACCEPTS_FOR_EVER, tmp_path) as process:
+    with child(ACCEPTS_FOR_EVER, tmp_path, "1") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
         with pytest.raises(StateLocked, match="in use by another Inhouse"):

@@ -4,10 +4,10 @@ from bot.storage.cursors import Cursor, Cursors
 from bot.storage.database import shield_from_cancellation
 from bot.storage.history import History, as_turn
 from bot.storage.inbox import Inbox
-from bot.storage.inspection import Examination, examine_database
 from bot.storage.lock import is_held
 from bot.storage.open_storage import Storage
 from bot.storage.outbox import Outbox
+from bot.storage.readonly import Examination, examine_database
 from bot.storage.row_types import NewTurn, StoredReply, StoredRequest, StoredTurn
 
 __all__ = [

@@ -1,11 +1,12 @@
-"""Opens the database read-only while a service may be using it.
+"""Opens and inspects the database read-only while a service may be using it.
 
-It blocks no writer and does not create a missing database.
+Writes and creates nothing, and blocks no writer.
 """
 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -15,8 +16,8 @@ from sqlalchemy.pool import NullPool
 
 from bot.storage.db_errors import mapped
 from bot.storage.files import check_database_files
-from bot.storage.schema_version import version_of
-from bot.types.errors import ConfigError
+from bot.storage.schema_version import newest, version_of
+from bot.types.errors import ConfigError, StateFromElsewhere
 
 NAME = "inhouse.db"
 """File name of the database in its state directory."""
@@ -61,3 +62,41 @@ def opened(path: Path, idle: bool = False) -> Iterator[Connection]:
     creator = partial(read_only, path, idle)
     with create_engine("sqlite://", creator=creator, poolclass=NullPool, hide_parameters=True).connect() as connection:
         yield connection
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """verdict: 'ok', or the damage that SQLite reports. mismatch: error of the schema version, '' if there is none.
+    newest: the schema is of the newest version. bytes, free: size of the file and its unused part."""
+
+    verdict: str
+    mismatch: str
+    newest: bool
+    bytes: int
+    free: int
+
+
+def examine_database(directory: Path) -> Examination | None:
+    """Inspect the database in `directory`; None if there is none. Reads all of it. Raises ConfigError, StorageError."""
+    path = directory / NAME
+    check_database_files(path)
+    with mapped(path):
+        if not path.exists():
+            return None
+        # SQLite creates -wal and -shm files even for a read-only connection, unless they exist or immutable=1 is set.
+        idle = not path.with_name(f"{path.name}-wal").exists()
+        with opened(path, idle) as connection:
+            verdict = str(_value(connection, "PRAGMA quick_check(1)"))
+            page, free = int(_value(connection, "PRAGMA page_size")), int(_value(connection, "PRAGMA freelist_count"))
+            up_to_date, mismatch = False, ""
+            if verdict == "ok":
+                try:
+                    up_to_date = version_of(connection, path) == newest()
+                except StateFromElsewhere as error:
+                    mismatch = str(error)
+        return Examination(verdict, mismatch, up_to_date, path.stat().st_size, page * free)
+
+
+def _value(connection: Connection, statement: str) -> int | str:
+    found: int | str = connection.exec_driver_sql(statement).scalar_one()
+    return found

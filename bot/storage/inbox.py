@@ -9,22 +9,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, case, exists, func, select, update
+from pydantic import TypeAdapter
+from sqlalchemy import Connection, RowMapping, Select, bindparam, case, exists, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from bot.storage.database import Database
 from bot.storage.history import add_turn, put_answer, resolved
-from bot.storage.outbox import put_final, usage_json
-from bot.storage.request_rows import request_row, stored_request
+from bot.storage.outbox import put_final, usage_json, usage_of
 from bot.storage.row_types import NewTurn, StoredRequest
-from bot.storage.tables import inbox, of_key, of_message, requests
+from bot.storage.tables import inbox, key_of, of_key, of_message, requests
 from bot.types.errors import StorageError
 from bot.types.messages import (
     ConversationKey,
     FinishReason,
     GenerationRequest,
+    Person,
     Reply,
+    RequestKind,
     RequestStatus,
+    SamplingParams,
     Usage,
 )
 
@@ -33,6 +36,7 @@ _IDENTITY = ("platform", "workspace", "channel", "identity")
 _ARRIVAL = insert(inbox).on_conflict_do_nothing(index_elements=_IDENTITY)
 """Ignores only this conflict: any other constraint violation must raise."""
 _REQUEST = insert(requests)
+_PARAMS = TypeAdapter(SamplingParams)
 
 MakeRequest = Callable[[Mapping[str, str]], GenerationRequest]
 """Makes a request from the effective settings of its conversation."""
@@ -205,7 +209,7 @@ class Inbox:
             found = connection.execute(
                 select(requests).where(requests.c.status == RequestStatus.WAITING).order_by(requests.c.id)
             )
-            return [stored_request(row).request for row in found.mappings()]
+            return [_stored_request(row).request for row in found.mappings()]
 
         return await self._database.write(recover)
 
@@ -234,7 +238,7 @@ class Inbox:
 
     async def _found(self, statement: Select[Any]) -> list[StoredRequest]:  # Any: SQLAlchemy's, of whole tables
         return await self._database.read(
-            lambda connection: [stored_request(row) for row in connection.execute(statement).mappings()]
+            lambda connection: [_stored_request(row) for row in connection.execute(statement).mappings()]
         )
 
     async def _move(self, request_id: str, of: Sequence[RequestStatus], values: dict[str, object]) -> None:
@@ -256,4 +260,56 @@ def _add(connection: Connection, turns: Sequence[NewTurn], request: GenerationRe
     for turn in turns:
         add_turn(connection, turn)
     if request is not None:
-        connection.execute(_REQUEST, request_row(request))
+        connection.execute(_REQUEST, _request_row(request))
+
+
+def _request_row(request: GenerationRequest) -> dict[str, Any]:  # Any: what columns hold
+    """Row of a waiting request."""
+    return {
+        "request_id": request.request_id,
+        **asdict(request.key),
+        "message_id": request.message_id,
+        "author_id": request.author.id,
+        "author_name": request.author.name,
+        "author_manages_channel": request.author.manages_channel,
+        "author_manages_workspace": request.author.manages_workspace,
+        "model": request.model,
+        "params": _PARAMS.dump_json(request.params).decode(),
+        "kind": request.kind,
+        "attempts": request.attempts,
+        "accepted_at": request.accepted_at,
+        "wait_left_s": request.wait_left_s,
+        "status": RequestStatus.WAITING,
+        "error": "",
+        "remark": request.remark,
+        "service_runs": request.service_runs,
+    }
+
+
+def _stored_request(row: RowMapping) -> StoredRequest:
+    """Convert a row to a StoredRequest."""
+    reason = row["finish_reason"]
+    request = GenerationRequest(
+        request_id=row["request_id"],
+        key=key_of(row),
+        message_id=row["message_id"],
+        author=Person(
+            row["author_id"], row["author_name"], row["author_manages_channel"], row["author_manages_workspace"]
+        ),
+        model=row["model"],
+        params=_PARAMS.validate_json(row["params"]),
+        attempts=row["attempts"],
+        accepted_at=row["accepted_at"],
+        wait_left_s=row["wait_left_s"],
+        kind=RequestKind(row["kind"]),
+        remark=row["remark"],
+        service_runs=row["service_runs"],
+    )
+    return StoredRequest(
+        request=request,
+        status=RequestStatus(row["status"]),
+        finish_reason=None if reason is None else FinishReason(reason),
+        usage=usage_of(row["usage"]),
+        error=row["error"],
+        finished_at=row["finished_at"],
+    )

@@ -55,7 +55,7 @@ def _with_help(error: typer.TyperException) -> str:
 
 def _tell(sentence: str) -> None:
     """Print an error to stderr, with a priority prefix if stderr is the journal."""
-    from bot.observability.journal import leads_to_journal, prefixed
+    from bot.observability.logs import leads_to_journal, prefixed
 
     typer.echo(prefixed(sentence, logging.ERROR) if leads_to_journal(sys.stderr) else sentence, err=True)
 

@@ -9,6 +9,7 @@ systemd's journal, lines begin with their priority, without timestamp and colour
 
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -20,8 +21,6 @@ from urllib.parse import quote
 
 import structlog
 from structlog.typing import Processor
-
-from bot.observability.journal import leads_to_journal, prefixed
 
 REDACTED = "[redacted]"
 
@@ -46,6 +45,9 @@ QUIET = ("asyncio", "filelock", "httpcore", "httpcore2", "httpx", "httpx2", "hug
 
 OURS = ("bot", "adapters", "inhouse")
 """Our own loggers, the only ones that log at debug."""
+
+PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+"""Minimum logging level and its syslog priority, highest first; lower levels get 7."""
 
 
 class Redactor:
@@ -204,6 +206,24 @@ def setup_logs(level: str, form: str, secrets: Iterable[str] = (), stream: TextI
         logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.NOTSET)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
+
+
+def leads_to_journal(stream: TextIO) -> bool:
+    """Whether this stream is connected to the journal: JOURNAL_STREAM contains its device and inode.
+
+    The presence of the variable is not enough, because child processes with redirected streams inherit it.
+    """
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # no descriptor, or a closed one
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def prefixed(text: str, level: int) -> str:
+    """Prefix every line with its priority; journald stores each line as a separate entry."""
+    priority = next((number for least, number in PRIORITIES if level >= least), 7)
+    return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
 
 
 def _renderer(form: str, colors: bool) -> Processor:

@@ -13,8 +13,7 @@ from typing import TextIO
 import pytest
 
 from bot.cli import main
-from bot.observability.journal import leads_to_journal, prefixed
-from bot.observability.logs import setup_logs
+from bot.observability.logs import leads_to_journal, prefixed, setup_logs
 
 LEVELS = {
     logging.CRITICAL: 2,

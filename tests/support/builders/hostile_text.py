@@ -22,8 +22,7 @@ from adapters.slack.outbound.mrkdwn import mrkdwn
 from bot.config import address
 from bot.conversations.conversations import storable, text_with_files
 from bot.doctor import report
-from bot.observability.journal import prefixed
-from bot.observability.logs import Redactor
+from bot.observability.logs import Redactor, prefixed
 from bot.platforms import markdown_scanner, splitter, textfiles
 from bot.platforms.adapter import Dialect, Limits
 from bot.replies import links, markdown, renderer
@@ -98,7 +97,7 @@ FUNCTIONS: Mapping[str, Call] = {
     "bot.types.commands.similar_commands": commands.similar_commands,
     "bot.types.display_names.as_code": as_code,
     "bot.types.display_names.one_line": one_line,
-    "bot.observability.journal.prefixed": lambda text: prefixed(text, 20),
+    "bot.observability.logs.prefixed": lambda text: prefixed(text, 20),
     "bot.observability.logs.Redactor": Redactor(["a-secret"]),
     "bot.web.recent_errors.split_message": split_message,
     "bot.doctor.report.USERINFO": lambda text: report.USERINFO.sub("", text),

@@ -74,7 +74,7 @@ def check_packages() -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from bot.cli.version import version
+        from bot.config.version import version
 
         typer.echo(f"inhouse {version()}")
         raise typer.Exit

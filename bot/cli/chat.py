@@ -25,8 +25,8 @@ from adapters.console.piped import OneLine, PipedLines, PlainScreen
 from adapters.console.screen import RichScreen
 from bot.cli.model_commands import pull_model
 from bot.cli.run import serve
-from bot.cli.version import version
 from bot.config.settings import Settings, secrets
+from bot.config.version import version
 from bot.engine.client.process import EngineProcess
 from bot.models.catalog import Catalog
 from bot.models.pull import installed

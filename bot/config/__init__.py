@@ -1,1 +1,1 @@
-"""Settings, their sources, and network addresses."""
+"""Settings, their sources, network addresses and the version."""

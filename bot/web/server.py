@@ -7,7 +7,6 @@ lock of the state directory, not by the port.
 import errno
 import logging
 from collections.abc import Awaitable, Callable
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 
 from bot.config.address import Address
 from bot.config.settings import secrets
+from bot.config.version import version
 from bot.web.auth import Auth, with_headers
 from bot.web.connections import Connections
 from bot.web.event_stream import Stream
@@ -52,11 +52,11 @@ class WebServer:
         self._address, token = settings.http, settings.http_token
         self._troubles = RecentErrors(secrets(settings))
         self.sampler = Sampler(live_state, TICK_S)
-        self.status = Status(live_state, self.sampler, self._troubles, _version())
+        self.status = Status(live_state, self.sampler, self._troubles, version())
         self.stream = Stream(self.status, self.sampler)
         self._guard = Auth(token.get_secret_value() if token else "", PAGES)
         self._registry = live_state.metrics.registry
-        self._collector = LiveCollector(live_state, self.sampler, _version())
+        self._collector = LiveCollector(live_state, self.sampler, version())
         self._runner: web.AppRunner | None = None
         self._connections: Connections | None = None
         self.url = ""
@@ -167,10 +167,3 @@ def _reason(error: OSError) -> str:
 def _fix(error: OSError) -> str:
     other = "another port" if error.errno == errno.EADDRINUSE else "an address of this machine, as 127.0.0.1:8321"
     return f"Inhouse goes on without it. Set INHOUSE_HTTP to {other}, or to off."
-
-
-def _version() -> str:
-    try:
-        return metadata.version("inhouse")
-    except metadata.PackageNotFoundError:
-        return "from a checkout"

@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.serving import CHANNELS, PREFILL_S, Errand
+from bench.serving import CHANNELS, PREFILL_S, ServingParameters
 from bot.config.settings import load_settings
 from bot.models.catalog import Catalog
 from bot.models.pull import pull
@@ -87,10 +87,10 @@ async def ask_on_slack(server: FakeSlack, who: SlackPerson, where: SlackChannel,
     return Asked(text, float(thread), status, answer.versions[0].at, answer.versions[-1].at)
 
 
-async def started(errand: Errand) -> Process:
+async def started(parameters: ServingParameters) -> Process:
     """Starts the service's process."""
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.serving", json.dumps(asdict(errand)), stdin=PIPE, stdout=PIPE
+        sys.executable, "-m", "bench.serving", json.dumps(asdict(parameters)), stdin=PIPE, stdout=PIPE
     )
 
 
@@ -129,8 +129,10 @@ async def discord(root: Path) -> None:
         texts = texts_of(ROUNDS)
         authority = str(server.write_ca(root / "ca.pem"))
         questions = [text for turn in texts for text in turn]
-        errand = Errand(str(root), questions, {"discord_bot_token": server.token}, server.port, authority)
-        process = await started(errand)
+        parameters = ServingParameters(
+            str(root), questions, {"discord_bot_token": server.token}, server.port, authority
+        )
+        process = await started(parameters)
         await server.until(lambda: server.gateway.online and server.commands, 60)
         asked: list[Asked] = []
         for turn in texts:
@@ -153,7 +155,7 @@ async def slack(root: Path) -> None:
         given = load_settings()
         model = str(pull(Catalog.of(given).get("smollm2"), given))
         tokens = {name: str(value) for name, value in server.settings().items()}
-        process = await started(Errand(str(root), questions, tokens))
+        process = await started(ServingParameters(str(root), questions, tokens))
         await server.until(lambda: server.sockets.online, 60)
         asked: list[Asked] = []
         for turn in texts:
@@ -165,14 +167,14 @@ async def slack(root: Path) -> None:
         table(asked, measured["begun"], measured["ended"])
         print(f"429s: {server.rate_limited}; calls of Slack: {len(server.calls)}")
         print(lag_line(measured["lag"]))
-        await acks(server, people, channels, Errand(str(root), questions, tokens, loads=model))
+        await acks(server, people, channels, ServingParameters(str(root), questions, tokens, loads=model))
 
 
 async def acks(
-    server: FakeSlack, people: Sequence[SlackPerson], channels: Sequence[SlackChannel], errand: Errand
+    server: FakeSlack, people: Sequence[SlackPerson], channels: Sequence[SlackChannel], parameters: ServingParameters
 ) -> None:
     """Measures acknowledgements while a model loads and eight answers are streamed."""
-    process = await started(errand)
+    process = await started(parameters)
     await server.until(lambda: server.sockets.online, 60)
     before = len(server.acks)
     answers = [
@@ -200,8 +202,8 @@ async def burst(root: Path, platform: str, name: str, model: str) -> None:
         talks = [new_channel(f"talk-{number}") for number in range(STREAMING)]
         channels = [new_channel(f"channel-{number}") for number in range(ASKING)]
         stories = [f"Count to one thousand, one number a line, beginning with {number}." for number in range(STREAMING)]
-        errand = Errand(str(root), stories, {}, model=model, at_once=STREAMING, tokens=LONG)
-        process = await started(replace(errand, **ways_to(server, root)))
+        parameters = ServingParameters(str(root), stories, {}, model=model, at_once=STREAMING, tokens=LONG)
+        process = await started(replace(parameters, **ways_to(server, root)))
         await server.until(lambda: (server.gateway if platform == "discord" else server.sockets).online, 60)
         for who, where, story in zip(people, talks, stories, strict=False):
             await who.says(where, story, mention=True)
@@ -231,7 +233,7 @@ async def burst(root: Path, platform: str, name: str, model: str) -> None:
 
 
 def ways_to(server: Any, root: Path) -> dict[str, Any]:
-    """The Errand fields that connect a service to a fake."""
+    """The ServingParameters fields that connect a service to a fake."""
     if isinstance(server, FakeSlack):
         return {"settings": {name: str(value) for name, value in server.settings().items()}}
     authority = str(server.write_ca(root / "ca.pem"))

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatching
 
 from bench.asking import conversation, options
 from bench.bare import Outputs
-from bench.house import Platform, house
+from bench.instant_platform import InstantPlatform, run_service
 from bench.serving import Lag
 from bot.engine.cpu.compute_threads import run_on_new_thread
 from bot.engine.text.prompts import PromptBuilder
@@ -91,7 +91,7 @@ class Bare:
         return [self._prompts.build(conversation([text]), TOKENS).ids for text in texts]
 
 
-async def ours(platform: Platform, texts: list[str]) -> float:
+async def ours(platform: InstantPlatform, texts: list[str]) -> float:
     """Tokens per second through the service."""
     began = perf_counter()
     answers = await asyncio.gather(*(platform.ask(text) for text in texts))
@@ -121,7 +121,7 @@ async def main() -> None:
     print(f"{CONVERSATIONS} conversations, {TOKENS} tokens each, {theirs}, ours {dtype}")
     rows: list[tuple[float, float, float]] = []
     try:
-        async with house(given.model, TOKENS, dtype) as platform:
+        async with run_service(given.model, TOKENS, dtype) as platform:
             for number in range(ROUNDS + 1):  # the first round is a warm-up
                 texts = questions(number)
                 serial = await asyncio.to_thread(run_on_new_thread, partial(bare.one_after_another, texts))

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.support.crash.killable_service import open_house
+from tests.support.crash.killable_service import run_crash_service
 from tests.support.crash.random_kills import storm
 
-KILLS_A_HOUSE = 25
+KILLS_PER_RUN = 25
 AT_ONCE = (1, 1, 2, 3)
 """Number of kills before it waits for all pending answers."""
 
@@ -38,36 +38,36 @@ class Tally:
     faults: list[str] = field(default_factory=list)
 
 
-async def one_house(root: Path, seed: int, kills: int, tally: Tally) -> None:
+async def one_run(root: Path, seed: int, kills: int, tally: Tally) -> None:
     """Kills a service `kills` times, then judges all answers."""
     chance, left = Random(seed), kills
-    async with open_house(root, "discord", "slack") as house:
+    async with run_crash_service(root, "discord", "slack") as setup:
         while left:
             now = min(left, chance.choice(AT_ONCE))
-            await storm(house, chance, kills=now)
+            await storm(setup, chance, kills=now)
             left -= now
-            if (await house.settled()).faults:
+            if (await setup.settled()).faults:
                 break
-        verdict = await house.ended()
+        verdict = await setup.ended()
         tally.kills += kills - left
-        tally.starts += house.lives
-        tally.questions += len(house.asked)
+        tally.starts += setup.lives
+        tally.questions += len(setup.asked)
         tally.answers += verdict.answers
         tally.errors += verdict.errors
         tally.lost += len(verdict.lost)
         tally.double += len(verdict.double)
         tally.strays += len(verdict.strays)
-        tally.faults += [f"house {seed}: {fault}" for fault in verdict.faults]
+        tally.faults += [f"run {seed}: {fault}" for fault in verdict.faults]
         if verdict.faults:
-            print(house.log(), file=sys.stderr)
+            print(setup.log(), file=sys.stderr)
 
 
 async def run(kills: int, seed: int) -> Tally:
     """Runs all state directories in sequence."""
     tally, began = Tally(), time.monotonic()
-    for number, first in enumerate(range(0, kills, KILLS_A_HOUSE)):
+    for number, first in enumerate(range(0, kills, KILLS_PER_RUN)):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-            await one_house(Path(directory), seed * 1000 + number, min(KILLS_A_HOUSE, kills - first), tally)
+            await one_run(Path(directory), seed * 1000 + number, min(KILLS_PER_RUN, kills - first), tally)
         seconds = time.monotonic() - began
         print(
             f"{tally.kills} kills, {tally.questions} questions, {len(tally.faults)} faults, {seconds:.0f} s", flush=True

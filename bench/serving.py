@@ -1,8 +1,8 @@
 """The service of `bench.adapters` in a separate process: all real except the engine, which has a fixed speed.
 
-Reads an `Errand` as JSON from its first argument and serves until stdin ends. Then prints one line of JSON with the lag
-of the event loop, the start and end of each answer, and the time when each message was stored. With `loads`, a real
-engine repeatedly loads a real model at the same time; with `model`, a real model answers.
+Reads `ServingParameters` as JSON from its first argument and serves until stdin ends. Then prints one line of JSON with
+the lag of the event loop, the start and end of each answer, and the time when each message was stored. With `loads`, a
+real engine repeatedly loads a real model at the same time; with `model`, a real model answers.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from bot.service.service import Service
 from bot.types.engine import ModelSource
 from bot.types.messages import Event, IncomingMessage, Outcome
 from tests.support.builders.service import MACHINE, make_settings
-from tests.support.fakes.engine import ScriptedEngine
+from tests.support.fakes.scripted_engine import ScriptedEngine
 from tests.support.fakes.tls import Loopback
 
 CHANNELS = 8
@@ -92,7 +92,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class ServingParameters:
     """Parameters of the service's process.
 
     `port` and `authority` are those of a fake Discord; `loads`: directory of a model to load repeatedly; `model`: a
@@ -110,19 +110,21 @@ class Errand:
     tokens: int = TOKENS
 
 
-def adapter_for(settings: Settings, errand: Errand) -> Adapter:
+def adapter_for(settings: Settings, parameters: ServingParameters) -> Adapter:
     """The adapter of the platform whose tokens are set."""
     if settings.slack_bot_token is not None:
         return SlackAdapter(settings)
-    trusted = ssl.create_default_context(cafile=errand.authority)
-    return DiscordAdapter(settings, lambda: aiohttp.TCPConnector(limit=0, resolver=Loopback(errand.port), ssl=trusted))
+    trusted = ssl.create_default_context(cafile=parameters.authority)
+    return DiscordAdapter(
+        settings, lambda: aiohttp.TCPConnector(limit=0, resolver=Loopback(parameters.port), ssl=trusted)
+    )
 
 
-def scripted(errand: Errand, pace: Pace) -> ScriptedEngine:
+def scripted(parameters: ServingParameters, pace: Pace) -> ScriptedEngine:
     """An engine that answers every question with `tokens` words."""
-    engine = ScriptedEngine(pace.passing, max_running=errand.at_once)
-    answer = " ".join(f"word{number}" for number in range(errand.tokens))
-    for question in errand.questions:
+    engine = ScriptedEngine(pace.passing, max_running=parameters.at_once)
+    answer = " ".join(f"word{number}" for number in range(parameters.tokens))
+    for question in parameters.questions:
         engine.answers(question, answer)
     return engine
 
@@ -137,18 +139,23 @@ async def keep_loading(path: str) -> None:
             await engine.close()
 
 
-async def serve(errand: Errand) -> dict[str, object]:
+async def serve(parameters: ServingParameters) -> dict[str, object]:
     """Serves until stdin ends; the measurements."""
-    chosen = {"model": errand.model, "models": errand.model, "device": "cpu"} if errand.model else {}
+    chosen = {"model": parameters.model, "models": parameters.model, "device": "cpu"} if parameters.model else {}
     settings = make_settings(
-        Path(errand.root), per_user=100, queue_size=1000, max_tokens=errand.tokens, **chosen, **errand.settings
+        Path(parameters.root),
+        per_user=100,
+        queue_size=1000,
+        max_tokens=parameters.tokens,
+        **chosen,
+        **parameters.settings,
     )
     pace, lag, stored = Pace(), Lag(), Stored()
-    engine = EngineProcess() if errand.model else scripted(errand, pace)
-    service = Service(settings, Catalog.of(settings), [adapter_for(settings, errand)], engine)
+    engine = EngineProcess() if parameters.model else scripted(parameters, pace)
+    service = Service(settings, Catalog.of(settings), [adapter_for(settings, parameters)], engine)
     meanwhile = [asyncio.create_task(lag.watch())]
-    if errand.loads:
-        meanwhile.append(asyncio.create_task(keep_loading(errand.loads)))
+    if parameters.loads:
+        meanwhile.append(asyncio.create_task(keep_loading(parameters.loads)))
     with (
         patch("bot.models.installed_models.probe", return_value=MACHINE),
         patch.object(ServiceCore, "handle", stored.handle),
@@ -171,4 +178,4 @@ async def serve(errand: Errand) -> dict[str, object]:
 
 if __name__ == "__main__":
     gc.freeze()  # as `inhouse run` does
-    print(json.dumps(asyncio.run(serve(Errand(**json.loads(sys.argv[1]))))))
+    print(json.dumps(asyncio.run(serve(ServingParameters(**json.loads(sys.argv[1]))))))

@@ -1,7 +1,7 @@
 """The service of `bench.soak` in a separate process: both adapters, storage, and an engine that dies at intervals.
 
-Takes an `Errand` as JSON. Prints a line of JSON at intervals with the process's memory, descriptors and event loop lag.
-Stops at the end of stdin, as at SIGTERM.
+Takes `SoakParameters` as JSON. Prints a line of JSON at intervals with the process's memory, descriptors and event loop
+lag. Stops at the end of stdin, as at SIGTERM.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from bot.service.service import Service
 from bot.types.engine import EngineRequest
 from bot.types.messages import TokenDelta
 from tests.support.builders.service import MACHINE, make_settings
-from tests.support.fakes.engine import ScriptedEngine
+from tests.support.fakes.scripted_engine import ScriptedEngine
 from tests.support.fakes.tls import Loopback
 
 PREFILL_S, TOKEN_S = 0.3, 0.03
@@ -34,7 +34,7 @@ SAMPLE_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class SoakParameters:
     """Parameters of the process. `port` and `authority` are those of the fake Discord; the engine dies every
     `dies_s` seconds."""
 
@@ -84,16 +84,16 @@ async def report(service: Service, lag: Lag) -> None:
         print(json.dumps(sample), flush=True)
 
 
-async def serve(errand: Errand) -> None:
+async def serve(parameters: SoakParameters) -> None:
     """Serves until stdin ends."""
-    settings = make_settings(Path(errand.root), per_user=100, queue_size=1000, **errand.settings)
-    trusted = ssl.create_default_context(cafile=errand.authority)
-    discord = DiscordAdapter(settings, lambda: aiohttp.TCPConnector(resolver=Loopback(errand.port), ssl=trusted))
+    settings = make_settings(Path(parameters.root), per_user=100, queue_size=1000, **parameters.settings)
+    trusted = ssl.create_default_context(cafile=parameters.authority)
+    discord = DiscordAdapter(settings, lambda: aiohttp.TCPConnector(resolver=Loopback(parameters.port), ssl=trusted))
     engine, lag = MortalEngine(pace, max_running=AT_ONCE), Lag()
     service = Service(settings, Catalog.of(settings), [discord, SlackAdapter(settings)], engine)
     with patch("bot.models.installed_models.probe", return_value=MACHINE):
         running = asyncio.create_task(service.run())
-        meanwhile = [lag.watch(), report(service, lag), engine.keep_dying(errand.dies_s)]
+        meanwhile = [lag.watch(), report(service, lag), engine.keep_dying(parameters.dies_s)]
         tasks = [asyncio.create_task(each) for each in meanwhile]
         ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
         await asyncio.wait([running, ended], return_when=asyncio.FIRST_COMPLETED)
@@ -105,4 +105,4 @@ async def serve(errand: Errand) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Errand(**json.loads(sys.argv[1]))))
+    asyncio.run(serve(SoakParameters(**json.loads(sys.argv[1]))))

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bench.trouble import Trouble
+from bench.random_faults import RandomFaults
 from tests.support.fakes.discord import Channel as DiscordChannel
 from tests.support.fakes.discord import Message as DiscordMessage
 from tests.support.fakes.discord import Person as DiscordPerson
@@ -88,12 +88,12 @@ class DiscordRoom:
     name: str
     channel: DiscordChannel
     person: DiscordPerson
-    trouble: Trouble
+    faults: RandomFaults
     pause_s: float
 
     async def ask(self, text: str) -> DiscordQuestion:
         message = await self.person.says(self.channel, text, mention=True)
-        self.trouble.recent_discord.append(message)
+        self.faults.recent_discord.append(message)
         return DiscordQuestion(self.person, message)
 
     async def talk(self, text: str) -> None:
@@ -129,12 +129,12 @@ class SlackRoom:
     name: str
     channel: SlackChannel
     person: SlackPerson
-    trouble: Trouble
+    faults: RandomFaults
     pause_s: float
 
     async def ask(self, text: str) -> SlackQuestion:
         message = await self.person.says(self.channel, text, mention=True)
-        self.trouble.recent_slack.append(message)
+        self.faults.recent_slack.append(message)
         return SlackQuestion(self.person, message)
 
     async def talk(self, text: str) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from aiohttp import web
 
-from bench.house import Platform, house
+from bench.instant_platform import InstantPlatform, run_service
 
 
 class Door:
     """Serves /v1/chat/completions with the bot's answers."""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: InstantPlatform) -> None:
         self._platform = platform
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
@@ -56,7 +56,7 @@ async def _healthy(request: web.Request) -> web.Response:
 
 async def main(model: str, port: int, dtype: str, tokens: int) -> None:
     """Serves forever."""
-    async with house(Path(model), tokens, dtype, interval_s=0.0) as platform:
+    async with run_service(Path(model), tokens, dtype, interval_s=0.0) as platform:
         application = web.Application()
         application.router.add_post("/v1/chat/completions", Door(platform).complete)
         application.router.add_get("/health", _healthy)

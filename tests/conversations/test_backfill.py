@@ -72,7 +72,7 @@ async def test_what_comes_live_before_the_session_is_caught_up_with_hides_nothin
 
 async def test_what_comes_live_while_it_reads_back_hides_nothing_from_the_next_start(listener: Listener) -> None:
     missed = [listener.channel.says() for _ in range(3)]
-    listener.meanwhile, listener.troubles = [listener.channel.says()], [FULL]
+    listener.meanwhile, listener.errors = [listener.channel.says()], [FULL]
     with pytest.raises(StorageError):
         await listener.reads_back()
     await listener.backfill.save()
@@ -124,7 +124,7 @@ async def test_a_channel_that_was_first_heard_a_moment_ago_is_read_back_too(list
 
 async def test_a_channel_that_must_wait_or_fails_once_is_read_and_one_that_is_gone_is_not(listener: Listener) -> None:
     here, gone = listener.channel.keys
-    listener.channel.troubles = {
+    listener.channel.errors = {
         here: [RetryLater(0.01), RetryLater(0.01)],
         gone: [Rejected("You may not read here.")],
     }
@@ -142,8 +142,8 @@ async def test_one_channel_that_cannot_be_read_costs_the_others_nothing(
     here, _ = listener.channel.keys
     missed = [listener.channel.says(channel=number) for number in (0, 1)]
     failures: list[list[Exception]] = [[OutcomeUnknown("no answer")] * TRIES, [KeyError("a bug of the adapter")]]
-    for troubles in failures:
-        listener.channel.troubles = {here: troubles}
+    for errors in failures:
+        listener.channel.errors = {here: errors}
         assert await listener.reads_back() == [missed[1].message_id]
 
 
@@ -186,7 +186,7 @@ async def test_a_session_that_ended_while_it_was_read_back_frees_no_cursor_of_th
 
 
 @dataclass(frozen=True)
-class Chapter:
+class Session:
     """An outage, and the messages after it."""
 
     lost: int
@@ -203,15 +203,15 @@ NUMBER = st.integers(0, 3)
 
 @hypothesis_settings(max_examples=60)
 @given(
-    chapters=st.lists(
-        st.builds(Chapter, NUMBER, st.booleans(), NUMBER, NUMBER, st.booleans(), NUMBER, NUMBER), max_size=4
+    sessions=st.lists(
+        st.builds(Session, NUMBER, st.booleans(), NUMBER, NUMBER, st.booleans(), NUMBER, NUMBER), max_size=4
     )
 )
-def test_nothing_is_lost_whatever_happens(tmp_path_factory: pytest.TempPathFactory, chapters: list[Chapter]) -> None:
-    asyncio.run(_plays(tmp_path_factory.mktemp("state"), chapters))
+def test_nothing_is_lost_whatever_happens(tmp_path_factory: pytest.TempPathFactory, sessions: list[Session]) -> None:
+    asyncio.run(_plays(tmp_path_factory.mktemp("state"), sessions))
 
 
-async def _plays(root: Path, chapters: list[Chapter]) -> None:
+async def _plays(root: Path, sessions: list[Session]) -> None:
     storage = await Storage.open(root)
     listener = Listener(storage, Channel())
     await listener.restarts()
@@ -219,28 +219,28 @@ async def _plays(root: Path, chapters: list[Chapter]) -> None:
     listener.hears(listener.channel.says())
     await listener.backfill.save()
     says = listener.channel.says
-    for chapter in chapters:
-        for _ in range(chapter.lost):
+    for session in sessions:
+        for _ in range(session.lost):
             says()
-        if chapter.killed:
+        if session.killed:
             await listener.restarts()
-            for _ in range(chapter.live_before):
+            for _ in range(session.live_before):
                 listener.hears(says())
             await listener.backfill.save()
-        listener.meanwhile = [says() for _ in range(chapter.live_meanwhile)]
-        listener.troubles = [FULL] if chapter.fails else []
+        listener.meanwhile = [says() for _ in range(session.live_meanwhile)]
+        listener.errors = [FULL] if session.fails else []
         try:
             await listener.reads_back()
         except StorageError:
-            if chapter.killed:
+            if session.killed:
                 await listener.restarts()
             await listener.reads_back()
-        listener.troubles.clear()
+        listener.errors.clear()
         for event in listener.meanwhile:  # not backfilled, so they are delivered live now
             listener.hears(event)
-        for _ in range(chapter.unstored):
+        for _ in range(session.unstored):
             listener.backfill.missed(says())
-        for _ in range(chapter.live_after):
+        for _ in range(session.live_after):
             listener.hears(says())
         await listener.backfill.save()
     await listener.restarts()

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bot.storage import Storage
 from bot.types.messages import ConversationKey, MessageDeleted, MessageEdited
-from tests.support.builders.conversations import ANA, Desk
+from tests.support.builders.conversations import ANA, ConversationsSetup
 from tests.support.builders.service import make_settings
 
 WHERE = [
@@ -32,18 +32,18 @@ async def test_no_conversation_ever_reads_a_word_of_another(
 ) -> None:
     made = make_settings(tmp_path_factory.mktemp("crossing"))
     storage = await Storage.open(made.state_dir)
-    desk = Desk(made, storage)
+    setup = ConversationsSetup(made, storage)
     try:
         for number, (key, step) in enumerate(steps):
-            await take(desk, key, step, number)
+            await take(setup, key, step, number)
     finally:
         await storage.close()
 
 
-async def take(desk: Desk, key: ConversationKey, step: str, number: int) -> None:
+async def take(setup: ConversationsSetup, key: ConversationKey, step: str, number: int) -> None:
     """One step in one conversation; message ids are equal everywhere, texts contain a unique canary."""
     canary = f"<{'/'.join((key.platform, key.workspace, key.channel, key.thread))}>"
-    history = desk.storage.history
+    history = setup.storage.history
     match step:
         case "reset":
             await history.reset(key)
@@ -52,16 +52,16 @@ async def take(desk: Desk, key: ConversationKey, step: str, number: int) -> None
         case "undo":
             await history.undo(key)
         case "edit":
-            await desk.conversations.edited(MessageEdited(key, f"{key.thread}1", ANA, f"edited {canary}"))
+            await setup.conversations.edited(MessageEdited(key, f"{key.thread}1", ANA, f"edited {canary}"))
         case "delete":
-            await desk.conversations.deleted(MessageDeleted(key, f"{key.thread}1"))
+            await setup.conversations.deleted(MessageDeleted(key, f"{key.thread}1"))
         case _:
             name = f"{key.thread}{number % 9}"
-            await desk.hears(f"text {number} {canary}", key=key, at=float(number), message_id=name)
-            for request in desk.owed:
-                for text in await desk.reads(request):
+            await setup.hears(f"text {number} {canary}", key=key, at=float(number), message_id=name)
+            for request in setup.owed:
+                for text in await setup.reads(request):
                     assert canary in text
-                await desk.answers(request, f"answer {number} {canary}")
-            desk.owed.clear()
+                await setup.answers(request, f"answer {number} {canary}")
+            setup.owed.clear()
     for turn in await history.turns(key, hidden=True):
         assert canary in turn.text

@@ -6,17 +6,17 @@ import pytest
 
 from bot.types.commands import COMMANDS
 from bot.types.messages import Accepted, ActionKind, Choice, FinishReason, Notice, Refused
-from tests.support.builders.service import House
+from tests.support.builders.service import ServiceSetup
 from tests.support.builders.storage_rows import rows
 from tests.support.fakes.team import Team
 
 pytest_plugins = ["tests.support.fixtures.service"]
 
 
-def choices(house: House, command: str, typed: str) -> Sequence[Choice]:
+def choices(setup: ServiceSetup, command: str, typed: str) -> Sequence[Choice]:
     """The completions for what a user has typed."""
-    assert house.adapter.core is not None
-    return house.adapter.core.choices(command, typed)
+    assert setup.adapter.core is not None
+    return setup.adapter.core.choices(command, typed)
 
 
 @pytest.mark.parametrize("command", [command.name for command in COMMANDS])
@@ -26,13 +26,13 @@ async def test_every_command_answers_in_a_conversation_where_nothing_was_said(te
     assert outcome.text
 
 
-async def test_ask_is_acknowledged_and_answered_like_a_message(house: House, team: Team) -> None:
+async def test_ask_is_acknowledged_and_answered_like_a_message(setup: ServiceSetup, team: Team) -> None:
     assert isinstance(await team.command("ask", "What is this?", who="ana"), Accepted)
     answer = await team.reply_to("What is this?")
     assert answer.text == "`Ana` asks: `What is this?`\n\nYou said: What is this?"
     assert answer.first.reply.asker.name == "Ana"
     await team.asks("ben", "And that?")
-    assert len(house.engine.prompt_of("And that?").prompt.turns) == 3
+    assert len(setup.engine.prompt_of("And that?").prompt.turns) == 3
 
 
 async def test_an_unknown_command_is_answered_with_the_nearest(team: Team) -> None:
@@ -44,11 +44,11 @@ async def test_help_names_the_commands_as_they_are_typed_here(team: Team) -> Non
 
 
 @pytest.mark.parametrize(("name", "typed"), [("temperature", "0.2"), ("top_p", "0.5"), ("max_tokens", "77")])
-async def test_a_number_is_set_shown_and_used(house: House, team: Team, name: str, typed: str) -> None:
+async def test_a_number_is_set_shown_and_used(setup: ServiceSetup, team: Team, name: str, typed: str) -> None:
     assert await team.told(name, typed, who="boss") == f"{name} is now {typed} here."
     assert await team.told(name, who="ana") == f"{name} is {typed} here."
     await team.asks("ana", "hello")
-    assert getattr(house.engine.prompt_of("hello").params, name) == float(typed)
+    assert getattr(setup.engine.prompt_of("hello").params, name) == float(typed)
     assert f"- {name}: {typed} (set here)" in await team.told("settings", who="ana")
 
 
@@ -65,14 +65,14 @@ async def test_who_may_not_is_told_who_may(team: Team) -> None:
     assert await team.told("temperature", who="ana") == "temperature is 0.7 here."
 
 
-async def test_the_instructions_are_set_shown_used_and_cleared(house: House, team: Team) -> None:
+async def test_the_instructions_are_set_shown_used_and_cleared(setup: ServiceSetup, team: Team) -> None:
     assert "changed" in await team.told("system", "Be terse.", who="boss")
     assert (await team.told("system", who="ana")).endswith("Be terse.")
     await team.asks("ana", "hello")
-    assert house.engine.prompt_of("hello").prompt.system == "Be terse."
+    assert setup.engine.prompt_of("hello").prompt.system == "Be terse."
     assert "default" in await team.told("system", "CLEAR", who="boss")
     await team.asks("ana", "again")
-    assert house.engine.prompt_of("again").prompt.system != "Be terse."
+    assert setup.engine.prompt_of("again").prompt.system != "Be terse."
 
 
 async def test_settings_of_a_channel_hold_in_its_threads_until_they_set_their_own(team: Team) -> None:
@@ -87,49 +87,51 @@ async def test_settings_of_a_channel_hold_in_its_threads_until_they_set_their_ow
     assert "- top_p: 0.95 (default)" in await team.told("settings")
 
 
-async def test_the_models_are_shown_with_what_the_machine_says_to_them(house: House, team: Team) -> None:
+async def test_the_models_are_shown_with_what_the_machine_says_to_them(setup: ServiceSetup, team: Team) -> None:
     await team.asks("ana", "hello")
-    await house.world.until(lambda: bool(choices(house, "model", "huge")[0].label != "huge"), "it was looked at")
+    await setup.platform.until(lambda: bool(choices(setup, "model", "huge")[0].label != "huge"), "it was looked at")
     told = await team.told("model", who="ana")
     assert told.startswith("small answers here. Available models:")
     assert "- huge · won't fit" in told
     assert "- small · fits" in told
-    assert [choice.value for choice in choices(house, "model", "LA")] == ["large"]
-    assert choices(house, "temperature", "") == ()
+    assert [choice.value for choice in choices(setup, "model", "LA")] == ["large"]
+    assert choices(setup, "temperature", "") == ()
 
 
-async def test_a_model_that_cannot_be_had_is_refused_politely(house: House, team: Team) -> None:
+async def test_a_model_that_cannot_be_had_is_refused_politely(setup: ServiceSetup, team: Team) -> None:
     await team.asks("ana", "hello")
-    await house.world.until(lambda: bool(choices(house, "model", "huge")[0].label != "huge"), "it was looked at")
+    await setup.platform.until(lambda: bool(choices(setup, "model", "huge")[0].label != "huge"), "it was looked at")
     assert "won't fit here: huge needs about" in await team.refused("model", "huge")
     assert "There is no model called `smal`; did you mean small?" in await team.refused("model", "smal")
-    (house.settings.state_dir.parent / "models" / "large" / "model.safetensors").unlink()
+    (setup.settings.state_dir.parent / "models" / "large" / "model.safetensors").unlink()
     assert "run `inhouse pull large`" in await team.refused("model", "large")
     assert (await team.told("model")).startswith("small answers here")
 
 
-async def test_another_model_answers_here_and_only_here(house: House, team: Team) -> None:
+async def test_another_model_answers_here_and_only_here(setup: ServiceSetup, team: Team) -> None:
     other = team.elsewhere(channel="other")
     assert (await team.told("model", "large")).startswith("large answers here now.")
     await team.asks("ana", "hello")
     await other.asks("ben", "hello there")
-    assert [model for model, _ in house.engine.asked] == ["large", "small"]
+    assert [model for model, _ in setup.engine.asked] == ["large", "small"]
 
 
-async def test_regenerate_gives_another_answer_which_is_the_one_that_is_remembered(house: House, team: Team) -> None:
-    house.engine.answers("hello", "Go away.")
-    house.engine.answers("hello", "Good morning!")
+async def test_regenerate_gives_another_answer_which_is_the_one_that_is_remembered(
+    setup: ServiceSetup, team: Team
+) -> None:
+    setup.engine.answers("hello", "Go away.")
+    setup.engine.answers("hello", "Good morning!")
     await team.asks("ana", "hello")
     assert isinstance(await team.command("regenerate", who="ana"), Accepted)
     assert (await team.reply_to("hello", 2)).text == "Good morning!"
     await team.asks("ana", "and now?")
-    read = [turn.text for turn in house.engine.prompt_of("and now?").prompt.turns]
+    read = [turn.text for turn in setup.engine.prompt_of("and now?").prompt.turns]
     assert read == ["hello", "Good morning!", "and now?"]
 
 
-async def test_continue_goes_on_with_the_answer_and_both_are_remembered_as_one(house: House, team: Team) -> None:
-    house.engine.answers("count", "one two three four")
-    house.engine.answers("count", " three four")
+async def test_continue_goes_on_with_the_answer_and_both_are_remembered_as_one(setup: ServiceSetup, team: Team) -> None:
+    setup.engine.answers("count", "one two three four")
+    setup.engine.answers("count", " three four")
     await team.command("max_tokens", "2")
     answer = await team.asks("ana", "count")
     assert (answer.text, answer.reason) == ("one two", FinishReason.LENGTH)
@@ -137,13 +139,13 @@ async def test_continue_goes_on_with_the_answer_and_both_are_remembered_as_one(h
     assert isinstance(await team.presses(answer.first, ActionKind.CONTINUE), Accepted)
     more = await team.reply_to("count", 2)
     assert more.text == "three four"
-    assert house.engine.prompt_of("count").prompt.prefix == "one two"
+    assert setup.engine.prompt_of("count").prompt.prefix == "one two"
     await team.asks("ana", "and now?")
-    assert house.engine.prompt_of("and now?").prompt.turns[1].text == "one two three four"
+    assert setup.engine.prompt_of("and now?").prompt.turns[1].text == "one two three four"
 
 
-async def test_nothing_can_be_done_with_an_answer_that_is_still_written(house: House, team: Team) -> None:
-    house.world.gates.hold("hello/1")
+async def test_nothing_can_be_done_with_an_answer_that_is_still_written(setup: ServiceSetup, team: Team) -> None:
+    setup.platform.gates.hold("hello/1")
     await team.says("ana", "hello")
     message = await team.sees("hello", "You")
     for command in ("regenerate", "continue"):
@@ -153,7 +155,7 @@ async def test_nothing_can_be_done_with_an_answer_that_is_still_written(house: H
     assert "still being written" in outcome.text
 
 
-async def test_a_question_that_is_gone_cannot_be_answered_again(house: House, team: Team) -> None:
+async def test_a_question_that_is_gone_cannot_be_answered_again(setup: ServiceSetup, team: Team) -> None:
     answer = await team.asks("ana", "hello")
     await team.deletes("hello")
     assert "No question has been asked" in await team.refused("regenerate", who="ana")
@@ -161,8 +163,8 @@ async def test_a_question_that_is_gone_cannot_be_answered_again(house: House, te
     assert isinstance(outcome, Refused)
 
 
-async def test_stop_ends_one_s_own_answers_and_a_manager_s_ends_all(house: House, team: Team) -> None:
-    house.world.gates.hold("first/1")
+async def test_stop_ends_one_s_own_answers_and_a_manager_s_ends_all(setup: ServiceSetup, team: Team) -> None:
+    setup.platform.gates.hold("first/1")
     await team.says("ana", "first")
     await team.sees("first", "You")
     await team.says("ben", "second")
@@ -174,8 +176,8 @@ async def test_stop_ends_one_s_own_answers_and_a_manager_s_ends_all(house: House
     assert await team.refused("stop", who="boss") == "You have no answer in progress here."
 
 
-async def test_the_stop_button_is_for_the_asker_and_for_managers(house: House, team: Team) -> None:
-    house.world.gates.hold("hello/1")
+async def test_the_stop_button_is_for_the_asker_and_for_managers(setup: ServiceSetup, team: Team) -> None:
+    setup.platform.gates.hold("hello/1")
     await team.says("ana", "hello")
     message = await team.sees("hello", "You")
     outcome = await team.presses(message, ActionKind.STOP, who="ben")
@@ -185,14 +187,14 @@ async def test_the_stop_button_is_for_the_asker_and_for_managers(house: House, t
     assert await team.presses(message, ActionKind.STOP, who="boss") == Refused("That answer is already finished.")
 
 
-async def test_an_opinion_is_noted_once_a_person_and_the_newest_counts(house: House, team: Team) -> None:
+async def test_an_opinion_is_noted_once_a_person_and_the_newest_counts(setup: ServiceSetup, team: Team) -> None:
     answer = await team.asks("ana", "hello")
     await team.presses(answer.first, ActionKind.GOOD)
     assert await team.presses(answer.first, ActionKind.BAD) == Notice("Thank you, noted.")
-    assert rows(house.settings.state_dir, "SELECT actor_id, good FROM ratings") == [("id-ana", 0)]
+    assert rows(setup.settings.state_dir, "SELECT actor_id, good FROM ratings") == [("id-ana", 0)]
 
 
-async def test_a_button_under_a_message_that_is_not_known_is_refused(house: House, team: Team) -> None:
+async def test_a_button_under_a_message_that_is_not_known_is_refused(setup: ServiceSetup, team: Team) -> None:
     answer = await team.asks("ana", "hello")
     answer.first.reply = answer.first.reply.__class__(
         "unknown", "", team.key, 0, "", answer.first.reply.asker, committed=""

@@ -5,90 +5,90 @@ import pytest
 from bot.storage import Inbox, Outbox
 from bot.types.errors import StorageError
 from bot.types.messages import ActionKind, FinishReason
-from tests.support.builders.service import House
+from tests.support.builders.service import ServiceSetup
 from tests.support.builders.storage_rows import rows
+from tests.support.fakes.scripted_platform import Fault, Posted
 from tests.support.fakes.team import Team
-from tests.support.fakes.world import Fault, Posted
 
 pytest_plugins = ["tests.support.fixtures.service"]
 
 
-async def offers_rerun(house: House, message: Posted) -> None:
-    await house.world.until(lambda: message.buttons[:1] == (ActionKind.RERUN,), "another answer is offered")
+async def offers_rerun(setup: ServiceSetup, message: Posted) -> None:
+    await setup.platform.until(lambda: message.buttons[:1] == (ActionKind.RERUN,), "another answer is offered")
 
 
-async def test_an_edited_question_gets_the_offer_of_another_answer(house: House, team: Team) -> None:
+async def test_an_edited_question_gets_the_offer_of_another_answer(setup: ServiceSetup, team: Team) -> None:
     answer = await team.asks("ana", "helo")
     await team.edits("helo", "hello")
-    await offers_rerun(house, answer.first)
+    await offers_rerun(setup, answer.first)
     assert answer.first.buttons == (ActionKind.RERUN, ActionKind.GOOD, ActionKind.BAD)
-    assert (answer.text, len(house.world.posted)) == ("You said: helo", 1)
+    assert (answer.text, len(setup.platform.posted)) == ("You said: helo", 1)
     await team.presses(answer.first, ActionKind.RERUN)
     again = await team.reply_to("hello", 2)
     assert again.text == "You said: hello"
     assert again.first.buttons == (ActionKind.REGENERATE, ActionKind.GOOD, ActionKind.BAD)
-    assert house.engine.questions() == ["helo", "hello"]
+    assert setup.engine.questions() == ["helo", "hello"]
 
 
-async def test_an_edit_while_the_answer_is_written_is_offered_at_its_end(house: House, team: Team) -> None:
-    house.world.gates.hold("helo/1")
+async def test_an_edit_while_the_answer_is_written_is_offered_at_its_end(setup: ServiceSetup, team: Team) -> None:
+    setup.platform.gates.hold("helo/1")
     await team.says("ana", "helo")
     await team.sees("helo", "You")
     await team.edits("helo", "hello")
-    await house.world.gates.open("helo/1")
+    await setup.platform.gates.open("helo/1")
     answer = await team.reply_to("helo")
     assert answer.first.buttons == (ActionKind.RERUN, ActionKind.GOOD, ActionKind.BAD)
 
 
-async def test_an_edit_of_a_question_that_still_waits_is_what_is_answered(house: House, team: Team) -> None:
-    house.world.gates.hold("first/0")
+async def test_an_edit_of_a_question_that_still_waits_is_what_is_answered(setup: ServiceSetup, team: Team) -> None:
+    setup.platform.gates.hold("first/0")
     await team.says("ana", "first")
-    await house.world.gates.reached("first/0")
+    await setup.platform.gates.reached("first/0")
     await team.says("ana", "helo")
     await team.edits("helo", "hello")
-    await house.world.gates.open("first/0")
+    await setup.platform.gates.open("first/0")
     answer = await team.reply_to("hello")
     assert answer.text == "You said: hello"
     assert answer.first.buttons[0] is ActionKind.REGENERATE
 
 
 async def test_an_edit_in_the_moment_in_which_the_answer_is_posted_makes_no_second_message(
-    house: House, team: Team
+    setup: ServiceSetup, team: Team
 ) -> None:
-    house.world.gates.hold("post")
+    setup.platform.gates.hold("post")
     await team.says("ana", "helo")
-    await house.world.gates.reached("post")
-    await house.world.until(
-        lambda: rows(house.settings.state_dir, "SELECT 1 FROM outbox WHERE state = 'ready'") != [], "it is written"
+    await setup.platform.gates.reached("post")
+    await setup.platform.until(
+        lambda: rows(setup.settings.state_dir, "SELECT 1 FROM outbox WHERE state = 'ready'") != [], "it is written"
     )
     await team.edits("helo", "hello")
     await team.edits("hello", "hello there")
-    await house.world.gates.open("post")
-    await offers_rerun(house, (await team.reply_to("helo")).first)
-    assert len(house.world.posted) == 1
+    await setup.platform.gates.open("post")
+    await offers_rerun(setup, (await team.reply_to("helo")).first)
+    assert len(setup.platform.posted) == 1
 
 
 async def test_an_edit_while_the_end_is_being_stored_is_offered(
-    house: House, team: Team, monkeypatch: pytest.MonkeyPatch
+    setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish = Inbox.finish
 
     async def slow(*args: object, **more: object) -> None:
         await finish(*args, **more)  # type: ignore[arg-type]  # same arguments
-        await house.adapter.passing("stored")
+        await setup.adapter.passing("stored")
 
     monkeypatch.setattr(Inbox, "finish", slow)
-    house.world.gates.hold("stored")
+    setup.platform.gates.hold("stored")
     await team.says("ana", "helo")
-    await house.world.gates.reached("stored")
+    await setup.platform.gates.reached("stored")
     await team.edits("helo", "hello")
-    await house.world.gates.open("stored")
-    await offers_rerun(house, (await team.reply_to("helo")).first)
+    await setup.platform.gates.open("stored")
+    await offers_rerun(setup, (await team.reply_to("helo")).first)
 
 
 @pytest.mark.parametrize("new", ["hello", "something else"])
 async def test_there_is_no_offer_for_an_old_question_or_an_edit_that_changes_nothing(
-    house: House, team: Team, monkeypatch: pytest.MonkeyPatch, new: str
+    setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch, new: str
 ) -> None:
     answer = await team.asks("ana", "hello")
     if new != "hello":
@@ -99,22 +99,24 @@ async def test_there_is_no_offer_for_an_old_question_or_an_edit_that_changes_not
     assert len(answer.first.history) <= 2
 
 
-async def test_what_could_not_be_shown_or_was_forgotten_is_not_offered_again(house: House, team: Team) -> None:
-    house.world.fails("post", Fault.REJECTED)
+async def test_what_could_not_be_shown_or_was_forgotten_is_not_offered_again(setup: ServiceSetup, team: Team) -> None:
+    setup.platform.fails("post", Fault.REJECTED)
     await team.says("ana", "hello")
-    await house.world.until(
-        lambda: rows(house.settings.state_dir, "SELECT 1 FROM outbox WHERE state = 'dropped'") != [], "it is dropped"
+    await setup.platform.until(
+        lambda: rows(setup.settings.state_dir, "SELECT 1 FROM outbox WHERE state = 'dropped'") != [], "it is dropped"
     )
     await team.edits("hello", "hello there")
     answer = await team.asks("ana", "helo")
     await team.told("forget", "all", who="ana")
     await team.edits("helo", "good morning")
     await team.asks("ana", "next")
-    assert len(house.world.posted) == 2
+    assert len(setup.platform.posted) == 2
     assert answer.text == "You said: helo"
 
 
-async def test_an_offer_that_storage_fails_is_none(house: House, team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_offer_that_storage_fails_is_none(
+    setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def failing(*_: object) -> None:
         raise StorageError("The disk is full.")
 
@@ -125,12 +127,12 @@ async def test_an_offer_that_storage_fails_is_none(house: House, team: Team, mon
     assert answer.first.buttons[0] is ActionKind.REGENERATE
 
 
-async def test_deleting_the_question_stops_its_answer_and_removes_both(house: House, team: Team) -> None:
-    house.world.gates.hold("secret/1")
+async def test_deleting_the_question_stops_its_answer_and_removes_both(setup: ServiceSetup, team: Team) -> None:
+    setup.platform.gates.hold("secret/1")
     await team.says("ana", "secret")
     await team.sees("secret", "You")
     await team.deletes("secret")
     answer = await team.reply_to("secret")
     assert answer.reason is FinishReason.ABORT
     await team.asks("ana", "next")
-    assert [turn.text for turn in house.engine.prompt_of("next").prompt.turns] == ["next"]
+    assert [turn.text for turn in setup.engine.prompt_of("next").prompt.turns] == ["next"]

@@ -14,8 +14,8 @@ from bot.replies.delivery import VOID
 from bot.replies.renderer import INTERRUPTED
 from bot.replies.replies import GIVEN_UP
 from tests.support.crash.child_service import Point
-from tests.support.crash.killable_service import House, open_house
-from tests.support.crash.platforms import DiscordTown
+from tests.support.crash.killable_service import CrashSetup, run_crash_service
+from tests.support.crash.platforms import DiscordDriver
 from tests.support.crash.random_kills import storm
 
 pytestmark = pytest.mark.fault(35)
@@ -44,71 +44,71 @@ POINTS = {
 }
 
 
-async def sound(house: House) -> tuple[int, int]:
+async def sound(setup: CrashSetup) -> tuple[int, int]:
     """Asserts that there are no faults; the numbers of answers and of errors."""
-    verdict = await house.ended()
-    assert not verdict.faults, f"{verdict}\n{house.log()}"
-    assert verdict.answers + verdict.errors == len(house.asked)
+    verdict = await setup.ended()
+    assert not verdict.faults, f"{verdict}\n{setup.log()}"
+    assert verdict.answers + verdict.errors == len(setup.asked)
     return verdict.answers, verdict.errors
 
 
-def time_passes(house: House) -> None:
+def time_passes(setup: CrashSetup) -> None:
     """Advances the clock past Discord's nonce memory."""
-    for town in house.towns.values():
-        if isinstance(town, DiscordTown):
-            town.forget_nonces()
+    for driver in setup.drivers.values():
+        if isinstance(driver, DiscordDriver):
+            driver.forget_nonces()
 
 
 @pytest.mark.parametrize(("name", "platform"), [(name, each) for name, (_, on) in POINTS.items() for each in on])
 async def test_a_kill_at_this_point_loses_and_doubles_nothing(tmp_path: Path, name: str, platform: str) -> None:
-    async with open_house(tmp_path, platform) as house:
-        await house.start(POINTS[name][0])
-        await house.ask(platform, words=LONG)
-        await house.ask(platform, who=1, where=1)
-        await house.died()
-        time_passes(house)
-        await house.start()
-        await house.ask(platform, who=2, where=1)
-        assert await sound(house) == (3, 0)
+    async with run_crash_service(tmp_path, platform) as setup:
+        await setup.start(POINTS[name][0])
+        await setup.ask(platform, words=LONG)
+        await setup.ask(platform, who=1, where=1)
+        await setup.died()
+        time_passes(setup)
+        await setup.start()
+        await setup.ask(platform, who=2, where=1)
+        assert await sound(setup) == (3, 0)
 
 
 async def test_a_kill_in_the_drain_hands_nothing_over_twice(tmp_path: Path) -> None:
-    async with open_house(tmp_path, *BOTH, drain=0) as house:
-        await house.start(Point("inbox.hand_back", after=True))
+    async with run_crash_service(tmp_path, *BOTH, drain=0) as setup:
+        await setup.start(Point("inbox.hand_back", after=True))
         for platform in BOTH:
-            await house.ask(platform, words=LONG)
-        await house.until(lambda: bool(house.towns["slack"].said() and house.towns["discord"].said()), "it writes")
-        house.terminate()
-        await house.died()
-        await house.start()
-        assert await sound(house) == (2, 0)
+            await setup.ask(platform, words=LONG)
+        await setup.until(lambda: bool(setup.drivers["slack"].said() and setup.drivers["discord"].said()), "it writes")
+        setup.terminate()
+        await setup.died()
+        await setup.start()
+        assert await sound(setup) == (2, 0)
 
 
 async def test_a_kill_while_what_is_owed_is_taken_up_counts_once(tmp_path: Path) -> None:
-    async with open_house(tmp_path, *BOTH) as house:
-        await house.start(Point("outbox.posted", times=2))
+    async with run_crash_service(tmp_path, *BOTH) as setup:
+        await setup.start(Point("outbox.posted", times=2))
         for platform in BOTH:
-            await house.ask(platform)
-        await house.died()
-        await house.start(Point("inbox.recover", after=True), connected=False)
-        await house.died()
-        await house.start()
-        assert await sound(house) == (2, 0)
+            await setup.ask(platform)
+        await setup.died()
+        await setup.start(Point("inbox.recover", after=True), connected=False)
+        await setup.died()
+        await setup.start()
+        assert await sound(setup) == (2, 0)
 
 
-async def killed(house: House, platform: str, seam: str, kills: int) -> list[str]:
+async def killed(setup: CrashSetup, platform: str, seam: str, kills: int) -> list[str]:
     """Kills the service `kills` times at this seam during a long answer, while another user asks; its final
     messages."""
     other = "slack" if platform == "discord" else "discord"
     for _ in range(kills):
-        await house.start(Point(seam))
-        if not house.asked:
-            await house.ask(platform, words=LONG)
-        await house.died()
-        await house.ask(other)
-    await house.start()
-    await house.settled()
-    return [said.text for said in house.towns[platform].said() if said.question == house.asked[0].message_id]
+        await setup.start(Point(seam))
+        if not setup.asked:
+            await setup.ask(platform, words=LONG)
+        await setup.died()
+        await setup.ask(other)
+    await setup.start()
+    await setup.settled()
+    return [said.text for said in setup.drivers[platform].said() if said.question == setup.asked[0].message_id]
 
 
 @pytest.mark.fault(47)
@@ -117,34 +117,34 @@ async def killed(house: House, platform: str, seam: str, kills: int) -> list[str
 async def test_what_is_shown_at_two_kills_comes_as_a_file_and_the_others_are_served(
     tmp_path: Path, platform: str, seam: str
 ) -> None:
-    async with open_house(tmp_path, *BOTH) as house:
-        first, *others = await killed(house, platform, SEAM_OF[seam].format(platform), 2)
+    async with run_crash_service(tmp_path, *BOTH) as setup:
+        first, *others = await killed(setup, platform, SEAM_OF[seam].format(platform), 2)
         assert first.startswith(INTERRUPTED)
         assert set(others) <= {VOID}, "what was shown before the file is void"
-        assert await sound(house) == (3, 0)
+        assert await sound(setup) == (3, 0)
 
 
 @pytest.mark.fault(47)
 async def test_what_runs_at_three_kills_ends_in_one_error_and_the_others_are_served(tmp_path: Path) -> None:
-    async with open_house(tmp_path, *BOTH) as house:
-        first, *_ = await killed(house, "discord", "inbox.finish", 3)
+    async with run_crash_service(tmp_path, *BOTH) as setup:
+        first, *_ = await killed(setup, "discord", "inbox.finish", 3)
         assert first == f"⚠️ {GIVEN_UP}"
-        assert await sound(house) == (3, 1)
+        assert await sound(setup) == (3, 1)
 
 
 @pytest.mark.parametrize("tables", [1, 7])
 async def test_a_kill_in_a_migration_leaves_a_database_that_the_next_start_makes(tmp_path: Path, tables: int) -> None:
-    async with open_house(tmp_path, "slack", fresh=True) as house:
-        await house.start(Point("migration.create_table", after=True, times=tables), connected=False)
-        await house.died()
-        await house.start()
-        await house.ask("slack")
-        assert await sound(house) == (1, 0)
+    async with run_crash_service(tmp_path, "slack", fresh=True) as setup:
+        await setup.start(Point("migration.create_table", after=True, times=tables), connected=False)
+        await setup.died()
+        await setup.start()
+        await setup.ask("slack")
+        assert await sound(setup) == (1, 0)
 
 
 @pytest.mark.parametrize("seed", range(20))
 async def test_kills_at_random_points_lose_and_double_nothing(tmp_path: Path, seed: int) -> None:
     chance = Random(seed)
-    async with open_house(tmp_path, *BOTH) as house:
-        await storm(house, chance, kills=chance.choice((1, 1, 2)))
-        await sound(house)
+    async with run_crash_service(tmp_path, *BOTH) as setup:
+        await storm(setup, chance, kills=chance.choice((1, 1, 2)))
+        await sound(setup)

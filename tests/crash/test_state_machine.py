@@ -14,7 +14,7 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from tests.support.state_machine.adapter_machine import WireMachine
+from tests.support.state_machine.adapter_machine import AdapterMachine
 from tests.support.state_machine.rules import Machine
 
 SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
@@ -85,4 +85,4 @@ def test_whatever_happens_every_question_gets_one_answer_and_nothing_crosses(roo
 @pytest.mark.timeout(14_400 if SOAK else 600)
 @pytest.mark.parametrize("platform", ["discord", "slack"])
 def test_so_it_is_through_the_real_adapters(root: Path, platform: str) -> None:
-    is_lived(lambda: WireMachine(Path(tempfile.mkdtemp(dir=root)), platform), lives(2, 50, 8))
+    is_lived(lambda: AdapterMachine(Path(tempfile.mkdtemp(dir=root)), platform), lives(2, 50, 8))

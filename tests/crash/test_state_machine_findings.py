@@ -12,8 +12,8 @@ from bot.storage import Storage
 from bot.storage.inbox import Inbox
 from bot.types.errors import StorageError
 from bot.types.messages import Accepted, GenerationRequest, MessageDeleted, Prompt, RequestKind
-from tests.support.builders.conversations import ANA, CHANNEL, Desk
-from tests.support.builders.service import House, make_settings
+from tests.support.builders.conversations import ANA, CHANNEL, ConversationsSetup
+from tests.support.builders.service import ServiceSetup, make_settings
 from tests.support.builders.storage_rows import rows
 from tests.support.fakes.team import Team
 
@@ -21,37 +21,37 @@ pytest_plugins = ["tests.support.fixtures.service"]
 
 
 @pytest_asyncio.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+async def conversations(tmp_path: Path) -> AsyncIterator[ConversationsSetup]:
     """Conversations on a storage that a test can slow down."""
     settings = make_settings(tmp_path)
     storage = await Storage.open(settings.state_dir)
-    yield Desk(settings, storage)
+    yield ConversationsSetup(settings, storage)
     await storage.close()
 
 
-async def test_a_deletion_that_comes_before_its_message_keeps_it_out(house: House, team: Team) -> None:
+async def test_a_deletion_that_comes_before_its_message_keeps_it_out(setup: ServiceSetup, team: Team) -> None:
     message = f"message-{next(team.numbers) + 1}"
-    await house.world.outcome(await house.world.send(MessageDeleted(team.key, message)))
+    await setup.platform.outcome(await setup.platform.send(MessageDeleted(team.key, message)))
     assert await team.says("ana", "secret") == Accepted()
     assert team.asked["secret"] == message
     await team.asks("ana", "next")
-    assert len(house.world.posted) == 1
-    assert rows(house.settings.state_dir, "SELECT count(*) FROM turns WHERE text = 'secret'") == [(0,)]
+    assert len(setup.platform.posted) == 1
+    assert rows(setup.settings.state_dir, "SELECT count(*) FROM turns WHERE text = 'secret'") == [(0,)]
 
 
 async def test_a_deletion_in_the_moment_in_which_its_message_is_stored_keeps_it_out(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    conversations: ConversationsSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask = Inbox.ask
 
     async def deleted_meanwhile(self: Inbox, *about: object) -> GenerationRequest | None:
-        await desk.storage.inbox.accept(CHANNEL, "secret")
+        await conversations.storage.inbox.accept(CHANNEL, "secret")
         return await ask(self, *about)  # type: ignore[arg-type]  # same arguments
 
     monkeypatch.setattr(Inbox, "ask", deleted_meanwhile)
-    assert await desk.hears("secret") == Accepted()
-    assert desk.owed == []
-    assert await desk.storage.history.turns(CHANNEL) == []
+    assert await conversations.hears("secret") == Accepted()
+    assert conversations.owed == []
+    assert await conversations.storage.history.turns(CHANNEL) == []
 
 
 async def is_cut_short(task: "asyncio.Task[Accepted]", at: asyncio.Event, go: asyncio.Event) -> None:
@@ -65,7 +65,7 @@ async def is_cut_short(task: "asyncio.Task[Accepted]", at: asyncio.Event, go: as
 
 @pytest.mark.parametrize("again", [False, True])
 async def test_a_delivery_that_is_cut_short_when_it_is_stored_is_answered_all_the_same(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, again: bool
+    conversations: ConversationsSetup, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
     at, go = asyncio.Event(), asyncio.Event()
     name = "add_request" if again else "ask"
@@ -78,43 +78,43 @@ async def test_a_delivery_that_is_cut_short_when_it_is_stored_is_answered_all_th
         return done
 
     if again:
-        await desk.hears("hello")
-        await desk.answers(desk.owed.pop(), "an answer")
+        await conversations.hears("hello")
+        await conversations.answers(conversations.owed.pop(), "an answer")
     monkeypatch.setattr(Inbox, name, slow)
     if again:
-        pressed = desk.conversations.again(CHANNEL, "hello", ANA, RequestKind.REGENERATE, desk.submit)
+        pressed = conversations.conversations.again(CHANNEL, "hello", ANA, RequestKind.REGENERATE, conversations.submit)
         await is_cut_short(asyncio.ensure_future(pressed), at, go)
     else:
-        await is_cut_short(asyncio.ensure_future(desk.hears("hello")), at, go)  # type: ignore[arg-type]  # an Outcome
-    assert [request.message_id for request in desk.owed] == ["hello"]
+        await is_cut_short(asyncio.ensure_future(conversations.hears("hello")), at, go)  # type: ignore[arg-type]  # an Outcome
+    assert [request.message_id for request in conversations.owed] == ["hello"]
 
 
 async def test_the_engine_may_die_while_another_request_is_prepared(
-    house: House, team: Team, monkeypatch: pytest.MonkeyPatch
+    setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt = Conversations.prompt
 
     async def slow(self: Conversations, request: GenerationRequest) -> Prompt | None:
         found = await prompt(self, request)
         assert found is not None
-        await house.world.gates.passing(f"prompt of {found.turns[-1].text}")
+        await setup.platform.gates.passing(f"prompt of {found.turns[-1].text}")
         return found
 
     monkeypatch.setattr(Conversations, "prompt", slow)
-    house.world.gates.hold("prompt of two")
-    house.engine.answers("one", "never to its end", dies_at=1)
+    setup.platform.gates.hold("prompt of two")
+    setup.engine.answers("one", "never to its end", dies_at=1)
     other = team.elsewhere(channel="other")
     await other.says("ben", "two")
-    await house.world.gates.reached("prompt of two")
+    await setup.platform.gates.reached("prompt of two")
     await team.says("ana", "one")
     await team.sees("one", "restarting the model")
-    await house.world.gates.open("prompt of two")
+    await setup.platform.gates.open("prompt of two")
     assert (await other.reply_to("two")).text == "You said: two"
     assert "ended 2 times" in (await team.reply_to("one")).text
 
 
 async def test_what_storage_says_is_for_the_log_and_not_for_the_chat(
-    house: House, team: Team, monkeypatch: pytest.MonkeyPatch
+    setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def failing(*_: object) -> None:
         raise StorageError("The disk of /home/me/inhouse.db is full.")
@@ -127,8 +127,8 @@ async def test_what_storage_says_is_for_the_log_and_not_for_the_chat(
 
 
 async def test_nothing_is_stored_once_the_next_process_may_have_looked(tmp_path: Path) -> None:
-    desk = Desk(make_settings(tmp_path), await Storage.open(tmp_path / "state"))
-    await desk.storage.close()
+    conversations = ConversationsSetup(make_settings(tmp_path), await Storage.open(tmp_path / "state"))
+    await conversations.storage.close()
     with pytest.raises(StorageError, match="is closed"):
-        await desk.hears("hello")
+        await conversations.hears("hello")
     assert rows(tmp_path / "state", "SELECT * FROM inbox") == []

@@ -7,7 +7,7 @@ import pytest
 
 from adapters.discord.setup import checks
 from bot.types.findings import Finding, State
-from tests.support.builders.discord_adapter import on_stage, settings_of
+from tests.support.builders.discord_adapter import run_discord_adapter, settings_of
 from tests.support.builders.findings import about, complete, gathered, states
 from tests.support.fakes.connect_proxy import ConnectProxy
 from tests.support.fakes.discord import FakeDiscord
@@ -34,11 +34,11 @@ async def test_without_a_token_it_is_not_served() -> None:
 
 
 async def test_a_healthy_bot_has_nothing_wrong_and_starts_no_session() -> None:
-    async with on_stage() as stage:
-        sessions, calls = len(stage.server.gateway.identifies), len(stage.server.calls)
-        found = await looked(stage.server)
-        assert len(stage.server.gateway.identifies) == sessions
-        assert {call.method for call in stage.server.calls[calls:]} == {"GET"}, "nothing is changed"
+    async with run_discord_adapter() as setup:
+        sessions, calls = len(setup.server.gateway.identifies), len(setup.server.calls)
+        found = await looked(setup.server)
+        assert len(setup.server.gateway.identifies) == sessions
+        assert {call.method for call in setup.server.calls[calls:]} == {"GET"}, "nothing is changed"
     assert states(found) == dict.fromkeys(
         ("Discord token", "Discord intents", "Discord servers", "Discord sessions", "slash commands"), State.OK
     )
@@ -92,10 +92,10 @@ async def test_the_sessions_that_are_left_are_told(left: int, state: State) -> N
 async def test_slash_commands_that_are_not_registered_are_named() -> None:
     async with FakeDiscord() as server:
         assert about(await looked(server), "slash commands").found == "none are registered yet"
-    async with on_stage() as stage:
-        scope = stage.server._commands._by_scope[""]
+    async with run_discord_adapter() as setup:
+        scope = setup.server._commands._by_scope[""]
         scope[:] = [command for command in scope if command["name"] != "model"]
-        found = about(await looked(stage.server), "slash commands")
+        found = about(await looked(setup.server), "slash commands")
     assert (found.state, found.found) == (State.WARNING, "not registered: model")
 
 

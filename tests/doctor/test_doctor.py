@@ -15,7 +15,7 @@ from bot.cli import main
 from bot.cli.doctor import sections
 from bot.config.settings import load_settings
 from bot.models.hardware import child_environment
-from tests.support.builders.discord_service import answered_once, open_house
+from tests.support.builders.discord_service import answered_once, run_discord_service
 from tests.support.fakes.connect_proxy import ConnectProxy
 from tests.support.fakes.discord import FakeDiscord
 from tests.support.fakes.slack_server import FakeSlack
@@ -85,7 +85,7 @@ async def test_two_healthy_platforms_and_a_running_inhouse_have_nothing_wrong_an
         FakeSlack() as slack,
         FakeDiscord() as discord,
         ConnectProxy(discord.port) as proxy,
-        open_house(home, discord, http=f"127.0.0.1:{port}") as house,
+        run_discord_service(home, discord, http=f"127.0.0.1:{port}") as setup,
     ):
         tokens = (slack.bot_token, slack.app_token, discord.token)
         monkeypatch.setenv("SLACK_BOT_TOKEN", slack.bot_token)
@@ -96,7 +96,7 @@ async def test_two_healthy_platforms_and_a_running_inhouse_have_nothing_wrong_an
         monkeypatch.setenv("SSL_CERT_FILE", str(discord.write_ca(home / "ca.pem")))
         monkeypatch.setenv("INHOUSE_HTTP", f"127.0.0.1:{port}")
         status, out, err = await doctor("--json")
-        await answered_once(house, await house.ana.says(house.general, "hello", mention=True))
+        await answered_once(setup, await setup.ana.says(setup.general, "hello", mention=True))
         assert not [token for token in tokens if token in out + err]
     wrong = [each for each in json.loads(out) if each["state"] == "wrong"]
     assert [each["check"] for each in wrong] == ["model smollm2"], "which is not here, and would be needed now"

@@ -34,16 +34,16 @@ async def test_hundreds_of_questions_at_once_are_each_stored_in_time(
 
     monkeypatch.setattr(ServiceCore, "handle", noted)
     platform.takes_all_calls()
-    async with platform.open(tmp_path, queue_size=1000, per_user=1000) as house:
+    async with platform.open(tmp_path, queue_size=1000, per_user=1000) as setup:
         channels = [platform.channel(f"channel-{number}") for number in range(CHANNELS)]
         people = [platform.server.user(f"person-{number}") for number in range(CHANNELS)]
         asked: dict[str, float] = {}
         for number in range(QUESTIONS):
             who, where = people[number % CHANNELS], channels[number % CHANNELS]
-            house.gates.hold(f"question {number}/0")
+            setup.gates.hold(f"question {number}/0")
             said = await who.says(where, f"question {number}", mention=True)
             asked[said.id if platform.name == "discord" else said.ts] = time.process_time()
-        await house.server.until(lambda: asked.keys() <= stored.keys(), 120)
+        await setup.server.until(lambda: asked.keys() <= stored.keys(), 120)
         waits = sorted(stored[name] - at for name, at in asked.items())
         assert waits[-1] < IN_TIME_S
         for table, column in (("inbox", "identity"), ("turns", "message_id"), ("requests", "message_id")):

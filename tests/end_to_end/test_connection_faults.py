@@ -20,12 +20,12 @@ from bot.service.service import Service
 from bot.types.errors import ConfigError
 from tests.support.builders import slack_adapter
 from tests.support.builders.discord_adapter import QUICK
-from tests.support.builders.discord_service import answered_once, labels, open_house
+from tests.support.builders.discord_service import answered_once, labels, run_discord_service
 from tests.support.builders.platform_services import Platform, only_asked
 from tests.support.builders.service import MACHINE, make_settings
 from tests.support.fakes.discord import FakeDiscord
-from tests.support.fakes.engine import ScriptedEngine
 from tests.support.fakes.gates import Gates
+from tests.support.fakes.scripted_engine import ScriptedEngine
 from tests.support.fakes.slack_server import FakeSlack
 
 pytest_plugins = ["tests.support.fixtures.both_platforms"]
@@ -39,16 +39,16 @@ async def test_of_sixty_mentions_in_ten_minutes_fifty_are_answered_and_none_twic
     tmp_path: Path, platform: Platform
 ) -> None:
     platform.takes_all_calls()
-    async with platform.open(tmp_path, per_user=100) as house:
-        first = await house.ana.says(house.general, "before", mention=True)
-        await house.answer_to(first)
+    async with platform.open(tmp_path, per_user=100) as setup:
+        first = await setup.ana.says(setup.general, "before", mention=True)
+        await setup.answer_to(first)
     if platform.name == "slack":
         platform.server.subscribe_only()  # otherwise Slack delivers them by itself
     missed = []
     for number in range(60):
-        missed.append(await house.ana.says(house.general, f"number {number}", mention=True))
+        missed.append(await setup.ana.says(setup.general, f"number {number}", mention=True))
         await asyncio.sleep(0.001)  # Slack identifies messages by their time
-    async with platform.open(tmp_path, earlier=house, per_user=100) as again:
+    async with platform.open(tmp_path, earlier=setup, per_user=100) as again:
         await again.server.until(lambda: len(again.general.messages) == 51, 30)
         for question in missed[:50]:
             await again.answer_to(question)
@@ -69,13 +69,13 @@ async def test_a_line_to_discord_that_does_not_even_close_is_left_within_two_bea
     async with FakeDiscord() as server:
         server.gateway.heartbeat_interval = BEAT
         timing = GatewayTiming(heartbeat=BEAT * GatewayTiming().heartbeat / 41.25, guilds=0.05, gap=0.1)
-        async with open_house(tmp_path, server, timing=timing) as house:
+        async with run_discord_service(tmp_path, server, timing=timing) as setup:
             server.gateway.freeze(answer_close=False)
             began = time.monotonic()
-            question = await house.ana.says(house.general, "hello", mention=True)
+            question = await setup.ana.says(setup.general, "hello", mention=True)
             await server.until(lambda: server.gateway.resumes, 60)
             assert time.monotonic() - began < 2 * BEAT + 1.0
-            await answered_once(house, question)
+            await answered_once(setup, question)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import pytest
 from bot.observability.loop_watchdog import EX_HELD_UP
 from bot.service.service import LAST_WORDS_S
 from tests.doctor.test_doctor import unused_port
-from tests.support.crash.killable_service import House, open_house
+from tests.support.crash.killable_service import CrashSetup, run_crash_service
 
 pytestmark = pytest.mark.fault(48)
 
@@ -28,23 +28,25 @@ HOSTILE = {
 }
 
 
-async def is_alive(house: House, platform: str, port: int) -> None:
+async def is_alive(setup: CrashSetup, platform: str, port: int) -> None:
     """Asserts that /healthz responds and that another user's question is answered."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as web:
         async with web.get(f"http://127.0.0.1:{port}/healthz") as health:
             assert health.status == 200
-        asked = await house.ask(platform, who=1, where=2)
-        await house.until(lambda: any(said.question == asked.message_id for said in house.towns[platform].said()), "so")
+        asked = await setup.ask(platform, who=1, where=2)
+        await setup.until(
+            lambda: any(said.question == asked.message_id for said in setup.drivers[platform].said()), "so"
+        )
         async with web.get(f"http://127.0.0.1:{port}/healthz") as health:
             assert health.status == 200
 
 
-async def ends_in_time(house: House) -> int | None:
+async def ends_in_time(setup: CrashSetup) -> int | None:
     """Sends SIGTERM; the exit status."""
     began = time.monotonic()
-    house.terminate()
-    status = await house.status()
-    assert time.monotonic() - began < DRAIN_S + LAST_WORDS_S + SLACK_S, house.log()
+    setup.terminate()
+    status = await setup.status()
+    assert time.monotonic() - began < DRAIN_S + LAST_WORDS_S + SLACK_S, setup.log()
     return status
 
 
@@ -52,35 +54,37 @@ async def ends_in_time(house: House) -> int | None:
 @pytest.mark.parametrize("platform", ["discord", "slack"])
 async def test_a_hostile_answer_holds_up_nobody(tmp_path: Path, platform: str, answer: str) -> None:
     port = unused_port()
-    async with open_house(tmp_path, platform, answer=answer, drain=DRAIN_S, http=f"127.0.0.1:{port}") as house:
-        await house.start()
-        await house.ask(platform)
-        await is_alive(house, platform, port)
-        await house.until(lambda: sum(said.finished for said in house.towns[platform].said()) == 2, "both are answered")
-        assert await ends_in_time(house) == 0
+    async with run_crash_service(tmp_path, platform, answer=answer, drain=DRAIN_S, http=f"127.0.0.1:{port}") as setup:
+        await setup.start()
+        await setup.ask(platform)
+        await is_alive(setup, platform, port)
+        await setup.until(
+            lambda: sum(said.finished for said in setup.drivers[platform].said()) == 2, "both are answered"
+        )
+        assert await ends_in_time(setup) == 0
 
 
 @pytest.mark.parametrize("platform", ["discord", "slack"])
 async def test_rendering_that_never_ends_holds_up_nobody(tmp_path: Path, platform: str) -> None:
     port = unused_port()
-    trouble = "rendering never ends"
-    async with open_house(tmp_path, platform, trouble=trouble, drain=DRAIN_S, http=f"127.0.0.1:{port}") as house:
-        await house.start()
-        await house.ask(platform, words=40)
-        await is_alive(house, platform, port)
-        assert await ends_in_time(house) == 0
-        assert "shown as plain text" in house.log()
+    hang = "rendering never ends"
+    async with run_crash_service(tmp_path, platform, hang=hang, drain=DRAIN_S, http=f"127.0.0.1:{port}") as setup:
+        await setup.start()
+        await setup.ask(platform, words=40)
+        await is_alive(setup, platform, port)
+        assert await ends_in_time(setup) == 0
+        assert "shown as plain text" in setup.log()
 
 
 async def test_a_loop_that_is_held_up_is_told_and_ended_within_the_drain(tmp_path: Path) -> None:
-    async with open_house(tmp_path, "slack", trouble="the loop is held up", drain=DRAIN_S) as house:
-        await house.start()
-        await house.ask("slack", where=2)
-        await house.until(lambda: "has been held up" in house.log(), "it is told")
-        assert await ends_in_time(house) == EX_HELD_UP
-        (line,) = [line for line in house.log().splitlines() if "has been held up" in line]
+    async with run_crash_service(tmp_path, "slack", hang="the loop is held up", drain=DRAIN_S) as setup:
+        await setup.start()
+        await setup.ask("slack", where=2)
+        await setup.until(lambda: "has been held up" in setup.log(), "it is told")
+        assert await ends_in_time(setup) == EX_HELD_UP
+        (line,) = [line for line in setup.log().splitlines() if "has been held up" in line]
         assert re.search(
             r"at crash/child_service\.py:\d+ spin < \w+/\w+\.py:\d+ \w+",
             line.replace("  ", " "),
         )
-        assert "did not stop in time" in house.log()
+        assert "did not stop in time" in setup.log()

@@ -12,8 +12,8 @@ from bot.types.messages import FinishReason, TokenDelta, Usage
 from tests.support.builders.platform_services import Platform
 from tests.support.builders.prompt_tokenizers import CHATML, byte_level
 from tests.support.builders.storage_rows import rows
-from tests.support.fakes.engine import ScriptedEngine
 from tests.support.fakes.gates import Gates
+from tests.support.fakes.scripted_engine import ScriptedEngine
 
 pytest_plugins = ["tests.support.fixtures.both_platforms"]
 
@@ -30,19 +30,19 @@ def refused(platform: Platform) -> list[str]:
 async def test_a_channel_that_is_limited_for_long_waits_alone_and_is_served_by_the_next_start(
     tmp_path: Path, platform: Platform
 ) -> None:
-    async with platform.open(tmp_path, per_user=10) as house:
-        platform.limits_channel(house.general, 30)
-        slow = [await house.ana.says(house.general, f"slow {number}", mention=True) for number in range(2)]
-        await house.server.until(lambda: refused(platform))
+    async with platform.open(tmp_path, per_user=10) as setup:
+        platform.limits_channel(setup.general, 30)
+        slow = [await setup.ana.says(setup.general, f"slow {number}", mention=True) for number in range(2)]
+        await setup.server.until(lambda: refused(platform))
         other = platform.channel("other")
         for number in range(3):
-            await house.answer_to(await house.ben.says(other, f"quick {number}", mention=True))
-        await house.server.until(lambda: len(house.engine.questions()) == 5)
-        assert not house.general.messages
+            await setup.answer_to(await setup.ben.says(other, f"quick {number}", mention=True))
+        await setup.server.until(lambda: len(setup.engine.questions()) == 5)
+        assert not setup.general.messages
         assert len(refused(platform)) == len(set(refused(platform))), "each limit was met once"
         before = len(refused(platform))
     platform.server.clock.advance(31)
-    async with platform.open(tmp_path, earlier=house) as again:
+    async with platform.open(tmp_path, earlier=setup) as again:
         for question in slow:
             await again.answer_to(question)
         assert len(again.general.messages) == 2
@@ -53,21 +53,21 @@ async def test_a_channel_that_is_limited_for_long_waits_alone_and_is_served_by_t
 async def test_while_everything_is_limited_nothing_is_posted_and_the_queue_holds(
     tmp_path: Path, platform: Platform
 ) -> None:
-    async with platform.open(tmp_path, per_user=10) as house:
-        await house.answer_to(await house.ana.says(house.general, "warm", mention=True))
-        house.gates.hold("number 0/0")
-        asked = [await house.ana.says(house.general, "number 0", mention=True)]
-        await house.gates.reached("number 0/0")
+    async with platform.open(tmp_path, per_user=10) as setup:
+        await setup.answer_to(await setup.ana.says(setup.general, "warm", mention=True))
+        setup.gates.hold("number 0/0")
+        asked = [await setup.ana.says(setup.general, "number 0", mention=True)]
+        await setup.gates.reached("number 0/0")
         platform.limits_everything(1.5)
-        until = house.server.clock.now() + 1.5
-        asked += [await house.ana.says(house.general, f"number {number}", mention=True) for number in range(1, 4)]
-        await house.gates.open("number 0/0")
-        await house.server.until(lambda: len(house.engine.questions()) == 5)
-        assert len(house.general.messages) == 1 or house.server.clock.now() > until
+        until = setup.server.clock.now() + 1.5
+        asked += [await setup.ana.says(setup.general, f"number {number}", mention=True) for number in range(1, 4)]
+        await setup.gates.open("number 0/0")
+        await setup.server.until(lambda: len(setup.engine.questions()) == 5)
+        assert len(setup.general.messages) == 1 or setup.server.clock.now() > until
         assert rows(tmp_path / "state", "SELECT count(*) FROM turns WHERE role = 'user'") == [(5,)]
         for question in asked:
-            await house.answer_to(question)
-        assert len(house.general.messages) == 5
+            await setup.answer_to(question)
+        assert len(setup.general.messages) == 5
         most = max(refused(platform).count(call) for call in refused(platform))
         assert most <= len(asked), "nobody runs against it again and again"
 
@@ -76,14 +76,14 @@ async def test_while_everything_is_limited_nothing_is_posted_and_the_queue_holds
 async def test_a_channel_that_forbids_writing_is_marked_and_counted(
     tmp_path: Path, platform: Platform, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with platform.open(tmp_path, per_user=10) as house:
+    async with platform.open(tmp_path, per_user=10) as setup:
         closed = platform.channel("announcements")
         platform.forbids_writing(closed)
         for number in range(3):
-            await house.ana.says(closed, f"number {number}", mention=True)
-        await house.answer_to(await house.ben.says(house.general, "hello", mention=True))
+            await setup.ana.says(closed, f"number {number}", mention=True)
+        await setup.answer_to(await setup.ben.says(setup.general, "hello", mention=True))
         dropped = "SELECT count(*) FROM outbox WHERE state = 'dropped' AND dropped <> ''"
-        await house.server.until(lambda: rows(tmp_path / "state", dropped) == [(3,)])
+        await setup.server.until(lambda: rows(tmp_path / "state", dropped) == [(3,)])
         assert "refusal number 1)" in caplog.text
         assert "refusal number 2)" not in caplog.text
         assert not closed.messages
@@ -93,15 +93,15 @@ async def test_a_channel_that_forbids_writing_is_marked_and_counted(
 async def test_what_is_said_in_a_channel_that_is_deleted_meanwhile_is_dropped_with_one_line(
     tmp_path: Path, platform: Platform, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with platform.open(tmp_path) as house:
-        house.gates.hold("hello/2")
-        await house.ana.says(house.general, "hello", mention=True)
-        await house.server.until(lambda: house.general.messages)
-        platform.deletes_channel(house.general)
-        await house.gates.open("hello/2")
-        await house.answer_to(await house.ben.says(platform.channel("other"), "and here?", mention=True))
-        await house.server.until(lambda: "cannot be shown" in caplog.text)
-        await house.server.until(
+    async with platform.open(tmp_path) as setup:
+        setup.gates.hold("hello/2")
+        await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.server.until(lambda: setup.general.messages)
+        platform.deletes_channel(setup.general)
+        await setup.gates.open("hello/2")
+        await setup.answer_to(await setup.ben.says(platform.channel("other"), "and here?", mention=True))
+        await setup.server.until(lambda: "cannot be shown" in caplog.text)
+        await setup.server.until(
             lambda: (
                 rows(tmp_path / "state", "SELECT state FROM outbox ORDER BY request_id")
                 and rows(tmp_path / "state", "SELECT 1 FROM outbox WHERE state = 'dropped'")
@@ -135,18 +135,18 @@ async def test_a_character_that_comes_in_pieces_is_posted_whole_or_not_at_all(
     assert len(torn) > 20
     for number in torn:
         gates.hold(f"token {number}")
-    async with platform.open(tmp_path, engine=Spelling(gates.passing)) as house:
-        question = await house.ana.says(house.general, "hello", mention=True)
+    async with platform.open(tmp_path, engine=Spelling(gates.passing)) as setup:
+        question = await setup.ana.says(setup.general, "hello", mention=True)
         for number in torn:
             await gates.reached(f"token {number}")
             whole = texts[number].rstrip("\ufffd").strip()
             if platform.name == "discord":  # append-only text shows only complete words
-                await house.server.until(
-                    lambda whole=whole: [shown(m.content) for m in house.general.messages] == [whole]
+                await setup.server.until(
+                    lambda whole=whole: [shown(m.content) for m in setup.general.messages] == [whole]
                 )
             await gates.open(f"token {number}")
-        assert await house.answer_to(question) == PIECES
-        (message,) = house.general.messages
+        assert await setup.answer_to(question) == PIECES
+        (message,) = setup.general.messages
         versions = [
             shown(version.content if platform.name == "discord" else version.text) for version in message.versions
         ]

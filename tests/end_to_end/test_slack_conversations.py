@@ -2,63 +2,63 @@
 
 from pathlib import Path
 
-from tests.support.builders.slack_service import open_house
-from tests.support.fakes.engine import ScriptedEngine
+from tests.support.builders.slack_service import run_slack_service
 from tests.support.fakes.gates import Gates
+from tests.support.fakes.scripted_engine import ScriptedEngine
 from tests.support.fakes.slack_server import FakeSlack
 
 pytest_plugins = ["tests.support.fixtures.slack"]
 
 
 async def test_a_thread_goes_on_without_a_mention(tmp_path: Path, slack_server: FakeSlack) -> None:
-    async with open_house(tmp_path, slack_server) as house:
-        story = await house.ben.says(house.general, "a long story")
-        first = await house.ana.says(house.general, "sum it up", mention=True, thread=story)
-        assert await house.answer_to(first) == "You said: sum it up"
-        second = await house.ben.says(house.general, "shorter", thread=story)
-        await slack_server.until(lambda: "You said: shorter" in [each.shown for each in house.general.messages])
-        turns = [turn.text for turn in house.engine.prompt_of("shorter").prompt.turns]
+    async with run_slack_service(tmp_path, slack_server) as setup:
+        story = await setup.ben.says(setup.general, "a long story")
+        first = await setup.ana.says(setup.general, "sum it up", mention=True, thread=story)
+        assert await setup.answer_to(first) == "You said: sum it up"
+        second = await setup.ben.says(setup.general, "shorter", thread=story)
+        await slack_server.until(lambda: "You said: shorter" in [each.shown for each in setup.general.messages])
+        turns = [turn.text for turn in setup.engine.prompt_of("shorter").prompt.turns]
         assert turns == ["a long story", "sum it up", "You said: sum it up", "shorter"]
-        assert all(each.thread_ts == story.ts for each in house.general.messages)
-        await house.ben.says(house.general, "and I talk to myself")
-        assert len(house.engine.questions()) == 2
+        assert all(each.thread_ts == story.ts for each in setup.general.messages)
+        await setup.ben.says(setup.general, "and I talk to myself")
+        assert len(setup.engine.questions()) == 2
         assert second.thread_ts == story.ts
 
 
 async def test_a_channels_settings_hold_in_its_threads(tmp_path: Path, slack_server: FakeSlack) -> None:
-    async with open_house(tmp_path, slack_server) as house:
+    async with run_slack_service(tmp_path, slack_server) as setup:
         boss = slack_server.user("boss", admin=True)
-        told = await boss.commands(house.general, "temperature 0.2")
+        told = await boss.commands(setup.general, "temperature 0.2")
         await slack_server.until(lambda: told.messages)
         assert told.messages[0].ephemeral
-        question = await house.ana.says(house.general, "hello", mention=True)
-        await house.answer_to(question)
-        assert house.engine.prompt_of("hello").params.temperature == 0.2
-        await boss.says(house.general, "!temperature 0.9", thread=question)
-        await slack_server.until(lambda: len(house.general.ephemerals) == 2)
-        await house.ben.says(house.general, "again", thread=question)
-        await slack_server.until(lambda: len(house.answers_to(question)) == 2)
-        assert house.engine.prompt_of("again").params.temperature == 0.9
+        question = await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.answer_to(question)
+        assert setup.engine.prompt_of("hello").params.temperature == 0.2
+        await boss.says(setup.general, "!temperature 0.9", thread=question)
+        await slack_server.until(lambda: len(setup.general.ephemerals) == 2)
+        await setup.ben.says(setup.general, "again", thread=question)
+        await slack_server.until(lambda: len(setup.answers_to(question)) == 2)
+        assert setup.engine.prompt_of("again").params.temperature == 0.9
 
 
 async def test_stop_is_said_in_one_word(tmp_path: Path, slack_server: FakeSlack) -> None:
-    async with open_house(tmp_path, slack_server) as house:
-        house.gates.hold("count/2")
-        question = await house.ana.says(house.general, "count", mention=True)
-        await slack_server.until(lambda: house.general.messages)
-        assert house.general.messages[0].labels == ["Stop"]
-        await house.ana.says(house.general, "Stop.", thread=question)
-        await slack_server.until(lambda: house.answers_to(question))
-        assert "Continue" in house.general.messages[0].labels
-        assert house.engine.questions() == ["count"]
+    async with run_slack_service(tmp_path, slack_server) as setup:
+        setup.gates.hold("count/2")
+        question = await setup.ana.says(setup.general, "count", mention=True)
+        await slack_server.until(lambda: setup.general.messages)
+        assert setup.general.messages[0].labels == ["Stop"]
+        await setup.ana.says(setup.general, "Stop.", thread=question)
+        await slack_server.until(lambda: setup.answers_to(question))
+        assert "Continue" in setup.general.messages[0].labels
+        assert setup.engine.questions() == ["count"]
 
 
 async def test_direct_messages_are_one_conversation(tmp_path: Path, slack_server: FakeSlack) -> None:
-    async with open_house(tmp_path, slack_server) as house:
-        dm = slack_server.dm(house.ana)
+    async with run_slack_service(tmp_path, slack_server) as setup:
+        dm = slack_server.dm(setup.ana)
         for text in ("one", "two"):
-            assert await house.answer_to(await house.ana.says(dm, text)) == f"You said: {text}"
-        turns = [turn.text for turn in house.engine.prompt_of("two").prompt.turns]
+            assert await setup.answer_to(await setup.ana.says(dm, text)) == f"You said: {text}"
+        turns = [turn.text for turn in setup.engine.prompt_of("two").prompt.turns]
         assert turns == ["one", "You said: one", "two"]
         assert all(not message.thread_ts for message in dm.messages)
 
@@ -66,65 +66,65 @@ async def test_direct_messages_are_one_conversation(tmp_path: Path, slack_server
 async def test_a_chat_in_the_agent_view_has_prompts_a_title_and_a_history_of_its_own(
     tmp_path: Path, slack_server: FakeSlack
 ) -> None:
-    async with open_house(tmp_path, slack_server) as house:
-        chats = [await house.ana.opens_assistant() for _ in range(2)]
+    async with run_slack_service(tmp_path, slack_server) as setup:
+        chats = [await setup.ana.opens_assistant() for _ in range(2)]
         await slack_server.until(lambda: len(slack_server.extras.prompts) == 2)
         titles: list[str] = []
         for number, (dm, thread) in enumerate(chats):
-            question = await house.ana.says(dm, f"question {number}", thread=thread)
-            assert await house.answer_to(question) == f"You said: question {number}"
+            question = await setup.ana.says(dm, f"question {number}", thread=thread)
+            assert await setup.answer_to(question) == f"You said: question {number}"
             await slack_server.until(lambda: len(slack_server.extras.titles) > len(titles))
             titles.append(slack_server.extras.titles[dm.id, thread])
         assert titles == ["question 0", "question 1"]
-        assert len(house.engine.prompt_of("question 1").prompt.turns) == 1
+        assert len(setup.engine.prompt_of("question 1").prompt.turns) == 1
 
 
 async def test_an_edited_question_offers_another_answer_and_a_deleted_one_takes_its_answer_along(
     tmp_path: Path, slack_server: FakeSlack
 ) -> None:
-    async with open_house(tmp_path, slack_server) as house:
-        question = await house.ana.says(house.general, "hello", mention=True)
-        await house.answer_to(question)
-        answer = house.general.messages[0]
-        await house.ana.edits(question, f"{slack_server.bot.mention} goodbye")
+    async with run_slack_service(tmp_path, slack_server) as setup:
+        question = await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.answer_to(question)
+        answer = setup.general.messages[0]
+        await setup.ana.edits(question, f"{slack_server.bot.mention} goodbye")
         await slack_server.until(lambda: "Answer the edited question" in answer.labels)
-        await house.ana.presses(answer, "Answer the edited question")
-        await slack_server.until(lambda: house.general.messages[-1].shown == "You said: goodbye")
-        dm = slack_server.dm(house.ana)
-        house.gates.hold("secret/2")
-        secret = await house.ana.says(dm, "secret")
+        await setup.ana.presses(answer, "Answer the edited question")
+        await slack_server.until(lambda: setup.general.messages[-1].shown == "You said: goodbye")
+        dm = slack_server.dm(setup.ana)
+        setup.gates.hold("secret/2")
+        secret = await setup.ana.says(dm, "secret")
         await slack_server.until(lambda: dm.messages)
-        await house.ana.deletes(secret)
+        await setup.ana.deletes(secret)
         await slack_server.until(lambda: "Stop" not in dm.messages[0].labels)
-        again = await house.ana.says(dm, "what did I say?")
-        await house.answer_to(again)
-        assert "secret" not in str(house.engine.prompt_of("what did I say?").prompt.turns)
+        again = await setup.ana.says(dm, "what did I say?")
+        await setup.answer_to(again)
+        assert "secret" not in str(setup.engine.prompt_of("what did I say?").prompt.turns)
 
 
 async def test_files_are_read_and_pictures_are_refused_in_words(tmp_path: Path, slack_server: FakeSlack) -> None:
-    async with open_house(tmp_path, slack_server) as house:
+    async with run_slack_service(tmp_path, slack_server) as setup:
         files = {"notes.txt": b"the code is 4711", "photo.png": b"\x89PNG"}
-        question = await house.ana.says(house.general, "look", mention=True, files=files)
-        assert "I cannot see images" in await house.answer_to(question)
-        assert "4711" in str(house.engine.asked[-1][1].prompt.turns)
+        question = await setup.ana.says(setup.general, "look", mention=True, files=files)
+        assert "I cannot see images" in await setup.answer_to(question)
+        assert "4711" in str(setup.engine.asked[-1][1].prompt.turns)
 
 
 async def test_a_shortcut_answers_another_persons_message(tmp_path: Path, slack_server: FakeSlack) -> None:
-    async with open_house(tmp_path, slack_server) as house:
-        message = await house.ben.says(house.general, "how do magnets work?")
-        await house.ana.picks(message, "answer_this")
-        assert await house.answer_to(message) == "You said: how do magnets work?"
+    async with run_slack_service(tmp_path, slack_server) as setup:
+        message = await setup.ben.says(setup.general, "how do magnets work?")
+        await setup.ana.picks(message, "answer_this")
+        assert await setup.answer_to(message) == "You said: how do magnets work?"
 
 
 async def test_people_in_the_queue_see_their_place(tmp_path: Path, slack_server: FakeSlack) -> None:
     gates = Gates()
-    async with open_house(tmp_path, slack_server, engine=ScriptedEngine(gates.passing, max_running=1)) as house:
+    async with run_slack_service(tmp_path, slack_server, engine=ScriptedEngine(gates.passing, max_running=1)) as setup:
         gates.hold("first/2")
-        await house.ana.says(house.general, "first", mention=True)
-        await slack_server.until(lambda: house.general.messages)
-        waits = [await house.ben.says(house.general, f"later {number}", mention=True) for number in range(3)]
+        await setup.ana.says(setup.general, "first", mention=True)
+        await slack_server.until(lambda: setup.general.messages)
+        waits = [await setup.ben.says(setup.general, f"later {number}", mention=True) for number in range(3)]
         await slack_server.until(lambda: any("2nd in line" in each.text for each in slack_server.statuses))
-        assert len(house.general.messages) == 1, "it is told by the status, not by messages"
+        assert len(setup.general.messages) == 1, "it is told by the status, not by messages"
         await gates.open("first/2")
         for question in waits:
-            assert (await house.answer_to(question)).startswith("You said: later")
+            assert (await setup.answer_to(question)).startswith("You said: later")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.pool import Pool
 
-from tests.support.builders.discord_service import answered_once, open_house
-from tests.support.builders.platform_services import House, Message, Platform, only_asked
+from tests.support.builders.discord_service import answered_once, run_discord_service
+from tests.support.builders.platform_services import Message, Platform, PlatformSetup, only_asked
 from tests.support.builders.storage_rows import listening, rows
 from tests.support.fakes.discord import FakeDiscord
 
@@ -26,25 +26,25 @@ def locked(root: Path) -> Iterator[None]:
         other.rollback()
 
 
-async def a_known_channel(house: House, root: Path) -> Message:
+async def a_known_channel(setup: PlatformSetup, root: Path) -> Message:
     """Asks a question, and waits until its answer and the channel's cursor are stored; the question."""
-    first = await house.ana.says(house.general, "before", mention=True)
-    await house.answer_to(first)
-    await house.server.until(lambda: rows(root / "state", "SELECT 1 FROM cursors"), 2)
+    first = await setup.ana.says(setup.general, "before", mention=True)
+    await setup.answer_to(first)
+    await setup.server.until(lambda: rows(root / "state", "SELECT 1 FROM cursors"), 2)
     return first
 
 
 @pytest.mark.fault(4)
 async def test_what_was_not_stored_before_the_end_is_read_back_from_discord(tmp_path: Path) -> None:
     async with FakeDiscord() as server:
-        async with open_house(tmp_path, server) as house:
-            first = await a_known_channel(house, tmp_path)
+        async with run_discord_service(tmp_path, server) as setup:
+            first = await a_known_channel(setup, tmp_path)
             with locked(tmp_path):
-                question = await house.ana.says(house.general, "hello", mention=True)
+                question = await setup.ana.says(setup.general, "hello", mention=True)
                 await server.until(lambda: server.frames[-1].event == "MESSAGE_CREATE")
-                await house.dies()
+                await setup.dies()
             assert rows(tmp_path / "state", "SELECT count(*) FROM turns WHERE role = 'user'") == [(1,)]
-        async with open_house(tmp_path, server, earlier=house) as again:
+        async with run_discord_service(tmp_path, server, earlier=setup) as again:
             await answered_once(again, first, question)
             server.redeliver(question)
             await only_asked(again, "hello")
@@ -60,13 +60,13 @@ async def test_what_a_full_disk_did_not_take_is_read_back_from_discord(
 
     async with FakeDiscord() as server:
         with listening(Pool, "connect", limit):
-            async with open_house(tmp_path, server) as house:
-                first = await a_known_channel(house, tmp_path)
+            async with run_discord_service(tmp_path, server) as setup:
+                first = await a_known_channel(setup, tmp_path)
                 files = {"huge.txt": b"word " * 39_000}
-                question = await house.ana.says(house.general, "look", mention=True, files=files)
+                question = await setup.ana.says(setup.general, "look", mention=True, files=files)
                 await server.until(lambda: "is full: free some space" in caplog.text)
-        assert len(house.general.messages) == 1
-        async with open_house(tmp_path, server, earlier=house) as again:
+        assert len(setup.general.messages) == 1
+        async with run_discord_service(tmp_path, server, earlier=setup) as again:
             await again.answer_to(question)
             await again.answer_to(first)
             assert len(again.engine.questions()) == 1
@@ -75,34 +75,34 @@ async def test_what_a_full_disk_did_not_take_is_read_back_from_discord(
 @pytest.mark.fault(37)
 @pytest.mark.parametrize("seconds", [1.0, 6.5])
 async def test_a_database_that_is_locked_for_a_while_loses_nothing_on_discord(tmp_path: Path, seconds: float) -> None:
-    async with FakeDiscord() as server, open_house(tmp_path, server) as house:
+    async with FakeDiscord() as server, run_discord_service(tmp_path, server) as setup:
         with locked(tmp_path):
-            question = await house.ana.says(house.general, "hello", mention=True)
+            question = await setup.ana.says(setup.general, "hello", mention=True)
             await asyncio.sleep(seconds)
-            assert not house.engine.questions()
-            assert not house.general.messages
-        await answered_once(house, question)
+            assert not setup.engine.questions()
+            assert not setup.general.messages
+        await answered_once(setup, question)
 
 
 @pytest.mark.fault(6)
 async def test_what_is_delivered_in_the_wrong_order_is_read_in_the_right_one(
     tmp_path: Path, platform: Platform
 ) -> None:
-    async with platform.open(tmp_path) as house:
-        said = {"thread": await house.ana.says(house.general, "one", mention=True)} if platform.name == "slack" else {}
-        first = said.get("thread") or await house.ana.says(house.general, "one", mention=True)
-        await house.answer_to(first)
-        late = await platform.is_told_late(lambda: house.ana.says(house.general, "two", mention=True, **said))
+    async with platform.open(tmp_path) as setup:
+        said = {"thread": await setup.ana.says(setup.general, "one", mention=True)} if platform.name == "slack" else {}
+        first = said.get("thread") or await setup.ana.says(setup.general, "one", mention=True)
+        await setup.answer_to(first)
+        late = await platform.is_told_late(lambda: setup.ana.says(setup.general, "two", mention=True, **said))
         platform.server.clock.advance(1)
-        early = await house.ben.says(house.general, "three", mention=True, **said)
-        await house.answer_to(early)
+        early = await setup.ben.says(setup.general, "three", mention=True, **said)
+        await setup.answer_to(early)
         platform.tells(late)
-        await house.server.until(lambda: house.engine.questions() == ["one", "three", "two"])
-        await house.server.until(
+        await setup.server.until(lambda: setup.engine.questions() == ["one", "three", "two"])
+        await setup.server.until(
             lambda: len(rows(tmp_path / "state", "SELECT 1 FROM outbox WHERE state = 'final'")) == 3
         )
-        last = await house.ana.says(house.general, "four", mention=True, **said)
-        await house.answer_to(last)
-        read = [turn.text for turn in house.engine.prompt_of("four").prompt.turns]
+        last = await setup.ana.says(setup.general, "four", mention=True, **said)
+        await setup.answer_to(last)
+        read = [turn.text for turn in setup.engine.prompt_of("four").prompt.turns]
         told = [line for text in ("one", "two", "three") for line in (text, f"You said: {text}")]
         assert read == [*told, "four"]

@@ -184,12 +184,12 @@ async def test_another_process_gets_here_through_the_proxy(tmp_path: Path) -> No
         connector = aiohttp.TCPConnector(ssl=trust)
         client = discord.Client(intents=discord.Intents.none(), proxy=proxy.url, connector=connector)
         async with client:
-            life = asyncio.create_task(client.start(server.token))
+            task = asyncio.create_task(client.start(server.token))
             await server.until(lambda: server.gateway.online)
             assert set(proxy.hosts) == {"discord.com", "gateway.discord.gg"}
             proxy.cut()
             await server.until(lambda: server.gateway.resumes)
-        await life
+        await task
 
 
 @asynccontextmanager

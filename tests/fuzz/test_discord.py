@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.builders.discord_adapter import Stage, on_stage
+from tests.support.builders.discord_adapter import DiscordAdapterSetup, run_discord_adapter
 from tests.support.builders.malformed_json import JUNK, broken
 from tests.support.fakes.discord import payloads
 from tests.support.fakes.discord.state import Json, Message
@@ -30,13 +30,13 @@ EVENTS = {
 }
 
 
-def samples(stage: Stage, message: Message) -> dict[str, Json]:
+def samples(setup: DiscordAdapterSetup, message: Message) -> dict[str, Json]:
     """A valid payload of each kind."""
-    bot, guild = stage.server.bot, stage.general.guild
+    bot, guild = setup.server.bot, setup.general.guild
     assert guild is not None
     whole = payloads.event_message(message, bot, True)
-    place = {"channel_id": stage.general.id, "guild_id": guild.id, "user_id": stage.ana.id}
-    other = payloads.guild(guild, [stage.general], bot, False) | {"id": "77", "name": "another"}
+    place = {"channel_id": setup.general.id, "guild_id": guild.id, "user_id": setup.ana.id}
+    other = payloads.guild(guild, [setup.general], bot, False) | {"id": "77", "name": "another"}
     press = {
         "id": "99",
         "application_id": bot.id,
@@ -45,8 +45,8 @@ def samples(stage: Stage, message: Message) -> dict[str, Json]:
         "version": 1,
         "message": whole,
         "data": {"custom_id": f"ih:regenerate:{'a' * 20}:{'0' * 32}", "component_type": 2},
-        "member": payloads.member(stage.ana.user, guild),
-        "channel": payloads.channel(stage.general),
+        "member": payloads.member(setup.ana.user, guild),
+        "channel": payloads.channel(setup.general),
         **place,
     }
     return {
@@ -55,30 +55,30 @@ def samples(stage: Stage, message: Message) -> dict[str, Json]:
         "deletions": {"ids": [message.id, "5"], **place},
         "press": press,
         "guild": other | {"guild_id": "77", "role": other["roles"][0]},
-        "channel": payloads.channel(stage.general) | {"id": "88", "guild_id": guild.id},
+        "channel": payloads.channel(setup.general) | {"id": "88", "guild_id": guild.id},
     }
 
 
-async def good_one_is_served(stage: Stage, text: str) -> None:
+async def good_one_is_served(setup: DiscordAdapterSetup, text: str) -> None:
     """Asserts that a new message arrives in the existing session."""
-    said = await stage.ana.says(stage.general, text, mention=True)
-    await stage.server.until(lambda: said.id in [getattr(event, "message_id", "") for event in stage.core.events])
-    assert len(stage.server.gateway.identifies) == 1
-    assert not stage.running.done()
+    said = await setup.ana.says(setup.general, text, mention=True)
+    await setup.server.until(lambda: said.id in [getattr(event, "message_id", "") for event in setup.core.events])
+    assert len(setup.server.gateway.identifies) == 1
+    assert not setup.running.done()
 
 
 @pytest.mark.fault(44)
 @settings(max_examples=max(5, settings().max_examples // 10))
 @given(data=st.data())
 async def test_a_malformed_event_costs_itself_only(data: st.DataObject, caplog: pytest.LogCaptureFixture) -> None:
-    async with on_stage() as stage:
-        message = await stage.ana.says(stage.general, "a sample", mention=True, files={"a.txt": b"x"})
-        await stage.core.message()
-        right = samples(stage, message)
+    async with run_discord_adapter() as setup:
+        message = await setup.ana.says(setup.general, "a sample", mention=True, files={"a.txt": b"x"})
+        await setup.core.message()
+        right = samples(setup, message)
         for event, kind in data.draw(st.permutations(sorted(EVENTS.items()))):
             for payload in data.draw(st.lists(broken(right[kind]), min_size=1, max_size=3)):
-                stage.server.gateway.send(event=event, data=payload)
-        await good_one_is_served(stage, "and a good one")
+                setup.server.gateway.send(event=event, data=payload)
+        await good_one_is_served(setup, "and a good one")
     wrong = [record for record in caplog.records if "could not be handled" in record.getMessage()]
     assert not wrong, "\n".join(logging.Formatter().format(record) for record in wrong)
 
@@ -100,13 +100,13 @@ async def test_a_malformed_event_costs_itself_only(data: st.DataObject, caplog: 
 )
 async def test_nor_does_a_text_that_is_none(wrong: Json, caplog: pytest.LogCaptureFixture) -> None:
     """discord.py accepts these, and later readers would fail."""
-    async with on_stage() as stage:
-        message = await stage.ana.says(stage.general, "a sample", mention=True)
-        await stage.core.message()
-        payload = samples(stage, message)["message"] | {"id": str(int(message.id) + 1)} | wrong
+    async with run_discord_adapter() as setup:
+        message = await setup.ana.says(setup.general, "a sample", mention=True)
+        await setup.core.message()
+        payload = samples(setup, message)["message"] | {"id": str(int(message.id) + 1)} | wrong
         for event in ("MESSAGE_CREATE", "MESSAGE_UPDATE"):
-            stage.server.gateway.send(event=event, data=payload)
-        await good_one_is_served(stage, "and a good one")
+            setup.server.gateway.send(event=event, data=payload)
+        await good_one_is_served(setup, "and a good one")
     assert "could not be handled" not in caplog.text
     assert caplog.text.count("cannot be read") == 2
 
@@ -115,15 +115,15 @@ async def test_nor_does_a_text_that_is_none(wrong: Json, caplog: pytest.LogCaptu
 @settings(max_examples=max(3, settings().max_examples // 20))
 @given(st.lists(st.tuples(st.sampled_from(sorted(EVENTS)), JUNK), max_size=30))
 async def test_nor_does_one_that_is_no_object(junk: list[tuple[str, Any]]) -> None:
-    async with on_stage() as stage:
+    async with run_discord_adapter() as setup:
         for event, payload in junk:
-            stage.server.gateway.send(event=event, data=payload)
-        await good_one_is_served(stage, "a good one")
+            setup.server.gateway.send(event=event, data=payload)
+        await good_one_is_served(setup, "a good one")
 
 
 @pytest.mark.fault(44)
 async def test_what_cannot_be_read_is_an_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    async with on_stage() as stage:
-        stage.server.gateway.send(event="MESSAGE_CREATE", data={"id": "nonsense"})
-        await good_one_is_served(stage, "a good one")
+    async with run_discord_adapter() as setup:
+        setup.server.gateway.send(event="MESSAGE_CREATE", data={"id": "nonsense"})
+        await good_one_is_served(setup, "a good one")
     assert "A Discord event (MESSAGE_CREATE) cannot be read (" in caplog.text

@@ -8,24 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.builders.malformed_json import JUNK, broken
-from tests.support.builders.slack_adapter import Stage, on_stage
+from tests.support.builders.slack_adapter import SlackAdapterSetup, run_slack_adapter
 from tests.support.fakes.slack import payloads
 from tests.support.fakes.slack.state import Json, Message
 
 KINDS = ("message", "app_mention", "changed", "deleted", "press", "shortcut", "command", "assistant")
 
 
-def samples(stage: Stage, message: Message) -> dict[str, tuple[str, Json]]:
+def samples(setup: SlackAdapterSetup, message: Message) -> dict[str, tuple[str, Json]]:
     """A valid payload of each kind, with the type of its envelope."""
-    whole = payloads.message(message, stage.server.api_url) | {"channel": stage.general.id}
-    who = {"user": {"id": stage.ana.id, "name": "ana"}, "team": {"id": payloads.TEAM_ID}, "trigger_id": "1.2.a"}
-    place = {"channel": {"id": stage.general.id, "name": "general"}, "response_url": "http://127.0.0.1:9/none"}
+    whole = payloads.message(message, setup.server.api_url) | {"channel": setup.general.id}
+    who = {"user": {"id": setup.ana.id, "name": "ana"}, "team": {"id": payloads.TEAM_ID}, "trigger_id": "1.2.a"}
+    place = {"channel": {"id": setup.general.id, "name": "general"}, "response_url": "http://127.0.0.1:9/none"}
 
     def event(inner: Json) -> tuple[str, Json]:
         body = {"type": "event_callback", "team_id": payloads.TEAM_ID, "event_id": "Ev1", "event_time": 1}
         return "events_api", {**body, "event": inner}
 
-    change = {"type": "message", "channel": stage.general.id, "ts": "1700000000.000100", "hidden": True}
+    change = {"type": "message", "channel": setup.general.id, "ts": "1700000000.000100", "hidden": True}
     button = {"type": "button", "action_id": f"ih:stop:{'a' * 20}:{'0' * 32}", "block_id": "b", "action_ts": "1.2"}
     return {
         "message": event(whole),
@@ -49,8 +49,8 @@ def samples(stage: Stage, message: Message) -> dict[str, tuple[str, Json]]:
             {
                 "command": "/inhouse",
                 "text": "status",
-                "user_id": stage.ana.id,
-                "channel_id": stage.general.id,
+                "user_id": setup.ana.id,
+                "channel_id": setup.general.id,
                 "team_id": payloads.TEAM_ID,
                 "trigger_id": "1.2.b",
                 "response_url": "http://127.0.0.1:9/none",
@@ -59,33 +59,33 @@ def samples(stage: Stage, message: Message) -> dict[str, tuple[str, Json]]:
         "assistant": event(
             {
                 "type": "assistant_thread_started",
-                "assistant_thread": {"user_id": stage.ana.id, "channel_id": "D1", "thread_ts": "1.2", "context": {}},
+                "assistant_thread": {"user_id": setup.ana.id, "channel_id": "D1", "thread_ts": "1.2", "context": {}},
             }
         ),
     }
 
 
-async def good_one_is_served(stage: Stage, text: str) -> None:
+async def good_one_is_served(setup: SlackAdapterSetup, text: str) -> None:
     """Asserts that a new message arrives through the existing socket."""
-    said = await stage.ana.says(stage.general, text, mention=True)
-    await stage.server.until(lambda: said.ts in [getattr(event, "message_id", "") for event in stage.core.events])
-    assert stage.server.sockets.opened == 1
-    assert not stage.running.done()
+    said = await setup.ana.says(setup.general, text, mention=True)
+    await setup.server.until(lambda: said.ts in [getattr(event, "message_id", "") for event in setup.core.events])
+    assert setup.server.sockets.opened == 1
+    assert not setup.running.done()
 
 
 @pytest.mark.fault(44)
 @settings(max_examples=max(5, settings().max_examples // 10))
 @given(data=st.data())
 async def test_a_malformed_payload_costs_itself_only(data: st.DataObject, caplog: pytest.LogCaptureFixture) -> None:
-    async with on_stage() as stage:
-        message = await stage.ana.says(stage.general, "a sample", mention=True, files={"a.txt": b"x"})
-        await stage.core.message()
-        right = samples(stage, message)
+    async with run_slack_adapter() as setup:
+        message = await setup.ana.says(setup.general, "a sample", mention=True, files={"a.txt": b"x"})
+        await setup.core.message()
+        right = samples(setup, message)
         for number, kind in enumerate(data.draw(st.permutations(KINDS))):
             envelope, payload = right[kind]
             for wrong in data.draw(st.lists(broken(payload), min_size=1, max_size=3)):
-                stage.server.sockets.send(f"Ev{number}", envelope, kind, wrong, again=False)
-        await good_one_is_served(stage, "and a good one")
+                setup.server.sockets.send(f"Ev{number}", envelope, kind, wrong, again=False)
+        await good_one_is_served(setup, "and a good one")
     wrong_lines = [
         record for record in caplog.records if record.name == "asyncio" or "Traceback" in record.getMessage()
     ]
@@ -96,7 +96,7 @@ async def test_a_malformed_payload_costs_itself_only(data: st.DataObject, caplog
 @settings(max_examples=max(3, settings().max_examples // 20))
 @given(st.lists(st.tuples(st.sampled_from(["events_api", "interactive", "slash_commands", "odd"]), JUNK), max_size=20))
 async def test_nor_does_one_that_is_no_object(junk: list[tuple[str, Any]]) -> None:
-    async with on_stage() as stage:
+    async with run_slack_adapter() as setup:
         for number, (envelope, payload) in enumerate(junk):
-            stage.server.sockets.send(f"Ev{number}", envelope, "odd", payload, again=False)
-        await good_one_is_served(stage, "a good one")
+            setup.server.sockets.send(f"Ev{number}", envelope, "odd", payload, again=False)
+        await good_one_is_served(setup, "a good one")

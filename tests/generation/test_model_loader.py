@@ -9,7 +9,7 @@ from bot.generation.model_loader import Loader
 from bot.observability.metrics import Metrics
 from bot.types.engine import Engine, EngineStats, LoadedModel, ModelSource
 from bot.types.errors import ModelError
-from tests.support.builders.service import House
+from tests.support.builders.service import ServiceSetup
 from tests.support.fakes.team import Team
 
 pytest_plugins = ["tests.support.fixtures.service"]
@@ -45,14 +45,14 @@ async def test_a_quick_return_is_expected_and_is_not_what_a_load_takes(monkeypat
 
 
 async def test_the_status_names_what_can_be_switched_to_at_once(
-    house: House, team: Team, monkeypatch: pytest.MonkeyPatch
+    setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "kept in memory" not in await team.told("status")
 
     async def stats() -> EngineStats:
         return EngineStats("small", 0, 0.0, 1, 1, 512, 0, 0, 900, ("small", "large", "odd"))
 
-    monkeypatch.setattr(house.engine, "stats", stats)
+    monkeypatch.setattr(setup.engine, "stats", stats)
     assert "- also in memory: large, odd\n" in await team.told("status")
 
 

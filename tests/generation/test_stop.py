@@ -6,10 +6,10 @@ import pytest
 
 from bot.storage.inbox import Inbox
 from bot.types.messages import FinishReason
-from tests.support.builders.service import House, open_house
+from tests.support.builders.service import ServiceSetup, run_service
 from tests.support.builders.storage_rows import rows
+from tests.support.fakes.scripted_platform import Posted
 from tests.support.fakes.team import Team
-from tests.support.fakes.world import Posted
 
 pytest_plugins = ["tests.support.fixtures.service"]
 
@@ -22,113 +22,120 @@ async def stops(team: Team, question: str) -> Posted:
     return answer.first
 
 
-async def test_stop_while_it_waits(house: House, team: Team) -> None:
-    house.world.gates.hold("first/0")
+async def test_stop_while_it_waits(setup: ServiceSetup, team: Team) -> None:
+    setup.platform.gates.hold("first/0")
     await team.says("ben", "first")
-    await house.world.gates.reached("first/0")
+    await setup.platform.gates.reached("first/0")
     await team.says("ana", "hello")
     assert (await stops(team, "hello")).text == "Stopped."
-    await house.world.gates.open("first/0")
+    await setup.platform.gates.open("first/0")
     await team.reply_to("first")
-    assert house.engine.questions() == ["first"]
+    assert setup.engine.questions() == ["first"]
     assert "0 answers being written, 0 waiting" in await team.told("status")
 
 
 @pytest.mark.parametrize("fate", ["loads", "does not load", "dies"])
-async def test_stop_while_its_model_is_loaded(house: House, team: Team, fate: str) -> None:
+async def test_stop_while_its_model_is_loaded(setup: ServiceSetup, team: Team, fate: str) -> None:
     await team.command("model", "broken")
-    house.world.gates.hold("half broken")
+    setup.platform.gates.hold("half broken")
     await team.says("ana", "hello")
-    await house.world.gates.reached("half broken")
+    await setup.platform.gates.reached("half broken")
     assert (await stops(team, "hello")).text == "Stopped."
     if fate == "does not load":
-        house.engine.bad["broken"] = "damaged"
+        setup.engine.bad["broken"] = "damaged"
     elif fate == "dies":
-        house.engine.deadly["broken"] = 1
-    await house.world.gates.open("half broken")
+        setup.engine.deadly["broken"] = 1
+    await setup.platform.gates.open("half broken")
     assert (await team.elsewhere(channel="other").asks("ben", "and me?")).text == "You said: and me?"
-    assert house.engine.questions() == ["and me?"]
+    assert setup.engine.questions() == ["and me?"]
     assert len(team.replies_to("hello")) == 1
-    assert rows(house.settings.state_dir, "SELECT status FROM requests ORDER BY id") == [("cancelled",), ("finished",)]
+    assert rows(setup.settings.state_dir, "SELECT status FROM requests ORDER BY id") == [("cancelled",), ("finished",)]
 
 
 @pytest.mark.fault(31)
-async def test_stop_while_it_is_written(house: House, team: Team) -> None:
-    house.world.gates.hold("hello/1")
+async def test_stop_while_it_is_written(setup: ServiceSetup, team: Team) -> None:
+    setup.platform.gates.hold("hello/1")
     await team.says("ana", "hello")
     await team.sees("hello", "You")
     assert (await stops(team, "hello")).text == "You"
     assert (await team.asks("ana", "and now?")).text == "You said: and now?"
 
 
-async def test_stop_between_the_queue_and_the_engine(house: House, team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stop_between_the_queue_and_the_engine(
+    setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start = Inbox.start
 
     async def slow(inbox: Inbox, request_id: str) -> None:
-        await house.world.gates.passing("start")
+        await setup.platform.gates.passing("start")
         await start(inbox, request_id)
 
     monkeypatch.setattr(Inbox, "start", slow)
-    house.world.gates.hold("start")
+    setup.platform.gates.hold("start")
     await team.says("ana", "hello")
-    await house.world.gates.reached("start")
+    await setup.platform.gates.reached("start")
     assert await team.told("stop", who="ana") == "Stopped."
-    await house.world.gates.open("start")
+    await setup.platform.gates.open("start")
     assert (await team.reply_to("hello")).text == "Stopped."
-    assert house.engine.questions() == []
+    assert setup.engine.questions() == []
 
 
-async def test_stop_of_an_answer_under_which_the_engine_dies(house: House, team: Team) -> None:
-    house.engine.answers("hello", "Good morning", dies_at=1)
+async def test_stop_of_an_answer_under_which_the_engine_dies(setup: ServiceSetup, team: Team) -> None:
+    setup.engine.answers("hello", "Good morning", dies_at=1)
     await team.says("ana", "quick")
     await team.reply_to("quick")
-    house.world.gates.hold("hello/1")
+    setup.platform.gates.hold("hello/1")
     await team.says("ana", "hello")
     message = await team.sees("hello", "Good")
     stopped = await team.told("stop", who="ana")
-    house.engine.die()
+    setup.engine.die()
     assert stopped == "Stopped."
     answer = await team.reply_to("hello")
     assert answer.parts == (message,)
     assert answer.reason is FinishReason.ABORT
-    assert house.engine.questions() == ["quick", "hello"]
+    assert setup.engine.questions() == ["quick", "hello"]
 
 
 async def test_what_waits_too_long_ends_with_a_sentence(tmp_path: Path) -> None:
-    async with open_house(tmp_path, deadline=1) as house:
-        house.world.gates.hold("first/0")
-        await house.team.says("ben", "first")
-        await house.world.gates.reached("first/0")
-        await house.team.says("ana", "hello")
-        answer = await house.team.reply_to("hello")
+    async with run_service(tmp_path, deadline=1) as setup:
+        setup.platform.gates.hold("first/0")
+        await setup.team.says("ben", "first")
+        await setup.platform.gates.reached("first/0")
+        await setup.team.says("ana", "hello")
+        answer = await setup.team.reply_to("hello")
         assert answer.text == "⚠️ This waited longer than the 1 s that it may, so it was dropped. Please ask again."
-        await house.world.gates.open("first/0")
-        assert (await house.team.reply_to("first")).text == "You said: first"
+        await setup.platform.gates.open("first/0")
+        assert (await setup.team.reply_to("first")).text == "You said: first"
 
 
-async def test_an_answer_may_take_half_of_the_window_at_most(house: House, team: Team) -> None:
+async def test_an_answer_may_take_half_of_the_window_at_most(setup: ServiceSetup, team: Team) -> None:
     await team.command("max_tokens", "8000")
     await team.asks("ana", "hello")
-    assert house.engine.prompt_of("hello").params.max_tokens == 1024
+    assert setup.engine.prompt_of("hello").params.max_tokens == 1024
 
 
-async def test_a_question_that_is_deleted_while_it_waits_is_not_answered_at_all(house: House, team: Team) -> None:
-    house.world.gates.hold("first/0")
+async def test_a_question_that_is_deleted_while_it_waits_is_not_answered_at_all(
+    setup: ServiceSetup, team: Team
+) -> None:
+    setup.platform.gates.hold("first/0")
     await team.says("ana", "first")
-    await house.world.gates.reached("first/0")
+    await setup.platform.gates.reached("first/0")
     await team.says("ana", "second")
     await team.deletes("second")
-    await house.world.gates.open("first/0")
+    await setup.platform.gates.open("first/0")
     await team.asks("ana", "third")
-    assert [message.reply.question_id for message in house.world.posted] == [team.asked["first"], team.asked["third"]]
+    assert [message.reply.question_id for message in setup.platform.posted] == [
+        team.asked["first"],
+        team.asked["third"],
+    ]
 
 
 @pytest.mark.fault(31)
-async def test_a_question_that_is_deleted_while_it_is_answered_leaves_nothing(house: House, team: Team) -> None:
-    house.world.gates.hold("hello/1")
+async def test_a_question_that_is_deleted_while_it_is_answered_leaves_nothing(setup: ServiceSetup, team: Team) -> None:
+    setup.platform.gates.hold("hello/1")
     await team.says("ana", "hello")
     await team.sees("hello", "You")
     await team.deletes("hello")
     await team.asks("ana", "and now?")
-    assert [turn.text for turn in house.engine.prompt_of("and now?").prompt.turns] == ["and now?"]
-    assert rows(house.settings.state_dir, "SELECT text FROM turns WHERE text LIKE '%hello%'") == []
+    assert [turn.text for turn in setup.engine.prompt_of("and now?").prompt.turns] == ["and now?"]
+    assert rows(setup.settings.state_dir, "SELECT text FROM turns WHERE text LIKE '%hello%'") == []

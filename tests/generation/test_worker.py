@@ -9,146 +9,150 @@ from bot.generation.worker import UNSTORED
 from bot.storage.inbox import Inbox
 from bot.types.errors import StorageError
 from bot.types.messages import FinishReason
-from tests.support.builders.service import House, open_house
+from tests.support.builders.service import ServiceSetup, run_service
 from tests.support.builders.storage_rows import rows
-from tests.support.fakes.engine import ScriptedEngine
+from tests.support.fakes.scripted_engine import ScriptedEngine
+from tests.support.fakes.scripted_platform import ScriptedPlatform
 from tests.support.fakes.team import Team
-from tests.support.fakes.world import World
 
 pytest_plugins = ["tests.support.fixtures.service"]
 
 
-async def test_conversations_are_answered_at_the_same_time_up_to_what_the_model_takes(house: House, team: Team) -> None:
+async def test_conversations_are_answered_at_the_same_time_up_to_what_the_model_takes(
+    setup: ServiceSetup, team: Team
+) -> None:
     rooms = [team.elsewhere(channel=f"room-{number}") for number in range(6)]
     for number, room in enumerate(rooms):
-        house.world.gates.hold(f"question {number}/0")
+        setup.platform.gates.hold(f"question {number}/0")
         await room.says(f"person-{number}", f"question {number}")
     for number in range(4):
-        await house.world.gates.reached(f"question {number}/0")
-    assert house.engine.peak == 4
+        await setup.platform.gates.reached(f"question {number}/0")
+    assert setup.engine.peak == 4
     for number in range(6):
-        await house.world.gates.open(f"question {number}/0")
+        await setup.platform.gates.open(f"question {number}/0")
     for number, room in enumerate(rooms):
         assert (await room.reply_to(f"question {number}")).text == f"You said: question {number}"
-    assert house.engine.peak == 4
+    assert setup.engine.peak == 4
 
 
-async def test_one_conversation_is_answered_in_order(house: House, team: Team) -> None:
-    house.world.gates.hold("one/0")
+async def test_one_conversation_is_answered_in_order(setup: ServiceSetup, team: Team) -> None:
+    setup.platform.gates.hold("one/0")
     for who, text in (("ana", "one"), ("ben", "two"), ("ana", "three")):
         await team.says(who, text)
-    await house.world.gates.open("one/0")
+    await setup.platform.gates.open("one/0")
     await team.reply_to("three")
-    assert house.engine.questions() == ["one", "two", "three"]
-    read = [turn.text for turn in house.engine.prompt_of("three").prompt.turns]
+    assert setup.engine.questions() == ["one", "two", "three"]
+    read = [turn.text for turn in setup.engine.prompt_of("three").prompt.turns]
     assert read == ["one", "You said: one", "two", "You said: two", "three"]
 
 
-async def test_another_model_is_loaded_when_running_answers_are_done(house: House, team: Team) -> None:
+async def test_another_model_is_loaded_when_running_answers_are_done(setup: ServiceSetup, team: Team) -> None:
     other = team.elsewhere(channel="other")
-    house.world.gates.hold("one/1")
-    house.world.gates.hold("half large")
+    setup.platform.gates.hold("one/1")
+    setup.platform.gates.hold("half large")
     await team.says("ana", "one")
     await team.sees("one", "You")
     assert "large answers here now" in await other.told("model", "large")
     await other.says("ben", "two")
     await asyncio.sleep(0.05)
-    assert house.engine.loads == ["small"]
-    await house.world.gates.open("one/1")
+    assert setup.engine.loads == ["small"]
+    await setup.platform.gates.open("one/1")
     assert (await team.reply_to("one")).text == "You said: one"
-    await house.world.gates.reached("half large")
+    await setup.platform.gates.reached("half large")
     message = await other.sees("two", "loading large, 50%")
-    await house.world.gates.open("half large")
+    await setup.platform.gates.open("half large")
     assert (await other.reply_to("two")).parts == (message,)
-    assert [(model, asked.prompt.turns[-1].text) for model, asked in house.engine.asked] == [
+    assert [(model, asked.prompt.turns[-1].text) for model, asked in setup.engine.asked] == [
         ("small", "one"),
         ("large", "two"),
     ]
 
 
-async def test_a_model_that_does_not_load_is_rolled_back_with_a_note(house: House, team: Team) -> None:
-    house.engine.bad["broken"] = "The weights of broken are damaged; fetch it again."
+async def test_a_model_that_does_not_load_is_rolled_back_with_a_note(setup: ServiceSetup, team: Team) -> None:
+    setup.engine.bad["broken"] = "The weights of broken are damaged; fetch it again."
     await team.command("model", "broken")
     answer = await team.asks("ana", "hello")
     assert answer.text == (
         "*The weights of broken are damaged; fetch it again. small answers instead.*\n\nYou said: hello"
     )
-    assert house.engine.loads == ["small", "broken", "small"]
+    assert setup.engine.loads == ["small", "broken", "small"]
     assert (await team.told("model")).startswith("small answers here")
     assert (await team.asks("ana", "again")).text == "You said: again"
-    assert house.engine.loads == ["small", "broken", "small"]
+    assert setup.engine.loads == ["small", "broken", "small"]
 
 
-async def test_when_no_model_is_left_that_loads_the_question_gets_an_error(house: House, team: Team) -> None:
-    house.engine.bad |= {"broken": "broken is damaged.", "small": "small is damaged too."}
+async def test_when_no_model_is_left_that_loads_the_question_gets_an_error(setup: ServiceSetup, team: Team) -> None:
+    setup.engine.bad |= {"broken": "broken is damaged.", "small": "small is damaged too."}
     await team.command("model", "broken")
     answer = await team.asks("ana", "hello")
     assert answer.text == "⚠️ small is damaged too."
     assert answer.reason is FinishReason.ERROR
-    house.engine.bad.clear()
+    setup.engine.bad.clear()
     assert (await team.asks("ana", "hello again")).text == "You said: hello again"
 
 
 @pytest.mark.fault(27)
-async def test_when_the_engine_dies_in_the_middle_the_same_message_is_finished(house: House, team: Team) -> None:
+async def test_when_the_engine_dies_in_the_middle_the_same_message_is_finished(setup: ServiceSetup, team: Team) -> None:
     await team.elsewhere(channel="other").asks("ben", "before")  # so that the first load is complete
-    house.engine.answers("hello", "Good morning to you all", dies_at=3, deaths=1)
-    house.world.gates.hold("load small")
+    setup.engine.answers("hello", "Good morning to you all", dies_at=3, deaths=1)
+    setup.platform.gates.hold("load small")
     await team.says("ana", "hello")
     message = await team.sees("hello", "restarting the model")
-    await house.world.gates.open("load small")
+    await setup.platform.gates.open("load small")
     answer = await team.reply_to("hello")
     assert answer.parts == (message,)
     assert answer.text == "Good morning to you all"
-    assert len(house.world.posted) == 2
+    assert len(setup.platform.posted) == 2
     assert "restarted 1 time" in await team.told("status")
 
 
 @pytest.mark.fault(28)
-async def test_a_request_that_always_kills_it_ends_and_its_neighbours_are_answered(house: House, team: Team) -> None:
-    house.engine.answers("poison", "dies here", dies_at=1)
-    house.world.gates.hold("poison/1")
-    house.world.gates.hold("hello/1")
+async def test_a_request_that_always_kills_it_ends_and_its_neighbours_are_answered(
+    setup: ServiceSetup, team: Team
+) -> None:
+    setup.engine.answers("poison", "dies here", dies_at=1)
+    setup.platform.gates.hold("poison/1")
+    setup.platform.gates.hold("hello/1")
     neighbour, later = team.elsewhere(channel="neighbour"), team.elsewhere(channel="later")
     await team.says("eve", "poison")
     await neighbour.says("ana", "hello")
-    await house.world.gates.reached("poison/1")
-    await house.world.gates.reached("hello/1")
-    await house.world.gates.open("poison/1")
-    await house.world.gates.open("hello/1")
+    await setup.platform.gates.reached("poison/1")
+    await setup.platform.gates.reached("hello/1")
+    await setup.platform.gates.open("poison/1")
+    await setup.platform.gates.open("hello/1")
     poisoned = await team.reply_to("poison")
     assert poisoned.reason is FinishReason.ERROR
     assert "ended 2 times while it wrote this answer" in poisoned.text
     assert (await neighbour.reply_to("hello")).text == "You said: hello"
     assert (await later.asks("ben", "and me?")).text == "You said: and me?"
-    assert house.engine.questions().count("poison") == 2
-    assert house.engine.questions().count("hello") == 2
+    assert setup.engine.questions().count("poison") == 2
+    assert setup.engine.questions().count("hello") == 2
 
 
-async def test_a_request_under_which_the_engine_died_runs_alone_the_next_time(house: House, team: Team) -> None:
-    house.engine.answers("suspect", "dies here", dies_at=0, deaths=1)
-    house.world.gates.hold("suspect/1")
+async def test_a_request_under_which_the_engine_died_runs_alone_the_next_time(setup: ServiceSetup, team: Team) -> None:
+    setup.engine.answers("suspect", "dies here", dies_at=0, deaths=1)
+    setup.platform.gates.hold("suspect/1")
     await team.says("eve", "suspect")
-    await house.world.gates.reached("suspect/1")
+    await setup.platform.gates.reached("suspect/1")
     await team.elsewhere(channel="other").says("ana", "hello")
     await asyncio.sleep(0.05)
-    assert house.engine.questions() == ["suspect", "suspect"]
-    await house.world.gates.open("suspect/1")
+    assert setup.engine.questions() == ["suspect", "suspect"]
+    await setup.platform.gates.open("suspect/1")
     assert (await team.elsewhere(channel="other").reply_to("hello")).text == "You said: hello"
-    assert house.engine.peak == 1
+    assert setup.engine.peak == 1
 
 
-async def test_an_engine_that_dies_while_it_loads_is_started_again(house: House, team: Team) -> None:
-    house.engine.deadly["large"] = 1
+async def test_an_engine_that_dies_while_it_loads_is_started_again(setup: ServiceSetup, team: Team) -> None:
+    setup.engine.deadly["large"] = 1
     await team.command("model", "large")
     assert (await team.asks("ana", "hello")).text == "You said: hello"
-    assert house.engine.loads == ["small", "large", "large"]
+    assert setup.engine.loads == ["small", "large", "large"]
 
 
 async def test_an_engine_that_always_dies_while_it_loads_ends_the_question_and_not_the_service(
-    house: House, team: Team
+    setup: ServiceSetup, team: Team
 ) -> None:
-    house.engine.deadly["large"] = 100
+    setup.engine.deadly["large"] = 100
     await team.command("model", "large")
     answer = await team.asks("ana", "hello")
     assert answer.reason is FinishReason.ERROR
@@ -156,44 +160,44 @@ async def test_an_engine_that_always_dies_while_it_loads_ends_the_question_and_n
 
 
 async def test_an_engine_that_dies_at_the_start_is_started_by_the_next_question(tmp_path: Path) -> None:
-    async with World() as world:
-        engine = ScriptedEngine(world.gates.passing)
+    async with ScriptedPlatform() as platform:
+        engine = ScriptedEngine(platform.gates.passing)
         engine.deadly["small"] = 1
-        async with open_house(tmp_path, world, engine=engine, ready=False) as house:
-            assert (await house.team.asks("ana", "hello")).text == "You said: hello"
+        async with run_service(tmp_path, platform, engine=engine, ready=False) as setup:
+            assert (await setup.team.asks("ana", "hello")).text == "You said: hello"
             assert engine.loads == ["small", "small"]
 
 
-async def test_one_request_fails_and_the_others_do_not(house: House, team: Team) -> None:
-    house.engine.answers("too long", "never", fails_at=0)
+async def test_one_request_fails_and_the_others_do_not(setup: ServiceSetup, team: Team) -> None:
+    setup.engine.answers("too long", "never", fails_at=0)
     other = team.elsewhere(channel="other")
     await team.says("ana", "too long")
     await other.says("ben", "hello")
     assert (await team.reply_to("too long")).text == "⚠️ The prompt does not fit."
     assert (await other.reply_to("hello")).text == "You said: hello"
-    assert house.engine.loads == ["small"]
+    assert setup.engine.loads == ["small"]
 
 
 @pytest.mark.parametrize("where", ["load", "stream"])
 async def test_a_bug_of_ours_costs_one_answer(
-    house: House, team: Team, monkeypatch: pytest.MonkeyPatch, where: str
+    setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     await team.asks("ana", "first")
     await team.command("model", "large")
     with monkeypatch.context() as patched:
-        patched.setattr(house.engine, where, lambda *_: 1 / 0)
+        patched.setattr(setup.engine, where, lambda *_: 1 / 0)
         answer = await team.asks("ana", "hello")
     assert answer.text == "⚠️ Something went wrong here; the log of Inhouse says what."
     assert (await team.asks("ana", "hello again")).text == "You said: hello again"
 
 
 async def test_when_a_retry_cannot_be_stored_the_question_gets_an_error_and_the_queue_goes_on(
-    house: House, team: Team, monkeypatch: pytest.MonkeyPatch
+    setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def failing(*_: object, **__: object) -> None:
         raise StorageError("The disk is full.")
 
-    house.engine.answers("hello", "Good morning", dies_at=1, deaths=1)
+    setup.engine.answers("hello", "Good morning", dies_at=1, deaths=1)
     with monkeypatch.context() as patched:
         patched.setattr(Inbox, "hand_back", failing)
         answer = await team.asks("ana", "hello")
@@ -204,19 +208,19 @@ async def test_when_a_retry_cannot_be_stored_the_question_gets_an_error_and_the_
 @pytest.mark.fault(28)
 @pytest.mark.parametrize("deaths", [1, 2])
 async def test_killed_runs_of_the_service_are_no_deaths_of_the_engine(tmp_path: Path, deaths: int) -> None:
-    async with World() as world:
-        world.gates.hold("hello/0")
-        async with open_house(tmp_path, world, drain=0) as house:
-            team = house.team
+    async with ScriptedPlatform() as platform:
+        platform.gates.hold("hello/0")
+        async with run_service(tmp_path, platform, drain=0) as setup:
+            team = setup.team
             await team.says("ana", "hello")
-            await world.gates.reached("hello/0")
-            await house.stop()
+            await platform.gates.reached("hello/0")
+            await setup.stop()
         changed = "UPDATE requests SET attempts = 1, service_runs = 1 WHERE status = 'waiting' RETURNING request_id"
-        assert len(rows(house.settings.state_dir, changed)) == 1
-        await world.gates.open("hello/0")
-        engine = ScriptedEngine(world.gates.passing)
+        assert len(rows(setup.settings.state_dir, changed)) == 1
+        await platform.gates.open("hello/0")
+        engine = ScriptedEngine(platform.gates.passing)
         engine.answers("hello", "Good morning", dies_at=1, deaths=deaths)
-        async with open_house(tmp_path, world, engine=engine):
+        async with run_service(tmp_path, platform, engine=engine):
             answer = await team.reply_to("hello")
             given_up = "⚠️ The model's process ended 2 times while it wrote this answer, so I gave it up."
             assert answer.text == ("Good morning" if deaths == 1 else f"Good\n\n{given_up}")

@@ -11,8 +11,8 @@ from bot.platforms.instrumented_adapter import InstrumentedAdapter
 from bot.types.errors import FatalAdapterError, Gone, OutcomeUnknown, Rejected, RetryLater
 from bot.types.messages import ConversationKey, FinishReason, GenerationRequest, Person, Reply, SamplingParams, Usage
 from tests.support.builders.web_service import open_page
-from tests.support.fakes.platform import ScriptedAdapter
-from tests.support.fakes.world import Fault, World
+from tests.support.fakes.scripted_adapter import ScriptedAdapter
+from tests.support.fakes.scripted_platform import Fault, ScriptedPlatform
 
 KEY = ConversationKey("scripted", "team", "general")
 ANA = Person("1", "Ana")
@@ -109,9 +109,9 @@ async def test_every_kind_of_failure_is_counted_and_passed_on(
 
 
 async def test_what_goes_well_is_as_without_a_watch(tmp_path: Path) -> None:
-    async with World() as world, open_page(tmp_path, world=world) as (house, site):
-        world.fails("post", Fault.RETRY)
-        assert (await house.team.asks("ana", "hello")).text == "You said: hello"
+    async with ScriptedPlatform() as platform, open_page(tmp_path, platform=platform) as (setup, site):
+        platform.fails("post", Fault.RETRY)
+        assert (await setup.team.asks("ana", "hello")).text == "You said: hello"
         assert await site.metric('inhouse_platform_errors_total{kind="retry_later",platform="scripted"}') == 1
 
 

@@ -18,10 +18,10 @@ from bot.observability import systemd_notify
 from bot.observability.systemd_notify import Notifier
 from bot.service.service import Service
 from tests.support.builders.service import MACHINE, make_settings
-from tests.support.fakes.engine import ScriptedEngine
-from tests.support.fakes.platform import ScriptedAdapter
+from tests.support.fakes.scripted_adapter import ScriptedAdapter
+from tests.support.fakes.scripted_engine import ScriptedEngine
+from tests.support.fakes.scripted_platform import ScriptedPlatform
 from tests.support.fakes.team import Team
-from tests.support.fakes.world import World
 
 PATIENCE_S = 20.0
 
@@ -199,17 +199,17 @@ async def test_a_supervisor_that_is_gone_disturbs_nobody(address: str) -> None:
 
 
 @asynccontextmanager
-async def served(root: Path, notifier: Notifier) -> AsyncIterator[tuple[World, Service, asyncio.Task[None]]]:
+async def served(root: Path, notifier: Notifier) -> AsyncIterator[tuple[ScriptedPlatform, Service, asyncio.Task[None]]]:
     """A service that notifies, on a scripted platform that answers once its gate is open."""
     settings = make_settings(root)
-    async with World() as world:
-        adapter = ScriptedAdapter(world.port)
-        engine = ScriptedEngine(world.gates.passing)
+    async with ScriptedPlatform() as platform:
+        adapter = ScriptedAdapter(platform.port)
+        engine = ScriptedEngine(platform.gates.passing)
         service = Service(settings, Catalog.of(settings), [adapter], engine, notifier)
         with patch("bot.models.installed_models.probe", return_value=MACHINE):
             running = asyncio.create_task(service.run())
             try:
-                yield world, service, running
+                yield platform, service, running
             finally:
                 service.stop()
                 service.stop()
@@ -220,11 +220,11 @@ async def test_a_service_tells_its_model_its_queue_and_its_platforms(
     address: str, systemd: Systemd, tmp_path: Path
 ) -> None:
     with patch.object(systemd_notify, "TICK_S", 0.01), patch.object(systemd_notify, "STATUS_S", 0.0):
-        async with served(tmp_path, Notifier(address, watchdog_s=1.0)) as (world, service, running):
+        async with served(tmp_path, Notifier(address, watchdog_s=1.0)) as (platform, service, running):
             await systemd.hears("READY=1\nSTATUS=.*scripted: reached")
             await systemd.hears("STATUS=small.*; scripted: reached")
-            world.gates.hold("first/1")
-            team = Team.of(world)
+            platform.gates.hold("first/1")
+            team = Team.of(platform)
             await team.says("ana", "first")
             await team.says("ana", "second")
             await systemd.hears(r"STATUS=small.* 1 waiting.*; scripted: reached")

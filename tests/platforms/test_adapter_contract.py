@@ -9,13 +9,13 @@ import pytest_asyncio
 
 from bot.types.errors import Gone, OutcomeUnknown, Rejected
 from bot.types.messages import IncomingMessage
-from tests.support.builders.contract_adapters import STAGES, Place
+from tests.support.builders.contract_adapters import ADAPTERS, Place
 
 
-@pytest_asyncio.fixture(params=STAGES)
+@pytest_asyncio.fixture(params=ADAPTERS)
 async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
     """A channel of each platform in turn."""
-    async with STAGES[request.param]() as opened:
+    async with ADAPTERS[request.param]() as opened:
         yield opened
 
 

@@ -11,7 +11,7 @@ from bot.platforms.adapter import Dialect, Limits
 from bot.replies.compose_thread import ComposeThread
 from bot.replies.markdown import render
 from bot.types.messages import FinishReason
-from tests.support.builders.service import House, open_house
+from tests.support.builders.service import ServiceSetup, run_service
 from tests.support.fakes.team import Team
 
 pytest_plugins = ["tests.support.fixtures.service"]
@@ -49,10 +49,10 @@ def composing() -> int:
     return sum(thread.name == "compose" for thread in threading.enumerate())
 
 
-async def test_while_a_frame_is_composed_others_are_answered(house: House, team: Team, gate: Gate) -> None:
-    house.engine.answers("hello", "SLOW words")
+async def test_while_a_frame_is_composed_others_are_answered(setup: ServiceSetup, team: Team, gate: Gate) -> None:
+    setup.engine.answers("hello", "SLOW words")
     await team.says("ana", "hello")
-    await house.world.until(gate.reached.is_set, "a frame is being composed")
+    await setup.platform.until(gate.reached.is_set, "a frame is being composed")
     other = team.elsewhere(channel="other")
     assert (await other.asks("ben", "and me?")).text == "You said: and me?"
     assert not team.replies_to("hello")
@@ -61,16 +61,16 @@ async def test_while_a_frame_is_composed_others_are_answered(house: House, team:
 
 
 async def test_text_that_takes_too_long_is_shown_plainly_by_one_thread_and_told_once(
-    house: House, team: Team, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    setup: ServiceSetup, team: Team, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("bot.replies.compose_thread.BUDGET_S", 0.05)
-    house.engine.answers("hello", "SLOW *words* and https://bad.example " + "more " * 29 + "more")
-    house.world.gates.hold("hello/20")
+    setup.engine.answers("hello", "SLOW *words* and https://bad.example " + "more " * 29 + "more")
+    setup.platform.gates.hold("hello/20")
     await team.says("ana", "hello")
     shown = await team.sees("hello", "SLOW")
     await team.sees("hello", "more more more")
     assert composing() == 1
-    await house.world.gates.open("hello/20")
+    await setup.platform.gates.open("hello/20")
     answer = await team.reply_to("hello")
     assert answer.parts == (shown,)
     assert answer.reason is FinishReason.STOP
@@ -86,21 +86,21 @@ async def test_text_that_takes_too_long_is_shown_plainly_by_one_thread_and_told_
 
 
 async def test_the_final_text_is_rendered_once_the_slow_frame_has_returned(
-    house: House, team: Team, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    setup: ServiceSetup, team: Team, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.replies.compose_thread.BUDGET_S", 0.05)
-    house.engine.answers("hello", "SLOW *words* of it")
-    house.world.gates.hold("hello/2")
+    setup.engine.answers("hello", "SLOW *words* of it")
+    setup.platform.gates.hold("hello/2")
     await team.says("ana", "hello")
     await team.sees("hello", "```")
     monkeypatch.setattr("bot.replies.compose_thread.BUDGET_S", 20.0)
     gate.opened.set()
-    await house.world.gates.open("hello/2")
+    await setup.platform.gates.open("hello/2")
     assert (await team.reply_to("hello")).text == "SLOW *words* of it"
 
 
 async def test_text_whose_rendering_fails_is_shown_plainly(
-    house: House, team: Team, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(text: str, dialect: Dialect, links: Set[str]) -> str:
         raise RecursionError(f"in {text}")
@@ -118,10 +118,10 @@ async def test_plain_text_comes_in_parts_and_a_file(
     tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.replies.compose_thread.BUDGET_S", 0.05)
-    async with open_house(tmp_path, limits=Limits(200, 0.0, attach_over=500, cursor=" ▌")) as house:
+    async with run_service(tmp_path, limits=Limits(200, 0.0, attach_over=500, cursor=" ▌")) as setup:
         text = " ".join(["SLOW", *(f"word-{number}" for number in range(200))])
-        house.engine.answers("long", text)
-        answer = await house.team.asks("ana", "long")
+        setup.engine.answers("long", text)
+        answer = await setup.team.asks("ana", "long")
         assert len(answer.parts) > 2
         assert all(len(shown) <= 200 for part in answer.parts for shown in part.history)
         file = answer.parts[-1].reply.attachment
@@ -130,11 +130,11 @@ async def test_plain_text_comes_in_parts_and_a_file(
         gate.opened.set()
 
 
-async def test_a_stop_before_anything_is_shown_shows_only_the_end(house: House, team: Team, gate: Gate) -> None:
-    house.engine.answers("hello", "SLOW words")
-    house.world.gates.hold("hello/1")
+async def test_a_stop_before_anything_is_shown_shows_only_the_end(setup: ServiceSetup, team: Team, gate: Gate) -> None:
+    setup.engine.answers("hello", "SLOW words")
+    setup.platform.gates.hold("hello/1")
     await team.says("ana", "hello")
-    await house.world.until(gate.reached.is_set, "a frame is being composed")
+    await setup.platform.until(gate.reached.is_set, "a frame is being composed")
     assert await team.told("stop", who="ana") == "Stopped."
     gate.opened.set()
     answer = await team.reply_to("hello")

@@ -6,20 +6,20 @@ import pytest
 
 from bot.platforms.adapter import Limits
 from bot.types.messages import ActionKind, FinishReason, IncomingMessage
-from tests.support.builders.service import House, open_house
+from tests.support.builders.service import ServiceSetup, run_service
 from tests.support.fakes.team import Team, person
 
 pytest_plugins = ["tests.support.fixtures.service"]
 
 
-async def test_the_first_words_are_shown_before_the_rest_is_there(house: House, team: Team) -> None:
-    house.engine.answers("hello", "Good morning to you")
-    house.world.gates.hold("hello/1")
+async def test_the_first_words_are_shown_before_the_rest_is_there(setup: ServiceSetup, team: Team) -> None:
+    setup.engine.answers("hello", "Good morning to you")
+    setup.platform.gates.hold("hello/1")
     await team.says("ana", "hello")
     message = await team.sees("hello", "Good")
     assert [kind.value for kind in message.buttons] == ["stop"]
     assert not message.reply.final
-    await house.world.gates.open("hello/1")
+    await setup.platform.gates.open("hello/1")
     answer = await team.reply_to("hello")
     assert answer.text == "Good morning to you"
     assert all(answer.text.startswith(text) for text in message.history)
@@ -27,91 +27,91 @@ async def test_the_first_words_are_shown_before_the_rest_is_there(house: House, 
 
 
 async def test_a_cursor_stands_at_the_end_of_what_is_still_written(tmp_path: Path) -> None:
-    async with open_house(tmp_path, limits=Limits(100, 0.0, cursor=" ▌")) as house:
-        house.engine.answers("hello", "Good morning " + "to all of you " * 10)
-        house.world.gates.hold("hello/20")
-        await house.team.says("ana", "hello")
-        await house.team.sees("hello", "▌")
-        await house.world.gates.open("hello/20")
-        answer = await house.team.reply_to("hello")
+    async with run_service(tmp_path, limits=Limits(100, 0.0, cursor=" ▌")) as setup:
+        setup.engine.answers("hello", "Good morning " + "to all of you " * 10)
+        setup.platform.gates.hold("hello/20")
+        await setup.team.says("ana", "hello")
+        await setup.team.sees("hello", "▌")
+        await setup.platform.gates.open("hello/20")
+        answer = await setup.team.reply_to("hello")
         assert len(answer.parts) == 2
         assert "▌" not in answer.text
         assert all(len(text) <= 100 for part in answer.parts for text in part.history)
 
 
 async def test_somebody_who_waits_sees_a_place_and_then_the_answer_in_the_same_message(tmp_path: Path) -> None:
-    async with open_house(tmp_path) as house:
+    async with run_service(tmp_path) as setup:
         for number in range(4):  # the most that run at once
-            house.world.gates.hold(f"question {number}/0")
-            await house.team.elsewhere(channel=f"room-{number}").says(
+            setup.platform.gates.hold(f"question {number}/0")
+            await setup.team.elsewhere(channel=f"room-{number}").says(
                 "ana" if number < 2 else "ben", f"question {number}"
             )
-            await house.world.gates.reached(f"question {number}/0")
-        await house.team.says("cleo", "hello")
-        message = await house.team.sees("hello", "1st in line")
+            await setup.platform.gates.reached(f"question {number}/0")
+        await setup.team.says("cleo", "hello")
+        message = await setup.team.sees("hello", "1st in line")
         assert message.buttons == (ActionKind.STOP,)
-        assert (house.team.key, "1st in line") in house.world.statuses
-        await house.world.gates.open("question 0/0")
-        answer = await house.team.reply_to("hello")
+        assert (setup.team.key, "1st in line") in setup.platform.statuses
+        await setup.platform.gates.open("question 0/0")
+        answer = await setup.team.reply_to("hello")
         assert answer.parts == (message,)
         assert answer.text == "You said: hello"
 
 
 @pytest.mark.parametrize("thread", ["a thread", ""])
 async def test_where_text_is_only_appended_waiting_is_told_by_status(tmp_path: Path, thread: str) -> None:
-    async with open_house(tmp_path, limits=Limits(2000, 0.0, appends=True)) as house:
-        team = house.team.elsewhere(thread=thread)
-        house.world.gates.hold("question/0")
+    async with run_service(tmp_path, limits=Limits(2000, 0.0, appends=True)) as setup:
+        team = setup.team.elsewhere(thread=thread)
+        setup.platform.gates.hold("question/0")
         await team.says("ana", "question")
-        await house.world.gates.reached("question/0")
+        await setup.platform.gates.reached("question/0")
         await team.says("ana", "hello")
-        await house.world.until(lambda: (team.key, "1st in line") in house.world.statuses, "it is told")
+        await setup.platform.until(lambda: (team.key, "1st in line") in setup.platform.statuses, "it is told")
         if thread:
-            assert house.world.posted == []
+            assert setup.platform.posted == []
         else:
-            await house.world.until(lambda: bool(house.world.posted), "it is a message, which changes")
-        await house.world.gates.open("question/0")
+            await setup.platform.until(lambda: bool(setup.platform.posted), "it is a message, which changes")
+        await setup.platform.gates.open("question/0")
         answer = await team.reply_to("hello")
         assert answer.first.history[0].startswith("You" if thread else "1st in line")
 
 
 async def test_the_status_of_a_question_that_was_deleted_is_taken_away(tmp_path: Path) -> None:
-    async with open_house(tmp_path, limits=Limits(2000, 0.0, appends=True)) as house:
-        team = house.team.elsewhere(thread="a thread")
-        house.world.gates.hold("question/0")
+    async with run_service(tmp_path, limits=Limits(2000, 0.0, appends=True)) as setup:
+        team = setup.team.elsewhere(thread="a thread")
+        setup.platform.gates.hold("question/0")
         await team.says("ana", "question")
-        await house.world.gates.reached("question/0")
+        await setup.platform.gates.reached("question/0")
         await team.says("ana", "hello")
-        await house.world.until(lambda: (team.key, "1st in line") in house.world.statuses, "its place is told")
+        await setup.platform.until(lambda: (team.key, "1st in line") in setup.platform.statuses, "its place is told")
         await team.deletes("hello")
-        await house.world.until(lambda: (team.key, "(over)") in house.world.statuses, "and then no longer")
-        await house.world.gates.open("question/0")
+        await setup.platform.until(lambda: (team.key, "(over)") in setup.platform.statuses, "and then no longer")
+        await setup.platform.gates.open("question/0")
         await team.reply_to("question")
 
 
-async def test_an_error_follows_what_was_written_and_is_not_remembered(house: House, team: Team) -> None:
-    house.engine.answers("hello", "Good morning to you", fails_at=2)
+async def test_an_error_follows_what_was_written_and_is_not_remembered(setup: ServiceSetup, team: Team) -> None:
+    setup.engine.answers("hello", "Good morning to you", fails_at=2)
     answer = await team.asks("ana", "hello")
     assert answer.text == "Good morning\n\n⚠️ The prompt does not fit."
     assert answer.reason is FinishReason.ERROR
     assert answer.first.buttons == (ActionKind.REGENERATE,)
     await team.asks("ana", "and now?")
-    assert [turn.text for turn in house.engine.prompt_of("and now?").prompt.turns] == ["hello", "and now?"]
+    assert [turn.text for turn in setup.engine.prompt_of("and now?").prompt.turns] == ["hello", "and now?"]
 
 
-async def test_an_answer_that_is_stopped_before_its_first_word_says_so(house: House, team: Team) -> None:
-    house.world.gates.hold("hello/0")
+async def test_an_answer_that_is_stopped_before_its_first_word_says_so(setup: ServiceSetup, team: Team) -> None:
+    setup.platform.gates.hold("hello/0")
     await team.says("ana", "hello")
-    await house.world.gates.reached("hello/0")
+    await setup.platform.gates.reached("hello/0")
     assert await team.told("stop", who="ana") == "Stopped."
     answer = await team.reply_to("hello")
     assert answer.text == "Stopped."
     assert answer.reason is FinishReason.ABORT
 
 
-async def test_an_answer_that_is_stopped_keeps_its_words_and_can_go_on(house: House, team: Team) -> None:
-    house.engine.answers("hello", "Good morning to you")
-    house.world.gates.hold("hello/2")
+async def test_an_answer_that_is_stopped_keeps_its_words_and_can_go_on(setup: ServiceSetup, team: Team) -> None:
+    setup.engine.answers("hello", "Good morning to you")
+    setup.platform.gates.hold("hello/2")
     await team.says("ana", "hello")
     message = await team.sees("hello", "Good morning")
     await team.presses(message, ActionKind.STOP)
@@ -121,15 +121,15 @@ async def test_an_answer_that_is_stopped_keeps_its_words_and_can_go_on(house: Ho
 
 
 @pytest.mark.parametrize("said", [" ", "\n\n", ""])
-async def test_a_model_that_says_nothing_is_told_of(house: House, team: Team, said: str) -> None:
-    house.engine.answers("hello", said)
+async def test_a_model_that_says_nothing_is_told_of(setup: ServiceSetup, team: Team, said: str) -> None:
+    setup.engine.answers("hello", said)
     answer = await team.asks("ana", "hello")
     assert answer.text == "(The model had nothing to say.)"
 
 
-async def test_a_continuation_inside_code_opens_the_code_again(house: House, team: Team) -> None:
-    house.engine.answers("code", "Look:\n```python\nprint(1) print(2) print(4)")
-    house.engine.answers("code", "\nprint(3)\n```\nDone.")
+async def test_a_continuation_inside_code_opens_the_code_again(setup: ServiceSetup, team: Team) -> None:
+    setup.engine.answers("code", "Look:\n```python\nprint(1) print(2) print(4)")
+    setup.engine.answers("code", "\nprint(3)\n```\nDone.")
     await team.command("max_tokens", "2")
     answer = await team.asks("ana", "code")
     assert answer.reason is FinishReason.LENGTH
@@ -139,10 +139,10 @@ async def test_a_continuation_inside_code_opens_the_code_again(house: House, tea
     assert more.text == "```python\nprint(3)\n```\nDone."
 
 
-async def test_a_remark_stays_above_the_answer_of_another_model(house: House, team: Team) -> None:
-    house.engine.bad["large"] = "The weights of large are damaged."
+async def test_a_remark_stays_above_the_answer_of_another_model(setup: ServiceSetup, team: Team) -> None:
+    setup.engine.bad["large"] = "The weights of large are damaged."
     await team.told("model", "large")
-    core = house.adapter.core
+    core = setup.adapter.core
     assert core is not None
     team.asked["hello"] = "1"
     await core.handle(IncomingMessage(team.key, "1", person("ana"), "hello", 1.0, True, remark="*I see no images.*"))
@@ -152,19 +152,19 @@ async def test_a_remark_stays_above_the_answer_of_another_model(house: House, te
     )
 
 
-async def test_only_the_urls_that_people_wrote_are_links(house: House, team: Team) -> None:
-    house.engine.answers("Is https://good.example up?", "Yes, https://good.example is, see https://bad.example/x")
+async def test_only_the_urls_that_people_wrote_are_links(setup: ServiceSetup, team: Team) -> None:
+    setup.engine.answers("Is https://good.example up?", "Yes, https://good.example is, see https://bad.example/x")
     answer = await team.asks("ana", "Is https://good.example up?")
     assert answer.text == "Yes, https://good.example is, see `https://bad.example/x`"
-    house.engine.answers("again", "https://bad.example/x and https://good.example")
+    setup.engine.answers("again", "https://bad.example/x and https://good.example")
     assert (await team.asks("ana", "again")).text == "`https://bad.example/x` and https://good.example"
 
 
 async def test_a_very_long_answer_comes_as_a_file(tmp_path: Path) -> None:
-    async with open_house(tmp_path, limits=Limits(200, 0.0, attach_over=300)) as house:
+    async with run_service(tmp_path, limits=Limits(200, 0.0, attach_over=300)) as setup:
         words = " ".join(f"word-{number}" for number in range(200))
-        house.engine.answers("long", words)
-        answer = await house.team.asks("ana", "long")
+        setup.engine.answers("long", words)
+        answer = await setup.team.asks("ana", "long")
         assert len(answer.text) < 400
         file = answer.parts[-1].reply.attachment
         assert file is not None

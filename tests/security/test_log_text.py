@@ -30,24 +30,24 @@ def assert_silent(log: str, *tokens: str) -> None:
 async def test_a_whole_day_on_discord(tmp_path: Path, form: str) -> None:
     async with FakeDiscord() as server:
         with logs_at("debug", form, [server.token]) as log:
-            async with discord_service.open_house(tmp_path, server) as house:
-                house.engine.answers(QUESTION, f"{ANSWER} https://bad.example/{ANSWER}")
-                house.engine.answers(LOST, "one two three", fails_at=2, failure="The prompt does not fit.")
-                question = await house.ana.says(house.general, QUESTION, mention=True)
-                assert ANSWER in await house.answer_to(question)
-                answer = house.answers_to(question)[0][0]
-                await house.ana.clicks(answer, answer.buttons[1]["custom_id"])
-                await house.ana.edits(question, EDITED, mention=True)
-                await house.ana.says(house.general, TALK)
-                system = await house.ana.slash("system", channel=house.general, prompt=PERSONA)
+            async with discord_service.run_discord_service(tmp_path, server) as setup:
+                setup.engine.answers(QUESTION, f"{ANSWER} https://bad.example/{ANSWER}")
+                setup.engine.answers(LOST, "one two three", fails_at=2, failure="The prompt does not fit.")
+                question = await setup.ana.says(setup.general, QUESTION, mention=True)
+                assert ANSWER in await setup.answer_to(question)
+                answer = setup.answers_to(question)[0][0]
+                await setup.ana.clicks(answer, answer.buttons[1]["custom_id"])
+                await setup.ana.edits(question, EDITED, mention=True)
+                await setup.ana.says(setup.general, TALK)
+                system = await setup.ana.slash("system", channel=setup.general, prompt=PERSONA)
                 assert not system.failed
-                await house.ana.slash("ask", channel=house.general, prompt=PRIVATE)
-                lost = await house.ben.says(house.general, LOST, mention=True)
-                await server.until(lambda: any("does not fit" in m.content for m in house.general.messages))
+                await setup.ana.slash("ask", channel=setup.general, prompt=PRIVATE)
+                lost = await setup.ben.says(setup.general, LOST, mention=True)
+                await server.until(lambda: any("does not fit" in m.content for m in setup.general.messages))
                 server.gateway.send(event="MESSAGE_CREATE", data={"id": "nonsense", "content": EVIL})
-                await house.ben.deletes(lost)
-                late = await house.ben.says(house.general, LATE, mention=True, files=FILES)
-                assert FILE in await house.answer_to(late)
+                await setup.ben.deletes(lost)
+                late = await setup.ben.says(setup.general, LATE, mention=True, files=FILES)
+                assert FILE in await setup.answer_to(late)
         assert_silent(log.getvalue(), server.token)
 
 
@@ -56,24 +56,24 @@ async def test_a_whole_day_on_slack(tmp_path: Path, form: str, streams: bool) ->
     async with FakeSlack() as server:
         server.streams_enabled = streams
         with logs_at("debug", form, [server.bot_token, server.app_token]) as log:
-            async with slack_service.open_house(tmp_path, server) as house:
-                house.engine.answers(QUESTION, f"{ANSWER} https://bad.example/{ANSWER}")
-                house.engine.answers(LOST, "one two three", fails_at=2, failure="The prompt does not fit.")
-                question = await house.ana.says(house.general, QUESTION, mention=True)
-                assert ANSWER in await house.answer_to(question)
-                await house.ana.presses(house.answers_to(question)[0], "Good answer")
-                await house.ana.edits(question, f"<@{server.bot.id}> {EDITED}")
-                await house.ana.says(house.general, TALK)
-                await house.ana.says(house.general, THREAD, thread=question)
-                await house.ana.commands(house.general, f"system {PERSONA}")
-                await house.ana.commands(house.general, f"ask {PRIVATE}")
-                lost = await house.ben.says(house.general, LOST, mention=True)
-                await server.until(lambda: any("does not fit" in m.shown for m in house.general.messages))
+            async with slack_service.run_slack_service(tmp_path, server) as setup:
+                setup.engine.answers(QUESTION, f"{ANSWER} https://bad.example/{ANSWER}")
+                setup.engine.answers(LOST, "one two three", fails_at=2, failure="The prompt does not fit.")
+                question = await setup.ana.says(setup.general, QUESTION, mention=True)
+                assert ANSWER in await setup.answer_to(question)
+                await setup.ana.presses(setup.answers_to(question)[0], "Good answer")
+                await setup.ana.edits(question, f"<@{server.bot.id}> {EDITED}")
+                await setup.ana.says(setup.general, TALK)
+                await setup.ana.says(setup.general, THREAD, thread=question)
+                await setup.ana.commands(setup.general, f"system {PERSONA}")
+                await setup.ana.commands(setup.general, f"ask {PRIVATE}")
+                lost = await setup.ben.says(setup.general, LOST, mention=True)
+                await server.until(lambda: any("does not fit" in m.shown for m in setup.general.messages))
                 evil = {"event": {"type": "message", "channel": 5, "text": EVIL}, "event_id": "Ev1", "team_id": "T1"}
                 server.sockets.send("Ev1", "events_api", "message", {"type": "event_callback", **evil})
-                await house.ben.deletes(lost)
-                late = await house.ben.says(house.general, LATE, mention=True, files=FILES)
-                assert FILE in await house.answer_to(late)
+                await setup.ben.deletes(lost)
+                late = await setup.ben.says(setup.general, LATE, mention=True, files=FILES)
+                assert FILE in await setup.answer_to(late)
         assert_silent(log.getvalue(), server.bot_token, server.app_token)
 
 

@@ -24,14 +24,14 @@ def hostile(user: str, role: str) -> str:
 async def test_nobody_is_pinged_and_nothing_fetched_on_discord(tmp_path: Path, repeated: int) -> None:
     async with (
         FakeDiscord() as server,
-        discord_service.open_house(tmp_path, server, attach_over=4000) as house,
+        discord_service.run_discord_service(tmp_path, server, attach_over=4000) as setup,
     ):
-        evil = hostile(house.ben.id, server.role("mods").id)
-        house.engine.answers("hello", evil * repeated)
-        question = await house.ana.says(house.general, "hello", mention=True)
-        await house.answer_to(question)
-        await server.until(lambda: repeated == 1 or any(message.files for message in house.general.messages))
-        ours = [message for message in house.general.messages if message.author is server.bot]
+        evil = hostile(setup.ben.id, server.role("mods").id)
+        setup.engine.answers("hello", evil * repeated)
+        question = await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.answer_to(question)
+        await server.until(lambda: repeated == 1 or any(message.files for message in setup.general.messages))
+        ours = [message for message in setup.general.messages if message.author is server.bot]
         assert any(len(message.versions) > 1 for message in ours), "it was edited, too"
         assert any("@everyone" in message.content for message in ours)
         assert not server.pings
@@ -44,12 +44,12 @@ async def test_nobody_is_pinged_and_nothing_fetched_on_discord(tmp_path: Path, r
 async def test_nobody_is_pinged_and_nothing_fetched_on_slack(tmp_path: Path, repeated: int, streams: bool) -> None:
     async with FakeSlack() as server:
         server.streams_enabled = streams
-        async with slack_service.open_house(tmp_path, server, attach_over=4000) as house:
-            house.engine.answers("hello", hostile(house.ben.id, "S1") * repeated)
-            question = await house.ana.says(house.general, "hello", mention=True)
-            await server.until(lambda: house.answers_to(question))
-            await server.until(lambda: repeated == 1 or any(message.files for message in house.general.messages))
-            shown = " ".join(message.shown for message in house.after(question))
+        async with slack_service.run_slack_service(tmp_path, server, attach_over=4000) as setup:
+            setup.engine.answers("hello", hostile(setup.ben.id, "S1") * repeated)
+            question = await setup.ana.says(setup.general, "hello", mention=True)
+            await server.until(lambda: setup.answers_to(question))
+            await server.until(lambda: repeated == 1 or any(message.files for message in setup.general.messages))
+            shown = " ".join(message.shown for message in setup.after(question))
             assert "<!channel>" in shown, "it is shown as it was written"
             assert server.pings == []
             assert server.unfurls == []
@@ -57,11 +57,11 @@ async def test_nobody_is_pinged_and_nothing_fetched_on_slack(tmp_path: Path, rep
 
 @pytest.mark.fault(39)
 async def test_nor_by_what_the_bot_itself_says_of_a_persons_words(tmp_path: Path) -> None:
-    async with FakeSlack() as server, slack_service.open_house(tmp_path, server) as house:
+    async with FakeSlack() as server, slack_service.run_slack_service(tmp_path, server) as setup:
         name = "<!channel> @everyone.png"
-        question = await house.ana.says(house.general, "hello", mention=True, files={name: b"\x89PNG\0"})
-        await server.until(lambda: house.answers_to(question))
-        await house.ana.says(house.general, f"!model <!channel>{URL}", thread=question)
+        question = await setup.ana.says(setup.general, "hello", mention=True, files={name: b"\x89PNG\0"})
+        await server.until(lambda: setup.answers_to(question))
+        await setup.ana.says(setup.general, f"!model <!channel>{URL}", thread=question)
         await server.until(lambda: len(server.everything) >= 2)
         assert server.pings == []
         assert server.unfurls == []
@@ -76,34 +76,37 @@ HOSTILE = {"nested": NESTED, "tildes": "~" * 16_000 + "`", "backticks": ROWS, "a
 @pytest.mark.fault(45)
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_a_hostile_line_is_shown_on_discord_while_others_are_answered(tmp_path: Path, name: str) -> None:
-    async with FakeDiscord() as server, discord_service.open_house(tmp_path, server, attach_over=20_000) as house:
-        house.engine.answers("hello", f"Look:\n{HOSTILE[name]}")
-        question = await house.ana.says(house.general, "hello", mention=True)
-        await house.answer_to(question)
-        other = await house.ben.says(house.general, "good morning", mention=True)
-        await house.answer_to(other)
+    async with (
+        FakeDiscord() as server,
+        discord_service.run_discord_service(tmp_path, server, attach_over=20_000) as setup,
+    ):
+        setup.engine.answers("hello", f"Look:\n{HOSTILE[name]}")
+        question = await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.answer_to(question)
+        other = await setup.ben.says(setup.general, "good morning", mention=True)
+        await setup.answer_to(other)
 
 
 @pytest.mark.fault(45)
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_a_hostile_line_is_shown_on_slack_while_others_are_answered(tmp_path: Path, name: str) -> None:
-    async with FakeSlack() as server, slack_service.open_house(tmp_path, server, attach_over=20_000) as house:
-        house.engine.answers("hello", f"Look:\n{HOSTILE[name]}")
-        question = await house.ana.says(house.general, "hello", mention=True)
-        await server.until(lambda: house.answers_to(question))
-        other = await house.ben.says(house.general, "good morning", mention=True)
-        await server.until(lambda: house.answers_to(other))
+    async with FakeSlack() as server, slack_service.run_slack_service(tmp_path, server, attach_over=20_000) as setup:
+        setup.engine.answers("hello", f"Look:\n{HOSTILE[name]}")
+        question = await setup.ana.says(setup.general, "hello", mention=True)
+        await server.until(lambda: setup.answers_to(question))
+        other = await setup.ben.says(setup.general, "good morning", mention=True)
+        await server.until(lambda: setup.answers_to(other))
 
 
 @pytest.mark.fault(46)
 async def test_links_of_other_forms_and_bidi_controls_reach_nobody(tmp_path: Path) -> None:
     evil = "discord.gg/evil [x](discord://-/evil) www.evil.example a@evil.example \u202elive\u2066 tel:+1666"
     shown = "`discord.gg/evil` x `discord://-/evil` `www.evil.example` `a@evil.example` live `tel:+1666`"
-    async with FakeDiscord() as server, discord_service.open_house(tmp_path / "d", server) as house:
-        house.engine.answers("hello", evil)
-        question = await house.ana.says(house.general, "hello", mention=True)
-        assert shown in await house.answer_to(question)
-    async with FakeSlack() as slack, slack_service.open_house(tmp_path / "s", slack) as other:
+    async with FakeDiscord() as server, discord_service.run_discord_service(tmp_path / "d", server) as setup:
+        setup.engine.answers("hello", evil)
+        question = await setup.ana.says(setup.general, "hello", mention=True)
+        assert shown in await setup.answer_to(question)
+    async with FakeSlack() as slack, slack_service.run_slack_service(tmp_path / "s", slack) as other:
         other.engine.answers("hello", evil)
         asked = await other.ana.says(other.general, "hello", mention=True)
         await slack.until(lambda: any(shown in message.shown for message in other.answers_to(asked)))

@@ -165,28 +165,31 @@ async def test_a_second_sigterm_ends_it_at_once_and_the_question_is_kept(
 
 
 async def test_discord_goes_by_what_was_read_again(tmp_path: Path) -> None:
-    async with FakeDiscord() as server, discord_service.open_house(tmp_path, server, min_interval_s=0.0) as house:
-        question = await house.ana.says(house.general, "hello", mention=True)
-        await house.answer_to(question)
+    async with (
+        FakeDiscord() as server,
+        discord_service.run_discord_service(tmp_path, server, min_interval_s=0.0) as setup,
+    ):
+        question = await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.answer_to(question)
         assert question.thread is None
         session = len(server.gateway.identifies)
         settings = make_settings(tmp_path, discord_bot_token=server.token, reply_in_thread=True, attach_over=7)
-        assert house.service.reload(settings, Catalog.of(settings)) == []
-        question = await house.ana.says(house.general, "hello again", mention=True)
+        assert setup.service.reload(settings, Catalog.of(settings)) == []
+        question = await setup.ana.says(setup.general, "hello again", mention=True)
         await server.until(lambda: question.thread and "You" in question.thread.messages[-1].content)
-        assert house.adapter.limits.attach_over == 7
+        assert setup.adapter.limits.attach_over == 7
         assert len(server.gateway.identifies) == session
 
 
 async def test_slack_goes_by_what_was_read_again(tmp_path: Path) -> None:
-    async with FakeSlack() as server, slack_service.open_house(tmp_path, server) as house:
-        question = await house.ana.says(house.general, "hello", mention=True)
-        await server.until(lambda: house.answers_to(question))
-        assert house.answers_to(question)[0].thread_ts == question.ts
+    async with FakeSlack() as server, slack_service.run_slack_service(tmp_path, server) as setup:
+        question = await setup.ana.says(setup.general, "hello", mention=True)
+        await server.until(lambda: setup.answers_to(question))
+        assert setup.answers_to(question)[0].thread_ts == question.ts
         tokens = {"slack_bot_token": server.bot_token, "slack_app_token": server.app_token}
         settings = make_settings(
             tmp_path, **tokens, slack_api_url=server.api_url, reply_in_thread=False, slack_command="/another"
         )
-        assert house.service.reload(settings, Catalog.of(settings)) == ["INHOUSE_SLACK_COMMAND"]
-        await house.ana.says(house.general, "hello again", mention=True)
-        await server.until(lambda: [each for each in house.general.messages if not each.thread_ts and each.labels])
+        assert setup.service.reload(settings, Catalog.of(settings)) == ["INHOUSE_SLACK_COMMAND"]
+        await setup.ana.says(setup.general, "hello again", mention=True)
+        await server.until(lambda: [each for each in setup.general.messages if not each.thread_ts and each.labels])

@@ -7,7 +7,7 @@ import pytest
 
 from bot.types.errors import EX_CONFIG
 from tests.support.builders.killable_process import Killable, is_answered_once
-from tests.support.fakes.world import Fault
+from tests.support.fakes.scripted_platform import Fault
 
 pytest_plugins = ["tests.support.fixtures.killable_process"]
 
@@ -24,67 +24,69 @@ async def test_killed_before_it_stored_the_question(killable: Killable) -> None:
 
 @pytest.mark.fault(3)
 async def test_killed_after_it_stored_the_question_and_before_it_said_so(killable: Killable) -> None:
-    killable.world.gates.hold("hello/0")
+    killable.platform.gates.hold("hello/0")
     number = await killable.team.sends("ana", "hello")
-    await killable.world.gates.reached("hello/0")
+    await killable.platform.gates.reached("hello/0")
     await killable.is_killed()
-    killable.world.forget_acknowledgement(number)
+    killable.platform.forget_acknowledgement(number)
     await killable.starts()
-    await killable.world.gates.open("hello/0")
+    await killable.platform.gates.open("hello/0")
     await is_answered_once(killable, "hello")
-    assert killable.world.deliveries[number] == 2
+    assert killable.platform.deliveries[number] == 2
     await killable.team.asks("ben", "and me?")
     await is_answered_once(killable, "hello")
 
 
 async def test_killed_while_the_question_waits(killable: Killable) -> None:
-    killable.world.gates.hold("first/0")
+    killable.platform.gates.hold("first/0")
     await killable.team.says("ana", "first")
-    await killable.world.gates.reached("first/0")
+    await killable.platform.gates.reached("first/0")
     await killable.team.says("ben", "hello")
     await killable.team.sees("hello", "in line")
     await killable.is_killed()
     await killable.starts()
-    await killable.world.gates.open("first/0")
+    await killable.platform.gates.open("first/0")
     await is_answered_once(killable, "first")
     await is_answered_once(killable, "hello")
     assert killable.stored("SELECT attempts FROM requests ORDER BY id") == [(1,), (0,)]
 
 
 async def test_killed_in_the_middle_of_an_answer(killable: Killable) -> None:
-    killable.world.gates.hold("hello/2")
+    killable.platform.gates.hold("hello/2")
     await killable.team.says("ana", "hello")
     await killable.team.sees("hello", "You said:")
     await killable.is_killed()
     await killable.starts()
-    await killable.world.gates.open("hello/2")
+    await killable.platform.gates.open("hello/2")
     await is_answered_once(killable, "hello")
 
 
 @pytest.mark.parametrize("applied", [Fault.SILENT, Fault.DONE_SILENT])
 async def test_killed_between_the_first_post_and_its_answer(killable: Killable, applied: Fault) -> None:
-    killable.world.gates.hold("hello/1")
-    killable.world.fails("post", applied)
+    killable.platform.gates.hold("hello/1")
+    killable.platform.fails("post", applied)
     await killable.team.says("ana", "hello")
-    await killable.world.until(lambda: bool(killable.world.struck), "it is posted")
+    await killable.platform.until(lambda: bool(killable.platform.struck), "it is posted")
     await killable.is_killed()
     await killable.starts()
-    await killable.world.gates.open("hello/1")
+    await killable.platform.gates.open("hello/1")
     await is_answered_once(killable, "hello")
 
 
 @pytest.mark.parametrize("applied", [Fault.SILENT, Fault.DONE_SILENT])
 async def test_killed_after_the_answer_was_stored_and_before_it_was_shown(killable: Killable, applied: Fault) -> None:
     for call in ("post", "update"):
-        killable.world.fails(call, applied, only=lambda reply: reply.final)
+        killable.platform.fails(call, applied, only=lambda reply: reply.final)
     await killable.team.says("ana", "hello")
-    await killable.world.until(lambda: bool(killable.world.struck), "the end is on its way")
+    await killable.platform.until(lambda: bool(killable.platform.struck), "the end is on its way")
     await killable.is_killed()
     assert killable.stored("SELECT status FROM requests") == [("finished",)]
-    killable.world.forgets_faults()
+    killable.platform.forgets_faults()
     await killable.starts()
     await is_answered_once(killable, "hello")
-    await killable.world.until(lambda: killable.stored("SELECT state FROM outbox") == [("final",)], "it is delivered")
+    await killable.platform.until(
+        lambda: killable.stored("SELECT state FROM outbox") == [("final",)], "it is delivered"
+    )
 
 
 @pytest.mark.fault(34)
@@ -92,7 +94,7 @@ async def test_a_clean_stop_hands_the_rest_on_and_counts_no_attempt(killable: Ki
     for question in ("one", "two"):
         await killable.team.elsewhere(channel=question).says("ana", question)
         await killable.team.elsewhere(channel=question).reply_to(question)
-    killable.world.gates.hold("hello/2")
+    killable.platform.gates.hold("hello/2")
     await killable.team.says("ana", "hello")
     message = await killable.team.sees("hello", "You said:")
     await killable.team.says("ben", "later")
@@ -100,14 +102,14 @@ async def test_a_clean_stop_hands_the_rest_on_and_counts_no_attempt(killable: Ki
     assert killable.stored("SELECT status, attempts FROM requests ORDER BY id")[2:] == [("waiting", 0), ("waiting", 0)]
     assert killable.stored("SELECT count(*) FROM requests WHERE status = 'waiting' AND wait_left_s < 600") == [(2,)]
     await killable.starts()
-    await killable.world.gates.open("hello/2")
+    await killable.platform.gates.open("hello/2")
     assert (await killable.team.reply_to("hello")).parts == (message,)
     await is_answered_once(killable, "hello")
     await is_answered_once(killable, "later")
 
 
 async def test_a_kill_gives_those_who_wait_no_time_back(killable: Killable) -> None:
-    killable.world.gates.hold("hello/2")
+    killable.platform.gates.hold("hello/2")
     await killable.team.says("ana", "hello")
     await killable.team.sees("hello", "You said:")
     await killable.team.says("ben", "later")
@@ -118,7 +120,7 @@ async def test_a_kill_gives_those_who_wait_no_time_back(killable: Killable) -> N
     await killable.is_killed()
     assert killable.stored(left) == [(1,)]
     await killable.starts()
-    await killable.world.gates.open("hello/2")
+    await killable.platform.gates.open("hello/2")
     await is_answered_once(killable, "later")
 
 
@@ -145,4 +147,4 @@ async def test_killed_at_random_moments_it_keeps_its_promise(killable: Killable,
         assert len(answer.parts) == 1
         assert len(room.replies_to(question)) == 1
         assert answer.text == f"You said: {question}" or "I was stopped" in answer.text
-    assert len(killable.world.posted) == len(questions)
+    assert len(killable.platform.posted) == len(questions)

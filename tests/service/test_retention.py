@@ -18,7 +18,7 @@ from bot.storage import Storage
 from bot.storage.expiry import STEP_ROWS, Expiry
 from bot.types.errors import StorageError
 from bot.types.messages import FinishReason, RequestStatus
-from tests.support.builders.service import make_settings, open_house
+from tests.support.builders.service import make_settings, run_service
 from tests.support.builders.storage_rows import KEY, answer, ask, asked, listening, part, rows, said, texts
 
 TABLES = ("turns", "requests", "outbox", "ratings", "inbox")
@@ -223,18 +223,18 @@ async def test_the_service_removes_at_its_start_and_when_the_setting_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "LOOK_S", 0.05)
-    async with open_house(tmp_path, retention=90) as house:
-        await house.team.asks("ana", "the old question")
-        await house.stop()
+    async with run_service(tmp_path, retention=90) as setup:
+        await setup.team.asks("ana", "the old question")
+        await setup.stop()
         age(tmp_path / "state", OLD)
-    async with open_house(tmp_path, retention=90) as house:
-        await house.world.until(lambda: counts(tmp_path / "state") == [0] * 5, "the old one is gone")
-        await house.team.asks("ana", "the middle question")
+    async with run_service(tmp_path, retention=90) as setup:
+        await setup.platform.until(lambda: counts(tmp_path / "state") == [0] * 5, "the old one is gone")
+        await setup.team.asks("ana", "the middle question")
         await asyncio.to_thread(age, tmp_path / "state", 10 * DAY_S)  # the service may be writing at the same time
-        await house.team.asks("ana", "the new question")
+        await setup.team.asks("ana", "the new question")
         assert rows(tmp_path / "state", "SELECT count(*) FROM requests") == [(2,)]
-        house.service.reload(house.settings.model_copy(update={"retention": 5}), Catalog.of(house.settings))
-        await house.world.until(
+        setup.service.reload(setup.settings.model_copy(update={"retention": 5}), Catalog.of(setup.settings))
+        await setup.platform.until(
             lambda: rows(tmp_path / "state", "SELECT count(*) FROM requests") == [(1,)], "the middle one is gone"
         )
 

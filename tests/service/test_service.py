@@ -8,70 +8,70 @@ from bot.platforms.adapter import Limits
 from bot.storage import Inbox
 from bot.types.errors import StorageError
 from bot.types.messages import Accepted, FinishReason, Refused
-from tests.support.builders.service import House, open_house
+from tests.support.builders.service import ServiceSetup, run_service
 from tests.support.builders.storage_rows import rows
+from tests.support.fakes.scripted_platform import Fault
 from tests.support.fakes.team import Team
-from tests.support.fakes.world import Fault
 
 pytest_plugins = ["tests.support.fixtures.service"]
 
 
-async def test_a_question_is_answered_once_in_one_message(house: House, team: Team) -> None:
+async def test_a_question_is_answered_once_in_one_message(setup: ServiceSetup, team: Team) -> None:
     answer = await team.asks("ana", "hello there")
     assert answer.text == "You said: hello there"
-    assert len(house.world.posted) == 1
+    assert len(setup.platform.posted) == 1
     assert answer.reason is FinishReason.STOP
 
 
 @pytest.mark.fault(1)
-async def test_an_event_that_comes_three_times_is_answered_once(house: House, team: Team) -> None:
+async def test_an_event_that_comes_three_times_is_answered_once(setup: ServiceSetup, team: Team) -> None:
     number = await team.sends("ana", "hello")
     await team.reply_to("hello")
-    assert [await house.world.deliver_again(number) for _ in range(2)] == [Accepted(), Accepted()]
+    assert [await setup.platform.deliver_again(number) for _ in range(2)] == [Accepted(), Accepted()]
     await team.asks("ana", "next")
-    assert house.engine.questions() == ["hello", "next"]
-    assert len(house.world.posted) == 2
+    assert setup.engine.questions() == ["hello", "next"]
+    assert len(setup.platform.posted) == 2
 
 
 @pytest.mark.fault(32)
 async def test_a_full_queue_refuses_at_once_and_stores_nothing(tmp_path: Path) -> None:
-    async with open_house(tmp_path, queue_size=2, per_user=2) as house:
-        house.world.gates.hold("one/0")
-        await house.team.says("ana", "one")
-        await house.world.gates.reached("one/0")
+    async with run_service(tmp_path, queue_size=2, per_user=2) as setup:
+        setup.platform.gates.hold("one/0")
+        await setup.team.says("ana", "one")
+        await setup.platform.gates.reached("one/0")
         for who in ("ben", "cleo"):
-            assert isinstance(await house.team.says(who, f"from {who}"), Accepted)
-        outcome = await house.team.says("dan", "from dan")
+            assert isinstance(await setup.team.says(who, f"from {who}"), Accepted)
+        outcome = await setup.team.says("dan", "from dan")
         assert outcome == Refused("2 questions are waiting already, more than I take; try again soon.")
-        assert rows(house.settings.state_dir, "SELECT 1 FROM turns WHERE text = 'from dan'") == []
-        assert rows(house.settings.state_dir, "SELECT count(*) FROM inbox") == [(3,)]
-        await house.world.gates.open("one/0")
-        await house.team.reply_to("from cleo")
-        await house.team.asks("dan", "from dan again")
+        assert rows(setup.settings.state_dir, "SELECT 1 FROM turns WHERE text = 'from dan'") == []
+        assert rows(setup.settings.state_dir, "SELECT count(*) FROM inbox") == [(3,)]
+        await setup.platform.gates.open("one/0")
+        await setup.team.reply_to("from cleo")
+        await setup.team.asks("dan", "from dan again")
 
 
 @pytest.mark.fault(42)
 async def test_a_flood_of_one_person_does_not_keep_the_others_waiting(tmp_path: Path) -> None:
-    async with open_house(tmp_path, per_user=3) as house:
+    async with run_service(tmp_path, per_user=3) as setup:
         for number in range(4):
-            house.world.gates.hold(f"busy {number}/0")
-            await house.team.elsewhere(channel=f"busy-{number}").says(f"person-{number}", f"busy {number}")
-            await house.world.gates.reached(f"busy {number}/0")
+            setup.platform.gates.hold(f"busy {number}/0")
+            await setup.team.elsewhere(channel=f"busy-{number}").says(f"person-{number}", f"busy {number}")
+            await setup.platform.gates.reached(f"busy {number}/0")
         flood = [
-            await house.team.elsewhere(channel=f"flood-{number}").says("eve", f"flood {number}") for number in range(50)
+            await setup.team.elsewhere(channel=f"flood-{number}").says("eve", f"flood {number}") for number in range(50)
         ]
         assert sum(isinstance(outcome, Accepted) for outcome in flood) == 3
-        await house.team.says("ana", "hello")
-        await house.world.gates.open("busy 0/0")
-        await house.team.reply_to("hello")
-        asked = house.engine.questions()
+        await setup.team.says("ana", "hello")
+        await setup.platform.gates.open("busy 0/0")
+        await setup.team.reply_to("hello")
+        asked = setup.engine.questions()
         assert sum(question.startswith("flood") for question in asked[: asked.index("hello")]) <= 1
         for number in range(1, 4):
-            await house.world.gates.open(f"busy {number}/0")
+            await setup.platform.gates.open(f"busy {number}/0")
 
 
 async def test_what_could_not_be_stored_is_not_acknowledged_and_served_later(
-    house: House, team: Team, monkeypatch: pytest.MonkeyPatch
+    setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def full(*_: object, **__: object) -> bool:
         raise StorageError("The disk is full.")
@@ -79,14 +79,14 @@ async def test_what_could_not_be_stored_is_not_acknowledged_and_served_later(
     with monkeypatch.context() as patched:
         patched.setattr(Inbox, "ask", full)
         number = await team.sends("ana", "hello")
-        await house.world.until(lambda: number in house.world.errors, "it is not acknowledged")
-    assert number not in house.world.outcomes
-    assert isinstance(await house.world.deliver_again(number), Accepted)
+        await setup.platform.until(lambda: number in setup.platform.errors, "it is not acknowledged")
+    assert number not in setup.platform.outcomes
+    assert isinstance(await setup.platform.deliver_again(number), Accepted)
     assert (await team.reply_to("hello")).text == "You said: hello"
 
 
 async def test_the_end_of_an_answer_is_stored_as_soon_as_storage_works_again(
-    house: House, team: Team, monkeypatch: pytest.MonkeyPatch
+    setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish, failures = Inbox.finish, [StorageError("The disk is full.")]
 
@@ -97,47 +97,49 @@ async def test_the_end_of_an_answer_is_stored_as_soon_as_storage_works_again(
 
     monkeypatch.setattr(Inbox, "finish", failing)
     assert (await team.asks("ana", "hello")).text == "You said: hello"
-    assert rows(house.settings.state_dir, "SELECT status FROM requests") == [("finished",)]
+    assert rows(setup.settings.state_dir, "SELECT status FROM requests") == [("finished",)]
 
 
-async def test_a_lost_connection_in_the_middle_of_an_answer_costs_nothing(house: House, team: Team) -> None:
-    house.world.gates.hold("hello/1")
+async def test_a_lost_connection_in_the_middle_of_an_answer_costs_nothing(setup: ServiceSetup, team: Team) -> None:
+    setup.platform.gates.hold("hello/1")
     await team.says("ana", "hello")
     message = await team.sees("hello", "You")
-    house.world.cut()
-    await house.world.gates.open("hello/1")
+    setup.platform.cut()
+    await setup.platform.gates.open("hello/1")
     answer = await team.reply_to("hello")
     assert answer.parts == (message,)
     assert answer.text == "You said: hello"
 
 
-async def test_one_channel_that_must_wait_does_not_hold_up_another(house: House, team: Team) -> None:
+async def test_one_channel_that_must_wait_does_not_hold_up_another(setup: ServiceSetup, team: Team) -> None:
     slow, quick = team.elsewhere(channel="slow"), team.elsewhere(channel="quick")
-    house.world.fails("post", Fault.RETRY, seconds=1.0, only=lambda reply: reply.key == slow.key)
+    setup.platform.fails("post", Fault.RETRY, seconds=1.0, only=lambda reply: reply.key == slow.key)
     await slow.says("ana", "slowly")
-    await house.world.until(lambda: bool(house.world.struck), "it must wait")
+    await setup.platform.until(lambda: bool(setup.platform.struck), "it must wait")
     await quick.asks("ben", "quickly")
     assert slow.replies_to("slowly") == []
     await slow.reply_to("slowly")
-    assert len(house.world.posted) == 2
+    assert len(setup.platform.posted) == 2
 
 
-async def test_a_channel_where_the_bot_may_not_write_is_tried_once_and_served_on(house: House, team: Team) -> None:
+async def test_a_channel_where_the_bot_may_not_write_is_tried_once_and_served_on(
+    setup: ServiceSetup, team: Team
+) -> None:
     closed = team.elsewhere(channel="closed")
-    house.world.fails("post", Fault.REJECTED, 100, only=lambda reply: reply.key == closed.key)
+    setup.platform.fails("post", Fault.REJECTED, 100, only=lambda reply: reply.key == closed.key)
     await closed.says("ana", "hello")
     await team.asks("ben", "and here?")
-    await house.world.until(
-        lambda: rows(house.settings.state_dir, "SELECT dropped FROM outbox WHERE state = 'dropped'") != [], "on record"
+    await setup.platform.until(
+        lambda: rows(setup.settings.state_dir, "SELECT dropped FROM outbox WHERE state = 'dropped'") != [], "on record"
     )
-    assert house.world.struck == [Fault.REJECTED]
+    assert setup.platform.struck == [Fault.REJECTED]
 
 
 async def test_a_long_answer_comes_in_ordered_parts(tmp_path: Path) -> None:
-    async with open_house(tmp_path, limits=Limits(200, 0.0)) as house:
+    async with run_service(tmp_path, limits=Limits(200, 0.0)) as setup:
         words = [f"word-{number}" for number in range(300)]
-        house.engine.answers("long", " ".join(words))
-        answer = await house.team.asks("ana", "long")
+        setup.engine.answers("long", " ".join(words))
+        answer = await setup.team.asks("ana", "long")
         assert len(answer.parts) > 10
         assert answer.text.split() == words
         assert all(len(part.text) <= 200 for part in answer.parts)

@@ -20,9 +20,9 @@ from bot.storage.schema_version import _config, newest
 from bot.types.errors import ConfigError, StateLocked, StorageError
 from tests.cli.test_cli import ROOT
 from tests.support.builders.cli import Inhouse
-from tests.support.builders.service import open_house
+from tests.support.builders.service import run_service
 from tests.support.builders.storage_rows import KEY, answer, ask, part, rows, texts
-from tests.support.fakes.world import World
+from tests.support.fakes.scripted_platform import ScriptedPlatform
 
 pytest_plugins = ["tests.support.fixtures.cli"]
 
@@ -84,13 +84,13 @@ async def test_a_backup_of_a_service_that_writes_is_one_moment_and_holds_nobody_
 
 
 async def test_a_service_that_starts_on_a_restored_backup_has_its_history(tmp_path: Path) -> None:
-    async with World() as world:
-        await back_up_and_restore(tmp_path, world)
+    async with ScriptedPlatform() as platform:
+        await back_up_and_restore(tmp_path, platform)
 
 
-async def back_up_and_restore(tmp_path: Path, world: World) -> None:
-    async with open_house(tmp_path, world) as house:
-        team = house.team
+async def back_up_and_restore(tmp_path: Path, platform: ScriptedPlatform) -> None:
+    async with run_service(tmp_path, platform) as setup:
+        team = setup.team
         await team.asks("ana", "before the backup")
         done = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -102,13 +102,13 @@ async def back_up_and_restore(tmp_path: Path, world: World) -> None:
         _, told = await done.communicate()
         assert (done.returncode, f"to {tmp_path / 'copy.db'} (" in told.decode()) == (0, True), told
         await team.asks("ana", "after the backup")
-        await house.stop()
+        await setup.stop()
     for path in (tmp_path / "state").glob("inhouse.db*"):
         path.unlink()
     (tmp_path / "state" / "inhouse.db").write_bytes((tmp_path / "copy.db").read_bytes())
-    async with open_house(tmp_path, world) as house:
+    async with run_service(tmp_path, platform) as setup:
         await team.asks("ana", "now")
-        read = [turn.text for turn in house.engine.prompt_of("now").prompt.turns]
+        read = [turn.text for turn in setup.engine.prompt_of("now").prompt.turns]
     assert [read[0], read[1], read[-1]] == ["before the backup", "You said: before the backup", "now"]
 
 

@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.text import Text
 
 from tests.support.browser import open_browser
-from tests.support.builders.discord_service import House, open_house
+from tests.support.builders.discord_service import DiscordServiceSetup, run_discord_service
 from tests.support.fakes.discord import FakeDiscord, Message
-from tests.support.fakes.engine import ScriptedEngine
 from tests.support.fakes.gates import Gates
+from tests.support.fakes.scripted_engine import ScriptedEngine
 
 QUESTIONS = (
     "How do I see the last ten lines of a log, in Python and in bash?",
@@ -65,22 +65,22 @@ FACES = {"ana": "#23a55a", "ben": "#e67e22", "Inhouse": "#5865f2"}
 
 async def take_discord(target: Path, scratch: Path) -> None:
     """Takes a picture of a finished, a running and a queued answer in the layout of Discord's client."""
-    for name in ("house", "profile"):
+    for name in ("setup", "profile"):
         (scratch / name).mkdir()
     gates = Gates()
     engine = ScriptedEngine(gates.passing, max_running=1)
     engine.answers(QUESTIONS[0], ANSWER)
     engine.answers(QUESTIONS[1], GROWING + " and two more")
-    async with FakeDiscord() as server, open_house(scratch / "house", server, engine=engine) as house:
-        first = await house.ana.says(house.general, QUESTIONS[0], mention=True)
-        await house.answer_to(first)
+    async with FakeDiscord() as server, run_discord_service(scratch / "setup", server, engine=engine) as setup:
+        first = await setup.ana.says(setup.general, QUESTIONS[0], mention=True)
+        await setup.answer_to(first)
         point = f"{QUESTIONS[1]}/{len(GROWING.split())}"
         gates.hold(point)
-        for who, text in ((house.ben, QUESTIONS[1]), (house.ana, QUESTIONS[2])):
-            await who.says(house.general, text, mention=True)
-        await server.until(lambda: "backup" in shown_text(house) and "in line" in shown_text(house))
+        for who, text in ((setup.ben, QUESTIONS[1]), (setup.ana, QUESTIONS[2])):
+            await who.says(setup.general, text, mention=True)
+        await server.until(lambda: "backup" in shown_text(setup) and "in line" in shown_text(setup))
         page = scratch / "page.html"
-        page.write_text(_page(house), "utf-8")
+        page.write_text(_page(setup), "utf-8")
         async with open_browser(scratch / "profile") as browser:
             tab = await browser.page()
             await tab.looks(width=860, height=400)
@@ -89,13 +89,13 @@ async def take_discord(target: Path, scratch: Path) -> None:
         await gates.open(point)
 
 
-def shown_text(house: House) -> str:
+def shown_text(setup: DiscordServiceSetup) -> str:
     """The whole text of the channel."""
-    return "\n".join(message.content for message in house.general.history)
+    return "\n".join(message.content for message in setup.general.history)
 
 
-def _page(house: House) -> str:
-    articles = "".join(map(_article, house.general.history))
+def _page(setup: DiscordServiceSetup) -> str:
+    articles = "".join(map(_article, setup.general.history))
     return f"<!doctype html><meta charset=utf-8><style>{STYLE}</style><main>{articles}</main>"
 
 

@@ -14,7 +14,7 @@ import pytest
 from bot.observability.file_descriptors import ENOUGH
 from tests.support.skips import NO_SYSTEMD
 from tests.support.systemd.booted_systemd import ROOT, why_not
-from tests.support.systemd.installed_service import DROPINS, SETTINGS, Story, open_story
+from tests.support.systemd.installed_service import DROPINS, SETTINGS, InstalledService, install_service
 from tests.support.systemd.memory_pressure import memory_of
 
 UNIT = ROOT / "systemd" / "inhouse.service"
@@ -55,147 +55,154 @@ def test_the_unit_allows_as_many_descriptors_as_the_service_asks_for() -> None:
     assert f"\nLimitNOFILE={ENOUGH}\n" in UNIT.read_text("utf-8")
 
 
-async def is_installed(story: Story, tmp_path: Path) -> None:
+async def is_installed(installed: InstalledService, tmp_path: Path) -> None:
     """The README's first half: it serves, with a downloaded model and a token that only it can read."""
-    lab = story.lab
-    assert "making a virtual environment" in await story.follows("Install")
-    ours = await lab.does("stat", "-c", "%U:%G %a", "/etc/inhouse/.env", "/etc/credstore", "/usr/local/sbin/inhouse")
+    systemd = installed.systemd
+    assert "making a virtual environment" in await installed.follows("Install")
+    ours = await systemd.does(
+        "stat", "-c", "%U:%G %a", "/etc/inhouse/.env", "/etc/credstore", "/usr/local/sbin/inhouse"
+    )
     assert ours.splitlines() == ["root:inhouse 640", "root:root 700", "root:root 755"]
-    await story.follows("Tokens", story.server.token + "\n")
-    await story.settle(story.server.write_ca(tmp_path / "ca.pem").read_text())
-    await story.follows("Model and start")
-    assert await lab.shows("inhouse", "ActiveState") == "active"
-    assert await lab.shows("inhouse", "LimitNOFILESoft") == str(ENOUGH)
-    assert await lab.shows("inhouse", "UnitFileState") == "enabled"
-    assert "discord: reached" in await lab.shows("inhouse", "StatusText")
-    assert await lab.does("stat", "-c", "%U %a", "/var/lib/inhouse", "/var/cache/inhouse") == "inhouse 700\ninhouse 750"
-    await story.talks("the first canary sings")
-    assert "active (running)" in await story.follows("Looking after it")
+    await installed.follows("Tokens", installed.server.token + "\n")
+    await installed.settle(installed.server.write_ca(tmp_path / "ca.pem").read_text())
+    await installed.follows("Model and start")
+    assert await systemd.shows("inhouse", "ActiveState") == "active"
+    assert await systemd.shows("inhouse", "LimitNOFILESoft") == str(ENOUGH)
+    assert await systemd.shows("inhouse", "UnitFileState") == "enabled"
+    assert "discord: reached" in await systemd.shows("inhouse", "StatusText")
+    assert (
+        await systemd.does("stat", "-c", "%U %a", "/var/lib/inhouse", "/var/cache/inhouse")
+        == "inhouse 700\ninhouse 750"
+    )
+    await installed.talks("the first canary sings")
+    assert "active (running)" in await installed.follows("Looking after it")
 
 
-async def is_hurt(story: Story) -> None:
+async def is_hurt(installed: InstalledService) -> None:
     """A dead or OOM-killed engine costs only the engine, and the questions are answered."""
-    async with memory_of(story) as memory:
-        before = await story.signals("KILL", "engine")
-        await story.talks("the second canary sings")
-        assert (await story.pids())["main"] == before["main"]
-        before = await story.pids()
+    async with memory_of(installed) as memory:
+        before = await installed.signals("KILL", "engine")
+        await installed.talks("the second canary sings")
+        assert (await installed.pids())["main"] == before["main"]
+        before = await installed.pids()
         await memory.runs_out(before["engine"])
-        assert (await story.lab.tries("kill", "-0", str(before["engine"])))[0], "the engine's process lives"
-        await story.talks("the third canary sings")
-        assert (await story.pids())["main"] == before["main"]
-    assert await story.lab.shows("inhouse", "NRestarts") == "0"
+        assert (await installed.systemd.tries("kill", "-0", str(before["engine"])))[0], "the engine's process lives"
+        await installed.talks("the third canary sings")
+        assert (await installed.pids())["main"] == before["main"]
+    assert await installed.systemd.shows("inhouse", "NRestarts") == "0"
 
 
-async def is_replaced(story: Story) -> None:
+async def is_replaced(installed: InstalledService) -> None:
     """A dead or hanging main process costs a restart, and the questions are answered."""
-    await story.lab.write(f"{DROPINS}/watchdog.conf", "[Service]\nWatchdogSec=10\n")  # for the next one
-    await story.lab.does("systemctl", "daemon-reload")
-    await story.signals("KILL", "main")
-    await story.talks("the fourth canary sings")
-    assert await story.lab.shows("inhouse", "NRestarts") == "1"
-    await story.signals("STOP", "main")
-    await story.talks("the fifth canary sings")
-    assert await story.lab.shows("inhouse", "NRestarts") == "2"
+    await installed.systemd.write(f"{DROPINS}/watchdog.conf", "[Service]\nWatchdogSec=10\n")  # for the next one
+    await installed.systemd.does("systemctl", "daemon-reload")
+    await installed.signals("KILL", "main")
+    await installed.talks("the fourth canary sings")
+    assert await installed.systemd.shows("inhouse", "NRestarts") == "1"
+    await installed.signals("STOP", "main")
+    await installed.talks("the fifth canary sings")
+    assert await installed.systemd.shows("inhouse", "NRestarts") == "2"
 
 
-async def reloads(story: Story) -> None:
+async def reloads(installed: InstalledService) -> None:
     """Settings are reloaded: wrong ones are refused, valid ones apply."""
     for line, logged, priority in (
         ("INHOUSE_TOP_P=9", "The configuration was not reloaded", "3"),
         ("INHOUSE_TOP_P=0.5", "The configuration was reloaded", "6"),
         ("INHOUSE_DEVICE=auto", "INHOUSE_DEVICE: changed", "4"),
     ):
-        before = len(await story.journal())
-        await story.add_settings(line)
-        await story.lab.does("systemctl", "reload", "inhouse")
-        assert (await story.is_logged(logged, before))["PRIORITY"] == priority
-        await story.becomes("active")
+        before = len(await installed.journal())
+        await installed.add_settings(line)
+        await installed.systemd.does("systemctl", "reload", "inhouse")
+        assert (await installed.is_logged(logged, before))["PRIORITY"] == priority
+        await installed.becomes("active")
 
 
-async def is_backed_up(story: Story) -> None:
+async def is_backed_up(installed: InstalledService) -> None:
     """A backup that contains the conversation, made while the service runs."""
-    lab, main = story.lab, await story.lab.shows("inhouse", "MainPID")
-    await story.follows("Backup")
+    systemd, main = installed.systemd, await installed.systemd.shows("inhouse", "MainPID")
+    await installed.follows("Backup")
     copy = "/var/lib/inhouse/backup.db"
-    assert await lab.does("stat", "-c", "%U %a", copy) == "inhouse 600"
+    assert await systemd.does("stat", "-c", "%U %a", copy) == "inhouse 600"
     look = f"import sqlite3; print(sqlite3.connect('{copy}').execute('select text from turns').fetchall())"
-    assert "the first canary sings" in await lab.does("/opt/inhouse/bin/python", "-c", look)
-    assert await lab.shows("inhouse", "MainPID") == main
+    assert "the first canary sings" in await systemd.does("/opt/inhouse/bin/python", "-c", look)
+    assert await systemd.shows("inhouse", "MainPID") == main
 
 
-async def keeps_tokens_otherwise(story: Story) -> None:
+async def keeps_tokens_otherwise(installed: InstalledService) -> None:
     """The README's other two ways to set a token."""
-    lab, token = story.lab, story.server.token
-    await story.follows("Tokens, encrypted")
-    assert (await lab.tries("test", "-e", TOKEN_FILE))[0]
-    assert token not in await lab.does("cat", "/etc/credstore.encrypted/DISCORD_BOT_TOKEN")
-    assert await lab.shows("inhouse", "ActiveState") == "active"
-    await lab.does("rm", f"{DROPINS}/sealed.conf", "/etc/credstore.encrypted/DISCORD_BOT_TOKEN")
-    await story.follows("Tokens, in an EnvironmentFile", f"DISCORD_BOT_TOKEN={token}\n")
-    assert await lab.does("stat", "-c", "%U:%G %a", "/etc/inhouse/tokens") == "root:root 600"
-    assert "discord: reached" in await lab.shows("inhouse", "StatusText")
+    systemd, token = installed.systemd, installed.server.token
+    await installed.follows("Tokens, encrypted")
+    assert (await systemd.tries("test", "-e", TOKEN_FILE))[0]
+    assert token not in await systemd.does("cat", "/etc/credstore.encrypted/DISCORD_BOT_TOKEN")
+    assert await systemd.shows("inhouse", "ActiveState") == "active"
+    await systemd.does("rm", f"{DROPINS}/sealed.conf", "/etc/credstore.encrypted/DISCORD_BOT_TOKEN")
+    await installed.follows("Tokens, in an EnvironmentFile", f"DISCORD_BOT_TOKEN={token}\n")
+    assert await systemd.does("stat", "-c", "%U:%G %a", "/etc/inhouse/tokens") == "root:root 600"
+    assert "discord: reached" in await systemd.shows("inhouse", "StatusText")
 
 
-async def is_upgraded(story: Story) -> None:
+async def is_upgraded(installed: InstalledService) -> None:
     """Installs another version over this one: settings stay, the service continues with the new code."""
-    lab = story.lab
-    settings, main = await lab.does("cat", SETTINGS), (await lab.shows("inhouse", "MainPID"))
-    told = await story.follows("Upgrade")
+    systemd = installed.systemd
+    settings, main = await systemd.does("cat", SETTINGS), (await systemd.shows("inhouse", "MainPID"))
+    told = await installed.follows("Upgrade")
     assert "restarting the service" in told
     assert "making a virtual environment" not in told
-    assert await lab.does("cat", SETTINGS) == settings
-    assert await lab.shows("inhouse", "MainPID") != main
-    await lab.follows("/opt/inhouse/bin/python -c 'import bot; assert bot.UPGRADED'", "/")
-    await story.talks("the sixth canary sings")
+    assert await systemd.does("cat", SETTINGS) == settings
+    assert await systemd.shows("inhouse", "MainPID") != main
+    await systemd.follows("/opt/inhouse/bin/python -c 'import bot; assert bot.UPGRADED'", "/")
+    await installed.talks("the sixth canary sings")
 
 
-async def is_wrong(story: Story) -> None:
+async def is_wrong(installed: InstalledService) -> None:
     """A configuration error is not restarted."""
-    await story.lab.does("systemctl", "stop", "inhouse")
-    assert await story.lab.shows("inhouse", "Result") == "success"
-    await story.lab.write("/etc/inhouse/tokens", "DISCORD_BOT_TOKEN=another-token\n", "600")
-    assert (await story.lab.tries("systemctl", "start", "inhouse"))[0] != 0
+    await installed.systemd.does("systemctl", "stop", "inhouse")
+    assert await installed.systemd.shows("inhouse", "Result") == "success"
+    await installed.systemd.write("/etc/inhouse/tokens", "DISCORD_BOT_TOKEN=another-token\n", "600")
+    assert (await installed.systemd.tries("systemctl", "start", "inhouse"))[0] != 0
     names = ("ActiveState", "ExecMainStatus", "NRestarts")
-    assert [await story.lab.shows("inhouse", name) for name in names] == ["failed", "78", "0"]
-    assert (await story.is_logged("Discord refused the bot's token"))["PRIORITY"] == "3"
+    assert [await installed.systemd.shows("inhouse", name) for name in names] == ["failed", "78", "0"]
+    assert (await installed.is_logged("Discord refused the bot's token"))["PRIORITY"] == "3"
 
 
-async def is_discreet(story: Story) -> None:
+async def is_discreet(installed: InstalledService) -> None:
     """The journal has the events with their priorities, and no text of users."""
-    entries = await story.journal()
+    entries = await installed.journal()
     told = json.dumps(entries)
     assert {entry["PRIORITY"] for entry in entries if entry["SYSLOG_IDENTIFIER"] == "inhouse"} >= {"3", "4", "6"}
-    said = [re.sub(r"^<@\d+> ", "", message.content).strip() for message in story.said]
-    for secret in (story.server.token, *said):
+    said = [re.sub(r"^<@\d+> ", "", message.content).strip() for message in installed.said]
+    for secret in (installed.server.token, *said):
         assert len(secret) > 10
         assert json.dumps(secret)[1:-1] not in told
     assert "\\u001b" not in told, "colours"
     assert not [entry for entry in entries if str(datetime.now(UTC).year) in entry["MESSAGE"]], "times"
 
 
-async def is_gone(story: Story) -> None:
+async def is_gone(installed: InstalledService) -> None:
     """Nothing is left on the machine."""
-    await story.follows("Uninstall")
+    await installed.follows("Uninstall")
     places = "/etc /opt/inhouse /usr/local/sbin /var/lib /var/cache"
-    left = await story.lab.does("sh", "-c", f"find {places} -path '*inhouse*' -o -name '*_TOKEN' 2>/dev/null || true")
+    left = await installed.systemd.does(
+        "sh", "-c", f"find {places} -path '*inhouse*' -o -name '*_TOKEN' 2>/dev/null || true"
+    )
     assert left == ""
-    assert (await story.lab.tries("id", "inhouse"))[0] != 0
+    assert (await installed.systemd.tries("id", "inhouse"))[0] != 0
 
 
 @pytest.mark.timeout(900)
 async def test_a_life_under_systemd_as_the_readme_tells_it(tmp_path: Path) -> None:
     await asyncio.to_thread(needs, why_not(), "not allowed" in why_not())
-    async with open_story(tmp_path) as story:
-        await is_installed(story, tmp_path)
-        await is_hurt(story)
-        await is_replaced(story)
-        await reloads(story)
-        await is_backed_up(story)
-        await keeps_tokens_otherwise(story)
-        await is_upgraded(story)
-        await is_wrong(story)
-        await is_discreet(story)
-        await is_gone(story)
-        story.is_told()
-        assert not story.server.pings
+    async with install_service(tmp_path) as installed:
+        await is_installed(installed, tmp_path)
+        await is_hurt(installed)
+        await is_replaced(installed)
+        await reloads(installed)
+        await is_backed_up(installed)
+        await keeps_tokens_otherwise(installed)
+        await is_upgraded(installed)
+        await is_wrong(installed)
+        await is_discreet(installed)
+        await is_gone(installed)
+        installed.is_told()
+        assert not installed.server.pings

@@ -13,7 +13,7 @@ from bot.platforms.textfiles import MAX_BYTES, read_as_text, refusal
 from bot.replies.markdown import render
 from bot.types.display_names import LENGTH, as_code, one_line
 from bot.types.messages import FinishReason, IncomingMessage
-from tests.support.builders.service import House
+from tests.support.builders.service import ServiceSetup
 from tests.support.fakes.team import Team, person
 
 pytest_plugins = ["tests.support.fixtures.service"]
@@ -73,8 +73,10 @@ def test_a_file_name_neither_ends_the_sentence_nor_swallows_what_follows(name: s
 
 @pytest.mark.fault(49)
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE.keys())
-async def test_the_answer_below_a_remark_about_a_hostile_file_is_whole(house: House, team: Team, name: str) -> None:
-    core = house.adapter.core
+async def test_the_answer_below_a_remark_about_a_hostile_file_is_whole(
+    setup: ServiceSetup, team: Team, name: str
+) -> None:
+    core = setup.adapter.core
     assert core is not None
     team.asked["hello"] = "1"
     remark = refusal(name, "image/png", 4)
@@ -87,9 +89,9 @@ async def test_the_answer_below_a_remark_about_a_hostile_file_is_whole(house: Ho
 
 
 @pytest.mark.fault(49)
-async def test_a_question_by_command_shows_who_asks_what_on_one_line(house: House, team: Team) -> None:
+async def test_a_question_by_command_shows_who_asks_what_on_one_line(setup: ServiceSetup, team: Team) -> None:
     question = "```\n# Shout\n\u202e||"
-    house.engine.answers(question, "Quietly.")
+    setup.engine.answers(question, "Quietly.")
     await team.command("ask", question, who="an*a\n```")
     assert (await team.reply_to(question)).text == "`An*A '''` asks: `''' # Shout ||`\n\nQuietly."
 

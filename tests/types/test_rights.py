@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bot.config.settings import Settings
 from bot.types.messages import Accepted, ConversationKey, Notice, Person, Refused
 from bot.types.rights import NOT_SERVED, is_served
-from tests.support.builders.service import open_house
+from tests.support.builders.service import run_service
 
 HERE = ConversationKey("discord", "server", "channel", "thread")
 ANA = Person("ana", "Ana", groups=("helpers", "drivers"))
@@ -46,12 +46,12 @@ def test_a_direct_message_is_in_no_server_and_that_is_no_name() -> None:
 
 async def test_who_is_not_served_gets_no_answer_and_no_command(tmp_path: Path) -> None:
     denied = frozenset({("scripted", "id-eve"), ("scripted", "secret")})
-    async with open_house(tmp_path, deny=denied) as house:
-        assert await house.team.says("eve", "hello") == Accepted()
-        assert await house.team.elsewhere(channel="secret").says("ana", "hello there") == Accepted()
-        assert await house.team.command("help", who="eve") == Refused(NOT_SERVED)
-        assert isinstance(await house.team.command("help", who="ana"), Notice)
-        answer = await house.team.asks("ana", "good morning")
+    async with run_service(tmp_path, deny=denied) as setup:
+        assert await setup.team.says("eve", "hello") == Accepted()
+        assert await setup.team.elsewhere(channel="secret").says("ana", "hello there") == Accepted()
+        assert await setup.team.command("help", who="eve") == Refused(NOT_SERVED)
+        assert isinstance(await setup.team.command("help", who="ana"), Notice)
+        answer = await setup.team.asks("ana", "good morning")
         for kind in answer.first.buttons:
-            assert await house.team.presses(answer.first, kind, who="eve") == Refused(NOT_SERVED)
-        assert house.engine.questions() == ["good morning"]
+            assert await setup.team.presses(answer.first, kind, who="eve") == Refused(NOT_SERVED)
+        assert setup.engine.questions() == ["good morning"]

@@ -73,8 +73,8 @@ def lowest_free() -> int:
 
 
 async def test_there_are_never_more_than_so_many(tmp_path: Path, no_grace: None) -> None:
-    async with open_page(tmp_path) as (house, site), flood(port_of(site), 200):
-        await house.world.until(lambda: len(held(site)) == connections.LIMIT, "it is full")
+    async with open_page(tmp_path) as (setup, site), flood(port_of(site), 200):
+        await setup.platform.until(lambda: len(held(site)) == connections.LIMIT, "it is full")
         for _ in range(20):
             assert (await ask(port_of(site), request())).startswith(ALIVE)
             assert len(held(site)) <= connections.LIMIT
@@ -157,9 +157,9 @@ async def test_open_pages_stay_open_in_a_flood(tmp_path: Path, no_grace: None) -
 async def test_descriptors_are_left_to_the_rest_of_the_process(
     tmp_path: Path, no_grace: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_page(tmp_path) as (house, site):
+    async with open_page(tmp_path) as (setup, site):
         async with flood(port_of(site), 10):
-            await house.world.until(lambda: len(held(site)) == 10, "ten are there")
+            await setup.platform.until(lambda: len(held(site)) == 10, "ten are there")
             with soft_limit_of(lowest_free() * 4 // 3):  # only the reserve is left
                 async with client(site, request()) as (reader, _):
                     await asyncio.wait_for(reader.read(), 20)

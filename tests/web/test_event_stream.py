@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from bot.web import event_stream
-from tests.support.builders.busy_service import WAITING, WRITING, afternoon, finish
+from tests.support.builders.busy_service import WAITING, WRITING, finish, run_busy_service
 from tests.support.builders.web_service import open_page
 
 
 async def test_the_past_comes_first_and_then_every_moment(tmp_path: Path) -> None:
-    async with afternoon(tmp_path, tick_s=0.05) as (house, site):
+    async with run_busy_service(tmp_path, tick_s=0.05) as (setup, site):
         async with site.events() as events:
             name, past = await events.next()
             assert name == "history"
@@ -23,11 +23,11 @@ async def test_the_past_comes_first_and_then_every_moment(tmp_path: Path) -> Non
             assert name == "now"
             _, second = await events.next()
             assert second["sample"]["at"] > first["sample"]["at"]
-        await finish(house)
+        await finish(setup)
 
 
 async def test_a_moment_is_what_there_is(tmp_path: Path) -> None:
-    async with afternoon(tmp_path, tick_s=0.05) as (house, site):
+    async with run_busy_service(tmp_path, tick_s=0.05) as (setup, site):
         async with site.events() as events:
             now = await events.until(lambda moment: moment["sample"]["tokens_per_s"] == 38.4)
         assert now["unready"] == ""
@@ -49,31 +49,31 @@ async def test_a_moment_is_what_there_is(tmp_path: Path) -> None:
             }
         ]
         assert now["troubles"][0]["fix"].startswith("`inhouse pull mistral-7b` fetches it.")
-        await finish(house)
+        await finish(setup)
 
 
 async def test_a_load_is_told_while_it_goes_on(tmp_path: Path) -> None:
-    async with open_page(tmp_path, ready=False) as (house, site):
-        house.world.gates.hold("half small")
-        await house.world.gates.reached("half small")
+    async with open_page(tmp_path, ready=False) as (setup, site):
+        setup.platform.gates.hold("half small")
+        await setup.platform.gates.reached("half small")
         async with site.events() as events:
             now = await events.until(lambda moment: moment["loading"] is not None)
             assert (now["loading"]["model"], now["loading"]["fraction"], now["model"]) == ("small", 0.5, None)
             assert now["unready"] == "the model is being loaded (50%)"
-            await house.world.gates.open("half small")
+            await setup.platform.gates.open("half small")
             await events.until(lambda moment: moment["model"] is not None and not moment["unready"])
 
 
 async def test_first_words_become_a_sample(tmp_path: Path) -> None:
-    async with open_page(tmp_path) as (house, site), site.events() as events:
-        await house.team.asks("ana", "hello")
+    async with open_page(tmp_path) as (setup, site), site.events() as events:
+        await setup.team.asks("ana", "hello")
         now = await events.until(lambda moment: moment["sample"]["first_words_s"] is not None)
         assert 0 <= now["sample"]["first_words_s"] < 20
         await events.until(lambda moment: moment["sample"]["first_words_s"] is None)
 
 
 async def test_nobodys_words_names_or_places_are_in_it(tmp_path: Path) -> None:
-    async with afternoon(tmp_path, tick_s=0.05) as (house, site):
+    async with run_busy_service(tmp_path, tick_s=0.05) as (setup, site):
         async with site.events() as events:
             shown = repr([await events.next() for _ in range(3)])
         _, metrics = await site.get("/metrics")
@@ -83,7 +83,7 @@ async def test_nobodys_words_names_or_places_are_in_it(tmp_path: Path) -> None:
                 assert text not in metrics
         assert "You said" not in shown
         assert str(tmp_path) not in shown
-        await finish(house)
+        await finish(setup)
 
 
 async def test_a_platform_that_refuses_is_shown_with_what_it_said(tmp_path: Path) -> None:
@@ -100,38 +100,38 @@ async def test_only_so_many_pages_are_served_and_a_place_is_free_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_stream, "MOST", 2)
-    async with open_page(tmp_path) as (house, site):
+    async with open_page(tmp_path) as (setup, site):
         async with site.events() as one, site.events() as other:
             await one.next()
             await other.next()
             status, text = await site.get("/events")
             assert status == 503
             assert "close one" in text
-        await house.world.until(lambda: site.web.stream.open == 0, "both are gone")
+        await setup.platform.until(lambda: site.web.stream.open == 0, "both are gone")
         async with site.events() as again:
             assert (await again.next())[0] == "history"
 
 
 async def test_a_client_that_does_not_read_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_page(tmp_path) as (house, site):
+    async with open_page(tmp_path) as (setup, site):
         monkeypatch.setattr(site.web.stream, "_patience_s", 0.2)
         monkeypatch.setattr(site.web.status, "history", lambda: b"x" * 30_000_000)  # more than a socket's buffer
         host, port = site.url.removeprefix("http://").split(":")
         client = socket.create_connection((host, int(port)))
         try:
             client.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            await house.world.until(lambda: site.web.stream.open == 1, "it is served")
-            await house.world.until(lambda: site.web.stream.open == 0, "it is dropped")
+            await setup.platform.until(lambda: site.web.stream.open == 1, "it is served")
+            await setup.platform.until(lambda: site.web.stream.open == 0, "it is dropped")
         finally:
             client.close()
         assert await site.get("/healthz") == (200, "alive\n")
 
 
 async def test_open_pages_end_with_the_service(tmp_path: Path) -> None:
-    async with open_page(tmp_path, tick_s=60) as (house, site), site.events() as events:
+    async with open_page(tmp_path, tick_s=60) as (setup, site), site.events() as events:
         await events.next()
         async with asyncio.timeout(10):
-            stopping = asyncio.create_task(house.stop())
+            stopping = asyncio.create_task(setup.stop())
             with pytest.raises(EOFError):
                 await events.until(lambda _: False)
             await stopping

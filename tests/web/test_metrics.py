@@ -6,13 +6,13 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.builders.busy_service import afternoon, finish
-from tests.support.builders.discord_service import open_house as open_discord
-from tests.support.builders.slack_service import open_house as open_slack
+from tests.support.builders.busy_service import finish, run_busy_service
+from tests.support.builders.discord_service import run_discord_service as open_discord
+from tests.support.builders.slack_service import run_slack_service as open_slack
 from tests.support.builders.web_service import open_page
 from tests.support.fakes.discord import FakeDiscord
+from tests.support.fakes.scripted_platform import ScriptedPlatform
 from tests.support.fakes.slack_server import FakeSlack
-from tests.support.fakes.world import World
 
 NAMES = {
     "answers": "counter",
@@ -63,16 +63,16 @@ async def test_openmetrics_is_spoken_to_who_asks_for_it(tmp_path: Path) -> None:
 
 
 async def test_a_conversation_is_counted(tmp_path: Path) -> None:
-    async with open_page(tmp_path) as (house, site):
-        house.world.gates.hold("hello/1")
-        await house.team.says("ana", "hello")
-        await house.world.gates.reached("hello/1")
-        await house.team.says("ben", "me too")
+    async with open_page(tmp_path) as (setup, site):
+        setup.platform.gates.hold("hello/1")
+        await setup.team.says("ana", "hello")
+        await setup.platform.gates.reached("hello/1")
+        await setup.team.says("ben", "me too")
         assert await site.metric("inhouse_queue_running") == 1
         assert await site.metric("inhouse_queue_waiting") == 1
         assert await site.metric("inhouse_first_token_seconds_count") == 1
-        await house.world.gates.open("hello/1")
-        await house.team.reply_to("me too")
+        await setup.platform.gates.open("hello/1")
+        await setup.team.reply_to("me too")
         assert await site.metric('inhouse_answers_total{reason="stop"}') == 2
         # The scripted engine counts words as tokens, and reports half of the prompt as cached.
         assert await site.metric("inhouse_prompt_tokens_total") == 1 + 6
@@ -84,12 +84,12 @@ async def test_a_conversation_is_counted(tmp_path: Path) -> None:
 
 
 async def test_loads_and_restarts_of_the_engine_are_counted(tmp_path: Path) -> None:
-    async with open_page(tmp_path) as (house, site):
-        house.engine.answers("hello", "a b c", dies_at=1, deaths=1)
-        house.engine.bad["broken"] = "It is broken."
-        await house.team.asks("ana", "hello")
-        await house.team.told("model", "broken")
-        await house.team.asks("ana", "again")
+    async with open_page(tmp_path) as (setup, site):
+        setup.engine.answers("hello", "a b c", dies_at=1, deaths=1)
+        setup.engine.bad["broken"] = "It is broken."
+        await setup.team.asks("ana", "hello")
+        await setup.team.told("model", "broken")
+        await setup.team.asks("ana", "again")
         assert await site.metric("inhouse_engine_restarts_total") == 1
         assert await site.metric('inhouse_model_loads_total{model="small",outcome="loaded"}') == 3
         assert await site.metric('inhouse_model_loads_total{model="broken",outcome="failed"}') == 1
@@ -97,36 +97,36 @@ async def test_loads_and_restarts_of_the_engine_are_counted(tmp_path: Path) -> N
 
 
 async def test_what_comes_again_is_counted_as_dropped(tmp_path: Path) -> None:
-    async with open_page(tmp_path) as (house, site):
-        message = await house.team.sends("ana", "hello")
-        await house.team.reply_to("hello")
-        command = await house.team.gives("reset")
-        await house.world.outcome(command)
+    async with open_page(tmp_path) as (setup, site):
+        message = await setup.team.sends("ana", "hello")
+        await setup.team.reply_to("hello")
+        command = await setup.team.gives("reset")
+        await setup.platform.outcome(command)
         assert await site.metric("inhouse_redeliveries_dropped_total") == 0
-        await house.world.deliver_again(message)
-        await house.world.deliver_again(command)
+        await setup.platform.deliver_again(message)
+        await setup.platform.deliver_again(command)
         assert await site.metric("inhouse_redeliveries_dropped_total") == 2
 
 
 async def test_sessions_and_what_was_read_back_are_counted(tmp_path: Path) -> None:
     of = '{platform="scripted"}'
-    async with World(redelivers=False) as world, open_page(tmp_path, world=world) as (house, site):
-        await house.adapter.caught_up.wait()
+    async with ScriptedPlatform(redelivers=False) as platform, open_page(tmp_path, platform=platform) as (setup, site):
+        await setup.adapter.caught_up.wait()
         assert await site.metric(f"inhouse_platform_connected{of}") == 1
         assert await site.metric(f"inhouse_catchups_total{of}") == 1
         assert await site.metric(f"inhouse_caught_up_messages_total{of}") == 0
         assert await site.metric(f"inhouse_platform_rate_limited_total{of}") == 0
-        await house.team.says("ana", "hello", at=time.time())
-        await house.team.reply_to("hello")
-        world.cut()
-        await house.team.sends("ana", "missed", at=time.time())
-        await house.team.reply_to("missed")
+        await setup.team.says("ana", "hello", at=time.time())
+        await setup.team.reply_to("hello")
+        platform.cut()
+        await setup.team.sends("ana", "missed", at=time.time())
+        await setup.team.reply_to("missed")
         assert await site.metric(f"inhouse_catchups_total{of}") == 2
         assert await site.metric(f"inhouse_caught_up_messages_total{of}") == 1
 
 
 async def test_memory_and_a_gpu(tmp_path: Path) -> None:
-    async with afternoon(tmp_path) as (house, site):
+    async with run_busy_service(tmp_path) as (setup, site):
         assert await site.metric("inhouse_gpu_memory_used_bytes") == 32_700 * 2**20
         assert await site.metric("inhouse_gpu_memory_bytes") == 49_140 * 2**20
         assert await site.metric('inhouse_memory_bytes{process="engine"}') == 2_310 * 2**20
@@ -134,7 +134,7 @@ async def test_memory_and_a_gpu(tmp_path: Path) -> None:
         assert await site.metric("inhouse_kv_cache_used_share") == 1 - 37 / 80
         assert await site.metric("inhouse_tokens_per_second") == 38.4
         assert await site.metric("inhouse_ready") == 1
-        await finish(house)
+        await finish(setup)
 
 
 async def test_a_late_event_loop_is_measured(tmp_path: Path) -> None:
@@ -147,25 +147,25 @@ async def test_a_late_event_loop_is_measured(tmp_path: Path) -> None:
 
 
 async def test_discord_tells_its_429s_and_whether_it_is_connected(tmp_path: Path) -> None:
-    async with FakeDiscord() as server, open_discord(tmp_path, server) as house:
-        adapter = house.adapter
+    async with FakeDiscord() as server, open_discord(tmp_path, server) as setup:
+        adapter = setup.adapter
         await server.until(lambda: adapter.connected)
         assert adapter.rate_limited == 0
         server.limits.pause_all(0.3)
-        question = await house.ana.says(house.general, "hello", mention=True)
-        assert await house.answer_to(question) == "You said: hello"
+        question = await setup.ana.says(setup.general, "hello", mention=True)
+        assert await setup.answer_to(question) == "You said: hello"
         assert adapter.rate_limited == server.rate_limited > 0
 
 
 async def test_slack_tells_its_429s_and_whether_it_is_connected(tmp_path: Path) -> None:
-    async with FakeSlack() as server, open_slack(tmp_path, server) as house:
-        adapter = house.adapter
+    async with FakeSlack() as server, open_slack(tmp_path, server) as setup:
+        adapter = setup.adapter
         await server.until(lambda: adapter.connected)
         assert adapter.rate_limited == 0
-        server.limits.exhaust("chat.postMessage", 0.3, house.general.id)
+        server.limits.exhaust("chat.postMessage", 0.3, setup.general.id)
         server.streams_enabled = False
-        question = await house.ana.says(house.general, "hello", mention=True)
-        assert await house.answer_to(question) == "You said: hello"
+        question = await setup.ana.says(setup.general, "hello", mention=True)
+        assert await setup.answer_to(question) == "You said: hello"
         assert adapter.rate_limited == 1
         server.sockets.kill()
         await server.until(lambda: not adapter.connected)

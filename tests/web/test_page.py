@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.browser import Browser, Page, chromium, open_browser
-from tests.support.builders.busy_service import WAITING, afternoon, finish
+from tests.support.builders.busy_service import WAITING, finish, run_busy_service
 from tests.support.builders.web_service import Site, open_page
 from tests.support.skips import NO_CHROMIUM
 
@@ -83,7 +83,7 @@ async def show(page: Page, site: Site) -> None:
 
 
 async def test_a_busy_afternoon_is_shown(page: Page, tmp_path: Path) -> None:
-    async with afternoon(tmp_path) as (house, site):
+    async with run_busy_service(tmp_path) as (setup, site):
         await show(page, site)
         assert await page.text("#state") == "Ready"
         assert (await page.text("#subtitle")).startswith("phi-4 on cuda:0 · up for 5.3 h")
@@ -101,7 +101,7 @@ async def test_a_busy_afternoon_is_shown(page: Page, tmp_path: Path) -> None:
         assert await page.sees("document.querySelectorAll('#words-plot circle').length") > 10
         assert await page.sees("document.querySelector('#speed-plot .line').getAttribute('d').length") > 1000
         assert page.complaints == []
-        await finish(house)
+        await finish(setup)
 
 
 async def test_it_asks_nobody_but_the_service(page: Page, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ async def test_it_asks_nobody_but_the_service(page: Page, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 async def test_light_and_dark_can_be_read(page: Page, tmp_path: Path, dark: bool) -> None:
-    async with afternoon(tmp_path) as (house, site):
+    async with run_busy_service(tmp_path) as (setup, site):
         await page.looks(width=1180, height=900, dark=dark)
         await show(page, site)
         brightness = await page.sees("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]")
@@ -129,23 +129,23 @@ async def test_light_and_dark_can_be_read(page: Page, tmp_path: Path, dark: bool
             assert await page.sees(CONTRASTS) == []
         await page.screenshot(tmp_path / "page.png")
         assert (tmp_path / "page.png").stat().st_size > 50_000
-        await finish(house)
+        await finish(setup)
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1180, 1920])
 async def test_every_width_shows_all_of_it_without_scrolling_sideways(page: Page, tmp_path: Path, width: int) -> None:
-    async with afternoon(tmp_path) as (house, site):
+    async with run_busy_service(tmp_path) as (setup, site):
         await page.looks(width=width, height=800, phone=width < 500)
         await show(page, site)
         assert await page.sees("document.documentElement.scrollWidth <= innerWidth")
         cut = "[...document.querySelectorAll('main *')].filter((e) => e.getBoundingClientRect().right > innerWidth)"
         assert await page.sees(f"{cut}.length") == 0
         assert await page.sees("document.querySelector('#speed-plot svg').getBoundingClientRect().width") > 200
-        await finish(house)
+        await finish(setup)
 
 
 async def test_what_is_drawn_is_also_said(page: Page, tmp_path: Path) -> None:
-    async with afternoon(tmp_path) as (house, site):
+    async with run_busy_service(tmp_path) as (setup, site):
         await show(page, site)
         said = await page.sees("[...document.querySelectorAll('svg')].map((e) => e.getAttribute('aria-label'))")
         assert [text.partition(" in the last ten minutes: ")[0] for text in said] == [
@@ -163,13 +163,13 @@ async def test_what_is_drawn_is_also_said(page: Page, tmp_path: Path) -> None:
         )
         await page.call("Input.dispatchMouseEvent", type="mouseMoved", x=where[0], y=where[1])
         await page.until("document.querySelector('#speed-plot output').textContent.includes('tokens/s, ')")
-        await finish(house)
+        await finish(setup)
 
 
 async def test_with_nothing_to_show_it_says_so(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_page(tmp_path) as (house, site):
-        idle = replace(await house.engine.stats(), tokens_per_s=0.0)
-        monkeypatch.setattr(house.engine, "stats", AsyncMock(return_value=idle))
+    async with open_page(tmp_path) as (setup, site):
+        idle = replace(await setup.engine.stats(), tokens_per_s=0.0)
+        monkeypatch.setattr(setup.engine, "stats", AsyncMock(return_value=idle))
         site.web.sampler.samples.clear()
         await show(page, site)
         assert await page.text("#queue") == "Nobody waits. 64 may."
@@ -180,21 +180,21 @@ async def test_with_nothing_to_show_it_says_so(page: Page, tmp_path: Path, monke
 
 
 async def test_it_follows_what_happens(page: Page, tmp_path: Path) -> None:
-    async with open_page(tmp_path) as (house, site):
+    async with open_page(tmp_path) as (setup, site):
         await show(page, site)
-        house.world.gates.hold("hello/1")
-        await house.team.says("ana", "hello")
+        setup.platform.gates.hold("hello/1")
+        await setup.team.says("ana", "hello")
         await page.until("document.querySelector('#writing').textContent === '1'")
         assert await page.sees("document.title") == "1 in the queue · Inhouse"
-        await house.world.gates.open("hello/1")
+        await setup.platform.gates.open("hello/1")
         await page.until("document.querySelector('#totals dd').textContent === '1'")
-        house.engine.die()
+        setup.engine.die()
         await page.until("document.querySelector('#state').textContent.startsWith('Not ready: the engine')")
-        house.world.gates.hold("half small")
-        await house.team.says("ana", "and now?")
-        await house.world.gates.reached("half small")
+        setup.platform.gates.hold("half small")
+        await setup.team.says("ana", "and now?")
+        await setup.platform.gates.reached("half small")
         await page.until("document.querySelector('#state').textContent === 'Loading small, 50 %'")
-        await house.world.gates.open("half small")
+        await setup.platform.gates.open("half small")
         await page.until("document.querySelector('#state').textContent === 'Ready'")
         assert page.complaints == []
 

@@ -13,7 +13,7 @@ WORKER = logging.getLogger("bot.generation.worker")
 
 
 @pytest.fixture
-def troubles() -> Iterator[RecentErrors]:
+def errors() -> Iterator[RecentErrors]:
     """A Troubles that receives the log."""
     heard = RecentErrors([SECRET])
     heard.open()
@@ -41,12 +41,12 @@ def test_a_long_one_is_cut() -> None:
     assert len(what) == LONGEST
 
 
-def test_warnings_and_errors_of_ours_are_kept_the_newest_first(troubles: RecentErrors) -> None:
+def test_warnings_and_errors_of_ours_are_kept_the_newest_first(errors: RecentErrors) -> None:
     WORKER.warning("%s is not here; `inhouse pull %s` fetches it.", "phi-4", "phi-4")
     logging.getLogger("adapters.discord.gateway.gateway").error("It stops")
     WORKER.info("All is well")
     logging.getLogger("somebody.else").error("Not ours")
-    stops, missing = troubles.last()
+    stops, missing = errors.last()
     assert (stops.where, stops.error, stops.what, stops.fix) == (
         "discord",
         True,
@@ -61,46 +61,46 @@ def test_warnings_and_errors_of_ours_are_kept_the_newest_first(troubles: RecentE
     )
 
 
-def test_the_same_again_is_counted_and_newest(troubles: RecentErrors) -> None:
+def test_the_same_again_is_counted_and_newest(errors: RecentErrors) -> None:
     for seconds in (1, 2, 3):
         WORKER.warning("It ended; again in %d s", seconds)
         WORKER.warning("Another thing")
-    assert [(trouble.what, trouble.times) for trouble in troubles.last()] == [("Another thing", 3), ("It ended", 3)]
-    assert troubles.last()[1].fix == "Again in 3 s."
+    assert [(error.what, error.times) for error in errors.last()] == [("Another thing", 3), ("It ended", 3)]
+    assert errors.last()[1].fix == "Again in 3 s."
 
 
-def test_only_the_last_ones_are_kept(troubles: RecentErrors) -> None:
+def test_only_the_last_ones_are_kept(errors: RecentErrors) -> None:
     for number in range(KEPT + 3):
         WORKER.warning("Number %d", number)
-    assert [trouble.what for trouble in troubles.last()] == [f"Number {number}" for number in range(KEPT + 2, 2, -1)]
+    assert [error.what for error in errors.last()] == [f"Number {number}" for number in range(KEPT + 2, 2, -1)]
 
 
-def test_no_token_is_shown_and_of_an_exception_only_its_kind(troubles: RecentErrors) -> None:
+def test_no_token_is_shown_and_of_an_exception_only_its_kind(errors: RecentErrors) -> None:
     WORKER.warning("Refused: %s", SECRET)
     try:
         raise ValueError("what somebody wrote")
     except ValueError:
         WORKER.exception("It failed")
-    failed, refused = troubles.last()
+    failed, refused = errors.last()
     assert refused.what == "Refused: [redacted]"
     assert (failed.what, failed.fix) == ("It failed", "ValueError; the log has its traceback.")
 
 
-def test_a_wrong_log_call_breaks_nothing(troubles: RecentErrors) -> None:
-    troubles.handle(logging.LogRecord("bot", logging.ERROR, "", 1, "%d", ("not a number",), None))
-    assert troubles.last() == []
+def test_a_wrong_log_call_breaks_nothing(errors: RecentErrors) -> None:
+    errors.handle(logging.LogRecord("bot", logging.ERROR, "", 1, "%d", ("not a number",), None))
+    assert errors.last() == []
 
 
-def test_other_threads_are_heard_too(troubles: RecentErrors) -> None:
+def test_other_threads_are_heard_too(errors: RecentErrors) -> None:
     threads = [threading.Thread(target=WORKER.warning, args=("From a thread",)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [trouble.times for trouble in troubles.last()] == [8]
+    assert [error.times for error in errors.last()] == [8]
 
 
-def test_once_closed_it_hears_no_more(troubles: RecentErrors) -> None:
-    troubles.close()
+def test_once_closed_it_hears_no_more(errors: RecentErrors) -> None:
+    errors.close()
     WORKER.warning("Too late")
-    assert troubles.last() == []
+    assert errors.last() == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.support.builders.service import open_house
+from tests.support.builders.service import run_service
 from tests.support.builders.web_service import open_page
 
 
@@ -19,50 +19,50 @@ async def test_it_is_alive_and_ready(tmp_path: Path) -> None:
 
 
 async def test_while_the_model_is_loaded_it_is_alive_and_says_how_far_it_is(tmp_path: Path) -> None:
-    async with open_page(tmp_path, ready=False) as (house, site):
-        house.world.gates.hold("half small")
-        await house.world.gates.reached("half small")
+    async with open_page(tmp_path, ready=False) as (setup, site):
+        setup.platform.gates.hold("half small")
+        await setup.platform.gates.reached("half small")
         assert await site.get("/healthz") == (200, "alive\n")
         assert await site.get("/readyz") == (503, "not ready: the model is being loaded (50%)\n")
-        await house.world.gates.open("half small")
-        await house.world.connected()
+        await setup.platform.gates.open("half small")
+        await setup.platform.connected()
         await site.until("/readyz", lambda status, _: status == 200)
 
 
 async def test_without_a_platform_it_is_not_ready(tmp_path: Path) -> None:
-    async with open_page(tmp_path) as (house, site):
+    async with open_page(tmp_path) as (setup, site):
         await site.until("/readyz", lambda status, _: status == 200)
-        house.service.web.live_state.core.connected.clear()  # type: ignore[union-attr]  # it exists
+        setup.service.web.live_state.core.connected.clear()  # type: ignore[union-attr]  # it exists
         assert await site.get("/readyz") == (503, "not ready: no platform is connected\n")
 
 
 async def test_after_the_engine_died_it_is_not_ready_until_it_answered_again(tmp_path: Path) -> None:
-    async with open_page(tmp_path) as (house, site):
+    async with open_page(tmp_path) as (setup, site):
         await site.until("/readyz", lambda status, _: status == 200)
-        house.engine.die()
+        setup.engine.die()
         assert await site.get("/readyz") == (
             503,
             "not ready: the engine's process ended; the next question starts it again\n",
         )
-        assert (await house.team.asks("ana", "hello")).text == "You said: hello"
+        assert (await setup.team.asks("ana", "hello")).text == "You said: hello"
         assert await site.get("/readyz") == (200, "ready\n")
 
 
 async def test_while_it_drains_it_says_so(tmp_path: Path) -> None:
-    async with open_page(tmp_path, drain=10) as (house, site):
-        house.world.gates.hold("hello/1")
-        await house.team.says("ana", "hello")
-        await house.world.gates.reached("hello/1")
-        house.service.stop()
+    async with open_page(tmp_path, drain=10) as (setup, site):
+        setup.platform.gates.hold("hello/1")
+        await setup.team.says("ana", "hello")
+        await setup.platform.gates.reached("hello/1")
+        setup.service.stop()
         assert await site.get("/readyz") == (503, "not ready: it is being stopped\n")
-        await house.world.gates.open("hello/1")
-        await house.team.reply_to("hello")
+        await setup.platform.gates.open("hello/1")
+        await setup.team.reply_to("hello")
 
 
 async def test_it_ends_with_the_service(tmp_path: Path) -> None:
-    async with open_page(tmp_path) as (house, site):
+    async with open_page(tmp_path) as (setup, site):
         url = site.url
-        await house.stop()
+        await setup.stop()
         with pytest.raises(aiohttp.ClientConnectionError):
             async with site.session.get(f"{url}/healthz"):
                 pass
@@ -71,10 +71,10 @@ async def test_it_ends_with_the_service(tmp_path: Path) -> None:
 
 
 async def test_switched_off_there_is_none(tmp_path: Path) -> None:
-    async with open_house(tmp_path, http="off") as house:
-        assert house.service.web is not None
-        assert house.service.web.url == ""
-        await house.team.asks("ana", "hello")
+    async with run_service(tmp_path, http="off") as setup:
+        assert setup.service.web is not None
+        assert setup.service.web.url == ""
+        await setup.team.asks("ana", "hello")
 
 
 async def test_a_port_in_use_is_an_error_in_the_log_and_the_service_goes_on(
@@ -82,8 +82,8 @@ async def test_a_port_in_use_is_an_error_in_the_log_and_the_service_goes_on(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        async with open_house(tmp_path, http=address) as house:
-            await house.team.asks("ana", "hello")
+        async with run_service(tmp_path, http=address) as setup:
+            await setup.team.asks("ana", "hello")
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == [
         f"The status page cannot be opened on {address} (the port is in use); Inhouse goes on without it. "
         "Set INHOUSE_HTTP to another port, or to off."
@@ -93,8 +93,8 @@ async def test_a_port_in_use_is_an_error_in_the_log_and_the_service_goes_on(
 async def test_an_address_of_another_machine_is_an_error_in_the_log_too(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_house(tmp_path, http="192.0.2.1:8321", http_token="a-token-long-enough") as house:
-        await house.team.asks("ana", "hello")
+    async with run_service(tmp_path, http="192.0.2.1:8321", http_token="a-token-long-enough") as setup:
+        await setup.team.asks("ana", "hello")
     (said,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert said.startswith("The status page cannot be opened on 192.0.2.1:8321 (")
     assert said.endswith("Set INHOUSE_HTTP to an address of this machine, as 127.0.0.1:8321, or to off.")
@@ -105,14 +105,14 @@ async def test_an_engine_that_does_not_answer_for_a_minute_makes_it_unready(
 ) -> None:
     monkeypatch.setattr("bot.web.sampler.SILENT_S", -1.0)  # as if the minute had passed
     monkeypatch.setattr("bot.web.sampler.ANSWER_S", 0.05)
-    async with open_page(tmp_path) as (house, site):
+    async with open_page(tmp_path) as (setup, site):
         silent = asyncio.Event()
 
         async def never() -> None:
             silent.set()
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(house.engine, "stats", never)
+        monkeypatch.setattr(setup.engine, "stats", never)
         await silent.wait()
         status, text = await site.get("/readyz")
         assert status == 503
@@ -122,7 +122,7 @@ async def test_an_engine_that_does_not_answer_for_a_minute_makes_it_unready(
 async def test_what_breaks_the_samples_is_said_once_and_breaks_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_page(tmp_path) as (house, site):
+    async with open_page(tmp_path) as (setup, site):
         broken = asyncio.Event()
 
         async def failing() -> None:
@@ -131,7 +131,7 @@ async def test_what_breaks_the_samples_is_said_once_and_breaks_nothing_else(
 
         monkeypatch.setattr(site.web.sampler, "look", failing)
         await broken.wait()
-        await house.team.asks("ana", "hello")
+        await setup.team.asks("ana", "hello")
         assert await site.get("/healthz") == (200, "alive\n")
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
     assert said == ["The status page could not be brought up to date and stands still"]

@@ -10,247 +10,247 @@ from bot.types.messages import (
     Person,
     Refused,
 )
-from tests.support.builders.discord_adapter import key_of, on_stage, reply_to
+from tests.support.builders.discord_adapter import key_of, reply_to, run_discord_adapter
 from tests.support.fakes.discord import Can
 from tests.support.fakes.recording_core import RecordingCore
 
 
 async def test_a_mention_becomes_a_message_without_the_mention() -> None:
-    async with on_stage() as stage:
-        said = await stage.ana.says(stage.general, f"what does {stage.ben.mention} think?", mention=True)
-        event = await stage.core.message()
-        assert event.key == ConversationKey("discord", stage.server.guild.id, stage.general.id)
+    async with run_discord_adapter() as setup:
+        said = await setup.ana.says(setup.general, f"what does {setup.ben.mention} think?", mention=True)
+        event = await setup.core.message()
+        assert event.key == ConversationKey("discord", setup.server.guild.id, setup.general.id)
         assert (event.message_id, event.text, event.addressed) == (said.id, "what does @ben think?", True)
-        assert event.author == Person(stage.ana.id, "ana")
+        assert event.author == Person(setup.ana.id, "ana")
         assert abs(event.sent_at - said.created_at) < 0.01
         assert (event.context, event.attachments, event.remark) == ((), (), "")
 
 
 async def test_direct_messages_and_answers_to_the_bot_need_no_mention_and_talk_beside_it_is_not_meant() -> None:
-    async with on_stage() as stage:
-        server, ana, general = stage.server, stage.ana, stage.general
+    async with run_discord_adapter() as setup:
+        server, ana, general = setup.server, setup.ana, setup.general
         await ana.says(server.dm(ana), "hi")
-        private = await stage.core.message()
+        private = await setup.core.message()
         assert private.key == ConversationKey("discord", "", server.dm(ana).id)
         assert private.addressed
         assert private.author == Person(ana.id, "ana", manages_channel=True)
         await ana.says(general, "just talk")
-        assert not (await stage.core.message(2)).addressed
-        theirs = await stage.ben.says(general, "a riddle")
+        assert not (await setup.core.message(2)).addressed
+        theirs = await setup.ben.says(general, "a riddle")
         await ana.says(general, "I know it", reply_to=theirs)
-        assert not (await stage.core.message(4)).addressed
+        assert not (await setup.core.message(4)).addressed
 
 
 async def test_a_direct_message_that_was_missed_is_one_too() -> None:
-    async with on_stage() as stage:
-        direct = stage.server.dm(stage.ana)
-        last, missed = await stage.ana.says(direct, "hello"), await stage.ana.says(direct, "are you there?")
-        (found,) = await stage.adapter.fetch_since(key_of(direct), last.id, 10)
+    async with run_discord_adapter() as setup:
+        direct = setup.server.dm(setup.ana)
+        last, missed = await setup.ana.says(direct, "hello"), await setup.ana.says(direct, "are you there?")
+        (found,) = await setup.adapter.fetch_since(key_of(direct), last.id, 10)
     assert (found.key, found.message_id, found.addressed) == (key_of(direct), missed.id, True)
     assert found.author.manages_channel
 
 
 async def test_an_answer_to_the_bot_addresses_it_even_when_its_ping_is_switched_off() -> None:
-    async with on_stage() as stage:
-        question = await stage.ana.says(stage.general, "hello", mention=True)
-        await stage.core.message()
-        await stage.adapter.post(reply_to(question, "hi"))
-        (answer,) = stage.general.messages
-        await stage.ben.says(stage.general, "go on", reply_to=answer, ping=False)
-        event = await stage.core.message(2)
+    async with run_discord_adapter() as setup:
+        question = await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.core.message()
+        await setup.adapter.post(reply_to(question, "hi"))
+        (answer,) = setup.general.messages
+        await setup.ben.says(setup.general, "go on", reply_to=answer, ping=False)
+        event = await setup.core.message(2)
         assert event.addressed
         assert event.reply_to == answer.id
         assert event.context == (), "what the bot said itself is known"
 
 
 async def test_bots_and_notices_of_discord_are_ignored() -> None:
-    async with on_stage() as stage:
-        other = stage.server.user("other", bot=True)
-        await other.says(stage.general, "hello", mention=True)
-        await stage.ana.says(stage.general, "", kind=7)
-        await stage.ana.says(stage.general, "hello", mention=True)
-        assert (await stage.core.message()).text == "hello"
-        assert len(stage.core.events) == 1
+    async with run_discord_adapter() as setup:
+        other = setup.server.user("other", bot=True)
+        await other.says(setup.general, "hello", mention=True)
+        await setup.ana.says(setup.general, "", kind=7)
+        await setup.ana.says(setup.general, "hello", mention=True)
+        assert (await setup.core.message()).text == "hello"
+        assert len(setup.core.events) == 1
 
 
 async def test_names_stand_for_mentions_roles_channels_and_emoji() -> None:
-    async with on_stage() as stage:
-        mods = stage.server.role("mods")
-        await stage.server.until(lambda: stage.server.frames[-1].event == "GUILD_ROLE_CREATE")
-        text = f"ask {stage.ben.mention} or {mods.mention} in {stage.general.mention} <:tada:123> <a:wave:4> <@1>"
-        await stage.ana.says(stage.general, text, mention=True)
-        assert (await stage.core.message()).text == "ask @ben or @mods in #general :tada: :wave: @someone"
-        me = stage.server.bot.mention
-        await stage.ana.says(stage.general, f"{me}, {me}: is {me} well?")
-        assert (await stage.core.message(2)).text == "is @Inhouse well?"
+    async with run_discord_adapter() as setup:
+        mods = setup.server.role("mods")
+        await setup.server.until(lambda: setup.server.frames[-1].event == "GUILD_ROLE_CREATE")
+        text = f"ask {setup.ben.mention} or {mods.mention} in {setup.general.mention} <:tada:123> <a:wave:4> <@1>"
+        await setup.ana.says(setup.general, text, mention=True)
+        assert (await setup.core.message()).text == "ask @ben or @mods in #general :tada: :wave: @someone"
+        me = setup.server.bot.mention
+        await setup.ana.says(setup.general, f"{me}, {me}: is {me} well?")
+        assert (await setup.core.message(2)).text == "is @Inhouse well?"
 
 
 async def test_what_discord_lets_people_do_is_known_by_channel() -> None:
-    async with on_stage() as stage:
-        server = stage.server
+    async with run_discord_adapter() as setup:
+        server = setup.server
         mod, boss = server.user("mod", can=Can.MANAGE_MESSAGES), server.user("boss", can=Can.MANAGE_GUILD)
         role = server.role("friends")
-        stage.ana.gets(role)
-        for who in (mod, boss, stage.ana):
-            await who.says(stage.general, "hello", mention=True)
-        authors = [event.author for event in await stage.core.got(IncomingMessage, 3)]
+        setup.ana.gets(role)
+        for who in (mod, boss, setup.ana):
+            await who.says(setup.general, "hello", mention=True)
+        authors = [event.author for event in await setup.core.got(IncomingMessage, 3)]
         assert [author.manages_channel for author in authors] == [True, False, False]
         assert [author.manages_workspace for author in authors] == [False, True, False]
         assert authors[2].groups == (role.id,)
-        stage.general.allow(Can.MANAGE_CHANNELS, stage.ana.user)
-        await stage.server.until(lambda: stage.server.frames[-1].event == "CHANNEL_UPDATE")
-        await stage.ana.says(stage.general, "and now?", mention=True)
-        assert (await stage.core.message(4)).author.manages_channel
+        setup.general.allow(Can.MANAGE_CHANNELS, setup.ana.user)
+        await setup.server.until(lambda: setup.server.frames[-1].event == "CHANNEL_UPDATE")
+        await setup.ana.says(setup.general, "and now?", mention=True)
+        assert (await setup.core.message(4)).author.manages_channel
 
 
 async def test_the_message_that_is_answered_comes_along_with_its_file() -> None:
-    async with on_stage() as stage:
-        theirs = await stage.ben.says(stage.general, "my program", files={"a.py": b"print(1)"})
-        await stage.ana.says(stage.general, "what does it do?", mention=True, reply_to=theirs)
-        (answered,) = (await stage.core.message(2)).context
+    async with run_discord_adapter() as setup:
+        theirs = await setup.ben.says(setup.general, "my program", files={"a.py": b"print(1)"})
+        await setup.ana.says(setup.general, "what does it do?", mention=True, reply_to=theirs)
+        (answered,) = (await setup.core.message(2)).context
         assert (answered.author.name, answered.text, answered.message_id) == ("ben", "my program", theirs.id)
         assert answered.attachments == (Attachment("a.py", "print(1)"),)
         assert not answered.addressed
 
 
 async def test_messages_around_a_mention_come_along_where_that_is_set() -> None:
-    async with on_stage(ambient=2) as stage:
+    async with run_discord_adapter(ambient=2) as setup:
         for word in ("one", "two", "three"):
-            await stage.ben.says(stage.general, word)
-        await stage.ana.says(stage.general, "what did he say?", mention=True)
-        event = await stage.core.message(4)
+            await setup.ben.says(setup.general, word)
+        await setup.ana.says(setup.general, "what did he say?", mention=True)
+        event = await setup.core.message(4)
         assert [each.text for each in event.context] == ["two", "three"]
         assert {each.key for each in event.context} == {event.key}
 
 
 async def test_a_thread_starts_with_its_message_and_is_followed_without_a_mention() -> None:
-    async with on_stage() as stage:
-        story = await stage.ben.says(stage.general, "a long story")
-        thread = await stage.ana.opens_thread(stage.general, "the story", on=story)
-        await stage.ana.says(thread, "sum it up", mention=True)
-        event = await stage.core.message(2)
+    async with run_discord_adapter() as setup:
+        story = await setup.ben.says(setup.general, "a long story")
+        thread = await setup.ana.opens_thread(setup.general, "the story", on=story)
+        await setup.ana.says(thread, "sum it up", mention=True)
+        event = await setup.core.message(2)
         assert event.key == key_of(thread)
         assert [each.text for each in event.context] == ["a long story"]
         assert {each.key for each in event.context} == {event.key}
         assert event.remark == ""
-        stage.core.followed.add(event.key)
-        await stage.ben.says(thread, "and this?", files={"n.txt": b"note"})
-        following = await stage.core.message(3)
+        setup.core.followed.add(event.key)
+        await setup.ben.says(thread, "and this?", files={"n.txt": b"note"})
+        following = await setup.core.message(3)
         assert (following.addressed, following.attachments) == (False, (Attachment("n.txt", "note"),))
         assert following.context == ()
 
 
 async def test_answers_are_put_into_threads_where_that_is_set() -> None:
-    async with on_stage(reply_in_thread=True) as stage:
-        said = await stage.ana.says(stage.general, "hello", mention=True)
-        assert (await stage.core.message()).key == ConversationKey(
-            "discord", stage.server.guild.id, stage.general.id, said.id
+    async with run_discord_adapter(reply_in_thread=True) as setup:
+        said = await setup.ana.says(setup.general, "hello", mention=True)
+        assert (await setup.core.message()).key == ConversationKey(
+            "discord", setup.server.guild.id, setup.general.id, said.id
         )
-        await stage.ana.says(stage.server.dm(stage.ana), "hello")
-        assert (await stage.core.message(2)).key.thread == ""
-        await stage.ana.says(stage.general, "just talk")
-        assert (await stage.core.message(3)).key == key_of(stage.general)
-        stage.general.deny(Can.CREATE_PUBLIC_THREADS)
-        await stage.server.until(lambda: stage.server.frames[-1].event == "CHANNEL_UPDATE")
-        await stage.ana.says(stage.general, "and now", mention=True)
-        assert (await stage.core.message(4)).key == key_of(stage.general)
+        await setup.ana.says(setup.server.dm(setup.ana), "hello")
+        assert (await setup.core.message(2)).key.thread == ""
+        await setup.ana.says(setup.general, "just talk")
+        assert (await setup.core.message(3)).key == key_of(setup.general)
+        setup.general.deny(Can.CREATE_PUBLIC_THREADS)
+        await setup.server.until(lambda: setup.server.frames[-1].event == "CHANNEL_UPDATE")
+        await setup.ana.says(setup.general, "and now", mention=True)
+        assert (await setup.core.message(4)).key == key_of(setup.general)
 
 
 async def test_without_the_content_intent_mentions_work_and_a_thread_says_how_to_go_on() -> None:
-    async with on_stage(message_content=False) as stage:
-        thread = await stage.ana.opens_thread(stage.general, "plans")
-        await stage.ana.says(thread, "not for you")
-        await stage.ana.says(thread, "hello", mention=True)
-        first = await stage.core.message()
+    async with run_discord_adapter(message_content=False) as setup:
+        thread = await setup.ana.opens_thread(setup.general, "plans")
+        await setup.ana.says(thread, "not for you")
+        await setup.ana.says(thread, "hello", mention=True)
+        first = await setup.core.message()
         assert (first.text, first.addressed) == ("hello", True)
         assert "mention me each time" in first.remark
-        stage.core.followed.add(first.key)
-        await stage.ana.says(thread, "again", mention=True)
-        assert (await stage.core.message(2)).remark == ""
-        await stage.ana.says(stage.general, "elsewhere", mention=True)
-        assert (await stage.core.message(3)).remark == ""
+        setup.core.followed.add(first.key)
+        await setup.ana.says(thread, "again", mention=True)
+        assert (await setup.core.message(2)).remark == ""
+        await setup.ana.says(setup.general, "elsewhere", mention=True)
+        assert (await setup.core.message(3)).remark == ""
 
 
 async def test_typed_commands_are_commands() -> None:
-    async with on_stage() as stage:
-        said = await stage.ana.says(stage.general, "!temperature 0.2")
-        typed = await stage.core.command()
+    async with run_discord_adapter() as setup:
+        said = await setup.ana.says(setup.general, "!temperature 0.2")
+        typed = await setup.core.command()
         assert (typed.name, typed.args, typed.event_id) == ("temperature", {"value": "0.2"}, said.id)
-        await stage.ana.says(stage.general, "!stop", mention=True)
-        assert (await stage.core.command(2)).name == "stop"
-        await stage.ana.says(stage.general, "!play a song", mention=True)
-        assert (await stage.core.message()).text == "!play a song"
-        assert len(await stage.core.got(IncomingCommand, 2)) == 2
+        await setup.ana.says(setup.general, "!stop", mention=True)
+        assert (await setup.core.command(2)).name == "stop"
+        await setup.ana.says(setup.general, "!play a song", mention=True)
+        assert (await setup.core.message()).text == "!play a song"
+        assert len(await setup.core.got(IncomingCommand, 2)) == 2
 
 
 async def test_what_the_core_says_to_a_message_is_shown_under_it_once() -> None:
     core = RecordingCore(says=lambda event: Refused("64 questions are waiting already @everyone."))
-    async with on_stage(core=core) as stage:
-        said = await stage.ana.says(stage.general, "hello", mention=True)
-        await stage.general.until(lambda: stage.general.messages)
-        stage.server.redeliver(said)
+    async with run_discord_adapter(core=core) as setup:
+        said = await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.general.until(lambda: setup.general.messages)
+        setup.server.redeliver(said)
         await core.message(2)
-        await stage.server.until(lambda: stage.server.log.count("POST", "/channels/{channel_id}/messages") == 2)
-        (answer,) = stage.general.messages
+        await setup.server.until(lambda: setup.server.log.count("POST", "/channels/{channel_id}/messages") == 2)
+        (answer,) = setup.general.messages
         assert answer.content == "64 questions are waiting already @everyone."
         assert answer.reference is said
-        assert not stage.server.pings
+        assert not setup.server.pings
 
 
 async def test_what_the_core_says_is_shown_although_the_connection_broke() -> None:
     core = RecordingCore(says=lambda event: Refused("64 questions are waiting already."))
-    async with on_stage(core=core) as stage:
-        stage.server.faults.drop("POST", "/channels/{channel_id}/messages", applied=True)
-        await stage.ana.says(stage.general, "hello", mention=True)
+    async with run_discord_adapter(core=core) as setup:
+        setup.server.faults.drop("POST", "/channels/{channel_id}/messages", applied=True)
+        await setup.ana.says(setup.general, "hello", mention=True)
         posts = "/channels/{channel_id}/messages"
-        await stage.server.until(lambda: stage.server.log.count("POST", posts) == 2, timeout=10)
-        assert [message.content for message in stage.general.messages] == ["64 questions are waiting already."]
+        await setup.server.until(lambda: setup.server.log.count("POST", posts) == 2, timeout=10)
+        assert [message.content for message in setup.general.messages] == ["64 questions are waiting already."]
 
 
 async def test_edits_of_people_are_told_and_those_of_discord_are_not() -> None:
-    async with on_stage() as stage:
-        said = await stage.ana.says(stage.general, "helo https://example.com", mention=True, files={"a.txt": b"a"})
-        stage.server.unfurl(said)
-        await stage.ana.suppresses_embeds(said)
-        await stage.ana.edits(said, "hello", mention=True)
-        (edit,) = await stage.core.got(MessageEdited)
+    async with run_discord_adapter() as setup:
+        said = await setup.ana.says(setup.general, "helo https://example.com", mention=True, files={"a.txt": b"a"})
+        setup.server.unfurl(said)
+        await setup.ana.suppresses_embeds(said)
+        await setup.ana.edits(said, "hello", mention=True)
+        (edit,) = await setup.core.got(MessageEdited)
         assert edit == MessageEdited(
-            key_of(stage.general), said.id, Person(stage.ana.id, "ana"), "hello", (Attachment("a.txt", "a"),)
+            key_of(setup.general), said.id, Person(setup.ana.id, "ana"), "hello", (Attachment("a.txt", "a"),)
         )
 
 
 async def test_deletions_are_told_one_by_one_and_in_bulk() -> None:
-    async with on_stage() as stage:
-        thread = await stage.ana.opens_thread(stage.general, "plans")
-        said = [await stage.ana.says(where, "x") for where in (stage.general, thread, stage.server.dm(stage.ana))]
+    async with run_discord_adapter() as setup:
+        thread = await setup.ana.opens_thread(setup.general, "plans")
+        said = [await setup.ana.says(where, "x") for where in (setup.general, thread, setup.server.dm(setup.ana))]
         for message in said:
-            await stage.ana.deletes(message)
-        gone = await stage.core.got(MessageDeleted, 3)
+            await setup.ana.deletes(message)
+        gone = await setup.core.got(MessageDeleted, 3)
         assert gone == [MessageDeleted(key_of(message.channel), message.id) for message in said]
-        more = [await stage.ana.says(stage.general, "x") for _ in range(3)]
-        bulk = {"ids": [each.id for each in more], "channel_id": stage.general.id, "guild_id": stage.server.guild.id}
-        stage.server.gateway.send(event="MESSAGE_DELETE_BULK", data=bulk)
-        gone = await stage.core.got(MessageDeleted, 6)
+        more = [await setup.ana.says(setup.general, "x") for _ in range(3)]
+        bulk = {"ids": [each.id for each in more], "channel_id": setup.general.id, "guild_id": setup.server.guild.id}
+        setup.server.gateway.send(event="MESSAGE_DELETE_BULK", data=bulk)
+        gone = await setup.core.got(MessageDeleted, 6)
         assert [each.message_id for each in gone[3:]] == [each.id for each in more]
 
 
 async def test_a_question_that_was_answered_in_its_own_thread_is_forgotten_there_too() -> None:
-    async with on_stage(reply_in_thread=True) as stage:
-        said = await stage.ana.says(stage.general, "a secret", mention=True)
-        event = await stage.core.message()
-        await stage.ana.deletes(said)
-        gone = await stage.core.got(MessageDeleted, 2)
-        assert {each.key for each in gone} == {event.key, key_of(stage.general)}
-        assert (await stage.ana.uses("Answer this", on=said)).response
-        assert (await stage.core.message(2)).key == event.key
+    async with run_discord_adapter(reply_in_thread=True) as setup:
+        said = await setup.ana.says(setup.general, "a secret", mention=True)
+        event = await setup.core.message()
+        await setup.ana.deletes(said)
+        gone = await setup.core.got(MessageDeleted, 2)
+        assert {each.key for each in gone} == {event.key, key_of(setup.general)}
+        assert (await setup.ana.uses("Answer this", on=said)).response
+        assert (await setup.core.message(2)).key == event.key
 
 
 async def test_the_first_post_of_a_forum_thread_comes_along() -> None:
-    async with on_stage() as stage:
-        forum = stage.server.text_channel("forum")
+    async with run_discord_adapter() as setup:
+        forum = setup.server.text_channel("forum")
         forum.kind = 15
-        async with on_stage(stage.server) as again:
-            thread = stage.server.thread(forum, "a problem")
+        async with run_discord_adapter(setup.server) as again:
+            thread = setup.server.thread(forum, "a problem")
             first = await again.ben.says(thread, "it is broken")
             first.id = thread.id
             await again.ana.says(thread, "what can be done?", mention=True)

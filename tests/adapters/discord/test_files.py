@@ -2,19 +2,19 @@
 
 from bot.platforms.textfiles import MAX_BYTES, MAX_FILES
 from bot.types.messages import Attachment
-from tests.support.builders.discord_adapter import on_stage
+from tests.support.builders.discord_adapter import run_discord_adapter
 
 
 async def test_text_is_read_and_the_rest_is_told() -> None:
-    async with on_stage() as stage:
+    async with run_discord_adapter() as setup:
         files = {
             "main.rs": b"fn main() {}",
             "cat.png": b"\x89PNG",
             "paper.pdf": b"%PDF\x00",
             "huge.log": b"x" * (MAX_BYTES + 1),
         }
-        await stage.ana.says(stage.general, "look", mention=True, files=files)
-        event = await stage.core.message()
+        await setup.ana.says(setup.general, "look", mention=True, files=files)
+        event = await setup.core.message()
         assert event.attachments == (Attachment("main.rs", "fn main() {}"),)
         assert event.remark == (
             "I cannot see images, so I left out `cat.png`. `paper.pdf` is not a text file, so I could not read it. "
@@ -23,18 +23,18 @@ async def test_text_is_read_and_the_rest_is_told() -> None:
 
 
 async def test_only_so_many_files_are_read() -> None:
-    async with on_stage() as stage:
+    async with run_discord_adapter() as setup:
         files = {f"{number}.txt": b"x" for number in range(MAX_FILES + 1)}
-        await stage.ana.says(stage.general, "look", mention=True, files=files)
-        event = await stage.core.message()
+        await setup.ana.says(setup.general, "look", mention=True, files=files)
+        event = await setup.core.message()
         assert len(event.attachments) == MAX_FILES
         assert event.remark == "I read only the first 5 files of a message."
 
 
 async def test_a_file_that_is_gone_keeps_no_message_back() -> None:
-    async with on_stage() as stage:
-        said = await stage.ana.says(stage.general, "look", mention=True, files={"a.txt": b"x"})
+    async with run_discord_adapter() as setup:
+        said = await setup.ana.says(setup.general, "look", mention=True, files={"a.txt": b"x"})
         said.attachments.clear()
-        event = await stage.core.message()
+        event = await setup.core.message()
         assert (event.text, event.attachments) == ("look", ())
         assert event.remark == "`a.txt` could not be fetched from Discord, so I left it out."

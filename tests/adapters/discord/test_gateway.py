@@ -14,7 +14,7 @@ from adapters.discord.gateway.reconnect_backoff import HOUR_S, MAX_WAIT_S, Recon
 from bot.config.settings import Settings
 from bot.types.errors import FatalAdapterError, StorageError
 from bot.types.messages import Accepted, Event, Outcome
-from tests.support.builders.discord_adapter import on_stage, settings_of
+from tests.support.builders.discord_adapter import run_discord_adapter, settings_of
 from tests.support.fakes.discord import FakeDiscord
 from tests.support.fakes.recording_core import RecordingCore
 
@@ -52,32 +52,32 @@ async def test_refusals_for_good_end_it_with_what_to_do(code: int) -> None:
 @pytest.mark.fault(12)
 @pytest.mark.parametrize("code", [4004, 4014])
 async def test_a_refusal_later_ends_it_too(code: int) -> None:
-    async with on_stage() as stage:
-        stage.server.gateway.close(code)
+    async with run_discord_adapter() as setup:
+        setup.server.gateway.close(code)
         with pytest.raises(FatalAdapterError):
             async with asyncio.timeout(10):
-                await stage.running
+                await setup.running
 
 
 @pytest.mark.parametrize("switched_on", [True, False])
 async def test_the_content_intent_is_asked_for_only_where_the_portal_allows_it(switched_on: bool) -> None:
-    async with on_stage(message_content=switched_on) as stage:
-        (identify,) = stage.server.log.received(op=2)
+    async with run_discord_adapter(message_content=switched_on) as setup:
+        (identify,) = setup.server.log.received(op=2)
         assert isinstance(identify.data, dict)
         assert bool(identify.data["intents"] & 1 << 15) == switched_on
 
 
 async def test_a_new_session_reads_back_and_a_resumed_one_does_not() -> None:
-    async with on_stage() as stage:
-        assert stage.core.caught_up == 1
-        stage.server.gateway.reconnect()
-        await stage.server.until(lambda: stage.server.gateway.resumes)
-        await stage.ana.says(stage.general, "heard", mention=True)
-        await stage.core.message()
-        assert stage.core.caught_up == 1
-        stage.server.gateway.invalidate()
-        await stage.server.until(lambda: stage.core.caught_up == 2)
-        assert len(stage.server.gateway.identifies) == 2
+    async with run_discord_adapter() as setup:
+        assert setup.core.caught_up == 1
+        setup.server.gateway.reconnect()
+        await setup.server.until(lambda: setup.server.gateway.resumes)
+        await setup.ana.says(setup.general, "heard", mention=True)
+        await setup.core.message()
+        assert setup.core.caught_up == 1
+        setup.server.gateway.invalidate()
+        await setup.server.until(lambda: setup.core.caught_up == 2)
+        assert len(setup.server.gateway.identifies) == 2
 
 
 async def test_reading_back_begins_before_anything_new_is_heard() -> None:
@@ -88,10 +88,10 @@ async def test_reading_back_begins_before_anything_new_is_heard() -> None:
         return Accepted("request")
 
     core = RecordingCore(says=says)
-    async with on_stage(core=core, timing=GatewayTiming(guilds=0.5, gap=0.1)) as stage:
-        stage.server.gateway.invalidate()
-        await stage.server.until(lambda: len(stage.server.gateway.identifies) == 2 and stage.server.gateway.online)
-        await stage.ana.says(stage.general, "hello", mention=True)
+    async with run_discord_adapter(core=core, timing=GatewayTiming(guilds=0.5, gap=0.1)) as setup:
+        setup.server.gateway.invalidate()
+        await setup.server.until(lambda: len(setup.server.gateway.identifies) == 2 and setup.server.gateway.online)
+        await setup.ana.says(setup.general, "hello", mention=True)
         await core.message()
         assert begun == [2]
 
@@ -99,29 +99,29 @@ async def test_reading_back_begins_before_anything_new_is_heard() -> None:
 async def test_a_first_connection_that_fails_is_tried_again() -> None:
     async with FakeDiscord() as server:
         server.gateway.refuse_connections(2)
-        async with on_stage(server) as stage:
-            await stage.ana.says(stage.general, "hello", mention=True)
-            await stage.core.message()
+        async with run_discord_adapter(server) as setup:
+            await setup.ana.says(setup.general, "hello", mention=True)
+            await setup.core.message()
 
 
 @pytest.mark.fault(44)
 async def test_an_event_that_breaks_the_session_costs_that_and_nothing_else() -> None:
-    async with on_stage() as stage:
-        stage.server.gateway.send(event="RESUMED", data=5)
-        await stage.server.until(lambda: stage.core.caught_up == 2)
-        await stage.ana.says(stage.general, "hello", mention=True)
-        await stage.core.message()
-        assert len(stage.server.gateway.identifies) == 2
+    async with run_discord_adapter() as setup:
+        setup.server.gateway.send(event="RESUMED", data=5)
+        await setup.server.until(lambda: setup.core.caught_up == 2)
+        await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.core.message()
+        assert len(setup.server.gateway.identifies) == 2
 
 
 @pytest.mark.fault(9)
 async def test_a_dead_line_is_left_and_the_session_taken_up_again() -> None:
     async with FakeDiscord() as server:
         server.gateway.heartbeat_interval = 0.3
-        async with on_stage(server, timing=GatewayTiming(heartbeat=0.6, guilds=0.05, gap=0.1)) as stage:
+        async with run_discord_adapter(server, timing=GatewayTiming(heartbeat=0.6, guilds=0.05, gap=0.1)) as setup:
             server.gateway.freeze()
-            await stage.ana.says(stage.general, "into the void", mention=True)
-            assert (await stage.core.message()).text == "into the void"
+            await setup.ana.says(setup.general, "into the void", mention=True)
+            assert (await setup.core.message()).text == "into the void"
             assert len(server.gateway.identifies) == 1
 
 
@@ -129,7 +129,7 @@ async def test_a_dead_line_is_left_and_the_session_taken_up_again() -> None:
 async def test_too_few_sessions_are_waited_for_and_said(caplog: pytest.LogCaptureFixture) -> None:
     async with FakeDiscord() as server:
         server.gateway.session_start.leave(20, reset_after=1.0)
-        async with on_stage(server):
+        async with run_discord_adapter(server):
             assert len(server.gateway.identifies) == 1
             assert server.gateway.session_start.remaining == 999, "it was the first one of the new count"
         assert "Only 20 more sessions" in caplog.text
@@ -139,10 +139,10 @@ async def test_too_few_sessions_are_waited_for_and_said(caplog: pytest.LogCaptur
 async def test_sessions_that_end_at_once_use_up_no_more_than_may_be_used() -> None:
     async with FakeDiscord() as server:
         server.gateway.session_start.leave(22, reset_after=3600)
-        async with on_stage(server) as stage:
+        async with run_discord_adapter(server) as setup:
             for _ in range(3):
                 server.gateway.invalidate()
-                await stage.server.until(lambda: not server.gateway.online)
+                await setup.server.until(lambda: not server.gateway.online)
                 await asyncio.sleep(0.5)
             assert server.gateway.session_start.remaining == 20
 
@@ -171,11 +171,11 @@ def test_retries_come_further_and_further_apart_until_it_is_well() -> None:
 
 
 async def test_presence_tells_what_is_going_on() -> None:
-    async with on_stage() as stage:
-        await stage.server.until(lambda: stage.server.presences)
-        assert stage.server.presences[-1]["activities"][0]["state"] == "small · idle"
-        stage.server.gateway.invalidate()
-        await stage.server.until(lambda: stage.core.caught_up == 2 and len(stage.server.presences) == 2)
+    async with run_discord_adapter() as setup:
+        await setup.server.until(lambda: setup.server.presences)
+        assert setup.server.presences[-1]["activities"][0]["state"] == "small · idle"
+        setup.server.gateway.invalidate()
+        await setup.server.until(lambda: setup.core.caught_up == 2 and len(setup.server.presences) == 2)
 
 
 async def test_what_cannot_be_stored_is_handed_over_again_until_it_can(caplog: pytest.LogCaptureFixture) -> None:
@@ -189,10 +189,10 @@ async def test_what_cannot_be_stored_is_handed_over_again_until_it_can(caplog: p
         return Accepted("request")
 
     caplog.set_level(logging.WARNING, "adapters")
-    async with on_stage(core=RecordingCore(says=says)) as stage:
+    async with run_discord_adapter(core=RecordingCore(says=says)) as setup:
         for text in ("one", "two"):
-            await stage.ana.says(stage.general, text, mention=True)
-        assert {(await stage.core.message(number)).text for number in (1, 2)} == {"one", "two"}
+            await setup.ana.says(setup.general, text, mention=True)
+        assert {(await setup.core.message(number)).text for number in (1, 2)} == {"one", "two"}
         assert caplog.text.count("waits to be stored") == 1
 
 
@@ -200,11 +200,11 @@ async def test_closing_ends_every_wait() -> None:
     def says(event: Event) -> Outcome:
         raise StorageError("The disk is full.")
 
-    async with on_stage(core=RecordingCore(says=says)) as stage:
-        await stage.ana.says(stage.general, "hello", mention=True)
-        await stage.adapter.close()
+    async with run_discord_adapter(core=RecordingCore(says=says)) as setup:
+        await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.adapter.close()
         async with asyncio.timeout(2):
-            await stage.running
+            await setup.running
     async with FakeDiscord() as server:
         server.gateway.session_start.leave(3, reset_after=3600)
         adapter = DiscordAdapter(settings_of(server), server.connector)
@@ -267,7 +267,7 @@ async def test_a_gateway_that_does_not_answer_a_close_leaves_no_session_open(mon
         opened.append(session)
 
     monkeypatch.setattr(aiohttp.ClientSession, "__init__", made)
-    async with on_stage():
+    async with run_discord_adapter():
         monkeypatch.setattr(discord.gateway.DiscordWebSocket, "close", no_answer)
     assert opened
     assert all(session.closed for session in opened)

@@ -5,67 +5,67 @@ import asyncio
 import pytest
 
 from bot.types.messages import IncomingMessage
-from tests.support.builders.slack_adapter import Stage, key_of, on_stage
+from tests.support.builders.slack_adapter import SlackAdapterSetup, key_of, run_slack_adapter
 
 TITLE, PROMPTS = "assistant.threads.setTitle", "assistant.threads.setSuggestedPrompts"
 
 
-async def settled(stage: Stage) -> None:
+async def settled(setup: SlackAdapterSetup) -> None:
     """Waits for the adapter's background tasks."""
     while running := [task for task in asyncio.all_tasks() if "AssistantView" in repr(task)]:
         await asyncio.wait(running)
 
 
 async def test_a_new_thread_suggests_what_may_be_asked() -> None:
-    async with on_stage() as stage:
-        channel, thread = await stage.ana.opens_assistant()
-        await stage.server.until(lambda: stage.server.extras.prompts)
-        ((where, prompts),) = stage.server.extras.prompts.items()
+    async with run_slack_adapter() as setup:
+        channel, thread = await setup.ana.opens_assistant()
+        await setup.server.until(lambda: setup.server.extras.prompts)
+        ((where, prompts),) = setup.server.extras.prompts.items()
         assert where == (channel.id, thread)
         assert 1 <= len(prompts) <= 4
-        await stage.server.until(lambda: [ack for ack in stage.server.acks if not ack.late])
-        assert not stage.core.events
+        await setup.server.until(lambda: [ack for ack in setup.server.acks if not ack.late])
+        assert not setup.core.events
 
 
 async def test_a_thread_is_named_once_after_its_first_message() -> None:
-    async with on_stage() as stage:
-        channel, thread = await stage.ana.opens_assistant()
-        await stage.ana.says(channel, "why is\n the   sky blue " + "and so on " * 10, thread=thread)
-        await stage.server.until(lambda: stage.server.extras.titles)
-        title = stage.server.extras.titles[channel.id, thread]
+    async with run_slack_adapter() as setup:
+        channel, thread = await setup.ana.opens_assistant()
+        await setup.ana.says(channel, "why is\n the   sky blue " + "and so on " * 10, thread=thread)
+        await setup.server.until(lambda: setup.server.extras.titles)
+        title = setup.server.extras.titles[channel.id, thread]
         assert title.startswith("why is the sky blue and so on")
         assert title.endswith("…")
         assert len(title) <= 60
-        await stage.ana.says(channel, "and the sea?", thread=thread)
-        await stage.core.message(2)
-        await settled(stage)
-        assert [call.method for call in stage.server.calls].count(TITLE) == 1
-        assert {event.key for event in await stage.core.got(IncomingMessage, 2)} == {key_of(channel, thread)}
+        await setup.ana.says(channel, "and the sea?", thread=thread)
+        await setup.core.message(2)
+        await settled(setup)
+        assert [call.method for call in setup.server.calls].count(TITLE) == 1
+        assert {event.key for event in await setup.core.got(IncomingMessage, 2)} == {key_of(channel, thread)}
 
 
 async def test_outside_of_the_agent_view_nothing_is_named() -> None:
-    async with on_stage() as stage:
-        await stage.ana.says(stage.general, "hello", mention=True)
-        await stage.ana.says(stage.server.dm(stage.ana), "hello")
-        await stage.core.message(2)
-        await settled(stage)
-        assert TITLE not in [call.method for call in stage.server.calls]
+    async with run_slack_adapter() as setup:
+        await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.ana.says(setup.server.dm(setup.ana), "hello")
+        await setup.core.message(2)
+        await settled(setup)
+        assert TITLE not in [call.method for call in setup.server.calls]
 
 
 @pytest.mark.parametrize("method", [TITLE, PROMPTS])
 @pytest.mark.parametrize("fault", ["refused", "lost", "broken"])
 async def test_what_fails_there_disturbs_nobody(method: str, fault: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with on_stage() as stage:
+    async with run_slack_adapter() as setup:
         if fault == "refused":
-            stage.server.faults.refuse(method, "missing_scope")
+            setup.server.faults.refuse(method, "missing_scope")
         elif fault == "lost":
-            stage.server.faults.drop(method, applied=False, times=2)  # aiohttp retries once
+            setup.server.faults.drop(method, applied=False, times=2)  # aiohttp retries once
         else:
-            stage.server.faults.answer(method, status=500)
-        channel, thread = await stage.ana.opens_assistant()
-        await stage.ana.says(channel, "hello", thread=thread)
-        await stage.core.message()
-        await stage.server.until(lambda: method in [call.method for call in stage.server.calls])
-        await settled(stage)
-        await stage.server.until(lambda: len([ack for ack in stage.server.acks if not ack.late]) == 2)
+            setup.server.faults.answer(method, status=500)
+        channel, thread = await setup.ana.opens_assistant()
+        await setup.ana.says(channel, "hello", thread=thread)
+        await setup.core.message()
+        await setup.server.until(lambda: method in [call.method for call in setup.server.calls])
+        await settled(setup)
+        await setup.server.until(lambda: len([ack for ack in setup.server.acks if not ack.late]) == 2)
         assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]

@@ -12,7 +12,7 @@ from adapters.slack.socket.session import SocketTiming
 from adapters.slack.web_client import proxy_for, web_client
 from bot.types.errors import FatalAdapterError, RetryLater, StorageError
 from bot.types.messages import Accepted, Event, Outcome
-from tests.support.builders.slack_adapter import QUICK, key_of, on_stage, settings_of
+from tests.support.builders.slack_adapter import QUICK, key_of, run_slack_adapter, settings_of
 from tests.support.fakes.recording_core import RecordingCore
 from tests.support.fakes.slack_server import APP_TOKEN, BOT_TOKEN, FakeSlack
 
@@ -65,7 +65,7 @@ async def test_a_missing_scope_ends_it_with_its_name_and_its_page() -> None:
 async def test_what_is_missing_of_the_scopes_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     async with FakeSlack() as server:
         server.scopes.discard("files:read")
-        async with on_stage(server):
+        async with run_slack_adapter(server):
             server.sockets.kill()
             await server.until(lambda: server.sockets.opened == 2)
         told = [line for line in caplog.messages if "scope" in line]
@@ -76,61 +76,61 @@ async def test_what_is_missing_of_the_scopes_is_told_once(caplog: pytest.LogCapt
 @pytest.mark.fault(12)
 @pytest.mark.parametrize("app", [False, True])
 async def test_a_token_that_is_revoked_later_ends_it(app: bool) -> None:
-    async with on_stage() as stage:
-        stage.server.refuse_token("token_revoked", app=app)
-        stage.server.sockets.kill()
+    async with run_slack_adapter() as setup:
+        setup.server.refuse_token("token_revoked", app=app)
+        setup.server.sockets.kill()
         with pytest.raises(FatalAdapterError, match="SLACK_APP_TOKEN was revoked" if app else "SLACK_BOT_TOKEN was"):
             async with asyncio.timeout(10):
-                await stage.running
+                await setup.running
 
 
 async def test_a_token_that_is_revoked_is_noticed_although_the_socket_lives() -> None:
     timing = SocketTiming(ping=2.0, watch=0.05, retry=0.05, token_check=0.1)
-    async with on_stage(timing=timing) as stage:
-        await stage.server.until(lambda: stage.server.log.count("auth.test") >= 3)
-        stage.server.refuse_token("account_inactive")
+    async with run_slack_adapter(timing=timing) as setup:
+        await setup.server.until(lambda: setup.server.log.count("auth.test") >= 3)
+        setup.server.refuse_token("account_inactive")
         with pytest.raises(FatalAdapterError, match="SLACK_BOT_TOKEN"):
             async with asyncio.timeout(10):
-                await stage.running
+                await setup.running
 
 
 async def test_each_new_session_reads_back() -> None:
-    async with on_stage() as stage:
-        assert stage.core.caught_up == 1
-        stage.server.sockets.kill()
-        await stage.server.until(lambda: stage.core.caught_up == 2)
-        await stage.ana.says(stage.general, "hello", mention=True)
-        await stage.core.message()
+    async with run_slack_adapter() as setup:
+        assert setup.core.caught_up == 1
+        setup.server.sockets.kill()
+        await setup.server.until(lambda: setup.core.caught_up == 2)
+        await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.core.message()
 
 
 @pytest.mark.fault(13)
 async def test_an_old_socket_stays_until_the_new_one_is_there() -> None:
-    async with on_stage() as stage:
-        await stage.server.sockets.disconnect("refresh_requested")
-        await stage.server.until(lambda: stage.server.sockets.opened == 2)
-        assert stage.server.sockets.sockets[0].leaving, "still open while the other one says hello"
-        await stage.ana.says(stage.general, "hello", mention=True)
-        await stage.core.message()
-        await stage.server.until(lambda: len(stage.server.sockets.sockets) == 1)
-        assert not stage.server.sockets.sockets[0].leaving
-        await stage.server.until(lambda: len(stage.server.acks) == 2)
-        assert {ack.socket for ack in stage.server.acks} == {2}
+    async with run_slack_adapter() as setup:
+        await setup.server.sockets.disconnect("refresh_requested")
+        await setup.server.until(lambda: setup.server.sockets.opened == 2)
+        assert setup.server.sockets.sockets[0].leaving, "still open while the other one says hello"
+        await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.core.message()
+        await setup.server.until(lambda: len(setup.server.sockets.sockets) == 1)
+        assert not setup.server.sockets.sockets[0].leaving
+        await setup.server.until(lambda: len(setup.server.acks) == 2)
+        assert {ack.socket for ack in setup.server.acks} == {2}
 
 
 @pytest.mark.parametrize("reason", ["warning", "too_many_websockets"])
 async def test_a_socket_that_slack_ends_is_replaced(reason: str) -> None:
-    async with on_stage() as stage:
-        await stage.server.sockets.disconnect(reason, closes_after=0.1)
-        await stage.server.until(lambda: stage.server.sockets.opened == 2 and len(stage.server.sockets.sockets) == 1)
-        assert stage.server.sockets.online
+    async with run_slack_adapter() as setup:
+        await setup.server.sockets.disconnect(reason, closes_after=0.1)
+        await setup.server.until(lambda: setup.server.sockets.opened == 2 and len(setup.server.sockets.sockets) == 1)
+        assert setup.server.sockets.online
 
 
 async def test_socket_mode_that_is_switched_off_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    async with on_stage() as stage:
-        await stage.server.sockets.disconnect("link_disabled", closes_after=0.1)
+    async with run_slack_adapter() as setup:
+        await setup.server.sockets.disconnect("link_disabled", closes_after=0.1)
         with pytest.raises(FatalAdapterError, match="Socket Mode is switched off"):
             async with asyncio.timeout(10):
-                await stage.running
+                await setup.running
         assert "Socket Mode was switched off" in caplog.text
 
 
@@ -138,15 +138,15 @@ async def test_socket_mode_that_is_switched_off_is_said(caplog: pytest.LogCaptur
 async def test_a_first_connection_that_fails_is_tried_again(method: str) -> None:
     async with FakeSlack() as server:
         server.faults.answer(method, status=503)
-        async with on_stage(server) as stage:
-            await stage.ana.says(stage.general, "hello", mention=True)
-            await stage.core.message()
+        async with run_slack_adapter(server) as setup:
+            await setup.ana.says(setup.general, "hello", mention=True)
+            await setup.core.message()
 
 
 async def test_a_rate_limit_is_kept_to_while_connecting() -> None:
     async with FakeSlack() as server:
         server.limits.exhaust("apps.connections.open", 1.0)
-        async with on_stage(server):
+        async with run_slack_adapter(server):
             opens = [call for call in server.calls if call.method == "apps.connections.open"]
             assert [call.status for call in opens] == [429, 200]
             assert opens[1].at - opens[0].at >= 1.0
@@ -158,19 +158,19 @@ async def test_a_dead_line_is_left_and_what_was_said_is_heard() -> None:
     async with FakeSlack() as server:
         server.sockets.ping_s = 0.1
         server.sockets.scale = 0.3
-        async with on_stage(server, timing=timing) as stage:
+        async with run_slack_adapter(server, timing=timing) as setup:
             server.freeze()
-            await stage.ana.says(stage.general, "into the void", mention=True)
+            await setup.ana.says(setup.general, "into the void", mention=True)
             await server.until(lambda: server.sockets.opened >= 2)
             server.freeze(False)
-            assert (await stage.core.message()).text == "into the void"
+            assert (await setup.core.message()).text == "into the void"
 
 
 async def test_a_line_on_which_only_the_pings_are_answered_is_kept() -> None:
     timing = SocketTiming(ping=0.3, idle=1.0, watch=0.05, retry=0.05)
-    async with on_stage(timing=timing) as stage:
+    async with run_slack_adapter(timing=timing) as setup:
         await asyncio.sleep(1.6)  # longer than the idle timeout
-        assert stage.server.sockets.opened == 1
+        assert setup.server.sockets.opened == 1
 
 
 async def test_a_dead_line_is_left_well_before_forty_seconds() -> None:
@@ -194,9 +194,9 @@ async def test_what_cannot_be_stored_is_not_acknowledged_and_comes_again(caplog:
     async with FakeSlack() as server:
         server.sockets.scale = 0.03
         server.subscribe_only("app_mention")
-        async with on_stage(server, core=RecordingCore(says=says)) as stage:
-            await stage.ana.says(stage.general, "hello", mention=True)
-            await stage.core.message()
+        async with run_slack_adapter(server, core=RecordingCore(says=says)) as setup:
+            await setup.ana.says(setup.general, "hello", mention=True)
+            await setup.core.message()
             await server.until(lambda: server.acks)
             assert server.acks[0].attempt == 2
             assert caplog.text.count("The disk is full.") == 2
@@ -209,8 +209,8 @@ async def test_what_takes_too_long_is_not_acknowledged_late() -> None:
     async with FakeSlack() as server:
         server.sockets.scale = 0.1
         server.subscribe_only("app_mention")
-        async with on_stage(server, core=core, timing=SocketTiming(watch=0.05, ack=0.25)) as stage:
-            said = await stage.ana.says(stage.general, "hello", mention=True)
+        async with run_slack_adapter(server, core=core, timing=SocketTiming(watch=0.05, ack=0.25)) as setup:
+            said = await setup.ana.says(setup.general, "hello", mention=True)
             await server.until(lambda: len(server.deliveries) == 2)
             core.open.set()
             await core.message()
@@ -224,21 +224,21 @@ async def test_a_bug_of_ours_costs_one_event_and_is_logged(caplog: pytest.LogCap
     def says(event: Event) -> Outcome:
         raise ZeroDivisionError
 
-    async with on_stage(core=RecordingCore(says=says)) as stage:
-        await stage.ana.says(stage.general, "hello", mention=True)
-        await stage.server.until(lambda: "ZeroDivisionError" in caplog.text)
-        stage.core.says = lambda event: Accepted("request")
-        await stage.ben.says(stage.general, "and I?", mention=True)
-        await stage.core.message()
+    async with run_slack_adapter(core=RecordingCore(says=says)) as setup:
+        await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.server.until(lambda: "ZeroDivisionError" in caplog.text)
+        setup.core.says = lambda event: Accepted("request")
+        await setup.ben.says(setup.general, "and I?", mention=True)
+        await setup.core.message()
 
 
 async def test_what_nobody_listens_to_is_acknowledged() -> None:
-    async with on_stage() as stage:
-        said = await stage.ana.says(stage.general, "hello")
-        stage.server._world.react(said, stage.ben.user, "eyes")
-        await stage.ana.picks(said, "something_of_an_older_version")
-        await stage.ana.commands(stage.general, "x", name="/other")
-        await stage.server.until(lambda: len(stage.server.acks) == 4)
+    async with run_slack_adapter() as setup:
+        said = await setup.ana.says(setup.general, "hello")
+        setup.server.store.react(said, setup.ben.user, "eyes")
+        await setup.ana.picks(said, "something_of_an_older_version")
+        await setup.ana.commands(setup.general, "x", name="/other")
+        await setup.server.until(lambda: len(setup.server.acks) == 4)
 
 
 async def test_closing_ends_every_wait() -> None:
@@ -254,24 +254,24 @@ async def test_closing_ends_every_wait() -> None:
             await running
     core = RecordingCore()
     core.open.clear()
-    async with on_stage(core=core) as stage:
-        await stage.ana.says(stage.general, "hello", mention=True)
-        await stage.server.until(lambda: stage.server.log.count("users.info"))
-        await stage.adapter.close()
+    async with run_slack_adapter(core=core) as setup:
+        await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.server.until(lambda: setup.server.log.count("users.info"))
+        await setup.adapter.close()
         async with asyncio.timeout(8):
-            await stage.running
-        assert not stage.server.acks
+            await setup.running
+        assert not setup.server.acks
 
 
 async def test_nothing_is_left_behind() -> None:
     before = asyncio.all_tasks()
     async with FakeSlack() as server:
-        async with on_stage(server) as stage:
+        async with run_slack_adapter(server) as setup:
             for opened in (2, 3):
                 server.sockets.kill()
                 await server.until(partial(_opened, server, opened))
-            await stage.ana.says(stage.general, "hello", mention=True)
-            await stage.core.message()
+            await setup.ana.says(setup.general, "hello", mention=True)
+            await setup.core.message()
         assert not server.sockets.sockets
         left = {task.get_name() for task in asyncio.all_tasks() - before if "adapters/slack" in str(task.get_stack())}
         assert not left

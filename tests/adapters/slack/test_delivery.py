@@ -13,7 +13,7 @@ from bot.replies.renderer import Renderer
 from bot.storage import Storage
 from bot.types.messages import FinishReason, Reply
 from bot.types.messages import Person as Author
-from tests.support.builders.slack_adapter import Stage, key_of, on_stage
+from tests.support.builders.slack_adapter import SlackAdapterSetup, key_of, run_slack_adapter
 from tests.support.builders.storage_rows import ask, asked
 from tests.support.fakes.slack_server import FakeSlack, Message
 
@@ -26,7 +26,7 @@ LONG = f"Here & now:\n\n```python\n{CODE}\n```\n\nThat is all."
 class Answer:
     """An unfinished answer to a question in a channel, and the bot's messages there."""
 
-    stage: Stage
+    setup: SlackAdapterSetup
     question: Message
     composer: Renderer
     delivery: Delivery
@@ -34,7 +34,7 @@ class Answer:
     @property
     def messages(self) -> list[Message]:
         """The bot's messages without file messages."""
-        return [message for message in self.stage.general.messages if not message.files]
+        return [message for message in self.setup.general.messages if not message.files]
 
     def writes(self, text: str) -> None:
         """Shows this much of the answer."""
@@ -50,33 +50,33 @@ class Answer:
 
     async def shows(self, words: str) -> None:
         """Waits until a message ends with these words."""
-        await self.stage.server.until(lambda: any(each.shown.strip().endswith(words) for each in self.messages))
+        await self.setup.server.until(lambda: any(each.shown.strip().endswith(words) for each in self.messages))
 
 
 @asynccontextmanager
 async def answering(root: Path, server: FakeSlack | None = None, *, streams: bool = True) -> AsyncIterator[Answer]:
     """Asks a question in a channel, and runs a delivery until the final text is posted."""
-    async with on_stage(server) as stage:
-        stage.server.streams_enabled = streams
+    async with run_slack_adapter(server) as setup:
+        setup.server.streams_enabled = streams
         storage = await Storage.open(root)
         await ask(storage, "question")
-        question = await stage.ana.says(stage.general, "tell me", mention=True)
+        question = await setup.ana.says(setup.general, "tell me", mention=True)
         request = replace(
             asked("question"),
-            key=key_of(stage.general, question),
+            key=key_of(setup.general, question),
             message_id=question.ts,
-            author=Author(stage.ana.id, stage.ana.name),
+            author=Author(setup.ana.id, setup.ana.name),
         )
-        delivery = Delivery(stage.adapter, storage.outbox)
+        delivery = Delivery(setup.adapter, storage.outbox)
         running = asyncio.create_task(delivery.run())
         try:
-            yield Answer(stage, question, Renderer(request, stage.adapter.limits), delivery)
+            yield Answer(setup, question, Renderer(request, setup.adapter.limits), delivery)
             await asyncio.wait_for(running, 30)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             await storage.close()
-            assert stage.server.rate_limited == 0
+            assert setup.server.rate_limited == 0
 
 
 @pytest.mark.fault(24)
@@ -84,9 +84,9 @@ async def answering(root: Path, server: FakeSlack | None = None, *, streams: boo
 async def test_a_long_answer_comes_in_ordered_parts_with_whole_fences(tmp_path: Path, streams: bool) -> None:
     async with answering(tmp_path, streams=streams) as answer:
         answer.writes(LONG[:600])
-        await answer.stage.server.until(lambda: answer.messages)
+        await answer.setup.server.until(lambda: answer.messages)
         answer.writes(LONG[:6000])
-        await answer.stage.server.until(lambda: len(answer.messages) == 2)
+        await answer.setup.server.until(lambda: len(answer.messages) == 2)
         answer.ends(LONG)
     parts = answer.messages
     assert len(parts) >= 3
@@ -108,7 +108,7 @@ async def test_a_long_answer_comes_in_ordered_parts_with_whole_fences(tmp_path: 
 @pytest.mark.parametrize("lost", [True, False])
 async def test_an_answer_whose_first_post_failed_is_one_message(tmp_path: Path, streams: bool, lost: bool) -> None:
     async with answering(tmp_path, streams=streams) as answer:
-        faults, method = answer.stage.server.faults, START if streams else POST
+        faults, method = answer.setup.server.faults, START if streams else POST
         fault = faults.drop(method, applied=True) if lost else faults.answer(method, status=502)
         answer.writes("One two ")
         await answer.shows("One two")
@@ -123,9 +123,9 @@ async def test_more_text_that_is_refused_half_way_is_in_the_end(tmp_path: Path, 
     async with answering(tmp_path, streams=method is APPEND) as answer:
         answer.writes("One ")
         await answer.shows("One")
-        refused = answer.stage.server.faults.refuse(method, "cant_update_message", times=2)
+        refused = answer.setup.server.faults.refuse(method, "cant_update_message", times=2)
         answer.writes("One two ")
-        await answer.stage.server.until(lambda: refused.hits)
+        await answer.setup.server.until(lambda: refused.hits)
         answer.ends("One two three.")
     assert answer.messages[-1].shown == "One two three."
 
@@ -135,7 +135,7 @@ async def test_a_final_text_that_cannot_be_edited_in_comes_as_a_message_of_its_o
     async with answering(tmp_path, streams=False) as answer:
         answer.writes("One ")
         await answer.shows("One")
-        answer.stage.server.faults.refuse(UPDATE, "edit_window_closed", times=100)
+        answer.setup.server.faults.refuse(UPDATE, "edit_window_closed", times=100)
         answer.ends("One two three.")
     assert [message.shown.strip() for message in answer.messages] == ["One", "One two three."]
 
@@ -158,7 +158,7 @@ async def test_a_stream_that_slack_closes_loses_no_word(tmp_path: Path) -> None:
     async with answering(tmp_path) as answer:
         answer.writes("One ")
         await answer.shows("One")
-        answer.stage.server.clock.advance(301)
+        answer.setup.server.clock.advance(301)
         answer.writes("One two ")
         await answer.shows("One two")
         answer.ends("One two three.")
@@ -169,9 +169,9 @@ async def test_a_limit_on_edits_is_waited_for(tmp_path: Path) -> None:
     async with answering(tmp_path, streams=False) as answer:
         answer.writes("One ")
         await answer.shows("One")
-        answer.stage.server.limits.exhaust(UPDATE, 1.0)
+        answer.setup.server.limits.exhaust(UPDATE, 1.0)
         answer.ends("One two three.")
         await answer.shows("three.")
-        assert answer.stage.server.log.count(UPDATE, status=429) == 1
-        answer.stage.server.log.calls.clear()
+        assert answer.setup.server.log.count(UPDATE, status=429) == 1
+        answer.setup.server.log.calls.clear()
     assert [message.shown for message in answer.messages] == ["One two three."]

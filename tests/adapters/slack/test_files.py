@@ -14,7 +14,7 @@ from adapters.slack.payloads import SlackFile
 from adapters.slack.web_client import web_client
 from bot.platforms.textfiles import MAX_BYTES, MAX_FILES
 from bot.types.messages import Attachment
-from tests.support.builders.slack_adapter import on_stage, settings_of
+from tests.support.builders.slack_adapter import run_slack_adapter, settings_of
 from tests.support.fakes.slack_server import FakeSlack
 
 IDENTITY = BotIdentity("T1", "Team", "", "U1", "B1", "A1", frozenset({"files:read"}))
@@ -31,15 +31,15 @@ def a_file(**more: Any) -> SlackFile:  # Any: the fields of a File
 
 
 async def test_text_is_read_and_the_rest_is_told() -> None:
-    async with on_stage() as stage:
+    async with run_slack_adapter() as setup:
         files = {
             "main.rs": b"fn main() {}",
             "cat.png": b"\x89PNG",
             "paper.pdf": b"%PDF\x00",
             "huge.log": b"x" * (MAX_BYTES + 1),
         }
-        await stage.ana.says(stage.general, "look", mention=True, files=files)
-        event = await stage.core.message()
+        await setup.ana.says(setup.general, "look", mention=True, files=files)
+        event = await setup.core.message()
         assert event.attachments == (Attachment("main.rs", "fn main() {}"),)
         assert event.remark == (
             "I cannot see images, so I left out `cat.png`. `paper.pdf` is not a text file, so I could not read it. "
@@ -48,19 +48,19 @@ async def test_text_is_read_and_the_rest_is_told() -> None:
 
 
 async def test_only_so_many_files_are_read() -> None:
-    async with on_stage() as stage:
+    async with run_slack_adapter() as setup:
         files = {f"{number}.txt": b"x" for number in range(MAX_FILES + 1)}
-        await stage.ana.says(stage.general, "look", mention=True, files=files)
-        event = await stage.core.message()
+        await setup.ana.says(setup.general, "look", mention=True, files=files)
+        event = await setup.core.message()
         assert len(event.attachments) == MAX_FILES
         assert event.remark == "I read only the first 5 files of a message."
 
 
 async def test_a_file_that_cannot_be_fetched_keeps_no_message_back() -> None:
-    async with on_stage() as stage:
-        said = await stage.ana.says(stage.general, "look", mention=True, files={"a.txt": b"x"})
+    async with run_slack_adapter() as setup:
+        said = await setup.ana.says(setup.general, "look", mention=True, files={"a.txt": b"x"})
         said.files_[0].deleted = True
-        event = await stage.core.message()
+        event = await setup.core.message()
         assert (event.text, event.attachments) == ("look", ())
         assert event.remark == "`a.txt` could not be fetched from Slack, so I left it out."
 

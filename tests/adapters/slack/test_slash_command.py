@@ -6,7 +6,7 @@ from adapters.slack.interactions import ephemeral_replies
 from bot.types.commands import COMMANDS, help_text
 from bot.types.errors import StorageError
 from bot.types.messages import Accepted, Attachment, Choice, Event, IncomingCommand, Notice, Outcome, Refused
-from tests.support.builders.slack_adapter import key_of, on_stage
+from tests.support.builders.slack_adapter import key_of, run_slack_adapter
 from tests.support.builders.slack_interactions import saying, told
 from tests.support.fakes.recording_core import RecordingCore
 from tests.support.fakes.slack_server import GROUP
@@ -15,50 +15,50 @@ SETTINGS = Notice("- model: small (default)\n- temperature: 0.7 (set here)")
 
 
 async def test_every_command_comes_with_its_argument_as_typed() -> None:
-    async with on_stage() as stage:
-        uses = [await stage.ana.commands(stage.general, f"{command.name}  some text ") for command in COMMANDS]
-        commands = await stage.core.got(IncomingCommand, len(COMMANDS))
+    async with run_slack_adapter() as setup:
+        uses = [await setup.ana.commands(setup.general, f"{command.name}  some text ") for command in COMMANDS]
+        commands = await setup.core.got(IncomingCommand, len(COMMANDS))
         assert len({event.event_id for event in commands}) == len(uses)
         by_name = {event.name: event for event in commands}
         for command in COMMANDS[:-1]:
             event = by_name[command.name]
             assert event.args == ({command.option.name: "some text"} if command.option else {})
-            assert event.key == key_of(stage.general)
-            assert event.actor.id == stage.ana.id
-        await stage.server.until(lambda: all(use.acked for use in uses))
+            assert event.key == key_of(setup.general)
+            assert event.actor.id == setup.ana.id
+        await setup.server.until(lambda: all(use.acked for use in uses))
 
 
 @pytest.mark.parametrize("typed", ["top-p 0.3", "top_p 0.3", "  TOP-P   0.3 "])
 async def test_dashes_capitals_and_spaces_do_not_matter(typed: str) -> None:
-    async with on_stage() as stage:
-        await stage.ana.commands(stage.general, typed)
-        command = await stage.core.command()
+    async with run_slack_adapter() as setup:
+        await setup.ana.commands(setup.general, typed)
+        command = await setup.core.command()
         assert (command.name, command.args) == ("top_p", {"value": "0.3"})
 
 
 async def test_the_answer_is_for_the_givers_eyes_and_pings_nobody() -> None:
-    async with on_stage(core=saying(Notice("It is **0.2** <!here> & @everyone now, <@U1>."))) as stage:
-        boss = stage.server.user("boss", admin=True)
-        use = await boss.commands(stage.general, "temperature 0.2")
-        assert await told(stage, use) == "It is *0.2* <!here> & @everyone now, <@U1>."
-        assert not stage.general.messages
-        assert not stage.server.pings
-        actor = (await stage.core.command()).actor
+    async with run_slack_adapter(core=saying(Notice("It is **0.2** <!here> & @everyone now, <@U1>."))) as setup:
+        boss = setup.server.user("boss", admin=True)
+        use = await boss.commands(setup.general, "temperature 0.2")
+        assert await told(setup, use) == "It is *0.2* <!here> & @everyone now, <@U1>."
+        assert not setup.general.messages
+        assert not setup.server.pings
+        actor = (await setup.core.command()).actor
         assert (actor.name, actor.manages_channel, actor.manages_workspace) == ("boss", True, True)
-        await stage.ana.commands(stage.server.dm(stage.ana), "system be < brief &amp; &lt;b&gt;")
-        second = await stage.core.command(2)
-        assert (second.key, second.args) == (key_of(stage.server.dm(stage.ana)), {"prompt": "be < brief & <b>"})
+        await setup.ana.commands(setup.server.dm(setup.ana), "system be < brief &amp; &lt;b&gt;")
+        second = await setup.core.command(2)
+        assert (second.key, second.args) == (key_of(setup.server.dm(setup.ana)), {"prompt": "be < brief & <b>"})
         assert (second.actor.manages_channel, second.actor.manages_workspace) == (True, False)
 
 
 async def test_another_name_for_the_command() -> None:
-    async with on_stage(slack_command="/ask-us") as stage:
-        await stage.ana.commands(stage.general, "stop")
-        await stage.ana.commands(stage.general, "status", name="/ask-us")
-        assert (await stage.core.command()).name == "status"
-        words = await stage.ana.commands(stage.general, name="/ask-us")
-        assert "`/ask-us help`" in await told(stage, await stage.ana.commands(stage.general, "sing", name="/ask-us"))
-        await stage.server.until(lambda: words.messages)
+    async with run_slack_adapter(slack_command="/ask-us") as setup:
+        await setup.ana.commands(setup.general, "stop")
+        await setup.ana.commands(setup.general, "status", name="/ask-us")
+        assert (await setup.core.command()).name == "status"
+        words = await setup.ana.commands(setup.general, name="/ask-us")
+        assert "`/ask-us help`" in await told(setup, await setup.ana.commands(setup.general, "sing", name="/ask-us"))
+        await setup.server.until(lambda: words.messages)
 
 
 @pytest.mark.parametrize(
@@ -70,34 +70,34 @@ async def test_another_name_for_the_command() -> None:
     ],
 )
 async def test_what_is_no_command_is_told_what_would_be(typed: str, sentence: str) -> None:
-    async with on_stage() as stage:
-        assert await told(stage, await stage.ana.commands(stage.general, typed)) == sentence
-        assert not stage.core.events
+    async with run_slack_adapter() as setup:
+        assert await told(setup, await setup.ana.commands(setup.general, typed)) == sentence
+        assert not setup.core.events
 
 
 async def test_a_command_is_acknowledged_when_it_is_stored_and_not_before() -> None:
-    async with on_stage(core=saying(Notice("done"))) as stage:
-        stage.core.open.clear()
-        use = await stage.ana.commands(stage.general, "reset")
-        await stage.server.until(lambda: "users.info" in [call.method for call in stage.server.calls])
+    async with run_slack_adapter(core=saying(Notice("done"))) as setup:
+        setup.core.open.clear()
+        use = await setup.ana.commands(setup.general, "reset")
+        await setup.server.until(lambda: "users.info" in [call.method for call in setup.server.calls])
         assert not use.acked
-        stage.core.open.set()
-        await told(stage, use)
+        setup.core.open.set()
+        await told(setup, use)
 
 
 async def test_one_that_takes_long_is_acknowledged_in_time_but_a_question_never_before_it_is_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ephemeral_replies, "ACK_S", 0.05)
-    async with on_stage() as stage:
-        stage.core.open.clear()
-        question = await stage.ana.commands(stage.general, "ask why?")
-        slow = await stage.ana.commands(stage.general, "status")
-        await stage.server.until(lambda: slow.acked)
+    async with run_slack_adapter() as setup:
+        setup.core.open.clear()
+        question = await setup.ana.commands(setup.general, "ask why?")
+        slow = await setup.ana.commands(setup.general, "status")
+        await setup.server.until(lambda: slow.acked)
         assert not question.acked
-        stage.core.open.set()
-        assert await told(stage, slow) == "It comes as a message here."
-        assert await told(stage, question) == "It comes as a message here."
+        setup.core.open.set()
+        assert await told(setup, slow) == "It comes as a message here."
+        assert await told(setup, question) == "It comes as a message here."
 
 
 async def test_what_cannot_be_stored_is_not_acknowledged() -> None:
@@ -106,9 +106,9 @@ async def test_what_cannot_be_stored_is_not_acknowledged() -> None:
             raise StorageError("The disk is full.")
         return Notice("done")
 
-    async with on_stage(core=RecordingCore(says=failing)) as stage:
-        lost = await stage.ana.commands(stage.general, "reset")
-        await told(stage, await stage.ana.commands(stage.general, "status"))
+    async with run_slack_adapter(core=RecordingCore(says=failing)) as setup:
+        lost = await setup.ana.commands(setup.general, "reset")
+        await told(setup, await setup.ana.commands(setup.general, "status"))
         assert not lost.acked
         assert not lost.messages
 
@@ -118,64 +118,64 @@ async def test_what_fails_after_the_acknowledgement_is_told(monkeypatch: pytest.
         raise StorageError("The disk is full.")
 
     monkeypatch.setattr(ephemeral_replies, "ACK_S", 0.05)
-    async with on_stage(core=RecordingCore(says=failing)) as stage:
-        stage.core.open.clear()
-        use = await stage.ana.commands(stage.general, "undo")
-        await stage.server.until(lambda: use.acked)
-        stage.core.open.set()
-        assert await told(stage, use) == "The disk is full."
+    async with run_slack_adapter(core=RecordingCore(says=failing)) as setup:
+        setup.core.open.clear()
+        use = await setup.ana.commands(setup.general, "undo")
+        await setup.server.until(lambda: use.acked)
+        setup.core.open.set()
+        assert await told(setup, use) == "The disk is full."
 
 
 async def test_an_event_that_was_known_is_not_answered_again() -> None:
-    async with on_stage(core=saying(Accepted())) as stage:
-        known = await stage.ana.commands(stage.general, "reset")
-        await stage.server.until(lambda: known.acked)
-        stage.core.says = lambda event: Notice("done")
-        await told(stage, await stage.ana.commands(stage.general, "reset"))
+    async with run_slack_adapter(core=saying(Accepted())) as setup:
+        known = await setup.ana.commands(setup.general, "reset")
+        await setup.server.until(lambda: known.acked)
+        setup.core.says = lambda event: Notice("done")
+        await told(setup, await setup.ana.commands(setup.general, "reset"))
         assert not known.messages
 
 
 async def test_long_answers_come_in_parts() -> None:
     text = "\n\n".join(["a paragraph " * 40] * 12)
-    async with on_stage(core=saying(Notice(text))) as stage:
-        use = await stage.ana.commands(stage.general, "why")
-        await told(stage, use, 3)
+    async with run_slack_adapter(core=saying(Notice(text))) as setup:
+        use = await setup.ana.commands(setup.general, "why")
+        await told(setup, use, 3)
         assert " ".join(message.shown for message in use.messages).split() == text.split()
-        assert not stage.server.dm(stage.ana).messages
+        assert not setup.server.dm(setup.ana).messages
 
 
 async def test_what_is_longer_than_five_messages_comes_as_a_file_of_ones_own() -> None:
     text = "\n\n".join(["a paragraph " * 40] * 60)
-    async with on_stage(core=saying(Notice(text))) as stage:
-        use = await stage.ana.commands(stage.general, "why")
-        assert "direct message" in await told(stage, use, 5)
-        (sent,) = stage.server.dm(stage.ana).messages
+    async with run_slack_adapter(core=saying(Notice(text))) as setup:
+        use = await setup.ana.commands(setup.general, "why")
+        assert "direct message" in await told(setup, use, 5)
+        (sent,) = setup.server.dm(setup.ana).messages
         assert sent.files == {"answer.md": text.encode()}
         assert len(use.messages) == 5
-        assert not stage.general.messages
+        assert not setup.general.messages
 
 
 async def test_an_export_goes_to_ones_direct_messages() -> None:
     outcome = Notice("Here are the 2 messages.", attachment=Attachment("conversation.md", "# all"))
-    async with on_stage(core=saying(outcome)) as stage:
-        text = await told(stage, await stage.ana.commands(stage.general, "export"))
+    async with run_slack_adapter(core=saying(outcome)) as setup:
+        text = await told(setup, await setup.ana.commands(setup.general, "export"))
         assert text.startswith("Here are the 2 messages.\n\nThe file is in our direct messages.\n\nA thread is")
-        (sent,) = stage.server.dm(stage.ana).messages
+        (sent,) = setup.server.dm(setup.ana).messages
         assert sent.files == {"conversation.md": b"# all"}
-        assert not stage.general.messages
-        stage.server.faults.refuse("conversations.open", "cannot_dm_bot")
-        assert "I could not send you the file" in await told(stage, await stage.ana.commands(stage.general, "export"))
+        assert not setup.general.messages
+        setup.server.faults.refuse("conversations.open", "cannot_dm_bot")
+        assert "I could not send you the file" in await told(setup, await setup.ana.commands(setup.general, "export"))
 
 
 async def test_asking_where_the_bot_is_not_is_told_at_once() -> None:
-    async with on_stage() as stage:
+    async with run_slack_adapter() as setup:
         for kind in ("channel", GROUP):
-            elsewhere = stage.server.channel(f"a {kind}", kind, with_bot=False)
-            use = await stage.ana.commands(elsewhere, "ask why?")
-            assert "Add me first" in await told(stage, use)
-        assert not stage.core.events
-        assert "It comes" in await told(stage, await stage.ana.commands(stage.general, "ask why?"))
-        assert (await stage.core.command()).args == {"prompt": "why?"}
+            elsewhere = setup.server.channel(f"a {kind}", kind, with_bot=False)
+            use = await setup.ana.commands(elsewhere, "ask why?")
+            assert "Add me first" in await told(setup, use)
+        assert not setup.core.events
+        assert "It comes" in await told(setup, await setup.ana.commands(setup.general, "ask why?"))
+        assert (await setup.core.command()).args == {"prompt": "why?"}
 
 
 REFUSED = Refused("You have no answer in progress here.")
@@ -194,20 +194,20 @@ REFUSED = Refused("You have no answer in progress here.")
 async def test_whoever_may_mean_a_thread_is_told_how_it_is_done_there(
     typed: str, outcome: Outcome, hinted: bool
 ) -> None:
-    async with on_stage(core=saying(outcome)) as stage:
+    async with run_slack_adapter(core=saying(outcome)) as setup:
         hint = f"A thread is a conversation of its own: write `!{typed}` in it."
-        assert (hint in await told(stage, await stage.ana.commands(stage.general, typed))) == hinted
-        assert hint not in await told(stage, await stage.ana.commands(stage.server.dm(stage.ana), typed))
-    async with on_stage(core=saying(outcome), reply_in_thread=False) as stage:
-        assert hint not in await told(stage, await stage.ana.commands(stage.general, typed))
+        assert (hint in await told(setup, await setup.ana.commands(setup.general, typed))) == hinted
+        assert hint not in await told(setup, await setup.ana.commands(setup.server.dm(setup.ana), typed))
+    async with run_slack_adapter(core=saying(outcome), reply_in_thread=False) as setup:
+        assert hint not in await told(setup, await setup.ana.commands(setup.general, typed))
 
 
 @pytest.mark.parametrize("typed", ["", "help", " HELP "])
 async def test_alone_it_shows_the_commands_the_settings_and_the_models(typed: str) -> None:
-    async with on_stage(core=saying(SETTINGS)) as stage:
-        stage.core.offered = [Choice(f"m{n} " + "x" * 90, f"m{n}") for n in range(120)] + [Choice("long", "m" * 200)]
-        use = await stage.ana.commands(stage.general, typed)
-        shown = await told(stage, use)
+    async with run_slack_adapter(core=saying(SETTINGS)) as setup:
+        setup.core.offered = [Choice(f"m{n} " + "x" * 90, f"m{n}") for n in range(120)] + [Choice("long", "m" * 200)]
+        use = await setup.ana.commands(setup.general, typed)
+        shown = await told(setup, use)
         for line in help_text("/inhouse ").splitlines():
             assert line in shown
         assert "model: small (default)" in shown
@@ -218,9 +218,9 @@ async def test_alone_it_shows_the_commands_the_settings_and_the_models(typed: st
 
 
 async def test_who_is_not_served_sees_no_more_than_that() -> None:
-    async with on_stage(core=saying(Refused("I do not serve this place."))) as stage:
-        use = await stage.ana.commands(stage.general)
-        assert await told(stage, use) == "I do not serve this place."
+    async with run_slack_adapter(core=saying(Refused("I do not serve this place."))) as setup:
+        use = await setup.ana.commands(setup.general)
+        assert await told(setup, use) == "I do not serve this place."
         assert not use.messages[0].buttons
 
 
@@ -229,23 +229,23 @@ async def test_a_model_is_chosen_from_the_menu() -> None:
         assert isinstance(event, IncomingCommand)
         return Notice("phi-4 answers here now.") if event.args else Notice("small answers here.")
 
-    async with on_stage(core=RecordingCore(says=says)) as stage:
-        stage.core.offered = [Choice("small · fits", "small"), Choice("phi-4 · tight", "phi-4")]
-        use = await stage.ana.commands(stage.general, "model")
-        assert await told(stage, use) == "small answers here."
-        async with on_stage(stage.server, core=stage.core) as again:
-            await stage.adapter.close()
-            await stage.running
+    async with run_slack_adapter(core=RecordingCore(says=says)) as setup:
+        setup.core.offered = [Choice("small · fits", "small"), Choice("phi-4 · tight", "phi-4")]
+        use = await setup.ana.commands(setup.general, "model")
+        assert await told(setup, use) == "small answers here."
+        async with run_slack_adapter(setup.server, core=setup.core) as again:
+            await setup.adapter.close()
+            await setup.running
             choice = await again.ana.chooses(use.messages[0], "phi-4")
             assert await told(again, choice) == "phi-4 answers here now."
             command = await again.core.command(2)
-            assert (command.key, command.name, command.args) == (key_of(stage.general), "model", {"name": "phi-4"})
+            assert (command.key, command.name, command.args) == (key_of(setup.general), "model", {"name": "phi-4"})
             assert (command.actor.id, command.event_id != "") == (again.ana.id, True)
         assert use.messages[0].shown == "small answers here.", "what was chosen from stays"
 
 
 async def test_without_models_there_is_no_menu() -> None:
-    async with on_stage(core=saying(SETTINGS)) as stage:
-        use = await stage.ana.commands(stage.general)
-        await told(stage, use)
+    async with run_slack_adapter(core=saying(SETTINGS)) as setup:
+        use = await setup.ana.commands(setup.general)
+        await told(setup, use)
         assert not use.messages[0].buttons

@@ -8,31 +8,31 @@ from bot.platforms.adapter import Dialect
 from bot.replies.markdown import render
 from bot.types.errors import OutcomeUnknown, RetryLater
 from bot.types.messages import ActionKind, IncomingAction, Reply
-from tests.support.builders.slack_adapter import Stage, on_stage, reply_to
+from tests.support.builders.slack_adapter import SlackAdapterSetup, reply_to, run_slack_adapter
 
 BUTTONS = (ActionKind.REGENERATE, ActionKind.GOOD, ActionKind.BAD)
 
 
-async def begun(stage: Stage, text: str = "One ") -> Reply:
+async def begun(setup: SlackAdapterSetup, text: str = "One ") -> Reply:
     """Starts the stream of an answer."""
-    question = await stage.ana.says(stage.general, "count", mention=True)
+    question = await setup.ana.says(setup.general, "count", mention=True)
     reply = reply_to(question, text)
-    return replace(reply, platform_id=await stage.adapter.post(reply))
+    return replace(reply, platform_id=await setup.adapter.post(reply))
 
 
-async def grown(stage: Stage, reply: Reply, text: str) -> None:
+async def grown(setup: SlackAdapterSetup, reply: Reply, text: str) -> None:
     """Appends text, as soon as the interval allows."""
     while True:
         try:
-            return await stage.adapter.update(replace(reply, committed=text))
+            return await setup.adapter.update(replace(reply, committed=text))
         except RetryLater as error:
-            await stage.server.clock.sleep(min(1.0, error.seconds))
+            await setup.server.clock.sleep(min(1.0, error.seconds))
 
 
-async def ended(stage: Stage, reply: Reply, text: str) -> None:
+async def ended(setup: SlackAdapterSetup, reply: Reply, text: str) -> None:
     """Sends the final text; asserts that it is shown once and that the stream has ended."""
-    await stage.adapter.update(replace(reply, committed=text, final=True, buttons=BUTTONS))
-    (message,) = stage.general.messages
+    await setup.adapter.update(replace(reply, committed=text, final=True, buttons=BUTTONS))
+    (message,) = setup.general.messages
     assert message.shown == text
     assert message.labels == ["Regenerate"]
     assert not message.streaming
@@ -40,129 +40,129 @@ async def ended(stage: Stage, reply: Reply, text: str) -> None:
 
 
 async def test_words_are_appended_and_the_end_has_text_and_buttons() -> None:
-    async with on_stage() as stage:
-        reply = await begun(stage)
-        (message,) = stage.general.messages
+    async with run_slack_adapter() as setup:
+        reply = await begun(setup)
+        (message,) = setup.general.messages
         assert message.streaming
         assert (message.shown.strip(), message.labels) == ("One", ["Stop"])
-        await grown(stage, reply, "One two ")
-        await grown(stage, reply, "One two three ")
+        await grown(setup, reply, "One two ")
+        await grown(setup, reply, "One two three ")
         assert message.text == "One two three "
-        await ended(stage, reply, "One two three four.")
-        assert stage.server.log.count("chat.startStream") == 1
-        assert stage.server.log.count("chat.postMessage") == 0
+        await ended(setup, reply, "One two three four.")
+        assert setup.server.log.count("chat.startStream") == 1
+        assert setup.server.log.count("chat.postMessage") == 0
 
 
 async def test_no_stream_begins_without_words() -> None:
-    async with on_stage() as stage:
-        question = await stage.ana.says(stage.general, "count", mention=True)
+    async with run_slack_adapter() as setup:
+        question = await setup.ana.says(setup.general, "count", mention=True)
         with pytest.raises(RetryLater):
-            await stage.adapter.post(reply_to(question, tail="h"))
-        assert stage.general.messages == []
+            await setup.adapter.post(reply_to(question, tail="h"))
+        assert setup.general.messages == []
 
 
 async def test_a_workspace_without_blocks_in_streams_gets_text() -> None:
-    async with on_stage() as stage:
-        stage.server.block_chunks = False
-        reply = await begun(stage)
-        (message,) = stage.general.messages
+    async with run_slack_adapter() as setup:
+        setup.server.block_chunks = False
+        reply = await begun(setup)
+        (message,) = setup.general.messages
         assert message.streaming
         assert message.text == "One "
-        await ended(stage, reply, "One two.")
+        await ended(setup, reply, "One two.")
 
 
 async def test_a_stream_that_slack_closed_after_five_minutes_goes_on_by_edits() -> None:
-    async with on_stage() as stage:
-        reply = await begun(stage)
-        stage.server.clock.advance(301)
-        await grown(stage, reply, "One two ")
-        assert stage.general.messages[0].shown.strip() == "One two"
-        await ended(stage, reply, "One two three.")
+    async with run_slack_adapter() as setup:
+        reply = await begun(setup)
+        setup.server.clock.advance(301)
+        await grown(setup, reply, "One two ")
+        assert setup.general.messages[0].shown.strip() == "One two"
+        await ended(setup, reply, "One two three.")
 
 
 async def test_a_stream_is_ended_before_slack_would_close_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with on_stage() as stage:
-        reply = await begun(stage)
-        monkeypatch.setattr(stage.adapter._posting.streams, "_max_stream_s", 0.0)
-        await grown(stage, reply, "One two ")
-        (message,) = stage.general.messages
+    async with run_slack_adapter() as setup:
+        reply = await begun(setup)
+        monkeypatch.setattr(setup.adapter._posting.streams, "_max_stream_s", 0.0)
+        await grown(setup, reply, "One two ")
+        (message,) = setup.general.messages
         assert not message.streaming
         assert message.shown.strip() == "One two"
-        await ended(stage, reply, "One two three.")
-        assert stage.server.log.count("chat.appendStream") == 0
+        await ended(setup, reply, "One two three.")
+        assert setup.server.log.count("chat.appendStream") == 0
 
 
 @pytest.mark.parametrize("method", ["chat.appendStream", "chat.stopStream"])
 @pytest.mark.parametrize("error", ["streaming_state_conflict", "message_not_in_streaming_state", "internal_error"])
 async def test_whatever_goes_wrong_the_final_text_is_there(method: str, error: str) -> None:
-    async with on_stage() as stage:
-        reply = await begun(stage)
-        stage.server.faults.refuse(method, error)
+    async with run_slack_adapter() as setup:
+        reply = await begun(setup)
+        setup.server.faults.refuse(method, error)
         try:
-            await grown(stage, reply, "One two ")
-            await ended(stage, reply, "One two three.")
+            await grown(setup, reply, "One two ")
+            await ended(setup, reply, "One two three.")
         except RetryLater:
-            await ended(stage, reply, "One two three.")
+            await ended(setup, reply, "One two three.")
 
 
 async def test_an_answer_that_begins_anew_is_edited_into_the_same_message() -> None:
-    async with on_stage() as stage:
-        reply = await begun(stage, "A wrong ")
-        await grown(stage, reply, "Quite ")
-        await ended(stage, reply, "Quite another one.")
+    async with run_slack_adapter() as setup:
+        reply = await begun(setup, "A wrong ")
+        await grown(setup, reply, "Quite ")
+        await ended(setup, reply, "Quite another one.")
 
 
 async def test_stopped_in_slack_is_stopped_here() -> None:
-    async with on_stage() as stage:
-        reply = await begun(stage)
-        stage.server.stops_stream(stage.general.messages[0])
-        await grown(stage, reply, "One two ")
-        (pressed,) = [event for event in stage.core.events if isinstance(event, IncomingAction)]
+    async with run_slack_adapter() as setup:
+        reply = await begun(setup)
+        setup.server.stops_stream(setup.general.messages[0])
+        await grown(setup, reply, "One two ")
+        (pressed,) = [event for event in setup.core.events if isinstance(event, IncomingAction)]
         assert (pressed.reply_id, pressed.kind) == (reply.reply_id, ActionKind.STOP)
-        await ended(stage, reply, "One two.")
+        await ended(setup, reply, "One two.")
 
 
 async def test_no_entity_is_cut_in_two() -> None:
-    async with on_stage() as stage:
-        reply = await begun(stage, "a &l")
-        assert stage.general.messages[0].text == "a "
-        await grown(stage, reply, "a &lt; b ")
-        assert stage.general.messages[0].text == "a &lt; b "
+    async with run_slack_adapter() as setup:
+        reply = await begun(setup, "a &l")
+        assert setup.general.messages[0].text == "a "
+        await grown(setup, reply, "a &lt; b ")
+        assert setup.general.messages[0].text == "a &lt; b "
 
 
 async def test_a_lost_start_is_found_again() -> None:
-    async with on_stage() as stage:
-        question = await stage.ana.says(stage.general, "count", mention=True)
+    async with run_slack_adapter() as setup:
+        question = await setup.ana.says(setup.general, "count", mention=True)
         reply = reply_to(question, "One ")
-        stage.server.faults.drop("chat.startStream", applied=True)
+        setup.server.faults.drop("chat.startStream", applied=True)
         with pytest.raises(OutcomeUnknown):
-            await stage.adapter.post(reply)
-        found = await stage.adapter.find_posted(reply)
-        assert found == stage.general.messages[0].ts
-        await ended(stage, replace(reply, platform_id=found), "One two three.")
+            await setup.adapter.post(reply)
+        found = await setup.adapter.find_posted(reply)
+        assert found == setup.general.messages[0].ts
+        await ended(setup, replace(reply, platform_id=found), "One two three.")
 
 
 async def test_a_lost_start_without_buttons_is_our_only_unfinished_message() -> None:
-    async with on_stage() as stage:
-        stage.server.block_chunks = False
-        question = await stage.ana.says(stage.general, "count", mention=True)
-        await stage.adapter._posting.send_notice(reply_to(question).key, "words of our own", thread=question.ts)
+    async with run_slack_adapter() as setup:
+        setup.server.block_chunks = False
+        question = await setup.ana.says(setup.general, "count", mention=True)
+        await setup.adapter._posting.send_notice(reply_to(question).key, "words of our own", thread=question.ts)
         reply = reply_to(question, "One ", buttons=())
-        assert await stage.adapter.find_posted(reply) is None
-        stage.server.faults.drop("chat.startStream", applied=True)
+        assert await setup.adapter.find_posted(reply) is None
+        setup.server.faults.drop("chat.startStream", applied=True)
         with pytest.raises(OutcomeUnknown):
-            await stage.adapter.post(reply)
-        assert await stage.adapter.find_posted(reply) == stage.general.messages[1].ts
+            await setup.adapter.post(reply)
+        assert await setup.adapter.find_posted(reply) == setup.general.messages[1].ts
 
 
 @pytest.mark.parametrize("chunks", [True, False])
 async def test_a_stream_takes_text_in_one_way_only(chunks: bool) -> None:
-    async with on_stage() as stage:
-        stage.server.block_chunks = chunks
-        reply = await begun(stage)
-        await grown(stage, reply, "One two ")
-        await ended(stage, reply, "One two three.")
-        calls = [call for call in stage.server.calls if "Stream" in call.method and not call.error]
+    async with run_slack_adapter() as setup:
+        setup.server.block_chunks = chunks
+        reply = await begun(setup)
+        await grown(setup, reply, "One two ")
+        await ended(setup, reply, "One two three.")
+        calls = [call for call in setup.server.calls if "Stream" in call.method and not call.error]
         assert [call.method for call in calls] == ["chat.startStream", "chat.appendStream", "chat.stopStream"]
         assert all(("chunks" in call.arguments) == chunks for call in calls)
         assert all(("markdown_text" in call.arguments) != chunks for call in calls)
@@ -170,51 +170,51 @@ async def test_a_stream_takes_text_in_one_way_only(chunks: bool) -> None:
 
 @pytest.mark.parametrize("applied", [True, False])
 async def test_text_whose_arrival_is_unknown_is_not_appended_twice(applied: bool) -> None:
-    async with on_stage() as stage:
-        reply = await begun(stage)
-        stage.server.faults.drop("chat.appendStream", applied=applied)
-        await grown(stage, reply, "One two ")
-        assert stage.general.messages[0].shown.strip() == "One two"
-        await grown(stage, reply, "One two three ")
-        assert stage.general.messages[0].shown.strip() == "One two three"
-        assert stage.server.log.count("chat.appendStream") == 1
-        await ended(stage, reply, "One two three.")
+    async with run_slack_adapter() as setup:
+        reply = await begun(setup)
+        setup.server.faults.drop("chat.appendStream", applied=applied)
+        await grown(setup, reply, "One two ")
+        assert setup.general.messages[0].shown.strip() == "One two"
+        await grown(setup, reply, "One two three ")
+        assert setup.general.messages[0].shown.strip() == "One two three"
+        assert setup.server.log.count("chat.appendStream") == 1
+        await ended(setup, reply, "One two three.")
 
 
 async def test_a_full_part_is_ended_before_the_next_one_begins() -> None:
-    async with on_stage() as stage:
-        first = await begun(stage, "part one")
-        question = stage.general.history[0]
+    async with run_slack_adapter() as setup:
+        first = await begun(setup, "part one")
+        question = setup.general.history[0]
         second = reply_to(question, "part ", part=1, reply_id="b" * 20, buttons=())
-        second = replace(second, platform_id=await stage.adapter.post(second))
-        one, two = stage.general.messages
+        second = replace(second, platform_id=await setup.adapter.post(second))
+        one, two = setup.general.messages
         assert (one.streaming, two.streaming) == (False, True)
         assert one.metadata is not None
-        await stage.adapter.update(replace(first, final=True, buttons=BUTTONS))
-        await stage.adapter.update(replace(second, committed="part two", final=True))
+        await setup.adapter.update(replace(first, final=True, buttons=BUTTONS))
+        await setup.adapter.update(replace(second, committed="part two", final=True))
         assert [message.shown for message in (one, two)] == ["part one", "part two"]
         assert (one.labels, two.labels) == (["Regenerate"], [])
 
 
 @pytest.mark.fault(39)
 async def test_nothing_in_a_stream_notifies_anybody() -> None:
-    async with on_stage() as stage:
-        evil = render(f"<!here> <@{stage.ben.id}> `<!channel>` ", Dialect.SLACK, frozenset())
-        reply = await begun(stage, evil)
-        await grown(stage, reply, evil + evil)
-        await stage.adapter.update(replace(reply, committed=evil * 3, final=True, buttons=BUTTONS))
-        (message,) = stage.general.messages
-        assert message.shown == f"<!here> <@{stage.ben.id}> `<!channel>` " * 3
+    async with run_slack_adapter() as setup:
+        evil = render(f"<!here> <@{setup.ben.id}> `<!channel>` ", Dialect.SLACK, frozenset())
+        reply = await begun(setup, evil)
+        await grown(setup, reply, evil + evil)
+        await setup.adapter.update(replace(reply, committed=evil * 3, final=True, buttons=BUTTONS))
+        (message,) = setup.general.messages
+        assert message.shown == f"<!here> <@{setup.ben.id}> `<!channel>` " * 3
         assert message.pings == ()
         assert message.unfurls == ()
 
 
 async def test_a_stream_that_is_refused_for_one_answer_is_there_for_the_next() -> None:
-    async with on_stage() as stage:
-        stage.server.faults.refuse("chat.startStream", "invalid_recipient")
-        question = await stage.ana.says(stage.general, "count", mention=True)
-        await stage.adapter.post(reply_to(question, "One "))
-        assert not stage.general.messages[0].streaming
-        other = await stage.ana.says(stage.general, "count", mention=True)
-        await stage.adapter.post(reply_to(other, "One ", reply_id="b" * 20))
-        assert stage.general.messages[1].streaming
+    async with run_slack_adapter() as setup:
+        setup.server.faults.refuse("chat.startStream", "invalid_recipient")
+        question = await setup.ana.says(setup.general, "count", mention=True)
+        await setup.adapter.post(reply_to(question, "One "))
+        assert not setup.general.messages[0].streaming
+        other = await setup.ana.says(setup.general, "count", mention=True)
+        await setup.adapter.post(reply_to(other, "One ", reply_id="b" * 20))
+        assert setup.general.messages[1].streaming

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from bot.engine.memory.leak_detector import GPU_SPARE_MB, LeakDetector, MemoryUsage
-from tests.support.builders.service import House
+from tests.support.builders.service import ServiceSetup
 from tests.support.fakes.team import Team
 
 pytest_plugins = ["tests.support.fixtures.service"]
@@ -67,40 +67,40 @@ def test_a_load_is_no_growth() -> None:
 
 
 async def test_a_question_while_it_is_replaced_is_told_and_answered(
-    house: House, team: Team, caplog: pytest.LogCaptureFixture
+    setup: ServiceSetup, team: Team, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert (await team.asks("ana", "before")).text == "You said: before"
-    house.world.gates.hold("half small")
-    house.engine.unhealthy_reasons.put_nowait(RENEWED)
-    await house.world.gates.reached("half small")
+    setup.platform.gates.hold("half small")
+    setup.engine.unhealthy_reasons.put_nowait(RENEWED)
+    await setup.platform.gates.reached("half small")
     await team.says("ana", "hello")
     message = await team.sees("hello", "restarting the model, 50%")
-    await house.world.gates.open("half small")
+    await setup.platform.gates.open("half small")
     answer = await team.reply_to("hello")
     assert (answer.parts, answer.text) == ((message,), "You said: hello")
-    assert house.engine.loads == ["small", "small"]
+    assert setup.engine.loads == ["small", "small"]
     assert f"{RENEWED} small is loaded again in a new process." in caplog.text
     assert "restarted 1 time" in await team.told("status")
 
 
-async def test_it_is_never_replaced_under_an_answer(house: House, team: Team) -> None:
-    house.world.gates.hold("hello/1")
+async def test_it_is_never_replaced_under_an_answer(setup: ServiceSetup, team: Team) -> None:
+    setup.platform.gates.hold("hello/1")
     await team.says("ana", "hello")
-    await house.world.gates.reached("hello/1")
-    house.engine.unhealthy_reasons.put_nowait(RENEWED)
-    await house.world.until(house.engine.unhealthy_reasons.empty, "the reason was read")
+    await setup.platform.gates.reached("hello/1")
+    setup.engine.unhealthy_reasons.put_nowait(RENEWED)
+    await setup.platform.until(setup.engine.unhealthy_reasons.empty, "the reason was read")
     await asyncio.sleep(0)
-    await house.world.gates.open("hello/1")
+    await setup.platform.gates.open("hello/1")
     assert (await team.reply_to("hello")).text == "You said: hello"
-    assert house.engine.loads == ["small"]
+    assert setup.engine.loads == ["small"]
 
 
 async def test_a_model_that_does_not_come_back_is_tried_by_the_next_question(
-    house: House, team: Team, caplog: pytest.LogCaptureFixture
+    setup: ServiceSetup, team: Team, caplog: pytest.LogCaptureFixture
 ) -> None:
-    house.engine.deadly["small"] = 1
+    setup.engine.deadly["small"] = 1
     with caplog.at_level(logging.ERROR):
-        house.engine.unhealthy_reasons.put_nowait(RENEWED)
-        await house.world.until(lambda: "The next question tries it again." in caplog.text, "it is given up")
+        setup.engine.unhealthy_reasons.put_nowait(RENEWED)
+        await setup.platform.until(lambda: "The next question tries it again." in caplog.text, "it is given up")
     assert (await team.asks("ana", "hello")).text == "You said: hello"
-    assert house.engine.loads == ["small", "small", "small"]
+    assert setup.engine.loads == ["small", "small", "small"]

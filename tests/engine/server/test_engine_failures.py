@@ -19,10 +19,10 @@ from bot.engine.client.process import EngineProcess
 from bot.models.device_errors import UNANSWERABLE
 from bot.types.messages import FinishReason
 from tests.support.builders.faulty_engine_process import DIRECTORY, write_script
-from tests.support.builders.service import House, open_house
-from tests.support.fakes.engine import ScriptedEngine
+from tests.support.builders.service import ServiceSetup, run_service
+from tests.support.fakes.scripted_engine import ScriptedEngine
+from tests.support.fakes.scripted_platform import ScriptedPlatform
 from tests.support.fakes.team import Answer, Team
-from tests.support.fakes.world import World
 
 pytest_plugins = ["tests.support.fixtures.engine"]
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
@@ -31,16 +31,16 @@ START_S = 240.0
 """Seconds; a start imports torch, which is slow on a busy machine."""
 
 
-class Rooms:
+class EngineSetup:
     """The service, with a new channel for every question."""
 
-    def __init__(self, house: House, engine: EngineProcess) -> None:
-        self.house, self.engine = house, engine
+    def __init__(self, setup: ServiceSetup, engine: EngineProcess) -> None:
+        self.setup, self.engine = setup, engine
         self._count = 0
 
     def room(self) -> Team:
         self._count += 1
-        return self.house.team.elsewhere(channel=f"room-{self._count}")
+        return self.setup.team.elsewhere(channel=f"room-{self._count}")
 
     async def whole(self, text: str) -> str:
         """The model's answer to a question without a fault."""
@@ -55,16 +55,16 @@ class Rooms:
         message = await room.sees(text, "restarting the model")
         answer = await room.reply_to(text)
         assert answer.parts == (message,)
-        assert [post for post in self.house.world.posted if post.reply.key == room.key] == [message]
+        assert [post for post in self.setup.platform.posted if post.reply.key == room.key] == [message]
         return answer
 
     @property
     def restarts(self) -> int:
-        return self.house.service._worker.loader.losses
+        return self.setup.service._worker.loader.losses
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def rooms(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rooms]:
+async def running(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineSetup]:
     root = tmp_path_factory.mktemp("broken")
     catalog = root / "tiny.toml"
     catalog.write_text(f'[[model]]\nname = "tiny"\npath = "{tiny["llama"]}"\nparameters = 100000\n')
@@ -83,91 +83,95 @@ async def rooms(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
         patched.setattr("bot.generation.engine_recycler.LEAST_S", 0.0)
         patched.setattr(sys, "executable", str(write_script(root)))
         async with (
-            World() as world,
-            open_house(root, world, engine=cast(ScriptedEngine, engine), ready=False, **settings, **sampling) as house,
+            ScriptedPlatform() as platform,
+            run_service(
+                root, platform, engine=cast(ScriptedEngine, engine), ready=False, **settings, **sampling
+            ) as setup,
         ):
-            world.patience_s = START_S
-            await world.connected()
-            await world.until(lambda: house.service._worker.loader.loaded is not None, "the model is loaded")
-            yield Rooms(house, engine)
+            platform.patience_s = START_S
+            await platform.connected()
+            await platform.until(lambda: setup.service._worker.loader.loaded is not None, "the model is loaded")
+            yield EngineSetup(setup, engine)
 
 
 @pytest.mark.fault(27)
 @pytest.mark.parametrize("how", ["sigkill", "sigsegv"])
-async def test_death_at_token_eleven_and_the_same_message_is_finished(rooms: Rooms, how: str) -> None:
+async def test_death_at_token_eleven_and_the_same_message_is_finished(running: EngineSetup, how: str) -> None:
     text = f"Where are the keys? {{{how} 11 1}}"
-    restarts = rooms.restarts
-    answer = await rooms.survives(text)
-    assert rooms.restarts == restarts + 1
-    assert answer.text == await rooms.whole(text)
+    restarts = running.restarts
+    answer = await running.survives(text)
+    assert running.restarts == restarts + 1
+    assert answer.text == await running.whole(text)
 
 
 @pytest.mark.fault(28)
-async def test_what_always_kills_it_gets_two_attempts_and_its_neighbour_an_answer(rooms: Rooms) -> None:
+async def test_what_always_kills_it_gets_two_attempts_and_its_neighbour_an_answer(running: EngineSetup) -> None:
     poison, neighbour = "Who wrote this? {sigkill 3 99}", "And when?"
-    restarts, bystander = rooms.restarts, rooms.room()
-    expected = await rooms.whole(neighbour)
+    restarts, bystander = running.restarts, running.room()
+    expected = await running.whole(neighbour)
     await bystander.says("ben", neighbour)
-    answer = await rooms.survives(poison)
+    answer = await running.survives(poison)
     assert answer.reason is FinishReason.ERROR
     assert "ended 2 times while it wrote this answer" in answer.text
     assert (await bystander.reply_to(neighbour)).text == expected
-    assert rooms.restarts == restarts + 2
+    assert running.restarts == restarts + 2
 
 
 @pytest.mark.fault(26)
-async def test_a_broken_device_costs_a_restart_and_no_answer(rooms: Rooms) -> None:
+async def test_a_broken_device_costs_a_restart_and_no_answer(running: EngineSetup) -> None:
     text = "What is the capital of Norway? {assert 5 1}"
-    restarts = rooms.restarts
-    answer = await rooms.survives(text)
-    assert rooms.restarts == restarts + 1
-    assert answer.text == await rooms.whole(text)
+    restarts = running.restarts
+    answer = await running.survives(text)
+    assert running.restarts == restarts + 1
+    assert answer.text == await running.whole(text)
 
 
 @pytest.mark.fault(26)
 @pytest.mark.parametrize("step", [1, 7], ids=["prefill", "decode"])
-async def test_out_of_memory_once_costs_neither_a_restart_nor_an_answer(rooms: Rooms, step: int) -> None:
+async def test_out_of_memory_once_costs_neither_a_restart_nor_an_answer(running: EngineSetup, step: int) -> None:
     text = f"What is the capital of Japan? {{oom {step} 1}}"
-    process = rooms.engine.pid
-    said = await rooms.whole(text)
-    assert said == await rooms.whole(text)
-    assert rooms.engine.pid == process
+    process = running.engine.pid
+    said = await running.whole(text)
+    assert said == await running.whole(text)
+    assert running.engine.pid == process
 
 
 @pytest.mark.fault(26)
-async def test_out_of_memory_twice_is_a_clear_error_and_the_next_request_is_fine(rooms: Rooms) -> None:
-    process = rooms.engine.pid
-    answer = await rooms.room().asks("ana", "Where is the dog? {oom 1 2}")
+async def test_out_of_memory_twice_is_a_clear_error_and_the_next_request_is_fine(running: EngineSetup) -> None:
+    process = running.engine.pid
+    answer = await running.room().asks("ana", "Where is the dog? {oom 1 2}")
     assert answer.text == f"⚠️ {UNANSWERABLE}"
-    assert await rooms.whole("Where is the fox?")
-    assert rooms.engine.pid == process
+    assert await running.whole("Where is the fox?")
+    assert running.engine.pid == process
 
 
-async def test_a_process_that_dies_with_nothing_to_do_is_replaced_before_anybody_asks(rooms: Rooms) -> None:
-    restarts, first = rooms.restarts, rooms.engine.pid
+async def test_a_process_that_dies_with_nothing_to_do_is_replaced_before_anybody_asks(running: EngineSetup) -> None:
+    restarts, first = running.restarts, running.engine.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    worker = rooms.house.service._worker
-    await rooms.house.world.until(lambda: rooms.restarts > restarts and worker.loader.loaded is not None, "it is back")
-    assert rooms.engine.pid not in (None, first)
-    assert await rooms.whole("And you?")
+    worker = running.setup.service._worker
+    await running.setup.platform.until(
+        lambda: running.restarts > restarts and worker.loader.loaded is not None, "it is back"
+    )
+    assert running.engine.pid not in (None, first)
+    assert await running.whole("And you?")
 
 
 async def test_a_process_that_leaks_is_replaced_once_nobody_is_being_answered(
-    rooms: Rooms, caplog: pytest.LogCaptureFixture
+    running: EngineSetup, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = "Who are you? {leak 2 1}"
-    restarts, first = rooms.restarts, rooms.engine.pid
-    assert (await rooms.engine.stats()).memory_limit_mb > (await rooms.engine.stats()).resident_mb
+    restarts, first = running.restarts, running.engine.pid
+    assert (await running.engine.stats()).memory_limit_mb > (await running.engine.stats()).resident_mb
     with caplog.at_level(logging.ERROR):
-        said = await rooms.whole(text)
-        assert rooms.engine.pid == first, "it was replaced under an answer"
-        worker = rooms.house.service._worker
-        await rooms.house.world.until(
-            lambda: rooms.restarts > restarts and worker.loader.loaded is not None, "it is back"
+        said = await running.whole(text)
+        assert running.engine.pid == first, "it was replaced under an answer"
+        worker = running.setup.service._worker
+        await running.setup.platform.until(
+            lambda: running.restarts > restarts and worker.loader.loaded is not None, "it is back"
         )
     assert "with nothing to do. tiny is loaded again in a new process." in caplog.text
-    assert rooms.engine.pid not in (None, first)
-    stats = await rooms.engine.stats()
+    assert running.engine.pid not in (None, first)
+    stats = await running.engine.stats()
     assert 0 < stats.resident_mb < stats.memory_limit_mb
-    assert await rooms.whole(text) == said
+    assert await running.whole(text) == said

@@ -68,7 +68,7 @@ async def test_a_service_that_stood_still_itself_blames_nobody(own: EngineProces
     assert own.pid == before
 
 
-class Patient:
+class ManualHeartbeat:
     """A heartbeat that a test checks manually."""
 
     def __init__(self) -> None:
@@ -87,53 +87,53 @@ class Patient:
 
 
 async def test_it_beats_without_work() -> None:
-    patient = Patient()
-    assert [patient.beats_now() for _ in range(3)] == [True, True, True]
+    manual = ManualHeartbeat()
+    assert [manual.beats_now() for _ in range(3)] == [True, True, True]
 
 
 @pytest.mark.fault(29)
 async def test_it_beats_at_work_only_while_something_moves() -> None:
-    patient = Patient()
-    patient.busy = True
-    assert patient.beats_now(), "work that has only begun"
-    assert not patient.beats_now()
-    patient.heart.step()
-    assert patient.beats_now()
-    assert not patient.beats_now()
-    patient.busy = False
-    assert patient.beats_now()
+    manual = ManualHeartbeat()
+    manual.busy = True
+    assert manual.beats_now(), "work that has only begun"
+    assert not manual.beats_now()
+    manual.heart.step()
+    assert manual.beats_now()
+    assert not manual.beats_now()
+    manual.busy = False
+    assert manual.beats_now()
 
 
 @pytest.mark.fault(29)
 async def test_every_decoder_layer_is_a_step(tiny: dict[str, Path]) -> None:
-    patient = Patient()
+    manual = ManualHeartbeat()
     model = AutoModelForCausalLM.from_pretrained(tiny["phi3"])
     layers: list[Module] = list(layers_of(model))
     assert len(layers) == model.config.num_hidden_layers
     for layer in layers:
-        layer.register_forward_pre_hook(patient.heart.step)
-    patient.busy = True
-    patient.beats_now()
+        layer.register_forward_pre_hook(manual.heart.step)
+    manual.busy = True
+    manual.beats_now()
     model(model.dummy_inputs["input_ids"] % model.config.vocab_size)
-    assert patient.beats_now()
+    assert manual.beats_now()
 
 
 @pytest.mark.fault(55)
 async def test_each_activity_holds_back_the_beat_for_itself() -> None:
-    patient = Patient()
-    patient.busy = True
+    manual = ManualHeartbeat()
+    manual.busy = True
     loading, state = False, 0
-    patient.heart.watch(lambda: loading, lambda: state)
+    manual.heart.watch(lambda: loading, lambda: state)
     loading = True
-    assert patient.beats_now(), "a load that has only begun"
-    patient.heart.step()
-    assert not patient.beats_now(), "answers move and the load does not"
-    patient.heart.step()
+    assert manual.beats_now(), "a load that has only begun"
+    manual.heart.step()
+    assert not manual.beats_now(), "answers move and the load does not"
+    manual.heart.step()
     state = 1
-    assert patient.beats_now()
+    assert manual.beats_now()
     loading = False
-    patient.heart.step()
-    assert patient.beats_now()
+    manual.heart.step()
+    assert manual.beats_now()
 
 
 @pytest.mark.fault(55)

@@ -100,7 +100,7 @@ class Ended(BaseException):
     """Ends the runner's loop."""
 
 
-class Owing:
+class SlowHost:
     """A host with one pending answer, which ends after `running` was read."""
 
     def __init__(self, post: Callable[[Callable[[], None]], None], emit: object, on_step: object) -> None:
@@ -128,7 +128,7 @@ async def test_the_engines_process_loads_nothing_while_an_answer_is_owed(monkeyp
     class Sent(list[Any]):
         send = list.append
 
-    monkeypatch.setattr("bot.engine.server.engine_server.ModelHost", Owing)
+    monkeypatch.setattr("bot.engine.server.engine_server.ModelHost", SlowHost)
     monkeypatch.setattr("bot.engine.server.heartbeat.Heartbeat.start", lambda _: None)
     sent = Sent()
     runner = Runner(cast(Channel, sent))

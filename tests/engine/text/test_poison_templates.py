@@ -14,9 +14,9 @@ from bot.types.errors import ModelError
 from bot.types.messages import FinishReason
 from tests.support.builders.engine_requests import ask, load
 from tests.support.builders.poison_templates import CROOKED, ENDLESS, LARGE, WORDY
-from tests.support.builders.service import House, open_house
-from tests.support.fakes.engine import ScriptedEngine
-from tests.support.fakes.world import World
+from tests.support.builders.service import ServiceSetup, run_service
+from tests.support.fakes.scripted_engine import ScriptedEngine
+from tests.support.fakes.scripted_platform import ScriptedPlatform
 
 pytest_plugins = ["tests.support.fixtures.engine"]
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
@@ -76,7 +76,7 @@ async def test_a_file_that_is_far_too_large_is_not_read(
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def house(tiny: dict[str, Path], tmp_path: Path) -> AsyncIterator[House]:
+async def setup(tiny: dict[str, Path], tmp_path: Path) -> AsyncIterator[ServiceSetup]:
     """A service with a real engine, a tiny model, and one whose template never ends."""
     toxic = poisoned(tiny["llama"], tmp_path / "toxic", ENDLESS["nested ranges"])
     catalog = tmp_path / "tiny.toml"
@@ -88,16 +88,19 @@ async def house(tiny: dict[str, Path], tmp_path: Path) -> AsyncIterator[House]:
     settings: dict[str, Any] = {"catalog": catalog, "models": "tiny,toxic", "model": "tiny", "device": "cpu"}
     more: dict[str, Any] = {"dtype": "float32", "temperature": 0.0, "max_tokens": 200, "kv_cache_mb": 16}
     engine = cast(ScriptedEngine, EngineProcess())
-    async with World() as world, open_house(tmp_path, world, engine=engine, ready=False, **settings, **more) as opened:
-        world.patience_s = START_S
-        await world.connected()
-        await world.until(lambda: opened.service._worker.loader.loaded is not None, "the model is loaded")
+    async with (
+        ScriptedPlatform() as platform,
+        run_service(tmp_path, platform, engine=engine, ready=False, **settings, **more) as opened,
+    ):
+        platform.patience_s = START_S
+        await platform.connected()
+        await platform.until(lambda: opened.service._worker.loader.loaded is not None, "the model is loaded")
         yield opened
 
 
 @pytest.mark.fault(54)
-async def test_a_channel_that_switches_to_it_gets_a_sentence_and_the_model_before(house: House) -> None:
-    here, there = house.team, house.team.elsewhere(channel="there")
+async def test_a_channel_that_switches_to_it_gets_a_sentence_and_the_model_before(setup: ServiceSetup) -> None:
+    here, there = setup.team, setup.team.elsewhere(channel="there")
     await there.says("ben", "Where are the keys?")
     assert "toxic answers here now" in await here.told("model", "toxic")
     await here.says("ana", "Who wrote this?")
@@ -110,4 +113,4 @@ async def test_a_channel_that_switches_to_it_gets_a_sentence_and_the_model_befor
     assert (await here.told("model")).startswith("tiny answers here")
     for text in ("Where are the keys?", "And when?"):
         assert (await there.reply_to(text)).reason is not FinishReason.ERROR
-    assert house.service._worker.loader.losses == 0
+    assert setup.service._worker.loader.losses == 0

@@ -11,7 +11,7 @@ from bot.models.catalog import Catalog
 from bot.models.runtime_config import RuntimeConfig
 from bot.storage import Storage
 from bot.types.messages import Accepted, ConversationKey, IncomingMessage, Outcome, Person
-from tests.support.fakes.platform import ScriptedAdapter
+from tests.support.fakes.scripted_adapter import ScriptedAdapter
 
 ANA = Person("ana", "Ana")
 NUMBERS = itertools.count(1)
@@ -25,7 +25,7 @@ class Channel(ScriptedAdapter):
         self.keys = [ConversationKey("scripted", "", f"channel-{next(NUMBERS)}") for _ in range(channels)]
         self.said: list[IncomingMessage] = []
         self.fetched: list[ConversationKey] = []
-        self.troubles: dict[ConversationKey, list[Exception]] = {}
+        self.errors: dict[ConversationKey, list[Exception]] = {}
 
     def says(self, ago: float = 60.0, *, channel: int = 0, **more: object) -> IncomingMessage:
         """Adds a message by Ana; ids and times increase."""
@@ -45,8 +45,8 @@ class Channel(ScriptedAdapter):
         """Returns messages after an id, oldest first, as platforms do. Raises the channel's next scripted error, if
         any."""
         self.fetched.append(key)
-        if troubles := self.troubles.get(key):
-            raise troubles.pop(0)
+        if errors := self.errors.get(key):
+            raise errors.pop(0)
         here = [event for event in self.said if replace(event.key, thread="") == key]
         return [event for event in here if int(event.message_id) > int(after_id)][:limit]
 
@@ -60,7 +60,7 @@ class Listener:
     settings: Settings = field(default_factory=Settings)
     handled: list[str] = field(default_factory=list)
     meanwhile: list[IncomingMessage] = field(default_factory=list)
-    troubles: list[Exception] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.backfill = Backfill(RuntimeConfig(self.settings, Catalog.of(self.settings)), self.storage)
@@ -85,8 +85,8 @@ class Listener:
         while self.meanwhile:
             self.hears(self.meanwhile.pop())
         await self.backfill.save()
-        if self.troubles:
+        if self.errors:
             self.backfill.missed(event)
-            raise self.troubles.pop(0)
+            raise self.errors.pop(0)
         self.hears(event)
         return Accepted()

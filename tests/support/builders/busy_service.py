@@ -17,11 +17,11 @@ from bot.observability.metrics import Metrics
 from bot.types.engine import EngineStats, LoadedModel, LoadProgress, ModelSource
 from bot.types.messages import FinishReason, Usage
 from bot.web.sampler import KEPT, TICK_S, Sample
-from tests.support.builders.service import House
+from tests.support.builders.service import ServiceSetup
 from tests.support.builders.web_service import Site, open_page
-from tests.support.fakes.engine import ScriptedEngine
+from tests.support.fakes.scripted_engine import ScriptedEngine
+from tests.support.fakes.scripted_platform import ScriptedPlatform
 from tests.support.fakes.team import Team
-from tests.support.fakes.world import World
 
 WRITING = ("ana", "ben", "cleo", "dan")
 WAITING = ("hugo", "finn", "gus")
@@ -60,36 +60,36 @@ class GpuEngine(ScriptedEngine):
 
 
 @asynccontextmanager
-async def afternoon(root: Path, tick_s: float = TICK_S) -> AsyncIterator[tuple[House, Site]]:
+async def run_busy_service(root: Path, tick_s: float = TICK_S) -> AsyncIterator[tuple[ServiceSetup, Site]]:
     """Opens the service and its page with four running answers, three queued requests, and filled plots."""
     catalog = root / "scene.toml"
     catalog.write_text(CATALOG)
-    how = {"catalog": catalog, "model": "phi-4", "models": "phi-4", "platform": "discord"}
-    async with World() as world:
-        engine = GpuEngine(world.gates.passing)
-        async with open_page(root, tick_s=tick_s, world=world, engine=engine, **how) as (house, site):
+    how = {"catalog": catalog, "model": "phi-4", "models": "phi-4", "platform_name": "discord"}
+    async with ScriptedPlatform() as platform:
+        engine = GpuEngine(platform.gates.passing)
+        async with open_page(root, tick_s=tick_s, platform=platform, engine=engine, **how) as (setup, site):
             site.web.live_state.installed_models.hardware = MACHINE
             site.web.live_state.worker.loader.losses = 1
             _count(site.web.live_state.metrics)
-            await _talk(house)
+            await _talk(setup)
             _log()
             await remember(site)
-            yield house, site
+            yield setup, site
 
 
-async def _talk(house: House) -> None:
+async def _talk(setup: ServiceSetup) -> None:
     for who in ("ivy", "joe"):
-        await _team(house, who).asks(who, f"done for {who}")
+        await _team(setup, who).asks(who, f"done for {who}")
     for who in WRITING:
-        house.world.gates.hold(f"for {who}/2")
-        await _team(house, who).says(who, f"for {who}")
-        await house.world.gates.reached(f"for {who}/2")
+        setup.platform.gates.hold(f"for {who}/2")
+        await _team(setup, who).says(who, f"for {who}")
+        await setup.platform.gates.reached(f"for {who}/2")
     for who in WAITING:
-        await _team(house, who).says(who, f"for {who}")
+        await _team(setup, who).says(who, f"for {who}")
 
 
-def _team(house: House, who: str) -> Team:
-    return house.team.elsewhere(platform="discord", channel=f"of {who}")
+def _team(setup: ServiceSetup, who: str) -> Team:
+    return setup.team.elsewhere(platform="discord", channel=f"of {who}")
 
 
 async def remember(site: Site) -> None:
@@ -134,9 +134,9 @@ def _log() -> None:
     logging.getLogger("bot.generation.worker").warning("%s Back to %s.", away, "phi-4")
 
 
-async def finish(house: House) -> None:
+async def finish(setup: ServiceSetup) -> None:
     """Lets all pending answers finish."""
     for who in WRITING:
-        await house.world.gates.open(f"for {who}/2")
+        await setup.platform.gates.open(f"for {who}/2")
     for who in (*WRITING, *WAITING):
-        await _team(house, who).reply_to(f"for {who}")
+        await _team(setup, who).reply_to(f"for {who}")

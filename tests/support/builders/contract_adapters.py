@@ -9,11 +9,11 @@ from adapters.discord.gateway.gateway import GatewayTiming
 from bot.platforms.adapter import Adapter
 from bot.types.messages import ConversationKey, IncomingMessage, Person, Reply
 from tests.support.builders import slack_adapter
-from tests.support.builders.discord_adapter import on_stage, reply_to
+from tests.support.builders.discord_adapter import reply_to, run_discord_adapter
 from tests.support.fakes.discord import Can
-from tests.support.fakes.platform import ScriptedAdapter
 from tests.support.fakes.recording_core import RecordingCore
-from tests.support.fakes.world import Fault, World
+from tests.support.fakes.scripted_adapter import ScriptedAdapter
+from tests.support.fakes.scripted_platform import Fault, ScriptedPlatform
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +36,20 @@ async def scripted() -> AsyncIterator[Place]:
     """The scripted platform that the core's tests use."""
     core, ana = RecordingCore(), Person("ana", "Ana")
     key = ConversationKey("scripted", "", "room")
-    async with World() as world:
-        adapter = ScriptedAdapter(world.port)
+    async with ScriptedPlatform() as platform:
+        adapter = ScriptedAdapter(platform.port)
         running = asyncio.create_task(adapter.run(core))
-        await world.connected()
+        await platform.connected()
         numbers = iter(range(1, 100))
 
         async def asks(text: str) -> str:
             number = next(numbers)
             message = IncomingMessage(key, f"m{number}", ana, text, float(number), addressed=True)
-            await world.outcome(await world.send(message))
+            await platform.outcome(await platform.send(message))
             return message.message_id
 
         async def takes_away() -> None:
-            world.fails("update", Fault.GONE)
+            platform.fails("update", Fault.GONE)
 
         try:
             yield Place(
@@ -57,10 +57,10 @@ async def scripted() -> AsyncIterator[Place]:
                 core=core,
                 running=running,
                 reply=Reply("a" * 20, "0" * 32, key, 0, await asks("hello"), ana, ""),
-                shown=lambda: [message.text for message in world.posted],
+                shown=lambda: [message.text for message in platform.posted],
                 asks=asks,
-                loses_the_answer=lambda: world.fails("post", Fault.LOST),
-                refuses_posts=lambda: world.fails("post", Fault.REJECTED),
+                loses_the_answer=lambda: platform.fails("post", Fault.LOST),
+                refuses_posts=lambda: platform.fails("post", Fault.REJECTED),
                 takes_away=takes_away,
             )
         finally:
@@ -71,27 +71,27 @@ async def scripted() -> AsyncIterator[Place]:
 @asynccontextmanager
 async def discord() -> AsyncIterator[Place]:
     """The real discord.py on the fake Discord."""
-    async with on_stage(timing=GatewayTiming(guilds=0.05, gap=0.1, answer=1.0)) as stage:
-        question = await stage.ana.says(stage.general, "hello", mention=True)
+    async with run_discord_adapter(timing=GatewayTiming(guilds=0.05, gap=0.1, answer=1.0)) as setup:
+        question = await setup.ana.says(setup.general, "hello", mention=True)
         posts = "/channels/{channel_id}/messages"
-        moderator = stage.server.user("mia", can=Can.MANAGE_MESSAGES)
+        moderator = setup.server.user("mia", can=Can.MANAGE_MESSAGES)
 
         async def asks(text: str) -> str:
-            return (await stage.ana.says(stage.general, text, mention=True)).id
+            return (await setup.ana.says(setup.general, text, mention=True)).id
 
         async def takes_away() -> None:
-            for message in stage.general.messages:
+            for message in setup.general.messages:
                 await moderator.deletes(message)
 
         yield Place(
-            adapter=stage.adapter,
-            core=stage.core,
-            running=stage.running,
+            adapter=setup.adapter,
+            core=setup.core,
+            running=setup.running,
             reply=reply_to(question),
-            shown=lambda: [message.content for message in stage.general.messages],
+            shown=lambda: [message.content for message in setup.general.messages],
             asks=asks,
-            loses_the_answer=lambda: stage.server.faults.freeze("POST", posts, applied=True),
-            refuses_posts=lambda: stage.general.deny(Can.SEND_MESSAGES),
+            loses_the_answer=lambda: setup.server.faults.freeze("POST", posts, applied=True),
+            refuses_posts=lambda: setup.general.deny(Can.SEND_MESSAGES),
             takes_away=takes_away,
         )
 
@@ -99,29 +99,29 @@ async def discord() -> AsyncIterator[Place]:
 @asynccontextmanager
 async def slack() -> AsyncIterator[Place]:
     """The real slack-bolt on the fake Slack."""
-    async with slack_adapter.on_stage() as stage:
-        dm = stage.server.dm(stage.ana)
-        question = await stage.ana.says(dm, "hello")
-        moderator = stage.server.user("mia", admin=True)
+    async with slack_adapter.run_slack_adapter() as setup:
+        dm = setup.server.dm(setup.ana)
+        question = await setup.ana.says(dm, "hello")
+        moderator = setup.server.user("mia", admin=True)
 
         async def asks(text: str) -> str:
-            return (await stage.ana.says(dm, text)).ts
+            return (await setup.ana.says(dm, text)).ts
 
         async def takes_away() -> None:
             for message in dm.messages:
                 await moderator.deletes(message)
 
         yield Place(
-            adapter=stage.adapter,
-            core=stage.core,
-            running=stage.running,
+            adapter=setup.adapter,
+            core=setup.core,
+            running=setup.running,
             reply=slack_adapter.reply_to(question),
             shown=lambda: [message.shown for message in dm.messages],
             asks=asks,
-            loses_the_answer=lambda: stage.server.faults.drop("chat.postMessage", applied=True),
+            loses_the_answer=lambda: setup.server.faults.drop("chat.postMessage", applied=True),
             refuses_posts=lambda: setattr(dm, "read_only", True),
             takes_away=takes_away,
         )
 
 
-STAGES = {"scripted": scripted, "discord": discord, "slack": slack}
+ADAPTERS = {"scripted": scripted, "discord": discord, "slack": slack}

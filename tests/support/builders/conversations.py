@@ -26,7 +26,7 @@ THREAD = ConversationKey("scripted", "team", "general", "thread")
 ANA = Person("id-ana", "Ana")
 
 
-class Desk:
+class ConversationsSetup:
     """Conversations and its queue; collects new requests in `owed`, and finishes them with `answers`."""
 
     def __init__(self, settings: Settings, storage: Storage) -> None:

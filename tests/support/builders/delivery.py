@@ -11,14 +11,14 @@ from bot.replies.delivery import Delivery
 from bot.storage import Storage
 from bot.types.messages import Accepted, Choice, ConversationKey, Event, Outcome, Reply
 from tests.support.builders.storage_rows import answer, ask, asked, part, rows
-from tests.support.fakes.platform import ScriptedAdapter
-from tests.support.fakes.world import World
+from tests.support.fakes.scripted_adapter import ScriptedAdapter
+from tests.support.fakes.scripted_platform import ScriptedPlatform
 
 REQUEST = asked("question")
 QUICK = Limits(max_chars=2000, min_interval_s=0.0)
 
 
-class Nobody:
+class IgnoringCore:
     """A Core that ignores all events."""
 
     async def handle(self, event: Event) -> Outcome:
@@ -38,11 +38,11 @@ class Nobody:
 
 
 @dataclass
-class Stage:
+class DeliverySetup:
     """A platform, a storage, and a Delivery between them."""
 
     root: Path
-    world: World
+    platform: ScriptedPlatform
     storage: Storage
     adapter: ScriptedAdapter
     delivery: Delivery
@@ -62,11 +62,11 @@ class Stage:
     async def arrives(self) -> list[list[str]]:
         """Runs the delivery to its end; all versions of each message, oldest first."""
         await asyncio.wait_for(self.delivery.run(), 20)
-        return [message.history for message in self.world.posted]
+        return [message.history for message in self.platform.posted]
 
     async def shows(self, text: str) -> None:
         """Waits until a message has this text."""
-        await self.world.until(lambda: any(post.text == text for post in self.world.posted), f"{text!r} is shown")
+        await self.platform.until(lambda: any(post.text == text for post in self.platform.posted), f"{text!r} is shown")
 
     def state(self) -> list[object]:
         """The stored outbox states of the parts, in order."""
@@ -79,16 +79,16 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage_in(root: Path, limits: Limits = QUICK) -> AsyncIterator[Stage]:
+async def run_delivery(root: Path, limits: Limits = QUICK) -> AsyncIterator[DeliverySetup]:
     """Stores a question and opens a Delivery for its answer."""
-    async with World() as world:
+    async with ScriptedPlatform() as platform:
         storage = await Storage.open(root)
         await ask(storage, "question")
-        adapter = ScriptedAdapter(world.port, limits=limits)
-        running = asyncio.create_task(adapter.run(Nobody()))
+        adapter = ScriptedAdapter(platform.port, limits=limits)
+        running = asyncio.create_task(adapter.run(IgnoringCore()))
         try:
-            await world.connected()
-            yield Stage(root, world, storage, adapter, Delivery(adapter, storage.outbox))
+            await platform.connected()
+            yield DeliverySetup(root, platform, storage, adapter, Delivery(adapter, storage.outbox))
         finally:
             await adapter.close()
             await running

@@ -1,8 +1,8 @@
 """Builds the Discord adapter on the fake Discord.
 
-async with on_stage() as stage:
-    await stage.ana.says(stage.general, "hello", mention=True)
-    event = await stage.core.message()
+async with run_discord_adapter() as setup:
+    await setup.ana.says(setup.general, "hello", mention=True)
+    event = await setup.core.message()
 """
 
 import asyncio
@@ -54,7 +54,7 @@ def reply_to(question: Message, text: str = "", **more: Any) -> Reply:  # Any: t
 
 
 @dataclass(slots=True)
-class Stage:
+class DiscordAdapterSetup:
     """A connected adapter, two users and a channel."""
 
     server: FakeDiscord
@@ -67,21 +67,21 @@ class Stage:
 
 
 @asynccontextmanager
-async def on_stage(
+async def run_discord_adapter(
     server: FakeDiscord | None = None,
     *,
     core: RecordingCore | None = None,
     message_content: bool = True,
     timing: GatewayTiming = QUICK,
     **settings: Any,  # Any: values of settings
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[DiscordAdapterSetup]:
     """Connects an adapter to a new fake, or to a given one."""
     if server is None:
         async with (
             FakeDiscord(message_content=message_content) as server,
-            on_stage(server, core=core, timing=timing, **settings) as stage,
+            run_discord_adapter(server, core=core, timing=timing, **settings) as setup,
         ):
-            yield stage
+            yield setup
         return
     core = core or RecordingCore()
     adapter = DiscordAdapter(settings_of(server, **settings), server.connector, timing)
@@ -91,7 +91,7 @@ async def on_stage(
     running = asyncio.create_task(adapter.run(core))
     try:
         await server.until(lambda: running.done() or (core.caught_up > caught_up and server.commands))
-        yield Stage(server, adapter, core, running, ana, ben, general)
+        yield DiscordAdapterSetup(server, adapter, core, running, ana, ben, general)
     finally:
         await adapter.close()
         async with asyncio.timeout(10):

@@ -1,8 +1,8 @@
 """Builds a whole service with the Discord adapter on the fake Discord and a scripted engine.
 
-async with open_house(tmp_path, server) as house:
-    question = await house.ana.says(house.general, "hello", mention=True)
-    assert await house.answer_to(question) == "You said: hello"
+async with run_discord_service(tmp_path, server) as setup:
+    question = await setup.ana.says(setup.general, "hello", mention=True)
+    assert await setup.answer_to(question) == "You said: hello"
 """
 
 import asyncio
@@ -20,15 +20,15 @@ from bot.service.service import Service
 from tests.support.builders.discord_adapter import QUICK
 from tests.support.builders.service import MACHINE, make_settings
 from tests.support.fakes.discord import Channel, FakeDiscord, Message, Person
-from tests.support.fakes.engine import ScriptedEngine
 from tests.support.fakes.gates import Gates
+from tests.support.fakes.scripted_engine import ScriptedEngine
 
 DONE = "Regenerate"
 """The label of the button under a finished answer."""
 
 
 @dataclass(slots=True)
-class House:
+class DiscordServiceSetup:
     """A running service, its fake Discord, two users and a channel."""
 
     server: FakeDiscord
@@ -70,13 +70,13 @@ class House:
         return "\n".join(message.content for message in answer)
 
 
-async def answered_once(house: House, *questions: Message) -> None:
+async def answered_once(setup: DiscordServiceSetup, *questions: Message) -> None:
     """Asserts that each question has exactly one finished answer, and that nothing else was posted or pinged."""
     for question in questions:
-        assert await house.answer_to(question) == f"You said: {question.content.partition(' ')[2]}"
-    assert len(house.general.messages) == len(questions)
-    assert not house.server.pings
-    assert house.server.rate_limited == 0
+        assert await setup.answer_to(question) == f"You said: {question.content.partition(' ')[2]}"
+    assert len(setup.general.messages) == len(questions)
+    assert not setup.server.pings
+    assert setup.server.rate_limited == 0
 
 
 def labels(message: Message) -> set[str]:
@@ -92,17 +92,17 @@ def _parts_after(first: Message, shown: list[Message]) -> list[Message]:
 
 
 @asynccontextmanager
-async def open_house(
+async def run_discord_service(
     root: Path,
     server: FakeDiscord,
     *,
-    earlier: House | None = None,
+    earlier: DiscordServiceSetup | None = None,
     timing: GatewayTiming = QUICK,
     engine: ScriptedEngine | None = None,
     min_interval_s: float = 0.0,
     connected: bool = True,
     **settings: Any,  # Any: values of settings
-) -> AsyncIterator[House]:
+) -> AsyncIterator[DiscordServiceSetup]:
     """Runs a service in `root`. `earlier`: the previous service in the same root, whose users and channel it keeps."""
     made = make_settings(root, discord_bot_token=server.token, **settings)
     gates = Gates()
@@ -120,7 +120,7 @@ async def open_house(
                 await server.until(
                     lambda: running.done() or (len(server.gateway.identifies) > before and server.commands)
                 )
-            yield House(server, adapter, engine, gates, service, running, ana, ben, general)
+            yield DiscordServiceSetup(server, adapter, engine, gates, service, running, ana, ben, general)
         finally:
             service.stop()
             service.stop()

@@ -84,7 +84,7 @@ class Hosted:
 
 
 @dataclass
-class Desk:
+class ModelCacheSetup:
     """Loads models by name and logs each step. shortages: how many loads fail for lack of memory."""
 
     root: Path

@@ -1,9 +1,9 @@
 """Runs the real service on either platform, for the faults that both share.
 
 async def test_it(tmp_path: Path, platform: Platform) -> None:  # runs once on each
-    async with platform.open(tmp_path) as house:
-        question = await house.ana.says(house.general, "hello", mention=True)
-        await platform.answered_once(house, question)
+    async with platform.open(tmp_path) as setup:
+        question = await setup.ana.says(setup.general, "hello", mention=True)
+        await platform.answered_once(setup, question)
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,8 +16,8 @@ from tests.support.builders import discord_service, slack_service
 from tests.support.fakes.discord import Can, FakeDiscord
 from tests.support.fakes.slack_server import FakeSlack
 
-# Both builders' House classes have the same methods but no common type: hence Any, here and in tests.
-House = Any
+# Both builders' PlatformSetup classes have the same methods but no common type: hence Any, here and in tests.
+PlatformSetup = Any
 Message = Any
 Channel = Any
 
@@ -29,9 +29,9 @@ class Platform:
     name: str
     server: Any
     answered_once: Callable[..., Awaitable[None]]
-    _open: Callable[..., AbstractAsyncContextManager[House]]
+    _open: Callable[..., AbstractAsyncContextManager[PlatformSetup]]
 
-    def open(self, root: Path, **more: Any) -> AbstractAsyncContextManager[House]:  # Any: arguments of open_house
+    def open(self, root: Path, **more: Any) -> AbstractAsyncContextManager[PlatformSetup]:  # Any: for the builder
         """Runs a service in `root` until the block ends."""
         return self._open(root, self.server, **more)
 
@@ -79,27 +79,27 @@ class Platform:
 
     async def is_told_late(self, say: Callable[[], Awaitable[Message]]) -> Message:
         """Calls `say` without sending its event; `tells` delivers the event later."""
-        world = self.server._world
-        emit, world.emit = world.emit, lambda *_: None
+        platform = self.server.store
+        emit, platform.emit = platform.emit, lambda *_: None
         try:
             return await say()
         finally:
-            world.emit = emit
+            platform.emit = emit
 
     def tells(self, message: Message) -> None:
         """Delivers the event of a message."""
         if self.name == "discord":
             self.server.redeliver(message)
         else:
-            self.server._world.tell_message(message)
+            self.server.store.tell_message(message)
 
 
-async def only_asked(house: House, *texts: str) -> None:
+async def only_asked(setup: PlatformSetup, *texts: str) -> None:
     """Asserts that the engine got these requests and no others; a later question shows that nothing else is queued."""
-    server = house.server
+    server = setup.server
     elsewhere = server.text_channel("elsewhere") if isinstance(server, FakeDiscord) else server.channel("elsewhere")
-    await house.answer_to(await house.ben.says(elsewhere, "anything else?", mention=True))
-    assert sorted(house.engine.questions()) == sorted([*texts, "anything else?"])
+    await setup.answer_to(await setup.ben.says(elsewhere, "anything else?", mention=True))
+    assert sorted(setup.engine.questions()) == sorted([*texts, "anything else?"])
 
 
 @asynccontextmanager
@@ -107,7 +107,7 @@ async def started(name: str) -> AsyncIterator[Platform]:
     """Starts the fake of that platform."""
     if name == "discord":
         async with FakeDiscord() as discord:
-            yield Platform(name, discord, discord_service.answered_once, discord_service.open_house)
+            yield Platform(name, discord, discord_service.answered_once, discord_service.run_discord_service)
         return
     async with FakeSlack() as slack:
-        yield Platform(name, slack, slack_service.answered_once, slack_service.open_house)
+        yield Platform(name, slack, slack_service.answered_once, slack_service.run_slack_service)

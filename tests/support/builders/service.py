@@ -17,10 +17,10 @@ from bot.models.catalog import Catalog
 from bot.models.hardware import Hardware
 from bot.platforms.adapter import Limits
 from bot.service.service import Service
-from tests.support.fakes.engine import ScriptedEngine
-from tests.support.fakes.platform import LIMITS, ScriptedAdapter
+from tests.support.fakes.scripted_adapter import LIMITS, ScriptedAdapter
+from tests.support.fakes.scripted_engine import ScriptedEngine
+from tests.support.fakes.scripted_platform import ScriptedPlatform
 from tests.support.fakes.team import Team
-from tests.support.fakes.world import World
 
 MACHINE = Hardware("", "", 0, 0, False, "a CPU", 2, 16_000, 8_000, "this build of torch has no CUDA")
 PARAMETERS = {"small": 10_000_000, "large": 1_000_000_000, "broken": 10_000_000, "huge": 900_000_000_000}
@@ -51,11 +51,11 @@ def make_settings(root: Path, **more: Any) -> Settings:  # Any: values of settin
 
 
 @dataclass(slots=True)
-class House:
+class ServiceSetup:
     """A running service, its platform and its engine."""
 
     team: Team
-    world: World
+    platform: ScriptedPlatform
     engine: ScriptedEngine
     adapter: ScriptedAdapter
     service: Service
@@ -70,43 +70,51 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(
+async def run_service(
     root: Path,
-    world: World | None = None,
+    platform: ScriptedPlatform | None = None,
     *,
     limits: Limits = LIMITS,
     engine: ScriptedEngine | None = None,
     ready: bool = True,
-    platform: str = "scripted",
+    platform_name: str = "scripted",
     **settings: Any,  # Any: values of settings
-) -> AsyncIterator[House]:
-    """Runs a service in `root`; a second call with the same root and World finds the stored state again.
+) -> AsyncIterator[ServiceSetup]:
+    """Runs a service in `root`; a second call with the same root and ScriptedPlatform finds the stored state again.
 
     If `ready`, waits until it is connected and a model is loaded.
     """
-    if world is None:
+    if platform is None:
         async with (
-            World() as world,
-            open_house(root, world, limits=limits, engine=engine, ready=ready, platform=platform, **settings) as house,
+            ScriptedPlatform() as platform,
+            run_service(
+                root, platform, limits=limits, engine=engine, ready=ready, platform_name=platform_name, **settings
+            ) as setup,
         ):
-            yield house
+            yield setup
         return
     made = make_settings(root, **settings)
-    engine = engine or ScriptedEngine(world.gates.passing)
-    adapter = ScriptedAdapter(world.port, platform, limits)
+    engine = engine or ScriptedEngine(platform.gates.passing)
+    adapter = ScriptedAdapter(platform.port, platform_name, limits)
     service = Service(made, Catalog.of(made), [adapter], engine)
     with patch("bot.models.installed_models.probe", return_value=MACHINE):
-        house = House(
-            Team.of(world), world, engine, adapter, service, made, asyncio.create_task(service.run(), name="service")
+        setup = ServiceSetup(
+            Team.of(platform),
+            platform,
+            engine,
+            adapter,
+            service,
+            made,
+            asyncio.create_task(service.run(), name="service"),
         )
         try:
             if ready:
-                await world.connected()
-                await world.until(lambda: bool(engine.loaded), "the model is loaded")
-            yield house
+                await platform.connected()
+                await platform.until(lambda: bool(engine.loaded), "the model is loaded")
+            yield setup
         finally:
             service.stop()
             service.stop()
             async with asyncio.timeout(20):
-                await asyncio.gather(house.running, return_exceptions=True)
-    assert house.running.exception() is None or not ready
+                await asyncio.gather(setup.running, return_exceptions=True)
+    assert setup.running.exception() is None or not ready

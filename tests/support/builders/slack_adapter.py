@@ -1,8 +1,8 @@
 """Builds the Slack adapter on the fake Slack.
 
-async with on_stage() as stage:
-    await stage.ana.says(stage.general, "hello", mention=True)
-    event = await stage.core.message()
+async with run_slack_adapter() as setup:
+    await setup.ana.says(setup.general, "hello", mention=True)
+    event = await setup.core.message()
 """
 
 import asyncio
@@ -54,7 +54,7 @@ def reply_to(question: Message, text: str = "", **more: Any) -> Reply:  # Any: t
 
 
 @dataclass(slots=True)
-class Stage:
+class SlackAdapterSetup:
     """A connected adapter, two users and a channel."""
 
     server: FakeSlack
@@ -67,17 +67,17 @@ class Stage:
 
 
 @asynccontextmanager
-async def on_stage(
+async def run_slack_adapter(
     server: FakeSlack | None = None,
     *,
     core: RecordingCore | None = None,
     timing: SocketTiming = QUICK,
     **settings: Any,  # Any: values of settings
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[SlackAdapterSetup]:
     """Connects an adapter to a new fake, or to a given one."""
     if server is None:
-        async with FakeSlack() as server, on_stage(server, core=core, timing=timing, **settings) as stage:
-            yield stage
+        async with FakeSlack() as server, run_slack_adapter(server, core=core, timing=timing, **settings) as setup:
+            yield setup
         return
     core = core or RecordingCore()
     adapter = SlackAdapter(settings_of(server, **settings), timing, RateLimits(scale=0.01))
@@ -87,7 +87,7 @@ async def on_stage(
     running = asyncio.create_task(adapter.run(core), name="adapter")
     try:
         await server.until(lambda: running.done() or (core.caught_up > caught_up and server.sockets.online))
-        yield Stage(server, adapter, core, running, ana, ben, general)
+        yield SlackAdapterSetup(server, adapter, core, running, ana, ben, general)
     finally:
         await adapter.close()
         async with asyncio.timeout(10):

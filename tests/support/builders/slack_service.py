@@ -1,8 +1,8 @@
 """Builds a whole service with the Slack adapter on the fake Slack and a scripted engine.
 
-async with open_house(tmp_path, server) as house:
-    question = await house.ana.says(house.general, "hello", mention=True)
-    assert await house.answer_to(question) == "You said: hello"
+async with run_slack_service(tmp_path, server) as setup:
+    question = await setup.ana.says(setup.general, "hello", mention=True)
+    assert await setup.answer_to(question) == "You said: hello"
 """
 
 import asyncio
@@ -20,8 +20,8 @@ from bot.models.catalog import Catalog
 from bot.service.service import Service
 from tests.support.builders.service import MACHINE, make_settings
 from tests.support.builders.slack_adapter import QUICK
-from tests.support.fakes.engine import ScriptedEngine
 from tests.support.fakes.gates import Gates
+from tests.support.fakes.scripted_engine import ScriptedEngine
 from tests.support.fakes.slack_server import Channel, FakeSlack, Message, Person
 
 DONE = {"Regenerate", "Continue"}
@@ -29,7 +29,7 @@ DONE = {"Regenerate", "Continue"}
 
 
 @dataclass(slots=True)
-class House:
+class SlackServiceSetup:
     """A running service, its fake Slack, two users and a channel."""
 
     server: FakeSlack
@@ -65,28 +65,28 @@ class House:
         return answer.shown
 
 
-async def answered_once(house: House, *questions: Message) -> None:
+async def answered_once(setup: SlackServiceSetup, *questions: Message) -> None:
     """Asserts that each question has exactly one finished answer, and that nothing else was posted, pinged or
     unfurled."""
     for question in questions:
-        assert await house.answer_to(question) == f"You said: {question.text.partition(' ')[2]}"
-    assert len(house.general.messages) == len(questions)
-    assert not house.server.pings
-    assert not house.server.unfurls
-    assert house.server.rate_limited == 0
+        assert await setup.answer_to(question) == f"You said: {question.text.partition(' ')[2]}"
+    assert len(setup.general.messages) == len(questions)
+    assert not setup.server.pings
+    assert not setup.server.unfurls
+    assert setup.server.rate_limited == 0
 
 
 @asynccontextmanager
-async def open_house(
+async def run_slack_service(
     root: Path,
     server: FakeSlack,
     *,
-    earlier: House | None = None,
+    earlier: SlackServiceSetup | None = None,
     timing: SocketTiming = QUICK,
     engine: ScriptedEngine | None = None,
     connected: bool = True,
     **settings: Any,  # Any: values of settings
-) -> AsyncIterator[House]:
+) -> AsyncIterator[SlackServiceSetup]:
     """Runs a service in `root`. `earlier`: the previous service in the same root, whose users and channel it keeps."""
     made = make_settings(root, **{**server.settings(), **settings})
     gates = Gates()
@@ -102,7 +102,7 @@ async def open_house(
         try:
             if connected:
                 await server.until(lambda: running.done() or (server.sockets.opened > before and server.sockets.online))
-            yield House(server, adapter, engine, gates, service, running, ana, ben, general)
+            yield SlackServiceSetup(server, adapter, engine, gates, service, running, ana, ben, general)
         finally:
             service.stop()
             service.stop()

@@ -1,6 +1,6 @@
 """Builds a service with its status page, for tests that use it over HTTP.
 
-async with open_page(tmp_path) as (house, site):
+async with open_page(tmp_path) as (setup, site):
     assert await site.get("/healthz") == (200, "alive\\n")
 """
 
@@ -16,7 +16,7 @@ from unittest.mock import patch
 import aiohttp
 
 from bot.web.server import WebServer
-from tests.support.builders.service import House, open_house
+from tests.support.builders.service import ServiceSetup, run_service
 
 TICK_S = 0.05
 Moment = dict[str, Any]  # Any: JSON values
@@ -91,14 +91,14 @@ async def open_page(
     root: Path,
     *,
     tick_s: float = TICK_S,
-    **how: Any,  # Any: arguments of open_house
-) -> AsyncIterator[tuple[House, Site]]:
+    **how: Any,  # Any: arguments of run_service
+) -> AsyncIterator[tuple[ServiceSetup, Site]]:
     """Runs a service in `root` with its page, until the block ends."""
     how = {"http": "127.0.0.1:0"} | how
     with patch("bot.web.server.TICK_S", tick_s):
-        async with open_house(root, **how) as house, aiohttp.ClientSession() as session:
-            await house.world.until(
-                lambda: house.service.web is not None and bool(house.service.web.url), "it is there"
+        async with run_service(root, **how) as setup, aiohttp.ClientSession() as session:
+            await setup.platform.until(
+                lambda: setup.service.web is not None and bool(setup.service.web.url), "it is there"
             )
-            assert house.service.web is not None
-            yield house, Site(house.service.web, session)
+            assert setup.service.web is not None
+            yield setup, Site(setup.service.web, session)

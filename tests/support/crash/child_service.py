@@ -38,7 +38,7 @@ from bot.types.engine import EngineRequest
 from tests.support.builders.discord_adapter import QUICK as QUICK_DISCORD
 from tests.support.builders.service import MACHINE, make_settings
 from tests.support.builders.slack_adapter import QUICK as QUICK_SLACK
-from tests.support.fakes.engine import Script, ScriptedEngine
+from tests.support.fakes.scripted_engine import Script, ScriptedEngine
 from tests.support.fakes.tls import Loopback
 
 STEPS, STEP_S = 20, 0.005
@@ -73,7 +73,7 @@ SEAMS: Mapping[str, tuple[Any, str]] = {  # Any: a class or a module
 """Functions at which a process can be killed: the object that holds the function, and its name."""
 
 
-TROUBLES: Mapping[str, str] = {
+HANGS: Mapping[str, str] = {
     "rendering never ends": "bot.replies.renderer.render",
     "the loop is held up": "adapters.slack.outbound.blocks.answer",  # makes a reply's blocks, on the event loop
 }
@@ -96,10 +96,10 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class ChildParameters:
     """Settings and faults of one process. `port` and `authority` are those of a fake Discord.
 
-    answer: the engine's answer to q0. trouble: a key of TROUBLES.
+    answer: the engine's answer to q0. hang: a key of HANGS.
     """
 
     root: str
@@ -108,7 +108,7 @@ class Errand:
     authority: str
     point: Point | None = None
     answer: str = ""
-    trouble: str = ""
+    hang: str = ""
 
 
 class NumberedEngine(ScriptedEngine):
@@ -134,34 +134,36 @@ async def _work(point: str) -> None:
         await asyncio.sleep(STEP_S)
 
 
-def live(errand: Errand) -> None:
-    """Serves until SIGTERM or until the errand's kill point. Logs to ROOT/log."""
+def live(parameters: ChildParameters) -> None:
+    """Serves until SIGTERM or until the kill point of `parameters`. Logs to ROOT/log."""
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
-    log = os.open(Path(errand.root) / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = os.open(Path(parameters.root) / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    settings = make_settings(Path(errand.root), **errand.settings)
+    settings = make_settings(Path(parameters.root), **parameters.settings)
     setup_logs("info", "text", ())
-    print(f"--- {os.getpid()} lives until {errand.point or 'somebody kills it'}", file=sys.stderr, flush=True)
+    print(f"--- {os.getpid()} lives until {parameters.point or 'somebody kills it'}", file=sys.stderr, flush=True)
     with ExitStack() as patched:
         patched.enter_context(patch("bot.models.installed_models.probe", return_value=MACHINE))
         patched.enter_context(patch("bot.conversations.backfill.SAVE_S", SAVE_S))
-        if errand.point is not None:
-            holder, name = SEAMS[errand.point.seam]
-            patched.enter_context(patch.object(holder, name, deadly(getattr(holder, name), errand.point)))
-        if errand.trouble:
-            patched.enter_context(patch(TROUBLES[errand.trouble], spin))
-        engine = NumberedEngine(errand.answer)
-        asyncio.run(serve(settings, adapters_of(settings, errand), engine, [signal.SIGTERM]))
+        if parameters.point is not None:
+            holder, name = SEAMS[parameters.point.seam]
+            patched.enter_context(patch.object(holder, name, deadly(getattr(holder, name), parameters.point)))
+        if parameters.hang:
+            patched.enter_context(patch(HANGS[parameters.hang], spin))
+        engine = NumberedEngine(parameters.answer)
+        asyncio.run(serve(settings, adapters_of(settings, parameters), engine, [signal.SIGTERM]))
 
 
-def adapters_of(settings: Settings, errand: Errand) -> list[Adapter]:
+def adapters_of(settings: Settings, parameters: ChildParameters) -> list[Adapter]:
     """The real adapters, connected to the fakes, with intervals that the fakes' rate limits allow."""
     adapters: list[Adapter] = []
     if settings.discord_bot_token is not None:
-        trusted = ssl.create_default_context(cafile=errand.authority)
+        trusted = ssl.create_default_context(cafile=parameters.authority)
         discord = DiscordAdapter(
-            settings, lambda: aiohttp.TCPConnector(limit=0, resolver=Loopback(errand.port), ssl=trusted), QUICK_DISCORD
+            settings,
+            lambda: aiohttp.TCPConnector(limit=0, resolver=Loopback(parameters.port), ssl=trusted),
+            QUICK_DISCORD,
         )
         discord.limits = replace(discord.limits, min_interval_s=0.05)
         adapters.append(discord)

@@ -1,11 +1,11 @@
 """Kills and restarts a service on fake platforms that keep running, for the crash tests and `bench.kills`.
 
-async with open_house(tmp_path, "discord", "slack") as house:
-    await house.start(Point("inbox.finish", after=True))
-    await house.ask("slack", words=40)
-    await house.died()
-    await house.start()
-    assert not (await house.ended()).faults
+async with run_crash_service(tmp_path, "discord", "slack") as setup:
+    await setup.start(Point("inbox.finish", after=True))
+    await setup.ask("slack", words=40)
+    await setup.died()
+    await setup.start()
+    assert not (await setup.ended()).faults
 """
 
 import asyncio
@@ -23,8 +23,8 @@ from typing import Any
 from unittest.mock import patch
 
 from bot.storage import Storage
-from tests.support.crash.child_service import Errand, Point, live
-from tests.support.crash.platforms import Asked, DiscordTown, SlackTown, Town
+from tests.support.crash.child_service import ChildParameters, Point, live
+from tests.support.crash.platforms import Asked, DiscordDriver, PlatformDriver, SlackDriver
 from tests.support.crash.verdict import Verdict, judged
 from tests.support.fakes.discord import FakeDiscord
 from tests.support.fakes.slack_server import FakeSlack
@@ -34,18 +34,18 @@ PATIENCE_S = 60.0
 """Time limit in seconds for the service to exit, to connect, or to answer all pending questions."""
 
 
-class House:
+class CrashSetup:
     """The fake platforms, the state directory, and a sequence of service processes."""
 
-    def __init__(self, root: Path, towns: dict[str, Town], errand: Errand) -> None:
-        self.root, self.towns = root, towns
+    def __init__(self, root: Path, drivers: dict[str, PlatformDriver], parameters: ChildParameters) -> None:
+        self.root, self.drivers = root, drivers
         self.asked: list[Asked] = []
         self.lives = 0
-        self._errand = errand
+        self._parameters = parameters
         self._process: ForkServerProcess | None = None
 
     @property
-    def lives_now(self) -> bool:
+    def is_running(self) -> bool:
         """Whether the service process is running."""
         return self._process is not None and self._process.is_alive()
 
@@ -58,21 +58,24 @@ class House:
 
     async def start(self, point: Point | None = None, *, connected: bool = True) -> None:
         """Starts a process, which runs until `point` if given. connected: waits until it is connected or has exited."""
-        assert not self.lives_now
-        before = {name: town.sessions() for name, town in self.towns.items()}
-        errand = replace(self._errand, point=point)
-        self._process = _context().Process(target=live, args=(errand,), daemon=True)
+        assert not self.is_running
+        before = {name: driver.sessions() for name, driver in self.drivers.items()}
+        parameters = replace(self._parameters, point=point)
+        self._process = _context().Process(target=live, args=(parameters,), daemon=True)
         self._process.start()
         self.lives += 1
         if connected:
             await self.until(
-                lambda: not self.lives_now or all(town.sessions() > before[name] for name, town in self.towns.items()),
+                lambda: (
+                    not self.is_running
+                    or all(driver.sessions() > before[name] for name, driver in self.drivers.items())
+                ),
                 "it is connected",
             )
 
-    async def ask(self, town: str, *, words: int = 12, who: int = 0, where: int = 0) -> Asked:
+    async def ask(self, driver: str, *, words: int = 12, who: int = 0, where: int = 0) -> Asked:
         """Posts a question."""
-        asked = await self.towns[town].ask(who, where, len(self.asked), words)
+        asked = await self.drivers[driver].ask(who, where, len(self.asked), words)
         self.asked.append(asked)
         return asked
 
@@ -110,14 +113,16 @@ class House:
 
     def verdict(self) -> Verdict:
         """The verdict on all questions so far."""
-        return judged(self.asked, [said for town in self.towns.values() for said in town.said()])
+        return judged(self.asked, [said for driver in self.drivers.values() for said in driver.said()])
 
     async def ended(self) -> Verdict:
         """Waits for all answers and stops the service; the verdict on messages, pings and stored rows."""
         await self.settled()
         await self.stop()
         verdict = self.verdict()
-        verdict.amiss += [f"{town.name} notified {town.pings()}" for town in self.towns.values() if town.pings()]
+        verdict.amiss += [
+            f"{driver.name} notified {driver.pings()}" for driver in self.drivers.values() if driver.pings()
+        ]
         with closing(sqlite3.connect(self.root / "state" / "inhouse.db")) as database:
             found = {name: database.execute(query).fetchall() for name, query in _QUERIES.items()}
         expected = {"integrity": [("ok",)], "requests": [(len(self.asked),)], "open": [], "owed": []}
@@ -159,34 +164,34 @@ _QUERIES = {
 
 
 @asynccontextmanager
-async def open_house(
-    root: Path, *platforms: str, fresh: bool = False, answer: str = "", trouble: str = "", **settings: Any
-) -> AsyncIterator[House]:
-    """Opens a House in `root` with some platforms. Unless `fresh`, every channel has a stored cursor.
+async def run_crash_service(
+    root: Path, *platforms: str, fresh: bool = False, answer: str = "", hang: str = "", **settings: Any
+) -> AsyncIterator[CrashSetup]:
+    """Opens a CrashSetup in `root` with some platforms. Unless `fresh`, every channel has a stored cursor.
 
-    answer, trouble: as in Errand.
+    answer, hang: as in ChildParameters.
     """
     async with AsyncExitStack() as stack:
-        towns: dict[str, Town] = {}
+        drivers: dict[str, PlatformDriver] = {}
         port, authority = 0, ""
         made: dict[str, Any] = {"drain": 0.5, "per_user": 1000, "queue_size": 5000, "http": "off", **settings}
         if "discord" in platforms:
             discord = await stack.enter_async_context(FakeDiscord())
-            towns["discord"] = DiscordTown(discord)
+            drivers["discord"] = DiscordDriver(discord)
             port, authority = discord.port, str(discord.write_ca(root / "ca.pem"))
             made["discord_bot_token"] = discord.token
         if "slack" in platforms:
             slack = await stack.enter_async_context(FakeSlack())
-            towns["slack"] = SlackTown(slack)
+            drivers["slack"] = SlackDriver(slack)
             made |= slack.settings()
-        house = House(root, towns, Errand(str(root), made, port, authority, None, answer, trouble))
-        stack.push_async_callback(house.close)
-        cursors = [cursor for town in towns.values() for cursor in await town.begin()]
+        setup = CrashSetup(root, drivers, ChildParameters(str(root), made, port, authority, None, answer, hang))
+        stack.push_async_callback(setup.close)
+        cursors = [cursor for driver in drivers.values() for cursor in await driver.begin()]
         if not fresh:
             storage = await Storage.open(root / "state")
             await storage.cursors.save(cursors)
             await storage.close()
-        yield house
+        yield setup
 
 
 def _context() -> multiprocessing.context.ForkServerContext:

@@ -41,7 +41,7 @@ class Said:
     finished: bool
 
 
-class Town(Protocol):
+class PlatformDriver(Protocol):
     """One platform with its people and channels."""
 
     name: str
@@ -65,7 +65,7 @@ class Town(Protocol):
         """Prepares all channels before the bot first connects; their cursors."""
 
 
-class DiscordTown:
+class DiscordDriver:
     """Two channels, a thread and direct messages, with raised rate limits."""
 
     name = "discord"
@@ -113,7 +113,7 @@ class DiscordTown:
         return Said(channel.id, answered.id if answered else "", _with_files(message), bool(labels & FINISHED))
 
 
-class SlackTown:
+class SlackDriver:
     """A channel (each question opens a thread), one existing thread, and direct messages."""
 
     name = "slack"

@@ -51,7 +51,7 @@ class EchoBot(discord.Client):
         self.seen: list[discord.Message] = []
         self.edits: list[discord.RawMessageUpdateEvent] = []
         self.is_up = asyncio.Event()
-        self.life: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self.resumed = 0
 
     async def setup_hook(self) -> None:
@@ -84,7 +84,7 @@ class EchoBot(discord.Client):
 
     def ended_with(self) -> BaseException | None:
         """The exception that ended the bot's task, None while it runs."""
-        return self.life.exception() if self.life is not None and self.life.done() else None
+        return self.task.exception() if self.task is not None and self.task.done() else None
 
     def texts(self) -> list[str]:
         """The texts of all messages that it received."""
@@ -95,15 +95,15 @@ class EchoBot(discord.Client):
 async def running(server: FakeDiscord, content: bool = True, heartbeat_timeout: float = 60.0) -> AsyncIterator[EchoBot]:
     """Starts a bot and waits until it is ready. Raises what its start raised."""
     bot = EchoBot(server, content, heartbeat_timeout)
-    life = bot.life = asyncio.create_task(bot.start(server.token))
+    task = bot.task = asyncio.create_task(bot.start(server.token))
     up = asyncio.create_task(bot.is_up.wait())
-    await asyncio.wait([life, up], return_when=asyncio.FIRST_COMPLETED, timeout=10)
+    await asyncio.wait([task, up], return_when=asyncio.FIRST_COMPLETED, timeout=10)
     up.cancel()
     try:
-        if life.done():
-            life.result()
+        if task.done():
+            task.result()
         yield bot
     finally:
         await bot.close()
-        life.cancel()
-        await asyncio.gather(life, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -16,8 +16,8 @@ from unittest.mock import patch
 from bot.cli.run import serve
 from bot.types.errors import EX_CONFIG, ConfigError
 from tests.support.builders.service import MACHINE, make_settings
-from tests.support.fakes.engine import ScriptedEngine
-from tests.support.fakes.platform import ScriptedAdapter
+from tests.support.fakes.scripted_adapter import ScriptedAdapter
+from tests.support.fakes.scripted_engine import ScriptedEngine
 
 
 def run_service(root: Path, port: int) -> int:

@@ -24,7 +24,7 @@ from bot.types.messages import (
     Person,
     Refused,
 )
-from tests.support.fakes.world import Posted, World
+from tests.support.fakes.scripted_platform import Posted, ScriptedPlatform
 
 GENERAL = ConversationKey("scripted", "team", "general")
 MANAGERS = {"boss"}
@@ -64,19 +64,19 @@ class Answer:
 class Team:
     """Users in the conversation `key`. `elsewhere` gives the same users in another one."""
 
-    world: World
+    platform: ScriptedPlatform
     key: ConversationKey
     numbers: "itertools.count[int]"
     asked: dict[str, str]  # message id by text
 
     @classmethod
-    def of(cls, world: World) -> "Team":
+    def of(cls, platform: ScriptedPlatform) -> "Team":
         """The team in its general channel."""
-        return cls(world, GENERAL, itertools.count(1), {})
+        return cls(platform, GENERAL, itertools.count(1), {})
 
     def elsewhere(self, **parts: str) -> "Team":
         """The same users in another channel or thread."""
-        return Team(self.world, replace(self.key, **parts), self.numbers, self.asked)
+        return Team(self.platform, replace(self.key, **parts), self.numbers, self.asked)
 
     async def sends(
         self,
@@ -100,11 +100,11 @@ class Team:
             attachments=files,
             context=context,
         )
-        return await self.world.send(message)
+        return await self.platform.send(message)
 
     async def says(self, who: str, text: str, *, at: float | None = None) -> Outcome:
         """Sends a message to the bot; the immediate outcome."""
-        return await self.world.outcome(await self.sends(who, text, at=at))
+        return await self.platform.outcome(await self.sends(who, text, at=at))
 
     async def asks(self, who: str, text: str) -> Answer:
         """Sends a message to the bot and waits for the whole answer."""
@@ -113,7 +113,7 @@ class Team:
 
     async def command(self, name: str, typed: str = "", *, who: str = "root") -> Outcome:
         """Sends a command; the immediate outcome."""
-        return await self.world.outcome(await self.gives(name, typed, who=who))
+        return await self.platform.outcome(await self.gives(name, typed, who=who))
 
     async def gives(self, name: str, typed: str = "", *, who: str = "root") -> int:
         """Sends a command; the number of the event, which may not have arrived yet."""
@@ -122,7 +122,7 @@ class Team:
         args = {command.option.name: typed} if command and command.option and typed else {}
         if name == "ask":
             self.asked[typed] = f"event-{number}"
-        return await self.world.send(
+        return await self.platform.send(
             IncomingCommand(self.key, f"event-{number}", person(who), name, args, float(number))
         )
 
@@ -141,21 +141,21 @@ class Team:
     async def presses(self, message: Posted, kind: ActionKind, *, who: str = "ana") -> Outcome:
         """Presses a button under a message."""
         action = IncomingAction(self.key, f"event-{next(self.numbers)}", person(who), message.reply.reply_id, kind)
-        return await self.world.outcome(await self.world.send(action))
+        return await self.platform.outcome(await self.platform.send(action))
 
     async def edits(self, text: str, new: str, *, who: str = "ana") -> None:
         """Edits a message."""
         message = self.asked[new] = self.asked[text]
-        await self.world.outcome(await self.world.send(MessageEdited(self.key, message, person(who), new)))
+        await self.platform.outcome(await self.platform.send(MessageEdited(self.key, message, person(who), new)))
 
     async def deletes(self, text: str) -> None:
         """Deletes a message."""
-        await self.world.outcome(await self.world.send(MessageDeleted(self.key, self.asked[text])))
+        await self.platform.outcome(await self.platform.send(MessageDeleted(self.key, self.asked[text])))
 
     def replies_to(self, text: str) -> list[Answer]:
         """The final answers to a question, one per request."""
         mine: dict[str, list[Posted]] = {}
-        for message in self.world.posted:
+        for message in self.platform.posted:
             if message.reply.key == self.key and message.reply.question_id == self.asked[text]:
                 mine.setdefault(message.reply.request_id, []).append(message)
         return [
@@ -166,7 +166,7 @@ class Team:
 
     async def reply_to(self, text: str, number: int = 1) -> Answer:
         """Waits until the `number`th answer to a question is final."""
-        await self.world.until(lambda: len(self.replies_to(text)) >= number, f"answer {number} to {text!r} is there")
+        await self.platform.until(lambda: len(self.replies_to(text)) >= number, f"answer {number} to {text!r} is there")
         return self.replies_to(text)[number - 1]
 
     async def sees(self, text: str, what: str) -> Posted:
@@ -174,7 +174,7 @@ class Team:
 
         def found() -> list[Posted]:
             question = self.asked[text]
-            return [post for post in self.world.posted if post.reply.question_id == question and what in post.text]
+            return [post for post in self.platform.posted if post.reply.question_id == question and what in post.text]
 
-        await self.world.until(lambda: bool(found()), f"{what!r} is shown to {text!r}")
+        await self.platform.until(lambda: bool(found()), f"{what!r} is shown to {text!r}")
         return found()[0]

@@ -1,4 +1,4 @@
-"""The state machine with the real adapters on the fake Discord and the fake Slack.
+"""The state machine with the real adapters on the fake DiscordAdapterService and the fake SlackAdapterService.
 
 Like `rules`, with fewer faults, because these platforms run in real time. Each question has a unique word and contains
 mentions that must not ping.
@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from tests.support.fakes.discord import FakeDiscord
 from tests.support.fakes.slack_server import FakeSlack
-from tests.support.state_machine.adapter_services import Discord, Line, Slack
+from tests.support.state_machine.adapter_services import AdapterService, DiscordAdapterService, SlackAdapterService
 from tests.support.state_machine.faulty_disk import Disk
 
 MOMENTS = st.sampled_from([0.0, 0.0, 0.02, 0.1, 0.4])
@@ -23,7 +23,7 @@ PINGS = "@everyone <!channel> <@U1>"
 GIVEN_UP = "I was stopped"  # then the answer is a file, or the request was given up
 
 
-class WireMachine(RuleBasedStateMachine):
+class AdapterMachine(RuleBasedStateMachine):
     """One service on `platform`, through all its restarts."""
 
     def __init__(self, root: Path, platform: str) -> None:
@@ -35,8 +35,10 @@ class WireMachine(RuleBasedStateMachine):
         self._deleted: set[str] = set()
         self._server = FakeDiscord() if platform == "discord" else FakeSlack()
         self._run(self._server.__aenter__())
-        self._line: Line = Discord(self._server) if platform == "discord" else Slack(self._server)
-        self._run(self._line.opens(self._root, self._state))
+        self._service: AdapterService = (
+            DiscordAdapterService(self._server) if platform == "discord" else SlackAdapterService(self._server)
+        )
+        self._run(self._service.opens(self._root, self._state))
         self._run(self._asks("first"))  # backfill ignores a channel without a cursor
         self._run(self._all_answered())
 
@@ -56,7 +58,7 @@ class WireMachine(RuleBasedStateMachine):
         """Delivers a question again."""
         word, question = self._asked[which % len(self._asked)]
         if word not in self._deleted:
-            self._calls(lambda: self._line.comes_again(question), moment)
+            self._calls(lambda: self._service.comes_again(question), moment)
 
     @rule(which=st.integers(0, 20), moment=MOMENTS)
     def is_deleted(self, which: int, moment: float) -> None:
@@ -64,18 +66,18 @@ class WireMachine(RuleBasedStateMachine):
         word, question = self._asked[which % len(self._asked)]
         if word not in self._deleted and word != "first":
             self._deleted.add(word)
-            self._run(self._line.deletes(question))
+            self._run(self._service.deletes(question))
             self._goes_on(moment)
 
     @rule(number=st.integers(0, 5), moment=MOMENTS)
-    def has_trouble(self, number: int, moment: float) -> None:
+    def has_a_failing_call(self, number: int, moment: float) -> None:
         """Makes a coming call to the platform fail."""
-        self._calls(lambda: self._line.trouble(number), moment)
+        self._calls(lambda: self._service.fail_a_call(number), moment)
 
     @rule(moment=MOMENTS)
     def is_cut(self, moment: float) -> None:
         """Cuts the connection."""
-        self._calls(self._line.cut, moment)
+        self._calls(self._service.cut, moment)
 
     @rule(powerless=st.booleans())
     def crashes(self, powerless: bool) -> None:
@@ -84,14 +86,14 @@ class WireMachine(RuleBasedStateMachine):
         old = self._state
         self._lives += 1
         self._disk.copy(old, self._state, powerless=powerless)
-        self._run(self._line.closes())
-        self._run(self._line.opens(self._root, self._state))
+        self._run(self._service.closes())
+        self._run(self._service.opens(self._root, self._state))
 
     @rule()
     def restarts(self) -> None:
         """Stops the service with a drain, and starts it again."""
-        self._run(self._line.closes())
-        self._run(self._line.opens(self._root, self._state))
+        self._run(self._service.closes())
+        self._run(self._service.opens(self._root, self._state))
 
     def teardown(self) -> None:
         """Checks that every question has one answer and that nothing was pinged."""
@@ -100,13 +102,13 @@ class WireMachine(RuleBasedStateMachine):
                 self._run(self._all_answered())
                 self._is_kept()
         finally:
-            self._run(self._line.closes())
+            self._run(self._service.closes())
             self._run(self._server.__aexit__(None, None, None))
             self._runner.close()
             shutil.rmtree(self._root, ignore_errors=True)
 
     def _is_kept(self) -> None:
-        shown = self._line.messages()
+        shown = self._service.messages()
         for word, _ in self._asked:
             answers = [text for text in shown if word in text.split()]
             assert word in self._deleted or len(answers) == 1 or self._crashes >= 2, f"{word}: {answers} of {shown}"
@@ -114,10 +116,10 @@ class WireMachine(RuleBasedStateMachine):
         for text in shown:
             assert sum(word in text.split() for word, _ in self._asked) <= 1, f"two questions in one answer: {text}"
         assert len(shown) <= len(self._asked), f"more answers than questions: {shown}"
-        assert not self._line.pinged(), f"somebody was pinged: {self._line.pinged()}"
+        assert not self._service.pinged(), f"somebody was pinged: {self._service.pinged()}"
 
     async def _asks(self, word: str) -> None:
-        question = await self._line.says(f"{PINGS} {word}")
+        question = await self._service.says(f"{PINGS} {word}")
         self._asked.append((word, question))
 
     async def _all_answered(self) -> None:
@@ -129,12 +131,12 @@ class WireMachine(RuleBasedStateMachine):
         try:
             await asyncio.wait_for(wait(), 40)
         except TimeoutError:
-            raise AssertionError(f"no answer to {self._missing}; there is {self._line.messages()}") from None
+            raise AssertionError(f"no answer to {self._missing}; there is {self._service.messages()}") from None
 
     def _unanswered(self) -> list[str]:
-        if self._line.running.done():
-            self._line.running.result()
-        done = self._line.finished()
+        if self._service.running.done():
+            self._service.running.result()
+        done = self._service.finished()
         missing = [
             word
             for word, _ in self._asked

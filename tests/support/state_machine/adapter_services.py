@@ -15,25 +15,25 @@ from tests.support.builders import discord_service, slack_service
 SETTINGS = {"queue_size": 50, "per_user": 50}
 
 
-class Line(ABC):
+class AdapterService(ABC):
     """A platform and the service on it."""
 
-    _house: Any  # the builder module for this platform
+    _run_service: Any  # the builder of a service on this platform
 
     def __init__(self, server: Any) -> None:
         self.server, self._stack = server, AsyncExitStack()
-        self.house: Any = None
+        self.setup: Any = None
 
     @property
     def running(self) -> "asyncio.Task[None]":
         """The service's task."""
-        running: asyncio.Task[None] = self.house.running
+        running: asyncio.Task[None] = self.setup.running
         return running
 
     async def opens(self, root: Path, state: Path) -> None:
         """Starts a service."""
-        opened = self._house.open_house(root, self.server, earlier=self.house, state_dir=state, **SETTINGS)
-        self.house = await self._stack.enter_async_context(opened)
+        opened = self._run_service(root, self.server, earlier=self.setup, state_dir=state, **SETTINGS)
+        self.setup = await self._stack.enter_async_context(opened)
 
     async def closes(self) -> None:
         """Ends the service at once, without a drain."""
@@ -41,18 +41,18 @@ class Line(ABC):
 
     async def says(self, text: str) -> Any:
         """Asks in the general channel."""
-        return await self.house.ana.says(self.house.general, text, mention=True)
+        return await self.setup.ana.says(self.setup.general, text, mention=True)
 
     async def deletes(self, question: Any) -> None:
         """Deletes a question."""
-        await self.house.ana.deletes(question)
+        await self.setup.ana.deletes(question)
 
     def comes_again(self, question: Any) -> None:
         """Delivers a question again."""
         self.server.redeliver(question)
 
     @abstractmethod
-    def trouble(self, number: int) -> None:
+    def fail_a_call(self, number: int) -> None:
         """Makes a coming call fail; `number` selects the fault."""
 
     @abstractmethod
@@ -72,17 +72,17 @@ class Line(ABC):
         """The pings that the bot caused."""
 
 
-class Discord(Line):
-    """Discord, with the real discord.py."""
+class DiscordAdapterService(AdapterService):
+    """DiscordAdapterService, with the real discord.py."""
 
-    _house = discord_service
+    _run_service = staticmethod(discord_service.run_discord_service)
     POST, EDIT = "/channels/{channel_id}/messages", "/channels/{channel_id}/messages/{message_id}"
 
-    def trouble(self, number: int) -> None:
+    def fail_a_call(self, number: int) -> None:
         faults = self.server.faults
         match number:
             case 0:
-                self.server.limits.exhaust(f"POST {self.POST}", self.house.general.id, 0.5)
+                self.server.limits.exhaust(f"POST {self.POST}", self.setup.general.id, 0.5)
             case 1 | 2:
                 faults.drop("POST", self.POST, applied=number == 1)
             case 3 | 4:
@@ -94,22 +94,22 @@ class Discord(Line):
         self.server.gateway.reconnect()
 
     def messages(self) -> list[str]:
-        return [message.content for message in self.house.general.messages]
+        return [message.content for message in self.setup.general.messages]
 
     def finished(self) -> list[str]:
-        shown = self.house.general.messages
+        shown = self.setup.general.messages
         return [each.content for each in shown if discord_service.labels(each) & {"Regenerate", "Continue"}]
 
     def pinged(self) -> Sequence[object]:
         return [self.server.pings] if self.server.pings else []
 
 
-class Slack(Line):
-    """Slack, with the real slack-bolt."""
+class SlackAdapterService(AdapterService):
+    """SlackAdapterService, with the real slack-bolt."""
 
-    _house = slack_service
+    _run_service = staticmethod(slack_service.run_slack_service)
 
-    def trouble(self, number: int) -> None:
+    def fail_a_call(self, number: int) -> None:
         faults = self.server.faults
         match number:
             case 0:
@@ -127,10 +127,10 @@ class Slack(Line):
         self.server.sockets.kill()
 
     def messages(self) -> list[str]:
-        return [message.shown for message in self.house.general.messages if message.subtype != "file_share"]
+        return [message.shown for message in self.setup.general.messages if message.subtype != "file_share"]
 
     def finished(self) -> list[str]:
-        shown = self.house.general.messages
+        shown = self.setup.general.messages
         return [each.shown for each in shown if slack_service.DONE & set(each.labels)]
 
     def pinged(self) -> Sequence[object]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from bot.types.messages import ConversationKey, Event, IncomingMessage, MessageDeleted, MessageEdited, Person, Refused
 from tests.support.fakes.team import person
-from tests.support.state_machine.scripted_platform import Witness
+from tests.support.state_machine.recording_platform import RecordingPlatform
 
 WORDS = {
     "kiwi": ConversationKey("scripted", "team", "1"),
@@ -24,8 +24,8 @@ PEOPLE = ("ana", "ben", "cleo", "root")
 
 @dataclass(slots=True)
 class Question:
-    """A message to the bot. `texts` are all its versions, newest last. `blows`: the count of Book.blows when it was
-    sent."""
+    """A message to the bot. `texts` are all its versions, newest last. `blows`: the count of
+    ExpectedHistory.blows when it was sent."""
 
     event: int
     said: IncomingMessage
@@ -45,11 +45,11 @@ class Sweep:
     kind: str  # reset, forget, undo
 
 
-class Book:
+class ExpectedHistory:
     """All events of a run."""
 
-    def __init__(self, world: Witness, began: float) -> None:
-        self.world = world
+    def __init__(self, platform: RecordingPlatform, began: float) -> None:
+        self.platform = platform
         self.questions: list[Question] = []
         self.sweeps: list[Sweep] = []
         self.deletions: dict[tuple[ConversationKey, str], int] = {}
@@ -104,7 +104,9 @@ class Book:
     def may_be_ended(self, question: Question) -> bool:
         """Whether some event may stop it, before or after it was sent."""
         return bool(question.ends) or any(
-            sweep.kind != "reset" and sweep.key == question.said.key and self.world.when(sweep.event) > question.event
+            sweep.kind != "reset"
+            and sweep.key == question.said.key
+            and self.platform.when(sweep.event) > question.event
             for sweep in self.sweeps
         )
 
@@ -116,13 +118,13 @@ class Book:
         """Whether `earlier` must not be in the prompt of `later`: its removal was acknowledged before `later` was
         sent."""
         deleted = self.deletions.get((earlier.said.key, earlier.said.message_id))
-        if deleted is not None and self.world.when(deleted) <= later.event:
+        if deleted is not None and self.platform.when(deleted) <= later.event:
             return True
         return any(
             sweep.kind in ("reset", "forget")
             and sweep.key == earlier.said.key
-            and self.world.when(earlier.event) <= sweep.event
-            and self.world.when(sweep.event) <= later.event
+            and self.platform.when(earlier.event) <= sweep.event
+            and self.platform.when(sweep.event) <= later.event
             for sweep in self.sweeps
         )
 
@@ -130,8 +132,8 @@ class Book:
         """Whether `earlier` must be in the prompt of `later`."""
         return (
             earlier.said.sent_at < later.said.sent_at
-            and self.world.when(earlier.event) <= later.event
-            and not isinstance(self.world.outcomes.get(earlier.event), Refused)
+            and self.platform.when(earlier.event) <= later.event
+            and not isinstance(self.platform.outcomes.get(earlier.event), Refused)
             and not self.is_deleted(earlier)
             and not any(sweep.key == later.said.key for sweep in self.sweeps)
         )

@@ -13,10 +13,10 @@ from bot.replies.delivery import VOID
 from bot.replies.renderer import INTERRUPTED
 from bot.types.engine import EngineRequest
 from bot.types.messages import Accepted, ConversationKey, FinishReason, Refused, Role
-from tests.support.fakes.world import Fault, Posted
-from tests.support.state_machine.expected_history import WORD_OF, WORDS, Book, Question
-from tests.support.state_machine.scripted_platform import NEVER, Witness
-from tests.support.state_machine.service import House
+from tests.support.fakes.scripted_platform import Fault, Posted
+from tests.support.state_machine.expected_history import WORD_OF, WORDS, ExpectedHistory, Question
+from tests.support.state_machine.recording_platform import NEVER, RecordingPlatform
+from tests.support.state_machine.service import MachineSetup
 
 GIVEN_UP = {"I was stopped three times": 3, "The model's process ended 2 times": 2}
 """Errors of answers that are given up, and how many kills or engine deaths each needs."""
@@ -26,25 +26,25 @@ UNSEEN = {Fault.REJECTED, Fault.GONE}
 """Faults after which a platform may not show a reply."""
 
 
-class Promise:
+class Invariants:
     """Checks the service's guarantees."""
 
-    def __init__(self, book: Book, world: Witness, house: House) -> None:
-        self._book, self._world, self._house = book, world, house
+    def __init__(self, expected: ExpectedHistory, platform: RecordingPlatform, setup: MachineSetup) -> None:
+        self._expected, self._platform, self._setup = expected, platform, setup
 
     def read(self, request: EngineRequest) -> None:
         """Checks a prompt: turns of one conversation in the platform's order, without deleted ones."""
         last = request.prompt.turns[-1]
-        (asked,) = [found for found in self._book.questions if last.text in found.texts]
-        known = [self._book.find(asked.said.key, turn.message_id) for turn in request.prompt.turns]
+        (asked,) = [found for found in self._expected.questions if last.text in found.texts]
+        known = [self._expected.find(asked.said.key, turn.message_id) for turn in request.prompt.turns]
         for turn, question in zip(request.prompt.turns, known, strict=True):
             self._of_one_conversation(asked, turn.text)
             assert question is not None, f"{turn} was no question"
-            assert not self._book.hidden_from(question, asked), f"{turn} was taken away, and is read for {asked}"
+            assert not self._expected.hidden_from(question, asked), f"{turn} was taken away, and is read for {asked}"
         times = [turn.created_at for turn in request.prompt.turns]
         assert times == sorted(times), "the history is not in the platform's order"
-        for earlier in self._book.of(asked.said.key):
-            if self._book.must_be_read(earlier, asked):
+        for earlier in self._expected.of(asked.said.key):
+            if self._expected.must_be_read(earlier, asked):
                 assert earlier in known, f"{earlier} is not read for {asked}"
         for before, turn in zip((None, *request.prompt.turns), request.prompt.turns, strict=False):
             if turn.role is Role.ASSISTANT:
@@ -53,25 +53,25 @@ class Promise:
 
     def bounds(self, size: int, per_user: int, running: int) -> None:
         """Checks that the numbers of open requests, in total and per user, are within the limits."""
-        open_ = self._house.rows("SELECT author_id FROM requests WHERE status IN ('waiting', 'running')")
+        open_ = self._setup.rows("SELECT author_id FROM requests WHERE status IN ('waiting', 'running')")
         assert len(open_) <= size + running, f"{len(open_)} requests are open"
         for who, number in Counter(row["author_id"] for row in open_).items():
             assert number <= per_user + running, f"{who} has {number} open requests"
 
     def kept(self) -> None:
         """Checks all guarantees of an idle service."""
-        assert self._house.rows("PRAGMA integrity_check")[0][0] == "ok"
-        requests = self._house.rows("SELECT * FROM requests")
+        assert self._setup.rows("PRAGMA integrity_check")[0][0] == "ok"
+        requests = self._setup.rows("SELECT * FROM requests")
         by_question: defaultdict[tuple[str, str], list[sqlite3.Row]] = defaultdict(list)
         for row in requests:
             by_question[WORD_OF[_key(row)], row["message_id"]].append(row)
         posts: defaultdict[str, list[Posted]] = defaultdict(list)
-        for post in self._world.posted:
+        for post in self._platform.posted:
             posts[post.reply.request_id].append(post)
             self._right_place(post)
         strangers = posts.keys() - {row["request_id"] for row in requests}
         assert not strangers, f"these answer nothing that is stored: {[posts[each] for each in strangers]}"
-        for question in self._book.questions:
+        for question in self._expected.questions:
             made = by_question.pop((WORD_OF[question.said.key], question.said.message_id), [])
             self._accepted(question, made)
             for row in made:
@@ -81,26 +81,26 @@ class Promise:
 
     def _accepted(self, question: Question, made: Sequence[sqlite3.Row]) -> None:
         """Checks that a question is stored completely or not at all, and that acknowledged ones are stored."""
-        outcome = self._world.outcomes.get(question.event)
+        outcome = self._platform.outcomes.get(question.event)
         if isinstance(outcome, Refused):
             # A copy that backfill read waits for a place, so a refused question may still be answered.
             stored = self._stored_of(question)
             assert made or not stored, f"it was refused, and stored half-way: {stored} {self._about(question)}"
             return
-        read_back = question.heard_before and question.said.key not in self._world.gone
-        owed = self._world.redelivers or read_back or isinstance(outcome, Accepted)
+        read_back = question.heard_before and question.said.key not in self._platform.gone
+        owed = self._platform.redelivers or read_back or isinstance(outcome, Accepted)
         first = [row for row in made if row["kind"] == "answer"]
-        dropped_unseen = not made and self._book.is_deleted(question)
+        dropped_unseen = not made and self._expected.is_deleted(question)
         assert dropped_unseen or not owed or len(first) == 1, f"{len(first)} requests: {self._about(question)}"
 
     def _stored_of(self, question: Question) -> list[sqlite3.Row]:
         key = question.said.key
         where = f"platform = '{key.platform}' AND workspace = '{key.workspace}' AND channel = '{key.channel}'"
         identity = question.said.message_id
-        inbox = self._house.rows(f"SELECT * FROM inbox WHERE {where} AND identity = '{identity}'")
+        inbox = self._setup.rows(f"SELECT * FROM inbox WHERE {where} AND identity = '{identity}'")
         turns = f"{where} AND thread = '{key.thread}' AND message_id = '{identity}'"
-        deleted = self._book.is_deleted(question)
-        return [*([] if deleted else inbox), *self._house.rows(f"SELECT * FROM turns WHERE {turns}")]
+        deleted = self._expected.is_deleted(question)
+        return [*([] if deleted else inbox), *self._setup.rows(f"SELECT * FROM turns WHERE {turns}")]
 
     def _answered(self, question: Question, row: sqlite3.Row, posts: Sequence[Posted]) -> None:
         """Checks for one final reply, one message per part, or one clear error with a cause."""
@@ -108,15 +108,15 @@ class Promise:
         assert row["status"] in ("finished", "failed", "cancelled"), f"it has no end: {about}"
         reason = FinishReason(row["finish_reason"])
         text = _plain(_whole(post) for post in posts if post.text != VOID)
-        hit = self._world.hit[row["request_id"]]
+        hit = self._platform.hit[row["request_id"]]
         for number in Counter(post.reply.reply_id for post in posts).values():
             assert number == 1 or Fault.REJECTED in hit, f"it was posted {number} times: {about}"
         self._has_cause(question, row, reason, about)
         by_file = any(post.text.startswith(INTERRUPTED) for post in posts)
-        assert not by_file or self._book.blows - question.blows >= 2, f"it is a file for no reason: {about}"
-        unseen = hit & UNSEEN or question.said.key in self._world.gone or any(post.deleted for post in posts)
-        forgotten = any(sweep.kind == "forget" for sweep in self._book.sweeps if sweep.key == question.said.key)
-        if unseen or self._book.is_deleted(question) or forgotten:
+        assert not by_file or self._expected.blows - question.blows >= 2, f"it is a file for no reason: {about}"
+        unseen = hit & UNSEEN or question.said.key in self._platform.gone or any(post.deleted for post in posts)
+        forgotten = any(sweep.kind == "forget" for sweep in self._expected.sweeps if sweep.key == question.said.key)
+        if unseen or self._expected.is_deleted(question) or forgotten:
             return
         assert posts, f"nothing is shown: {about}"
         assert all(post.reply.final for post in posts), f"a message is not final: {about}"
@@ -133,14 +133,14 @@ class Promise:
     def _has_cause(self, question: Question, row: sqlite3.Row, reason: FinishReason, about: "_About") -> None:
         """Checks that the finish reason has a cause."""
         error: str = row["error"]
-        blows = self._book.blows - question.blows
+        blows = self._expected.blows - question.blows
         if reason is FinishReason.ABORT:
-            assert self._book.may_be_ended(question), f"nobody stopped it: {about}"
+            assert self._expected.may_be_ended(question), f"nobody stopped it: {about}"
         elif reason is FinishReason.ERROR and error:
             caused = (
                 any(error.startswith(given_up) and blows >= least for given_up, least in GIVEN_UP.items())
-                or (error.startswith(WAITED) and self._book.waits)
-                or (error.startswith(STORAGE) and self._book.fails)
+                or (error.startswith(WAITED) and self._expected.waits)
+                or (error.startswith(STORAGE) and self._expected.fails)
                 or ("prompt does not fit" in error and any("unlucky" in text for text in question.texts))
             )
             assert caused, f"it failed for no reason: {about}"
@@ -149,21 +149,21 @@ class Promise:
 
     def _history(self) -> None:
         """Checks that every turn belongs to its conversation, and that no deleted text is stored."""
-        for row in self._house.rows("SELECT * FROM turns"):
-            question = self._book.find(_key(row), row["message_id"])
+        for row in self._setup.rows("SELECT * FROM turns"):
+            question = self._expected.find(_key(row), row["message_id"])
             assert question is not None, f"a turn of nobody: {dict(row)}"
             self._of_one_conversation(question, row["text"])
             steps = [question.event, *question.edits]
-            orderly = all(self._world.when(one) <= two for one, two in pairwise(steps))
-            orderly &= all(self._world.when(step) != NEVER for step in steps)
-            orderly &= isinstance(self._world.outcomes.get(question.event), Accepted)
+            orderly = all(self._platform.when(one) <= two for one, two in pairwise(steps))
+            orderly &= all(self._platform.when(step) != NEVER for step in steps)
+            orderly &= isinstance(self._platform.outcomes.get(question.event), Accepted)
             known = question.texts[-1:] if orderly else question.texts
             assert row["role"] != "user" or row["text"] in known, f"not its text: {dict(row)} {self._about(question)}"
-        stored = [row["text"] for row in self._house.rows("SELECT text FROM turns")]
-        stored += [row["committed"] for row in self._house.rows("SELECT committed FROM outbox")]
-        for question in self._book.questions:
-            deleted = self._book.deletions.get((question.said.key, question.said.message_id))
-            if deleted is not None and self._world.when(deleted) != NEVER:
+        stored = [row["text"] for row in self._setup.rows("SELECT text FROM turns")]
+        stored += [row["committed"] for row in self._setup.rows("SELECT committed FROM outbox")]
+        for question in self._expected.questions:
+            deleted = self._expected.deletions.get((question.said.key, question.said.message_id))
+            if deleted is not None and self._platform.when(deleted) != NEVER:
                 for text in question.texts:
                     copies = [each for each in stored if re.search(rf"{re.escape(text)}\b", each)]
                     assert not copies, f"deleted, and still stored: {copies} {self._about(question)}"
@@ -173,7 +173,7 @@ class Promise:
         assert found <= {WORD_OF[question.said.key]}, f"{text!r} crossed into {question.said.key}"
 
     def _right_place(self, post: Posted) -> None:
-        question = self._book.find(post.reply.key, post.reply.question_id)
+        question = self._expected.find(post.reply.key, post.reply.question_id)
         assert question is not None, f"it answers nobody: {post}"
         for text in post.history:
             self._of_one_conversation(question, text)
@@ -182,10 +182,10 @@ class Promise:
         return _About(lambda: self._told(question, row, posts))
 
     def _told(self, question: Question, row: sqlite3.Row | None, posts: Sequence[Posted]) -> str:
-        lines = [repr(question), f"outcome: {self._world.outcomes.get(question.event)}"]
+        lines = [repr(question), f"outcome: {self._platform.outcomes.get(question.event)}"]
         if row is not None:
-            lines += [f"request: {dict(row)}", f"hit by: {self._world.hit[row['request_id']]}"]
-            outbox = self._house.rows("SELECT * FROM outbox")
+            lines += [f"request: {dict(row)}", f"hit by: {self._platform.hit[row['request_id']]}"]
+            outbox = self._setup.rows("SELECT * FROM outbox")
             lines += [f"outbox: {dict(each)}" for each in outbox if each["request_id"] == row["request_id"]]
         lines += [f"{post.id}, part {post.reply.part}, final {post.reply.final}: {post.history}" for post in posts]
         return "\n".join(["", *lines])

@@ -18,9 +18,9 @@ from bot.types.messages import (
     MessageEdited,
     Refused,
 )
+from tests.support.fakes.scripted_platform import Fault
 from tests.support.fakes.team import person
-from tests.support.fakes.world import Fault
-from tests.support.state_machine.base_machine import Life
+from tests.support.state_machine.base_machine import BaseMachine
 from tests.support.state_machine.expected_history import KEYS, PEOPLE
 
 MOMENTS = st.sampled_from([0.0, 0.0, 0.002, 0.01, 0.03, 0.3, 2.0, 6.0])
@@ -32,7 +32,7 @@ BACK = st.sampled_from([True, True, True, False])
 WORDS = st.sampled_from(["", "", "please", "please " * 12, "poison", "unlucky"])
 
 
-class Machine(Life):
+class Machine(BaseMachine):
     """One run, with all rules."""
 
     # users
@@ -40,7 +40,7 @@ class Machine(Life):
     @rule(key=PLACES, who=WHO, words=WORDS, early=st.booleans(), moment=MOMENTS)
     def says(self, key: ConversationKey, who: str, words: str, early: bool, moment: float) -> None:
         """Asks a question."""
-        self._run(self._say(key, who, words, early and self._world.redelivers))
+        self._run(self._say(key, who, words, early and self._platform.redelivers))
         self._goes_on(moment)
 
     @rule(key=PLACES, who=WHO, number=st.integers(3, 9), moment=MOMENTS)
@@ -56,16 +56,16 @@ class Machine(Life):
         if question := self._question(which):
             said = question.said
             change = MessageEdited(said.key, said.message_id, said.author, f"{question.texts[-1]} {words}")
-            self._book.edited(self._next, question, change)
-            self._run(self._world.send(change))
+            self._expected.edited(self._next, question, change)
+            self._run(self._platform.send(change))
             self._goes_on(moment)
 
     @rule(which=ANY, moment=MOMENTS)
     def deletes(self, which: int, moment: float) -> None:
         """Deletes a question."""
         if question := self._question(which):
-            self._book.deleted(self._next, question)
-            self._run(self._world.send(MessageDeleted(question.said.key, question.said.message_id)))
+            self._expected.deleted(self._next, question)
+            self._run(self._platform.send(MessageDeleted(question.said.key, question.said.message_id)))
             self._goes_on(moment)
 
     @rule(key=PLACES, name=st.sampled_from(["stop", "reset", "forget", "undo", "regenerate"]), moment=MOMENTS)
@@ -73,24 +73,24 @@ class Machine(Life):
         """Sends a command as a moderator."""
         number = self._next
         if name != "regenerate":
-            self._book.swept(number, key, name)
-        self._run(self._world.send(IncomingCommand(key, f"c{number}", person("root"), name, {}, time.time())))
+            self._expected.swept(number, key, name)
+        self._run(self._platform.send(IncomingCommand(key, f"c{number}", person("root"), name, {}, time.time())))
         self._goes_on(moment)
 
     @rule(which=ANY, button=ANY, moment=MOMENTS)
     def presses(self, which: int, button: int, moment: float) -> None:
         """Presses a shown button."""
-        shown = [post for post in self._world.posted if post.buttons]
+        shown = [post for post in self._platform.posted if post.buttons]
         if shown:
             post = shown[which % len(shown)]
             kind = post.buttons[button % len(post.buttons)]
-            question = self._book.find(post.reply.key, post.reply.question_id)
+            question = self._expected.find(post.reply.key, post.reply.question_id)
             assert question is not None
             if kind is ActionKind.STOP:
                 question.ends.append(self._next)
             number = self._next
             self._run(
-                self._world.send(
+                self._platform.send(
                     IncomingAction(post.reply.key, f"a{number}", person("root"), post.reply.reply_id, kind)
                 )
             )
@@ -101,17 +101,17 @@ class Machine(Life):
     @rule(which=ANY, moment=MOMENTS)
     def comes_again(self, which: int, moment: float) -> None:
         """Delivers an event again."""
-        if self._world.said:
-            number = which % len(self._world.said)
-            if not isinstance(self._world.outcomes.get(number), Refused) and self._world.redelivers:
-                self._world.forget_acknowledgement(number)
-                self._run(self._world._deliver(number))
+        if self._platform.said:
+            number = which % len(self._platform.said)
+            if not isinstance(self._platform.outcomes.get(number), Refused) and self._platform.redelivers:
+                self._platform.forget_acknowledgement(number)
+                self._run(self._platform._deliver(number))
                 self._goes_on(moment)
 
     @rule(moment=MOMENTS)
     def cuts(self, moment: float) -> None:
         """Cuts the connection."""
-        self._world.cut()
+        self._platform.cut()
         self._goes_on(moment)
 
     @rule(
@@ -123,21 +123,21 @@ class Machine(Life):
     )
     def fails(self, call: str, fault: Fault, times: int, seconds: float, moment: float) -> None:
         """Makes the next calls fail."""
-        self._world.fails(call, fault, times, seconds=seconds)
+        self._platform.fails(call, fault, times, seconds=seconds)
         self._goes_on(moment)
 
     @rule(key=PLACES, moment=MOMENTS)
     def is_gone(self, key: ConversationKey, moment: float) -> None:
         """Deletes a channel."""
-        if not self._world.gone:
-            self._world.gone.add(key)
+        if not self._platform.gone:
+            self._platform.gone.add(key)
             self._goes_on(moment)
 
     @rule(which=ANY, moment=MOMENTS)
     def is_taken_down(self, which: int, moment: float) -> None:
         """Deletes a message of the bot, as a moderator does."""
-        if self._world.posted:
-            self._world.posted[which % len(self._world.posted)].deleted = True
+        if self._platform.posted:
+            self._platform.posted[which % len(self._platform.posted)].deleted = True
             self._goes_on(moment)
 
     # the machine
@@ -145,32 +145,32 @@ class Machine(Life):
     @rule(powerless=st.booleans(), moment=MOMENTS, back=BACK)
     def crashes(self, powerless: bool, moment: float, back: bool) -> None:
         """Kills the process or cuts its power; starts it again if `back`."""
-        self._book.blows += 1
-        self._run(self._house.is_killed(powerless=powerless))
+        self._expected.blows += 1
+        self._run(self._setup.is_killed(powerless=powerless))
         if back:
-            self._run(self._house.starts())
+            self._run(self._setup.starts())
         self._goes_on(moment)
 
     @rule(moment=MOMENTS, back=BACK)
     def restarts(self, moment: float, back: bool) -> None:
         """Stops the service cleanly; starts it again if `back`."""
-        self._run(self._house.stops())
+        self._run(self._setup.stops())
         if back:
-            self._run(self._house.starts())
+            self._run(self._setup.starts())
         self._goes_on(moment)
 
     @rule(moment=MOMENTS)
     def starts(self, moment: float) -> None:
         """Starts the service if it is stopped."""
-        if not self._house.up:
-            self._run(self._house.starts())
+        if not self._setup.up:
+            self._run(self._setup.starts())
         self._goes_on(moment)
 
     @rule(moment=MOMENTS)
     def loses_its_engine(self, moment: float) -> None:
         """Kills the engine's process."""
-        if self._house.up:
-            self._house.engine.die()
+        if self._setup.up:
+            self._setup.engine.die()
             self._goes_on(moment)
 
     @rule(
@@ -181,10 +181,10 @@ class Machine(Life):
     )
     def disk_fails(self, what: str, after: int, times: int, moment: float) -> None:
         """Makes the disk full, broken or locked."""
-        self._book.fails = True
+        self._expected.fails = True
         if what == "locked":
-            if self._house.up:
-                self._disk.lock(self._house.state / "inhouse.db")
+            if self._setup.up:
+                self._disk.lock(self._setup.state / "inhouse.db")
         else:
             self._disk.fails(what, after, times)
         self._goes_on(moment)
@@ -203,7 +203,7 @@ class Machine(Life):
     @rule()
     def time_passes(self) -> None:
         """Advances the clock by more than a request may wait."""
-        self._book.waits = True
+        self._expected.waits = True
         self._late += 601
         self._goes_on(2.0)
 

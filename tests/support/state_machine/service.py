@@ -21,7 +21,7 @@ from bot.types.engine import EngineRequest
 from bot.types.errors import StorageError
 from tests.support.builders.service import make_settings
 from tests.support.state_machine.faulty_disk import Disk
-from tests.support.state_machine.scripted_platform import Mortal, WatchedEngine, Witness
+from tests.support.state_machine.recording_platform import KillableAdapter, RecordingPlatform, WatchedEngine
 
 LIMITS = Limits(max_chars=60, min_interval_s=0.0)
 QUEUE_SIZE, PER_USER = 6, 2
@@ -29,20 +29,20 @@ PATIENCE_S = 30.0
 """Limit in seconds of real time for each wait."""
 
 
-class House:
+class MachineSetup:
     """Runs at most one service at a time. `clock` is its monotonic clock, `pace` the seconds per word."""
 
     def __init__(
         self,
         root: Path,
-        world: Witness,
+        platform: RecordingPlatform,
         disk: Disk,
         clock: Callable[[], float],
         pace: Callable[[], float],
         reading: Callable[[EngineRequest], None],
         dying: Callable[[], None],
     ) -> None:
-        self._root, self._world, self._disk = root, world, disk
+        self._root, self._platform, self._disk = root, platform, disk
         self._clock, self._pace, self._reading, self._dying = clock, pace, reading, dying
         self._lives = 0
         self._running: asyncio.Task[None] | None = None
@@ -84,11 +84,11 @@ class House:
             self._root, state_dir=self.state, queue_size=QUEUE_SIZE, per_user=PER_USER, deadline=600, drain=2
         )
         self.engine = WatchedEngine(self._reading, self._dying, self._pace)
-        self._adapter = Mortal(self._world.port, limits=LIMITS)
+        self._adapter = KillableAdapter(self._platform.port, limits=LIMITS)
         with patch("bot.service.service.RequestQueue", partial(RequestQueue, clock=self._clock)):
             self._service = Service(made, Catalog.of(made), [self._adapter], self.engine)
         self._running = asyncio.create_task(self._service.run(), name="service")
-        await soon(lambda: self._world.here or not self.up, "it is connected")
+        await soon(lambda: self._platform.here or not self.up, "it is connected")
 
     async def stops(self) -> None:
         """Stops the service as SIGTERM does."""
@@ -100,7 +100,7 @@ class House:
         await asyncio.wait([ended])
         error = ended.exception()
         assert error is None or (isinstance(error, StorageError) and self._disk.struck), error
-        await soon(lambda: not self._world.here, "it is disconnected")
+        await soon(lambda: not self._platform.here, "it is disconnected")
 
     async def is_killed(self, *, powerless: bool = False) -> None:
         """Simulates SIGKILL or a loss of power. The next service starts from what is on the disk at this moment."""
@@ -117,7 +117,7 @@ class House:
         self._service.stop()
         ended.cancel()
         await asyncio.wait([ended])
-        await soon(lambda: not self._world.here, "it is gone")
+        await soon(lambda: not self._platform.here, "it is gone")
         shutil.rmtree(old, ignore_errors=True)
 
     def rows(self, query: str) -> list[sqlite3.Row]:

@@ -26,7 +26,7 @@ class _Selector(selectors.DefaultSelector):
         return events
 
 
-class HastyLoop(asyncio.SelectorEventLoop):
+class TimeSkippingLoop(asyncio.SelectorEventLoop):
     """The time-skipping event loop."""
 
     def __init__(self) -> None:

@@ -75,11 +75,11 @@ for each in /usr/local/sbin /run /tmp /var/tmp /var/log /var/cache /var/lib; do
 done
 chmod 1777 /tmp /var/tmp
 mkdir -p /run/systemd/system
-printf '[Unit]\\nDefaultDependencies=no\\n' >/run/systemd/system/lab.target
+printf '[Unit]\\nDefaultDependencies=no\\n' >/run/systemd/system/systemd.target
 mount -t cgroup2 none /sys/fs/cgroup || true
 mount --make-rshared /  # credentials reach their unit by propagation
 export container=docker
-exec /lib/systemd/systemd --system --unit=lab.target --log-target=null --show-status=0
+exec /lib/systemd/systemd --system --unit=systemd.target --log-target=null --show-status=0
 """
 
 
@@ -97,7 +97,7 @@ def why_not() -> str:
     return f"namespaces are not allowed here ({tried.stderr.strip()})" if tried.returncode and refused else ""
 
 
-class Lab:
+class BootedSystemd:
     """A booted systemd."""
 
     def __init__(self, leader: int) -> None:
@@ -134,7 +134,7 @@ class Lab:
 
 
 @asynccontextmanager
-async def systemd_lab(stage: Path, shown: Mapping[Path, str]) -> AsyncIterator[Lab]:
+async def boot_systemd(stage: Path, shown: Mapping[Path, str]) -> AsyncIterator[BootedSystemd]:
     """Boots in `stage`; `shown` maps directories to their places below /opt."""
     binds = {Path(sys.base_prefix): "python", Path(sysconfig.get_path("purelib")): "packages", ROOT: "source"}
     words = [str(word) for pair in (binds | dict(shown)).items() for word in pair]
@@ -145,9 +145,9 @@ async def systemd_lab(stage: Path, shown: Mapping[Path, str]) -> AsyncIterator[L
     try:
         async with asyncio.timeout(PATIENCE_S):
             leader = await _first_child(outer)
-            lab = Lab(leader)
-            await _until_up(lab, outer)
-        yield lab
+            systemd = BootedSystemd(leader)
+            await _until_up(systemd, outer)
+        yield systemd
     finally:
         with suppress(ProcessLookupError):
             os.kill(leader, signal.SIGKILL) if leader else outer.kill()
@@ -162,9 +162,9 @@ async def _first_child(outer: Process) -> int:
     raise AssertionError(await _said(outer))
 
 
-async def _until_up(lab: Lab, outer: Process) -> None:
+async def _until_up(systemd: BootedSystemd, outer: Process) -> None:
     while outer.returncode is None:
-        if (await lab.tries("systemctl", "is-system-running"))[1] in ("running", "degraded"):
+        if (await systemd.tries("systemctl", "is-system-running"))[1] in ("running", "degraded"):
             return
         await asyncio.sleep(0.1)
     raise AssertionError(await _said(outer))

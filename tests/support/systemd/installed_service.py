@@ -1,4 +1,4 @@
-"""A service in the lab, with a user on a fake Discord, and operations on its processes and settings."""
+"""A service in the systemd, with a user on a fake Discord, and operations on its processes and settings."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from tests.support.builders.tiny_models import make_tiny
 from tests.support.fakes.connect_proxy import ConnectProxy
 from tests.support.fakes.discord import FakeDiscord, Message
 from tests.support.fakes.hub import FakeHub, Repo
-from tests.support.systemd.booted_systemd import Lab, systemd_lab
+from tests.support.systemd.booted_systemd import BootedSystemd, boot_systemd
 from tests.support.systemd.readme_steps import steps
 
 SETTINGS = "/etc/inhouse/.env"
@@ -30,11 +30,11 @@ def finished(question: Message) -> list[Message]:
     return [each for each in shown if each.reference is question and any(b.get("emoji") for b in each.buttons)]
 
 
-class Story:
-    """A service in the lab, and what was said to it."""
+class InstalledService:
+    """A service in the systemd, and what was said to it."""
 
-    def __init__(self, lab: Lab, server: FakeDiscord, proxy: ConnectProxy, hub: FakeHub) -> None:
-        self.lab, self.server, self._proxy, self._hub = lab, server, proxy, hub
+    def __init__(self, systemd: BootedSystemd, server: FakeDiscord, proxy: ConnectProxy, hub: FakeHub) -> None:
+        self.systemd, self.server, self._proxy, self._hub = systemd, server, proxy, hub
         self.ana, self.general = server.user("ana"), server.text_channel("general")
         self.said: list[Message] = []
         self._steps = steps()
@@ -42,7 +42,7 @@ class Story:
     async def follows(self, heading: str, stdin: str = "") -> str:
         """Runs the README's commands under a heading; their output. Each heading can be used once."""
         where = OPERATOR if heading == "Install" else f"{OPERATOR}/inhouse"
-        return await self.lab.follows(self._steps.pop(heading), where, stdin, HF_ENDPOINT=self._hub.endpoint)
+        return await self.systemd.follows(self._steps.pop(heading), where, stdin, HF_ENDPOINT=self._hub.endpoint)
 
     def is_told(self) -> None:
         """Asserts that every heading of the README was used."""
@@ -59,15 +59,15 @@ class Story:
             "INHOUSE_DEVICE=cpu",
         ]
         await self.add_settings(*lines)
-        await self.lab.write("/etc/inhouse/models.toml", CATALOG)
-        await self.lab.write("/etc/inhouse/ca.pem", ca)
+        await self.systemd.write("/etc/inhouse/models.toml", CATALOG)
+        await self.systemd.write("/etc/inhouse/ca.pem", ca)
         there = "PYTHONPATH=/opt/packages LD_LIBRARY_PATH=/opt/python/lib SSL_CERT_FILE=/etc/inhouse/ca.pem"
-        await self.lab.write(f"{DROPINS}/lab.conf", f"[Service]\nRestartSec=1\nEnvironment={there}\n")
-        await self.lab.does("systemctl", "daemon-reload")
+        await self.systemd.write(f"{DROPINS}/systemd.conf", f"[Service]\nRestartSec=1\nEnvironment={there}\n")
+        await self.systemd.does("systemctl", "daemon-reload")
 
     async def add_settings(self, *lines: str) -> None:
         """Appends lines to the settings file without changing its permissions."""
-        await self.lab.does("tee", "-a", SETTINGS, stdin="\n" + "\n".join(lines) + "\n")
+        await self.systemd.does("tee", "-a", SETTINGS, stdin="\n" + "\n".join(lines) + "\n")
 
     async def asks(self, text: str) -> Message:
         """Asks a question, with a mention of the bot."""
@@ -90,23 +90,23 @@ class Story:
 
     async def group(self) -> str:
         """The directory of the service's control group."""
-        return "/sys/fs/cgroup" + await self.lab.shows("inhouse", "ControlGroup")
+        return "/sys/fs/cgroup" + await self.systemd.shows("inhouse", "ControlGroup")
 
     async def pids(self) -> dict[str, int]:
         """The process ids of the service (main) and its engine."""
-        main = await self.lab.shows("inhouse", "MainPID")
-        engine = await self.lab.does("pgrep", "--parent", main, "--full", "bot.engine.server.runner")
+        main = await self.systemd.shows("inhouse", "MainPID")
+        engine = await self.systemd.does("pgrep", "--parent", main, "--full", "bot.engine.server.runner")
         return {"main": int(main), "engine": int(engine)}
 
     async def signals(self, number: str, which: str) -> dict[str, int]:
         """Sends a signal to one of the processes; the process ids before it."""
         before = await self.pids()
-        await self.lab.does("kill", f"-{number}", str(before[which]))
+        await self.systemd.does("kill", f"-{number}", str(before[which]))
         return before
 
     async def journal(self) -> list[dict[str, str]]:
         """The service's journal entries."""
-        told = await self.lab.does("journalctl", "--unit", "inhouse", "--output", "json", "--all", "--no-pager")
+        told = await self.systemd.does("journalctl", "--unit", "inhouse", "--output", "json", "--all", "--no-pager")
         return [json.loads(line) for line in told.splitlines()]
 
     async def is_logged(self, words: str, after: int = 0) -> dict[str, str]:
@@ -121,14 +121,14 @@ class Story:
         """Waits until the unit is in this state."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                if await self.lab.shows("inhouse", "ActiveState") == state:
+                if await self.systemd.shows("inhouse", "ActiveState") == state:
                     return
                 await asyncio.sleep(0.1)
 
 
 @asynccontextmanager
-async def open_story(tmp_path: Path) -> AsyncIterator[Story]:
-    """Boots a lab with the project's source, a fake Hub with one model, and a fake Discord."""
+async def install_service(tmp_path: Path) -> AsyncIterator[InstalledService]:
+    """Boots a systemd with the project's source, a fake Hub with one model, and a fake Discord."""
     model = make_tiny("llama", tmp_path / "tiny")
     files = {each.name: each.read_bytes() for each in model.iterdir()}
     with FakeHub() as hub:
@@ -136,7 +136,7 @@ async def open_story(tmp_path: Path) -> AsyncIterator[Story]:
         async with (
             FakeDiscord() as server,
             ConnectProxy(server.port) as proxy,
-            systemd_lab(tmp_path / "lab", {}) as lab,
+            boot_systemd(tmp_path / "systemd", {}) as systemd,
         ):
-            await lab.does("mkdir", OPERATOR)
-            yield Story(lab, server, proxy, hub)
+            await systemd.does("mkdir", OPERATOR)
+            yield InstalledService(systemd, server, proxy, hub)

@@ -1,4 +1,4 @@
-"""Runs a service in the lab out of memory, so that the kernel kills one of its processes.
+"""Runs a service in the systemd out of memory, so that the kernel kills one of its processes.
 
 Limits the service's processes to slightly more than they use, and starts another one that needs a lot. With cgroup
 version 1, moves the main process to a new group; an engine that starts later is in that group too (memory stays charged
@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from tests.support.systemd.booted_systemd import PYTHON, Lab
-from tests.support.systemd.installed_service import Story
+from tests.support.systemd.booted_systemd import PYTHON, BootedSystemd
+from tests.support.systemd.installed_service import InstalledService
 
 SPARE = 8 << 20
 OLD = "/opt/memory"
-"""Mount point of the version 1 memory controller in the lab."""
+"""Mount point of the version 1 memory controller in the systemd."""
 JOIN = "echo $$ >{group}/cgroup.procs; exec env LD_LIBRARY_PATH=/opt/python/lib {python} -c 'b\"x\" * {size}'"
 
 
@@ -22,7 +22,7 @@ JOIN = "echo $$ >{group}/cgroup.procs; exec env LD_LIBRARY_PATH=/opt/python/lib 
 class Memory:
     """The memory of a control group; `used`, `limit` and `events` are files in its directory, `none` means no limit."""
 
-    lab: Lab
+    systemd: BootedSystemd
     group: str
     used: str
     limit: str
@@ -32,32 +32,34 @@ class Memory:
     async def runs_out(self, engine: int) -> None:
         """Makes the kernel kill a process, by allocating half of the engine's memory above the limit; then lifts the
         limit."""
-        own = await self.lab.does("awk", "/^RssAnon/ { print $2 }", f"/proc/{engine}/status")
-        most = int(await self.lab.does("cat", f"{self.group}/{self.used}")) + SPARE
+        own = await self.systemd.does("awk", "/^RssAnon/ { print $2 }", f"/proc/{engine}/status")
+        most = int(await self.systemd.does("cat", f"{self.group}/{self.used}")) + SPARE
         await self._bound(str(most))
         # This process may be killed too, if it allocates faster than the kernel frees the engine's memory.
-        await self.lab.tries("sh", "-c", JOIN.format(group=self.group, python=PYTHON, size=int(own) * 1024 // 2))
+        await self.systemd.tries("sh", "-c", JOIN.format(group=self.group, python=PYTHON, size=int(own) * 1024 // 2))
         await self._bound(self.none)
-        await self.lab.does("grep", "^oom_kill [1-9]", f"{self.group}/{self.events}")
+        await self.systemd.does("grep", "^oom_kill [1-9]", f"{self.group}/{self.events}")
 
     async def _bound(self, limit: str) -> None:
-        await self.lab.does("sh", "-c", f"echo {limit} >{self.group}/{self.limit}")
+        await self.systemd.does("sh", "-c", f"echo {limit} >{self.group}/{self.limit}")
 
 
 @asynccontextmanager
-async def memory_of(story: Story) -> AsyncIterator[Memory]:
+async def memory_of(installed: InstalledService) -> AsyncIterator[Memory]:
     """The memory group of the service's processes, or at least of those that start in this block."""
-    lab, group = story.lab, await story.group()
-    if (await lab.tries("test", "-e", f"{group}/memory.max"))[0] == 0:
-        yield Memory(lab, group, "memory.current", "memory.max", "max", "memory.events")
+    systemd, group = installed.systemd, await installed.group()
+    if (await systemd.tries("test", "-e", f"{group}/memory.max"))[0] == 0:
+        yield Memory(systemd, group, "memory.current", "memory.max", "max", "memory.events")
         return
-    await lab.does("mkdir", "-p", OLD)
-    await lab.does("mount", "-t", "cgroup", "-o", "memory", "memory", OLD)
-    old = await lab.does("mktemp", "-d", f"{OLD}/inhouse-lab.XXXXXX")
+    await systemd.does("mkdir", "-p", OLD)
+    await systemd.does("mount", "-t", "cgroup", "-o", "memory", "memory", OLD)
+    old = await systemd.does("mktemp", "-d", f"{OLD}/inhouse-systemd.XXXXXX")
     try:
-        await lab.does("sh", "-c", f"echo {(await story.pids())['main']} >{old}/cgroup.procs")
-        yield Memory(lab, old, "memory.usage_in_bytes", "memory.limit_in_bytes", "-1", "memory.oom_control")
+        await systemd.does("sh", "-c", f"echo {(await installed.pids())['main']} >{old}/cgroup.procs")
+        yield Memory(systemd, old, "memory.usage_in_bytes", "memory.limit_in_bytes", "-1", "memory.oom_control")
     finally:
-        await lab.does("sh", "-c", f"for each in $(cat {old}/cgroup.procs); do echo $each >{OLD}/cgroup.procs; done")
-        await lab.does("rmdir", old)
-        await lab.does("umount", OLD)
+        await systemd.does(
+            "sh", "-c", f"for each in $(cat {old}/cgroup.procs); do echo $each >{OLD}/cgroup.procs; done"
+        )
+        await systemd.does("rmdir", old)
+        await systemd.does("umount", OLD)

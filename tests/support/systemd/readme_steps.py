@@ -1,6 +1,6 @@
-"""Reads the commands in systemd/README.md by heading, for a lab without network.
+"""Reads the commands in systemd/README.md by heading, for a systemd without network.
 
-Removes `sudo`, because everything in the lab runs as root, and replaces lines that download by `FETCHED`.
+Removes `sudo`, because everything in the systemd runs as root, and replaces lines that download by `FETCHED`.
 """
 
 from tests.support.systemd.booted_systemd import ROOT
@@ -29,5 +29,5 @@ def steps() -> dict[str, str]:
 
 def _in_the_lab(command: str) -> str:
     mine = FETCHED.get(command, command.removeprefix("sudo ").replace("| sudo ", "| "))
-    # By default systemd-creds uses a TPM or a key on disk, and the lab has neither.
+    # By default systemd-creds uses a TPM or a key on disk, and the systemd has neither.
     return mine.replace("systemd-creds encrypt", "systemd-creds encrypt --with-key=host")

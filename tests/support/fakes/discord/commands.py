@@ -12,7 +12,7 @@ from tests.support.fakes.discord import checks
 from tests.support.fakes.discord.bits import Can
 from tests.support.fakes.discord.rest import Answer, Ask, Handler
 from tests.support.fakes.discord.state import Json
-from tests.support.fakes.discord.world import World
+from tests.support.fakes.discord.store import DiscordStore
 
 CHAT, MESSAGE_MENU = 1, 3
 STRING, INTEGER, BOOLEAN, NUMBER = 3, 4, 5, 10
@@ -24,8 +24,8 @@ _NAME = re.compile(r"[-_'\w]{1,32}")
 class CommandRoutes:
     """The routes about commands, and all commands (`registered`); global and per-server commands are separate."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, store: DiscordStore) -> None:
+        self._store = store
         self._by_scope: dict[str, list[Json]] = {}
         self._created: list[float] = []
 
@@ -67,7 +67,7 @@ class CommandRoutes:
             filled = {"options": [], "description": "", "nsfw": False, "default_member_permissions": None} | command
             filled |= {
                 "id": known or self._new_id(),
-                "application_id": self._world.bot.id,
+                "application_id": self._store.bot.id,
                 "type": kind,
                 "version": "1",
             }
@@ -87,12 +87,12 @@ class CommandRoutes:
         raise AssertionError(f"no command {name!r}; there are {[each['name'] for each in self.registered]}")
 
     def _new_id(self) -> str:
-        now = self._world.clock.now()
+        now = self._store.clock.now()
         self._created = [at for at in self._created if at > now - 86400]
         if len(self._created) >= CREATES_A_DAY:
             raise checks.ApiError(400, 30034, "Max number of daily application command creates has been reached (200)")
         self._created.append(now)
-        return self._world.clock.new_id()
+        return self._store.clock.new_id()
 
 
 def command_data(command: Json, values: dict[str, object], focused: str = "") -> Json:

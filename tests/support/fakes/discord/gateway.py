@@ -1,6 +1,6 @@
 """The fake gateway: starts, resumes and ends sessions like Discord, over any number of connections.
 
-Sends READY, dispatches, acks and close codes. `trouble` has the methods with which tests disturb it.
+Sends READY, dispatches, acks and close codes. `gateway_faults` has the methods with which tests disturb it.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from aiohttp import WSMsgType, web
 
 from tests.support.fakes.discord import payloads
 from tests.support.fakes.discord.bits import Intents
+from tests.support.fakes.discord.gateway_faults import GatewayFaults
 from tests.support.fakes.discord.handshake import Refused, SessionStart, checked_identify
 from tests.support.fakes.discord.log import Log
 from tests.support.fakes.discord.sessions import (
@@ -26,8 +27,7 @@ from tests.support.fakes.discord.sessions import (
     Session,
 )
 from tests.support.fakes.discord.state import Json
-from tests.support.fakes.discord.trouble import Trouble
-from tests.support.fakes.discord.world import Build, World
+from tests.support.fakes.discord.store import Build, DiscordStore
 
 RESUME_URL = "wss://gateway-us-east1-b.discord.gg"
 RESUME_WINDOW = 180.0
@@ -35,18 +35,18 @@ RESUME_WINDOW = 180.0
 SENDS, SENDS_SECONDS, SEND_BYTES = 120, 60.0, 4096
 
 
-class Gateway(Trouble):
+class Gateway(GatewayFaults):
     """All sessions and connections."""
 
-    def __init__(self, world: World, log: Log, token: str) -> None:
+    def __init__(self, store: DiscordStore, log: Log, token: str) -> None:
         super().__init__()
-        self._world, self._log, self._token = world, log, token
+        self._store, self._log, self._token = store, log, token
         self.heartbeat_interval = 41.25
         self.identifies: list[float] = []
         self.resumes: list[float] = []
         self.presences: list[Json] = []
-        self.session_start = SessionStart(world.clock)
-        world.emit = self._emit
+        self.session_start = SessionStart(store.clock)
+        store.emit = self._emit
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Serves one connection, from the upgrade to the close."""
@@ -58,7 +58,7 @@ class Gateway(Trouble):
         if (request.query.get("v"), request.query.get("compress")) != ("10", "zlib-stream"):
             await socket.close(code=4012)
             return socket
-        connection = Connection(socket, request, self._world.clock, self._log, self._world.changes.tell)
+        connection = Connection(socket, request, self._store.clock, self._log, self._store.changes.tell)
         self._connections.add(connection)
         connection.send(
             {"op": HELLO, "d": {"heartbeat_interval": int(self.heartbeat_interval * 1000)}, "t": None, "s": None}
@@ -84,7 +84,7 @@ class Gateway(Trouble):
         """Ends every connection."""
         self.thaw()
         self.abort()
-        await self._world.changes.until(lambda: not self._connections)
+        await self._store.changes.until(lambda: not self._connections)
 
     async def _read(self, connection: Connection) -> int:
         """Reads a client's frames until it closes; the close code."""
@@ -107,7 +107,7 @@ class Gateway(Trouble):
 
     def _limit(self, connection: Connection, data: str) -> None:
         """At most 120 frames in 60 seconds, of at most 4,096 bytes each."""
-        now = self._world.clock.now()
+        now = self._store.clock.now()
         if len(data.encode()) > SEND_BYTES:
             raise Refused(4002)
         connection.received.append(now)
@@ -136,31 +136,31 @@ class Gateway(Trouble):
 
     def _identify(self, connection: Connection, data: Json) -> None:
         """Starts a session: sends READY, then every server."""
-        self.identifies.append(self._world.clock.now())
+        self.identifies.append(self._store.clock.now())
         if self._refused_identifies:
             raise Refused(self._refused_identifies.pop(0))
-        session = Session(checked_identify(data, self._token, self.session_start, self._world))
+        session = Session(checked_identify(data, self._token, self.session_start, self._store))
         if data.get("presence"):
             self.presences.append(data["presence"])
         self._sessions[session.id] = session
         session.connection, connection.session = connection, session
-        world = self._world
-        session.dispatch("READY", payloads.ready(world.bot, list(world.guilds), session.id, RESUME_URL, world.flags))
-        for guild in world.guilds.values():
+        store = self._store
+        session.dispatch("READY", payloads.ready(store.bot, list(store.guilds), session.id, RESUME_URL, store.flags))
+        for guild in store.guilds.values():
             everybody = bool(session.intents & Intents.GUILD_MEMBERS)
-            session.dispatch("GUILD_CREATE", payloads.guild(guild, world.visible(guild), world.bot, everybody))
+            session.dispatch("GUILD_CREATE", payloads.guild(guild, store.visible(guild), store.bot, everybody))
 
     def _resume(self, connection: Connection, data: Json) -> None:
         """Resumes a session: replays missed events, then RESUMED; or sends op 9 if it cannot be resumed."""
-        self.resumes.append(self._world.clock.now())
+        self.resumes.append(self._store.clock.now())
         if data.get("token") != self._token:
             raise Refused(4004)
         session = self._sessions.get(str(data.get("session_id")))
         if session is not None and int(data.get("seq") or 0) > session.sequence:
             raise Refused(4007)
         missed = session.missed(int(data.get("seq") or 0)) if session is not None else None
-        left = session.left_at if session is not None and session.left_at is not None else self._world.clock.now()
-        if session is None or missed is None or left < self._world.clock.now() - RESUME_WINDOW:
+        left = session.left_at if session is not None and session.left_at is not None else self._store.clock.now()
+        if session is None or missed is None or left < self._store.clock.now() - RESUME_WINDOW:
             connection.send({"op": INVALID_SESSION, "d": False, "t": None, "s": None})
             return
         if session.connection is not None:
@@ -176,14 +176,14 @@ class Gateway(Trouble):
         session = connection.session
         if session is not None and session.connection is connection:
             session.connection = None
-            session.left_at = session.left_at if session.left_at is not None else self._world.clock.now()
+            session.left_at = session.left_at if session.left_at is not None else self._store.clock.now()
             if code in (1000, 1001):
                 self._sessions.pop(session.id, None)
-        self._world.changes.tell()
+        self._store.changes.tell()
 
     def _members(self, session: Session, data: Json) -> None:
         """Sends all members of a server in one chunk."""
-        guild = self._world.guilds[str(data["guild_id"])]
+        guild = self._store.guilds[str(data["guild_id"])]
         people = [payloads.member(each, guild) for each in guild.members.values()]
         chunk = {
             "guild_id": guild.id,

@@ -6,7 +6,7 @@ Raises `Refused` with Discord's close code.
 from tests.support.fakes.discord.bits import HIGHEST, PRIVILEGED, Intents, granted
 from tests.support.fakes.discord.clock import Clock
 from tests.support.fakes.discord.state import Json
-from tests.support.fakes.discord.world import World
+from tests.support.fakes.discord.store import DiscordStore
 
 DAY = 86400.0
 
@@ -50,7 +50,7 @@ class SessionStart:
             self.remaining, self.resets_at = self.total, self._clock.now() + DAY
 
 
-def checked_identify(data: Json, token: str, start: SessionStart, world: World) -> Intents:
+def checked_identify(data: Json, token: str, start: SessionStart, store: DiscordStore) -> Intents:
     """The intents of a valid IDENTIFY. Raises Refused: 4004 (token), 4010 (shard), 4013 or 4014 (intents)."""
     start.take()
     if data.get("token") != token:
@@ -62,6 +62,6 @@ def checked_identify(data: Json, token: str, start: SessionStart, world: World) 
     if not isinstance(wanted, int) or not 0 <= wanted < HIGHEST:
         raise Refused(4013)
     intents = Intents(wanted)
-    if intents & PRIVILEGED & ~granted(world.message_content, world.members):
+    if intents & PRIVILEGED & ~granted(store.message_content, store.members):
         raise Refused(4014)
     return intents

@@ -22,7 +22,7 @@ from tests.support.fakes.discord.state import (
     Message,
     User,
 )
-from tests.support.fakes.discord.world import World
+from tests.support.fakes.discord.store import DiscordStore
 
 FIRST_RESPONSE = 3.0
 TOKEN_LIFE = 900.0
@@ -86,8 +86,8 @@ class Interaction:
 class InteractionRoutes:
     """The routes about interactions, and all interactions so far."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, store: DiscordStore) -> None:
+        self._store = store
         self.all: dict[str, Interaction] = {}
 
     def routes(self) -> dict[str, Handler]:
@@ -108,7 +108,7 @@ class InteractionRoutes:
             raise checks.unknown("interaction", 10062)
         if interaction.response is not None:
             raise checks.ApiError(400, 40060, "Interaction has already been acknowledged.")
-        if self._world.clock.now() > interaction.created_at + FIRST_RESPONSE:
+        if self._store.clock.now() > interaction.created_at + FIRST_RESPONSE:
             raise checks.unknown("interaction", 10062)
         kind, data = int(ask.body["type"]), ask.body.get("data") or {}
         if kind not in FITS[interaction.kind]:
@@ -136,7 +136,7 @@ class InteractionRoutes:
     def delete(self, ask: Ask) -> Answer:
         """Deletes an answer."""
         message = self._message(ask)
-        self._world.delete(message)
+        self._store.delete(message)
         self._alive(ask).messages.remove(message)
         return None
 
@@ -152,7 +152,7 @@ class InteractionRoutes:
         else:
             interaction.original = interaction.source
             if kind == UPDATE and interaction.source is not None:
-                change(self._world, interaction.source, data, ask.files)
+                change(self._store, interaction.source, data, ask.files)
 
     def _post(self, interaction: Interaction, data: Json, ask: Ask) -> Message:
         checks.message(data, ask.files)
@@ -165,9 +165,9 @@ class InteractionRoutes:
     ) -> Message:
         told: Json = {"id": interaction.id, "type": interaction.kind, "user": payloads.user(interaction.user)}
         data = data or {}
-        message = self._world.add(
+        message = self._store.add(
             interaction.channel,
-            self._world.bot,
+            self._store.bot,
             content,
             kind=interaction.message_kind,
             flags=flags,
@@ -186,7 +186,7 @@ class InteractionRoutes:
         before = message.flags
         message.flags &= ~LOADING
         try:
-            change(self._world, message, ask.body, ask.files)
+            change(self._store, message, ask.body, ask.files)
         except checks.ApiError:
             message.flags = before
             raise
@@ -196,7 +196,7 @@ class InteractionRoutes:
         interaction = self.all.get(ask.path["token"])
         if interaction is None or interaction.response is None:
             raise checks.unknown("Webhook", 10015)
-        if self._world.clock.now() > interaction.created_at + TOKEN_LIFE:
+        if self._store.clock.now() > interaction.created_at + TOKEN_LIFE:
             raise checks.ApiError(401, 50027, "Invalid Webhook Token")
         return interaction
 
@@ -223,7 +223,7 @@ class InteractionRoutes:
         return {"interaction": told, "resource": resource}
 
     def _shown(self, message: Message) -> Json:
-        return payloads.message(message, self._world.bot, True)
+        return payloads.message(message, self._store.bot, True)
 
 
 def _checked_choices(choices: object) -> list[Json]:

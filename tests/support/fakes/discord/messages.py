@@ -6,7 +6,7 @@ from tests.support.fakes.discord import checks, payloads, pings
 from tests.support.fakes.discord.bits import Can
 from tests.support.fakes.discord.rest import Answer, Ask, Handler
 from tests.support.fakes.discord.state import PUBLIC_THREAD, SUPPRESS_EMBEDS, Channel, File, Json, Message, Version
-from tests.support.fakes.discord.world import World
+from tests.support.fakes.discord.store import DiscordStore
 
 NONCE_MEMORY = 180.0
 """Seconds for which Discord remembers a nonce ('a few minutes')."""
@@ -15,8 +15,8 @@ NONCE_MEMORY = 180.0
 class MessageRoutes:
     """The routes about messages."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, store: DiscordStore) -> None:
+        self._store = store
         self._nonces: dict[str, Message] = {}
 
     def routes(self) -> dict[str, Handler]:
@@ -35,19 +35,19 @@ class MessageRoutes:
 
     def post(self, ask: Ask) -> Answer:
         """Posts a message of the bot; an enforced nonce that is still remembered returns the earlier message."""
-        channel = reach(self._world, ask.path["channel_id"])
-        require(self._world, channel, sending_in(channel))
+        channel = reach(self._store, ask.path["channel_id"])
+        require(self._store, channel, sending_in(channel))
         checks.new_message(ask.body, ask.files)
         if ask.files:
-            require(self._world, channel, Can.ATTACH_FILES)
+            require(self._store, channel, Can.ATTACH_FILES)
         nonce = str(ask.body["nonce"]) if ask.body.get("nonce") is not None else None
         earlier = self._nonces.get(nonce) if nonce and ask.body.get("enforce_nonce") else None
-        if earlier is not None and earlier.created_at > self._world.clock.now() - NONCE_MEMORY:
+        if earlier is not None and earlier.created_at > self._store.clock.now() - NONCE_MEMORY:
             return self._shown(earlier) | {"nonce": nonce}
         answered = self._answered(channel, ask.body)
-        message = self._world.add(
+        message = self._store.add(
             channel,
-            self._world.bot,
+            self._store.bot,
             ask.body.get("content") or "",
             kind=19 if answered else 0,
             flags=int(ask.body.get("flags") or 0),
@@ -65,8 +65,8 @@ class MessageRoutes:
     def history(self, ask: Ask) -> Answer:
         """Messages of a channel, newest first; accepts before, after or around, and a limit of 1 to 100 (default
         50)."""
-        channel = reach(self._world, ask.path["channel_id"])
-        if not channel.can(self._world.bot) & Can.READ_MESSAGE_HISTORY:
+        channel = reach(self._store, ask.path["channel_id"])
+        if not channel.can(self._store.bot) & Can.READ_MESSAGE_HISTORY:
             return []
         limit = int(ask.query.get("limit", "50"))
         if not 1 <= limit <= 100:
@@ -83,75 +83,75 @@ class MessageRoutes:
 
     def get(self, ask: Ask) -> Answer:
         """One message."""
-        channel = reach(self._world, ask.path["channel_id"])
-        require(self._world, channel, Can.READ_MESSAGE_HISTORY)
+        channel = reach(self._store, ask.path["channel_id"])
+        require(self._store, channel, Can.READ_MESSAGE_HISTORY)
         return self._shown(find(channel, ask.path["message_id"]))
 
     def edit(self, ask: Ask) -> Answer:
         """Edits the bot's own message; fields that are not given are kept."""
-        message = find(reach(self._world, ask.path["channel_id"]), ask.path["message_id"])
-        if message.author is not self._world.bot:
+        message = find(reach(self._store, ask.path["channel_id"]), ask.path["message_id"])
+        if message.author is not self._store.bot:
             raise checks.ApiError(403, 50005, "Cannot edit a message authored by another user")
-        change(self._world, message, ask.body, ask.files)
+        change(self._store, message, ask.body, ask.files)
         return self._shown(message)
 
     def delete(self, ask: Ask) -> Answer:
         """Deletes the bot's own message, or any message with MANAGE_MESSAGES."""
-        channel = reach(self._world, ask.path["channel_id"])
+        channel = reach(self._store, ask.path["channel_id"])
         message = find(channel, ask.path["message_id"])
-        if message.author is not self._world.bot:
-            require(self._world, channel, Can.MANAGE_MESSAGES)
-        self._world.delete(message)
+        if message.author is not self._store.bot:
+            require(self._store, channel, Can.MANAGE_MESSAGES)
+        self._store.delete(message)
         return None
 
     def typing(self, ask: Ask) -> Answer:
         """Shows the typing indicator."""
-        channel = reach(self._world, ask.path["channel_id"])
-        require(self._world, channel, sending_in(channel))
-        channel.typing.append(self._world.clock.now())
+        channel = reach(self._store, ask.path["channel_id"])
+        require(self._store, channel, sending_in(channel))
+        channel.typing.append(self._store.clock.now())
         return None
 
     def react(self, ask: Ask) -> Answer:
         """Adds the bot's reaction."""
-        channel = reach(self._world, ask.path["channel_id"])
-        require(self._world, channel, Can.ADD_REACTIONS | Can.READ_MESSAGE_HISTORY)
-        self._world.react(find(channel, ask.path["message_id"]), self._world.bot, unquote(ask.path["emoji"]))
+        channel = reach(self._store, ask.path["channel_id"])
+        require(self._store, channel, Can.ADD_REACTIONS | Can.READ_MESSAGE_HISTORY)
+        self._store.react(find(channel, ask.path["message_id"]), self._store.bot, unquote(ask.path["emoji"]))
         return None
 
     def unreact(self, ask: Ask) -> Answer:
         """Removes the bot's reaction."""
-        message = find(reach(self._world, ask.path["channel_id"]), ask.path["message_id"])
-        message.reactions.get(unquote(ask.path["emoji"]), set()).discard(self._world.bot.id)
+        message = find(reach(self._store, ask.path["channel_id"]), ask.path["message_id"])
+        message.reactions.get(unquote(ask.path["emoji"]), set()).discard(self._store.bot.id)
         return None
 
     def _shown(self, message: Message) -> Json:
-        return payloads.message(message, self._world.bot, self._world.message_content)
+        return payloads.message(message, self._store.bot, self._store.message_content)
 
     def _answered(self, channel: Channel, body: Json) -> Message | None:
         """The message that a post replies to."""
         reference = body.get("message_reference")
         if not reference:
             return None
-        require(self._world, channel, Can.READ_MESSAGE_HISTORY)
+        require(self._store, channel, Can.READ_MESSAGE_HISTORY)
         found = next((each for each in channel.history if each.id == str(reference.get("message_id"))), None)
         if found is None and reference.get("fail_if_not_exists", True):
             raise checks.invalid("message_reference", "Unknown message", "REPLIES_UNKNOWN_MESSAGE")
         return found
 
 
-def reach(world: World, channel_id: str) -> Channel:
+def reach(store: DiscordStore, channel_id: str) -> Channel:
     """The channel, which must exist (10003) and be visible to the bot (50001)."""
-    channel = world.channels.get(channel_id)
+    channel = store.channels.get(channel_id)
     if channel is None:
         raise checks.unknown("Channel", 10003)
-    if not channel.can(world.bot) & Can.VIEW_CHANNEL:
+    if not channel.can(store.bot) & Can.VIEW_CHANNEL:
         raise checks.ApiError(403, 50001, "Missing Access")
     return channel
 
 
-def require(world: World, channel: Channel, needed: Can) -> None:
+def require(store: DiscordStore, channel: Channel, needed: Can) -> None:
     """Checks that the bot has these permissions here (50013)."""
-    if channel.can(world.bot) & needed != needed:
+    if channel.can(store.bot) & needed != needed:
         raise checks.missing_permissions()
 
 
@@ -168,7 +168,7 @@ def find(channel: Channel, message_id: str) -> Message:
     raise checks.unknown("Message", 10008)
 
 
-def change(world: World, message: Message, body: Json, files: list[File]) -> None:
+def change(store: DiscordStore, message: Message, body: Json, files: list[File]) -> None:
     """Applies an edit by the bot; without allowed_mentions all mentions are parsed again."""
     checks.message(body, files)
     before = message.versions[-1]
@@ -186,4 +186,4 @@ def change(world: World, message: Message, body: Json, files: list[File]) -> Non
     allowed = body.get("allowed_mentions")
     named = pings.evaluate(content, allowed) if "content" in body else pings.NO_PINGS
     links = pings.previews(content, bool(message.flags & SUPPRESS_EMBEDS))
-    world.edit(message, Version(content, world.clock.now(), named, links, embeds, components, allowed))
+    store.edit(message, Version(content, store.clock.now(), named, links, embeds, components, allowed))

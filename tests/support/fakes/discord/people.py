@@ -15,7 +15,7 @@ from tests.support.fakes.discord.interactions import AUTOCOMPLETE, COMMAND, COMP
 from tests.support.fakes.discord.pings import evaluate
 from tests.support.fakes.discord.rest import new_file
 from tests.support.fakes.discord.state import SUPPRESS_EMBEDS, Channel, Json, Message, Role, User, Version
-from tests.support.fakes.discord.world import World
+from tests.support.fakes.discord.store import DiscordStore
 
 QUIET_REPLY: Json = {"parse": ["users", "roles", "everyone"], "replied_user": False}
 
@@ -23,15 +23,17 @@ QUIET_REPLY: Json = {"parse": ["users", "roles", "everyone"], "replied_user": Fa
 class Person:
     """A user with a Discord client."""
 
-    def __init__(self, user: User, world: World, commands: CommandRoutes, interactions: InteractionRoutes) -> None:
+    def __init__(
+        self, user: User, store: DiscordStore, commands: CommandRoutes, interactions: InteractionRoutes
+    ) -> None:
         self.user = user
         self.id, self.name, self.mention = user.id, user.name, user.mention
         self.patience = 3.5
-        self._world, self._commands, self._interactions = world, commands, interactions
+        self._store, self._commands, self._interactions = store, commands, interactions
 
     def gets(self, role: Role) -> None:
         """Adds a role of the first server that has it."""
-        guild = next(each for each in self._world.guilds.values() if role.id in each.roles)
+        guild = next(each for each in self._store.guilds.values() if role.id in each.roles)
         guild.has[self.id].add(role.id)
 
     async def says(
@@ -47,43 +49,43 @@ class Person:
     ) -> Message:
         """Posts a message. `mention` puts the bot's mention before it, `ping` is the reply's ping switch, `files`
         are name -> content, `kind` overrides the message type (7: a member joined)."""
-        content = f"{self._world.bot.mention} {text}".rstrip() if mention else text
+        content = f"{self._store.bot.mention} {text}".rstrip() if mention else text
         usual = 19 if reply_to else 0
-        return self._world.add(
+        return self._store.add(
             channel,
             self.user,
             content,
             kind=usual if kind is None else kind,
             allowed=None if ping else QUIET_REPLY,
-            files=[new_file(self._world, name, data) for name, data in (files or {}).items()],
+            files=[new_file(self._store, name, data) for name, data in (files or {}).items()],
             reply_to=reply_to,
         )
 
     async def edits(self, message: Message, text: str, *, mention: bool = False) -> None:
         """Edits one's own message."""
         assert message.author is self.user, "only the author can edit a message"
-        content = f"{self._world.bot.mention} {text}".rstrip() if mention else text
+        content = f"{self._store.bot.mention} {text}".rstrip() if mention else text
         answered = message.reference.author.id if message.reference else ""
-        self._world.edit(message, Version(content, self._world.clock.now(), evaluate(content, None, answered)))
+        self._store.edit(message, Version(content, self._store.clock.now(), evaluate(content, None, answered)))
 
     async def deletes(self, message: Message) -> None:
         """Deletes one's own message, or any message with MANAGE_MESSAGES."""
         assert message.author is self.user or message.channel.can(self.user) & Can.MANAGE_MESSAGES, "not allowed"
-        self._world.delete(message)
+        self._store.delete(message)
 
     async def suppresses_embeds(self, message: Message) -> None:
         """Removes a message's link previews: an update that changes no text."""
         message.flags |= SUPPRESS_EMBEDS
         before = message.versions[-1]
-        self._world.edit(message, Version(before.content, self._world.clock.now()), by_author=False)
+        self._store.edit(message, Version(before.content, self._store.clock.now()), by_author=False)
 
     async def reacts(self, message: Message, emoji: str) -> None:
         """Reacts with a Unicode emoji."""
-        self._world.react(message, self.user, emoji)
+        self._store.react(message, self.user, emoji)
 
     async def opens_thread(self, channel: Channel, name: str, *, on: Message | None = None) -> Channel:
         """Starts a public thread, from a message if one is given."""
-        return self._world.new_thread(channel, name, self.user, on)
+        return self._store.new_thread(channel, name, self.user, on)
 
     async def slash(self, name: str, /, *, channel: Channel, **options: object) -> Interaction:
         """Uses a slash command."""
@@ -103,7 +105,7 @@ class Person:
     async def uses(self, name: str, *, on: Message) -> Interaction:
         """Uses a command of a message's context menu."""
         command = self._commands.find(name, MESSAGE_MENU, on.channel.can(self.user))
-        resolved = {"messages": {on.id: payloads.message(on, self._world.bot, True)}}
+        resolved = {"messages": {on.id: payloads.message(on, self._store.bot, True)}}
         data = {"id": command["id"], "name": name, "type": MESSAGE_MENU, "target_id": on.id, "resolved": resolved}
         return await self._interact(COMMAND, 23, on.channel, data)
 
@@ -120,7 +122,7 @@ class Person:
         self, kind: int, message_kind: int, channel: Channel, data: Json, source: Message | None = None
     ) -> Interaction:
         """Sends an interaction and waits for the first response."""
-        clock = self._world.clock
+        clock = self._store.clock
         interaction = Interaction(
             clock.new_id(),
             secrets.token_urlsafe(64),
@@ -129,18 +131,18 @@ class Person:
             self.user,
             channel,
             clock.now(),
-            self._world.changes,
+            self._store.changes,
         )
         interaction.source = source
         self._interactions.all[interaction.token] = interaction
         payload = self._payload(interaction, data)
-        self._world.emit("INTERACTION_CREATE", lambda intents: payload)
+        self._store.emit("INTERACTION_CREATE", lambda intents: payload)
         end = clock.now() + self.patience
-        await self._world.changes.until(lambda: not interaction.failed or clock.now() > end, self.patience + 1)
+        await self._store.changes.until(lambda: not interaction.failed or clock.now() > end, self.patience + 1)
         return interaction
 
     def _payload(self, interaction: Interaction, data: Json) -> Json:
-        channel, guild, bot = interaction.channel, interaction.channel.guild, self._world.bot
+        channel, guild, bot = interaction.channel, interaction.channel.guild, self._store.bot
         payload: Json = {
             "id": interaction.id,
             "application_id": bot.id,

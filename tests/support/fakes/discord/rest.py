@@ -17,7 +17,7 @@ from tests.support.fakes.discord.checks import ApiError
 from tests.support.fakes.discord.limits import Limits, Refusal
 from tests.support.fakes.discord.log import Call, Log
 from tests.support.fakes.discord.state import File, Json
-from tests.support.fakes.discord.world import World
+from tests.support.fakes.discord.store import DiscordStore
 from tests.support.fakes.faults import Fault, Faults, Kind
 
 MAX_REQUEST = 25 * 1024 * 1024
@@ -42,10 +42,10 @@ Served = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Rest:
     """Discord's HTTP API with the given routes ("POST /channels/{channel_id}/messages" -> handler)."""
 
-    def __init__(self, world: World, token: str) -> None:
-        self._world = world
+    def __init__(self, store: DiscordStore, token: str) -> None:
+        self._store = store
         self.token = token
-        self.limits = Limits(world.clock)
+        self.limits = Limits(store.clock)
         self.faults = Faults()
         self.log = Log()
 
@@ -58,17 +58,17 @@ class Rest:
 
     def _serve(self, method: str, route: str, handler: Handler) -> Served:
         async def serve(request: web.Request) -> web.StreamResponse:
-            began = self._world.clock.now()
+            began = self._store.clock.now()
             if (request.content_length or 0) > MAX_REQUEST:
                 return _json(413, {"message": "Request entity too large", "code": 40005}, {})
-            ask = await _read(request, self._world)
+            ask = await _read(request, self._store)
             channel = request.match_info.get("channel_id")
             response = await self._answer(request, method, route, handler, ask)
             status = response.status if response is not None else 0
-            took = self._world.clock.now() - began
+            took = self._store.clock.now() - began
             path = request.path.removeprefix(PREFIX)
             self.log.calls.append(Call(request.method, route, path, status, began, took, channel, ask.body))
-            self._world.changes.tell()
+            self._store.changes.tell()
             if response is None:
                 if request.transport is not None:
                     request.transport.abort()
@@ -138,7 +138,7 @@ def _json(status: int, body: Answer, headers: Mapping[str, str]) -> web.Response
     )
 
 
-async def _read(request: web.Request, world: World) -> Ask:
+async def _read(request: web.Request, store: DiscordStore) -> Ask:
     """Parses a request; multipart requests have JSON in the field payload_json and files in files[n]."""
     body: Json = {}
     files: list[File] = []
@@ -149,17 +149,17 @@ async def _read(request: web.Request, world: World) -> Ask:
             if part.name == "payload_json":
                 body = json.loads(data)
             else:
-                files.append(new_file(world, part.filename or "unnamed", data))
+                files.append(new_file(store, part.filename or "unnamed", data))
     elif request.can_read_body:
         decoded = json.loads(await request.read())
         body = decoded if isinstance(decoded, dict) else {"": decoded}
     return Ask(dict(request.match_info), dict(request.query), body, files)
 
 
-def new_file(world: World, name: str, data: bytes) -> File:
+def new_file(store: DiscordStore, name: str, data: bytes) -> File:
     """An uploaded file, with the content type that Discord guesses from its name."""
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return File(world.clock.new_id(), name, data, kind + ("; charset=utf-8" if kind.startswith("text/") else ""))
+    return File(store.clock.new_id(), name, data, kind + ("; charset=utf-8" if kind.startswith("text/") else ""))
 
 
 def _not_found(ask: Ask) -> Answer:

@@ -25,7 +25,7 @@ from tests.support.fakes.discord.pings import NO_PINGS, Pings
 from tests.support.fakes.discord.places import PlaceRoutes
 from tests.support.fakes.discord.rest import MAX_REQUEST, Rest
 from tests.support.fakes.discord.state import Channel, Guild, Json, Message, Role, User, Version
-from tests.support.fakes.discord.world import World
+from tests.support.fakes.discord.store import DiscordStore
 from tests.support.fakes.tls import Authority, Loopback
 
 HOSTS = ("discord.com", "gateway.discord.gg", "*.discord.gg", "cdn.discordapp.com")
@@ -39,23 +39,23 @@ class FakeDiscord:
         self.token = token
         self.port = 0
         self._authority = Authority(*HOSTS)
-        self._world = World()
+        self.store = DiscordStore()
         self.portal(message_content=message_content, members=members)
-        self.clock = self._world.clock
-        self.guild = self._world.new_guild("Workshop")
-        self._rest = Rest(self._world, token)
+        self.clock = self.store.clock
+        self.guild = self.store.new_guild("Workshop")
+        self._rest = Rest(self.store, token)
         self.limits, self.faults, self.log = self._rest.limits, self._rest.faults, self._rest.log
-        self.gateway = Gateway(self._world, self.log, token)
-        self._commands = CommandRoutes(self._world)
-        self._interactions = InteractionRoutes(self._world)
+        self.gateway = Gateway(self.store, self.log, token)
+        self._commands = CommandRoutes(self.store)
+        self._interactions = InteractionRoutes(self.store)
         self._runner: web.AppRunner | None = None
 
     # the server
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=MAX_REQUEST)
-        places = PlaceRoutes(self._world, self.gateway.session_start.payload)
-        routes = MessageRoutes(self._world).routes() | places.routes()
+        places = PlaceRoutes(self.store, self.gateway.session_start.payload)
+        routes = MessageRoutes(self.store).routes() | places.routes()
         self._rest.mount(app, routes | self._commands.routes() | self._interactions.routes())
         app.router.add_get("/", self.gateway.serve)
         app.router.add_get("/attachments/{channel}/{file}/{name}", self._serve_file)
@@ -90,7 +90,7 @@ class FakeDiscord:
 
     async def _serve_file(self, request: web.Request) -> web.Response:
         """Serves a message's file like the CDN."""
-        for channel in self._world.channels.values():
+        for channel in self.store.channels.values():
             for message in channel.history:
                 for file in message.attachments:
                     if file.id == request.match_info["file"]:
@@ -102,71 +102,71 @@ class FakeDiscord:
     @property
     def bot(self) -> User:
         """The bot's own account."""
-        return self._world.bot
+        return self.store.bot
 
     @property
     def application_id(self) -> str:
         """The application's id, equal to the account's as for most bots."""
-        return self._world.bot.id
+        return self.store.bot.id
 
     def portal(self, *, message_content: bool, members: bool = False) -> None:
         """Enables or disables privileged intents, like the developer portal."""
-        self._world.message_content, self._world.members = message_content, members
+        self.store.message_content, self.store.members = message_content, members
 
     def also_in(self, servers: int) -> None:
         """Sets the number of further servers that have the bot."""
-        self._world.elsewhere = servers
+        self.store.elsewhere = servers
 
     def new_guild(self, name: str) -> Guild:
         """Adds a server with the bot in it; call it before a client connects."""
-        return self._world.new_guild(name)
+        return self.store.new_guild(name)
 
     def user(self, name: str, *, can: Can = Can.NOTHING, bot: bool = False, guild: Guild | None = None) -> Person:
         """Adds a user to the server; `can` gives them a role with these permissions."""
-        user, where = self._world.new_user(name, bot), guild or self.guild
-        self._world.join(where, user)
+        user, where = self.store.new_user(name, bot), guild or self.guild
+        self.store.join(where, user)
         if can:
-            where.has[user.id].add(self._world.new_role(where, f"role of {name}", can, mentionable=False).id)
-        return Person(user, self._world, self._commands, self._interactions)
+            where.has[user.id].add(self.store.new_role(where, f"role of {name}", can, mentionable=False).id)
+        return Person(user, self.store, self._commands, self._interactions)
 
     def role(self, name: str, *, can: Can = Can.NOTHING, mentionable: bool = True) -> Role:
         """Adds a role of the server, for `person.gets(role)` and `role.mention`."""
-        return self._world.new_role(self.guild, name, can, mentionable)
+        return self.store.new_role(self.guild, name, can, mentionable)
 
     def text_channel(self, name: str, guild: Guild | None = None) -> Channel:
         """Adds a text channel."""
-        return self._world.new_channel(name, guild or self.guild)
+        return self.store.new_channel(name, guild or self.guild)
 
     def thread(self, parent: Channel, name: str) -> Channel:
         """Adds a public thread that belongs to the server's owner."""
-        return self._world.new_thread(parent, name, self.guild.owner)
+        return self.store.new_thread(parent, name, self.guild.owner)
 
     def dm(self, person: Person) -> Channel:
         """The direct-message channel between a user and the bot."""
-        return self._world.dm(person.user)
+        return self.store.dm(person.user)
 
     def channel(self, channel_id: str) -> Channel:
         """The channel or thread with an id."""
-        return self._world.channels[channel_id]
+        return self.store.channels[channel_id]
 
     def delete_channel(self, channel: Channel) -> None:
         """Deletes a channel."""
-        self._world.delete_channel(channel)
+        self.store.delete_channel(channel)
 
     def unfurl(self, message: Message, url: str = "https://example.com/") -> None:
         """Adds a link embed as Discord does: an update with unchanged text and no edit."""
         embed = {"type": "link", "url": url, "title": "A page"}
-        self._world.edit(message, Version(message.content, self.clock.now(), embeds=[embed]), by_author=False)
+        self.store.edit(message, Version(message.content, self.clock.now(), embeds=[embed]), by_author=False)
 
     def redeliver(self, message: Message) -> None:
         """Sends the MESSAGE_CREATE of a message again."""
-        self._world.redeliver(message)
+        self.store.redeliver(message)
 
     # recorded behaviour of the bot
 
     async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:  # noqa: ASYNC109 -- reads well
         """Waits until `condition()` is true. Raises AssertionError after `timeout` seconds."""
-        await self._world.changes.until(condition, timeout)
+        await self.store.changes.until(condition, timeout)
 
     @property
     def commands(self) -> list[Json]:
@@ -197,7 +197,7 @@ class FakeDiscord:
     def pings(self) -> Pings:
         """All pings of the bot's posts, edits and interaction responses, deleted ones included."""
         total = NO_PINGS
-        for channel in self._world.everywhere:
+        for channel in self.store.everywhere:
             for message in channel.everything:
                 total |= message.pings if message.author is self.bot else NO_PINGS
         for interaction in self._interactions.all.values():

@@ -16,8 +16,8 @@ from tests.support.fakes.slack.asks import Ask, SlackError, read
 from tests.support.fakes.slack.limits import Limits
 from tests.support.fakes.slack.log import Call, Log
 from tests.support.fakes.slack.state import Json
+from tests.support.fakes.slack.store import SlackStore
 from tests.support.fakes.slack.subscriptions import method_scopes
-from tests.support.fakes.slack.world import World
 
 Handler = Callable[[Ask], Json]
 OPEN = "apps.connections.open"
@@ -27,13 +27,13 @@ OPEN = "apps.connections.open"
 class Api:
     """Slack's Web API with the given methods ("chat.postMessage" -> handler)."""
 
-    def __init__(self, world: World, log: Log, bot_token: str, app_token: str) -> None:
-        self._world, self.log = world, log
+    def __init__(self, store: SlackStore, log: Log, bot_token: str, app_token: str) -> None:
+        self._store, self.log = store, log
         self.bot_token, self.app_token = bot_token, app_token
         self.bot_token_error = ""
         self.app_token_error = ""
         self.app_scopes = {"connections:write"}
-        self.limits = Limits(world.clock)
+        self.limits = Limits(store.clock)
         self.faults = Faults()
         self._methods: dict[str, Handler] = {}
 
@@ -54,13 +54,13 @@ class Api:
         self, request: web.Request, ask: Ask, apply: Callable[[Ask], web.Response]
     ) -> web.StreamResponse:
         """Responds to a call, with its scripted faults, and logs it."""
-        began = self._world.clock.now()
+        began = self._store.clock.now()
         response = await self._answer(ask, apply)
-        took = self._world.clock.now() - began
+        took = self._store.clock.now() - began
         status = response.status if response is not None else 0
         kind = {self.bot_token: "bot", self.app_token: "app"}.get(ask.token, "")
         self.log.calls.append(Call(ask.method, ask.arguments, status, _error(response), began, took, ask.form, kind))
-        self._world.changes.tell()
+        self._store.changes.tell()
         if response is None:
             if request.transport is not None:
                 request.transport.abort()
@@ -112,11 +112,11 @@ class Api:
             raise SlackError("not_allowed_token_type")
 
     def _scopes(self, ask: Ask) -> set[str]:
-        return self.app_scopes if ask.token == self.app_token else self._world.scopes
+        return self.app_scopes if ask.token == self.app_token else self._store.scopes
 
     def _check_scope(self, ask: Ask, channel: str) -> None:
         """Checks that the token has one of the method's scopes."""
-        where = self._world.channels.get(channel)
+        where = self._store.channels.get(channel)
         wanted = (
             ("connections:write",) if ask.method == OPEN else method_scopes(ask.method, where.kind if where else "")
         )

@@ -9,7 +9,7 @@ from tests.support.fakes.slack.api import Handler
 from tests.support.fakes.slack.asks import Ask, SlackError
 from tests.support.fakes.slack.messages import reach, thread
 from tests.support.fakes.slack.state import Channel, File, Json
-from tests.support.fakes.slack.world import World
+from tests.support.fakes.slack.store import SlackStore
 
 STATUS_S = 120.0
 MAX_FILE = 50_000_000
@@ -29,8 +29,8 @@ class Status:
 class ExtraMethods:
     """The methods of files.*, assistant.* and views.*."""
 
-    def __init__(self, world: World, bot_token: str) -> None:
-        self._world, self._bot_token = world, bot_token
+    def __init__(self, store: SlackStore, bot_token: str) -> None:
+        self._store, self._bot_token = store, bot_token
         self._reserved: dict[str, File] = {}
         self.statuses: list[Status] = []
         self.titles: dict[tuple[str, str], str] = {}
@@ -39,7 +39,7 @@ class ExtraMethods:
         self.triggers: dict[str, float] = {}
         self.statuses_enabled = True
         self.upload_status = 200
-        world.spoke = self._spoke
+        store.spoke = self._spoke
 
     def methods(self) -> dict[str, Handler]:
         """Method to handler."""
@@ -62,13 +62,13 @@ class ExtraMethods:
             raise SlackError("file_upload_size_restricted")
         file = self.new_file(name, b"", "text/plain")
         self._reserved[file.id] = file
-        return {"upload_url": f"{self._world.base_url}upload/{file.id}", "file_id": file.id}
+        return {"upload_url": f"{self._store.base_url}upload/{file.id}", "file_id": file.id}
 
     def new_file(self, name: str, data: bytes, mimetype: str) -> File:
         """Creates a file of the bot; the caller may set another `user`."""
-        world = self._world
-        file = File(world.clock.new_id("F"), name, data, mimetype, world.bot, world.clock.now())
-        world.files[file.id] = file
+        store = self._store
+        file = File(store.clock.new_id("F"), name, data, mimetype, store.bot, store.clock.now())
+        store.files[file.id] = file
         return file
 
     async def upload(self, request: web.Request) -> web.Response:
@@ -83,9 +83,9 @@ class ExtraMethods:
 
     async def download(self, request: web.Request) -> web.Response:
         """Serves a file's content to tokens with files:read; others get the login page."""
-        file = next((each for each in self._world.files.values() if each.id in request.match_info["file"]), None)
+        file = next((each for each in self._store.files.values() if each.id in request.match_info["file"]), None)
         allowed = request.headers.get("Authorization") == f"Bearer {self._bot_token}"
-        if not allowed or "files:read" not in self._world.scopes:
+        if not allowed or "files:read" not in self._store.scopes:
             return web.Response(text="<html>log in</html>", content_type="text/html")
         if file is None or file.deleted:
             return web.Response(status=404)
@@ -99,17 +99,17 @@ class ExtraMethods:
         if not found or len(found) != len(told):
             raise SlackError("file_not_found")
         if ask.text("channel_id"):
-            channel = reach(self._world, ask.text("channel_id"), to_write=True)
+            channel = reach(self._store, ask.text("channel_id"), to_write=True)
             parent = thread(channel, ask.text("thread_ts"))
-            self._world.add(channel, self._world.bot, "", thread_ts=parent, subtype="file_share", files=found)
+            self._store.add(channel, self._store.bot, "", thread_ts=parent, subtype="file_share", files=found)
         return {"files": [{"id": file.id, "title": file.title or file.name} for file in found]}
 
     def info(self, ask: Ask) -> Json:
         """A file."""
-        file = self._world.files.get(ask.required("file"))
+        file = self._store.files.get(ask.required("file"))
         if file is None:
             raise SlackError("file_not_found")
-        return {"file": payloads.file(file, self._world.base_url)}
+        return {"file": payloads.file(file, self._store.base_url)}
 
     # the assistant view
 
@@ -117,33 +117,33 @@ class ExtraMethods:
         """Sets the status under a thread, which ends with the next post there or after two minutes."""
         if not self.statuses_enabled:
             raise SlackError("not_allowed")
-        channel, now = reach(self._world, ask.required("channel_id")), self._world.clock.now()
+        channel, now = reach(self._store, ask.required("channel_id")), self._store.clock.now()
         ts, text = thread(channel, ask.required("thread_ts")), ask.text("status")
         self._end(channel.id, ts)
         self.statuses.append(Status(channel.id, ts, text, now, now + STATUS_S))
-        self._world.changes.tell()
+        self._store.changes.tell()
         return {}
 
     def set_title(self, ask: Ask) -> Json:
         """Sets the title of a thread in the assistant view."""
-        channel = reach(self._world, ask.required("channel_id"))
+        channel = reach(self._store, ask.required("channel_id"))
         self.titles[channel.id, ask.required("thread_ts")] = ask.required("title")
-        self._world.changes.tell()
+        self._store.changes.tell()
         return {}
 
     def set_prompts(self, ask: Ask) -> Json:
         """Sets the suggested prompts."""
-        channel = reach(self._world, ask.required("channel_id"))
+        channel = reach(self._store, ask.required("channel_id"))
         prompts = ask.items("prompts", "invalid_arguments") or []
         if not 1 <= len(prompts) <= 4 or not all(each.get("title") and each.get("message") for each in prompts):
             raise SlackError("invalid_arguments")
         self.prompts[channel.id, ask.text("thread_ts")] = prompts
-        self._world.changes.tell()
+        self._store.changes.tell()
         return {}
 
     def status_of(self, channel: Channel, thread_ts: str) -> str:
         """The current status under a thread."""
-        now = self._world.clock.now()
+        now = self._store.clock.now()
         shown = [s for s in self.statuses if (s.channel, s.thread_ts) == (channel.id, thread_ts) and s.until > now]
         return shown[-1].text if shown else ""
 
@@ -153,15 +153,15 @@ class ExtraMethods:
     def _end(self, channel: str, thread_ts: str) -> None:
         for status in self.statuses:
             if (status.channel, status.thread_ts) == (channel, thread_ts):
-                status.until = min(status.until, self._world.clock.now())
+                status.until = min(status.until, self._store.clock.now())
 
     # views
 
     def open_view(self, ask: Ask) -> Json:
         """Opens a modal, within three seconds of the trigger."""
-        if self.triggers.get(ask.required("trigger_id"), 0.0) < self._world.clock.now() - 3.0:
+        if self.triggers.get(ask.required("trigger_id"), 0.0) < self._store.clock.now() - 3.0:
             raise SlackError("expired_trigger_id")
         view = ask.mapping("view", "invalid_arguments") or {}
         checks.blocks(view.get("blocks") or [], most=100, in_view=True)
         self.views.append(view)
-        return {"view": view | {"id": self._world.clock.new_id("V")}}
+        return {"view": view | {"id": self._store.clock.new_id("V")}}

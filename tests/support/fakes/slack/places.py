@@ -7,7 +7,7 @@ from tests.support.fakes.slack.api import Handler
 from tests.support.fakes.slack.asks import Ask, SlackError
 from tests.support.fakes.slack.messages import reach
 from tests.support.fakes.slack.state import CHANNEL, Channel, Json, Message, User
-from tests.support.fakes.slack.world import World
+from tests.support.fakes.slack.store import SlackStore
 
 TEAM, TEAM_URL = "Workshop", "https://workshop.example/"
 MAX_PAGE = 999
@@ -16,8 +16,8 @@ MAX_PAGE = 999
 class PlaceMethods:
     """The methods about channels, users and the bot itself."""
 
-    def __init__(self, world: World, app_token: str) -> None:
-        self._world, self._app_token = world, app_token
+    def __init__(self, store: SlackStore, app_token: str) -> None:
+        self._store, self._app_token = store, app_token
 
     def methods(self) -> dict[str, Handler]:
         """Method to handler."""
@@ -39,7 +39,7 @@ class PlaceMethods:
         """The owner of the token."""
         if ask.token == self._app_token:
             return {"app_name": "Inhouse", "app_id": payloads.APP_ID}
-        bot = self._world.bot
+        bot = self._store.bot
         return {
             "url": TEAM_URL,
             "team": TEAM,
@@ -61,15 +61,15 @@ class PlaceMethods:
 
     def user_list(self, ask: Ask) -> Json:
         """All users."""
-        return {"members": [payloads.user(each) for each in self._world.users.values()]}
+        return {"members": [payloads.user(each) for each in self._store.users.values()]}
 
     def bot_info(self, ask: Ask) -> Json:
         """A bot, by its bot id."""
-        found = next((each for each in self._world.users.values() if each.bot_id == ask.required("bot")), None)
+        found = next((each for each in self._store.users.values() if each.bot_id == ask.required("bot")), None)
         if found is None:
             raise SlackError("bot_not_found")
         told = {"id": found.bot_id, "name": found.name, "user_id": found.id, "deleted": False}
-        return {"bot": told | {"app_id": payloads.APP_ID if found is self._world.bot else "A0ANOTHER01"}}
+        return {"bot": told | {"app_id": payloads.APP_ID if found is self._store.bot else "A0ANOTHER01"}}
 
     def info(self, ask: Ask) -> Json:
         """A conversation; public ones even if the bot is no member."""
@@ -79,7 +79,7 @@ class PlaceMethods:
         """The conversations that the bot sees, of the requested types."""
         kinds = ask.text("types") or "public_channel"
         names = {"channel": "public_channel", "group": "private_channel", "im": "im"}
-        seen = [each for each in self._world.channels.values() if each.kind == CHANNEL or each.has_bot]
+        seen = [each for each in self._store.channels.values() if each.kind == CHANNEL or each.has_bot]
         found = [payloads.channel(each) for each in seen if names[each.kind] in kinds.split(",")]
         return {"channels": found, "response_metadata": {"next_cursor": ""}}
 
@@ -96,14 +96,14 @@ class PlaceMethods:
             people = [self._user(each) for each in ask.required("users").split(",")]
             if len(people) > 1:
                 raise SlackError("not_enough_users")
-            if people[0] is self._world.bot:
+            if people[0] is self._store.bot:
                 raise SlackError("cannot_dm_bot")
-            channel = self._world.dm(people[0])
+            channel = self._store.dm(people[0])
         return {"channel": payloads.channel(channel) if ask.flag("return_im") else {"id": channel.id}}
 
     def history(self, ask: Ask) -> Json:
         """A channel's messages, newest first, without thread replies."""
-        channel = reach(self._world, ask.required("channel"))
+        channel = reach(self._store, ask.required("channel"))
         found = [
             each for each in channel.history if each.thread_ts in ("", each.ts) or each.subtype == "thread_broadcast"
         ]
@@ -111,7 +111,7 @@ class PlaceMethods:
 
     def replies(self, ask: Ask) -> Json:
         """A thread's messages, oldest first; the first one is included regardless of the bounds."""
-        channel = reach(self._world, ask.required("channel"))
+        channel = reach(self._store, ask.required("channel"))
         asked = channel.find(ask.required("ts"))
         first = channel.find(asked.thread_ts) if asked is not None and asked.thread_ts else asked
         if first is None:
@@ -123,26 +123,26 @@ class PlaceMethods:
         limit = ask.number("limit", default)
         if not 1 <= limit <= 1000:
             raise SlackError("invalid_limit")
-        limit = min(limit, self._world.page_limit)
+        limit = min(limit, self._store.page_limit)
         start = _start(ask.text("cursor"))
         metadata = ask.flag("include_all_metadata")
         page = [*(always or []), *found[start : start + limit]]
-        told: Json = {"messages": [payloads.message(each, self._world.base_url, metadata) for each in page]}
+        told: Json = {"messages": [payloads.message(each, self._store.base_url, metadata) for each in page]}
         more = len(found) > start + limit
         if more:
             told["response_metadata"] = {"next_cursor": base64.b64encode(f"next:{start + limit}".encode()).decode()}
         return told | {"has_more": more}
 
     def _seen(self, channel_id: str) -> Channel:
-        channel = self._world.channels.get(channel_id)
+        channel = self._store.channels.get(channel_id)
         if channel is None or channel.deleted or (channel.kind != CHANNEL and not channel.has_bot):
             raise SlackError("channel_not_found")
         return channel
 
     def _user(self, user_id: str) -> User:
-        if user_id not in self._world.users:
+        if user_id not in self._store.users:
             raise SlackError("user_not_found")
-        return self._world.users[user_id]
+        return self._store.users[user_id]
 
 
 def _between(ask: Ask, found: list[Message]) -> list[Message]:

@@ -16,13 +16,13 @@ from tests.support.fakes.slack.api import Api, Handler
 from tests.support.fakes.slack.extras import ExtraMethods, Status
 from tests.support.fakes.slack.log import Ack, Call, Delivery, Log
 from tests.support.fakes.slack.messages import MessageMethods
-from tests.support.fakes.slack.people import Desk, Person
+from tests.support.fakes.slack.people import Interactions, Person
 from tests.support.fakes.slack.places import PlaceMethods
 from tests.support.fakes.slack.sockets import SocketMode
 from tests.support.fakes.slack.state import CHANNEL, Channel, Message, User
+from tests.support.fakes.slack.store import SlackStore
 from tests.support.fakes.slack.streams import StreamMethods
 from tests.support.fakes.slack.subscriptions import ALL_EVENTS
-from tests.support.fakes.slack.world import World
 
 BOT_TOKEN = "xoxb-1-2-abcdefghijkl"
 APP_TOKEN = "xapp-1-A0INHOUSE01-3-0123456789abcdef"
@@ -34,21 +34,21 @@ class FakeSlack:
     def __init__(self, *, port: int = 0) -> None:
         self.bot_token, self.app_token = BOT_TOKEN, APP_TOKEN
         self._port = port
-        self._world = World()
-        self.clock, self.log = self._world.clock, Log()
-        self._api = Api(self._world, self.log, self.bot_token, self.app_token)
+        self.store = SlackStore()
+        self.clock, self.log = self.store.clock, Log()
+        self._api = Api(self.store, self.log, self.bot_token, self.app_token)
         self.limits, self.faults = self._api.limits, self._api.faults
-        self.sockets = SocketMode(self._world, self.log)
-        self._streams = StreamMethods(self._world)
-        self.extras = ExtraMethods(self._world, self.bot_token)
-        self.desk = Desk(self._world, self.sockets, self.extras)
+        self.sockets = SocketMode(self.store, self.log)
+        self._streams = StreamMethods(self.store)
+        self.extras = ExtraMethods(self.store, self.bot_token)
+        self.setup = Interactions(self.store, self.sockets, self.extras)
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         parts = (
-            MessageMethods(self._world),
-            PlaceMethods(self._world, self.app_token),
+            MessageMethods(self.store),
+            PlaceMethods(self.store, self.app_token),
             self._streams,
             self.extras,
             self.sockets,
@@ -58,14 +58,14 @@ class FakeSlack:
             methods |= part.methods()
         self._api.mount(app, methods)
         app.router.add_get("/link/", self.sockets.serve)
-        app.router.add_post("/respond/{name}", self.desk.respond)
+        app.router.add_post("/respond/{name}", self.setup.respond)
         app.router.add_post("/upload/{file}", self.extras.upload)
         app.router.add_get("/files-pri/{file}/{name}", self.extras.download)
         app.router.add_get("/files-pri/download/{file}/{name}", self.extras.download)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
-        self._world.base_url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/"
+        self.store.base_url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/"
         return self
 
     async def __aexit__(
@@ -81,28 +81,28 @@ class FakeSlack:
     @property
     def api_url(self) -> str:
         """The value for INHOUSE_SLACK_API_URL."""
-        return f"{self._world.base_url}api/"
+        return f"{self.store.base_url}api/"
 
     @property
     def bot(self) -> User:
         """The bot's own account."""
-        return self._world.bot
+        return self.store.bot
 
     def user(self, name: str, *, admin: bool = False, bot: bool = False) -> Person:
         """Adds a user to the workspace and to all its channels."""
-        user = self._world.new_user(name, bot, admin)
-        for channel in self._world.channels.values():
+        user = self.store.new_user(name, bot, admin)
+        for channel in self.store.channels.values():
             if channel.person is None:
                 channel.members.append(user)
-        return Person(user, self.desk)
+        return Person(user, self.setup)
 
     def channel(self, name: str, kind: str = CHANNEL, *, with_bot: bool = True) -> Channel:
         """Adds a channel with all users in it."""
-        return self._world.new_channel(name, kind, with_bot)
+        return self.store.new_channel(name, kind, with_bot)
 
     def dm(self, person: Person) -> Channel:
         """The direct messages between a user and the bot."""
-        return self._world.dm(person.user)
+        return self.store.dm(person.user)
 
     def redeliver(self, message: Message, what: str = "message") -> None:
         """Sends the event of a message again."""
@@ -127,7 +127,7 @@ class FakeSlack:
     @property
     def scopes(self) -> set[str]:
         """The bot token's scopes; change them in place."""
-        return self._world.scopes
+        return self.store.scopes
 
     @property
     def app_scopes(self) -> set[str]:
@@ -137,12 +137,12 @@ class FakeSlack:
     @property
     def events(self) -> set[str]:
         """The event subscriptions; change them in place."""
-        return self._world.events
+        return self.store.events
 
     def subscribe_only(self, *events: str) -> None:
         """Replaces the event subscriptions."""
         assert set(events) <= ALL_EVENTS
-        self._world.events = set(events)
+        self.store.events = set(events)
 
     def refuse_token(self, error: str, *, app: bool = False) -> None:
         """Answers calls with the bot's (or the app's) token with this error; '' ends that."""
@@ -177,7 +177,7 @@ class FakeSlack:
 
     async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:  # noqa: ASYNC109 -- reads well
         """Waits until `condition()` is true. Raises AssertionError after `timeout` seconds."""
-        await self._world.changes.until(condition, timeout)
+        await self.store.changes.until(condition, timeout)
 
     @property
     def calls(self) -> list[Call]:
@@ -208,7 +208,7 @@ class FakeSlack:
     def everything(self) -> list[Message]:
         """All messages of the bot, ephemeral and deleted ones included."""
         found: list[Message] = []
-        for channel in self._world.channels.values():
+        for channel in self.store.channels.values():
             found += [each for each in [*channel.everything, *channel.ephemerals] if each.author is self.bot]
         return found
 

@@ -18,7 +18,7 @@ from tests.support.fakes.slack.api import Handler
 from tests.support.fakes.slack.asks import Ask, SlackError
 from tests.support.fakes.slack.log import Ack, Delivery, Log
 from tests.support.fakes.slack.state import Json
-from tests.support.fakes.slack.world import World
+from tests.support.fakes.slack.store import SlackStore
 
 ACK_S = 3.0
 AGAIN_S = (0.0, 60.0, 300.0)
@@ -52,8 +52,8 @@ class Envelope:
 class SocketMode:
     """All sockets of one app."""
 
-    def __init__(self, world: World, log: Log) -> None:
-        self._world, self._log = world, log
+    def __init__(self, store: SlackStore, log: Log) -> None:
+        self._store, self._log = store, log
         self._tickets: dict[str, float] = {}
         self.sockets: list[Socket] = []
         self._envelopes: list[Envelope] = []
@@ -65,7 +65,7 @@ class SocketMode:
         self.ping_s = 5.0
         self.enabled = True
         self.deaf_to_acks = False
-        world.emit = self._on_event
+        store.emit = self._on_event
 
     def methods(self) -> dict[str, Handler]:
         """Method to handler."""
@@ -80,14 +80,14 @@ class SocketMode:
         if not self.enabled:
             raise SlackError("socket_mode_not_enabled")
         ticket = secrets.token_hex(16)
-        self._tickets[ticket] = self._world.clock.now() + TICKET_S
-        address = self._world.base_url.replace("http", "ws", 1)
+        self._tickets[ticket] = self._store.clock.now() + TICKET_S
+        address = self._store.base_url.replace("http", "ws", 1)
         return {"url": f"{address}link/?ticket={ticket}&app_id={payloads.APP_ID}"}
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Accepts a client with a ticket, which is valid once."""
         until = self._tickets.pop(request.query.get("ticket", ""), 0.0)
-        if until < self._world.clock.now() or len(self.sockets) >= MOST_SOCKETS:
+        if until < self._store.clock.now() or len(self.sockets) >= MOST_SOCKETS:
             return web.Response(status=401 if until else 408)
         ws = web.WebSocketResponse(autoping=False)
         await ws.prepare(request)
@@ -99,13 +99,13 @@ class SocketMode:
         debug = {"host": "applink-1", "build_number": 1, "approximate_connection_time": 18060}
         await ws.send_json(hello | {"debug_info": debug, "connection_info": {"app_id": payloads.APP_ID}})
         pinging = asyncio.create_task(self._ping(socket))
-        self._world.changes.tell()
+        self._store.changes.tell()
         try:
             await self._hear(socket)
         finally:
             pinging.cancel()
             self.sockets.remove(socket)
-            self._world.changes.tell()
+            self._store.changes.tell()
         return ws
 
     async def _hear(self, socket: Socket) -> None:
@@ -121,7 +121,7 @@ class SocketMode:
     def _on_ack(self, body: Json, socket: Socket) -> None:
         if self.deaf_to_acks:
             return
-        name, now = str(body.get("envelope_id", "")), self._world.clock.now()
+        name, now = str(body.get("envelope_id", "")), self._store.clock.now()
         for envelope in self._envelopes:
             if name in envelope.ids:
                 sent, attempt, _ = envelope.ids[name]
@@ -142,7 +142,7 @@ class SocketMode:
                 )
                 if not late:
                     envelope.acked.set()
-        self._world.changes.tell()
+        self._store.changes.tell()
 
     async def _ping(self, socket: Socket) -> None:
         while True:
@@ -156,7 +156,7 @@ class SocketMode:
 
     def _on_event(self, event_id: str, event: Json) -> None:
         what = event["type"] + (f".{event['subtype']}" if event.get("subtype") else "")
-        self.send(event_id, "events_api", what, payloads.envelope_event(event, event_id, self._world.bot))
+        self.send(event_id, "events_api", what, payloads.envelope_event(event, event_id, self._store.bot))
 
     def send(self, event_id: str, kind: str, what: str, payload: Json, *, again: bool = True) -> Envelope:
         """Sends an envelope; with `again`, repeats it until it is acknowledged."""
@@ -174,7 +174,7 @@ class SocketMode:
     async def _deliver(self, envelope: Envelope, again: bool) -> None:
         for attempt, wait in enumerate((0.0, *AGAIN_S)):
             if wait:
-                await self._world.clock.sleep(wait * self.scale)
+                await self._store.clock.sleep(wait * self.scale)
             if envelope.acked.is_set():
                 return
             await self._push(envelope, attempt)
@@ -186,12 +186,12 @@ class SocketMode:
 
     async def _push(self, envelope: Envelope, attempt: int) -> None:
         while not self.online:
-            await self._world.changes.until(lambda: self.online, 600)
+            await self._store.changes.until(lambda: self.online, 600)
         able = [socket for socket in self.sockets if not socket.leaving]
         self._turn += 1
         socket = able[self._turn % len(able)]
         name = secrets.token_hex(12)
-        envelope.ids[name] = (self._world.clock.now(), attempt, socket.number)
+        envelope.ids[name] = (self._store.clock.now(), attempt, socket.number)
         frame: Json = {"type": envelope.kind, "envelope_id": name, "payload": envelope.payload}
         frame["accepts_response_payload"] = envelope.kind != "events_api"
         if envelope.kind == "events_api":
@@ -204,7 +204,7 @@ class SocketMode:
                 envelope.what,
                 attempt,
                 socket.number,
-                self._world.clock.now(),
+                self._store.clock.now(),
             )
         )
         if not socket.frozen:

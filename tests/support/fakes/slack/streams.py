@@ -8,14 +8,14 @@ from tests.support.fakes.slack.api import Handler
 from tests.support.fakes.slack.asks import Ask, SlackError
 from tests.support.fakes.slack.messages import reach, thread
 from tests.support.fakes.slack.state import IM, Channel, Json, Message, Stream
-from tests.support.fakes.slack.world import World
+from tests.support.fakes.slack.store import SlackStore
 
 
 class StreamMethods:
     """The methods about streams. `enabled` False: the workspace has none. `block_chunks` False: text only."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, store: SlackStore) -> None:
+        self._store = store
         self.enabled = True
         self.block_chunks = True
 
@@ -26,17 +26,17 @@ class StreamMethods:
     def start(self, ask: Ask) -> Json:
         """Starts a stream in a new message."""
         self._check()
-        channel = reach(self._world, ask.required("channel"), to_write=True)
+        channel = reach(self._store, ask.required("channel"), to_write=True)
         parent = thread(channel, ask.required("thread_ts"))
         if channel.kind != IM:
-            person = self._world.users.get(ask.text("recipient_user_id"))
+            person = self._store.users.get(ask.text("recipient_user_id"))
             if person is None or not ask.text("recipient_team_id"):
                 raise SlackError("missing_recipient_user_id" if person is None else "missing_recipient_team_id")
-        stream = Stream(self._world.clock.now(), ask.text("recipient_user_id"))
+        stream = Stream(self._store.clock.now(), ask.text("recipient_user_id"))
         chunks = self._chunks(ask)
-        message = self._world.add(channel, self._world.bot, "", thread_ts=parent, stream=stream)
+        message = self._store.add(channel, self._store.bot, "", thread_ts=parent, stream=stream)
         self._take(message, chunks)
-        self._world.spoke(channel, parent)
+        self._store.spoke(channel, parent)
         return {"channel": channel.id, "ts": message.ts}
 
     def append(self, ask: Ask) -> Json:
@@ -62,29 +62,29 @@ class StreamMethods:
         message.metadata = metadata
         message.versions[-1].posted = blocks
         message.versions[-1].pings += reading.mentions("", blocks)
-        self._world.changes.tell()
+        self._store.changes.tell()
         return {"channel": channel.id, "ts": message.ts}
 
     def stopped_by_person(self, message: Message) -> None:
         """Presses Slack's own stop button."""
         assert message.stream is not None
         message.stream.stopped_by = "user"
-        self._world.changes.tell()
+        self._store.changes.tell()
 
     def _check(self) -> None:
         if not self.enabled:
             raise SlackError("unknown_method")
 
     def _streamed(self, ask: Ask) -> tuple[Channel, Message]:
-        channel = reach(self._world, ask.required("channel"))
+        channel = reach(self._store, ask.required("channel"))
         message = channel.find(ask.required("ts"))
         if message is None:
             raise SlackError("message_not_found")
-        if message.stream is None or message.author is not self._world.bot:
+        if message.stream is None or message.author is not self._store.bot:
             raise SlackError("message_not_in_streaming_state")
         if message.stream.stopped_by == "user":
             raise SlackError("stopped_by_user")
-        if message.stream_closed(self._world.clock.now()):
+        if message.stream_closed(self._store.clock.now()):
             raise SlackError("message_not_in_streaming_state")
         return channel, message
 
@@ -111,4 +111,4 @@ class StreamMethods:
             text = {"type": "markdown_text", "text": message.stream.text}
             others = [chunk for chunk in message.stream.chunks if chunk["type"] != "markdown_text"]
             message.versions[-1].pings = reading.mentions("", [], [text, *others])
-        self._world.changes.tell()
+        self._store.changes.tell()

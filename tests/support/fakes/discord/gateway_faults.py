@@ -6,7 +6,7 @@ They affect all connected clients, or the next ones that connect.
 from tests.support.fakes.discord.sessions import DISPATCH, INVALID_SESSION, RECONNECT, Connection, Session
 
 
-class Trouble:
+class GatewayFaults:
     """The sessions and connections of a gateway, and the faults that a test can trigger."""
 
     def __init__(self) -> None:

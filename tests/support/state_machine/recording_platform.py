@@ -9,16 +9,16 @@ from collections.abc import AsyncIterator, Callable
 
 from bot.types.engine import EngineRequest
 from bot.types.messages import ConversationKey, Event, Reply, TokenDelta
-from tests.support.fakes.engine import Script, ScriptedEngine
-from tests.support.fakes.platform import ScriptedAdapter
+from tests.support.fakes.scripted_adapter import ScriptedAdapter
+from tests.support.fakes.scripted_engine import Script, ScriptedEngine
+from tests.support.fakes.scripted_platform import Fault, ScriptedPlatform, _Planned
 from tests.support.fakes.wire import Line, unpacked
-from tests.support.fakes.world import Fault, World, _Planned
 
 NEVER = 1 << 30
 
 
-class Witness(World):
-    """A World with more records."""
+class RecordingPlatform(ScriptedPlatform):
+    """A ScriptedPlatform with more records."""
 
     def __init__(self, *, redelivers: bool) -> None:
         super().__init__(redelivers=redelivers)
@@ -61,7 +61,7 @@ class Witness(World):
         return planned
 
 
-class Mortal(ScriptedAdapter):
+class KillableAdapter(ScriptedAdapter):
     """An adapter whose process can be killed."""
 
     @property

@@ -66,7 +66,7 @@ class _Planned:
     only: Callable[[Reply], bool]
 
 
-class World:
+class ScriptedPlatform:
     """The platform's side; an async context manager that runs its server on `port`.
 
     redelivers: sends an event until it is acknowledged; else once to the current connections, and backfill can fetch

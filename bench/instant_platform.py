@@ -1,6 +1,6 @@
 """Runs the whole service on a platform without latency, so that a benchmark measures only our code.
 
-`Platform.ask` returns the usage of a final answer, and reports its text as it grows.
+`InstantPlatform.ask` returns the usage of a final answer, and reports its text as it grows.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from bot.service.service import Service
 from bot.types.messages import Accepted, ConversationKey, IncomingMessage, Person, Reply, Usage
 
 
-class Platform:
+class InstantPlatform:
     """Accepts every post and update at once; updates come at intervals of at least `interval_s`."""
 
     platform = "bench"
@@ -69,7 +69,7 @@ class Platform:
 
 
 @asynccontextmanager
-async def house(model: Path, tokens: int, dtype: str, interval_s: float = 1.0) -> AsyncIterator[Platform]:
+async def run_service(model: Path, tokens: int, dtype: str, interval_s: float = 1.0) -> AsyncIterator[InstantPlatform]:
     """Runs a service with a temporary state directory, greedy, on the CPU."""
     with tempfile.TemporaryDirectory() as state:
         settings = load_settings(
@@ -83,7 +83,7 @@ async def house(model: Path, tokens: int, dtype: str, interval_s: float = 1.0) -
             system_prompt="",
             http="off",
         )
-        platform = Platform(interval_s)
+        platform = InstantPlatform(interval_s)
         service = Service(settings, Catalog.of(settings), [platform], EngineProcess())
         running = asyncio.create_task(service.run())
         try:

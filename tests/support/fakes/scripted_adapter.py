@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from bot.platforms.adapter import Core, Limits
 from bot.types.errors import FatalAdapterError, Gone, OutcomeUnknown, Rejected, RetryLater, StorageError
 from bot.types.messages import ConversationKey, IncomingMessage, Reply
+from tests.support.fakes.scripted_platform import LIMIT, Fault
 from tests.support.fakes.wire import Line, packed, receive, send, unpacked
-from tests.support.fakes.world import LIMIT, Fault
 
 LIMITS = Limits(max_chars=2000, min_interval_s=0.0)
 

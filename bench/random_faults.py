@@ -17,7 +17,7 @@ FROZEN_S = 6.0
 Deed = Callable[[], Awaitable[object] | object]
 
 
-class Trouble:
+class RandomFaults:
     """Injects faults while `keep_up` runs. `done` counts them by name."""
 
     def __init__(self, discord: FakeDiscord, slack: FakeSlack, seed: int, gap_s: float) -> None:

@@ -28,7 +28,7 @@ from tests.support.fakes.discord.state import (
 Build = Callable[[Intents], Json | None]
 
 
-class World:
+class DiscordStore:
     """All state of the fake. The gateway sets `emit`."""
 
     def __init__(self) -> None:

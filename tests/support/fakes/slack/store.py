@@ -13,7 +13,7 @@ from tests.support.fakes.slack.state import CHANNEL, IM, Channel, File, Json, Me
 from tests.support.fakes.slack.subscriptions import ALL_EVENTS, ALL_SCOPES, message_event, needed
 
 
-class World:
+class SlackStore:
     """All state of the fake.
 
     Socket Mode sets `emit` (event id, event), the assistant's statuses set `spoke` (the bot posted in a thread), the

@@ -102,7 +102,7 @@ def test_a_mistake_is_one_sentence_and_78(inhouse: Inhouse, words: tuple[str, ..
     assert err.count("\n") == 1, "one line"
 
 
-def test_a_wrong_setting_is_told_with_its_variable(inhouse: Inhouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_setting_is_reported_with_its_variable(inhouse: Inhouse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INHOUSE_DTYPE", "int3")
     for command in ("run", "chat", "models", "login"):
         status, _, err = inhouse(command)

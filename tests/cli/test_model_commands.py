@@ -118,7 +118,7 @@ def test_a_script_has_to_say_yes(inhouse: Inhouse, phi: Path) -> None:
     assert not phi.exists()
 
 
-def test_a_model_that_is_not_here_is_told(inhouse: Inhouse, cache: Path) -> None:
+def test_a_model_that_is_not_here_is_reported(inhouse: Inhouse, cache: Path) -> None:
     status, _, err = inhouse("remove", "phi-2", "--yes")
     assert (status, err) == (1, "inhouse: phi-2 is not downloaded, so there is nothing to remove.\n")
 

@@ -101,7 +101,9 @@ def test_all_is_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().gpu_layers is None
 
 
-def test_every_mistake_is_told_at_once_with_its_place_and_what_would_be_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_mistake_is_reported_at_once_with_its_place_and_what_would_be_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     write_env("INHOUSE_TEMPERATURE=hot\nINHOUSE_ADMINS=bob\nINHOUSE_TEMPRATURE=1\n\nthis is no setting\n")
     monkeypatch.setenv("INHOUSE_CATALOG", "/no/such/file")
     text = complaint(max_tokens=0)

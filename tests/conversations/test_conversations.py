@@ -153,7 +153,7 @@ async def test_an_edit_and_a_deletion_reach_what_is_read(setup: ConversationsSet
     assert await setup.conversations.prompt(setup.owed[1]) is None
 
 
-async def test_a_models_own_temperature_holds_where_nobody_set_one(tmp_path: Path) -> None:
+async def test_a_models_own_temperature_holds_where_none_is_set(tmp_path: Path) -> None:
     storage = await Storage.open(tmp_path / "state")
     try:
         for given, expected in (({}, 0), ({"temperature": 0.5}, 0.5)):

@@ -82,7 +82,7 @@ def test_a_person_who_has_enough_waiting_is_refused_and_others_are_not() -> None
         pass
 
 
-def test_when_too_many_wait_everybody_is_refused() -> None:
+def test_when_too_many_wait_every_user_is_refused() -> None:
     line = Line(size=2)
     line.asks("ana")
     line.asks("ben")
@@ -135,7 +135,7 @@ async def test_a_flood_of_one_person_does_not_hold_up_the_next() -> None:
 
 
 @given(st.lists(st.one_of(st.sampled_from(PEOPLE), st.none()), max_size=60))
-async def test_nobody_s_first_request_is_overtaken_twice_by_the_same_person(story: list[str | None]) -> None:
+async def test_no_first_request_is_overtaken_twice_by_the_same_person(story: list[str | None]) -> None:
     """A name: that user asks. None: one request is served."""
     line = Line()
     overtaken: dict[str, Counter[str]] = {}  # by waiting request: the users who were served before it

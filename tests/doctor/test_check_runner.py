@@ -57,7 +57,7 @@ async def test_a_check_that_breaks_is_a_warning_and_keeps_what_it_found() -> Non
     assert found[2] == ok("other", "here")
 
 
-async def test_an_error_of_ours_is_told_with_its_fix() -> None:
+async def test_an_error_of_ours_is_reported_with_its_fix() -> None:
     def fails() -> list[Finding]:
         raise ModelError("It is not there: look for it.")
 
@@ -75,7 +75,7 @@ async def test_a_check_that_hangs_is_given_up_and_keeps_what_it_found() -> None:
     assert (found[1].state, found[1].found) == (State.WARNING, "no answer within 0 s")
 
 
-async def test_a_thread_that_hangs_holds_nobody_up() -> None:
+async def test_a_thread_that_hangs_delays_no_other_check() -> None:
     release = threading.Event()
 
     def hangs() -> list[Finding]:
@@ -87,7 +87,7 @@ async def test_a_thread_that_hangs_holds_nobody_up() -> None:
     assert found[0].state is State.WARNING
 
 
-async def test_whoever_stops_listening_ends_the_checks() -> None:
+async def test_closing_the_iterator_ends_the_checks() -> None:
     ended = asyncio.Event()
 
     async def waits() -> AsyncIterator[Finding]:

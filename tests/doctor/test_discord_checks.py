@@ -81,7 +81,7 @@ async def test_the_servers_are_counted(elsewhere: int, state: State, words: str)
 
 
 @pytest.mark.parametrize(("left", "state"), [(900, State.OK), (60, State.WARNING), (20, State.WRONG)])
-async def test_the_sessions_that_are_left_are_told(left: int, state: State) -> None:
+async def test_the_sessions_that_are_left_are_reported(left: int, state: State) -> None:
     async with FakeDiscord() as server:
         server.gateway.session_start.leave(left, 3600.0)
         found = about(await looked(server), "Discord sessions")
@@ -99,7 +99,7 @@ async def test_slash_commands_that_are_not_registered_are_named() -> None:
     assert (found.state, found.found) == (State.WARNING, "not registered: model")
 
 
-async def test_a_discord_that_is_ill_or_out_of_reach_is_told() -> None:
+async def test_a_discord_that_fails_or_is_out_of_reach_is_reported() -> None:
     async with FakeDiscord() as server:
         server.faults.answer(*LOGIN, status=403)
         (found,) = await looked(server)
@@ -112,7 +112,7 @@ async def test_a_discord_that_is_ill_or_out_of_reach_is_told() -> None:
         assert (found.state, "cannot be reached from here" in found.found) == (State.WRONG, True)
 
 
-async def test_a_certificate_that_is_not_trusted_and_a_proxy_are_told(tmp_path: Path) -> None:
+async def test_a_certificate_that_is_not_trusted_and_a_proxy_are_reported(tmp_path: Path) -> None:
     async with FakeDiscord() as server, ConnectProxy(server.port) as proxy:
         settings = settings_of(server, discord_proxy=proxy.url)
         (found,) = await gathered(checks.examine(settings))  # without the fake's certificate authority

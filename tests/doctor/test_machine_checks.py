@@ -138,7 +138,7 @@ def test_python_outside_of_a_venv_is_a_warning(monkeypatch: pytest.MonkeyPatch) 
     assert states(machine_checks.python()) == {"Python": State.WRONG}
 
 
-def test_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = machine_checks.memory()
     assert found.state is State.OK
     monkeypatch.setattr("bot.doctor.machine_checks.LEAST_RAM_MB", 10**9)

@@ -79,7 +79,7 @@ def test_a_model_that_others_may_switch_to_is_a_warning_if_it_is_not_here(
         (lambda folder: rewrite(folder / "tokenizer.json", b""), "tokenizer.json is damaged"),
     ],
 )
-def test_a_damaged_model_is_told_and_can_be_fetched_again(
+def test_a_damaged_model_is_reported_and_can_be_fetched_again(
     fake: FakeHub, harm: Callable[[Path], None], words: str
 ) -> None:
     settings = load_settings()
@@ -120,7 +120,7 @@ def test_a_damaged_directory_of_ones_own_is_to_be_copied_again(home: Path, monke
     assert (found.state, found.fix) == (State.WARNING, f"Copy it to {folder} again.")
 
 
-def test_mistakes_in_the_names_are_told_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_in_the_names_are_reported_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INHOUSE_MODELS", "phi-5,./nowhere")
     settings = load_settings()
     found = list(model_checks.catalog(settings))

@@ -82,7 +82,7 @@ async def test_a_proxy_without_a_port_that_can_be_is_wrong(monkeypatch: pytest.M
         (-3 * 3600, State.WARNING, "3 hours behind the hub's"),
     ],
 )
-async def test_the_clock_is_compared_with_whoever_answers(ahead: float, state: State, words: str) -> None:
+async def test_the_clock_is_compared_with_the_server_that_answers(ahead: float, state: State, words: str) -> None:
     moment = datetime(2026, 3, 1, 12, tzinfo=UTC)
     async with listening({"Date": "Sun, 01 Mar 2026 12:00:00 GMT"}, status=401) as address:
         asked = {"Slack": (f"http://127.0.0.1:{unused()}/", None), "the hub": (f"http://{address}/", None)}
@@ -91,7 +91,7 @@ async def test_the_clock_is_compared_with_whoever_answers(ahead: float, state: S
     assert complete([found])
 
 
-async def test_a_clock_that_cannot_be_compared_is_a_warning_unless_nobody_is_to_be_asked() -> None:
+async def test_a_clock_that_cannot_be_compared_is_a_warning_unless_no_server_is_configured() -> None:
     (found,) = await gathered(clock({"the hub": (f"http://127.0.0.1:{unused()}/", None)}))
     assert (found.state, found.found) == (State.WARNING, "not compared: no answer from the hub")
     async with listening({"Date": "yesterday"}) as address:

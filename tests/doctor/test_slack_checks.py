@@ -50,7 +50,7 @@ async def test_without_tokens_it_is_not_served() -> None:
         ({"slack_app_token": BOT_TOKEN}, "Slack app token", "SLACK_APP_TOKEN is a token of the wrong kind"),
     ],
 )
-async def test_each_token_is_told_by_its_name(settings: dict[str, object], check: str, words: str) -> None:
+async def test_each_token_is_reported_by_its_name(settings: dict[str, object], check: str, words: str) -> None:
     async with FakeSlack() as server:
         found = about(await looked(server, **settings), check)
     assert (found.state, words in found.found, bool(found.fix)) == (State.WRONG, True, True), found
@@ -67,7 +67,7 @@ async def test_a_token_that_is_over_is_wrong_and_the_other_is_still_looked_at(er
         assert states(await looked(server)) == HEALTHY | {"Slack app token": State.WRONG}
 
 
-async def test_each_missing_scope_is_told_with_what_it_is_for() -> None:
+async def test_each_missing_scope_is_reported_with_what_it_is_for() -> None:
     async with FakeSlack() as server:
         server.scopes.discard("files:read")
         found = about(await looked(server), "Slack scopes")
@@ -103,7 +103,7 @@ async def test_tokens_of_two_apps_are_wrong() -> None:
         assert (found.state, "users:read is missing" in found.found) == (State.WARNING, True)
 
 
-async def test_a_slack_that_is_ill_or_out_of_reach_is_told() -> None:
+async def test_a_slack_that_fails_or_is_out_of_reach_is_reported() -> None:
     async with FakeSlack() as server:
         server.faults.refuse("auth.test", "internal_error")
         found = about(await looked(server), "Slack bot token")

@@ -133,7 +133,7 @@ async def test_the_version_of_the_tables_is_looked_at(settings: Settings) -> Non
     assert (found.state, "9999" in found.found) == (State.WRONG, True)
 
 
-async def test_unused_pages_are_told(settings: Settings) -> None:
+async def test_unused_pages_are_reported(settings: Settings) -> None:
     await (await Storage.open(settings.state_dir)).close()
     with closing(sqlite3.connect(settings.state_dir / "inhouse.db")) as connection:
         connection.execute("CREATE TABLE large (content)")
@@ -144,7 +144,9 @@ async def test_unused_pages_are_told(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(("free", "expected"), [(10**12, State.OK), (10**8, State.WARNING), (10**6, State.WRONG)])
-def test_a_full_disk_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch, free: int, expected: State) -> None:
+def test_a_full_disk_is_reported(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, free: int, expected: State
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     found = list(state_checks.disk(settings))
     assert states(found) == {"disk of state": expected}

@@ -44,7 +44,7 @@ async def shown(
         (RUNNING | {"ActiveState": "inactive", "SubState": "dead"}, State.WARNING, "not started", "enable --now"),
     ],
 )
-async def test_the_unit_is_told_as_systemd_sees_it(
+async def test_the_unit_is_reported_as_systemd_sees_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, properties: dict[str, str], state: State, found: str, fix: str
 ) -> None:
     findings = await shown(monkeypatch, tmp_path, properties)

@@ -68,7 +68,9 @@ async def test_without_the_content_intent_an_answer_says_how_to_go_on(
         assert await (await setup.ana.slash("settings", channel=setup.general)).answered()
 
 
-async def test_a_file_that_cannot_be_read_is_told_above_the_answer(tmp_path: Path, discord_server: FakeDiscord) -> None:
+async def test_a_file_that_cannot_be_read_is_reported_above_the_answer(
+    tmp_path: Path, discord_server: FakeDiscord
+) -> None:
     async with run_discord_service(tmp_path, discord_server) as setup:
         files = {"cat.png": b"\x89PNG", "a.py": b"print(1)"}
         question = await setup.ana.says(setup.general, "explain", mention=True, files=files)
@@ -160,7 +162,7 @@ def _custom_id(buttons: list[dict[str, object]], emoji: str) -> str:
 
 
 @pytest.mark.fault(32)
-async def test_a_full_queue_is_told_at_once(tmp_path: Path, discord_server: FakeDiscord) -> None:
+async def test_a_full_queue_is_reported_at_once(tmp_path: Path, discord_server: FakeDiscord) -> None:
     async with run_discord_service(tmp_path, discord_server, queue_size=1, per_user=1) as setup:
         setup.gates.hold("one/0")
         await setup.ana.says(setup.general, "one", mention=True)

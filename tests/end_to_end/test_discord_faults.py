@@ -57,7 +57,7 @@ async def test_what_was_said_while_a_session_was_lost_is_read_back(tmp_path: Pat
 
 
 @pytest.mark.fault(9)
-async def test_a_dead_line_loses_nothing(tmp_path: Path, discord_server: FakeDiscord) -> None:
+async def test_a_dead_connection_loses_nothing(tmp_path: Path, discord_server: FakeDiscord) -> None:
     discord_server.gateway.heartbeat_interval = 0.3
     async with run_discord_service(
         tmp_path, discord_server, timing=GatewayTiming(heartbeat=0.6, guilds=0.05, gap=0.1)

@@ -52,7 +52,7 @@ async def ends_in_time(setup: CrashSetup) -> int | None:
 
 @pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE.keys())
 @pytest.mark.parametrize("platform", ["discord", "slack"])
-async def test_a_hostile_answer_holds_up_nobody(tmp_path: Path, platform: str, answer: str) -> None:
+async def test_a_hostile_answer_delays_no_other_answer(tmp_path: Path, platform: str, answer: str) -> None:
     port = unused_port()
     async with run_crash_service(tmp_path, platform, answer=answer, drain=DRAIN_S, http=f"127.0.0.1:{port}") as setup:
         await setup.start()
@@ -65,7 +65,7 @@ async def test_a_hostile_answer_holds_up_nobody(tmp_path: Path, platform: str, a
 
 
 @pytest.mark.parametrize("platform", ["discord", "slack"])
-async def test_rendering_that_never_ends_holds_up_nobody(tmp_path: Path, platform: str) -> None:
+async def test_rendering_that_never_ends_delays_no_other_answer(tmp_path: Path, platform: str) -> None:
     port = unused_port()
     hang = "rendering never ends"
     async with run_crash_service(tmp_path, platform, hang=hang, drain=DRAIN_S, http=f"127.0.0.1:{port}") as setup:
@@ -76,7 +76,7 @@ async def test_rendering_that_never_ends_holds_up_nobody(tmp_path: Path, platfor
         assert "shown as plain text" in setup.log()
 
 
-async def test_a_loop_that_is_held_up_is_told_and_ended_within_the_drain(tmp_path: Path) -> None:
+async def test_a_loop_that_is_held_up_is_reported_and_ended_within_the_drain(tmp_path: Path) -> None:
     async with run_crash_service(tmp_path, "slack", hang="the loop is held up", drain=DRAIN_S) as setup:
         await setup.start()
         await setup.ask("slack", where=2)

@@ -168,7 +168,7 @@ async def test_a_half_open_socket_loses_nothing(tmp_path: Path, slack_server: Fa
 
 
 @pytest.mark.fault(21)
-async def test_a_channel_that_forbids_writing_troubles_no_other(tmp_path: Path, slack_server: FakeSlack) -> None:
+async def test_a_channel_that_forbids_writing_delays_no_other(tmp_path: Path, slack_server: FakeSlack) -> None:
     async with run_slack_service(tmp_path, slack_server) as setup:
         closed = slack_server.channel("announcements")
         closed.read_only = True

@@ -16,7 +16,7 @@ def messageable(bot: EchoBot, channel_id: str) -> discord.TextChannel:
     return found
 
 
-async def test_a_mention_is_read_and_answered_as_a_reply_that_pings_nobody() -> None:
+async def test_a_mention_is_read_and_answered_as_a_reply_without_pings() -> None:
     async with FakeDiscord() as server:
         ana, general = server.user("ana"), server.text_channel("general")
         async with running(server) as bot:

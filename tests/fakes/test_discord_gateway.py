@@ -101,7 +101,7 @@ async def test_close_codes_that_end_it_all_are_seen_by_the_client(code: int) -> 
             assert isinstance(bot.ended_with(), discord.ConnectionClosed | discord.PrivilegedIntentsRequired)
 
 
-async def test_sessions_left_are_told_and_counted() -> None:
+async def test_sessions_left_are_reported_and_counted() -> None:
     async with FakeDiscord() as server:
         server.gateway.session_start.leave(20, reset_after=60)
         async with running(server) as bot:

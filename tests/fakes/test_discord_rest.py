@@ -158,7 +158,7 @@ async def test_a_post_that_gets_502_once_is_there_once_whether_or_not_it_was_app
         assert server.log.count("POST", POST) == 4
 
 
-async def test_a_nonce_is_remembered_for_minutes_and_told_to_nobody_later() -> None:
+async def test_a_nonce_is_remembered_for_minutes_and_not_shown_later() -> None:
     async with FakeDiscord() as server:
         general = server.text_channel("general")
         path, body = f"/channels/{general.id}/messages", {"content": "x", "nonce": "one", "enforce_nonce": True}

@@ -97,7 +97,7 @@ async def test_messages_of_others_and_gone_ones_cannot_be_changed(server: FakeSl
     assert await refused(web.api_call("chat.everything")) == "unknown_method"
 
 
-async def test_too_many_calls_are_told_when_to_come_again(server: FakeSlack) -> None:
+async def test_too_many_calls_are_refused_with_the_time_to_wait(server: FakeSlack) -> None:
     web, general = client(server), server.channel("general")
     for _ in range(5):
         await web.chat_postMessage(channel=general.id, text="x")

@@ -228,7 +228,7 @@ async def test_commands_and_buttons_are_acknowledged_with_or_without_words(serve
             await ana.presses(general.messages[0], "Stop")
 
 
-async def test_a_command_that_nobody_acknowledges_does_not_come_again(server: FakeSlack) -> None:
+async def test_a_command_without_acknowledgement_does_not_come_again(server: FakeSlack) -> None:
     server.sockets.scale = 0.01
     ana, general = server.user("ana"), server.channel("general")
     async with aiohttp.ClientSession() as session, session.ws_connect(await address(server)) as socket:

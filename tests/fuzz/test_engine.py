@@ -68,7 +68,7 @@ def test_a_stream_of_bytes_ends_or_is_an_error(data: bytes) -> None:
 @example(protocol.frame(Hello("not the secret", protocol.VERSION))[4:])
 @example(protocol.frame(Hello("ünïcode", protocol.VERSION))[4:])
 @example(protocol.frame(Hello("", 10**9))[4:])
-async def test_nobody_else_is_taken_for_the_engine(body: bytes) -> None:
+async def test_no_other_server_is_taken_for_the_engine(body: bytes) -> None:
     reader = asyncio.StreamReader()
     reader.feed_data(len(body).to_bytes(4, "big") + body)
     reader.feed_eof()

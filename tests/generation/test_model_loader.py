@@ -57,7 +57,7 @@ async def test_the_status_names_what_can_be_switched_to_at_once(
 
 
 @pytest.mark.fault(55)
-async def test_a_disk_that_does_not_answer_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_does_not_answer_is_reported_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bot.generation.model_loader.LOCATE_S", 0.2)
     answers = threading.Event()
 

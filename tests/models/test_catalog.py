@@ -126,12 +126,12 @@ def test_a_relative_directory_is_one_beside_the_file(tmp_path: Path) -> None:
     assert Path(spec.path) == tmp_path / "weights"
 
 
-def test_a_file_that_names_a_missing_directory_is_told(tmp_path: Path) -> None:
+def test_a_file_that_names_a_missing_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="gone: There is no directory"):
         Catalog.of(load_settings(catalog=write(tmp_path, '[[model]]\nname = "gone"\npath = "nowhere"\n')))
 
 
-def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path: Path) -> None:
     text = f"""
     colour = "red"
     {MINE}
@@ -182,7 +182,7 @@ def test_one_mistake_is_one_sentence(tmp_path: Path, text: str, sentence: str) -
     assert sentence in mistakes(tmp_path, text)
 
 
-def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         read_specs(tmp_path / "none.toml")
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')

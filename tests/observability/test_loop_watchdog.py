@@ -60,7 +60,7 @@ def stands_here(seconds: float) -> None:
 
 
 @pytest.mark.fault(48)
-async def test_a_loop_that_is_held_up_is_told_once_with_the_place(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_loop_that_is_held_up_is_reported_once_with_the_place(caplog: pytest.LogCaptureFixture) -> None:
     with watched():
         await asyncio.sleep(0.2)
         stands_here(6 * LATE_S)
@@ -76,7 +76,7 @@ async def test_a_loop_that_is_held_up_is_told_once_with_the_place(caplog: pytest
 
 
 @pytest.mark.fault(48)
-async def test_every_stall_is_told_and_a_busy_loop_is_not_one(caplog: pytest.LogCaptureFixture) -> None:
+async def test_every_stall_is_reported_and_a_busy_loop_is_not_one(caplog: pytest.LogCaptureFixture) -> None:
     with watched():
         for _ in range(2):
             stands_here(3 * LATE_S)
@@ -94,7 +94,7 @@ async def test_every_stall_is_told_and_a_busy_loop_is_not_one(caplog: pytest.Log
 
 
 @pytest.mark.fault(48)
-async def test_code_that_lets_no_thread_run_is_told_when_it_has_returned(caplog: pytest.LogCaptureFixture) -> None:
+async def test_code_that_lets_no_thread_run_is_reported_when_it_has_returned(caplog: pytest.LogCaptureFixture) -> None:
     took, letters = 0.0, 18
     with watched():
         while took < 4 * LATE_S:

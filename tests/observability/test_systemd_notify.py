@@ -116,7 +116,7 @@ async def test_ready_does_not_wait_for_a_platform_for_ever(address: str, systemd
     assert time.monotonic() - began >= 0.3
 
 
-async def test_the_status_is_told_when_it_changes_and_not_in_a_hurry(address: str, systemd: Systemd) -> None:
+async def test_the_status_is_reported_when_it_changes_and_not_in_a_hurry(address: str, systemd: Systemd) -> None:
     numbers = iter(range(10_000))
     with patch.object(systemd_notify, "TICK_S", 0.01), patch.object(systemd_notify, "STATUS_S", 0.2):
         async with telling(Notifier(address), lambda: f"{next(numbers)} waiting"):
@@ -139,7 +139,9 @@ async def test_the_watchdog_is_petted_four_times_a_period_by_the_loop_alone(addr
         await systemd.hears("WATCHDOG=1", times=beats + 1)
 
 
-async def test_a_reload_is_told_with_its_time_and_the_end_with_what_it_may_take(address: str, systemd: Systemd) -> None:
+async def test_a_reload_is_reported_with_its_time_and_the_end_with_what_it_may_take(
+    address: str, systemd: Systemd
+) -> None:
     notifier = Notifier(address)
     with notifier.reloading():
         pass
@@ -189,7 +191,7 @@ async def test_a_watchdog_that_is_not_ours_is_not_petted(
     assert not systemd.heard("WATCHDOG")
 
 
-async def test_a_supervisor_that_is_gone_disturbs_nobody(address: str) -> None:
+async def test_a_missing_supervisor_disturbs_nothing(address: str) -> None:
     notifier = Notifier(address, watchdog_s=0.02)
     async with telling(notifier):
         await asyncio.sleep(0.1)

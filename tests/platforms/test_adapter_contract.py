@@ -79,7 +79,7 @@ async def test_what_was_said_since_is_read_back_oldest_first_and_not_more_than_a
     assert await place.adapter.fetch_since(place.reply.key, later[-1], 3) == []
 
 
-async def test_a_sign_of_life_leaves_no_message(place: Place) -> None:
+async def test_a_heartbeat_leaves_no_message(place: Place) -> None:
     await place.adapter.status(place.reply.key, "")
     await place.adapter.status(place.reply.key, "2nd in line")
     assert place.shown() == []

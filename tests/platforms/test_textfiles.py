@@ -28,7 +28,7 @@ def test_a_file_is_text_if_its_content_is(data: bytes, text: str | None) -> None
     assert decoded(data) == text
 
 
-def test_what_is_not_read_is_told_in_a_sentence() -> None:
+def test_what_is_not_read_is_reported_in_a_sentence() -> None:
     assert refusal("cat.png", "image/png", 4) == "I cannot see images, so I left out `cat.png`."
     assert refusal("logo.svg", "image/svg+xml", 4) == ""
     assert refusal("huge.log", "text/plain", MAX_BYTES) == ""

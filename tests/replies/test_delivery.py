@@ -118,7 +118,7 @@ async def test_an_edit_that_goes_wrong_is_tried_again(setup: DeliverySetup, faul
     assert setup.platform.struck == [fault, fault]
 
 
-async def test_while_a_platform_asks_for_patience_it_is_left_alone(setup: DeliverySetup) -> None:
+async def test_while_a_platform_asks_to_wait_it_is_not_called(setup: DeliverySetup) -> None:
     setup.platform.fails("post", Fault.RETRY, seconds=0.3)
     began = time.monotonic()
     await setup.ends("the answer")
@@ -171,7 +171,7 @@ async def test_where_nothing_may_be_posted_it_is_tried_once(setup: DeliverySetup
     assert setup.state() == ["dropped", "dropped"]
 
 
-async def test_a_message_that_somebody_took_away_stays_away(
+async def test_a_message_that_a_user_deleted_is_not_posted_again(
     setup: DeliverySetup, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = asyncio.create_task(setup.arrives())

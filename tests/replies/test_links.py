@@ -62,7 +62,7 @@ def test_only_what_a_person_wrote_is_a_link(line: str, shown: str) -> None:
         ("wordhttps://bad.example/x", "word`https://bad.example/x`"),
     ],
 )
-def test_a_link_of_any_form_that_nobody_wrote_is_code(line: str, shown: str) -> None:
+def test_a_link_of_any_form_that_no_user_wrote_is_code(line: str, shown: str) -> None:
     assert with_links(line, PEOPLE) == shown
 
 
@@ -94,7 +94,7 @@ def test_a_link_of_any_form_that_a_person_wrote_is_one(written: str) -> None:
 
 @pytest.mark.fault(46)
 @given(st.lists(st.one_of(INLINE, OTHER_LINKS), max_size=8).map("".join))
-def test_no_client_ever_sees_a_link_of_another_form_that_nobody_wrote(line: str) -> None:
+def test_no_client_ever_sees_a_link_of_another_form_that_no_user_wrote(line: str) -> None:
     assert "bad.example" not in live_urls(with_links(line, PEOPLE))
 
 
@@ -125,7 +125,7 @@ def test_a_backtick_of_the_model_cannot_undo_the_code(line: str, shown: str) -> 
 @example(f"``a``[`b`]({BAD})")
 @example(f"{BAD}``a``")
 @example(f"`` ` {BAD} ``` `")
-def test_no_client_ever_sees_a_link_that_nobody_wrote(line: str) -> None:
+def test_no_client_ever_sees_a_link_that_no_user_wrote(line: str) -> None:
     assert "bad.example" not in live_urls(with_links(line, PEOPLE))
 
 

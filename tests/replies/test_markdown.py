@@ -100,7 +100,7 @@ def test_a_line_of_code_is_never_touched(text: str, dialect: Dialect) -> None:
 
 
 @given(MARKDOWN)
-def test_no_link_that_nobody_wrote_is_left(text: str) -> None:
+def test_no_link_that_no_user_wrote_is_left(text: str) -> None:
     if "```" not in text and "~~~" not in text:  # code is tested elsewhere
         for dialect in Dialect:
             assert "bad.example" not in live_urls(render(text, dialect, PEOPLE))

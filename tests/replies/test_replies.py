@@ -39,7 +39,7 @@ async def test_a_cursor_stands_at_the_end_of_what_is_still_written(tmp_path: Pat
         assert all(len(text) <= 100 for part in answer.parts for text in part.history)
 
 
-async def test_somebody_who_waits_sees_a_place_and_then_the_answer_in_the_same_message(tmp_path: Path) -> None:
+async def test_a_waiting_user_sees_a_place_and_then_the_answer_in_the_same_message(tmp_path: Path) -> None:
     async with run_service(tmp_path) as setup:
         for number in range(4):  # the most that run at once
             setup.platform.gates.hold(f"question {number}/0")
@@ -58,7 +58,7 @@ async def test_somebody_who_waits_sees_a_place_and_then_the_answer_in_the_same_m
 
 
 @pytest.mark.parametrize("thread", ["a thread", ""])
-async def test_where_text_is_only_appended_waiting_is_told_by_status(tmp_path: Path, thread: str) -> None:
+async def test_where_text_is_only_appended_waiting_is_reported_by_status(tmp_path: Path, thread: str) -> None:
     async with run_service(tmp_path, limits=Limits(2000, 0.0, appends=True)) as setup:
         team = setup.team.elsewhere(thread=thread)
         setup.platform.gates.hold("question/0")
@@ -121,7 +121,7 @@ async def test_an_answer_that_is_stopped_keeps_its_words_and_can_go_on(setup: Se
 
 
 @pytest.mark.parametrize("said", [" ", "\n\n", ""])
-async def test_a_model_that_says_nothing_is_told_of(setup: ServiceSetup, team: Team, said: str) -> None:
+async def test_a_model_that_says_nothing_is_reported(setup: ServiceSetup, team: Team, said: str) -> None:
     setup.engine.answers("hello", said)
     answer = await team.asks("ana", "hello")
     assert answer.text == "(The model had nothing to say.)"

@@ -28,7 +28,7 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("online")
-async def test_a_conversation_reaches_the_platforms_and_nobody_else(
+async def test_a_conversation_connects_to_the_platforms_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm2_dir: Path
 ) -> None:
     async with FakeSlack() as slack, FakeDiscord() as discord, ConnectProxy(discord.port) as proxy:
@@ -72,7 +72,7 @@ async def test_a_conversation_reaches_the_platforms_and_nobody_else(
 
 
 @pytest.mark.usefixtures("online")
-async def test_a_pull_reaches_the_hub_and_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pull_connects_to_the_hub_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeHub() as hub:
         files = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"w" * 5000}
         hub.repos["acme/chatty"] = Repo(files)

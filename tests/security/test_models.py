@@ -73,7 +73,7 @@ def test_a_template_stays_in_its_sandbox(template: str) -> None:
     assert not Path(MARK).exists()
 
 
-async def test_the_engines_process_has_no_token_and_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_engines_process_has_no_token_and_connects_to_no_host(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*TOKENS.values(), "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.setenv(name, "a-secret-of-twenty-four")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

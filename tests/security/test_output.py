@@ -21,7 +21,7 @@ def hostile(user: str, role: str) -> str:
 
 @pytest.mark.fault(39)
 @pytest.mark.parametrize("repeated", [1, 30], ids=["one message", "many and a file"])
-async def test_nobody_is_pinged_and_nothing_fetched_on_discord(tmp_path: Path, repeated: int) -> None:
+async def test_no_user_is_pinged_and_nothing_fetched_on_discord(tmp_path: Path, repeated: int) -> None:
     async with (
         FakeDiscord() as server,
         discord_service.run_discord_service(tmp_path, server, attach_over=4000) as setup,
@@ -41,7 +41,7 @@ async def test_nobody_is_pinged_and_nothing_fetched_on_discord(tmp_path: Path, r
 @pytest.mark.fault(39)
 @pytest.mark.parametrize("streams", [True, False])
 @pytest.mark.parametrize("repeated", [1, 30], ids=["one message", "many and a file"])
-async def test_nobody_is_pinged_and_nothing_fetched_on_slack(tmp_path: Path, repeated: int, streams: bool) -> None:
+async def test_no_user_is_pinged_and_nothing_fetched_on_slack(tmp_path: Path, repeated: int, streams: bool) -> None:
     async with FakeSlack() as server:
         server.streams_enabled = streams
         async with slack_service.run_slack_service(tmp_path, server, attach_over=4000) as setup:
@@ -99,7 +99,7 @@ async def test_a_hostile_line_is_shown_on_slack_while_others_are_answered(tmp_pa
 
 
 @pytest.mark.fault(46)
-async def test_links_of_other_forms_and_bidi_controls_reach_nobody(tmp_path: Path) -> None:
+async def test_links_of_other_forms_and_bidi_controls_are_not_shown(tmp_path: Path) -> None:
     evil = "discord.gg/evil [x](discord://-/evil) www.evil.example a@evil.example \u202elive\u2066 tel:+1666"
     shown = "`discord.gg/evil` x `discord://-/evil` `www.evil.example` `a@evil.example` live `tel:+1666`"
     async with FakeDiscord() as server, discord_service.run_discord_service(tmp_path / "d", server) as setup:

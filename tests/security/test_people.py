@@ -13,7 +13,7 @@ OTHERS = ("ana", "ben", "cleo", "dan")
 
 
 @pytest.mark.fault(42)
-async def test_a_flood_of_500_messages_keeps_nobody_else_waiting(tmp_path: Path) -> None:
+async def test_a_flood_of_500_messages_keeps_no_other_user_waiting(tmp_path: Path) -> None:
     async with run_service(tmp_path, per_user=3, queue_size=64) as setup:
         for number in range(4):  # the engine is busy, so new requests wait
             setup.platform.gates.hold(f"busy {number}/0")

@@ -169,7 +169,7 @@ async def test_free_pages_are_given_back(storage: Storage, tmp_path: Path) -> No
     assert (state / "inhouse.db").stat().st_size < before / 10
 
 
-async def test_nobody_waits_for_a_large_removal(storage: Storage, tmp_path: Path) -> None:
+async def test_no_request_waits_for_a_large_removal(storage: Storage, tmp_path: Path) -> None:
     await talk(storage, "m")
     multiply(tmp_path / "state", 8 * STEP_ROWS - 1)
     age(tmp_path / "state", OLD)
@@ -203,7 +203,7 @@ async def test_every_statement_has_an_index_behind_it(storage: Storage, tmp_path
                 assert not [step for step in plan if step.startswith("SCAN")], (sql, plan)
 
 
-async def test_deleted_text_leaves_the_log_once_nobody_reads_it_any_more(storage: Storage, tmp_path: Path) -> None:
+async def test_deleted_text_leaves_the_log_once_no_reader_needs_it(storage: Storage, tmp_path: Path) -> None:
     state = tmp_path / "state"
     await talk(storage, "m")
     with closing(sqlite3.connect(state / "inhouse.db", isolation_level=None)) as reader:
@@ -239,7 +239,7 @@ async def test_the_service_removes_at_its_start_and_when_the_setting_changes(
         )
 
 
-async def test_a_failure_is_told_and_tried_again(
+async def test_a_failure_is_reported_and_tried_again(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(retention, "LOOK_S", 0.01)

@@ -62,7 +62,7 @@ async def test_a_backup_is_one_sound_file_for_its_owner_alone(tmp_path: Path) ->
     assert inside(target, "SELECT text FROM turns ORDER BY id") == [("a question",), ("an answer",)]
 
 
-async def test_a_backup_of_a_service_that_writes_is_one_moment_and_holds_nobody_up(
+async def test_a_backup_of_a_running_service_is_one_moment_and_delays_no_writer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(tmp_path / "state", 5)

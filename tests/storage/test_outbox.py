@@ -109,7 +109,7 @@ async def test_a_part_without_an_attachment_or_a_cost_has_none(storage: Storage)
     assert stored.reply == plain
 
 
-async def test_everybody_has_one_opinion_the_newest(storage: Storage, tmp_path: Path) -> None:
+async def test_each_user_has_one_rating_the_newest(storage: Storage, tmp_path: Path) -> None:
     request = await ask(storage, "m1")
     await storage.outbox.posting(part(request))
     for actor, good in (("1", True), ("2", True), ("1", False)):

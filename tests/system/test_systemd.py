@@ -191,7 +191,7 @@ async def is_gone(installed: InstalledService) -> None:
 
 
 @pytest.mark.timeout(900)
-async def test_a_life_under_systemd_as_the_readme_tells_it(tmp_path: Path) -> None:
+async def test_the_readmes_steps_install_run_and_remove_the_service(tmp_path: Path) -> None:
     await asyncio.to_thread(needs, why_not(), "not allowed" in why_not())
     async with install_service(tmp_path) as installed:
         await is_installed(installed, tmp_path)

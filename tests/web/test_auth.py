@@ -128,7 +128,7 @@ async def test_a_file_or_a_flood_is_no_token(guarded: Site) -> None:
         assert response.status == 413
 
 
-async def test_without_a_token_the_form_lets_nobody_in(site: Site) -> None:
+async def test_without_a_token_the_form_lets_no_visitor_in(site: Site) -> None:
     assert (await cookie_of(site, "/login", {"token": ""}))[0] == 401
 
 

@@ -72,7 +72,7 @@ async def test_first_words_become_a_sample(tmp_path: Path) -> None:
         await events.until(lambda moment: moment["sample"]["first_words_s"] is None)
 
 
-async def test_nobodys_words_names_or_places_are_in_it(tmp_path: Path) -> None:
+async def test_no_users_words_names_or_channels_are_in_it(tmp_path: Path) -> None:
     async with run_busy_service(tmp_path, tick_s=0.05) as (setup, site):
         async with site.events() as events:
             shown = repr([await events.next() for _ in range(3)])

@@ -82,7 +82,7 @@ async def show(page: Page, site: Site) -> None:
     await page.until(SHOWN)
 
 
-async def test_a_busy_afternoon_is_shown(page: Page, tmp_path: Path) -> None:
+async def test_a_busy_service_is_shown(page: Page, tmp_path: Path) -> None:
     async with run_busy_service(tmp_path) as (setup, site):
         await show(page, site)
         assert await page.text("#state") == "Ready"
@@ -104,7 +104,7 @@ async def test_a_busy_afternoon_is_shown(page: Page, tmp_path: Path) -> None:
         await finish(setup)
 
 
-async def test_it_asks_nobody_but_the_service(page: Page, tmp_path: Path) -> None:
+async def test_it_connects_to_the_service_only(page: Page, tmp_path: Path) -> None:
     async with open_page(tmp_path) as (_, site):
         await show(page, site)
         assert page.asked

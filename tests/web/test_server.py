@@ -137,7 +137,7 @@ async def test_what_breaks_the_samples_is_said_once_and_breaks_nothing_else(
     assert said == ["The status page could not be brought up to date and stands still"]
 
 
-async def test_every_answer_is_guarded_and_kept_by_nobody(tmp_path: Path) -> None:
+async def test_every_response_is_guarded_and_not_cached(tmp_path: Path) -> None:
     async with open_page(tmp_path) as (_, site):
         for path in ("/", "/healthz", "/metrics", "/page.js", "/style.css", "/nothing"):
             async with site.session.get(site.url + path) as response:

@@ -123,7 +123,7 @@ async def test_lines_are_written_as_soon_as_they_are_complete() -> None:
     assert poem.printed == ("First line,\nsecond line,\n\nthird\n", "")
 
 
-async def test_a_refusal_is_told_and_counts_as_a_failure() -> None:
+async def test_a_refusal_is_reported_and_counts_as_a_failure() -> None:
     refused = talk("one")
     refused.core.says(outcome=Refused("The queue is full."))
     await refused.run()
@@ -131,7 +131,7 @@ async def test_a_refusal_is_told_and_counts_as_a_failure() -> None:
     assert refused.adapter.failed
 
 
-async def test_what_could_not_be_stored_is_told() -> None:
+async def test_what_could_not_be_stored_is_reported() -> None:
     unstored = talk("one", "two")
     unstored.core.says(outcome=StorageError("The disk is full."))
     unstored.core.says("Second.")

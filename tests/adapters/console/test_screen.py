@@ -170,7 +170,7 @@ async def test_help_is_a_table_as_wide_as_the_window(tmp_path: Path) -> None:
     assert any(line.startswith("Ctrl-D ") for line in lines)
 
 
-async def test_an_export_that_cannot_be_saved_is_told(tmp_path: Path) -> None:
+async def test_an_export_that_cannot_be_saved_is_reported(tmp_path: Path) -> None:
     chat = Chat(tmp_path / "nowhere", "/export")
     chat.core.notices["export"] = Notice("Here it is.", attachment=Attachment("chat.md", ""))
     shown = " ".join((await chat.run()).split())

@@ -39,7 +39,9 @@ async def test_a_post_whose_answer_is_lost_is_found_and_not_repeated(
 
 
 @pytest.mark.fault(18)
-async def test_a_post_of_an_earlier_life_is_found_in_the_history(tmp_path: Path, discord_server: FakeDiscord) -> None:
+async def test_a_post_of_an_earlier_process_is_found_in_the_history(
+    tmp_path: Path, discord_server: FakeDiscord
+) -> None:
     async with run_discord_service(tmp_path, discord_server) as setup:
         setup.gates.hold("hello/1")
         frozen = discord_server.faults.freeze("POST", POST, applied=True)
@@ -52,7 +54,7 @@ async def test_a_post_of_an_earlier_life_is_found_in_the_history(tmp_path: Path,
 
 
 @pytest.mark.fault(18)
-async def test_a_long_answer_of_an_earlier_life_is_taken_up_part_by_part(
+async def test_a_long_answer_of_an_earlier_process_is_taken_up_part_by_part(
     tmp_path: Path, discord_server: FakeDiscord
 ) -> None:
     paragraphs = [f"paragraph {number} " + f"{'x' * 20} " * 40 for number in range(8)]

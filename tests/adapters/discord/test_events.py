@@ -207,7 +207,7 @@ async def test_what_the_core_says_is_shown_although_the_connection_broke() -> No
         assert [message.content for message in setup.general.messages] == ["64 questions are waiting already."]
 
 
-async def test_edits_of_people_are_told_and_those_of_discord_are_not() -> None:
+async def test_edits_of_people_are_reported_and_those_of_discord_are_not() -> None:
     async with run_discord_adapter() as setup:
         said = await setup.ana.says(setup.general, "helo https://example.com", mention=True, files={"a.txt": b"a"})
         setup.server.unfurl(said)

@@ -5,7 +5,7 @@ from bot.types.messages import Attachment
 from tests.support.builders.discord_adapter import run_discord_adapter
 
 
-async def test_text_is_read_and_the_rest_is_told() -> None:
+async def test_text_is_read_and_the_rest_is_reported() -> None:
     async with run_discord_adapter() as setup:
         files = {
             "main.rs": b"fn main() {}",

@@ -115,7 +115,7 @@ async def test_an_event_that_breaks_the_session_costs_that_and_nothing_else() ->
 
 
 @pytest.mark.fault(9)
-async def test_a_dead_line_is_left_and_the_session_taken_up_again() -> None:
+async def test_a_dead_connection_is_left_and_the_session_taken_up_again() -> None:
     async with FakeDiscord() as server:
         server.gateway.heartbeat_interval = 0.3
         async with run_discord_adapter(server, timing=GatewayTiming(heartbeat=0.6, guilds=0.05, gap=0.1)) as setup:
@@ -237,7 +237,7 @@ async def test_a_session_that_is_closed_before_it_is_complete_leaves_nothing_beh
     assert "never retrieved" not in caplog.text
 
 
-def test_a_dead_line_is_left_after_one_beat_and_before_two() -> None:
+def test_a_dead_connection_is_left_after_one_beat_and_before_two() -> None:
     beat, closing = 41.25, 30.0
     assert beat < GatewayTiming().heartbeat
     assert GatewayTiming().heartbeat + closing < 2 * beat

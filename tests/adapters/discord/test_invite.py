@@ -40,7 +40,7 @@ async def test_the_switch_for_the_intent_is_named_while_it_is_off() -> None:
         assert f"https://discord.com/developers/applications/{server.application_id}/bot" in text
 
 
-async def test_mistakes_are_told_in_a_sentence() -> None:
+async def test_mistakes_are_reported_in_a_sentence() -> None:
     with pytest.raises(ConfigError, match="no DISCORD_BOT_TOKEN"):
         invitation(Settings())
     async with FakeDiscord() as server:

@@ -82,7 +82,7 @@ async def test_parts_are_found_after_a_restart_in_a_busy_channel() -> None:
             assert general.messages[-2].id == ids[2]
 
 
-async def test_nothing_is_posted_while_nobody_is_connected() -> None:
+async def test_nothing_is_posted_while_no_platform_is_connected() -> None:
     async with run_discord_adapter() as setup:
         question = await setup.ana.says(setup.general, "hello", mention=True)
     with pytest.raises(RetryLater):

@@ -34,7 +34,7 @@ async def test_a_reply_grows_by_edits_and_ends_with_its_buttons() -> None:
 
 
 @pytest.mark.fault(39)
-async def test_nobody_is_notified_and_no_link_is_unfurled_by_posts_and_edits() -> None:
+async def test_posts_and_edits_notify_no_user_and_unfurl_no_link() -> None:
     async with run_discord_adapter() as setup:
         question = await setup.ana.says(setup.general, "hello", mention=True)
         evil = EVIL.format(user=setup.ben.id, role=setup.server.role("mods").id)
@@ -97,7 +97,7 @@ async def test_an_answer_opens_the_thread_that_its_key_names() -> None:
         assert await setup.adapter.find_posted(reply) == posted
 
 
-async def test_a_thread_that_somebody_opened_already_will_do() -> None:
+async def test_a_thread_that_a_user_opened_before_is_used() -> None:
     async with run_discord_adapter(reply_in_thread=True) as setup:
         question = await setup.ana.says(setup.general, "hello", mention=True)
         key = replace(key_of(setup.general), thread=question.id)

@@ -101,7 +101,7 @@ async def test_long_notices_come_in_parts_with_their_file() -> None:
         assert [each.files for each in answer.messages] == [{"conversation.md": b"# all"}, {}]
 
 
-async def test_what_cannot_be_stored_is_told() -> None:
+async def test_what_cannot_be_stored_is_reported() -> None:
     def failing(event: Event) -> Outcome:
         raise StorageError("The disk is full.")
 
@@ -150,7 +150,7 @@ async def test_a_button_whose_work_shows_elsewhere_says_nothing() -> None:
         assert click.messages == []
 
 
-async def test_anybodys_message_can_be_answered_by_the_menu() -> None:
+async def test_any_users_message_can_be_answered_by_the_menu() -> None:
     async with run_discord_adapter() as setup:
         said = await setup.ben.says(setup.general, "why is the sky blue?", files={"sky.txt": b"blue"})
         menu = await setup.ana.uses("Answer this", on=said)

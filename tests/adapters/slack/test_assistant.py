@@ -54,7 +54,7 @@ async def test_outside_of_the_agent_view_nothing_is_named() -> None:
 
 @pytest.mark.parametrize("method", [TITLE, PROMPTS])
 @pytest.mark.parametrize("fault", ["refused", "lost", "broken"])
-async def test_what_fails_there_disturbs_nobody(method: str, fault: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failing_status_call_stops_no_answer(method: str, fault: str, caplog: pytest.LogCaptureFixture) -> None:
     async with run_slack_adapter() as setup:
         if fault == "refused":
             setup.server.faults.refuse(method, "missing_scope")

@@ -62,7 +62,7 @@ async def test_a_missing_scope_ends_it_with_its_name_and_its_page() -> None:
         assert "connections:write" in await ended(server)
 
 
-async def test_what_is_missing_of_the_scopes_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_missing_of_the_scopes_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     async with FakeSlack() as server:
         server.scopes.discard("files:read")
         async with run_slack_adapter(server):
@@ -153,7 +153,7 @@ async def test_a_rate_limit_is_kept_to_while_connecting() -> None:
 
 
 @pytest.mark.fault(14)
-async def test_a_dead_line_is_left_and_what_was_said_is_heard() -> None:
+async def test_a_dead_connection_is_left_and_what_was_said_is_heard() -> None:
     timing = SocketTiming(ping=2.0, idle=0.5, watch=0.05, hello=0.5, retry=0.05, max_retry=0.2)
     async with FakeSlack() as server:
         server.sockets.ping_s = 0.1
@@ -173,7 +173,7 @@ async def test_a_line_on_which_only_the_pings_are_answered_is_kept() -> None:
         assert setup.server.sockets.opened == 1
 
 
-async def test_a_dead_line_is_left_well_before_forty_seconds() -> None:
+async def test_a_dead_connection_is_left_well_before_forty_seconds() -> None:
     timing = SocketTiming()
     assert timing.ping < timing.idle, "one lost ping is no dead line"
     assert timing.idle + timing.watch + 2 * timing.retry + timing.hello < 40
@@ -232,7 +232,7 @@ async def test_a_bug_of_ours_costs_one_event_and_is_logged(caplog: pytest.LogCap
         await setup.core.message()
 
 
-async def test_what_nobody_listens_to_is_acknowledged() -> None:
+async def test_an_event_without_a_listener_is_acknowledged() -> None:
     async with run_slack_adapter() as setup:
         said = await setup.ana.says(setup.general, "hello")
         setup.server.store.react(said, setup.ben.user, "eyes")
@@ -289,7 +289,7 @@ def test_the_proxy_is_that_of_the_environment_with_its_exceptions(monkeypatch: p
     assert proxy_for("wss://wss-primary.slack.com/link") is None
 
 
-async def test_the_client_repeats_nothing_and_goes_where_it_is_told() -> None:
+async def test_the_client_repeats_nothing_and_follows_the_given_address() -> None:
     async with FakeSlack() as server:
         client = web_client(settings_of(server))
         assert client.retry_handlers == []

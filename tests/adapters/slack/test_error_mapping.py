@@ -126,7 +126,7 @@ async def test_a_call_without_an_answer_ends_in_time() -> None:
         frozen.release()
 
 
-async def test_two_tokens_that_were_swapped_are_told() -> None:
+async def test_two_tokens_that_were_swapped_are_reported() -> None:
     async with FakeSlack() as server:
         web = web_client(settings_of(server, slack_bot_token=APP_TOKEN))
         with pytest.raises(SlackApiError) as raised:

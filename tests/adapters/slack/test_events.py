@@ -176,7 +176,7 @@ async def test_what_the_core_says_to_a_message_is_shown_in_its_thread_once() -> 
         assert not setup.server.pings
 
 
-async def test_edits_of_people_are_told_and_those_of_slack_are_not() -> None:
+async def test_edits_of_people_are_reported_and_those_of_slack_are_not() -> None:
     async with run_slack_adapter() as setup:
         said = await setup.ana.says(setup.general, "helo", mention=True, files={"a.txt": b"a"})
         await setup.core.message()

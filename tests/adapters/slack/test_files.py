@@ -30,7 +30,7 @@ def a_file(**more: Any) -> SlackFile:  # Any: the fields of a File
     return replace(SlackFile("F1", "a.txt", "text/plain", 1, "", external=False, deleted=False), **more)
 
 
-async def test_text_is_read_and_the_rest_is_told() -> None:
+async def test_text_is_read_and_the_rest_is_reported() -> None:
     async with run_slack_adapter() as setup:
         files = {
             "main.rs": b"fn main() {}",

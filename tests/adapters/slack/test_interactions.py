@@ -25,7 +25,7 @@ async def finished(setup: SlackServiceSetup, number: int = 1) -> list[Message]:
     return answers()
 
 
-async def test_asking_by_the_command_is_answered_in_the_channel_for_everybody(
+async def test_a_question_by_command_is_answered_publicly_in_the_channel(
     tmp_path: Path, slack_server: FakeSlack
 ) -> None:
     async with run_slack_service(tmp_path, slack_server) as setup:

@@ -121,7 +121,7 @@ async def test_what_is_no_button_of_ours_is_acknowledged_and_that_is_all(action_
         assert not press.messages
 
 
-async def test_anybodys_message_can_be_answered_by_the_menu() -> None:
+async def test_any_users_message_can_be_answered_by_the_menu() -> None:
     async with run_slack_adapter() as setup:
         said = await setup.ben.says(setup.general, "why is the sky blue?", files={"sky.txt": b"blue"})
         assert await told(setup, await setup.ana.picks(said, "answer_this")) == "It comes as a message here."

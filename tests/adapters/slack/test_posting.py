@@ -40,7 +40,7 @@ async def test_without_streams_a_reply_grows_by_edits_and_ends_with_its_buttons(
 
 
 @pytest.mark.parametrize("streams", [True, False])
-async def test_nobody_is_notified_and_no_link_is_unfurled(streams: bool) -> None:
+async def test_a_post_notifies_no_user_and_unfurls_no_link(streams: bool) -> None:
     async with run_slack_adapter() as setup:
         setup.server.streams_enabled = streams
         question = await setup.ana.says(setup.general, "hello", mention=True)
@@ -154,7 +154,7 @@ async def test_waiting_is_told_under_the_thread_and_ends_with_the_first_words() 
         assert setup.server.status_of(setup.general, question.ts) == ""
 
 
-async def test_where_no_status_can_be_set_waiting_is_told_by_messages() -> None:
+async def test_where_no_status_can_be_set_waiting_is_reported_by_messages() -> None:
     async with run_slack_adapter() as setup:
         question = await setup.ana.says(setup.general, "hello", mention=True)
         setup.server.extras.statuses_enabled = False

@@ -36,7 +36,7 @@ async def test_dashes_capitals_and_spaces_do_not_matter(typed: str) -> None:
         assert (command.name, command.args) == ("top_p", {"value": "0.3"})
 
 
-async def test_the_answer_is_for_the_givers_eyes_and_pings_nobody() -> None:
+async def test_the_answer_is_ephemeral_and_pings_no_user() -> None:
     async with run_slack_adapter(core=saying(Notice("It is **0.2** <!here> & @everyone now, <@U1>."))) as setup:
         boss = setup.server.user("boss", admin=True)
         use = await boss.commands(setup.general, "temperature 0.2")
@@ -113,7 +113,7 @@ async def test_what_cannot_be_stored_is_not_acknowledged() -> None:
         assert not lost.messages
 
 
-async def test_what_fails_after_the_acknowledgement_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_fails_after_the_acknowledgement_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(event: Event) -> Outcome:
         raise StorageError("The disk is full.")
 
@@ -167,7 +167,7 @@ async def test_an_export_goes_to_ones_direct_messages() -> None:
         assert "I could not send you the file" in await told(setup, await setup.ana.commands(setup.general, "export"))
 
 
-async def test_asking_where_the_bot_is_not_is_told_at_once() -> None:
+async def test_asking_where_the_bot_is_not_is_reported_at_once() -> None:
     async with run_slack_adapter() as setup:
         for kind in ("channel", GROUP):
             elsewhere = setup.server.channel(f"a {kind}", kind, with_bot=False)
@@ -191,7 +191,7 @@ REFUSED = Refused("You have no answer in progress here.")
         ("model phi-9", Refused("There is no such model."), False),
     ],
 )
-async def test_whoever_may_mean_a_thread_is_told_how_it_is_done_there(
+async def test_a_command_that_may_mean_a_thread_explains_its_form_there(
     typed: str, outcome: Outcome, hinted: bool
 ) -> None:
     async with run_slack_adapter(core=saying(outcome)) as setup:

@@ -197,7 +197,7 @@ async def test_a_full_part_is_ended_before_the_next_one_begins() -> None:
 
 
 @pytest.mark.fault(39)
-async def test_nothing_in_a_stream_notifies_anybody() -> None:
+async def test_nothing_in_a_stream_notifies_a_user() -> None:
     async with run_slack_adapter() as setup:
         evil = render(f"<!here> <@{setup.ben.id}> `<!channel>` ", Dialect.SLACK, frozenset())
         reply = await begun(setup, evil)

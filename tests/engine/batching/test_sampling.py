@@ -89,7 +89,7 @@ def test_every_row_of_a_batch_goes_by_its_own_parameters() -> None:
     assert torch.equal(logits[0], before[0])
 
 
-def test_a_row_of_nans_harms_nobody() -> None:
+def test_a_row_of_nans_changes_no_other_row() -> None:
     logits = torch.randn(3, VOCABULARY)
     logits[1] = torch.nan
     warm = Choice(SamplingParams(temperature=0.8, top_k=1), VOCABULARY)

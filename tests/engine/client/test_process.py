@@ -88,7 +88,7 @@ async def test_a_model_that_is_no_model_is_refused_and_the_next_one_loads(
 
 
 @pytest.mark.fault(27)
-async def test_death_at_token_eleven_is_told_to_everybody_and_cured_by_a_load(
+async def test_death_at_token_eleven_fails_all_calls_and_a_load_mends_it(
     own: EngineProcess, tiny: dict[str, Path]
 ) -> None:
     await load(own, tiny["llama"])

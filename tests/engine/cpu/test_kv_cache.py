@@ -63,7 +63,7 @@ def test_what_is_being_written_is_copied_and_never_taken() -> None:
     assert other.ids == held(other) == list(range(1, 101))
 
 
-def test_who_rested_longest_goes_first_and_nobody_who_is_in_use() -> None:
+def test_the_least_recently_used_is_evicted_first_and_none_in_use() -> None:
     rows = Rows(SHAPE, 4)
     kept = hold(rows, [9] * (BLOCK - 1))
     rested = [hold(rows, [first] * (BLOCK - 1)) for first in (1, 2, 3)]

@@ -25,7 +25,7 @@ class Process:
         self.unused = 0
 
 
-def test_growth_beyond_the_bound_is_told_in_figures() -> None:
+def test_growth_beyond_the_bound_is_reported_in_figures() -> None:
     process = Process()
     process.watch.begin(unused_cache_mb=100)
     assert process.watch.limit_mb == 1.5 * (400 + 100) + 512
@@ -66,7 +66,7 @@ def test_a_load_is_no_growth() -> None:
     assert process.watch.grown() == ""
 
 
-async def test_a_question_while_it_is_replaced_is_told_and_answered(
+async def test_a_question_while_it_is_replaced_is_reported_and_answered(
     setup: ServiceSetup, team: Team, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert (await team.asks("ana", "before")).text == "You said: before"

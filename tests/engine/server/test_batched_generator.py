@@ -80,7 +80,7 @@ async def test_answers_that_do_not_fit_the_cache_together_wait_for_each_other(
     assert stats.free_blocks == stats.blocks
 
 
-async def test_whoever_waits_behind_one_that_leaves_is_let_in_at_once(tiny: dict[str, Path]) -> None:
+async def test_a_waiting_request_starts_as_soon_as_another_ends(tiny: dict[str, Path]) -> None:
     bench = Bench(tiny["llama"], blocks=4)
     bench.submit(1, "Tell me.", replace(GREEDY, max_tokens=120))
     bench.submit(2, "Too large beside it.", replace(GREEDY, max_tokens=200))
@@ -101,7 +101,7 @@ async def test_the_next_turn_finds_its_history_in_the_cache(engine: EngineProces
     assert first.usage.prompt_tokens - 16 <= second.usage.cached_tokens < second.usage.prompt_tokens
 
 
-async def test_under_pressure_the_cache_forgets_whoever_rested_longest(
+async def test_under_pressure_the_cache_evicts_the_least_recently_used(
     engine: EngineProcess, tiny: dict[str, Path]
 ) -> None:
     loaded = await load(engine, tiny["llama"], kv_cache_mb=1)

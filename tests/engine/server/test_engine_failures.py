@@ -145,7 +145,7 @@ async def test_out_of_memory_twice_is_a_clear_error_and_the_next_request_is_fine
     assert running.engine.pid == process
 
 
-async def test_a_process_that_dies_with_nothing_to_do_is_replaced_before_anybody_asks(running: EngineSetup) -> None:
+async def test_an_idle_process_that_dies_is_replaced_before_the_next_question(running: EngineSetup) -> None:
     restarts, first = running.restarts, running.engine.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
@@ -157,7 +157,7 @@ async def test_a_process_that_dies_with_nothing_to_do_is_replaced_before_anybody
     assert await running.whole("And you?")
 
 
-async def test_a_process_that_leaks_is_replaced_once_nobody_is_being_answered(
+async def test_a_process_that_leaks_is_replaced_once_it_is_idle(
     running: EngineSetup, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = "Who are you? {leak 2 1}"

@@ -55,7 +55,7 @@ def test_loading_is_done_on_a_thread_that_ends(tiny: dict[str, Path]) -> None:
     assert not did & set(threading.enumerate())
 
 
-def test_too_little_memory_to_pack_is_told_in_a_sentence(
+def test_too_little_memory_to_pack_is_reported_in_a_sentence(
     tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def short(model: object) -> None:
@@ -67,9 +67,7 @@ def test_too_little_memory_to_pack_is_told_in_a_sentence(
         loading.load(ModelSource("llama", str(tiny["llama"]), device="cpu"), unseen)
 
 
-def test_no_text_is_longer_than_where_rotations_become_others_for_everybody(
-    tiny: dict[str, Path], tmp_path: Path
-) -> None:
+def test_no_text_is_longer_than_the_bound_of_the_rotary_embedding(tiny: dict[str, Path], tmp_path: Path) -> None:
     """LongRoPE selects its factors by the longest text of a step, which would change other texts' keys."""
     folder = tmp_path / "phi3"
     shutil.copytree(tiny["phi3"], folder)

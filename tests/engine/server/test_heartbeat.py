@@ -60,7 +60,7 @@ async def test_one_that_has_nothing_to_do_lives_on(own: EngineProcess, tiny: dic
     assert (await ask(own, "rested", "Where are the keys?")).text
 
 
-async def test_a_service_that_stood_still_itself_blames_nobody(own: EngineProcess, tiny: dict[str, Path]) -> None:
+async def test_a_service_that_stood_still_itself_restarts_no_engine(own: EngineProcess, tiny: dict[str, Path]) -> None:
     await load(own, tiny["llama"])
     before = own.pid
     time.sleep(HUNG_S + 1)  # noqa: ASYNC251 -- like a paused virtual machine

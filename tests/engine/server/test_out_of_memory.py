@@ -58,7 +58,7 @@ def bench(request: pytest.FixtureRequest, tiny: dict[str, Path]) -> Iterator[Ben
 
 @pytest.mark.parametrize("steps", [0, 5], ids=["prefill", "decode"])
 @pytest.mark.parametrize("shortage", [shortage_on_the_gpu, shortage_on_the_cpu])
-def test_once_costs_nobody_the_answer(bench: Bench, shortage: Callable[[], Exception], steps: int) -> None:
+def test_out_of_memory_once_costs_no_answer(bench: Bench, shortage: Callable[[], Exception], steps: int) -> None:
     expected = [bench.whole(1, WHO, PARAMS), bench.whole(2, WHERE, PARAMS)]
     bench.fail_in(steps, [shortage()])
     bench.submit(3, WHO, PARAMS)
@@ -130,7 +130,7 @@ def test_the_old_cache_is_gone_before_a_new_one_is_made(bench: Bench, monkeypatc
     assert left_over == [False]
 
 
-def test_a_token_is_tried_before_anybody_is_answered_again(bench: Bench) -> None:
+def test_a_token_is_tried_before_answers_are_retried(bench: Bench) -> None:
     """If a single token does not fit, the process is replaced."""
     sizes: list[int] = []
 

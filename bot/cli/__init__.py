@@ -35,10 +35,10 @@ def main() -> None:
             check_packages()
         status = app(standalone_mode=False, prog_name="inhouse") or 0
     except typer.TyperException as error:
-        _tell(f"inhouse: {_with_help(error)}")
+        _print_error(f"inhouse: {_with_help(error)}")
         status = EX_CONFIG
     except InhouseError as error:
-        _tell(f"inhouse: {error}")
+        _print_error(f"inhouse: {error}")
         status = EX_CONFIG if isinstance(error, ConfigError) else 1
     except (KeyboardInterrupt, typer.Abort):
         status = 130
@@ -53,7 +53,7 @@ def _with_help(error: typer.TyperException) -> str:
     return f"{sentence}{'' if sentence.endswith(('.', '?')) else '.'} See `{command} --help`."
 
 
-def _tell(sentence: str) -> None:
+def _print_error(sentence: str) -> None:
     """Print an error to stderr, with a priority prefix if stderr is the journal."""
     from bot.observability.logs import leads_to_journal, prefixed
 
@@ -72,8 +72,8 @@ def check_packages() -> None:
         )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         from bot.config.version import version
 
         typer.echo(f"inhouse {version()}")

@@ -51,7 +51,7 @@ def run_chat(settings: Settings, given: Set[str], once: str | None) -> int:
         raise ConfigError("--once needs a question.")
     with _log_to_file(settings):
         if once is None and sys.stdin.isatty() and sys.stdout.isatty():
-            return _talk(settings, given)
+            return _chat_interactively(settings, given)
         lines = OneLine(once) if once is not None else PipedLines(io.FileIO(sys.stdin.fileno(), closefd=False))
         adapter = ConsoleAdapter(lines, PlainScreen(_lenient(sys.stdout), _lenient(sys.stderr)))
         with tempfile.TemporaryDirectory(prefix="inhouse-") as directory:
@@ -59,7 +59,7 @@ def run_chat(settings: Settings, given: Set[str], once: str | None) -> int:
         return int(adapter.failed)
 
 
-def _talk(settings: Settings, given: Set[str]) -> int:
+def _chat_interactively(settings: Settings, given: Set[str]) -> int:
     """Run an interactive chat. A second chat at the same time stores nothing."""
     console = Console()
     screen = RichScreen(console, Path.cwd())
@@ -70,11 +70,11 @@ def _talk(settings: Settings, given: Set[str]) -> int:
     home = settings.state_dir / "chat"
     try:
         asyncio.run(_forget_settings(home, given))
-        _serve(settings, home, ConsoleAdapter(TypedLines(home / "history"), screen), _TellingEngine(screen))
+        _serve(settings, home, ConsoleAdapter(TypedLines(home / "history"), screen), _ReportingEngine(screen))
     except StateLocked:
         console.print("Another chat is open here, so this one will not be remembered.\n", style="dim")
         with tempfile.TemporaryDirectory(prefix="inhouse-") as directory:
-            _serve(settings, Path(directory), ConsoleAdapter(TypedLines(None), screen), _TellingEngine(screen))
+            _serve(settings, Path(directory), ConsoleAdapter(TypedLines(None), screen), _ReportingEngine(screen))
     return 0
 
 
@@ -83,7 +83,7 @@ def _serve(settings: Settings, state_dir: Path, adapter: ConsoleAdapter, engine:
     asyncio.run(serve(settings.model_copy(update=update), [adapter], engine, (signal.SIGTERM,)))
 
 
-class _TellingEngine(EngineProcess):
+class _ReportingEngine(EngineProcess):
     """An engine that prints a line about each loaded model: device, dtype and load time."""
 
     def __init__(self, screen: RichScreen) -> None:

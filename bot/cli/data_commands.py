@@ -22,9 +22,9 @@ from bot.config.settings import PLATFORMS, Settings
 from bot.generation.user_messages import counted
 from bot.models.model_table import human
 from bot.storage.atomic_file import new_file
-from bot.storage.backup import Progress as Told
+from bot.storage.backup import Progress as ReportProgress
 from bot.storage.backup import back_up
-from bot.storage.export import Wanted, records
+from bot.storage.export import ExportFilter, records
 from bot.storage.manual_upgrade import upgrade
 from bot.types.errors import ConfigError
 
@@ -33,14 +33,14 @@ def export(
     settings: Settings, out: Path | None, conversations: Sequence[str], person: str | None, *, force: bool
 ) -> None:
     """Write the selected records as JSON Lines to `out` or stdout, and their number to stderr."""
-    wanted = Wanted(tuple(map(_place, conversations)), None if person is None else _person(person))
+    filter_ = ExportFilter(tuple(map(_place, conversations)), None if person is None else _person(person))
     with ExitStack() as stack:
         stream: BinaryIO = sys.stdout.buffer
         if out is not None:
             stream = stack.enter_context(stack.enter_context(new_file(out, force=force)).open("wb"))
         found: Counter[str] = Counter()
         try:
-            for record in records(settings.state_dir, wanted):
+            for record in records(settings.state_dir, filter_):
                 stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
                 found[record["record"]] += 1
             stream.flush()
@@ -53,15 +53,15 @@ def export(
 
 def backup(settings: Settings, target: Path, *, force: bool) -> None:
     """Copy the database to `target`."""
-    with _bar("copying") as told:
-        size = back_up(settings.state_dir, target, told, force=force)
+    with _bar("copying") as report:
+        size = back_up(settings.state_dir, target, report, force=force)
     typer.echo(f"Copied the database of {settings.state_dir} to {target} ({human(size, 'B')}).", err=True)
 
 
 def upgrade_database(settings: Settings) -> None:
     """Migrate the database to this version; print both versions to stderr."""
-    with _bar("copying") as told:
-        done = asyncio.run(upgrade(settings.state_dir, told))
+    with _bar("copying") as report:
+        done = asyncio.run(upgrade(settings.state_dir, report))
     if done.copy is None:
         typer.echo(f"The database in {settings.state_dir} is up to date: version {done.after}.", err=True)
         return
@@ -87,7 +87,7 @@ def _person(text: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _bar(what: str) -> Iterator[Told]:
+def _bar(what: str) -> Iterator[ReportProgress]:
     """Show a progress bar if stderr is a terminal."""
     columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     console = Console(stderr=True)

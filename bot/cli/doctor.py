@@ -24,10 +24,10 @@ from bot.doctor import (
     state_checks,
     systemd_checks,
 )
-from bot.doctor.check_runner import LONG_S, Check, Section, blocking, examine
+from bot.doctor.check_runner import LONG_S, Check, Section, blocking, run_checks
 from bot.doctor.report import Report
 from bot.types.errors import EX_CONFIG, ConfigError
-from bot.types.findings import Finding, State, ok, told
+from bot.types.findings import Finding, State, from_error, ok
 
 
 def diagnose(*, as_json: bool) -> int:
@@ -41,7 +41,7 @@ def diagnose(*, as_json: bool) -> int:
     hidden = [*secrets(settings), *(value for name in TOKENS.values() if (value := os.environ.get(name)))]
     report = Report(console, hidden)
     with _quiet():
-        asyncio.run(_examine(settings, mistakes, report, console, show=not as_json))
+        asyncio.run(_run(settings, mistakes, report, console, show=not as_json))
     if as_json:
         sys.stdout.write(f"{report.json()}\n")
     else:
@@ -51,23 +51,21 @@ def diagnose(*, as_json: bool) -> int:
     return int(any(finding.state is State.WRONG for finding in report.findings))
 
 
-async def _examine(
-    settings: Settings, mistakes: Sequence[str], report: Report, console: Console, *, show: bool
-) -> None:
+async def _run(settings: Settings, mistakes: Sequence[str], report: Report, console: Console, *, show: bool) -> None:
     """Run the checks; show the names of running checks if the output is a terminal."""
-    teller = console if show and console.is_terminal else Console(stderr=True)
-    with teller.status("checking") as status:
+    progress_console = console if show and console.is_terminal else Console(stderr=True)
+    with progress_console.status("checking") as status:
 
         def waiting(names: Sequence[str]) -> None:
             status.update(f"checking {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}")
 
-        async for title, findings in examine(sections(settings, mistakes), waiting):
+        async for title, findings in run_checks(sections(settings, mistakes), waiting):
             report.add(title, findings, show=show)
 
 
 def sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
     """All sections, in display order."""
-    looked, running = machine_checks.TorchProbeCache(), state_checks.running(settings)
+    probe, running = machine_checks.TorchProbeCache(), state_checks.running(settings)
     serving = any((settings.discord_bot_token, settings.slack_bot_token, settings.slack_app_token))
     return [
         Section(
@@ -84,7 +82,7 @@ def sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
                 Check("Python", blocking(machine_checks.python)),
                 Check("packages", blocking(packages)),
                 Check("memory", blocking(machine_checks.memory)),
-                Check("torch and the GPU", lambda: machine_checks.graphics(looked, settings.device), LONG_S),
+                Check("torch and the GPU", lambda: machine_checks.gpu(probe, settings.device), LONG_S),
             ],
         ),
         Section(
@@ -92,7 +90,7 @@ def sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
             [
                 Check("catalog", blocking(lambda: model_checks.catalog(settings))),
                 Check("models", blocking(lambda: model_checks.cached(settings, serving=serving))),
-                Check("fit", lambda: model_checks.fit(settings, looked, running=running), LONG_S),
+                Check("fit", lambda: model_checks.fit(settings, probe, running=running), LONG_S),
                 Check("disk of models", blocking(lambda: model_checks.disk(settings))),
                 Check("the hub", blocking(lambda: hub_checks.account(settings))),
                 Check("access to models", blocking(lambda: hub_checks.access(settings)), LONG_S),
@@ -116,7 +114,7 @@ def packages() -> Iterator[Finding]:
     try:
         check_packages()
     except ConfigError as error:
-        yield told("packages", State.WRONG, str(error))
+        yield from_error("packages", State.WRONG, str(error))
     else:
         yield ok("packages", "'bot' and 'adapters' are Inhouse's own")
 

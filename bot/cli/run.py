@@ -76,7 +76,7 @@ def run_platforms(settings: Settings, adapters: Sequence[Adapter]) -> None:
         )
     raise_soft_limit()
     gc.freeze()  # otherwise a full collection scans all imported modules and blocks the event loop for 100 ms
-    asyncio.run(_supervised(settings, adapters, Notifier.of_environment()))
+    asyncio.run(_serve_supervised(settings, adapters, Notifier.of_environment()))
 
 
 async def serve(
@@ -88,7 +88,7 @@ async def serve(
         await service.run()
 
 
-async def _supervised(settings: Settings, adapters: Sequence[Adapter], notifier: Notifier) -> None:
+async def _serve_supervised(settings: Settings, adapters: Sequence[Adapter], notifier: Notifier) -> None:
     """Like `serve`, with systemd notifications and configuration reloads."""
     service = Service(settings, Catalog.of(settings), adapters, EngineProcess(), notifier)
     handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), service.stop)

@@ -19,71 +19,71 @@ MOST_BYTES = 1_000_000
 
 
 @dataclass(slots=True)
-class Found:
-    """The readable sources, the source of each variable (`places`), and what could not be read (`mistakes`)."""
+class EnvironmentScan:
+    """The files that were read, where each variable is set (`sources`), and what could not be read (`mistakes`)."""
 
     env_file: Path | None = None
     credentials: Path | None = None
-    places: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
 
 
-def look(ours: Callable[[str], bool]) -> Found:
+def scan_environment(ours: Callable[[str], bool]) -> EnvironmentScan:
     """Search the three sources; later ones take precedence. ours: whether a credential's name is a setting."""
-    found = Found()
-    if os.path.lexists(ENV_FILE) and not _is_for_others():
-        _read_env_file(found)
+    scan = EnvironmentScan()
+    if os.path.lexists(ENV_FILE) and _is_env_file():
+        _read_env_file(scan)
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if directory and Path(directory).is_dir():
-        _read_credentials(found, Path(directory), ours)
-    found.places |= {name.upper(): "the environment" for name, value in os.environ.items() if value}
-    return found
+        _read_credentials(scan, Path(directory), ours)
+    scan.sources |= {name.upper(): "the environment" for name, value in os.environ.items() if value}
+    return scan
 
 
-def _is_for_others() -> bool:
-    """Whether `.env` is a virtual environment, or a link to /dev/null (which disables it)."""
+def _is_env_file() -> bool:
+    """Whether `.env` holds settings: it is no virtual environment, and no link to /dev/null (which disables it)."""
     try:
-        return (ENV_FILE / "pyvenv.cfg").is_file() or ENV_FILE.samefile(os.devnull)
+        return not (ENV_FILE / "pyvenv.cfg").is_file() and not ENV_FILE.samefile(os.devnull)
     except OSError:
-        return False
+        return True
 
 
-def _read_env_file(found: Found) -> None:
+def _read_env_file(scan: EnvironmentScan) -> None:
     try:
         text = read_text(ENV_FILE)
     except OSError as error:
-        found.mistakes.append(f".env cannot be read: {error.strerror}; make it readable, or remove it")
+        scan.mistakes.append(f".env cannot be read: {error.strerror}; make it readable, or remove it")
         return
     except UnicodeDecodeError:
-        found.mistakes.append(".env is not UTF-8 text; save it as UTF-8")
+        scan.mistakes.append(".env is not UTF-8 text; save it as UTF-8")
         return
-    found.env_file = ENV_FILE
+    scan.env_file = ENV_FILE
     for binding in parse_stream(io.StringIO(text)):
         if binding.error or (binding.key and binding.value is None):
             original = binding.original.string
             line = binding.original.line + original[: len(original) - len(original.lstrip())].count("\n")
-            found.mistakes.append(f".env, line {line}: this is not NAME=value; correct it, or put a # before it")
+            scan.mistakes.append(f".env, line {line}: this is not NAME=value; correct it, or put a # before it")
         elif binding.key and binding.value:
-            found.places[binding.key.upper()] = ".env"
+            scan.sources[binding.key.upper()] = ".env"
 
 
-def _read_credentials(found: Found, directory: Path, ours: Callable[[str], bool]) -> None:
+def _read_credentials(scan: EnvironmentScan, directory: Path, ours: Callable[[str], bool]) -> None:
     try:
         paths = sorted(directory.iterdir())
     except OSError as error:
-        found.mistakes.append(f"The credentials directory {directory} cannot be read ({error.strerror})")
+        scan.mistakes.append(f"The credentials directory {directory} cannot be read ({error.strerror})")
         return
-    found.credentials = directory
+    scan.credentials = directory
     for path in paths:
         name = path.name.upper()
         if not ours(name):
             continue
         try:
             if read_text(path).strip():
-                found.places[name] = "the credentials directory"
+                scan.sources[name] = "the credentials directory"
         except (OSError, UnicodeDecodeError):
-            found.credentials = None
-            found.mistakes.append(f"{name} (the credentials directory) cannot be read; make it a readable text file")
+            scan.credentials = None
+            scan.mistakes.append(f"{name} (the credentials directory) cannot be read; make it a readable text file")
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bot.config.address import Address, parse_address
-from bot.config.environment import look
+from bot.config.environment import scan_environment
 from bot.types.errors import ConfigError
 
 PREFIX = "INHOUSE_"
@@ -237,15 +237,15 @@ def load_settings(**overrides: Any) -> Settings:  # Any: values of the command l
     """
     assert overrides.keys() <= Settings.model_fields.keys(), f"no such settings: {sorted(overrides)}"
     given = {name: value for name, value in overrides.items() if value is not None}
-    found = look(_is_ours)
-    mistakes = [*found.mistakes, *_unknown(found.places)]
-    places = found.places | {variable(name): "the command line" for name in given}
+    scan = scan_environment(_is_ours)
+    mistakes = [*scan.mistakes, *_unknown(scan.sources)]
+    sources = scan.sources | {variable(name): "the command line" for name in given}
     settings: Settings | None = None
     while settings is None:  # the validator of the whole model runs only once each field is valid
         try:
-            settings = Settings(_env_file=found.env_file, _secrets_dir=found.credentials, **given)
+            settings = Settings(_env_file=scan.env_file, _secrets_dir=scan.credentials, **given)
         except ValidationError as error:
-            mistakes += dict.fromkeys(_sentence(detail, places) for detail in error.errors())
+            mistakes += dict.fromkeys(_sentence(detail, sources) for detail in error.errors())
             if _defaults(error).items() <= given.items():
                 raise  # a default is itself invalid: a bug
             given |= _defaults(error)
@@ -258,15 +258,15 @@ def _is_ours(name: str) -> bool:
     return name.startswith(PREFIX) or name in TOKENS.values()
 
 
-def _unknown(places: dict[str, str]) -> Iterator[str]:
+def _unknown(sources: dict[str, str]) -> Iterator[str]:
     """A sentence for each variable that begins with PREFIX and is not a setting."""
     known = [variable(name).removeprefix(PREFIX) for name in Settings.model_fields]
-    for name, place in places.items():
+    for name, source in sources.items():
         ending = name.removeprefix(PREFIX)
         if name.startswith(PREFIX) and ending not in known:
             near = difflib.get_close_matches(ending, known, n=1)
             advice = f"did you mean {PREFIX}{near[0]}?" if near else "remove it (.env.example lists all settings)"
-            yield f"{name} ({place}) is not a setting; {advice}"
+            yield f"{name} ({source}) is not a setting; {advice}"
 
 
 def _defaults(error: ValidationError) -> dict[str, object]:
@@ -278,11 +278,11 @@ def _defaults(error: ValidationError) -> dict[str, object]:
     return {str(fields[name].validation_alias or name): value for name, value in found.items()}
 
 
-def _sentence(detail: ErrorDetails, places: dict[str, str]) -> str:
+def _sentence(detail: ErrorDetails, sources: dict[str, str]) -> str:
     if not detail["loc"]:  # an error of the whole model is already a sentence
         return detail["msg"].removeprefix("Value error, ")
     name = str(detail["loc"][0]).lower()
-    place = places.get(variable(name), "default")
+    source = sources.get(variable(name), "default")
     value = "not a token" if name in TOKENS else repr(detail["input"])
     value = value if len(value) < 80 else value[:76] + "..."
-    return f"{variable(name)} ({place}) is {value}; it must be {Settings.model_fields[name].description}"
+    return f"{variable(name)} ({source}) is {value}; it must be {Settings.model_fields[name].description}"

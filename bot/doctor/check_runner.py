@@ -12,7 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from bot.types.errors import InhouseError
-from bot.types.findings import Finding, State, told, warning
+from bot.types.findings import Finding, State, from_error, warning
 
 LIMIT_S = 30.0
 """Default time limit of a check, seconds."""
@@ -25,10 +25,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check. `name` is shown while it runs and if it fails; `look` starts it."""
+    """One check. `name` is shown while it runs and if it fails; `start` returns its findings."""
 
     name: str
-    look: Callable[[], Findings]
+    start: Callable[[], Findings]
     limit_s: float = LIMIT_S
 
 
@@ -40,7 +40,7 @@ class Section:
     checks: Sequence[Check]
 
 
-async def examine(
+async def run_checks(
     sections: Sequence[Section], waiting: Callable[[Sequence[str]], None]
 ) -> AsyncGenerator[tuple[str, list[Finding]], None]:
     """Run all checks concurrently; yield each section's title and findings, in order.
@@ -48,17 +48,17 @@ async def examine(
     Calls `waiting` with the names of the checks that are still running, whenever these change.
     """
     checks = [check for section in sections for check in section.checks]
-    running = {asyncio.create_task(_made(check)): check.name for check in checks}
+    running = {asyncio.create_task(_run(check)): check.name for check in checks}
     tasks = dict(zip(map(id, checks), running, strict=True))
 
-    def tell(_: object = None) -> None:
+    def report_running(_: object = None) -> None:
         waiting([name for task, name in running.items() if not task.done()])
 
     for task in running:
-        task.add_done_callback(tell)
+        task.add_done_callback(report_running)
     try:
         for section in sections:
-            tell()
+            report_running()
             found = [await tasks[id(check)] for check in section.checks]
             yield section.title, [finding for each in found for finding in each]
     finally:
@@ -67,34 +67,34 @@ async def examine(
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _made(check: Check) -> list[Finding]:
+async def _run(check: Check) -> list[Finding]:
     """Run one check within its time limit and return its findings."""
     found: list[Finding] = []
     try:
         async with asyncio.timeout(check.limit_s):
-            async for finding in check.look():
+            async for finding in check.start():
                 found.append(finding)
     except TimeoutError:
         found.append(warning(check.name, f"no answer within {check.limit_s:.0f} s", "Try again later."))
     except InhouseError as error:
-        found.append(told(check.name, State.WARNING, str(error)))
+        found.append(from_error(check.name, State.WARNING, str(error)))
     except Exception as error:  # a failing check must not hide the results of the others
         fix = "This is a bug in Inhouse; the other results are still valid."
         found.append(warning(check.name, f"this check failed ({type(error).__name__}: {error})", fix))
     return found
 
 
-def blocking(look: Callable[[], Iterable[Finding]]) -> Callable[[], Findings]:
+def blocking(check: Callable[[], Iterable[Finding]]) -> Callable[[], Findings]:
     """Turn a blocking check into an asynchronous one that runs in a thread."""
 
-    async def begun() -> Findings:
-        for finding in await aside(lambda: list(look())):
+    async def run() -> Findings:
+        for finding in await in_daemon_thread(lambda: list(check())):
             yield finding
 
-    return begun
+    return run
 
 
-async def aside(work: Callable[[], T]) -> T:
+async def in_daemon_thread(work: Callable[[], T]) -> T:
     """Run `work` in a daemon thread and return its result.
 
     Not `asyncio.to_thread`: the process joins those threads at exit, so a network directory that hangs would block it.

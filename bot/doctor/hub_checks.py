@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from bot.config.settings import Settings
-from bot.doctor.model_checks import wanted
+from bot.doctor.model_checks import configured_models
 from bot.models.hub_client import Hub
 from bot.models.hub_errors import HubUnreachable
 from bot.models.model_spec import ModelSpec
 from bot.models.pull import WHEELS, installed
 from bot.types.display_names import one_line
 from bot.types.errors import ConfigError, ModelError
-from bot.types.findings import Finding, State, ok, told
+from bot.types.findings import Finding, State, from_error, ok
 
 
 def account(settings: Settings) -> Iterator[Finding]:
@@ -27,9 +27,9 @@ def account(settings: Settings) -> Iterator[Finding]:
     try:
         name = hub.account()
     except HubUnreachable as error:
-        yield told("hub", State.WARNING, str(error))
+        yield from_error("hub", State.WARNING, str(error))
     except ModelError as error:
-        yield told("hub token", State.WRONG, str(error))
+        yield from_error("hub token", State.WRONG, str(error))
     else:
         found = f"valid, of the account {one_line(name)}" if name else "none is set; only gated models need one"
         yield ok("hub token", found)
@@ -47,9 +47,9 @@ def access(settings: Settings) -> Iterator[Finding]:
             if spec.repo in WHEELS:
                 yield ok(check, "the hub cannot be reached, but the Python package index has this model, too")
                 continue
-            yield told(check, State.WARNING, str(error))
+            yield from_error(check, State.WARNING, str(error))
         except ModelError as error:
-            yield told(check, State.WRONG, str(error))
+            yield from_error(check, State.WRONG, str(error))
         else:
             yield ok(check, f"{spec.repo} can be downloaded")
 
@@ -67,7 +67,7 @@ def clock() -> dict[str, tuple[str, str | None]]:
 
 def _missing(settings: Settings) -> list[ModelSpec]:
     try:
-        return [spec for spec in wanted(settings) if spec.repo and not installed(spec, settings)]
+        return [spec for spec in configured_models(settings) if spec.repo and not installed(spec, settings)]
     except ConfigError:  # reported by model_checks.catalog
         return []
 

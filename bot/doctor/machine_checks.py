@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from bot.doctor.check_runner import Findings
-from bot.doctor.torch_probe import Torch, ask
+from bot.doctor.torch_probe import Torch, run_probe
 from bot.models.hardware import MB
 from bot.types.findings import Finding, State, ok, warning, wrong
 
@@ -31,14 +31,14 @@ SEE_SMI = "Run `nvidia-smi`, and restart the machine if its driver was just upda
 class TorchProbeCache:
     """Caches the torch probe, so that several checks share one process."""
 
-    def __init__(self, ask: Callable[[], Coroutine[Any, Any, Torch]] = ask) -> None:  # Any: asyncio's types
-        self._ask = ask
+    def __init__(self, probe: Callable[[], Coroutine[Any, Any, Torch]] = run_probe) -> None:  # Any: asyncio's types
+        self._probe = probe
         self._task: asyncio.Task[Torch] | None = None
 
     async def torch(self) -> Torch:
         """The probe's result. A check that is cancelled does not cancel the probe for the others."""
         if self._task is None:
-            self._task = asyncio.create_task(self._ask())
+            self._task = asyncio.create_task(self._probe())
         return await asyncio.shield(self._task)
 
 
@@ -87,14 +87,14 @@ def memory() -> Iterator[Finding]:
         yield ok("memory", found)
 
 
-async def graphics(looked: TorchProbeCache, device: str, root: Path = Path("/")) -> Findings:
+async def gpu(probe: TorchProbeCache, device: str, root: Path = Path("/")) -> Findings:
     """Check torch and the GPU."""
-    torch = await looked.torch()
-    for finding in judged(torch, Card.of(root), device):
+    torch = await probe.torch()
+    for finding in gpu_findings(torch, Card.of(root), device):
         yield finding
 
 
-def judged(torch: Torch, card: Card, device: str) -> Iterator[Finding]:
+def gpu_findings(torch: Torch, card: Card, device: str) -> Iterator[Finding]:
     """Compare torch's report with the card, for INHOUSE_DEVICE=`device`."""
     if torch.hardware is None:
         yield wrong(
@@ -116,7 +116,7 @@ def judged(torch: Torch, card: Card, device: str) -> Iterator[Finding]:
         else:
             yield ok("GPU", "none; the CPU is used")
     else:
-        yield _unused(torch, card, State.WRONG if device == "cuda" else State.WARNING)
+        yield _unusable_gpu(torch, card, State.WRONG if device == "cuda" else State.WARNING)
     if card.device and not card.uvm and device != "cpu":
         fix = (
             "`sudo modprobe nvidia-uvm` loads the module; systemd/modules-load.conf, as /etc/modules-load.d/"
@@ -125,7 +125,7 @@ def judged(torch: Torch, card: Card, device: str) -> Iterator[Finding]:
         yield warning("GPU memory", "/dev/nvidia-uvm is missing, and CUDA needs it", fix)
 
 
-def _unused(torch: Torch, card: Card, state: State) -> Finding:
+def _unusable_gpu(torch: Torch, card: Card, state: State) -> Finding:
     """Explain why an existing GPU cannot be used."""
     if not torch.cuda:
         return Finding("GPU", state, f"there is one, but torch {torch.version} was built without CUDA", f"{NO_CUDA}.")

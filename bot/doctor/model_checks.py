@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bot.config.settings import Settings
-from bot.doctor.check_runner import Findings, aside
+from bot.doctor.check_runner import Findings, in_daemon_thread
 from bot.doctor.machine_checks import TorchProbeCache
 from bot.models import model_directory
 from bot.models.catalog import Catalog
@@ -22,13 +22,13 @@ from bot.models.model_spec import ModelSpec
 from bot.models.model_table import human
 from bot.models.pull import installed
 from bot.types.errors import ConfigError, ModelError
-from bot.types.findings import Finding, State, ok, told, warning, wrong
+from bot.types.findings import Finding, State, from_error, ok, warning, wrong
 
 HEADER_LENGTH = 8
 """Size of the first field of a safetensors file, the length of its JSON header, in bytes."""
 
 
-def wanted(settings: Settings) -> list[ModelSpec]:
+def configured_models(settings: Settings) -> list[ModelSpec]:
     """The configured models, the default first. Raises ConfigError."""
     catalog = Catalog.of(settings)
     names = [catalog.default, *(catalog.names if settings.models else ())]
@@ -41,7 +41,7 @@ def catalog(settings: Settings) -> Iterator[Finding]:
         made = Catalog.of(settings)
     except ConfigError as error:
         for line in str(error).splitlines():
-            yield told("catalog", State.WRONG, line.strip())
+            yield from_error("catalog", State.WRONG, line.strip())
         return
     here = [spec.name for spec in made if installed(spec, settings)]
     yield ok("catalog", f"{len(list(made))} models; downloaded: {', '.join(here) or 'none'}")
@@ -52,16 +52,16 @@ def cached(settings: Settings, *, serving: bool) -> Iterator[Finding]:
 
     serving: a platform's token is set; then a missing default model is an error instead of a warning.
     """
-    for spec in _wanted_or_none(settings):
-        default = spec.name == _wanted_or_none(settings)[0].name
-        yield _on_disk(spec, settings, State.WRONG if default and serving else State.WARNING)
+    for spec in _configured_or_none(settings):
+        default = spec.name == _configured_or_none(settings)[0].name
+        yield _installed_finding(spec, settings, State.WRONG if default and serving else State.WARNING)
 
 
-def _on_disk(spec: ModelSpec, settings: Settings, otherwise: State) -> Finding:
+def _installed_finding(spec: ModelSpec, settings: Settings, otherwise: State) -> Finding:
     check = f"model {spec.name}"
     folder = installed(spec, settings)
     if folder is None:
-        parts = "".join(f"; {_lack(each)}" for each in Hub(settings).folders(spec)[:1]) if spec.repo else ""
+        parts = "".join(f"; {_missing_files(each)}" for each in Hub(settings).folders(spec)[:1]) if spec.repo else ""
         return Finding(check, otherwise, f"not downloaded{parts}", f"Run `inhouse pull {spec.name}`.")
     if damage := damage_of(folder):
         fix = f"Copy it to {folder} again."
@@ -81,12 +81,12 @@ def damage_of(folder: Path) -> str:
     except ModelError as error:
         return str(error).partition("; ")[0]
     for name in model_directory.weight_files(folder):
-        if short := _shortage(folder / name):
+        if short := _length_mismatch(folder / name):
             return short
     return ""
 
 
-def _shortage(file: Path) -> str:
+def _length_mismatch(file: Path) -> str:
     """Describe a mismatch between a safetensors file's length and its header; '' if there is none."""
     try:
         size = file.stat().st_size
@@ -107,7 +107,7 @@ def disk(settings: Settings) -> Iterator[Finding]:
     from huggingface_hub import constants
 
     place = Path(constants.HF_HUB_CACHE)
-    needed = sum(spec.download for spec in _wanted_or_none(settings) if not installed(spec, settings))
+    needed = sum(spec.download for spec in _configured_or_none(settings) if not installed(spec, settings))
     free = shutil.disk_usage(existing(place)).free
     found = f"{human(free, 'B')} free in {place}"
     if free < needed + SPARE_BYTES:
@@ -117,21 +117,21 @@ def disk(settings: Settings) -> Iterator[Finding]:
         yield ok("disk of models", found)
 
 
-async def fit(settings: Settings, looked: TorchProbeCache, *, running: bool) -> Findings:
+async def fit(settings: Settings, probe: TorchProbeCache, *, running: bool) -> Findings:
     """Check that the configured models fit into memory.
 
     running: an Inhouse uses this state directory, so memory in use is counted as available.
     """
-    hardware = (await looked.torch()).hardware
+    hardware = (await probe.torch()).hardware
     if hardware is None:
         return
     if settings.device == "cpu":
         hardware = replace(hardware, gpu="")
-    for number, spec in enumerate(await aside(lambda: _wanted_or_none(settings))):
-        yield _fitting(spec, settings, hardware, running=running, default=number == 0)
+    for number, spec in enumerate(await in_daemon_thread(lambda: _configured_or_none(settings))):
+        yield _fit_finding(spec, settings, hardware, running=running, default=number == 0)
 
 
-def _fitting(spec: ModelSpec, settings: Settings, hardware: Hardware, *, running: bool, default: bool) -> Finding:
+def _fit_finding(spec: ModelSpec, settings: Settings, hardware: Hardware, *, running: bool, default: bool) -> Finding:
     machine = with_all_memory_free(hardware) if running else hardware
     found = fits(spec, machine, settings.dtype, settings.quantization, settings.gpu_layers, settings.kv_cache_mb)
     check, sentence = f"fit of {spec.name}", found.sentence.rstrip(".")
@@ -157,15 +157,15 @@ def existing(path: Path) -> Path:
     return next(each for each in (path, *path.parents) if each.exists())
 
 
-def _wanted_or_none(settings: Settings) -> list[ModelSpec]:
-    """Like `wanted`, but empty if the names have mistakes, which `catalog` reports."""
+def _configured_or_none(settings: Settings) -> list[ModelSpec]:
+    """Like `configured_models`, but empty if the names have mistakes, which `catalog` reports."""
     try:
-        return wanted(settings)
+        return configured_models(settings)
     except ConfigError:
         return []
 
 
-def _lack(folder: Path) -> str:
+def _missing_files(folder: Path) -> str:
     try:
         model_directory.check(folder)
     except ModelError as error:

@@ -22,7 +22,7 @@ from bot.config.settings import Settings
 from bot.doctor.check_runner import Findings
 from bot.types.findings import Finding, State, ok, reason, warning, wrong
 
-PATIENCE_S = 8.0
+TIMEOUT_S = 8.0
 SKEW_S = 60.0
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -48,7 +48,7 @@ async def _proxy(name: str, url: str) -> Finding:
     except ValueError:
         return wrong("proxy", f"{name} has no usable port", f"Set {name} to a URL such as http://proxy:3128.")
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             _, writer = await asyncio.open_connection(host, port)
             writer.close()
     except (OSError, TimeoutError) as error:
@@ -69,7 +69,7 @@ async def clock(
         return
     for name, (url, proxy) in asked.items():
         try:
-            async with _answer(url, proxy=proxy) as response:
+            async with _get(url, proxy=proxy) as response:
                 theirs = parsedate_to_datetime(response.headers["Date"])
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError):
             continue
@@ -112,7 +112,7 @@ async def status_page(settings: Settings, *, running: bool) -> Findings:
 async def _page(address: Address) -> tuple[bool, str] | None:
     """Request /readyz: whether an Inhouse answered, and its text; None if the connection is refused."""
     try:
-        async with _answer(f"http://{_reachable(address)}/readyz") as response:
+        async with _get(f"http://{_reachable(address)}/readyz") as response:
             return response.headers.get("Server") == "Inhouse", (await response.text()).strip()[:200]
     except aiohttp.ClientConnectorError:
         return None
@@ -121,7 +121,7 @@ async def _page(address: Address) -> tuple[bool, str] | None:
 
 
 def _served(address: Address, answer: tuple[bool, str], *, running: bool) -> Iterator[Finding]:
-    ours, said = answer
+    ours, text = answer
     if not ours:
         fix = "Set INHOUSE_HTTP to another port, or to off; Inhouse would go on without it."
         yield warning("status page", f"another program answers at {address}", fix)
@@ -130,10 +130,10 @@ def _served(address: Address, answer: tuple[bool, str], *, running: bool) -> Ite
         yield warning("status page", f"an Inhouse with another state directory has {address}", fix)
     else:
         yield ok("status page", f"http://{_reachable(address)}/ is served by the one that is running")
-        if said == "ready":
+        if text == "ready":
             yield ok("readiness", "a question would be answered now")
         else:
-            yield warning("readiness", said or "it does not say", "If that lasts, see its log.")
+            yield warning("readiness", text or "it does not say", "If that lasts, see its log.")
 
 
 def _free(address: Address) -> Finding:
@@ -164,7 +164,7 @@ def _reachable(address: Address) -> Address:
 
 
 @asynccontextmanager
-async def _answer(url: str, **more: Any) -> AsyncIterator[aiohttp.ClientResponse]:  # Any: aiohttp's options
-    timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
+async def _get(url: str, **more: Any) -> AsyncIterator[aiohttp.ClientResponse]:  # Any: aiohttp's options
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url, **more) as response:
         yield response

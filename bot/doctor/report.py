@@ -66,10 +66,10 @@ class Report:
         table.add_column(width=CHECK_WIDTH, overflow="fold")
         table.add_column(overflow="fold")
         for finding in found:
-            said = Text(finding.found)
+            text = Text(finding.found)
             if finding.fix:
-                said.append(f"\n{self._arrow} {finding.fix}", style="" if finding.state is State.OK else "bold")
-            table.add_row(Text(finding.state, style=STYLES[finding.state]), finding.check, said)
+                text.append(f"\n{self._arrow} {finding.fix}", style="" if finding.state is State.OK else "bold")
+            table.add_row(Text(finding.state, style=STYLES[finding.state]), finding.check, text)
         return table
 
 

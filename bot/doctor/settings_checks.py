@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bot.config.settings import TOKENS
-from bot.types.findings import Finding, State, ok, told, warning
+from bot.types.findings import Finding, State, from_error, ok, warning
 
 ENV_FILE = Path(".env")
 
@@ -14,7 +14,7 @@ ENV_FILE = Path(".env")
 def configuration(mistakes: Sequence[str]) -> Iterator[Finding]:
     """Report the mistakes that `load_settings` found."""
     for mistake in mistakes:
-        yield told("settings", State.WRONG, mistake)
+        yield from_error("settings", State.WRONG, mistake)
     if not mistakes:
         where = f"{ENV_FILE.absolute()} and the environment" if ENV_FILE.is_file() else "the environment"
         yield ok("settings", f"no mistakes in {where}")

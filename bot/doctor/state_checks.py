@@ -12,9 +12,9 @@ from pathlib import Path
 from bot.config.settings import Settings
 from bot.doctor.model_checks import existing
 from bot.models.model_table import human
-from bot.storage import Examination, examine_database, is_held
+from bot.storage import Inspection, inspect_database, is_held
 from bot.types.errors import ConfigError, InhouseError
-from bot.types.findings import Finding, State, ok, reason, told, warning, wrong
+from bot.types.findings import Finding, State, from_error, ok, reason, warning, wrong
 
 FULL_BYTES = 20_000_000
 TIGHT_BYTES = 1_000_000_000
@@ -62,7 +62,7 @@ def _lock(settings: Settings) -> Finding:
         if is_held(settings.state_dir):
             return ok("instance", "an Inhouse is running on this state")
     except ConfigError as error:
-        return told("instance", State.WRONG, str(error))
+        return from_error("instance", State.WRONG, str(error))
     except OSError as error:
         lock = settings.state_dir / "lock"
         return warning("instance", f"{lock} cannot be read ({reason(error)})", "Look as the user that runs Inhouse.")
@@ -88,27 +88,27 @@ def disk(settings: Settings) -> Iterator[Finding]:
 def database(settings: Settings) -> Iterator[Finding]:
     """Check the database's integrity and schema version."""
     try:
-        seen = examine_database(settings.state_dir)
+        inspection = inspect_database(settings.state_dir)
     except InhouseError as error:
-        yield told("database", State.WRONG, str(error))
+        yield from_error("database", State.WRONG, str(error))
         return
-    if seen is None:
+    if inspection is None:
         yield ok("database", "none yet; the first start makes it")
     else:
-        yield _judged(seen, settings.state_dir / "inhouse.db")
+        yield _database_finding(inspection, settings.state_dir / "inhouse.db")
 
 
-def _judged(seen: Examination, path: Path) -> Finding:
-    if seen.verdict != "ok":
+def _database_finding(inspection: Inspection, path: Path) -> Finding:
+    if inspection.verdict != "ok":
         fix = (
             f"Stop Inhouse and move {path} away with the files beside it that start with its name; then restore a "
             "backup in its place, or start again with an empty history."
         )
-        return wrong("database", f"{path} is damaged: {' '.join(seen.verdict.split())}", fix)
-    if seen.mismatch:
-        return told("database", State.WRONG, seen.mismatch)
-    unused = f", {human(seen.free, 'B')} of them unused" if seen.free else ""
-    sound = f"sound, {human(seen.bytes, 'B')}{unused}"
-    if seen.newest:
+        return wrong("database", f"{path} is damaged: {' '.join(inspection.verdict.split())}", fix)
+    if inspection.mismatch:
+        return from_error("database", State.WRONG, inspection.mismatch)
+    unused = f", {human(inspection.free, 'B')} of them unused" if inspection.free else ""
+    sound = f"sound, {human(inspection.bytes, 'B')}{unused}"
+    if inspection.newest:
         return ok("database", sound)
     return ok("database", f"{sound}; its tables are older than this version, and the next start brings them up to date")

@@ -40,21 +40,21 @@ async def service() -> Findings:
         systemctl, "show", UNIT, f"--property={','.join(PROPERTIES)}", stdout=pipe, stderr=asyncio.subprocess.DEVNULL
     )
     try:
-        told, _ = await process.communicate()
+        output, _ = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    lines = [line.partition("=") for line in told.decode(errors="replace").splitlines()]
+    lines = [line.partition("=") for line in output.decode(errors="replace").splitlines()]
     shown = {name: value for name, _, value in lines}
     if process.returncode or "LoadState" not in shown:
         yield ok("service", "systemd does not run here")
     else:
-        for finding in judged(shown):
+        for finding in unit_findings(shown):
             yield finding
 
 
-def judged(shown: Mapping[str, str]) -> Iterator[Finding]:
+def unit_findings(shown: Mapping[str, str]) -> Iterator[Finding]:
     """Translate the unit's properties into findings."""
     active, status = shown.get("ActiveState", ""), shown.get("ExecMainStatus", "")
     if shown["LoadState"] == "not-found":
@@ -63,22 +63,22 @@ def judged(shown: Mapping[str, str]) -> Iterator[Finding]:
         fix = f"`systemctl status {UNIT}` and `systemd-analyze verify {UNIT}` say where."
         yield wrong("service", f"systemd cannot use {UNIT} ({shown['LoadState']})", fix)
     elif active == "failed":
-        yield wrong("service", f"{UNIT} failed: {_why(shown.get('Result', ''), status)}", _cure(status))
+        yield wrong("service", f"{UNIT} failed: {_why(shown.get('Result', ''), status)}", _fix(status))
     elif shown.get("SubState") == "auto-restart":
         found = f"{UNIT} ended ({_why(shown.get('Result', ''), status)}) and is about to be started again"
         yield wrong("service", found, f"{JOURNAL}.")
     elif active in ("active", "reloading"):
-        yield ok("service", f"{UNIT} is running{_said(shown)}")
+        yield ok("service", f"{UNIT} is running{_status_text(shown)}")
     elif active in ("activating", "deactivating"):
-        yield warning("service", f"{UNIT} is {active}{_said(shown)}", f"If that lasts, {JOURNAL}.")
+        yield warning("service", f"{UNIT} is {active}{_status_text(shown)}", f"If that lasts, {JOURNAL}.")
     else:
         yield warning("service", f"{UNIT} is installed and not started", f"`sudo systemctl enable --now {UNIT}`")
     if shown.get("NeedDaemonReload") == "yes":
         yield warning("unit file", "it was changed after systemd read it", "`sudo systemctl daemon-reload`")
-    yield from _elsewhere(shown)
+    yield from _other_settings(shown)
 
 
-def _elsewhere(shown: Mapping[str, str]) -> Iterator[Finding]:
+def _other_settings(shown: Mapping[str, str]) -> Iterator[Finding]:
     """Report that this shell uses other settings than the service, which has another working directory."""
     place = shown.get("WorkingDirectory", "").lstrip("!-")
     if not place or "CREDENTIALS_DIRECTORY" in os.environ or Path(place) == Path.cwd():
@@ -114,11 +114,11 @@ def _why(result: str, status: str) -> str:
     return FAILED.get(result, result or "it does not say why").format(status=status)
 
 
-def _cure(status: str) -> str:
+def _fix(status: str) -> str:
     if status == str(EX_CONFIG):
         return f"That is a mistake in the configuration: {JOURNAL}; correct it, then `sudo systemctl restart {UNIT}`."
     return f"{JOURNAL}; `sudo systemctl restart {UNIT}` starts it again."
 
 
-def _said(shown: Mapping[str, str]) -> str:
+def _status_text(shown: Mapping[str, str]) -> str:
     return f": {shown['StatusText']}" if shown.get("StatusText") else ""

@@ -33,7 +33,7 @@ class Torch:
         return self.cuda if self.cuda.startswith("ROCm") else f"CUDA {self.cuda}"
 
 
-async def ask() -> Torch:
+async def run_probe() -> Torch:
     """Run the probe in a one-shot process. Takes some seconds; cancelling kills the process."""
     pipe = asyncio.subprocess.PIPE
     command = (sys.executable, "-m", "bot.doctor.torch_probe")
@@ -54,7 +54,7 @@ async def ask() -> Torch:
     return Torch(**{**found, "gpus": tuple(found["gpus"])}, hardware=hardware)
 
 
-def look() -> Torch:
+def probe() -> Torch:
     """Probe torch in this process, which imports it."""
     import torch
 
@@ -86,5 +86,5 @@ def driver_cuda() -> str:
 
 
 if __name__ == "__main__":
-    seen = look()
-    print(json.dumps({field.name: getattr(seen, field.name) for field in fields(seen)}, default=asdict))
+    found = probe()
+    print(json.dumps({field.name: getattr(found, field.name) for field in fields(found)}, default=asdict))

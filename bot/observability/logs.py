@@ -153,8 +153,8 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record unless it is throttled; `logging` calls it with the handler's lock held."""
-        for told in self._throttle.ended():
-            super().emit(told)
+        for summary in self._throttle.ended():
+            super().emit(summary)
         try:
             passes = self._throttle.passes(record)
         except Exception:  # the record cannot be rendered; handleError reports it
@@ -164,8 +164,8 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     def close(self) -> None:
         """Write the pending summaries of throttled records."""
-        for told in self._throttle.ended(early=True):
-            super().emit(told)
+        for summary in self._throttle.ended(early=True):
+            super().emit(summary)
         super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the stdlib's name

@@ -56,7 +56,7 @@ class LoopWatchdog:
 
     def _watch(self) -> None:
         late_s, reported = 0.0, False
-        self._ask()
+        self._schedule_probe()
         while not self._stopped.is_set() or self._deadline is not None:
             began, worked = time.monotonic(), time.process_time()
             time.sleep(TICK_S)
@@ -66,19 +66,21 @@ class LoopWatchdog:
             took_s = self._took_s
             if took_s is None and late_s > LATE_S and not reported:
                 reported = True
-                _say(logging.WARNING, "The event loop has been held up for %.1f s at %s", late_s, self._place())
+                _log_bounded(logging.WARNING, "The event loop has been held up for %.1f s at %s", late_s, self._place())
             if self._is_over(late=took_s is None and late_s > LATE_S):
-                _say(logging.ERROR, "The process did not stop in time and is ended; it stood at %s", self._place())
+                _log_bounded(
+                    logging.ERROR, "The process did not stop in time and is ended; it stood at %s", self._place()
+                )
                 self._end(EX_HELD_UP)
                 return
             if took_s is not None:
                 # if C code held the GIL, this thread woke up late, too
                 if (held_s := max(min(took_s, late_s), tick_s - TICK_S)) > LATE_S:
-                    _say(logging.WARNING, "The event loop was held up for %.1f s", held_s)
+                    _log_bounded(logging.WARNING, "The event loop was held up for %.1f s", held_s)
                 late_s, reported = 0.0, False
-                self._ask()
+                self._schedule_probe()
 
-    def _ask(self) -> None:
+    def _schedule_probe(self) -> None:
         """Schedule a callback on the loop that measures its own latency."""
         self._took_s, asked = None, time.monotonic()
 
@@ -105,7 +107,7 @@ class LoopWatchdog:
         return " < ".join(places)
 
 
-def _say(level: int, message: str, *values: object) -> None:
+def _log_bounded(level: int, message: str, *values: object) -> None:
     """Log a line in a thread, and stop waiting for it after LOG_S."""
     line = threading.Thread(target=log.log, args=(level, message, *values), daemon=True)
     line.start()

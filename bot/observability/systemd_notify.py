@@ -1,8 +1,8 @@
 """Send systemd's notify datagrams: READY, STATUS, WATCHDOG, RELOADING and STOPPING.
 
 Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; without NOTIFY_SOCKET it sends nothing. READY is sent once storage
-is recovered and every platform was reached, or after PATIENCE_S, while unreached platforms are retried. WATCHDOG is
-sent from the event loop, so it stops when the loop is blocked. Sending never raises and never blocks.
+is recovered and every platform was reached, or after READY_TIMEOUT_S, while unreached platforms are retried. WATCHDOG
+is sent from the event loop, so it stops when the loop is blocked. Sending never raises and never blocks.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
-PATIENCE_S = 10.0
+READY_TIMEOUT_S = 10.0
 """How long READY waits for platforms that were not reached yet, seconds."""
 TICK_S = 0.5
 STATUS_S = 5.0
@@ -36,45 +36,45 @@ class Notifier:
         usec = os.environ.pop("WATCHDOG_USEC", "")
         return cls(address, int(usec) / 1e6 if watched and usec.isdecimal() else 0.0)
 
-    async def keep_updated(self, line: Callable[[], str], arrived: Callable[[], bool]) -> None:
+    async def keep_updated(self, status: Callable[[], str], reached: Callable[[], bool]) -> None:
         """Send READY, STATUS and WATCHDOG until cancelled.
 
-        line: returns the status text; arrived: whether every platform was reached. Returns at once without an address.
+        status: the text to send; reached: whether every platform was reached. Returns at once without an address.
         """
         began = time.monotonic()
-        told, told_at, petted_at = "", 0.0, 0.0
+        sent, sent_at, watchdog_at = "", 0.0, 0.0
         while self._address:
             now = time.monotonic()
-            text = f"stopping; {line()}" if self._stopping else line()
-            if not self._ready and (arrived() or now - began >= PATIENCE_S):
+            text = f"stopping; {status()}" if self._stopping else status()
+            if not self._ready and (reached() or now - began >= READY_TIMEOUT_S):
                 self._ready = True
-                self._say(f"READY=1\nSTATUS={text}")
-                told, told_at = text, now
-            elif text != told and now - told_at >= STATUS_S:
-                self._say(f"STATUS={text}")
-                told, told_at = text, now
-            if self._watchdog_s and now - petted_at >= self._watchdog_s / 4:
-                self._say("WATCHDOG=1")
-                petted_at = now
+                self._send(f"READY=1\nSTATUS={text}")
+                sent, sent_at = text, now
+            elif text != sent and now - sent_at >= STATUS_S:
+                self._send(f"STATUS={text}")
+                sent, sent_at = text, now
+            if self._watchdog_s and now - watchdog_at >= self._watchdog_s / 4:
+                self._send("WATCHDOG=1")
+                watchdog_at = now
             await asyncio.sleep(min(TICK_S, self._watchdog_s / 4) if self._watchdog_s else TICK_S)
 
     @contextlib.contextmanager
     def reloading(self) -> Iterator[None]:
         """Send RELOADING before the block and READY after it, also if it raises."""
         if self._ready and not self._stopping:
-            self._say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             yield
         finally:
             if self._ready and not self._stopping:
-                self._say("READY=1")
+                self._send("READY=1")
 
     def stopping(self, seconds: float) -> None:
-        """Send STOPPING and extend the unit's stop timeout to `seconds` plus PATIENCE_S."""
+        """Send STOPPING and extend the unit's stop timeout to `seconds` plus READY_TIMEOUT_S."""
         self._stopping = self._ready = True  # READY must not be sent any more
-        self._say(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((seconds + PATIENCE_S) * 1e6)}")
+        self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int((seconds + READY_TIMEOUT_S) * 1e6)}")
 
-    def _say(self, message: str) -> None:
+    def _send(self, message: str) -> None:
         """Send one datagram; ignores errors."""
         if not self._address:
             return

@@ -57,7 +57,7 @@ class Service:
         self._current, self._engine = RuntimeConfig(settings, catalog), engine
         self._adapters = {adapter.platform: adapter for adapter in adapters}
         self._metrics = Metrics()
-        self._watched = {adapter.platform: InstrumentedAdapter(adapter, self._metrics) for adapter in adapters}
+        self._instrumented = {adapter.platform: InstrumentedAdapter(adapter, self._metrics) for adapter in adapters}
         self._installed_models = InstalledModels(self._current)
         self._queue = RequestQueue(settings.queue_size, settings.per_user)
         self._notifier = notifier or Notifier()
@@ -108,7 +108,7 @@ class Service:
         current, installed_models = self._current, self._installed_models
         self._storage = storage
         queue = self._queue
-        self._replies = Replies(storage, self._watched)
+        self._replies = Replies(storage, self._instrumented)
         conversations = self._conversations = Conversations(current, storage, queue)
         self._worker = Worker(
             self._engine,
@@ -140,7 +140,7 @@ class Service:
         self._presence = Presence(queue, self._worker, self._engine)
         self._core = ServiceCore(
             current,
-            self._watched,
+            self._instrumented,
             conversations,
             self._worker,
             actions,
@@ -160,7 +160,7 @@ class Service:
                 actions=actions,
                 core=self._core,
                 backfill=self._backfill,
-                adapters=self._watched,
+                adapters=self._instrumented,
                 metrics=self._metrics,
                 refusals=self._refused,
                 stopping=self._stopping.is_set,
@@ -172,11 +172,11 @@ class Service:
 
         Gives up a request that was unfinished in more than SHOWN_AGAIN killed runs of the service.
         """
-        owed = await self._storage.inbox.recover()
+        unfinished = await self._storage.inbox.recover()
         await self._conversations.load()
         await self._backfill.load(self._adapters)
         self._replies.resume(await self._storage.outbox.undelivered())  # before the requests below add new ones
-        for request in owed:
+        for request in unfinished:
             if request.key.platform not in self._adapters:
                 continue
             if request.service_runs > SHOWN_AGAIN:
@@ -190,16 +190,16 @@ class Service:
         queue_status = asyncio.create_task(self._queue_status.keep_updated(), name="queue status")
         stopping = asyncio.create_task(self._until_stopped(), name="stop")
         background = [
-            asyncio.create_task(self._look_at_hardware(), name="hardware"),
+            asyncio.create_task(self._probe_hardware(), name="hardware"),
             asyncio.create_task(self._presence.watch(), name="speed"),
             asyncio.create_task(restart_when_unhealthy(self._engine, self._worker), name="engine recycler"),
             asyncio.create_task(self._backfill.keep_saving(), name="cursors"),
             asyncio.create_task(self._retention.keep(), name="retention"),
-            asyncio.create_task(self._notifier.keep_updated(self._standing, self._arrived), name="notifier"),
+            asyncio.create_task(self._notifier.keep_updated(self._status_line, self._all_reached), name="notifier"),
         ]
         for task in background:
             task.add_done_callback(_ended)
-        adapters = [asyncio.create_task(self._connect(adapter)) for adapter in self._watched.values()]
+        adapters = [asyncio.create_task(self._connect(adapter)) for adapter in self._instrumented.values()]
         served = asyncio.create_task(_all(adapters), name="adapters")
         tasks = [worker, queue_status, stopping, served, *background]
         try:
@@ -226,11 +226,11 @@ class Service:
         except StorageError as error:
             log.error("It could not be stored that this run ended in order: %s", error)
 
-    def _arrived(self) -> bool:
+    def _all_reached(self) -> bool:
         """Whether each platform has connected once or was refused."""
         return self._adapters.keys() <= self._core.connected | self._refused.keys()
 
-    def _standing(self) -> str:
+    def _status_line(self) -> str:
         """The status line for systemd: 'phi-4 loaded · 2 waiting; discord: reached; slack: not yet reached'."""
         model, line = self._worker.loader.name, self._core.presence()
         if model and line.startswith(model):
@@ -245,7 +245,7 @@ class Service:
     async def _until_stopped(self) -> None:
         await self._stopping.wait()
 
-    async def _look_at_hardware(self) -> None:
+    async def _probe_hardware(self) -> None:
         """Probe the hardware once the model is loaded and the worker is idle, since it costs seconds of CPU time."""
         loaded = await self._worker.wait_until_idle()
         await self._installed_models.look(loaded.weights_mb + loaded.kv_cache_mb)

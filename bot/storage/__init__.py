@@ -7,15 +7,15 @@ from bot.storage.inbox import Inbox
 from bot.storage.lock import is_held
 from bot.storage.open_storage import Storage
 from bot.storage.outbox import Outbox
-from bot.storage.readonly import Examination, examine_database
+from bot.storage.readonly import Inspection, inspect_database
 from bot.storage.row_types import NewTurn, StoredReply, StoredRequest, StoredTurn
 
 __all__ = [
     "Cursor",
     "Cursors",
-    "Examination",
     "History",
     "Inbox",
+    "Inspection",
     "NewTurn",
     "Outbox",
     "Storage",
@@ -23,7 +23,7 @@ __all__ = [
     "StoredRequest",
     "StoredTurn",
     "as_turn",
-    "examine_database",
+    "inspect_database",
     "is_held",
     "shield_from_cancellation",
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bot.storage.atomic_file import new_file
 from bot.storage.db_errors import damaged, mapped
-from bot.storage.readonly import database_in, read_only
+from bot.storage.readonly import database_in, read_only_connection
 from bot.types.errors import ConfigError
 
 STEP_PAGES = 1000
@@ -33,7 +33,7 @@ def back_up(directory: Path, target: Path, progress: Progress, *, force: bool = 
         raise ConfigError(f"{target} is the database itself: choose another file.")
     with new_file(target, force=force) as copy:
         with mapped(path):
-            source = read_only(path)
+            source = read_only_connection(path)
         with closing(source), mapped(target):
             _copy(source, copy, progress)
             _check(path, copy)

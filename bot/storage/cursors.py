@@ -26,11 +26,11 @@ class Cursors:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def save(self, heard: Sequence[Cursor]) -> None:
+    async def save(self, moved: Sequence[Cursor]) -> None:
         """Advance these cursors; keeps stored ones that are newer."""
 
         def save(connection: Connection) -> None:
-            for cursor in heard:
+            for cursor in moved:
                 row = insert(cursors).values(**asdict(cursor.key), message_id=cursor.message_id, sent_at=cursor.sent_at)
                 newer = {"message_id": row.excluded.message_id, "sent_at": row.excluded.sent_at}
                 connection.execute(

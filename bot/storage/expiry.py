@@ -52,7 +52,7 @@ class Expiry:
 INCREMENTAL = 2
 """Value of auto_vacuum for a file that supports incremental vacuum."""
 
-_OWED = (RequestStatus.WAITING, RequestStatus.RUNNING)
+_PENDING = (RequestStatus.WAITING, RequestStatus.RUNNING)
 
 
 def _trim(connection: Connection) -> bool:
@@ -69,7 +69,7 @@ def _turns(connection: Connection, before: float) -> int:
     asked = exists().where(
         *(requests.c[name] == turns.c[name] for name in KEY),
         requests.c.message_id == turns.c.message_id,
-        requests.c.status.in_(_OWED),
+        requests.c.status.in_(_PENDING),
     )
     old = select(turns.c.id).where(turns.c.sent_at < before, ~asked).limit(STEP_ROWS)
     return connection.execute(delete(turns).where(turns.c.id.in_(old))).rowcount
@@ -78,10 +78,12 @@ def _turns(connection: Connection, before: float) -> int:
 def _requests(connection: Connection, before: float) -> int:
     """Delete ended requests with their parts and ratings."""
     unseen = exists().where(outbox.c.request_id == requests.c.request_id, outbox.c.state == "ready")
-    kept = exists().where(turns.c.request_id == requests.c.request_id)
+    has_turns = exists().where(turns.c.request_id == requests.c.request_id)
     old = requests.c.finished_at < before
     found = connection.execute(
-        select(requests.c.request_id).where(and_(old, requests.c.status.not_in(_OWED), ~unseen, ~kept)).limit(STEP_ROWS)
+        select(requests.c.request_id)
+        .where(and_(old, requests.c.status.not_in(_PENDING), ~unseen, ~has_turns))
+        .limit(STEP_ROWS)
     )
     ids = list(found.scalars())
     parts = select(outbox.c.reply_id).where(outbox.c.request_id.in_(ids))

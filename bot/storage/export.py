@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, exists, false, or_, select, true, tuple_
 
-from bot.storage.readonly import looking
+from bot.storage.readonly import open_read_only
 from bot.storage.tables import KEY, cursors, inbox, outbox, ratings, requests, settings, turns
 from bot.types.messages import Role
 
@@ -31,7 +31,7 @@ _RECORDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ExportFilter:
     """Selects records.
 
     places: prefixes of conversation keys (platform, workspace, channel, thread); none selects all. person: platform and
@@ -42,11 +42,11 @@ class Wanted:
     person: tuple[str, str] | None = None
 
 
-def records(directory: Path, wanted: Wanted) -> Iterator[dict[str, Any]]:  # Any: what JSON takes
+def records(directory: Path, filter_: ExportFilter) -> Iterator[dict[str, Any]]:  # Any: what JSON takes
     """Yield the selected records, table by table. Raises ConfigError if there is no usable database, StorageError."""
-    with looking(directory) as connection:
+    with open_read_only(directory) as connection:
         for name, table in _RECORDS.items():
-            for row in _rows(connection, table, and_(_in_places(table, wanted), _of_person(table, wanted))):
+            for row in _rows(connection, table, and_(_in_places(table, filter_), _of_person(table, filter_))):
                 yield {"record": name, **row}
 
 
@@ -63,31 +63,31 @@ def _rows(connection: Connection, table: Table, which: ColumnElement[bool]) -> I
         after = tuple_(*place) > tuple_(*(found[-1][column.name] for column in place))
 
 
-def _in_places(table: Table, wanted: Wanted) -> ColumnElement[bool]:
-    if not wanted.places:
+def _in_places(table: Table, filter_: ExportFilter) -> ColumnElement[bool]:
+    if not filter_.places:
         return true()
     if table is ratings:
-        return ratings.c.reply_id.in_(select(outbox.c.reply_id).where(_in_places(outbox, wanted)))
+        return ratings.c.reply_id.in_(select(outbox.c.reply_id).where(_in_places(outbox, filter_)))
     return or_(
-        *(and_(*(table.c[name] == value for name, value in zip(KEY, place, strict=False))) for place in wanted.places)
+        *(and_(*(table.c[name] == value for name, value in zip(KEY, place, strict=False))) for place in filter_.places)
     )
 
 
-def _of_person(table: Table, wanted: Wanted) -> ColumnElement[bool]:
-    if wanted.person is None:
+def _of_person(table: Table, filter_: ExportFilter) -> ColumnElement[bool]:
+    if filter_.person is None:
         return true()
-    platform, person = wanted.person
-    said = turns.alias("said")
-    theirs = and_(said.c.platform == platform, said.c.author_id == person, said.c.role == Role.USER)
+    platform, person = filter_.person
+    message = turns.alias("message")
+    theirs = and_(message.c.platform == platform, message.c.author_id == person, message.c.role == Role.USER)
     asked = select(requests.c.request_id).where(requests.c.platform == platform, requests.c.author_id == person)
     if table is turns:
         mine = and_(turns.c.platform == platform, turns.c.author_id == person)
-        return or_(mine, exists().where(theirs, _same(turns, said)), turns.c.request_id.in_(asked))
+        return or_(mine, exists().where(theirs, _same_message(turns, message)), turns.c.request_id.in_(asked))
     if table is requests:
         mine = and_(requests.c.platform == platform, requests.c.author_id == person)
-        return or_(mine, exists().where(theirs, _same(requests, said)))
+        return or_(mine, exists().where(theirs, _same_message(requests, message)))
     if table is outbox:
-        return outbox.c.request_id.in_(select(requests.c.request_id).where(_of_person(requests, wanted)))
+        return outbox.c.request_id.in_(select(requests.c.request_id).where(_of_person(requests, filter_)))
     if table is ratings:
         there = select(outbox.c.reply_id).where(outbox.c.platform == platform)
         return and_(ratings.c.actor_id == person, ratings.c.reply_id.in_(there))
@@ -95,19 +95,19 @@ def _of_person(table: Table, wanted: Wanted) -> ColumnElement[bool]:
         return and_(
             inbox.c.platform == platform,
             or_(
-                exists().where(theirs, *_heard(said)),
-                exists().where(requests.c.author_id == person, *_heard(requests)),
+                exists().where(theirs, *_is_event_of(message)),
+                exists().where(requests.c.author_id == person, *_is_event_of(requests)),
             ),
         )
     return false()
 
 
-def _same(table: Table, said: Any) -> ColumnElement[bool]:  # Any: an alias is no Table
+def _same_message(table: Table, message: Any) -> ColumnElement[bool]:  # Any: an alias is no Table
     """The rows have the same message in the same conversation."""
-    return and_(*(table.c[name] == said.c[name] for name in (*KEY, "message_id")))
+    return and_(*(table.c[name] == message.c[name] for name in (*KEY, "message_id")))
 
 
-def _heard(table: Any) -> list[ColumnElement[bool]]:
+def _is_event_of(table: Any) -> list[ColumnElement[bool]]:
     """The event is a message of this table."""
     names = ("platform", "workspace", "channel")
     return [*(table.c[name] == inbox.c[name] for name in names), table.c.message_id == inbox.c.identity]

@@ -128,7 +128,7 @@ class History:
             undone = and_(mine, _place >= tuple_(last["sent_at"], last["id"]))
             ids = set(connection.execute(select(turns.c.message_id).where(undone)).scalars())
             connection.execute(delete(turns).where(undone))
-            blank(connection, and_(of_key(requests, key), requests.c.message_id.in_(ids)), owed=False)
+            blank(connection, and_(of_key(requests, key), requests.c.message_id.in_(ids)), pending=False)
             return _stored_turn(last)
 
         last = await self._database.write(undo)
@@ -176,10 +176,10 @@ class History:
 
     async def following(self, key: ConversationKey) -> bool:
         """Whether this conversation has stored turns or requests."""
-        said = select(turns.c.id).where(of_key(turns, key)).exists()
+        turn = select(turns.c.id).where(of_key(turns, key)).exists()
         asked = select(requests.c.id).where(of_key(requests, key)).exists()
         return await self._database.read(
-            lambda connection: bool(connection.execute(select(or_(said, asked))).scalar_one())
+            lambda connection: bool(connection.execute(select(or_(turn, asked))).scalar_one())
         )
 
     async def _changed(self, statement: Insert | Update | Delete) -> int:
@@ -241,12 +241,12 @@ def put_answer(connection: Connection, request_id: str, text: str) -> None:
     )
 
 
-def _said(key: ConversationKey, message_id: str) -> ColumnElement[bool]:
+def _is_question(key: ConversationKey, message_id: str) -> ColumnElement[bool]:
     return and_(of_key(turns, key), turns.c.message_id == message_id, turns.c.role == Role.USER)
 
 
 def _turn(connection: Connection, key: ConversationKey, message_id: str) -> RowMapping | None:
-    found = connection.execute(select(turns).where(_said(key, message_id)))
+    found = connection.execute(select(turns).where(_is_question(key, message_id)))
     return found.mappings().one_or_none()
 
 

@@ -11,7 +11,7 @@ from bot.storage.database import Database
 from bot.storage.db_errors import mapped
 from bot.storage.expiry import INCREMENTAL
 from bot.storage.lock import StateLock
-from bot.storage.readonly import database_in, looking
+from bot.storage.readonly import database_in, open_read_only
 from bot.storage.schema_version import newest, version_of
 
 
@@ -32,7 +32,7 @@ async def upgrade(directory: Path, progress: Progress) -> Upgrade:
     path = database_in(directory)
     lock = StateLock(directory)
     try:
-        with looking(directory) as connection:
+        with open_read_only(directory) as connection:
             before = version_of(connection, path)
             packed = connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() == INCREMENTAL
         if before == newest() and packed:

@@ -170,19 +170,19 @@ def put_final(connection: Connection, replies: Sequence[Reply]) -> None:
         )
 
 
-def blank(connection: Connection, which: ColumnElement[bool], *, owed: bool = True) -> int:
+def blank(connection: Connection, which: ColumnElement[bool], *, pending: bool = True) -> int:
     """Remove text and names from the selected requests and their parts, inside a transaction.
 
-    owed: also drop pending final texts; otherwise these keep their text until they are delivered. Returns the number of
-    requests.
+    pending: also drop pending final texts; otherwise these keep their text until they are delivered. Returns the number
+    of requests.
     """
     theirs = outbox.c.request_id.in_(select(requests.c.request_id).where(which))
     ready = outbox.c.state == "ready"
-    if owed:
+    if pending:
         connection.execute(
             update(outbox).where(theirs, ready).values(state="dropped", dropped="The conversation was forgotten.")
         )
-    connection.execute(update(outbox).where(theirs, *([] if owed else [~ready])).values(_NO_TEXT))
+    connection.execute(update(outbox).where(theirs, *([] if pending else [~ready])).values(_NO_TEXT))
     blanked = connection.execute(update(requests).where(which).values(author_name="", error="", remark=""))
     return blanked.rowcount
 

@@ -36,7 +36,7 @@ def database_in(directory: Path) -> Path:
     return path
 
 
-def read_only(path: Path, idle: bool = False) -> sqlite3.Connection:
+def read_only_connection(path: Path, idle: bool = False) -> sqlite3.Connection:
     """Open a read-only sqlite3 connection. `idle`: no process has it open, so no -wal file is created."""
     address = f"file:{quote(str(path))}?mode=ro{'&immutable=1' if idle else ''}"
     connection = sqlite3.connect(address, uri=True, timeout=TIMEOUT_S, isolation_level=None, check_same_thread=False)
@@ -45,27 +45,27 @@ def read_only(path: Path, idle: bool = False) -> sqlite3.Connection:
 
 
 @contextmanager
-def looking(directory: Path) -> Iterator[Connection]:
+def open_read_only(directory: Path) -> Iterator[Connection]:
     """Open a read-only connection; each statement reads a new snapshot, once all rows of the previous one are fetched.
 
     Raises ConfigError if there is no database or its version is unknown, StorageError if it cannot be read.
     """
     path = database_in(directory)
-    with mapped(path), opened(path) as connection:
+    with mapped(path), open_any_version(path) as connection:
         version_of(connection, path)
         yield connection
 
 
 @contextmanager
-def opened(path: Path, idle: bool = False) -> Iterator[Connection]:
-    """Same as read_only, as an SQLAlchemy connection; accepts any schema version."""
-    creator = partial(read_only, path, idle)
+def open_any_version(path: Path, idle: bool = False) -> Iterator[Connection]:
+    """Same as read_only_connection, as an SQLAlchemy connection; accepts any schema version."""
+    creator = partial(read_only_connection, path, idle)
     with create_engine("sqlite://", creator=creator, poolclass=NullPool, hide_parameters=True).connect() as connection:
         yield connection
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
+class Inspection:
     """verdict: 'ok', or the damage that SQLite reports. mismatch: error of the schema version, '' if there is none.
     newest: the schema is of the newest version. bytes, free: size of the file and its unused part."""
 
@@ -76,7 +76,7 @@ class Examination:
     free: int
 
 
-def examine_database(directory: Path) -> Examination | None:
+def inspect_database(directory: Path) -> Inspection | None:
     """Inspect the database in `directory`; None if there is none. Reads all of it. Raises ConfigError, StorageError."""
     path = directory / NAME
     check_database_files(path)
@@ -85,7 +85,7 @@ def examine_database(directory: Path) -> Examination | None:
             return None
         # SQLite creates -wal and -shm files even for a read-only connection, unless they exist or immutable=1 is set.
         idle = not path.with_name(f"{path.name}-wal").exists()
-        with opened(path, idle) as connection:
+        with open_any_version(path, idle) as connection:
             verdict = str(_value(connection, "PRAGMA quick_check(1)"))
             page, free = int(_value(connection, "PRAGMA page_size")), int(_value(connection, "PRAGMA freelist_count"))
             up_to_date, mismatch = False, ""
@@ -94,7 +94,7 @@ def examine_database(directory: Path) -> Examination | None:
                     up_to_date = version_of(connection, path) == newest()
                 except StateFromElsewhere as error:
                     mismatch = str(error)
-        return Examination(verdict, mismatch, up_to_date, path.stat().st_size, page * free)
+        return Inspection(verdict, mismatch, up_to_date, path.stat().st_size, page * free)
 
 
 def _value(connection: Connection, statement: str) -> int | str:

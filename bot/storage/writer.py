@@ -77,8 +77,8 @@ class Writer:
                 if self._closed:
                     outcomes: Sequence[Any] = [closed(self._path)] * len(batch)
                 else:
-                    outcomes = [self._alone(batch[0])] if batch[0].alone else self._together(batch)
-                _tell(batch, outcomes)
+                    outcomes = [self._run_alone(batch[0])] if batch[0].alone else self._run_group(batch)
+                _resolve(batch, outcomes)
 
     def _next(self) -> list[list[_Job]]:
         """Take the writes of the next transaction and one `alone` write after it, as far as any wait."""
@@ -92,14 +92,14 @@ class Writer:
             self._busy = bool(batches)
             return batches
 
-    def _together(self, batch: Sequence[_Job]) -> Sequence[Any]:
+    def _run_group(self, batch: Sequence[_Job]) -> Sequence[Any]:
         try:
             with mapped(self._path), self._engine.begin() as connection:
-                return [self._one(connection, job) for job in batch]
+                return [self._run_in_savepoint(connection, job) for job in batch]
         except Exception as error:  # the whole transaction failed
             return [error] * len(batch)
 
-    def _one(self, connection: Connection, job: _Job) -> Any:
+    def _run_in_savepoint(self, connection: Connection, job: _Job) -> Any:
         savepoint = connection.begin_nested()
         try:
             with mapped(self._path):
@@ -112,7 +112,7 @@ class Writer:
         savepoint.commit()
         return result
 
-    def _alone(self, job: _Job) -> Any:
+    def _run_alone(self, job: _Job) -> Any:
         try:
             with mapped(self._path), self._bare.connect() as connection:
                 return job.work(connection)
@@ -124,10 +124,10 @@ def _in_transaction(connection: Connection) -> bool:
     return bool(getattr(connection.connection.dbapi_connection, "in_transaction", False))
 
 
-def _tell(batch: Sequence[_Job], outcomes: Sequence[Any]) -> None:
+def _resolve(batch: Sequence[_Job], outcomes: Sequence[Any]) -> None:
     """Resolve the futures of a batch with one call into the event loop."""
 
-    def give() -> None:
+    def resolve() -> None:
         for job, outcome in zip(batch, outcomes, strict=True):
             if job.done.done():
                 continue  # the caller was cancelled
@@ -139,4 +139,4 @@ def _tell(batch: Sequence[_Job], outcomes: Sequence[Any]) -> None:
                 job.done.set_result(outcome)
 
     with suppress(RuntimeError):  # the loop is closed
-        batch[0].done.get_loop().call_soon_threadsafe(give)
+        batch[0].done.get_loop().call_soon_threadsafe(resolve)

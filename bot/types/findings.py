@@ -38,7 +38,7 @@ def wrong(check: str, found: str, fix: str = "") -> Finding:
     return Finding(check, State.WRONG, found, fix)
 
 
-def told(check: str, state: State, sentence: str) -> Finding:
+def from_error(check: str, state: State, sentence: str) -> Finding:
     """Split the sentence of an InhouseError, 'what happened: what to do' or 'what happened; what to do'."""
     sentence = " ".join(sentence.split())
     found, mark, fix = sentence.rpartition("; ") if "; " in sentence else sentence.partition(": ")

@@ -36,13 +36,13 @@ HEADERS = {
     "Server": "Inhouse",
 }
 
-NOT_OURS = "This is only served to this machine, under the names localhost, 127.0.0.1 and [::1].\n"
-ELSEWHERE = "Another page's request is not answered.\n"
+LOOPBACK_ONLY = "This is only served to this machine, under the names localhost, 127.0.0.1 and [::1].\n"
+CROSS_SITE = "Another page's request is not answered.\n"
 NO_HOST = "The Host header is missing, doubled or malformed.\n"
 NO_FORM = "This is not a form that can be read.\n"
-LATE = f"The body did not come within {BODY_S:.0f} s.\n"
+TIMED_OUT = f"The body did not come within {BODY_S:.0f} s.\n"
 NO_TOKEN = "This needs the token of INHOUSE_HTTP_TOKEN: send 'Authorization: Bearer ...'.\n"
-WRONG = "That is not the token. It is what INHOUSE_HTTP_TOKEN is set to where Inhouse runs."
+WRONG_TOKEN = "That is not the token. It is what INHOUSE_HTTP_TOKEN is set to where Inhouse runs."
 
 
 class Auth:
@@ -51,7 +51,7 @@ class Auth:
     def __init__(self, token: str, pages: Path) -> None:
         self._token = token.encode()
         self._cookie = hmac.digest(self._token, b"inhouse status page", hashlib.sha256).hex()
-        self._guesses = LoginThrottle()
+        self._throttle = LoginThrottle()
         self._form = (pages / "login.html").read_text("utf-8")
 
     @web.middleware
@@ -63,17 +63,17 @@ class Auth:
         except ValueError:
             return web.Response(status=400, text=NO_HOST)
         if not self._token and not is_loopback(host):
-            return web.Response(status=403, text=NOT_OURS)
-        if _from_elsewhere(request):
-            return web.Response(status=403, text=ELSEWHERE)
+            return web.Response(status=403, text=LOOPBACK_ONLY)
+        if _is_cross_site(request):
+            return web.Response(status=403, text=CROSS_SITE)
         if not self._token or request.path in OPEN:
             return await handler(request)
         if request.path == "/" and "token" in request.query:
-            return await self._let_in(request, request.query["token"])
-        if await self._knows(request):
+            return await self._log_in(request, request.query["token"])
+        if await self._is_authorised(request):
             return await handler(request)
         if request.path == "/":
-            return self._ask()
+            return self._login_form()
         return web.Response(status=401, text=NO_TOKEN, headers={"WWW-Authenticate": 'Bearer realm="Inhouse"'})
 
     async def login(self, request: web.Request) -> web.Response:
@@ -82,16 +82,16 @@ class Auth:
             async with asyncio.timeout(BODY_S):
                 given = (await request.post()).get("token", "")
         except TimeoutError:
-            return web.Response(status=408, text=LATE)
+            return web.Response(status=408, text=TIMED_OUT)
         except web.HTTPException:
             raise
         except Exception:  # aiohttp raises many types for a malformed multipart body, charset or encoding
             return web.Response(status=400, text=NO_FORM)
-        return await self._let_in(request, given.strip() if isinstance(given, str) else "")
+        return await self._log_in(request, given.strip() if isinstance(given, str) else "")
 
-    async def _let_in(self, request: web.Request, given: str) -> web.Response:
+    async def _log_in(self, request: web.Request, given: str) -> web.Response:
         if not self._token or not await self._is_token(request, given):
-            return self._ask(WRONG)
+            return self._login_form(WRONG_TOKEN)
         response = web.Response(status=303, headers={"Location": "./"})
         https = request.headers.get("X-Forwarded-Proto", request.scheme) == "https"  # set by a reverse proxy
         response.set_cookie(
@@ -99,11 +99,11 @@ class Auth:
         )
         return response
 
-    def _ask(self, problem: str = "") -> web.Response:
+    def _login_form(self, problem: str = "") -> web.Response:
         text = self._form.replace("{problem}", html.escape(problem)).replace("{hidden}", "" if problem else "hidden")
         return web.Response(status=401, text=text, content_type="text/html")
 
-    async def _knows(self, request: web.Request) -> bool:
+    async def _is_authorised(self, request: web.Request) -> bool:
         if hmac.compare_digest(request.cookies.get(COOKIE, "").encode("utf-8", "replace"), self._cookie.encode()):
             return True
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
@@ -113,10 +113,10 @@ class Auth:
         if not given:
             return False
         network = network_of(request.remote or "")
-        await self._guesses.wait(network)
+        await self._throttle.wait(network)
         right = hmac.compare_digest(given.encode("utf-8", "replace"), self._token)
         if not right:
-            self._guesses.wrong(network)
+            self._throttle.wrong(network)
         return right
 
 
@@ -125,7 +125,7 @@ async def with_headers(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(HEADERS)
 
 
-def _from_elsewhere(request: web.Request) -> bool:
+def _is_cross_site(request: web.Request) -> bool:
     """Whether a page of another site sends this request; a user who follows a link from there is allowed."""
     site, mode = request.headers.get("Sec-Fetch-Site", "none"), request.headers.get("Sec-Fetch-Mode", "")
     return site not in ("none", "same-origin") and mode != "navigate"

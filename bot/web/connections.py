@@ -46,7 +46,7 @@ class Connections:
         self._listeners: list[socket.socket] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._connections: list[_Connection] = []  # oldest first
-        self._kept: set[asyncio.BaseTransport | None] = set()
+        self._exempt: set[asyncio.BaseTransport | None] = set()
         self._admitting = asyncio.Lock()  # 'localhost' has two listening sockets, IPv4 and IPv6
         self._warned_at = float("-inf")
 
@@ -93,13 +93,13 @@ class Connections:
             connection.transport.abort()
 
     @contextmanager
-    def kept(self, transport: asyncio.BaseTransport | None) -> Iterator[None]:
+    def exempt(self, transport: asyncio.BaseTransport | None) -> Iterator[None]:
         """Exempt a connection from being replaced by new ones. The caller must limit the number of these."""
-        self._kept.add(transport)
+        self._exempt.add(transport)
         try:
             yield
         finally:
-            self._kept.discard(transport)
+            self._exempt.discard(transport)
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -110,7 +110,7 @@ class Connections:
                 continue
             except OSError as error:  # out of descriptors or memory
                 self._warn("The status page cannot accept a connection (%s); it tries again", error.strerror)
-                self._drop(self._next_to_go())
+                self._drop(self._eviction_candidate())
                 await asyncio.sleep(RETRY_S)
                 continue
             if not peer:  # macOS: it was reset before it was accepted
@@ -141,14 +141,14 @@ class Connections:
         # The kernel assigns the lowest free descriptor, so its number approximates how many are in use.
         if accepted.fileno() >= limit - min(RESERVE, limit / 4):
             self._warn("The process has few file descriptors left (it may open %.0f); the status page refuses", limit)
-            oldest = self._next_to_go()
+            oldest = self._eviction_candidate()
             if oldest is None or loop.time() < oldest.since + GRACE_S:
                 return False
             self._drop(oldest)
             return True
         while len(self._open()) >= LIMIT:
             self._warn("The status page has %d connections, the most that it serves; it closes the oldest", LIMIT)
-            oldest = self._next_to_go()
+            oldest = self._eviction_candidate()
             wait_s = oldest.since + GRACE_S - loop.time() if oldest else GRACE_S
             if wait_s <= 0:
                 self._drop(oldest)
@@ -160,11 +160,11 @@ class Connections:
         self._connections = [each for each in self._connections if each.socket.fileno() >= 0]
         return self._connections
 
-    def _next_to_go(self) -> _Connection | None:
+    def _eviction_candidate(self) -> _Connection | None:
         """The oldest connection of the network with the most connections, exempt ones aside."""
-        able = [each for each in self._open() if each.transport not in self._kept]
-        counts = Counter(each.network for each in able)
-        return max(able, key=lambda each: counts[each.network], default=None)
+        candidates = [each for each in self._open() if each.transport not in self._exempt]
+        counts = Counter(each.network for each in candidates)
+        return max(candidates, key=lambda each: counts[each.network], default=None)
 
     @staticmethod
     def _drop(connection: _Connection | None) -> None:

@@ -25,8 +25,8 @@ Part = dict[str, object]
 class Status:
     """Reads the state of the service at each call."""
 
-    def __init__(self, live_state: LiveState, sampler: Sampler, troubles: RecentErrors, version: str) -> None:
-        self._live_state, self._sampler, self._troubles, self._version = live_state, sampler, troubles, version
+    def __init__(self, live_state: LiveState, sampler: Sampler, errors: RecentErrors, version: str) -> None:
+        self._live_state, self._sampler, self._errors, self._version = live_state, sampler, errors, version
         self._process = psutil.Process()
         self.began = time.time()
         """Start of the service, Unix seconds."""
@@ -51,7 +51,7 @@ class Status:
                 "queue": self._queue(),
                 "totals": self._totals(),
                 "platforms": list(map(self._platform, self._live_state.adapters)),
-                "troubles": self._troubles.last(),
+                "troubles": self._errors.last(),
             }
         )
 

@@ -51,7 +51,7 @@ class Sampler:
         """The engine's latest statistics; None while it does not run."""
         self._ended = False  # the last request found no engine process although a model is loaded
         self._asked_at: float | None = None  # start of the pending request, monotonic clock
-        self._asking: asyncio.Task[None] | None = None
+        self._fetching: asyncio.Task[None] | None = None
         self._lag_s = 0.0
         self._seen = float("-inf")  # monotonic time of the newest delay that a sample includes
         self._next = asyncio.Event()
@@ -66,7 +66,7 @@ class Sampler:
 
     async def close(self) -> None:
         """Stop the background tasks and wake all callers of `next`."""
-        tasks = [*self._tasks, *filter(None, [self._asking])]
+        tasks = [*self._tasks, *filter(None, [self._fetching])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -84,13 +84,13 @@ class Sampler:
         """Wait until the next sample is taken."""
         await self._next.wait()
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Refresh the engine's statistics; waits at most ANSWER_S for them."""
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask(), name="engine stats")
-        await asyncio.wait([self._asking], timeout=ANSWER_S)
+        if self._fetching is None or self._fetching.done():
+            self._fetching = asyncio.create_task(self._fetch_stats(), name="engine stats")
+        await asyncio.wait([self._fetching], timeout=ANSWER_S)
 
-    async def _ask(self) -> None:
+    async def _fetch_stats(self) -> None:
         loaded = self._live_state.worker.loader.loaded
         if loaded is None:
             self.stats, self._ended = None, False
@@ -107,7 +107,7 @@ class Sampler:
         while True:
             began = time.monotonic()
             try:
-                await self.look()
+                await self.refresh()
                 self.samples.append(self._sample())
             except Exception:  # must not end the service; the page itself shows when updates stop
                 log.exception("The status page could not be brought up to date and stands still")

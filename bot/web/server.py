@@ -50,11 +50,11 @@ class WebServer:
         settings = live_state.current.settings
         self.live_state = live_state
         self._address, token = settings.http, settings.http_token
-        self._troubles = RecentErrors(secrets(settings))
+        self._recent_errors = RecentErrors(secrets(settings))
         self.sampler = Sampler(live_state, TICK_S)
-        self.status = Status(live_state, self.sampler, self._troubles, version())
+        self.status = Status(live_state, self.sampler, self._recent_errors, version())
         self.stream = Stream(self.status, self.sampler)
-        self._guard = Auth(token.get_secret_value() if token else "", PAGES)
+        self._auth = Auth(token.get_secret_value() if token else "", PAGES)
         self._registry = live_state.metrics.registry
         self._collector = LiveCollector(live_state, self.sampler, version())
         self._runner: web.AppRunner | None = None
@@ -78,7 +78,7 @@ class WebServer:
         await self._runner.cleanup()
         self._connections.abort()
         self._registry.unregister(self._collector)
-        self._troubles.close()
+        self._recent_errors.close()
 
     async def _open(self, address: Address) -> None:
         runner = web.AppRunner(
@@ -104,12 +104,12 @@ class WebServer:
         self._runner, self._connections = runner, connections
         self.url = f"http://{Address(address.host, port)}/"
         self._registry.register(self._collector)
-        self._troubles.open()
+        self._recent_errors.open()
         self.sampler.open()
         log.info("The status page is at %s", self.url)
 
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[self._guard.middleware], client_max_size=LONGEST_BODY)
+        application = web.Application(middlewares=[self._auth.middleware], client_max_size=LONGEST_BODY)
         application.on_response_prepare.append(with_headers)
         router = application.router
         router.add_get("/healthz", self._healthz)
@@ -119,12 +119,12 @@ class WebServer:
         for name in FILES:
             router.add_get(f"/{name}", _file(name))
         router.add_get("/events", self._events, allow_head=False)
-        router.add_post("/login", self._guard.login)
+        router.add_post("/login", self._auth.login)
         return application
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         assert self._connections is not None
-        with self._connections.kept(request.transport):
+        with self._connections.exempt(request.transport):
             return await self.stream.serve(request)
 
     async def _healthz(self, _: web.Request) -> web.Response:
@@ -132,7 +132,7 @@ class WebServer:
         return web.Response(text="alive\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        await self.sampler.look()
+        await self.sampler.refresh()
         unready = self.live_state.unready(self.sampler.engine_trouble)
         return web.Response(status=503 if unready else 200, text=f"not ready: {unready}\n" if unready else "ready\n")
 

@@ -4,9 +4,9 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 
-from bot.doctor.check_runner import Check, Findings, Section, blocking, examine
+from bot.doctor.check_runner import Check, Findings, Section, blocking, run_checks
 from bot.types.errors import ModelError
-from bot.types.findings import Finding, State, ok, told, warning
+from bot.types.findings import Finding, State, from_error, ok, warning
 
 
 def finds(*findings: Finding) -> Callable[[], Findings]:
@@ -20,7 +20,7 @@ def finds(*findings: Finding) -> Callable[[], Findings]:
 async def made(*sections: Section, told: list[list[str]] | None = None) -> list[tuple[str, list[Finding]]]:
     waits: list[list[str]] = [] if told is None else told
     async with asyncio.timeout(10):
-        return [each async for each in examine(sections, lambda names: waits.append(list(names)))]
+        return [each async for each in run_checks(sections, lambda names: waits.append(list(names)))]
 
 
 async def test_sections_come_in_order_however_long_each_takes() -> None:
@@ -97,7 +97,7 @@ async def test_closing_the_iterator_ends_the_checks() -> None:
         finally:
             ended.set()
 
-    stream = examine(
+    stream = run_checks(
         [Section("one", [Check("first", finds())]), Section("two", [Check("waits", waits)])], lambda _: None
     )
     async with asyncio.timeout(10):
@@ -107,8 +107,8 @@ async def test_closing_the_iterator_ends_the_checks() -> None:
 
 
 def test_a_sentence_is_taken_apart_into_what_and_fix() -> None:
-    assert told("x", State.WRONG, "A is 'b; c'; it must be d") == Finding(
+    assert from_error("x", State.WRONG, "A is 'b; c'; it must be d") == Finding(
         "x", State.WRONG, "A is 'b; c'", "It must be d."
     )
-    assert told("x", State.OK, "See https://a.b/c: do it.").fix == "Do it."
-    assert told("x", State.OK, "Just\n  this.") == ok("x", "Just this.")
+    assert from_error("x", State.OK, "See https://a.b/c: do it.").fix == "Do it."
+    assert from_error("x", State.OK, "Just\n  this.") == ok("x", "Just this.")

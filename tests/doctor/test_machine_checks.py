@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bot.doctor import machine_checks
-from bot.doctor.machine_checks import Card, TorchProbeCache, graphics, judged
-from bot.doctor.torch_probe import Torch, ask
+from bot.doctor.machine_checks import Card, TorchProbeCache, gpu, gpu_findings
+from bot.doctor.torch_probe import Torch, run_probe
 from bot.models.hardware import Hardware
 from bot.types.findings import State
 from tests.support.builders.findings import about, complete, gathered, states
@@ -62,7 +62,7 @@ UNDRIVEN = Card(card=True, driver=False, device=False, uvm=False)
 def test_torch_driver_and_gpu_have_to_go_together(
     torch: Torch, card: Card, device: str, state: State, found: str, fix: str
 ) -> None:
-    findings = list(judged(torch, card, device))
+    findings = list(gpu_findings(torch, card, device))
     gpu = about(findings, "GPU")
     assert (gpu.state, found in gpu.found, fix in gpu.fix) == (state, True, True), gpu
     assert complete(findings)
@@ -70,14 +70,14 @@ def test_torch_driver_and_gpu_have_to_go_together(
 
 def test_a_missing_uvm_device_is_told_where_a_gpu_is() -> None:
     bare = replace(THERE, uvm=False)
-    found = about(judged(CUDA, bare, "auto"), "GPU memory")
+    found = about(gpu_findings(CUDA, bare, "auto"), "GPU memory")
     assert (found.state, "modprobe nvidia-uvm" in found.fix) == (State.WARNING, True)
-    assert "GPU memory" not in states(judged(CUDA, THERE, "auto"))
-    assert "GPU memory" not in states(judged(CUDA, bare, "cpu"))
+    assert "GPU memory" not in states(gpu_findings(CUDA, THERE, "auto"))
+    assert "GPU memory" not in states(gpu_findings(CUDA, bare, "cpu"))
 
 
 def test_a_torch_that_cannot_be_loaded_is_wrong() -> None:
-    (found,) = judged(Torch(trouble="ImportError: libtorch.so"), NONE, "auto")
+    (found,) = gpu_findings(Torch(trouble="ImportError: libtorch.so"), NONE, "auto")
     assert (found.check, found.state) == ("torch", State.WRONG)
     assert "libtorch.so" in found.found
 
@@ -107,7 +107,7 @@ async def test_the_real_torch_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp
     async def counted() -> Torch:
         nonlocal asked
         asked += 1
-        return await ask()
+        return await run_probe()
 
     looked = TorchProbeCache(counted)
     first = await looked.torch()
@@ -116,7 +116,7 @@ async def test_the_real_torch_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp
     assert first.version
     assert first.hardware is not None
     assert first.hardware.device == "cpu"
-    assert states(await gathered(graphics(looked, "auto", tmp_path)))["torch"] is State.OK
+    assert states(await gathered(gpu(looked, "auto", tmp_path)))["torch"] is State.OK
 
 
 async def test_a_torch_that_breaks_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ async def test_a_torch_that_breaks_is_named(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(
         "bot.doctor.torch_probe.child_environment", lambda: {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
     )
-    seen = await ask()
+    seen = await run_probe()
     assert seen.hardware is None
     assert "libcudart.so.13" in seen.trouble
 

@@ -110,7 +110,7 @@ async def test_ready_is_said_once_and_when_every_platform_was_reached(address: s
 
 async def test_ready_does_not_wait_for_a_platform_for_ever(address: str, systemd: Systemd) -> None:
     began = time.monotonic()
-    with patch.object(systemd_notify, "TICK_S", 0.01), patch.object(systemd_notify, "PATIENCE_S", 0.3):
+    with patch.object(systemd_notify, "TICK_S", 0.01), patch.object(systemd_notify, "READY_TIMEOUT_S", 0.3):
         async with telling(Notifier(address), arrived=lambda: False):
             await systemd.hears("READY")
     assert time.monotonic() - began >= 0.3

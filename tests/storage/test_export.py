@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bot.storage import Cursor, Storage, export
-from bot.storage.export import Wanted, records
+from bot.storage.export import ExportFilter, records
 from bot.types.messages import ConversationKey, Person
 from tests.cli.test_cli import ROOT
 from tests.support.builders.cli import Inhouse
@@ -49,7 +49,7 @@ async def talked(home: Path) -> None:
 
 
 def found(home: Path, *places: tuple[str, ...], person: tuple[str, str] | None = None) -> list[dict[str, Any]]:
-    return list(records(home / "state", Wanted(places, person)))
+    return list(records(home / "state", ExportFilter(places, person)))
 
 
 def number(home: Path, *places: tuple[str, ...], person: tuple[str, str] | None = None) -> dict[str, int]:
@@ -105,7 +105,7 @@ def test_pages_give_every_record_once(home: Path, monkeypatch: pytest.MonkeyPatc
 
 async def test_it_works_beside_a_service_that_it_does_not_hold_up(home: Path) -> None:
     storage = await Storage.open(home / "state")
-    reading = records(home / "state", Wanted())
+    reading = records(home / "state", ExportFilter())
     assert next(reading)["record"] == "setting"
     await storage.history.forget(KEY)
     assert await storage.expiry.erase(), "nobody is reading, though not all was read"

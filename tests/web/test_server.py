@@ -129,7 +129,7 @@ async def test_what_breaks_the_samples_is_said_once_and_breaks_nothing_else(
             broken.set()
             raise ZeroDivisionError
 
-        monkeypatch.setattr(site.web.sampler, "look", failing)
+        monkeypatch.setattr(site.web.sampler, "refresh", failing)
         await broken.wait()
         await setup.team.asks("ana", "hello")
         assert await site.get("/healthz") == (200, "alive\n")

@@ -19,7 +19,7 @@ from adapters.discord.request_limits import request_timeout, timeout_trace
 from bot.config.settings import Settings
 from bot.types.commands import COMMANDS
 from bot.types.display_names import one_line
-from bot.types.findings import Finding, State, ok, reason, told, warning, wrong
+from bot.types.findings import Finding, State, from_error, ok, reason, warning, wrong
 
 TIMEOUT_S = 10.0
 LOW_SESSIONS = 100
@@ -75,7 +75,7 @@ def _login_failure(error: Exception, token: str, proxy: str | None) -> Finding:
     """The finding for a failed login."""
     refusal = fatal_error(error)
     if refusal is not None:
-        refused = told("Discord token", State.WRONG, str(refusal))
+        refused = from_error("Discord token", State.WRONG, str(refusal))
         if TOKEN_SHAPE.fullmatch(token):
             return refused
         shape = ", and it does not look like one: a token is three parts with dots between them"

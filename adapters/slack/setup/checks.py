@@ -16,7 +16,7 @@ from adapters.slack.web_client import proxy_for, web_client
 from bot.config.settings import Settings
 from bot.types.display_names import one_line
 from bot.types.errors import AdapterError, FatalAdapterError
-from bot.types.findings import Finding, State, ok, told, warning, wrong
+from bot.types.findings import Finding, State, from_error, ok, warning, wrong
 
 TIMEOUT_S = 10.0
 MANIFEST = "`inhouse slack-manifest` says how to get it."
@@ -103,7 +103,7 @@ def _refusal(name: str, error: AdapterError) -> Finding:
     cause = error.__cause__
     final = error if isinstance(error, FatalAdapterError) else fatal_error(cause) if cause is not None else None
     if final is not None:
-        return told(name, State.WRONG, str(final))
+        return from_error(name, State.WRONG, str(final))
     if isinstance(cause, SlackApiError):
         code = code_of(cause)
         answered = code or f"status {getattr(cause.response, 'status_code', '?')}"

@@ -94,7 +94,7 @@ def _team(setup: ServiceSetup, who: str) -> Team:
 
 async def remember(site: Site) -> None:
     """Fills the sampler with ten minutes of samples of a small team."""
-    await site.web.sampler.look()  # otherwise the page could load before the engine's first numbers
+    await site.web.sampler.refresh()  # otherwise the page could load before the engine's first numbers
     site.web.status.began = time.time() - 19_200
     samples = site.web.sampler.samples
     samples.clear()

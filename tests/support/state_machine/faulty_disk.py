@@ -74,7 +74,7 @@ class Disk:
         """Puts every database of this process on this disk, until the block ends."""
         with ExitStack() as stack:
             stack.enter_context(patch.object(database, "_PRAGMAS", QUICK))
-            stack.enter_context(patch.object(Writer, "_together", self._watched(Writer._together)))
+            stack.enter_context(patch.object(Writer, "_run_group", self._watched(Writer._run_group)))
             stack.enter_context(listening(Engine, "before_cursor_execute", self._statement))
             stack.enter_context(listening(Engine, "commit", self._commit))
             stack.callback(self.heal)

@@ -9,7 +9,7 @@ import logging
 from slack_sdk.web.async_client import AsyncWebClient
 
 from adapters.slack.error_mapping import code_of, mapped_errors
-from adapters.slack.payloads import Raw, body_of, objects_of, text_of
+from adapters.slack.json_fields import Raw, body_of, objects_of, text_of
 from bot.types.errors import AdapterError
 
 log = logging.getLogger(__name__)

@@ -1,13 +1,8 @@
 """Parses Slack's messages, files and interactions; nothing in the JSON is taken for granted."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from slack_sdk.web.async_slack_response import AsyncSlackResponse
-
-Raw = Mapping[str, Any]
-"""A JSON object. Any: JSON."""
+from adapters.slack.json_fields import Raw, object_of, objects_of, text_of
 
 USER_SUBTYPES = ("", "file_share", "thread_broadcast", "me_message", "bot_message")
 """The subtypes of messages that people and bots write; all others announce members, pins and so on."""
@@ -74,29 +69,6 @@ class Interaction:
 def is_private(channel: str) -> bool:
     """Whether a channel is a direct conversation with the bot."""
     return channel.startswith("D")
-
-
-def body_of(answer: AsyncSlackResponse) -> Raw:
-    """The JSON of a Web API answer, an empty object if it is none."""
-    return answer.data if isinstance(answer.data, dict) else {}
-
-
-def text_of(raw: Raw, name: str) -> str:
-    """A string field, '' if there is none."""
-    value = raw.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def object_of(raw: Raw, name: str) -> Raw:
-    """An object field, empty if there is none."""
-    value = raw.get(name)
-    return value if isinstance(value, Mapping) else {}
-
-
-def objects_of(raw: Raw, name: str) -> list[Raw]:
-    """The objects in a list field."""
-    values = raw.get(name)
-    return [value for value in values if isinstance(value, Mapping)] if isinstance(values, list) else []
 
 
 def message_of(raw: Raw, channel: str = "") -> SlackMessage | None:

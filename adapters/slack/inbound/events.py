@@ -4,8 +4,9 @@ A message gives the same event whether it came as `message`, as `app_mention` or
 """
 
 from adapters.slack.bot_identity import PLATFORM, GetIdentity
+from adapters.slack.json_fields import Raw, object_of, text_of
 from adapters.slack.message_text import mentions, plain_text
-from adapters.slack.payloads import Raw, SlackMessage, message_of, object_of, text_of
+from adapters.slack.payloads import SlackMessage, message_of
 from bot.config.settings import Settings
 from bot.types.commands import parse_text
 from bot.types.messages import ConversationKey, IncomingMessage, MessageDeleted, MessageEdited, Person

@@ -13,7 +13,8 @@ from slack_sdk.web.async_client import AsyncWebClient
 from adapters.slack.bot_identity import GetIdentity
 from adapters.slack.error_mapping import mapped_errors
 from adapters.slack.inbound.context_deadline import ContextDeadline
-from adapters.slack.payloads import SlackFile, body_of, file_of, object_of
+from adapters.slack.json_fields import body_of, object_of
+from adapters.slack.payloads import SlackFile, file_of
 from adapters.slack.web_client import proxy_for, session_of
 from bot.platforms.textfiles import MAX_BYTES, MAX_FILES, Files, gathered, read_as_text, refusal
 from bot.types.display_names import as_code

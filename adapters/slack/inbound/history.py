@@ -12,7 +12,8 @@ from slack_sdk.web.async_slack_response import AsyncSlackResponse
 from adapters.slack.error_mapping import mapped_errors
 from adapters.slack.inbound.events import EventTranslator
 from adapters.slack.inbound.message_context import ContextFetcher
-from adapters.slack.payloads import Raw, body_of, is_private, message_of, objects_of, text_of
+from adapters.slack.json_fields import Raw, body_of, objects_of, text_of
+from adapters.slack.payloads import is_private, message_of
 from bot.types.messages import ConversationKey, IncomingMessage
 
 log = logging.getLogger(__name__)

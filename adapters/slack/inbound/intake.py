@@ -14,9 +14,10 @@ from adapters.retries import retried_until_closed
 from adapters.slack.bot_identity import PLATFORM
 from adapters.slack.inbound.events import EventTranslator
 from adapters.slack.inbound.message_context import ContextFetcher
+from adapters.slack.json_fields import Raw, object_of, text_of
 from adapters.slack.outbound.assistant import AssistantView
 from adapters.slack.outbound.posting import Posting
-from adapters.slack.payloads import Raw, SlackMessage, is_private, message_of, object_of, text_of
+from adapters.slack.payloads import SlackMessage, is_private, message_of
 from bot.platforms.adapter import Core
 from bot.types.errors import AdapterError, StorageError
 from bot.types.messages import IncomingCommand, IncomingMessage, Notice, Refused

@@ -18,8 +18,9 @@ from adapters.slack.inbound.context_deadline import CONTEXT_S, ContextDeadline
 from adapters.slack.inbound.events import PREFIX, EventTranslator, author_of, command_in
 from adapters.slack.inbound.files import FileReader
 from adapters.slack.inbound.users import UserDirectory
+from adapters.slack.json_fields import body_of, object_of, objects_of, text_of
 from adapters.slack.message_text import channels_in, users_in
-from adapters.slack.payloads import SlackFile, SlackMessage, body_of, message_of, object_of, objects_of, text_of
+from adapters.slack.payloads import SlackFile, SlackMessage, message_of
 from bot.config.settings import Settings
 from bot.platforms.adapter import Core
 from bot.platforms.textfiles import Files

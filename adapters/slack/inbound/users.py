@@ -13,8 +13,9 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from adapters.slack.error_mapping import mapped_errors
 from adapters.slack.inbound.context_deadline import ContextDeadline
+from adapters.slack.json_fields import body_of, object_of, text_of
 from adapters.slack.message_text import decoded
-from adapters.slack.payloads import body_of, is_private, object_of, text_of
+from adapters.slack.payloads import is_private
 from bot.types.errors import AdapterError
 from bot.types.messages import Person
 

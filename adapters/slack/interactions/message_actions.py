@@ -19,16 +19,9 @@ from adapters.slack.channels import NOT_A_MEMBER, ChannelReader
 from adapters.slack.inbound.events import EventTranslator
 from adapters.slack.inbound.message_context import ContextFetcher
 from adapters.slack.interactions.ephemeral_replies import EphemeralReplies, EphemeralReply, ephemeral_reply
+from adapters.slack.json_fields import Raw, object_of, text_of
 from adapters.slack.outbound.blocks import Json
-from adapters.slack.payloads import (
-    Interaction,
-    Raw,
-    interaction_of_element,
-    message_of,
-    object_of,
-    pressed_element,
-    text_of,
-)
+from adapters.slack.payloads import Interaction, interaction_of_element, message_of, pressed_element
 from bot.platforms.adapter import Core
 from bot.types.buttons import Button, parse_button_id
 from bot.types.messages import Accepted, Choice, IncomingAction, IncomingCommand, MessageDeleted

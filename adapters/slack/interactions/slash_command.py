@@ -23,9 +23,10 @@ from adapters.slack.interactions.ephemeral_replies import (
     ephemeral_reply,
 )
 from adapters.slack.interactions.message_actions import ButtonHandlers, MessageShortcuts, model_menu
+from adapters.slack.json_fields import Raw, text_of
 from adapters.slack.message_text import decoded
 from adapters.slack.outbound.posting import Posting
-from adapters.slack.payloads import Interaction, Raw, interaction_of_command, is_private, text_of
+from adapters.slack.payloads import Interaction, interaction_of_command, is_private
 from bot.config.settings import Settings
 from bot.platforms.adapter import Core
 from bot.types.commands import help_text, parse_text, similar_commands

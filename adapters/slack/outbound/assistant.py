@@ -15,7 +15,7 @@ from slack_bolt.context.ack.async_ack import AsyncAck
 from slack_sdk.web.async_client import AsyncWebClient
 
 from adapters.slack.error_mapping import mapped_errors
-from adapters.slack.payloads import Raw, object_of, text_of
+from adapters.slack.json_fields import Raw, object_of, text_of
 from bot.types.errors import AdapterError
 from bot.types.messages import ConversationKey
 

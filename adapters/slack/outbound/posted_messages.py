@@ -11,9 +11,9 @@ from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters.slack.bot_identity import BotIdentity
+from adapters.slack.json_fields import Raw, body_of, object_of, objects_of, text_of
 from adapters.slack.outbound.api_calls import WriteCalls
 from adapters.slack.outbound.blocks import payload_of, reply_id_of
-from adapters.slack.payloads import Raw, body_of, object_of, objects_of, text_of
 from bot.types.messages import Reply
 
 PAGE = 200

@@ -17,7 +17,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from adapters.slack.bot_identity import GetIdentity
 from adapters.slack.inbound.intake import Intake
-from adapters.slack.payloads import Raw, text_of
+from adapters.slack.json_fields import Raw, text_of
 from adapters.slack.web_client import SILENT
 from bot.types.errors import InhouseError
 

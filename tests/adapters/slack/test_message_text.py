@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.slack.json_fields import Raw
 from adapters.slack.message_text import channels_in, decoded, mentions, plain_text, users_in
-from adapters.slack.payloads import Raw, file_of, message_of
+from adapters.slack.payloads import file_of, message_of
 
 ME = "U0BOT"
 NAMES = {"U0ANA": "ana", "W0BEN": "ben & co", "C0GEN": "general", ME: "inhouse"}

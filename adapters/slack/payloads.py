@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from adapters.slack.json_fields import Raw, object_of, objects_of, text_of
+from adapters.slack.message_content import attached_text, shown_text
 
 USER_SUBTYPES = ("", "file_share", "thread_broadcast", "me_message", "bot_message")
 """The subtypes of messages that people and bots write; all others announce members, pins and so on."""
@@ -23,7 +24,7 @@ class SlackFile:
 
 @dataclass(frozen=True, slots=True)
 class SlackMessage:
-    """A message of a person or a bot, with Slack's mark-up in `text`.
+    """A message of a person or a bot. `text` and `attached`: what it shows, with Slack's `<...>` and entities.
 
     `ts` is its id and time. `thread` is the ts of its thread's first message, '' outside of threads, and
     `thread_author` wrote that message. `user` is '' for some bots. `mentioned`: it came as an app_mention event.
@@ -37,8 +38,14 @@ class SlackMessage:
     bot_name: str
     thread_author: str
     text: str
+    attached: str
     mentioned: bool
     files: tuple[SlackFile, ...]
+
+    @property
+    def content(self) -> str:
+        """The text, the blocks and the attachments."""
+        return "\n\n".join(filter(None, (self.text, self.attached)))
 
     @property
     def private(self) -> bool:
@@ -77,6 +84,8 @@ def message_of(raw: Raw, channel: str = "") -> SlackMessage | None:
     if text_of(raw, "subtype") not in USER_SUBTYPES or not channel or not _is_timestamp(ts):
         return None
     thread, profile = text_of(raw, "thread_ts"), object_of(raw, "bot_profile")
+    text = shown_text(raw)
+    files = [file for source in (raw, *objects_of(raw, "attachments")) for file in objects_of(source, "files")]
     return SlackMessage(
         channel=channel,
         ts=ts,
@@ -85,9 +94,10 @@ def message_of(raw: Raw, channel: str = "") -> SlackMessage | None:
         bot_id=text_of(raw, "bot_id"),
         bot_name=text_of(profile, "name") or text_of(raw, "username"),
         thread_author=text_of(raw, "parent_user_id"),
-        text=text_of(raw, "text") or _attachment_text(raw),
+        text=text,
+        attached=attached_text(raw, text),
         mentioned=text_of(raw, "type") == "app_mention",
-        files=tuple(file_of(each) for each in objects_of(raw, "files")),
+        files=tuple(map(file_of, files)),
     )
 
 
@@ -136,12 +146,6 @@ def pressed_element(body: Raw) -> Raw:
     """The element that was used, empty if there is none."""
     actions = objects_of(body, "actions")
     return actions[0] if actions else {}
-
-
-def _attachment_text(raw: Raw) -> str:
-    """The text of a message that has it in attachments only, as those of bots do."""
-    attached = objects_of(raw, "attachments")
-    return "\n".join(filter(None, (text_of(each, "text") or text_of(each, "fallback") for each in attached)))
 
 
 def _is_timestamp(ts: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES: dict[str, object] = {
-    "me": "U1",
+    "bot_user": "U1",
     "known": "a-secret|another",
     "either": "user|assistant|<@1>|<@!1>",
     "brackets": ["<|im_end|>", "[INST]"],

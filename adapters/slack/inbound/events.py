@@ -89,7 +89,7 @@ class EventTranslator:
 
     def text(self, message: SlackMessage, names: dict[str, str] | None = None) -> str:
         """The readable text of a message. `names`: people and channels by id, as far as they are known."""
-        return plain_text(message.text, names or {}, self._identity().user_id)
+        return plain_text(message.content, names or {}, self._identity().user_id)
 
     def _event(self, message: SlackMessage, key: ConversationKey, addressed: bool) -> IncomingMessage:
         return IncomingMessage(

@@ -126,7 +126,7 @@ class ContextFetcher:
         return await self._users.person(message.user, message.channel, deadline)
 
     async def _text(self, message: SlackMessage, deadline: ContextDeadline) -> str:
-        names = await self._users.names(users_in(message.text), channels_in(message.text), deadline)
+        names = await self._users.names(users_in(message.content), channels_in(message.content), deadline)
         return self._translator.text(message, names)
 
     async def _preceding(

@@ -74,7 +74,7 @@ def test_a_message_is_known_by_its_parts() -> None:
     assert message_of({**raw, "ts": "soon"}, "D1") is None
     alert = message_of({"ts": "1.0", "bot_id": "B1", "attachments": [{"fallback": "disk full"}]}, "C1")
     assert alert is not None
-    assert alert.text == "disk full"
+    assert alert.content == "disk full"
 
 
 def test_a_file_tells_where_it_lies() -> None:

@@ -14,6 +14,7 @@ from adapters.console import terminal_markdown as console_markdown
 from adapters.console.screen import printable
 from adapters.console.terminal_markdown import block_starts
 from adapters.discord import message_text as discord_text
+from adapters.slack import message_content
 from adapters.slack import message_text as slack_text
 from adapters.slack.inbound.events import command_in
 from adapters.slack.interactions import slash_command as slack_commands
@@ -58,6 +59,16 @@ def _said(text: str) -> object:
     """Reads the text of a Discord message."""
     message = SimpleNamespace(content=text, mentions=[], guild=None)
     return discord_text.plain_text(cast("Any", message), ["<@1>", "<@!1>"])
+
+
+def _rich_text(text: str) -> dict[str, Any]:  # Any: JSON
+    """A Slack message with a text as code, in a list and in a table."""
+    element = {"type": "text", "text": text}
+    code = {"type": "rich_text_preformatted", "elements": [element]}
+    styled = {"type": "rich_text_section", "elements": [{**element, "style": {"code": True, "bold": True}}]}
+    items = {"type": "rich_text_list", "elements": [styled]}
+    table = {"type": "table", "rows": [[{"type": "raw_text", "text": text}]]}
+    return {"blocks": [{"type": "rich_text", "elements": [code, styled, items]}, table]}
 
 
 FUNCTIONS: Mapping[str, Call] = {
@@ -110,6 +121,13 @@ FUNCTIONS: Mapping[str, Call] = {
     "adapters.slack.message_text.channels_in": slack_text.channels_in,
     "adapters.slack.message_text.mentions": lambda text: slack_text.mentions(text, "U1"),
     "adapters.slack.message_text.decoded": slack_text.decoded,
+    "adapters.slack.message_content.shown_text": lambda text: message_content.shown_text(
+        {"text": text, "bot_id": "B1", "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": text}}]}
+    ),
+    "adapters.slack.message_content.shown_text (rich text)": lambda text: message_content.shown_text(_rich_text(text)),
+    "adapters.slack.message_content.attached_text": lambda text: message_content.attached_text(
+        {"attachments": [{"text": text, "title": text, "fallback": text, "is_share": True}]}, text
+    ),
     "adapters.slack.outbound.mrkdwn.mrkdwn": mrkdwn,
     "adapters.slack.inbound.events.command_in": command_in,
     "adapters.slack.outbound.blocks.answer": lambda text: blocks.answer(_REPLY, text[:12_000], feedback=True),

@@ -4,6 +4,7 @@ Markdown blocks come back as rich text, as in Slack: the bot reads other blocks 
 """
 
 import hashlib
+import re
 import time
 
 from tests.support.fakes.slack.state import CHANNEL, GROUP, IM, Channel, File, Json, Message, User
@@ -122,9 +123,32 @@ def translated(blocks: list[Json]) -> list[Json]:
 
 
 def _rich(text: str) -> list[Json]:
-    """Text as a client sends it: one rich text block."""
-    section = {"type": "rich_text_section", "elements": [{"type": "text", "text": text}]}
+    """Text as a client sends it: one rich text block, in which mentions and links are elements of their own."""
+    elements = [_element(piece) for piece in re.split(r"(<[^<>]*>)", text) if piece]
+    section = {"type": "rich_text_section", "elements": elements}
     return [{"type": "rich_text", "block_id": _block_id(0), "elements": [section]}] if text else []
+
+
+def _element(piece: str) -> Json:
+    """An element of rich text; its text is not encoded."""
+    target, _, label = piece[1:-1].partition("|")
+    label = _decoded(label)
+    if not piece.startswith("<"):
+        return {"type": "text", "text": _decoded(piece)}
+    if target.startswith("@"):
+        return {"type": "user", "user_id": target[1:]}
+    if target.startswith("#"):
+        return {"type": "channel", "channel_id": target[1:]}
+    if target.startswith("!subteam^"):
+        return {"type": "usergroup", "usergroup_id": target.removeprefix("!subteam^")}
+    if target.startswith("!"):
+        return {"type": "broadcast", "range": target[1:]}
+    link = {"type": "link", "url": _decoded(target)}
+    return link | {"text": label} if label else link
+
+
+def _decoded(text: str) -> str:
+    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
 def _thread(what: Message) -> Json:

@@ -109,14 +109,15 @@ class Person:
         thread: Message | str | None = None,
         files: Mapping[str, bytes] | None = None,
         subtype: str = "",
+        extra: Json | None = None,
     ) -> Message:
         """Posts a message. `mention` puts the bot's mention before it; `thread` is a message of the thread, or its
-        ts; `files` are name -> content."""
+        ts; `files` are name -> content; `extra` are fields of the message's JSON."""
         content = f"{self._store.bot.mention} {text}".rstrip() if mention else text
         parent = thread if isinstance(thread, str) else (thread.thread_ts or thread.ts) if thread else ""
         kept = [self._file(name, data) for name, data in (files or {}).items()]
         subtype = subtype or ("file_share" if kept else "")
-        return self._store.add(channel, self.user, content, thread_ts=parent, files=kept, subtype=subtype)
+        return self._store.add(channel, self.user, content, thread_ts=parent, files=kept, subtype=subtype, extra=extra)
 
     async def edits(self, message: Message, text: str) -> None:
         """Edits one's own message."""

@@ -154,6 +154,7 @@ class Settings(BaseSettings):
     admins: Ids = Field(frozenset(), description="people as discord:<id> or slack:<id>, separated by commas")
     allow: Ids = Field(frozenset(), description="ids as discord:<id> or slack:<id>, separated by commas")
     deny: Ids = Field(frozenset(), description="ids as discord:<id> or slack:<id>, separated by commas")
+    allow_bots: Ids = Field(frozenset(), description="ids as discord:<id> or slack:<id>, separated by commas")
 
     follow_threads: bool = Field(True, description="yes or no")
     reply_in_thread: bool | None = Field(None, description="yes or no")

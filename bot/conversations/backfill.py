@@ -56,11 +56,11 @@ class Backfill:
 
     def missed(self, event: IncomingMessage) -> None:
         """Record a message that could not be stored; its cursor is not stored until it was handled or backfilled."""
-        self._missed.setdefault(_place(event), set()).add(event.message_id)
+        self._missed.setdefault(place_of(event), set()).add(event.message_id)
 
     def heard(self, event: IncomingMessage) -> None:
         """Record that a message was handled."""
-        place = _place(event)
+        place = place_of(event)
         if missed := self._missed.get(place):
             missed.discard(event.message_id)
         known = self._heard.get(place) or self._stored.get(place)
@@ -154,6 +154,6 @@ class Backfill:
         return []
 
 
-def _place(event: IncomingMessage) -> ConversationKey:
+def place_of(event: IncomingMessage) -> ConversationKey:
     """The cursor key of a message: its thread, or the channel for the message that starts the thread."""
     return replace(event.key, thread="") if event.key.thread == event.message_id else event.key

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
+from bot.conversations.bot_limit import BotLimit
 from bot.conversations.request_queue import PersonKey, RequestQueue
 from bot.models.runtime_config import RuntimeConfig
 from bot.storage import NewTurn, Storage, StoredRequest, as_turn, shield_from_cancellation
@@ -60,6 +61,7 @@ class Conversations:
         self._storing: dict[Identity, asyncio.Event] = {}  # messages being stored; the event is set at the end
         self.redelivered = 0
         """Number of duplicate deliveries that were dropped."""
+        self._bot_limit = BotLimit()
         self._good: OrderedDict[ConversationKey, str] = OrderedDict()  # model that last answered, by conversation
 
     async def message(self, event: IncomingMessage, submit: Submit, *, patient: bool = False) -> Outcome:
@@ -67,6 +69,12 @@ class Conversations:
 
         patient: wait for a place if the queue is full, instead of refusing.
         """
+        if not event.author.is_bot:
+            self._bot_limit.reset(event)
+        elif not event.addressed:
+            return Accepted()  # in a followed thread, only people are answered without a mention
+        elif (outcome := self._bot_limit.check(event)) is not None:
+            return outcome
         if not event.addressed and not await self._goes_on(event):
             return Accepted()
         text = text_with_files(event.text, event.attachments)

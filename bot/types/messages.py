@@ -68,6 +68,7 @@ class Person:
     """A user of a platform; storage keeps only the id and the name.
 
     `manages_channel` and `manages_workspace` are the permissions that the platform reports here. `groups` are role ids.
+    `is_bot`: a bot, webhook or workflow that INHOUSE_ALLOW_BOTS lists.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Person:
     manages_channel: bool = False
     manages_workspace: bool = False
     groups: tuple[str, ...] = ()
+    is_bot: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import discord
 
-from adapters.discord.channels import MessageChannel, conversation_key, is_private
+from adapters.discord.channels import PLATFORM, MessageChannel, conversation_key, is_private
 from adapters.discord.message_text import bot_mentions, plain_text
 from bot.config.settings import Settings
 from bot.types.commands import parse_text
@@ -15,6 +15,12 @@ Interaction = discord.Interaction[discord.Client]
 
 USER_MESSAGES = (discord.MessageType.default, discord.MessageType.reply)
 """The types of messages that people write; all others announce members, pins and so on."""
+BOT_MESSAGES = (
+    *USER_MESSAGES,
+    discord.MessageType.chat_input_command,
+    discord.MessageType.context_menu_command,
+)
+"""The types of messages that bots write, also as responses to their commands."""
 
 
 def sent_at(snowflake: int) -> float:
@@ -44,12 +50,12 @@ class EventTranslator:
     def message(
         self, message: discord.Message, channel: MessageChannel | None = None
     ) -> IncomingMessage | IncomingCommand | None:
-        """A new message, or the command that it is; None if it is a bot's, or if Discord hides its text from us."""
+        """A new message, or the command that it is; None if it is a bot's that is not allowed, or without its text."""
         channel = channel or message.channel
         if not self._is_readable(message, channel):
             return None
-        key, author, text = conversation_key(channel), person(message.author, channel), self.text(message)
-        if command := parse_text(text):
+        key, author, text = conversation_key(channel), author_of(message, channel), self.text(message)
+        if not author.is_bot and (command := parse_text(text)):
             name, args = command
             return IncomingCommand(key, str(message.id), author, name, args, sent_at(message.id))
         addressed = self.addresses_bot(message, channel)
@@ -57,12 +63,12 @@ class EventTranslator:
 
     def question(self, message: discord.Message, channel: MessageChannel) -> IncomingMessage:
         """A message that was picked for an answer, also one of a bot."""
-        key, author, text = self.reply_key(channel, message.id), person(message.author, channel), self.text(message)
+        key, author, text = self.reply_key(channel, message.id), author_of(message, channel), self.text(message)
         return IncomingMessage(key, str(message.id), author, text, sent_at(message.id), addressed=True)
 
     def preceding(self, message: discord.Message, channel: MessageChannel, key: ConversationKey) -> IncomingMessage:
         """A message that belongs before another one in the conversation `key`."""
-        author, text = person(message.author, channel), self.text(message)
+        author, text = author_of(message, channel), self.text(message)
         return IncomingMessage(key, str(message.id), author, text, sent_at(message.id), addressed=False)
 
     def edit(self, message: discord.Message, channel: MessageChannel | None = None) -> MessageEdited | None:
@@ -71,7 +77,7 @@ class EventTranslator:
         if message.edited_at is None or not self._is_readable(message, channel):
             return None
         key = self.reply_key(channel, message.id) if self.addresses_bot(message, channel) else conversation_key(channel)
-        return MessageEdited(key, str(message.id), person(message.author, channel), self.text(message))
+        return MessageEdited(key, str(message.id), author_of(message, channel), self.text(message))
 
     def deletions(self, channel: MessageChannel, message_id: int) -> list[MessageDeleted]:
         """A deleted message, for each conversation that may hold it."""
@@ -95,13 +101,14 @@ class EventTranslator:
         if is_private(channel):
             return True
         me = self._client.user
-        if me is None:
-            return False
         answered = message.reference.resolved if message.reference else None
-        return (
-            any(user.id == me.id for user in message.mentions)
-            or any(role == role.guild.self_role for role in message.role_mentions)
-            or (isinstance(answered, discord.Message) and answered.author.id == me.id)
+        replies = me is not None and isinstance(answered, discord.Message) and answered.author.id == me.id
+        return replies or self._mentions_bot(message)
+
+    def _mentions_bot(self, message: discord.Message) -> bool:
+        me = self._client.user
+        return any(me is not None and user.id == me.id for user in message.mentions) or any(
+            role == role.guild.self_role for role in message.role_mentions
         )
 
     def must_mention(self, key: ConversationKey) -> bool:
@@ -115,10 +122,34 @@ class EventTranslator:
         return plain_text(message, mentions)
 
     def _is_readable(self, message: discord.Message, channel: MessageChannel) -> bool:
-        if message.author.bot or message.webhook_id or message.type not in USER_MESSAGES:
+        if message.author.bot or message.webhook_id:
+            if message.type not in BOT_MESSAGES or not self._is_allowed_bot(message):
+                return False
+        elif message.type not in USER_MESSAGES:
             return False
         # Without the intent Discord sends empty content for messages that do not concern the bot.
         return bool(message.content or message.attachments) or self._reads_all or is_private(channel)
+
+    def _is_allowed_bot(self, message: discord.Message) -> bool:
+        """Whether a bot's message mentions us and INHOUSE_ALLOW_BOTS has the bot, its webhook or its application."""
+        ids, me = _bot_ids(message), self._client.user
+        if me is None or me.id in ids or self._client.application_id in ids:
+            return False
+        listed = any((PLATFORM, str(each)) in self._settings.allow_bots for each in ids)
+        return listed and self._mentions_bot(message)
+
+
+def _bot_ids(message: discord.Message) -> set[int]:
+    """The ids of a bot's message: its account or webhook, and the application, which has a webhook in each channel."""
+    return {each for each in (message.author.id, message.webhook_id, message.application_id) if each}
+
+
+def author_of(message: discord.Message, channel: MessageChannel) -> Person:
+    """The author of a message. A bot has no rights, and the ids of its webhook and application as groups."""
+    author = person(message.author, channel)
+    if not message.author.bot and not message.webhook_id:
+        return author
+    return Person(author.id, author.name, groups=(*map(str, sorted(_bot_ids(message))), *author.groups), is_bot=True)
 
 
 def person(member: discord.User | discord.Member, channel: MessageChannel) -> Person:

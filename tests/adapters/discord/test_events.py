@@ -12,6 +12,7 @@ from bot.types.messages import (
 )
 from tests.support.builders.discord_adapter import key_of, reply_to, run_discord_adapter
 from tests.support.fakes.discord import Can
+from tests.support.fakes.discord.state import Json
 from tests.support.fakes.recording_core import RecordingCore
 
 
@@ -71,6 +72,36 @@ async def test_bots_and_notices_of_discord_are_ignored() -> None:
         await setup.ana.says(setup.general, "hello", mention=True)
         assert (await setup.core.message()).text == "hello"
         assert len(setup.core.events) == 1
+
+
+def webhook(number: str, name: str) -> Json:
+    """What a webhook's message has besides its text."""
+    author = {"id": number, "username": name, "bot": True, "discriminator": "0000", "avatar": None}
+    return {"author": author, "webhook_id": number}
+
+
+async def test_allowed_bots_webhooks_and_their_applications_are_heard_when_they_mention_the_bot() -> None:
+    async with run_discord_adapter() as setup:
+        other, listed = setup.server.user("other", bot=True), setup.server.user("alerts", bot=True)
+        allowed = f"discord:{listed.id},discord:70,discord:80,discord:{setup.server.bot.id}"
+        async with run_discord_adapter(setup.server, allow_bots=allowed) as again:
+            await setup.adapter.close()
+            await other.says(again.general, "not listed", mention=True)
+            await listed.says(again.general, "not for you")
+            await listed.says(again.general, "!reset", mention=True)
+            hook = webhook("70", "Deploys")
+            await other.says(again.general, "deployed", mention=True, extra=hook)
+            proxy = webhook("71", "Lee") | {"application_id": "80"}
+            await other.says(again.general, "hi", mention=True, extra=proxy)
+            await again.adapter.post(reply_to(await again.ana.says(again.general, "a"), f"<@{setup.server.bot.id}>"))
+            await again.ana.says(again.general, "the last", mention=True)
+            events = await again.core.got(IncomingMessage, 5)
+        assert [event.text for event in events if event.addressed] == ["!reset", "deployed", "hi", "the last"]
+        assert [event.author for event in events[:3]] == [
+            Person(listed.id, "alerts", groups=(listed.id,), is_bot=True),
+            Person("70", "Deploys", groups=("70",), is_bot=True),
+            Person("71", "Lee", groups=("71", "80"), is_bot=True),
+        ]
 
 
 async def test_names_stand_for_mentions_roles_channels_and_emoji() -> None:

@@ -7,6 +7,8 @@ direct messages, in messages that mention the bot, and in the bot's own.
 from tests.support.fakes.discord.clock import iso
 from tests.support.fakes.discord.state import DM, PUBLIC_THREAD, Channel, File, Guild, Json, Message, Role, User
 
+ALWAYS_SHOWN = ("author", "webhook_id", "application_id", "message_reference")
+"""Fields that need no message content intent."""
 JOINED = "2020-01-01T00:00:00.000000+00:00"
 
 
@@ -166,6 +168,7 @@ def message(one: Message, bot: User, content: bool, nested: bool = False) -> Jso
         "pinned": False,
         "flags": one.flags,
     }
+    data |= {name: value for name, value in one.extra.items() if shown or name in ALWAYS_SHOWN}
     if one.interaction is not None:
         data |= {"interaction_metadata": one.interaction, "application_id": bot.id, "webhook_id": bot.id}
     if one.thread is not None:
@@ -192,7 +195,7 @@ def event_message(one: Message, bot: User, content: bool) -> Json:
         data["nonce"] = one.nonce
     if one.channel.guild is not None:
         data["guild_id"] = one.channel.guild.id
-        if one.author.id in one.channel.guild.members:
+        if one.author.id in one.channel.guild.members and "webhook_id" not in one.extra:
             data["member"] = member(one.author, one.channel.guild, with_user=False)
     return data
 

@@ -6,7 +6,7 @@ response (`failed`).
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tests.support.fakes.discord import payloads
 from tests.support.fakes.discord.bits import Can
@@ -46,9 +46,13 @@ class Person:
         ping: bool = True,
         files: Mapping[str, bytes] | None = None,
         kind: int | None = None,
+        embeds: Sequence[Json] = (),
+        components: Sequence[Json] = (),
+        extra: Json | None = None,
     ) -> Message:
         """Posts a message. `mention` puts the bot's mention before it, `ping` is the reply's ping switch, `files`
-        are name -> content, `kind` overrides the message type (7: a member joined)."""
+        are name -> content, `kind` overrides the message type (7: a member joined), `extra` are further fields of the
+        payload."""
         content = f"{self._store.bot.mention} {text}".rstrip() if mention else text
         usual = 19 if reply_to else 0
         return self._store.add(
@@ -59,6 +63,9 @@ class Person:
             allowed=None if ping else QUIET_REPLY,
             files=[new_file(self._store, name, data) for name, data in (files or {}).items()],
             reply_to=reply_to,
+            embeds=embeds,
+            components=components,
+            extra=extra,
         )
 
     async def edits(self, message: Message, text: str, *, mention: bool = False) -> None:

@@ -117,6 +117,8 @@ class Message:
     interaction: Json | None = None
     edited_at: float | None = None
     deleted: bool = False
+    extra: Json = field(default_factory=dict)
+    """Further fields of the payload: a webhook's id, a poll, the snapshots of a forwarded message..."""
 
     def __repr__(self) -> str:
         return f"<{self.author.name} in {self.channel.name}: {self.content!r}>"

@@ -130,11 +130,12 @@ class DiscordStore:
         files: Sequence[File] = (),
         reply_to: Message | None = None,
         interaction: Json | None = None,
+        extra: Json | None = None,
     ) -> Message:
         """Adds a message and emits its event, unless it is ephemeral."""
         now = self.clock.now()
         message = Message(self.clock.new_id(), channel, author, now, [], kind, flags, nonce, interaction=interaction)
-        message.attachments = list(files)
+        message.attachments, message.extra = list(files), extra or {}
         if reply_to is not None:
             message.reference, message.reference_id = reply_to, reply_to.id
         answered = reply_to.author.id if reply_to is not None and kind == 19 else ""

@@ -20,8 +20,8 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 from rich.text import Text
 
-from tests.support.browser import open_browser
 from tests.support.builders.discord_service import DiscordServiceSetup, run_discord_service
+from tests.support.chromium import run_chromium
 from tests.support.fakes.discord import FakeDiscord, Message
 from tests.support.fakes.gates import Gates
 from tests.support.fakes.scripted_engine import ScriptedEngine
@@ -65,13 +65,11 @@ FACES = {"ana": "#23a55a", "ben": "#e67e22", "Inhouse": "#5865f2"}
 
 async def take_discord(target: Path, scratch: Path) -> None:
     """Takes a picture of a finished, a running and a queued answer in the layout of Discord's client."""
-    for name in ("setup", "profile"):
-        (scratch / name).mkdir()
     gates = Gates()
     engine = ScriptedEngine(gates.passing, max_running=1)
     engine.answers(QUESTIONS[0], ANSWER)
     engine.answers(QUESTIONS[1], GROWING + " and two more")
-    async with FakeDiscord() as server, run_discord_service(scratch / "setup", server, engine=engine) as setup:
+    async with FakeDiscord() as server, run_discord_service(scratch, server, engine=engine) as setup:
         first = await setup.ana.says(setup.general, QUESTIONS[0], mention=True)
         await setup.answer_to(first)
         point = f"{QUESTIONS[1]}/{len(GROWING.split())}"
@@ -81,11 +79,10 @@ async def take_discord(target: Path, scratch: Path) -> None:
         await server.until(lambda: "backup" in shown_text(setup) and "in line" in shown_text(setup))
         page = scratch / "page.html"
         page.write_text(_page(setup), "utf-8")
-        async with open_browser(scratch / "profile") as browser:
-            tab = await browser.page()
-            await tab.looks(width=860, height=400)
-            await tab.open(page.as_uri())
-            await tab.screenshot(target)
+        async with run_chromium() as browser:
+            tab = await browser.new_page(viewport={"width": 860, "height": 400})
+            await tab.goto(page.as_uri())
+            await tab.screenshot(path=target, full_page=True)
         await gates.open(point)
 
 

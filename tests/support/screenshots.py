@@ -5,21 +5,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.support.browser import open_browser
 from tests.support.builders.busy_service import finish, run_busy_service
+from tests.support.chromium import run_chromium
 
 
 async def take(folder: Path, scratch: Path) -> None:
     """Writes status-light.png and status-dark.png into `folder`."""
-    for name in ("setup", "profile"):
-        (scratch / name).mkdir()
-    async with run_busy_service(scratch / "setup") as (setup, site), open_browser(scratch / "profile") as browser:
-        page = await browser.page()
+    async with run_busy_service(scratch) as (setup, site), run_chromium() as browser:
+        page = await browser.new_page(viewport={"width": 1180, "height": 900}, reduced_motion="reduce")
         for name in ("light", "dark"):
-            await page.looks(width=1180, height=900, dark=name == "dark")
-            await page.open(f"{site.url}/")
-            await page.until("document.body?.dataset.shown === 'yes'")
-            await page.screenshot(folder / f"status-{name}.png")
+            await page.emulate_media(color_scheme=name)
+            await page.goto(f"{site.url}/")
+            await page.wait_for_selector("body[data-shown=yes]")
+            await page.screenshot(path=folder / f"status-{name}.png", full_page=True)
         await finish(setup)
 
 

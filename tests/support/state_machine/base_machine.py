@@ -34,7 +34,7 @@ class BaseMachine(RuleBasedStateMachine):
         self._root = root
         self._stack = ExitStack()
         self._loop = self._stack.enter_context(asyncio.Runner(loop_factory=TimeSkippingLoop))
-        self._troubles: list[str] = []
+        self._errors: list[str] = []
         self._loop.get_loop().set_exception_handler(self._hears_of)
         self._skew = self._late = self._pace = 0.0
         real = time.time
@@ -43,6 +43,7 @@ class BaseMachine(RuleBasedStateMachine):
         self._disk = Disk()
         self._stack.enter_context(self._disk.under())
         self._sound = True
+        self._began = False
 
     @initialize(redelivers=st.booleans(), pace=st.sampled_from([0.0, 0.1, 1.0]))
     def begins(self, redelivers: bool, pace: float) -> None:
@@ -61,16 +62,17 @@ class BaseMachine(RuleBasedStateMachine):
             dying=self._dies,
         )
         self._invariants = Invariants(self._expected, self._platform, self._setup)
+        self._began = True
         self._run(self._setup.starts())
 
     def teardown(self) -> None:
         """Checks all guarantees at the end of the run."""
         try:
-            if self._sound and hasattr(self, "_promise"):
+            if self._sound and self._began:
                 self._rests()
         finally:
             self._sound = False
-            if hasattr(self, "_platform"):
+            if self._began:
                 self._run(self._setup.is_killed())
                 self._run(self._platform.__aexit__())
             self._stack.close()
@@ -125,12 +127,12 @@ class BaseMachine(RuleBasedStateMachine):
         try:
             self._invariants.read(request)
         except AssertionError as error:
-            self._troubles.append(str(error))
+            self._errors.append(str(error))
             raise
 
     def _hears_of(self, _: object, what: dict[str, Any]) -> None:
         if "was destroyed" not in what["message"]:  # tasks of a killed service are destroyed while pending
-            self._troubles.append(str(what))
+            self._errors.append(str(what))
 
     def _dies(self) -> None:
         self._expected.blows += 1
@@ -144,7 +146,7 @@ class BaseMachine(RuleBasedStateMachine):
     def _run(self, what: Coroutine[Any, Any, Any]) -> None:
         try:
             self._loop.run(what)
-            assert not self._troubles, "\n".join(self._troubles)
+            assert not self._errors, "\n".join(self._errors)
         except BaseException:
             self._sound = False
             raise

@@ -1,4 +1,4 @@
-"""Stores incoming messages as turns, submits requests for them and builds prompts.
+"""Stores incoming messages as turns, queues requests for them and builds prompts.
 
 A message is handled once, even if the platform delivers it again. Its turn and its request are stored in one
 transaction, or the sender gets the reason. A prompt has turns of exactly one conversation.
@@ -8,13 +8,14 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
 from bot.conversations.bot_limit import BotLimit
-from bot.conversations.request_queue import PersonKey, RequestQueue
+from bot.conversations.request_queue import RequestQueue
+from bot.conversations.service_order import PersonKey
 from bot.models.runtime_config import RuntimeConfig
 from bot.storage import NewTurn, Storage, StoredRequest, as_turn, shield_from_cancellation
 from bot.types.display_names import one_line
@@ -49,7 +50,6 @@ KNOWN_S = 3600.0
 
 Identity = tuple[str, ...]
 """Platform, workspace, channel and message id; the thread is not part of a message's identity."""
-Submit = Callable[[GenerationRequest], None]
 
 
 class Conversations:
@@ -64,7 +64,7 @@ class Conversations:
         self._bot_limit = BotLimit()
         self._good: OrderedDict[ConversationKey, str] = OrderedDict()  # model that last answered, by conversation
 
-    async def message(self, event: IncomingMessage, submit: Submit, *, patient: bool = False) -> Outcome:
+    async def message(self, event: IncomingMessage, *, patient: bool = False) -> Outcome:
         """Store a message addressed to the bot and request its answer. Raises StorageError.
 
         patient: wait for a place if the queue is full, instead of refusing.
@@ -84,7 +84,7 @@ class Conversations:
         person = (event.key.platform, event.author.id)
         while True:
             try:
-                return await self._accept(event, turns, person, submit)
+                return await self._accept(event, turns, person)
             except QueueFull as error:
                 if not patient:
                     return Refused(str(error))
@@ -95,9 +95,7 @@ class Conversations:
         for identity in await self._storage.inbox.latest_seen(time.time() - KNOWN_S, KNOWN):
             self._known[identity] = None
 
-    async def _accept(
-        self, event: IncomingMessage, turns: Sequence[NewTurn], person: PersonKey, submit: Submit
-    ) -> Accepted:
+    async def _accept(self, event: IncomingMessage, turns: Sequence[NewTurn], person: PersonKey) -> Accepted:
         """Raises QueueFull, before anything is stored, and StorageError."""
         identity = (event.key.platform, event.key.workspace, event.key.channel, event.message_id)
         # A duplicate must wait here: it must not reserve a second place, nor be refused while the first has it.
@@ -108,7 +106,7 @@ class Conversations:
             place.enter_context(self._queue.place_for(person))
             stored = self._storing[identity] = asyncio.Event()
             try:
-                request = await self._store(event, turns, place, submit)
+                request = await self._store(event, turns, place)
             finally:
                 del self._storing[identity]
                 stored.set()
@@ -118,16 +116,16 @@ class Conversations:
         self.redelivered += 1
         return Accepted()
 
-    @shield_from_cancellation  # a stored request must also be submitted, even if the caller is cancelled
+    @shield_from_cancellation  # a stored request must also be queued, even if the caller is cancelled
     async def _store(
-        self, event: IncomingMessage, turns: Sequence[NewTurn], place: ExitStack, submit: Submit
+        self, event: IncomingMessage, turns: Sequence[NewTurn], place: ExitStack
     ) -> GenerationRequest | None:
-        """Store a message and submit its request; None if the message was stored or deleted before."""
+        """Store a message and queue its request; None if the message was stored or deleted before."""
         make = partial(self._request, event.key, event.message_id, event.author, RequestKind.ANSWER, event.remark)
         with place:
             request = await self._storage.inbox.ask(event.key, event.message_id, turns, make)
             if request is not None:
-                submit(request)
+                self._queue.put(request)
         return request
 
     def _remember(self, identity: Identity) -> None:
@@ -136,14 +134,12 @@ class Conversations:
             self._known.popitem(last=False)
 
     @shield_from_cancellation
-    async def again(
-        self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind, submit: Submit
-    ) -> Accepted:
-        """Store and submit another request for a stored message. Raises RequestRefused."""
+    async def again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> Accepted:
+        """Store and queue another request for a stored message. Raises RequestRefused."""
         with self._queue.place_for((key.platform, actor.id)):
             request = await self.request(key, message_id, actor, kind)
             await self._storage.inbox.add_request(request)
-            submit(request)
+            self._queue.put(request)
         return Accepted(request.request_id)
 
     async def request(

@@ -198,7 +198,7 @@ class Actions:
             addressed=True,
             remark=f"{as_code(event.actor.name)} asks: {as_code(question, 300)}",  # no message shows the question
         )
-        return await self._conversations.message(message, self._worker.submit)
+        return await self._conversations.message(message)
 
     async def _regenerate(self, event: IncomingCommand, _: str | None) -> Outcome:
         last = await self._last_question_id(event.key)
@@ -216,7 +216,7 @@ class Actions:
             raise RequestRefused("The question is no longer stored, so I cannot answer it again.")
         if kind is RequestKind.CONTINUE and not await self._conversations.answer(key, message_id):
             raise RequestRefused("There is no answer yet to continue.")
-        return await self._conversations.again(key, message_id, actor, kind, self._worker.submit)
+        return await self._conversations.again(key, message_id, actor, kind)
 
     async def _stop(self, event: IncomingCommand, _: str | None) -> Outcome:
         may_all = event.actor.manages_channel or self._is_admin(event.key.platform, event.actor)

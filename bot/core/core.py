@@ -11,7 +11,6 @@ from bot.conversations.conversations import Conversations
 from bot.core.actions import Actions
 from bot.core.presence import Presence
 from bot.core.settings_commands import SettingsCommands
-from bot.generation.worker import Worker
 from bot.models.runtime_config import RuntimeConfig
 from bot.platforms.adapter import Adapter
 from bot.types.errors import StorageError
@@ -41,13 +40,12 @@ class ServiceCore:
         config: RuntimeConfig,
         adapters: Mapping[str, Adapter],
         conversations: Conversations,
-        worker: Worker,
         actions: Actions,
         settings_commands: SettingsCommands,
         presence: Presence,
         backfill: Backfill,
     ) -> None:
-        self._config, self._adapters, self._conversations, self._worker = config, adapters, conversations, worker
+        self._config, self._adapters, self._conversations = config, adapters, conversations
         self._actions, self._settings_commands = actions, settings_commands
         self._presence, self._backfill = presence, backfill
         self.connected: set[str] = set()
@@ -94,7 +92,7 @@ class ServiceCore:
         if not self._is_served(event.key, event.author):
             return Accepted()
         try:
-            outcome = await self._conversations.message(event, self._worker.submit, patient=patient)
+            outcome = await self._conversations.message(event, patient=patient)
         except StorageError:
             self._backfill.missed(event)
             raise

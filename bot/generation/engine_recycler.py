@@ -12,5 +12,5 @@ LEAST_S = 60.0
 async def restart_when_unhealthy(engine: Engine, worker: Worker) -> None:
     """Restart the engine whenever it reports itself unhealthy; runs until cancelled."""
     while True:
-        if await worker.renew(await engine.wait_until_unhealthy()):
+        if await worker.restart_engine(await engine.wait_until_unhealthy()):
             await asyncio.sleep(LEAST_S)

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from threading import Thread
 
 from bot.observability.metrics import Metrics
 from bot.types.engine import Engine, LoadedModel, LoadProgress, ModelSource
-from bot.types.errors import ModelError
+from bot.types.errors import EngineDied, ModelError
 
 log = logging.getLogger(__name__)
 
 Locate = Callable[[str], ModelSource]
 """Resolves a model name to files on disk. May block. Raises ModelError."""
+
+LOAD_ATTEMPTS = 2
+"""Number of engine deaths during loads of one model after which the model counts as broken."""
 
 LOCATE_S = 60.0
 """Timeout for `locate`, which reads a few small files; a slower disk counts as not responding."""
@@ -41,6 +45,7 @@ class Loader:
     def __init__(self, engine: Engine, locate: Locate, metrics: Metrics) -> None:
         self._engine, self._locate, self._metrics = engine, locate, metrics
         self._seconds: dict[str, float] = {}  # measured load time by model
+        self._deaths: Counter[str] = Counter()  # engine deaths during loads, by model, since its last success
         self._again = False  # the engine was lost and no model was loaded since
         self.loaded: LoadedModel | None = None
         self.loading: Loading | None = None
@@ -66,24 +71,34 @@ class Loader:
         return 0.0 if self._keeps(model) else self._seconds.get(model, 0.0)
 
     async def load(self, model: str) -> None:
-        """Load a model. Raises ModelError or EngineDied; no model is loaded then."""
+        """Load a model. Raises ModelError or EngineDied; no model is loaded then.
+
+        Raises ModelError instead of EngineDied if the load ended the engine LOAD_ATTEMPTS times.
+        """
         began, kept = time.monotonic(), self._keeps(model)
         self.loaded = None
         self._progress(model, LoadProgress("loading", 0.0), began)
         try:
             source = await self._located(model)
             self.loaded = await self._engine.load(source, lambda step: self._progress(model, step, began))
+        except EngineDied as error:
+            self._deaths[model] += 1
+            if self._deaths[model] < LOAD_ATTEMPTS:
+                raise
+            del self._deaths[model]
+            raise ModelError(f"Loading {model} ended the engine's process {LOAD_ATTEMPTS} times.") from error
         finally:
             self.loading = None
             self._metrics.load_ended(model, loaded=self.loaded is not None)
         self._again = False
+        self._deaths.pop(model, None)
         if not kept:
             self._seconds[model] = time.monotonic() - began
         log.info("Loaded %s on %s as %s in %.1f s", model, self.loaded.device, self.loaded.dtype, self.loaded.load_s)
         if self.loaded.note:
             log.info("%s", self.loaded.note)
 
-    def lose(self, why: str) -> None:
+    def mark_lost(self, why: str) -> None:
         """Mark the engine and its model as lost; logs `why` only on the first call."""
         if self.loaded is not None:
             log.error("%s", why)

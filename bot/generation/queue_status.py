@@ -6,18 +6,24 @@ Persists the remaining waiting time every 2 s, so that a crash does not extend i
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
 
-from bot.conversations.request_queue import Place, RequestQueue
+from bot.conversations.request_queue import WAITING, Place, RequestQueue
 from bot.generation.user_messages import loading_line, waiting_line
 from bot.generation.worker import Worker
 from bot.models.runtime_config import RuntimeConfig
 from bot.replies.replies import Replies
 from bot.storage import Storage
 from bot.types.errors import StorageError
+from bot.types.messages import RequestStatus
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+STEP = 100
+"""Queue positions and status lines that are handled before the event loop gets its turn, about 1 ms."""
+UNREAD = WAITING | {RequestStatus.STARTING}
+"""Statuses of requests that the engine has not got yet."""
 STORE_S = 2.0
 """Interval at which the remaining waiting times are stored."""
 
@@ -39,18 +45,20 @@ class QueueStatus:
             for request in self._queue.expired():
                 deadline = self._current.settings.deadline
                 waited = f"This waited longer than the {deadline:g} s that it may, so it was dropped."
-                await self._worker.give_up(request, f"{waited} Please ask again.")
-            for request_id, line in self._lines().items():
-                if live := self._replies.get(request_id):
+                await self._worker.end_with_error(request, f"{waited} Please ask again.")
+            for number, (request_id, line) in enumerate((await self._lines()).items()):
+                if number % STEP == 0:
+                    await asyncio.sleep(0)  # each line wakes a delivery
+                if self._queue.status(request_id) in UNREAD and (live := self._replies.get(request_id)):
                     live.say(line)
             if time.monotonic() - self._stored_at >= STORE_S:
                 await self._store()
 
-    def places(self) -> dict[str, Place]:
-        """Current queue position of each waiting request, by request id."""
+    def places(self) -> Iterator[tuple[str, Place]]:
+        """Yield request ids and queue positions in order of service."""
         loader = self._worker.loader
         model = loader.name or (loader.loading.model if loader.loading else "")
-        return self._queue.places(model, loader.slots, loader.seconds)
+        return self._queue.iter_places(model, self._worker.slots, loader.seconds)
 
     async def _store(self) -> None:
         self._stored_at = time.monotonic()
@@ -61,10 +69,14 @@ class QueueStatus:
         except StorageError as error:  # the stored times stay too long; no other harm
             log.warning("How long people may still wait could not be stored: %s", error)
 
-    def _lines(self) -> dict[str, str]:
+    async def _lines(self) -> dict[str, str]:
         """Current status line of each request that waits, by request id."""
+        lines: dict[str, str] = {}
+        for request_id, place in self.places():
+            lines[request_id] = waiting_line(place)
+            if len(lines) % STEP == 0:
+                await asyncio.sleep(0)
         loading = self._worker.loader.loading
-        lines = {request_id: waiting_line(place) for request_id, place in self.places().items()}
         if loading is not None:
             line = loading_line(loading.model, loading.progress, time.monotonic() - loading.began, again=loading.again)
             for request in (*self._queue.running(), *self._queue.waiting()):

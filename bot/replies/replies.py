@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 TYPING_S = 8.0
 """Interval for repeating the typing status; platforms clear it after ten seconds."""
 
-_STATUS = {
+STATUS = {
     FinishReason.STOP: RequestStatus.FINISHED,
     FinishReason.LENGTH: RequestStatus.FINISHED,
     FinishReason.ABORT: RequestStatus.CANCELLED,
@@ -140,7 +140,7 @@ class LiveReply:
                 replies = [] if silent else await self._composed(final)
                 await self._storage.inbox.finish(
                     self.request.request_id,
-                    _STATUS[reason],
+                    STATUS[reason],
                     finish_reason=reason,
                     usage=usage,
                     error=error,
@@ -202,7 +202,12 @@ class Replies:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def open(self, request: GenerationRequest, *, recall: bool = False) -> LiveReply:
-        """Start to show the answer to `request`."""
+        """Start to show the answer to `request`; returns the open answer if there is one.
+
+        recall: an earlier process may have posted parts of it.
+        """
+        if (live := self._live.get(request.request_id)) is not None:
+            return live
         live = LiveReply(request, self._adapters[request.key.platform], self._storage, recall=recall)
         self._live[request.request_id] = live
         self._run(request.request_id, live.run())

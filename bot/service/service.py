@@ -109,6 +109,7 @@ class Service:
         self._storage = storage
         queue = self._queue
         self._replies = Replies(storage, self._instrumented)
+        queue.on_put(self._replies.open)
         conversations = self._conversations = Conversations(current, storage, queue)
         self._worker = Worker(
             self._engine,
@@ -142,7 +143,6 @@ class Service:
             current,
             self._instrumented,
             conversations,
-            self._worker,
             actions,
             settings_commands,
             self._presence,
@@ -183,7 +183,8 @@ class Service:
                 live = self._replies.open(request, recall=True)
                 await live.finish(FinishReason.ERROR, error=GIVEN_UP)
             else:
-                self._worker.submit(request, recall=True)
+                self._replies.open(request, recall=True)
+                self._queue.put(request)
 
     async def _serve(self) -> None:
         worker = asyncio.create_task(self._worker.run(), name="worker")

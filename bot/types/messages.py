@@ -25,10 +25,12 @@ class FinishReason(StrEnum):
 
 
 class RequestStatus(StrEnum):
-    """Stored status of a request."""
+    """Status of a request. Storage keeps STARTING and REQUEUED as WAITING and RUNNING, whichever was stored last."""
 
     WAITING = "waiting"
+    STARTING = "starting"  # taken from the queue; its model may have to be loaded first
     RUNNING = "running"
+    REQUEUED = "requeued"  # waits again: the engine died, or its model did not load
     FINISHED = "finished"
     FAILED = "failed"
     CANCELLED = "cancelled"

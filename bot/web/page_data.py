@@ -6,6 +6,7 @@ models, no user names and no conversation ids.
 
 import time
 from dataclasses import asdict
+from itertools import islice
 
 import msgspec
 import psutil
@@ -76,16 +77,16 @@ class Status:
         }
 
     def _queue(self) -> Part:
-        queue, places = self._live_state.queue, self._live_state.queue_status.places()
+        queue = self._live_state.queue
         requests = {request.request_id: request for request in queue.waiting()}
         waiting = [
             {**_request(requests[request_id]), "place": place.number, "seconds": place.seconds}
-            for request_id, place in places.items()
+            for request_id, place in islice(self._live_state.queue_status.places(), MOST_WAITERS)
         ]
         return {
             "running": list(map(_request, queue.running())),
-            "waiting": waiting[:MOST_WAITERS],
-            "more": max(0, len(waiting) - MOST_WAITERS),
+            "waiting": waiting,
+            "more": len(requests) - len(waiting),
             "limit": self._live_state.current.settings.queue_size,
         }
 

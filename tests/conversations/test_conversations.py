@@ -16,7 +16,6 @@ from bot.types.errors import StorageError
 from bot.types.messages import (
     Accepted,
     Attachment,
-    GenerationRequest,
     IncomingMessage,
     MessageDeleted,
     MessageEdited,
@@ -202,10 +201,10 @@ async def test_another_answer_reads_what_the_first_one_read_and_more_of_an_answe
     await setup.hears("question", at=1.0)
     await setup.answers(setup.owed[0], "an answer")
     await setup.hears("later", at=2.0)
-    made: list[GenerationRequest] = []
-    await setup.conversations.again(CHANNEL, "question", ANA, RequestKind.REGENERATE, made.append)
-    await setup.conversations.again(CHANNEL, "question", ANA, RequestKind.CONTINUE, made.append)
-    prompts = [await setup.conversations.prompt(request) for request in made]
+    await setup.answers(setup.owed[1], "later, too")
+    await setup.conversations.again(CHANNEL, "question", ANA, RequestKind.REGENERATE)
+    await setup.conversations.again(CHANNEL, "question", ANA, RequestKind.CONTINUE)
+    prompts = [await setup.conversations.prompt(request) for request in setup.owed[2:]]
     assert [prompt and [turn.text for turn in prompt.turns] for prompt in prompts] == [["question"], ["question"]]
     assert [prompt and prompt.prefix for prompt in prompts] == ["", "an answer"]
 
@@ -265,7 +264,7 @@ async def test_who_is_patient_waits_for_a_place_and_is_not_refused(setup: Conver
     for text in ("one", "two"):
         await setup.hears(text)
     message = IncomingMessage(CHANNEL, "three", ANA, "three", 3.0, addressed=True)
-    waiting = asyncio.create_task(setup.conversations.message(message, setup.submit, patient=True))
+    waiting = asyncio.create_task(setup.conversations.message(message, patient=True))
     assert isinstance(await setup.hears("four"), Refused)
     assert not waiting.done()
     await setup.answers(setup.owed[0], "1")

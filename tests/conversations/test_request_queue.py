@@ -4,14 +4,16 @@ import asyncio
 import time
 from collections import Counter
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.conversations.request_queue import MODEL_RUN, Place, RequestQueue, person_key
+from bot.conversations.request_queue import MODEL_RUN, Place, RequestQueue
+from bot.conversations.service_order import person_key
 from bot.types.errors import QueueFull
-from bot.types.messages import ConversationKey, GenerationRequest, Person, SamplingParams
+from bot.types.messages import ConversationKey, GenerationRequest, Person, RequestStatus, SamplingParams
 
 PEOPLE = ["ana", "ben", "cleo", "dan"]
 
@@ -58,8 +60,13 @@ class Line:
     async def serves(self, loaded: str = "small") -> GenerationRequest:
         """Starts and finishes the next request."""
         request = await asyncio.wait_for(self.queue.get(loaded), 5)
-        self.queue.done(request.request_id)
+        self.finishes(request)
         return request
+
+    def finishes(self, request: GenerationRequest, seconds: float | None = None) -> None:
+        """Runs a started request to its end."""
+        self.queue.run(request.request_id)
+        self.queue.end(request.request_id, RequestStatus.FINISHED, seconds)
 
     async def empties(self) -> list[GenerationRequest]:
         """Serves all waiting requests; the order in which they ran. Loads models as needed."""
@@ -120,7 +127,7 @@ async def test_one_request_of_a_conversation_runs_at_a_time_in_the_order_of_arri
     await asyncio.sleep(0)
     elsewhere = line.asks("ana", "random")
     assert await waiting == elsewhere.request_id
-    line.queue.done(first.request_id)
+    line.finishes(first)
     assert await line.starts() == second.request_id
     assert {request.request_id for request in line.queue.running()} == {second.request_id, elsewhere.request_id}
 
@@ -204,13 +211,13 @@ async def test_an_estimate_comes_from_measured_answers_and_the_time_of_a_load() 
     first, second, third = line.asks("ana"), line.asks("ben"), line.asks("cleo", model="large")
     assert line.places()[first.request_id] == Place(1, None)
     assert await line.starts() == first.request_id
-    line.queue.done(first.request_id, 10.0)
+    line.finishes(first, 10.0)
     assert line.places(load_seconds=60.0)[second.request_id] == Place(1, 10.0)
     assert line.places(slots=2)[second.request_id] == Place(1, 5.0)
     assert line.places()[third.request_id] == Place(2, None)
     await line.serves()
     assert await line.starts("large") == third.request_id
-    line.queue.done(third.request_id, 20.0)
+    line.finishes(third, 20.0)
     fourth = line.asks("dan", model="large")
     assert line.places(load_seconds=60.0)[fourth.request_id] == Place(1, 80.0)
 
@@ -219,7 +226,7 @@ async def test_a_failed_answer_teaches_nothing_about_speed() -> None:
     line = Line()
     first = line.asks("ana")
     await line.starts()
-    line.queue.done(first.request_id)
+    line.finishes(first)
     assert line.places() == {}
     second = line.asks("ana")
     assert line.places()[second.request_id].seconds is None
@@ -242,18 +249,87 @@ async def test_the_seconds_left_go_with_a_request_wherever_it_goes() -> None:
     line = Line()
     first, second = line.asks("ana", waits=10), line.asks("ben", waits=10)
     line.clock.now += 4
-    removed = line.queue.remove(second.request_id)
-    assert removed is not None
-    assert removed.wait_left_s == 6
-    assert line.queue.remove(second.request_id) is None
     taken = await line.queue.get("small")
-    assert taken.wait_left_s == 6
-    line.queue.done(first.request_id)
-    line.queue.put(replace(taken, attempts=1))
+    assert (taken.request_id, taken.wait_left_s) == (first.request_id, 6)
+    assert [(left.request_id, left.wait_left_s) for left in line.queue.release()] == [(second.request_id, 6)]
+    assert line.queue.running() == [taken]
+    line.clock.now += 100
+    line.queue.requeue(replace(taken, attempts=1))
     line.clock.now += 5
     assert line.queue.expired() == []
     line.clock.now += 2
     assert [person_key(request) for request in line.queue.expired()] == [("scripted", "ana")]
+
+
+ENDED = {RequestStatus.FINISHED, RequestStatus.FAILED, RequestStatus.CANCELLED}
+
+
+@given(st.lists(st.sampled_from(["put", "get", "run", "requeue", "finish", "fail", "stop"]), max_size=60), st.randoms())
+async def test_a_request_is_in_one_status_at_any_time_and_a_stop_finds_it_in_each(
+    steps: list[str], random: Random
+) -> None:
+    line, known = Line(), dict[str, RequestStatus]()
+    for step in steps:
+        now = [request_id for request_id, status in known.items() if status not in ENDED]
+        taken = [each for each in now if known[each] in (RequestStatus.STARTING, RequestStatus.RUNNING)]
+        chosen = random.choice(now) if now else ""
+        if step == "put":
+            known[line.asks(random.choice(PEOPLE)).request_id] = RequestStatus.WAITING
+        elif step == "get" and set(now) - set(taken):
+            known[await line.starts()] = RequestStatus.STARTING
+        elif step == "run" and known.get(chosen) is RequestStatus.STARTING:
+            assert line.queue.run(chosen)
+            known[chosen] = RequestStatus.RUNNING
+        elif step == "requeue" and chosen in taken:
+            request = next(each for each in line.queue.running() if each.request_id == chosen)
+            line.queue.requeue(replace(request, attempts=request.attempts + 1))
+            known[chosen] = RequestStatus.REQUEUED
+        elif step == "finish" and known.get(chosen) is RequestStatus.RUNNING:
+            line.queue.end(chosen, RequestStatus.FINISHED)
+            known[chosen] = RequestStatus.FINISHED
+        elif step == "fail" and chosen in taken:
+            line.queue.end(chosen, RequestStatus.FAILED)
+            known[chosen] = RequestStatus.FAILED
+        elif step == "stop" and chosen:
+            running = known[chosen] is RequestStatus.RUNNING
+            assert line.queue.request_stop(chosen) == running
+            assert (line.queue.cancel(chosen) is None) == running
+            assert line.queue.stop_requested(chosen) == running
+            known[chosen] = known[chosen] if running else RequestStatus.CANCELLED
+        unfinished = {each: status for each, status in known.items() if status not in ENDED}
+        assert {each: line.queue.status(each) for each in known} == {**dict.fromkeys(known), **unfinished}
+        listed = [request.request_id for request in (*line.queue.running(), *line.queue.waiting())]
+        assert sorted(listed) == sorted(unfinished)
+        assert line.places().keys() == {request.request_id for request in line.queue.waiting()}
+
+
+def test_a_change_that_the_table_does_not_have_is_a_bug() -> None:
+    line = Line()
+    request = line.asks("ana")
+    with pytest.raises(RuntimeError, match="cannot change from waiting to finished"):
+        line.queue.end(request.request_id, RequestStatus.FINISHED)
+    assert line.queue.waiting() == [request]
+
+
+async def test_a_requeued_request_is_served_before_later_ones_of_its_conversation() -> None:
+    line = Line()
+    first, second = line.asks("ana", "general", model="large"), line.asks("ben", "general")
+    taken = await line.queue.get("small")
+    assert taken.request_id == first.request_id, "another model of the same conversation is loaded, but it came first"
+    line.queue.requeue(replace(taken, attempts=1))
+    assert [request.request_id for request in await line.empties()] == [first.request_id, second.request_id]
+
+
+async def test_an_estimate_grows_while_an_answer_takes_longer_than_earlier_ones() -> None:
+    line = Line()
+    first, second, third = line.asks("ana"), line.asks("ben"), line.asks("cleo")
+    await line.starts()
+    line.finishes(first, 5.0)
+    await line.starts()
+    line.queue.run(second.request_id)
+    assert line.places()[third.request_id] == Place(1, 5.0)
+    line.clock.now += 660
+    assert line.places()[third.request_id] == Place(1, 660.0)
 
 
 async def test_room_is_there_as_soon_as_one_of_the_waiters_begins_or_leaves() -> None:
@@ -270,10 +346,10 @@ async def test_room_is_there_as_soon_as_one_of_the_waiters_begins_or_leaves() ->
     await asyncio.gather(mine, other)
     line.asks("ana")
     mine = asyncio.create_task(line.queue.wait_for_place(("scripted", "ana")))
-    line.queue.remove(third.request_id)
+    line.queue.cancel(third.request_id)
     await asyncio.sleep(0)
     assert not mine.done()
-    line.queue.remove(second.request_id)
+    line.queue.cancel(second.request_id)
     await mine
 
 

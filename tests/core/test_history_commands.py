@@ -133,7 +133,7 @@ async def test_status_while_a_model_is_loaded_and_when_none_is(setup: ServiceSet
     await team.says("ana", "hello")
     await setup.platform.gates.reached("half large")
     assert "- loading large, 50%" in await team.told("status")
-    setup.engine.deadly["large"] = 100
+    setup.engine.deadly["large"], setup.engine.bad["small"] = 100, "small is damaged."
     await setup.platform.gates.open("half large")
     await team.reply_to("hello")
     assert "- no model is loaded" in await team.told("status")

@@ -82,7 +82,7 @@ async def test_a_delivery_that_is_cut_short_when_it_is_stored_is_answered_all_th
         await conversations.answers(conversations.owed.pop(), "an answer")
     monkeypatch.setattr(Inbox, name, slow)
     if again:
-        pressed = conversations.conversations.again(CHANNEL, "hello", ANA, RequestKind.REGENERATE, conversations.submit)
+        pressed = conversations.conversations.again(CHANNEL, "hello", ANA, RequestKind.REGENERATE)
         await is_cut_short(asyncio.ensure_future(pressed), at, go)
     else:
         await is_cut_short(asyncio.ensure_future(conversations.hears("hello")), at, go)  # type: ignore[arg-type]  # an Outcome
@@ -110,7 +110,7 @@ async def test_the_engine_may_die_while_another_request_is_prepared(
     await team.sees("one", "restarting the model")
     await setup.platform.gates.open("prompt of two")
     assert (await other.reply_to("two")).text == "You said: two"
-    assert "ended 2 times" in (await team.reply_to("one")).text
+    assert "ended 3 times" in (await team.reply_to("one")).text
 
 
 async def test_what_storage_says_is_for_the_log_and_not_for_the_chat(

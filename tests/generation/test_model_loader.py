@@ -40,7 +40,7 @@ async def test_a_quick_return_is_expected_and_is_not_what_a_load_takes(monkeypat
     assert [loader.seconds(name) for name in "ab"] == [0, 0]
     engine.takes = 0.0
     await loader.load("a")
-    loader.lose("The engine died")
+    loader.mark_lost("The engine died")
     assert [loader.seconds(name) for name in "ab"] == [30, 40]
 
 

@@ -105,16 +105,16 @@ async def test_death_at_token_eleven_and_the_same_message_is_finished(running: E
 
 
 @pytest.mark.fault(28)
-async def test_what_always_kills_it_gets_two_attempts_and_its_neighbour_an_answer(running: EngineSetup) -> None:
-    poison, neighbour = "Who wrote this? {sigkill 3 99}", "And when?"
+async def test_what_always_kills_it_gets_an_error_and_its_neighbour_an_answer(running: EngineSetup) -> None:
+    poison, neighbour = "Who wrote this? {sigsegv 3 99}", "And when?"
     restarts, bystander = running.restarts, running.room()
     expected = await running.whole(neighbour)
     await bystander.says("ben", neighbour)
     answer = await running.survives(poison)
     assert answer.reason is FinishReason.ERROR
-    assert "ended 2 times while it wrote this answer" in answer.text
+    assert "times while it wrote this answer" in answer.text
     assert (await bystander.reply_to(neighbour)).text == expected
-    assert running.restarts == restarts + 2
+    assert running.restarts - restarts in (2, 3), "3 if the neighbour was still being answered at the second death"
 
 
 @pytest.mark.fault(26)

@@ -34,23 +34,18 @@ class ConversationsSetup:
         self.storage = storage
         self.conversations = Conversations(RuntimeConfig(settings, Catalog.of(settings)), storage, self.queue)
         self.owed: list[GenerationRequest] = []
+        self.queue.on_put(self.owed.append)
 
     async def hears(
         self, text: str, *, key: ConversationKey = CHANNEL, at: float = 1.0, who: Person = ANA, **more: Any
     ) -> Outcome:
         """Sends a message; its id defaults to its text."""
         values = {"message_id": text, "addressed": True, **more}
-        return await self.conversations.message(
-            IncomingMessage(key, author=who, text=text, sent_at=at, **values), self.submit
-        )
-
-    def submit(self, request: GenerationRequest) -> None:
-        self.owed.append(request)
-        self.queue.put(request)
+        return await self.conversations.message(IncomingMessage(key, author=who, text=text, sent_at=at, **values))
 
     async def answers(self, request: GenerationRequest, text: str) -> None:
         """Finishes a request, as the worker does."""
-        if self.queue.remove(request.request_id):
+        if self.queue.cancel(request.request_id):
             await self.storage.inbox.finish(
                 request.request_id,
                 RequestStatus.FINISHED,

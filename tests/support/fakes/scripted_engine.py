@@ -24,6 +24,7 @@ class Script:
     reason: FinishReason = FinishReason.STOP
     dies_at: int | None = None
     deaths: int = 1000
+    external: bool = False
     fails_at: int | None = None
     failure: str = "The prompt does not fit."
     dropped: int = 0
@@ -50,6 +51,7 @@ class ScriptedEngine:
         self.asked: list[tuple[str, EngineRequest]] = []  # every request, with the name of the model
         self.peak = 0  # most requests at once
         self.closed = False
+        self._external = False
         self.unhealthy_reasons: asyncio.Queue[str] = asyncio.Queue()  # what `wait_until_unhealthy` returns next
 
     def answers(self, question: str, text: str, **how: object) -> None:
@@ -61,13 +63,17 @@ class ScriptedEngine:
         """The questions in the order in which they were started."""
         return [asked.prompt.turns[-1].text for _, asked in self.asked]
 
+    def running_now(self) -> set[str]:
+        """The questions whose answers are being written."""
+        return {each.request.prompt.turns[-1].text for each in self._running.values()}
+
     def prompt_of(self, question: str) -> EngineRequest:
         """The last request for a question."""
         return next(asked for _, asked in reversed(self.asked) if asked.prompt.turns[-1].text == question)
 
-    def die(self) -> None:
-        """Simulates the death of the process."""
-        self.loaded = ""
+    def die(self, *, external: bool = False) -> None:
+        """Simulates the death of the process. external: something else ended it."""
+        self.loaded, self._external = "", external
         for running in self._running.values():
             running.ended.set()
 
@@ -152,15 +158,15 @@ class ScriptedEngine:
             passing.cancel()
             ended.cancel()
         if not self.loaded:
-            raise EngineDied(DEAD)
+            raise EngineDied(DEAD, self._external)
 
     def _misbehave(self, script: Script, number: int) -> None:
         if number == script.fails_at:
             raise RequestFailed(script.failure)
         if number == script.dies_at and script.deaths:
             script.deaths -= 1
-            self.die()
-            raise EngineDied(DEAD)
+            self.die(external=script.external)
+            raise EngineDied(DEAD, self._external)
 
     def _last(self, request: EngineRequest, reason: FinishReason, count: int, script: Script) -> TokenDelta:
         prompt = sum(len(turn.text.split()) for turn in request.prompt.turns)

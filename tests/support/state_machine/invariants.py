@@ -18,7 +18,7 @@ from tests.support.state_machine.expected_history import WORD_OF, WORDS, Expecte
 from tests.support.state_machine.recording_platform import NEVER, RecordingPlatform
 from tests.support.state_machine.service import MachineSetup
 
-GIVEN_UP = {"I was stopped three times": 3, "The model's process ended 2 times": 2}
+GIVEN_UP = {"I was stopped three times": 3, "The model's process ended": 2}
 """Errors of answers that are given up, and how many kills or engine deaths each needs."""
 WAITED = "This waited longer than"
 STORAGE = "My storage failed"

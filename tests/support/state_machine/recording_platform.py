@@ -94,11 +94,11 @@ class WatchedEngine(ScriptedEngine):
         async for delta in super().stream(request):
             yield delta
 
-    def die(self) -> None:
+    def die(self, *, external: bool = False) -> None:
         """Simulates the death of the process."""
         if self.loaded and not self.closed:
             self._dying()
-        super().die()
+        super().die(external=external)
 
     def _script(self, question: str, request: EngineRequest) -> Script:
         script = super()._script(question, request)

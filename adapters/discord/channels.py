@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 import discord
 
 from adapters.discord.error_mapping import mapped_errors
-from adapters.discord.message_text import bot_mentions, plain_text
+from adapters.discord.message_text import bot_mentions, visible_text
 from bot.types.messages import ConversationKey
 
 log = logging.getLogger(__name__)
@@ -99,5 +99,5 @@ class AnswerThreads:
 
 def _title(question: discord.Message, me: discord.ClientUser | None) -> str:
     mentions = bot_mentions(me, question.guild) if me else ()
-    line = " ".join(plain_text(question, mentions).split()) or "Answer"
+    line = " ".join(visible_text(question, mentions).split()) or "Answer"
     return line if len(line) <= MAX_TITLE else f"{line[: MAX_TITLE - 1]}…"

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.builders.discord_adapter import DiscordAdapterSetup, run_discord_adapter
+from tests.support.builders.discord_messages import BUILD, POLL, STICKER, TEXT_DISPLAYS, forwarded
 from tests.support.builders.malformed_json import JUNK, broken
 from tests.support.fakes.discord import payloads
 from tests.support.fakes.discord.state import Json, Message
@@ -72,7 +73,11 @@ async def good_one_is_served(setup: DiscordAdapterSetup, text: str) -> None:
 @given(data=st.data())
 async def test_a_malformed_event_costs_itself_only(data: st.DataObject, caplog: pytest.LogCaptureFixture) -> None:
     async with run_discord_adapter() as setup:
-        message = await setup.ana.says(setup.general, "a sample", mention=True, files={"a.txt": b"x"})
+        alerts = setup.server.user("alerts", bot=True)
+        extra = forwarded("old", embeds=[BUILD]) | {"poll": POLL, "sticker_items": [STICKER]}
+        shown = await alerts.says(setup.general, "", embeds=[BUILD], components=TEXT_DISPLAYS, extra=extra)
+        files = {"a.txt": b"x"}
+        message = await setup.ana.says(setup.general, "a sample", mention=True, files=files, reply_to=shown)
         await setup.core.message()
         right = samples(setup, message)
         for event, kind in data.draw(st.permutations(sorted(EVENTS.items()))):

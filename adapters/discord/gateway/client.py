@@ -237,6 +237,8 @@ def _check_texts(message: Any) -> None:  # Any: as in Parser
         raise TypeError("a text is no string")
     if isinstance(message.get("referenced_message"), dict):
         _check_texts(message["referenced_message"])
+    for snapshot in message.get("message_snapshots") or ():
+        _check_texts(snapshot["message"])
 
 
 class _CommandTree(app_commands.CommandTree[GatewayClient]):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import discord
 
 from adapters.discord.channels import PLATFORM, MessageChannel, conversation_key, is_private
-from adapters.discord.message_text import bot_mentions, plain_text
+from adapters.discord.message_text import bot_mentions, own_text, visible_text
 from bot.config.settings import Settings
 from bot.types.commands import parse_text
 from bot.types.messages import ConversationKey, IncomingCommand, IncomingMessage, MessageDeleted, MessageEdited, Person
@@ -34,6 +34,11 @@ def replied_to(message: discord.Message) -> str:
     return str(reference.message_id or "") if reference else ""
 
 
+def files_of(message: discord.Message) -> list[discord.Attachment]:
+    """The files of a message and of the one that it forwards."""
+    return [*message.attachments, *(file for snapshot in message.message_snapshots for file in snapshot.attachments)]
+
+
 class EventTranslator:
     """Translates for one connection. `reads_all`: the bot has the message content intent.
 
@@ -55,7 +60,7 @@ class EventTranslator:
         if not self._is_readable(message, channel):
             return None
         key, author, text = conversation_key(channel), author_of(message, channel), self.text(message)
-        if not author.is_bot and (command := parse_text(text)):
+        if not author.is_bot and (command := parse_text(own_text(message, self._bot_mentions(message)))):
             name, args = command
             return IncomingCommand(key, str(message.id), author, name, args, sent_at(message.id))
         addressed = self.addresses_bot(message, channel)
@@ -116,10 +121,11 @@ class EventTranslator:
         return self._settings.follow_threads and bool(key.thread) and not self._reads_all
 
     def text(self, message: discord.Message) -> str:
-        """The readable text of a message."""
-        me = self._client.user
-        mentions: Sequence[str] = bot_mentions(me, message.guild) if me else ()
-        return plain_text(message, mentions)
+        """The text of a message, of what it forwards, and of its embeds, components and poll."""
+        return visible_text(message, self._bot_mentions(message))
+
+    def _bot_mentions(self, message: discord.Message) -> Sequence[str]:
+        return bot_mentions(self._client.user, message.guild) if self._client.user else ()
 
     def _is_readable(self, message: discord.Message, channel: MessageChannel) -> bool:
         if message.author.bot or message.webhook_id:
@@ -128,7 +134,7 @@ class EventTranslator:
         elif message.type not in USER_MESSAGES:
             return False
         # Without the intent Discord sends empty content for messages that do not concern the bot.
-        return bool(message.content or message.attachments) or self._reads_all or is_private(channel)
+        return self._reads_all or is_private(channel) or bool(files_of(message) or visible_text(message))
 
     def _is_allowed_bot(self, message: discord.Message) -> bool:
         """Whether a bot's message mentions us and INHOUSE_ALLOW_BOTS has the bot, its webhook or its application."""

@@ -14,7 +14,7 @@ import discord
 
 from adapters.discord.channels import MessageChannel, resolve_channel
 from adapters.discord.error_mapping import mapped_errors
-from adapters.discord.inbound.events import EventTranslator, replied_to
+from adapters.discord.inbound.events import EventTranslator, files_of, replied_to
 from bot.config.settings import Settings
 from bot.platforms.adapter import Core
 from bot.platforms.textfiles import MAX_FILES, Files, gathered, read_as_text, refusal
@@ -56,7 +56,7 @@ class ContextFetcher:
         if not event.addressed and not following:
             return event
         key = self.translator.reply_key(channel, message.id) if event.addressed else event.key
-        read = await read_files(message.attachments)
+        read = await read_files(files_of(message))
         remarks = [read.remark] if read.remark else []
         if event.addressed and not following and self.translator.must_mention(key):
             remarks.append(MENTION_EACH_TIME)
@@ -73,7 +73,7 @@ class ContextFetcher:
 
     async def enrich_question(self, event: IncomingMessage, message: discord.Message) -> IncomingMessage:
         """A message that was picked for an answer, with its files."""
-        read = await read_files(message.attachments)
+        read = await read_files(files_of(message))
         return replace(event, attachments=read.texts, remark=read.remark)
 
     async def enrich_edit(self, edit: MessageEdited, message: discord.Message) -> MessageEdited:
@@ -82,7 +82,7 @@ class ContextFetcher:
         if channel is not message.channel:
             edit = self.translator.edit(message, channel) or edit
         wanted = self.translator.addresses_bot(message, channel) or await self._follows(edit.key)
-        read = await read_files(message.attachments if wanted else ())
+        read = await read_files(files_of(message) if wanted else ())
         return replace(edit, attachments=read.texts)
 
     async def _channel_of(self, message: discord.Message) -> MessageChannel:
@@ -140,7 +140,7 @@ class ContextFetcher:
         event = self.translator.preceding(message, channel, key)
         if str(message.id) != replied_to(question):
             return event
-        return replace(event, attachments=(await read_files(message.attachments)).texts)
+        return replace(event, attachments=(await read_files(files_of(message))).texts)
 
 
 async def read_files(attachments: Sequence[discord.Attachment]) -> Files:

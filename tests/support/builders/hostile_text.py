@@ -10,6 +10,8 @@ from itertools import product
 from types import SimpleNamespace
 from typing import Any, cast
 
+import discord
+
 from adapters.console import terminal_markdown as console_markdown
 from adapters.console.screen import printable
 from adapters.console.terminal_markdown import block_starts
@@ -57,8 +59,18 @@ def _refused(call: Call, text: str) -> object:
 
 def _said(text: str) -> object:
     """Reads the text of a Discord message."""
-    message = SimpleNamespace(content=text, mentions=[], guild=None)
-    return discord_text.plain_text(cast("Any", message), ["<@1>", "<@!1>"])
+    embed = discord.Embed(title=text, description=text).add_field(name=text, value=text)
+    snapshot = SimpleNamespace(content=text, embeds=[embed], components=[], stickers=[])
+    message = SimpleNamespace(
+        content=text,
+        mentions=[],
+        guild=None,
+        author=SimpleNamespace(bot=True),
+        message_snapshots=[snapshot],
+        poll=None,
+        **{"embeds": [embed], "components": [], "stickers": []},
+    )
+    return discord_text.visible_text(cast("Any", message), ["<@1>", "<@!1>"])
 
 
 def _rich_text(text: str) -> dict[str, Any]:  # Any: JSON
@@ -134,7 +146,7 @@ FUNCTIONS: Mapping[str, Call] = {
     "adapters.slack.interactions.slash_command.unknown_command": lambda text: slack_commands.unknown_command(
         text, "/inhouse"
     ),
-    "adapters.discord.message_text.plain_text": _said,
+    "adapters.discord.message_text.visible_text": _said,
     "adapters.console.screen.printable": printable,
     "adapters.console.terminal_markdown.block_starts": block_starts,
     "adapters.console.terminal_markdown.stable_prefix": console_markdown.stable_prefix,

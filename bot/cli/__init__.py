@@ -67,7 +67,7 @@ def check_packages() -> None:
     if found is None or found.origin is None or Path(found.origin).parents[1] != ours:
         where = found.origin if found and found.origin else "nowhere"
         raise ConfigError(
-            f"The package 'adapters' beside {ours / 'bot'} is ours, but Python found {where}: "
+            f"Python imports the package 'adapters' from {where} instead of {ours}: "
             "install Inhouse in a virtual environment of its own."
         )
 

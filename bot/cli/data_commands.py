@@ -65,8 +65,9 @@ def upgrade_database(settings: Settings) -> None:
     if done.copy is None:
         typer.echo(f"The database in {settings.state_dir} is up to date: version {done.after}.", err=True)
         return
-    before = done.before or "an empty one"
-    typer.echo(f"Upgraded the database from {before} to {done.after}. The copy made before is {done.copy}.", err=True)
+    before = f"version {done.before}" if done.before else "an empty one"
+    versions = f"from {before} to version {done.after}"
+    typer.echo(f"Upgraded the database {versions}. The backup of the old one is {done.copy}.", err=True)
 
 
 def _place(text: str) -> tuple[str, ...]:

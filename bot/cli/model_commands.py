@@ -36,7 +36,7 @@ METRICS_S = 2.0
 def show_models(settings: Settings, *, everything: bool, json_only: bool) -> None:
     """Print the hardware, a table of models and the best one, or JSON. everything: include dtypes and repositories."""
     catalog = Catalog.of(settings)
-    with Console(stderr=True).status("examining the hardware"):
+    with Console(stderr=True).status("checking the hardware"):
         hardware = asyncio.run(probe(settings.device))
     here = frozenset(spec.name for spec in catalog if installed(spec, settings))
     found = rows(catalog, hardware, settings, here)

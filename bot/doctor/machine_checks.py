@@ -97,16 +97,14 @@ async def gpu(probe: TorchProbeCache, device: str, root: Path = Path("/")) -> Fi
 def gpu_findings(torch: Torch, card: Card, device: str) -> Iterator[Finding]:
     """Compare torch's report with the card, for INHOUSE_DEVICE=`device`."""
     if torch.hardware is None:
-        yield wrong(
-            "torch", f"it cannot be imported: {torch.trouble}", "Install it again: `make clean`, then `make run`."
-        )
+        yield wrong("torch", f"cannot be imported: {torch.trouble}", "Install it again: `make clean`, then `make run`.")
         return
     yield ok("torch", f"{torch.version}, built {f'for {torch.built_for}' if torch.cuda else 'without CUDA'}")
     if device == "cpu":
         yield ok("GPU", "not used, since INHOUSE_DEVICE=cpu is set")
     elif torch.gpus and not torch.trouble:
         hardware = torch.hardware
-        count = f"{len(torch.gpus)} of them, of which the first is used; " if len(torch.gpus) > 1 else ""
+        count = f"the first of {len(torch.gpus)} is used; " if len(torch.gpus) > 1 else ""
         room = f"{hardware.vram_total_mb:,} MB, {hardware.vram_free_mb:,} MB free"
         driver = f"; its driver supports CUDA {torch.driver_cuda}" if torch.driver_cuda else ""
         yield ok("GPU", f"{torch.gpus[0]}, {count}{room}{driver}")
@@ -120,7 +118,7 @@ def gpu_findings(torch: Torch, card: Card, device: str) -> Iterator[Finding]:
     if card.device and not card.uvm and device != "cpu":
         fix = (
             "`sudo modprobe nvidia-uvm` loads the module; systemd/modules-load.conf, as /etc/modules-load.d/"
-            "inhouse.conf, does it at every start of the machine."
+            "inhouse.conf, does it at every boot."
         )
         yield warning("GPU memory", "/dev/nvidia-uvm is missing, and CUDA needs it", fix)
 
@@ -128,13 +126,13 @@ def gpu_findings(torch: Torch, card: Card, device: str) -> Iterator[Finding]:
 def _unusable_gpu(torch: Torch, card: Card, state: State) -> Finding:
     """Explain why an existing GPU cannot be used."""
     if not torch.cuda:
-        return Finding("GPU", state, f"there is one, but torch {torch.version} was built without CUDA", f"{NO_CUDA}.")
+        return Finding("GPU", state, f"found, but torch {torch.version} was built without CUDA", f"{NO_CUDA}.")
     if not card.driver and not torch.driver_cuda:
         fix = "Install NVIDIA's driver, so that `nvidia-smi` shows the GPU; start a container with --gpus all."
-        return Finding("GPU", state, "there is one, but its driver is not loaded", fix)
+        return Finding("GPU", state, "found, but its driver is not loaded", fix)
     if _major(torch.driver_cuda) < _major(torch.cuda):
         found = f"its driver supports CUDA up to {torch.driver_cuda or '?'}, but torch was built for {torch.cuda}"
-        fix = f"Update NVIDIA's driver, or install a build of torch for CUDA {torch.driver_cuda or 'as old as that'}."
+        fix = f"Update NVIDIA's driver, or install a build of torch for CUDA {torch.driver_cuda or 'that it supports'}."
         return Finding("GPU", state, found, fix)
     if "kernel image" in torch.trouble:
         found = f"torch {torch.version} does not support this GPU ({', '.join(torch.gpus)})"

@@ -97,7 +97,7 @@ def _length_mismatch(file: Path) -> str:
     except OSError as error:
         return f"{file.name} cannot be read ({error.strerror})"
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return f"{file.name} is no safetensors file"
+        return f"{file.name} is not a safetensors file"
     whole = HEADER_LENGTH + length + max(ends, default=0)
     return "" if size == whole else f"{file.name} has {size:,} bytes instead of {whole:,}"
 

@@ -46,14 +46,14 @@ async def _proxy(name: str, url: str) -> Finding:
     try:
         host, port = parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme, 80)
     except ValueError:
-        return wrong("proxy", f"{name} has no usable port", f"Set {name} to a URL such as http://proxy:3128.")
+        return wrong("proxy", f"the port in {name} is invalid", f"Set {name} to a URL such as http://proxy:3128.")
     try:
         async with asyncio.timeout(TIMEOUT_S):
             _, writer = await asyncio.open_connection(host, port)
             writer.close()
     except (OSError, TimeoutError) as error:
         fix = f"Start that proxy, correct {name}, or unset it."
-        return wrong("proxy", f"{name} names {host}:{port}, which cannot be reached ({reason(error)})", fix)
+        return wrong("proxy", f"{name}: {host}:{port} cannot be reached ({reason(error)})", fix)
     return ok("proxy", f"{name}: {host}:{port} answers")
 
 
@@ -65,7 +65,7 @@ async def clock(
     asked: maps the server's name to its URL and the proxy to it.
     """
     if not asked:
-        yield ok("clock", "not compared: there is no server to ask")
+        yield ok("clock", "not checked: there is no server to compare it with")
         return
     for name, (url, proxy) in asked.items():
         try:
@@ -75,17 +75,17 @@ async def clock(
             continue
         yield _skew((now() - theirs).total_seconds(), name)
         return
-    fix = "If answers come late or tokens are refused, see `timedatectl`."
-    yield warning("clock", f"not compared: no answer from {' or '.join(asked)}", fix)
+    fix = "If tokens are refused, check the time with `timedatectl`."
+    yield warning("clock", f"not checked: no answer from {' or '.join(asked)}", fix)
 
 
 def _skew(seconds: float, name: str) -> Finding:
     if abs(seconds) <= SKEW_S:
-        return ok("clock", f"it agrees with {name}'s")
+        return ok("clock", f"it agrees with {name}")
     way = "ahead of" if seconds > 0 else "behind"
     amount = f"{abs(seconds):,.0f} s" if abs(seconds) < 7200 else f"{abs(seconds) / 3600:,.0f} hours"
-    fix = "Have it set over the network: `timedatectl set-ntp true`, or whatever keeps the host's clock."
-    return warning("clock", f"it is {amount} {way} {name}'s", fix)
+    fix = "Synchronise it, for example with `timedatectl set-ntp true`."
+    return warning("clock", f"it is {amount} {way} {name}", fix)
 
 
 async def status_page(settings: Settings, *, running: bool) -> Findings:
@@ -95,7 +95,7 @@ async def status_page(settings: Settings, *, running: bool) -> Findings:
         yield ok("status page", "off")
         return
     if address.port == 0:
-        yield ok("status page", f"at any free port of {address.host}; the log says which")
+        yield ok("status page", f"on any free port of {address.host}; the log names it")
         return
     answer = await _page(address)
     if answer is not None:
@@ -105,8 +105,8 @@ async def status_page(settings: Settings, *, running: bool) -> Findings:
     free = _free(address)
     yield free
     if free.state is State.OK and not address.loopback:
-        fix = "Beyond a network that you trust, put a proxy with TLS before it."
-        yield ok("status page", f"{address} asks for the token of INHOUSE_HTTP_TOKEN, in plain HTTP", fix)
+        fix = "Outside a trusted network, put a reverse proxy with TLS in front of it."
+        yield ok("status page", f"{address} requires INHOUSE_HTTP_TOKEN, over plain HTTP", fix)
 
 
 async def _page(address: Address) -> tuple[bool, str] | None:
@@ -123,17 +123,17 @@ async def _page(address: Address) -> tuple[bool, str] | None:
 def _served(address: Address, answer: tuple[bool, str], *, running: bool) -> Iterator[Finding]:
     ours, text = answer
     if not ours:
-        fix = "Set INHOUSE_HTTP to another port, or to off; Inhouse would go on without it."
-        yield warning("status page", f"another program answers at {address}", fix)
+        fix = "Set INHOUSE_HTTP to another port, or to off."
+        yield warning("status page", f"another program uses {address}", fix)
     elif not running:
-        fix = "Set INHOUSE_HTTP to another port: two cannot have the same."
-        yield warning("status page", f"an Inhouse with another state directory has {address}", fix)
+        fix = "Set INHOUSE_HTTP to another port."
+        yield warning("status page", f"another Inhouse, with another state directory, uses {address}", fix)
     else:
-        yield ok("status page", f"http://{_reachable(address)}/ is served by the one that is running")
+        yield ok("status page", f"http://{_reachable(address)}/ is served by the running Inhouse")
         if text == "ready":
-            yield ok("readiness", "a question would be answered now")
+            yield ok("readiness", "ready to answer")
         else:
-            yield warning("readiness", text or "it does not say", "If that lasts, see its log.")
+            yield warning("readiness", text or "no reason given", "If this lasts, see the log.")
 
 
 def _free(address: Address) -> Finding:
@@ -150,8 +150,8 @@ def _free(address: Address) -> Finding:
             fix = "Set INHOUSE_HTTP to another port, or to off."
         else:
             fix = "Set INHOUSE_HTTP to an address of this machine, as 127.0.0.1:8321, or to off."
-        return warning("status page", f"{address} cannot be had ({reason(error)})", fix)
-    return ok("status page", f"{address} is free for it")
+        return warning("status page", f"{address} cannot be used ({reason(error)})", fix)
+    return ok("status page", f"{address} is free")
 
 
 def _reachable(address: Address) -> Address:

@@ -36,7 +36,9 @@ def directory(settings: Settings) -> Iterator[Finding]:
         above = existing(place)
     except OSError as error:
         yield wrong(
-            "state", f"{place} cannot be accessed ({reason(error)})", f"Look as the user that runs it, {ANOTHER}."
+            "state",
+            f"{place} cannot be accessed ({reason(error)})",
+            f"Run this as the user that runs Inhouse, {ANOTHER}.",
         )
         return
     if above != place and place.is_symlink():
@@ -44,15 +46,15 @@ def directory(settings: Settings) -> Iterator[Finding]:
     elif not above.is_dir():
         yield wrong("state", f"{above} is not a directory", f"Move it away, {ANOTHER}.")
     elif not os.access(above, os.W_OK | os.X_OK):
-        which = f"{place} cannot be written" if above == place else f"{place} cannot be made in {above}"
-        yield wrong("state", f"{which} by this user", f"Make it writable for the user that runs Inhouse, {ANOTHER}.")
+        what = f"write {place}" if above == place else f"create {place} in {above}"
+        yield wrong("state", f"this user cannot {what}", f"Make it writable for the user that runs Inhouse, {ANOTHER}.")
     elif above != place:
-        yield ok("state", f"{place} is not there yet, and will be made")
+        yield ok("state", f"{place} does not exist yet; the first start creates it")
     elif os.name == "posix" and (mode := stat.S_IMODE(place.stat().st_mode)) & 0o077:
-        found = f"other users of this machine can read {place} (mode {mode:o}), which holds what people wrote"
+        found = f"other users of this machine can read {place} (mode {mode:o}), which holds conversations"
         yield warning("state", found, f"`chmod 700 {place}`")
     else:
-        yield ok("state", f"{place}, for its owner alone")
+        yield ok("state", f"{place}, private to its owner")
     if above == place and place.is_dir():
         yield _lock(settings)
 
@@ -60,13 +62,15 @@ def directory(settings: Settings) -> Iterator[Finding]:
 def _lock(settings: Settings) -> Finding:
     try:
         if is_held(settings.state_dir):
-            return ok("instance", "an Inhouse is running on this state")
+            return ok("instance", "Inhouse is running and uses this directory")
     except ConfigError as error:
         return from_error("instance", State.WRONG, str(error))
     except OSError as error:
         lock = settings.state_dir / "lock"
-        return warning("instance", f"{lock} cannot be read ({reason(error)})", "Look as the user that runs Inhouse.")
-    return ok("instance", "none is running on this state now")
+        return warning(
+            "instance", f"{lock} cannot be read ({reason(error)})", "Run this as the user that runs Inhouse."
+        )
+    return ok("instance", "not running")
 
 
 def disk(settings: Settings) -> Iterator[Finding]:
@@ -78,9 +82,9 @@ def disk(settings: Settings) -> Iterator[Finding]:
     free = shutil.disk_usage(place).free
     found = f"{human(free, 'B')} free in {place}"
     if free < FULL_BYTES:
-        yield wrong("disk of state", f"{found}: nothing more can be stored, so nothing is answered", "Make room.")
+        yield wrong("disk of state", f"{found}: no message can be stored, so none is answered", "Free some space.")
     elif free < TIGHT_BYTES:
-        yield warning("disk of state", found, "Make room before it is full: what cannot be stored is not answered.")
+        yield warning("disk of state", found, "Free some space: messages that cannot be stored are not answered.")
     else:
         yield ok("disk of state", found)
 
@@ -93,7 +97,7 @@ def database(settings: Settings) -> Iterator[Finding]:
         yield from_error("database", State.WRONG, str(error))
         return
     if inspection is None:
-        yield ok("database", "none yet; the first start makes it")
+        yield ok("database", "none yet; the first start creates it")
     else:
         yield _database_finding(inspection, settings.state_dir / "inhouse.db")
 
@@ -101,14 +105,14 @@ def database(settings: Settings) -> Iterator[Finding]:
 def _database_finding(inspection: Inspection, path: Path) -> Finding:
     if inspection.verdict != "ok":
         fix = (
-            f"Stop Inhouse and move {path} away with the files beside it that start with its name; then restore a "
-            "backup in its place, or start again with an empty history."
+            f"Stop Inhouse, move {path} away with the files beside it that start with its name, and restore a backup "
+            "in its place or start with an empty history."
         )
         return wrong("database", f"{path} is damaged: {' '.join(inspection.verdict.split())}", fix)
     if inspection.mismatch:
         return from_error("database", State.WRONG, inspection.mismatch)
-    unused = f", {human(inspection.free, 'B')} of them unused" if inspection.free else ""
-    sound = f"sound, {human(inspection.bytes, 'B')}{unused}"
+    unused = f" ({human(inspection.free, 'B')} unused)" if inspection.free else ""
+    sound = f"no damage, {human(inspection.bytes, 'B')}{unused}"
     if inspection.newest:
         return ok("database", sound)
-    return ok("database", f"{sound}; its tables are older than this version, and the next start brings them up to date")
+    return ok("database", f"{sound}; its schema is older than this version; the next start upgrades it")

@@ -19,12 +19,12 @@ PROPERTIES = (
     *("LoadState", "ActiveState", "SubState", "Result", "ExecMainStatus", "StatusText", "NeedDaemonReload"),
     *("User", "WorkingDirectory", "Environment", "ExecStart"),
 )
-JOURNAL = f"`journalctl -u {UNIT} -n 30` says why"
+JOURNAL = f"`journalctl -u {UNIT} -n 30` shows why"
 FAILED = {
     "exit-code": "it ended with status {status}",
     "signal": "it was killed by signal {status}",
     "oom-kill": "the machine ran out of memory",
-    "watchdog": "it did not answer its watchdog",
+    "watchdog": "it stopped responding to its watchdog",
     "timeout": "it took too long to start or to stop",
 }
 
@@ -33,7 +33,7 @@ async def service() -> Findings:
     """Check that the unit is installed and running."""
     systemctl = shutil.which("systemctl")
     if systemctl is None:
-        yield ok("service", "there is no systemd here")
+        yield ok("service", "systemd is not installed")
         return
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
@@ -48,7 +48,7 @@ async def service() -> Findings:
     lines = [line.partition("=") for line in output.decode(errors="replace").splitlines()]
     shown = {name: value for name, _, value in lines}
     if process.returncode or "LoadState" not in shown:
-        yield ok("service", "systemd does not run here")
+        yield ok("service", "systemd is not running")
     else:
         for finding in unit_findings(shown):
             yield finding
@@ -60,21 +60,21 @@ def unit_findings(shown: Mapping[str, str]) -> Iterator[Finding]:
     if shown["LoadState"] == "not-found":
         yield ok("service", f"{UNIT} is not installed")
     elif shown["LoadState"] != "loaded":
-        fix = f"`systemctl status {UNIT}` and `systemd-analyze verify {UNIT}` say where."
+        fix = f"`systemctl status {UNIT}` and `systemd-analyze verify {UNIT}` show the error."
         yield wrong("service", f"systemd cannot use {UNIT} ({shown['LoadState']})", fix)
     elif active == "failed":
         yield wrong("service", f"{UNIT} failed: {_why(shown.get('Result', ''), status)}", _fix(status))
     elif shown.get("SubState") == "auto-restart":
-        found = f"{UNIT} ended ({_why(shown.get('Result', ''), status)}) and is about to be started again"
+        found = f"{UNIT} ended ({_why(shown.get('Result', ''), status)}) and will be restarted"
         yield wrong("service", found, f"{JOURNAL}.")
     elif active in ("active", "reloading"):
         yield ok("service", f"{UNIT} is running{_status_text(shown)}")
     elif active in ("activating", "deactivating"):
         yield warning("service", f"{UNIT} is {active}{_status_text(shown)}", f"If that lasts, {JOURNAL}.")
     else:
-        yield warning("service", f"{UNIT} is installed and not started", f"`sudo systemctl enable --now {UNIT}`")
+        yield warning("service", f"{UNIT} is installed but not started", f"`sudo systemctl enable --now {UNIT}`")
     if shown.get("NeedDaemonReload") == "yes":
-        yield warning("unit file", "it was changed after systemd read it", "`sudo systemctl daemon-reload`")
+        yield warning("unit file", "it changed after systemd loaded it", "`sudo systemctl daemon-reload`")
     yield from _other_settings(shown)
 
 
@@ -88,7 +88,7 @@ def _other_settings(shown: Mapping[str, str]) -> Iterator[Finding]:
     user = shown.get("User") or "root"
     line = " ".join(("sudo", "-Hu", user, *words, command[1] if command else "inhouse", "doctor"))
     found = f"these results are for the settings in {Path.cwd()}; those of the service are in {place}"
-    yield ok("its settings", found, f"`cd {place} && {line}` looks at them, except for tokens that systemd keeps.")
+    yield ok("its settings", found, f"`cd {place} && {line}` checks those, except tokens in systemd's credentials.")
 
 
 def credentials() -> Iterator[Finding]:
@@ -98,20 +98,20 @@ def credentials() -> Iterator[Finding]:
         return
     directory = Path(named)
     if not directory.is_dir():
-        fix = "Take CREDENTIALS_DIRECTORY out of the environment; systemd sets it where there are credentials."
-        yield warning("credentials", f"there is no directory {directory}", fix)
+        fix = "Unset CREDENTIALS_DIRECTORY; systemd sets it for services that have credentials."
+        yield warning("credentials", f"CREDENTIALS_DIRECTORY is {directory}, which is not a directory", fix)
         return
     try:
         names = sorted(path.name for path in directory.iterdir())
     except OSError as error:
-        fix = "Check its owner, or run this as the user of the service."
+        fix = "Check its owner, or run this as the service's user."
         yield wrong("credentials", f"{directory} cannot be read ({reason(error)})", fix)
         return
     yield ok("credentials", f"{', '.join(names) or 'none'} in {directory}")
 
 
 def _why(result: str, status: str) -> str:
-    return FAILED.get(result, result or "it does not say why").format(status=status)
+    return FAILED.get(result, result or "no reason given").format(status=status)
 
 
 def _fix(status: str) -> str:

@@ -66,17 +66,17 @@ class LoopWatchdog:
             took_s = self._took_s
             if took_s is None and late_s > LATE_S and not reported:
                 reported = True
-                _log_bounded(logging.WARNING, "The event loop has been held up for %.1f s at %s", late_s, self._place())
+                _log_bounded(logging.WARNING, "The event loop has been blocked for %.1f s at %s", late_s, self._place())
             if self._is_over(late=took_s is None and late_s > LATE_S):
                 _log_bounded(
-                    logging.ERROR, "The process did not stop in time and is ended; it stood at %s", self._place()
+                    logging.ERROR, "The process did not stop in time and is killed; its stack: %s", self._place()
                 )
                 self._end(EX_HELD_UP)
                 return
             if took_s is not None:
                 # if C code held the GIL, this thread woke up late, too
                 if (held_s := max(min(took_s, late_s), tick_s - TICK_S)) > LATE_S:
-                    _log_bounded(logging.WARNING, "The event loop was held up for %.1f s", held_s)
+                    _log_bounded(logging.WARNING, "The event loop was blocked for %.1f s", held_s)
                 late_s, reported = 0.0, False
                 self._schedule_probe()
 

@@ -40,7 +40,7 @@ class Retention:
                     self._done = days, time.monotonic()
                 await self._storage.expiry.erase()
             except StorageError as error:
-                log.error("What is to be removed could not be removed yet: %s", error)
+                log.error("Expired data could not be deleted yet: %s", error)
             await asyncio.sleep(LOOK_S)
 
     async def clean(self) -> int:
@@ -61,5 +61,5 @@ class Retention:
                 more = await expiry.trim()
                 await asyncio.sleep(PAUSE_S)
             await expiry.erase(anew=True)
-            log.info("%s of more than %d days ago removed", counted(removed, "row"), settings.retention)
+            log.info("Deleted %s older than %d days", counted(removed, "row"), settings.retention)
         return removed

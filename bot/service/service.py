@@ -208,7 +208,7 @@ class Service:
             for task in done:
                 task.result()
             if not done & {stopping, served}:
-                raise RuntimeError("A part of the service ended that has to live as long as it.")
+                raise RuntimeError("A task of the service ended early.")
         except ModelError as error:
             raise ConfigError(str(error)) from error
         finally:
@@ -225,20 +225,20 @@ class Service:
         try:
             await self._storage.outbox.hand_back()
         except StorageError as error:
-            log.error("It could not be stored that this run ended in order: %s", error)
+            log.error("The clean end of this run could not be stored: %s", error)
 
     def _all_reached(self) -> bool:
         """Whether each platform has connected once or was refused."""
         return self._adapters.keys() <= self._core.connected | self._refused.keys()
 
     def _status_line(self) -> str:
-        """The status line for systemd: 'phi-4 loaded · 2 waiting; discord: reached; slack: not yet reached'."""
+        """The status line for systemd: 'phi-4 loaded · 2 waiting; discord: connected; slack: connecting'."""
         model, line = self._worker.loader.name, self._core.presence()
         if model and line.startswith(model):
             line = line.replace(model, f"{model} loaded", 1)
-        said = {True: "reached", False: "not yet reached"}
+        states = {True: "connected", False: "connecting"}
         platforms = [
-            f"{name}: {'refused us' if name in self._refused else said[name in self._core.connected]}"
+            f"{name}: {'refused' if name in self._refused else states[name in self._core.connected]}"
             for name in self._adapters
         ]
         return "; ".join([line, *platforms])
@@ -258,7 +258,7 @@ class Service:
             self._refused[adapter.platform] = str(error)
             if adapter.platform not in self._core.connected or len(self._refused) == len(self._adapters):
                 raise ConfigError(str(error)) from error
-            log.error("%s stops: %s", adapter.platform, error)
+            log.error("%s is stopped: %s", adapter.platform, error)
 
     async def _drain(self) -> None:
         """Finish running answers and deliver final texts; a second `stop` cuts it short."""
@@ -279,7 +279,7 @@ class Service:
 def _ended(task: asyncio.Task[None]) -> None:
     """Log a background task that failed by a bug; the service continues without it."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("A part of the service (%s) ended in a way that was not foreseen", task.get_name(), exc_info=error)
+        log.error("The background task '%s' failed, and Inhouse runs without it", task.get_name(), exc_info=error)
 
 
 async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -21,9 +21,9 @@ def new_file(target: Path, *, force: bool) -> Iterator[Path]:
     """
     if target.is_dir() or not target.parent.is_dir():
         what = "is a directory" if target.is_dir() else "is in a directory that does not exist"
-        raise ConfigError(f"{target} {what}: name a file that is to be made.")
+        raise ConfigError(f"{target} {what}: name a file in a directory that exists.")
     if target.exists() and not force:
-        raise ConfigError(f"{target} is there already: name another file, or add --force to replace it.")
+        raise ConfigError(f"{target} exists already: name another file, or add --force to overwrite it.")
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # with mode 0600
         os.close(descriptor)
@@ -40,7 +40,7 @@ def new_file(target: Path, *, force: bool) -> Iterator[Path]:
             _sync(target.parent)
     except OSError as error:
         raise StorageError(
-            f"{target} could not be written ({error.strerror}): check the disk and its space."
+            f"{target} could not be written ({error.strerror}): check the disk and its free space."
         ) from error
     finally:
         for beside in ("", "-journal", "-wal", "-shm"):

@@ -20,14 +20,14 @@ _UNUSABLE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READO
 def damaged(path: Path, detail: str) -> StorageError:
     """Error for a damaged database, with instructions."""
     return StorageError(
-        f"The database {path} is damaged ({detail}): move it away together with the files beside it that start with "
-        "its name, then restore a backup in its place or start again with an empty history."
+        f"The database {path} is damaged ({detail}): move it away with the files beside it that start with its "
+        "name, and restore a backup in its place or start with an empty history."
     )
 
 
 def closed(path: Path) -> StorageError:
     """Error for calls after the database was closed."""
-    return StorageError(f"The database {path} is closed, for Inhouse ends; nothing was stored.")
+    return StorageError(f"The database {path} is closed because Inhouse is stopping; nothing was stored.")
 
 
 @contextmanager

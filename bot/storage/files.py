@@ -24,13 +24,13 @@ def check_file(path: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
             raise ConfigError(
-                f"{path} is a link to a file that does not exist: remove it, or bring back what it names."
+                f"{path} is a link to a file that does not exist: remove it, or restore its target."
             ) from None
         return
     except OSError as error:
         raise ConfigError(
-            f"{path} cannot be accessed ({error.strerror}): run this as the user that runs Inhouse, or make it "
-            "accessible to this one."
+            f"{path} cannot be accessed ({error.strerror}): run this as the user that runs Inhouse, or give "
+            "this user access to it."
         ) from error
     if not stat.S_ISREG(mode):
         kind = next((name for test, name in KINDS if test(mode)), "something else")

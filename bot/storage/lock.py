@@ -58,7 +58,7 @@ class StateLock:
         except Timeout as error:
             raise StateLocked(
                 f"The state directory {directory} is in use by another Inhouse: "
-                "stop that one, or set INHOUSE_STATE_DIR to a directory of its own."
+                "stop that one, or set INHOUSE_STATE_DIR to another directory."
             ) from error
         except OSError as error:
             raise ConfigError(

@@ -41,18 +41,18 @@ def version_of(connection: Connection, path: Path) -> str:
     known = known_versions()
     if version and version not in known:
         raise StateFromElsewhere(
-            f"The database {path} was made by another version of Inhouse: its tables are of version {version}, and "
-            f"this one knows them up to {max(known)}; install that version or a newer one, or restore an older backup."
+            f"The database {path} was made by another version of Inhouse: its schema is of version {version}, and "
+            f"this one knows up to {max(known)}; install that version or a newer one, or restore an older backup."
         )
     expected, found = _tables_of(version), _tables(connection)
     ours = expected.keys() | _tables_of(newest()).keys()
     wrong = sorted(name for name in ours if found.get(name) != expected.get(name))
     if wrong:
-        says = f"its tables are of version {version}" if version else "it is empty"
+        stated = f"version {version}" if version else "an empty database"
         raise StateFromElsewhere(
-            f"The database {path} says that {says}, and {', '.join(wrong)} in it does not fit that: it was copied or "
-            "restored only in part; restore a whole backup in its place, or move it away together with the files that "
-            "start with its name, which starts again with an empty history."
+            f"The database {path} states {stated}, but its tables {', '.join(wrong)} do not match: it was copied or "
+            "restored only in part; restore a whole backup in its place, or move it away with the files beside it that "
+            "start with its name, to start with an empty history."
         )
     return version
 

@@ -36,13 +36,13 @@ HEADERS = {
     "Server": "Inhouse",
 }
 
-LOOPBACK_ONLY = "This is only served to this machine, under the names localhost, 127.0.0.1 and [::1].\n"
-CROSS_SITE = "Another page's request is not answered.\n"
-NO_HOST = "The Host header is missing, doubled or malformed.\n"
-NO_FORM = "This is not a form that can be read.\n"
-TIMED_OUT = f"The body did not come within {BODY_S:.0f} s.\n"
-NO_TOKEN = "This needs the token of INHOUSE_HTTP_TOKEN: send 'Authorization: Bearer ...'.\n"
-WRONG_TOKEN = "That is not the token. It is what INHOUSE_HTTP_TOKEN is set to where Inhouse runs."
+LOOPBACK_ONLY = "Only this machine may open this page, as localhost, 127.0.0.1 or [::1].\n"
+CROSS_SITE = "Requests from other sites are refused.\n"
+NO_HOST = "The Host header is missing, repeated or malformed.\n"
+NO_FORM = "The form cannot be read.\n"
+TIMED_OUT = f"The request body did not arrive within {BODY_S:.0f} s.\n"
+NO_TOKEN = "Token required: send INHOUSE_HTTP_TOKEN as 'Authorization: Bearer ...'.\n"
+WRONG_TOKEN = "Wrong token. Enter the value of INHOUSE_HTTP_TOKEN."
 
 
 class Auth:

@@ -109,7 +109,7 @@ class Connections:
             except ConnectionAbortedError:
                 continue
             except OSError as error:  # out of descriptors or memory
-                self._warn("The status page cannot accept a connection (%s); it tries again", error.strerror)
+                self._warn("The status page cannot accept a connection (%s); retrying", error.strerror)
                 self._drop(self._eviction_candidate())
                 await asyncio.sleep(RETRY_S)
                 continue
@@ -140,14 +140,14 @@ class Connections:
         limit = soft_limit()
         # The kernel assigns the lowest free descriptor, so its number approximates how many are in use.
         if accepted.fileno() >= limit - min(RESERVE, limit / 4):
-            self._warn("The process has few file descriptors left (it may open %.0f); the status page refuses", limit)
+            self._warn("Few file descriptors are left (the limit is %.0f); the status page refuses", limit)
             oldest = self._eviction_candidate()
             if oldest is None or loop.time() < oldest.since + GRACE_S:
                 return False
             self._drop(oldest)
             return True
         while len(self._open()) >= LIMIT:
-            self._warn("The status page has %d connections, the most that it serves; it closes the oldest", LIMIT)
+            self._warn("The status page has %d connections, the maximum; it closes the oldest", LIMIT)
             oldest = self._eviction_candidate()
             wait_s = oldest.since + GRACE_S - loop.time() if oldest else GRACE_S
             if wait_s <= 0:

@@ -15,7 +15,7 @@ MOST = 16
 PATIENCE_S = 10.0
 """Write timeout of one event, seconds."""
 RETRY_S = 3
-FULL = f"{MOST} pages are open already, as many as are served; close one.\n"
+FULL = f"{MOST} status pages are open, the maximum; close one.\n"
 
 
 class Stream:

@@ -51,9 +51,9 @@ class LiveState:
         """Why the service cannot answer questions now, as a phrase without a full stop; '' if it is ready."""
         worker = self.worker
         if self.stopping():
-            return "it is being stopped"
+            return "it is stopping"
         if worker.loader.loading is not None:
-            return f"the model is being loaded ({worker.loader.loading.progress.fraction:.0%})"
+            return f"the model is loading ({worker.loader.loading.progress.fraction:.0%})"
         if worker.loader.loaded is None:
             return "no model is loaded"
         if engine_trouble:

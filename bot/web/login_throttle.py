@@ -64,7 +64,7 @@ class LoginThrottle:
             allowance.left = max(0.0, allowance.left - 1)
         if own.left < 1 and now >= self._warned_at + QUIET_S:
             self._warned_at = now
-            log.warning("%d wrong tokens for the status page came from %s; more are answered slowly", BURST, network)
+            log.warning("%d wrong tokens for the status page came from %s; further ones are delayed", BURST, network)
 
     def _allowances(self, network: str) -> list[_Allowance]:
         return [each for each in (self._networks.get(network), self._of_all) if each is not None]

@@ -54,13 +54,15 @@ class LiveCollector(Collector):
         ends = (((str(reason),), count) for reason, count in totals.answers.items())
         yield _counters("answers", "Answers that ended, by finish reason", ["reason"], ends)
         yield _counter("prompt_tokens", "Tokens in: read by the model", totals.prompt_tokens)
-        yield _counter("cached_tokens", "Tokens in that the prefix cache had", totals.cached_tokens)
+        yield _counter("cached_tokens", "Tokens in that came from the prefix cache", totals.cached_tokens)
         yield _counter("generated_tokens", "Tokens out: written by the model", totals.generated_tokens)
-        yield _gauge("cached_share", "The part of all tokens in that the prefix cache had, 0 to 1", totals.cached_share)
+        yield _gauge(
+            "cached_share", "The share of tokens in that came from the prefix cache, 0 to 1", totals.cached_share
+        )
         stats = self._sampler.stats
         rate = stats.tokens_per_s if stats else 0.0
         yield _gauge("tokens_per_second", "Tokens out a second, over the last ten seconds", rate)
-        yield _counter("redeliveries_dropped", "Events that came again and were dropped", self._live_state.redelivered)
+        yield _counter("redeliveries_dropped", "Duplicate events that were dropped", self._live_state.redelivered)
 
     def _model(self) -> Iterator[Metric]:
         worker, totals = self._live_state.worker, self._live_state.metrics.totals
@@ -77,13 +79,13 @@ class LiveCollector(Collector):
             resident.append((("engine",), stats.resident_mb * MB))
         yield _gauges("memory_bytes", "Resident memory of our processes", ["process"], resident)
         limit = stats.memory_limit_mb * MB if stats and stats.memory_limit_mb else None
-        yield _gauge("engine_memory_limit_bytes", "Above it, an idle engine is replaced", limit)
+        yield _gauge("engine_memory_limit_bytes", "Above it, an idle engine is restarted", limit)
         has_gpu = stats is not None and stats.gpu_total_mb > 0
         used, there = (stats.gpu_used_mb * MB, stats.gpu_total_mb * MB) if stats and has_gpu else (None, None)
-        yield _gauge("gpu_memory_used_bytes", "GPU memory in use, by anybody", used)
-        yield _gauge("gpu_memory_bytes", "GPU memory that there is", there)
+        yield _gauge("gpu_memory_used_bytes", "GPU memory in use, by all processes", used)
+        yield _gauge("gpu_memory_bytes", "Total GPU memory", there)
         cache = stats.cache_used if stats else None
-        yield _gauge("kv_cache_used_share", "The part of the KV cache that is in use, 0 to 1", cache)
+        yield _gauge("kv_cache_used_share", "The share of the KV cache that is in use, 0 to 1", cache)
 
     def _platforms(self) -> Iterator[Metric]:
         live_state, label = self._live_state, ["platform"]
@@ -91,13 +93,13 @@ class LiveCollector(Collector):
         errors = live_state.metrics.totals.platform_errors.items()
         yield _counters("platform_errors", "Calls to a platform that failed, by kind", ["platform", "kind"], errors)
         limited = (((name,), live_state.adapters[name].rate_limited) for name in names)
-        yield _counters("platform_rate_limited", "Answers 429 of a platform", label, limited)
+        yield _counters("platform_rate_limited", "Responses 429 of a platform", label, limited)
         connected = (((name,), live_state.connected(name)) for name in names)
         yield _gauges("platform_connected", "1 if there is a session, else 0", label, connected)
         sessions = (((name,), live_state.backfill.sessions.get(name, 0)) for name in names)
-        yield _counters("catchups", "Sessions, each of which began with reading back", label, sessions)
+        yield _counters("catchups", "Sessions; each one starts a backfill", label, sessions)
         read = (((name,), live_state.backfill.read[name]) for name in names)
-        yield _counters("caught_up_messages", "Messages that were read back", label, read)
+        yield _counters("caught_up_messages", "Backfilled messages", label, read)
 
 
 def _gauge(name: str, what: str, value: float | None) -> Metric:

@@ -14,7 +14,7 @@ from bot.types.engine import EngineStats
 from bot.types.errors import EngineError
 from bot.web.live_state import LiveState
 
-ENDED = "the engine's process ended; the next question starts it again"
+ENDED = "the engine's process ended; the next question restarts it"
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class Sampler:
                 await self.refresh()
                 self.samples.append(self._sample())
             except Exception:  # must not end the service; the page itself shows when updates stop
-                log.exception("The status page could not be brought up to date and stands still")
+                log.exception("The status page can no longer be updated")
                 return
             signalled, self._next = self._next, asyncio.Event()
             signalled.set()

@@ -99,7 +99,7 @@ class WebServer:
             port = await connections.listen(address)
         except OSError as error:
             await runner.cleanup()
-            log.error("The status page cannot be opened on %s (%s); %s", address, _reason(error), _fix(error))
+            log.error("The status page cannot listen on %s (%s); %s", address, _reason(error), _fix(error))
             return
         self._runner, self._connections = runner, connections
         self.url = f"http://{Address(address.host, port)}/"
@@ -166,4 +166,4 @@ def _reason(error: OSError) -> str:
 
 def _fix(error: OSError) -> str:
     other = "another port" if error.errno == errno.EADDRINUSE else "an address of this machine, as 127.0.0.1:8321"
-    return f"Inhouse goes on without it. Set INHOUSE_HTTP to {other}, or to off."
+    return f"Inhouse runs without it. Set INHOUSE_HTTP to {other}, or to off."

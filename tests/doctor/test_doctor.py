@@ -102,10 +102,10 @@ async def test_two_healthy_platforms_and_a_running_inhouse_have_nothing_wrong_an
     assert [each["check"] for each in wrong] == ["model smollm2"], "which is not here, and would be needed now"
     assert (status, err) == (1, "")
     assert found(out, "Discord token")[0]["state"] == found(out, "Slack bot token")[0]["state"] == "ok"
-    assert found(out, "clock")[0]["found"] == "it agrees with Discord's"
-    assert found(out, "instance")[0]["found"] == "an Inhouse is running on this state"
-    assert found(out, "database")[0]["found"].startswith("sound")
-    assert found(out, "readiness")[0]["found"] == "a question would be answered now"
+    assert found(out, "clock")[0]["found"] == "it agrees with Discord"
+    assert found(out, "instance")[0]["found"] == "Inhouse is running and uses this directory"
+    assert found(out, "database")[0]["found"].startswith("no damage")
+    assert found(out, "readiness")[0]["found"] == "ready to answer"
     assert "the running Inhouse uses" in found(out, "fit of smollm2")[0]["found"]
 
 

@@ -29,7 +29,7 @@ UNDRIVEN = Card(card=True, driver=False, device=False, uvm=False)
         (PLAIN, NONE, "cuda", State.WRONG, "there is no GPU", "auto or cpu"),
         (CUDA, THERE, "cpu", State.OK, "not used", ""),
         (CUDA, THERE, "auto", State.OK, "A GPU, 24,000 MB, 23,500 MB free; its driver supports CUDA 13.1", ""),
-        (replace(CUDA, gpus=("A GPU", "A GPU")), THERE, "auto", State.OK, "2 of them, of which the first is used", ""),
+        (replace(CUDA, gpus=("A GPU", "A GPU")), THERE, "auto", State.OK, "the first of 2 is used", ""),
         (PLAIN, THERE, "auto", State.WARNING, "built without CUDA", "a build of torch with CUDA"),
         (PLAIN, THERE, "cuda", State.WRONG, "built without CUDA", "a build of torch with CUDA"),
         (

@@ -73,8 +73,11 @@ def test_a_model_that_others_may_switch_to_is_a_warning_if_it_is_not_here(
     ("harm", "words"),
     [
         (lambda folder: cut(folder / "model.safetensors", 100), "model.safetensors has 2,"),
-        (lambda folder: cut(folder / "model.safetensors", 2450), "model.safetensors is no safetensors file"),
-        (lambda folder: rewrite(folder / "model.safetensors", b"\x08\0\0\0\0\0\0\0garbage."), "is no safetensors file"),
+        (lambda folder: cut(folder / "model.safetensors", 2450), "model.safetensors is not a safetensors file"),
+        (
+            lambda folder: rewrite(folder / "model.safetensors", b"\x08\0\0\0\0\0\0\0garbage."),
+            "is not a safetensors file",
+        ),
         (lambda folder: rewrite(folder / "config.json", b"{"), "config.json is damaged"),
         (lambda folder: rewrite(folder / "tokenizer.json", b""), "tokenizer.json is damaged"),
     ],
@@ -193,7 +196,7 @@ def test_the_hub_is_asked_about_what_is_missing(fake: FakeHub) -> None:
         "hub token": State.OK,
         f"access to {NAME}": State.OK,
     }
-    assert found["hub token"].found == "valid, of the account ana"
+    assert found["hub token"].found == "valid, account ana"
     assert not [path for method, path, _ in fake.requests if method == "GET" and "resolve" in path], (
         "nothing is fetched"
     )

@@ -70,16 +70,16 @@ async def test_a_proxy_has_to_answer_and_its_password_is_not_shown(monkeypatch: 
 async def test_a_proxy_without_a_port_that_can_be_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:many")
     (found,) = await gathered(proxies(load_settings()))
-    assert (found.state, found.found) == (State.WRONG, "HTTPS_PROXY has no usable port")
+    assert (found.state, found.found) == (State.WRONG, "the port in HTTPS_PROXY is invalid")
 
 
 @pytest.mark.parametrize(
     ("ahead", "state", "words"),
     [
-        (0, State.OK, "it agrees with the hub's"),
+        (0, State.OK, "it agrees with the hub"),
         (50, State.OK, "it agrees"),
-        (300, State.WARNING, "300 s ahead of the hub's"),
-        (-3 * 3600, State.WARNING, "3 hours behind the hub's"),
+        (300, State.WARNING, "300 s ahead of the hub"),
+        (-3 * 3600, State.WARNING, "3 hours behind the hub"),
     ],
 )
 async def test_the_clock_is_compared_with_the_server_that_answers(ahead: float, state: State, words: str) -> None:
@@ -93,7 +93,7 @@ async def test_the_clock_is_compared_with_the_server_that_answers(ahead: float, 
 
 async def test_a_clock_that_cannot_be_compared_is_a_warning_unless_no_server_is_configured() -> None:
     (found,) = await gathered(clock({"the hub": (f"http://127.0.0.1:{unused()}/", None)}))
-    assert (found.state, found.found) == (State.WARNING, "not compared: no answer from the hub")
+    assert (found.state, found.found) == (State.WARNING, "not checked: no answer from the hub")
     async with listening({"Date": "yesterday"}) as address:
         assert states(await gathered(clock({"it": (f"http://{address}/", None)}))) == {"clock": State.WARNING}
     assert states(await gathered(clock({}))) == {"clock": State.OK}
@@ -110,7 +110,7 @@ async def page(address: Address | str, *, running: bool = False) -> list[Finding
 async def test_a_free_address_is_well_and_stays_free() -> None:
     port = unused()
     for _ in range(2):
-        assert about(await page(f"127.0.0.1:{port}"), "status page").found == f"127.0.0.1:{port} is free for it"
+        assert about(await page(f"127.0.0.1:{port}"), "status page").found == f"127.0.0.1:{port} is free"
     assert states(await page("off")) == {"status page": State.OK}
     assert states(await page("127.0.0.1:0")) == {"status page": State.OK}
 
@@ -130,7 +130,7 @@ async def test_the_page_of_the_running_one_says_whether_it_is_ready() -> None:
 async def test_a_port_of_another_program_is_a_warning() -> None:
     async with listening(text="hello") as address:
         (found,) = await page(address, running=True)
-    assert (found.state, found.found) == (State.WARNING, f"another program answers at {address}")
+    assert (found.state, found.found) == (State.WARNING, f"another program uses {address}")
     silent = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     async with silent:
         (found,) = await page(f"127.0.0.1:{silent.sockets[0].getsockname()[1]}")
@@ -147,7 +147,7 @@ async def test_an_address_of_another_machine_is_a_warning(monkeypatch: pytest.Mo
 async def test_a_page_for_other_machines_is_told_to_be_plain_http() -> None:
     found = await page(f"0.0.0.0:{unused()}")
     assert [finding.state for finding in found] == [State.OK, State.OK]
-    assert "a proxy with TLS" in found[1].fix
+    assert "a reverse proxy with TLS" in found[1].fix
 
 
 async def _nobody(_: Address) -> None:

@@ -12,7 +12,7 @@ from bot.types.findings import Finding, ok, warning, wrong
 TOKEN = "a-token-for-tests"
 FOUND = [
     ok("Python", "3.11.7 in /opt/inhouse"),
-    warning("GPU", "there is one, but torch 2.13.0+cpu was built without CUDA", "Install a build of torch with CUDA."),
+    warning("GPU", "found, but torch 2.13.0+cpu was built without CUDA", "Install a build of torch with CUDA."),
     wrong("Discord token", f"it is {TOKEN}, and Discord refused it", "Make a new one."),
     wrong("proxy", "http://bob:pass-word@proxy:3128 is not there", "Start it."),
 ]
@@ -44,7 +44,7 @@ def test_a_terminal_gets_a_table_that_fits_and_can_be_read_without_colours(width
     assert lines[0] == "Machine"
     assert lines[1].split() == ["ok", "Python", "3.11.7", "in", "/opt/inhouse"]
     starts = {
-        line.index(word) for line in lines for word in ("3.11.7", "there is one", "it is [redacted]") if word in line
+        line.index(word) for line in lines for word in ("3.11.7", "found, but", "it is [redacted]") if word in line
     }
     assert len(starts) == 1, "one column"
     assert any(line.strip().startswith("→ Install a build") for line in lines)
@@ -59,7 +59,7 @@ def test_a_pipe_gets_a_line_each_without_colours() -> None:
     lines = shown(40, terminal=False).splitlines()
     assert len(lines) == len(FOUND) + 1
     assert lines[1] == (
-        "warning  GPU: there is one, but torch 2.13.0+cpu was built without CUDA -> Install a build of torch with CUDA."
+        "warning  GPU: found, but torch 2.13.0+cpu was built without CUDA -> Install a build of torch with CUDA."
     )
     assert "\x1b" not in "".join(lines)
 

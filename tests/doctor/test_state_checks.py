@@ -38,7 +38,7 @@ def test_a_new_directory_is_well_and_stays_as_it_is(settings: Settings) -> None:
     assert {finding.state for finding in found} == {State.OK}
     assert list(settings.state_dir.iterdir()) == []
     settings.state_dir.rmdir()
-    assert "will be made" in about(state_checks.directory(settings), "state").found
+    assert "the first start creates it" in about(state_checks.directory(settings), "state").found
     assert not settings.state_dir.exists()
 
 
@@ -79,12 +79,12 @@ def another_process(directory: Path) -> Iterator[None]:
 
 def test_a_running_instance_is_said_and_not_disturbed(settings: Settings) -> None:
     with another_process(settings.state_dir):
-        assert about(state_checks.directory(settings), "instance").found == "an Inhouse is running on this state"
+        assert about(state_checks.directory(settings), "instance").found == "Inhouse is running and uses this directory"
         assert state_checks.running(settings)
         with pytest.raises(StateLocked):
             StateLock(settings.state_dir)
     assert not state_checks.running(settings)
-    assert "none is running" in about(state_checks.directory(settings), "instance").found
+    assert "not running" in about(state_checks.directory(settings), "instance").found
     StateLock(settings.state_dir).release()
 
 
@@ -92,7 +92,7 @@ async def test_a_sound_database_is_read_and_not_written(settings: Settings) -> N
     storage = await Storage.open(settings.state_dir)
     before = set(listing(settings.state_dir))
     (found,) = state_checks.database(settings)  # while the database is open
-    assert (found.state, found.found.startswith("sound, ")) == (State.OK, True)
+    assert (found.state, found.found.startswith("no damage, ")) == (State.OK, True)
     assert set(listing(settings.state_dir)) == before
     await storage.close()
     content = listing(settings.state_dir)
@@ -140,7 +140,7 @@ async def test_unused_pages_are_reported(settings: Settings) -> None:
         connection.execute("INSERT INTO large VALUES (zeroblob(100000))")
         connection.execute("DROP TABLE large")
         connection.commit()
-    assert "of them unused" in about(state_checks.database(settings), "database").found
+    assert " unused)" in about(state_checks.database(settings), "database").found
 
 
 @pytest.mark.parametrize(("free", "expected"), [(10**12, State.OK), (10**8, State.WARNING), (10**6, State.WRONG)])

@@ -131,7 +131,7 @@ async def test_when_discord_refuses_the_bot_later_slack_goes_on(
     async with on_both(tmp_path) as both:
         await both.discord_answers("before")
         both.discord.gateway.close(code)
-        await both.discord.until(lambda: "discord stops: " in caplog.text)
+        await both.discord.until(lambda: "discord is stopped: " in caplog.text)
         assert "https://discord.com/developers/applications/" in caplog.text
         for text in ("one", "two"):
             await both.slack_answers(text)
@@ -147,7 +147,7 @@ async def test_when_slack_refuses_the_bot_later_discord_goes_on_and_with_both_it
         await both.slack_answers("before")
         both.slack.refuse_token("token_revoked")
         both.slack.sockets.kill()
-        await both.slack.until(lambda: "slack stops: " in caplog.text)
+        await both.slack.until(lambda: "slack is stopped: " in caplog.text)
         await both.discord_answers("one")
         both.discord.gateway.close(4004)
         with pytest.raises(ConfigError, match="DISCORD_BOT_TOKEN"):

@@ -80,9 +80,9 @@ async def test_a_loop_that_is_held_up_is_reported_and_ended_within_the_drain(tmp
     async with run_crash_service(tmp_path, "slack", hang="the loop is held up", drain=DRAIN_S) as setup:
         await setup.start()
         await setup.ask("slack", where=2)
-        await setup.until(lambda: "has been held up" in setup.log(), "it is told")
+        await setup.until(lambda: "has been blocked" in setup.log(), "it is told")
         assert await ends_in_time(setup) == EX_HELD_UP
-        (line,) = [line for line in setup.log().splitlines() if "has been held up" in line]
+        (line,) = [line for line in setup.log().splitlines() if "has been blocked" in line]
         assert re.search(
             r"at crash/child_service\.py:\d+ spin < \w+/\w+\.py:\d+ \w+",
             line.replace("  ", " "),

@@ -67,11 +67,11 @@ async def test_a_loop_that_is_held_up_is_reported_once_with_the_place(caplog: py
         await asyncio.sleep(0.3)
     held, again = lines(caplog)
     assert re.match(
-        r"The event loop has been held up for \d\.\d s at observability/test_loop_watchdog\.py:\d+ stands_here < "
+        r"The event loop has been blocked for \d\.\d s at observability/test_loop_watchdog\.py:\d+ stands_here < "
         r"observability/test_loop_watchdog\.py:\d+ test_a_loop_that_is_held_up_\w+ < asyncio/events\.py:\d+ _run",
         held,
     )
-    assert re.fullmatch(r"The event loop was held up for \d\.\d s", again)
+    assert re.fullmatch(r"The event loop was blocked for \d\.\d s", again)
     assert "wrote" not in caplog.text
 
 
@@ -82,8 +82,8 @@ async def test_every_stall_is_reported_and_a_busy_loop_is_not_one(caplog: pytest
             stands_here(3 * LATE_S)
             await asyncio.sleep(0.2)
         assert [line.split(" for ")[0] for line in lines(caplog)] == [
-            "The event loop has been held up",
-            "The event loop was held up",
+            "The event loop has been blocked",
+            "The event loop was blocked",
         ] * 2
         caplog.clear()
         for _ in range(30):
@@ -106,7 +106,7 @@ async def test_code_that_lets_no_thread_run_is_reported_when_it_has_returned(cap
         async with asyncio.timeout(10):
             while not lines(caplog):  # noqa: ASYNC110 -- another thread writes them
                 await asyncio.sleep(0.05)
-    told = re.search(r"held up for (\d+\.\d) s", lines(caplog)[-1])
+    told = re.search(r"blocked for (\d+\.\d) s", lines(caplog)[-1])
     assert told is not None
     assert float(told[1]) > LATE_S
 
@@ -151,7 +151,7 @@ async def test_a_process_that_must_end_is_ended_while_its_loop_is_held_up(caplog
         assert ends.came.wait(20)
     assert ends.status == EX_HELD_UP
     assert ends.at - began >= 0.6
-    assert lines(caplog)[-1].startswith("The process did not stop in time and is ended; it stood at ")
+    assert lines(caplog)[-1].startswith("The process did not stop in time and is killed; its stack: ")
     assert "test_a_process_that_must_end_is_ended" in lines(caplog)[-1]
 
 

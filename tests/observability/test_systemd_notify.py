@@ -223,13 +223,13 @@ async def test_a_service_tells_its_model_its_queue_and_its_platforms(
 ) -> None:
     with patch.object(systemd_notify, "TICK_S", 0.01), patch.object(systemd_notify, "STATUS_S", 0.0):
         async with served(tmp_path, Notifier(address, watchdog_s=1.0)) as (platform, service, running):
-            await systemd.hears("READY=1\nSTATUS=.*scripted: reached")
-            await systemd.hears("STATUS=small.*; scripted: reached")
+            await systemd.hears("READY=1\nSTATUS=.*scripted: connected")
+            await systemd.hears("STATUS=small.*; scripted: connected")
             platform.gates.hold("first/1")
             team = Team.of(platform)
             await team.says("ana", "first")
             await team.says("ana", "second")
-            await systemd.hears(r"STATUS=small.* 1 waiting.*; scripted: reached")
+            await systemd.hears(r"STATUS=small.* 1 waiting.*; scripted: connected")
             service.stop()
             await systemd.hears("STOPPING=1")
             await systemd.hears("STATUS=stopping; ")

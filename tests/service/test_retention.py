@@ -258,7 +258,7 @@ async def test_a_failure_is_reported_and_tried_again(
         while counts(tmp_path / "state") != [0] * 5:  # noqa: ASYNC110 -- visible only in the file
             await asyncio.sleep(0.02)
     keeping.cancel()
-    assert caplog.text.count("could not be removed yet: The disk is full.") == 2
+    assert caplog.text.count("could not be deleted yet: The disk is full.") == 2
 
 
 async def test_the_end_of_an_answer_that_was_forgotten_meanwhile_leaves_no_words(

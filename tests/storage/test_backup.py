@@ -116,7 +116,7 @@ async def test_what_is_there_is_only_replaced_when_that_was_asked_for(tmp_path: 
     await fill(tmp_path / "state")
     target = tmp_path / "copy.db"
     target.write_text("precious")
-    with pytest.raises(ConfigError, match=r"is there already: name another file, or add --force"):
+    with pytest.raises(ConfigError, match=r"exists already: name another file, or add --force"):
         back_up(tmp_path / "state", target, unseen)
     assert target.read_text() == "precious"
     back_up(tmp_path / "state", target, unseen, force=True)
@@ -175,7 +175,9 @@ async def test_upgrade_says_from_where_to_where_keeps_a_copy_and_packs_the_file(
     status, out, err = await asyncio.to_thread(inhouse, "db", "upgrade")
     (copy,) = state.glob("inhouse.db.0002.*")
     assert (status, out) == (0, "")
-    assert err == f"Upgraded the database from 0002 to {newest()}. The copy made before is {copy}.\n"
+    assert (
+        err == f"Upgraded the database from version 0002 to version {newest()}. The backup of the old one is {copy}.\n"
+    )
     assert inside(copy, "SELECT version_num FROM alembic_version") == [("0002",)]
     assert rows(state, "PRAGMA auto_vacuum") == [(2,)]
     storage = await Storage.open(state)
@@ -202,7 +204,7 @@ async def test_a_database_of_a_newer_version_is_left_alone(
     rows(home / "state", "UPDATE alembic_version SET version_num = '9999'")
     status, out, err = await asyncio.to_thread(inhouse, *words)
     assert (status, out) == (78, "")
-    assert "its tables are of version 9999" in err
+    assert "its schema is of version 9999" in err
     assert err.count("\n") == 1
 
 

@@ -127,7 +127,7 @@ def test_into_a_file_for_its_owner_alone(inhouse: Inhouse, home: Path) -> None:
     assert len(target.read_text("utf-8").splitlines()) == 5
     status, _, err = inhouse("export", "--out", str(target), "--person", "discord:9")
     assert (status, len(target.read_text("utf-8").splitlines())) == (78, 5)
-    assert "is there already" in err
+    assert "exists already" in err
     status, _, err = inhouse("export", "--out", str(target), "--person", "discord:9", "--force")
     assert (status, target.read_text("utf-8")) == (0, "")
     assert err == "Exported nothing: no stored message matches.\n"

@@ -127,5 +127,5 @@ async def test_a_state_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     storage = await Storage.open(tmp_path)
     await storage.close()
     rows(tmp_path, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(StateFromElsewhere, match="another version of Inhouse: its tables are of version 9999"):
+    with pytest.raises(StateFromElsewhere, match="another version of Inhouse: its schema is of version 9999"):
         await Storage.open(tmp_path)

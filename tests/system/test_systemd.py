@@ -69,7 +69,7 @@ async def is_installed(installed: InstalledService, tmp_path: Path) -> None:
     assert await systemd.shows("inhouse", "ActiveState") == "active"
     assert await systemd.shows("inhouse", "LimitNOFILESoft") == str(ENOUGH)
     assert await systemd.shows("inhouse", "UnitFileState") == "enabled"
-    assert "discord: reached" in await systemd.shows("inhouse", "StatusText")
+    assert "discord: connected" in await systemd.shows("inhouse", "StatusText")
     assert (
         await systemd.does("stat", "-c", "%U %a", "/var/lib/inhouse", "/var/cache/inhouse")
         == "inhouse 700\ninhouse 750"
@@ -139,7 +139,7 @@ async def keeps_tokens_otherwise(installed: InstalledService) -> None:
     await systemd.does("rm", f"{DROPINS}/sealed.conf", "/etc/credstore.encrypted/DISCORD_BOT_TOKEN")
     await installed.follows("Tokens, in an EnvironmentFile", f"DISCORD_BOT_TOKEN={token}\n")
     assert await systemd.does("stat", "-c", "%U:%G %a", "/etc/inhouse/tokens") == "root:root 600"
-    assert "discord: reached" in await systemd.shows("inhouse", "StatusText")
+    assert "discord: connected" in await systemd.shows("inhouse", "StatusText")
 
 
 async def is_upgraded(installed: InstalledService) -> None:

@@ -85,7 +85,7 @@ async def test_a_full_server_says_so_once(tmp_path: Path, no_grace: None, caplog
         for _ in range(10):
             assert (await ask(port_of(site), request())).startswith(ALIVE)
     said = [record.getMessage() for record in caplog.records if record.name == "bot.web.connections"]
-    assert said == ["The status page has 64 connections, the most that it serves; it closes the oldest"]
+    assert said == ["The status page has 64 connections, the maximum; it closes the oldest"]
 
 
 @pytest.mark.parametrize("trickles", [False, True])
@@ -167,7 +167,7 @@ async def test_descriptors_are_left_to_the_rest_of_the_process(
         assert (await ask(port_of(site), request())).startswith(ALIVE)
     said = [record.getMessage() for record in caplog.records if record.name == "bot.web.connections"]
     assert len(said) == 1
-    assert "few file descriptors left" in said[0]
+    assert "Few file descriptors are left" in said[0]
 
 
 async def test_where_no_descriptor_is_left_it_tries_again_later(
@@ -192,7 +192,7 @@ async def test_where_no_descriptor_is_left_it_tries_again_later(
                 each.close()
     wrong = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert [(record.name, record.getMessage()) for record in wrong] == [
-        ("bot.web.connections", "The status page cannot accept a connection (Too many open files); it tries again")
+        ("bot.web.connections", "The status page cannot accept a connection (Too many open files); retrying")
     ]
 
 

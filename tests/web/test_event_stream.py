@@ -59,7 +59,7 @@ async def test_a_load_is_told_while_it_goes_on(tmp_path: Path) -> None:
         async with site.events() as events:
             now = await events.until(lambda moment: moment["loading"] is not None)
             assert (now["loading"]["model"], now["loading"]["fraction"], now["model"]) == ("small", 0.5, None)
-            assert now["unready"] == "the model is being loaded (50%)"
+            assert now["unready"] == "the model is loading (50%)"
             await setup.platform.gates.open("half small")
             await events.until(lambda moment: moment["model"] is not None and not moment["unready"])
 

@@ -193,11 +193,11 @@ async def test_with_nothing_to_show_it_says_so(page: Page, tmp_path: Path, monke
         monkeypatch.setattr(setup.engine, "stats", AsyncMock(return_value=idle))
         site.web.sampler.samples.clear()
         await show(page, site)
-        assert await page.inner_text("#queue") == "Nobody waits. 64 may."
-        assert await page.inner_text("#troubles") == "Nothing, since the start."
+        assert await page.inner_text("#queue") == "Empty. Up to 64 may wait."
+        assert await page.inner_text("#troubles") == "None since the start."
         assert await page.inner_text("#words") == "\N{EN DASH}"
-        assert await page.inner_text("#words-note") == "nobody asked in ten minutes"
-        assert await page.inner_text("#speed-note") == "nothing was written in ten minutes"
+        assert await page.inner_text("#words-note") == "no questions in ten minutes"
+        assert await page.inner_text("#speed-note") == "idle for ten minutes"
 
 
 async def test_it_follows_what_happens(page: Page, complaints: list[str], tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ async def test_when_the_service_goes_it_says_so_and_comes_back_with_it(page: Pag
         address = site.url.removeprefix("http://")
     await expect(page.locator("#lost")).to_be_visible()
     assert await page.inner_text("#state") == "No connection"
-    assert (await page.inner_text("#lost")).startswith("Inhouse does not answer; what you see is old.")
+    assert (await page.inner_text("#lost")).startswith("Inhouse does not answer, so this page is out of date.")
     async with open_page(tmp_path, http=address):
         await expect(page.locator("#lost")).to_be_hidden()
         await expect(page.locator("#state")).to_have_text("Ready")
@@ -248,7 +248,7 @@ async def test_a_token_is_asked_for_and_then_nowhere_to_be_seen(page: Page, tmp_
         assert await page.evaluate(CONTRASTS) == []
         await _send(page, "wrong")
         await expect(page.locator("#lost")).to_be_visible()
-        assert (await page.inner_text("#lost")).startswith("That is not the token.")
+        assert (await page.inner_text("#lost")).startswith("Wrong token.")
         await _send(page, TOKEN)
         await page.wait_for_selector(SHOWN)
         assert await page.evaluate("location.href") == f"{site.url}/"

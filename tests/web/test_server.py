@@ -23,7 +23,7 @@ async def test_while_the_model_is_loaded_it_is_alive_and_says_how_far_it_is(tmp_
         setup.platform.gates.hold("half small")
         await setup.platform.gates.reached("half small")
         assert await site.get("/healthz") == (200, "alive\n")
-        assert await site.get("/readyz") == (503, "not ready: the model is being loaded (50%)\n")
+        assert await site.get("/readyz") == (503, "not ready: the model is loading (50%)\n")
         await setup.platform.gates.open("half small")
         await setup.platform.connected()
         await site.until("/readyz", lambda status, _: status == 200)
@@ -42,7 +42,7 @@ async def test_after_the_engine_died_it_is_not_ready_until_it_answered_again(tmp
         setup.engine.die()
         assert await site.get("/readyz") == (
             503,
-            "not ready: the engine's process ended; the next question starts it again\n",
+            "not ready: the engine's process ended; the next question restarts it\n",
         )
         assert (await setup.team.asks("ana", "hello")).text == "You said: hello"
         assert await site.get("/readyz") == (200, "ready\n")
@@ -54,7 +54,7 @@ async def test_while_it_drains_it_says_so(tmp_path: Path) -> None:
         await setup.team.says("ana", "hello")
         await setup.platform.gates.reached("hello/1")
         setup.service.stop()
-        assert await site.get("/readyz") == (503, "not ready: it is being stopped\n")
+        assert await site.get("/readyz") == (503, "not ready: it is stopping\n")
         await setup.platform.gates.open("hello/1")
         await setup.team.reply_to("hello")
 
@@ -85,7 +85,7 @@ async def test_a_port_in_use_is_an_error_in_the_log_and_the_service_goes_on(
         async with run_service(tmp_path, http=address) as setup:
             await setup.team.asks("ana", "hello")
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == [
-        f"The status page cannot be opened on {address} (the port is in use); Inhouse goes on without it. "
+        f"The status page cannot listen on {address} (the port is in use); Inhouse runs without it. "
         "Set INHOUSE_HTTP to another port, or to off."
     ]
 
@@ -96,7 +96,7 @@ async def test_an_address_of_another_machine_is_an_error_in_the_log_too(
     async with run_service(tmp_path, http="192.0.2.1:8321", http_token="a-token-long-enough") as setup:
         await setup.team.asks("ana", "hello")
     (said,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-    assert said.startswith("The status page cannot be opened on 192.0.2.1:8321 (")
+    assert said.startswith("The status page cannot listen on 192.0.2.1:8321 (")
     assert said.endswith("Set INHOUSE_HTTP to an address of this machine, as 127.0.0.1:8321, or to off.")
 
 
@@ -134,7 +134,7 @@ async def test_what_breaks_the_samples_is_said_once_and_breaks_nothing_else(
         await setup.team.asks("ana", "hello")
         assert await site.get("/healthz") == (200, "alive\n")
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-    assert said == ["The status page could not be brought up to date and stands still"]
+    assert said == ["The status page can no longer be updated"]
 
 
 async def test_every_response_is_guarded_and_not_cached(tmp_path: Path) -> None:

@@ -54,14 +54,14 @@ function showPlots(now) {
   const speed = now.sample ? now.sample.tokens_per_s : 0;
   const most = Math.max(0, ...samples.map((sample) => sample.tokens_per_s));
   show("speed", words.rate(speed));
-  show("speed-note", most > 0 ? `at most ${words.rate(most)} in ten minutes` : "nothing was written in ten minutes");
+  show("speed-note", most > 0 ? `peak of ten minutes: ${words.rate(most)}` : "idle for ten minutes");
   const waits = samples.map((sample) => sample.first_words_s).filter((value) => value !== null).sort((a, b) => a - b);
   const middle = waits[Math.floor((waits.length - 1) / 2)];
   const [figure, unit] = waits.length ? words.seconds(middle).split(" ") : [words.DASH, ""];
   show("words", figure);
-  show("words-unit", unit && `${unit}, usually`);
+  show("words-unit", unit && `${unit}, typical`);
   const longest = waits[waits.length - 1];
-  show("words-note", waits.length ? `at most ${words.seconds(longest)} in ten minutes` : "nobody asked in ten minutes");
+  show("words-note", waits.length ? `longest of ten minutes: ${words.seconds(longest)}` : "no questions in ten minutes");
 }
 
 // One row for requests with the same model, platform and attempt.
@@ -94,10 +94,10 @@ function showQueue(queue) {
   const rows = [
     ...groups(queue.running).map((alike) => requestRow(alike, "now", "being written")),
     ...queue.waiting.map((request) => requestRow(
-      [request], words.ordinal(request.place), request.seconds === null ? "time not known" : words.about(request.seconds))),
+      [request], words.ordinal(request.place), request.seconds === null ? "wait unknown" : words.about(request.seconds))),
   ];
   if (queue.more) rows.push(node("li", { class: "empty" }, `and ${words.whole(queue.more)} more`));
-  if (!rows.length) rows.push(node("li", { class: "empty" }, `Nobody waits. ${words.whole(queue.limit)} may.`));
+  if (!rows.length) rows.push(node("li", { class: "empty" }, `Empty. Up to ${words.whole(queue.limit)} may wait.`));
   at("queue").replaceChildren(...rows);
 }
 
@@ -114,7 +114,7 @@ function bar(label, part, text) {
 
 function showModel({ model, loading, memory }) {
   const bars = [];
-  show("model", model ? model.name : loading ? loading.model : "none is loaded");
+  show("model", model ? model.name : loading ? loading.model : "no model loaded");
   if (loading) {
     const left = loading.fraction >= 0.2 ? loading.taken_s / loading.fraction - loading.taken_s : null;
     show("model-note", `${loading.stage}${left === null ? "" : `, ${words.about(left)} left`}`);
@@ -142,12 +142,12 @@ function showModel({ model, loading, memory }) {
 
 function showPlatforms(platforms) {
   at("platforms").replaceChildren(...platforms.map((platform) => {
-    let [mood, text] = ["busy", platform.sessions ? "connecting again" : "connecting"];
+    let [mood, text] = ["busy", platform.sessions ? "reconnecting" : "connecting"];
     if (platform.refusal) [mood, text] = ["bad", "stopped"];
     else if (platform.connected) [mood, text] = ["good", "connected"];
     const facts = [
       words.counted(platform.sessions, "session"),
-      platform.read_back && `${words.counted(platform.read_back, "message")} read back`,
+      platform.read_back && `${words.counted(platform.read_back, "message")} backfilled`,
       platform.errors && words.counted(platform.errors, "failed call"),
       platform.rate_limited && words.counted(platform.rate_limited, "rate limit"),
     ];
@@ -166,9 +166,9 @@ function showTotals(totals) {
     ["Tokens in", totals.prompt_tokens],
     ["Tokens out", totals.generated_tokens],
     ["Engine restarts", totals.engine_restarts],
-    ["Redeliveries dropped", totals.redelivered],
+    ["Duplicates dropped", totals.redelivered],
   ].map(([label, value]) => [label, words.whole(value)]);
-  figures.splice(5, 0, ["In from the cache", words.share(totals.cached_share)]);
+  figures.splice(5, 0, ["Read from cache", words.share(totals.cached_share)]);
   at("totals").replaceChildren(...figures.map(([label, value]) =>
     node("div", {}, node("dt", {}, label), node("dd", {}, value))));
 }
@@ -182,7 +182,7 @@ function showTroubles(troubles, time) {
       node("i", {}, `${trouble.error ? "error" : "warning"}, ${trouble.where}`,
         node("small", {}, `${words.ago(time - trouble.at)}${often}`)));
   });
-  if (!rows.length) rows.push(node("li", { class: "empty" }, "Nothing, since the start."));
+  if (!rows.length) rows.push(node("li", { class: "empty" }, "None since the start."));
   at("troubles").replaceChildren(...rows);
 }
 
@@ -201,7 +201,7 @@ function showNow(now) {
   showTotals(now.totals);
   showTroubles(now.troubles, time);
   show("version", `Inhouse ${now.version}`);
-  show("lag", now.sample ? `event loop ${Math.round(now.sample.lag_s * 1000)} ms late` : "");
+  show("lag", now.sample ? `event loop lag ${Math.round(now.sample.lag_s * 1000)} ms` : "");
   document.body.dataset.shown = "yes";
 }
 
@@ -212,7 +212,7 @@ function isHere(here) {
   const lost = at("lost");
   if (here) lost.hidden = true;
   else if (lost.hidden) {
-    lost.textContent = "Inhouse does not answer; what you see is old. Trying again …";
+    lost.textContent = "Inhouse does not answer, so this page is out of date. Reconnecting …";
     lost.hidden = false;
     at("state").dataset.mood = "unknown";
     show("state", "No connection");

@@ -79,7 +79,7 @@ class SlackAdapter:
         handlers = self._handlers = InteractionHandlers(
             self._settings, web, identity, core, self._posting, translator, context
         )
-        self._posting.streams.on_stop = _stop_handler(core)
+        self._posting.streams.on_stop, self._posting.streams.team_of = _stop_handler(core), users.team
         app = make_app(web, identity)
         listen(app, intake, self._connection.recheck_token, handlers.register, assistant.register)
         async with contextlib.AsyncExitStack() as stack:

@@ -27,13 +27,16 @@ class SlackMessage:
     """A message of a person or a bot. `text` and `attached`: what it shows, with Slack's `<...>` and entities.
 
     `ts` is its id and time. `thread` is the ts of its thread's first message, '' outside of threads, and
-    `thread_author` wrote that message. `user` is '' for some bots. `mentioned`: it came as an app_mention event.
+    `thread_author` wrote that message. `user` is '' for some bots. `user_name` and `team` are sent for people of other
+    workspaces (Slack Connect). `mentioned`: it came as an app_mention event.
     """
 
     channel: str
     ts: str
     thread: str
     user: str
+    user_name: str
+    team: str
     bot_id: str
     bot_name: str
     thread_author: str
@@ -84,6 +87,7 @@ def message_of(raw: Raw, channel: str = "") -> SlackMessage | None:
     if text_of(raw, "subtype") not in USER_SUBTYPES or not channel or not _is_timestamp(ts):
         return None
     thread, profile = text_of(raw, "thread_ts"), object_of(raw, "bot_profile")
+    user = object_of(raw, "user_profile")
     text = shown_text(raw)
     files = [file for source in (raw, *objects_of(raw, "attachments")) for file in objects_of(source, "files")]
     return SlackMessage(
@@ -91,6 +95,8 @@ def message_of(raw: Raw, channel: str = "") -> SlackMessage | None:
         ts=ts,
         thread="" if thread == ts else thread,  # Slack sets it on the first message of a thread, too
         user=text_of(raw, "user"),
+        user_name=text_of(user, "display_name") or text_of(user, "real_name") or text_of(user, "name"),
+        team=text_of(raw, "user_team") or text_of(raw, "source_team") or text_of(user, "team"),
         bot_id=text_of(raw, "bot_id"),
         bot_name=text_of(profile, "name") or text_of(raw, "username"),
         thread_author=text_of(raw, "parent_user_id"),

@@ -123,6 +123,7 @@ class ContextFetcher:
     async def _author(self, message: SlackMessage, deadline: ContextDeadline) -> Person:
         if message.bot_id or not message.user:
             return author_of(message)
+        self._users.remember(message.user, message.user_name, message.team)
         return await self._users.person(message.user, message.channel, deadline)
 
     async def _text(self, message: SlackMessage, deadline: ContextDeadline) -> str:

@@ -25,16 +25,19 @@ TTL_S = 600.0
 FAILURE_TTL_S = 30.0
 """How long a failed call is not tried again, seconds."""
 MAX_ENTRIES = 5000
+TEAM_TIMEOUT_S = 1.0
+"""Timeout for looking up the workspace of a person, seconds; an answer waits for it."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class UserProfile:
-    """A user account."""
+    """A user account; `team` is the id of its workspace."""
 
     name: str = ""
     manages_workspace: bool = False
+    team: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +55,30 @@ class UserDirectory:
         self._web = web
         self._profiles = TTLCache(self._fetch_profile, UserProfile())
         self._channels = TTLCache(self._fetch_channel, ChannelInfo())
+        self._described: OrderedDict[str, UserProfile] = OrderedDict()  # by events
+
+    def remember(self, user_id: str, name: str, team: str) -> None:
+        """Keep what an event says about a user, for people of other workspaces whom Slack does not describe."""
+        if not user_id or not (name or team):
+            return
+        self._described[user_id] = UserProfile(decoded(name), team=team)
+        self._described.move_to_end(user_id)
+        if len(self._described) > MAX_ENTRIES:
+            self._described.popitem(last=False)
+
+    async def team(self, user_id: str) -> str:
+        """The id of a user's workspace, '' if it is not known."""
+        if (described := self._described.get(user_id)) and described.team:
+            return described.team
+        profile = await ContextDeadline(TEAM_TIMEOUT_S).limit(self._profiles.get(user_id), UserProfile())
+        return profile.team
 
     async def person(self, user_id: str, channel: str, deadline: ContextDeadline) -> Person:
         """The author of a message, who manages the channel if it is a direct conversation."""
         profile = await deadline.limit(self._profiles.get(user_id), self._profiles.cached(user_id))
         manages_channel = profile.manages_workspace or is_private(channel)
-        return Person(user_id, profile.name or "someone", manages_channel, profile.manages_workspace)
+        name = profile.name or self._described.get(user_id, UserProfile()).name
+        return Person(user_id, name or "someone", manages_channel, profile.manages_workspace)
 
     async def actor(self, user_id: str, channel: str, deadline: ContextDeadline) -> Person:
         """The person who acts; the creator of a channel manages it."""
@@ -80,7 +101,7 @@ class UserDirectory:
 
     async def _name(self, each: str) -> str:
         cache = self._profiles if each.startswith(("U", "W")) else self._channels
-        return (await cache.get(each)).name
+        return (await cache.get(each)).name or self._described.get(each, UserProfile()).name
 
     async def _channel(self, channel: str) -> ChannelInfo:
         return ChannelInfo() if is_private(channel) else await self._channels.get(channel)
@@ -92,7 +113,7 @@ class UserDirectory:
         profile = object_of(user, "profile")
         name = text_of(profile, "display_name") or text_of(user, "real_name") or text_of(user, "name")
         manages_workspace = any(user.get(right) is True for right in ("is_admin", "is_owner", "is_primary_owner"))
-        return UserProfile(decoded(name), manages_workspace)
+        return UserProfile(decoded(name), manages_workspace, text_of(user, "team_id"))
 
     async def _fetch_channel(self, channel: str) -> ChannelInfo:
         async with mapped_errors():

@@ -50,6 +50,7 @@ _NO_STREAMS = frozenset(
 _BAD_CHUNKS = frozenset({"invalid_arguments", "invalid_chunks", "invalid_blocks", "invalid_blocks_format"})
 
 OnStop = Callable[[Reply], Awaitable[None]]
+TeamOf = Callable[[str], Awaitable[str]]
 
 
 @dataclass(slots=True)
@@ -70,7 +71,11 @@ class OpenStream:
 
 
 class Streams:
-    """The open streams by reply. `on_stop` is called with a reply whose stream a person stopped in Slack."""
+    """The open streams by reply.
+
+    `on_stop` is called with a reply whose stream a person stopped in Slack. `team_of` returns the id of a user's
+    workspace, '' if it is not known.
+    """
 
     def __init__(
         self, web: AsyncWebClient, identity: GetIdentity, calls: WriteCalls, max_stream_s: float = MAX_STREAM_S
@@ -81,6 +86,7 @@ class Streams:
         self.supported = True
         """Whether the workspace has streams, as far as is known."""
         self.on_stop: OnStop | None = None
+        self.team_of: TeamOf | None = None
 
     def can_start(self, reply: Reply) -> bool:
         """Whether a reply can be streamed: unfinished, in a thread, and within the rate limit for new streams."""
@@ -203,7 +209,10 @@ class Streams:
         return OpenStream(reply, str(answer["ts"]), text, monotonic(), chunked)
 
     async def _call_start(self, reply: Reply, text: str, chunked: bool) -> AsyncSlackResponse:
-        private = is_private(reply.key.channel)
+        recipient: dict[str, str] = {}
+        if not is_private(reply.key.channel):
+            team = await self.team_of(reply.asker.id) if self.team_of else ""
+            recipient = {"recipient_user_id": reply.asker.id, "recipient_team_id": team or self._identity().team_id}
         chunks: list[Chunk] | None = None
         if chunked:
             under = blocks.buttons(reply, feedback=False)
@@ -213,8 +222,7 @@ class Streams:
             thread_ts=reply.key.thread,
             markdown_text=None if chunks else text,
             chunks=chunks,
-            recipient_user_id=None if private else reply.asker.id,
-            recipient_team_id=None if private else self._identity().team_id,
+            **recipient,
         )
 
     def _may_start(self, reply: Reply) -> bool:

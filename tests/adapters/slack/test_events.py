@@ -104,6 +104,20 @@ async def test_the_message_that_a_thread_starts_from_comes_along_with_its_file_u
         assert (following.attachments, following.context) == ((Attachment("n.txt", "note"),), ())
 
 
+async def test_a_person_whom_slack_does_not_describe_has_the_name_in_their_messages() -> None:
+    described = {"user_profile": {"display_name": "", "real_name": "Eve &amp; co"}, "user_team": "T0ELSEWHERE"}
+    async with run_slack_adapter() as setup:
+        eve = setup.server.user("eve")
+        setup.server.faults.refuse("users.info", "user_not_found", times=99)
+        story = await eve.says(setup.general, "a story", extra=described)
+        await eve.says(setup.general, f"sum it up for {eve.mention}", mention=True, thread=story, extra=described)
+        event = await setup.core.message(2)
+        assert event.author.name == "Eve & co"
+        assert [each.author.name for each in event.context] == ["Eve & co"]
+        await eve.commands(setup.general, "temperature 1")
+        assert (await setup.core.command()).actor.name == "Eve & co"
+
+
 async def test_a_thread_that_starts_from_another_bots_alert_brings_the_alert() -> None:
     async with run_slack_adapter() as setup:
         alert = await setup.server.user("watchdog", bot=True).says(setup.general, "the disk is full")

@@ -9,6 +9,8 @@ from bot.replies.markdown import render
 from bot.types.errors import OutcomeUnknown, RetryLater
 from bot.types.messages import ActionKind, IncomingAction, Reply
 from tests.support.builders.slack_adapter import SlackAdapterSetup, reply_to, run_slack_adapter
+from tests.support.fakes.slack.payloads import TEAM_ID
+from tests.support.fakes.slack.state import Json
 
 BUTTONS = (ActionKind.REGENERATE, ActionKind.GOOD, ActionKind.BAD)
 
@@ -51,6 +53,25 @@ async def test_words_are_appended_and_the_end_has_text_and_buttons() -> None:
         await ended(setup, reply, "One two three four.")
         assert setup.server.log.count("chat.startStream") == 1
         assert setup.server.log.count("chat.postMessage") == 0
+
+
+@pytest.mark.parametrize(
+    ("extra", "team"),
+    [
+        ({}, TEAM_ID),
+        ({"user_team": "T0THEIRS", "source_team": "T0OTHER"}, "T0THEIRS"),
+        ({"source_team": "T0THEIRS"}, "T0THEIRS"),
+        ({"user_profile": {"team": "T0THEIRS"}}, "T0THEIRS"),
+    ],
+)
+async def test_the_recipient_of_a_stream_is_in_the_workspace_of_the_asker(extra: Json, team: str) -> None:
+    async with run_slack_adapter() as setup:
+        setup.server.faults.refuse("users.info", "user_not_found", times=99)
+        question = await setup.ana.says(setup.general, "count", mention=True, extra=extra)
+        await setup.core.message()
+        await setup.adapter.post(reply_to(question, "One "))
+        (call,) = [call for call in setup.server.calls if call.method == "chat.startStream"]
+        assert (call.arguments["recipient_user_id"], call.arguments["recipient_team_id"]) == (setup.ana.id, team)
 
 
 async def test_no_stream_begins_without_words() -> None:

@@ -63,7 +63,8 @@ class Renderer:
             self._reply(number, committed, part.text[len(committed) :])
             for number, (part, committed) in enumerate(zip(parts, commits, strict=True))
         ]
-        frames[0] = replace(frames[0], buttons=(ActionKind.STOP,))
+        for shown in (0, -1):  # the first part, and the one that is being written
+            frames[shown] = replace(frames[shown], buttons=(ActionKind.STOP,))
         frames[-1] = replace(frames[-1], tail=frames[-1].tail + self.limits.cursor)
         return frames
 

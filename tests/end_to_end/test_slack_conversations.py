@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.builders.slack_service import run_slack_service
 from tests.support.fakes.gates import Gates
 from tests.support.fakes.scripted_engine import ScriptedEngine
@@ -51,6 +53,26 @@ async def test_stop_is_said_in_one_word(tmp_path: Path, slack_server: FakeSlack)
         await slack_server.until(lambda: setup.answers_to(question))
         assert "Continue" in setup.general.messages[0].labels
         assert setup.engine.questions() == ["count"]
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_each_answer_has_stop_under_the_message_that_is_being_written(
+    tmp_path: Path, slack_server: FakeSlack, streams: bool
+) -> None:
+    slack_server.streams_enabled = streams
+    async with run_slack_service(tmp_path, slack_server) as setup:
+        setup.engine.answers("long", " ".join(f"word{number:06}" for number in range(500)))
+        setup.gates.hold("long/480")
+        question = await setup.ana.says(setup.general, "long", mention=True)
+        await setup.gates.reached("long/480")
+        await slack_server.until(lambda: len(setup.general.messages) == 2)
+        first, second = setup.general.messages
+        assert second.labels == ["Stop"]
+        assert second.streaming == streams
+        await setup.ana.presses(second, "Stop")
+        await slack_server.until(lambda: setup.answers_to(question))
+        await slack_server.until(lambda: not second.labels)
+        assert "Continue" in first.labels
 
 
 async def test_direct_messages_are_one_conversation(tmp_path: Path, slack_server: FakeSlack) -> None:

@@ -82,7 +82,7 @@ def test_before_the_first_words_there_is_the_line_or_nothing() -> None:
 def test_the_cursor_stands_at_the_end_of_the_last_message_and_stop_under_the_first() -> None:
     frames = composer(Limits(110, cursor="▌")).render_partial("words of it. " * 20, "2nd in line")
     assert [frame.tail.endswith("▌") for frame in frames] == [False, False, True]
-    assert [frame.buttons for frame in frames] == [(ActionKind.STOP,), (), ()]
+    assert [frame.buttons for frame in frames] == [(ActionKind.STOP,), (), (ActionKind.STOP,)]
     assert not any(frame.final for frame in frames)
 
 

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
 
 from slack_sdk.models.messages.chunk import BlocksChunk, Chunk, MarkdownTextChunk
 from slack_sdk.web.async_client import AsyncWebClient
@@ -44,10 +43,12 @@ _NO_STREAMS = frozenset(
         "not_allowed_token_type",
         "team_not_allowed",
         "access_denied",
+        "invalid_chunks",
+        "invalid_blocks",
+        "invalid_blocks_format",
     }
 )
-"""Errors that say that the workspace or the app has no streams."""
-_BAD_CHUNKS = frozenset({"invalid_arguments", "invalid_chunks", "invalid_blocks", "invalid_blocks_format"})
+"""Errors that say that the workspace or the app has no streams, or none that can show the Stop button."""
 
 OnStop = Callable[[Reply], Awaitable[None]]
 TeamOf = Callable[[str], Awaitable[str]]
@@ -55,19 +56,12 @@ TeamOf = Callable[[str], Awaitable[str]]
 
 @dataclass(slots=True)
 class OpenStream:
-    """One open stream: its message, the text sent so far, and whether it takes chunks (all of it or none)."""
+    """One open stream: its message and the text sent so far. Slack wants all text of a stream in chunks, or none."""
 
     reply: Reply
     ts: str
     sent: str
     started_at: float
-    chunked: bool
-
-    def arguments(self, text: str) -> dict[str, Any]:  # Any: arguments of the SDK's methods
-        """The arguments that append a text to this stream."""
-        if self.chunked and text:
-            return {"chunks": [MarkdownTextChunk(text=text)]}
-        return {"markdown_text": text or None}
 
 
 class Streams:
@@ -82,7 +76,6 @@ class Streams:
     ) -> None:
         self._web, self._identity, self._calls, self._max_stream_s = web, identity, calls, max_stream_s
         self._open: dict[str, OpenStream] = {}
-        self._chunks = True
         self.supported = True
         """Whether the workspace has streams, as far as is known."""
         self.on_stop: OnStop | None = None
@@ -130,7 +123,7 @@ class Streams:
             await self._calls.make(
                 "chat.appendStream",
                 reply.key.channel,
-                lambda: self._web.chat_appendStream(channel=reply.key.channel, ts=stream.ts, **stream.arguments(new)),
+                lambda: self._web.chat_appendStream(channel=reply.key.channel, ts=stream.ts, chunks=_chunks(new)),
                 posting=True,
                 progress=True,
             )
@@ -167,7 +160,7 @@ class Streams:
                     channel=reply.key.channel,
                     ts=stream.ts,
                     metadata=blocks.metadata(reply),
-                    **stream.arguments(rest),
+                    chunks=_chunks(rest) or None,
                 ),
             )
         except Gone:
@@ -196,37 +189,28 @@ class Streams:
                 log.warning("A Slack stream could not be stopped: %s", error)
 
     async def _open_stream(self, reply: Reply, text: str) -> OpenStream:
-        chunked = self._chunks and bool(reply.buttons)
-        try:
-            answer = await self._calls.make(
-                "chat.startStream", reply.key.channel, lambda: self._call_start(reply, text, chunked), posting=True
-            )
-        except Rejected as error:
-            if not chunked or code_of(error.__cause__ or error) not in _BAD_CHUNKS:
-                raise
-            self._chunks = False
-            return await self._open_stream(reply, text)
-        return OpenStream(reply, str(answer["ts"]), text, monotonic(), chunked)
+        answer = await self._calls.make(
+            "chat.startStream", reply.key.channel, lambda: self._call_start(reply, text), posting=True
+        )
+        return OpenStream(reply, str(answer["ts"]), text, monotonic())
 
-    async def _call_start(self, reply: Reply, text: str, chunked: bool) -> AsyncSlackResponse:
+    async def _call_start(self, reply: Reply, text: str) -> AsyncSlackResponse:
         recipient: dict[str, str] = {}
         if not is_private(reply.key.channel):
             team = await self.team_of(reply.asker.id) if self.team_of else ""
             recipient = {"recipient_user_id": reply.asker.id, "recipient_team_id": team or self._identity().team_id}
-        chunks: list[Chunk] | None = None
-        if chunked:
-            under = blocks.buttons(reply, feedback=False)
-            chunks = [BlocksChunk(blocks=under), MarkdownTextChunk(text=text)]
+        buttons = blocks.buttons(reply, feedback=False)
+        chunks = [*([BlocksChunk(blocks=buttons)] if buttons else []), *_chunks(text)]
         return await self._web.chat_startStream(
-            channel=reply.key.channel,
-            thread_ts=reply.key.thread,
-            markdown_text=None if chunks else text,
-            chunks=chunks,
-            **recipient,
+            channel=reply.key.channel, thread_ts=reply.key.thread, chunks=chunks, **recipient
         )
 
     def _may_start(self, reply: Reply) -> bool:
         return self._calls.rate_limits.available("chat.startStream", reply.key.channel)
+
+
+def _chunks(text: str) -> list[Chunk]:
+    return [MarkdownTextChunk(text=text)] if text else []
 
 
 def _without_half_entity(text: str) -> str:

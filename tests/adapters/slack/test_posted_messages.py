@@ -47,9 +47,8 @@ async def test_all_parts_are_found_and_not_mistaken_for_each_other() -> None:
 
 async def test_without_buttons_the_open_streams_are_the_parts_after_those_that_are_known() -> None:
     async with run_slack_adapter() as setup:
-        setup.server.block_chunks = False
         question = await setup.ana.says(setup.general, "hello", mention=True)
-        parts = [reply_to(question, f"part {n} ", part=n, reply_id=f"{n}" * 20) for n in range(2)]
+        parts = [reply_to(question, f"part {n} ", part=n, reply_id=f"{n}" * 20, buttons=()) for n in range(2)]
         ids = [await setup.adapter.post(part) for part in parts]
         assert [message.streaming for message in setup.general.messages] == [False, True]
         async with run_slack_adapter(setup.server) as again:

@@ -82,14 +82,17 @@ async def test_no_stream_begins_without_words() -> None:
         assert setup.general.messages == []
 
 
-async def test_a_workspace_without_blocks_in_streams_gets_text() -> None:
+async def test_a_workspace_whose_streams_take_no_blocks_gets_edits_with_a_stop_button() -> None:
     async with run_slack_adapter() as setup:
         setup.server.block_chunks = False
         reply = await begun(setup)
         (message,) = setup.general.messages
-        assert message.streaming
-        assert message.text == "One "
+        assert (message.streaming, message.labels) == (False, ["Stop"])
+        assert not setup.adapter.limits.appends
+        await grown(setup, reply, "One two ")
+        assert (message.shown.strip(), message.labels) == ("One two", ["Stop"])
         await ended(setup, reply, "One two.")
+        assert setup.server.log.count("chat.startStream") == 1
 
 
 async def test_a_stream_that_slack_closed_after_five_minutes_goes_on_by_edits() -> None:
@@ -176,17 +179,14 @@ async def test_a_lost_start_without_buttons_is_our_only_unfinished_message() -> 
         assert await setup.adapter.find_posted(reply) == setup.general.messages[1].ts
 
 
-@pytest.mark.parametrize("chunks", [True, False])
-async def test_a_stream_takes_text_in_one_way_only(chunks: bool) -> None:
+async def test_a_stream_takes_text_in_one_way_only() -> None:
     async with run_slack_adapter() as setup:
-        setup.server.block_chunks = chunks
         reply = await begun(setup)
         await grown(setup, reply, "One two ")
         await ended(setup, reply, "One two three.")
         calls = [call for call in setup.server.calls if "Stream" in call.method and not call.error]
         assert [call.method for call in calls] == ["chat.startStream", "chat.appendStream", "chat.stopStream"]
-        assert all(("chunks" in call.arguments) == chunks for call in calls)
-        assert all(("markdown_text" in call.arguments) != chunks for call in calls)
+        assert all("chunks" in call.arguments and "markdown_text" not in call.arguments for call in calls)
 
 
 @pytest.mark.parametrize("applied", [True, False])

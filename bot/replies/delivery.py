@@ -49,6 +49,11 @@ class Delivery:
         self._begun = self._called_off = False  # a post was attempted; the answer is cancelled
         self._failures = 0
 
+    @property
+    def posted(self) -> bool:
+        """Whether a message of this answer is on the platform, as far as is known."""
+        return bool(self._ids)
+
     def call_off(self) -> bool:
         """Cancel the answer before its first post; False, without effect, if a message may exist already."""
         if self._begun or self._recall:

@@ -81,8 +81,9 @@ class LiveReply:
             return
         self._line = line
         self._said.set()
-        # Append-only messages cannot take a status line back; outside of threads nothing is appended.
-        if not self._adapter.limits.appends or not self.request.key.thread:
+        # Append-only messages cannot take a status line back, except those that are rewritten after a restart.
+        # Outside of threads nothing is appended.
+        if not self._adapter.limits.appends or not self.request.key.thread or self._delivery.posted:
             self._show()
 
     async def begins(self, prompt: Prompt) -> None:
@@ -108,7 +109,7 @@ class LiveReply:
 
     def restart(self, note: str = "") -> None:
         """Discard the text so far; the new answer is written into the same messages."""
-        self._text = ""
+        self._text = self._line = ""
         if note:
             self._composer.note = "\n\n".join(filter(None, [self.request.remark, note]))
 
@@ -185,10 +186,11 @@ class LiveReply:
         return compose(PlainRenderer.of(composer))
 
     async def _keep_typing(self) -> None:
-        while not self._text and not self._ended:
+        while not self._ended:
             self._said.clear()
-            with contextlib.suppress(Exception):  # a failed typing status is not worth an error
-                await self._adapter.status(self.request.key, self._line)
+            if not self._text:  # also after a restart
+                with contextlib.suppress(Exception):  # a failed typing status is not worth an error
+                    await self._adapter.status(self.request.key, self._line)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._said.wait(), TYPING_S)
 

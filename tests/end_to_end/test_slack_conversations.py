@@ -1,5 +1,6 @@
 """Tests conversations on Slack with the real service: threads, direct messages, commands, edits, files, waiting."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,31 @@ async def test_each_answer_has_stop_under_the_message_that_is_being_written(
         await slack_server.until(lambda: setup.answers_to(question))
         await slack_server.until(lambda: not second.labels)
         assert "Continue" in first.labels
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_the_restart_of_the_engine_is_shown_in_the_message_and_its_status(
+    tmp_path: Path, slack_server: FakeSlack, monkeypatch: pytest.MonkeyPatch, streams: bool
+) -> None:
+    monkeypatch.setattr("bot.replies.replies.TYPING_S", 0.05)
+    slack_server.streams_enabled = streams
+    async with run_slack_service(tmp_path, slack_server) as setup:
+        setup.engine.answers("count", "Once upon a time")
+        setup.gates.hold("count/2")
+        question = await setup.ana.says(setup.general, "count", mention=True)
+        await slack_server.until(lambda: setup.general.messages)
+        (message,) = setup.general.messages
+        await slack_server.until(lambda: message.shown.startswith("Once"))
+        await asyncio.sleep(0.2)  # the status is repeated at intervals, longer than this in use
+        load = f"load {setup.engine.loaded}"
+        setup.gates.hold(load)
+        setup.engine.die()
+        await slack_server.until(lambda: message.shown.startswith("restarting the model"))
+        await slack_server.until(lambda: "restarting" in slack_server.status_of(setup.general, question.ts))
+        assert message.labels == ["Stop"]
+        await setup.gates.open(load)
+        await setup.gates.open("count/2")
+        assert await setup.answer_to(question) == "Once upon a time"
 
 
 async def test_direct_messages_are_one_conversation(tmp_path: Path, slack_server: FakeSlack) -> None:

@@ -170,7 +170,7 @@ class Settings(BaseSettings):
 
     retention: int = Field(90, ge=0, le=36_500, description="a whole number of days, 0 for ever")
 
-    queue_size: int = Field(64, ge=1, le=100_000, description="a whole number between 1 and 100000")
+    queue_size: int = Field(64, ge=1, le=10_000, description="a whole number between 1 and 10000")
     per_user: int = Field(3, ge=1, le=100_000, description="a whole number between 1 and 100000")
     deadline: float = Field(
         600, ge=1, le=604_800, allow_inf_nan=False, description="a number of seconds between 1 and 604800"

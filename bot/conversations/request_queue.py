@@ -11,10 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from bot.conversations.service_order import Candidate, PersonKey, ServiceOrder, person_key
 from bot.types.errors import QueueFull
 from bot.types.messages import ConversationKey, GenerationRequest, RequestStatus
+
+T = TypeVar("T")
 
 MODEL_RUN = 8
 """Maximum starts of the loaded model in a row while a request for another model waits."""
@@ -63,9 +66,10 @@ class RequestQueue:
     def __init__(self, size: int, per_user: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._size, self._per_user, self._clock = size, per_user, clock
         self._entries: dict[str, _Entry] = {}  # in order of arrival
+        self._taken: dict[str, _Entry] = {}  # those that the worker took
         self._reserved: Counter[PersonKey] = Counter()
         self._shares: Counter[PersonKey] = Counter()  # waiting requests by user
-        self._waiting_count = 0
+        self._models: Counter[str] = Counter()  # waiting requests by model
         self._served: dict[PersonKey, int] = {}  # in order of service
         self._count = 0
         self._run_length = 0  # consecutive starts of one model while a request for another one waited
@@ -90,11 +94,11 @@ class RequestQueue:
             raise QueueFull(f"You already have {own} questions waiting here; ask again when one is answered.")
         if total >= self._size:
             raise QueueFull(f"{total} questions are waiting already, more than I take; try again soon.")
-        self._reserved[person] += 1
+        _add(self._reserved, person, 1)
         try:
             yield
         finally:
-            _decrement(self._reserved, person)
+            _add(self._reserved, person, -1)
             self._changed.set()  # a waiter for a place may have one now
 
     async def wait_for_place(self, person: PersonKey) -> None:
@@ -126,7 +130,7 @@ class RequestQueue:
         self._served[person] = self._count
         while len(self._served) > 1000:
             del self._served[next(iter(self._served))]
-        others_wait = any(each.status in WAITING and each.request.model != request.model for each in self._all())
+        others_wait = any(model != request.model for model in self._models)
         self._run_length = self._run_length + 1 if request.model == loaded and others_wait else 0
         return entry.request
 
@@ -211,8 +215,8 @@ class RequestQueue:
         return [entry.request for entry in self._all() if entry.status in WAITING]
 
     def running(self) -> list[GenerationRequest]:
-        """Starting and running requests in order of arrival."""
-        return [entry.request for entry in self._all() if entry.status in TAKEN]
+        """Starting and running requests in order of start."""
+        return [entry.request for entry in self._taken.values()]
 
     def of_conversation(self, key: ConversationKey) -> list[GenerationRequest]:
         """Unfinished requests of one conversation, in order of arrival."""
@@ -230,7 +234,7 @@ class RequestQueue:
         """
         served, model, switching, count = dict(self._served), loaded, 0.0, self._count
         seconds = dict(self._seconds)
-        for entry in self._all():
+        for entry in self._taken.values():
             if entry.status is RequestStatus.RUNNING and entry.request.model in seconds:
                 taken = self._clock() - entry.started_at
                 seconds[entry.request.model] = max(seconds[entry.request.model], taken)
@@ -251,42 +255,54 @@ class RequestQueue:
         return ServiceOrder(candidates, served, running, switch=self._run_length >= MODEL_RUN)
 
     def _next(self, loaded: str) -> GenerationRequest | None:
-        """The next request whose conversation has none running."""
-        busy = {request.key for request in self.running()}
-        free = [entry for entry in self._all() if entry.status in WAITING and entry.request.key not in busy]
-        return self._service_order(self._served, free).next(loaded) if free else None
+        """The next request whose conversation has none running; compares one per user and model."""
+        conversations = {request.key for request in self.running()}
+        users: set[tuple[PersonKey, str]] = set()
+        first = []
+        for entry in self._all():
+            request = entry.request
+            if entry.status in WAITING and request.key not in conversations:
+                conversations.add(request.key)
+                user = (person_key(request), request.model)
+                if user not in users:
+                    users.add(user)
+                    first.append(entry)
+        return self._service_order(self._served, first).next(loaded) if first else None
 
     def _move(self, entry: _Entry, status: RequestStatus) -> None:
         if status not in TRANSITIONS[entry.status]:
             raise RuntimeError(f"Request {entry.request.request_id} cannot change from {entry.status} to {status}.")
+        request_id = entry.request.request_id
         self._count_waiting(entry, -1)
         entry.status = status
-        if status in ENDED:
-            del self._entries[entry.request.request_id]
+        self._count_waiting(entry, 1)
+        if status in TAKEN:
+            self._taken[request_id] = entry
         else:
-            self._count_waiting(entry, 1)
+            self._taken.pop(request_id, None)
+        if status in ENDED:
+            del self._entries[request_id]
         self._changed.set()
 
     def _count_waiting(self, entry: _Entry, change: int) -> None:
         if entry.status in WAITING:
-            self._waiting_count += change
-            self._shares[person_key(entry.request)] += change
-            if not self._shares[person_key(entry.request)]:
-                del self._shares[person_key(entry.request)]
+            _add(self._shares, person_key(entry.request), change)
+            _add(self._models, entry.request.model, change)
 
     def _all(self) -> Iterator[_Entry]:
         return iter(self._entries.values())
 
     def _places_taken(self, person: PersonKey) -> tuple[int, int]:
         """Number of places taken by this user, and in total."""
-        return self._shares[person] + self._reserved[person], self._waiting_count + self._reserved.total()
+        return self._shares[person] + self._reserved[person], self._models.total() + self._reserved.total()
 
     async def _change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
 
 
-def _decrement(counter: Counter[PersonKey], person: PersonKey) -> None:
-    counter[person] -= 1
-    if not counter[person]:
-        del counter[person]
+def _add(counter: Counter[T], key: T, change: int) -> None:
+    """Change a count; drops counts of 0."""
+    counter[key] += change
+    if not counter[key]:
+        del counter[key]

@@ -96,6 +96,39 @@ async def test_stop_of_an_answer_under_which_the_engine_dies(setup: ServiceSetup
     assert setup.engine.questions() == ["quick", "hello"]
 
 
+async def test_stop_while_it_is_requeued(setup: ServiceSetup, team: Team) -> None:
+    setup.engine.answers("hello", "Good morning", dies_at=1, deaths=1)
+    await team.elsewhere(channel="other").asks("ben", "before")  # so that the first load is complete
+    setup.platform.gates.hold("half small")
+    await team.says("ana", "hello")
+    await setup.platform.gates.reached("half small")
+    message = await team.sees("hello", "restarting the model")
+    stopped = await stops(team, "hello")
+    assert stopped is message
+    await setup.platform.gates.open("half small")
+    assert (await team.asks("ana", "and now?")).text == "You said: and now?"
+    assert setup.engine.questions() == ["before", "hello", "and now?"]
+
+
+async def test_stop_while_a_retry_is_stored(setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand_back = Inbox.hand_back
+
+    async def slow(inbox: Inbox, request_id: str, wait_left_s: float, *, counts: bool) -> None:
+        await setup.platform.gates.passing("hand back")
+        await hand_back(inbox, request_id, wait_left_s, counts=counts)
+
+    monkeypatch.setattr(Inbox, "hand_back", slow)
+    setup.engine.answers("hello", "Good morning", dies_at=1, deaths=1)
+    setup.platform.gates.hold("hand back")
+    await team.says("ana", "hello")
+    await setup.platform.gates.reached("hand back")
+    assert await team.told("stop", who="ana") == "Stopped."
+    await setup.platform.gates.open("hand back")
+    assert (await team.reply_to("hello")).reason is FinishReason.ABORT
+    assert (await team.asks("ana", "and now?")).text == "You said: and now?"
+    assert setup.engine.questions() == ["hello", "and now?"]
+
+
 async def test_what_waits_too_long_ends_with_a_sentence(tmp_path: Path) -> None:
     async with run_service(tmp_path, deadline=1) as setup:
         setup.platform.gates.hold("first/0")

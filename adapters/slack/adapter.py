@@ -76,9 +76,7 @@ class SlackAdapter:
         context = self._context = ContextFetcher(self._settings, web, identity, core, users, translator)
         assistant = AssistantView(web)
         intake = Intake(core, translator, context, self._posting, assistant, self._connection.closing)
-        handlers = self._handlers = InteractionHandlers(
-            self._settings, web, identity, core, self._posting, translator, context
-        )
+        handlers = self._handlers = InteractionHandlers(self._settings, web, core, self._posting, translator, context)
         self._posting.streams.on_stop, self._posting.streams.team_of = _stop_handler(core), users.team
         app = make_app(web, identity)
         listen(app, intake, self._connection.recheck_token, handlers.register, assistant.register)

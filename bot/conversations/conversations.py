@@ -81,7 +81,7 @@ class Conversations:
         if not text.strip():
             return Refused(event.remark or "There was no text in that message for me to answer.")
         turns = [_turn(earlier) for earlier in event.context] + [_turn(replace(event, text=text, attachments=()))]
-        person = (event.key.platform, event.author.id)
+        person = (event.key.platform, (event.asker or event.author).id)
         while True:
             try:
                 return await self._accept(event, turns, person)
@@ -121,7 +121,8 @@ class Conversations:
         self, event: IncomingMessage, turns: Sequence[NewTurn], place: ExitStack
     ) -> GenerationRequest | None:
         """Store a message and queue its request; None if the message was stored or deleted before."""
-        make = partial(self._request, event.key, event.message_id, event.author, RequestKind.ANSWER, event.remark)
+        asker = event.asker or event.author
+        make = partial(self._request, event.key, event.message_id, asker, RequestKind.ANSWER, event.remark)
         with place:
             request = await self._storage.inbox.ask(event.key, event.message_id, turns, make)
             if request is not None:

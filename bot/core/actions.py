@@ -5,7 +5,8 @@ Returns a Notice, a Refused, or Accepted if a reply follows. Events that are del
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Set
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from bot.conversations.conversations import Conversations
@@ -17,15 +18,17 @@ from bot.generation.worker import Worker
 from bot.models.runtime_config import RuntimeConfig
 from bot.replies.replies import Replies
 from bot.storage import Storage
-from bot.types.commands import Command, Who, find_command, help_text, parse_value, similar_commands
+from bot.types.commands import act_of, find_command, help_text, parse_value, similar_commands
 from bot.types.display_names import as_code
 from bot.types.errors import RequestRefused, StorageError
 from bot.types.messages import (
     Accepted,
     ActionKind,
     ConversationKey,
+    GenerationRequest,
     IncomingAction,
     IncomingCommand,
+    IncomingForget,
     IncomingMessage,
     MessageDeleted,
     MessageEdited,
@@ -36,6 +39,7 @@ from bot.types.messages import (
     Reply,
     RequestKind,
 )
+from bot.types.rights import ACT_OF_BUTTON, Act, may
 
 RERUN_S = 120.0
 """How long after a question an edit of it offers a rerun, in seconds."""
@@ -48,6 +52,18 @@ IDEMPOTENT = frozenset(
 
 SETTING_NAMES = {"model": "the model", "temperature": "the temperature", "system": "the instructions"}
 """Setting names for sentences, where they differ from the command name."""
+
+FORGOTTEN = "What I had stored of that message, and of its answer, is deleted."
+NOT_ITS_AUTHOR = "Only its author and channel managers can have a message forgotten."
+NOTHING_STORED = "Nothing of that message is stored."
+NOT_STORED = "This answer is no longer stored."
+
+SENTENCES = {
+    Act.TUNE: "Only channel managers can change {setting} here.",
+    Act.CHANGE_MODEL: "Only admins can change {setting} here.",
+    Act.FORGET_ALL: "Only channel managers can delete everybody's messages here; without 'all', yours are deleted.",
+}
+"""Refusals of acts that need a role, whosever question it is."""
 
 CommandHandler = Callable[[IncomingCommand, str | None], Awaitable[Outcome]]
 
@@ -100,32 +116,31 @@ class Actions:
             return Refused(f"There is no command {as_code(event.name, 40)}{similar_commands(event.name) or '.'}")
         try:
             value = parse_value(command, event.args)
-            self._check_right(command, value, event)
+            act = act_of(command, value)
+            if act in SENTENCES and not self._may(act, event):
+                setting = SETTING_NAMES.get(command.name, command.name)
+                raise RequestRefused(SENTENCES[act].format(setting=setting))
             handler = self._handlers[command.name]
             if command.name == "ask":  # deduplicated when it is stored as a message
                 return await handler(event, value)
-            event_id = f"command {event.event_id}"
-            return await self._execute_once(
-                event.key, event_id, lambda: handler(event, value), command.name in IDEMPOTENT
-            )
+            event_id, idempotent = f"command {event.event_id}", command.name in IDEMPOTENT
+            return await self._execute_once(event.key, event_id, lambda: handler(event, value), idempotent)
         except RequestRefused as error:
             return Refused(str(error))
 
     async def action(self, event: IncomingAction) -> Outcome:
         """Execute a button press. Raises StorageError."""
         stored = await self._storage.outbox.get(event.reply_id)
-        if stored is None:
-            return Refused("This answer is no longer stored.")
-        asker = stored.reply.asker.id == event.actor.id
-        if not asker and not event.actor.manages_channel and not self._is_admin(event.key.platform, event.actor):
-            asked = stored.reply.asker.name
-            return Refused(
-                f"Only {as_code(asked) if asked else 'the person who asked'} and channel managers can do that here."
-            )
+        if stored is None or _channel(stored.reply.key) != _channel(event.key):  # a copy in another channel
+            return Refused(NOT_STORED)
+        reply = stored.reply
+        owners = await self._askers(reply.key, reply.question_id) | {reply.asker.id}
+        if not self._may(ACT_OF_BUTTON[event.kind], event, owners):
+            return Refused(_only_for(reply.asker.name))
         try:
             event_id = f"action {event.event_id}"
             return await self._execute_once(
-                event.key, event_id, lambda: self._execute_button(event, stored.reply), event.kind in IDEMPOTENT
+                event.key, event_id, lambda: self._execute_button(event, reply), event.kind in IDEMPOTENT
             )
         except RequestRefused as error:
             return Refused(str(error))
@@ -143,10 +158,22 @@ class Actions:
         """Stop the answers to a deleted message and delete its turns."""
         # Record the id: the message itself may arrive later, after an outage or a storage failure.
         await self._storage.inbox.accept(event.key, event.message_id)
-        for request in self._queue.of_conversation(event.key):
-            if request.message_id == event.message_id:
+        for request in self._unfinished():
+            if request.message_id == event.message_id and _channel(request.key) == _channel(event.key):
                 await self._worker.stop(request.request_id, unasked=True)
         return await self._conversations.deleted(event)
+
+    async def forget(self, event: IncomingForget) -> Outcome:
+        """Delete one message and its answer for a user. Raises StorageError."""
+        key, message_id, owners = event.key, event.message_id, {event.author_id}
+        answer = await self._storage.outbox.by_platform_id(key.platform, key.workspace, key.channel, message_id)
+        if answer is not None:
+            key, message_id, owners = answer.reply.key, answer.reply.question_id, set()
+        authors = await self._storage.history.authors(key, message_id)
+        if not self._may(Act.FORGET, event, owners | authors):
+            return Refused(NOT_ITS_AUTHOR if authors else NOTHING_STORED)
+        await self.deleted(MessageDeleted(key, message_id))
+        return Notice(FORGOTTEN)
 
     async def _execute_once(
         self, key: ConversationKey, identity: str, act: Callable[[], Awaitable[Outcome]], idempotent: bool
@@ -178,15 +205,6 @@ class Actions:
         kind = RequestKind.CONTINUE if event.kind is ActionKind.CONTINUE else RequestKind.REGENERATE
         return await self._request_again(reply.key, reply.question_id, event.actor, kind)
 
-    def _check_right(self, command: Command, value: str | None, event: IncomingCommand) -> None:
-        """Check the role for a change; reading needs no role. Raises RequestRefused."""
-        if value is None or command.who is Who.EVERYONE:
-            return
-        may = command.who is Who.CHANNEL and event.actor.manages_channel
-        if may or self._is_admin(event.key.platform, event.actor):
-            return
-        raise RequestRefused(f"Only {command.who} can change {SETTING_NAMES.get(command.name, command.name)} here.")
-
     async def _ask(self, event: IncomingCommand, value: str | None) -> Outcome:
         question = value or ""
         message = IncomingMessage(
@@ -201,12 +219,20 @@ class Actions:
         return await self._conversations.message(message)
 
     async def _regenerate(self, event: IncomingCommand, _: str | None) -> Outcome:
-        last = await self._last_question_id(event.key)
-        return await self._request_again(event.key, last, event.actor, RequestKind.REGENERATE)
+        return await self._repeat_last(event, RequestKind.REGENERATE)
 
     async def _continue(self, event: IncomingCommand, _: str | None) -> Outcome:
-        last = await self._last_question_id(event.key)
-        return await self._request_again(event.key, last, event.actor, RequestKind.CONTINUE)
+        return await self._repeat_last(event, RequestKind.CONTINUE)
+
+    async def _repeat_last(self, event: IncomingCommand, kind: RequestKind) -> Outcome:
+        last = await self._conversations.last_question(event.key)
+        if last is None:
+            raise RequestRefused("No question has been asked here yet.")
+        asked = last.request
+        owners = await self._askers(event.key, asked.message_id) | {asked.author.id}
+        if not self._may(Act.REPEAT, event, owners):
+            raise RequestRefused(_only_for(asked.author.name))
+        return await self._request_again(event.key, asked.message_id, event.actor, kind)
 
     async def _request_again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> Outcome:
         if any(request.message_id == message_id for request in self._queue.of_conversation(key)):
@@ -219,13 +245,15 @@ class Actions:
         return await self._conversations.again(key, message_id, actor, kind)
 
     async def _stop(self, event: IncomingCommand, _: str | None) -> Outcome:
-        may_all = event.actor.manages_channel or self._is_admin(event.key.platform, event.actor)
-        mine = [
+        """Stop the user's answers here and, from a channel, in its threads; of a channel manager, all answers here."""
+        of_all = self._may(Act.STOP, event)
+        chosen = [
             request
-            for request in self._queue.of_conversation(event.key)
-            if may_all or request.author.id == event.actor.id
+            for request in self._unfinished()
+            if (of_all and request.key == event.key)
+            or (request.author.id == event.actor.id and _includes(event.key, request.key))
         ]
-        stopped = [await self._worker.stop(request.request_id) for request in mine]
+        stopped = [await self._worker.stop(request.request_id) for request in chosen]
         return Notice("Stopped.") if any(stopped) else Refused("You have no answer in progress here.")
 
     async def _stop_request(self, request_id: str) -> Outcome:
@@ -234,40 +262,69 @@ class Actions:
         )
 
     async def _undo(self, event: IncomingCommand, _: str | None) -> Outcome:
-        for request in self._queue.of_conversation(event.key):
-            await self._worker.stop(request.request_id)
-        turn = await self._storage.history.undo(event.key)
+        asker_id = None if self._may(Act.UNDO, event) else event.actor.id
+        turn = await self._storage.history.undo(event.key, asker_id)
         if turn is None:
-            return Refused("There is nothing to undo.")
+            return Refused("There is no question of yours to undo." if asker_id else "There is nothing to undo.")
+        await self._stop_messages(event.key, {turn.message_id})
         return Notice(f"Removed {as_code(turn.text)} and its answer.")
 
     async def _reset(self, event: IncomingCommand, _: str | None) -> Outcome:
+        if not self._may(Act.RESET, event, await self._beginners(event.key)):
+            thread = " and the person who began this thread" if event.key.thread else ""
+            raise RequestRefused(f"Only channel managers{thread} can start a new conversation here.")
         hidden = await self._storage.history.reset(event.key)
         return Notice(f"New conversation. The model no longer reads {counted(hidden, 'earlier message')}.")
 
     async def _forget(self, event: IncomingCommand, value: str | None) -> Outcome:
-        for request in self._queue.of_conversation(event.key):
-            if value in (None, "all") or request.author.id == event.actor.id:
-                await self._worker.stop(request.request_id)
-        if value in (None, "all"):
+        if value == "all":
+            messages = {request.message_id for request in self._queue.of_conversation(event.key)}
             removed = await self._storage.history.forget(event.key)
         else:
-            turns = await self._storage.history.turns(event.key, limit=100_000, hidden=True)
-            mine = [turn.message_id for turn in turns if turn.author_id == event.actor.id]
-            chosen = mine[-1:] if value == "last" else mine
-            removed = sum([await self._storage.history.remove_message(event.key, message) for message in chosen])
+            removed, messages = await self._storage.history.forget_author(
+                event.key, event.actor.id, last=value == "last"
+            )
+        await self._stop_messages(event.key, messages)
         return Notice(f"Deleted {counted(removed, 'stored message')} of this conversation.")
+
+    async def _stop_messages(self, key: ConversationKey, message_ids: Set[str]) -> None:
+        """Stop the answers to these messages, which are deleted."""
+        for request in self._queue.of_conversation(key):
+            if request.message_id in message_ids:
+                await self._worker.stop(request.request_id)
 
     async def _help(self, event: IncomingCommand, _: str | None) -> Outcome:
         return Notice(help_text(self._prefixes.get(event.key.platform, "!")))
 
-    async def _last_question_id(self, key: ConversationKey) -> str:
-        """Message id of the last question of a conversation. Raises RequestRefused."""
-        last = await self._conversations.last_question(key)
-        if last is None:
-            raise RequestRefused("No question has been asked here yet.")
-        return last.request.message_id
+    async def _askers(self, key: ConversationKey, message_id: str) -> set[str]:
+        """Ids of the users who asked for the first answer to a message."""
+        asked = await self._storage.inbox.of_message(key, message_id)
+        return {each.request.author.id for each in asked if each.request.kind is RequestKind.ANSWER}
 
-    def _is_admin(self, platform: str, actor: Person) -> bool:
-        """Whether the user is an admin of the workspace or server, or listed in INHOUSE_ADMINS."""
-        return actor.manages_workspace or (platform, actor.id) in self._config.settings.admins
+    async def _beginners(self, key: ConversationKey) -> set[str]:
+        """Ids of the users whose message a thread starts from, or who asked its first question; none for a channel."""
+        if not key.thread:
+            return set()
+        asker = await self._storage.inbox.first_asker(key)
+        return await self._storage.history.authors(key, key.thread) | ({asker} if asker else set())
+
+    def _unfinished(self) -> list[GenerationRequest]:
+        return [*self._queue.running(), *self._queue.waiting()]
+
+    def _may(
+        self, act: Act, event: IncomingCommand | IncomingAction | IncomingForget, owners: Collection[str] = ()
+    ) -> bool:
+        return may(act, event.actor, event.key.platform, self._config.settings.admins, owners)
+
+
+def _only_for(asker: str) -> str:
+    return f"Only {as_code(asker) if asker else 'the person who asked'} and channel managers can do that here."
+
+
+def _channel(key: ConversationKey) -> ConversationKey:
+    return replace(key, thread="")
+
+
+def _includes(key: ConversationKey, other: ConversationKey) -> bool:
+    """Whether a conversation is, or has as a thread, the other one."""
+    return other == key or (not key.thread and _channel(other) == key)

@@ -21,6 +21,7 @@ from bot.types.messages import (
     Event,
     IncomingAction,
     IncomingCommand,
+    IncomingForget,
     IncomingMessage,
     MessageEdited,
     Outcome,
@@ -61,6 +62,8 @@ class ServiceCore:
             return await (
                 self._actions.command(event) if isinstance(event, IncomingCommand) else self._actions.action(event)
             )
+        if isinstance(event, IncomingForget):  # also for people who are not served: it is about their own words
+            return await self._actions.forget(event)
         if isinstance(event, MessageEdited):
             return await self._actions.edited(event)
         return await self._actions.deleted(event)
@@ -89,7 +92,7 @@ class ServiceCore:
         return await self._message(event, patient=True)
 
     async def _message(self, event: IncomingMessage, *, patient: bool = False) -> Outcome:
-        if not self._is_served(event.key, event.author):
+        if not self._is_served(event.key, event.asker or event.author):
             return Accepted()
         try:
             outcome = await self._conversations.message(event, patient=patient)

@@ -27,7 +27,7 @@ from bot.storage.database import Database, shield_from_cancellation
 from bot.storage.outbox import blank
 from bot.storage.row_types import NewTurn, StoredTurn
 from bot.storage.tables import KEY, of_key, of_message, requests, settings, turns
-from bot.types.messages import ConversationKey, Role, Turn
+from bot.types.messages import ConversationKey, RequestKind, Role, Turn
 
 _IDENTITY = (*KEY, "message_id", "role")
 _RESOLVED = (
@@ -111,21 +111,24 @@ class History:
         return gone
 
     @shield_from_cancellation
-    async def undo(self, key: ConversationKey) -> StoredTurn | None:
-        """Delete the newest visible user turn and all later turns; returns that turn, or None."""
-        mine = and_(of_key(turns, key), turns.c.hidden.is_(False))
+    async def undo(self, key: ConversationKey, asker_id: str | None = None) -> StoredTurn | None:
+        """Delete the newest visible user turn and all later turns; returns that turn, or None.
+
+        asker_id: delete the newest question that this user asked, and only its answers with it.
+        """
+        visible = and_(of_key(turns, key), turns.c.hidden.is_(False))
+        newest = select(turns).where(visible, turns.c.role == Role.USER)
+        if asker_id is not None:
+            newest = newest.where(_asked_by(key, asker_id))
 
         def undo(connection: Connection) -> StoredTurn | None:
-            found = connection.execute(
-                select(turns)
-                .where(mine, turns.c.role == Role.USER)
-                .order_by(turns.c.sent_at.desc(), turns.c.id.desc())
-                .limit(1)
-            )
+            found = connection.execute(newest.order_by(turns.c.sent_at.desc(), turns.c.id.desc()).limit(1))
             last = found.mappings().one_or_none()
             if last is None:
                 return None
-            undone = and_(mine, _place >= tuple_(last["sent_at"], last["id"]))
+            undone = and_(visible, _place >= tuple_(last["sent_at"], last["id"]))
+            if asker_id is not None:
+                undone = and_(visible, turns.c.message_id == last["message_id"])
             ids = set(connection.execute(select(turns.c.message_id).where(undone)).scalars())
             connection.execute(delete(turns).where(undone))
             blank(connection, and_(of_key(requests, key), requests.c.message_id.in_(ids)), pending=False)
@@ -154,6 +157,35 @@ class History:
         gone = await self._database.write(forget)
         await self._database.erase_log()
         return gone
+
+    @shield_from_cancellation
+    async def forget_author(self, key: ConversationKey, author_id: str, *, last: bool = False) -> tuple[int, set[str]]:
+        """Delete a user's turns and the answers to them, as `forget` does; `last`: only the newest one.
+
+        Returns the number of deleted turns, and the ids of the deleted messages.
+        """
+        theirs = (
+            select(turns.c.message_id)
+            .where(of_key(turns, key), turns.c.author_id == author_id, turns.c.role == Role.USER)
+            .order_by(turns.c.sent_at.desc(), turns.c.id.desc())
+            .limit(1 if last else -1)
+        )
+
+        def forget(connection: Connection) -> tuple[int, set[str]]:
+            ids = set(connection.execute(theirs).scalars())
+            blank(connection, and_(of_key(requests, key), requests.c.message_id.in_(theirs)))
+            gone = connection.execute(delete(turns).where(of_key(turns, key), turns.c.message_id.in_(theirs)))
+            return gone.rowcount, ids
+
+        gone, ids = await self._database.write(forget)
+        if ids:
+            await self._database.erase_log()
+        return gone, ids
+
+    async def authors(self, key: ConversationKey, message_id: str) -> set[str]:
+        """Ids of the users who wrote a message of this channel, as a question or as context."""
+        this = select(turns.c.author_id).where(of_message(turns, key, message_id, True), turns.c.role == Role.USER)
+        return await self._database.read(lambda connection: set(connection.execute(this).scalars()))
 
     async def settings(self, key: ConversationKey) -> dict[str, str]:
         """Settings that are stored for exactly this key, by name."""
@@ -238,6 +270,20 @@ def put_answer(connection: Connection, request_id: str, text: str) -> None:
             index_elements=_IDENTITY,
             set_={"text": row.excluded.text, "request_id": row.excluded.request_id, "hidden": row.excluded.hidden},
         )
+    )
+
+
+def _asked_by(key: ConversationKey, asker_id: str) -> ColumnElement[bool]:
+    """A turn that this user asked an answer to."""
+    return (
+        select(requests.c.id)
+        .where(
+            of_key(requests, key),
+            requests.c.message_id == turns.c.message_id,
+            requests.c.author_id == asker_id,
+            requests.c.kind == RequestKind.ANSWER,
+        )
+        .exists()
     )
 
 

@@ -229,6 +229,11 @@ class Inbox:
         found = await self._found(newest)
         return found[0] if found else None
 
+    async def first_asker(self, key: ConversationKey) -> str | None:
+        """Id of the user who asked the first question of this conversation, or None."""
+        first = select(requests.c.author_id).where(of_key(requests, key)).order_by(requests.c.id).limit(1)
+        return await self._database.read(lambda connection: connection.execute(first).scalar_one_or_none())
+
     async def of_message(
         self, key: ConversationKey, message_id: str, *, everywhere: bool = False
     ) -> list[StoredRequest]:

@@ -9,18 +9,7 @@ from enum import StrEnum
 
 from bot.types.display_names import as_code
 from bot.types.errors import RequestRefused
-
-
-class Who(StrEnum):
-    """Roles that may use a command.
-
-    Admins: admins of the server or workspace, and INHOUSE_ADMINS. Channel managers: users who can manage the channel or
-    its messages, and admins.
-    """
-
-    EVERYONE = "everyone"
-    CHANNEL = "channel managers"
-    ADMIN = "admins"
+from bot.types.rights import RIGHTS, Act, Who
 
 
 class Kind(StrEnum):
@@ -47,58 +36,59 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command. `who` may use it with its argument; without the argument it only shows a value, to everyone."""
+    """A command. `act`: what it does, which decides who may use it; a setting without a value is only read."""
 
     name: str
     description: str
     option: Option | None = None
-    who: Who = Who.EVERYONE
+    act: Act = Act.READ
 
 
 COMMANDS = (
-    Command("ask", "Ask something", Option("prompt", "Your question", required=True)),
+    Command("ask", "Ask something", Option("prompt", "Your question", required=True), Act.ASK),
     Command(
         "model",
         "Show or change the model",
         Option("name", "Name of the model", autocomplete=True),
-        Who.ADMIN,
+        Act.CHANGE_MODEL,
     ),
     Command(
         "temperature",
         "Randomness, 0 to 2. At 0, always the likeliest word",
         Option("value", "From 0 to 2", Kind.NUMBER, minimum=0.0, maximum=2.0),
-        Who.CHANNEL,
+        Act.TUNE,
     ),
     Command(
         "top_p",
         "Choose only among the likeliest words with this total probability",
         Option("value", "From 0.01 to 1", Kind.NUMBER, minimum=0.01, maximum=1.0),
-        Who.CHANNEL,
+        Act.TUNE,
     ),
     Command(
         "max_tokens",
         "Maximum length of an answer, in tokens",
         Option("value", "From 1 to 8192", Kind.INTEGER, minimum=1, maximum=8192),
-        Who.CHANNEL,
+        Act.TUNE,
     ),
     Command(
         "system",
         "Show, set or clear the instructions for the model",
         Option("prompt", "The new instructions, or 'clear' for the default ones"),
-        Who.CHANNEL,
+        Act.TUNE,
     ),
     Command("settings", "Show the settings in use here"),
-    Command("reset", "Start a new conversation: earlier messages are no longer read"),
-    Command("undo", "Remove the last question and its answer"),
-    Command("regenerate", "Answer the last question again"),
-    Command("continue", "Continue the last answer"),
-    Command("stop", "Stop the current answer"),
+    Command("reset", "Start a new conversation: earlier messages are no longer read", act=Act.RESET),
+    Command("undo", "Remove your last question and its answer", act=Act.UNDO),
+    Command("regenerate", "Answer the last question again", act=Act.REPEAT),
+    Command("continue", "Continue the last answer", act=Act.REPEAT),
+    Command("stop", "Stop your answers that are being written or waiting", act=Act.STOP),
     Command("status", "Show model, hardware, memory, speed and queue"),
     Command("why", "Show what the model read for its last answer"),
     Command(
         "forget",
-        "Delete stored messages of this conversation",
-        Option("what", "all (default), last or mine", choices=("all", "last", "mine")),
+        "Delete your stored messages of this conversation, and the answers to them",
+        Option("what", "mine (default), last, or everybody's: all (channel managers)", choices=("mine", "last", "all")),
+        Act.FORGET,
     ),
     Command(
         "export",
@@ -119,6 +109,13 @@ def similar_commands(name: str) -> str:
     """Return a hint with the most similar command names, or ''."""
     close = difflib.get_close_matches(name.lower(), [command.name for command in COMMANDS], n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def act_of(command: Command, value: str | None) -> Act:
+    """What a command does with this value."""
+    if value is None and command.act in (Act.TUNE, Act.CHANGE_MODEL):
+        return Act.READ
+    return Act.FORGET_ALL if command.act is Act.FORGET and value == "all" else command.act
 
 
 def parse_text(text: str, prefix: str = "!") -> tuple[str, dict[str, str]] | None:
@@ -172,7 +169,7 @@ def help_text(prefix: str = "/") -> str:
     """List the commands as Markdown, one per line, with their roles."""
     lines = []
     for command in COMMANDS:
-        who = "" if command.who is Who.EVERYONE else f" ({command.who})"
+        who = f" ({role})" if (role := RIGHTS[command.act]) in (Who.CHANNEL, Who.ADMINS) else ""
         lines.append(f"`{usage(command, prefix)}` {command.description}{who}")
     return "\n".join(lines)
 

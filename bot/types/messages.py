@@ -95,7 +95,7 @@ class IncomingMessage:
 
     `context`: earlier messages that the bot may not have seen (the replied-to message, a thread's first message,
     ambient messages), oldest first. `remark`: a sentence to show above the answer (a file could not be read, how to
-    continue in a thread).
+    continue in a thread). `asker`: who asked for an answer to this message, if that is not its author.
     """
 
     key: ConversationKey
@@ -108,6 +108,7 @@ class IncomingMessage:
     reply_to: str = ""
     context: tuple["IncomingMessage", ...] = ()
     remark: str = ""
+    asker: Person | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,20 @@ class IncomingAction:
 
 
 @dataclass(frozen=True, slots=True)
+class IncomingForget:
+    """A request to delete one stored message and its answer. `author_id`: who wrote the message, by the platform.
+
+    `message_id`: a question, or a message of ours, which stands for the question that it answers.
+    """
+
+    key: ConversationKey
+    event_id: str
+    actor: Person
+    message_id: str
+    author_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class MessageEdited:
     """The author edited a message."""
 
@@ -152,7 +167,7 @@ class MessageDeleted:
     message_id: str
 
 
-Event = IncomingMessage | IncomingCommand | IncomingAction | MessageEdited | MessageDeleted
+Event = IncomingMessage | IncomingCommand | IncomingAction | IncomingForget | MessageEdited | MessageDeleted
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ async def test_undo_stops_what_is_written(setup: ServiceSetup, team: Team) -> No
 
 async def test_reset_begins_anew_and_keeps_what_was_said(setup: ServiceSetup, team: Team) -> None:
     await team.asks("ana", "one")
-    assert "no longer reads 2 earlier messages" in await team.told("reset", who="ana")
+    assert "no longer reads 2 earlier messages" in await team.told("reset", who="boss")
     assert await reads(setup, team, "two") == ["two"]
     outcome = await team.command("export", who="ana")
     assert isinstance(outcome, Notice)
@@ -65,7 +65,7 @@ async def test_forget_all_leaves_no_word_of_the_conversation(setup: ServiceSetup
     setup.platform.gates.hold("secret two/1")
     await team.says("ben", "secret two")
     await team.sees("secret two", "You")
-    assert "Deleted" in await team.told("forget", who="ana")
+    assert "Deleted" in await team.told("forget", "all", who="boss")
     assert await reads(setup, team, "three") == ["three"]
     assert rows(setup.settings.state_dir, "SELECT 1 FROM turns WHERE text LIKE '%secret%'") == []
     await setup.platform.until(
@@ -81,7 +81,7 @@ async def test_forget_mine_and_last_take_only_one_s_own(setup: ServiceSetup, tea
     assert await team.told("forget", "last", who="ana") == "Deleted 2 stored messages of this conversation."
     assert await team.told("forget", "mine", who="ana") == "Deleted 4 stored messages of this conversation."
     assert await reads(setup, team, "now") == ["b one", "You said: b one", "now"]
-    assert "all, last or mine" in await team.refused("forget", "everything")
+    assert "mine, last or all" in await team.refused("forget", "everything")
 
 
 async def test_export_gives_markdown_or_json(team: Team) -> None:
@@ -153,7 +153,7 @@ async def test_a_command_whose_process_dies_before_it_was_done_is_done_when_it_c
         async with run_service(tmp_path, platform) as setup:
             team = setup.team
             await team.asks("ana", "my secret")
-            with patch("bot.storage.history.History.forget", side_effect=asyncio.CancelledError) as dying:
+            with patch("bot.storage.history.History.forget_author", side_effect=asyncio.CancelledError) as dying:
                 number = await team.gives("forget", who="ana")
                 await platform.until(lambda: bool(dying.called), "it is about to be done")
         async with run_service(tmp_path, platform) as setup:
@@ -203,8 +203,8 @@ async def test_a_command_that_was_given_up_half_way_does_not_take_back_twice(
         await team.asks("ana", text)
     undo, undone = History.undo, asyncio.Event()
 
-    async def slow(history: History, key: ConversationKey) -> None:
-        await undo(history, key)
+    async def slow(history: History, key: ConversationKey, asker_id: str | None) -> None:
+        await undo(history, key, asker_id)
         undone.set()
         await asyncio.Event().wait()
 

@@ -107,7 +107,7 @@ async def test_what_could_not_be_shown_or_was_forgotten_is_not_offered_again(set
     )
     await team.edits("hello", "hello there")
     answer = await team.asks("ana", "helo")
-    await team.told("forget", "all", who="ana")
+    await team.told("forget", who="ana")
     await team.edits("helo", "good morning")
     await team.asks("ana", "next")
     assert len(setup.platform.posted) == 2

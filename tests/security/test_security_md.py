@@ -1,4 +1,4 @@
-"""Tests that SECURITY.md names a test for each claim, and fits on one page."""
+"""Tests that SECURITY.md names a test for each claim, and is short."""
 
 import re
 from pathlib import Path
@@ -26,5 +26,5 @@ def test_every_test_of_security_is_named() -> None:
     assert [name for name in sorted(ours) if name not in PAGE] == []
 
 
-def test_it_is_one_page() -> None:
-    assert len(PAGE.splitlines()) <= 75
+def test_it_is_short() -> None:
+    assert len(PAGE.splitlines()) <= 100

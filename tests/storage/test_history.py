@@ -1,13 +1,15 @@
 """Tests the history of a conversation: chronological order, and removal."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from bot.storage import Storage, as_turn
 from bot.types.messages import ConversationKey, Role, Turn
-from tests.support.builders.storage_rows import ELSEWHERE, KEY, answer, ask, asked, part, said, texts
+from tests.support.builders.storage_rows import ELSEWHERE, KEY, answer, ask, asked, listening, part, said, texts
 
 
 @pytest.fixture
@@ -193,3 +195,33 @@ async def test_a_message_that_stands_as_context_elsewhere_is_changed_and_removed
     assert b"the canary" not in everything(tmp_path)
     assert await storage.history.remove_message(ELSEWHERE, "m1", everywhere=True) == 2
     assert await storage.history.turns(KEY) == []
+
+
+async def test_forgetting_300_messages_of_a_user_is_one_transaction(storage: Storage) -> None:
+    for number in range(300):
+        await ask(storage, f"m{number}", at=float(number))
+    await storage.history.add(replace(said("other", "of another"), author_id="2"))
+    commits: list[object] = []
+    with listening(Engine, "commit", lambda *about: commits.append(about)):
+        removed, ids = await storage.history.forget_author(KEY, "1")
+    assert (removed, len(ids), len(commits)) == (300, 300, 1)
+    assert texts(await storage.history.turns(KEY)) == ["of another"]
+
+
+async def test_the_last_message_of_a_user_is_forgotten_with_its_answer(storage: Storage) -> None:
+    await talk(storage)
+    await storage.history.add(replace(said("m9", "of another", at=9.0), author_id="2"))
+    assert await storage.history.forget_author(KEY, "1", last=True) == (1, {"m3"})
+    assert await storage.history.forget_author(KEY, "1", last=True) == (2, {"m2"})
+    assert texts(await storage.history.turns(KEY)) == ["one?", "one!", "of another"]
+
+
+async def test_undo_of_a_user_removes_only_the_question_that_they_asked_last(storage: Storage) -> None:
+    await ask(storage, "m1", "one?", at=1.0)
+    await storage.history.add(said("context", "not asked", at=2.0))
+    await storage.history.add(replace(said("m9", "of another", at=9.0), author_id="2"))
+    assert await storage.history.undo(KEY, "2") is None
+    undone = await storage.history.undo(KEY, "1")
+    assert undone is not None
+    assert undone.text == "one?"
+    assert texts(await storage.history.turns(KEY)) == ["not asked", "of another"]

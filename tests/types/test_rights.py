@@ -1,4 +1,4 @@
-"""Tests which users and channels are served."""
+"""Tests which users and channels are served, and that SECURITY.md shows the table of rights."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.config.settings import Settings
-from bot.types.messages import Accepted, ConversationKey, Notice, Person, Refused
-from bot.types.rights import NOT_SERVED, is_served
+from bot.types.messages import Accepted, ActionKind, ConversationKey, Notice, Person, Refused
+from bot.types.rights import ACT_OF_BUTTON, NOT_SERVED, RIGHTS, Act, Who, is_served, may
 from tests.support.builders.service import run_service
 
 HERE = ConversationKey("discord", "server", "channel", "thread")
@@ -55,3 +55,36 @@ async def test_who_is_not_served_gets_no_answer_and_no_command(tmp_path: Path) -
         for kind in answer.first.buttons:
             assert await setup.team.presses(answer.first, kind, who="eve") == Refused(NOT_SERVED)
         assert setup.engine.questions() == ["good morning"]
+
+
+def test_security_md_shows_the_table() -> None:
+    page = (Path(__file__).parents[2] / "SECURITY.md").read_text("utf-8")
+    cells = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
+    shown = {row[1]: row[3] for row in cells if len(row) == 6 and row[1] in set(Act)}
+    assert shown == {act.value: who.value for act, who in RIGHTS.items()}
+
+
+def test_every_act_and_every_button_has_a_right() -> None:
+    assert set(RIGHTS) == set(Act)
+    assert set(ACT_OF_BUTTON) == set(ActionKind)
+
+
+@pytest.mark.parametrize("act", list(Act))
+def test_each_group_includes_the_ones_with_more_rights(act: Act) -> None:
+    admins = {("discord", "listed")}
+    people = {
+        "stranger": Person("stranger", ""),
+        "owner": Person("owner", ""),
+        "manager": Person("manager", "", manages_channel=True),
+        "admin": Person("admin", "", manages_workspace=True),
+        "listed": Person("listed", ""),
+    }
+    allowed = {name for name, each in people.items() if may(act, each, "discord", admins, {"owner"})}
+    expected = {
+        Who.EVERYONE: set(people),
+        Who.OWNERS: {"owner", "manager", "admin", "listed"},
+        Who.CHANNEL: {"manager", "admin", "listed"},
+        Who.ADMINS: {"admin", "listed"},
+    }
+    assert allowed == expected[RIGHTS[act]]
+    assert may(act, people["listed"], "slack", admins) == (RIGHTS[act] is Who.EVERYONE)

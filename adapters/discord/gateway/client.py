@@ -103,7 +103,7 @@ class GatewayClient(discord.Client):
         self._sessions_left = limits.remaining - RESERVED_SESSIONS
         translator = EventTranslator(settings, self, reads_all=limits.reads_all)
         self.context = ContextFetcher(settings, self, core, translator)
-        self._interactions = InteractionHandlers(self, core, self.context)
+        self._interactions = InteractionHandlers(core, self.context)
         self._tree = _CommandTree(self)
         self._interactions.register(self._tree)
         self._synced = False

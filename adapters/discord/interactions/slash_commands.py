@@ -27,9 +27,9 @@ from bot.types.messages import (
     Accepted,
     IncomingAction,
     IncomingCommand,
+    IncomingForget,
     Notice,
     Outcome,
-    Person,
     Refused,
 )
 
@@ -40,8 +40,6 @@ ANSWER, FORGET = "Answer this", "Forget this"
 """The entries of a message's context menu."""
 ANSWER_COMING = "It comes as a message here."
 ANSWERED = "I have answered that already, or am about to; the button under the answer makes another one."
-FORGOTTEN = "What I had stored of that message, and of its answer, is deleted."
-NOT_YOURS = "Only its author and channel managers can have a message forgotten."
 
 _FAILURES = (discord.DiscordException, aiohttp.ClientError, OSError)
 
@@ -49,8 +47,8 @@ _FAILURES = (discord.DiscordException, aiohttp.ClientError, OSError)
 class InteractionHandlers:
     """Turns interactions into events for the core, and answers them."""
 
-    def __init__(self, client: discord.Client, core: Core, context: ContextFetcher) -> None:
-        self._client, self._core, self._context = client, core, context
+    def __init__(self, core: Core, context: ContextFetcher) -> None:
+        self._core, self._context = core, context
 
     def register(self, tree: app_commands.CommandTree[discord.Client]) -> None:
         """Add all commands and context menus to a tree."""
@@ -115,31 +113,17 @@ class InteractionHandlers:
         return chosen
 
     async def _answer(self, interaction: Interaction, message: discord.Message, channel: MessageChannel) -> Outcome:
-        """Ask for an answer to a message: the rights are the actor's, the name in the history is the author's."""
+        """Ask for an answer to a message of anybody."""
         question = self._context.translator.question(message, channel)
         event = await self._context.enrich_question(question, message)
-        asker = actor(interaction)
-        author = Person(asker.id, event.author.name, asker.manages_channel, asker.manages_workspace, asker.groups)
-        outcome = await self._core.handle(replace(event, author=author))
+        outcome = await self._core.handle(replace(event, asker=actor(interaction)))
         return Notice(ANSWERED) if isinstance(outcome, Accepted) and not outcome.request_id else outcome
 
     async def _forget(self, interaction: Interaction, message: discord.Message, channel: MessageChannel) -> Outcome:
-        """Forget a message; for an answer of ours, the question that it answers."""
-        person, author, message_id = actor(interaction), message.author.id, message.id
-        if self._client.user and author == self._client.user.id and message.reference:
-            message_id = message.reference.message_id or message_id
-            author = await self._author_of(channel, message_id)
-        if str(author) != person.id and not person.manages_channel:
-            return Refused(NOT_YOURS)
-        for event in self._context.translator.deletions(channel, message_id):
-            await self._core.handle(event)
-        return Notice(FORGOTTEN)
-
-    async def _author_of(self, channel: MessageChannel, message_id: int) -> int:
-        try:
-            return (await channel.fetch_message(message_id)).author.id
-        except _FAILURES:
-            return 0
+        """Ask to forget a message; the core decides whether this user may."""
+        key, author = conversation_key(channel), str(message.author.id)
+        event = IncomingForget(key, str(interaction.id), actor(interaction), str(message.id), author)
+        return await self._core.handle(event)
 
     async def _outcome_of(self, handling: Awaitable[Outcome]) -> Outcome:
         try:

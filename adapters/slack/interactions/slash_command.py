@@ -12,7 +12,6 @@ from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.context.ack.async_ack import AsyncAck
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.slack.bot_identity import GetIdentity
 from adapters.slack.channels import NOT_A_MEMBER, ChannelReader
 from adapters.slack.inbound.events import EventTranslator
 from adapters.slack.inbound.message_context import ContextFetcher
@@ -50,7 +49,6 @@ class InteractionHandlers:
         self,
         settings: Settings,
         web: AsyncWebClient,
-        identity: GetIdentity,
         core: Core,
         posting: Posting,
         translator: EventTranslator,
@@ -60,7 +58,7 @@ class InteractionHandlers:
         self._channels = ChannelReader(web)
         self._ephemeral = EphemeralReplies(web, posting, translator)
         self._buttons = ButtonHandlers(core, translator, context, self._ephemeral)
-        self._shortcuts = MessageShortcuts(identity, core, translator, context, self._ephemeral, self._channels)
+        self._shortcuts = MessageShortcuts(core, translator, context, self._ephemeral, self._channels)
 
     def reload(self, settings: Settings) -> None:
         """Use these settings from now on."""

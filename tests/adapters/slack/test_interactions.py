@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tests.support.builders.slack_service import SlackServiceSetup, run_slack_service
+from tests.support.builders.storage_rows import rows
 from tests.support.fakes.slack_server import FakeSlack, Interaction, Message
 
 pytest_plugins = ("tests.support.fixtures.slack",)
@@ -43,7 +44,7 @@ async def test_a_thread_and_its_channel_are_two_conversations(tmp_path: Path, sl
         question = await setup.ana.says(setup.general, "hello", mention=True)
         await setup.answer_to(question)
         use = await setup.ana.commands(setup.general, "undo")
-        assert "There is nothing to undo.\n\nA thread is a conversation of its own" in await told(setup, use)
+        assert "no question of yours to undo.\n\nA thread is a conversation of its own" in await told(setup, use)
         await setup.ana.says(setup.general, "!undo", thread=question)
         await slack_server.until(lambda: any("Removed" in each.shown for each in setup.general.ephemerals))
 
@@ -69,6 +70,9 @@ async def test_the_menu_of_a_message_has_it_answered_once_and_forgotten(
         assert await setup.answer_to(said) == "You said: why is the sky blue?"
         assert "answered that already" in await told(setup, await setup.ana.picks(said, "answer_this"))
         (answer,) = setup.answers_to(said)
+        posted = f"SELECT 1 FROM outbox WHERE platform_id = '{answer.ts}'"
+        await slack_server.until(lambda: rows(tmp_path / "state", posted) != [])
+        assert "Only its author" in await told(setup, await setup.ana.picks(answer, "forget_this"))
         assert "is deleted" in await told(setup, await setup.ben.picks(answer, "forget_this"))
         await setup.ana.says(setup.general, "!export", thread=said)
         await slack_server.until(lambda: any("No messages of this" in each.shown for each in setup.general.ephemerals))

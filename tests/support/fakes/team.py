@@ -16,6 +16,7 @@ from bot.types.messages import (
     FinishReason,
     IncomingAction,
     IncomingCommand,
+    IncomingForget,
     IncomingMessage,
     MessageDeleted,
     MessageEdited,
@@ -86,8 +87,12 @@ class Team:
         at: float | None = None,
         files: tuple[Attachment, ...] = (),
         context: tuple[IncomingMessage, ...] = (),
+        asker: str = "",
     ) -> int:
-        """Sends a message to the bot; the number of the event, which may not have arrived yet."""
+        """Sends a message to the bot; the number of the event, which may not have arrived yet.
+
+        `asker`: a user who asks for an answer to this message of `who`.
+        """
         number = next(self.numbers)
         self.asked[text] = f"message-{number}"
         message = IncomingMessage(
@@ -99,16 +104,17 @@ class Team:
             addressed=True,
             attachments=files,
             context=context,
+            asker=person(asker) if asker else None,
         )
         return await self.platform.send(message)
 
-    async def says(self, who: str, text: str, *, at: float | None = None) -> Outcome:
+    async def says(self, who: str, text: str, *, at: float | None = None, asker: str = "") -> Outcome:
         """Sends a message to the bot; the immediate outcome."""
-        return await self.platform.outcome(await self.sends(who, text, at=at))
+        return await self.platform.outcome(await self.sends(who, text, at=at, asker=asker))
 
-    async def asks(self, who: str, text: str) -> Answer:
+    async def asks(self, who: str, text: str, *, asker: str = "") -> Answer:
         """Sends a message to the bot and waits for the whole answer."""
-        assert isinstance(await self.says(who, text), Accepted)
+        assert isinstance(await self.says(who, text, asker=asker), Accepted)
         return await self.reply_to(text)
 
     async def command(self, name: str, typed: str = "", *, who: str = "root") -> Outcome:
@@ -142,6 +148,12 @@ class Team:
         """Presses a button under a message."""
         action = IncomingAction(self.key, f"event-{next(self.numbers)}", person(who), message.reply.reply_id, kind)
         return await self.platform.outcome(await self.platform.send(action))
+
+    async def forgets(self, message_id: str, *, author: str = "", who: str = "ana") -> Outcome:
+        """Uses 'Forget this' on a message of `author`, or on one of the bot."""
+        event_id, author_id = f"event-{next(self.numbers)}", f"id-{author}" if author else "bot"
+        event = IncomingForget(self.key, event_id, person(who), message_id, author_id)
+        return await self.platform.outcome(await self.platform.send(event))
 
     async def edits(self, text: str, new: str, *, who: str = "ana") -> None:
         """Edits a message."""

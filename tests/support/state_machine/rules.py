@@ -74,7 +74,8 @@ class Machine(BaseMachine):
         number = self._next
         if name != "regenerate":
             self._expected.swept(number, key, name)
-        self._run(self._platform.send(IncomingCommand(key, f"c{number}", person("root"), name, {}, time.time())))
+        args = {"what": "all"} if name == "forget" else {}
+        self._run(self._platform.send(IncomingCommand(key, f"c{number}", person("root"), name, args, time.time())))
         self._goes_on(moment)
 
     @rule(which=ANY, button=ANY, moment=MOMENTS)

@@ -1,31 +1,44 @@
 """Splits an answer into messages; pure functions.
 
-Each part is readable on its own: it is cut at a paragraph, line, sentence or word, and a code fence is closed at its
-end and reopened, with its language, in the next part. Appended text never changes a full part. Time is linear in the
-text: the expressions are possessive or bounded.
+Each part is readable on its own: it is cut at a paragraph, line, sentence or word, never inside of a grapheme, a link
+or an entity. A code fence, emphasis or inline code that goes on is closed at the end of a part and reopened in the next
+one. Appended text never changes a full part. Time is linear in the text: the expressions are possessive or bounded.
+
+Fences are found line by line here, not by markdown-it, because the state at a cut must depend on nothing behind it.
 """
 
 import re
 from dataclasses import dataclass
 
+from wcwidth import grapheme_boundary_before
+
+from bot.platforms.markdown_scanner import LONGEST_MARKS, Emphasis, Kind, Token, beginning_of_address, scan
+
+_CLOSERS = "\"')\\]}”’»›」』）】》〉〕］｝｣"  # noqa: RUF001  punctuation that belongs to the sentence before it
 _BOUNDARIES = (
     re.compile(r"\n(?:[^\S\n]*+\n)++"),  # paragraph
     re.compile(r"\n"),  # line
-    re.compile(r"[.!?…。！？](?:[\"')\]]*+\s|(?<=[。！？]))"),  # noqa: RUF001  sentence
-    re.compile(r"\s"),  # word
+    re.compile(rf"[.!?…؟۔।॥][{_CLOSERS}]*+\s|[。！？｡][{_CLOSERS}。！？｡*_~]*+(?=[^{_CLOSERS}。！？｡*_~])"),  # noqa: RUF001  sentence
+    re.compile(rf"\s|[，、；：][{_CLOSERS}*_~]*+(?=[^{_CLOSERS}*_~])"),  # noqa: RUF001  word
 )
 _FENCE = re.compile(
-    r"^(?:[ \t]*+(?:>|[-*+][ \t]|\d{1,3}[.)][ \t]))*+[ \t]*+"  # also in lists and quotes
+    r"^((?:[ \t]*+(?:>|[-*+][ \t]|\d{1,3}[.)][ \t]))*+[ \t]*+)"  # also in lists and quotes
     r"(`{3,}+|~{3,}+)[ \t]*+([^\n`]*+)$",
     re.MULTILINE,
 )
+_QUOTE = re.compile(r"(?:[ \t]*+>)++[ \t]?+")
+_NEW_BLOCK = re.compile(r"[ \t>]*+(?:[-*+][ \t]|\d{1,9}+[.)][ \t]|#{1,6}+[ \t]|\||```|~~~)")
 _BIDI_CONTROLS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 """Bidi embeddings, overrides and isolates, which reorder the displayed text; Arabic and Hebrew need none of them."""
 _ENTITY_BEGUN = re.compile(r"&[a-z]{0,3}$")
-_CLOSING = 12
-"""Characters reserved at the end of a part for its closing fence; longer runs of marks are not treated as fences."""
+_CLOSING = 20
+"""Characters reserved at the end of a part for what closes it; longer runs of marks are not treated as fences."""
+_LONGEST_GRAPHEME = 32
+"""Characters; a longer one, which no script needs, is cut."""
 _REOPENING = 30
 """Maximum length of a line that reopens a fence; a longer one is reopened without its language."""
+_MOST_INDENTATION = 3
+"""Maximum indentation of a fence outside of a list, in characters; Markdown takes a deeper one for text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +49,20 @@ class Part:
     committed: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Fence:
+    """A code fence. prefix: the quote marks or the indentation before its marks."""
+
+    prefix: str
+    marks: str
+    info: str
+
+    @property
+    def opening(self) -> str:
+        line = f"{self.prefix}{self.marks}{self.info}"
+        return line if len(line) <= _REOPENING else f"{self.prefix}{self.marks}"
+
+
 def without_bidi_controls(text: str) -> str:
     """Remove the bidi control characters from `text`."""
     return _BIDI_CONTROLS.sub("", text)
@@ -44,76 +71,169 @@ def without_bidi_controls(text: str) -> str:
 def split(text: str, limit: int) -> list[Part]:
     """Split `text` into parts of at most `limit` characters (at least 100). The last part may still grow."""
     text = without_bidi_controls(text)
-    parts, fence, at = [], "", 0
+    parts, head, at = list[Part](), "", 0
+    room = limit - _CLOSING
     while True:
-        head = f"{fence}\n" if fence else ""
-        room = limit - _CLOSING
-        body = head + text[at : at + limit]
+        body = head + text[at : at + room + 1]  # the cut of a full part depends on nothing behind it
         if len(head) + len(text) - at <= room:
-            closed, _ = _close(body)
-            sure = max(_cut(body, room, len(head)), between_entities(body, min(len(body), room // 2)))
-            parts.append(Part(closed, len(body[:sure].rstrip())))
-            return parts
-        cut = _cut(body, room, len(head)) or between_entities(body, room)
-        closed, fence = _close(body[:cut].rstrip())
+            return [*parts, Part(closed(body), len(body[: _stable_cut(body, room, len(head))].rstrip()))]
+        body = body[: room + 1]
+        cut = _boundary(body, room, len(head)) or safe_cut(body, room)
+        fence, marks = _open_fence(body[:cut]), ""
+        if not fence:
+            cut, marks = _outside_of_spans(body, cut, len(head))
+        whole = body[:cut].rstrip()
+        line = body[body.rfind("\n", 0, cut) + 1 : cut]
         at += cut - len(head)
         while at < len(text) and (text[at] == "\n" or (not fence and text[at].isspace())):
-            at += 1
-        parts.append(Part(closed, len(closed)))
+            line, at = "" if text[at] == "\n" else line, at + 1
+        shown = _close(whole, fence) if fence else whole + _apart(whole[-1:], marks[::-1])
+        parts.append(Part(shown, len(shown)))
         if at == len(text):
             return parts
+        quote = _QUOTE.match(line)
+        head = quote.group() if quote and len(quote.group()) < _CLOSING - len("```") else ""
+        if not fence:
+            head += marks + " " * (marks.endswith("`") and text[at] == "`")
+            continue
+        if len(fence.prefix) > _MOST_INDENTATION and not fence.prefix.strip():
+            text = text[:at] + _dedented(text[at:], fence)
+            fence = _Fence("", fence.marks, fence.info)
+        head = f"{fence.opening}\n{head}"
 
 
-def _cut(body: str, room: int, head: int) -> int:
-    """Best cut in the second half of the room, 0 if there is none."""
+def _stable_cut(body: str, room: int, head: int) -> int:
+    """A position in a part that may still grow, at or before its later cut."""
+    end = len(body.rstrip("*_~`\\![")) - 1
+    cut = max(_boundary(body, room, head), safe_cut(body, min(end, room // 2)))
+    if _open_fence(body[:cut]):
+        return cut
+    last_word = body.rfind("\n") + 1 + beginning_of_address(body[body.rfind("\n") + 1 :])
+    return _outside_of_spans(body, min(cut, last_word), head)[0]
+
+
+def _apart(before: str, marks: str) -> str:
+    """Marks that follow `before`; two runs of backticks must not become one."""
+    return f" {marks}" if before == "`" and marks.startswith("`") else marks
+
+
+def _boundary(body: str, room: int, head: int) -> int:
+    """Best boundary in the second half of the room, 0 if there is none."""
     least = max(room // 2, head + 1)
     for boundary in _BOUNDARIES:
-        ends = [match.end() for match in boundary.finditer(body, least, min(room, len(body)))]
+        ends = [match.end() for match in boundary.finditer(body, least, min(room + 1, len(body)))]
+        ends = [end for end in ends[-2:] if end <= room]
         if ends:
             return ends[-1]
     return 0
 
 
-def between_entities(body: str, at: int) -> int:
-    """Move the cut `at` before an entity (`&lt;`) that it would split."""
+def safe_cut(body: str, at: int) -> int:
+    """Move the cut `at` before a grapheme or an entity (`&lt;`) that it would split."""
+    if 0 < at < len(body):
+        begin = grapheme_boundary_before(body, at + 1)
+        at = begin if at - begin < _LONGEST_GRAPHEME else at
     begun = _ENTITY_BEGUN.search(body[max(0, at - 4) : at])
     return at - len(begun.group()) if begun else at
 
 
+def _outside_of_spans(body: str, cut: int, head: int) -> tuple[int, str]:
+    """Move a cut before the link, code or emphasis around it.
+
+    One that began long before is cut. Returns the cut, and the marks that are open there, to be closed and reopened.
+    """
+    before_marks = len(body[:cut].rstrip("*_~"))
+    if head < before_marks and cut - before_marks <= LONGEST_MARKS:
+        cut = before_marks
+    least = max(head + 1, cut // 4)
+    spans = _spans_around(body, cut)
+    moved = min((start for start, _ in spans if start >= least), default=cut)
+    still_open = [marks for start, marks in spans if start < moved]
+    if sum(map(len, still_open)) >= _CLOSING - 1:
+        still_open = [marks for marks in still_open if "`" in marks and len(marks) <= LONGEST_MARKS]
+    return moved, "".join(still_open)
+
+
+def _spans_around(body: str, cut: int) -> list[tuple[int, str]]:
+    """Start and marks of the spans that are open at a cut, outermost first; the marks of a link are ''."""
+    emphasis, begin = Emphasis(), _paragraph(body, cut)
+    while True:
+        newline = body.find("\n", begin)
+        end = newline if newline >= 0 else len(body)
+        line = body[begin:end]
+        tokens = list(scan(line))
+        if end >= cut:
+            around = _token_around(line, tokens, cut - begin)
+            before = line[: around.start if around else cut - begin]
+            emphasis.read(before, [token for token in tokens if token.end <= len(before)], begin)
+            if not around:
+                return emphasis.opened
+            ticks = line[around.start : around.end] if around.kind in (Kind.BACKTICKS, Kind.CODE) else ""
+            return [*emphasis.opened, (begin + around.start, ticks[: len(ticks) - len(ticks.lstrip("`"))])]
+        emphasis.read(line, tokens, begin)
+        begin = end + 1
+
+
+def _paragraph(body: str, cut: int) -> int:
+    """Start of the paragraph around a cut."""
+    begin = body.rfind("\n", 0, cut) + 1
+    while begin and not _NEW_BLOCK.match(body, begin):
+        before = body.rfind("\n", 0, begin - 1) + 1
+        if not body[before : begin - 1].strip(" \t>"):
+            break
+        begin = before
+    return begin
+
+
+def _token_around(line: str, tokens: list[Token], at: int) -> Token | None:
+    """The token of a line that a cut would split; one that the line does not finish goes on to its end."""
+    for token in tokens:
+        open_ended = token.kind in (Kind.BACKTICKS, Kind.UNFINISHED)
+        if token.start < at < (len(line) if open_ended else token.end):
+            return token
+    return None
+
+
 def open_fence(text: str) -> str:
     """Opening line of the code fence that is open at the end of `text`, '' if none is."""
-    opened = ""
+    opened = _open_fence(text)
+    return opened.opening if opened else ""
+
+
+def closed(text: str) -> str:
+    """Close the code fence that is open at the end of `text`."""
+    opened = _open_fence(text)
+    return _close(text, opened) if opened else text
+
+
+def _open_fence(text: str) -> _Fence | None:
+    opened: _Fence | None = None
     for match in _FENCE.finditer(text):
         opened = _after(opened, match)
     return opened
 
 
-def fence_after(opened: str, line: str) -> str:
-    """Opening line of the fence that is open after `line`; `opened` is the one open before it."""
-    match = _FENCE.match(line)
-    return _after(opened, match) if match else opened
+def _after(opened: _Fence | None, line: re.Match[str]) -> _Fence | None:
+    """The fence that is open after a line of marks."""
+    prefix, marks, info = line.group(1), line.group(2), line.group(3).strip().lstrip("~")
+    if opened:
+        closes = marks[0] == opened.marks[0] and not info and len(marks) >= len(opened.marks)
+        return None if closes else opened
+    further = re.sub(r"[^>\s]", " ", prefix)
+    room = _CLOSING - len(marks) - 1
+    return _Fence(further if len(further) <= room else "", marks, info) if room > 0 else None
 
 
-def closed(text: str) -> str:
-    """Close the code fence that is open at the end of `text`."""
-    return _close(text)[0]
+def _close(text: str, fence: _Fence) -> str:
+    return f"{text}{'' if text.endswith(chr(10)) else chr(10)}{fence.prefix}{fence.marks}"
 
 
-def _after(opened: str, fence: re.Match[str]) -> str:
-    marks, info = fence.group(1), fence.group(2).strip().lstrip("~")
-    if not opened:
-        opening = f"{marks}{info}" if len(marks) < _CLOSING else ""
-        return opening if len(opening) <= _REOPENING else marks
-    closes = marks[0] == opened[0] and not info and len(marks) >= len(_marks(opened))
-    return "" if closes else opened
-
-
-def _close(text: str) -> tuple[str, str]:
-    opened = open_fence(text)
-    if not opened:
-        return text, ""
-    return f"{text}{'' if text.endswith(chr(10)) else chr(10)}{_marks(opened)}", opened
-
-
-def _marks(opened: str) -> str:
-    return opened[: len(opened) - len(opened.lstrip(opened[0]))]
+def _dedented(text: str, fence: _Fence) -> str:
+    """Remove the indentation of an open fence from its lines, and from its closing line."""
+    end = len(text)
+    for match in _FENCE.finditer(text):
+        if not _after(fence, match):
+            end = match.end()
+            break
+    lines = text[:end].split("\n")
+    return "\n".join(line[min(len(fence.prefix), len(line) - len(line.lstrip(" \t"))) :] for line in lines) + text[end:]

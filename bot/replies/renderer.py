@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 
 from bot.platforms.adapter import Dialect, Limits
-from bot.platforms.splitter import Part, between_entities, closed, open_fence, split, without_bidi_controls
-from bot.replies.markdown import render, stable_prefix
+from bot.platforms.splitter import Part, closed, safe_cut, split, without_bidi_controls
+from bot.replies.links import KnownLinks
+from bot.replies.markdown import fence_to_continue, render, stable_prefix
 from bot.types.messages import ActionKind, Attachment, FinishReason, GenerationRequest, Reply, Usage
 
 THE_REST = "*(The whole answer is in the file.)*"
@@ -38,8 +39,8 @@ class Renderer:
     """Composes the messages of the answer to one request.
 
     note: a sentence above the answer. before: text of an earlier message that this answer continues. links: URLs that
-    users wrote, which may become links. edited: the question was edited, so offer a rerun. outgrown: turns were dropped
-    for the first time, so say that below the answer.
+    users wrote, which may become links. link_hosts: hosts of which all URLs may become links. edited: the question was
+    edited, so offer a rerun. outgrown: turns were dropped for the first time, so say that below the answer.
     """
 
     request: GenerationRequest
@@ -47,6 +48,7 @@ class Renderer:
     note: str = ""
     before: str = ""
     links: Set[str] = frozenset()
+    link_hosts: Set[str] = frozenset()
     edited: bool = False
     outgrown: bool = False
 
@@ -106,7 +108,7 @@ class Renderer:
 
         A continuation is a new message, so it reopens the code block that it continues.
         """
-        fence = open_fence(self.before)
+        fence = fence_to_continue(self.before)
         source, whole = self._within(f"{fence}\n{text.lstrip(chr(10))}" if fence else text.lstrip())
         return without_bidi_controls(source), whole
 
@@ -126,7 +128,7 @@ class Renderer:
         return bool(sign) and shown.endswith(sign, 0, end)
 
     def _shown(self, text: str) -> str:
-        text = render(text, self.limits.dialect, self.links)
+        text = render(text, self.limits.dialect, KnownLinks(self.links, self.link_hosts))
         return f"{self._render_notice(self.note)}\n\n{text}" if self.note else text
 
     def _room(self) -> int:
@@ -145,11 +147,11 @@ class Renderer:
     def _beginning(self, text: str) -> str:
         """Cut a text to the part that messages show; the whole answer is then attached as a file."""
         most = self.limits.attach_over
-        return text[: between_entities(text, most)].rstrip() if most and len(text) > most else text
+        return text[: safe_cut(text, most)].rstrip() if most and len(text) > most else text
 
     def _render_notice(self, text: str) -> str:
         """Render a sentence of Inhouse, which may contain untrusted names, without links."""
-        return render(text, self.limits.dialect, frozenset())
+        return render(text, self.limits.dialect, KnownLinks())
 
     def _buttons(self, reason: FinishReason, begun: bool) -> tuple[ActionKind, ...]:
         again = (ActionKind.RERUN if self.edited else ActionKind.REGENERATE,)
@@ -209,8 +211,8 @@ class PlainRenderer(Renderer):
         parts: list[Part] = []
         while len(text) - start > room:
             half, end = start + room // 2, start + room
-            cut = max(text.rfind("\n", half, end), text.rfind(" ", half, end)) + 1 or between_entities(text, end)
+            cut = max(text.rfind("\n", half, end), text.rfind(" ", half, end)) + 1 or safe_cut(text, end)
             parts.append(Part(f"{before}{text[start:cut]}{after}", len(before) + cut - start))
             start = cut
-        sure = between_entities(text, min(len(text), start + room // 2)) - start
+        sure = safe_cut(text, min(len(text), start + room // 2)) - start
         return [*parts, Part(f"{before}{text[start:]}{after}", len(before) + sure)]

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from bot.platforms.adapter import Dialect
 from bot.platforms.splitter import open_fence, split
+from bot.replies.links import KnownLinks
 from bot.replies.markdown import render
 from tests.support.builders.markdown_samples import MARKDOWN
 
@@ -24,7 +25,7 @@ def visible(text: str) -> str:
 @example("```python\n" + "print('x')\n" * 200 + "```", 100, Dialect.SLACK)
 @example("🙂" * 1000, 101, Dialect.DISCORD)
 def test_every_message_is_short_whole_and_closed(text: str, limit: int, dialect: Dialect) -> None:
-    parts = split(render(text, dialect, frozenset()), limit)
+    parts = split(render(text, dialect, KnownLinks()), limit)
     for part in parts:
         assert len(part.text) <= limit
         part.text.encode()  # no half of a surrogate pair

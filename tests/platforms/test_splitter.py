@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bot.platforms.splitter import closed, fence_after, open_fence, split, without_bidi_controls
+from bot.platforms.splitter import closed, open_fence, split, without_bidi_controls
 
 WORDS = st.sampled_from(
     ["one", "two.", "three!", "a" * 40, "b" * 150, "``", "`code`", "日本語。", "👩‍👩‍👧", "…", "~~~", "-"]
@@ -94,12 +94,11 @@ def test_a_fence_inside_a_longer_fence_is_text() -> None:
 
 
 def test_a_fence_in_a_list_or_a_quote_is_one() -> None:
-    assert open_fence("1. Do this:\n\n       ```sh\n       ls") == "```sh"
+    assert open_fence("1. Do this:\n\n       ```sh\n       ls") == "       ```sh"
     assert open_fence("- ```sh\n  ls\n  ```\n") == ""
-    assert open_fence("> ```\n> ls") == "```"
-    assert fence_after("```sh", "  ```") == ""
-    assert fence_after("", "12. ~~~") == "~~~"
-    assert fence_after("```sh", "ls") == "```sh"
+    assert open_fence("- ```sh\n  ls") == "  ```sh"
+    assert open_fence("> ```\n> ls") == "> ```"
+    assert open_fence("12. ~~~\n    ls") == "    ~~~"
 
 
 def test_what_is_open_is_closed() -> None:

@@ -2,13 +2,14 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bot.platforms.adapter import Dialect, Limits
 from bot.replies.compose_thread import ComposeThread
+from bot.replies.links import KnownLinks
 from bot.replies.markdown import render
 from bot.types.messages import FinishReason
 from tests.support.builders.service import ServiceSetup, run_service
@@ -27,7 +28,7 @@ class Gate:
         self.rendered = render
         self.calls = 0
 
-    def render(self, text: str, dialect: Dialect, links: Set[str]) -> str:
+    def render(self, text: str, dialect: Dialect, links: KnownLinks) -> str:
         if "SLOW" in text:
             self.calls += 1
             self.reached.set()
@@ -102,7 +103,7 @@ async def test_the_final_text_is_rendered_once_the_slow_frame_has_returned(
 async def test_text_whose_rendering_fails_is_shown_plainly(
     setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(text: str, dialect: Dialect, links: Set[str]) -> str:
+    def broken(text: str, dialect: Dialect, links: KnownLinks) -> str:
         raise RecursionError(f"in {text}")
 
     monkeypatch.setattr("bot.replies.renderer.render", broken)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bot.replies.links import stable_prefix, urls_in, with_links
+from bot.replies.links import KnownLinks, stable_prefix, urls_in, with_links
 from tests.support.builders.markdown_samples import BAD, GOOD, INLINE, LINES, OTHER_LINKS, live_urls
 
-PEOPLE = frozenset({GOOD})
+PEOPLE = KnownLinks({GOOD})
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_link_of_any_form_that_no_user_wrote_is_code(line: str, shown: str) ->
     ],
 )
 def test_what_no_client_makes_a_link_of_stays_as_it_is(line: str) -> None:
-    assert with_links(line, frozenset()) == line
+    assert with_links(line, KnownLinks()) == line
 
 
 @pytest.mark.fault(46)
@@ -87,7 +87,7 @@ def test_what_no_client_makes_a_link_of_stays_as_it_is(line: str) -> None:
     ["discord.gg/x", "www.good.example", "me@good.example", "discord://-/settings", "https://discord.gg/x", "tel:+123"],
 )
 def test_a_link_of_any_form_that_a_person_wrote_is_one(written: str) -> None:
-    links = urls_in(f"Look at {written}, please.")
+    links = KnownLinks(urls_in(f"Look at {written}, please."))
     for line in (f"See {written}.", f"[it]({written})", f"<{written}>", written.removeprefix("https://")):
         assert with_links(line, links) == line
 

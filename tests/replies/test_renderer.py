@@ -1,6 +1,5 @@
 """Tests the messages of an answer: while it grows, when it has ended, and where it is split."""
 
-from collections.abc import Set
 from dataclasses import replace
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 from bot.platforms.adapter import Dialect, Limits
 from bot.platforms.splitter import open_fence
 from bot.replies import renderer as frames
+from bot.replies.links import KnownLinks
 from bot.replies.markdown import render
 from bot.replies.renderer import THE_REST, Renderer, reply_id
 from bot.types.messages import ActionKind, FinishReason, Reply
@@ -80,7 +80,7 @@ def test_before_the_first_words_there_is_the_line_or_nothing() -> None:
 
 
 def test_the_cursor_stands_at_the_end_of_the_last_message_and_stop_under_the_first() -> None:
-    frames = composer(Limits(110, cursor="▌")).render_partial("words of it. " * 20, "2nd in line")
+    frames = composer(Limits(120, cursor="▌")).render_partial("words of it. " * 20, "2nd in line")
     assert [frame.tail.endswith("▌") for frame in frames] == [False, False, True]
     assert [frame.buttons for frame in frames] == [(ActionKind.STOP,), (), (ActionKind.STOP,)]
     assert not any(frame.final for frame in frames)
@@ -176,7 +176,7 @@ def test_a_reply_has_the_same_short_name_after_every_restart() -> None:
 def test_of_an_answer_that_comes_as_a_file_only_the_beginning_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
 
-    def counting(text: str, dialect: Dialect, links: Set[str]) -> str:
+    def counting(text: str, dialect: Dialect, links: KnownLinks) -> str:
         lengths.append(len(text))
         return render(text, dialect, links)
 

@@ -1,12 +1,11 @@
 """Tests the renderer on hostile text: plain text or a file instead of rendering, bounded work, and a clear end."""
 
-from collections.abc import Set
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.platforms.adapter import Dialect, Limits
+from bot.replies.links import KnownLinks
 from bot.replies.markdown import render
 from bot.replies.renderer import ENDS_HERE, FILE, INTERRUPTED, THE_REST, PlainRenderer
 from bot.types.messages import ActionKind, FinishReason
@@ -78,7 +77,7 @@ def test_plain_text_keeps_every_word_and_its_order() -> None:
 def test_of_a_very_long_text_only_what_can_be_shown_is_looked_at(plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered: list[int] = []
 
-    def counted(text: str, dialect: Dialect, links: Set[str]) -> str:
+    def counted(text: str, dialect: Dialect, links: KnownLinks) -> str:
         rendered.append(len(text))
         return render(text, dialect, links)
 

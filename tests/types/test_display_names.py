@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bot.platforms.adapter import Dialect
 from bot.platforms.splitter import open_fence
 from bot.platforms.textfiles import MAX_BYTES, read_as_text, refusal
+from bot.replies.links import KnownLinks
 from bot.replies.markdown import render
 from bot.types.display_names import LENGTH, as_code, one_line
 from bot.types.messages import FinishReason, IncomingMessage
@@ -66,7 +67,7 @@ def test_a_file_name_neither_ends_the_sentence_nor_swallows_what_follows(name: s
         assert isinstance(sentence, str)
         assert len(sentence.splitlines()) == 1
         assert len(sentence) < 200
-        shown = render(sentence, dialect, frozenset())
+        shown = render(sentence, dialect, KnownLinks())
         assert shown.count("`") == 2
         assert not open_fence(f"{shown}\n\nThe answer.")
 

@@ -18,7 +18,7 @@ from adapters.slack.error_mapping import CHANNEL_FORBIDDEN, code_of
 from adapters.slack.outbound import blocks
 from adapters.slack.outbound.api_calls import Call, WriteCalls
 from adapters.slack.payloads import is_private
-from bot.platforms.splitter import between_entities
+from bot.platforms.splitter import safe_cut
 from bot.types.errors import Gone, OutcomeUnknown, Rejected, RetryLater
 from bot.types.messages import Reply
 
@@ -215,4 +215,4 @@ def _chunks(text: str) -> list[Chunk]:
 
 def _without_half_entity(text: str) -> str:
     """A text without an incomplete entity at its end."""
-    return text[: between_entities(text, len(text))]
+    return text[: safe_cut(text, len(text))]

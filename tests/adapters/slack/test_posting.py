@@ -7,6 +7,7 @@ import pytest
 
 from adapters.slack import error_mapping
 from bot.platforms.adapter import Dialect
+from bot.replies.links import KnownLinks
 from bot.replies.markdown import render
 from bot.types.errors import Gone, OutcomeUnknown, Rejected, RetryLater
 from bot.types.messages import ActionKind, Attachment
@@ -44,7 +45,7 @@ async def test_a_post_notifies_no_user_and_unfurls_no_link(streams: bool) -> Non
     async with run_slack_adapter() as setup:
         setup.server.streams_enabled = streams
         question = await setup.ana.says(setup.general, "hello", mention=True)
-        evil = render(EVIL.format(user=setup.ben.id), Dialect.SLACK, frozenset())
+        evil = render(EVIL.format(user=setup.ben.id), Dialect.SLACK, KnownLinks())
         reply = reply_to(question, evil)
         reply = replace(reply, platform_id=await setup.adapter.post(reply))
         await setup.adapter.update(replace(reply, committed=evil + evil))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from bot.platforms.adapter import Dialect
+from bot.replies.links import KnownLinks
 from bot.replies.markdown import render
 from bot.types.errors import OutcomeUnknown, RetryLater
 from bot.types.messages import ActionKind, IncomingAction, Reply
@@ -220,7 +221,7 @@ async def test_a_full_part_is_ended_before_the_next_one_begins() -> None:
 @pytest.mark.fault(39)
 async def test_nothing_in_a_stream_notifies_a_user() -> None:
     async with run_slack_adapter() as setup:
-        evil = render(f"<!here> <@{setup.ben.id}> `<!channel>` ", Dialect.SLACK, frozenset())
+        evil = render(f"<!here> <@{setup.ben.id}> `<!channel>` ", Dialect.SLACK, KnownLinks())
         reply = await begun(setup, evil)
         await grown(setup, reply, evil + evil)
         await setup.adapter.update(replace(reply, committed=evil * 3, final=True, buttons=BUTTONS))

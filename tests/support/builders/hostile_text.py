@@ -37,7 +37,8 @@ from tests.support.builders.storage_rows import asked
 
 Call = Callable[[str], object]
 
-PEOPLE = frozenset({"https://good.example/a_(b)"})
+URLS = frozenset({"https://good.example/a_(b)"})
+PEOPLE = links.KnownLinks(URLS)
 _REQUEST = asked("question")
 _REPLY = renderer.Renderer(_REQUEST, Limits(2000)).render_partial("Hello", "")[0]
 _DISCORD = Limits(2000, cursor=" ▌", dialect=Dialect.DISCORD)
@@ -46,7 +47,7 @@ _FILED = Limits(3800, dialect=Dialect.SLACK, attach_over=12_000)
 
 
 def _composer(limits: Limits, **more: Any) -> renderer.Renderer:  # Any: the fields of Composer
-    return renderer.Renderer(_REQUEST, limits, links=PEOPLE, **more)
+    return renderer.Renderer(_REQUEST, limits, links=URLS, **more)
 
 
 def _refused(call: Call, text: str) -> object:
@@ -87,14 +88,21 @@ FUNCTIONS: Mapping[str, Call] = {
     "bot.replies.links.urls_in": links.urls_in,
     "bot.replies.links.with_links": lambda text: links.with_links(text, PEOPLE),
     "bot.replies.links.stable_prefix": links.stable_prefix,
+    "bot.replies.links.KnownLinks": lambda text: [
+        f"https://{text}" in links.KnownLinks({text}, {text}),
+        text in PEOPLE,
+    ],
+    "bot.platforms.markdown_scanner.Emphasis": lambda text: markdown_scanner.Emphasis().read(
+        text, list(markdown_scanner.scan(text))
+    ),
     "bot.platforms.markdown_scanner.scan": lambda text: list(markdown_scanner.scan(text)),
     "bot.platforms.markdown_scanner.beginning_of_address": markdown_scanner.beginning_of_address,
     "bot.platforms.splitter.without_bidi_controls": splitter.without_bidi_controls,
     "bot.platforms.splitter.split": lambda text: splitter.split(text, 2000),
-    "bot.platforms.splitter.between_entities": lambda text: splitter.between_entities(text, len(text) // 2),
+    "bot.platforms.splitter.safe_cut": lambda text: splitter.safe_cut(text, len(text) // 2),
     "bot.platforms.splitter.open_fence": splitter.open_fence,
-    "bot.platforms.splitter.fence_after": lambda text: splitter.fence_after("```", text),
     "bot.platforms.splitter.closed": splitter.closed,
+    "bot.replies.markdown.fence_to_continue": markdown.fence_to_continue,
     **{
         f"bot.replies.markdown.{name} ({dialect})": call
         for dialect in Dialect

@@ -10,7 +10,7 @@ from itertools import islice
 
 from adapters.slack.json_fields import Raw, object_of, objects_of, text_of
 from adapters.slack.message_text import decoded
-from bot.platforms.splitter import between_entities
+from bot.platforms.splitter import safe_cut
 
 MAX_CHARS = 40_000
 """The most characters that are read of the text and blocks of a message, and of its attachments."""
@@ -311,7 +311,7 @@ def _cut(text: str) -> str:
     """At most MAX_CHARS of a text, without half a mention or entity at the end."""
     if len(text) <= MAX_CHARS:
         return text
-    end = between_entities(text, MAX_CHARS - len(CUT))
+    end = safe_cut(text, MAX_CHARS - len(CUT))
     begun = text.rfind("<", end - 200, end)
     if begun > text.rfind(">", end - 200, end):
         end = begun

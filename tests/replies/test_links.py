@@ -1,4 +1,5 @@
 """Tests which URLs become links: only those that users wrote, in any context."""
+# ruff: noqa: RUF001  the punctuation of other scripts is what is tested
 
 import time
 
@@ -160,3 +161,119 @@ def test_no_line_takes_long(piece: str) -> None:
         return time.process_time() - began
 
     assert seconds(8_000) < 40 * max(seconds(1_000), 0.001)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("已阅读：https://ex.org/a/b，涵盖", "已阅读：https://ex.org/a/b ，涵盖"),
+        ("（https://ex.org/a/b）。", "（https://ex.org/a/b ）。"),
+        ("看https://ex.org/a/b了解", "看https://ex.org/a/b 了解"),
+        ("https://ex.org/a/b。了解", "https://ex.org/a/b 。了解"),
+        ("https://ex.org/a/b,了解", "https://ex.org/a/b ,了解"),
+        ("https://ex.org/a/b, or", "https://ex.org/a/b, or"),
+        ("اقرأ https://ex.org/a/b، ثم", "اقرأ https://ex.org/a/b ، ثم"),
+        ("https://ex.org/a/b।", "https://ex.org/a/b ।"),
+        ("“https://ex.org/a/b”", "“https://ex.org/a/b ”"),
+        ("https://bad.example/x，涵盖", "`https://bad.example/x`，涵盖"),
+        ("https://，bad.example/x", "`https://，bad.example/x`"),
+        ("https://ex.org｡bad.example/x", "`https://ex.org`｡bad.example/x"),
+    ],
+)
+def test_punctuation_of_any_script_ends_an_address(line: str, shown: str) -> None:
+    assert with_links(line, KnownLinks({"https://ex.org/a/b"})) == shown
+
+
+@given(st.characters(categories=["P"], min_codepoint=0xA1), st.text("aé中", min_size=1, max_size=3))
+def test_no_punctuation_outside_of_ascii_is_a_part_of_an_address(mark: str, after: str) -> None:
+    assert urls_in(f"中https://ex.org/a{mark}{after}") == {"https://ex.org/a"}
+
+
+def test_an_address_of_another_script_is_one_and_so_is_its_beginning() -> None:
+    assert urls_in("https://ex.org/wiki/中文") == {"https://ex.org/wiki/中文", "https://ex.org/wiki/"}
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "https://ex.org/a",
+        "https://ex.org/a/",
+        "https://www.ex.org/a",
+        "HTTPS://WWW.Ex.Org/a/",
+        "http://ex.org/a",
+        "www.ex.org/a",
+    ],
+)
+def test_a_variant_of_a_known_address_is_known(variant: str) -> None:
+    for written in ("https://ex.org/a", "https://www.EX.org/a/"):
+        assert with_links(f"See {variant}.", KnownLinks({written})) == f"See {variant}."
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "https://ex.org/A",
+        "https://ex.org/a//",
+        "https://ex.org/a?q=1",
+        "https://ex.org/a#top",
+        "https://ex.org:8443/a",
+        "https://ex.org@bad.example/a",
+        "https://user@ex.org/a",
+        "https://ex.org.bad.example/a",
+        "https://bad.example/ex.org/a",
+        "https://wwwex.org/a",
+        "https://ex.org\\@bad.example/a",
+        "ftp://ex.org/a",
+    ],
+)
+def test_another_address_is_none(other: str) -> None:
+    assert f"`{other}`" in with_links(f"See {other} now", KnownLinks({"https://ex.org/a"}))
+
+
+HOSTS = ("docs.example.org", "*.wiki.example", "xn--bcher-kva.example")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://docs.example.org/a?b=c#d",
+        "http://DOCS.example.org",
+        "https://www.docs.example.org/",
+        "https://docs.example.org:443/a",
+        "https://a.wiki.example/x",
+        "https://a.b.WIKI.example/x",
+        "https://xn--bcher-kva.example/x",
+    ],
+)
+def test_addresses_of_allowed_hosts_stay_links(url: str) -> None:
+    links = KnownLinks((), HOSTS)
+    assert with_links(f"See {url} or [it]({url}).", links) == f"See {url} or [it]({url})."
+    assert f"`{url}`" in with_links(f"See {url} or", KnownLinks())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.org/",
+        "https://a.docs.example.org/",
+        "https://wiki.example/",
+        "https://evilwiki.example/",
+        "https://docs.example.org.bad.example/",
+        "https://docs.example.org@bad.example/",
+        "https://bad.example/@docs.example.org/",
+        "https://bad.example\\@docs.example.org/",
+        "https://bad.example#@docs.example.org/",
+        "https://docs.example.org:8443/",
+        "https://docs.example.org./",
+        "https://docs.example.org%2ebad.example/",
+        "https://dоcs.example.org/",
+        "https://bücher.example/x",
+        "ftp://docs.example.org/",
+        "docs.example.org:80@bad.example/x",
+        "javascript://docs.example.org/%0aalert(1)",
+        "//docs.example.org\\@bad.example/",
+    ],
+)
+def test_no_other_host_passes_for_an_allowed_one(url: str) -> None:
+    assert url not in KnownLinks((), HOSTS)
+    assert "](" not in with_links(f"[it]({url}) or", KnownLinks((), HOSTS))

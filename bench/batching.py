@@ -21,7 +21,7 @@ from bench.asking import conversation, options
 from bench.bare import Outputs
 from bench.instant_platform import InstantPlatform, run_service
 from bench.serving import Lag
-from bot.engine.cpu.compute_threads import run_on_new_thread
+from bot.engine.server.compute_threads import run_on_new_thread
 from bot.engine.text.prompts import PromptBuilder
 from bot.models.hardware import choose_dtype, detect
 
@@ -40,7 +40,7 @@ class Bare:
     """generate() and the batching manager alone, on one model in this process.
 
     The manager computes on its own thread; loading and generate() run on threads that end: more than one thread with
-    OpenMP helpers would slow down all of them (`bot.engine.cpu.compute_threads`).
+    OpenMP helpers would slow down all of them (`bot.engine.server.compute_threads`).
     """
 
     def __init__(self, path: str, dtype: str) -> None:

@@ -46,7 +46,7 @@ ENGINE_PROCESS = {
     "bot.engine.gpu.kv_offload",
     "bot.engine.gpu.paged_batch",
     "bot.engine.gpu.scheduler",
-    "bot.engine.memory.kv_cache_size",
+    "bot.engine.memory.memory_estimate",
     "bot.engine.server.batched_generator",
     "bot.engine.server.engine_server",
     "bot.engine.server.generation",

@@ -1,16 +1,23 @@
-"""Estimates from a model's files how much memory it will take, for models that no load has measured yet.
+"""Computes how much memory a model and its KV cache take.
 
-Includes the least KV cache that it should get, and a margin. Raises ModelError where the load itself would.
+`expected` estimates it from a model's files, for models that no load has measured yet: with the least KV cache that
+it should get, and a margin. `cache_blocks` is the size of a loaded model's KV cache: from the setting, the free GPU
+memory, or a CPU default.
 """
 
 import json
 import math
 from pathlib import Path
 
+import torch
+from transformers import PreTrainedModel
+from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
+
+from bot.engine.batching.batch import MAX_RUNNING
 from bot.engine.memory.leak_detector import MemoryUsage
 from bot.models import model_directory
 from bot.models.fit import CONVERSATION_TOKENS, CPU_KV_MB, kv_mb, layers_mb, weights_mb
-from bot.models.hardware import choose_dtype, detect, is_packed
+from bot.models.hardware import MB, choose_dtype, detect, is_packed
 from bot.models.model_spec import ModelSpec
 from bot.types.engine import ModelSource
 from bot.types.errors import ModelError
@@ -18,12 +25,17 @@ from bot.types.errors import ModelError
 MARGIN_SHARE, MARGIN_MB = 1.1, 256
 """Factor on the weights, and MB on top, for libraries' own memory and one step's activations."""
 
+GPU_SHARE = 0.6
+"""Share of the GPU memory that is free after loading for the KV cache; the rest is for activations, masks and copies
+of cached keys.
+"""
+
 CONVERSATIONS = 4
 """On a GPU the KV cache takes what is left; room is made for at least so many conversations."""
 
 
 def expected(source: ModelSource) -> MemoryUsage:
-    """Return the memory that the model will take, its KV cache included."""
+    """Return the memory that the model will take, its KV cache included. Raises ModelError where a load would."""
     hardware = detect("cpu" if source.gpu_layers == 0 else source.device)
     dtype = choose_dtype(source.dtype, hardware, source.quantization)
     folder = Path(source.path)
@@ -61,3 +73,23 @@ def _numbers(file: Path) -> int:
         return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"A file in {file.parent} is damaged; fetch the model again.") from error
+
+
+def bytes_per_token(model: PreTrainedModel) -> int:
+    """Return the bytes of one token's keys and values in all layers."""
+    config = model.config.get_text_config()
+    width = int(find_num_key_value_heads(config)) * int(find_head_dim(config))
+    return 2 * int(config.num_hidden_layers) * width * int(model.dtype.itemsize)
+
+
+def cache_blocks(model: PreTrainedModel, block: int, window: int, setting_mb: int | None) -> int:
+    """Return the number of blocks of `block` tokens: at least 1, at most those of MAX_RUNNING full context windows."""
+    if setting_mb is not None:
+        budget = setting_mb * MB
+    elif model.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(model.device)
+        budget = int(free * GPU_SHARE)
+    else:
+        budget = CPU_KV_MB * MB
+    useful = MAX_RUNNING * -(-window // block)
+    return max(1, min(useful, budget // (bytes_per_token(model) * block)))

@@ -17,21 +17,21 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bot.engine.batching.batch import CannotBatch
-from bot.engine.batching.duty_cycle import DutyCycle
 from bot.engine.client.protocol import Failed
 from bot.engine.client.request_validation import PromptLimits, check_params, check_prompt
-from bot.engine.cpu.compute_threads import run_on_new_thread
 from bot.engine.gpu.paged_batch import PagedBatch
 from bot.engine.memory.available_memory import AvailableMemory
-from bot.engine.memory.kv_cache_size import MB, bytes_per_token, cache_blocks
 from bot.engine.memory.leak_detector import LeakDetector, MemoryUsage
+from bot.engine.memory.memory_estimate import bytes_per_token, cache_blocks
 from bot.engine.server.batched_generator import Batching, kind_for
+from bot.engine.server.compute_threads import DutyCycle, run_on_new_thread
 from bot.engine.server.generation import Answer, Emit, Generator, Meter, Post
 from bot.engine.server.model_cache import ModelCache
 from bot.engine.server.sequential_generator import Sequential
 from bot.engine.text.decoding import TextDecoder
 from bot.engine.text.prompts import PromptBuilder
 from bot.models.device_errors import Unrecoverable, judge, release_memory
+from bot.models.hardware import MB
 from bot.models.loading import Loaded, layers_of, weights_bytes
 from bot.models.loading import load as load_model
 from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource

@@ -23,7 +23,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from bot.engine.client.protocol import Failed
 from bot.engine.client.request_validation import GREEDY_BELOW
-from bot.engine.cpu.compute_threads import run_on_new_thread
+from bot.engine.server.compute_threads import run_on_new_thread
 from bot.engine.server.generation import Answer, Emit, Post
 from bot.models.device_errors import Failure, Unrecoverable, judge, release_memory
 from bot.types.messages import FinishReason, SamplingParams

@@ -1,7 +1,7 @@
 """Builds a model's input token ids from a system prompt, turns and an optional beginning of the answer.
 
 Prompt and answer together fit the context window. The system prompt and the last question are always included. The
-beginning stays the same from turn to turn unless the history is cut (see bot.engine.text.budget). Content cannot become
+beginning stays the same from turn to turn unless the history is cut (see first_kept). Content cannot become
 a control token or a role marker. The work is bounded by the context window: text that cannot fit by its length is not
 tokenised, and counting stops once a text exceeds the budget.
 
@@ -16,7 +16,6 @@ from itertools import accumulate
 
 from transformers import PreTrainedTokenizerBase
 
-from bot.engine.text.budget import first_kept, next_user
 from bot.engine.text.encoding import PART, Pause, Piece, SafeEncoder, no_pause
 from bot.engine.text.templates import ChatTemplate
 from bot.types.errors import RequestFailed
@@ -24,6 +23,9 @@ from bot.types.messages import Prompt, Role, Turn
 
 BETWEEN = "\n\n"
 """Separator between merged turns of one role."""
+
+KEPT_SHARE = 0.75
+"""A cut of the history drops turns until at most this share of the budget is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,3 +164,31 @@ def _named(turn: Turn) -> str:
     name = " ".join(turn.author.split())
     text = turn.text.strip()
     return f"{name}: {text}" if name and turn.role is not Role.ASSISTANT else text
+
+
+def first_kept(costs: Sequence[int], user: Sequence[bool], fixed: int, budget: int) -> int:
+    """Return the index of the first turn of a long conversation that stays in the prompt; always a user turn.
+
+    A cut stays in place until the budget is used up again, so that the beginning of the prompt, and with it the prefix
+    cache, can be reused. The result depends only on the arguments: each call repeats the earlier cuts. A caller
+    that bounds the history first must do so in coarse steps, too: a window that slides would move the cut each time.
+
+    costs: tokens of each turn, oldest first. user: whether each turn is a user's; at least one must be. fixed: tokens
+    that are never dropped. The last user turn and everything after it are kept at any cost: the caller checks whether
+    they fit.
+    """
+    start = question = user.index(True)
+    total = fixed
+    for index in range(start, len(costs)):
+        question = index if user[index] else question
+        total += costs[index]
+        if total > budget:
+            while start < question and (total > budget * KEPT_SHARE or not user[start]):
+                total -= costs[start]
+                start += 1
+    return start
+
+
+def next_user(user: Sequence[bool], start: int) -> int:
+    """Return the first index at or after `start` where `user` is true, or the length if there is none."""
+    return next((index for index in range(start, len(user)) if user[index]), len(user))

@@ -15,7 +15,7 @@ from torch.nn import Module
 from transformers import AutoModelForCausalLM
 
 from bot.engine.client.process import EngineProcess
-from bot.engine.server.heartbeat import Heartbeat, reading
+from bot.engine.server.runner import Heartbeat, reading
 from bot.models.loading import layers_of
 from bot.types.errors import EngineDied, ModelError
 from tests.support.builders.engine_requests import GREEDY, ask, load

@@ -129,7 +129,7 @@ async def test_the_engines_process_loads_nothing_while_an_answer_is_owed(monkeyp
         send = list.append
 
     monkeypatch.setattr("bot.engine.server.engine_server.ModelHost", SlowHost)
-    monkeypatch.setattr("bot.engine.server.heartbeat.Heartbeat.start", lambda _: None)
+    monkeypatch.setattr("bot.engine.server.runner.Heartbeat.start", lambda _: None)
     sent = Sent()
     runner = Runner(cast(Channel, sent))
     runner.hear(Load(7, ModelSource("a", "")))

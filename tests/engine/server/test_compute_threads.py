@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 from bot.engine.batching.batch import _Trial
 from bot.engine.batching.prefill_budget import PrefillBudget
 from bot.engine.client.process import EngineProcess
-from bot.engine.cpu.compute_threads import run_on_new_thread
 from bot.engine.cpu.cpu_batch import RowBatch
+from bot.engine.server.compute_threads import run_on_new_thread
 from bot.types.messages import SamplingParams
 from tests.support.builders.engine_requests import ask, load
 
@@ -53,6 +53,7 @@ async def test_an_engine_has_helpers_only_while_it_answers(
     seen: list[int] = []
     await load(engine, tiny["llama"])  # too small for torch to use several threads
     (process,) = (child for child in psutil.Process().children() if "bot.engine.server.runner" in child.cmdline())
+    await ask(engine, "threads", "Hello.")  # starts the thread that builds prompts
     await asyncio.sleep(0.5)
     idle = process.num_threads()
 

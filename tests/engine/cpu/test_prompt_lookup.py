@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bot.engine.batching.prompt_lookup import FEWEST, Lookup
 from bot.engine.batching.sampling import Choice
-from bot.engine.cpu.cpu_batch import Session
+from bot.engine.cpu.cpu_batch import FEWEST, Lookup, Session
 from bot.engine.cpu.kv_cache import Rows, Shape
 from bot.types.messages import SamplingParams
 from tests.support.builders.engine_requests import GREEDY, Reference

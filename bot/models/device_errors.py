@@ -17,8 +17,8 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_ST
 DEVICE_LOST = ("CUDA error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "cuDNN error")
 
 UNANSWERABLE = (
-    "There was not enough memory for this answer, nor when it was tried again alone after the KV cache of all"
-    " conversations was dropped; use /reset or ask for something shorter."
+    "There was not enough memory for this answer, even when it ran alone with an empty KV cache. Use /reset, or ask for"
+    " something shorter."
 )
 
 
@@ -40,7 +40,7 @@ class Failure:
         return UNANSWERABLE if self.memory else f"The model failed on this answer: {self.why}."
 
 
-def judge(error: BaseException) -> Failure:
+def classify(error: BaseException) -> Failure:
     """Classify an exception."""
     why = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
     raised_by_torch = isinstance(error, RuntimeError)

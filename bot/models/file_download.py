@@ -27,7 +27,7 @@ class PullProgress:
     total: int = 0
 
 
-Progress = Callable[[PullProgress], None]
+OnProgress = Callable[[PullProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class WeightFile:
 class _Meter:
     """Sums the bytes of all workers behind the tqdm interface of http_get. `update` raises Stopped after stop()."""
 
-    def __init__(self, done: int, total: int, progress: Progress) -> None:
+    def __init__(self, done: int, total: int, progress: OnProgress) -> None:
         self._done, self._total, self._progress = done, total, progress
         self._lock = threading.Lock()
         self._stopped = False
@@ -79,7 +79,7 @@ class Stopped(Exception):
     """Ends a worker after another one failed or the download was interrupted."""
 
 
-def fetch_weights(files: Sequence[WeightFile], url: str, token: str | None, blobs: Path, progress: Progress) -> None:
+def fetch_weights(files: Sequence[WeightFile], url: str, token: str | None, blobs: Path, progress: OnProgress) -> None:
     """Download the missing parts of `files` from below `url` into `blobs`.
 
     Raises ModelError if a checksum does not match, and the exceptions of huggingface_hub.

@@ -120,11 +120,11 @@ def _total(hardware: Hardware, device: str) -> int:
 
 def _verdict(spec: ModelSpec, hardware: Hardware, dtype: str, needs: list[tuple[str, int]]) -> Fit:
     """The verdict for the limiting device."""
-    found = [_on(spec, hardware, dtype, device, needed) for device, needed in needs]
+    found = [_verdict_on(spec, hardware, dtype, device, needed) for device, needed in needs]
     return max(found, key=lambda fit: (SEVERITY.index(fit.verdict), fit.needed_mb - fit.available_mb))
 
 
-def _on(spec: ModelSpec, hardware: Hardware, dtype: str, device: str, needed: int) -> Fit:
+def _verdict_on(spec: ModelSpec, hardware: Hardware, dtype: str, device: str, needed: int) -> Fit:
     """The verdict for one device that must hold `needed` MB."""
     free, total = _free(hardware, device), _total(hardware, device)
     place = "GPU memory" if device == "cuda" else "RAM"
@@ -134,6 +134,6 @@ def _on(spec: ModelSpec, hardware: Hardware, dtype: str, device: str, needed: in
     if needed <= free:
         return Fit(Verdict.TIGHT, needed, free, dtype, f"{facts}; {free:,} MB are free, which is tight.")
     if needed <= COMFORTABLE * total:
-        sentence = f"{facts}; only {free:,} of {total:,} MB are free: end what else uses it."
+        sentence = f"{facts}; only {free:,} of {total:,} MB are free: close other programs that use it."
         return Fit(Verdict.TIGHT, needed, free, dtype, sentence)
     return Fit(Verdict.WONT_FIT, needed, free, dtype, f"{facts}, and there are {total:,} MB.")

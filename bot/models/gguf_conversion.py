@@ -11,7 +11,7 @@ import struct
 import sys
 from pathlib import Path
 
-from bot.models.progress import told
+from bot.models.progress import progress_bars_to
 
 HEADER_BYTES = 1 << 16
 PRE_TOKENIZER = rb"tokenizer\.ggml\.pre\x08\0\0\0(.{8})(.{32})"
@@ -58,11 +58,11 @@ def _pre_tokenizer(gguf: Path) -> str:
 
 
 def _main(arguments: list[str]) -> int:
-    def tell(done: int, total: int) -> None:
+    def on_progress(done: int, total: int) -> None:
         print(json.dumps({"done": done, "total": total}), flush=True)
 
     try:
-        with told(tell):
+        with progress_bars_to(on_progress):
             convert(Path(arguments[0]), Path(arguments[1]))
     except Exception as error:
         print((str(error).strip().splitlines() or [type(error).__name__])[0])

@@ -127,7 +127,7 @@ def detect(device: str = "auto") -> Hardware:
     able = cpu_capabilities()
     why_cpu = _why_cpu(device)
     if device == "cuda" and why_cpu:
-        raise ModelError(f"A GPU was asked for (INHOUSE_DEVICE=cuda), and there is none to use: {why_cpu}.")
+        raise ModelError(f"INHOUSE_DEVICE=cuda needs a GPU, and none can be used: {why_cpu}.")
     gpu, cuda, total, free = "", "", 0, 0
     if not why_cpu:
         gpu, cuda = torch.cuda.get_device_name(0), torch.version.cuda or ""
@@ -159,7 +159,9 @@ async def probe(device: str = "auto") -> Hardware:
     try:
         told, errors = await asyncio.wait_for(process.communicate(), PROBE_TIMEOUT_S)
     except TimeoutError as error:
-        raise ModelError(f"The hardware did not tell what it is within {PROBE_TIMEOUT_S} s.") from error
+        raise ModelError(
+            f"Detecting the hardware took more than {PROBE_TIMEOUT_S} s. Check the GPU's driver with nvidia-smi."
+        ) from error
     finally:
         if process.returncode is None:
             process.kill()
@@ -187,7 +189,7 @@ def _why_cpu(device: str) -> str:
     if torch.version.cuda is None and torch.version.hip is None:
         return f"this build of torch ({torch.__version__}) has no CUDA"
     if not torch.cuda.is_available():
-        return "no GPU answers: there is none, or its driver is missing or too old for this build of torch"
+        return "no GPU was found: there is none, or its driver is missing or too old for this build of torch"
     return ""
 
 

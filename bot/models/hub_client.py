@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from bot.config.settings import Settings
 from bot.models import model_directory
-from bot.models.file_download import Progress, WeightFile, fetch_weights
-from bot.models.hub_errors import HubUnreachable, explained
+from bot.models.file_download import OnProgress, WeightFile, fetch_weights
+from bot.models.hub_errors import HubUnreachable, translate_hub_errors
 from bot.models.model_spec import ModelSpec
 from bot.types.errors import ModelError
 
@@ -61,7 +61,7 @@ class Hub:
         from huggingface_hub import HfApi
 
         api = HfApi(endpoint=self._endpoint, token=self._token or False)
-        with explained(spec.repo, self._endpoint, bool(self._token)):
+        with translate_hub_errors(spec.repo, self._endpoint, bool(self._token)):
             info = within(REACH_S, lambda: api.model_info(spec.repo, files_metadata=True, timeout=REACH_S))
             files = {file.rfilename: file for file in info.siblings or ()}
             commit = info.sha or ""
@@ -88,11 +88,11 @@ class Hub:
             weights=weights,
         )
 
-    def fetch(self, spec: ModelSpec, download: Download, progress: Progress) -> Path:
+    def fetch(self, spec: ModelSpec, download: Download, progress: OnProgress) -> Path:
         """Run the plan, resuming an interrupted one; return the directory. Raises ModelError."""
         self._check_disk(download)
         url = f"{self._endpoint}/{spec.repo}/resolve/{download.commit}"
-        with explained(spec.repo, self._endpoint, bool(self._token)):
+        with translate_hub_errors(spec.repo, self._endpoint, bool(self._token)):
             fetch_weights(download.weights, url, self._token, self._blobs(spec.repo), progress)
             paths = [self._file(spec.repo, download.commit, name) for name in download.files]
         folder = paths[0].parent
@@ -112,7 +112,7 @@ class Hub:
         from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 
         api = HfApi(endpoint=self._endpoint, token=self._token or False)
-        with explained(spec.repo, self._endpoint, bool(self._token)):
+        with translate_hub_errors(spec.repo, self._endpoint, bool(self._token)):
             info = within(REACH_S, lambda: api.model_info(spec.repo, timeout=REACH_S))
             names = {file.rfilename for file in info.siblings or ()}
             _check_names(spec.repo, names)
@@ -154,7 +154,7 @@ class Hub:
         """The name of the account that owns a token. Raises ModelError if the hub rejects the token."""
         from huggingface_hub import HfApi
 
-        with explained("the account", self._endpoint, True):
+        with translate_hub_errors("the account", self._endpoint, True):
             answer = within(REACH_S, lambda: HfApi(endpoint=self._endpoint).whoami(token=token))
             return str(answer["name"])
 
@@ -162,7 +162,7 @@ class Hub:
         """Store a token where Hugging Face's own programs read it. Raises ModelError."""
         import huggingface_hub
 
-        with explained("the account", self._endpoint, True):
+        with translate_hub_errors("the account", self._endpoint, True):
             huggingface_hub.login(token=token)
 
     def _weight_names(self, repo: str, commit: str, files: Container[str]) -> tuple[str, ...]:
@@ -186,7 +186,7 @@ class Hub:
             cache_dir=self._cache,
             endpoint=self._endpoint,
             token=self._token or False,
-            tqdm_class=Silent,
+            tqdm_class=NoProgressBar,
         )
         return Path(path)
 
@@ -224,13 +224,13 @@ def _stated(card: object, *names: str) -> str:
     return next((str(value) for name in names if (value := getattr(card, name, None))), "")
 
 
-class Silent:
+class NoProgressBar:
     """A tqdm replacement that shows nothing, for small files."""
 
     def __init__(self, **_: object) -> None:
         pass
 
-    def __enter__(self) -> "Silent":
+    def __enter__(self) -> "NoProgressBar":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -16,26 +16,28 @@ class HubUnreachable(ModelError):
 
 
 @contextmanager
-def explained(repo: str, endpoint: str, with_token: bool) -> Iterator[None]:
+def translate_hub_errors(repo: str, endpoint: str, with_token: bool) -> Iterator[None]:
     """Translate every exception raised inside into a ModelError about `repo`."""
     try:
         yield
     except ModelError:
         raise
     except Exception as error:
-        raise explain(error, repo, endpoint, with_token) from error
+        raise as_model_error(error, repo, endpoint, with_token) from error
 
 
-def explain(error: Exception, repo: str, endpoint: str, with_token: bool) -> ModelError:
+def as_model_error(error: Exception, repo: str, endpoint: str, with_token: bool) -> ModelError:
     """Return the ModelError for an exception raised while requesting `repo`. with_token: a token was sent."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     chain = _chain(error)
     answered = next((link for link in chain if isinstance(link, HfHubHTTPError)), None)
     if answered is not None:
-        return _answered(answered, repo, f"{endpoint}/{repo}", endpoint, with_token)
+        return _http_error(answered, repo, f"{endpoint}/{repo}", endpoint, with_token)
     if any(isinstance(link, OfflineModeIsEnabled) for link in chain):
-        return HubUnreachable("HF_HUB_OFFLINE forbids to ask the hub; unset it, or use a model that is here already.")
+        return HubUnreachable(
+            "HF_HUB_OFFLINE is set, so the hub is not asked. Unset it, or use a model that is already installed."
+        )
     if isinstance(error, HFValidationError):
         return ModelError(f"{repo!r} cannot be the name of a repository: it must look like org/name.")
     disk = next((link for link in chain if isinstance(link, OSError) and link.errno is not None), None)
@@ -46,11 +48,11 @@ def explain(error: Exception, repo: str, endpoint: str, with_token: bool) -> Mod
     if isinstance(error, LocalEntryNotFoundError) or _is_transport(chain):
         return _unreachable(endpoint, _reason(chain[-1]))
     if isinstance(error, ValueError | AttributeError | KeyError | TypeError):
-        return _unreachable(endpoint, "what answers there is not a hub")
+        return _unreachable(endpoint, "the server there is not a Hugging Face hub")
     return ModelError(f"{repo} could not be fetched: {_reason(error)}; run the same command again to go on.")
 
 
-def _answered(error: Exception, repo: str, page: str, endpoint: str, with_token: bool) -> ModelError:
+def _http_error(error: Exception, repo: str, page: str, endpoint: str, with_token: bool) -> ModelError:
     """The ModelError for an HTTP error response of the hub."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -64,7 +66,7 @@ def _answered(error: Exception, repo: str, page: str, endpoint: str, with_token:
     said = str(getattr(response, "headers", {}).get("X-Error-Message", ""))
     if isinstance(error, GatedRepoError):
         if not with_token:
-            return ModelError(f"{repo} asks for an account: accept its licence at {page}, then run `inhouse login`.")
+            return ModelError(f"{repo} needs an account: accept its licence at {page}, then run `inhouse login`.")
         return ModelError(f"Your account has no access to {repo} yet: accept its licence at {page}, then try again.")
     if status == 401 and (with_token or "Invalid credentials" in said):
         return ModelError(
@@ -83,7 +85,7 @@ def _answered(error: Exception, repo: str, page: str, endpoint: str, with_token:
             f"The token may not read {repo}: allow it to read gated repositories at {endpoint}/settings/tokens."
         )
     if status == 429:
-        return ModelError("The hub asks for patience (too many requests); try again in some minutes.")
+        return ModelError("The hub got too many requests and refuses more for now. Try again in some minutes.")
     if status >= 500 or status == 407:
         return _unreachable(endpoint, f"it answers with error {status}")
     return ModelError(f"The hub refuses {repo} with error {status}{f' ({said})' if said else ''}.")

@@ -27,10 +27,10 @@ from transformers import (
 )
 
 from bot.models import model_directory
-from bot.models.device_errors import Unrecoverable, judge
+from bot.models.device_errors import Unrecoverable, classify
 from bot.models.hardware import Hardware, choose_dtype, detect, is_packed
 from bot.models.packing import pack, packed_bytes
-from bot.models.progress import Tell, told
+from bot.models.progress import OnProgress, progress_bars_to
 from bot.types.engine import LoadProgress, ModelSource
 from bot.types.errors import ModelError
 
@@ -43,7 +43,7 @@ OWN_FILES = {"local_files_only": True, "trust_remote_code": False}
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class TransformersModel:
     """A loaded model. offloaded: some layers are in RAM. note: a hint for the operator, or ''."""
 
     model: PreTrainedModel
@@ -56,7 +56,7 @@ class Loaded:
 
 def load(
     source: ModelSource, progress: Report, check: Callable[[PreTrainedTokenizerBase], None] | None = None
-) -> Loaded:
+) -> TransformersModel:
     """Load a model. Raises ModelError, and Unrecoverable if the device is lost; keeps nothing in memory then.
 
     check: called with the tokenizer before the weights are read; may raise ModelError.
@@ -73,7 +73,7 @@ def load(
             model_directory.read_json(folder / name)
     dtype = choose_dtype(source.dtype, hardware, source.quantization)
     packs = is_packed(dtype, hardware, source.quantization)
-    with explained(source), told(_weights_told(progress)):
+    with translate_load_errors(source), progress_bars_to(_report_weights(progress)):
         progress(LoadProgress("reading the tokenizer", 0.02))
         config = AutoConfig.from_pretrained(folder, **OWN_FILES)
         tokenizer = AutoTokenizer.from_pretrained(folder, **OWN_FILES)
@@ -95,12 +95,12 @@ def load(
         # transformers' annotations omit the tuple that output_loading_info returns.
         model, seen = cast(tuple[PreTrainedModel, dict[str, Collection[object]]], found)
         if seen["missing_keys"] or seen["mismatched_keys"]:
-            raise ModelError(f"The weights in {folder} do not belong to its config.json; {_again(source)}.")
+            raise ModelError(f"The weights in {folder} do not belong to its config.json; {_repair_hint(source)}.")
         model.eval()
         if packs:
             pack(model)
     offloaded = len(set(device_map.values())) > 1
-    return Loaded(model, tokenizer, hardware, dtype, offloaded, _note(source, hardware, offloaded))
+    return TransformersModel(model, tokenizer, hardware, dtype, offloaded, _note(source, hardware, offloaded))
 
 
 def weights_bytes(model: nn.Module) -> int:
@@ -121,7 +121,7 @@ def layer_map(config: PreTrainedConfig, on_gpu: int) -> dict[str, int | str]:
     count = int(config.get_text_config().num_hidden_layers)
     layers = _stack(skeleton, count)
     if not layers:
-        raise ModelError("The layers of this model cannot be told apart; leave INHOUSE_GPU_LAYERS unset for it.")
+        raise ModelError("The decoder layers of this model could not be identified. Unset INHOUSE_GPU_LAYERS for it.")
     parent = layers.rpartition(".")[0]
     beside = [name for name, _ in skeleton.named_children() if name != parent]
     beside += [f"{parent}.{name}" for name, _ in skeleton.get_submodule(parent).named_children()]
@@ -178,16 +178,16 @@ def _note(source: ModelSource, hardware: Hardware, offloaded: bool) -> str:
     return f"The CPU is used: {hardware.why_cpu}." if not hardware.gpu else ""
 
 
-def _weights_told(progress: Report) -> Tell:
-    def tell(done: int, total: int) -> None:
+def _report_weights(progress: Report) -> OnProgress:
+    def on_progress(done: int, total: int) -> None:
         reached = WEIGHTS_BEGIN + (WEIGHTS_END - WEIGHTS_BEGIN) * done / total
         progress(LoadProgress("loading weights", reached))
 
-    return tell
+    return on_progress
 
 
 @contextmanager
-def explained(source: ModelSource) -> Iterator[None]:
+def translate_load_errors(source: ModelSource) -> Iterator[None]:
     """Translate exceptions of transformers, safetensors and torch into ModelError with one sentence.
 
     Raises Unrecoverable if the device is lost.
@@ -197,9 +197,9 @@ def explained(source: ModelSource) -> Iterator[None]:
     except ModelError:
         raise
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise ModelError(f"A file in {source.path} is damaged ({_line(error)}); {_again(source)}.") from error
+        raise ModelError(f"A file in {source.path} is damaged ({_line(error)}); {_repair_hint(source)}.") from error
     except Exception as error:
-        failure = judge(error)
+        failure = classify(error)
         if failure.device_lost:
             raise Unrecoverable(failure.why) from error
         raise ModelError(_no_memory(source) if failure.memory else _sentence(source, error)) from error
@@ -208,16 +208,19 @@ def explained(source: ModelSource) -> Iterator[None]:
 def _sentence(source: ModelSource, error: Exception) -> str:
     said = str(error)
     if "does not recognize this architecture" in said or "Unrecognized configuration class" in said:
-        return f"{source.name} is of a kind that this version of transformers cannot load; a newer one may."
+        return (
+            f"{source.name} has an architecture that this version of transformers cannot load. Update transformers, or"
+            " choose another model."
+        )
     if "trust_remote_code" in said:
         return (
-            f"{source.name} can only be loaded by running code of its own, which is never done; choose another model."
+            f"{source.name} can only be loaded by running its own code, which Inhouse never does. Choose another model."
         )
     if "does not support an attention implementation" in said:
-        return f"{source.name} has no attention of the kind that is used here; choose a model that has."
+        return f"{source.name} does not support SDPA attention, which Inhouse needs. Choose another model."
     if "size mismatch" in said or "ignore_mismatched_sizes" in said or "mismatch" in type(error).__name__.lower():
-        return f"The weights in {source.path} do not belong to its config.json; {_again(source)}."
-    return f"{source.name} cannot be loaded from {source.path} ({_line(error)}); {_again(source)}."
+        return f"The weights in {source.path} do not belong to its config.json; {_repair_hint(source)}."
+    return f"{source.name} cannot be loaded from {source.path} ({_line(error)}); {_repair_hint(source)}."
 
 
 def _no_memory(source: ModelSource) -> str:
@@ -227,12 +230,13 @@ def _no_memory(source: ModelSource) -> str:
     )
 
 
-def _again(source: ModelSource) -> str:
+def _repair_hint(source: ModelSource) -> str:
     """How to repair a broken directory. A snapshot in the hub's cache only holds links, so its parent is deleted."""
     folder = Path(source.path)
     if folder.parent.name == "snapshots":
         return f"delete {folder.parents[1]} and run `inhouse pull {source.name}`"
-    return f"put a whole model there, or, if Inhouse fetched it, delete it and run `inhouse pull {source.name}`"
+    again = f"run `inhouse pull {source.name}`"
+    return f"replace it with a complete model, or, if Inhouse downloaded it, delete it and {again}"
 
 
 def _line(error: BaseException) -> str:

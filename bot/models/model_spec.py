@@ -97,7 +97,7 @@ def read_specs(file: Path) -> tuple[ModelSpec, ...]:
     if mistakes:
         lines = "".join(f"\n  {mistake}" for mistake in mistakes)
         raise ConfigError(f"The catalog {file} has mistakes:{lines}")
-    return tuple(_anchored(spec, file.parent) for spec in specs)
+    return tuple(_with_absolute_path(spec, file.parent) for spec in specs)
 
 
 def _entries(content: dict[str, object]) -> tuple[list[ModelSpec], list[str]]:
@@ -138,7 +138,7 @@ def _sentence(detail: ErrorDetails) -> str:
     return f"{field}: {message[:1].lower()}{message[1:]}" if field else message
 
 
-def _anchored(spec: ModelSpec, folder: Path) -> ModelSpec:
+def _with_absolute_path(spec: ModelSpec, folder: Path) -> ModelSpec:
     if not spec.path:
         return spec
     try:

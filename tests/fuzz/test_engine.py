@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bot.engine.client import protocol
-from bot.engine.client.child_process import _says_hello
+from bot.engine.client.child_process import _read_hello
 from bot.engine.client.protocol import Hello, ProtocolError
 
 JSON = st.recursive(
@@ -37,7 +37,7 @@ DEEP = b"\x91" * 100_000
 @given(BODIES)
 @example(b"")
 @example(DEEP)
-@example(msgspec.msgpack.encode({"type": "Step", "texts": [[1, "x", "no such reason"]], "failed": []}))
+@example(msgspec.msgpack.encode({"type": "StepOutput", "texts": [[1, "x", "no such reason"]], "failed": []}))
 def test_a_body_is_a_message_or_an_error(body: bytes) -> None:
     for read, kinds in ((protocol.read_by_child, protocol.ToChild), (protocol.read_by_parent, protocol.ToParent)):
         try:
@@ -72,4 +72,4 @@ async def test_no_other_server_is_taken_for_the_engine(body: bytes) -> None:
     reader = asyncio.StreamReader()
     reader.feed_data(len(body).to_bytes(4, "big") + body)
     reader.feed_eof()
-    assert await _says_hello(reader, "the secret of this start") is False
+    assert await _read_hello(reader, "the secret of this start") is False

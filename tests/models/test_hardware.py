@@ -21,7 +21,7 @@ from bot.models.model_table import advice, details, human, notes, overview, rows
 from bot.types.errors import ModelError
 from tests.support.builders.processors import ENGINES, PROCESSORS, capabilities
 
-LAPTOP = Hardware("", "", 0, 0, False, "A CPU", 8, 16_000, 12_000, "no GPU answers")
+LAPTOP = Hardware("", "", 0, 0, False, "A CPU", 8, 16_000, 12_000, "no GPU was found")
 CARD = Hardware("A GPU", "13.0", 24_000, 23_500, True, "A CPU", 16, 64_000, 60_000)
 OLD_CARD = replace(CARD, gpu="An old GPU", bf16=False)
 
@@ -42,8 +42,8 @@ async def test_the_cpu_is_used_for_a_reason() -> None:
 
 async def test_a_gpu_that_is_asked_for_and_not_there_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert (await probe("auto")).why_cpu.startswith(("this build of torch", "no GPU answers"))
-    with pytest.raises(ModelError, match=r"A GPU was asked for .* there is none to use"):
+    assert (await probe("auto")).why_cpu.startswith(("this build of torch", "no GPU was found"))
+    with pytest.raises(ModelError, match=r"INHOUSE_DEVICE=cuda needs a GPU, and none can be used"):
         await probe("cuda")
 
 

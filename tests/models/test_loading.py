@@ -144,9 +144,9 @@ def test_a_missing_part_of_the_weights(broken: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"model_type": "llama9"}, "a newer one may"),
-        ({"model_type": "acme", "auto_map": {"AutoConfig": "code.Config"}}, "running code of its own"),
-        ({"model_type": "mamba"}, "has no attention of the kind that is used here"),
+        ({"model_type": "llama9"}, "Update transformers"),
+        ({"model_type": "acme", "auto_map": {"AutoConfig": "code.Config"}}, "running its own code"),
+        ({"model_type": "mamba"}, "does not support SDPA attention"),
         ({"num_hidden_layers": 5}, "do not belong to its config.json"),
         ({"vocab_size": 1234}, "do not belong to its config.json"),
         ({"model_type": None}, "cannot"),

@@ -97,7 +97,7 @@ def test_the_models_have_layers_of_one_line(tiny: dict[str, Path], kind: str) ->
     together: dict[int, set[str]] = {}
     for name, module in model.named_modules():
         if isinstance(module, PackedLinear):
-            together.setdefault(id(module._whole), set()).add(name.rsplit(".", 1)[-1])
+            together.setdefault(id(module._fused), set()).add(name.rsplit(".", 1)[-1])
     groups = {frozenset(names) for names in together.values() if len(names) > 1}
     expected = {frozenset({"q_proj", "k_proj", "v_proj"}), frozenset({"gate_proj", "up_proj"})}
     assert groups == (expected if kind != "phi" else {frozenset({"q_proj", "k_proj", "v_proj"})})

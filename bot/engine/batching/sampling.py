@@ -28,7 +28,7 @@ History = tuple[Sequence[int], Sequence[int]]
 """The ids of a prompt, and those of its answer so far."""
 
 
-class Choice:
+class RequestSampler:
     """Sampling parameters of one request, and the ids seen so far if its repetition penalty needs them."""
 
     def __init__(self, params: SamplingParams, vocabulary: int) -> None:
@@ -52,15 +52,15 @@ class Choice:
         self._generated = len(generated)
         return self._seen[: self._first + self._generated]
 
-    def unsee(self, generated: int) -> None:
+    def truncate(self, generated: int) -> None:
         """Keep only the first `generated` ids of the answer; drops rejected draft tokens."""
         self._generated = min(self._generated, generated)
 
 
-class TokenPicker(ContinuousBatchingLogitsProcessor):
-    """The only logits processor of our GPU batches; a request passes its Choice as the keyword `choice`."""
+class SamplingProcessor(ContinuousBatchingLogitsProcessor):
+    """The only logits processor of our GPU batches; a request passes its RequestSampler as the keyword `sampler`."""
 
-    supported_kwargs: dict[str, type] = {"choice": Choice}  # noqa: RUF012  (declared so by the base class)
+    supported_kwargs: dict[str, type] = {"sampler": RequestSampler}  # noqa: RUF012  (declared so by the base class)
     ignored_kwargs: tuple[str, ...] = ()
 
     def __init__(self, stepped: Callable[[], None]) -> None:
@@ -80,32 +80,32 @@ class TokenPicker(ContinuousBatchingLogitsProcessor):
     def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
         """Return the logits with every row's token picked. Rows beyond the requests' are padding."""
         states = [request.state for request in self._requests]
-        choices: list[Choice] = [state.logit_processor_kwargs["choice"] for state in states]
-        mark(scores, choices, [(state.initial_tokens, state.generated_tokens) for state in states])
+        samplers: list[RequestSampler] = [state.logit_processor_kwargs["sampler"] for state in states]
+        mark_next_tokens(scores, samplers, [(state.initial_tokens, state.generated_tokens) for state in states])
         if scores.is_cuda:
             torch.cuda.current_stream(scores.device).synchronize()  # the measured step time must include the GPU's work
         self._stepped()
         return scores
 
 
-def choose(logits: Tensor, choices: Sequence[Choice], histories: Sequence[History]) -> list[int]:
+def sample_tokens(logits: Tensor, samplers: Sequence[RequestSampler], histories: Sequence[History]) -> list[int]:
     """Return the next token of every row of `logits` [rows, vocabulary], and change the logits."""
-    mark(logits, choices, histories)
+    mark_next_tokens(logits, samplers, histories)
     tokens: list[int] = logits.argmax(-1).tolist()
     return tokens
 
 
-def mark(logits: Tensor, choices: Sequence[Choice], histories: Sequence[History]) -> None:
+def mark_next_tokens(logits: Tensor, samplers: Sequence[RequestSampler], histories: Sequence[History]) -> None:
     """Change the logits in place so that each row's argmax is its next token."""
     seen = [
-        choice.seen(*history, logits.device) if choice.penalty != 1.0 else None
-        for choice, history in zip(choices, histories, strict=True)
+        sampler.seen(*history, logits.device) if sampler.penalty != 1.0 else None
+        for sampler, history in zip(samplers, histories, strict=True)
     ]
-    penalise(logits, choices, seen)
-    pick(logits, choices)
+    apply_repetition_penalty(logits, samplers, seen)
+    mark_samples(logits, samplers)
 
 
-def penalise(scores: Tensor, choices: Sequence[Choice], seen: Sequence[Tensor | None]) -> None:
+def apply_repetition_penalty(scores: Tensor, samplers: Sequence[RequestSampler], seen: Sequence[Tensor | None]) -> None:
     """Apply each row's repetition penalty in place: divides seen tokens' positive logits, multiplies negative ones."""
     rows = [(row, ids) for row, ids in enumerate(seen) if ids is not None]
     if not rows:
@@ -113,26 +113,26 @@ def penalise(scores: Tensor, choices: Sequence[Choice], seen: Sequence[Tensor | 
     width = scores.size(-1)
     flat = scores.view(-1)
     index = torch.cat([ids + row * width for row, ids in rows])
-    penalty = torch.cat([scores.new_full((len(ids),), choices[row].penalty) for row, ids in rows])
+    penalty = torch.cat([scores.new_full((len(ids),), samplers[row].penalty) for row, ids in rows])
     old = flat[index]
     flat[index] = torch.where(old < 0, old * penalty, old / penalty)
 
 
-def pick(scores: Tensor, choices: Sequence[Choice]) -> None:
+def mark_samples(scores: Tensor, samplers: Sequence[RequestSampler]) -> None:
     """Sample a token for every row with a temperature, and set its logit to +inf in place."""
-    warm = [row for row, choice in enumerate(choices) if choice.temperature > 0]
+    warm = [row for row, sampler in enumerate(samplers) if sampler.temperature > 0]
     if not warm:
         return
     device = scores.device
     rows = torch.tensor(warm, device=device)
-    temperature = torch.tensor([choices[row].temperature for row in warm], device=device)
-    top_k = torch.tensor([choices[row].top_k for row in warm], device=device)
-    top_p = torch.tensor([choices[row].top_p for row in warm], device=device)
+    temperature = torch.tensor([samplers[row].temperature for row in warm], device=device)
+    top_k = torch.tensor([samplers[row].top_k for row in warm], device=device)
+    top_p = torch.tensor([samplers[row].top_p for row in warm], device=device)
     logits = scores[rows] / temperature.unsqueeze(-1)
-    scores[rows, draw(logits, top_k, top_p)] = torch.inf
+    scores[rows, sample(logits, top_k, top_p)] = torch.inf
 
 
-def draw(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+def sample(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """Sample one token per row: ids, int64 [rows], of logits [rows, vocabulary] already divided by temperature."""
     drawn = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     free = (top_k == 0) & (top_p >= 1.0)
@@ -143,13 +143,13 @@ def draw(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     for width in (*(width for width in PREFILTERS if width < vocabulary), vocabulary):
         if not len(rest):
             break
-        kept, ids, complete = keep(logits[rest], top_k[rest], top_p[rest], width)
+        kept, ids, complete = top_candidates(logits[rest], top_k[rest], top_p[rest], width)
         drawn[rest] = ids.gather(-1, _noisy_argmax(kept)).squeeze(-1)
         rest = rest[~complete]
     return drawn
 
 
-def keep(logits: Tensor, top_k: Tensor, top_p: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def top_candidates(logits: Tensor, top_k: Tensor, top_p: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the `width` highest logits of each row, with -inf for those cut by top-k and top-p, and their ids.
 
     The third result is a bool per row: whether no token outside the `width` would have been kept (then the row is

@@ -22,8 +22,8 @@ HELLO_SECONDS = 60.0
 GRACE_SECONDS = 5.0
 OUTPUT_SECONDS = 1.0
 """Longest wait for the rest of the output; a process that the child started may keep it open."""
-STILLBORN = "The engine's process ended before it was ready; the log says why."
-PRIVATE = (*TOKENS.values(), "HUGGING_FACE_HUB_TOKEN")
+NOT_READY = "The engine's process ended before it was ready; the log says why."
+SECRET_VARIABLES = (*TOKENS.values(), "HUGGING_FACE_HUB_TOKEN")
 """Variables removed from the child's environment: all tokens, including a name that only huggingface_hub reads."""
 
 SENT_FROM_OUTSIDE = {-9: "SIGKILL", -15: "SIGTERM"}
@@ -69,7 +69,7 @@ class ChildProcess:
         arrived = asyncio.get_running_loop().create_future()
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if not arrived.done() and await _says_hello(reader, secret) and not arrived.done():
+            if not arrived.done() and await _read_hello(reader, secret) and not arrived.done():
                 arrived.set_result((reader, writer))
             else:
                 writer.close()
@@ -85,14 +85,14 @@ class ChildProcess:
             raise EngineDied(f"The engine's process cannot be started: {error.strerror or error}.") from error
         logging_task = asyncio.create_task(_log_output(process))
         ended = asyncio.create_task(process.wait())
-        ended.add_done_callback(lambda _: None if arrived.done() else arrived.set_exception(EngineDied(STILLBORN)))
+        ended.add_done_callback(lambda _: None if arrived.done() else arrived.set_exception(EngineDied(NOT_READY)))
         try:
             reader, writer = await asyncio.wait_for(arrived, HELLO_SECONDS)
         except BaseException as error:
             await _end(process, 0.0)
             await asyncio.wait([logging_task], timeout=OUTPUT_SECONDS)
             if isinstance(error, TimeoutError):
-                raise EngineDied(STILLBORN) from error
+                raise EngineDied(NOT_READY) from error
             raise
         finally:
             ended.cancel()
@@ -147,7 +147,7 @@ async def _start(port: int, secret: str) -> asyncio.subprocess.Process:
     )
 
 
-async def _says_hello(reader: asyncio.StreamReader, secret: str) -> bool:
+async def _read_hello(reader: asyncio.StreamReader, secret: str) -> bool:
     """Check that the first message on a connection is our child's hello."""
     try:
         header = await reader.readexactly(protocol.HEADER)
@@ -165,7 +165,7 @@ async def _says_hello(reader: asyncio.StreamReader, secret: str) -> bool:
 
 def _environment(port: int, secret: str) -> dict[str, str]:
     """Build the child's environment: ours without tokens, the hub offline, and this package first on PYTHONPATH."""
-    environment = {name: value for name, value in os.environ.items() if name not in PRIVATE}
+    environment = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
     here = str(Path(__file__).resolve().parents[3])
     path = environment.get("PYTHONPATH")
     return environment | {

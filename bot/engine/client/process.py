@@ -25,7 +25,7 @@ from bot.engine.client.protocol import (
     Progress,
     ProtocolError,
     Stats,
-    Step,
+    StepOutput,
     Text,
     ToParent,
 )
@@ -63,41 +63,41 @@ class EngineProcess:
     def __init__(self, hung_s: float = HUNG_S, suspended: Callable[[], float] = suspended_s) -> None:
         self._hung_s = hung_s
         self._suspends = _SuspendDetector(suspended)
-        self._link: ChildProcess | None = None
+        self._child: ChildProcess | None = None
         self._reading: asyncio.Task[None] | None = None
         self._numbers = itertools.count(1)
         self._streams: dict[int, asyncio.Queue[Text | EngineError]] = {}
-        self._names: dict[str, int] = {}
+        self._stream_numbers: dict[str, int] = {}
         self._loading: _Load | None = None
-        self._asking: list[asyncio.Future[EngineStats]] = []
+        self._stats_calls: list[asyncio.Future[EngineStats]] = []
         self._lock = asyncio.Lock()
         self._serving = False  # a model is loaded
         self._unhealthy = asyncio.Event()
-        self._ailment = ""
-        self._quiet_s = 0.0  # seconds since the last message
+        self._unhealthy_reason = ""
+        self._silent_s = 0.0  # seconds since the last message
 
     @property
     def pid(self) -> int | None:
         """The child's process id, or None when it is not running."""
-        return self._link.pid if self._link is not None else None
+        return self._child.pid if self._child is not None else None
 
     async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
         """Load `source` and make it current. Raises ModelError (then no model is loaded), EngineDied or EngineError."""
         async with self._lock:
-            if self._names:
+            if self._stream_numbers:
                 raise EngineError("A model cannot be loaded while answers are being generated.")
-            if self._link is None:
+            if self._child is None:
                 progress(LoadProgress("starting the engine", 0.0))
                 if self._reading is not None:
                     await asyncio.wait([self._reading])  # it still fails the calls of the process that ended
-                self._link = await ChildProcess.open()
-                self._reading = asyncio.create_task(self._read(self._link))
+                self._child = await ChildProcess.open()
+                self._reading = asyncio.create_task(self._read(self._child))
             self._serving = False
             self._unhealthy.clear()
             number = next(self._numbers)
             self._loading = _Load(number, source.name, progress, asyncio.get_running_loop().create_future())
             try:
-                await self._send(self._link, Load(number, source))
+                await self._send(self._child, Load(number, source))
                 loaded = await self._loading.outcome
                 self._serving = True
                 return loaded
@@ -108,15 +108,15 @@ class EngineProcess:
         """Yield the deltas of one generation. Closing the iterator aborts it. Raises RequestFailed or EngineDied."""
         check_params(request.params)
         name = request.request_id
-        if name in self._names:
+        if name in self._stream_numbers:
             raise RequestFailed(f"A generation with the id {name} is running already.")
-        link, number = self._running_link(), next(self._numbers)
+        child, number = self._running_child(), next(self._numbers)
         deltas: asyncio.Queue[Text | EngineError] = asyncio.Queue()
-        self._names[name], self._streams[number] = number, deltas
+        self._stream_numbers[name], self._streams[number] = number, deltas
         open_there = True
         try:
             try:
-                await self._send(link, Generate(number, request))
+                await self._send(child, Generate(number, request))
             except ProtocolError as error:
                 too_long = "The conversation is too long to be handed to the engine; use /reset."
                 raise RequestFailed(too_long) from error
@@ -128,30 +128,30 @@ class EngineProcess:
                 open_there = item.finish_reason is None
                 yield TokenDelta(name, item.text, item.finish_reason, item.usage)
         finally:
-            del self._names[name], self._streams[number]
-            if open_there and self._link is link:
+            del self._stream_numbers[name], self._streams[number]
+            if open_there and self._child is child:
                 with contextlib.suppress(EngineDied):
-                    await link.send(Abort(number))
+                    await child.send(Abort(number))
 
     async def abort(self, request_id: str) -> None:
         """Stop a running generation at the next step boundary; an unknown id is ignored."""
-        number = self._names.get(request_id)
-        if number is not None and self._link is not None:
-            await self._link.send(Abort(number))
+        number = self._stream_numbers.get(request_id)
+        if number is not None and self._child is not None:
+            await self._child.send(Abort(number))
 
     async def stats(self) -> EngineStats:
         """Fetch current statistics. Raises EngineDied if the process is not running."""
-        link = self._running_link()
+        child = self._running_child()
         answer: asyncio.Future[EngineStats] = asyncio.get_running_loop().create_future()
-        self._asking.append(answer)
-        await self._send(link, AskStats())
+        self._stats_calls.append(answer)
+        await self._send(child, AskStats())
         return await answer
 
     async def wait_until_unhealthy(self) -> str:
         """Wait until the process ended, or leaked memory while idle, with a model loaded. Returns the reason."""
         await self._unhealthy.wait()
         self._unhealthy.clear()
-        return self._ailment
+        return self._unhealthy_reason
 
     async def close(self) -> None:
         """Stop the process; running streams raise EngineDied."""
@@ -160,31 +160,31 @@ class EngineProcess:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
 
-    def _running_link(self) -> ChildProcess:
-        if self._link is None:
+    def _running_child(self) -> ChildProcess:
+        if self._child is None:
             raise EngineDied(NOT_RUNNING, external=True)
-        return self._link
+        return self._child
 
-    async def _send(self, link: ChildProcess, message: Load | Generate | AskStats) -> None:
+    async def _send(self, child: ChildProcess, message: Load | Generate | AskStats) -> None:
         """Send a message. If the connection is gone, `_read` fails the call, with the cause. Raises ProtocolError."""
         with contextlib.suppress(EngineDied):
-            await link.send(message)
+            await child.send(message)
 
-    async def _read(self, link: ChildProcess) -> None:
+    async def _read(self, child: ChildProcess) -> None:
         """Receive and dispatch messages until the connection ends, then fail all pending calls."""
-        self._quiet_s = 0.0
-        watching = asyncio.create_task(self._watch(link), name="engine's beats")
+        self._silent_s = 0.0
+        watching = asyncio.create_task(self._watch(child), name="engine's beats")
         try:
-            while (message := await link.receive()) is not None:
-                self._quiet_s = 0.0
+            while (message := await child.receive()) is not None:
+                self._silent_s = 0.0
                 self._dispatch(message)
         except ProtocolError as error:
-            log.error("the engine's process does not speak our protocol: %s", error)
-            link.kill()
+            log.error("the engine's process sent an invalid message: %s", error)
+            child.kill()
         finally:
             watching.cancel()
-            self._link = None
-            closing = asyncio.create_task(link.close())
+            self._child = None
+            closing = asyncio.create_task(child.close())
             cause = EngineDied(ENDED)  # what remains if the wait for the exit is cancelled
             try:
                 ended = await asyncio.shield(closing)
@@ -192,7 +192,7 @@ class EngineProcess:
                 log.info("the engine's process ended %s", ended.description)
             finally:
                 self._fail_pending(cause)
-                self._ail(str(cause))
+                self._report_unhealthy(str(cause))
                 self._serving = False
 
     def _cause(self, ended: ChildExit) -> EngineDied:
@@ -201,24 +201,24 @@ class EngineProcess:
             return EngineDied(KILLED.format(ended.signal_from_outside), external=True)
         return EngineDied(ENDED, external=self._suspends.recent())
 
-    async def _watch(self, link: ChildProcess) -> None:
+    async def _watch(self, child: ChildProcess) -> None:
         """Kill the child after `hung_s` without a message.
 
         Counts ticks of this event loop, so time in which the whole machine was suspended does not count.
         """
         tick_s = min(1.0, self._hung_s / 10)
-        while self._quiet_s < self._hung_s:
+        while self._silent_s < self._hung_s:
             await asyncio.sleep(tick_s)
-            self._quiet_s += tick_s
+            self._silent_s += tick_s
             self._suspends.recent()
-        log.error("the engine's process did nothing for %.0f s, so it is replaced", self._hung_s)
+        log.error("the engine's process sent no heartbeat for %.0f s and is killed", self._hung_s)
         if self._loading is not None:
-            self._loading.stood_still = True
-        link.kill()
+            self._loading.stalled = True
+        child.kill()
 
     def _dispatch(self, message: ToParent) -> None:
         match message:
-            case Step(texts, failed):
+            case StepOutput(texts, failed):
                 for text in texts:
                     if (deltas := self._streams.get(text.stream)) is not None:
                         deltas.put_nowait(text)
@@ -228,20 +228,20 @@ class EngineProcess:
             case Progress() | Loaded() | LoadFailed():
                 # Answers to an abandoned load have another number.
                 if self._loading is not None and self._loading.number == message.number:
-                    self._loading.hear(message)
-            case Stats(stats) if self._asking:
-                answer = self._asking.pop(0)
+                    self._loading.handle(message)
+            case Stats(stats) if self._stats_calls:
+                answer = self._stats_calls.pop(0)
                 if not answer.done():
                     answer.set_result(stats)
             case Beat(grown):
-                if grown and not self._names:
-                    self._ail(grown)
+                if grown and not self._stream_numbers:
+                    self._report_unhealthy(grown)
             case _:
-                log.debug("nobody waits for %s", type(message).__name__)
+                log.debug("ignored an unexpected %s message", type(message).__name__)
 
-    def _ail(self, ailment: str) -> None:
+    def _report_unhealthy(self, reason: str) -> None:
         if self._serving:
-            self._ailment = ailment
+            self._unhealthy_reason = reason
             self._unhealthy.set()
 
     def _fail_pending(self, cause: EngineDied) -> None:
@@ -252,17 +252,17 @@ class EngineProcess:
 
         for deltas in self._streams.values():
             deltas.put_nowait(died())
-        for answer in self._asking:
+        for answer in self._stats_calls:
             if not answer.done():
                 answer.set_exception(died())
-        self._asking.clear()
+        self._stats_calls.clear()
         loading = self._loading
         if loading is not None and not loading.outcome.done():
             stalled = ModelError(
-                f"Loading {loading.name} stood still for {self._hung_s:.0f} s at '{loading.stage}', so it was given up:"
-                " see whether its files can be read, or choose another model."
+                f"Loading {loading.name} made no progress for {self._hung_s:.0f} s at '{loading.stage}' and was"
+                " stopped. Check that its files can be read, or choose another model."
             )
-            loading.outcome.set_exception(stalled if loading.stood_still else died())
+            loading.outcome.set_exception(stalled if loading.stalled else died())
 
 
 class _SuspendDetector:
@@ -283,16 +283,16 @@ class _SuspendDetector:
 
 @dataclass(slots=True)
 class _Load:
-    """A pending load. stood_still: the child was killed because it made no progress."""
+    """A pending load. stalled: the child was killed because it made no progress."""
 
     number: int
     name: str
     progress: Callable[[LoadProgress], None]
     outcome: asyncio.Future[LoadedModel]
     stage: str = "starting the engine"
-    stood_still: bool = False
+    stalled: bool = False
 
-    def hear(self, message: Progress | Loaded | LoadFailed) -> None:
+    def handle(self, message: Progress | Loaded | LoadFailed) -> None:
         match message:
             case Progress():
                 self.stage = message.progress.stage

@@ -90,8 +90,8 @@ class Failed(msgspec.Struct, frozen=True, array_like=True):
     reason: str
 
 
-class Step(Message, frozen=True):
-    """Output of all generations since the last Step."""
+class StepOutput(Message, frozen=True):
+    """Output of all generations since the last StepOutput."""
 
     texts: list[Text]
     failed: list[Failed]
@@ -110,7 +110,7 @@ class Beat(Message, frozen=True):
 
 
 ToChild = Load | Generate | Abort | AskStats
-ToParent = Hello | Progress | Loaded | LoadFailed | Step | Stats | Beat
+ToParent = Hello | Progress | Loaded | LoadFailed | StepOutput | Stats | Beat
 
 _encoder = msgspec.msgpack.Encoder()
 _to_child: msgspec.msgpack.Decoder[ToChild] = msgspec.msgpack.Decoder(ToChild)

@@ -1,7 +1,7 @@
-"""Groups a step's tokens into attention calls: any number of tokens of one row, or one token each of adjacent rows.
+"""Groups a step's tokens into attention calls: many tokens of one sequence, or one token each of adjacent sequences.
 
-Each call writes the new keys and values to the rows and returns the outputs of its tokens. The grouping affects speed
-only.
+Each call writes the new keys and values to the KV cache and returns the outputs of its tokens. The grouping affects
+speed only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from bot.engine.cpu.kv_cache import Row
+from bot.engine.cpu.kv_cache import CachedSequence
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Tokens that continue a row. wanted: how many of the last ones need logits."""
+class SequenceChunk:
+    """Tokens that continue a sequence. wanted: how many of the last ones need logits."""
 
-    row: Row
+    row: CachedSequence
     ids: Sequence[int]
     wanted: int = 1
 
 
-class Span(Protocol):
+class AttentionCall(Protocol):
     """One attention call. tokens: how many of the step's tokens belong to it."""
 
     tokens: int
@@ -36,18 +36,18 @@ class Span(Protocol):
         ...
 
 
-def spans_of(parts: Sequence[Part], call: int) -> list[Span]:
-    """Return the attention calls for these parts, grouped by `group_decode_rows`."""
-    pieces = (parts[start:end] for start, end in group_decode_rows(parts, call))
-    return [_One(piece[0]) if len(piece) == 1 else _Many(piece) for piece in pieces]
+def attention_calls(chunks: Sequence[SequenceChunk], call: int) -> list[AttentionCall]:
+    """Return the attention calls for these chunks, grouped by `group_decode_rows`."""
+    pieces = (chunks[start:end] for start, end in group_decode_rows(chunks, call))
+    return [_SequenceCall(piece[0]) if len(piece) == 1 else _DecodeCall(piece) for piece in pieces]
 
 
-class _One:
-    """Attention call for any number of tokens of one row."""
+class _SequenceCall:
+    """Attention call for any number of tokens of one sequence."""
 
-    def __init__(self, part: Part) -> None:
-        row = part.row
-        self._before, self.tokens, self._dtype = len(row.ids), len(part.ids), row.held.dtype
+    def __init__(self, chunk: SequenceChunk) -> None:
+        row = chunk.row
+        self._before, self.tokens, self._dtype = len(row.ids), len(chunk.ids), row.held.dtype
         end = self._before + self.tokens
         self._new = row.held[:, :, self._before : end].unbind(0)
         self._seen = row.held[:, None, :, :end].unbind(0)
@@ -74,13 +74,13 @@ class _One:
         return self._masks[window, sharing]
 
 
-class _Many:
-    """Attention call for one token each of adjacent rows. Rows in between without a token are computed and ignored."""
+class _DecodeCall:
+    """Attention call for one token each of adjacent rows; computes and ignores rows in between without a token."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        places = [part.row.place for part in parts]
-        befores = [len(part.row.ids) for part in parts]
-        self._slab, self.tokens = parts[0].row.slab, len(parts)
+    def __init__(self, chunks: Sequence[SequenceChunk]) -> None:
+        places = [chunk.row.place for chunk in chunks]
+        befores = [len(chunk.row.ids) for chunk in chunks]
+        self._slab, self.tokens = chunks[0].row.slab, len(chunks)
         self._first, self._end, self._longest = places[0], places[-1] + 1, max(befores) + 1
         self._places, self._befores = torch.tensor(places), torch.tensor(befores)
         self._gaps = self._end - self._first > self.tokens
@@ -114,25 +114,25 @@ class _Many:
         return self._masks[window]
 
 
-def group_decode_rows(parts: Sequence[Part], call: int) -> Iterator[tuple[int, int]]:
-    """Yield the parts of each call as [start, end): adjacent rows of one slab with one token each share a call.
+def group_decode_rows(chunks: Sequence[SequenceChunk], call: int) -> Iterator[tuple[int, int]]:
+    """Yield the chunks of each call as [start, end): adjacent rows of one slab with one token each share a call.
 
     Such a call reads as many keys of every place as the longest row has. call: number of keys that are read in the time
     that another call costs.
     """
     start, longest = 0, 0
-    for end, part in enumerate(parts):
-        length, first = len(part.row.ids) + 1, parts[start].row.place
-        joined = (part.row.place - first + 1) * max(longest, length)
-        apart = (parts[end - 1].row.place - first + 1) * longest + call + length
-        if end > start and not (_beside(parts[end - 1], part) and joined <= apart):
+    for end, chunk in enumerate(chunks):
+        length, first = len(chunk.row.ids) + 1, chunks[start].row.place
+        joined = (chunk.row.place - first + 1) * max(longest, length)
+        apart = (chunks[end - 1].row.place - first + 1) * longest + call + length
+        if end > start and not (_beside(chunks[end - 1], chunk) and joined <= apart):
             yield start, end
             start, longest = end, 0
         longest = max(longest, length)
-    yield start, len(parts)
+    yield start, len(chunks)
 
 
-def _beside(one: Part, other: Part) -> bool:
+def _beside(one: SequenceChunk, other: SequenceChunk) -> bool:
     return len(one.ids) == len(other.ids) == 1 and one.row.slab is other.row.slab and one.row.place < other.row.place
 
 

@@ -1,4 +1,4 @@
-"""Keeps the KV cache on a CPU: one row per conversation, kept between its turns.
+"""Keeps the KV cache on a CPU: one row per sequence, kept between the turns of its conversation.
 
 A prompt gets a row that already holds the keys and values of its longest cached prefix. All rows together take no more
 than the given blocks: idle rows are evicted, least recently used first, and a row that does not fit beside the rows in
@@ -23,8 +23,8 @@ SMALLEST = 4
 """Blocks of the smallest rows; others have twice, four times, ... as many."""
 PLACES = 16
 """Most rows of a slab."""
-LITTLE = 16
-"""Most cached tokens that reuse in place may discard; a row that would lose more is copied."""
+MAX_DISCARDED = 16
+"""Most cached tokens that reuse in place may discard; else the row is copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Slab:
         self.layers = self.held.unbind(1)
         """Keys and values of each layer, alternating: [places, heads, tokens, width]."""
 
-    def leave(self, place: int) -> None:
+    def free_place(self, place: int) -> None:
         """Free a place, and return its memory to the system."""
         insort(self.free, place)
         row = len(self._memory) // self.places
@@ -76,8 +76,8 @@ class Slab:
 
 
 @dataclass(slots=True, eq=False)
-class Row:
-    """One conversation. ids: the tokens whose keys and values it holds. most: tokens that it may grow to.
+class CachedSequence:
+    """One row of the cache. ids: the tokens whose keys and values it holds. most: tokens that it may grow to.
 
     touched: the most tokens that it ever held in its place.
     """
@@ -105,13 +105,13 @@ class Row:
         return self.slab.held[self.place]
 
 
-class Rows:
-    """All rows of a cache of at most `blocks` blocks."""
+class KVCache:
+    """A KV cache of at most `blocks` blocks."""
 
     def __init__(self, shape: Shape, blocks: int) -> None:
         self.blocks = blocks
         self._shape = shape
-        self._rows: list[Row] = []  # least recently used first
+        self._rows: list[CachedSequence] = []  # least recently used first
         self._slabs: list[Slab] = []
 
     @property
@@ -119,7 +119,7 @@ class Rows:
         """Blocks that no row in use takes; safe from any thread."""
         return self.blocks - sum(row.blocks for row in tuple(self._rows) if row.in_use)
 
-    def take(self, ids: Sequence[int], most: int) -> Row:
+    def allocate(self, ids: Sequence[int], most: int) -> CachedSequence:
         """Return a row for a prompt that holds its longest cached prefix.
 
         The last token is never included, because it must be computed. most: tokens that it may grow to. Raises
@@ -131,26 +131,30 @@ class Rows:
             common = _common(row.ids, wanted)
             if common > known:
                 best, known = row, common
-        # A row that would lose many tokens is another conversation with the same beginning: copies it if both fit.
-        over = best is not None and not best.in_use and (len(best.ids) - known <= LITTLE or not self._fits(best, most))
-        if best is not None and over and best.blocks <= blocks_for(most) <= best.slab.blocks:
+        # A row with many other tokens is another conversation with the same beginning: copies it if both fit.
+        reuse = (
+            best is not None
+            and not best.in_use
+            and (len(best.ids) - known <= MAX_DISCARDED or not self._fits(best, most))
+        )
+        if best is not None and reuse and best.blocks <= blocks_for(most) <= best.slab.blocks:
             del best.ids[known:]
             best.in_use, best.most = True, most
             self._make_room(0)
             return best
-        if best is not None and over:
+        if best is not None and reuse:
             self._rows.remove(best)  # it moves: must not count twice
         self._make_room(blocks_for(most), best)
         row = self._place(most)
         if best is not None:
             row.held[:, :, :known] = best.held[:, :, :known]
             row.ids = best.ids[:known]
-            if over:
-                self._leave(best)
+            if reuse:
+                self._drop(best)
         self._rows.append(row)
         return row
 
-    def rest(self, row: Row) -> None:
+    def release(self, row: CachedSequence) -> None:
         """Mark a row as idle; it stays cached as long as there is room."""
         row.touched = max(row.touched, len(row.ids))
         row.in_use = False
@@ -158,13 +162,13 @@ class Rows:
         if row.ids:
             self._rows.append(row)
         else:
-            self._leave(row)
+            self._drop(row)
 
-    def _fits(self, beside: Row, tokens: int) -> bool:
+    def _fits(self, beside: CachedSequence, tokens: int) -> bool:
         """Whether a row of so many tokens fits while the idle row `beside` stays."""
         return self.free - beside.blocks >= blocks_for(tokens)
 
-    def _make_room(self, blocks: int, last: Row | None = None) -> None:
+    def _make_room(self, blocks: int, last: CachedSequence | None = None) -> None:
         """Evict idle rows until so many blocks are free. last: evicted after all others. Raises MemoryError."""
         room = self.blocks - sum(row.blocks for row in self._rows)
         for row in sorted((row for row in self._rows if not row.in_use), key=lambda row: row is last):
@@ -172,18 +176,18 @@ class Rows:
                 return
             room += row.blocks
             self._rows.remove(row)
-            self._leave(row)
+            self._drop(row)
         if room < blocks:
             raise MemoryError("not enough memory in the KV cache for this step")
 
-    def _place(self, most: int) -> Row:
+    def _place(self, most: int) -> CachedSequence:
         """Allocate the first free place for a row, so that rows in use lie close together."""
         blocks = max(SMALLEST, 1 << (blocks_for(most) - 1).bit_length())
         slab = next((slab for slab in self._slabs if slab.blocks == blocks and slab.free), None)
         if slab is None:
             slab = self._slab(max(1, min(PLACES, 2 * self.blocks // blocks)), blocks)
             self._slabs.append(slab)
-        return Row(slab, slab.free.pop(0), most)
+        return CachedSequence(slab, slab.free.pop(0), most)
 
     def _slab(self, places: int, blocks: int) -> Slab:
         """Allocate a slab, with fewer places if the system refuses that much memory at once."""
@@ -194,8 +198,8 @@ class Rows:
                 raise
         return self._slab(places // 2, blocks)
 
-    def _leave(self, row: Row) -> None:
-        row.slab.leave(row.place)
+    def _drop(self, row: CachedSequence) -> None:
+        row.slab.free_place(row.place)
         if len(row.slab.free) == row.slab.places:
             self._slabs.remove(row.slab)
 

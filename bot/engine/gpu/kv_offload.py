@@ -17,7 +17,7 @@ PIECE = 64
 """Blocks that are copied back at once."""
 
 
-class Offload:
+class KVOffload:
     """Evicted blocks of one part of the cache (all layers with one kind of attention)."""
 
     def __init__(self, part: CacheAllocator, limit: int) -> None:

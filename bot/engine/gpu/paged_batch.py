@@ -21,11 +21,11 @@ from transformers.generation.continuous_batching.continuous_api import (
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 from transformers.generation.continuous_batching.scheduler import SCHEDULER_MAPPING, Scheduler
 
-from bot.engine.batching.batch import LARGEST_CHUNK, MAX_RUNNING, CannotBatch, Listener, Made
+from bot.engine.batching.batch import LARGEST_CHUNK, MAX_RUNNING, CannotBatch, Listener, RequestOutput
 from bot.engine.batching.prefill_budget import PrefillBudget
-from bot.engine.batching.sampling import Choice, TokenPicker
-from bot.engine.gpu.scheduler import KeepingScheduler, free_blocks
-from bot.models.device_errors import Failure, judge
+from bot.engine.batching.sampling import RequestSampler, SamplingProcessor
+from bot.engine.gpu.scheduler import CachingScheduler, free_blocks
+from bot.models.device_errors import Failure, classify
 from bot.types.messages import SamplingParams
 
 MB = 1 << 20
@@ -43,7 +43,7 @@ class PagedBatch:
         model: PreTrainedModel,
         blocks: int,
         vocabulary: int,
-        pace: PrefillBudget,
+        prefill_budget: PrefillBudget,
         listener: Listener,
         offload_mb: int = 0,
     ) -> None:
@@ -54,11 +54,15 @@ class PagedBatch:
         self.listener = listener
         self._vocabulary = vocabulary
         scheduler = partial(
-            KeepingScheduler, pace=pace, matched=self._matched, gone=self._gone, offload=offload_mb * MB
+            CachingScheduler,
+            prefill_budget=prefill_budget,
+            matched=self._matched,
+            gone=self._gone,
+            offload=offload_mb * MB,
         )
         SCHEDULER_MAPPING[SCHEDULER] = cast(type[Scheduler], scheduler)
         try:
-            self._manager = self._make(model, blocks, pace)
+            self._manager = self._make(model, blocks, prefill_budget)
         except (ValueError, AttributeError, NotImplementedError) as error:
             raise CannotBatch(str(error)) from error
         finally:
@@ -88,7 +92,7 @@ class PagedBatch:
     def offloaded_mb(self) -> int:
         processor = self._manager.batch_processor
         scheduler = processor.scheduler if processor is not None else None
-        return scheduler.offloaded // MB if isinstance(scheduler, KeepingScheduler) else 0
+        return scheduler.offloaded // MB if isinstance(scheduler, CachingScheduler) else 0
 
     def blocks_for(self, tokens: int) -> int:
         parts = self.cache.cache_allocators.values()
@@ -105,7 +109,7 @@ class PagedBatch:
             max_new_tokens=max_tokens,
             streaming=True,
             eos_token_id=list(eos),
-            choice=Choice(params, self._vocabulary),
+            sampler=RequestSampler(params, self._vocabulary),
         )
         return accepted is not None
 
@@ -120,14 +124,14 @@ class PagedBatch:
         status = self._manager.background_thread_status
         error: Exception | None = status.fatal_error
         status.fatal_error = None
-        return judge(error) if error is not None else Failure("it ended by itself")
+        return classify(error) if error is not None else Failure("it ended by itself")
 
     def stop(self) -> None:
         self._manager.stop(block=True, hard_stop=True)
         self._manager.destroy()
         self._manager.batch_processor = self._cache = None  # other references must not keep the cache alive
 
-    def _make(self, model: PreTrainedModel, blocks: int, pace: PrefillBudget) -> ContinuousBatchingManager:
+    def _make(self, model: PreTrainedModel, blocks: int, prefill_budget: PrefillBudget) -> ContinuousBatchingManager:
         manager: ContinuousBatchingManager = cast(ContinuousMixin, model).init_continuous_batching(
             GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1),
             ContinuousBatchingConfig(
@@ -144,8 +148,8 @@ class PagedBatch:
                 per_request_processors=True,
             ),
         )
-        # TokenPicker samples and leaves an argmax to the library, whose own processors are not created.
-        picker = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([TokenPicker(pace.end)]))
+        # SamplingProcessor samples and leaves an argmax to the library, whose own processors are not created.
+        picker = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([SamplingProcessor(prefill_budget.end)]))
         picker.tensors_required = 1
         manager.logit_processor = picker
         manager.output_router = self._router = _Router(self)
@@ -179,15 +183,15 @@ class _Router(OutputRouter):
         for key in keys:
             self._told.pop(key, None)
 
-    def _made(self, output: GenerationOutput) -> Made:
+    def _made(self, output: GenerationOutput) -> RequestOutput:
         key = output.request_id
         if output.status == RequestStatus.FAILED:
             self.forget([key])
-            return Made(key, (), failed=str(output.error))
+            return RequestOutput(key, (), failed=str(output.error))
         new = output.generated_tokens[self._told.get(key, 0) :]
         finished = output.status == RequestStatus.FINISHED
         if finished:
             self.forget([key])
         else:
             self._told[key] = len(output.generated_tokens)
-        return Made(key, new, finished)
+        return RequestOutput(key, new, finished)

@@ -1,9 +1,9 @@
 """Extends transformers' batch scheduler with cache eviction, offloading, a prefill budget and events.
 
-`KeepingScheduler` is first in, first out, like the library's. In addition:
+`CachingScheduler` is first in, first out, like the library's. In addition:
 - blocks kept for reuse are evicted one by one, those of the least recently used conversation first and its end before
   its beginning, and only as many as the next step may need (the library evicts all of them at once);
-- with `offload`, evicted blocks are kept in RAM (`Offload`) and copied back when a prompt begins with them;
+- with `offload`, evicted blocks are kept in RAM (`KVOffload`) and copied back when a prompt begins with them;
 - a prefill chunk is limited to what lasts MAX_STEPS decode steps at the measured speed (`PrefillBudget`), which bounds
   the delay of running answers;
 - it reports how much of a prompt was found in the cache, and when a cancelled request is gone.
@@ -19,10 +19,10 @@ from transformers.generation.continuous_batching.requests import FutureRequestSt
 from transformers.generation.continuous_batching.scheduler import FIFOScheduler
 
 from bot.engine.batching.prefill_budget import PrefillBudget
-from bot.engine.gpu.kv_offload import PIECE, Offload
+from bot.engine.gpu.kv_offload import PIECE, KVOffload
 
 
-class KeepingScheduler(FIFOScheduler):
+class CachingScheduler(FIFOScheduler):
     """See the module. matched(id, tokens): a request starts with so many cached tokens. gone(ids): cancelled.
 
     offload: bytes of RAM for evicted blocks.
@@ -34,18 +34,18 @@ class KeepingScheduler(FIFOScheduler):
         safety_margin: float | None,
         max_requests_per_batch: int,
         *,
-        pace: PrefillBudget,
+        prefill_budget: PrefillBudget,
         matched: Callable[[str, int], None],
         gone: Callable[[list[str]], None],
         offload: int = 0,
     ) -> None:
         super().__init__(cache, safety_margin, max_requests_per_batch)
-        self._pace = pace
+        self._prefill_budget = prefill_budget
         self._chunk = 0  # prompt tokens that the step may take
         self._matched = matched
         self._gone = gone
         parts = cache.cache_allocators if offload and cache.use_prefix_sharing else {}
-        self._offloads = {name: Offload(part, offload // len(parts)) for name, part in parts.items()}
+        self._offloads = {name: KVOffload(part, offload // len(parts)) for name, part in parts.items()}
 
     @property
     def offloaded(self) -> int:
@@ -57,10 +57,10 @@ class KeepingScheduler(FIFOScheduler):
     ) -> tuple[list[FutureRequestState] | None, bool, int, int]:
         """Schedule by the library's rules within our prefill budget; decoding requests come first and are never cut."""
         answers = sum(state.status == RequestStatus.DECODING for state in self.active_requests.values())
-        self._chunk = self._pace.chunk(answers)
+        self._chunk = self._prefill_budget.chunk(answers)
         budget = min(token_budget, self._chunk + answers)
         requests, fast, query_tokens, read_tokens = super().schedule_batch(budget, cache_budget)
-        self._pace.begin(query_tokens - answers, answers)
+        self._prefill_budget.begin(query_tokens - answers, answers)
         return requests, fast, query_tokens, read_tokens
 
     def finish_request(self, request_id: str) -> None:
@@ -69,7 +69,7 @@ class KeepingScheduler(FIFOScheduler):
             name: list(part.block_table.get(request_id, ())) for name, part in self.cache.cache_allocators.items()
         }
         super().finish_request(request_id)
-        self._rest(blocks)
+        self._mark_recently_used(blocks)
 
     def clear_cancelled_requests(self) -> list[RequestState]:
         """Free the blocks of cancelled requests, and report that they are gone."""
@@ -81,14 +81,14 @@ class KeepingScheduler(FIFOScheduler):
         ]
         states = super().clear_cancelled_requests()
         for blocks in tables:
-            self._rest(blocks)
+            self._mark_recently_used(blocks)
         self._gone([state.request_id for state in states])
         return states
 
     def _infer_request_tokens(self, state: RequestState, request_ids_to_remove_from_waiting: set[str]) -> list[int]:
         starting = state.status == RequestStatus.PENDING
         if starting:
-            self._bring_back(state.remaining_prefill_tokens)
+            self._restore_offloaded(state.remaining_prefill_tokens)
         tokens: list[int] = super()._infer_request_tokens(state, request_ids_to_remove_from_waiting)
         if starting:
             self._matched(state.request_id, state.position_offset)
@@ -99,7 +99,7 @@ class KeepingScheduler(FIFOScheduler):
         for name, part in self.cache.cache_allocators.items():
             if self.cache.use_prefix_sharing:
                 for state in self.waiting_requests.values():  # their cached blocks must not be evicted for them
-                    self._rest({name: part.match_prefix_blocks(state.remaining_prefill_tokens)})
+                    self._mark_recently_used({name: part.match_prefix_blocks(state.remaining_prefill_tokens)})
             self._make_room(name, self._step_needs(name))
         self.cache.pool.try_to_free_sectors()
         return True
@@ -125,14 +125,14 @@ class KeepingScheduler(FIFOScheduler):
         pool = self.cache.pool
         return pool.count_free_blocks(part.index) + pool.num_free_sectors * part.blocks_per_sector
 
-    def _bring_back(self, ids: list[int]) -> None:
+    def _restore_offloaded(self, ids: list[int]) -> None:
         """Copy evicted blocks of a prompt's beginning back to the cache, as far as there is room."""
         for name, offload in self._offloads.items():
             part, pool = self.cache.cache_allocators[name], self.cache.pool
-            there, here = offload.find(ids)
-            self._rest({name: there})  # as most recently used: must not be evicted below
+            on_gpu, here = offload.find(ids)
+            self._mark_recently_used({name: on_gpu})  # as most recently used: must not be evicted below
             needs, resting = self._step_needs(name), part.ledger.cached_blocks
-            room = self._free(part) + len(resting) - sum(block in resting for block in there) - needs
+            room = self._free(part) + len(resting) - sum(block in resting for block in on_gpu) - needs
             here = here[: max(0, room)]
             for start in range(0, len(here), PIECE):  # in pieces: each needs a temporary copy on the GPU
                 piece = here[start : start + PIECE]
@@ -144,7 +144,7 @@ class KeepingScheduler(FIFOScheduler):
                     pool.allocate_sector(part.index)
                 offload.give(piece, contents, pool.get_free_blocks(part.index, len(piece)))
 
-    def _rest(self, blocks: dict[str, list[int]]) -> None:
+    def _mark_recently_used(self, blocks: dict[str, list[int]]) -> None:
         """Mark unused blocks as most recently used, so that the last one of the conversation is evicted first."""
         for name, table in blocks.items():
             cached = self.cache.cache_allocators[name].ledger.cached_blocks

@@ -16,10 +16,19 @@ from functools import partial
 
 from transformers import PreTrainedModel
 
-from bot.engine.batching.batch import FIRST_CHUNK, LARGEST_CHUNK, MAX_RUNNING, Batch, Listener, Made, probe, try_out
+from bot.engine.batching.batch import (
+    FIRST_CHUNK,
+    LARGEST_CHUNK,
+    MAX_RUNNING,
+    Batch,
+    Listener,
+    RequestOutput,
+    probe,
+    try_out,
+)
 from bot.engine.batching.prefill_budget import PrefillBudget
 from bot.engine.client.protocol import Failed
-from bot.engine.cpu.cpu_batch import RowBatch
+from bot.engine.cpu.cpu_batch import CpuBatch
 from bot.engine.gpu.paged_batch import PagedBatch
 from bot.engine.server.generation import Answer, Emit, Post
 from bot.models.device_errors import Failure, Unrecoverable, release_memory
@@ -27,14 +36,14 @@ from bot.types.messages import FinishReason
 
 log = logging.getLogger(__name__)
 
-Kind = type[RowBatch] | type[PagedBatch]
+Kind = type[CpuBatch] | type[PagedBatch]
 Start = Callable[[PreTrainedModel, int, int, PrefillBudget, Listener], Batch]
 """Factory of a batch; takes the model, its number of cache blocks, the vocabulary size, prefill budget and listener."""
 
 
 def kind_for(model: PreTrainedModel) -> Kind:
     """Return the batch class for the model's device; ARCHITECTURE.md says why they differ."""
-    return RowBatch if model.device.type == "cpu" else PagedBatch
+    return CpuBatch if model.device.type == "cpu" else PagedBatch
 
 
 class Batching:
@@ -65,7 +74,7 @@ class Batching:
         self._running: dict[str, Answer] = {}
         self._reserved: dict[str, int] = {}
         self._closed = False
-        self._pace = PrefillBudget(FIRST_CHUNK, LARGEST_CHUNK)
+        self._prefill_budget = PrefillBudget(FIRST_CHUNK, LARGEST_CHUNK)
         self._batch = self._start()
         self.cache_tokens = self._batch.cache_tokens
         try:
@@ -118,7 +127,7 @@ class Batching:
 
     # ------------------------------------------------------------------------------- called on the batch's thread
 
-    def stepped(self, batch: Batch, made: Sequence[Made], at: float) -> None:
+    def stepped(self, batch: Batch, made: Sequence[RequestOutput], at: float) -> None:
         self._post(partial(self._on_step, batch, made, at))
 
     def started(self, batch: Batch, key: str, cached: int, at: float) -> None:
@@ -130,7 +139,7 @@ class Batching:
     # ------------------------------------------------------------------------------------------ on the main thread
 
     def _start(self) -> Batch:
-        return self._make(self._model, self._cache_blocks, self._vocabulary, self._pace, self)
+        return self._make(self._model, self._cache_blocks, self._vocabulary, self._prefill_budget, self)
 
     def _admit(self) -> None:
         """Admit waiting answers in order, while the batch has a slot and the cache has room for all of each."""
@@ -160,7 +169,7 @@ class Batching:
         if answer is not None and not answer.started_at:
             answer.started_at, answer.cached = at, cached
 
-    def _on_step(self, batch: Batch, made: Sequence[Made], at: float) -> None:
+    def _on_step(self, batch: Batch, made: Sequence[RequestOutput], at: float) -> None:
         """Process the new tokens of one step."""
         if self._closed or batch is not self._batch:
             return
@@ -178,7 +187,7 @@ class Batching:
                 self._take(answer, each, at)
         self._admit()
 
-    def _take(self, answer: Answer, made: Made, at: float) -> None:
+    def _take(self, answer: Answer, made: RequestOutput, at: float) -> None:
         if not answer.ended:
             text = answer.push(made.tokens, at)
             reason = answer.reason()
@@ -218,7 +227,7 @@ class Batching:
         failure = batch.take_failure()
         if failure.device_lost:
             raise Unrecoverable(failure.why)
-        log.error("the batch died: %s", failure.why)
+        log.error("the batch failed: %s", failure.why)
         self._set_aside(failure)
         batch.stop()
         self._make_room()

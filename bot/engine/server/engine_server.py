@@ -30,9 +30,9 @@ from bot.engine.server.model_cache import ModelCache
 from bot.engine.server.sequential_generator import Sequential
 from bot.engine.text.decoding import TextDecoder
 from bot.engine.text.prompts import PromptBuilder
-from bot.models.device_errors import Unrecoverable, judge, release_memory
+from bot.models.device_errors import Unrecoverable, classify, release_memory
 from bot.models.hardware import MB
-from bot.models.loading import Loaded, layers_of, weights_bytes
+from bot.models.loading import TransformersModel, layers_of, weights_bytes
 from bot.models.loading import load as load_model
 from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
 from bot.types.errors import ModelError, RequestFailed
@@ -46,13 +46,13 @@ keys in the cache keep the old ones. Context windows are capped at that length.
 """
 
 CACHE_TOO_LARGE = (
-    "The KV cache does not fit the memory that is free beside the weights; lower INHOUSE_KV_CACHE_MB (or"
-    " INHOUSE_KV_OFFLOAD_MB, if it is set)."
+    "The KV cache does not fit into the memory that the weights leave free. Lower INHOUSE_KV_CACHE_MB, or"
+    " INHOUSE_KV_OFFLOAD_MB if it is set."
 )
 
 
 @dataclass(frozen=True, slots=True)
-class _Hosted:
+class _ServedModel:
     """A loaded model with its tokenizer, generator, prompt builder and limits."""
 
     source: ModelSource
@@ -61,10 +61,10 @@ class _Hosted:
     prompts: PromptBuilder
     limits: PromptLimits
     eos: frozenset[int]
-    told: LoadedModel
+    info: LoadedModel
 
 
-class ModelHost:
+class EngineServer:
     """The current model, the cached ones, and their answers.
 
     `on_step` is called whenever a decoder layer begins to compute.
@@ -75,14 +75,16 @@ class ModelHost:
         self._emit = emit
         self._on_step = on_step
         self._meter = Meter()
-        self._hosted: _Hosted | None = None
+        self._served: _ServedModel | None = None
         self._builder = ThreadPoolExecutor(1, "prompts")
         self._duty = DutyCycle(lambda: self.generating > 0)
         self._preparing: set[int] = set()  # streams whose prompt is being built
         self._aborted: set[int] = set()  # subset of _preparing
         self._process = psutil.Process()
-        self._memory = LeakDetector(self._taken, release_memory)
-        self._residents: ModelCache[_Hosted] = ModelCache(AvailableMemory(_gpu_memory), self._taken, self._load_hooked)
+        self._memory = LeakDetector(self._used_memory, release_memory)
+        self._model_cache: ModelCache[_ServedModel] = ModelCache(
+            AvailableMemory(_gpu_memory), self._used_memory, self._load_hooked
+        )
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
 
     def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
@@ -92,11 +94,11 @@ class ModelHost:
         except (ModelError, Unrecoverable):
             raise
         except Exception as error:
-            failure = judge(error)
+            failure = classify(error)
             if failure.device_lost:
                 raise Unrecoverable(failure.why) from error
             log.exception("%s could not be loaded", source.name)
-            why = f"{source.name} could not be loaded, for a reason that was not foreseen; the log has it."
+            why = f"{source.name} could not be loaded because of an unexpected error. The engine's log has the details."
             raise ModelError(why) from error
 
     @property
@@ -107,7 +109,7 @@ class ModelHost:
     @property
     def generating(self) -> int:
         """Number of answers that generate or wait for room; safe from any thread."""
-        return self._residents.running
+        return self._model_cache.running
 
     @property
     def preparing(self) -> int:
@@ -122,9 +124,9 @@ class ModelHost:
     def generate(self, stream: int, request: EngineRequest) -> None:
         """Start an answer, or emit Failed."""
         try:
-            hosted = self._checked(request)
+            served = self._checked(request)
             self._preparing.add(stream)
-            self._builder.submit(self._prepare, hosted, stream, request)
+            self._builder.submit(self._prepare, served, stream, request)
         except Exception as error:
             self._preparing.discard(stream)
             self._fail(stream, error)
@@ -133,47 +135,49 @@ class ModelHost:
         """Stop an answer at the next step boundary, or once its prompt is built."""
         if stream in self._preparing:
             self._aborted.add(stream)
-        elif self._hosted is not None:
-            self._hosted.generator.abort(stream)
+        elif self._served is not None:
+            self._served.generator.abort(stream)
 
     def stats(self) -> EngineStats:
         """Return current statistics; safe from any thread."""
-        hosted = self._hosted  # read once: a load may replace it
-        free, blocks = hosted.generator.blocks() if hosted else (0, 0)
+        served = self._served  # read once: a load may replace it
+        free, blocks = served.generator.blocks() if served else (0, 0)
         gpu_free, gpu_total = _gpu_memory()
         return EngineStats(
-            model=hosted.source.name if hosted else "",
+            model=served.source.name if served else "",
             running=self.running,
             tokens_per_s=self._meter.rate(),
             free_blocks=free,
             blocks=blocks,
-            resident_mb=self._taken().ram,
+            resident_mb=self._used_memory().ram,
             gpu_used_mb=(gpu_total - gpu_free) // MB,
             gpu_total_mb=gpu_total // MB,
             memory_limit_mb=self._memory.limit_mb,
-            resident=self._residents.names,
+            resident=self._model_cache.names,
         )
 
     def _load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
         began = perf_counter()
-        self._hosted = None
-        hosted = self._residents.find(source)
-        if hosted is None:
+        self._served = None
+        served = self._model_cache.find(source)
+        if served is None:
             self._memory.forget()
-            hosted = self._residents.bring(source, progress, lambda loaded: self._host(source, loaded, progress))
+            served = self._model_cache.bring(source, progress, lambda loaded: self._serve(source, loaded, progress))
         if not self._memory.limit_mb:
-            self._memory.begin(self._residents.unused_cache_mb)
-        self._hosted = hosted
-        return replace(hosted.told, load_s=perf_counter() - began, resident=self._residents.names)
+            self._memory.begin(self._model_cache.unused_cache_mb)
+        self._served = served
+        return replace(served.info, load_s=perf_counter() - began, resident=self._model_cache.names)
 
-    def _load_hooked(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> Loaded:
+    def _load_hooked(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> TransformersModel:
         # Checks the template before the weights, which may take minutes to load.
         loaded = load_model(source, progress, lambda tokenizer: _check_template(source, tokenizer, progress))
         for layer in layers_of(loaded.model):
             layer.register_forward_pre_hook(self._on_step)
         return loaded
 
-    def _host(self, source: ModelSource, loaded: Loaded, progress: Callable[[LoadProgress], None]) -> _Hosted:
+    def _serve(
+        self, source: ModelSource, loaded: TransformersModel, progress: Callable[[LoadProgress], None]
+    ) -> _ServedModel:
         """Create the generator and the prompt builder for a loaded model; a batch also runs a trial."""
         progress(LoadProgress("trying the model out", 0.95))
         window = _window(source, loaded.model)
@@ -184,7 +188,9 @@ class ModelHost:
             generator.close()
             raise
 
-    def _complete(self, source: ModelSource, loaded: Loaded, generator: Generator, window: int, note: str) -> _Hosted:
+    def _complete(
+        self, source: ModelSource, loaded: TransformersModel, generator: Generator, window: int, note: str
+    ) -> _ServedModel:
         """Create the prompt builder and limits for a model and its generator. Raises ModelError."""
         model, tokenizer = loaded.model, loaded.tokenizer
         if generator.cache_tokens is not None:
@@ -194,7 +200,7 @@ class ModelHost:
         cache_tokens = generator.cache_tokens or 0
         kv_cache_mb = cache_tokens * bytes_per_token(model) // MB if cache_tokens else 0
         batching = isinstance(generator, Batching)
-        told = LoadedModel(
+        info = LoadedModel(
             name=source.name,
             device=str(model.device),
             dtype=loaded.dtype,
@@ -208,48 +214,48 @@ class ModelHost:
             note=" ".join(part for part in (loaded.note, note) if part),
             kv_offload_mb=generator.offload_mb,
         )
-        return _Hosted(source, tokenizer, generator, prompts, limits, _eos(model, tokenizer), told)
+        return _ServedModel(source, tokenizer, generator, prompts, limits, _eos(model, tokenizer), info)
 
     def grown(self) -> str:
         """Return a sentence if the idle process exceeds its memory limit, else ''; safe from any thread."""
         return "" if self.running else self._memory.grown()
 
-    def _taken(self) -> MemoryUsage:
+    def _used_memory(self) -> MemoryUsage:
         gpu = torch.cuda.memory_reserved() if torch.cuda.is_available() else 0
         return MemoryUsage(self._process.memory_info().rss // MB, gpu // MB)
 
-    def _checked(self, request: EngineRequest) -> _Hosted:
+    def _checked(self, request: EngineRequest) -> _ServedModel:
         """Check the parameters and return the current model. Raises RequestFailed."""
-        hosted = self._hosted
-        if hosted is None:
+        served = self._served
+        if served is None:
             raise RequestFailed("No model is loaded.")
-        self._residents.evict_under_pressure(hosted)
+        self._model_cache.evict_under_pressure(served)
         params = request.params
-        check_params(params, seeds=hosted.generator.seeds)
-        if params.max_tokens >= hosted.limits.context_window:
+        check_params(params, seeds=served.generator.seeds)
+        if params.max_tokens >= served.limits.context_window:
             raise RequestFailed(
                 f"max_tokens ({params.max_tokens}) must be smaller than the context window of "
-                f"{hosted.limits.context_window} tokens, which holds the prompt too."
+                f"{served.limits.context_window} tokens, which holds the prompt too."
             )
-        return hosted
+        return served
 
-    def _prepare(self, hosted: _Hosted, stream: int, request: EngineRequest) -> None:
+    def _prepare(self, served: _ServedModel, stream: int, request: EngineRequest) -> None:
         """Prompt thread: build the prompt and post `_begin` to the main thread."""
         params = request.params
         made: Answer | Exception
         try:
             asked_at = perf_counter()
             self._duty.begin()
-            built = hosted.prompts.build(request.prompt, params.max_tokens)
-            check_prompt(built.ids, params.max_tokens, hosted.limits)
+            built = served.prompts.build(request.prompt, params.max_tokens)
+            check_prompt(built.ids, params.max_tokens, served.limits)
             continues = built.ids if request.prompt.prefix else ()
-            decoder = TextDecoder(hosted.tokenizer, (*hosted.source.stop, *params.stop), continues)
-            made = Answer(stream, built, params, decoder, hosted.eos, self._meter, asked_at)
+            decoder = TextDecoder(served.tokenizer, (*served.source.stop, *params.stop), continues)
+            made = Answer(stream, built, params, decoder, served.eos, self._meter, asked_at)
         except Exception as error:
             made = error
-        self._post(partial(self._begin, hosted, stream, made))
+        self._post(partial(self._begin, served, stream, made))
 
-    def _begin(self, hosted: _Hosted, stream: int, made: Answer | Exception) -> None:
+    def _begin(self, served: _ServedModel, stream: int, made: Answer | Exception) -> None:
         """Submit an answer whose prompt is built, unless it was aborted."""
         if stream not in self._preparing:
             return  # generate() failed to start the prompt thread
@@ -262,7 +268,7 @@ class ModelHost:
             if aborted:
                 self._emit(made.end("", FinishReason.ABORT))
             else:
-                hosted.generator.submit(made)
+                served.generator.submit(made)
         except Unrecoverable:
             raise
         except Exception as error:
@@ -274,9 +280,11 @@ class ModelHost:
             self._emit(Failed(stream, str(error)))
             return
         log.error("a request could not be prepared", exc_info=error)
-        self._emit(Failed(stream, "This conversation could not be made into a prompt; the engine's log says why."))
+        self._emit(
+            Failed(stream, "The prompt for this conversation could not be built. The engine's log has the details.")
+        )
 
-    def _generator(self, source: ModelSource, loaded: Loaded, window: int) -> tuple[Generator, str]:
+    def _generator(self, source: ModelSource, loaded: TransformersModel, window: int) -> tuple[Generator, str]:
         """Choose a generator; also returns a note for users, or ''."""
         model = loaded.model
         if not source.batching:
@@ -296,13 +304,13 @@ class ModelHost:
             note = "The model's attention cannot be batched, so it answers one request at a time."
             return Sequential(model, self._post, self._emit, self._make_room), note
         except Exception as error:
-            if not judge(error).memory:
+            if not classify(error).memory:
                 raise
             raise ModelError(CACHE_TOO_LARGE) from error
 
     def _make_room(self) -> None:
         """Drop the cached models that are not in use, after an answer ran out of memory."""
-        self._residents.evict_all_but(self._hosted)
+        self._model_cache.evict_all_but(self._served)
 
 
 def _check_template(

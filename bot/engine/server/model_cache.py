@@ -18,29 +18,29 @@ from bot.engine.memory.leak_detector import MemoryUsage
 from bot.engine.memory.memory_estimate import expected, wanted_kv_mb
 from bot.engine.server.generation import Generator
 from bot.models import model_directory
-from bot.models.device_errors import judge, release_memory
-from bot.models.loading import Loaded, Report, explained
+from bot.models.device_errors import classify, release_memory
+from bot.models.loading import Report, TransformersModel, translate_load_errors
 from bot.types.engine import LoadedModel, LoadProgress, ModelSource
 
 log = logging.getLogger(__name__)
 
-RELIEVE_MB = -512
+PRESSURE_MB = -512
 """Available RAM (MB, after the reserve) below which a new request first drops cached models."""
 
 Stamp = tuple[tuple[str, int, int], ...]
 
 
-class Hosted(Protocol):
+class Served(Protocol):
     """What `host` builds from a loaded model."""
 
     @property
     def generator(self) -> Generator: ...
 
     @property
-    def told(self) -> LoadedModel: ...
+    def info(self) -> LoadedModel: ...
 
 
-class Space(Protocol):
+class MemoryProbe(Protocol):
     """Reports available memory; implemented by bot.engine.memory.available_memory."""
 
     def left(self) -> MemoryUsage:
@@ -48,59 +48,59 @@ class Space(Protocol):
         ...
 
 
-H = TypeVar("H", bound=Hosted)
+H = TypeVar("H", bound=Served)
 
 
 @dataclass(slots=True)
 class CachedModel(Generic[H]):
-    """A cached model. hosted: None while parked. takes: memory with a full KV cache. loaded: None once dropped."""
+    """A cached model. served: None while parked. usage: memory with a full KV cache. loaded: None once dropped."""
 
     source: ModelSource
     stamp: Stamp
-    loaded: Loaded | None
-    hosted: H | None
-    takes: MemoryUsage
+    loaded: TransformersModel | None
+    served: H | None
+    usage: MemoryUsage
     weights_mb: int
     movable: bool
 
     @property
     def busy(self) -> bool:
         """Whether it has unfinished answers."""
-        return self.hosted is not None and self.hosted.generator.running > 0
+        return self.served is not None and self.served.generator.running > 0
 
 
 @dataclass(frozen=True, slots=True)
-class Step(Generic[H]):
+class Eviction(Generic[H]):
     """An eviction: park a model in RAM, or drop it."""
 
-    resident: CachedModel[H]
+    cached: CachedModel[H]
     park: bool
 
 
-def next_step(cached_models: Sequence[CachedModel[H]], need: MemoryUsage, left: MemoryUsage) -> Step[H] | None:
+def next_eviction(cached_models: Sequence[CachedModel[H]], need: MemoryUsage, left: MemoryUsage) -> Eviction[H] | None:
     """Return the next eviction that makes room for `need`; None if there is room, or nothing to evict.
 
     residents: least recently used first.
     """
-    idle = [resident for resident in cached_models if not resident.busy]
-    above = [resident for resident in idle if resident.takes.gpu]
-    below = [resident for resident in idle if not resident.takes.gpu]
-    if 0 < need.gpu > left.gpu and above:
-        first = above[0]
+    idle = [cached for cached in cached_models if not cached.busy]
+    on_gpu = [cached for cached in idle if cached.usage.gpu]
+    in_ram = [cached for cached in idle if not cached.usage.gpu]
+    if 0 < need.gpu > left.gpu and on_gpu:
+        first = on_gpu[0]
         if first.movable and first.weights_mb + need.ram <= left.ram:
-            return Step(first, park=True)
-        if first.movable and below and idle.index(below[0]) < idle.index(first):
-            return Step(below[0], park=False)  # less recently used; its RAM is needed to park the other
-        return Step(first, park=False)
+            return Eviction(first, park=True)
+        if first.movable and in_ram and idle.index(in_ram[0]) < idle.index(first):
+            return Eviction(in_ram[0], park=False)  # less recently used; its RAM is needed to park the other
+        return Eviction(first, park=False)
     if 0 < need.ram > left.ram:
         # Movable models are on the GPU and free no RAM, except for their KV offload.
-        return next((Step(each, park=False) for each in idle if not above_only(each)), None)
+        return next((Eviction(each, park=False) for each in idle if not only_on_gpu(each)), None)
     return None
 
 
-def above_only(resident: CachedModel[H]) -> bool:
+def only_on_gpu(cached: CachedModel[H]) -> bool:
     """Whether a model takes no significant RAM."""
-    return resident.takes.gpu > 0 and resident.movable and not resident.source.kv_offload_mb
+    return cached.usage.gpu > 0 and cached.movable and not cached.source.kv_offload_mb
 
 
 class ModelCache(Generic[H]):
@@ -108,52 +108,52 @@ class ModelCache(Generic[H]):
 
     def __init__(
         self,
-        space: Space,
+        available: MemoryProbe,
         measure: Callable[[], MemoryUsage],
-        load: Callable[[ModelSource, Report], Loaded],
+        load: Callable[[ModelSource, Report], TransformersModel],
     ) -> None:
-        self._space, self._measure, self._load = space, measure, load
-        self._kept: list[CachedModel[H]] = []  # least recently used first
+        self._available, self._measure, self._load = available, measure, load
+        self._models: list[CachedModel[H]] = []  # least recently used first
         self._measured: dict[tuple[ModelSource, Stamp], MemoryUsage] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the models that are ready, most recently used first; safe from any thread."""
-        return tuple(resident.source.name for resident in reversed(tuple(self._kept)) if resident.hosted is not None)
+        return tuple(cached.source.name for cached in reversed(tuple(self._models)) if cached.served is not None)
 
     @property
     def running(self) -> int:
         """Number of unfinished answers of all models; safe from any thread."""
-        ready = [resident.hosted for resident in tuple(self._kept)]
-        return sum(hosted.generator.running for hosted in ready if hosted is not None)
+        ready = [cached.served for cached in tuple(self._models)]
+        return sum(served.generator.running for served in ready if served is not None)
 
     @property
     def unused_cache_mb(self) -> int:
         """RAM (MB) that the KV caches may still grow by."""
-        hosted = [resident.hosted for resident in self._kept if resident.hosted is not None]
-        return sum(_kv_in_ram(each.told) - each.generator.offloaded_mb for each in hosted)
+        served = [cached.served for cached in self._models if cached.served is not None]
+        return sum(_kv_in_ram(each.info) - each.generator.offloaded_mb for each in served)
 
     def find(self, source: ModelSource) -> H | None:
         """Return this model if it is ready, and mark it as used. Raises ModelError if its files are missing."""
-        resident = self._take(source, stamp_of(Path(source.path)))
-        if resident is None:
+        cached = self._remove(source, stamp_of(Path(source.path)))
+        if cached is None:
             return None
-        self._kept.append(resident)
-        return resident.hosted
+        self._models.append(cached)
+        return cached.served
 
-    def bring(self, source: ModelSource, progress: Report, host: Callable[[Loaded], H]) -> H:
+    def bring(self, source: ModelSource, progress: Report, host: Callable[[TransformersModel], H]) -> H:
         """Load this model, or move it back to the GPU, and mark it as used.
 
         Raises what the load raises. Out of memory, it drops all other models and tries once more.
         """
         stamp = stamp_of(Path(source.path))
-        parked = self._take(source, stamp)
+        parked = self._remove(source, stamp)
         try:
             release_memory()  # unused memory must count as available
             self._make_room(self._need(source, stamp, parked))
             return self._bring(source, stamp, parked, progress, host)
         except Exception as error:
-            if not _short_of_memory(error) or not self._kept:
+            if not _short_of_memory(error) or not self._models:
                 raise
             log.warning("%s did not fit beside other models, so they are dropped: %s", source.name, error)
         # Outside the except block, because the error's traceback keeps the loaded tensors alive.
@@ -163,17 +163,17 @@ class ModelCache(Generic[H]):
 
     def evict_under_pressure(self, current: H) -> None:
         """Drop cached models, one by one, while the machine is short of memory."""
-        while others := [each for each in self._kept if each.hosted is not current]:
-            step = next_step(others, MemoryUsage(1, 0), MemoryUsage(self._left().ram - RELIEVE_MB, 0))
-            if step is None:
+        while others := [each for each in self._models if each.served is not current]:
+            eviction = next_eviction(others, MemoryUsage(1, 0), MemoryUsage(self._left().ram - PRESSURE_MB, 0))
+            if eviction is None:
                 return
-            self._do(step)
+            self._evict(eviction)
 
     def evict_all_but(self, current: H | None) -> None:
         """Drop all models but `current` and those with unfinished answers, and release unused memory."""
-        for resident in [each for each in self._kept if current is None or each.hosted is not current]:
-            if not resident.busy:
-                self._drop(resident)
+        for cached in [each for each in self._models if current is None or each.served is not current]:
+            if not cached.busy:
+                self._drop(cached)
         release_memory()
 
     def _bring(
@@ -182,28 +182,28 @@ class ModelCache(Generic[H]):
         stamp: Stamp,
         parked: CachedModel[H] | None,
         progress: Report,
-        host: Callable[[Loaded], H],
+        host: Callable[[TransformersModel], H],
     ) -> H:
         release_memory()
         before = self._measure()
         if parked is not None and parked.loaded is not None:
             progress(LoadProgress("back to the GPU", 0.1))
             loaded = parked.loaded
-            with explained(source):
+            with translate_load_errors(source):
                 _move(loaded, "cuda")
         else:
             loaded = self._load(source, progress)
-        hosted = host(loaded)
-        told = hosted.told
+        served = host(loaded)
+        info = served.info
         release_memory()
         after = self._measure()
-        takes = MemoryUsage(max(0, after.ram - before.ram) + _kv_in_ram(told), max(0, after.gpu - before.gpu))
+        usage = MemoryUsage(max(0, after.ram - before.ram) + _kv_in_ram(info), max(0, after.gpu - before.gpu))
         movable = source.quantization == "none" and not loaded.offloaded
-        self._kept.append(CachedModel(source, stamp, loaded, hosted, takes, told.weights_mb, movable))
+        self._models.append(CachedModel(source, stamp, loaded, served, usage, info.weights_mb, movable))
         if parked is None:
-            other = takes.gpu - told.kv_cache_mb + wanted_kv_mb(source, loaded.dtype) if takes.gpu else 0
-            self._measured[source, stamp] = replace(takes, gpu=other)
-        return hosted
+            other = usage.gpu - info.kv_cache_mb + wanted_kv_mb(source, loaded.dtype) if usage.gpu else 0
+            self._measured[source, stamp] = replace(usage, gpu=other)
+        return served
 
     def _need(self, source: ModelSource, stamp: Stamp, parked: CachedModel[H] | None) -> MemoryUsage:
         need = self._measured.get((source, stamp)) or expected(source)
@@ -211,42 +211,42 @@ class ModelCache(Generic[H]):
 
     def _left(self) -> MemoryUsage:
         """Available memory once all KV caches are full. Their fill level is unknown, so all count as empty."""
-        left = self._space.left()
+        left = self._available.left()
         return replace(left, ram=left.ram - self.unused_cache_mb)
 
     def _make_room(self, need: MemoryUsage) -> None:
-        while (step := next_step(self._kept, need, self._left())) is not None:
-            self._do(step)
+        while (eviction := next_eviction(self._models, need, self._left())) is not None:
+            self._evict(eviction)
 
-    def _do(self, step: Step[H]) -> None:
-        resident = step.resident
-        log.info("%s is %s, to make room", resident.source.name, "parked in RAM" if step.park else "dropped")
-        if step.park and resident.loaded is not None:
-            self._close(resident)
-            _move(resident.loaded, "cpu")
-            resident.takes = MemoryUsage(resident.weights_mb, 0)
+    def _evict(self, eviction: Eviction[H]) -> None:
+        cached = eviction.cached
+        log.info("%s is %s, to make room", cached.source.name, "parked in RAM" if eviction.park else "dropped")
+        if eviction.park and cached.loaded is not None:
+            self._close(cached)
+            _move(cached.loaded, "cpu")
+            cached.usage = MemoryUsage(cached.weights_mb, 0)
         else:
-            self._drop(resident)
+            self._drop(cached)
         release_memory()
 
-    def _take(self, source: ModelSource, stamp: Stamp) -> CachedModel[H] | None:
+    def _remove(self, source: ModelSource, stamp: Stamp) -> CachedModel[H] | None:
         """Remove this model from the list and return it; a model whose files have changed is dropped instead."""
-        for resident in [each for each in self._kept if each.source == source]:
-            if resident.stamp == stamp:
-                self._kept.remove(resident)
-                return resident
-            self._do(Step(resident, park=False))
+        for cached in [each for each in self._models if each.source == source]:
+            if cached.stamp == stamp:
+                self._models.remove(cached)
+                return cached
+            self._evict(Eviction(cached, park=False))
         return None
 
-    def _drop(self, resident: CachedModel[H]) -> None:
-        self._kept.remove(resident)
-        self._close(resident)
-        resident.loaded = None  # other references must not keep the weights alive
+    def _drop(self, cached: CachedModel[H]) -> None:
+        self._models.remove(cached)
+        self._close(cached)
+        cached.loaded = None  # other references must not keep the weights alive
 
-    def _close(self, resident: CachedModel[H]) -> None:
-        hosted, resident.hosted = resident.hosted, None
-        if hosted is not None:
-            hosted.generator.close()
+    def _close(self, cached: CachedModel[H]) -> None:
+        served, cached.served = cached.served, None
+        if served is not None:
+            served.generator.close()
 
 
 def stamp_of(folder: Path) -> Stamp:
@@ -256,13 +256,13 @@ def stamp_of(folder: Path) -> Stamp:
     return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
-def _move(loaded: Loaded, device: str) -> None:
+def _move(loaded: TransformersModel, device: str) -> None:
     cast(nn.Module, loaded.model).to(device)  # the library's annotation omits devices
 
 
-def _kv_in_ram(told: LoadedModel) -> int:
-    return (told.kv_cache_mb if told.device == "cpu" else 0) + told.kv_offload_mb
+def _kv_in_ram(info: LoadedModel) -> int:
+    return (info.kv_cache_mb if info.device == "cpu" else 0) + info.kv_offload_mb
 
 
 def _short_of_memory(error: Exception) -> bool:
-    return judge(error).memory or (error.__cause__ is not None and judge(error.__cause__).memory)
+    return classify(error).memory or (error.__cause__ is not None and classify(error.__cause__).memory)

@@ -37,7 +37,7 @@ from bot.engine.client.protocol import (
     Message,
     Progress,
     Stats,
-    Step,
+    StepOutput,
     Text,
     ToChild,
 )
@@ -45,7 +45,7 @@ from bot.types.engine import LoadProgress
 from bot.types.errors import InhouseError
 
 if TYPE_CHECKING:
-    from bot.engine.server.engine_server import ModelHost
+    from bot.engine.server.engine_server import EngineServer
 
 BEAT_S = 2.0
 """Seconds between heartbeats."""
@@ -111,7 +111,7 @@ class Heartbeat:
             self.tick()
 
 
-def reading() -> object:
+def io_activity() -> object:
     """Return a value that changes while this process reads from disk or fills memory (with every megabyte)."""
     if sys.platform == "win32":
         process = psutil.Process()
@@ -149,10 +149,12 @@ class Runner:
         self._failed: list[Failed] = []
         self._load: Load | None = None
         self._asked = self._done = self._told = 0  # loads requested and finished; progress messages
-        self.host: ModelHost | None = None
-        self._heart = Heartbeat(self._beat, lambda: self.host is not None and self.host.generating > 0)
-        self._heart.watch(lambda: self.host is not None and self.host.preparing > 0, self._prepared)
-        self._heart.watch(lambda: self._asked > self._done, lambda: (self._told, self._heart.steps, reading()))
+        self.server: EngineServer | None = None
+        self._heartbeat = Heartbeat(self._beat, lambda: self.server is not None and self.server.generating > 0)
+        self._heartbeat.watch(lambda: self.server is not None and self.server.preparing > 0, self._prepared)
+        self._heartbeat.watch(
+            lambda: self._asked > self._done, lambda: (self._told, self._heartbeat.steps, io_activity())
+        )
 
     def post(self, call: Callable[[], None]) -> None:
         """Queue a call for the main thread; safe from any thread."""
@@ -160,10 +162,10 @@ class Runner:
 
     def run(self) -> None:
         """Serve until the process ends."""
-        self._heart.start()
-        from bot.engine.server.engine_server import ModelHost  # imports torch, which is slow: after the hello
+        self._heartbeat.start()
+        from bot.engine.server.engine_server import EngineServer  # imports torch, which is slow: after the hello
 
-        self.host = ModelHost(self.post, self._emit, self._heart.step)
+        self.server = EngineServer(self.post, self._emit, self._heartbeat.step)
         while True:
             call = self._inbox.get()
             with contextlib.suppress(Empty):
@@ -171,28 +173,28 @@ class Runner:
                     call()
                     call = self._inbox.get_nowait()
             if self._texts or self._failed:
-                step = Step(self._texts, self._failed)
+                step = StepOutput(self._texts, self._failed)
                 self._texts, self._failed = [], []
                 self._channel.send(step)
-            if self._load is not None and not self.host.running:
+            if self._load is not None and not self.server.running:
                 self._do_load(self._load)
                 self._load = None
 
-    def hear(self, message: ToChild) -> None:
+    def handle(self, message: ToChild) -> None:
         """Handle a message on the reader thread: answer AskStats directly, post the rest to the main thread."""
         match message:
-            case AskStats() if self.host is not None:
-                self._channel.send(Stats(self.host.stats()))
+            case AskStats() if self.server is not None:
+                self._channel.send(Stats(self.server.stats()))
             case _:
                 self._asked += isinstance(message, Load)  # here, so that a stalled torch import is detected
                 self.post(partial(self._do, message))
 
     def _prepared(self) -> int:
-        return self.host.prepared_steps if self.host is not None else 0
+        return self.server.prepared_steps if self.server is not None else 0
 
     def _beat(self) -> None:
         """Send a heartbeat; runs on the heartbeat thread."""
-        self._channel.send(Beat(self.host.grown() if self.host is not None else ""))
+        self._channel.send(Beat(self.server.grown() if self.server is not None else ""))
 
     def _emit(self, item: Text | Failed) -> None:
         if isinstance(item, Text):
@@ -201,22 +203,22 @@ class Runner:
             self._failed.append(item)
 
     def _do(self, message: ToChild) -> None:
-        assert self.host is not None
+        assert self.server is not None
         match message:
             case Load():
                 self._done += self._load is not None  # replaces an abandoned load
                 self._load = message  # runs once aborted answers have ended
             case Generate(stream, request):
-                self.host.generate(stream, request)
+                self.server.generate(stream, request)
             case Abort(stream):
-                self.host.abort(stream)
+                self.server.abort(stream)
             case AskStats():
-                self._channel.send(Stats(self.host.stats()))
+                self._channel.send(Stats(self.server.stats()))
 
     def _do_load(self, load: Load) -> None:
-        assert self.host is not None
+        assert self.server is not None
         try:
-            model = self.host.load(load.source, partial(self._tell, load.number))
+            model = self.server.load(load.source, partial(self._report, load.number))
         except InhouseError as error:
             self._channel.send(LoadFailed(load.number, str(error)))
         else:
@@ -224,7 +226,7 @@ class Runner:
         finally:
             self._done += 1
 
-    def _tell(self, number: int, progress: LoadProgress) -> None:
+    def _report(self, number: int, progress: LoadProgress) -> None:
         self._told += 1
         self._channel.send(Progress(number, progress))
 
@@ -233,16 +235,16 @@ def _read(connection: socket.socket, runner: Runner) -> None:
     """Reader thread: dispatch messages; exit the process when the connection ends or on any error."""
     try:
         while (message := protocol.receive(connection)) is not None:
-            runner.hear(message)
+            runner.handle(message)
         os._exit(0)
     except BaseException:
-        log.exception("the engine cannot go on reading")
+        log.exception("reading messages from the service failed")
         sys.stderr.flush()
     finally:
         os._exit(1)
 
 
-def _be_taken_first() -> None:
+def raise_oom_score() -> None:
     """Raise this process's OOM score above the service's, so that the kernel kills this one first (Linux)."""
     score = Path("/proc/self/oom_score_adj")
     with contextlib.suppress(OSError, ValueError):  # the file exists on Linux only
@@ -255,7 +257,7 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     for name in (signal.SIGINT, signal.SIGTERM):  # the parent stops this process, also after Ctrl-C
         signal.signal(name, signal.SIG_IGN)
-    _be_taken_first()
+    raise_oom_score()
     secret = os.environ.pop(protocol.SECRET_VARIABLE)
     connection = socket.create_connection(("127.0.0.1", int(os.environ.pop(protocol.PORT_VARIABLE))))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -266,7 +268,7 @@ def main() -> None:
     try:
         runner.run()
     except BaseException:
-        log.exception("the engine ends")
+        log.exception("the engine failed")
         sys.stderr.flush()
         os._exit(1)  # does not wait for threads that are inside torch
 

@@ -25,7 +25,7 @@ from bot.engine.client.protocol import Failed
 from bot.engine.client.request_validation import GREEDY_BELOW
 from bot.engine.server.compute_threads import run_on_new_thread
 from bot.engine.server.generation import Answer, Emit, Post
-from bot.models.device_errors import Failure, Unrecoverable, judge, release_memory
+from bot.models.device_errors import Failure, Unrecoverable, classify, release_memory
 from bot.types.messages import FinishReason, SamplingParams
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Sequential:
                 stopping_criteria=StoppingCriteriaList([_Stopped(stop)]),
             )
         except Exception as error:  # anything the model raises is this answer's failure
-            failure = judge(error)
+            failure = classify(error)
         self._post(partial(self._on_done, answer, failure))
 
     def _on_token(self, answer: Answer, token: int, at: float) -> None:

@@ -32,7 +32,7 @@ class TextDecoder:
         self._special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._stop = [text for text in stop if text]
         self._held = ""
-        self._opening = None if continues else _Opening()
+        self._opening = None if continues else _OpeningFilter()
         # The window: returned ids, kept because an id's text can depend on the one before, then the pending ids.
         self._window = self._context(continues)
         self._out = len(self._window)
@@ -100,7 +100,7 @@ class TextDecoder:
         return []
 
 
-class _Opening:
+class _OpeningFilter:
     """Drops white space and a `<think>` block at the beginning of an answer."""
 
     def __init__(self) -> None:

@@ -25,14 +25,14 @@ from transformers import PreTrainedTokenizerBase
 
 from bot.types.errors import ModelError
 
-REMEMBERED_BYTES = 16 << 20
+CACHE_BYTES = 16 << 20
 """Size limit of the cache of encoded stretches, per model: about five times 400 turns of 2,000 characters."""
 ENTRY_BYTES = 350
 """Size of a cache entry without its text and its ids."""
 
 PART = 16_384
 """Characters of a long text processed between two pauses."""
-SLACK = 4
+PART_OVERHEAD = 4
 """Extra tokens that a part may take when it is encoded on its own instead of inside its text."""
 MOST_CONTROL, LONGEST_CONTROL = 1 << 17, 256
 """Most control tokens of a tokenizer, and most characters of each. Speech models have 65,536, none of 100."""
@@ -53,7 +53,7 @@ def no_pause() -> None:
     """Return immediately."""
 
 
-class Literals:
+class LiteralMatcher:
     """Finds many literal texts, leftmost first, then longest; linear in the length of the searched text."""
 
     def __init__(self, texts: Iterable[str], pause: Pause = no_pause) -> None:
@@ -110,7 +110,7 @@ class SafeEncoder:
                 f" at most {MOST_CONTROL:,} of up to {LONGEST_CONTROL} are taken; choose another model."
             )
         self._control_ids = frozenset(self._ids.values())
-        self.control = Literals(self._ids, pause)
+        self.control = LiteralMatcher(self._ids, pause)
         self._pause = pause
         self._longest = max(map(len, tokenizer.get_vocab()), default=1)
         flags = ("lstrip", "rstrip", "single_word", "normalized")  # such a token affects its neighbours
@@ -118,8 +118,8 @@ class SafeEncoder:
         plain = [token.content for token in tokens if not any(getattr(token, flag) for flag in flags)]
         self._anchor = plain[0] if plain else ""
         # (ids, bytes) of each stretch, least recently used first.
-        self._remembered = OrderedDict[tuple[str, str, str], tuple["array[int]", int]]()
-        self.remembered_bytes = 0
+        self._cache = OrderedDict[tuple[str, str, str], tuple["array[int]", int]]()
+        self.cache_bytes = 0
 
     def encode(self, pieces: Iterable[Piece]) -> list[int]:
         """Return the ids of all pieces; adds no tokens at either end."""
@@ -133,18 +133,18 @@ class SafeEncoder:
             for begin, end in self.control.all(text):
                 stretch += text[at:begin]
                 token = text[begin:end]
-                ids += self._stretch(before, stretch, token)
+                ids += self._encode_cached(before, stretch, token)
                 ids.append(self._ids[token])
                 before, stretch, at = token, "", end
             stretch += text[at:]
-        ids += self._stretch(before, stretch, "")
+        ids += self._encode_cached(before, stretch, "")
         return ids
 
-    def least(self, content: str) -> int:
+    def min_tokens(self, content: str) -> int:
         """Return a lower bound of the tokens of `content`, from its length and the longest token."""
         return -(-len(content) // self._longest)
 
-    def reach(self, tokens: int) -> int:
+    def max_chars(self, tokens: int) -> int:
         """Return the most characters that so many tokens can hold."""
         return tokens * self._longest
 
@@ -155,23 +155,23 @@ class SafeEncoder:
         """
         total = allowed = 0
         for part in _parts(content):
-            total += len(self._stretch("", part, ""))
+            total += len(self._encode_cached("", part, ""))
             if total - allowed > most:
                 return total - allowed
-            allowed += SLACK
+            allowed += PART_OVERHEAD
         return total
 
-    def _stretch(self, before: str, text: str, after: str) -> Sequence[int]:
+    def _encode_cached(self, before: str, text: str, after: str) -> Sequence[int]:
         """Cached `_encode_stretch`, because each turn encodes the history again."""
         key = (before, text, after)
-        known = self._remembered.get(key)
+        known = self._cache.get(key)
         if known is None:
             ids = array("i", self._encode_stretch(before, text, after))  # Python's ints take nine times as much
-            known = self._remembered[key] = ids, _bytes(text, ids)
-            self.remembered_bytes += known[1]
-        self._remembered.move_to_end(key)
-        while self.remembered_bytes > REMEMBERED_BYTES:
-            self.remembered_bytes -= self._remembered.popitem(last=False)[1][1]
+            known = self._cache[key] = ids, _bytes(text, ids)
+            self.cache_bytes += known[1]
+        self._cache.move_to_end(key)
+        while self.cache_bytes > CACHE_BYTES:
+            self.cache_bytes -= self._cache.popitem(last=False)[1][1]
         return known[0]
 
     def _encode_stretch(self, before: str, text: str, after: str) -> list[int]:
@@ -181,10 +181,10 @@ class SafeEncoder:
         for number, piece in enumerate(pieces):
             left = before if number == 0 else self._anchor
             right = after if number == len(pieces) - 1 else ""
-            ids += self._harmless(left, piece, right)
+            ids += self._without_control(left, piece, right)
         return ids
 
-    def _harmless(self, before: str, text: str, after: str) -> list[int]:
+    def _without_control(self, before: str, text: str, after: str) -> list[int]:
         """Encode `text`, which holds no control token's text, without control ids."""
         ids = self._between(before, text, after)
         if self._control_ids.isdisjoint(ids):
@@ -193,7 +193,9 @@ class SafeEncoder:
         if len(text) == 1:
             return [id_ for id_ in ids if id_ not in self._control_ids]
         middle = len(text) // 2
-        return self._harmless(before, text[:middle], "") + self._harmless(self._anchor, text[middle:], after)
+        return self._without_control(before, text[:middle], "") + self._without_control(
+            self._anchor, text[middle:], after
+        )
 
     def _cut(self, text: str) -> list[str]:
         """Split `text` so that no piece holds a control token's text; drops control tokens of one character."""

@@ -71,7 +71,7 @@ class PromptBuilder:
             raise RequestFailed("There is no question to answer: the last message is empty. Write one with some text.")
         budget = self._window - max_tokens
         needed = [prompt.system, _named(turns[-1]), prompt.prefix]
-        self._refuse_above(budget, max_tokens, [self._encoder.least(text) for text in needed])
+        self._refuse_above(budget, max_tokens, [self._encoder.min_tokens(text) for text in needed])
         needed_costs = [self._count(text, budget) for text in needed]
         # Shorter texts are counted in full, so that the error message gives the exact figure.
         long = [cost for text, cost in zip(needed, needed_costs, strict=True) if len(text) > PART]
@@ -108,7 +108,7 @@ class PromptBuilder:
 
         It advances in steps of the most characters that can fit, so that the cut of `first_kept` mostly stays in place.
         """
-        reach = max(1, self._encoder.reach(budget))
+        reach = max(1, self._encoder.max_chars(budget))
         ends = list(accumulate(len(turn.text) for turn in turns))
         left_out = (ends[-1] - reach) // reach * reach
         first = 0
@@ -120,7 +120,7 @@ class PromptBuilder:
 
     def _count(self, text: str, most: int) -> int:
         """Count the tokens of `text` as content, up to `most`. Does not tokenise a text that is obviously too long."""
-        least = self._encoder.least(text)
+        least = self._encoder.min_tokens(text)
         return least if least > most else self._encoder.count(self._clean(text), most)
 
     def _encode(self, prompt: Prompt, turns: Sequence[Turn]) -> list[int]:
@@ -132,7 +132,7 @@ class PromptBuilder:
         elif system:
             contents[0] = system + BETWEEN + contents[0]
         if prompt.prefix:
-            contents.append(self._template.defuse(prompt.prefix))
+            contents.append(self._template.break_role_markers(prompt.prefix))
         gaps = self._template.gaps(len(contents) > alternating + bool(prompt.prefix), alternating, bool(prompt.prefix))
         pieces = []
         for number, gap in enumerate(gaps):
@@ -153,7 +153,7 @@ class PromptBuilder:
         return [self._clean(BETWEEN.join(texts)) for texts in said]
 
     def _clean(self, text: str) -> str:
-        return self._template.defuse(text.strip())
+        return self._template.break_role_markers(text.strip())
 
     def _gap_cost(self, gap: str) -> int:
         return len(self._encoder.encode([Piece(gap, structure=True)]))

@@ -29,7 +29,7 @@ LONGEST_REASON = 200
 """Most characters of an exception's text in an answer."""
 
 
-class Renderer:
+class SandboxRenderer:
     """Compiles and renders templates in one sandboxed environment, set up like transformers' own."""
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ def _limit_memory(megabytes: int) -> None:
 def main() -> None:
     """Serve until stdin closes; the first line of output signals that requests can be read."""
     seconds, megabytes = float(sys.argv[1]), int(sys.argv[2])
-    renderer = Renderer()
+    renderer = SandboxRenderer()
     _limit_memory(megabytes)
     answers = sys.stdout.buffer
     answers.write(b"\n")

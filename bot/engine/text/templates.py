@@ -20,7 +20,7 @@ from itertools import chain
 
 from transformers import PreTrainedTokenizerBase
 
-from bot.engine.text.encoding import Literals, Pause, no_pause
+from bot.engine.text.encoding import LiteralMatcher, Pause, no_pause
 from bot.engine.text.template_renderer import SHARED, TemplateExceeded, TemplateRefused
 from bot.types.errors import ModelError, RequestFailed
 
@@ -46,7 +46,7 @@ LINES = 1024
 """Lines checked between two pauses."""
 LONGEST_HEADER = 1000
 """Most characters of the header that opens an answer."""
-REMEMBERED_SHAPES = 32
+CACHED_SHAPES = 32
 """Number of conversation shapes whose gaps are cached."""
 
 _PLACEHOLDER = re.compile("\ue000([0-9]{1,6})\ue001")
@@ -71,7 +71,7 @@ class ChatTemplate:
         self,
         tokenizer: PreTrainedTokenizerBase,
         template: str,
-        control: Literals,
+        control: LiteralMatcher,
         name: str = "this model",
         pause: Pause = no_pause,
     ) -> None:
@@ -84,26 +84,26 @@ class ChatTemplate:
             "enable_thinking": False,  # for templates of reasoning models: chat users wait for the answer
         }
         self._template = TEMPLATES[template] if template else self._own(tokenizer)
-        self._remembered = OrderedDict[Shape, list[str] | str]()
+        self._cache = OrderedDict[Shape, list[str] | str]()
         shapes = [self._probed((False, 3, False)), self._probed((False, 1, True))]
         try:
             shapes.append(self._rendered((True, 3, False)))
             self.system_role = True
         except TemplateExceeded as error:
-            raise ModelError(self._too_costly(error)) from error
+            raise ModelError(self._exceeded_message(error)) from error
         except TemplateRefused:
             # rejected, omitted, or moved (for example to the last turn, which defeats prefix caching)
             self.system_role = False
         self.heads = [shape[0] for shape in shapes]
         self.between = [gap for shape in shapes for gap in shape[1:]]
         heads, between = ([control.replace(gap, _line_feed) for gap in gaps] for gaps in (self.heads, self.between))
-        markers = _PlainMarkers("\n".join(heads), between, pause)
+        markers = _TextMarkers("\n".join(heads), between, pause)
         if markers.count > MOST_MARKERS:
             raise ModelError(
                 f"The chat template of {name} has {markers.count} role markers, and at most {MOST_MARKERS} are taken; "
                 f"{self._instead}"
             )
-        self.defuse = markers.defuse
+        self.break_role_markers = markers.break_role_markers
 
     def gaps(self, system: bool, turns: int, continuing: bool) -> list[str]:
         """Return the texts around the contents of `turns` (odd) turns that alternate between user and assistant.
@@ -113,15 +113,15 @@ class ChatTemplate:
         cannot render this shape.
         """
         shape = (system, turns, continuing)
-        known = self._remembered.get(shape)
+        known = self._cache.get(shape)
         if known is None:
             try:
                 return self._rendered(shape)
             except TemplateExceeded as error:
-                known = self._remember(shape, f"The chat template of {self._name} {error}")
+                known = self._store(shape, f"The chat template of {self._name} {error}")
             except TemplateRefused as error:
-                known = self._remember(shape, f"The chat template of {self._name} fails: {error}")
-        self._remembered.move_to_end(shape)
+                known = self._store(shape, f"The chat template of {self._name} fails: {error}")
+        self._cache.move_to_end(shape)
         if isinstance(known, str):
             raise RequestFailed(f"{known}, for a conversation of {turns} turns; use /reset, or choose another model.")
         return known
@@ -142,7 +142,7 @@ class ChatTemplate:
         except Exception:  # several, and none is the default
             template = None
         if not isinstance(template, str):
-            raise ModelError(f"The chat template of {self._name} is not one text; {self._instead}")
+            raise ModelError(f"The chat template of {self._name} is not a single text; {self._instead}")
         if len(template) > LONGEST_TEMPLATE:
             raise ModelError(
                 f"The chat template of {self._name} has {len(template):,} characters, and at most "
@@ -154,13 +154,13 @@ class ChatTemplate:
         try:
             return self._rendered(shape)
         except TemplateExceeded as error:
-            raise ModelError(self._too_costly(error)) from error
+            raise ModelError(self._exceeded_message(error)) from error
         except TemplateRefused as error:
             raise ModelError(
                 f"The chat template of {self._name} cannot render a conversation: {error}; {self._instead}"
             ) from error
 
-    def _too_costly(self, error: TemplateExceeded) -> str:
+    def _exceeded_message(self, error: TemplateExceeded) -> str:
         return f"The chat template of {self._name} {error}, so it is not used; {self._instead}"
 
     def _rendered(self, shape: Shape) -> list[str]:
@@ -176,22 +176,22 @@ class ChatTemplate:
         )
         gaps = _PLACEHOLDER.split(text)
         if gaps[1::2] != [str(number) for number in range(len(roles))]:
-            raise TemplateRefused("it loses, repeats or moves what is said")
+            raise TemplateRefused("it drops, repeats or reorders messages")
         gaps = gaps[::2]
-        gaps = [gaps[0], *(_single(gap, self._control) for gap in gaps[1:])]
+        gaps = [gaps[0], *(_without_repeated_header(gap, self._control) for gap in gaps[1:])]
         gaps = gaps[:-1] if continuing else gaps
         if not timed:  # a template that shows the date is not cached
-            self._remember(shape, gaps)
+            self._store(shape, gaps)
         return gaps
 
-    def _remember(self, shape: Shape, outcome: "list[str] | str") -> "list[str] | str":
-        self._remembered[shape] = outcome
-        if len(self._remembered) > REMEMBERED_SHAPES:
-            self._remembered.popitem(last=False)
+    def _store(self, shape: Shape, outcome: "list[str] | str") -> "list[str] | str":
+        self._cache[shape] = outcome
+        if len(self._cache) > CACHED_SHAPES:
+            self._cache.popitem(last=False)
         return outcome
 
 
-def _single(gap: str, control: Literals) -> str:
+def _without_repeated_header(gap: str, control: LiteralMatcher) -> str:
     """Return `gap` without a duplicated answer header at its end.
 
     Some templates write the header twice: in the user turn and again in the assistant turn or the generation prompt. A
@@ -209,7 +209,7 @@ def _line_feed(_: str) -> str:
     return "\n"
 
 
-class _PlainMarkers:
+class _TextMarkers:
     """Plain-text role markers of a template. `head` precedes the first content, `between` surrounds the others."""
 
     def __init__(self, head: str, between: Iterable[str], pause: Pause) -> None:
@@ -220,10 +220,10 @@ class _PlainMarkers:
         labels = {match.group(1) for line in lines if (match := _LABEL.match(line))}
         self.count = len(brackets) + len(labels)
         either = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
-        self._brackets = Literals(brackets, pause)
+        self._brackets = LiteralMatcher(brackets, pause)
         self._label = re.compile(f"{_SPACE}(?:{either}){_SPACE}:", re.I) if either else None
 
-    def defuse(self, text: str) -> str:
+    def break_role_markers(self, text: str) -> str:
         """Return `text` with every marker broken by a space."""
         text = self._brackets.replace(text, lambda found: f"{found[0]} {found[1:]}")
         if self._label is None:

@@ -9,7 +9,14 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from bot.engine.batching.sampling import PREFILTERS, Choice, draw, keep, penalise, pick
+from bot.engine.batching.sampling import (
+    PREFILTERS,
+    RequestSampler,
+    apply_repetition_penalty,
+    mark_samples,
+    sample,
+    top_candidates,
+)
 from bot.types.messages import SamplingParams
 
 PREFILTER = PREFILTERS[0]
@@ -37,11 +44,11 @@ def test_what_is_kept_is_what_transformers_keeps(top_k: int, top_p: float, sprea
     expected = warped(logits, 0.7, top_k, top_p)
     cut = torch.full((6,), top_k), torch.full((6,), top_p)
     for width in (PREFILTER, VOCABULARY):
-        kept, ids, complete = keep(logits / 0.7, *cut, width)
+        kept, ids, complete = top_candidates(logits / 0.7, *cut, width)
         scattered = torch.full_like(logits, -torch.inf).scatter(-1, ids, kept)
         for row in complete.nonzero().flatten().tolist():
             ours, theirs = values(scattered[row]), values(expected[row])
-            # Rounding may move the top-p cut-off by one token; within a tie the choice is free.
+            # Rounding may move the top-p cut-off by one token; within a tie the sampler is free.
             assert abs(len(ours) - len(theirs)) <= (top_p < 1)
             shorter = min(len(ours), len(theirs))
             assert torch.equal(ours[:shorter], theirs[:shorter])
@@ -58,7 +65,7 @@ def test_draws_follow_the_softmax_of_what_is_kept(top_k: int, top_p: float) -> N
     logits = torch.randn(1, 12)
     chances = warped(logits, 1.0, top_k, top_p).softmax(-1)[0]
     count = 40_000
-    drawn = draw(logits.expand(count, -1).contiguous(), torch.full((count,), top_k), torch.full((count,), top_p))
+    drawn = sample(logits.expand(count, -1).contiguous(), torch.full((count,), top_k), torch.full((count,), top_p))
     seen = torch.bincount(drawn, minlength=12) / count
     assert (seen - chances).abs().max() < 0.02
     assert (seen[chances == 0] == 0).all()
@@ -71,7 +78,7 @@ def test_draws_stay_within_what_is_kept_however_flat_the_logits_are(spread: floa
     top_k, top_p = torch.tensor([0, 0, 0, 300, 5000, 0]), torch.tensor([0.95, 0.5, 1.0, 1.0, 0.99, 0.999])
     kept = torch.cat([warped(row[None], 1.0, int(k), float(p)) for row, k, p in zip(logits, top_k, top_p, strict=True)])
     for _ in range(20):
-        drawn = draw(logits.clone(), top_k, top_p)
+        drawn = sample(logits.clone(), top_k, top_p)
         assert (kept.gather(-1, drawn.unsqueeze(-1)) > -torch.inf).all()
 
 
@@ -84,7 +91,7 @@ def test_every_row_of_a_batch_goes_by_its_own_parameters() -> None:
         SamplingParams(temperature=1.0, top_p=0.001),
         SamplingParams(temperature=1e-300),
     ]
-    pick(logits, [Choice(params, VOCABULARY) for params in rows])
+    mark_samples(logits, [RequestSampler(params, VOCABULARY) for params in rows])
     assert logits.argmax(-1).tolist() == before.argmax(-1).tolist()
     assert torch.equal(logits[0], before[0])
 
@@ -92,9 +99,9 @@ def test_every_row_of_a_batch_goes_by_its_own_parameters() -> None:
 def test_a_row_of_nans_changes_no_other_row() -> None:
     logits = torch.randn(3, VOCABULARY)
     logits[1] = torch.nan
-    warm = Choice(SamplingParams(temperature=0.8, top_k=1), VOCABULARY)
+    warm = RequestSampler(SamplingParams(temperature=0.8, top_k=1), VOCABULARY)
     best = logits.argmax(-1)
-    pick(logits, [warm, warm, Choice(SamplingParams(temperature=0.0), VOCABULARY)])
+    mark_samples(logits, [warm, warm, RequestSampler(SamplingParams(temperature=0.0), VOCABULARY)])
     assert logits.argmax(-1)[[0, 2]].tolist() == best[[0, 2]].tolist()
 
 
@@ -107,11 +114,13 @@ def test_the_penalty_is_transformers_own_for_every_row() -> None:
         RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([prompt + new]), row.unsqueeze(0).clone())[0]
         for penalty, prompt, new, row in zip(penalties, prompts, generated, logits, strict=True)
     ]
-    choices = [Choice(SamplingParams(repetition_penalty=penalty), VOCABULARY) for penalty in penalties]
+    samplers = [RequestSampler(SamplingParams(repetition_penalty=penalty), VOCABULARY) for penalty in penalties]
     for upto in (0, 1):  # called once per step: the second call adds only the new ids
         seen = [
-            choice.seen(prompt, new[: upto + 1] if upto == 0 else new, torch.device("cpu"))
-            for choice, prompt, new in zip(choices, prompts, generated, strict=True)
+            sampler.seen(prompt, new[: upto + 1] if upto == 0 else new, torch.device("cpu"))
+            for sampler, prompt, new in zip(samplers, prompts, generated, strict=True)
         ]
-    penalise(logits, choices, [None if penalty == 1.0 else ids for penalty, ids in zip(penalties, seen, strict=True)])
+    apply_repetition_penalty(
+        logits, samplers, [None if penalty == 1.0 else ids for penalty, ids in zip(penalties, seen, strict=True)]
+    )
     assert torch.allclose(logits, torch.stack(expected))

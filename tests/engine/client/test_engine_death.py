@@ -19,7 +19,7 @@ pytestmark = pytest.mark.asyncio
 CHILD = f"""#!{sys.executable}
 import os, socket
 from bot.engine.client import protocol
-from bot.engine.client.protocol import Generate, Hello, Load, Loaded, Step, Text
+from bot.engine.client.protocol import Generate, Hello, Load, Loaded, StepOutput, Text
 from bot.types.engine import LoadedModel
 
 connection = socket.create_connection(("127.0.0.1", int(os.environ[protocol.PORT_VARIABLE])))
@@ -33,7 +33,7 @@ while (message := protocol.receive(connection)) is not None:
         case Load(number):
             send(Loaded(number, LoadedModel("m", "cpu", "float32", 512, True, 16, 1, 1, 512, 0.1)))
         case Generate(stream, request):
-            send(Step([Text(stream, "Once")], []))
+            send(StepOutput([Text(stream, "Once")], []))
             if request.prompt.turns[-1].text == "exit":
                 os._exit(3)
 """

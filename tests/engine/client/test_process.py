@@ -222,7 +222,7 @@ async def test_the_kernel_takes_the_child_first_from_its_very_beginning() -> Non
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such a score")
 async def test_a_service_that_is_itself_taken_early_still_outlives_its_engine() -> None:
     code = (
-        "from pathlib import Path; from bot.engine.server.runner import _be_taken_first as raise_it;"
+        "from pathlib import Path; from bot.engine.server.runner import raise_oom_score as raise_it;"
         "own = Path('/proc/self/oom_score_adj'); own.write_text('700'); raise_it(); print(own.read_text())"
     )
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE, cwd=ROOT)

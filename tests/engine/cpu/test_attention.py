@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from bot.engine.batching.batch import CannotBatch
-from bot.engine.cpu.attention import NAME, Step, forward, shape_of, switch
-from bot.engine.cpu.attention_groups import Part, group_decode_rows
+from bot.engine.cpu.attention import NAME, ForwardPass, enable_attention, forward, shape_of
+from bot.engine.cpu.attention_groups import SequenceChunk, group_decode_rows
 from bot.engine.cpu.cpu_batch import share
-from bot.engine.cpu.kv_cache import BLOCK, Row, Rows, Shape, Slab
+from bot.engine.cpu.kv_cache import BLOCK, CachedSequence, KVCache, Shape, Slab
 from bot.models.device_errors import Unrecoverable
 from tests.support.builders.tiny_models import KINDS
 
@@ -45,10 +45,12 @@ def loaded(path: Path) -> Any:
 @torch.inference_mode()
 def in_steps(model: PreTrainedModel, texts: Sequence[Sequence[int]], counts: Sequence[int]) -> torch.Tensor:
     """Logits of texts that go through the model together, `counts` tokens of each per step."""
-    rows = Rows(shape_of(model), 16)
-    mine = [rows.take(text, len(text)) for text in texts]
+    rows = KVCache(shape_of(model), 16)
+    mine = [rows.allocate(text, len(text)) for text in texts]
     for count in counts:
-        parts = [Part(row, text[len(row.ids) : len(row.ids) + count]) for row, text in zip(mine, texts, strict=True)]
+        parts = [
+            SequenceChunk(row, text[len(row.ids) : len(row.ids) + count]) for row, text in zip(mine, texts, strict=True)
+        ]
         logits = forward(model, parts)
     return logits
 
@@ -59,7 +61,7 @@ def test_in_a_batch_and_in_chunks_a_model_says_what_it_says_alone(tiny: dict[str
     texts = [[(place * step) % model.config.vocab_size for place in range(90)] for step in (3, 5, 11)]
     with torch.inference_mode():
         expected = torch.cat([model(torch.tensor([text])).logits[:, -1] for text in texts])
-    switch(model, model.config.vocab_size)
+    enable_attention(model, model.config.vocab_size)
     assert model.config._attn_implementation == NAME
     found = in_steps(model, texts, [1, 60, 2, 1, 26])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -85,17 +87,17 @@ def test_a_sliding_window_is_kept() -> None:
     text = [(place * 7) % 64 for place in range(60)]
     with torch.inference_mode():
         expected = model(torch.tensor([text])).logits[:, -1]
-    switch(model, 64)
+    enable_attention(model, 64)
     torch.testing.assert_close(in_steps(model, [text], [20, 1, 20, 18, 1]), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_model_that_says_something_else_with_rows_keeps_its_own_attention(
+def test_a_model_with_other_logits_keeps_its_own_attention(
     tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded(tiny["llama"])
     monkeypatch.setattr("bot.engine.cpu.attention_groups._mask", lambda *_: None)
-    with pytest.raises(CannotBatch, match="it says something else"):
-        switch(model, model.config.vocab_size)
+    with pytest.raises(CannotBatch, match="its logits differ with our attention"):
+        enable_attention(model, model.config.vocab_size)
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -118,7 +120,7 @@ def test_what_goes_wrong_with_rows_is_told_apart(
 
     model.register_forward_pre_hook(fail, with_kwargs=True)
     with pytest.raises(raised):
-        switch(model, model.config.vocab_size)
+        enable_attention(model, model.config.vocab_size)
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -128,14 +130,14 @@ def side_by_side(model: PreTrainedModel, texts: Sequence[Sequence[int]], between
 
     between: indices of texts before which another row is allocated.
     """
-    rows, mine = Rows(shape_of(model), 64), list[Row]()
+    rows, mine = KVCache(shape_of(model), 64), list[CachedSequence]()
     for number, text in enumerate(texts):
         if number in between:
-            rows.take([size_of_nobody(model)], BLOCK)
-        mine.append(rows.take(text, len(text)))
-        forward(model, [Part(mine[-1], text[len(mine[-1].ids) : -1])])
-    parts = [Part(row, text[-1:]) for row, text in zip(mine, texts, strict=True)]
-    assert len(Step(parts, shape_of(model)).spans) == 1
+            rows.allocate([size_of_nobody(model)], BLOCK)
+        mine.append(rows.allocate(text, len(text)))
+        forward(model, [SequenceChunk(mine[-1], text[len(mine[-1].ids) : -1])])
+    parts = [SequenceChunk(row, text[-1:]) for row, text in zip(mine, texts, strict=True)]
+    assert len(ForwardPass(parts, shape_of(model)).calls) == 1
     return forward(model, parts)
 
 
@@ -156,7 +158,7 @@ def test_rows_side_by_side_are_read_in_one_call(
     texts = [[(place * step + step) % size for place in range(length)] for step, length in ((3, 40), (5, 7), (7, 90))]
     with torch.inference_mode():
         expected = torch.cat([model(torch.tensor([text])).logits[:, -1] for text in texts])
-    switch(model, size)
+    enable_attention(model, size)
     torch.testing.assert_close(side_by_side(model, texts, between), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -166,7 +168,7 @@ def test_a_sliding_window_is_kept_side_by_side(monkeypatch: pytest.MonkeyPatch) 
     texts = [[(place * step + step) % 64 for place in range(length)] for step, length in ((7, 60), (5, 4), (3, 9))]
     with torch.inference_mode():
         expected = torch.cat([model(torch.tensor([text])).logits[:, -1] for text in texts])
-    switch(model, 64)
+    enable_attention(model, 64)
     torch.testing.assert_close(side_by_side(model, texts), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -184,7 +186,9 @@ def test_rows_are_read_together_where_that_is_less_work(
     lengths: list[int], call: int, spans: list[tuple[int, int]]
 ) -> None:
     slab = Slab(SHAPE, len(lengths), 16)
-    parts = [Part(Row(slab, place, 2000, [1] * length), [7]) for place, length in enumerate(lengths)]
+    parts = [
+        SequenceChunk(CachedSequence(slab, place, 2000, [1] * length), [7]) for place, length in enumerate(lengths)
+    ]
     assert list(group_decode_rows(parts, call)) == spans
     two = [replace(part, ids=[7, 8]) for part in parts]
     assert list(group_decode_rows(two, call)) == [(place, place + 1) for place in range(len(lengths))]
@@ -195,4 +199,4 @@ def test_a_model_whose_tokens_see_their_chunk_only_keeps_its_own_attention(tiny:
     model = loaded(tiny["llama"])
     model.config.attention_chunk_size = 8192
     with pytest.raises(CannotBatch, match="chunk"):
-        switch(model, model.config.vocab_size)
+        enable_attention(model, model.config.vocab_size)

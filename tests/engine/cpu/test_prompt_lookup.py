@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bot.engine.batching.sampling import Choice
-from bot.engine.cpu.cpu_batch import FEWEST, Lookup, Session
-from bot.engine.cpu.kv_cache import Rows, Shape
+from bot.engine.batching.sampling import RequestSampler
+from bot.engine.cpu.cpu_batch import MIN_PROPOSED, BatchRequest, PromptLookup
+from bot.engine.cpu.kv_cache import KVCache, Shape
 from bot.types.messages import SamplingParams
 from tests.support.builders.engine_requests import GREEDY, Reference
 from tests.support.builders.in_process_engine import Bench
@@ -17,18 +17,18 @@ pytest_plugins = ["tests.support.fixtures.engine"]
 
 
 def test_what_followed_the_same_three_ids_last_time_is_guessed() -> None:
-    lookup = Lookup()
-    assert lookup.guess([1, 2, 3, 4, 5, 9, 1, 2, 3], 4) == [4, 5, 9, 1]
-    assert lookup.guess([1, 2, 3, 4, 5, 9, 1, 2, 3, 7], 4) == []
-    assert lookup.guess([1, 2, 3, 4, 5, 9, 1, 2, 3, 7, 1, 2, 3], 4) == [7, 1, 2, 3]
+    lookup = PromptLookup()
+    assert lookup.propose([1, 2, 3, 4, 5, 9, 1, 2, 3], 4) == [4, 5, 9, 1]
+    assert lookup.propose([1, 2, 3, 4, 5, 9, 1, 2, 3, 7], 4) == []
+    assert lookup.propose([1, 2, 3, 4, 5, 9, 1, 2, 3, 7, 1, 2, 3], 4) == [7, 1, 2, 3]
 
 
 def test_guesses_that_are_no_good_are_given_up() -> None:
-    lookup = Lookup()
-    lookup.learn(FEWEST, FEWEST // 2)
-    assert lookup.guess([5, 6, 7, 5, 6, 7], 1) == [5]
-    lookup.learn(10 * FEWEST, 0)
-    assert lookup.guess([5, 6, 7, 5, 6, 7], 1) == []
+    lookup = PromptLookup()
+    lookup.learn(MIN_PROPOSED, MIN_PROPOSED // 2)
+    assert lookup.propose([5, 6, 7, 5, 6, 7], 1) == [5]
+    lookup.learn(10 * MIN_PROPOSED, 0)
+    assert lookup.propose([5, 6, 7, 5, 6, 7], 1) == []
 
 
 @pytest.mark.parametrize(
@@ -45,25 +45,25 @@ def test_guesses_that_are_no_good_are_given_up() -> None:
 def test_tokens_count_up_to_the_first_wrong_guess(
     chosen: list[int], left: int, made: list[int], finished: bool
 ) -> None:
-    choice = Choice(SamplingParams(repetition_penalty=1.1, max_tokens=9), 100)
-    session = Session("k", [5, 6, 7], [5, 6, 7, 8], left, frozenset({2}), choice, guesses=[10, 11, 12])
-    session.row = Rows(Shape(1, 1, 1, torch.float32), 1).take([5], 9)
+    sampler = RequestSampler(SamplingParams(repetition_penalty=1.1, max_tokens=9), 100)
+    session = BatchRequest("k", [5, 6, 7], [5, 6, 7, 8], left, frozenset({2}), sampler, draft=[10, 11, 12])
+    session.row = KVCache(Shape(1, 1, 1, torch.float32), 1).allocate([5], 9)
     session.row.ids = [5, 6, 7, 8, 10, 11, 12]
     for history in session.histories():
-        choice.seen(*history, torch.device("cpu"))
+        sampler.seen(*history, torch.device("cpu"))
     out = session.take(chosen)
     assert (out.tokens, out.finished) == (made, finished)
     assert session.ids == [5, 6, 7, 8, *made]
     assert session.row.ids == session.ids[:-1]
-    seen = choice.seen(session.prompt, session.ids[3:], torch.device("cpu"))
+    seen = sampler.seen(session.prompt, session.ids[3:], torch.device("cpu"))
     assert seen.tolist() == session.ids, "the penalty is for what was said, not for what was guessed"
 
 
 def test_ids_that_were_only_guessed_are_unseen_again() -> None:
-    choice, cpu = Choice(SamplingParams(repetition_penalty=1.1, max_tokens=9), 100), torch.device("cpu")
-    assert choice.seen([3, 1, 1], [7, 8, 9], cpu).tolist() == [1, 3, 7, 8, 9]
-    choice.unsee(1)
-    assert choice.seen([3, 1, 1], [7, 5], cpu).tolist() == [1, 3, 7, 5]
+    sampler, cpu = RequestSampler(SamplingParams(repetition_penalty=1.1, max_tokens=9), 100), torch.device("cpu")
+    assert sampler.seen([3, 1, 1], [7, 8, 9], cpu).tolist() == [1, 3, 7, 8, 9]
+    sampler.truncate(1)
+    assert sampler.seen([3, 1, 1], [7, 5], cpu).tolist() == [1, 3, 7, 5]
 
 
 CODE = """Fix the typo and give me the whole code again:

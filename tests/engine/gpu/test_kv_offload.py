@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from bot.engine.gpu.kv_offload import Offload
+from bot.engine.gpu.kv_offload import KVOffload
 from bot.engine.gpu.paged_batch import PagedBatch
-from bot.engine.gpu.scheduler import KeepingScheduler
+from bot.engine.gpu.scheduler import CachingScheduler
 from bot.engine.memory.memory_estimate import expected
 from bot.engine.server.batched_generator import Batching
-from bot.engine.server.engine_server import ModelHost
+from bot.engine.server.engine_server import EngineServer
 from bot.types.engine import LoadProgress, ModelSource
 from tests.support.builders.engine_requests import GREEDY
 from tests.support.builders.in_process_engine import Bench
@@ -34,13 +34,13 @@ def conversations(bench: Bench) -> list[tuple[str, int]]:
     return told
 
 
-def offloaded(bench: Bench) -> Offload:
+def offloaded(bench: Bench) -> KVOffload:
     assert isinstance(bench.generator, Batching)
     batch = bench.generator._batch
     assert isinstance(batch, PagedBatch)
     assert batch._manager.batch_processor is not None
     scheduler = batch._manager.batch_processor.scheduler
-    assert isinstance(scheduler, KeepingScheduler)
+    assert isinstance(scheduler, CachingScheduler)
     (offload,) = scheduler._offloads.values()
     return offload
 
@@ -88,7 +88,7 @@ def test_several_at_once_find_theirs(tiny: dict[str, Path]) -> None:
 
 def test_its_ram_is_counted(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bot.engine.server.engine_server.kind_for", lambda model: PagedBatch)
-    host = ModelHost(lambda _: None, lambda _: None, lambda *_: None)
+    host = EngineServer(lambda _: None, lambda _: None, lambda *_: None)
     source = ModelSource("llama", str(tiny["llama"]), device="cpu", dtype="float32", kv_cache_mb=16)
 
     def limit(offload_mb: int) -> int:
@@ -98,7 +98,7 @@ def test_its_ram_is_counted(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPat
 
     without = limit(0)
     assert limit(2000) - without > 2500
-    host._residents.evict_all_but(None)
+    host._model_cache.evict_all_but(None)
     gpu = replace(source, kv_offload_mb=2000)
     assert expected(gpu) == expected(source)  # a CPU has nothing to offload from
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from bot.engine.batching.batch import _Trial
+from bot.engine.batching.batch import TrialListener
 from bot.engine.batching.prefill_budget import PrefillBudget
 from bot.engine.client.process import EngineProcess
-from bot.engine.cpu.cpu_batch import RowBatch
+from bot.engine.cpu.cpu_batch import CpuBatch
 from bot.engine.server.compute_threads import run_on_new_thread
 from bot.types.messages import SamplingParams
 from tests.support.builders.engine_requests import ask, load
@@ -72,8 +72,8 @@ async def test_an_engine_has_helpers_only_while_it_answers(
 
 def test_a_batch_that_is_told_of_what_is_gone_while_it_ends_goes_on(tiny: dict[str, Path]) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny["llama"], dtype=torch.float32).eval()
-    heard = _Trial()
-    batch = RowBatch(model, 8, model.config.vocab_size, PrefillBudget(32, 64), heard)
+    heard = TrialListener()
+    batch = CpuBatch(model, 8, model.config.vocab_size, PrefillBudget(32, 64), heard)
     over = threading.Event()
 
     def cancel_what_is_not_there() -> None:

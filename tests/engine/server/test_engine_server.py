@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bot.engine.gpu.paged_batch import PagedBatch
-from bot.engine.server.engine_server import ModelHost
+from bot.engine.server.engine_server import EngineServer
 from bot.models import loading
 from bot.models.device_errors import Unrecoverable
 from bot.models.hardware import CpuCapabilities
@@ -19,8 +19,8 @@ from bot.types.errors import ModelError
 pytest_plugins = ["tests.support.fixtures.engine"]
 
 
-def new_host() -> ModelHost:
-    return ModelHost(lambda _: None, lambda _: None, lambda *_: None)
+def new_host() -> EngineServer:
+    return EngineServer(lambda _: None, lambda _: None, lambda *_: None)
 
 
 def ours() -> set[threading.Thread]:

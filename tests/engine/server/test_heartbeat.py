@@ -15,7 +15,7 @@ from torch.nn import Module
 from transformers import AutoModelForCausalLM
 
 from bot.engine.client.process import EngineProcess
-from bot.engine.server.runner import Heartbeat, reading
+from bot.engine.server.runner import Heartbeat, io_activity
 from bot.models.loading import layers_of
 from bot.types.errors import EngineDied, ModelError
 from tests.support.builders.engine_requests import GREEDY, ask, load
@@ -141,10 +141,10 @@ async def test_what_a_load_reads_and_fills_is_movement() -> None:
     def fill() -> list[bytearray]:
         return [bytearray(4 << 20) for _ in range(4)]
 
-    before = reading()
-    assert reading() == before
+    before = io_activity()
+    assert io_activity() == before
     filled = fill()
-    assert reading() != before
+    assert io_activity() != before
     assert filled
 
 
@@ -164,7 +164,7 @@ async def test_a_load_that_stands_still_is_given_up_by_name_and_a_slow_one_is_le
         process = engine.pid
         with pytest.raises(
             ModelError,
-            match=r"^Loading stuck stood still for 5 s at 'reading the tokenizer', .* choose another model\.$",
+            match=r"^Loading stuck made no progress for 5 s at 'reading the tokenizer' .* choose another model\.$",
         ):
             await load(engine, stuck)
         assert (await load(engine, tiny["llama"])).name == "llama"

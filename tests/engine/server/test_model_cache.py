@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from bot.engine.memory.leak_detector import MemoryUsage
-from bot.engine.server.model_cache import ModelCache, next_step
+from bot.engine.server.model_cache import ModelCache, next_eviction
 from bot.types.engine import ModelSource
 from bot.types.errors import ModelError
-from tests.support.builders.model_cache import CACHE, WEIGHTS, Hosted, Machine, ModelCacheSetup
+from tests.support.builders.model_cache import CACHE, WEIGHTS, Machine, ModelCacheSetup, ServedModel
 
 
 @pytest.fixture
@@ -18,10 +18,10 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelCacheSetup:
     setup = ModelCacheSetup(tmp_path, Machine())
     drop = ModelCache._drop
 
-    def dropped(cached_models: ModelCache[Hosted], resident: Any) -> None:
-        model = resident.loaded.model
-        drop(cached_models, resident)
-        setup.log.append(f"drop {resident.source.name}")
+    def dropped(cached_models: ModelCache[ServedModel], cached: Any) -> None:
+        model = cached.loaded.model
+        drop(cached_models, cached)
+        setup.log.append(f"drop {cached.source.name}")
         model._leave()
 
     def needs(source: ModelSource) -> MemoryUsage:
@@ -169,13 +169,13 @@ def test_without_ram_or_when_it_cannot_be_moved_it_is_dropped(card: ModelCacheSe
 
 def test_nothing_goes_where_there_is_room_or_nothing_is_wanted(card: ModelCacheSetup) -> None:
     card.bring("a")
-    kept = card.cached_models._kept
-    assert next_step(kept, MemoryUsage(0, 1500), MemoryUsage(0, 1500)) is None
-    assert next_step(kept, MemoryUsage(0, 0), MemoryUsage(-9, -9)) is None
-    step = next_step(kept, MemoryUsage(0, 1501), MemoryUsage(WEIGHTS, 1500))
+    kept = card.cached_models._models
+    assert next_eviction(kept, MemoryUsage(0, 1500), MemoryUsage(0, 1500)) is None
+    assert next_eviction(kept, MemoryUsage(0, 0), MemoryUsage(-9, -9)) is None
+    step = next_eviction(kept, MemoryUsage(0, 1501), MemoryUsage(WEIGHTS, 1500))
     assert step is not None
     assert step.park
-    assert next_step(kept, MemoryUsage(99, 0), MemoryUsage(0, 0)) is None, (
+    assert next_eviction(kept, MemoryUsage(99, 0), MemoryUsage(0, 0)) is None, (
         "moved off the card it would take RAM, not give any"
     )
 

@@ -128,11 +128,11 @@ async def test_the_engines_process_loads_nothing_while_an_answer_is_owed(monkeyp
     class Sent(list[Any]):
         send = list.append
 
-    monkeypatch.setattr("bot.engine.server.engine_server.ModelHost", SlowHost)
+    monkeypatch.setattr("bot.engine.server.engine_server.EngineServer", SlowHost)
     monkeypatch.setattr("bot.engine.server.runner.Heartbeat.start", lambda _: None)
     sent = Sent()
     runner = Runner(cast(Channel, sent))
-    runner.hear(Load(7, ModelSource("a", "")))
+    runner.handle(Load(7, ModelSource("a", "")))
     with pytest.raises(Ended):
         runner.run()
     assert [(type(message), message.number) for message in sent] == [(Loaded, 7)]

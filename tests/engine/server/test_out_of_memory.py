@@ -15,10 +15,10 @@ import torch
 
 from bot.engine.batching.batch import Batch
 from bot.engine.client.protocol import Failed
-from bot.engine.cpu.cpu_batch import RowBatch
+from bot.engine.cpu.cpu_batch import CpuBatch
 from bot.engine.gpu.paged_batch import PagedBatch
 from bot.engine.server.batched_generator import Batching
-from bot.models.device_errors import UNANSWERABLE, Failure, Unrecoverable, judge
+from bot.models.device_errors import UNANSWERABLE, Failure, Unrecoverable, classify
 from tests.support.builders.engine_requests import GREEDY
 from tests.support.builders.in_process_engine import BATCHES, KINDS, Bench
 
@@ -31,8 +31,8 @@ WHO, WHERE = "Who wrote this?", "Where are the keys?"
 
 def resting(batch: Batch) -> torch.Tensor:
     """Keys and values that are kept for a next turn."""
-    assert isinstance(batch, RowBatch)
-    return batch._rows._rows[0].slab.held
+    assert isinstance(batch, CpuBatch)
+    return batch._cache._rows[0].slab.held
 
 
 def shortage_on_the_cpu() -> Exception:
@@ -86,7 +86,7 @@ def test_twice_is_a_clear_error_for_that_answer_alone(bench: Bench, steps: int) 
     bench.submit(3, WHERE, PARAMS)
     bench.run()
     assert bench.ends[2] == Failed(2, UNANSWERABLE)
-    assert "KV cache of all conversations was dropped" in UNANSWERABLE
+    assert "even when it ran alone with an empty KV cache" in UNANSWERABLE
     assert bench.texts[3] == expected
     assert bench.whole(4, WHERE, PARAMS) == expected
 
@@ -169,4 +169,4 @@ def test_a_seeded_answer_stays_the_one_of_its_seed(bench: Bench) -> None:
     ],
 )
 def test_what_an_exception_means(error: Exception, failure: Failure) -> None:
-    assert judge(error) == replace(failure, why=failure.why or str(error))
+    assert classify(error) == replace(failure, why=failure.why or str(error))

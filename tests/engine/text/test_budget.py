@@ -142,7 +142,7 @@ def test_a_cut_stays_until_the_budget_is_spent_again(turns: Sequence[tuple[int, 
 
 
 def test_what_is_remembered_of_long_histories_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "REMEMBERED_BYTES", 1 << 20)
+    monkeypatch.setattr(encoding, "CACHE_BYTES", 1 << 20)
     encoder = encoding.SafeEncoder(byte_level(CHATML))
     tracemalloc.start()
     try:
@@ -152,11 +152,11 @@ def test_what_is_remembered_of_long_histories_stays_small(monkeypatch: pytest.Mo
     finally:
         tracemalloc.stop()
     assert 0.7 * (1 << 20) < taken < 1.3 * (1 << 20)
-    assert encoder.remembered_bytes == pytest.approx(taken, rel=0.25)
+    assert encoder.cache_bytes == pytest.approx(taken, rel=0.25)
 
 
 def test_what_is_asked_for_again_and_again_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "REMEMBERED_BYTES", 1 << 16)
+    monkeypatch.setattr(encoding, "CACHE_BYTES", 1 << 16)
     encoder, encoded = encoding.SafeEncoder(byte_level(CHATML)), list[str]()
     whole = encoder._encode_stretch
 

@@ -13,7 +13,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from bot.engine.text import templates
-from bot.engine.text.encoding import Literals, SafeEncoder
+from bot.engine.text.encoding import LiteralMatcher, SafeEncoder
 from bot.engine.text.prompts import PromptBuilder
 from bot.engine.text.template_renderer import TemplateExceeded, TemplateRefused, TemplateRenderer
 from bot.engine.text.templates import TEMPLATES, ChatTemplate
@@ -211,7 +211,7 @@ def test_gaps_are_remembered_unless_they_tell_the_time(strict: TemplateRenderer)
 def test_several_templates_and_no_default_is_a_sentence(strict: TemplateRenderer, template: object) -> None:
     tokenizer = byte_level(CHATML)
     tokenizer.chat_template = template
-    with pytest.raises(ModelError, match="The chat template of odd is not one text; choose another model"):
+    with pytest.raises(ModelError, match="The chat template of odd is not a single text; choose another model"):
         PromptBuilder(tokenizer, "", 4096, "odd")
 
 
@@ -288,11 +288,11 @@ def test_the_child_is_light(renderer: TemplateRenderer) -> None:
 @pytest.mark.fault(54)
 def test_the_search_for_tokens_is_the_same_as_a_pattern_s_and_grows_with_the_text() -> None:
     texts = ["<|a|>", "<|ab|>", "<|a|>b", "[INST]", "<", "é"]
-    found = list(Literals(texts).all("x<|a|>b<|ab|><<[INST]é[INST"))
+    found = list(LiteralMatcher(texts).all("x<|a|>b<|ab|><<[INST]é[INST"))
     assert ["x<|a|>b<|ab|><<[INST]é[INST"[begin:end] for begin, end in found] == [
         *("<|a|>b", "<|ab|>", "<", "<", "[INST]", "é")
     ]
-    many = Literals([f"<|s_{number}|>" for number in range(65_536)])
+    many = LiteralMatcher([f"<|s_{number}|>" for number in range(65_536)])
     taken = []
     for size in (1 << 14, 1 << 18):
         began = time.process_time()

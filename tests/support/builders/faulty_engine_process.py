@@ -25,10 +25,10 @@ def write_script(folder: Path) -> Path:
 
 
 class BrokenRunner(Runner):
-    """A runner whose ModelHost injects faults."""
+    """A runner whose EngineServer injects faults."""
 
     def run(self) -> None:
-        self._heart.start()
+        self._heartbeat.start()
         from tests.support.builders.faulty_engine_server import install
 
         install()

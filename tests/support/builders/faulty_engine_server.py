@@ -16,8 +16,8 @@ from time import sleep
 import torch
 
 import bot.engine.server.engine_server
-from bot.engine.server.engine_server import ModelHost
-from bot.models.loading import Loaded
+from bot.engine.server.engine_server import EngineServer
+from bot.models.loading import TransformersModel
 from bot.types.engine import EngineRequest, LoadProgress, ModelSource
 from tests.support.builders.faulty_engine_process import DIRECTORY
 
@@ -67,12 +67,12 @@ def _wait(for_ever: bool) -> None:
         sleep(1)
 
 
-class BrokenHost(ModelHost):
-    """A ModelHost whose forward pass fails as the messages say."""
+class BrokenHost(EngineServer):
+    """A EngineServer whose forward pass fails as the messages say."""
 
     armed: tuple[str, int, Path] | None = None  # fault, steps left, file that counts it
 
-    def _load_hooked(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> Loaded:
+    def _load_hooked(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> TransformersModel:
         if source.name in ("stuck", "slow"):
             progress(LoadProgress("reading the tokenizer", 0.02))
             _wait(for_ever=source.name == "stuck")
@@ -104,5 +104,5 @@ class BrokenHost(ModelHost):
 
 
 def install() -> None:
-    """Replaces the ModelHost that the runner creates."""
-    bot.engine.server.engine_server.ModelHost = BrokenHost  # type: ignore[misc]  # replaces a class
+    """Replaces the EngineServer that the runner creates."""
+    bot.engine.server.engine_server.EngineServer = BrokenHost  # type: ignore[misc]  # replaces a class

@@ -14,7 +14,7 @@ from bot.engine.text.decoding import TextDecoder
 from bot.engine.text.prompts import PromptBuilder
 from bot.models.device_errors import release_memory
 from bot.models.fit import weights_mb
-from bot.models.loading import Loaded, load
+from bot.models.loading import TransformersModel, load
 from bot.models.model_directory import from_config
 from bot.models.model_spec import ModelSpec
 from bot.types.engine import LoadedModel, LoadProgress, ModelSource
@@ -92,7 +92,7 @@ def expect(written: Written, **how: object) -> Expected:
     return Expected(answers, second, second_turn)
 
 
-def said(loaded: Loaded, prompts: PromptBuilder, asked: Prompt, ends: Sequence[int]) -> tuple[str, int]:
+def said(loaded: TransformersModel, prompts: PromptBuilder, asked: Prompt, ends: Sequence[int]) -> tuple[str, int]:
     """generate()'s greedy answer to one prompt: the text and its number of tokens."""
     ids = torch.tensor([prompts.build(asked, TOKENS).ids])
     how = GenerationConfig(do_sample=False, max_new_tokens=TOKENS, eos_token_id=list(ends), pad_token_id=ends[0])

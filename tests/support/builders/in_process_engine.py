@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bot.engine.client.protocol import Failed, Text
-from bot.engine.cpu.cpu_batch import RowBatch
+from bot.engine.cpu.cpu_batch import CpuBatch
 from bot.engine.gpu.paged_batch import PagedBatch
 from bot.engine.server.batched_generator import Batching, Kind
 from bot.engine.server.generation import Answer, Generator, Meter
@@ -20,7 +20,7 @@ from bot.engine.text.prompts import PromptBuilder
 from bot.types.messages import SamplingParams
 from tests.support.builders.engine_requests import prompt
 
-BATCHES: dict[str, Kind] = {"rows": RowBatch, "paged": PagedBatch}
+BATCHES: dict[str, Kind] = {"rows": CpuBatch, "paged": PagedBatch}
 KINDS = ("rows", "paged", "sequential")
 """Our batch (CPU), the library's paged batch (GPU; the tests run it on the CPU), generate()."""
 BLOCKS = 64

@@ -75,12 +75,12 @@ class Generator:
 
 
 @dataclass(eq=False)
-class Hosted:
-    """A hosted model: the result of a load."""
+class ServedModel:
+    """A served model: the result of a load."""
 
     model: Model
     generator: Any
-    told: LoadedModel
+    info: LoadedModel
 
 
 @dataclass
@@ -96,7 +96,7 @@ class ModelCacheSetup:
     log: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.cached_models: ModelCache[Hosted] = ModelCache(self.machine, lambda: self.machine.taken, self._load)
+        self.cached_models: ModelCache[ServedModel] = ModelCache(self.machine, lambda: self.machine.taken, self._load)
 
     def source(self, name: str, **how: Any) -> ModelSource:
         folder = self.root / name
@@ -106,13 +106,13 @@ class ModelCacheSetup:
                 (folder / file).write_text("{}")
         return ModelSource(name, str(folder), **{"device": "cpu", "dtype": "float32", "kv_cache_mb": CACHE, **how})
 
-    def bring(self, name: str, **how: Any) -> Hosted:
+    def bring(self, name: str, **how: Any) -> ServedModel:
         """Finds or loads a model, as the engine's host does."""
         source = self.source(name, **how)
-        hosted = self.cached_models.find(source)
-        if hosted is None:
-            hosted = self.cached_models.bring(source, lambda _: None, self._host)
-        return hosted
+        served = self.cached_models.find(source)
+        if served is None:
+            served = self.cached_models.bring(source, lambda _: None, self._host)
+        return served
 
     def _load(self, source: ModelSource, progress: Any) -> Any:
         self.log.append(f"load {source.name}")
@@ -125,8 +125,8 @@ class ModelCacheSetup:
         self.libraries = 0
         return SimpleNamespace(model=model, offloaded=self.fixed, dtype="float32", name=source.name)
 
-    def _host(self, loaded: Any) -> Hosted:
+    def _host(self, loaded: Any) -> ServedModel:
         name = loaded.name
         self.log.append(f"host {name}")
-        told = LoadedModel(name, loaded.model.device, "float32", 512, True, 16, WEIGHTS, CACHE, 1000, 0.0)
-        return Hosted(loaded.model, Generator(loaded.model), told)
+        info = LoadedModel(name, loaded.model.device, "float32", 512, True, 16, WEIGHTS, CACHE, 1000, 0.0)
+        return ServedModel(loaded.model, Generator(loaded.model), info)

@@ -14,10 +14,11 @@ from dataclasses import replace
 from functools import partial
 
 from bot.conversations.bot_limit import BotLimit
+from bot.conversations.reply_quotes import DELETED, MAX_CHAIN, with_quotes
 from bot.conversations.request_queue import RequestQueue
 from bot.conversations.service_order import PersonKey
 from bot.models.runtime_config import RuntimeConfig
-from bot.storage import NewTurn, Storage, StoredRequest, as_turn, shield_from_cancellation
+from bot.storage import NewTurn, Storage, StoredRequest, StoredTurn, as_turn, shield_from_cancellation
 from bot.types.display_names import one_line
 from bot.types.errors import QueueFull
 from bot.types.messages import (
@@ -78,7 +79,7 @@ class Conversations:
         if not event.addressed and not await self._goes_on(event):
             return Accepted()
         text = text_with_files(event.text, event.attachments)
-        if not text.strip():
+        if not text.strip() and not _asks_target(event):
             return Refused(event.remark or "There was no text in that message for me to answer.")
         turns = [_turn(earlier) for earlier in event.context] + [_turn(replace(event, text=text, attachments=()))]
         person = (event.key.platform, (event.asker or event.author).id)
@@ -178,9 +179,9 @@ class Conversations:
         )
 
     async def prompt(self, request: GenerationRequest) -> Prompt | None:
-        """Build the prompt of a request; None if its message is no longer stored."""
-        turns = await self._storage.history.turns(request.key, until=request.message_id, step=HISTORY_STEP)
-        if not turns or turns[-1].message_id != request.message_id:
+        """Build the prompt of a request; None if its message, or the one that it asks about, is no longer stored."""
+        turns = await self.turns_read(request.key, request.message_id)
+        if not turns or turns[-1].message_id != request.message_id or turns[-1].text == DELETED:
             return None
         prefix = ""
         if request.kind is RequestKind.CONTINUE:
@@ -191,6 +192,12 @@ class Conversations:
         if len(self._good) > REMEMBERED:
             self._good.popitem(last=False)
         return Prompt(self.system_of(chosen, request.model), tuple(map(as_turn, turns)), prefix)
+
+    async def turns_read(self, key: ConversationKey, message_id: str) -> list[StoredTurn]:
+        """Return the turns that an answer to this message reads, with quotes of what they reply to."""
+        history = self._storage.history
+        turns = await history.turns(key, until=message_id, step=HISTORY_STEP)
+        return with_quotes(turns, await history.replied_to(key, {turn.reply_to for turn in turns}, MAX_CHAIN))
 
     async def last_question(self, key: ConversationKey) -> StoredRequest | None:
         """Return the newest request for the newest stored question of a conversation."""
@@ -283,6 +290,11 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def _asks_target(event: IncomingMessage) -> bool:
+    """Whether a message without text asks for an answer to another person's message, to which it replies."""
+    return any(each.message_id == event.reply_to and (each.text.strip() or each.attachments) for each in event.context)
+
+
 def _turn(event: IncomingMessage) -> NewTurn:
     return NewTurn(
         key=event.key,
@@ -292,4 +304,5 @@ def _turn(event: IncomingMessage) -> NewTurn:
         text=text_with_files(event.text, event.attachments),
         message_id=event.message_id,
         sent_at=event.sent_at,
+        reply_to=event.reply_to,
     )

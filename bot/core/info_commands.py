@@ -61,7 +61,7 @@ class InfoCommands:
             return Refused("No question has been asked here yet.")
         if last.usage is None:
             return Refused("The last answer has no record of its prompt: it failed, or it is still being written.")
-        turns = await self._storage.history.turns(event.key, until=last.request.message_id)
+        turns = await self._conversations.turns_read(event.key, last.request.message_id)
         usage = last.usage
         share = usage.prompt_tokens / usage.context_window
         lines = [

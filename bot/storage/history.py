@@ -4,7 +4,8 @@ Reads return turns of exactly one conversation, in the order in which they were 
 even if it is added again. Deleted text leaves no copy in the database files.
 """
 
-from dataclasses import asdict
+from collections.abc import Set
+from dataclasses import asdict, replace
 
 from sqlalchemy import (
     ColumnElement,
@@ -26,7 +27,7 @@ from sqlalchemy.dialects.sqlite import Insert, insert
 from bot.storage.database import Database, shield_from_cancellation
 from bot.storage.outbox import blank
 from bot.storage.row_types import NewTurn, StoredTurn
-from bot.storage.tables import KEY, of_key, of_message, requests, settings, turns
+from bot.storage.tables import KEY, of_key, of_message, outbox, requests, settings, turns
 from bot.types.messages import ConversationKey, RequestKind, Role, Turn
 
 _IDENTITY = (*KEY, "message_id", "role")
@@ -75,6 +76,28 @@ class History:
             found = connection.execute(statement.order_by(turns.c.sent_at, turns.c.id).offset(left_out))
             return [_stored_turn(row) for row in found.mappings()]
 
+        return await self._database.read(read)
+
+    async def replied_to(self, key: ConversationKey, message_ids: Set[str], depth: int) -> dict[str, StoredTurn]:
+        """Return the turns of these messages, by platform id, and those that they reply to, `depth` levels of them.
+
+        Includes turns from before a reset. For a message of an answer it is the answer's turn, with the text of that
+        message if the answer has several.
+        """
+
+        def read(connection: Connection) -> dict[str, StoredTurn]:
+            found: dict[str, StoredTurn] = {}
+            wanted = message_ids - {""}
+            for _ in range(depth):
+                if not wanted:
+                    break
+                level = _people_turns(connection, key, wanted) | _answer_turns(connection, key, wanted)
+                found |= level
+                wanted = {turn.reply_to for turn in level.values()} - {"", *found}
+            return found
+
+        if message_ids <= {""}:
+            return {}
         return await self._database.read(read)
 
     async def add(self, turn: NewTurn) -> None:
@@ -242,6 +265,7 @@ def add_turn(connection: Connection, turn: NewTurn) -> None:
         "text": turn.text,
         "message_id": turn.message_id,
         "sent_at": turn.sent_at,
+        "reply_to": turn.reply_to,
     }
     connection.execute(_TURN, row)
 
@@ -287,6 +311,28 @@ def _asked_by(key: ConversationKey, asker_id: str) -> ColumnElement[bool]:
     )
 
 
+def _people_turns(connection: Connection, key: ConversationKey, message_ids: Set[str]) -> dict[str, StoredTurn]:
+    this = and_(of_key(turns, key), turns.c.role == Role.USER, turns.c.message_id.in_(message_ids))
+    return {row["message_id"]: _stored_turn(row) for row in connection.execute(select(turns).where(this)).mappings()}
+
+
+def _answer_turns(connection: Connection, key: ConversationKey, message_ids: Set[str]) -> dict[str, StoredTurn]:
+    """The answers that these messages show; with the text of the message where it is only a part of the answer."""
+    part = outbox.alias()
+    parts = select(func.count()).where(part.c.request_id == outbox.c.request_id).scalar_subquery()
+    is_whole = and_(outbox.c.request_id == turns.c.request_id, parts == 1)
+    statement = (
+        select(turns, outbox.c.platform_id, outbox.c.committed, is_whole.label("is_whole"))
+        .join(outbox, outbox.c.question_id == turns.c.message_id)
+        .where(of_key(turns, key), turns.c.role == Role.ASSISTANT)
+        .where(of_key(outbox, key), outbox.c.platform_id.in_(message_ids))
+    )
+    return {
+        row["platform_id"]: replace(_stored_turn(row), text=row["text"] if row["is_whole"] else row["committed"])
+        for row in connection.execute(statement).mappings()
+    }
+
+
 def _is_question(key: ConversationKey, message_id: str) -> ColumnElement[bool]:
     return and_(of_key(turns, key), turns.c.message_id == message_id, turns.c.role == Role.USER)
 
@@ -306,4 +352,5 @@ def _stored_turn(row: RowMapping) -> StoredTurn:
         message_id=row["message_id"],
         sent_at=row["sent_at"],
         request_id=row["request_id"],
+        reply_to=row["reply_to"],
     )

@@ -10,7 +10,10 @@ from bot.types.messages import ConversationKey, FinishReason, GenerationRequest,
 
 @dataclass(frozen=True, slots=True)
 class NewTurn:
-    """A turn to store. `message_id`: the platform's message id; `author_id`, `author`: the sender."""
+    """A turn to store. `message_id`: the platform's message id; `author_id`, `author`: the sender.
+
+    `reply_to`: the platform's id of the message that it replies to, or ''.
+    """
 
     key: ConversationKey
     role: Role
@@ -19,6 +22,7 @@ class NewTurn:
     text: str
     message_id: str
     sent_at: float
+    reply_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class StoredTurn:
     message_id: str
     sent_at: float
     request_id: str | None
+    reply_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)

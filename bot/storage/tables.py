@@ -99,6 +99,7 @@ turns = Table(
     Column("sent_at", Float, nullable=False),
     Column("request_id", Text, ForeignKey("requests.request_id")),
     Column("hidden", Boolean, nullable=False, default=False),  # excluded from prompts by a reset
+    Column("reply_to", Text, nullable=False, server_default=""),  # platform id of the message that it replies to
     UniqueConstraint(*KEY, "message_id", "role"),
     CheckConstraint("role IN ('system', 'user', 'assistant')", "role"),
     Index("ix_turns_order", *KEY, "sent_at", "id"),

@@ -5,6 +5,7 @@ prefix, a piece that is repeated, and a suffix that makes the match fail.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from types import SimpleNamespace
@@ -24,14 +25,16 @@ from adapters.slack.outbound import blocks
 from adapters.slack.outbound.mrkdwn import mrkdwn
 from bot.config import address
 from bot.conversations.conversations import storable, text_with_files
+from bot.conversations.reply_quotes import with_quotes
 from bot.doctor import report
 from bot.observability.logs import Redactor, prefixed
 from bot.platforms import markdown_scanner, splitter, textfiles
 from bot.platforms.adapter import Dialect, Limits
 from bot.replies import links, markdown, renderer
+from bot.storage import StoredTurn
 from bot.types import buttons, commands
 from bot.types.display_names import as_code, one_line
-from bot.types.messages import Attachment, FinishReason
+from bot.types.messages import Attachment, FinishReason, Role
 from bot.web.recent_errors import split_message
 from tests.support.builders.storage_rows import asked
 
@@ -72,6 +75,12 @@ def _said(text: str) -> object:
         **{"embeds": [embed], "components": [], "stickers": []},
     )
     return discord_text.visible_text(cast("Any", message), ["<@1>", "<@!1>"])
+
+
+def _quoted(text: str) -> object:
+    """Quotes a message in a reply to it, with another one between."""
+    said = StoredTurn(1, Role.USER, "1", text, text, "1", 1.0, None)
+    return with_quotes([said, replace(said, message_id="2"), replace(said, message_id="3", reply_to="1")], {"1": said})
 
 
 def _rich_text(text: str) -> dict[str, Any]:  # Any: JSON
@@ -123,6 +132,7 @@ FUNCTIONS: Mapping[str, Call] = {
     "bot.platforms.textfiles.refusal": lambda text: textfiles.refusal(text, text, 10**9),
     "bot.conversations.conversations.text_with_files": lambda text: text_with_files(text, [Attachment(text, text)]),
     "bot.conversations.conversations.storable": storable,
+    "bot.conversations.reply_quotes.with_quotes": _quoted,
     "bot.types.commands.parse_text": lambda text: commands.parse_text(f"!{text}"),
     "bot.types.commands.find_command": commands.find_command,
     "bot.types.commands.similar_commands": commands.similar_commands,

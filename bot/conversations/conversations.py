@@ -70,7 +70,8 @@ class Conversations:
 
         patient: wait for a place if the queue is full, instead of refusing.
         """
-        if not event.author.is_bot:
+        asker = event.asker or event.author
+        if not asker.is_bot:
             self._bot_limit.reset(event)
         elif not event.addressed:
             return Accepted()  # in a followed thread, only people are answered without a mention
@@ -82,7 +83,7 @@ class Conversations:
         if not text.strip() and not _asks_target(event):
             return Refused(event.remark or "There was no text in that message for me to answer.")
         turns = [_turn(earlier) for earlier in event.context] + [_turn(replace(event, text=text, attachments=()))]
-        person = (event.key.platform, (event.asker or event.author).id)
+        person = (event.key.platform, asker.id)
         while True:
             try:
                 return await self._accept(event, turns, person)

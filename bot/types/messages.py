@@ -96,8 +96,7 @@ class IncomingMessage:
     `reply_to`: the message that it replies to: an answer of the bot or one in `context`; without text, the
     one that it asks about. `context`: earlier messages of others that the bot may not have seen (the chain of replies,
     a thread's first message, ambient messages), oldest first. `remark`: a sentence to show above the answer (a file
-    could not be read, how to continue in a thread). `asker`: who asked for an answer to this message, if that is not its
-    author.
+    could not be read, how to continue in a thread). `asker`: who asked for an answer, if that is not the author.
     """
 
     key: ConversationKey

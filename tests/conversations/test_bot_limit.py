@@ -9,7 +9,7 @@ import pytest
 from bot.conversations.bot_limit import LIMIT_REACHED, MAX_CONVERSATIONS, MAX_IN_A_ROW, QUIET_S, BotLimit
 from bot.storage import Storage
 from bot.types.messages import Accepted, IncomingMessage, Outcome, Person, Refused
-from tests.support.builders.conversations import CHANNEL, THREAD, ConversationsSetup
+from tests.support.builders.conversations import ANA, CHANNEL, THREAD, ConversationsSetup
 from tests.support.builders.service import make_settings
 
 BOT = Person("id-bot", "Alerts", is_bot=True)
@@ -39,6 +39,11 @@ async def test_a_loop_of_bots_ends_with_one_sentence_and_a_person_starts_it_agai
     assert await setup.hears("elsewhere", who=BOT, key=THREAD) != Accepted(), "each conversation has its own count"
     await setup.hears("a person, beside the bot", addressed=False)
     assert await bot("again") == Accepted(setup.owed[-1].request_id)
+
+
+async def test_a_person_who_asks_about_a_bots_message_is_not_limited(setup: ConversationsSetup) -> None:
+    for number in range(MAX_IN_A_ROW + 2):
+        assert await setup.hears(f"bot {number}", who=BOT, asker=ANA) == Accepted(setup.owed[-1].request_id)
 
 
 async def test_a_message_delivered_twice_counts_once(setup: ConversationsSetup) -> None:

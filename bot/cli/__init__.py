@@ -134,7 +134,7 @@ def _chat(
     once: Annotated[str | None, typer.Option(metavar="QUESTION", help="Answer this question and exit.")] = None,
 ) -> None:
     """Chat in the terminal, or answer each line of a pipe."""
-    from bot.config.settings import load_settings
+    from bot.config.settings import load_settings, near_misses
 
     options = {
         "model": model,
@@ -147,6 +147,8 @@ def _chat(
     }
     given = {name for name, value in options.items() if value is not None}
     settings = load_settings(**options)  # before the slow imports, so that mistakes are reported at once
+    for near_miss in near_misses():
+        typer.echo(f"inhouse: {near_miss}", err=True)
     from bot.cli.chat import run_chat
 
     raise typer.Exit(run_chat(settings, given, once))

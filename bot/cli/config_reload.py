@@ -7,7 +7,7 @@ that need a restart are logged.
 import asyncio
 import logging
 
-from bot.config.settings import Settings, load_settings, secrets
+from bot.config.settings import Settings, load_settings, near_misses, secrets
 from bot.models.catalog import Catalog
 from bot.models.installed_models import InstalledModels
 from bot.models.runtime_config import RuntimeConfig
@@ -51,6 +51,8 @@ class Reloads:
         self._secrets |= set(secrets(settings))  # tokens change only at a restart, so the old ones stay in use
         setup_logs(settings.log_level, settings.log_format, self._secrets)
         log.info("The configuration was reloaded")
+        for near_miss in near_misses():
+            log.warning("%s", near_miss)
         if late:
             log.warning("%s: changed; restart Inhouse to apply it", ", ".join(late))
 

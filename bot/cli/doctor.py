@@ -9,12 +9,13 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import replace
 
 from rich.console import Console
 
 from bot.cli import check_packages
-from bot.config.settings import TOKENS, Misconfigured, Settings, load_settings, secrets
+from bot.config.settings import TOKENS, Misconfigured, Settings, load_settings, near_misses, secrets, variable
 from bot.doctor import (
     hub_checks,
     machine_checks,
@@ -27,21 +28,30 @@ from bot.doctor import (
 from bot.doctor.check_runner import LONG_S, Check, Section, blocking, run_checks
 from bot.doctor.report import Report
 from bot.types.errors import EX_CONFIG, ConfigError
-from bot.types.findings import Finding, State, from_error, ok
+from bot.types.findings import Finding, State, from_error, ok, wrong
+
+MODELS = ("catalog", "models")
+MEMORY = (*MODELS, "device", "dtype", "quantization", "gpu_layers", "kv_cache_mb")
+STATE = ("state_dir",)
+HTTP = ("http", "http_token")
+DISCORD = ("discord_bot_token", "discord_proxy")
+SLACK = ("slack_bot_token", "slack_app_token", "slack_api_url", "slack_command")
+"""The settings that checks depend on."""
 
 
 def diagnose(*, as_json: bool) -> int:
     """Run all checks, print the findings, and return the exit status."""
     mistakes: Sequence[str] = ()
+    invalid: Set[str] = frozenset()
     try:
         settings = load_settings()
     except Misconfigured as error:
-        settings, mistakes = error.usable, error.mistakes
+        settings, mistakes, invalid = error.usable, error.mistakes, error.invalid
     console = Console(highlight=False)
     hidden = [*secrets(settings), *(value for name in TOKENS.values() if (value := os.environ.get(name)))]
     report = Report(console, hidden)
     with _quiet():
-        asyncio.run(_run(settings, mistakes, report, console, show=not as_json))
+        asyncio.run(_run(sections(settings, mistakes, invalid), report, console, show=not as_json))
     if as_json:
         sys.stdout.write(f"{report.json()}\n")
     else:
@@ -51,7 +61,7 @@ def diagnose(*, as_json: bool) -> int:
     return int(any(finding.state is State.WRONG for finding in report.findings))
 
 
-async def _run(settings: Settings, mistakes: Sequence[str], report: Report, console: Console, *, show: bool) -> None:
+async def _run(sections: Sequence[Section], report: Report, console: Console, *, show: bool) -> None:
     """Run the checks; show the names of running checks if the output is a terminal."""
     progress_console = console if show and console.is_terminal else Console(stderr=True)
     with progress_console.status("checking") as status:
@@ -59,19 +69,38 @@ async def _run(settings: Settings, mistakes: Sequence[str], report: Report, cons
         def waiting(names: Sequence[str]) -> None:
             status.update(f"checking {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}")
 
-        async for title, findings in run_checks(sections(settings, mistakes), waiting):
+        async for title, findings in run_checks(sections, waiting):
             report.add(title, findings, show=show)
 
 
-def sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
-    """All sections, in display order."""
+def sections(settings: Settings, mistakes: Sequence[str] = (), invalid: Set[str] = frozenset()) -> list[Section]:
+    """All sections, in display order.
+
+    invalid: settings that have a default in place of a mistake; what depends on one of them is not checked.
+    """
+    return [
+        replace(section, checks=[_unless_invalid(check, invalid) for check in section.checks])
+        for section in _sections(settings, mistakes)
+    ]
+
+
+def _unless_invalid(check: Check, invalid: Set[str]) -> Check:
+    """Replace a check by a finding if one of its settings is invalid, since a default would be checked instead."""
+    names = ", ".join(variable(name) for name in check.settings if name in invalid)
+    if not names:
+        return check
+    finding = wrong(check.name, f"not checked, because {names} is invalid", "Correct the setting.")
+    return replace(check, start=blocking(lambda: [finding]))
+
+
+def _sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
     probe, running = machine_checks.TorchProbeCache(), state_checks.running(settings)
     serving = any((settings.discord_bot_token, settings.slack_bot_token, settings.slack_app_token))
     return [
         Section(
             "Settings",
             [
-                Check("settings", blocking(lambda: settings_checks.configuration(mistakes))),
+                Check("settings", blocking(lambda: settings_checks.configuration(mistakes, near_misses()))),
                 Check(".env", blocking(settings_checks.env_file)),
                 Check("credentials", blocking(systemd_checks.credentials)),
             ],
@@ -88,20 +117,20 @@ def sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
         Section(
             "Models",
             [
-                Check("catalog", blocking(lambda: model_checks.catalog(settings))),
-                Check("models", blocking(lambda: model_checks.cached(settings, serving=serving))),
-                Check("fit", lambda: model_checks.fit(settings, probe, running=running), LONG_S),
-                Check("disk of models", blocking(lambda: model_checks.disk(settings))),
-                Check("the hub", blocking(lambda: hub_checks.account(settings))),
-                Check("access to models", blocking(lambda: hub_checks.access(settings)), LONG_S),
+                Check("catalog", blocking(lambda: model_checks.catalog(settings)), settings=MODELS),
+                Check("models", blocking(lambda: model_checks.cached(settings, serving=serving)), settings=MODELS),
+                Check("fit", lambda: model_checks.fit(settings, probe, running=running), LONG_S, MEMORY),
+                Check("disk of models", blocking(lambda: model_checks.disk(settings)), settings=MODELS),
+                Check("the hub", blocking(lambda: hub_checks.account(settings)), settings=("hf_token",)),
+                Check("access to models", blocking(lambda: hub_checks.access(settings)), LONG_S, (*MODELS, "hf_token")),
             ],
         ),
         Section(
             "State",
             [
-                Check("state", blocking(lambda: state_checks.directory(settings))),
-                Check("disk of state", blocking(lambda: state_checks.disk(settings))),
-                Check("database", blocking(lambda: state_checks.database(settings)), LONG_S),
+                Check("state", blocking(lambda: state_checks.directory(settings)), settings=STATE),
+                Check("disk of state", blocking(lambda: state_checks.disk(settings)), settings=STATE),
+                Check("database", blocking(lambda: state_checks.database(settings)), LONG_S, STATE),
             ],
         ),
         *_outside(settings, running=running),
@@ -135,13 +164,13 @@ def _outside(settings: Settings, *, running: bool) -> list[Section]:
             Section(
                 "Network",
                 [
-                    Check("proxy", lambda: network_checks.proxies(settings)),
+                    Check("proxy", lambda: network_checks.proxies(settings), settings=("discord_proxy",)),
                     Check("clock", lambda: network_checks.clock(asked)),
-                    Check("status page", lambda: network_checks.status_page(settings, running=running)),
+                    Check("status page", lambda: network_checks.status_page(settings, running=running), settings=HTTP),
                 ],
             ),
-            Section("Discord", [Check("Discord", lambda: discord.examine(settings))]),
-            Section("Slack", [Check("Slack", lambda: slack.examine(settings), LONG_S)]),
+            Section("Discord", [Check("Discord", lambda: discord.examine(settings), settings=DISCORD)]),
+            Section("Slack", [Check("Slack", lambda: slack.examine(settings), LONG_S, SLACK)]),
         ]
     return []
 

@@ -7,6 +7,7 @@ the configuration; in a terminal, where it means that the terminal was closed, i
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
 from bot.cli.config_reload import Reloads
-from bot.config.settings import Settings, secrets
+from bot.config.settings import Settings, near_misses, secrets
 from bot.engine.client.process import EngineProcess
 from bot.models.catalog import Catalog
 from bot.observability.file_descriptors import raise_soft_limit
@@ -24,6 +25,8 @@ from bot.platforms.adapter import Adapter
 from bot.service.service import Service
 from bot.types.engine import Engine
 from bot.types.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 SLACK_TOKENS = {"SLACK_BOT_TOKEN": ("bot token", "xoxb-"), "SLACK_APP_TOKEN": ("app-level token", "xapp-")}
 """The kind and the prefix of Slack's two tokens."""
@@ -69,6 +72,8 @@ def _has_slack(settings: Settings) -> bool:
 def run_platforms(settings: Settings, adapters: Sequence[Adapter]) -> None:
     """Serve `adapters` until a signal ends the service. Raises ConfigError if there are none, and InhouseError."""
     setup_logs(settings.log_level, settings.log_format, secrets(settings))
+    for near_miss in near_misses():
+        log.warning("%s", near_miss)
     if not adapters:
         raise ConfigError(
             "No platform is configured: set DISCORD_BOT_TOKEN, or SLACK_BOT_TOKEN and SLACK_APP_TOKEN; "

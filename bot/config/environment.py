@@ -14,6 +14,7 @@ from pathlib import Path
 from dotenv.parser import parse_stream
 
 ENV_FILE = Path(".env")
+ENV_SOURCE = ".env"
 MOST_BYTES = 1_000_000
 """Maximum size of a file that is read."""
 
@@ -64,7 +65,7 @@ def _read_env_file(scan: EnvironmentScan) -> None:
             line = binding.original.line + original[: len(original) - len(original.lstrip())].count("\n")
             scan.mistakes.append(f".env, line {line}: this is not NAME=value; correct it, or put a # before it")
         elif binding.key and binding.value:
-            scan.sources[binding.key.upper()] = ".env"
+            scan.sources[binding.key.upper()] = ENV_SOURCE
 
 
 def _read_credentials(scan: EnvironmentScan, directory: Path, ours: Callable[[str], bool]) -> None:

@@ -7,7 +7,7 @@ empty value counts as unset. All mistakes are reported in one ConfigError; the v
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bot.config.address import Address, parse_address
-from bot.config.environment import scan_environment
+from bot.config.environment import ENV_SOURCE, scan_environment
 from bot.types.errors import ConfigError
 
 PREFIX = "INHOUSE_"
@@ -212,12 +212,15 @@ class Settings(BaseSettings):
 
 
 class Misconfigured(ConfigError):
-    """Mistakes in the settings. mistakes: one sentence each; usable: the settings with defaults in their place."""
+    """Mistakes in the settings. mistakes: one sentence each; usable: the settings with defaults in their place.
 
-    def __init__(self, mistakes: tuple[str, ...], usable: Settings) -> None:
+    invalid: the fields of Settings that have such a default.
+    """
+
+    def __init__(self, mistakes: tuple[str, ...], usable: Settings, invalid: frozenset[str]) -> None:
         lines = [f"{len(mistakes)} mistakes in the configuration:", *(f"- {line}" for line in mistakes)]
         super().__init__(mistakes[0] if len(mistakes) == 1 else "\n".join(lines))
-        self.mistakes, self.usable = mistakes, usable
+        self.mistakes, self.usable, self.invalid = mistakes, usable, invalid
 
 
 def variable(name: str) -> str:
@@ -242,6 +245,7 @@ def load_settings(**overrides: Any) -> Settings:  # Any: values of the command l
     mistakes = [*scan.mistakes, *_unknown(scan.sources)]
     sources = scan.sources | {variable(name): "the command line" for name in given}
     settings: Settings | None = None
+    invalid: set[str] = set()
     while settings is None:  # the validator of the whole model runs only once each field is valid
         try:
             settings = Settings(_env_file=scan.env_file, _secrets_dir=scan.credentials, **given)
@@ -250,9 +254,33 @@ def load_settings(**overrides: Any) -> Settings:  # Any: values of the command l
             if _defaults(error).items() <= given.items():
                 raise  # a default is itself invalid: a bug
             given |= _defaults(error)
+            invalid |= _invalid(error)
     if not mistakes:
         return settings
-    raise Misconfigured(tuple(mistakes), settings)
+    raise Misconfigured(tuple(mistakes), settings, frozenset(invalid))
+
+
+def near_misses() -> tuple[str, ...]:
+    """A sentence for each variable that is not read although its name is close to one of a setting that is not set.
+
+    Of `.env` these are also the names without PREFIX; in the environment such a name may belong to another program.
+    """
+    sources = scan_environment(_is_ours).sources
+    known = [name for name in map(variable, Settings.model_fields) if name not in sources]
+    found = []
+    for name, source in sources.items():
+        meant = _nearest(name, known)
+        if meant is None and source == ENV_SOURCE and PREFIX + name in known:
+            meant = PREFIX + name
+        if meant is not None and not _is_ours(name):
+            found.append(f"{name} ({source}) is not a setting, so it has no effect; did you mean {meant}?")
+    return tuple(found)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str | None:
+    """The closest known name that begins alike; so HF_TOKEN is not close to GH_TOKEN, which is another program's."""
+    alike = [each for each in known if each[:2] == name[:2]]
+    return next(iter(difflib.get_close_matches(name, alike, n=1, cutoff=0.8)), None)
 
 
 def _is_ours(name: str) -> bool:
@@ -273,10 +301,17 @@ def _unknown(sources: dict[str, str]) -> Iterator[str]:
 def _defaults(error: ValidationError) -> dict[str, object]:
     """Defaults for the invalid fields, by the names (alias or field) under which they override all sources."""
     fields = Settings.model_fields
-    wrong = {str(detail["loc"][0]).lower() if detail["loc"] else "http" for detail in error.errors()}
-    # the only error of the whole model (`_guarded`) is a reachable status page without a token: turn the page off
-    found = {name: None if name == "http" else fields[name].get_default(call_default_factory=True) for name in wrong}
+    # an invalid address turns the status page off
+    found = {
+        name: None if name == "http" else fields[name].get_default(call_default_factory=True)
+        for name in _invalid(error)
+    }
     return {str(fields[name].validation_alias or name): value for name, value in found.items()}
+
+
+def _invalid(error: ValidationError) -> set[str]:
+    """The invalid fields. The only error of the whole model (`_guarded`) is a reachable status page without a token."""
+    return {str(detail["loc"][0]).lower() if detail["loc"] else "http" for detail in error.errors()}
 
 
 def _sentence(detail: ErrorDetails, sources: dict[str, str]) -> str:

@@ -25,11 +25,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check. `name` is shown while it runs and if it fails; `start` returns its findings."""
+    """One check. `name` is shown while it runs and if it fails; `start` returns its findings.
+
+    settings: names of the settings that it depends on.
+    """
 
     name: str
     start: Callable[[], Findings]
     limit_s: float = LIMIT_S
+    settings: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

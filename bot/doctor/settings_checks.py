@@ -11,11 +11,13 @@ from bot.types.findings import Finding, State, from_error, ok, warning
 ENV_FILE = Path(".env")
 
 
-def configuration(mistakes: Sequence[str]) -> Iterator[Finding]:
-    """Report the mistakes that `load_settings` found."""
+def configuration(mistakes: Sequence[str], near_misses: Sequence[str]) -> Iterator[Finding]:
+    """Report the mistakes that `load_settings` found, and variables whose names are close to a setting's."""
     for mistake in mistakes:
         yield from_error("settings", State.WRONG, mistake)
-    if not mistakes:
+    for near_miss in near_misses:
+        yield from_error("settings", State.WARNING, near_miss)
+    if not mistakes and not near_misses:
         where = f"{ENV_FILE.absolute()} and the environment" if ENV_FILE.is_file() else "the environment"
         yield ok("settings", f"no mistakes in {where}")
 

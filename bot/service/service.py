@@ -76,6 +76,7 @@ class Service:
         try:
             storage = await Storage.open(self._current.settings.state_dir)
             try:
+                self._installed_models.locate(self._current.catalog.default)  # before a platform sees a session
                 self.web = self._assemble(storage)
                 async with self.web:
                     await self._recover()
@@ -83,6 +84,8 @@ class Service:
             finally:
                 await self._engine.close()
                 await storage.close()
+        except ModelError as error:
+            raise ConfigError(str(error)) from error
         finally:
             self._watchdog.stop()
 
@@ -209,8 +212,6 @@ class Service:
                 task.result()
             if not done & {stopping, served}:
                 raise RuntimeError("A task of the service ended early.")
-        except ModelError as error:
-            raise ConfigError(str(error)) from error
         finally:
             self._notifier.stopping(self._current.settings.drain + LAST_WORDS_S)
             worker.cancel()

@@ -44,7 +44,8 @@ def from_error(check: str, state: State, sentence: str) -> Finding:
     found, mark, fix = sentence.rpartition("; ") if "; " in sentence else sentence.partition(": ")
     if not mark:
         return Finding(check, state, sentence)
-    return Finding(check, state, found, f"{fix[:1].upper()}{fix[1:].rstrip('.')}.")
+    fix = f"{fix[:1].upper()}{fix[1:]}"
+    return Finding(check, state, found, fix if fix.endswith((".", "?")) else f"{fix}.")
 
 
 def reason(error: BaseException) -> str:

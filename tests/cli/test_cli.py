@@ -69,6 +69,16 @@ def test_the_shell_completes_commands_and_models(
     assert inhouse()[:2] == (0, f"{offered}\n")
 
 
+def test_near_misses_of_names_are_said_at_the_start(inhouse: Inhouse) -> None:
+    Path(".env").write_text("DISCORD_TOKEN=x\n")
+    status, _, err = inhouse("run")
+    assert status == 78
+    assert "DISCORD_TOKEN (.env) is not a setting, so it has no effect; did you mean DISCORD_BOT_TOKEN?" in err
+    status, _, err = inhouse("chat", "--once", " ")
+    assert status == 78
+    assert err.startswith("inhouse: DISCORD_TOKEN (.env) is not a setting")
+
+
 def test_completion_can_be_installed(inhouse: Inhouse) -> None:
     assert "--install-completion" in inhouse("--help")[1]
 

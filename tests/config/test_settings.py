@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bot.config.settings import PREFIX, Settings, load_settings, secrets, variable
+from bot.config.settings import PREFIX, Misconfigured, Settings, load_settings, near_misses, secrets, variable
 from bot.types import commands
 from bot.types.errors import ConfigError
 
@@ -215,3 +215,54 @@ def test_commands_and_settings_agree_on_ranges() -> None:
             assert getattr(load_settings(**{name: value}), name) == value
         for value in (command.option.minimum - 1, command.option.maximum + 1):  # type: ignore[operator]  # both are set
             assert "it must be" in complaint(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("DISCORD_TOKEN", "DISCORD_BOT_TOKEN"),
+        ("discord_token", "DISCORD_BOT_TOKEN"),
+        ("SLACK_TOKEN", "SLACK_BOT_TOKEN"),
+        ("SLACK_APP_TOKN", "SLACK_APP_TOKEN"),
+        ("INHOUS_MODEL", "INHOUSE_MODEL"),
+        ("IN_HOUSE_MODEL", "INHOUSE_MODEL"),
+        ("MODEL", "INHOUSE_MODEL"),
+        ("Max_Tokens", "INHOUSE_MAX_TOKENS"),
+        ("HTTP", "INHOUSE_HTTP"),
+    ],
+)
+def test_a_near_miss_in_env_file_is_named_with_the_right_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    monkeypatch.delenv("INHOUSE_HTTP")
+    write_env(f"{name}=phi-4\n")
+    load_settings()
+    assert near_misses() == (f"{name.upper()} (.env) is not a setting, so it has no effect; did you mean {meant}?",)
+
+
+def test_a_near_miss_of_a_token_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISCORD_TOKEN", TOKEN)
+    (sentence,) = near_misses()
+    assert sentence.startswith("DISCORD_TOKEN (the environment) is not a setting")
+    assert TOKEN not in sentence
+
+
+def test_variables_of_others_and_a_name_beside_the_right_one_are_no_near_misses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("MODEL", "DEVICE", "HTTP", "GH_TOKEN", "HA_TOKEN", "HF_HOME", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("INHOUSE_MODEL", "phi-4")
+    write_env(
+        "GH_TOKEN=x\nGITLAB_TOKEN=x\nSOMETHING_ELSE=1\nPATH=/bin\nDISCORD_CLIENT_ID=1\nSLACK_SIGNING_SECRET=x\n"
+        "DISCORD_TOKEN=x\nDISCORD_BOT_TOKEN=y\nHF_HUB_OFFLINE=1\nHTTPS_PROXY=x\nTEMPERATURE=\n"
+    )
+    assert near_misses() == ()
+
+
+def test_the_fields_that_were_replaced_by_defaults_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INHOUSE_HTTP", "0.0.0.0:8321")
+    write_env("INHOUSE_TEMPERATURE=hot\nHF_TOKEN='a b'\nINHOUSE_MODLE=x\n")
+    with pytest.raises(Misconfigured) as caught:
+        load_settings()
+    assert caught.value.invalid == {"http", "temperature", "hf_token"}

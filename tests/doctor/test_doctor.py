@@ -13,7 +13,7 @@ import pytest
 
 from bot.cli import main
 from bot.cli.doctor import sections
-from bot.config.settings import load_settings
+from bot.config.settings import Settings, load_settings
 from bot.models.hardware import child_environment
 from tests.support.builders.discord_service import answered_once, run_discord_service
 from tests.support.fakes.connect_proxy import ConnectProxy
@@ -75,6 +75,22 @@ async def test_mistakes_in_the_settings_end_with_78_and_everything_else_is_still
     assert all(each["fix"] for each in mistakes)
     assert any("INHOUSE_MODEL?" in each["fix"] for each in mistakes)
     assert found(out, "torch")[0]["state"] == "ok"
+    for check, name in {"status page": "INHOUSE_HTTP", "fit": "INHOUSE_DTYPE"}.items():
+        (finding,) = found(out, check)
+        assert (finding["state"], finding["found"]) == ("wrong", f"not checked, because {name} is invalid")
+
+
+async def test_near_misses_of_names_are_warnings(home: Path) -> None:
+    await asyncio.to_thread(Path(".env").write_text, "DISCORD_TOKEN=x\nMODEL=phi-4\nOTHER=1\n")
+    status, out, _ = await doctor("--json")
+    assert status == 0
+    named = [(each["state"], each["fix"]) for each in found(out, "settings")]
+    assert named == [("warning", "Did you mean DISCORD_BOT_TOKEN?"), ("warning", "Did you mean INHOUSE_MODEL?")]
+
+
+def test_every_setting_that_a_check_depends_on_exists() -> None:
+    checks = [check for section in sections(load_settings()) for check in section.checks]
+    assert {name for check in checks for name in check.settings} <= Settings.model_fields.keys()
 
 
 async def test_two_healthy_platforms_and_a_running_inhouse_have_nothing_wrong_and_notice_nothing(
@@ -141,7 +157,7 @@ def test_another_package_of_the_name_is_a_line_among_others(foreign: Path) -> No
 
 
 def test_every_check_has_a_name_and_a_limit(home: Path) -> None:
-    checks = [check for section in sections(load_settings(), ()) for check in section.checks]
+    checks = [check for section in sections(load_settings()) for check in section.checks]
     assert len({check.name for check in checks}) == len(checks)
     assert all(0 < check.limit_s <= 90 for check in checks)
 

@@ -130,10 +130,13 @@ async def test_a_default_model_that_does_not_load_ends_the_start_with_its_reason
 
 
 async def test_a_default_model_that_is_not_there_ends_the_start_with_the_way_to_get_it(tmp_path: Path) -> None:
-    async with ScriptedPlatform() as platform, serving(tmp_path, ScriptedAdapter(platform.port)) as running:
-        (tmp_path / "models" / "small" / "config.json").unlink()
-        with pytest.raises(ConfigError, match="run `inhouse pull small`"):
-            await running
+    async with ScriptedPlatform() as platform:
+        adapter = ScriptedAdapter(platform.port)
+        async with serving(tmp_path, adapter) as running:
+            (tmp_path / "models" / "small" / "config.json").unlink()
+            with pytest.raises(ConfigError, match="run `inhouse pull small`"):
+                await running
+        assert adapter.core is None, "it logged in to the platform before it looked for the model"
 
 
 @pytest.mark.fault(15)

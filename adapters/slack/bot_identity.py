@@ -56,7 +56,7 @@ class BotIdentity:
 
 
 GetIdentity = Callable[[], BotIdentity]
-"""Returns the identity. Raises RetryLater before the first authentication."""
+"""Returns the identity. Raises NotSent before the first authentication."""
 
 
 def oauth_page(app_id: str) -> str:

@@ -1,6 +1,6 @@
 """Wraps an adapter and counts its errors by kind; results and errors pass through unchanged.
 
-Also exposes the connection state for the status page.
+Calls that the adapter holds back itself are not counted. Also exposes the connection state for the status page.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from bot.observability.metrics import Metrics
 from bot.platforms.adapter import Adapter, Core, Limits, Watchable
-from bot.types.errors import FatalAdapterError, Gone, OutcomeUnknown, Rejected, RetryLater
+from bot.types.errors import FatalAdapterError, Gone, NotSent, OutcomeUnknown, Rejected, RetryLater
 from bot.types.messages import ConversationKey, IncomingMessage, Reply
 
 KINDS: dict[type[Exception], str] = {
@@ -81,6 +81,8 @@ class InstrumentedAdapter:
     async def _counted(self) -> AsyncIterator[None]:
         try:
             yield
+        except NotSent:
+            raise
         except Exception as error:
             kind = next((name for known, name in KINDS.items() if isinstance(error, known)), "other")
             self._metrics.platform_failed(self.platform, kind)

@@ -78,6 +78,10 @@ class RetryLater(AdapterError):
         self.seconds = seconds
 
 
+class NotSent(RetryLater):
+    """No call was made yet: our own rate limit, or no connection. The platform refused nothing."""
+
+
 class Rejected(AdapterError):
     """A permanent failure of this call (no permission, message deleted); do not retry."""
 

@@ -1,15 +1,18 @@
 """Tests the counters, and that failures of an adapter are counted."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from prometheus_client import generate_latest
 
+from adapters.slack.adapter import SlackAdapter
 from bot.observability.metrics import KEPT, Metrics
 from bot.platforms.adapter import Adapter
 from bot.platforms.instrumented_adapter import InstrumentedAdapter
-from bot.types.errors import FatalAdapterError, Gone, OutcomeUnknown, Rejected, RetryLater
+from bot.types.errors import FatalAdapterError, Gone, NotSent, OutcomeUnknown, Rejected, RetryLater
 from bot.types.messages import ConversationKey, FinishReason, GenerationRequest, Person, Reply, SamplingParams, Usage
+from tests.support.builders.slack_adapter import reply_to, run_slack_adapter, settings_of
 from tests.support.builders.web_service import open_page
 from tests.support.fakes.scripted_adapter import ScriptedAdapter
 from tests.support.fakes.scripted_platform import Fault, ScriptedPlatform
@@ -106,6 +109,23 @@ async def test_every_kind_of_failure_is_counted_and_passed_on(
         await InstrumentedAdapter(adapter, metrics).post(REPLY)
     assert caught.value is error
     assert metrics.totals.platform_errors == {("scripted", kind): 1}
+
+
+async def test_calls_that_an_adapter_holds_back_itself_are_no_failures_of_the_platform() -> None:
+    async with run_slack_adapter() as setup:
+        metrics = Metrics()
+        question = await setup.ana.says(setup.general, "count", mention=True)
+        reply, adapter = reply_to(question, "One "), InstrumentedAdapter(setup.adapter, metrics)
+        with pytest.raises(NotSent):
+            await adapter.post(replace(reply, committed="", tail="h"))  # a stream cannot begin without words
+        with pytest.raises(NotSent):
+            await InstrumentedAdapter(SlackAdapter(settings_of(setup.server)), metrics).post(reply)  # not connected
+        reply = replace(reply, platform_id=await adapter.post(reply))
+        assert metrics.totals.platform_errors == {}
+        setup.server.faults.refuse("chat.update", "ratelimited")
+        with pytest.raises(RetryLater):
+            await adapter.update(replace(reply, committed="One two three.", final=True))
+        assert metrics.totals.platform_errors == {("slack", "retry_later"): 1}
 
 
 async def test_what_goes_well_is_as_without_a_watch(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from adapters.discord.request_limits import REQUEST_TIMEOUT_S, GlobalRateLimit, 
 from adapters.retries import sleep_unless
 from bot.config.settings import Settings
 from bot.platforms.adapter import Core
-from bot.types.errors import FatalAdapterError, RetryLater
+from bot.types.errors import FatalAdapterError, NotSent
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +72,9 @@ class Gateway:
         return self._client is not None and not self._client.is_closed() and self._client.is_ready()
 
     def client(self) -> GatewayClient:
-        """The connected client. Raises RetryLater if there is none."""
+        """The connected client. Raises NotSent if there is none."""
         if self._client is None or self._client.is_closed():
-            raise RetryLater(1.0, "Discord is not connected")
+            raise NotSent(1.0, "Discord is not connected")
         return self._client
 
     def reload(self, settings: Settings) -> None:

@@ -1,6 +1,6 @@
 """Keeps within Slack's rate limits: so many calls of a method a minute, and one post a second in a channel.
 
-First posts and final texts wait for their turn. Progress updates are skipped instead (RetryLater), since a later one
+First posts and final texts wait for their turn. Progress updates are skipped instead (NotSent), since a later one
 shows more, and never use up a minute's last calls. A rate limit from Slack blocks the method, for posts in its channel
 only.
 """
@@ -8,7 +8,7 @@ only.
 import asyncio
 from collections import deque
 
-from bot.types.errors import RetryLater
+from bot.types.errors import NotSent
 
 MINUTE_S = 60.0
 TIERS = {
@@ -31,7 +31,7 @@ POST = "chat.postMessage"
 POST_GAP_S = 1.0
 """The least time between two posts in a channel, seconds."""
 MAX_WAIT_S = 25.0
-"""The longest that a call waits here; beyond it RetryLater is raised. Seconds."""
+"""The longest that a call waits here; beyond it NotSent is raised. Seconds."""
 
 
 class RateLimits:
@@ -45,22 +45,22 @@ class RateLimits:
         self._blocked_until: dict[tuple[str, str], float] = {}
 
     async def acquire(self, method: str, channel: str = "") -> None:
-        """Wait until a call may be made. Raises RetryLater if that takes longer than MAX_WAIT_S."""
+        """Wait until a call may be made. Raises NotSent if that takes longer than MAX_WAIT_S."""
         wait = self._wait(method, channel, OWN_SHARE)
         if wait > MAX_WAIT_S * self.scale:
-            raise RetryLater(wait, "many messages are waiting to be sent to Slack")
+            raise NotSent(wait, "many messages are waiting to be sent to Slack")
         self._count(method, channel, wait)
         if wait > 0:
             await asyncio.sleep(wait)
 
     def try_progress(self, method: str, channel: str = "") -> None:
-        """Count a progress update that may be made now. Raises RetryLater if it may not."""
+        """Count a progress update that may be made now. Raises NotSent if it may not."""
         now = self._now()
         # Spread evenly over the minute, or else nothing is shown at its end.
         gap = MINUTE_S * self.scale / (TIERS[method] * PROGRESS_SHARE)
         wait = max(self._wait(method, channel, PROGRESS_SHARE), self._last_progress.get(method, 0.0) + gap - now)
         if wait > 0:
-            raise RetryLater(wait, "progress is shown a little later")
+            raise NotSent(wait, "progress is shown a little later")
         self._last_progress[method] = now
         self._count(method, channel, 0.0)
 

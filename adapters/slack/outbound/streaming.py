@@ -19,7 +19,7 @@ from adapters.slack.outbound import blocks
 from adapters.slack.outbound.api_calls import Call, WriteCalls
 from adapters.slack.payloads import is_private
 from bot.platforms.splitter import safe_cut
-from bot.types.errors import Gone, OutcomeUnknown, Rejected, RetryLater
+from bot.types.errors import Gone, NotSent, OutcomeUnknown, Rejected
 from bot.types.messages import Reply
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Streams:
         """Start a stream; returns its ts, or None if this reply cannot be streamed. Raises AdapterError."""
         text = _without_half_entity(reply.committed)
         if not text.strip():
-            raise RetryLater(NO_TEXT_RETRY_S, "there is no text yet")
+            raise NotSent(NO_TEXT_RETRY_S, "there is no text yet")
         await self._end_earlier_parts(reply)
         try:
             stream = await self._open_stream(reply, text)

@@ -17,7 +17,7 @@ from adapters.slack.bot_identity import BotIdentity, check_token, warn_missing_s
 from adapters.slack.error_mapping import APPS, fatal_error, mapped_errors
 from adapters.slack.socket.session import SocketSession, SocketTiming
 from bot.config.settings import Settings
-from bot.types.errors import AdapterError, FatalAdapterError, RetryLater
+from bot.types.errors import AdapterError, FatalAdapterError, NotSent, RetryLater
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +55,9 @@ class SocketConnection:
         return self._current is not None and (not self._current.ended.is_set() or self._current.draining)
 
     def identity(self) -> BotIdentity:
-        """Who the bot is. Raises RetryLater before the first authentication."""
+        """Who the bot is. Raises NotSent before the first authentication."""
         if self._identity is None:
-            raise RetryLater(1.0, "Slack is not connected yet")
+            raise NotSent(1.0, "Slack is not connected yet")
         return self._identity
 
     def recheck_token(self) -> None:

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from adapters.slack.outbound.rate_limits import MAX_WAIT_S, TIERS, RateLimits
-from bot.types.errors import RetryLater
+from bot.types.errors import NotSent
 
 SCALE = 0.001
 """One minute takes 60 ms."""
@@ -29,7 +29,7 @@ async def test_no_minute_holds_more_calls_than_slack_allows(method: str) -> None
     while len(made) < TIERS[method] * 2:
         try:
             await rate_limits.acquire(method)
-        except RetryLater as error:
+        except NotSent as error:
             await asyncio.sleep(error.seconds)
             continue
         made.append(asyncio.get_running_loop().time())
@@ -40,7 +40,7 @@ async def test_no_minute_holds_more_calls_than_slack_allows(method: str) -> None
 async def test_what_grows_is_spread_over_the_minute_and_leaves_room_for_what_must_be_said() -> None:
     rate_limits = RateLimits()
     rate_limits.try_progress("chat.update")
-    with pytest.raises(RetryLater) as refused:
+    with pytest.raises(NotSent) as refused:
         rate_limits.try_progress("chat.update")
     assert 0 < refused.value.seconds < 60 / (TIERS["chat.update"] * 0.5)
     for _ in range(30):
@@ -52,7 +52,7 @@ async def test_a_turn_that_is_far_off_is_to_be_taken_later() -> None:
     for _ in range(18):
         await rate_limits.acquire("chat.startStream")
     assert not rate_limits.available("chat.startStream")
-    with pytest.raises(RetryLater) as refused:
+    with pytest.raises(NotSent) as refused:
         await rate_limits.acquire("chat.startStream")
     assert MAX_WAIT_S < refused.value.seconds <= 60
 
@@ -63,9 +63,9 @@ async def test_a_refusal_is_kept_to_by_all_whom_it_concerns() -> None:
     rate_limits.block("chat.update", "A", 30)
     for method, channel in (("chat.postMessage", "A"), ("chat.update", "A"), ("chat.update", "B")):
         assert not rate_limits.available(method, channel), "edits have one limit in the whole workspace"
-        with pytest.raises(RetryLater):
+        with pytest.raises(NotSent):
             await rate_limits.acquire(method, channel)
-        with pytest.raises(RetryLater):
+        with pytest.raises(NotSent):
             rate_limits.try_progress("chat.update", channel)
     await rate_limits.acquire("chat.postMessage", "B")
     await rate_limits.acquire("chat.stopStream", "A")

@@ -15,7 +15,7 @@ from adapters.slack.inbound.history import read_back
 from adapters.slack.inbound.intake import Intake
 from adapters.slack.inbound.message_context import ContextFetcher
 from adapters.slack.inbound.users import UserDirectory
-from adapters.slack.interactions.slash_command import InteractionHandlers
+from adapters.slack.interactions.slash_command import InteractionHandlers, short_help
 from adapters.slack.outbound.assistant import AssistantView
 from adapters.slack.outbound.posting import Posting
 from adapters.slack.outbound.rate_limits import RateLimits
@@ -75,15 +75,16 @@ class SlackAdapter:
         translator = self._translator
         context = self._context = ContextFetcher(self._settings, web, identity, core, users, translator)
         assistant = AssistantView(web)
-        intake = Intake(core, translator, context, self._posting, assistant, self._connection.closing)
+        closing, help_text = self._connection.closing, short_help(self._settings.slack_command)
+        intake = Intake(core, translator, context, self._posting, assistant, closing, help_text)
         handlers = self._handlers = InteractionHandlers(self._settings, web, core, self._posting, translator, context)
         self._posting.streams.on_stop, self._posting.streams.team_of = _stop_handler(core), users.team
         app = make_app(web, identity)
         listen(app, intake, self._connection.recheck_token, handlers.register, assistant.register)
         async with contextlib.AsyncExitStack() as stack:
             web.session = await stack.enter_async_context(http_session())
-            for closing in (users.close, assistant.close, handlers.close, intake.close):
-                stack.push_async_callback(closing)
+            for close in (users.close, assistant.close, handlers.close, intake.close):
+                stack.push_async_callback(close)
             await self._connection.run(app, intake.catch_up)
 
     async def close(self) -> None:

@@ -33,7 +33,7 @@ EventId = tuple[str, str, bool]
 
 
 class Intake:
-    """Handles events until the adapter closes; `closing` ends all waits."""
+    """Handles events until the adapter closes; `closing` ends all waits. `help_text` answers `!help`."""
 
     def __init__(
         self,
@@ -43,10 +43,11 @@ class Intake:
         posting: Posting,
         assistant: AssistantView,
         closing: asyncio.Event,
+        help_text: str,
     ) -> None:
         self._core, self._posting, self._assistant = core, posting, assistant
         self._translator, self._context = translator, context
-        self._closing = closing
+        self._closing, self._help_text = closing, help_text
         self._tasks: set[asyncio.Task[None]] = set()
         self._handling: dict[EventId, asyncio.Task[None]] = {}
         self._handled: OrderedDict[EventId, None] = OrderedDict()
@@ -124,13 +125,14 @@ class Intake:
 
     async def _post_response(self, event: IncomingMessage | IncomingCommand, outcome: Notice | Refused) -> None:
         """Post a direct response to a message."""
-        key, to, attachment = event.key, "", None
+        key, to, attachment, text = event.key, "", None, outcome.text
         if isinstance(event, IncomingCommand) and not is_private(key.channel):
             to = event.actor.id
         if isinstance(outcome, Notice):
+            text = self._help_text if isinstance(event, IncomingCommand) and event.name == "help" else text
             to, attachment = to if outcome.private else "", outcome.attachment
         try:
-            await self._posting.send_notice(key, outcome.text, thread=key.thread, to=to, attachment=attachment)
+            await self._posting.send_notice(key, text, thread=key.thread, to=to, attachment=attachment)
         except AdapterError as error:
             log.warning("The answer to a message in %s cannot be shown: %s", key.channel, error)
 

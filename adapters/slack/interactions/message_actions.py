@@ -1,18 +1,18 @@
 """Handles what people do with messages: buttons, the menu of models, and the shortcuts 'Answer this' and 'Forget this'.
 
-A button's action is in its action_id or value, and a menu's choice carries the model's name, so that both work after a
-restart. Unknown elements are acknowledged and otherwise ignored.
+A button's action or command is in its action_id or value, and a menu's choice carries the model's name, so that both
+work after a restart. Unknown elements are acknowledged and otherwise ignored.
 """
 
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.context.ack.async_ack import AsyncAck
-from slack_sdk.models.blocks import ActionsBlock, Option, PlainTextObject, StaticSelectElement
+from slack_sdk.models.blocks import ActionsBlock, ButtonElement, Option, PlainTextObject, StaticSelectElement
 
 from adapters.slack.channels import NOT_A_MEMBER, ChannelReader
 from adapters.slack.inbound.events import EventTranslator
@@ -28,8 +28,12 @@ from bot.types.messages import Accepted, Choice, IncomingAction, IncomingCommand
 ANY_ACTION = re.compile("")
 MODEL_ACTION = "inhouse_model"
 """The action_id of the menu of models."""
+COMMAND_ACTION = "inhouse_command:"
+"""The start of the action_id of buttons that execute a slash command; the rest is the id of the command."""
 PLACEHOLDER = "Another model for this channel"
 MAX_OPTIONS, MAX_LABEL, MAX_VALUE = 100, 75, 75
+MAX_COMMAND = 2000
+"""The most characters of a button's value."""
 
 ANSWER, FORGET = "answer_this", "forget_this"
 """The callback_ids."""
@@ -38,13 +42,23 @@ ANSWERED = "I have answered that already, or am about to; the button under the a
 NOT_A_MESSAGE = "Only messages that people or bots wrote can be answered."
 
 
+Execute = Callable[[AsyncAck, Interaction, str], Awaitable[None]]
+"""Acknowledges and executes the text of a slash command."""
+
+
 class ButtonHandlers:
-    """Turns block actions into events for the core."""
+    """Turns block actions into events for the core; `execute` handles those that are slash commands."""
 
     def __init__(
-        self, core: Core, translator: EventTranslator, context: ContextFetcher, ephemeral: EphemeralReplies
+        self,
+        core: Core,
+        translator: EventTranslator,
+        context: ContextFetcher,
+        ephemeral: EphemeralReplies,
+        execute: Execute,
     ) -> None:
         self._core, self._translator, self._context, self._ephemeral = core, translator, context, ephemeral
+        self._execute = execute
 
     def register(self, app: AsyncApp) -> None:
         """Register for all block actions."""
@@ -58,6 +72,9 @@ class ButtonHandlers:
             return await self._ephemeral.serve(ack, interaction, self._press(interaction, button))
         if model := chosen_model(element):
             return await self._ephemeral.serve(ack, interaction, self._choose(interaction, model))
+        if (event_id := text_of(element, "action_id")).startswith(COMMAND_ACTION):
+            command = replace(interaction, id=event_id.removeprefix(COMMAND_ACTION), thread="")
+            return await self._execute(ack, command, text_of(element, "value"))
         await ack()
         return None
 
@@ -139,6 +156,14 @@ def model_menu(models: Sequence[Choice]) -> tuple[Json, ...]:
     options = [Option(value=each.value, text=PlainTextObject(text=_cut(each.label), emoji=False)) for each in offered]
     select = StaticSelectElement(action_id=MODEL_ACTION, placeholder=PLACEHOLDER, options=options)
     return (ActionsBlock(elements=[select]).to_dict(),)
+
+
+def command_button(label: str, typed: str, event_id: str) -> tuple[Json, ...]:
+    """A block with a button that executes a slash command once; empty if the text is too long for a button."""
+    if len(typed) > MAX_COMMAND:
+        return ()
+    button = ButtonElement(text=label, action_id=f"{COMMAND_ACTION}{event_id}"[:255], value=typed)
+    return (ActionsBlock(elements=[button]).to_dict(),)
 
 
 def chosen_model(element: Raw) -> str | None:

@@ -21,7 +21,7 @@ from adapters.slack.interactions.ephemeral_replies import (
     EphemeralReply,
     ephemeral_reply,
 )
-from adapters.slack.interactions.message_actions import ButtonHandlers, MessageShortcuts, model_menu
+from adapters.slack.interactions.message_actions import ButtonHandlers, MessageShortcuts, command_button, model_menu
 from adapters.slack.json_fields import Raw, text_of
 from adapters.slack.message_text import decoded
 from adapters.slack.outbound.posting import Posting
@@ -32,13 +32,14 @@ from bot.types.commands import help_text, parse_text, similar_commands
 from bot.types.display_names import as_code
 from bot.types.messages import IncomingCommand, Notice, Outcome, Person, Refused
 
-CONVERSATION_COMMANDS = ("stop", "regenerate", "continue", "undo", "reset", "why", "forget", "export")
+CONVERSATION_COMMANDS = ("regenerate", "continue", "undo", "reset", "why", "forget", "export")
 """Commands about a conversation, which in a thread is another one than in its channel."""
 SILENT_COMMANDS = ("reset", "forget", "export")
 """Those that report success even if there was nothing to do."""
+FULL_HELP = "help all"
 IN_THREADS = (
     "I answer mentions, direct messages, and every message in a thread that I take part in. Slack has no slash "
-    "commands in threads: write `!model` or `!stop` there."
+    "commands in threads: write `!model` or `!undo` there."
 )
 
 
@@ -57,7 +58,7 @@ class InteractionHandlers:
         self._settings, self._core, self._translator, self._context = settings, core, translator, context
         self._channels = ChannelReader(web)
         self._ephemeral = EphemeralReplies(web, posting, translator)
-        self._buttons = ButtonHandlers(core, translator, context, self._ephemeral)
+        self._buttons = ButtonHandlers(core, translator, context, self._ephemeral, self._execute)
         self._shortcuts = MessageShortcuts(core, translator, context, self._ephemeral, self._channels)
 
     def reload(self, settings: Settings) -> None:
@@ -75,24 +76,33 @@ class InteractionHandlers:
         await self._ephemeral.close()
 
     async def _on_command(self, ack: AsyncAck, body: Raw) -> None:
-        interaction, typed = interaction_of_command(body), decoded(text_of(body, "text")).strip()
-        word = typed.split(maxsplit=1)[0] if typed else "help"
-        command = parse_text(typed or word, prefix="")
+        await self._execute(ack, interaction_of_command(body), decoded(text_of(body, "text")).strip())
+
+    async def _execute(self, ack: AsyncAck, interaction: Interaction, typed: str) -> None:
+        """Execute what was typed after the slash command."""
+        if (short := " ".join(typed.lower().split())) in ("", "help", FULL_HELP):
+            return await self._ephemeral.serve(ack, interaction, self._help(interaction, full=short == FULL_HELP))
+        command = parse_text(typed, prefix="")
         if command is None:
-            reply = EphemeralReply(unknown_command(word, self._settings.slack_command))
-            return await self._ephemeral.serve(ack, interaction, _ready(reply))
+            return await self._ephemeral.serve(ack, interaction, self._offer_ask(interaction, typed))
         name, args = command
-        work = self._help(interaction) if name == "help" else self._command(interaction, name, args)
+        work = self._command(interaction, name, args)
         return await self._ephemeral.serve(ack, interaction, work, until_stored=name == "ask")
 
-    async def _help(self, interaction: Interaction) -> EphemeralReply:
+    async def _help(self, interaction: Interaction, *, full: bool) -> EphemeralReply:
         outcome = await self._handle(interaction, await self._actor(interaction), "settings", {})
         if not isinstance(outcome, Notice):
             return ephemeral_reply(outcome) or EphemeralReply(ANSWER_COMING)
-        return EphemeralReply(
-            help_text_for(self._settings.slack_command, outcome.text),
-            blocks=model_menu(self._core.choices("model", "")),
-        )
+        slash, menu = self._settings.slack_command, model_menu(self._core.choices("model", ""))
+        if full:
+            return EphemeralReply(full_help(slash, outcome.text), blocks=menu)
+        more = command_button("All commands and settings", FULL_HELP, f"{interaction.id} help")
+        return EphemeralReply(short_help(slash), blocks=(*more, *menu))
+
+    async def _offer_ask(self, interaction: Interaction, typed: str) -> EphemeralReply:
+        """The error for an unknown command, with a button that asks its text as a question."""
+        text = unknown_command(typed, self._settings.slack_command)
+        return EphemeralReply(text, blocks=command_button("Ask this", f"ask {typed}", interaction.id))
 
     async def _command(self, interaction: Interaction, name: str, args: dict[str, str]) -> EphemeralReply | None:
         if name == "ask":
@@ -126,15 +136,29 @@ class InteractionHandlers:
         return threads and name in CONVERSATION_COMMANDS and (isinstance(outcome, Refused) or name in SILENT_COMMANDS)
 
 
-def help_text_for(slash: str, settings: str) -> str:
-    """The commands and the settings in force. `slash`: the name of the slash command."""
+def full_help(slash: str, settings: str) -> str:
+    """All commands and the settings in use. `slash`: the name of the slash command."""
     return f"{help_text(f'{slash} ')}\n\n{IN_THREADS}\n\nSettings in use here:\n\n{settings}"
 
 
-def unknown_command(word: str, slash: str) -> str:
-    """The error for an unknown command."""
-    return f"There is no command {as_code(word, 40)}{similar_commands(word) or '.'} `{slash} help` shows them all."
+def short_help(slash: str) -> str:
+    """What most people need to know, in five lines."""
+    return "\n".join(
+        [
+            "- Mention me in a channel, or write to me directly. I answer in the thread of your message.",
+            f"- `{slash} ask QUESTION` asks here; everybody in this channel sees the answer.",
+            "- The buttons under an answer stop it, continue it, or write another one. "
+            f"`{slash} stop` ends your answers in this channel and its threads.",
+            "- In a thread, commands begin with `!`: `!model`, `!undo`, `!reset`.",
+            f"- `{slash} {FULL_HELP}` shows all commands and the settings in use here.",
+        ]
+    )
 
 
-async def _ready(reply: EphemeralReply) -> EphemeralReply:
-    return reply
+def unknown_command(typed: str, slash: str) -> str:
+    """The error for an unknown command, which may be a question."""
+    word, *_ = typed.split(maxsplit=1) or [typed]
+    return (
+        f"There is no command {as_code(word, 40)}{similar_commands(word) or '.'} To ask me this, send "
+        f"{as_code(f'{slash} ask {typed}', 300)}. `{slash} help` shows what else there is."
+    )

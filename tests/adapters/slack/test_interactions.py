@@ -78,10 +78,30 @@ async def test_the_menu_of_a_message_has_it_answered_once_and_forgotten(
         await slack_server.until(lambda: any("No messages of this" in each.shown for each in setup.general.ephemerals))
 
 
+async def test_the_stop_command_ends_what_its_user_has_running_in_the_threads_of_the_channel(
+    tmp_path: Path, slack_server: FakeSlack
+) -> None:
+    async with run_slack_service(tmp_path, slack_server) as setup:
+        for word in ("ana", "ben"):
+            setup.engine.answers(word, "one two three")
+            setup.gates.hold(f"{word}/2")
+        hers = await setup.ana.says(setup.general, "ana", mention=True)
+        his = await setup.ben.says(setup.general, "ben", mention=True)
+        for word in ("ana", "ben"):
+            await setup.gates.reached(f"{word}/2")
+        assert await told(setup, await setup.ana.commands(setup.general, "stop")) == "Stopped."
+        assert await setup.answer_to(hers) == "one two"
+        assert not setup.answers_to(his)
+        await setup.gates.open("ben/2")
+        assert await setup.answer_to(his) == "one two three"
+        refused = await told(setup, await setup.ana.commands(setup.general, "stop"))
+        assert refused == "You have no answer in progress here."
+
+
 async def test_a_model_of_the_menu_holds_for_the_channel(tmp_path: Path, slack_server: FakeSlack) -> None:
     async with run_slack_service(tmp_path, slack_server) as setup:
         boss = slack_server.user("boss", admin=True)
-        use = await boss.commands(setup.general)
+        use = await boss.commands(setup.general, "help all")
         assert "Settings in use here" in await told(setup, use)
         (menu,) = use.messages[0].buttons
         value = menu["options"][0]["value"]

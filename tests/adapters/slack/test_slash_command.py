@@ -64,15 +64,36 @@ async def test_another_name_for_the_command() -> None:
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
-        ("modle phi-4", "There is no command `modle`; did you mean model? `/inhouse help` shows them all."),
-        ("what is love?", "There is no command `what`. `/inhouse help` shows them all."),
-        ("`` @x", "There is no command `''`. `/inhouse help` shows them all."),
+        (
+            "modle phi-4",
+            "There is no command `modle`; did you mean model? To ask me this, send `/inhouse ask modle phi-4`.",
+        ),
+        (
+            "hello there",
+            "There is no command `hello`; did you mean help? To ask me this, send `/inhouse ask hello there`.",
+        ),
+        ("`` @x", "There is no command `''`. To ask me this, send `/inhouse ask '' @x`."),
     ],
 )
 async def test_what_is_no_command_is_told_what_would_be(typed: str, sentence: str) -> None:
     async with run_slack_adapter() as setup:
-        assert await told(setup, await setup.ana.commands(setup.general, typed)) == sentence
+        use = await setup.ana.commands(setup.general, typed)
+        assert await told(setup, use) == f"{sentence} `/inhouse help` shows what else there is."
         assert not setup.core.events
+        for _ in range(2):
+            await told(setup, await setup.ana.presses(use.messages[0], "Ask this"))
+        asked = await setup.core.got(IncomingCommand, 2)
+        assert {(event.name, event.args["prompt"], event.key) for event in asked} == {
+            ("ask", typed, key_of(setup.general))
+        }
+        assert len({event.event_id for event in asked}) == 1, "the core drops the second one"
+
+
+async def test_a_text_that_is_too_long_for_a_button_is_only_named() -> None:
+    async with run_slack_adapter() as setup:
+        use = await setup.ana.commands(setup.general, "x" * 2000)
+        assert "To ask me this, send `/inhouse ask xxx" in await told(setup, use)
+        assert not use.messages[0].buttons
 
 
 async def test_a_command_is_acknowledged_when_it_is_stored_and_not_before() -> None:
@@ -184,7 +205,7 @@ REFUSED = Refused("You have no answer in progress here.")
 @pytest.mark.parametrize(
     ("typed", "outcome", "hinted"),
     [
-        ("stop", REFUSED, True),
+        ("stop", REFUSED, False),
         ("stop", Notice("Stopped."), False),
         ("undo", REFUSED, True),
         ("reset", Notice("A new conversation begins."), True),
@@ -203,15 +224,36 @@ async def test_a_command_that_may_mean_a_thread_explains_its_form_there(
 
 
 @pytest.mark.parametrize("typed", ["", "help", " HELP "])
-async def test_alone_it_shows_the_commands_the_settings_and_the_models(typed: str) -> None:
+async def test_help_is_five_lines_and_the_rest_comes_on_demand(typed: str) -> None:
+    async with run_slack_adapter(core=saying(SETTINGS)) as setup:
+        use = await setup.ana.commands(setup.general, typed)
+        lines = (await told(setup, use)).splitlines()
+        assert len(lines) == 5
+        assert "`/inhouse help all`" in lines[-1]
+        for press in (
+            await setup.ana.presses(use.messages[0], "All commands and settings"),
+            await setup.ana.commands(setup.general, "Help  all"),
+        ):
+            shown = await told(setup, press)
+            for line in help_text("/inhouse ").splitlines():
+                assert line in shown
+            assert "model: small (default)" in shown
+
+
+async def test_typed_help_is_as_short() -> None:
+    async with run_slack_adapter(core=saying(Notice("A long text."))) as setup:
+        dm = setup.server.dm(setup.ana)
+        await setup.ana.says(dm, "!help")
+        await setup.server.until(lambda: dm.messages)
+        assert len(dm.messages[0].shown.splitlines()) == 5
+
+
+async def test_help_has_a_menu_of_the_models() -> None:
     async with run_slack_adapter(core=saying(SETTINGS)) as setup:
         setup.core.offered = [Choice(f"m{n} " + "x" * 90, f"m{n}") for n in range(120)] + [Choice("long", "m" * 200)]
-        use = await setup.ana.commands(setup.general, typed)
-        shown = await told(setup, use)
-        for line in help_text("/inhouse ").splitlines():
-            assert line in shown
-        assert "model: small (default)" in shown
-        (menu,) = use.messages[0].buttons
+        use = await setup.ana.commands(setup.general)
+        await told(setup, use)
+        _, menu = use.messages[0].buttons
         assert len(menu["options"]) == 100
         assert all(len(option["text"]["text"]) <= 75 for option in menu["options"])
         assert menu["options"][0]["text"]["text"].startswith("m0 xxx")
@@ -248,4 +290,5 @@ async def test_without_models_there_is_no_menu() -> None:
     async with run_slack_adapter(core=saying(SETTINGS)) as setup:
         use = await setup.ana.commands(setup.general)
         await told(setup, use)
-        assert not use.messages[0].buttons
+        assert use.messages[0].labels == ["All commands and settings"]
+        assert len(use.messages[0].buttons) == 1

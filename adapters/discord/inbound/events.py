@@ -59,22 +59,19 @@ class EventTranslator:
         channel = channel or message.channel
         if not self._is_readable(message, channel):
             return None
-        key, author, text = conversation_key(channel), author_of(message, channel), self.text(message)
+        key, author = conversation_key(channel), author_of(message, channel)
         if not author.is_bot and (command := parse_text(own_text(message, self._bot_mentions(message)))):
             name, args = command
             return IncomingCommand(key, str(message.id), author, name, args, sent_at(message.id))
-        addressed = self.addresses_bot(message, channel)
-        return IncomingMessage(key, str(message.id), author, text, sent_at(message.id), addressed)
+        return self._event(message, channel, key, addressed=self.addresses_bot(message, channel))
 
     def question(self, message: discord.Message, channel: MessageChannel) -> IncomingMessage:
         """A message that was picked for an answer, also one of a bot."""
-        key, author, text = self.reply_key(channel, message.id), author_of(message, channel), self.text(message)
-        return IncomingMessage(key, str(message.id), author, text, sent_at(message.id), addressed=True)
+        return self._event(message, channel, self.reply_key(channel, message.id), addressed=True)
 
     def preceding(self, message: discord.Message, channel: MessageChannel, key: ConversationKey) -> IncomingMessage:
         """A message that belongs before another one in the conversation `key`."""
-        author, text = author_of(message, channel), self.text(message)
-        return IncomingMessage(key, str(message.id), author, text, sent_at(message.id), addressed=False)
+        return self._event(message, channel, key, addressed=False)
 
     def edit(self, message: discord.Message, channel: MessageChannel | None = None) -> MessageEdited | None:
         """An edited message; None unless a person changed its text (Discord sends previews as updates, too)."""
@@ -126,6 +123,19 @@ class EventTranslator:
 
     def _bot_mentions(self, message: discord.Message) -> Sequence[str]:
         return bot_mentions(self._client.user, message.guild) if self._client.user else ()
+
+    def _event(
+        self, message: discord.Message, channel: MessageChannel, key: ConversationKey, *, addressed: bool
+    ) -> IncomingMessage:
+        return IncomingMessage(
+            key,
+            str(message.id),
+            author_of(message, channel),
+            self.text(message),
+            sent_at(message.id),
+            addressed,
+            reply_to=replied_to(message),
+        )
 
     def _is_readable(self, message: discord.Message, channel: MessageChannel) -> bool:
         if message.author.bot or message.webhook_id:

@@ -7,19 +7,22 @@ reads the others.
 import asyncio
 import contextlib
 import logging
+import time
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from functools import partial
 
 import discord
 
 from adapters.discord.channels import PLATFORM, resolve_channel
+from adapters.discord.inbound.events import sent_at
 from adapters.discord.inbound.message_context import ContextFetcher
 from adapters.discord.outbound.posting import MAX_CHARS, Posting
 from adapters.retries import retried, retried_until_closed, sleep_unless
 from bot.platforms.adapter import Core
 from bot.platforms.splitter import split
 from bot.types.errors import AdapterError, StorageError
-from bot.types.messages import Attachment, Event, Notice, Outcome, Refused
+from bot.types.messages import Attachment, Event, IncomingMessage, Notice, Outcome, Refused
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +30,9 @@ MAX_WAITING = 1000
 MAX_DELAY_S = 30.0
 SHUTDOWN_S = 2.0
 MAX_TRIES = 5
+MAX_EDIT_AGE_S = 300.0
+"""An edit that adds a mention is answered if the message is younger; in an older one it is a correction."""
+MAX_REMEMBERED = 2000
 
 
 class Intake:
@@ -35,6 +41,7 @@ class Intake:
     def __init__(self, core: Core, posting: Posting, closing: asyncio.Event) -> None:
         self._core, self.posting, self._closing = core, posting, closing
         self._waiting = 0
+        self._addressed: OrderedDict[int, None] = OrderedDict()  # ids of messages to the bot that were handled
         self._tasks: set[asyncio.Task[None] | None] = set()
 
     @contextlib.contextmanager
@@ -59,17 +66,35 @@ class Intake:
     async def message(self, context: ContextFetcher, message: discord.Message) -> None:
         """Handle a new message."""
         event = context.translator.message(message)
-        outcome = await self.until_stored(await context.enrich(event, message)) if event else None
+        if event is None:
+            return
+        event = await context.enrich(event, message)
+        if isinstance(event, IncomingMessage) and event.addressed:
+            self._remember(message.id)
+        outcome = await self.until_stored(event)
         if not isinstance(outcome, Notice | Refused):
             return
+        self._addressed.pop(message.id, None)  # an edit may ask it better
         for number, part in enumerate(split(outcome.text, MAX_CHARS)):
             attachment = outcome.attachment if isinstance(outcome, Notice) and number == 0 else None
             await self._respond(message, number, part.text, attachment)
 
     async def edit(self, context: ContextFetcher, message: discord.Message) -> None:
-        """Handle an edited message."""
-        if event := context.translator.edit(message):
-            await self.until_stored(await context.enrich_edit(event, message))
+        """Handle an edited message; one that addresses the bot only since the edit is a new message."""
+        event = context.translator.edit(message)
+        if event is None:
+            return
+        await self.until_stored(await context.enrich_edit(event, message))
+        is_recent = time.time() - sent_at(message.id) < MAX_EDIT_AGE_S
+        if is_recent and message.id not in self._addressed and not event.author.is_bot:
+            asked = context.translator.message(message)
+            if isinstance(asked, IncomingMessage) and asked.addressed:
+                await self.message(context, message)
+
+    def _remember(self, message_id: int) -> None:
+        self._addressed[message_id] = None
+        if len(self._addressed) > MAX_REMEMBERED:
+            self._addressed.popitem(last=False)
 
     async def deletion(
         self,

@@ -25,6 +25,10 @@ from bot.types.messages import Attachment, ConversationKey, IncomingCommand, Inc
 log = logging.getLogger(__name__)
 
 FILE_TIMEOUT_S = 10.0
+MAX_CHAIN = 3
+"""The most messages of a chain of replies that are read."""
+MAX_LOOK_BACK = 10
+"""The most messages of a thread that are searched for its last one of others."""
 MENTION_EACH_TIME = (
     "*In this thread I only see messages that mention me, so please mention me each time "
     "(an admin of mine can switch on the message content intent).*"
@@ -56,25 +60,17 @@ class ContextFetcher:
         if not event.addressed and not following:
             return event
         key = self.translator.reply_key(channel, message.id) if event.addressed else event.key
-        read = await read_files(files_of(message))
-        remarks = [read.remark] if read.remark else []
+        remarks = []
         if event.addressed and not following and self.translator.must_mention(key):
             remarks.append(MENTION_EACH_TIME)
-        preceding = await self._preceding(event, message, channel, following)
-        context = [await self._as_context(each, message, channel, key) for each in preceding]
-        return replace(
-            event,
-            key=key,
-            attachments=read.texts,
-            reply_to=replied_to(message),
-            context=tuple(each for each in context if each.text or each.attachments),
-            remark=" ".join(remarks),
-        )
+        earlier = await self._earlier_messages(event, message, channel, following)
+        return await self._complete(replace(event, key=key), message, channel, earlier, remarks)
 
-    async def enrich_question(self, event: IncomingMessage, message: discord.Message) -> IncomingMessage:
-        """A message that was picked for an answer, with its files."""
-        read = await read_files(files_of(message))
-        return replace(event, attachments=read.texts, remark=read.remark)
+    async def enrich_question(
+        self, event: IncomingMessage, message: discord.Message, channel: MessageChannel
+    ) -> IncomingMessage:
+        """A message that was picked for an answer, with its files and what it replies to."""
+        return await self._complete(event, message, channel, [], [])
 
     async def enrich_edit(self, edit: MessageEdited, message: discord.Message) -> MessageEdited:
         """An edited message, with its files where the bot may have answered it."""
@@ -101,10 +97,43 @@ class ContextFetcher:
         except StorageError:
             return True  # storing the message fails as well, so it is handled again
 
-    async def _preceding(
+    async def _complete(
+        self,
+        event: IncomingMessage,
+        message: discord.Message,
+        channel: MessageChannel,
+        earlier: Sequence[discord.Message],
+        remarks: Sequence[str],
+    ) -> IncomingMessage:
+        """A message with its files and its context: earlier messages and the chain of replies."""
+        read = await read_files(files_of(message))
+        chain = await self._reply_chain(message, channel)
+        if not (chain or event.text or read.texts) and isinstance(channel, discord.Thread):
+            chain = await self._last_in_thread(message, channel)
+        target = await read_files(files_of(chain[0]) if chain and not self._is_own(chain[0]) else ())
+        context = [
+            replace(
+                self.translator.preceding(each, channel, event.key),
+                attachments=target.texts if each in chain[:1] else (),
+            )
+            for each in sorted({*earlier, *chain}, key=lambda each: each.id)
+            if not self._is_own(each)
+        ]
+        return replace(
+            event,
+            attachments=read.texts,
+            reply_to=str(chain[0].id) if chain else event.reply_to,
+            context=tuple(each for each in context if each.text or each.attachments),
+            remark=" ".join(filter(None, [read.remark, target.remark, *remarks])),
+        )
+
+    def _is_own(self, message: discord.Message) -> bool:
+        return self._client.user is not None and message.author.id == self._client.user.id
+
+    async def _earlier_messages(
         self, event: IncomingMessage, message: discord.Message, channel: MessageChannel, following: bool
     ) -> list[discord.Message]:
-        """Other people's messages that belong before this one, oldest first."""
+        """Messages that belong before this one: those around a mention, and the start of a thread."""
         found: list[discord.Message] = []
         try:
             async with mapped_errors():
@@ -112,16 +141,50 @@ class ContextFetcher:
                     found += [each async for each in channel.history(limit=self._settings.ambient, before=message)]
                 if isinstance(channel, discord.Thread) and not following:
                     found += await self._start_of(channel)
-                if message.reference and message.type is discord.MessageType.reply:
-                    answered = message.reference.resolved
-                    if answered is None and message.reference.message_id:
-                        answered = await channel.fetch_message(message.reference.message_id)
-                    found += [answered] if isinstance(answered, discord.Message) else []
         except AdapterError as error:
             log.warning("The messages before message %s cannot be read: %s", message.id, error)
-        me = self._client.user
-        by_id = {each.id: each for each in found if me is None or each.author.id != me.id}
-        return [by_id[each] for each in sorted(by_id)]
+        return found
+
+    async def _reply_chain(self, message: discord.Message, channel: MessageChannel) -> list[discord.Message]:
+        """The message that this one replies to, the one that it replies to, and so on, up to an answer of the bot."""
+        chain: list[discord.Message] = []
+        try:
+            while len(chain) < MAX_CHAIN and replied_to(message):
+                async with mapped_errors():
+                    target = await self._target(message, channel)
+                if target is None:
+                    break
+                chain.append(target)
+                if self._is_own(target):
+                    break  # its own question is stored with it
+                message = target
+        except AdapterError as error:
+            log.info("What message %s replies to cannot be read: %s", message.id, error)
+        return chain
+
+    async def _target(self, message: discord.Message, channel: MessageChannel) -> discord.Message | None:
+        """The message that this one replies to; None if it was deleted."""
+        target = message.reference.resolved if message.reference else None
+        if target is None:
+            target = await channel.fetch_message(int(replied_to(message)))
+        if isinstance(target, discord.DeletedReferencedMessage):
+            return None
+        if target.type is discord.MessageType.thread_starter_message and isinstance(channel, discord.Thread):
+            start = await self._start_of(channel)  # Discord shows it there, but its text is in the parent channel
+            return start[0] if start else None
+        return target
+
+    async def _last_in_thread(self, message: discord.Message, thread: discord.Thread) -> list[discord.Message]:
+        """The last message of others in a thread, which a mention without text asks about."""
+        try:
+            async with mapped_errors():
+                async for each in thread.history(limit=MAX_LOOK_BACK, before=message):
+                    if not self._is_own(each) and (self.translator.text(each) or files_of(each)):
+                        return [each]
+                return await self._start_of(thread)
+        except AdapterError as error:
+            log.info("The messages before message %s cannot be read: %s", message.id, error)
+            return []
 
     async def _start_of(self, thread: discord.Thread) -> list[discord.Message]:
         """The message that a thread starts from, if there is one."""
@@ -132,15 +195,6 @@ class ContextFetcher:
             return [await channel.fetch_message(thread.id)]
         except discord.NotFound:
             return []
-
-    async def _as_context(
-        self, message: discord.Message, question: discord.Message, channel: MessageChannel, key: ConversationKey
-    ) -> IncomingMessage:
-        """An earlier message; the one that the question replies to brings its files."""
-        event = self.translator.preceding(message, channel, key)
-        if str(message.id) != replied_to(question):
-            return event
-        return replace(event, attachments=(await read_files(files_of(message))).texts)
 
 
 async def read_files(attachments: Sequence[discord.Attachment]) -> Files:

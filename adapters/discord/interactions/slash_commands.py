@@ -115,7 +115,7 @@ class InteractionHandlers:
     async def _answer(self, interaction: Interaction, message: discord.Message, channel: MessageChannel) -> Outcome:
         """Ask for an answer to a message of anybody."""
         question = self._context.translator.question(message, channel)
-        event = await self._context.enrich_question(question, message)
+        event = await self._context.enrich_question(question, message, channel)
         outcome = await self._core.handle(replace(event, asker=actor(interaction)))
         return Notice(ANSWERED) if isinstance(outcome, Accepted) and not outcome.request_id else outcome
 

@@ -1,5 +1,9 @@
 """Tests the translation of Discord events, through the real discord.py and a fake server."""
 
+from datetime import timedelta
+
+import discord
+
 from bot.types.messages import (
     Attachment,
     ConversationKey,
@@ -248,6 +252,110 @@ async def test_edits_of_people_are_reported_and_those_of_discord_are_not() -> No
         assert edit == MessageEdited(
             key_of(setup.general), said.id, Person(setup.ana.id, "ana"), "hello", (Attachment("a.txt", "a"),)
         )
+
+
+async def test_an_edit_that_adds_a_mention_asks_once() -> None:
+    async with run_discord_adapter() as setup:
+        said = await setup.ana.says(setup.general, "what is 2+2?")
+        assert not (await setup.core.message()).addressed
+        await setup.ana.edits(said, "what is 2+2?", mention=True)
+        asked = await setup.core.message(2)
+        assert (asked.message_id, asked.text, asked.addressed) == (said.id, "what is 2+2?", True)
+        await setup.ana.edits(said, "what is 3+3?", mention=True)
+        direct = await setup.ana.says(setup.server.dm(setup.ana), "helo")
+        await setup.ana.edits(direct, "hello")
+        assert [edit.text for edit in await setup.core.got(MessageEdited, 3)] == [
+            "what is 2+2?",
+            "what is 3+3?",
+            "hello",
+        ]
+        command = await setup.ana.says(setup.general, "!reset")
+        await setup.ana.edits(command, "!reset", mention=True)
+        await setup.core.got(MessageEdited, 4)
+        assert len(await setup.core.got(IncomingMessage, 3)) == 3
+        assert len(await setup.core.got(IncomingCommand)) == 1
+
+
+async def test_an_edit_of_an_old_message_does_not_ask() -> None:
+    async with run_discord_adapter() as setup:
+        old = await setup.ana.says(setup.general, "what is 2+2?")
+        old.id = str(discord.utils.time_snowflake(discord.utils.utcnow() - timedelta(minutes=6)))
+        await setup.ana.edits(old, "what is 2+2?", mention=True)
+        await setup.core.got(MessageEdited)
+        await setup.ana.says(setup.general, "the next", mention=True)
+        assert [each.text for each in await setup.core.got(IncomingMessage, 2) if each.addressed] == ["the next"]
+
+
+async def test_a_refused_question_may_be_asked_better_by_an_edit() -> None:
+    async with run_discord_adapter(core=RecordingCore(says=lambda event: Refused("There was no text."))) as setup:
+        said = await setup.ana.says(setup.general, "", mention=True)
+        await setup.general.until(lambda: setup.general.messages)
+        await setup.ana.edits(said, "hello", mention=True)
+        assert (await setup.core.message(2)).text == "hello"
+
+
+async def test_a_chain_of_replies_comes_along() -> None:
+    async with run_discord_adapter() as setup:
+        chain = [await setup.ben.says(setup.general, "the first")]
+        for number in range(4):
+            chain.append(await setup.ben.says(setup.general, f"reply {number}", reply_to=chain[-1]))
+        await setup.ana.says(setup.general, "who is right?", mention=True, reply_to=chain[-1])
+        event = await setup.core.message(6)
+        assert event.reply_to == chain[-1].id
+        assert [each.text for each in event.context] == ["reply 1", "reply 2", "reply 3"]
+        assert [each.reply_to for each in event.context] == [each.id for each in chain[1:4]]
+
+
+async def test_a_chain_ends_at_an_answer_of_the_bot_and_at_a_deleted_message() -> None:
+    async with run_discord_adapter() as setup:
+        question = await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.adapter.post(reply_to(question, "hi"))
+        theirs = await setup.ben.says(setup.general, "wrong", reply_to=setup.general.messages[0])
+        await setup.ana.says(setup.general, "is it?", mention=True, reply_to=theirs)
+        event = await setup.core.message(3)
+        assert [(each.text, each.reply_to) for each in event.context] == [("wrong", setup.general.messages[0].id)]
+        last = await setup.ben.says(setup.general, "yes", reply_to=theirs)
+        await setup.ben.deletes(theirs)
+        await setup.ana.says(setup.general, "sure?", mention=True, reply_to=last)
+        assert [each.text for each in (await setup.core.message(5)).context] == ["yes"]
+        await setup.ana.says(setup.general, "and this?", mention=True, reply_to=theirs)
+        assert (await setup.core.message(6)).context == ()
+
+
+async def test_a_mention_alone_asks_what_it_replies_to_and_says_which_files_of_it_are_not_read() -> None:
+    async with run_discord_adapter() as setup:
+        theirs = await setup.ben.says(setup.general, "what is this?", files={"a.txt": b"x", "cat.png": b"\x89PNG"})
+        await setup.ana.says(setup.general, "", mention=True, reply_to=theirs)
+        event = await setup.core.message(2)
+        assert (event.text, event.reply_to) == ("", theirs.id)
+        (target,) = event.context
+        assert (target.message_id, target.text, target.attachments) == (
+            theirs.id,
+            "what is this?",
+            (Attachment("a.txt", "x"),),
+        )
+        assert event.remark == "I cannot see images, so I left out `cat.png`."
+
+
+async def test_a_mention_alone_in_a_thread_asks_its_last_message_or_the_one_that_it_starts_from() -> None:
+    async with run_discord_adapter() as setup:
+        story = await setup.ben.says(setup.general, "a long story")
+        thread = await setup.ana.opens_thread(setup.general, "the story", on=story)
+        await setup.ana.says(thread, "", mention=True)
+        event = await setup.core.message(2)
+        assert (event.reply_to, [each.text for each in event.context]) == (story.id, ["a long story"])
+        said = await setup.ben.says(thread, "why is it long?", files={"a.txt": b"x"})
+        await setup.adapter.post(reply_to(await setup.ana.says(thread, "hm", mention=True), "because"))
+        await setup.ana.deletes(thread.history[-2])
+        await setup.ana.says(thread, "", mention=True)
+        event = await setup.core.message(5)
+        assert event.reply_to == said.id
+        assert [(each.text, each.attachments) for each in event.context] == [
+            ("a long story", ()),
+            ("why is it long?", (Attachment("a.txt", "x"),)),
+        ]
+        await setup.ana.says(setup.general, "", mention=True)
+        assert (await setup.core.message(6)).reply_to == "", "in a channel, the last message is anybody's"
 
 
 async def test_deletions_are_told_one_by_one_and_in_bulk() -> None:

@@ -15,11 +15,12 @@ from wcwidth import grapheme_boundary_before
 from bot.platforms.markdown_scanner import LONGEST_MARKS, Emphasis, Kind, Token, beginning_of_address, scan
 
 _CLOSERS = "\"')\\]}”’»›」』）】》〉〕］｝｣"  # noqa: RUF001  punctuation that belongs to the sentence before it
+_TRAILING = f"{_CLOSERS}。！？｡、，；：*_~"  # noqa: RUF001  what may follow a full stop or a comma without a space
 _BOUNDARIES = (
     re.compile(r"\n(?:[^\S\n]*+\n)++"),  # paragraph
     re.compile(r"\n"),  # line
-    re.compile(rf"[.!?…؟۔।॥][{_CLOSERS}]*+\s|[。！？｡][{_CLOSERS}。！？｡*_~]*+(?=[^{_CLOSERS}。！？｡*_~])"),  # noqa: RUF001  sentence
-    re.compile(rf"\s|[，、；：][{_CLOSERS}*_~]*+(?=[^{_CLOSERS}*_~])"),  # noqa: RUF001  word
+    re.compile(rf"[.!?…؟۔।॥][{_CLOSERS}]*+\s|[。！？｡][{_TRAILING}]*+(?=[^{_TRAILING}])"),  # noqa: RUF001  sentence
+    re.compile(rf"\s|[，、；：][{_TRAILING}]*+(?=[^{_TRAILING}])"),  # noqa: RUF001  word
 )
 _FENCE = re.compile(
     r"^((?:[ \t]*+(?:>|[-*+][ \t]|\d{1,3}[.)][ \t]))*+[ \t]*+)"  # also in lists and quotes

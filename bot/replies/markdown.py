@@ -25,6 +25,7 @@ _NARROW = "\u200b"
 """Breaks up a run of backticks inside of code, so that it does not close the code."""
 _DEEPEST_HEADING = 3
 """Discord knows headings of one to three `#`."""
+_MOST_MARKS = 12
 RULE = "─" * 20
 """Shown for a thematic break, which Discord has not."""
 
@@ -110,7 +111,13 @@ def _recorded(kind: str, rule: _Rule) -> _Rule:
 
 
 def _fence(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """The rule for fences, but code in a list item may be less indented than the item: models write it so."""
+    """The rule for fences, but code in a list item may be less indented than the item: models write it so.
+
+    A row of very many marks is text.
+    """
+    begin = state.bMarks[start] + state.tShift[start]
+    if state.src.startswith(("`" * _MOST_MARKS, "~" * _MOST_MARKS), begin):
+        return False
     indentation, state.blkIndent = state.blkIndent, 0
     try:
         return fence(state, start, end, silent)

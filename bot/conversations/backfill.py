@@ -10,13 +10,13 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 
 from bot.models.runtime_config import RuntimeConfig
 from bot.platforms.adapter import Adapter
 from bot.storage import Cursor, Storage
-from bot.types.errors import AdapterError, Rejected, RetryLater, StorageError
+from bot.types.errors import AdapterError, QueueFull, Rejected, RetryLater, StorageError
 from bot.types.messages import ConversationKey, IncomingMessage, Outcome
 
 log = logging.getLogger(__name__)
@@ -32,14 +32,18 @@ MOST_KEPT = 3 * MOST_CHANNELS
 """Maximum number of cursors in memory; each thread has one."""
 
 
+Handle = Callable[[IncomingMessage], Awaitable[Outcome]]
+Wait = Callable[[IncomingMessage], Awaitable[None]]
+
+
 class Backfill:
     """Stores a cursor per channel and thread, and backfills from it."""
 
     def __init__(self, current: RuntimeConfig, storage: Storage) -> None:
         self._current, self._storage = current, storage
-        self._heard: dict[ConversationKey, Cursor] = {}  # newest handled message by channel or thread
+        self._newest: dict[ConversationKey, Cursor] = {}  # newest handled message by channel or thread
         self._stored: dict[ConversationKey, Cursor] = {}
-        self._missed: dict[ConversationKey, set[str]] = {}  # ids of messages that could not be stored yet
+        self._unstored: dict[ConversationKey, set[str]] = {}  # ids of messages that could not be stored yet
         self._behind: set[str] = set()  # platforms with a pending backfill; their cursors are not stored
         self._due = asyncio.Event()  # store cursors now, not at the next interval
         self.sessions: dict[str, int] = {}
@@ -54,18 +58,17 @@ class Backfill:
             for cursor in await self._storage.cursors.of_platform(platform):
                 self._stored[cursor.key] = cursor
 
-    def missed(self, event: IncomingMessage) -> None:
+    def not_stored(self, event: IncomingMessage) -> None:
         """Record a message that could not be stored; its cursor is not stored until it was handled or backfilled."""
-        self._missed.setdefault(place_of(event), set()).add(event.message_id)
+        self._unstored.setdefault(place_of(event), set()).add(event.message_id)
 
-    def heard(self, event: IncomingMessage) -> None:
+    def handled(self, event: IncomingMessage) -> None:
         """Record that a message was handled."""
         place = place_of(event)
-        if missed := self._missed.get(place):
-            missed.discard(event.message_id)
-        known = self._heard.get(place) or self._stored.get(place)
+        self._not_missing(place, {event.message_id})
+        known = self._newest.get(place) or self._stored.get(place)
         if known is None or known.sent_at <= event.sent_at:
-            self._heard[place] = Cursor(place, event.message_id, event.sent_at)
+            self._newest[place] = Cursor(place, event.message_id, event.sent_at)
             if place not in self._stored:
                 self._due.set()
 
@@ -82,51 +85,86 @@ class Backfill:
         """Store the changed cursors, except where a message is still unhandled."""
         moved = [
             cursor
-            for place, cursor in self._heard.items()
-            if cursor != self._stored.get(place) and not self._missed.get(place) and place.platform not in self._behind
+            for place, cursor in self._newest.items()
+            if cursor != self._stored.get(place)
+            and not self._unstored.get(place)
+            and place.platform not in self._behind
         ]
         if not moved:
             return
         try:
             await self._storage.cursors.save(moved)
             self._stored |= {cursor.key: cursor for cursor in moved}
-            self._forget()
+            self._evict()
         except StorageError as error:
             log.error("The cursors could not be stored yet: %s", error)
 
-    def _forget(self) -> None:
+    def _evict(self) -> None:
         """Evict stored cursors that are too old for a backfill."""
         if len(self._stored) > MOST_KEPT:
-            owed = {place: cursor for place, cursor in self._heard.items() if cursor != self._stored.get(place)}
+            unsaved = {place: cursor for place, cursor in self._newest.items() if cursor != self._stored.get(place)}
             newest = sorted(self._stored.values(), key=lambda cursor: cursor.sent_at)[-2 * MOST_CHANNELS :]
-            self._stored, self._heard = {cursor.key: cursor for cursor in newest}, owed
+            self._stored, self._newest = {cursor.key: cursor for cursor in newest}, unsaved
 
-    async def read_back(self, adapter: Adapter, handle: Callable[[IncomingMessage], Awaitable[Outcome]]) -> int:
+    def _not_missing(self, place: ConversationKey, message_ids: set[str]) -> None:
+        missing = self._unstored.get(place, set())
+        missing -= message_ids
+        if not missing:
+            self._unstored.pop(place, None)
+
+    async def read_back(self, adapter: Adapter, handle: Handle, wait_for_place: Wait) -> int:
         """Fetch and handle the messages after the cursors; returns how many of them address the bot.
 
-        Raises StorageError; the next backfill handles the remaining messages.
+        A user for whom `handle` raises QueueFull waits with `wait_for_place`; the messages of others do not. Raises
+        StorageError; the next backfill handles the remaining messages.
         """
         platform = adapter.platform
         self._behind.add(platform)
         session = self.sessions[platform] = self.sessions.get(platform, 0) + 1
-        given_up = {place: set(missed) for place, missed in self._missed.items() if place.platform == platform}
+        unstored = {place: set(missing) for place, missing in self._unstored.items() if place.platform == platform}
         oldest = time.time() - self._current.settings.catchup_age
         events = [event for event in await self._fetch_all(adapter) if event.sent_at >= oldest]
         self.read[platform] += len(events)
-        for event in sorted(events, key=lambda event: event.sent_at):
-            await handle(event)
-        for place, missed in given_up.items():
-            self._missed[place] -= missed
+        await self._handle_all(sorted(events, key=lambda event: event.sent_at), handle, wait_for_place)
+        for place, message_ids in unstored.items():
+            self._not_missing(place, message_ids)
         if self.sessions[platform] == session:
             self._behind.discard(platform)
-            if self._heard.keys() - self._stored.keys():
+            if self._newest.keys() - self._stored.keys():
                 self._due.set()
         return sum(event.addressed for event in events)
+
+    async def _handle_all(self, events: Sequence[IncomingMessage], handle: Handle, wait_for_place: Wait) -> None:
+        """Handle messages in order. The rest of a user's messages waits in a task of its own once the queue is full."""
+        delayed: dict[str, list[IncomingMessage]] = {}  # by user id
+        for event in events:
+            if event.author.id in delayed:
+                delayed[event.author.id].append(event)
+                continue
+            try:
+                await handle(event)
+            except QueueFull:
+                delayed[event.author.id] = [event]
+
+        async def handle_when_free(events: Sequence[IncomingMessage]) -> None:
+            for event in events:
+                while True:
+                    await wait_for_place(event)
+                    with contextlib.suppress(QueueFull):  # another message took the place
+                        await handle(event)
+                        break
+
+        tasks = [asyncio.create_task(handle_when_free(events)) for events in delayed.values()]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def _fetch_all(self, adapter: Adapter) -> list[IncomingMessage]:
         if not self._current.settings.catchup_messages:
             return []
-        known = {**self._heard, **self._stored}  # the stored cursor wins: all messages up to it were handled
+        known = {**self._newest, **self._stored}  # the stored cursor wins: all messages up to it were handled
         cursors = [cursor for cursor in known.values() if cursor.key.platform == adapter.platform]
         cursors.sort(key=lambda cursor: cursor.sent_at, reverse=True)
         free = asyncio.Semaphore(AT_ONCE)

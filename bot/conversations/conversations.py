@@ -20,7 +20,6 @@ from bot.conversations.service_order import PersonKey
 from bot.models.runtime_config import RuntimeConfig
 from bot.storage import NewTurn, Storage, StoredRequest, StoredTurn, as_turn, shield_from_cancellation
 from bot.types.display_names import one_line
-from bot.types.errors import QueueFull
 from bot.types.messages import (
     Accepted,
     Attachment,
@@ -65,13 +64,9 @@ class Conversations:
         self._bot_limit = BotLimit()
         self._good: OrderedDict[ConversationKey, str] = OrderedDict()  # model that last answered, by conversation
 
-    async def message(self, event: IncomingMessage, *, patient: bool = False) -> Outcome:
-        """Store a message addressed to the bot and request its answer. Raises StorageError.
-
-        patient: wait for a place if the queue is full, instead of refusing.
-        """
-        asker = event.asker or event.author
-        if not asker.is_bot:
+    async def message(self, event: IncomingMessage) -> Outcome:
+        """Store a message addressed to the bot and request its answer. Raises StorageError and QueueFull."""
+        if not (event.asker or event.author).is_bot:
             self._bot_limit.reset(event)
         elif not event.addressed:
             return Accepted()  # in a followed thread, only people are answered without a mention
@@ -83,14 +78,11 @@ class Conversations:
         if not text.strip() and not _asks_target(event):
             return Refused(event.remark or "There was no text in that message for me to answer.")
         turns = [_turn(earlier) for earlier in event.context] + [_turn(replace(event, text=text, attachments=()))]
-        person = (event.key.platform, asker.id)
-        while True:
-            try:
-                return await self._accept(event, turns, person)
-            except QueueFull as error:
-                if not patient:
-                    return Refused(str(error))
-            await self._queue.wait_for_place(person)
+        return await self._accept(event, turns, _counted_person(event))
+
+    async def wait_for_place(self, event: IncomingMessage) -> None:
+        """Wait until the queue has a place for the user whose limit a message counts against."""
+        await self._queue.wait_for_place(_counted_person(event))
 
     async def load(self) -> None:
         """Fill the duplicate filter with recently stored messages. Raises StorageError."""
@@ -294,6 +286,10 @@ def storable(text: str) -> str:
 def _asks_target(event: IncomingMessage) -> bool:
     """Whether a message without text asks for an answer to another person's message, to which it replies."""
     return any(each.message_id == event.reply_to and (each.text.strip() or each.attachments) for each in event.context)
+
+
+def _counted_person(event: IncomingMessage) -> PersonKey:
+    return (event.key.platform, (event.asker or event.author).id)
 
 
 def _turn(event: IncomingMessage) -> NewTurn:

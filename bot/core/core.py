@@ -13,7 +13,7 @@ from bot.core.presence import Presence
 from bot.core.settings_commands import SettingsCommands
 from bot.models.runtime_config import RuntimeConfig
 from bot.platforms.adapter import Adapter
-from bot.types.errors import StorageError
+from bot.types.errors import QueueFull, StorageError
 from bot.types.messages import (
     Accepted,
     Choice,
@@ -55,7 +55,11 @@ class ServiceCore:
     async def handle(self, event: Event) -> Outcome:
         """Handle one event. Raises StorageError if it could not be stored."""
         if isinstance(event, IncomingMessage):
-            return await self._message(event)
+            try:
+                return await self._message(event)
+            except QueueFull as error:
+                self._backfill.handled(event)
+                return Refused(str(error))
         if isinstance(event, IncomingCommand | IncomingAction):
             if not self._is_served(event.key, event.actor):
                 return Refused(NOT_SERVED)
@@ -79,7 +83,8 @@ class ServiceCore:
     async def catch_up(self, platform: str) -> None:
         """Backfill messages from before this session. Raises StorageError; call it again then."""
         self.connected.add(platform)
-        missed = await self._backfill.read_back(self._adapters[platform], self._backfilled)
+        wait = self._conversations.wait_for_place  # a late refusal would not be seen
+        missed = await self._backfill.read_back(self._adapters[platform], self._message, wait)
         if missed:
             log.info("%s: %d messages to the bot were read back", platform, missed)
 
@@ -87,19 +92,16 @@ class ServiceCore:
         """Status line for the platform's presence: 'phi-4 · 38 tokens/s · 2 waiting'."""
         return self._presence.line()
 
-    async def _backfilled(self, event: IncomingMessage) -> Outcome:
-        """Handle a backfilled message; a full queue delays it, because a late refusal would not be seen."""
-        return await self._message(event, patient=True)
-
-    async def _message(self, event: IncomingMessage, *, patient: bool = False) -> Outcome:
+    async def _message(self, event: IncomingMessage) -> Outcome:
+        """Raises QueueFull and StorageError."""
         if not self._is_served(event.key, event.asker or event.author):
             return Accepted()
         try:
-            outcome = await self._conversations.message(event, patient=patient)
+            outcome = await self._conversations.message(event)
         except StorageError:
-            self._backfill.missed(event)
+            self._backfill.not_stored(event)
             raise
-        self._backfill.heard(event)
+        self._backfill.handled(event)
         return outcome
 
     def _is_served(self, key: ConversationKey, person: Person) -> bool:

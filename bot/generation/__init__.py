@@ -1,1 +1,1 @@
-"""Runs requests on the engine: the worker, model loading, queue status and engine recycling."""
+"""Runs requests on the engine: the worker, model loading and queue status."""

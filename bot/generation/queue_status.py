@@ -50,7 +50,7 @@ class QueueStatus:
                 if number % STEP == 0:
                     await asyncio.sleep(0)  # each line wakes a delivery
                 if self._queue.status(request_id) in UNREAD and (live := self._replies.get(request_id)):
-                    live.say(line)
+                    live.set_status(line)
             if time.monotonic() - self._stored_at >= STORE_S:
                 await self._store()
 

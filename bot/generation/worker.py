@@ -34,6 +34,9 @@ MOST_EXTERNAL = 3
 """Deaths with an external cause for which a request is not blamed. The kernel's out-of-memory killer is one, and the
 request may be what takes the memory, so later ones count like others."""
 
+RESTART_S = 60.0
+"""Minimum seconds between restarts of an idle engine, so that one that always exits is not reloaded in a tight loop."""
+
 UNSTORED = "My storage failed, so I gave this up; the log of Inhouse says why. Please ask again."
 """Shown to users instead of the StorageError, whose message names a local path."""
 
@@ -93,6 +96,12 @@ class Worker:
                 log.error("%s The next question tries it again.", error)
             return True
 
+    async def keep_engine_healthy(self) -> None:
+        """Restart the engine whenever it reports itself unhealthy, before a user waits for it; runs until cancelled."""
+        while True:
+            if await self.restart_engine(await self._engine.wait_until_unhealthy()):
+                await asyncio.sleep(RESTART_S)
+
     async def end_with_error(self, request: GenerationRequest, error: str) -> None:
         """Show an error sentence for a request that left the queue."""
         await self._finish(request, FinishReason.ERROR, error)
@@ -142,7 +151,7 @@ class Worker:
                 return
             if not self._queue.run(request.request_id):
                 return
-            live.say("")
+            live.set_status("")
             task = asyncio.create_task(self._serve(request, live), name=f"request {request.request_id}")
             self._running[request.request_id] = task
             task.add_done_callback(lambda _: self._ended(request.request_id))
@@ -157,7 +166,7 @@ class Worker:
             await self._storage.inbox.start(request.request_id)
             prompt = await self._conversations.prompt(request)
             if prompt is not None:
-                await live.begins(prompt)
+                await live.set_prompt(prompt)
             if prompt is None or self._queue.stop_requested(request.request_id):  # None: the message was deleted
                 await self._end(request, FinishReason.ABORT)
                 return
@@ -247,7 +256,7 @@ class Worker:
         """Put a request back into the queue. `counts`: it may have caused the engine's death. Raises StorageError."""
         await self._storage.inbox.hand_back(request.request_id, request.wait_left_s, counts=counts)
         await self._put_back(replace(request, attempts=request.attempts + counts), live)
-        live.say("restarting the model")
+        live.set_status("restarting the model")
 
     async def _use_other_model(self, request: GenerationRequest, live: LiveReply, error: ModelError) -> None:
         """Fall back to a model that loads, for this request and its conversation."""

@@ -75,7 +75,7 @@ class LiveReply:
         finally:
             typing.cancel()
 
-    def say(self, line: str) -> None:
+    def set_status(self, line: str) -> None:
         """Set the status line shown while there is no text (queue position, load progress); '' for none."""
         if line == self._line or self._text or self._ended:
             return
@@ -86,7 +86,7 @@ class LiveReply:
         if not self._adapter.limits.appends or not self.request.key.thread or self._delivery.posted:
             self._show()
 
-    async def begins(self, prompt: Prompt) -> None:
+    async def set_prompt(self, prompt: Prompt) -> None:
         """Take the links and the prefix from the prompt that the engine now reads."""
         said = [turn.text for turn in prompt.turns if turn.role is Role.USER]
         with contextlib.suppress(TimeoutError):  # all URLs are shown as code then

@@ -17,7 +17,6 @@ from bot.core.core import ServiceCore
 from bot.core.info_commands import InfoCommands
 from bot.core.presence import Presence
 from bot.core.settings_commands import SettingsCommands
-from bot.generation.engine_recycler import restart_when_unhealthy
 from bot.generation.queue_status import QueueStatus
 from bot.generation.worker import Worker
 from bot.models.catalog import Catalog
@@ -196,7 +195,7 @@ class Service:
         background = [
             asyncio.create_task(self._probe_hardware(), name="hardware"),
             asyncio.create_task(self._presence.watch(), name="speed"),
-            asyncio.create_task(restart_when_unhealthy(self._engine, self._worker), name="engine recycler"),
+            asyncio.create_task(self._worker.keep_engine_healthy(), name="engine health"),
             asyncio.create_task(self._backfill.keep_saving(), name="cursors"),
             asyncio.create_task(self._retention.keep(), name="retention"),
             asyncio.create_task(self._notifier.keep_updated(self._status_line, self._all_reached), name="notifier"),

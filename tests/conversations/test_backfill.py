@@ -15,7 +15,7 @@ from bot.config.settings import Settings
 from bot.conversations.backfill import TRIES
 from bot.storage import Storage
 from bot.types.errors import OutcomeUnknown, Rejected, RetryLater, StorageError
-from bot.types.messages import IncomingMessage
+from bot.types.messages import IncomingMessage, Person
 from tests.support.builders.backfill_channel import Channel, Listener
 
 pytest_plugins = ["tests.support.fixtures.backfill"]
@@ -27,6 +27,28 @@ async def test_what_was_said_meanwhile_is_handled_in_order_whatever_the_channel(
     missed = [listener.channel.says(channel=number % 2) for number in range(6)]
     assert await listener.reads_back() == [event.message_id for event in missed]
     assert await listener.reads_back() == [event.message_id for event in missed]  # the inbox contains them already
+
+
+async def test_a_user_without_a_place_delays_only_their_own_messages(listener: Listener) -> None:
+    ben = Person("ben", "Ben")
+    first, of_ben, second = (listener.channel.says(), listener.channel.says(author=ben), listener.channel.says())
+    listener.full["ana"] = asyncio.Event()
+    reading = asyncio.create_task(listener.reads_back())
+    async with asyncio.timeout(20):
+        await listener.waits.wait()
+        assert listener.handled[-1] == of_ben.message_id
+        assert not reading.done()
+        listener.full["ana"].set()
+        assert await reading == [of_ben.message_id, first.message_id, second.message_id]
+
+
+async def test_a_storage_failure_ends_a_backfill_while_a_user_waits(listener: Listener) -> None:
+    listener.channel.says()
+    listener.full["ana"] = asyncio.Event()
+    listener.channel.says(author=Person("ben", "Ben"))
+    listener.errors.append(FULL)
+    with pytest.raises(StorageError):
+        await listener.reads_back()
 
 
 async def test_after_a_restart_it_goes_on_where_it_was(listener: Listener) -> None:
@@ -82,7 +104,7 @@ async def test_what_comes_live_while_it_reads_back_hides_nothing_from_the_next_s
 
 async def test_a_message_that_was_not_stored_is_read_back_although_later_ones_were(listener: Listener) -> None:
     failed, later = listener.channel.says(), listener.channel.says()
-    listener.backfill.missed(failed)
+    listener.backfill.not_stored(failed)
     listener.hears(later)
     await listener.backfill.save()
     assert await listener.reads_back() == [failed.message_id, later.message_id]
@@ -93,7 +115,7 @@ async def test_a_message_that_was_not_stored_is_read_back_although_later_ones_we
 
 async def test_a_message_that_is_stored_in_the_end_holds_nothing_up(listener: Listener) -> None:
     failed, later = listener.channel.says(), listener.channel.says()
-    listener.backfill.missed(failed)
+    listener.backfill.not_stored(failed)
     listener.hears(later)
     listener.hears(failed)
     await listener.backfill.save()
@@ -105,7 +127,7 @@ async def test_a_message_that_was_neither_stored_nor_found_again_holds_nothing_u
     listener: Listener,
 ) -> None:
     failed = listener.channel.says()
-    listener.backfill.missed(failed)
+    listener.backfill.not_stored(failed)
     listener.channel.said.remove(failed)
     await listener.reads_back()
     later = listener.channel.says()
@@ -239,7 +261,7 @@ async def _plays(root: Path, sessions: list[Session]) -> None:
         for event in listener.meanwhile:  # not backfilled, so they are delivered live now
             listener.hears(event)
         for _ in range(session.unstored):
-            listener.backfill.missed(says())
+            listener.backfill.not_stored(says())
         for _ in range(session.live_after):
             listener.hears(says())
         await listener.backfill.save()

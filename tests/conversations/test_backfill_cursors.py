@@ -27,7 +27,7 @@ async def test_of_months_of_threads_only_those_that_would_be_read_back_stay_in_m
     for channel in range(100):
         listener.hears(listener.channel.says(channel=channel))
         await listener.backfill.save()
-    held = {id(each) for kept in (listener.backfill._heard, listener.backfill._stored) for each in kept.values()}
+    held = {id(each) for kept in (listener.backfill._newest, listener.backfill._stored) for each in kept.values()}
     assert len(held) <= 31
     missed = [listener.channel.says(channel=channel) for channel in range(90, 100)]
     assert await listener.reads_back() == [event.message_id for event in missed]

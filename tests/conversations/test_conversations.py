@@ -260,15 +260,16 @@ async def test_following_threads_can_be_switched_off(tmp_path: Path) -> None:
     await storage.close()
 
 
-async def test_who_is_patient_waits_for_a_place_and_is_not_refused(setup: ConversationsSetup) -> None:
+async def test_a_full_queue_refuses_until_the_user_has_a_place(setup: ConversationsSetup) -> None:
     for text in ("one", "two"):
         await setup.hears(text)
     message = IncomingMessage(CHANNEL, "three", ANA, "three", 3.0, addressed=True)
-    waiting = asyncio.create_task(setup.conversations.message(message, patient=True))
-    assert isinstance(await setup.hears("four"), Refused)
+    waiting = asyncio.create_task(setup.conversations.wait_for_place(message))
+    assert isinstance(await setup.hears("three"), Refused)
     assert not waiting.done()
     await setup.answers(setup.owed[0], "1")
-    assert await asyncio.wait_for(waiting, 20) == Accepted(setup.owed[-1].request_id)
+    await asyncio.wait_for(waiting, 20)
+    assert await setup.conversations.message(message) == Accepted(setup.owed[-1].request_id)
 
 
 async def test_a_remark_goes_with_the_request_and_says_why_there_is_nothing_to_answer(

@@ -80,7 +80,7 @@ async def running(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("INHOUSE_HTTP", "off")
         patched.setenv(DIRECTORY, str(root))
-        patched.setattr("bot.generation.engine_recycler.LEAST_S", 0.0)
+        patched.setattr("bot.generation.worker.RESTART_S", 0.0)
         patched.setattr(sys, "executable", str(write_script(root)))
         async with (
             ScriptedPlatform() as platform,

@@ -1,5 +1,6 @@
-"""Builds a scripted channel with a history, and a CatchUp (backfill) on real storage that reads it."""
+"""Builds a scripted channel with a history, and a Backfill on real storage that reads it."""
 
+import asyncio
 import itertools
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from bot.conversations.backfill import Backfill
 from bot.models.catalog import Catalog
 from bot.models.runtime_config import RuntimeConfig
 from bot.storage import Storage
+from bot.types.errors import QueueFull
 from bot.types.messages import Accepted, ConversationKey, IncomingMessage, Outcome, Person
 from tests.support.fakes.scripted_adapter import ScriptedAdapter
 
@@ -61,32 +63,42 @@ class Listener:
     handled: list[str] = field(default_factory=list)
     meanwhile: list[IncomingMessage] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
+    full: dict[str, asyncio.Event] = field(default_factory=dict)  # ids of users without a place, until the event is set
+    waits: asyncio.Event = field(default_factory=asyncio.Event)  # a backfill waits for such a user
 
     def __post_init__(self) -> None:
         self.backfill = Backfill(RuntimeConfig(self.settings, Catalog.of(self.settings)), self.storage)
 
     async def restarts(self) -> None:
-        """Replaces the CatchUp with a new one that loads only what is stored."""
+        """Replaces the Backfill with a new one that loads only what is stored."""
         self.backfill = Backfill(RuntimeConfig(self.settings, Catalog.of(self.settings)), self.storage)
         await self.backfill.load([self.channel.platform])
 
     def hears(self, event: IncomingMessage) -> None:
         """Handles a message live and records it in the cursor."""
         self.handled.append(event.message_id)
-        self.backfill.heard(event)
+        self.backfill.handled(event)
 
     async def reads_back(self) -> list[str]:
         """Runs a backfill, as a new session does; the ids that it handled, in order."""
         before = len(self.handled)
-        await self.backfill.read_back(self.channel, self._handle)
+        await self.backfill.read_back(self.channel, self._handle, self._wait_for_place)
         return self.handled[before:]
+
+    async def _wait_for_place(self, event: IncomingMessage) -> None:
+        if place := self.full.get(event.author.id):
+            self.waits.set()
+            await place.wait()
+            self.full.pop(event.author.id, None)
 
     async def _handle(self, event: IncomingMessage) -> Outcome:
         while self.meanwhile:
             self.hears(self.meanwhile.pop())
         await self.backfill.save()
+        if event.author.id in self.full:
+            raise QueueFull(f"{event.author.name} has enough questions waiting.")
         if self.errors:
-            self.backfill.missed(event)
+            self.backfill.not_stored(event)
             raise self.errors.pop(0)
         self.hears(event)
         return Accepted()

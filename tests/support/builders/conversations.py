@@ -11,6 +11,7 @@ from bot.conversations.request_queue import RequestQueue
 from bot.models.catalog import Catalog
 from bot.models.runtime_config import RuntimeConfig
 from bot.storage import Storage
+from bot.types.errors import QueueFull
 from bot.types.messages import (
     ConversationKey,
     FinishReason,
@@ -18,6 +19,7 @@ from bot.types.messages import (
     IncomingMessage,
     Outcome,
     Person,
+    Refused,
     RequestStatus,
 )
 
@@ -41,7 +43,10 @@ class ConversationsSetup:
     ) -> Outcome:
         """Sends a message; its id defaults to its text."""
         values = {"message_id": text, "addressed": True, **more}
-        return await self.conversations.message(IncomingMessage(key, author=who, text=text, sent_at=at, **values))
+        try:
+            return await self.conversations.message(IncomingMessage(key, author=who, text=text, sent_at=at, **values))
+        except QueueFull as error:
+            return Refused(str(error))
 
     async def answers(self, request: GenerationRequest, text: str) -> None:
         """Finishes a request, as the worker does."""

@@ -34,6 +34,7 @@ SHORTEST_TOKEN = 16
 """Minimum length of INHOUSE_HTTP_TOKEN, which operators choose; a shorter one could be guessed."""
 
 PLATFORMS = ("discord", "slack")
+_HOST = re.compile(r"(?:\*\.)?+[a-z0-9-]++(?:\.[a-z0-9-]++)*+")
 
 
 def _lower(value: object) -> object:
@@ -52,6 +53,13 @@ def _people(value: object) -> object:
     if not all(found and found[1].lower() in PLATFORMS for found in people):
         raise ValueError("not all are platform:id")
     return frozenset((found[1].lower(), found[2]) for found in people if found)
+
+
+def _hosts(value: object) -> object:
+    hosts = _words(value.lower()) if isinstance(value, str) else value
+    if isinstance(hosts, tuple) and not all(map(_HOST.fullmatch, hosts)):
+        raise ValueError("not all are hosts")
+    return hosts
 
 
 def _layers(value: object) -> object:
@@ -159,6 +167,9 @@ class Settings(BaseSettings):
     follow_threads: bool = Field(True, description="yes or no")
     reply_in_thread: bool | None = Field(None, description="yes or no")
     ambient: int = Field(0, ge=0, le=100, description="a whole number between 0 and 100")
+    link_hosts: Annotated[tuple[str, ...], BeforeValidator(_hosts)] = Field(
+        (), description="hosts such as docs.python.org or *.example.org in ASCII letters, separated by commas"
+    )
     attach_over: int = Field(12_000, ge=0, le=1_000_000, description="a number of characters, 0 for never")
     catchup_messages: int = Field(50, ge=0, le=1000, description="a whole number between 0 and 1000")
     catchup_age: float = Field(

@@ -8,7 +8,7 @@ text whose rendering fails or takes too long is shown as plain text.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from bot.platforms.adapter import Adapter
@@ -52,14 +52,22 @@ STATUS = {
 class LiveReply:
     """One answer, from the acceptance of its request until its last message is final.
 
-    `recall`: an earlier process may have posted parts of it.
+    `recall`: an earlier process may have posted parts of it. `link_hosts`: hosts whose URLs stay links.
     """
 
-    def __init__(self, request: GenerationRequest, adapter: Adapter, storage: Storage, *, recall: bool) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        adapter: Adapter,
+        storage: Storage,
+        *,
+        recall: bool,
+        link_hosts: Iterable[str] = (),
+    ) -> None:
         self.request = request
         self._adapter, self._storage = adapter, storage
         self._delivery = Delivery(adapter, storage.outbox, request.request_id if recall else "")
-        self._composer = Renderer(request, adapter.limits, note=request.remark)
+        self._composer = Renderer(request, adapter.limits, note=request.remark, link_hosts=frozenset(link_hosts))
         self._thread = ComposeThread()
         self._plain = False  # rendering failed or timed out before
         self._as_file = request.service_runs >= SHOWN_AGAIN  # rendering it may have killed the service
@@ -198,8 +206,10 @@ class LiveReply:
 class Replies:
     """All unfinished answers, by request id."""
 
-    def __init__(self, storage: Storage, adapters: Mapping[str, Adapter]) -> None:
-        self._storage, self._adapters = storage, adapters
+    def __init__(
+        self, storage: Storage, adapters: Mapping[str, Adapter], link_hosts: Callable[[], Iterable[str]]
+    ) -> None:
+        self._storage, self._adapters, self._link_hosts = storage, adapters, link_hosts
         self._live: dict[str, LiveReply] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -210,7 +220,8 @@ class Replies:
         """
         if (live := self._live.get(request.request_id)) is not None:
             return live
-        live = LiveReply(request, self._adapters[request.key.platform], self._storage, recall=recall)
+        adapter, hosts = self._adapters[request.key.platform], self._link_hosts()
+        live = LiveReply(request, adapter, self._storage, recall=recall, link_hosts=hosts)
         self._live[request.request_id] = live
         self._run(request.request_id, live.run())
         return live

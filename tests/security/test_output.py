@@ -110,3 +110,20 @@ async def test_links_of_other_forms_and_bidi_controls_are_not_shown(tmp_path: Pa
         other.engine.answers("hello", evil)
         asked = await other.ana.says(other.general, "hello", mention=True)
         await slack.until(lambda: any(shown in message.shown for message in other.answers_to(asked)))
+
+
+@pytest.mark.fault(46)
+async def test_only_hosts_that_the_operator_allows_stay_links(tmp_path: Path) -> None:
+    said = "[docs](https://docs.example.org/a) or https://docs.example.org@evil.example/ or https://evil.example/x"
+    shown = "[docs](https://docs.example.org/a) or `https://docs.example.org@evil.example/` or `https://evil.example/x`"
+    hosts = ("docs.example.org",)
+    async with (
+        FakeDiscord() as server,
+        discord_service.run_discord_service(tmp_path / "d", server, link_hosts=hosts) as d,
+    ):
+        d.engine.answers("hello", said)
+        assert shown in await d.answer_to(await d.ana.says(d.general, "hello", mention=True))
+    async with FakeSlack() as slack, slack_service.run_slack_service(tmp_path / "s", slack, link_hosts=hosts) as s:
+        s.engine.answers("hello", said)
+        asked = await s.ana.says(s.general, "hello", mention=True)
+        await slack.until(lambda: any(shown in message.shown for message in s.answers_to(asked)))

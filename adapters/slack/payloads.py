@@ -38,6 +38,7 @@ class SlackMessage:
     user_name: str
     team: str
     bot_id: str
+    app_id: str
     bot_name: str
     thread_author: str
     text: str
@@ -98,6 +99,7 @@ def message_of(raw: Raw, channel: str = "") -> SlackMessage | None:
         user_name=text_of(user, "display_name") or text_of(user, "real_name") or text_of(user, "name"),
         team=text_of(raw, "user_team") or text_of(raw, "source_team") or text_of(user, "team"),
         bot_id=text_of(raw, "bot_id"),
+        app_id=text_of(raw, "app_id") or text_of(profile, "app_id"),
         bot_name=text_of(profile, "name") or text_of(raw, "username"),
         thread_author=text_of(raw, "parent_user_id"),
         text=text,

@@ -51,9 +51,18 @@ class EventTranslator:
         """Whether its author is neither a bot nor Slack itself."""
         return bool(message.user) and not message.bot_id and message.user not in (SLACKBOT, self._identity().user_id)
 
+    def is_read(self, message: SlackMessage) -> bool:
+        """Whether its author is a person, or a bot in INHOUSE_ALLOW_BOTS that mentions this bot."""
+        if self.is_from_person(message):
+            return True
+        identity = self._identity()
+        ours = message.bot_id == identity.bot_id or message.user == identity.user_id
+        listed = any((PLATFORM, each) in self._settings.allow_bots for each in bot_ids(message))
+        return listed and not ours and mentions(message.text, identity.user_id)
+
     def message(self, message: SlackMessage) -> IncomingMessage | None:
-        """A new message; None unless a person wrote it."""
-        if not self.is_from_person(message):
+        """A new message; None unless a person or an allowed bot wrote it."""
+        if not self.is_read(message):
             return None
         return self._event(message, self.key(message.channel, message.thread), self.addresses_bot(message))
 
@@ -66,10 +75,10 @@ class EventTranslator:
         return self._event(message, key, addressed=False)
 
     def edited_message(self, raw: Raw) -> SlackMessage | None:
-        """The new version of a message; None unless a person changed its text (previews are changes, too)."""
+        """The new version of a message; None unless its author changed its text (previews are changes, too)."""
         after, before = object_of(raw, "message"), object_of(raw, "previous_message")
         message = message_of(after, text_of(raw, "channel"))
-        if message is None or not self.is_from_person(message) or text_of(after, "text") == text_of(before, "text"):
+        if message is None or not self.is_read(message) or text_of(after, "text") == text_of(before, "text"):
             return None
         return message
 
@@ -79,11 +88,11 @@ class EventTranslator:
         return [MessageEdited(key, message.ts, author_of(message), self.text(message)) for key in keys]
 
     def deletions(self, raw: Raw) -> list[MessageDeleted]:
-        """A deleted message, for each conversation that may hold it; none for those of bots."""
+        """A deleted message, for each conversation that may hold it; none for those of other bots."""
         channel, before = text_of(raw, "channel"), object_of(raw, "previous_message")
         ts, thread = text_of(raw, "deleted_ts") or text_of(before, "ts"), text_of(before, "thread_ts")
         deleted = message_of(before, channel)
-        if not channel or not ts or (deleted is not None and not self.is_from_person(deleted)):
+        if not channel or not ts or (deleted is not None and not self.is_read(deleted)):
             return []
         return [MessageDeleted(key, ts) for key in self.possible_keys(channel, ts, "" if thread == ts else thread)]
 
@@ -97,8 +106,17 @@ class EventTranslator:
         )
 
 
+def bot_ids(message: SlackMessage) -> tuple[str, ...]:
+    """The ids of the bot, webhook or workflow that wrote a message, of its account and of its app."""
+    return tuple(filter(None, (message.bot_id, message.user, message.app_id)))
+
+
 def author_of(message: SlackMessage) -> Person:
-    """The author as the payload names them: bots carry their names, people only their ids."""
+    """The author as the payload names them: bots carry their names, people only their ids.
+
+    A bot has no rights; its groups are the ids of its account and its app.
+    """
     if message.bot_id or not message.user:
-        return Person(message.bot_id or message.user, message.bot_name or "a bot")
+        ids = bot_ids(message)
+        return Person(message.bot_id or message.user, message.bot_name or "a bot", groups=ids, is_bot=True)
     return Person(message.user, "someone")

@@ -66,7 +66,8 @@ class ContextFetcher:
             return event
         deadline = ContextDeadline(seconds)
         author, text = await asyncio.gather(self._author(message, deadline), self._text(message, deadline))
-        if command := command_in(text):
+        command = command_in(text) if message.text.strip() and not author.is_bot else None
+        if command:
             name, args = command
             actor = await self._users.actor(message.user, message.channel, deadline)
             return IncomingCommand(event.key, message.ts, actor, name, args, message.sent_at)

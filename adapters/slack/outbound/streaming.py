@@ -82,8 +82,9 @@ class Streams:
         self.team_of: TeamOf | None = None
 
     def can_start(self, reply: Reply) -> bool:
-        """Whether a reply can be streamed: unfinished, in a thread, and within the rate limit for new streams."""
-        return self.supported and not reply.final and bool(reply.key.thread) and self._may_start(reply)
+        """Whether a reply can be streamed: unfinished, in a thread, to a person, within the rate limit for streams."""
+        recipient = is_private(reply.key.channel) or reply.asker.id.startswith(("U", "W"))
+        return self.supported and not reply.final and bool(reply.key.thread) and recipient and self._may_start(reply)
 
     async def start(self, reply: Reply) -> str | None:
         """Start a stream; returns its ts, or None if this reply cannot be streamed. Raises AdapterError."""

@@ -1,5 +1,7 @@
 """Tests the translation of Slack events, through the real slack-bolt and a fake server."""
 
+from dataclasses import replace
+
 import pytest
 
 from bot.types.messages import Attachment, IncomingMessage, MessageDeleted, MessageEdited, Person, Refused
@@ -75,6 +77,41 @@ async def test_bots_the_bot_itself_and_notices_of_slack_are_ignored_and_acknowle
         await setup.adapter.update(reply_to(question, "hi you", platform_id=ts, final=True))
         await setup.server.until(lambda: len(setup.server.acks) >= 6)
         assert len(setup.core.events) == 1
+
+
+@pytest.mark.parametrize("listed", ["bot", "app", "account"])
+async def test_a_bot_that_is_allowed_is_read_when_it_mentions_us(listed: str) -> None:
+    async with FakeSlack() as server:
+        watchdog, other = server.user("watchdog", bot=True), server.user("other", bot=True)
+        ids = {"bot": watchdog.user.bot_id, "app": "A0WATCHDOG", "account": watchdog.id}
+        own = server.bot.bot_id
+        allow = frozenset({("slack", ids[listed]), ("slack", own), ("slack", server.bot.id)})
+        async with run_slack_adapter(server, allow_bots=allow) as setup:
+            app = {"app_id": "A0WATCHDOG"}
+            blocks = [
+                {"type": "section", "text": {"type": "mrkdwn", "text": f"{server.bot.mention} the *disk* is full"}}
+            ]
+            await watchdog.says(setup.general, "not for us", extra=app)
+            await other.says(setup.general, "hello", mention=True, extra={"app_id": "A0OTHER"})
+            question = await watchdog.says(setup.general, "", extra={**app, "blocks": blocks})
+            event = await setup.core.message()
+            assert (event.text, event.addressed, event.key) == (
+                "the **disk** is full",
+                True,
+                key_of(setup.general, question),
+            )
+            assert (event.author.name, event.author.id, event.author.is_bot) == ("watchdog", ids["bot"], True)
+            assert set(event.author.groups) >= set(ids.values())
+            assert not event.author.manages_channel
+            await watchdog.says(setup.general, "!forget", mention=True, thread=question, extra=app)
+            assert (await setup.core.message(2)).text == "!forget"
+            reply = reply_to(question, f"{server.bot.mention} hello", asker=event.author)
+            ts = await setup.adapter.post(reply)
+            assert server.log.count("chat.startStream") == 0, "Slack streams to people only"
+            await setup.adapter.update(replace(reply, platform_id=ts, final=True))
+            await setup.ana.says(setup.general, "the last one", mention=True)
+            assert (await setup.core.message(3)).text == "the last one"
+            assert len(setup.core.events) == 3
 
 
 async def test_what_slack_lets_people_do_is_known() -> None:

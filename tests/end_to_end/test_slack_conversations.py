@@ -28,6 +28,19 @@ async def test_a_thread_goes_on_without_a_mention(tmp_path: Path, slack_server: 
         assert second.thread_ts == story.ts
 
 
+async def test_a_mention_alone_in_a_thread_answers_its_last_message(tmp_path: Path, slack_server: FakeSlack) -> None:
+    async with run_slack_service(tmp_path, slack_server) as setup:
+        story = await setup.ben.says(setup.general, "a story")
+        await setup.ben.says(setup.general, "what is 2+2?", thread=story)
+        mention = await setup.ana.says(setup.general, "", mention=True, thread=story)
+        assert await setup.answer_to(mention) == "You said: what is 2+2?"
+        (asked,) = [each for _, each in setup.engine.asked]
+        assert [turn.text for turn in asked.prompt.turns] == ["a story", "what is 2+2?"]
+        alert = await setup.ben.says(setup.general, "", extra={"attachments": [{"text": "node-7 at 99%"}]})
+        mention = await setup.ana.says(setup.general, "", mention=True, thread=alert)
+        assert await setup.answer_to(mention) == "You said: node-7 at 99%"
+
+
 async def test_a_channels_settings_hold_in_its_threads(tmp_path: Path, slack_server: FakeSlack) -> None:
     async with run_slack_service(tmp_path, slack_server) as setup:
         boss = slack_server.user("boss", admin=True)

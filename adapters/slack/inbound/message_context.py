@@ -6,7 +6,7 @@ messages with a remark to the reader, names with a placeholder.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 
 from slack_sdk.web.async_client import AsyncWebClient
@@ -74,16 +74,19 @@ class ContextFetcher:
         if not event.addressed and not following:
             return event
         key = self._translator.reply_key(message) if event.addressed else event.key
-        read, (preceding, remark) = await asyncio.gather(
-            self._files.read(message.files, deadline), self._preceding(event, message, following, deadline)
+        alone = event.addressed and not text.strip() and not message.files
+        read, (preceding, target, remark) = await asyncio.gather(
+            self._files.read(message.files, deadline), self._preceding(event, message, following, alone, deadline)
         )
-        context = await asyncio.gather(*(self._as_context(each, message, key, deadline) for each in preceding))
+        with_files = {message.thread, target}
+        context = await asyncio.gather(*(self._as_context(each, key, with_files, deadline) for each in preceding))
         return replace(
             event,
             key=key,
             author=author,
             text=text,
             attachments=read.texts,
+            reply_to=target,
             context=tuple(each for each in context if each.text or each.attachments),
             remark=" ".join(filter(None, (read.remark, remark))),
         )
@@ -132,24 +135,32 @@ class ContextFetcher:
         return self._translator.text(message, names)
 
     async def _preceding(
-        self, event: IncomingMessage, message: SlackMessage, following: bool, deadline: ContextDeadline
-    ) -> tuple[Sequence[SlackMessage], str]:
-        """Other people's messages that belong before this one, and a remark if they could not be read."""
+        self, event: IncomingMessage, message: SlackMessage, following: bool, alone: bool, deadline: ContextDeadline
+    ) -> tuple[Sequence[SlackMessage], str, str]:
+        """Other people's messages that belong before this one, and a remark if they could not be read.
+
+        alone: the message only mentions the bot, so in a thread it asks about the last message before it. The second
+        value is the ts of that message, '' if there is none or if it is the bot's own.
+        """
         identity = self._identity()
+        alone = alone and bool(message.thread)
         with_start = bool(message.thread) and not following and message.thread_author != identity.user_id
         ambient = self._settings.ambient if event.addressed and not message.private else 0
-        if not with_start and not ambient:
-            return [], ""
-        found = await deadline.limit(self._history.before(message, ambient, with_start), None)
+        if not with_start and not ambient and not alone:
+            return [], "", ""
+        count = max(ambient, 1) if alone else ambient
+        found = await deadline.limit(self._history.before(message, count, with_start or alone), None)
         if found is None:
-            return [], UNREADABLE
-        return [each for each in found if each.user != identity.user_id and each.bot_id != identity.bot_id], ""
+            return [], "", UNREADABLE
+        others = [each for each in found if each.user != identity.user_id and each.bot_id != identity.bot_id]
+        target = found[-1].ts if alone and others and found[-1] is others[-1] else ""
+        return others, target, ""
 
     async def _as_context(
-        self, message: SlackMessage, question: SlackMessage, key: ConversationKey, deadline: ContextDeadline
+        self, message: SlackMessage, key: ConversationKey, with_files: Set[str], deadline: ContextDeadline
     ) -> IncomingMessage:
-        """An earlier message; the one that the thread starts from brings its files."""
-        files = message.files if message.ts == question.thread else ()
+        """An earlier message; `with_files` are the ts of those that bring their files."""
+        files = message.files if message.ts in with_files else ()
         author, text, read = await self._details(message, files, deadline)
         event = self._translator.preceding(message, key)
         return replace(event, author=author, text=text, attachments=read.texts)

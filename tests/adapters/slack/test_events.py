@@ -141,6 +141,27 @@ async def test_the_message_that_a_thread_starts_from_comes_along_with_its_file_u
         assert (following.attachments, following.context) == ((Attachment("n.txt", "note"),), ())
 
 
+@pytest.mark.parametrize("following", [True, False])
+async def test_a_mention_alone_in_a_thread_asks_about_the_last_message_before_it(following: bool) -> None:
+    async with run_slack_adapter() as setup:
+        story = await setup.ben.says(setup.general, "a story")
+        if following:
+            setup.core.followed.add(key_of(setup.general, story))
+        await setup.ana.says(setup.general, "", mention=True, thread=story)
+        first = (await setup.core.got(IncomingMessage, 2))[-1]
+        assert (first.text, first.reply_to, [each.text for each in first.context]) == ("", story.ts, ["a story"])
+        last = await setup.ben.says(setup.general, "what is 2+2?", thread=story, files={"a.txt": b"two"})
+        await setup.ana.says(setup.general, "", mention=True, thread=story)
+        second = (await setup.core.got(IncomingMessage, 4))[-1]
+        assert (second.reply_to, [each.text for each in second.context]) == (last.ts, ["a story", "what is 2+2?"])
+        assert second.context[-1].attachments == (Attachment("a.txt", "two"),)
+        await setup.adapter.post(reply_to(story, "It is 4.", buttons=()))
+        await setup.ana.says(setup.general, "", mention=True, thread=story)
+        assert (await setup.core.got(IncomingMessage, 5))[-1].reply_to == "", "nobody asked since the answer"
+        await setup.ana.says(setup.general, "", mention=True)
+        assert (await setup.core.got(IncomingMessage, 6))[-1].reply_to == ""
+
+
 async def test_a_person_whom_slack_does_not_describe_has_the_name_in_their_messages() -> None:
     described = {"user_profile": {"display_name": "", "real_name": "Eve &amp; co"}, "user_team": "T0ELSEWHERE"}
     async with run_slack_adapter() as setup:

@@ -90,6 +90,10 @@ _ABSOLUTE = re.compile(
 """Link destinations other than a name or a path, as in `[x](discord://-/settings)`."""
 _BARE_SCHEME = re.compile(rf"{_SCHEME}(?!:){_FIRST}{_REST}*+")
 _BACKTICKS = re.compile("`++")
+_TASK = re.compile(r"\A(?P<item>(?:[ \t]*+>)*+[ \t]*+(?:[-*+]|\d{1,9}+[.)])[ \t]++)\[(?P<box>[ xX])\](?=[ \t])")
+_BREAK = re.compile(r"<br[ \t]{0,3}/?>", re.IGNORECASE)
+RULE = "─" * 20
+"""Shown for a thematic break where a platform has none."""
 _MARKS = re.compile(r"\*++|_++|(?<!~)~~(?!~)")
 
 
@@ -177,6 +181,28 @@ def _link(line: str, start: int) -> Token | None:
     if not found or len(found["target"]) > _LONGEST_TARGET or not _ABSOLUTE.match(found["target"]):
         return None
     return Token(Kind.LINK, start, found.end(), found.span("target"), found.span("label"))
+
+
+def between_breaks(line: str) -> list[str]:
+    """Divide a line at each `<br>` outside of code and links."""
+    if not _BREAK.search(line):
+        return [line]
+    pieces, done = [], 0
+    tokens = [token for token in scan(line) if token.kind not in (Kind.BACKTICKS, Kind.UNFINISHED)]
+    ends = iter([*((token.start, token.end) for token in tokens), (len(line), len(line))])
+    start, end = next(ends)
+    for found in _BREAK.finditer(line):
+        while end <= found.start() and end < len(line):
+            start, end = next(ends)
+        if found.start() < start or end <= found.start():
+            pieces.append(line[done : found.start()])
+            done = found.end()
+    return [*pieces, line[done:]]
+
+
+def with_task_box(line: str) -> str:
+    """Replace the box of a task list at the start of a line by a sign."""
+    return _TASK.sub(lambda task: f"{task['item']}{'☐' if task['box'] == ' ' else '☑'}", line, count=1)
 
 
 class Emphasis:

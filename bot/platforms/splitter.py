@@ -19,8 +19,8 @@ _TRAILING = f"{_CLOSERS}。！？｡、，；：*_~"  # noqa: RUF001  what may f
 _BOUNDARIES = (
     re.compile(r"\n(?:[^\S\n]*+\n)++"),  # paragraph
     re.compile(r"\n"),  # line
-    re.compile(rf"[.!?…؟۔।॥][{_CLOSERS}]*+\s|[。！？｡][{_TRAILING}]*+(?=[^{_TRAILING}])"),  # noqa: RUF001  sentence
-    re.compile(rf"\s|[，、；：][{_TRAILING}]*+(?=[^{_TRAILING}])"),  # noqa: RUF001  word
+    re.compile(rf"[.!?…؟۔।॥][{_CLOSERS}]*+\s|[。！？｡][{_TRAILING}]{{0,8}}+(?=[^{_TRAILING}])"),  # noqa: RUF001  sentence
+    re.compile(rf"\s|[，、；：][{_TRAILING}]{{0,8}}+(?=[^{_TRAILING}])"),  # noqa: RUF001  word
 )
 _FENCE = re.compile(
     r"^((?:[ \t]*+(?:>|[-*+][ \t]|\d{1,3}[.)][ \t]))*+[ \t]*+)"  # also in lists and quotes

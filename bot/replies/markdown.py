@@ -16,7 +16,7 @@ from markdown_it.rules_block import StateBlock, fence, heading, hr, table
 from wcwidth import iter_graphemes, width
 
 from bot.platforms.adapter import Dialect
-from bot.platforms.markdown_scanner import CodeSpans, Emphasis, Kind, scan
+from bot.platforms.markdown_scanner import RULE, CodeSpans, Emphasis, Kind, between_breaks, scan, with_task_box
 from bot.platforms.splitter import without_bidi_controls
 from bot.replies.links import KnownLinks, with_links
 from bot.replies.links import stable_prefix as stable_in_line
@@ -26,9 +26,6 @@ _NARROW = "\u200b"
 _DEEPEST_HEADING = 3
 """Discord knows headings of one to three `#`."""
 _MOST_MARKS = 12
-RULE = "─" * 20
-"""Shown for a thematic break, which Discord has not."""
-
 _PERHAPS_RULE = re.compile(r"[ \t>|:-]*+")
 _PERHAPS_MARKS = re.compile(
     r"(?:[ \t]*+(?:>|[-*+_]|\d{1,9}+[.)]?+))*+[ \t]*+(?:`{1,2}+|`{3,}+[^`]*+|~{1,2}+|~{3,}+.*+)?+"
@@ -39,8 +36,6 @@ _CONTAINERS = re.compile(r"(?:[ \t]*+(?:>|[-*+][ \t]|\d{1,9}+[.)][ \t]))*+[ \t]*
 _LONGEST_PREFIX = 40
 """Maximum characters of a prefix that is repeated on added lines."""
 _QUOTE = re.compile(r"(?:[ \t]*+(?:>|[-*+][ \t]|\d{1,3}[.)][ \t]))*+")
-_TASK = re.compile(r"\A(?P<item>(?:[ \t]*+>)*+[ \t]*+(?:[-*+]|\d{1,9}+[.)])[ \t]++)\[(?P<box>[ xX])\](?=[ \t])")
-_BREAK = re.compile(r"<br[ \t]{0,3}/?>", re.IGNORECASE)
 _LANGUAGE = re.compile(r"[\w.#+-]{1,20}+(?!\S)")
 _TICKS = re.compile("`{3,}+")
 _SPECIAL = re.compile(
@@ -125,6 +120,12 @@ def _fence(state: StateBlock, start: int, end: int, silent: bool) -> bool:
         state.blkIndent = indentation
 
 
+def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """The rule for tables, but the opening line of a fence, which is shown already, becomes no header."""
+    begin = state.bMarks[start] + state.tShift[start]
+    return not state.src.startswith(("```", "~~~"), begin) and table(state, start, end, silent)
+
+
 def _line(state: StateBlock, line: int) -> str:
     return state.src[state.bMarks[line] : state.eMarks[line]]
 
@@ -136,7 +137,7 @@ def _parser() -> MarkdownIt:
     parser.core.ruler.enableOnly(["block"])  # inline content takes quadratic time there
     everywhere = ["paragraph", "blockquote", "list"]
     parser.block.ruler.at("fence", _recorded("fence", _fence), {"alt": everywhere})
-    parser.block.ruler.at("table", _recorded("table", table), {"alt": ["paragraph"]})
+    parser.block.ruler.at("table", _recorded("table", _table), {"alt": ["paragraph"]})
     parser.block.ruler.at("hr", _recorded("hr", hr), {"alt": everywhere})
     parser.block.ruler.at("heading", _recorded("heading", heading), {"alt": ["paragraph", "blockquote"]})
     return parser
@@ -167,7 +168,8 @@ def stable_prefix(text: str, dialect: Dialect) -> int:
         whole = last.start == len(lines) - 1 or last.level or last.content or not line.strip(" \t`~")
         return at_line if whole else len(text.rstrip("`"))
     if dialect is not Dialect.DISCORD:
-        return at_line if _PERHAPS_MARKS.fullmatch(line) else at_line + stable_in_line(line)
+        stable = stable_in_line(line)
+        return at_line if _PERHAPS_MARKS.fullmatch(line[:stable]) else at_line + stable
     if last is not None and last.kind == "table" and last.end >= len(lines) - 1:
         return sum(len(each) + 1 for each in lines[: last.start])  # the line may become another row
     header = lines[-2] if len(lines) > 1 else ""  # perhaps a table's header
@@ -213,8 +215,8 @@ def _text(lines: Sequence[str], dialect: Dialect, links: KnownLinks) -> list[str
         return [with_links(line, links) for line in lines]
     shown: list[str] = []
     for line in lines:
-        line = _TASK.sub(lambda task: f"{task['item']}{'☐' if task['box'] == ' ' else '☑'}", line, count=1)
-        pieces = [with_links(piece, links) for piece in _broken(line)]
+        line = with_task_box(line)
+        pieces = [with_links(piece, links) for piece in between_breaks(line)]
         if dialect is Dialect.SLACK:
             pieces = [_escaped(pieces[0]), *map(_escaped_inside, pieces[1:])]
         containers = _CONTAINERS.match(line)
@@ -222,23 +224,6 @@ def _text(lines: Sequence[str], dialect: Dialect, links: KnownLinks) -> list[str
         joint = " " if line[len(prefix) :].startswith(("|", "#")) else f"\n{_repeated(prefix)}"
         shown.append(joint.join(pieces))
     return shown
-
-
-def _broken(line: str) -> list[str]:
-    """Divide a line at each `<br>` outside of code and links."""
-    if not _BREAK.search(line):
-        return [line]
-    pieces, done = [], 0
-    tokens = [token for token in scan(line) if token.kind not in (Kind.BACKTICKS, Kind.UNFINISHED)]
-    ends = iter([*((token.start, token.end) for token in tokens), (len(line), len(line))])
-    start, end = next(ends)
-    for found in _BREAK.finditer(line):
-        while end <= found.start() and end < len(line):
-            start, end = next(ends)
-        if found.start() < start or end <= found.start():
-            pieces.append(line[done : found.start()])
-            done = found.end()
-    return [*pieces, line[done:]]
 
 
 def _repeated(prefix: str) -> str:
@@ -249,7 +234,7 @@ def _repeated(prefix: str) -> str:
 
 def _bold(text: str, links: KnownLinks) -> str:
     """Format the text of a heading as bold, with the marks of bold inside of it removed."""
-    text = " ".join(_broken(text))
+    text = " ".join(between_breaks(text))
     spans = [(start, end, "") for start, end in Emphasis().read(text, list(scan(text))) if end - start > 1]
     inside = with_links(_replaced(text, spans), links).strip()
     return f"**{inside}**" if inside else ""
@@ -372,7 +357,7 @@ def _cells(source: str) -> list[str]:
 
 def _cell(text: str) -> list[str]:
     """The lines of a cell as plain text, without marks; a link is its label and its address."""
-    return [_TICKS.sub(lambda run: _NARROW.join(run.group()), _plain(piece)) for piece in _broken(text)]
+    return [_TICKS.sub(lambda run: _NARROW.join(run.group()), _plain(piece)) for piece in between_breaks(text)]
 
 
 def _plain(text: str) -> str:

@@ -8,8 +8,9 @@ from markdown_it import MarkdownIt
 from wcwidth import iter_graphemes, width
 
 from bot.platforms.adapter import Dialect, Limits
+from bot.platforms.markdown_scanner import RULE
 from bot.replies.links import KnownLinks
-from bot.replies.markdown import RULE, fence_to_continue, render, stable_prefix
+from bot.replies.markdown import fence_to_continue, render, stable_prefix
 from tests.replies.test_renderer import composer, ended, texts
 from tests.support.builders.markdown_samples import GOOD, live_urls
 
@@ -141,7 +142,7 @@ PIECES = st.sampled_from(
     [
         *("- [", " ]", "x] ", "- ", "* ", "> ", "1. ", "<b", "r", "/>", "<br>", "---", "--", "***", "#### ", "# "),
         *("```", "````", "~~~", "~", "`", "\n", "\n\n", "\n> ", "\n  ", "a", "**", "| a | b |\n", "|---|---|\n", "|"),
-        *("，", "https://good.example/a_(b)", "https://bad.example/x", "中", ", ", "!", "?"),
+        *("，", "](", "[x]", "https://good.example/a_(b)", "https://bad.example/x", "中", ", ", "!", "?"),
     ]
 )
 TEXTS = st.lists(PIECES, max_size=30).map("".join)

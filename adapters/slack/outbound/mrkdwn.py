@@ -5,9 +5,14 @@ Only links keep their `<...>` form in the result, so no text can mention or noti
 
 import re
 
+from markdown_it import MarkdownIt
 from slackify_markdown import slackify_markdown  # type: ignore[import-untyped]
 
+from bot.platforms.markdown_scanner import RULE, between_breaks, with_task_box
 from bot.platforms.splitter import without_bidi_controls
+
+_PARSER = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["code", "html_block", "lheading"])
+_PARSER.core.ruler.enableOnly(["block"])
 
 _STAND_INS = {"&": "\ue000", "<": "\ue001", ">": "\ue002", "#!": "\ue003"}
 """Private-use characters, which the converter keeps; it would drop a `#!` line of code."""
@@ -18,16 +23,45 @@ _ENCODED = re.compile("%EE%80%8[0-3]")
 _IN_ADDRESSES = {"%EE%80%80": "&", "%EE%80%81": "%3C", "%EE%80%82": "%3E", "%EE%80%83": "#!"}
 """Replacements for stand-ins that the converter percent-encoded; Slack does not decode entities in addresses."""
 _ADDRESS = re.compile(r"(?:https?://|mailto:)", re.IGNORECASE)
+_TICKS = re.compile("`{3,}+")
 _LONGEST = 4000
 """Maximum characters to convert, above the limit of a mrkdwn message; a longer text is only escaped."""
 
 
 def mrkdwn(markdown: str) -> str:
     """Convert Markdown to escaped mrkdwn."""
-    hidden = _hidden(without_bidi_controls(markdown))
-    converted = slackify_markdown(hidden).rstrip("\n") if len(hidden) <= _LONGEST else hidden
+    markdown = without_bidi_controls(markdown)
+    if len(markdown) <= _LONGEST:
+        converted = slackify_markdown(_hidden(_drawn(markdown))).rstrip("\n")
+    else:
+        converted = _hidden(markdown)
     converted = _MARK.sub(_link, converted)
     return re.sub("[\ue000-\ue003]", lambda found: _SHOWN[found.group()], converted)
+
+
+def _drawn(markdown: str) -> str:
+    """Draw what mrkdwn has not: rules, boxes of task lists, line breaks; tables become code."""
+    lines = markdown.split("\n")
+    text = set(range(len(lines)))
+    for token in _PARSER.parse(markdown):
+        start, end = token.map or (0, 0)
+        if token.type in ("fence", "table_open"):
+            text -= set(range(start, end))
+        if token.type == "fence":
+            lines[start + 1 : end] = [_broken_up(line, token.markup) for line in lines[start + 1 : end]]
+        elif token.type == "hr":
+            lines[start] = RULE
+        elif token.type == "table_open" and not token.level:
+            lines[start], lines[end - 1] = f"```\n{lines[start]}", f"{lines[end - 1]}\n```"
+    for number in text:
+        lines[number] = "\n".join(between_breaks(with_task_box(lines[number])))
+    return "\n".join(lines)
+
+
+def _broken_up(line: str, markup: str) -> str:
+    """A line of code without runs of backticks that would end the code, because mrkdwn has one kind of fence."""
+    closes = line.strip(" \t>").startswith(markup) and not line.strip(f" \t>{markup[0]}")
+    return line if closes else _TICKS.sub(lambda run: "\u200b".join(run.group()), line)
 
 
 def _hidden(markdown: str) -> str:

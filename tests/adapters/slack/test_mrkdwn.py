@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.slack.outbound.mrkdwn import mrkdwn
+from bot.platforms.markdown_scanner import RULE
 from tests.support.builders.markdown_samples import MARKDOWN
 
 MARKS = st.sampled_from(
@@ -40,6 +41,14 @@ TEXTS = st.lists(st.one_of(MARKDOWN, MARKS, st.text(max_size=8)), max_size=8).ma
         ("[a](https://e.x/?a=<b>)", "<https://e.x/?a=%3Cb%3E|a>"),
         ("[a](https://e.x/%ee%80%81)", "<https://e.x/%ee%80%81|a>"),
         ("> quoted > not", "> quoted &gt; not"),
+        ("a\n\n---\n\nb", f"a\n\n{RULE}\n\nb"),
+        ("a\n***\nb", f"a\n{RULE}\nb"),
+        ("- [ ] open\n- [x] done", "•   ☐ open\n•   ☑ done"),
+        ("one<br>two `a<br>b`", "one\ntwo `a&lt;br&gt;b`"),
+        ("| a | b |\n|---|---|\n| 1 | **2** |\n\nEnd", "```\n| a | b |\n|---|---|\n| 1 | **2** |\n```\nEnd"),
+        ("````md\n```\n- [ ] x\n```\n````", "```\n`\u200b`\u200b`\n- [ ] x\n`\u200b`\u200b`\n```"),
+        ("~~~\n```\n~~~", "```\n`\u200b`\u200b`\n```"),
+        ("##### Deep", "*Deep*"),
         ("[x](!here) [y](@U1) ![z](!channel)", "x y z"),
     ],
 )

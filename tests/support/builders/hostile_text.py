@@ -104,6 +104,8 @@ FUNCTIONS: Mapping[str, Call] = {
     "bot.platforms.markdown_scanner.Emphasis": lambda text: markdown_scanner.Emphasis().read(
         text, list(markdown_scanner.scan(text))
     ),
+    "bot.platforms.markdown_scanner.between_breaks": markdown_scanner.between_breaks,
+    "bot.platforms.markdown_scanner.with_task_box": markdown_scanner.with_task_box,
     "bot.platforms.markdown_scanner.scan": lambda text: list(markdown_scanner.scan(text)),
     "bot.platforms.markdown_scanner.beginning_of_address": markdown_scanner.beginning_of_address,
     "bot.platforms.splitter.without_bidi_controls": splitter.without_bidi_controls,

@@ -57,7 +57,6 @@ class _Entry:
     deadline: float  # while it waits; on the monotonic clock
     status: RequestStatus = RequestStatus.WAITING
     stop_requested: bool = False  # while it runs
-    started_at: float = 0.0  # on the monotonic clock
 
 
 class RequestQueue:
@@ -75,6 +74,7 @@ class RequestQueue:
         self._run_length = 0  # consecutive starts of one model while a request for another one waited
         self._changed = asyncio.Event()
         self._seconds: dict[str, float] = {}  # smoothed answer time by model
+        self._progress: dict[str, float] = {}  # by model: when an answer ended last, or the first since then began
         self._listeners: list[Callable[[GenerationRequest], object]] = []
 
     def bound(self, size: int, per_user: int) -> None:
@@ -122,7 +122,6 @@ class RequestQueue:
             await self._change()
         entry = self._entries[request.request_id]
         entry.request = replace(request, wait_left_s=max(0.0, entry.deadline - self._clock()))
-        entry.started_at = self._clock()
         self._move(entry, RequestStatus.STARTING)
         person = person_key(request)
         self._served.pop(person, None)  # reinsert at the end
@@ -226,18 +225,19 @@ class RequestQueue:
         """Queue position by request id; see `iter_places`."""
         return dict(self.iter_places(loaded, slots, load_seconds))
 
-    def iter_places(self, loaded: str, slots: int, load_seconds: Callable[[str], float]) -> Iterator[tuple[str, Place]]:
+    def iter_places(
+        self, loaded: str, slots: int, load_seconds: Callable[[str], float], delay_s: float = 0.0
+    ) -> Iterator[tuple[str, Place]]:
         """Yield request ids and queue positions in order of service, as the queue was at the first step.
 
-        `slots`: concurrent answers; `load_seconds`: load time of a model. An answer is estimated to take as long as the
-        earlier ones of its model, or as the one that runs longest now.
+        `slots`: concurrent answers; `load_seconds`: load time of a model; `delay_s`: until the engine can run any. An
+        answer is estimated to take as long as the earlier ones of its model or, if that is longer, as its model has run
+        without finishing one, restarts of the engine included.
         """
-        served, model, switching, count = dict(self._served), loaded, 0.0, self._count
+        served, model, switching, count = dict(self._served), loaded, delay_s, self._count
         seconds = dict(self._seconds)
-        for entry in self._taken.values():
-            if entry.status is RequestStatus.RUNNING and entry.request.model in seconds:
-                taken = self._clock() - entry.started_at
-                seconds[entry.request.model] = max(seconds[entry.request.model], taken)
+        for name in seconds.keys() & self._progress.keys():
+            seconds[name] = max(seconds[name], self._clock() - self._progress[name])
         order = self._service_order(served, [entry for entry in self._all() if entry.status in WAITING])
         number = 0
         while (request := order.next(model)) is not None:
@@ -272,7 +272,7 @@ class RequestQueue:
     def _move(self, entry: _Entry, status: RequestStatus) -> None:
         if status not in TRANSITIONS[entry.status]:
             raise RuntimeError(f"Request {entry.request.request_id} cannot change from {entry.status} to {status}.")
-        request_id = entry.request.request_id
+        request_id, was_taken = entry.request.request_id, entry.status in TAKEN
         self._count_waiting(entry, -1)
         entry.status = status
         self._count_waiting(entry, 1)
@@ -282,7 +282,17 @@ class RequestQueue:
             self._taken.pop(request_id, None)
         if status in ENDED:
             del self._entries[request_id]
+        self._note_progress(entry, was_taken)
         self._changed.set()
+
+    def _note_progress(self, entry: _Entry, was_taken: bool) -> None:
+        """Restart the time without a finished answer when one ends, and forget it when nothing of the model is left."""
+        model = entry.request.model
+        taken = [other.status for other in self._taken.values() if other.request.model == model]
+        if entry.status in ENDED and (was_taken or not (taken or self._models[model])):
+            self._progress.pop(model, None)
+        if RequestStatus.RUNNING in taken:
+            self._progress.setdefault(model, self._clock())
 
     def _count_waiting(self, entry: _Entry, change: int) -> None:
         if entry.status in WAITING:

@@ -70,6 +70,15 @@ class Loader:
         """Estimated load time: the last measured one; 0 if the model is kept in memory or was never measured."""
         return 0.0 if self._keeps(model) else self._seconds.get(model, 0.0)
 
+    @property
+    def seconds_left(self) -> float:
+        """Estimated rest of the load in progress; 0 if there is none, or no basis for an estimate."""
+        if self.loading is None:
+            return 0.0
+        taken, fraction = time.monotonic() - self.loading.began, self.loading.progress.fraction
+        expected = taken / fraction if fraction >= 0.2 else self._seconds.get(self.loading.model, 0.0)
+        return max(0.0, expected - taken)
+
     async def load(self, model: str) -> None:
         """Load a model. Raises ModelError or EngineDied; no model is loaded then.
 

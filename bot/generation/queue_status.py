@@ -58,7 +58,7 @@ class QueueStatus:
         """Yield request ids and queue positions in order of service."""
         loader = self._worker.loader
         model = loader.name or (loader.loading.model if loader.loading else "")
-        return self._queue.iter_places(model, self._worker.slots, loader.seconds)
+        return self._queue.iter_places(model, self._worker.slots, loader.seconds, loader.seconds_left)
 
     async def _store(self) -> None:
         self._stored_at = time.monotonic()

@@ -53,7 +53,8 @@ class LiveState:
         if self.stopping():
             return "it is stopping"
         if worker.loader.loading is not None:
-            return f"the model is loading ({worker.loader.loading.progress.fraction:.0%})"
+            what = "engine is restarting" if worker.loader.loading.again else "model is loading"
+            return f"the {what} ({worker.loader.loading.progress.fraction:.0%})"
         if worker.loader.loaded is None:
             return "no model is loaded"
         if engine_trouble:

@@ -5,14 +5,17 @@ models, no user names and no conversation ids.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 
 import msgspec
 import psutil
 
+from bot.conversations.request_queue import Place
 from bot.models.hardware import MB, describe_hardware
 from bot.types.messages import GenerationRequest
+from bot.web.health import assess
 from bot.web.live_state import LiveState
 from bot.web.recent_errors import RecentErrors
 from bot.web.sampler import KEPT, Sampler
@@ -38,18 +41,19 @@ class Status:
 
     def now(self) -> bytes:
         """The current state; JSON."""
-        samples = self._sampler.samples
+        samples, places = self._sampler.samples, list(islice(self._live_state.queue_status.places(), MOST_WAITERS))
         return msgspec.json.encode(
             {
                 "version": self._version,
                 "began": self.began,
                 "unready": self._live_state.unready(self._sampler.engine_trouble),
                 "stopping": self._live_state.stopping(),
+                "health": assess(self._live_state, self._sampler, [place for _, place in places]),
                 "sample": samples[-1] if samples else None,
                 "model": self._live_state.worker.loader.loaded,
                 "loading": self._loading(),
                 "memory": self._memory(),
-                "queue": self._queue(),
+                "queue": self._queue(places),
                 "totals": self._totals(),
                 "platforms": list(map(self._platform, self._live_state.adapters)),
                 "troubles": self._errors.last(),
@@ -61,7 +65,7 @@ class Status:
         if loading is None:
             return None
         taken = time.monotonic() - loading.began
-        return {"model": loading.model, "taken_s": taken, **asdict(loading.progress)}
+        return {"model": loading.model, "again": loading.again, "taken_s": taken, **asdict(loading.progress)}
 
     def _memory(self) -> Part:
         hardware = self._live_state.installed_models.hardware
@@ -76,12 +80,12 @@ class Status:
             "hardware": describe_hardware(hardware).splitlines() if hardware else [],
         }
 
-    def _queue(self) -> Part:
+    def _queue(self, places: Sequence[tuple[str, Place]]) -> Part:
         queue = self._live_state.queue
         requests = {request.request_id: request for request in queue.waiting()}
         waiting = [
             {**_request(requests[request_id]), "place": place.number, "seconds": place.seconds}
-            for request_id, place in islice(self._live_state.queue_status.places(), MOST_WAITERS)
+            for request_id, place in places
         ]
         return {
             "running": list(map(_request, queue.running())),

@@ -7,11 +7,13 @@ engine has answered.
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bot.platforms.instrumented_adapter import KINDS
 from bot.types.engine import EngineStats
-from bot.types.errors import EngineError
+from bot.types.errors import EngineError, Gone
 from bot.web.live_state import LiveState
 
 ENDED = "the engine's process ended; the next question restarts it"
@@ -41,12 +43,22 @@ class Sample:
     lag_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """Counters at one sample. at: monotonic clock; refused: calls that each platform refused."""
+
+    at: float
+    restarts: int
+    refused: Mapping[str, int]
+
+
 class Sampler:
     """Takes samples between `open` and `close`. tick_s: seconds between two samples."""
 
     def __init__(self, live_state: LiveState, tick_s: float) -> None:
         self._live_state, self._tick_s = live_state, tick_s
         self.samples: deque[Sample] = deque(maxlen=KEPT)
+        self._counts: deque[_Counts] = deque(maxlen=KEPT)
         self.stats: EngineStats | None = None
         """The engine's latest statistics; None while it does not run."""
         self._ended = False  # the last request found no engine process although a model is loaded
@@ -79,6 +91,16 @@ class Sampler:
             return ENDED
         silent_s = time.monotonic() - self._asked_at if self._asked_at is not None else 0.0
         return f"the engine has not answered for {silent_s:.0f} s" if silent_s > SILENT_S else ""
+
+    def restarts_within(self, seconds: float) -> int:
+        """The number of restarts of the engine within the last `seconds`, at most those since the first sample kept."""
+        before, now = self._counts_since(seconds)
+        return now.restarts - before.restarts
+
+    def refused_within(self, platform: str, seconds: float) -> int:
+        """The number of calls that a platform refused within the last `seconds`."""
+        before, now = self._counts_since(seconds)
+        return now.refused.get(platform, 0) - before.refused.get(platform, 0)
 
     async def next(self) -> None:
         """Wait until the next sample is taken."""
@@ -116,8 +138,22 @@ class Sampler:
             signalled.set()
             await asyncio.sleep(max(0.0, self._tick_s - (time.monotonic() - began)))
 
+    def _counts_since(self, seconds: float) -> tuple[_Counts, _Counts]:
+        """The counters at the last sample before that time (else at the first one), and now."""
+        now = self._count()
+        earlier = [each for each in self._counts if each.at <= now.at - seconds]
+        return (earlier[-1] if earlier else self._counts[0] if self._counts else now), now
+
+    def _count(self) -> _Counts:
+        refused: Counter[str] = Counter()
+        for (platform, kind), count in self._live_state.metrics.totals.platform_errors.items():
+            if kind != KINDS[Gone]:  # people may delete their messages
+                refused[platform] += count
+        return _Counts(time.monotonic(), self._live_state.worker.loader.losses, refused)
+
     def _sample(self) -> Sample:
         queue, metrics = self._live_state.queue, self._live_state.metrics
+        self._counts.append(self._count())
         fresh = [delay for delay in metrics.delays if delay.at > self._seen]
         if fresh:
             self._seen = fresh[-1].at

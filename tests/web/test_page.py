@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from time import time
 from unittest.mock import AsyncMock
 
 import pytest
@@ -169,6 +170,36 @@ async def test_every_width_shows_all_of_it_without_scrolling_sideways(
         await finish(setup)
 
 
+@pytest.mark.parametrize(("dark", "width"), [(False, 1180), (True, 320)], ids=["light, desktop", "dark, phone"])
+async def test_a_service_that_works_badly_is_not_shown_as_ready(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dark: bool, width: int
+) -> None:
+    async with (
+        run_busy_service(tmp_path, tick_s=0.05) as (setup, site),
+        await browser.new_page(
+            viewport={"width": width, "height": 800}, color_scheme="dark" if dark else "light"
+        ) as page,
+    ):
+        await show(page, site)
+        state = page.locator("#state")
+        await expect(state).to_have_text("Ready")
+        for _ in range(12):
+            site.web.live_state.metrics.platform_failed("discord", "retry_later")
+        monkeypatch.setattr("bot.web.health.time.time", lambda: time() + 660)
+        await expect(state).to_have_text("Degraded")
+        await expect(state).to_have_attribute("data-mood", "busy")
+        await expect(page).to_have_title("Degraded \N{MIDDLE DOT} Inhouse")
+        await expect(page.locator("#reasons li")).to_have_text(
+            ["Discord refused 12 calls in the last minute", "A question has waited about 11 min"]
+        )
+        assert await page.evaluate(CONTRASTS) == []
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        await page.screenshot(path=tmp_path / "page.png")
+        monkeypatch.undo()
+        await expect(page.locator("#reasons li")).to_have_text(["Discord refused 12 calls in the last minute"])
+        await finish(setup)
+
+
 async def test_what_is_drawn_is_also_said(page: Page, tmp_path: Path) -> None:
     async with run_busy_service(tmp_path) as (setup, site):
         await show(page, site)
@@ -214,7 +245,7 @@ async def test_it_follows_what_happens(page: Page, complaints: list[str], tmp_pa
         setup.platform.gates.hold("half small")
         await setup.team.says("ana", "and now?")
         await setup.platform.gates.reached("half small")
-        await expect(page.locator("#state")).to_have_text("Loading small, 50 %")
+        await expect(page.locator("#state")).to_have_text("Restarting the engine, 50 %")
         await setup.platform.gates.open("half small")
         await expect(page.locator("#state")).to_have_text("Ready")
         assert complaints == []

@@ -35,15 +35,26 @@ function showState(now) {
   const loading = now.loading;
   let [mood, text] = ["good", "Ready"];
   if (now.stopping) [mood, text] = ["busy", "Stopping"];
-  else if (loading) [mood, text] = ["busy", `Loading ${loading.model}, ${words.share(loading.fraction)}`];
-  else if (now.unready) [mood, text] = ["bad", `Not ready: ${now.unready}`];
+  else if (loading) {
+    const what = loading.again ? "Restarting the engine" : `Loading ${loading.model}`;
+    [mood, text] = ["busy", `${what}, ${words.share(loading.fraction)}`];
+  } else if (now.unready) [mood, text] = ["bad", `Not ready: ${now.unready}`];
+  else if (now.health.state !== "ready") [mood, text] = ["busy", words.name(now.health.state)];
   at("state").dataset.mood = mood;
   show("state", text);
+  showReasons(now.stopping ? [] : now.health.reasons);
   const { running, waiting, more } = now.queue;
   const busy = running.length + waiting.length + more;
   document.title = mood === "good" ? (busy ? `${busy} in the queue · Inhouse` : "Inhouse") : `${text} · Inhouse`;
   const model = now.model ? `${now.model.name} on ${now.model.device}` : "no model";
   show("subtitle", `${model} · up for ${words.duration(now.sample ? now.sample.at - now.began : 0)}`);
+}
+
+function showReasons(reasons) {
+  const list = at("reasons");
+  list.hidden = !reasons.length;
+  if ([...list.children].map((row) => row.textContent).join("\n") === reasons.map(words.name).join("\n")) return;
+  list.replaceChildren(...reasons.map((reason) => node("li", {}, words.name(reason))));
 }
 
 function showPlots(now) {

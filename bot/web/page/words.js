@@ -47,7 +47,7 @@ export function megabytes(value) {
   return value < 1000 ? `${whole(value)} MB` : `${(value / 1024).toFixed(1)} GB`;
 }
 
-// 'discord' -> 'Discord'
+// With a capital: 'discord' -> 'Discord'
 export function name(word) {
   return word.charAt(0).toUpperCase() + word.slice(1);
 }

@@ -1,4 +1,4 @@
-"""Decodes the files of a message to text, with a limit on their size, and explains which files were skipped. Pure.
+"""Decodes the files of a message to text, with a limit on their size; explains what was skipped or is damaged. Pure.
 
 A file counts as text by its content, not by its name.
 """
@@ -6,8 +6,10 @@ A file counts as text by its content, not by its name.
 import codecs
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
+from bot.platforms.encodings import detect
 from bot.types.display_names import as_code
 from bot.types.messages import Attachment
 
@@ -21,6 +23,13 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+DAMAGED = "\ufffd"
+MAX_DAMAGE = 0.1
+"""Share of damaged characters, besides one, above which data counts as binary."""
+MAX_CONTROLS = 0.005
+"""Share of control characters above which data counts as binary."""
+MIN_CHARS = 10
+"""In a text of so many characters, one control character is allowed in any case."""
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 
 
@@ -33,22 +42,39 @@ class Files:
 
 
 def decoded(data: bytes) -> str | None:
-    """Decode UTF-8, UTF-16 and UTF-32 with a BOM, or Windows-1252; None if the data is not text."""
-    try:
-        text = _decoded(data)
-    except UnicodeDecodeError:
+    """Decode text in any encoding, with U+FFFD for what is damaged; None if the data is not text.
+
+    It may take 0.1 s, so not on the event loop.
+    """
+    text = _decoded(data)
+    if text is None or text.count(DAMAGED) > min(MAX_DAMAGE * len(text) + 1, len(text) / 2):
         return None
-    return None if _CONTROLS.search(text) else text
+    controls = len(_CONTROLS.findall(text))
+    if controls > MAX_CONTROLS * len(text) + (len(text) >= MIN_CHARS):
+        return None
+    return _CONTROLS.sub(DAMAGED, text)
 
 
-def _decoded(data: bytes) -> str:
-    for mark, encoding in _BOMS:
+def _decoded(data: bytes) -> str | None:
+    for mark, marked_encoding in _BOMS:
         if data.startswith(mark):
-            return data.decode(encoding)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
+            return data.decode(marked_encoding, "replace")
+    zeros = data[::2].count(0), data[1::2].count(0)
+    if max(zeros) > len(data) // 4 and min(zeros) * 4 < max(zeros):
+        return data.decode("utf-16-be" if zeros[0] > zeros[1] else "utf-16-le", "replace")
+    text = data.decode("utf-8", "replace")
+    damaged = text.count(DAMAGED)
+    continuations = len(text.encode()) - len(text) - 2 * damaged  # other encodings have such bytes only by chance
+    cut = len(data) - codecs.utf_8_decode(data, "replace", False)[1]  # bytes of a character that the end cuts
+    if continuations + 2 * max(0, cut - 1) >= 2 * damaged:
+        return text
+    if encoding := detect(data):
+        return data.decode(encoding, "replace")
+    if damaged == 1 and cut:
+        return text
+    with suppress(UnicodeDecodeError):
         return data.decode("cp1252")
+    return None
 
 
 def refusal(name: str, kind: str, size: int) -> str:
@@ -63,13 +89,17 @@ def refusal(name: str, kind: str, size: int) -> str:
 def read_as_text(name: str, data: bytes) -> Attachment | str:
     """Decode a downloaded file; returns a sentence if it is not text."""
     text = decoded(data[: MAX_BYTES + 1])
-    return f"{as_code(name)} is not a text file, so I could not read it." if text is None else Attachment(name, text)
+    if text is None:
+        return f"{as_code(name)} is not a text file, so I could not read it."
+    damaged = text.count(DAMAGED)
+    characters = "1 damaged character" if damaged == 1 else f"{damaged} damaged characters"
+    return Attachment(name, text, f"{as_code(name)} has {characters}, which I read as {DAMAGED}." if damaged else "")
 
 
 def gathered(read: Iterable[Attachment | str], count: int) -> Files:
     """Collect the results of a message with `count` files, each an attachment or a sentence."""
     found = list(read)
-    remarks = [each for each in found if isinstance(each, str)]
+    remarks = [remark for each in found if (remark := each if isinstance(each, str) else each.remark)]
     if count > MAX_FILES:
         remarks.append(f"I read only the first {MAX_FILES} files of a message.")
     return Files(tuple(each for each in found if isinstance(each, Attachment)), " ".join(remarks))

@@ -83,10 +83,11 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file of a message, decoded to text by the adapter."""
+    """A file of a message, decoded to text by the adapter. `remark`: a sentence about what is damaged in it, or ''."""
 
     name: str
     text: str
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

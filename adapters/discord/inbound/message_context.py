@@ -213,4 +213,4 @@ async def _read_file(attachment: discord.Attachment) -> Attachment | str:
             data = await attachment.read()
     except (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError):
         return f"{as_code(name)} could not be fetched from Discord, so I left it out."
-    return read_as_text(name, data)
+    return await asyncio.to_thread(read_as_text, name, data)

@@ -60,7 +60,8 @@ class FileReader:
             return failed
         if data is None:
             return failed
-        return refusal(file.name, file.media_type, len(data)) or read_as_text(file.name, data)
+        skipped = refusal(file.name, file.media_type, len(data))
+        return skipped or await asyncio.to_thread(read_as_text, file.name, data)
 
     async def _download(self, file: SlackFile) -> bytes | None:
         """Download up to MAX_BYTES plus one chunk; None if the response is not the file."""

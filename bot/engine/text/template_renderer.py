@@ -9,7 +9,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock, Timer
 from time import monotonic
@@ -19,10 +19,17 @@ SECONDS = 5.0
 """Time limit of a rendering; ordinary ones take less than a millisecond."""
 GRACE_S = 1.0
 """Extra time after which the child is killed, if it did not end itself."""
+START_S = 30.0
+"""Time limit of the child's start, which takes 0.1 s."""
 MEMORY_MB = 512
 """Address space limit of the child, which takes 70 MB itself."""
 OUTPUT_CHARS, OUTPUT_CHARS_A_MESSAGE = 64 * 1024, 256
 """Most characters that a template may write besides the contents: a base, and for each message."""
+
+ESCAPED_BYTES = 12
+"""Most bytes of one character in an answer: two JSON escapes."""
+ANSWER_BYTES = 4096
+"""Most bytes of an answer besides its text."""
 
 CHILD = Path(__file__).with_name("template_process.py")
 
@@ -56,12 +63,14 @@ class TemplateRenderer:
         """The child's process id, or None when it is not running."""
         return self._child.pid if self._child is not None else None
 
-    def render(self, template: str, messages: Sequence[Mapping[str, str]], variables: Mapping[str, object]) -> Rendered:
+    def render(
+        self, template: str, messages: Sequence[Mapping[str, object]], variables: Mapping[str, object]
+    ) -> Rendered:
         """Render `template` with `messages`. Raises TemplateRefused or TemplateExceeded."""
-        contents = sum(len(message["content"]) for message in messages)
+        contents = len(json.dumps(messages))
         limit = OUTPUT_CHARS + OUTPUT_CHARS_A_MESSAGE * len(messages) + contents
         request = {"template": template, "limit": limit, "variables": {"messages": messages, **variables}}
-        answer = json.loads(self._ask(json.dumps(request).encode() + b"\n"))
+        answer = json.loads(self._ask(json.dumps(request).encode() + b"\n", ANSWER_BYTES + ESCAPED_BYTES * limit))
         if "refused" in answer:
             raise TemplateRefused(answer["refused"])
         if answer.get("exceeded") == "output":
@@ -77,33 +86,32 @@ class TemplateRenderer:
             child.kill()
             child.communicate()
 
-    def _ask(self, request: bytes) -> bytes:
+    def _ask(self, request: bytes, most: int) -> bytes:
+        """Return the child's answer, a line of at most `most` bytes. Raises TemplateExceeded."""
         with self._lock:
             for _ in range(2):  # retries once: the child may have died while idle
                 child = self._child or self._start()
                 began = monotonic()
-                line = self._exchange(child, request)
-                if line:
+                line = self._exchange(child, request, most)
+                if line.endswith(b"\n"):
                     return line
                 self.close()
+                if len(line) >= most:
+                    raise TemplateExceeded(f"writes more than {most // 1024:,} kB")
                 if monotonic() - began >= self._seconds:
                     raise TemplateExceeded(f"takes longer than {self._seconds:g} s")
         raise TemplateExceeded("ends the process that renders it")
 
-    def _exchange(self, child: subprocess.Popen[bytes], request: bytes) -> bytes:
-        """Return the child's answer, or b'' if it ended."""
+    def _exchange(self, child: subprocess.Popen[bytes], request: bytes, most: int) -> bytes:
+        """Return the child's answer. Without a line end it is not whole: the child ended, or wrote more than `most`."""
         assert child.stdin is not None
-        assert child.stdout is not None
-        deadline = Timer(self._seconds + GRACE_S, child.kill)
-        deadline.start()
-        try:
-            child.stdin.write(request)
-            child.stdin.flush()
-            return child.stdout.readline()
-        except OSError:
-            return b""
-        finally:
-            deadline.cancel()
+        with _deadline(child, self._seconds + GRACE_S):
+            try:
+                child.stdin.write(request)
+                child.stdin.flush()
+            except OSError:
+                return b""
+            return _line(child, most)
 
     def _start(self) -> subprocess.Popen[bytes]:
         try:
@@ -114,10 +122,29 @@ class TemplateRenderer:
             )
         except OSError as error:  # no memory, or too many processes or open files
             raise TemplateExceeded(f"cannot be rendered ({error.strerror or error})") from error
-        assert self._child.stdout is not None
-        with contextlib.suppress(OSError):
-            self._child.stdout.readline()  # the ready line: startup does not count as rendering time
+        with _deadline(self._child, START_S):
+            _line(self._child, ANSWER_BYTES)  # the ready line: startup does not count as rendering time
         return self._child
+
+
+@contextlib.contextmanager
+def _deadline(child: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
+    """Kill the child unless the block ends within `seconds`."""
+    timer = Timer(seconds, child.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _line(child: subprocess.Popen[bytes], most: int) -> bytes:
+    """Read a line of at most `most` bytes; what there is of it if the child ends, or if it is longer."""
+    assert child.stdout is not None
+    try:
+        return child.stdout.readline(most)
+    except OSError:
+        return b""
 
 
 SHARED = TemplateRenderer()

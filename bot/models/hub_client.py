@@ -66,9 +66,9 @@ class Hub:
             files = {file.rfilename: file for file in info.siblings or ()}
             commit = info.sha or ""
             _check_names(spec.repo, files)
-            self._file(
-                spec.repo, commit, model_directory.CONFIG
-            )  # fails here if the account may not download from this repository
+            # Fails here if the account may not download from this repository.
+            config = self._file(spec.repo, commit, model_directory.CONFIG)
+            model_directory.check_quantization(spec.repo, model_directory.read_json(config))
             names = self._weight_names(spec.repo, commit, files)
             sizes = {name: int(files[name].size or 0) for name in files}
             blobs = {name: files[name].lfs for name in names}

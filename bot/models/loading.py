@@ -71,8 +71,10 @@ def load(
     for name in (model_directory.CONFIG, "tokenizer_config.json"):
         if (folder / name).is_file():
             model_directory.read_json(folder / name)
-    dtype = choose_dtype(source.dtype, hardware, source.quantization)
-    packs = is_packed(dtype, hardware, source.quantization)
+    own_quantization = _checked_quantization(source)
+    quantization = own_quantization or source.quantization
+    dtype = choose_dtype(source.dtype, hardware, quantization)
+    packs = is_packed(dtype, hardware, quantization)
     with translate_load_errors(source), progress_bars_to(_report_weights(progress)):
         progress(LoadProgress("reading the tokenizer", 0.02))
         config = AutoConfig.from_pretrained(folder, **OWN_FILES)
@@ -80,6 +82,7 @@ def load(
         if check is not None:
             check(tokenizer)
         device_map = _device_map(source, config, hardware)
+        split = len(set(device_map.values())) > 1
         progress(LoadProgress("loading weights", WEIGHTS_BEGIN))
         found = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -87,7 +90,7 @@ def load(
             dtype="auto" if packs else getattr(torch, dtype),  # "auto" maps the file without a copy; pack() converts
             device_map=device_map,
             attn_implementation="sdpa",
-            quantization_config=_quantization(source.quantization, dtype, split=len(set(device_map.values())) > 1),
+            quantization_config=_quantization("none" if own_quantization else source.quantization, dtype, split),
             use_safetensors=True,
             output_loading_info=True,
             **OWN_FILES,
@@ -95,12 +98,13 @@ def load(
         # transformers' annotations omit the tuple that output_loading_info returns.
         model, seen = cast(tuple[PreTrainedModel, dict[str, Collection[object]]], found)
         if seen["missing_keys"] or seen["mismatched_keys"]:
+            if own_quantization:
+                raise ModelError(model_directory.quantization_advice(source.name, own_quantization))
             raise ModelError(f"The weights in {folder} do not belong to its config.json; {_repair_hint(source)}.")
         model.eval()
         if packs:
             pack(model)
-    offloaded = len(set(device_map.values())) > 1
-    return TransformersModel(model, tokenizer, hardware, dtype, offloaded, _note(source, hardware, offloaded))
+    return TransformersModel(model, tokenizer, hardware, dtype, split, _note(source, hardware, split))
 
 
 def weights_bytes(model: nn.Module) -> int:
@@ -154,6 +158,13 @@ def _device_map(source: ModelSource, config: PreTrainedConfig, hardware: Hardwar
     return layer_map(config, source.gpu_layers)
 
 
+def _checked_quantization(source: ModelSource) -> str:
+    """Return the method with which the weights on disk are quantized, or ''. Raises ModelError if it cannot be used."""
+    config = model_directory.read_json(Path(source.path) / model_directory.CONFIG)
+    model_directory.check_quantization(source.name, config)
+    return model_directory.quantization_method(config)
+
+
 def _quantization(kind: str, dtype: str, split: bool) -> BitsAndBytesConfig | None:
     """The bitsandbytes configuration, or None. split: some layers are in RAM, where they are not quantized."""
     if kind == "none":
@@ -175,7 +186,10 @@ def _quantization(kind: str, dtype: str, split: bool) -> BitsAndBytesConfig | No
 def _note(source: ModelSource, hardware: Hardware, offloaded: bool) -> str:
     if offloaded:
         return f"{source.gpu_layers} layers are on the GPU and the rest in RAM, which is slow."
-    return f"The CPU is used: {hardware.why_cpu}." if not hardware.gpu else ""
+    if hardware.gpu:
+        return ""
+    cpu = f"The CPU is used: {hardware.why_cpu}."
+    return f"{cpu} INHOUSE_GPU_LAYERS={source.gpu_layers} has no effect." if source.gpu_layers else cpu
 
 
 def _report_weights(progress: Report) -> OnProgress:
@@ -202,7 +216,11 @@ def translate_load_errors(source: ModelSource) -> Iterator[None]:
         failure = classify(error)
         if failure.device_lost:
             raise Unrecoverable(failure.why) from error
-        raise ModelError(_no_memory(source) if failure.memory else _sentence(source, error)) from error
+        method = _checked_quantization(source)
+        if failure.memory:
+            raise ModelError(_no_memory(source, method)) from error
+        advice = model_directory.quantization_advice(source.name, method) if method else _sentence(source, error)
+        raise ModelError(advice) from error
 
 
 def _sentence(source: ModelSource, error: Exception) -> str:
@@ -223,7 +241,14 @@ def _sentence(source: ModelSource, error: Exception) -> str:
     return f"{source.name} cannot be loaded from {source.path} ({_line(error)}); {_repair_hint(source)}."
 
 
-def _no_memory(source: ModelSource) -> str:
+def _no_memory(source: ModelSource, method: str) -> str:
+    if method in ("mxfp4", "fp8"):
+        return (
+            f"There is not enough memory for {source.name}: a GPU without support for {method} needs room for its weights"
+            " in bfloat16. Choose a smaller model."
+        )
+    if method:
+        return f"There is not enough memory for {source.name}, although it is quantized: choose a smaller model."
     return (
         f"There is not enough memory for {source.name}: choose a smaller model, set INHOUSE_QUANTIZATION=4bit, or keep"
         " fewer layers on the GPU with INHOUSE_GPU_LAYERS."

@@ -4,6 +4,7 @@ Reads no weights and does not import torch.
 """
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 from bot.models.model_spec import ModelSpec
@@ -26,6 +27,22 @@ SIDE_FILES = (
     "chat_template.json",
 )
 """The files besides the weights that a model may need; no other file of a repository is downloaded."""
+
+TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
+"""Where the config of a model that also takes images or sound keeps the facts about its language model."""
+
+QUANTIZERS = {
+    "bitsandbytes": "bitsandbytes",
+    "awq": "gptqmodel",
+    "gptq": "gptqmodel",
+    "compressed-tensors": "compressed_tensors",
+    "quanto": "optimum.quanto",
+    "aqlm": "aqlm",
+    "hqq": "hqq",
+    "torchao": "torchao",
+    "auto-round": "auto_round",
+}
+"""The package that transformers needs to load weights quantized with a method."""
 
 MB = 1 << 20
 MOST_BYTES = {
@@ -117,7 +134,7 @@ def describe(spec: ModelSpec) -> ModelSpec:
 
 def from_config(spec: ModelSpec, folder: Path) -> ModelSpec:
     """Fill in the unknown fields of `spec` from the model in `folder`. Raises ModelError."""
-    config = read_json(folder / CONFIG)
+    config = text_config(read_json(folder / CONFIG))
     size = sum((folder / name).stat().st_size for name in weight_files(folder))
     width = 4 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2
     tied = config.get("tie_word_embeddings") is True
@@ -133,6 +150,54 @@ def from_config(spec: ModelSpec, folder: Path) -> ModelSpec:
         "head_dim": _count(config, "head_dim") or hidden // max(heads, 1),
     }
     return spec.model_copy(update={name: fact for name, fact in facts.items() if not getattr(spec, name)})
+
+
+def text_config(config: dict[str, object]) -> dict[str, object]:
+    """Return a config with the facts about its language model at the top level."""
+    for name in TEXT_CONFIGS:
+        nested = config.get(name)
+        if isinstance(nested, dict):
+            return config | nested
+    return config
+
+
+def quantization_method(config: dict[str, object]) -> str:
+    """Return the method with which a repository's weights are quantized, in small letters; '' if they are not."""
+    found = text_config(config).get("quantization_config", config.get("quantization_config"))
+    if not isinstance(found, dict):
+        return ""
+    method = found.get("quant_method")
+    if isinstance(method, str):
+        return method.lower()
+    return "bitsandbytes" if found.get("load_in_4bit") or found.get("load_in_8bit") else ""
+
+
+def quantization_advice(name: str, method: str) -> str:
+    """Return what to do instead of loading weights that are quantized with a method."""
+    if method == "bitsandbytes" and find_spec("bitsandbytes") is None:
+        return (
+            f"The weights of {name} are quantized with bitsandbytes, which is not installed: run pip install"
+            " 'inhouse[quantize]', or use the original repository of the model."
+        )
+    return (
+        f"The weights of {name} are quantized already ({method}), and cannot be loaded here. Use the original"
+        " repository of the model; INHOUSE_QUANTIZATION=4bit or 8bit quantizes its weights during the load."
+    )
+
+
+def check_quantization(name: str, config: dict[str, object]) -> None:
+    """Raise ModelError, with advice, if the weights are quantized with a method whose package is not installed."""
+    method = quantization_method(config)
+    package = QUANTIZERS.get(method)
+    if package is not None and not _is_installed(package):
+        raise ModelError(quantization_advice(name, method))
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ImportError:  # the package above it is missing
+        return False
 
 
 def read_json(file: Path) -> dict[str, object]:

@@ -214,7 +214,9 @@ class EngineServer:
             note=" ".join(part for part in (loaded.note, note) if part),
             kv_offload_mb=generator.offload_mb,
         )
-        return _ServedModel(source, tokenizer, generator, prompts, limits, _eos(model, tokenizer), info)
+        return _ServedModel(
+            source, tokenizer, generator, prompts, limits, _eos(model, tokenizer) | prompts.end_ids, info
+        )
 
     def grown(self) -> str:
         """Return a sentence if the idle process exceeds its memory limit, else ''; safe from any thread."""
@@ -249,7 +251,9 @@ class EngineServer:
             built = served.prompts.build(request.prompt, params.max_tokens)
             check_prompt(built.ids, params.max_tokens, served.limits)
             continues = built.ids if request.prompt.prefix else ()
-            decoder = TextDecoder(served.tokenizer, (*served.source.stop, *params.stop), continues)
+            decoder = TextDecoder(
+                served.tokenizer, (*served.source.stop, *served.prompts.end_texts, *params.stop), continues
+            )
             made = Answer(stream, built, params, decoder, served.eos, self._meter, asked_at)
         except Exception as error:
             made = error

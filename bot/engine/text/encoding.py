@@ -121,6 +121,10 @@ class SafeEncoder:
         self._cache = OrderedDict[tuple[str, str, str], tuple["array[int]", int]]()
         self.cache_bytes = 0
 
+    def control_id(self, token: str) -> int | None:
+        """Return the id of a control token; None if it is none."""
+        return self._ids.get(token)
+
     def encode(self, pieces: Iterable[Piece]) -> list[int]:
         """Return the ids of all pieces; adds no tokens at either end."""
         ids: list[int] = []

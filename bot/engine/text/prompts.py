@@ -56,6 +56,12 @@ class PromptBuilder:
         self._encoder = SafeEncoder(tokenizer, name, pause)
         self._template = ChatTemplate(tokenizer, template, self._encoder.control, name, pause)
         self._window = context_window
+        end = self._template.turn_end
+        token = self._encoder.control_id(end)
+        self.end_ids = frozenset(() if token is None else (token,))
+        """Token ids that end an answer, besides the tokenizer's and the model's own."""
+        self.end_texts = (end,) if end and token is None else ()
+        """Stop strings that end an answer."""
         self._head = max(self._gap_cost(gap) for gap in self._template.heads)
         self._around = 1 + max(self._gap_cost(gap) for gap in self._template.between)
 

@@ -49,7 +49,15 @@ LONGEST_HEADER = 1000
 CACHED_SHAPES = 32
 """Number of conversation shapes whose gaps are cached."""
 
+ONE_ROUND = (False, 3, False)
+"""The shape of a conversation of a question, its answer and another question."""
+
 _PLACEHOLDER = re.compile("\ue000([0-9]{1,6})\ue001")
+# A marker of the end of a turn: <|end|> (DeepSeek has full-width bars), [|end|], <end_of_turn>; no tag of HTML.
+_TURN_END = re.compile(
+    r"<[|\uff5c][^<>|\uff5c\s]{1,40}[|\uff5c]>|\[\|[^\[\]|\s]{1,40}\|\]|<[a-z]{1,20}(?:_[a-z]{1,20}){1,4}>|\[/?INST\]"
+)
+_PRINTED_PART = re.compile(r"""['"]type['"]: ?['"]text['"]""")
 _BRACKETED = re.compile(r"<{1,2}[^<>\s]{1,40}>{1,2}|\[/?[A-Z][A-Z_ ]{0,30}\]")
 _LABEL = re.compile(r"[ \t]{0,8}(#{0,8}[ \t]{0,8}\w[\w \t]{0,30}?)[ \t]{0,8}:")
 _ENDS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"  # line ends
@@ -85,7 +93,10 @@ class ChatTemplate:
         }
         self._template = TEMPLATES[template] if template else self._own(tokenizer)
         self._cache = OrderedDict[Shape, list[str] | str]()
-        shapes = [self._probed((False, 3, False)), self._probed((False, 1, True))]
+        self._as_parts = False
+        self._as_parts = self._takes_only_parts()
+        shapes = [self._probed(ONE_ROUND), self._probed((False, 1, True))]
+        self.turn_end = self._turn_end(shapes[0])
         try:
             shapes.append(self._rendered((True, 3, False)))
             self.system_role = True
@@ -125,6 +136,35 @@ class ChatTemplate:
         if isinstance(known, str):
             raise RequestFailed(f"{known}, for a conversation of {turns} turns; use /reset, or choose another model.")
         return known
+
+    def _takes_only_parts(self) -> bool:
+        """Return whether contents must be lists of parts, as in templates of models that also take images."""
+        for self._as_parts in (False, True):
+            try:
+                self._rendered(ONE_ROUND)
+            except TemplateRefused:
+                continue
+            except TemplateExceeded:
+                break
+            return self._as_parts
+        return False  # the error about contents that are texts is the one to tell
+
+    def _turn_end(self, gaps: list[str]) -> str:
+        """Return the control token, or a marker that is plain text, which ends an answer; '' if there is none.
+
+        It is what the template writes right after an answer. gaps: those of ONE_ROUND. If the template begins an answer
+        of the history with control tokens that it leaves to the model in a new one (harmony's channels), the model
+        writes several messages in one answer, and the end of a message does not end the answer.
+        """
+        _, history, after, opening = gaps
+        if history.startswith(opening) and self._control.find(history, len(opening)) is not None:
+            return ""
+        after = after.lstrip()
+        found = self._control.find(after)
+        if found is not None and found[0] == 0:
+            return after[: found[1]]
+        marker = _TURN_END.match(after)
+        return marker[0] if marker is not None else ""
 
     @property
     def _instead(self) -> str:
@@ -170,10 +210,16 @@ class ChatTemplate:
         """
         system, turns, continuing = shape
         roles = ["system"] * system + [("user", "assistant")[number % 2] for number in range(turns + continuing)]
-        messages = [{"role": role, "content": f"\ue000{number}\ue001"} for number, role in enumerate(roles)]
+        contents = [f"\ue000{number}\ue001" for number in range(len(roles))]
+        messages = [
+            {"role": role, "content": [{"type": "text", "text": content}] if self._as_parts else content}
+            for role, content in zip(roles, contents, strict=True)
+        ]
         text, timed = SHARED.render(
             self._template, messages, {**self._variables, "add_generation_prompt": not continuing}
         )
+        if self._as_parts and _PRINTED_PART.search(text):
+            raise TemplateRefused("it writes the list of parts, not their text")
         gaps = _PLACEHOLDER.split(text)
         if gaps[1::2] != [str(number) for number in range(len(roles))]:
             raise TemplateRefused("it drops, repeats or reorders messages")

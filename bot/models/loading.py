@@ -39,6 +39,9 @@ Report = Callable[[LoadProgress], None]
 WEIGHTS_BEGIN, WEIGHTS_END = 0.1, 0.85
 """The range of the load's progress (0 to 1) that reading the weights covers."""
 
+EXPANDED = ("fp8", "mxfp4")
+"""Quantized formats whose weights transformers expands to the model's dtype where the device does not support them."""
+
 OWN_FILES = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -102,9 +105,15 @@ def load(
                 raise ModelError(model_directory.quantization_advice(source.name, own_quantization))
             raise ModelError(f"The weights in {folder} do not belong to its config.json; {_repair_hint(source)}.")
         model.eval()
+        # Without support for these formats transformers expands the weights, but leaves other tensors in their dtype.
+        expanded = own_quantization in EXPANDED and getattr(model.config, "quantization_config", None) is None
+        if expanded:
+            cast(nn.Module, model).to(getattr(torch, dtype))
         if packs:
             pack(model)
-    return TransformersModel(model, tokenizer, hardware, dtype, split, _note(source, hardware, split))
+    return TransformersModel(
+        model, tokenizer, hardware, dtype, split, _note(source, hardware, split, own_quantization if expanded else "")
+    )
 
 
 def weights_bytes(model: nn.Module) -> int:
@@ -183,13 +192,17 @@ def _quantization(kind: str, dtype: str, split: bool) -> BitsAndBytesConfig | No
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute, **offload)
 
 
-def _note(source: ModelSource, hardware: Hardware, offloaded: bool) -> str:
+def _note(source: ModelSource, hardware: Hardware, offloaded: bool, expanded: str) -> str:
+    notes = []
     if offloaded:
-        return f"{source.gpu_layers} layers are on the GPU and the rest in RAM, which is slow."
-    if hardware.gpu:
-        return ""
-    cpu = f"The CPU is used: {hardware.why_cpu}."
-    return f"{cpu} INHOUSE_GPU_LAYERS={source.gpu_layers} has no effect." if source.gpu_layers else cpu
+        notes.append(f"{source.gpu_layers} layers are on the GPU and the rest in RAM, which is slow.")
+    elif not hardware.gpu:
+        notes.append(f"The CPU is used: {hardware.why_cpu}.")
+        if source.gpu_layers:
+            notes.append(f"INHOUSE_GPU_LAYERS={source.gpu_layers} has no effect.")
+    if expanded:
+        notes.append(f"The {expanded} weights were expanded, because this machine does not support {expanded}.")
+    return " ".join(notes)
 
 
 def _report_weights(progress: Report) -> OnProgress:
@@ -242,10 +255,10 @@ def _sentence(source: ModelSource, error: Exception) -> str:
 
 
 def _no_memory(source: ModelSource, method: str) -> str:
-    if method in ("mxfp4", "fp8"):
+    if method in EXPANDED:
         return (
-            f"There is not enough memory for {source.name}: a GPU without support for {method} needs room for its weights"
-            " in bfloat16. Choose a smaller model."
+            f"There is not enough memory for {source.name}: where {method} is not supported, its weights need room"
+            " as bfloat16. Choose a smaller model."
         )
     if method:
         return f"There is not enough memory for {source.name}, although it is quantized: choose a smaller model."

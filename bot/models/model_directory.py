@@ -31,6 +31,9 @@ SIDE_FILES = (
 TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
 """Where the config of a model that also takes images or sound keeps the facts about its language model."""
 
+BYTES_PER_PARAMETER = {"fp8": 1.0, "mxfp4": 0.53}
+"""Bytes in the files of quantized formats whose weights may be expanded to 16 bits; others keep their size."""
+
 QUANTIZERS = {
     "bitsandbytes": "bitsandbytes",
     "awq": "gptqmodel",
@@ -136,11 +139,13 @@ def from_config(spec: ModelSpec, folder: Path) -> ModelSpec:
     """Fill in the unknown fields of `spec` from the model in `folder`. Raises ModelError."""
     config = text_config(read_json(folder / CONFIG))
     size = sum((folder / name).stat().st_size for name in weight_files(folder))
-    width = 4 if config.get("dtype", config.get("torch_dtype")) == "float32" else 2
+    width = BYTES_PER_PARAMETER.get(quantization_method(config), 2.0)
+    if config.get("dtype", config.get("torch_dtype")) == "float32":
+        width = 4.0
     tied = config.get("tie_word_embeddings") is True
     heads, hidden = _count(config, "num_attention_heads"), _count(config, "hidden_size")
     facts = {
-        "parameters": size // width,
+        "parameters": int(size / width),
         "embeddings": _count(config, "vocab_size") * hidden * (1 if tied else 2),
         "tied": tied,
         "download": size,

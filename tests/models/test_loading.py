@@ -87,6 +87,11 @@ def test_no_layers_on_the_gpu_means_the_cpu(tiny: dict[str, Path]) -> None:
     assert str(loaded.model.device) == "cpu"
 
 
+def test_layers_on_a_gpu_that_is_not_there_are_mentioned(tiny: dict[str, Path]) -> None:
+    loaded = load(source(tiny["llama"], gpu_layers=3), ignore)
+    assert loaded.note == "The CPU is used: it was asked for. INHOUSE_GPU_LAYERS=3 has no effect."
+
+
 def test_a_load_tells_how_far_it_is_and_prints_nothing(
     tiny: dict[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:

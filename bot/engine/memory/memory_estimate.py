@@ -7,6 +7,7 @@ memory, or a CPU default.
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -29,6 +30,9 @@ GPU_SHARE = 0.6
 """Share of the GPU memory that is free after loading for the KV cache; the rest is for activations, masks and copies
 of cached keys.
 """
+
+PACKED_VALUES = {"U8": 0.5, "I8": 0.5, "I32": 2.0}
+"""16-bit values that take as much memory as one element of a dtype which holds several quantized weights."""
 
 CONVERSATIONS = 4
 """On a GPU the KV cache takes what is left; room is made for at least so many conversations."""
@@ -60,17 +64,26 @@ def wanted_kv_mb(source: ModelSource, dtype: str) -> int:
 
 
 def parameter_count(folder: Path) -> int:
-    """Return the number of parameters in a model's weight files. Raises ModelError for an invalid safetensors file."""
-    return sum(_numbers(folder / name) for name in model_directory.weight_files(folder))
+    """Return the number of parameters in a model's weight files. Raises ModelError for an invalid safetensors file.
+
+    For weights that stay quantized it is the number of 16-bit values that take the same memory.
+    """
+    method = model_directory.quantization_method(model_directory.read_json(folder / model_directory.CONFIG))
+    packed = {"U8": 2.0} if method == "mxfp4" else PACKED_VALUES if method else {}
+    return sum(_numbers(folder / name, packed) for name in model_directory.weight_files(folder))
 
 
-def _numbers(file: Path) -> int:
-    """Count the parameters in the file's header: its length in 8 bytes, then JSON with every tensor's shape."""
+def _numbers(file: Path, packed: Mapping[str, float]) -> int:
+    """Count the parameters in the file's header: its length in 8 bytes, then JSON with every tensor's shape.
+
+    packed: how many parameters one element of a dtype counts for, if not one.
+    """
     try:
         with file.open("rb") as content:
             length = int.from_bytes(content.read(8), "little")
             header = json.loads(content.read(min(length, file.stat().st_size)))
-        return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+        return int(sum(math.prod(tensor["shape"]) * packed.get(tensor["dtype"], 1.0) for tensor in tensors))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"A file in {file.parent} is damaged; fetch the model again.") from error
 

@@ -242,7 +242,7 @@ def ways_to(server: Any, root: Path) -> dict[str, Any]:
 
 def acknowledged(server: FakeSlack, sent: Collection[str]) -> None:
     """Prints how long the events of these messages waited for their first acknowledgement by Slack."""
-    events = {each.event_id for each in server.sockets._envelopes if each.payload["event"].get("ts") in sent}
+    events = {each.event_id for each in server.sockets.envelopes if each.payload["event"].get("ts") in sent}
     first = {each.event_id: each.seconds for each in server.acks if each.event_id in events and each.attempt == 0}
     print(row("from an event to its acknowledgement", [first.get(each, math.inf) for each in events]))
     in_time = sum(seconds <= ACK_S for seconds in first.values())

@@ -88,7 +88,7 @@ async def test_split_layers_are_brought_in_to_compute(written: Written, monkeypa
     expected = said(whole, prompts, prompt(QUESTIONS[0]), written.real.ends)
     del whole
     gc.collect()
-    monkeypatch.setattr(loading, "_device_map", mapped)
+    monkeypatch.setattr(loading, "device_map_of", mapped)
     split = load(source, quiet)
     assert split.offloaded
     assert split.note == f"{on_gpu} layers are on the GPU and the rest in RAM, which is slow."

@@ -97,7 +97,7 @@ async def status_page(settings: Settings, *, running: bool) -> Findings:
     if address.port == 0:
         yield ok("status page", f"on any free port of {address.host}; the log names it")
         return
-    answer = await _page(address)
+    answer = await answer_of(address)
     if answer is not None:
         for finding in _served(address, answer, running=running):
             yield finding
@@ -109,7 +109,7 @@ async def status_page(settings: Settings, *, running: bool) -> Findings:
         yield ok("status page", f"{address} requires INHOUSE_HTTP_TOKEN, over plain HTTP", fix)
 
 
-async def _page(address: Address) -> tuple[bool, str] | None:
+async def answer_of(address: Address) -> tuple[bool, str] | None:
     """Request /readyz: whether an Inhouse answered, and its text; None if the connection is refused."""
     try:
         async with _get(f"http://{_reachable(address)}/readyz") as response:

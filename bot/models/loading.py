@@ -84,7 +84,7 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(folder, **OWN_FILES)
         if check is not None:
             check(tokenizer)
-        device_map = _device_map(source, config, hardware)
+        device_map = device_map_of(source, config, hardware)
         split = len(set(device_map.values())) > 1
         progress(LoadProgress("loading weights", WEIGHTS_BEGIN))
         found = AutoModelForCausalLM.from_pretrained(
@@ -93,7 +93,7 @@ def load(
             dtype="auto" if packs else getattr(torch, dtype),  # "auto" maps the file without a copy; pack() converts
             device_map=device_map,
             attn_implementation="sdpa",
-            quantization_config=_quantization("none" if own_quantization else source.quantization, dtype, split),
+            quantization_config=quantization_of("none" if own_quantization else source.quantization, dtype, split),
             use_safetensors=True,
             output_loading_info=True,
             **OWN_FILES,
@@ -158,7 +158,8 @@ def _stack(model: torch.nn.Module, count: int) -> str:
     return next(stacks, "")
 
 
-def _device_map(source: ModelSource, config: PreTrainedConfig, hardware: Hardware) -> dict[str, int | str]:
+def device_map_of(source: ModelSource, config: PreTrainedConfig, hardware: Hardware) -> dict[str, int | str]:
+    """Return the device of each part of a model: one device for all, or GPU and RAM by layer."""
     if not hardware.gpu:
         return {"": "cpu"}
     count = int(config.get_text_config().num_hidden_layers)
@@ -174,7 +175,7 @@ def _checked_quantization(source: ModelSource) -> str:
     return model_directory.quantization_method(config)
 
 
-def _quantization(kind: str, dtype: str, split: bool) -> BitsAndBytesConfig | None:
+def quantization_of(kind: str, dtype: str, split: bool) -> BitsAndBytesConfig | None:
     """The bitsandbytes configuration, or None. split: some layers are in RAM, where they are not quantized."""
     if kind == "none":
         return None

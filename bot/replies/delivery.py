@@ -24,7 +24,7 @@ VOID = "*(This belonged to an earlier attempt; the answer is above.)*"
 CALL_S = 120.0
 """Timeout of one post or edit, in seconds; afterwards its outcome counts as unknown."""
 
-_RETRY_DELAYS_S = (1.0, 2.0, 5.0, 15.0, 60.0)
+RETRY_DELAYS_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 """Delays between retries after a failure that gives no retry time."""
 
 
@@ -107,7 +107,7 @@ class Delivery:
 
     def _retry_delay(self) -> float:
         self._failures += 1
-        return _RETRY_DELAYS_S[min(self._failures, len(_RETRY_DELAYS_S)) - 1]
+        return RETRY_DELAYS_S[min(self._failures, len(RETRY_DELAYS_S)) - 1]
 
     async def _load_stored(self) -> None:
         for stored in await self._outbox.of_request(self._recall):

@@ -19,12 +19,12 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 def newest() -> str:
     """The version that this code needs."""
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+    return ScriptDirectory.from_config(alembic_config()).get_current_head() or ""
 
 
 def known_versions() -> set[str]:
     """Versions that this code can migrate from, except ''."""
-    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    return {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
 
 
 def recorded(connection: Connection) -> str:
@@ -61,12 +61,13 @@ def migrate(connection: Connection, path: Path) -> None:
     """Migrate to the newest version, inside a transaction. Raises StateFromElsewhere."""
     if version_of(connection, path) == newest():
         return
-    config = _config()
+    config = alembic_config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
 
-def _config() -> Config:
+def alembic_config() -> Config:
+    """Return Alembic's configuration for our migrations."""
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     return config
@@ -79,7 +80,7 @@ def _tables_of(version: str) -> dict[str, frozenset[str]]:
     try:
         with engine.begin() as connection:
             if version:
-                config = _config()
+                config = alembic_config()
                 config.attributes["connection"] = connection
                 command.upgrade(config, version)
             return _tables(connection)

@@ -21,8 +21,8 @@ FULL = f"{MOST} status pages are open, the maximum; close one.\n"
 class Stream:
     """The event streams of all open pages."""
 
-    def __init__(self, status: Status, sampler: Sampler, patience_s: float = PATIENCE_S) -> None:
-        self._status, self._sampler, self._patience_s = status, sampler, patience_s
+    def __init__(self, status: Status, sampler: Sampler) -> None:
+        self._status, self._sampler = status, sampler
         self._closing = False
         self.open = 0
         """The number of open streams."""
@@ -34,7 +34,7 @@ class Stream:
         self.open += 1
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(PATIENCE_S):
                 await response.prepare(request)
             await self._feed(response)
         except (ConnectionError, TimeoutError):
@@ -57,5 +57,5 @@ class Stream:
             await response.write_eof()
 
     async def _send(self, response: web.StreamResponse, event: str, data: bytes) -> None:
-        async with asyncio.timeout(self._patience_s):
+        async with asyncio.timeout(PATIENCE_S):
             await response.write(b"retry: %d\nevent: %s\ndata: %s\n\n" % (RETRY_S * 1000, event.encode(), data))

@@ -209,13 +209,15 @@ async def test_a_command_that_was_given_up_half_way_does_not_take_back_twice(
         await asyncio.Event().wait()
 
     event = IncomingCommand(team.key, "event-x", person("ana"), "undo", {}, 1.0)
+    core = setup.adapter.core
+    assert core is not None
     with monkeypatch.context() as patched:
         patched.setattr(History, "undo", slow)
-        command = asyncio.create_task(setup.service._core.handle(event))
+        command = asyncio.create_task(core.handle(event))
         await undone.wait()
         command.cancel()
         await asyncio.gather(command, return_exceptions=True)
-    assert await setup.service._core.handle(event) == Accepted()
+    assert await core.handle(event) == Accepted()
     assert await reads(setup, team, "three") == ["one", "You said: one", "three"]
 
 

@@ -93,8 +93,7 @@ async def test_slash_commands_that_are_not_registered_are_named() -> None:
     async with FakeDiscord() as server:
         assert about(await looked(server), "slash commands").found == "none are registered yet"
     async with run_discord_adapter() as setup:
-        scope = setup.server._commands._by_scope[""]
-        scope[:] = [command for command in scope if command["name"] != "model"]
+        setup.server.remove_command("model")
         found = about(await looked(setup.server), "slash commands")
     assert (found.state, found.found) == (State.WARNING, "not registered: model")
 

@@ -139,7 +139,7 @@ async def test_a_port_of_another_program_is_a_warning() -> None:
 
 
 async def test_an_address_of_another_machine_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.doctor.network_checks._page", _nobody)  # tests may not connect to the Internet
+    monkeypatch.setattr("bot.doctor.network_checks.answer_of", _none)  # tests may not connect to the Internet
     found = about(await page("192.0.2.1:8321"), "status page")
     assert (found.state, "an address of this machine" in found.fix) == (State.WARNING, True)
 
@@ -150,5 +150,5 @@ async def test_a_page_for_other_machines_is_told_to_be_plain_http() -> None:
     assert "a reverse proxy with TLS" in found[1].fix
 
 
-async def _nobody(_: Address) -> None:
+async def _none(_: Address) -> None:
     return None

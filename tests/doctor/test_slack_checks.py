@@ -90,8 +90,8 @@ async def test_socket_mode_that_is_off_is_wrong() -> None:
 
 async def test_tokens_of_two_apps_are_wrong() -> None:
     async with FakeSlack() as server:
-        app_token = server.app_token
-        server._api.app_token = other = app_token.replace("A0INHOUSE01", "A0ANOTHER01")
+        other = server.app_token.replace("A0INHOUSE01", "A0ANOTHER01")
+        server.replace_app_token(other)
         found = about(await looked(server, slack_app_token=other), "Slack app")
         assert (found.state, "A0ANOTHER01" in found.found, f"{APPS}/A0INHOUSE01" in found.fix) == (
             State.WRONG,

@@ -28,9 +28,7 @@ async def acknowledged(slack_server: FakeSlack, *messages: Message) -> None:
 def _events_of(slack_server: FakeSlack, *messages: Message) -> set[str]:
     """The event ids of these messages' creation."""
     told = {message.ts for message in messages}
-    return {
-        each.event_id for each in slack_server.sockets._envelopes if each.payload.get("event", {}).get("ts") in told
-    }
+    return {each.event_id for each in slack_server.sockets.envelopes if each.payload.get("event", {}).get("ts") in told}
 
 
 @pytest.mark.fault(1)

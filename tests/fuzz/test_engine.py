@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bot.engine.client import protocol
-from bot.engine.client.child_process import _read_hello
+from bot.engine.client.child_process import read_hello
 from bot.engine.client.protocol import Hello, ProtocolError
 
 JSON = st.recursive(
@@ -72,4 +72,4 @@ async def test_no_other_server_is_taken_for_the_engine(body: bytes) -> None:
     reader = asyncio.StreamReader()
     reader.feed_data(len(body).to_bytes(4, "big") + body)
     reader.feed_eof()
-    assert await _read_hello(reader, "the secret of this start") is False
+    assert await read_hello(reader, "the secret of this start") is False

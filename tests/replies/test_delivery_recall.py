@@ -16,7 +16,7 @@ from tests.support.fakes.scripted_platform import Fault
 @pytest_asyncio.fixture
 async def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[DeliverySetup]:
     """As run_delivery, with short time limits."""
-    monkeypatch.setattr("bot.replies.delivery._RETRY_DELAYS_S", (0.01,))
+    monkeypatch.setattr("bot.replies.delivery.RETRY_DELAYS_S", (0.01,))
     async with run_delivery(tmp_path) as opened:
         yield opened
 

@@ -16,7 +16,7 @@ from sqlalchemy import create_engine
 from bot.storage import Storage, backup
 from bot.storage.backup import back_up
 from bot.storage.manual_upgrade import upgrade as bring_up_to_date
-from bot.storage.schema_version import _config, newest
+from bot.storage.schema_version import alembic_config, newest
 from bot.types.errors import ConfigError, StateLocked, StorageError
 from tests.cli.test_cli import ROOT
 from tests.support.builders.cli import Inhouse
@@ -157,7 +157,7 @@ def make_old(directory: Path) -> None:
     directory.mkdir()
     engine = create_engine(f"sqlite:///{directory / 'inhouse.db'}")
     with engine.begin() as connection:
-        config = _config()
+        config = alembic_config()
         config.attributes["connection"] = connection
         command.upgrade(config, "0002")
         connection.exec_driver_sql(

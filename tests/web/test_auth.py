@@ -219,7 +219,8 @@ async def test_guesses_are_counted_by_network_in_bounded_memory(monkeypatch: pyt
     assert len(waits) == 1, "other networks wait for nothing"
     for number in range(5000):
         of_all.wrong(network_of(f"2001:db8:{number:x}::1"))
-    assert len(of_all._networks) == login_throttle.MOST_NETWORKS
+    await of_all.wait(network_of("2001:db8::ffff:1"))
+    assert len(waits) == 1, "the oldest networks are forgotten"
 
 
 @pytest.mark.fault(52)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
 
+import psutil
 import pytest
 
 from bot.config.address import Address
@@ -29,10 +30,16 @@ def port_of(site: Site) -> int:
     return int(site.url.rpartition(":")[2])
 
 
-def held(site: Site) -> list[connections._Connection]:
-    """The connections that the server holds."""
-    assert site.web._connections is not None
-    return site.web._connections._open()
+def sockets(site: Site, status: str) -> list[tuple[str, int]]:
+    """The local addresses of the server's sockets with this status."""
+    port = port_of(site)
+    found = psutil.Process().net_connections("tcp")
+    return [(each.laddr.ip, each.laddr.port) for each in found if each.status == status and each.laddr.port == port]
+
+
+def held(site: Site) -> int:
+    """The number of connections that the server holds."""
+    return len(sockets(site, psutil.CONN_ESTABLISHED))
 
 
 @asynccontextmanager
@@ -74,10 +81,10 @@ def lowest_free() -> int:
 
 async def test_there_are_never_more_than_so_many(tmp_path: Path, no_grace: None) -> None:
     async with open_page(tmp_path) as (setup, site), flood(port_of(site), 200):
-        await setup.platform.until(lambda: len(held(site)) == connections.LIMIT, "it is full")
+        await setup.platform.until(lambda: held(site) == connections.LIMIT, "it is full")
         for _ in range(20):
             assert (await ask(port_of(site), request())).startswith(ALIVE)
-            assert len(held(site)) <= connections.LIMIT
+            assert held(site) <= connections.LIMIT
 
 
 async def test_a_full_server_says_so_once(tmp_path: Path, no_grace: None, caplog: pytest.LogCaptureFixture) -> None:
@@ -159,11 +166,11 @@ async def test_descriptors_are_left_to_the_rest_of_the_process(
 ) -> None:
     async with open_page(tmp_path) as (setup, site):
         async with flood(port_of(site), 10):
-            await setup.platform.until(lambda: len(held(site)) == 10, "ten are there")
+            await setup.platform.until(lambda: held(site) == 10, "ten are there")
             with soft_limit_of(lowest_free() * 4 // 3):  # only the reserve is left
                 async with client(site, request()) as (reader, _):
                     await asyncio.wait_for(reader.read(), 20)
-                assert len(held(site)) <= 10
+                assert held(site) <= 10
         assert (await ask(port_of(site), request())).startswith(ALIVE)
     said = [record.getMessage() for record in caplog.records if record.name == "bot.web.connections"]
     assert len(said) == 1
@@ -198,9 +205,9 @@ async def test_where_no_descriptor_is_left_it_tries_again_later(
 
 async def test_a_name_with_two_addresses_is_served_on_both(tmp_path: Path) -> None:
     async with open_page(tmp_path, http="localhost:0") as (_, site):
-        assert site.web._connections is not None
-        for listener in site.web._connections._listeners:
-            host, port = listener.getsockname()[:2]
+        listening = sockets(site, psutil.CONN_LISTEN)
+        assert listening
+        for host, port in listening:
             reader, writer = await asyncio.open_connection(host, port)
             writer.write(request())
             assert (await reader.read()).startswith(ALIVE)

@@ -114,7 +114,7 @@ async def test_only_so_many_pages_are_served_and_a_place_is_free_again(
 
 async def test_a_client_that_does_not_read_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_page(tmp_path) as (setup, site):
-        monkeypatch.setattr(site.web.stream, "_patience_s", 0.2)
+        monkeypatch.setattr(event_stream, "PATIENCE_S", 0.2)
         monkeypatch.setattr(site.web.status, "history", lambda: b"x" * 30_000_000)  # more than a socket's buffer
         host, port = site.url.removeprefix("http://").split(":")
         client = socket.create_connection((host, int(port)))

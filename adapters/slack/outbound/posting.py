@@ -25,7 +25,7 @@ from adapters.slack.outbound.api_calls import WriteCalls, upload
 from adapters.slack.outbound.mrkdwn import mrkdwn
 from adapters.slack.outbound.posted_messages import find_message
 from adapters.slack.outbound.rate_limits import RateLimits
-from adapters.slack.outbound.streaming import MAX_STREAM_S, Streams
+from adapters.slack.outbound.streaming import Streams
 from bot.config.settings import Settings
 from bot.platforms.adapter import Dialect, Limits
 from bot.platforms.splitter import split
@@ -59,11 +59,10 @@ class Posting:
         web: AsyncWebClient,
         identity: GetIdentity,
         rate_limits: RateLimits | None = None,
-        max_stream_s: float = MAX_STREAM_S,
     ) -> None:
         self._settings, self._web, self._identity = settings, web, identity
         self._calls = WriteCalls(rate_limits or RateLimits())
-        self.streams = Streams(web, identity, self._calls, max_stream_s)
+        self.streams = Streams(web, identity, self._calls)
         self._native_feedback = True  # the workspace takes native feedback buttons
         self._status_supported = True
         self._statuses_shown: OrderedDict[ConversationKey, tuple[str, float]] = OrderedDict()

@@ -71,10 +71,8 @@ class Streams:
     workspace, '' if it is not known.
     """
 
-    def __init__(
-        self, web: AsyncWebClient, identity: GetIdentity, calls: WriteCalls, max_stream_s: float = MAX_STREAM_S
-    ) -> None:
-        self._web, self._identity, self._calls, self._max_stream_s = web, identity, calls, max_stream_s
+    def __init__(self, web: AsyncWebClient, identity: GetIdentity, calls: WriteCalls) -> None:
+        self._web, self._identity, self._calls = web, identity, calls
         self._open: dict[str, OpenStream] = {}
         self.supported = True
         """Whether the workspace has streams, as far as is known."""
@@ -114,7 +112,7 @@ class Streams:
         if stream is None:
             return False
         text = _without_half_entity(reply.committed)
-        if monotonic() - stream.started_at > self._max_stream_s or not text.startswith(stream.sent):
+        if monotonic() - stream.started_at > MAX_STREAM_S or not text.startswith(stream.sent):
             await self._stop(reply, stream, "")
             return False
         new = text[len(stream.sent) :]

@@ -74,7 +74,7 @@ class ChildProcess:
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             strangers.add(writer)
-            if not arrived.done() and await _read_hello(reader, secret) and not arrived.done():
+            if not arrived.done() and await read_hello(reader, secret) and not arrived.done():
                 strangers.discard(writer)
                 arrived.set_result((reader, writer))
             else:
@@ -155,7 +155,7 @@ async def _start(port: int, secret: str) -> asyncio.subprocess.Process:
     )
 
 
-async def _read_hello(reader: asyncio.StreamReader, secret: str) -> bool:
+async def read_hello(reader: asyncio.StreamReader, secret: str) -> bool:
     """Check that the first message on a connection is our child's hello."""
     try:
         header = await reader.readexactly(protocol.HEADER)

@@ -69,7 +69,7 @@ class _SequenceCall:
         if (window, sharing) not in self._masks:
             end = self._before + self.tokens
             everything = self.tokens == 1 and (window is None or end <= window)
-            mask = None if everything else _mask(torch.arange(self._before, end), end, window, self._dtype)
+            mask = None if everything else attention_mask(torch.arange(self._before, end), end, window, self._dtype)
             self._masks[window, sharing] = mask if mask is None else mask.repeat(sharing, 1)
         return self._masks[window, sharing]
 
@@ -110,7 +110,7 @@ class _DecodeCall:
         if window not in self._masks:
             last = torch.zeros(self._end - self._first, dtype=torch.long)
             last[self._places - self._first] = self._befores
-            self._masks[window] = _mask(last, self._longest, window, self._slab.held.dtype)[:, None, None]
+            self._masks[window] = attention_mask(last, self._longest, window, self._slab.held.dtype)[:, None, None]
         return self._masks[window]
 
 
@@ -136,7 +136,7 @@ def _beside(one: SequenceChunk, other: SequenceChunk) -> bool:
     return len(one.ids) == len(other.ids) == 1 and one.row.slab is other.row.slab and one.row.place < other.row.place
 
 
-def _mask(last: Tensor, keys: int, window: int | None, dtype: torch.dtype) -> Tensor:
+def attention_mask(last: Tensor, keys: int, window: int | None, dtype: torch.dtype) -> Tensor:
     """Return an additive mask [tokens, keys]: 0 for keys up to the token's place in `last`, else -inf.
 
     Floats, because each layer's call would convert bools again.

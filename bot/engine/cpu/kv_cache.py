@@ -10,7 +10,7 @@ Rows of similar size lie side by side in a `Slab`, so that one attention call re
 import math
 import mmap
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -113,6 +113,10 @@ class KVCache:
         self._shape = shape
         self._rows: list[CachedSequence] = []  # least recently used first
         self._slabs: list[Slab] = []
+
+    def __iter__(self) -> Iterator[CachedSequence]:
+        """Iterate over the sequences, least recently used first."""
+        return iter(self._rows)
 
     @property
     def free(self) -> int:

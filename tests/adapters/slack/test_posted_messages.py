@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from bot.types.errors import Gone, OutcomeUnknown
-from bot.types.messages import ActionKind, Attachment
+from bot.types.messages import ActionKind, Attachment, Notice
 from tests.support.builders.slack_adapter import key_of, reply_to, run_slack_adapter
 
 POST, START = "chat.postMessage", "chat.startStream"
@@ -57,10 +57,9 @@ async def test_without_buttons_the_open_streams_are_the_parts_after_those_that_a
 
 async def test_words_of_our_own_files_and_the_question_are_no_answers() -> None:
     async with run_slack_adapter() as setup:
+        setup.core.says = lambda event: Notice("a note", private=False, attachment=Attachment("a.md", "x"))
         question = await setup.ana.says(setup.general, "hello", mention=True)
-        key = key_of(setup.general, question)
-        await setup.adapter._posting.send_notice(key, "a note", thread=question.ts, attachment=Attachment("a.md", "x"))
-        assert len(setup.general.messages) == 2
+        await setup.server.until(lambda: len(setup.general.messages) == 2)
         assert await setup.adapter.find_posted(reply_to(question)) is None
 
 

@@ -10,7 +10,7 @@ from bot.platforms.adapter import Dialect
 from bot.replies.links import KnownLinks
 from bot.replies.markdown import render
 from bot.types.errors import Gone, OutcomeUnknown, Rejected, RetryLater
-from bot.types.messages import ActionKind, Attachment
+from bot.types.messages import ActionKind, Attachment, Refused
 from tests.support.builders.slack_adapter import key_of, reply_to, run_slack_adapter
 
 POST, UPDATE = "chat.postMessage", "chat.update"
@@ -52,9 +52,11 @@ async def test_a_post_notifies_no_user_and_unfurls_no_link(streams: bool) -> Non
         await setup.adapter.update(replace(reply, committed=evil * 3, final=True, buttons=BUTTONS))
         (message,) = setup.general.messages
         assert message.shown.count("<!channel>") == 6, "it is shown as it was written"
-        await setup.adapter._posting.send_notice(key_of(setup.general), EVIL, thread=question.ts)
-        await setup.adapter._posting.send_notice(key_of(setup.general), EVIL, thread=question.ts, to=setup.ana.id)
-        assert len(setup.server.everything) == 3
+        await setup.core.message()
+        setup.core.says = lambda event: Refused(EVIL)
+        for text in ("more", "!stop"):  # a notice in the thread, and an ephemeral one
+            await setup.ana.says(setup.general, text, mention=True, thread=question)
+        await setup.server.until(lambda: len(setup.server.everything) == 3)
         assert setup.server.pings == []
         assert setup.server.unfurls == []
 
@@ -205,12 +207,12 @@ async def test_where_uploads_are_refused_the_answer_is_final_all_the_same() -> N
 async def test_words_of_our_own_go_on_where_slack_had_no_time_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(error_mapping, "RATE_LIMIT_S", 1.0)
     async with run_slack_adapter() as setup:
-        question = await setup.ana.says(setup.general, "hello", mention=True)
         setup.server.faults.refuse(POST, "ratelimited", skip=1)
         words = "One. " * 500 + "\n\n" + "Two. " * 500
-        await setup.adapter._posting.send_notice(key_of(setup.general, question), words, thread=question.ts)
+        setup.core.says = lambda event: Refused(words)
+        await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.server.until(lambda: len(setup.general.messages) == 2)
         shown = [message.shown for message in setup.general.messages]
-        assert len(shown) == 2
         assert "".join(shown).count("One.") == 500
         assert "".join(shown).count("Two.") == 500
 

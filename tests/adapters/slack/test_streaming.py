@@ -1,14 +1,16 @@
 """Tests native streams: start, append and stop; the end of the text is never lost."""
 
+import time
 from dataclasses import replace
 
 import pytest
 
+from adapters.slack.outbound import streaming
 from bot.platforms.adapter import Dialect
 from bot.replies.links import KnownLinks
 from bot.replies.markdown import render
 from bot.types.errors import OutcomeUnknown, RetryLater
-from bot.types.messages import ActionKind, IncomingAction, Reply
+from bot.types.messages import ActionKind, IncomingAction, Refused, Reply
 from tests.support.builders.slack_adapter import SlackAdapterSetup, reply_to, run_slack_adapter
 from tests.support.fakes.slack.payloads import TEAM_ID
 from tests.support.fakes.slack.state import Json
@@ -108,7 +110,8 @@ async def test_a_stream_that_slack_closed_after_five_minutes_goes_on_by_edits() 
 async def test_a_stream_is_ended_before_slack_would_close_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async with run_slack_adapter() as setup:
         reply = await begun(setup)
-        monkeypatch.setattr(setup.adapter._posting.streams, "_max_stream_s", 0.0)
+        after = time.monotonic() + streaming.MAX_STREAM_S
+        monkeypatch.setattr(streaming, "monotonic", lambda: after)
         await grown(setup, reply, "One two ")
         (message,) = setup.general.messages
         assert not message.streaming
@@ -170,8 +173,9 @@ async def test_a_lost_start_is_found_again() -> None:
 async def test_a_lost_start_without_buttons_is_our_only_unfinished_message() -> None:
     async with run_slack_adapter() as setup:
         setup.server.block_chunks = False
+        setup.core.says = lambda event: Refused("words of our own")
         question = await setup.ana.says(setup.general, "count", mention=True)
-        await setup.adapter._posting.send_notice(reply_to(question).key, "words of our own", thread=question.ts)
+        await setup.server.until(lambda: setup.general.messages)
         reply = reply_to(question, "One ", buttons=())
         assert await setup.adapter.find_posted(reply) is None
         setup.server.faults.drop("chat.startStream", applied=True)

@@ -95,7 +95,7 @@ def test_a_model_with_other_logits_keeps_its_own_attention(
     tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded(tiny["llama"])
-    monkeypatch.setattr("bot.engine.cpu.attention_groups._mask", lambda *_: None)
+    monkeypatch.setattr("bot.engine.cpu.attention_groups.attention_mask", lambda *_: None)
     with pytest.raises(CannotBatch, match="its logits differ with our attention"):
         enable_attention(model, model.config.vocab_size)
     assert model.config._attn_implementation == "sdpa"

@@ -71,7 +71,7 @@ def test_the_least_recently_used_is_evicted_first_and_none_in_use() -> None:
         rows.release(row)
     new = rows.allocate([4] * 2 * BLOCK, 2 * BLOCK)
     assert new.blocks == 2
-    assert rows._rows == [kept, rested[2], new]
+    assert list(rows) == [kept, rested[2], new]
 
 
 def test_the_source_of_a_copy_stays_for_the_copy_and_is_no_younger_for_it() -> None:
@@ -81,9 +81,9 @@ def test_the_source_of_a_copy_stays_for_the_copy_and_is_no_younger_for_it() -> N
     for row in rested:
         rows.release(row)
     rows.release(rows.allocate([*[9] * 20, *[4] * BLOCK], 2 * BLOCK))
-    assert rows._rows[:3] == rested
+    assert list(rows)[:3] == rested
     rows.allocate([*[9] * 20, *[5] * BLOCK], 2 * BLOCK)
-    assert rows._rows[:2] == [rested[0], rested[2]]
+    assert list(rows)[:2] == [rested[0], rested[2]]
 
 
 def test_a_system_that_promises_less_memory_at_once_gets_asked_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_a_row_that_is_taken_over_is_cut_to_what_was_asked_for() -> None:
     row = rows.allocate([*range(1, 4 * BLOCK), 0], 4 * BLOCK)
     assert row.blocks == rows.blocks - rows.free == 4
     assert held(row) == list(range(1, 4 * BLOCK))
-    assert rows._rows == [row]
+    assert list(rows) == [row]
 
 
 def test_a_conversation_that_outgrows_its_row_moves_to_a_longer_one() -> None:
@@ -116,7 +116,8 @@ def test_a_conversation_that_outgrows_its_row_moves_to_a_longer_one() -> None:
     rows.release(row)
     longer = rows.allocate([*range(1, 3 * BLOCK), 5, 6], 9 * BLOCK)
     assert longer.ids == held(longer) == list(range(1, 3 * BLOCK))
-    assert (rows._rows, [slab.blocks for slab in rows._slabs]) == ([longer], [16])
+    assert list(rows) == [longer]
+    assert longer.slab.blocks == 16
 
 
 def test_two_conversations_with_a_long_beginning_in_common_keep_a_row_each() -> None:
@@ -130,7 +131,7 @@ def test_two_conversations_with_a_long_beginning_in_common_keep_a_row_each() -> 
             row.ids = said
             rows.release(row)
     assert found == [0, 399, 599, 599, 619, 619]
-    assert len(rows._rows) == 2
+    assert len(list(rows)) == 2
 
 
 def test_what_rows_take_is_what_the_process_takes() -> None:
@@ -148,7 +149,7 @@ def test_what_rows_take_is_what_the_process_takes() -> None:
             running.append(row)
         for row in running:
             rows.release(row)
-        blocks = max(blocks, sum(row.blocks for row in rows._rows))
+        blocks = max(blocks, sum(row.blocks for row in rows))
     assert blocks > 100
     assert resident().rss - before.rss < 1.1 * shape.layers * shape.token_bytes * BLOCK * blocks
     assert resident().shared - before.shared < 50e6, "or it would be taken for weights that are mapped from files"
@@ -170,7 +171,7 @@ def test_a_prompt_that_was_stopped_early_rests_with_what_it_holds() -> None:
     rows.release(stopped)
     assert stopped.blocks == 1
     rows.allocate([4] * 11 * BLOCK, 11 * BLOCK)
-    assert all(row in rows._rows for row in (*others[1:], stopped))
+    assert all(row in rows for row in (*others[1:], stopped))
 
 
 def test_a_beginning_is_found_also_where_there_is_no_room_for_a_copy() -> None:
@@ -178,7 +179,7 @@ def test_a_beginning_is_found_also_where_there_is_no_room_for_a_copy() -> None:
     source = hold(rows, range(1, 10 * BLOCK))
     rows.release(source)
     row = rows.allocate([*range(1, 2 * BLOCK), *[0] * 6 * BLOCK], 8 * BLOCK)
-    assert rows._rows == [row]
+    assert list(rows) == [row]
     assert row.ids == held(row) == list(range(1, 2 * BLOCK))
 
 
@@ -212,7 +213,7 @@ def test_whatever_is_asked_rows_hold_what_they_say_and_stay_within_their_blocks(
             row = running.pop(0)
             del needs[id(row)]
             rows.release(row)
-        assert sum(row.blocks for row in rows._rows) <= 12
+        assert sum(row.blocks for row in rows) <= 12
         assert rows.free == 12 - sum(row.blocks for row in running)
-        for row in rows._rows:
+        for row in rows:
             assert row.ids == held(row)

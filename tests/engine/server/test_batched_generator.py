@@ -10,7 +10,6 @@ from time import perf_counter
 import pytest
 
 from bot.engine.client.process import EngineProcess
-from bot.engine.server.batched_generator import Batching
 from bot.types.messages import FinishReason
 from tests.support.builders.engine_requests import GREEDY, Reference, ask, load, prompt
 from tests.support.builders.in_process_engine import Bench
@@ -85,13 +84,15 @@ async def test_a_waiting_request_starts_as_soon_as_another_ends(tiny: dict[str, 
     bench.submit(1, "Tell me.", replace(GREEDY, max_tokens=120))
     bench.submit(2, "Too large beside it.", replace(GREEDY, max_tokens=200))
     bench.submit(3, "Small.", replace(GREEDY, max_tokens=20))
-    generator = bench.generator
-    assert isinstance(generator, Batching)
-    assert list(generator._running) == ["1"]
-    generator.abort(2)
-    assert list(generator._running) == ["1", "3"]
+    while len(bench.texts.get(1, "")) < 30:
+        bench.step()
+    assert 3 not in bench.texts
+    bench.generator.abort(2)
+    while 3 not in bench.ends:
+        bench.step()
+    assert 1 not in bench.ends
     bench.run()
-    generator.close()
+    bench.generator.close()
 
 
 async def test_the_next_turn_finds_its_history_in_the_cache(engine: EngineProcess, tiny: dict[str, Path]) -> None:

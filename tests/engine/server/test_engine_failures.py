@@ -60,7 +60,7 @@ class EngineSetup:
 
     @property
     def restarts(self) -> int:
-        return self.setup.service._worker.loader.losses
+        return self.setup.loader.losses
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -90,7 +90,7 @@ async def running(tiny: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
         ):
             platform.patience_s = START_S
             await platform.connected()
-            await platform.until(lambda: setup.service._worker.loader.loaded is not None, "the model is loaded")
+            await platform.until(lambda: setup.loader.loaded is not None, "the model is loaded")
             yield EngineSetup(setup, engine)
 
 
@@ -149,9 +149,8 @@ async def test_an_idle_process_that_dies_is_replaced_before_the_next_question(ru
     restarts, first = running.restarts, running.engine.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    worker = running.setup.service._worker
     await running.setup.platform.until(
-        lambda: running.restarts > restarts and worker.loader.loaded is not None, "it is back"
+        lambda: running.restarts > restarts and running.setup.loader.loaded is not None, "it is back"
     )
     assert running.engine.pid not in (None, first)
     assert await running.whole("And you?")
@@ -166,9 +165,8 @@ async def test_a_process_that_leaks_is_replaced_once_it_is_idle(
     with caplog.at_level(logging.ERROR):
         said = await running.whole(text)
         assert running.engine.pid == first, "it was replaced under an answer"
-        worker = running.setup.service._worker
         await running.setup.platform.until(
-            lambda: running.restarts > restarts and worker.loader.loaded is not None, "it is back"
+            lambda: running.restarts > restarts and running.setup.loader.loaded is not None, "it is back"
         )
     assert "with nothing to do. tiny is loaded again in a new process." in caplog.text
     assert running.engine.pid not in (None, first)

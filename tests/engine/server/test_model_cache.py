@@ -6,28 +6,20 @@ from typing import Any
 import pytest
 
 from bot.engine.memory.leak_detector import MemoryUsage
-from bot.engine.server.model_cache import ModelCache, next_eviction
+from bot.engine.server.model_cache import CachedModel, next_eviction
 from bot.types.engine import ModelSource
 from bot.types.errors import ModelError
-from tests.support.builders.model_cache import CACHE, WEIGHTS, Machine, ModelCacheSetup, ServedModel
+from tests.support.builders.model_cache import CACHE, WEIGHTS, Machine, ModelCacheSetup
 
 
 @pytest.fixture
 def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelCacheSetup:
     """A model cache on a CPU. An evicted model frees its memory at once; each estimate is WEIGHTS + CACHE."""
     setup = ModelCacheSetup(tmp_path, Machine())
-    drop = ModelCache._drop
-
-    def dropped(cached_models: ModelCache[ServedModel], cached: Any) -> None:
-        model = cached.loaded.model
-        drop(cached_models, cached)
-        setup.log.append(f"drop {cached.source.name}")
-        model._leave()
 
     def needs(source: ModelSource) -> MemoryUsage:
         return MemoryUsage(WEIGHTS + CACHE, 0) if setup.device == "cpu" else MemoryUsage(0, WEIGHTS + CACHE)
 
-    monkeypatch.setattr(ModelCache, "_drop", dropped)
     monkeypatch.setattr("bot.engine.server.model_cache.expected", needs)
     monkeypatch.setattr("bot.engine.server.model_cache.release_memory", lambda: None)
     return setup
@@ -168,8 +160,8 @@ def test_without_ram_or_when_it_cannot_be_moved_it_is_dropped(card: ModelCacheSe
 
 
 def test_nothing_goes_where_there_is_room_or_nothing_is_wanted(card: ModelCacheSetup) -> None:
-    card.bring("a")
-    kept = card.cached_models._models
+    hosted, takes = card.bring("a"), MemoryUsage(0, WEIGHTS + CACHE)
+    kept = [CachedModel(card.source("a"), (), None, hosted, takes, WEIGHTS, movable=True)]
     assert next_eviction(kept, MemoryUsage(0, 1500), MemoryUsage(0, 1500)) is None
     assert next_eviction(kept, MemoryUsage(0, 0), MemoryUsage(-9, -9)) is None
     step = next_eviction(kept, MemoryUsage(0, 1501), MemoryUsage(WEIGHTS, 1500))

@@ -3,6 +3,7 @@
 The model is real; its forward pass is made to fail.
 """
 
+import gc
 import logging
 import weakref
 from collections.abc import Callable, Iterator
@@ -12,12 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
 from bot.engine.batching.batch import Batch
 from bot.engine.client.protocol import Failed
-from bot.engine.cpu.cpu_batch import CpuBatch
-from bot.engine.gpu.paged_batch import PagedBatch
-from bot.engine.server.batched_generator import Batching
+from bot.engine.cpu.kv_cache import Slab
 from bot.models.device_errors import UNANSWERABLE, Failure, Unrecoverable, classify
 from tests.support.builders.engine_requests import GREEDY
 from tests.support.builders.in_process_engine import BATCHES, KINDS, Bench
@@ -27,12 +27,6 @@ pytestmark = pytest.mark.fault(26)
 
 PARAMS = replace(GREEDY, repetition_penalty=1.1)
 WHO, WHERE = "Who wrote this?", "Where are the keys?"
-
-
-def resting(batch: Batch) -> torch.Tensor:
-    """Keys and values that are kept for a next turn."""
-    assert isinstance(batch, CpuBatch)
-    return batch._cache._rows[0].slab.held
 
 
 def shortage_on_the_cpu() -> Exception:
@@ -46,14 +40,17 @@ def shortage_on_the_gpu() -> Exception:
     return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
+@pytest.fixture(autouse=True)
+def no_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns off the library's log of exceptions: pytest would keep the record, and with it the frames."""
+    monkeypatch.setattr(logging.getLogger("ContinuousBatchingLogger"), "disabled", True)
+
+
 @pytest.fixture(params=KINDS)
 def bench(request: pytest.FixtureRequest, tiny: dict[str, Path]) -> Iterator[Bench]:
-    # The library logs the exception; pytest would keep that record, and with it the frames.
-    logging.getLogger("ContinuousBatchingLogger").disabled = True
     bench = Bench(tiny["llama"], kind=request.param)
     yield bench
     bench.generator.close()
-    logging.getLogger("ContinuousBatchingLogger").disabled = False
 
 
 @pytest.mark.parametrize("steps", [0, 5], ids=["prefill", "decode"])
@@ -110,24 +107,34 @@ def test_what_the_failed_step_held_is_given_back_before_the_next_one(bench: Benc
     assert not any(left_over)
 
 
-@pytest.mark.parametrize("bench", list(BATCHES), indirect=True)
-def test_the_old_cache_is_gone_before_a_new_one_is_made(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    batching = bench.generator
-    assert isinstance(batching, Batching)
+def memory_of_caches() -> int:
+    """Bytes of all KV caches in this process."""
+    found = gc.get_objects()
+    rows = [each.held for each in found if type(each) is Slab]
+    paged = [each.cache_tensor for each in found if type(each) is PagedAttentionCache]
+    return sum(tensor.nbytes for tensor in (*rows, *paged))
+
+
+@pytest.mark.parametrize("kind", list(BATCHES))
+def test_the_old_cache_is_gone_before_a_new_one_is_made(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    start = BATCHES[kind]
+    caches: list[int] = []
+
+    def watched(*how: Any) -> Batch:
+        caches.append(memory_of_caches())
+        return start(*how)
+
+    monkeypatch.setitem(BATCHES, kind, watched)
+    others = memory_of_caches()
+    bench = Bench(tiny["llama"], kind=kind)
     bench.whole(2, WHERE, PARAMS)
-    batch = batching._batch
-    old = weakref.ref(batch.cache.cache_tensor if isinstance(batch, PagedBatch) else resting(batch))
-    start = batching._start
-    left_over: list[bool] = []
-
-    def watched() -> Batch:
-        left_over.append(old() is not None)
-        return start()
-
-    monkeypatch.setattr(batching, "_start", watched)
+    assert memory_of_caches() > others
     bench.fail_in(3, [torch.OutOfMemoryError("CUDA out of memory.")])
     bench.whole(1, WHO, PARAMS)
-    assert left_over == [False]
+    bench.generator.close()
+    assert caches == [others, others]
 
 
 def test_a_token_is_tried_before_answers_are_retried(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 import tracemalloc
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -157,14 +158,16 @@ def test_what_is_remembered_of_long_histories_stays_small(monkeypatch: pytest.Mo
 
 def test_what_is_asked_for_again_and_again_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "CACHE_BYTES", 1 << 16)
-    encoder, encoded = encoding.SafeEncoder(byte_level(CHATML)), list[str]()
-    whole = encoder._encode_stretch
+    tokenizer, encoded = byte_level(CHATML), list[str]()
+    encode = tokenizer.encode
 
-    def encode(before: str, text: str, after: str) -> list[int]:
+    def recorded(text: str, **how: Any) -> list[int]:
         encoded.append(text)
-        return whole(before, text, after)
+        found: list[int] = encode(text, **how)
+        return found
 
-    monkeypatch.setattr(encoder, "_encode_stretch", encode)
+    monkeypatch.setattr(tokenizer, "encode", recorded)
+    encoder = encoding.SafeEncoder(tokenizer)
     for number in range(200):
         assert encoder.count("the beginning") == encoder.count("the beginning")
         encoder.count(f"{number} " + "word " * 100)

@@ -94,7 +94,7 @@ async def setup(tiny: dict[str, Path], tmp_path: Path) -> AsyncIterator[ServiceS
     ):
         platform.patience_s = START_S
         await platform.connected()
-        await platform.until(lambda: opened.service._worker.loader.loaded is not None, "the model is loaded")
+        await platform.until(lambda: opened.loader.loaded is not None, "the model is loaded")
         yield opened
 
 
@@ -113,4 +113,4 @@ async def test_a_channel_that_switches_to_it_gets_a_sentence_and_the_model_befor
     assert (await here.told("model")).startswith("tiny answers here")
     for text in ("Where are the keys?", "And when?"):
         assert (await there.reply_to(text)).reason is not FinishReason.ERROR
-    assert setup.service._worker.loader.losses == 0
+    assert setup.loader.losses == 0

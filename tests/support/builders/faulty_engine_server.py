@@ -12,13 +12,15 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from time import sleep
+from unittest.mock import patch
 
 import torch
 
 import bot.engine.server.engine_server
 from bot.engine.server.engine_server import EngineServer
 from bot.models.loading import TransformersModel
-from bot.types.engine import EngineRequest, LoadProgress, ModelSource
+from bot.models.loading import load as load_model
+from bot.types.engine import EngineRequest, LoadedModel, LoadProgress, ModelSource
 from tests.support.builders.faulty_engine_process import DIRECTORY
 
 MARK = re.compile(r"\{(\w+) (\d+) (\d+)\}")
@@ -72,11 +74,15 @@ class BrokenHost(EngineServer):
 
     armed: tuple[str, int, Path] | None = None  # fault, steps left, file that counts it
 
-    def _load_hooked(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> TransformersModel:
+    def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
+        with patch("bot.engine.server.engine_server.load_model", self._load_model):
+            return super().load(source, progress)
+
+    def _load_model(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> TransformersModel:
         if source.name in ("stuck", "slow"):
             progress(LoadProgress("reading the tokenizer", 0.02))
             _wait(for_ever=source.name == "stuck")
-        loaded = super()._load_hooked(source, progress)
+        loaded = load_model(source, progress)
         loaded.model.register_forward_pre_hook(self._step)
         return loaded
 

@@ -53,7 +53,11 @@ class Bench:
     def run(self) -> None:
         """Runs until every answer has ended."""
         while self.generator.running:
-            self.inbox.get(timeout=30)()
+            self.step()
+
+    def step(self) -> None:
+        """Runs the next piece of work on the main thread."""
+        self.inbox.get(timeout=30)()
 
     def whole(self, stream: int, text: str, params: SamplingParams) -> str:
         """The model's whole answer to a text."""

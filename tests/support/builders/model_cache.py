@@ -1,8 +1,8 @@
 """Simulates a machine's memory and models that use it, for tests of the model cache (`ModelCache`), which is real."""
 
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -39,14 +39,16 @@ class Model:
 
     def to(self, device: str) -> None:
         assert device != self.device
-        self._leave()
+        self.leave()
         self.device = device
-        self._arrive()
+        self.arrive()
 
-    def _arrive(self) -> None:
+    def arrive(self) -> None:
+        """Takes its memory."""
         self.machine.take(**{self.place: WEIGHTS})
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Frees its memory."""
         self.machine.take(**{self.place: -WEIGHTS})
 
     @property
@@ -75,8 +77,18 @@ class Generator:
 
 
 @dataclass(eq=False)
+class FakeLoaded:
+    """What a load returns. The cache drops a model by dropping this."""
+
+    model: Model
+    offloaded: bool
+    name: str
+    dtype: str = "float32"
+
+
+@dataclass(eq=False)
 class ServedModel:
-    """A served model: the result of a load."""
+    """A hosted model: the result of a load."""
 
     model: Model
     generator: Any
@@ -120,10 +132,16 @@ class ModelCacheSetup:
             self.shortages -= 1
             raise ModelError("There is not enough memory.") from torch.OutOfMemoryError("CUDA out of memory.")
         model = Model(self.machine, self.device)
-        model._arrive()
+        model.arrive()
         self.machine.take(ram=self.libraries)
         self.libraries = 0
-        return SimpleNamespace(model=model, offloaded=self.fixed, dtype="float32", name=source.name)
+        loaded = FakeLoaded(model, self.fixed, source.name)
+        weakref.finalize(loaded, self._dropped, source.name, model).atexit = False
+        return loaded
+
+    def _dropped(self, name: str, model: Model) -> None:
+        self.log.append(f"drop {name}")
+        model.leave()
 
     def _host(self, loaded: Any) -> ServedModel:
         name = loaded.name

@@ -13,6 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 from bot.config.settings import Settings
+from bot.generation.model_loader import Loader
 from bot.models.catalog import Catalog
 from bot.models.hardware import Hardware
 from bot.platforms.adapter import Limits
@@ -61,6 +62,12 @@ class ServiceSetup:
     service: Service
     settings: Settings
     running: asyncio.Task[None]
+
+    @property
+    def loader(self) -> Loader:
+        """The service's model loader."""
+        assert self.service.web is not None
+        return self.service.web.live_state.worker.loader
 
     async def stop(self) -> None:
         """Stops the service as SIGTERM does. Raises what its run raised."""

@@ -131,7 +131,7 @@ def listening(target: type[Engine] | type[Pool], name: str, listener: Callable[.
 
 def of_version(directory: Path, version: str) -> None:
     """Creates a database of an earlier schema version."""
-    config, engine = schema_version._config(), create_engine(f"sqlite:///{directory / 'inhouse.db'}")
+    config, engine = schema_version.alembic_config(), create_engine(f"sqlite:///{directory / 'inhouse.db'}")
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, version)

@@ -59,7 +59,7 @@ class Posted:
 
 
 @dataclass(slots=True)
-class _Planned:
+class PlannedFault:
     call: str
     fault: Fault
     seconds: float
@@ -84,7 +84,7 @@ class ScriptedPlatform:
         self.gates = Gates()
         self.said: list[Line] = []  # every event, in order
         self._pending: set[int] = set()
-        self._faults: deque[_Planned] = deque()
+        self._faults: deque[PlannedFault] = deque()
         self.struck: list[Fault] = []  # faults that happened
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,14 +109,14 @@ class ScriptedPlatform:
         self.said.append({"event": number, **packed(event)})
         if self.redelivers:
             self._pending.add(number)
-        await self._deliver(number)
+        await self.deliver(number)
         return number
 
     async def deliver_again(self, number: int) -> Outcome:
         """Sends an event again, acknowledged or not; the bot's outcome."""
         self._pending.add(number)
         self.outcomes.pop(number, None)
-        await self._deliver(number)
+        await self.deliver(number)
         return await self.outcome(number)
 
     async def outcome(self, number: int) -> Outcome:
@@ -134,7 +134,7 @@ class ScriptedPlatform:
         only: Callable[[Reply], bool] | None = None,
     ) -> None:
         """Injects a fault into the next `times` calls of that name (with replies for which `only` is true)."""
-        self._faults.extend([_Planned(call, fault, seconds, only or (lambda _: True))] * times)
+        self._faults.extend([PlannedFault(call, fault, seconds, only or (lambda _: True))] * times)
 
     def forgets_faults(self) -> None:
         """Removes all planned faults."""
@@ -168,7 +168,7 @@ class ScriptedPlatform:
             there = "\n".join(f"  {message.id}: {message.history}" for message in self.posted)
             raise AssertionError(f"waited in vain until {what}; the platform shows\n{there}") from None
 
-    async def _deliver(self, number: int) -> None:
+    async def deliver(self, number: int) -> None:
         for writer in tuple(self._writers):
             self.deliveries[number] += 1
             with contextlib.suppress(ConnectionError):
@@ -225,7 +225,7 @@ class ScriptedPlatform:
         with contextlib.suppress(ConnectionError):
             await send(writer, {"answer": line["id"], **answer})
 
-    def _fault(self, call: str, value: object) -> _Planned | None:
+    def _fault(self, call: str, value: object) -> PlannedFault | None:
         for planned in self._faults:
             if planned.call == call and (not isinstance(value, Reply) or planned.only(value)):
                 self._faults.remove(planned)

@@ -8,21 +8,20 @@ log.
 import shutil
 import sqlite3
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
-from bot.storage import database
-from bot.storage.writer import Writer
 from tests.support.builders.storage_rows import listening
 
-QUICK = ("busy_timeout = 20", *database._PRAGMAS[1:])
-"""The service's pragmas, with a shorter busy timeout."""
+BUSY_MS = 20
+"""A shorter lock timeout than the service's."""
 
 FULL = 2  # synchronous=FULL
 _WRITES = ("INSERT", "UPDATE", "DELETE")
@@ -73,8 +72,8 @@ class Disk:
     def under(self) -> Iterator[None]:
         """Puts every database of this process on this disk, until the block ends."""
         with ExitStack() as stack:
-            stack.enter_context(patch.object(database, "_PRAGMAS", QUICK))
-            stack.enter_context(patch.object(Writer, "_run_group", self._watched(Writer._run_group)))
+            stack.enter_context(listening(Engine, "begin", _wait_less))
+            stack.enter_context(listening(Pool, "checkin", self._checkin))
             stack.enter_context(listening(Engine, "before_cursor_execute", self._statement))
             stack.enter_context(listening(Engine, "commit", self._commit))
             stack.callback(self.heal)
@@ -98,17 +97,18 @@ class Disk:
             with log.open("r+b") as file:
                 file.truncate(min(length, safe[1]) if safe[0] == salt else 0)
 
-    def _watched(self, together: Any) -> Any:  # Any: methods of Writer
-        def watched(this: Writer, batch: Any) -> Any:
-            outcomes = together(this, batch)
-            with this._bare.connect() as connection:
-                how = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
-            if how >= FULL:
-                before = self._synced.get(this._path, (b"", 0))
-                self._synced[this._path] = _log(this._path.with_name(f"{this._path.name}-wal"), before)
-            return outcomes
-
-        return watched
+    def _checkin(self, connection: DBAPIConnection | None, _: ConnectionPoolEntry) -> None:
+        """Records what is synced when the writer's connection goes back to the pool, after its commit."""
+        if connection is None or not threading.current_thread().name.startswith("writer"):
+            return
+        cursor = connection.cursor()
+        (how,) = cursor.execute("PRAGMA synchronous").fetchone()
+        file = cursor.execute("PRAGMA database_list").fetchone()[2]  # "" in memory
+        cursor.close()
+        if file and how >= FULL:
+            path = Path(file)
+            before = self._synced.get(path, (b"", 0))
+            self._synced[path] = _log(path.with_name(f"{path.name}-wal"), before)
 
     def _statement(self, connection: Connection, cursor: object, statement: str, *_: object) -> None:
         if statement.startswith(_WRITES):
@@ -134,6 +134,10 @@ class Disk:
             error = sqlite3.OperationalError("disk I/O error" if what == "read" else "database or disk is full")
             error.sqlite_errorcode = sqlite3.SQLITE_IOERR if what == "read" else sqlite3.SQLITE_FULL
             raise error
+
+
+def _wait_less(connection: Connection) -> None:
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_MS}")
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from bot.types.engine import EngineRequest
 from bot.types.messages import ConversationKey, Event, Reply, TokenDelta
 from tests.support.fakes.scripted_adapter import ScriptedAdapter
 from tests.support.fakes.scripted_engine import Script, ScriptedEngine
-from tests.support.fakes.scripted_platform import Fault, ScriptedPlatform, _Planned
+from tests.support.fakes.scripted_platform import Fault, PlannedFault, ScriptedPlatform
 from tests.support.fakes.wire import Line, unpacked
 
 NEVER = 1 << 30
@@ -54,7 +54,7 @@ class RecordingPlatform(ScriptedPlatform):
             self.hit[value.request_id].add(Fault(answer["error"]))
         return answer
 
-    def _fault(self, call: str, value: object) -> _Planned | None:
+    def _fault(self, call: str, value: object) -> PlannedFault | None:
         planned = super()._fault(call, value)
         if planned is not None and isinstance(value, Reply):
             self.hit[value.request_id].add(planned.fault)

@@ -106,7 +106,7 @@ class Machine(BaseMachine):
             number = which % len(self._platform.said)
             if not isinstance(self._platform.outcomes.get(number), Refused) and self._platform.redelivers:
                 self._platform.forget_acknowledgement(number)
-                self._run(self._platform._deliver(number))
+                self._run(self._platform.deliver(number))
                 self._goes_on(moment)
 
     @rule(moment=MOMENTS)

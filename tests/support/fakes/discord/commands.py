@@ -34,6 +34,10 @@ class CommandRoutes:
         """All commands, the global ones first."""
         return [command for scope in sorted(self._by_scope) for command in self._by_scope[scope]]
 
+    def remove(self, name: str) -> None:
+        """Removes a global command."""
+        self._by_scope[""] = [command for command in self._by_scope[""] if command["name"] != name]
+
     def routes(self) -> dict[str, Handler]:
         """Route to handler."""
         everywhere, here = (

@@ -168,6 +168,10 @@ class FakeDiscord:
         """Waits until `condition()` is true. Raises AssertionError after `timeout` seconds."""
         await self.store.changes.until(condition, timeout)
 
+    def remove_command(self, name: str) -> None:
+        """Removes a registered global command."""
+        self._commands.remove(name)
+
     @property
     def commands(self) -> list[Json]:
         """The commands that the bot registered."""

@@ -104,11 +104,15 @@ class FakeSlack:
         """The direct messages between a user and the bot."""
         return self.store.dm(person.user)
 
+    def replace_app_token(self, token: str) -> None:
+        """Accepts this app token instead of the one of the workspace's app."""
+        self._api.app_token = token
+
     def redeliver(self, message: Message, what: str = "message") -> None:
         """Sends the event of a message again."""
         found = [
             each
-            for each in self.sockets._envelopes
+            for each in self.sockets.envelopes
             if each.kind == "events_api" and each.what.partition(".")[0] == what
             if each.payload["event"].get("ts") == message.ts
         ]

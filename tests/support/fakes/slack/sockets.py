@@ -56,7 +56,7 @@ class SocketMode:
         self._store, self._log = store, log
         self._tickets: dict[str, float] = {}
         self.sockets: list[Socket] = []
-        self._envelopes: list[Envelope] = []
+        self.envelopes: list[Envelope] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn = 0
         self._number = 0
@@ -122,7 +122,7 @@ class SocketMode:
         if self.deaf_to_acks:
             return
         name, now = str(body.get("envelope_id", "")), self._store.clock.now()
-        for envelope in self._envelopes:
+        for envelope in self.envelopes:
             if name in envelope.ids:
                 sent, attempt, _ = envelope.ids[name]
                 took = now - sent
@@ -161,14 +161,14 @@ class SocketMode:
     def send(self, event_id: str, kind: str, what: str, payload: Json, *, again: bool = True) -> Envelope:
         """Sends an envelope; with `again`, repeats it until it is acknowledged."""
         envelope = Envelope(event_id, kind, what, payload)
-        self._envelopes.append(envelope)
-        del self._envelopes[:-5000]
+        self.envelopes.append(envelope)
+        del self.envelopes[:-5000]
         self._run(self._deliver(envelope, again))
         return envelope
 
     def redeliver(self, event_id: str) -> None:
         """Sends an event again, as Slack does when an ack got lost."""
-        envelope = next(each for each in self._envelopes if each.event_id == event_id)
+        envelope = next(each for each in self.envelopes if each.event_id == event_id)
         self._run(self._push(envelope, 1))
 
     async def _deliver(self, envelope: Envelope, again: bool) -> None:

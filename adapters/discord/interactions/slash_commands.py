@@ -1,9 +1,10 @@
 """Handles slash commands, context menus and buttons, all made from the table of commands.
 
-Discord expects an acknowledgement within three seconds, so an interaction is acknowledged before it is handled. The
-answer is ephemeral.
+Discord expects an acknowledgement within three seconds and delivers nothing twice. So what asks for an answer is stored
+before it is acknowledged; other commands are acknowledged first. Responses are ephemeral.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
@@ -38,6 +39,11 @@ log = logging.getLogger(__name__)
 ALREADY_ACKNOWLEDGED = 40060
 ANSWER, FORGET = "Answer this", "Forget this"
 """The entries of a message's context menu."""
+ASKING = ("ask", "regenerate", "continue")
+"""Commands whose answer is a message of its own."""
+STORE_S = 2.0
+"""The longest wait for storage before an acknowledgement, seconds; the rest of Discord's three is for the network."""
+NOT_STORED_YET = "I could not store that yet, and go on trying. If no answer comes, please ask again."
 ANSWER_COMING = "It comes as a message here."
 ANSWERED = "I have answered that already, or am about to; the button under the answer makes another one."
 
@@ -61,14 +67,12 @@ class InteractionHandlers:
         """A button press under a reply."""
         button = parse_button_id(str(dict(interaction.data or {}).get("custom_id", "")))
         channel = interaction.channel
-        if button is None or not isinstance(channel, MessageChannel) or not await _acknowledge(interaction):
+        if button is None or not isinstance(channel, MessageChannel):
             return
         event = IncomingAction(
             conversation_key(channel), str(interaction.id), actor(interaction), button.reply_id, button.kind
         )
-        outcome = await self._outcome_of(self._core.handle(event))
-        if not isinstance(outcome, Accepted):
-            await _respond(interaction, outcome)
+        await self._store_first(interaction, self._core.handle(event))
 
     def _slash_command(self, command: Command) -> app_commands.Command[Any, ..., None]:  # Any: the command's cog
         async def without_value(interaction: discord.Interaction) -> None:
@@ -90,7 +94,7 @@ class InteractionHandlers:
 
     async def _command(self, interaction: Interaction, command: Command, args: dict[str, str]) -> None:
         channel = interaction.channel
-        if not isinstance(channel, MessageChannel) or not await _acknowledge(interaction):
+        if not isinstance(channel, MessageChannel):
             return
         event = IncomingCommand(
             conversation_key(channel),
@@ -100,15 +104,18 @@ class InteractionHandlers:
             args,
             sent_at(interaction.id),
         )
-        await _respond(interaction, await self._outcome_of(self._core.handle(event)))
+        if command.name in ASKING:
+            await self._store_first(interaction, self._core.handle(event))
+        elif await _acknowledge(interaction):
+            await _respond(interaction, await self._outcome_of(self._core.handle(event)))
 
     def _context_menu(
         self, act: Callable[[Interaction, discord.Message, MessageChannel], Awaitable[Outcome]]
     ) -> Callable[[Interaction, discord.Message], Coroutine[None, None, None]]:
         async def chosen(interaction: discord.Interaction, message: discord.Message) -> None:
             channel = interaction.channel
-            if isinstance(channel, MessageChannel) and await _acknowledge(interaction):
-                await _respond(interaction, await self._outcome_of(act(interaction, message, channel)))
+            if isinstance(channel, MessageChannel):
+                await self._store_first(interaction, act(interaction, message, channel))
 
         return chosen
 
@@ -125,6 +132,18 @@ class InteractionHandlers:
         event = IncomingForget(key, str(interaction.id), actor(interaction), str(message.id), author)
         return await self._core.handle(event)
 
+    async def _store_first(self, interaction: Interaction, handling: Awaitable[Outcome]) -> None:
+        """Handle what must not be lost, and acknowledge it once it is stored; after STORE_S, say that it is not yet."""
+        handled = asyncio.ensure_future(self._outcome_of(handling))
+        try:
+            await asyncio.wait({handled}, timeout=STORE_S)
+            acknowledged = await _acknowledge(interaction, "" if handled.done() else NOT_STORED_YET)
+            outcome = await handled
+        finally:
+            handled.cancel()
+        if acknowledged and not (_is_button(interaction) and isinstance(outcome, Accepted)):
+            await _respond(interaction, outcome)
+
     async def _outcome_of(self, handling: Awaitable[Outcome]) -> Outcome:
         try:
             return await handling
@@ -132,11 +151,20 @@ class InteractionHandlers:
             return Refused(str(error))
 
 
-async def _acknowledge(interaction: Interaction) -> bool:
-    """Acknowledge an interaction; False if it is too late, in which case Discord shows the actor that it failed."""
-    command = interaction.type is discord.InteractionType.application_command
+def _is_button(interaction: Interaction) -> bool:
+    return interaction.type is discord.InteractionType.component
+
+
+async def _acknowledge(interaction: Interaction, text: str = "") -> bool:
+    """Acknowledge an interaction, a command with a text or as 'thinking'.
+
+    False if it is too late, in which case Discord shows the actor that it failed.
+    """
     try:
-        await interaction.response.defer(ephemeral=True, thinking=command)
+        if text and not _is_button(interaction):
+            await interaction.response.send_message(text, ephemeral=True)
+        else:
+            await interaction.response.defer(ephemeral=True, thinking=not _is_button(interaction))
     except discord.HTTPException as error:
         if error.code != ALREADY_ACKNOWLEDGED:  # a retry after a lost answer
             log.warning("Interaction %s could not be acknowledged: %s", interaction.id, error.text or error.status)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from adapters.discord.interactions.slash_commands import NOT_STORED_YET
 from bot.types.commands import COMMANDS
 from bot.types.errors import StorageError
 from bot.types.messages import (
@@ -89,6 +90,47 @@ async def test_ask_is_acknowledged_privately() -> None:
         assert await answer.answered() == "It comes as a message here."
         assert answer.ephemeral
         assert (await setup.core.command()).args == {"prompt": "why?"}
+
+
+@pytest.mark.parametrize("way", ["ask", "regenerate", "continue", "menu", "button"])
+async def test_what_asks_for_an_answer_is_stored_before_it_is_acknowledged(way: str) -> None:
+    async with run_discord_adapter() as setup:
+        said = await setup.ana.says(setup.general, "hello", mention=True)
+        await setup.core.message()
+        await setup.adapter.post(reply_to(said, "hi", buttons=(ActionKind.REGENERATE,)))
+        acknowledged: list[int] = []
+
+        def says(event: Event) -> Outcome:
+            acknowledged.append(setup.server.log.count("POST", CALLBACK))
+            return Accepted("request")
+
+        setup.core.says = says
+        if way == "menu":
+            await setup.ana.uses("Answer this", on=said)
+        elif way == "button":
+            await setup.ana.clicks(setup.general.messages[0], "Regenerate")
+        else:
+            await setup.ana.slash(way, channel=setup.general, **({"prompt": "why?"} if way == "ask" else {}))
+        assert acknowledged == [0]
+        assert setup.server.log.count("POST", CALLBACK) == 1
+
+
+async def test_what_cannot_be_stored_in_time_is_acknowledged_with_a_sentence() -> None:
+    async with run_discord_adapter() as setup:
+        setup.core.open.clear()
+        answer = await setup.ana.slash("ask", channel=setup.general, prompt="why?")
+        assert (answer.text, answer.deferred, answer.ephemeral) == (NOT_STORED_YET, False, True)
+        setup.core.open.set()
+        await answer.until(lambda: answer.text == "It comes as a message here.")
+        assert answer.ephemeral
+
+
+async def test_a_question_that_is_stored_although_discord_refuses_the_acknowledgement_is_answered() -> None:
+    async with run_discord_adapter() as setup:
+        setup.server.faults.answer("POST", CALLBACK, status=404, code=10062)
+        setup.ana.patience = 0.3
+        assert (await setup.ana.slash("ask", channel=setup.general, prompt="why?")).failed
+        assert (await setup.core.command()).name == "ask"
 
 
 async def test_long_notices_come_in_parts_with_their_file() -> None:

@@ -11,12 +11,21 @@ import discord
 MAX_CHARS = 12_000
 """Maximum length of a message as text: Discord's limits for a text with embeds add up to 10,000."""
 
+BESIDE_MENTIONS = " ,:\n\t"
+"""Characters between a mention of the bot and the text."""
+
 _TOKEN = re.compile(r"<(?:@!?(?P<user>\d++)|@&(?P<role>\d++)|#(?P<channel>\d++)|a?(?P<emoji>:\w++:)\d++)>")
 
 
 def own_text(message: discord.Message, mentions: Iterable[str] = ()) -> str:
-    """Return the text that the author typed. `mentions`: those of the bot, which are stripped from its beginning."""
-    return _named(message, _without_mentions(message.content, mentions)).strip()
+    """Return the text that the author typed. `mentions`: those of the bot, which are stripped from both ends."""
+    text, ends = _without_mentions(message.content, mentions), tuple(mentions)
+    end = len(text.rstrip(BESIDE_MENTIONS))
+    while found := next((each for each in ends if text.endswith(each, 0, end)), ""):
+        end -= len(found)
+        while end and text[end - 1] in BESIDE_MENTIONS:
+            end -= 1
+    return _named(message, text[:end]).strip()
 
 
 def visible_text(message: discord.Message, mentions: Iterable[str] = ()) -> str:

@@ -38,6 +38,14 @@ def plain_text(text: str, names: Mapping[str, str], bot_user: str) -> str:
     return "".join([*parts, decoded(text[done:])]).strip()
 
 
+def without_last_mention(text: str, bot_user: str) -> str:
+    """Remove a mention of the bot from the end of a text."""
+    text = text.rstrip()
+    start = text.rfind("<")
+    mention = _USER.fullmatch(text, start) if start >= 0 else None
+    return text[:start].rstrip(" ,:\n\t") if mention and mention[1] == bot_user else text
+
+
 def decoded(text: str) -> str:
     """Decode Slack's three entities."""
     return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")

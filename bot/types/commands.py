@@ -20,6 +20,10 @@ class Kind(StrEnum):
     INTEGER = "integer"
 
 
+UNEXPECTED = ""
+"""Name of what follows a command that takes no argument."""
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """The only argument of a command. `minimum` and `maximum` are inclusive; `choices` lists all valid values."""
@@ -119,14 +123,34 @@ def act_of(command: Command, value: str | None) -> Act:
 
 
 def parse_text(text: str, prefix: str = "!") -> tuple[str, dict[str, str]] | None:
-    """Parse `!temperature 0.2` as ('temperature', {'value': '0.2'}); None if the text is not one of our commands."""
+    """Parse `!temperature 0.2` as ('temperature', {'value': '0.2'}); None if the text is not one of our commands.
+
+    What follows a command that takes nothing is kept under the name UNEXPECTED, for which `parse_value` refuses it.
+    """
     if not text.startswith(prefix):
         return None
     word, *rest = text[len(prefix) :].split(maxsplit=1) or [""]
     command = find_command(word)
     if command is None:
         return None
-    return command.name, {command.option.name: rest[0].strip()} if command.option and rest else {}
+    return command.name, {command.option.name if command.option else UNEXPECTED: rest[0].strip()} if rest else {}
+
+
+def parse_message(text: str, prefix: str = "!") -> tuple[str, dict[str, str]] | None:
+    """Parse a chat message that is a command and nothing else; None if it is ordinary text, as '!reset my password'.
+
+    `!ask` and `!system` take any text. Where another argument is expected, one word is taken for it, valid or not.
+    """
+    found = parse_text(text, prefix)
+    if found is None:
+        return None
+    name, args = found
+    command = find_command(name)
+    assert command is not None
+    option = command.option
+    takes_text = option is not None and option.kind is Kind.TEXT and not option.choices and not option.autocomplete
+    extra = UNEXPECTED in args or any(len(value.split(maxsplit=1)) > 1 for value in args.values())
+    return found if takes_text or not extra else None
 
 
 def parse_value(command: Command, args: dict[str, str]) -> str | None:
@@ -135,6 +159,8 @@ def parse_value(command: Command, args: dict[str, str]) -> str | None:
     Raises RequestRefused; its message names the range, the choices or the missing argument.
     """
     option = command.option
+    if UNEXPECTED in args:
+        raise RequestRefused(f"{command.name} takes nothing after its name.")
     raw = args.get(option.name, "").encode("utf-8", "replace").decode().strip() if option else ""
     if option is None or not raw:
         if option and option.required:

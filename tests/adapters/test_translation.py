@@ -92,6 +92,7 @@ def test_a_slack_edit_and_a_deletion_concern_each_conversation_that_may_hold_the
         ("!temperature 0.2", ("temperature", {"value": "0.2"})),
         ("Stop!", ("stop", {})),
         ("!play a song", None),
+        ("!stop it", None),
         ("stop it", None),
     ],
 )
@@ -131,7 +132,10 @@ def test_discord_messages_are_translated_by_a_plain_call() -> None:
     assert isinstance(talk, IncomingMessage)
     assert (talk.key, talk.addressed) == (ConversationKey("discord", "5", "8"), False)
     assert talk == replace(private, key=talk.key, addressed=False, author=Person("2", "ana"))
-    command = seeing.message(discord_message(general, client, content="!temperature 0.2"))
+    typed = discord_message(direct, client, content="!temperature 0.2")
+    said = seeing.message(typed)
+    assert said is not None
+    command = seeing.command(said, typed)
     assert isinstance(command, IncomingCommand)
     assert (command.name, command.args) == ("temperature", {"value": "0.2"})
     hidden = discord_message(general, client, content="")

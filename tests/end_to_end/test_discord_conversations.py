@@ -89,7 +89,7 @@ async def test_settings_are_for_those_who_manage_the_channel_and_hold_there(
         assert "0.2" in await (await boss.slash("temperature", channel=setup.general, value=0.2)).answered()
         await setup.answer_to(await setup.ana.says(setup.general, "hello", mention=True))
         assert setup.engine.prompt_of("hello").params.temperature == 0.2
-        shown = await setup.ana.says(setup.general, "!settings")
+        shown = await setup.ana.says(setup.general, "!settings", mention=True)
         await setup.general.until(lambda: setup.general.messages[-1].reference is shown)
         assert "0.2" in setup.general.messages[-1].content
         choices = await setup.ana.autocompletes("model", "name", "", channel=setup.general)

@@ -3,14 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from tests.support.builders.platform_services import Message, Platform, PlatformSetup
+from tests.support.builders.platform_services import Message, Person, Platform, PlatformSetup
 from tests.support.builders.storage_rows import rows
-from tests.support.fakes.discord import Can
 
 pytest_plugins = ["tests.support.fixtures.both_platforms"]
-
-Person = Any
-"""A user of either fake."""
 
 
 def stored(root: Path) -> list[str]:
@@ -49,13 +45,6 @@ async def forgets(platform: Platform, who: Person, message: Message) -> str:
     return await _ephemeral(platform, await who.picks(message, "forget_this"))
 
 
-def manager(platform: Platform) -> Person:
-    """A user who manages the channel."""
-    if platform.name == "discord":
-        return platform.server.user("mod", can=Can.MANAGE_MESSAGES)
-    return platform.server.user("mod", admin=True)
-
-
 def _thread(platform: Platform, first: Message | None) -> dict[str, Any]:
     return {"thread": first} if platform.name == "slack" and first is not None else {}
 
@@ -90,7 +79,7 @@ async def test_channel_managers_undo_and_forget_for_everybody(tmp_path: Path, pl
         first = await asks(platform, setup, setup.ana, "first of ana")
         for text in ("first of ben", "second of ben"):
             await asks(platform, setup, setup.ben, text, first)
-        mod = manager(platform)
+        mod = platform.manager("mod")
         assert "Removed `second of ben`" in await commands(platform, setup, mod, "!undo", first)
         assert stored(tmp_path) == ["first of ana", "first of ben"]
         assert "Deleted 4" in await commands(platform, setup, mod, "!forget all", first)
@@ -104,7 +93,7 @@ async def test_reset_is_for_channel_managers_and_who_began_the_thread(tmp_path: 
         assert "Only channel managers" in await commands(platform, setup, setup.ben, "!reset", first)
         began = await commands(platform, setup, setup.ana, "!reset", first)
         assert began.startswith("New conversation" if platform.name == "slack" else "Only channel managers")
-        assert "New conversation" in await commands(platform, setup, manager(platform), "!reset", first)
+        assert "New conversation" in await commands(platform, setup, platform.manager("mod"), "!reset", first)
 
 
 async def test_thumbs_are_everybodys_and_the_other_buttons_are_not(tmp_path: Path, platform: Platform) -> None:

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.types.commands import COMMANDS, Kind, find_command, help_text, parse_text, parse_value, similar_commands
+from bot.types.commands import (
+    COMMANDS,
+    UNEXPECTED,
+    Kind,
+    find_command,
+    help_text,
+    parse_message,
+    parse_text,
+    parse_value,
+    similar_commands,
+)
 from bot.types.errors import RequestRefused
 
 NUMBERS = ("temperature", "top_p", "max_tokens")
@@ -29,7 +39,7 @@ def value(name: str, typed: str = "") -> str | None:
         ("!system\nBe terse.\nBe kind.", "system", {"prompt": "Be terse.\nBe kind."}),
         ("!ask\tthis", "ask", {"prompt": "this"}),
         ("!settings", "settings", {}),
-        ("!settings please", "settings", {}),
+        ("!settings please", "settings", {UNEXPECTED: "please"}),
         ("!system   ", "system", {}),
     ],
 )
@@ -40,6 +50,35 @@ def test_a_command_in_a_text(typed: str, name: str, args: dict[str, str]) -> Non
 @pytest.mark.parametrize("typed", ["", "!", "! ", "hello", "!!", "!important thing", "hello !status", "/status"])
 def test_what_is_no_command_is_left_alone(typed: str) -> None:
     assert parse_text(typed) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("!reset", ("reset", {})),
+        ("!reset my password please", None),
+        ("!forget MINE", ("forget", {"what": "MINE"})),
+        ("!forget what I said", None),
+        ("!temperature hot", ("temperature", {"value": "hot"})),
+        ("!temperature in Paris", None),
+        ("!model phi-4", ("model", {"name": "phi-4"})),
+        ("!model trains", ("model", {"name": "trains"})),
+        ("!model trains are fun", None),
+        ("!system you are\na pirate", ("system", {"prompt": "you are\na pirate"})),
+        ("!ask", ("ask", {})),
+        ("!ask what is it?", ("ask", {"prompt": "what is it?"})),
+        ("!stop\nit", None),
+    ],
+)
+def test_a_message_is_a_command_only_if_it_is_nothing_else(text: str, found: tuple[str, dict[str, str]] | None) -> None:
+    assert parse_message(text) == found
+
+
+def test_a_command_that_takes_nothing_is_refused_with_more() -> None:
+    command = find_command("reset")
+    assert command is not None
+    with pytest.raises(RequestRefused, match="reset takes nothing after its name"):
+        parse_value(command, {UNEXPECTED: "my password please"})
 
 
 def test_another_prefix() -> None:
@@ -113,7 +152,7 @@ def test_whatever_is_written_is_a_command_of_the_table_or_none(text: str) -> Non
         if parsed is not None:
             command = find_command(parsed[0])
             assert command is not None
-            assert set(parsed[1]) <= ({command.option.name} if command.option else set())
+            assert set(parsed[1]) <= {command.option.name if command.option else UNEXPECTED}
 
 
 def test_a_slip_of_the_pen_gets_a_hint() -> None:

@@ -8,7 +8,7 @@ import discord
 from adapters.discord.channels import PLATFORM, MessageChannel, conversation_key, is_private
 from adapters.discord.message_text import bot_mentions, own_text, visible_text
 from bot.config.settings import Settings
-from bot.types.commands import parse_text
+from bot.types.commands import parse_message
 from bot.types.messages import ConversationKey, IncomingCommand, IncomingMessage, MessageDeleted, MessageEdited, Person
 
 Interaction = discord.Interaction[discord.Client]
@@ -52,18 +52,23 @@ class EventTranslator:
         """Use these settings from now on."""
         self._settings = settings
 
-    def message(
-        self, message: discord.Message, channel: MessageChannel | None = None
-    ) -> IncomingMessage | IncomingCommand | None:
-        """A new message, or the command that it is; None if it is a bot's that is not allowed, or without its text."""
+    def message(self, message: discord.Message, channel: MessageChannel | None = None) -> IncomingMessage | None:
+        """A new message; None if it is a bot's that is not allowed, or without its text."""
         channel = channel or message.channel
         if not self._is_readable(message, channel):
             return None
-        key, author = conversation_key(channel), author_of(message, channel)
-        if not author.is_bot and (command := parse_text(own_text(message, self._bot_mentions(message)))):
-            name, args = command
-            return IncomingCommand(key, str(message.id), author, name, args, sent_at(message.id))
+        key = conversation_key(channel)
         return self._event(message, channel, key, addressed=self.addresses_bot(message, channel))
+
+    def command(self, event: IncomingMessage, message: discord.Message) -> IncomingCommand | None:
+        """The command that a message to the bot is; None if it is more than that, or a bot's."""
+        if event.author.is_bot or files_of(message) or message.message_snapshots or message.poll:
+            return None
+        command = parse_message(own_text(message, self._bot_mentions(message)))
+        if command is None:
+            return None
+        name, args = command
+        return IncomingCommand(event.key, event.message_id, event.author, name, args, event.sent_at)
 
     def question(self, message: discord.Message, channel: MessageChannel) -> IncomingMessage:
         """A message that was picked for an answer, also one of a bot."""

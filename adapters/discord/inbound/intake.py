@@ -65,10 +65,10 @@ class Intake:
 
     async def message(self, context: ContextFetcher, message: discord.Message) -> None:
         """Handle a new message."""
-        event = context.translator.message(message)
-        if event is None:
+        translated = context.translator.message(message)
+        if translated is None:
             return
-        event = await context.enrich(event, message)
+        event = await context.enrich(translated, message)
         if isinstance(event, IncomingMessage) and event.addressed:
             self._remember(message.id)
         outcome = await self.until_stored(event)
@@ -88,7 +88,7 @@ class Intake:
         is_recent = time.time() - sent_at(message.id) < MAX_EDIT_AGE_S
         if is_recent and message.id not in self._addressed and not event.author.is_bot:
             asked = context.translator.message(message)
-            if isinstance(asked, IncomingMessage) and asked.addressed:
+            if asked is not None and asked.addressed:
                 await self.message(context, message)
 
     def _remember(self, message_id: int) -> None:

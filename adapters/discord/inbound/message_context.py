@@ -47,18 +47,19 @@ class ContextFetcher:
         self._settings = settings
         self.translator.reload(settings)
 
-    async def enrich(
-        self, event: IncomingMessage | IncomingCommand, message: discord.Message
-    ) -> IncomingMessage | IncomingCommand:
-        """A message with all that belongs to it; files and earlier messages only if the bot is to answer it."""
+    async def enrich(self, event: IncomingMessage, message: discord.Message) -> IncomingMessage | IncomingCommand:
+        """A message with all that belongs to it, or the command that it is.
+
+        Nothing is fetched for one that the bot has nothing to do with.
+        """
         channel = await self._channel_of(message)
         if channel is not message.channel:
             event = self.translator.message(message, channel) or event
-        if isinstance(event, IncomingCommand):
-            return event
         following = await self._follows(event.key)
         if not event.addressed and not following:
             return event
+        if command := self.translator.command(event, message):
+            return command
         key = self.translator.reply_key(channel, message.id) if event.addressed else event.key
         remarks = []
         if event.addressed and not following and self.translator.must_mention(key):

@@ -5,19 +5,18 @@ A message gives the same event whether it came as `message`, as `app_mention` or
 
 from adapters.slack.bot_identity import PLATFORM, GetIdentity
 from adapters.slack.json_fields import Raw, object_of, text_of
-from adapters.slack.message_text import mentions, plain_text
+from adapters.slack.message_text import mentions, plain_text, without_last_mention
 from adapters.slack.payloads import SlackMessage, message_of
 from bot.config.settings import Settings
-from bot.types.commands import parse_text
+from bot.types.commands import parse_message
 from bot.types.messages import ConversationKey, IncomingMessage, MessageDeleted, MessageEdited, Person
 
 SLACKBOT = "USLACKBOT"
-PREFIX = "!"
 
 
 def command_in(text: str) -> tuple[str, dict[str, str]] | None:
     """The command that a text is, with its arguments: `!name …`, or the bare word 'stop'."""
-    return ("stop", {}) if text.lower().rstrip(".! ") == "stop" else parse_text(text)
+    return ("stop", {}) if text.lower().rstrip(".! ") == "stop" else parse_message(text)
 
 
 class EventTranslator:
@@ -99,6 +98,13 @@ class EventTranslator:
     def text(self, message: SlackMessage, names: dict[str, str] | None = None) -> str:
         """The readable text of a message. `names`: people and channels by id, as far as they are known."""
         return plain_text(message.content, names or {}, self._identity().user_id)
+
+    def command(self, message: SlackMessage, names: dict[str, str]) -> tuple[str, dict[str, str]] | None:
+        """The command that a message to the bot is, with its arguments; None if it is more than that, or a bot's."""
+        if message.bot_id or message.files or message.attached:
+            return None
+        bot_user = self._identity().user_id
+        return command_in(plain_text(without_last_mention(message.text, bot_user), names, bot_user))
 
     def _event(self, message: SlackMessage, key: ConversationKey, addressed: bool) -> IncomingMessage:
         return IncomingMessage(

@@ -15,7 +15,7 @@ from slack_sdk.web.async_slack_response import AsyncSlackResponse
 from adapters.slack.bot_identity import GetIdentity
 from adapters.slack.error_mapping import mapped_errors
 from adapters.slack.inbound.context_deadline import CONTEXT_S, ContextDeadline
-from adapters.slack.inbound.events import PREFIX, EventTranslator, author_of, command_in
+from adapters.slack.inbound.events import EventTranslator, author_of
 from adapters.slack.inbound.files import FileReader
 from adapters.slack.inbound.users import UserDirectory
 from adapters.slack.json_fields import body_of, object_of, objects_of, text_of
@@ -62,17 +62,15 @@ class ContextFetcher:
         Nothing is fetched for one that the bot has nothing to do with.
         """
         following = await self._follows(event.key)
-        if not event.addressed and not following and not message.text.startswith(PREFIX):
+        if not event.addressed and not following:
             return event
         deadline = ContextDeadline(seconds)
-        author, text = await asyncio.gather(self._author(message, deadline), self._text(message, deadline))
-        command = command_in(text) if message.text.strip() and not author.is_bot else None
-        if command:
+        author, names = await asyncio.gather(self._author(message, deadline), self._names(message, deadline))
+        if command := self._translator.command(message, names):
             name, args = command
             actor = await self._users.actor(message.user, message.channel, deadline)
             return IncomingCommand(event.key, message.ts, actor, name, args, message.sent_at)
-        if not event.addressed and not following:
-            return event
+        text = self._translator.text(message, names)
         key = self._translator.reply_key(message) if event.addressed else event.key
         alone = event.addressed and not text.strip() and not message.files
         read, (preceding, target, remark) = await asyncio.gather(
@@ -131,8 +129,10 @@ class ContextFetcher:
         return await self._users.person(message.user, message.channel, deadline)
 
     async def _text(self, message: SlackMessage, deadline: ContextDeadline) -> str:
-        names = await self._users.names(users_in(message.content), channels_in(message.content), deadline)
-        return self._translator.text(message, names)
+        return self._translator.text(message, await self._names(message, deadline))
+
+    async def _names(self, message: SlackMessage, deadline: ContextDeadline) -> dict[str, str]:
+        return await self._users.names(users_in(message.content), channels_in(message.content), deadline)
 
     async def _preceding(
         self, event: IncomingMessage, message: SlackMessage, following: bool, alone: bool, deadline: ContextDeadline

@@ -208,7 +208,7 @@ async def test_without_the_content_intent_mentions_work_and_a_thread_says_how_to
 
 async def test_typed_commands_are_commands() -> None:
     async with run_discord_adapter() as setup:
-        said = await setup.ana.says(setup.general, "!temperature 0.2")
+        said = await setup.ana.says(setup.general, "!temperature 0.2", mention=True)
         typed = await setup.core.command()
         assert (typed.name, typed.args, typed.event_id) == ("temperature", {"value": "0.2"}, said.id)
         await setup.ana.says(setup.general, "!stop", mention=True)

@@ -118,7 +118,7 @@ async def test_what_slack_lets_people_do_is_known() -> None:
     async with run_slack_adapter() as setup:
         boss = setup.server.user("boss", admin=True)
         for who in (boss, setup.ana):
-            await who.says(setup.general, "!temperature 1")
+            await who.says(setup.general, "!temperature 1", mention=True)
         commands = [await setup.core.command(number) for number in (1, 2)]
         rights = {event.actor.name: (event.actor.manages_channel, event.actor.manages_workspace) for event in commands}
         assert rights == {"boss": (True, True), "ana": (False, False)}
@@ -209,7 +209,7 @@ async def test_a_thread_shorter_than_what_is_wanted_of_it_comes_along_whole() ->
 
 async def test_typed_commands_are_commands_and_so_is_a_bare_stop_where_the_bot_listens() -> None:
     async with run_slack_adapter() as setup:
-        said = await setup.ana.says(setup.general, "!temperature 0.2")
+        said = await setup.ana.says(setup.general, "!temperature 0.2", mention=True)
         typed = await setup.core.command()
         assert (typed.name, typed.args, typed.event_id) == ("temperature", {"value": "0.2"}, said.ts)
         question = await setup.ana.says(setup.general, "hello", mention=True)
@@ -238,7 +238,7 @@ async def test_what_the_core_says_to_a_message_is_shown_in_its_thread_once() -> 
         await setup.general.until(lambda: setup.general.messages)
         setup.server.redeliver(said)
         await setup.server.until(lambda: [ack for ack in setup.server.acks if ack.attempt])
-        await setup.ana.says(setup.general, "!stop")
+        await setup.ana.says(setup.general, "!stop", mention=True)
         await setup.general.until(lambda: setup.general.ephemerals)
         (answer,) = setup.general.messages
         assert (answer.shown, answer.thread_ts) == ("64 questions are waiting already <!here>.", said.ts)

@@ -27,7 +27,7 @@ async def test_a_channel_is_read_back_oldest_first_without_bots_and_commands() -
     async with run_slack_adapter() as setup:
         first = await setup.ana.says(setup.general, "heard", mention=True)
         said = [await setup.ana.says(setup.general, f"number {number}", mention=True) for number in range(3)]
-        await setup.ana.says(setup.general, "!stop")
+        await setup.ana.says(setup.general, "!stop", mention=True)
         await setup.server.user("other", bot=True).says(setup.general, "beep")
         await setup.ben.says(setup.general, "just talk")
         wanted = [(f"number {number}", message.ts) for number, message in enumerate(said)]

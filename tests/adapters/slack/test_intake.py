@@ -71,7 +71,7 @@ async def test_the_answer_to_a_typed_command_is_for_its_giver_unless_it_is_for_a
     core = RecordingCore(says=lambda event: notice if isinstance(event, IncomingCommand) else Accepted("request"))
     async with run_slack_adapter(core=core) as setup:
         said = await setup.ana.says(setup.general, "hello", mention=True)
-        await setup.ana.says(setup.general, "!export", thread=said)
+        await setup.ana.says(setup.general, "!export", mention=True, thread=said)
         dm = setup.server.dm(setup.ana)
         await setup.server.until(lambda: [each for each in setup.server.everything if each.files])
         aside = (setup.general.ephemerals if private else setup.general.messages)[0]

@@ -3,7 +3,7 @@
 import pytest
 
 from adapters.slack.interactions import ephemeral_replies
-from bot.types.commands import COMMANDS, help_text
+from bot.types.commands import COMMANDS, UNEXPECTED, help_text
 from bot.types.errors import StorageError
 from bot.types.messages import Accepted, Attachment, Choice, Event, IncomingCommand, Notice, Outcome, Refused
 from tests.support.builders.slack_adapter import key_of, run_slack_adapter
@@ -16,13 +16,13 @@ SETTINGS = Notice("- model: small (default)\n- temperature: 0.7 (set here)")
 
 async def test_every_command_comes_with_its_argument_as_typed() -> None:
     async with run_slack_adapter() as setup:
-        uses = [await setup.ana.commands(setup.general, f"{command.name}  some text ") for command in COMMANDS]
-        commands = await setup.core.got(IncomingCommand, len(COMMANDS))
+        uses = [await setup.ana.commands(setup.general, f"{command.name}  some text ") for command in COMMANDS[:-1]]
+        commands = await setup.core.got(IncomingCommand, len(uses))
         assert len({event.event_id for event in commands}) == len(uses)
         by_name = {event.name: event for event in commands}
         for command in COMMANDS[:-1]:
             event = by_name[command.name]
-            assert event.args == ({command.option.name: "some text"} if command.option else {})
+            assert event.args == {command.option.name if command.option else UNEXPECTED: "some text"}
             assert event.key == key_of(setup.general)
             assert event.actor.id == setup.ana.id
         await setup.server.until(lambda: all(use.acked for use in uses))

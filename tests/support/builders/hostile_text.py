@@ -62,7 +62,7 @@ def _refused(call: Call, text: str) -> object:
 
 
 def _said(text: str) -> object:
-    """Reads the text of a Discord message."""
+    """Reads the text of a Discord message, and what its author typed."""
     embed = discord.Embed(title=text, description=text).add_field(name=text, value=text)
     snapshot = SimpleNamespace(content=text, embeds=[embed], components=[], stickers=[])
     message = SimpleNamespace(
@@ -74,7 +74,8 @@ def _said(text: str) -> object:
         poll=None,
         **{"embeds": [embed], "components": [], "stickers": []},
     )
-    return discord_text.visible_text(cast("Any", message), ["<@1>", "<@!1>"])
+    said, mentions = cast("Any", message), ["<@1>", "<@!1>"]
+    return discord_text.visible_text(said, mentions), discord_text.own_text(said, mentions)
 
 
 def _quoted(text: str) -> object:
@@ -136,6 +137,7 @@ FUNCTIONS: Mapping[str, Call] = {
     "bot.conversations.conversations.storable": storable,
     "bot.conversations.reply_quotes.with_quotes": _quoted,
     "bot.types.commands.parse_text": lambda text: commands.parse_text(f"!{text}"),
+    "bot.types.commands.parse_message": lambda text: commands.parse_message(f"!model {text}"),
     "bot.types.commands.find_command": commands.find_command,
     "bot.types.commands.similar_commands": commands.similar_commands,
     "bot.types.display_names.as_code": as_code,
@@ -149,6 +151,7 @@ FUNCTIONS: Mapping[str, Call] = {
     "bot.config.address.parse_host": lambda text: _refused(address.parse_host, text),
     "bot.config.address.parse_address": lambda text: _refused(address.parse_address, text),
     "adapters.slack.message_text.plain_text": lambda text: slack_text.plain_text(text, {}, "U1"),
+    "adapters.slack.message_text.without_last_mention": lambda text: slack_text.without_last_mention(text, "U1"),
     "adapters.slack.message_text.users_in": slack_text.users_in,
     "adapters.slack.message_text.channels_in": slack_text.channels_in,
     "adapters.slack.message_text.mentions": lambda text: slack_text.mentions(text, "U1"),

@@ -20,6 +20,7 @@ from tests.support.fakes.slack_server import FakeSlack
 PlatformSetup = Any
 Message = Any
 Channel = Any
+Person = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class Platform:
     def channel(self, name: str) -> Channel:
         """Creates another channel."""
         return self.server.text_channel(name) if self.name == "discord" else self.server.channel(name)
+
+    def manager(self, name: str) -> Person:
+        """Creates a user who manages every channel."""
+        return self.server.user(name, **({"can": Can.MANAGE_MESSAGES} if self.name == "discord" else {"admin": True}))
 
     def takes_all_calls(self) -> None:
         """Lifts the rate limits: a test posts in seconds what takes minutes in practice."""

@@ -272,7 +272,7 @@ async def test_an_edit_that_adds_a_mention_asks_once() -> None:
         command = await setup.ana.says(setup.general, "!reset")
         await setup.ana.edits(command, "!reset", mention=True)
         await setup.core.got(MessageEdited, 4)
-        assert len(await setup.core.got(IncomingMessage, 3)) == 3
+        assert [each.addressed for each in await setup.core.got(IncomingMessage, 4)] == [False, True, True, False]
         assert len(await setup.core.got(IncomingCommand)) == 1
 
 

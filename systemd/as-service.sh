@@ -1,15 +1,15 @@
 #!/bin/sh
-# Goes to /usr/local/sbin/inhouse: `sudo inhouse pull phi-4` runs a command of Inhouse as the service would, which is as
-# its user, in /etc/inhouse, with its tokens, its models and what it has stored.
+# Goes to /usr/local/sbin/inhouse: `sudo inhouse pull phi-4` runs a command of Inhouse as the service does: as its user, in
+# /etc/inhouse, with its tokens, models and state.
 set -eu
 umask 077
 if [ "$(id -u)" -ne 0 ]; then
-  echo "inhouse: this runs as the service's user, which takes root: sudo inhouse $*" >&2
+  echo "inhouse: this runs as the service's user, so it needs root: sudo inhouse $*" >&2
   exit 78
 fi
 CREDENTIALS_DIRECTORY=$(mktemp -d)
 trap 'rm -rf "$CREDENTIALS_DIRECTORY"' EXIT
-trap : INT # Ctrl-C is for the command; what is copied here is taken away after it
+trap : INT # Ctrl-C is for the command; the copied tokens are deleted after it
 for name in DISCORD_BOT_TOKEN SLACK_BOT_TOKEN SLACK_APP_TOKEN HF_TOKEN INHOUSE_HTTP_TOKEN; do
   if [ -f "/etc/credstore/$name" ]; then
     cp "/etc/credstore/$name" "$CREDENTIALS_DIRECTORY/$name"

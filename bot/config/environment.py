@@ -73,7 +73,8 @@ def _read_credentials(scan: EnvironmentScan, directory: Path, ours: Callable[[st
         paths = sorted(directory.iterdir())
     except OSError as error:
         scan.mistakes.append(
-            f"The credentials directory {directory} cannot be read ({error.strerror}); check its owner"
+            f"The credentials directory {directory} cannot be read ({error.strerror}); check its owner, or see "
+            "systemd/README.md for a container"
         )
         return
     scan.credentials = directory

@@ -13,7 +13,14 @@ import pytest
 
 from bot.observability.file_descriptors import ENOUGH
 from tests.support.skips import NO_SYSTEMD
-from tests.support.systemd.booted_systemd import ROOT, why_not
+from tests.support.systemd.booted_systemd import (
+    PYTHON,
+    ROOT,
+    SURROUNDINGS,
+    BootedSystemd,
+    boot_systemd,
+    why_not,
+)
 from tests.support.systemd.installed_service import DROPINS, SETTINGS, InstalledService, install_service
 from tests.support.systemd.memory_pressure import memory_of
 
@@ -188,6 +195,44 @@ async def is_gone(installed: InstalledService) -> None:
     )
     assert left == ""
     assert (await installed.systemd.tries("id", "inhouse"))[0] != 0
+
+
+PLACES = {"/opt/secret": "700", "/home/ann": "755", "/opt/other": "755"}
+"""Directories that each have a Python, and their modes."""
+
+
+async def installs(systemd: BootedSystemd, python: str) -> tuple[int, str]:
+    """Runs the script with this PYTHON; its exit status and output."""
+    words = [f"{name}={value}" for name, value in (SURROUNDINGS | {"PYTHON": python}).items()]
+    return await systemd.tries("env", "-i", *words, "/opt/source/systemd/install.sh")
+
+
+@pytest.mark.timeout(600)
+async def test_the_python_must_be_one_that_the_services_user_can_run(tmp_path: Path) -> None:
+    await asyncio.to_thread(needs, why_not(), "not allowed" in why_not())
+    async with boot_systemd(tmp_path / "systemd", {}) as systemd:
+        await systemd.does("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/home")
+        for place, mode in PLACES.items():
+            await systemd.does("install", "-d", "-m", mode, place)
+            await systemd.does("ln", "-s", "/opt/python", f"{place}/python")
+        secret, home, other = (f"{place}/python/{PYTHON.removeprefix('/opt/python/')}" for place in PLACES)
+        status, told = await installs(systemd, secret)
+        assert status == 78, told
+        assert f"'inhouse' cannot run '{secret}'; choose another one: sudo PYTHON=" in told
+        status, told = await installs(systemd, home)
+        assert status == 78, told
+        assert f"'{home}' is in a home directory" in told
+        assert (await systemd.tries("test", "-e", "/opt/inhouse"))[0], "it made something"
+        status, told = await installs(systemd, other)
+        assert status == 0, told
+        assert f"making a virtual environment in /opt/inhouse with {other}" in told
+        status, told = await installs(systemd, other)
+        assert (status, "making a virtual environment" in told) == (0, False), told
+        status, told = await installs(systemd, PYTHON)
+        assert (status, f"with {PYTHON}" in told) == (0, True), told
+        await systemd.does("chmod", "700", "/opt/python")
+        status, told = await installs(systemd, other)
+        assert status == 78, told
 
 
 @pytest.mark.timeout(900)

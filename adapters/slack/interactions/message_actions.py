@@ -13,8 +13,9 @@ from dataclasses import replace
 from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.context.ack.async_ack import AsyncAck
 from slack_sdk.models.blocks import ActionsBlock, ButtonElement, Option, PlainTextObject, StaticSelectElement
+from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.slack.channels import NOT_A_MEMBER, ChannelReader
+from adapters.slack.error_mapping import code_of, mapped_errors
 from adapters.slack.inbound.events import EventTranslator
 from adapters.slack.inbound.message_context import ContextFetcher
 from adapters.slack.interactions.ephemeral_replies import EphemeralReplies, EphemeralReply, ephemeral_reply
@@ -23,6 +24,7 @@ from adapters.slack.outbound.blocks import Json
 from adapters.slack.payloads import Interaction, interaction_of_element, message_of, pressed_element
 from bot.platforms.adapter import Core
 from bot.types.buttons import Button, parse_button_id
+from bot.types.errors import AdapterError
 from bot.types.messages import Accepted, Choice, IncomingAction, IncomingCommand, IncomingForget
 
 ANY_ACTION = re.compile("")
@@ -38,6 +40,12 @@ MAX_COMMAND = 2000
 ANSWER, FORGET = "answer_this", "forget_this"
 """The callback_ids."""
 
+LOOKUP_TIMEOUT_S = 1.0
+"""An acknowledgement waits for the lookup."""
+NOT_A_MEMBER_CODES = ("not_in_channel", "channel_not_found")
+NOT_A_MEMBER = (
+    "I am not a member of this conversation and cannot answer here. Add me first, in a channel with `/invite`."
+)
 ANSWERED = "I have answered that already, or am about to; the button under the answer makes another one."
 NOT_A_MESSAGE = "Only messages that people or bots wrote can be answered."
 
@@ -100,10 +108,10 @@ class MessageShortcuts:
         translator: EventTranslator,
         context: ContextFetcher,
         ephemeral: EphemeralReplies,
-        channels: ChannelReader,
+        web: AsyncWebClient,
     ) -> None:
         self._core, self._translator, self._context = core, translator, context
-        self._ephemeral, self._channels = ephemeral, channels
+        self._ephemeral, self._web = ephemeral, web
 
     def register(self, app: AsyncApp) -> None:
         """Register both shortcuts."""
@@ -126,12 +134,12 @@ class MessageShortcuts:
         message = message_of(raw, interaction.channel)
         if message is None:
             return EphemeralReply(NOT_A_MESSAGE)
-        event, asker, can_post = await asyncio.gather(
+        event, asker, is_member = await asyncio.gather(
             self._context.enrich_question(self._translator.question(message), message),
             self._context.actor(interaction.user, interaction.channel),
-            self._channels.can_post(interaction.channel),
+            can_post(self._web, interaction.channel),
         )
-        if not can_post:
+        if not is_member:
             return EphemeralReply(NOT_A_MEMBER)
         outcome = await self._core.handle(replace(event, asker=asker))
         return (
@@ -146,6 +154,16 @@ class MessageShortcuts:
         key = self._translator.key(interaction.channel, interaction.thread)
         event = IncomingForget(key, interaction.id, actor, text_of(raw, "ts"), text_of(raw, "user"))
         return ephemeral_reply(await self._core.handle(event))
+
+
+async def can_post(web: AsyncWebClient, channel: str) -> bool:
+    """Whether the bot is a member of a channel; True if that is not known within LOOKUP_TIMEOUT_S."""
+    try:
+        async with mapped_errors(), asyncio.timeout(LOOKUP_TIMEOUT_S):
+            await web.conversations_history(channel=channel, limit=1)
+    except AdapterError as error:
+        return code_of(error.__cause__ or error) not in NOT_A_MEMBER_CODES
+    return True
 
 
 def model_menu(models: Sequence[Choice]) -> tuple[Json, ...]:

@@ -12,7 +12,6 @@ from slack_bolt.app.async_app import AsyncApp
 from slack_bolt.context.ack.async_ack import AsyncAck
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.slack.channels import NOT_A_MEMBER, ChannelReader
 from adapters.slack.inbound.events import EventTranslator
 from adapters.slack.inbound.message_context import ContextFetcher
 from adapters.slack.interactions.ephemeral_replies import (
@@ -21,7 +20,14 @@ from adapters.slack.interactions.ephemeral_replies import (
     EphemeralReply,
     ephemeral_reply,
 )
-from adapters.slack.interactions.message_actions import ButtonHandlers, MessageShortcuts, command_button, model_menu
+from adapters.slack.interactions.message_actions import (
+    NOT_A_MEMBER,
+    ButtonHandlers,
+    MessageShortcuts,
+    can_post,
+    command_button,
+    model_menu,
+)
 from adapters.slack.json_fields import Raw, text_of
 from adapters.slack.message_text import decoded
 from adapters.slack.outbound.posting import Posting
@@ -56,10 +62,10 @@ class InteractionHandlers:
         context: ContextFetcher,
     ) -> None:
         self._settings, self._core, self._translator, self._context = settings, core, translator, context
-        self._channels = ChannelReader(web)
+        self._web = web
         self._ephemeral = EphemeralReplies(web, posting, translator)
         self._buttons = ButtonHandlers(core, translator, context, self._ephemeral, self._execute)
-        self._shortcuts = MessageShortcuts(core, translator, context, self._ephemeral, self._channels)
+        self._shortcuts = MessageShortcuts(core, translator, context, self._ephemeral, web)
 
     def reload(self, settings: Settings) -> None:
         """Use these settings from now on."""
@@ -106,10 +112,8 @@ class InteractionHandlers:
 
     async def _command(self, interaction: Interaction, name: str, args: dict[str, str]) -> EphemeralReply | None:
         if name == "ask":
-            actor, can_post = await asyncio.gather(
-                self._actor(interaction), self._channels.can_post(interaction.channel)
-            )
-            if not can_post:
+            actor, is_member = await asyncio.gather(self._actor(interaction), can_post(self._web, interaction.channel))
+            if not is_member:
                 return EphemeralReply(NOT_A_MEMBER)
         else:
             actor = await self._actor(interaction)
@@ -145,7 +149,7 @@ def short_help(slash: str) -> str:
     """What most people need to know, in five lines."""
     return "\n".join(
         [
-            "- Mention me in a channel, or write to me directly. I answer in the thread of your message.",
+            "- Mention me in a channel and go on in the thread of my answer, or write to me directly.",
             f"- `{slash} ask QUESTION` asks here; everybody in this channel sees the answer.",
             "- The buttons under an answer stop it, continue it, or write another one. "
             f"`{slash} stop` ends your answers in this channel and its threads.",

@@ -1,0 +1,381 @@
+"""Tests the fake OpenAI-compatible server over plain HTTP."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from tests.support.fakes.openai_server import KINDS, FakeOpenAI
+
+MODEL = "org/Model-7B"
+Json = dict[str, Any]  # Any: JSON values
+
+
+@pytest_asyncio.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    """A client without retries."""
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+def body(question: str, **more: Any) -> Json:  # Any: JSON values
+    """A streamed chat request."""
+    return {"model": MODEL, "messages": [{"role": "user", "content": question}], "stream": True, **more}
+
+
+async def lines(http: aiohttp.ClientSession, server: FakeOpenAI, asked: Json) -> list[str]:
+    """The lines of a streamed answer that are not empty."""
+    async with http.post(f"{server.url}/chat/completions", json=asked) as response:
+        assert response.status == 200, await response.text()
+        return [line for line in (await response.text()).split("\n") if line]
+
+
+def chunks(found: list[str]) -> list[Json]:
+    """The chunks of a stream."""
+    return [json.loads(line[6:]) for line in found if line.startswith("data: {")]
+
+
+def text(found: list[str], name: str = "content") -> str:
+    """The text of a stream."""
+    deltas = [choice["delta"] for chunk in chunks(found) for choice in chunk["choices"]]
+    return "".join(delta.get(name) or "" for delta in deltas)
+
+
+def reason(found: list[str]) -> str | None:
+    """The finish reason of a stream."""
+    reasons = [choice.get("finish_reason") for chunk in chunks(found) for choice in chunk["choices"]]
+    return next((each for each in reasons if each), None)
+
+
+async def answer(http: aiohttp.ClientSession, server: FakeOpenAI, path: str, **sent: Any) -> tuple[int, Any]:
+    """Status and JSON of a GET, or of a POST if `json` is given."""
+    async with http.request("POST" if sent else "GET", f"{server.root}{path}", **sent) as response:
+        raw = await response.text()
+        return response.status, json.loads(raw) if response.content_type == "application/json" else raw
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_stream_has_words_a_reason_and_usage_in_each_servers_form(
+    http: aiohttp.ClientSession, kind: str
+) -> None:
+    async with FakeOpenAI(kind, {MODEL: 100}) as server:
+        server.answers("hello", "Hello to you.", reasoning="They greet.")
+        found = await lines(http, server, body("hello", stream_options={"include_usage": True}))
+        assert text(found) == "Hello to you."
+        assert text(found, "reasoning" if kind in ("vllm", "ollama") else "reasoning_content") == "They greet."
+        assert reason(found) == "stop"
+        assert (found[-1] == "data: [DONE]") is (kind != "transformers")
+        usage = chunks(found)[-1]["usage"]
+        assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (1, 5, 6)
+        assert ("prompt_tokens_details" in usage) is (kind in ("vllm", "sglang", "llama.cpp"))
+        assert ("timings" in chunks(found)[-1]) is (kind == "llama.cpp")
+        assert (": ping" in found) is (kind == "llama.cpp")
+        assert bool(chunks(found)[-1]["choices"]) is (kind == "transformers")
+        plain = await lines(http, server, body("hello", max_tokens=3))
+        assert (text(plain), reason(plain)) == ("Hello", "length")
+        assert ("usage" in chunks(plain)[-1]) is (kind == "transformers")
+        assert text(await lines(http, server, body("new"))) == "You said: new"
+        assert server.questions() == ["hello", "hello", "new"]
+        assert not server.aborted
+
+
+@pytest.mark.parametrize(
+    ("kind", "owner", "window"),
+    [
+        ("vllm", "vllm", 100),
+        ("sglang", "sglang", 100),
+        ("llama.cpp", "llamacpp", None),
+        ("ollama", "org", None),
+        ("transformers", "org", None),
+    ],
+)
+async def test_each_server_lists_its_models_in_its_form(
+    http: aiohttp.ClientSession, kind: str, owner: str, window: int | None
+) -> None:
+    async with FakeOpenAI(kind, {MODEL: 100}) as server:
+        _, listed = await answer(http, server, "/v1/models")
+        [model] = listed["data"]
+        assert (model["id"], model["owned_by"], model.get("max_model_len")) == (MODEL, owner, window)
+
+
+async def test_the_probes_tell_the_servers_apart(http: aiohttp.ClientSession) -> None:
+    probes = ["/version", "/props", "/slots", "/api/version", "/get_model_info", "/get_server_info", "/health"]
+    found = {}
+    for kind in KINDS:
+        async with FakeOpenAI(kind, {MODEL: 100}) as server:
+            found[kind] = [path for path in probes if (await answer(http, server, path))[0] == 200]
+    assert found == {
+        "vllm": ["/version", "/health"],
+        "sglang": ["/get_model_info", "/get_server_info", "/health"],
+        "llama.cpp": ["/props", "/slots", "/health"],
+        "ollama": ["/api/version"],
+        "transformers": ["/health"],
+    }
+
+
+async def test_windows_and_tokens_are_found_where_each_server_has_them(http: aiohttp.ClientSession) -> None:
+    async with FakeOpenAI("llama.cpp", {MODEL: 100}) as server:
+        assert (await answer(http, server, "/props"))[1]["default_generation_settings"]["n_ctx"] == 100
+        assert len((await answer(http, server, "/tokenize", json={"content": "a b a"}))[1]["tokens"]) == 3
+    async with FakeOpenAI("vllm", {MODEL: 100}) as server:
+        _, counted = await answer(http, server, "/tokenize", json={"model": MODEL, "prompt": "a b a"})
+        assert (counted["count"], counted["max_model_len"]) == (3, 100)
+        assert counted["tokens"][0] == counted["tokens"][2] != counted["tokens"][1]
+    async with FakeOpenAI("ollama", {MODEL: 100}) as server:
+        assert (await answer(http, server, "/api/ps"))[1] == {"models": []}
+        await lines(http, server, body("hello"))
+        assert (await answer(http, server, "/api/ps"))[1]["models"][0]["context_length"] == 100
+        _, shown = await answer(http, server, "/api/show", json={"model": MODEL})
+        assert shown["model_info"]["llama.context_length"] > 100
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "where"),
+    [
+        ("vllm", 404, ("error", "type", "NotFoundError")),
+        ("ollama", 404, ("error", "type", "not_found_error")),
+        ("transformers", 400, ("detail", "", "")),
+        ("sglang", 200, ()),
+        ("llama.cpp", 200, ()),
+    ],
+)
+async def test_a_model_that_a_server_lacks(
+    http: aiohttp.ClientSession, kind: str, status: int, where: tuple[str, ...]
+) -> None:
+    async with FakeOpenAI(kind, {MODEL: 100}) as server:
+        asked = body("hello") | {"model": "no/such"}
+        found, error = await answer(http, server, "/v1/chat/completions", json=asked)
+        assert found == status
+        if where and where[1]:
+            assert error[where[0]][where[1]] == where[2]
+
+
+async def test_a_prompt_that_is_too_long_is_refused_in_each_servers_form(http: aiohttp.ClientSession) -> None:
+    found: dict[str, tuple[int, Any]] = {}  # Any: JSON values
+    for kind in KINDS:
+        async with FakeOpenAI(kind, {MODEL: 10}) as server:
+            long = body(" ".join("abcdefghijkl"))
+            status, error = await answer(http, server, "/v1/chat/completions", json=long)
+            found[kind] = (status, error if status == 400 else None)
+            by_answer = await answer(http, server, "/v1/chat/completions", json=body("a b c", max_tokens=8))
+            assert (by_answer[0] == 400) is (kind in ("vllm", "sglang")), kind
+    assert found["ollama"] == found["transformers"] == (200, None)
+    assert found["vllm"][1]["error"]["param"] == "input_tokens"
+    assert "12 input tokens" in found["vllm"][1]["error"]["message"]
+    assert found["sglang"][1]["message"].startswith("The input (12 tokens) is longer")
+    assert found["llama.cpp"][1]["error"]["type"] == "exceed_context_size_error"
+    assert (found["llama.cpp"][1]["error"]["n_prompt_tokens"], found["llama.cpp"][1]["error"]["n_ctx"]) == (12, 10)
+
+
+async def test_unknown_fields_are_refused_by_transformers_only(http: aiohttp.ClientSession) -> None:
+    for kind in KINDS:
+        async with FakeOpenAI(kind, {MODEL: 100}) as server:
+            status, error = await answer(http, server, "/v1/chat/completions", json=body("hello", top_k=5))
+            assert status == (422 if kind == "transformers" else 200)
+            assert kind != "transformers" or error == {"detail": "Unexpected fields in the request: {'top_k'}"}
+
+
+async def test_a_key_is_needed_where_each_server_asks_for_it(http: aiohttp.ClientSession) -> None:
+    found = {}
+    for kind in KINDS:
+        async with FakeOpenAI(kind, {MODEL: 100}, key="secret") as server:
+            paths = ["/v1/models", "/health", "/v1/chat/completions"]
+            found[kind] = [(await answer(http, server, path))[0] for path in paths]
+            good = {"Authorization": "Bearer secret"}
+            status, _ = await answer(http, server, "/v1/chat/completions", json=body("hello"), headers=good)
+            assert (status, server.request_for("hello").key) == (200, "secret")
+    assert found == {
+        "vllm": [401, 200, 401],
+        "sglang": [401, 200, 401],
+        "llama.cpp": [200, 200, 401],
+        "ollama": [401, 401, 401],
+        "transformers": [401, 401, 401],
+    }
+
+
+async def test_an_answer_that_was_begun_is_continued(http: aiohttp.ClientSession) -> None:
+    begun = {"role": "assistant", "content": "one two"}
+    found = {}
+    for kind in ("vllm", "sglang", "llama.cpp", "ollama"):
+        async with FakeOpenAI(kind, {MODEL: 100}) as server:
+            server.answers("count", "one two three.")
+            asked = body("count", continue_final_message=True, add_generation_prompt=False)
+            asked["messages"].append(begun)
+            found[kind] = text(await lines(http, server, asked))
+    assert found == {
+        "vllm": " three.",
+        "sglang": " three.",
+        "llama.cpp": "one two three.",
+        "ollama": "one two three.",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "running", "waiting"),
+    [
+        ("vllm", "vllm:num_requests_running", "vllm:num_requests_waiting"),
+        ("sglang", "sglang:num_running_reqs", "sglang:num_queue_reqs"),
+        ("llama.cpp", "llamacpp:requests_processing", "llamacpp:requests_deferred"),
+    ],
+)
+async def test_gauges_show_what_runs_and_what_waits(
+    http: aiohttp.ClientSession, kind: str, running: str, waiting: str
+) -> None:
+    async with FakeOpenAI(kind, {MODEL: 100}, slots=1) as server:
+        server.gates.hold("first/1")
+        first = asyncio.ensure_future(lines(http, server, body("first")))
+        await server.gates.reached("first/1")
+        second = asyncio.ensure_future(lines(http, server, body("second")))
+        await server.until(lambda: server.waiting_now() == ["second"])
+        _, shown = await answer(http, server, "/metrics")
+        samples = [line.split() for line in shown.splitlines() if not line.startswith("#")]
+        values = {name.partition("{")[0]: float(value) for name, value in samples}
+        assert (values[running], values[waiting]) == (1, 1)
+        await server.gates.open("first/1")
+        assert (text(await first), text(await second)) == ("You said: first", "You said: second")
+        assert server.peak == 1
+
+
+@pytest.mark.parametrize("held", ["gate", "hang", "no status line", "queue"])
+async def test_an_abort_is_noticed_at_once(http: aiohttp.ClientSession, held: str) -> None:
+    async with FakeOpenAI("llama.cpp", {MODEL: 100}, slots=1) as server:
+        if held == "gate":
+            server.gates.hold("hello/1")
+        elif held == "queue":
+            server.gates.hold("other/0")
+            other = asyncio.ensure_future(lines(http, server, body("other")))
+            await server.until(lambda: server.running_now() == ["other"])
+        else:
+            server.faults.hang(word=1 if held == "hang" else None)
+        asking = asyncio.ensure_future(lines(http, server, body("hello")))
+        await server.until(lambda: server.asked and "hello" in server.running_now() + server.waiting_now())
+        began = time.perf_counter()
+        asking.cancel()
+        await server.until(lambda: server.aborted)
+        assert time.perf_counter() - began < 0.05
+        assert [asked.question for asked in server.aborted] == ["hello"]
+        if held == "queue":
+            await server.gates.open("other/0")
+            await other
+        _, slots = await answer(http, server, "/slots")
+        assert [slot["is_processing"] for slot in slots] == [False]
+
+
+async def test_a_prefix_cache_is_kept_by_salt(http: aiohttp.ClientSession) -> None:
+    async with FakeOpenAI("vllm", {MODEL: 100}) as server:
+        cached = []
+        for question, salt in (("a b c", "x"), ("a b d", "x"), ("a b d", "y")):
+            asked = body(question, cache_salt=salt, stream_options={"include_usage": True})
+            usage = chunks(await lines(http, server, asked))[-1]["usage"]
+            cached.append(usage["prompt_tokens_details"]["cached_tokens"])
+        assert cached == [0, 2, 0]
+
+
+async def test_faults_before_the_first_byte(http: aiohttp.ClientSession) -> None:
+    async with FakeOpenAI("llama.cpp", {MODEL: 100}) as server:
+        url = f"{server.url}/chat/completions"
+        server.faults.status(429, retry_after="7")
+        async with http.post(url, json=body("hello")) as response:
+            assert (response.status, response.headers["Retry-After"]) == (429, "7")
+        server.faults.status(503)
+        loading = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+        assert await answer(http, server, "/v1/chat/completions", json=body("hello")) == (503, loading)
+        server.loading = True
+        assert await answer(http, server, "/health") == (503, loading)
+        server.loading = False
+        server.faults.redirect("http://127.0.0.2:1/v1/chat/completions")
+        async with http.post(url, json=body("hello"), allow_redirects=False) as response:
+            assert (response.status, response.headers["Location"][:16]) == (307, "http://127.0.0.2")
+        server.faults.html()
+        async with http.post(url, json=body("hello")) as response:
+            assert (response.status, response.content_type) == (200, "text/html")
+        server.faults.too_long()
+        assert (await answer(http, server, "/v1/chat/completions", json=body("hello")))[0] == 400
+        server.faults.reset(word=None)
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await lines(http, server, body("hello"))
+        server.faults.status(500, path="/health", times=2, skip=1)
+        assert [(await answer(http, server, "/health"))[0] for _ in range(4)] == [200, 500, 500, 200]
+        assert text(await lines(http, server, body("hello"))) == "You said: hello"
+        assert not server.aborted
+
+
+async def test_faults_within_a_stream(http: aiohttp.ClientSession) -> None:
+    async with FakeOpenAI("vllm", {MODEL: 100}) as server:
+        server.faults.close(word=2)
+        cut = await lines(http, server, body("hello"))
+        assert (text(cut), reason(cut), cut[-1] == "data: [DONE]") == ("You said:", None, False)
+        server.faults.bad_json(word=1)
+        bad = await lines(http, server, body("hello"))
+        with pytest.raises(json.JSONDecodeError):
+            chunks(bad)
+        server.faults.stream_error("no memory", word=1)
+        failed = await lines(http, server, body("hello"))
+        assert json.loads(failed[-2][6:])["error"]["message"] == "no memory"
+        server.faults.long_line(200_000, word=1)
+        assert max(map(len, await lines(http, server, body("hello")))) > 200_000
+        server.faults.reset(word=2)
+        async with http.post(f"{server.url}/chat/completions", json=body("hello")) as response:
+            with pytest.raises(aiohttp.ClientError):
+                await response.read()
+        assert not server.aborted
+        hang = server.faults.hang(word=1)
+        asking = asyncio.ensure_future(lines(http, server, body("hello")))
+        await server.until(lambda: hang.hits)
+        hang.release()
+        assert text(await asking) == "You said: hello"
+
+
+@pytest.mark.parametrize("at", [-1, 1, 6, 40])
+async def test_an_event_is_split_into_two_segments(at: int) -> None:
+    async with FakeOpenAI("vllm", {MODEL: 100}) as server:
+        server.answers("hello", "Grüße")
+        server.faults.split(at)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        sent = json.dumps(body("hello")).encode()
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(sent)}\r\n\r\n"
+        )
+        writer.write(head.encode() + sent)
+        segments = [segment async for segment in _segments(reader)]
+        writer.close()
+        await writer.wait_closed()
+    split = any(segment.endswith(b"Gr\xc3\r\n") for segment in segments)  # HTTP's chunk ends with the segment
+    assert split is (at == -1)
+    assert b"".join(segments).endswith(b"0\r\n\r\n")
+    assert len(segments) == 5  # each of the role, the word, the reason and [DONE] is cut once
+
+
+async def _segments(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    while segment := await reader.read(1 << 16):
+        yield segment
+
+
+async def test_a_server_that_is_down_refuses_and_comes_back_on_its_port(http: aiohttp.ClientSession) -> None:
+    async with FakeOpenAI("sglang", {MODEL: 100}) as server, FakeOpenAI("ollama", {MODEL: 100}) as other:
+        server.gates.hold("hello/1")
+        asking = asyncio.ensure_future(lines(http, server, body("hello")))
+        await server.gates.reached("hello/1")
+        url = server.url
+        await server.down()
+        with pytest.raises(aiohttp.ClientError):
+            await asking
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await lines(http, server, body("hello"))
+        assert text(await lines(http, other, body("hello"))) == "You said: hello"
+        await server.up()
+        await server.gates.open("hello/1")
+        assert (server.url, server.aborted) == (url, [])
+        assert text(await lines(http, server, body("hello"))) == "You said: hello"
+
+
+async def test_an_answer_without_a_stream(http: aiohttp.ClientSession) -> None:
+    async with FakeOpenAI("vllm", {MODEL: 100}) as server:
+        _, found = await answer(http, server, "/v1/chat/completions", json=body("hello", stream=False))
+        assert found["choices"][0]["message"]["content"] == "You said: hello"
+        assert found["usage"]["completion_tokens"] == 3

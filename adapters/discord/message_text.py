@@ -14,6 +14,7 @@ MAX_CHARS = 12_000
 BESIDE_MENTIONS = " ,:\n\t"
 """Characters between a mention of the bot and the text."""
 
+POLL_RESULT = "poll_result"
 _TOKEN = re.compile(r"<(?:@!?(?P<user>\d++)|@&(?P<role>\d++)|#(?P<channel>\d++)|a?(?P<emoji>:\w++:)\d++)>")
 
 
@@ -31,9 +32,11 @@ def own_text(message: discord.Message, mentions: Iterable[str] = ()) -> str:
 def visible_text(message: discord.Message, mentions: Iterable[str] = ()) -> str:
     """Return all text that a person sees of a message, each text once, at most MAX_CHARS characters."""
     is_bot = message.author.bot or message.webhook_id is not None
-    blocks = [[_without_mentions(message.content, mentions)], *_blocks(message, message.embeds if is_bot else ())]
+    # A person's embeds are previews, whose text is not the person's; except the result of a poll.
+    embeds = [each for each in message.embeds if is_bot or each.type == POLL_RESULT]
+    blocks = [[_without_mentions(message.content, mentions)], *_blocks(message, embeds)]
     for snapshot in message.message_snapshots:
-        # Its author is unknown, so that a person's embed, a preview, is told by its address.
+        # Its author is unknown, so a preview is recognized by its address.
         embeds = [each for each in snapshot.embeds if not each.url or each.url not in snapshot.content]
         blocks += [[snapshot.content], *_blocks(snapshot, embeds)]
     if message.poll:
@@ -77,8 +80,10 @@ def _blocks(content: discord.Message | discord.MessageSnapshot, embeds: Iterable
     """The blocks of lines besides a message's text."""
     yield from ([each] for each in _component_texts(content.components))
     for embed in embeds:
-        if embed.type in ("rich", "poll_result"):  # Discord makes the other types, as previews of links
-            embed.timestamp = None  # to_dict fails on dates that UTC cannot represent
+        embed.timestamp = None  # to_dict fails on dates that UTC cannot represent
+        if embed.type == POLL_RESULT:
+            yield list(_poll_result(embed.to_dict()))
+        elif embed.type == "rich":  # Discord makes the other types, as previews of links
             yield list(_embed(embed.to_dict()))
     yield [f"(Sticker: {each.name})" for each in content.stickers]
 
@@ -115,6 +120,18 @@ def _poll(poll: discord.Poll) -> Iterator[str]:
     for answer in poll.answers:
         emoji = f"{answer.emoji} " if answer.emoji else ""
         yield f"- {emoji}{answer.text or ''}" + (f" ({answer.vote_count} votes)" if voted else "")
+
+
+def _poll_result(embed: Mapping[str, object]) -> Iterator[str]:
+    """The lines of the message that Discord adds when a poll ends; its fields have fixed names."""
+    fields = embed.get("fields")
+    found = {_string(each, "name"): _string(each, "value") for each in (fields if isinstance(fields, Sequence) else ())}
+    yield f"**Result of the poll: {found.get('poll_question_text', '')}**"
+    total = found.get("total_votes", "0")
+    if winner := found.get("victor_answer_text"):
+        yield f"{winner}: {found.get('victor_answer_votes', '0')} of {total} votes"
+    else:
+        yield f"No winner, {total} votes"
 
 
 def _once(blocks: Iterable[Sequence[str]]) -> Iterator[list[str]]:

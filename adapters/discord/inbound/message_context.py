@@ -1,7 +1,7 @@
 """Fetches what an event needs besides its message: the channel, files, earlier messages, whether the bot follows.
 
 This is the only step between translation (`events`) and the core that calls Discord. What cannot be fetched is left
-out, files with a remark to the reader; it never keeps a message back.
+out, files with a remark to the reader; it never delays a message for long.
 """
 
 import asyncio

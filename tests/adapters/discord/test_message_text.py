@@ -76,6 +76,24 @@ async def test_what_a_bot_shows_is_read_with_the_messages_around_a_mention_and_b
         assert (await setup.core.message(2)).text == BUILD_TEXT
 
 
+@pytest.mark.parametrize(
+    ("winner", "text"),
+    [
+        ({"victor_answer_text": "Pizza", "victor_answer_votes": "2"}, "Pizza: 2 of 3 votes"),
+        ({}, "No winner, 3 votes"),
+    ],
+)
+async def test_the_result_of_a_poll_is_read(winner: dict[str, str], text: str) -> None:
+    async with run_discord_adapter() as setup:
+        fields = {"poll_question_text": "Where to eat?", "total_votes": "3", **winner}
+        result = {"type": "poll_result", "fields": [{"name": name, "value": value} for name, value in fields.items()]}
+        asked = await setup.ben.says(setup.general, "", extra={"poll": POLL})
+        ended = await setup.ben.says(setup.general, "", kind=46, reply_to=asked, embeds=[result])
+        await setup.ana.says(setup.general, "why?", mention=True, reply_to=ended)
+        event = await setup.core.message(2)
+        assert event.context[-1].text == f"**Result of the poll: Where to eat?**\n{text}"
+
+
 async def test_previews_of_a_persons_links_are_not_read_as_their_words() -> None:
     async with run_discord_adapter() as setup:
         preview = {

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bot.conversations.bot_limit import LIMIT_REACHED, MAX_IN_A_ROW
 from bot.types.messages import FinishReason
 from tests.support.builders.discord_service import labels, run_discord_service
 from tests.support.fakes.discord import Can, FakeDiscord
@@ -171,3 +172,46 @@ async def test_a_full_queue_is_reported_at_once(tmp_path: Path, discord_server: 
         refused = await setup.ben.says(setup.general, "three", mention=True)
         await setup.general.until(lambda: [each for each in setup.general.messages if each.reference is refused])
         await setup.gates.open("one/0")
+
+
+async def test_a_reply_to_an_older_answer_quotes_it_and_a_lone_mention_asks_its_target(
+    tmp_path: Path, discord_server: FakeDiscord
+) -> None:
+    async with run_discord_service(tmp_path, discord_server) as setup:
+        await setup.answer_to(await setup.ana.says(setup.general, "tell of cats", mention=True))
+        older = setup.general.messages[-1]
+        await setup.answer_to(await setup.ana.says(setup.general, "tell of dogs", mention=True))
+        await setup.answer_to(await setup.ana.says(setup.general, "say more about this one", reply_to=older))
+        quoted = "[you wrote]\n> You said: tell of cats\n\nsay more about this one"
+        assert setup.engine.questions()[-1] == quoted
+        riddle = await setup.ben.says(setup.general, "what has four legs?")
+        await setup.answer_to(await setup.ana.says(setup.general, "", mention=True, reply_to=riddle))
+        assert setup.engine.questions()[-1] == "what has four legs?"
+        assert [turn.text for turn in setup.engine.prompt_of("what has four legs?").prompt.turns].count(
+            "what has four legs?"
+        ) == 1
+
+
+async def test_an_edit_that_adds_a_mention_is_answered_once(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    async with run_discord_service(tmp_path, discord_server) as setup:
+        said = await setup.ana.says(setup.general, "what is 2+2?")
+        await setup.ana.edits(said, "what is 2+2?", mention=True)
+        assert await setup.answer_to(said) == "You said: what is 2+2?"
+        await setup.ana.edits(said, "what is 2+3?", mention=True)
+        await discord_server.until(lambda: "Answer the edited question" in labels(setup.general.messages[-1]))
+        assert setup.engine.questions() == ["what is 2+2?"]
+
+
+async def test_two_bots_do_not_answer_each_other_for_ever(tmp_path: Path, discord_server: FakeDiscord) -> None:
+    other = discord_server.user("echo", bot=True)
+    async with run_discord_service(tmp_path, discord_server, allow_bots=f"discord:{other.id}") as setup:
+        for number in range(MAX_IN_A_ROW):
+            await setup.answer_to(await other.says(setup.general, f"echo {number}", mention=True))
+        last = await other.says(setup.general, "echo again", mention=True)
+        await discord_server.until(lambda: setup.general.messages[-1].content == LIMIT_REACHED)
+        assert setup.general.messages[-1].reference is last
+        await other.says(setup.general, "and again", mention=True)
+        await setup.answer_to(await setup.ana.says(setup.general, "stop it", mention=True))
+        await setup.answer_to(await other.says(setup.general, "echo at last", mention=True))
+        assert setup.engine.questions()[MAX_IN_A_ROW:] == ["stop it", "echo at last"]
+        assert [message.content for message in setup.general.messages].count(LIMIT_REACHED) == 1

@@ -31,7 +31,10 @@ class Delay:
 
 @dataclass(slots=True)
 class Totals:
-    """Counts since the start. platform_errors: by platform and kind; loads: by model and whether it succeeded."""
+    """Counts since the start. platform_errors: by platform and kind; loads: by model and whether it succeeded.
+
+    delivery_retries, answers_dropped: by platform.
+    """
 
     answers: Counter[FinishReason] = field(default_factory=Counter)
     prompt_tokens: int = 0
@@ -39,6 +42,8 @@ class Totals:
     generated_tokens: int = 0
     loads: Counter[tuple[str, bool]] = field(default_factory=Counter)
     platform_errors: Counter[tuple[str, str]] = field(default_factory=Counter)
+    delivery_retries: Counter[str] = field(default_factory=Counter)
+    answers_dropped: Counter[str] = field(default_factory=Counter)
 
     @property
     def cached_share(self) -> float:
@@ -90,6 +95,14 @@ class Metrics:
     def platform_failed(self, platform: str, kind: str) -> None:
         """Record a failed call to a platform. kind: the failure in one or two words."""
         self.totals.platform_errors[platform, kind] += 1
+
+    def delivery_failed(self, platform: str) -> None:
+        """Record a failed attempt to show an answer, which is repeated."""
+        self.totals.delivery_retries[platform] += 1
+
+    def answer_dropped(self, platform: str) -> None:
+        """Record an answer that cannot be shown."""
+        self.totals.answers_dropped[platform] += 1
 
     def loop_was_late(self, seconds: float) -> None:
         """Record a lag of the event loop."""

@@ -11,9 +11,10 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from bot.observability.metrics import Metrics
 from bot.platforms.adapter import Adapter
 from bot.replies.compose_thread import ComposeThread
-from bot.replies.delivery import VOID, Delivery
+from bot.replies.delivery import VOID, Delivery, FailureLog
 from bot.replies.links import urls_in
 from bot.replies.renderer import FILE, INTERRUPTED, PlainRenderer, Renderer
 from bot.storage import Storage, StoredReply
@@ -62,11 +63,12 @@ class LiveReply:
         storage: Storage,
         *,
         recall: bool,
+        metrics: Metrics,
         link_hosts: Iterable[str] = (),
     ) -> None:
         self.request = request
         self._adapter, self._storage = adapter, storage
-        self._delivery = Delivery(adapter, storage.outbox, request.request_id if recall else "")
+        self._delivery = Delivery(adapter, storage.outbox, metrics, request.request_id if recall else "")
         self._composer = Renderer(request, adapter.limits, note=request.remark, link_hosts=frozenset(link_hosts))
         self._thread = ComposeThread()
         self._plain = False  # rendering failed or timed out before
@@ -132,7 +134,10 @@ class LiveReply:
         return self._text
 
     async def finish(self, reason: FinishReason, usage: Usage | None = None, error: str = "") -> None:
-        """Store the final answer, then show it. Retries while storage fails."""
+        """Store the final answer, then show it. Retries while storage fails.
+
+        After GIVE_UP_S nothing is shown: the request stays unfinished in storage, and the next start repeats it.
+        """
         error = error.encode("utf-8", "replace").decode()  # a path in it may hold half of a surrogate pair
         silent = self._withdrawn and not self._text.strip() and self._delivery.call_off()
         text, replies, edited = self._text, list[Reply](), False
@@ -141,7 +146,8 @@ class LiveReply:
             return (composer.render_as_file if self._as_file else composer.render_final)(text, reason, usage, error)
 
         answer = None if reason is FinishReason.ERROR or not self._text.strip() else self._composer.before + self._text
-        for attempt in range(10_000):
+        failures, attempt = FailureLog(), 0
+        while True:
             try:
                 dropped = usage is not None and usage.dropped_turns > 0
                 self._composer.outgrown = dropped and not await self._storage.inbox.outgrew(self.request.key)
@@ -158,8 +164,16 @@ class LiveReply:
                 )
                 break
             except StorageError as problem:
-                log.error("The end of an answer could not be stored yet: %s", problem)
-                await asyncio.sleep(min(5.0, 0.5 * (attempt + 1)))
+                attempt += 1
+                if failures.failed() or attempt == 1:
+                    log.error("The end of an answer could not be stored yet: %s", problem)
+                if failures.expired:
+                    log.error("The end of an answer was never stored; its question is answered again at the next start")
+                    self._ended = True
+                    self._said.set()
+                    self._delivery.abandon()
+                    return
+                await asyncio.sleep(min(5.0, 0.5 * attempt))
         self._ended = True
         self._said.set()
         if silent:
@@ -207,9 +221,14 @@ class Replies:
     """All unfinished answers, by request id."""
 
     def __init__(
-        self, storage: Storage, adapters: Mapping[str, Adapter], link_hosts: Callable[[], Iterable[str]]
+        self,
+        storage: Storage,
+        adapters: Mapping[str, Adapter],
+        metrics: Metrics,
+        link_hosts: Callable[[], Iterable[str]],
     ) -> None:
-        self._storage, self._adapters, self._link_hosts = storage, adapters, link_hosts
+        self._storage, self._adapters = storage, adapters
+        self._metrics, self._link_hosts = metrics, link_hosts
         self._live: dict[str, LiveReply] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -221,7 +240,7 @@ class Replies:
         if (live := self._live.get(request.request_id)) is not None:
             return live
         adapter, hosts = self._adapters[request.key.platform], self._link_hosts()
-        live = LiveReply(request, adapter, self._storage, recall=recall, link_hosts=hosts)
+        live = LiveReply(request, adapter, self._storage, recall=recall, metrics=self._metrics, link_hosts=hosts)
         self._live[request.request_id] = live
         self._run(request.request_id, live.run())
         return live
@@ -248,7 +267,7 @@ class Replies:
                 await self._storage.outbox.replace_final(replies)
         except StorageError as problem:  # show the answer even if the attempt cannot be counted
             log.error("It could not be stored that an answer is shown again: %s", problem)
-        delivery = Delivery(self._adapters[replies[0].key.platform], self._storage.outbox, request_id)
+        delivery = Delivery(self._adapters[replies[0].key.platform], self._storage.outbox, self._metrics, request_id)
         delivery.show(replies)
         await delivery.run()
 
@@ -284,7 +303,7 @@ class Replies:
             if first is None or not first.platform_id or not first.committed:
                 return
             others = tuple(kind for kind in first.buttons if kind not in (ActionKind.REGENERATE, ActionKind.RERUN))
-            delivery = Delivery(self._adapters[first.key.platform], self._storage.outbox, request_id)
+            delivery = Delivery(self._adapters[first.key.platform], self._storage.outbox, self._metrics, request_id)
             delivery.show([replace(first, platform_id=None, buttons=(ActionKind.RERUN, *others))])
             await delivery.run()
 

@@ -110,7 +110,7 @@ class Service:
         current, installed_models = self._current, self._installed_models
         self._storage = storage
         queue = self._queue
-        self._replies = Replies(storage, self._instrumented, lambda: current.settings.link_hosts)
+        self._replies = Replies(storage, self._instrumented, self._metrics, lambda: current.settings.link_hosts)
         queue.on_put(self._replies.open)
         conversations = self._conversations = Conversations(current, storage, queue)
         self._worker = Worker(

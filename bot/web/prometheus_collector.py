@@ -92,6 +92,11 @@ class LiveCollector(Collector):
         names = list(live_state.adapters)
         errors = live_state.metrics.totals.platform_errors.items()
         yield _counters("platform_errors", "Calls to a platform that failed, by kind", ["platform", "kind"], errors)
+        totals = live_state.metrics.totals
+        retries = (((name,), totals.delivery_retries[name]) for name in names)
+        yield _counters("delivery_retries", "Failed attempts to show an answer, which are repeated", label, retries)
+        dropped = (((name,), totals.answers_dropped[name]) for name in names)
+        yield _counters("answers_dropped", "Answers that could not be shown", label, dropped)
         limited = (((name,), live_state.adapters[name].rate_limited) for name in names)
         yield _counters("platform_rate_limited", "Responses 429 of a platform", label, limited)
         connected = (((name,), live_state.connected(name)) for name in names)

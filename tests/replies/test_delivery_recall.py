@@ -83,3 +83,20 @@ async def test_an_answer_that_comes_out_shorter_the_second_time_leaves_no_old_te
     await setup.ends("all of it")
     assert await setup.arrives() == [["one", "all of it"], ["two", VOID]]
     assert setup.state() == ["final", "final"]
+
+
+@pytest.mark.parametrize(("fault", "left"), [(Fault.DONE_SILENT, [["two", VOID]]), (Fault.SILENT, [])])
+async def test_a_later_part_of_a_killed_run_is_settled_when_the_answer_ends_without_it(
+    setup: DeliverySetup, fault: Fault, left: list[list[str]]
+) -> None:
+    running = asyncio.create_task(setup.arrives())
+    setup.delivery.show([setup.frame("one")])
+    await setup.platform.until(lambda: setup.state() == ["posted"], "the first is stored")
+    setup.platform.fails("post", fault)
+    setup.delivery.show([setup.frame("one"), setup.frame("two", number=1)])
+    await setup.platform.until(lambda: bool(setup.platform.struck), "the second is on its way")
+    assert setup.state() == ["posted", "posting"]
+    await killed(setup, running)
+    await setup.ends("It failed.")
+    assert await setup.arrives() == [["one", "It failed."], *left]
+    assert setup.state() == ["final", "final"]

@@ -16,10 +16,12 @@ from tests.support.fakes.slack_server import FakeSlack
 
 NAMES = {
     "answers": "counter",
+    "answers_dropped": "counter",
     "cached_share": "gauge",
     "cached_tokens": "counter",
     "catchups": "counter",
     "caught_up_messages": "counter",
+    "delivery_retries": "counter",
     "engine_memory_limit_bytes": "gauge",
     "engine_restarts": "counter",
     "event_loop_lag_seconds": "histogram",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bot.observability.metrics import Metrics
 from bot.replies.delivery import Delivery
 from bot.replies.renderer import Renderer
 from bot.storage import Storage
@@ -67,7 +68,7 @@ async def answering(root: Path, server: FakeSlack | None = None, *, streams: boo
             message_id=question.ts,
             author=Author(setup.ana.id, setup.ana.name),
         )
-        delivery = Delivery(setup.adapter, storage.outbox)
+        delivery = Delivery(setup.adapter, storage.outbox, Metrics())
         running = asyncio.create_task(delivery.run())
         try:
             yield Answer(setup, question, Renderer(request, setup.adapter.limits), delivery)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bot.observability.metrics import Metrics
 from bot.platforms.adapter import Limits
 from bot.replies.delivery import Delivery
 from bot.storage import Storage
@@ -45,6 +46,7 @@ class DeliverySetup:
     platform: ScriptedPlatform
     storage: Storage
     adapter: ScriptedAdapter
+    metrics: Metrics
     delivery: Delivery
 
     def frame(self, text: str, *, tail: str = "", number: int = 0, final: bool = False) -> Reply:
@@ -75,7 +77,7 @@ class DeliverySetup:
 
     def restarted(self) -> None:
         """Replaces the delivery, as a restarted process would."""
-        self.delivery = Delivery(self.adapter, self.storage.outbox, REQUEST.request_id)
+        self.delivery = Delivery(self.adapter, self.storage.outbox, self.metrics, REQUEST.request_id)
 
 
 @asynccontextmanager
@@ -88,7 +90,8 @@ async def run_delivery(root: Path, limits: Limits = QUICK) -> AsyncIterator[Deli
         running = asyncio.create_task(adapter.run(IgnoringCore()))
         try:
             await platform.connected()
-            yield DeliverySetup(root, platform, storage, adapter, Delivery(adapter, storage.outbox))
+            metrics = Metrics()
+            yield DeliverySetup(root, platform, storage, adapter, metrics, Delivery(adapter, storage.outbox, metrics))
         finally:
             await adapter.close()
             await running

@@ -34,7 +34,7 @@ from adapters.slack.outbound.posting import Posting
 from adapters.slack.payloads import Interaction, interaction_of_command, is_private
 from bot.config.settings import Settings
 from bot.platforms.adapter import Core
-from bot.types.commands import help_text, parse_text, similar_commands
+from bot.types.commands import find_command, help_text, parse_message, similar_commands
 from bot.types.display_names import as_code
 from bot.types.messages import IncomingCommand, Notice, Outcome, Person, Refused
 
@@ -88,7 +88,7 @@ class InteractionHandlers:
         """Execute what was typed after the slash command."""
         if (short := " ".join(typed.lower().split())) in ("", "help", FULL_HELP):
             return await self._ephemeral.serve(ack, interaction, self._help(interaction, full=short == FULL_HELP))
-        command = parse_text(typed, prefix="")
+        command = parse_message(typed, prefix="")
         if command is None:
             return await self._ephemeral.serve(ack, interaction, self._offer_ask(interaction, typed))
         name, args = command
@@ -106,7 +106,7 @@ class InteractionHandlers:
         return EphemeralReply(short_help(slash), blocks=(*more, *menu))
 
     async def _offer_ask(self, interaction: Interaction, typed: str) -> EphemeralReply:
-        """The error for an unknown command, with a button that asks its text as a question."""
+        """The error for what is no command, with a button that asks it as a question."""
         text = unknown_command(typed, self._settings.slack_command)
         return EphemeralReply(text, blocks=command_button("Ask this", f"ask {typed}", interaction.id))
 
@@ -160,9 +160,11 @@ def short_help(slash: str) -> str:
 
 
 def unknown_command(typed: str, slash: str) -> str:
-    """The error for an unknown command, which may be a question."""
+    """The error for a text that is no command, or more than one; it may be a question."""
     word, *_ = typed.split(maxsplit=1) or [typed]
-    return (
-        f"There is no command {as_code(word, 40)}{similar_commands(word) or '.'} To ask me this, send "
-        f"{as_code(f'{slash} ask {typed}', 300)}. `{slash} help` shows what else there is."
-    )
+    if find_command(word):
+        error = f"{as_code(f'{slash} {word}', 60)} does not take what follows it."
+    else:
+        error = f"There is no command {as_code(word, 40)}{similar_commands(word) or '.'}"
+    ask = as_code(f"{slash} ask {typed}", 300)
+    return f"{error} To ask me this, send {ask}. `{slash} help` shows what else there is."

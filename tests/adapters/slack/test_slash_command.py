@@ -3,7 +3,7 @@
 import pytest
 
 from adapters.slack.interactions import ephemeral_replies
-from bot.types.commands import COMMANDS, UNEXPECTED, help_text
+from bot.types.commands import COMMANDS, help_text
 from bot.types.errors import StorageError
 from bot.types.messages import Accepted, Attachment, Choice, Event, IncomingCommand, Notice, Outcome, Refused
 from tests.support.builders.slack_adapter import key_of, run_slack_adapter
@@ -16,13 +16,15 @@ SETTINGS = Notice("- model: small (default)\n- temperature: 0.7 (set here)")
 
 async def test_every_command_comes_with_its_argument_as_typed() -> None:
     async with run_slack_adapter() as setup:
-        uses = [await setup.ana.commands(setup.general, f"{command.name}  some text ") for command in COMMANDS[:-1]]
+        typed = {command.name: "  text " if command.option else "" for command in COMMANDS[:-1]} | {"ask": " some text"}
+        uses = [await setup.ana.commands(setup.general, f"{name}{text}") for name, text in typed.items()]
         commands = await setup.core.got(IncomingCommand, len(uses))
         assert len({event.event_id for event in commands}) == len(uses)
         by_name = {event.name: event for event in commands}
         for command in COMMANDS[:-1]:
             event = by_name[command.name]
-            assert event.args == {command.option.name if command.option else UNEXPECTED: "some text"}
+            text = typed[command.name].strip()
+            assert event.args == ({command.option.name: text} if command.option else {})
             assert event.key == key_of(setup.general)
             assert event.actor.id == setup.ana.id
         await setup.server.until(lambda: all(use.acked for use in uses))
@@ -71,6 +73,10 @@ async def test_another_name_for_the_command() -> None:
         (
             "hello there",
             "There is no command `hello`; did you mean help? To ask me this, send `/inhouse ask hello there`.",
+        ),
+        (
+            "why is it so?",
+            "`/inhouse why` does not take what follows it. To ask me this, send `/inhouse ask why is it so?`.",
         ),
         ("`` @x", "There is no command `''`. To ask me this, send `/inhouse ask '' @x`."),
     ],

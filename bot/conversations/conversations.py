@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from bot.conversations.bot_limit import BotLimit
 from bot.conversations.reply_quotes import DELETED, MAX_CHAIN, with_quotes
@@ -40,7 +41,7 @@ from bot.types.messages import (
 HISTORY_STEP = 100
 """Turns dropped at once from a very long history, so that the prompt's prefix and its KV cache stay valid longer."""
 REMEMBERED = 2000
-"""Maximum number of conversations whose last working model is remembered."""
+"""Maximum number of conversations whose last working model is remembered, and of messages whose last try is."""
 
 KNOWN = 5000
 """Maximum number of message ids in the in-memory duplicate filter."""
@@ -48,6 +49,8 @@ KNOWN = 5000
 KNOWN_S = 3600.0
 """Maximum age, in seconds, of the message ids that are loaded into the duplicate filter at startup."""
 
+K = TypeVar("K")
+V = TypeVar("V")
 Identity = tuple[str, ...]
 """Platform, workspace, channel and message id; the thread is not part of a message's identity."""
 
@@ -63,6 +66,7 @@ class Conversations:
         """Number of duplicate deliveries that were dropped."""
         self._bot_limit = BotLimit()
         self._good: OrderedDict[ConversationKey, str] = OrderedDict()  # model that last answered, by conversation
+        self._tried: OrderedDict[tuple[ConversationKey, str], int] = OrderedDict()  # hash of the last try, by message
 
     async def message(self, event: IncomingMessage) -> Outcome:
         """Store a message addressed to the bot and request its answer. Raises StorageError and QueueFull."""
@@ -172,7 +176,19 @@ class Conversations:
         )
 
     async def prompt(self, request: GenerationRequest) -> Prompt | None:
-        """Build the prompt of a request; None if its message, or the one that it asks about, is no longer stored."""
+        """Build the prompt of a request that starts; None if `build_prompt` returns none."""
+        prompt = await self.build_prompt(request)
+        if prompt is not None:
+            _keep(self._good, request.key, request.model)
+            _keep(self._tried, (request.key, request.message_id), _undroppable(request, prompt))
+        return prompt
+
+    def is_tried(self, request: GenerationRequest, prompt: Prompt) -> bool:
+        """Whether the last request for this message had the same model, limits, and text that cannot be left out."""
+        return self._tried.get((request.key, request.message_id)) == _undroppable(request, prompt)
+
+    async def build_prompt(self, request: GenerationRequest) -> Prompt | None:
+        """Build a prompt; None if the request's message, or the one that it asks about, is no longer stored."""
         turns = await self.turns_read(request.key, request.message_id)
         if not turns or turns[-1].message_id != request.message_id or turns[-1].text == DELETED:
             return None
@@ -180,10 +196,6 @@ class Conversations:
         if request.kind is RequestKind.CONTINUE:
             prefix = await self.answer(request.key, request.message_id)
         chosen = await self._storage.history.resolved(request.key)
-        self._good[request.key] = request.model
-        self._good.move_to_end(request.key)
-        if len(self._good) > REMEMBERED:
-            self._good.popitem(last=False)
         return Prompt(self.system_of(chosen, request.model), tuple(map(as_turn, turns)), prefix)
 
     async def turns_read(self, key: ConversationKey, message_id: str) -> list[StoredTurn]:
@@ -270,6 +282,18 @@ class Conversations:
         """
         own = self._current.settings.system_prompt
         return chosen.get("system", self._current.catalog.get(model).system if own is None else own)
+
+
+def _undroppable(request: GenerationRequest, prompt: Prompt) -> int:
+    """Hash of all that decides whether the prompt fits the context window; earlier turns can be left out."""
+    return hash((request.model, request.params.max_tokens, prompt.system, prompt.turns[-1].text, prompt.prefix))
+
+
+def _keep(memory: OrderedDict[K, V], key: K, value: V) -> None:
+    memory[key] = value
+    memory.move_to_end(key)
+    if len(memory) > REMEMBERED:
+        memory.popitem(last=False)
 
 
 def text_with_files(text: str, attachments: Sequence[Attachment]) -> str:

@@ -20,7 +20,7 @@ from bot.replies.replies import Replies
 from bot.storage import Storage
 from bot.types.commands import act_of, find_command, help_text, parse_value, similar_commands
 from bot.types.display_names import as_code
-from bot.types.errors import RequestRefused, StorageError
+from bot.types.errors import TOO_LONG, RequestRefused, StorageError
 from bot.types.messages import (
     Accepted,
     ActionKind,
@@ -237,11 +237,15 @@ class Actions:
     async def _request_again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> Outcome:
         if any(request.message_id == message_id for request in self._queue.of_conversation(key)):
             raise RequestRefused("That answer is still being written; stop it first.")
-        turns = await self._storage.history.turns(key, until=message_id)
-        if not turns or turns[-1].message_id != message_id:
+        request = await self._conversations.request(key, message_id, actor, kind)
+        prompt = await self._conversations.build_prompt(request)
+        if prompt is None:
             raise RequestRefused("The question is no longer stored, so I cannot answer it again.")
-        if kind is RequestKind.CONTINUE and not await self._conversations.answer(key, message_id):
+        if kind is RequestKind.CONTINUE and not prompt.prefix:
             raise RequestRefused("There is no answer yet to continue.")
+        tried = await self._storage.inbox.of_message(key, message_id)
+        if tried and tried[-1].error.startswith(TOO_LONG) and self._conversations.is_tried(request, prompt):
+            raise RequestRefused(f"Nothing has changed since it failed: {tried[-1].error}")
         return await self._conversations.again(key, message_id, actor, kind)
 
     async def _stop(self, event: IncomingCommand, _: str | None) -> Outcome:

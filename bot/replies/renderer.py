@@ -157,6 +157,8 @@ class Renderer:
         again = (ActionKind.RERUN if self.edited else ActionKind.REGENERATE,)
         if reason is FinishReason.ERROR:
             return again
+        if reason is FinishReason.ABORT and not begun:  # there is nothing to rate
+            return again
         more = (ActionKind.CONTINUE,) if begun and reason in (FinishReason.LENGTH, FinishReason.ABORT) else ()
         return (*again, *more, ActionKind.GOOD, ActionKind.BAD)
 

@@ -44,6 +44,10 @@ class EngineError(InhouseError):
     """The engine failed."""
 
 
+TOO_LONG = "The message and the system prompt take"
+"""Beginning of the RequestFailed of a question that does not fit the context window."""
+
+
 class RequestFailed(EngineError):
     """One request failed; the engine continues with the others."""
 

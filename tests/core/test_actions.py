@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from bot.types.commands import COMMANDS
-from bot.types.messages import Accepted, ActionKind, Choice, FinishReason, Notice, Refused
+from bot.types.errors import TOO_LONG
+from bot.types.messages import Accepted, ActionKind, Choice, FinishReason, Notice, Outcome, Refused
 from tests.support.builders.service import ServiceSetup
 from tests.support.builders.storage_rows import rows
 from tests.support.fakes.team import Team
@@ -161,6 +162,43 @@ async def test_a_question_that_is_gone_cannot_be_answered_again(setup: ServiceSe
     assert "No question has been asked" in await team.refused("regenerate", who="ana")
     outcome = await team.presses(answer.first, ActionKind.CONTINUE)
     assert isinstance(outcome, Refused)
+
+
+@pytest.mark.parametrize("by_button", [True, False])
+async def test_a_question_that_is_too_long_is_tried_again_only_after_a_change(
+    setup: ServiceSetup, team: Team, by_button: bool
+) -> None:
+    too_long = f"{TOO_LONG} 3,000 tokens, and there is room for 1,536: shorten them or lower max_tokens."
+    for _ in range(5):
+        setup.engine.answers("long", "never", fails_at=0, failure=too_long)
+    answer = await team.asks("ana", "long")
+    assert answer.text == f"⚠️ {too_long}"
+
+    async def again(number: int) -> Outcome:
+        if by_button:
+            outcome = await team.presses(answer.first, ActionKind.REGENERATE)
+        else:
+            outcome = await team.command("regenerate", who="ana")
+        if isinstance(outcome, Accepted):
+            await team.reply_to("long", number)
+        return outcome
+
+    assert await again(0) == Refused(f"Nothing has changed since it failed: {too_long}")
+    for number, (name, value) in enumerate((("max_tokens", "9"), ("system", "Be brief."), ("model", "large")), 2):
+        await team.command(name, value)
+        assert isinstance(await again(number), Accepted)
+        assert isinstance(await again(0), Refused)
+    await team.edits("long", "a short one")
+    assert isinstance(await again(0), Accepted)
+
+
+async def test_an_answer_that_was_stopped_before_it_began_cannot_be_rated(setup: ServiceSetup, team: Team) -> None:
+    setup.platform.gates.hold("hello/0")
+    await team.says("ana", "hello")
+    await setup.platform.gates.reached("hello/0")
+    await team.command("stop", who="ana")
+    answer = await team.reply_to("hello")
+    assert (answer.text, answer.first.buttons) == ("Stopped.", (ActionKind.REGENERATE,))
 
 
 async def test_stop_ends_one_s_own_answers_and_a_manager_s_ends_all(setup: ServiceSetup, team: Team) -> None:

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bot.engine.text.encoding import PART, Pause, Piece, SafeEncoder, no_pause
 from bot.engine.text.templates import ChatTemplate
-from bot.types.errors import RequestFailed
+from bot.types.errors import TOO_LONG, RequestFailed
 from bot.types.messages import Prompt, Role, Turn
 
 BETWEEN = "\n\n"
@@ -105,7 +105,7 @@ class PromptBuilder:
 
     def _too_long(self, tokens: str, budget: int, max_tokens: int) -> RequestFailed:
         return RequestFailed(
-            f"The message and the system prompt take {tokens} tokens, and there is room for {max(budget, 0):,} "
+            f"{TOO_LONG} {tokens} tokens, and there is room for {max(budget, 0):,} "
             f"(context window {self._window:,}, less {max_tokens:,} for the answer): shorten them or lower max_tokens."
         )
 

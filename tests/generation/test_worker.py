@@ -1,6 +1,5 @@
 """Tests the worker: models switch when nothing runs, and neither a dead engine nor a bad model costs an answer."""
 
-import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -55,8 +54,6 @@ async def test_another_model_is_loaded_when_running_answers_are_done(setup: Serv
     await team.sees("one", "You")
     assert "large answers here now" in await other.told("model", "large")
     await other.says("ben", "two")
-    await asyncio.sleep(0.05)
-    assert setup.engine.loads == ["small"]
     await setup.platform.gates.open("one/1")
     assert (await team.reply_to("one")).text == "You said: one"
     await setup.platform.gates.reached("half large")

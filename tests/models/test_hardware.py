@@ -50,9 +50,9 @@ async def test_a_gpu_that_is_asked_for_and_not_there_is_reported(monkeypatch: py
 async def test_a_cancelled_probe_ends_at_once() -> None:
     others = psutil.Process().children()
     looking = asyncio.create_task(probe("cpu"))
-    await asyncio.sleep(0.5)  # it has started
-    children = [child for child in psutil.Process().children() if child not in others]
-    assert children
+    async with asyncio.timeout(20):
+        while not (children := [child for child in psutil.Process().children() if child not in others]):  # noqa: ASYNC110 -- another process
+            await asyncio.sleep(0.01)
     looking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await looking

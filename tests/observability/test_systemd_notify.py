@@ -235,9 +235,11 @@ async def test_a_service_tells_its_model_its_queue_and_its_platforms(
             await systemd.hears("STATUS=stopping; ")
             service.stop()
             await running
+        assert "notifier" not in {task.get_name() for task in asyncio.all_tasks()}
         ended = len(systemd.told)
-        await asyncio.sleep(0.3)
-        assert len(systemd.told) == ended
+        Notifier(address).stopping(7)
+        await systemd.hears("USEC=17000000")
+        assert len(systemd.told) == ended + 1, "nothing came between"
 
 
 @pytest.mark.parametrize("how", ["raises", "returns", "is cancelled"])
@@ -262,6 +264,8 @@ async def test_when_the_worker_is_dead_the_service_ends_and_the_watchdog_goes_hu
             assert running.done()
             assert running.cancelled() or running.exception(), "systemd would not start it again"
             await systemd.hears("STOPPING=1")
+            assert "notifier" not in {task.get_name() for task in asyncio.all_tasks()}
             beats = len(systemd.heard("WATCHDOG=1"))
-            await asyncio.sleep(0.3)
+            Notifier(address).stopping(7)
+            await systemd.hears("USEC=17000000")
             assert len(systemd.heard("WATCHDOG=1")) == beats

@@ -60,10 +60,10 @@ def test_in_ci_nothing_is_skipped_for_want_of_what_can_be_installed() -> None:
 def test_what_is_set_here_reaches_no_test() -> None:
     lines = run_tests(
         "tests/config/test_settings.py",
-        "tests/models/test_pull.py",
-        "tests/models/test_catalog.py",
-        "tests/adapters/discord/test_gateway.py",
-        "tests/observability/test_systemd_notify.py",
+        "tests/models/test_pull.py::test_a_model_is_planned_fetched_and_found_again",
+        "tests/adapters/discord/test_gateway.py::test_presence_tells_what_is_going_on",
+        "tests/adapters/discord/test_gateway.py::test_the_proxy_is_the_setting_or_that_of_the_environment",
+        "tests/observability/test_systemd_notify.py::test_a_service_tells_its_model_its_queue_and_its_platforms",
         "tests/types/test_commands.py",
         "tests/doctor/test_report.py",
         **HOSTILE,

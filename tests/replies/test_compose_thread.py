@@ -145,21 +145,23 @@ async def test_a_stop_before_anything_is_shown_shows_only_the_end(setup: Service
 async def test_calls_come_one_after_the_other_within_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     thread, first, second = ComposeThread(), threading.Event(), threading.Event()
     began: list[str] = []
+    ended: list[str] = []
 
     def work(name: str, opened: threading.Event) -> str:
+        assert len(began) == len(ended), "another call still runs"
         began.append(name)
         assert opened.wait(20)
+        ended.append(name)
         return name
 
     one = asyncio.create_task(thread.run(lambda: work("one", first)))
     await asyncio.sleep(0)
     two = asyncio.create_task(thread.run(lambda: work("two", second)))
-    await asyncio.sleep(0.02)
-    assert began == ["one"]
-    first.set()
-    assert await one == "one"
     second.set()
-    assert await two == "two"
+    await asyncio.sleep(0)
+    first.set()
+    assert (await one, await two) == ("one", "two")
+    assert began == ["one", "two"]
     monkeypatch.setattr("bot.replies.compose_thread.BUDGET_S", 0.02)
     first.clear()
     for name in ("three", "four"):

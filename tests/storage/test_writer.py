@@ -61,16 +61,18 @@ async def test_an_accept_overtakes_the_writes_that_wait(storage: Storage) -> Non
 
 async def test_a_write_that_waits_is_not_overtaken_for_ever(storage: Storage) -> None:
     request = await ask(storage, "m1")
-    accepted = 0
+    accepted, begun = 0, asyncio.Event()
 
     async def keep_accepting(lane: int) -> None:
         nonlocal accepted
         for number in range(200):
             await accept(storage, f"m{lane}-{number}")
             accepted += 1
+            begun.set()
 
     lanes = [asyncio.create_task(keep_accepting(lane)) for lane in range(20)]
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(20):
+        await begun.wait()
     before = accepted
     await asyncio.gather(*(storage.outbox.posting(part(request, number)) for number in range(10)))
     await storage.history.forget(KEY)  # truncates the WAL, which needs that no transaction is open

@@ -128,16 +128,16 @@ async def test_a_body_that_does_not_come_is_a_408(tmp_path: Path, monkeypatch: p
 async def test_clients_that_do_not_read_make_room_for_one_that_does(tmp_path: Path, no_grace: None) -> None:
     greedy = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000
     async with open_page(tmp_path) as (_, site):
-        sockets = [socket.create_connection(("127.0.0.1", port_of(site))) for _ in range(connections.LIMIT)]
+        clients = [socket.create_connection(("127.0.0.1", port_of(site))) for _ in range(connections.LIMIT)]
         try:
-            for each in sockets:
+            for each in clients:
                 each.setblocking(False)
                 each.send(greedy)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)  # time to fill all buffers
             for _ in range(5):
                 assert (await ask(port_of(site), request())).startswith(ALIVE)
         finally:
-            for each in sockets:
+            for each in clients:
                 each.close()
 
 

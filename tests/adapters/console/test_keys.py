@@ -35,11 +35,12 @@ async def test_a_second_ctrl_c_leaves(tmp_path: Path) -> None:
     chat.core.deaf = True
     running = asyncio.create_task(chat.run())
     await chat.core.writing.wait()
-    for _ in range(2):
-        os.kill(os.getpid(), signal.SIGINT)
-        await asyncio.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+    async with asyncio.timeout(10):
+        while "stop" not in [getattr(event, "name", "") for event in chat.core.events]:  # noqa: ASYNC110 -- no event
+            await asyncio.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
     await running
-    assert "stop" in [getattr(event, "name", "") for event in chat.core.events]
 
 
 async def test_ctrl_c_is_a_key_that_stops_the_answer_and_other_keys_wait(

@@ -51,7 +51,7 @@ async def test_only_what_the_window_holds_is_drawn_again(tmp_path: Path) -> None
     chat = Chat(tmp_path)
     with chat.screen.answering(lambda: None):
         chat.screen.show(reply("", "\n\n".join(f"Paragraph {number}" for number in range(100))))
-        await asyncio.sleep(0.2)
+        await chat.until(lambda terminal: "Paragraph 99" in terminal.text)
         seen = [line for line in chat.terminal.lines if line]
         assert seen[-1] == "Paragraph 99"
         assert len(seen) < HEIGHT
@@ -72,7 +72,7 @@ async def test_a_narrower_window_does_not_repeat_text(tmp_path: Path, width: int
     chat = Chat(tmp_path)
     with chat.screen.answering(lambda: None):
         chat.screen.show(reply(f"Printed for good.\n\n{block}\n"))
-        await asyncio.sleep(0.2)
+        await chat.until(lambda terminal: block.split()[-1] in terminal.text)
         chat.terminal.narrow(width)
         chat.console.width = width
         await asyncio.sleep(0.2)
@@ -90,8 +90,7 @@ async def test_complete_blocks_are_printed_for_good_while_the_next_one_grows(tmp
     with chat.screen.answering(lambda: None):
         chat.screen.show(reply("One.\n\nTwo.\n\nThr", "ee"))
         chat.screen.show(reply("One.\n\nTwo.\n\nThree", " and"))
-        await asyncio.sleep(0.2)
-        assert chat.terminal.text == "One.\n\nTwo.\n\nThree and"
+        await chat.until(lambda terminal: terminal.text == "One.\n\nTwo.\n\nThree and")
         assert chat.terminal.written.count("One.") == 1
         chat.screen.show(reply("One.\n\nTwo.\n\nThree and four.", final=True, usage=None))
     assert chat.terminal.text == "One.\n\nTwo.\n\nThree and four."
@@ -101,11 +100,9 @@ async def test_a_spinner_says_what_is_waited_for_until_text_comes(tmp_path: Path
     chat = Chat(tmp_path)
     with chat.screen.answering(lambda: None):
         chat.screen.waiting("2nd in line, about 20 s")
-        await asyncio.sleep(0.2)
-        assert "2nd in line, about 20 s" in chat.terminal.text
+        await chat.until(lambda terminal: "2nd in line, about 20 s" in terminal.text)
         chat.screen.show(reply("", "Hel"))
-        await asyncio.sleep(0.2)
-        assert chat.terminal.text == "Hel"
+        await chat.until(lambda terminal: terminal.text == "Hel")
         chat.screen.show(reply("Hello.", final=True, usage=None))
     assert chat.terminal.text == "Hello."
 

@@ -1,7 +1,7 @@
 """Builds a console adapter on a terminal emulator whose screen a test can read."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,12 @@ class Chat:
         self.said = Said(lines)
         self.adapter = ConsoleAdapter(self.said, self.screen)
         self.core = ScriptedCore(self.adapter)
+
+    async def until(self, holds: Callable[[Terminal], bool]) -> None:
+        """Waits until the terminal shows something; Rich draws on a thread of its own."""
+        async with asyncio.timeout(20):
+            while not holds(self.terminal):  # noqa: ASYNC110 -- drawn by a thread
+                await asyncio.sleep(0.02)
 
     async def run(self) -> str:
         async with asyncio.timeout(20):

@@ -228,11 +228,13 @@ async def test_the_python_must_be_one_that_the_services_user_can_run(tmp_path: P
         assert f"making a virtual environment in /opt/inhouse with {other}" in told
         status, told = await installs(systemd, other)
         assert (status, "making a virtual environment" in told) == (0, False), told
+        await systemd.does("chmod", "700", "/opt/other")
+        status, told = await installs(systemd, other)
+        assert (status, f"'inhouse' cannot run '{other}'" in told) == (78, True), told
         status, told = await installs(systemd, PYTHON)
         assert (status, f"with {PYTHON}" in told) == (0, True), told
-        await systemd.does("chmod", "700", "/opt/python")
-        status, told = await installs(systemd, other)
-        assert status == 78, told
+        status, told = await installs(systemd, "")
+        assert (status, "making a virtual environment" in told) == (0, False), told
 
 
 @pytest.mark.timeout(900)

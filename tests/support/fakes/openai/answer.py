@@ -1,7 +1,6 @@
 """Writes one answer of the fake OpenAI-compatible server, in one piece or as server-sent events."""
 
 import asyncio
-import contextlib
 import json
 import socket
 import struct
@@ -15,6 +14,9 @@ from tests.support.fakes.openai.wire_faults import Kind, WireFault
 
 BETWEEN_SEGMENTS_S = 0.005
 """Pause between two TCP segments, so that the client's event loop reads them one after the other."""
+
+COMMENT = b":\n\n"
+"""What llama.cpp sends every 30 s; the fake sends it around the words."""
 
 ID = "chatcmpl-0123456789abcdef"
 
@@ -30,16 +32,21 @@ class Script:
 
 
 class _Over(Exception):
-    """A fault has ended the response."""
+    """A fault has ended the response. `instead`: what is sent if the status line was not."""
+
+    def __init__(self, instead: web.Response | None = None) -> None:
+        super().__init__()
+        self.instead = instead
 
 
 @dataclass(eq=False, slots=True)
 class Answer:
-    """The answer to one request. `repeated` is sent before the script's text. `longest`: most words of both."""
+    """The answer to one request. `repeated` is sent before the script's text. `longest`: most words to write."""
 
     kind: ServerKind
     request: web.Request
     body: Json
+    model: str
     script: Script
     repeated: str
     counts: Counts
@@ -47,17 +54,32 @@ class Answer:
     fault: WireFault | None
     passing: Callable[[str], Awaitable[None]]
     _padding: Json = field(init=False, default_factory=dict)
+    _begun: bool = field(init=False, default=False)
     _response: web.StreamResponse = field(init=False)
 
-    async def respond(self) -> web.StreamResponse:
-        """Sends the response; returns it when all is sent."""
+    def __post_init__(self) -> None:
+        self._response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+
+    async def open(self) -> None:
+        """Sends what the server sends before it has a free slot."""
         await self._misbehave(None)
+        if self.kind.opens == "first word" or not self.body.get("stream"):
+            return
+        await self._response.prepare(self.request)
+        if self.kind.opens == "role":
+            await self._begin()
+
+    async def respond(self) -> web.StreamResponse:
+        """Sends the rest of the response; returns it when all is sent."""
         if not self.body.get("stream"):
             return await self._at_once()
-        self._response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-        await self._response.prepare(self.request)
-        with contextlib.suppress(_Over):
+        try:
             await self._stream()
+        except _Over as over:
+            if over.instead is not None and not self._response.prepared:
+                return over.instead
+        if not self._response.prepared:
+            await self._response.prepare(self.request)
         return self._response
 
     async def _at_once(self) -> web.Response:
@@ -69,23 +91,31 @@ class Answer:
         if said["reasoning"]:
             message[self.kind.reasoning] = said["reasoning"]
         choice = {"index": 0, "message": message, "finish_reason": self._reason()}
-        found = {"id": ID, "object": "chat.completion", "created": CREATED, "model": self.body["model"]}
+        found = {"id": ID, "object": "chat.completion", "created": CREATED, "model": self.model}
         usage = {"choices": [choice], "usage": self._usage()}
         return web.json_response(found | usage | self.kind.extras() | self.kind.last_extras(self.counts))
 
     async def _stream(self) -> None:
+        async for name, piece in self._pieces():
+            await self._begin()
+            await self._chunk(self.kind.delta(name, piece), more=self._padding)
+            self._padding = {}
+        await self._begin()
+        if self.kind.comments:
+            await self._send(COMMENT)
+        await self._end()
+
+    async def _begin(self) -> None:
+        """Sends what precedes the first word, once."""
+        if self._begun:
+            return
+        self._begun = True
         for delta in self.kind.first_deltas():
             await self._chunk(delta)
         if self.kind.comments:
-            await self._send(b": ping\n\n")
+            await self._send(COMMENT)
         if self.repeated:
             await self._chunk(self.kind.delta("content", self.repeated))
-        async for name, piece in self._pieces():
-            await self._chunk(self.kind.delta(name, piece), more=self._padding)
-            self._padding = {}
-        if self.kind.comments:
-            await self._send(b": ping\n\n")
-        await self._end()
 
     async def _end(self) -> None:
         """The finish reason, the usage, [DONE]."""
@@ -132,10 +162,13 @@ class Answer:
             case Kind.CLOSE:
                 raise _Over
             case Kind.BAD_JSON:
+                await self._begin()
                 await self._send(b'data: {"id": "chatcmpl-0123", "choices": [{"delta": {"conte\n\n')
             case Kind.STREAM_ERROR:
+                if not self._response.prepared:
+                    raise _Over(web.json_response(self.kind.error(500, fault.message), status=500))
                 await self._event(self.kind.stream_error(fault.message))
-                if self.kind.done:
+                if self.kind.done_after_error:
                     await self._send(b"data: [DONE]\n\n")
                 raise _Over
             case Kind.LONG_LINE:
@@ -155,7 +188,7 @@ class Answer:
         return bool((self.body.get("stream_options") or {}).get(name))
 
     def _envelope(self) -> Json:
-        head = {"id": ID, "object": "chat.completion.chunk", "created": CREATED, "model": self.body.get("model")}
+        head = {"id": ID, "object": "chat.completion.chunk", "created": CREATED, "model": self.model}
         return head | self.kind.extras()
 
     async def _chunk(self, delta: Json, reason: str | None = None, more: Json | None = None) -> None:
@@ -171,6 +204,8 @@ class Answer:
 
     async def _send(self, event: bytes) -> None:
         """Sends an event, in two segments if a fault says so."""
+        if not self._response.prepared:
+            await self._response.prepare(self.request)
         if self.fault is None or self.fault.kind is not Kind.SPLIT:
             await self._response.write(event)
             return

@@ -13,7 +13,7 @@ the gate `QUESTION/NUMBER`, each word of reasoning `QUESTION/reasoning/NUMBER`.
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -264,22 +264,25 @@ class FakeOpenAI:
         too_long = self.kind.too_long(max(len(prompt), window) if forced else len(prompt), longest, window)
         if too_long is not None:
             return web.json_response(too_long, status=400)
-        async with self._slot(asked.question):
-            state.used[:] = [*(each for each in state.used if each != model), model]
-            script, repeated = self._continued(asked)
-            cached = self._cached(asked, prompt)
-            counts = Counts(min(len(prompt), window), cached if script.cached is None else script.cached, 0)
-            room = max(window - counts.prompt, 1)
-            most = min(longest or room, room)
-            return await Answer(self.kind, request, body, script, repeated, counts, most, fault, passing).respond()
+        name = model if model in state.models else next(iter(state.models))
+        script, repeated = self._continued(asked)
+        cached = self._cached(asked, prompt)
+        counts = Counts(min(len(prompt), window), cached if script.cached is None else script.cached, 0)
+        room = max(window - counts.prompt, 1)
+        most = min(longest or room, room)
+        answer = Answer(self.kind, request, body, name, script, repeated, counts, most, fault, passing)
+        async with self._slot(asked.question, answer.open):
+            state.used[:] = [*(each for each in state.used if each != name), name]
+            return await answer.respond()
 
     @asynccontextmanager
-    async def _slot(self, question: str) -> AsyncIterator[None]:
-        """Waits for one of the slots and holds it."""
+    async def _slot(self, question: str, on_arrival: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+        """Waits for one of the slots, after on_arrival(), and holds it."""
         state = self._state
         state.waiting.append(question)
         self._changes.tell()
         try:
+            await on_arrival()
             await self._free.acquire()
         finally:
             state.waiting.remove(question)
@@ -309,7 +312,9 @@ class FakeOpenAI:
             script = Script(" and more of it" if begun else f"You said: {asked.question}")
         else:
             script = scripts.pop(0) if len(scripts) > 1 else scripts[0]
-        return replace(script, text=script.text.removeprefix(begun)), begun if self.kind.continues == "whole" else ""
+        reasoning = script.reasoning if self.kind.thinks(asked.body) else ""
+        rest = replace(script, text=script.text.removeprefix(begun), reasoning=reasoning)
+        return rest, begun if self.kind.continues == "whole" else ""
 
 
 def _shared(one: list[str], other: list[str]) -> int:

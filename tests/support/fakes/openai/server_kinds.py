@@ -65,7 +65,9 @@ class ServerKind:
 
     name = ""
     reasoning = "reasoning_content"  # the field of reasoning in a delta
+    opens = "first word"  # what has to happen before the status line: 'first word', 'arrival'; 'role': role chunk too
     done = True  # whether a stream ends with [DONE]
+    done_after_error = False
     always_usage = False
     running_usage = False  # whether it knows continuous_usage_stats
     cached_details = True
@@ -113,6 +115,10 @@ class ServerKind:
         """The response to a body with fields that the server refuses."""
         return None
 
+    def thinks(self, body: Json) -> bool:
+        """Whether the request leaves reasoning on."""
+        return bool((body.get("chat_template_kwargs") or {}).get("enable_thinking", True))
+
     def routes(self, state: State) -> dict[tuple[str, str], Route]:
         """All routes but chat completions, by method and path."""
         raise NotImplementedError
@@ -147,6 +153,8 @@ class Vllm(ServerKind):
 
     name = "vllm"
     reasoning = "reasoning"
+    opens = "arrival"
+    done_after_error = True
     running_usage = True
     continues = "rest"
 
@@ -217,6 +225,7 @@ class Sglang(ServerKind):
     """SGLang. It answers whatever the model's name in a request is."""
 
     name = "sglang"
+    done_after_error = True
     running_usage = True
     continues = "rest"
     public = frozenset({"/health", "/health_generate", "/metrics"})
@@ -289,7 +298,7 @@ class LlamaCpp(ServerKind):
     name = "llama.cpp"
     comments = True
     continues = "whole"
-    public = frozenset({"/health", "/v1/health", "/models", "/v1/models"})
+    public = frozenset({"/health", "/v1/health"})
 
     def takes(self, model: str, models: dict[str, int]) -> bool:
         return len(models) == 1 or model in models
@@ -311,7 +320,7 @@ class LlamaCpp(ServerKind):
         return web.json_response(self.error(404, "File Not Found"), status=404)
 
     def no_model(self, model: str, models: dict[str, int]) -> web.Response:
-        return web.json_response(self.error(404, f"model '{model}' not found"), status=404)
+        return web.json_response(self.error(400, f"model '{model}' not found"), status=400)
 
     def too_long(self, prompt: int, answer: int | None, window: int) -> Json | None:
         if prompt < window:
@@ -323,7 +332,7 @@ class LlamaCpp(ServerKind):
     def routes(self, state: State) -> dict[tuple[str, str], Route]:
         def models(_: Json) -> web.Response:
             meta = {"vocab_type": 2, "n_vocab": 49152, "n_ctx_train": 131072, "n_params": 134_515_008}
-            rows = [_model(id_, "llamacpp", meta=meta) for id_ in state.models]
+            rows = [_model(id_, "llamacpp", meta=meta | {"n_ctx": n}, aliases=[]) for id_, n in state.models.items()]
             if len(rows) > 1:
                 rows = [
                     row | {"status": {"value": "loaded" if row["id"] in state.used else "unloaded"}} for row in rows
@@ -335,11 +344,12 @@ class LlamaCpp(ServerKind):
             if len(state.models) > 1:
                 router = {"role": "router", "max_instances": 4, "models_autoload": True}
                 return web.json_response(router | {"build_info": "b11434-0a1b2c3d"})
-            slot = {"id": 0, "n_ctx": window, "is_processing": bool(state.running)}
+            slot = {"params": {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}, "n_ctx": window}
             info = {"total_slots": state.slots, "model_alias": first, "model_path": f"/models/{first}.gguf"}
             modalities = {"modalities": {"vision": False, "audio": False}, "chat_template": "{{ messages }}"}
             known = {"default_generation_settings": slot, "build_info": "b11434-0a1b2c3d"}
-            return web.json_response(known | info | modalities)
+            switches = {"endpoint_slots": True, "endpoint_props": False, "endpoint_metrics": state.metrics}
+            return web.json_response(known | info | modalities | switches)
 
         def slots(_: Json) -> web.Response:
             window = next(iter(state.models.values()))
@@ -416,6 +426,9 @@ class Ollama(ServerKind):
     def no_model(self, model: str, models: dict[str, int]) -> web.Response:
         return web.json_response(self.error(404, f"model '{model}' not found"), status=404)
 
+    def thinks(self, body: Json) -> bool:
+        return body.get("reasoning_effort") != "none"
+
     def loading(self) -> web.Response:
         text = "server busy, please try again.  maximum pending requests exceeded"
         return web.json_response(self.error(503, text), status=503)
@@ -471,6 +484,7 @@ class TransformersServe(ServerKind):
     """`transformers serve`. It has no keys of its own (a proxy's are checked here) and knows no window."""
 
     name = "transformers"
+    opens = "role"
     done = False
     always_usage = True
     cached_details = False

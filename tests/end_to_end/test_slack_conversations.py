@@ -1,14 +1,16 @@
 """Tests conversations on Slack with the real service: threads, direct messages, commands, edits, files, waiting."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.support.builders.slack_service import run_slack_service
+from bot.conversations.bot_limit import LIMIT_REACHED, MAX_IN_A_ROW
+from tests.support.builders.slack_service import SlackServiceSetup, run_slack_service
 from tests.support.fakes.gates import Gates
 from tests.support.fakes.scripted_engine import ScriptedEngine
-from tests.support.fakes.slack_server import FakeSlack
+from tests.support.fakes.slack_server import FakeSlack, Message
 
 pytest_plugins = ["tests.support.fixtures.slack"]
 
@@ -112,6 +114,46 @@ async def test_the_restart_of_the_engine_is_shown_in_the_message_and_its_status(
         await setup.gates.open(load)
         await setup.gates.open("count/2")
         assert await setup.answer_to(question) == "Once upon a time"
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_stop_stays_and_works_after_a_restart_of_the_service(
+    tmp_path: Path, slack_server: FakeSlack, streams: bool
+) -> None:
+    slack_server.streams_enabled = streams
+    async with run_slack_service(tmp_path, slack_server) as setup:
+        setup.engine.answers("count", "Once upon a time there was")
+        setup.gates.hold("count/2")
+        question = await setup.ana.says(setup.general, "count", mention=True)
+        await slack_server.until(lambda: setup.general.messages)
+        await setup.dies()
+    async with run_slack_service(tmp_path, slack_server, earlier=setup) as again:
+        again.engine.answers("count", "Now upon a time there was")
+        again.gates.hold("count/3")
+        await again.gates.reached("count/3")
+        (message,) = again.general.messages
+        await slack_server.until(lambda: message.shown.startswith("Now upon"))
+        assert message.labels == ["Stop"]
+        await again.ana.presses(message, "Stop")
+        assert await again.answer_to(question) == "Now upon a"
+
+
+async def test_two_bots_do_not_answer_each_other_for_ever(tmp_path: Path, slack_server: FakeSlack) -> None:
+    other = slack_server.user("other", bot=True)
+    allowed = frozenset({("slack", other.user.bot_id)})
+    async with run_slack_service(tmp_path, slack_server, allow_bots=allowed) as setup:
+        story = await setup.ben.says(setup.general, "a story")
+        expected = [f"You said: hello {number}" for number in range(MAX_IN_A_ROW)] + [LIMIT_REACHED]
+        for number, response in enumerate(expected):
+            await other.says(setup.general, f"hello {number}", mention=True, thread=story)
+            await slack_server.until(partial(lambda wanted: _texts_after(setup, story)[-1:] == [wanted], response))
+        await other.says(setup.general, "hello again", mention=True, thread=story)
+        await setup.ana.says(setup.general, "stop that", mention=True, thread=story)
+        await slack_server.until(lambda: _texts_after(setup, story) == [*expected, "You said: stop that"])
+
+
+def _texts_after(setup: SlackServiceSetup, question: Message) -> list[str]:
+    return [each.shown for each in setup.after(question)]
 
 
 async def test_direct_messages_are_one_conversation(tmp_path: Path, slack_server: FakeSlack) -> None:

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.fakes.openai_server import KINDS, FakeOpenAI
+from tests.support.fakes.tls import Authority
 
 MODEL = "org/Model-7B"
 Json = dict[str, Any]  # Any: JSON values
@@ -415,6 +416,20 @@ async def test_an_error_before_the_first_word_is_a_status_where_none_was_sent(ht
                 found[kind] = response.status
                 assert "no memory" in await response.text()
     assert found == {"vllm": 200, "sglang": 500, "llama.cpp": 500, "ollama": 500, "transformers": 200}
+
+
+async def test_https_resets_like_http() -> None:
+    authority = Authority("127.0.0.1")
+    connector = aiohttp.TCPConnector(ssl=authority.client_context())
+    async with (
+        FakeOpenAI("vllm", {MODEL: 100}, tls=authority.server_context()) as server,
+        aiohttp.ClientSession(connector=connector) as http,
+    ):
+        assert text(await lines(http, server, body("hello"))) == "You said: hello"
+        server.faults.reset(word=1)
+        with pytest.raises(aiohttp.ClientError):
+            await lines(http, server, body("hello"))
+        assert not server.aborted
 
 
 async def test_an_answer_without_a_stream(http: aiohttp.ClientSession) -> None:

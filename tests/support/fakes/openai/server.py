@@ -13,6 +13,7 @@ the gate `QUESTION/NUMBER`, each word of reasoning `QUESTION/reasoning/NUMBER`.
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -71,6 +72,7 @@ class FakeOpenAI:
 
     models: context windows by id, tokens. key: '' for a server without one. slots: requests that run at once; the
     others wait. metrics: whether /metrics is switched on. reasoning_field: another name for the reasoning in a delta.
+    tls: `Authority("127.0.0.1").server_context()` for https.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class FakeOpenAI:
         metrics: bool = True,
         gates: Gates | None = None,
         reasoning_field: str = "",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.kind = KINDS[kind]()
         self.kind.reasoning = reasoning_field or self.kind.reasoning
@@ -102,6 +105,7 @@ class FakeOpenAI:
         self._reserved: socket.socket | None = None  # keeps the port while nothing listens
         self._open: set[Asked] = set()  # requests that are being handled
         self._ending = False
+        self._tls = tls
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -130,7 +134,7 @@ class FakeOpenAI:
     @property
     def root(self) -> str:
         """The address without '/v1'."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
 
     @property
     def models(self) -> dict[str, int]:
@@ -186,7 +190,7 @@ class FakeOpenAI:
 
     async def _listen(self) -> None:
         assert self._runner is not None
-        self._site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        self._site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._tls)
         await self._site.start()
         self.port = self._runner.addresses[-1][1]
 

@@ -55,6 +55,12 @@ def _text(reply: Reply, file: Attachment | None) -> str:
     return text + FILE_NOT_ALLOWED if missing else text
 
 
+def _notice_nonce(message: discord.Message, part: int) -> str:
+    """At most 25 characters: the same for each try, and another one once the message was edited."""
+    edited = int(message.edited_at.timestamp()) % 100_000 if message.edited_at else 0
+    return f"{message.id:x}/{part}/{edited}"[:25]
+
+
 class Posting:
     """Posts replies and notices. `client` returns the connected client, or raises RetryLater if there is none."""
 
@@ -137,7 +143,7 @@ class Posting:
         async with self._lock("post", channel), mapped_errors(), self._remembering_forbidden(channel):
             await channel.send(
                 text,
-                nonce=f"{message.id}/{part}",
+                nonce=_notice_nonce(message, part),
                 reference=message.to_reference(fail_if_not_exists=False),
                 mention_author=False,
                 allowed_mentions=NO_MENTIONS,

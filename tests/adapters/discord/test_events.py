@@ -290,8 +290,11 @@ async def test_a_refused_question_may_be_asked_better_by_an_edit() -> None:
     async with run_discord_adapter(core=RecordingCore(says=lambda event: Refused("There was no text."))) as setup:
         said = await setup.ana.says(setup.general, "", mention=True)
         await setup.general.until(lambda: setup.general.messages)
+        setup.core.says = lambda event: Refused("64 questions are waiting already.")
         await setup.ana.edits(said, "hello", mention=True)
         assert (await setup.core.message(2)).text == "hello"
+        await setup.general.until(lambda: len(setup.general.messages) == 2)
+        assert [each.content for each in setup.general.messages][1] == "64 questions are waiting already."
 
 
 async def test_a_chain_of_replies_comes_along() -> None:

@@ -361,6 +361,20 @@ async def test_a_mention_alone_in_a_thread_asks_its_last_message_or_the_one_that
         assert (await setup.core.message(6)).reply_to == "", "in a channel, the last message is anybody's"
 
 
+async def test_a_reply_to_the_first_message_of_a_thread_means_the_one_that_the_thread_starts_from() -> None:
+    async with run_discord_adapter() as setup:
+        story = await setup.ben.says(setup.general, "a long story", files={"a.txt": b"x"})
+        thread = await setup.ana.opens_thread(setup.general, "the story", on=story)
+        (first,) = thread.history
+        assert first.content == ""
+        await setup.ana.says(thread, "", mention=True, reply_to=first)
+        event = await setup.core.message(2)
+        assert event.reply_to == story.id
+        assert [(each.text, each.attachments) for each in event.context] == [
+            ("a long story", (Attachment("a.txt", "x"),))
+        ]
+
+
 async def test_deletions_are_told_one_by_one_and_in_bulk() -> None:
     async with run_discord_adapter() as setup:
         thread = await setup.ana.opens_thread(setup.general, "plans")

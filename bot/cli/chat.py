@@ -24,10 +24,9 @@ from adapters.console.line_editor import TypedLines
 from adapters.console.piped import OneLine, PipedLines, PlainScreen
 from adapters.console.screen import RichScreen
 from bot.cli.model_commands import pull_model
-from bot.cli.run import serve
+from bot.cli.run import engine_for, serve
 from bot.config.settings import Settings, secrets
 from bot.config.version import version
-from bot.engine.client.process import EngineProcess
 from bot.models.catalog import Catalog
 from bot.models.pull import installed
 from bot.observability.logs import setup_logs
@@ -55,7 +54,7 @@ def run_chat(settings: Settings, given: Set[str], once: str | None) -> int:
         lines = OneLine(once) if once is not None else PipedLines(io.FileIO(sys.stdin.fileno(), closefd=False))
         adapter = ConsoleAdapter(lines, PlainScreen(_lenient(sys.stdout), _lenient(sys.stderr)))
         with tempfile.TemporaryDirectory(prefix="inhouse-") as directory:
-            _serve(settings, Path(directory), adapter, EngineProcess())
+            _serve(settings, Path(directory), adapter, engine_for(settings))
         return int(adapter.failed)
 
 
@@ -64,17 +63,27 @@ def _chat_interactively(settings: Settings, given: Set[str]) -> int:
     console = Console()
     screen = RichScreen(console, Path.cwd())
     catalog = Catalog.of(settings)
-    if installed(catalog.get(catalog.default), settings) is None:
+    if settings.engine == "auto" and installed(catalog.get(catalog.default), settings) is None:
         pull_model(settings, yes=False)
     console.print(Text.assemble((f"Inhouse {version()}", "bold"), "; /help shows the commands, Ctrl-D leaves.\n"))
     home = settings.state_dir / "chat"
     try:
         asyncio.run(_forget_settings(home, given))
-        _serve(settings, home, ConsoleAdapter(TypedLines(home / "history"), screen), _ReportingEngine(screen))
+        _serve(
+            settings,
+            home,
+            ConsoleAdapter(TypedLines(home / "history"), screen),
+            _ReportingEngine(engine_for(settings), screen),
+        )
     except StateLocked:
         console.print("Another chat is open here, so this one will not be remembered.\n", style="dim")
         with tempfile.TemporaryDirectory(prefix="inhouse-") as directory:
-            _serve(settings, Path(directory), ConsoleAdapter(TypedLines(None), screen), _ReportingEngine(screen))
+            _serve(
+                settings,
+                Path(directory),
+                ConsoleAdapter(TypedLines(None), screen),
+                _ReportingEngine(engine_for(settings), screen),
+            )
     return 0
 
 
@@ -83,16 +92,17 @@ def _serve(settings: Settings, state_dir: Path, adapter: ConsoleAdapter, engine:
     asyncio.run(serve(settings.model_copy(update=update), [adapter], engine, (signal.SIGTERM,)))
 
 
-class _ReportingEngine(EngineProcess):
+class _ReportingEngine:
     """An engine that prints a line about each loaded model: device, dtype and load time."""
 
-    def __init__(self, screen: RichScreen) -> None:
-        super().__init__()
-        self._screen = screen
+    def __init__(self, engine: Engine, screen: RichScreen) -> None:
+        self._engine, self._screen = engine, screen
+        self.stream, self.abort, self.stats = engine.stream, engine.abort, engine.stats
+        self.wait_until_unhealthy, self.close = engine.wait_until_unhealthy, engine.close
 
     async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
         """Load the model, then print the line."""
-        model = await super().load(source, progress)
+        model = await self._engine.load(source, progress)
         line = f"{model.name} on {model.device}, {model.dtype}, loaded in {model.load_s:.1f} s. {model.note}"
         self._screen.remark(line.strip())
         return model

@@ -32,6 +32,7 @@ from bot.types.findings import Finding, State, from_error, ok, wrong
 
 MODELS = ("catalog", "models")
 MEMORY = (*MODELS, "device", "dtype", "quantization", "gpu_layers", "kv_cache_mb")
+ENGINE = ("engine", "engine_urls", "engine_key", "engine_ca", "model")
 STATE = ("state_dir",)
 HTTP = ("http", "http_token")
 DISCORD = ("discord_bot_token", "discord_proxy")
@@ -114,17 +115,9 @@ def _sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
                 Check("torch and the GPU", lambda: machine_checks.gpu(probe, settings.device), LONG_S),
             ],
         ),
-        Section(
-            "Models",
-            [
-                Check("catalog", blocking(lambda: model_checks.catalog(settings)), settings=MODELS),
-                Check("models", blocking(lambda: model_checks.cached(settings, serving=serving)), settings=MODELS),
-                Check("fit", lambda: model_checks.fit(settings, probe, running=running), LONG_S, MEMORY),
-                Check("disk of models", blocking(lambda: model_checks.disk(settings)), settings=MODELS),
-                Check("the hub", blocking(lambda: hub_checks.account(settings)), settings=("hf_token",)),
-                Check("access to models", blocking(lambda: hub_checks.access(settings)), LONG_S, (*MODELS, "hf_token")),
-            ],
-        ),
+        _servers(settings)
+        if settings.engine == "openai"
+        else _local_models(settings, probe, running=running, serving=serving),
         Section(
             "State",
             [
@@ -136,6 +129,28 @@ def _sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
         *_outside(settings, running=running),
         Section("Service", [Check("systemd", systemd_checks.service)]),
     ]
+
+
+def _local_models(
+    settings: Settings, probe: machine_checks.TorchProbeCache, *, running: bool, serving: bool
+) -> Section:
+    return Section(
+        "Models",
+        [
+            Check("catalog", blocking(lambda: model_checks.catalog(settings)), settings=MODELS),
+            Check("models", blocking(lambda: model_checks.cached(settings, serving=serving)), settings=MODELS),
+            Check("fit", lambda: model_checks.fit(settings, probe, running=running), LONG_S, MEMORY),
+            Check("disk of models", blocking(lambda: model_checks.disk(settings)), settings=MODELS),
+            Check("the hub", blocking(lambda: hub_checks.account(settings)), settings=("hf_token",)),
+            Check("access to models", blocking(lambda: hub_checks.access(settings)), LONG_S, (*MODELS, "hf_token")),
+        ],
+    )
+
+
+def _servers(settings: Settings) -> Section:
+    from bot.engine.remote.checks import servers
+
+    return Section("Model servers", [Check("servers", lambda: servers(settings), LONG_S, ENGINE)])
 
 
 def packages() -> Iterator[Finding]:

@@ -50,6 +50,15 @@ def adapters_for(settings: Settings) -> list[Adapter]:
     return adapters
 
 
+def engine_for(settings: Settings) -> Engine:
+    """Create the engine that the settings choose."""
+    if settings.engine == "openai":
+        from bot.engine.remote.remote_engine import RemoteEngine
+
+        return RemoteEngine.of(settings)
+    return EngineProcess()
+
+
 def _has_slack(settings: Settings) -> bool:
     """Whether Slack's two tokens are set. Raises ConfigError if only one is set, or one is of the wrong kind."""
     tokens = (settings.slack_bot_token, settings.slack_app_token)
@@ -95,7 +104,7 @@ async def serve(
 
 async def _serve_supervised(settings: Settings, adapters: Sequence[Adapter], notifier: Notifier) -> None:
     """Like `serve`, with systemd notifications and configuration reloads."""
-    service = Service(settings, Catalog.of(settings), adapters, EngineProcess(), notifier)
+    service = Service(settings, Catalog.of(settings), adapters, engine_for(settings), notifier)
     handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), service.stop)
     reloads = Reloads(settings, service, notifier)
     if sys.platform != "win32":

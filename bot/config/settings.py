@@ -27,11 +27,15 @@ TOKENS = {
     "slack_bot_token": "SLACK_BOT_TOKEN",
     "slack_app_token": "SLACK_APP_TOKEN",
     "http_token": "INHOUSE_HTTP_TOKEN",
+    "engine_key": "INHOUSE_ENGINE_KEY",
 }
 """Settings that hold a token, and the names of their variables."""
 
 SHORTEST_TOKEN = 16
 """Minimum length of INHOUSE_HTTP_TOKEN, which operators choose; a shorter one could be guessed."""
+
+ENGINE_INCOMPLETE = "INHOUSE_ENGINE is openai"
+"""Beginning of the mistake that something is missing for it."""
 
 PLATFORMS = ("discord", "slack")
 _HOST = re.compile(r"(?:\*\.)?+[a-z0-9-]++(?:\.[a-z0-9-]++)*+")
@@ -98,6 +102,13 @@ def _command(value: str) -> str:
     return name
 
 
+def _urls(value: object) -> object:
+    urls = _words(value)
+    if isinstance(urls, tuple) and not all(re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", str(url)) for url in urls):
+        raise ValueError("not all are URLs")
+    return urls
+
+
 def _address(value: object) -> object:
     return parse_address(value) if isinstance(value, str) else value
 
@@ -153,6 +164,14 @@ class Settings(BaseSettings):
     kv_cache_mb: int | None = Field(None, ge=16, le=10_000_000, description="a number of MB, 16 or more")
     kv_offload_mb: int = Field(0, ge=0, le=10_000_000, description="a number of MB")
 
+    engine: Annotated[Literal["auto", "openai"], Choice] = Field("auto", description="auto or openai")
+    engine_urls: Annotated[tuple[str, ...], BeforeValidator(_urls)] = Field(
+        (), description="URLs such as http://gpu1:8000/v1, separated by commas, without user names and queries"
+    )
+    engine_key: Token = Field(None, validation_alias=TOKENS["engine_key"], description="the whole key, without spaces")
+    engine_ca: Annotated[Path, AfterValidator(_file)] | None = Field(None, description="a PEM file that exists")
+    engine_salts: bool = Field(True, description="yes or no")
+
     temperature: float = Field(0.7, ge=0, le=2, allow_inf_nan=False, description="a number between 0 and 2")
     top_p: float = Field(0.95, ge=0.01, le=1, allow_inf_nan=False, description="a number between 0.01 and 1")
     repetition_penalty: float = Field(1.1, ge=1, le=2, allow_inf_nan=False, description="a number between 1 and 2")
@@ -207,6 +226,13 @@ class Settings(BaseSettings):
                 f"INHOUSE_HTTP is {self.http}, which other machines can reach, and there is no INHOUSE_HTTP_TOKEN; set "
                 "one (`openssl rand -hex 24` makes it), or use 127.0.0.1"
             )
+        if self.engine == "openai":
+            needed = {"INHOUSE_ENGINE_URLS": self.engine_urls, "INHOUSE_MODEL": "model" in self.model_fields_set}
+            if missing := [name for name, given in needed.items() if not given]:
+                raise ValueError(
+                    f"{ENGINE_INCOMPLETE}, and there is no {' and no '.join(missing)}; set the server's address "
+                    "(http://host:port/v1) and a model that it lists"
+                )
         return self
 
     @classmethod
@@ -321,8 +347,10 @@ def _defaults(error: ValidationError) -> dict[str, object]:
 
 
 def _invalid(error: ValidationError) -> set[str]:
-    """The invalid fields. The only error of the whole model (`_guarded`) is a reachable status page without a token."""
-    return {str(detail["loc"][0]).lower() if detail["loc"] else "http" for detail in error.errors()}
+    """The invalid fields; of the errors of the whole model (`_guarded`), the field whose default mends it."""
+    errors = error.errors()
+    whole = {"engine" if ENGINE_INCOMPLETE in detail["msg"] else "http" for detail in errors if not detail["loc"]}
+    return whole | {str(detail["loc"][0]).lower() for detail in errors if detail["loc"]}
 
 
 def _sentence(detail: ErrorDetails, sources: dict[str, str]) -> str:

@@ -15,6 +15,8 @@ def loading_line(model: str, progress: LoadProgress, taken_s: float, *, again: b
 
     again: say 'restarting the model', because users saw it run before.
     """
+    if progress.message:
+        return progress.message
     text = "restarting the model" if again else f"loading {model}"
     if progress.fraction <= 0:
         return f"{text} …"

@@ -6,11 +6,12 @@ The queue owns the status of each request. Failures of one request do not stop t
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 from bot.conversations.conversations import Conversations
 from bot.conversations.request_queue import RequestQueue
@@ -19,8 +20,8 @@ from bot.observability.metrics import Metrics
 from bot.replies.replies import STATUS, LiveReply, Replies
 from bot.storage import Storage
 from bot.types.engine import Engine, EngineRequest, LoadedModel
-from bot.types.errors import EngineDied, InhouseError, ModelError, StorageError
-from bot.types.messages import FinishReason, GenerationRequest, RequestStatus, TokenDelta
+from bot.types.errors import EngineDied, InhouseError, ModelError, ServerLost, StorageError
+from bot.types.messages import FinishReason, GenerationRequest, Prompt, RequestStatus, SamplingParams, TokenDelta
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +177,7 @@ class Worker:
             # Cap answers at half of the context window, so that the question always fits.
             limit = min(request.params.max_tokens, self.loader.loaded.context_window // 2)
             params = replace(request.params, max_tokens=limit)
-            async for delta in self._engine.stream(EngineRequest(request.request_id, prompt, params)):
+            async for delta in self._engine.stream(_engine_request(request, prompt, params)):
                 if delta.text and not live.text:
                     self._metrics.first_words(request)
                 live.push(delta.text)
@@ -238,7 +239,7 @@ class Worker:
         if self._queue.status(request.request_id) is RequestStatus.STARTING:  # the load of its model ended the engine
             await self._requeue(request, live, counts=False)
             return
-        if self.loader.loaded is not None:  # the first request to notice this death
+        if self.loader.loaded is not None and not isinstance(error, ServerLost):  # the first to notice this death
             self._ran_alone = len(self._running) <= 1
             self.loader.mark_lost(str(error))
         self._external_deaths[request.request_id] += error.external
@@ -289,6 +290,17 @@ class Worker:
         while not condition():
             self._free.clear()
             await self._free.wait()
+
+
+def _engine_request(request: GenerationRequest, prompt: Prompt, params: SamplingParams) -> EngineRequest:
+    key = request.key
+    conversation, workspace = _opaque_id(*astuple(key)), _opaque_id(key.platform, key.workspace)
+    return EngineRequest(request.request_id, prompt, params, conversation, workspace)
+
+
+def _opaque_id(*parts: str) -> str:
+    """A stable id that does not show what it is made of."""
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
 
 
 def deaths_of(request: GenerationRequest) -> int:

@@ -6,7 +6,7 @@ lookup of an unknown name raises ModelError with suggestions.
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bot.config.settings import Settings
@@ -43,9 +43,23 @@ class Catalog:
     def of(cls, settings: Settings) -> "Catalog":
         """Build the catalog for these settings. Raises ConfigError."""
         specs = {spec.name: spec for spec in read_specs(BUILT_IN)}
+        if settings.engine == "openai":
+            return cls.of_servers((settings.model, *settings.models))
         if settings.catalog is not None:
             specs |= {spec.name: describe(spec) for spec in read_specs(settings.catalog)}
         return cls(specs.values(), settings.models, settings.model)
+
+    @classmethod
+    def of_servers(cls, ids: Sequence[str]) -> "Catalog":
+        """Build the catalog of models that servers offer, by their ids there; the first one is the default.
+
+        Descriptions of the built-in catalog hold for the same repositories.
+        """
+        known = {spec.repo.lower(): spec for spec in read_specs(BUILT_IN)}
+        served = {model: _served(model, known.get(model.lower())) for model in ids}
+        catalog = cls(served.values(), (), served[ids[0]].name)
+        catalog._aliases |= {model: spec.name for model, spec in served.items()}
+        return catalog
 
     def __iter__(self) -> Iterator[ModelSpec]:
         return iter(self._specs.values())
@@ -95,6 +109,15 @@ class Catalog:
 
 def _looks_like_path(word: str) -> bool:
     return word.startswith((".", "~", "/", "\\")) or Path(word).is_absolute()
+
+
+def _served(model: str, known: ModelSpec | None) -> ModelSpec:
+    """The spec of a server's model. llama.cpp's ids are paths, which are not shown to people."""
+    name = model.replace("\\", "/").rsplit("/", 1)[-1] if _looks_like_path(model) else model
+    spec = known or ModelSpec(name=model)
+    return spec.model_copy(
+        update={"name": name.lower().removesuffix(".gguf"), "repo": model, "template": "", "stop": ()}
+    )
 
 
 def _listed(word: str) -> ModelSpec | str:

@@ -25,6 +25,8 @@ class InstalledModels:
 
         Logs a warning and leaves `hardware` unchanged if the probe fails.
         """
+        if self._served:
+            return
         try:
             found = await probe(self._current.settings.device)
         except ModelError as error:
@@ -37,7 +39,12 @@ class InstalledModels:
 
     def has(self, name: str) -> bool:
         """Whether a model is complete on this disk."""
-        return installed(self._current.catalog.get(name), self._current.settings) is not None
+        return self._served or installed(self._current.catalog.get(name), self._current.settings) is not None
+
+    @property
+    def _served(self) -> bool:
+        """Whether servers run the models; nothing of them is on this machine."""
+        return self._current.settings.engine == "openai"
 
     def fit(self, name: str) -> Fit | None:
         """Estimate whether a model fits as the only loaded one; None before the hardware is known."""
@@ -59,6 +66,8 @@ class InstalledModels:
         Raises ModelError, with the command that downloads the model, if it is not installed.
         """
         spec, settings = self._current.catalog.get(name), self._current.settings
+        if self._served:
+            return ModelSource(spec.name, spec.repo, context_window=spec.context_window)
         folder = installed(spec, settings)
         if folder is None:
             raise ModelError(f"{spec.name} is not downloaded yet; run `inhouse pull {spec.name}`.")

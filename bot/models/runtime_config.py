@@ -15,8 +15,12 @@ AT_THE_START = (
     "state_dir",
     "cache_dir",
     "device",
+    "engine",
+    "engine_urls",
+    "engine_ca",
+    "engine_salts",
 )
-"""Settings that are only read at the start: tokens, addresses of the platforms and the status page, paths, device."""
+"""Settings that are only read at the start: tokens, addresses (platforms, status page, engine), paths, device."""
 
 
 class RuntimeConfig:

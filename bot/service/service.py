@@ -30,7 +30,7 @@ from bot.platforms.instrumented_adapter import InstrumentedAdapter
 from bot.replies.replies import GIVEN_UP, SHOWN_AGAIN, Replies
 from bot.service.retention import Retention
 from bot.storage import Storage
-from bot.types.engine import Engine
+from bot.types.engine import Engine, ModelServers
 from bot.types.errors import ConfigError, FatalAdapterError, ModelError, StorageError
 from bot.types.messages import FinishReason
 from bot.web.live_state import LiveState
@@ -38,6 +38,8 @@ from bot.web.server import WebServer
 
 log = logging.getLogger(__name__)
 
+LIST_EVERY_S = 2.0
+"""Interval at which the models that the engine's servers offer are listed."""
 LAST_WORDS_S = 5.0
 """Timeout for delivering final texts at shutdown, seconds."""
 
@@ -196,6 +198,7 @@ class Service:
             asyncio.create_task(self._probe_hardware(), name="hardware"),
             asyncio.create_task(self._presence.watch(), name="speed"),
             asyncio.create_task(self._worker.keep_engine_healthy(), name="engine health"),
+            asyncio.create_task(self._list_served_models(), name="served models"),
             asyncio.create_task(self._backfill.keep_saving(), name="cursors"),
             asyncio.create_task(self._retention.keep(), name="retention"),
             asyncio.create_task(self._notifier.keep_updated(self._status_line, self._all_reached), name="notifier"),
@@ -250,6 +253,17 @@ class Service:
         """Probe the hardware once the model is loaded and the worker is idle, since it costs seconds of CPU time."""
         loaded = await self._worker.wait_until_idle()
         await self._installed_models.look(loaded.weights_mb + loaded.kv_cache_mb)
+
+    async def _list_served_models(self) -> None:
+        """Offer the models of the engine's servers with /model, unless INHOUSE_MODELS chooses among them."""
+        engine = self._engine
+        while isinstance(engine, ModelServers):
+            settings = self._current.settings
+            if not settings.models and engine.offered:
+                catalog = Catalog.of_servers(tuple(dict.fromkeys((settings.model, *engine.offered))))
+                if catalog.names != self._current.catalog.names:
+                    self._current.catalog = catalog
+            await asyncio.sleep(LIST_EVERY_S)
 
     async def _connect(self, adapter: Adapter) -> None:
         try:

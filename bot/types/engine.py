@@ -5,7 +5,7 @@ Nothing here imports torch: the implementation runs it in a separate process.
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bot.types.messages import Prompt, SamplingParams, TokenDelta
 
@@ -34,10 +34,14 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """Progress of a load. `fraction` is between 0 and 1."""
+    """Progress of a load. `fraction` is between 0 and 1.
+
+    message: shown to users instead of 'loading NAME'; `stage` then has the details for operators.
+    """
 
     stage: str
     fraction: float
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +68,13 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """Input of one generation."""
+    """Input of one generation. `conversation` and `workspace`: stable opaque ids, for caches and routers."""
 
     request_id: str
     prompt: Prompt
     params: SamplingParams
+    conversation: str = ""
+    workspace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,16 @@ class EngineStats:
     def cache_used(self) -> float | None:
         """Used fraction of the KV cache, 0 to 1; None without batching."""
         return 1 - self.free_blocks / self.blocks if self.blocks else None
+
+
+@runtime_checkable
+class ModelServers(Protocol):
+    """An engine whose models are on servers."""
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """Ids of the models that can be used now, sorted."""
+        ...
 
 
 class Engine(Protocol):

@@ -66,6 +66,13 @@ class EngineDied(EngineError):
         self.external = external
 
 
+class ServerLost(EngineDied):
+    """One server failed under a request; the engine goes on with the others."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, external=True)
+
+
 class AdapterError(InhouseError):
     """A platform call failed."""
 

@@ -52,6 +52,8 @@ class LiveState:
         worker = self.worker
         if self.stopping():
             return "it is stopping"
+        if worker.loader.loading is not None and worker.loader.loading.progress.message:
+            return f"{worker.loader.loading.progress.message} ({worker.loader.loading.progress.stage})"
         if worker.loader.loading is not None:
             what = "engine is restarting" if worker.loader.loading.again else "model is loading"
             return f"the {what} ({worker.loader.loading.progress.fraction:.0%})"

@@ -18,14 +18,9 @@ from transformers import PreTrainedTokenizerBase
 
 from bot.engine.text.encoding import PART, Pause, Piece, SafeEncoder, no_pause
 from bot.engine.text.templates import ChatTemplate
+from bot.engine.text.turns import BETWEEN, first_kept, merged_texts, named, next_user
 from bot.types.errors import TOO_LONG, RequestFailed
 from bot.types.messages import Prompt, Role, Turn
-
-BETWEEN = "\n\n"
-"""Separator between merged turns of one role."""
-
-KEPT_SHARE = 0.75
-"""A cut of the history drops turns until at most this share of the budget is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +71,7 @@ class PromptBuilder:
         if not turns or not user[-1]:
             raise RequestFailed("There is no question to answer: the last message is empty. Write one with some text.")
         budget = self._window - max_tokens
-        needed = [prompt.system, _named(turns[-1]), prompt.prefix]
+        needed = [prompt.system, named(turns[-1]), prompt.prefix]
         self._refuse_above(budget, max_tokens, [self._encoder.min_tokens(text) for text in needed])
         needed_costs = [self._count(text, budget) for text in needed]
         # Shorter texts are counted in full, so that the error message gives the exact figure.
@@ -85,7 +80,7 @@ class PromptBuilder:
         opening = next_user(user, 0)  # earlier turns do not count as dropped: templates begin with a user turn
         first = self._first_in_reach(turns, user, budget)
         turns, user = turns[first:], user[first:]
-        costs = [self._around + self._count(_named(turn), budget) for turn in turns]
+        costs = [self._around + self._count(named(turn), budget) for turn in turns]
         fixed = self._head + self._around + needed_costs[0]
         if prompt.prefix:
             costs.append(needed_costs[2])
@@ -148,53 +143,10 @@ class PromptBuilder:
 
     def _contents(self, turns: Sequence[Turn]) -> list[str]:
         """Return the texts of the turns, with adjacent turns of one role merged."""
-        people = {turn.author for turn in turns if turn.role is not Role.ASSISTANT and turn.author}
-        said: list[list[str]] = []
-        assistant = True
-        for turn in turns:
-            if assistant is not (turn.role is Role.ASSISTANT):
-                assistant = not assistant
-                said.append([])
-            said[-1].append(_named(turn) if len(people) > 1 else turn.text.strip())
-        return [self._clean(BETWEEN.join(texts)) for texts in said]
+        return [self._clean(text) for text in merged_texts(turns)]
 
     def _clean(self, text: str) -> str:
         return self._template.break_role_markers(text.strip())
 
     def _gap_cost(self, gap: str) -> int:
         return len(self._encoder.encode([Piece(gap, structure=True)]))
-
-
-def _named(turn: Turn) -> str:
-    """Return a turn's text, after its author's name if a person wrote it."""
-    name = " ".join(turn.author.split())
-    text = turn.text.strip()
-    return f"{name}: {text}" if name and turn.role is not Role.ASSISTANT else text
-
-
-def first_kept(costs: Sequence[int], user: Sequence[bool], fixed: int, budget: int) -> int:
-    """Return the index of the first turn of a long conversation that stays in the prompt; always a user turn.
-
-    A cut stays in place until the budget is used up again, so that the beginning of the prompt, and with it the prefix
-    cache, can be reused. The result depends only on the arguments: each call repeats the earlier cuts. A caller
-    that bounds the history first must do so in coarse steps, too: a window that slides would move the cut each time.
-
-    costs: tokens of each turn, oldest first. user: whether each turn is a user's; at least one must be. fixed: tokens
-    that are never dropped. The last user turn and everything after it are kept at any cost: the caller checks whether
-    they fit.
-    """
-    start = question = user.index(True)
-    total = fixed
-    for index in range(start, len(costs)):
-        question = index if user[index] else question
-        total += costs[index]
-        if total > budget:
-            while start < question and (total > budget * KEPT_SHARE or not user[start]):
-                total -= costs[start]
-                start += 1
-    return start
-
-
-def next_user(user: Sequence[bool], start: int) -> int:
-    """Return the first index at or after `start` where `user` is true, or the length if there is none."""
-    return next((index for index in range(start, len(user)) if user[index]), len(user))

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.engine.text import encoding
-from bot.engine.text.prompts import KEPT_SHARE, PromptBuilder, first_kept
+from bot.engine.text.prompts import PromptBuilder
+from bot.engine.text.turns import KEPT_SHARE, first_kept
 from bot.types.errors import RequestFailed
 from bot.types.messages import Prompt, Turn
 from tests.support.builders.prompt_tokenizers import CHATML, ask, bot, byte_level, mistral, user

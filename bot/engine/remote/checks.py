@@ -1,0 +1,40 @@
+"""Check the engine's servers for `inhouse doctor`: reachable, kind, models, context window, latency."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from bot.config.settings import Settings
+from bot.engine.remote.remote_engine import RemoteEngine
+from bot.engine.remote.server import Server
+from bot.types.findings import Finding, ok, warning, wrong
+
+MOST_MODELS = 8
+
+
+async def servers(settings: Settings) -> AsyncIterator[Finding]:
+    """Ask each server once. A server that cannot be used is an error only if no other one has the model."""
+    engine = RemoteEngine.of(settings)
+    try:
+        await engine.open()
+        await asyncio.gather(*(server.probe() for server in engine.servers))
+        usable = [server for server in engine.servers if server.offers(settings.model)]
+        for server in engine.servers:
+            yield _server(server, settings.model, alone=not usable)
+        lacking = sorted({name for server in usable for name in server.profile.lacks})
+        if lacking:
+            yield warning("sampling", f"{' and '.join(lacking)}: not taken by the server, which uses its own")
+    finally:
+        await engine.close()
+
+
+def _server(server: Server, model: str, *, alone: bool) -> Finding:
+    report = wrong if alone else warning
+    if server.problem:
+        return report(server.name, server.problem, "Check INHOUSE_ENGINE_URLS, and that the server runs.")
+    if not server.offers(model):
+        there = ", ".join(sorted(server.models)[:MOST_MODELS]) or "none"
+        fix = f"Set INHOUSE_MODEL to one of its models ({there}), or start it with {model}."
+        return report(server.name, f"{server.profile.title} does not offer {model}", fix)
+    window = server.models.get(model, 0)
+    size = f"{window:,} tokens" if window else "its window is not published"
+    return ok(server.name, f"{server.profile.title}, {model}, {size}, answers in {server.latency_s * 1000:.0f} ms")

@@ -1,0 +1,83 @@
+"""Builds the messages of a chat request: cuts the history to the context window, and defuses control tokens.
+
+A server puts text through its chat template before it tokenises it, so `<|im_end|>` in what a person writes would end
+their message there. Where the tokenizer is not on this machine, the general forms of control tokens are broken up.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bot.engine.remote.profiles import Continuation
+from bot.engine.text.turns import first_kept, merged_texts, named, next_user
+from bot.types.errors import RequestFailed
+from bot.types.messages import Prompt, Role, Turn
+
+AROUND = 8
+"""Tokens that a template adds to each message, at most."""
+
+BREAK = "\u200b"
+"""A zero-width space: people see no difference, and a tokenizer sees no control token."""
+
+CONTROL = re.compile(
+    r"<(?=\|)"  # <|im_start|>, <|eot_id|>, <|channel>
+    r"|<(?=\uff5c)"  # DeepSeek's fullwidth bars
+    r"|<(?=/?(?:s|bos|eos|pad|unk|mask|think|start_of_turn|end_of_turn|tool_call|tool_response|image|unused\d{1,4})>)"
+    r"|<(?=/?(?:turn|channel|tool|start_of_image|end_of_image|audio|fim_[a-z]{1,10})\|?>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK|IMG|CALL_ID|ARGS)\])"
+    r"|<(?=</?SYS>>)",
+    re.IGNORECASE,
+)
+"""First characters of control tokens: of ChatML, Llama, Gemma, Mistral, Qwen, DeepSeek and gpt-oss."""
+
+GO_ON = "Continue your last answer exactly where it stopped; do not repeat anything."
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """Messages of a request. `tokens`: estimated tokens of them. `dropped_turns`: oldest turns that were left out."""
+
+    messages: list[dict[str, str]]
+    tokens: int
+    dropped_turns: int
+
+
+def defuse(text: str) -> str:
+    """Break up what a tokenizer could take for a control token."""
+    return CONTROL.sub(lambda found: found[0] + BREAK, text)
+
+
+def estimate_tokens(text: str) -> int:
+    """Estimate the tokens of a text without its tokenizer: 3.5 ASCII characters, or 1 other character, are a token."""
+    ascii_only = len(text.encode("ascii", "ignore"))
+    return round(ascii_only / 3.5) + len(text) - ascii_only
+
+
+def build_chat(prompt: Prompt, budget: float, continuation: Continuation) -> Chat:
+    """Return the messages for `prompt`, of at most `budget` estimated tokens; the oldest turns are dropped first.
+
+    The system prompt and the last question are always included. Raises RequestFailed if there is no question.
+    """
+    turns = [turn for turn in prompt.turns if turn.text.strip()]
+    user = [turn.role is not Role.ASSISTANT for turn in turns]
+    if not turns or not user[-1]:
+        raise RequestFailed("There is no question to answer: the last message is empty. Write one with some text.")
+    opening = next_user(user, 0)
+    costs = [AROUND + estimate_tokens(named(turn)) for turn in turns]
+    fixed = AROUND + estimate_tokens(prompt.system) + estimate_tokens(prompt.prefix)
+    start = first_kept(costs, user, fixed, round(budget))
+    messages = _messages(prompt, turns[start:], continuation)
+    return Chat(messages, fixed + sum(costs[start:]), start - opening)
+
+
+def _messages(prompt: Prompt, turns: Sequence[Turn], continuation: Continuation) -> list[dict[str, str]]:
+    messages = [{"role": "system", "content": defuse(prompt.system)}] if prompt.system.strip() else []
+    role, other = "user", "assistant"
+    for text in merged_texts(turns):
+        messages.append({"role": role, "content": defuse(text)})
+        role, other = other, role
+    if prompt.prefix:
+        messages.append({"role": "assistant", "content": defuse(prompt.prefix)})
+        if continuation is Continuation.ASK:
+            messages.append({"role": "user", "content": GO_ON})
+    return messages

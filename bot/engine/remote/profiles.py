@@ -1,0 +1,89 @@
+"""What each kind of server takes and publishes, as one table, and how a server's kind is found out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Continuation(Enum):
+    """How a server goes on with an answer that it began."""
+
+    ASK = "ask"  # it cannot: a user message asks it to go on
+    FLAG = "flag"  # `continue_final_message`; it returns what follows
+    LAST_MESSAGE = "last message"  # a last assistant message is continued; it returns the whole text again
+
+
+STANDARD = {"temperature": "temperature", "top_p": "top_p", "max_tokens": "max_tokens", "seed": "seed", "stop": "stop"}
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One kind of server.
+
+    parameters: fields of SamplingParams that it takes, and their names there. fixed: fields that every request has.
+    running, waiting: its gauges of requests in /metrics, '' for none. most_at_once: answers that it writes well at the
+    same time, where it does not say. cache_salt: whether it can keep the prefix caches of workspaces apart.
+    """
+
+    title: str
+    parameters: Mapping[str, str] = field(default_factory=lambda: STANDARD)
+    fixed: Mapping[str, object] = field(default_factory=dict)
+    continuation: Continuation = Continuation.ASK
+    running: str = ""
+    waiting: str = ""
+    most_at_once: int = 8
+    cache_salt: bool = False
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Names of sampling parameters that it does not take and that people or operators can set."""
+        return tuple(name for name in ("temperature", "top_p", "repetition_penalty") if name not in self.parameters)
+
+
+USAGE = {"stream_options": {"include_usage": True}}
+WITH_PENALTY = {**STANDARD, "top_k": "top_k", "repetition_penalty": "repetition_penalty"}
+
+VLLM = Profile(
+    "vLLM",
+    parameters=WITH_PENALTY,
+    fixed=USAGE,
+    continuation=Continuation.FLAG,
+    running="vllm:num_requests_running",
+    waiting="vllm:num_requests_waiting",
+    most_at_once=32,
+    cache_salt=True,
+)
+SGLANG = Profile(
+    "SGLang",
+    parameters=WITH_PENALTY,
+    fixed=USAGE,
+    continuation=Continuation.FLAG,
+    running="sglang:num_running_reqs",
+    waiting="sglang:num_queue_reqs",
+    most_at_once=32,
+)
+LLAMA_CPP = Profile(
+    "llama.cpp",
+    parameters={**STANDARD, "top_k": "top_k", "repetition_penalty": "repeat_penalty"},
+    fixed={**USAGE, "min_p": 0.0},  # its own default of 0.05 would change the answers
+    continuation=Continuation.LAST_MESSAGE,
+    running="llamacpp:requests_processing",
+    waiting="llamacpp:requests_deferred",
+    most_at_once=4,
+)
+OLLAMA = Profile("Ollama", fixed=USAGE, most_at_once=4)
+TRANSFORMERS = Profile(  # unknown fields are an error there, and batching ignores a request's own stop strings
+    "transformers serve", parameters={name: name for name in ("temperature", "top_p", "max_tokens", "seed")}
+)
+OTHER = Profile("an OpenAI-compatible server", fixed=USAGE)
+
+OWNERS = {"vllm": VLLM, "sglang": SGLANG, "llamacpp": LLAMA_CPP, "library": OLLAMA}
+"""Profiles by `owned_by` of the first model in /models."""
+
+PROBES = (
+    ("/api/version", "version", OLLAMA),
+    ("/props", "default_generation_settings", LLAMA_CPP),
+    ("/get_model_info", "model_path", SGLANG),
+    ("/version", "version", VLLM),
+)
+"""Paths below the server's root, a key that their JSON answer has, and the profile that this means."""

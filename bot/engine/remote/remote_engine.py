@@ -1,0 +1,399 @@
+"""Implements the Engine protocol (bot.types.engine) with servers at addresses.
+
+`load` waits until a server that offers the model can be reached. A conversation stays with one server, for its prefix
+cache, unless that one has much more to do than another. A server that fails before the first token is replaced by
+another one at once; after it, `stream` raises ServerLost, and the caller repeats the request.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import ssl
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from bot.config.settings import Settings
+from bot.engine.client.request_validation import GREEDY_BELOW, check_params
+from bot.engine.remote.chat_stream import BadStream, Chunk, read_chunks
+from bot.engine.remote.messages import Chat, build_chat
+from bot.engine.remote.profiles import Continuation, Profile
+from bot.engine.remote.server import KeyRefused, Refusal, Server, ServerFailed, TooLong
+from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
+from bot.types.errors import TOO_LONG, EngineDied, ModelError, RequestFailed, ServerLost
+from bot.types.messages import FinishReason, SamplingParams, TokenDelta, Usage
+
+log = logging.getLogger("inhouse.engine")
+
+PROBE_EVERY_S = 5.0
+"""Interval at which servers are asked whether they can be used, and for their load."""
+FIRST_TOKEN_S = 600.0
+"""Most seconds to the first token: requests may wait in the server's own queue."""
+BETWEEN_TOKENS_S = 60.0
+"""A stream without a token for so long counts as hung."""
+MOST_BUSY_S = 30.0
+"""Longest wait that is granted to servers that answer 429; they may ask for less."""
+BUSY_TRIES = 4
+ESCAPE = 4
+"""A conversation leaves its server when that one has so many more requests than the least loaded one."""
+WAITING = "waiting for the model's server"
+"""Shown to people while no server can be used; the reason is for operators."""
+UNKNOWN_WINDOW = 4096
+"""Context window, in tokens, where neither the catalog nor the server says one (Ollama's smallest default)."""
+MARGIN = 0.9
+"""Share of the window that prompts may take by estimate."""
+SPEED_S = 10.0
+"""Seconds over which the tokens per second are averaged."""
+CONVERSATION_HEADER = "X-Session-Id"
+"""Carries the conversation's opaque id for routers in front of several servers."""
+
+
+@dataclass(slots=True)
+class _Running:
+    """A stream in progress. `aborted`: on request; `stop` ends the wait for the next chunk."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class RemoteEngine:
+    """An Engine on one or several servers. Belongs to one event loop; call `close` at the end.
+
+    urls: the bases of their APIs. key: sent as a bearer token; '' for none. authority: a file of CA certificates to
+    trust instead of the system's; '' for none. salts: keep the prefix caches of workspaces apart where a server can.
+    """
+
+    def __init__(self, urls: Sequence[str], key: str = "", authority: str = "", *, salts: bool = True) -> None:
+        self._urls, self._key, self._authority, self._salts = urls, key, authority, salts
+        self._session: aiohttp.ClientSession | None = None
+        self.servers: tuple[Server, ...] = ()
+        """The servers; known after the first load."""
+        self._probing: asyncio.Task[None] | None = None
+        self._source: ModelSource | None = None
+        self._running: dict[str, _Running] = {}
+        self._ratio = 1.0  # measured tokens by estimated tokens
+        self._tokens: deque[float] = deque(maxlen=100_000)  # times of received tokens, monotonic clock
+
+    @classmethod
+    def of(cls, settings: Settings) -> "RemoteEngine":
+        """The engine of these settings."""
+        key = settings.engine_key.get_secret_value() if settings.engine_key else ""
+        return cls(settings.engine_urls, key, str(settings.engine_ca or ""), salts=settings.engine_salts)
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """Ids of the models that reachable servers offer, sorted."""
+        return tuple(sorted({model for server in self.servers if not server.problem for model in server.models}))
+
+    async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
+        """Wait until a server that offers the model can be reached. `source.path`: its id there.
+
+        Raises ModelError if a server refuses the key, or if all can be reached and none offers the model.
+        """
+        began = time.monotonic()
+        await self.open()
+        self._source = source
+        while not self._usable():
+            await self._probe()
+            if self._usable():
+                break
+            for server in self.servers:
+                if server.key_refused:
+                    raise ModelError(f"The server {server} cannot be used: {server.problem}.")
+            if not any(server.problem for server in self.servers):
+                there = ", ".join(self.offered) or "none"
+                raise ModelError(f"No server offers a model called {source.path}; the models there are: {there}.")
+            problem = next(f"{server}: {server.problem}" for server in self.servers if server.problem)
+            progress(LoadProgress(problem, 0.0, WAITING))
+            await asyncio.sleep(PROBE_EVERY_S / 5)
+        usable = self._usable()
+        window = self._window(source)
+        lacking = sorted({name for server in usable for name in server.profile.lacks})
+        return LoadedModel(
+            name=source.name,
+            device=f"{len(usable)} of {len(self.servers)} servers" if len(self.servers) > 1 else usable[0].name,
+            dtype=", ".join(sorted({server.profile.title for server in usable})),
+            context_window=window,
+            batching=True,
+            max_running=sum(server.most_at_once for server in usable),
+            weights_mb=0,
+            kv_cache_mb=0,
+            kv_cache_tokens=0,
+            load_s=time.monotonic() - began,
+            note=f"The server does not take {' and '.join(lacking)}; it uses its own." if lacking else "",
+        )
+
+    async def stream(self, request: EngineRequest) -> AsyncGenerator[TokenDelta, None]:
+        """Yield the deltas of one generation. Closing the iterator aborts it.
+
+        Raises RequestFailed, ServerLost if the server failed after the first token, and EngineDied if no server can be
+        used.
+        """
+        check_params(request.params)
+        if self._source is None:
+            raise EngineDied("No model is chosen yet.", external=True)
+        if request.request_id in self._running:
+            raise RequestFailed(f"A generation with the id {request.request_id} is running already.")
+        running = self._running[request.request_id] = _Running()
+        try:
+            async with contextlib.aclosing(self._anywhere(request, self._source, running)) as deltas:
+                async for delta in deltas:
+                    yield delta
+        finally:
+            del self._running[request.request_id]
+
+    async def abort(self, request_id: str) -> None:
+        """Close the stream of a generation; an unknown id is ignored."""
+        if (running := self._running.get(request_id)) is not None:
+            running.stop.set()
+
+    async def stats(self) -> EngineStats:
+        """Current statistics; memory is the servers' own. Raises EngineDied if no server can be used."""
+        if not self._usable():
+            raise EngineDied(self._nothing_usable(), external=True)
+        now = time.monotonic()
+        while self._tokens and self._tokens[0] < now - SPEED_S:
+            self._tokens.popleft()
+        name = self._source.name if self._source is not None else ""
+        return EngineStats(name, len(self._running), len(self._tokens) / SPEED_S, 0, 0, 0, 0, 0)
+
+    async def wait_until_unhealthy(self) -> str:
+        """Never returns: servers are restarted by whoever runs them."""
+        await asyncio.Event().wait()
+        return ""
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    async def open(self) -> None:
+        """Create the servers, and ask them at intervals whether they can be used. `load` does it."""
+        if self._session is not None:
+            return
+        context = ssl.create_default_context(cafile=self._authority) if self._authority else True
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._session = aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0, ssl=context))
+        self.servers = tuple(Server(url, self._session) for url in self._urls)
+        self._probing = asyncio.create_task(self._keep_probing(), name="engine servers")
+
+    async def _probe(self) -> None:
+        await asyncio.gather(*(server.probe() for server in self.servers))
+
+    async def _keep_probing(self) -> None:
+        while True:
+            await asyncio.sleep(PROBE_EVERY_S)
+            await self._probe()
+            await asyncio.gather(*(server.refresh_load() for server in self.servers))
+
+    def _usable(self) -> list[Server]:
+        model = self._source.path if self._source is not None else ""
+        return [server for server in self.servers if server.offers(model)]
+
+    def _nothing_usable(self) -> str:
+        problems = "; ".join(f"{server}: {server.problem or 'it does not offer the model'}" for server in self.servers)
+        return f"No server can be used ({problems})."
+
+    def _window(self, source: ModelSource) -> int:
+        """The smallest window of the usable servers, bounded by the catalog's."""
+        windows = [server.models.get(source.path, 0) for server in self._usable()]
+        known = [window for window in (*windows, source.context_window) if window]
+        return min(known, default=UNKNOWN_WINDOW)
+
+    def _choose(self, conversation: str, tried: Sequence[Server]) -> Server | None:
+        """The conversation's server by rendezvous hashing, or the least loaded one if that one is far busier."""
+        servers = [server for server in self._usable() if server not in tried]
+        if not servers:
+            return None
+        own = max(servers, key=lambda server: hashlib.sha256(f"{conversation} {server.url}".encode()).digest())
+        idlest = min(servers, key=_load_of)
+        return idlest if _load_of(own) - _load_of(idlest) >= ESCAPE else own
+
+    async def _anywhere(
+        self, request: EngineRequest, source: ModelSource, running: _Running
+    ) -> AsyncGenerator[TokenDelta, None]:
+        """Generate on one server after the other until one writes; raises as `stream`."""
+        tried: list[Server] = []
+        share, busy = MARGIN, 0
+        while True:
+            server = self._choose(request.conversation, tried)
+            if server is None:
+                raise EngineDied(self._nothing_usable(), external=True)
+            budget = (self._window(source) - request.params.max_tokens) * share / self._ratio
+            chat = build_chat(request.prompt, budget, server.profile.continuation)
+            written = False
+            try:
+                async with contextlib.aclosing(self._on_server(server, request, source, chat, running)) as deltas:
+                    async for delta in deltas:
+                        written = written or bool(delta.text)
+                        yield delta
+                return
+            except TooLong as error:
+                if share < MARGIN:
+                    raise RequestFailed(
+                        f"{TOO_LONG} more than the model's context window ({error}): shorten them or lower max_tokens."
+                    ) from error
+                share = MARGIN / 2
+            except KeyRefused as error:
+                server.problem = str(error)
+            except Refusal as error:
+                raise RequestFailed(f"The model's server refuses the request: {error}.") from error
+            except ServerFailed as error:
+                if written:
+                    server.problem = str(error)
+                    raise ServerLost(f"The server {server} failed while it answered: {error}.") from error
+                if error.retry_after and busy < BUSY_TRIES:
+                    busy += 1
+                    log.info("The server %s is busy for %.0f s", server, error.retry_after)
+                    await asyncio.sleep(min(error.retry_after, MOST_BUSY_S))
+                    continue
+                log.warning("The server %s failed: %s", server, error)
+                server.problem = str(error)
+                tried.append(server)
+
+    async def _on_server(
+        self, server: Server, request: EngineRequest, source: ModelSource, chat: Chat, running: _Running
+    ) -> AsyncGenerator[TokenDelta, None]:
+        """Generate on one server. Raises ServerFailed or Refusal."""
+        began, first, finish, usage, count = time.monotonic(), 0.0, "", dict[str, object](), 0
+        prefix = _Prefix(request.prompt.prefix if server.profile.continuation is Continuation.LAST_MESSAGE else "")
+        server.running += 1
+        chunks = self._chunks(server, self._body(server.profile, request, source, chat), request)
+        try:
+            while True:
+                chunk = await _next(chunks, running.stop, BETWEEN_TOKENS_S if first else FIRST_TOKEN_S)
+                if chunk is None:
+                    break
+                if chunk.text or chunk.reasoning:
+                    first = first or time.monotonic()
+                    count += 1
+                    self._tokens.append(time.monotonic())
+                finish = chunk.finish_reason or finish
+                usage = {**usage, **chunk.usage}
+                if text := prefix.rest(chunk.text):
+                    yield TokenDelta(request.request_id, text)
+        finally:
+            server.running -= 1
+            await chunks.aclose()
+        aborted = running.stop.is_set()
+        if not finish and not aborted:
+            raise ServerFailed("its stream ended in the middle of the answer")
+        now = time.monotonic()
+        first = first or now
+        prompt_tokens = _number(usage, "prompt_tokens")
+        if prompt_tokens:
+            self._ratio = 0.8 * self._ratio + 0.2 * min(2.0, max(0.5, prompt_tokens / max(1, chat.tokens)))
+        details = usage.get("prompt_tokens_details")
+        yield TokenDelta(
+            request.request_id,
+            prefix.held(),
+            FinishReason.ABORT if aborted else _REASONS.get(finish, FinishReason.STOP),
+            Usage(
+                prompt_tokens=prompt_tokens or chat.tokens,
+                cached_tokens=_number(details, "cached_tokens") if isinstance(details, dict) else 0,
+                generated_tokens=_number(usage, "completion_tokens") or count,
+                queue_s=0.0,
+                prefill_s=first - began,
+                decode_s=now - first,
+                context_window=self._window(source),
+                dropped_turns=chat.dropped_turns,
+            ),
+        )
+
+    async def _chunks(
+        self, server: Server, body: dict[str, object], request: EngineRequest
+    ) -> AsyncGenerator[Chunk, None]:
+        """The chunks of a stream. Raises ServerFailed or Refusal."""
+        headers = {CONVERSATION_HEADER: request.conversation} if request.conversation else {}
+        async with server.stream(body, headers) as response:
+            try:
+                async for chunk in read_chunks(response.content.iter_any()):
+                    yield chunk
+            except BadStream as error:
+                raise ServerFailed(str(error)) from error
+
+    def _body(self, profile: Profile, request: EngineRequest, source: ModelSource, chat: Chat) -> dict[str, object]:
+        body: dict[str, object] = {"model": source.path, "messages": chat.messages, "stream": True, **profile.fixed}
+        body |= _sampling(request.params, profile)
+        if request.prompt.prefix and profile.continuation is Continuation.FLAG:
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
+        if profile.cache_salt and self._salts and request.workspace:
+            body["cache_salt"] = request.workspace
+        return body
+
+
+_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+
+
+class _Prefix:
+    """Drops the beginning of an answer that a server repeats when it goes on with it."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix, self._text = prefix, ""
+
+    def rest(self, text: str) -> str:
+        """What is new in the next piece of text."""
+        if not self._prefix:
+            return text
+        self._text += text
+        if self._prefix.startswith(self._text) and len(self._text) < len(self._prefix):
+            return ""
+        return self.held()
+
+    def held(self) -> str:
+        """What was held back and turns out to be new."""
+        new, self._text, self._prefix = self._text.removeprefix(self._prefix), "", ""
+        return new
+
+
+async def _next(chunks: AsyncGenerator[Chunk, None], stop: asyncio.Event, seconds: float) -> Chunk | None:
+    """The next chunk; None at the end of the stream or once `stop` is set. Raises ServerFailed after `seconds`."""
+    reading = asyncio.ensure_future(anext(chunks, None))
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([reading, stopping], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        if not reading.done():
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+    if reading.cancelled():
+        if stop.is_set():
+            return None
+        raise ServerFailed(f"it sent nothing for {seconds:.0f} s")
+    return reading.result()
+
+
+def _sampling(params: SamplingParams, profile: Profile) -> dict[str, object]:
+    """The sampling parameters that the server takes, by their names there."""
+    values: dict[str, object] = {
+        "temperature": params.temperature if params.temperature >= GREEDY_BELOW else 0.0,
+        "top_p": params.top_p,
+        "top_k": params.top_k or None,
+        "repetition_penalty": params.repetition_penalty,
+        "max_tokens": params.max_tokens,
+        "stop": list(params.stop) or None,
+        "seed": params.seed,
+    }
+    return {
+        profile.parameters[name]: value
+        for name, value in values.items()
+        if value is not None and name in profile.parameters
+    }
+
+
+def _load_of(server: Server) -> int:
+    """Requests that the server has now: what it publishes, or at least what this service sent it."""
+    return max(server.running, server.published_load or 0)
+
+
+def _number(values: object, name: str) -> int:
+    value = values.get(name) if isinstance(values, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0

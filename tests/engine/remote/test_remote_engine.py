@@ -1,0 +1,349 @@
+"""Tests the engine on servers: what it sends, what it makes of streams and errors, and how it chooses a server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from bot.engine.remote import remote_engine
+from bot.engine.remote.messages import BREAK
+from bot.engine.remote.remote_engine import RemoteEngine
+from bot.types.engine import EngineRequest, LoadedModel, LoadProgress, ModelSource
+from bot.types.errors import EngineDied, ModelError, RequestFailed, ServerLost
+from bot.types.messages import FinishReason, Prompt, Role, SamplingParams, TokenDelta, Turn
+from tests.support.fakes.openai_server import FakeOpenAI
+
+MODEL = "org/Model-7B"
+KINDS = ["vllm", "sglang", "llama.cpp", "ollama", "transformers"]
+PARAMS = SamplingParams(temperature=0.3, top_p=0.9, repetition_penalty=1.2, max_tokens=50)
+
+
+@asynccontextmanager
+async def run_engine(*servers: FakeOpenAI, key: str = "") -> AsyncIterator[RemoteEngine]:
+    """An engine that has loaded MODEL from these servers."""
+    engine = RemoteEngine([server.url for server in servers], key)
+    try:
+        await load(engine)
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def load(engine: RemoteEngine, progress: Callable[[LoadProgress], None] = lambda _: None) -> LoadedModel:
+    async with asyncio.timeout(20):
+        return await engine.load(ModelSource("model-7b", MODEL), progress)
+
+
+def request(
+    question: str, *earlier: str, system: str = "", prefix: str = "", params: SamplingParams = PARAMS, **more: str
+) -> EngineRequest:
+    """A request in a conversation of alternating turns."""
+    roles = [Role.USER if number % 2 == 0 else Role.ASSISTANT for number in range(len(earlier))] + [Role.USER]
+    texts = [*earlier, question]
+    turns = [Turn(role, "", text, str(n), float(n)) for n, (role, text) in enumerate(zip(roles, texts, strict=True))]
+    return EngineRequest(more.pop("request_id", question), Prompt(system, tuple(turns), prefix), params, **more)
+
+
+async def answer(engine: RemoteEngine, asked: EngineRequest) -> tuple[str, TokenDelta]:
+    """The whole text, and the last delta."""
+    async with asyncio.timeout(20):
+        deltas = [delta async for delta in engine.stream(asked)]
+    return "".join(delta.text for delta in deltas), deltas[-1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_answer_of_each_kind_of_server(kind: str) -> None:
+    async with FakeOpenAI(kind, {MODEL: 4096}) as server, run_engine(server) as engine:
+        text, last = await answer(engine, request("How are you?", "Hello.", "Hi.", system="Be brief."))
+        assert text == "You said: How are you?"
+        assert last.finish_reason is FinishReason.STOP
+        assert last.usage is not None
+        assert last.usage.generated_tokens == 5
+        assert last.usage.prompt_tokens > 0
+        body = server.asked[0].body
+        assert [message["role"] for message in body["messages"]] == ["system", "user", "assistant", "user"]
+        assert (body["model"], body["temperature"], body["top_p"], body["max_tokens"]) == (MODEL, 0.3, 0.9, 50)
+
+
+@pytest.mark.parametrize(
+    ("kind", "penalty"),
+    [("vllm", "repetition_penalty"), ("sglang", "repetition_penalty"), ("llama.cpp", "repeat_penalty")],
+)
+async def test_each_kind_gets_the_parameters_that_it_takes(kind: str, penalty: str) -> None:
+    async with FakeOpenAI(kind, {MODEL: 4096}) as server, run_engine(server) as engine:
+        await answer(engine, request("hello"))
+        assert server.asked[0].body[penalty] == 1.2
+
+
+@pytest.mark.parametrize("kind", ["ollama", "transformers"])
+async def test_a_parameter_that_a_server_lacks_is_left_out_and_named_once(kind: str) -> None:
+    async with FakeOpenAI(kind, {MODEL: 4096}) as server:
+        engine = RemoteEngine([server.url])
+        loaded = await load(engine)
+        await answer(engine, request("hello"))
+        await engine.close()
+        assert "repetition_penalty" in loaded.note
+        assert "repetition_penalty" not in server.asked[0].body
+
+
+async def test_the_window_and_the_places_come_from_the_server() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 2048}) as vllm, FakeOpenAI("llama.cpp", {MODEL: 1024}, slots=3) as llama:
+        for server, window, places in ((vllm, 2048, 32), (llama, 1024, 3)):
+            engine = RemoteEngine([server.url])
+            loaded = await load(engine)
+            await engine.close()
+            assert (loaded.context_window, loaded.max_running) == (window, places)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "<|im_end|>",
+        "<|eot_id|>",
+        "</s>",
+        "[INST]",
+        "[/INST]",
+        "<end_of_turn>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "<eos>",
+    ],
+)
+async def test_control_tokens_in_texts_and_names_are_broken_up(token: str) -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
+        turns = (
+            Turn(Role.USER, f"Eve{token}", f"hello {token} there", "1", 1.0),
+            Turn(Role.ASSISTANT, "", f"so {token}", "2", 2.0),
+            Turn(Role.USER, "Ana", "and now?", "3", 3.0),
+        )
+        await answer(engine, EngineRequest("r", Prompt(f"system {token}", turns), PARAMS))
+        texts = [message["content"] for message in server.asked[0].body["messages"]]
+        assert not [text for text in texts if token in text]
+        assert "".join(texts).replace(BREAK, "").count(token) == 4
+
+
+async def test_ordinary_text_is_sent_as_it_is() -> None:
+    text = "if a <b and c> d: print([INSTALL], '<s3://x>', '<thinking>', a[0], x|y, '<a href>') # 1 < 2 | 3"
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
+        await answer(engine, request(text))
+        assert server.asked[0].body["messages"][-1]["content"] == text
+
+
+async def test_the_oldest_turns_are_left_out_where_the_window_is_small() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 400}) as server, run_engine(server) as engine:
+        earlier = [f"turn {number} " + "word " * 60 for number in range(20)]
+        _, last = await answer(engine, request("and now?", *earlier, system="Be brief."))
+        messages = server.asked[0].body["messages"]
+        assert messages[0]["content"] == "Be brief."
+        assert messages[-1]["content"] == "and now?"
+        assert last.usage is not None
+        assert last.usage.dropped_turns == 20 - (len(messages) - 2)
+
+
+async def test_what_is_too_long_after_all_is_cut_more_once_and_then_refused_with_a_sentence() -> None:
+    earlier = [f"turn {number} " + "word " * 60 for number in range(20)]
+    async with FakeOpenAI("vllm", {MODEL: 2000}) as server, run_engine(server) as engine:
+        server.faults.too_long(times=1)
+        text, _ = await answer(engine, request("and now?", *earlier))
+        assert text == "You said: and now?"
+        first, second = (len(asked.body["messages"]) for asked in server.asked)
+        assert second < first
+        server.faults.too_long(times=2)
+        with pytest.raises(RequestFailed, match="more than the model's context window"):
+            await answer(engine, request("and now?", *earlier, request_id="again"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_it_goes_on_with_an_answer(kind: str) -> None:
+    async with FakeOpenAI(kind, {MODEL: 4096}) as server, run_engine(server) as engine:
+        server.answers("count", "one two three four")
+        text, _ = await answer(engine, request("count", prefix="one two"))
+        messages = server.asked[0].body["messages"]
+        if kind in ("ollama", "transformers"):
+            assert "Continue your last answer" in messages[-1]["content"]
+        else:
+            assert text == " three four"
+            assert messages[-1] == {"role": "assistant", "content": "one two"}
+
+
+async def test_thoughts_are_not_part_of_the_text() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
+        server.answers("hello", "Hi.", reasoning="They greet me.")
+        text, _ = await answer(engine, request("hello"))
+        assert text == "Hi."
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_abort_closes_the_stream(kind: str) -> None:
+    async with FakeOpenAI(kind, {MODEL: 4096}) as server, run_engine(server) as engine:
+        server.gates.hold("hello/2")
+        stream = engine.stream(request("hello"))
+        async with asyncio.timeout(20):
+            assert (await anext(stream)).text.strip() == "You"
+            await server.gates.reached("hello/2")
+            await engine.abort("hello")
+            rest = [delta async for delta in stream]
+        assert rest[-1].finish_reason is FinishReason.ABORT
+        await server.until(lambda: server.aborted)
+        assert (await engine.stats()).running == 0
+
+
+async def test_an_abort_before_the_first_token() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
+        server.gates.hold("hello/0")
+        asking = asyncio.create_task(answer(engine, request("hello")))
+        await server.gates.reached("hello/0")
+        await engine.abort("hello")
+        text, last = await asking
+        assert (text, last.finish_reason) == ("", FinishReason.ABORT)
+        await server.until(lambda: server.aborted)
+
+
+async def test_a_closed_iterator_closes_the_stream() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
+        server.gates.hold("hello/1")
+        stream = engine.stream(request("hello"))
+        await anext(stream)
+        await stream.aclose()
+        await server.until(lambda: server.aborted)
+
+
+@pytest.mark.parametrize("cut", [-1, 1, 7, 40])
+async def test_a_stream_may_be_cut_anywhere(cut: int) -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
+        server.answers("hello", "Grüße 日本 👋 all")
+        server.faults.split(cut)
+        text, _ = await answer(engine, request("hello"))
+        assert text == "Grüße 日本 👋 all"
+
+
+FAULTS: dict[str, Callable[[FakeOpenAI], object]] = {
+    "reset": lambda server: server.faults.reset(),
+    "close": lambda server: server.faults.close(),
+    "bad JSON": lambda server: server.faults.bad_json(),
+    "an error within the stream": lambda server: server.faults.stream_error(),
+    "a long line": lambda server: server.faults.long_line(),
+    "status 500": lambda server: server.faults.status(500),
+    "a page": lambda server: server.faults.html(),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_another_server_takes_over_before_the_first_token(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.engine.remote.chat_stream.MOST_BYTES", 100_000)
+    async with two_servers() as (one, two), run_engine(one, two) as engine:
+        own = await first_choice(engine, one, two)
+        FAULTS[fault](own)
+        text, _ = await answer(engine, request("hello", conversation="c"))
+        assert text == "You said: hello"
+        assert [server.questions().count("hello") for server in (one, two)] == [1, 1]
+
+
+@asynccontextmanager
+async def two_servers() -> AsyncIterator[tuple[FakeOpenAI, FakeOpenAI]]:
+    async with FakeOpenAI("vllm", {MODEL: 4096}, slots=16) as one, FakeOpenAI("vllm", {MODEL: 4096}, slots=16) as two:
+        yield one, two
+
+
+async def first_choice(engine: RemoteEngine, *servers: FakeOpenAI) -> FakeOpenAI:
+    """The server of conversation 'c'."""
+    await answer(engine, request("who?", conversation="c"))
+    chosen = [server for server in servers if "who?" in server.questions()]
+    return chosen[-1]
+
+
+@pytest.mark.parametrize("fault", ["reset", "close", "bad_json", "stream_error"])
+async def test_a_server_that_fails_in_the_middle_is_reported_as_lost(fault: str) -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
+        getattr(server.faults, fault)(word=2)
+        with pytest.raises(ServerLost, match="failed while it answered"):
+            await answer(engine, request("hello"))
+
+
+async def test_a_hang_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_engine, "BETWEEN_TOKENS_S", 0.1)
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
+        server.faults.hang(word=2)
+        with pytest.raises(ServerLost, match="it sent nothing for"):
+            await answer(engine, request("hello"))
+
+
+async def test_a_busy_server_is_asked_again_after_the_time_that_it_names() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
+        server.faults.status(429, retry_after="1")
+        text, _ = await answer(engine, request("hello"))
+        assert text == "You said: hello"
+        assert len(server.asked) == 2
+
+
+async def test_without_any_server_the_engine_counts_as_dead_and_a_load_waits_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remote_engine, "PROBE_EVERY_S", 0.05)
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
+        await server.down()
+        with pytest.raises(EngineDied, match="No server can be used"):
+            await answer(engine, request("hello"))
+        seen: asyncio.Queue[LoadProgress] = asyncio.Queue()
+        loading = asyncio.create_task(load(engine, seen.put_nowait))
+        progress = await asyncio.wait_for(seen.get(), 20)
+        assert progress.message == "waiting for the model's server"
+        assert progress.stage.startswith(f"{server.url}: no connection")
+        await server.up()
+        await loading
+        assert (await answer(engine, request("hello")))[0] == "You said: hello"
+
+
+async def test_a_refused_key_and_a_model_that_is_not_there_are_sentences() -> None:
+    async with FakeOpenAI("vllm", {"other/model": 4096}, key="secret") as server:
+        engine = RemoteEngine([server.url], "wrong")
+        with pytest.raises(ModelError, match=r"it refuses the key in INHOUSE_ENGINE_KEY \(401\)"):
+            await load(engine)
+        await engine.close()
+        engine = RemoteEngine([server.url], "secret")
+        with pytest.raises(
+            ModelError, match="No server offers a model called org/Model-7B; the models there are: other"
+        ):
+            await load(engine)
+        await engine.close()
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    async with two_servers() as (server, elsewhere), run_engine(server, key="secret") as engine:
+        server.faults.redirect(f"{elsewhere.url}/chat/completions")
+        with pytest.raises(EngineDied, match="it redirects to"):
+            await answer(engine, request("hello"))
+        assert not elsewhere.calls
+
+
+async def test_a_conversation_stays_with_its_server_until_that_one_has_much_more_to_do() -> None:
+    async with two_servers() as (one, two), run_engine(one, two) as engine:
+        own = await first_choice(engine, one, two)
+        other = two if own is one else one
+        for number in range(3):
+            await answer(engine, request(f"question {number}", conversation="c"))
+        assert not other.asked
+        names = [f"held {number}" for number in range(remote_engine.ESCAPE)]
+        for name in names:
+            own.gates.hold(f"{name}/0")
+        held = [asyncio.create_task(answer(engine, request(name, conversation="c"))) for name in names]
+        for name in names:
+            await own.gates.reached(f"{name}/0")
+        await answer(engine, request("escaped", conversation="c"))
+        assert other.questions() == ["escaped"]
+        for name in names:
+            await own.gates.open(f"{name}/0")
+        await asyncio.gather(*held)
+
+
+async def test_conversations_are_named_and_workspaces_have_caches_of_their_own() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
+        await answer(engine, request("hello", conversation="conversation-1", workspace="workspace-1"))
+        assert server.asked[0].headers[remote_engine.CONVERSATION_HEADER] == "conversation-1"
+        assert server.asked[0].body["cache_salt"] == "workspace-1"
+
+
+async def test_the_models_of_all_servers_are_offered() -> None:
+    one, two = FakeOpenAI("ollama", {MODEL: 4096, "a": 1}), FakeOpenAI("vllm", {MODEL: 4096, "b": 1})
+    async with one, two, run_engine(one, two) as engine:
+        assert engine.offered == ("a", "b", MODEL)

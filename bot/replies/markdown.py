@@ -9,6 +9,7 @@ with <...>, < and > are escaped, in code too.
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import zip_longest
 
 from markdown_it import MarkdownIt
@@ -148,10 +149,9 @@ _PARSER = _parser()
 
 def render(text: str, dialect: Dialect, links: KnownLinks) -> str:
     """Render `text` in `dialect`; only addresses in `links` become links."""
-    lines = without_bidi_controls(text).split("\n")
-    shown: list[str] = []
-    done = 0
-    for block in _blocks(lines):
+    text = without_bidi_controls(text)
+    lines, shown, done = text.split("\n"), list[str](), 0
+    for block in _blocks(text):
         shown += _text(lines[done : block.start], dialect, links)
         shown += _block(block, lines, dialect, links)
         done = block.end
@@ -161,7 +161,8 @@ def render(text: str, dialect: Dialect, links: KnownLinks) -> str:
 def stable_prefix(text: str, dialect: Dialect) -> int:
     """Number of leading characters whose rendering later text cannot change. `text` must have no bidi controls."""
     lines = text.split("\n")
-    last = next(reversed(_blocks(lines)), None)
+    blocks = _blocks(text)
+    last = blocks[-1] if blocks else None
     line = lines[-1]
     at_line = len(text) - len(line)
     if last is not None and last.kind == "fence" and last.end == len(lines):
@@ -170,8 +171,9 @@ def stable_prefix(text: str, dialect: Dialect) -> int:
     if dialect is not Dialect.DISCORD:
         stable = stable_in_line(line)
         return at_line if _PERHAPS_MARKS.fullmatch(line[:stable]) else at_line + stable
-    if last is not None and last.kind == "table" and last.end >= len(lines) - 1:
-        return sum(len(each) + 1 for each in lines[: last.start])  # the line may become another row
+    last_table = next((block for block in reversed(blocks) if block.kind == "table"), None)
+    if last_table is not None and last_table.end >= len(lines) - 1:
+        return sum(len(each) + 1 for each in lines[: last_table.start])  # the line may become another row
     header = lines[-2] if len(lines) > 1 else ""  # perhaps a table's header
     return at_line - len(header) - 1 if "|" in header and _PERHAPS_RULE.fullmatch(line) else at_line
 
@@ -179,19 +181,20 @@ def stable_prefix(text: str, dialect: Dialect) -> int:
 def fence_to_continue(text: str) -> str:
     """The opening line of the code fence that is open at the end of a Markdown text, '' if none is."""
     lines = text.split("\n")
-    last = next(reversed(_blocks(lines)), None)
+    last = next(reversed(_blocks(text)), None)
     if last is None or last.kind != "fence" or last.end < len(lines) or _is_closed(last, lines):
         return ""
     return f"{_repeated(lines[last.start][: last.content])}{last.markup}{last.info}"
 
 
-def _blocks(lines: Sequence[str]) -> list[_Block]:
+@lru_cache(maxsize=4)  # a frame asks for the stable prefix of a text and renders it then
+def _blocks(text: str) -> Sequence[_Block]:
     """Find the blocks that are not rendered line by line, in order."""
     starts = [0]
-    for line in lines:
+    for line in text.split("\n"):
         starts.append(starts[-1] + len(line) + 1)
     found: list[_Block] = []
-    _PARSER.parse("\n".join(lines), {"blocks": found, "line_starts": starts})
+    _PARSER.parse(text, {"blocks": found, "line_starts": starts})
     return found
 
 

@@ -34,6 +34,8 @@ _BIDI_CONTROLS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 _ENTITY_BEGUN = re.compile(r"&[a-z]{0,3}$")
 _CLOSING = 20
 """Characters reserved at the end of a part for what closes it; longer runs of marks are not treated as fences."""
+_LONGEST_SPAN = 1200
+"""Characters before the end of a text that is cut off which may be left out with a span."""
 _LONGEST_GRAPHEME = 32
 """Characters; a longer one, which no script needs, is cut."""
 _REOPENING = 30
@@ -82,7 +84,7 @@ def split(text: str, limit: int) -> list[Part]:
         cut = _boundary(body, room, len(head)) or safe_cut(body, room)
         fence, marks = _open_fence(body[:cut]), ""
         if not fence:
-            cut, marks = _outside_of_spans(body, cut, len(head))
+            cut, marks = _outside_of_spans(body, cut, max(len(head) + 1, cut // 4))
         whole = body[:cut].rstrip()
         line = body[body.rfind("\n", 0, cut) + 1 : cut]
         at += cut - len(head)
@@ -110,7 +112,8 @@ def _stable_cut(body: str, room: int, head: int) -> int:
     if _open_fence(body[:cut]):
         return cut
     last_word = body.rfind("\n") + 1 + beginning_of_address(body[body.rfind("\n") + 1 :])
-    return _outside_of_spans(body, min(cut, last_word), head)[0]
+    cut = min(cut, last_word)
+    return _outside_of_spans(body, cut, max(head + 1, cut // 4))[0]
 
 
 def _apart(before: str, marks: str) -> str:
@@ -138,15 +141,26 @@ def safe_cut(body: str, at: int) -> int:
     return at - len(begun.group()) if begun else at
 
 
-def _outside_of_spans(body: str, cut: int, head: int) -> tuple[int, str]:
-    """Move a cut before the link, code or emphasis around it.
+def beginning(text: str, most: int) -> str:
+    """The beginning of a text, cut after at most `most` characters and closed; the text itself if it is not longer."""
+    if len(text) <= most:
+        return text
+    body = text[: most + 1]
+    cut, marks = safe_cut(body, most), ""
+    if not _open_fence(body[:cut]):
+        cut, marks = _outside_of_spans(body, cut, max(0, most - _LONGEST_SPAN))
+    whole = body[:cut].rstrip()
+    return whole + _apart(whole[-1:], marks[::-1])
 
-    One that began long before is cut. Returns the cut, and the marks that are open there, to be closed and reopened.
+
+def _outside_of_spans(body: str, cut: int, least: int) -> tuple[int, str]:
+    """Move a cut before the link, code or emphasis around it, if that begins at `least` or later.
+
+    Returns the cut, and the marks that are open there, to be closed and reopened.
     """
     before_marks = len(body[:cut].rstrip("*_~"))
-    if head < before_marks and cut - before_marks <= LONGEST_MARKS:
+    if least <= before_marks and cut - before_marks <= LONGEST_MARKS:
         cut = before_marks
-    least = max(head + 1, cut // 4)
     spans = _spans_around(body, cut)
     moved = min((start for start, _ in spans if start >= least), default=cut)
     still_open = [marks for start, marks in spans if start < moved]

@@ -74,7 +74,7 @@ def _without_www(host: str) -> str:
 def urls_in(text: str) -> frozenset[str]:
     """Find the addresses in a text, without the punctuation that follows them."""
     found = [address.group() for address in ADDRESS.finditer(text)]
-    return frozenset(_bare(each) for address in found for each in (address, _ascii_part(address)))
+    return frozenset(_without_punctuation(each) for address in found for each in (address, _ascii_part(address)))
 
 
 def with_links(line: str, links: KnownLinks) -> str:
@@ -82,7 +82,7 @@ def with_links(line: str, links: KnownLinks) -> str:
     shown: list[str] = []
     done = 0
     for token in scan(line):
-        shown += line[done : token.start], _shown(line, token, links)
+        shown += line[done : token.start], _render_token(line, token, links)
         done = token.end
     return "".join([*shown, line[done:]])
 
@@ -98,47 +98,47 @@ def stable_prefix(line: str) -> int:
     return sure
 
 
-def _shown(line: str, token: Token, links: KnownLinks) -> str:
+def _render_token(line: str, token: Token, links: KnownLinks) -> str:
     text = line[token.start : token.end]
     if token.kind is Kind.BACKTICKS:
         return "\\`" * len(text)
     if token.kind is Kind.LINK:
-        return _link(line, token, links)
-    return _address(line, token, links) if token.kind is Kind.ADDRESS else text
+        return _render_link(line, token, links)
+    return _render_address(line, token, links) if token.kind is Kind.ADDRESS else text
 
 
-def _address(line: str, token: Token, links: KnownLinks) -> str:
+def _render_address(line: str, token: Token, links: KnownLinks) -> str:
     start, end = token.address
-    url, beginning = _bare(line[start:end]), _bare(_ascii_part(line[start:end]))
+    url, beginning = _without_punctuation(line[start:end]), _without_punctuation(_ascii_part(line[start:end]))
     if url in links:
-        return line[token.start : token.end] + _gap(line, token.end)
+        return line[token.start : token.end] + _separator(line, token.end)
     if beginning in links:  # text without spaces goes on after the address
         after = start + len(beginning)
         return f"{line[token.start : after]} {line[after : token.end]}"
     # The token begins before the address with `](` of a link form that we do not parse.
     before = f"] {line[token.start + 1 : start]}" if start > token.start else ""
     after = start + len(url)
-    return f"{before}{_code(url, line[max(0, start - 1) : start], line[after : after + 1])}{line[after:end]}"
+    return f"{before}{_as_code(url, line[max(0, start - 1) : start], line[after : after + 1])}{line[after:end]}"
 
 
-def _link(line: str, token: Token, links: KnownLinks) -> str:
+def _render_link(line: str, token: Token, links: KnownLinks) -> str:
     (start, end), target = token.label, line[slice(*token.address)]
     label, following = with_links(line[start:end], links), line[token.end : token.end + 1]
     if target in links:
         return f"{line[token.start : start]}{label}{line[end : token.end]}"
     previous = line[max(0, token.start - 1) : token.start]
     if not label:
-        return _code(target, previous, following)
-    return f"{' ' if previous == '`' else ''}{label} {_code(target, ' ', following)}"
+        return _as_code(target, previous, following)
+    return f"{' ' if previous == '`' else ''}{label} {_as_code(target, ' ', following)}"
 
 
-def _gap(line: str, end: int) -> str:
+def _separator(line: str, end: int) -> str:
     """A space where the sentence goes on right after a link and clients would take it for a part of the address."""
     following = line[end : end + 2].lstrip(",;!?")
     return " " if following and not following[0].isascii() and not line[end].isspace() else ""
 
 
-def _code(url: str, previous: str, following: str) -> str:
+def _as_code(url: str, previous: str, following: str) -> str:
     """Format a URL as code; spaces keep its backticks apart from adjacent backticks and backslashes."""
     return f"{' ' if previous in ('`', chr(92)) else ''}`{url}`{' ' if following == '`' else ''}"
 
@@ -148,7 +148,7 @@ def _ascii_part(address: str) -> str:
     return "".join(takewhile(str.isascii, address))
 
 
-def _bare(url: str) -> str:
+def _without_punctuation(url: str) -> str:
     """Strip the punctuation of the surrounding sentence from a URL."""
     end, unopened = len(url), url.count(")") - url.count("(")
     while end and url[end - 1] in _ENDS and (url[end - 1] != ")" or unopened > 0):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 
 from bot.platforms.adapter import Dialect, Limits
-from bot.platforms.splitter import Part, closed, safe_cut, split, without_bidi_controls
+from bot.platforms.splitter import Part, beginning, closed, safe_cut, split, without_bidi_controls
 from bot.replies.links import KnownLinks
 from bot.replies.markdown import fence_to_continue, render, stable_prefix
 from bot.types.messages import ActionKind, Attachment, FinishReason, GenerationRequest, Reply, Usage
@@ -57,9 +57,9 @@ class Renderer:
         if not text.strip():
             return [self._reply(0, "", self._render_notice(line), (ActionKind.STOP,))] if line else []
         source, _ = self._source(text)
-        sure = self._parts(self._shown(source[: self._stable_prefix(source)]))
+        sure = self._parts(self._rendered(source[: self._stable_prefix(source)]))
         commits = [part.text[: part.committed] for part in sure]
-        parts = self._parts(self._shown(source))
+        parts = self._parts(self._rendered(source))
         commits += [""] * (len(parts) - len(commits))
         frames = [
             self._reply(number, committed, part.text[len(committed) :])
@@ -73,22 +73,20 @@ class Renderer:
     def render_final(self, text: str, reason: FinishReason, usage: Usage | None, error: str) -> list[Reply]:
         """Compose the messages of a finished answer."""
         source, whole = self._source(text)
-        shown = self._shown(source).rstrip() if text.strip() else ""
-        beginning = self._beginning(shown)
-        cut = not whole or len(beginning) < len(shown)
+        shown = self._rendered(source).rstrip() if text.strip() else ""
+        kept = self._beginning_shown(shown)
+        cut = not whole or kept != shown
         ending = [THE_REST] if cut else []
         if reason is FinishReason.ERROR:
             ending.append(f"⚠️ {self._render_notice(error)}")
         elif not shown:
             ending.append("Stopped." if reason is FinishReason.ABORT else "(The model had nothing to say.)")
         ending += [OUTGROWN] if self.outgrown else []
-        if not ending and self._seems_to_grow(shown):
+        if not ending and self._ends_in_cursor(shown):
             ending.append(ENDS_HERE)
         if ending:
-            beginning = "\n\n".join([*filter(None, [self._closed(beginning)]), *ending])
-        frames = [
-            replace(self._reply(number, part.text), final=True) for number, part in enumerate(self._split(beginning))
-        ]
+            kept = "\n\n".join([*filter(None, [self._closed(kept)]), *ending])
+        frames = [replace(self._reply(number, part.text), final=True) for number, part in enumerate(self._split(kept))]
         # The first part has the buttons, which identify it as ours after a crash.
         frames[0] = replace(frames[0], buttons=self._buttons(reason, bool(shown)))
         file = Attachment(FILE, text) if cut else None
@@ -109,10 +107,10 @@ class Renderer:
         A continuation is a new message, so it reopens the code block that it continues.
         """
         fence = fence_to_continue(self.before)
-        source, whole = self._within(f"{fence}\n{text.lstrip(chr(10))}" if fence else text.lstrip())
+        source, whole = self._truncated(f"{fence}\n{text.lstrip(chr(10))}" if fence else text.lstrip())
         return without_bidi_controls(source), whole
 
-    def _within(self, source: str) -> tuple[str, bool]:
+    def _truncated(self, source: str) -> tuple[str, bool]:
         most = _RENDERED * self.limits.attach_over
         return (source, True) if not most or len(source.rstrip()) <= most else (source[:most], False)
 
@@ -120,34 +118,34 @@ class Renderer:
         """Number of leading characters whose rendering later text cannot change."""
         return stable_prefix(source, self.limits.dialect)
 
-    def _seems_to_grow(self, shown: str) -> bool:
+    def _ends_in_cursor(self, shown: str) -> bool:
         """Whether the last visible character equals the cursor of an unfinished answer."""
         sign, end = self.limits.cursor.strip(), len(shown)
         while end and (shown[end - 1] in "*_~`|" or not shown[end - 1].isprintable() or shown[end - 1].isspace()):
             end -= 1
         return bool(sign) and shown.endswith(sign, 0, end)
 
-    def _shown(self, text: str) -> str:
+    def _rendered(self, text: str) -> str:
         text = render(text, self.limits.dialect, KnownLinks(self.links, self.link_hosts))
         return f"{self._render_notice(self.note)}\n\n{text}" if self.note else text
 
-    def _room(self) -> int:
+    def _max_part_chars(self) -> int:
         """Characters per message; the final answer reserves the cursor too, or every split would move at the end."""
         return self.limits.max_chars - len(self.limits.cursor)
 
     def _parts(self, shown: str) -> list[Part]:
-        return self._split(self._beginning(shown))
+        return self._split(self._beginning_shown(shown))
 
     def _split(self, text: str) -> list[Part]:
-        return split(text, self._room())
+        return split(text, self._max_part_chars())
 
     def _closed(self, text: str) -> str:
         return closed(text)
 
-    def _beginning(self, text: str) -> str:
+    def _beginning_shown(self, text: str) -> str:
         """Cut a text to the part that messages show; the whole answer is then attached as a file."""
         most = self.limits.attach_over
-        return text[: safe_cut(text, most)].rstrip() if most and len(text) > most else text
+        return beginning(text, most) if most else text
 
     def _render_notice(self, text: str) -> str:
         """Render a sentence of Inhouse, which may contain untrusted names, without links."""
@@ -190,12 +188,12 @@ class PlainRenderer(Renderer):
         return cls(**{field.name: getattr(composer, field.name) for field in fields(composer)})
 
     def _source(self, text: str) -> tuple[str, bool]:
-        return self._within(text.lstrip())
+        return self._truncated(text.lstrip())
 
     def _stable_prefix(self, source: str) -> int:
         return len(source)
 
-    def _shown(self, text: str) -> str:
+    def _rendered(self, text: str) -> str:
         return self._render_notice(f"{self.note}\n\n{text}" if self.note else text)
 
     def _render_notice(self, text: str) -> str:
@@ -209,7 +207,7 @@ class PlainRenderer(Renderer):
     def _split(self, text: str) -> list[Part]:
         """Split into code blocks, cut after a line or word in the second half of a message where possible."""
         (before, after), text = _BOX, text.rstrip()
-        room, start = self._room() - len(before + after), 0
+        room, start = self._max_part_chars() - len(before + after), 0
         parts: list[Part] = []
         while len(text) - start > room:
             half, end = start + room // 2, start + room

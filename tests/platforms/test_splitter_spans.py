@@ -10,8 +10,8 @@ from markdown_it import MarkdownIt
 from wcwidth import iter_graphemes
 
 from bot.platforms.adapter import Dialect
-from bot.platforms.splitter import split
-from bot.replies.links import KnownLinks
+from bot.platforms.splitter import beginning, split
+from bot.replies.links import KnownLinks, urls_in
 from bot.replies.markdown import render
 from tests.support.builders.markdown_samples import GOOD, live_urls
 
@@ -146,3 +146,19 @@ def test_parts_with_spans_never_change_when_text_follows(text: str, more: str, l
     assert [part.text for part in after[: len(before) - 1]] == [part.text for part in before[:-1]]
     last = before[-1]
     assert after[len(before) - 1].text.startswith(last.text[: last.committed])
+
+
+@given(SENTENCES, st.integers(40, 300))
+def test_a_beginning_ends_outside_of_spans(text: str, most: int) -> None:
+    shown = inline(beginning(text, most))
+    assert inline(text).startswith(shown)
+    assert len(beginning(text, most)) <= most + 8
+
+
+def test_a_beginning_is_cut_where_no_address_becomes_another() -> None:
+    for most in range(20, 60):
+        shown = beginning(f"Look at https://good.example.org/a or {'[it](https://good.example.org/a) ' * 3}", most)
+        assert {*urls_in(shown)} <= {"https://good.example.org/a"}
+    assert beginning("👩‍👩‍👧" * 20, 12) == "👩‍👩‍👧" * 2
+    assert beginning(f"**{'bold ' * 400}**", 1500).endswith("bold**")
+    assert beginning("short", 5) == "short"

@@ -112,6 +112,7 @@ FUNCTIONS: Mapping[str, Call] = {
     "bot.platforms.splitter.without_bidi_controls": splitter.without_bidi_controls,
     "bot.platforms.splitter.split": lambda text: splitter.split(text, 2000),
     "bot.platforms.splitter.safe_cut": lambda text: splitter.safe_cut(text, len(text) // 2),
+    "bot.platforms.splitter.beginning": lambda text: splitter.beginning(text, len(text) - 1),
     "bot.platforms.splitter.open_fence": splitter.open_fence,
     "bot.platforms.splitter.closed": splitter.closed,
     "bot.replies.markdown.fence_to_continue": markdown.fence_to_continue,

@@ -28,7 +28,7 @@ from bot.conversations.conversations import storable, text_with_files
 from bot.conversations.reply_quotes import with_quotes
 from bot.doctor import report
 from bot.observability.logs import Redactor, prefixed
-from bot.platforms import markdown_scanner, splitter, textfiles
+from bot.platforms import encodings, markdown_scanner, splitter, textfiles
 from bot.platforms.adapter import Dialect, Limits
 from bot.replies import links, markdown, renderer
 from bot.storage import StoredTurn
@@ -132,6 +132,9 @@ FUNCTIONS: Mapping[str, Call] = {
         text, FinishReason.ERROR, None, text
     ),
     "bot.platforms.textfiles.decoded": lambda text: textfiles.decoded(text.encode()),
+    "bot.platforms.encodings.detect": lambda text: encodings.detect(
+        bytes(byte | 0x80 if byte > 32 else byte for byte in text.encode())
+    ),
     "bot.platforms.textfiles.read_as_text": lambda text: textfiles.read_as_text(text, text.encode()),
     "bot.platforms.textfiles.refusal": lambda text: textfiles.refusal(text, text, 10**9),
     "bot.conversations.conversations.text_with_files": lambda text: text_with_files(text, [Attachment(text, text)]),

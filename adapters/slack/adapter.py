@@ -15,7 +15,7 @@ from adapters.slack.inbound.history import read_back
 from adapters.slack.inbound.intake import Intake
 from adapters.slack.inbound.message_context import ContextFetcher
 from adapters.slack.inbound.users import UserDirectory
-from adapters.slack.interactions.slash_command import InteractionHandlers, short_help
+from adapters.slack.interactions.handlers import InteractionHandlers, short_help
 from adapters.slack.outbound.assistant import AssistantView
 from adapters.slack.outbound.posting import Posting
 from adapters.slack.outbound.rate_limits import RateLimits

@@ -47,14 +47,14 @@ class Reloads:
     async def _reload(self) -> None:
         """Read and apply the configuration. Raises InhouseError, which describes the mistake."""
         settings, catalog = await asyncio.to_thread(_read)
-        late = self._service.reload(settings, catalog)
+        need_restart = self._service.reload(settings, catalog)
         self._secrets |= set(secrets(settings))  # tokens change only at a restart, so the old ones stay in use
         setup_logs(settings.log_level, settings.log_format, self._secrets)
         log.info("The configuration was reloaded")
         for near_miss in near_misses():
             log.warning("%s", near_miss)
-        if late:
-            log.warning("%s: changed; restart Inhouse to apply it", ", ".join(late))
+        if need_restart:
+            log.warning("%s: changed; restart Inhouse to apply it", ", ".join(need_restart))
 
 
 def _read() -> tuple[Settings, Catalog]:

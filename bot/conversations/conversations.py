@@ -133,7 +133,7 @@ class Conversations:
             self._known.popitem(last=False)
 
     @shield_from_cancellation
-    async def again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> Accepted:
+    async def request_again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> Accepted:
         """Store and queue another request for a stored message. Raises RequestRefused."""
         with self._queue.place_for((key.platform, actor.id)):
             request = await self.request(key, message_id, actor, kind)

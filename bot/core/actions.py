@@ -246,7 +246,7 @@ class Actions:
         tried = await self._storage.inbox.of_message(key, message_id)
         if tried and tried[-1].error.startswith(TOO_LONG) and self._conversations.is_tried(request, prompt):
             raise RequestRefused(f"Nothing has changed since it failed: {tried[-1].error}")
-        return await self._conversations.again(key, message_id, actor, kind)
+        return await self._conversations.request_again(key, message_id, actor, kind)
 
     async def _stop(self, event: IncomingCommand, _: str | None) -> Outcome:
         """Stop the user's answers here and, from a channel, in its threads; of a channel manager, all answers here."""

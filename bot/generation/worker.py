@@ -25,7 +25,7 @@ from bot.types.messages import FinishReason, GenerationRequest, Prompt, RequestS
 
 log = logging.getLogger(__name__)
 
-SUSPECT = 2
+DEATHS_UNTIL_ALONE = 2
 """Engine deaths after which a request runs alone, and fails if the engine dies again.
 
 After one death the requests that ran are tried together again: all but one of them are innocent.
@@ -153,13 +153,13 @@ class Worker:
             if not self._queue.run(request.request_id):
                 return
             live.set_status("")
-            task = asyncio.create_task(self._serve(request, live), name=f"request {request.request_id}")
+            task = asyncio.create_task(self._run_request(request, live), name=f"request {request.request_id}")
             self._running[request.request_id] = task
             task.add_done_callback(lambda _: self._ended(request.request_id))
         if is_suspect(request):
             await self._until(lambda: not self._running)
 
-    async def _serve(self, request: GenerationRequest, live: LiveReply) -> None:
+    async def _run_request(self, request: GenerationRequest, live: LiveReply) -> None:
         began = time.monotonic()
         last: TokenDelta | None = None
         try:
@@ -235,7 +235,7 @@ class Worker:
             await self._end(request, FinishReason.ERROR, UNSTORED)
 
     async def _retry(self, request: GenerationRequest, live: LiveReply, error: EngineDied) -> None:
-        """Requeue a request after an engine death; end it if the engine died under it alone, for the second time."""
+        """Requeue a request after an engine death; end it at its second or later one if it ran alone."""
         if self._queue.status(request.request_id) is RequestStatus.STARTING:  # the load of its model ended the engine
             await self._requeue(request, live, counts=False)
             return
@@ -247,7 +247,7 @@ class Worker:
             await self._requeue(request, live, counts=False)
             return
         deaths = deaths_of(request) + 1
-        if deaths >= SUSPECT and self._ran_alone:
+        if deaths >= DEATHS_UNTIL_ALONE and self._ran_alone:
             sentence = f"The model's process ended {deaths} times while it wrote this answer, so I gave it up."
             await self._end(request, FinishReason.ERROR, sentence)
             return
@@ -310,4 +310,4 @@ def deaths_of(request: GenerationRequest) -> int:
 
 def is_suspect(request: GenerationRequest) -> bool:
     """Whether a request must run alone, to find out if it is what ends the engine."""
-    return deaths_of(request) >= SUSPECT
+    return deaths_of(request) >= DEATHS_UNTIL_ALONE

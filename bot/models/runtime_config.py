@@ -6,7 +6,7 @@ Users of `RuntimeConfig` must read its attributes each time they need a value, a
 from bot.config.settings import TOKENS, Settings, variable
 from bot.models.catalog import Catalog
 
-AT_THE_START = (
+NEEDS_RESTART = (
     *TOKENS,
     "discord_proxy",
     "slack_api_url",
@@ -30,11 +30,11 @@ class RuntimeConfig:
         self.settings, self.catalog = settings, catalog
 
     def swap(self, settings: Settings, catalog: Catalog) -> list[str]:
-        """Replace settings and catalog, except the settings in AT_THE_START.
+        """Replace settings and catalog, except the settings in NEEDS_RESTART.
 
         Returns the sorted names of the variables that changed but need a restart.
         """
-        kept = {name: getattr(self.settings, name) for name in AT_THE_START if name in Settings.model_fields}
+        kept = {name: getattr(self.settings, name) for name in NEEDS_RESTART}
         changed = [variable(name) for name, value in kept.items() if getattr(settings, name) != value]
         self.settings, self.catalog = settings.model_copy(update=kept), catalog
         return sorted(changed)

@@ -82,7 +82,7 @@ async def test_a_delivery_that_is_cut_short_when_it_is_stored_is_answered_all_th
         await conversations.answers(conversations.owed.pop(), "an answer")
     monkeypatch.setattr(Inbox, name, slow)
     if again:
-        pressed = conversations.conversations.again(CHANNEL, "hello", ANA, RequestKind.REGENERATE)
+        pressed = conversations.conversations.request_again(CHANNEL, "hello", ANA, RequestKind.REGENERATE)
         await is_cut_short(asyncio.ensure_future(pressed), at, go)
     else:
         await is_cut_short(asyncio.ensure_future(conversations.hears("hello")), at, go)  # type: ignore[arg-type]  # an Outcome

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.generation.worker import MOST_EXTERNAL, SUSPECT, UNSTORED
+from bot.generation.worker import DEATHS_UNTIL_ALONE, MOST_EXTERNAL, UNSTORED
 from bot.storage.inbox import Inbox
 from bot.types.errors import StorageError
 from bot.types.messages import FinishReason
@@ -185,7 +185,7 @@ async def test_a_request_under_which_the_kernel_always_kills_the_engine_ends(set
     setup.engine.answers("poison", "too large", dies_at=1, external=True)
     poisoned = await team.asks("eve", "poison")
     assert "ended 2 times while it wrote this answer" in poisoned.text
-    assert setup.engine.questions().count("poison") == MOST_EXTERNAL + SUSPECT
+    assert setup.engine.questions().count("poison") == MOST_EXTERNAL + DEATHS_UNTIL_ALONE
 
 
 async def test_the_order_in_a_conversation_survives_the_death_of_the_engine(setup: ServiceSetup, team: Team) -> None:

@@ -69,7 +69,7 @@ class EphemeralReplies:
         self._web, self._posting, self._translator = web, posting, translator
         self._tasks: set[asyncio.Task[Any]] = set()  # Any: the results
 
-    async def serve(self, ack: AsyncAck, interaction: Interaction, work: Work, *, until_stored: bool = False) -> None:
+    async def respond(self, ack: AsyncAck, interaction: Interaction, work: Work, *, until_stored: bool = False) -> None:
         """Acknowledge an interaction once its work is stored, then answer it. Raises StorageError.
 
         until_stored: wait for the work without a limit, so that a message is acknowledged only once it is stored.
@@ -97,7 +97,7 @@ class EphemeralReplies:
         except StorageError as error:
             reply = EphemeralReply(str(error))
         except Exception as error:
-            return log.error("A command on Slack failed (%s).", type(error).__name__, exc_info=error)
+            return log.error("An interaction on Slack failed (%s).", type(error).__name__, exc_info=error)
         return await self._deliver(interaction, reply) if reply else None
 
     async def _deliver(self, interaction: Interaction, reply: EphemeralReply) -> None:

@@ -77,9 +77,9 @@ class ButtonHandlers:
         # native feedback buttons share one action_id and differ by value
         button = parse_button_id(text_of(element, "value")) or parse_button_id(text_of(element, "action_id"))
         if button is not None:
-            return await self._ephemeral.serve(ack, interaction, self._press(interaction, button))
+            return await self._ephemeral.respond(ack, interaction, self._press(interaction, button))
         if model := chosen_model(element):
-            return await self._ephemeral.serve(ack, interaction, self._choose(interaction, model))
+            return await self._ephemeral.respond(ack, interaction, self._choose(interaction, model))
         if (event_id := text_of(element, "action_id")).startswith(COMMAND_ACTION):
             command = replace(interaction, id=event_id.removeprefix(COMMAND_ACTION), thread="")
             return await self._execute(ack, command, text_of(element, "value"))
@@ -118,13 +118,13 @@ class MessageShortcuts:
 
         async def answer(ack: AsyncAck, body: Raw) -> None:
             interaction = interaction_of_element(body)
-            await self._ephemeral.serve(
+            await self._ephemeral.respond(
                 ack, interaction, self._answer(interaction, object_of(body, "message")), until_stored=True
             )
 
         async def forget(ack: AsyncAck, body: Raw) -> None:
             interaction = interaction_of_element(body)
-            await self._ephemeral.serve(ack, interaction, self._forget(interaction, object_of(body, "message")))
+            await self._ephemeral.respond(ack, interaction, self._forget(interaction, object_of(body, "message")))
 
         app.message_shortcut(ANSWER)(answer)
         app.message_shortcut(FORGET)(forget)

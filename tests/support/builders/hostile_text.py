@@ -20,7 +20,7 @@ from adapters.discord import message_text as discord_text
 from adapters.slack import message_content
 from adapters.slack import message_text as slack_text
 from adapters.slack.inbound.events import command_in
-from adapters.slack.interactions import slash_command as slack_commands
+from adapters.slack.interactions import handlers as slack_handlers
 from adapters.slack.outbound import blocks
 from adapters.slack.outbound.mrkdwn import mrkdwn
 from bot.config import address
@@ -170,7 +170,7 @@ FUNCTIONS: Mapping[str, Call] = {
     "adapters.slack.outbound.mrkdwn.mrkdwn": mrkdwn,
     "adapters.slack.inbound.events.command_in": command_in,
     "adapters.slack.outbound.blocks.answer": lambda text: blocks.answer(_REPLY, text[:12_000], feedback=True),
-    "adapters.slack.interactions.slash_command.unknown_command": lambda text: slack_commands.unknown_command(
+    "adapters.slack.interactions.handlers.unknown_command": lambda text: slack_handlers.unknown_command(
         text, "/inhouse"
     ),
     "adapters.discord.message_text.visible_text": _said,

@@ -87,13 +87,13 @@ class InteractionHandlers:
     async def _execute(self, ack: AsyncAck, interaction: Interaction, typed: str) -> None:
         """Execute what was typed after the slash command."""
         if (short := " ".join(typed.lower().split())) in ("", "help", FULL_HELP):
-            return await self._ephemeral.serve(ack, interaction, self._help(interaction, full=short == FULL_HELP))
+            return await self._ephemeral.respond(ack, interaction, self._help(interaction, full=short == FULL_HELP))
         command = parse_message(typed, prefix="")
         if command is None:
-            return await self._ephemeral.serve(ack, interaction, self._offer_ask(interaction, typed))
+            return await self._ephemeral.respond(ack, interaction, self._offer_ask(interaction, typed))
         name, args = command
         work = self._command(interaction, name, args)
-        return await self._ephemeral.serve(ack, interaction, work, until_stored=name == "ask")
+        return await self._ephemeral.respond(ack, interaction, work, until_stored=name == "ask")
 
     async def _help(self, interaction: Interaction, *, full: bool) -> EphemeralReply:
         outcome = await self._handle(interaction, await self._actor(interaction), "settings", {})

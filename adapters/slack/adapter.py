@@ -71,7 +71,7 @@ class SlackAdapter:
     async def run(self, core: Core) -> None:
         """Stay connected until close(). Raises FatalAdapterError where reconnecting cannot help."""
         web, identity = self._web, self._connection.identity
-        users = UserDirectory(web)
+        users = UserDirectory(web, identity)
         translator = self._translator
         context = self._context = ContextFetcher(self._settings, web, identity, core, users, translator)
         assistant = AssistantView(web)

@@ -271,7 +271,10 @@ class Actions:
         if turn is None:
             return Refused("There is no question of yours to undo." if asker_id else "There is nothing to undo.")
         await self._stop_messages(event.key, {turn.message_id})
-        return Notice(f"Removed {as_code(turn.text)} and its answer.")
+        # The removed words are not repeated: in a channel everybody would read them.
+        own = turn.author_id == event.actor.id
+        question = "your last question" if own else f"the last question, of {as_code(turn.author or 'someone')},"
+        return Notice(f"Removed {question} and its answer.")
 
     async def _reset(self, event: IncomingCommand, _: str | None) -> Outcome:
         if not self._may(Act.RESET, event, await self._beginners(event.key)):

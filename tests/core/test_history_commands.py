@@ -27,7 +27,7 @@ async def reads(setup: ServiceSetup, team: Team, question: str) -> list[str]:
 async def test_undo_takes_back_the_last_question_and_its_answer(setup: ServiceSetup, team: Team) -> None:
     await team.asks("ana", "one")
     await team.asks("ana", "two")
-    assert await team.told("undo", who="ana") == "Removed `two` and its answer."
+    assert await team.told("undo", who="ana") == "Removed your last question and its answer."
     assert await reads(setup, team, "three") == ["one", "You said: one", "three"]
 
 

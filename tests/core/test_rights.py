@@ -6,7 +6,7 @@ Ana and Ben are ordinary users, Boss manages the channel, Root is an admin.
 import pytest
 
 from bot.core.actions import FORGOTTEN, NOT_ITS_AUTHOR, NOT_STORED
-from bot.types.messages import Accepted, ActionKind, Notice, Outcome, Refused
+from bot.types.messages import Accepted, ActionKind, IncomingMessage, Notice, Outcome, Refused
 from tests.support.builders.service import ServiceSetup
 from tests.support.builders.storage_rows import rows
 from tests.support.fakes.team import Answer, Team, person
@@ -93,7 +93,7 @@ async def test_the_asker_keeps_the_rights_on_an_answer_that_a_manager_had_repeat
 
 async def test_undo_takes_back_ones_own_last_question(setup: ServiceSetup, team: Team) -> None:
     await two_questions(team)
-    assert await team.told("undo", who="ana") == "Removed `from ana` and its answer."
+    assert await team.told("undo", who="ana") == "Removed your last question and its answer."
     assert stored(setup) == ["from ben", "You said: from ben"]
     assert await team.refused("undo", who="ana") == "There is no question of yours to undo."
     assert stored(setup) == ["from ben", "You said: from ben"]
@@ -104,7 +104,7 @@ async def test_undo_by_a_channel_manager_takes_back_the_last_question_of_anybody
     setup: ServiceSetup, team: Team, who: str
 ) -> None:
     await two_questions(team)
-    assert await team.told("undo", who=who) == "Removed `from ben` and its answer."
+    assert await team.told("undo", who=who) == "Removed the last question, of `Ben`, and its answer."
     assert stored(setup) == ["from ana", "You said: from ana"]
 
 
@@ -113,7 +113,7 @@ async def test_undo_stops_only_the_answer_to_what_it_takes_back(setup: ServiceSe
     await team.says("ana", "from ana")
     await team.sees("from ana", "You")
     await team.says("ben", "from ben")
-    assert "from ben" in await team.told("undo", who="ben")
+    assert "your last question" in await team.told("undo", who="ben")
     await setup.platform.gates.open("from ana/1")
     assert (await team.reply_to("from ana")).text == "You said: from ana"
     assert stored(setup) == ["from ana", "You said: from ana"]
@@ -150,6 +150,32 @@ async def test_forget_leaves_answers_whose_questions_quote_the_message(setup: Se
     await team.reply_to("ben on that", 2)
     assert [turn.text for turn in setup.engine.prompt_of("ben on that").prompt.turns] == ["ben on that"]
     assert "ben on that" in await team.told("why", who="ben")
+
+
+async def test_forget_removes_ones_words_from_what_others_asked_about_them(setup: ServiceSetup, team: Team) -> None:
+    await team.asks("ana", "secret")
+    await team.asks("cleo", "between")
+    target = team.asked["secret"]
+    said = IncomingMessage(team.key, target, person("ana"), "secret", 1.0, addressed=False)
+    asked = await team.asks("ben", "why?", reply_to=target)
+    alone = await team.asks("ben", "", reply_to=target, context=(said,))
+    quoted = "[Ana wrote]\n> secret\n\nwhy?"
+    assert setup.engine.prompt_of(quoted).prompt.turns[-1].text == quoted
+    await team.told("forget", who="ana")
+    assert isinstance(await team.presses(asked.first, ActionKind.REGENERATE, who="ben"), Accepted)
+    await team.reply_to("why?", 2)
+    assert "secret" not in "".join(turn.text for turn in setup.engine.prompt_of("why?").prompt.turns)
+    outcome = await team.presses(alone.first, ActionKind.REGENERATE, who="ben")
+    assert outcome == Refused("The question is no longer stored, so I cannot answer it again.")
+
+
+async def test_forget_deletes_ones_messages_that_came_as_context(setup: ServiceSetup, team: Team) -> None:
+    said = IncomingMessage(team.key, "said", person("ana"), "between us", 0.5, addressed=False)
+    await team.says("ben", "and?", context=(said,))
+    await team.reply_to("and?")
+    assert stored(setup) == ["between us", "and?", "You said: and?"]
+    assert await team.told("forget", who="ana") == "Deleted 1 stored message of this conversation."
+    assert stored(setup) == ["and?", "You said: and?"]
 
 
 async def test_forget_all_is_for_channel_managers(setup: ServiceSetup, team: Team) -> None:

@@ -61,11 +61,12 @@ async def _ephemeral(platform: Platform, use: Any) -> str:
 
 
 async def test_ordinary_people_undo_and_forget_only_their_own(tmp_path: Path, platform: Platform) -> None:
+    platform.takes_all_calls()
     async with platform.open(tmp_path) as setup:
         first = await asks(platform, setup, setup.ana, "first of ana")
         for who, text in ((setup.ben, "first of ben"), (setup.ben, "second of ben")):
             await asks(platform, setup, who, text, first)
-        assert "Removed `first of ana`" in await commands(platform, setup, setup.ana, "!undo", first)
+        assert "Removed your last question" in await commands(platform, setup, setup.ana, "!undo", first)
         assert stored(tmp_path) == ["first of ben", "second of ben"]
         assert "Deleted 0" in await commands(platform, setup, setup.ana, "!forget", first)
         assert "Only channel managers" in await commands(platform, setup, setup.ana, "!forget all", first)
@@ -75,18 +76,20 @@ async def test_ordinary_people_undo_and_forget_only_their_own(tmp_path: Path, pl
 
 
 async def test_channel_managers_undo_and_forget_for_everybody(tmp_path: Path, platform: Platform) -> None:
+    platform.takes_all_calls()
     async with platform.open(tmp_path) as setup:
         first = await asks(platform, setup, setup.ana, "first of ana")
         for text in ("first of ben", "second of ben"):
             await asks(platform, setup, setup.ben, text, first)
         mod = platform.manager("mod")
-        assert "Removed `second of ben`" in await commands(platform, setup, mod, "!undo", first)
+        assert "Removed the last question, of `ben`," in await commands(platform, setup, mod, "!undo", first)
         assert stored(tmp_path) == ["first of ana", "first of ben"]
         assert "Deleted 4" in await commands(platform, setup, mod, "!forget all", first)
         assert stored(tmp_path) == []
 
 
 async def test_reset_is_for_channel_managers_and_who_began_the_thread(tmp_path: Path, platform: Platform) -> None:
+    platform.takes_all_calls()
     async with platform.open(tmp_path) as setup:
         first = await asks(platform, setup, setup.ana, "first of ana")
         await asks(platform, setup, setup.ben, "first of ben", first)
@@ -97,6 +100,7 @@ async def test_reset_is_for_channel_managers_and_who_began_the_thread(tmp_path: 
 
 
 async def test_thumbs_are_everybodys_and_the_other_buttons_are_not(tmp_path: Path, platform: Platform) -> None:
+    platform.takes_all_calls()
     async with platform.open(tmp_path) as setup:
         first = await asks(platform, setup, setup.ana, "first of ana")
         found = setup.answers_to(first)[0]
@@ -110,6 +114,7 @@ async def test_thumbs_are_everybodys_and_the_other_buttons_are_not(tmp_path: Pat
 
 
 async def test_forget_this_is_for_the_author_also_on_the_answer(tmp_path: Path, platform: Platform) -> None:
+    platform.takes_all_calls()
     async with platform.open(tmp_path) as setup:
         first = await asks(platform, setup, setup.ana, "first of ana")
         found = setup.answers_to(first)[0]

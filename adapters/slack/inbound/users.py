@@ -11,9 +11,10 @@ from typing import Generic, TypeVar
 
 from slack_sdk.web.async_client import AsyncWebClient
 
+from adapters.slack.bot_identity import GetIdentity
 from adapters.slack.error_mapping import mapped_errors
 from adapters.slack.inbound.context_deadline import ContextDeadline
-from adapters.slack.json_fields import body_of, object_of, text_of
+from adapters.slack.json_fields import Raw, body_of, object_of, text_of
 from adapters.slack.message_text import decoded
 from adapters.slack.payloads import is_private
 from bot.types.errors import AdapterError
@@ -51,8 +52,8 @@ class ChannelInfo:
 class UserDirectory:
     """People and channels by id."""
 
-    def __init__(self, web: AsyncWebClient) -> None:
-        self._web = web
+    def __init__(self, web: AsyncWebClient, identity: GetIdentity) -> None:
+        self._web, self._identity = web, identity
         self._profiles = TTLCache(self._fetch_profile, UserProfile())
         self._channels = TTLCache(self._fetch_channel, ChannelInfo())
         self._described: OrderedDict[str, UserProfile] = OrderedDict()  # by events
@@ -112,8 +113,14 @@ class UserDirectory:
         user = object_of(body_of(answer), "user")
         profile = object_of(user, "profile")
         name = text_of(profile, "display_name") or text_of(user, "real_name") or text_of(user, "name")
-        manages_workspace = any(user.get(right) is True for right in ("is_admin", "is_owner", "is_primary_owner"))
-        return UserProfile(decoded(name), manages_workspace, text_of(user, "team_id"))
+        is_admin = any(user.get(right) is True for right in ("is_admin", "is_owner", "is_primary_owner"))
+        return UserProfile(decoded(name), is_admin and self._is_of_our_team(user), text_of(user, "team_id"))
+
+    def _is_of_our_team(self, user: Raw) -> bool:
+        """Whether a user is of our workspace: in Slack Connect, people are admins of their own one."""
+        teams = object_of(user, "enterprise_user").get("teams")
+        ours = self._identity().team_id
+        return text_of(user, "team_id") in ("", ours) or (isinstance(teams, list) and ours in teams)
 
     async def _fetch_channel(self, channel: str) -> ChannelInfo:
         async with mapped_errors():

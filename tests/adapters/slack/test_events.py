@@ -116,12 +116,13 @@ async def test_a_bot_that_is_allowed_is_read_when_it_mentions_us(listed: str) ->
 
 async def test_what_slack_lets_people_do_is_known() -> None:
     async with run_slack_adapter() as setup:
-        boss = setup.server.user("boss", admin=True)
-        for who in (boss, setup.ana):
+        boss, partner = (setup.server.user(name, admin=True) for name in ("boss", "partner"))
+        partner.user.team = "T0PARTNERS1"  # an admin, but of another workspace
+        for who in (boss, setup.ana, partner):
             await who.says(setup.general, "!temperature 1", mention=True)
-        commands = [await setup.core.command(number) for number in (1, 2)]
+        commands = [await setup.core.command(number) for number in (1, 2, 3)]
         rights = {event.actor.name: (event.actor.manages_channel, event.actor.manages_workspace) for event in commands}
-        assert rights == {"boss": (True, True), "ana": (False, False)}
+        assert rights == {"boss": (True, True), "ana": (False, False), "partner": (False, False)}
 
 
 async def test_the_message_that_a_thread_starts_from_comes_along_with_its_file_until_the_bot_is_in_it() -> None:

@@ -6,6 +6,7 @@ the platform.
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import Any
 
 from bot.types.commands import find_command
 from bot.types.messages import (
@@ -88,10 +89,11 @@ class Team:
         files: tuple[Attachment, ...] = (),
         context: tuple[IncomingMessage, ...] = (),
         asker: str = "",
+        reply_to: str = "",
     ) -> int:
         """Sends a message to the bot; the number of the event, which may not have arrived yet.
 
-        `asker`: a user who asks for an answer to this message of `who`.
+        `asker`: a user who asks for an answer to this message of `who`; `reply_to`: id of the message it replies to.
         """
         number = next(self.numbers)
         self.asked[text] = f"message-{number}"
@@ -105,16 +107,17 @@ class Team:
             attachments=files,
             context=context,
             asker=person(asker) if asker else None,
+            reply_to=reply_to,
         )
         return await self.platform.send(message)
 
-    async def says(self, who: str, text: str, *, at: float | None = None, asker: str = "") -> Outcome:
+    async def says(self, who: str, text: str, **more: Any) -> Outcome:  # Any: arguments of sends
         """Sends a message to the bot; the immediate outcome."""
-        return await self.platform.outcome(await self.sends(who, text, at=at, asker=asker))
+        return await self.platform.outcome(await self.sends(who, text, **more))
 
-    async def asks(self, who: str, text: str, *, asker: str = "") -> Answer:
+    async def asks(self, who: str, text: str, **more: Any) -> Answer:  # Any: arguments of sends
         """Sends a message to the bot and waits for the whole answer."""
-        assert isinstance(await self.says(who, text, asker=asker), Accepted)
+        assert isinstance(await self.says(who, text, **more), Accepted)
         return await self.reply_to(text)
 
     async def command(self, name: str, typed: str = "", *, who: str = "root") -> Outcome:

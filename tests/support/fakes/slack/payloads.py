@@ -17,7 +17,7 @@ def user(who: User) -> Json:
     names = {"real_name": who.name.title(), "display_name": who.name, "display_name_normalized": who.name}
     return {
         "id": who.id,
-        "team_id": TEAM_ID,
+        "team_id": who.team or TEAM_ID,
         "name": who.name,
         "deleted": who.deleted,
         "real_name": who.name.title(),

@@ -29,6 +29,7 @@ class User:
     admin: bool = False
     deleted: bool = False
     guest: bool = False
+    team: str = ""  # of people of another workspace (Slack Connect)
 
     @property
     def mention(self) -> str:

@@ -2,7 +2,7 @@
 
 bot.engine.cpu.cpu_batch implements it with our own code, bot.engine.gpu.paged_batch with transformers' continuous
 batching; bot.engine.server.batched_generator drives both. Callers must validate requests first. Events go to a Listener
-on the batch's own thread, so listeners should only forward them. A dead batch is replaced, not repaired.
+on the batch's own thread, so listeners should only forward them. A failed batch is replaced, not repaired.
 """
 
 from collections.abc import Sequence
@@ -66,19 +66,19 @@ class Batch(Protocol):
         ...
 
     def add(self, key: str, ids: Sequence[int], max_tokens: int, eos: Sequence[int], params: SamplingParams) -> bool:
-        """Start a request under a key never used before. Returns False if the batch is dead."""
+        """Start a request under a key never used before. Returns False if the batch has failed."""
         ...
 
     def cancel(self, key: str) -> None:
         """Stop a request before the next step; `gone` follows, unless it finished first."""
         ...
 
-    def is_dead(self) -> bool:
+    def has_failed(self) -> bool:
         """Whether it accepts no more requests."""
         ...
 
     def take_failure(self) -> Failure:
-        """Return why a dead batch died. Drops the exception, whose traceback keeps the step's tensors alive."""
+        """Return why the batch failed. Drops the exception, whose traceback keeps the step's tensors alive."""
         ...
 
     def stop(self) -> None:
@@ -89,13 +89,13 @@ class Batch(Protocol):
 class Listener(Protocol):
     """Receives the events of a batch, on the batch's thread."""
 
-    def stepped(self, batch: Batch, made: Sequence[RequestOutput], at: float) -> None:
+    def on_step(self, batch: Batch, made: Sequence[RequestOutput], at: float) -> None:
         """A step produced new tokens for these requests (or they failed), at perf_counter time `at`."""
 
-    def started(self, batch: Batch, key: str, cached: int, at: float) -> None:
+    def on_start(self, batch: Batch, key: str, cached: int, at: float) -> None:
         """A request's prefill begins; `cached` tokens of its prompt were found in the cache."""
 
-    def gone(self, batch: Batch, keys: list[str]) -> None:
+    def on_cancelled(self, batch: Batch, keys: list[str]) -> None:
         """Cancelled requests have left the batch and their blocks are free."""
 
 
@@ -139,12 +139,12 @@ class TrialListener:
     def __init__(self) -> None:
         self.made: SimpleQueue[RequestOutput] = SimpleQueue()
 
-    def stepped(self, batch: Batch, made: Sequence[RequestOutput], at: float) -> None:
+    def on_step(self, batch: Batch, made: Sequence[RequestOutput], at: float) -> None:
         for each in made:
             self.made.put(each)
 
-    def started(self, batch: Batch, key: str, cached: int, at: float) -> None:
+    def on_start(self, batch: Batch, key: str, cached: int, at: float) -> None:
         return None
 
-    def gone(self, batch: Batch, keys: list[str]) -> None:
+    def on_cancelled(self, batch: Batch, keys: list[str]) -> None:
         return None

@@ -155,12 +155,12 @@ class CpuBatch:
                 thread.start()  # if it raises, the next add tries again
                 self._thread = thread
             self._inbox.put(request)
-        return not self.is_dead()
+        return not self.has_failed()
 
     def cancel(self, key: str) -> None:
         self._inbox.put(key)
 
-    def is_dead(self) -> bool:
+    def has_failed(self) -> bool:
         return self._failure is not None or self._stopped
 
     def take_failure(self) -> Failure:
@@ -189,14 +189,14 @@ class CpuBatch:
             failure = self._failure = classify(error)
         else:
             return
-        # Later calls of add() see that the batch is dead; requests added before are reported as failed.
+        # Later calls of add() see that the batch has failed; requests added before are reported as failed.
         with contextlib.suppress(Empty):
             while True:
                 item = self._inbox.get_nowait()
                 if isinstance(item, BatchRequest):
                     self._requests[item.key] = item
         made = [RequestOutput(key, (), failed=failure.why) for key in self._requests]
-        self.listener.stepped(self, made, perf_counter())
+        self.listener.on_step(self, made, perf_counter())
 
     def _process_inbox(self) -> bool:
         """Process the inbox. Returns False if there is no work, or to stop."""
@@ -219,12 +219,12 @@ class CpuBatch:
             self._begin(item)
         elif item in self._requests:
             self._cache.release(self._requests.pop(item).row)
-            self.listener.gone(self, [item])
+            self.listener.on_cancelled(self, [item])
 
     def _begin(self, request: BatchRequest) -> None:
         self._requests[request.key] = request
         request.row = self._cache.allocate(request.ids, len(request.ids) + request.left)
-        self.listener.started(self, request.key, len(request.row.ids), perf_counter())
+        self.listener.on_start(self, request.key, len(request.row.ids), perf_counter())
 
     def _step(self) -> None:
         """Run one pass of the model, and sample a token for every request whose prompt is read."""
@@ -237,7 +237,7 @@ class CpuBatch:
         made = self._sample(ready, logits) if ready else []
         self._prefill_budget.learn(sum(count for _, count in plan) - answers, answers, perf_counter() - began)
         if made:
-            self.listener.stepped(self, made, perf_counter())
+            self.listener.on_step(self, made, perf_counter())
 
     def _plan(self) -> list[tuple[BatchRequest, int]]:
         """Choose the requests of the next step, and how many tokens of each."""

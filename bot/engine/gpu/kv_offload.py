@@ -61,18 +61,18 @@ class KVOffload:
         Excludes the last token, which must be computed, as the library's own search does.
         """
         page, known = self._part.tokens_per_page, None
-        there: list[int] = []
-        here: list[int] = []
+        on_gpu: list[int] = []
+        in_ram: list[int] = []
         for start in range(0, (len(ids) - 1) // page * page, page):
             known = compute_block_hash(known, list(ids[start : start + page]))
             block = self._part.ledger.hash_to_block.get(known)
             if block is not None:
-                there.append(block)
+                on_gpu.append(block)
             elif known in self._kept:
-                here.append(known)
+                in_ram.append(known)
             else:
                 break
-        return there, here
+        return on_gpu, in_ram
 
     def take(self, hashes: Sequence[int]) -> Tensor:
         """Remove these blocks and return their contents, uint8 [blocks, bytes of a block]."""

@@ -57,7 +57,7 @@ class PagedBatch:
             CachingScheduler,
             prefill_budget=prefill_budget,
             matched=self._matched,
-            gone=self._gone,
+            cancelled=self._report_cancelled,
             offload=offload_mb * MB,
         )
         SCHEDULER_MAPPING[SCHEDULER] = cast(type[Scheduler], scheduler)
@@ -116,7 +116,7 @@ class PagedBatch:
     def cancel(self, key: str) -> None:
         self._manager.cancel_request(key)
 
-    def is_dead(self) -> bool:
+    def has_failed(self) -> bool:
         return self._manager.background_thread_status.can_accept_new_requests() is not None
 
     def take_failure(self) -> Failure:
@@ -157,11 +157,11 @@ class PagedBatch:
         return manager
 
     def _matched(self, key: str, tokens: int) -> None:
-        self.listener.started(self, key, tokens, perf_counter())
+        self.listener.on_start(self, key, tokens, perf_counter())
 
-    def _gone(self, keys: list[str]) -> None:
+    def _report_cancelled(self, keys: list[str]) -> None:
         self._router.forget(keys)
-        self.listener.gone(self, keys)
+        self.listener.on_cancelled(self, keys)
 
 
 class _Router(OutputRouter):
@@ -170,28 +170,28 @@ class _Router(OutputRouter):
     def __init__(self, batch: PagedBatch) -> None:
         super().__init__()
         self._batch = batch
-        self._told: dict[str, int] = {}  # tokens already forwarded, by request
+        self._forwarded: dict[str, int] = {}  # tokens already forwarded, by request
 
     def deliver(self, output: GenerationOutput) -> None:
         self.deliver_batch([output])
 
     def deliver_batch(self, outputs: list[GenerationOutput]) -> None:
-        self._batch.listener.stepped(self._batch, [self._made(output) for output in outputs], perf_counter())
+        self._batch.listener.on_step(self._batch, [self._made(output) for output in outputs], perf_counter())
 
     def forget(self, keys: Sequence[str]) -> None:
         """Drop the counts of requests that left the batch."""
         for key in keys:
-            self._told.pop(key, None)
+            self._forwarded.pop(key, None)
 
     def _made(self, output: GenerationOutput) -> RequestOutput:
         key = output.request_id
         if output.status == RequestStatus.FAILED:
             self.forget([key])
             return RequestOutput(key, (), failed=str(output.error))
-        new = output.generated_tokens[self._told.get(key, 0) :]
+        new = output.generated_tokens[self._forwarded.get(key, 0) :]
         finished = output.status == RequestStatus.FINISHED
         if finished:
             self.forget([key])
         else:
-            self._told[key] = len(output.generated_tokens)
+            self._forwarded[key] = len(output.generated_tokens)
         return RequestOutput(key, new, finished)

@@ -6,7 +6,7 @@
 - with `offload`, evicted blocks are kept in RAM (`KVOffload`) and copied back when a prompt begins with them;
 - a prefill chunk is limited to what lasts MAX_STEPS decode steps at the measured speed (`PrefillBudget`), which bounds
   the delay of running answers;
-- it reports how much of a prompt was found in the cache, and when a cancelled request is gone.
+- it reports how much of a prompt was found in the cache, and when a cancelled request has left the batch.
 
 It runs on the batch's own thread.
 """
@@ -23,8 +23,9 @@ from bot.engine.gpu.kv_offload import PIECE, KVOffload
 
 
 class CachingScheduler(FIFOScheduler):
-    """See the module. matched(id, tokens): a request starts with so many cached tokens. gone(ids): cancelled.
+    """See the module.
 
+    matched(id, tokens): a request starts with so many cached tokens. cancelled(ids): these requests left the batch.
     offload: bytes of RAM for evicted blocks.
     """
 
@@ -36,14 +37,14 @@ class CachingScheduler(FIFOScheduler):
         *,
         prefill_budget: PrefillBudget,
         matched: Callable[[str, int], None],
-        gone: Callable[[list[str]], None],
+        cancelled: Callable[[list[str]], None],
         offload: int = 0,
     ) -> None:
         super().__init__(cache, safety_margin, max_requests_per_batch)
         self._prefill_budget = prefill_budget
         self._chunk = 0  # prompt tokens that the step may take
         self._matched = matched
-        self._gone = gone
+        self._report_cancelled = cancelled
         parts = cache.cache_allocators if offload and cache.use_prefix_sharing else {}
         self._offloads = {name: KVOffload(part, offload // len(parts)) for name, part in parts.items()}
 
@@ -72,7 +73,7 @@ class CachingScheduler(FIFOScheduler):
         self._mark_recently_used(blocks)
 
     def clear_cancelled_requests(self) -> list[RequestState]:
-        """Free the blocks of cancelled requests, and report that they are gone."""
+        """Free the blocks of cancelled requests, and report them."""
         if not self._requests_to_cancel:
             return []
         tables = [
@@ -82,7 +83,7 @@ class CachingScheduler(FIFOScheduler):
         states = super().clear_cancelled_requests()
         for blocks in tables:
             self._mark_recently_used(blocks)
-        self._gone([state.request_id for state in states])
+        self._report_cancelled([state.request_id for state in states])
         return states
 
     def _infer_request_tokens(self, state: RequestState, request_ids_to_remove_from_waiting: set[str]) -> list[int]:
@@ -129,13 +130,13 @@ class CachingScheduler(FIFOScheduler):
         """Copy evicted blocks of a prompt's beginning back to the cache, as far as there is room."""
         for name, offload in self._offloads.items():
             part, pool = self.cache.cache_allocators[name], self.cache.pool
-            on_gpu, here = offload.find(ids)
+            on_gpu, in_ram = offload.find(ids)
             self._mark_recently_used({name: on_gpu})  # as most recently used: must not be evicted below
             needs, resting = self._step_needs(name), part.ledger.cached_blocks
             room = self._free(part) + len(resting) - sum(block in resting for block in on_gpu) - needs
-            here = here[: max(0, room)]
-            for start in range(0, len(here), PIECE):  # in pieces: each needs a temporary copy on the GPU
-                piece = here[start : start + PIECE]
+            in_ram = in_ram[: max(0, room)]
+            for start in range(0, len(in_ram), PIECE):  # in pieces: each needs a temporary copy on the GPU
+                piece = in_ram[start : start + PIECE]
                 if not all(each in offload for each in piece):
                     break  # replaced by blocks evicted for earlier pieces
                 contents = offload.take(piece)

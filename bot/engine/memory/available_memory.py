@@ -30,7 +30,7 @@ class AvailableMemory:
         self._gpu, self._root = gpu, root
         self._process = psutil.Process()
 
-    def left(self) -> MemoryUsage:
+    def available(self) -> MemoryUsage:
         """Return the MB that may still be taken; negative when the reserve is in use."""
         machine = psutil.virtual_memory()
         bounds = [(machine.available, machine.total), *group_bounds(self._root)]

@@ -4,9 +4,9 @@ Admits an answer only when its whole prompt and max_tokens fit the KV cache besi
 ever preempted; the others wait in order. Runs on the engine's main thread (or on the load thread, while the main thread
 waits for it); events from the batch's thread are posted there. Callers validate parameters and prompts first.
 
-If the batch dies, its answers fail and a new batch replaces it. After an out-of-memory error it frees memory, generates
-one token as a probe, and retries each answer once, alone. A CUDA error raises Unrecoverable: the process must be
-replaced.
+If the batch fails, its answers fail and a new batch replaces it. After an out-of-memory error, memory is freed, one
+token is generated as a probe, and each answer is retried once, alone. A CUDA error raises Unrecoverable: the process
+must be replaced.
 """
 
 import logging
@@ -127,14 +127,14 @@ class Batching:
 
     # ------------------------------------------------------------------------------- called on the batch's thread
 
-    def stepped(self, batch: Batch, made: Sequence[RequestOutput], at: float) -> None:
+    def on_step(self, batch: Batch, made: Sequence[RequestOutput], at: float) -> None:
         self._post(partial(self._on_step, batch, made, at))
 
-    def started(self, batch: Batch, key: str, cached: int, at: float) -> None:
+    def on_start(self, batch: Batch, key: str, cached: int, at: float) -> None:
         self._post(partial(self._on_started, key, cached, at))
 
-    def gone(self, batch: Batch, keys: list[str]) -> None:
-        self._post(partial(self._on_gone, batch, keys))
+    def on_cancelled(self, batch: Batch, keys: list[str]) -> None:
+        self._post(partial(self._on_left, batch, keys))
 
     # ------------------------------------------------------------------------------------------ on the main thread
 
@@ -146,8 +146,8 @@ class Batching:
         while self._waiting and len(self._running) < MAX_RUNNING:
             answer = self._waiting[0]
             need = self._batch.blocks_for(len(answer.prompt.ids) + answer.params.max_tokens)
-            lonely = answer.retried or any(other.retried for other in self._running.values())
-            if self._running and (lonely or sum(self._reserved.values()) + need > self._batch.cache_blocks):
+            alone = answer.retried or any(other.retried for other in self._running.values())
+            if self._running and (alone or sum(self._reserved.values()) + need > self._batch.cache_blocks):
                 return
             self._begin(self._waiting.popleft(), need)
 
@@ -173,7 +173,7 @@ class Batching:
         """Process the new tokens of one step."""
         if self._closed or batch is not self._batch:
             return
-        if any(each.failed for each in made) and batch.is_dead():
+        if any(each.failed for each in made) and batch.has_failed():
             self._replace(batch)
             return
         for each in made:
@@ -202,7 +202,7 @@ class Batching:
         if made.finished:
             self._release(made.key)
 
-    def _on_gone(self, batch: Batch, keys: list[str]) -> None:
+    def _on_left(self, batch: Batch, keys: list[str]) -> None:
         """Finish cancelled answers that left the batch."""
         if self._closed or batch is not self._batch:
             return
@@ -221,7 +221,7 @@ class Batching:
     # ---------------------------------------------------------------------------------------------------- recovery
 
     def _replace(self, batch: Batch) -> None:
-        """Replace a dead batch and recover its answers."""
+        """Replace a failed batch and recover its answers."""
         if self._closed or batch is not self._batch:
             return
         failure = batch.take_failure()
@@ -240,7 +240,7 @@ class Batching:
         self._admit()
 
     def _set_aside(self, failure: Failure) -> None:
-        """Fail the answers of a dead batch; after an out-of-memory error, requeue each once, to run alone."""
+        """Fail the answers of a failed batch; after an out-of-memory error, requeue each once, to run alone."""
         lost = [answer for answer in self._running.values() if not answer.ended]
         self._running.clear()
         self._reserved.clear()

@@ -43,7 +43,7 @@ class Served(Protocol):
 class MemoryProbe(Protocol):
     """Reports available memory; implemented by bot.engine.memory.available_memory."""
 
-    def left(self) -> MemoryUsage:
+    def available(self) -> MemoryUsage:
         """MB that may still be taken."""
         ...
 
@@ -108,11 +108,11 @@ class ModelCache(Generic[H]):
 
     def __init__(
         self,
-        available: MemoryProbe,
+        machine: MemoryProbe,
         measure: Callable[[], MemoryUsage],
         load: Callable[[ModelSource, Report], TransformersModel],
     ) -> None:
-        self._available, self._measure, self._load = available, measure, load
+        self._machine, self._measure, self._load = machine, measure, load
         self._models: list[CachedModel[H]] = []  # least recently used first
         self._measured: dict[tuple[ModelSource, Stamp], MemoryUsage] = {}
 
@@ -211,7 +211,7 @@ class ModelCache(Generic[H]):
 
     def _left(self) -> MemoryUsage:
         """Available memory once all KV caches are full. Their fill level is unknown, so all count as empty."""
-        left = self._available.left()
+        left = self._machine.available()
         return replace(left, ram=left.ram - self.unused_cache_mb)
 
     def _make_room(self, need: MemoryUsage) -> None:

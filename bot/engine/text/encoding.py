@@ -106,8 +106,8 @@ class SafeEncoder:
         longest = max(map(len, self._ids), default=0)
         if len(self._ids) > MOST_CONTROL or longest > LONGEST_CONTROL:
             raise ModelError(
-                f"The tokenizer of {name} has {len(self._ids):,} special tokens of up to {longest:,} characters, and"
-                f" at most {MOST_CONTROL:,} of up to {LONGEST_CONTROL} are taken; choose another model."
+                f"The tokenizer of {name} has {len(self._ids):,} special tokens of up to {longest:,} characters; the"
+                f" limit is {MOST_CONTROL:,} of {LONGEST_CONTROL}. Choose another model."
             )
         self._control_ids = frozenset(self._ids.values())
         self.control = LiteralMatcher(self._ids, pause)

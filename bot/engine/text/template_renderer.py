@@ -74,7 +74,7 @@ class TemplateRenderer:
         if "refused" in answer:
             raise TemplateRefused(answer["refused"])
         if answer.get("exceeded") == "output":
-            raise TemplateExceeded(f"writes more than {OUTPUT_CHARS // 1024} kB around what is said")
+            raise TemplateExceeded(f"writes more than {OUTPUT_CHARS // 1024} kB besides the messages")
         if answer.get("exceeded") == "memory":
             raise TemplateExceeded(f"takes more than {self._memory_mb} MB of memory")
         return Rendered(answer["text"], answer["timed"])

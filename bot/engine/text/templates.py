@@ -111,7 +111,7 @@ class ChatTemplate:
         markers = _TextMarkers("\n".join(heads), between, pause)
         if markers.count > MOST_MARKERS:
             raise ModelError(
-                f"The chat template of {name} has {markers.count} role markers, and at most {MOST_MARKERS} are taken; "
+                f"The chat template of {name} has {markers.count} role markers; the limit is {MOST_MARKERS}: "
                 f"{self._instead}"
             )
         self.break_role_markers = markers.break_role_markers
@@ -185,8 +185,8 @@ class ChatTemplate:
             raise ModelError(f"The chat template of {self._name} is not a single text; {self._instead}")
         if len(template) > LONGEST_TEMPLATE:
             raise ModelError(
-                f"The chat template of {self._name} has {len(template):,} characters, and at most "
-                f"{LONGEST_TEMPLATE:,} are taken; {self._instead}"
+                f"The chat template of {self._name} has {len(template):,} characters; the limit is "
+                f"{LONGEST_TEMPLATE:,}: {self._instead}"
             )
         return template
 

@@ -71,7 +71,7 @@ def test_the_tightest_bound_counts_and_mapped_weights_are_taken(tmp_path: Path) 
         "sys/fs/cgroup/memory.max": str(2 * GB),
         "sys/fs/cgroup/memory.current": "0",
     }
-    left = AvailableMemory(lambda: (9 * GB, 10 * GB), lay(tmp_path, files)).left()
+    left = AvailableMemory(lambda: (9 * GB, 10 * GB), lay(tmp_path, files)).available()
     mapped = getattr(psutil.Process().memory_info(), "shared", 0) // MB
     assert left.gpu == 8 * 1024
     assert left.ram == pytest.approx(2048 - RESERVE_MB - mapped, abs=20)

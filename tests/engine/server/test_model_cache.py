@@ -55,7 +55,7 @@ def test_the_longest_unused_goes_and_only_as_many_as_are_needed(setup: ModelCach
         setup.bring(name)
     assert [line for line in setup.log if "drop" in line] == ["drop b"]
     assert list(setup.cached_models.names) == ["d", "a", "c"]
-    assert setup.machine.left().ram == 3 * CACHE, "what caches are still going to take is left to them"
+    assert setup.machine.available().ram == 3 * CACHE, "what caches are still going to take is left to them"
 
 
 def test_what_a_load_measured_is_believed_the_next_time(
@@ -177,7 +177,7 @@ def test_ram_that_took_what_a_kept_model_offloaded_is_got_back(card: ModelCacheS
     card.bring("a", kv_offload_mb=500)
     current = card.bring("b")
     assert list(card.cached_models.names) == ["b", "a"]
-    card.machine.take(ram=card.machine.left().ram)
+    card.machine.take(ram=card.machine.available().ram)
     card.machine.take(ram=600)
     card.cached_models.evict_under_pressure(current)
     assert list(card.cached_models.names) == ["b"]

@@ -46,7 +46,7 @@ def poisoned(model: Path, folder: Path, template: str) -> Path:
     [
         *((template, "takes longer than 5 s") for template in ENDLESS.values()),
         *((template, "takes more than 512 MB of memory") for template in LARGE.values()),
-        *((template, "writes more than 64 kB around what is said") for template in WORDY.values()),
+        *((template, "writes more than 64 kB besides the messages") for template in WORDY.values()),
         *((template, "") for template in CROOKED.values()),
     ],
     ids=[*ENDLESS, *LARGE, *WORDY, *CROOKED],

@@ -150,7 +150,7 @@ def test_no_template_stops_or_fills_who_renders_it(strict: TemplateRenderer, nam
     [
         (ENDLESS, "takes longer than 1 s"),
         (LARGE, "takes more than 256 MB of memory"),
-        (WORDY, "writes more than 64 kB around what is said"),
+        (WORDY, "writes more than 64 kB besides the messages"),
     ],
     ids=["endless", "large", "wordy"],
 )

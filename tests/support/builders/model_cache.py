@@ -23,7 +23,7 @@ class Machine:
     gpu: int = 0
     taken: MemoryUsage = field(default_factory=lambda: MemoryUsage(300, 0))
 
-    def left(self) -> MemoryUsage:
+    def available(self) -> MemoryUsage:
         return MemoryUsage(self.ram - self.taken.ram, self.gpu - self.taken.gpu)
 
     def take(self, ram: int = 0, gpu: int = 0) -> None:

@@ -22,7 +22,7 @@ HELLO_SECONDS = 60.0
 GRACE_SECONDS = 5.0
 LINE_BYTES = 16 * 1024
 """Most bytes of one logged line; longer output without a line end is logged in pieces."""
-OUTPUT_SECONDS = 1.0
+OUTPUT_SECONDS = 5.0
 """Longest wait for the rest of the output; a process that the child started may keep it open."""
 NOT_READY = "The engine's process ended before it was ready; the log says why."
 SECRET_VARIABLES = (*TOKENS.values(), "HUGGING_FACE_HUB_TOKEN")

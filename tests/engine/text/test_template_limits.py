@@ -224,7 +224,9 @@ def test_of_several_templates_the_default_is_taken(strict: TemplateRenderer) -> 
 
 def test_too_many_special_tokens_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bot.engine.text.encoding.MOST_CONTROL", 2)
-    with pytest.raises(ModelError, match=r"The tokenizer of odd has 3 special tokens .* at most 2 .*another model"):
+    with pytest.raises(
+        ModelError, match=r"The tokenizer of odd has 3 special tokens .* the limit is 2 .*another model"
+    ):
         PromptBuilder(byte_level(CHATML), "", 4096, "odd")
 
 

@@ -150,14 +150,33 @@ def expected(name: str) -> str:
 async def test_an_answer_ends_at_the_templates_end_though_the_repository_names_another(
     engine: EngineProcess, tiny: dict[str, Path], tmp_path: Path, batching: bool
 ) -> None:
-    folder = Path(shutil.copytree(tiny["llama"], tmp_path / "model"))
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    torch.nn.init.zeros_(model.model.norm.weight)  # all logits are equal, so it says token 0, <|endoftext|>
-    model.save_pretrained(folder)
-    settings = folder / "tokenizer_config.json"
-    template = TINY.replace("<|im_end|>", "<|endoftext|>")
-    (folder / "chat_template.jinja").unlink(missing_ok=True)
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"chat_template": template}))
+    folder = silent(tiny["llama"], tmp_path / "model", template=TINY.replace("<|im_end|>", "<|endoftext|>"))
     await load(engine, folder, batching=batching)
     answer = await ask(engine, f"end {batching}", "Where are the keys?")
     assert (answer.finish_reason, answer.usage.generated_tokens) == (FinishReason.STOP, 1)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+async def test_each_of_several_ends_of_a_repository_ends_an_answer(
+    engine: EngineProcess, tiny: dict[str, Path], tmp_path: Path, file: str
+) -> None:
+    folder = silent(tiny["llama"], tmp_path / "model", template=VICUNA)
+    (folder / "generation_config.json").unlink()
+    content = json.loads((folder / file).read_text()) if file == "config.json" else {}
+    (folder / file).write_text(json.dumps(content | {"eos_token_id": [5, 0]}))
+    await load(engine, folder)
+    answer = await ask(engine, f"ends {file}", "Where are the keys?")
+    assert (answer.finish_reason, answer.usage.generated_tokens) == (FinishReason.STOP, 1)
+
+
+def silent(tiny: Path, folder: Path, template: str) -> Path:
+    """A copy of a model that only says token 0, <|endoftext|>, since all its logits are equal."""
+    shutil.copytree(tiny, folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    torch.nn.init.zeros_(model.model.norm.weight)
+    model.save_pretrained(folder)
+    settings = folder / "tokenizer_config.json"
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"chat_template": template}))
+    return folder

@@ -133,7 +133,7 @@ class ChildProcess:
 
     async def close(self) -> ChildExit:
         """Close the connection, kill the child if it does not exit within GRACE_SECONDS, and return how it ended."""
-        self._writer.close()
+        self._writer.transport.abort()  # close() would first send what a child that hangs does not read
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
         await _end(self._process, GRACE_SECONDS)

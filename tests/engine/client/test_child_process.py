@@ -1,6 +1,7 @@
 """Tests the limits on an engine's process that sends no hello, or output without a line end."""
 
 import asyncio
+import contextlib
 import logging
 import sys
 from collections.abc import Callable
@@ -10,6 +11,8 @@ import pytest
 
 from bot.engine.client import child_process
 from bot.engine.client.child_process import LINE_BYTES, ChildProcess
+from bot.engine.client.protocol import Load
+from bot.types.engine import ModelSource
 from bot.types.errors import EngineDied
 
 pytestmark = pytest.mark.asyncio
@@ -72,6 +75,20 @@ async def test_a_connection_without_a_hello_is_closed_when_the_child_has_said_it
     assert await asyncio.wait_for(child.receive(), 30) is None, "the child ends when its other connection is closed"
     await child.close()
     assert "the stranger got b''" in caplog.messages
+
+
+async def test_a_child_that_stopped_reading_is_closed_in_time(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_process, "GRACE_SECONDS", 0.5)
+    scripted("import time\nconnection = connect()\nhello(connection)\ntime.sleep(1000)")
+    child = await ChildProcess.open()
+    sending = asyncio.create_task(child.send(Load(1, ModelSource("m", 30_000_000 * "x"))))
+    await asyncio.sleep(0)  # the message is longer than all buffers, so it stays unsent
+    ended = await asyncio.wait_for(child.close(), 30)
+    assert (ended.description, ended.signal_from_outside) == ("by signal 9", "")
+    with contextlib.suppress(EngineDied):
+        await sending
 
 
 async def test_output_without_a_line_end_is_logged_in_pieces(

@@ -1,17 +1,17 @@
 # make run          talk to a model on this machine           make test         run the tests
 # make check        lint, format, types, import rules         make bench        run the benchmarks
-# make machine      a thousand lives of a service that anything may happen to (an hour or less)
+# make machine      a thousand random sequences of faults against the whole service (an hour or less)
 # make proof        Phi-4, Phi-2 and Mistral at full width and few layers, with random weights (15 minutes, 20 GB)
-# make constraints  renew constraints.txt                     make clean        take away what was installed here
+# make constraints  renew constraints.txt                     make clean        remove what was installed here
 # make soak         200 SIGKILLs at random points, then two hours of a team's traffic with faults on (ARGS='--minutes 60')
 #
 # Each sets up what it needs in .venv, and the model in the user's cache; the second time there is nothing left to do.
 #   PYTHON=...       the Python to make .venv with (3.11 or newer)
 #   TORCH_INDEX=URL  a package index to take torch from (one with CPU-only builds, or with another CUDA)
-#   ARGS='...'       more arguments: make run ARGS='--temperature 0.7', make test ARGS='-k queue', or ARGS=--cov for what tests reach
+#   ARGS='...'       more arguments: make run ARGS='--temperature 0.7', make test ARGS='-k queue', or ARGS=--cov for the coverage
 #   JOBS=2           how many processes run the tests
 #   ISA=avx2         make test as on a processor with no more than AVX2 (ISA=sse4: with no AVX)
-# What sets up speaks on stderr, so that `make run` can stand in a pipe.
+# The setup prints to stderr, so that `make run` works in a pipe.
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -20,7 +20,7 @@ JOBS ?= 2
 ISA ?=
 KEEP ?= torch==2.13.0
 
-# What torch's own kernels, oneDNN and MKL may use.
+# The instruction sets that torch's own kernels, oneDNN and MKL may use.
 LOWERED_avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 LOWERED_sse4 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
 ifneq ($(ISA),)
@@ -32,7 +32,7 @@ endif
 VENV := .venv
 BIN := $(VENV)/bin
 PIP = -m pip --disable-pip-version-check install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-# A venv whose Python is gone (upgraded away) is made anew.
+# A venv whose Python was removed by an upgrade is made anew.
 $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(VENV)/made $(VENV)/ready $(VENV)/ready-dev)
 MADE_FROM := $(shell cat $(VENV)/torch-index 2>/dev/null)
 
@@ -103,8 +103,8 @@ $(VENV)/made:
 	$(PYTHON) -m venv --clear $(VENV) </dev/null 1>&2
 	touch $@
 
-# In a venv of its own, so that nothing that happens to lie in .venv gets in. Left out: what the versions of others call
-# for (the CUDA libraries of torch), and the local part of versions, since other machines install with this file too.
+# In a separate venv, so that no other package of .venv is included. Left out: packages that follow from others' versions
+# (the CUDA libraries of torch), and the local part of versions, since other machines install with this file too.
 constraints:
 	rm -rf build/fresh
 	$(PYTHON) -m venv build/fresh

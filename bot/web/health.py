@@ -44,7 +44,7 @@ def _engine(live_state: LiveState, sampler: Sampler) -> Iterator[str]:
         yield f"the engine restarted {restarts} times in ten minutes"
     retried = sum(request.attempts > 0 for request in (*queue.running(), *queue.waiting()))
     if retried:
-        alone = ", one alone to find out if it ends the engine" if worker.slots < worker.loader.slots else ""
+        alone = ", one at a time to find the one that ends the engine" if worker.slots < worker.loader.slots else ""
         yield f"{counted(retried, 'question')} tried again after a failure{alone}"
 
 

@@ -109,8 +109,8 @@ async def test_a_busy_service_is_shown(page: Page, complaints: list[str], tmp_pa
         assert "31.9 GB of 48.0 GB" in await page.inner_text("#memory")
         assert "connected" in await page.inner_text("#platforms")
         troubles = await page.inner_text("#troubles")
-        assert "mistral-7b is not on this machine yet" in troubles
-        assert "inhouse pull mistral-7b fetches it." in troubles
+        assert "mistral-7b is not downloaded yet" in troubles
+        assert "Run inhouse pull mistral-7b." in troubles
         assert "3 times" in troubles
         assert await page.evaluate("document.querySelectorAll('#words-plot circle').length") > 10
         assert await page.evaluate("document.querySelector('#speed-plot .line').getAttribute('d').length") > 1000

@@ -124,14 +124,15 @@ def _count(metrics: Metrics) -> None:
 
 def _log() -> None:
     """Logs errors with the real messages of the parts that report them."""
-    logging.getLogger("bot.generation.worker").error("The engine died; it is started again")
+    worker = logging.getLogger("bot.generation.worker")
+    worker.error("The engine's process ended. phi-4 is loaded again in a new process.")
     for _ in range(3):
         gateway = logging.getLogger("adapters.discord.gateway.gateway")
-        gateway.warning("The connection to Discord ended (%s); again in %.0f s.", "closed with 1006", 4)
+        gateway.warning("Disconnected from Discord (%s); reconnecting in %.0f s.", "closed with 1006", 4)
     missing = "Discord does not allow it here (50001: Missing Access)."
     logging.getLogger("bot.replies.delivery").warning("A reply cannot be shown: %s", missing)
-    away = "mistral-7b is not on this machine yet; `inhouse pull mistral-7b` fetches it."
-    logging.getLogger("bot.generation.worker").warning("%s Back to %s.", away, "phi-4")
+    away = "mistral-7b is not downloaded yet; run `inhouse pull mistral-7b`."
+    worker.warning("%s Back to %s.", away, "phi-4")
 
 
 async def finish(setup: ServiceSetup) -> None:

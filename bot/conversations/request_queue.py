@@ -7,7 +7,7 @@ keeps its place. Storage restores the queue after a restart.
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -66,6 +66,7 @@ class RequestQueue:
         self._size, self._per_user, self._clock = size, per_user, clock
         self._entries: dict[str, _Entry] = {}  # in order of arrival
         self._taken: dict[str, _Entry] = {}  # those that the worker took
+        self._conversations: dict[ConversationKey, dict[str, _Entry]] = {}  # in order of arrival in each
         self._reserved: Counter[PersonKey] = Counter()
         self._shares: Counter[PersonKey] = Counter()  # waiting requests by user
         self._models: Counter[str] = Counter()  # waiting requests by model
@@ -111,6 +112,7 @@ class RequestQueue:
         self._count += 1
         entry = _Entry(request, self._count, self._clock() + request.wait_left_s)
         self._entries[request.request_id] = entry
+        self._conversations.setdefault(request.key, {})[request.request_id] = entry
         self._count_waiting(entry, 1)
         self._changed.set()
         for listener in self._listeners:
@@ -219,7 +221,7 @@ class RequestQueue:
 
     def of_conversation(self, key: ConversationKey) -> list[GenerationRequest]:
         """Unfinished requests of one conversation, in order of arrival."""
-        return [entry.request for entry in self._all() if entry.request.key == key]
+        return [entry.request for entry in self._conversations.get(key, {}).values()]
 
     def places(self, loaded: str, slots: int, load_seconds: Callable[[str], float]) -> dict[str, Place]:
         """Queue position by request id; see `iter_places`."""
@@ -238,36 +240,38 @@ class RequestQueue:
         seconds = dict(self._seconds)
         for name in seconds.keys() & self._progress.keys():
             seconds[name] = max(seconds[name], self._clock() - self._progress[name])
-        order = self._service_order(served, [entry for entry in self._all() if entry.status in WAITING])
+        taken = deque(person_key(request) for request in self.running())  # they end in the order of their start
+        running = Counter(taken)
+        order = self._service_order(served, running, [entry for entry in self._all() if entry.status in WAITING])
         number = 0
-        while (request := order.next(model)) is not None:
+        while True:
+            while len(taken) >= max(1, slots):
+                _add(running, ended := taken.popleft(), -1)
+                order.freed(ended)
+            if (request := order.next(model)) is None:
+                return
+            taken.append(person := person_key(request))
+            _add(running, person, 1)
             number += 1
             if request.model != model:
                 model, switching = request.model, switching + load_seconds(request.model)
-            served[person_key(request)] = count + number
+            served[person] = count + number
             each = seconds.get(request.model)
             estimate = None if each is None else number / max(1, slots) * each + switching
             yield request.request_id, Place(number, estimate)
 
-    def _service_order(self, served: dict[PersonKey, int], waiting: list[_Entry]) -> ServiceOrder:
-        running = Counter(person_key(request) for request in self.running())
+    def _service_order(
+        self, served: dict[PersonKey, int], running: Counter[PersonKey], waiting: list[_Entry]
+    ) -> ServiceOrder:
         candidates = (Candidate(entry.order, entry.request) for entry in waiting)
         return ServiceOrder(candidates, served, running, switch=self._run_length >= MODEL_RUN)
 
     def _next(self, loaded: str) -> GenerationRequest | None:
-        """The next request whose conversation has none running; compares one per user and model."""
-        conversations = {request.key for request in self.running()}
-        users: set[tuple[PersonKey, str]] = set()
-        first = []
-        for entry in self._all():
-            request = entry.request
-            if entry.status in WAITING and request.key not in conversations:
-                conversations.add(request.key)
-                user = (person_key(request), request.model)
-                if user not in users:
-                    users.add(user)
-                    first.append(entry)
-        return self._service_order(self._served, first).next(loaded) if first else None
+        """The next request whose conversation has none running; compares the first of each conversation."""
+        busy = {request.key for request in self.running()}
+        first = [next(iter(entries.values())) for key, entries in self._conversations.items() if key not in busy]
+        running = Counter(person_key(request) for request in self.running())
+        return self._service_order(self._served, running, first).next(loaded) if first else None
 
     def _move(self, entry: _Entry, status: RequestStatus) -> None:
         if status not in TRANSITIONS[entry.status]:
@@ -282,6 +286,10 @@ class RequestQueue:
             self._taken.pop(request_id, None)
         if status in ENDED:
             del self._entries[request_id]
+            conversation = self._conversations[entry.request.key]
+            del conversation[request_id]
+            if not conversation:
+                del self._conversations[entry.request.key]
         self._note_progress(entry, was_taken)
         self._changed.set()
 

@@ -16,6 +16,10 @@ def person_key(request: GenerationRequest) -> PersonKey:
     return (request.key.platform, request.author.id)
 
 
+Rank = tuple[int, int, int]
+"""Number of running requests, when served last, and order of the first candidate of a user."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A waiting request. `order`: its position by arrival."""
@@ -29,7 +33,8 @@ class _OfModel:
     """The first waiting request of each conversation, for one model."""
 
     by_person: dict[PersonKey, list[tuple[int, Candidate]]] = field(default_factory=dict)  # heaps by order
-    people: list[tuple[int, int, int, PersonKey]] = field(default_factory=list)  # a heap by running, served, order
+    people: list[tuple[Rank, PersonKey]] = field(default_factory=list)  # a heap, with outdated entries
+    ranks: dict[PersonKey, Rank] = field(default_factory=dict)  # of each person's newest entry in `people`
     orders: list[int] = field(default_factory=list)  # a heap
 
 
@@ -37,7 +42,8 @@ class ServiceOrder:
     """Yields waiting requests one by one, in O(log n) each: those of the loaded model first, the fairest user first.
 
     `waiting`: in order of arrival. `running`: number of running requests by user. `served`: when a user was served
-    last, as a growing number; it may change between two calls. `switch`: another model comes first, because the loaded
+    last, as a growing number. Both may change between two calls; call `freed` where a number of running requests became
+    smaller. `switch`: another model comes first, because the loaded
     one had its run.
     """
 
@@ -72,20 +78,34 @@ class ServiceOrder:
             self._add(conversation[0])
         return request
 
+    def freed(self, person: PersonKey) -> None:
+        """Note that a request of this user does not run any more."""
+        for model in self._models.values():
+            self._rank(model, person)
+
     def _fairest(self, model: _OfModel) -> GenerationRequest:
         while True:
-            running, served, order, person = heappop(model.people)
-            own = model.by_person[person]
-            now = (running, self._served.get(person, 0), own[0][0]) if own else None
-            if now == (running, served, order):
+            rank, person = heappop(model.people)
+            if model.ranks.get(person) != rank:
+                continue  # a newer entry replaced it
+            if self._rank(model, person) == rank:
                 break
-            if now is not None:  # stale entry: the user was served, or the request was taken
-                heappush(model.people, (*now, person))
-        _, candidate = heappop(own)
+        _, candidate = heappop(model.by_person[person])
         self._taken.add(candidate.order)
-        if own:
-            heappush(model.people, (running, self._served.get(person, 0), own[0][0], person))
+        self._rank(model, person)
         return candidate.request
+
+    def _rank(self, model: _OfModel, person: PersonKey) -> Rank | None:
+        """Add an entry for the user, unless the newest one is still right; returns the user's rank."""
+        own = model.by_person.get(person)
+        if not own:
+            model.ranks.pop(person, None)
+            return None
+        rank = (self._running.get(person, 0), self._served.get(person, 0), own[0][0])
+        if model.ranks.get(person) != rank:
+            model.ranks[person] = rank
+            heappush(model.people, (rank, person))
+        return rank
 
     def _add(self, candidate: Candidate) -> None:
         """Add the first request of a conversation."""
@@ -94,9 +114,7 @@ class ServiceOrder:
         person = person_key(candidate.request)
         own = model.by_person.setdefault(person, [])
         heappush(own, (candidate.order, candidate))
-        if own[0][1] is candidate:
-            key = (self._running.get(person, 0), self._served.get(person, 0), candidate.order, person)
-            heappush(model.people, key)
+        self._rank(model, person)
 
     def _oldest(self, name: str) -> int | None:
         orders = self._models[name].orders

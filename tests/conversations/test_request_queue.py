@@ -206,6 +206,23 @@ async def test_the_place_that_is_told_is_the_place_in_which_one_is_served(people
     assert [told[request.request_id].number for request in order] == list(range(1, len(order) + 1))
 
 
+@given(st.lists(st.sampled_from(PEOPLE), min_size=1, max_size=30), st.integers(1, 4))
+async def test_places_are_right_for_users_with_a_running_request_too(people: list[str], slots: int) -> None:
+    line = Line()
+    for who in people:
+        line.asks(who)
+    running = [await asyncio.wait_for(line.queue.get("small"), 5) for _ in people[:slots]]
+    told = line.places(slots=slots)
+    order = []
+    while line.queue.waiting():
+        line.finishes(running.pop(0))
+        running.append(await asyncio.wait_for(line.queue.get("small"), 5))
+        order.append(running[-1].request_id)
+    assert {request_id: place.number for request_id, place in told.items()} == {
+        request_id: number for number, request_id in enumerate(order, 1)
+    }
+
+
 async def test_an_estimate_comes_from_measured_answers_and_the_time_of_a_load() -> None:
     line = Line()
     first, second, third = line.asks("ana"), line.asks("ben"), line.asks("cleo", model="large")

@@ -190,6 +190,8 @@ class LiveReply:
         text, line = "" if self._as_file else self._text, self._line
         if self._plain:
             return PlainRenderer.of(self._composer).render_partial(text, line)
+        if not text:
+            return self._composer.render_partial("", line)  # a short line of ours; a thread per waiting message is slow
         return await self._composed(lambda composer: composer.render_partial(text, line))
 
     async def _composed(self, compose: Callable[[Renderer], list[Reply]]) -> list[Reply]:

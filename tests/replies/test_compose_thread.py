@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -140,6 +140,28 @@ async def test_a_stop_before_anything_is_shown_shows_only_the_end(setup: Service
     gate.opened.set()
     answer = await team.reply_to("hello")
     assert (answer.text, answer.reason) == ("SLOW", FinishReason.ABORT)
+
+
+async def test_a_place_in_line_is_composed_without_a_thread(
+    setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.platform.gates.hold("one/0")
+    await team.says("ana", "one")
+    await setup.platform.gates.reached("one/0")
+    threads: list[object] = []
+    run = ComposeThread.run
+
+    async def recorded(self: ComposeThread, compose: Callable[[], object]) -> object:
+        threads.append(compose)
+        return await run(self, compose)
+
+    monkeypatch.setattr(ComposeThread, "run", recorded)
+    await team.says("ben", "two")
+    await team.sees("two", "1st in line")
+    assert not threads
+    await setup.platform.gates.open("one/0")
+    assert (await team.reply_to("two")).text == "You said: two"
+    assert threads
 
 
 async def test_calls_come_one_after_the_other_within_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:

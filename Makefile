@@ -68,6 +68,7 @@ bench: $(VENV)/ready-dev model
 	$(BIN)/python -m bench.adapters --platform discord
 	$(BIN)/python -m bench.adapters --platform slack
 	$(BIN)/python -m bench.adapters --burst
+	$(BIN)/python -m bench.full_queue
 
 bench-gpu: $(VENV)/ready-dev
 	$(BIN)/python -m bench.gpu

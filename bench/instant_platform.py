@@ -32,13 +32,24 @@ class InstantPlatform:
         self._ended: dict[str, asyncio.Future[Usage]] = {}
         self._watchers: dict[str, Callable[[str], None]] = {}
 
-    async def ask(self, text: str, channel: str = "", watch: Callable[[str], None] = lambda shown: None) -> Usage:
-        """Asks in a channel (default: a new one); the usage of the answer. Calls `watch` with the text as it grows."""
+    async def connected(self) -> None:
+        """Waits until the service has connected."""
+        await self._core
+
+    async def ask(
+        self, text: str, channel: str = "", watch: Callable[[str], None] = lambda shown: None, who: str = ""
+    ) -> Usage:
+        """Asks in a channel, as a person (defaults: new ones); the usage of the answer.
+
+        Calls `watch` with the text as it grows.
+        """
         core, number = await self._core, next(self._numbers)
         self._ended[str(number)] = asyncio.get_running_loop().create_future()
         self._watchers[str(number)] = watch
         key = ConversationKey("bench", "", channel or str(number))
-        message = IncomingMessage(key, str(number), Person(str(number), "Ann"), text, time.time(), addressed=True)
+        message = IncomingMessage(
+            key, str(number), Person(who or str(number), "Ann"), text, time.time(), addressed=True
+        )
         assert isinstance(await core.handle(message), Accepted)
         return await self._ended[str(number)]
 

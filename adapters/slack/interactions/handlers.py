@@ -14,20 +14,14 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from adapters.slack.inbound.events import EventTranslator
 from adapters.slack.inbound.message_context import ContextFetcher
+from adapters.slack.interactions.buttons import ButtonHandlers, command_button, model_menu
 from adapters.slack.interactions.ephemeral_replies import (
     ANSWER_COMING,
     EphemeralReplies,
     EphemeralReply,
     ephemeral_reply,
 )
-from adapters.slack.interactions.message_actions import (
-    NOT_A_MEMBER,
-    ButtonHandlers,
-    MessageShortcuts,
-    can_post,
-    command_button,
-    model_menu,
-)
+from adapters.slack.interactions.shortcuts import NOT_A_MEMBER, MessageShortcuts, can_post
 from adapters.slack.json_fields import Raw, text_of
 from adapters.slack.message_text import decoded
 from adapters.slack.outbound.posting import Posting

@@ -4,7 +4,7 @@ from typing import Any
 
 from adapters.slack.bot_identity import SCOPES
 from adapters.slack.error_mapping import APPS
-from adapters.slack.interactions.message_actions import ANSWER, FORGET
+from adapters.slack.interactions.shortcuts import ANSWER, FORGET
 from adapters.slack.outbound.assistant import PROMPTS
 from bot.config.settings import Settings
 from bot.types.commands import COMMANDS

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from adapters.slack.bot_identity import REQUIRED, SCOPES
+from adapters.slack.interactions.shortcuts import ANSWER, FORGET
 from adapters.slack.setup.manifest import EVENTS, manifest, steps
 from bot.config.settings import Settings
 from bot.types.commands import COMMANDS
@@ -44,12 +45,9 @@ def test_the_slash_command_is_the_one_that_is_set_and_hints_at_every_command() -
 
 
 def test_the_menu_of_a_message_has_what_the_bot_listens_to() -> None:
-    shortcuts = EVERYTHING["features"]["shortcuts"]
-    assert {each["callback_id"]: each["name"] for each in shortcuts} == {
-        shortcuts.ANSWER: "Answer this",
-        shortcuts.FORGET: "Forget this",
-    }
-    assert {each["type"] for each in shortcuts} == {"message"}
+    menu = EVERYTHING["features"]["shortcuts"]
+    assert {each["callback_id"]: each["name"] for each in menu} == {ANSWER: "Answer this", FORGET: "Forget this"}
+    assert {each["type"] for each in menu} == {"message"}
 
 
 def test_people_can_write_to_it_and_nothing_needs_an_address() -> None:

@@ -47,7 +47,7 @@ class LiveState:
             return False
         return self.adapters[platform].connected is not False
 
-    def unready(self, engine_trouble: str) -> str:
+    def unready(self, engine_problem: str) -> str:
         """Why the service cannot answer questions now, as a phrase without a full stop; '' if it is ready."""
         worker = self.worker
         if self.stopping():
@@ -59,8 +59,8 @@ class LiveState:
             return f"the {what} ({worker.loader.loading.progress.fraction:.0%})"
         if worker.loader.loaded is None:
             return "no model is loaded"
-        if engine_trouble:
-            return engine_trouble
+        if engine_problem:
+            return engine_problem
         if not any(map(self.connected, self.adapters)):
             return "no platform is connected"
         return ""

@@ -46,7 +46,7 @@ class Status:
             {
                 "version": self._version,
                 "began": self.began,
-                "unready": self._live_state.unready(self._sampler.engine_trouble),
+                "unready": self._live_state.unready(self._sampler.engine_problem),
                 "stopping": self._live_state.stopping(),
                 "health": assess(self._live_state, self._sampler, [place for _, place in places]),
                 "sample": samples[-1] if samples else None,
@@ -56,7 +56,7 @@ class Status:
                 "queue": self._queue(places),
                 "totals": self._totals(),
                 "platforms": list(map(self._platform, self._live_state.adapters)),
-                "troubles": self._errors.last(),
+                "errors": self._errors.last(),
             }
         )
 

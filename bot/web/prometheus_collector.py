@@ -39,7 +39,7 @@ class LiveCollector(Collector):
         yield from self._platforms()
 
     def _service(self) -> Iterator[Metric]:
-        unready = self._live_state.unready(self._sampler.engine_trouble)
+        unready = self._live_state.unready(self._sampler.engine_problem)
         yield _gauge("ready", "1 if questions can be answered, else 0", float(not unready))
         yield _gauges("info", "1, with the version", ["version"], [((self._version,), 1)])
 

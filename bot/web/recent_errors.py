@@ -65,9 +65,9 @@ class RecentErrors(logging.Handler):
         what, fix = split_message(text)
         if record.exc_info and record.exc_info[0] is not None:
             fix = f"{record.exc_info[0].__name__}; the log has its traceback."
-        trouble = RecentError(time.time(), _part(record.name), record.levelno >= logging.ERROR, what, fix or NO_FIX)
-        before = self._last.pop((trouble.where, what), None)
-        self._last[trouble.where, what] = replace(trouble, times=before.times + 1) if before else trouble
+        error = RecentError(time.time(), _part(record.name), record.levelno >= logging.ERROR, what, fix or NO_FIX)
+        before = self._last.pop((error.where, what), None)
+        self._last[error.where, what] = replace(error, times=before.times + 1) if before else error
         while len(self._last) > KEPT:
             del self._last[next(iter(self._last))]
 

@@ -85,7 +85,7 @@ class Sampler:
         self._next.set()
 
     @property
-    def engine_trouble(self) -> str:
+    def engine_problem(self) -> str:
         """The engine's problem as a phrase without a full stop; '' if there is none."""
         if self._ended:
             return ENDED

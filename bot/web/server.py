@@ -133,7 +133,7 @@ class WebServer:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         await self.sampler.refresh()
-        unready = self.live_state.unready(self.sampler.engine_trouble)
+        unready = self.live_state.unready(self.sampler.engine_problem)
         return web.Response(status=503 if unready else 200, text=f"not ready: {unready}\n" if unready else "ready\n")
 
     async def _metrics(self, request: web.Request) -> web.Response:

@@ -48,7 +48,7 @@ async def test_a_moment_is_what_there_is(tmp_path: Path) -> None:
                 "rate_limited": 0,
             }
         ]
-        assert now["troubles"][0]["fix"].startswith("Run `inhouse pull mistral-7b`.")
+        assert now["errors"][0]["fix"].startswith("Run `inhouse pull mistral-7b`.")
         await finish(setup)
 
 

@@ -108,10 +108,10 @@ async def test_a_busy_service_is_shown(page: Page, complaints: list[str], tmp_pa
         assert queue.count("about ") == len(WAITING)
         assert "31.9 GB of 48.0 GB" in await page.inner_text("#memory")
         assert "connected" in await page.inner_text("#platforms")
-        troubles = await page.inner_text("#troubles")
-        assert "mistral-7b is not downloaded yet" in troubles
-        assert "Run inhouse pull mistral-7b." in troubles
-        assert "3 times" in troubles
+        errors = await page.inner_text("#errors")
+        assert "mistral-7b is not downloaded yet" in errors
+        assert "Run inhouse pull mistral-7b." in errors
+        assert "3 times" in errors
         assert await page.evaluate("document.querySelectorAll('#words-plot circle').length") > 10
         assert await page.evaluate("document.querySelector('#speed-plot .line').getAttribute('d').length") > 1000
         assert complaints == []
@@ -225,7 +225,7 @@ async def test_with_nothing_to_show_it_says_so(page: Page, tmp_path: Path, monke
         site.web.sampler.samples.clear()
         await show(page, site)
         assert await page.inner_text("#queue") == "Empty. Up to 64 may wait."
-        assert await page.inner_text("#troubles") == "None since the start."
+        assert await page.inner_text("#errors") == "None since the start."
         assert await page.inner_text("#words") == "\N{EN DASH}"
         assert await page.inner_text("#words-note") == "no questions in ten minutes"
         assert await page.inner_text("#speed-note") == "idle for ten minutes"
@@ -255,8 +255,8 @@ async def test_markup_in_a_message_is_only_text(page: Page, tmp_path: Path) -> N
     async with open_page(tmp_path) as (_, site):
         logging.getLogger("bot.generation.worker").error("<img src=x onerror=alert(1)>; `<b>`")
         await show(page, site)
-        assert (await page.inner_text("#troubles")).startswith("<img src=x onerror=alert(1)>")
-        assert await page.evaluate("document.querySelectorAll('#troubles img, #troubles b').length") == 0
+        assert (await page.inner_text("#errors")).startswith("<img src=x onerror=alert(1)>")
+        assert await page.evaluate("document.querySelectorAll('#errors img, #errors b').length") == 0
 
 
 async def test_when_the_service_goes_it_says_so_and_comes_back_with_it(page: Page, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ WORKER = logging.getLogger("bot.generation.worker")
 @pytest.fixture
 def errors() -> Iterator[RecentErrors]:
     """A Troubles that receives the log."""
-    heard = RecentErrors([SECRET])
-    heard.open()
-    yield heard
-    heard.close()
+    received = RecentErrors([SECRET])
+    received.open()
+    yield received
+    received.close()
 
 
 @pytest.mark.parametrize(

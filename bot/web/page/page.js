@@ -16,7 +16,7 @@ const plots = {
 };
 let samples = [];
 let version = null;
-let heard = Date.now();
+let received = Date.now();
 
 function node(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -184,17 +184,17 @@ function showTotals(totals) {
     node("div", {}, node("dt", {}, label), node("dd", {}, value))));
 }
 
-function showTroubles(troubles, time) {
-  const rows = troubles.map((trouble) => {
-    const often = trouble.times > 1 ? `, ${words.whole(trouble.times)} times` : "";
+function showErrors(errors, time) {
+  const rows = errors.map((entry) => {
+    const often = entry.times > 1 ? `, ${words.whole(entry.times)} times` : "";
     return node("li", {},
-      node("span", { class: "light", "data-mood": trouble.error ? "bad" : "busy" }),
-      node("span", {}, ...withCode(trouble.what), node("small", { class: "fix" }, ...withCode(trouble.fix))),
-      node("i", {}, `${trouble.error ? "error" : "warning"}, ${trouble.where}`,
-        node("small", {}, `${words.ago(time - trouble.at)}${often}`)));
+      node("span", { class: "light", "data-mood": entry.error ? "bad" : "busy" }),
+      node("span", {}, ...withCode(entry.what), node("small", { class: "fix" }, ...withCode(entry.fix))),
+      node("i", {}, `${entry.error ? "error" : "warning"}, ${entry.where}`,
+        node("small", {}, `${words.ago(time - entry.at)}${often}`)));
   });
   if (!rows.length) rows.push(node("li", { class: "empty" }, "None since the start."));
-  at("troubles").replaceChildren(...rows);
+  at("errors").replaceChildren(...rows);
 }
 
 function showNow(now) {
@@ -210,7 +210,7 @@ function showNow(now) {
   showModel(now);
   showPlatforms(now.platforms);
   showTotals(now.totals);
-  showTroubles(now.troubles, time);
+  showErrors(now.errors, time);
   show("version", `Inhouse ${now.version}`);
   show("lag", now.sample ? `event loop lag ${Math.round(now.sample.lag_s * 1000)} ms` : "");
   document.body.dataset.shown = "yes";
@@ -219,7 +219,7 @@ function showNow(now) {
 // --- the connection -------------------------------------------------------------------------------------------------
 
 function isHere(here) {
-  heard = here ? Date.now() : heard;
+  received = here ? Date.now() : received;
   const lost = at("lost");
   if (here) lost.hidden = true;
   else if (lost.hidden) {
@@ -242,13 +242,13 @@ async function connectAgain() {
 
 function connect() {
   const events = new EventSource("events");
-  const hear = (act) => (event) => {
+  const receive = (act) => (event) => {
     isHere(true);
     act(JSON.parse(event.data));
   };
-  const silence = setInterval(() => Date.now() - heard > SILENCE_MS && isHere(false), 1000);
-  events.addEventListener("history", hear((past) => { samples = past.samples; }));
-  events.addEventListener("now", hear(showNow));
+  const silence = setInterval(() => Date.now() - received > SILENCE_MS && isHere(false), 1000);
+  events.addEventListener("history", receive((past) => { samples = past.samples; }));
+  events.addEventListener("now", receive(showNow));
   events.onerror = () => {
     isHere(false);
     if (events.readyState === EventSource.CLOSED) { // the server refused; the browser does not reconnect

@@ -15,6 +15,7 @@ from time import sleep
 from unittest.mock import patch
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 import bot.engine.server.engine_server
 from bot.engine.server.engine_server import EngineServer
@@ -70,7 +71,7 @@ def _wait(for_ever: bool) -> None:
 
 
 class BrokenHost(EngineServer):
-    """A EngineServer whose forward pass fails as the messages say."""
+    """An EngineServer whose forward pass fails as the messages say."""
 
     armed: tuple[str, int, Path] | None = None  # fault, steps left, file that counts it
 
@@ -78,11 +79,16 @@ class BrokenHost(EngineServer):
         with patch("bot.engine.server.engine_server.load_model", self._load_model):
             return super().load(source, progress)
 
-    def _load_model(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> TransformersModel:
+    def _load_model(
+        self,
+        source: ModelSource,
+        progress: Callable[[LoadProgress], None],
+        check: Callable[[PreTrainedTokenizerBase], None] | None = None,
+    ) -> TransformersModel:
         if source.name in ("stuck", "slow"):
             progress(LoadProgress("reading the tokenizer", 0.02))
             _wait(for_ever=source.name == "stuck")
-        loaded = load_model(source, progress)
+        loaded = load_model(source, progress, check)
         loaded.model.register_forward_pre_hook(self._step)
         return loaded
 

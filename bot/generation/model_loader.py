@@ -107,11 +107,11 @@ class Loader:
         if self.loaded.note:
             log.info("%s", self.loaded.note)
 
-    def mark_lost(self, why: str) -> None:
-        """Mark the engine and its model as lost; logs `why` only on the first call."""
+    def mark_lost(self, why: str, *, restarted: bool = True) -> None:
+        """Mark the engine and its model as lost; logs `why` only on the first call. restarted: count it in `losses`."""
         if self.loaded is not None:
             log.error("%s", why)
-            self.loaded, self._again, self.losses = None, True, self.losses + 1
+            self.loaded, self._again, self.losses = None, True, self.losses + restarted
 
     async def _located(self, model: str) -> ModelSource:
         """Call `locate` with the timeout LOCATE_S. Raises ModelError."""

@@ -20,7 +20,7 @@ from bot.observability.metrics import Metrics
 from bot.replies.replies import STATUS, LiveReply, Replies
 from bot.storage import Storage
 from bot.types.engine import Engine, EngineRequest, LoadedModel
-from bot.types.errors import EngineDied, InhouseError, ModelError, ServerLost, StorageError
+from bot.types.errors import EngineDied, InhouseError, ModelError, NoServer, ServerLost, StorageError
 from bot.types.messages import FinishReason, GenerationRequest, Prompt, RequestStatus, SamplingParams, TokenDelta
 
 log = logging.getLogger(__name__)
@@ -239,7 +239,13 @@ class Worker:
         if self._queue.status(request.request_id) is RequestStatus.STARTING:  # the load of its model ended the engine
             await self._requeue(request, live, counts=False)
             return
-        if self.loader.loaded is not None and not isinstance(error, ServerLost):  # the first to notice this death
+        if isinstance(error, NoServer):  # the load waits for one
+            self.loader.mark_lost(str(error), restarted=False)
+            await self._requeue(request, live, counts=False)
+            return
+        if isinstance(error, ServerLost):
+            self._ran_alone = len(self._running) <= 1
+        elif self.loader.loaded is not None:  # the first request to notice this death
             self._ran_alone = len(self._running) <= 1
             self.loader.mark_lost(str(error))
         self._external_deaths[request.request_id] += error.external
@@ -248,7 +254,8 @@ class Worker:
             return
         deaths = deaths_of(request) + 1
         if deaths >= DEATHS_UNTIL_ALONE and self._ran_alone:
-            sentence = f"The model's process ended {deaths} times while it wrote this answer, so I gave it up."
+            what = "server failed" if isinstance(error, ServerLost) else "process ended"
+            sentence = f"The model's {what} {deaths} times while it wrote this answer, so I gave it up."
             await self._end(request, FinishReason.ERROR, sentence)
             return
         await self._requeue(request, live, counts=True)

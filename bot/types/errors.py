@@ -73,6 +73,13 @@ class ServerLost(EngineDied):
         super().__init__(reason, external=True)
 
 
+class NoServer(EngineDied):
+    """No server of the engine can be used; none has worked on the request."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, external=True)
+
+
 class AdapterError(InhouseError):
     """A platform call failed."""
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from bot.platforms.instrumented_adapter import KINDS
 from bot.types.engine import EngineStats
-from bot.types.errors import EngineError, Gone
+from bot.types.errors import EngineError, Gone, NoServer
 from bot.web.live_state import LiveState
 
 ENDED = "the engine's process ended; the next question restarts it"
+NO_SERVER = "no server of the model can be used"
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Sampler:
         self._counts: deque[_Counts] = deque(maxlen=KEPT)
         self.stats: EngineStats | None = None
         """The engine's latest statistics; None while it does not run."""
-        self._ended = False  # the last request found no engine process although a model is loaded
+        self._problem = ""  # why the last request got no statistics although a model is loaded
         self._asked_at: float | None = None  # start of the pending request, monotonic clock
         self._fetching: asyncio.Task[None] | None = None
         self._lag_s = 0.0
@@ -87,8 +88,8 @@ class Sampler:
     @property
     def engine_problem(self) -> str:
         """The engine's problem as a phrase without a full stop; '' if there is none."""
-        if self._ended:
-            return ENDED
+        if self._problem:
+            return self._problem
         silent_s = time.monotonic() - self._asked_at if self._asked_at is not None else 0.0
         return f"the engine has not answered for {silent_s:.0f} s" if silent_s > SILENT_S else ""
 
@@ -115,13 +116,14 @@ class Sampler:
     async def _fetch_stats(self) -> None:
         loaded = self._live_state.worker.loader.loaded
         if loaded is None:
-            self.stats, self._ended = None, False
+            self.stats, self._problem = None, ""
             return
         self._asked_at = time.monotonic()
         try:
-            self.stats, self._ended = await self._live_state.engine.stats(), False
-        except EngineError:
-            self.stats, self._ended = None, self._live_state.worker.loader.loaded is loaded
+            self.stats, self._problem = await self._live_state.engine.stats(), ""
+        except EngineError as error:
+            still = self._live_state.worker.loader.loaded is loaded
+            self.stats, self._problem = None, (NO_SERVER if isinstance(error, NoServer) else ENDED) if still else ""
         finally:
             self._asked_at = None
 

@@ -1,5 +1,6 @@
 """Tests the service with its model on servers: answers, a server's death, all servers down, /model."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -42,7 +43,7 @@ async def test_a_question_is_answered_by_a_server_with_the_history(tmp_path: Pat
         await setup.team.asks("ana", "and now?")
         texts = [message["content"] for message in server.asked[1].body["messages"]]
         assert texts[1:] == ["hello", "You said: hello", "and now?"]
-        assert f"{MODEL.lower()} on 127.0.0.1:{server.port}, llama.cpp" in await setup.team.told("status")
+        assert f"{MODEL.lower()} on its server, llama.cpp" in await setup.team.told("status")
         assert "read 25 tokens" in await setup.team.told("why")
 
 
@@ -103,3 +104,37 @@ async def test_the_models_of_the_servers_can_be_chosen(tmp_path: Path) -> None:
         assert "qwen3:8b answers here now" in await setup.team.told("model", "qwen3:8b")
         await setup.team.asks("ana", "and now?")
         assert server.asked[-1].body["model"] == "qwen3:8b"
+
+
+async def test_a_server_that_takes_no_request_for_long_costs_no_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.engine.remote.server.FIRST_PAUSE_S", 0.001)
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, served_by(tmp_path, server) as setup:
+        server.faults.redirect("http://127.0.0.1:9/", times=7)
+        assert (await setup.team.asks("ana", "hello")).text == "You said: hello"
+
+
+async def test_a_question_that_ends_every_server_gets_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.engine.remote.server.FIRST_PAUSE_S", 0.001)
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, served_by(tmp_path, server) as setup:
+        server.faults.reset(word=1, question="hello", times=20)
+        answer = await setup.team.asks("ana", "hello")
+        assert answer.reason is FinishReason.ERROR
+        assert "The model's server failed 2 times while it wrote this answer, so I gave it up." in answer.text
+        assert (await setup.team.asks("ana", "and now?")).text.endswith("and now?")
+
+
+async def test_idle_servers_that_are_down_make_the_service_unready(tmp_path: Path) -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, served_by(tmp_path, server) as setup:
+        await setup.team.asks("ana", "hello")
+        await server.down()
+        core = setup.adapter.core
+        assert core is not None
+        status = await setup.team.told("status")
+        while "No server of the model can be used now" not in status:
+            await asyncio.sleep(0.05)
+            status = await setup.team.told("status")
+        assert str(server.port) not in status

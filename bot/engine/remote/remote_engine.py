@@ -13,7 +13,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 
@@ -22,9 +22,9 @@ from bot.engine.client.request_validation import GREEDY_BELOW, check_params
 from bot.engine.remote.chat_stream import BadStream, Chunk, read_chunks
 from bot.engine.remote.messages import Chat, build_chat
 from bot.engine.remote.profiles import Continuation, Profile
-from bot.engine.remote.server import KeyRefused, Refusal, Server, ServerFailed, TooLong
+from bot.engine.remote.server import Busy, KeyRefused, Refusal, Server, ServerFailed, TooLong
 from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
-from bot.types.errors import TOO_LONG, EngineDied, ModelError, RequestFailed, ServerLost
+from bot.types.errors import TOO_LONG, ModelError, NoServer, RequestFailed, ServerLost
 from bot.types.messages import FinishReason, SamplingParams, TokenDelta, Usage
 
 log = logging.getLogger("inhouse.engine")
@@ -37,9 +37,9 @@ BETWEEN_TOKENS_S = 60.0
 """A stream without a token for so long counts as hung."""
 MOST_BUSY_S = 30.0
 """Longest wait that is granted to servers that answer 429; they may ask for less."""
-BUSY_TRIES = 4
 ESCAPE = 4
 """A conversation leaves its server when that one has so many more requests than the least loaded one."""
+NOTHING_USABLE = "No server of the model can be used now; the log of Inhouse says why."
 WAITING = "waiting for the model's server"
 """Shown to people while no server can be used; the reason is for operators."""
 UNKNOWN_WINDOW = 4096
@@ -54,9 +54,10 @@ CONVERSATION_HEADER = "X-Session-Id"
 
 @dataclass(slots=True)
 class _Running:
-    """A stream in progress. `aborted`: on request; `stop` ends the wait for the next chunk."""
+    """A stream in progress. `stop`: it is to end. `timer`: the limit of the wait for the next chunk."""
 
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    timer: asyncio.Timeout | None = None
 
 
 class RemoteEngine:
@@ -100,21 +101,15 @@ class RemoteEngine:
             await self._probe()
             if self._usable():
                 break
-            for server in self.servers:
-                if server.key_refused:
-                    raise ModelError(f"The server {server} cannot be used: {server.problem}.")
-            if not any(server.problem for server in self.servers):
-                there = ", ".join(self.offered) or "none"
-                raise ModelError(f"No server offers a model called {source.path}; the models there are: {there}.")
-            problem = next(f"{server}: {server.problem}" for server in self.servers if server.problem)
-            progress(LoadProgress(problem, 0.0, WAITING))
+            self._raise_if_hopeless(source.path)
+            progress(LoadProgress(self._problems(), 0.0, WAITING))
             await asyncio.sleep(PROBE_EVERY_S / 5)
         usable = self._usable()
         window = self._window(source)
         lacking = sorted({name for server in usable for name in server.profile.lacks})
         return LoadedModel(
             name=source.name,
-            device=f"{len(usable)} of {len(self.servers)} servers" if len(self.servers) > 1 else usable[0].name,
+            device=f"{len(usable)} of {len(self.servers)} servers" if len(self.servers) > 1 else "its server",
             dtype=", ".join(sorted({server.profile.title for server in usable})),
             context_window=window,
             batching=True,
@@ -129,12 +124,12 @@ class RemoteEngine:
     async def stream(self, request: EngineRequest) -> AsyncGenerator[TokenDelta, None]:
         """Yield the deltas of one generation. Closing the iterator aborts it.
 
-        Raises RequestFailed, ServerLost if the server failed after the first token, and EngineDied if no server can be
+        Raises RequestFailed, ServerLost if a server failed while it worked on the request, and NoServer if none can be
         used.
         """
         check_params(request.params)
         if self._source is None:
-            raise EngineDied("No model is chosen yet.", external=True)
+            raise NoServer("No model is chosen yet.")
         if request.request_id in self._running:
             raise RequestFailed(f"A generation with the id {request.request_id} is running already.")
         running = self._running[request.request_id] = _Running()
@@ -149,11 +144,13 @@ class RemoteEngine:
         """Close the stream of a generation; an unknown id is ignored."""
         if (running := self._running.get(request_id)) is not None:
             running.stop.set()
+            if running.timer is not None and not running.timer.expired():
+                running.timer.reschedule(asyncio.get_running_loop().time())
 
     async def stats(self) -> EngineStats:
-        """Current statistics; memory is the servers' own. Raises EngineDied if no server can be used."""
+        """Current statistics; memory is the servers' own. Raises NoServer if no server can be used."""
         if not self._usable():
-            raise EngineDied(self._nothing_usable(), external=True)
+            raise NoServer(NOTHING_USABLE)
         now = time.monotonic()
         while self._tokens and self._tokens[0] < now - SPEED_S:
             self._tokens.popleft()
@@ -179,8 +176,10 @@ class RemoteEngine:
             return
         context = ssl.create_default_context(cafile=self._authority) if self._authority else True
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._session = aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0, ssl=context))
-        self.servers = tuple(Server(url, self._session) for url in self._urls)
+        # Each request has a connection of its own: one kept open may be dead since the server's restart.
+        connector = aiohttp.TCPConnector(limit=0, ssl=context, force_close=True)
+        self._session = aiohttp.ClientSession(headers=headers, connector=connector)
+        self.servers = tuple(Server(url, self._session, self._key) for url in self._urls)
         self._probing = asyncio.create_task(self._keep_probing(), name="engine servers")
 
     async def _probe(self) -> None:
@@ -196,15 +195,22 @@ class RemoteEngine:
         model = self._source.path if self._source is not None else ""
         return [server for server in self.servers if server.offers(model)]
 
-    def _nothing_usable(self) -> str:
-        problems = "; ".join(f"{server}: {server.problem or 'it does not offer the model'}" for server in self.servers)
-        return f"No server can be used ({problems})."
+    def _problems(self) -> str:
+        """Why no server can be used, for operators."""
+        return "; ".join(f"{server}: {server.problem or 'it does not offer the model'}" for server in self.servers)
+
+    def _raise_if_hopeless(self, model: str) -> None:
+        """Raise ModelError if each server refuses the key, or can be reached and does not offer the model."""
+        if any(server.problem and not server.key_refused for server in self.servers):
+            return
+        if all(server.key_refused for server in self.servers):
+            raise ModelError(f"The model's server cannot be used: {self.servers[0].problem}.")
+        there = ", ".join(self.offered)
+        raise ModelError(f"No server offers a model called {model}; the models there are: {there}.")
 
     def _window(self, source: ModelSource) -> int:
-        """The smallest window of the usable servers, bounded by the catalog's."""
-        windows = [server.models.get(source.path, 0) for server in self._usable()]
-        known = [window for window in (*windows, source.context_window) if window]
-        return min(known, default=UNKNOWN_WINDOW)
+        """The smallest window of the usable servers."""
+        return min((_window_of(server, source) for server in self._usable()), default=UNKNOWN_WINDOW)
 
     def _choose(self, conversation: str, tried: Sequence[Server]) -> Server | None:
         """The conversation's server by rendezvous hashing, or the least loaded one if that one is far busier."""
@@ -220,15 +226,22 @@ class RemoteEngine:
     ) -> AsyncGenerator[TokenDelta, None]:
         """Generate on one server after the other until one writes; raises as `stream`."""
         tried: list[Server] = []
-        share, busy = MARGIN, 0
-        while True:
+        pauses: list[float] = []
+        share, rounds, began, computed = MARGIN, 0, time.monotonic(), False
+        while not running.stop.is_set():
             server = self._choose(request.conversation, tried)
+            if server is None and pauses and time.monotonic() - began < FIRST_TOKEN_S:
+                rounds += 1
+                await _wait(running.stop, min(*pauses, MOST_BUSY_S))
+                tried, pauses = [], []
+                continue
+            if server is None and pauses:
+                raise RequestFailed("The model's server has too much to do now; please ask again later.")
             if server is None:
-                raise EngineDied(self._nothing_usable(), external=True)
-            budget = (self._window(source) - request.params.max_tokens) * share / self._ratio
-            chat = build_chat(request.prompt, budget, server.profile.continuation)
+                raise ServerLost(NOTHING_USABLE) if computed else NoServer(NOTHING_USABLE)
             written = False
             try:
+                chat = self._chat(server, request, source, share)
                 async with contextlib.aclosing(self._on_server(server, request, source, chat, running)) as deltas:
                     async for delta in deltas:
                         written = written or bool(delta.text)
@@ -236,26 +249,33 @@ class RemoteEngine:
                 return
             except TooLong as error:
                 if share < MARGIN:
+                    log.warning("The server %s refuses a request as too long: %s", server, error)
                     raise RequestFailed(
-                        f"{TOO_LONG} more than the model's context window ({error}): shorten them or lower max_tokens."
+                        f"{TOO_LONG} more than the model's context window: shorten them or lower max_tokens."
                     ) from error
                 share = MARGIN / 2
             except KeyRefused as error:
-                server.problem = str(error)
+                server.failed(error)
             except Refusal as error:
-                raise RequestFailed(f"The model's server refuses the request: {error}.") from error
-            except ServerFailed as error:
-                if written:
-                    server.problem = str(error)
-                    raise ServerLost(f"The server {server} failed while it answered: {error}.") from error
-                if error.retry_after and busy < BUSY_TRIES:
-                    busy += 1
-                    log.info("The server %s is busy for %.0f s", server, error.retry_after)
-                    await asyncio.sleep(min(error.retry_after, MOST_BUSY_S))
-                    continue
-                log.warning("The server %s failed: %s", server, error)
-                server.problem = str(error)
+                log.warning("The server %s refuses a request: %s", server, error)
+                raise RequestFailed("The model's server refuses this request; the log of Inhouse says why.") from error
+            except Busy as error:
+                log.info("The server %s is busy: %s", server, error)
                 tried.append(server)
+                pauses.append(error.seconds or 2.0**rounds)
+                await server.probe()  # it may be loading its model instead
+            except ServerFailed as error:
+                server.failed(error)
+                if written:
+                    raise ServerLost("The model's server failed while it answered.") from error
+                computed = computed or error.computed
+        yield TokenDelta(request.request_id, "", FinishReason.ABORT)
+
+    def _chat(self, server: Server, request: EngineRequest, source: ModelSource, share: float) -> Chat:
+        """The messages for a server, cut to `share` of its window. Raises RequestFailed."""
+        window = _window_of(server, source)
+        budget = (window - _answer_tokens(request, window)) * share / self._ratio
+        return build_chat(request.prompt, budget, server.profile.continuation)
 
     async def _on_server(
         self, server: Server, request: EngineRequest, source: ModelSource, chat: Chat, running: _Running
@@ -264,12 +284,13 @@ class RemoteEngine:
         began, first, finish, usage, count = time.monotonic(), 0.0, "", dict[str, object](), 0
         prefix = _Prefix(request.prompt.prefix if server.profile.continuation is Continuation.LAST_MESSAGE else "")
         server.running += 1
-        chunks = self._chunks(server, self._body(server.profile, request, source, chat), request)
+        chunks = self._chunks(server, self._body(server, request, source, chat), request)
         try:
             while True:
-                chunk = await _next(chunks, running.stop, BETWEEN_TOKENS_S if first else FIRST_TOKEN_S)
+                chunk = await _next(chunks, running, BETWEEN_TOKENS_S if first else FIRST_TOKEN_S)
                 if chunk is None:
                     break
+                server.heard()
                 if chunk.text or chunk.reasoning:
                     first = first or time.monotonic()
                     count += 1
@@ -284,6 +305,9 @@ class RemoteEngine:
         aborted = running.stop.is_set()
         if not finish and not aborted:
             raise ServerFailed("its stream ended in the middle of the answer")
+        if finish in BROKEN_OFF and not aborted:
+            raise ServerFailed(f"it broke the answer off ({finish})")
+        server.answered()
         now = time.monotonic()
         first = first or now
         prompt_tokens = _number(usage, "prompt_tokens")
@@ -301,7 +325,7 @@ class RemoteEngine:
                 queue_s=0.0,
                 prefill_s=first - began,
                 decode_s=now - first,
-                context_window=self._window(source),
+                context_window=_window_of(server, source),
                 dropped_turns=chat.dropped_turns,
             ),
         )
@@ -316,11 +340,13 @@ class RemoteEngine:
                 async for chunk in read_chunks(response.content.iter_any()):
                     yield chunk
             except BadStream as error:
-                raise ServerFailed(str(error)) from error
+                raise ServerFailed(server.clean(str(error))) from error
 
-    def _body(self, profile: Profile, request: EngineRequest, source: ModelSource, chat: Chat) -> dict[str, object]:
+    def _body(self, server: Server, request: EngineRequest, source: ModelSource, chat: Chat) -> dict[str, object]:
+        profile = server.profile
+        params = replace(request.params, max_tokens=_answer_tokens(request, _window_of(server, source)))
         body: dict[str, object] = {"model": source.path, "messages": chat.messages, "stream": True, **profile.fixed}
-        body |= _sampling(request.params, profile)
+        body |= _sampling(params, profile)
         if request.prompt.prefix and profile.continuation is Continuation.FLAG:
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         if profile.cache_salt and self._salts and request.workspace:
@@ -328,6 +354,8 @@ class RemoteEngine:
         return body
 
 
+BROKEN_OFF = ("abort", "error")
+"""Finish reasons of SGLang and vLLM for an answer that is not whole."""
 _REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
@@ -352,23 +380,36 @@ class _Prefix:
         return new
 
 
-async def _next(chunks: AsyncGenerator[Chunk, None], stop: asyncio.Event, seconds: float) -> Chunk | None:
-    """The next chunk; None at the end of the stream or once `stop` is set. Raises ServerFailed after `seconds`."""
-    reading = asyncio.ensure_future(anext(chunks, None))
-    stopping = asyncio.ensure_future(stop.wait())
+async def _next(chunks: AsyncGenerator[Chunk, None], running: _Running, seconds: float) -> Chunk | None:
+    """The next chunk; None at the end of the stream or once the request is stopped. Raises ServerFailed."""
+    if running.stop.is_set():
+        return None
     try:
-        await asyncio.wait([reading, stopping], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopping.cancel()
-        if not reading.done():
-            reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
-    if reading.cancelled():
-        if stop.is_set():
+        async with asyncio.timeout(seconds) as running.timer:
+            return await anext(chunks, None)
+    except TimeoutError as error:
+        if running.stop.is_set():
             return None
-        raise ServerFailed(f"it sent nothing for {seconds:.0f} s")
-    return reading.result()
+        raise ServerFailed(f"it sent nothing for {seconds:.0f} s") from error
+    finally:
+        running.timer = None
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    """Wait until `stop` is set, at most `seconds`."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+
+
+def _window_of(server: Server, source: ModelSource) -> int:
+    """A server's window for a model, bounded by the catalog's."""
+    known = [window for window in (server.models.get(source.path, 0), source.context_window) if window]
+    return min(known, default=UNKNOWN_WINDOW)
+
+
+def _answer_tokens(request: EngineRequest, window: int) -> int:
+    """Most tokens of the answer: at most half of the window, so that the question fits."""
+    return min(request.params.max_tokens, window // 2)
 
 
 def _sampling(params: SamplingParams, profile: Profile) -> dict[str, object]:

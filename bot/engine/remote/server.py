@@ -1,15 +1,17 @@
 """One server at an address: finds out what it is and offers, and opens streams of chat completions.
 
-Errors are three kinds: ServerFailed (try another server, or this one later), Refusal (the request itself is wrong) and
-TooLong (the prompt does not fit).
+Errors are four kinds: ServerFailed (try another server), Busy (try another one, or this one later), Refusal (the
+request itself is wrong) and TooLong (the prompt does not fit). Their texts are for the log: they quote the server.
 """
 
 import asyncio
 import json
 import logging
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +25,10 @@ log = logging.getLogger("inhouse.engine")
 PROBE_S = 5.0
 """Timeout of each request that finds out about a server."""
 CONNECT_S = 5.0
+HEARD_S = 15.0
+"""A server that sent something within this time may let a probe wait: it is busy, not down."""
+FIRST_PAUSE_S, MOST_PAUSE_S = 0.25, 30.0
+"""Pauses before a failed server is probed again; each failure in a row doubles them."""
 MOST_BODY = 4_000_000
 """Largest answer that is read, except streams, bytes."""
 
@@ -30,11 +36,22 @@ Json = Mapping[str, Any]  # Any: values of JSON
 
 
 class ServerFailed(Exception):
-    """The server did not answer, or not sensibly. `retry_after`: seconds that it asks to wait; 0 if it says nothing."""
+    """The server did not answer, or not sensibly.
 
-    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
+    computed: it may have worked on the request, which then may be the cause. slow: it only did not answer in time.
+    """
+
+    def __init__(self, reason: str, *, computed: bool = True, slow: bool = False) -> None:
         super().__init__(reason)
-        self.retry_after = retry_after
+        self.computed, self.slow = computed, slow
+
+
+class Busy(Exception):
+    """The server takes no more requests now. `seconds`: how long it asks to wait; 0 if it does not say."""
+
+    def __init__(self, reason: str, seconds: float) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
 
 
 class Refusal(Exception):
@@ -50,10 +67,10 @@ class KeyRefused(Refusal):
 
 
 class Server:
-    """One server. `url`: the API's base, which ends with /v1 at most of them."""
+    """One server. `url`: the API's base, which ends with /v1 at most of them. key: hidden in the texts of errors."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
-        self.url, self._session = url.rstrip("/"), session
+    def __init__(self, url: str, session: aiohttp.ClientSession, key: str = "") -> None:
+        self.url, self._session, self._key = url.rstrip("/"), session, key
         self._root = self.url.removesuffix("/v1")
         self.profile: Profile = OTHER
         self.models: dict[str, int] = {}
@@ -68,36 +85,64 @@ class Server:
         """Requests of this service that it runs."""
         self.latency_s = 0.0
         """Time that it took to list its models."""
+        self.clock_s: float | None = None
+        """How far its clock is ahead of ours, seconds; None if it does not say."""
+        self.requests = self.failures = 0
+        """Requests of this service that it got, and failures of the server."""
+        self._in_a_row = 0  # failures since its last whole answer
+        self._closed_until = 0.0  # no probe before this time of the monotonic clock
+        self._heard = -HEARD_S
 
     @property
     def name(self) -> str:
-        """Host and port, for people."""
+        """Host and port, for operators."""
         return urlsplit(self.url).netloc
 
     def __str__(self) -> str:
-        return self.url
+        return self.name
+
+    def heard(self) -> None:
+        """Note that it sent a part of an answer."""
+        self._heard = monotonic()
+
+    def answered(self) -> None:
+        """Note a whole answer."""
+        self._in_a_row = 0
+
+    def failed(self, error: Exception) -> None:
+        """Note that it failed under a request: it is not used until a later probe succeeds."""
+        self.failures += 1
+        log.warning("The server %s failed: %s", self, error)
+        self.problem = str(error)
+        self._closed_until = monotonic() + min(FIRST_PAUSE_S * 2.0**self._in_a_row, MOST_PAUSE_S)
+        self._in_a_row = min(self._in_a_row + 1, 16)
 
     def offers(self, model: str) -> bool:
         """Whether requests for a model can be sent here. transformers serve lists only what the hub's cache has."""
         return not self.problem and (model in self.models or self.profile is TRANSFORMERS)
 
     async def probe(self) -> None:
-        """Find out whether the server answers, and what it offers; sets `problem`."""
+        """Find out whether the server answers, and what it offers; sets `problem`. Waits its time after a failure."""
+        if monotonic() < self._closed_until:
+            return
         was = self.problem
         try:
-            began = time.monotonic()
+            began = monotonic()
             try:
                 models = await self._get(f"{self.url}/models")
             except ServerFailed:
                 if await self._probed() is not TRANSFORMERS:  # its list fails where there is no hub's cache
                     raise
                 models = {"data": []}
-            self.latency_s = time.monotonic() - began
+            self.latency_s = monotonic() - began
             await self._learn(models)
+            await self._check_health()
             self.problem, self.key_refused = "", False
         except KeyRefused as error:
             self.problem, self.key_refused = str(error), True
-        except (ServerFailed, Refusal) as error:
+        except (ServerFailed, Busy, Refusal) as error:
+            if isinstance(error, ServerFailed) and error.slow and monotonic() - self._heard < HEARD_S:
+                return
             self.problem = str(error)
         if self.problem != was:
             if self.problem:
@@ -112,7 +157,7 @@ class Server:
         try:
             async with self._request("GET", f"{self._root}/metrics", total_s=PROBE_S) as response:
                 text = (await _body(response)).decode("utf-8", "replace")
-        except (ServerFailed, Refusal):  # llama.cpp has metrics only with --metrics
+        except (ServerFailed, Busy, Refusal):  # llama.cpp has metrics only with --metrics
             self.published_load = None
             return
         names = (self.profile.running, self.profile.waiting)
@@ -124,11 +169,12 @@ class Server:
 
     @asynccontextmanager
     async def stream(self, body: Json, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Open a stream; leaving the block closes it, which aborts the generation. Raises the three kinds of errors."""
+        """Open a stream; leaving the block closes it, which aborts the generation. Raises the four kinds of errors."""
+        self.requests += 1
         async with self._request("POST", f"{self.url}/chat/completions", json_body=body, headers=headers) as response:
             if "text/event-stream" not in response.content_type:
                 text = (await _body(response)).decode("utf-8", "replace")
-                raise ServerFailed(f"it answered {response.content_type} instead of a stream: {_short(text)}")
+                raise ServerFailed(f"it answered {response.content_type} instead of a stream: {self.clean(text)}")
             yield response
 
     async def _learn(self, models: Json) -> None:
@@ -136,16 +182,25 @@ class Server:
         if not isinstance(listed, list):
             raise ServerFailed("its list of models is not what OpenAI's API has")
         entries = [entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
-        props: Json = {}
-        self.profile = OWNERS.get(str(entries[0].get("owned_by")) if entries else "", OTHER)
-        if self.profile is OTHER:
-            self.profile = await self._probed()
-        if self.profile is LLAMA_CPP:
-            props = await self._optional(f"{self._root}/props")
+        if self.problem:  # it may be another server than before
+            self.profile = OWNERS.get(str(entries[0].get("owned_by")) if entries else "", OTHER)
+            if self.profile is OTHER:
+                self.profile = await self._probed()
+        props = await self._optional(f"{self._root}/props") if self.profile is LLAMA_CPP else {}
         generation = props.get("default_generation_settings")
         window = _count(generation.get("n_ctx")) if isinstance(generation, dict) else 0
         self.models = {entry["id"]: _count(entry.get("max_model_len")) or window for entry in entries}
         self.most_at_once = _count(props.get("total_slots")) or self.profile.most_at_once
+        if not entries and self.profile is not TRANSFORMERS:
+            raise ServerFailed("it lists no models")
+
+    async def _check_health(self) -> None:
+        """Raise ServerFailed or Busy if it cannot answer now; llama.cpp lists models while it loads."""
+        try:
+            async with self._request("GET", f"{self._root}/health", total_s=PROBE_S):
+                pass
+        except Refusal:
+            return  # it has no such address
 
     async def _probed(self) -> Profile:
         """Ask for what only one kind of server has."""
@@ -159,7 +214,7 @@ class Server:
         """The JSON object at an address that not every server has; {} without one."""
         try:
             return await self._get(url)
-        except (ServerFailed, Refusal):
+        except (ServerFailed, Busy, Refusal):
             return {}
 
     async def _get(self, url: str) -> Json:
@@ -179,7 +234,7 @@ class Server:
         headers: Mapping[str, str] | None = None,
         total_s: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Raises ServerFailed, Refusal, TooLong or KeyRefused for every answer that is not a success.
+        """Raises ServerFailed, Busy, Refusal, TooLong or KeyRefused for every answer that is not a success.
 
         total_s: seconds for the whole; None: only connecting has a limit.
         """
@@ -189,29 +244,40 @@ class Server:
                 method, url, json=json_body, headers=headers, timeout=limits, allow_redirects=False
             ) as response:
                 if response.status != 200:
-                    raise await _refused(response)
+                    raise await self._refused(response)
                 yield response
         except aiohttp.ClientConnectorCertificateError as error:
-            raise ServerFailed("its certificate is not trusted: set INHOUSE_ENGINE_CA to the file of its CA") from error
+            reason = "its certificate is not trusted: set INHOUSE_ENGINE_CA to the file of its CA"
+            raise ServerFailed(reason, computed=False) from error
         except aiohttp.ClientConnectorError as error:
-            raise ServerFailed(f"no connection ({_cause(error.os_error)})") from error
-        except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
-            raise ServerFailed(_cause(error)) from error
+            raise ServerFailed(f"no connection ({_cause(error.os_error)})", computed=False) from error
+        except TimeoutError as error:
+            unconnected = isinstance(error, aiohttp.ConnectionTimeoutError)
+            raise ServerFailed("it did not answer in time", computed=not unconnected, slow=True) from error
+        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, ValueError) as error:
+            raise ServerFailed(self.clean(_cause(error))) from error
 
+    async def _refused(self, response: aiohttp.ClientResponse) -> Exception:
+        """The error for an answer whose status is not 200."""
+        if 300 <= response.status < 400:
+            to = self.clean(response.headers.get("Location", "nowhere"))
+            return ServerFailed(f"it redirects to {to}: use that address", computed=False)
+        body = await _json(response) or {}
+        said = error_text(body) or response.reason or ""
+        text = f"it answered {response.status}: {self.clean(said)}"
+        if response.status in (401, 403):
+            return KeyRefused(f"it refuses the key in INHOUSE_ENGINE_KEY ({response.status})")
+        if response.status in (429, 503, 529):
+            return Busy(text, _seconds(response.headers.get("Retry-After")))
+        if response.status >= 500:
+            return ServerFailed(text, computed=response.status not in (502, 504))  # these are a proxy's
+        return TooLong(text) if _is_too_long(body, said) else Refusal(text)
 
-async def _refused(response: aiohttp.ClientResponse) -> Exception:
-    """The error for an answer whose status is not 200."""
-    if 300 <= response.status < 400:
-        return ServerFailed(f"it redirects to {_short(response.headers.get('Location', 'nowhere'))}: use that address")
-    body = await _json(response) or {}
-    text = _short(error_text(body) or response.reason or "")
-    if response.status in (401, 403):
-        return KeyRefused(f"it refuses the key in INHOUSE_ENGINE_KEY ({response.status})")
-    if response.status in (429, 502, 503, 504, 529) or response.status >= 500:
-        return ServerFailed(f"it answered {response.status}: {text}", _seconds(response.headers.get("Retry-After")))
-    if _is_too_long(body, text):
-        return TooLong(text)
-    return Refusal(f"it answered {response.status}: {text}")
+    def clean(self, text: str) -> str:
+        """A text of the server on one line, not too long and without the key."""
+        text = " ".join(text.split())
+        text = text.replace(self._key, "[key]") if self._key else text
+        return text if len(text) <= 300 else f"{text[:299]}…"
 
 
 def _is_too_long(body: Json, text: str) -> bool:
@@ -246,15 +312,17 @@ def _count(value: object) -> int:
 
 
 def _seconds(value: str | None) -> float:
-    return float(value) if value is not None and value.isascii() and value.isdecimal() and len(value) < 5 else 0.0
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 300 else f"{text[:299]}…"
+    """Seconds of a Retry-After, which is a number or a date; 0 without one."""
+    if value is None:
+        return 0.0
+    if value.isascii() and value.isdecimal():
+        return float(value[:5])
+    try:
+        until = parsedate_to_datetime(value[:100])
+    except ValueError:
+        return 0.0
+    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
 def _cause(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "it did not answer in time"
-    return _short(getattr(error, "strerror", None) or str(error)) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 from aiohttp import hdrs, web
 
@@ -90,6 +91,7 @@ class FakeOpenAI:
         self.kind = KINDS[kind]()
         self.kind.reasoning = reasoning_field or self.kind.reasoning
         self.key, self.loading = key, False
+        self.resets_reused = False  # resets a connection at its second request, as after a restart that it outlived
         self.gates, self.faults = gates or Gates(), WireFaults()
         self.asked: list[Asked] = []  # every chat request, in order of arrival
         self.calls: list[Asked] = []  # every request, also those that were refused
@@ -103,6 +105,7 @@ class FakeOpenAI:
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
         self._reserved: socket.socket | None = None  # keeps the port while nothing listens
+        self._used: WeakSet[asyncio.Transport] = WeakSet()  # connections that had a request
         self._open: set[Asked] = set()  # requests that are being handled
         self._ending = False
         self._tls = tls
@@ -182,7 +185,9 @@ class FakeOpenAI:
         self._ending = False
 
     async def up(self) -> None:
-        """Listens again, on the same port."""
+        """Listens again, on the same port; does nothing if it listens."""
+        if self._site is not None:
+            return
         if self._reserved is not None:
             self._reserved.close()
             self._reserved = None
@@ -199,6 +204,10 @@ class FakeOpenAI:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         asked = Asked(request.method, request.path, request.headers)
         self.calls.append(asked)
+        if request.transport in self._used and self.resets_reused:
+            await vanish(request)
+        if request.transport is not None:
+            self._used.add(request.transport)
         self._open.add(asked)
         try:
             return await self._respond(request, asked)
@@ -221,7 +230,7 @@ class FakeOpenAI:
             faulty = await self._instead(request, fault)
             if faulty is not None:
                 return faulty
-        if self.loading:
+        if self.loading and asked.path not in self.kind.while_loading:
             return self.kind.loading()
         if self.key and self.kind.needs_key(asked.path) and asked.key != self.key:
             return web.json_response(self.kind.unauthorized(), status=401)

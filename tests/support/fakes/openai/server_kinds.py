@@ -74,6 +74,7 @@ class ServerKind:
     comments = False
     continues = ""  # 'rest' or 'whole': what is sent for a last message of the assistant
     public: frozenset[str] = frozenset()  # paths that need no key
+    while_loading: frozenset[str] = frozenset()  # paths that work while the model is loading
 
     def needs_key(self, path: str) -> bool:
         """Whether a path is refused without the key."""
@@ -299,6 +300,7 @@ class LlamaCpp(ServerKind):
     comments = True
     continues = "whole"
     public = frozenset({"/health", "/v1/health"})
+    while_loading = frozenset({"/v1/models", "/models"})
 
     def takes(self, model: str, models: dict[str, int]) -> bool:
         return len(models) == 1 or model in models

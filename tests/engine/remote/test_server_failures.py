@@ -1,0 +1,178 @@
+"""Tests what the engine does when its servers fail: busy, loading, restarted, broken off, refusing."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from bot.engine.remote import remote_engine, server
+from bot.engine.remote.remote_engine import RemoteEngine
+from bot.types.engine import LoadProgress
+from bot.types.errors import ModelError, NoServer, RequestFailed, ServerLost
+from bot.types.messages import FinishReason
+from tests.engine.remote.test_remote_engine import (
+    MODEL,
+    answer,
+    first_choice,
+    load,
+    request,
+    run_engine,
+    two_servers,
+)
+from tests.support.fakes.openai_server import FakeOpenAI
+
+
+async def test_a_connection_that_the_server_no_longer_knows_costs_nothing() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as fake, run_engine(fake) as engine:
+        fake.resets_reused = True
+        for question in ("hello", "and now?"):
+            assert (await answer(engine, request(question)))[0] == f"You said: {question}"
+
+
+@pytest.mark.parametrize("header", ["", "date", "soon"])
+async def test_a_busy_server_is_asked_again_whatever_its_retry_after_is(header: str) -> None:
+    after = format_datetime(datetime.now(UTC) + timedelta(seconds=1), usegmt=True) if header == "date" else header
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as fake, run_engine(fake) as engine:
+        fake.faults.status(429, retry_after=after)
+        assert (await answer(engine, request("hello")))[0] == "You said: hello"
+        assert len(fake.asked) == 2
+
+
+async def test_another_server_is_asked_at_once_while_one_is_busy() -> None:
+    async with two_servers() as (one, two), run_engine(one, two) as engine:
+        own = await first_choice(engine, one, two)
+        own.faults.status(429, retry_after="3600")
+        assert (await answer(engine, request("hello", conversation="c")))[0] == "You said: hello"
+
+
+async def test_a_request_that_waits_for_a_busy_server_can_be_stopped() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as fake, run_engine(fake) as engine:
+        fake.faults.status(429, retry_after="3600")
+        asking = asyncio.create_task(answer(engine, request("hello")))
+        await fake.until(lambda: fake.asked)
+        await engine.abort("hello")
+        assert (await asking)[1].finish_reason is FinishReason.ABORT
+
+
+@pytest.mark.parametrize("kind", ["vllm", "llama.cpp"])
+async def test_a_server_that_loads_its_model_is_waited_for(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_engine, "PROBE_EVERY_S", 0.05)
+    async with FakeOpenAI(kind, {MODEL: 4096}) as fake:
+        fake.loading = True
+        engine = RemoteEngine([fake.url])
+        seen: asyncio.Queue[LoadProgress] = asyncio.Queue()
+        loading = asyncio.create_task(load(engine, seen.put_nowait))
+        progress = await asyncio.wait_for(seen.get(), 20)
+        assert progress.message == "waiting for the model's server"
+        assert "it answered 503: Loading model" in progress.stage
+        fake.loading = False
+        await loading
+        assert (await answer(engine, request("hello")))[0] == "You said: hello"
+        await engine.close()
+
+
+async def test_a_server_that_begins_to_load_under_a_request_cannot_be_used() -> None:
+    async with FakeOpenAI("llama.cpp", {MODEL: 4096}) as fake, run_engine(fake) as engine:
+        fake.loading = True
+        with pytest.raises(NoServer):
+            await answer(engine, request("hello"))
+
+
+async def test_a_server_without_models_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_engine, "PROBE_EVERY_S", 0.05)
+    async with FakeOpenAI("ollama", {MODEL: 4096}) as fake:
+        fake.models.clear()
+        engine = RemoteEngine([fake.url])
+        seen: asyncio.Queue[LoadProgress] = asyncio.Queue()
+        loading = asyncio.create_task(load(engine, seen.put_nowait))
+        assert "it lists no models" in (await asyncio.wait_for(seen.get(), 20)).stage
+        fake.models[MODEL] = 4096
+        await loading
+        await engine.close()
+
+
+async def test_a_refused_key_is_an_error_only_if_no_other_server_may_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remote_engine, "PROBE_EVERY_S", 0.05)
+    async with FakeOpenAI("vllm", {MODEL: 4096}, key="other") as locked, FakeOpenAI("vllm", {MODEL: 4096}) as fake:
+        await fake.down()
+        engine = RemoteEngine([locked.url, fake.url], "secret")
+        seen: asyncio.Queue[LoadProgress] = asyncio.Queue()
+        loading = asyncio.create_task(load(engine, seen.put_nowait))
+        assert "it refuses the key" in (await asyncio.wait_for(seen.get(), 20)).stage
+        await fake.up()
+        await loading
+        await engine.close()
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+async def test_an_answer_that_the_server_broke_off_is_not_taken_as_whole(reason: str) -> None:
+    async with FakeOpenAI("sglang", {MODEL: 4096}) as fake, run_engine(fake) as engine:
+        fake.answers("hello", "one two", reason=reason)
+        with pytest.raises(ServerLost):
+            await answer(engine, request("hello"))
+
+
+async def test_neither_the_key_nor_what_a_server_says_is_shown_to_people(caplog: pytest.LogCaptureFixture) -> None:
+    said = "The key sk-secret of http://10.0.0.7:8000 is bad"
+    async with FakeOpenAI("vllm", {MODEL: 4096}, key="sk-secret") as fake, run_engine(fake, key="sk-secret") as engine:
+        fake.faults.status(400, said)
+        with pytest.raises(RequestFailed) as refused:
+            await answer(engine, request("hello"))
+        fake.faults.stream_error(said)
+        with pytest.raises(ServerLost) as lost:
+            await answer(engine, request("and now?"))
+    for shown in (str(refused.value), str(lost.value)):
+        assert "sk-secret" not in shown
+        assert "10.0.0.7" not in shown
+    assert caplog.text.count("10.0.0.7") == 2
+    assert f"127.0.0.1:{fake.port}" in caplog.text
+    assert "sk-secret" not in caplog.text
+
+
+async def test_a_prompt_is_cut_to_the_window_of_its_server() -> None:
+    earlier = [f"turn {number} " + "word " * 60 for number in range(20)]
+    small, large = FakeOpenAI("vllm", {MODEL: 400}), FakeOpenAI("vllm", {MODEL: 8192})
+    async with small, large, run_engine(small, large) as engine:
+        for fake, other, window in ((large, small, 8192), (small, large, 400)):
+            await other.down()
+            await fake.up()
+            await asyncio.gather(*(each.probe() for each in engine.servers))
+            _, last = await answer(engine, request("and now?", *earlier, request_id=str(window)))
+            assert last.usage is not None
+            assert last.usage.context_window == window
+            assert bool(last.usage.dropped_turns) == (fake is small)
+
+
+async def test_a_busy_server_that_is_slow_to_list_its_models_stays_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "PROBE_S", 0.05)
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as fake, run_engine(fake) as engine:
+        await answer(engine, request("hello"))
+        fake.faults.hang(path="/v1/models", word=None, times=2)
+        await engine.servers[0].probe()
+        assert engine.offered == (MODEL,)
+        monkeypatch.setattr(server, "HEARD_S", 0.0)
+        await engine.servers[0].probe()
+        assert engine.servers[0].problem == "it did not answer in time"
+
+
+async def test_a_failed_server_is_probed_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(server, "monotonic", lambda: now)
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as fake, run_engine(fake) as engine:
+        (one,) = engine.servers
+        for pause in (0.25, 0.5, 1.0):
+            one.failed(ModelError("it broke"))
+            now += pause - 0.01
+            await one.probe()
+            assert one.problem == "it broke"
+            now += 0.02
+            await one.probe()
+            assert not one.problem
+        one.answered()
+        one.failed(ModelError("it broke"))
+        now += 0.26
+        await one.probe()
+        assert not one.problem

@@ -181,14 +181,16 @@ class RequestQueue:
         return entry is not None and entry.stop_requested
 
     def release(self) -> list[GenerationRequest]:
-        """Remove and return all waiting requests with their waiting time left; the next start continues them."""
+        """Remove and return all waiting requests with their waiting time left; the next start continues them.
+
+        They keep their places, so that no more requests are stored than the queue takes.
+        """
         left = self.seconds_left()
         released = [
             replace(self._entries[request_id].request, wait_left_s=seconds) for request_id, seconds in left.items()
         ]
         for request_id in left:
-            self._count_waiting(self._entries.pop(request_id), -1)
-        self._changed.set()
+            self._remove(request_id)
         return released
 
     def expired(self) -> list[GenerationRequest]:
@@ -285,13 +287,15 @@ class RequestQueue:
         else:
             self._taken.pop(request_id, None)
         if status in ENDED:
-            del self._entries[request_id]
-            conversation = self._conversations[entry.request.key]
-            del conversation[request_id]
-            if not conversation:
-                del self._conversations[entry.request.key]
+            self._remove(request_id)
         self._note_progress(entry, was_taken)
         self._changed.set()
+
+    def _remove(self, request_id: str) -> None:
+        key = self._entries.pop(request_id).request.key
+        del self._conversations[key][request_id]
+        if not self._conversations[key]:
+            del self._conversations[key]
 
     def _note_progress(self, entry: _Entry, was_taken: bool) -> None:
         """Restart the time without a finished answer when one ends, and forget it when nothing of the model is left."""

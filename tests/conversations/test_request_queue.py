@@ -111,6 +111,16 @@ def test_a_place_that_is_held_counts_until_it_is_given_back() -> None:
         pass
 
 
+def test_what_is_released_for_the_next_start_keeps_its_place() -> None:
+    """Otherwise each restart stores as many more requests as the queue takes."""
+    line = Line(size=2)
+    line.asks("ana")
+    line.asks("ben")
+    assert len(line.queue.release()) == 2
+    with pytest.raises(QueueFull, match="2 questions are waiting"), line.queue.place_for(("scripted", "cleo")):
+        pytest.fail("there was a place")
+
+
 async def test_the_running_do_not_count_as_waiting() -> None:
     line = Line(size=1, per_user=1)
     line.asks("ana")
@@ -269,6 +279,7 @@ async def test_the_seconds_left_go_with_a_request_wherever_it_goes() -> None:
     taken = await line.queue.get("small")
     assert (taken.request_id, taken.wait_left_s) == (first.request_id, 6)
     assert [(left.request_id, left.wait_left_s) for left in line.queue.release()] == [(second.request_id, 6)]
+    assert line.queue.of_conversation(second.key) == []
     assert line.queue.running() == [taken]
     line.clock.now += 100
     line.queue.requeue(replace(taken, attempts=1))

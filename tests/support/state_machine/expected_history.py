@@ -4,9 +4,18 @@ Each conversation has a unique word (`WORDS`) in all its texts; keys and message
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from bot.types.messages import ConversationKey, Event, IncomingMessage, MessageDeleted, MessageEdited, Person, Refused
+from bot.types.messages import (
+    ActionKind,
+    ConversationKey,
+    Event,
+    IncomingMessage,
+    MessageDeleted,
+    MessageEdited,
+    Person,
+    Refused,
+)
 from tests.support.fakes.team import person
 from tests.support.state_machine.recording_platform import RecordingPlatform
 
@@ -38,11 +47,20 @@ class Question:
 
 @dataclass(slots=True)
 class Sweep:
-    """An event that hides or deletes what was said before it in a conversation."""
+    """A command that hides or deletes what was said before it in a conversation, by someone who may.
+
+    certain: it surely reaches all questions that it affects. author_id: those of this author; all if ''.
+    """
 
     event: int
     key: ConversationKey
     kind: str  # reset, forget, undo
+    author_id: str
+    certain: bool
+
+    def affects(self, question: Question) -> bool:
+        """Whether it may reach a question, the time of both aside."""
+        return self.key == question.said.key and self.author_id in ("", question.said.author.id)
 
 
 class ExpectedHistory:
@@ -53,6 +71,7 @@ class ExpectedHistory:
         self.questions: list[Question] = []
         self.sweeps: list[Sweep] = []
         self.deletions: dict[tuple[ConversationKey, str], int] = {}
+        self.forbidden: dict[int, str] = {}  # events of users who have no right to what they ask for
         self.remarks: list[IncomingMessage] = []  # messages that were not addressed to the bot
         self.blows = 0
         """How often the service was killed or its engine died; two of these end a request."""
@@ -85,13 +104,34 @@ class ExpectedHistory:
         question.ends.append(event)
         self.deletions.setdefault((question.said.key, question.said.message_id), event)
 
-    def swept(self, event: int, key: ConversationKey, kind: str) -> None:
-        """Records a command on a whole conversation: stop, reset, forget or undo."""
-        if kind in ("reset", "forget", "undo"):
-            self.sweeps.append(Sweep(event, key, kind))
-        if kind != "reset":
-            for question in self.of(key):
-                question.ends.append(event)
+    def commanded(self, event: int, key: ConversationKey, who: Person, name: str, what: str) -> None:
+        """Records a command on a conversation, by SECURITY.md's table of rights.
+
+        Managers reach all questions and others their own; only managers may forget all, or reset a channel; who began a
+        thread may reset it, too. `what`: of forget.
+        """
+        manages = who.manages_channel or who.manages_workspace
+        mine = name != "reset" and not (manages and (name != "forget" or what == "all"))
+        if not manages and (what == "all" or (name == "reset" and not key.thread)):
+            self.forbidden[event] = f"{name} {what} of {who.name}"
+            return
+        if name in ("reset", "forget", "undo"):
+            certain = what != "last" and (manages or name != "reset")
+            self.sweeps.append(Sweep(event, key, name, who.id if mine else "", certain))
+        if name != "reset":
+            for question in self.questions:
+                here = question.said.key if name != "stop" or key.thread else replace(question.said.key, thread="")
+                if here == key and (not mine or question.said.author == who):
+                    question.ends.append(event)
+
+    def pressed(self, event: int, question: Question, who: Person, kind: ActionKind) -> None:
+        """Records the press of a button: Stop is for who asked, and for managers."""
+        if kind is not ActionKind.STOP:
+            return
+        if who.manages_channel or who == question.said.author:
+            question.ends.append(event)
+        else:
+            self.forbidden[event] = f"Stop by {who.name}"
 
     def of(self, key: ConversationKey) -> list[Question]:
         """The questions of a conversation."""
@@ -104,9 +144,7 @@ class ExpectedHistory:
     def may_be_ended(self, question: Question) -> bool:
         """Whether some event may stop it, before or after it was sent."""
         return bool(question.ends) or any(
-            sweep.kind != "reset"
-            and sweep.key == question.said.key
-            and self.platform.when(sweep.event) > question.event
+            sweep.kind != "reset" and sweep.affects(question) and self.platform.when(sweep.event) > question.event
             for sweep in self.sweeps
         )
 
@@ -122,7 +160,8 @@ class ExpectedHistory:
             return True
         return any(
             sweep.kind in ("reset", "forget")
-            and sweep.key == earlier.said.key
+            and sweep.certain
+            and sweep.affects(earlier)
             and self.platform.when(earlier.event) <= sweep.event
             and self.platform.when(sweep.event) <= later.event
             for sweep in self.sweeps
@@ -135,13 +174,8 @@ class ExpectedHistory:
             and self.platform.when(earlier.event) <= later.event
             and not isinstance(self.platform.outcomes.get(earlier.event), Refused)
             and not self.is_deleted(earlier)
-            and not any(sweep.key == later.said.key for sweep in self.sweeps)
+            and not any(sweep.affects(earlier) for sweep in self.sweeps)
         )
-
-
-def moderator() -> Person:
-    """A user with all permissions."""
-    return person("root")
 
 
 def kind_of(event: Event) -> str:

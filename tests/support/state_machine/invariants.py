@@ -12,8 +12,9 @@ from itertools import pairwise
 from bot.replies.delivery import VOID
 from bot.replies.renderer import INTERRUPTED
 from bot.types.engine import EngineRequest
-from bot.types.messages import Accepted, ConversationKey, FinishReason, Refused, Role
+from bot.types.messages import Accepted, ConversationKey, FinishReason, Notice, Refused, Role
 from tests.support.fakes.scripted_platform import Fault, Posted
+from tests.support.fakes.team import ADMINS, person
 from tests.support.state_machine.expected_history import WORD_OF, WORDS, ExpectedHistory, Question
 from tests.support.state_machine.recording_platform import NEVER, RecordingPlatform
 from tests.support.state_machine.service import MachineSetup
@@ -53,8 +54,8 @@ class Invariants:
 
     def bounds(self, size: int, per_user: int, running: int) -> None:
         """Checks that the numbers of open requests, in total and per user, are within the limits."""
-        open_ = self._setup.rows("SELECT author_id FROM requests WHERE status IN ('waiting', 'running')")
-        assert len(open_) <= size + running, f"{len(open_)} requests are open"
+        open_ = self._setup.rows("SELECT * FROM requests WHERE status IN ('waiting', 'running')")
+        assert len(open_) <= size + running, f"{len(open_)} requests are open: {list(map(dict, open_))}"
         for who, number in Counter(row["author_id"] for row in open_).items():
             assert number <= per_user + running, f"{who} has {number} open requests"
 
@@ -77,6 +78,8 @@ class Invariants:
             for row in made:
                 self._answered(question, row, posts[row["request_id"]])
         assert not by_question, f"nobody asked this: {list(map(tuple, by_question.values()))}"
+        for event, what in self._expected.forbidden.items():
+            assert not isinstance(self._platform.outcomes.get(event), Notice), f"it was done without right: {what}"
         self._history()
 
     def _accepted(self, question: Question, made: Sequence[sqlite3.Row]) -> None:
@@ -105,6 +108,8 @@ class Invariants:
     def _answered(self, question: Question, row: sqlite3.Row, posts: Sequence[Posted]) -> None:
         """Checks for one final reply, one message per part, or one clear error with a cause."""
         about = self._about(question, row, posts)
+        entitled = {question.said.author.id, *(person(name).id for name in ADMINS)}
+        assert row["kind"] == "answer" or row["author_id"] in entitled, f"it was repeated without right: {about}"
         assert row["status"] in ("finished", "failed", "cancelled"), f"it has no end: {about}"
         reason = FinishReason(row["finish_reason"])
         text = _plain(_whole(post) for post in posts if post.text != VOID)
@@ -115,7 +120,7 @@ class Invariants:
         by_file = any(post.text.startswith(INTERRUPTED) for post in posts)
         assert not by_file or self._expected.blows - question.blows >= 2, f"it is a file for no reason: {about}"
         unseen = hit & UNSEEN or question.said.key in self._platform.gone or any(post.deleted for post in posts)
-        forgotten = any(sweep.kind == "forget" for sweep in self._expected.sweeps if sweep.key == question.said.key)
+        forgotten = any(sweep.kind == "forget" and sweep.affects(question) for sweep in self._expected.sweeps)
         if unseen or self._expected.is_deleted(question) or forgotten:
             return
         assert posts, f"nothing is shown: {about}"

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from bot.types.messages import (
-    ActionKind,
     ConversationKey,
     IncomingAction,
     IncomingCommand,
@@ -29,6 +28,8 @@ PLACES = st.sampled_from(KEYS)
 WHO = st.sampled_from(PEOPLE)
 ANY = st.integers(0, 30)
 BACK = st.sampled_from([True, True, True, False])
+COMMANDERS = st.sampled_from(["root", *PEOPLE])
+COMMANDS = st.sampled_from(["stop", "reset", "forget", "undo", "regenerate"])
 WORDS = st.sampled_from(["", "", "please", "please " * 12, "poison", "unlucky"])
 
 
@@ -68,18 +69,18 @@ class Machine(BaseMachine):
             self._run(self._platform.send(MessageDeleted(question.said.key, question.said.message_id)))
             self._goes_on(moment)
 
-    @rule(key=PLACES, name=st.sampled_from(["stop", "reset", "forget", "undo", "regenerate"]), moment=MOMENTS)
-    def commands(self, key: ConversationKey, name: str, moment: float) -> None:
-        """Sends a command as a moderator."""
-        number = self._next
+    @rule(key=PLACES, who=COMMANDERS, name=COMMANDS, what=st.sampled_from(["all", "mine", "last"]), moment=MOMENTS)
+    def commands(self, key: ConversationKey, who: str, name: str, what: str, moment: float) -> None:
+        """Sends a command, as an admin or as an ordinary user. `what`: of forget."""
+        number, what = self._next, what if name == "forget" else ""
         if name != "regenerate":
-            self._expected.swept(number, key, name)
-        args = {"what": "all"} if name == "forget" else {}
-        self._run(self._platform.send(IncomingCommand(key, f"c{number}", person("root"), name, args, time.time())))
+            self._expected.commanded(number, key, person(who), name, what)
+        args = {"what": what} if what else {}
+        self._run(self._platform.send(IncomingCommand(key, f"c{number}", person(who), name, args, time.time())))
         self._goes_on(moment)
 
-    @rule(which=ANY, button=ANY, moment=MOMENTS)
-    def presses(self, which: int, button: int, moment: float) -> None:
+    @rule(which=ANY, button=ANY, who=COMMANDERS, moment=MOMENTS)
+    def presses(self, which: int, button: int, who: str, moment: float) -> None:
         """Presses a shown button."""
         shown = [post for post in self._platform.posted if post.buttons]
         if shown:
@@ -87,14 +88,10 @@ class Machine(BaseMachine):
             kind = post.buttons[button % len(post.buttons)]
             question = self._expected.find(post.reply.key, post.reply.question_id)
             assert question is not None
-            if kind is ActionKind.STOP:
-                question.ends.append(self._next)
             number = self._next
-            self._run(
-                self._platform.send(
-                    IncomingAction(post.reply.key, f"a{number}", person("root"), post.reply.reply_id, kind)
-                )
-            )
+            self._expected.pressed(number, question, person(who), kind)
+            press = IncomingAction(post.reply.key, f"a{number}", person(who), post.reply.reply_id, kind)
+            self._run(self._platform.send(press))
             self._goes_on(moment)
 
     # the platform

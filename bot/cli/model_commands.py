@@ -13,6 +13,8 @@ import urllib.request
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+from rich.text import Text
 
 from bot.config.settings import Settings
 from bot.models.catalog import Catalog
@@ -35,6 +37,9 @@ METRICS_S = 2.0
 
 def show_models(settings: Settings, *, everything: bool, json_only: bool) -> None:
     """Print the hardware, a table of models and the best one, or JSON. everything: include dtypes and repositories."""
+    if settings.engine == "openai":
+        asyncio.run(show_served_models(settings, json_only=json_only))
+        return
     catalog = Catalog.of(settings)
     with Console(stderr=True).status("checking the hardware"):
         hardware = asyncio.run(probe(settings.device))
@@ -53,11 +58,47 @@ def show_models(settings: Settings, *, everything: bool, json_only: bool) -> Non
         console.print(line, markup=False)
 
 
+async def show_served_models(settings: Settings, *, json_only: bool) -> None:
+    """Print what each of the model's servers offers, or JSON."""
+    from bot.engine.remote.remote_engine import RemoteEngine
+
+    engine = RemoteEngine.of(settings)
+    try:
+        await engine.open()
+        await asyncio.gather(*(server.probe() for server in engine.servers))
+        servers = engine.servers
+    finally:
+        await engine.close()
+    if json_only:
+        found = [
+            {"server": each.name, "kind": each.profile.title, "problem": each.problem, "models": each.models}
+            for each in servers
+        ]
+        typer.echo(json.dumps({"model": settings.model, "servers": found}, ensure_ascii=False, indent=2))
+        return
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+    table = Table("model", Column("window", justify="right"), "server", box=None, pad_edge=False)
+    for server in servers:
+        for model, window in sorted(server.models.items()):
+            where = Text(f"{server.profile.title} on {server.name}", overflow="fold")
+            table.add_row(Text(model, overflow="fold"), f"{window:,}" if window else "unknown", where)
+    console.print(table)
+    for server in servers:
+        if server.problem:
+            console.print(f"{server.name}: {server.problem}", markup=False)
+    offered = any(server.offers(settings.model) for server in servers)
+    verdict = f"INHOUSE_MODEL is {settings.model}" if offered else f"No server offers {settings.model} (INHOUSE_MODEL)"
+    console.print(f"{verdict}.", markup=False)
+
+
 def pull_model(settings: Settings, *, yes: bool) -> None:
     """Download the model of the settings: show licence and size, ask (on a terminal only), then show progress.
 
     Raises ModelError, or typer.Abort if the user declines.
     """
+    if settings.engine == "openai":
+        typer.echo("Models are on servers (INHOUSE_ENGINE=openai): there is nothing to pull.", err=True)
+        return
     catalog = Catalog.of(settings)
     spec = catalog.get(catalog.default)
     console = Console(stderr=True, highlight=False)

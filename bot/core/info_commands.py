@@ -12,7 +12,7 @@ from bot.models.hardware import describe_hardware
 from bot.models.installed_models import InstalledModels
 from bot.storage import Storage, StoredTurn
 from bot.types.display_names import as_code, one_line
-from bot.types.engine import Engine, EngineStats, LoadedModel
+from bot.types.engine import Engine, EngineStats, LoadedModel, ModelServers
 from bot.types.errors import EngineError
 from bot.types.messages import Attachment, IncomingCommand, Notice, Outcome, Refused, Role
 
@@ -45,6 +45,8 @@ class InfoCommands:
             lines.append("no model is loaded")
         else:
             lines += await self._model_lines(model)
+        if isinstance(self._engine, ModelServers):
+            lines += _server_lines(self._engine)
         hardware = self._installed_models.hardware
         if hardware is not None:
             lines += describe_hardware(hardware).splitlines()
@@ -97,7 +99,8 @@ class InfoCommands:
         kept = [name for name in stats.resident if name != model.name]
         if kept:
             lines.append(f"also in memory: {', '.join(kept)}")
-        return [*lines, _memory(model, stats), f"speed: {stats.tokens_per_s:.1f} tokens/s in the last ten seconds"]
+        memory = [] if isinstance(self._engine, ModelServers) else [_memory(model, stats)]
+        return [*lines, *memory, f"speed: {stats.tokens_per_s:.1f} tokens/s in the last ten seconds"]
 
 
 def as_markdown(turns: Sequence[StoredTurn]) -> str:
@@ -107,6 +110,15 @@ def as_markdown(turns: Sequence[StoredTurn]) -> str:
 
 def _speaker(turn: StoredTurn) -> str:
     return "Inhouse" if turn.role is Role.ASSISTANT else turn.author or "unknown"
+
+
+def _server_lines(engine: ModelServers) -> list[str]:
+    """One line for each server, without its address."""
+    lines = []
+    for number, server in enumerate(engine.states, 1):
+        what = "cannot be used now" if server.problem else f"{counted(server.running, 'answer')} being written"
+        lines.append(f"server {number}: {server.kind}, {what}, {counted(server.failures, 'failure')}")
+    return lines
 
 
 def _memory(model: LoadedModel, stats: EngineStats) -> str:

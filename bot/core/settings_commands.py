@@ -3,7 +3,7 @@
 A setting belongs to the channel or thread where it was set; a thread's setting overrides the channel's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from bot.conversations.conversations import Conversations
@@ -27,7 +27,10 @@ class SettingsCommands:
         storage: Storage,
         conversations: Conversations,
         installed_models: InstalledModels,
+        lacking: Callable[[], Sequence[str]] = tuple,
     ) -> None:
+        """lacking: returns the sampling parameters that the model's server does not take."""
+        self._lacking = lacking
         self._config, self._storage = config, storage
         self._conversations, self._installed_models = conversations, installed_models
 
@@ -85,7 +88,9 @@ class SettingsCommands:
             "system": as_code(system) if system else "none",
         }
         where = {name: "set here" if name in here else "set for the channel" for name in chosen}
-        return Notice("\n".join(f"- {name}: {text} ({where.get(name, 'default')})" for name, text in values.items()))
+        lines = [f"- {name}: {text} ({where.get(name, 'default')})" for name, text in values.items()]
+        lines += [f"- {name}: the model's server does not take it and uses its own" for name in self._lacking()]
+        return Notice("\n".join(lines))
 
     def choices(self, command: str, prefix: str) -> Sequence[Choice]:
         """Completions of /model: names with their fit on this machine."""

@@ -102,9 +102,35 @@ class EngineStats:
         return 1 - self.free_blocks / self.blocks if self.blocks else None
 
 
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """One server of an engine. name: host and port, for operators. kind: its software. problem: '' if it is usable.
+
+    running, requests, failures: of this service. models: ids of what it offers.
+    """
+
+    name: str
+    kind: str
+    problem: str
+    running: int
+    requests: int
+    failures: int
+    models: tuple[str, ...]
+
+
 @runtime_checkable
 class ModelServers(Protocol):
     """An engine whose models are on servers."""
+
+    @property
+    def states(self) -> tuple[ServerState, ...]:
+        """The servers, in the order of the settings."""
+        ...
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Sampling parameters that a server does not take, sorted."""
+        ...
 
     @property
     def offered(self) -> tuple[str, ...]:

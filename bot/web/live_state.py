@@ -1,6 +1,6 @@
 """Give the status page read-only access to the running parts of the service, and decide whether it is ready."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bot.conversations.backfill import Backfill
@@ -14,7 +14,7 @@ from bot.models.installed_models import InstalledModels
 from bot.models.runtime_config import RuntimeConfig
 from bot.observability.metrics import Metrics
 from bot.platforms.instrumented_adapter import InstrumentedAdapter
-from bot.types.engine import Engine
+from bot.types.engine import Engine, ModelServers, ServerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,11 @@ class LiveState:
     def redelivered(self) -> int:
         """The number of redelivered events that were dropped."""
         return self.conversations.redelivered + self.actions.redelivered
+
+    @property
+    def servers(self) -> Sequence[ServerState]:
+        """The engine's servers; empty for an engine of this machine."""
+        return self.engine.states if isinstance(self.engine, ModelServers) else ()
 
     def connected(self, platform: str) -> bool:
         """Whether a platform has a session. True for a connected adapter that does not report its state."""

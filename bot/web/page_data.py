@@ -55,6 +55,7 @@ class Status:
                 "memory": self._memory(),
                 "queue": self._queue(places),
                 "totals": self._totals(),
+                "servers": self._live_state.servers,
                 "platforms": list(map(self._platform, self._live_state.adapters)),
                 "errors": self._errors.last(),
             }

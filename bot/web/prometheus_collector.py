@@ -37,6 +37,7 @@ class LiveCollector(Collector):
         yield from self._model()
         yield from self._memory()
         yield from self._platforms()
+        yield from self._servers()
 
     def _service(self) -> Iterator[Metric]:
         unready = self._live_state.unready(self._sampler.engine_problem)
@@ -86,6 +87,17 @@ class LiveCollector(Collector):
         yield _gauge("gpu_memory_bytes", "Total GPU memory", there)
         cache = stats.cache_used if stats else None
         yield _gauge("kv_cache_used_share", "The share of the KV cache that is in use, 0 to 1", cache)
+
+    def _servers(self) -> Iterator[Metric]:
+        servers, label = self._live_state.servers, ["server"]
+        up = (((server.name,), not server.problem) for server in servers)
+        yield _gauges("server_up", "1 if the model's server can be used, else 0", label, up)
+        running = (((server.name,), server.running) for server in servers)
+        yield _gauges("server_running", "Answers that the model's server is writing for this service", label, running)
+        requests = (((server.name,), server.requests) for server in servers)
+        yield _counters("server_requests", "Requests that were sent to the model's server", label, requests)
+        failures = (((server.name,), server.failures) for server in servers)
+        yield _counters("server_failures", "Requests under which the model's server failed", label, failures)
 
     def _platforms(self) -> Iterator[Metric]:
         live_state, label = self._live_state, ["platform"]

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
 
+import aiohttp
 import pytest
 
 from bot.engine.remote.remote_engine import RemoteEngine
@@ -25,14 +26,14 @@ def _probe_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def served_by(root: Path, *servers: FakeOpenAI) -> AsyncIterator[ServiceSetup]:
+async def served_by(root: Path, *servers: FakeOpenAI, http: str = "off") -> AsyncIterator[ServiceSetup]:
     """A service whose model is on these servers."""
     urls = [server.url for server in servers]
     engine = cast(ScriptedEngine, RemoteEngine(urls))
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("INHOUSE_ENGINE", "openai")
         patched.setenv("INHOUSE_ENGINE_URLS", ",".join(urls))
-        async with run_service(root, engine=engine, ready=False, model=MODEL, models="") as setup:
+        async with run_service(root, engine=engine, ready=False, model=MODEL, models="", http=http) as setup:
             await setup.platform.connected()
             yield setup
 
@@ -45,6 +46,32 @@ async def test_a_question_is_answered_by_a_server_with_the_history(tmp_path: Pat
         assert texts[1:] == ["hello", "You said: hello", "and now?"]
         assert f"{MODEL.lower()} on its server, llama.cpp" in await setup.team.told("status")
         assert "read 25 tokens" in await setup.team.told("why")
+
+
+async def test_each_server_is_seen_in_status_metrics_and_on_the_page(tmp_path: Path) -> None:
+    one, two = FakeOpenAI("vllm", {MODEL: 4096}), FakeOpenAI("ollama", {MODEL: 4096})
+    async with one, two, served_by(tmp_path, one, two, http="127.0.0.1:0") as setup, aiohttp.ClientSession() as session:
+        assert setup.service.web is not None
+        page = setup.service.web.url.rstrip("/")
+        await setup.team.asks("ana", "hello")
+        await setup.platform.until(lambda: all(state.models for state in setup.live_state.servers), "both were asked")
+        await two.down()
+        await setup.platform.until(lambda: any(state.problem for state in setup.live_state.servers), "one is down")
+        async with session.get(f"{page}/metrics") as response:
+            metrics = await response.text()
+        for server, up in ((one, 1.0), (two, 0.0)):
+            assert f'inhouse_server_up{{server="127.0.0.1:{server.port}"}} {up}' in metrics
+        assert f'inhouse_server_requests_total{{server="127.0.0.1:{one.port}"}}' in metrics
+        status = await setup.team.told("status")
+        assert "server 1: vLLM, 0 answers being written" in status
+        assert "server 2: Ollama, cannot be used now" in status
+        assert str(two.port) not in status
+
+
+async def test_settings_names_what_the_server_does_not_take(tmp_path: Path) -> None:
+    async with FakeOpenAI("ollama", {MODEL: 4096}) as server, served_by(tmp_path, server) as setup:
+        await setup.team.asks("ana", "hello")
+        assert "repetition_penalty: the model's server does not take it" in await setup.team.told("settings")
 
 
 async def test_a_server_that_dies_in_the_middle_is_replaced_in_the_same_message(tmp_path: Path) -> None:

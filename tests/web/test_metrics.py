@@ -43,6 +43,10 @@ NAMES = {
     "queue_waiting": "gauge",
     "ready": "gauge",
     "redeliveries_dropped": "counter",
+    "server_failures": "counter",
+    "server_requests": "counter",
+    "server_running": "gauge",
+    "server_up": "gauge",
     "tokens_per_second": "gauge",
     "waiting_seconds": "histogram",
 }

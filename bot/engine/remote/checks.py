@@ -9,6 +9,8 @@ from bot.engine.remote.server import Server
 from bot.types.findings import Finding, ok, warning, wrong
 
 MOST_MODELS = 8
+MOST_CLOCK_S = 30.0
+"""Difference of a server's clock that is worth a warning: the times in its log do not match ours."""
 
 
 async def servers(settings: Settings) -> AsyncIterator[Finding]:
@@ -20,6 +22,10 @@ async def servers(settings: Settings) -> AsyncIterator[Finding]:
         usable = [server for server in engine.servers if server.offers(settings.model)]
         for server in engine.servers:
             yield _server(server, settings.model, alone=not usable)
+            if server.clock_s is not None and abs(server.clock_s) > MOST_CLOCK_S:
+                way = "ahead of" if server.clock_s > 0 else "behind"
+                found = f"its clock is {abs(server.clock_s):.0f} s {way} this machine's"
+                yield warning(server.name, found, "Synchronise the clocks: the times in the logs do not match.")
         lacking = sorted({name for server in usable for name in server.profile.lacks})
         if lacking:
             yield warning("sampling", f"{' and '.join(lacking)}: not taken by the server, which uses its own")

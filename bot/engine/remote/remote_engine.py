@@ -23,7 +23,7 @@ from bot.engine.remote.chat_stream import BadStream, Chunk, read_chunks
 from bot.engine.remote.messages import Chat, build_chat
 from bot.engine.remote.profiles import Continuation, Profile
 from bot.engine.remote.server import Busy, KeyRefused, Refusal, Server, ServerFailed, TooLong
-from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
+from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource, ServerState
 from bot.types.errors import TOO_LONG, ModelError, NoServer, RequestFailed, ServerLost
 from bot.types.messages import FinishReason, SamplingParams, TokenDelta, Usage
 
@@ -46,6 +46,8 @@ UNKNOWN_WINDOW = 4096
 """Context window, in tokens, where neither the catalog nor the server says one (Ollama's smallest default)."""
 MARGIN = 0.9
 """Share of the window that prompts may take by estimate."""
+NEAR = 0.7
+"""From this share of the room for a prompt on, its tokens are counted."""
 SPEED_S = 10.0
 """Seconds over which the tokens per second are averaged."""
 CONVERSATION_HEADER = "X-Session-Id"
@@ -89,6 +91,16 @@ class RemoteEngine:
         """Ids of the models that reachable servers offer, sorted."""
         return tuple(sorted({model for server in self.servers if not server.problem for model in server.models}))
 
+    @property
+    def states(self) -> tuple[ServerState, ...]:
+        """The state of each server, in the order of the settings."""
+        return tuple(server.state for server in self.servers)
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """Sampling parameters that a usable server does not take, sorted."""
+        return tuple(sorted({name for server in self._usable() for name in server.profile.lacks}))
+
     async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
         """Wait until a server that offers the model can be reached. `source.path`: its id there.
 
@@ -106,7 +118,7 @@ class RemoteEngine:
             await asyncio.sleep(PROBE_EVERY_S / 5)
         usable = self._usable()
         window = self._window(source)
-        lacking = sorted({name for server in usable for name in server.profile.lacks})
+        lacking = self.lacking
         return LoadedModel(
             name=source.name,
             device=f"{len(usable)} of {len(self.servers)} servers" if len(self.servers) > 1 else "its server",
@@ -241,7 +253,7 @@ class RemoteEngine:
                 raise ServerLost(NOTHING_USABLE) if computed else NoServer(NOTHING_USABLE)
             written = False
             try:
-                chat = self._chat(server, request, source, share)
+                chat = await self._chat(server, request, source, share)
                 async with contextlib.aclosing(self._on_server(server, request, source, chat, running)) as deltas:
                     async for delta in deltas:
                         written = written or bool(delta.text)
@@ -271,11 +283,20 @@ class RemoteEngine:
                 computed = computed or error.computed
         yield TokenDelta(request.request_id, "", FinishReason.ABORT)
 
-    def _chat(self, server: Server, request: EngineRequest, source: ModelSource, share: float) -> Chat:
-        """The messages for a server, cut to `share` of its window. Raises RequestFailed."""
-        window = _window_of(server, source)
-        budget = (window - _answer_tokens(request, window)) * share / self._ratio
-        return build_chat(request.prompt, budget, server.profile.continuation)
+    async def _chat(self, server: Server, request: EngineRequest, source: ModelSource, share: float) -> Chat:
+        """The messages for a server, cut to `share` of its window. Raises RequestFailed.
+
+        Near the window, the server counts the tokens if it can.
+        """
+        window, how = _window_of(server, source), server.profile.continuation
+        room = (window - _answer_tokens(request, window)) * share
+        chat = build_chat(request.prompt, room / self._ratio, how)
+        if chat.tokens * self._ratio < room * NEAR:
+            return chat
+        counted = await server.count_tokens(source.path, chat.messages)
+        if counted * share <= room:
+            return chat
+        return build_chat(request.prompt, room * chat.tokens / counted, how)
 
     async def _on_server(
         self, server: Server, request: EngineRequest, source: ModelSource, chat: Chat, running: _Running

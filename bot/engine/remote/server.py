@@ -5,9 +5,11 @@ request itself is wrong) and TooLong (the prompt does not fit). Their texts are 
 """
 
 import asyncio
+import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -18,7 +20,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from bot.engine.remote.chat_stream import error_text
-from bot.engine.remote.profiles import LLAMA_CPP, OTHER, OWNERS, PROBES, TRANSFORMERS, Profile
+from bot.engine.remote.profiles import LLAMA_CPP, OLLAMA, OTHER, OWNERS, PROBES, TRANSFORMERS, VLLM, Profile
+from bot.types.engine import ServerState
 
 log = logging.getLogger("inhouse.engine")
 
@@ -31,6 +34,10 @@ FIRST_PAUSE_S, MOST_PAUSE_S = 0.25, 30.0
 """Pauses before a failed server is probed again; each failure in a row doubles them."""
 MOST_BODY = 4_000_000
 """Largest answer that is read, except streams, bytes."""
+
+MOST_ASKED = 32
+"""Most models whose settings Ollama is asked for."""
+NUM_CTX = re.compile(r"^num_ctx[ \t]{1,40}(\d{1,9})[ \t]*$", re.MULTILINE)
 
 Json = Mapping[str, Any]  # Any: values of JSON
 
@@ -101,6 +108,13 @@ class Server:
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def state(self) -> ServerState:
+        """What operators see of it."""
+        return ServerState(
+            self.name, self.profile.title, self.problem, self.running, self.requests, self.failures, tuple(self.models)
+        )
+
     def heard(self) -> None:
         """Note that it sent a part of an answer."""
         self._heard = monotonic()
@@ -167,6 +181,18 @@ class Server:
         except (ValueError, OverflowError):
             self.published_load = None
 
+    async def count_tokens(self, model: str, messages: Sequence[Mapping[str, str]]) -> int:
+        """Tokens of a chat in the server's template; 0 if it cannot count them."""
+        if self.profile is VLLM:
+            counted = await self._optional(f"{self._root}/tokenize", {"model": model, "messages": messages})
+            return _count(counted.get("count"))
+        if self.profile is LLAMA_CPP:
+            applied = await self._optional(f"{self._root}/apply-template", {"messages": messages})
+            text = {"content": applied.get("prompt", ""), "add_special": True, "parse_special": True}
+            tokens = (await self._optional(f"{self._root}/tokenize", text)).get("tokens")
+            return len(tokens) if isinstance(tokens, list) else 0
+        return 0
+
     @asynccontextmanager
     async def stream(self, body: Json, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
         """Open a stream; leaving the block closes it, which aborts the generation. Raises the four kinds of errors."""
@@ -189,10 +215,25 @@ class Server:
         props = await self._optional(f"{self._root}/props") if self.profile is LLAMA_CPP else {}
         generation = props.get("default_generation_settings")
         window = _count(generation.get("n_ctx")) if isinstance(generation, dict) else 0
+        before = self.models if not self.problem else {}
         self.models = {entry["id"]: _count(entry.get("max_model_len")) or window for entry in entries}
+        if self.profile is OLLAMA:
+            await self._ollama_windows(before)
         self.most_at_once = _count(props.get("total_slots")) or self.profile.most_at_once
         if not entries and self.profile is not TRANSFORMERS:
             raise ServerFailed("it lists no models")
+
+    async def _ollama_windows(self, before: Mapping[str, int]) -> None:
+        """Read the windows: of loaded models what was allocated, of others their num_ctx, if it is set."""
+        loaded = (await self._optional(f"{self._root}/api/ps")).get("models")
+        rows = loaded if isinstance(loaded, list) else []
+        windows = {row.get("name"): _count(row.get("context_length")) for row in rows if isinstance(row, dict)}
+        for model in list(self.models)[:MOST_ASKED]:
+            if not (window := windows.get(model) or before.get(model)) and model not in before:
+                shown = (await self._optional(f"{self._root}/api/show", {"model": model})).get("parameters")
+                found = NUM_CTX.search(shown) if isinstance(shown, str) else None
+                window = _count(int(found[1])) if found else 0
+            self.models[model] = window or 0
 
     async def _check_health(self) -> None:
         """Raise ServerFailed or Busy if it cannot answer now; llama.cpp lists models while it loads."""
@@ -210,16 +251,18 @@ class Server:
         health = await self._optional(f"{self._root}/health")
         return TRANSFORMERS if health.get("status") == "ok" else OTHER
 
-    async def _optional(self, url: str) -> Json:
-        """The JSON object at an address that not every server has; {} without one."""
+    async def _optional(self, url: str, body: Json | None = None) -> Json:
+        """The JSON object at an address that not every server has; {} without one. body: sent with POST."""
         try:
-            return await self._get(url)
+            return await self._get(url, body)
         except (ServerFailed, Busy, Refusal):
             return {}
 
-    async def _get(self, url: str) -> Json:
-        async with self._request("GET", url, total_s=PROBE_S) as response:
+    async def _get(self, url: str, sent: Json | None = None) -> Json:
+        method = "GET" if sent is None else "POST"
+        async with self._request(method, url, json_body=sent, total_s=PROBE_S) as response:
             body = await _json(response)
+            self._note_clock(response.headers.get("Date"))
         if body is None:
             raise ServerFailed("it answered something that is not JSON; is the address that of the API, with /v1?")
         return body
@@ -272,6 +315,11 @@ class Server:
         if response.status >= 500:
             return ServerFailed(text, computed=response.status not in (502, 504))  # these are a proxy's
         return TooLong(text) if _is_too_long(body, said) else Refusal(text)
+
+    def _note_clock(self, date: str | None) -> None:
+        with contextlib.suppress(ValueError):
+            said = parsedate_to_datetime(date[:100]) if date else None
+            self.clock_s = (said.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds() if said else None
 
     def clean(self, text: str) -> str:
         """A text of the server on one line, not too long and without the key."""

@@ -151,6 +151,21 @@ function showModel({ model, loading, memory }) {
   show("hardware", [...memory.hardware, model ? model.note : ""].filter(Boolean).join("\n"));
 }
 
+function showServers(servers) {
+  at("servers-card").hidden = !servers.length;
+  at("servers").replaceChildren(...servers.map((server) => {
+    const facts = [
+      `${words.counted(server.running, "answer")} being written`,
+      words.counted(server.requests, "request"),
+      server.failures && words.counted(server.failures, "failure"),
+    ];
+    const detail = server.problem || facts.filter(Boolean).join(", ");
+    return node("li", { "data-mood": server.problem ? "bad" : "good" },
+      node("span", {}, `${server.kind} on ${server.name}`, node("small", {}, detail)),
+      node("i", {}, server.problem ? "down" : "up"));
+  }));
+}
+
 function showPlatforms(platforms) {
   at("platforms").replaceChildren(...platforms.map((platform) => {
     let [mood, text] = ["busy", platform.sessions ? "reconnecting" : "connecting"];
@@ -208,6 +223,7 @@ function showNow(now) {
   showPlots(now);
   showQueue(now.queue);
   showModel(now);
+  showServers(now.servers);
   showPlatforms(now.platforms);
   showTotals(now.totals);
   showErrors(now.errors, time);

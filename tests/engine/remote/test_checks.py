@@ -53,6 +53,22 @@ async def test_a_certificate_is_verified_and_its_authority_can_be_set(tmp_path_f
         assert trusted.state is State.OK
 
 
+async def test_a_clock_that_is_wrong_is_a_warning() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server:
+        server.clock_s = -90.0
+        up, clock = await findings(settings_of(server.url))
+    assert (up.state, clock.state) == (State.OK, State.WARNING)
+    assert "s behind this machine's" in clock.found
+
+
+async def test_a_server_that_lists_its_model_but_is_not_healthy_is_wrong() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server:
+        server.faults.status(503, "EngineDeadError", path="/health", times=9)
+        (found,) = await findings(settings_of(server.url))
+    assert found.state is State.WRONG
+    assert found.found == "it answered 503: EngineDeadError"
+
+
 @pytest.mark.parametrize(
     ("given", "mistake"),
     [

@@ -18,6 +18,7 @@ from bot.models.catalog import Catalog
 from bot.models.hardware import Hardware
 from bot.platforms.adapter import Limits
 from bot.service.service import Service
+from bot.web.live_state import LiveState
 from tests.support.fakes.scripted_adapter import LIMITS, ScriptedAdapter
 from tests.support.fakes.scripted_engine import ScriptedEngine
 from tests.support.fakes.scripted_platform import ScriptedPlatform
@@ -66,8 +67,13 @@ class ServiceSetup:
     @property
     def loader(self) -> Loader:
         """The service's model loader."""
+        return self.live_state.worker.loader
+
+    @property
+    def live_state(self) -> LiveState:
+        """What the service's page reads."""
         assert self.service.web is not None
-        return self.service.web.live_state.worker.loader
+        return self.service.web.live_state
 
     async def stop(self) -> None:
         """Stops the service as SIGTERM does. Raises what its run raised."""

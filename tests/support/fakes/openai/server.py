@@ -17,6 +17,8 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
@@ -105,6 +107,7 @@ class FakeOpenAI:
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
         self._reserved: socket.socket | None = None  # keeps the port while nothing listens
+        self.clock_s = 0.0  # how far its clock is ahead
         self._used: WeakSet[asyncio.Transport] = WeakSet()  # connections that had a request
         self._open: set[Asked] = set()  # requests that are being handled
         self._ending = False
@@ -114,6 +117,7 @@ class FakeOpenAI:
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_route("*", "/{path:.*}", self._serve)
+        app.on_response_prepare.append(self._date)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         await self._listen()
@@ -218,6 +222,9 @@ class FakeOpenAI:
         finally:
             self._open.discard(asked)
             self._changes.tell()
+
+    async def _date(self, _: web.Request, response: web.StreamResponse) -> None:
+        response.headers[hdrs.DATE] = format_datetime(datetime.now(UTC) + timedelta(seconds=self.clock_s), usegmt=True)
 
     async def _respond(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         readable = await _read_body(request, asked)

@@ -412,6 +412,7 @@ class Ollama(ServerKind):
     """Ollama's /v1. It has no keys of its own (a proxy's are checked here) and cuts a prompt that is too long."""
 
     name = "ollama"
+    num_ctx = 0  # as the model's file sets it
     reasoning = "reasoning"
     cached_details = False
 
@@ -448,7 +449,9 @@ class Ollama(ServerKind):
                 return web.json_response({"error": f"model '{name}' not found"}, status=404)
             info = {"general.architecture": "llama", "llama.context_length": 131072}
             details = {"family": "llama", "parameter_size": "8.0B", "quantization_level": "Q4_K_M"}
-            return web.json_response({"details": details, "model_info": info, "capabilities": ["completion"]})
+            parameters = f'num_ctx                        {self.num_ctx}\nstop "<|end|>"' if self.num_ctx else ""
+            known = {"details": details, "model_info": info, "capabilities": ["completion"]}
+            return web.json_response(known | {"parameters": parameters})
 
         def processes(_: Json) -> web.Response:
             rows = [

@@ -1,0 +1,47 @@
+"""Tests how the window of a server is found out, and how a history is cut to it by the server's own count of tokens."""
+
+import pytest
+
+from tests.engine.remote.test_remote_engine import MODEL, answer, request, run_engine
+from tests.support.fakes.openai.server_kinds import Ollama
+from tests.support.fakes.openai_server import FakeOpenAI
+
+SHORT_WORDS = ["a b c d e f g h i j " * 6] * 20
+"""Turns with more tokens than their length lets expect."""
+
+
+@pytest.mark.parametrize(("kind", "asked"), [("vllm", 1), ("llama.cpp", 1), ("sglang", 2)])
+async def test_near_the_window_the_server_counts_the_tokens_if_it_can(kind: str, asked: int) -> None:
+    async with FakeOpenAI(kind, {MODEL: 800}) as server, run_engine(server) as engine:
+        text, last = await answer(engine, request("and now?", *SHORT_WORDS))
+        assert text == "You said: and now?"
+        assert len(server.asked) == asked
+        assert last.usage is not None
+        assert last.usage.dropped_turns > 0
+
+
+async def test_far_from_the_window_nothing_is_counted() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 8192}) as server, run_engine(server) as engine:
+        await answer(engine, request("and now?", *SHORT_WORDS))
+        assert "/tokenize" not in {call.path for call in server.calls}
+
+
+async def test_a_count_that_fails_is_done_without() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 800}) as server, run_engine(server) as engine:
+        server.faults.status(500, path="/tokenize", times=9)
+        text, _ = await answer(engine, request("and now?", *SHORT_WORDS))
+        assert text == "You said: and now?"
+
+
+async def test_the_window_of_ollama_is_what_it_allocated_or_what_the_model_file_sets() -> None:
+    async with FakeOpenAI("ollama", {MODEL: 2048}) as server:
+        assert isinstance(server.kind, Ollama)
+        server.kind.num_ctx = 8192
+        async with run_engine(server) as engine:
+            assert engine.servers[0].models[MODEL] == 8192
+            await answer(engine, request("hello"))
+            await engine.servers[0].probe()
+            assert engine.servers[0].models[MODEL] == 2048
+            _, last = await answer(engine, request("and now?"))
+            assert last.usage is not None
+            assert last.usage.context_window == 2048

@@ -82,6 +82,7 @@ def split(text: str, limit: int) -> list[Part]:
             return [*parts, Part(closed(body), len(body[: _stable_cut(body, room, len(head))].rstrip()))]
         body = body[: room + 1]
         cut = _boundary(body, room, len(head)) or safe_cut(body, room)
+        cut = _inside_code(body, cut, len(head))
         fence, marks = _open_fence(body[:cut]), ""
         if not fence:
             cut, marks = _outside_of_spans(body, cut, max(len(head) + 1, cut // 4))
@@ -108,9 +109,10 @@ def split(text: str, limit: int) -> list[Part]:
 def _stable_cut(body: str, room: int, head: int) -> int:
     """A position in a part that may still grow, at or before its later cut."""
     end = len(body.rstrip("*_~`\\![")) - 1
-    cut = max(_boundary(body, room, head), safe_cut(body, min(end, room // 2)))
+    found = _boundary(body, room, head)
+    cut = max(found, safe_cut(body, min(end, room // 2)))
     if _open_fence(body[:cut]):
-        return cut
+        return _inside_code(body, found or min(cut, safe_cut(body, room // 4)), head)
     last_word = body.rfind("\n") + 1 + beginning_of_address(body[body.rfind("\n") + 1 :])
     cut = min(cut, last_word)
     return _outside_of_spans(body, cut, max(head + 1, cut // 4))[0]
@@ -130,6 +132,21 @@ def _boundary(body: str, room: int, head: int) -> int:
         if ends:
             return ends[-1]
     return 0
+
+
+def _inside_code(body: str, cut: int, head: int) -> int:
+    """Move a cut so that both parts have a line of code, since Discord and Slack take a fence without one for text.
+
+    A cut between lines moves before the last of them, because the next one may close the fence.
+    """
+    end = len(body[:cut].rstrip("\n"))
+    if not _open_fence(body[:cut]):
+        return cut
+    if end < cut:
+        earlier = _boundary(body, end - 1, head) or safe_cut(body, end - 1)
+        cut = earlier if earlier > head else cut
+    line = body.rfind("\n", 0, len(body[:cut].rstrip(" \t>\n"))) + 1
+    return line if line > head and not _open_fence(body[:line]) else cut
 
 
 def safe_cut(body: str, at: int) -> int:

@@ -268,6 +268,8 @@ def _code(block: _Block, lines: Sequence[str], dialect: Dialect) -> list[str]:
         quoted = block.quoted[number - block.start]
         code = _TICKS.sub(lambda run: _NARROW.join(run.group()), lines[number][quoted:])
         shown.append(lines[number][:quoted] + (_entities(code) if dialect is Dialect.SLACK else code))
+    if closed and not any(lines[number][block.quoted[number - block.start] :].strip() for number in inside):
+        shown.append(f"{_closing_prefix(block, lines)}{_NARROW}")  # clients take a fence without code for text
     if closed or block.end < len(lines) - 1 or (block.end == len(lines) - 1 and lines[-1].strip()):
         shown.append(f"{_closing_prefix(block, lines) if closed else _repeated(prefix)}```")
     # Discord shows the indentation of a list in the code. Slack takes an indented fence for text outside of a list.

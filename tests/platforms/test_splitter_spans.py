@@ -103,6 +103,16 @@ def test_a_fence_reopens_with_its_prefix(prefix: str) -> None:
     assert parts[-1].endswith(f"{prefix}```\nThe end.")
 
 
+@pytest.mark.parametrize("prefix", ["", "> ", "  "])
+@pytest.mark.parametrize("line", ["x", "line of code", "y" * 45])
+def test_no_fence_is_reopened_for_its_closing_line_alone(prefix: str, line: str) -> None:
+    for count in range(1, 60):
+        code = f"{prefix}{line}\n" * count
+        text = f"{'Look. ' * (count % 7)}\n\n{prefix}```sh\n{code}{prefix}```\nText.\n\n```\nmore\n```"
+        for part in split(text, 120):
+            assert not re.search(rf"^{prefix}```sh\n{prefix}```", part.text, re.MULTILINE)
+
+
 def test_code_in_a_deep_list_is_reopened_where_it_is_no_text() -> None:
     code = "\n".join(f"       line {number} of the code" for number in range(30))
     first, *parts = [part.text for part in split(f"1. Do:\n\n       ```sh\n{code}\n       ```\nThe end.", 120)]

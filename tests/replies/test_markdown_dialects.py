@@ -92,6 +92,12 @@ def test_a_fence_has_three_backticks_and_an_end(text: str, shown: str, dialect: 
     assert render(text, dialect, LINKS) == shown
 
 
+@BOTH
+def test_an_empty_fence_does_not_open_what_follows(dialect: Dialect) -> None:
+    assert render("```py\n```\nafter", dialect, LINKS) == "```py\n\u200b\n```\nafter"
+    assert render("> ```\n>\n> ```\nafter", dialect, LINKS) == "> ```\n>\n> \u200b\n> ```\nafter"
+
+
 def test_code_of_a_list_has_no_indentation_where_it_would_be_shown() -> None:
     text = "1. Do:\n\n   ```sh\n   if x\n     y\n   ```\n2. End"
     assert render(text, Dialect.DISCORD, LINKS) == "1. Do:\n\n```sh\nif x\n  y\n```\n2. End"

@@ -24,11 +24,13 @@ async def find_message(client: discord.Client, channel: discord.PartialMessageab
 
 
 async def first_part(client: discord.Client, channel: discord.PartialMessageable, reply: Reply) -> str | None:
-    """The id of the first message of a reply's answer."""
-    async for message in _own_messages(client, channel, int(reply.question_id)):
-        if any(button.request_id == reply.request_id for button in buttons_of(message)):
-            return str(message.id)
-    return None
+    """The id of the first message of a reply's answer: the oldest one with its buttons; later ones have Stop."""
+    found = [
+        message.id
+        async for message in _own_messages(client, channel, int(reply.question_id))
+        if any(button.request_id == reply.request_id for button in buttons_of(message))
+    ]
+    return str(min(found)) if found else None
 
 
 async def part_after(client: discord.Client, channel: discord.PartialMessageable, first: str, part: int) -> str | None:

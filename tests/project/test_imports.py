@@ -49,7 +49,7 @@ ENGINE_PROCESS = {
     "bot.engine.memory.memory_estimate",
     "bot.engine.server.batched_generator",
     "bot.engine.server.engine_server",
-    "bot.engine.server.generation",
+    "bot.engine.server.answer",
     "bot.engine.server.model_cache",
     "bot.engine.server.sequential_generator",
     "bot.engine.text.decoding",

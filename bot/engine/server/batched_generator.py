@@ -30,7 +30,7 @@ from bot.engine.batching.prefill_budget import PrefillBudget
 from bot.engine.client.protocol import Failed
 from bot.engine.cpu.cpu_batch import CpuBatch
 from bot.engine.gpu.paged_batch import PagedBatch
-from bot.engine.server.generation import Answer, Emit, Post
+from bot.engine.server.answer import Answer, Emit, Post
 from bot.models.device_errors import Failure, Unrecoverable, release_memory
 from bot.types.messages import FinishReason
 

@@ -23,9 +23,9 @@ from bot.engine.gpu.paged_batch import PagedBatch
 from bot.engine.memory.available_memory import AvailableMemory
 from bot.engine.memory.leak_detector import LeakDetector, MemoryUsage
 from bot.engine.memory.memory_estimate import bytes_per_token, cache_blocks
+from bot.engine.server.answer import Answer, Emit, Generator, Meter, Post
 from bot.engine.server.batched_generator import Batching, kind_for
 from bot.engine.server.compute_threads import DutyCycle, run_on_new_thread
-from bot.engine.server.generation import Answer, Emit, Generator, Meter, Post
 from bot.engine.server.model_cache import ModelCache
 from bot.engine.server.sequential_generator import Sequential
 from bot.engine.text.decoding import TextDecoder

@@ -16,7 +16,7 @@ from torch import nn
 
 from bot.engine.memory.leak_detector import MemoryUsage
 from bot.engine.memory.memory_estimate import expected, wanted_kv_mb
-from bot.engine.server.generation import Generator
+from bot.engine.server.answer import Generator
 from bot.models import model_directory
 from bot.models.device_errors import classify, release_memory
 from bot.models.loading import Report, TransformersModel, translate_load_errors

@@ -23,8 +23,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from bot.engine.client.protocol import Failed
 from bot.engine.client.request_validation import GREEDY_BELOW
+from bot.engine.server.answer import Answer, Emit, Post
 from bot.engine.server.compute_threads import run_on_new_thread
-from bot.engine.server.generation import Answer, Emit, Post
 from bot.models.device_errors import Failure, Unrecoverable, classify, release_memory
 from bot.types.messages import FinishReason, SamplingParams
 

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from bot.engine.client.protocol import Failed, Text
 from bot.engine.cpu.cpu_batch import CpuBatch
 from bot.engine.gpu.paged_batch import PagedBatch
+from bot.engine.server.answer import Answer, Generator, Meter
 from bot.engine.server.batched_generator import Batching, Kind
-from bot.engine.server.generation import Answer, Generator, Meter
 from bot.engine.server.sequential_generator import Sequential
 from bot.engine.text.decoding import TextDecoder
 from bot.engine.text.prompts import PromptBuilder

@@ -82,6 +82,15 @@ async def test_parts_are_found_after_a_restart_in_a_busy_channel() -> None:
             assert general.messages[-2].id == ids[2]
 
 
+async def test_parts_that_all_have_stop_are_found_after_a_restart() -> None:
+    async with run_discord_adapter() as setup:
+        question = await setup.ana.says(setup.general, "hello", mention=True)
+        parts = [reply_to(question, f"{n}", part=n, reply_id=f"r{n}") for n in range(3)]
+        ids = [await setup.adapter.post(part) for part in parts]
+        async with run_discord_adapter(setup.server) as again:
+            assert [await again.adapter.find_posted(part) for part in parts] == ids
+
+
 async def test_nothing_is_posted_while_no_platform_is_connected() -> None:
     async with run_discord_adapter() as setup:
         question = await setup.ana.says(setup.general, "hello", mention=True)

@@ -82,6 +82,7 @@ class Disk:
     def copy(self, old: Path, new: Path, *, powerless: bool) -> None:
         """Copies the state directory `old` to `new` as the next process finds it after a kill or a loss of power."""
         new.mkdir(parents=True)
+        safe = self._synced.get(old / "inhouse.db", (b"", 0))  # first: a thread may truncate the log after it is copied
         names = ("inhouse.db", "inhouse.db-wal")
         while True:  # a thread may still execute its last statement
             before = [_stamp(old / name) for name in names]
@@ -93,7 +94,6 @@ class Disk:
         log = new / "inhouse.db-wal"
         if powerless and log.exists():
             salt, length = _log(log)
-            safe = self._synced.get(old / "inhouse.db", (b"", 0))
             with log.open("r+b") as file:
                 file.truncate(min(length, safe[1]) if safe[0] == salt else 0)
 

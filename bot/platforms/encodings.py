@@ -65,7 +65,7 @@ _CENTRAL_SHARE = 0.08
 
 _ALPHABETS: Mapping[str, tuple[str, str, str]] = {  # the commonest letters, the first and the last one
     "cp1251": ("оеаинтсрвлкмдпуі", "Ѐ", "ґ"),
-    "koi8_r": ("оеаинтсрвлкмдпу", "Ѐ", "ґ"),
+    "koi8_u": ("оеаинтсрвлкмдпуії", "Ѐ", "ґ"),  # KOI8-R with four more letters
     "cp1253": ("αοιετνσρκπμλυηςάέίό", "Ά", "ώ"),
     "cp1255": ("יוהלאתרםבש", "א", "ת"),
     "cp1256": ("الينمرتوبدسعهة", "ء", "ي"),

@@ -35,6 +35,9 @@ RUSSIAN = """Это текстовый файл на русском языке. 
 Не удалось подключиться к базе данных: проверьте имя и пароль.
 Имя,Город,Возраст
 Привет"""
+UKRAINIAN = """Протокол зустрічі: наступної середи обговоримо її перенесення.
+Не вдалося під'єднатися до бази даних: перевірте ім'я та пароль.
+Привіт, Україно"""
 GREEK = """Αυτό είναι ένα αρχείο κειμένου στα ελληνικά.
 Σήμερα ο καιρός είναι καλός, πάμε μια βόλτα στο πάρκο."""
 CZECH = """Příliš žluťoučký kůň úpěl ďábelské ódy.
@@ -60,7 +63,15 @@ España
 ¡Qué día!"""
 TEXTS = [
     *((SIMPLIFIED, "gbk"), (TRADITIONAL, "big5"), (JAPANESE, "euc-jp"), (JAPANESE, "shift_jis"), (KOREAN, "euc-kr")),
-    *((RUSSIAN, "cp1251"), (RUSSIAN, "koi8-r"), (GREEK, "cp1253"), (CZECH, "cp1250"), (POLISH, "cp1250")),
+    *(
+        (RUSSIAN, "cp1251"),
+        (RUSSIAN, "koi8-r"),
+        (UKRAINIAN, "cp1251"),
+        (UKRAINIAN, "koi8-u"),
+        (GREEK, "cp1253"),
+        (CZECH, "cp1250"),
+        (POLISH, "cp1250"),
+    ),
     *((HUNGARIAN, "cp1250"), (GERMAN, "cp1252"), (FRENCH, "cp1252"), (SPANISH, "cp1252")),
 ]
 LINES = [(line, encoding) for text, encoding in TEXTS for line in (text, *text.splitlines())]

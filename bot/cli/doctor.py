@@ -112,7 +112,9 @@ def _sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
                 Check("Python", blocking(machine_checks.python)),
                 Check("packages", blocking(packages)),
                 Check("memory", blocking(machine_checks.memory)),
-                Check("torch and the GPU", lambda: machine_checks.gpu(probe, settings.device), LONG_S),
+                Check(
+                    "torch and the GPU", lambda: machine_checks.gpu(probe, settings.device, settings.gpu_layers), LONG_S
+                ),
             ],
         ),
         _servers(settings)

@@ -87,15 +87,15 @@ def memory() -> Iterator[Finding]:
         yield ok("memory", found)
 
 
-async def gpu(probe: TorchProbeCache, device: str, root: Path = Path("/")) -> Findings:
+async def gpu(probe: TorchProbeCache, device: str, layers: int | None = None, root: Path = Path("/")) -> Findings:
     """Check torch and the GPU."""
     torch = await probe.torch()
-    for finding in gpu_findings(torch, Card.of(root), device):
+    for finding in gpu_findings(torch, Card.of(root), device, layers):
         yield finding
 
 
-def gpu_findings(torch: Torch, card: Card, device: str) -> Iterator[Finding]:
-    """Compare torch's report with the card, for INHOUSE_DEVICE=`device`."""
+def gpu_findings(torch: Torch, card: Card, device: str, layers: int | None = None) -> Iterator[Finding]:
+    """Compare torch's report with the card, for INHOUSE_DEVICE=`device` and INHOUSE_GPU_LAYERS=`layers`."""
     if torch.hardware is None:
         yield wrong("torch", f"cannot be imported: {torch.trouble}", "Install it again: `make clean`, then `make run`.")
         return
@@ -115,6 +115,8 @@ def gpu_findings(torch: Torch, card: Card, device: str) -> Iterator[Finding]:
             yield ok("GPU", "none; the CPU is used")
     else:
         yield _unusable_gpu(torch, card, State.WRONG if device == "cuda" else State.WARNING)
+    if layers and "cpu" in (device, torch.hardware.device):
+        yield warning("GPU layers", "INHOUSE_GPU_LAYERS has no effect, since the CPU is used", "Leave it empty.")
     if card.device and not card.uvm and device != "cpu":
         fix = (
             "`sudo modprobe nvidia-uvm` loads the module; systemd/modules-load.conf, as /etc/modules-load.d/"

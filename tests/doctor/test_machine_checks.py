@@ -68,6 +68,15 @@ def test_torch_driver_and_gpu_have_to_go_together(
     assert complete(findings)
 
 
+@pytest.mark.parametrize(("torch", "card", "device"), [(PLAIN, NONE, "auto"), (CUDA, THERE, "cpu")])
+def test_layers_on_a_gpu_that_is_not_used_are_a_warning(torch: Torch, card: Card, device: str) -> None:
+    found = about(gpu_findings(torch, card, device, 3), "GPU layers")
+    assert (found.state, found.found) == (State.WARNING, "INHOUSE_GPU_LAYERS has no effect, since the CPU is used")
+    for layers in (None, 0):
+        assert "GPU layers" not in states(gpu_findings(torch, card, device, layers))
+    assert "GPU layers" not in states(gpu_findings(CUDA, THERE, "auto", 3))
+
+
 def test_a_missing_uvm_device_is_told_where_a_gpu_is() -> None:
     bare = replace(THERE, uvm=False)
     found = about(gpu_findings(CUDA, bare, "auto"), "GPU memory")
@@ -116,7 +125,7 @@ async def test_the_real_torch_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp
     assert first.version
     assert first.hardware is not None
     assert first.hardware.device == "cpu"
-    assert states(await gathered(gpu(looked, "auto", tmp_path)))["torch"] is State.OK
+    assert states(await gathered(gpu(looked, "auto", root=tmp_path)))["torch"] is State.OK
 
 
 async def test_a_torch_that_breaks_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

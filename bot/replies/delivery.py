@@ -15,7 +15,7 @@ from dataclasses import replace
 from bot.observability.metrics import Metrics
 from bot.platforms.adapter import Adapter
 from bot.storage import Outbox
-from bot.types.errors import Gone, InhouseError, Rejected, RetryLater, StorageError
+from bot.types.errors import Gone, InhouseError, NotSent, Rejected, RetryLater, StorageError
 from bot.types.messages import Reply
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,8 @@ class Delivery:
         """Wait for the next attempt, or drop a final text that could not be shown for GIVE_UP_S."""
         platform, known = self._adapter.platform, isinstance(error, (InhouseError, TimeoutError))
         self._attempts += 1
-        self._metrics.delivery_failed(platform)
+        if not isinstance(error, NotSent):  # the platform refused nothing
+            self._metrics.delivery_failed(platform)
         if self._failures.failed() or (self._attempts == 1 and not known):
             seconds, reason = self._failures.seconds, str(error) or type(error).__name__
             log.warning(

@@ -1,5 +1,6 @@
 """Tests the end of retries: what fails for a day is logged at growing intervals, counted, and dropped."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest_asyncio
 from bot.replies import delivery
 from bot.replies.delivery import FailureLog
 from bot.storage.inbox import Inbox
-from bot.types.errors import StorageError
-from bot.types.messages import FinishReason
+from bot.types.errors import NotSent, RetryLater, StorageError
+from bot.types.messages import FinishReason, Reply
 from bot.web.recent_errors import RecentErrors
 from tests.support.builders.delivery import DeliverySetup, run_delivery
 from tests.support.builders.service import run_service
@@ -90,6 +91,22 @@ async def test_an_answer_that_is_refused_is_counted(setup: DeliverySetup) -> Non
     await setup.ends("one", "two")
     assert await setup.arrives() == []
     assert setup.metrics.totals.answers_dropped == {"scripted": 1}
+
+
+async def test_what_we_hold_back_ourselves_is_no_failed_attempt(setup: DeliverySetup) -> None:
+    refusals = [RetryLater(0.005), NotSent(0.005), NotSent(0.005)]
+    running = asyncio.create_task(setup.arrives())
+
+    async def compose() -> list[Reply]:
+        if refusals:
+            raise refusals.pop()
+        return [setup.frame("text")]
+
+    setup.delivery.grow(compose)
+    await setup.shows("text")
+    await setup.ends("the end")
+    await running
+    assert setup.metrics.totals.delivery_retries == {"scripted": 1}
 
 
 def test_failures_are_logged_at_growing_intervals_until_they_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,7 @@ bench: $(VENV)/ready-dev model
 	$(BIN)/python -m bench.adapters --platform slack
 	$(BIN)/python -m bench.adapters --burst
 	$(BIN)/python -m bench.full_queue
+	$(BIN)/python -m bench.remote
 
 bench-gpu: $(VENV)/ready-dev
 	$(BIN)/python -m bench.gpu

@@ -38,6 +38,8 @@ request may be what takes the memory, so later ones count like others."""
 RESTART_S = 60.0
 """Minimum seconds between restarts of an idle engine, so that one that always exits is not reloaded in a tight loop."""
 
+RESTARTING = "restarting the model"
+AGAIN = "asking the model's server again"
 UNSTORED = "My storage failed, so I gave this up; the log of Inhouse says why. Please ask again."
 """Shown to users instead of the StorageError, whose message names a local path."""
 
@@ -241,8 +243,9 @@ class Worker:
             return
         if isinstance(error, NoServer):  # the load waits for one
             self.loader.mark_lost(str(error), restarted=False)
-            await self._requeue(request, live, counts=False)
+            await self._requeue(request, live, counts=False, status=AGAIN)
             return
+        status = AGAIN if isinstance(error, ServerLost) else RESTARTING
         if isinstance(error, ServerLost):
             self._ran_alone = len(self._running) <= 1
         elif self.loader.loaded is not None:  # the first request to notice this death
@@ -250,7 +253,7 @@ class Worker:
             self.loader.mark_lost(str(error))
         self._external_deaths[request.request_id] += error.external
         if error.external and self._external_deaths[request.request_id] <= MOST_EXTERNAL:
-            await self._requeue(request, live, counts=False)
+            await self._requeue(request, live, counts=False, status=status)
             return
         deaths = deaths_of(request) + 1
         if deaths >= DEATHS_UNTIL_ALONE and self._ran_alone:
@@ -258,13 +261,15 @@ class Worker:
             sentence = f"The model's {what} {deaths} times while it wrote this answer, so I gave it up."
             await self._end(request, FinishReason.ERROR, sentence)
             return
-        await self._requeue(request, live, counts=True)
+        await self._requeue(request, live, counts=True, status=status)
 
-    async def _requeue(self, request: GenerationRequest, live: LiveReply, *, counts: bool) -> None:
+    async def _requeue(
+        self, request: GenerationRequest, live: LiveReply, *, counts: bool, status: str = RESTARTING
+    ) -> None:
         """Put a request back into the queue. `counts`: it may have caused the engine's death. Raises StorageError."""
         await self._storage.inbox.hand_back(request.request_id, request.wait_left_s, counts=counts)
         await self._put_back(replace(request, attempts=request.attempts + counts), live)
-        live.set_status("restarting the model")
+        live.set_status(status)
 
     async def _use_other_model(self, request: GenerationRequest, live: LiveReply, error: ModelError) -> None:
         """Fall back to a model that loads, for this request and its conversation."""

@@ -3,6 +3,8 @@
 A small reader of our own: it keeps the fields that servers add to OpenAI's, and its errors are sentences.
 """
 
+import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +12,8 @@ from typing import Any
 
 MOST_BYTES = 4_000_000
 """Longest line of a stream; a longer one is an error."""
+END_S = 0.1
+"""Seconds that the end of the response may take after [DONE]."""
 
 Json = Mapping[str, Any]  # Any: values of JSON
 
@@ -38,6 +42,9 @@ async def read_chunks(content: AsyncIterator[bytes]) -> AsyncIterator[Chunk]:
             continue  # comments keep the connection alive; other fields are not used
         data = line[5:].strip()
         if data == b"[DONE]":
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(END_S):  # a connection can be used again once its response has ended
+                    await anext(content, None)
             return
         if data:
             yield _chunk(data)

@@ -72,6 +72,7 @@ class RemoteEngine:
     def __init__(self, urls: Sequence[str], key: str = "", authority: str = "", *, salts: bool = True) -> None:
         self._urls, self._key, self._authority, self._salts = urls, key, authority, salts
         self._session: aiohttp.ClientSession | None = None
+        self._fresh: aiohttp.ClientSession | None = None
         self.servers: tuple[Server, ...] = ()
         """The servers; known after the first load."""
         self._probing: asyncio.Task[None] | None = None
@@ -179,8 +180,9 @@ class RemoteEngine:
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.gather(self._probing, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
+        for session in (self._session, self._fresh):
+            if session is not None:
+                await session.close()
 
     async def open(self) -> None:
         """Create the servers, and ask them at intervals whether they can be used. `load` does it."""
@@ -188,10 +190,13 @@ class RemoteEngine:
             return
         context = ssl.create_default_context(cafile=self._authority) if self._authority else True
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        # Each request has a connection of its own: one kept open may be dead since the server's restart.
-        connector = aiohttp.TCPConnector(limit=0, ssl=context, force_close=True)
-        self._session = aiohttp.ClientSession(headers=headers, connector=connector)
-        self.servers = tuple(Server(url, self._session, self._key) for url in self._urls)
+        self._session, self._fresh = (
+            aiohttp.ClientSession(
+                headers=headers, connector=aiohttp.TCPConnector(limit=0, ssl=context, force_close=fresh)
+            )
+            for fresh in (False, True)
+        )
+        self.servers = tuple(Server(url, self._session, self._fresh, self._key) for url in self._urls)
         self._probing = asyncio.create_task(self._keep_probing(), name="engine servers")
 
     async def _probe(self) -> None:

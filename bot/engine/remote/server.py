@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from time import monotonic
@@ -46,11 +46,12 @@ class ServerFailed(Exception):
     """The server did not answer, or not sensibly.
 
     computed: it may have worked on the request, which then may be the cause. slow: it only did not answer in time.
+    stale: the connection broke before an answer, as one does that was kept open while the server restarted.
     """
 
-    def __init__(self, reason: str, *, computed: bool = True, slow: bool = False) -> None:
+    def __init__(self, reason: str, *, computed: bool = True, slow: bool = False, stale: bool = False) -> None:
         super().__init__(reason)
-        self.computed, self.slow = computed, slow
+        self.computed, self.slow, self.stale = computed, slow, stale
 
 
 class Busy(Exception):
@@ -74,10 +75,13 @@ class KeyRefused(Refusal):
 
 
 class Server:
-    """One server. `url`: the API's base, which ends with /v1 at most of them. key: hidden in the texts of errors."""
+    """One server. `url`: the API's base, which ends with /v1 at most of them. key: hidden in the texts of errors.
 
-    def __init__(self, url: str, session: aiohttp.ClientSession, key: str = "") -> None:
-        self.url, self._session, self._key = url.rstrip("/"), session, key
+    fresh: a session that opens a connection for each request.
+    """
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, fresh: aiohttp.ClientSession, key: str = "") -> None:
+        self.url, self._session, self._fresh, self._key = url.rstrip("/"), session, fresh, key
         self._root = self.url.removesuffix("/v1")
         self.profile: Profile = OTHER
         self.models: dict[str, int] = {}
@@ -126,6 +130,9 @@ class Server:
     def failed(self, error: Exception) -> None:
         """Note that it failed under a request: it is not used until a later probe succeeds."""
         self.failures += 1
+        if self.problem:  # one death fails all its requests, and is one failure
+            log.info("The server %s failed under another request: %s", self, error)
+            return
         log.warning("The server %s failed: %s", self, error)
         self.problem = str(error)
         self._closed_until = monotonic() + min(FIRST_PAUSE_S * 2.0**self._in_a_row, MOST_PAUSE_S)
@@ -197,7 +204,16 @@ class Server:
     async def stream(self, body: Json, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
         """Open a stream; leaving the block closes it, which aborts the generation. Raises the four kinds of errors."""
         self.requests += 1
-        async with self._request("POST", f"{self.url}/chat/completions", json_body=body, headers=headers) as response:
+        url = f"{self.url}/chat/completions"
+        async with AsyncExitStack() as stack:
+            try:
+                opening = self._request("POST", url, json_body=body, headers=headers)
+                response = await stack.enter_async_context(opening)
+            except ServerFailed as error:
+                if not error.stale:
+                    raise
+                opening = self._request("POST", url, json_body=body, headers=headers, session=self._fresh)
+                response = await stack.enter_async_context(opening)
             if "text/event-stream" not in response.content_type:
                 text = (await _body(response)).decode("utf-8", "replace")
                 raise ServerFailed(f"it answered {response.content_type} instead of a stream: {self.clean(text)}")
@@ -276,6 +292,7 @@ class Server:
         json_body: Json | None = None,
         headers: Mapping[str, str] | None = None,
         total_s: float | None = None,
+        session: aiohttp.ClientSession | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Raises ServerFailed, Busy, Refusal, TooLong or KeyRefused for every answer that is not a success.
 
@@ -283,7 +300,7 @@ class Server:
         """
         limits = aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_S)
         try:
-            async with self._session.request(
+            async with (session or self._session).request(
                 method, url, json=json_body, headers=headers, timeout=limits, allow_redirects=False
             ) as response:
                 if response.status != 200:
@@ -298,7 +315,8 @@ class Server:
             unconnected = isinstance(error, aiohttp.ConnectionTimeoutError)
             raise ServerFailed("it did not answer in time", computed=not unconnected, slow=True) from error
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, ValueError) as error:
-            raise ServerFailed(self.clean(_cause(error))) from error
+            stale = isinstance(error, aiohttp.ServerDisconnectedError | OSError)
+            raise ServerFailed(self.clean(_cause(error)), stale=stale) from error
 
     async def _refused(self, response: aiohttp.ClientResponse) -> Exception:
         """The error for an answer whose status is not 200."""

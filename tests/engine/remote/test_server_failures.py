@@ -164,7 +164,8 @@ async def test_a_failed_server_is_probed_later_and_later(monkeypatch: pytest.Mon
     async with FakeOpenAI("vllm", {MODEL: 4096}) as fake, run_engine(fake) as engine:
         (one,) = engine.servers
         for pause in (0.25, 0.5, 1.0):
-            one.failed(ModelError("it broke"))
+            for _ in range(16):  # one death fails all its requests
+                one.failed(ModelError("it broke"))
             now += pause - 0.01
             await one.probe()
             assert one.problem == "it broke"

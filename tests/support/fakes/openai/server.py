@@ -75,7 +75,8 @@ class FakeOpenAI:
 
     models: context windows by id, tokens. key: '' for a server without one. slots: requests that run at once; the
     others wait. metrics: whether /metrics is switched on. reasoning_field: another name for the reasoning in a delta.
-    tls: `Authority("127.0.0.1").server_context()` for https.
+    tls: `Authority("127.0.0.1").server_context()` for https. port: 0 for any. pace_s: seconds before each word. echo:
+    the answer to a question without a script.
     """
 
     def __init__(
@@ -89,6 +90,9 @@ class FakeOpenAI:
         gates: Gates | None = None,
         reasoning_field: str = "",
         tls: ssl.SSLContext | None = None,
+        port: int = 0,
+        pace_s: float = 0.0,
+        echo: str = "You said: {question}",
     ) -> None:
         self.kind = KINDS[kind]()
         self.kind.reasoning = reasoning_field or self.kind.reasoning
@@ -112,7 +116,7 @@ class FakeOpenAI:
         self._open: set[Asked] = set()  # requests that are being handled
         self._ending = False
         self._tls = tls
-        self.port = 0
+        self.port, self._pace_s, self._echo = port, pace_s, echo
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 * 1024 * 1024)
@@ -279,6 +283,8 @@ class FakeOpenAI:
 
         async def passing(point: str) -> None:
             await self.gates.passing(f"{asked.question}/{point}")
+            if self._pace_s:
+                await asyncio.sleep(self._pace_s)
 
         forced = fault is not None and fault.kind is Kind.TOO_LONG
         too_long = self.kind.too_long(max(len(prompt), window) if forced else len(prompt), longest, window)
@@ -329,7 +335,8 @@ class FakeOpenAI:
         begun = text_of(last) if goes_on and last.get("role") == "assistant" and self.kind.continues else ""
         scripts = self._scripts.get(asked.question)
         if scripts is None:
-            script = Script(" and more of it" if begun else f"You said: {asked.question}")
+            text = self._echo.format(question=asked.question, model=asked.body.get("model"))
+            script = Script(" and more of it" if begun else text)
         else:
             script = scripts.pop(0) if len(scripts) > 1 else scripts[0]
         reasoning = script.reasoning if self.kind.thinks(asked.body) else ""

@@ -12,9 +12,12 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, ViewportSize, expect
 
+from bot.types.engine import ServerState
 from tests.support.builders.busy_service import WAITING, finish, run_busy_service
 from tests.support.builders.web_service import Site, open_page
 from tests.support.chromium import chromium, run_chromium
+from tests.support.fakes.gates import Gates
+from tests.support.fakes.scripted_engine import ScriptedEngine
 from tests.support.skips import NO_CHROMIUM
 
 pytestmark = [
@@ -116,6 +119,30 @@ async def test_a_busy_service_is_shown(page: Page, complaints: list[str], tmp_pa
         assert await page.evaluate("document.querySelector('#speed-plot .line').getAttribute('d').length") > 1000
         assert complaints == []
         await finish(setup)
+
+
+class ServedEngine(ScriptedEngine):
+    """An engine on two servers, one of which is down."""
+
+    states = (
+        ServerState("gpu1:8000", "vLLM", "", 2, 7, 1, ("phi-4",)),
+        ServerState("gpu2:8000", "llama.cpp", "no connection (Connection refused)", 0, 3, 3, ()),
+    )
+    lacking: tuple[str, ...] = ()
+    offered: tuple[str, ...] = ()
+
+
+async def test_the_models_servers_are_shown(page: Page, complaints: list[str], tmp_path: Path) -> None:
+    async with open_page(tmp_path / "local") as (_, site):
+        await show(page, site)
+        assert await page.is_hidden("#servers-card")
+    gates = Gates()
+    async with open_page(tmp_path / "served", engine=ServedEngine(gates.passing)) as (_, site):
+        await show(page, site)
+        one, two = await page.locator("#servers li").all_inner_texts()
+        assert one.split("\n") == ["vLLM on gpu1:8000", "2 answers being written, 7 requests, 1 failure", "up"]
+        assert two.split("\n") == ["llama.cpp on gpu2:8000", "no connection (Connection refused)", "down"]
+    assert complaints == []
 
 
 async def test_it_connects_to_the_service_only(page: Page, complaints: list[str], tmp_path: Path) -> None:

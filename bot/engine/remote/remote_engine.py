@@ -56,10 +56,16 @@ CONVERSATION_HEADER = "X-Session-Id"
 
 @dataclass(slots=True)
 class _Running:
-    """A stream in progress. `stop`: it is to end. `timer`: the limit of the wait for the next chunk."""
+    """A stream in progress. `stop`: it is to end. `timer`: the limit of the wait for the next chunk of `server`."""
 
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     timer: asyncio.Timeout | None = None
+    server: Server | None = None
+
+    def wait_no_longer(self) -> None:
+        """End the wait for the next chunk."""
+        if self.timer is not None and not self.timer.expired():
+            self.timer.reschedule(asyncio.get_running_loop().time())
 
 
 class RemoteEngine:
@@ -157,8 +163,7 @@ class RemoteEngine:
         """Close the stream of a generation; an unknown id is ignored."""
         if (running := self._running.get(request_id)) is not None:
             running.stop.set()
-            if running.timer is not None and not running.timer.expired():
-                running.timer.reschedule(asyncio.get_running_loop().time())
+            running.wait_no_longer()
 
     async def stats(self) -> EngineStats:
         """Current statistics; memory is the servers' own. Raises NoServer if no server can be used."""
@@ -207,6 +212,9 @@ class RemoteEngine:
             await asyncio.sleep(PROBE_EVERY_S)
             await self._probe()
             await asyncio.gather(*(server.refresh_load() for server in self.servers))
+            for running in self._running.values():
+                if running.server is not None and running.server.hangs:
+                    running.wait_no_longer()
 
     def _usable(self) -> list[Server]:
         model = self._source.path if self._source is not None else ""
@@ -310,6 +318,7 @@ class RemoteEngine:
         began, first, finish, usage, count = time.monotonic(), 0.0, "", dict[str, object](), 0
         prefix = _Prefix(request.prompt.prefix if server.profile.continuation is Continuation.LAST_MESSAGE else "")
         server.running += 1
+        running.server = server
         chunks = self._chunks(server, self._body(server, request, source, chat), request)
         try:
             while True:
@@ -416,7 +425,8 @@ async def _next(chunks: AsyncGenerator[Chunk, None], running: _Running, seconds:
     except TimeoutError as error:
         if running.stop.is_set():
             return None
-        raise ServerFailed(f"it sent nothing for {seconds:.0f} s") from error
+        hangs = running.server is not None and running.server.hangs
+        raise ServerFailed("it hangs" if hangs else f"it sent nothing for {seconds:.0f} s") from error
     finally:
         running.timer = None
 

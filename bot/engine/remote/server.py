@@ -119,6 +119,11 @@ class Server:
             self.name, self.profile.title, self.problem, self.running, self.requests, self.failures, tuple(self.models)
         )
 
+    @property
+    def hangs(self) -> bool:
+        """Whether it neither answers probes nor sends parts of answers."""
+        return bool(self.problem) and monotonic() - self._heard >= HEARD_S
+
     def heard(self) -> None:
         """Note that it sent a part of an answer."""
         self._heard = monotonic()

@@ -158,6 +158,19 @@ async def test_a_busy_server_that_is_slow_to_list_its_models_stays_in_use(monkey
         assert engine.servers[0].problem == "it did not answer in time"
 
 
+async def test_a_request_leaves_a_server_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_engine, "PROBE_EVERY_S", 0.05)
+    async with two_servers() as (one, two), run_engine(one, two) as engine:
+        own = await first_choice(engine, one, two)
+        own.faults.hang(word=0)
+        asking = asyncio.create_task(answer(engine, request("hello", conversation="c")))
+        await own.until(lambda: "hello" in own.questions())
+        own.faults.hang(path="/v1/models", word=None, times=9)
+        monkeypatch.setattr(server, "PROBE_S", 0.05)
+        monkeypatch.setattr(server, "HEARD_S", 0.0)
+        assert (await asking)[0] == "You said: hello"
+
+
 async def test_a_failed_server_is_probed_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(server, "monotonic", lambda: now)

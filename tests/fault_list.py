@@ -15,7 +15,14 @@ HERE = Path(__file__).parent
 Tests = Mapping[int, Sequence[str]]
 """Fault number to its tests, as 'folder/test_file.py::test_name'."""
 
-SECTIONS = {1: "Delivery", 16: "Posting", 26: "Engine", 35: "State and attack", 45: "What may freeze it"}
+SECTIONS = {
+    1: "Delivery",
+    16: "Posting",
+    26: "Engine",
+    35: "State and attack",
+    45: "What may freeze it",
+    57: "Model servers",
+}
 """First fault number of each section."""
 
 FAULTS = {
@@ -75,6 +82,10 @@ FAULTS = {
     54: "A chat template without end, or one that makes gigabytes: refused in seconds, by name; the others are served",
     55: "A stage of a load stands still: given up after 60 s, by name; one that is only slow is left alone",
     56: "A megabyte of files in one question: refused by its length; running answers go on while a prompt is built",
+    57: "A model's server is killed in the middle of an answer: written again on another one, in the same message",
+    58: "Every server of the model is down: questions wait and say so, and go on when one is back",
+    59: "A model's server hangs, or is busy or loading: others answer, none is given up",
+    60: "A model's server breaks off an answer, or sends malformed or endless lines: never taken as whole",
 }
 
 

@@ -74,6 +74,7 @@ async def test_settings_names_what_the_server_does_not_take(tmp_path: Path) -> N
         assert "repetition_penalty: the model's server does not take it" in await setup.team.told("settings")
 
 
+@pytest.mark.fault(57)
 async def test_a_server_that_dies_in_the_middle_is_replaced_in_the_same_message(tmp_path: Path) -> None:
     one, two = FakeOpenAI("vllm", {MODEL: 4096}), FakeOpenAI("vllm", {MODEL: 4096})
     async with one, two, served_by(tmp_path, one, two) as setup:
@@ -91,6 +92,7 @@ async def test_a_server_that_dies_in_the_middle_is_replaced_in_the_same_message(
         assert "restarted" not in await setup.team.told("status")
 
 
+@pytest.mark.fault(58)
 async def test_while_all_servers_are_down_questions_wait_and_say_so(tmp_path: Path) -> None:
     async with FakeOpenAI("vllm", {MODEL: 4096}) as server:
         await server.down()

@@ -228,6 +228,7 @@ FAULTS: dict[str, Callable[[FakeOpenAI], object]] = {
 }
 
 
+@pytest.mark.fault(60)
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_another_server_takes_over_before_the_first_token(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bot.engine.remote.chat_stream.MOST_BYTES", 100_000)
@@ -252,6 +253,7 @@ async def first_choice(engine: RemoteEngine, *servers: FakeOpenAI) -> FakeOpenAI
     return chosen[-1]
 
 
+@pytest.mark.fault(60)
 @pytest.mark.parametrize("fault", ["reset", "close", "bad_json", "stream_error"])
 async def test_a_server_that_fails_in_the_middle_is_reported_as_lost(fault: str) -> None:
     async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:

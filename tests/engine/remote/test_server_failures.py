@@ -39,6 +39,7 @@ async def test_a_busy_server_is_asked_again_whatever_its_retry_after_is(header: 
         assert len(fake.asked) == 2
 
 
+@pytest.mark.fault(59)
 async def test_another_server_is_asked_at_once_while_one_is_busy() -> None:
     async with two_servers() as (one, two), run_engine(one, two) as engine:
         own = await first_choice(engine, one, two)
@@ -55,6 +56,7 @@ async def test_a_request_that_waits_for_a_busy_server_can_be_stopped() -> None:
         assert (await asking)[1].finish_reason is FinishReason.ABORT
 
 
+@pytest.mark.fault(59)
 @pytest.mark.parametrize("kind", ["vllm", "llama.cpp"])
 async def test_a_server_that_loads_its_model_is_waited_for(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_engine, "PROBE_EVERY_S", 0.05)
@@ -107,6 +109,7 @@ async def test_a_refused_key_is_an_error_only_if_no_other_server_may_come_back(
         await engine.close()
 
 
+@pytest.mark.fault(60)
 @pytest.mark.parametrize("reason", ["abort", "error"])
 async def test_an_answer_that_the_server_broke_off_is_not_taken_as_whole(reason: str) -> None:
     async with FakeOpenAI("sglang", {MODEL: 4096}) as fake, run_engine(fake) as engine:
@@ -158,6 +161,7 @@ async def test_a_busy_server_that_is_slow_to_list_its_models_stays_in_use(monkey
         assert engine.servers[0].problem == "it did not answer in time"
 
 
+@pytest.mark.fault(59)
 async def test_a_request_leaves_a_server_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_engine, "PROBE_EVERY_S", 0.05)
     async with two_servers() as (one, two), run_engine(one, two) as engine:

@@ -98,13 +98,6 @@ async def measure(root: Path, messages: int) -> bool:
         watching.cancel()
     started = [request.request_id for _, request in engine.asked[before:]]
     expected = {request_id: place.number for request_id, place in places}
-    got = [(number, expected[r], questions[r]) for number, r in enumerate(started, 1)]
-    print(
-        "DEBUG",
-        len(started),
-        [g for g in got if abs(g[0] - g[1]) > 3][:30],
-        [g for g in got if abs(g[0] - g[1]) > 100][:10],
-    )
     moved = max(abs(expected[request_id] - number) for number, request_id in enumerate(started, 1))
     return report(shown, wrong, moved, messages, took)
 

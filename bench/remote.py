@@ -69,13 +69,16 @@ async def compare(pace_s: float, rounds: int) -> None:
     async with ServerProcess(**arguments) as server, aiohttp.ClientSession() as session:
         engine = RemoteEngine([server.url])
         await engine.load(ModelSource(MODEL, MODEL), lambda _: None)
-        ours, theirs = [], []
+        ours, theirs = list[tuple[float, float]](), list[tuple[float, float]]()
+        clients = [
+            (theirs, lambda _: ask_directly(session, server.url)),
+            (ours, lambda name: ask_engine(engine, name)),
+        ]
         for number in range(rounds + 1):
-            direct = await at_once(lambda _: ask_directly(session, server.url), str(number))
-            through = await at_once(lambda name: ask_engine(engine, name), str(number))
-            if number:  # the first round warms up
-                theirs.append(direct)
-                ours.append(through)
+            for figures, ask in clients:
+                figures.append(await at_once(ask, str(number)))
+            clients.reverse()
+        del ours[0], theirs[0]  # the first round warms up
         await engine.close()
     speed, first = (median(values) for values in zip(*ours, strict=True))
     direct_speed, direct_first = (median(values) for values in zip(*theirs, strict=True))

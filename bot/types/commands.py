@@ -142,7 +142,7 @@ def parse_message(text: str, prefix: str = "!") -> tuple[str, dict[str, str]] | 
     `!ask` and `!system` take any text. Where another argument is expected, one word is taken for it, valid or not.
     """
     found = parse_text(text, prefix)
-    if found is None:
+    if found is None or text[len(prefix) :][:1].isspace():
         return None
     name, args = found
     command = find_command(name)

@@ -56,6 +56,7 @@ def test_what_is_no_command_is_left_alone(typed: str) -> None:
     ("text", "found"),
     [
         ("!reset", ("reset", {})),
+        ("! reset", None),
         ("!reset my password please", None),
         ("!forget MINE", ("forget", {"what": "MINE"})),
         ("!forget what I said", None),

@@ -40,6 +40,8 @@ MOST_BUSY_S = 30.0
 ESCAPE = 4
 """A conversation leaves its server when that one has so many more requests than the least loaded one."""
 NOTHING_USABLE = "No server of the model can be used now; the log of Inhouse says why."
+PARTLY_S = 20.0
+"""Longest wait for a model whose servers are down while others, with other models, can be used."""
 WAITING = "waiting for the model's server"
 """Shown to people while no server can be used; the reason is for operators."""
 UNKNOWN_WINDOW = 4096
@@ -84,6 +86,7 @@ class RemoteEngine:
         self._probing: asyncio.Task[None] | None = None
         self._source: ModelSource | None = None
         self._running: dict[str, _Running] = {}
+        self._loaded_once = False
         self._ratio = 1.0  # measured tokens by estimated tokens
         self._tokens: deque[float] = deque(maxlen=100_000)  # times of received tokens, monotonic clock
 
@@ -111,7 +114,8 @@ class RemoteEngine:
     async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
         """Wait until a server that offers the model can be reached. `source.path`: its id there.
 
-        Raises ModelError if a server refuses the key, or if all can be reached and none offers the model.
+        Raises ModelError if all servers refuse the key, or can be reached and do not offer the model. After the first
+        load, PARTLY_S bounds the wait if a server with other models can be used.
         """
         began = time.monotonic()
         await self.open()
@@ -121,8 +125,12 @@ class RemoteEngine:
             if self._usable():
                 break
             self._raise_if_hopeless(source.path)
+            others = any(not server.problem for server in self.servers)
+            if self._loaded_once and others and time.monotonic() - began > PARTLY_S:  # else all other models wait, too
+                raise ModelError(f"No server that can be reached now offers {source.path}.")
             progress(LoadProgress(self._problems(), 0.0, WAITING))
             await asyncio.sleep(PROBE_EVERY_S / 5)
+        self._loaded_once = True
         usable = self._usable()
         window = self._window(source)
         lacking = self.lacking

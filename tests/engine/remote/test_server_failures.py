@@ -109,6 +109,25 @@ async def test_a_refused_key_is_an_error_only_if_no_other_server_may_come_back(
         await engine.close()
 
 
+async def test_a_model_whose_servers_are_down_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_engine, "PROBE_EVERY_S", 0.05)
+    monkeypatch.setattr(remote_engine, "PARTLY_S", 0.1)
+    one, two = FakeOpenAI("vllm", {MODEL: 4096}), FakeOpenAI("vllm", {"other": 4096})
+    async with one, two:
+        await one.down()
+        engine = RemoteEngine([one.url, two.url])
+        first = asyncio.create_task(load(engine))
+        await two.until(lambda: len(two.calls) > 9)
+        assert not first.done(), "at the start it waits"
+        await one.up()
+        await first
+        await one.down()
+        await asyncio.gather(*(each.probe() for each in engine.servers))
+        with pytest.raises(ModelError, match="No server that can be reached now offers org/Model-7B"):
+            await load(engine)
+        await engine.close()
+
+
 @pytest.mark.fault(60)
 @pytest.mark.parametrize("reason", ["abort", "error"])
 async def test_an_answer_that_the_server_broke_off_is_not_taken_as_whole(reason: str) -> None:

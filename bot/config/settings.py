@@ -168,7 +168,7 @@ class Settings(BaseSettings):
     engine_urls: Annotated[tuple[str, ...], BeforeValidator(_urls)] = Field(
         (), description="URLs such as http://gpu1:8000/v1, separated by commas, without user names and queries"
     )
-    engine_key: Token = Field(None, validation_alias=TOKENS["engine_key"], description="the whole key, without spaces")
+    engine_key: Token = Field(None, description="the whole key, without spaces")
     engine_ca: Annotated[Path, AfterValidator(_file)] | None = Field(None, description="a PEM file that exists")
     engine_salts: bool = Field(True, description="yes or no")
 

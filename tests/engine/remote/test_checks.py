@@ -77,6 +77,7 @@ async def test_a_server_that_lists_its_model_but_is_not_healthy_is_wrong() -> No
         ({"engine_urls": "gpu1:8000"}, "INHOUSE_ENGINE_URLS"),
         ({"engine_urls": "http://user:secret@gpu1/v1"}, "INHOUSE_ENGINE_URLS"),
         ({"engine": "vlm"}, "auto or openai"),
+        ({"engine_key": "two words"}, "INHOUSE_ENGINE_KEY .* is not a token"),
     ],
 )
 def test_mistakes_in_the_settings_are_named(given: dict[str, str], mistake: str) -> None:

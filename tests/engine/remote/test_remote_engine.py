@@ -1,6 +1,7 @@
 """Tests the engine on servers: what it sends, what it makes of streams and errors, and how it chooses a server."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -263,6 +264,7 @@ async def test_a_server_that_fails_in_the_middle_is_reported_as_lost(fault: str)
 
 
 async def test_a_hang_is_an_error(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "inhouse")
     monkeypatch.setattr(remote_engine, "BETWEEN_TOKENS_S", 0.1)
     async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
         server.faults.hang(word=2)
@@ -312,6 +314,7 @@ async def test_a_refused_key_and_a_model_that_is_not_there_are_sentences() -> No
 
 
 async def test_a_redirect_is_not_followed(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "inhouse")
     async with two_servers() as (server, elsewhere), run_engine(server, key="secret") as engine:
         server.faults.redirect(f"{elsewhere.url}/chat/completions")
         with pytest.raises(NoServer):

@@ -1,6 +1,7 @@
 """Tests what the engine does when its servers fail: busy, loading, restarted, broken off, refusing."""
 
 import asyncio
+import logging
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -138,6 +139,7 @@ async def test_an_answer_that_the_server_broke_off_is_not_taken_as_whole(reason:
 
 
 async def test_neither_the_key_nor_what_a_server_says_is_shown_to_people(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "inhouse")  # other tests of this process may have set another one
     said = "The key sk-secret of http://10.0.0.7:8000 is bad"
     async with FakeOpenAI("vllm", {MODEL: 4096}, key="sk-secret") as fake, run_engine(fake, key="sk-secret") as engine:
         fake.faults.status(400, said)

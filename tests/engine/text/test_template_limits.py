@@ -253,7 +253,7 @@ def test_a_child_that_is_stopped_is_killed(renderer: TemplateRenderer) -> None:
 ORPHANED = """
 import threading
 from bot.engine.text.template_renderer import TemplateRenderer
-renderer = TemplateRenderer(2.0)
+renderer = TemplateRenderer(60.0)
 renderer.render("ready", [], {})
 print(renderer.pid, flush=True)
 try:

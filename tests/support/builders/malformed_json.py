@@ -36,7 +36,7 @@ def broken(draw: st.DrawFn, payload: dict[str, Any]) -> dict[str, Any]:  # Any: 
         for key in way:
             where = where[key]
         if draw(st.booleans()):
-            where[last] = draw(JUNK)
+            where[last] = deepcopy(draw(JUNK))  # later rounds change what is inside
         else:
             del where[last]
     return made

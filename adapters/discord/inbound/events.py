@@ -108,7 +108,7 @@ class EventTranslator:
         if is_private(channel):
             return True
         me = self._client.user
-        answered = message.reference.resolved if message.reference else None
+        answered = resolved_target(message)
         replies = me is not None and isinstance(answered, discord.Message) and answered.author.id == me.id
         return replies or self._mentions_bot(message)
 
@@ -158,6 +158,13 @@ class EventTranslator:
             return False
         listed = any((PLATFORM, str(each)) in self._settings.allow_bots for each in ids)
         return listed and self._mentions_bot(message)
+
+
+def resolved_target(message: discord.Message) -> discord.Message | discord.DeletedReferencedMessage | None:
+    """The message that `message` replies to, if Discord sent it along and whole."""
+    target = message.reference.resolved if message.reference else None
+    whole = not isinstance(target, discord.Message) or hasattr(target, "author")  # the library takes one without
+    return target if whole else None
 
 
 def _bot_ids(message: discord.Message) -> set[int]:

@@ -14,7 +14,7 @@ import discord
 
 from adapters.discord.channels import MessageChannel, resolve_channel
 from adapters.discord.error_mapping import mapped_errors
-from adapters.discord.inbound.events import EventTranslator, files_of, replied_to
+from adapters.discord.inbound.events import EventTranslator, files_of, replied_to, resolved_target
 from bot.config.settings import Settings
 from bot.platforms.adapter import Core
 from bot.platforms.textfiles import MAX_FILES, Files, gathered, read_as_text, refusal
@@ -165,7 +165,7 @@ class ContextFetcher:
 
     async def _target(self, message: discord.Message, channel: MessageChannel) -> discord.Message | None:
         """The message that this one replies to; None if it was deleted."""
-        target = message.reference.resolved if message.reference else None
+        target = resolved_target(message)
         if target is None:
             target = await channel.fetch_message(int(replied_to(message)))
         if isinstance(target, discord.DeletedReferencedMessage):

@@ -70,12 +70,11 @@ class ChildProcess:
         arrived: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
         arrived = asyncio.get_running_loop().create_future()
 
-        strangers: set[asyncio.StreamWriter] = set()  # connections without a hello so far
+        connections: set[asyncio.StreamWriter] = set()
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            strangers.add(writer)
+            connections.add(writer)
             if not arrived.done() and await read_hello(reader, secret) and not arrived.done():
-                strangers.discard(writer)
                 arrived.set_result((reader, writer))
             else:
                 writer.close()
@@ -94,6 +93,8 @@ class ChildProcess:
         ended.add_done_callback(lambda _: None if arrived.done() else arrived.set_exception(EngineDied(NOT_READY)))
         try:
             reader, writer = await asyncio.wait_for(arrived, HELLO_SECONDS)
+            connections.discard(writer)
+            child = cls(process, reader, writer, logging_task)
         except BaseException as error:
             await _end(process, 0.0)
             await asyncio.wait([logging_task], timeout=OUTPUT_SECONDS)
@@ -103,9 +104,9 @@ class ChildProcess:
         finally:
             ended.cancel()
             server.close()
-            for writer in strangers:
-                writer.close()
-        return cls(process, reader, writer, logging_task)
+            for other in connections:  # without a hello, or of a child that is given up
+                other.close()
+        return child
 
     async def send(self, message: Message) -> None:
         """Send a message. Raises EngineDied if the connection is gone, ProtocolError if the message is too long."""

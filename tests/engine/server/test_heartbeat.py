@@ -1,6 +1,7 @@
 """Tests that an engine that hangs is replaced and a slow one is not (fault 29, and fault 55 for loads)."""
 
 import asyncio
+import mmap
 import os
 import signal
 import sys
@@ -138,8 +139,12 @@ async def test_each_activity_holds_back_the_beat_for_itself() -> None:
 
 @pytest.mark.fault(55)
 async def test_what_a_load_reads_and_fills_is_movement() -> None:
-    def fill() -> list[bytearray]:
-        return [bytearray(4 << 20) for _ in range(4)]
+    def fill() -> mmap.mmap:
+        memory = mmap.mmap(-1, 16 << 20)  # bytearrays may lie in memory that the process has already
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+        for page in range(0, len(memory), mmap.PAGESIZE):
+            memory[page] = 1
+        return memory
 
     before = io_activity()
     assert io_activity() == before

@@ -98,9 +98,13 @@ class ScriptedPlatform:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # the handler of a connection that was accepted last begins
+        while self._tasks:
+            tasks = [*self._tasks]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._tasks.difference_update(tasks)
         await self._server.wait_closed()
 
     async def send(self, event: Event) -> int:

@@ -209,7 +209,7 @@ async def test_nothing_is_stored_of_a_message_that_only_told_something(team: Tea
     assert await team.forgets("a notice of the bot", who="ana") == Refused("Nothing of that message is stored.")
 
 
-async def test_whoever_asks_about_anothers_message_cannot_have_it_forgotten(setup: ServiceSetup, team: Team) -> None:
+async def test_asking_about_anothers_message_gives_no_right_to_forget_it(setup: ServiceSetup, team: Team) -> None:
     await team.asks("ana", "anas words", asker="ben")
     assert await team.told("forget", who="ben") == "Deleted 0 stored messages of this conversation."
     assert await team.forgets(team.asked["anas words"], author="ana", who="ben") == Refused(NOT_ITS_AUTHOR)
@@ -225,7 +225,7 @@ async def test_reset_in_a_channel_is_for_channel_managers(setup: ServiceSetup, t
     assert "no longer reads 6 earlier messages" in await team.told("reset", who="boss")
 
 
-async def test_reset_in_a_thread_is_also_for_whoever_began_it(team: Team) -> None:
+async def test_reset_in_a_thread_is_also_for_its_first_author(team: Team) -> None:
     thread = team.elsewhere(thread="thread")
     await two_questions(thread)
     refusal = "Only channel managers and the person who began this thread can start a new conversation here."

@@ -184,7 +184,7 @@ class RemoteEngine:
         return EngineStats(name, len(self._running), len(self._tokens) / SPEED_S, 0, 0, 0, 0, 0)
 
     async def wait_until_unhealthy(self) -> str:
-        """Never returns: servers are restarted by whoever runs them."""
+        """Never returns: the operators of the servers restart them."""
         await asyncio.Event().wait()
         return ""
 

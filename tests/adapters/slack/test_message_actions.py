@@ -108,7 +108,7 @@ async def test_a_press_that_cannot_be_stored_is_not_acknowledged() -> None:
         assert not lost.acked
 
 
-@pytest.mark.parametrize("action_id", ["ih:dance:x:y", "ih:stop:x", "somebody else's", "inhouse_model"])
+@pytest.mark.parametrize("action_id", ["ih:dance:x:y", "ih:stop:x", "another app's", "inhouse_model"])
 async def test_what_is_no_button_of_ours_is_acknowledged_and_that_is_all(action_id: str) -> None:
     async with run_slack_adapter(core=saying(Notice("done"))) as setup:
         button = {"type": "button", "action_id": action_id, "text": {"type": "plain_text", "text": "?"}}

@@ -142,7 +142,7 @@ def live(parameters: ChildParameters) -> None:
     os.dup2(log, 2)
     settings = make_settings(Path(parameters.root), **parameters.settings)
     setup_logs("info", "text", ())
-    print(f"--- {os.getpid()} lives until {parameters.point or 'somebody kills it'}", file=sys.stderr, flush=True)
+    print(f"--- {os.getpid()} lives until {parameters.point or 'it is killed'}", file=sys.stderr, flush=True)
     with ExitStack() as patched:
         patched.enter_context(patch("bot.models.installed_models.probe", return_value=MACHINE))
         patched.enter_context(patch("bot.conversations.backfill.SAVE_S", SAVE_S))

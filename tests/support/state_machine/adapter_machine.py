@@ -116,7 +116,7 @@ class AdapterMachine(RuleBasedStateMachine):
         for text in shown:
             assert sum(word in text.split() for word, _ in self._asked) <= 1, f"two questions in one answer: {text}"
         assert len(shown) <= len(self._asked), f"more answers than questions: {shown}"
-        assert not self._service.pinged(), f"somebody was pinged: {self._service.pinged()}"
+        assert not self._service.pinged(), f"users were pinged: {self._service.pinged()}"
 
     async def _asks(self, word: str) -> None:
         question = await self._service.says(f"{PINGS} {word}")

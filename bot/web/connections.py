@@ -21,7 +21,8 @@ LIMIT = 64
 GRACE_S = 1.0
 RESERVE = 64
 """Descriptors reserved for the rest of the process; at most a quarter of the soft limit."""
-BACKLOG = 128
+BACKLOG = 1024
+"""Connections that wait to be accepted. A full queue drops packets, and clients then back off for seconds."""
 RETRY_S = 1.0
 """Pause after a failed accept(), seconds."""
 QUIET_S = 60.0

@@ -97,15 +97,19 @@ async def test_a_kill_while_what_is_owed_is_taken_up_counts_once(tmp_path: Path)
 
 
 async def killed(setup: CrashSetup, platform: str, seam: str, kills: int) -> list[str]:
-    """Kills the service `kills` times at this seam during a long answer, while another user asks; its final
-    messages."""
-    other = "slack" if platform == "discord" else "discord"
-    for _ in range(kills):
+    """Kills the service `kills` times at this seam during a long answer; then another user asks as often, and it
+    starts once more. The final messages of the first.
+
+    The others ask last, since an answer of theirs could reach the seam before the first one is shown.
+    """
+    await setup.start(Point(seam))
+    await setup.ask(platform, words=LONG)
+    await setup.died()
+    for _ in range(kills - 1):
         await setup.start(Point(seam))
-        if not setup.asked:
-            await setup.ask(platform, words=LONG)
         await setup.died()
-        await setup.ask(other)
+    for _ in range(kills):
+        await setup.ask("slack" if platform == "discord" else "discord")
     await setup.start()
     await setup.settled()
     return [said.text for said in setup.drivers[platform].said() if said.question == setup.asked[0].message_id]

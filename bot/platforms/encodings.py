@@ -7,6 +7,7 @@ letters are in the languages that use them, which takes a few words; charset-nor
 
 import codecs
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
@@ -43,7 +44,10 @@ _KOREAN = (
     "내할없되었무관스마드치공연방신생문행음미유체중회명물등터우학교비파름번호설결답질류글국말데된함"
 )
 _KANA = "".join(map(chr, range(0x3041, 0x30FF)))
-_PUNCTUATION = "“”„‘’‚–—…€°§«»· µ±²³¼½¾×÷£¥©®™ºª•"
+_COMMON_CJK = frozenset(_SIMPLIFIED + _TRADITIONAL + _JAPANESE + _KOREAN + _KANA)
+FIRST_CJK = 0x2000
+"""Below are the alphabets, each in one or two blocks of 256 characters."""
+_PUNCTUATION = "“”„‘’‚–—…€°§¶¬«»· µ±²³¼½¾×÷£¥©®™ºª•"
 _CJK_PUNCTUATION = "".join(map(chr, [*range(0x3000, 0x3003), *range(0x300C, 0x3010), *range(0xFF01, 0xFF5F)]))
 
 _WESTERN = (
@@ -88,6 +92,17 @@ def detect(data: bytes) -> str | None:
     if best == "cp1252" and scores.get("cp1250") == scores[best] and _is_central(sample):
         return "cp1250"
     return best
+
+
+def is_of_one_script(text: str) -> bool:
+    """Whether most letters of a text are of one alphabet, or are common Chinese, Japanese or Korean characters.
+
+    Data that is read as UTF-16 and is something else has letters of many scripts, or rare characters.
+    """
+    other = [char for char in text[:SAMPLE_BYTES] if not char.isascii() and char not in _CJK_PUNCTUATION + _PUNCTUATION]
+    alphabet = Counter(ord(char) >> 8 for char in other if ord(char) < FIRST_CJK).most_common(1)
+    largest = alphabet[0][1] if alphabet else 0
+    return bool(other) and max(largest, 1.5 * sum(char in _COMMON_CJK for char in other)) >= 0.8 * len(other)
 
 
 def _sample(data: bytes) -> bytes:
@@ -174,6 +189,7 @@ _SCORES: Mapping[str, Callable[[str], float]] = {  # of equal scores the first o
     "cp932": _characters(_JAPANESE + _KANA, "euc_jp", 0xB0, 0xCF),
     "cp949": _characters(_KOREAN, "euc_kr", 0xB0, 0xC8),
     "cp1250": _accents(_CENTRAL),
+    "iso8859_2": _accents(_CENTRAL),  # of two readings with the same letters, the first one
     "cp1254": _accents(_TURKISH),
     **{name: _letters(*alphabet) for name, alphabet in _ALPHABETS.items()},
 }

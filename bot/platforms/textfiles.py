@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from bot.platforms.encodings import detect
+from bot.platforms.encodings import detect, is_of_one_script
 from bot.types.display_names import as_code
 from bot.types.messages import Attachment
 
@@ -30,6 +30,10 @@ MAX_CONTROLS = 0.005
 """Share of control characters above which data counts as binary."""
 MIN_CHARS = 10
 """In a text of so many characters, one control character is allowed in any case."""
+MIN_UTF_16 = 16
+"""Bytes; fewer may look like UTF-16 by chance."""
+_ISO_2022_JP = re.compile(rb"\x1b\$[@B]")
+"""Switches to two-byte characters; the encoding of Japanese mail."""
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 
 
@@ -47,12 +51,28 @@ def decoded(data: bytes) -> str | None:
     It may take 0.1 s, so not on the event loop.
     """
     text = _decoded(data)
-    if text is None or text.count(DAMAGED) > min(MAX_DAMAGE * len(text) + 1, len(text) / 2):
-        return None
-    controls = len(_CONTROLS.findall(text))
-    if controls > MAX_CONTROLS * len(text) + (len(text) >= MIN_CHARS):
-        return None
+    if text is None or not _is_text(text):
+        return _utf_16(data)
     return _CONTROLS.sub(DAMAGED, text)
+
+
+def _is_text(text: str) -> bool:
+    controls = len(_CONTROLS.findall(text))
+    return text.count(DAMAGED) <= min(MAX_DAMAGE * len(text) + 1, len(text) / 2) and controls <= MAX_CONTROLS * len(
+        text
+    ) + (len(text) >= MIN_CHARS)
+
+
+def _utf_16(data: bytes) -> str | None:
+    """Decode UTF-16 without a byte order mark that has few ASCII characters; None if it is none."""
+    if len(data) < MIN_UTF_16:
+        return None
+    for encoding in ("utf-16-le", "utf-16-be"):
+        with suppress(UnicodeDecodeError):
+            text = data[: len(data) // 2 * 2].decode(encoding)
+            if is_of_one_script(text) and _is_text(text):
+                return text
+    return None
 
 
 def _decoded(data: bytes) -> str | None:
@@ -62,6 +82,8 @@ def _decoded(data: bytes) -> str | None:
     zeros = data[::2].count(0), data[1::2].count(0)
     if max(zeros) > len(data) // 4 and min(zeros) * 4 < max(zeros):
         return data.decode("utf-16-be" if zeros[0] > zeros[1] else "utf-16-le", "replace")
+    if _ISO_2022_JP.search(data) and sum(byte > 0x7F for byte in data) <= MAX_DAMAGE * len(data):
+        return data.decode("iso2022_jp_2", "replace")
     text = data.decode("utf-8", "replace")
     damaged = text.count(DAMAGED)
     continuations = len(text.encode()) - len(text) - 2 * damaged  # other encodings have such bytes only by chance

@@ -72,7 +72,13 @@ TEXTS = [
         (CZECH, "cp1250"),
         (POLISH, "cp1250"),
     ),
+    *((CZECH, "iso8859-2"), (POLISH, "iso8859-2"), (HUNGARIAN, "iso8859-2"), (JAPANESE, "iso-2022-jp")),
     *((HUNGARIAN, "cp1250"), (GERMAN, "cp1252"), (FRENCH, "cp1252"), (SPANISH, "cp1252")),
+]
+WITHOUT_MARK = [
+    (text, encoding)
+    for text in (SIMPLIFIED, TRADITIONAL, JAPANESE, KOREAN, RUSSIAN, UKRAINIAN, GREEK, CZECH)
+    for encoding in ("utf-16-le", "utf-16-be")
 ]
 LINES = [(line, encoding) for text, encoding in TEXTS for line in (text, *text.splitlines())]
 
@@ -130,6 +136,8 @@ def test_random_bytes_are_no_text(size: int) -> None:
         ("hello, without a mark".encode("utf-16-le"), "hello, without a mark", ""),
         ("hello, without a mark".encode("utf-16-be"), "hello, without a mark", ""),
         ("grüße\n".encode("utf-16")[:-1], "grüße\ufffd", "1 damaged"),
+        (bytes(range(256)) * 4, "", "not a text file"),
+        (b"PK\x03\x04" + b"\x14\x00\x00\x00\x08\x00" * 20, "", "not a text file"),
     ],
 )
 def test_damage_is_replaced_and_told(data: bytes, text: str, remark: str) -> None:
@@ -139,6 +147,11 @@ def test_damage_is_replaced_and_told(data: bytes, text: str, remark: str) -> Non
     else:
         assert (read.name, read.text) == ("a.txt", text)
         assert remark in read.remark
+
+
+@pytest.mark.parametrize(("text", "encoding"), WITHOUT_MARK)
+def test_utf_16_without_a_mark_is_read(text: str, encoding: str) -> None:
+    assert decoded(text.encode(encoding)) == text
 
 
 def test_a_remark_is_only_about_damage() -> None:

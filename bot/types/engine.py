@@ -45,10 +45,25 @@ class LoadProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a loaded model can do; None where its server does not say.
+
+    reasoning: it thinks before it answers. tools: it calls functions. vision: it reads pictures. lacks: sampling
+    parameters that it does not take, sorted.
+    """
+
+    reasoning: bool | None = None
+    tools: bool | None = None
+    vision: bool | None = None
+    lacks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedModel:
     """Result of a load. `note` is shown to users once (why the model cannot batch, why it runs on the CPU).
 
-    resident: models ready in memory, this one first; switching to one of them takes no load time.
+    max_running: most requests at once. resident: models ready in memory, this one first; switching to one of them takes
+    no load time.
     """
 
     name: str
@@ -64,6 +79,7 @@ class LoadedModel:
     note: str = ""
     kv_offload_mb: int = 0
     resident: tuple[str, ...] = ()
+    capabilities: Capabilities = Capabilities()
 
 
 @dataclass(frozen=True, slots=True)

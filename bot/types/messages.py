@@ -280,12 +280,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class TokenDelta:
-    """New text of an answer. The last delta of a request has `finish_reason` and `usage`."""
+    """New text of an answer. The last delta of a request has `finish_reason` and `usage`.
+
+    `reasoning`: new text of the model's thoughts, which are not part of the answer.
+    """
 
     request_id: str
     text: str
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from bot.generation.worker import DEATHS_UNTIL_ALONE, MOST_EXTERNAL, UNSTORED
 from bot.storage.inbox import Inbox
 from bot.types.errors import StorageError
 from bot.types.messages import FinishReason
+from tests.support.builders.captured_logs import logs_at
 from tests.support.builders.service import ServiceSetup, run_service
 from tests.support.builders.storage_rows import rows
 from tests.support.fakes.scripted_engine import ScriptedEngine
@@ -224,6 +225,21 @@ async def test_an_engine_that_dies_at_the_start_is_started_by_the_next_question(
         async with run_service(tmp_path, platform, engine=engine, ready=False) as setup:
             assert (await setup.team.asks("ana", "hello")).text == "You said: hello"
             assert engine.loads == ["small", "small"]
+
+
+async def test_thoughts_reach_no_channel_no_storage_and_no_log(tmp_path: Path) -> None:
+    with logs_at("DEBUG") as log:
+        async with run_service(tmp_path) as setup:
+            setup.engine.answers("hello", "Hi.", reasoning="Xylophones greet.")
+            assert (await setup.team.asks("ana", "hello")).text == "Hi."
+            await setup.team.asks("ana", "and now?")
+            assert "Xylophones" not in str(setup.engine.prompt_of("and now?"))
+            assert "Xylophones" not in str([posted.history for posted in setup.platform.posted])
+            await setup.stop()
+        stored = b"".join(path.read_bytes() for path in setup.settings.state_dir.rglob("*") if path.is_file())
+    assert b"and now?" in stored
+    assert b"Xylophones" not in stored
+    assert "Xylophones" not in log.getvalue()
 
 
 async def test_one_request_fails_and_the_others_do_not(setup: ServiceSetup, team: Team) -> None:

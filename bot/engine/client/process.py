@@ -126,7 +126,7 @@ class EngineProcess:
                     open_there = False
                     raise item
                 open_there = item.finish_reason is None
-                yield TokenDelta(name, item.text, item.finish_reason, item.usage)
+                yield TokenDelta(name, item.text, item.finish_reason, item.usage, item.reasoning)
         finally:
             del self._stream_numbers[name], self._streams[number]
             if open_there and self._child is child:

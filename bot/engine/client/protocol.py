@@ -11,7 +11,7 @@ import msgspec
 from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
 from bot.types.messages import FinishReason, Usage
 
-VERSION = 4
+VERSION = 5
 PORT_VARIABLE = "INHOUSE_ENGINE_PORT"
 SECRET_VARIABLE = "INHOUSE_ENGINE_SECRET"
 MAX_FRAME = 64 * 1024 * 1024
@@ -75,12 +75,13 @@ class LoadFailed(Message, frozen=True):
 
 
 class Text(msgspec.Struct, frozen=True, array_like=True):
-    """New text of one generation. The last one carries the finish reason and usage."""
+    """New text of one generation, and of its thoughts. The last one carries the finish reason and usage."""
 
     stream: int
     text: str
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    reasoning: str = ""
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True):

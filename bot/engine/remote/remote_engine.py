@@ -23,7 +23,15 @@ from bot.engine.remote.chat_stream import BadStream, Chunk, read_chunks
 from bot.engine.remote.messages import Chat, build_chat
 from bot.engine.remote.profiles import Continuation, Profile
 from bot.engine.remote.server import Busy, KeyRefused, Refusal, Server, ServerFailed, TooLong
-from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource, ServerState
+from bot.types.engine import (
+    Capabilities,
+    EngineRequest,
+    EngineStats,
+    LoadedModel,
+    LoadProgress,
+    ModelSource,
+    ServerState,
+)
 from bot.types.errors import TOO_LONG, ModelError, NoServer, RequestFailed, ServerLost
 from bot.types.messages import FinishReason, SamplingParams, TokenDelta, Usage
 
@@ -146,6 +154,7 @@ class RemoteEngine:
             kv_cache_tokens=0,
             load_s=time.monotonic() - began,
             note=f"The server does not take {' and '.join(lacking)}; it uses its own." if lacking else "",
+            capabilities=Capabilities(lacks=lacking),
         )
 
     async def stream(self, request: EngineRequest) -> AsyncGenerator[TokenDelta, None]:
@@ -277,7 +286,7 @@ class RemoteEngine:
                 chat = await self._chat(server, request, source, share)
                 async with contextlib.aclosing(self._on_server(server, request, source, chat, running)) as deltas:
                     async for delta in deltas:
-                        written = written or bool(delta.text)
+                        written = written or bool(delta.text or delta.reasoning)
                         yield delta
                 return
             except TooLong as error:
@@ -340,8 +349,9 @@ class RemoteEngine:
                     self._tokens.append(time.monotonic())
                 finish = chunk.finish_reason or finish
                 usage = {**usage, **chunk.usage}
-                if text := prefix.rest(chunk.text):
-                    yield TokenDelta(request.request_id, text)
+                text = prefix.rest(chunk.text)
+                if text or chunk.reasoning:
+                    yield TokenDelta(request.request_id, text, reasoning=chunk.reasoning)
         finally:
             server.running -= 1
             await chunks.aclose()

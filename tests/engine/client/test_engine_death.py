@@ -1,18 +1,23 @@
-"""Tests what EngineDied says about its cause, with real processes that are killed: `external` blames no request."""
+"""Tests the engine's process with a scripted child: what EngineDied says about its cause, and thoughts beside text.
+
+`external` blames no request.
+"""
 
 import asyncio
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from bot.engine.client.process import EngineProcess
+from bot.types.engine import EngineRequest
 from bot.types.errors import EngineDied
-from tests.support.builders.engine_requests import ask, load
+from tests.support.builders.engine_requests import GREEDY, ask, load, prompt
 
 pytestmark = pytest.mark.asyncio
 
@@ -33,7 +38,7 @@ while (message := protocol.receive(connection)) is not None:
         case Load(number):
             send(Loaded(number, LoadedModel("m", "cpu", "float32", 512, True, 16, 1, 1, 512, 0.1)))
         case Generate(stream, request):
-            send(StepOutput([Text(stream, "Once")], []))
+            send(StepOutput([Text(stream, "Once", reasoning="They ask for a tale.")], []))
             if request.prompt.turns[-1].text == "exit":
                 os._exit(3)
 """
@@ -78,6 +83,13 @@ async def dies(engine: EngineProcess, sent: signal.Signals | None, question: str
     with pytest.raises(EngineDied) as death:
         await ask(engine, "1", question, at_delta=send)
     return death.value
+
+
+async def test_thoughts_come_beside_the_text(engine: EngineProcess) -> None:
+    request = EngineRequest("1", prompt("hello"), GREEDY)
+    async with asyncio.timeout(20), aclosing(engine.stream(request)) as deltas:
+        first = await anext(deltas)
+    assert (first.text, first.reasoning) == ("Once", "They ask for a tale.")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM], ids=lambda sent: sent.name)

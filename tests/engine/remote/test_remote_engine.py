@@ -167,11 +167,14 @@ async def test_it_goes_on_with_an_answer(kind: str) -> None:
             assert messages[-1] == {"role": "assistant", "content": "one two"}
 
 
-async def test_thoughts_are_not_part_of_the_text() -> None:
-    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_thoughts_come_beside_the_text(kind: str) -> None:
+    async with FakeOpenAI(kind, {MODEL: 4096}) as server, run_engine(server) as engine:
         server.answers("hello", "Hi.", reasoning="They greet me.")
-        text, _ = await answer(engine, request("hello"))
-        assert text == "Hi."
+        async with asyncio.timeout(20):
+            deltas = [delta async for delta in engine.stream(request("hello"))]
+        assert "".join(delta.text for delta in deltas) == "Hi."
+        assert "".join(delta.reasoning for delta in deltas) == "They greet me."
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -261,6 +264,17 @@ async def test_a_server_that_fails_in_the_middle_is_reported_as_lost(fault: str)
         getattr(server.faults, fault)(word=2)
         with pytest.raises(ServerLost, match="failed while it answered"):
             await answer(engine, request("hello"))
+
+
+async def test_a_server_that_fails_after_thoughts_is_reported_as_lost() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as one, FakeOpenAI("vllm", {MODEL: 4096}) as two:
+        for server in (one, two):
+            server.answers("hello", "Hi.", reasoning="They greet me.")
+            server.faults.reset(word=0)
+        async with run_engine(one, two) as engine:
+            with pytest.raises(ServerLost, match="failed while it answered"):  # else thoughts of two would be joined
+                await answer(engine, request("hello"))
+            assert len(one.asked) + len(two.asked) == 1
 
 
 async def test_a_hang_is_an_error(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

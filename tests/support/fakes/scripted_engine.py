@@ -18,7 +18,10 @@ DEAD = "The engine's process ended; it is started again when a model is loaded."
 
 @dataclass(slots=True)
 class Script:
-    """One answer. `dies_at` and `fails_at` are word numbers; `deaths` is how often it dies at most."""
+    """One answer. `dies_at` and `fails_at` are word numbers; `deaths` is how often it dies at most.
+
+    `reasoning`: thoughts, in one delta before the first word.
+    """
 
     words: list[str]
     reason: FinishReason = FinishReason.STOP
@@ -28,6 +31,7 @@ class Script:
     fails_at: int | None = None
     failure: str = "The prompt does not fit."
     dropped: int = 0
+    reasoning: str = ""
 
 
 @dataclass(slots=True)
@@ -106,6 +110,8 @@ class ScriptedEngine:
             question = request.prompt.turns[-1].text
             script = self._script(question, request)
             count = 0
+            if script.reasoning:
+                yield TokenDelta(request.request_id, "", reasoning=script.reasoning)
             for number, word in enumerate(script.words[: request.params.max_tokens]):
                 await self._step(f"{question}/{number}", running)
                 if running.aborted:

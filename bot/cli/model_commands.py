@@ -62,13 +62,13 @@ async def show_served_models(settings: Settings, *, json_only: bool) -> None:
     """Print what each of the model's servers offers, or JSON."""
     from bot.engine.remote.remote_engine import RemoteEngine
 
-    engine = RemoteEngine.of(settings)
+    pool = RemoteEngine.of(settings).pool
     try:
-        await engine.open()
-        await asyncio.gather(*(server.probe() for server in engine.servers))
-        servers = engine.servers
+        await pool.open()
+        await pool.probe()
+        servers = pool.servers
     finally:
-        await engine.close()
+        await pool.close()
     if json_only:
         found = [
             {"server": each.name, "kind": each.profile.title, "problem": each.problem, "models": each.models}

@@ -21,7 +21,7 @@ MODEL = "org/Model-7B"
 
 @pytest.fixture(autouse=True)
 def _probe_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.engine.remote.remote_engine.PROBE_EVERY_S", 0.1)
+    monkeypatch.setattr("bot.engine.remote.server_pool.PROBE_EVERY_S", 0.1)
     monkeypatch.setattr("bot.service.service.LIST_EVERY_S", 0.05)
 
 

@@ -1,6 +1,5 @@
 """Check the engine's servers for `inhouse doctor`: reachable, kind, models, context window, latency."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from bot.config.settings import Settings
@@ -15,12 +14,12 @@ MOST_CLOCK_S = 30.0
 
 async def servers(settings: Settings) -> AsyncIterator[Finding]:
     """Ask each server once. A server that cannot be used is an error only if no other one has the model."""
-    engine = RemoteEngine.of(settings)
+    pool = RemoteEngine.of(settings).pool
     try:
-        await engine.open()
-        await asyncio.gather(*(server.probe() for server in engine.servers))
-        usable = [server for server in engine.servers if server.offers(settings.model)]
-        for server in engine.servers:
+        await pool.open()
+        await pool.probe()
+        usable = [server for server in pool.servers if server.offers(settings.model)]
+        for server in pool.servers:
             yield _server(server, settings.model, alone=not usable)
             if server.clock_s is not None and abs(server.clock_s) > MOST_CLOCK_S:
                 way = "ahead of" if server.clock_s > 0 else "behind"
@@ -30,7 +29,7 @@ async def servers(settings: Settings) -> AsyncIterator[Finding]:
         if lacking:
             yield warning("sampling", f"{' and '.join(lacking)}: not taken by the server, which uses its own")
     finally:
-        await engine.close()
+        await pool.close()
 
 
 def _server(server: Server, model: str, *, alone: bool) -> Finding:

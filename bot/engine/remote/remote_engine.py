@@ -1,21 +1,16 @@
 """Implements the Engine protocol (bot.types.engine) with servers at addresses.
 
-`load` waits until a server that offers the model can be reached. A conversation stays with one server, for its prefix
-cache, unless that one has much more to do than another. A server that fails before the first token is replaced by
-another one at once; after it, `stream` raises ServerLost, and the caller repeats the request.
+`load` waits until a server that offers the model can be reached. A server that fails before the first token is
+replaced by another one at once; after it, `stream` raises ServerLost, and the caller repeats the request.
 """
 
 import asyncio
 import contextlib
-import hashlib
 import logging
-import ssl
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
-
-import aiohttp
 
 from bot.config.settings import Settings
 from bot.engine.client.request_validation import GREEDY_BELOW, check_params
@@ -23,6 +18,7 @@ from bot.engine.remote.chat_stream import BadStream, Chunk, read_chunks
 from bot.engine.remote.messages import Chat, build_chat
 from bot.engine.remote.profiles import Continuation, Profile
 from bot.engine.remote.server import Busy, KeyRefused, Refusal, Server, ServerFailed, TooLong
+from bot.engine.remote.server_pool import ServerPool
 from bot.types.engine import (
     Capabilities,
     EngineRequest,
@@ -32,26 +28,18 @@ from bot.types.engine import (
     ModelSource,
     ServerState,
 )
-from bot.types.errors import TOO_LONG, ModelError, NoServer, RequestFailed, ServerLost
+from bot.types.errors import TOO_LONG, NoServer, RequestFailed, ServerLost
 from bot.types.messages import FinishReason, SamplingParams, TokenDelta, Usage
 
 log = logging.getLogger("inhouse.engine")
 
-PROBE_EVERY_S = 5.0
-"""Interval at which servers are asked whether they can be used, and for their load."""
 FIRST_TOKEN_S = 600.0
 """Most seconds to the first token: requests may wait in the server's own queue."""
 BETWEEN_TOKENS_S = 60.0
 """A stream without a token for so long counts as hung."""
 MOST_BUSY_S = 30.0
 """Longest wait that is granted to servers that answer 429; they may ask for less."""
-ESCAPE = 4
-"""A conversation leaves its server when that one has so many more requests than the least loaded one."""
 NOTHING_USABLE = "No server of the model can be used now; the log of Inhouse says why."
-PARTLY_S = 20.0
-"""Longest wait for a model whose servers are down while others, with other models, can be used."""
-WAITING = "waiting for the model's server"
-"""Shown to people while no server can be used; the reason is for operators."""
 UNKNOWN_WINDOW = 4096
 """Context window, in tokens, where neither the catalog nor the server says one (Ollama's smallest default)."""
 MARGIN = 0.9
@@ -79,22 +67,16 @@ class _Running:
 
 
 class RemoteEngine:
-    """An Engine on one or several servers. Belongs to one event loop; call `close` at the end.
+    """An Engine on the servers of `pool`. Belongs to one event loop; call `close` at the end.
 
-    urls: the bases of their APIs. key: sent as a bearer token; '' for none. authority: a file of CA certificates to
-    trust instead of the system's; '' for none. salts: keep the prefix caches of workspaces apart where a server can.
+    salts: keep the prefix caches of workspaces apart where a server can.
     """
 
     def __init__(self, urls: Sequence[str], key: str = "", authority: str = "", *, salts: bool = True) -> None:
-        self._urls, self._key, self._authority, self._salts = urls, key, authority, salts
-        self._session: aiohttp.ClientSession | None = None
-        self._fresh: aiohttp.ClientSession | None = None
-        self.servers: tuple[Server, ...] = ()
-        """The servers; known after the first load."""
-        self._probing: asyncio.Task[None] | None = None
+        self.pool = ServerPool(urls, key, authority, on_probed=self._end_hanging)
+        self._salts = salts
         self._source: ModelSource | None = None
         self._running: dict[str, _Running] = {}
-        self._loaded_once = False
         self._ratio = 1.0  # measured tokens by estimated tokens
         self._tokens: deque[float] = deque(maxlen=100_000)  # times of received tokens, monotonic clock
 
@@ -107,44 +89,32 @@ class RemoteEngine:
     @property
     def offered(self) -> tuple[str, ...]:
         """Ids of the models that reachable servers offer, sorted."""
-        return tuple(sorted({model for server in self.servers if not server.problem for model in server.models}))
+        return self.pool.offered
 
     @property
     def states(self) -> tuple[ServerState, ...]:
         """The state of each server, in the order of the settings."""
-        return tuple(server.state for server in self.servers)
+        return self.pool.states
 
     @property
     def lacking(self) -> tuple[str, ...]:
         """Sampling parameters that a usable server does not take, sorted."""
-        return tuple(sorted({name for server in self._usable() for name in server.profile.lacks}))
+        return self.pool.lacking
 
     async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
         """Wait until a server that offers the model can be reached. `source.path`: its id there.
 
-        Raises ModelError if all servers refuse the key, or can be reached and do not offer the model. After the first
-        load, PARTLY_S bounds the wait if a server with other models can be used.
+        Raises ModelError as ServerPool.wait_for.
         """
         began = time.monotonic()
-        await self.open()
         self._source = source
-        while not self._usable():
-            await self._probe()
-            if self._usable():
-                break
-            self._raise_if_hopeless(source.path)
-            others = any(not server.problem for server in self.servers)
-            if self._loaded_once and others and time.monotonic() - began > PARTLY_S:  # else all other models wait, too
-                raise ModelError(f"No server that can be reached now offers {source.path}.")
-            progress(LoadProgress(self._problems(), 0.0, WAITING))
-            await asyncio.sleep(PROBE_EVERY_S / 5)
-        self._loaded_once = True
-        usable = self._usable()
+        await self.pool.wait_for(source.path, progress)
+        usable = self.pool.usable
         window = self._window(source)
-        lacking = self.lacking
+        lacking = self.pool.lacking
         return LoadedModel(
             name=source.name,
-            device=f"{len(usable)} of {len(self.servers)} servers" if len(self.servers) > 1 else "its server",
+            device=f"{len(usable)} of {len(self.pool.servers)} servers" if len(self.pool.servers) > 1 else "its server",
             dtype=", ".join(sorted({server.profile.title for server in usable})),
             context_window=window,
             batching=True,
@@ -184,7 +154,7 @@ class RemoteEngine:
 
     async def stats(self) -> EngineStats:
         """Current statistics; memory is the servers' own. Raises NoServer if no server can be used."""
-        if not self._usable():
+        if not self.pool.usable:
             raise NoServer(NOTHING_USABLE)
         now = time.monotonic()
         while self._tokens and self._tokens[0] < now - SPEED_S:
@@ -199,69 +169,17 @@ class RemoteEngine:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._probing is not None:
-            self._probing.cancel()
-            await asyncio.gather(self._probing, return_exceptions=True)
-        for session in (self._session, self._fresh):
-            if session is not None:
-                await session.close()
+        await self.pool.close()
 
-    async def open(self) -> None:
-        """Create the servers, and ask them at intervals whether they can be used. `load` does it."""
-        if self._session is not None:
-            return
-        context = ssl.create_default_context(cafile=self._authority) if self._authority else True
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._session, self._fresh = (
-            aiohttp.ClientSession(
-                headers=headers, connector=aiohttp.TCPConnector(limit=0, ssl=context, force_close=fresh)
-            )
-            for fresh in (False, True)
-        )
-        self.servers = tuple(Server(url, self._session, self._fresh, self._key) for url in self._urls)
-        self._probing = asyncio.create_task(self._keep_probing(), name="engine servers")
-
-    async def _probe(self) -> None:
-        await asyncio.gather(*(server.probe() for server in self.servers))
-
-    async def _keep_probing(self) -> None:
-        while True:
-            await asyncio.sleep(PROBE_EVERY_S)
-            await self._probe()
-            await asyncio.gather(*(server.refresh_load() for server in self.servers))
-            for running in self._running.values():
-                if running.server is not None and running.server.hangs:
-                    running.wait_no_longer()
-
-    def _usable(self) -> list[Server]:
-        model = self._source.path if self._source is not None else ""
-        return [server for server in self.servers if server.offers(model)]
-
-    def _problems(self) -> str:
-        """Why no server can be used, for operators."""
-        return "; ".join(f"{server}: {server.problem or 'it does not offer the model'}" for server in self.servers)
-
-    def _raise_if_hopeless(self, model: str) -> None:
-        """Raise ModelError if each server refuses the key, or can be reached and does not offer the model."""
-        if any(server.problem and not server.key_refused for server in self.servers):
-            return
-        if all(server.key_refused for server in self.servers):
-            raise ModelError(f"The model's server cannot be used: {self.servers[0].problem}.")
-        there = ", ".join(self.offered)
-        raise ModelError(f"No server offers a model called {model}; the models there are: {there}.")
+    def _end_hanging(self) -> None:
+        """End the waits for servers that hang."""
+        for running in self._running.values():
+            if running.server is not None and running.server.hangs:
+                running.wait_no_longer()
 
     def _window(self, source: ModelSource) -> int:
         """The smallest window of the usable servers."""
-        return min((_window_of(server, source) for server in self._usable()), default=UNKNOWN_WINDOW)
-
-    def _choose(self, conversation: str, tried: Sequence[Server]) -> Server | None:
-        """The conversation's server by rendezvous hashing, or the least loaded one if that one is far busier."""
-        servers = [server for server in self._usable() if server not in tried]
-        if not servers:
-            return None
-        own = max(servers, key=lambda server: hashlib.sha256(f"{conversation} {server.url}".encode()).digest())
-        idlest = min(servers, key=_load_of)
-        return idlest if _load_of(own) - _load_of(idlest) >= ESCAPE else own
+        return min((_window_of(server, source) for server in self.pool.usable), default=UNKNOWN_WINDOW)
 
     async def _anywhere(
         self, request: EngineRequest, source: ModelSource, running: _Running
@@ -271,7 +189,7 @@ class RemoteEngine:
         pauses: list[float] = []
         share, rounds, began, computed = MARGIN, 0, time.monotonic(), False
         while not running.stop.is_set():
-            server = self._choose(request.conversation, tried)
+            server = self.pool.choose(request.conversation, tried)
             if server is None and pauses and time.monotonic() - began < FIRST_TOKEN_S:
                 rounds += 1
                 await _wait(running.stop, min(*pauses, MOST_BUSY_S))
@@ -482,11 +400,6 @@ def _sampling(params: SamplingParams, profile: Profile) -> dict[str, object]:
         for name, value in values.items()
         if value is not None and name in profile.parameters
     }
-
-
-def _load_of(server: Server) -> int:
-    """Requests that the server has now: what it publishes, or at least what this service sent it."""
-    return max(server.running, server.published_load or 0)
 
 
 def _number(values: object, name: str) -> int:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from bot.engine.remote import remote_engine
+from bot.engine.remote import remote_engine, server_pool
 from bot.engine.remote.messages import BREAK
 from bot.engine.remote.remote_engine import RemoteEngine
 from bot.types.engine import EngineRequest, LoadedModel, LoadProgress, ModelSource
@@ -298,7 +298,7 @@ async def test_a_busy_server_is_asked_again_after_the_time_that_it_names() -> No
 async def test_without_any_server_the_engine_counts_as_dead_and_a_load_waits_for_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(remote_engine, "PROBE_EVERY_S", 0.05)
+    monkeypatch.setattr(server_pool, "PROBE_EVERY_S", 0.05)
     async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
         await server.down()
         with pytest.raises(NoServer):
@@ -344,7 +344,7 @@ async def test_a_conversation_stays_with_its_server_until_that_one_has_much_more
         for number in range(3):
             await answer(engine, request(f"question {number}", conversation="c"))
         assert not other.asked
-        names = [f"held {number}" for number in range(remote_engine.ESCAPE)]
+        names = [f"held {number}" for number in range(server_pool.ESCAPE)]
         for name in names:
             own.gates.hold(f"{name}/0")
         held = [asyncio.create_task(answer(engine, request(name, conversation="c"))) for name in names]

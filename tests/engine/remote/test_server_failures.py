@@ -7,7 +7,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from bot.engine.remote import remote_engine, server
+from bot.engine.remote import server, server_pool
 from bot.engine.remote.remote_engine import RemoteEngine
 from bot.types.engine import LoadProgress
 from bot.types.errors import ModelError, NoServer, RequestFailed, ServerLost
@@ -60,7 +60,7 @@ async def test_a_request_that_waits_for_a_busy_server_can_be_stopped() -> None:
 @pytest.mark.fault(59)
 @pytest.mark.parametrize("kind", ["vllm", "llama.cpp"])
 async def test_a_server_that_loads_its_model_is_waited_for(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_engine, "PROBE_EVERY_S", 0.05)
+    monkeypatch.setattr(server_pool, "PROBE_EVERY_S", 0.05)
     async with FakeOpenAI(kind, {MODEL: 4096}) as fake:
         fake.loading = True
         engine = RemoteEngine([fake.url])
@@ -83,7 +83,7 @@ async def test_a_server_that_begins_to_load_under_a_request_cannot_be_used() -> 
 
 
 async def test_a_server_without_models_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_engine, "PROBE_EVERY_S", 0.05)
+    monkeypatch.setattr(server_pool, "PROBE_EVERY_S", 0.05)
     async with FakeOpenAI("ollama", {MODEL: 4096}) as fake:
         fake.models.clear()
         engine = RemoteEngine([fake.url])
@@ -98,7 +98,7 @@ async def test_a_server_without_models_is_waited_for(monkeypatch: pytest.MonkeyP
 async def test_a_refused_key_is_an_error_only_if_no_other_server_may_come_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(remote_engine, "PROBE_EVERY_S", 0.05)
+    monkeypatch.setattr(server_pool, "PROBE_EVERY_S", 0.05)
     async with FakeOpenAI("vllm", {MODEL: 4096}, key="other") as locked, FakeOpenAI("vllm", {MODEL: 4096}) as fake:
         await fake.down()
         engine = RemoteEngine([locked.url, fake.url], "secret")
@@ -111,8 +111,8 @@ async def test_a_refused_key_is_an_error_only_if_no_other_server_may_come_back(
 
 
 async def test_a_model_whose_servers_are_down_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_engine, "PROBE_EVERY_S", 0.05)
-    monkeypatch.setattr(remote_engine, "PARTLY_S", 0.1)
+    monkeypatch.setattr(server_pool, "PROBE_EVERY_S", 0.05)
+    monkeypatch.setattr(server_pool, "PARTLY_S", 0.1)
     one, two = FakeOpenAI("vllm", {MODEL: 4096}), FakeOpenAI("vllm", {"other": 4096})
     async with one, two:
         await one.down()
@@ -123,7 +123,7 @@ async def test_a_model_whose_servers_are_down_does_not_hold_up_the_others(monkey
         await one.up()
         await first
         await one.down()
-        await asyncio.gather(*(each.probe() for each in engine.servers))
+        await asyncio.gather(*(each.probe() for each in engine.pool.servers))
         with pytest.raises(ModelError, match="No server that can be reached now offers org/Model-7B"):
             await load(engine)
         await engine.close()
@@ -163,7 +163,7 @@ async def test_a_prompt_is_cut_to_the_window_of_its_server() -> None:
         for fake, other, window in ((large, small, 8192), (small, large, 400)):
             await other.down()
             await fake.up()
-            await asyncio.gather(*(each.probe() for each in engine.servers))
+            await asyncio.gather(*(each.probe() for each in engine.pool.servers))
             _, last = await answer(engine, request("and now?", *earlier, request_id=str(window)))
             assert last.usage is not None
             assert last.usage.context_window == window
@@ -175,16 +175,16 @@ async def test_a_busy_server_that_is_slow_to_list_its_models_stays_in_use(monkey
     async with FakeOpenAI("vllm", {MODEL: 4096}) as fake, run_engine(fake) as engine:
         await answer(engine, request("hello"))
         fake.faults.hang(path="/v1/models", word=None, times=2)
-        await engine.servers[0].probe()
+        await engine.pool.servers[0].probe()
         assert engine.offered == (MODEL,)
         monkeypatch.setattr(server, "HEARD_S", 0.0)
-        await engine.servers[0].probe()
-        assert engine.servers[0].problem == "it did not answer in time"
+        await engine.pool.servers[0].probe()
+        assert engine.pool.servers[0].problem == "it did not answer in time"
 
 
 @pytest.mark.fault(59)
 async def test_a_request_leaves_a_server_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_engine, "PROBE_EVERY_S", 0.05)
+    monkeypatch.setattr(server_pool, "PROBE_EVERY_S", 0.05)
     async with two_servers() as (one, two), run_engine(one, two) as engine:
         own = await first_choice(engine, one, two)
         own.faults.hang(word=0)
@@ -200,7 +200,7 @@ async def test_a_failed_server_is_probed_later_and_later(monkeypatch: pytest.Mon
     now = 1000.0
     monkeypatch.setattr(server, "monotonic", lambda: now)
     async with FakeOpenAI("vllm", {MODEL: 4096}) as fake, run_engine(fake) as engine:
-        (one,) = engine.servers
+        (one,) = engine.pool.servers
         for pause in (0.25, 0.5, 1.0):
             for _ in range(16):  # one death fails all its requests
                 one.failed(ModelError("it broke"))

@@ -38,10 +38,10 @@ async def test_the_window_of_ollama_is_what_it_allocated_or_what_the_model_file_
         assert isinstance(server.kind, Ollama)
         server.kind.num_ctx = 8192
         async with run_engine(server) as engine:
-            assert engine.servers[0].models[MODEL] == 8192
+            assert engine.pool.servers[0].models[MODEL] == 8192
             await answer(engine, request("hello"))
-            await engine.servers[0].probe()
-            assert engine.servers[0].models[MODEL] == 2048
+            await engine.pool.servers[0].probe()
+            assert engine.pool.servers[0].models[MODEL] == 2048
             _, last = await answer(engine, request("and now?"))
             assert last.usage is not None
             assert last.usage.context_window == 2048

@@ -56,7 +56,7 @@ async def kill_servers(root: Path, questions: int, every_s: float, chance: Rando
                 expected = {text: answer for each in await asyncio.gather(*talks) for text, answer in each.items()}
                 killing.cancel()
                 await asyncio.gather(killing, return_exceptions=True)
-                failures = sum(server.failures for server in engine.servers)
+                failures = sum(server.failures for server in engine.pool.servers)
                 return _judge(setup, expected, len(kills), failures)
 
 

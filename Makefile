@@ -99,7 +99,7 @@ $(VENV)/made:
 	  echo "Inhouse needs Python 3.11 or newer, and '$(PYTHON)' is not: say make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "'$(PYTHON)' cannot make virtual environments: install its venv package (Debian: python3-venv)" >&2; exit 1; }
-	echo "Setting up in $(VENV), once. To be downloaded: Python packages, 70 MB (110 MB with the tests' tools), and torch:" >&2
+	echo "Setting up in $(VENV), once. To be downloaded: Python packages, 70 MB (150 MB with the tests' tools), and torch:" >&2
 	echo "200 MB without CUDA, 3 GB with it, which is what the usual index has for Linux (TORCH_INDEX=URL names another)." >&2
 	echo "Then the model SmolLM2-135M-Instruct, 90 to 270 MB, into your cache." >&2
 	$(PYTHON) -m venv --clear $(VENV) </dev/null 1>&2

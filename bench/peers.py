@@ -27,7 +27,8 @@ import aiohttp
 
 from bench.peering.catalog import LLAMA, PEERS, Ground, Peer
 from bench.peering.chart import draw
-from bench.peering.environments import CannotInstall, ensure, root, run
+from bench.peering.environments import CannotInstall, ensure
+from bench.peering.gguf_cache import gguf_of
 from bench.peering.results import Run, figures, keep, read, table
 from bench.peering.servers import CannotStart, Server, free_port
 from bench.peering.talks import Answer, Client, talk
@@ -118,9 +119,7 @@ def prepare(peer: Peer, model: Path, given: argparse.Namespace) -> Ground:
     """The inputs of a peer's command; installs and converts what is missing."""
     python = ensure(peer.recipe) if peer.recipe else Path(sys.executable)
     dtype: str = peer.dtype or (given.dtype if peer.recipe else given.ours)
-    gguf = root() / f"{model.name}.{dtype}.gguf"
-    if peer.recipe is LLAMA and not gguf.exists():
-        run([sys.executable, "-m", "bench.peering.gguf_file", str(model), str(gguf), "--type", dtype])
+    gguf = gguf_of(model, dtype) if peer.recipe is LLAMA else model
     return Ground(model, gguf, dtype, given.tokens, python, free_port())
 
 

@@ -24,11 +24,12 @@ CONTROL = re.compile(
     r"|<(?=\uff5c)"  # DeepSeek's fullwidth bars
     r"|<(?=/?(?:s|bos|eos|pad|unk|mask|think|start_of_turn|end_of_turn|tool_call|tool_response|image|unused\d{1,4})>)"
     r"|<(?=/?(?:turn|channel|tool|start_of_image|end_of_image|audio|fim_[a-z]{1,10})\|?>)"
+    r"|<(?=(?:repo_?name|filename|file_sep|gh_stars|empty_output|(?:issue|jupyter|commit)_[a-z]{1,10})>)"
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK|IMG|CALL_ID|ARGS)\])"
     r"|<(?=</?SYS>>)",
     re.IGNORECASE,
 )
-"""First characters of control tokens: of ChatML, Llama, Gemma, Mistral, Qwen, DeepSeek and gpt-oss."""
+"""First characters of control tokens: of ChatML, Llama, Gemma, Mistral, Qwen, DeepSeek, gpt-oss and SmolLM."""
 
 GO_ON = "Continue your last answer exactly where it stopped; do not repeat anything."
 

@@ -125,7 +125,7 @@ def remove_model(settings: Settings, *, yes: bool, default: str) -> None:
     found = stored(spec, settings)
     if not found.paths:
         raise ModelError(f"{spec.name} is not downloaded, so there is nothing to remove.")
-    in_use = default in (spec.name, spec.repo)
+    in_use = default in (spec.name, spec.source)
     if is_held(settings.state_dir):
         loaded = loaded_model(settings)
         if loaded == spec.name or (loaded is None and in_use):

@@ -12,7 +12,7 @@ from bot.doctor.model_checks import configured_models
 from bot.models.hub_client import Hub
 from bot.models.hub_errors import HubUnreachable
 from bot.models.model_spec import ModelSpec
-from bot.models.pull import WHEELS, installed
+from bot.models.pull import installed, wheel_of
 from bot.types.display_names import one_line
 from bot.types.errors import ConfigError, ModelError
 from bot.types.findings import Finding, State, from_error, ok
@@ -44,14 +44,14 @@ def access(settings: Settings) -> Iterator[Finding]:
         try:
             Hub(settings).check_access(spec)
         except HubUnreachable as error:
-            if spec.repo in WHEELS:
+            if wheel_of(spec) is not None:
                 yield ok(check, "the hub cannot be reached, but the Python package index also has this model")
                 continue
             yield from_error(check, State.WARNING, str(error))
         except ModelError as error:
             yield from_error(check, State.WRONG, str(error))
         else:
-            yield ok(check, f"{spec.repo} can be downloaded")
+            yield ok(check, f"{spec.source} can be downloaded")
 
 
 def clock() -> dict[str, tuple[str, str | None]]:

@@ -61,7 +61,7 @@ def _installed_finding(spec: ModelSpec, settings: Settings, otherwise: State) ->
     check = f"model {spec.name}"
     folder = installed(spec, settings)
     if folder is None:
-        parts = "".join(f"; {_missing_files(each)}" for each in Hub(settings).folders(spec)[:1]) if spec.repo else ""
+        parts = "".join(f"; {_missing_files(each)}" for each in Hub(settings).candidates(spec)[:1]) if spec.repo else ""
         return Finding(check, otherwise, f"not downloaded{parts}", f"Run `inhouse pull {spec.name}`.")
     if damage := damage_of(folder):
         fix = f"Copy it to {folder} again."

@@ -5,13 +5,13 @@ lookup of an unknown name raises ModelError with suggestions.
 """
 
 import difflib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bot.config.settings import Settings
-from bot.models.model_directory import describe
-from bot.models.model_spec import REPO, ModelSpec, read_specs
+from bot.models.gguf_names import ENDING, stem
+from bot.models.model_files import describe
+from bot.models.model_spec import ModelSpec, is_repository, read_specs
 from bot.types.display_names import as_code
 from bot.types.errors import ConfigError, ModelError
 
@@ -47,6 +47,7 @@ class Catalog:
             return cls.of_servers((settings.model, *settings.models))
         if settings.catalog is not None:
             specs |= {spec.name: describe(spec) for spec in read_specs(settings.catalog)}
+        specs = {name: spec.for_engine(settings.engine) for name, spec in specs.items()}
         return cls(specs.values(), settings.models, settings.model)
 
     @classmethod
@@ -91,7 +92,7 @@ class Catalog:
             mistakes.append(spec if _looks_like_path(word) else self._unknown(word, self._specs))
             return ""
         if spec.name in self._specs and self._specs[spec.name] != spec:
-            mistakes.append(f"{word} would be called {spec.name}, as another model is; rename the directory.")
+            mistakes.append(f"{word} would be called {spec.name}, as another model is; rename it.")
         self._specs.setdefault(spec.name, spec)
         self._aliases[word] = spec.name
         return spec.name
@@ -102,13 +103,15 @@ class Catalog:
         near = [name for name in names if len(word) > 2 and word.lower() in name][:3]
         near = near or difflib.get_close_matches(word.lower(), names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}."
-        if re.fullmatch(REPO, word):
+        if is_repository(word):
             hint = f"to use a repository of the hub, list it in INHOUSE_MODELS; otherwise {hint}"
         return f"There is no model called {as_code(word, 80)}; {hint}"
 
 
 def _looks_like_path(word: str) -> bool:
-    return word.startswith((".", "~", "/", "\\")) or Path(word).is_absolute()
+    """Whether a word names a directory or a GGUF file of this machine, and nothing of the hub."""
+    local = word.lower().endswith(ENDING) and ":" not in word
+    return local or word.startswith((".", "~", "/", "\\")) or Path(word).is_absolute()
 
 
 def _served(model: str, known: ModelSpec | None) -> ModelSpec:
@@ -124,13 +127,15 @@ def _listed(word: str) -> ModelSpec | str:
     """The spec of a listed directory or repository, or a sentence that says what is wrong with it."""
     if _looks_like_path(word):
         try:
-            folder = Path(word).expanduser().resolve()
-            spec = describe(ModelSpec(name=folder.name.lower() or word, path=str(folder)))
+            path = Path(word).expanduser().resolve()
+            name = stem(path.name) if path.name.lower().endswith(ENDING) else path.name
+            spec = describe(ModelSpec(name=name.lower() or word, path=str(path)))
         except ConfigError as error:
             return str(error)
         except (OSError, RuntimeError, ValueError) as error:
             return f"{word} cannot be used as a directory of a model: {error}."
         return spec
-    if re.fullmatch(REPO, word):
-        return ModelSpec(name=word.lower(), repo=word)
-    return f"{word} is neither a name of the catalog, nor org/name, nor a directory."
+    if is_repository(word):
+        repo, _, file = word.partition(":")
+        return ModelSpec(name=word.lower(), repo=repo, file=file)
+    return f"{word} is neither a name of the catalog, nor org/name or org/name:file.gguf, nor a path."

@@ -10,12 +10,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from filelock import FileLock
 
 from bot.types.errors import ModelError
 
 WORKERS = 3
+UNFINISHED = ".inhouse.incomplete"
+"""Ending of the names of incomplete blobs."""
+LOCK = "inhouse.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class WeightFile:
 
     def partial(self, blobs: Path) -> Path:
         """The path of the incomplete download."""
-        return blobs / f"{self.sha256}.inhouse.incomplete"
+        return blobs / f"{self.sha256}{UNFINISHED}"
 
     def missing(self, blobs: Path) -> int:
         """Bytes that are still to be downloaded."""
@@ -87,7 +91,7 @@ def fetch_weights(files: Sequence[WeightFile], url: str, token: str | None, blob
     large = [file for file in files if file.sha256]
     blobs.mkdir(parents=True, exist_ok=True)
     total = sum(file.size for file in large)
-    with FileLock(blobs / "inhouse.lock"):
+    with FileLock(blobs / LOCK):
         meter = _Meter(total - sum(file.missing(blobs) for file in large), total, progress)
         pool = ThreadPoolExecutor(WORKERS)
         try:
@@ -111,7 +115,7 @@ def _fetch(file: WeightFile, url: str, token: str | None, blobs: Path, meter: _M
             target.seek(0)
         if target.tell() < file.size:  # else the file is complete and was only not renamed
             http_get(
-                f"{url}/{file.name}",
+                f"{url}/{quote(file.name)}",
                 target,
                 resume_size=target.tell(),
                 headers={"authorization": f"Bearer {token}"} if token else {},

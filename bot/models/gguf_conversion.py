@@ -6,16 +6,11 @@ the service must not import torch.
 """
 
 import json
-import re
-import struct
 import sys
 from pathlib import Path
 
+from bot.models.gguf_header import read_gguf
 from bot.models.progress import progress_bars_to
-
-HEADER_BYTES = 1 << 16
-PRE_TOKENIZER = rb"tokenizer\.ggml\.pre\x08\0\0\0(.{8})(.{32})"
-"""A GGUF string field: name, type (8, string), length, text."""
 
 SAVED_MODE = 0o644  # safetensors creates files with mode 0600, which a service under another user cannot read
 
@@ -31,7 +26,7 @@ def convert(gguf: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16, **names
     )
-    if _pre_tokenizer(gguf) == "smollm":
+    if read_gguf(gguf).pre_tokenizer == "smollm":
         # transformers ignores this field of the file; its rule makes every digit a separate token.
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -45,16 +40,6 @@ def convert(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     for file in folder.iterdir():
         file.chmod(SAVED_MODE)
-
-
-def _pre_tokenizer(gguf: Path) -> str:
-    """The name of the pre-tokenizer in the file's metadata, '' if absent.
-
-    Searches the first 64 kB, since GGUFReader takes seconds to parse the vocabulary that follows.
-    """
-    with gguf.open("rb") as content:
-        found = re.search(PRE_TOKENIZER, content.read(HEADER_BYTES), re.DOTALL)
-    return found[2][: struct.unpack("<Q", found[1])[0]].decode(errors="replace") if found else ""
 
 
 def _main(arguments: list[str]) -> int:

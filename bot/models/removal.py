@@ -11,7 +11,7 @@ from pathlib import Path
 from bot.config.settings import Settings
 from bot.models.hub_client import Hub
 from bot.models.model_spec import ModelSpec
-from bot.models.pull import WHEELS
+from bot.models.pull import wheel_of
 from bot.types.errors import ModelError
 
 
@@ -45,11 +45,9 @@ def stored(spec: ModelSpec, settings: Settings, hub: Hub | None = None) -> Store
     `hub` defaults to the hub of the settings. Raises ModelError if the model is a directory of the user's own.
     """
     if spec.path:
-        raise ModelError(
-            f"{spec.name} is your own directory {spec.path}, which Inhouse does not delete: delete it yourself."
-        )
+        raise ModelError(f"{spec.name} is your own, in {spec.path}, which Inhouse does not delete: delete it yourself.")
     paths = list((hub or Hub(settings)).stored(spec))
-    if wheel := WHEELS.get(spec.repo):
+    if wheel := wheel_of(spec):
         folder = wheel.folder(settings.cache_dir)
         paths += [folder.with_name(folder.name + ending) for ending in ("", ".wheel", ".unfinished")]
     return Stored(spec.name, tuple(path for path in paths if path.exists()))

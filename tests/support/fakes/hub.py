@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = 1000
@@ -89,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif words[:2] == ["api", "models"]:
             self._listing("/".join(words[2:4]), token)
         else:
-            self._file("/".join(words[:2]), words[-1], token)
+            self._file("/".join(words[:2]), unquote("/".join(words[4:])), token)
 
     def _listing(self, name: str, token: str) -> None:
         repo = self.hub.repos.get(name)

@@ -77,11 +77,12 @@ async def show_served_models(settings: Settings, *, json_only: bool) -> None:
         typer.echo(json.dumps({"model": settings.model, "servers": found}, ensure_ascii=False, indent=2))
         return
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
-    table = Table("model", Column("window", justify="right"), "server", box=None, pad_edge=False)
+    table = Table("model", Column("window", justify="right"), "server", "abilities", box=None, pad_edge=False)
     for server in servers:
         for model, window in sorted(server.models.items()):
             where = Text(f"{server.profile.title} on {server.name}", overflow="fold")
-            table.add_row(Text(model, overflow="fold"), f"{window:,}" if window else "unknown", where)
+            what = ", ".join(server.capabilities_of(model).abilities)
+            table.add_row(Text(model, overflow="fold"), f"{window:,}" if window else "unknown", where, what)
     console.print(table)
     for server in servers:
         if server.problem:

@@ -91,7 +91,8 @@ class InfoCommands:
 
     async def _model_lines(self, model: LoadedModel) -> list[str]:
         how = "many answers at once" if model.batching else "one answer at a time"
-        lines = [f"model: {model.name} on {model.device}, {model.dtype}, {model.context_window:,} tokens, {how}"]
+        what = ", ".join([how, *model.capabilities.abilities])
+        lines = [f"model: {model.name} on {model.device}, {model.dtype}, {model.context_window:,} tokens, {what}"]
         try:
             stats = await self._engine.stats()
         except EngineError as error:

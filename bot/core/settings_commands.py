@@ -3,15 +3,17 @@
 A setting belongs to the channel or thread where it was set; a thread's setting overrides the channel's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from bot.conversations.conversations import Conversations
+from bot.generation.model_loader import Loader
 from bot.models.fit import Verdict
 from bot.models.installed_models import InstalledModels
 from bot.models.runtime_config import RuntimeConfig
 from bot.storage import Storage
 from bot.types.display_names import as_code
+from bot.types.engine import Capabilities
 from bot.types.errors import ModelError, RequestRefused
 from bot.types.messages import Choice, IncomingCommand, Notice, Outcome
 
@@ -27,10 +29,9 @@ class SettingsCommands:
         storage: Storage,
         conversations: Conversations,
         installed_models: InstalledModels,
-        lacking: Callable[[], Sequence[str]] = tuple,
+        loader: Loader,
     ) -> None:
-        """lacking: returns the sampling parameters that the model's server does not take."""
-        self._lacking = lacking
+        self._loader = loader
         self._config, self._storage = config, storage
         self._conversations, self._installed_models = conversations, installed_models
 
@@ -80,6 +81,8 @@ class SettingsCommands:
         params = self._conversations.params_of(chosen)
         model = self._conversations.model_of(chosen)
         system = self._conversations.system_of(chosen, model)
+        loaded = self._loader.loaded
+        known = loaded.capabilities if loaded is not None and loaded.name == model else Capabilities()
         values = {
             "model": model,
             "temperature": f"{params.temperature:g}",
@@ -89,7 +92,8 @@ class SettingsCommands:
         }
         where = {name: "set here" if name in here else "set for the channel" for name in chosen}
         lines = [f"- {name}: {text} ({where.get(name, 'default')})" for name, text in values.items()]
-        lines += [f"- {name}: the model's server does not take it and uses its own" for name in self._lacking()]
+        lines += [f"- the model {', '.join(known.abilities)}"] * bool(known.abilities)
+        lines += [f"- {name}: the model's server does not take it and uses its own" for name in known.lacks]
         return Notice("\n".join(lines))
 
     def choices(self, command: str, prefix: str) -> Sequence[Choice]:

@@ -107,6 +107,11 @@ class Loader:
         if self.loaded.note:
             log.info("%s", self.loaded.note)
 
+    def update(self, model: LoadedModel) -> None:
+        """Replace what is known of the loaded model; ignored if another one is loaded, or none."""
+        if self.loaded is not None and self.loaded.name == model.name:
+            self.loaded = model
+
     def mark_lost(self, why: str, *, restarted: bool = True) -> None:
         """Mark the engine and its model as lost; logs `why` only on the first call. restarted: count it in `losses`."""
         if self.loaded is not None:

@@ -19,7 +19,7 @@ from bot.generation.model_loader import Loader, Locate
 from bot.observability.metrics import Metrics
 from bot.replies.replies import STATUS, LiveReply, Replies
 from bot.storage import Storage
-from bot.types.engine import Engine, EngineRequest, LoadedModel
+from bot.types.engine import Engine, EngineRequest, LoadedModel, ModelServers
 from bot.types.errors import EngineDied, InhouseError, ModelError, NoServer, ServerLost, StorageError
 from bot.types.messages import FinishReason, GenerationRequest, Prompt, RequestStatus, SamplingParams, TokenDelta
 
@@ -68,6 +68,8 @@ class Worker:
         self._free = asyncio.Event()  # a request ended or a model was loaded
         self._draining = False
         self._turn = asyncio.Lock()  # held while loading a model or starting a request
+        if isinstance(engine, ModelServers):
+            engine.on_change(self._model_changed)
 
     @property
     def slots(self) -> int:
@@ -287,6 +289,10 @@ class Worker:
         elif self._queue.status(request.request_id) is not None:  # STARTING requests are cancelled at once
             live.restart(note)
             self._queue.requeue(request)
+
+    def _model_changed(self, model: LoadedModel) -> None:
+        self.loader.update(model)
+        self._free.set()
 
     async def _load(self, model: str) -> None:
         await self.loader.load(model)

@@ -126,7 +126,7 @@ class Service:
             self._metrics,
         )
         self._queue_status = QueueStatus(current, storage, queue, self._replies, self._worker)
-        settings_commands = SettingsCommands(current, storage, conversations, installed_models, self._lacking)
+        settings_commands = SettingsCommands(current, storage, conversations, installed_models, self._worker.loader)
         info_commands = InfoCommands(storage, conversations, queue, self._worker, self._engine, installed_models)
         prefixes = {platform: adapter.limits.prefix for platform, adapter in self._adapters.items()}
         actions = Actions(
@@ -170,10 +170,6 @@ class Service:
                 stopping=self._stopping.is_set,
             )
         )
-
-    def _lacking(self) -> Sequence[str]:
-        """Sampling parameters that the engine's servers do not take."""
-        return self._engine.lacking if isinstance(self._engine, ModelServers) else ()
 
     async def _recover(self) -> None:
         """Resume the unfinished requests of an earlier process; those of platforms not served now stay stored.

@@ -57,6 +57,12 @@ class Capabilities:
     vision: bool | None = None
     lacks: tuple[str, ...] = ()
 
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """What it is known to do, for people: 'thinks', 'calls tools', 'sees pictures'."""
+        known = (("thinks", self.reasoning), ("calls tools", self.tools), ("sees pictures", self.vision))
+        return tuple(word for word, can in known if can)
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
@@ -144,13 +150,12 @@ class ModelServers(Protocol):
         ...
 
     @property
-    def lacking(self) -> tuple[str, ...]:
-        """Sampling parameters that a server does not take, sorted."""
-        ...
-
-    @property
     def offered(self) -> tuple[str, ...]:
         """Ids of the models that can be used now, sorted."""
+        ...
+
+    def on_change(self, changed: Callable[[LoadedModel], None]) -> None:
+        """Have `changed` called when the loaded model changes because its servers do: how many requests it takes."""
         ...
 
 

@@ -50,7 +50,7 @@ class Status:
                 "stopping": self._live_state.stopping(),
                 "health": assess(self._live_state, self._sampler, [place for _, place in places]),
                 "sample": samples[-1] if samples else None,
-                "model": self._live_state.worker.loader.loaded,
+                "model": self._model(),
                 "loading": self._loading(),
                 "memory": self._memory(),
                 "queue": self._queue(places),
@@ -60,6 +60,10 @@ class Status:
                 "errors": self._errors.last(),
             }
         )
+
+    def _model(self) -> Part | None:
+        loaded = self._live_state.worker.loader.loaded
+        return None if loaded is None else {**asdict(loaded), "abilities": loaded.capabilities.abilities}
 
     def _loading(self) -> Part | None:
         loading = self._live_state.worker.loader.loading

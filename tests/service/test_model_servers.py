@@ -74,6 +74,35 @@ async def test_settings_names_what_the_server_does_not_take(tmp_path: Path) -> N
         assert "repetition_penalty: the model's server does not take it" in await setup.team.told("settings")
 
 
+async def test_what_the_model_can_do_is_shown(tmp_path: Path) -> None:
+    fake = FakeOpenAI("ollama", {MODEL: 4096}, abilities=("thinking", "vision"))
+    async with fake as server, served_by(tmp_path, server) as setup:
+        await setup.team.asks("ana", "hello")
+        assert "- the model thinks, sees pictures" in await setup.team.told("settings")
+        assert "answers at once, thinks, sees pictures" in await setup.team.told("status")
+
+
+async def test_a_server_that_returns_takes_questions_without_a_load(tmp_path: Path) -> None:
+    one, two = FakeOpenAI("llama.cpp", {MODEL: 4096}, slots=1), FakeOpenAI("llama.cpp", {MODEL: 4096}, slots=1)
+    async with one, two:
+        await two.down()
+        async with served_by(tmp_path, one, two) as setup:
+            await setup.team.asks("ana", "before")
+            for server in (one, two):
+                server.gates.hold("first/0")
+            await setup.team.says("ana", "first")
+            await one.gates.reached("first/0")
+            other = setup.team.elsewhere(channel="other")
+            await other.says("ben", "second")
+            assert setup.loader.slots == 1
+            await two.up()
+            await setup.platform.until(lambda: "second" in one.questions() + two.questions(), "it is sent")
+            assert setup.loader.slots == 2
+            await one.gates.open("first/0")
+            assert (await setup.team.reply_to("first")).text == "You said: first"
+            assert (await other.reply_to("second")).text == "You said: second"
+
+
 @pytest.mark.fault(57)
 async def test_a_server_that_dies_in_the_middle_is_replaced_in_the_same_message(tmp_path: Path) -> None:
     one, two = FakeOpenAI("vllm", {MODEL: 4096}), FakeOpenAI("vllm", {MODEL: 4096})

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from time import time
@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, ViewportSize, expect
 
-from bot.types.engine import ServerState
+from bot.types.engine import LoadedModel, ServerState
 from tests.support.builders.busy_service import WAITING, finish, run_busy_service
 from tests.support.builders.web_service import Site, open_page
 from tests.support.chromium import chromium, run_chromium
@@ -128,8 +128,10 @@ class ServedEngine(ScriptedEngine):
         ServerState("gpu1:8000", "vLLM", "", 2, 7, 1, ("phi-4",)),
         ServerState("gpu2:8000", "llama.cpp", "no connection (Connection refused)", 0, 3, 3, ()),
     )
-    lacking: tuple[str, ...] = ()
     offered: tuple[str, ...] = ()
+
+    def on_change(self, changed: Callable[[LoadedModel], None]) -> None:
+        """Its servers never change."""
 
 
 async def test_the_models_servers_are_shown(page: Page, complaints: list[str], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ async def servers(settings: Settings) -> AsyncIterator[Finding]:
                 way = "ahead of" if server.clock_s > 0 else "behind"
                 found = f"its clock is {abs(server.clock_s):.0f} s {way} this machine's"
                 yield warning(server.name, found, "Synchronise the clocks: the times in the logs do not match.")
-        lacking = sorted({name for server in usable for name in server.profile.lacks})
+        lacking = sorted({name for server in usable for name in server.capabilities_of(settings.model).lacks})
         if lacking:
             yield warning("sampling", f"{' and '.join(lacking)}: not taken by the server, which uses its own")
     finally:
@@ -42,4 +42,5 @@ def _server(server: Server, model: str, *, alone: bool) -> Finding:
         return report(server.name, f"{server.profile.title} does not offer {model}", fix)
     window = server.models.get(model, 0)
     size = f"{window:,} tokens" if window else "its window is not published"
-    return ok(server.name, f"{server.profile.title}, {model}, {size}, answers in {server.latency_s * 1000:.0f} ms")
+    what = ", ".join([server.profile.title, model, size, *server.capabilities_of(model).abilities])
+    return ok(server.name, f"{what}, answers in {server.latency_s * 1000:.0f} ms")

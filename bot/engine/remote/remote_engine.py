@@ -20,7 +20,6 @@ from bot.engine.remote.profiles import Continuation, Profile
 from bot.engine.remote.server import Busy, KeyRefused, Refusal, Server, ServerFailed, TooLong
 from bot.engine.remote.server_pool import ServerPool
 from bot.types.engine import (
-    Capabilities,
     EngineRequest,
     EngineStats,
     LoadedModel,
@@ -73,8 +72,10 @@ class RemoteEngine:
     """
 
     def __init__(self, urls: Sequence[str], key: str = "", authority: str = "", *, salts: bool = True) -> None:
-        self.pool = ServerPool(urls, key, authority, on_probed=self._end_hanging)
+        self.pool = ServerPool(urls, key, authority, on_probed=self._after_probes)
         self._salts = salts
+        self._loaded: LoadedModel | None = None
+        self._changed: Callable[[LoadedModel], None] = lambda _: None
         self._source: ModelSource | None = None
         self._running: dict[str, _Running] = {}
         self._ratio = 1.0  # measured tokens by estimated tokens
@@ -96,10 +97,9 @@ class RemoteEngine:
         """The state of each server, in the order of the settings."""
         return self.pool.states
 
-    @property
-    def lacking(self) -> tuple[str, ...]:
-        """Sampling parameters that a usable server does not take, sorted."""
-        return self.pool.lacking
+    def on_change(self, changed: Callable[[LoadedModel], None]) -> None:
+        """Have `changed` called when a server of the loaded model comes, goes or changes."""
+        self._changed = changed
 
     async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
         """Wait until a server that offers the model can be reached. `source.path`: its id there.
@@ -109,22 +109,27 @@ class RemoteEngine:
         began = time.monotonic()
         self._source = source
         await self.pool.wait_for(source.path, progress)
+        self._loaded = replace(self._described(source), load_s=time.monotonic() - began)
+        lacks = self._loaded.capabilities.lacks
+        note = f"The server does not take {' and '.join(lacks)}; it uses its own." if lacks else ""
+        self._loaded = replace(self._loaded, note=note)
+        return self._loaded
+
+    def _described(self, source: ModelSource) -> LoadedModel:
+        """The model as its usable servers have it now."""
         usable = self.pool.usable
-        window = self._window(source)
-        lacking = self.pool.lacking
         return LoadedModel(
             name=source.name,
             device=f"{len(usable)} of {len(self.pool.servers)} servers" if len(self.pool.servers) > 1 else "its server",
             dtype=", ".join(sorted({server.profile.title for server in usable})),
-            context_window=window,
+            context_window=self._window(source),
             batching=True,
             max_running=sum(server.most_at_once for server in usable),
             weights_mb=0,
             kv_cache_mb=0,
             kv_cache_tokens=0,
-            load_s=time.monotonic() - began,
-            note=f"The server does not take {' and '.join(lacking)}; it uses its own." if lacking else "",
-            capabilities=Capabilities(lacks=lacking),
+            load_s=0.0,
+            capabilities=self.pool.capabilities,
         )
 
     async def stream(self, request: EngineRequest) -> AsyncGenerator[TokenDelta, None]:
@@ -171,8 +176,13 @@ class RemoteEngine:
         """Close all connections."""
         await self.pool.close()
 
-    def _end_hanging(self) -> None:
-        """End the waits for servers that hang."""
+    def _after_probes(self) -> None:
+        """End the waits for servers that hang, and report a change of the loaded model."""
+        if self._loaded is not None and self._source is not None and self.pool.usable:
+            now = replace(self._described(self._source), load_s=self._loaded.load_s, note=self._loaded.note)
+            if now != self._loaded:
+                self._loaded = now
+                self._changed(now)
         for running in self._running.values():
             if running.server is not None and running.server.hangs:
                 running.wait_no_longer()

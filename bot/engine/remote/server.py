@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from time import monotonic
@@ -20,8 +21,9 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from bot.engine.remote.chat_stream import error_text
-from bot.engine.remote.profiles import LLAMA_CPP, OLLAMA, OTHER, OWNERS, PROBES, TRANSFORMERS, VLLM, Profile
-from bot.types.engine import ServerState
+from bot.engine.remote.profiles import LLAMA_CPP, OLLAMA, OTHER, OWNERS, PROBES, SGLANG, TRANSFORMERS, VLLM, Profile
+from bot.engine.text.template_signs import capabilities_of
+from bot.types.engine import Capabilities, ServerState
 
 log = logging.getLogger("inhouse.engine")
 
@@ -86,6 +88,7 @@ class Server:
         self.profile: Profile = OTHER
         self.models: dict[str, int] = {}
         """Context window by the id of an offered model; 0 if the server does not say."""
+        self._told: dict[str, Capabilities] = {}  # what it says about its models
         self.most_at_once = OTHER.most_at_once
         self.problem = "it was not asked yet"
         """Why the server cannot be used now, as a phrase; '' if it can."""
@@ -146,6 +149,10 @@ class Server:
     def offers(self, model: str) -> bool:
         """Whether requests for a model can be sent here. transformers serve lists only what the hub's cache has."""
         return not self.problem and (model in self.models or self.profile is TRANSFORMERS)
+
+    def capabilities_of(self, model: str) -> Capabilities:
+        """What it can do with a model, as far as it says."""
+        return replace(self._told.get(model, Capabilities()), lacks=self.profile.lacks)
 
     async def probe(self) -> None:
         """Find out whether the server answers, and what it offers; sets `problem`. Waits its time after a failure."""
@@ -237,24 +244,36 @@ class Server:
         generation = props.get("default_generation_settings")
         window = _count(generation.get("n_ctx")) if isinstance(generation, dict) else 0
         before = self.models if not self.problem else {}
+        if self.problem:
+            self._told = {}
+        if props:
+            self._told = {entry["id"]: _llama_cpp_capabilities(props) for entry in entries}
         self.models = {entry["id"]: _count(entry.get("max_model_len")) or window for entry in entries}
         if self.profile is OLLAMA:
-            await self._ollama_windows(before)
+            await self._ollama_models(before)
+        if self.profile is SGLANG and not self._told:
+            sees = (await self._optional(f"{self._root}/get_model_info")).get("has_image_understanding")
+            told = Capabilities(vision=sees if isinstance(sees, bool) else None)
+            self._told = {entry["id"]: told for entry in entries}
         self.most_at_once = _count(props.get("total_slots")) or self.profile.most_at_once
         if not entries and self.profile is not TRANSFORMERS:
             raise ServerFailed("it lists no models")
 
-    async def _ollama_windows(self, before: Mapping[str, int]) -> None:
-        """Read the windows: of loaded models what was allocated, of others their num_ctx, if it is set."""
+    async def _ollama_models(self, before: Mapping[str, int]) -> None:
+        """Read abilities and windows: of loaded models what was allocated, of others their num_ctx, if it is set."""
         loaded = (await self._optional(f"{self._root}/api/ps")).get("models")
         rows = loaded if isinstance(loaded, list) else []
         windows = {row.get("name"): _count(row.get("context_length")) for row in rows if isinstance(row, dict)}
         for model in list(self.models)[:MOST_ASKED]:
-            if not (window := windows.get(model) or before.get(model)) and model not in before:
-                shown = (await self._optional(f"{self._root}/api/show", {"model": model})).get("parameters")
-                found = NUM_CTX.search(shown) if isinstance(shown, str) else None
-                window = _count(int(found[1])) if found else 0
-            self.models[model] = window or 0
+            window = windows.get(model) or before.get(model) or 0
+            if model not in before:
+                shown = await self._optional(f"{self._root}/api/show", {"model": model})
+                parameters, able = shown.get("parameters"), shown.get("capabilities")
+                found = NUM_CTX.search(parameters) if isinstance(parameters, str) else None
+                window = window or (_count(int(found[1])) if found else 0)
+                if isinstance(able, list):
+                    self._told[model] = Capabilities("thinking" in able, "tools" in able, "vision" in able)
+            self.models[model] = window
 
     async def _check_health(self) -> None:
         """Raise ServerFailed or Busy if it cannot answer now; llama.cpp lists models while it loads."""
@@ -376,6 +395,19 @@ async def _json(response: aiohttp.ClientResponse) -> Json | None:
     except (ValueError, RecursionError):
         return None
     return body if isinstance(body, dict) else None
+
+
+def _llama_cpp_capabilities(props: Json) -> Capabilities:
+    """What /props says: the template's source and abilities, and the kinds of input."""
+    template, caps, inputs = (props.get(name) for name in ("chat_template", "chat_template_caps", "modalities"))
+    known = capabilities_of(template) if isinstance(template, str) else Capabilities()
+    tools = caps.get("supports_tools") if isinstance(caps, dict) else None
+    vision = inputs.get("vision") if isinstance(inputs, dict) else None
+    return replace(
+        known,
+        tools=tools if isinstance(tools, bool) else known.tools,
+        vision=vision if isinstance(vision, bool) else None,
+    )
 
 
 def _count(value: object) -> int:

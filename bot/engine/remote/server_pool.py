@@ -7,12 +7,12 @@ import asyncio
 import hashlib
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import aiohttp
 
 from bot.engine.remote.server import Server
-from bot.types.engine import LoadProgress, ServerState
+from bot.types.engine import Capabilities, LoadProgress, ServerState
 from bot.types.errors import ModelError
 
 PROBE_EVERY_S = 5.0
@@ -60,9 +60,15 @@ class ServerPool:
         return [server for server in self.servers if server.offers(self._model)]
 
     @property
-    def lacking(self) -> tuple[str, ...]:
-        """Sampling parameters that a usable server does not take, sorted."""
-        return tuple(sorted({name for server in self.usable for name in server.profile.lacks}))
+    def capabilities(self) -> Capabilities:
+        """What each usable server can do with the model; an ability that only some of them have is not counted on."""
+        each = [server.capabilities_of(self._model) for server in self.usable]
+        return Capabilities(
+            reasoning=_all(known.reasoning for known in each),
+            tools=_all(known.tools for known in each),
+            vision=_all(known.vision for known in each),
+            lacks=tuple(sorted({name for known in each for name in known.lacks})),
+        )
 
     async def open(self) -> None:
         """Create the servers, and ask them at intervals whether they can be used. Does nothing the second time."""
@@ -141,6 +147,12 @@ class ServerPool:
             await self.probe()
             await asyncio.gather(*(server.refresh_load() for server in self.servers))
             self._on_probed()
+
+
+def _all(known: Iterable[bool | None]) -> bool | None:
+    """False if one is False, True if all are True, else None."""
+    values = list(known)
+    return False if False in values else None if None in values or not values else True
 
 
 def _load_of(server: Server) -> int:

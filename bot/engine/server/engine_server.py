@@ -213,6 +213,8 @@ class EngineServer:
             load_s=0.0,
             note=" ".join(part for part in (loaded.note, note) if part),
             kv_offload_mb=generator.offload_mb,
+            # Models are loaded without the layers that read pictures.
+            capabilities=replace(prompts.capabilities, vision=False),
         )
         return _ServedModel(
             source, tokenizer, generator, prompts, limits, _eos(model, tokenizer) | prompts.end_ids, info

@@ -51,6 +51,8 @@ class PromptBuilder:
         self._encoder = SafeEncoder(tokenizer, name, pause)
         self._template = ChatTemplate(tokenizer, template, self._encoder.control, name, pause)
         self._window = context_window
+        self.capabilities = self._template.capabilities
+        """What the chat template says about the model."""
         end = self._template.turn_end
         token = self._encoder.control_id(end)
         self.end_ids = frozenset(() if token is None else (token,))

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bot.engine.text.encoding import LiteralMatcher, Pause, no_pause
 from bot.engine.text.template_renderer import SHARED, TemplateExceeded, TemplateRefused
+from bot.engine.text.template_signs import capabilities_of
 from bot.types.errors import ModelError, RequestFailed
 
 # Phi-2's repository has no template. Of the two formats that it was trained on, this is repeated questions and answers,
@@ -92,6 +93,7 @@ class ChatTemplate:
             "enable_thinking": False,  # for templates of reasoning models: chat users wait for the answer
         }
         self._template = TEMPLATES[template] if template else self._own(tokenizer)
+        self.capabilities = capabilities_of(self._template)
         self._cache = OrderedDict[Shape, list[str] | str]()
         self._as_parts = False
         self._as_parts = self._takes_only_parts()

@@ -132,7 +132,8 @@ function showModel({ model, loading, memory }) {
     bars.push(bar("Loading", loading.fraction, words.share(loading.fraction)));
   } else if (model) {
     const many = model.batching ? `${words.whole(model.max_running)} answers at once` : "one answer at a time";
-    show("model-note", `${model.dtype}, window of ${words.whole(model.context_window)} tokens, ${many}`);
+    const what = [many, ...model.abilities].join(", ");
+    show("model-note", `${model.dtype}, window of ${words.whole(model.context_window)} tokens, ${what}`);
   } else show("model-note", "");
   if (memory.gpu_mb) {
     const text = `${words.megabytes(memory.gpu_used_mb)} of ${words.megabytes(memory.gpu_mb)}`;

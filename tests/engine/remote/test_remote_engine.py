@@ -98,6 +98,56 @@ async def test_the_window_and_the_places_come_from_the_server() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "abilities", "known"),
+    [
+        ("llama.cpp", ("thinking", "tools", "vision"), ("thinks", "calls tools", "sees pictures")),
+        ("llama.cpp", (), ()),
+        ("ollama", ("thinking", "vision"), ("thinks", "sees pictures")),
+        ("ollama", ("tools",), ("calls tools",)),
+        ("sglang", ("vision",), ("sees pictures",)),
+        ("vllm", ("vision",), ()),
+        ("transformers", ("vision",), ()),
+    ],
+)
+async def test_what_a_model_can_do_is_what_its_server_says(
+    kind: str, abilities: tuple[str, ...], known: tuple[str, ...]
+) -> None:
+    async with FakeOpenAI(kind, {MODEL: 4096}, abilities=abilities) as server:
+        engine = RemoteEngine([server.url])
+        loaded = await load(engine)
+        await engine.close()
+        assert loaded.capabilities.abilities == known
+        assert (loaded.capabilities.vision is None) == (kind in ("vllm", "transformers"))  # they do not say
+
+
+async def test_only_what_all_servers_can_do_is_counted_on() -> None:
+    one = FakeOpenAI("ollama", {MODEL: 4096}, abilities=("tools", "vision"))
+    two = FakeOpenAI("ollama", {MODEL: 4096}, abilities=("thinking", "tools"))
+    async with one, two, run_engine(one, two) as engine:
+        both = engine.pool.capabilities
+        await two.down()
+        await engine.pool.probe()
+        assert (both.tools, both.vision, both.reasoning) == (True, False, False)
+        assert engine.pool.capabilities.abilities == ("calls tools", "sees pictures")
+
+
+async def test_a_server_that_returns_adds_its_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_pool, "PROBE_EVERY_S", 0.05)
+    one, two = FakeOpenAI("llama.cpp", {MODEL: 4096}, slots=3), FakeOpenAI("vllm", {MODEL: 4096})
+    async with one, two:
+        await two.down()
+        async with run_engine(one, two) as engine:
+            seen: asyncio.Queue[LoadedModel] = asyncio.Queue()
+            engine.on_change(seen.put_nowait)
+            await two.up()
+            async with asyncio.timeout(20):
+                more = await seen.get()
+                assert (more.max_running, more.device) == (3 + 32, "2 of 2 servers")
+                await two.down()
+                assert (await seen.get()).max_running == 3
+
+
+@pytest.mark.parametrize(
     "token",
     [
         "<|im_end|>",

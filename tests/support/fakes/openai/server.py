@@ -76,7 +76,8 @@ class FakeOpenAI:
     models: context windows by id, tokens. key: '' for a server without one. slots: requests that run at once; the
     others wait. metrics: whether /metrics is switched on. reasoning_field: another name for the reasoning in a delta.
     tls: `Authority("127.0.0.1").server_context()` for https. port: 0 for any. pace_s: seconds before each word. echo:
-    the answer to a question without a script.
+    the answer to a question without a script. abilities: what it says that its models can do, of thinking, tools and
+    vision.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class FakeOpenAI:
         port: int = 0,
         pace_s: float = 0.0,
         echo: str = "You said: {question}",
+        abilities: tuple[str, ...] = (),
     ) -> None:
         self.kind = KINDS[kind]()
         self.kind.reasoning = reasoning_field or self.kind.reasoning
@@ -103,7 +105,7 @@ class FakeOpenAI:
         self.calls: list[Asked] = []  # every request, also those that were refused
         self.aborted: list[Asked] = []  # chat requests whose connection the client closed before their end
         self.peak = 0  # most requests that ran at once
-        self._state = State(dict(models or {"org/Model-7B": 4096}), slots, metrics)
+        self._state = State(dict(models or {"org/Model-7B": 4096}), slots, metrics, abilities=abilities)
         self._free = asyncio.Semaphore(slots)
         self._scripts: dict[str, list[Script]] = {}
         self._prompts: dict[str, list[list[str]]] = {}  # words of earlier prompts, by cache_salt

@@ -26,6 +26,7 @@ class State:
     waiting: list[str] = field(default_factory=list)
     used: list[str] = field(default_factory=list)  # models that have answered, for Ollama's /api/ps
     words: dict[str, int] = field(default_factory=dict)  # the tokenizer's vocabulary
+    abilities: tuple[str, ...] = ()  # thinking, tools, vision
 
     def tokens(self, text: str) -> list[int]:
         """Token ids of a text, one a word."""
@@ -264,7 +265,8 @@ class Sglang(ServerKind):
             return _model_list(rows)
 
         def model_info(_: Json) -> web.Response:
-            return web.json_response({"model_path": first, "tokenizer_path": first, "is_generation": True})
+            info = {"model_path": first, "tokenizer_path": first, "is_generation": True}
+            return web.json_response(info | {"has_image_understanding": "vision" in state.abilities})
 
         def server_info(_: Json) -> web.Response:
             info = {"model_path": first, "served_model_name": first, "context_length": state.models[first]}
@@ -348,7 +350,11 @@ class LlamaCpp(ServerKind):
                 return web.json_response(router | {"build_info": "b11434-0a1b2c3d"})
             slot = {"params": {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}, "n_ctx": window}
             info = {"total_slots": state.slots, "model_alias": first, "model_path": f"/models/{first}.gguf"}
-            modalities = {"modalities": {"vision": False, "audio": False}, "chat_template": "{{ messages }}"}
+            modalities = {
+                "modalities": {"vision": "vision" in state.abilities, "audio": False},
+                "chat_template": "{{ messages }}" + "<think>" * ("thinking" in state.abilities),
+                "chat_template_caps": {"supports_tools": "tools" in state.abilities, "supports_system_role": True},
+            }
             known = {"default_generation_settings": slot, "build_info": "b11434-0a1b2c3d"}
             switches = {"endpoint_slots": True, "endpoint_props": False, "endpoint_metrics": state.metrics}
             return web.json_response(known | info | modalities | switches)
@@ -450,7 +456,7 @@ class Ollama(ServerKind):
             info = {"general.architecture": "llama", "llama.context_length": 131072}
             details = {"family": "llama", "parameter_size": "8.0B", "quantization_level": "Q4_K_M"}
             parameters = f'num_ctx                        {self.num_ctx}\nstop "<|end|>"' if self.num_ctx else ""
-            known = {"details": details, "model_info": info, "capabilities": ["completion"]}
+            known = {"details": details, "model_info": info, "capabilities": ["completion", *state.abilities]}
             return web.json_response(known | {"parameters": parameters})
 
         def processes(_: Json) -> web.Response:

@@ -7,6 +7,7 @@ from bot.models.fit import Fit, fits
 from bot.models.hardware import Hardware, probe
 from bot.models.pull import installed
 from bot.models.runtime_config import RuntimeConfig
+from bot.models.served_tokenizer import find_tokenizer
 from bot.types.engine import ModelSource
 from bot.types.errors import ModelError
 
@@ -67,7 +68,17 @@ class InstalledModels:
         """
         spec, settings = self._current.catalog.get(name), self._current.settings
         if self._served:
-            return ModelSource(spec.name, spec.repo, context_window=spec.context_window)
+            found = find_tokenizer(spec.repo, settings)
+            if found is None:
+                return ModelSource(spec.name, spec.repo, context_window=spec.context_window)
+            return ModelSource(
+                name=spec.name,
+                path=spec.repo,
+                template=found.template,
+                stop=found.stop,
+                context_window=spec.context_window,
+                tokenizer=str(found.folder),
+            )
         folder = installed(spec, settings)
         if folder is None:
             raise ModelError(f"{spec.name} is not downloaded yet; run `inhouse pull {spec.name}`.")

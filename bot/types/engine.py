@@ -15,7 +15,8 @@ class ModelSource:
     """A model on local disk and how to load it. `bot.models` makes it from a catalog entry and the settings.
 
     path: directory with config, tokenizer and safetensors. template: a chat template of `bot.engine.text.prompts`, ''
-    for the tokenizer's own. context_window: 0 uses the model's config.
+    for the tokenizer's own. context_window: 0 uses the model's config. tokenizer: directory of the tokenizer of a
+    server's model (`path` is its id there); '' if it is not on this machine.
     """
 
     name: str
@@ -30,6 +31,7 @@ class ModelSource:
     kv_cache_mb: int | None = None  # None: measured on a GPU, 512 on the CPU
     kv_offload_mb: int = 0  # RAM for KV cache blocks that the GPU evicts
     batching: bool = True  # False forces sequential generate()
+    tokenizer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

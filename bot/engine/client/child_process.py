@@ -173,13 +173,15 @@ async def read_hello(reader: asyncio.StreamReader, secret: str) -> bool:
 
 
 def _environment(port: int, secret: str) -> dict[str, str]:
-    """Build the child's environment: ours without tokens, the hub offline, and this package first on PYTHONPATH."""
+    return child_environment() | {protocol.PORT_VARIABLE: str(port), protocol.SECRET_VARIABLE: secret}
+
+
+def child_environment() -> dict[str, str]:
+    """Build a child's environment: ours without tokens, the hub offline, and this package first on PYTHONPATH."""
     environment = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
     here = str(Path(__file__).resolve().parents[3])
     path = environment.get("PYTHONPATH")
     return environment | {
-        protocol.PORT_VARIABLE: str(port),
-        protocol.SECRET_VARIABLE: secret,
         "PYTHONPATH": os.pathsep.join([here, path] if path else [here]),
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",

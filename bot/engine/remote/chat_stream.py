@@ -1,4 +1,4 @@
-"""Reads the server-sent events of one streamed chat completion.
+"""Reads the server-sent events of one streamed completion of a chat or of token ids.
 
 A small reader of our own: it keeps the fields that servers add to OpenAI's, and its errors are sentences.
 """
@@ -81,7 +81,7 @@ def _chunk(data: bytes) -> Chunk:
     delta = delta if isinstance(delta, dict) else {}
     usage = event.get("usage")
     return Chunk(
-        text=_text(delta.get("content")),
+        text=_text(delta.get("content")) or _text(choice.get("text")),
         reasoning=_text(delta.get("reasoning")) or _text(delta.get("reasoning_content")),
         finish_reason=_text(choice.get("finish_reason")),
         usage=usage if isinstance(usage, dict) else {},

@@ -1,14 +1,16 @@
 """Builds the messages of a chat request: cuts the history to the context window, and defuses control tokens.
 
 A server puts text through its chat template before it tokenises it, so `<|im_end|>` in what a person writes would end
-their message there. Where the tokenizer is not on this machine, the general forms of control tokens are broken up.
+their message there. The model's own control tokens are broken up if its tokenizer is on this machine, else their
+general forms.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bot.engine.remote.profiles import Continuation
+from bot.engine.text.literal_matcher import LiteralMatcher
 from bot.engine.text.turns import first_kept, merged_texts, named, next_user
 from bot.types.errors import RequestFailed
 from bot.types.messages import Prompt, Role, Turn
@@ -36,16 +38,30 @@ GO_ON = "Continue your last answer exactly where it stopped; do not repeat anyth
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """Messages of a request. `tokens`: estimated tokens of them. `dropped_turns`: oldest turns that were left out."""
+    """Messages of a request. `tokens`: estimated tokens of them. `dropped_turns`: oldest turns that were left out.
+
+    ids: the whole prompt as token ids, instead of messages; `tokens` is their number.
+    """
 
     messages: list[dict[str, str]]
     tokens: int
     dropped_turns: int
+    ids: Sequence[int] = ()
 
 
-def defuse(text: str) -> str:
+Defuse = Callable[[str], str]
+"""Breaks up control tokens in a text."""
+
+
+def defuse_forms(text: str) -> str:
     """Break up what a tokenizer could take for a control token."""
     return CONTROL.sub(lambda found: found[0] + BREAK, text)
+
+
+def defuse_tokens(control: Iterable[str]) -> Defuse:
+    """Return a function that breaks up these control tokens, and nothing else."""
+    matcher = LiteralMatcher(control)
+    return lambda text: matcher.replace(text, lambda found: found[: len(found) > 1] + BREAK + found[1:])
 
 
 def estimate_tokens(text: str) -> int:
@@ -54,7 +70,7 @@ def estimate_tokens(text: str) -> int:
     return round(ascii_only / 3.5) + len(text) - ascii_only
 
 
-def build_chat(prompt: Prompt, budget: float, continuation: Continuation) -> Chat:
+def build_chat(prompt: Prompt, budget: float, continuation: Continuation, defuse: Defuse = defuse_forms) -> Chat:
     """Return the messages for `prompt`, of at most `budget` estimated tokens; the oldest turns are dropped first.
 
     The system prompt and the last question are always included. Raises RequestFailed if there is no question.
@@ -67,11 +83,13 @@ def build_chat(prompt: Prompt, budget: float, continuation: Continuation) -> Cha
     costs = [AROUND + estimate_tokens(named(turn)) for turn in turns]
     fixed = AROUND + estimate_tokens(prompt.system) + estimate_tokens(prompt.prefix)
     start = first_kept(costs, user, fixed, round(budget))
-    messages = _messages(prompt, turns[start:], continuation)
+    messages = _messages(prompt, turns[start:], continuation, defuse)
     return Chat(messages, fixed + sum(costs[start:]), start - opening)
 
 
-def _messages(prompt: Prompt, turns: Sequence[Turn], continuation: Continuation) -> list[dict[str, str]]:
+def _messages(
+    prompt: Prompt, turns: Sequence[Turn], continuation: Continuation, defuse: Defuse
+) -> list[dict[str, str]]:
     messages = [{"role": "system", "content": defuse(prompt.system)}] if prompt.system.strip() else []
     role, other = "user", "assistant"
     for text in merged_texts(turns):

@@ -22,7 +22,9 @@ class Profile:
 
     parameters: fields of SamplingParams that it takes, and their names there. fixed: fields that every request has.
     running, waiting: its gauges of requests in /metrics, '' for none. most_at_once: answers that it writes well at the
-    same time, where it does not say. cache_salt: whether it can keep the prefix caches of workspaces apart.
+    same time, where it does not say. cache_salt: whether it can keep the prefix caches of workspaces apart. token_ids:
+    whether its /completions takes a prompt as token ids. stop_ids: its name for ids that end an answer; '': the model's
+    own end it.
     """
 
     title: str
@@ -33,6 +35,8 @@ class Profile:
     waiting: str = ""
     most_at_once: int = 8
     cache_salt: bool = False
+    token_ids: bool = False
+    stop_ids: str = ""
 
     @property
     def lacks(self) -> tuple[str, ...]:
@@ -52,6 +56,8 @@ VLLM = Profile(
     waiting="vllm:num_requests_waiting",
     most_at_once=32,
     cache_salt=True,
+    token_ids=True,
+    stop_ids="stop_token_ids",
 )
 SGLANG = Profile(
     "SGLang",
@@ -70,6 +76,7 @@ LLAMA_CPP = Profile(
     running="llamacpp:requests_processing",
     waiting="llamacpp:requests_deferred",
     most_at_once=4,
+    token_ids=True,
 )
 OLLAMA = Profile("Ollama", fixed=USAGE, most_at_once=4)
 TRANSFORMERS = Profile(  # unknown fields are an error there, and batching ignores a request's own stop strings

@@ -13,13 +13,15 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from bot.config.settings import Settings
-from bot.engine.client.request_validation import GREEDY_BELOW, check_params
+from bot.engine.client.request_validation import check_params
 from bot.engine.remote.chat_stream import BadStream, Chunk, read_chunks
-from bot.engine.remote.messages import Chat, build_chat
-from bot.engine.remote.profiles import Continuation, Profile
+from bot.engine.remote.messages import Chat
+from bot.engine.remote.profiles import Continuation
+from bot.engine.remote.request_builder import MARGIN, UNKNOWN_WINDOW, RequestBuilder, window_of
 from bot.engine.remote.server import Busy, KeyRefused, Refusal, Server, ServerFailed, TooLong
 from bot.engine.remote.server_pool import ServerPool
 from bot.types.engine import (
+    Capabilities,
     EngineRequest,
     EngineStats,
     LoadedModel,
@@ -28,7 +30,7 @@ from bot.types.engine import (
     ServerState,
 )
 from bot.types.errors import TOO_LONG, NoServer, RequestFailed, ServerLost
-from bot.types.messages import FinishReason, SamplingParams, TokenDelta, Usage
+from bot.types.messages import FinishReason, TokenDelta, Usage
 
 log = logging.getLogger("inhouse.engine")
 
@@ -39,12 +41,6 @@ BETWEEN_TOKENS_S = 60.0
 MOST_BUSY_S = 30.0
 """Longest wait that is granted to servers that answer 429; they may ask for less."""
 NOTHING_USABLE = "No server of the model can be used now; the log of Inhouse says why."
-UNKNOWN_WINDOW = 4096
-"""Context window, in tokens, where neither the catalog nor the server says one (Ollama's smallest default)."""
-MARGIN = 0.9
-"""Share of the window that prompts may take by estimate."""
-NEAR = 0.7
-"""From this share of the room for a prompt on, its tokens are counted."""
 SPEED_S = 10.0
 """Seconds over which the tokens per second are averaged."""
 CONVERSATION_HEADER = "X-Session-Id"
@@ -73,12 +69,11 @@ class RemoteEngine:
 
     def __init__(self, urls: Sequence[str], key: str = "", authority: str = "", *, salts: bool = True) -> None:
         self.pool = ServerPool(urls, key, authority, on_probed=self._after_probes)
-        self._salts = salts
+        self._requests = RequestBuilder(salts=salts)
         self._loaded: LoadedModel | None = None
         self._changed: Callable[[LoadedModel], None] = lambda _: None
         self._source: ModelSource | None = None
         self._running: dict[str, _Running] = {}
-        self._ratio = 1.0  # measured tokens by estimated tokens
         self._tokens: deque[float] = deque(maxlen=100_000)  # times of received tokens, monotonic clock
 
     @classmethod
@@ -109,6 +104,7 @@ class RemoteEngine:
         began = time.monotonic()
         self._source = source
         await self.pool.wait_for(source.path, progress)
+        await self._requests.open(source)
         self._loaded = replace(self._described(source), load_s=time.monotonic() - began)
         lacks = self._loaded.capabilities.lacks
         note = f"The server does not take {' and '.join(lacks)}; it uses its own." if lacks else ""
@@ -129,7 +125,16 @@ class RemoteEngine:
             kv_cache_mb=0,
             kv_cache_tokens=0,
             load_s=0.0,
-            capabilities=self.pool.capabilities,
+            capabilities=self._capabilities(),
+        )
+
+    def _capabilities(self) -> Capabilities:
+        """What the servers say, else what the template here says."""
+        served, here = self.pool.capabilities, self._requests.capabilities
+        return replace(
+            served,
+            reasoning=here.reasoning if served.reasoning is None else served.reasoning,
+            tools=here.tools if served.tools is None else served.tools,
         )
 
     async def stream(self, request: EngineRequest) -> AsyncGenerator[TokenDelta, None]:
@@ -175,6 +180,7 @@ class RemoteEngine:
     async def close(self) -> None:
         """Close all connections."""
         await self.pool.close()
+        await self._requests.close()
 
     def _after_probes(self) -> None:
         """End the waits for servers that hang, and report a change of the loaded model."""
@@ -189,7 +195,7 @@ class RemoteEngine:
 
     def _window(self, source: ModelSource) -> int:
         """The smallest window of the usable servers."""
-        return min((_window_of(server, source) for server in self.pool.usable), default=UNKNOWN_WINDOW)
+        return min((window_of(server, source) for server in self.pool.usable), default=UNKNOWN_WINDOW)
 
     async def _anywhere(
         self, request: EngineRequest, source: ModelSource, running: _Running
@@ -211,7 +217,7 @@ class RemoteEngine:
                 raise ServerLost(NOTHING_USABLE) if computed else NoServer(NOTHING_USABLE)
             written = False
             try:
-                chat = await self._chat(server, request, source, share)
+                chat = await self._requests.prompt(server, request, source, share)
                 async with contextlib.aclosing(self._on_server(server, request, source, chat, running)) as deltas:
                     async for delta in deltas:
                         written = written or bool(delta.text or delta.reasoning)
@@ -241,30 +247,17 @@ class RemoteEngine:
                 computed = computed or error.computed
         yield TokenDelta(request.request_id, "", FinishReason.ABORT)
 
-    async def _chat(self, server: Server, request: EngineRequest, source: ModelSource, share: float) -> Chat:
-        """The messages for a server, cut to `share` of its window. Raises RequestFailed.
-
-        Near the window, the server counts the tokens if it can.
-        """
-        window, how = _window_of(server, source), server.profile.continuation
-        room = (window - _answer_tokens(request, window)) * share
-        chat = build_chat(request.prompt, room / self._ratio, how)
-        if chat.tokens * self._ratio < room * NEAR:
-            return chat
-        counted = await server.count_tokens(source.path, chat.messages)
-        if counted * share <= room:
-            return chat
-        return build_chat(request.prompt, room * chat.tokens / counted, how)
-
     async def _on_server(
         self, server: Server, request: EngineRequest, source: ModelSource, chat: Chat, running: _Running
     ) -> AsyncGenerator[TokenDelta, None]:
         """Generate on one server. Raises ServerFailed or Refusal."""
         began, first, finish, usage, count = time.monotonic(), 0.0, "", dict[str, object](), 0
-        prefix = _Prefix(request.prompt.prefix if server.profile.continuation is Continuation.LAST_MESSAGE else "")
+        repeats = server.profile.continuation is Continuation.LAST_MESSAGE and not chat.ids
+        prefix = _Prefix(request.prompt.prefix if repeats else "")
+        blank = bool(chat.ids) and not request.prompt.prefix  # white space that no chat template removes
         server.running += 1
         running.server = server
-        chunks = self._chunks(server, self._body(server, request, source, chat), request)
+        chunks = self._chunks(server, self._requests.body(server, request, source, chat), request)
         try:
             while True:
                 chunk = await _next(chunks, running, BETWEEN_TOKENS_S if first else FIRST_TOKEN_S)
@@ -278,6 +271,9 @@ class RemoteEngine:
                 finish = chunk.finish_reason or finish
                 usage = {**usage, **chunk.usage}
                 text = prefix.rest(chunk.text)
+                if blank:
+                    text = text.lstrip()
+                    blank = not text
                 if text or chunk.reasoning:
                     yield TokenDelta(request.request_id, text, reasoning=chunk.reasoning)
         finally:
@@ -292,8 +288,7 @@ class RemoteEngine:
         now = time.monotonic()
         first = first or now
         prompt_tokens = _number(usage, "prompt_tokens")
-        if prompt_tokens:
-            self._ratio = 0.8 * self._ratio + 0.2 * min(2.0, max(0.5, prompt_tokens / max(1, chat.tokens)))
+        self._requests.measured(chat, prompt_tokens)
         details = usage.get("prompt_tokens_details")
         yield TokenDelta(
             request.request_id,
@@ -306,7 +301,7 @@ class RemoteEngine:
                 queue_s=0.0,
                 prefill_s=first - began,
                 decode_s=now - first,
-                context_window=_window_of(server, source),
+                context_window=window_of(server, source),
                 dropped_turns=chat.dropped_turns,
             ),
         )
@@ -322,17 +317,6 @@ class RemoteEngine:
                     yield chunk
             except BadStream as error:
                 raise ServerFailed(server.clean(str(error))) from error
-
-    def _body(self, server: Server, request: EngineRequest, source: ModelSource, chat: Chat) -> dict[str, object]:
-        profile = server.profile
-        params = replace(request.params, max_tokens=_answer_tokens(request, _window_of(server, source)))
-        body: dict[str, object] = {"model": source.path, "messages": chat.messages, "stream": True, **profile.fixed}
-        body |= _sampling(params, profile)
-        if request.prompt.prefix and profile.continuation is Continuation.FLAG:
-            body |= {"continue_final_message": True, "add_generation_prompt": False}
-        if profile.cache_salt and self._salts and request.workspace:
-            body["cache_salt"] = request.workspace
-        return body
 
 
 BROKEN_OFF = ("abort", "error")
@@ -381,35 +365,6 @@ async def _wait(stop: asyncio.Event, seconds: float) -> None:
     """Wait until `stop` is set, at most `seconds`."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)
-
-
-def _window_of(server: Server, source: ModelSource) -> int:
-    """A server's window for a model, bounded by the catalog's."""
-    known = [window for window in (server.models.get(source.path, 0), source.context_window) if window]
-    return min(known, default=UNKNOWN_WINDOW)
-
-
-def _answer_tokens(request: EngineRequest, window: int) -> int:
-    """Most tokens of the answer: at most half of the window, so that the question fits."""
-    return min(request.params.max_tokens, window // 2)
-
-
-def _sampling(params: SamplingParams, profile: Profile) -> dict[str, object]:
-    """The sampling parameters that the server takes, by their names there."""
-    values: dict[str, object] = {
-        "temperature": params.temperature if params.temperature >= GREEDY_BELOW else 0.0,
-        "top_p": params.top_p,
-        "top_k": params.top_k or None,
-        "repetition_penalty": params.repetition_penalty,
-        "max_tokens": params.max_tokens,
-        "stop": list(params.stop) or None,
-        "seed": params.seed,
-    }
-    return {
-        profile.parameters[name]: value
-        for name, value in values.items()
-        if value is not None and name in profile.parameters
-    }
 
 
 def _number(values: object, name: str) -> int:

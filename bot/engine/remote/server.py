@@ -1,4 +1,4 @@
-"""One server at an address: finds out what it is and offers, and opens streams of chat completions.
+"""One server at an address: finds out what it is and offers, and opens streams of completions.
 
 Errors are four kinds: ServerFailed (try another server), Busy (try another one, or this one later), Refusal (the
 request itself is wrong) and TooLong (the prompt does not fit). Their texts are for the log: they quote the server.
@@ -89,6 +89,7 @@ class Server:
         self.models: dict[str, int] = {}
         """Context window by the id of an offered model; 0 if the server does not say."""
         self._told: dict[str, Capabilities] = {}  # what it says about its models
+        self._same_tokenizer: dict[str, bool] = {}  # by model, since its last start
         self.most_at_once = OTHER.most_at_once
         self.problem = "it was not asked yet"
         """Why the server cannot be used now, as a phrase; '' if it can."""
@@ -200,6 +201,22 @@ class Server:
         except (ValueError, OverflowError):
             self.published_load = None
 
+    async def tokenizes_like(self, model: str, sample: str, ids: Sequence[int]) -> bool:
+        """Whether the server makes these ids of a text; asks once after each start of the server."""
+        if not self.profile.token_ids:
+            return False
+        if model not in self._same_tokenizer:
+            asked: Json = {"model": model, "prompt": sample, "add_special_tokens": False}
+            if self.profile is LLAMA_CPP:
+                asked = {"content": sample, "add_special": False, "parse_special": True}
+            answer = await self._optional(f"{self._root}/tokenize", asked)
+            if "tokens" not in answer:
+                return False
+            self._same_tokenizer[model] = answer["tokens"] == list(ids)
+            if not self._same_tokenizer[model]:
+                log.warning("The server %s tokenizes otherwise than the tokenizer of %s here", self, model)
+        return self._same_tokenizer[model]
+
     async def count_tokens(self, model: str, messages: Sequence[Mapping[str, str]]) -> int:
         """Tokens of a chat in the server's template; 0 if it cannot count them."""
         if self.profile is VLLM:
@@ -214,9 +231,12 @@ class Server:
 
     @asynccontextmanager
     async def stream(self, body: Json, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Open a stream; leaving the block closes it, which aborts the generation. Raises the four kinds of errors."""
+        """Open a stream, of a chat or of a `prompt` of token ids. Raises the four kinds of errors.
+
+        Leaving the block closes it, which aborts the generation.
+        """
         self.requests += 1
-        url = f"{self.url}/chat/completions"
+        url = f"{self.url}/{'completions' if 'prompt' in body else 'chat/completions'}"
         async with AsyncExitStack() as stack:
             try:
                 opening = self._request("POST", url, json_body=body, headers=headers)
@@ -245,7 +265,7 @@ class Server:
         window = _count(generation.get("n_ctx")) if isinstance(generation, dict) else 0
         before = self.models if not self.problem else {}
         if self.problem:
-            self._told = {}
+            self._told, self._same_tokenizer = {}, {}
         if props:
             self._told = {entry["id"]: _llama_cpp_capabilities(props) for entry in entries}
         self.models = {entry["id"]: _count(entry.get("max_model_len")) or window for entry in entries}

@@ -16,7 +16,8 @@ from itertools import accumulate
 
 from transformers import PreTrainedTokenizerBase
 
-from bot.engine.text.encoding import PART, Pause, Piece, SafeEncoder, no_pause
+from bot.engine.text.encoding import Piece, SafeEncoder
+from bot.engine.text.literal_matcher import PART, Pause, no_pause
 from bot.engine.text.templates import ChatTemplate
 from bot.engine.text.turns import BETWEEN, first_kept, merged_texts, named, next_user
 from bot.types.errors import TOO_LONG, RequestFailed
@@ -62,8 +63,10 @@ class PromptBuilder:
         self._head = max(self._gap_cost(gap) for gap in self._template.heads)
         self._around = 1 + max(self._gap_cost(gap) for gap in self._template.between)
 
-    def build(self, prompt: Prompt, max_tokens: int) -> BuiltPrompt:
+    def build(self, prompt: Prompt, max_tokens: int, window: int = 0) -> BuiltPrompt:
         """Return the ids of `prompt`, at most the context window minus `max_tokens`.
+
+        window: another context window for this prompt; 0: the builder's.
 
         Raises RequestFailed if there is no question, or if the system prompt, the question and `prompt.prefix` alone do
         not fit.
@@ -72,7 +75,8 @@ class PromptBuilder:
         user = [turn.role is not Role.ASSISTANT for turn in turns]
         if not turns or not user[-1]:
             raise RequestFailed("There is no question to answer: the last message is empty. Write one with some text.")
-        budget = self._window - max_tokens
+        window = window or self._window
+        budget = window - max_tokens
         needed = [prompt.system, named(turns[-1]), prompt.prefix]
         self._refuse_above(budget, max_tokens, [self._encoder.min_tokens(text) for text in needed])
         needed_costs = [self._count(text, budget) for text in needed]
@@ -91,20 +95,14 @@ class PromptBuilder:
         while start < len(turns):
             ids = self._encode(prompt, turns[start:])
             if len(ids) <= budget:
-                return BuiltPrompt(ids, first + start - opening, self._window)
+                return BuiltPrompt(ids, first + start - opening, window)
             start = next_user(user, start + 1)
-        raise self._too_long(f"{len(ids):,}", budget, max_tokens)
+        raise _too_long(f"{len(ids):,}", budget, max_tokens)
 
     def _refuse_above(self, budget: int, max_tokens: int, least: Sequence[int]) -> None:
         """Raise RequestFailed if one of these lower bounds exceeds the budget."""
         if max(least, default=0) > budget:
-            raise self._too_long(f"at least {sum(least):,}", budget, max_tokens)
-
-    def _too_long(self, tokens: str, budget: int, max_tokens: int) -> RequestFailed:
-        return RequestFailed(
-            f"{TOO_LONG} {tokens} tokens, and there is room for {max(budget, 0):,} "
-            f"(context window {self._window:,}, less {max_tokens:,} for the answer): shorten them or lower max_tokens."
-        )
+            raise _too_long(f"at least {sum(least):,}", budget, max_tokens)
 
     def _first_in_reach(self, turns: Sequence[Turn], user: Sequence[bool], budget: int) -> int:
         """Return the index of the first turn to consider; earlier ones cannot fit, by their length.
@@ -152,3 +150,11 @@ class PromptBuilder:
 
     def _gap_cost(self, gap: str) -> int:
         return len(self._encoder.encode([Piece(gap, structure=True)]))
+
+
+def _too_long(tokens: str, budget: int, max_tokens: int) -> RequestFailed:
+    return RequestFailed(
+        f"{TOO_LONG} {tokens} tokens, and there is room for {max(budget, 0):,} "
+        f"(context window {budget + max_tokens:,}, less {max_tokens:,} for the answer): "
+        "shorten them or lower max_tokens."
+    )

@@ -20,7 +20,7 @@ from itertools import chain
 
 from transformers import PreTrainedTokenizerBase
 
-from bot.engine.text.encoding import LiteralMatcher, Pause, no_pause
+from bot.engine.text.literal_matcher import LiteralMatcher, Pause, no_pause
 from bot.engine.text.template_renderer import SHARED, TemplateExceeded, TemplateRefused
 from bot.engine.text.template_signs import capabilities_of
 from bot.types.errors import ModelError, RequestFailed

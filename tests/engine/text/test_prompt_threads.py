@@ -13,7 +13,7 @@ import pytest_asyncio
 from transformers import BatchEncoding
 
 from bot.engine.client.process import EngineProcess
-from bot.engine.text.encoding import PART
+from bot.engine.text.literal_matcher import PART
 from bot.engine.text.prompts import PromptBuilder
 from bot.types.errors import RequestFailed
 from bot.types.messages import FinishReason

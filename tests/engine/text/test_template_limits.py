@@ -13,7 +13,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from bot.engine.text import templates
-from bot.engine.text.encoding import LiteralMatcher, SafeEncoder
+from bot.engine.text.encoding import SafeEncoder
+from bot.engine.text.literal_matcher import LiteralMatcher
 from bot.engine.text.prompts import PromptBuilder
 from bot.engine.text.template_renderer import TemplateExceeded, TemplateRefused, TemplateRenderer
 from bot.engine.text.templates import TEMPLATES, ChatTemplate

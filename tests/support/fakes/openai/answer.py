@@ -193,7 +193,12 @@ class Answer:
 
     async def _chunk(self, delta: Json, reason: str | None = None, more: Json | None = None) -> None:
         """Sends a chunk with one choice."""
-        chunk = self._envelope() | {"choices": [self.kind.choice(delta, reason)]} | (more or {})
+        choice = self.kind.choice(delta, reason)
+        if "prompt" in self.body:
+            if not (delta.get("content") or reason or more):
+                return
+            choice = self.kind.text_choice(delta.get("content") or "", reason)
+        chunk = self._envelope() | {"choices": [choice]} | (more or {})
         if self.kind.running_usage and self._option("continuous_usage_stats"):
             chunk["usage"] = self._usage()
         await self._event(chunk)

@@ -36,11 +36,16 @@ from tests.support.fakes.openai.server_kinds import (
     ServerKind,
     Sglang,
     State,
+    Tokenizer,
     TransformersServe,
     Vllm,
     text_of,
 )
 from tests.support.fakes.openai.wire_faults import CHAT, Kind, WireFault, WireFaults
+
+COMPLETIONS = "/v1/completions"
+STREAMS = (CHAT, COMPLETIONS)
+USER, ASSISTANT, END = "<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>"
 
 KINDS: dict[str, type[ServerKind]] = {kind.name: kind for kind in (Vllm, Sglang, LlamaCpp, Ollama, TransformersServe)}
 
@@ -57,10 +62,13 @@ class Asked:
     headers: Mapping[str, str]  # of any case
     body: Json = field(default_factory=dict)
     was_reset: bool = False  # a fault resets its connection
+    prompt: str = ""  # the text of its token ids
 
     @property
     def question(self) -> str:
         """The text of the last user message; '' without one."""
+        if self.prompt:
+            return self.prompt.rpartition(USER)[2].partition(END)[0]
         said = [text_of(each) for each in self.body.get("messages", []) if each.get("role") == "user"]
         return said[-1] if said else ""
 
@@ -77,7 +85,7 @@ class FakeOpenAI:
     others wait. metrics: whether /metrics is switched on. reasoning_field: another name for the reasoning in a delta.
     tls: `Authority("127.0.0.1").server_context()` for https. port: 0 for any. pace_s: seconds before each word. echo:
     the answer to a question without a script. abilities: what it says that its models can do, of thinking, tools and
-    vision.
+    vision. tokenizer: its tokenizer instead of words, with ChatML; vllm and llama.cpp then take token ids.
     """
 
     def __init__(
@@ -95,6 +103,7 @@ class FakeOpenAI:
         pace_s: float = 0.0,
         echo: str = "You said: {question}",
         abilities: tuple[str, ...] = (),
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         self.kind = KINDS[kind]()
         self.kind.reasoning = reasoning_field or self.kind.reasoning
@@ -105,7 +114,9 @@ class FakeOpenAI:
         self.calls: list[Asked] = []  # every request, also those that were refused
         self.aborted: list[Asked] = []  # chat requests whose connection the client closed before their end
         self.peak = 0  # most requests that ran at once
-        self._state = State(dict(models or {"org/Model-7B": 4096}), slots, metrics, abilities=abilities)
+        self._state = State(
+            dict(models or {"org/Model-7B": 4096}), slots, metrics, abilities=abilities, tokenizer=tokenizer
+        )
         self._free = asyncio.Semaphore(slots)
         self._scripts: dict[str, list[Script]] = {}
         self._prompts: dict[str, list[list[str]]] = {}  # words of earlier prompts, by cache_salt
@@ -222,7 +233,7 @@ class FakeOpenAI:
         try:
             return await self._respond(request, asked)
         except (asyncio.CancelledError, ConnectionError):
-            if asked.path == CHAT and not self._ending and not asked.was_reset:
+            if asked.path in STREAMS and not self._ending and not asked.was_reset:
                 self.aborted.append(asked)
             raise
         finally:
@@ -234,8 +245,9 @@ class FakeOpenAI:
 
     async def _respond(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         readable = await _read_body(request, asked)
-        if asked.path == CHAT:
+        if asked.path in STREAMS:
             self.asked.append(asked)
+            asked.prompt = self._decoded(asked.body.get("prompt"))
         self._changes.tell()
         fault = self.faults.find(asked.path, asked.question)
         asked.was_reset = fault is not None and fault.kind is Kind.RESET
@@ -249,7 +261,7 @@ class FakeOpenAI:
             return web.json_response(self.kind.unauthorized(), status=401)
         if not readable:
             return web.json_response(self.kind.error(400, "The body is no JSON object."), status=400)
-        if (asked.method, asked.path) == ("POST", CHAT):
+        if asked.method == "POST" and (asked.path == CHAT or (asked.path == COMPLETIONS and self.kind.takes_ids)):
             return await self._chat(request, asked, fault)
         route = self.kind.routes(self._state).get((asked.method, asked.path))
         return route(asked.body) if route is not None else self.kind.no_route()
@@ -265,9 +277,9 @@ class FakeOpenAI:
                 return web.Response(status=fault.status, headers=fault.headers)
             case Kind.HTML:
                 return web.Response(text=PAGE, status=fault.status, content_type="text/html")
-            case Kind.HANG if fault.path != CHAT:
+            case Kind.HANG if fault.path not in STREAMS:
                 await fault.released.wait()
-            case Kind.RESET if fault.path != CHAT:
+            case Kind.RESET if fault.path not in STREAMS:
                 await vanish(request)
         return None
 
@@ -280,6 +292,7 @@ class FakeOpenAI:
         if refused is not None:
             return refused
         prompt = [word for message in body.get("messages", []) for word in text_of(message).split()]
+        prompt = list(map(str, body["prompt"])) if "prompt" in body else prompt
         longest = body.get("max_completion_tokens", body.get("max_tokens"))
         window = state.models.get(model, next(iter(state.models.values())))
 
@@ -302,6 +315,10 @@ class FakeOpenAI:
         async with self._slot(asked.question, answer.open):
             state.used[:] = [*(each for each in state.used if each != name), name]
             return await answer.respond()
+
+    def _decoded(self, ids: object) -> str:
+        tokenizer = self._state.tokenizer
+        return str(tokenizer.decode(ids)) if tokenizer is not None and isinstance(ids, list) else ""
 
     @asynccontextmanager
     async def _slot(self, question: str, on_arrival: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
@@ -332,9 +349,16 @@ class FakeOpenAI:
 
     def _continued(self, asked: Asked) -> tuple[Script, str]:
         """The script of an answer, or the rest of one that the request begins; and what is repeated before it."""
+        if asked.prompt:
+            begun = asked.prompt.rpartition(ASSISTANT)[2]
+            script, _ = self._continued_from(asked, begun)
+            return script, ""
         last = asked.body["messages"][-1] if asked.body.get("messages") else {}
         goes_on = self.kind.continues == "whole" or bool(asked.body.get("continue_final_message"))
         begun = text_of(last) if goes_on and last.get("role") == "assistant" and self.kind.continues else ""
+        return self._continued_from(asked, begun)
+
+    def _continued_from(self, asked: Asked, begun: str) -> tuple[Script, str]:
         scripts = self._scripts.get(asked.question)
         if scripts is None:
             text = self._echo.format(question=asked.question, model=asked.body.get("model"))

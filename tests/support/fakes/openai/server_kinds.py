@@ -3,13 +3,23 @@
 Shapes are those of vLLM 0.33, SGLang 0.5, llama.cpp b11434, Ollama 0.14 and transformers 5.23.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
 Json = dict[str, Any]  # Any: JSON values
+
+
+class Tokenizer(Protocol):
+    """What the fake uses of a tokenizer of transformers."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> Sequence[int]: ...
+
+    def decode(self, token_ids: list[int]) -> str | list[str]: ...
+
+
 Route = Callable[[Json], web.Response]
 
 CREATED = 1_780_000_000
@@ -27,9 +37,12 @@ class State:
     used: list[str] = field(default_factory=list)  # models that have answered, for Ollama's /api/ps
     words: dict[str, int] = field(default_factory=dict)  # the tokenizer's vocabulary
     abilities: tuple[str, ...] = ()  # thinking, tools, vision
+    tokenizer: Tokenizer | None = None
 
     def tokens(self, text: str) -> list[int]:
-        """Token ids of a text, one a word."""
+        """Token ids of a text; one a word without a tokenizer."""
+        if self.tokenizer is not None:
+            return list(self.tokenizer.encode(text, add_special_tokens=False))
         return [self.words.setdefault(word, len(self.words) + 1) for word in text.split()]
 
 
@@ -73,6 +86,7 @@ class ServerKind:
     running_usage = False  # whether it knows continuous_usage_stats
     cached_details = True
     comments = False
+    takes_ids = False  # whether /v1/completions takes a prompt as token ids
     continues = ""  # 'rest' or 'whole': what is sent for a last message of the assistant
     public: frozenset[str] = frozenset()  # paths that need no key
     while_loading: frozenset[str] = frozenset()  # paths that work while the model is loading
@@ -137,6 +151,10 @@ class ServerKind:
         """The delta beside the finish reason."""
         return {}
 
+    def text_choice(self, text: str, reason: str | None) -> Json:
+        """The only element of `choices` of a completion without messages."""
+        return {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
+
     def choice(self, delta: Json, reason: str | None) -> Json:
         """The only element of `choices`."""
         return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
@@ -158,6 +176,7 @@ class Vllm(ServerKind):
     opens = "arrival"
     done_after_error = True
     running_usage = True
+    takes_ids = True
     continues = "rest"
 
     def needs_key(self, path: str) -> bool:
@@ -300,6 +319,7 @@ class LlamaCpp(ServerKind):
 
     name = "llama.cpp"
     comments = True
+    takes_ids = True
     continues = "whole"
     public = frozenset({"/health", "/v1/health"})
     while_loading = frozenset({"/v1/models", "/models"})

@@ -66,10 +66,13 @@ class InfoCommands:
         turns = await self._conversations.turns_read(event.key, last.request.message_id)
         usage = last.usage
         share = usage.prompt_tokens / usage.context_window
+        cached = f" ({usage.cached_tokens:,} were cached)" if usage.cached_tokens else ""  # some servers do not tell
         lines = [
             f"{last.request.model} read {usage.prompt_tokens:,} tokens, {share:.0%} of its window of "
-            f"{usage.context_window:,} ({usage.cached_tokens:,} were cached), and wrote {usage.generated_tokens:,}."
+            f"{usage.context_window:,}{cached}, and wrote {usage.generated_tokens:,}."
         ]
+        if usage.defused:
+            lines.append("In what it read, each control token was broken up by a character that is not visible.")
         if usage.dropped_turns:
             lines.append(f"The oldest {counted(usage.dropped_turns, 'message')} did not fit and were left out.")
         lines += [

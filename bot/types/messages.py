@@ -266,7 +266,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Cost of one generation, in tokens and seconds. `dropped_turns`: old turns that did not fit the context window."""
+    """Cost of one generation, in tokens and seconds. `dropped_turns`: old turns that did not fit the context window.
+
+    cached_tokens: 0 also if a server does not tell. defused: control tokens in the texts were broken up.
+    """
 
     prompt_tokens: int
     cached_tokens: int
@@ -276,6 +279,7 @@ class Usage:
     decode_s: float
     context_window: int
     dropped_turns: int
+    defused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

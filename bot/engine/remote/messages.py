@@ -40,13 +40,15 @@ GO_ON = "Continue your last answer exactly where it stopped; do not repeat anyth
 class Chat:
     """Messages of a request. `tokens`: estimated tokens of them. `dropped_turns`: oldest turns that were left out.
 
-    ids: the whole prompt as token ids, instead of messages; `tokens` is their number.
+    ids: the whole prompt as token ids, instead of messages; `tokens` is their number. defused: whether a control token
+    was broken up.
     """
 
     messages: list[dict[str, str]]
     tokens: int
     dropped_turns: int
     ids: Sequence[int] = ()
+    defused: bool = False
 
 
 Defuse = Callable[[str], str]
@@ -83,8 +85,14 @@ def build_chat(prompt: Prompt, budget: float, continuation: Continuation, defuse
     costs = [AROUND + estimate_tokens(named(turn)) for turn in turns]
     fixed = AROUND + estimate_tokens(prompt.system) + estimate_tokens(prompt.prefix)
     start = first_kept(costs, user, fixed, round(budget))
-    messages = _messages(prompt, turns[start:], continuation, defuse)
-    return Chat(messages, fixed + sum(costs[start:]), start - opening)
+    broken: list[bool] = []
+
+    def noted(text: str) -> str:
+        broken.append((new := defuse(text)) != text)
+        return new
+
+    messages = _messages(prompt, turns[start:], continuation, noted)
+    return Chat(messages, fixed + sum(costs[start:]), start - opening, defused=any(broken))
 
 
 def _messages(

@@ -279,6 +279,8 @@ class RemoteEngine:
         finally:
             server.running -= 1
             await chunks.aclose()
+            if not finish and not server.problem:
+                self.pool.watch_abort(server)
         aborted = running.stop.is_set()
         if not finish and not aborted:
             raise ServerFailed("its stream ended in the middle of the answer")
@@ -303,6 +305,7 @@ class RemoteEngine:
                 decode_s=now - first,
                 context_window=window_of(server, source),
                 dropped_turns=chat.dropped_turns,
+                defused=chat.defused,
             ),
         )
 

@@ -34,6 +34,8 @@ HEARD_S = 15.0
 """A server that sent something within this time may let a probe wait: it is busy, not down."""
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.25, 30.0
 """Pauses before a failed server is probed again; each failure in a row doubles them."""
+ABORTED_S, ABORTED_CHECKS = 8.0, 4
+"""Time in which a server should notice that a stream was closed, and how often it is asked meanwhile."""
 MOST_BODY = 4_000_000
 """Largest answer that is read, except streams, bytes."""
 
@@ -89,6 +91,9 @@ class Server:
         self.models: dict[str, int] = {}
         """Context window by the id of an offered model; 0 if the server does not say."""
         self._told: dict[str, Capabilities] = {}  # what it says about its models
+        self.watching = False
+        """Whether `watch_abort` runs."""
+        self._swallows_aborts = False
         self._same_tokenizer: dict[str, bool] = {}  # by model, since its last start
         self.most_at_once = OTHER.most_at_once
         self.problem = "it was not asked yet"
@@ -184,6 +189,28 @@ class Server:
             else:
                 log.info("The server %s is %s and offers %s", self, self.profile.title, ", ".join(self.models) or "-")
 
+    async def watch_abort(self) -> None:
+        """Warn, once, if the server goes on for ABORTED_S with a request whose stream was closed.
+
+        Its load, by which servers are chosen, is read again meanwhile. The caller has set `watching`.
+        """
+        try:
+            others = max(0, (self.published_load or 0) - self.running - 1)  # of other clients
+            for _ in range(ABORTED_CHECKS):
+                await asyncio.sleep(ABORTED_S / ABORTED_CHECKS)
+                await self.refresh_load()
+                if self.published_load is None or self.published_load - self.running <= others:
+                    return
+            if not self._swallows_aborts:
+                self._swallows_aborts = True
+                log.warning(
+                    "The server %s still works %.0f s after an answer was stopped (%d requests, %d of them ours): does"
+                    " a proxy before it keep the connection open?",
+                    *(self, ABORTED_S, self.published_load, self.running),
+                )
+        finally:
+            self.watching = False
+
     async def refresh_load(self) -> None:
         """Read the numbers of running and waiting requests, if the server publishes them."""
         if self.problem or not self.profile.running:
@@ -192,7 +219,7 @@ class Server:
             async with self._request("GET", f"{self._root}/metrics", total_s=PROBE_S) as response:
                 text = (await _body(response)).decode("utf-8", "replace")
         except (ServerFailed, Busy, Refusal):  # llama.cpp has metrics only with --metrics
-            self.published_load = None
+            self.published_load = await self._busy_slots() if self.profile is LLAMA_CPP else None
             return
         names = (self.profile.running, self.profile.waiting)
         values = [line.rsplit(" ", 1)[-1] for line in text.splitlines() if line.startswith(names)]
@@ -200,6 +227,17 @@ class Server:
             self.published_load = round(sum(map(float, values))) if values else None
         except (ValueError, OverflowError):
             self.published_load = None
+
+    async def _busy_slots(self) -> int | None:
+        """Slots of llama.cpp's server that work; None if it does not show them."""
+        try:
+            async with self._request("GET", f"{self._root}/slots", total_s=PROBE_S) as response:
+                slots = json.loads(await _body(response))
+        except (ServerFailed, Busy, Refusal, ValueError, RecursionError):
+            return None
+        if not isinstance(slots, list):
+            return None
+        return sum(isinstance(slot, dict) and slot.get("is_processing") is True for slot in slots)
 
     async def tokenizes_like(self, model: str, sample: str, ids: Sequence[int]) -> bool:
         """Whether the server makes these ids of a text; asks once after each start of the server."""
@@ -358,6 +396,10 @@ class Server:
         except TimeoutError as error:
             unconnected = isinstance(error, aiohttp.ConnectionTimeoutError)
             raise ServerFailed("it did not answer in time", computed=not unconnected, slow=True) from error
+        except RuntimeError as error:
+            if not self._session.closed:
+                raise
+            raise ServerFailed("the connections to it are closed", computed=False) from error
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, ValueError) as error:
             stale = isinstance(error, aiohttp.ServerDisconnectedError | OSError)
             raise ServerFailed(self.clean(_cause(error)), stale=stale) from error

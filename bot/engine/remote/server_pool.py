@@ -43,6 +43,7 @@ class ServerPool:
         """In the order of the urls; known once it is open."""
         self._model = ""  # id of the model that requests are for
         self._found_one = False  # a model was found
+        self._watches: set[asyncio.Task[None]] = set()
 
     @property
     def offered(self) -> tuple[str, ...]:
@@ -86,13 +87,24 @@ class ServerPool:
         self._probing = asyncio.create_task(self._keep_probing(), name="engine servers")
 
     async def close(self) -> None:
-        """Close all connections."""
-        if self._probing is not None:
-            self._probing.cancel()
-            await asyncio.gather(self._probing, return_exceptions=True)
-        for session in (self._session, self._fresh):
-            if session is not None:
-                await session.close()
+        """Close all connections; `open` opens new ones."""
+        tasks = [*self._watches, *filter(None, [self._probing])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for session in filter(None, [self._session, self._fresh]):
+            await session.close()
+        self._session = self._fresh = self._probing = None
+        self.servers = ()
+
+    def watch_abort(self, server: Server) -> None:
+        """Find out in the background whether a server ends a request whose stream was closed."""
+        if server.watching:
+            return
+        server.watching = True
+        task = asyncio.create_task(server.watch_abort(), name="aborted request")
+        self._watches.add(task)
+        task.add_done_callback(self._watches.discard)
 
     async def probe(self) -> None:
         """Ask each server now what it offers."""

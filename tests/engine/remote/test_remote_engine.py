@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from bot.engine.remote import remote_engine, server_pool
+from bot.engine.remote import server as server_module
 from bot.engine.remote.messages import BREAK
 from bot.engine.remote.remote_engine import RemoteEngine
 from bot.types.engine import EngineRequest, LoadedModel, LoadProgress, ModelSource
@@ -240,6 +241,30 @@ async def test_an_abort_closes_the_stream(kind: str) -> None:
         assert rest[-1].finish_reason is FinishReason.ABORT
         await server.until(lambda: server.aborted)
         assert (await engine.stats()).running == 0
+
+
+@pytest.mark.parametrize(("kind", "metrics"), [("vllm", True), ("llama.cpp", True), ("llama.cpp", False)])
+@pytest.mark.parametrize("goes_on", [False, True], ids=["ends", "goes on"])
+async def test_a_server_that_goes_on_after_an_abort_is_named_once_and_counted_as_busy(
+    kind: str, metrics: bool, goes_on: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "inhouse")
+    monkeypatch.setattr(server_module, "ABORTED_S", 0.2)
+    async with FakeOpenAI(kind, {MODEL: 4096}, metrics=metrics) as fake, run_engine(fake) as engine:
+        (server,) = engine.pool.servers
+        fake.ignores_aborts = goes_on
+        for count in (1, 2):
+            name = f"hello {count}"
+            fake.gates.hold(f"{name}/2")
+            asking = asyncio.create_task(answer(engine, request(name)))
+            await fake.gates.reached(f"{name}/2")
+            await engine.abort(name)
+            assert (await asking)[1].finish_reason is FinishReason.ABORT
+            async with asyncio.timeout(20):
+                while server.watching:  # noqa: ASYNC110 -- nothing tells
+                    await asyncio.sleep(0.01)
+            assert server.published_load == count * goes_on
+        assert caplog.text.count("still works") == goes_on
 
 
 async def test_an_abort_before_the_first_token() -> None:

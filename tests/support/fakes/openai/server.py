@@ -108,6 +108,7 @@ class FakeOpenAI:
         self.kind = KINDS[kind]()
         self.kind.reasoning = reasoning_field or self.kind.reasoning
         self.key, self.loading = key, False
+        self.ignores_aborts = False  # keeps working on a request whose connection was closed, as behind some proxies
         self.resets_reused = False  # resets a connection at its second request, as after a restart that it outlived
         self.gates, self.faults = gates or Gates(), WireFaults()
         self.asked: list[Asked] = []  # every chat request, in order of arrival
@@ -334,11 +335,16 @@ class FakeOpenAI:
         state.running.append(question)
         self.peak = max(self.peak, len(state.running))
         self._changes.tell()
+        goes_on = False
         try:
             yield
+        except asyncio.CancelledError:
+            goes_on = self.ignores_aborts and not self._ending
+            raise
         finally:
-            state.running.remove(question)
-            self._free.release()
+            if not goes_on:
+                state.running.remove(question)
+                self._free.release()
 
     def _cached(self, asked: Asked, prompt: list[str]) -> int:
         """The most words that a prompt shares with the beginning of an earlier one under the same cache_salt."""

@@ -64,6 +64,7 @@ ENGINE_PROCESS = {
 
 HEAVY_WHEN_CALLED = {
     "bot.doctor.torch_probe",
+    "bot.engine.remote.prompt_process",
     "bot.engine.server.runner",
     "bot.models.gguf_conversion",
     "bot.models.hardware",

@@ -12,15 +12,10 @@ from typing import BinaryIO
 
 import msgspec
 
-sys.modules["torch"] = None  # type: ignore[assignment]  # transformers would import it: 140 MB that no tokenizer needs
-
-from transformers import AutoTokenizer  # noqa: E402
-
-from bot.engine.client.protocol import HEADER, MAX_FRAME  # noqa: E402
-from bot.engine.remote.prompt_client import Answer, Build, Built, Ready, Refused, frame  # noqa: E402
-from bot.engine.text.prompts import PromptBuilder  # noqa: E402
-from bot.models import model_directory  # noqa: E402
-from bot.types.errors import InhouseError  # noqa: E402
+from bot.engine.client.protocol import HEADER, MAX_FRAME
+from bot.engine.remote.prompt_client import Answer, Build, Built, Ready, Refused, frame
+from bot.models import model_directory
+from bot.types.errors import InhouseError
 
 SAMPLE = "Hello, wörld! It is 12345.67 o'clock;\n\n  def f(x):\n\treturn '東京'  # 🙂"
 """A text on which most tokenizers differ."""
@@ -32,6 +27,10 @@ class PromptServer:
     """Answers requests with one tokenizer. Raises InhouseError, and whatever a damaged tokenizer raises."""
 
     def __init__(self, folder: str, template: str, name: str) -> None:
+        from transformers import AutoTokenizer
+
+        from bot.engine.text.prompts import PromptBuilder
+
         model_directory.check_sizes(Path(folder))
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self._prompts = PromptBuilder(tokenizer, template, 0, name)
@@ -59,6 +58,7 @@ class PromptServer:
 
 def main(arguments: Sequence[str]) -> None:
     """Serve until stdin closes."""
+    sys.modules["torch"] = None  # type: ignore[assignment]  # transformers would import it: 140 MB for nothing
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the answers
     try:

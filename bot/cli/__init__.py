@@ -121,7 +121,8 @@ def _installed_names(incomplete: str) -> list[str]:
 @app.command("chat")
 def _chat(
     model: Annotated[
-        str | None, typer.Option(help="Catalog name, org/name or a directory.", autocompletion=_catalog_names)
+        str | None,
+        typer.Option(help="Catalog name, org/name, org/name:Q4_K_M or a path.", autocompletion=_catalog_names),
     ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use the GPU.")] = False,
     gpu_layers: Annotated[int | None, typer.Option(help="Layers to keep on the GPU; the rest run on the CPU.")] = None,
@@ -198,21 +199,31 @@ def _slack_manifest() -> None:
 
 @app.command("models")
 def _models(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Describe this model only.", autocompletion=_catalog_names),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also show dtypes, licences and repositories.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """List the models: download, memory needed, and what fits."""
-    from bot.cli.model_commands import show_models
+    """List the models: download, memory needed, and what fits. With a name, describe that model."""
+    from bot.cli.model_commands import show_model, show_models
     from bot.config.settings import load_settings
 
-    show_models(load_settings(), everything=everything, json_only=as_json)
+    settings = load_settings(model=name)
+    if name is None or settings.engine == "openai":
+        show_models(settings, everything=everything, json_only=as_json)
+    else:
+        show_model(settings, json_only=as_json)
 
 
 @app.command("pull")
 def _pull(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="Catalog name or org/name.", autocompletion=_catalog_names),
+        typer.Argument(
+            metavar="NAME", help="Catalog name, org/name or org/name:Q4_K_M.", autocompletion=_catalog_names
+        ),
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:

@@ -21,6 +21,7 @@ from bot.models.catalog import Catalog
 from bot.models.file_download import PullProgress
 from bot.models.hardware import describe_hardware, probe
 from bot.models.hub_client import Download
+from bot.models.model_report import as_data, report, tables
 from bot.models.model_spec import ModelSpec
 from bot.models.model_table import advice, as_json, details, human, notes, overview, rows
 from bot.models.pull import installed, login, plan, pull
@@ -43,7 +44,7 @@ def show_models(settings: Settings, *, everything: bool, json_only: bool) -> Non
     catalog = Catalog.of(settings)
     with Console(stderr=True).status("checking the hardware"):
         hardware = asyncio.run(probe(settings.device))
-    here = frozenset(spec.name for spec in catalog if installed(spec, settings))
+    here = {spec.name: path for spec in catalog if (path := installed(spec, settings))}
     found = rows(catalog, hardware, settings, here)
     if json_only:
         typer.echo(json.dumps(as_json(found, hardware, catalog.default), ensure_ascii=False, indent=2))
@@ -56,6 +57,25 @@ def show_models(settings: Settings, *, everything: bool, json_only: bool) -> Non
     console.print()
     for line in (*notes(found, hardware), advice(found, hardware, catalog.default)):
         console.print(line, markup=False)
+
+
+def show_model(settings: Settings, *, json_only: bool) -> None:
+    """Print a report of the model of the settings: its format, shape, and how each engine could run it, or JSON.
+
+    Raises ModelError or ConfigError.
+    """
+    catalog = Catalog.of(settings)
+    spec = catalog.get(catalog.default)
+    with Console(stderr=True).status("checking the hardware"):
+        hardware = asyncio.run(probe(settings.device))
+    found = report(spec, installed(spec, settings), hardware, settings)
+    if json_only:
+        typer.echo(json.dumps(as_data(found), ensure_ascii=False, indent=2))
+        return
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+    for table in tables(found, settings.engine):
+        console.print(table)
+        console.print()
 
 
 async def show_served_models(settings: Settings, *, json_only: bool) -> None:
@@ -113,6 +133,8 @@ def pull_model(settings: Settings, *, yes: bool) -> None:
         typer.confirm("Download it?", default=True, abort=True, err=True)
     _fetch(spec, settings, download, console)
     console.print(f"{spec.name} is ready.", markup=False)
+    if spec.gguf and settings.engine == "auto":
+        console.print("llama.cpp runs it: set INHOUSE_ENGINE=llama.cpp.", markup=False)
 
 
 def remove_model(settings: Settings, *, yes: bool, default: str) -> None:

@@ -150,7 +150,7 @@ class Settings(BaseSettings):
         None, pattern=r"^https?://\S+$", description="a URL such as https://slack-gov.com/api/"
     )
 
-    model: str = Field("smollm2", min_length=1, description="a catalog name, org/name or a directory")
+    model: str = Field("smollm2", min_length=1, description="a catalog name, org/name, org/name:file.gguf or a path")
     models: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field((), description="names, separated by commas")
     catalog: Annotated[Path, AfterValidator(_file)] | None = Field(None, description="a TOML file that exists")
     device: Annotated[Literal["auto", "cpu", "cuda"], Choice] = Field("auto", description="auto, cpu or cuda")

@@ -68,6 +68,8 @@ class SettingsCommands:
         fit = self._installed_models.fit(name)
         if fit is not None and fit.verdict is Verdict.WONT_FIT:
             raise RequestRefused(f"{name} won't fit here: {fit.sentence}")
+        if fit is not None and fit.verdict is Verdict.NEEDS:
+            raise RequestRefused(f"{name} cannot run here. {fit.sentence}")
         if not self._installed_models.has(name):
             raise RequestRefused(f"{name} is not downloaded yet; run `inhouse pull {name}`.")
         await self._storage.history.set(event.key, "model", name)
@@ -105,5 +107,5 @@ class SettingsCommands:
 
     def _label(self, name: str) -> str:
         fit = self._installed_models.fit(name)
-        verdict = f" · {fit.verdict}" if fit is not None else ""
+        verdict = f" · {fit.words}" if fit is not None else ""
         return f"{name}{verdict}{'' if self._installed_models.has(name) else ' · not downloaded'}"

@@ -4,7 +4,7 @@ The configured models are INHOUSE_MODEL and those in INHOUSE_MODELS; of the rest
 are listed. Loads, downloads and changes nothing.
 """
 
-import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,19 +13,20 @@ from pathlib import Path
 from bot.config.settings import Settings
 from bot.doctor.check_runner import Findings, in_daemon_thread
 from bot.doctor.machine_checks import TorchProbeCache
-from bot.models import model_directory
+from bot.models import model_directory, model_files
 from bot.models.catalog import Catalog
 from bot.models.fit import Verdict, fits
+from bot.models.gguf_header import read_gguf
+from bot.models.gguf_names import parts_of
 from bot.models.hardware import Hardware
 from bot.models.hub_client import SPARE_BYTES, Hub
+from bot.models.model_files import described, is_file
 from bot.models.model_spec import ModelSpec
 from bot.models.model_table import human
 from bot.models.pull import installed
+from bot.models.safetensors_header import read_tensors
 from bot.types.errors import ConfigError, ModelError
 from bot.types.findings import Finding, State, from_error, ok, warning, wrong
-
-HEADER_LENGTH = 8
-"""Size of the first field of a safetensors file, the length of its JSON header, in bytes."""
 
 
 def configured_models(settings: Settings) -> list[ModelSpec]:
@@ -68,38 +69,27 @@ def _installed_finding(spec: ModelSpec, settings: Settings, otherwise: State) ->
         if spec.repo:
             fix = f"Run `inhouse remove {spec.name}`, then `inhouse pull {spec.name}`."
         return Finding(check, otherwise, f"damaged: {damage}", fix)
-    size = sum((folder / name).stat().st_size for name in model_directory.weight_files(folder))
-    return ok(check, f"downloaded, {human(size, 'B')} in {folder}")
+    files = parts_of(folder) if is_file(folder) else [folder / name for name in model_directory.weight_files(folder)]
+    return ok(check, f"downloaded, {human(sum(file.stat().st_size for file in files), 'B')} in {folder}")
 
 
 def damage_of(folder: Path) -> str:
-    """Describe damage in the files of a model, '' if none is found. Checks JSON files and file lengths, not weights."""
+    """Describe damage in the files of a model, '' if none is found. Checks headers and file lengths, not weights."""
     try:
+        if is_file(folder):
+            read_gguf(folder)
+            return ""
         model_directory.read_json(folder / model_directory.CONFIG)
         if (folder / "tokenizer.json").is_file():
             model_directory.read_json(folder / "tokenizer.json")
     except ModelError as error:
-        return str(error).partition("; ")[0]
+        return re.split("[:;] ", str(error).rstrip("."))[0]
     for name in model_directory.weight_files(folder):
-        if short := _length_mismatch(folder / name):
-            return short
+        try:
+            read_tensors(folder / name)
+        except ModelError as error:
+            return str(error).rstrip(".")
     return ""
-
-
-def _length_mismatch(file: Path) -> str:
-    """Describe a mismatch between a safetensors file's length and its header; '' if there is none."""
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as content:
-            length = int.from_bytes(content.read(HEADER_LENGTH), "little")
-            header = json.loads(content.read(length) if length < size else b"")
-        ends = [int(each["data_offsets"][1]) for name, each in header.items() if name != "__metadata__"]
-    except OSError as error:
-        return f"{file.name} cannot be read ({error.strerror})"
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return f"{file.name} is not a safetensors file"
-    whole = HEADER_LENGTH + length + max(ends, default=0)
-    return "" if size == whole else f"{file.name} has {size:,} bytes instead of {whole:,}"
 
 
 def disk(settings: Settings) -> Iterator[Finding]:
@@ -133,13 +123,25 @@ async def fit(settings: Settings, probe: TorchProbeCache, *, running: bool) -> F
 
 def _fit_finding(spec: ModelSpec, settings: Settings, hardware: Hardware, *, running: bool, default: bool) -> Finding:
     machine = with_all_memory_free(hardware) if running else hardware
-    found = fits(spec, machine, settings.dtype, settings.quantization, settings.gpu_layers, settings.kv_cache_mb)
+    spec = described(spec, installed(spec, settings))
+    found = fits(
+        spec,
+        machine,
+        settings.dtype,
+        settings.quantization,
+        settings.gpu_layers,
+        settings.kv_cache_mb,
+        settings.engine,
+    )
     check, sentence = f"fit of {spec.name}", found.sentence.rstrip(".")
     if running and found.verdict in (Verdict.FITS, Verdict.TIGHT):
         all_of_it = f"of {found.available_mb:,} MB, part of which the running Inhouse uses"
         sentence = f"{sentence.partition(';')[0]}, {all_of_it}"
     if found.verdict in (Verdict.FITS, Verdict.UNKNOWN):
         return ok(check, sentence)
+    if found.verdict is Verdict.NEEDS:
+        sentence, fix = re.split("[:.] ", found.sentence, maxsplit=1)
+        return (wrong if default else warning)(check, sentence, fix[:1].upper() + fix[1:])
     if found.verdict is Verdict.TIGHT:
         return warning(check, sentence, "Free some memory, or choose a smaller model (`inhouse models`).")
     smaller = "INHOUSE_QUANTIZATION=4bit or INHOUSE_GPU_LAYERS may make it fit" if hardware.gpu else "a GPU may hold it"
@@ -167,7 +169,7 @@ def _configured_or_none(settings: Settings) -> list[ModelSpec]:
 
 def _missing_files(folder: Path) -> str:
     try:
-        model_directory.check(folder)
+        model_files.check(folder)
     except ModelError as error:
         return str(error).rstrip(".")
     return ""

@@ -58,6 +58,7 @@ class Hub:
         self._endpoint = endpoint or constants.ENDPOINT
         self._cache = cache or Path(constants.HF_HUB_CACHE)
         self._records = settings.cache_dir / "commits"
+        self._engine = settings.engine
         self._token = settings.hf_token.get_secret_value() if settings.hf_token else get_token()
 
     def plan(self, spec: ModelSpec) -> Download:
@@ -196,7 +197,8 @@ class Hub:
         _check_names(spec.repo, files)
         # Fails here if the account may not download from this repository.
         config = self._file(spec.repo, commit, model_directory.CONFIG)
-        model_directory.check_quantization(spec.repo, model_directory.read_json(config))
+        if self._engine == "auto":
+            model_directory.check_quantization(spec.repo, model_directory.read_json(config))
         return self._weight_names(spec.repo, commit, files)
 
     def _gguf_names(self, spec: ModelSpec, commit: str, files: Collection[str]) -> tuple[str, ...]:

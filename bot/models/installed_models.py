@@ -1,10 +1,13 @@
 """Locate installed models for the service and estimate whether a model fits, without importing torch."""
 
+import asyncio
 import logging
 from dataclasses import replace
 
 from bot.models.fit import Fit, fits
 from bot.models.hardware import Hardware, probe
+from bot.models.model_files import described
+from bot.models.model_spec import ModelSpec
 from bot.models.pull import installed
 from bot.models.runtime_config import RuntimeConfig
 from bot.models.served_tokenizer import find_tokenizer
@@ -20,6 +23,7 @@ class InstalledModels:
     def __init__(self, current: RuntimeConfig) -> None:
         self._current = current
         self.hardware: Hardware | None = None
+        self._described: dict[str, ModelSpec] = {}
 
     async def look(self, loaded_mb: int) -> None:
         """Probe the hardware. loaded_mb: memory of the loaded model, counted as free since a switch releases it.
@@ -33,6 +37,7 @@ class InstalledModels:
         except ModelError as error:
             log.warning("%s", error)
             return
+        self._described = await asyncio.to_thread(self._describe)
         if found.gpu and self._current.settings.gpu_layers != 0:
             self.hardware = replace(found, vram_free_mb=found.vram_free_mb + loaded_mb)
         else:
@@ -51,15 +56,22 @@ class InstalledModels:
         """Estimate whether a model fits as the only loaded one; None before the hardware is known."""
         if self.hardware is None:
             return None
-        settings = self._current.settings
+        settings, spec = self._current.settings, self._current.catalog.get(name)
         return fits(
-            self._current.catalog.get(name),
+            self._described.get(spec.source, spec),
             self.hardware,
             settings.dtype,
             settings.quantization,
             settings.gpu_layers,
             settings.kv_cache_mb,
+            settings.engine,
         )
+
+    def _describe(self) -> dict[str, ModelSpec]:
+        """Installed models of unknown size, by their source, with the facts of their files. Blocks."""
+        settings, catalog = self._current.settings, self._current.catalog
+        specs = [spec for name in catalog.names if not (spec := catalog.get(name)).parameters]
+        return {spec.source: described(spec, installed(spec, settings)) for spec in specs}
 
     def locate(self, name: str) -> ModelSource:
         """Return the source of an installed model, with the current settings.
@@ -80,6 +92,8 @@ class InstalledModels:
                 tokenizer=str(found.folder),
             )
         folder = installed(spec, settings)
+        if spec.gguf and settings.engine == "auto":
+            raise ModelError(f"{spec.name} is a GGUF file, which llama.cpp runs: set INHOUSE_ENGINE=llama.cpp.")
         if folder is None:
             raise ModelError(f"{spec.name} is not downloaded yet; run `inhouse pull {spec.name}`.")
         return ModelSource(

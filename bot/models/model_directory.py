@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bot.models.model_spec import ModelSpec
+from bot.models.safetensors_header import parameters_of, read_tensors
 from bot.types.errors import ModelError
 
 INDEX = "model.safetensors.index.json"
@@ -47,6 +48,12 @@ QUANTIZERS = {
 }
 """The package that transformers needs to load weights quantized with a method."""
 
+NEEDS_GPU = {
+    "auto": frozenset({"awq", "gptq"}),
+    "vllm": frozenset({"awq", "gptq", "fp8", "mxfp4", "bitsandbytes", "modelopt"}),
+}
+"""The quantized formats that an engine runs with a CUDA GPU only."""
+
 MB = 1 << 20
 MOST_BYTES = {
     "tokenizer.json": 256 * MB,
@@ -58,6 +65,8 @@ MOST_BYTES = {
 """Size limits of files that are read into memory; the largest known tokenizer has 35 MB. Others: OTHER_BYTES."""
 OTHER_BYTES = 32 * MB
 """With 65,536 special tokens, tokenizer_config.json has 12 MB."""
+
+MOST_GROUPS = 1000
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -124,13 +133,14 @@ def from_config(spec: ModelSpec, folder: Path) -> ModelSpec:
     """Fill in the unknown fields of `spec` from the model in `folder`. Raises ModelError."""
     config = text_config(read_json(folder / CONFIG))
     size = sum((folder / name).stat().st_size for name in weight_files(folder))
-    width = BYTES_PER_PARAMETER.get(quantization_method(config), 2.0)
+    method = quantization_method(config)
+    width = BYTES_PER_PARAMETER.get(method, 2.0)
     if config.get("dtype", config.get("torch_dtype")) == "float32":
         width = 4.0
     tied = config.get("tie_word_embeddings") is True
     heads, hidden = _count(config, "num_attention_heads"), _count(config, "hidden_size")
     facts = {
-        "parameters": int(size / width),
+        "parameters": _stored_parameters(folder, config) if method else int(size / width),
         "embeddings": _count(config, "vocab_size") * hidden * (1 if tied else 2),
         "tied": tied,
         "download": size,
@@ -138,8 +148,19 @@ def from_config(spec: ModelSpec, folder: Path) -> ModelSpec:
         "layers": _count(config, "num_hidden_layers"),
         "kv_heads": _count(config, "num_key_value_heads") or heads,
         "head_dim": _count(config, "head_dim") or hidden // max(heads, 1),
+        "quantization": method,
     }
     return spec.model_copy(update={name: fact for name, fact in facts.items() if not getattr(spec, name)})
+
+
+def _stored_parameters(folder: Path, config: dict[str, object]) -> int:
+    """The number of weights of a quantized model by the headers of its files, or an estimate by their size."""
+    try:
+        tensors = [tensor for name in weight_files(folder) for tensor in read_tensors(folder / name)]
+    except ModelError:  # damaged, which doctor reports
+        width = BYTES_PER_PARAMETER.get(quantization_method(config), 2.0)
+        return int(sum((folder / name).stat().st_size for name in weight_files(folder)) / width)
+    return parameters_of(tensors, quantized_bits(config))
 
 
 def text_config(config: dict[str, object]) -> dict[str, object]:
@@ -162,6 +183,33 @@ def quantization_method(config: dict[str, object]) -> str:
     return "bitsandbytes" if found.get("load_in_4bit") or found.get("load_in_8bit") else ""
 
 
+def quantized_bits(config: dict[str, object]) -> int:
+    """Bits of a quantized weight, as the config states them, else 4."""
+    found = text_config(config).get("quantization_config", config.get("quantization_config"))
+    places: list[object] = [found]
+    for place in places:
+        if not isinstance(place, dict) or len(places) > MOST_GROUPS:
+            continue
+        for key in ("bits", "w_bit", "num_bits"):
+            bits = place.get(key)
+            if isinstance(bits, int) and 1 <= bits <= 16:
+                return bits
+        groups = place.get("config_groups")
+        places += [*groups.values()] if isinstance(groups, dict) else [place.get("weights")]
+    return 4
+
+
+def has_package(method: str) -> bool:
+    """Whether the package that transformers needs for a method is installed; true if it needs none."""
+    package = QUANTIZERS.get(method)
+    return package is None or _is_installed(package)
+
+
+def needs_gpu(method: str, engine: str) -> bool:
+    """Whether an engine runs weights quantized with a method on a CUDA GPU only."""
+    return method in NEEDS_GPU.get(engine, ())
+
+
 def quantization_advice(name: str, method: str) -> str:
     """Return what to do instead of loading weights that are quantized with a method."""
     if method == "bitsandbytes" and find_spec("bitsandbytes") is None:
@@ -171,15 +219,15 @@ def quantization_advice(name: str, method: str) -> str:
         )
     return (
         f"The weights of {name} are quantized already ({method}), and cannot be loaded here. Use the original"
-        " repository of the model; INHOUSE_QUANTIZATION=4bit or 8bit quantizes its weights during the load."
+        " repository of the model; INHOUSE_QUANTIZATION=4bit or 8bit quantizes its weights during the load. With a GPU,"
+        " INHOUSE_ENGINE=vllm may run them as they are."
     )
 
 
 def check_quantization(name: str, config: dict[str, object]) -> None:
     """Raise ModelError, with advice, if the weights are quantized with a method whose package is not installed."""
     method = quantization_method(config)
-    package = QUANTIZERS.get(method)
-    if package is not None and not _is_installed(package):
+    if not has_package(method):
         raise ModelError(quantization_advice(name, method))
 
 

@@ -51,6 +51,16 @@ def from_files(spec: ModelSpec, path: Path) -> ModelSpec:
     return from_header(spec, read_gguf(path), path.name) if is_file(path) else model_directory.from_config(spec, path)
 
 
+def described(spec: ModelSpec, path: Path | None) -> ModelSpec:
+    """Like `from_files` if the size of an installed model is unknown; without a path or on errors, `spec` itself."""
+    if path is None or spec.parameters:
+        return spec
+    try:
+        return from_files(spec, path)
+    except ModelError:  # doctor reports it
+        return spec
+
+
 def from_header(spec: ModelSpec, header: GgufHeader, file: str) -> ModelSpec:
     """Fill in the unknown fields of `spec` from the header of a GGUF file. file: its name."""
     facts = {

@@ -3,8 +3,10 @@
 Loads no model: sizes come from the catalog, memory from `bot.models.fit`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +15,7 @@ from bot.config.settings import Settings
 from bot.models.catalog import Catalog
 from bot.models.fit import Fit, Verdict, fits
 from bot.models.hardware import MB, Hardware
+from bot.models.model_files import described
 from bot.models.model_spec import ModelSpec
 
 MEMORY = (
@@ -28,7 +31,13 @@ SIZES = {"download", "needs", "parameters", "window", *(heading for heading, _, 
 """Headings of right-aligned columns."""
 
 FIT_WORDS = {Verdict.FITS: "yes", Verdict.TIGHT: "tight", Verdict.WONT_FIT: "no", Verdict.UNKNOWN: "?"}
-STYLES = {Verdict.FITS: "green", Verdict.TIGHT: "yellow", Verdict.WONT_FIT: "red", Verdict.UNKNOWN: "dim"}
+STYLES = {
+    Verdict.FITS: "green",
+    Verdict.TIGHT: "yellow",
+    Verdict.WONT_FIT: "red",
+    Verdict.UNKNOWN: "dim",
+    Verdict.NEEDS: "red",
+}
 
 CPU_PARAMETERS = 2_000_000_000
 """The largest model suggested for a CPU; larger ones may fit but generate only a few tokens per second."""
@@ -46,11 +55,15 @@ class Row:
     installed: bool
 
 
-def rows(catalog: Catalog, hardware: Hardware, settings: Settings, here: frozenset[str] = frozenset()) -> list[Row]:
-    """A row for every model of the catalog, smallest first. here: names of the installed models."""
+def rows(
+    catalog: Catalog, hardware: Hardware, settings: Settings, here: Mapping[str, Path] = MappingProxyType({})
+) -> list[Row]:
+    """A row for every model of the catalog, smallest first. here: directories and files of the installed models."""
 
     def fit(spec: ModelSpec, dtype: str, quantization: str, gpu_layers: int | None) -> Fit:
-        return fits(spec, hardware, dtype, quantization, gpu_layers, settings.kv_cache_mb)
+        return fits(spec, hardware, dtype, quantization, gpu_layers, settings.kv_cache_mb, settings.engine)
+
+    specs = [described(spec, here.get(spec.name)) for spec in catalog]
 
     return [
         Row(
@@ -60,7 +73,7 @@ def rows(catalog: Catalog, hardware: Hardware, settings: Settings, here: frozens
             offered=spec.name in catalog.names,
             installed=spec.name in here,
         )
-        for spec in sorted(catalog, key=lambda spec: (spec.parameters or 10**15, spec.name))
+        for spec in sorted(specs, key=lambda spec: (spec.parameters or 10**15, spec.name))
     ]
 
 
@@ -108,7 +121,7 @@ def overview(found: Sequence[Row], hardware: Hardware) -> Table:
     place = "GPU" if hardware.gpu else "RAM"
     for row in found:
         needs = f"{_size(row.fit.needed_mb * MB)} {place}" if row.fit.needed_mb else "?"
-        verdict = Text(FIT_WORDS[row.fit.verdict], style=STYLES[row.fit.verdict])
+        verdict = Text(FIT_WORDS.get(row.fit.verdict, row.fit.words), style=STYLES[row.fit.verdict])
         marks = ("installed" if row.installed else "", row.spec.focus, "gated" if row.spec.gated else "")
         shown.add_row(row.spec.name, _size(row.spec.download), needs, verdict, ", ".join(filter(None, marks)))
     return shown
@@ -141,11 +154,12 @@ def as_json(found: Sequence[Row], hardware: Hardware, default: str) -> list[dict
             "offered": row.offered,
             "default": row.spec.name == default,
             "best": row is chosen,
-            "fits": row.fit.verdict,
+            "fits": row.fit.words,
             "needs_mb": row.fit.needed_mb or None,
             "free_mb": row.fit.available_mb,
             "device": hardware.device,
             "dtype": row.fit.dtype,
+            "quantization": row.spec.quantization or None,
             "download": row.spec.download or None,
             "parameters": row.spec.parameters or None,
             "context_window": row.spec.context_window or None,

@@ -20,6 +20,7 @@ from bot.models.hardware import Hardware
 from bot.models.removal import stored
 from bot.types.findings import Finding, State
 from tests.support.builders.findings import about, complete, gathered, states
+from tests.support.builders.gguf_files import write_gguf
 from tests.support.builders.hub_models import NAME, whole
 from tests.support.fakes.hub import FakeHub
 
@@ -243,3 +244,45 @@ def test_a_hub_that_is_ill_is_a_warning_and_one_that_must_not_be_asked_is_well(
     assert {check: finding.state for check, finding in found.items()} == {"hub": State.OK}
     assert hub_checks.clock() == {}
     assert len(fake.requests) == before
+
+
+GGUF = f"{NAME}:Q8_0"
+
+
+@pytest.fixture
+def gguf(fake: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
+    """Settings for a GGUF file of the fake hub."""
+    fake.repos[NAME].files["Tiny-Q8_0.gguf"] = write_gguf(tmp_path / "tiny.gguf").read_bytes()
+    monkeypatch.setenv("INHOUSE_MODEL", GGUF)
+    return load_settings().model_copy(update={"engine": "llama.cpp"})
+
+
+def test_a_gguf_file_that_is_missing_names_the_pull(gguf: Settings) -> None:
+    found = about(model_checks.cached(gguf, serving=True), f"model {GGUF.lower()}")
+    assert (found.state, found.fix) == (State.WRONG, f"Run `inhouse pull {GGUF.lower()}`.")
+    assert asked(gguf)[f"access to {GGUF.lower()}"].found == f"{GGUF} can be downloaded"
+
+
+def test_a_damaged_gguf_file_names_the_damage(gguf: Settings) -> None:
+    file = fetched(gguf).resolve()
+    check = f"model {GGUF.lower()}"
+    assert about(model_checks.cached(gguf, serving=True), check).state is State.OK
+    cut(file, 200)
+    found = about(model_checks.cached(gguf, serving=True), check)
+    assert found.state is State.WRONG
+    assert "damaged: " in found.found
+    assert " bytes instead of " in found.found
+    assert found.fix == f"Run `inhouse remove {GGUF.lower()}`, then `inhouse pull {GGUF.lower()}`."
+
+
+@pytest.mark.parametrize(("engine", "state"), [("llama.cpp", State.OK), ("auto", State.WRONG), ("vllm", State.WRONG)])
+async def test_a_gguf_file_fits_one_engine(gguf: Settings, engine: str, state: State) -> None:
+    async def ask() -> Torch:
+        return Torch(hardware=LAPTOP)
+
+    fetched(gguf)
+    settings = gguf.model_copy(update={"engine": engine})
+    (found,) = await gathered(model_checks.fit(settings, TorchProbeCache(ask), running=False))
+    assert found.state is state
+    if state is State.WRONG:
+        assert found.fix == "Set INHOUSE_ENGINE=llama.cpp."

@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -187,7 +188,7 @@ def test_a_larger_model_never_fits_better(
 
 
 def test_there_is_a_row_for_every_model_and_no_table_exceeds_80_columns() -> None:
-    found = rows(CATALOG, CARD, load_settings(), frozenset({"smollm2"}))
+    found = rows(CATALOG, CARD, load_settings(), {"smollm2": Path()})
     assert [row.spec.name for row in found][:2] == ["smollm2", "smollm2-1.7b"]
     assert len(found) == len(CATALOG.names)
     fp32, bf16, fp16, eight, four = found[-1].memory_mb
@@ -228,7 +229,7 @@ def test_there_is_a_row_for_every_model_and_no_table_exceeds_80_columns() -> Non
 def test_the_best_model_fits_is_general_and_needs_no_permission(
     hardware: Hardware, here: tuple[str, ...], line: str
 ) -> None:
-    found = rows(CATALOG, hardware, load_settings(), frozenset(here))
+    found = rows(CATALOG, hardware, load_settings(), dict.fromkeys(here, Path()))
     assert advice(found, hardware, "smollm2").startswith(f"Best for this machine: {line}")
     assert any("slow" in note for note in notes(found, hardware)) == hardware.packs
 

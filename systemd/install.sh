@@ -5,10 +5,12 @@
 # they are. It starts nothing, but restarts a running service. README.md beside this file has the next steps.
 #   PYTHON=...       the Python of /opt/inhouse (3.11 or newer); another one than before makes /opt/inhouse anew
 #   TORCH_INDEX=URL  a package index to take torch from (one with CPU-only builds, or with another CUDA)
+#   INHOUSE_EXTRAS=vllm  what else to install, separated by commas: llama-cpp, quantize, or vllm (into /opt/inhouse-vllm)
 set -euo pipefail
 umask 022
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
+extras=${INHOUSE_EXTRAS:-}
 own=/opt/inhouse
 
 say() { echo "install: $*" >&2; }
@@ -23,6 +25,9 @@ is_usable() {
   [ -z "${PYTHON:-}" ] || [ "$(base_of "$own/bin/python")" = "$(base_of "$python")" ]
 }
 
+case ,$extras, in
+  *[!a-z,-]*) fail "INHOUSE_EXTRAS holds names separated by commas, such as vllm,quantize, not '$extras'" ;;
+esac
 [ "$(id -u)" -eq 0 ] || fail "it writes to /opt and /etc, so it needs root: sudo systemd/install.sh"
 version=$(systemctl --version 2>/dev/null | awk 'NR == 1 { print $2 }') || true
 [ "${version:-0}" -ge 252 ] || fail "Inhouse's unit needs systemd 252 or newer (Debian 12, Ubuntu 24.04)."
@@ -59,7 +64,15 @@ copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 cp -R pyproject.toml README.md LICENSE bot adapters "$copy" # so that no file of root's is left in the checkout
 index=${TORCH_INDEX:+--extra-index-url=$TORCH_INDEX}
-"$own/bin/python" -m pip --disable-pip-version-check install --quiet ${index:+"$index"} -c constraints.txt "$copy" </dev/null
+own_extras=$(printf %s "$extras" | tr , '\n' | grep -vx vllm | paste -sd, -) || true
+"$own/bin/python" -m pip --disable-pip-version-check install --quiet ${index:+"$index"} -c constraints.txt \
+  "$copy${own_extras:+[$own_extras]}" </dev/null
+case ,$extras, in
+  *,vllm,*)
+    say "installing vLLM into $own-vllm, since it needs another transformers (a download of several GB)"
+    "$(base_of "$own/bin/python")" -m venv "$own-vllm"
+    "$own-vllm/bin/python" -m pip --disable-pip-version-check install --quiet ${index:+"$index"} vllm </dev/null ;;
+esac
 as_service "$own/bin/inhouse" --version >/dev/null || fail "the service's user 'inhouse' cannot run $own/bin/inhouse"
 
 say "installing the unit and the command /usr/local/sbin/inhouse"

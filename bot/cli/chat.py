@@ -63,7 +63,7 @@ def _chat_interactively(settings: Settings, given: Set[str]) -> int:
     console = Console()
     screen = RichScreen(console, Path.cwd())
     catalog = Catalog.of(settings)
-    if settings.engine == "auto" and installed(catalog.get(catalog.default), settings) is None:
+    if settings.engine != "openai" and installed(catalog.get(catalog.default), settings) is None:
         pull_model(settings, yes=False)
     console.print(Text.assemble((f"Inhouse {version()}", "bold"), "; /help shows the commands, Ctrl-D leaves.\n"))
     home = settings.state_dir / "chat"

@@ -15,7 +15,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from bot.cli import check_packages
-from bot.config.settings import TOKENS, Misconfigured, Settings, load_settings, near_misses, secrets, variable
+from bot.config.settings import MANAGED, TOKENS, Misconfigured, Settings, load_settings, near_misses, secrets, variable
 from bot.doctor import (
     hub_checks,
     machine_checks,
@@ -33,6 +33,7 @@ from bot.types.findings import Finding, State, from_error, ok, wrong
 MODELS = ("catalog", "models")
 MEMORY = (*MODELS, "device", "dtype", "quantization", "gpu_layers", "kv_cache_mb")
 ENGINE = ("engine", "engine_urls", "engine_key", "engine_ca", "model")
+SERVER = ("engine", "engine_args", "device")
 STATE = ("state_dir",)
 HTTP = ("http", "http_token")
 DISCORD = ("discord_bot_token", "discord_proxy")
@@ -117,9 +118,7 @@ def _sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
                 ),
             ],
         ),
-        _servers(settings)
-        if settings.engine == "openai"
-        else _local_models(settings, probe, running=running, serving=serving),
+        *_engine(settings, probe, running=running, serving=serving),
         Section(
             "State",
             [
@@ -131,6 +130,24 @@ def _sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
         *_outside(settings, running=running),
         Section("Service", [Check("systemd", systemd_checks.service)]),
     ]
+
+
+def _engine(
+    settings: Settings, probe: machine_checks.TorchProbeCache, *, running: bool, serving: bool
+) -> list[Section]:
+    if settings.engine == "openai":
+        return [_servers(settings)]
+    from bot.engine.local_server.checks import recommended, server
+
+    async def has_gpu() -> bool:
+        torch = await probe.torch()
+        return bool(torch.gpus) and not torch.trouble
+
+    if settings.engine in MANAGED:
+        check = Check("server", lambda: server(settings, has_gpu), LONG_S, SERVER)
+    else:
+        check = Check("engine", lambda: recommended(has_gpu), LONG_S, SERVER)
+    return [Section("Engine", [check]), _local_models(settings, probe, running=running, serving=serving)]
 
 
 def _local_models(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
 from bot.cli.config_reload import Reloads
-from bot.config.settings import Settings, near_misses, secrets
+from bot.config.settings import MANAGED, Settings, near_misses, secrets
 from bot.engine.client.process import EngineProcess
 from bot.models.catalog import Catalog
 from bot.observability.file_descriptors import raise_soft_limit
@@ -51,11 +51,15 @@ def adapters_for(settings: Settings) -> list[Adapter]:
 
 
 def engine_for(settings: Settings) -> Engine:
-    """Create the engine that the settings choose."""
+    """Create the engine that the settings choose. Raises ConfigError if the server that it runs is not installed."""
     if settings.engine == "openai":
         from bot.engine.remote.remote_engine import RemoteEngine
 
         return RemoteEngine.of(settings)
+    if settings.engine in MANAGED:
+        from bot.engine.local_server.local_server_engine import LocalServerEngine
+
+        return LocalServerEngine.of(settings)
     return EngineProcess()
 
 

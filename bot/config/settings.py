@@ -7,6 +7,7 @@ empty value counts as unset. All mistakes are reported in one ConfigError; the v
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -18,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from bot.config.address import Address, parse_address
 from bot.config.environment import ENV_SOURCE, scan_environment
+from bot.config.server_args import refused_argument
 from bot.types.errors import ConfigError
 
 PREFIX = "INHOUSE_"
@@ -34,8 +36,11 @@ TOKENS = {
 SHORTEST_TOKEN = 16
 """Minimum length of INHOUSE_HTTP_TOKEN, which operators choose; a shorter one could be guessed."""
 
-ENGINE_INCOMPLETE = "INHOUSE_ENGINE is openai"
-"""Beginning of the mistake that something is missing for it."""
+MANAGED = ("vllm", "llama.cpp")
+"""Values of INHOUSE_ENGINE for a server that Inhouse runs."""
+
+ENGINE_MISTAKE, ARGUMENTS_MISTAKE = "INHOUSE_ENGINE is ", "INHOUSE_ENGINE_ARGS has "
+"""Beginnings of the mistakes of INHOUSE_ENGINE with another setting, and of a refused argument."""
 
 PLATFORMS = ("discord", "slack")
 _HOST = re.compile(r"(?:\*\.)?+[a-z0-9-]++(?:\.[a-z0-9-]++)*+")
@@ -109,6 +114,10 @@ def _urls(value: object) -> object:
     return urls
 
 
+def _arguments(value: object) -> object:
+    return tuple(shlex.split(value)) if isinstance(value, str) else value
+
+
 def _address(value: object) -> object:
     return parse_address(value) if isinstance(value, str) else value
 
@@ -164,7 +173,12 @@ class Settings(BaseSettings):
     kv_cache_mb: int | None = Field(None, ge=16, le=10_000_000, description="a number of MB, 16 or more")
     kv_offload_mb: int = Field(0, ge=0, le=10_000_000, description="a number of MB")
 
-    engine: Annotated[Literal["auto", "openai"], Choice] = Field("auto", description="auto or openai")
+    engine: Annotated[Literal["auto", "openai", "vllm", "llama.cpp"], Choice] = Field(
+        "auto", description="auto, openai, vllm or llama.cpp"
+    )
+    engine_args: Annotated[tuple[str, ...], BeforeValidator(_arguments)] = Field(
+        (), description="arguments of the server's command, quoted as in a shell"
+    )
     engine_urls: Annotated[tuple[str, ...], BeforeValidator(_urls)] = Field(
         (), description="URLs such as http://gpu1:8000/v1, separated by commas, without user names and queries"
     )
@@ -230,10 +244,27 @@ class Settings(BaseSettings):
             needed = {"INHOUSE_ENGINE_URLS": self.engine_urls, "INHOUSE_MODEL": "model" in self.model_fields_set}
             if missing := [name for name, given in needed.items() if not given]:
                 raise ValueError(
-                    f"{ENGINE_INCOMPLETE}, and there is no {' and no '.join(missing)}; set the server's address "
+                    f"{ENGINE_MISTAKE}openai, and there is no {' and no '.join(missing)}; set the server's address "
                     "(http://host:port/v1) and a model that it lists"
                 )
+        if self.engine in MANAGED:
+            self._check_managed()
         return self
+
+    def _check_managed(self) -> None:
+        """Raise ValueError if another setting contradicts a server that Inhouse runs."""
+        if self.engine_urls:
+            raise ValueError(
+                f"{ENGINE_MISTAKE}{self.engine}, which Inhouse runs itself, and INHOUSE_ENGINE_URLS is set; remove "
+                "it, or set INHOUSE_ENGINE=openai to use the servers at these addresses"
+            )
+        if self.quantization != "none":
+            raise ValueError(
+                f"{ENGINE_MISTAKE}{self.engine}, and INHOUSE_QUANTIZATION is {self.quantization}, which is for "
+                "INHOUSE_ENGINE=auto; remove it, and choose a model whose files are quantized"
+            )
+        if sentence := refused_argument(self.engine, self.engine_args):
+            raise ValueError(sentence)
 
     @classmethod
     def settings_customise_sources(
@@ -349,8 +380,15 @@ def _defaults(error: ValidationError) -> dict[str, object]:
 def _invalid(error: ValidationError) -> set[str]:
     """The invalid fields; of the errors of the whole model (`_guarded`), the field whose default mends it."""
     errors = error.errors()
-    whole = {"engine" if ENGINE_INCOMPLETE in detail["msg"] else "http" for detail in errors if not detail["loc"]}
+    whole = {_mending(detail["msg"]) for detail in errors if not detail["loc"]}
     return whole | {str(detail["loc"][0]).lower() for detail in errors if detail["loc"]}
+
+
+def _mending(message: str) -> str:
+    """The field whose default ends a mistake of the whole model."""
+    if ARGUMENTS_MISTAKE in message:
+        return "engine_args"
+    return "engine" if ENGINE_MISTAKE in message else "http"
 
 
 def _sentence(detail: ErrorDetails, sources: dict[str, str]) -> str:

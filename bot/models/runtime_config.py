@@ -16,6 +16,7 @@ NEEDS_RESTART = (
     "cache_dir",
     "device",
     "engine",
+    "engine_args",
     "engine_urls",
     "engine_ca",
     "engine_salts",

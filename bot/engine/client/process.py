@@ -62,7 +62,7 @@ class EngineProcess:
 
     def __init__(self, hung_s: float = HUNG_S, suspended: Callable[[], float] = suspended_s) -> None:
         self._hung_s = hung_s
-        self._suspends = _SuspendDetector(suspended)
+        self._suspends = SuspendDetector(suspended)
         self._child: ChildProcess | None = None
         self._reading: asyncio.Task[None] | None = None
         self._numbers = itertools.count(1)
@@ -265,7 +265,7 @@ class EngineProcess:
             loading.outcome.set_exception(stalled if loading.stalled else died())
 
 
-class _SuspendDetector:
+class SuspendDetector:
     """Tells whether the machine was suspended a short time ago. Call `recent` often: it remembers what it saw."""
 
     def __init__(self, suspended: Callable[[], float]) -> None:

@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -41,6 +40,7 @@ from bot.engine.client.protocol import (
     Text,
     ToChild,
 )
+from bot.engine.oom_score import raise_oom_score
 from bot.types.engine import LoadProgress
 from bot.types.errors import InhouseError
 
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
 BEAT_S = 2.0
 """Seconds between heartbeats."""
-OOM_SCORE = 500
-OOM_STEP, OOM_MOST = 100, 1000
 
 log = logging.getLogger(__name__)
 
@@ -242,14 +240,6 @@ def _read(connection: socket.socket, runner: Runner) -> None:
         sys.stderr.flush()
     finally:
         os._exit(1)
-
-
-def raise_oom_score() -> None:
-    """Raise this process's OOM score above the service's, so that the kernel kills this one first (Linux)."""
-    score = Path("/proc/self/oom_score_adj")
-    with contextlib.suppress(OSError, ValueError):  # the file exists on Linux only
-        inherited = int(score.read_text())  # raising it needs no privilege, lowering it needs root
-        score.write_text(str(min(OOM_MOST, max(OOM_SCORE, inherited + OOM_STEP))))
 
 
 def main() -> None:

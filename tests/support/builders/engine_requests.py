@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from bot.engine.client.process import EngineProcess
+from bot.engine.local_server.local_server_engine import LocalServerEngine
 from bot.engine.text.decoding import TextDecoder
 from bot.engine.text.prompts import PromptBuilder
 from bot.types.engine import EngineRequest, LoadedModel, LoadProgress, ModelSource
@@ -37,7 +38,7 @@ def prompt(*said: str, system: str = "", prefix: str = "") -> Prompt:
 
 
 async def ask(
-    engine: EngineProcess,
+    engine: EngineProcess | LocalServerEngine,
     request_id: str,
     asked: Prompt | str,
     params: SamplingParams = GREEDY,

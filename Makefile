@@ -2,6 +2,7 @@
 # make check        lint, format, types, import rules         make bench        run the benchmarks
 # make machine      a thousand random sequences of faults against the whole service (an hour or less)
 # make proof        Phi-4, Phi-2 and Mistral at full width and few layers, with random weights (15 minutes, 20 GB)
+# make proof-servers  the tests over vLLM's CPU build, and greedy answers of ours, llama.cpp's and vLLM's (15 minutes)
 # make constraints  renew constraints.txt                     make clean        remove what was installed here
 # make soak         200 SIGKILLs at random points, then two hours of a team's traffic with faults on (ARGS='--minutes 60')
 #
@@ -45,7 +46,7 @@ endif
 endif
 
 .SILENT:
-.PHONY: run test machine check bench bench-gpu proof soak constraints clean model
+.PHONY: run test machine check bench bench-gpu proof proof-servers soak constraints clean model
 
 run: $(VENV)/ready model
 	$(BIN)/inhouse chat $(ARGS)
@@ -76,6 +77,10 @@ bench-gpu: $(VENV)/ready-dev
 
 proof: $(VENV)/ready-dev
 	$(BIN)/python -m pytest bench/proof -o timeout=600 --durations=0 $(ARGS)
+
+proof-servers: $(VENV)/ready-dev model
+	$(BIN)/python -m pytest bench/proof_servers -o timeout=1800 --durations=0 $(ARGS)
+	$(BIN)/python -m bench.agreement --vllm
 
 soak: $(VENV)/ready-dev
 	$(BIN)/python -m bench.kills --kills 200

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bot.config.settings import load_settings
 from bot.engine.client.process import EngineProcess
+from bot.engine.remote.remote_engine import RemoteEngine
 from bot.models.catalog import Catalog
 from bot.platforms.adapter import Core, Limits
 from bot.service.service import Service
@@ -80,10 +81,14 @@ class InstantPlatform:
 
 
 @asynccontextmanager
-async def run_service(model: Path, tokens: int, dtype: str, interval_s: float = 1.0) -> AsyncIterator[InstantPlatform]:
-    """Runs a service with a temporary state directory, greedy, on the CPU."""
+async def run_service(
+    model: Path, tokens: int, dtype: str, interval_s: float = 1.0, url: str = ""
+) -> AsyncIterator[InstantPlatform]:
+    """Runs a service with a temporary state directory, greedy, on the CPU, or with its model on the server at `url`."""
     with tempfile.TemporaryDirectory() as state:
+        server = {"engine": "openai", "engine_urls": url} if url else {}
         settings = load_settings(
+            **server,
             model=str(model),
             state_dir=Path(state),
             device="cpu",
@@ -95,7 +100,8 @@ async def run_service(model: Path, tokens: int, dtype: str, interval_s: float = 
             http="off",
         )
         platform = InstantPlatform(interval_s)
-        service = Service(settings, Catalog.of(settings), [platform], EngineProcess())
+        engine = RemoteEngine.of(settings) if url else EngineProcess()
+        service = Service(settings, Catalog.of(settings), [platform], engine)
         running = asyncio.create_task(service.run())
         try:
             answered = asyncio.create_task(platform.ask("Are you there?"))

@@ -1,10 +1,10 @@
 """`python -m bench.peers`: compares the whole bot with other servers on the same machine, weights and conversations.
 
 Compares transformers' generate() in sequence, its own server with continuous batching, llama.cpp's server, vLLM, and
-ours: 1, 4, 8 and 16 conversations of three turns, greedy, 64 tokens per answer, three rounds in which the peers
-alternate and no prompt repeats. Only one generates at a time. Prints a table, and writes peers.svg and peers.jsonl into
---into. Each uses the dtype that is fastest for it here; llama.cpp uses float16 weights, as ours does on a CPU that
-packs.
+ours with its own engine and over these two servers: 1, 4, 8 and 16 conversations of three turns, greedy, 64 tokens per
+answer, three rounds in which the peers alternate and no prompt repeats. Only one generates at a time. Prints a table,
+and writes peers.svg and peers.jsonl into --into. Each uses the dtype that is fastest for it here; llama.cpp uses
+float16 weights, as ours does on a CPU that packs.
 
 The first run installs the other servers under the user's cache directory (half an hour, most of it compiling; --install
 does only that). After that, a run takes about 25 minutes on two cores and connects only to loopback. generate() is
@@ -29,8 +29,9 @@ from bench.peering.catalog import LLAMA, PEERS, Ground, Peer
 from bench.peering.chart import draw
 from bench.peering.environments import CannotInstall, ensure
 from bench.peering.gguf_cache import gguf_of
+from bench.peering.ports import free_port
 from bench.peering.results import Run, figures, keep, read, table
-from bench.peering.servers import CannotStart, Server, free_port
+from bench.peering.servers import CannotStart, Server
 from bench.peering.talks import Answer, Client, talk
 from bot.config.settings import load_settings
 from bot.models.catalog import Catalog

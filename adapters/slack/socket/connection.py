@@ -77,8 +77,10 @@ class SocketConnection:
         finally:
             closing.cancel()
             loop.cancel()
-            ended = (await asyncio.gather(loop, closing, return_exceptions=True))[0]
-            await asyncio.gather(*self._closing_tasks, return_exceptions=True)
+            try:
+                ended = (await asyncio.gather(loop, closing, return_exceptions=True))[0]
+            finally:
+                await asyncio.gather(*self._closing_tasks, return_exceptions=True)
         if isinstance(ended, Exception):
             raise ended
 

@@ -96,22 +96,29 @@ class SocketSession:
 
     async def close(self) -> None:
         """Wait CLOSE_TIMEOUT_S for events in progress, then close the socket and cancel all tasks."""
-        tasks = [task for task in self._tasks if task]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
         client = self._client
-        with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):  # a dead connection does not answer a close
-                await client.close()  # type: ignore[no-untyped-call]
-        futures = [client.message_processor, client.current_session_monitor, client.message_receiver, self._watcher]
-        running = [each for each in futures if each is not None]
-        for each in running:
-            each.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        await client.aiohttp_client_session.close()
+        try:
+            tasks = [task for task in self._tasks if task]
+            if tasks:
+                _, late = await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
+                for task in late:
+                    task.cancel()
+                await asyncio.gather(*late, return_exceptions=True)
+            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):  # a dead connection does not answer a close
+                    await client.close()  # type: ignore[no-untyped-call]
+        finally:  # also when this is cancelled
+            futures = [
+                client.message_processor,
+                client.current_session_monitor,
+                client.message_receiver,
+                self._watcher,
+            ]
+            running = [each for each in futures if each is not None]
+            for each in running:
+                each.cancel()
+            await client.aiohttp_client_session.close()
+            await asyncio.gather(*running, return_exceptions=True)
 
     async def _on_message(self, message: aiohttp.WSMessage) -> None:
         """Called for each frame before its event is handled."""

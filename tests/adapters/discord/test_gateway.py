@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from typing import Any
 
 import aiohttp
 import discord
@@ -17,6 +16,8 @@ from bot.types.messages import Accepted, Event, Outcome
 from tests.support.builders.discord_adapter import run_discord_adapter, settings_of
 from tests.support.fakes.discord import FakeDiscord
 from tests.support.fakes.recording_core import RecordingCore
+
+pytest_plugins = ["tests.support.fixtures.http_sessions"]
 
 
 async def ended(server: FakeDiscord, **settings: object) -> str:
@@ -255,19 +256,36 @@ def test_the_proxy_is_the_setting_or_that_of_the_environment(monkeypatch: pytest
     assert proxy_for(Settings(discord_proxy="http://here:3128")) == "http://here:3128"
 
 
-async def test_a_gateway_that_does_not_answer_a_close_leaves_no_session_open(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_gateway_that_does_not_answer_a_close_leaves_no_session_open(
+    monkeypatch: pytest.MonkeyPatch, opened_sessions: list[aiohttp.ClientSession]
+) -> None:
     async def no_answer(*_: object, **__: object) -> None:
         await asyncio.sleep(3600)
 
-    opened: list[aiohttp.ClientSession] = []
-    make = aiohttp.ClientSession.__init__
-
-    def made(session: aiohttp.ClientSession, *args: Any, **how: Any) -> None:  # Any: whatever a session takes
-        make(session, *args, **how)
-        opened.append(session)
-
-    monkeypatch.setattr(aiohttp.ClientSession, "__init__", made)
     async with run_discord_adapter():
         monkeypatch.setattr(discord.gateway.DiscordWebSocket, "close", no_answer)
-    assert opened
-    assert all(session.closed for session in opened)
+    assert opened_sessions
+    assert all(session.closed for session in opened_sessions)
+
+
+async def test_a_login_whose_end_is_cut_short_leaves_no_session_open(
+    monkeypatch: pytest.MonkeyPatch, opened_sessions: list[aiohttp.ClientSession]
+) -> None:
+    closes = asyncio.Event()
+
+    async def never(*_: object) -> None:
+        closes.set()
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(discord.AutoShardedClient, "close", never)
+    async with FakeDiscord() as server:
+        login = server.faults.freeze("GET", "/users/@me")
+        adapter = DiscordAdapter(settings_of(server), server.connector, GatewayTiming(guilds=0.05, gap=0.1))
+        running = asyncio.create_task(adapter.run(RecordingCore()))
+        await server.until(lambda: login.hits)
+        await adapter.close()
+        await closes.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert opened_sessions
+    assert all(session.closed for session in opened_sessions)

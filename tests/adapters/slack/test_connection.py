@@ -5,6 +5,7 @@ import logging
 from functools import partial
 from urllib.request import getproxies
 
+import aiohttp
 import pytest
 
 from adapters.slack.adapter import SlackAdapter
@@ -15,6 +16,8 @@ from bot.types.messages import Accepted, Event, Outcome
 from tests.support.builders.slack_adapter import QUICK, key_of, run_slack_adapter, settings_of
 from tests.support.fakes.recording_core import RecordingCore
 from tests.support.fakes.slack_server import APP_TOKEN, BOT_TOKEN, FakeSlack
+
+pytest_plugins = ["tests.support.fixtures.http_sessions"]
 
 APPS = "https://api.slack.com/apps"
 
@@ -294,3 +297,22 @@ async def test_the_client_repeats_nothing_and_follows_the_given_address() -> Non
         client = web_client(settings_of(server))
         assert client.retry_handlers == []
         assert client.base_url == server.api_url
+
+
+async def test_an_end_that_is_cut_short_leaves_no_session_open(
+    monkeypatch: pytest.MonkeyPatch, opened_sessions: list[aiohttp.ClientSession]
+) -> None:
+    closes = asyncio.Event()
+
+    async def no_answer(*_: object, **__: object) -> None:
+        closes.set()
+        await asyncio.sleep(3600)
+
+    async with run_slack_adapter() as setup:
+        monkeypatch.setattr(aiohttp.ClientWebSocketResponse, "close", no_answer)
+        await setup.adapter.close()
+        await closes.wait()
+        setup.running.cancel()
+        await asyncio.gather(setup.running, return_exceptions=True)
+    assert opened_sessions
+    assert all(session.closed for session in opened_sessions)

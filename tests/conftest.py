@@ -50,6 +50,10 @@ def _foreign() -> list[str]:
 for _name in _foreign():  # before a test module imports a library that reads the environment at import
     del os.environ[_name]
 os.environ["TERM"] = "xterm-256color"  # other values turn off colours and redrawing
+if _workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    # Before torch is imported, also for the engines' processes: threads of several workers that wait for each other
+    # on the same processors make it ten times slower.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
 
 
 @pytest.fixture(scope="session")

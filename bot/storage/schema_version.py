@@ -17,14 +17,16 @@ from bot.types.errors import StateFromElsewhere
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
+@cache
 def newest() -> str:
     """The version that this code needs."""
     return ScriptDirectory.from_config(alembic_config()).get_current_head() or ""
 
 
-def known_versions() -> set[str]:
+@cache
+def known_versions() -> frozenset[str]:
     """Versions that this code can migrate from, except ''."""
-    return {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
+    return frozenset({script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()})
 
 
 def recorded(connection: Connection) -> str:

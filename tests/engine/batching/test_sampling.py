@@ -77,7 +77,7 @@ def test_draws_stay_within_what_is_kept_however_flat_the_logits_are(spread: floa
     logits = torch.randn(6, 2 * PREFILTERS[-1]) * spread
     top_k, top_p = torch.tensor([0, 0, 0, 300, 5000, 0]), torch.tensor([0.95, 0.5, 1.0, 1.0, 0.99, 0.999])
     kept = torch.cat([warped(row[None], 1.0, int(k), float(p)) for row, k, p in zip(logits, top_k, top_p, strict=True)])
-    for _ in range(20):
+    for _ in range(5):
         drawn = sample(logits.clone(), top_k, top_p)
         assert (kept.gather(-1, drawn.unsqueeze(-1)) > -torch.inf).all()
 

@@ -64,8 +64,9 @@ FEATURES = {
 """Other features that the library offers to templates."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def renderer() -> Iterator[TemplateRenderer]:
+    """One renderer for all tests: it replaces a child that a test killed."""
     made = TemplateRenderer(SECONDS, MEMORY_MB)
     yield made
     made.close()
@@ -281,6 +282,7 @@ def test_the_child_ends_with_a_parent_that_was_killed(rendering: bool) -> None:
 
 
 def test_the_child_is_light(renderer: TemplateRenderer) -> None:
+    renderer.close()
     renderer.render("ready", [], {})
     assert renderer.pid is not None
     child = psutil.Process(renderer.pid)

@@ -273,6 +273,8 @@ class Conversations:
             top_p=float(chosen.get("top_p", settings.top_p)),
             repetition_penalty=settings.repetition_penalty,
             max_tokens=int(chosen.get("max_tokens", settings.max_tokens)),
+            think=chosen.get("think", ""),
+            think_tokens=settings.think_tokens,
         )
 
     def system_of(self, chosen: Mapping[str, str], model: str) -> str:

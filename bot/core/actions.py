@@ -25,6 +25,7 @@ from bot.types.messages import (
     Accepted,
     ActionKind,
     ConversationKey,
+    FinishReason,
     GenerationRequest,
     IncomingAction,
     IncomingCommand,
@@ -45,12 +46,17 @@ RERUN_S = 120.0
 """How long after a question an edit of it offers a rerun, in seconds."""
 
 IDEMPOTENT = frozenset(
-    {"reset", "forget", "model", "temperature", "top_p", "max_tokens", "system", "stop", ActionKind.STOP}
-    | {ActionKind.GOOD, ActionKind.BAD}
+    {"reset", "forget", "model", "temperature", "top_p", "max_tokens", "think", "system", "stop"}
+    | {ActionKind.STOP, ActionKind.GOOD, ActionKind.BAD}
 )
 """Idempotent actions. They are recorded after their execution, so that a crash in between cannot lose them."""
 
-SETTING_NAMES = {"model": "the model", "temperature": "the temperature", "system": "the instructions"}
+SETTING_NAMES = {
+    "model": "the model",
+    "temperature": "the temperature",
+    "think": "how much the model thinks",
+    "system": "the instructions",
+}
 """Setting names for sentences, where they differ from the command name."""
 
 FORGOTTEN = "What I had stored of that message, and of its answer, is deleted."
@@ -102,6 +108,7 @@ class Actions:
             "temperature": settings_commands.number,
             "top_p": settings_commands.number,
             "max_tokens": settings_commands.number,
+            "think": settings_commands.think,
             "system": settings_commands.system,
             "settings": settings_commands.settings,
             "status": info_commands.status,
@@ -241,9 +248,10 @@ class Actions:
         prompt = await self._conversations.build_prompt(request)
         if prompt is None:
             raise RequestRefused("The question is no longer stored, so I cannot answer it again.")
-        if kind is RequestKind.CONTINUE and not prompt.prefix:
-            raise RequestRefused("There is no answer yet to continue.")
         tried = await self._storage.inbox.of_message(key, message_id)
+        unanswered = not tried or tried[-1].finish_reason is not FinishReason.LENGTH  # else it has only thoughts
+        if kind is RequestKind.CONTINUE and not prompt.prefix and unanswered:
+            raise RequestRefused("There is no answer yet to continue.")
         if tried and tried[-1].error.startswith(TOO_LONG) and self._conversations.is_tried(request, prompt):
             raise RequestRefused(f"Nothing has changed since it failed: {tried[-1].error}")
         return await self._conversations.request_again(key, message_id, actor, kind)

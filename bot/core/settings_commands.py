@@ -1,4 +1,5 @@
-"""The commands that show and change settings: /model, /temperature, /top_p, /max_tokens, /system, /settings.
+"""The commands that show and change settings: /model, /temperature, /top_p, /max_tokens, /think, /system,
+/settings.
 
 A setting belongs to the channel or thread where it was set; a thread's setting overrides the channel's.
 """
@@ -18,6 +19,8 @@ from bot.types.errors import ModelError, RequestRefused
 from bot.types.messages import Choice, IncomingCommand, Notice, Outcome
 
 CLEAR = "clear"
+DEFAULT = "as the model does by default"
+"""How much a model thinks that was not told."""
 
 
 class SettingsCommands:
@@ -43,6 +46,19 @@ class SettingsCommands:
             return Notice(f"{event.name} is {current:g} here.")
         await self._storage.history.set(event.key, event.name, value)
         return Notice(f"{event.name} is now {value} here.")
+
+    async def think(self, event: IncomingCommand, value: str | None) -> Outcome:
+        """/think: show or set how much the model thinks. Refused if the model of the conversation does not know it."""
+        chosen = await self._storage.history.resolved(event.key)
+        if value is None:
+            return Notice(f"think is {chosen.get('think', DEFAULT)} here.")
+        model = self._conversations.model_of(chosen)
+        known = self._loader.capabilities.get(model)
+        if known is not None and known.efforts is not None and value not in known.efforts:
+            raise RequestRefused(_cannot_think(model, known, value))
+        await self._storage.history.set(event.key, "think", value)
+        unsure = known is None or known.efforts is None
+        return Notice(f"think is now {value} here{', if the model knows it' if unsure else ''}.")
 
     async def system(self, event: IncomingCommand, value: str | None) -> Outcome:
         """/system: show, set or clear the system prompt."""
@@ -90,6 +106,7 @@ class SettingsCommands:
             "temperature": f"{params.temperature:g}",
             "top_p": f"{params.top_p:g}",
             "max_tokens": f"{params.max_tokens}",
+            "think": params.think or DEFAULT,
             "system": as_code(system) if system else "none",
         }
         where = {name: "set here" if name in here else "set for the channel" for name in chosen}
@@ -109,3 +126,12 @@ class SettingsCommands:
         fit = self._installed_models.fit(name)
         verdict = f" · {fit.words}" if fit is not None else ""
         return f"{name}{verdict}{'' if self._installed_models.has(name) else ' · not downloaded'}"
+
+
+def _cannot_think(model: str, known: Capabilities, value: str) -> str:
+    """Why a model does not take a value of /think."""
+    if known.efforts:
+        return f"{model} cannot switch its thinking to {value}; choose {' or '.join(known.efforts)}."
+    if known.reasoning:
+        return f"{model} always thinks as much as it needs; nothing can be set."
+    return f"{model} does not think before it answers, so there is nothing to set; choose another model with /model."

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from threading import Thread
 
 from bot.observability.metrics import Metrics
-from bot.types.engine import Engine, LoadedModel, LoadProgress, ModelSource
+from bot.types.engine import Capabilities, Engine, LoadedModel, LoadProgress, ModelSource
 from bot.types.errors import EngineDied, ModelError
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ class Loader:
         self._deaths: Counter[str] = Counter()  # engine deaths during loads, by model, since its last success
         self._again = False  # the engine was lost and no model was loaded since
         self.loaded: LoadedModel | None = None
+        self.capabilities: dict[str, Capabilities] = {}
+        """By model, of its last load."""
         self.loading: Loading | None = None
         self.losses = 0
         """Number of times that the engine was lost or restarted."""
@@ -101,6 +103,7 @@ class Loader:
             self._metrics.load_ended(model, loaded=self.loaded is not None)
         self._again = False
         self._deaths.pop(model, None)
+        self.capabilities[model] = self.loaded.capabilities
         if not kept:
             self._seconds[model] = time.monotonic() - began
         log.info("Loaded %s on %s as %s in %.1f s", model, self.loaded.device, self.loaded.dtype, self.loaded.load_s)
@@ -110,7 +113,7 @@ class Loader:
     def update(self, model: LoadedModel) -> None:
         """Replace what is known of the loaded model; ignored if another one is loaded, or none."""
         if self.loaded is not None and self.loaded.name == model.name:
-            self.loaded = model
+            self.loaded, self.capabilities[model.name] = model, model.capabilities
 
     def mark_lost(self, why: str, *, restarted: bool = True) -> None:
         """Mark the engine and its model as lost; logs `why` only on the first call. restarted: count it in `losses`."""

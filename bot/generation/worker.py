@@ -21,7 +21,15 @@ from bot.replies.replies import STATUS, LiveReply, Replies
 from bot.storage import Storage
 from bot.types.engine import Engine, EngineRequest, LoadedModel, ModelServers
 from bot.types.errors import EngineDied, InhouseError, ModelError, NoServer, ServerLost, StorageError
-from bot.types.messages import FinishReason, GenerationRequest, Prompt, RequestStatus, SamplingParams, TokenDelta
+from bot.types.messages import (
+    FinishReason,
+    GenerationRequest,
+    Prompt,
+    RequestKind,
+    RequestStatus,
+    SamplingParams,
+    TokenDelta,
+)
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +38,9 @@ DEATHS_UNTIL_ALONE = 2
 
 After one death the requests that ran are tried together again: all but one of them are innocent.
 """
+
+MORE_THOUGHTS = 4
+"""How many times the tokens for thoughts Continue grants to an answer that spent all on thoughts."""
 
 MOST_EXTERNAL = 3
 """Deaths with an external cause for which a request is not blamed. The kernel's out-of-memory killer is one, and the
@@ -178,10 +189,12 @@ class Worker:
             if self.loader.loaded is None:  # the engine died under another request during the preparation
                 await self._requeue(request, live, counts=False)
                 return
-            # Cap answers at half of the context window, so that the question always fits.
-            limit = min(request.params.max_tokens, self.loader.loaded.context_window // 2)
-            params = replace(request.params, max_tokens=limit)
+            params = _capped(request, prompt, self.loader.loaded)
             async for delta in self._engine.stream(_engine_request(request, prompt, params)):
+                if delta.retracts:
+                    live.retract()
+                if delta.reasoning:
+                    live.think(delta.reasoning)
                 if delta.text and not live.text:
                     self._metrics.first_words(request)
                 live.push(delta.text)
@@ -314,6 +327,23 @@ def _engine_request(request: GenerationRequest, prompt: Prompt, params: Sampling
     key = request.key
     conversation, workspace = _opaque_id(*astuple(key)), _opaque_id(key.platform, key.workspace)
     return EngineRequest(request.request_id, prompt, params, conversation, workspace)
+
+
+def _capped(request: GenerationRequest, prompt: Prompt, model: LoadedModel) -> SamplingParams:
+    """The parameters of a request, capped at half of the context window, so that the question always fits.
+
+    Tokens for thoughts are granted to models that may think. To go on with an answer that has only thoughts is to
+    answer again with MORE_THOUGHTS times as many, or without thinking where the model can do that.
+    """
+    params, room = request.params, model.context_window // 2
+    most = params.think_tokens
+    if request.kind is RequestKind.CONTINUE and not prompt.prefix:
+        most *= MORE_THOUGHTS
+        params = replace(params, think="off" if "off" in (model.capabilities.efforts or ()) else params.think)
+    limit = min(params.max_tokens, room)
+    if model.capabilities.thinks(params.think) is False:
+        most = 0
+    return replace(params, max_tokens=limit, think_tokens=min(most, room - limit))
 
 
 def _opaque_id(*parts: str) -> str:

@@ -17,6 +17,8 @@ from bot.types.messages import ActionKind, Attachment, FinishReason, GenerationR
 
 THE_REST = "*(The whole answer is in the file.)*"
 OUTGROWN = "*(This conversation has outgrown what I can read at once; from now on its oldest messages stay out.)*"
+ONLY_THOUGHT = "(The model spent all its tokens on thinking and has not begun to answer. Continue gives it more.)"
+THOUGHT_ONLY = "(The model thought about it, but wrote no answer.)"
 ENDS_HERE = "*(The answer ends here.)*"
 INTERRUPTED = "*(I was stopped twice while I showed this answer, so it comes as a file.)*"
 FILE = "answer.md"
@@ -40,7 +42,8 @@ class Renderer:
 
     note: a sentence above the answer. before: text of an earlier message that this answer continues. links: URLs that
     users wrote, which may become links. link_hosts: hosts of which all URLs may become links. edited: the question was
-    edited, so offer a rerun. outgrown: turns were dropped for the first time, so say that below the answer.
+    edited, so offer a rerun. outgrown: turns were dropped for the first time, so say that below the answer. thought:
+    there are thoughts beside the answer.
     """
 
     request: GenerationRequest
@@ -51,6 +54,7 @@ class Renderer:
     link_hosts: Set[str] = frozenset()
     edited: bool = False
     outgrown: bool = False
+    thought: bool = False
 
     def render_partial(self, text: str, line: str) -> list[Reply]:
         """Compose the messages of an unfinished answer; while it has no text, only `line`, or nothing."""
@@ -80,7 +84,7 @@ class Renderer:
         if reason is FinishReason.ERROR:
             ending.append(f"⚠️ {self._render_notice(error)}")
         elif not shown:
-            ending.append("Stopped." if reason is FinishReason.ABORT else "(The model had nothing to say.)")
+            ending.append(self._nothing(reason))
         ending += [OUTGROWN] if self.outgrown else []
         if not ending and self._ends_in_cursor(shown):
             ending.append(ENDS_HERE)
@@ -151,13 +155,22 @@ class Renderer:
         """Render a sentence of Inhouse, which may contain untrusted names, without links."""
         return render(text, self.limits.dialect, KnownLinks())
 
+    def _nothing(self, reason: FinishReason) -> str:
+        """What stands in place of an answer without text."""
+        if reason is FinishReason.ABORT:
+            return "Stopped."
+        if not self.thought:
+            return "(The model had nothing to say.)"
+        return ONLY_THOUGHT if reason is FinishReason.LENGTH else THOUGHT_ONLY
+
     def _buttons(self, reason: FinishReason, begun: bool) -> tuple[ActionKind, ...]:
         again = (ActionKind.RERUN if self.edited else ActionKind.REGENERATE,)
         if reason is FinishReason.ERROR:
             return again
         if reason is FinishReason.ABORT and not begun:  # there is nothing to rate
             return again
-        more = (ActionKind.CONTINUE,) if begun and reason in (FinishReason.LENGTH, FinishReason.ABORT) else ()
+        unfinished = reason is FinishReason.LENGTH and (begun or self.thought)
+        more = (ActionKind.CONTINUE,) if unfinished or (begun and reason is FinishReason.ABORT) else ()
         return (*again, *more, ActionKind.GOOD, ActionKind.BAD)
 
     def _reply(self, part: int, committed: str, tail: str = "", buttons: tuple[ActionKind, ...] = ()) -> Reply:

@@ -8,6 +8,7 @@ text whose rendering fails or takes too long is shown as plain text.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -41,6 +42,10 @@ log = logging.getLogger(__name__)
 
 TYPING_S = 8.0
 """Interval for repeating the typing status; platforms clear it after ten seconds."""
+THINKING_S = 3.0
+"""Interval for counting the seconds of thoughts."""
+MOST_THOUGHTS = 200_000
+"""Most characters of thoughts that are kept, from their beginning."""
 
 STATUS = {
     FinishReason.STOP: RequestStatus.FINISHED,
@@ -74,6 +79,8 @@ class LiveReply:
         self._plain = False  # rendering failed or timed out before
         self._as_file = request.service_runs >= SHOWN_AGAIN  # rendering it may have killed the service
         self._text, self._line, self._ended = "", "", False
+        self._thoughts = ""
+        self._thinking_since: float | None = None  # monotonic; thoughts are written, and no text
         self._said = asyncio.Event()
         self._withdrawn = False
 
@@ -87,7 +94,7 @@ class LiveReply:
 
     def set_status(self, line: str) -> None:
         """Set the status line shown while there is no text (queue position, load progress); '' for none."""
-        if line == self._line or self._text or self._ended:
+        if line == self._line or self._text.strip() or self._ended:
             return
         self._line = line
         self._said.set()
@@ -115,11 +122,27 @@ class LiveReply:
         """Append text to the answer."""
         if text:
             self._text += text
+            if text.strip():
+                self._thinking_since = None
             self._show()
 
+    def think(self, text: str) -> None:
+        """Append text to the thoughts, of which only their time is shown, until there is text."""
+        self._thoughts = f"{self._thoughts}{text}"[:MOST_THOUGHTS]
+        if self._thinking_since is None and not self._text.strip():
+            self._thinking_since = time.monotonic()
+            self._show_thinking()
+
+    def retract(self) -> None:
+        """Move the text so far to the thoughts, of which it turned out to be a part."""
+        text, self._text = self._text, ""
+        self.think(text)
+        self._show()
+
     def restart(self, note: str = "") -> None:
-        """Discard the text so far; the new answer is written into the same messages."""
-        self._text = self._line = ""
+        """Discard the text and the thoughts so far; the new answer is written into the same messages."""
+        self._text = self._line = self._thoughts = ""
+        self._thinking_since = None
         if note:
             self._composer.note = "\n\n".join(filter(None, [self.request.remark, note]))
 
@@ -141,6 +164,7 @@ class LiveReply:
         error = error.encode("utf-8", "replace").decode()  # a path in it may hold half of a surrogate pair
         silent = self._withdrawn and not self._text.strip() and self._delivery.call_off()
         text, replies, edited = self._text, list[Reply](), False
+        self._composer.thought = bool(self._thoughts.strip())
 
         def final(composer: Renderer) -> list[Reply]:
             return (composer.render_as_file if self._as_file else composer.render_final)(text, reason, usage, error)
@@ -183,6 +207,11 @@ class LiveReply:
             replies = await self._composed(final)
         self._delivery.show(replies)
 
+    def _show_thinking(self) -> None:
+        if self._thinking_since is not None:
+            seconds = int((time.monotonic() - self._thinking_since) // THINKING_S * THINKING_S)
+            self.set_status(f"thinking, {seconds} s" if seconds else "thinking")
+
     def _show(self) -> None:
         self._delivery.grow(self._render_partial)
 
@@ -212,11 +241,12 @@ class LiveReply:
     async def _keep_typing(self) -> None:
         while not self._ended:
             self._said.clear()
+            self._show_thinking()
             if not self._text:  # also after a restart
                 with contextlib.suppress(Exception):  # a failed typing status is not worth an error
                     await self._adapter.status(self.request.key, self._line)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._said.wait(), TYPING_S)
+                await asyncio.wait_for(self._said.wait(), TYPING_S if self._thinking_since is None else THINKING_S)
 
 
 class Replies:

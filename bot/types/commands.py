@@ -75,6 +75,12 @@ COMMANDS = (
         Act.TUNE,
     ),
     Command(
+        "think",
+        "How much the model thinks before it answers",
+        Option("effort", "off, low or high", choices=("off", "low", "high")),
+        Act.TUNE,
+    ),
+    Command(
         "system",
         "Show, set or clear the instructions for the model",
         Option("prompt", "The new instructions, or 'clear' for the default ones"),

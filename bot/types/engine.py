@@ -50,14 +50,22 @@ class LoadProgress:
 class Capabilities:
     """What a loaded model can do; None where its server does not say.
 
-    reasoning: it thinks before it answers. tools: it calls functions. vision: it reads pictures. lacks: sampling
-    parameters that it does not take, sorted.
+    reasoning: it may think before it answers. efforts: values of /think that it knows, of off, low and high; None: its
+    server does not say. tools: it calls functions. vision: it reads pictures. lacks: sampling parameters that it does
+    not take, sorted.
     """
 
     reasoning: bool | None = None
     tools: bool | None = None
     vision: bool | None = None
     lacks: tuple[str, ...] = ()
+    efforts: tuple[str, ...] | None = None
+
+    def thinks(self, effort: str) -> bool | None:
+        """Whether it may think with this value of /think ('' for the default); None if that is not known."""
+        if self.efforts and "off" in self.efforts:
+            return effort in ("low", "high")
+        return self.reasoning
 
     @property
     def abilities(self) -> tuple[str, ...]:

@@ -208,7 +208,11 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Sampling parameters. temperature 0 is greedy; top_k 0 disables top-k; seed None is random."""
+    """Sampling parameters. temperature 0 is greedy; top_k 0 disables top-k; seed None is random.
+
+    think: how much the model thinks before it answers: off, low, high, or '' for its default. think_tokens: most tokens
+    of thoughts, besides the max_tokens of the answer; thoughts that need more take them from these.
+    """
 
     temperature: float = 0.7
     top_p: float = 0.95
@@ -217,6 +221,13 @@ class SamplingParams:
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    think: str = ""
+    think_tokens: int = 0
+
+    @property
+    def most_tokens(self) -> int:
+        """Most tokens of thoughts and answer together."""
+        return self.max_tokens + self.think_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +297,8 @@ class Usage:
 class TokenDelta:
     """New text of an answer. The last delta of a request has `finish_reason` and `usage`.
 
-    `reasoning`: new text of the model's thoughts, which are not part of the answer.
+    `reasoning`: new text of the model's thoughts, which are not part of the answer. `retracts`: the text before this
+    delta was part of the thoughts, too.
     """
 
     request_id: str
@@ -294,6 +306,7 @@ class TokenDelta:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     reasoning: str = ""
+    retracts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from bot.types.commands import COMMANDS
+from bot.types.engine import Capabilities
 from bot.types.errors import TOO_LONG
 from bot.types.messages import Accepted, ActionKind, Choice, FinishReason, Notice, Outcome, Refused
 from tests.support.builders.service import ServiceSetup
@@ -51,6 +52,40 @@ async def test_a_number_is_set_shown_and_used(setup: ServiceSetup, team: Team, n
     await team.asks("ana", "hello")
     assert getattr(setup.engine.prompt_of("hello").params, name) == float(typed)
     assert f"- {name}: {typed} (set here)" in await team.told("settings", who="ana")
+
+
+async def test_how_much_a_model_thinks_is_set_shown_and_used(setup: ServiceSetup, team: Team) -> None:
+    setup.engine.capabilities["large"] = Capabilities(reasoning=True, efforts=("off", "low", "high"))
+    await team.command("model", "large")
+    await team.asks("ana", "hello")
+    assert setup.engine.prompt_of("hello").params.think == ""
+    assert setup.engine.prompt_of("hello").params.think_tokens == 0, "it can be switched on, and is not"
+    assert "channel managers" in await team.refused("think", "high", who="ana")
+    assert await team.told("think", "HIGH", who="boss") == "think is now high here."
+    assert await team.told("think", who="ana") == "think is high here."
+    await team.asks("ana", "and now?")
+    params = setup.engine.prompt_of("and now?").params
+    assert (params.think, params.think_tokens) == ("high", 512), "half of the window, less max_tokens"
+    assert "- think: high (set here)" in await team.told("settings", who="ana")
+    assert "think must be off, low or high" in await team.refused("think", "hard", who="boss")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "typed", "sentence"),
+    [
+        (Capabilities(reasoning=False, efforts=()), "high", "large does not think before it answers"),
+        (Capabilities(reasoning=True, efforts=()), "off", "large always thinks"),
+        (Capabilities(reasoning=True, efforts=("low", "high")), "off", "choose low or high"),
+    ],
+)
+async def test_a_model_that_knows_no_such_thinking_refuses_it(
+    setup: ServiceSetup, team: Team, capabilities: Capabilities, typed: str, sentence: str
+) -> None:
+    setup.engine.capabilities["large"] = capabilities
+    await team.command("model", "large")
+    assert "if the model knows it" in await team.told("think", typed, who="boss"), "it was never loaded"
+    await team.asks("ana", "hello")
+    assert sentence in await team.refused("think", typed, who="boss")
 
 
 async def test_a_wrong_value_gets_the_range_and_changes_nothing(team: Team) -> None:

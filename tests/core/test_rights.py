@@ -250,6 +250,7 @@ async def test_the_author_of_the_message_that_a_thread_starts_from_began_it(team
         ("temperature", "0.2", "channel managers"),
         ("top_p", "0.5", "channel managers"),
         ("max_tokens", "9", "channel managers"),
+        ("think", "low", "channel managers"),
         ("system", "Be rude.", "channel managers"),
         ("model", "large", "admins"),
     ],

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from bot.platforms.adapter import Limits
-from bot.types.messages import ActionKind, FinishReason, IncomingMessage
+from bot.replies import replies
+from bot.replies.renderer import ONLY_THOUGHT, THOUGHT_ONLY
+from bot.types.messages import Accepted, ActionKind, FinishReason, IncomingMessage
 from tests.support.builders.service import ServiceSetup, run_service
 from tests.support.fakes.team import Team, person
 
@@ -169,3 +171,39 @@ async def test_a_very_long_answer_comes_as_a_file(tmp_path: Path) -> None:
         file = answer.parts[-1].reply.attachment
         assert file is not None
         assert file.text == words
+
+
+async def test_while_a_model_thinks_the_seconds_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "THINKING_S", 1.0)
+    async with run_service(tmp_path) as setup:
+        setup.engine.answers("hello", "Hi.", reasoning="They greet me.")
+        setup.platform.gates.hold("hello/thought")
+        await setup.team.says("ana", "hello")
+        message = await setup.team.sees("hello", "thinking")
+        await setup.team.sees("hello", "thinking, 1 s")
+        assert message.buttons == (ActionKind.STOP,)
+        assert (setup.team.key, "thinking, 1 s") in setup.platform.statuses
+        await setup.platform.gates.open("hello/thought")
+        answer = await setup.team.reply_to("hello")
+        assert answer.text == "Hi."
+        assert "greet" not in str(message.history)
+
+
+async def test_an_answer_that_is_nothing_but_thoughts_says_so_and_can_go_on(tmp_path: Path) -> None:
+    async with run_service(tmp_path, think_tokens=50) as setup:
+        team = setup.team
+        setup.engine.answers("hard", "", reasoning="Hm, " * 50, reason=FinishReason.LENGTH)
+        setup.engine.answers("hard", "Yes.", reasoning="Hm.")
+        answer = await team.asks("ana", "hard")
+        assert answer.text == ONLY_THOUGHT
+        assert answer.first.buttons[:2] == (ActionKind.REGENERATE, ActionKind.CONTINUE)
+        assert setup.engine.prompt_of("hard").params.think_tokens == 50
+        assert isinstance(await team.presses(answer.first, ActionKind.CONTINUE), Accepted)
+        assert (await team.reply_to("hard", 2)).text == "Yes."
+        assert setup.engine.prompt_of("hard").params.think_tokens == 200
+        assert setup.engine.prompt_of("hard").prompt.prefix == ""
+
+
+async def test_thoughts_without_an_answer_are_not_nothing(setup: ServiceSetup, team: Team) -> None:
+    setup.engine.answers("hard", "", reasoning="Hm.")
+    assert (await team.asks("ana", "hard")).text == THOUGHT_ONLY

@@ -37,6 +37,7 @@ def check_params(params: SamplingParams, seeds: bool = True) -> None:
     _number("repetition_penalty", params.repetition_penalty, 0.5, 2.0)
     _whole("top_k", params.top_k, 0, 2**31 - 1, "0 (off) or a positive whole number")
     _whole("max_tokens", params.max_tokens, 1, 2**31 - 1, "a whole number of at least 1")
+    _whole("think_tokens", params.think_tokens, 0, 2**31 - 1, "a whole number, 0 or more")
     stops: tuple[object, ...] = params.stop
     if len(stops) > MAX_STOPS or not all(isinstance(s, str) and 0 < len(s) <= MAX_STOP_CHARS for s in stops):
         raise RequestFailed(f"stop takes at most {MAX_STOPS} texts of 1 to {MAX_STOP_CHARS} characters.")

@@ -13,6 +13,9 @@ class Continuation(Enum):
     LAST_MESSAGE = "last message"  # a last assistant message is continued; it returns the whole text again
 
 
+EFFORTS = ("off", "low", "high")
+"""Values of /think."""
+
 STANDARD = {"temperature": "temperature", "top_p": "top_p", "max_tokens": "max_tokens", "seed": "seed", "stop": "stop"}
 
 
@@ -24,7 +27,8 @@ class Profile:
     running, waiting: its gauges of requests in /metrics, '' for none. most_at_once: answers that it writes well at the
     same time, where it does not say. cache_salt: whether it can keep the prefix caches of workspaces apart. token_ids:
     whether its /completions takes a prompt as token ids. stop_ids: its name for ids that end an answer; '': the model's
-    own end it.
+    own end it. efforts: values of /think that it passes on to its model. switches: it takes variables of the chat
+    template.
     """
 
     title: str
@@ -37,6 +41,21 @@ class Profile:
     cache_salt: bool = False
     token_ids: bool = False
     stop_ids: str = ""
+    efforts: tuple[str, ...] = EFFORTS
+    switches: bool = True
+
+    def effort(self, think: str) -> dict[str, object]:
+        """The fields of a request that say how much the model thinks; none for its default."""
+        if think not in self.efforts:
+            return {}
+        effort = {"off": "none"}.get(think, think)
+        if not self.switches:
+            return {"reasoning_effort": effort}
+        thinks = think != "off"
+        variables: dict[str, object] = {"enable_thinking": thinks, "thinking": thinks}
+        # Templates and harmony know no 'none'; the switch says it.
+        graded: dict[str, object] = {"reasoning_effort": effort} if thinks else {}
+        return {"chat_template_kwargs": {**variables, **graded}, **graded}
 
     @property
     def lacks(self) -> tuple[str, ...]:
@@ -78,11 +97,13 @@ LLAMA_CPP = Profile(
     most_at_once=4,
     token_ids=True,
 )
-OLLAMA = Profile("Ollama", fixed=USAGE, most_at_once=4)
+OLLAMA = Profile("Ollama", fixed=USAGE, most_at_once=4, switches=False)
 TRANSFORMERS = Profile(  # unknown fields are an error there, and batching ignores a request's own stop strings
-    "transformers serve", parameters={name: name for name in ("temperature", "top_p", "max_tokens", "seed")}
+    "transformers serve",
+    parameters={name: name for name in ("temperature", "top_p", "max_tokens", "seed")},
+    efforts=(),
 )
-OTHER = Profile("an OpenAI-compatible server", fixed=USAGE)
+OTHER = Profile("an OpenAI-compatible server", fixed=USAGE, efforts=("low", "high"), switches=False)
 
 OWNERS = {"vllm": VLLM, "sglang": SGLANG, "llamacpp": LLAMA_CPP, "library": OLLAMA}
 """Profiles by `owned_by` of the first model in /models."""

@@ -16,10 +16,11 @@ from bot.config.settings import Settings
 from bot.engine.client.request_validation import check_params
 from bot.engine.remote.chat_stream import BadStream, Chunk, read_chunks
 from bot.engine.remote.messages import Chat
-from bot.engine.remote.profiles import Continuation
+from bot.engine.remote.profiles import EFFORTS, Continuation
 from bot.engine.remote.request_builder import MARGIN, UNKNOWN_WINDOW, RequestBuilder, window_of
 from bot.engine.remote.server import Busy, KeyRefused, Refusal, Server, ServerFailed, TooLong
 from bot.engine.remote.server_pool import ServerPool
+from bot.engine.remote.thoughts import Thoughts
 from bot.types.engine import (
     Capabilities,
     EngineRequest,
@@ -74,6 +75,8 @@ class RemoteEngine:
         self._changed: Callable[[LoadedModel], None] = lambda _: None
         self._source: ModelSource | None = None
         self._running: dict[str, _Running] = {}
+        self._thinking: set[str] = set()  # models that have sent thoughts
+        self._opens_in_prompt: set[str] = set()  # models whose thoughts came as text, without their beginning
         self._tokens: deque[float] = deque(maxlen=100_000)  # times of received tokens, monotonic clock
 
     @classmethod
@@ -131,10 +134,12 @@ class RemoteEngine:
     def _capabilities(self) -> Capabilities:
         """What the servers say, else what the template here says."""
         served, here = self.pool.capabilities, self._requests.capabilities
+        passed = () if served.reasoning is False else _common_efforts(self.pool.usable)
         return replace(
             served,
             reasoning=here.reasoning if served.reasoning is None else served.reasoning,
             tools=here.tools if served.tools is None else served.tools,
+            efforts=here.efforts if passed is None else passed,
         )
 
     async def stream(self, request: EngineRequest) -> AsyncGenerator[TokenDelta, None]:
@@ -201,6 +206,7 @@ class RemoteEngine:
         self, request: EngineRequest, source: ModelSource, running: _Running
     ) -> AsyncGenerator[TokenDelta, None]:
         """Generate on one server after the other until one writes; raises as `stream`."""
+        request = self._with_thoughts(request, source)
         tried: list[Server] = []
         pauses: list[float] = []
         share, rounds, began, computed = MARGIN, 0, time.monotonic(), False
@@ -247,6 +253,13 @@ class RemoteEngine:
                 computed = computed or error.computed
         yield TokenDelta(request.request_id, "", FinishReason.ABORT)
 
+    def _with_thoughts(self, request: EngineRequest, source: ModelSource) -> EngineRequest:
+        """Grant tokens for thoughts only if they are asked for, or the model is known to think."""
+        params = request.params
+        if params.think not in ("low", "high") and source.path not in self._thinking:
+            params = replace(params, think_tokens=0)
+        return replace(request, params=params)
+
     async def _on_server(
         self, server: Server, request: EngineRequest, source: ModelSource, chat: Chat, running: _Running
     ) -> AsyncGenerator[TokenDelta, None]:
@@ -255,6 +268,8 @@ class RemoteEngine:
         repeats = server.profile.continuation is Continuation.LAST_MESSAGE and not chat.ids
         prefix = _Prefix(request.prompt.prefix if repeats else "")
         blank = bool(chat.ids) and not request.prompt.prefix  # white space that no chat template removes
+        spoken = 0  # pieces of text, of at least one token each
+        thoughts = Thoughts(source.path in self._opens_in_prompt and request.params.think != "off")
         server.running += 1
         running.server = server
         chunks = self._chunks(server, self._requests.body(server, request, source, chat), request)
@@ -274,8 +289,15 @@ class RemoteEngine:
                 if blank:
                     text = text.lstrip()
                     blank = not text
-                if text or chunk.reasoning:
-                    yield TokenDelta(request.request_id, text, reasoning=chunk.reasoning)
+                split = thoughts.split(text, chunk.reasoning)
+                if split.reasoning:
+                    self._thinking.add(source.path)
+                spoken += bool(split.text)
+                if request.params.think_tokens and spoken > request.params.max_tokens:
+                    finish = "length"
+                    break
+                if any(split):
+                    yield TokenDelta(request.request_id, split.text, reasoning=split.reasoning, retracts=split.retracts)
         finally:
             server.running -= 1
             await chunks.aclose()
@@ -292,9 +314,12 @@ class RemoteEngine:
         prompt_tokens = _number(usage, "prompt_tokens")
         self._requests.measured(chat, prompt_tokens)
         details = usage.get("prompt_tokens_details")
+        split = thoughts.end(prefix.held(), whole=finish == "stop" and not aborted)
+        if thoughts.opened_in_prompt:
+            self._opens_in_prompt.add(source.path)
         yield TokenDelta(
             request.request_id,
-            prefix.held(),
+            split.text,
             FinishReason.ABORT if aborted else _REASONS.get(finish, FinishReason.STOP),
             Usage(
                 prompt_tokens=prompt_tokens or chat.tokens,
@@ -307,6 +332,8 @@ class RemoteEngine:
                 dropped_turns=chat.dropped_turns,
                 defused=chat.defused,
             ),
+            split.reasoning,
+            split.retracts,
         )
 
     async def _chunks(
@@ -368,6 +395,12 @@ async def _wait(stop: asyncio.Event, seconds: float) -> None:
     """Wait until `stop` is set, at most `seconds`."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)
+
+
+def _common_efforts(servers: Sequence[Server]) -> tuple[str, ...] | None:
+    """What each server takes for /think; None if they take all of it, and only the model decides."""
+    known = set.intersection(*(set(server.profile.efforts) for server in servers)) if servers else set()
+    return None if known == set(EFFORTS) else tuple(effort for effort in EFFORTS if effort in known)
 
 
 def _number(values: object, name: str) -> int:

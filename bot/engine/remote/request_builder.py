@@ -88,7 +88,7 @@ class RequestBuilder:
             if profile.stop_ids and self._tokenizer.end_ids:
                 body[profile.stop_ids] = self._tokenizer.end_ids
         else:
-            body |= {"messages": chat.messages, **_sampling(params, profile)}
+            body |= {"messages": chat.messages, **_sampling(params, profile), **profile.effort(params.think)}
             if request.prompt.prefix and profile.continuation is Continuation.FLAG:
                 body |= {"continue_final_message": True, "add_generation_prompt": False}
         if profile.cache_salt and self._salts and request.workspace:
@@ -131,8 +131,8 @@ def window_of(server: Server, source: ModelSource) -> int:
 
 
 def _answer_tokens(request: EngineRequest, window: int) -> int:
-    """Most tokens of the answer: at most half of the window, so that the question fits."""
-    return min(request.params.max_tokens, window // 2)
+    """Most tokens of thoughts and answer: at most half of the window, so that the question fits."""
+    return min(request.params.most_tokens, window // 2)
 
 
 def _sampling(params: SamplingParams, profile: Profile) -> Mapping[str, object]:

@@ -55,6 +55,8 @@ class Answer:
     last_at: float = 0.0
     cached: int = 0
     tokens: list[int] = field(default_factory=list)
+    thought: int = 0
+    """Number of tokens that belong to thoughts, while there is a budget for them."""
     aborted: bool = False
     ended: bool = False
     retried: bool = False
@@ -62,31 +64,47 @@ class Answer:
     @property
     def left(self) -> int:
         """How many more tokens may be generated."""
-        return self.params.max_tokens - len(self.tokens)
+        return self.params.most_tokens - len(self.tokens)
 
-    def push(self, tokens: Sequence[int], at: float) -> str:
-        """Add newly generated tokens and return the text that is now final."""
+    def push(self, tokens: Sequence[int], at: float) -> Text | None:
+        """Add newly generated tokens and return a delta of the text and the thoughts that are now final, if any."""
         if not tokens:
-            return ""
+            return None
         self.first_at = self.first_at or at
         self.last_at = at
-        self.tokens.extend(tokens)
         self.meter.add(len(tokens), at)
-        spoken = tokens[:-1] if tokens[-1] in self.eos else tokens
-        return self.decoder.push(list(spoken))
+        return self._delta(self._text_within_budget(tokens) if self.params.think_tokens else self._text_of(tokens))
+
+    def _text_of(self, tokens: Sequence[int]) -> str:
+        self.tokens.extend(tokens)
+        return self.decoder.push(tokens[:-1] if tokens[-1] in self.eos else tokens)
+
+    def _text_within_budget(self, tokens: Sequence[int]) -> str:
+        """Count each token for thoughts or text; drops those after max_tokens of text."""
+        text = ""
+        for token in tokens:
+            if self._text_ended:
+                break
+            text += self._text_of([token])
+            self.thought += self.decoder.thinking
+        return text
+
+    @property
+    def _text_ended(self) -> bool:
+        return len(self.tokens) - self.thought >= self.params.max_tokens and not self.decoder.thinking
 
     def reason(self) -> FinishReason | None:
         """Return the finish reason, or None if generation should continue."""
         if self.decoder.stopped or (self.tokens and self.tokens[-1] in self.eos):
             return FinishReason.STOP
-        return FinishReason.LENGTH if self.left <= 0 else None
+        return FinishReason.LENGTH if self.left <= 0 or self._text_ended else None
 
-    def delta(self, text: str) -> Text:
-        """Build an intermediate delta."""
-        return Text(self.stream, text)
+    def _delta(self, text: str) -> Text | None:
+        reasoning = self.decoder.take_reasoning()
+        return Text(self.stream, text, reasoning=reasoning) if text or reasoning else None
 
-    def end(self, text: str, reason: FinishReason) -> Text:
-        """Build the last delta: `text`, the decoder's pending text, and usage."""
+    def end(self, delta: Text | None, reason: FinishReason) -> Text:
+        """Build the last delta: what is in `delta`, the decoder's pending text and thoughts, and usage."""
         self.ended = True
         now = perf_counter()
         started = self.started_at or now
@@ -100,7 +118,9 @@ class Answer:
             context_window=self.prompt.window,
             dropped_turns=self.prompt.dropped_turns,
         )
-        return Text(self.stream, text + self.decoder.flush(), reason, usage)
+        text, reasoning = (delta.text, delta.reasoning) if delta is not None else ("", "")
+        text += self.decoder.flush()
+        return Text(self.stream, text, reason, usage, reasoning + self.decoder.take_reasoning())
 
 
 class Generator(Protocol):

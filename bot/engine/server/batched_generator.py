@@ -1,6 +1,6 @@
 """Generates many answers at once in a batch.
 
-Admits an answer only when its whole prompt and max_tokens fit the KV cache beside the running answers, so that none is
+Admits an answer only when its whole prompt and most_tokens fit the KV cache beside the running answers, so that none is
 ever preempted; the others wait in order. Runs on the engine's main thread (or on the load thread, while the main thread
 waits for it); events from the batch's thread are posted there. Callers validate parameters and prompts first.
 
@@ -98,7 +98,7 @@ class Batching:
         for answer in self._waiting:
             if answer.stream == stream:
                 self._waiting.remove(answer)
-                self._emit(answer.end("", FinishReason.ABORT))
+                self._emit(answer.end(None, FinishReason.ABORT))
                 self._admit()  # later ones may be smaller and fit
                 return
         running = self._running.get(str(stream))
@@ -145,7 +145,7 @@ class Batching:
         """Admit waiting answers in order, while the batch has a slot and the cache has room for all of each."""
         while self._waiting and len(self._running) < MAX_RUNNING:
             answer = self._waiting[0]
-            need = self._batch.blocks_for(len(answer.prompt.ids) + answer.params.max_tokens)
+            need = self._batch.blocks_for(len(answer.prompt.ids) + answer.params.most_tokens)
             alone = answer.retried or any(other.retried for other in self._running.values())
             if self._running and (alone or sum(self._reserved.values()) + need > self._batch.cache_blocks):
                 return
@@ -189,14 +189,14 @@ class Batching:
 
     def _take(self, answer: Answer, made: RequestOutput, at: float) -> None:
         if not answer.ended:
-            text = answer.push(made.tokens, at)
+            delta = answer.push(made.tokens, at)
             reason = answer.reason()
             if reason is not None:
-                self._emit(answer.end(text, reason))
+                self._emit(answer.end(delta, reason))
                 if not made.finished:
                     self._batch.cancel(made.key)
-            elif text:
-                self._emit(answer.delta(text))
+            elif delta is not None:
+                self._emit(delta)
         if answer.aborted and not made.finished:
             self._batch.cancel(made.key)  # again: the first cancel may have preceded the add
         if made.finished:
@@ -210,7 +210,7 @@ class Batching:
             answer = self._running.get(key)
             if answer is not None:
                 if not answer.ended:
-                    self._emit(answer.end("", FinishReason.ABORT))
+                    self._emit(answer.end(None, FinishReason.ABORT))
                 self._release(key)
         self._admit()
 
@@ -246,7 +246,7 @@ class Batching:
         self._reserved.clear()
         for answer in reversed(lost):
             if answer.aborted:
-                self._emit(answer.end("", FinishReason.ABORT))
+                self._emit(answer.end(None, FinishReason.ABORT))
             elif failure.memory and not answer.retried:
                 answer.retried = True
                 self._waiting.appendleft(answer)

@@ -28,13 +28,13 @@ from bot.engine.server.batched_generator import Batching, kind_for
 from bot.engine.server.compute_threads import DutyCycle, run_on_new_thread
 from bot.engine.server.model_cache import ModelCache
 from bot.engine.server.sequential_generator import Sequential
-from bot.engine.text.decoding import TextDecoder
+from bot.engine.text.decoding import TextDecoder, own_tags
 from bot.engine.text.prompts import PromptBuilder
 from bot.models.device_errors import Unrecoverable, classify, release_memory
 from bot.models.hardware import MB
 from bot.models.loading import TransformersModel, layers_of, weights_bytes
 from bot.models.loading import load as load_model
-from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
+from bot.types.engine import Capabilities, EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
 from bot.types.errors import ModelError, RequestFailed
 from bot.types.messages import FinishReason
 
@@ -214,7 +214,7 @@ class EngineServer:
             note=" ".join(part for part in (loaded.note, note) if part),
             kv_offload_mb=generator.offload_mb,
             # Models are loaded without the layers that read pictures.
-            capabilities=replace(prompts.capabilities, vision=False),
+            capabilities=_capabilities(prompts, tokenizer),
         )
         return _ServedModel(
             source, tokenizer, generator, prompts, limits, _eos(model, tokenizer) | prompts.end_ids, info
@@ -236,9 +236,9 @@ class EngineServer:
         self._model_cache.evict_under_pressure(served)
         params = request.params
         check_params(params, seeds=served.generator.seeds)
-        if params.max_tokens >= served.limits.context_window:
+        if params.most_tokens >= served.limits.context_window:
             raise RequestFailed(
-                f"max_tokens ({params.max_tokens}) must be smaller than the context window of "
+                f"max_tokens ({params.most_tokens}) must be smaller than the context window of "
                 f"{served.limits.context_window} tokens, which holds the prompt too."
             )
         return served
@@ -250,11 +250,14 @@ class EngineServer:
         try:
             asked_at = perf_counter()
             self._duty.begin()
-            built = served.prompts.build(request.prompt, params.max_tokens)
-            check_prompt(built.ids, params.max_tokens, served.limits)
+            built = served.prompts.build(request.prompt, params.most_tokens, effort=params.think)
+            check_prompt(built.ids, params.most_tokens, served.limits)
             continues = built.ids if request.prompt.prefix else ()
             decoder = TextDecoder(
-                served.tokenizer, (*served.source.stop, *served.prompts.end_texts, *params.stop), continues
+                served.tokenizer,
+                (*served.source.stop, *served.prompts.end_texts, *params.stop),
+                continues,
+                built.opening,
             )
             made = Answer(stream, built, params, decoder, served.eos, self._meter, asked_at)
         except Exception as error:
@@ -272,7 +275,7 @@ class EngineServer:
             if isinstance(made, Exception):
                 raise made
             if aborted:
-                self._emit(made.end("", FinishReason.ABORT))
+                self._emit(made.end(None, FinishReason.ABORT))
             else:
                 served.generator.submit(made)
         except Unrecoverable:
@@ -325,6 +328,11 @@ def _check_template(
     """Raise ModelError unless the chat template can build prompts."""
     progress(LoadProgress("trying the chat template", 0.05))
     PromptBuilder(tokenizer, source.template, source.context_window, source.name)
+
+
+def _capabilities(prompts: PromptBuilder, tokenizer: PreTrainedTokenizerBase) -> Capabilities:
+    known = prompts.capabilities
+    return replace(known, vision=False, reasoning=bool(known.reasoning) or own_tags(tokenizer) is not None)
 
 
 def _gpu_memory() -> tuple[int, int]:

@@ -66,7 +66,7 @@ class Sequential:
         for answer in self._waiting:
             if answer.stream == stream:
                 self._waiting.remove(answer)
-                self._emit(answer.end("", FinishReason.ABORT))
+                self._emit(answer.end(None, FinishReason.ABORT))
                 return
         if self._current is not None and self._current.stream == stream:
             self._current.aborted = True
@@ -96,7 +96,7 @@ class Sequential:
         """Generation thread: run generate() once and post the outcome."""
         said, limit, known = answer.tokens, answer.left, 0
         if answer.params.seed is not None:  # a retry starts over and skips known tokens
-            said, limit, known = [], answer.params.max_tokens, len(answer.tokens)
+            said, limit, known = [], answer.params.most_tokens, len(answer.tokens)
         streamer = _Tokens(lambda token: self._post(partial(self._on_token, answer, token, perf_counter())), known)
         failure: Failure | None = None
         try:
@@ -117,13 +117,13 @@ class Sequential:
     def _on_token(self, answer: Answer, token: int, at: float) -> None:
         if answer.ended or answer.aborted:
             return
-        text = answer.push([token], at)
+        delta = answer.push([token], at)
         reason = answer.reason()
         if reason is not None:
-            self._emit(answer.end(text, reason))
+            self._emit(answer.end(delta, reason))
             self._stop.set()
-        elif text:
-            self._emit(answer.delta(text))
+        elif delta is not None:
+            self._emit(delta)
 
     def _on_done(self, answer: Answer, failure: Failure | None) -> None:
         if failure is not None:
@@ -131,7 +131,7 @@ class Sequential:
         if answer.ended:
             pass
         elif failure is None or answer.aborted:
-            self._emit(answer.end("", FinishReason.ABORT))
+            self._emit(answer.end(None, FinishReason.ABORT))
         elif failure.memory and not answer.retried:
             answer.retried = True
             self._waiting.appendleft(answer)

@@ -26,11 +26,15 @@ from bot.types.messages import Prompt, Role, Turn
 
 @dataclass(frozen=True, slots=True)
 class BuiltPrompt:
-    """Token ids of a prompt. `window`: context window in tokens. `dropped_turns`: number of oldest turns left out."""
+    """Token ids of a prompt. `window`: context window in tokens. `dropped_turns`: number of oldest turns left out.
+
+    `opening`: what the template wrote before the answer, or before its beginning if it is continued.
+    """
 
     ids: list[int]
     dropped_turns: int
     window: int
+    opening: str = ""
 
 
 class PromptBuilder:
@@ -63,10 +67,11 @@ class PromptBuilder:
         self._head = max(self._gap_cost(gap) for gap in self._template.heads)
         self._around = 1 + max(self._gap_cost(gap) for gap in self._template.between)
 
-    def build(self, prompt: Prompt, max_tokens: int, window: int = 0) -> BuiltPrompt:
+    def build(self, prompt: Prompt, max_tokens: int, window: int = 0, effort: str = "") -> BuiltPrompt:
         """Return the ids of `prompt`, at most the context window minus `max_tokens`.
 
-        window: another context window for this prompt; 0: the builder's.
+        window: another context window for this prompt; 0: the builder's. effort: how much the model thinks, one of its
+        template's; others are ignored.
 
         Raises RequestFailed if there is no question, or if the system prompt, the question and `prompt.prefix` alone do
         not fit.
@@ -93,9 +98,11 @@ class PromptBuilder:
             user.append(False)
         start = first_kept(costs, user, fixed, budget)
         while start < len(turns):
-            ids = self._encode(prompt, turns[start:])
+            ids, gap = self._encode(
+                prompt, turns[start:], effort if effort in (self.capabilities.efforts or ()) else ""
+            )
             if len(ids) <= budget:
-                return BuiltPrompt(ids, first + start - opening, window)
+                return BuiltPrompt(ids, first + start - opening, window, gap)
             start = next_user(user, start + 1)
         raise _too_long(f"{len(ids):,}", budget, max_tokens)
 
@@ -124,7 +131,8 @@ class PromptBuilder:
         least = self._encoder.min_tokens(text)
         return least if least > most else self._encoder.count(self._clean(text), most)
 
-    def _encode(self, prompt: Prompt, turns: Sequence[Turn]) -> list[int]:
+    def _encode(self, prompt: Prompt, turns: Sequence[Turn], effort: str) -> tuple[list[int], str]:
+        """Return the ids, and the text of the template before the answer."""
         system = self._clean(prompt.system)
         contents = self._contents(turns)
         alternating = len(contents)
@@ -134,12 +142,13 @@ class PromptBuilder:
             contents[0] = system + BETWEEN + contents[0]
         if prompt.prefix:
             contents.append(self._template.break_role_markers(prompt.prefix))
-        gaps = self._template.gaps(len(contents) > alternating + bool(prompt.prefix), alternating, bool(prompt.prefix))
+        continuing = bool(prompt.prefix)
+        gaps = self._template.gaps(len(contents) > alternating + continuing, alternating, continuing, effort)
         pieces = []
         for number, gap in enumerate(gaps):
             pieces.append(Piece(gap, structure=True))
             pieces += [Piece(content, structure=False) for content in contents[number : number + 1]]
-        return self._encoder.encode(pieces)
+        return self._encoder.encode(pieces), gaps[-1]
 
     def _contents(self, turns: Sequence[Turn]) -> list[str]:
         """Return the texts of the turns, with adjacent turns of one role merged."""

@@ -2,7 +2,7 @@
 
 from bot.types.engine import Capabilities
 
-THINKING = ("<think>", "enable_thinking", "reasoning_content", "<|channel|>", "<|channel>")
+THINKING = ("<think>", "[THINK]", "enable_thinking", "reasoning_content", "<|channel|>", "<|channel>")
 """What the templates of reasoning models mention: their tags, their switches, or the field of earlier thoughts."""
 TOOLS = "tools"
 """The variable by which templates describe functions."""

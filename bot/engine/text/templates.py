@@ -15,7 +15,8 @@ Role markers that are plain text instead of control tokens are broken in content
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import chain
 
 from transformers import PreTrainedTokenizerBase
@@ -58,6 +59,7 @@ _PLACEHOLDER = re.compile("\ue000([0-9]{1,6})\ue001")
 _TURN_END = re.compile(
     r"<[|\uff5c][^<>|\uff5c\s]{1,40}[|\uff5c]>|\[\|[^\[\]|\s]{1,40}\|\]|<[a-z]{1,20}(?:_[a-z]{1,20}){1,4}>|\[/?INST\]"
 )
+_KNOWS_EFFORTS = re.compile("thinking|reasoning_effort")
 _PRINTED_PART = re.compile(r"""['"]type['"]: ?['"]text['"]""")
 _BRACKETED = re.compile(r"<{1,2}[^<>\s]{1,40}>{1,2}|\[/?[A-Z][A-Z_ ]{0,30}\]")
 _LABEL = re.compile(r"[ \t]{0,8}(#{0,8}[ \t]{0,8}\w[\w \t]{0,30}?)[ \t]{0,8}:")
@@ -67,6 +69,15 @@ _SPACE = rf"[^\S{_ENDS}]*+"  # within a line; possessive, so that a line of spac
 
 Shape = tuple[bool, int, bool]
 """What the gaps depend on: whether there is a system prompt, the number of turns, whether an answer is continued."""
+
+EFFORTS: Mapping[str, Mapping[str, object]] = {
+    "": {"enable_thinking": False},  # chat users wait for the answer
+    "off": {"enable_thinking": False, "thinking": False},
+    "on": {"enable_thinking": True, "thinking": True},
+    "low": {"enable_thinking": True, "thinking": True, "reasoning_effort": "low"},
+    "high": {"enable_thinking": True, "thinking": True, "reasoning_effort": "high"},
+}
+"""Variables of templates that know how much a model thinks, by effort; '' is the default."""
 
 
 class ChatTemplate:
@@ -90,11 +101,9 @@ class ChatTemplate:
             **tokenizer.special_tokens_map,
             "tools": None,
             "documents": None,
-            "enable_thinking": False,  # for templates of reasoning models: chat users wait for the answer
         }
         self._template = TEMPLATES[template] if template else self._own(tokenizer)
-        self.capabilities = capabilities_of(self._template)
-        self._cache = OrderedDict[Shape, list[str] | str]()
+        self._cache = OrderedDict[tuple[Shape, str], list[str] | str]()
         self._as_parts = False
         self._as_parts = self._takes_only_parts()
         shapes = [self._probed(ONE_ROUND), self._probed((False, 1, True))]
@@ -117,24 +126,26 @@ class ChatTemplate:
                 f"{self._instead}"
             )
         self.break_role_markers = markers.break_role_markers
+        signs, efforts = capabilities_of(self._template), self._known_efforts()
+        self.capabilities = replace(signs, reasoning=bool(signs.reasoning or efforts), efforts=efforts)
 
-    def gaps(self, system: bool, turns: int, continuing: bool) -> list[str]:
+    def gaps(self, system: bool, turns: int, continuing: bool, effort: str = "") -> list[str]:
         """Return the texts around the contents of `turns` (odd) turns that alternate between user and assistant.
 
-        system: a system prompt comes first. continuing: the beginning of the answer comes last. There is one gap before
-        each content and, unless continuing, a last one that opens the answer. Raises RequestFailed if the template
-        cannot render this shape.
+        system: a system prompt comes first. continuing: the beginning of the answer comes last. effort: a name in
+        EFFORTS. There is one gap before each content and, unless continuing, a last one that opens the answer. Raises
+        RequestFailed if the template cannot render this shape.
         """
         shape = (system, turns, continuing)
-        known = self._cache.get(shape)
+        known = self._cache.get((shape, effort))
         if known is None:
             try:
-                return self._rendered(shape)
+                return self._rendered(shape, effort)
             except TemplateExceeded as error:
-                known = self._store(shape, f"The chat template of {self._name} {error}")
+                known = self._store(shape, effort, f"The chat template of {self._name} {error}")
             except TemplateRefused as error:
-                known = self._store(shape, f"The chat template of {self._name} fails: {error}")
-        self._cache.move_to_end(shape)
+                known = self._store(shape, effort, f"The chat template of {self._name} fails: {error}")
+        self._cache.move_to_end((shape, effort))
         if isinstance(known, str):
             raise RequestFailed(f"{known}, for a conversation of {turns} turns; use /reset, or choose another model.")
         return known
@@ -150,6 +161,16 @@ class ChatTemplate:
                 break
             return self._as_parts
         return False  # the error about contents that are texts is the one to tell
+
+    def _known_efforts(self) -> tuple[str, ...]:
+        """Return the efforts that change a plain conversation."""
+        if not _KNOWS_EFFORTS.search(self._template):
+            return ()
+        try:
+            off, on, low, high = (self._rendered(ONE_ROUND, effort) for effort in ("off", "on", "low", "high"))
+        except (TemplateExceeded, TemplateRefused):
+            return ()
+        return ("off",) * (off != on) + ("low", "high") * (off != on or low != high)
 
     def _turn_end(self, gaps: list[str]) -> str:
         """Return the control token, or a marker that is plain text, which ends an answer; '' if there is none.
@@ -205,7 +226,7 @@ class ChatTemplate:
     def _exceeded_message(self, error: TemplateExceeded) -> str:
         return f"The chat template of {self._name} {error}, so it is not used; {self._instead}"
 
-    def _rendered(self, shape: Shape) -> list[str]:
+    def _rendered(self, shape: Shape, effort: str = "") -> list[str]:
         """Return the gaps of a shape.
 
         Raises TemplateExceeded, or TemplateRefused, also if a content is missing, repeated or out of order.
@@ -218,7 +239,7 @@ class ChatTemplate:
             for role, content in zip(roles, contents, strict=True)
         ]
         text, timed = SHARED.render(
-            self._template, messages, {**self._variables, "add_generation_prompt": not continuing}
+            self._template, messages, {**self._variables, **EFFORTS[effort], "add_generation_prompt": not continuing}
         )
         if self._as_parts and _PRINTED_PART.search(text):
             raise TemplateRefused("it writes the list of parts, not their text")
@@ -229,11 +250,11 @@ class ChatTemplate:
         gaps = [gaps[0], *(_without_repeated_header(gap, self._control) for gap in gaps[1:])]
         gaps = gaps[:-1] if continuing else gaps
         if not timed:  # a template that shows the date is not cached
-            self._store(shape, gaps)
+            self._store(shape, effort, gaps)
         return gaps
 
-    def _store(self, shape: Shape, outcome: "list[str] | str") -> "list[str] | str":
-        self._cache[shape] = outcome
+    def _store(self, shape: Shape, effort: str, outcome: "list[str] | str") -> "list[str] | str":
+        self._cache[shape, effort] = outcome
         if len(self._cache) > CACHED_SHAPES:
             self._cache.popitem(last=False)
         return outcome

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
-from bot.engine.text.decoding import TextDecoder
+from bot.engine.text.decoding import TextDecoder, own_tags
 from bot.engine.text.prompts import PromptBuilder
+from bot.engine.text.reasoning import Tags
 from tests.support.builders.prompt_tokenizers import CHATML, ask, byte_level, mistral, user
 
 TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
@@ -177,21 +179,70 @@ def test_an_answer_can_be_nothing_but_a_stop_string(tokenizer: PreTrainedTokeniz
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("said", "shown", "thoughts"),
     [
-        ("<think>\nHm.\n</think>\n\nYes.", "Yes."),
-        ("\n<think></think>Yes.", "Yes."),
-        ("<think>no end", ""),
-        ("<thin", "<thin"),
-        ("<thing> is", "<thing> is"),
-        ("Use <think>this</think>", "Use <think>this</think>"),
-        ("<think>a</think> <think>b</think> c", "c"),
+        ("<think>\nHm.\n</think>\n\nYes.", "Yes.", "Hm.\n"),
+        ("<think>no end", "", "no end"),
+        ("<thin", "<thin", ""),
+        ("Use <think>this</think>", "Use <think>this</think>", ""),
+        ("<think>a</think> <think>END</think> c END d", "c ", "a\n\nEND"),
     ],
 )
-def test_thoughts_before_an_answer_are_not_shown(tokenizer: PreTrainedTokenizerBase, said: str, shown: str) -> None:
-    assert "".join(one_by_one(TextDecoder(tokenizer), spell(tokenizer, said))) == shown
+def test_thoughts_are_no_part_of_an_answer(
+    tokenizer: PreTrainedTokenizerBase, said: str, shown: str, thoughts: str
+) -> None:
+    for portions in ([spell(tokenizer, said)], [[number] for number in spell(tokenizer, said)]):
+        decoder, text, reasoning = TextDecoder(tokenizer, ["END"]), "", ""
+        for portion in portions:
+            text += decoder.push(portion)
+            reasoning += decoder.take_reasoning()
+        text += decoder.flush()
+        assert (text, reasoning + decoder.take_reasoning()) == (shown, thoughts)
+
+
+def test_tags_that_are_tokens_are_found() -> None:
+    """Special ones are in no decoded text; of `<think>`, a model may write the token or the letters."""
+    tags = ("<think>", "</think>", "[THINK]", "[/THINK]", "<|channel>", "<channel|>")
+    for first, last in zip(tags[::2], tags[1::2], strict=True):
+        tokenizer = byte_level(
+            CHATML, added=[AddedToken(tag, normalized=False, special="think" not in tag) for tag in (first, last)]
+        )
+        opened, closed = (int(tokenizer.convert_tokens_to_ids(tag)) for tag in (first, last))  # type: ignore[arg-type]
+        ids = [opened, *spell(tokenizer, "Hm \u4eac."), closed, *spell(tokenizer, "\n\nYes.")]
+        for portions in ([ids], [[number] for number in ids]):
+            decoder = TextDecoder(tokenizer)
+            text = "".join(map(decoder.push, portions)) + decoder.flush()
+            assert (text, decoder.take_reasoning()) == ("Yes.", "Hm \u4eac.")
+
+
+def test_thoughts_that_the_prompt_opens_are_thoughts(tokenizer: PreTrainedTokenizerBase) -> None:
+    decoder = TextDecoder(tokenizer, opening="<|im_start|>assistant\n<think>\n")
+    assert decoder.thinking
+    assert decoder.push(spell(tokenizer, "Hm.</think>Yes.")) + decoder.flush() == "Yes."
+    assert (decoder.take_reasoning(), decoder.thinking) == ("Hm.", False)
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        ({"fields": {"reasoning_content": {"open": "<r>\n", "close": "</r>"}}}, Tags("<r>", "</r>")),
+        ({"fields": {"thinking": {"open": "<r>", "close": "</r>", "content": "text"}}}, Tags("<r>", "</r>")),
+        ({"fields": {"thinking": {"open": ["<r>"], "close": "</r>"}}}, None),
+        ({"fields": {"thinking": {"open_pattern": "(a+)+$", "close": "</r>"}}}, None),
+        ({"fields": {"thinking": {"open": "", "close": "</r>"}}}, None),
+        ({"fields": {"content": {}}}, None),
+        ({"fields": []}, None),
+        ("nonsense", None),
+        (None, None),
+    ],
+)
+def test_a_repository_names_its_tags(template: object, found: Tags | None) -> None:
+    tokenizer = byte_level(CHATML)
+    tokenizer.response_template = template
+    assert own_tags(tokenizer) == found
     decoder = TextDecoder(tokenizer)
-    assert decoder.push(spell(tokenizer, said)) + decoder.flush() == shown
+    text = decoder.push(spell(tokenizer, "<r>Hm.</r>Yes.")) + decoder.flush()
+    assert text == ("Yes." if found else "<r>Hm.</r>Yes.")
 
 
 def test_an_answer_is_not_decoded_again_and_again(

@@ -217,6 +217,62 @@ def test_a_template_that_can_think_first_is_asked_not_to() -> None:
     assert render(byte_level(thinking), ask(user("Hi"))).endswith("<|im_start|>assistant\n<think></think>")
 
 
+QWEN_3 = CHATML.replace(
+    "<|im_start|>assistant\n'",
+    "<|im_start|>assistant\n' ~ ('<think>\n\n</think>\n\n' if enable_thinking is false else '')",
+)
+QWEN_3_5 = CHATML.replace(
+    "<|im_start|>assistant\n'",
+    "<|im_start|>assistant\n<think>\n' ~ ('\n</think>\n\n' if enable_thinking is false else '')",
+)
+GPT_OSS = "{{ 'Reasoning: ' ~ (reasoning_effort or 'medium') }}" + CHATML
+GRADED = QWEN_3.replace("enable_thinking is false", "reasoning_effort == 'low' or not enable_thinking")
+ALWAYS = CHATML.replace("<|im_start|>assistant\n'", "<|im_start|>assistant\n<think>\n'")
+FAILING = "{% if enable_thinking %}{{ raise_exception('no thinking here') }}{% endif %}" + CHATML
+
+
+@pytest.mark.parametrize(
+    ("template", "efforts", "thinks"),
+    [
+        (CHATML, (), False),
+        (QWEN_3, ("off", "low", "high"), True),
+        (QWEN_3_5, ("off", "low", "high"), True),
+        (GPT_OSS, ("low", "high"), True),
+        (GRADED, ("off", "low", "high"), True),
+        (ALWAYS, (), True),
+        (FAILING, (), True),
+    ],
+)
+def test_what_a_template_knows_of_thinking(template: str, efforts: tuple[str, ...], thinks: bool) -> None:
+    prompts = PromptBuilder(byte_level(template), "", 4096)
+    assert (prompts.capabilities.efforts, prompts.capabilities.reasoning) == (efforts, thinks)
+
+
+@pytest.mark.parametrize(
+    ("template", "effort", "opening"),
+    [
+        (QWEN_3, "", "assistant\n<think>\n\n</think>\n\n"),
+        (QWEN_3, "off", "assistant\n<think>\n\n</think>\n\n"),
+        (QWEN_3, "high", "assistant\n"),
+        (QWEN_3_5, "high", "assistant\n<think>\n"),
+        (QWEN_3_5, "", "assistant\n<think>\n\n</think>\n\n"),
+        (ALWAYS, "off", "assistant\n<think>\n"),
+        (CHATML, "high", "assistant\n"),
+    ],
+)
+def test_an_effort_changes_what_opens_the_answer(template: str, effort: str, opening: str) -> None:
+    tokenizer = byte_level(template)
+    built = PromptBuilder(tokenizer, "", 4096).build(ask(user("Hi")), 100, effort=effort)
+    assert built.opening.endswith(opening)
+    assert str(tokenizer.decode(built.ids)).endswith(built.opening)
+
+
+def test_an_effort_that_stands_in_the_system_prompt_is_read() -> None:
+    tokenizer = byte_level(GPT_OSS)
+    built = PromptBuilder(tokenizer, "", 4096).build(ask(user("Hi")), 100, effort="high")
+    assert str(tokenizer.decode(built.ids)).startswith("Reasoning: high")
+
+
 def test_a_model_without_a_template_is_refused_with_a_way_out() -> None:
     with pytest.raises(ModelError, match=r"no chat template.*phi-2"):
         PromptBuilder(byte_level(None), "", 4096)

@@ -7,9 +7,9 @@ a real engine: a load is refused, hangs or kills the process; one request fails;
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
+from bot.types.engine import Capabilities, EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
 from bot.types.errors import EngineDied, ModelError, RequestFailed
 from bot.types.messages import FinishReason, TokenDelta, Usage
 
@@ -52,6 +52,7 @@ class ScriptedEngine:
         self.loads: list[str] = []  # every attempted load, in order
         self.bad: dict[str, str] = {}  # models that do not load, and the error text
         self.deadly: dict[str, int] = {}  # models whose load kills the process, and how often
+        self.capabilities: dict[str, Capabilities] = {}  # by model, as of its next load
         self.asked: list[tuple[str, EngineRequest]] = []  # every request, with the name of the model
         self.peak = 0  # most requests at once
         self.closed = False
@@ -96,7 +97,8 @@ class ScriptedEngine:
             self.deadly[source.name] -= 1
             raise EngineDied(DEAD)
         self.loaded = source.name
-        return LoadedModel(source.name, "cpu", "float32", 2048, True, self._max_running, 100, 50, 4096, 0.1)
+        loaded = LoadedModel(source.name, "cpu", "float32", 2048, True, self._max_running, 100, 50, 4096, 0.1)
+        return replace(loaded, capabilities=self.capabilities.get(source.name, loaded.capabilities))
 
     async def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
         """Yields words; abort and death take effect at the next one."""
@@ -112,6 +114,7 @@ class ScriptedEngine:
             count = 0
             if script.reasoning:
                 yield TokenDelta(request.request_id, "", reasoning=script.reasoning)
+                await self._step(f"{question}/thought", running)
             for number, word in enumerate(script.words[: request.params.max_tokens]):
                 await self._step(f"{question}/{number}", running)
                 if running.aborted:

@@ -24,6 +24,7 @@ from bot.types.errors import TOO_LONG, RequestRefused, StorageError
 from bot.types.messages import (
     Accepted,
     ActionKind,
+    Attachment,
     ConversationKey,
     FinishReason,
     GenerationRequest,
@@ -47,7 +48,7 @@ RERUN_S = 120.0
 
 IDEMPOTENT = frozenset(
     {"reset", "forget", "model", "temperature", "top_p", "max_tokens", "think", "system", "stop"}
-    | {ActionKind.STOP, ActionKind.GOOD, ActionKind.BAD}
+    | {ActionKind.STOP, ActionKind.THOUGHTS, ActionKind.GOOD, ActionKind.BAD}
 )
 """Idempotent actions. They are recorded after their execution, so that a crash in between cannot lose them."""
 
@@ -62,6 +63,9 @@ SETTING_NAMES = {
 FORGOTTEN = "What I had stored of that message, and of its answer, is deleted."
 NOT_ITS_AUTHOR = "Only its author and channel managers can have a message forgotten."
 NOTHING_STORED = "Nothing of that message is stored."
+THOUGHTS_GONE = "These thoughts are no longer stored; they are kept for a day."
+LONGEST_THOUGHTS = 3000
+"""Most characters of thoughts that are shown as a message; longer ones are a file."""
 NOT_STORED = "This answer is no longer stored."
 
 SENTENCES = {
@@ -209,8 +213,18 @@ class Actions:
         if event.kind in (ActionKind.GOOD, ActionKind.BAD):
             await self._storage.outbox.rate(event.reply_id, event.actor.id, event.kind is ActionKind.GOOD)
             return Notice("Thank you, noted.")
+        if event.kind is ActionKind.THOUGHTS:
+            return await self._show_thoughts(reply.request_id)
         kind = RequestKind.CONTINUE if event.kind is ActionKind.CONTINUE else RequestKind.REGENERATE
         return await self._request_again(reply.key, reply.question_id, event.actor, kind)
+
+    async def _show_thoughts(self, request_id: str) -> Outcome:
+        text = await self._storage.outbox.thoughts(request_id)
+        if not text:
+            return Refused(THOUGHTS_GONE)
+        if len(text) > LONGEST_THOUGHTS:
+            return Notice("What the model thought is in the file.", attachment=Attachment("thoughts.md", text))
+        return Notice(f"What the model thought:\n\n{text}")
 
     async def _ask(self, event: IncomingCommand, value: str | None) -> Outcome:
         question = value or ""

@@ -1,8 +1,9 @@
 """The commands that show information: /status, /why and /export."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 
 from bot.conversations.conversations import Conversations
 from bot.conversations.request_queue import RequestQueue
@@ -82,14 +83,15 @@ class InfoCommands:
         return Notice("\n".join(lines))
 
     async def export(self, event: IncomingCommand, value: str | None) -> Outcome:
-        """/export: return the conversation as a Markdown or JSON file."""
+        """/export: return the conversation as a Markdown or JSON file, or as Markdown with the stored thoughts."""
         turns = await self._storage.history.turns(event.key, limit=EXPORT_TURNS, hidden=True)
         if not turns:
             return Refused("No messages of this conversation are stored.")
         if value == "json":
             file = Attachment("conversation.json", json.dumps(list(map(asdict, turns)), ensure_ascii=False, indent=2))
         else:
-            file = Attachment("conversation.md", as_markdown(turns))
+            thoughts = await self._storage.outbox.all_thoughts(event.key) if value == "thoughts" else {}
+            file = Attachment("conversation.md", as_markdown(turns, thoughts))
         return Notice(f"Here are the {counted(len(turns), 'message')} of this conversation.", attachment=file)
 
     async def _model_lines(self, model: LoadedModel) -> list[str]:
@@ -107,9 +109,15 @@ class InfoCommands:
         return [*lines, *memory, f"speed: {stats.tokens_per_s:.1f} tokens/s in the last ten seconds"]
 
 
-def as_markdown(turns: Sequence[StoredTurn]) -> str:
-    """Format a conversation as Markdown."""
-    return "\n\n".join(f"**{one_line(_speaker(turn))}**\n\n{turn.text}" for turn in turns) + "\n"
+def as_markdown(turns: Sequence[StoredTurn], thoughts: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Format a conversation as Markdown. thoughts: those of answers, by request id."""
+    parts = []
+    for turn in turns:
+        parts.append(f"**{one_line(_speaker(turn))}**")
+        if thought := thoughts.get(turn.request_id or ""):
+            parts += ["*Thoughts:*", thought, "*Answer:*"]
+        parts.append(turn.text)
+    return "\n\n".join(parts) + "\n"
 
 
 def _speaker(turn: StoredTurn) -> str:

@@ -167,11 +167,12 @@ class Renderer:
         again = (ActionKind.RERUN if self.edited else ActionKind.REGENERATE,)
         if reason is FinishReason.ERROR:
             return again
+        thoughts = (ActionKind.THOUGHTS,) if self.thought else ()
         if reason is FinishReason.ABORT and not begun:  # there is nothing to rate
-            return again
+            return (*again, *thoughts)
         unfinished = reason is FinishReason.LENGTH and (begun or self.thought)
         more = (ActionKind.CONTINUE,) if unfinished or (begun and reason is FinishReason.ABORT) else ()
-        return (*again, *more, ActionKind.GOOD, ActionKind.BAD)
+        return (*again, *more, *thoughts, ActionKind.GOOD, ActionKind.BAD)
 
     def _reply(self, part: int, committed: str, tail: str = "", buttons: tuple[ActionKind, ...] = ()) -> Reply:
         request = self.request

@@ -185,6 +185,7 @@ class LiveReply:
                     error=error,
                     answer=answer,
                     replies=replies,
+                    thoughts="" if reason is FinishReason.ERROR or silent else self._thoughts.strip(),
                 )
                 break
             except StorageError as problem:

@@ -1,4 +1,4 @@
-"""Delete data older than INHOUSE_RETENTION, at the start of the service and then once a day.
+"""Delete data older than INHOUSE_RETENTION, at the start of the service and then once a day, and thoughts after a day.
 
 Keeps unfinished requests, and the ids of events that a platform may deliver again. Deletes in small transactions, so
 that other writers wait for one step at most.
@@ -11,6 +11,7 @@ import time
 from bot.generation.user_messages import counted
 from bot.models.runtime_config import RuntimeConfig
 from bot.storage import Storage
+from bot.storage.outbox import THOUGHTS_S
 from bot.types.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -38,10 +39,18 @@ class Retention:
                 if self._done is None or self._done[0] != days or time.monotonic() - self._done[1] >= DAY_S:
                     await self.clean()
                     self._done = days, time.monotonic()
-                await self._storage.expiry.erase()
+                await self._storage.expiry.erase(anew=await self.forget_thoughts() > 0)
             except StorageError as error:
                 log.error("Expired data could not be deleted yet: %s", error)
             await asyncio.sleep(LOOK_S)
+
+    async def forget_thoughts(self) -> int:
+        """Delete the thoughts that are older than THOUGHTS_S; return their number. Raises StorageError."""
+        removed = 0
+        while step := await self._storage.expiry.thoughts(time.time() - THOUGHTS_S):
+            removed += step
+            await asyncio.sleep(PAUSE_S)
+        return removed
 
     async def clean(self) -> int:
         """Delete all expired rows now; return their number. Raises StorageError."""

@@ -7,7 +7,7 @@ are not shown yet. Deleted text leaves no copy in the database files once `erase
 from sqlalchemy import Connection, and_, delete, exists, select, tuple_
 
 from bot.storage.database import Database, shield_from_cancellation
-from bot.storage.tables import KEY, inbox, outbox, ratings, requests, turns
+from bot.storage.tables import KEY, inbox, outbox, ratings, requests, thoughts, turns
 from bot.types.messages import RequestStatus
 
 STEP_ROWS = 100
@@ -32,6 +32,13 @@ class Expiry:
             lambda connection: (
                 _turns(connection, before) + _requests(connection, before) + _identities(connection, seen_before)
             )
+        )
+
+    async def thoughts(self, before: float) -> int:
+        """Delete some thoughts from before `before`; returns their number, 0 when done."""
+        old = select(thoughts.c.request_id).where(thoughts.c.made_at < before).limit(STEP_ROWS)
+        return await self._database.write(
+            lambda connection: connection.execute(delete(thoughts).where(thoughts.c.request_id.in_(old))).rowcount
         )
 
     async def trim(self) -> bool:
@@ -76,7 +83,7 @@ def _turns(connection: Connection, before: float) -> int:
 
 
 def _requests(connection: Connection, before: float) -> int:
-    """Delete ended requests with their parts and ratings."""
+    """Delete ended requests with their parts, ratings and thoughts."""
     unseen = exists().where(outbox.c.request_id == requests.c.request_id, outbox.c.state == "ready")
     has_turns = exists().where(turns.c.request_id == requests.c.request_id)
     old = requests.c.finished_at < before
@@ -89,6 +96,7 @@ def _requests(connection: Connection, before: float) -> int:
     parts = select(outbox.c.reply_id).where(outbox.c.request_id.in_(ids))
     gone = [
         connection.execute(delete(ratings).where(ratings.c.reply_id.in_(parts))),
+        connection.execute(delete(thoughts).where(thoughts.c.request_id.in_(ids))),
         connection.execute(delete(outbox).where(outbox.c.request_id.in_(ids))),
         connection.execute(delete(requests).where(requests.c.request_id.in_(ids))),
     ]

@@ -4,6 +4,7 @@ Reads return turns of exactly one conversation, in the order in which they were 
 even if it is added again. Deleted text leaves no copy in the database files.
 """
 
+import time
 from collections.abc import Set
 from dataclasses import asdict, replace
 
@@ -17,6 +18,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
+    literal,
     or_,
     select,
     tuple_,
@@ -27,7 +29,7 @@ from sqlalchemy.dialects.sqlite import Insert, insert
 from bot.storage.database import Database, shield_from_cancellation
 from bot.storage.outbox import blank
 from bot.storage.row_types import NewTurn, StoredTurn
-from bot.storage.tables import KEY, of_key, of_message, outbox, requests, settings, turns
+from bot.storage.tables import KEY, of_key, of_message, outbox, requests, settings, thoughts, turns
 from bot.types.messages import ConversationKey, RequestKind, Role, Turn
 
 _IDENTITY = (*KEY, "message_id", "role")
@@ -295,6 +297,21 @@ def put_answer(connection: Connection, request_id: str, text: str) -> None:
             set_={"text": row.excluded.text, "request_id": row.excluded.request_id, "hidden": row.excluded.hidden},
         )
     )
+
+
+def put_thoughts(connection: Connection, request_id: str, text: str) -> None:
+    """Store the thoughts of an answer inside a transaction; skips a deleted question."""
+    this = select(requests.c.request_id, literal(text), literal(time.time())).where(
+        requests.c.request_id == request_id,
+        select(turns.c.id)
+        .where(
+            *(turns.c[name] == requests.c[name] for name in KEY),
+            turns.c.message_id == requests.c.message_id,
+            turns.c.role == Role.USER,
+        )
+        .exists(),
+    )
+    connection.execute(insert(thoughts).prefix_with("OR REPLACE").from_select(["request_id", "text", "made_at"], this))
 
 
 def _asked_by(key: ConversationKey, asker_id: str) -> ColumnElement[bool]:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, RowMapping, Select, bindparam, case, exists, 
 from sqlalchemy.dialects.sqlite import insert
 
 from bot.storage.database import Database
-from bot.storage.history import add_turn, put_answer, resolved
+from bot.storage.history import add_turn, put_answer, put_thoughts, resolved
 from bot.storage.outbox import put_final, usage_json, usage_of
 from bot.storage.row_types import NewTurn, StoredRequest
 from bot.storage.tables import inbox, key_of, of_key, of_message, requests
@@ -164,11 +164,12 @@ class Inbox:
         error: str,
         answer: str | None,
         replies: Sequence[Reply],
+        thoughts: str = "",
     ) -> None:
-        """Store how a request ended, its answer, and the parts that must be shown.
+        """Store how a request ended, its answer and its thoughts, and the parts that must be shown.
 
-        An answer of None or '' keeps an earlier answer to the same question. If the question was deleted, its answer is
-        not stored.
+        An answer of None or '' keeps an earlier answer to the same question. If the question was deleted, its answer
+        and its thoughts are not stored.
         """
 
         def finish(connection: Connection) -> None:
@@ -187,6 +188,8 @@ class Inbox:
                 raise StorageError(f"The request {request_id} is not stored, so it cannot end.")
             if answer:
                 put_answer(connection, request_id, answer)
+            if thoughts:
+                put_thoughts(connection, request_id, thoughts)
             put_final(connection, replies)
 
         await self._database.write(finish)

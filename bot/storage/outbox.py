@@ -9,13 +9,26 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Update, and_, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Update, and_, case, delete, func, select, update
 from sqlalchemy.dialects.sqlite import Insert, insert
 
 from bot.storage.database import Database, shield_from_cancellation
 from bot.storage.row_types import StoredReply
-from bot.storage.tables import KEY, key_of, outbox, ratings, requests, turns
-from bot.types.messages import ActionKind, Attachment, FinishReason, Person, Reply, RequestStatus, Role, Usage
+from bot.storage.tables import KEY, key_of, of_key, outbox, ratings, requests, thoughts, turns
+from bot.types.messages import (
+    ActionKind,
+    Attachment,
+    ConversationKey,
+    FinishReason,
+    Person,
+    Reply,
+    RequestStatus,
+    Role,
+    Usage,
+)
+
+THOUGHTS_S = 86_400.0
+"""How long the thoughts of an answer are kept, in seconds."""
 
 _BUTTONS = TypeAdapter(tuple[ActionKind, ...])
 _USAGE = TypeAdapter(Usage | None)
@@ -115,6 +128,21 @@ class Outbox:
         statement = select(turns.c.text).where(turns.c.request_id == request_id, turns.c.role == Role.ASSISTANT)
         return await self._database.read(lambda connection: connection.execute(statement).scalars().first() or "")
 
+    async def thoughts(self, request_id: str) -> str:
+        """Return the thoughts of a request, '' if there are none or they are older than THOUGHTS_S."""
+        return (await self._thoughts(requests.c.request_id == request_id)).get(request_id, "")
+
+    async def all_thoughts(self, key: ConversationKey) -> dict[str, str]:
+        """Return the thoughts of a conversation, by request id, that are not older than THOUGHTS_S."""
+        return await self._thoughts(of_key(requests, key))
+
+    async def _thoughts(self, which: ColumnElement[bool]) -> dict[str, str]:
+        recent = thoughts.c.made_at > time.time() - THOUGHTS_S
+        found = select(thoughts.c.request_id, thoughts.c.text).join(requests).where(which, recent)
+        return await self._database.read(
+            lambda connection: {row.request_id: row.text for row in connection.execute(found)}
+        )
+
     async def rate(self, reply_id: str, actor_id: str, good: bool) -> None:
         """Store a user's rating of an answer; replaces an earlier one."""
         row = insert(ratings).values(reply_id=reply_id, actor_id=actor_id, good=good, rated_at=time.time())
@@ -171,7 +199,7 @@ def put_final(connection: Connection, replies: Sequence[Reply]) -> None:
 
 
 def blank(connection: Connection, which: ColumnElement[bool], *, pending: bool = True) -> int:
-    """Remove text and names from the selected requests and their parts, inside a transaction.
+    """Remove text and names from the selected requests and their parts, and thoughts, inside a transaction.
 
     pending: also drop pending final texts; otherwise these keep their text until they are delivered. Returns the number
     of requests.
@@ -183,6 +211,7 @@ def blank(connection: Connection, which: ColumnElement[bool], *, pending: bool =
             update(outbox).where(theirs, ready).values(state="dropped", dropped="The conversation was forgotten.")
         )
     connection.execute(update(outbox).where(theirs, *([] if pending else [~ready])).values(_NO_TEXT))
+    connection.execute(delete(thoughts).where(thoughts.c.request_id.in_(select(requests.c.request_id).where(which))))
     blanked = connection.execute(update(requests).where(which).values(author_name="", error="", remark=""))
     return blanked.rowcount
 

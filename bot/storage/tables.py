@@ -152,6 +152,15 @@ ratings = Table(
     sqlite_with_rowid=False,
 )
 
+thoughts = Table(
+    "thoughts",
+    metadata,
+    Column("request_id", Text, ForeignKey("requests.request_id"), primary_key=True, nullable=False),
+    _text("text"),
+    Column("made_at", Float, nullable=False),
+    Index("ix_thoughts_made_at", "made_at"),
+    sqlite_with_rowid=False,
+)
 
 cursors = Table(
     "cursors",

@@ -103,7 +103,9 @@ COMMANDS = (
     Command(
         "export",
         "Save the conversation as a file",
-        Option("format", "markdown (default) or json", choices=("markdown", "json")),
+        Option(
+            "format", "markdown (default), json, or markdown with thoughts", choices=("markdown", "json", "thoughts")
+        ),
     ),
     Command("help", "Show the commands"),
 )

@@ -51,6 +51,7 @@ class ActionKind(StrEnum):
     REGENERATE = "regenerate"
     CONTINUE = "continue"
     RERUN = "rerun"  # same as REGENERATE, shown after the question was edited
+    THOUGHTS = "thoughts"  # show what the model thought, to who presses it
     GOOD = "good"
     BAD = "bad"
 

@@ -31,7 +31,7 @@ class Who(StrEnum):
 class Act(StrEnum):
     """What a command, a button or a menu entry does."""
 
-    READ = "read"  # help, status, settings, why, export; a setting's value
+    READ = "read"  # help, status, settings, why, export, thoughts; a setting's value
     ASK = "ask"  # also 'Answer this' on anybody's message
     RATE = "rate"
     STOP = "stop"
@@ -63,6 +63,7 @@ ACT_OF_BUTTON = {
     ActionKind.REGENERATE: Act.REPEAT,
     ActionKind.CONTINUE: Act.REPEAT,
     ActionKind.RERUN: Act.REPEAT,
+    ActionKind.THOUGHTS: Act.READ,
     ActionKind.GOOD: Act.RATE,
     ActionKind.BAD: Act.RATE,
 }

@@ -118,7 +118,7 @@ def test_a_value_that_is_right(name: str, typed: str, checked: str | None) -> No
         ("max_tokens", "0", "max_tokens must be between 1 and 8192, not 0."),
         ("max_tokens", "12.5", "max_tokens must be a whole number between 1 and 8192, not `12.5`."),
         ("max_tokens", "9" * 5000, "max_tokens must be a whole number between 1 and 8192"),
-        ("export", "pdf", "export must be markdown or json, not `pdf`."),
+        ("export", "pdf", "export must be markdown, json or thoughts, not `pdf`."),
         ("ask", "", "ask needs a prompt: your question."),
     ],
 )

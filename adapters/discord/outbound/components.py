@@ -16,6 +16,7 @@ BUTTON_STYLES: dict[ActionKind, _ButtonStyle] = {
     ActionKind.REGENERATE: ("Regenerate", None, discord.ButtonStyle.secondary),
     ActionKind.CONTINUE: ("Continue", None, discord.ButtonStyle.primary),
     ActionKind.RERUN: ("Answer the edited question", None, discord.ButtonStyle.primary),
+    ActionKind.THOUGHTS: ("Thoughts", None, discord.ButtonStyle.secondary),
     ActionKind.GOOD: (None, "👍", discord.ButtonStyle.secondary),
     ActionKind.BAD: (None, "👎", discord.ButtonStyle.secondary),
 }

@@ -34,6 +34,7 @@ _BUTTON_STYLES: dict[ActionKind, tuple[str, str | None]] = {
     ActionKind.REGENERATE: ("Regenerate", None),
     ActionKind.CONTINUE: ("Continue", "primary"),
     ActionKind.RERUN: ("Answer the edited question", "primary"),
+    ActionKind.THOUGHTS: ("Thoughts", None),
     ActionKind.GOOD: ("👍", None),
     ActionKind.BAD: ("👎", None),
 }

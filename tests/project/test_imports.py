@@ -20,7 +20,7 @@ LAYERS = (
     {"web"},
     {"core"},
     {"generation"},
-    {"conversations", "doctor", "engine", "replies"},
+    {"conversations", "doctor", "engine", "replies", "setup"},
     {"models", "platforms"},
     {"config", "observability", "storage"},
     {"types"},

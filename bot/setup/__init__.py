@@ -1,0 +1,1 @@
+"""The parts of `inhouse init`: prompts, recommendation of a model, editing `.env`."""

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,10 @@ from bot.types.errors import ModelError
 
 PROBE_TIMEOUT_S = 120
 MB = 1 << 20
+
+READ_MB = 512
+"""Size of the matrix that `read_speed` reads: more than a processor's caches hold."""
+READS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,8 @@ class CpuCapabilities:
 class Hardware:
     """One machine. If the CPU is used, `gpu` is '' and `why_cpu` is the reason. bf16: native on the device in use.
 
-    packs: the CPU is used, and packed float16 weights are fastest on it (`bot.models.packing`).
+    packs: the CPU is used, and packed float16 weights are fastest on it (`bot.models.packing`). read_gb_s: how fast the
+    device reads weights, GB/s; 0 if it was not measured.
     """
 
     gpu: str
@@ -71,6 +77,7 @@ class Hardware:
     ram_free_mb: int
     why_cpu: str = ""
     packs: bool = False
+    read_gb_s: float = 0.0
 
     @property
     def device(self) -> str:
@@ -117,8 +124,8 @@ def cpu_capabilities() -> CpuCapabilities:
     return CpuCapabilities.from_torch(reported, torch.backends.quantized.supported_engines)
 
 
-def detect(device: str = "auto") -> Hardware:
-    """Detect the hardware; `device` is auto, cpu or cuda. Imports torch.
+def detect(device: str = "auto", *, measure: bool = False) -> Hardware:
+    """Detect the hardware; `device` is auto, cpu or cuda. measure: also measure `read_gb_s`. Imports torch.
 
     Raises ModelError if cuda was requested and is not available.
     """
@@ -145,15 +152,41 @@ def detect(device: str = "auto") -> Hardware:
         ram_free_mb=memory.available // MB,
         why_cpu=why_cpu,
         packs=bool(why_cpu) and able.packs,
+        read_gb_s=read_speed("cpu" if why_cpu else "cuda") if measure else 0.0,
     )
 
 
-async def probe(device: str = "auto") -> Hardware:
+def read_speed(device: str) -> float:
+    """Measure how fast a device reads weights: GB/s of the best of READS products of a matrix and a vector.
+
+    Returns 0 if there is no memory for it. Imports torch.
+    """
+    import torch
+
+    free = psutil.virtual_memory().available if device == "cpu" else torch.cuda.mem_get_info(0)[0]
+    dtype = torch.float32 if device == "cpu" else torch.float16
+    width = 4096
+    height = min(READ_MB * MB, free // 8) // (width * dtype.itemsize)
+    if not height:
+        return 0.0
+    matrix = torch.ones(height, width, dtype=dtype, device=device)
+    vector = torch.ones(width, dtype=dtype, device=device)
+    times = []
+    for _ in range(READS):
+        began = time.perf_counter()
+        torch.mv(matrix, vector)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return matrix.nbytes / min(times) / 1e9
+
+
+async def probe(device: str = "auto", *, measure: bool = False) -> Hardware:
     """Run `detect` in a one-shot process, so that this one does not import torch. Takes some seconds; cancellable.
 
     Raises ModelError if cuda was requested and is not available, if torch cannot be loaded, or after PROBE_TIMEOUT_S.
     """
-    command = [sys.executable, "-m", "bot.models.hardware", "--device", device]
+    command = [sys.executable, "-m", "bot.models.hardware", "--device", device, *(("--measure",) if measure else ())]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=child_environment())
     try:
@@ -205,8 +238,10 @@ def _cpu_name() -> str:
 def _main() -> int:
     parser = argparse.ArgumentParser(description="Print what this machine has, as JSON.")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--measure", action="store_true")
+    words = parser.parse_args()
     try:
-        print(json.dumps(asdict(detect(parser.parse_args().device))))
+        print(json.dumps(asdict(detect(words.device, measure=words.measure))))
     except ModelError as error:
         print(error, file=sys.stderr)
         return 1

@@ -269,3 +269,11 @@ def test_the_fields_that_were_replaced_by_defaults_are_named(monkeypatch: pytest
     with pytest.raises(Misconfigured) as caught:
         load_settings()
     assert caught.value.invalid == {"http", "temperature", "hf_token"}
+
+
+def test_an_invalid_token_on_the_command_line_is_a_mistake_like_any_other() -> None:
+    with pytest.raises(Misconfigured) as raised:
+        load_settings(discord_bot_token="two words", model="phi-4")
+    assert raised.value.mistakes[0].startswith("DISCORD_BOT_TOKEN (the command line) is not a token")
+    assert raised.value.usable.discord_bot_token is None
+    assert raised.value.usable.model == "phi-4"

@@ -1,7 +1,8 @@
 """Define the command line `inhouse`.
 
-Exit status: 0 success, 1 failure, 78 (EX_CONFIG) usage or configuration error, 130 interrupted. An error is one
-sentence on stderr, never a traceback. Commands import their dependencies when they run, so that `--help` stays fast.
+Exit status: 0 success, 1 failure, 2 `init` has no terminal to ask its questions, 78 (EX_CONFIG) usage or configuration
+error, 130 interrupted. An error is one sentence on stderr, never a traceback. Commands import their dependencies when
+they run, so that `--help` stays fast.
 """
 
 import importlib.util
@@ -153,6 +154,31 @@ def _chat(
     from bot.cli.chat import run_chat
 
     raise typer.Exit(run_chat(settings, given, once))
+
+
+@app.command("init")
+def _init(
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; tokens come from the environment or .env.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model, instead of the recommended one.", autocompletion=_catalog_names),
+    ] = None,
+    server: Annotated[str | None, typer.Option(metavar="URL", help="Use the models of this server.")] = None,
+    discord: Annotated[bool | None, typer.Option("--discord/--no-discord", help="Set Discord up, or not.")] = None,
+    slack: Annotated[bool | None, typer.Option("--slack/--no-slack", help="Set Slack up, or not.")] = None,
+    pull: Annotated[bool | None, typer.Option("--pull/--no-pull", help="Download the model, or not.")] = None,
+) -> None:
+    """Set everything up step by step: model, tokens, .env."""
+    from bot.setup.prompts import is_terminal
+
+    if not yes and not is_terminal():
+        _print_error(
+            "inhouse: init asks its questions in a terminal: run it in one, or add --yes (`inhouse init --help`)."
+        )
+        raise typer.Exit(2)
+    from bot.cli.init.wizard import Options, run_init
+
+    raise typer.Exit(run_init(Options(yes, model, server, discord, slack, pull)))
 
 
 @app.command("run")

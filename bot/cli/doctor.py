@@ -52,7 +52,7 @@ def diagnose(*, as_json: bool) -> int:
     console = Console(highlight=False)
     hidden = [*secrets(settings), *(value for name in TOKENS.values() if (value := os.environ.get(name)))]
     report = Report(console, hidden)
-    with _quiet():
+    with quiet():
         asyncio.run(_run(sections(settings, mistakes, invalid), report, console, show=not as_json))
     if as_json:
         sys.stdout.write(f"{report.json()}\n")
@@ -210,7 +210,7 @@ def _outside(settings: Settings, *, running: bool) -> list[Section]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Discard log output of libraries; the checks report the relevant failures themselves."""
     root, silent = logging.getLogger(), logging.NullHandler()
     root.addHandler(silent)

@@ -128,10 +128,10 @@ def pull_model(settings: Settings, *, yes: bool) -> None:
         console.print(f"{spec.name} is downloaded already: {found}", markup=False, soft_wrap=True)
         return
     download = plan(spec, settings)
-    console.print(_offer(download), markup=False, soft_wrap=True)
+    console.print(offer(download), markup=False, soft_wrap=True)
     if not yes and sys.stdin.isatty():
         typer.confirm("Download it?", default=True, abort=True, err=True)
-    _fetch(spec, settings, download, console)
+    fetch(spec, settings, download, console)
     console.print(f"{spec.name} is ready.", markup=False)
     if spec.gguf and settings.engine == "auto":
         console.print("llama.cpp runs it: set INHOUSE_ENGINE=llama.cpp.", markup=False)
@@ -199,7 +199,8 @@ def log_in(settings: Settings) -> None:
     typer.echo(login(settings, token.strip()))
 
 
-def _offer(download: Download) -> str:
+def offer(download: Download) -> str:
+    """The lines about a download that are shown before it: origin, licence, size."""
     lines = [
         f"{download.name} from {download.origin}",
         f"licence: {download.licence} {f'({download.licence_url})' if download.licence_url else ''}".rstrip(),
@@ -210,7 +211,8 @@ def _offer(download: Download) -> str:
     return "\n".join(lines)
 
 
-def _fetch(spec: ModelSpec, settings: Settings, download: Download, console: Console) -> None:
+def fetch(spec: ModelSpec, settings: Settings, download: Download, console: Console) -> None:
+    """Download a model and show the progress. Raises ModelError."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

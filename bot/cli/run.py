@@ -89,8 +89,8 @@ def run_platforms(settings: Settings, adapters: Sequence[Adapter]) -> None:
         log.warning("%s", near_miss)
     if not adapters:
         raise ConfigError(
-            "No platform is configured: set DISCORD_BOT_TOKEN, or SLACK_BOT_TOKEN and SLACK_APP_TOKEN; "
-            "`inhouse chat` needs no token."
+            "No platform is configured: run `inhouse init`, or set DISCORD_BOT_TOKEN, or SLACK_BOT_TOKEN and "
+            "SLACK_APP_TOKEN; `inhouse chat` needs no token."
         )
     raise_soft_limit()
     gc.freeze()  # otherwise a full collection scans all imported modules and blocks the event loop for 100 ms

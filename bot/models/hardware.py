@@ -25,7 +25,7 @@ MB = 1 << 20
 
 READ_MB = 512
 """Size of the matrix that `read_speed` reads: more than a processor's caches hold."""
-READS = 6
+READS = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class EnvFile:
     def changes(self, wanted: Mapping[str, str]) -> list[Change]:
         """The differences between the file and the wanted values."""
         there = self.values()
-        return [Change(name, there.get(name), value) for name, value in wanted.items() if there.get(name) != value]
+        return [Change(name, there.get(name), value) for name, value in wanted.items() if there.get(name, "") != value]
 
     def edited(self, wanted: Mapping[str, str]) -> str:
         """The text with these values. Raises ConfigError for control characters, and if a broken line hides a value."""
@@ -96,9 +96,9 @@ class EnvFile:
                 raise ConfigError(f"{name} cannot be written to {self.path}: it contains control characters.")
         text = _edit(self.text if self.text is not None else HEADER, changed)
         read_back = _values(text)
-        if any(read_back.get(name) != value for name, value in changed.items()) or _others(text, changed) != _others(
-            self.text or "", changed
-        ):
+        if any(read_back.get(name, "") != value for name, value in changed.items()) or _others(
+            text, changed
+        ) != _others(self.text or "", changed):
             raise ConfigError(
                 f"{self.path.absolute()} has a line that is not NAME=value, or a quote that is not closed: correct it "
                 "(`inhouse doctor` names the line), then run `inhouse init` again."

@@ -7,6 +7,7 @@ the launches of its operators.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bot.config.settings import Settings
 from bot.models.fit import BYTES, Verdict, layers_mb
 from bot.models.hardware import MB, Hardware
 from bot.models.hub_client import SPARE_BYTES
@@ -28,16 +29,14 @@ class Recommendation:
     why: str
 
 
-def recommend(
-    found: Sequence[Row], hardware: Hardware, disk_free: int, quantization: str = "none"
-) -> Recommendation | None:
+def recommend(found: Sequence[Row], hardware: Hardware, disk_free: int, settings: Settings) -> Recommendation | None:
     """The largest general-purpose model that fits memory and disk at a readable speed; else the next best; else None.
 
     disk_free: bytes that are free where models are stored.
     """
     place = "the GPU's memory" if hardware.gpu else "the free memory"
     storable = [row for row in found if fits_disk(row, disk_free)]
-    quick = [row for row in storable if _is_readable(row, hardware, quantization)]
+    quick = [row for row in storable if _is_readable(row, hardware, settings)]
     chosen, unlimited = best(quick, hardware), best(found, hardware)
     if chosen is not None:
         return Recommendation(chosen, _why(chosen, unlimited or chosen, hardware, place, disk_free))
@@ -68,8 +67,8 @@ def _why(chosen: Row, unlimited: Row, hardware: Hardware, place: str, disk_free:
     return f"the largest general-purpose model that fits {place}; without a GPU, models above {limit} are slow."
 
 
-def _is_readable(row: Row, hardware: Hardware, quantization: str) -> bool:
-    pace = tokens_per_second(row, hardware, quantization)
+def _is_readable(row: Row, hardware: Hardware, settings: Settings) -> bool:
+    pace = tokens_per_second(row, hardware, settings)
     return not pace or pace >= READABLE_TOKENS_S
 
 
@@ -78,13 +77,17 @@ def fits_disk(row: Row, disk_free: int) -> bool:
     return row.installed or row.spec.download + SPARE_BYTES <= disk_free
 
 
-def tokens_per_second(row: Row, hardware: Hardware, quantization: str = "none") -> float:
-    """Estimated speed for one conversation; 0 if the model's size or the speed of the memory is unknown."""
+def tokens_per_second(row: Row, hardware: Hardware, settings: Settings) -> float:
+    """Estimated speed for one conversation; 0 if the model's size or the speed of the memory is unknown.
+
+    For vLLM and llama.cpp an upper bound: what the memory allows.
+    """
     spec = row.spec
     if not spec.parameters or not hardware.read_gb_s:
         return 0.0
-    read_s = _read_bytes(spec, row.fit.dtype, quantization) / (hardware.read_gb_s * 1e9)
-    return 1 / (read_s + spec.layers * LAYER_S[hardware.device])
+    read_s = _read_bytes(spec, row.fit.dtype, settings.quantization) / (hardware.read_gb_s * 1e9)
+    layer_s = LAYER_S[hardware.device] if settings.engine == "auto" else 0.0
+    return 1 / (read_s + spec.layers * layer_s)
 
 
 def speed(tokens_s: float) -> str:
@@ -98,6 +101,8 @@ def speed(tokens_s: float) -> str:
 
 
 def _read_bytes(spec: ModelSpec, dtype: str, quantization: str) -> float:
-    """Bytes of the layers and the head; of the embeddings only one row is read."""
+    """Bytes of the layers and the head; of the embeddings only one row is read. dtype: as `Fit` shows it."""
+    if dtype not in BYTES:  # stored quantized
+        return spec.download
     head = spec.embeddings if spec.tied else spec.embeddings / 2
     return layers_mb(spec, dtype, quantization) * MB + head * BYTES[dtype]

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_help_names_the_commands(inhouse: Inhouse) -> None:
-    names = ("chat", "run", "doctor", "slack-manifest", "models", "pull", "remove", "login")
+    names = ("init", "chat", "run", "doctor", "slack-manifest", "models", "pull", "remove", "login")
     for words in ((), ("--help",), ("-h",)):
         status, out, err = inhouse(*words)
         assert (status, err) == (0, "")

@@ -29,7 +29,7 @@ async def looked(server: FakeDiscord, **settings: object) -> list[Finding]:
 async def test_without_a_token_it_is_not_served() -> None:
     async with FakeDiscord() as server:
         (found,) = await looked(server, discord_bot_token=None)
-    assert (found.state, "inhouse discord-invite" in found.fix) == (State.OK, True)
+    assert (found.state, "inhouse init" in found.fix) == (State.OK, True)
     assert not server.calls
 
 

@@ -35,7 +35,7 @@ async def test_a_healthy_app_has_nothing_wrong_and_opens_no_socket() -> None:
 async def test_without_tokens_it_is_not_served() -> None:
     async with FakeSlack() as server:
         (found,) = await looked(server, slack_bot_token=None, slack_app_token=None)
-        assert (found.state, "inhouse slack-manifest" in found.fix) == (State.OK, True)
+        assert (found.state, "inhouse init" in found.fix) == (State.OK, True)
         assert server.calls == []
 
 

@@ -1,6 +1,7 @@
 """Tests which model is recommended for a machine, why, and the estimate of its speed."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ PLENTY = 10**12
 
 def found(hardware: Hardware, *here: str) -> dict[str, Row]:
     settings = load_settings()
-    return {row.spec.name: row for row in rows(Catalog.of(settings), hardware, settings, frozenset(here))}
+    return {row.spec.name: row for row in rows(Catalog.of(settings), hardware, settings, dict.fromkeys(here, Path()))}
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def found(hardware: Hardware, *here: str) -> dict[str, Row]:
 def test_the_best_model_for_memory_and_disk(
     hardware: Hardware, here: tuple[str, ...], disk: int, name: str, why: str
 ) -> None:
-    advice = recommend(list(found(hardware, *here).values()), hardware, disk)
+    advice = recommend(list(found(hardware, *here).values()), hardware, disk, load_settings())
     assert advice is not None
     assert advice.row.spec.name == name
     assert why in advice.why
@@ -44,7 +45,7 @@ def test_the_best_model_for_memory_and_disk(
 @pytest.mark.parametrize(("ram", "disk"), [(600, PLENTY), (12_000, 10_000_000)])
 def test_nothing_is_recommended_where_nothing_fits(ram: int, disk: int) -> None:
     hardware = replace(LAPTOP, ram_total_mb=ram, ram_free_mb=ram)
-    assert recommend(list(found(hardware).values()), hardware, disk) is None
+    assert recommend(list(found(hardware).values()), hardware, disk, load_settings()) is None
 
 
 @pytest.mark.parametrize(
@@ -52,13 +53,13 @@ def test_nothing_is_recommended_where_nothing_fits(ram: int, disk: int) -> None:
     [(H100, "phi-4", 17.0), (H100, "mistral-7b-instruct-v0.3", 27.8), (LAPTOP, "smollm2", 49.2)],
 )
 def test_the_estimate_is_near_what_was_measured(hardware: Hardware, model: str, measured: float) -> None:
-    estimate = tokens_per_second(found(hardware)[model], hardware)
+    estimate = tokens_per_second(found(hardware)[model], hardware, load_settings())
     assert 0.7 * measured < estimate < 1.3 * measured
 
 
 def test_an_unmeasured_memory_gives_no_estimate() -> None:
     hardware = replace(LAPTOP, read_gb_s=0.0)
-    assert speed(tokens_per_second(found(hardware)["smollm2"], hardware)) == "?"
+    assert speed(tokens_per_second(found(hardware)["smollm2"], hardware, load_settings())) == "?"
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def clock(settings: Settings) -> tuple[str, str | None]:
 async def examine(settings: Settings, connect: ConnectorFactory | None = None) -> AsyncIterator[Finding]:
     """Check everything, if there is a token."""
     if settings.discord_bot_token is None:
-        fix = "`inhouse discord-invite` says how to get a token."
+        fix = "`inhouse init` sets it up."
         yield ok("Discord", "not served: there is no DISCORD_BOT_TOKEN", fix)
         return
     token = settings.discord_bot_token.get_secret_value()

@@ -23,15 +23,25 @@ PERMISSIONS = discord.Permissions(
 
 def invitation(settings: Settings, connect: ConnectorFactory | None = None) -> str:
     """The link and the steps. Raises ConfigError (no token, or a refused one) or AdapterError."""
+    return _text(*_application(settings, connect), settings)
+
+
+def invite_link(settings: Settings, connect: ConnectorFactory | None = None) -> str:
+    """The link alone. Raises what `invitation` raises."""
+    return _link(_application(settings, connect)[0])
+
+
+def _application(settings: Settings, connect: ConnectorFactory | None) -> tuple[int, bool]:
+    """The application's id, and whether 'Message Content Intent' is on."""
     if settings.discord_bot_token is None:
         raise ConfigError(
             f"There is no DISCORD_BOT_TOKEN: make an application at {portal_page(None)}, copy its token from the page "
             "'Bot' ('Reset Token') and set it."
         )
-    return asyncio.run(_fetch_invitation(settings, settings.discord_bot_token.get_secret_value(), connect))
+    return asyncio.run(_fetch_application(settings, settings.discord_bot_token.get_secret_value(), connect))
 
 
-async def _fetch_invitation(settings: Settings, token: str, connect: ConnectorFactory | None) -> str:
+async def _fetch_application(settings: Settings, token: str, connect: ConnectorFactory | None) -> tuple[int, bool]:
     client = discord.Client(
         intents=discord.Intents(guilds=True),
         connector=connect() if connect else None,
@@ -46,11 +56,15 @@ async def _fetch_invitation(settings: Settings, token: str, connect: ConnectorFa
             raise AdapterError("Discord could not be reached; try again, or set INHOUSE_DISCORD_PROXY.") from error
         flags = client.application_flags
         reads_all = flags.gateway_message_content or flags.gateway_message_content_limited
-        return _text(client.application_id or 0, bool(reads_all), settings)
+        return client.application_id or 0, bool(reads_all)
+
+
+def _link(application_id: int) -> str:
+    return discord.utils.oauth_url(application_id, permissions=PERMISSIONS, scopes=("bot", "applications.commands"))
 
 
 def _text(application_id: int, reads_all: bool, settings: Settings) -> str:
-    link = discord.utils.oauth_url(application_id, permissions=PERMISSIONS, scopes=("bot", "applications.commands"))
+    link = _link(application_id)
     page = portal_page(application_id)
     if reads_all:
         intent = f"'Message Content Intent' is on at {page}, so the bot follows threads without a mention."

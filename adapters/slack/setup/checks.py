@@ -19,7 +19,7 @@ from bot.types.errors import AdapterError, FatalAdapterError
 from bot.types.findings import Finding, State, from_error, ok, warning, wrong
 
 TIMEOUT_S = 10.0
-MANIFEST = "`inhouse slack-manifest` says how to get it."
+INIT = "`inhouse init` asks for it."
 LATER = "Check the network and HTTPS_PROXY; slack-status.com lists outages."
 
 
@@ -32,17 +32,17 @@ def clock(settings: Settings) -> tuple[str, str | None]:
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Check everything for which there is a token."""
     if settings.slack_bot_token is None and settings.slack_app_token is None:
-        fix = "`inhouse slack-manifest` makes the app."
+        fix = "`inhouse init` sets it up."
         yield ok("Slack", "not served: there is no SLACK_BOT_TOKEN and no SLACK_APP_TOKEN", fix)
         return
     web = web_client(settings, TIMEOUT_S)
     if settings.slack_bot_token is None:
-        yield wrong("Slack bot token", "SLACK_BOT_TOKEN is not set, and Slack needs both", MANIFEST)
+        yield wrong("Slack bot token", "SLACK_BOT_TOKEN is not set, and Slack needs both", INIT)
     else:
         async for finding in _bot(settings, web):
             yield finding
     if settings.slack_app_token is None:
-        yield wrong("Slack app token", "SLACK_APP_TOKEN is not set, and Slack needs both", MANIFEST)
+        yield wrong("Slack app token", "SLACK_APP_TOKEN is not set, and Slack needs both", INIT)
     else:
         yield await _socket_mode(settings.slack_app_token.get_secret_value(), web)
 

@@ -1,6 +1,8 @@
 """Builds the app's manifest from the table of commands, with the fewest scopes, and the steps to install it."""
 
+import json
 from typing import Any
+from urllib.parse import quote
 
 from adapters.slack.bot_identity import SCOPES
 from adapters.slack.error_mapping import APPS
@@ -58,11 +60,17 @@ def manifest(settings: Settings) -> dict[str, Any]:  # Any: JSON
     }
 
 
+def create_page(settings: Settings | None = None) -> str:
+    """The page that creates an app; with settings, it has the manifest filled in."""
+    filled = "" if settings is None else f"&manifest_json={quote(json.dumps(manifest(settings)))}"
+    return f"{APPS}?new_app=1{filled}"
+
+
 def steps(settings: Settings) -> str:
     """The steps to install the app."""
     return "\n".join(
         [
-            f"1. Open {APPS}?new_app=1, choose 'From a manifest' and your workspace, and paste what was printed.",
+            f"1. Open {create_page()}, choose 'From a manifest' and your workspace, and paste what was printed.",
             "2. On the page 'Install App' install it, and set SLACK_BOT_TOKEN to the token that begins with xoxb-.",
             "3. On the page 'Basic Information', under 'App-Level Tokens', generate a token with the scope "
             f"{APP_TOKEN_SCOPE}, and set SLACK_APP_TOKEN to it (it begins with xapp-).",

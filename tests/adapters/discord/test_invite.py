@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from adapters.discord.setup.invite import invitation
+from adapters.discord.setup.invite import invitation, invite_link
 from bot.config.settings import Settings
 from bot.types.errors import AdapterError, ConfigError
 from tests.support.builders.discord_adapter import settings_of
@@ -25,6 +25,7 @@ async def test_the_link_asks_for_what_is_needed_and_no_more() -> None:
     async with FakeDiscord() as server:
         text = await asyncio.to_thread(invitation, settings_of(server), server.connector)
         (link,) = [word for word in text.split() if "oauth2" in word]
+        assert await asyncio.to_thread(invite_link, settings_of(server), server.connector) == link
         asked = parse_qs(urlsplit(link).query)
         assert asked["client_id"] == [server.application_id]
         assert asked["scope"] == ["bot applications.commands"]

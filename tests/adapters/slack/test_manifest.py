@@ -3,12 +3,13 @@
 import json
 import re
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from adapters.slack.bot_identity import REQUIRED, SCOPES
 from adapters.slack.interactions.shortcuts import ANSWER, FORGET
-from adapters.slack.setup.manifest import EVENTS, manifest, steps
+from adapters.slack.setup.manifest import EVENTS, create_page, manifest, steps
 from bot.config.settings import Settings
 from bot.types.commands import COMMANDS
 from tests.support.fakes.slack.subscriptions import method_scopes, needed
@@ -104,3 +105,9 @@ def test_it_hears_mentions_and_what_is_said_where_it_is() -> None:
 @pytest.mark.parametrize("words", ["From a manifest", "SLACK_BOT_TOKEN", "SLACK_APP_TOKEN", "connections:write"])
 def test_the_steps_lead_to_the_tokens(words: str) -> None:
     assert words in steps(Settings())
+
+
+def test_the_page_that_creates_the_app_can_have_the_manifest_filled_in() -> None:
+    asked = parse_qs(urlsplit(create_page(Settings())).query)
+    assert json.loads(asked["manifest_json"][0]) == EVERYTHING
+    assert create_page().endswith("/apps?new_app=1")

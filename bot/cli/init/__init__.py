@@ -1,0 +1,1 @@
+"""Implement `inhouse init`: from nothing to a running bot, step by step."""

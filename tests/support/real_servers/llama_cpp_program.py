@@ -21,6 +21,7 @@ def main() -> None:
     params.model.path, params.model_alias = given.model, {given.alias}
     params.port, params.n_parallel, params.n_ctx = given.port, given.parallel, given.ctx_size
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = given.threads
+    params.n_threads_http = 4 * given.parallel + 8  # each open connection holds one, also an idle one
     params.kv_unified = False  # a slot's window is its own
     params.endpoint_slots = params.endpoint_metrics = True
     params.api_keys = [given.api_key] if given.api_key else []

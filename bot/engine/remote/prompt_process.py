@@ -36,8 +36,8 @@ class PromptServer:
         self._prompts = PromptBuilder(tokenizer, template, 0, name)
         added = tokenizer.added_tokens_decoder
         control = [token.content for token in added.values() if token.content.strip()]
-        ends = self._prompts.end_ids | {int(tokenizer.eos_token_id)} if tokenizer.eos_token_id is not None else set()
-        sample = SAMPLE + "".join(added[end].content for end in sorted(ends)[:ENDS] if end in added)
+        ends = self._prompts.end_ids | {tokenizer.eos_token_id}
+        sample = SAMPLE + "".join(added[end].content for end in sorted(ends & added.keys())[:ENDS])
         self.ready = Ready(
             control=control,
             end_ids=sorted(self._prompts.end_ids),

@@ -22,6 +22,7 @@ SECTIONS = {
     35: "State and attack",
     45: "What may freeze it",
     57: "Model servers",
+    61: "Pictures",
 }
 """First fault number of each section."""
 
@@ -86,6 +87,7 @@ FAULTS = {
     58: "Every server of the model is down: questions wait and say so, and go on when one is back",
     59: "A model's server hangs, or is busy or loading: others answer, none is given up",
     60: "A model's server breaks off an answer, or sends malformed or endless lines: never taken as whole",
+    61: "A picture is a bomb, damaged, cut off or none, or has a file behind it: one sentence, or only its pixels",
 }
 
 

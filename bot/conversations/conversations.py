@@ -31,6 +31,7 @@ from bot.types.messages import (
     MessageEdited,
     Outcome,
     Person,
+    Picture,
     Prompt,
     Refused,
     RequestKind,
@@ -40,6 +41,8 @@ from bot.types.messages import (
 
 HISTORY_STEP = 100
 """Turns dropped at once from a very long history, so that the prompt's prefix and its KV cache stay valid longer."""
+MAX_PICTURES = 8
+"""Most pictures of a prompt."""
 REMEMBERED = 2000
 """Maximum number of conversations whose last working model is remembered, and of messages whose last try is."""
 
@@ -78,10 +81,10 @@ class Conversations:
             return outcome
         if not event.addressed and not await self._goes_on(event):
             return Accepted()
-        text = text_with_files(event.text, event.attachments)
+        text = text_with_files(event.text, event.attachments, event.pictures)
         if not text.strip() and not _asks_target(event):
             return Refused(event.remark or "There was no text in that message for me to answer.")
-        turns = [_turn(earlier) for earlier in event.context] + [_turn(replace(event, text=text, attachments=()))]
+        turns = [_turn(earlier) for earlier in event.context] + [_turn(event)]
         return await self._accept(event, turns, _counted_person(event))
 
     async def wait_for_place(self, event: IncomingMessage) -> None:
@@ -196,13 +199,21 @@ class Conversations:
         if request.kind is RequestKind.CONTINUE:
             prefix = await self.answer(request.key, request.message_id)
         chosen = await self._storage.history.resolved(request.key)
-        return Prompt(self.system_of(chosen, request.model), tuple(map(as_turn, turns)), prefix)
+        pictures = await self._pictures(turns)
+        read = tuple(as_turn(turn, pictures.get(turn.id, ())) for turn in turns)
+        return Prompt(self.system_of(chosen, request.model), read, prefix)
 
     async def turns_read(self, key: ConversationKey, message_id: str) -> list[StoredTurn]:
         """Return the turns that an answer to this message reads, with quotes of what they reply to."""
         history = self._storage.history
         turns = await history.turns(key, until=message_id, step=HISTORY_STEP)
         return with_quotes(turns, await history.replied_to(key, {turn.reply_to for turn in turns}, MAX_CHAIN))
+
+    async def _pictures(self, turns: Sequence[StoredTurn]) -> dict[int, tuple[Picture, ...]]:
+        """The pictures that a prompt shows, by the turn's id: the question's, those that it replies to, the newest."""
+        replied_to = [turn.id for turn in turns if turn.message_id == turns[-1].reply_to and turn.role is Role.USER]
+        newest = [turn.id for turn in reversed(turns)]
+        return await self._storage.history.pictures([newest[0], *replied_to, *newest], MAX_PICTURES)
 
     async def last_question(self, key: ConversationKey) -> StoredRequest | None:
         """Return the newest request for the newest stored question of a conversation."""
@@ -231,8 +242,8 @@ class Conversations:
 
     async def edited(self, event: MessageEdited) -> bool:
         """Update a stored turn to its edited message; returns whether it changed."""
-        text = text_with_files(event.text, event.attachments)
-        return await self._storage.history.edit(event.key, event.message_id, text, everywhere=True)
+        text = text_with_files(event.text, event.attachments, event.pictures)
+        return await self._storage.history.edit(event.key, event.message_id, text, event.pictures, everywhere=True)
 
     async def deleted(self, event: MessageDeleted) -> Outcome:
         """Delete a message and its answer from storage."""
@@ -298,9 +309,15 @@ def _keep(memory: OrderedDict[K, V], key: K, value: V) -> None:
         memory.popitem(last=False)
 
 
-def text_with_files(text: str, attachments: Sequence[Attachment]) -> str:
-    """Join a message and its files to one text. A file's name cannot break its line."""
-    files = [f"[file {one_line(one.name)}]\n{one.text}\n[end of file]" for one in attachments]
+def picture_line(name: str) -> str:
+    """The line that names a picture in the text of its message."""
+    return storable(f"[picture {one_line(name)}]")
+
+
+def text_with_files(text: str, attachments: Sequence[Attachment], pictures: Sequence[Picture] = ()) -> str:
+    """Join a message, its files and the names of its pictures to one text. A file's name cannot break its line."""
+    files = [picture_line(one.name) for one in pictures]
+    files += [f"[file {one_line(one.name)}]\n{one.text}\n[end of file]" for one in attachments]
     return storable("\n\n".join(part for part in (text, *files) if part))
 
 
@@ -311,7 +328,10 @@ def storable(text: str) -> str:
 
 def _asks_target(event: IncomingMessage) -> bool:
     """Whether a message without text asks for an answer to another person's message, to which it replies."""
-    return any(each.message_id == event.reply_to and (each.text.strip() or each.attachments) for each in event.context)
+    return any(
+        each.message_id == event.reply_to and (each.text.strip() or each.attachments or each.pictures)
+        for each in event.context
+    )
 
 
 def _counted_person(event: IncomingMessage) -> PersonKey:
@@ -324,8 +344,9 @@ def _turn(event: IncomingMessage) -> NewTurn:
         role=Role.USER,
         author_id=event.author.id,
         author=storable(event.author.name),
-        text=text_with_files(event.text, event.attachments),
+        text=text_with_files(event.text, event.attachments, event.pictures),
         message_id=event.message_id,
         sent_at=event.sent_at,
         reply_to=event.reply_to,
+        pictures=event.pictures,
     )

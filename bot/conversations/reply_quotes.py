@@ -23,7 +23,7 @@ def with_quotes(turns: Sequence[StoredTurn], targets: Mapping[str, StoredTurn]) 
     """Quote what each turn replies to, unless that is the turn right before it.
 
     `targets`: stored turns by the platform id of their message, which for an answer is not the turn's `message_id`. A
-    turn without text asks what it replies to: it becomes a copy of that turn.
+    turn without text asks what it replies to: it becomes a copy of that turn, with its id.
     """
     result: list[StoredTurn] = []
     for turn in turns:
@@ -34,7 +34,7 @@ def with_quotes(turns: Sequence[StoredTurn], targets: Mapping[str, StoredTurn]) 
         elif not turn.text:
             if before and _is_same(before, target):
                 result.pop()
-            result.append(replace(turn, author=target.author, text=target.text))
+            result.append(replace(turn, id=target.id, author=target.author, text=target.text))
         else:
             quotes = _quotes(turn, before, targets)
             result.append(replace(turn, text="\n\n".join([*quotes, turn.text])))

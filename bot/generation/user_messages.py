@@ -1,6 +1,9 @@
 """Formats queue positions, durations and load progress for users; pure functions."""
 
+from collections.abc import Sequence
+
 from bot.conversations.request_queue import Place
+from bot.types.display_names import as_code
 from bot.types.engine import LoadProgress
 
 
@@ -39,6 +42,12 @@ def about(seconds: float) -> str:
     if seconds < 90:
         return f"about {round(seconds / 5) * 5} s"
     return f"about {round(seconds / 60)} min"
+
+
+def cannot_see(names: Sequence[str], other: str) -> str:
+    """The sentence for pictures that a model cannot see. `other`: a model that can, '' if there is none here."""
+    hint = f"; {as_code(other)} here can see them" if other else ""
+    return f"I cannot see images, so I left out {', '.join(map(as_code, names))}{hint}."
 
 
 def counted(number: int, noun: str) -> str:

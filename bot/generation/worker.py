@@ -16,6 +16,8 @@ from dataclasses import astuple, replace
 from bot.conversations.conversations import Conversations
 from bot.conversations.request_queue import RequestQueue
 from bot.generation.model_loader import Loader, Locate
+from bot.generation.user_messages import cannot_see
+from bot.generation.vision import asked_pictures, is_only_pictures, without_pictures
 from bot.observability.metrics import Metrics
 from bot.replies.replies import STATUS, LiveReply, Replies
 from bot.storage import Storage
@@ -190,6 +192,14 @@ class Worker:
                 await self._requeue(request, live, counts=False)
                 return
             params = _capped(request, prompt, self.loader.loaded)
+            if not self.loader.loaded.capabilities.vision:
+                if unseen := asked_pictures(prompt):
+                    sentence = cannot_see([each.name for each in unseen], "")
+                    if is_only_pictures(prompt):
+                        await self._end(request, FinishReason.ERROR, sentence)
+                        return
+                    live.add_note(sentence)
+                prompt = without_pictures(prompt)
             async for delta in self._engine.stream(_engine_request(request, prompt, params)):
                 if delta.retracts:
                     live.retract()

@@ -1,4 +1,4 @@
-"""Decodes the files of a message to text, with a limit on their size; explains what was skipped or is damaged. Pure.
+"""Decodes the text files of a message, with a limit on their size; explains what was skipped or is damaged. Pure.
 
 A file counts as text by its content, not by its name.
 """
@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from bot.platforms.encodings import detect, is_of_one_script
+from bot.platforms.pictures import MAX_PICTURES
 from bot.types.display_names import as_code
-from bot.types.messages import Attachment
+from bot.types.messages import Attachment, Picture
 
 MAX_FILES = 5
 MAX_BYTES = 200_000
@@ -39,9 +40,10 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Decoded files, and a sentence for each skipped file."""
+    """Decoded text files and pictures, and a sentence for each skipped file."""
 
     texts: tuple[Attachment, ...] = ()
+    pictures: tuple[Picture, ...] = ()
     remark: str = ""
 
 
@@ -99,10 +101,8 @@ def _decoded(data: bytes) -> str | None:
     return None
 
 
-def refusal(name: str, kind: str, size: int) -> str:
-    """Reason to skip a file before its download, or ''. `kind`: media type, `size`: bytes."""
-    if kind.startswith("image/") and "svg" not in kind:
-        return f"I cannot see images, so I left out {as_code(name)}."
+def refusal(name: str, size: int) -> str:
+    """Reason to skip a text file before its download, or ''. `size`: bytes."""
     if size > MAX_BYTES:
         return f"{as_code(name)} is larger than the {MAX_BYTES // 1000} kB that I read, so I left it out."
     return ""
@@ -118,10 +118,17 @@ def read_as_text(name: str, data: bytes) -> Attachment | str:
     return Attachment(name, text, f"{as_code(name)} has {characters}, which I read as {DAMAGED}." if damaged else "")
 
 
-def gathered(read: Iterable[Attachment | str], count: int) -> Files:
-    """Collect the results of a message with `count` files, each an attachment or a sentence."""
+def gathered(read: Iterable[Attachment | Picture | str], count: int) -> Files:
+    """Collect the results of a message with `count` files, each a text, a picture or a sentence."""
     found = list(read)
-    remarks = [remark for each in found if (remark := each if isinstance(each, str) else each.remark)]
+    pictures = [each for each in found if isinstance(each, Picture)]
+    sentences = (
+        each.remark if isinstance(each, Attachment) else each for each in found if not isinstance(each, Picture)
+    )
+    remarks = [sentence for sentence in sentences if sentence]
+    if len(pictures) > MAX_PICTURES:
+        remarks.append(f"I look at only the first {MAX_PICTURES} pictures of a message.")
     if count > MAX_FILES:
         remarks.append(f"I read only the first {MAX_FILES} files of a message.")
-    return Files(tuple(each for each in found if isinstance(each, Attachment)), " ".join(remarks))
+    texts = tuple(each for each in found if isinstance(each, Attachment))
+    return Files(texts, tuple(pictures[:MAX_PICTURES]), " ".join(remarks))

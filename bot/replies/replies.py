@@ -146,6 +146,11 @@ class LiveReply:
         if note:
             self._composer.note = "\n\n".join(filter(None, [self.request.remark, note]))
 
+    def add_note(self, sentence: str) -> None:
+        """Show a sentence above the answer."""
+        if sentence not in self._composer.note:
+            self._composer.note = "\n\n".join(filter(None, [self._composer.note, sentence]))
+
     @property
     def ended(self) -> bool:
         """Whether the answer has its final text."""

@@ -4,14 +4,17 @@ Keeps everything that is pending, at any age: waiting and running requests with 
 are not shown yet. Deleted text leaves no copy in the database files once `erase` returned True.
 """
 
-from sqlalchemy import Connection, and_, delete, exists, select, tuple_
+from sqlalchemy import Connection, Exists, and_, delete, exists, select, tuple_
 
 from bot.storage.database import Database, shield_from_cancellation
-from bot.storage.tables import KEY, inbox, outbox, ratings, requests, thoughts, turns
+from bot.storage.tables import KEY, inbox, outbox, pictures, ratings, requests, thoughts, turns
 from bot.types.messages import RequestStatus
 
 STEP_ROWS = 100
 """Maximum rows per table and step."""
+
+STEP_PICTURES = 10
+"""Maximum pictures per step, which take up to a megabyte each."""
 
 STEP_PAGES = 100
 """Maximum pages per step that are returned to the file system."""
@@ -30,7 +33,8 @@ class Expiry:
         """
         return await self._database.write(
             lambda connection: (
-                _turns(connection, before) + _requests(connection, before) + _identities(connection, seen_before)
+                _pictures(connection, before)
+                or _turns(connection, before) + _requests(connection, before) + _identities(connection, seen_before)
             )
         )
 
@@ -72,14 +76,23 @@ def _trim(connection: Connection) -> bool:
     return bool(free > STEP_PAGES)
 
 
+def _pictures(connection: Connection, before: float) -> int:
+    old = select(pictures.c.id).join(turns).where(turns.c.sent_at < before, ~_asked()).limit(STEP_PICTURES)
+    return connection.execute(delete(pictures).where(pictures.c.id.in_(old))).rowcount
+
+
 def _turns(connection: Connection, before: float) -> int:
-    asked = exists().where(
+    old = select(turns.c.id).where(turns.c.sent_at < before, ~_asked()).limit(STEP_ROWS)
+    return connection.execute(delete(turns).where(turns.c.id.in_(old))).rowcount
+
+
+def _asked() -> Exists:
+    """Whether a turn is the question of a pending request."""
+    return exists().where(
         *(requests.c[name] == turns.c[name] for name in KEY),
         requests.c.message_id == turns.c.message_id,
         requests.c.status.in_(_PENDING),
     )
-    old = select(turns.c.id).where(turns.c.sent_at < before, ~asked).limit(STEP_ROWS)
-    return connection.execute(delete(turns).where(turns.c.id.in_(old))).rowcount
 
 
 def _requests(connection: Connection, before: float) -> int:

@@ -1,6 +1,7 @@
 """Exports all stored records of conversations or of a user as dictionaries.
 
-`record` names the type: setting, turn, request, part (a message of an answer), rating, event (platform id of a handled
+`record` names the type: setting, turn, picture (without its data), request, part (a message of an
+answer), rating, event (platform id of a handled
 event, for deduplication) or cursor (backfill position of a channel); the other keys are the table's columns. Times are
 Unix seconds. Each page is a separate short read, so that a slow consumer blocks no writer.
 """
@@ -14,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Table, and_, exists, false, or_, select, true, tuple_
 
 from bot.storage.readonly import open_read_only
-from bot.storage.tables import KEY, cursors, inbox, outbox, ratings, requests, settings, turns
+from bot.storage.tables import KEY, cursors, inbox, outbox, pictures, ratings, requests, settings, turns
 from bot.types.messages import Role
 
 PAGE_ROWS = 500
@@ -22,6 +23,7 @@ _JSON = ("params", "usage", "buttons")
 _RECORDS = {
     "setting": settings,
     "turn": turns,
+    "picture": pictures,
     "request": requests,
     "part": outbox,
     "rating": ratings,
@@ -51,10 +53,10 @@ def records(directory: Path, filter_: ExportFilter) -> Iterator[dict[str, Any]]:
 
 
 def _rows(connection: Connection, table: Table, which: ColumnElement[bool]) -> Iterator[dict[str, Any]]:
-    place = list(table.primary_key.columns)
+    place, columns = list(table.primary_key.columns), [each for each in table.columns if each is not pictures.c.data]
     after: ColumnElement[bool] = true()
     while True:
-        page = select(table).where(which, after).order_by(*place).limit(PAGE_ROWS)
+        page = select(*columns).where(which, after).order_by(*place).limit(PAGE_ROWS)
         found = connection.execute(page).mappings().all()
         for row in found:
             yield {name: json.loads(value) if name in _JSON and value else value for name, value in row.items()}
@@ -68,6 +70,8 @@ def _in_places(table: Table, filter_: ExportFilter) -> ColumnElement[bool]:
         return true()
     if table is ratings:
         return ratings.c.reply_id.in_(select(outbox.c.reply_id).where(_in_places(outbox, filter_)))
+    if table is pictures:
+        return pictures.c.turn_id.in_(select(turns.c.id).where(_in_places(turns, filter_)))
     return or_(
         *(and_(*(table.c[name] == value for name, value in zip(KEY, place, strict=False))) for place in filter_.places)
     )
@@ -83,6 +87,8 @@ def _of_person(table: Table, filter_: ExportFilter) -> ColumnElement[bool]:
     if table is turns:
         mine = and_(turns.c.platform == platform, turns.c.author_id == person)
         return or_(mine, exists().where(theirs, _same_message(turns, message)), turns.c.request_id.in_(asked))
+    if table is pictures:
+        return pictures.c.turn_id.in_(select(turns.c.id).where(_of_person(turns, filter_)))
     if table is requests:
         mine = and_(requests.c.platform == platform, requests.c.author_id == person)
         return or_(mine, exists().where(theirs, _same_message(requests, message)))

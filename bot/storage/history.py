@@ -5,7 +5,7 @@ even if it is added again. Deleted text leaves no copy in the database files.
 """
 
 import time
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import asdict, replace
 
 from sqlalchemy import (
@@ -28,9 +28,10 @@ from sqlalchemy.dialects.sqlite import Insert, insert
 
 from bot.storage.database import Database, shield_from_cancellation
 from bot.storage.outbox import blank
+from bot.storage.picture_store import add_pictures, pictures_of, replace_pictures
 from bot.storage.row_types import NewTurn, StoredTurn
-from bot.storage.tables import KEY, of_key, of_message, outbox, requests, settings, thoughts, turns
-from bot.types.messages import ConversationKey, RequestKind, Role, Turn
+from bot.storage.tables import KEY, key_of, of_key, of_message, outbox, requests, settings, thoughts, turns
+from bot.types.messages import ConversationKey, Picture, RequestKind, Role, Turn
 
 _IDENTITY = (*KEY, "message_id", "role")
 _RESOLVED = (
@@ -102,19 +103,38 @@ class History:
             return {}
         return await self._database.read(read)
 
+    async def pictures(self, turn_ids: Sequence[int], most: int) -> dict[int, tuple[Picture, ...]]:
+        """Return the pictures of turns by the turn's id, at most `most`; those of the first turns are preferred."""
+        return await self._database.read(lambda connection: pictures_of(connection, turn_ids, most))
+
     async def add(self, turn: NewTurn) -> None:
         """Store a turn; keeps the stored one if the message is a duplicate."""
         await self._database.write(lambda connection: add_turn(connection, turn))
 
     @shield_from_cancellation
-    async def edit(self, key: ConversationKey, message_id: str, text: str, *, everywhere: bool = False) -> bool:
-        """Change the text of a user's message; False if it is not stored or unchanged.
+    async def edit(
+        self,
+        key: ConversationKey,
+        message_id: str,
+        text: str,
+        pictures: Sequence[Picture] = (),
+        *,
+        everywhere: bool = False,
+    ) -> bool:
+        """Change the text and the pictures of a user's message; False if it is not stored or its text is unchanged.
 
         everywhere: also change its copies in other conversations of the channel, where it is context.
         """
-        this = and_(of_message(turns, key, message_id, everywhere), turns.c.role == Role.USER)
-        change = update(turns).where(this, turns.c.text != text).values(text=text)
-        changed = await self._changed(change)
+        this = and_(of_message(turns, key, message_id, everywhere), turns.c.role == Role.USER, turns.c.text != text)
+
+        def edit(connection: Connection) -> int:
+            found = connection.execute(select(turns).where(this)).mappings().all()
+            connection.execute(update(turns).where(this).values(text=text))
+            for row in found:
+                replace_pictures(connection, key_of(row), row["id"], pictures)
+            return len(found)
+
+        changed = await self._database.write(edit)
         if changed:
             await self._database.erase_log()
         return changed > 0
@@ -247,9 +267,9 @@ class History:
 _place = tuple_(turns.c.sent_at, turns.c.id)
 
 
-def as_turn(stored: StoredTurn) -> Turn:
+def as_turn(stored: StoredTurn, pictures: tuple[Picture, ...] = ()) -> Turn:
     """Convert a stored turn for a prompt."""
-    return Turn(stored.role, stored.author, stored.text, stored.message_id, stored.sent_at)
+    return Turn(stored.role, stored.author, stored.text, stored.message_id, stored.sent_at, pictures)
 
 
 def resolved(connection: Connection, key: ConversationKey) -> dict[str, str]:
@@ -269,7 +289,9 @@ def add_turn(connection: Connection, turn: NewTurn) -> None:
         "sent_at": turn.sent_at,
         "reply_to": turn.reply_to,
     }
-    connection.execute(_TURN, row)
+    added = connection.execute(_TURN, row)
+    if added.rowcount > 0 and turn.pictures:
+        add_pictures(connection, turn.key, added.lastrowid, turn.pictures)
 
 
 def put_answer(connection: Connection, request_id: str, text: str) -> None:

@@ -5,7 +5,16 @@ Times are Unix seconds. A record is a copy of the stored row at the time of the 
 
 from dataclasses import dataclass
 
-from bot.types.messages import ConversationKey, FinishReason, GenerationRequest, Reply, RequestStatus, Role, Usage
+from bot.types.messages import (
+    ConversationKey,
+    FinishReason,
+    GenerationRequest,
+    Picture,
+    Reply,
+    RequestStatus,
+    Role,
+    Usage,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +32,7 @@ class NewTurn:
     message_id: str
     sent_at: float
     reply_to: str = ""
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     RowMapping,
     Table,
@@ -105,6 +106,21 @@ turns = Table(
     Index("ix_turns_order", *KEY, "sent_at", "id"),
     Index("ix_turns_sent_at", "sent_at"),
     Index("ix_turns_request_id", "request_id"),
+)
+
+pictures = Table(
+    "pictures",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("turn_id", Integer, ForeignKey("turns.id", ondelete="CASCADE"), nullable=False),
+    _text("name"),
+    _text("kind"),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("data", LargeBinary, nullable=False),  # last: a row's other columns are read without it
+    Index("ix_pictures_turn_id", "turn_id"),
+    Index("ix_pictures_size", "size"),
 )
 
 settings = Table(

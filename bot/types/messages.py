@@ -3,7 +3,7 @@
 All types are frozen: change one with `dataclasses.replace`. Times are Unix seconds unless the name says otherwise.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -92,6 +92,17 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture of a message, re-encoded by `bot.platforms.pictures`. `kind`: its media type. Sizes in pixels."""
+
+    name: str
+    kind: str
+    data: bytes = field(repr=False)
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class IncomingMessage:
     """A message from a user. `addressed`: it is meant for the bot. `sent_at` orders the conversation's history.
 
@@ -112,6 +123,7 @@ class IncomingMessage:
     context: tuple["IncomingMessage", ...] = ()
     remark: str = ""
     asker: Person | None = None
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +172,7 @@ class MessageEdited:
     author: Person
     text: str
     attachments: tuple[Attachment, ...] = ()
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,13 +246,17 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of a conversation. `author` is a display name, '' for the assistant and the system."""
+    """One message of a conversation. `author` is a display name, '' for the assistant and the system.
+
+    `pictures`: those that are to be shown to the model; the text names all that the message had.
+    """
 
     role: Role
     author: str
     text: str
     message_id: str
     created_at: float
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import pytest
 from bot.conversations.bot_limit import LIMIT_REACHED, MAX_IN_A_ROW
 from bot.types.messages import FinishReason
 from tests.support.builders.discord_service import labels, run_discord_service
+from tests.support.builders.picture_files import encoded, half_red
 from tests.support.fakes.discord import Can, FakeDiscord
 from tests.support.fakes.gates import Gates
 from tests.support.fakes.scripted_engine import ScriptedEngine
@@ -69,11 +70,11 @@ async def test_without_the_content_intent_an_answer_says_how_to_go_on(
         assert await (await setup.ana.slash("settings", channel=setup.general)).answered()
 
 
-async def test_a_file_that_cannot_be_read_is_reported_above_the_answer(
+async def test_a_picture_that_the_model_cannot_see_is_reported_above_the_answer(
     tmp_path: Path, discord_server: FakeDiscord
 ) -> None:
     async with run_discord_service(tmp_path, discord_server) as setup:
-        files = {"cat.png": b"\x89PNG", "a.py": b"print(1)"}
+        files = {"cat.png": encoded(half_red(), "PNG"), "a.py": b"print(1)"}
         question = await setup.ana.says(setup.general, "explain", mention=True, files=files)
         answer = await setup.answer_to(question)
         assert answer.startswith("I cannot see images, so I left out `cat.png`.")

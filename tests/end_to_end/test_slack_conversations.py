@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bot.conversations.bot_limit import LIMIT_REACHED, MAX_IN_A_ROW
+from tests.support.builders.picture_files import encoded, half_red
 from tests.support.builders.slack_service import SlackServiceSetup, run_slack_service
 from tests.support.fakes.gates import Gates
 from tests.support.fakes.scripted_engine import ScriptedEngine
@@ -206,7 +207,7 @@ async def test_an_edited_question_offers_another_answer_and_a_deleted_one_takes_
 
 async def test_files_are_read_and_pictures_are_refused_in_words(tmp_path: Path, slack_server: FakeSlack) -> None:
     async with run_slack_service(tmp_path, slack_server) as setup:
-        files = {"notes.txt": b"the code is 4711", "photo.png": b"\x89PNG"}
+        files = {"notes.txt": b"the code is 4711", "photo.png": encoded(half_red(), "PNG")}
         question = await setup.ana.says(setup.general, "look", mention=True, files=files)
         assert "I cannot see images" in await setup.answer_to(question)
         assert "4711" in str(setup.engine.asked[-1][1].prompt.turns)

@@ -3,7 +3,7 @@
 import pytest
 
 from bot.platforms.textfiles import MAX_BYTES, MAX_FILES, Files, decoded, gathered, read_as_text, refusal
-from bot.types.messages import Attachment
+from bot.types.messages import Attachment, Picture
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,8 @@ def test_a_file_is_text_if_its_content_is(data: bytes, text: str | None) -> None
 
 
 def test_what_is_not_read_is_reported_in_a_sentence() -> None:
-    assert refusal("cat.png", "image/png", 4) == "I cannot see images, so I left out `cat.png`."
-    assert refusal("logo.svg", "image/svg+xml", 4) == ""
-    assert refusal("huge.log", "text/plain", MAX_BYTES) == ""
-    assert "larger than the 200 kB" in refusal("huge.log", "text/plain", MAX_BYTES + 1)
+    assert refusal("huge.log", MAX_BYTES) == ""
+    assert "larger than the 200 kB" in refusal("huge.log", MAX_BYTES + 1)
     assert read_as_text("a.txt", b"hi") == Attachment("a.txt", "hi")
     assert read_as_text("a.pdf", b"%PDF\x00") == "`a.pdf` is not a text file, so I could not read it."
 
@@ -40,5 +38,7 @@ def test_what_is_not_read_is_reported_in_a_sentence() -> None:
 def test_the_files_of_a_message_are_gathered_with_their_remarks() -> None:
     text = Attachment("a.txt", "hi")
     assert gathered([], 0) == Files()
-    assert gathered(["No.", text, "Neither."], 3) == Files((text,), "No. Neither.")
+    assert gathered(["No.", text, "Neither."], 3) == Files((text,), (), "No. Neither.")
+    picture = Picture("a.png", "image/png", b"", 1, 1)
+    assert gathered([picture] * 5, 5) == Files((), (picture,) * 4, "I look at only the first 4 pictures of a message.")
     assert gathered([text], MAX_FILES + 1).remark == "I read only the first 5 files of a message."

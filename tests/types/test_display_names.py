@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bot.generation.user_messages import cannot_see
 from bot.platforms.adapter import Dialect
+from bot.platforms.pictures import MAX_PICTURE_BYTES, picture_refusal
 from bot.platforms.splitter import open_fence
 from bot.platforms.textfiles import MAX_BYTES, read_as_text, refusal
 from bot.replies.links import KnownLinks
@@ -59,8 +61,9 @@ def test_a_long_name_is_cut_and_says_so() -> None:
 @pytest.mark.parametrize("dialect", Dialect)
 def test_a_file_name_neither_ends_the_sentence_nor_swallows_what_follows(name: str, dialect: Dialect) -> None:
     sentences = [
-        refusal(name, "image/png", 4),
-        refusal(name, "text/plain", MAX_BYTES + 1),
+        cannot_see([name], ""),
+        picture_refusal(name, MAX_PICTURE_BYTES + 1),
+        refusal(name, MAX_BYTES + 1),
         read_as_text(name, b"%PDF\x00"),
     ]
     for sentence in sentences:
@@ -80,7 +83,7 @@ async def test_the_answer_below_a_remark_about_a_hostile_file_is_whole(
     core = setup.adapter.core
     assert core is not None
     team.asked["hello"] = "1"
-    remark = refusal(name, "image/png", 4)
+    remark = cannot_see([name], "")
     await core.handle(IncomingMessage(team.key, "1", person("ana"), "hello", 1.0, True, remark=remark))
     answer = await team.reply_to("hello")
     assert answer.reason is FinishReason.STOP

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import aiohttp
 import discord
@@ -17,10 +18,11 @@ from adapters.discord.error_mapping import mapped_errors
 from adapters.discord.inbound.events import EventTranslator, files_of, replied_to, resolved_target
 from bot.config.settings import Settings
 from bot.platforms.adapter import Core
+from bot.platforms.pictures import PictureReader, is_picture, picture_refusal
 from bot.platforms.textfiles import MAX_FILES, Files, gathered, read_as_text, refusal
 from bot.types.display_names import as_code
 from bot.types.errors import AdapterError, StorageError
-from bot.types.messages import Attachment, ConversationKey, IncomingCommand, IncomingMessage, MessageEdited
+from bot.types.messages import Attachment, ConversationKey, IncomingCommand, IncomingMessage, MessageEdited, Picture
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class ContextFetcher:
     def __init__(self, settings: Settings, client: discord.Client, core: Core, translator: EventTranslator) -> None:
         self._settings, self._client, self._core = settings, client, core
         self.translator = translator
+        self._pictures = PictureReader()
 
     def reload(self, settings: Settings) -> None:
         """Use these settings from now on."""
@@ -79,8 +82,8 @@ class ContextFetcher:
         if channel is not message.channel:
             edit = self.translator.edit(message, channel) or edit
         wanted = self.translator.addresses_bot(message, channel) or await self._follows(edit.key)
-        read = await read_files(files_of(message) if wanted else ())
-        return replace(edit, attachments=read.texts)
+        read = await self._read_files(files_of(message) if wanted else ())
+        return replace(edit, attachments=read.texts, pictures=read.pictures)
 
     async def _channel_of(self, message: discord.Message) -> MessageChannel:
         try:
@@ -107,15 +110,16 @@ class ContextFetcher:
         remarks: Sequence[str],
     ) -> IncomingMessage:
         """A message with its files and its context: earlier messages and the chain of replies."""
-        read = await read_files(files_of(message))
+        read = await self._read_files(files_of(message))
         chain = await self._reply_chain(message, channel)
-        if not (chain or event.text or read.texts) and isinstance(channel, discord.Thread):
+        if not (chain or event.text or read.texts or read.pictures) and isinstance(channel, discord.Thread):
             chain = await self._last_in_thread(message, channel)
-        target = await read_files(files_of(chain[0]) if chain and not self._is_own(chain[0]) else ())
+        target = await self._read_files(files_of(chain[0]) if chain and not self._is_own(chain[0]) else ())
         context = [
             replace(
                 self.translator.preceding(each, channel, event.key),
                 attachments=target.texts if each in chain[:1] else (),
+                pictures=target.pictures if each in chain[:1] else (),
             )
             for each in sorted({*earlier, *chain}, key=lambda each: each.id)
             if not self._is_own(each)
@@ -123,8 +127,9 @@ class ContextFetcher:
         return replace(
             event,
             attachments=read.texts,
+            pictures=read.pictures,
             reply_to=str(chain[0].id) if chain else event.reply_to,
-            context=tuple(each for each in context if each.text or each.attachments),
+            context=tuple(each for each in context if each.text or each.attachments or each.pictures),
             remark=" ".join(filter(None, [read.remark, target.remark, *remarks])),
         )
 
@@ -197,21 +202,27 @@ class ContextFetcher:
         except discord.NotFound:
             return []
 
+    async def _read_files(self, attachments: Sequence[discord.Attachment]) -> Files:
+        """Download and decode the files of a message; raises nothing."""
+        found = await asyncio.gather(*(self._read_file(attachment) for attachment in attachments[:MAX_FILES]))
+        return gathered(found, len(attachments))
 
-async def read_files(attachments: Sequence[discord.Attachment]) -> Files:
-    """Download and decode the files of a message; raises nothing."""
-    found = await asyncio.gather(*(_read_file(attachment) for attachment in attachments[:MAX_FILES]))
-    return gathered(found, len(attachments))
+    async def _read_file(self, attachment: discord.Attachment) -> Attachment | Picture | str:
+        """One file, or a sentence why it was skipped."""
+        name = attachment.filename
+        if is_picture(name, attachment.content_type or ""):
+            skipped = picture_refusal(name, attachment.size)
+            return skipped or await self._pictures.read(name, partial(_download, attachment))
+        if sentence := refusal(name, attachment.size):
+            return sentence
+        data = await _download(attachment)
+        return data if isinstance(data, str) else await asyncio.to_thread(read_as_text, name, data)
 
 
-async def _read_file(attachment: discord.Attachment) -> Attachment | str:
-    """One file, or a sentence why it was skipped."""
-    name = attachment.filename
-    if sentence := refusal(name, attachment.content_type or "", attachment.size):
-        return sentence
+async def _download(attachment: discord.Attachment) -> bytes | str:
+    """A file's content, or a sentence if it cannot be fetched."""
     try:
         async with asyncio.timeout(FILE_TIMEOUT_S):
-            data = await attachment.read()
+            return await attachment.read()
     except (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError):
-        return f"{as_code(name)} could not be fetched from Discord, so I left it out."
-    return await asyncio.to_thread(read_as_text, name, data)
+        return f"{as_code(attachment.filename)} could not be fetched from Discord, so I left it out."

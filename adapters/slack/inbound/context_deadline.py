@@ -21,10 +21,10 @@ class ContextDeadline:
         self.until = asyncio.get_running_loop().time() + seconds
         """On the loop's clock."""
 
-    async def limit(self, work: Awaitable[T], default: T) -> T:
-        """The result of `work`, or `default` if it fails or the deadline passes."""
+    async def limit(self, work: Awaitable[T], default: T, later_s: float = 0.0) -> T:
+        """The result of `work`, or `default` if it fails or the deadline and `later_s` pass."""
         try:
-            async with asyncio.timeout_at(self.until):
+            async with asyncio.timeout_at(self.until + later_s):
                 return await work
         except TimeoutError:
             log.info("Slack did not send a part of a message's context in time; it is left out.")

@@ -84,15 +84,18 @@ class ContextFetcher:
             author=author,
             text=text,
             attachments=read.texts,
+            pictures=read.pictures,
             reply_to=target,
-            context=tuple(each for each in context if each.text or each.attachments),
+            context=tuple(each for each in context if each.text or each.attachments or each.pictures),
             remark=" ".join(filter(None, (read.remark, remark))),
         )
 
     async def enrich_question(self, event: IncomingMessage, message: SlackMessage) -> IncomingMessage:
         """A message that was picked for an answer, with its files and names."""
         author, text, read = await self._details(message, message.files, ContextDeadline())
-        return replace(event, author=author, text=text, attachments=read.texts, remark=read.remark)
+        return replace(
+            event, author=author, text=text, attachments=read.texts, pictures=read.pictures, remark=read.remark
+        )
 
     async def enrich_edits(self, edits: Sequence[MessageEdited], message: SlackMessage) -> list[MessageEdited]:
         """The edits of a message with names, and with its files where the bot may have answered it."""
@@ -100,7 +103,9 @@ class ContextFetcher:
         followed = await asyncio.gather(*(self._follows(edit.key) for edit in edits))
         wanted = any(followed) or self._translator.addresses_bot(message)
         author, text, read = await self._details(message, message.files if wanted else (), deadline)
-        return [replace(edit, author=author, text=text, attachments=read.texts) for edit in edits]
+        return [
+            replace(edit, author=author, text=text, attachments=read.texts, pictures=read.pictures) for edit in edits
+        ]
 
     async def actor(self, user_id: str, channel: str) -> Person:
         """The user of a command or a button, with their rights in the channel."""
@@ -163,7 +168,7 @@ class ContextFetcher:
         files = message.files if message.ts in with_files else ()
         author, text, read = await self._details(message, files, deadline)
         event = self._translator.preceding(message, key)
-        return replace(event, author=author, text=text, attachments=read.texts)
+        return replace(event, author=author, text=text, attachments=read.texts, pictures=read.pictures)
 
 
 class _PrecedingMessages:

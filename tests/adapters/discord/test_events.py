@@ -15,6 +15,7 @@ from bot.types.messages import (
     Refused,
 )
 from tests.support.builders.discord_adapter import key_of, reply_to, run_discord_adapter
+from tests.support.builders.picture_files import encoded, half_red
 from tests.support.fakes.discord import Can
 from tests.support.fakes.discord.state import Json
 from tests.support.fakes.recording_core import RecordingCore
@@ -327,7 +328,11 @@ async def test_a_chain_ends_at_an_answer_of_the_bot_and_at_a_deleted_message() -
 
 async def test_a_mention_alone_asks_what_it_replies_to_and_says_which_files_of_it_are_not_read() -> None:
     async with run_discord_adapter() as setup:
-        theirs = await setup.ben.says(setup.general, "what is this?", files={"a.txt": b"x", "cat.png": b"\x89PNG"})
+        theirs = await setup.ben.says(
+            setup.general,
+            "what is this?",
+            files={"a.txt": b"x", "cat.png": encoded(half_red(), "PNG"), "b.pdf": b"%PDF\0"},
+        )
         await setup.ana.says(setup.general, "", mention=True, reply_to=theirs)
         event = await setup.core.message(2)
         assert (event.text, event.reply_to) == ("", theirs.id)
@@ -337,7 +342,8 @@ async def test_a_mention_alone_asks_what_it_replies_to_and_says_which_files_of_i
             "what is this?",
             (Attachment("a.txt", "x"),),
         )
-        assert event.remark == "I cannot see images, so I left out `cat.png`."
+        assert [each.name for each in target.pictures] == ["cat.png"]
+        assert event.remark == "`b.pdf` is not a text file, so I could not read it."
 
 
 async def test_a_mention_alone_in_a_thread_asks_its_last_message_or_the_one_that_it_starts_from() -> None:

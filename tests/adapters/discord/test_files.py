@@ -3,6 +3,7 @@
 from bot.platforms.textfiles import MAX_BYTES, MAX_FILES
 from bot.types.messages import Attachment
 from tests.support.builders.discord_adapter import run_discord_adapter
+from tests.support.builders.picture_files import encoded, half_red, phone_photo
 
 
 async def test_text_is_read_and_the_rest_is_reported() -> None:
@@ -17,9 +18,21 @@ async def test_text_is_read_and_the_rest_is_reported() -> None:
         event = await setup.core.message()
         assert event.attachments == (Attachment("main.rs", "fn main() {}"),)
         assert event.remark == (
-            "I cannot see images, so I left out `cat.png`. `paper.pdf` is not a text file, so I could not read it. "
+            "`cat.png` is not a PNG, JPEG, WebP or GIF picture, so I left it out. "
+            "`paper.pdf` is not a text file, so I could not read it. "
             "`huge.log` is larger than the 200 kB that I read, so I left it out."
         )
+
+
+async def test_pictures_are_handed_over_beside_the_text() -> None:
+    async with run_discord_adapter() as setup:
+        files = {"cat.png": encoded(half_red(), "PNG"), "a.txt": b"hi", "photo.jpg": phone_photo(6)}
+        await setup.ana.says(setup.general, "look", mention=True, files=files)
+        event = await setup.core.message()
+        assert event.attachments == (Attachment("a.txt", "hi"),)
+        shown = [(each.name, each.kind, each.width, each.height) for each in event.pictures]
+        assert shown == [("cat.png", "image/png", 60, 40), ("photo.jpg", "image/jpeg", 40, 60)]
+        assert event.remark == ""
 
 
 async def test_only_so_many_files_are_read() -> None:

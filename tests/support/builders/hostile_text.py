@@ -136,7 +136,7 @@ FUNCTIONS: Mapping[str, Call] = {
         bytes(byte | 0x80 if byte > 32 else byte for byte in text.encode())
     ),
     "bot.platforms.textfiles.read_as_text": lambda text: textfiles.read_as_text(text, text.encode()),
-    "bot.platforms.textfiles.refusal": lambda text: textfiles.refusal(text, text, 10**9),
+    "bot.platforms.textfiles.refusal": lambda text: textfiles.refusal(text, 10**9),
     "bot.conversations.conversations.text_with_files": lambda text: text_with_files(text, [Attachment(text, text)]),
     "bot.conversations.conversations.storable": storable,
     "bot.conversations.reply_quotes.with_quotes": _quoted,

@@ -88,6 +88,7 @@ FAULTS = {
     59: "A model's server hangs, or is busy or loading: others answer, none is given up",
     60: "A model's server breaks off an answer, or sends malformed or endless lines: never taken as whole",
     61: "A picture is a bomb, damaged, cut off or none, or has a file behind it: one sentence, or only its pixels",
+    62: "A model's server refuses pictures: asked again without them, and the answer says so",
 }
 
 

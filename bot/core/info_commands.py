@@ -76,6 +76,8 @@ class InfoCommands:
             lines.append("In what it read, each control token was broken up by a character that is not visible.")
         if usage.dropped_turns:
             lines.append(f"The oldest {counted(usage.dropped_turns, 'message')} did not fit and were left out.")
+        if usage.dropped_pictures:
+            lines.append(f"The oldest {counted(usage.dropped_pictures, 'picture')} did not fit and were left out.")
         lines += [
             "It read:",
             *(f"- {as_code(_speaker(turn))}: {as_code(turn.text)}" for turn in turns[usage.dropped_turns :]),

@@ -22,7 +22,7 @@ from bot.observability.metrics import Metrics
 from bot.replies.replies import STATUS, LiveReply, Replies
 from bot.storage import Storage
 from bot.types.engine import Engine, EngineRequest, LoadedModel, ModelServers
-from bot.types.errors import EngineDied, InhouseError, ModelError, NoServer, ServerLost, StorageError
+from bot.types.errors import CannotSee, EngineDied, InhouseError, ModelError, NoServer, ServerLost, StorageError
 from bot.types.messages import (
     FinishReason,
     GenerationRequest,
@@ -70,10 +70,13 @@ class Worker:
         locate: Locate,
         default: str,
         metrics: Metrics,
+        seeing: Callable[[str], str] = lambda _: "",
     ) -> None:
+        """seeing: finds a model other than the named one that can see, '' if there is none here."""
         self._engine, self._queue, self._storage = engine, queue, storage
         self._replies, self._conversations = replies, conversations
-        self._default, self._metrics = default, metrics
+        self._default, self._metrics, self._seeing = default, metrics, seeing
+        self._blind: set[str] = set()  # models whose servers refused pictures
         self.loader = Loader(engine, locate, metrics)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._ran_alone = False  # at the last death of the engine, one request ran
@@ -191,24 +194,21 @@ class Worker:
             if self.loader.loaded is None:  # the engine died under another request during the preparation
                 await self._requeue(request, live, counts=False)
                 return
-            params = _capped(request, prompt, self.loader.loaded)
-            if not self.loader.loaded.capabilities.vision:
+            asked = _engine_request(request, prompt, _capped(request, prompt, self.loader.loaded))
+            if self.loader.loaded.capabilities.vision is not False and request.model not in self._blind:
+                try:
+                    last = await self._stream(request, live, asked)
+                except CannotSee as error:
+                    log.warning("%s", error)
+                    self._blind.add(request.model)
+            if last is None:
                 if unseen := asked_pictures(prompt):
-                    sentence = cannot_see([each.name for each in unseen], "")
+                    sentence = cannot_see([each.name for each in unseen], self._seeing(request.model))
                     if is_only_pictures(prompt):
                         await self._end(request, FinishReason.ERROR, sentence)
                         return
                     live.add_note(sentence)
-                prompt = without_pictures(prompt)
-            async for delta in self._engine.stream(_engine_request(request, prompt, params)):
-                if delta.retracts:
-                    live.retract()
-                if delta.reasoning:
-                    live.think(delta.reasoning)
-                if delta.text and not live.text:
-                    self._metrics.first_words(request)
-                live.push(delta.text)
-                last = delta
+                last = await self._stream(request, live, replace(asked, prompt=without_pictures(prompt)))
             assert last is not None
             assert last.finish_reason is not None
             await live.finish(last.finish_reason, last.usage)
@@ -220,6 +220,20 @@ class Worker:
             raise
         except Exception as error:
             await self._failed(request, live, error)
+
+    async def _stream(self, request: GenerationRequest, live: LiveReply, asked: EngineRequest) -> TokenDelta | None:
+        """Show the text of one generation; returns its last delta."""
+        last: TokenDelta | None = None
+        async for delta in self._engine.stream(asked):
+            if delta.retracts:
+                live.retract()
+            if delta.reasoning:
+                live.think(delta.reasoning)
+            if delta.text and not live.text:
+                self._metrics.first_words(request)
+            live.push(delta.text)
+            last = delta
+        return last
 
     async def _hand_back(self, request: GenerationRequest) -> None:
         """Return a request to storage; the next start finds it even if this write fails."""

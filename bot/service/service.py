@@ -124,6 +124,7 @@ class Service:
             installed_models.locate,
             current.catalog.default,
             self._metrics,
+            self._seeing,
         )
         self._queue_status = QueueStatus(current, storage, queue, self._replies, self._worker)
         settings_commands = SettingsCommands(current, storage, conversations, installed_models, self._worker.loader)
@@ -170,6 +171,13 @@ class Service:
                 stopping=self._stopping.is_set,
             )
         )
+
+    def _seeing(self, model: str) -> str:
+        """Name of a model other than `model` that people may switch to and that can see; '' if there is none."""
+        if not isinstance(self._engine, ModelServers):
+            return ""
+        seeing, catalog = set(self._engine.seeing), self._current.catalog
+        return next((name for name in catalog.names if name != model and catalog.get(name).repo in seeing), "")
 
     async def _recover(self) -> None:
         """Resume the unfinished requests of an earlier process; those of platforms not served now stay stored.

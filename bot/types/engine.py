@@ -168,6 +168,11 @@ class ModelServers(Protocol):
         """Have `changed` called when the loaded model changes because its servers do: how many requests it takes."""
         ...
 
+    @property
+    def seeing(self) -> tuple[str, ...]:
+        """Ids of the models that servers say can see, sorted."""
+        ...
+
 
 class Engine(Protocol):
     """Generates text with one model at a time; runs requests concurrently where the model allows it."""

@@ -52,6 +52,10 @@ class RequestFailed(EngineError):
     """One request failed; the engine continues with the others."""
 
 
+class CannotSee(RequestFailed):
+    """The model refuses pictures; the same request without them may be tried."""
+
+
 class EngineDied(EngineError):
     """The engine process exited and its running requests are lost; it can be restarted.
 

@@ -295,9 +295,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Cost of one generation, in tokens and seconds. `dropped_turns`: old turns that did not fit the context window.
+    """Cost of one generation, in tokens and seconds.
 
-    cached_tokens: 0 also if a server does not tell. defused: control tokens in the texts were broken up.
+    dropped_turns, dropped_pictures: old ones that did not fit the context window. cached_tokens: 0 also if a server
+    does not tell. defused: control tokens in the texts were broken up.
     """
 
     prompt_tokens: int
@@ -309,6 +310,7 @@ class Usage:
     context_window: int
     dropped_turns: int
     defused: bool = False
+    dropped_pictures: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,7 +195,7 @@ async def test_every_statement_has_an_index_behind_it(storage: Storage, tmp_path
 
     with listening(Engine, "before_cursor_execute", note):
         await storage.expiry.step(time.time(), time.time())
-    assert len([sql for sql, _ in statements if sql.startswith(("SELECT", "DELETE"))]) == 7
+    assert len([sql for sql, _ in statements if sql.startswith(("SELECT", "DELETE"))]) == 8
     with closing(sqlite3.connect(tmp_path / "state" / "inhouse.db")) as connection:
         for sql, values in statements:
             if sql.startswith(("SELECT", "DELETE")):

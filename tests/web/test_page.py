@@ -129,6 +129,7 @@ class ServedEngine(ScriptedEngine):
         ServerState("gpu2:8000", "llama.cpp", "no connection (Connection refused)", 0, 3, 3, ()),
     )
     offered: tuple[str, ...] = ()
+    seeing: tuple[str, ...] = ()
 
     def on_change(self, changed: Callable[[LoadedModel], None]) -> None:
         """Its servers never change."""

@@ -5,15 +5,17 @@ their message there. The model's own control tokens are broken up if its tokeniz
 general forms.
 """
 
+import base64
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bot.engine.remote.profiles import Continuation
 from bot.engine.text.literal_matcher import LiteralMatcher
-from bot.engine.text.turns import first_kept, merged_texts, named, next_user
+from bot.engine.text.turns import first_kept, fit_pictures, merged_pictures, merged_texts, named, next_user
 from bot.types.errors import RequestFailed
-from bot.types.messages import Prompt, Role, Turn
+from bot.types.messages import Picture, Prompt, Role, Turn
 
 AROUND = 8
 """Tokens that a template adds to each message, at most."""
@@ -41,14 +43,16 @@ class Chat:
     """Messages of a request. `tokens`: estimated tokens of them. `dropped_turns`: oldest turns that were left out.
 
     ids: the whole prompt as token ids, instead of messages; `tokens` is their number. defused: whether a control token
-    was broken up.
+    was broken up. pictures: number of pictures in the messages.
     """
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]  # Any: a text, or a list of parts
     tokens: int
     dropped_turns: int
     ids: Sequence[int] = ()
     defused: bool = False
+    pictures: int = 0
+    dropped_pictures: int = 0
 
 
 Defuse = Callable[[str], str]
@@ -72,6 +76,17 @@ def estimate_tokens(text: str) -> int:
     return round(ascii_only / 3.5) + len(text) - ascii_only
 
 
+def estimate_picture(picture: Picture) -> int:
+    """Estimate the tokens of a picture: models take one for 750 to 1,024 pixels, or a fixed number near 256."""
+    return max(256, picture.width * picture.height // 750)
+
+
+def _part(picture: Picture) -> dict[str, Any]:  # Any: JSON
+    """A picture as a part of a message. It is sent itself: an address would make the server fetch it."""
+    data = base64.b64encode(picture.data).decode("ascii")
+    return {"type": "image_url", "image_url": {"url": f"data:{picture.kind};base64,{data}"}}
+
+
 def build_chat(prompt: Prompt, budget: float, continuation: Continuation, defuse: Defuse = defuse_forms) -> Chat:
     """Return the messages for `prompt`, of at most `budget` estimated tokens; the oldest turns are dropped first.
 
@@ -84,6 +99,7 @@ def build_chat(prompt: Prompt, budget: float, continuation: Continuation, defuse
     opening = next_user(user, 0)
     costs = [AROUND + estimate_tokens(named(turn)) for turn in turns]
     fixed = AROUND + estimate_tokens(prompt.system) + estimate_tokens(prompt.prefix)
+    turns, costs, dropped = fit_pictures(turns, costs, fixed, round(budget), estimate_picture)
     start = first_kept(costs, user, fixed, round(budget))
     broken: list[bool] = []
 
@@ -92,16 +108,22 @@ def build_chat(prompt: Prompt, budget: float, continuation: Continuation, defuse
         return new
 
     messages = _messages(prompt, turns[start:], continuation, noted)
-    return Chat(messages, fixed + sum(costs[start:]), start - opening, defused=any(broken))
+    shown = sum(len(turn.pictures) for turn in turns[start:])
+    dropped += sum(len(turn.pictures) for turn in turns[:start])
+    tokens = fixed + sum(costs[start:])
+    return Chat(messages, tokens, start - opening, (), any(broken), shown, dropped)
 
 
 def _messages(
     prompt: Prompt, turns: Sequence[Turn], continuation: Continuation, defuse: Defuse
-) -> list[dict[str, str]]:
-    messages = [{"role": "system", "content": defuse(prompt.system)}] if prompt.system.strip() else []
+) -> list[dict[str, Any]]:  # Any: a text, or a list of parts
+    messages: list[dict[str, Any]] = []
+    if prompt.system.strip():
+        messages.append({"role": "system", "content": defuse(prompt.system)})
     role, other = "user", "assistant"
-    for text in merged_texts(turns):
-        messages.append({"role": role, "content": defuse(text)})
+    for text, pictures in zip(merged_texts(turns), merged_pictures(turns), strict=True):
+        said = {"type": "text", "text": defuse(text)}
+        messages.append({"role": role, "content": [*map(_part, pictures), said] if pictures else said["text"]})
         role, other = other, role
     if prompt.prefix:
         messages.append({"role": "assistant", "content": defuse(prompt.prefix)})

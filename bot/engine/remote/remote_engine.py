@@ -30,7 +30,7 @@ from bot.types.engine import (
     ModelSource,
     ServerState,
 )
-from bot.types.errors import TOO_LONG, NoServer, RequestFailed, ServerLost
+from bot.types.errors import TOO_LONG, CannotSee, NoServer, RequestFailed, ServerLost
 from bot.types.messages import FinishReason, TokenDelta, Usage
 
 log = logging.getLogger("inhouse.engine")
@@ -98,6 +98,11 @@ class RemoteEngine:
     def on_change(self, changed: Callable[[LoadedModel], None]) -> None:
         """Have `changed` called when a server of the loaded model comes, goes or changes."""
         self._changed = changed
+
+    @property
+    def seeing(self) -> tuple[str, ...]:
+        """Ids of the models that servers say can see, sorted."""
+        return self.pool.seeing
 
     async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
         """Wait until a server that offers the model can be reached. `source.path`: its id there.
@@ -240,6 +245,8 @@ class RemoteEngine:
                 server.failed(error)
             except Refusal as error:
                 log.warning("The server %s refuses a request: %s", server, error)
+                if any(turn.pictures for turn in request.prompt.turns):
+                    raise CannotSee("The model's server refuses pictures; the log of Inhouse says why.") from error
                 raise RequestFailed("The model's server refuses this request; the log of Inhouse says why.") from error
             except Busy as error:
                 log.info("The server %s is busy: %s", server, error)
@@ -331,6 +338,7 @@ class RemoteEngine:
                 context_window=window_of(server, source),
                 dropped_turns=chat.dropped_turns,
                 defused=chat.defused,
+                dropped_pictures=chat.dropped_pictures,
             ),
             split.reasoning,
             split.retracts,

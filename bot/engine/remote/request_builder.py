@@ -70,7 +70,8 @@ class RequestBuilder:
         share: less than MARGIN after the server refused the prompt as too long.
         """
         window = window_of(server, source)
-        if await self._takes_ids(server, source.path):
+        pictures = any(turn.pictures for turn in request.prompt.turns)
+        if not pictures and await self._takes_ids(server, source.path):
             try:
                 return await self._as_ids(request, window if share == MARGIN else window // 2)
             except NoTokenIds as error:
@@ -97,7 +98,7 @@ class RequestBuilder:
 
     def measured(self, chat: Chat, tokens: int) -> None:
         """Note how many tokens a server counted in a prompt, to correct the estimate of the next ones."""
-        if tokens and not chat.ids:
+        if tokens and not chat.ids and not chat.pictures:
             self._ratio = 0.8 * self._ratio + 0.2 * min(2.0, max(0.5, tokens / max(1, chat.tokens)))
 
     async def _takes_ids(self, server: Server, model: str) -> bool:
@@ -116,7 +117,7 @@ class RequestBuilder:
         window, how = window_of(server, source), server.profile.continuation
         room = (window - _answer_tokens(request, window)) * share
         chat = build_chat(request.prompt, room / self._ratio, how, self._defuse)
-        if chat.tokens * self._ratio < room * NEAR:
+        if chat.pictures or chat.tokens * self._ratio < room * NEAR:  # servers count no pictures
             return chat
         counted = await server.count_tokens(source.path, chat.messages)
         if counted * share <= room:

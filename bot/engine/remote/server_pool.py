@@ -51,6 +51,13 @@ class ServerPool:
         return tuple(sorted({model for server in self.servers if not server.problem for model in server.models}))
 
     @property
+    def seeing(self) -> tuple[str, ...]:
+        """Ids of the models that usable servers say can see, sorted."""
+        usable = [server for server in self.servers if not server.problem]
+        found = {model for server in usable for model in server.models if server.capabilities_of(model).vision}
+        return tuple(sorted(found))
+
+    @property
     def states(self) -> tuple[ServerState, ...]:
         """The state of each server, in the order of the settings."""
         return tuple(server.state for server in self.servers)

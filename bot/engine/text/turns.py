@@ -1,8 +1,10 @@
 """Merges a conversation's turns into messages, and decides which of them a prompt keeps; pure functions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import takewhile
 
-from bot.types.messages import Role, Turn
+from bot.types.messages import Picture, Role, Turn
 
 BETWEEN = "\n\n"
 """Separator between merged turns of one role."""
@@ -32,6 +34,43 @@ def merged_texts(turns: Sequence[Turn]) -> list[str]:
             said.append([])
         said[-1].append(named(turn) if len(people) > 1 else turn.text.strip())
     return [BETWEEN.join(texts) for texts in said]
+
+
+def merged_pictures(turns: Sequence[Turn]) -> list[tuple[Picture, ...]]:
+    """Return the pictures of turns, merged as their texts are by `merged_texts`."""
+    shown: list[tuple[Picture, ...]] = []
+    assistant = True
+    for turn in turns:
+        if assistant is not (turn.role is Role.ASSISTANT):
+            assistant = not assistant
+            shown.append(())
+        shown[-1] += turn.pictures
+    return shown
+
+
+def fit_pictures(
+    turns: Sequence[Turn], costs: Sequence[int], fixed: int, budget: int, cost_of: Callable[[Picture], int]
+) -> tuple[list[Turn], list[int], int]:
+    """Drop the oldest pictures if not everything fits: old ones have half of the budget, the question's what it leaves.
+
+    Returns the turns, their costs with the pictures that are kept, and the number of dropped pictures. costs, fixed,
+    budget: as for `first_kept`.
+    """
+    asked = len(turns) - len(list(takewhile(lambda turn: turn.role is not Role.ASSISTANT, reversed(turns))))
+    own_room = budget - fixed - sum(costs[asked:])
+    everything = fixed + sum(costs) + sum(cost_of(picture) for turn in turns for picture in turn.pictures) <= budget
+    kept, totals, spent, dropped = list(turns), list(costs), 0, 0
+    for index in reversed(range(len(turns))):
+        shown: tuple[Picture, ...] = ()
+        for picture in reversed(turns[index].pictures):
+            cost, room = cost_of(picture), own_room if index >= asked else budget // 2
+            if dropped or (not everything and spent + cost > room):
+                dropped += 1
+                continue
+            shown, spent = (picture, *shown), spent + cost
+            totals[index] += cost
+        kept[index] = replace(turns[index], pictures=shown)
+    return kept, totals, dropped
 
 
 def first_kept(costs: Sequence[int], user: Sequence[bool], fixed: int, budget: int) -> int:

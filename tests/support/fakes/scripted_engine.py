@@ -54,6 +54,7 @@ class ScriptedEngine:
         self.deadly: dict[str, int] = {}  # models whose load kills the process, and how often
         self.capabilities: dict[str, Capabilities] = {}  # by model, as of its next load
         self.asked: list[tuple[str, EngineRequest]] = []  # every request, with the name of the model
+        self.vision: bool | None = False  # whether the models see
         self.peak = 0  # most requests at once
         self.closed = False
         self._external = False
@@ -98,7 +99,7 @@ class ScriptedEngine:
             raise EngineDied(DEAD)
         self.loaded = source.name
         loaded = LoadedModel(source.name, "cpu", "float32", 2048, True, self._max_running, 100, 50, 4096, 0.1)
-        return replace(loaded, capabilities=self.capabilities.get(source.name, loaded.capabilities))
+        return replace(loaded, capabilities=self.capabilities.get(source.name, Capabilities(vision=self.vision)))
 
     async def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
         """Yields words; abort and death take effect at the next one."""

@@ -165,11 +165,11 @@ _QUERIES = {
 
 @asynccontextmanager
 async def run_crash_service(
-    root: Path, *platforms: str, fresh: bool = False, answers: tuple[str, ...] = (), hang: str = "", **settings: Any
+    root: Path, *platforms: str, fresh: bool = False, answer: str = "", hang: str = "", **settings: Any
 ) -> AsyncIterator[CrashSetup]:
     """Opens a CrashSetup in `root` with some platforms. Unless `fresh`, every channel has a stored cursor.
 
-    answers, hang: as in ChildParameters.
+    answer, hang: as in ChildParameters.
     """
     async with AsyncExitStack() as stack:
         drivers: dict[str, PlatformDriver] = {}
@@ -184,7 +184,7 @@ async def run_crash_service(
             slack = await stack.enter_async_context(FakeSlack())
             drivers["slack"] = SlackDriver(slack)
             made |= slack.settings()
-        setup = CrashSetup(root, drivers, ChildParameters(str(root), made, port, authority, None, answers, hang))
+        setup = CrashSetup(root, drivers, ChildParameters(str(root), made, port, authority, None, answer, hang))
         stack.push_async_callback(setup.close)
         cursors = [cursor for driver in drivers.values() for cursor in await driver.begin()]
         if not fresh:

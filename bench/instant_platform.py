@@ -17,6 +17,7 @@ from bot.engine.remote.remote_engine import RemoteEngine
 from bot.models.catalog import Catalog
 from bot.platforms.adapter import Core, Limits
 from bot.service.service import Service
+from bot.types.engine import Engine
 from bot.types.messages import Accepted, ConversationKey, IncomingMessage, Person, Reply, Usage
 
 
@@ -100,7 +101,7 @@ async def run_service(
             http="off",
         )
         platform = InstantPlatform(interval_s)
-        engine = RemoteEngine.of(settings) if url else EngineProcess()
+        engine: Engine = RemoteEngine.of(settings) if url else EngineProcess()
         service = Service(settings, Catalog.of(settings), [platform], engine)
         running = asyncio.create_task(service.run())
         try:

@@ -134,7 +134,7 @@ async def kill_under_load(
         patched.setenv("INHOUSE_ENGINE", "openai")
         patched.setenv("INHOUSE_ENGINE_URLS", ",".join(urls))
         engine = RemoteEngine(urls)
-        more = {"ready": False, "model": load.model, "models": "", **load.settings}
+        more: dict[str, Any] = {"ready": False, "model": load.model, "models": "", **load.settings}
         async with run_service(root, engine=cast(ScriptedEngine, engine), **more) as setup:
             setup.platform.patience_s = load.patience_s
             await setup.platform.connected()

@@ -322,8 +322,9 @@ def load_settings(**overrides: Any) -> Settings:  # Any: values of the command l
             mistakes += dict.fromkeys(_sentence(detail, sources) for detail in error.errors())
             if _defaults(error).items() <= given.items():
                 raise  # a default is itself invalid: a bug
-            invalid |= _invalid(error)
-            given = {name: value for name, value in given.items() if name not in invalid} | _defaults(error)
+            now = _invalid(error)
+            invalid |= now
+            given = {name: value for name, value in given.items() if name not in now} | _defaults(error)
     if not mistakes:
         return settings
     raise Misconfigured(tuple(mistakes), settings, frozenset(invalid))

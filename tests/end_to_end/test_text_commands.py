@@ -76,7 +76,7 @@ async def test_a_mention_before_or_after_makes_it_a_command(tmp_path: Path, plat
         ("!system you are a pirate,\nand polite", "The instructions here are changed."),
         ("!temperature\n0.2", "temperature is now 0.2 here."),
         ("!temperature hot", "temperature must be a number between 0 and 2, not `hot`."),
-        ("!export pdf", "export must be markdown or json, not `pdf`."),
+        ("!export pdf", "export must be markdown, json or thoughts, not `pdf`."),
     ],
 )
 async def test_arguments_of_a_command_to_the_bot(tmp_path: Path, platform: Platform, text: str, answer: str) -> None:

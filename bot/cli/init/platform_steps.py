@@ -1,7 +1,6 @@
 """The second and third step of `inhouse init`: Discord and Slack, with tokens that are checked as they are pasted."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -150,7 +149,7 @@ def _paste(session: Session, variable: str, title: str) -> str | None:
     kind, begins = SLACK_TOKENS.get(variable, ("token", ""))
     question = f"Paste the {kind}{f' ({begins}...)' if begins else ''}; it is not shown, Enter skips {title}"
     while token := session.prompts.secret(question):
-        token = re.sub(rf"^(?:{variable}\s*=|Bot\s)\s*", "", token).strip("'\"")
+        token = token.removeprefix(f"{variable}=").removeprefix("Bot ").strip(" \t'\"")
         other = next(
             (name for name, (_, mark) in SLACK_TOKENS.items() if mark != begins and token.startswith(mark)), ""
         )

@@ -51,7 +51,7 @@ CAUSES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             "this version of {title} does not know its architecture ({what}). Update {title}, or choose another model",
         ),
         (
-            r"unknown pre-tokenizer type: '([\w.-]{1,60})'",
+            r"unknown (?:pre-tokenizer type|tokenizer): '([\w.-]{1,60})'",
             "this version of {title} does not know its tokenizer ({what}). Update {title}, or choose another model",
         ),
         (r"couldn't bind|address already in use", "another program took its port. Try again"),

@@ -119,7 +119,7 @@ async def test_close_ends_the_prompt(keyboard: Keyboard) -> None:
         ("/model ", ["smollm2", "phi-4"]),
         ("/model p", ["phi-4"]),
         ("/forget m", ["mine"]),
-        ("/export ", ["markdown", "json"]),
+        ("/export ", ["markdown", "json", "thoughts"]),
         ("/stop ", []),
         ("/nothing ", []),
         ("temperature", []),

@@ -198,7 +198,7 @@ def damaged(file: Path, folder: Path, how: str) -> Path:
     ("how", "sentence"),
     [
         ("architecture", "this version of llama.cpp does not know its architecture (llamx)"),
-        ("tokenizer", "The engine's process"),
+        ("tokenizer", "this version of llama.cpp does not know its tokenizer (gpt9)"),
     ],
 )
 async def test_a_model_that_llama_cpp_cannot_load_is_named_with_the_cause(

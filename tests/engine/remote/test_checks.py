@@ -76,7 +76,7 @@ async def test_a_server_that_lists_its_model_but_is_not_healthy_is_wrong() -> No
         ({"engine": "openai", "engine_urls": "http://gpu1:8000/v1"}, "there is no INHOUSE_MODEL"),
         ({"engine_urls": "gpu1:8000"}, "INHOUSE_ENGINE_URLS"),
         ({"engine_urls": "http://user:secret@gpu1/v1"}, "INHOUSE_ENGINE_URLS"),
-        ({"engine": "vlm"}, "auto or openai"),
+        ({"engine": "vlm"}, "auto, openai, vllm or llama.cpp"),
         ({"engine_key": "two words"}, "INHOUSE_ENGINE_KEY .* is not a token"),
     ],
 )

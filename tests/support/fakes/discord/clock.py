@@ -53,7 +53,7 @@ class Changes:
                 waiter.set_result(None)
         self._waiters.clear()
 
-    async def until(self, condition: Callable[[], object], timeout: float = 5.0) -> None:  # noqa: ASYNC109 -- reads well
+    async def until(self, condition: Callable[[], object], timeout: float = 20.0) -> None:  # noqa: ASYNC109 -- reads well
         """Waits until `condition()` is true. Raises AssertionError with the fake's state after `timeout` seconds."""
         end = time.monotonic() + timeout
         while not condition():

@@ -117,8 +117,7 @@ def stem(name: str) -> str:
 
 
 def _has_label(name: str, label: str) -> bool:
-    pattern = rf"(?:^|[-._]){re.escape(label)}(?:[-.]|$)"
-    return re.search(pattern, stem(name), re.IGNORECASE) is not None
+    return re.search(rf"(?:^|[-._]){re.escape(label)}(?:[-.]|$)", stem(name), re.IGNORECASE) is not None
 
 
 def _base(name: str) -> str:

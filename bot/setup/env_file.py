@@ -173,8 +173,9 @@ def _is_of(binding: Binding, name: str) -> bool:
 
 def _is_example(binding: Binding, name: str) -> bool:
     """Whether this is a comment such as '#NAME=value'."""
-    example = rf"\s*#[^\S\r\n]*{name}[^\S\r\n]*=[^\r\n]*\s*"
-    return binding.key is None and re.fullmatch(example, binding.original.string) is not None
+    if binding.key is not None:
+        return False
+    return re.fullmatch(rf"\s*#[^\S\r\n]*{re.escape(name)}[^\S\r\n]*=[^\r\n]*\s*", binding.original.string) is not None
 
 
 def _values(text: str) -> dict[str, str]:

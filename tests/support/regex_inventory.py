@@ -23,6 +23,9 @@ EXAMPLES: dict[str, object] = {
     "either": "user|assistant|<@1>|<@!1>",
     "brackets": ["<|im_end|>", "[INST]"],
     "first": "<\\[",
+    "label": "Q4_K_M",
+    "name": "NAME",
+    "names": ("<think>", "</think>"),
     "control": re.compile(r"<\|im_end\|>|<s>"),
 }
 """Values for names in expressions that are no globals of their module."""

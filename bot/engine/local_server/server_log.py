@@ -17,72 +17,85 @@ MOST_CHARS = 1000
 ERROR = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} E |^(?:\(\w+ pid=\d+\) )?(?:ERROR|CRITICAL)\b|^\w*(?:Error|Exception): ")
 """Errors of llama.cpp, of vLLM, and the last line of a Python traceback."""
 
-STAGES: tuple[tuple[re.Pattern[str], str, float], ...] = tuple(
-    (re.compile(pattern), stage, share)
-    for pattern, stage, share in (
-        (r"load_model: loading model", "reading the weights", 0.0),
-        (r"Starting to load model|Loading (?:model )?weights", "reading the weights", 0.15),
-        (r"(?:Loading|Fetching) .*shards.*?: +(\d+)% ", "reading the weights", 0.2),
-        (r"Loading weights took|Model loading took", "preparing the weights", 0.6),
-        (r"[Ww]arming up|torch\.compile (?:takes|took)|Dynamo bytecode|KV cache size", "warming up", 0.7),
-        (r"Capturing CUDA graphs?.*?: +(\d+)%", "capturing CUDA graphs", 0.8),
-        (r"init engine \(profile", "starting its API", 0.95),
-        (r"model loaded|Starting vLLM (?:API )?server|Application startup complete", "starting its API", 0.97),
-    )
+STAGES: tuple[tuple[re.Pattern[str], str, float], ...] = (
+    (re.compile(r"load_model: loading model"), "reading the weights", 0.0),
+    (re.compile(r"Starting to load model|Loading (?:model )?weights"), "reading the weights", 0.15),
+    (re.compile(r"(?:Loading|Fetching) .*shards.*?: +(\d+)% "), "reading the weights", 0.2),
+    (re.compile(r"Loading weights took|Model loading took"), "preparing the weights", 0.6),
+    (re.compile(r"[Ww]arming up|torch\.compile (?:takes|took)|Dynamo bytecode|KV cache size"), "warming up", 0.7),
+    (re.compile(r"Capturing CUDA graphs?.*?: +(\d+)%"), "capturing CUDA graphs", 0.8),
+    (re.compile(r"init engine \(profile"), "starting its API", 0.95),
+    (re.compile(r"model loaded|Starting vLLM (?:API )?server|Application startup complete"), "starting its API", 0.97),
 )
 """What a line says about the load: a pattern, the stage, and its share of the load. A percentage counts within it."""
 WITHIN = {0.2: 0.4, 0.8: 0.15}
 """Width of the stages that have a percentage, by their begin."""
 
 NO_MEMORY = "there is not enough memory for it. Choose a smaller model, or one with fewer bits"
-CAUSES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern, re.IGNORECASE), cause)
-    for pattern, cause in (
-        (
-            r"out of memory|OutOfMemory|bad_alloc|failed to allocate|can(?:no|')t allocate memory|unable to allocate"
+CAUSES: tuple[tuple[re.Pattern[str], str], ...] = (
+    (
+        re.compile(
+            r"(?i)out of memory|OutOfMemory|bad_alloc|failed to allocate|can(?:no|')t allocate memory"
+            r"|unable to allocate"
             r"|no available memory for the cache|less than desired (?:GPU|CPU) memory"
-            r"|larger than the available KV cache memory|insufficient memory",
-            NO_MEMORY,
+            r"|larger than the available KV cache memory|insufficient memory"
         ),
-        (
-            r"unknown model architecture: '([\w.-]{1,60})'"
+        NO_MEMORY,
+    ),
+    (
+        re.compile(
+            r"(?i)unknown model architecture: '([\w.-]{1,60})'"
             r"|architectures? \[?'?([\w.-]{1,60})'?\]? (?:are|is) not supported"
-            r"|model type `([\w.-]{1,60})` but Transformers does not recognize",
-            "this version of {title} does not know its architecture ({what}). Update {title}, or choose another model",
+            r"|model type `([\w.-]{1,60})` but Transformers does not recognize"
         ),
-        (
-            r"unknown (?:pre-tokenizer type|tokenizer): '([\w.-]{1,60})'",
-            "this version of {title} does not know its tokenizer ({what}). Update {title}, or choose another model",
+        "this version of {title} does not know its architecture ({what}). Update {title}, or choose another model",
+    ),
+    (
+        re.compile(r"(?i)unknown (?:pre-tokenizer type|tokenizer): '([\w.-]{1,60})'"),
+        "this version of {title} does not know its tokenizer ({what}). Update {title}, or choose another model",
+    ),
+    (re.compile(r"(?i)couldn't bind|address already in use"), "another program took its port. Try again"),
+    (
+        re.compile(
+            r"(?i)error while loading shared libraries: ([\w.+-]{1,60})"
+            r"|^(?:ImportError: )?(lib[\w.+-]{1,60}): cannot open"
+            r"|ModuleNotFoundError: No module named '([\w.]{1,60})'"
         ),
-        (r"couldn't bind|address already in use", "another program took its port. Try again"),
-        (
-            r"error while loading shared libraries: ([\w.+-]{1,60})|^(?:ImportError: )?(lib[\w.+-]{1,60}): cannot open"
-            r"|ModuleNotFoundError: No module named '([\w.]{1,60})'",
-            "{title} lacks a library ({what}). Install {title} again",
+        "{title} lacks a library ({what}). Install {title} again",
+    ),
+    (
+        re.compile(
+            r"(?i)(?:invalid argument|unrecognized arguments?|unknown argument|invalid option)"
+            r": ?'?(-[\w-]{1,40})"
         ),
-        (
-            r"(?:invalid argument|unrecognized arguments?|unknown argument|invalid option): ?'?(-[\w-]{1,40})",
-            "{title} does not know the argument {what}. Correct INHOUSE_ENGINE_ARGS, or update {title}",
+        "{title} does not know the argument {what}. Correct INHOUSE_ENGINE_ARGS, or update {title}",
+    ),
+    (
+        re.compile(r"(?i)error while handling argument \"(-[\w-]{1,40})|error: argument (-[\w-]{1,40})"),
+        "the argument {what} has a value that {title} does not take. Correct INHOUSE_ENGINE_ARGS",
+    ),
+    (
+        re.compile(
+            r"(?i)failed to (?:open|read) GGUF|failed to read key-value pairs|invalid magic"
+            r"|not within the file bounds"
+            r"|HeaderTooLarge|MetadataIncompleteBuffer|tensor .{1,80} is (?:missing|not found)|SafetensorError"
         ),
-        (r"error while handling argument \"(-[\w-]{1,40})|error: argument (-[\w-]{1,40})",
-         "the argument {what} has a value that {title} does not take. Correct INHOUSE_ENGINE_ARGS"),
-        (
-            r"failed to (?:open|read) GGUF|failed to read key-value pairs|invalid magic|not within the file bounds"
-            r"|HeaderTooLarge|MetadataIncompleteBuffer|tensor .{1,80} is (?:missing|not found)|SafetensorError",
-            "its file cannot be read or is damaged. Remove the model and fetch it again",
+        "its file cannot be read or is damaged. Remove the model and fetch it again",
+    ),
+    (
+        re.compile(
+            r"(?i)Failed to infer device type|no CUDA-capable device|CUDA driver version is insufficient"
+            r"|no kernel image"
+            r"|NVIDIA driver"
         ),
-        (
-            r"Failed to infer device type|no CUDA-capable device|CUDA driver version is insufficient|no kernel image"
-            r"|NVIDIA driver",
-            "{title} finds no GPU that it can use. `inhouse doctor` looks at the GPU",
-        ),
-        (r"illegal instruction", "this build of {title} needs instructions that this processor lacks"),
-        (
-            r"trust_remote_code",
-            "it has code of its own in its repository, which Inhouse does not run. Choose another model",
-        ),
-    )
-)  # fmt: skip
+        "{title} finds no GPU that it can use. `inhouse doctor` looks at the GPU",
+    ),
+    (re.compile(r"(?i)illegal instruction"), "this build of {title} needs instructions that this processor lacks"),
+    (
+        re.compile(r"(?i)trust_remote_code"),
+        "it has code of its own in its repository, which Inhouse does not run. Choose another model",
+    ),
+)
 """What a line of the log says about the cause of an exit. Groups are what it names."""
 
 RETRY = re.compile(r"couldn't bind|address already in use", re.IGNORECASE)

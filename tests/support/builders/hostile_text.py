@@ -5,6 +5,7 @@ prefix, a piece that is repeated, and a suffix that makes the match fail.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -27,8 +28,9 @@ from bot.config import address
 from bot.conversations.conversations import storable, text_with_files
 from bot.conversations.reply_quotes import with_quotes
 from bot.doctor import report
+from bot.models import model_spec
 from bot.observability.logs import Redactor, prefixed
-from bot.platforms import encodings, markdown_scanner, splitter, textfiles
+from bot.platforms import encodings, markdown_scanner, picture_process, splitter, textfiles
 from bot.platforms.adapter import Dialect, Limits
 from bot.replies import links, markdown, renderer
 from bot.storage import StoredTurn
@@ -94,6 +96,13 @@ def _rich_text(text: str) -> dict[str, Any]:  # Any: JSON
     return {"blocks": [{"type": "rich_text", "elements": [code, styled, items]}, table]}
 
 
+def _picture(text: str) -> None:
+    with suppress(picture_process.Refused):
+        picture_process.reencoded(
+            text.encode("utf-8", "replace"), picture_process.Limits(5, 512, 10**6, 100, 100, 10**5)
+        )
+
+
 FUNCTIONS: Mapping[str, Call] = {
     "bot.replies.links.urls_in": links.urls_in,
     "bot.replies.links.with_links": lambda text: links.with_links(text, PEOPLE),
@@ -132,6 +141,9 @@ FUNCTIONS: Mapping[str, Call] = {
         text, FinishReason.ERROR, None, text
     ),
     "bot.platforms.textfiles.decoded": lambda text: textfiles.decoded(text.encode()),
+    "bot.models.model_spec.is_repository": model_spec.is_repository,
+    "bot.platforms.picture_process.reencoded": _picture,
+    "bot.platforms.encodings.is_of_one_script": encodings.is_of_one_script,
     "bot.platforms.encodings.detect": lambda text: encodings.detect(
         bytes(byte | 0x80 if byte > 32 else byte for byte in text.encode())
     ),

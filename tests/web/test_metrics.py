@@ -157,7 +157,7 @@ async def test_discord_tells_its_429s_and_whether_it_is_connected(tmp_path: Path
         adapter = setup.adapter
         await server.until(lambda: adapter.connected)
         assert adapter.rate_limited == 0
-        server.limits.pause_all(0.3)
+        server.limits.pause_all(1.0)
         question = await setup.ana.says(setup.general, "hello", mention=True)
         assert await setup.answer_to(question) == "You said: hello"
         assert adapter.rate_limited == server.rate_limited > 0
@@ -168,7 +168,7 @@ async def test_slack_tells_its_429s_and_whether_it_is_connected(tmp_path: Path) 
         adapter = setup.adapter
         await server.until(lambda: adapter.connected)
         assert adapter.rate_limited == 0
-        server.limits.exhaust("chat.postMessage", 0.3, setup.general.id)
+        server.limits.exhaust("chat.postMessage", 1.0, setup.general.id)
         server.streams_enabled = False
         question = await setup.ana.says(setup.general, "hello", mention=True)
         assert await setup.answer_to(question) == "You said: hello"

@@ -80,6 +80,7 @@ proof: $(VENV)/ready-dev
 
 proof-servers: $(VENV)/ready-dev model
 	$(BIN)/python -m pytest bench/proof_servers -o timeout=1800 --durations=0 $(ARGS)
+	$(BIN)/python -m pytest -p bench.proof_servers.vllm_engine tests/engine/contract -k vLLM -o timeout=1800 $(ARGS)
 	$(BIN)/python -m bench.agreement --vllm
 
 soak: $(VENV)/ready-dev

@@ -1,4 +1,4 @@
-"""Tests the engine on real servers with SmolLM2: llama.cpp and transformers serve."""
+"""Tests the engine on the real llama.cpp server with SmolLM2, beyond the contract of all engines."""
 
 import asyncio
 import json
@@ -14,12 +14,11 @@ from bot.conversations.conversations import text_with_files
 from bot.types.engine import EngineRequest, ModelSource
 from bot.types.errors import RequestFailed, ServerLost
 from bot.types.messages import Attachment, FinishReason, Prompt, Role, SamplingParams, Turn
-from tests.support.real_servers.contract import (
+from tests.support.real_servers.asking import (
     ENDLESS,
     GREEDY,
     PATIENCE_S,
     QUESTION,
-    ServerContract,
     answer,
     request,
     run_engine,
@@ -27,24 +26,6 @@ from tests.support.real_servers.contract import (
 from tests.support.real_servers.servers import ROOT, RealServer, llama_cpp
 
 pytest_plugins = ["tests.support.fixtures.real_servers"]
-
-pytestmark = pytest.mark.timeout(400)  # a busy machine takes minutes to start `transformers serve`
-
-
-class TestLlamaCpp(ServerContract):
-    """The contract over llama.cpp's server."""
-
-    @pytest.fixture
-    def server(self, llama_server: RealServer) -> RealServer:
-        return llama_server
-
-
-class TestTransformersServe(ServerContract):
-    """The contract over `transformers serve`."""
-
-    @pytest.fixture
-    def server(self, transformers_server: RealServer) -> RealServer:
-        return transformers_server
 
 
 async def until(server: RealServer, fits: Callable[[list[bool]], bool]) -> None:
@@ -157,16 +138,6 @@ async def test_a_server_that_is_killed_in_the_middle_answers_again_after_its_res
 TESTER = """
 import sys
 from pathlib import Path
-from tests.support.real_servers.contract import (
-    ENDLESS,
-    GREEDY,
-    PATIENCE_S,
-    QUESTION,
-    ServerContract,
-    answer,
-    request,
-    run_engine,
-)
 from tests.support.real_servers.servers import llama_cpp
 server = llama_cpp(Path(sys.argv[1]), Path(sys.argv[2]))
 server.start()

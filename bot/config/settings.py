@@ -188,7 +188,7 @@ class Settings(BaseSettings):
 
     temperature: float = Field(0.7, ge=0, le=2, allow_inf_nan=False, description="a number between 0 and 2")
     top_p: float = Field(0.95, ge=0.01, le=1, allow_inf_nan=False, description="a number between 0.01 and 1")
-    repetition_penalty: float = Field(1.1, ge=1, le=2, allow_inf_nan=False, description="a number between 1 and 2")
+    repetition_penalty: float = Field(1.0, ge=1, le=2, allow_inf_nan=False, description="a number between 1 and 2")
     max_tokens: int = Field(512, ge=1, le=8192, description="a whole number between 1 and 8192")
     think_tokens: int = Field(2048, ge=0, le=65_536, description="a whole number between 0 and 65536")
     system_prompt: str | None = Field(None, description="a text")

@@ -19,6 +19,7 @@ from bot.conversations.reply_quotes import DELETED, MAX_CHAIN, with_quotes
 from bot.conversations.request_queue import RequestQueue
 from bot.conversations.service_order import PersonKey
 from bot.models.runtime_config import RuntimeConfig
+from bot.models.sampling_defaults import SamplingDefaults
 from bot.storage import NewTurn, Storage, StoredRequest, StoredTurn, as_turn, shield_from_cancellation
 from bot.types.display_names import one_line
 from bot.types.messages import (
@@ -63,6 +64,7 @@ class Conversations:
 
     def __init__(self, current: RuntimeConfig, storage: Storage, queue: RequestQueue) -> None:
         self._current, self._storage, self._queue = current, storage, queue
+        self._defaults = SamplingDefaults(current)
         self._known: OrderedDict[Identity, None] = OrderedDict()  # messages stored recently
         self._storing: dict[Identity, asyncio.Event] = {}  # messages being stored; the event is set at the end
         self.redelivered = 0
@@ -269,24 +271,25 @@ class Conversations:
     def params_of(self, chosen: Mapping[str, str], *, another: bool = False) -> SamplingParams:
         """Return the sampling parameters of a conversation with these settings.
 
-        The catalog's temperature applies unless the operator or the conversation set one. `another` ignores it: at
-        temperature 0 the new answer would equal the old one.
+        `another`: a model's own temperature of 0 does not count, since the new answer would equal the old one.
         """
         settings = self._current.settings
-        temperature = settings.temperature
-        catalog = self._current.catalog
-        model = self.model_of(chosen)
-        own = catalog.get(model).temperature if model in catalog.names else None
-        if own is not None and not another and "temperature" not in settings.model_fields_set:
-            temperature = own
+        own = self._defaults.of(self.model_of(chosen), greedy=not another)
         return SamplingParams(
-            temperature=float(chosen.get("temperature", temperature)),
-            top_p=float(chosen.get("top_p", settings.top_p)),
-            repetition_penalty=settings.repetition_penalty,
+            temperature=float(chosen.get("temperature", own["temperature"].value)),
+            top_p=float(chosen.get("top_p", own["top_p"].value)),
+            top_k=int(own["top_k"].value),
+            min_p=own["min_p"].value,
+            repetition_penalty=own["repetition_penalty"].value,
+            presence_penalty=own["presence_penalty"].value,
             max_tokens=int(chosen.get("max_tokens", settings.max_tokens)),
             think=chosen.get("think", ""),
             think_tokens=settings.think_tokens,
         )
+
+    def sources_of(self, chosen: Mapping[str, str]) -> dict[str, str]:
+        """Return where each sampling parameter comes from that a conversation with these settings did not set."""
+        return {name: each.source for name, each in self._defaults.of(self.model_of(chosen)).items()}
 
     def system_of(self, chosen: Mapping[str, str], model: str) -> str:
         """Return the system prompt: the conversation's, else the operator's, else the model's.

@@ -4,14 +4,16 @@
 A setting belongs to the channel or thread where it was set; a thread's setting overrides the channel's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from bot.config.settings import variable
 from bot.conversations.conversations import Conversations
 from bot.generation.model_loader import Loader
 from bot.models.fit import Verdict
 from bot.models.installed_models import InstalledModels
 from bot.models.runtime_config import RuntimeConfig
+from bot.models.sampling_defaults import CATALOG_SOURCE, DEFAULTS
 from bot.storage import Storage
 from bot.types.display_names import as_code
 from bot.types.engine import Capabilities
@@ -19,6 +21,8 @@ from bot.types.errors import ModelError, RequestRefused
 from bot.types.messages import Choice, IncomingCommand, Notice, Outcome
 
 CLEAR = "clear"
+ALWAYS_SHOWN = ("temperature", "top_p", "repetition_penalty")
+"""Sampling parameters that /settings shows even if they are off."""
 DEFAULT = "as the model does by default"
 """How much a model thinks that was not told."""
 
@@ -101,19 +105,33 @@ class SettingsCommands:
         system = self._conversations.system_of(chosen, model)
         loaded = self._loader.loaded
         known = loaded.capabilities if loaded is not None and loaded.name == model else Capabilities()
+        sampling = {
+            name: f"{getattr(params, name):g}"
+            for name, off in DEFAULTS.items()
+            if name in ALWAYS_SHOWN or getattr(params, name) != off
+        }
         values = {
             "model": model,
-            "temperature": f"{params.temperature:g}",
-            "top_p": f"{params.top_p:g}",
+            **sampling,
             "max_tokens": f"{params.max_tokens}",
             "think": params.think or DEFAULT,
             "system": as_code(system) if system else "none",
         }
-        where = {name: "set here" if name in here else "set for the channel" for name in chosen}
+        where = self._origins(chosen)
+        where |= {name: "set here" if name in here else "set for the channel" for name in chosen}
         lines = [f"- {name}: {text} ({where.get(name, 'default')})" for name, text in values.items()]
         lines += [f"- the model {', '.join(known.abilities)}"] * bool(known.abilities)
-        lines += [f"- {name}: the model's server does not take it and uses its own" for name in known.lacks]
+        lacking = [name for name in known.lacks if name in values]
+        lines += [f"- {name}: the model's server does not take it and uses its own" for name in lacking]
         return Notice("\n".join(lines))
+
+    def _origins(self, chosen: Mapping[str, str]) -> dict[str, str]:
+        """Where each value comes from that neither the channel nor the thread has set."""
+        settings = self._config.settings
+        given = ("model", "max_tokens", "system_prompt")
+        found = {name: variable(name) for name in given if name in settings.model_fields_set}
+        system = {"system": found.pop("system_prompt", CATALOG_SOURCE)}
+        return found | system | self._conversations.sources_of(chosen)
 
     def choices(self, command: str, prefix: str) -> Sequence[Choice]:
         """Completions of /model: names with their fit on this machine."""

@@ -59,6 +59,11 @@ class ModelSpec(BaseModel):
     stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
     system: Text = SYSTEM
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(ge=0.01, le=1, allow_inf_nan=False)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=1, le=2, allow_inf_nan=False)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
     focus: Annotated[str, Field(max_length=20)] = ""
     licence: Text = ""
     licence_url: Text = ""

@@ -222,7 +222,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Sampling parameters. temperature 0 is greedy; top_k 0 disables top-k; seed None is random.
+    """Sampling parameters. temperature 0 is greedy; top_k 0 and min_p 0 are off; seed None is random.
 
     think: how much the model thinks before it answers: off, low, high, or '' for its default. think_tokens: most tokens
     of thoughts, besides the max_tokens of the answer; thoughts that need more take them from these.
@@ -231,7 +231,9 @@ class SamplingParams:
     temperature: float = 0.7
     top_p: float = 0.95
     top_k: int = 0
+    min_p: float = 0.0
     repetition_penalty: float = 1.1
+    presence_penalty: float = 0.0
     max_tokens: int = 512
     stop: tuple[str, ...] = ()
     seed: int | None = None

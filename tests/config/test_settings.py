@@ -33,7 +33,7 @@ def complaint(**overrides: object) -> str:
 def test_without_anything_set_the_defaults_hold() -> None:
     settings = load_settings()
     assert (settings.model, settings.models, settings.gpu_layers, settings.kv_cache_mb) == ("smollm2", (), None, None)
-    assert (settings.temperature, settings.top_p, settings.repetition_penalty) == (0.7, 0.95, 1.1)
+    assert (settings.temperature, settings.top_p, settings.repetition_penalty) == (0.7, 0.95, 1.0)
     assert (settings.follow_threads, settings.reply_in_thread, settings.catchup_messages) == (True, None, 50)
     assert settings.hf_token is settings.discord_bot_token is None
     assert secrets(settings) == ()

@@ -5,8 +5,8 @@ keep their logits (the first index wins ties, as in generate()); in a sampled ro
 Sampling adds Gumbel noise to the kept logits and takes the maximum, which draws from exactly their softmax. A row with
 NaN yields an arbitrary token for itself only; nothing raises.
 
-The kept tokens are those of transformers' own warpers (temperature, then top-k, then top-p). They are searched among
-the highest logits (PREFILTERS) where these provably contain them all, else among all.
+The kept tokens are those of transformers' own warpers (temperature, then top-k, then top-p, then min-p). They are
+searched among the highest logits (PREFILTERS) where these provably contain them all, else among all.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,13 +29,14 @@ History = tuple[Sequence[int], Sequence[int]]
 
 
 class RequestSampler:
-    """Sampling parameters of one request, and the ids seen so far if its repetition penalty needs them."""
+    """Sampling parameters of one request, and the ids seen so far if its penalties need them."""
 
     def __init__(self, params: SamplingParams, vocabulary: int) -> None:
         self.temperature = 0.0 if params.temperature < GREEDY_BELOW else params.temperature
         self.top_k = params.top_k if params.top_k < vocabulary else 0
         self.top_p = params.top_p
-        self.penalty = params.repetition_penalty
+        self.min_p = params.min_p
+        self.penalty, self.presence = params.repetition_penalty, params.presence_penalty
         self._room = params.max_tokens
         self._seen: Tensor | None = None
         self._first = 0  # number of distinct ids in the prompt
@@ -51,6 +52,15 @@ class RequestSampler:
             self._seen[self._first + place] = generated[place]
         self._generated = len(generated)
         return self._seen[: self._first + self._generated]
+
+    @property
+    def penalised(self) -> bool:
+        """Whether a penalty applies, so that the ids seen so far are needed."""
+        return self.penalty != 1.0 or self.presence != 0.0
+
+    def generated(self, seen: Tensor) -> Tensor:
+        """The ids of the answer among those that `seen` returned."""
+        return seen[self._first :]
 
     def truncate(self, generated: int) -> None:
         """Keep only the first `generated` ids of the answer; drops rejected draft tokens."""
@@ -98,16 +108,17 @@ def sample_tokens(logits: Tensor, samplers: Sequence[RequestSampler], histories:
 def mark_next_tokens(logits: Tensor, samplers: Sequence[RequestSampler], histories: Sequence[History]) -> None:
     """Change the logits in place so that each row's argmax is its next token."""
     seen = [
-        sampler.seen(*history, logits.device) if sampler.penalty != 1.0 else None
+        sampler.seen(*history, logits.device) if sampler.penalised else None
         for sampler, history in zip(samplers, histories, strict=True)
     ]
     apply_repetition_penalty(logits, samplers, seen)
+    apply_presence_penalty(logits, samplers, seen)
     mark_samples(logits, samplers)
 
 
 def apply_repetition_penalty(scores: Tensor, samplers: Sequence[RequestSampler], seen: Sequence[Tensor | None]) -> None:
     """Apply each row's repetition penalty in place: divides seen tokens' positive logits, multiplies negative ones."""
-    rows = [(row, ids) for row, ids in enumerate(seen) if ids is not None]
+    rows = [(row, ids) for row, ids in enumerate(seen) if ids is not None and samplers[row].penalty != 1.0]
     if not rows:
         return
     width = scores.size(-1)
@@ -116,6 +127,14 @@ def apply_repetition_penalty(scores: Tensor, samplers: Sequence[RequestSampler],
     penalty = torch.cat([scores.new_full((len(ids),), samplers[row].penalty) for row, ids in rows])
     old = flat[index]
     flat[index] = torch.where(old < 0, old * penalty, old / penalty)
+
+
+def apply_presence_penalty(scores: Tensor, samplers: Sequence[RequestSampler], seen: Sequence[Tensor | None]) -> None:
+    """Subtract each row's presence penalty in place from the logits of tokens that its answer already has."""
+    for row, (sampler, ids) in enumerate(zip(samplers, seen, strict=True)):
+        if ids is not None and sampler.presence:
+            said = sampler.generated(ids)
+            scores[row, said] = scores[row, said] - sampler.presence  # a repeated id gets the same value each time
 
 
 def mark_samples(scores: Tensor, samplers: Sequence[RequestSampler]) -> None:
@@ -128,23 +147,25 @@ def mark_samples(scores: Tensor, samplers: Sequence[RequestSampler]) -> None:
     temperature = torch.tensor([samplers[row].temperature for row in warm], device=device)
     top_k = torch.tensor([samplers[row].top_k for row in warm], device=device)
     top_p = torch.tensor([samplers[row].top_p for row in warm], device=device)
+    min_p = torch.tensor([samplers[row].min_p for row in warm], device=device)
     logits = scores[rows] / temperature.unsqueeze(-1)
-    scores[rows, sample(logits, top_k, top_p)] = torch.inf
+    scores[rows, sample(logits, top_k, top_p, min_p)] = torch.inf
 
 
-def sample(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+def sample(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
     """Sample one token per row: ids, int64 [rows], of logits [rows, vocabulary] already divided by temperature."""
+    least = (logits.amax(-1) + min_p.log()).unsqueeze(-1)  # -inf where min_p is 0
     drawn = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     free = (top_k == 0) & (top_p >= 1.0)
     if bool(free.any()):
-        drawn[free] = _noisy_argmax(logits[free]).squeeze(-1)
+        drawn[free] = _noisy_argmax(_above(logits[free], least[free])).squeeze(-1)
     rest = (~free).nonzero().squeeze(-1)
     vocabulary = logits.size(-1)
     for width in (*(width for width in PREFILTERS if width < vocabulary), vocabulary):
         if not len(rest):
             break
         kept, ids, complete = top_candidates(logits[rest], top_k[rest], top_p[rest], width)
-        drawn[rest] = ids.gather(-1, _noisy_argmax(kept)).squeeze(-1)
+        drawn[rest] = ids.gather(-1, _noisy_argmax(_above(kept, least[rest]))).squeeze(-1)
         rest = rest[~complete]
     return drawn
 
@@ -172,6 +193,11 @@ def top_candidates(logits: Tensor, top_k: Tensor, top_p: Tensor, width: int) -> 
     # Without top-k, a row is exact if the probabilities inside the width already reach top-p.
     p_inside = ~has_k & (top_p < 1.0) & (chance.sum(-1) >= top_p)
     return kept, ids, everything if width == vocabulary else k_inside | p_inside
+
+
+def _above(logits: Tensor, least: Tensor) -> Tensor:
+    """The logits, with -inf for those below `least` [rows, 1]."""
+    return logits.masked_fill(logits < least, -torch.inf)
 
 
 def _noisy_argmax(logits: Tensor) -> Tensor:

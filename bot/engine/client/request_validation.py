@@ -34,6 +34,8 @@ def check_params(params: SamplingParams, seeds: bool = True) -> None:
     _number("top_p", params.top_p, 0.0, 1.0)
     if params.top_p == 0:
         raise RequestFailed("top_p must be greater than 0 and at most 1.")
+    _number("min_p", params.min_p, 0.0, 1.0)
+    _number("presence_penalty", params.presence_penalty, -2.0, 2.0)
     _number("repetition_penalty", params.repetition_penalty, 0.5, 2.0)
     _whole("top_k", params.top_k, 0, 2**31 - 1, "0 (off) or a positive whole number")
     _whole("max_tokens", params.max_tokens, 1, 2**31 - 1, "a whole number of at least 1")

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 from bot.config.settings import Settings
+from bot.engine.remote.profiles import SETTABLE
 from bot.engine.remote.remote_engine import RemoteEngine
 from bot.engine.remote.server import Server
 from bot.types.findings import Finding, ok, warning, wrong
@@ -25,7 +26,9 @@ async def servers(settings: Settings) -> AsyncIterator[Finding]:
                 way = "ahead of" if server.clock_s > 0 else "behind"
                 found = f"its clock is {abs(server.clock_s):.0f} s {way} this machine's"
                 yield warning(server.name, found, "Synchronise the clocks: the times in the logs do not match.")
-        lacking = sorted({name for server in usable for name in server.capabilities_of(settings.model).lacks})
+        lacking = sorted(
+            {name for server in usable for name in server.capabilities_of(settings.model).lacks} & {*SETTABLE}
+        )
         if lacking:
             yield warning("sampling", f"{' and '.join(lacking)}: not taken by the server, which uses its own")
     finally:

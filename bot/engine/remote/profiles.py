@@ -16,7 +16,11 @@ class Continuation(Enum):
 EFFORTS = ("off", "low", "high")
 """Values of /think."""
 
-STANDARD = {"temperature": "temperature", "top_p": "top_p", "max_tokens": "max_tokens", "seed": "seed", "stop": "stop"}
+STANDARD = {name: name for name in ("temperature", "top_p", "presence_penalty", "max_tokens", "seed", "stop")}
+SETTABLE = ("temperature", "top_p", "repetition_penalty")
+"""Sampling parameters that people or operators can set."""
+TUNABLE = (*SETTABLE, "top_k", "min_p", "presence_penalty")
+"""Sampling parameters that they or a model's makers set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +63,16 @@ class Profile:
 
     @property
     def lacks(self) -> tuple[str, ...]:
-        """Names of sampling parameters that it does not take and that people or operators can set."""
-        return tuple(name for name in ("temperature", "top_p", "repetition_penalty") if name not in self.parameters)
+        """Names of the sampling parameters of TUNABLE that it does not take."""
+        return tuple(name for name in TUNABLE if name not in self.parameters)
 
 
 USAGE = {"stream_options": {"include_usage": True}}
-WITH_PENALTY = {**STANDARD, "top_k": "top_k", "repetition_penalty": "repetition_penalty"}
+EXTENDED = {**STANDARD, **{name: name for name in ("top_k", "min_p", "repetition_penalty")}}
 
 VLLM = Profile(
     "vLLM",
-    parameters=WITH_PENALTY,
+    parameters=EXTENDED,
     fixed=USAGE,
     continuation=Continuation.FLAG,
     running="vllm:num_requests_running",
@@ -80,7 +84,7 @@ VLLM = Profile(
 )
 SGLANG = Profile(
     "SGLang",
-    parameters=WITH_PENALTY,
+    parameters=EXTENDED,
     fixed=USAGE,
     continuation=Continuation.FLAG,
     running="sglang:num_running_reqs",
@@ -89,8 +93,8 @@ SGLANG = Profile(
 )
 LLAMA_CPP = Profile(
     "llama.cpp",
-    parameters={**STANDARD, "top_k": "top_k", "repetition_penalty": "repeat_penalty"},
-    fixed={**USAGE, "min_p": 0.0},  # its own default of 0.05 would change the answers
+    parameters={**EXTENDED, "repetition_penalty": "repeat_penalty"},
+    fixed={**USAGE, "top_k": 0, "min_p": 0.0},  # its own defaults of 40 and 0.05 would change the answers
     continuation=Continuation.LAST_MESSAGE,
     running="llamacpp:requests_processing",
     waiting="llamacpp:requests_deferred",

@@ -16,7 +16,7 @@ from bot.config.settings import Settings
 from bot.engine.client.request_validation import check_params
 from bot.engine.remote.chat_stream import BadStream, Chunk, read_chunks
 from bot.engine.remote.messages import Chat
-from bot.engine.remote.profiles import EFFORTS, Continuation
+from bot.engine.remote.profiles import EFFORTS, SETTABLE, Continuation
 from bot.engine.remote.request_builder import MARGIN, UNKNOWN_WINDOW, RequestBuilder, window_of
 from bot.engine.remote.server import Busy, KeyRefused, Refusal, Server, ServerFailed, TooLong
 from bot.engine.remote.server_pool import ServerPool
@@ -114,7 +114,7 @@ class RemoteEngine:
         await self.pool.wait_for(source.path, progress)
         await self._requests.open(source)
         self._loaded = replace(self._described(source), load_s=time.monotonic() - began)
-        lacks = self._loaded.capabilities.lacks
+        lacks = [name for name in self._loaded.capabilities.lacks if name in SETTABLE]
         note = f"The server does not take {' and '.join(lacks)}; it uses its own." if lacks else ""
         self._loaded = replace(self._loaded, note=note)
         return self._loaded

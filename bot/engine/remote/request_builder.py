@@ -142,6 +142,8 @@ def _sampling(params: SamplingParams, profile: Profile) -> Mapping[str, object]:
         "temperature": params.temperature if params.temperature >= GREEDY_BELOW else 0.0,
         "top_p": params.top_p,
         "top_k": params.top_k or None,
+        "min_p": params.min_p or None,
+        "presence_penalty": params.presence_penalty or None,
         "repetition_penalty": params.repetition_penalty,
         "max_tokens": params.max_tokens,
         "stop": list(params.stop) or None,

@@ -18,7 +18,14 @@ from time import perf_counter
 from typing import Any, cast
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from bot.engine.client.protocol import Failed
@@ -107,6 +114,7 @@ class Sequential:
                 ids,
                 attention_mask=torch.ones_like(ids),
                 generation_config=generation_config(replace(answer.params, max_tokens=limit), answer.eos),
+                logits_processor=_penalties(answer),
                 streamer=streamer,
                 stopping_criteria=StoppingCriteriaList([_Stopped(stop)]),
             )
@@ -167,9 +175,28 @@ def generation_config(params: SamplingParams, eos: frozenset[int]) -> Generation
     settings: dict[str, object] = {"do_sample": warm, "max_new_tokens": params.max_tokens, "top_k": 0}
     if warm:
         settings |= {"temperature": float(params.temperature), "top_p": float(params.top_p), "top_k": params.top_k}
+        settings |= {"min_p": float(params.min_p)} if params.min_p else {}
     if eos:
         settings |= {"eos_token_id": sorted(eos), "pad_token_id": min(eos)}
     return GenerationConfig(repetition_penalty=float(params.repetition_penalty), **settings)
+
+
+class PresencePenalty(LogitsProcessor):
+    """Subtracts a penalty from the logits of tokens that the answer already has. prompt: its length in tokens."""
+
+    def __init__(self, penalty: float, prompt: int) -> None:
+        self._penalty, self._prompt = penalty, prompt
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        said = input_ids[:, self._prompt :]
+        return scores.scatter(1, said, scores.gather(1, said) - self._penalty)
+
+
+def _penalties(answer: Answer) -> LogitsProcessorList:
+    """The processors that GenerationConfig has no parameter for."""
+    if not answer.params.presence_penalty:
+        return LogitsProcessorList()
+    return LogitsProcessorList([PresencePenalty(answer.params.presence_penalty, len(answer.prompt.ids))])
 
 
 class _Tokens(BaseStreamer):

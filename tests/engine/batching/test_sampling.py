@@ -1,8 +1,11 @@
 """Tests that our sampler keeps the same tokens as transformers' processors, and draws with the right probabilities."""
 
+from typing import cast
+
 import pytest
 import torch
 from transformers import (
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -12,6 +15,7 @@ from transformers import (
 from bot.engine.batching.sampling import (
     PREFILTERS,
     RequestSampler,
+    apply_presence_penalty,
     apply_repetition_penalty,
     mark_samples,
     sample,
@@ -23,7 +27,7 @@ PREFILTER = PREFILTERS[0]
 VOCABULARY = 1000
 
 
-def warped(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -> torch.Tensor:
+def warped(logits: torch.Tensor, temperature: float, top_k: int, top_p: float, min_p: float = 0.0) -> torch.Tensor:
     """The logits that generate() would sample from."""
     ids = torch.zeros((logits.size(0), 0), dtype=torch.int64)
     scores: torch.Tensor = TemperatureLogitsWarper(temperature)(ids, logits)
@@ -31,6 +35,8 @@ def warped(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -
         scores = TopKLogitsWarper(top_k)(ids, scores)
     if top_p < 1:
         scores = TopPLogitsWarper(top_p)(ids, scores)
+    if min_p:
+        scores = MinPLogitsWarper(min_p)(cast(torch.LongTensor, ids), cast(torch.FloatTensor, scores))
     return scores
 
 
@@ -60,12 +66,16 @@ def values(row: torch.Tensor) -> torch.Tensor:
     return row[row > -torch.inf].sort(descending=True).values
 
 
-@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (0, 0.8), (3, 1.0), (5, 0.9)])
-def test_draws_follow_the_softmax_of_what_is_kept(top_k: int, top_p: float) -> None:
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "min_p"),
+    [(0, 1.0, 0.0), (0, 0.8, 0.0), (3, 1.0, 0.0), (5, 0.9, 0.0), (0, 1.0, 0.3), (0, 0.9, 0.2), (6, 1.0, 0.5)],
+)
+def test_draws_follow_the_softmax_of_what_is_kept(top_k: int, top_p: float, min_p: float) -> None:
     logits = torch.randn(1, 12)
-    chances = warped(logits, 1.0, top_k, top_p).softmax(-1)[0]
+    chances = warped(logits, 1.0, top_k, top_p, min_p).softmax(-1)[0]
     count = 40_000
-    drawn = sample(logits.expand(count, -1).contiguous(), torch.full((count,), top_k), torch.full((count,), top_p))
+    cut = torch.full((count,), top_k), torch.full((count,), top_p), torch.full((count,), min_p)
+    drawn = sample(logits.expand(count, -1).contiguous(), *cut)
     seen = torch.bincount(drawn, minlength=12) / count
     assert (seen - chances).abs().max() < 0.02
     assert (seen[chances == 0] == 0).all()
@@ -78,7 +88,7 @@ def test_draws_stay_within_what_is_kept_however_flat_the_logits_are(spread: floa
     top_k, top_p = torch.tensor([0, 0, 0, 300, 5000, 0]), torch.tensor([0.95, 0.5, 1.0, 1.0, 0.99, 0.999])
     kept = torch.cat([warped(row[None], 1.0, int(k), float(p)) for row, k, p in zip(logits, top_k, top_p, strict=True)])
     for _ in range(5):
-        drawn = sample(logits.clone(), top_k, top_p)
+        drawn = sample(logits.clone(), top_k, top_p, torch.zeros(6))
         assert (kept.gather(-1, drawn.unsqueeze(-1)) > -torch.inf).all()
 
 
@@ -124,3 +134,12 @@ def test_the_penalty_is_transformers_own_for_every_row() -> None:
         logits, samplers, [None if penalty == 1.0 else ids for penalty, ids in zip(penalties, seen, strict=True)]
     )
     assert torch.allclose(logits, torch.stack(expected))
+
+
+def test_the_presence_penalty_counts_each_token_of_the_answer_once_and_none_of_the_prompt() -> None:
+    logits = torch.zeros(3, VOCABULARY)
+    samplers = [RequestSampler(SamplingParams(presence_penalty=penalty), VOCABULARY) for penalty in (1.5, 0.0, -0.5)]
+    seen = [sampler.seen([5, 6], [7, 8, 7], torch.device("cpu")) for sampler in samplers]
+    apply_presence_penalty(logits, samplers, seen)
+    for row, expected in zip(logits, (-1.5, 0.0, 0.5), strict=True):
+        assert row[[5, 6, 7, 8, 9]].tolist() == [0.0, 0.0, expected, expected, 0.0]

@@ -28,6 +28,8 @@ DEADLY: list[tuple[dict[str, Any], str]] = [
     ({"repetition_penalty": 0.0}, "repetition_penalty must be a number between 0.5 and 2"),
     ({"repetition_penalty": float("nan")}, "repetition_penalty must be a number between 0.5 and 2"),
     ({"repetition_penalty": True}, "repetition_penalty must be a number between 0.5 and 2"),
+    ({"min_p": float("nan")}, "min_p must be a number between 0 and 1"),
+    ({"presence_penalty": 3.0}, "presence_penalty must be a number between -2 and 2"),
     ({"max_tokens": 0}, "max_tokens must be a whole number of at least 1"),
     ({"max_tokens": 8.0}, "max_tokens must be a whole number of at least 1"),
     ({"max_tokens": 512}, "must be smaller than the context window of 512 tokens"),
@@ -43,6 +45,7 @@ HARMLESS: list[dict[str, Any]] = [
     {"temperature": 1.0, "top_k": 10**6},
     {"temperature": 1.0, "top_k": 0},
     {"temperature": 2.0, "top_p": 1e-9},
+    {"temperature": 2.0, "min_p": 1.0, "presence_penalty": 2.0},
 ]
 
 

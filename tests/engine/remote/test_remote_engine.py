@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -74,8 +75,16 @@ async def test_an_answer_of_each_kind_of_server(kind: str) -> None:
 )
 async def test_each_kind_gets_the_parameters_that_it_takes(kind: str, penalty: str) -> None:
     async with FakeOpenAI(kind, {MODEL: 4096}) as server, run_engine(server) as engine:
-        await answer(engine, request("hello"))
-        assert server.asked[0].body[penalty] == 1.2
+        asked = request("hello")
+        await answer(engine, asked)
+        body = server.asked[0].body
+        assert body[penalty] == 1.2
+        off = 0 if kind == "llama.cpp" else None
+        assert (body.get("top_k"), body.get("min_p"), body.get("presence_penalty")) == (off, off, None)
+        set_all = replace(asked.params, top_k=20, min_p=0.1, presence_penalty=1.5)
+        await answer(engine, replace(asked, params=set_all))
+        body = server.asked[1].body
+        assert (body["top_k"], body["min_p"], body["presence_penalty"]) == (20, 0.1, 1.5)
 
 
 @pytest.mark.parametrize("kind", ["ollama", "transformers"])

@@ -60,3 +60,18 @@ async def test_the_guards_stand_before_sequential_answers_too(engine: EngineProc
         await ask(engine, "hot", "hello", replace(GREEDY, temperature=3.0))
     with pytest.raises(RequestFailed, match="seed must be a whole number"):
         await ask(engine, "seed", "hello", replace(GREEDY, seed=-1))
+
+
+async def test_penalties_and_min_p_pick_the_tokens_that_a_batch_picks(
+    engine: EngineProcess, tiny: dict[str, Path]
+) -> None:
+    said = {}
+    params = [replace(GREEDY, presence_penalty=penalty, max_tokens=30) for penalty in (0.0, 2.0)]
+    params.append(replace(GREEDY, temperature=1.5, min_p=1.0, presence_penalty=2.0, max_tokens=30))
+    for batching in (False, True):
+        await load(engine, tiny["llama"], batching=batching)
+        said[batching] = [(await ask(engine, f"{batching} {i}", "Go on.", how)).text for i, how in enumerate(params)]
+    assert said[False] == said[True]
+    plain, penalised, only_the_likeliest = said[True]
+    assert plain != penalised
+    assert only_the_likeliest == penalised, "with min_p 1, sampling keeps the likeliest token only"

@@ -94,8 +94,8 @@ def _kept(spec: ModelSpec) -> float:
 
 
 def kv_mb(spec: ModelSpec, dtype: str, tokens: int) -> int:
-    """Memory of `tokens` tokens in the KV cache, in MB."""
-    return int(tokens * spec.kv_values_per_token * BYTES[dtype] / MB)
+    """Memory of a conversation of `tokens` tokens in the KV cache, in MB."""
+    return spec.kv_bytes(tokens, BYTES[dtype]) // MB
 
 
 def fits(

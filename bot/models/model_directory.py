@@ -7,6 +7,7 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+from bot.models.kv_shape import kv_shape
 from bot.models.model_spec import ModelSpec
 from bot.models.safetensors_header import parameters_of, read_tensors
 from bot.types.errors import ModelError
@@ -139,6 +140,7 @@ def from_config(spec: ModelSpec, folder: Path) -> ModelSpec:
         width = 4.0
     tied = config.get("tie_word_embeddings") is True
     heads, hidden = _count(config, "num_attention_heads"), _count(config, "hidden_size")
+    kept = kv_shape(config)
     facts = {
         "parameters": _stored_parameters(folder, config) if method else int(size / width),
         "embeddings": _count(config, "vocab_size") * hidden * (1 if tied else 2),
@@ -148,6 +150,10 @@ def from_config(spec: ModelSpec, folder: Path) -> ModelSpec:
         "layers": _count(config, "num_hidden_layers"),
         "kv_heads": _count(config, "num_key_value_heads") or heads,
         "head_dim": _count(config, "head_dim") or hidden // max(heads, 1),
+        "kv_values": kept.values,
+        "sliding_values": kept.sliding_values,
+        "sliding_window": kept.window,
+        "state_values": kept.state_values,
         "quantization": method,
     }
     return spec.model_copy(update={name: fact for name, fact in facts.items() if not getattr(spec, name)})

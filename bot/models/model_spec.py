@@ -25,6 +25,9 @@ REPO = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 VARIANTS = ("vllm", "llama.cpp")
 """Engines for which an entry of the catalog may name another repository or file."""
 
+STATE_BYTES = 4
+"""Bytes of a value of a recurrent state, which is float32 whatever the weights are."""
+
 Count = Annotated[int, Field(ge=0, le=10**15)]
 Text = Annotated[str, Field(max_length=10_000)]
 
@@ -55,6 +58,9 @@ class ModelSpec(BaseModel):
     kv_heads: Count = 0
     head_dim: Count = 0
     kv_values: Count = 0
+    sliding_values: Count = 0
+    sliding_window: Count = 0
+    state_values: Count = 0
     template: str = ""
     stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = ()
     system: Text = SYSTEM
@@ -71,8 +77,16 @@ class ModelSpec(BaseModel):
 
     @property
     def kv_values_per_token(self) -> int:
-        """Values that one token adds to the KV cache; 0 if the shape is unknown."""
-        return self.kv_values or 2 * self.layers * self.kv_heads * self.head_dim
+        """Values that one token adds to the KV cache of the layers that keep all tokens; 0 if the shape is unknown."""
+        if self.kv_values or self.sliding_values or self.state_values:
+            return self.kv_values
+        return 2 * self.layers * self.kv_heads * self.head_dim
+
+    def kv_bytes(self, tokens: int, value: float) -> int:
+        """Bytes that a conversation of so many tokens takes in the KV cache. value: bytes of a value."""
+        kept = min(tokens, self.sliding_window) if self.sliding_window else tokens
+        values = tokens * self.kv_values_per_token + kept * self.sliding_values
+        return int(values * value) + self.state_values * STATE_BYTES
 
     @property
     def gguf(self) -> bool:

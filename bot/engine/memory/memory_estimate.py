@@ -60,7 +60,7 @@ def wanted_kv_mb(source: ModelSource, dtype: str) -> int:
     if source.kv_cache_mb is not None:
         return source.kv_cache_mb
     spec = model_directory.from_config(ModelSpec(name=source.name), Path(source.path))
-    return kv_mb(spec, dtype, CONVERSATIONS * CONVERSATION_TOKENS)
+    return CONVERSATIONS * kv_mb(spec, dtype, CONVERSATION_TOKENS)
 
 
 def parameter_count(folder: Path) -> int:

@@ -72,7 +72,7 @@ class Worker:
         metrics: Metrics,
         seeing: Callable[[str], str] = lambda _: "",
     ) -> None:
-        """seeing: finds a model other than the named one that can see, '' if there is none here."""
+        """seeing: finds a model other than the named one that can see, '' if there is none here; may read the disk."""
         self._engine, self._queue, self._storage = engine, queue, storage
         self._replies, self._conversations = replies, conversations
         self._default, self._metrics, self._seeing = default, metrics, seeing
@@ -203,7 +203,8 @@ class Worker:
                     self._blind.add(request.model)
             if last is None:
                 if unseen := asked_pictures(prompt):
-                    sentence = cannot_see([each.name for each in unseen], self._seeing(request.model))
+                    other = await asyncio.to_thread(self._seeing, request.model)
+                    sentence = cannot_see([each.name for each in unseen], other)
                     if is_only_pictures(prompt):
                         await self._end(request, FinishReason.ERROR, sentence)
                         return

@@ -1,11 +1,13 @@
 """Locate installed models for the service and estimate whether a model fits, without importing torch."""
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import replace
 
 from bot.models.fit import Fit, fits
 from bot.models.hardware import Hardware, probe
+from bot.models.model_directory import CONFIG, read_json
 from bot.models.model_files import described
 from bot.models.model_spec import ModelSpec
 from bot.models.pull import installed
@@ -46,6 +48,16 @@ class InstalledModels:
     def has(self, name: str) -> bool:
         """Whether a model is complete on this disk."""
         return self._served or installed(self._current.catalog.get(name), self._current.settings) is not None
+
+    def seeing(self, but: str) -> str:
+        """Name of an installed model other than `but` that people may switch to and that sees; '' if there is none."""
+        catalog, settings = self._current.catalog, self._current.settings
+        for name in catalog.names:
+            folder = installed(catalog.get(name), settings) if name != but else None
+            with contextlib.suppress(ModelError):
+                if folder is not None and "vision_config" in read_json(folder / CONFIG):
+                    return name
+        return ""
 
     @property
     def _served(self) -> bool:

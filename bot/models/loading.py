@@ -19,6 +19,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
@@ -30,6 +31,7 @@ from bot.models import model_directory
 from bot.models.device_errors import Unrecoverable, classify
 from bot.models.hardware import Hardware, choose_dtype, detect, is_packed
 from bot.models.packing import pack, packed_bytes
+from bot.models.picture_processor import PictureProcessor, load_processor
 from bot.models.progress import OnProgress, progress_bars_to
 from bot.types.engine import LoadProgress, ModelSource
 from bot.types.errors import ModelError
@@ -47,7 +49,10 @@ OWN_FILES = {"local_files_only": True, "trust_remote_code": False}
 
 @dataclass(frozen=True, slots=True)
 class TransformersModel:
-    """A loaded model. offloaded: some layers are in RAM. note: a hint for the operator, or ''."""
+    """A loaded model. offloaded: some layers are in RAM. note: a hint for the operator, or ''.
+
+    pictures: its processor if it sees.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -55,6 +60,7 @@ class TransformersModel:
     dtype: str
     offloaded: bool
     note: str
+    pictures: PictureProcessor | None = None
 
 
 def load(
@@ -84,10 +90,12 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(folder, **OWN_FILES)
         if check is not None:
             check(tokenizer)
+        pictures, why_blind = load_processor(folder, config, tokenizer)
+        auto = AutoModelForImageTextToText if pictures else AutoModelForCausalLM
         device_map = device_map_of(source, config, hardware)
         split = len(set(device_map.values())) > 1
         progress(LoadProgress("loading weights", WEIGHTS_BEGIN))
-        found = AutoModelForCausalLM.from_pretrained(
+        found = auto.from_pretrained(
             folder,
             config=config,
             dtype="auto" if packs else getattr(torch, dtype),  # "auto" maps the file without a copy; pack() converts
@@ -111,9 +119,10 @@ def load(
             cast(nn.Module, model).to(getattr(torch, dtype))
         if packs:
             pack(model)
-    return TransformersModel(
-        model, tokenizer, hardware, dtype, split, _note(source, hardware, split, own_quantization if expanded else "")
-    )
+    note = _note(source, hardware, split, own_quantization if expanded else "")
+    if why_blind:
+        note = f"{note} It does not see pictures here: {why_blind}.".strip()
+    return TransformersModel(model, tokenizer, hardware, dtype, split, note, pictures)
 
 
 def weights_bytes(model: nn.Module) -> int:

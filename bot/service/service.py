@@ -175,7 +175,7 @@ class Service:
     def _seeing(self, model: str) -> str:
         """Name of a model other than `model` that people may switch to and that can see; '' if there is none."""
         if not isinstance(self._engine, ModelServers):
-            return ""
+            return self._installed_models.seeing(model)
         seeing, catalog = set(self._engine.seeing), self._current.catalog
         return next((name for name in catalog.names if name != model and catalog.get(name).repo in seeing), "")
 

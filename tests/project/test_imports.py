@@ -59,6 +59,7 @@ ENGINE_PROCESS = {
     "bot.models.device_errors",
     "bot.models.loading",
     "bot.models.packing",
+    "bot.models.picture_processor",
 }
 """Modules that only this process imports, so they may import heavy libraries at the top."""
 

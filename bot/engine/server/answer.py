@@ -117,6 +117,7 @@ class Answer:
             decode_s=max(0.0, self.last_at - self.first_at),
             context_window=self.prompt.window,
             dropped_turns=self.prompt.dropped_turns,
+            dropped_pictures=self.prompt.dropped_pictures,
         )
         text, reasoning = (delta.text, delta.reasoning) if delta is not None else ("", "")
         text += self.decoder.flush()

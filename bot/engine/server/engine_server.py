@@ -196,7 +196,7 @@ class EngineServer:
         if generator.cache_tokens is not None:
             window = min(window, generator.cache_tokens)
         limits = PromptLimits(int(model.config.get_text_config().vocab_size), window, generator.cache_tokens)
-        prompts = PromptBuilder(tokenizer, source.template, window, source.name, self._duty.pause)
+        prompts = PromptBuilder(tokenizer, source.template, window, source.name, self._duty.pause, loaded.pictures)
         cache_tokens = generator.cache_tokens or 0
         kv_cache_mb = cache_tokens * bytes_per_token(model) // MB if cache_tokens else 0
         batching = isinstance(generator, Batching)
@@ -213,8 +213,7 @@ class EngineServer:
             load_s=0.0,
             note=" ".join(part for part in (loaded.note, note) if part),
             kv_offload_mb=generator.offload_mb,
-            # Models are loaded without the layers that read pictures.
-            capabilities=_capabilities(prompts, tokenizer),
+            capabilities=_capabilities(prompts, loaded),
         )
         return _ServedModel(
             source, tokenizer, generator, prompts, limits, _eos(model, tokenizer) | prompts.end_ids, info
@@ -296,6 +295,9 @@ class EngineServer:
     def _generator(self, source: ModelSource, loaded: TransformersModel, window: int) -> tuple[Generator, str]:
         """Choose a generator; also returns a note for users, or ''."""
         model = loaded.model
+        if loaded.pictures is not None:
+            note = "A model that sees answers one request at a time."
+            return Sequential(model, self._post, self._emit, self._make_room, loaded.pictures), note
         if not source.batching:
             return Sequential(model, self._post, self._emit, self._make_room), ""
         if loaded.offloaded:
@@ -330,9 +332,10 @@ def _check_template(
     PromptBuilder(tokenizer, source.template, source.context_window, source.name)
 
 
-def _capabilities(prompts: PromptBuilder, tokenizer: PreTrainedTokenizerBase) -> Capabilities:
+def _capabilities(prompts: PromptBuilder, loaded: TransformersModel) -> Capabilities:
     known = prompts.capabilities
-    return replace(known, vision=False, reasoning=bool(known.reasoning) or own_tags(tokenizer) is not None)
+    thinks = bool(known.reasoning) or own_tags(loaded.tokenizer) is not None
+    return replace(known, vision=loaded.pictures is not None, reasoning=thinks)
 
 
 def _gpu_memory() -> tuple[int, int]:

@@ -10,7 +10,7 @@ stopped. A CUDA error raises Unrecoverable: the process must be replaced.
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from threading import Event, Thread
@@ -33,7 +33,8 @@ from bot.engine.client.request_validation import GREEDY_BELOW
 from bot.engine.server.answer import Answer, Emit, Post
 from bot.engine.server.compute_threads import run_on_new_thread
 from bot.models.device_errors import Failure, Unrecoverable, classify, release_memory
-from bot.types.messages import FinishReason, SamplingParams
+from bot.models.picture_processor import PictureProcessor
+from bot.types.messages import FinishReason, Picture, SamplingParams
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,14 @@ class Sequential:
     offload_mb = offloaded_mb = 0
 
     def __init__(
-        self, model: PreTrainedModel, post: Post, emit: Emit, make_room: Callable[[], None] = release_memory
+        self,
+        model: PreTrainedModel,
+        post: Post,
+        emit: Emit,
+        make_room: Callable[[], None] = release_memory,
+        pictures: PictureProcessor | None = None,
     ) -> None:
-        self._model = model
+        self._model, self._pictures = model, pictures
         self._post = post
         self._emit = emit
         self._make_room = make_room
@@ -110,9 +116,11 @@ class Sequential:
             if answer.params.seed is not None:
                 torch.manual_seed(answer.params.seed)
             ids = torch.tensor([[*answer.prompt.ids, *said]], device=self._model.device)
+            shown = self._inputs(answer.prompt.pictures, [*answer.prompt.ids, *said])
             cast(Any, self._model).generate(  # its signature is not typed
                 ids,
                 attention_mask=torch.ones_like(ids),
+                **shown,
                 generation_config=generation_config(replace(answer.params, max_tokens=limit), answer.eos),
                 logits_processor=_penalties(answer),
                 streamer=streamer,
@@ -121,6 +129,17 @@ class Sequential:
         except Exception as error:  # anything the model raises is this answer's failure
             failure = classify(error)
         self._post(partial(self._on_done, answer, failure))
+
+    def _inputs(self, pictures: Sequence[Picture], ids: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The inputs for pictures, on the model's device."""
+        if self._pictures is None:
+            return {}
+        made = self._pictures.inputs(pictures, ids)
+        dtype = self._model.dtype
+        return {
+            name: value.to(self._model.device, dtype if value.is_floating_point() else value.dtype)
+            for name, value in made.items()
+        }
 
     def _on_token(self, answer: Answer, token: int, at: float) -> None:
         if answer.ended or answer.aborted:

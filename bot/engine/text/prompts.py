@@ -10,31 +10,45 @@ system prompt opens the first user turn. Author names precede user texts once tw
 the prompt changes once, when the second one joins.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
 from bot.engine.text.encoding import Piece, SafeEncoder
 from bot.engine.text.literal_matcher import PART, Pause, no_pause
 from bot.engine.text.templates import ChatTemplate
-from bot.engine.text.turns import BETWEEN, first_kept, merged_texts, named, next_user
+from bot.engine.text.turns import BETWEEN, first_kept, fit_pictures, merged_pictures, merged_texts, named, next_user
 from bot.types.errors import TOO_LONG, RequestFailed
-from bot.types.messages import Prompt, Role, Turn
+from bot.types.messages import Picture, Prompt, Role, Turn
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltPrompt:
     """Token ids of a prompt. `window`: context window in tokens. `dropped_turns`: number of oldest turns left out.
 
-    `opening`: what the template wrote before the answer, or before its beginning if it is continued.
+    `opening`: what the template wrote before the answer, or before its beginning if it is continued. `pictures`: those
+    that the ids show, in their order. `dropped_pictures`: number of those left out.
     """
 
     ids: list[int]
     dropped_turns: int
     window: int
     opening: str = ""
+    pictures: tuple[Picture, ...] = ()
+    dropped_pictures: int = 0
+
+
+class PictureIds(Protocol):
+    """Token ids of pictures. `token_id`: the token that the chat template writes for each."""
+
+    token_id: int
+
+    def ids(self, picture: Picture) -> list[int]:
+        """The token ids that stand for a picture in a prompt."""
+        ...
 
 
 class PromptBuilder:
@@ -52,7 +66,9 @@ class PromptBuilder:
         context_window: int,
         name: str = "this model",
         pause: Pause = no_pause,
+        pictures: PictureIds | None = None,
     ) -> None:
+        self._pictures = pictures
         self._encoder = SafeEncoder(tokenizer, name, pause)
         self._template = ChatTemplate(tokenizer, template, self._encoder.control, name, pause)
         self._window = context_window
@@ -77,6 +93,8 @@ class PromptBuilder:
         not fit.
         """
         turns = [turn for turn in prompt.turns if turn.text.strip()]
+        if self._pictures is None:
+            turns = [replace(turn, pictures=()) for turn in turns]
         user = [turn.role is not Role.ASSISTANT for turn in turns]
         if not turns or not user[-1]:
             raise RequestFailed("There is no question to answer: the last message is empty. Write one with some text.")
@@ -96,13 +114,18 @@ class PromptBuilder:
         if prompt.prefix:
             costs.append(needed_costs[2])
             user.append(False)
+        shown = self._picture_ids(turns)
+        turns, with_pictures, _ = fit_pictures(turns, costs[: len(turns)], fixed, budget, lambda one: len(shown[one]))
+        costs[: len(turns)] = with_pictures
         start = first_kept(costs, user, fixed, budget)
         while start < len(turns):
             ids, gap = self._encode(
-                prompt, turns[start:], effort if effort in (self.capabilities.efforts or ()) else ""
+                prompt, turns[start:], effort if effort in (self.capabilities.efforts or ()) else "", shown
             )
             if len(ids) <= budget:
-                return BuiltPrompt(ids, first + start - opening, window, gap)
+                pictures = tuple(picture for turn in turns[start:] for picture in turn.pictures)
+                dropped = sum(len(turn.pictures) for turn in prompt.turns) - len(pictures)
+                return BuiltPrompt(ids, first + start - opening, window, gap, pictures, dropped)
             start = next_user(user, start + 1)
         raise _too_long(f"{len(ids):,}", budget, max_tokens)
 
@@ -131,8 +154,15 @@ class PromptBuilder:
         least = self._encoder.min_tokens(text)
         return least if least > most else self._encoder.count(self._clean(text), most)
 
-    def _encode(self, prompt: Prompt, turns: Sequence[Turn], effort: str) -> tuple[list[int], str]:
-        """Return the ids, and the text of the template before the answer."""
+    def _picture_ids(self, turns: Sequence[Turn]) -> dict[Picture, list[int]]:
+        if self._pictures is None:
+            return {}
+        return {picture: self._pictures.ids(picture) for turn in turns for picture in turn.pictures}
+
+    def _encode(
+        self, prompt: Prompt, turns: Sequence[Turn], effort: str, shown: Mapping[Picture, list[int]]
+    ) -> tuple[list[int], str]:
+        """Return the ids, and the text of the template before the answer. shown: ids of the turns' pictures."""
         system = self._clean(prompt.system)
         contents = self._contents(turns)
         alternating = len(contents)
@@ -142,13 +172,27 @@ class PromptBuilder:
             contents[0] = system + BETWEEN + contents[0]
         if prompt.prefix:
             contents.append(self._template.break_role_markers(prompt.prefix))
+        pictures = merged_pictures(turns)
+        counts = tuple(map(len, pictures)) if any(pictures) else ()
         continuing = bool(prompt.prefix)
-        gaps = self._template.gaps(len(contents) > alternating + continuing, alternating, continuing, effort)
+        gaps = self._template.gaps(len(contents) > alternating + continuing, alternating, continuing, effort, counts)
         pieces = []
         for number, gap in enumerate(gaps):
             pieces.append(Piece(gap, structure=True))
             pieces += [Piece(content, structure=False) for content in contents[number : number + 1]]
-        return self._encoder.encode(pieces), gaps[-1]
+        ids = self._encoder.encode(pieces)
+        return self._with_pictures(ids, [shown[picture] for each in pictures for picture in each]), gaps[-1]
+
+    def _with_pictures(self, ids: list[int], pictures: Sequence[list[int]]) -> list[int]:
+        """Put the ids of pictures in the place of the tokens that the template wrote for them."""
+        if self._pictures is None or not pictures:
+            return ids
+        if ids.count(self._pictures.token_id) != len(pictures):
+            raise RequestFailed("The chat template of this model drops pictures; use /reset, or choose another model.")
+        left, made = iter(pictures), list[int]()
+        for each in ids:
+            made += next(left) if each == self._pictures.token_id else [each]
+        return made
 
     def _contents(self, turns: Sequence[Turn]) -> list[str]:
         """Return the texts of the turns, with adjacent turns of one role merged."""

@@ -51,7 +51,7 @@ LONGEST_HEADER = 1000
 CACHED_SHAPES = 32
 """Number of conversation shapes whose gaps are cached."""
 
-ONE_ROUND = (False, 3, False)
+ONE_ROUND: "Shape" = (False, 3, False, ())
 """The shape of a conversation of a question, its answer and another question."""
 
 _PLACEHOLDER = re.compile("\ue000([0-9]{1,6})\ue001")
@@ -67,8 +67,9 @@ _ENDS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"  # line ends
 _END = re.compile(f"[{_ENDS}]")
 _SPACE = rf"[^\S{_ENDS}]*+"  # within a line; possessive, so that a line of spaces is read once
 
-Shape = tuple[bool, int, bool]
-"""What the gaps depend on: whether there is a system prompt, the number of turns, whether an answer is continued."""
+Shape = tuple[bool, int, bool, tuple[int, ...]]
+"""What the gaps depend on: whether there is a system prompt, the number of turns, whether an answer is continued, and
+the number of pictures of each turn; () for none."""
 
 EFFORTS: Mapping[str, Mapping[str, object]] = {
     "": {"enable_thinking": False},  # chat users wait for the answer
@@ -106,10 +107,10 @@ class ChatTemplate:
         self._cache = OrderedDict[tuple[Shape, str], list[str] | str]()
         self._as_parts = False
         self._as_parts = self._takes_only_parts()
-        shapes = [self._probed(ONE_ROUND), self._probed((False, 1, True))]
+        shapes = [self._probed(ONE_ROUND), self._probed((False, 1, True, ()))]
         self.turn_end = self._turn_end(shapes[0])
         try:
-            shapes.append(self._rendered((True, 3, False)))
+            shapes.append(self._rendered((True, 3, False, ())))
             self.system_role = True
         except TemplateExceeded as error:
             raise ModelError(self._exceeded_message(error)) from error
@@ -129,14 +130,17 @@ class ChatTemplate:
         signs, efforts = capabilities_of(self._template), self._known_efforts()
         self.capabilities = replace(signs, reasoning=bool(signs.reasoning or efforts), efforts=efforts)
 
-    def gaps(self, system: bool, turns: int, continuing: bool, effort: str = "") -> list[str]:
+    def gaps(
+        self, system: bool, turns: int, continuing: bool, effort: str = "", pictures: tuple[int, ...] = ()
+    ) -> list[str]:
         """Return the texts around the contents of `turns` (odd) turns that alternate between user and assistant.
 
         system: a system prompt comes first. continuing: the beginning of the answer comes last. effort: a name in
-        EFFORTS. There is one gap before each content and, unless continuing, a last one that opens the answer. Raises
-        RequestFailed if the template cannot render this shape.
+        EFFORTS. pictures: number of pictures before the text of each turn; () for none. There is one gap before each
+        content and, unless continuing, a last one that opens the answer. Raises RequestFailed if the template cannot
+        render this shape.
         """
-        shape = (system, turns, continuing)
+        shape = (system, turns, continuing, pictures)
         known = self._cache.get((shape, effort))
         if known is None:
             try:
@@ -231,17 +235,18 @@ class ChatTemplate:
 
         Raises TemplateExceeded, or TemplateRefused, also if a content is missing, repeated or out of order.
         """
-        system, turns, continuing = shape
+        system, turns, continuing, pictures = shape
         roles = ["system"] * system + [("user", "assistant")[number % 2] for number in range(turns + continuing)]
         contents = [f"\ue000{number}\ue001" for number in range(len(roles))]
+        shown = [*([0] * system), *pictures, *([0] * len(roles))]
         messages = [
-            {"role": role, "content": [{"type": "text", "text": content}] if self._as_parts else content}
-            for role, content in zip(roles, contents, strict=True)
+            {"role": role, "content": _content(content, number, as_parts=self._as_parts)}
+            for role, content, number in zip(roles, contents, shown, strict=False)
         ]
         text, timed = SHARED.render(
             self._template, messages, {**self._variables, **EFFORTS[effort], "add_generation_prompt": not continuing}
         )
-        if self._as_parts and _PRINTED_PART.search(text):
+        if (self._as_parts or pictures) and _PRINTED_PART.search(text):
             raise TemplateRefused("it writes the list of parts, not their text")
         gaps = _PLACEHOLDER.split(text)
         if gaps[1::2] != [str(number) for number in range(len(roles))]:
@@ -258,6 +263,13 @@ class ChatTemplate:
         if len(self._cache) > CACHED_SHAPES:
             self._cache.popitem(last=False)
         return outcome
+
+
+def _content(text: str, pictures: int, *, as_parts: bool) -> str | list[dict[str, str]]:
+    """The content of a message, with so many pictures before its text."""
+    if not pictures and not as_parts:
+        return text
+    return [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]
 
 
 def _without_repeated_header(gap: str, control: LiteralMatcher) -> str:

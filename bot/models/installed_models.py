@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bot.models.fit import Fit, fits
 from bot.models.hardware import Hardware, probe
-from bot.models.model_directory import CONFIG, read_json
+from bot.models.model_directory import sees
 from bot.models.model_files import described
 from bot.models.model_spec import ModelSpec
 from bot.models.pull import installed
@@ -55,7 +55,7 @@ class InstalledModels:
         for name in catalog.names:
             folder = installed(catalog.get(name), settings) if name != but else None
             with contextlib.suppress(ModelError):
-                if folder is not None and "vision_config" in read_json(folder / CONFIG):
+                if folder is not None and sees(folder):
                     return name
         return ""
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +25,10 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
 )
 
 from bot.models import model_directory
@@ -51,7 +55,7 @@ OWN_FILES = {"local_files_only": True, "trust_remote_code": False}
 class TransformersModel:
     """A loaded model. offloaded: some layers are in RAM. note: a hint for the operator, or ''.
 
-    pictures: its processor if it sees.
+    multimodal: its class takes pictures, too; pictures: its processor if it can see.
     """
 
     model: PreTrainedModel
@@ -60,6 +64,7 @@ class TransformersModel:
     dtype: str
     offloaded: bool
     note: str
+    multimodal: bool = False
     pictures: PictureProcessor | None = None
 
 
@@ -91,8 +96,9 @@ def load(
         if check is not None:
             check(tokenizer)
         pictures, why_blind = load_processor(folder, config, tokenizer)
-        auto = AutoModelForImageTextToText if pictures else AutoModelForCausalLM
-        device_map = device_map_of(source, config, hardware)
+        multimodal = pictures is not None or _is_only_multimodal(config)
+        auto = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
+        device_map = device_map_of(source, config, hardware, multimodal=multimodal)
         split = len(set(device_map.values())) > 1
         progress(LoadProgress("loading weights", WEIGHTS_BEGIN))
         found = auto.from_pretrained(
@@ -119,10 +125,8 @@ def load(
             cast(nn.Module, model).to(getattr(torch, dtype))
         if packs:
             pack(model)
-    note = _note(source, hardware, split, own_quantization if expanded else "")
-    if why_blind:
-        note = f"{note} It does not see pictures here: {why_blind}.".strip()
-    return TransformersModel(model, tokenizer, hardware, dtype, split, note, pictures)
+    note = f"{_note(source, hardware, split, own_quantization if expanded else '')} {why_blind}".strip()
+    return TransformersModel(model, tokenizer, hardware, dtype, split, note, multimodal, pictures)
 
 
 def weights_bytes(model: nn.Module) -> int:
@@ -132,49 +136,66 @@ def weights_bytes(model: nn.Module) -> int:
     return sum(numbers.nbytes for numbers in (*model.parameters(), *model.buffers())) + packed_bytes(model) + scales
 
 
-def layer_map(config: PreTrainedConfig, on_gpu: int) -> dict[str, int | str]:
+def layer_map(config: PreTrainedConfig, on_gpu: int, *, multimodal: bool = False) -> dict[str, int | str]:
     """Build accelerate's device_map: the first `on_gpu` decoder layers and all other modules on GPU 0, the remaining
     layers on the CPU.
 
     Raises ModelError if the decoder layers cannot be identified.
     """
+    auto: Any = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM  # its signature is not typed
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config)
+        skeleton = auto.from_config(config)
     count = int(config.get_text_config().num_hidden_layers)
     layers = _stack(skeleton, count)
     if not layers:
         raise ModelError("The decoder layers of this model could not be identified. Unset INHOUSE_GPU_LAYERS for it.")
-    parent = layers.rpartition(".")[0]
-    beside = [name for name, _ in skeleton.named_children() if name != parent]
-    beside += [f"{parent}.{name}" for name, _ in skeleton.get_submodule(parent).named_children()]
-    placed: dict[str, int | str] = {name: 0 for name in beside if name != layers}
+    placed: dict[str, int | str] = {}
+    above = ""
+    for part in layers.split("."):
+        beside = [name for name, _ in skeleton.get_submodule(above).named_children() if name != part]
+        placed |= {f"{above}.{name}".lstrip("."): 0 for name in beside}
+        above = f"{above}.{part}".lstrip(".")
     return placed | {f"{layers}.{number}": 0 if number < on_gpu else "cpu" for number in range(count)}
 
 
 def layers_of(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
-    """The decoder layers of a model, or the whole model as one item if they cannot be identified."""
+    """The decoder layers of a model, or the whole model as one item if they cannot be identified.
+
+    Those of the part that reads pictures are among them if it has one.
+    """
     name = _stack(model, int(model.config.get_text_config().num_hidden_layers))
-    return list(model.get_submodule(name).children()) if name else [model]
+    decoder = set(cast(nn.Module, model.get_decoder()).modules())
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and module not in decoder]
+    beside = [layer for stack in stacks for layer in stack] if hasattr(model.config, "vision_config") else []
+    return [*(model.get_submodule(name).children() if name else [model]), *beside]
 
 
-def _stack(model: torch.nn.Module, count: int) -> str:
-    """The name of the ModuleList with `count` entries, or ''."""
-    stacks = (
-        name
+def _stack(model: PreTrainedModel, count: int) -> str:
+    """The name of the ModuleList with `count` entries, or ''; one of the decoder, if it has one."""
+    decoder = set(cast(nn.Module, model.get_decoder()).modules())
+    stacks = [
+        (module not in decoder, name)
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) == count
-    )
-    return next(stacks, "")
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    ]
+    return min(stacks, key=lambda stack: stack[0], default=(True, ""))[1]
 
 
-def device_map_of(source: ModelSource, config: PreTrainedConfig, hardware: Hardware) -> dict[str, int | str]:
+def _is_only_multimodal(config: PreTrainedConfig) -> bool:
+    """Whether transformers has a class for text and pictures, and none for text alone."""
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+
+
+def device_map_of(
+    source: ModelSource, config: PreTrainedConfig, hardware: Hardware, *, multimodal: bool = False
+) -> dict[str, int | str]:
     """Return the device of each part of a model: one device for all, or GPU and RAM by layer."""
     if not hardware.gpu:
         return {"": "cpu"}
     count = int(config.get_text_config().num_hidden_layers)
     if source.gpu_layers is None or source.gpu_layers >= count:
         return {"": 0}
-    return layer_map(config, source.gpu_layers)
+    return layer_map(config, source.gpu_layers, multimodal=multimodal)
 
 
 def _checked_quantization(source: ModelSource) -> str:

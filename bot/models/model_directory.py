@@ -27,6 +27,8 @@ SIDE_FILES = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
 )
 """The files besides the weights that a model may need; no other file of a repository is downloaded."""
 
@@ -167,6 +169,12 @@ def _stored_parameters(folder: Path, config: dict[str, object]) -> int:
         width = BYTES_PER_PARAMETER.get(quantization_method(config), 2.0)
         return int(sum((folder / name).stat().st_size for name in weight_files(folder)) / width)
     return parameters_of(tensors, quantized_bits(config))
+
+
+def sees(folder: Path) -> bool:
+    """Whether the model in `folder` reads pictures, and the files that say how it does are here. Raises ModelError."""
+    files = ("preprocessor_config.json", "processor_config.json")
+    return "vision_config" in read_json(folder / CONFIG) and any((folder / name).is_file() for name in files)
 
 
 def text_config(config: dict[str, object]) -> dict[str, object]:

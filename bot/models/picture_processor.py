@@ -3,8 +3,10 @@
 Only the parts for pictures are loaded: those for video need packages that nothing else here does.
 """
 
+import hashlib
 import io
 import logging
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,61 +17,99 @@ from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedTokeniz
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-from bot.types.messages import Picture
+from bot.models.model_directory import sees
+from bot.types.messages import Picture, PictureTokens
 
 log = logging.getLogger(__name__)
 
 OWN_FILES = {"local_files_only": True, "trust_remote_code": False}
 KINDS = ("mm_token_type_ids", "token_type_ids")
 """Names of the input that tells tokens of pictures from tokens of text."""
+CACHED = 64
+"""Pictures whose tokens are kept, since each turn counts those of the history again."""
 
 
 class PictureProcessor:
-    """The processor of one model. `token_id`: the token that the chat template writes for a picture."""
+    """The processor of one model. `token`: what the chat template writes for a picture.
 
-    def __init__(self, processor: ProcessorMixin) -> None:
-        self._processor: Any = processor  # Any: what a processor has depends on its class
-        self._token: str = self._processor.image_token
-        self.token_id = int(self._processor.tokenizer.convert_tokens_to_ids(self._token))
-        self.ids(_sample())  # raises what pictures would raise
+    Raises ValueError, or whatever the processor raises, if it cannot be used.
+    """
 
-    def ids(self, picture: Picture) -> list[int]:
-        """The token ids that stand for a picture in a prompt."""
-        inputs = self._processor(text=[self._token], images=[_opened(picture)], add_special_tokens=False)
-        return list(map(int, inputs["input_ids"][0]))
+    def __init__(self, processor: Any) -> None:  # Any: what a processor has depends on its class
+        self.processor = processor
+        tokenizer: PreTrainedTokenizerBase = self.processor.tokenizer
+        self.token: str = self.processor.image_token
+        control = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
+        self._control_ids = frozenset(control.values())
+        if self.token not in control:
+            raise ValueError(f"the tokenizer does not have {self.token} as a special token")
+        self.token_id = control[self.token]
+        self._cache = OrderedDict[bytes, PictureTokens]()
+        self._check(_sample())
+
+    def tokens(self, picture: Picture) -> PictureTokens:
+        """What stands for a picture in a prompt instead of `token`."""
+        key = hashlib.sha256(picture.data).digest()
+        found = self._cache.get(key)
+        if found is None:
+            found = self._cache[key] = self._made(picture)
+            if len(self._cache) > CACHED:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(key)
+        return found
 
     def inputs(self, pictures: Sequence[Picture], ids: Sequence[int]) -> dict[str, torch.Tensor]:
         """The model's inputs for the pictures of a prompt, besides its ids; {} for none."""
         if not pictures:
             return {}
-        images = [_opened(picture) for picture in pictures]
-        made = self._processor(
-            text=[self._token * len(images)], images=images, add_special_tokens=False, return_tensors="pt"
-        )
-        found = {name: value for name, value in made.items() if name not in ("input_ids", "attention_mask")}
+        found = self._inputs(self.token * len(pictures), pictures)
         for name in KINDS:
             if name in found:
-                found[name] = torch.tensor(self._processor.create_mm_token_type_ids([list(ids)]))
+                found[name] = torch.tensor(self.processor.create_mm_token_type_ids([list(ids)]))
         return found
+
+    def _made(self, picture: Picture) -> PictureTokens:
+        made = self.processor(text=[self.token], images=[_opened(picture)], add_special_tokens=False)
+        ids = list(map(int, made["input_ids"][0]))
+        at = [index for index, each in enumerate(ids) if each in self._control_ids]
+        if not at:
+            raise ValueError("the processor writes no token for a picture")
+        first, end = at[0], at[-1] + 1
+        before, after = (self.processor.tokenizer.decode(part) for part in (ids[:first], ids[end:]))
+        return PictureTokens(before, tuple(ids[first:end]), after)
+
+    def _inputs(self, text: str, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
+        images = [_opened(picture) for picture in pictures]
+        made = self.processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")
+        return {name: value for name, value in made.items() if name not in ("input_ids", "attention_mask")}
+
+    def _check(self, picture: Picture) -> None:
+        """Raise what pictures would raise, or ValueError if an input depends on the text around a picture."""
+        alone = self.inputs([picture], self.tokens(picture).ids)
+        within = self._inputs(f"Look: {self.token} What?", [picture])
+        for name in (alone.keys() | within.keys()).difference(KINDS):
+            if name not in alone or name not in within or not torch.equal(alone[name], within[name]):
+                raise ValueError(f"the processor's {name} depends on the text around a picture")
 
 
 def load_processor(
     folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PictureProcessor | None, str]:
-    """Return the processor of a model that sees, or None and, if it could see, why it does not here as a phrase."""
+    """Return the processor of a model that sees, or None and, if it could see, why it does not here as a sentence."""
     if not hasattr(config, "vision_config") or type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return None, ""
+    if not sees(folder):
+        return None, "It reads text only, because its files for pictures (preprocessor_config.json) are not here."
     try:
-        made = PROCESSOR_MAPPING[type(config)]
+        made: Any = PROCESSOR_MAPPING[type(config)]  # its annotations omit that it is a class of processors
         known, _ = made.get_processor_dict(folder, local_files_only=True)
         pictures = AutoImageProcessor.from_pretrained(folder, **OWN_FILES)
         parts = {"image_processor": pictures, "tokenizer": tokenizer}
         arguments = [parts.get(name) for name in made.get_attributes()]
         return PictureProcessor(_without_missing(made).from_args_and_dict(arguments, known)), ""
-    except Exception as error:  # a repository may hold anything
+    except Exception as error:  # a repository may hold anything, and some processors need packages that are not here
         log.warning("The processor in %s cannot be used: %s", folder, error)
-        lines = str(error).strip().splitlines()
-        return None, lines[0].rstrip(".") if lines else type(error).__name__
+        return None, "It reads text only, because its files for pictures cannot be used here (the log says why)."
 
 
 def _without_missing(made: type[ProcessorMixin]) -> type[ProcessorMixin]:
@@ -87,5 +127,5 @@ def _opened(picture: Picture) -> Image.Image:
 
 def _sample() -> Picture:
     written = io.BytesIO()
-    Image.new("RGB", (64, 48)).save(written, "PNG")
+    Image.frombytes("RGB", (64, 48), bytes(range(256)) * 36).save(written, "PNG")
     return Picture("sample.png", "image/png", written.getvalue(), 64, 48)

@@ -5,6 +5,7 @@ All types are frozen: change one with `dataclasses.replace`. Times are Unix seco
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Role(StrEnum):
@@ -100,6 +101,14 @@ class Picture:
     data: bytes = field(repr=False)
     width: int
     height: int
+
+
+class PictureTokens(NamedTuple):
+    """What stands for a picture in a prompt: token ids, the first and last of them control tokens, and text around."""
+
+    before: str
+    ids: tuple[int, ...]
+    after: str
 
 
 @dataclass(frozen=True, slots=True)

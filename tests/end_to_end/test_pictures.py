@@ -2,20 +2,15 @@
 
 import base64
 import io
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
 
 import pytest
 from PIL import Image
 
-from bot.engine.client.process import EngineProcess
 from bot.engine.remote.remote_engine import RemoteEngine
-from bot.types.engine import EngineRequest
-from bot.types.messages import Prompt, TokenDelta
 from tests.support.builders.picture_files import encoded, half_red, phone_photo
 from tests.support.builders.platform_services import Platform, PlatformSetup
-from tests.support.builders.tiny_vision_model import make_tiny_vision_model
 from tests.support.fakes.openai_server import FakeOpenAI
 from tests.support.fakes.scripted_engine import ScriptedEngine
 
@@ -72,26 +67,3 @@ async def test_a_blind_model_names_one_that_sees(tmp_path: Path, platform: Platf
             assert said.startswith("I cannot see images, so I left out `cat.png`; `org/seeing-7b` here can see them.")
             assert "You said:" in said
             assert shown(blind, -1) == []
-
-
-async def test_a_tiny_model_here_answers_a_question_about_a_picture(tmp_path: Path, platform: Platform) -> None:
-    folder = make_tiny_vision_model(tmp_path / "tiny-seeing")
-    engine = EngineProcess()
-    seen: list[Prompt] = []
-    original = engine.stream
-
-    def stream(request: EngineRequest) -> AsyncIterator[TokenDelta]:
-        seen.append(request.prompt)
-        return original(request)
-
-    engine.stream = stream  # type: ignore[method-assign]  # to see what it was asked
-    settings = {"model": str(folder), "models": "", "device": "cpu", "max_tokens": 8, "temperature": 0.0}
-    async with platform.open(tmp_path, engine=cast(ScriptedEngine, engine), **settings) as setup:
-        question = await setup.ana.says(
-            setup.general, "What is red?", mention=True, files={"photo.jpg": phone_photo(6)}
-        )
-        said = await setup.answer_to(question, timeout=60.0)
-        assert said
-        assert "cannot see" not in said
-        (photo,) = seen[0].turns[-1].pictures
-        assert (photo.width, photo.height) == (40, 60)

@@ -197,6 +197,8 @@ class EngineServer:
             window = min(window, generator.cache_tokens)
         limits = PromptLimits(int(model.config.get_text_config().vocab_size), window, generator.cache_tokens)
         prompts = PromptBuilder(tokenizer, source.template, window, source.name, self._duty.pause, loaded.pictures)
+        drops = loaded.pictures is not None and not prompts.sees
+        blind = "It reads text only, because its chat template has no place for pictures." if drops else ""
         cache_tokens = generator.cache_tokens or 0
         kv_cache_mb = cache_tokens * bytes_per_token(model) // MB if cache_tokens else 0
         batching = isinstance(generator, Batching)
@@ -211,9 +213,9 @@ class EngineServer:
             kv_cache_mb=kv_cache_mb,
             kv_cache_tokens=cache_tokens,
             load_s=0.0,
-            note=" ".join(part for part in (loaded.note, note) if part),
+            note=" ".join(part for part in (loaded.note, blind, note) if part),
             kv_offload_mb=generator.offload_mb,
-            capabilities=_capabilities(prompts, loaded),
+            capabilities=_capabilities(prompts, tokenizer),
         )
         return _ServedModel(
             source, tokenizer, generator, prompts, limits, _eos(model, tokenizer) | prompts.end_ids, info
@@ -295,8 +297,8 @@ class EngineServer:
     def _generator(self, source: ModelSource, loaded: TransformersModel, window: int) -> tuple[Generator, str]:
         """Choose a generator; also returns a note for users, or ''."""
         model = loaded.model
-        if loaded.pictures is not None:
-            note = "A model that sees answers one request at a time."
+        if loaded.multimodal:
+            note = "A model for text and pictures answers one request at a time."
             return Sequential(model, self._post, self._emit, self._make_room, loaded.pictures), note
         if not source.batching:
             return Sequential(model, self._post, self._emit, self._make_room), ""
@@ -332,10 +334,9 @@ def _check_template(
     PromptBuilder(tokenizer, source.template, source.context_window, source.name)
 
 
-def _capabilities(prompts: PromptBuilder, loaded: TransformersModel) -> Capabilities:
+def _capabilities(prompts: PromptBuilder, tokenizer: PreTrainedTokenizerBase) -> Capabilities:
     known = prompts.capabilities
-    thinks = bool(known.reasoning) or own_tags(loaded.tokenizer) is not None
-    return replace(known, vision=loaded.pictures is not None, reasoning=thinks)
+    return replace(known, vision=prompts.sees, reasoning=bool(known.reasoning) or own_tags(tokenizer) is not None)
 
 
 def _gpu_memory() -> tuple[int, int]:

@@ -22,7 +22,10 @@ from bot.engine.text.literal_matcher import PART, Pause, no_pause
 from bot.engine.text.templates import ChatTemplate
 from bot.engine.text.turns import BETWEEN, first_kept, fit_pictures, merged_pictures, merged_texts, named, next_user
 from bot.types.errors import TOO_LONG, RequestFailed
-from bot.types.messages import Picture, Prompt, Role, Turn
+from bot.types.messages import Picture, PictureTokens, Prompt, Role, Turn
+
+PICTURE_OVERHEAD = 8
+"""Tokens counted for what the template and the processor write around a picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +44,14 @@ class BuiltPrompt:
     dropped_pictures: int = 0
 
 
-class PictureIds(Protocol):
-    """Token ids of pictures. `token_id`: the token that the chat template writes for each."""
+class PictureEncoder(Protocol):
+    """Tokens of pictures. `token`: what the chat template writes for each."""
 
+    token: str
     token_id: int
 
-    def ids(self, picture: Picture) -> list[int]:
-        """The token ids that stand for a picture in a prompt."""
+    def tokens(self, picture: Picture) -> PictureTokens:
+        """What stands for a picture in a prompt instead of `token`."""
         ...
 
 
@@ -56,7 +60,7 @@ class PromptBuilder:
 
     template: '' for the tokenizer's own chat template, or a name in bot.engine.text.templates.TEMPLATES.
     context_window: tokens of prompt and answer together. name: the model's, for error messages. pause: called every few
-    milliseconds of work. Raises ModelError if the model has no usable template.
+    milliseconds of work. pictures: of a model that sees. Raises ModelError if the model has no usable template.
     """
 
     def __init__(
@@ -66,9 +70,8 @@ class PromptBuilder:
         context_window: int,
         name: str = "this model",
         pause: Pause = no_pause,
-        pictures: PictureIds | None = None,
+        pictures: PictureEncoder | None = None,
     ) -> None:
-        self._pictures = pictures
         self._encoder = SafeEncoder(tokenizer, name, pause)
         self._template = ChatTemplate(tokenizer, template, self._encoder.control, name, pause)
         self._window = context_window
@@ -82,6 +85,9 @@ class PromptBuilder:
         """Stop strings that end an answer."""
         self._head = max(self._gap_cost(gap) for gap in self._template.heads)
         self._around = 1 + max(self._gap_cost(gap) for gap in self._template.between)
+        self._pictures = pictures if pictures is not None and self._template.shows(pictures.token) else None
+        self.sees = self._pictures is not None
+        """Whether prompts show pictures: there is `pictures`, and the template has a place for them."""
 
     def build(self, prompt: Prompt, max_tokens: int, window: int = 0, effort: str = "") -> BuiltPrompt:
         """Return the ids of `prompt`, at most the context window minus `max_tokens`.
@@ -114,8 +120,13 @@ class PromptBuilder:
         if prompt.prefix:
             costs.append(needed_costs[2])
             user.append(False)
-        shown = self._picture_ids(turns)
-        turns, with_pictures, _ = fit_pictures(turns, costs[: len(turns)], fixed, budget, lambda one: len(shown[one]))
+        shown = self._picture_tokens(turns)
+        asked = turns
+        turns, with_pictures, _ = fit_pictures(
+            turns, costs[: len(turns)], fixed, budget, lambda one: len(shown[one].ids) + PICTURE_OVERHEAD
+        )
+        if asked[-1].pictures and not turns[-1].pictures:
+            raise RequestFailed("The picture does not fit the model's context window; send a smaller one.")
         costs[: len(turns)] = with_pictures
         start = first_kept(costs, user, fixed, budget)
         while start < len(turns):
@@ -154,15 +165,15 @@ class PromptBuilder:
         least = self._encoder.min_tokens(text)
         return least if least > most else self._encoder.count(self._clean(text), most)
 
-    def _picture_ids(self, turns: Sequence[Turn]) -> dict[Picture, list[int]]:
+    def _picture_tokens(self, turns: Sequence[Turn]) -> dict[Picture, PictureTokens]:
         if self._pictures is None:
             return {}
-        return {picture: self._pictures.ids(picture) for turn in turns for picture in turn.pictures}
+        return {picture: self._pictures.tokens(picture) for turn in turns for picture in turn.pictures}
 
     def _encode(
-        self, prompt: Prompt, turns: Sequence[Turn], effort: str, shown: Mapping[Picture, list[int]]
+        self, prompt: Prompt, turns: Sequence[Turn], effort: str, shown: Mapping[Picture, PictureTokens]
     ) -> tuple[list[int], str]:
-        """Return the ids, and the text of the template before the answer. shown: ids of the turns' pictures."""
+        """Return the ids, and the text of the template before the answer. shown: tokens of the turns' pictures."""
         system = self._clean(prompt.system)
         contents = self._contents(turns)
         alternating = len(contents)
@@ -176,22 +187,35 @@ class PromptBuilder:
         counts = tuple(map(len, pictures)) if any(pictures) else ()
         continuing = bool(prompt.prefix)
         gaps = self._template.gaps(len(contents) > alternating + continuing, alternating, continuing, effort, counts)
+        tokens = [shown[picture] for each in pictures for picture in each]
         pieces = []
-        for number, gap in enumerate(gaps):
+        for number, gap in enumerate(self._with_texts(gaps, tokens)):
             pieces.append(Piece(gap, structure=True))
             pieces += [Piece(content, structure=False) for content in contents[number : number + 1]]
-        ids = self._encoder.encode(pieces)
-        return self._with_pictures(ids, [shown[picture] for each in pictures for picture in each]), gaps[-1]
+        return self._with_pictures(self._encoder.encode(pieces), tokens), gaps[-1]
 
-    def _with_pictures(self, ids: list[int], pictures: Sequence[list[int]]) -> list[int]:
+    def _with_texts(self, gaps: Sequence[str], pictures: Sequence[PictureTokens]) -> Sequence[str]:
+        """Put the texts of pictures around the tokens that the template wrote for them."""
+        if self._pictures is None or not pictures:
+            return gaps
+        token, left, made = self._pictures.token, iter(pictures), list[str]()
+        if sum(gap.count(token) for gap in gaps) != len(pictures):
+            raise RequestFailed("The chat template of this model drops pictures; use /reset, or choose another model.")
+        for gap in gaps:
+            first, *rest = gap.split(token)
+            made.append(first)
+            for part in rest:
+                picture = next(left)
+                made[-1] += f"{picture.before}{token}{picture.after}{part}"
+        return made
+
+    def _with_pictures(self, ids: list[int], pictures: Sequence[PictureTokens]) -> list[int]:
         """Put the ids of pictures in the place of the tokens that the template wrote for them."""
         if self._pictures is None or not pictures:
             return ids
-        if ids.count(self._pictures.token_id) != len(pictures):
-            raise RequestFailed("The chat template of this model drops pictures; use /reset, or choose another model.")
         left, made = iter(pictures), list[int]()
         for each in ids:
-            made += next(left) if each == self._pictures.token_id else [each]
+            made += next(left).ids if each == self._pictures.token_id else (each,)
         return made
 
     def _contents(self, turns: Sequence[Turn]) -> list[str]:

@@ -154,6 +154,14 @@ class ChatTemplate:
             raise RequestFailed(f"{known}, for a conversation of {turns} turns; use /reset, or choose another model.")
         return known
 
+    def shows(self, token: str) -> bool:
+        """Whether the template writes `token` for a picture of a question; each once, and nowhere else."""
+        try:
+            gaps = self._rendered((False, 3, False, (1, 0, 2)))
+        except (TemplateExceeded, TemplateRefused):
+            return False
+        return [gap.count(token) for gap in gaps] == [1, 0, 2, 0]
+
     def _takes_only_parts(self) -> bool:
         """Return whether contents must be lists of parts, as in templates of models that also take images."""
         for self._as_parts in (False, True):
@@ -238,7 +246,7 @@ class ChatTemplate:
         system, turns, continuing, pictures = shape
         roles = ["system"] * system + [("user", "assistant")[number % 2] for number in range(turns + continuing)]
         contents = [f"\ue000{number}\ue001" for number in range(len(roles))]
-        shown = [*([0] * system), *pictures, *([0] * len(roles))]
+        shown = [*([0] * system), *pictures, *([0] * (len(roles) + 1))]
         messages = [
             {"role": role, "content": _content(content, number, as_parts=self._as_parts)}
             for role, content, number in zip(roles, contents, shown, strict=False)
@@ -252,7 +260,9 @@ class ChatTemplate:
         if gaps[1::2] != [str(number) for number in range(len(roles))]:
             raise TemplateRefused("it drops, repeats or reorders messages")
         gaps = gaps[::2]
-        gaps = [gaps[0], *(_without_repeated_header(gap, self._control) for gap in gaps[1:])]
+        # Before the text of a turn with pictures, a gap repeats their token.
+        later = zip(gaps[1:], shown[1:], strict=False)
+        gaps = [gaps[0], *(gap if number else _without_repeated_header(gap, self._control) for gap, number in later)]
         gaps = gaps[:-1] if continuing else gaps
         if not timed:  # a template that shows the date is not cached
             self._store(shape, effort, gaps)

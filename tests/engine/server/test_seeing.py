@@ -1,24 +1,27 @@
-"""Tests a model that sees: its prompts are those of the real processor, and its answers those of the real class."""
+"""Tests models that see in the engine's process: their answers are those of transformers' own classes."""
 
-import io
+import copy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
-from transformers import AutoConfig, AutoTokenizer, Qwen3VLForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
 from bot.engine.client.process import EngineProcess
+from bot.engine.client.protocol import Generate, frame
 from bot.engine.text.decoding import TextDecoder
 from bot.engine.text.prompts import PromptBuilder
+from bot.models.loading import layer_map, layers_of
+from bot.models.packing import pack
 from bot.models.picture_processor import PictureProcessor, load_processor
-from bot.types.engine import EngineRequest, ModelSource
+from bot.types.engine import EngineRequest, LoadedModel, ModelSource
 from bot.types.messages import FinishReason, Picture, Prompt, Role, TokenDelta, Turn
 from tests.support.builders.engine_requests import GREEDY
 from tests.support.builders.picture_files import encoded, half_red, noise
-from tests.support.builders.tiny_vision_model import WINDOW, make_tiny_vision_model
+from tests.support.builders.tiny_vision_model import KINDS, WINDOW, make_tiny_vision_model
 
 pytest_plugins = ["tests.support.fixtures.engine"]
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -27,9 +30,9 @@ RED = Picture("red.png", "image/png", encoded(half_red(), "PNG"), 60, 40)
 NOISE = Picture("noise.png", "image/png", encoded(noise(90, 200), "PNG"), 90, 200)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_vision_model(tmp_path_factory.mktemp("vision"))
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_vision_model(tmp_path_factory.mktemp(request.param), request.param)
 
 
 def processor_of(folder: Path) -> PictureProcessor:
@@ -44,44 +47,10 @@ def conversation(*turns: tuple[str, tuple[Picture, ...]]) -> Prompt:
     return Prompt("", tuple(Turn(roles[n % 2], "", text, str(n), 0.0, shown) for n, (text, shown) in enumerate(turns)))
 
 
-TALK = conversation(("What is it?", (RED, NOISE)), ("Two things.", ()), ("And <|image_pad|> this?", (NOISE,)))
-
-
-async def test_a_prompt_is_what_the_real_processor_makes_of_it(folder: Path) -> None:
-    ours = processor_of(folder)
-    builder = PromptBuilder(AutoTokenizer.from_pretrained(folder), "", WINDOW, pictures=ours)
-    harmless = replace(TALK, turns=(*TALK.turns[:2], replace(TALK.turns[2], text="And this?")))
-    built = builder.build(harmless, 10)
-    real: Any = ours._processor
-    text = (
-        "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|><|vision_start|><|image_pad|><|vision_end|>"
-        "What is it?<|im_end|>\n<|im_start|>assistant\nTwo things.<|im_end|>\n<|im_start|>user\n"
-        "<|vision_start|><|image_pad|><|vision_end|>And this?<|im_end|>\n<|im_start|>assistant\n"
-    )
-    images = [Image.open(io.BytesIO(each.data)) for each in (RED, NOISE, NOISE)]
-    expected = real(text=[text], images=images, return_tensors="pt")
-    assert built.ids == expected["input_ids"][0].tolist()
-    assert built.pictures == (RED, NOISE, NOISE)
-    inputs = ours.inputs(built.pictures, built.ids)
-    assert inputs.keys() == expected.keys() - {"input_ids", "attention_mask"}
-    for name, value in inputs.items():
-        assert torch.equal(value, expected[name]), name
-
-
-async def test_the_text_of_a_picture_s_token_is_no_picture(folder: Path) -> None:
-    ours = processor_of(folder)
-    built = PromptBuilder(AutoTokenizer.from_pretrained(folder), "", WINDOW, pictures=ours).build(TALK, 10)
-    tokens = sum(len(ours.ids(each)) for each in (RED, NOISE, NOISE))
-    assert built.ids.count(ours.token_id) == tokens
-
-
-async def test_the_oldest_pictures_are_dropped_first(folder: Path) -> None:
-    ours = processor_of(folder)
-    builder = PromptBuilder(AutoTokenizer.from_pretrained(folder), "", WINDOW, pictures=ours)
-    whole = builder.build(TALK, 10)
-    built = builder.build(TALK, 10, len(whole.ids) + 9)
-    assert (built.dropped_pictures, built.dropped_turns) == (2, 0)
-    assert built.pictures == (NOISE,)
+TALK = conversation(("What is it?", (RED, NOISE)), ("Two things.", ()), ("And this?", (NOISE,)))
+ONE = conversation(("What is it?", (RED,)))
+OTHER = conversation(("What is it?", (NOISE,)))
+TEXT = conversation(("Hello.", ()))
 
 
 async def answer(engine: EngineProcess, prompt: Prompt, name: str) -> tuple[str, TokenDelta]:
@@ -89,25 +58,88 @@ async def answer(engine: EngineProcess, prompt: Prompt, name: str) -> tuple[str,
     return "".join(delta.text for delta in deltas), deltas[-1]
 
 
+async def load(engine: EngineProcess, folder: Path, dtype: str = "float32") -> LoadedModel:
+    return await engine.load(ModelSource(folder.name, str(folder), device="cpu", dtype=dtype), lambda _: None)
+
+
 async def test_the_engine_answers_as_the_real_class(engine: EngineProcess, folder: Path) -> None:
-    loaded = await engine.load(ModelSource("seeing", str(folder), device="cpu", dtype="float32"), lambda _: None)
+    loaded = await load(engine, folder)
     assert loaded.capabilities.vision is True
     assert (loaded.batching, loaded.max_running) == (False, 1)
+    assert "one request at a time" in loaded.note
     ours, tokenizer = processor_of(folder), AutoTokenizer.from_pretrained(folder)
-    model: Any = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     said = []
-    for number, prompt in enumerate((TALK, conversation(("What is it?", (RED,))), conversation(("Hello.", ())))):
+    for number, prompt in enumerate((TALK, ONE, TEXT, replace(TALK, prefix="It is"))):
         built = PromptBuilder(tokenizer, "", WINDOW, pictures=ours).build(prompt, 12)
         ids = torch.tensor([built.ids])
         inputs = ours.inputs(built.pictures, built.ids)
         made = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, **inputs)
         new = [each for each in made[0][len(built.ids) :].tolist() if each != tokenizer.eos_token_id]
         text, last = await answer(engine, prompt, f"r{number}")
-        decoder = TextDecoder(tokenizer)
+        decoder = TextDecoder(tokenizer, continues=built.ids if prompt.prefix else ())
         assert text == decoder.push(new) + decoder.flush()
         assert last.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
         assert last.usage is not None
         assert (last.usage.prompt_tokens, last.usage.dropped_pictures) == (len(built.ids), 0)
         said.append(text)
-    other = conversation(("What is it?", (NOISE,)))
-    assert (await answer(engine, other, "other"))[0] != said[1], "the answer depends on the pixels"
+    assert (await answer(engine, OTHER, "other"))[0] != said[1], "the answer depends on the pixels"
+
+
+async def test_it_sees_in_the_default_dtype(engine: EngineProcess, folder: Path) -> None:
+    await load(engine, folder, "auto")
+    first, last = await answer(engine, ONE, "red")
+    assert last.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+    assert first != (await answer(engine, OTHER, "noise"))[0]
+
+
+async def test_packed_weights_see_the_same(folder: Path) -> None:
+    whole: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    packed = copy.deepcopy(whole)
+    pack(packed)
+    ours = processor_of(folder)
+    built = PromptBuilder(AutoTokenizer.from_pretrained(folder), "", WINDOW, pictures=ours).build(TALK, 12)
+    ids, inputs = torch.tensor([built.ids]), ours.inputs(built.pictures, built.ids)
+    with torch.inference_mode():
+        expected, found = (model(ids, **inputs).logits[0, -1] for model in (whole, packed))
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+
+
+async def test_without_files_for_pictures_it_reads_text(engine: EngineProcess, folder: Path, tmp_path: Path) -> None:
+    blind = Path(shutil.copytree(folder, tmp_path / "blind"))
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        (blind / name).unlink(missing_ok=True)
+    loaded = await load(engine, blind)
+    assert loaded.capabilities.vision is False
+    assert loaded.note.count("It reads text only, because its files for pictures") == 1
+    text, last = await answer(engine, TEXT, "text")
+    assert last.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+    await load(engine, folder)
+    assert text == (await answer(engine, TEXT, "again"))[0]
+
+
+async def test_the_layers_of_text_are_found_beside_those_of_pictures(folder: Path) -> None:
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder)
+    count = model.config.get_text_config().num_hidden_layers
+    assert count == 2, "as many as the layers for pictures"
+    layers = layers_of(model)
+    assert layers[:count] == list(model.get_decoder().layers)
+    assert len(layers) > count
+    placed = layer_map(model.config, 1, multimodal=True)
+    split = AutoModelForImageTextToText.from_pretrained(folder, device_map=dict.fromkeys(placed, "cpu"))
+    assert {name: weight.shape for name, weight in split.named_parameters()} == {
+        name: weight.shape for name, weight in model.named_parameters()
+    }
+    assert sorted(name.rpartition(".")[2] for name, device in placed.items() if device == "cpu") == ["1"]
+
+
+async def test_a_request_of_the_largest_pictures_reaches_the_process(engine: EngineProcess, folder: Path) -> None:
+    data = encoded(noise(560, 560), "PNG") + bytes(100_000)
+    pictures = tuple(Picture(f"{n}.png", "image/png", data + bytes([n]), 560, 560) for n in range(8))
+    assert 1_000_000 < len(data) < 1_100_000
+    prompt = conversation(("What are they?", pictures))
+    assert len(frame(Generate(1, EngineRequest("large", prompt, GREEDY)))) > 8_000_000
+    await load(engine, folder)
+    _, last = await answer(engine, prompt, "large")
+    assert last.usage is not None
+    assert last.usage.dropped_pictures == 0

@@ -1,0 +1,154 @@
+"""Tests prompts with pictures against what transformers' own processors make of the same conversation."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoTokenizer
+
+from bot.engine.text.prompts import PromptBuilder
+from bot.models.picture_processor import PictureProcessor, load_processor
+from bot.types.errors import RequestFailed
+from bot.types.messages import Picture, Prompt, Role, Turn
+from tests.support.builders.picture_files import encoded, half_red, noise
+from tests.support.builders.tiny_vision_model import KINDS, WINDOW, make_tiny_vision_model
+
+RED = Picture("red.png", "image/png", encoded(half_red(), "PNG"), 60, 40)
+NOISE = Picture("noise.png", "image/png", encoded(noise(90, 200), "PNG"), 90, 200)
+
+TOKENS = {
+    "qwen3_vl": ("<|image_pad|>",),
+    "idefics3": ("<image>",),
+    "gemma3": ("<start_of_image>", "<image_soft_token>"),
+}
+"""The tokens that stand for pictures."""
+
+
+class Seeing:
+    """A tiny model's directory, its processor and its prompts."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder, self.kind = make_tiny_vision_model(folder, kind), kind
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        found, why = load_processor(folder, AutoConfig.from_pretrained(folder), self.tokenizer)
+        assert found is not None, why
+        self.processor: PictureProcessor = found
+        self.prompts = PromptBuilder(self.tokenizer, "", WINDOW, pictures=found)
+
+    def expected(self, prompt: Prompt) -> Any:
+        """What the real processor makes of a prompt."""
+        said: list[dict[str, Any]] = [{"role": "system", "content": _parts(prompt.system)}] if prompt.system else []
+        said += [{"role": turn.role.value, "content": _parts(turn.text, turn.pictures)} for turn in prompt.turns]
+        said += [{"role": "assistant", "content": _parts(prompt.prefix)}] if prompt.prefix else []
+        if self.kind == "gemma3" and prompt.system:
+            said[0]["content"] = prompt.system
+        real: Any = self.processor.processor
+        end = {"continue_final_message": True} if prompt.prefix else {"add_generation_prompt": True}
+        return real.apply_chat_template(
+            said,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            chat_template=self.tokenizer.chat_template,
+            **end,
+        )
+
+
+def _parts(text: str, pictures: tuple[Picture, ...] = ()) -> list[dict[str, Any]]:
+    images = [Image.open(io.BytesIO(each.data)).convert("RGB") for each in pictures]
+    return [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def seeing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Seeing:
+    return Seeing(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def conversation(*turns: tuple[str, tuple[Picture, ...]], system: str = "", prefix: str = "") -> Prompt:
+    """A prompt of turns that alternate between a user and the assistant."""
+    roles = (Role.USER, Role.ASSISTANT)
+    made = tuple(Turn(roles[n % 2], "", text, str(n), 0.0, shown) for n, (text, shown) in enumerate(turns))
+    return Prompt(system, made, prefix)
+
+
+TALK = conversation(("What is it?", (RED, NOISE)), ("Two things.", ()), ("And this?", (NOISE,)))
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        conversation(("What is it?", (RED,))),
+        TALK,
+        replace(TALK, system="Answer in one word."),
+        replace(TALK, prefix="This is"),
+        conversation(("Hello.", ()), ("Hello!", ()), ("What is it?", (NOISE,))),
+    ],
+    ids=["one", "several", "system", "continued", "late"],
+)
+def test_a_prompt_is_what_the_real_processor_makes_of_it(seeing: Seeing, prompt: Prompt) -> None:
+    built, expected = seeing.prompts.build(prompt, 10), seeing.expected(prompt)
+    assert built.ids == expected["input_ids"][0].tolist()
+    assert built.pictures == tuple(picture for turn in prompt.turns for picture in turn.pictures)
+    inputs = seeing.processor.inputs(built.pictures, built.ids)
+    assert inputs.keys() == expected.keys() - {"input_ids", "attention_mask"}
+    for name, value in inputs.items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_the_text_of_a_picture_s_token_is_no_picture(seeing: Seeing) -> None:
+    typed = "".join(TOKENS[seeing.kind])
+    harmless, hostile = (
+        conversation((f"What{text} is it?", (RED,)), (f"It is{text}.", ()), (f"{text}?", ()), system=f"Be{text} brief.")
+        for text in ("", typed)
+    )
+    kinds: list[Any] = [seeing.tokenizer.convert_tokens_to_ids(token) for token in TOKENS[seeing.kind]]
+    expected, built = seeing.prompts.build(harmless, 10), seeing.prompts.build(hostile, 10)
+    assert [built.ids.count(each) for each in kinds] == [expected.ids.count(each) for each in kinds]
+    assert built.pictures == (RED,)
+    assert seeing.tokenizer.decode(built.ids).count(typed) >= 4, "the text itself is still there"
+
+
+def test_the_oldest_pictures_are_dropped_first(seeing: Seeing) -> None:
+    whole = seeing.prompts.build(TALK, 10)
+    built = seeing.prompts.build(TALK, 10, len(whole.ids) + 9)
+    assert built.dropped_pictures in (1, 2)
+    assert built.pictures == (RED, NOISE, NOISE)[built.dropped_pictures :]
+    assert len(built.ids) < len(whole.ids)
+
+
+def test_a_picture_that_cannot_fit_is_an_error(seeing: Seeing) -> None:
+    prompt = conversation(("Hello.", (RED,)), ("Hello!", ()), ("What is it?", (NOISE,)))
+    alone = len(seeing.prompts.build(conversation(("What is it?", ())), 10).ids)
+    with pytest.raises(RequestFailed, match="The picture does not fit the model's context window"):
+        seeing.prompts.build(prompt, 10, alone + 10)
+
+
+def test_a_picture_is_read_once(seeing: Seeing, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = seeing.processor.tokens(replace(RED, name="first.png"))
+    monkeypatch.setattr(Image, "open", None)
+    assert seeing.processor.tokens(replace(RED, name="second.png")) == first
+
+
+def test_a_template_without_pictures_does_not_show_any(seeing: Seeing) -> None:
+    blind = AutoTokenizer.from_pretrained(seeing.folder)
+    blind.chat_template = "{% for message in messages %}{{ message['content'] }}<|im_end|>{% endfor %}"
+    assert seeing.prompts.sees
+    builder = PromptBuilder(blind, "", WINDOW, pictures=seeing.processor)
+    assert not builder.sees
+    built = builder.build(TALK, 10)
+    assert (built.pictures, built.dropped_pictures) == ((), 3)
+
+
+@pytest.mark.parametrize("change", [{"image_processor_type": "NoSuchProcessor"}, {"size": "huge"}])
+def test_files_that_cannot_be_used_leave_a_model_of_text(tmp_path: Path, change: dict[str, object]) -> None:
+    folder = make_tiny_vision_model(tmp_path)
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    found, why = load_processor(folder, AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
+    assert found is None
+    assert why == "It reads text only, because its files for pictures cannot be used here (the log says why)."

@@ -98,6 +98,7 @@ class PromptClient:
         self.files = files
         self._child: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
+        self._closed = False
 
     @property
     def pid(self) -> int | None:
@@ -115,12 +116,11 @@ class PromptClient:
         return await asyncio.shield(asyncio.create_task(self._build(Build(prompt, max_tokens, window))))
 
     async def close(self) -> None:
-        """End the child."""
-        child, self._child = self._child, None
-        if child is not None:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
-            await child.communicate()
+        """End the child, for good; prompts that are being built raise NoTokenIds."""
+        self._closed = True
+        self._kill()
+        async with self._lock:  # the reader of an answer sees its end first
+            await self._end()
 
     async def _build(self, asked: Build) -> Built:
         async with self._lock:
@@ -133,11 +133,24 @@ class PromptClient:
             case Refused(reason):
                 raise RequestFailed(reason)
             case Ready():
-                await self.close()
+                await self._end()
                 raise NoTokenIds("the process of the tokenizer sent something else than a prompt")
+
+    def _kill(self) -> None:
+        if self._child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._child.kill()
+
+    async def _end(self) -> None:
+        self._kill()
+        child, self._child = self._child, None
+        if child is not None:
+            await child.communicate()
 
     async def _start(self) -> Ready:
         files = self.files
+        if self._closed:
+            raise NoTokenIds("the tokenizer's process was ended")
         try:
             self._child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", CHILD, files.folder, files.template, files.name),
@@ -148,10 +161,12 @@ class PromptClient:
             )
         except OSError as error:  # no memory, or too many processes or open files
             raise NoTokenIds(f"the process of the tokenizer cannot be started ({error.strerror or error})") from error
+        if self._closed:
+            self._kill()
         answer = await self._exchange(None, START_S)
         if isinstance(answer, Ready):
             return answer
-        await self.close()
+        await self._end()
         raise NoTokenIds(answer.reason if isinstance(answer, Refused) else "the tokenizer's process is out of order")
 
     async def _exchange(self, asked: Build | None, seconds: float) -> Answer:
@@ -170,7 +185,7 @@ class PromptClient:
                     raise msgspec.DecodeError(f"a frame announces {length} bytes")
                 return _decoder.decode(await child.stdout.readexactly(length))
         except BaseException as error:
-            await self.close()
+            await self._end()
             match error:
                 case TimeoutError():
                     raise NoTokenIds(f"the tokenizer takes longer than {seconds:.0f} s") from error

@@ -71,9 +71,10 @@ class RequestBuilder:
         """
         window = window_of(server, source)
         pictures = any(turn.pictures for turn in request.prompt.turns)
-        if not pictures and await self._takes_ids(server, source.path):
+        client = self._client
+        if client is not None and not pictures and await self._takes_ids(server, source.path):
             try:
-                return await self._as_ids(request, window if share == MARGIN else window // 2)
+                return await _as_ids(client, request, window if share == MARGIN else window // 2)
             except NoTokenIds as error:
                 log.warning("A prompt is sent as messages, not as token ids: %s", error)
         return await self._as_messages(server, request, source, share)
@@ -107,11 +108,6 @@ class RequestBuilder:
             return False
         return await server.tokenizes_like(model, tokenizer.sample, tokenizer.sample_ids)
 
-    async def _as_ids(self, request: EngineRequest, window: int) -> Chat:
-        assert self._client is not None
-        built = await self._client.build(request.prompt, _answer_tokens(request, window), window)
-        return Chat([], len(built.ids), built.dropped_turns, built.ids)
-
     async def _as_messages(self, server: Server, request: EngineRequest, source: ModelSource, share: float) -> Chat:
         """Messages by the estimate of their tokens. Near the window, the server counts them if it can."""
         window, how = window_of(server, source), server.profile.continuation
@@ -123,6 +119,11 @@ class RequestBuilder:
         if counted * share <= room:
             return chat
         return build_chat(request.prompt, room * chat.tokens / counted, how, self._defuse)
+
+
+async def _as_ids(client: PromptClient, request: EngineRequest, window: int) -> Chat:
+    built = await client.build(request.prompt, _answer_tokens(request, window), window)
+    return Chat([], len(built.ids), built.dropped_turns, built.ids)
 
 
 def window_of(server: Server, source: ModelSource) -> int:

@@ -171,6 +171,22 @@ async def test_the_tokenizers_process_is_started_again_after_its_death_and_ends_
         assert client.pid is None
 
 
+async def test_the_tokenizers_process_ends_under_a_prompt_and_is_not_started_again(folder: Path) -> None:
+    client = PromptClient(TokenizerFiles(str(folder), "m"))
+    prompt = Prompt("", (Turn(Role.USER, "", "hello", "1", 1.0),))
+    async with asyncio.timeout(100):
+        await client.open()
+        assert client.pid is not None
+        os.kill(client.pid, signal.SIGSTOP)
+        building = [asyncio.create_task(client.build(prompt, 10, 512)) for _ in range(2)]
+        for _ in range(5):  # then one waits for the answer, the other one for its turn
+            await asyncio.sleep(0)
+        await client.close()
+        for result in await asyncio.gather(*building, return_exceptions=True):
+            assert isinstance(result, NoTokenIds)
+        assert client.pid is None
+
+
 def test_the_engine_on_servers_imports_neither_torch_nor_transformers() -> None:
     code = (
         "import sys, bot.engine.remote.remote_engine, bot.models.served_tokenizer;"

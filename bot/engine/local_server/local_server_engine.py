@@ -171,21 +171,22 @@ class LocalServerEngine:
         await self._drop(stale)
         command = await asyncio.to_thread(self._commands.command, source)
         await self._make_room(command)
-        for attempt in range(ATTEMPTS):
+        ports = 1
+        while True:
             resident = self._new(source, command)
             try:
                 await self._bring_up(resident, progress)
                 return resident
             except EngineDied:
-                if not resident.server.log.port_was_taken or attempt + 1 == ATTEMPTS:
+                if not resident.server.log.port_was_taken or ports == ATTEMPTS:
                     raise
+                ports += 1
                 log.info("%s starts again on another port", command.title)
             except ModelError:
                 if not self._residents or resident.server.log.cause() != NO_MEMORY:
                     raise
                 log.info("%s is tried again without other models in memory", source.name)
                 await self._drop(list(self._residents))
-        raise AssertionError("the last attempt raises")
 
     def _new(self, source: ModelSource, command: ServerCommand) -> _Resident:
         server = ManagedServer(command, source.name, self._hung_s)
@@ -235,8 +236,7 @@ class LocalServerEngine:
             if loading.done():
                 return loading.result()
         finally:
-            loading.cancel()
-            await asyncio.gather(loading, return_exceptions=True)
+            await _cancelled(loading)
         if server.exited.done():
             raise self._death(resident, server.exited.result())
         raise EngineDied(f"{server.command.title} is running and does not offer its model.")
@@ -276,7 +276,7 @@ class LocalServerEngine:
                 self._suspends.recent()
                 if hanging.done() and not server.exited.done():
                     self._kill_hung(resident)
-                    await server.exited
+                    await _first(server.exited)
                 elif not server.exited.done() and not resident.running:
                     grown = await asyncio.to_thread(resident.leaks.grown)
                     if grown and not resident.running:
@@ -284,7 +284,7 @@ class LocalServerEngine:
             log.info("%s (%s) ended %s", server.command.title, resident.source.name, server.exited.result())
             self._report_unhealthy(resident, str(self._death(resident, server.exited.result())))
         finally:
-            hanging.cancel()
+            await _cancelled(hanging)
 
     def _kill_hung(self, resident: _Resident) -> None:
         server = resident.server
@@ -310,12 +310,12 @@ class LocalServerEngine:
                 await _first(server.exited, within_s=ENDING_S)
                 if not server.exited.done():
                     self._kill_hung(resident)
-                    await server.exited
+                    await _first(server.exited)
             if not server.exited.done():
                 return ServerLost(str(error))  # NoServer would wait for it
             return self._death(resident, server.exited.result())
         finally:
-            working.cancel()
+            await _cancelled(working)
 
     def _death(self, resident: _Resident, ended: ServerExit) -> EngineDied:
         """The error for the calls of a server that ended like this."""
@@ -331,10 +331,18 @@ async def _first(*waits: asyncio.Future[Any], within_s: float | None = None) -> 
     await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
 
 
+async def _cancelled(task: asyncio.Task[Any]) -> None:  # Any: of any result
+    """Cancel a task and wait for its end, in which it closes its connections."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def _stopped(resident: _Resident) -> None:
     """Close the client and stop the server."""
-    await resident.remote.close()
-    await resident.server.stop()
+    try:
+        await resident.remote.close()
+    finally:
+        await resident.server.stop()
     if resident.watching is not None:
         await asyncio.gather(resident.watching, return_exceptions=True)
 

@@ -154,7 +154,7 @@ class ManagedServer:
                 self._transport.terminate()  # the supervisor passes it on
             await asyncio.wait([self.exited], timeout=grace_s)
         self._kill_group()
-        await self.exited
+        await asyncio.wait([self.exited])  # a caller's cancellation must not cancel `exited`, which others wait for
 
     @property
     def resident_mb(self) -> int:

@@ -5,7 +5,6 @@ request itself is wrong) and TooLong (the prompt does not fit). Their texts are 
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import re
@@ -23,6 +22,7 @@ import aiohttp
 from bot.engine.remote.chat_stream import error_text
 from bot.engine.remote.profiles import LLAMA_CPP, OLLAMA, OTHER, OWNERS, PROBES, SGLANG, TRANSFORMERS, VLLM, Profile
 from bot.engine.text.template_signs import capabilities_of
+from bot.types.display_names import one_line
 from bot.types.engine import Capabilities, ServerState
 
 log = logging.getLogger("inhouse.engine")
@@ -39,6 +39,8 @@ ABORTED_S, ABORTED_CHECKS = 8.0, 4
 MOST_BODY = 4_000_000
 """Largest answer that is read, except streams, bytes."""
 
+MOST_ID = 300
+"""Longest id of a model, characters."""
 MOST_ASKED = 32
 """Most models whose settings Ollama is asked for."""
 NUM_CTX = re.compile(r"^num_ctx[ \t]{1,40}(\d{1,9})[ \t]*$", re.MULTILINE)
@@ -187,7 +189,8 @@ class Server:
             if self.problem:
                 log.warning("The server %s cannot be used: %s", self, self.problem)
             else:
-                log.info("The server %s is %s and offers %s", self, self.profile.title, ", ".join(self.models) or "-")
+                offered = self.clean(", ".join(self.models)) or "-"
+                log.info("The server %s is %s and offers %s", self, self.profile.title, offered)
 
     async def watch_abort(self) -> None:
         """Warn, once, if the server goes on for ABORTED_S with a request whose stream was closed.
@@ -199,7 +202,7 @@ class Server:
             for _ in range(ABORTED_CHECKS):
                 await asyncio.sleep(ABORTED_S / ABORTED_CHECKS)
                 await self.refresh_load()
-                if self.published_load is None or self.published_load - self.running <= others:
+                if self.problem or self.published_load is None or self.published_load - self.running <= others:
                     return
             if not self._swallows_aborts:
                 self._swallows_aborts = True
@@ -222,7 +225,9 @@ class Server:
             self.published_load = await self._busy_slots() if self.profile is LLAMA_CPP else None
             return
         names = (self.profile.running, self.profile.waiting)
-        values = [line.rsplit(" ", 1)[-1] for line in text.splitlines() if line.startswith(names)]
+        # Whole names: num_requests_waiting_by_reason has the same requests again.
+        lines = [line for line in text.splitlines() if line.partition("{")[0].partition(" ")[0] in names]
+        values = [line.rsplit(" ", 1)[-1] for line in lines]
         try:
             self.published_load = round(sum(map(float, values))) if values else None
         except (ValueError, OverflowError):
@@ -293,7 +298,7 @@ class Server:
         listed = models.get("data")
         if not isinstance(listed, list):
             raise ServerFailed("its list of models is not what OpenAI's API has")
-        entries = [entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+        entries = [entry for entry in listed if isinstance(entry, dict) and _is_id(entry.get("id"))]
         if self.problem:  # it may be another server than before
             self.profile = OWNERS.get(str(entries[0].get("owned_by")) if entries else "", OTHER)
             if self.profile is OTHER:
@@ -321,7 +326,11 @@ class Server:
         """Read abilities and windows: of loaded models what was allocated, of others their num_ctx, if it is set."""
         loaded = (await self._optional(f"{self._root}/api/ps")).get("models")
         rows = loaded if isinstance(loaded, list) else []
-        windows = {row.get("name"): _count(row.get("context_length")) for row in rows if isinstance(row, dict)}
+        windows = {
+            row["name"]: _count(row.get("context_length"))
+            for row in rows
+            if isinstance(row, dict) and isinstance(row.get("name"), str)
+        }
         for model in list(self.models)[:MOST_ASKED]:
             window = windows.get(model) or before.get(model) or 0
             if model not in before:
@@ -421,15 +430,12 @@ class Server:
         return TooLong(text) if _is_too_long(body, said) else Refusal(text)
 
     def _note_clock(self, date: str | None) -> None:
-        with contextlib.suppress(ValueError):
-            said = parsedate_to_datetime(date[:100]) if date else None
-            self.clock_s = (said.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds() if said else None
+        if date and (ahead_s := _seconds_until(date)) is not None:
+            self.clock_s = ahead_s
 
     def clean(self, text: str) -> str:
         """A text of the server on one line, not too long and without the key."""
-        text = " ".join(text.split())
-        text = text.replace(self._key, "[key]") if self._key else text
-        return text if len(text) <= 300 else f"{text[:299]}…"
+        return one_line(text.replace(self._key, "[key]") if self._key else text, 300)
 
 
 def _is_too_long(body: Json, text: str) -> bool:
@@ -472,6 +478,11 @@ def _llama_cpp_capabilities(props: Json) -> Capabilities:
     )
 
 
+def _is_id(value: object) -> bool:
+    """Whether this can be the id of a model: people see it, and choose by it."""
+    return isinstance(value, str) and 0 < len(value) <= MOST_ID and value.isprintable()
+
+
 def _count(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31 else 0
 
@@ -482,11 +493,16 @@ def _seconds(value: str | None) -> float:
         return 0.0
     if value.isascii() and value.isdecimal():
         return float(value[:5])
+    return max(0.0, _seconds_until(value) or 0.0)
+
+
+def _seconds_until(date: str) -> float | None:
+    """Seconds from now to the date of a header; None if it is none."""
     try:
-        until = parsedate_to_datetime(value[:100])
-    except ValueError:
-        return 0.0
-    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+        then = parsedate_to_datetime(date[:100])
+        return (then.replace(tzinfo=then.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _cause(error: BaseException) -> str:

@@ -12,7 +12,9 @@ SLEEPS = "import time; time.sleep(3600)"
 
 def managed(code: str) -> ManagedServer:
     """A server that is a Python script."""
-    command = ServerCommand("llama.cpp", "m", (sys.executable, "-c", code), dict(os.environ), "LLAMA_API_KEY", "/health")
+    command = ServerCommand(
+        "llama.cpp", "m", (sys.executable, "-c", code), dict(os.environ), "LLAMA_API_KEY", "/health"
+    )
     return ManagedServer(command, "phi-4", hung_s=60.0)
 
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 
 from bot.engine.remote import remote_engine, server_pool
-from bot.engine.remote import server as server_module
 from bot.engine.remote.messages import BREAK
 from bot.engine.remote.remote_engine import RemoteEngine
 from bot.types.engine import EngineRequest, LoadedModel, LoadProgress, ModelSource
@@ -252,30 +251,6 @@ async def test_an_abort_closes_the_stream(kind: str) -> None:
         assert (await engine.stats()).running == 0
 
 
-@pytest.mark.parametrize(("kind", "metrics"), [("vllm", True), ("llama.cpp", True), ("llama.cpp", False)])
-@pytest.mark.parametrize("goes_on", [False, True], ids=["ends", "goes on"])
-async def test_a_server_that_goes_on_after_an_abort_is_named_once_and_counted_as_busy(
-    kind: str, metrics: bool, goes_on: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "inhouse")
-    monkeypatch.setattr(server_module, "ABORTED_S", 0.2)
-    async with FakeOpenAI(kind, {MODEL: 4096}, metrics=metrics) as fake, run_engine(fake) as engine:
-        (server,) = engine.pool.servers
-        fake.ignores_aborts = goes_on
-        for count in (1, 2):
-            name = f"hello {count}"
-            fake.gates.hold(f"{name}/2")
-            asking = asyncio.create_task(answer(engine, request(name)))
-            await fake.gates.reached(f"{name}/2")
-            await engine.abort(name)
-            assert (await asking)[1].finish_reason is FinishReason.ABORT
-            async with asyncio.timeout(20):
-                while server.watching:  # noqa: ASYNC110 -- nothing tells
-                    await asyncio.sleep(0.01)
-            assert server.published_load == count * goes_on
-        assert caplog.text.count("still works") == goes_on
-
-
 async def test_an_abort_before_the_first_token() -> None:
     async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
         server.gates.hold("hello/0")
@@ -419,26 +394,6 @@ async def test_a_redirect_is_not_followed(caplog: pytest.LogCaptureFixture) -> N
             await answer(engine, request("hello"))
         assert "it redirects to" in caplog.text
         assert not elsewhere.calls
-
-
-async def test_a_conversation_stays_with_its_server_until_that_one_has_much_more_to_do() -> None:
-    async with two_servers() as (one, two), run_engine(one, two) as engine:
-        own = await first_choice(engine, one, two)
-        other = two if own is one else one
-        for number in range(3):
-            await answer(engine, request(f"question {number}", conversation="c"))
-        assert not other.asked
-        names = [f"held {number}" for number in range(server_pool.ESCAPE)]
-        for name in names:
-            own.gates.hold(f"{name}/0")
-        held = [asyncio.create_task(answer(engine, request(name, conversation="c"))) for name in names]
-        for name in names:
-            await own.gates.reached(f"{name}/0")
-        await answer(engine, request("escaped", conversation="c"))
-        assert other.questions() == ["escaped"]
-        for name in names:
-            await own.gates.open(f"{name}/0")
-        await asyncio.gather(*held)
 
 
 async def test_conversations_are_named_and_workspaces_have_caches_of_their_own() -> None:

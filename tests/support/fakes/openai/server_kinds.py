@@ -231,6 +231,7 @@ class Vllm(ServerKind):
                 'engine="0",model_name=',
                 ("vllm:num_requests_running", len(state.running)),
                 ("vllm:num_requests_waiting", len(state.waiting)),
+                ("vllm:num_requests_waiting_by_reason", len(state.waiting)),  # of the reason 'capacity'
                 ("vllm:kv_cache_usage_perc", len(state.running) / state.slots),
             )
         return found
@@ -305,6 +306,7 @@ class Sglang(ServerKind):
                 state,
                 "model_name=",
                 ("sglang:num_running_reqs", len(state.running)),
+                ("sglang:num_running_reqs_offline_batch", len(state.running)),
                 ("sglang:num_queue_reqs", len(state.waiting)),
                 ("sglang:token_usage", len(state.running) / state.slots),
             )

@@ -20,10 +20,10 @@ ERROR = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} E |^(?:\(\w+ pid=\d+\) )?(?:ERROR|
 STAGES: tuple[tuple[re.Pattern[str], str, float], ...] = (
     (re.compile(r"load_model: loading model"), "reading the weights", 0.0),
     (re.compile(r"Starting to load model|Loading (?:model )?weights"), "reading the weights", 0.15),
-    (re.compile(r"(?:Loading|Fetching) .*shards.*?: +(\d+)% "), "reading the weights", 0.2),
+    (re.compile(r"(?:Loading|Fetching) .*shards.*?: +(\d{1,3})% "), "reading the weights", 0.2),
     (re.compile(r"Loading weights took|Model loading took"), "preparing the weights", 0.6),
     (re.compile(r"[Ww]arming up|torch\.compile (?:takes|took)|Dynamo bytecode|KV cache size"), "warming up", 0.7),
-    (re.compile(r"Capturing CUDA graphs?.*?: +(\d+)%"), "capturing CUDA graphs", 0.8),
+    (re.compile(r"Capturing CUDA graphs?.*?: +(\d{1,3})%"), "capturing CUDA graphs", 0.8),
     (re.compile(r"init engine \(profile"), "starting its API", 0.95),
     (re.compile(r"model loaded|Starting vLLM (?:API )?server|Application startup complete"), "starting its API", 0.97),
 )
@@ -127,7 +127,7 @@ class ServerLog:
         self._last.append(line)
         for pattern, stage, share in STAGES:
             if (found := pattern.search(line)) is not None:
-                within = int(found[1]) / 100 * WITHIN[share] if found.groups() else 0.0
+                within = min(1.0, int(found[1]) / 100) * WITHIN[share] if found.groups() else 0.0
                 self.stage, self.fraction = stage, max(self.fraction, share + within)
         if (found := CACHE_TOKENS.search(line)) is not None:
             self.cache_tokens = int(found[1].replace(",", ""))

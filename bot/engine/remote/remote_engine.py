@@ -41,6 +41,8 @@ BETWEEN_TOKENS_S = 60.0
 """A stream without a token for so long counts as hung."""
 MOST_BUSY_S = 30.0
 """Longest wait that is granted to servers that answer 429; they may ask for less."""
+MOST_FAILURES = 2
+"""Servers that may fail under a request, which may be the cause, before the caller counts that."""
 NOTHING_USABLE = "No server of the model can be used now; the log of Inhouse says why."
 SPEED_S = 10.0
 """Seconds over which the tokens per second are averaged."""
@@ -214,7 +216,7 @@ class RemoteEngine:
         request = self._with_thoughts(request, source)
         tried: list[Server] = []
         pauses: list[float] = []
-        share, rounds, began, computed = MARGIN, 0, time.monotonic(), False
+        share, rounds, began, failures = MARGIN, 0, time.monotonic(), 0
         while not running.stop.is_set():
             server = self.pool.choose(request.conversation, tried)
             if server is None and pauses and time.monotonic() - began < FIRST_TOKEN_S:
@@ -225,7 +227,7 @@ class RemoteEngine:
             if server is None and pauses:
                 raise RequestFailed("The model's server has too much to do now; please ask again later.")
             if server is None:
-                raise ServerLost(NOTHING_USABLE) if computed else NoServer(NOTHING_USABLE)
+                raise ServerLost(NOTHING_USABLE) if failures else NoServer(NOTHING_USABLE)
             written = False
             try:
                 chat = await self._requests.prompt(server, request, source, share)
@@ -257,7 +259,9 @@ class RemoteEngine:
                 server.failed(error)
                 if written:
                     raise ServerLost("The model's server failed while it answered.") from error
-                computed = computed or error.computed
+                failures += error.computed
+                if failures == MOST_FAILURES:
+                    raise ServerLost("The model's servers failed under this request.") from error
         yield TokenDelta(request.request_id, "", FinishReason.ABORT)
 
     def _with_thoughts(self, request: EngineRequest, source: ModelSource) -> EngineRequest:

@@ -288,7 +288,11 @@ class Server:
                 if not error.stale:
                     raise
                 opening = self._request("POST", url, json_body=body, headers=headers, session=self._fresh)
-                response = await stack.enter_async_context(opening)
+                try:
+                    response = await stack.enter_async_context(opening)
+                except ServerFailed as again:
+                    again.computed = True  # the server may have ended because of the request
+                    raise
             if "text/event-stream" not in response.content_type:
                 text = (await _body(response)).decode("utf-8", "replace")
                 raise ServerFailed(f"it answered {response.content_type} instead of a stream: {self.clean(text)}")

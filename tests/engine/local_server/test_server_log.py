@@ -28,6 +28,11 @@ def test_progress_never_goes_back_and_reaches_the_end() -> None:
     assert log.cache_tokens == 46_592
 
 
+@pytest.mark.parametrize("percent", ["7" * 900, "101", "\u0665"])
+def test_progress_is_a_share_whatever_a_line_says(percent: str) -> None:
+    assert 0 <= log_of(f"Loading safetensors checkpoint shards: {percent}% Completed").fraction < 0.61
+
+
 @pytest.mark.parametrize(
     ("line", "cause"),
     [

@@ -129,6 +129,28 @@ async def test_a_model_whose_servers_are_down_does_not_hold_up_the_others(monkey
         await engine.close()
 
 
+@pytest.mark.fault(28)
+async def test_a_request_whose_server_ends_before_its_answer_begins_may_be_the_cause() -> None:
+    async with FakeOpenAI("llama.cpp", {MODEL: 4096}) as fake, run_engine(fake) as engine:
+        fake.faults.hang(word=None)
+        asking = asyncio.create_task(answer(engine, request("hello")))
+        await fake.until(lambda: fake.asked)
+        await fake.down()
+        with pytest.raises(ServerLost):  # which is counted; with NoServer it would be repeated for ever
+            await asking
+
+
+@pytest.mark.fault(28)
+async def test_a_request_ends_no_more_than_two_servers_at_a_time() -> None:
+    fakes = [FakeOpenAI("vllm", {MODEL: 4096}) for _ in range(4)]
+    async with fakes[0], fakes[1], fakes[2], fakes[3], run_engine(*fakes) as engine:
+        for fake in fakes:
+            fake.faults.reset(question="hello")
+        with pytest.raises(ServerLost):
+            await answer(engine, request("hello"))
+        assert sum(len(fake.asked) for fake in fakes) == 2
+
+
 @pytest.mark.fault(60)
 @pytest.mark.parametrize("reason", ["abort", "error"])
 async def test_an_answer_that_the_server_broke_off_is_not_taken_as_whole(reason: str) -> None:

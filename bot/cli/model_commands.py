@@ -64,11 +64,18 @@ def show_model(settings: Settings, *, json_only: bool) -> None:
 
     Raises ModelError or ConfigError.
     """
+    from bot.engine.text.template_report import read_template
+
     catalog = Catalog.of(settings)
     spec = catalog.get(catalog.default)
+    path = installed(spec, settings)
     with Console(stderr=True).status("checking the hardware"):
-        hardware = asyncio.run(probe(settings.device))
-    found = report(spec, installed(spec, settings), hardware, settings)
+        hardware = asyncio.run(probe(settings.device, measure=True))
+    template = None
+    if path is not None and path.is_dir():
+        template = asyncio.run(read_template(path, spec.template, spec.name))
+    base = Catalog.of(settings.model_copy(update={"engine": "auto"})).get(catalog.default)
+    found = report(base if path is None else spec, path, hardware, settings, template)
     if json_only:
         typer.echo(json.dumps(as_data(found), ensure_ascii=False, indent=2))
         return

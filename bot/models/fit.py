@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from bot.models.hardware import MB, Hardware, choose_dtype, is_packed
-from bot.models.model_directory import has_package, needs_gpu, quantization_advice
+from bot.models.model_directory import QUANTIZERS, VLLM_METHODS, has_package, needs_gpu, quantization_advice
 from bot.models.model_spec import ModelSpec
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
@@ -141,6 +141,10 @@ def fits(
 def _needs(spec: ModelSpec, hardware: Hardware, engine: str) -> tuple[str, str]:
     """What a model needs to run that this engine or machine lacks, and a sentence about it; '' for nothing."""
     name, method = spec.name, spec.quantization
+    if spec.engines and engine not in spec.engines:
+        return spec.engines[0], (
+            f"{name} runs with {' or '.join(spec.engines)} only: set INHOUSE_ENGINE={spec.engines[0]}."
+        )
     if engine == "llama.cpp":
         if spec.gguf:
             return "", ""
@@ -156,7 +160,12 @@ def _needs(spec: ModelSpec, hardware: Hardware, engine: str) -> tuple[str, str]:
             " repository of the model, or a GGUF file of it with INHOUSE_ENGINE=llama.cpp."
         )
     if engine == "auto" and not has_package(method):
-        return "vllm", quantization_advice(name, method)
+        return "vllm" if method in VLLM_METHODS else QUANTIZERS[method], quantization_advice(name, method)
+    if engine == "vllm" and method in QUANTIZERS and method not in VLLM_METHODS:
+        return "another engine", (
+            f"The weights of {name} are quantized with {method}, which vLLM does not load: set INHOUSE_ENGINE=auto, or"
+            " use the original repository of the model."
+        )
     return "", ""
 
 

@@ -7,6 +7,7 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+from bot.models.experts import idle_parameters
 from bot.models.kv_shape import kv_shape
 from bot.models.model_spec import ModelSpec
 from bot.models.safetensors_header import parameters_of, read_tensors
@@ -48,8 +49,16 @@ QUANTIZERS = {
     "hqq": "hqq",
     "torchao": "torchao",
     "auto-round": "auto_round",
+    "quark": "quark",
+    "modelopt": "modelopt",
 }
 """The package that transformers needs to load weights quantized with a method."""
+
+VLLM_METHODS = frozenset(
+    {"awq", "gptq", "fp8", "fbgemm_fp8", "mxfp4", "compressed-tensors", "bitsandbytes", "modelopt", "quark"}
+    | {"torchao", "auto-round"}
+)
+"""The quantized formats that vLLM loads; it refuses others (quanto, aqlm, hqq, ...)."""
 
 NEEDS_GPU = {
     "auto": frozenset({"awq", "gptq"}),
@@ -142,9 +151,12 @@ def from_config(spec: ModelSpec, folder: Path) -> ModelSpec:
         width = 4.0
     tied = config.get("tie_word_embeddings") is True
     heads, hidden = _count(config, "num_attention_heads"), _count(config, "hidden_size")
-    kept = kv_shape(config)
+    kept, idle = kv_shape(config), idle_parameters(config)
+    stored = spec.parameters or (_stored_parameters(folder, config) if method else int(size / width))
     facts = {
-        "parameters": _stored_parameters(folder, config) if method else int(size / width),
+        "parameters": stored,
+        "active": max(0, stored - idle) if idle else 0,
+        "vision": isinstance(config.get("vision_config"), dict),
         "embeddings": _count(config, "vocab_size") * hidden * (1 if tied else 2),
         "tied": tied,
         "download": size,
@@ -231,10 +243,10 @@ def quantization_advice(name: str, method: str) -> str:
             f"The weights of {name} are quantized with bitsandbytes, which is not installed: run pip install"
             " 'inhouse[quantize]', or use the original repository of the model."
         )
+    other = " With a GPU, INHOUSE_ENGINE=vllm may run them as they are." if method in VLLM_METHODS else ""
     return (
         f"The weights of {name} are quantized already ({method}), and cannot be loaded here. Use the original"
-        " repository of the model; INHOUSE_QUANTIZATION=4bit or 8bit quantizes its weights during the load. With a GPU,"
-        " INHOUSE_ENGINE=vllm may run them as they are."
+        f" repository of the model; INHOUSE_QUANTIZATION=4bit or 8bit quantizes its weights during the load.{other}"
     )
 
 

@@ -7,9 +7,9 @@ the file contains.
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from bot.config.environment import read_text
@@ -38,6 +38,23 @@ def is_repository(word: str) -> bool:
     return re.fullmatch(REPO, repo, re.ASCII) is not None and (not colon or is_tag(tag))
 
 
+class Variant(BaseModel):
+    """What an engine uses in place of a model's repository: another one, or a GGUF file. 0 and '' mean unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    source: str
+    download: Count = 0
+    quantization: Annotated[str, Field(max_length=40)] = ""
+
+
+def _variants(value: object) -> object:
+    """Accept a variant that is only the name of its repository or file."""
+    if not isinstance(value, dict):
+        return value
+    return {engine: {"source": each} if isinstance(each, str) else each for engine, each in value.items()}
+
+
 class ModelSpec(BaseModel):
     """One model. In descriptive fields, 0 and '' mean unknown; catalog.toml documents each field."""
 
@@ -47,9 +64,11 @@ class ModelSpec(BaseModel):
     repo: str = ""
     file: str = ""
     path: str = ""
-    variants: dict[str, str] = {}
+    variants: Annotated[dict[str, Variant], BeforeValidator(_variants)] = {}
+    engines: tuple[Literal["auto", "vllm", "llama.cpp"], ...] = ()
     quantization: Annotated[str, Field(max_length=40)] = ""
     parameters: Count = 0
+    active: Count = 0
     embeddings: Count = 0
     tied: bool = False
     download: Count = 0
@@ -70,6 +89,10 @@ class ModelSpec(BaseModel):
     min_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     repetition_penalty: Annotated[float, Field(ge=1, le=2, allow_inf_nan=False)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
+    thinking: Literal["", "never", "switch", "always"] = ""
+    efforts: tuple[Literal["off", "low", "high"], ...] = ()
+    vision: bool = False
+    strength: Annotated[float, Field(ge=0, le=100_000, allow_inf_nan=False)] = 0.0
     focus: Annotated[str, Field(max_length=20)] = ""
     licence: Text = ""
     licence_url: Text = ""
@@ -103,8 +126,16 @@ class ModelSpec(BaseModel):
         variant = self.variants.get(engine)
         if variant is None:
             return self
-        repo, _, file = variant.partition(":")
-        return self.model_copy(update={"repo": repo, "file": file, "path": "", "download": 0, "quantization": ""})
+        repo, _, file = variant.source.partition(":")
+        update = {"repo": repo, "file": file, "path": "", "download": variant.download}
+        tag = "" if file.lower().endswith(ENDING) else file
+        return self.model_copy(update=update | {"quantization": variant.quantization or tag})
+
+    @property
+    def batches(self) -> bool:
+        """Whether Inhouse's own process can write several answers at once: all layers keep keys and values alike."""
+        alike = 2 * self.layers * self.kv_heads * self.head_dim
+        return not self.state_values and self.kv_values_per_token + self.sliding_values == alike
 
 
 class _Entry(ModelSpec):
@@ -121,7 +152,7 @@ class _Entry(ModelSpec):
             wrong.append(f"repo must look like org/name, not {self.repo!r}")
         if self.file and not (self.repo and is_tag(self.file)):
             wrong.append("file must be a GGUF file of the repo, or a quantization such as Q4_K_M")
-        for engine, word in self.variants.items():
+        for engine, word in ((engine, variant.source) for engine, variant in self.variants.items()):
             if engine not in VARIANTS:
                 wrong.append(f"variants may be for {' and '.join(VARIANTS)}, not {engine!r}")
             elif not is_repository(word):

@@ -17,6 +17,7 @@ from bot.models.fit import Fit, Verdict, fits
 from bot.models.hardware import MB, Hardware
 from bot.models.model_files import described
 from bot.models.model_spec import ModelSpec
+from bot.models.ways import CPU_PARAMETERS
 
 MEMORY = (
     ("float32", "float32", "none"),
@@ -38,9 +39,6 @@ STYLES = {
     Verdict.UNKNOWN: "dim",
     Verdict.NEEDS: "red",
 }
-
-CPU_PARAMETERS = 2_000_000_000
-"""The largest model suggested for a CPU; larger ones may fit but generate only a few tokens per second."""
 
 
 @dataclass(frozen=True, slots=True)

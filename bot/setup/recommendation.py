@@ -1,24 +1,15 @@
-"""Recommend a model of the catalog for this machine, and estimate its speed.
-
-Decoding one token reads all weights once, so the time per token is that of the read plus a fixed time per layer for
-the launches of its operators.
-"""
+"""Recommend a model of the catalog for this machine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bot.config.settings import Settings
-from bot.models.fit import BYTES, Verdict, layers_mb
-from bot.models.hardware import MB, Hardware
+from bot.models import decode_speed
+from bot.models.fit import Verdict
+from bot.models.hardware import Hardware
 from bot.models.hub_client import SPARE_BYTES
-from bot.models.model_spec import ModelSpec
-from bot.models.model_table import CPU_PARAMETERS, Row, best, human
-
-LAYER_S = {"cuda": 1.3e-3, "cpu": 0.23e-3}
-"""Seconds per layer and token besides the read, measured (docs/measurements.md: an H100, and 2 cores of a Xeon)."""
-
-READABLE_TOKENS_S = 3.0
-"""Speed below which an answer of a hundred words takes more than a minute, so a smaller model is recommended."""
+from bot.models.model_table import Row, best, human
+from bot.models.ways import CPU_PARAMETERS, READABLE_TOKENS_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,31 +69,5 @@ def fits_disk(row: Row, disk_free: int) -> bool:
 
 
 def tokens_per_second(row: Row, hardware: Hardware, settings: Settings) -> float:
-    """Estimated speed for one conversation; 0 if the model's size or the speed of the memory is unknown.
-
-    For vLLM and llama.cpp an upper bound: what the memory allows.
-    """
-    spec = row.spec
-    if not spec.parameters or not hardware.read_gb_s:
-        return 0.0
-    read_s = _read_bytes(spec, row.fit.dtype, settings.quantization) / (hardware.read_gb_s * 1e9)
-    layer_s = LAYER_S[hardware.device] if settings.engine == "auto" else 0.0
-    return 1 / (read_s + spec.layers * layer_s)
-
-
-def speed(tokens_s: float) -> str:
-    """Format an estimated speed in tokens/s with the precision that it has."""
-    if not tokens_s:
-        return "?"
-    if tokens_s < 1:
-        return "under 1"
-    step = 1 if tokens_s < 20 else 5
-    return str(round(tokens_s / step) * step)
-
-
-def _read_bytes(spec: ModelSpec, dtype: str, quantization: str) -> float:
-    """Bytes of the layers and the head; of the embeddings only one row is read. dtype: as `Fit` shows it."""
-    if dtype not in BYTES:  # stored quantized
-        return spec.download
-    head = spec.embeddings if spec.tied else spec.embeddings / 2
-    return layers_mb(spec, dtype, quantization) * MB + head * BYTES[dtype]
+    """Estimated speed for one conversation; 0 if the model's size or the speed of the memory is unknown."""
+    return decode_speed.tokens_per_second(row.spec, hardware, row.fit.dtype, settings.quantization, settings.engine)

@@ -67,6 +67,7 @@ HEAVY_WHEN_CALLED = {
     "bot.doctor.torch_probe",
     "bot.engine.remote.prompt_process",
     "bot.engine.server.runner",
+    "bot.engine.text.template_report",
     "bot.models.gguf_conversion",
     "bot.models.hardware",
     "bot.models.progress",

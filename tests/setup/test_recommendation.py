@@ -7,9 +7,10 @@ import pytest
 
 from bot.config.settings import load_settings
 from bot.models.catalog import Catalog
+from bot.models.decode_speed import speed
 from bot.models.hardware import MB, Hardware, detect
 from bot.models.model_table import Row, rows
-from bot.setup.recommendation import recommend, speed, tokens_per_second
+from bot.setup.recommendation import recommend, tokens_per_second
 
 LAPTOP = Hardware("", "", 0, 0, False, "Ryzen", 8, 16_000, 12_000, why_cpu="there is none", packs=True, read_gb_s=20.0)
 H100 = Hardware("H100", "13.0", 81_000, 80_000, True, "Xeon", 26, 200_000, 190_000, read_gb_s=2932.0)

@@ -15,12 +15,13 @@ from bot.engine.local_server.server_commands import find_program
 from bot.engine.remote.checks import servers
 from bot.engine.remote.remote_engine import RemoteEngine
 from bot.models.catalog import Catalog
+from bot.models.decode_speed import speed
 from bot.models.fit import Verdict
 from bot.models.hardware import MB, Hardware, describe_hardware, probe
 from bot.models.model_spec import ModelSpec
 from bot.models.model_table import FIT_WORDS, STYLES, Row, human, rows
 from bot.models.pull import installed
-from bot.setup.recommendation import Recommendation, fits_disk, recommend, speed, tokens_per_second
+from bot.setup.recommendation import Recommendation, fits_disk, recommend, tokens_per_second
 from bot.types.errors import AdapterError, ConfigError, InhouseError, ModelError
 from bot.types.findings import State
 

@@ -15,7 +15,7 @@ Role markers that are plain text instead of control tokens are broken in content
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -162,6 +162,14 @@ class ChatTemplate:
             return False
         return [gap.count(token) for gap in gaps] == [1, 0, 2, 0]
 
+    def takes_neighbours(self) -> bool:
+        """Whether the template takes two user turns in a row; `PromptBuilder` merges them in any case."""
+        try:
+            self._rendered_roles(("user", "user"), (0, 0), "", continuing=False)
+        except (TemplateExceeded, TemplateRefused):
+            return False
+        return True
+
     def _takes_only_parts(self) -> bool:
         """Return whether contents must be lists of parts, as in templates of models that also take images."""
         for self._as_parts in (False, True):
@@ -245,21 +253,8 @@ class ChatTemplate:
         """
         system, turns, continuing, pictures = shape
         roles = ["system"] * system + [("user", "assistant")[number % 2] for number in range(turns + continuing)]
-        contents = [f"\ue000{number}\ue001" for number in range(len(roles))]
         shown = [*([0] * system), *pictures, *([0] * (len(roles) + 1))]
-        messages = [
-            {"role": role, "content": _content(content, number, as_parts=self._as_parts)}
-            for role, content, number in zip(roles, contents, shown, strict=False)
-        ]
-        text, timed = SHARED.render(
-            self._template, messages, {**self._variables, **EFFORTS[effort], "add_generation_prompt": not continuing}
-        )
-        if (self._as_parts or pictures) and _PRINTED_PART.search(text):
-            raise TemplateRefused("it writes the list of parts, not their text")
-        gaps = _PLACEHOLDER.split(text)
-        if gaps[1::2] != [str(number) for number in range(len(roles))]:
-            raise TemplateRefused("it drops, repeats or reorders messages")
-        gaps = gaps[::2]
+        gaps, timed = self._rendered_roles(roles, shown, effort, continuing=continuing)
         # Before the text of a turn with pictures, a gap repeats their token.
         later = zip(gaps[1:], shown[1:], strict=False)
         gaps = [gaps[0], *(gap if number else _without_repeated_header(gap, self._control) for gap, number in later)]
@@ -267,6 +262,28 @@ class ChatTemplate:
         if not timed:  # a template that shows the date is not cached
             self._store(shape, effort, gaps)
         return gaps
+
+    def _rendered_roles(
+        self, roles: Sequence[str], shown: Sequence[int], effort: str, *, continuing: bool
+    ) -> tuple[list[str], bool]:
+        """Return the texts around contents of these roles, and whether they depend on the time. Raises as _rendered.
+
+        shown: the number of pictures of each content, and zeros.
+        """
+        contents = [f"\ue000{number}\ue001" for number in range(len(roles))]
+        messages = [
+            {"role": role, "content": _content(content, number, as_parts=self._as_parts)}
+            for role, content, number in zip(roles, contents, shown, strict=False)
+        ]
+        text, timed = SHARED.render(
+            self._template, messages, {**self._variables, **EFFORTS[effort], "add_generation_prompt": not continuing}
+        )
+        if (self._as_parts or any(shown)) and _PRINTED_PART.search(text):
+            raise TemplateRefused("it writes the list of parts, not their text")
+        gaps = _PLACEHOLDER.split(text)
+        if gaps[1::2] != [str(number) for number in range(len(roles))]:
+            raise TemplateRefused("it drops, repeats or reorders messages")
+        return gaps[::2], timed
 
     def _store(self, shape: Shape, effort: str, outcome: "list[str] | str") -> "list[str] | str":
         self._cache[shape, effort] = outcome

@@ -22,9 +22,10 @@ async def servers(settings: Settings) -> AsyncIterator[Finding]:
         usable = [server for server in pool.servers if server.offers(settings.model)]
         for server in pool.servers:
             yield _server(server, settings.model, alone=not usable)
-            if server.clock_s is not None and abs(server.clock_s) > MOST_CLOCK_S:
-                way = "ahead of" if server.clock_s > 0 else "behind"
-                found = f"its clock is {abs(server.clock_s):.0f} s {way} this machine's"
+            ahead_s = server.api.clock_s or 0.0
+            if abs(ahead_s) > MOST_CLOCK_S:
+                way = "ahead of" if ahead_s > 0 else "behind"
+                found = f"its clock is {abs(ahead_s):.0f} s {way} this machine's"
                 yield warning(server.name, found, "Synchronise the clocks: the times in the logs do not match.")
         lacking = sorted(
             {name for server in usable for name in server.capabilities_of(settings.model).lacks} & {*SETTABLE}

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 
 from bot.config.settings import Settings
 from bot.engine.client.request_validation import check_params
+from bot.engine.remote.api_client import Busy, KeyRefused, Refusal, ServerFailed, TooLong
 from bot.engine.remote.chat_stream import BadStream, Chunk, read_chunks
 from bot.engine.remote.messages import Chat
 from bot.engine.remote.profiles import EFFORTS, SETTABLE, Continuation
 from bot.engine.remote.request_builder import MARGIN, UNKNOWN_WINDOW, RequestBuilder, window_of
-from bot.engine.remote.server import Busy, KeyRefused, Refusal, Server, ServerFailed, TooLong
+from bot.engine.remote.server import Server
 from bot.engine.remote.server_pool import ServerPool
 from bot.engine.remote.thoughts import Thoughts
 from bot.types.engine import (
@@ -358,7 +359,7 @@ class RemoteEngine:
                 async for chunk in read_chunks(response.content.iter_any()):
                     yield chunk
             except BadStream as error:
-                raise ServerFailed(server.clean(str(error))) from error
+                raise ServerFailed(server.api.clean(str(error))) from error
 
 
 BROKEN_OFF = ("abort", "error")

@@ -1,94 +1,43 @@
-"""One server at an address: finds out what it is and offers, and opens streams of completions.
-
-Errors are four kinds: ServerFailed (try another server), Busy (try another one, or this one later), Refusal (the
-request itself is wrong) and TooLong (the prompt does not fit). Their texts are for the log: they quote the server.
-"""
+"""One server at an address: finds out what it is and offers, and opens streams of completions."""
 
 import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from time import monotonic
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from bot.engine.remote.chat_stream import error_text
+from bot.engine.remote.api_client import ApiClient, Busy, KeyRefused, Refusal, ServerFailed
+from bot.engine.remote.chat_stream import Json
 from bot.engine.remote.profiles import LLAMA_CPP, OLLAMA, OTHER, OWNERS, PROBES, SGLANG, TRANSFORMERS, VLLM, Profile
 from bot.engine.text.template_signs import capabilities_of
-from bot.types.display_names import one_line
 from bot.types.engine import Capabilities, ServerState
 
 log = logging.getLogger("inhouse.engine")
 
-PROBE_S = 5.0
-"""Timeout of each request that finds out about a server."""
-CONNECT_S = 5.0
 HEARD_S = 15.0
 """A server that sent something within this time may let a probe wait: it is busy, not down."""
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.25, 30.0
 """Pauses before a failed server is probed again; each failure in a row doubles them."""
 ABORTED_S, ABORTED_CHECKS = 8.0, 4
 """Time in which a server should notice that a stream was closed, and how often it is asked meanwhile."""
-MOST_BODY = 4_000_000
-"""Largest answer that is read, except streams, bytes."""
-
 MOST_ID = 300
 """Longest id of a model, characters."""
 MOST_ASKED = 32
 """Most models whose settings Ollama is asked for."""
 NUM_CTX = re.compile(r"^num_ctx[ \t]{1,40}(\d{1,9})[ \t]*$", re.MULTILINE)
 
-Json = Mapping[str, Any]  # Any: values of JSON
-
-
-class ServerFailed(Exception):
-    """The server did not answer, or not sensibly.
-
-    computed: it may have worked on the request, which then may be the cause. slow: it only did not answer in time.
-    stale: the connection broke before an answer, as one does that was kept open while the server restarted.
-    """
-
-    def __init__(self, reason: str, *, computed: bool = True, slow: bool = False, stale: bool = False) -> None:
-        super().__init__(reason)
-        self.computed, self.slow, self.stale = computed, slow, stale
-
-
-class Busy(Exception):
-    """The server takes no more requests now. `seconds`: how long it asks to wait; 0 if it does not say."""
-
-    def __init__(self, reason: str, seconds: float) -> None:
-        super().__init__(reason)
-        self.seconds = seconds
-
-
-class Refusal(Exception):
-    """The server refuses this request; it would do so again."""
-
-
-class TooLong(Refusal):
-    """The prompt and the answer do not fit the server's context window."""
-
-
-class KeyRefused(Refusal):
-    """The server refuses the key."""
-
 
 class Server:
-    """One server. `url`: the API's base, which ends with /v1 at most of them. key: hidden in the texts of errors.
+    """One server, at the address of `api`."""
 
-    fresh: a session that opens a connection for each request.
-    """
-
-    def __init__(self, url: str, session: aiohttp.ClientSession, fresh: aiohttp.ClientSession, key: str = "") -> None:
-        self.url, self._session, self._fresh, self._key = url.rstrip("/"), session, fresh, key
-        self._root = self.url.removesuffix("/v1")
+    def __init__(self, api: ApiClient) -> None:
+        self.api = api
         self.profile: Profile = OTHER
         self.models: dict[str, int] = {}
         """Context window by the id of an offered model; 0 if the server does not say."""
@@ -107,8 +56,6 @@ class Server:
         """Requests of this service that it runs."""
         self.latency_s = 0.0
         """Time that it took to list its models."""
-        self.clock_s: float | None = None
-        """How far its clock is ahead of ours, seconds; None if it does not say."""
         self.requests = self.failures = 0
         """Requests of this service that it got, and failures of the server."""
         self._in_a_row = 0  # failures since its last whole answer
@@ -118,7 +65,7 @@ class Server:
     @property
     def name(self) -> str:
         """Host and port, for operators."""
-        return urlsplit(self.url).netloc
+        return urlsplit(self.api.url).netloc
 
     def __str__(self) -> str:
         return self.name
@@ -170,7 +117,7 @@ class Server:
         try:
             began = monotonic()
             try:
-                models = await self._get(f"{self.url}/models")
+                models = await self.api.models()
             except ServerFailed:
                 if await self._probed() is not TRANSFORMERS:  # its list fails where there is no hub's cache
                     raise
@@ -189,7 +136,7 @@ class Server:
             if self.problem:
                 log.warning("The server %s cannot be used: %s", self, self.problem)
             else:
-                offered = self.clean(", ".join(self.models)) or "-"
+                offered = self.api.clean(", ".join(self.models)) or "-"
                 log.info("The server %s is %s and offers %s", self, self.profile.title, offered)
 
     async def watch_abort(self) -> None:
@@ -219,8 +166,7 @@ class Server:
         if self.problem or not self.profile.running:
             return
         try:
-            async with self._request("GET", f"{self._root}/metrics", total_s=PROBE_S) as response:
-                text = (await _body(response)).decode("utf-8", "replace")
+            text = (await self.api.read("/metrics")).decode("utf-8", "replace")
         except (ServerFailed, Busy, Refusal):  # llama.cpp has metrics only with --metrics
             self.published_load = await self._busy_slots() if self.profile is LLAMA_CPP else None
             return
@@ -236,8 +182,7 @@ class Server:
     async def _busy_slots(self) -> int | None:
         """Slots of llama.cpp's server that work; None if it does not show them."""
         try:
-            async with self._request("GET", f"{self._root}/slots", total_s=PROBE_S) as response:
-                slots = json.loads(await _body(response))
+            slots = json.loads(await self.api.read("/slots"))
         except (ServerFailed, Busy, Refusal, ValueError, RecursionError):
             return None
         if not isinstance(slots, list):
@@ -252,7 +197,7 @@ class Server:
             asked: Json = {"model": model, "prompt": sample, "add_special_tokens": False}
             if self.profile is LLAMA_CPP:
                 asked = {"content": sample, "add_special": False, "parse_special": True}
-            answer = await self._optional(f"{self._root}/tokenize", asked)
+            answer = await self.api.optional("/tokenize", asked)
             if "tokens" not in answer:
                 return False
             self._same_tokenizer[model] = answer["tokens"] == list(ids)
@@ -263,40 +208,19 @@ class Server:
     async def count_tokens(self, model: str, messages: Sequence[Mapping[str, str]]) -> int:
         """Tokens of a chat in the server's template; 0 if it cannot count them."""
         if self.profile is VLLM:
-            counted = await self._optional(f"{self._root}/tokenize", {"model": model, "messages": messages})
+            counted = await self.api.optional("/tokenize", {"model": model, "messages": messages})
             return _count(counted.get("count"))
         if self.profile is LLAMA_CPP:
-            applied = await self._optional(f"{self._root}/apply-template", {"messages": messages})
+            applied = await self.api.optional("/apply-template", {"messages": messages})
             text = {"content": applied.get("prompt", ""), "add_special": True, "parse_special": True}
-            tokens = (await self._optional(f"{self._root}/tokenize", text)).get("tokens")
+            tokens = (await self.api.optional("/tokenize", text)).get("tokens")
             return len(tokens) if isinstance(tokens, list) else 0
         return 0
 
-    @asynccontextmanager
-    async def stream(self, body: Json, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Open a stream, of a chat or of a `prompt` of token ids. Raises the four kinds of errors.
-
-        Leaving the block closes it, which aborts the generation.
-        """
+    def stream(self, body: Json, headers: Mapping[str, str]) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Open a stream as ApiClient.stream, and count the request."""
         self.requests += 1
-        url = f"{self.url}/{'completions' if 'prompt' in body else 'chat/completions'}"
-        async with AsyncExitStack() as stack:
-            try:
-                opening = self._request("POST", url, json_body=body, headers=headers)
-                response = await stack.enter_async_context(opening)
-            except ServerFailed as error:
-                if not error.stale:
-                    raise
-                opening = self._request("POST", url, json_body=body, headers=headers, session=self._fresh)
-                try:
-                    response = await stack.enter_async_context(opening)
-                except ServerFailed as again:
-                    again.computed = True  # the server may have ended because of the request
-                    raise
-            if "text/event-stream" not in response.content_type:
-                text = (await _body(response)).decode("utf-8", "replace")
-                raise ServerFailed(f"it answered {response.content_type} instead of a stream: {self.clean(text)}")
-            yield response
+        return self.api.stream(body, headers)
 
     async def _learn(self, models: Json) -> None:
         listed = models.get("data")
@@ -307,7 +231,7 @@ class Server:
             self.profile = OWNERS.get(str(entries[0].get("owned_by")) if entries else "", OTHER)
             if self.profile is OTHER:
                 self.profile = await self._probed()
-        props = await self._optional(f"{self._root}/props") if self.profile is LLAMA_CPP else {}
+        props = await self.api.optional("/props") if self.profile is LLAMA_CPP else {}
         generation = props.get("default_generation_settings")
         window = _count(generation.get("n_ctx")) if isinstance(generation, dict) else 0
         before = self.models if not self.problem else {}
@@ -319,7 +243,7 @@ class Server:
         if self.profile is OLLAMA:
             await self._ollama_models(before)
         if self.profile is SGLANG and not self._told:
-            sees = (await self._optional(f"{self._root}/get_model_info")).get("has_image_understanding")
+            sees = (await self.api.optional("/get_model_info")).get("has_image_understanding")
             told = Capabilities(vision=sees if isinstance(sees, bool) else None)
             self._told = {entry["id"]: told for entry in entries}
         self.most_at_once = _count(props.get("total_slots")) or self.profile.most_at_once
@@ -328,7 +252,7 @@ class Server:
 
     async def _ollama_models(self, before: Mapping[str, int]) -> None:
         """Read abilities and windows: of loaded models what was allocated, of others their num_ctx, if it is set."""
-        loaded = (await self._optional(f"{self._root}/api/ps")).get("models")
+        loaded = (await self.api.optional("/api/ps")).get("models")
         rows = loaded if isinstance(loaded, list) else []
         windows = {
             row["name"]: _count(row.get("context_length"))
@@ -338,7 +262,7 @@ class Server:
         for model in list(self.models)[:MOST_ASKED]:
             window = windows.get(model) or before.get(model) or 0
             if model not in before:
-                shown = await self._optional(f"{self._root}/api/show", {"model": model})
+                shown = await self.api.optional("/api/show", {"model": model})
                 parameters, able = shown.get("parameters"), shown.get("capabilities")
                 found = NUM_CTX.search(parameters) if isinstance(parameters, str) else None
                 window = window or (_count(int(found[1])) if found else 0)
@@ -349,124 +273,17 @@ class Server:
     async def _check_health(self) -> None:
         """Raise ServerFailed or Busy if it cannot answer now; llama.cpp lists models while it loads."""
         try:
-            async with self._request("GET", f"{self._root}/health", total_s=PROBE_S):
-                pass
+            await self.api.read("/health")
         except Refusal:
             return  # it has no such address
 
     async def _probed(self) -> Profile:
         """Ask for what only one kind of server has."""
         for path, key, profile in PROBES:
-            if key in await self._optional(f"{self._root}{path}"):
+            if key in await self.api.optional(path):
                 return profile
-        health = await self._optional(f"{self._root}/health")
+        health = await self.api.optional("/health")
         return TRANSFORMERS if health.get("status") == "ok" else OTHER
-
-    async def _optional(self, url: str, body: Json | None = None) -> Json:
-        """The JSON object at an address that not every server has; {} without one. body: sent with POST."""
-        try:
-            return await self._get(url, body)
-        except (ServerFailed, Busy, Refusal):
-            return {}
-
-    async def _get(self, url: str, sent: Json | None = None) -> Json:
-        method = "GET" if sent is None else "POST"
-        async with self._request(method, url, json_body=sent, total_s=PROBE_S) as response:
-            body = await _json(response)
-            self._note_clock(response.headers.get("Date"))
-        if body is None:
-            raise ServerFailed("it answered something that is not JSON; is the address that of the API, with /v1?")
-        return body
-
-    @asynccontextmanager
-    async def _request(
-        self,
-        method: str,
-        url: str,
-        *,
-        json_body: Json | None = None,
-        headers: Mapping[str, str] | None = None,
-        total_s: float | None = None,
-        session: aiohttp.ClientSession | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Raises ServerFailed, Busy, Refusal, TooLong or KeyRefused for every answer that is not a success.
-
-        total_s: seconds for the whole; None: only connecting has a limit.
-        """
-        limits = aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_S)
-        try:
-            async with (session or self._session).request(
-                method, url, json=json_body, headers=headers, timeout=limits, allow_redirects=False
-            ) as response:
-                if response.status != 200:
-                    raise await self._refused(response)
-                yield response
-        except aiohttp.ClientConnectorCertificateError as error:
-            reason = "its certificate is not trusted: set INHOUSE_ENGINE_CA to the file of its CA"
-            raise ServerFailed(reason, computed=False) from error
-        except aiohttp.ClientConnectorError as error:
-            raise ServerFailed(f"no connection ({_cause(error.os_error)})", computed=False) from error
-        except TimeoutError as error:
-            unconnected = isinstance(error, aiohttp.ConnectionTimeoutError)
-            raise ServerFailed("it did not answer in time", computed=not unconnected, slow=True) from error
-        except RuntimeError as error:
-            if not self._session.closed:
-                raise
-            raise ServerFailed("the connections to it are closed", computed=False) from error
-        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, ValueError) as error:
-            stale = isinstance(error, aiohttp.ServerDisconnectedError | OSError)
-            raise ServerFailed(self.clean(_cause(error)), stale=stale) from error
-
-    async def _refused(self, response: aiohttp.ClientResponse) -> Exception:
-        """The error for an answer whose status is not 200."""
-        if 300 <= response.status < 400:
-            to = self.clean(response.headers.get("Location", "nowhere"))
-            return ServerFailed(f"it redirects to {to}: use that address", computed=False)
-        body = await _json(response) or {}
-        said = error_text(body) or response.reason or ""
-        text = f"it answered {response.status}: {self.clean(said)}"
-        if response.status in (401, 403):
-            return KeyRefused(f"it refuses the key in INHOUSE_ENGINE_KEY ({response.status})")
-        if response.status in (429, 503, 529):
-            return Busy(text, _seconds(response.headers.get("Retry-After")))
-        if response.status >= 500:
-            return ServerFailed(text, computed=response.status not in (502, 504))  # these are a proxy's
-        return TooLong(text) if _is_too_long(body, said) else Refusal(text)
-
-    def _note_clock(self, date: str | None) -> None:
-        if date and (ahead_s := _seconds_until(date)) is not None:
-            self.clock_s = ahead_s
-
-    def clean(self, text: str) -> str:
-        """A text of the server on one line, not too long and without the key."""
-        return one_line(text.replace(self._key, "[key]") if self._key else text, 300)
-
-
-def _is_too_long(body: Json, text: str) -> bool:
-    error = body.get("error")
-    kind = f"{error.get('type')} {error.get('code')} {error.get('param')}" if isinstance(error, dict) else ""
-    signs = ("exceed_context_size", "context_length_exceeded", "input_tokens", "context length", "context window")
-    return any(sign in f"{kind} {text}".lower() for sign in signs)
-
-
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    """The body of an answer, at most MOST_BODY of it."""
-    parts, size = [], 0
-    async for piece in response.content.iter_any():
-        parts.append(piece)
-        size += len(piece)
-        if size > MOST_BODY:
-            break
-    return b"".join(parts)
-
-
-async def _json(response: aiohttp.ClientResponse) -> Json | None:
-    """The JSON object of an answer; None if it is none."""
-    try:
-        body = json.loads(await _body(response))
-    except (ValueError, RecursionError):
-        return None
-    return body if isinstance(body, dict) else None
 
 
 def _llama_cpp_capabilities(props: Json) -> Capabilities:
@@ -489,25 +306,3 @@ def _is_id(value: object) -> bool:
 
 def _count(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31 else 0
-
-
-def _seconds(value: str | None) -> float:
-    """Seconds of a Retry-After, which is a number or a date; 0 without one."""
-    if value is None:
-        return 0.0
-    if value.isascii() and value.isdecimal():
-        return float(value[:5])
-    return max(0.0, _seconds_until(value) or 0.0)
-
-
-def _seconds_until(date: str) -> float | None:
-    """Seconds from now to the date of a header; None if it is none."""
-    try:
-        then = parsedate_to_datetime(date[:100])
-        return (then.replace(tzinfo=then.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    except (ValueError, OverflowError):
-        return None
-
-
-def _cause(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

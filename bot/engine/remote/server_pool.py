@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import aiohttp
 
+from bot.engine.remote.api_client import ApiClient
 from bot.engine.remote.server import Server
 from bot.types.engine import Capabilities, LoadProgress, ServerState
 from bot.types.errors import ModelError
@@ -90,7 +91,8 @@ class ServerPool:
             )
             for fresh in (False, True)
         )
-        self.servers = tuple(Server(url, self._session, self._fresh, self._key) for url in self._urls)
+        sessions = self._session, self._fresh
+        self.servers = tuple(Server(ApiClient(url, *sessions, self._key)) for url in self._urls)
         self._probing = asyncio.create_task(self._keep_probing(), name="engine servers")
 
     async def close(self) -> None:
@@ -156,7 +158,7 @@ class ServerPool:
         servers = [server for server in self.usable if server not in tried]
         if not servers:
             return None
-        own = max(servers, key=lambda server: hashlib.sha256(f"{conversation} {server.url}".encode()).digest())
+        own = max(servers, key=lambda server: hashlib.sha256(f"{conversation} {server.api.url}".encode()).digest())
         idlest = min(servers, key=_load_of)
         return idlest if _load_of(own) - _load_of(idlest) >= ESCAPE else own
 

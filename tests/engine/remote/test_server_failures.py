@@ -7,7 +7,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from bot.engine.remote import server, server_pool
+from bot.engine.remote import api_client, server, server_pool
 from bot.engine.remote.remote_engine import RemoteEngine
 from bot.types.engine import LoadProgress
 from bot.types.errors import ModelError, NoServer, RequestFailed, ServerLost
@@ -193,7 +193,7 @@ async def test_a_prompt_is_cut_to_the_window_of_its_server() -> None:
 
 
 async def test_a_busy_server_that_is_slow_to_list_its_models_stays_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "PROBE_S", 0.05)
+    monkeypatch.setattr(api_client, "ASK_S", 0.05)
     async with FakeOpenAI("vllm", {MODEL: 4096}) as fake, run_engine(fake) as engine:
         await answer(engine, request("hello"))
         fake.faults.hang(path="/v1/models", word=None, times=2)
@@ -213,7 +213,7 @@ async def test_a_request_leaves_a_server_that_hangs(monkeypatch: pytest.MonkeyPa
         asking = asyncio.create_task(answer(engine, request("hello", conversation="c")))
         await own.until(lambda: "hello" in own.questions())
         own.faults.hang(path="/v1/models", word=None, times=9)
-        monkeypatch.setattr(server, "PROBE_S", 0.05)
+        monkeypatch.setattr(api_client, "ASK_S", 0.05)
         monkeypatch.setattr(server, "HEARD_S", 0.0)
         assert (await asking)[0] == "You said: hello"
 

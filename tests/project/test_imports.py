@@ -38,6 +38,8 @@ HEAVY = {"torch", "transformers", "accelerate", "bitsandbytes"}
 
 ENGINE_PROCESS = {
     "bot.engine.batching.batch",
+    "bot.engine.batching.row_batch",
+    "bot.engine.batching.row_cache",
     "bot.engine.batching.sampling",
     "bot.engine.cpu.attention",
     "bot.engine.cpu.attention_groups",

@@ -1,6 +1,6 @@
 """Defines the Batch protocol: many answers generated together on one device.
 
-bot.engine.cpu.cpu_batch implements it with our own code, bot.engine.gpu.paged_batch with transformers' continuous
+bot.engine.batching.row_batch implements it with our own code, bot.engine.gpu.paged_batch with transformers' continuous
 batching; bot.engine.server.batched_generator drives both. Callers must validate requests first. Events go to a Listener
 on the batch's own thread, so listeners should only forward them. A failed batch is replaced, not repaired.
 """
@@ -36,6 +36,11 @@ class Batch(Protocol):
     """A running batch. Its cache is counted in blocks; a request may only be added if all of it fits the cache."""
 
     listener: "Listener"
+
+    @property
+    def max_running(self) -> int:
+        """Most requests at once."""
+        ...
 
     @property
     def cache_blocks(self) -> int:

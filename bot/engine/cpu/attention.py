@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 
 from bot.engine.batching.batch import CannotBatch, as_exception
-from bot.engine.cpu.attention_groups import SequenceChunk, attention_calls
-from bot.engine.cpu.kv_cache import KVCache, Shape
+from bot.engine.batching.row_batch import SequenceChunk
+from bot.engine.batching.row_cache import Shape, shape_of
+from bot.engine.cpu.attention_groups import Chunk, attention_calls
+from bot.engine.cpu.kv_cache import KVCache
 from bot.models.device_errors import classify
 
 NAME = "inhouse-rows"
@@ -34,12 +35,12 @@ class ForwardPass:
     Holds what all layers share, since in a step of few tokens Python's overhead costs as much as the arithmetic.
     """
 
-    def __init__(self, chunks: Sequence[SequenceChunk], shape: Shape) -> None:
+    def __init__(self, chunks: Sequence[Chunk], shape: Shape) -> None:
         self.calls = attention_calls(chunks, CALL_BYTES // shape.token_bytes)
         self.counts = [call.tokens for call in self.calls]
 
 
-def forward(model: PreTrainedModel, chunks: Sequence[SequenceChunk]) -> Tensor:
+def forward(model: PreTrainedModel, chunks: Sequence[Chunk]) -> Tensor:
     """Run the model over the chunks and return the wanted logits, float32 [all wanted, vocabulary].
 
     The sequences must have room. They then end with the chunks' tokens; if the model raises, their ids are unchanged.
@@ -62,13 +63,6 @@ def forward(model: PreTrainedModel, chunks: Sequence[SequenceChunk]) -> Tensor:
         chunk.row.ids += chunk.ids
     # Some models ignore logits_to_keep.
     return logits[: len(wanted)] if len(logits) == max(1, len(wanted)) else logits[wanted]
-
-
-def shape_of(model: PreTrainedModel) -> Shape:
-    """Return the shape of one token's keys and values."""
-    config = model.config.get_text_config()
-    heads, width = int(find_num_key_value_heads(config)), int(find_head_dim(config))
-    return Shape(int(config.num_hidden_layers), heads, width, model.dtype)
 
 
 def enable_attention(model: PreTrainedModel, vocabulary: int) -> None:

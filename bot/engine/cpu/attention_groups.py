@@ -5,23 +5,16 @@ speed only.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from bot.engine.cpu.kv_cache import CachedSequence
+from bot.engine.batching.row_batch import SequenceChunk
+from bot.engine.cpu.kv_cache import SlabSequence
 
-
-@dataclass(frozen=True, slots=True)
-class SequenceChunk:
-    """Tokens that continue a sequence. wanted: how many of the last ones need logits."""
-
-    row: CachedSequence
-    ids: Sequence[int]
-    wanted: int = 1
+Chunk = SequenceChunk[SlabSequence]
 
 
 class AttentionCall(Protocol):
@@ -36,7 +29,7 @@ class AttentionCall(Protocol):
         ...
 
 
-def attention_calls(chunks: Sequence[SequenceChunk], call: int) -> list[AttentionCall]:
+def attention_calls(chunks: Sequence[Chunk], call: int) -> list[AttentionCall]:
     """Return the attention calls for these chunks, grouped by `group_decode_rows`."""
     pieces = (chunks[start:end] for start, end in group_decode_rows(chunks, call))
     return [_SequenceCall(piece[0]) if len(piece) == 1 else _DecodeCall(piece) for piece in pieces]
@@ -45,7 +38,7 @@ def attention_calls(chunks: Sequence[SequenceChunk], call: int) -> list[Attentio
 class _SequenceCall:
     """Attention call for any number of tokens of one sequence."""
 
-    def __init__(self, chunk: SequenceChunk) -> None:
+    def __init__(self, chunk: Chunk) -> None:
         row = chunk.row
         self._before, self.tokens, self._dtype = len(row.ids), len(chunk.ids), row.held.dtype
         end = self._before + self.tokens
@@ -77,7 +70,7 @@ class _SequenceCall:
 class _DecodeCall:
     """Attention call for one token each of adjacent rows; computes and ignores rows in between without a token."""
 
-    def __init__(self, chunks: Sequence[SequenceChunk]) -> None:
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
         places = [chunk.row.place for chunk in chunks]
         befores = [len(chunk.row.ids) for chunk in chunks]
         self._slab, self.tokens = chunks[0].row.slab, len(chunks)
@@ -114,7 +107,7 @@ class _DecodeCall:
         return self._masks[window]
 
 
-def group_decode_rows(chunks: Sequence[SequenceChunk], call: int) -> Iterator[tuple[int, int]]:
+def group_decode_rows(chunks: Sequence[Chunk], call: int) -> Iterator[tuple[int, int]]:
     """Yield the chunks of each call as [start, end): adjacent rows of one slab with one token each share a call.
 
     Such a call reads as many keys of every place as the longest row has. call: number of keys that are read in the time
@@ -132,7 +125,7 @@ def group_decode_rows(chunks: Sequence[SequenceChunk], call: int) -> Iterator[tu
     yield start, len(chunks)
 
 
-def _beside(one: SequenceChunk, other: SequenceChunk) -> bool:
+def _beside(one: Chunk, other: Chunk) -> bool:
     return len(one.ids) == len(other.ids) == 1 and one.row.slab is other.row.slab and one.row.place < other.row.place
 
 

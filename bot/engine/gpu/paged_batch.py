@@ -37,6 +37,7 @@ class PagedBatch:
     """A Batch over a cache of `blocks` pages."""
 
     block = PAGE
+    max_running = MAX_RUNNING
 
     def __init__(
         self,

@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 from bot.engine.batching.batch import (
     FIRST_CHUNK,
     LARGEST_CHUNK,
-    MAX_RUNNING,
     Batch,
     Listener,
     RequestOutput,
@@ -47,10 +46,10 @@ def kind_for(model: PreTrainedModel) -> Kind:
 
 
 class Batching:
-    """A generator that runs a loaded model in a batch. `cache_tokens`: capacity of the KV cache."""
+    """A generator that runs a loaded model in a batch. `cache_tokens`: capacity of the KV cache. `max_running`:
+    most answers at once."""
 
     seeds = False
-    max_running = MAX_RUNNING
 
     def __init__(
         self,
@@ -76,7 +75,7 @@ class Batching:
         self._closed = False
         self._prefill_budget = PrefillBudget(FIRST_CHUNK, LARGEST_CHUNK)
         self._batch = self._start()
-        self.cache_tokens = self._batch.cache_tokens
+        self.cache_tokens, self.max_running = self._batch.cache_tokens, self._batch.max_running
         try:
             try_out(self._batch, vocabulary)
         except BaseException:
@@ -143,7 +142,7 @@ class Batching:
 
     def _admit(self) -> None:
         """Admit waiting answers in order, while the batch has a slot and the cache has room for all of each."""
-        while self._waiting and len(self._running) < MAX_RUNNING:
+        while self._waiting and len(self._running) < self.max_running:
             answer = self._waiting[0]
             need = self._batch.blocks_for(len(answer.prompt.ids) + answer.params.most_tokens)
             alone = answer.retried or any(other.retried for other in self._running.values())

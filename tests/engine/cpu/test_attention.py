@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from bot.engine.batching.batch import CannotBatch
-from bot.engine.cpu.attention import NAME, ForwardPass, enable_attention, forward, shape_of
-from bot.engine.cpu.attention_groups import SequenceChunk, group_decode_rows
-from bot.engine.cpu.cpu_batch import share
-from bot.engine.cpu.kv_cache import BLOCK, CachedSequence, KVCache, Shape, Slab
+from bot.engine.batching.row_batch import SequenceChunk, share
+from bot.engine.batching.row_cache import BLOCK, Shape, shape_of
+from bot.engine.cpu.attention import NAME, ForwardPass, enable_attention, forward
+from bot.engine.cpu.attention_groups import group_decode_rows
+from bot.engine.cpu.kv_cache import KVCache, Slab, SlabSequence
 from bot.models.device_errors import Unrecoverable
 from tests.support.builders.tiny_models import KINDS
 
@@ -130,7 +131,7 @@ def side_by_side(model: PreTrainedModel, texts: Sequence[Sequence[int]], between
 
     between: indices of texts before which another row is allocated.
     """
-    rows, mine = KVCache(shape_of(model), 64), list[CachedSequence]()
+    rows, mine = KVCache(shape_of(model), 64), list[SlabSequence]()
     for number, text in enumerate(texts):
         if number in between:
             rows.allocate([size_of_nobody(model)], BLOCK)
@@ -187,7 +188,8 @@ def test_rows_are_read_together_where_that_is_less_work(
 ) -> None:
     slab = Slab(SHAPE, len(lengths), 16)
     parts = [
-        SequenceChunk(CachedSequence(slab, place, 2000, [1] * length), [7]) for place, length in enumerate(lengths)
+        SequenceChunk(SlabSequence(2000, [1] * length, slab=slab, place=place), [7])
+        for place, length in enumerate(lengths)
     ]
     assert list(group_decode_rows(parts, call)) == spans
     two = [replace(part, ids=[7, 8]) for part in parts]

@@ -9,14 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.engine.cpu.kv_cache import BLOCK, CachedSequence, KVCache, Shape, Slab, blocks_for
+from bot.engine.batching.row_cache import BLOCK, Shape, blocks_for
+from bot.engine.cpu.kv_cache import KVCache, Slab, SlabSequence
 
 pytest_plugins = ["tests.support.fixtures.engine"]
 
 SHAPE = Shape(layers=2, heads=1, width=4, dtype=torch.float32)
 
 
-def hold(rows: KVCache, ids: Sequence[int], most: int | None = None) -> CachedSequence:
+def hold(rows: KVCache, ids: Sequence[int], most: int | None = None) -> SlabSequence:
     """A row that holds all of `ids`, each with a key and value of its own."""
     row = rows.allocate([*ids, 0], most or len(ids) + 1)
     for layer in row.held:
@@ -25,7 +26,7 @@ def hold(rows: KVCache, ids: Sequence[int], most: int | None = None) -> CachedSe
     return row
 
 
-def held(row: CachedSequence) -> list[int]:
+def held(row: SlabSequence) -> list[int]:
     """The contents of its last layer."""
     return [int(key) for key in row.held[-1][0, : len(row.ids), 0]]
 
@@ -139,7 +140,7 @@ def test_what_rows_take_is_what_the_process_takes() -> None:
     shape, chance, resident = Shape(30, 3, 64, torch.float32), random.Random(3), psutil.Process().memory_info
     rows, before, blocks = KVCache(shape, 178), resident(), 0
     for turn in range(60):
-        running: list[CachedSequence] = []
+        running: list[SlabSequence] = []
         while sum(row.blocks for row in running) < 60 and len(running) < 8:
             tokens = int(1500 ** chance.random()) + 5
             row = rows.allocate([10 * turn + len(running)] * tokens, tokens + 200)
@@ -194,7 +195,7 @@ def test_whatever_is_asked_rows_hold_what_they_say_and_stay_within_their_blocks(
     asked: list[tuple[int, int, int, bool]],
 ) -> None:
     rows = KVCache(SHAPE, 12)
-    running: list[CachedSequence] = []
+    running: list[SlabSequence] = []
     needs: dict[int, int] = {}
     for conversation, prompt, answer, ends in asked:
         ids = [conversation + 1 if place > 20 else 9 for place in range(prompt)]

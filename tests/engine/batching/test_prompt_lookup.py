@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from bot.engine.batching.prompt_lookup import MIN_PROPOSED, PromptLookup
+from bot.engine.batching.row_batch import BatchRequest
+from bot.engine.batching.row_cache import Shape
 from bot.engine.batching.sampling import RequestSampler
-from bot.engine.cpu.cpu_batch import MIN_PROPOSED, BatchRequest, PromptLookup
-from bot.engine.cpu.kv_cache import KVCache, Shape
+from bot.engine.cpu.kv_cache import KVCache, SlabSequence
 from bot.types.messages import SamplingParams
 from tests.support.builders.engine_requests import GREEDY, Reference
 from tests.support.builders.in_process_engine import Bench
@@ -46,7 +48,9 @@ def test_tokens_count_up_to_the_first_wrong_guess(
     chosen: list[int], left: int, made: list[int], finished: bool
 ) -> None:
     sampler = RequestSampler(SamplingParams(repetition_penalty=1.1, max_tokens=9), 100)
-    session = BatchRequest("k", [5, 6, 7], [5, 6, 7, 8], left, frozenset({2}), sampler, draft=[10, 11, 12])
+    session: BatchRequest[SlabSequence] = BatchRequest(
+        "k", [5, 6, 7], [5, 6, 7, 8], left, frozenset({2}), sampler, draft=[10, 11, 12]
+    )
     session.row = KVCache(Shape(1, 1, 1, torch.float32), 1).allocate([5], 9)
     session.row.ids = [5, 6, 7, 8, 10, 11, 12]
     for history in session.histories():

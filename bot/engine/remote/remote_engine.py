@@ -40,6 +40,8 @@ FIRST_TOKEN_S = 600.0
 """Most seconds to the first token: requests may wait in the server's own queue."""
 BETWEEN_TOKENS_S = 60.0
 """A stream without a token for so long counts as hung."""
+MOST_CHARS = 200
+"""Characters that a token has at most, to end the answer of a server that ignores the limit of tokens."""
 MOST_BUSY_S = 30.0
 """Longest wait that is granted to servers that answer 429; they may ask for less."""
 MOST_FAILURES = 2
@@ -281,6 +283,7 @@ class RemoteEngine:
         prefix = _Prefix(request.prompt.prefix if repeats else "")
         blank = bool(chat.ids) and not request.prompt.prefix  # white space that no chat template removes
         spoken = 0  # pieces of text, of at least one token each
+        room = request.params.most_tokens * MOST_CHARS
         thoughts = Thoughts(source.path in self._opens_in_prompt and request.params.think != "off")
         server.running += 1
         running.server = server
@@ -298,6 +301,10 @@ class RemoteEngine:
                 finish = chunk.finish_reason or finish
                 usage = {**usage, **chunk.usage}
                 text = prefix.rest(chunk.text)
+                room -= len(text) + len(chunk.reasoning)
+                if room < 0:
+                    finish = "length"
+                    break
                 if blank:
                     text = text.lstrip()
                     blank = not text

@@ -118,7 +118,9 @@ class Server:
             began = monotonic()
             try:
                 models = await self.api.models()
-            except ServerFailed:
+            except ServerFailed as error:
+                if error.slow or not error.computed:  # it says nothing about itself now
+                    raise
                 if await self._probed() is not TRANSFORMERS:  # its list fails where there is no hub's cache
                     raise
                 models = {"data": []}

@@ -18,6 +18,8 @@ from bot.types.errors import ModelError
 
 PROBE_EVERY_S = 5.0
 """Interval at which servers are asked whether they can be used, and for their load."""
+OTHERS_S = 2.0
+"""Once one server can be used, a load waits so long for the answers of the others."""
 PARTLY_S = 20.0
 """Longest wait for a model whose servers are down while others, with other models, can be used."""
 WAITING = "waiting for the model's server"
@@ -30,7 +32,7 @@ class ServerPool:
     """Servers and the connections to them. Belongs to one event loop; call `open` first and `close` at the end.
 
     urls: the bases of their APIs. key: sent as a bearer token; '' for none. authority: a file of CA certificates to
-    trust instead of the system's; '' for none. on_probed: called after each round of probes at an interval.
+    trust instead of the system's; '' for none. on_probed: called after each probe at an interval.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class ServerPool:
         self._urls, self._key, self._authority, self._on_probed = urls, key, authority, on_probed
         self._session: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
-        self._probing: asyncio.Task[None] | None = None
+        self._probing: list[asyncio.Task[None]] = []
         self.servers: tuple[Server, ...] = ()
         """In the order of the urls; known once it is open."""
         self._model = ""  # id of the model that requests are for
@@ -93,18 +95,17 @@ class ServerPool:
         )
         sessions = self._session, self._fresh
         self.servers = tuple(Server(ApiClient(url, *sessions, self._key)) for url in self._urls)
-        self._probing = asyncio.create_task(self._keep_probing(), name="engine servers")
+        self._probing = [
+            asyncio.create_task(self._keep_probing(server), name=f"engine server {server}") for server in self.servers
+        ]
 
     async def close(self) -> None:
         """Close all connections; `open` opens new ones."""
-        tasks = [*self._watches, *filter(None, [self._probing])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancelled([*self._watches, *self._probing])
         for session in filter(None, [self._session, self._fresh]):
             await session.close()
-        self._session = self._fresh = self._probing = None
-        self.servers = ()
+        self._session = self._fresh = None
+        self._probing, self.servers = [], ()
 
     def watch_abort(self, server: Server) -> None:
         """Find out in the background whether a server ends a request whose stream was closed."""
@@ -129,7 +130,7 @@ class ServerPool:
         await self.open()
         self._model = model
         while not self.usable:
-            await self.probe()
+            await self._find_usable()
             if self.usable:
                 break
             self._raise_if_hopeless()
@@ -140,6 +141,21 @@ class ServerPool:
             progress(LoadProgress("; ".join(problems), 0.0, WAITING))
             await asyncio.sleep(PROBE_EVERY_S / 5)
         self._found_one = True
+
+    async def _find_usable(self) -> None:
+        """Ask all servers what they offer; waits no longer than OTHERS_S for the rest once one can be used."""
+        asking = [asyncio.create_task(server.probe()) for server in self.servers]
+        try:
+            pending = set(asking)
+            while pending and not self.usable:
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if pending:
+                await asyncio.wait(pending, timeout=OTHERS_S)
+            for task in asking:
+                if task.done():
+                    task.result()
+        finally:
+            await _cancelled(asking)
 
     def _raise_if_hopeless(self) -> None:
         """Raise ModelError if each server refuses the key, or can be reached and does not offer the model."""
@@ -162,12 +178,18 @@ class ServerPool:
         idlest = min(servers, key=_load_of)
         return idlest if _load_of(own) - _load_of(idlest) >= ESCAPE else own
 
-    async def _keep_probing(self) -> None:
+    async def _keep_probing(self, server: Server) -> None:
         while True:
             await asyncio.sleep(PROBE_EVERY_S)
-            await self.probe()
-            await asyncio.gather(*(server.refresh_load() for server in self.servers))
+            await server.probe()
+            await server.refresh_load()
             self._on_probed()
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _all(known: Iterable[bool | None]) -> bool | None:

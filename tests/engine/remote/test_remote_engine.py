@@ -271,6 +271,15 @@ async def test_a_closed_iterator_closes_the_stream() -> None:
         await server.until(lambda: server.aborted)
 
 
+async def test_an_answer_without_end_is_ended() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
+        server.answers("hello", "word " * 3 + "x" * 1_000_000)
+        text, last = await answer(engine, request("hello"))
+        assert text.startswith("word word word")
+        assert len(text) <= PARAMS.max_tokens * remote_engine.MOST_CHARS
+        assert last.finish_reason is FinishReason.LENGTH
+
+
 @pytest.mark.parametrize("cut", [-1, 1, 7, 40])
 async def test_a_stream_may_be_cut_anywhere(cut: int) -> None:
     async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:

@@ -218,6 +218,30 @@ async def test_a_request_leaves_a_server_that_hangs(monkeypatch: pytest.MonkeyPa
         assert (await asking)[0] == "You said: hello"
 
 
+async def test_a_server_that_does_not_answer_holds_up_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_pool, "PROBE_EVERY_S", 0.05)
+    monkeypatch.setattr(server_pool, "OTHERS_S", 0.05)
+    monkeypatch.setattr(api_client, "ASK_S", 3600.0)
+    one, two = FakeOpenAI("vllm", {MODEL: 4096}), FakeOpenAI("vllm", {MODEL: 4096})
+    async with one, two:
+        one.faults.hang(path="/v1/models", word=None, times=9)
+        async with run_engine(one, two) as engine:
+            two.models["another"] = 4096
+            await two.until(lambda: len(two.calls) > 9)
+            assert engine.offered == ("another", MODEL)
+
+
+async def test_a_server_that_does_not_answer_is_not_asked_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_client, "ASK_S", 0.05)
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as fake:
+        fake.faults.hang(path="/v1/models", word=None)
+        pool = server_pool.ServerPool([fake.url], on_probed=lambda: None)
+        await pool.open()
+        await pool.probe()
+        await pool.close()
+        assert [asked.path for asked in fake.calls] == ["/v1/models"]
+
+
 async def test_a_failed_server_is_probed_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(server, "monotonic", lambda: now)

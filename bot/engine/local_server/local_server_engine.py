@@ -281,8 +281,11 @@ class LocalServerEngine:
                     grown = await asyncio.to_thread(resident.leaks.grown)
                     if grown and not resident.running:
                         self._report_unhealthy(resident, grown)
-            log.info("%s (%s) ended %s", server.command.title, resident.source.name, server.exited.result())
-            self._report_unhealthy(resident, str(self._death(resident, server.exited.result())))
+            ended = server.exited.result()
+            log.info("%s (%s) ended %s", server.command.title, resident.source.name, ended)
+            if not (ended.signal_from_outside or resident.hung or server.log.cause()):
+                server.log.show_end()
+            self._report_unhealthy(resident, str(self._death(resident, ended)))
         finally:
             await _cancelled(hanging)
 

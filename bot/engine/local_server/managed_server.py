@@ -201,6 +201,7 @@ class ManagedServer:
             cause = f"this build of {title} needs instructions that this processor lacks"
         if cause:
             return ModelError(f"{title} cannot load {name}: {cause}.")
+        self.log.show_end()
         return EngineDied(f"{title} ended {ended} while it loaded {name}; the log of Inhouse has its last lines.")
 
     def _line(self, line: str) -> None:

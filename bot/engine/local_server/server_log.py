@@ -11,6 +11,8 @@ log = logging.getLogger("inhouse.engine")
 
 KEPT = 60
 """Last lines that are searched for the cause of an exit."""
+SHOWN = 10
+"""Last lines that are logged as warnings after an end without a known cause."""
 MOST_CHARS = 1000
 """Longest line; the rest is cut off."""
 
@@ -138,6 +140,12 @@ class ServerLog:
     def port_was_taken(self) -> bool:
         """Whether it ended because another program took its port."""
         return any(RETRY.search(line) for line in self._last)
+
+    def show_end(self) -> None:
+        """Log the last lines as warnings, without those that were when they came."""
+        for line in list(self._last)[-SHOWN:]:
+            if not ERROR.search(line):
+                log.warning("%s (%s), at its end: %s", self._title, self._name, line)
 
     def cause(self) -> str:
         """Why the server ended, as the end of a sentence and without a full stop; '' if the log does not tell."""

@@ -78,7 +78,7 @@ def set_up_slack(session: Session, wanted: Wanted) -> None:
 
 
 def _serve(session: Session, platform: Platform, fields: Sequence[str], wanted: Wanted) -> bool:
-    """Whether to set the platform up. Writes tokens of the environment to `.env`, where init runs with --yes."""
+    """Whether to set the platform up. Raises ConfigError if --yes says so and a token is missing."""
     settings = session.settings()
     there = [name for name in fields if getattr(settings, name) is not None]
     if wanted is None:

@@ -5,6 +5,7 @@ the model could not be downloaded; 130 if it was interrupted.
 """
 
 import os
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ def _next(session: Session, settings: Settings, *, ready: bool) -> None:
         session.copyable(f"sudo {_near(INSTALLER)}")
         session.copyable("sudo install -m 640 -g inhouse .env /etc/inhouse/.env")
         if settings.engine != "openai":
-            session.copyable(f"sudo inhouse pull {settings.model}")
+            session.copyable(f"sudo inhouse pull {shlex.quote(settings.model)}")
         session.copyable("sudo systemctl enable --now inhouse")
 
 
@@ -172,6 +173,7 @@ def _command() -> str:
 
 
 def _near(path: Path) -> str:
-    """The path relative to the working directory if it is below it."""
+    """The path relative to the working directory if it is below it, quoted for the shell."""
     here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    text = str(path.relative_to(here) if path.is_relative_to(here) else path)
+    return text if os.name == "nt" else shlex.quote(text)

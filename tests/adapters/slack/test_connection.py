@@ -302,17 +302,19 @@ async def test_the_client_repeats_nothing_and_follows_the_given_address() -> Non
 async def test_an_end_that_is_cut_short_leaves_no_session_open(
     monkeypatch: pytest.MonkeyPatch, opened_sessions: list[aiohttp.ClientSession]
 ) -> None:
-    closes = asyncio.Event()
+    closing: asyncio.Queue[aiohttp.ClientWebSocketResponse] = asyncio.Queue()
 
-    async def no_answer(*_: object, **__: object) -> None:
-        closes.set()
+    async def no_answer(socket: aiohttp.ClientWebSocketResponse, **_: object) -> None:
+        closing.put_nowait(socket)
         await asyncio.sleep(3600)
 
     async with run_slack_adapter() as setup:
-        monkeypatch.setattr(aiohttp.ClientWebSocketResponse, "close", no_answer)
-        await setup.adapter.close()
-        await closes.wait()
-        setup.running.cancel()
-        await asyncio.gather(setup.running, return_exceptions=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(aiohttp.ClientWebSocketResponse, "close", no_answer)
+            await setup.adapter.close()
+            socket = await closing.get()
+            setup.running.cancel()
+            await asyncio.gather(setup.running, return_exceptions=True)
     assert opened_sessions
     assert all(session.closed for session in opened_sessions)
+    await socket.close()  # its connection, which the one above did not reach

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.engine.remote.test_remote_engine import MODEL, answer, request, run_engine
-from tests.support.fakes.openai.server_kinds import Ollama
+from tests.support.fakes.openai.desktop_servers import Ollama
 from tests.support.fakes.openai_server import FakeOpenAI
 
 SHORT_WORDS = ["a b c d e f g h i j " * 6] * 20

@@ -28,19 +28,9 @@ from aiohttp import hdrs, web
 from tests.support.fakes.discord.clock import Changes
 from tests.support.fakes.gates import Gates
 from tests.support.fakes.openai.answer import Answer, Script, reset, vanish
-from tests.support.fakes.openai.server_kinds import (
-    Counts,
-    Json,
-    LlamaCpp,
-    Ollama,
-    ServerKind,
-    Sglang,
-    State,
-    Tokenizer,
-    TransformersServe,
-    Vllm,
-    text_of,
-)
+from tests.support.fakes.openai.desktop_servers import LlamaCpp, Ollama, TransformersServe
+from tests.support.fakes.openai.gpu_servers import Sglang, Vllm
+from tests.support.fakes.openai.server_kinds import Counts, Json, ServerKind, State, Tokenizer, text_of
 from tests.support.fakes.openai.wire_faults import CHAT, Kind, WireFault, WireFaults
 
 COMPLETIONS = "/v1/completions"

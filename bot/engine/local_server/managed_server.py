@@ -97,18 +97,18 @@ class ManagedServer:
         """
         timeout = aiohttp.ClientTimeout(total=HEALTH_S)
         shown: LoadProgress | None = None
-        active: tuple[int, _Usage] | None = None
+        usage, active = _Usage(0, 0.0), (-1, _Usage(0, 0.0))
         since = time.monotonic()
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while not self.exited.done():
-                usage = self._usage()
                 step = LoadProgress(self.log.stage, self._fraction(usage.resident_mb))
                 if step != shown:
                     progress(step)
                     shown = step
                 if await self._answers(session, "/health"):
-                    self._check_port()
+                    await self._check_port()
                     return
+                usage = await asyncio.to_thread(self._usage)  # reads /proc of all processes of the machine
                 if (seen := (self.log.lines, usage)) != active:
                     active, since = seen, time.monotonic()
                 elif time.monotonic() - since > self._hung_s:
@@ -179,16 +179,22 @@ class ManagedServer:
         mapped = resident_mb / self.command.weights_mb if self.command.weights_mb else 0.0
         return max(self.log.fraction, round(min(0.95, mapped), 2) if self.command.slots else 0.0)
 
-    def _check_port(self) -> None:
+    async def _check_port(self) -> None:
         """Raise EngineDied if another program took the port first: it must get no questions."""
+        if await asyncio.to_thread(self._listens):
+            return
+        if not self.exited.done():
+            self.kill()
+        raise EngineDied("The model's server did not get its port; another program has it.", external=True)
+
+    def _listens(self) -> bool:
+        """Whether a process of the server has the port."""
         for process in self._family():
             with contextlib.suppress(psutil.Error):
                 for each in process.net_connections("tcp"):
                     if each.status == psutil.CONN_LISTEN and each.laddr.port == self.port:
-                        return
-        if not self.exited.done():
-            self.kill()
-        raise EngineDied("The model's server did not get its port; another program has it.", external=True)
+                        return True
+        return False
 
     def _load_error(self, ended: ServerExit) -> Exception:
         title, name = self.command.title, self._name

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from bot.config.settings import Settings
-from bot.engine.local_server.server_commands import ServerCommands, find_program, is_package
+from bot.engine.local_server.server_commands import ServerCommands, child_environment, find_program, is_package
 from bot.types.errors import ConfigError
 from bot.types.findings import Finding, ok, warning, wrong
 
@@ -68,7 +68,9 @@ def _version(engine: str, program: tuple[str, ...]) -> str:
         names = [each.name for each in libraries.glob("python*/site-packages/vllm-*.dist-info")]
         return f"version {names[0].split('-')[1].removesuffix('.dist')}" if names else "of an unknown version"
     try:
-        done = subprocess.run([*program, "--version"], capture_output=True, timeout=VERSION_S, check=False)
+        done = subprocess.run(
+            [*program, "--version"], env=child_environment({}), capture_output=True, timeout=VERSION_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return "which does not tell its version"
     found = re.search(rb"version: ([\w.() -]{1,60})", done.stdout + done.stderr)

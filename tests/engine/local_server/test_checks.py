@@ -19,7 +19,7 @@ pytest_plugins = ["tests.support.fixtures.gguf"]
 
 LLAMA = """#!/bin/sh
 case "$1" in
-  --version) echo 'version: 11434 (0a1b2c3d)' >&2 ;;
+  --version) echo "version: 11434 (0a1b2c3d)$DISCORD_BOT_TOKEN" >&2 ;;
   --list-devices) printf 'Available devices:\\n  CUDA0: NVIDIA H200 (143771 MiB, 140000 MiB free)\\n' ;;
 esac
 """
@@ -52,7 +52,10 @@ async def no_gpu() -> bool:
     return False
 
 
-async def test_a_program_on_path_comes_first_and_its_gpu_is_found(programs: Path, smollm2_gguf: Path) -> None:
+async def test_a_program_on_path_comes_first_and_its_gpu_is_found(
+    programs: Path, smollm2_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISCORD_BOT_TOKEN", "a-token-of-discord")
     file = program(programs, "llama-server", LLAMA)
     settings = load_settings(engine="llama.cpp")
     one, two = await findings(server(settings, no_gpu))

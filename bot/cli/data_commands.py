@@ -18,7 +18,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from bot.config.settings import PLATFORMS, Settings
+from bot.config.setting_types import PLATFORMS
+from bot.config.settings import Settings
 from bot.generation.user_messages import counted
 from bot.models.model_table import human
 from bot.storage.atomic_file import new_file

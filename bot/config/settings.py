@@ -6,20 +6,34 @@ empty value counts as unset. All mistakes are reported in one ConfigError; the v
 """
 
 import difflib
-import re
-import shlex
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_cache_path, user_state_path
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from bot.config.address import Address, parse_address
+from bot.config.address import Address
 from bot.config.environment import ENV_SOURCE, scan_environment
 from bot.config.server_args import refused_argument
+from bot.config.setting_types import (
+    SHORTEST_TOKEN,
+    Arguments,
+    Certificates,
+    Choice,
+    File,
+    Folder,
+    Hosts,
+    HttpAddress,
+    HttpToken,
+    Ids,
+    Layers,
+    SlashCommand,
+    Token,
+    Urls,
+    Words,
+)
 from bot.types.errors import ConfigError
 
 PREFIX = "INHOUSE_"
@@ -33,100 +47,11 @@ TOKENS = {
 }
 """Settings that hold a token, and the names of their variables."""
 
-SHORTEST_TOKEN = 16
-"""Minimum length of INHOUSE_HTTP_TOKEN, which operators choose; a shorter one could be guessed."""
-
 MANAGED = ("vllm", "llama.cpp")
 """Values of INHOUSE_ENGINE for a server that Inhouse runs."""
 
 ENGINE_MISTAKE, ARGUMENTS_MISTAKE = "INHOUSE_ENGINE is ", "INHOUSE_ENGINE_ARGS has "
 """Beginnings of the mistakes of INHOUSE_ENGINE with another setting, and of a refused argument."""
-
-PLATFORMS = ("discord", "slack")
-_HOST = re.compile(r"(?:\*\.)?+[a-z0-9-]++(?:\.[a-z0-9-]++)*+")
-
-
-def _lower(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _words(value: object) -> object:
-    """Split a comma-separated list and drop duplicates."""
-    return tuple(dict.fromkeys(filter(None, map(str.strip, value.split(","))))) if isinstance(value, str) else value
-
-
-def _people(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    people = [re.fullmatch(r"(\w+):(\S+)", word.strip()) for word in value.split(",") if word.strip()]
-    if not all(found and found[1].lower() in PLATFORMS for found in people):
-        raise ValueError("not all are platform:id")
-    return frozenset((found[1].lower(), found[2]) for found in people if found)
-
-
-def _hosts(value: object) -> object:
-    hosts = _words(value.lower()) if isinstance(value, str) else value
-    if isinstance(hosts, tuple) and not all(map(_HOST.fullmatch, hosts)):
-        raise ValueError("not all are hosts")
-    return hosts
-
-
-def _layers(value: object) -> object:
-    return None if _lower(value) == "all" else value
-
-
-def _folder(path: Path) -> Path:
-    try:
-        return path.expanduser().absolute()
-    except RuntimeError as error:  # ~name of an unknown user
-        raise ValueError(str(error)) from error
-
-
-def _file(path: Path) -> Path:
-    path = _folder(path)
-    try:
-        if path.is_file():
-            return path
-    except OSError as error:  # the name is too long, or the directory may not be searched
-        raise ValueError(str(error)) from error
-    raise ValueError("no such file")
-
-
-def _token(value: object) -> object:
-    text = value.strip() if isinstance(value, str) else value
-    if isinstance(text, str) and not re.fullmatch(r"[!-~]*", text):
-        raise ValueError("not a token")
-    return text or None
-
-
-def _command(value: str) -> str:
-    name = value.strip().lower()
-    name = name if name.startswith("/") else f"/{name}"
-    if not re.fullmatch(r"/[a-z0-9_-]{1,31}", name):
-        raise ValueError("not a slash command")
-    return name
-
-
-def _urls(value: object) -> object:
-    urls = _words(value)
-    if isinstance(urls, tuple) and not all(re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", str(url)) for url in urls):
-        raise ValueError("not all are URLs")
-    return urls
-
-
-def _arguments(value: object) -> object:
-    return tuple(shlex.split(value)) if isinstance(value, str) else value
-
-
-def _address(value: object) -> object:
-    return parse_address(value) if isinstance(value, str) else value
-
-
-Choice = BeforeValidator(_lower)
-Folder = Annotated[Path, AfterValidator(_folder), Field(description="a directory")]
-Ids = Annotated[frozenset[tuple[str, str]], BeforeValidator(_people)]
-Token = Annotated[SecretStr | None, BeforeValidator(_token)]
-HttpToken = Annotated[SecretStr, Field(min_length=SHORTEST_TOKEN)]
 
 
 class Settings(BaseSettings):
@@ -152,7 +77,7 @@ class Settings(BaseSettings):
     slack_app_token: Token = Field(
         None, validation_alias=TOKENS["slack_app_token"], description="an app-level token, which begins with xapp-"
     )
-    slack_command: Annotated[str, AfterValidator(_command)] = Field(
+    slack_command: SlashCommand = Field(
         "/inhouse", description="a slash and up to 31 lower-case letters, digits, - or _"
     )
     slack_api_url: str | None = Field(
@@ -160,15 +85,13 @@ class Settings(BaseSettings):
     )
 
     model: str = Field("smollm2", min_length=1, description="a catalog name, org/name, org/name:file.gguf or a path")
-    models: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field((), description="names, separated by commas")
-    catalog: Annotated[Path, AfterValidator(_file)] | None = Field(None, description="a TOML file that exists")
+    models: Words = Field((), description="names, separated by commas")
+    catalog: File | None = Field(None, description="a TOML file that exists")
     device: Annotated[Literal["auto", "cpu", "cuda"], Choice] = Field("auto", description="auto, cpu or cuda")
     dtype: Annotated[Literal["auto", "float16", "bfloat16", "float32"], Choice] = Field(
         "auto", description="auto, float16, bfloat16 or float32"
     )
-    gpu_layers: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_layers)] = Field(
-        None, description="all, or how many layers to keep on the GPU, 0 or more"
-    )
+    gpu_layers: Layers = Field(None, description="all, or how many layers to keep on the GPU, 0 or more")
     quantization: Annotated[Literal["none", "8bit", "4bit"], Choice] = Field("none", description="none, 8bit or 4bit")
     kv_cache_mb: int | None = Field(None, ge=16, le=10_000_000, description="a number of MB, 16 or more")
     kv_offload_mb: int = Field(0, ge=0, le=10_000_000, description="a number of MB")
@@ -176,14 +99,12 @@ class Settings(BaseSettings):
     engine: Annotated[Literal["auto", "openai", "vllm", "llama.cpp"], Choice] = Field(
         "auto", description="auto, openai, vllm or llama.cpp"
     )
-    engine_args: Annotated[tuple[str, ...], BeforeValidator(_arguments)] = Field(
-        (), description="arguments of the server's command, quoted as in a shell"
-    )
-    engine_urls: Annotated[tuple[str, ...], BeforeValidator(_urls)] = Field(
+    engine_args: Arguments = Field((), description="arguments of the server's command, quoted as in a shell")
+    engine_urls: Urls = Field(
         (), description="URLs such as http://gpu1:8000/v1, separated by commas, without user names and queries"
     )
     engine_key: Token = Field(None, description="the whole key, without spaces")
-    engine_ca: Annotated[Path, AfterValidator(_file)] | None = Field(None, description="a PEM file that exists")
+    engine_ca: Certificates | None = Field(None, description="a PEM file with certificates")
     engine_salts: bool = Field(True, description="yes or no")
 
     temperature: float = Field(0.7, ge=0, le=2, allow_inf_nan=False, description="a number between 0 and 2")
@@ -201,7 +122,7 @@ class Settings(BaseSettings):
     follow_threads: bool = Field(True, description="yes or no")
     reply_in_thread: bool | None = Field(None, description="yes or no")
     ambient: int = Field(0, ge=0, le=100, description="a whole number between 0 and 100")
-    link_hosts: Annotated[tuple[str, ...], BeforeValidator(_hosts)] = Field(
+    link_hosts: Hosts = Field(
         (), description="hosts such as docs.python.org or *.example.org in ASCII letters, separated by commas"
     )
     attach_over: int = Field(12_000, ge=0, le=1_000_000, description="a number of characters, 0 for never")
@@ -222,10 +143,8 @@ class Settings(BaseSettings):
     )
     drain: float = Field(30, ge=0, le=3600, allow_inf_nan=False, description="a number of seconds between 0 and 3600")
 
-    http: Annotated[Address | None, BeforeValidator(_address)] = Field(
-        Address("127.0.0.1", 8321), description="host:port, or off"
-    )
-    http_token: Annotated[HttpToken | None, BeforeValidator(_token)] = Field(
+    http: HttpAddress = Field(Address("127.0.0.1", 8321), description="host:port, or off")
+    http_token: HttpToken = Field(
         None, description=f"{SHORTEST_TOKEN} or more characters without spaces (`openssl rand -hex 24` makes some)"
     )
 

@@ -230,14 +230,18 @@ def _models(
         typer.Argument(metavar="[NAME]", help="Describe this model only.", autocompletion=_catalog_names),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also show dtypes, licences and repositories.")] = False,
+    fits: Annotated[bool, typer.Option("--fits", help="Rank what fits this machine, with the best engine.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """List the models: download, memory needed, and what fits. With a name, describe that model."""
     from bot.cli.model_commands import show_model, show_models
+    from bot.cli.model_ranking import show_fits
     from bot.config.settings import load_settings
 
     settings = load_settings(model=name)
-    if name is None or settings.engine == "openai":
+    if fits:
+        show_fits(settings, json_only=as_json)
+    elif name is None or settings.engine == "openai":
         show_models(settings, everything=everything, json_only=as_json)
     else:
         show_model(settings, json_only=as_json)

@@ -78,7 +78,7 @@ class SettingsCommands:
         """/model: list the models, or choose one for this conversation."""
         if value is None:
             model = self._conversations.model_of(await self._storage.history.resolved(event.key))
-            names = self._config.catalog.names
+            names = self._installed_models.ranked()
             lines = [f"{model} answers here. Available models:", *(f"- {self._label(name)}" for name in names)]
             return Notice("\n".join(lines))
         try:
@@ -134,10 +134,10 @@ class SettingsCommands:
         return found | system | self._conversations.sources_of(chosen)
 
     def choices(self, command: str, prefix: str) -> Sequence[Choice]:
-        """Completions of /model: names with their fit on this machine."""
+        """Completions of /model: names with their fit on this machine, best model first."""
         if command != "model":
             return ()
-        names = [name for name in self._config.catalog.names if prefix.lower() in name.lower()]
+        names = [name for name in self._installed_models.ranked() if prefix.lower() in name.lower()]
         return tuple(Choice(self._label(name)[:100], name) for name in names[:25])
 
     def _label(self, name: str) -> str:

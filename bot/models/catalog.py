@@ -18,6 +18,16 @@ from bot.types.errors import ConfigError, ModelError
 BUILT_IN = Path(__file__).with_name("catalog.toml")
 
 
+REPLACED = {
+    "smollm2-1.7b": ("qwen3-1.7b", "HuggingFaceTB/SmolLM2-1.7B-Instruct"),
+    "phi-4-mini": ("qwen3-4b-instruct-2507", "microsoft/Phi-4-mini-instruct"),
+    "qwen2.5-coder-7b-instruct": ("mellum2-12b", "Qwen/Qwen2.5-Coder-7B-Instruct"),
+    "llama-3.1-8b-instruct": ("ministral-3-8b", "meta-llama/Llama-3.1-8B-Instruct"),
+    "qwen2.5-14b-instruct": ("ministral-3-14b", "Qwen/Qwen2.5-14B-Instruct"),
+}
+"""Models that the built-in catalog had: what replaces each, and its repository."""
+
+
 class Catalog:
     """An immutable set of models; changed settings need a new catalog."""
 
@@ -100,6 +110,9 @@ class Catalog:
     @staticmethod
     def _unknown(word: str, names: Iterable[str]) -> str:
         names = list(names)
+        if word.lower() in REPLACED:
+            better, repo = REPLACED[word.lower()]
+            return f"{word.lower()} is no longer in the catalog: use {better}, or its repository {repo}."
         near = [name for name in names if len(word) > 2 and word.lower() in name][:3]
         near = near or difflib.get_close_matches(word.lower(), names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}."

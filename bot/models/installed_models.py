@@ -13,6 +13,7 @@ from bot.models.model_spec import ModelSpec
 from bot.models.pull import installed
 from bot.models.runtime_config import RuntimeConfig
 from bot.models.served_tokenizer import find_tokenizer
+from bot.models.ways import place, way
 from bot.types.engine import ModelSource
 from bot.types.errors import ModelError
 
@@ -78,6 +79,19 @@ class InstalledModels:
             settings.kv_cache_mb,
             settings.engine,
         )
+
+    def ranked(self) -> list[str]:
+        """The names that people may switch to, in the order of `inhouse models --fits`; sorted before `look`."""
+        catalog, hardware, settings = self._current.catalog, self.hardware, self._current.settings
+        if hardware is None:
+            return list(catalog.names)
+
+        def key(name: str) -> tuple[float, ...]:
+            spec = catalog.get(name)
+            found = way(self._described.get(spec.source, spec), hardware, settings, settings.engine)
+            return place(found, hardware, installed=not spec.gated or self.has(name))
+
+        return sorted(catalog.names, key=key)
 
     def _describe(self) -> dict[str, ModelSpec]:
         """Installed models of unknown size, by their source, with the facts of their files. Blocks."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from bot.config.environment import read_text
-from bot.models.gguf_names import ENDING, is_tag
+from bot.models.gguf_names import ENDING, is_tag, label_of
 from bot.types.errors import ConfigError
 
 SYSTEM = "You are a helpful assistant in a team's chat. Answer briefly, and say so when you do not know."
@@ -128,8 +128,7 @@ class ModelSpec(BaseModel):
             return self
         repo, _, file = variant.source.partition(":")
         update = {"repo": repo, "file": file, "path": "", "download": variant.download}
-        tag = "" if file.lower().endswith(ENDING) else file
-        return self.model_copy(update=update | {"quantization": variant.quantization or tag})
+        return self.model_copy(update=update | {"quantization": variant.quantization or label_of(file) or file})
 
     @property
     def batches(self) -> bool:

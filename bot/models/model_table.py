@@ -1,9 +1,9 @@
 """Build the output of `inhouse models`: download size, memory and fit of every model, as tables or JSON.
 
-Loads no model: sizes come from the catalog, memory from `bot.models.fit`.
+Loads no model: sizes come from the catalog, memory from `bot.models.fit`, the order from `bot.models.ways`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -13,11 +13,12 @@ from rich.text import Text
 
 from bot.config.settings import Settings
 from bot.models.catalog import Catalog
+from bot.models.decode_speed import speed
 from bot.models.fit import Fit, Verdict, fits
 from bot.models.hardware import MB, Hardware
 from bot.models.model_files import described
 from bot.models.model_spec import ModelSpec
-from bot.models.ways import CPU_PARAMETERS
+from bot.models.ways import CPU_PARAMETERS, ENGINES, Way, best_way, place, way
 
 MEMORY = (
     ("float32", "float32", "none"),
@@ -28,7 +29,7 @@ MEMORY = (
 )
 """Heading, dtype and quantization of each column of the memory table."""
 
-SIZES = {"download", "needs", "parameters", "window", *(heading for heading, _, _ in MEMORY)}
+SIZES = {"download", "needs", "tokens/s", "parameters", "window", *(heading for heading, _, _ in MEMORY)}
 """Headings of right-aligned columns."""
 
 FIT_WORDS = {Verdict.FITS: "yes", Verdict.TIGHT: "tight", Verdict.WONT_FIT: "no", Verdict.UNKNOWN: "?"}
@@ -43,14 +44,21 @@ STYLES = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model. memory_mb: in the order of MEMORY, 0 if unknown. fit: with the current settings. offered: users may
-    choose it in the chat. installed: complete on this disk."""
+    """One model. way: how it is run. offered: users may choose it in the chat. installed: complete on this disk.
+
+    memory_mb: in the order of MEMORY, 0 if unknown.
+    """
 
     spec: ModelSpec
-    memory_mb: tuple[int, ...]
-    fit: Fit
+    way: Way
     offered: bool
     installed: bool
+    memory_mb: tuple[int, ...] = ()
+
+    @property
+    def fit(self) -> Fit:
+        """How well it fits, run this way."""
+        return self.way.fit
 
 
 def rows(
@@ -58,25 +66,52 @@ def rows(
 ) -> list[Row]:
     """A row for every model of the catalog, smallest first. here: directories and files of the installed models."""
 
-    def fit(spec: ModelSpec, dtype: str, quantization: str, gpu_layers: int | None) -> Fit:
-        return fits(spec, hardware, dtype, quantization, gpu_layers, settings.kv_cache_mb, settings.engine)
+    def memory_mb(spec: ModelSpec, dtype: str, quantization: str) -> int:
+        found = fits(spec, hardware, dtype, quantization, None, settings.kv_cache_mb, settings.engine)
+        return found.needed_mb
 
     specs = [described(spec, here.get(spec.name)) for spec in catalog]
 
     return [
         Row(
             spec=spec,
-            memory_mb=tuple(fit(spec, dtype, bits, None).needed_mb for _, dtype, bits in MEMORY),
-            fit=fit(spec, settings.dtype, settings.quantization, settings.gpu_layers),
+            way=way(spec, hardware, settings, settings.engine),
             offered=spec.name in catalog.names,
             installed=spec.name in here,
+            memory_mb=tuple(memory_mb(spec, dtype, bits) for _, dtype, bits in MEMORY),
         )
         for spec in sorted(specs, key=lambda spec: (spec.parameters or 10**15, spec.name))
     ]
 
 
+def ranking(
+    catalog: Catalog,
+    hardware: Hardware,
+    settings: Settings,
+    engines: Iterable[str],
+    here: Mapping[tuple[str, str], Path] = MappingProxyType({}),
+) -> list[Row]:
+    """A row for every model of the catalog with the best way to run it, best model first.
+
+    catalog: for the engine auto. here: the installed models, by engine and name.
+    """
+    engines = tuple(engines)
+    found = []
+    for spec in catalog:
+        installed = [here[engine, spec.name] for engine in engines if (engine, spec.name) in here]
+        chosen = best_way(described(spec, next(iter(installed), None)), hardware, settings, engines)
+        on_disk = (chosen.engine, spec.name) in here
+        found.append(Row(chosen.spec, chosen, offered=spec.name in catalog.names, installed=on_disk))
+    return ordered(found, hardware)
+
+
+def ordered(found: Iterable[Row], hardware: Hardware) -> list[Row]:
+    """The rows, best model first."""
+    return sorted(found, key=lambda row: place(row.way, hardware, installed=row.installed))
+
+
 def best(found: Sequence[Row], hardware: Hardware) -> Row | None:
-    """The largest general-purpose model that fits and is installed or not gated; on a CPU at most CPU_PARAMETERS."""
+    """The best general model that fits and is installed or not gated; on a CPU with at most CPU_PARAMETERS a token."""
     wanted = [
         row
         for row in found
@@ -85,7 +120,7 @@ def best(found: Sequence[Row], hardware: Hardware) -> Row | None:
         and (row.installed or not row.spec.gated)
         and (hardware.gpu or not _large(row))
     ]
-    return max(wanted, key=lambda row: row.spec.parameters, default=None)
+    return next(iter(ordered(wanted, hardware)), None)
 
 
 def advice(found: Sequence[Row], hardware: Hardware, default: str) -> str:
@@ -125,6 +160,21 @@ def overview(found: Sequence[Row], hardware: Hardware) -> Table:
     return shown
 
 
+def fits_table(found: Sequence[Row]) -> Table:
+    """The table of `inhouse models --fits`: how to run each model that fits, best model first; at most 80 columns."""
+    shown = _table("model", "with", "weights", "needs", "tokens/s", "fits")
+    for row in found:
+        if not row.way.usable:
+            continue
+        verdict = Text(FIT_WORDS[row.fit.verdict], style=STYLES[row.fit.verdict])
+        alone = "" if row.way.together else "one at a time"
+        for mark in filter(None, (row.spec.focus, "gated" if row.spec.gated else "", alone)):
+            verdict.append(f", {mark}", style="")
+        needs = _size(row.fit.needed_mb * MB)
+        shown.add_row(row.spec.name, ENGINES[row.way.engine], row.way.weights, needs, speed(row.way.tokens_s), verdict)
+    return shown
+
+
 def details(found: Sequence[Row]) -> list[Table]:
     """The tables that --all adds: memory by dtype; parameters, context window and licence; repository."""
     memory = _table("memory", *(heading for heading, _, _ in MEMORY))
@@ -137,6 +187,27 @@ def details(found: Sequence[Row]) -> list[Table]:
         facts.add_row(spec.name, human(spec.parameters, "") if spec.parameters else "?", window, spec.licence or "?")
         sources.add_row(spec.name, spec.source)
     return [memory, facts, sources]
+
+
+def ranking_as_json(found: Sequence[Row]) -> list[dict[str, object]]:
+    """The rows of a ranking as plain data, best model first. Memory is in MB; unknown values are None."""
+    return [
+        {
+            "name": row.spec.name,
+            "engine": row.way.engine,
+            "source": row.spec.source,
+            "weights": row.way.weights,
+            "fits": row.fit.words,
+            "needs_mb": row.fit.needed_mb or None,
+            "free_mb": row.fit.available_mb,
+            "tokens_s": round(row.way.tokens_s, 1) or None,
+            "together": row.way.together,
+            "installed": row.installed,
+            "gated": row.spec.gated,
+            "focus": row.spec.focus or None,
+        }
+        for row in found
+    ]
 
 
 def as_json(found: Sequence[Row], hardware: Hardware, default: str) -> list[dict[str, object]]:
@@ -189,7 +260,7 @@ def _table(*headings: str) -> Table:
 
 
 def _large(row: Row) -> bool:
-    return row.spec.parameters > CPU_PARAMETERS
+    return (row.spec.active or row.spec.parameters) > CPU_PARAMETERS
 
 
 def _size(amount: int) -> str:

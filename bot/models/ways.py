@@ -3,7 +3,7 @@
 The ranking is what `inhouse models --fits`, `inhouse init` and the completions of /model share.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bot.config.settings import Settings
@@ -76,15 +76,15 @@ def place(found: Way, hardware: Hardware, *, installed: bool) -> tuple[float, ..
     """The sort key of a model among others, best first.
 
     Models that fit come first, then general ones that need no account, then those that are quick enough and write
-    several answers at once; among these the stronger one.
+    several answers at once; among these the stronger one, and among slow ones the quicker one.
     """
-    spec = found.spec
-    slow = is_slow(found, hardware)
+    spec, slow = found.spec, is_slow(found, hardware)
     hindered = bool(spec.focus) or (spec.gated and not installed)
     return (
         VERDICTS.index(found.fit.verdict),
         hindered,
         slow,
+        -found.tokens_s if slow else 0.0,
         not found.together,
         -strength(spec),
         spec.parameters,
@@ -101,16 +101,3 @@ def is_slow(found: Way, hardware: Hardware) -> bool:
 def strength(spec: ModelSpec) -> float:
     """How good a model's answers are: the catalog's figure, else its size in billions of parameters."""
     return spec.strength or spec.parameters / 1e9
-
-
-def ranked(
-    specs: Iterable[ModelSpec],
-    hardware: Hardware,
-    settings: Settings,
-    engines: Sequence[str],
-    here: Iterable[str] = (),
-) -> list[Way]:
-    """The best way to run each model, best model first. here: names of installed models."""
-    names = frozenset(here)
-    found = [best_way(spec, hardware, settings, engines) for spec in specs]
-    return sorted(found, key=lambda each: place(each, hardware, installed=each.spec.name in names))

@@ -52,8 +52,8 @@ def test_a_usage_error_names_the_help_page(inhouse: Inhouse, words: tuple[str, .
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("inhouse pull phi", "phi-2\nphi-4\nphi-4-mini"),
-        ("inhouse chat --model smollm2-", "smollm2-1.7b"),
+        ("inhouse pull phi", "phi-2\nphi-4"),
+        ("inhouse chat --model qwen3-", "qwen3-1.7b\nqwen3-4b-instruct-2507"),
         ("inhouse remove ", "smollm2"),
         ("inhouse rem", "remove"),
     ],

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bot.config.settings import load_settings
-from bot.models.catalog import BUILT_IN, Catalog
+from bot.models.catalog import BUILT_IN, REPLACED, Catalog
 from bot.models.model_spec import ModelSpec, read_specs
 from bot.types.errors import ConfigError, ModelError
 from tests.support.builders.tiny_models import make_tiny
@@ -39,11 +39,11 @@ def test_the_catalog_that_comes_along_is_right() -> None:
     assert {"phi-4", "phi-2", "mistral-7b-instruct-v0.3", "smollm2"} <= set(names)
     assert names == [spec.name for spec in sorted(specs, key=lambda spec: spec.parameters)], "smallest first"
     for spec in specs:
-        # Weights are stored with two bytes per parameter, plus tokenizer and config.
-        assert 0 < spec.download - 2 * spec.parameters < 25_000_000, spec.name
         assert spec.context_window >= 2048
         assert spec.kv_values_per_token > 0
         assert spec.licence
+        assert spec.thinking
+        assert bool(spec.efforts) == (spec.thinking != "never")
         assert spec.licence_url.startswith("https://")
 
 
@@ -77,6 +77,8 @@ def test_the_operator_narrows_what_people_may_choose() -> None:
         ("zzzz", "there are .*phi-2"),
         ("acme/other", "list it in INHOUSE_MODELS"),
         ("x" * 500, "…"),
+        ("qwen2.5-14b-instruct", "use ministral-3-14b, or its repository Qwen/Qwen2.5-14B-Instruct"),
+        ("LLAMA-3.1-8b-instruct", "no longer in the catalog: use ministral-3-8b"),
     ],
 )
 def test_an_unknown_name_is_answered_with_near_ones(word: str, sentence: str) -> None:
@@ -85,6 +87,15 @@ def test_an_unknown_name_is_answered_with_near_ones(word: str, sentence: str) ->
         with pytest.raises(ModelError, match=sentence) as caught:
             look(word)
         assert len(str(caught.value)) < 500
+
+
+def test_what_replaces_a_model_is_in_the_catalog_and_the_model_is_not() -> None:
+    specs = {spec.name for spec in read_specs(BUILT_IN)}
+    assert {better for better, _ in REPLACED.values()} <= specs
+    assert not REPLACED.keys() & specs
+    with pytest.raises(ConfigError, match=r"use qwen3-1\.7b"):
+        Catalog.of(load_settings(model="smollm2-1.7b"))
+    assert Catalog.of(load_settings(model="HuggingFaceTB/SmolLM2-1.7B-Instruct")).default
 
 
 def test_wrong_names_in_the_settings_are_told_all_at_once() -> None:

@@ -51,7 +51,7 @@ LINES = st.sampled_from(
 @given(lines=st.lists(LINES), end=st.sampled_from(["\n", "\r\n"]), last=st.booleans(), token=PRINTABLE.filter(bool))
 def test_wanted_values_are_set_and_everything_else_is_kept(lines: list[str], end: str, last: bool, token: str) -> None:
     text = end.join(lines) + (end if last else "")
-    wanted = {"INHOUSE_MODEL": "smollm2-1.7b", "DISCORD_BOT_TOKEN": token}
+    wanted = {"INHOUSE_MODEL": "qwen3-1.7b", "DISCORD_BOT_TOKEN": token}
     file = EnvFile(Path(".env"), text)
     edited = file.edited(wanted)
     assert EnvFile(Path(".env"), edited).changes(wanted) == []

@@ -10,7 +10,7 @@ from bot.models.catalog import Catalog
 from bot.models.decode_speed import speed
 from bot.models.hardware import MB, Hardware, detect
 from bot.models.model_table import Row, rows
-from bot.setup.recommendation import recommend, tokens_per_second
+from bot.setup.recommendation import recommend
 
 LAPTOP = Hardware("", "", 0, 0, False, "Ryzen", 8, 16_000, 12_000, why_cpu="there is none", packs=True, read_gb_s=20.0)
 H100 = Hardware("H100", "13.0", 81_000, 80_000, True, "Xeon", 26, 200_000, 190_000, read_gb_s=2932.0)
@@ -25,10 +25,10 @@ def found(hardware: Hardware, *here: str) -> dict[str, Row]:
 @pytest.mark.parametrize(
     ("hardware", "here", "disk", "name", "why"),
     [
-        (LAPTOP, (), PLENTY, "smollm2-1.7b", "without a GPU, models above 2 billion parameters are slow"),
-        (H100, (), PLENTY, "qwen2.5-14b-instruct", "fits the GPU's memory"),
-        (H100, (), 10 * 10**9, "qwen3-4b-instruct-2507", "needs 29.6 GB, and 10.0 GB are free"),
-        (H100, ("qwen2.5-14b-instruct",), 0, "qwen2.5-14b-instruct", "fits the GPU's memory"),
+        (LAPTOP, (), PLENTY, "qwen3-1.7b", "without a GPU, models above 2 billion parameters are slow"),
+        (H100, (), PLENTY, "ministral-3-14b", "fits the GPU's memory"),
+        (H100, (), 10 * 10**9, "qwen3-4b-instruct-2507", "needs 27.9 GB, and 10.0 GB are free"),
+        (H100, ("ministral-3-14b",), 0, "ministral-3-14b", "fits the GPU's memory"),
         (replace(LAPTOP, read_gb_s=4.0), (), PLENTY, "smollm2", "gives 3 tokens/s or more"),
         (replace(LAPTOP, read_gb_s=0.2), (), PLENTY, "smollm2", "every model is slow"),
         (replace(LAPTOP, ram_total_mb=3000, ram_free_mb=1000), (), PLENTY, "smollm2", "needs the least"),
@@ -37,7 +37,7 @@ def found(hardware: Hardware, *here: str) -> dict[str, Row]:
 def test_the_best_model_for_memory_and_disk(
     hardware: Hardware, here: tuple[str, ...], disk: int, name: str, why: str
 ) -> None:
-    advice = recommend(list(found(hardware, *here).values()), hardware, disk, load_settings())
+    advice = recommend(list(found(hardware, *here).values()), hardware, disk)
     assert advice is not None
     assert advice.row.spec.name == name
     assert why in advice.why
@@ -46,7 +46,7 @@ def test_the_best_model_for_memory_and_disk(
 @pytest.mark.parametrize(("ram", "disk"), [(600, PLENTY), (12_000, 10_000_000)])
 def test_nothing_is_recommended_where_nothing_fits(ram: int, disk: int) -> None:
     hardware = replace(LAPTOP, ram_total_mb=ram, ram_free_mb=ram)
-    assert recommend(list(found(hardware).values()), hardware, disk, load_settings()) is None
+    assert recommend(list(found(hardware).values()), hardware, disk) is None
 
 
 @pytest.mark.parametrize(
@@ -54,13 +54,13 @@ def test_nothing_is_recommended_where_nothing_fits(ram: int, disk: int) -> None:
     [(H100, "phi-4", 17.0), (H100, "mistral-7b-instruct-v0.3", 27.8), (LAPTOP, "smollm2", 49.2)],
 )
 def test_the_estimate_is_near_what_was_measured(hardware: Hardware, model: str, measured: float) -> None:
-    estimate = tokens_per_second(found(hardware)[model], hardware, load_settings())
+    estimate = found(hardware)[model].way.tokens_s
     assert 0.7 * measured < estimate < 1.3 * measured
 
 
 def test_an_unmeasured_memory_gives_no_estimate() -> None:
     hardware = replace(LAPTOP, read_gb_s=0.0)
-    assert speed(tokens_per_second(found(hardware)["smollm2"], hardware, load_settings())) == "?"
+    assert speed(found(hardware)["smollm2"].way.tokens_s) == "?"
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bot.cli.init.session import SKIP, Session, mistake_of
+from bot.cli.model_ranking import INSTALLATION, chosen_engines, is_missing, rank_models
 from bot.config.settings import Misconfigured, Settings
 from bot.doctor.model_checks import existing
-from bot.engine.local_server.server_commands import find_program
 from bot.engine.remote.checks import servers
 from bot.engine.remote.remote_engine import RemoteEngine
 from bot.models.catalog import Catalog
@@ -19,9 +19,9 @@ from bot.models.decode_speed import speed
 from bot.models.fit import Verdict
 from bot.models.hardware import MB, Hardware, describe_hardware, probe
 from bot.models.model_spec import ModelSpec
-from bot.models.model_table import FIT_WORDS, STYLES, Row, human, rows
-from bot.models.pull import installed
-from bot.setup.recommendation import Recommendation, fits_disk, recommend, tokens_per_second
+from bot.models.model_table import FIT_WORDS, STYLES, Row, best, human
+from bot.models.ways import ENGINES, strength
+from bot.setup.recommendation import Recommendation, fits_disk, recommend
 from bot.types.errors import AdapterError, ConfigError, InhouseError, ModelError
 from bot.types.findings import State
 
@@ -71,30 +71,52 @@ def _on_this_machine(session: Session, model: str | None) -> None:
 
 def _recommended_or_asked(session: Session, settings: Settings) -> str | None:
     """The name of the model, or None to skip. Raises ModelError with --yes if nothing fits."""
-    catalog, free = _catalog(settings), disk_free()
+    free = disk_free()
     hardware = _hardware(session, settings)
     found: list[Row] = []
     advice = None
     if hardware is not None:
-        settings = _with_best_engine(session, settings, hardware)
-        here = {spec.name: path for spec in catalog if (path := installed(spec, settings))}
-        found = rows(catalog, hardware, settings, here)
-        advice = recommend(found, hardware, free, settings)
-        _show(session, found, hardware, settings, free)
-        _explain(session, advice, hardware, settings)
+        engines = chosen_engines(session.settings())
+        found = rank_models(settings, hardware, _usable(engines, settings, hardware))
+        advice = recommend(found, hardware, free)
+        _show(session, found, free)
+        _explain(session, advice, hardware)
+        _mention_missing(session, settings, hardware, engines, advice)
     if not session.prompts.assume_yes:
-        return _ask(session, found, advice.row.spec.name if advice else settings.model, free)
-    if advice is None:
+        name = _ask(session, found, advice.row.spec.name if advice else settings.model, free)
+    elif advice is None:
         raise ModelError("No model of the catalog fits this machine: name one with --model, or use --server.")
-    return advice.row.spec.name
+    else:
+        name = advice.row.spec.name
+    row = next((row for row in found if row.spec.name == name and row.way.usable), None)
+    if row is not None and row.way.engine != settings.engine:
+        _use(session, row.way.engine)
+    return name
 
 
-def _catalog(settings: Settings) -> Catalog:
-    """The catalog, also where INHOUSE_MODEL or INHOUSE_MODELS has a mistake, which a choice may correct."""
-    try:
-        return Catalog.of(settings)
-    except ConfigError:
-        return Catalog.of(settings.model_copy(update={"model": "smollm2", "models": (), "catalog": None}))
+def _usable(engines: Sequence[str], settings: Settings, hardware: Hardware) -> tuple[str, ...]:
+    """The engine of the settings, and those of `engines` that are installed; vLLM with a GPU only."""
+    return tuple(
+        engine
+        for engine in engines
+        if engine == settings.engine or not (is_missing(engine) or (engine == "vllm" and not hardware.gpu))
+    )
+
+
+def _mention_missing(
+    session: Session,
+    settings: Settings,
+    hardware: Hardware,
+    engines: Sequence[str],
+    advice: Recommendation | None,
+) -> None:
+    """Say which better model would fit with an engine that is not installed."""
+    possible = [engine for engine in engines if engine != "vllm" or hardware.gpu]
+    row = best(rank_models(settings, hardware, possible), hardware)
+    if row is None or not is_missing(row.way.engine) or (advice and strength(row.spec) <= strength(advice.row.spec)):
+        return
+    title, install = ENGINES[row.way.engine], INSTALLATION[row.way.engine]
+    session.say(f"With {title}, which is not installed ({install}), {row.spec.name} would fit, a better model.", "dim")
 
 
 def _hardware(session: Session, settings: Settings) -> Hardware | None:
@@ -106,17 +128,6 @@ def _hardware(session: Session, settings: Settings) -> Hardware | None:
         return None
     session.say(describe_hardware(hardware))
     return hardware
-
-
-def _with_best_engine(session: Session, settings: Settings, hardware: Hardware) -> Settings:
-    """The settings with vLLM where it is installed, there is a GPU and the person wants it: it is faster there."""
-    if settings.engine != "auto" or not hardware.gpu or settings.quantization != "none" or not find_program("vllm"):
-        return settings
-    session.say("vLLM is installed; on a GPU it is faster than Inhouse's own engine.")
-    if not session.prompts.confirm("Let Inhouse run the model with vLLM?", default=True):
-        return settings
-    _use(session, "vllm")
-    return session.settings()
 
 
 def _use(session: Session, engine: str) -> None:
@@ -133,9 +144,9 @@ def disk_free() -> int:
     return shutil.disk_usage(existing(Path(constants.HF_HUB_CACHE))).free
 
 
-def _show(session: Session, found: Sequence[Row], hardware: Hardware, settings: Settings, free: int) -> None:
+def _show(session: Session, found: Sequence[Row], free: int) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for heading in ("", "model", "download", "needs", "tokens/s", "fits"):
+    for heading in ("", "model", "with", "download", "needs", "tokens/s", "fits"):
         table.add_column(
             heading, justify="right" if heading in ("", "download", "needs", "tokens/s") else "left", overflow="fold"
         )
@@ -146,26 +157,29 @@ def _show(session: Session, found: Sequence[Row], hardware: Hardware, settings: 
             fits.append(f", {mark}" if mark else "", style="")
         size = "-" if row.installed else human(row.spec.download, "B") if row.spec.download else "?"
         needs = human(row.fit.needed_mb * MB, "B") if row.fit.needed_mb else "?"
-        usable = row.fit.verdict in (Verdict.FITS, Verdict.TIGHT)
-        pace = speed(tokens_per_second(row, hardware, settings)) if usable else "-"
-        table.add_row(str(number), row.spec.name, size, needs, pace, fits)
+        pace = speed(row.way.tokens_s) if row.way.usable else "-"
+        engine = ENGINES[row.way.engine] if row.way.usable else "-"
+        table.add_row(str(number), row.spec.name, engine, size, needs, pace, fits)
     session.console.print()
     session.console.print(table)
     session.console.print()
 
 
-def _explain(session: Session, advice: Recommendation | None, hardware: Hardware, settings: Settings) -> None:
+def _explain(session: Session, advice: Recommendation | None, hardware: Hardware) -> None:
     if advice is None:
         session.say("No model of the catalog fits this machine: free some memory or disk, or use a server.", "yellow")
         return
     row = advice.row
-    pace = tokens_per_second(row, hardware, settings)
+    pace = row.way.tokens_s
     facts = [
         "downloaded already" if row.installed else f"a download of {human(row.spec.download, 'B')}",
         f"{human(row.fit.needed_mb * MB, 'B')} of {'GPU memory' if hardware.gpu else 'RAM'}",
         *([f"about {speed(pace)} tokens/s"] if pace else []),
     ]
-    session.console.print(Text.assemble("Recommended: ", (row.spec.name, "bold green"), f" ({', '.join(facts)})"))
+    engine = f" with {ENGINES[row.way.engine]}" if row.way.engine != "auto" else ""
+    session.console.print(
+        Text.assemble("Recommended: ", (row.spec.name, "bold green"), f"{engine} ({', '.join(facts)})")
+    )
     session.say(f"Why: {advice.why}")
     if pace:
         measured = f"{hardware.read_gb_s:,.0f}" if hardware.read_gb_s >= 10 else f"{hardware.read_gb_s:.1f}"

@@ -23,7 +23,7 @@ def session(home: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
         return H100
 
     monkeypatch.setattr("bot.cli.init.model_step.probe", probe)
-    monkeypatch.setattr("bot.cli.init.model_step.find_program", lambda engine: ("vllm",) if engine == "vllm" else ())
+    monkeypatch.setattr("bot.cli.model_ranking.find_program", lambda engine: ("vllm",) if engine == "vllm" else ())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home))
     monkeypatch.setattr("bot.cli.init.model_step.disk_free", lambda: 10**12)
     console = Console(file=io.StringIO(), width=80)
@@ -32,7 +32,7 @@ def session(home: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
 
 def test_vllm_runs_the_model_where_it_is_installed_and_there_is_a_gpu(session: Session) -> None:
     choose_model(session, None, None)
-    assert session.values == {"INHOUSE_ENGINE": "vllm", "INHOUSE_MODEL": "qwen2.5-14b-instruct"}
+    assert session.values == {"INHOUSE_ENGINE": "vllm", "INHOUSE_MODEL": "qwen3.8-27b"}
 
 
 def test_a_gguf_file_is_run_by_llama_cpp_and_addresses_of_servers_are_cleared(session: Session) -> None:

@@ -20,7 +20,7 @@ from bot.engine.text.template_renderer import TemplateExceeded, TemplateRefused,
 from bot.engine.text.templates import TEMPLATES, ChatTemplate
 from bot.types.errors import ModelError, RequestFailed
 from tests.support.builders import prompt_tokenizers
-from tests.support.builders.catalog_tokenizers import MAKERS, PHI_4_MINI
+from tests.support.builders.catalog_tokenizers import GEMMA_4, MAKERS
 from tests.support.builders.poison_templates import CROOKED, ENDLESS, LARGE, POISON, REPEATED, WORDY
 from tests.support.builders.prompt_tokenizers import CHATML, PHI_4_TWICE, ask, bot, byte_level, user
 from tests.support.builders.tiny_models import CHATML as TINY
@@ -35,7 +35,7 @@ MESSAGES = [
 
 ORDINARY = {
     name: text
-    for name, text in {**vars(prompt_tokenizers), "PHI_4_MINI": PHI_4_MINI, "TINY": TINY, **TEMPLATES}.items()
+    for name, text in {**vars(prompt_tokenizers), "GEMMA_4": GEMMA_4, "TINY": TINY, **TEMPLATES}.items()
     if "{%" in str(text)
 }
 """All templates of the tests, and our own."""

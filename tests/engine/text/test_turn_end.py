@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from bot.engine.client.process import EngineProcess
 from bot.engine.text.prompts import PromptBuilder
 from bot.types.messages import FinishReason
-from tests.support.builders.catalog_tokenizers import MAKERS
+from tests.support.builders.catalog_tokenizers import HARMONY, HARMONY_TOKENS, MAKERS
 from tests.support.builders.engine_requests import ask, load
 from tests.support.builders.prompt_tokenizers import (
     CHATML,
@@ -43,13 +43,6 @@ LLAMA_2 = (
     "{% if message.role == 'user' %}{{ '<s>[INST] ' + message.content + ' [/INST]' }}"
     "{% else %}{{ ' ' + message.content + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
-HARMONY = (  # in a new answer, the model writes the channel itself, and messages that end before the answer does
-    "{% for message in messages %}{% if message.role == 'assistant' %}"
-    "{{ '<|start|>assistant<|channel|>final<|message|>' + message.content + '<|end|>' }}"
-    "{% else %}{{ '<|start|>' + message.role + '<|message|>' + message.content + '<|end|>' }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
-)
-HARMONY_TOKENS = ("<|return|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>")
 GLM = (  # nothing ends an answer; the next turn's role begins
     "[gMASK]{% for message in messages %}{{ '<|' + message.role + '|>\n' + message.content }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
@@ -136,13 +129,15 @@ def test_every_model_of_the_catalog_has_an_end(name: str) -> None:
     found = PromptBuilder(tokenizer, "phi-2" if name == "phi-2" else "", 4096)
     ends = [tokenizer.convert_ids_to_tokens(number) for number in found.end_ids]
     assert found.end_texts == ()
-    assert ends == ([] if name == "phi-2" else [expected(name)])
+    assert ends == ([expected(name)] if expected(name) else [])
 
 
 def expected(name: str) -> str:
-    if name.startswith(("llama", "mistral")):
-        return "<|eot_id|>" if name.startswith("llama") else "</s>"
-    return "<|end|>" if name == "phi-4-mini" else "<|im_end|>"
+    if name == "phi-2" or name.startswith("gpt-oss"):
+        return ""
+    if name.startswith(("mistral", "ministral")):
+        return "</s>"
+    return "<turn|>" if name.startswith("gemma") else "<|im_end|>"
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -15,8 +15,6 @@ from bot.models.catalog import Catalog
 from bot.models.pull import pull
 from tests.support.builders.prompt_tokenizers import (
     CHATML,
-    LLAMA_3,
-    LLAMA_3_TOKENS,
     PHI_4,
     PHI_4_TOKENS,
     byte_level,
@@ -35,20 +33,32 @@ QWEN_ADDED = tuple(
         *("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"),
     )
 )
-PHI_4_MINI_TOKENS = (
-    *("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
-    *("<|tool|>", "<|/tool|>", "<|tool_call|>", "<|/tool_call|>", "<|tool_response|>", "<|endofprompt|>"),
+QWEN_THINKING = CHATML.replace(
+    "<|im_start|>assistant\n'",
+    "<|im_start|>assistant\n' + ('<think>\n' if enable_thinking | default(true) else '<think>\n\n</think>\n\n')",
 )
-PHI_4_MINI = (
-    "{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+GEMMA_4 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
+    "{{ '<|turn>' + role + '\n' + message['content'] + '<turn|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|turn>model\n' }}"
+    "{% if not (enable_thinking | default(false)) %}{{ '<|channel>thought\n<channel|>' }}{% endif %}{% endif %}"
 )
-LLAMA_31_TOKENS = (
-    *LLAMA_3_TOKENS,
-    *("<|eom_id|>", "<|finetune_right_pad_id|>", *(f"<|reserved_special_token_{number}|>" for number in range(5))),
+GEMMA_4_TOKENS = ("<eos>", "<bos>", "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|image|>", "<|tool_call>")
+MISTRAL_3 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ '[SYSTEM_PROMPT]' + message['content'] + '[/SYSTEM_PROMPT]' }}"
+    "{% elif message['role'] == 'user' %}{{ '[INST]' + message['content'] + '[/INST]' }}"
+    "{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
 )
+MISTRAL_3_TOKENS = ("</s>", "<s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CALLS]", "[IMG]")
+HARMONY = (  # in a new answer, the model writes the channel itself, and messages that end before the answer does
+    "{% for message in messages %}{% if message.role == 'assistant' %}"
+    "{{ '<|start|>assistant<|channel|>final<|message|>' + message.content + '<|end|>' }}"
+    "{% else %}{{ '<|start|>' + message.role + '<|message|>' + message.content + '<|end|>' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+)
+HARMONY_TOKENS = ("<|return|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>")
 PHI_2_ADDED = tuple(AddedToken(" " * count, normalized=False) for count in (2, 4, 8))
 
 
@@ -63,14 +73,22 @@ def smollm2() -> PreTrainedTokenizerBase:
 
 MAKERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
     "smollm2": smollm2,
-    "smollm2-1.7b": smollm2,
+    "qwen3-1.7b": lambda: byte_level(QWEN_THINKING, QWEN_TOKENS, QWEN_ADDED),
     "phi-2": lambda: byte_level(None, ("<|endoftext|>",), PHI_2_ADDED),
-    "phi-4-mini": lambda: byte_level(PHI_4_MINI, PHI_4_MINI_TOKENS),
     "qwen3-4b-instruct-2507": lambda: byte_level(CHATML, QWEN_TOKENS, QWEN_ADDED),
     "mistral-7b-instruct-v0.3": mistral,
-    "qwen2.5-coder-7b-instruct": lambda: byte_level(CHATML, QWEN_TOKENS, QWEN_ADDED),
-    "llama-3.1-8b-instruct": lambda: byte_level(LLAMA_3, LLAMA_31_TOKENS),
+    "gemma-4-e4b": lambda: byte_level(GEMMA_4, GEMMA_4_TOKENS),
+    "ministral-3-8b": lambda: byte_level(MISTRAL_3, MISTRAL_3_TOKENS),
+    "qwen3.5-9b": lambda: byte_level(QWEN_THINKING, QWEN_TOKENS, QWEN_ADDED),
+    "gemma-4-12b": lambda: byte_level(GEMMA_4, GEMMA_4_TOKENS),
+    "mellum2-12b": lambda: byte_level(CHATML, QWEN_TOKENS, QWEN_ADDED),
+    "ministral-3-14b": lambda: byte_level(MISTRAL_3, MISTRAL_3_TOKENS),
     "phi-4": lambda: byte_level(PHI_4, PHI_4_TOKENS),
-    "qwen2.5-14b-instruct": lambda: byte_level(CHATML, QWEN_TOKENS, QWEN_ADDED),
+    "gpt-oss-20b": lambda: byte_level(HARMONY, HARMONY_TOKENS),
+    "gemma-4-26b-a4b": lambda: byte_level(GEMMA_4, GEMMA_4_TOKENS),
+    "qwen3.8-27b": lambda: byte_level(QWEN_THINKING, QWEN_TOKENS, QWEN_ADDED),
+    "gemma-4-31b": lambda: byte_level(GEMMA_4, GEMMA_4_TOKENS),
+    "qwen3.6-35b-a3b": lambda: byte_level(QWEN_THINKING, QWEN_TOKENS, QWEN_ADDED),
+    "gpt-oss-120b": lambda: byte_level(HARMONY, HARMONY_TOKENS),
 }
 """Tokenizer factories by catalog name; each new catalog model needs a line here."""

@@ -22,6 +22,7 @@ from bot.engine.local_server.server_commands import ServerCommand, ServerCommand
 from bot.engine.local_server.server_log import NO_MEMORY
 from bot.engine.memory.available_memory import group_bounds, left_of
 from bot.engine.memory.leak_detector import LeakDetector, MemoryUsage
+from bot.engine.remote.prompt_client import START_S
 from bot.engine.remote.remote_engine import RemoteEngine
 from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
 from bot.types.errors import EngineDied, EngineError, ModelError, NoServer, ServerLost
@@ -31,8 +32,10 @@ log = logging.getLogger("inhouse.engine")
 
 ATTEMPTS = 3
 """Starts of a server whose port another program takes each time."""
-CONNECT_S = 60.0
-"""A server that is healthy has to list its model within this time."""
+CONNECT_S = 60.0 + START_S
+"""A server that is healthy has to list its model within this time, in which the tokenizer's process starts, too."""
+USABLE_S = 60.0
+"""Longest wait after a failure of a server that works; its client asks it again after at most half of it."""
 SERVER_MB = 400
 """Memory of a server of llama.cpp besides weights and KV cache."""
 GPU_SHARE = 0.9
@@ -314,11 +317,21 @@ class LocalServerEngine:
                 if not server.exited.done():
                     self._kill_hung(resident)
                     await _first(server.exited)
+            if not server.exited.done() and resident in self._residents:
+                await self._until_usable(resident)
             if not server.exited.done():
-                return ServerLost(str(error))  # NoServer would wait for it
+                return ServerLost(str(error))  # the caller would load the model again for NoServer
             return self._death(resident, server.exited.result())
         finally:
             await _cancelled(working)
+
+    async def _until_usable(self, resident: _Resident) -> None:
+        """Wait until the client asks a server again that failed, at most USABLE_S; a caller would repeat at once."""
+        usable = asyncio.create_task(resident.remote.pool.wait_for(resident.server.command.alias, lambda _: None))
+        try:
+            await _first(usable, resident.server.exited, within_s=USABLE_S)
+        finally:
+            await _cancelled(usable)
 
     def _death(self, resident: _Resident, ended: ServerExit) -> EngineDied:
         """The error for the calls of a server that ended like this."""

@@ -158,7 +158,12 @@ class ServerPool:
             await _cancelled(asking)
 
     def _raise_if_hopeless(self) -> None:
-        """Raise ModelError if each server refuses the key, or can be reached and does not offer the model."""
+        """Raise ModelError if each server refuses the key, or can be reached and does not offer the model.
+
+        Also raises it once the pool is closed.
+        """
+        if not self.servers:
+            raise ModelError("The connections to the model's servers were closed.")
         if any(server.problem and not server.key_refused for server in self.servers):
             return
         if all(server.key_refused for server in self.servers):

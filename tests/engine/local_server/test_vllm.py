@@ -7,7 +7,7 @@ import pytest
 
 from bot.engine.local_server.local_server_engine import LocalServerEngine
 from bot.types.engine import LoadProgress, ModelSource
-from bot.types.errors import ConfigError, ModelError
+from bot.types.errors import ConfigError, ModelError, ServerLost
 from tests.support.builders.captured_logs import logs_at
 from tests.support.builders.engine_requests import ask
 from tests.support.builders.managed_servers import processes, server_engine, wait_gone
@@ -82,6 +82,17 @@ async def test_the_cause_of_a_failed_load_is_one_sentence(
             assert str(tmp_path) not in str(raised.value)
             assert not engine.servers
     assert "Error: " in log.getvalue(), "operators find vLLM's own words"
+
+
+async def test_a_failed_answer_is_reported_once_the_server_can_be_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_VLLM", "error")
+    async with server_engine("vllm", "") as engine:
+        await engine.load(source(tmp_path), lambda _: None)
+        with pytest.raises(ServerLost):
+            await answer(engine)
+        assert await answer(engine) == "org/Model read: hello"
 
 
 async def test_a_gguf_file_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -218,6 +218,19 @@ async def test_a_request_leaves_a_server_that_hangs(monkeypatch: pytest.MonkeyPa
         assert (await asking)[0] == "You said: hello"
 
 
+async def test_a_wait_for_a_server_ends_when_the_engine_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_pool, "PROBE_EVERY_S", 0.05)
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as fake:
+        await fake.down()
+        engine = RemoteEngine([fake.url])
+        seen: asyncio.Queue[LoadProgress] = asyncio.Queue()
+        loading = asyncio.create_task(load(engine, seen.put_nowait))
+        await asyncio.wait_for(seen.get(), 20)
+        await engine.close()
+        with pytest.raises(ModelError, match="were closed"):
+            await loading
+
+
 async def test_a_server_that_does_not_answer_holds_up_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_pool, "PROBE_EVERY_S", 0.05)
     monkeypatch.setattr(server_pool, "OTHERS_S", 0.05)

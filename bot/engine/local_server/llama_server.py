@@ -54,6 +54,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     add("--flash-attn", "-fa", choices=FLASH, default="auto", help="whether flash attention is used")
     add("--cache-type-k", "-ctk", choices=KV_TYPES, default="f16", help="type of the keys in the KV cache")
     add("--cache-type-v", "-ctv", choices=KV_TYPES, default="f16", help="type of the values in the KV cache")
+    add("--mmproj", default="", help="the file of the part that reads pictures")
     add("--no-warmup", action="store_true", help="start without a first run of the model")
     return parser.parse_args(arguments)
 
@@ -81,6 +82,7 @@ def common_params(given: argparse.Namespace, key: str) -> Any:  # Any: the packa
     )
     params.cache_type_k = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{given.cache_type_k.upper()}")
     params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{given.cache_type_v.upper()}")
+    params.mmproj.path, params.mmproj_use_gpu = given.mmproj, given.n_gpu_layers != 0
     params.warmup = not given.no_warmup
     return params
 

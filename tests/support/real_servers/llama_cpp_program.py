@@ -12,6 +12,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--alias", required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--mmproj", default="", help="the file of the part that reads pictures")
     parser.add_argument("--parallel", type=int, default=4, help="answers at once")
     parser.add_argument("--ctx-size", type=int, default=0, help="tokens of all slots; 0: the model's window for each")
     parser.add_argument("--threads", type=int, default=1, help="more than there are free cores slow it down a lot")
@@ -19,6 +20,7 @@ def main() -> None:
     given = parser.parse_args()
     params = xllamacpp.CommonParams()
     params.model.path, params.model_alias = given.model, {given.alias}
+    params.mmproj.path = given.mmproj
     params.port, params.n_parallel, params.n_ctx = given.port, given.parallel, given.ctx_size
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = given.threads
     params.n_threads_http = 4 * given.parallel + 8  # each open connection holds one, also an idle one

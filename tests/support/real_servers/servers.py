@@ -148,13 +148,19 @@ class RealServer:
             return False
 
 
-def llama_cpp(folder: Path, logs: Path, *, dtype: str = "float16", slots: int = 4, window: int = 2048) -> RealServer:
-    """llama.cpp's server with a model directory's weights, on one core. window: tokens of a slot."""
+def llama_cpp(
+    folder: Path, logs: Path, *, dtype: str = "float16", slots: int = 4, window: int = 2048, mmproj: Path | None = None
+) -> RealServer:
+    """llama.cpp's server with a model directory's weights, on one core.
+
+    window: tokens of a slot. mmproj: the file of the part that reads pictures.
+    """
     port = free_port()
     program = "tests.support.real_servers.llama_cpp_program"
     room = ("--parallel", str(slots), "--ctx-size", str(slots * window), "--threads", "1")
     where = ("--model", str(gguf_of(folder, dtype)), "--alias", "smollm2", "--port", str(port))
-    command = (sys.executable, str(UNTIL_STDIN_ENDS), program, *where, *room)
+    sees = ("--mmproj", str(mmproj)) if mmproj is not None else ()
+    command = (sys.executable, str(UNTIL_STDIN_ENDS), program, *where, *room, *sees)
     shown = {"LLAMA_SERVER_SLOTS_DEBUG": "1"}  # /slots has the prompts
     return RealServer("llama.cpp", "smollm2", command, port, logs / f"llama_cpp-{port}.log", environment=shown)
 

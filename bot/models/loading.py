@@ -35,7 +35,7 @@ from bot.models import model_directory
 from bot.models.device_errors import Unrecoverable, classify
 from bot.models.hardware import Hardware, choose_dtype, detect, is_packed
 from bot.models.packing import pack, packed_bytes
-from bot.models.picture_processor import PictureProcessor, load_processor
+from bot.models.picture_processor import CPU_SIDE, PictureProcessor, load_processor
 from bot.models.progress import OnProgress, progress_bars_to
 from bot.types.engine import LoadProgress, ModelSource
 from bot.types.errors import ModelError
@@ -95,7 +95,7 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(folder, **OWN_FILES)
         if check is not None:
             check(tokenizer)
-        pictures, why_blind = load_processor(folder, config, tokenizer)
+        pictures, why_blind = load_processor(folder, config, tokenizer, 0 if hardware.gpu else CPU_SIDE)
         multimodal = pictures is not None or _is_only_multimodal(config)
         auto = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
         device_map = device_map_of(source, config, hardware, multimodal=multimodal)

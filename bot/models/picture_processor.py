@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 OWN_FILES = {"local_files_only": True, "trust_remote_code": False}
 KINDS = ("mm_token_type_ids", "token_type_ids")
 """Names of the input that tells tokens of pictures from tokens of text."""
+CPU_SIDE = 768
+"""Longest side, in pixels, of the pictures that a CPU computes: one of 1,568 pixels takes a model of 4 billion weights
+minutes, and half a gigabyte of memory."""
 CACHED = 64
 """Pictures whose tokens are kept, since each turn counts those of the history again."""
 
@@ -32,11 +35,13 @@ CACHED = 64
 class PictureProcessor:
     """The processor of one model. `token`: what the chat template writes for a picture.
 
+    side: larger pictures are scaled down to so many pixels; 0 for none.
+
     Raises ValueError, or whatever the processor raises, if it cannot be used.
     """
 
-    def __init__(self, processor: Any) -> None:  # Any: what a processor has depends on its class
-        self.processor = processor
+    def __init__(self, processor: Any, side: int = 0) -> None:  # Any: what a processor has depends on its class
+        self.processor, self._side = processor, side
         tokenizer: PreTrainedTokenizerBase = self.processor.tokenizer
         self.token: str = self.processor.image_token
         control = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
@@ -69,7 +74,7 @@ class PictureProcessor:
         return found
 
     def _made(self, picture: Picture) -> PictureTokens:
-        made = self.processor(text=[self.token], images=[_opened(picture)], add_special_tokens=False)
+        made = self.processor(text=[self.token], images=[self._opened(picture)], add_special_tokens=False)
         ids = list(map(int, made["input_ids"][0]))
         at = [index for index, each in enumerate(ids) if each in self._control_ids]
         if not at:
@@ -79,9 +84,15 @@ class PictureProcessor:
         return PictureTokens(before, tuple(ids[first:end]), after)
 
     def _inputs(self, text: str, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
-        images = [_opened(picture) for picture in pictures]
+        images = [self._opened(picture) for picture in pictures]
         made = self.processor(text=[text], images=images, add_special_tokens=False, return_tensors="pt")
         return {name: value for name, value in made.items() if name not in ("input_ids", "attention_mask")}
+
+    def _opened(self, picture: Picture) -> Image.Image:
+        image = Image.open(io.BytesIO(picture.data), formats=("PNG", "JPEG")).convert("RGB")
+        if self._side:
+            image.thumbnail((self._side, self._side))
+        return image
 
     def _check(self, picture: Picture) -> None:
         """Raise what pictures would raise, or ValueError if an input depends on the text around a picture."""
@@ -93,7 +104,7 @@ class PictureProcessor:
 
 
 def load_processor(
-    folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+    folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, side: int = 0
 ) -> tuple[PictureProcessor | None, str]:
     """Return the processor of a model that sees, or None and, if it could see, why it does not here as a sentence."""
     if not hasattr(config, "vision_config") or type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
@@ -106,7 +117,7 @@ def load_processor(
         pictures = AutoImageProcessor.from_pretrained(folder, **OWN_FILES)
         parts = {"image_processor": pictures, "tokenizer": tokenizer}
         arguments = [parts.get(name) for name in made.get_attributes()]
-        return PictureProcessor(_without_missing(made).from_args_and_dict(arguments, known)), ""
+        return PictureProcessor(_without_missing(made).from_args_and_dict(arguments, known), side), ""
     except Exception as error:  # a repository may hold anything, and some processors need packages that are not here
         log.warning("The processor in %s cannot be used: %s", folder, error)
         return None, "It reads text only, because its files for pictures cannot be used here (the log says why)."
@@ -119,10 +130,6 @@ def _without_missing(made: type[ProcessorMixin]) -> type[ProcessorMixin]:
         return None if part is None else made.check_argument_for_proper_class(self, name, part)
 
     return type(made.__name__, (made,), {"check_argument_for_proper_class": check})
-
-
-def _opened(picture: Picture) -> Image.Image:
-    return Image.open(io.BytesIO(picture.data), formats=("PNG", "JPEG")).convert("RGB")
 
 
 def _sample() -> Picture:

@@ -128,6 +128,18 @@ def test_a_picture_that_cannot_fit_is_an_error(seeing: Seeing) -> None:
         seeing.prompts.build(prompt, 10, alone + 10)
 
 
+def test_a_large_picture_is_scaled_down_where_the_model_computes_on_a_cpu(seeing: Seeing) -> None:
+    config = AutoConfig.from_pretrained(seeing.folder)
+    small, _ = load_processor(seeing.folder, config, seeing.tokenizer, 32)
+    assert small is not None
+    scaled = half_red(200, 100)
+    scaled.thumbnail((32, 32))
+    large, same = (Picture("", "image/png", encoded(image, "PNG"), 0, 0) for image in (half_red(200, 100), scaled))
+    assert small.tokens(large) == seeing.processor.tokens(same)
+    found, expected = (each.inputs([picture], []) for each, picture in ((small, large), (seeing.processor, same)))
+    assert torch.equal(found["pixel_values"], expected["pixel_values"])
+
+
 def test_a_picture_is_read_once(seeing: Seeing, monkeypatch: pytest.MonkeyPatch) -> None:
     first = seeing.processor.tokens(replace(RED, name="first.png"))
     monkeypatch.setattr(Image, "open", None)

@@ -26,6 +26,9 @@ from bot.types.errors import ModelError
 MARGIN_SHARE, MARGIN_MB = 1.1, 256
 """Factor on the weights, and MB on top, for libraries' own memory and one step's activations."""
 
+PICTURES_MB = 512
+"""For what a model that sees computes of a picture."""
+
 GPU_SHARE = 0.6
 """Share of the GPU memory that is free after loading for the KV cache; the rest is for activations, masks and copies
 of cached keys.
@@ -45,14 +48,15 @@ def expected(source: ModelSource) -> MemoryUsage:
     folder = Path(source.path)
     spec = model_directory.from_config(ModelSpec(name=source.name, parameters=parameter_count(folder)), folder)
     weights = weights_mb(spec, dtype, source.quantization, is_packed(dtype, hardware, source.quantization))
+    margin = MARGIN_MB + PICTURES_MB * model_directory.sees(folder)
     if not hardware.gpu:
-        return MemoryUsage(int(MARGIN_SHARE * weights) + (source.kv_cache_mb or CPU_KV_MB) + MARGIN_MB, 0)
+        return MemoryUsage(int(MARGIN_SHARE * weights) + (source.kv_cache_mb or CPU_KV_MB) + margin, 0)
     kept = spec.layers if source.gpu_layers is None else min(source.gpu_layers, spec.layers)
     away = 1 - kept / spec.layers if spec.layers else 0.0
     below = MARGIN_SHARE * away * layers_mb(spec, dtype, "none")  # layers in RAM are not quantized
     above = MARGIN_SHARE * (weights - away * layers_mb(spec, dtype, source.quantization))
     ram = int(below) + source.kv_offload_mb + MARGIN_MB
-    return MemoryUsage(ram, int(above) + wanted_kv_mb(source, dtype) + MARGIN_MB)
+    return MemoryUsage(ram, int(above) + wanted_kv_mb(source, dtype) + margin)
 
 
 def wanted_kv_mb(source: ModelSource, dtype: str) -> int:

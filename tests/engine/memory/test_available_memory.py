@@ -8,10 +8,11 @@ import psutil
 import pytest
 
 from bot.engine.memory.available_memory import MB, RESERVE_MB, AvailableMemory, group_bounds, left_of
-from bot.engine.memory.memory_estimate import MARGIN_MB, expected, parameter_count
+from bot.engine.memory.memory_estimate import MARGIN_MB, PICTURES_MB, expected, parameter_count
 from bot.models.hardware import Hardware
 from bot.types.engine import ModelSource
 from bot.types.errors import ModelError
+from tests.support.builders.tiny_vision_model import make_tiny_vision_model
 
 pytest_plugins = ["tests.support.fixtures.engine"]
 
@@ -112,3 +113,10 @@ def test_numbers_are_counted_in_the_headers(tiny: dict[str, Path], tmp_path: Pat
     (tmp_path / "bad" / "model.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(ModelError, match="is damaged"):
         parameter_count(tmp_path / "bad")
+
+
+def test_a_model_that_sees_takes_more(tmp_path: Path) -> None:
+    source = ModelSource("seeing", str(make_tiny_vision_model(tmp_path)), device="cpu", dtype="float32")
+    seeing = expected(source)
+    (tmp_path / "preprocessor_config.json").unlink()
+    assert expected(source).ram == seeing.ram - PICTURES_MB

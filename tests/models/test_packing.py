@@ -167,10 +167,11 @@ async def test_a_packed_engine_answers_as_the_library_does(
     script = tmp_path / "packing-python"
     script.write_text(PACKING)
     script.chmod(stat.S_IRWXU)
-    monkeypatch.setattr(sys, "executable", str(script))
     engine = EngineProcess()
     try:
-        whole = await load(engine, smollm2_dir)
+        with monkeypatch.context() as starting:  # the process that renders templates is started the same way later
+            starting.setattr(sys, "executable", str(script))
+            whole = await load(engine, smollm2_dir)
         packed = await load(engine, smollm2_dir, dtype="auto")
         assert (whole.dtype, packed.dtype) == ("float32", "float16")
         assert packed.weights_mb < 0.65 * whole.weights_mb

@@ -52,6 +52,7 @@ ENGINE_PROCESS = {
     "bot.engine.server.batched_generator",
     "bot.engine.server.engine_server",
     "bot.engine.server.answer",
+    "bot.engine.server.mixed_generator",
     "bot.engine.server.model_cache",
     "bot.engine.server.sequential_generator",
     "bot.engine.text.decoding",

@@ -73,6 +73,8 @@ class Batching:
         self._running: dict[str, Answer] = {}
         self._reserved: dict[str, int] = {}
         self._closed = False
+        self.on_left: Callable[[], None] = _ignore
+        """Called when answers have left."""
         self._prefill_budget = PrefillBudget(FIRST_CHUNK, LARGEST_CHUNK)
         self._batch = self._start()
         self.cache_tokens, self.max_running = self._batch.cache_tokens, self._batch.max_running
@@ -185,6 +187,7 @@ class Batching:
             else:
                 self._take(answer, each, at)
         self._admit()
+        self.on_left()
 
     def _take(self, answer: Answer, made: RequestOutput, at: float) -> None:
         if not answer.ended:
@@ -212,6 +215,7 @@ class Batching:
                     self._emit(answer.end(None, FinishReason.ABORT))
                 self._release(key)
         self._admit()
+        self.on_left()
 
     def _release(self, key: str) -> None:
         del self._running[key]
@@ -237,6 +241,7 @@ class Batching:
         except Exception as error:
             raise Unrecoverable(f"nothing can be generated after that: {error}") from error
         self._admit()
+        self.on_left()
 
     def _set_aside(self, failure: Failure) -> None:
         """Fail the answers of a failed batch; after an out-of-memory error, requeue each once, to run alone."""
@@ -256,3 +261,7 @@ class Batching:
         if not answer.ended:
             answer.ended = True
             self._emit(Failed(answer.stream, failure.sentence))
+
+
+def _ignore() -> None:
+    pass

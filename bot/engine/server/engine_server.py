@@ -26,6 +26,7 @@ from bot.engine.memory.memory_estimate import bytes_per_token, cache_blocks
 from bot.engine.server.answer import Answer, Emit, Generator, Meter, Post
 from bot.engine.server.batched_generator import Batching, kind_for
 from bot.engine.server.compute_threads import DutyCycle, run_on_new_thread
+from bot.engine.server.mixed_generator import Mixed
 from bot.engine.server.model_cache import ModelCache
 from bot.engine.server.sequential_generator import Sequential
 from bot.engine.text.decoding import TextDecoder, own_tags
@@ -201,7 +202,7 @@ class EngineServer:
         blind = "It reads text only, because its chat template has no place for pictures." if drops else ""
         cache_tokens = generator.cache_tokens or 0
         kv_cache_mb = cache_tokens * bytes_per_token(model) // MB if cache_tokens else 0
-        batching = isinstance(generator, Batching)
+        batching = isinstance(generator, Batching | Mixed)
         info = LoadedModel(
             name=source.name,
             device=str(model.device),
@@ -297,25 +298,26 @@ class EngineServer:
     def _generator(self, source: ModelSource, loaded: TransformersModel, window: int) -> tuple[Generator, str]:
         """Choose a generator; also returns a note for users, or ''."""
         model = loaded.model
-        if loaded.multimodal:
-            note = "A model for text and pictures answers one request at a time."
-            return Sequential(model, self._post, self._emit, self._make_room, loaded.pictures), note
+        alone = Sequential(model, self._post, self._emit, self._make_room, loaded.pictures)
         if not source.batching:
-            return Sequential(model, self._post, self._emit, self._make_room), ""
+            return alone, ""
         if loaded.offloaded:
-            note = "A model that is split between GPU and RAM answers one request at a time."
-            return Sequential(model, self._post, self._emit, self._make_room), note
+            return alone, "A model that is split between GPU and RAM answers one request at a time."
+        if loaded.multimodal and model.device.type != "cpu":
+            return alone, "A model for text and pictures answers one request at a time on a GPU."
         vocabulary = int(model.config.get_text_config().vocab_size)
         try:
             kind = kind_for(model)
             blocks = cache_blocks(model, kind.block, window, source.kv_cache_mb)
             start = partial(PagedBatch, offload_mb=source.kv_offload_mb) if kind is PagedBatch else kind
-            return Batching(start, model, blocks, vocabulary, self._post, self._emit, self._make_room), ""
+            batch = Batching(start, model, blocks, vocabulary, self._post, self._emit, self._make_room)
+            if loaded.pictures is None:
+                return batch, ""
+            return Mixed(model, batch, alone, self._emit), "Questions with pictures are answered one at a time."
         except CannotBatch as error:
             log.warning("%s cannot batch: %s", source.name, error)
             model.set_attn_implementation("sdpa")
-            note = "The model's attention cannot be batched, so it answers one request at a time."
-            return Sequential(model, self._post, self._emit, self._make_room), note
+            return alone, "The model's attention cannot be batched, so it answers one request at a time."
         except Exception as error:
             if not classify(error).memory:
                 raise

@@ -56,6 +56,8 @@ class Sequential:
         pictures: PictureProcessor | None = None,
     ) -> None:
         self._model, self._pictures = model, pictures
+        self.on_left: Callable[[], None] = _ignore
+        """Called when an answer has left."""
         self._post = post
         self._emit = emit
         self._make_room = make_room
@@ -167,6 +169,7 @@ class Sequential:
             self._emit(Failed(answer.stream, failure.sentence))
         self._current = None
         self._next()
+        self.on_left()
 
     def _recover(self, failure: Failure) -> None:
         """Check that the model can still generate; free memory if it ran out. Raises Unrecoverable."""
@@ -216,6 +219,10 @@ def _penalties(answer: Answer) -> LogitsProcessorList:
     if not answer.params.presence_penalty:
         return LogitsProcessorList()
     return LogitsProcessorList([PresencePenalty(answer.params.presence_penalty, len(answer.prompt.ids))])
+
+
+def _ignore() -> None:
+    pass
 
 
 class _Tokens(BaseStreamer):

@@ -1,5 +1,6 @@
 """Tests models that see in the engine's process: their answers are those of transformers' own classes."""
 
+import asyncio
 import copy
 import shutil
 from dataclasses import replace
@@ -65,8 +66,8 @@ async def load(engine: EngineProcess, folder: Path, dtype: str = "float32") -> L
 async def test_the_engine_answers_as_the_real_class(engine: EngineProcess, folder: Path) -> None:
     loaded = await load(engine, folder)
     assert loaded.capabilities.vision is True
-    assert (loaded.batching, loaded.max_running) == (False, 1)
-    assert "one request at a time" in loaded.note
+    assert (loaded.batching, loaded.max_running > 1) == (True, True)
+    assert loaded.note.endswith("Questions with pictures are answered one at a time.")
     ours, tokenizer = processor_of(folder), AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     said = []
@@ -84,6 +85,30 @@ async def test_the_engine_answers_as_the_real_class(engine: EngineProcess, folde
         assert (last.usage.prompt_tokens, last.usage.dropped_pictures) == (len(built.ids), 0)
         said.append(text)
     assert (await answer(engine, OTHER, "other"))[0] != said[1], "the answer depends on the pixels"
+
+
+async def test_pictures_and_text_at_once_are_answered_as_alone(engine: EngineProcess, folder: Path) -> None:
+    await load(engine, folder)
+    mixed = [TEXT, ONE, conversation(("Who?", ())), conversation(("Where?", ())), OTHER, TALK, TEXT]
+    alone = [(await answer(engine, prompt, f"alone{number}"))[0] for number, prompt in enumerate(mixed)]
+    together = await asyncio.gather(*(answer(engine, prompt, f"r{number}") for number, prompt in enumerate(mixed)))
+    assert [text for text, _ in together] == alone
+    assert len(set(alone)) == 6
+
+
+async def test_a_picture_that_waits_can_be_stopped(engine: EngineProcess, folder: Path) -> None:
+    await load(engine, folder)
+    endless = replace(GREEDY, max_tokens=1000, stop=())
+    first = aiter(engine.stream(EngineRequest("first", ONE, endless)))
+    await anext(first)
+    waiting = asyncio.create_task(answer(engine, OTHER, "waiting"))
+    later = asyncio.create_task(answer(engine, TEXT, "later"))
+    await engine.stats()  # both are on their way when its answer comes
+    await engine.abort("waiting")
+    assert (await waiting)[1].finish_reason is FinishReason.ABORT
+    await engine.abort("first")
+    assert [delta async for delta in first][-1].finish_reason is FinishReason.ABORT
+    assert (await later)[0] == (await answer(engine, TEXT, "again"))[0]
 
 
 async def test_it_sees_in_the_default_dtype(engine: EngineProcess, folder: Path) -> None:

@@ -64,9 +64,13 @@ class Catalog:
     def of_servers(cls, ids: Sequence[str]) -> "Catalog":
         """Build the catalog of models that servers offer, by their ids there; the first one is the default.
 
-        Descriptions of the built-in catalog hold for the same repositories.
+        Descriptions of the built-in catalog hold for the same repositories, and for those of its variants.
         """
-        known = {spec.repo.lower(): spec for spec in read_specs(BUILT_IN)}
+        known = {
+            source.lower(): spec
+            for spec in reversed(read_specs(BUILT_IN))
+            for source in (*(variant.source for variant in spec.variants.values()), spec.repo)
+        }
         served = {model: _served(model, known.get(model.lower())) for model in ids}
         catalog = cls(served.values(), (), served[ids[0]].name)
         catalog._aliases |= {model: spec.name for model, spec in served.items()}
@@ -97,7 +101,7 @@ class Catalog:
         """Return the catalog name of a listed word; add its model if it is a new repository or directory."""
         if word.lower() in self._specs:
             return word.lower()
-        spec = _listed(word)
+        spec = self._known(word) or _listed(word)
         if isinstance(spec, str):
             mistakes.append(spec if _looks_like_path(word) else self._unknown(word, self._specs))
             return ""
@@ -106,6 +110,11 @@ class Catalog:
         self._specs.setdefault(spec.name, spec)
         self._aliases[word] = spec.name
         return spec.name
+
+    def _known(self, word: str) -> ModelSpec | None:
+        """The model of the catalog whose repository or file a word names, by the name that the word gives it."""
+        found = next((spec for spec in self._specs.values() if spec.source.lower() == word.lower()), None)
+        return found if found is None or not found.repo else found.model_copy(update={"name": word.lower()})
 
     @staticmethod
     def _unknown(word: str, names: Iterable[str]) -> str:

@@ -132,9 +132,12 @@ class ModelSpec(BaseModel):
 
     @property
     def batches(self) -> bool:
-        """Whether Inhouse's own process can write several answers at once: all layers keep keys and values alike."""
+        """Whether Inhouse's own process can write several answers at once: of models for text without pictures whose
+        layers all keep keys and values alike.
+        """
         alike = 2 * self.layers * self.kv_heads * self.head_dim
-        return not self.state_values and self.kv_values_per_token + self.sliding_values == alike
+        uniform = not self.state_values and self.kv_values_per_token + self.sliding_values == alike
+        return uniform and not self.vision
 
 
 class _Entry(ModelSpec):

@@ -89,6 +89,17 @@ def test_an_unknown_name_is_answered_with_near_ones(word: str, sentence: str) ->
         assert len(str(caught.value)) < 500
 
 
+def test_a_repository_of_the_catalog_has_its_facts_by_whichever_name() -> None:
+    catalog = Catalog.of(load_settings(model="microsoft/Phi-2"))
+    assert catalog.default == "microsoft/phi-2"
+    spec, own = catalog.get(catalog.default), catalog.get("phi-2")
+    assert spec.model_copy(update={"name": "phi-2"}) == own
+    assert (spec.template, spec.repetition_penalty) == ("phi-2", 1.1)
+    served = Catalog.of_servers(["Qwen/Qwen3.8-27B-FP8", "acme/other"])
+    assert served.get(served.default).context_window == 262_144
+    assert served.get(served.default).repo == "Qwen/Qwen3.8-27B-FP8"
+
+
 def test_what_replaces_a_model_is_in_the_catalog_and_the_model_is_not() -> None:
     specs = {spec.name for spec in read_specs(BUILT_IN)}
     assert {better for better, _ in REPLACED.values()} <= specs

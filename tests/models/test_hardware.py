@@ -216,8 +216,8 @@ def test_there_is_a_row_for_every_model_and_no_table_exceeds_80_columns() -> Non
             (),
             "qwen3-1.7b. Run `inhouse pull qwen3-1.7b`.",
         ),
-        (CARD, (), "ministral-3-8b. Run `inhouse pull ministral-3-8b`."),
-        (CARD, ("ministral-3-8b",), "ministral-3-8b. It is installed; set INHOUSE_MODEL="),
+        (CARD, (), "qwen3-4b-instruct-2507. Run `inhouse pull qwen3-4b-instruct-2507`."),
+        (CARD, ("qwen3-4b-instruct-2507",), "qwen3-4b-instruct-2507. It is installed; set INHOUSE_MODEL="),
         (
             replace(LAPTOP, ram_total_mb=4000, ram_free_mb=3000),
             ("smollm2",),

@@ -26,9 +26,9 @@ def found(hardware: Hardware, *here: str) -> dict[str, Row]:
     ("hardware", "here", "disk", "name", "why"),
     [
         (LAPTOP, (), PLENTY, "qwen3-1.7b", "without a GPU, models above 2 billion parameters are slow"),
-        (H100, (), PLENTY, "ministral-3-14b", "fits the GPU's memory"),
-        (H100, (), 10 * 10**9, "qwen3-4b-instruct-2507", "needs 27.9 GB, and 10.0 GB are free"),
-        (H100, ("ministral-3-14b",), 0, "ministral-3-14b", "fits the GPU's memory"),
+        (H100, (), PLENTY, "phi-4", "fits the GPU's memory"),
+        (H100, (), 10 * 10**9, "qwen3-4b-instruct-2507", "needs 29.3 GB, and 10.0 GB are free"),
+        (H100, ("phi-4",), 0, "phi-4", "fits the GPU's memory"),
         (replace(LAPTOP, read_gb_s=4.0), (), PLENTY, "smollm2", "gives 3 tokens/s or more"),
         (replace(LAPTOP, read_gb_s=0.2), (), PLENTY, "smollm2", "every model is slow"),
         (replace(LAPTOP, ram_total_mb=3000, ram_free_mb=1000), (), PLENTY, "smollm2", "needs the least"),

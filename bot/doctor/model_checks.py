@@ -69,6 +69,11 @@ def _installed_finding(spec: ModelSpec, settings: Settings, otherwise: State) ->
         if spec.repo:
             fix = f"Run `inhouse remove {spec.name}`, then `inhouse pull {spec.name}`."
         return Finding(check, otherwise, f"damaged: {damage}", fix)
+    if settings.engine == "auto" and not is_file(folder) and model_directory.lacks_picture_files(folder):
+        fix = f"Copy one of {', '.join(model_directory.PICTURE_FILES)} to {folder}."
+        if spec.repo:
+            fix = f"Run `inhouse remove {spec.name}`, then `inhouse pull {spec.name}`."
+        return warning(check, "downloaded without its files for pictures, so it reads text only", fix)
     files = parts_of(folder) if is_file(folder) else [folder / name for name in model_directory.weight_files(folder)]
     return ok(check, f"downloaded, {human(sum(file.stat().st_size for file in files), 'B')} in {folder}")
 

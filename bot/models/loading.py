@@ -20,7 +20,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -37,6 +36,7 @@ from bot.models.hardware import Hardware, choose_dtype, detect, is_packed
 from bot.models.packing import pack, packed_bytes
 from bot.models.picture_processor import CPU_SIDE, PictureProcessor, load_processor
 from bot.models.progress import OnProgress, progress_bars_to
+from bot.models.tokenizer import read_tokenizer
 from bot.types.engine import LoadProgress, ModelSource
 from bot.types.errors import ModelError
 
@@ -92,7 +92,7 @@ def load(
     with translate_load_errors(source), progress_bars_to(_report_weights(progress)):
         progress(LoadProgress("reading the tokenizer", 0.02))
         config = AutoConfig.from_pretrained(folder, **OWN_FILES)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **OWN_FILES)
+        tokenizer = read_tokenizer(folder)
         if check is not None:
             check(tokenizer)
         pictures, why_blind = load_processor(folder, config, tokenizer, 0 if hardware.gpu else CPU_SIDE)

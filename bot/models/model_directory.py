@@ -16,6 +16,8 @@ from bot.types.errors import ModelError
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 CONFIG = "config.json"
+PICTURE_FILES = ("preprocessor_config.json", "processor_config.json")
+"""Of which a model that sees needs one."""
 SIDE_FILES = (
     CONFIG,
     "generation_config.json",
@@ -28,8 +30,7 @@ SIDE_FILES = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
+    *PICTURE_FILES,
 )
 """The files besides the weights that a model may need; no other file of a repository is downloaded."""
 
@@ -185,8 +186,12 @@ def _stored_parameters(folder: Path, config: dict[str, object]) -> int:
 
 def sees(folder: Path) -> bool:
     """Whether the model in `folder` reads pictures, and the files that say how it does are here. Raises ModelError."""
-    files = ("preprocessor_config.json", "processor_config.json")
-    return "vision_config" in read_json(folder / CONFIG) and any((folder / name).is_file() for name in files)
+    return "vision_config" in read_json(folder / CONFIG) and any((folder / name).is_file() for name in PICTURE_FILES)
+
+
+def lacks_picture_files(folder: Path) -> bool:
+    """Whether the model in `folder` would read pictures if the files that say how it does were here."""
+    return "vision_config" in read_json(folder / CONFIG) and not sees(folder)
 
 
 def text_config(config: dict[str, object]) -> dict[str, object]:

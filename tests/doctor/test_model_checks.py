@@ -1,5 +1,6 @@
 """Tests `inhouse doctor` for models: which are complete, which fit, and which the hub has."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -112,6 +113,22 @@ def test_a_model_of_which_a_part_is_missing_says_what(fake: FakeHub) -> None:
     (fetched(settings) / "model.safetensors").unlink()
     found = on_disk(settings)
     assert (found.state, "holds no safetensors weights" in found.found) == (State.WRONG, True)
+
+
+def test_a_model_that_could_see_is_fetched_with_its_files_for_pictures(fake: FakeHub) -> None:
+    settings = load_settings()
+    files = fake.repos[NAME].files
+    files["config.json"] = json.dumps(json.loads(files["config.json"]) | {"vision_config": {}}).encode()
+    files["preprocessor_config.json"] = b"{}"
+    folder = fetched(settings)
+    assert on_disk(settings).state is State.OK
+    (folder / "preprocessor_config.json").unlink()
+    found = on_disk(settings, serving=True)
+    assert (found.state, found.found) == (
+        State.WARNING,
+        "downloaded without its files for pictures, so it reads text only",
+    )
+    assert found.fix == f"Run `inhouse remove {NAME}`, then `inhouse pull {NAME}`."
 
 
 def test_a_damaged_directory_of_ones_own_is_to_be_copied_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

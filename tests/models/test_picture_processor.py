@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from bot.engine.text.prompts import PromptBuilder
 from bot.models.picture_processor import PictureProcessor, load_processor
+from bot.models.tokenizer import read_tokenizer
 from bot.types.errors import RequestFailed
 from bot.types.messages import Picture, Prompt, Role, Turn
 from tests.support.builders.picture_files import encoded, half_red, noise
@@ -154,6 +156,19 @@ def test_a_template_without_pictures_does_not_show_any(seeing: Seeing) -> None:
     assert not builder.sees
     built = builder.build(TALK, 10)
     assert (built.pictures, built.dropped_pictures) == ((), 3)
+
+
+def test_a_template_beside_the_processor_is_the_model_s(seeing: Seeing, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(seeing.folder, tmp_path / "older"))
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    assert not AutoTokenizer.from_pretrained(folder).chat_template
+    assert not read_tokenizer(folder).chat_template
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    tokenizer = read_tokenizer(folder)
+    assert PromptBuilder(tokenizer, "", WINDOW, pictures=seeing.processor).build(TALK, 10) == seeing.prompts.build(
+        TALK, 10
+    )
 
 
 @pytest.mark.parametrize("change", [{"image_processor_type": "NoSuchProcessor"}, {"size": "huge"}])

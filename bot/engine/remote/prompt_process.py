@@ -27,12 +27,11 @@ class PromptServer:
     """Answers requests with one tokenizer. Raises InhouseError, and whatever a damaged tokenizer raises."""
 
     def __init__(self, folder: str, template: str, name: str) -> None:
-        from transformers import AutoTokenizer
-
         from bot.engine.text.prompts import PromptBuilder
+        from bot.models.tokenizer import read_tokenizer
 
         model_directory.check_sizes(Path(folder))
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = read_tokenizer(Path(folder))
         self._prompts = PromptBuilder(tokenizer, template, 0, name)
         added = tokenizer.added_tokens_decoder
         control = [token.content for token in added.values() if token.content.strip()]

@@ -46,13 +46,12 @@ async def read_template(folder: Path, template: str, name: str) -> TemplateFacts
 
 def examine(folder: Path, template: str, name: str) -> TemplateFacts:
     """Read the tokenizer in a folder and try its template. Raises ModelError, and what a damaged tokenizer raises."""
-    from transformers import AutoTokenizer
-
     from bot.engine.text.encoding import SafeEncoder
     from bot.engine.text.templates import ChatTemplate
+    from bot.models.tokenizer import read_tokenizer
 
     model_directory.check_sizes(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = read_tokenizer(folder)
     encoder = SafeEncoder(tokenizer, name)
     found = ChatTemplate(tokenizer, template, encoder.control, name)
     known = found.capabilities

@@ -142,9 +142,8 @@ def _needs(spec: ModelSpec, hardware: Hardware, engine: str) -> tuple[str, str]:
     """What a model needs to run that this engine or machine lacks, and a sentence about it; '' for nothing."""
     name, method = spec.name, spec.quantization
     if spec.engines and engine not in spec.engines:
-        return spec.engines[0], (
-            f"{name} runs with {' or '.join(spec.engines)} only: set INHOUSE_ENGINE={spec.engines[0]}."
-        )
+        other = spec.engines[0] if hardware.gpu else spec.engines[-1]  # vLLM is for a GPU
+        return other, f"{name} runs with {' or '.join(spec.engines)} only: set INHOUSE_ENGINE={other}."
     if engine == "llama.cpp":
         if spec.gguf:
             return "", ""

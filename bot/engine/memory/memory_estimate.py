@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 
-from bot.engine.batching.batch import MAX_RUNNING
+from bot.engine.batching.batch import MAX_RUNNING, CannotBatch
 from bot.engine.memory.leak_detector import MemoryUsage
 from bot.models import model_directory
 from bot.models.fit import CONVERSATION_TOKENS, CPU_KV_MB, kv_mb, layers_mb, weights_mb
@@ -93,8 +93,10 @@ def _numbers(file: Path, packed: Mapping[str, float]) -> int:
 
 
 def bytes_per_token(model: PreTrainedModel) -> int:
-    """Return the bytes of one token's keys and values in all layers."""
+    """Return the bytes of one token's keys and values in all layers. Raises CannotBatch if layers differ in shape."""
     config = model.config.get_text_config()
+    if getattr(config, "is_heterogeneous", False):  # Gemma 4
+        raise CannotBatch("its layers keep keys and values of different shapes")
     width = int(find_num_key_value_heads(config)) * int(find_head_dim(config))
     return 2 * int(config.num_hidden_layers) * width * int(model.dtype.itemsize)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from bot.engine.gpu.paged_batch import PagedBatch
 from bot.engine.server.engine_server import EngineServer
@@ -15,6 +16,7 @@ from bot.models.device_errors import Unrecoverable
 from bot.models.hardware import CpuCapabilities
 from bot.types.engine import LoadProgress, ModelSource
 from bot.types.errors import ModelError
+from tests.support.builders.tiny_models import make_tokenizer
 
 pytest_plugins = ["tests.support.fixtures.engine"]
 
@@ -44,6 +46,32 @@ def test_a_model_without_a_chat_template_leaves_no_batch_behind(
     with pytest.raises(ModelError, match="template"):
         new_host().load(ModelSource("mute", str(tmp_path / "mute"), device="cpu"), unseen)
     assert not ours() - before
+
+
+def test_a_model_whose_layers_differ_in_shape_answers_one_at_a_time(tmp_path: Path) -> None:
+    """Gemma 4's layers without a sliding window have wider heads than the others."""
+    tokenizer = make_tokenizer()
+    config = AutoConfig.for_model(
+        "gemma4_text",
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        global_head_dim=32,
+        layer_types=["sliding_attention", "full_attention"],
+        hidden_size_per_layer_input=0,
+        max_position_embeddings=512,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "gemma")
+    tokenizer.save_pretrained(tmp_path / "gemma")
+    source = ModelSource("gemma", str(tmp_path / "gemma"), device="cpu", dtype="float32")
+    loaded = new_host().load(source, unseen)
+    assert not loaded.batching
+    assert "one request at a time" in loaded.note
 
 
 def test_loading_is_done_on_a_thread_that_ends(tiny: dict[str, Path]) -> None:

@@ -8,6 +8,8 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
 from bot.engine.client.process import EngineProcess
 from bot.types.engine import EngineRequest
 from bot.types.messages import Picture, Prompt, TokenDelta
@@ -109,6 +111,7 @@ async def test_why_tells_of_pictures_that_did_not_fit(tmp_path: Path, platform: 
         assert "The oldest 3 pictures did not fit and were left out." in await why(setup, platform, first)
 
 
+@pytest.mark.fault(27)
 async def test_an_engine_that_dies_with_a_picture_answers_again(tmp_path: Path, platform: Platform) -> None:
     folder = make_tiny_vision_model(tmp_path / "tiny-seeing")
     engine = WatchedEngine(deaths=1)

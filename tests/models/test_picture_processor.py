@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, MllamaConfig, MllamaImageProcessorPil, MllamaProcessor
 
 from bot.engine.text.prompts import PromptBuilder
 from bot.models.picture_processor import PictureProcessor, load_processor
@@ -169,6 +169,18 @@ def test_a_template_beside_the_processor_is_the_model_s(seeing: Seeing, tmp_path
     assert PromptBuilder(tokenizer, "", WINDOW, pictures=seeing.processor).build(TALK, 10) == seeing.prompts.build(
         TALK, 10
     )
+
+
+def test_a_processor_that_looks_at_the_text_is_refused(
+    seeing: Seeing, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(seeing.folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|image|>", "<|python_tag|>"]})
+    MllamaProcessor(MllamaImageProcessorPil(size={"height": 32, "width": 32}), tokenizer).save_pretrained(tmp_path)
+    MllamaConfig().save_pretrained(tmp_path)
+    found, _ = load_processor(tmp_path, AutoConfig.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path))
+    assert found is None
+    assert "cross_attention_mask depends on the text around a picture" in caplog.text
 
 
 @pytest.mark.parametrize("change", [{"image_processor_type": "NoSuchProcessor"}, {"size": "huge"}])

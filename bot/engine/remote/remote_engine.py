@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from bot.config.settings import Settings
 from bot.engine.client.request_validation import check_params
 from bot.engine.remote.api_client import Busy, KeyRefused, Refusal, ServerFailed, TooLong
-from bot.engine.remote.chat_stream import BadStream, Chunk, read_chunks
+from bot.engine.remote.chat_stream import BadStream, Chunk, Json, read_chunks
 from bot.engine.remote.messages import Chat
 from bot.engine.remote.profiles import EFFORTS, SETTABLE, Continuation
 from bot.engine.remote.request_builder import MARGIN, UNKNOWN_WINDOW, RequestBuilder, window_of
@@ -39,7 +39,7 @@ log = logging.getLogger("inhouse.engine")
 FIRST_TOKEN_S = 600.0
 """Most seconds to the first token: requests may wait in the server's own queue."""
 BETWEEN_TOKENS_S = 60.0
-"""A stream without a token for so long counts as hung."""
+"""A stream without a chunk for so long counts as hung; chunks without text may come for FIRST_TOKEN_S."""
 MOST_CHARS = 200
 """Characters that a token has at most, to end the answer of a server that ignores the limit of tokens."""
 MOST_BUSY_S = 30.0
@@ -278,7 +278,9 @@ class RemoteEngine:
         self, server: Server, request: EngineRequest, source: ModelSource, chat: Chat, running: _Running
     ) -> AsyncGenerator[TokenDelta, None]:
         """Generate on one server. Raises ServerFailed or Refusal."""
-        began, first, finish, usage, count = time.monotonic(), 0.0, "", dict[str, object](), 0
+        began = last = time.monotonic()
+        first, finish, count = 0.0, "", 0
+        usage: Json = {}
         repeats = server.profile.continuation is Continuation.LAST_MESSAGE and not chat.ids
         prefix = _Prefix(request.prompt.prefix if repeats else "")
         blank = bool(chat.ids) and not request.prompt.prefix  # white space that no chat template removes
@@ -294,12 +296,15 @@ class RemoteEngine:
                 if chunk is None:
                     break
                 server.heard()
+                now = time.monotonic()
                 if chunk.text or chunk.reasoning:
-                    first = first or time.monotonic()
+                    first, last = first or now, now
                     count += 1
-                    self._tokens.append(time.monotonic())
+                    self._tokens.append(now)
+                elif now - last > FIRST_TOKEN_S:
+                    raise ServerFailed(f"it sent no text for {FIRST_TOKEN_S:.0f} s")
                 finish = chunk.finish_reason or finish
-                usage = {**usage, **chunk.usage}
+                usage = chunk.usage or usage
                 text = prefix.rest(chunk.text)
                 room -= len(text) + len(chunk.reasoning)
                 if room < 0:

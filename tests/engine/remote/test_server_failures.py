@@ -7,7 +7,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from bot.engine.remote import api_client, server, server_pool
+from bot.engine.remote import api_client, remote_engine, server, server_pool
 from bot.engine.remote.remote_engine import RemoteEngine
 from bot.types.engine import LoadProgress
 from bot.types.errors import ModelError, NoServer, RequestFailed, ServerLost
@@ -229,6 +229,17 @@ async def test_a_wait_for_a_server_ends_when_the_engine_is_closed(monkeypatch: p
         await engine.close()
         with pytest.raises(ModelError, match="were closed"):
             await loading
+
+
+@pytest.mark.fault(60)
+@pytest.mark.parametrize("word", [0, 2])
+async def test_chunks_without_text_are_no_answer(word: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_engine, "FIRST_TOKEN_S", 0.3)
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as fake, run_engine(fake) as engine:
+        fake.faults.empty_chunks(word=word)
+        with pytest.raises(ServerLost):
+            await answer(engine, request("hello"))
+        await fake.until(lambda: fake.aborted)
 
 
 async def test_a_server_that_does_not_answer_holds_up_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:

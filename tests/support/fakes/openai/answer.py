@@ -161,6 +161,11 @@ class Answer:
                 await vanish(self.request)
             case Kind.CLOSE:
                 raise _Over
+            case Kind.EMPTY:
+                await self._begin()
+                while not fault.released.is_set():
+                    await self._chunk(self.kind.delta("content", ""))
+                    await asyncio.sleep(BETWEEN_SEGMENTS_S)
             case Kind.BAD_JSON:
                 await self._begin()
                 await self._send(b'data: {"id": "chatcmpl-0123", "choices": [{"delta": {"conte\n\n')

@@ -18,6 +18,7 @@ class Kind(StrEnum):
     HANG = "hang"
     RESET = "reset"
     CLOSE = "close"
+    EMPTY = "empty chunks"
     BAD_JSON = "bad JSON"
     STREAM_ERROR = "error within the stream"
     LONG_LINE = "long line"
@@ -85,6 +86,10 @@ class WireFaults:
     def reset(self, *, word: int | None = 0, **when: Unpack[When]) -> WireFault:
         """Resets the TCP connection, as when the server's process is killed."""
         return self._add(WireFault(Kind.RESET, word=word, **when))
+
+    def empty_chunks(self, *, word: int = 0, **when: Unpack[When]) -> WireFault:
+        """Sends chunks without text until `release()` or until the client closes."""
+        return self._add(WireFault(Kind.EMPTY, word=word, **when))
 
     def close(self, *, word: int = 0, **when: Unpack[When]) -> WireFault:
         """Ends the response correctly, without finish_reason, usage and [DONE]."""

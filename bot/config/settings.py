@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     quantization: Annotated[Literal["none", "8bit", "4bit"], Choice] = Field("none", description="none, 8bit or 4bit")
     kv_cache_mb: int | None = Field(None, ge=16, le=10_000_000, description="a number of MB, 16 or more")
     kv_offload_mb: int = Field(0, ge=0, le=10_000_000, description="a number of MB")
+    gpu_batch: Annotated[Literal["library", "rows"], Choice] = Field("library", description="library or rows")
 
     engine: Annotated[Literal["auto", "openai", "vllm", "llama.cpp"], Choice] = Field(
         "auto", description="auto, openai, vllm or llama.cpp"

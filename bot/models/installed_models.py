@@ -134,4 +134,5 @@ class InstalledModels:
             quantization=settings.quantization,
             kv_cache_mb=settings.kv_cache_mb,
             kv_offload_mb=settings.kv_offload_mb,
+            gpu_batch=settings.gpu_batch,
         )

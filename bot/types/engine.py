@@ -30,6 +30,7 @@ class ModelSource:
     quantization: str = "none"  # none, 8bit or 4bit
     kv_cache_mb: int | None = None  # None: measured on a GPU, 512 on the CPU
     kv_offload_mb: int = 0  # RAM for KV cache blocks that the GPU evicts
+    gpu_batch: str = "library"  # on a GPU: library (transformers' paged batch) or rows (our own)
     batching: bool = True  # False forces sequential generate()
     tokenizer: str = ""
 

@@ -91,14 +91,15 @@ class BatchRequest(Generic[R]):
 class RowRunner(Protocol[R]):
     """Computes the steps of a RowBatch on one device, on the batch's thread.
 
-    cache: the rows. max_running: most requests at once. most_tokens: most tokens of one step. most_drafts: most draft
-    tokens of one step, of all answers together.
+    cache: the rows. most_tokens: most tokens of one step. most_drafts: most draft tokens of one step, of all answers
+    together.
     """
 
-    cache: RowCache[R]
-    max_running: int
     most_tokens: int
     most_drafts: int
+
+    @property
+    def cache(self) -> RowCache[R]: ...
 
     def begin(self, request: BatchRequest[R]) -> None:
         """Prepare for a request, which has its row."""
@@ -124,13 +125,13 @@ class RowBatch(Generic[R]):
     """A Batch over the rows of its runner."""
 
     block = BLOCK
-    offload_mb = offloaded_mb = 0
+    max_running: int
+    offload_mb = 0
 
     def __init__(
         self, runner: RowRunner[R], vocabulary: int, prefill_budget: PrefillBudget, listener: Listener
     ) -> None:
         self.listener = listener
-        self.max_running = runner.max_running
         self.cache_blocks, self.cache_tokens = runner.cache.blocks, runner.cache.blocks * BLOCK
         self._runner = runner
         self._vocabulary = vocabulary
@@ -141,6 +142,10 @@ class RowBatch(Generic[R]):
         self._stopped = False
         self._lock = Lock()  # guards _thread, and the last look at _inbox
         self._thread: Thread | None = None
+
+    @property
+    def offloaded_mb(self) -> int:
+        return 0
 
     def blocks_for(self, tokens: int) -> int:
         return blocks_for(tokens)

@@ -93,7 +93,7 @@ class RowCache(ABC, Generic[R]):
         wanted = list(ids[:-1])
         best, known = None, 0
         for row in self._rows:
-            common = _common(row.ids, wanted)
+            common = common_prefix(row.ids, wanted)
             if common > known:
                 best, known = row, common
         # A row with many other tokens is another conversation with the same beginning: copies it if both fit.
@@ -103,9 +103,10 @@ class RowCache(ABC, Generic[R]):
             and (len(best.ids) - known <= MAX_DISCARDED or not self._fits(best, most))
         )
         if best is not None and reuse and self._can_stay(best, most):
-            del best.ids[known:]
+            self._truncate(best, known)
             best.in_use, best.most = True, most
             self._make_room(0)
+            self._grow(best)
             return best
         if best is not None and reuse:
             self._rows.remove(best)  # it moves: must not count twice
@@ -141,13 +142,25 @@ class RowCache(ABC, Generic[R]):
                 return
             room += row.blocks
             self._rows.remove(row)
-            self._drop(row)
+            self._evict(row)
         if room < blocks:
             raise MemoryError("not enough memory in the KV cache for this step")
 
     @abstractmethod
     def _can_stay(self, row: R, most: int) -> bool:
         """Whether an idle row may grow to so many tokens where it is."""
+
+    def _truncate(self, row: R, tokens: int) -> None:
+        """Discard all but the first tokens of an idle row."""
+        del row.ids[tokens:]
+
+    def _grow(self, row: R) -> None:
+        """Give a row that stays the room for all tokens that it may grow to; there are enough free blocks for it."""
+        return
+
+    def _evict(self, row: R) -> None:
+        """Free an idle row's place for another row."""
+        self._drop(row)
 
     @abstractmethod
     def _place(self, most: int) -> R:
@@ -167,7 +180,7 @@ def blocks_for(tokens: int) -> int:
     return -(-tokens // BLOCK)
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
     """Return the length of the common prefix."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))

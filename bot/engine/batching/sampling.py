@@ -158,14 +158,14 @@ def sample(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tenso
     drawn = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     free = (top_k == 0) & (top_p >= 1.0)
     if bool(free.any()):
-        drawn[free] = _noisy_argmax(_above(logits[free], least[free])).squeeze(-1)
+        drawn[free] = noisy_argmax(above(logits[free], least[free])).squeeze(-1)
     rest = (~free).nonzero().squeeze(-1)
     vocabulary = logits.size(-1)
     for width in (*(width for width in PREFILTERS if width < vocabulary), vocabulary):
         if not len(rest):
             break
         kept, ids, complete = top_candidates(logits[rest], top_k[rest], top_p[rest], width)
-        drawn[rest] = ids.gather(-1, _noisy_argmax(_above(kept, least[rest]))).squeeze(-1)
+        drawn[rest] = ids.gather(-1, noisy_argmax(above(kept, least[rest]))).squeeze(-1)
         rest = rest[~complete]
     return drawn
 
@@ -195,12 +195,12 @@ def top_candidates(logits: Tensor, top_k: Tensor, top_p: Tensor, width: int) -> 
     return kept, ids, everything if width == vocabulary else k_inside | p_inside
 
 
-def _above(logits: Tensor, least: Tensor) -> Tensor:
+def above(logits: Tensor, least: Tensor) -> Tensor:
     """The logits, with -inf for those below `least` [rows, 1]."""
     return logits.masked_fill(logits < least, -torch.inf)
 
 
-def _noisy_argmax(logits: Tensor) -> Tensor:
+def noisy_argmax(logits: Tensor) -> Tensor:
     """Sample from each row's softmax, int64 [rows, 1], with the Gumbel-max trick."""
     noise = torch.empty_like(logits).exponential_().log_()
     return (logits - noise).argmax(-1, keepdim=True)

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from bot.engine.batching.batch import LARGEST_CHUNK, MAX_RUNNING, Listener
 from bot.engine.batching.prefill_budget import PrefillBudget
 from bot.engine.batching.row_batch import BatchRequest, RowBatch
-from bot.engine.batching.row_cache import RowCache, shape_of
+from bot.engine.batching.row_cache import shape_of
 from bot.engine.batching.sampling import sample_tokens
 from bot.engine.cpu.attention import enable_attention, forward
 from bot.engine.cpu.attention_groups import Chunk
@@ -20,12 +20,11 @@ MAX_DRAFT_TOKENS = 4
 class CpuRunner:
     """Runs steps on the CPU. Sampling is one pass over all rows."""
 
-    max_running = MAX_RUNNING
     most_tokens = LARGEST_CHUNK + MAX_RUNNING
     most_drafts = MAX_DRAFT_TOKENS
 
     def __init__(self, model: PreTrainedModel, blocks: int) -> None:
-        self.cache: RowCache[SlabSequence] = KVCache(shape_of(model), blocks)
+        self.cache = KVCache(shape_of(model), blocks)
         self._model = model
 
     def begin(self, request: BatchRequest[SlabSequence]) -> None:
@@ -49,6 +48,8 @@ class CpuRunner:
 
 class CpuBatch(RowBatch[SlabSequence]):
     """A Batch over a KV cache of `blocks` blocks. Nothing is offloaded: the cache itself is RAM."""
+
+    max_running = MAX_RUNNING
 
     def __init__(
         self, model: PreTrainedModel, blocks: int, vocabulary: int, prefill_budget: PrefillBudget, listener: Listener

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 
-from bot.engine.batching.batch import MAX_RUNNING, CannotBatch
+from bot.engine.batching.batch import CannotBatch
 from bot.engine.memory.leak_detector import MemoryUsage
 from bot.models import model_directory
 from bot.models.fit import CONVERSATION_TOKENS, CPU_KV_MB, kv_mb, layers_mb, weights_mb
@@ -101,8 +101,8 @@ def bytes_per_token(model: PreTrainedModel) -> int:
     return 2 * int(config.num_hidden_layers) * width * int(model.dtype.itemsize)
 
 
-def cache_blocks(model: PreTrainedModel, block: int, window: int, setting_mb: int | None) -> int:
-    """Return the number of blocks of `block` tokens: at least 1, at most those of MAX_RUNNING full context windows."""
+def cache_blocks(model: PreTrainedModel, block: int, running: int, window: int, setting_mb: int | None) -> int:
+    """Return the number of blocks of `block` tokens: at least 1, at most those of `running` full context windows."""
     if setting_mb is not None:
         budget = setting_mb * MB
     elif model.device.type == "cuda":
@@ -110,5 +110,5 @@ def cache_blocks(model: PreTrainedModel, block: int, window: int, setting_mb: in
         budget = int(free * GPU_SHARE)
     else:
         budget = CPU_KV_MB * MB
-    useful = MAX_RUNNING * -(-window // block)
+    useful = running * -(-window // block)
     return max(1, min(useful, budget // (bytes_per_token(model) * block)))

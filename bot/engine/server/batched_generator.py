@@ -28,6 +28,7 @@ from bot.engine.batching.batch import (
 from bot.engine.batching.prefill_budget import PrefillBudget
 from bot.engine.client.protocol import Failed
 from bot.engine.cpu.cpu_batch import CpuBatch
+from bot.engine.gpu.flat_batch import FlatBatch, GraphLimit
 from bot.engine.gpu.paged_batch import PagedBatch
 from bot.engine.server.answer import Answer, Emit, Post
 from bot.models.device_errors import Failure, Unrecoverable, release_memory
@@ -35,14 +36,26 @@ from bot.types.messages import FinishReason
 
 log = logging.getLogger(__name__)
 
-Kind = type[CpuBatch] | type[PagedBatch]
+Kind = type[CpuBatch] | type[PagedBatch] | type[FlatBatch]
 Start = Callable[[PreTrainedModel, int, int, PrefillBudget, Listener], Batch]
 """Factory of a batch; takes the model, its number of cache blocks, the vocabulary size, prefill budget and listener."""
 
 
-def kind_for(model: PreTrainedModel) -> Kind:
-    """Return the batch class for the model's device; ARCHITECTURE.md says why they differ."""
-    return CpuBatch if model.device.type == "cpu" else PagedBatch
+def kind_for(model: PreTrainedModel, gpu_batch: str) -> Kind:
+    """Return the batch class for the model's device; ARCHITECTURE.md says why they differ.
+
+    gpu_batch: library or rows, as in ModelSource.
+    """
+    if model.device.type == "cpu":
+        return CpuBatch
+    return FlatBatch if gpu_batch == "rows" else PagedBatch
+
+
+def factory(kind: Kind, offload_mb: int, stepped: Callable[[], None]) -> Start:
+    """Return the factory of a batch class. offload_mb: RAM for KV cache that a GPU evicts. stepped: see FlatBatch."""
+    if kind is FlatBatch:
+        return partial(FlatBatch, offload_mb=offload_mb, limit=GraphLimit(), stepped=stepped)
+    return partial(PagedBatch, offload_mb=offload_mb) if kind is PagedBatch else kind
 
 
 class Batching:

@@ -19,12 +19,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bot.engine.batching.batch import CannotBatch
 from bot.engine.client.protocol import Failed
 from bot.engine.client.request_validation import PromptLimits, check_params, check_prompt
-from bot.engine.gpu.paged_batch import PagedBatch
 from bot.engine.memory.available_memory import AvailableMemory
 from bot.engine.memory.leak_detector import LeakDetector, MemoryUsage
 from bot.engine.memory.memory_estimate import bytes_per_token, cache_blocks
 from bot.engine.server.answer import Answer, Emit, Generator, Meter, Post
-from bot.engine.server.batched_generator import Batching, kind_for
+from bot.engine.server.batched_generator import Batching, factory, kind_for
 from bot.engine.server.compute_threads import DutyCycle, run_on_new_thread
 from bot.engine.server.mixed_generator import Mixed
 from bot.engine.server.model_cache import ModelCache
@@ -307,9 +306,9 @@ class EngineServer:
             return alone, "A model for text and pictures answers one request at a time on a GPU."
         vocabulary = int(model.config.get_text_config().vocab_size)
         try:
-            kind = kind_for(model)
-            blocks = cache_blocks(model, kind.block, window, source.kv_cache_mb)
-            start = partial(PagedBatch, offload_mb=source.kv_offload_mb) if kind is PagedBatch else kind
+            kind = kind_for(model, source.gpu_batch)
+            blocks = cache_blocks(model, kind.block, kind.max_running, window, source.kv_cache_mb)
+            start = factory(kind, source.kv_offload_mb, self._on_step)
             batch = Batching(start, model, blocks, vocabulary, self._post, self._emit, self._make_room)
             if loaded.pictures is None:
                 return batch, ""

@@ -85,7 +85,7 @@ def test_several_at_once_find_theirs(tiny: dict[str, Path]) -> None:
 
 
 def test_its_ram_is_counted(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.engine.server.engine_server.kind_for", lambda model: PagedBatch)
+    monkeypatch.setattr("bot.engine.server.engine_server.kind_for", lambda *_: PagedBatch)
     host = EngineServer(lambda _: None, lambda _: None, lambda *_: None)
     source = ModelSource("llama", str(tiny["llama"]), device="cpu", dtype="float32", kv_cache_mb=16)
 

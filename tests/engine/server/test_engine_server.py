@@ -37,9 +37,7 @@ def unseen(progress: LoadProgress) -> None:
 def test_a_model_without_a_chat_template_leaves_no_batch_behind(
     tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "bot.engine.server.engine_server.kind_for", lambda model: PagedBatch
-    )  # whose thread always exists
+    monkeypatch.setattr("bot.engine.server.engine_server.kind_for", lambda *_: PagedBatch)  # whose thread always exists
     shutil.copytree(tiny["llama"], tmp_path / "mute")
     (tmp_path / "mute" / "chat_template.jinja").unlink()
     before = ours()

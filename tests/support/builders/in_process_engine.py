@@ -1,7 +1,6 @@
 """Runs a real model's generator in the test's process, so that a test can make a chosen step fail."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -11,18 +10,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bot.engine.client.protocol import Failed, Text
 from bot.engine.cpu.cpu_batch import CpuBatch
+from bot.engine.gpu.flat_batch import FlatBatch
 from bot.engine.gpu.paged_batch import PagedBatch
 from bot.engine.server.answer import Answer, Generator, Meter
-from bot.engine.server.batched_generator import Batching, Kind
+from bot.engine.server.batched_generator import Batching, Kind, factory
 from bot.engine.server.sequential_generator import Sequential
 from bot.engine.text.decoding import TextDecoder
 from bot.engine.text.prompts import PromptBuilder
 from bot.types.messages import SamplingParams
 from tests.support.builders.engine_requests import prompt
 
-BATCHES: dict[str, Kind] = {"rows": CpuBatch, "paged": PagedBatch}
-KINDS = ("rows", "paged", "sequential")
-"""Our batch (CPU), the library's paged batch (GPU; the tests run it on the CPU), generate()."""
+BATCHES: dict[str, Kind] = {"rows": CpuBatch, "paged": PagedBatch, "flat": FlatBatch}
+KINDS = ("rows", "paged", "flat", "sequential")
+"""Our batch on a CPU, the library's paged batch and our flat one (both for a GPU; the tests run them on the CPU), and
+generate().
+"""
 BLOCKS = 64
 
 
@@ -41,7 +43,7 @@ class Bench:
             self.generator = Sequential(self.model, self.inbox.put, self._emit)
         else:
             vocabulary = self.model.config.vocab_size
-            start = partial(PagedBatch, offload_mb=offload_mb) if offload_mb else BATCHES[kind]
+            start = factory(BATCHES[kind], offload_mb, lambda: None)
             self.generator = Batching(start, self.model, blocks, vocabulary, self.inbox.put, self._emit)
 
     def submit(self, stream: int, text: str, params: SamplingParams) -> None:

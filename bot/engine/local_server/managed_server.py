@@ -151,7 +151,7 @@ class ManagedServer:
             return
         if grace_s:
             with contextlib.suppress(ProcessLookupError):
-                self._transport.terminate()  # the supervisor passes it on
+                os.kill(self.pid, signal.SIGTERM)  # the supervisor passes it on; terminate() could reap it unseen
             await asyncio.wait([self.exited], timeout=grace_s)
         self._kill_group()
         await asyncio.wait([self.exited])  # a caller's cancellation must not cancel `exited`, which others wait for

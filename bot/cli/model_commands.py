@@ -72,7 +72,7 @@ def show_model(settings: Settings, *, json_only: bool) -> None:
     with Console(stderr=True).status("checking the hardware"):
         hardware = asyncio.run(probe(settings.device, measure=True))
     template = None
-    if path is not None and path.is_dir():
+    if path is not None:
         template = asyncio.run(read_template(path, spec.template, spec.name))
     base = Catalog.of(settings.model_copy(update={"engine": "auto"})).get(catalog.default)
     found = report(base if path is None else spec, path, hardware, settings, template)

@@ -26,13 +26,16 @@ MOST_STRINGS = 4_000_000
 """Limit of the strings in all arrays of one header; a vocabulary of 262,144 tokens has 800,000 with its merges."""
 MOST_KEY_BYTES = 1024
 MOST_TEXT_BYTES = 65_536
+MOST_TEMPLATE_BYTES = 262_144
+"""A longer chat template is not read; the longest known ones have 20,000 characters."""
 MOST_LAYERS = 10_000
 MOST_DIMENSIONS = 8
 MOST_PARAMETERS = 1 << 50
 MOST_NUMBER = 10**8
 BUFFER_BYTES = 1 << 20
 TEXTS = ("general.architecture", "general.name", "tokenizer.ggml.pre")
-"""The keys of the texts that are read; others are skipped."""
+"""The keys of the texts that are read; others are skipped, except the chat template."""
+CHAT_TEMPLATE = "tokenizer.chat_template"
 
 STRING, ARRAY = 8, 9
 WIDTHS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -62,6 +65,7 @@ class GgufHeader:
     """The facts of a GGUF file, or of all files of a split model; 0 and '' mean unknown.
 
     kv_values: values that one token adds to the KV cache. file_bytes: size that the tensors need of the files.
+    template: the chat template, '' if it is longer than MOST_TEMPLATE_BYTES.
     """
 
     architecture: str
@@ -77,6 +81,7 @@ class GgufHeader:
     kv_values: int
     context_window: int
     file_bytes: int
+    template: str = ""
 
 
 class _Damaged(Exception):
@@ -200,6 +205,8 @@ class _Parser:
         numbers that describe layers."""
         if kind in WIDTHS:
             return self._number(WIDTHS[kind])
+        if kind == STRING and key == CHAT_TEMPLATE:
+            return self._template()
         if kind == STRING:
             return self._text(MOST_TEXT_BYTES) if key in TEXTS else self._skip_text() > 0
         if kind != ARRAY:
@@ -225,6 +232,14 @@ class _Parser:
         if length > most:
             raise _Damaged("has a damaged header (a text that is too long): fetch it again, or choose another file")
         return self._take(length).decode("utf-8", "replace")
+
+    def _template(self) -> object:
+        """The chat template, or whether there is one that is too long."""
+        length = self._number("Q")
+        if length <= MOST_TEMPLATE_BYTES:
+            return self._take(length).decode("utf-8", "replace")
+        self._skip(length)
+        return True
 
     def _skip_text(self) -> int:
         length = self._number("Q")
@@ -274,7 +289,7 @@ def _described(facts: dict[str, object], parameters: int, weights: int, end: int
         name=str(facts.get("general.name", "")),
         file_type=FILE_TYPES.get(_integer(facts.get("general.file_type")), ""),
         pre_tokenizer=str(facts.get("tokenizer.ggml.pre", "")),
-        has_template=bool(facts.get("tokenizer.chat_template")),
+        has_template=bool(facts.get(CHAT_TEMPLATE)),
         parameters=parameters,
         weights_bytes=weights,
         layers=layers,
@@ -283,6 +298,7 @@ def _described(facts: dict[str, object], parameters: int, weights: int, end: int
         kv_values=all_heads * (key + value),
         context_window=number("context_length"),
         file_bytes=end,
+        template=template if isinstance(template := facts.get(CHAT_TEMPLATE), str) else "",
     )
 
 

@@ -150,6 +150,19 @@ def test_what_the_template_takes(inhouse: Inhouse, tmp_path: Path, template: str
     assert found["template"]["system_role"] is (lines.get("system role") == "yes")
 
 
+def test_the_template_of_a_gguf_file_is_tried_too(inhouse: Inhouse, tmp_path: Path) -> None:
+    told = []
+    for name, template in (("chat", CHATML), ("strict", STRICT), ("mute", "")):
+        file = write_gguf(tmp_path / f"{name}-Q8_0.gguf", template=template)
+        _, out, _ = inhouse("models", str(file))
+        told.append(dict(line.split("  ", 1) for line in out.splitlines() if "  " in line))
+    assert "<|im_end|>" in told[0]["an answer ends with"]
+    assert "/think off, low, high" in told[0]["thinks"]
+    assert "Inhouse merges them" in told[1]["consecutive users"]
+    assert told[1]["an answer ends with"].strip() == "the file's own end of text"
+    assert "has no chat template" in told[2]["template"]
+
+
 def test_a_tokenizer_that_cannot_be_read_is_a_line(inhouse: Inhouse, tmp_path: Path) -> None:
     folder = make_tiny("llama", tmp_path / "tiny")
     (folder / "tokenizer.json").write_text("{")

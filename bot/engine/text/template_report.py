@@ -9,26 +9,34 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bot.engine.client.child_process import child_environment
 from bot.models import model_directory
+from bot.models.gguf_header import read_gguf
+from bot.models.model_files import is_file
 from bot.models.model_report import TemplateFacts
 from bot.models.sampling_defaults import GENERATION_CONFIG
 from bot.types.errors import InhouseError, ModelError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+END_OF_TEXT = "the file's own end of text"
+"""Stands for the token that ends a text, which is not read from a GGUF file."""
 MODULE = "bot.engine.text.template_report"
 READ_S = 120.0
 """Timeout for reading a tokenizer and trying its template."""
 
 
-async def read_template(folder: Path, template: str, name: str) -> TemplateFacts:
-    """Report what the template of an installed model takes.
+async def read_template(path: Path, template: str, name: str) -> TemplateFacts:
+    """Report what the template of an installed model takes. path: a directory, or a GGUF file.
 
     template: '' for the tokenizer's own, or a name in bot.engine.text.templates.TEMPLATES. name: the model's. Why a
     template cannot be used is in `TemplateFacts.problem`.
     """
     pipe = asyncio.subprocess.PIPE
-    command = [sys.executable, "-m", MODULE, str(folder), template, name]
+    command = [sys.executable, "-m", MODULE, str(path), template, name]
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=child_environment())
     try:
         told, _ = await asyncio.wait_for(process.communicate(), READ_S)
@@ -44,18 +52,21 @@ async def read_template(folder: Path, template: str, name: str) -> TemplateFacts
     return TemplateFacts.from_data(json.loads(lines[-1]))
 
 
-def examine(folder: Path, template: str, name: str) -> TemplateFacts:
-    """Read the tokenizer in a folder and try its template. Raises ModelError, and what a damaged tokenizer raises."""
+def examine(path: Path, template: str, name: str) -> TemplateFacts:
+    """Read a model's tokenizer and try its template. Raises ModelError, and what a damaged tokenizer raises."""
     from bot.engine.text.encoding import SafeEncoder
     from bot.engine.text.templates import ChatTemplate
     from bot.models.tokenizer import read_tokenizer
 
-    model_directory.check_sizes(folder)
-    tokenizer = read_tokenizer(folder)
+    if is_file(path):
+        tokenizer = _without_tokens(path)
+    else:
+        model_directory.check_sizes(path)
+        tokenizer = read_tokenizer(path)
     encoder = SafeEncoder(tokenizer, name)
     found = ChatTemplate(tokenizer, template, encoder.control, name)
     known = found.capabilities
-    ends = [str(tokenizer.convert_ids_to_tokens(end)) for end in _ends(folder) if 0 <= end < len(tokenizer)]
+    ends = [str(tokenizer.convert_ids_to_tokens(end)) for end in _ends(path) if 0 <= end < len(tokenizer)]
     stops = dict.fromkeys([*filter(None, (tokenizer.eos_token,)), *ends, *filter(None, (found.turn_end,))])
     return TemplateFacts(
         system_role=found.system_role,
@@ -65,6 +76,16 @@ def examine(folder: Path, template: str, name: str) -> TemplateFacts:
         efforts=known.efforts or (),
         tools=bool(known.tools),
     )
+
+
+def _without_tokens(file: Path) -> "PreTrainedTokenizerBase":
+    """A tokenizer with the template of a GGUF file and without its tokens, which only llama.cpp reads."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    empty = Tokenizer(models.BPE())
+    template = read_gguf(file).template or None
+    return PreTrainedTokenizerFast(tokenizer_object=empty, bos_token="", eos_token=END_OF_TEXT, chat_template=template)
 
 
 def _ends(folder: Path) -> list[int]:

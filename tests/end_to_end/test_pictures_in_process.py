@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
+from PIL import Image
 
 from bot.engine.client.process import EngineProcess
 from bot.types.engine import EngineRequest
 from bot.types.messages import Picture, Prompt, TokenDelta
+from tests.support.builders.colour_model import COLOURS, FILE, QUESTION, make_colour_model
 from tests.support.builders.picture_files import encoded, half_red, noise, phone_photo
 from tests.support.builders.platform_services import Message, Platform, PlatformSetup
 from tests.support.builders.tiny_vision_model import make_tiny_vision_model
@@ -76,6 +79,26 @@ async def regenerates(setup: PlatformSetup, platform: Platform, question: Messag
         await setup.ana.clicks(found[0], "Regenerate")
     else:
         await setup.ana.presses(found, "Regenerate")
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a model that names colours."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make_colour_model(tmp_path_factory.mktemp("colours"))
+
+
+@pytest.mark.timeout(300)
+async def test_a_model_names_the_colour_of_a_picture(tmp_path: Path, platform: Platform, colours: Path) -> None:
+    platform.takes_all_calls()
+    shown = (("red", "PNG"), ("blue", "JPEG"), ("green", "WEBP"), ("red", "GIF"))
+    async with service(tmp_path, platform, WatchedEngine(), colours) as setup:
+        for number, (name, kind) in enumerate(shown):
+            data = encoded(Image.new("RGB", (60, 40), COLOURS[name]), kind)
+            channel = platform.channel(f"channel{number}")
+            question = await setup.ana.says(channel, QUESTION, mention=True, files={FILE: data})
+            assert await setup.answer_to(question, timeout=60.0) == name, kind
 
 
 async def test_a_picture_stays_with_its_conversation(tmp_path: Path, platform: Platform) -> None:

@@ -8,7 +8,7 @@ Fences are found line by line here, not by markdown-it, because the state at a c
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wcwidth import grapheme_boundary_before
 
@@ -54,11 +54,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class _Fence:
-    """A code fence. prefix: the quote marks or the indentation before its marks."""
+    """A code fence. prefix: the quote marks or the indentation before its marks. at: where its opening line begins."""
 
     prefix: str
     marks: str
     info: str
+    at: int
 
     @property
     def opening(self) -> str:
@@ -102,7 +103,7 @@ def split(text: str, limit: int) -> list[Part]:
             continue
         if len(fence.prefix) > _MOST_INDENTATION and not fence.prefix.strip():
             text = text[:at] + _dedented(text[at:], fence)
-            fence = _Fence("", fence.marks, fence.info)
+            fence = replace(fence, prefix="")
         head = f"{fence.opening}\n{head}"
 
 
@@ -112,7 +113,11 @@ def _stable_cut(body: str, room: int, head: int) -> int:
     found = _boundary(body, room, head)
     cut = max(found, safe_cut(body, min(end, room // 2)))
     if _open_fence(body[:cut]):
-        return _inside_code(body, found or min(cut, safe_cut(body, room // 4)), head)
+        cut = found or min(cut, safe_cut(body, room // 4))
+        if fence := _open_fence(body[:cut]):  # the later cut may be at the end of this line, and move before it
+            line = _last_line_of_code(body, len(body[:cut].rstrip("\n")), head, fence)
+            return line or safe_cut(body, max(head, cut // 2 - 1))
+        return cut
     last_word = body.rfind("\n") + 1 + beginning_of_address(body[body.rfind("\n") + 1 :])
     cut = min(cut, last_word)
     return _outside_of_spans(body, cut, max(head + 1, cut // 4))[0]
@@ -128,7 +133,9 @@ def _boundary(body: str, room: int, head: int) -> int:
     least = max(room // 2, head + 1)
     for boundary in _BOUNDARIES:
         ends = [match.end() for match in boundary.finditer(body, least, min(room + 1, len(body)))]
-        ends = [end for end in ends[-2:] if end <= room]
+        # White space that goes on behind the room is cut, or more of it would move the boundary far back.
+        ends = [min(end, room) if body[end - 1].isspace() else end for end in ends[-2:]]
+        ends = [end for end in ends if end <= room]
         if ends:
             return ends[-1]
     return 0
@@ -139,14 +146,26 @@ def _inside_code(body: str, cut: int, head: int) -> int:
 
     A cut between lines moves before the last of them, because the next one may close the fence.
     """
-    end = len(body[:cut].rstrip("\n"))
-    if not _open_fence(body[:cut]):
+    fence = _open_fence(body[:cut])
+    if not fence:
         return cut
-    if end < cut:
-        earlier = _boundary(body, end - 1, head) or safe_cut(body, end - 1)
-        cut = earlier if earlier > head else cut
-    line = body.rfind("\n", 0, len(body[:cut].rstrip(" \t>\n"))) + 1
-    return line if line > head and not _open_fence(body[:line]) else cut
+    end = len(body[:cut].rstrip("\n"))
+    if end == cut:  # within a line
+        opening = body.rfind("\n", 0, len(body[:cut].rstrip(" \t>\n"))) + 1 <= fence.at
+        return fence.at if opening and body[head : fence.at].strip() else cut
+    line = _last_line_of_code(body, end, head, fence)
+    if line:
+        return line
+    earlier = _boundary(body, end - 1, head) or safe_cut(body, end - 1)
+    return earlier if earlier > head else cut
+
+
+def _last_line_of_code(body: str, end: int, head: int, fence: _Fence) -> int:
+    """Where the line that ends at `end` begins, or before the fence if it is the first one; 0 if neither is a cut."""
+    line = body.rfind("\n", 0, end) + 1
+    if line > head and body[max(head, body.find("\n", fence.at) + 1) : line].strip():
+        return line
+    return fence.at if body[head : fence.at].strip() else 0
 
 
 def safe_cut(body: str, at: int) -> int:
@@ -195,7 +214,7 @@ def _spans_around(body: str, cut: int) -> list[tuple[int, str]]:
         line = body[begin:end]
         tokens = list(scan(line))
         if end >= cut:
-            around = _token_around(line, tokens, cut - begin)
+            around = _token_around(line, tokens, cut - begin, grows=newline < 0)
             before = line[: around.start if around else cut - begin]
             emphasis.read(before, [token for token in tokens if token.end <= len(before)], begin)
             if not around:
@@ -217,11 +236,14 @@ def _paragraph(body: str, cut: int) -> int:
     return begin
 
 
-def _token_around(line: str, tokens: list[Token], at: int) -> Token | None:
-    """The token of a line that a cut would split; one that the line does not finish goes on to its end."""
+def _token_around(line: str, tokens: list[Token], at: int, *, grows: bool) -> Token | None:
+    """The token of a line that a cut would split; one that the line does not finish goes on to its end.
+
+    grows: the line has no end yet, so that such a token may go on behind it.
+    """
     for token in tokens:
         open_ended = token.kind in (Kind.BACKTICKS, Kind.UNFINISHED)
-        if token.start < at < (len(line) if open_ended else token.end):
+        if token.start < at < (len(line) + grows if open_ended else token.end):
             return token
     return None
 
@@ -253,7 +275,7 @@ def _after(opened: _Fence | None, line: re.Match[str]) -> _Fence | None:
         return None if closes else opened
     further = re.sub(r"[^>\s]", " ", prefix)
     room = _CLOSING - len(marks) - 1
-    return _Fence(further if len(further) <= room else "", marks, info) if room > 0 else None
+    return _Fence(further if len(further) <= room else "", marks, info, line.start()) if room > 0 else None
 
 
 def _close(text: str, fence: _Fence) -> str:

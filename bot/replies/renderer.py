@@ -218,6 +218,10 @@ class PlainRenderer(Renderer):
     def _closed(self, text: str) -> str:
         return text
 
+    def _beginning_shown(self, text: str) -> str:
+        most = self.limits.attach_over
+        return text[: safe_cut(text, most)] if most and len(text) > most else text
+
     def _split(self, text: str) -> list[Part]:
         """Split into code blocks, cut after a line or word in the second half of a message where possible."""
         (before, after), text = _BOX, text.rstrip()
@@ -228,5 +232,5 @@ class PlainRenderer(Renderer):
             cut = max(text.rfind("\n", half, end), text.rfind(" ", half, end)) + 1 or safe_cut(text, end)
             parts.append(Part(f"{before}{text[start:cut]}{after}", len(before) + cut - start))
             start = cut
-        sure = safe_cut(text, min(len(text), start + room // 2)) - start
+        sure = safe_cut(text, min(len(text) - 1, start + room // 2)) - start  # the last character may be combined
         return [*parts, Part(f"{before}{text[start:]}{after}", len(before) + sure)]

@@ -28,10 +28,12 @@ def test_no_part_is_longer_than_the_limit(text: str, limit: int) -> None:
     parts = split(text, limit)
     assert parts
     assert all(len(part.text) <= limit for part in parts)
+    assert len(parts) == 1 or all(part.text for part in parts)
     assert all(part.committed <= len(part.text) for part in parts)
 
 
 @given(TEXTS, TEXTS, LIMITS)
+@example(f"\n```{'x' * 90}\n\n```\n", f"one\n```python\n{'b' * 150}", 210)
 def test_more_text_never_changes_what_is_committed(text: str, more: str, limit: int) -> None:
     before, after = split(text, limit), split(text + more, limit)
     assert len(after) >= len(before)

@@ -40,6 +40,14 @@ def test_an_answer_that_ends_in_the_cursors_sign_says_that_it_ends() -> None:
     assert frame.committed == "A bar: ▌"
 
 
+@pytest.mark.parametrize("text", ["```python", "e\u0301 and more", "&lt; and more"])
+@pytest.mark.parametrize("shown", [1, 2, 3])
+def test_a_cut_of_plain_text_takes_back_nothing(text: str, shown: int) -> None:
+    composing = PlainRenderer.of(composer(Limits(140, attach_over=1, dialect=Dialect.SLACK)))
+    (partial,), (final,) = composing.render_partial(text[:shown], ""), ended(composing, text)
+    assert final.committed.startswith(partial.committed)
+
+
 @given(LONG | HOSTILE, CURSORS, NUMBERS, st.sampled_from(Dialect), st.sampled_from(["", "*A remark.*"]), st.data())
 def test_plain_text_grows_and_fits_as_rendered_text_does(
     text: str, cursor: str, attach_over: int, dialect: Dialect, note: str, data: st.DataObject

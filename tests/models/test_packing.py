@@ -167,10 +167,11 @@ async def test_a_packed_engine_answers_as_the_library_does(
     script = tmp_path / "packing-python"
     script.write_text(PACKING)
     script.chmod(stat.S_IRWXU)
+    reference = Reference(smollm2_dir)
     engine = EngineProcess()
     try:
-        with monkeypatch.context() as starting:  # the process that renders templates is started the same way later
-            starting.setattr(sys, "executable", str(script))
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", str(script))
             whole = await load(engine, smollm2_dir)
         packed = await load(engine, smollm2_dir, dtype="auto")
         assert (whole.dtype, packed.dtype) == ("float32", "float16")
@@ -178,7 +179,6 @@ async def test_a_packed_engine_answers_as_the_library_does(
         spec = from_config(ModelSpec(name="smollm2"), smollm2_dir)
         assert packed.weights_mb == pytest.approx(weights_mb(spec, "float16", packed=True), rel=0.02)
         questions = ("What is the capital of France?", "Name three colours.", "What is 2 + 2?")
-        reference = Reference(smollm2_dir)
         for number, question in enumerate(questions):
             answer = await ask(engine, f"packed {number}", question)
             assert (answer.text, answer.usage.generated_tokens) == reference.answer(question)

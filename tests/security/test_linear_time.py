@@ -16,10 +16,10 @@ import pytest
 from tests.support.builders.hostile_text import ENDS, FUNCTIONS, SHAPES, TEXTS
 from tests.support.regex_inventory import Expression, expressions, nested_repeats, pumped
 
-SHORT, MIDDLE, LONG = 8_000, 64_000, 256_000
-MOST_S = {SHORT: 2.0, MIDDLE: 6.0, LONG: 20.0}
+SHORT, MIDDLE, LONG = 2_000, 32_000, 128_000
+MOST_S = {SHORT: 1.0, MIDDLE: 3.0, LONG: 8.0}
 """CPU seconds after which a call is stopped, because exponential calls would not end."""
-NOTHING_S = 0.02
+NOTHING_S = 0.01
 """Shorter times count as this much, because the clock may be coarse."""
 MOST_GROWTH = 9
 """Largest factor for four times the text: 4 is linear, 16 is quadratic."""

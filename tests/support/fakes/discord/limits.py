@@ -55,7 +55,7 @@ class Limits:
         self._rules = dict(REALISTIC)
         self._buckets: dict[tuple[str, str], _Bucket] = {}
         self._recent: deque[float] = deque()
-        self._paused_until = 0.0
+        self._pause = self._paused_until = 0.0
         self._invalid: deque[float] = deque()
 
     def set(self, route: str, limit: int, seconds: float) -> None:
@@ -69,8 +69,8 @@ class Limits:
         self._buckets[route, channel_id] = _Bucket(limit, 0, self._clock.now() + seconds, scope)
 
     def pause_all(self, seconds: float) -> None:
-        """Answers all calls but interaction responses with a global 429 for `seconds`."""
-        self._paused_until = self._clock.now() + seconds
+        """Answers all calls but interaction responses with a global 429 for `seconds` from the next one on."""
+        self._pause = seconds
 
     @property
     def invalid(self) -> int:
@@ -110,6 +110,8 @@ class Limits:
     def _global(self, now: float) -> Refusal | None:
         while self._recent and self._recent[0] <= now - 1:
             self._recent.popleft()
+        if self._pause:
+            self._paused_until, self._pause = now + self._pause, 0.0
         if now < self._paused_until:
             return _refusal(self._paused_until - now, True, "global", {"X-RateLimit-Scope": "global"})
         if len(self._recent) >= GLOBAL_A_SECOND:

@@ -54,6 +54,14 @@ class _Bucket:
     at: float
 
 
+@dataclass
+class _Shut:
+    method: str
+    channel: str
+    seconds: float
+    until: float = 0.0  # 0 before its first call, so that a slow machine meets it, too
+
+
 class Limits:
     """All limits of one app in one workspace."""
 
@@ -62,7 +70,7 @@ class Limits:
         self._rules = dict(METHODS)
         self._recent: dict[str, deque[float]] = {}
         self._buckets: dict[str, _Bucket] = {}
-        self._shut: list[tuple[str, str, float]] = []
+        self._shut: list[_Shut] = []
         self.strict = True
         self.scale = 1.0
         self.post_burst = POST_BURST
@@ -72,15 +80,18 @@ class Limits:
         self._rules[method] = calls
 
     def exhaust(self, method: str, seconds: float, channel: str = "") -> None:
-        """Rejects a method ('' for all) for `seconds`, in one channel or everywhere, even when not strict."""
-        self._shut.append((method, channel, self._clock.now() + seconds))
+        """Rejects a method ('' for all) for `seconds` from its next call on, in one channel or everywhere, even when
+        not strict."""
+        self._shut.append(_Shut(method, channel, seconds))
 
     def wait(self, method: str, channel: str) -> int:
         """Counts a call. 0 if it is allowed, else the seconds of Retry-After."""
         now = self._clock.now()
-        for shut, where, until in self._shut:
-            if shut in ("", method) and where in ("", channel) and now < until:
-                return max(1, math.ceil(until - now))
+        for shut in self._shut:
+            if shut.method in ("", method) and shut.channel in ("", channel):
+                shut.until = shut.until or now + shut.seconds
+                if now < shut.until:
+                    return max(1, math.ceil(shut.until - now))
         if not self.strict:
             return 0
         left = self._post(channel, now) if method == POSTS else self._tier(method, now)

@@ -56,6 +56,29 @@ if _workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
 
 
+SLOWEST = (
+    "tests/system/test_systemd.py",
+    "tests/security/test_linear_time.py",
+    "tests/end_to_end/test_console_process.py",
+    "tests/engine/server/test_engine_failures.py",
+    "tests/end_to_end/test_init_process.py",
+    "tests/engine/contract/test_contract.py",
+    "tests/engine/text/test_poison_templates.py",
+    "tests/engine/server/test_heartbeat.py",
+    "tests/engine/client/test_process.py",
+    "tests/models/test_packing.py",
+    "tests/crash/test_kills.py",
+    "tests/crash/test_state_machine.py",
+)
+"""The files that take longest start first, so that no worker is left with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the files; pytest-xdist keeps this order with --no-loadscope-reorder."""
+    order = {name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
+
+
 @pytest.fixture(scope="session")
 def smollm2_dir() -> Path:
     """The directory of SmolLM2-135M-Instruct in the normal cache; downloads it if missing."""

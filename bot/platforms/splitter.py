@@ -16,8 +16,9 @@ from bot.platforms.markdown_scanner import LONGEST_MARKS, Emphasis, Kind, Token,
 
 _CLOSERS = "\"')\\]}”’»›」』）】》〉〕］｝｣"  # noqa: RUF001  punctuation that belongs to the sentence before it
 _TRAILING = f"{_CLOSERS}。！？｡、，；：*_~"  # noqa: RUF001  what may follow a full stop or a comma without a space
+_PARAGRAPH = re.compile(r"\n(?:[^\S\n]*+\n)++")
 _BOUNDARIES = (
-    re.compile(r"\n(?:[^\S\n]*+\n)++"),  # paragraph
+    _PARAGRAPH,
     re.compile(r"\n"),  # line
     re.compile(rf"[.!?…؟۔।॥][{_CLOSERS}]*+\s|[。！？｡][{_TRAILING}]{{0,8}}+(?=[^{_TRAILING}])"),  # noqa: RUF001  sentence
     re.compile(rf"\s|[，、；：][{_TRAILING}]{{0,8}}+(?=[^{_TRAILING}])"),  # noqa: RUF001  word
@@ -133,9 +134,9 @@ def _boundary(body: str, room: int, head: int) -> int:
     least = max(room // 2, head + 1)
     for boundary in _BOUNDARIES:
         ends = [match.end() for match in boundary.finditer(body, least, min(room + 1, len(body)))]
-        # White space that goes on behind the room is cut, or more of it would move the boundary far back.
-        ends = [min(end, room) if body[end - 1].isspace() else end for end in ends[-2:]]
-        ends = [end for end in ends if end <= room]
+        if boundary is _PARAGRAPH:  # more empty lines behind the room would move it far back
+            ends = [min(end, room) for end in ends]
+        ends = [end for end in ends[-2:] if end <= room]
         if ends:
             return ends[-1]
     return 0

@@ -130,14 +130,13 @@ class ModelSpec(BaseModel):
         update = {"repo": repo, "file": file, "path": "", "download": variant.download}
         return self.model_copy(update=update | {"quantization": variant.quantization or label_of(file) or file})
 
-    @property
-    def batches(self) -> bool:
-        """Whether Inhouse's own process can write several answers at once: of models for text without pictures whose
-        layers all keep keys and values alike.
+    def batches(self, *, on_gpu: bool) -> bool:
+        """Whether Inhouse's own process can write several answers at once: of models whose layers all keep keys and
+        values alike; on a GPU, only of models for text without pictures.
         """
         alike = 2 * self.layers * self.kv_heads * self.head_dim
         uniform = not self.state_values and self.kv_values_per_token + self.sliding_values == alike
-        return uniform and not self.vision
+        return uniform and not (on_gpu and self.vision)
 
 
 class _Entry(ModelSpec):

@@ -28,7 +28,7 @@ VERDICTS = (Verdict.FITS, Verdict.TIGHT, Verdict.UNKNOWN, Verdict.WONT_FIT, Verd
 class Way:
     """One way to run a model. spec: the variant of the engine. tokens_s: estimate for one conversation, 0 if unknown.
 
-    quantization: the value of INHOUSE_QUANTIZATION.
+    quantization: the value of INHOUSE_QUANTIZATION. together: several answers are written at once.
     """
 
     spec: ModelSpec
@@ -36,16 +36,12 @@ class Way:
     quantization: str
     fit: Fit
     tokens_s: float
+    together: bool
 
     @property
     def weights(self) -> str:
         """The format of the weights: bfloat16, Q4_K_M, fp8, 4bit."""
         return self.fit.dtype if self.quantization == "none" or self.spec.quantization else self.quantization
-
-    @property
-    def together(self) -> bool:
-        """Whether several answers are written at once."""
-        return self.engine != "auto" or self.spec.batches
 
     @property
     def usable(self) -> bool:
@@ -59,7 +55,8 @@ def way(spec: ModelSpec, hardware: Hardware, settings: Settings, engine: str) ->
     quantization = settings.quantization if engine == "auto" else "none"
     fit = fits(variant, hardware, settings.dtype, quantization, settings.gpu_layers, settings.kv_cache_mb, engine)
     pace = tokens_per_second(variant, hardware, fit.dtype, quantization, engine)
-    return Way(variant, engine, quantization, fit, pace)
+    on_gpu = bool(hardware.gpu) and settings.gpu_layers != 0
+    return Way(variant, engine, quantization, fit, pace, engine != "auto" or variant.batches(on_gpu=on_gpu))
 
 
 def best_way(spec: ModelSpec, hardware: Hardware, settings: Settings, engines: Iterable[str]) -> Way:

@@ -1,47 +1,105 @@
-"""`python -m bench.gpu`: measures Phi-4 and Mistral at full size on one GPU, without network, in under ten minutes.
+"""`python -m bench.gpu`: decides whether our own GPU batch (INHOUSE_GPU_BATCH=rows) is right and fast on this card.
 
-Writes random weights to a temporary directory and loads them with our engine like a download. Prints for each model:
-load time, memory compared with the catalog's estimate, tokens per second at 1, 8 and 32 conversations with the share of
-the limit that memory bandwidth sets, the first token at 2,000 tokens of history with and without a cached prefix, and,
-for comparison, generate() and the library's batching manager alone, with CUDA graphs and without. Finally it tests
-out-of-memory handling on a GPU that another allocation filled, and a conversation that returns after the KV cache
-evicted it.
+Runs the checks A to G, without network and in under ten minutes, and prints one table at the end: what was found, and
+what that decides. It stops after A if torch's FlashAttention is wrong over row offsets.
+
+A  the operator against float32: shapes, windows, rows out of order, NaN in unused slots, graphs replayed for other rows
+B  steps at Phi-4's width: eager, as graphs, with torch's RMS norm and without, the capture's time and memory
+C  the operator at other lengths and bounds of the keys
+D  sampling: ms and waits a step
+E  the library's manager, without CUDA graphs and with them
+F  Phi-4 in the whole engine: `rows` and `library` at 1, 8 and 32 conversations, first text beside decodes, next turn
+G  a card with 0.5 GB left after the load: answers without graphs, instead of a lost device
+
+--rehearse runs all of it on the CPU with tiny sizes, to see that it works; the figures then mean nothing.
 """
 
 import argparse
 import asyncio
+import contextlib
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
-from bench.asking import Timed, ask, conversation
+from bench.asking import ask, conversation, unseen
+from bench.gpu_operator import CASES, MIXED, Case, check_operator, cost_of_bound
+from bench.gpu_steps import LAYERS, Steps, measure_sampling, measure_steps, model_of, waits_of_sampling
 from bench.shapes import WORDS, write
 from bot.engine.client.process import EngineProcess
-from bot.types.engine import LoadedModel, LoadProgress, ModelSource
+from bot.engine.gpu.cuda_graphs import Capture, CudaGraphs
+from bot.engine.gpu.flat_attention import Kernel
+from bot.engine.gpu.flat_step import STEP_SIZES
+from bot.models.device_errors import release_memory
+from bot.types.engine import ModelSource
 from bot.types.errors import InhouseError
+from tests.support.builders.flash_attention import on_cpu
+from tests.support.builders.step_recorder import RecordedSteps
 
-TOKENS = 128
+LIMIT_S = 570
+"""No check begins that would end later."""
 HISTORY = 2000
-GB = 1e9
+ROOM = int(1.3e9)
+"""Bytes of the card beside the weights in check G: the context, 300 MB of KV cache, and 0.5 GB."""
+SLOW_STEP = 1.5
+"""A graph of a decode step may take so many times what reading the weights takes."""
+NARROW: dict[str, Any] = {
+    "vocab_size": 1000,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
-def bandwidth() -> float:
-    """Bytes per second that a copy on the GPU reads and writes."""
-    source = torch.empty(2 * 1024**3, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    times = []
-    for _ in range(10):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        target.copy_(source)
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return 2 * source.numel() / median(times)
+@dataclass(slots=True)
+class Plan:
+    """What is measured: on a card, or in a rehearsal on the CPU."""
+
+    device: torch.device
+    capture: Callable[[], Capture]
+    tokens: int
+    layers: int | None
+    fields: dict[str, Any]
+    rehearsal: bool
+
+
+@dataclass(slots=True)
+class Table:
+    """The results. Each is printed at once, and all of them at the end."""
+
+    began: float = field(default_factory=time.perf_counter)
+    rows: list[tuple[str, float, str, str]] = field(default_factory=list)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until all must be over."""
+        return LIMIT_S - (time.perf_counter() - self.began)
+
+    def fits(self, check: str, seconds: float) -> bool:
+        """Whether there is time for a check; if not, the table says so."""
+        if seconds <= self.left_s:
+            return True
+        self.rows.append((check, 0.0, "left out: no time", ""))
+        return False
+
+    def add(self, check: str, began: float, found: str, decides: str) -> None:
+        """Adds a result."""
+        self.rows.append((check, time.perf_counter() - began, found, decides))
+        say(f"{check}: {found} -> {decides}")
+
+    def show(self) -> None:
+        """Prints the table."""
+        say("\n| | s | found | decides |\n| --- | --- | --- | --- |")
+        for check, seconds, found, decides in self.rows:
+            say(f"| {check} | {seconds:.0f} | {found} | {decides} |")
 
 
 def say(text: str) -> None:
@@ -49,102 +107,191 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def progress(state: LoadProgress) -> None:
-    """Ignores the progress of a load."""
+def operator(plan: Plan, table: Table) -> tuple[Kernel, ...]:
+    """Check A: the kernels that are right."""
+    began = time.perf_counter()
+    cases = [Case("one token a row", 4, 2, 64, 60, CASES[0].rows), Case("mixed", 4, 2, 64, None, MIXED)]
+    verdict = check_operator(plan.device, plan.capture(), cases if plan.rehearsal else CASES)
+    found = ", ".join(f"{kernel.value} differs by {worst:.4f}" for kernel, worst in verdict.worst.items())
+    decides = "ship with the split of keys" if Kernel.SPLIT in verdict.kernels else "ship without the split of keys"
+    table.add(
+        "A operator",
+        began,
+        "; ".join([found, *verdict.wrong]),
+        decides if verdict.kernels else "stop: `library` stays, and nothing below is measured",
+    )
+    return verdict.kernels
 
 
-async def at_once(engine: EngineProcess, number: int, tag: str) -> tuple[float, float, float]:
-    """Tokens per second of `number` conversations at once; median and worst seconds to the first text."""
+def steps(plan: Plan, table: Table, kernels: tuple[Kernel, ...]) -> Steps:
+    """Check B."""
+    began = time.perf_counter()
+    model = model_of(plan.device, plan.layers or LAYERS, **plan.fields)
+    measured = (1, 8, 64) if plan.rehearsal else (1, 8, 32, 64, 512)
+    found = measure_steps(model, plan.capture(), kernels, 1 << 20 if plan.rehearsal else 2 << 30, measured)
+    times = [
+        f"{size} tokens {ms:.2f} ms eager, {found.replay_ms.get(size, float('nan')):.2f} as a graph "
+        f"({found.unfused_ms.get(size, float('nan')):.2f} with the model's own norms)"
+        for size, ms in found.eager_ms.items()
+    ]
+    gaps = ", ".join(f"{ms:.2f} at {number}" for number, ms in found.gap_ms.items())
+    first = found.replay_ms.get(1, float("inf"))
+    table.add(
+        "B steps",
+        began,
+        f"copy {found.copy_gbs:.0f} GB/s, weights' floor {found.floor_ms:.2f} ms, {len(found.captured)} of "
+        f"{len(STEP_SIZES)} sizes captured in {found.capture_s:.1f} s and {found.capture_mb:.0f} MB; "
+        f"{'; '.join(times)}; "
+        f"{found.kernels['fused']} kernels a step, {found.kernels['unfused']} with the model's own norms; "
+        f"the host adds {gaps} ms",
+        f"a graph takes {first / found.floor_ms:.2f} x the floor: "
+        + ("ship" if first <= SLOW_STEP * found.floor_ms else f"above {SLOW_STEP}: find out why first"),
+    )
+    return found
+
+
+def bounds(plan: Plan, table: Table, kernel: Kernel) -> None:
+    """Check C."""
+    began = time.perf_counter()
+    sizes: dict[str, Any] = {"lengths": (64, 1200), "rows": (1, 2)} if plan.rehearsal else {}
+    found = cost_of_bound(plan.device, plan.capture(), kernel, **sizes)
+    worst = max(wide / narrow for _, _, wide, narrow in found)
+    times = ", ".join(f"{rows} x {length}: {wide:.3f} / {narrow:.3f}" for rows, length, wide, narrow in found)
+    decides = "two buckets of max_k" if worst > 1.05 else "one max_k"
+    table.add("C lengths", began, f"ms with the longest and a narrow max_k: {times}", f"{worst - 1:+.0%}: {decides}")
+
+
+def sampling(plan: Plan, table: Table) -> None:
+    """Check D."""
+    began = time.perf_counter()
+    vocabulary = 1000 if plan.rehearsal else 100_352
+    found = measure_sampling(plan.device, vocabulary)
+    times = ", ".join(f"{ms:.2f} ms at {number}" for number, ms in found.items())
+    waits = waits_of_sampling(plan.device, vocabulary)
+    decides = "put sampling into the graph" if max(found.values()) > 1.0 else "sampling stays outside the graph"
+    table.add("D sampling", began, f"{times}, {waits} waits a step", decides)
+
+
+def manager(plan: Plan, table: Table, folder: Path) -> None:
+    """Check E."""
+    began, found = time.perf_counter(), []
+    for flags in ([], ["--graphs"]):
+        name = " ".join(flags) or "without graphs"
+        if plan.rehearsal and flags:
+            continue  # graphs need a GPU
+        command = [sys.executable, "-m", "bench.bare", str(folder), "--device", plan.device.type, *flags]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            lines = ", ".join(" conversations: ".join(line.split()) for line in done.stdout.splitlines())
+            last = (done.stderr.strip().splitlines() or [""])[-1]
+            found.append(f"{name}: {lines if not done.returncode else last}")
+        except subprocess.TimeoutExpired:
+            found.append(f"{name}: nothing within a minute")
+    table.add(
+        "E library", began, f"{LAYERS} layers, tokens/s: {'; '.join(found)}", "compare with B: closes the question"
+    )
+
+
+async def at_once(engine: EngineProcess, number: int, tag: str, tokens: int) -> float:
+    """Tokens per second of `number` conversations at once."""
     prompts = [conversation([f"{tag} {place}: tell me about {WORDS}"]) for place in range(number)]
     began = time.perf_counter()
-    answers = await asyncio.gather(
-        *(ask(engine, f"{tag} {place}", prompt, TOKENS) for place, prompt in enumerate(prompts))
+    made = await asyncio.gather(
+        *(ask(engine, f"{tag} {place}", prompt, tokens) for place, prompt in enumerate(prompts))
     )
-    took = time.perf_counter() - began
-    firsts = sorted(answer.first_s for answer in answers)
-    return sum(answer.usage.generated_tokens for answer in answers) / took, median(firsts), firsts[-1]
+    return sum(answer.usage.generated_tokens for answer in made) / (time.perf_counter() - began)
 
 
-async def first_token(engine: EngineProcess, said: list[str], tag: str) -> Timed:
-    """Times the first text of an answer to a history."""
-    return await ask(engine, tag, conversation(said), 8, only_first=True)
+async def firsts(engine: EngineProcess, history: int, tokens: int) -> tuple[float, float, float]:
+    """Ms to the first text of a long prompt alone, of its conversation's next turn, and beside eight answers."""
+    said = [f"{WORDS} " * (history // 24), "yes", "and then?"]
+    alone = await ask(engine, "alone", conversation(said), 8, only_first=True)
+    turn = await ask(engine, "turn", conversation([*said, "this", "and now?"]), 8, only_first=True)
+    running = asyncio.create_task(at_once(engine, 8, "beside", 2 * tokens))
+    await asyncio.sleep(0.5)  # they write by then, and for seconds more
+    beside = await ask(engine, "late", conversation([f"2 {WORDS} " * (history // 24)]), 8, only_first=True)
+    await running
+    return alone.first_s * 1000, turn.first_s * 1000, beside.first_s * 1000
 
 
-async def turns(engine: EngineProcess) -> None:
-    """Times the first token of a turn with a cached prefix and without."""
-    for attempt in range(3):
-        words = f"{attempt} {WORDS} "
-        said = [words * (HISTORY // 24), "yes", "and then?"]
-        cold = await first_token(engine, said, f"cold {attempt}")
-        warm = await first_token(engine, [*said, "this", "and now?"], f"warm {attempt}")
-        say(
-            f"  first token at {warm.usage.prompt_tokens} tokens: cold {cold.first_s * 1000:.0f} ms, next turn "
-            f"{warm.first_s * 1000:.0f} ms ({warm.usage.cached_tokens} found), ratio {warm.first_s / cold.first_s:.3f}"
-        )
-
-
-async def evicted(name: str, folder: Path) -> None:
-    """Times the first token of a conversation that the KV cache evicted, with and without offloading to RAM."""
-    for offload_mb in (0, 8000):
+async def whole(plan: Plan, table: Table, folder: Path, found: Steps) -> None:
+    """Check F."""
+    began, speeds, told = time.perf_counter(), dict[str, list[float]](), list[str]()
+    history = 200 if plan.rehearsal else HISTORY
+    for kind in ("rows", "library"):
         engine = EngineProcess()
-        source = ModelSource(name, str(folder), device="cuda", kv_cache_mb=1000, kv_offload_mb=offload_mb)
-        loaded = await engine.load(source, progress)
-        said = [f"{place} {WORDS} " * (HISTORY // 24) for place in range(2 + loaded.kv_cache_tokens // HISTORY)]
-        for place, text in enumerate(said):
-            await first_token(engine, [text], f"other {place}")
-        back = await first_token(engine, [said[0], "yes", "and then?"], "back")
-        say(
-            f"  back after {len(said) - 1} others, {offload_mb} MB of RAM for it: {back.first_s * 1000:.0f} ms "
-            f"({back.usage.cached_tokens} of {back.usage.prompt_tokens} tokens found)"
+        try:
+            source = ModelSource("phi-4", str(folder), device=plan.device.type, gpu_batch=kind)
+            loaded = await engine.load(source, unseen)
+            await at_once(engine, 8, "warm-up", plan.tokens)
+            speeds[kind] = []
+            for number in (1, 8, 32):
+                tried = [await at_once(engine, number, f"{number} {attempt}", plan.tokens) for attempt in range(2)]
+                speeds[kind].append(median(tried))
+            times = await firsts(engine, history, plan.tokens)
+        finally:
+            await engine.close()
+        told.append(
+            f"{kind}: {' / '.join(f'{speed:.0f}' for speed in speeds[kind])} tokens/s at 1 / 8 / 32, first text "
+            f"{' / '.join(f'{ms:.0f}' for ms in times)} ms (alone, next turn, beside 8), load {loaded.load_s:.0f} s"
         )
-        await engine.close()
-
-
-def serially(folder: Path) -> float:
-    """Tokens per second of plain generate(), in a separate process."""
-    code = (
-        "import sys, time, torch\n"
-        "from transformers import AutoModelForCausalLM\n"
-        "m = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16, device_map={'': 0}).eval()\n"
-        "ids = torch.arange(5, 45, device='cuda')[None]\n"
-        "a = dict(attention_mask=torch.ones_like(ids), max_new_tokens=128, min_new_tokens=128, do_sample=False)\n"
-        "m.generate(ids, **a); torch.cuda.synchronize(); t = time.perf_counter()\n"
-        "m.generate(ids, **a); torch.cuda.synchronize(); print(128 / (time.perf_counter() - t))\n"
+    gap = found.gap_ms[1] * speeds["rows"][0] / 1000
+    better = all(ours > theirs for ours, theirs in zip(speeds["rows"], speeds["library"], strict=True))
+    table.add(
+        "F engine",
+        began,
+        "; ".join(told),
+        ("`rows` becomes the default" if better else "`library` stays the default")
+        + f"; the host's share of a step is {gap:.0%}: "
+        + ("prepare one step ahead" if gap > 0.08 else "no step ahead"),
     )
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=300)
-    if done.returncode:
-        say(done.stderr[-1500:])
-        return float("nan")
-    return float(done.stdout.split()[-1])
 
 
-def bare(folder: Path, *flags: str) -> str:
-    """Runs the library's manager alone in a separate process: tokens per second for each number of conversations."""
-    command = [sys.executable, "-m", "bench.bare", str(folder), *flags]
+async def crowded(plan: Plan, table: Table, folder: Path) -> None:
+    """Check G."""
+    began, hog = time.perf_counter(), None
+    if plan.device.type == "cuda":
+        release_memory()
+        free, _ = torch.cuda.mem_get_info()
+        hog = torch.empty(max(0, free - size_of(folder) - ROOM), dtype=torch.uint8, device=plan.device)
+    engine = EngineProcess()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    except subprocess.TimeoutExpired:
-        return "nothing within two minutes"
-    lines = [" conversations: ".join(line.split()) for line in done.stdout.splitlines()]
-    if done.returncode:
-        lines += done.stderr.strip().splitlines()[-1:]
-    return ", ".join(lines)
-
-
-async def ladder(engine: EngineProcess) -> None:
-    """Fills the GPU's memory, sends a long prompt, frees the memory, and asks again."""
-    free, _ = torch.cuda.mem_get_info()
-    hog = torch.empty(int(free - 0.3 * GB), dtype=torch.uint8, device="cuda")
-    said = [(WORDS + " ") * 900]
-    try:
-        answer = await ask(engine, "squeezed", conversation(said), 8)
-        say(f"  with 0.3 GB free: a prompt of {answer.usage.prompt_tokens} tokens was answered all the same")
+        source = ModelSource("crowded", str(folder), device=plan.device.type, kv_cache_mb=300, gpu_batch="rows")
+        await engine.load(source, unseen)
+        answer = await ask(engine, "crowded", conversation(["and now?"]), 16)
+        found, decides = f"{answer.usage.generated_tokens} tokens", "answers without what does not fit"
     except InhouseError as error:
-        say(f"  with 0.3 GB free: {type(error).__name__}: {error}")
+        found, decides = f"{type(error).__name__}: {error}", "find out why it did not answer"
     del hog
-    torch.cuda.empty_cache()
-    answer = await ask(engine, "afterwards", conversation(["and now?"]), 8)
-    say(f"  with the room back: {answer.usage.generated_tokens} tokens, first after {answer.first_s * 1000:.0f} ms")
+    await engine.close()
+    table.add("G full card", began, found, decides)
+
+
+async def measure(plan: Plan, table: Table) -> int:
+    """Runs the checks; the exit status."""
+    kernels = operator(plan, table)
+    if not kernels:
+        return 1
+    found = steps(plan, table, kernels)
+    if table.fits("C lengths", 30):
+        bounds(plan, table, kernels[0])
+    if table.fits("D sampling", 30):
+        sampling(plan, table)
+    with tempfile.TemporaryDirectory() as root:
+        small = write("phi-4", Path(root) / "small", plan.device.type, plan.layers or LAYERS, **plan.fields)
+        release_memory()
+        if table.fits("E library", 120):
+            manager(plan, table, small)
+        if table.fits("F engine", 240):
+            full = write("phi-4", Path(root) / "full", plan.device.type, plan.layers, **plan.fields)
+            release_memory()
+            try:
+                await asyncio.wait_for(whole(plan, table, full, found), table.left_s)
+            except TimeoutError:
+                table.rows.append(("F engine", 0.0, "not done in time", "`library` stays the default"))
+        if table.fits("G full card", 30):
+            await crowded(plan, table, small)
+    return 0
 
 
 def size_of(folder: Path) -> int:
@@ -152,59 +299,26 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
-async def measure(engine: EngineProcess, name: str, folder: Path, limit: float, compare: bool) -> LoadedModel:
-    """Measures one model and prints all figures."""
-    loaded = await engine.load(ModelSource(name, str(folder), device="cuda"), progress)
-    stats = await engine.stats()
-    weights = size_of(folder)
-    beside = ", ".join(loaded.resident[1:]) or "no other"
-    say(
-        f"  loaded in {loaded.load_s:.1f} s beside {beside}, weights {loaded.weights_mb} MB ({weights / 1e6:.0f} MB on "
-        f"disk), {stats.gpu_used_mb} of {stats.gpu_total_mb} MB used, KV cache {loaded.kv_cache_tokens} tokens "
-        f"{loaded.note}"
-    )
-    await at_once(engine, 8, f"{name} warm-up")
-    for number in (1, 8, 32):
-        speeds = [await at_once(engine, number, f"{name} {number} {attempt}") for attempt in range(3)]
-        speed, first, worst = sorted(speeds)[1]
-        bound = limit / weights * min(number, loaded.max_running)
-        say(
-            f"  {number:2} conversations: {speed:7.1f} tokens/s ({speed / bound:.0%} of the bandwidth's {bound:.0f}), "
-            f"first text {first * 1000:.0f} ms, worst {worst * 1000:.0f} ms"
-        )
-    await turns(engine)
-    if compare:
-        say(f"  generate() one after another: {serially(folder):.1f} tokens/s")
-        for flags in ((), ("--graphs",), ("--graphs", "--ahead")):
-            say(f"  the library's manager alone {' '.join(flags) or 'without graphs'}: {bare(folder, *flags)}")
-    return loaded
-
-
-async def main() -> None:
+def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu")
-    parser.add_argument("--models", default="phi-4,mistral-7b-instruct-v0.3", help="names, separated by commas")
-    parser.add_argument("--layers", type=int, help="so many layers only, for a small card")
+    parser.add_argument("--layers", type=int, help="so many layers of Phi-4 only, for a small card")
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU with tiny sizes; the figures mean nothing")
     given = parser.parse_args()
-    if not torch.cuda.is_available():
-        raise SystemExit("There is no NVIDIA GPU here that torch can use.")
-    limit = bandwidth()
-    say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, a copy moves {limit / GB:.0f} GB/s")
-    torch.cuda.empty_cache()
-    engine = EngineProcess()
-    with tempfile.TemporaryDirectory() as root:
-        for name in given.models.split(","):
-            began = time.perf_counter()
-            folder = write(name, Path(root) / name, "cuda", given.layers)
-            torch.cuda.empty_cache()
-            say(f"{name}: written in {time.perf_counter() - began:.0f} s")
-            await measure(engine, name, folder, limit, compare=name.startswith("mistral"))
-        say("out of memory:")
-        await ladder(engine)
-        await engine.close()
-        say("evicted:")
-        await evicted(name, folder)
+    if not given.rehearse and not torch.cuda.is_available():
+        raise SystemExit("There is no NVIDIA GPU here that torch can use; --rehearse runs the checks on the CPU.")
+    device = torch.device("cpu" if given.rehearse else "cuda")
+    plan = Plan(device, lambda: CudaGraphs(device), 128, given.layers, {}, given.rehearse)
+    if given.rehearse:
+        plan = Plan(device, RecordedSteps, 8, 2, NARROW, True)
+    else:
+        say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    table = Table()
+    with on_cpu() if given.rehearse else contextlib.nullcontext():
+        status = asyncio.run(measure(plan, table))
+    table.show()
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -86,10 +86,10 @@ def config_of(name: str, layers: int | None = None, **more: object) -> PreTraine
     return kind(**(sizes | more | ({"num_hidden_layers": layers} if layers else {})))
 
 
-def write(name: str, folder: Path, device: str, layers: int | None = None) -> Path:
-    """Writes the model `name` in bfloat16 into `folder`, created on `device`; `layers` replaces its number of
-    layers."""
-    config = config_of(name, layers, bos_token_id=0, eos_token_id=2, pad_token_id=0)
+def write(name: str, folder: Path, device: str, layers: int | None = None, **more: object) -> Path:
+    """Writes the model `name` in bfloat16 into `folder`, created on `device`; `layers` and `more` replace fields of its
+    config."""
+    config = config_of(name, layers, bos_token_id=0, eos_token_id=2, pad_token_id=0, **more)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="5GB")

@@ -112,7 +112,7 @@ class FlatRunner:
         chunks = [chunk for _, chunk in plan]
         size = size_of(chunks)
         self.steps[size].fill(chunks)
-        logits = self._replayed(size) if size in self._replays else self._compute(size)
+        logits = self.replay(size) if size in self._replays else self.compute(size)
         for chunk in chunks:
             chunk.row.ids += chunk.ids
         rows = [
@@ -129,9 +129,10 @@ class FlatRunner:
     def close(self) -> None:
         self._replays.clear()
         self.steps.clear()
-        self.cache = FlatCache(shape_of(self._model), 0, torch.device("cpu"))
+        cpu = torch.device("cpu")
+        self.cache, self._sampler = FlatCache(shape_of(self._model), 0, cpu), DeviceSampler(0, 0, cpu)
 
-    def _compute(self, size: StepSize) -> Tensor:
+    def compute(self, size: StepSize) -> Tensor:
         """Run the model over the inputs of a step: logits, float32 [wanted, vocabulary]."""
         inputs = self.steps[size]
         whole: Any = self._model  # forward takes keywords that the class does not declare
@@ -145,7 +146,8 @@ class FlatRunner:
         logits: Tensor = output.logits[0].float()
         return logits if len(logits) == size.wanted else logits[inputs.wanted]  # some models ignore logits_to_keep
 
-    def _replayed(self, size: StepSize) -> Tensor:
+    def replay(self, size: StepSize) -> Tensor:
+        """Replay the graph of a captured step over its inputs; returns what `compute` does."""
         self._replays[size].replay()
         self._stepped()  # the model's own hooks do not run in a replay
         return self._replays[size].output
@@ -182,7 +184,7 @@ class FlatRunner:
                     for row, text, count in zip(rows, texts, counts, strict=True)
                 ]
                 self.steps[size_of(chunks)].fill(chunks)
-                found = self._compute(size_of(chunks))
+                found = self.compute(size_of(chunks))
                 for chunk in chunks:
                     chunk.row.ids += chunk.ids
                 wanted = torch.stack([own[len(row.ids) - 1] for own, row in zip(expected, rows, strict=True)])
@@ -201,8 +203,8 @@ class FlatRunner:
         for size in sorted(STEP_SIZES, key=lambda size: (-size.tokens, size.decode)):
             if size.tokens > limit:
                 continue
-            run = partial(self._compute, size)
-            first, second = (_trial(size, self.cache.unused_slot, self._vocabulary, shift) for shift in (0, 1))
+            run = partial(self.compute, size)
+            first, second = (trial_chunks(size, self.cache.unused_slot, self._vocabulary, shift) for shift in (0, 1))
             self.steps[size].fill(first)
             if not capture.has_room(run):
                 log.warning("no memory for the CUDA graph of %d tokens", size.tokens)
@@ -276,7 +278,7 @@ class FlatBatch(RowBatch[FlatSequence]):
         return failure
 
 
-def _trial(size: StepSize, slots: int, vocabulary: int, shift: int) -> list[Chunk]:
+def trial_chunks(size: StepSize, slots: int, vocabulary: int, shift: int) -> list[Chunk]:
     """Return chunks for a size, whose rows begin at other slots and have other lengths for another `shift`."""
     if size.decode:
         each = slots // size.rows

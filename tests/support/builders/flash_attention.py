@@ -56,8 +56,8 @@ def flash_attention(
         keys = key[slots].float().repeat_interleave(groups, 1)
         values = value[slots].float().repeat_interleave(groups, 1)
         scores = torch.einsum("qhd,khd->hqk", asked, keys) * (scale or query.size(-1) ** -0.5)
-        place = torch.arange(len(asked)).unsqueeze(-1) + used[row] - len(asked)
-        distance = torch.arange(used[row]) - place
+        place = torch.arange(len(asked), device=query.device).unsqueeze(-1) + used[row] - len(asked)
+        distance = torch.arange(used[row], device=query.device) - place
         scores = scores.masked_fill((distance < -left) | (distance > right), -torch.inf)
         weights = scores.softmax(-1).nan_to_num(0.0)
         output[ends[row] : ends[row + 1]] = torch.einsum("hqk,khd->qhd", weights, values).to(query.dtype)

@@ -2,7 +2,9 @@
 
 The server is the test suite's fake with a fixed pace a word, in a process of its own: the figures are our overhead, not
 a model's speed. With `--real` it is llama.cpp's server with SmolLM2, greedy, 64 tokens an answer. 16 conversations at
-once; the direct client is plain aiohttp, which parses each chunk of the stream.
+once; the direct client is plain aiohttp, which parses each chunk of the stream. A real server takes new requests
+between two steps of its batch only, so there the conversations begin within SPREAD_S seconds, at the same random times
+for both clients: begun at once, the first tokens would all be a step earlier or later.
 `--kills N`: the service over two such servers, one of which is killed about every two seconds, with N questions in each
 of 16 conversations; exit status 1 if an answer was lost, doubled or cut. With `--real` two llama.cpp servers, one of
 which is killed about every 20 s, for N seconds.
@@ -36,6 +38,7 @@ WORDS = 100
 QUESTION = " ".join(f"word{number}" for number in range(WORDS))
 STORY = "Write a long story about a bear."
 REAL_TOKENS = 64
+SPREAD_S = 4.0
 REAL_EVERY_S = 20.0
 Timed = tuple[float, int]
 """Seconds to the first text, and the number of pieces of text."""
@@ -43,11 +46,12 @@ Timed = tuple[float, int]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is asked, of which model, and how many tokens an answer may have."""
+    """What is asked, of which model, how many tokens an answer may have, and within which time all begin."""
 
     question: str = QUESTION
     model: str = MODEL
     tokens: int = 4096
+    spread_s: float = 0.0
 
 
 async def ask_engine(engine: RemoteEngine, name: str, case: Case) -> Timed:
@@ -75,10 +79,16 @@ async def ask_directly(session: aiohttp.ClientSession, url: str, case: Case) -> 
     return first, pieces
 
 
-async def at_once(ask: Callable[[str], Awaitable[Timed]], round_: str) -> tuple[float, float]:
+async def at_once(ask: Callable[[str], Awaitable[Timed]], round_: int, spread_s: float) -> tuple[float, float]:
     """All conversations at once; pieces of text a second, and the median time to the first one in ms."""
+    chance = Random(round_)
+
+    async def later(number: int, seconds: float) -> Timed:
+        await asyncio.sleep(seconds)
+        return await ask(f"{round_}-{number}")
+
     began = time.perf_counter()
-    answers = await asyncio.gather(*(ask(f"{round_}-{number}") for number in range(CONVERSATIONS)))
+    answers = await asyncio.gather(*(later(number, chance.uniform(0.0, spread_s)) for number in range(CONVERSATIONS)))
     seconds = time.perf_counter() - began
     return sum(pieces for _, pieces in answers) / seconds, 1000 * median(first for first, _ in answers)
 
@@ -93,7 +103,7 @@ async def compare_at_pace(pace_s: float, rounds: int) -> None:
 async def compare_real(rounds: int) -> None:
     """Print one line: both clients with a real server."""
     with tempfile.TemporaryDirectory() as logs, llama_cpp(smollm2(), Path(logs), slots=CONVERSATIONS) as server:
-        await compare(server.url, Case(STORY, server.model, REAL_TOKENS), "llama.cpp", rounds)
+        await compare(server.url, Case(STORY, server.model, REAL_TOKENS, SPREAD_S), "llama.cpp", rounds)
 
 
 async def compare(url: str, case: Case, name: str, rounds: int) -> None:
@@ -108,7 +118,7 @@ async def compare(url: str, case: Case, name: str, rounds: int) -> None:
         ]
         for number in range(rounds + 1):
             for figures, ask in clients:
-                figures.append(await at_once(ask, str(number)))
+                figures.append(await at_once(ask, number, case.spread_s))
             clients.reverse()
         del ours[0], theirs[0]  # the first round warms up
         await engine.close()

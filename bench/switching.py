@@ -23,7 +23,7 @@ QUESTION = "Tell me about the sea, please. " * 20
 
 async def switch(engine: EngineProcess, how: str, source: ModelSource) -> None:
     """Loads a model, asks a question, and prints."""
-    peak = asyncio.create_task(watched(engine))
+    peak = asyncio.create_task(sampled(engine))
     began = perf_counter()
     await engine.load(source, unseen)
     took = perf_counter() - began
@@ -39,7 +39,7 @@ async def switch(engine: EngineProcess, how: str, source: ModelSource) -> None:
     )
 
 
-async def watched(engine: EngineProcess) -> int:
+async def sampled(engine: EngineProcess) -> int:
     """The highest memory of the process in MB, until cancelled."""
     highest = 0
     try:

@@ -47,7 +47,7 @@ MEASURE_S = 10.0
 
 
 @dataclass(eq=False, slots=True)
-class _Resident:
+class _Managed:
     """A server in memory with its model. `watching`: its watch, which ends with it."""
 
     source: ModelSource
@@ -80,8 +80,8 @@ class LocalServerEngine:
     ) -> None:
         self._commands, self._hung_s, self._salts = commands, hung_s, salts
         self._available_mb = available_mb or _available_mb
-        self._residents: list[_Resident] = []  # the one used last comes last
-        self._current: _Resident | None = None
+        self._servers: list[_Managed] = []  # the one used last comes last
+        self._current: _Managed | None = None
         self._lock = asyncio.Lock()
         self._suspends = SuspendDetector(suspended_s)
         self._unhealthy = asyncio.Event()
@@ -95,29 +95,29 @@ class LocalServerEngine:
     @property
     def servers(self) -> Mapping[str, ManagedServer]:
         """The servers in memory by their models' names, the one used last comes last."""
-        return {each.source.name: each.server for each in self._residents if each.alive}
+        return {each.source.name: each.server for each in self._servers if each.alive}
 
     async def load(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> LoadedModel:
         """Make `source` current: start its server unless it runs. Raises ModelError, EngineDied or EngineError."""
         async with self._lock:
-            if any(each.running for each in self._residents):
+            if any(each.running for each in self._servers):
                 raise EngineError("A model cannot be loaded while answers are being generated.")
             began = time.monotonic()
             self._current = None
             self._unhealthy.clear()
-            await self._drop([each for each in self._residents if not each.alive])
-            found = next((each for each in self._residents if each.source == source), None)
+            await self._drop([each for each in self._servers if not each.alive])
+            found = next((each for each in self._servers if each.source == source), None)
             if found is None:
                 found = await self._start(source, progress)
             else:
-                self._residents.remove(found)
-                self._residents.append(found)
+                self._servers.remove(found)
+                self._servers.append(found)
             if not found.alive:
                 raise self._death(found, found.server.exited.result())
             self._current = found
             assert found.model is not None
-            resident = tuple(each.source.name for each in reversed(self._residents))
-            return replace(found.model, load_s=time.monotonic() - began, resident=resident)
+            kept = tuple(each.source.name for each in reversed(self._servers))
+            return replace(found.model, load_s=time.monotonic() - began, resident=kept)
 
     async def stream(self, request: EngineRequest) -> AsyncGenerator[TokenDelta, None]:
         """Yield the deltas of one generation. Closing the iterator aborts it. Raises RequestFailed or EngineDied."""
@@ -136,15 +136,15 @@ class LocalServerEngine:
 
     async def abort(self, request_id: str) -> None:
         """Stop a running generation; an unknown id is ignored."""
-        for resident in self._residents:
-            await resident.remote.abort(request_id)
+        for managed in self._servers:
+            await managed.remote.abort(request_id)
 
     async def stats(self) -> EngineStats:
         """Current statistics; the memory is that of all servers. Raises EngineDied if the current one has ended."""
         current = self._current
         if current is None or not current.alive:
             raise EngineDied(NOT_RUNNING, external=True)
-        alive = [each for each in self._residents if each.alive]
+        alive = [each for each in self._servers if each.alive]
         resident_mb = await asyncio.to_thread(lambda: sum(each.server.resident_mb for each in alive))
         try:
             measured = await current.remote.stats()
@@ -166,52 +166,52 @@ class LocalServerEngine:
     async def close(self) -> None:
         """Stop all servers; running streams raise EngineDied."""
         self._current = None  # not a failure to report
-        await self._drop(list(self._residents))
+        await self._drop(list(self._servers))
 
-    async def _start(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> _Resident:
+    async def _start(self, source: ModelSource, progress: Callable[[LoadProgress], None]) -> _Managed:
         """Start a server for a model, after room was made for it."""
-        stale = [each for each in self._residents if each.source.name == source.name]
+        stale = [each for each in self._servers if each.source.name == source.name]
         await self._drop(stale)
         command = await asyncio.to_thread(self._commands.command, source)
         await self._make_room(command)
         ports = 1
         while True:
-            resident = self._new(source, command)
+            managed = self._new(source, command)
             try:
-                await self._bring_up(resident, progress)
-                return resident
+                await self._bring_up(managed, progress)
+                return managed
             except EngineDied:
-                if not resident.server.log.port_was_taken or ports == ATTEMPTS:
+                if not managed.server.log.port_was_taken or ports == ATTEMPTS:
                     raise
                 ports += 1
                 log.info("%s starts again on another port", command.title)
             except ModelError:
-                if not self._residents or resident.server.log.cause() != NO_MEMORY:
+                if not self._servers or managed.server.log.cause() != NO_MEMORY:
                     raise
                 log.info("%s is tried again without other models in memory", source.name)
-                await self._drop(list(self._residents))
+                await self._drop(list(self._servers))
 
-    def _new(self, source: ModelSource, command: ServerCommand) -> _Resident:
+    def _new(self, source: ModelSource, command: ServerCommand) -> _Managed:
         server = ManagedServer(command, source.name, self._hung_s)
         remote = RemoteEngine((server.url,), server.key, salts=self._salts)
         leaks = LeakDetector(lambda: MemoryUsage(server.resident_mb, 0), lambda: None)
-        resident = _Resident(source, server, remote, leaks)
-        self._residents.append(resident)
-        return resident
+        managed = _Managed(source, server, remote, leaks)
+        self._servers.append(managed)
+        return managed
 
-    async def _bring_up(self, resident: _Resident, progress: Callable[[LoadProgress], None]) -> None:
+    async def _bring_up(self, managed: _Managed, progress: Callable[[LoadProgress], None]) -> None:
         """Start a server and connect to it; it is gone if this fails."""
-        server, source, began = resident.server, resident.source, time.monotonic()
+        server, source, began = managed.server, managed.source, time.monotonic()
         try:
             await server.start()
             await server.wait_ready(progress)
-            loaded = await self._connected(resident)
-            await asyncio.to_thread(resident.leaks.begin, source.kv_offload_mb)
+            loaded = await self._connected(managed)
+            await asyncio.to_thread(managed.leaks.begin, source.kv_offload_mb)
         except BaseException:
-            await self._drop([resident])
+            await self._drop([managed])
             raise
         command = server.command
-        resident.model = LoadedModel(
+        managed.model = LoadedModel(
             name=source.name,
             device=command.title,
             dtype=command.dtype,
@@ -225,15 +225,15 @@ class LocalServerEngine:
             note=loaded.note,
             capabilities=loaded.capabilities,
         )
-        resident.watching = asyncio.create_task(self._watch(resident), name=f"{command.title} for {source.name}")
+        managed.watching = asyncio.create_task(self._watch(managed), name=f"{command.title} for {source.name}")
 
-    async def _connected(self, resident: _Resident) -> LoadedModel:
+    async def _connected(self, managed: _Managed) -> LoadedModel:
         """Let the client find out what the server offers. Raises EngineDied."""
-        server = resident.server
-        folder = Path(resident.source.path)
+        server = managed.server
+        folder = Path(managed.source.path)
         tokenizer = str(folder) if (folder / "tokenizer_config.json").is_file() else ""
-        there = replace(resident.source, path=server.command.alias, tokenizer=tokenizer)
-        loading = asyncio.create_task(resident.remote.load(there, lambda _: None))
+        there = replace(managed.source, path=server.command.alias, tokenizer=tokenizer)
+        loading = asyncio.create_task(managed.remote.load(there, lambda _: None))
         try:
             await _first(loading, server.exited, within_s=CONNECT_S)
             if loading.done():
@@ -241,16 +241,16 @@ class LocalServerEngine:
         finally:
             await _cancelled(loading)
         if server.exited.done():
-            raise self._death(resident, server.exited.result())
+            raise self._death(managed, server.exited.result())
         raise EngineDied(f"{server.command.title} is running and does not offer its model.")
 
     async def _make_room(self, command: ServerCommand) -> None:
         """Stop the servers used longest ago until the next one fits; all of them where it may not be measured."""
         need = command.weights_mb + command.kv_cache_mb + SERVER_MB
-        while self._residents:
+        while self._servers:
             if command.several and need <= await asyncio.to_thread(self._room, command):
                 return
-            oldest = self._residents[0]
+            oldest = self._servers[0]
             log.info("%s leaves the memory for the next model", oldest.source.name)
             await self._drop([oldest])
 
@@ -258,87 +258,87 @@ class LocalServerEngine:
         """MB that the next server may take of the RAM or the GPU, beside those that run."""
         if command.on_gpu:
             return int((self._commands.gpu_free_mb() or 0) * GPU_SHARE)
-        return self._available_mb() - sum(each.server.mapped_mb for each in self._residents)
+        return self._available_mb() - sum(each.server.mapped_mb for each in self._servers)
 
-    async def _drop(self, residents: list[_Resident]) -> None:
+    async def _drop(self, servers: list[_Managed]) -> None:
         """Stop servers and forget them."""
-        for resident in residents:
-            if resident in self._residents:
-                self._residents.remove(resident)
-            if resident.watching is not None:
-                resident.watching.cancel()
-        await asyncio.shield(asyncio.gather(*(_stopped(resident) for resident in residents)))
+        for managed in servers:
+            if managed in self._servers:
+                self._servers.remove(managed)
+            if managed.watching is not None:
+                managed.watching.cancel()
+        await asyncio.shield(asyncio.gather(*(_stopped(managed) for managed in servers)))
 
-    async def _watch(self, resident: _Resident) -> None:
+    async def _watch(self, managed: _Managed) -> None:
         """Wait for the end of a server; kill it if it hangs. Report what happened to the current one."""
-        server = resident.server
+        server = managed.server
         hanging = asyncio.create_task(server.wait_hung())
         try:
             while not server.exited.done():
                 await _first(server.exited, hanging, within_s=MEASURE_S)
                 self._suspends.recent()
                 if hanging.done() and not server.exited.done():
-                    self._kill_hung(resident)
+                    self._kill_hung(managed)
                     await _first(server.exited)
-                elif not server.exited.done() and not resident.running:
-                    grown = await asyncio.to_thread(resident.leaks.grown)
-                    if grown and not resident.running:
-                        self._report_unhealthy(resident, grown)
+                elif not server.exited.done() and not managed.running:
+                    grown = await asyncio.to_thread(managed.leaks.grown)
+                    if grown and not managed.running:
+                        self._report_unhealthy(managed, grown)
             ended = server.exited.result()
-            log.info("%s (%s) ended %s", server.command.title, resident.source.name, ended)
-            if not (ended.signal_from_outside or resident.hung or server.log.cause()):
+            log.info("%s (%s) ended %s", server.command.title, managed.source.name, ended)
+            if not (ended.signal_from_outside or managed.hung or server.log.cause()):
                 server.log.show_end()
-            self._report_unhealthy(resident, str(self._death(resident, ended)))
+            self._report_unhealthy(managed, str(self._death(managed, ended)))
         finally:
             await _cancelled(hanging)
 
-    def _kill_hung(self, resident: _Resident) -> None:
-        server = resident.server
+    def _kill_hung(self, managed: _Managed) -> None:
+        server = managed.server
         log.error(
             "%s (%s) did not answer for %.0f s and is killed",
-            *(server.command.title, resident.source.name, self._hung_s),
+            *(server.command.title, managed.source.name, self._hung_s),
         )
-        resident.hung = True
+        managed.hung = True
         server.kill()
 
-    def _report_unhealthy(self, resident: _Resident, reason: str) -> None:
-        if resident is self._current:
+    def _report_unhealthy(self, managed: _Managed, reason: str) -> None:
+        if managed is self._current:
             self._unhealthy_reason = reason
             self._unhealthy.set()
 
-    async def _cause(self, resident: _Resident, error: ServerLost | NoServer) -> EngineDied:
+    async def _cause(self, managed: _Managed, error: ServerLost | NoServer) -> EngineDied:
         """Why an answer failed: the server's end, its hang, or `error` if it still works."""
-        server = resident.server
+        server = managed.server
         working = asyncio.create_task(server.works())
         try:
             await _first(working, server.exited)
             if not server.exited.done() and not working.result():  # it is about to end, or it hangs
                 await _first(server.exited, within_s=ENDING_S)
                 if not server.exited.done():
-                    self._kill_hung(resident)
+                    self._kill_hung(managed)
                     await _first(server.exited)
-            if not server.exited.done() and resident in self._residents:
-                await self._until_usable(resident)
+            if not server.exited.done() and managed in self._servers:
+                await self._until_usable(managed)
             if not server.exited.done():
                 return ServerLost(str(error))  # the caller would load the model again for NoServer
-            return self._death(resident, server.exited.result())
+            return self._death(managed, server.exited.result())
         finally:
             await _cancelled(working)
 
-    async def _until_usable(self, resident: _Resident) -> None:
+    async def _until_usable(self, managed: _Managed) -> None:
         """Wait until the client asks a server again that failed, at most USABLE_S; a caller would repeat at once."""
-        usable = asyncio.create_task(resident.remote.pool.wait_for(resident.server.command.alias, lambda _: None))
+        usable = asyncio.create_task(managed.remote.pool.wait_for(managed.server.command.alias, lambda _: None))
         try:
-            await _first(usable, resident.server.exited, within_s=USABLE_S)
+            await _first(usable, managed.server.exited, within_s=USABLE_S)
         finally:
             await _cancelled(usable)
 
-    def _death(self, resident: _Resident, ended: ServerExit) -> EngineDied:
+    def _death(self, managed: _Managed, ended: ServerExit) -> EngineDied:
         """The error for the calls of a server that ended like this."""
-        if ended.signal_from_outside and not resident.hung:
+        if ended.signal_from_outside and not managed.hung:
             return EngineDied(KILLED.format(ended.signal_from_outside), external=True)
-        if cause := resident.server.log.cause():
-            log.error("%s ended: %s.", resident.server.command.title, cause)
+        if cause := managed.server.log.cause():
+            log.error("%s ended: %s.", managed.server.command.title, cause)
         return EngineDied(ENDED, external=self._suspends.recent())
 
 
@@ -353,14 +353,14 @@ async def _cancelled(task: asyncio.Task[Any]) -> None:  # Any: of any result
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def _stopped(resident: _Resident) -> None:
+async def _stopped(managed: _Managed) -> None:
     """Close the client and stop the server."""
     try:
-        await resident.remote.close()
+        await managed.remote.close()
     finally:
-        await resident.server.stop()
-    if resident.watching is not None:
-        await asyncio.gather(resident.watching, return_exceptions=True)
+        await managed.server.stop()
+    if managed.watching is not None:
+        await asyncio.gather(managed.watching, return_exceptions=True)
 
 
 def _available_mb() -> int:

@@ -80,7 +80,7 @@ class Eviction(Generic[H]):
 def next_eviction(cached_models: Sequence[CachedModel[H]], need: MemoryUsage, left: MemoryUsage) -> Eviction[H] | None:
     """Return the next eviction that makes room for `need`; None if there is room, or nothing to evict.
 
-    residents: least recently used first.
+    cached_models: least recently used first.
     """
     idle = [cached for cached in cached_models if not cached.busy]
     on_gpu = [cached for cached in idle if cached.usage.gpu]

@@ -20,7 +20,7 @@ DEAD = "The engine's process ended; it is started again when a model is loaded."
 class Script:
     """One answer. `dies_at` and `fails_at` are word numbers; `deaths` is how often it dies at most.
 
-    `reasoning`: thoughts, in one delta before the first word.
+    `reasoning`: thoughts, in one delta before the first word. `retracted`: thoughts that come as text first.
     """
 
     words: list[str]
@@ -32,6 +32,7 @@ class Script:
     failure: str = "The prompt does not fit."
     dropped: int = 0
     reasoning: str = ""
+    retracted: str = ""
 
 
 @dataclass(slots=True)
@@ -116,13 +117,17 @@ class ScriptedEngine:
             if script.reasoning:
                 yield TokenDelta(request.request_id, "", reasoning=script.reasoning)
                 await self._step(f"{question}/thought", running)
+            if script.retracted:
+                yield TokenDelta(request.request_id, script.retracted)
+                await self._step(f"{question}/retracted", running)
             for number, word in enumerate(script.words[: request.params.max_tokens]):
                 await self._step(f"{question}/{number}", running)
                 if running.aborted:
                     yield self._last(request, FinishReason.ABORT, number, script)
                     return
                 self._misbehave(script, number)
-                yield TokenDelta(request.request_id, word if number == 0 else f" {word}")
+                retracts = bool(script.retracted) and number == 0
+                yield TokenDelta(request.request_id, word if number == 0 else f" {word}", retracts=retracts)
                 count = number + 1
             short = count < len(script.words)
             yield self._last(request, FinishReason.LENGTH if short else script.reason, count, script)

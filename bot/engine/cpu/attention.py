@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from bot.engine.batching.batch import CannotBatch, as_exception
 from bot.engine.batching.row_batch import SequenceChunk
@@ -119,5 +119,4 @@ def attend(
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), None
 
 
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, lambda *_, **__: None)  # attention calls make their own masks
+AttentionInterface.register(NAME, attend)  # NAME has no mask function, so that transformers makes no masks

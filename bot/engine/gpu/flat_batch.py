@@ -163,6 +163,8 @@ class FlatRunner:
                 model(input_ids=torch.tensor([text], device=model.device), use_cache=False).logits[0].float()
                 for text in texts
             ]
+            if expected[0].size(-1) != self._vocabulary:
+                raise ValueError("its logits are not those of its vocabulary")
             model.set_attn_implementation(NAME)
             fuse_norms(self._model)
             for self.kernel in kernels:

@@ -2,7 +2,7 @@
 
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,11 +29,28 @@ def flash_on_cpu() -> Iterator[None]:
         yield
 
 
-def started(model: Any, capture: Capture | None, blocks: int = BLOCKS, offload_mb: int = 0) -> FlatBatch:
-    """A batch with small chunks; without a capture it computes row by row."""
+def started(
+    model: Any,
+    capture: Capture | None,
+    blocks: int = BLOCKS,
+    offload_mb: int = 0,
+    prefill_budget: PrefillBudget | None = None,
+    stepped: Callable[[], None] = lambda: None,
+) -> FlatBatch:
+    """A batch, with small chunks of prompts unless told otherwise; without a capture it computes row by row."""
     kernel = Kernel.SPLIT if capture is not None else Kernel.BY_ROW
-    prefill_budget, unheard = PrefillBudget(16, 100), Answers(deque())
-    return FlatBatch(model, blocks, VOCABULARY, prefill_budget, unheard, offload_mb, kernels=(kernel,), capture=capture)
+    prefill_budget, unheard = prefill_budget or PrefillBudget(16, 100), Answers(deque())
+    return FlatBatch(
+        model,
+        blocks,
+        VOCABULARY,
+        prefill_budget,
+        unheard,
+        offload_mb,
+        kernels=(kernel,),
+        capture=capture,
+        stepped=stepped,
+    )
 
 
 def requests(model: Any) -> list[Asked]:
@@ -47,6 +64,13 @@ def requests(model: Any) -> list[Asked]:
             ids = said[: chance.choice((len(said), len(said) // 2))] + ids[:9]
         asked.append(Asked(str(number), ids, chance.choice((5, 20, 40)), cancel_after=3 if number % 5 == 4 else 0))
     return asked
+
+
+class Unlimited(PrefillBudget):
+    """A budget that every step uses up."""
+
+    def chunk(self, answers: int) -> int:
+        return 512
 
 
 class Rows:
@@ -118,6 +142,27 @@ def test_as_many_as_there_are_rows_are_answered_in_one_step() -> None:
     batch.stop()
     check(reference, asked, found)
     assert max(most) == MAX_ROWS
+
+
+def test_a_step_of_the_largest_size_holds_running_answers_and_a_chunk_of_a_prompt() -> None:
+    reference, replays, filled = make("phi3"), list[None](), set[tuple[int, int]]()
+    batch = started(
+        make("phi3"), RecordedSteps(), 64, prefill_budget=Unlimited(512, 512), stepped=lambda: replays.append(None)
+    )
+    largest = batch.runner.steps[LARGEST_FIRST[0]]
+    asked = [Asked(str(number), [number + 2], 12) for number in range(3)]
+    asked += [Asked(str(number), [number + place % 50 for place in range(700)], 4) for number in range(3, 7)]
+    steps: list[None] = []
+
+    def look() -> None:
+        steps.append(None)
+        filled.add((len(largest.spans), largest.spans[-1].end if largest.spans else 0))
+
+    found = answers(batch, asked, look)
+    batch.stop()
+    check(reference, asked, found)
+    assert any(rows > 3 and tokens == 512 for rows, tokens in filled)
+    assert len(replays) >= len(steps), "each step is a sign of life, although no layer of the model runs"
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])

@@ -4,12 +4,17 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from bot.engine.cpu.cpu_batch import CpuBatch
+from bot.engine.gpu.flat_batch import FlatBatch
 from bot.engine.gpu.paged_batch import PagedBatch
+from bot.engine.server.batched_generator import Kind, kind_for
 from bot.engine.server.engine_server import EngineServer
 from bot.models import loading
 from bot.models.device_errors import Unrecoverable
@@ -70,6 +75,20 @@ def test_a_model_whose_layers_differ_in_shape_answers_one_at_a_time(tmp_path: Pa
     loaded = new_host().load(source, unseen)
     assert not loaded.batching
     assert "one request at a time" in loaded.note
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu_batch", "kind"),
+    [
+        ("cpu", "library", CpuBatch),
+        ("cpu", "rows", CpuBatch),
+        ("cuda", "library", PagedBatch),
+        ("cuda", "rows", FlatBatch),
+    ],
+)
+def test_a_batch_suits_the_device_and_the_setting(device: str, gpu_batch: str, kind: Kind) -> None:
+    model: Any = SimpleNamespace(device=torch.device(device))
+    assert kind_for(model, gpu_batch) is kind
 
 
 def test_loading_is_done_on_a_thread_that_ends(tiny: dict[str, Path]) -> None:

@@ -91,6 +91,9 @@ SGLANG = Profile(
     waiting="sglang:num_queue_reqs",
     most_at_once=32,
 )
+RAY = Profile(  # vLLM behind Ray's router, which has neither its metrics nor its tokenizer
+    "Ray Serve LLM", EXTENDED, USAGE, Continuation.FLAG, most_at_once=32, cache_salt=True
+)
 LLAMA_CPP = Profile(
     "llama.cpp",
     parameters={**EXTENDED, "repetition_penalty": "repeat_penalty"},
@@ -109,7 +112,7 @@ TRANSFORMERS = Profile(  # unknown fields are an error there, and batching ignor
 )
 OTHER = Profile("an OpenAI-compatible server", fixed=USAGE, efforts=("low", "high"), switches=False)
 
-OWNERS = {"vllm": VLLM, "sglang": SGLANG, "llamacpp": LLAMA_CPP, "library": OLLAMA}
+OWNERS = {"vllm": VLLM, "sglang": SGLANG, "organization-owner": RAY, "llamacpp": LLAMA_CPP, "library": OLLAMA}
 """Profiles by `owned_by` of the first model in /models."""
 
 PROBES = (

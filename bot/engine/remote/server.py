@@ -241,7 +241,7 @@ class Server:
             self._told, self._same_tokenizer = {}, {}
         if props:
             self._told = {entry["id"]: _llama_cpp_capabilities(props) for entry in entries}
-        self.models = {entry["id"]: _count(entry.get("max_model_len")) or window for entry in entries}
+        self.models = {entry["id"]: _window(entry) or window for entry in entries}
         if self.profile is OLLAMA:
             await self._ollama_models(before)
         if self.profile is SGLANG and not self._told:
@@ -304,6 +304,13 @@ def _llama_cpp_capabilities(props: Json) -> Capabilities:
 def _is_id(value: object) -> bool:
     """Whether this can be the id of a model: people see it, and choose by it."""
     return isinstance(value, str) and 0 < len(value) <= MOST_ID and value.isprintable()
+
+
+def _window(entry: Json) -> int:
+    """The context window in a row of the list of models; 0 if it has none."""
+    metadata = entry.get("metadata")  # of Ray
+    told = metadata.get("max_request_context_length") if isinstance(metadata, dict) else None
+    return _count(entry.get("max_model_len")) or _count(told)
 
 
 def _count(value: object) -> int:

@@ -67,7 +67,7 @@ async def run_fake(kind: str, _: Path) -> AsyncIterator[Subject]:
                 engine,
                 ModelSource("model-7b", MODEL),
                 stop_strings=False,
-                refuses_long=kind in ("vllm", "sglang", "llama.cpp"),
+                refuses_long=kind in ("vllm", "ray", "sglang", "llama.cpp"),
                 sent=lambda: str([asked.body.get("messages") for asked in server.asked]),
             )
         finally:
@@ -115,7 +115,10 @@ async def run_transformers_serve(folder: Path) -> AsyncIterator[Subject]:
 
 ENGINES: dict[str, Callable[[Path], AbstractAsyncContextManager[Subject]]] = {
     "local": run_local,
-    **{f"fake {kind}": partial(run_fake, kind) for kind in ("vllm", "sglang", "llama.cpp", "ollama", "transformers")},
+    **{
+        f"fake {kind}": partial(run_fake, kind)
+        for kind in ("vllm", "ray", "sglang", "llama.cpp", "ollama", "transformers")
+    },
     "llama.cpp": run_llama_cpp,
     "transformers serve": run_transformers_serve,
 }

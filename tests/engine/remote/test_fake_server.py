@@ -68,12 +68,12 @@ async def test_a_stream_has_words_a_reason_and_usage_in_each_servers_form(
         server.answers("hello", "Hello to you.", reasoning="They greet.")
         found = await lines(http, server, body("hello", stream_options={"include_usage": True}))
         assert text(found) == "Hello to you."
-        assert text(found, "reasoning" if kind in ("vllm", "ollama") else "reasoning_content") == "They greet."
+        assert text(found, "reasoning" if kind in ("vllm", "ray", "ollama") else "reasoning_content") == "They greet."
         assert reason(found) == "stop"
         assert (found[-1] == "data: [DONE]") is (kind != "transformers")
         usage = chunks(found)[-1]["usage"]
         assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (1, 5, 6)
-        assert ("prompt_tokens_details" in usage) is (kind in ("vllm", "sglang", "llama.cpp"))
+        assert ("prompt_tokens_details" in usage) is (kind in ("vllm", "ray", "sglang", "llama.cpp"))
         assert ("timings" in chunks(found)[-1]) is (kind == "llama.cpp")
         assert (":" in found) is (kind == "llama.cpp")
         assert bool(chunks(found)[-1]["choices"]) is (kind == "transformers")
@@ -89,6 +89,7 @@ async def test_a_stream_has_words_a_reason_and_usage_in_each_servers_form(
     ("kind", "owner", "window"),
     [
         ("vllm", "vllm", 100),
+        ("ray", "organization-owner", None),
         ("sglang", "sglang", 100),
         ("llama.cpp", "llamacpp", None),
         ("ollama", "org", None),
@@ -112,6 +113,7 @@ async def test_the_probes_tell_the_servers_apart(http: aiohttp.ClientSession) ->
             found[kind] = [path for path in probes if (await answer(http, server, path))[0] == 200]
     assert found == {
         "vllm": ["/version", "/health"],
+        "ray": [],
         "sglang": ["/get_model_info", "/get_server_info", "/health"],
         "llama.cpp": ["/props", "/slots", "/health"],
         "ollama": ["/api/version"],
@@ -164,7 +166,7 @@ async def test_a_prompt_that_is_too_long_is_refused_in_each_servers_form(http: a
             status, error = await answer(http, server, "/v1/chat/completions", json=long)
             found[kind] = (status, error if status == 400 else None)
             by_answer = await answer(http, server, "/v1/chat/completions", json=body("a b c", max_tokens=8))
-            assert (by_answer[0] == 400) is (kind in ("vllm", "sglang")), kind
+            assert (by_answer[0] == 400) is (kind in ("vllm", "ray", "sglang")), kind
     assert found["ollama"] == found["transformers"] == (200, None)
     assert found["vllm"][1]["error"]["param"] == "input_tokens"
     assert "12 input tokens" in found["vllm"][1]["error"]["message"]
@@ -192,6 +194,7 @@ async def test_a_key_is_needed_where_each_server_asks_for_it(http: aiohttp.Clien
             assert (status, server.request_for("hello").key) == (200, "secret")
     assert found == {
         "vllm": [401, 200, 401],
+        "ray": [401, 404, 401],
         "sglang": [401, 200, 401],
         "llama.cpp": [401, 200, 401],
         "ollama": [401, 401, 401],
@@ -397,7 +400,7 @@ async def test_the_status_line_comes_as_early_as_each_server_sends_it(http: aioh
         server.gates.hold("hello/0")
         opening = asyncio.ensure_future(http.post(f"{server.url}/chat/completions", json=body("hello")))
         await server.gates.reached("hello/0")
-        if kind in ("vllm", "transformers"):
+        if kind in ("vllm", "ray", "transformers"):
             await opening
         else:
             await asyncio.wait([opening], timeout=0.05)
@@ -415,7 +418,7 @@ async def test_an_error_before_the_first_word_is_a_status_where_none_was_sent(ht
             async with http.post(f"{server.url}/chat/completions", json=body("hello")) as response:
                 found[kind] = response.status
                 assert "no memory" in await response.text()
-    assert found == {"vllm": 200, "sglang": 500, "llama.cpp": 500, "ollama": 500, "transformers": 200}
+    assert found == {"vllm": 200, "ray": 200, "sglang": 500, "llama.cpp": 500, "ollama": 500, "transformers": 200}
 
 
 async def test_https_resets_like_http() -> None:

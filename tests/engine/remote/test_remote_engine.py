@@ -17,7 +17,7 @@ from bot.types.messages import FinishReason, Prompt, Role, SamplingParams, Token
 from tests.support.fakes.openai_server import FakeOpenAI
 
 MODEL = "org/Model-7B"
-KINDS = ["vllm", "sglang", "llama.cpp", "ollama", "transformers"]
+KINDS = ["vllm", "ray", "sglang", "llama.cpp", "ollama", "transformers"]
 PARAMS = SamplingParams(temperature=0.3, top_p=0.9, repetition_penalty=1.2, max_tokens=50)
 
 

@@ -20,6 +20,14 @@ async def test_near_the_window_the_server_counts_the_tokens_if_it_can(kind: str,
         assert last.usage.dropped_turns > 0
 
 
+@pytest.mark.parametrize("kind", ["vllm", "ray", "sglang", "llama.cpp"])
+async def test_the_window_is_the_servers(kind: str) -> None:
+    async with FakeOpenAI(kind, {MODEL: 3000}) as server, run_engine(server) as engine:
+        _, last = await answer(engine, request("hello"))
+        assert last.usage is not None
+        assert last.usage.context_window == 3000
+
+
 async def test_far_from_the_window_nothing_is_counted() -> None:
     async with FakeOpenAI("vllm", {MODEL: 8192}) as server, run_engine(server) as engine:
         await answer(engine, request("and now?", *SHORT_WORDS))

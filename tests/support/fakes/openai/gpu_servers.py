@@ -1,6 +1,6 @@
-"""What tells vLLM and SGLang apart on the wire: routes, error bodies, chunks, usage.
+"""What tells vLLM, Ray Serve LLM and SGLang apart on the wire: routes, error bodies, chunks, usage.
 
-Shapes are those of vLLM 0.33 and SGLang 0.5.
+Shapes are those of vLLM 0.33, Ray 2.60 and SGLang 0.5.
 """
 
 from aiohttp import web
@@ -90,6 +90,24 @@ class Vllm(ServerKind):
 
     def choice(self, delta: Json, reason: str | None) -> Json:
         return super().choice(delta, reason) | ({"stop_reason": None} if reason else {}) | {"token_ids": None}
+
+
+class RayServe(Vllm):
+    """Ray Serve LLM: vLLM behind a router that has only the API's own routes."""
+
+    name = "ray"
+    running_usage = False
+
+    def no_model(self, model: str, models: dict[str, int]) -> web.Response:
+        text = f'Got request for model "{model}". Could not find base model with ID "{model}".'
+        return web.json_response({"detail": text}, status=404)
+
+    def routes(self, state: State) -> dict[tuple[str, str], Route]:
+        def row(id_: str, window: int) -> Json:
+            told = {"model_id": id_, "input_modality": "text", "max_request_context_length": window}
+            return model_row(id_, "organization-owner", permission=[], metadata=told)
+
+        return {("GET", "/v1/models"): lambda _: model_list([row(*each) for each in state.models.items()])}
 
 
 class Sglang(ServerKind):

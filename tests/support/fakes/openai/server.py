@@ -29,7 +29,7 @@ from tests.support.fakes.discord.clock import Changes
 from tests.support.fakes.gates import Gates
 from tests.support.fakes.openai.answer import Answer, Script, reset, vanish
 from tests.support.fakes.openai.desktop_servers import LlamaCpp, Ollama, TransformersServe
-from tests.support.fakes.openai.gpu_servers import Sglang, Vllm
+from tests.support.fakes.openai.gpu_servers import RayServe, Sglang, Vllm
 from tests.support.fakes.openai.server_kinds import Counts, Json, ServerKind, State, Tokenizer, text_of
 from tests.support.fakes.openai.wire_faults import CHAT, Kind, WireFault, WireFaults
 
@@ -37,7 +37,9 @@ COMPLETIONS = "/v1/completions"
 STREAMS = (CHAT, COMPLETIONS)
 USER, ASSISTANT, END = "<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_end|>"
 
-KINDS: dict[str, type[ServerKind]] = {kind.name: kind for kind in (Vllm, Sglang, LlamaCpp, Ollama, TransformersServe)}
+KINDS: dict[str, type[ServerKind]] = {
+    kind.name: kind for kind in (Vllm, RayServe, Sglang, LlamaCpp, Ollama, TransformersServe)
+}
 
 PAGE = "<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
 TEXTS = {429: "Too many requests", 500: "Internal server error", 503: "Loading model"}

@@ -64,12 +64,12 @@ class Catalog:
     def of_servers(cls, ids: Sequence[str]) -> "Catalog":
         """Build the catalog of models that servers offer, by their ids there; the first one is the default.
 
-        Descriptions of the built-in catalog hold for the same repositories, and for those of its variants.
+        Descriptions of the built-in catalog hold for the same names and repositories, and for those of its variants.
         """
         known = {
             source.lower(): spec
             for spec in reversed(read_specs(BUILT_IN))
-            for source in (*(variant.source for variant in spec.variants.values()), spec.repo)
+            for source in (*(variant.source for variant in spec.variants.values()), spec.repo, spec.name)
         }
         served = {model: _served(model, known.get(model.lower())) for model in ids}
         catalog = cls(served.values(), (), served[ids[0]].name)

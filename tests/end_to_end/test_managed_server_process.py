@@ -35,6 +35,9 @@ async def test_a_killed_server_costs_no_answer_and_a_killed_inhouse_leaves_no_se
     monkeypatch.setenv("INHOUSE_ENGINE_ARGS", ONE_THREAD)
     monkeypatch.setenv("INHOUSE_MODEL", str(smollm2_gguf))
     monkeypatch.setenv("INHOUSE_KV_CACHE_MB", "100")
+    monkeypatch.setenv(
+        "INHOUSE_REPETITION_PENALTY", "1.1"
+    )  # the catalog's for SmolLM2, which a file's name does not tell
     async with FakeDiscord() as discord:
         ana, channel = discord.user("ana"), discord.text_channel("general")
         async with inhouse_run(discord, tmp_path, monkeypatch) as run:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -45,14 +46,21 @@ async def test_hundreds_of_accepts_take_a_few_transactions(storage: Storage, tmp
 async def test_an_accept_overtakes_the_writes_that_wait(storage: Storage) -> None:
     request = await ask(storage, "m1")
     tables: list[str] = []
+    writing, asked_for = threading.Event(), threading.Event()
 
     def note(*call: object) -> None:
         tables.extend(table for table in ("inbox", "outbox") if str(call[2]).startswith(f"INSERT INTO {table}"))
+        writing.set()
+        asked_for.wait(20)
 
     with listening(Engine, "before_cursor_execute", note):
         posts = [asyncio.create_task(storage.outbox.posting(part(request, number))) for number in range(500)]
-        await posts[0]
-        await accept(storage, "m2")
+        await asyncio.to_thread(writing.wait, 20)
+        accepting = asyncio.create_task(accept(storage, "m2"))
+        for _ in range(10):  # until it is in the writer's queue
+            await asyncio.sleep(0)
+        asked_for.set()
+        await accepting
         assert not all(post.done() for post in posts)
         await asyncio.gather(*posts)
     assert tables.index("inbox") < 200

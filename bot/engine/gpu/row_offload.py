@@ -63,6 +63,7 @@ class RowOffload:
         """
         for source, target in zip(row.held, held, strict=True):
             target[start:end].copy_(source[start:end])
-        self._rows = [other for other in self._rows if other is not row]
-        if len(row.ids) - end > MAX_DISCARDED:  # another conversation with the same beginning
+        others = [other for other in self._rows if other is not row]
+        kept, self._rows = len(others) < len(self._rows), others  # other rows may have replaced it since `find`
+        if kept and len(row.ids) - end > MAX_DISCARDED:  # another conversation with the same beginning
             self._rows.append(row)

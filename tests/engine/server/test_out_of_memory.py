@@ -5,6 +5,7 @@ The model is real; its forward pass is made to fail.
 
 import gc
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from transformers.generation.continuous_batching.cache import PagedAttentionCach
 from bot.engine.batching.batch import Batch
 from bot.engine.client.protocol import Failed
 from bot.engine.cpu.kv_cache import Slab
+from bot.engine.gpu.flat_cache import FlatCache
 from bot.models.device_errors import UNANSWERABLE, Failure, Unrecoverable, classify
 from tests.support.builders.engine_requests import GREEDY
 from tests.support.builders.in_process_engine import BATCHES, KINDS, Bench
@@ -72,6 +74,8 @@ def test_twice_is_a_clear_error_for_that_answer_alone(bench: Bench, steps: int) 
 
     def only_in_the_first(module: object, args: object, given: dict[str, Any]) -> None:
         nonlocal seen
+        if threading.current_thread() is threading.main_thread():
+            return  # the flat batch tries the model before its first step
         if 2 in bench.ends or seen < steps:
             seen += 1
         else:
@@ -112,7 +116,8 @@ def memory_of_caches() -> int:
     found = gc.get_objects()
     rows = [each.held for each in found if type(each) is Slab]
     paged = [each.cache_tensor for each in found if type(each) is PagedAttentionCache]
-    return sum(tensor.nbytes for tensor in (*rows, *paged))
+    flat = [each.held for each in found if type(each) is FlatCache and each.unused_slot]  # a closed one has 512 bytes
+    return sum(tensor.nbytes for tensor in (*rows, *paged, *flat))
 
 
 @pytest.mark.parametrize("kind", list(BATCHES))

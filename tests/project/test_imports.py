@@ -45,6 +45,7 @@ ENGINE_PROCESS = {
     "bot.engine.cpu.attention_groups",
     "bot.engine.cpu.cpu_batch",
     "bot.engine.cpu.kv_cache",
+    "bot.engine.cpu.thread_count",
     "bot.engine.gpu.cuda_graphs",
     "bot.engine.gpu.device_sampler",
     "bot.engine.gpu.flat_attention",

@@ -12,6 +12,7 @@ from bot.engine.batching.sampling import sample_tokens
 from bot.engine.cpu.attention import enable_attention, forward
 from bot.engine.cpu.attention_groups import Chunk
 from bot.engine.cpu.kv_cache import KVCache, SlabSequence
+from bot.engine.cpu.thread_count import ThreadCount
 
 MAX_DRAFT_TOKENS = 4
 """Most draft tokens in one step, of all answers together: a few cost almost nothing, many do."""
@@ -26,6 +27,7 @@ class CpuRunner:
     def __init__(self, model: PreTrainedModel, blocks: int) -> None:
         self.cache = KVCache(shape_of(model), blocks)
         self._model = model
+        self._threads = ThreadCount()
 
     def begin(self, request: BatchRequest[SlabSequence]) -> None:
         return None
@@ -34,6 +36,7 @@ class CpuRunner:
         return None
 
     def run(self, plan: Sequence[tuple[BatchRequest[SlabSequence], Chunk]]) -> list[int]:
+        self._threads.adjust()
         logits = forward(self._model, [chunk for _, chunk in plan])
         ready = [request for request, chunk in plan if chunk.wanted]
         if not ready:
@@ -43,6 +46,7 @@ class CpuRunner:
         return sample_tokens(logits, samplers, histories)
 
     def close(self) -> None:
+        self._threads.restore()
         self.cache = KVCache(shape_of(self._model), 0)
 
 

@@ -255,7 +255,7 @@ def test_a_child_that_is_stopped_is_killed(renderer: TemplateRenderer) -> None:
 ORPHANED = """
 import threading
 from bot.engine.text.template_renderer import TemplateRenderer
-renderer = TemplateRenderer(60.0)
+renderer = TemplateRenderer(5.0)
 renderer.render("ready", [], {})
 print(renderer.pid, flush=True)
 try:
@@ -278,7 +278,7 @@ def test_the_child_ends_with_a_parent_that_was_killed(rendering: bool) -> None:
             time.sleep(0.05)
         parent.kill()
     while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.05)  # the test's timeout limits it
+        time.sleep(0.05)  # while one operation computes, its limit of CPU time ends it
 
 
 def test_the_child_is_light(renderer: TemplateRenderer) -> None:

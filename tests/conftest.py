@@ -3,6 +3,7 @@
 After a run, lists the skipped tests with the command that enables each.
 """
 
+import gc
 import ipaddress
 import os
 import socket
@@ -17,6 +18,9 @@ from hypothesis import settings as hypothesis_settings
 from bot.config.settings import load_settings
 from bot.models.catalog import Catalog
 from tests.support.skips import closing_lines
+
+gc.disable()  # until all tests are collected: collections would be a third of that time
+gc.set_threshold(20_000)
 
 hypothesis_settings.register_profile(
     "quick",
@@ -77,6 +81,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Orders the files; pytest-xdist keeps this order with --no-loadscope-reorder."""
     order = {name: number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """Collects garbage again, without the objects of all imported modules."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

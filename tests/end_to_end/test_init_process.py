@@ -135,8 +135,9 @@ QUESTIONS = {
 """Each question, and the arguments and answers that lead to it."""
 
 
-@pytest.mark.parametrize("key", ["\x03", "\x04"])
-@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize(
+    ("question", "key"), [*((question, "\x03") for question in QUESTIONS), (next(iter(QUESTIONS)), "\x04")]
+)
 async def test_ctrl_c_and_ctrl_d_at_each_question_change_nothing(question: str, key: str) -> None:
     put(env=OLD)
     words, lines = QUESTIONS[question]

@@ -82,7 +82,7 @@ def fault(call: Callable[[str], object], texts: Texts) -> str:
         for label in {*_slowest(middle, 1), *_slowest(grown, 1)}:
             if seconds(call, texts[label](LONG)) > MOST_GROWTH * max(middle[label], NOTHING_S):
                 # Turn by turn, so that other work on the processor slows both alike.
-                turns = [(seconds(call, texts[label](MIDDLE)), seconds(call, texts[label](LONG))) for _ in range(5)]
+                turns = [(seconds(call, texts[label](MIDDLE)), seconds(call, texts[label](LONG))) for _ in range(3)]
                 before, after = (min(times) for times in zip(*turns, strict=True))
                 if after > MOST_GROWTH * max(before, NOTHING_S):
                     return f"{label}: {before:.3f} s for {MIDDLE} characters, {after:.3f} s for {LONG}"

@@ -8,6 +8,7 @@ reads slowly delays sending, not generation.
 """
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -161,8 +162,11 @@ class Runner:
     def run(self) -> None:
         """Serve until the process ends."""
         self._heartbeat.start()
+        gc.disable()  # collections find nothing during imports and are a sixth of their time
         from bot.engine.server.engine_server import EngineServer  # imports torch, which is slow: after the hello
 
+        gc.freeze()  # later collections skip the imported modules
+        gc.enable()
         self.server = EngineServer(self.post, self._emit, self._heartbeat.step)
         while True:
             call = self._inbox.get()

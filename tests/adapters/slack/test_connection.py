@@ -172,7 +172,7 @@ async def test_a_dead_connection_is_left_and_what_was_said_is_heard() -> None:
 async def test_a_line_on_which_only_the_pings_are_answered_is_kept() -> None:
     timing = SocketTiming(ping=0.3, idle=1.0, watch=0.05, retry=0.05)
     async with run_slack_adapter(timing=timing) as setup:
-        await asyncio.sleep(1.6)  # longer than the idle timeout
+        await setup.server.until(lambda: setup.server.sockets.ponged >= 6)  # 1.8 s, longer than the idle timeout
         assert setup.server.sockets.opened == 1
 
 

@@ -63,6 +63,7 @@ class SocketMode:
         self.opened = 0
         self.scale = 1.0
         self.ping_s = 5.0
+        self.ponged = 0
         self.enabled = True
         self.deaf_to_acks = False
         store.emit = self._on_event
@@ -114,6 +115,8 @@ class SocketMode:
                 continue
             if frame.type is WSMsgType.PING:
                 await socket.ws.pong(frame.data)
+                self.ponged += 1
+                self._store.changes.tell()
             elif frame.type is WSMsgType.TEXT:
                 with contextlib.suppress(ValueError):
                     self._on_ack(json.loads(frame.data), socket)

@@ -258,9 +258,11 @@ class Conversations:
 
     async def _goes_on(self, event: IncomingMessage) -> bool:
         """Whether a message continues a thread that the bot takes part in."""
-        if not event.key.thread or not self._current.settings.follow_threads:
+        if not event.key.thread or not self._current.settings.follow_threads or not await self.following(event.key):
             return False
-        return await self.following(event.key)
+        # Platforms deliver in any order: a message may come after the one that asked the bot about it.
+        first = await self._storage.history.first_asked_at(event.key)
+        return first is None or event.sent_at >= first
 
     def model_of(self, chosen: Mapping[str, str]) -> str:
         """The model of a conversation with these settings; the default if the chosen one left the catalog."""

@@ -251,6 +251,15 @@ class History:
         """Effective settings: the channel's, overridden by the thread's."""
         return await self._database.read(lambda connection: resolved(connection, key))
 
+    async def first_asked_at(self, key: ConversationKey) -> float | None:
+        """When the first question of this conversation that is still stored was sent; None if there is none."""
+        asked = select(requests.c.message_id).where(of_key(requests, key))
+        first = select(func.min(turns.c.sent_at)).where(
+            of_key(turns, key), turns.c.role == Role.USER, turns.c.message_id.in_(asked)
+        )
+        found: float | None = await self._database.read(lambda connection: connection.execute(first).scalar_one())
+        return found
+
     async def following(self, key: ConversationKey) -> bool:
         """Whether this conversation has stored turns or requests."""
         turn = select(turns.c.id).where(of_key(turns, key)).exists()

@@ -250,7 +250,7 @@ async def test_a_thread_that_the_bot_takes_part_in_goes_on_without_a_mention(set
     assert await setup.reads(setup.owed[1]) == ["hello", "and now?"]
 
 
-async def test_what_was_said_before_the_bot_was_asked_gets_no_answer_when_it_comes_late(setup: ConversationsSetup) -> None:
+async def test_a_late_message_of_before_the_bot_was_asked_gets_no_answer(setup: ConversationsSetup) -> None:
     await setup.hears("hello", key=THREAD, at=2.0)
     assert await setup.hears("before", key=THREAD, addressed=False, at=1.0) == Accepted()
     await setup.hears("and now?", key=THREAD, addressed=False, at=3.0)

@@ -97,8 +97,8 @@ RULE = "─" * 20
 _MARKS = re.compile(r"\*++|_++|(?<!~)~~(?!~)")
 
 
-class Kind(Enum):
-    """Kind of a token."""
+class TokenKind(Enum):
+    """The kind of a token."""
 
     CODE = auto()
     ESCAPE = auto()
@@ -108,7 +108,7 @@ class Kind(Enum):
     UNFINISHED = auto()  # more text at the end of the line may turn this into a token
 
 
-_OPAQUE = (Kind.CODE, Kind.ESCAPE, Kind.LINK, Kind.ADDRESS)
+_OPAQUE = (TokenKind.CODE, TokenKind.ESCAPE, TokenKind.LINK, TokenKind.ADDRESS)
 """Tokens in which a mark of emphasis is text."""
 
 
@@ -116,7 +116,7 @@ _OPAQUE = (Kind.CODE, Kind.ESCAPE, Kind.LINK, Kind.ADDRESS)
 class Token:
     """The token `line[start:end]`. address, label: spans of its address and its link label."""
 
-    kind: Kind
+    kind: TokenKind
     start: int
     end: int
     address: tuple[int, int] = (0, 0)
@@ -147,26 +147,26 @@ def scan(line: str) -> Iterator[Token]:
         start, at = found.span()
         if found["ticks"]:
             at = spans.end(start, at) or at
-            yield Token(Kind.BACKTICKS if at == found.end() else Kind.CODE, start, at)
+            yield Token(TokenKind.BACKTICKS if at == found.end() else TokenKind.CODE, start, at)
         elif found["escaped"]:
-            yield Token(Kind.ESCAPE, start, at)
+            yield Token(TokenKind.ESCAPE, start, at)
         elif found["address"]:
-            yield Token(Kind.ADDRESS, start, at, (start, at))
+            yield Token(TokenKind.ADDRESS, start, at, (start, at))
         elif found["bracket"]:
             if link := _link(line, start):
                 yield link
                 at = link.end
             elif _LINK_BEGUN.match(line, start):
-                yield Token(Kind.UNFINISHED, start, at)
+                yield Token(TokenKind.UNFINISHED, start, at)
         elif found["lead"] is not None:
             address = ADDRESS.match(line, at) or _BARE_SCHEME.match(line, at)
             if address:
-                yield Token(Kind.ADDRESS, start, address.end(), address.span())
+                yield Token(TokenKind.ADDRESS, start, address.end(), address.span())
             elif at >= unsure:
-                yield Token(Kind.UNFINISHED, start, at)
+                yield Token(TokenKind.UNFINISHED, start, at)
             at = address.end() if address else start + 1
         elif at == len(line):
-            yield Token(Kind.UNFINISHED, start, at)
+            yield Token(TokenKind.UNFINISHED, start, at)
 
 
 def beginning_of_address(line: str) -> int:
@@ -180,7 +180,7 @@ def _link(line: str, start: int) -> Token | None:
     found = _LINK.match(line, start)
     if not found or len(found["target"]) > _LONGEST_TARGET or not _ABSOLUTE.match(found["target"]):
         return None
-    return Token(Kind.LINK, start, found.end(), found.span("target"), found.span("label"))
+    return Token(TokenKind.LINK, start, found.end(), found.span("target"), found.span("label"))
 
 
 def between_breaks(line: str) -> list[str]:
@@ -188,7 +188,7 @@ def between_breaks(line: str) -> list[str]:
     if not _BREAK.search(line):
         return [line]
     pieces, done = [], 0
-    tokens = [token for token in scan(line) if token.kind not in (Kind.BACKTICKS, Kind.UNFINISHED)]
+    tokens = [token for token in scan(line) if token.kind not in (TokenKind.BACKTICKS, TokenKind.UNFINISHED)]
     ends = iter([*((token.start, token.end) for token in tokens), (len(line), len(line))])
     start, end = next(ends)
     for found in _BREAK.finditer(line):

@@ -17,7 +17,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 QUALITIES = (90, 80, 60, 40)
 
 
-class Limits(NamedTuple):
+class PictureLimits(NamedTuple):
     """Arguments of the process. pixels, aspect: of the file. side: of the new picture, in pixels; size: in bytes."""
 
     seconds: int
@@ -28,21 +28,21 @@ class Limits(NamedTuple):
     size: int
 
 
-class Refused(Exception):
+class PictureRefused(Exception):
     """The file is not re-encoded; the text is the reason by name."""
 
 
-def reencoded(data: bytes, limits: Limits) -> tuple[bytes, int, int]:
+def reencoded(data: bytes, limits: PictureLimits) -> tuple[bytes, int, int]:
     """Return a PNG or JPEG within the limits without metadata, its width and its height.
 
-    Only the first frame is decoded; it is turned as the file says. Raises Refused.
+    Only the first frame is decoded; it is turned as the file says. Raises PictureRefused.
     """
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise Refused("unknown") from error
+        raise PictureRefused("unknown") from error
     except Image.DecompressionBombError as error:
-        raise Refused("pixels") from error
+        raise PictureRefused("pixels") from error
     _check_size(picture, limits)
     lossless = picture.format in ("PNG", "GIF")
     picture.draft("RGB", (limits.side, limits.side))  # a JPEG is decoded at a fraction of its size then
@@ -61,12 +61,12 @@ def reencoded(data: bytes, limits: Limits) -> tuple[bytes, int, int]:
     return encoded, plain.width, plain.height
 
 
-def _check_size(picture: Image.Image, limits: Limits) -> None:
+def _check_size(picture: Image.Image, limits: PictureLimits) -> None:
     short, long = sorted(picture.size)
     if short * long > limits.pixels:
-        raise Refused("pixels")
+        raise PictureRefused("pixels")
     if short < 1 or long > short * limits.aspect:
-        raise Refused("shape")
+        raise PictureRefused("shape")
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
@@ -108,7 +108,7 @@ def _as_jpeg(picture: Image.Image, quality: int) -> bytes:
     return written.getvalue()
 
 
-def _restrict(most: Limits) -> None:
+def _restrict(most: PictureLimits) -> None:
     try:
         import resource
     except ImportError:  # Windows
@@ -128,7 +128,7 @@ def _restrict(most: Limits) -> None:
 
 def main() -> None:
     """Re-encode one picture."""
-    limits = Limits(*map(int, sys.argv[1:]))
+    limits = PictureLimits(*map(int, sys.argv[1:]))
     data = sys.stdin.buffer.read()
     _restrict(limits)
     warnings.simplefilter("ignore")
@@ -137,7 +137,7 @@ def main() -> None:
     try:
         encoded, width, height = reencoded(data, limits)
         answer = {"width": width, "height": height}
-    except Refused as error:
+    except PictureRefused as error:
         answer = {"refused": str(error)}
     except MemoryError:
         answer = {"refused": "pixels"}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from wcwidth import grapheme_boundary_before
 
-from bot.platforms.markdown_scanner import LONGEST_MARKS, Emphasis, Kind, Token, beginning_of_address, scan
+from bot.platforms.markdown_scanner import LONGEST_MARKS, Emphasis, Token, TokenKind, beginning_of_address, scan
 
 _CLOSERS = "\"')\\]}”’»›」』）】》〉〕］｝｣"  # noqa: RUF001  punctuation that belongs to the sentence before it
 _TRAILING = f"{_CLOSERS}。！？｡、，；：*_~"  # noqa: RUF001  what may follow a full stop or a comma without a space
@@ -220,7 +220,7 @@ def _spans_around(body: str, cut: int) -> list[tuple[int, str]]:
             emphasis.read(before, [token for token in tokens if token.end <= len(before)], begin)
             if not around:
                 return emphasis.opened
-            ticks = line[around.start : around.end] if around.kind in (Kind.BACKTICKS, Kind.CODE) else ""
+            ticks = line[around.start : around.end] if around.kind in (TokenKind.BACKTICKS, TokenKind.CODE) else ""
             return [*emphasis.opened, (begin + around.start, ticks[: len(ticks) - len(ticks.lstrip("`"))])]
         emphasis.read(line, tokens, begin)
         begin = end + 1
@@ -243,7 +243,7 @@ def _token_around(line: str, tokens: list[Token], at: int, *, grows: bool) -> To
     grows: the line has no end yet, so that such a token may go on behind it.
     """
     for token in tokens:
-        open_ended = token.kind in (Kind.BACKTICKS, Kind.UNFINISHED)
+        open_ended = token.kind in (TokenKind.BACKTICKS, TokenKind.UNFINISHED)
         if token.start < at < (len(line) + grows if open_ended else token.end):
             return token
     return None

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from itertools import takewhile
 
-from bot.platforms.markdown_scanner import ADDRESS, Kind, Token, beginning_of_address, scan
+from bot.platforms.markdown_scanner import ADDRESS, Token, TokenKind, beginning_of_address, scan
 
 _ENDS = ".,;:!?'\")]}*_"
 _WEB_ADDRESS = re.compile(
@@ -93,18 +93,18 @@ def stable_prefix(line: str) -> int:
     if begun := _BREAK_BEGUN.search(line, max(0, len(line) - _LONGEST_BREAK)):
         sure = min(sure, begun.start())
     for token in scan(line):
-        if token.kind in (Kind.BACKTICKS, Kind.UNFINISHED) or token.end > sure or token.end == len(line):
+        if token.kind in (TokenKind.BACKTICKS, TokenKind.UNFINISHED) or token.end > sure or token.end == len(line):
             return min(sure, token.start)
     return sure
 
 
 def _render_token(line: str, token: Token, links: KnownLinks) -> str:
     text = line[token.start : token.end]
-    if token.kind is Kind.BACKTICKS:
+    if token.kind is TokenKind.BACKTICKS:
         return "\\`" * len(text)
-    if token.kind is Kind.LINK:
+    if token.kind is TokenKind.LINK:
         return _render_link(line, token, links)
-    return _render_address(line, token, links) if token.kind is Kind.ADDRESS else text
+    return _render_address(line, token, links) if token.kind is TokenKind.ADDRESS else text
 
 
 def _render_address(line: str, token: Token, links: KnownLinks) -> str:

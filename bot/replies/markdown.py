@@ -17,7 +17,7 @@ from markdown_it.rules_block import StateBlock, fence, heading, hr, table
 from wcwidth import iter_graphemes, width
 
 from bot.platforms.adapter import Dialect
-from bot.platforms.markdown_scanner import RULE, CodeSpans, Emphasis, Kind, between_breaks, scan, with_task_box
+from bot.platforms.markdown_scanner import RULE, CodeSpans, Emphasis, TokenKind, between_breaks, scan, with_task_box
 from bot.platforms.splitter import without_bidi_controls
 from bot.replies.links import KnownLinks, with_links
 from bot.replies.links import stable_prefix as stable_in_line
@@ -370,11 +370,11 @@ def _plain(text: str) -> str:
     changes = [(start, end, "") for start, end in Emphasis().read(text, tokens)]
     for token in tokens:
         inside = text[token.start : token.end]
-        if token.kind is Kind.CODE:
+        if token.kind is TokenKind.CODE:
             changes.append((token.start, token.end, inside.strip("`").strip()))
-        elif token.kind is Kind.ESCAPE:
+        elif token.kind is TokenKind.ESCAPE:
             changes.append((token.start, token.end, inside[1:] or inside))
-        elif token.kind is Kind.LINK:
+        elif token.kind is TokenKind.LINK:
             label, target = _plain(text[slice(*token.label)]), text[slice(*token.address)]
             shown = target if label in ("", target) else f"{label} ({target})"
             changes.append((token.start, token.end, shown))

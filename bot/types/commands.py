@@ -12,7 +12,7 @@ from bot.types.errors import RequestRefused
 from bot.types.rights import RIGHTS, Act, Who
 
 
-class Kind(StrEnum):
+class ArgumentType(StrEnum):
     """The type of an argument."""
 
     TEXT = "text"
@@ -30,7 +30,7 @@ class Option:
 
     name: str
     description: str
-    kind: Kind = Kind.TEXT
+    kind: ArgumentType = ArgumentType.TEXT
     required: bool = False
     minimum: float | None = None
     maximum: float | None = None
@@ -59,19 +59,19 @@ COMMANDS = (
     Command(
         "temperature",
         "Randomness, 0 to 2. At 0, always the likeliest word",
-        Option("value", "From 0 to 2", Kind.NUMBER, minimum=0.0, maximum=2.0),
+        Option("value", "From 0 to 2", ArgumentType.NUMBER, minimum=0.0, maximum=2.0),
         Act.TUNE,
     ),
     Command(
         "top_p",
         "Choose only among the likeliest words with this total probability",
-        Option("value", "From 0.01 to 1", Kind.NUMBER, minimum=0.01, maximum=1.0),
+        Option("value", "From 0.01 to 1", ArgumentType.NUMBER, minimum=0.01, maximum=1.0),
         Act.TUNE,
     ),
     Command(
         "max_tokens",
         "Maximum length of an answer, in tokens",
-        Option("value", "From 1 to 8192", Kind.INTEGER, minimum=1, maximum=8192),
+        Option("value", "From 1 to 8192", ArgumentType.INTEGER, minimum=1, maximum=8192),
         Act.TUNE,
     ),
     Command(
@@ -156,7 +156,9 @@ def parse_message(text: str, prefix: str = "!") -> tuple[str, dict[str, str]] | 
     command = find_command(name)
     assert command is not None
     option = command.option
-    takes_text = option is not None and option.kind is Kind.TEXT and not option.choices and not option.autocomplete
+    takes_text = (
+        option is not None and option.kind is ArgumentType.TEXT and not option.choices and not option.autocomplete
+    )
     extra = UNEXPECTED in args or any(len(value.split(maxsplit=1)) > 1 for value in args.values())
     return found if takes_text or not extra else None
 
@@ -179,7 +181,7 @@ def parse_value(command: Command, args: dict[str, str]) -> str | None:
             choices = f"{', '.join(option.choices[:-1])} or {option.choices[-1]}"
             raise RequestRefused(f"{command.name} must be {choices}, not {as_code(raw, 40)}.")
         return raw.lower()
-    if option.kind is Kind.TEXT:
+    if option.kind is ArgumentType.TEXT:
         return raw
     return _number(command, option, raw)
 
@@ -188,7 +190,7 @@ def _number(command: Command, option: Option, raw: str) -> str:
     assert option.minimum is not None
     assert option.maximum is not None
     range_ = f"between {option.minimum:g} and {option.maximum:g}"
-    integer = option.kind is Kind.INTEGER
+    integer = option.kind is ArgumentType.INTEGER
     try:
         value: float = int(raw) if integer else float(raw.replace(",", "."))
     except ValueError:

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bot.platforms.picture_process import Limits, Refused, reencoded
+from bot.platforms.picture_process import PictureLimits, PictureRefused, reencoded
 from bot.platforms.pictures import PictureReader
 from bot.types.messages import Picture
 from tests.support.builders.picture_files import animated, encoded, half_red, phone_photo
 
-LIMITS = Limits(seconds=5, memory_mb=500, pixels=100_000, aspect=50, side=32, size=2000)
+LIMITS = PictureLimits(seconds=5, memory_mb=500, pixels=100_000, aspect=50, side=32, size=2000)
 SEEDS = (
     *(encoded(half_red(), kind) for kind in ("PNG", "JPEG", "WEBP", "GIF")),
     encoded(half_red().convert("P"), "PNG", transparency=0),
@@ -50,7 +50,7 @@ def test_a_damaged_file_is_a_picture_within_the_limits_or_an_error(
 @pytest.mark.fault(61)
 @given(st.binary(max_size=500))
 def test_what_is_no_picture_is_refused(data: bytes) -> None:
-    with pytest.raises(Refused, match="unknown"):
+    with pytest.raises(PictureRefused, match="unknown"):
         reencoded(data, LIMITS)
 
 

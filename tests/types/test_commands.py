@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bot.types.commands import (
     COMMANDS,
     UNEXPECTED,
-    Kind,
+    ArgumentType,
     find_command,
     help_text,
     parse_message,
@@ -141,7 +141,7 @@ def test_whatever_is_typed_a_number_is_in_its_range_or_refused(name: str, typed:
     if checked is not None:
         assert command.option.minimum is not None
         assert command.option.maximum is not None
-        number = int(checked) if command.option.kind is Kind.INTEGER else float(checked)
+        number = int(checked) if command.option.kind is ArgumentType.INTEGER else float(checked)
         assert command.option.minimum <= number <= command.option.maximum
         assert math.isfinite(number)
 

@@ -7,14 +7,14 @@ import discord
 from discord import app_commands
 
 from bot.platforms.adapter import Core
-from bot.types.commands import Kind, Option
+from bot.types.commands import ArgumentType, Option
 
 MAX_CHOICES, MAX_CHOICE_LENGTH = 25, 100
 
 _TYPES = {
-    Kind.TEXT: discord.AppCommandOptionType.string,
-    Kind.NUMBER: discord.AppCommandOptionType.number,
-    Kind.INTEGER: discord.AppCommandOptionType.integer,
+    ArgumentType.TEXT: discord.AppCommandOptionType.string,
+    ArgumentType.NUMBER: discord.AppCommandOptionType.number,
+    ArgumentType.INTEGER: discord.AppCommandOptionType.integer,
 }
 
 
@@ -49,7 +49,7 @@ class Argument(app_commands.Transformer):
         return value if isinstance(value, str) else f"{value:g}"
 
     def _bound(self, bound: float | None) -> float | None:
-        return int(bound) if bound is not None and self._option.kind is Kind.INTEGER else bound
+        return int(bound) if bound is not None and self._option.kind is ArgumentType.INTEGER else bound
 
 
 class CompletedArgument(Argument):

@@ -69,13 +69,13 @@ class Built(msgspec.Struct, frozen=True, tag=True):
     dropped_turns: int
 
 
-class Refused(msgspec.Struct, frozen=True, tag=True):
+class PromptRefused(msgspec.Struct, frozen=True, tag=True):
     """The tokenizer or a request cannot be used. `reason` is a message for people."""
 
     reason: str
 
 
-Answer = Ready | Built | Refused
+Answer = Ready | Built | PromptRefused
 
 _encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
@@ -130,7 +130,7 @@ class PromptClient:
         match answer:
             case Built():
                 return answer
-            case Refused(reason):
+            case PromptRefused(reason):
                 raise RequestFailed(reason)
             case Ready():
                 await self._end()
@@ -156,7 +156,7 @@ class PromptClient:
                 *(sys.executable, "-m", CHILD, files.folder, files.template, files.name),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,  # what goes wrong comes as Refused
+                stderr=asyncio.subprocess.DEVNULL,  # what goes wrong comes as PromptRefused
                 env=child_environment() | {"TRANSFORMERS_VERBOSITY": "error"},
             )
         except OSError as error:  # no memory, or too many processes or open files
@@ -167,7 +167,9 @@ class PromptClient:
         if isinstance(answer, Ready):
             return answer
         await self._end()
-        raise NoTokenIds(answer.reason if isinstance(answer, Refused) else "the tokenizer's process is out of order")
+        raise NoTokenIds(
+            answer.reason if isinstance(answer, PromptRefused) else "the tokenizer's process is out of order"
+        )
 
     async def _exchange(self, asked: Build | None, seconds: float) -> Answer:
         """Send a message, if there is one, and return the answer. Raises NoTokenIds; the child has ended then."""

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import msgspec
 
 from bot.engine.client.protocol import HEADER, MAX_FRAME
-from bot.engine.remote.prompt_client import Answer, Build, Built, Ready, Refused, frame
+from bot.engine.remote.prompt_client import Answer, Build, Built, PromptRefused, Ready, frame
 from bot.models import model_directory
 from bot.types.errors import InhouseError
 
@@ -51,7 +51,7 @@ class PromptServer:
         try:
             built = self._prompts.build(asked.prompt, asked.max_tokens, asked.window)
         except InhouseError as error:
-            return Refused(str(error))
+            return PromptRefused(str(error))
         return Built(built.ids, built.dropped_turns)
 
 
@@ -63,10 +63,10 @@ def main(arguments: Sequence[str]) -> None:
     try:
         server = PromptServer(*arguments)
     except InhouseError as error:
-        _send(answers, Refused(str(error)))
+        _send(answers, PromptRefused(str(error)))
         return
     except Exception as error:  # a damaged tokenizer may raise anything
-        _send(answers, Refused(f"the tokenizer in {arguments[0]} cannot be read ({type(error).__name__})"))
+        _send(answers, PromptRefused(f"the tokenizer in {arguments[0]} cannot be read ({type(error).__name__})"))
         return
     _send(answers, server.ready)
     while header := requests.read(HEADER):

@@ -36,12 +36,12 @@ from bot.types.messages import FinishReason
 
 log = logging.getLogger(__name__)
 
-Kind = type[CpuBatch] | type[PagedBatch] | type[FlatBatch]
+BatchType = type[CpuBatch] | type[PagedBatch] | type[FlatBatch]
 Start = Callable[[PreTrainedModel, int, int, PrefillBudget, Listener], Batch]
 """Factory of a batch; takes the model, its number of cache blocks, the vocabulary size, prefill budget and listener."""
 
 
-def kind_for(model: PreTrainedModel, gpu_batch: str) -> Kind:
+def kind_for(model: PreTrainedModel, gpu_batch: str) -> BatchType:
     """Return the batch class for the model's device; ARCHITECTURE.md says why they differ.
 
     gpu_batch: library or rows, as in ModelSource.
@@ -51,7 +51,7 @@ def kind_for(model: PreTrainedModel, gpu_batch: str) -> Kind:
     return FlatBatch if gpu_batch == "rows" else PagedBatch
 
 
-def factory(kind: Kind, offload_mb: int, stepped: Callable[[], None]) -> Start:
+def factory(kind: BatchType, offload_mb: int, stepped: Callable[[], None]) -> Start:
     """Return the factory of a batch class. offload_mb: RAM for KV cache that a GPU evicts. stepped: see FlatBatch."""
     if kind is FlatBatch:
         return partial(FlatBatch, offload_mb=offload_mb, limit=GraphLimit(), stepped=stepped)

@@ -10,7 +10,7 @@ from bot.engine.gpu.flat_batch import FlatBatch
 from bot.engine.gpu.kv_offload import KVOffload
 from bot.engine.gpu.paged_batch import PagedBatch
 from bot.engine.memory.memory_estimate import expected
-from bot.engine.server.batched_generator import Kind
+from bot.engine.server.batched_generator import BatchType
 from bot.engine.server.engine_server import EngineServer
 from bot.types.engine import LoadProgress, ModelSource
 from tests.support.builders.engine_requests import GREEDY
@@ -87,7 +87,7 @@ def test_several_at_once_find_theirs(tiny: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("kind", [PagedBatch, FlatBatch])
-def test_its_ram_is_counted(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
+def test_its_ram_is_counted(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: BatchType) -> None:
     monkeypatch.setattr("bot.engine.server.engine_server.kind_for", lambda *_: kind)
     host = EngineServer(lambda _: None, lambda _: None, lambda *_: None)
     source = ModelSource("llama", str(tiny["llama"]), device="cpu", dtype="float32", kv_cache_mb=16)

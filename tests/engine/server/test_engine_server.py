@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from bot.engine.cpu.cpu_batch import CpuBatch
 from bot.engine.gpu.flat_batch import FlatBatch
 from bot.engine.gpu.paged_batch import PagedBatch
-from bot.engine.server.batched_generator import Kind, kind_for
+from bot.engine.server.batched_generator import BatchType, kind_for
 from bot.engine.server.engine_server import EngineServer
 from bot.models import loading
 from bot.models.device_errors import Unrecoverable
@@ -86,7 +86,7 @@ def test_a_model_whose_layers_differ_in_shape_answers_one_at_a_time(tmp_path: Pa
         ("cuda", "rows", FlatBatch),
     ],
 )
-def test_a_batch_suits_the_device_and_the_setting(device: str, gpu_batch: str, kind: Kind) -> None:
+def test_a_batch_suits_the_device_and_the_setting(device: str, gpu_batch: str, kind: BatchType) -> None:
     model: Any = SimpleNamespace(device=torch.device(device))
     assert kind_for(model, gpu_batch) is kind
 

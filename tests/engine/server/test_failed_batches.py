@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from bot.engine.batching.batch import CannotBatch
 from bot.engine.client.protocol import Failed, Text
-from bot.engine.server.batched_generator import Batching, Kind
+from bot.engine.server.batched_generator import Batching, BatchType
 from bot.models.device_errors import Unrecoverable
 from bot.types.messages import FinishReason
 from tests.support.builders.engine_requests import GREEDY
@@ -79,7 +79,7 @@ def test_a_broken_device_ends_the_process(bench: Bench, error: Exception) -> Non
 )
 @pytest.mark.parametrize("kind", BATCHES.values(), ids=list(BATCHES))
 def test_a_batch_that_fails_while_it_is_tried_out_says_how(
-    tiny: dict[str, Path], kind: Kind, error: Exception, raised: type[Exception]
+    tiny: dict[str, Path], kind: BatchType, error: Exception, raised: type[Exception]
 ) -> None:
     """The kind of failure decides whether the KV cache shrinks, the process is replaced, or batching is turned off."""
     model: Any = AutoModelForCausalLM.from_pretrained(tiny["llama"], dtype=torch.float32).eval()

@@ -97,9 +97,9 @@ def _rich_text(text: str) -> dict[str, Any]:  # Any: JSON
 
 
 def _picture(text: str) -> None:
-    with suppress(picture_process.Refused):
+    with suppress(picture_process.PictureRefused):
         picture_process.reencoded(
-            text.encode("utf-8", "replace"), picture_process.Limits(5, 512, 10**6, 100, 100, 10**5)
+            text.encode("utf-8", "replace"), picture_process.PictureLimits(5, 512, 10**6, 100, 100, 10**5)
         )
 
 

@@ -13,14 +13,14 @@ from bot.engine.cpu.cpu_batch import CpuBatch
 from bot.engine.gpu.flat_batch import FlatBatch
 from bot.engine.gpu.paged_batch import PagedBatch
 from bot.engine.server.answer import Answer, Generator, Meter
-from bot.engine.server.batched_generator import Batching, Kind, factory
+from bot.engine.server.batched_generator import Batching, BatchType, factory
 from bot.engine.server.sequential_generator import Sequential
 from bot.engine.text.decoding import TextDecoder
 from bot.engine.text.prompts import PromptBuilder
 from bot.types.messages import SamplingParams
 from tests.support.builders.engine_requests import prompt
 
-BATCHES: dict[str, Kind] = {"rows": CpuBatch, "paged": PagedBatch, "flat": FlatBatch}
+BATCHES: dict[str, BatchType] = {"rows": CpuBatch, "paged": PagedBatch, "flat": FlatBatch}
 KINDS = ("rows", "paged", "flat", "sequential")
 """Our batch on a CPU, the library's paged batch and our flat one (both for a GPU; the tests run them on the CPU), and
 generate().

@@ -42,7 +42,7 @@ from bot.types.messages import (
 
 HISTORY_STEP = 100
 """Turns dropped at once from a very long history, so that the prompt's prefix and its KV cache stay valid longer."""
-MAX_PICTURES = 8
+MAX_PER_PROMPT = 8
 """Most pictures of a prompt."""
 REMEMBERED = 2000
 """Maximum number of conversations whose last working model is remembered, and of messages whose last try is."""
@@ -215,7 +215,7 @@ class Conversations:
         """The pictures that a prompt shows, by the turn's id: the question's, those that it replies to, the newest."""
         replied_to = [turn.id for turn in turns if turn.message_id == turns[-1].reply_to and turn.role is Role.USER]
         newest = [turn.id for turn in reversed(turns)]
-        return await self._storage.history.pictures([newest[0], *replied_to, *newest], MAX_PICTURES)
+        return await self._storage.history.pictures([newest[0], *replied_to, *newest], MAX_PER_PROMPT)
 
     async def last_question(self, key: ConversationKey) -> StoredRequest | None:
         """Return the newest request for the newest stored question of a conversation."""

@@ -21,7 +21,7 @@ NEEDS_RESTART = (
     "engine_ca",
     "engine_salts",
 )
-"""Settings that are only read at the start: tokens, addresses (platforms, status page, engine), paths, device."""
+"""Settings that are only read at the start: tokens, addresses, paths, the device and the engine."""
 
 
 class RuntimeConfig:

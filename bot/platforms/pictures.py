@@ -15,7 +15,7 @@ from pathlib import Path
 from bot.types.display_names import as_code
 from bot.types.messages import Picture
 
-MAX_PICTURES = 4
+MAX_PER_MESSAGE = 4
 """Most pictures of a message."""
 MAX_PICTURE_BYTES = 10_000_000
 """Most bytes of a picture's file."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from bot.platforms.encodings import detect, is_of_one_script
-from bot.platforms.pictures import MAX_PICTURES
+from bot.platforms.pictures import MAX_PER_MESSAGE
 from bot.types.display_names import as_code
 from bot.types.messages import Attachment, Picture
 
@@ -126,9 +126,9 @@ def gathered(read: Iterable[Attachment | Picture | str], count: int) -> Files:
         each.remark if isinstance(each, Attachment) else each for each in found if not isinstance(each, Picture)
     )
     remarks = [sentence for sentence in sentences if sentence]
-    if len(pictures) > MAX_PICTURES:
-        remarks.append(f"I look at only the first {MAX_PICTURES} pictures of a message.")
+    if len(pictures) > MAX_PER_MESSAGE:
+        remarks.append(f"I look at only the first {MAX_PER_MESSAGE} pictures of a message.")
     if count > MAX_FILES:
         remarks.append(f"I read only the first {MAX_FILES} files of a message.")
     texts = tuple(each for each in found if isinstance(each, Attachment))
-    return Files(texts, tuple(pictures[:MAX_PICTURES]), " ".join(remarks))
+    return Files(texts, tuple(pictures[:MAX_PER_MESSAGE]), " ".join(remarks))

@@ -1,7 +1,7 @@
 """Creates the slack-bolt app and registers its listeners.
 
 Events are stored before they are acknowledged: Bolt acknowledges after the listener returned; if it raises, Slack
-delivers the event again. Events without a listener are acknowledged.
+delivers an event again (a press or a command is shown as failed instead). Events without a listener are acknowledged.
 """
 
 import logging
@@ -105,7 +105,7 @@ def _acknowledge_rest(app: AsyncApp) -> None:
 
 
 async def _respond_500(error: Exception) -> BoltResponse:
-    """Return 500, so that Slack delivers the event again."""
+    """Return 500, so that an event is not acknowledged."""
     if isinstance(error, InhouseError):
         log.error("An event of Slack's could not be handled yet: %s", error)
     else:

@@ -75,7 +75,7 @@ class Batch(Protocol):
         ...
 
     def cancel(self, key: str) -> None:
-        """Stop a request before the next step; `gone` follows, unless it finished first."""
+        """Stop a request before the next step; `on_cancelled` follows, unless it finished first."""
         ...
 
     def has_failed(self) -> bool:

@@ -4,9 +4,9 @@ Admits an answer only when its whole prompt and most_tokens fit the KV cache bes
 ever preempted; the others wait in order. Runs on the engine's main thread (or on the load thread, while the main thread
 waits for it); events from the batch's thread are posted there. Callers validate parameters and prompts first.
 
-If the batch fails, its answers fail and a new batch replaces it. After an out-of-memory error, memory is freed, one
-token is generated as a probe, and each answer is retried once, alone. A CUDA error raises Unrecoverable: the process
-must be replaced.
+A failed batch is replaced by a new one. After an out-of-memory error, the memory is freed, one token is generated as a
+probe, and each answer is retried once, alone; after another error its answers fail. A lost device, or a probe that
+fails, raises Unrecoverable: the process must be replaced.
 """
 
 import logging
@@ -42,7 +42,7 @@ Start = Callable[[PreTrainedModel, int, int, PrefillBudget, Listener], Batch]
 
 
 def kind_for(model: PreTrainedModel, gpu_batch: str) -> BatchType:
-    """Return the batch class for the model's device; ARCHITECTURE.md says why they differ.
+    """Return the batch class for the model's device; docs/engine.md says why they differ.
 
     gpu_batch: library or rows, as in ModelSource.
     """
@@ -257,7 +257,7 @@ class Batching:
         self.on_left()
 
     def _set_aside(self, failure: Failure) -> None:
-        """Fail the answers of a failed batch; after an out-of-memory error, requeue each once, to run alone."""
+        """Requeue the answers of a batch that ran out of memory, each once, to run alone; fail the others."""
         lost = [answer for answer in self._running.values() if not answer.ended]
         self._running.clear()
         self._reserved.clear()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from bot.engine.batching.batch import CannotBatch, as_exception
-from bot.engine.batching.row_batch import SequenceChunk
+from bot.engine.batching.row_batch import SequenceChunk, agrees
 from bot.engine.batching.row_cache import Shape, shape_of
 from bot.engine.cpu.attention_groups import Chunk, attention_calls
 from bot.engine.cpu.kv_cache import KVCache
@@ -25,8 +25,6 @@ TRIAL = (11, 1, 4)
 """Tokens in the steps of the comparison: a prompt, one more, a few more."""
 CALL_BYTES = 1 << 18
 """Bytes of keys and values that are read in the time that one more attention call costs (docs/measurements.md)."""
-TOLERANCE = 0.05
-"""Most difference of logits, as a share of the largest; in bfloat16 the order of additions makes 0.01."""
 
 
 class ForwardPass:
@@ -86,7 +84,7 @@ def enable_attention(model: PreTrainedModel, vocabulary: int) -> None:
                 done = len(row.ids)
                 found = forward(model, [SequenceChunk(row, ids[done : done + count])])
                 wanted = expected[len(row.ids) - 1]
-                if bool((found - wanted).abs().max() > TOLERANCE * wanted.abs().max()):
+                if not agrees(found, wanted):
                     raise ValueError("its logits differ with our attention")
     except Exception as error:  # the model's code may raise anything
         model.set_attn_implementation("sdpa")

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from bot.engine.batching.batch import CannotBatch, Listener, as_exception
 from bot.engine.batching.prefill_budget import PrefillBudget
-from bot.engine.batching.row_batch import BatchRequest, RowBatch, SequenceChunk
+from bot.engine.batching.row_batch import BatchRequest, RowBatch, SequenceChunk, agrees
 from bot.engine.batching.row_cache import BLOCK, shape_of
 from bot.engine.gpu.cuda_graphs import Capture, CudaGraphs, Replay
 from bot.engine.gpu.device_sampler import DeviceSampler, SampledRow
@@ -47,8 +47,6 @@ TRIAL = ((16, 40), (9, 20), (5, 3))
 """Lengths and starts of the rows of the comparison: mixed lengths, in descending order, within one block."""
 TRIAL_STEPS = ((10, 4, 1), (1, 1, 1), (3, 1, 2), (2, 3, 1))
 """Tokens of each row in the steps of the comparison."""
-TOLERANCE = 0.05
-"""Most difference of logits, as a share of the largest; in bfloat16 the order of additions makes 0.01."""
 
 
 @dataclass(slots=True)
@@ -190,7 +188,7 @@ class FlatRunner:
                 for chunk in chunks:
                     chunk.row.ids += chunk.ids
                 wanted = torch.stack([own[len(row.ids) - 1] for own, row in zip(expected, rows, strict=True)])
-                if not _close(found[: len(rows)], wanted):
+                if not agrees(found[: len(rows)], wanted):
                     return False
         except Exception as error:
             failure = classify(error)
@@ -223,7 +221,7 @@ class FlatRunner:
             self.steps[size].fill(second)
             expected = run()[: len(second)].clone()
             replay.replay()
-            if not _close(replay.output[: len(second)], expected):
+            if not agrees(replay.output[: len(second)], expected):
                 log.warning("a CUDA graph gives other logits than the same step without it, so none is used")
                 self._replays.clear()
                 return
@@ -293,10 +291,6 @@ def trial_chunks(size: StepSize, slots: int, vocabulary: int, shift: int) -> lis
     long, short = FlatSequence(slots, start=8, size=slots - 8), FlatSequence(8, [1, 2], start=shift, size=7)
     ids = [7 * place % vocabulary for place in range(tokens)]
     return [SequenceChunk(long, ids), SequenceChunk(short, [vocabulary - 1])]
-
-
-def _close(found: Tensor, wanted: Tensor) -> bool:
-    return bool((found - wanted).abs().max() <= TOLERANCE * wanted.abs().max())
 
 
 def _window(model: PreTrainedModel) -> int:

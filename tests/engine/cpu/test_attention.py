@@ -92,11 +92,14 @@ def test_a_sliding_window_is_kept() -> None:
     torch.testing.assert_close(in_steps(model, [text], [20, 1, 20, 18, 1]), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("value", [0.0, torch.nan], ids=["each token sees all", "NaN"])
 def test_a_model_with_other_logits_keeps_its_own_attention(
-    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     model = loaded(tiny["llama"])
-    monkeypatch.setattr("bot.engine.cpu.attention_groups.attention_mask", lambda *_: None)
+    monkeypatch.setattr(
+        "bot.engine.cpu.attention_groups.attention_mask", lambda last, keys, *_: torch.full((len(last), keys), value)
+    )
     with pytest.raises(CannotBatch, match="its logits differ with our attention"):
         enable_attention(model, model.config.vocab_size)
     assert model.config._attn_implementation == "sdpa"

@@ -9,7 +9,7 @@ import json
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -55,7 +55,7 @@ async def pace(point: str) -> None:
 class MortalEngine(ScriptedEngine):
     """Echoes the question, keeps no record of requests, and dies at intervals."""
 
-    async def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
+    async def stream(self, request: EngineRequest) -> AsyncGenerator[TokenDelta, None]:
         """Streams as scripted, then clears the record."""
         async for delta in super().stream(request):
             yield delta

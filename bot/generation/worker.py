@@ -225,15 +225,16 @@ class Worker:
     async def _stream(self, request: GenerationRequest, live: LiveReply, asked: EngineRequest) -> TokenDelta | None:
         """Show the text of one generation; returns its last delta."""
         last: TokenDelta | None = None
-        async for delta in self._engine.stream(asked):
-            if delta.retracts:
-                live.retract()
-            if delta.reasoning:
-                live.think(delta.reasoning)
-            if delta.text and not live.text:
-                self._metrics.first_words(request)
-            live.push(delta.text)
-            last = delta
+        async with contextlib.aclosing(self._engine.stream(asked)) as deltas:
+            async for delta in deltas:
+                if delta.retracts:
+                    live.retract()
+                if delta.reasoning:
+                    live.think(delta.reasoning)
+                if delta.text and not live.text:
+                    self._metrics.first_words(request)
+                live.push(delta.text)
+                last = delta
         return last
 
     async def _hand_back(self, request: GenerationRequest) -> None:

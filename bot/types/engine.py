@@ -3,7 +3,7 @@
 Nothing here imports torch: the implementation runs it in a separate process.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -185,7 +185,7 @@ class Engine(Protocol):
         """
         ...
 
-    def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
+    def stream(self, request: EngineRequest) -> AsyncGenerator[TokenDelta, None]:
         """Stream one generation; the last delta has finish_reason and usage. Closing the iterator aborts it.
 
         Raises RequestFailed (bad parameters, prompt too long, out of memory) or EngineDied.

@@ -1,7 +1,7 @@
 """Tests posting faults with the real service on both platforms: limits, refusals, deleted channels, split
 characters."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -113,7 +113,7 @@ async def test_what_is_said_in_a_channel_that_is_deleted_meanwhile_is_dropped_wi
 class Spelling(ScriptedEngine):
     """An engine that answers with PIECES, token by token, as a real one decodes them."""
 
-    async def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
+    async def stream(self, request: EngineRequest) -> AsyncGenerator[TokenDelta, None]:
         tokenizer = byte_level(CHATML)
         decoder = TextDecoder(tokenizer)
         for number, token in enumerate(tokenizer.encode(PIECES, add_special_tokens=False)):

@@ -2,10 +2,12 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bot.generation.worker import DEATHS_UNTIL_ALONE, MOST_EXTERNAL, UNSTORED
+from bot.replies.replies import LiveReply
 from bot.storage.inbox import Inbox
 from bot.types.errors import StorageError
 from bot.types.messages import FinishReason
@@ -88,6 +90,25 @@ async def test_when_no_model_is_left_that_loads_the_question_gets_an_error(setup
     assert answer.reason is FinishReason.ERROR
     setup.engine.bad.clear()
     assert (await team.asks("ana", "hello again")).text == "You said: hello again"
+
+
+async def test_an_answer_that_cannot_be_shown_is_no_longer_written(
+    setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(reply: LiveReply, text: str) -> None:
+        raise AssertionError("a bug")
+
+    running = []
+    finish = LiveReply.finish
+
+    async def noted(reply: LiveReply, *args: Any, **more: Any) -> None:
+        running.append(setup.engine.running_now())
+        await finish(reply, *args, **more)
+
+    monkeypatch.setattr(LiveReply, "push", broken)
+    monkeypatch.setattr(LiveReply, "finish", noted)
+    assert (await team.asks("ana", "hello")).reason is FinishReason.ERROR
+    assert running == [set()]
 
 
 @pytest.mark.fault(27)

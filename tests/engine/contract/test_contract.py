@@ -56,7 +56,7 @@ def request(
 
 
 async def collect(subject: Subject, asked: EngineRequest) -> list[TokenDelta]:
-    async with asyncio.timeout(PATIENCE_S), aclosing(subject.engine.stream(asked)) as deltas:  # type: ignore[type-var]
+    async with asyncio.timeout(PATIENCE_S), aclosing(subject.engine.stream(asked)) as deltas:
         return [delta async for delta in deltas]
 
 
@@ -157,7 +157,7 @@ async def test_an_abort_before_the_first_token(subject: Subject) -> None:
 async def test_closing_the_iterator_aborts(subject: Subject) -> None:
     async with asyncio.timeout(PATIENCE_S):
         stream = subject.engine.stream(request(LONG_QUESTION, params=LONG))
-        async with aclosing(stream):  # type: ignore[type-var]
+        async with aclosing(stream):
             await anext(stream)
     await idle(subject)
     assert await ask(subject, "hello")
@@ -167,7 +167,7 @@ async def test_an_id_runs_once_at_a_time(subject: Subject) -> None:
     asked = request(LONG_QUESTION, params=LONG)
     async with asyncio.timeout(PATIENCE_S):
         stream = subject.engine.stream(asked)
-        async with aclosing(stream):  # type: ignore[type-var]
+        async with aclosing(stream):
             await anext(stream)
             with pytest.raises(RequestFailed, match="running already"):
                 await collect(subject, asked)

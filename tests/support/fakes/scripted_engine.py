@@ -6,7 +6,7 @@ a real engine: a load is refused, hangs or kills the process; one request fails;
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from bot.types.engine import Capabilities, EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
@@ -102,7 +102,7 @@ class ScriptedEngine:
         loaded = LoadedModel(source.name, "cpu", "float32", 2048, True, self._max_running, 100, 50, 4096, 0.1)
         return replace(loaded, capabilities=self.capabilities.get(source.name, Capabilities(vision=self.vision)))
 
-    async def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
+    async def stream(self, request: EngineRequest) -> AsyncGenerator[TokenDelta, None]:
         """Yields words; abort and death take effect at the next one."""
         if not self.loaded:
             raise EngineDied(DEAD)

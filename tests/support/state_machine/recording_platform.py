@@ -5,7 +5,7 @@ Records which reply met which fault, when each event was acknowledged, and the c
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from bot.types.engine import EngineRequest
 from bot.types.messages import ConversationKey, Event, Reply, TokenDelta
@@ -88,7 +88,7 @@ class WatchedEngine(ScriptedEngine):
         super().__init__(self._keep_pace, max_running=2)
         self._reading, self._dying, self._pace = reading, dying, pace
 
-    async def stream(self, request: EngineRequest) -> AsyncIterator[TokenDelta]:
+    async def stream(self, request: EngineRequest) -> AsyncGenerator[TokenDelta, None]:
         """Reports the request, then streams as scripted."""
         self._reading(request)
         async for delta in super().stream(request):

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -201,16 +202,33 @@ PLACES = {"/opt/secret": "700", "/home/ann": "755", "/opt/other": "755"}
 """Directories that each have a Python, and their modes."""
 
 
-async def installs(systemd: BootedSystemd, python: str) -> tuple[int, str]:
-    """Runs the script with this PYTHON; its exit status and output."""
-    words = [f"{name}={value}" for name, value in (SURROUNDINGS | {"PYTHON": python}).items()]
+async def installs(systemd: BootedSystemd, python: str, **more: str) -> tuple[int, str]:
+    """Runs the script with this PYTHON and `more` in its environment; its exit status and output."""
+    words = [f"{name}={value}" for name, value in (SURROUNDINGS | {"PYTHON": python} | more).items()]
     return await systemd.tries("env", "-i", *words, "/opt/source/systemd/install.sh")
+
+
+def make_wheel(folder: Path) -> Path:
+    """Writes a package named vllm with a command of that name, in place of the real one of several GB."""
+    folder.mkdir()
+    about = "vllm-0.0.1.dist-info"
+    files = {
+        "vllm.py": "def main():\n    print('this is vllm')\n",
+        f"{about}/METADATA": "Metadata-Version: 2.1\nName: vllm\nVersion: 0.0.1\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{about}/entry_points.txt": "[console_scripts]\nvllm = vllm:main\n",
+    }
+    with zipfile.ZipFile(folder / "vllm-0.0.1-py3-none-any.whl", "w") as wheel:
+        for name, text in files.items():
+            wheel.writestr(name, text)
+        wheel.writestr(f"{about}/RECORD", "".join(f"{name},,\n" for name in (*files, f"{about}/RECORD")))
+    return folder
 
 
 @pytest.mark.timeout(600)
 async def test_the_python_must_be_one_that_the_services_user_can_run(tmp_path: Path) -> None:
     await asyncio.to_thread(needs, why_not(), "not allowed" in why_not())
-    async with boot_systemd(tmp_path / "systemd", {}) as systemd:
+    async with boot_systemd(tmp_path / "systemd", {make_wheel(tmp_path / "wheels"): "wheels"}) as systemd:
         await systemd.does("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/home")
         for place, mode in PLACES.items():
             await systemd.does("install", "-d", "-m", mode, place)
@@ -226,8 +244,15 @@ async def test_the_python_must_be_one_that_the_services_user_can_run(tmp_path: P
         status, told = await installs(systemd, other)
         assert status == 0, told
         assert f"making a virtual environment in /opt/inhouse with {other}" in told
-        status, told = await installs(systemd, other)
+        assert await installs(systemd, other, INHOUSE_EXTRAS="vLLM") == (
+            78,
+            "install: INHOUSE_EXTRAS holds names separated by commas, such as vllm,quantize, not 'vLLM'",
+        )
+        status, told = await installs(systemd, other, INHOUSE_EXTRAS="llama-cpp,vllm", PIP_FIND_LINKS="/opt/wheels")
         assert (status, "making a virtual environment" in told) == (0, False), told
+        assert "installing vLLM into /opt/inhouse-vllm" in told
+        as_user = ("runuser", "-u", "inhouse", "--", "env", "-C", "/", "LD_LIBRARY_PATH=/opt/python/lib")
+        assert await systemd.does(*as_user, "/opt/inhouse-vllm/bin/vllm") == "this is vllm"
         await systemd.does("chmod", "700", "/opt/other")
         status, told = await installs(systemd, other)
         assert (status, f"'inhouse' cannot run '{other}'" in told) == (78, True), told

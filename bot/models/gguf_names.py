@@ -21,8 +21,9 @@ MOST_NAME = 200
 SHOWN = 12
 """At most this many files are listed in a message."""
 
-OTHER_FILES = ("mmproj", "imatrix")
-"""Beginnings of the names of GGUF files that hold no language model: image encoders, statistics of a quantization."""
+OTHER_FILES = ("mmproj", "imatrix", "mtp-")
+"""Beginnings of the names of GGUF files that hold no language model: image encoders, statistics of a quantization, heads
+that draft tokens."""
 
 _COMPONENT = r"[A-Za-z0-9_][\w.+()@=, -]*"
 _FILE = re.compile(rf"(?:{_COMPONENT}/)*+{_COMPONENT}", re.ASCII)

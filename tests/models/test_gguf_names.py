@@ -9,7 +9,8 @@ from bot.models.model_spec import is_repository
 from bot.types.errors import ModelError
 
 SPLIT = [f"Q8_0/Phi-Q8_0-0000{number}-of-00002.gguf" for number in (1, 2)]
-LISTING = ["README.md", "Phi-Q4_K_M.gguf", "Phi-Q4_K_S.gguf", "phi.Q5_0.gguf", "mmproj-Phi-F16.gguf", *SPLIT]
+MORE = ["README.md", "mmproj-Phi-F16.gguf", "mtp-Phi-Q4_K_M.gguf"]
+LISTING = [*MORE, "Phi-Q4_K_M.gguf", "Phi-Q4_K_S.gguf", "phi.Q5_0.gguf", *SPLIT]
 
 
 @pytest.mark.parametrize(

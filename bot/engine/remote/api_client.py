@@ -53,6 +53,10 @@ class TooLong(Refusal):
     """The prompt and the answer do not fit the server's context window."""
 
 
+class EffortRefused(Refusal):
+    """The model does not know this word for how much it is to think."""
+
+
 class KeyRefused(Refusal):
     """The server refuses the key."""
 
@@ -177,6 +181,8 @@ class ApiClient:
             return KeyRefused(f"it refuses the key in INHOUSE_ENGINE_KEY ({response.status})")
         if response.status in (429, 503, 529):
             return Busy(text, _seconds(response.headers.get("Retry-After")))
+        if "reasoning effort" in said.lower().replace("_", " "):  # llama.cpp answers 500 where a template fails
+            return EffortRefused(text)
         if response.status >= 500:
             return ServerFailed(text, computed=response.status not in (502, 504))  # these are a proxy's
         return TooLong(text) if _is_too_long(body, said) else Refusal(text)

@@ -1,6 +1,6 @@
 """What each kind of server takes and publishes, as one table, and how a server's kind is found out."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -15,6 +15,8 @@ class Continuation(Enum):
 
 EFFORTS = ("off", "low", "high")
 """Values of /think."""
+WORDS = {"off": ("none",), "low": ("low",), "high": ("high", "xhigh")}
+"""What models call these efforts; Qwen3.8 knows low, medium and xhigh, and its template fails for 'high'."""
 
 STANDARD = {name: name for name in ("temperature", "top_p", "presence_penalty", "max_tokens", "seed", "stop")}
 SETTABLE = ("temperature", "top_p", "repetition_penalty")
@@ -48,17 +50,20 @@ class Profile:
     efforts: tuple[str, ...] = EFFORTS
     switches: bool = True
 
-    def effort(self, think: str) -> dict[str, object]:
-        """The fields of a request that say how much the model thinks; none for its default."""
+    def effort(self, think: str, refused: Collection[str] = ()) -> dict[str, object]:
+        """The fields of a request that say how much the model thinks; none for its default.
+
+        refused: words for it that the model does not know.
+        """
         if think not in self.efforts:
             return {}
-        effort = {"off": "none"}.get(think, think)
+        word = next((word for word in WORDS[think] if word not in refused), "")
+        graded: dict[str, object] = {"reasoning_effort": word} if word else {}
         if not self.switches:
-            return {"reasoning_effort": effort}
+            return graded
         thinks = think != "off"
         variables: dict[str, object] = {"enable_thinking": thinks, "thinking": thinks}
-        # Templates and harmony know no 'none'; the switch says it.
-        graded: dict[str, object] = {"reasoning_effort": effort} if thinks else {}
+        graded = graded if thinks else {}  # templates and harmony know no 'none'; the switch says it
         return {"chat_template_kwargs": {**variables, **graded}, **graded}
 
     @property

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from bot.config.settings import Settings
 from bot.engine.client.request_validation import check_params
-from bot.engine.remote.api_client import Busy, KeyRefused, Refusal, ServerFailed, TooLong
+from bot.engine.remote.api_client import Busy, EffortRefused, KeyRefused, Refusal, ServerFailed, TooLong
 from bot.engine.remote.chat_stream import BadStream, Chunk, Json, read_chunks
 from bot.engine.remote.messages import Chat
 from bot.engine.remote.profiles import EFFORTS, SETTABLE, Continuation
@@ -250,6 +250,8 @@ class RemoteEngine:
                 server.failed(error)
             except Refusal as error:
                 log.warning("The server %s refuses a request: %s", server, error)
+                if isinstance(error, EffortRefused) and self._requests.effort_refused(server, request, source):
+                    continue
                 if any(turn.pictures for turn in request.prompt.turns):
                     raise CannotSee("The model's server refuses pictures; the log of Inhouse says why.") from error
                 raise RequestFailed("The model's server refuses this request; the log of Inhouse says why.") from error

@@ -36,6 +36,7 @@ class RequestBuilder:
         self._tokenizer: Ready | None = None
         self._defuse: Defuse = defuse_forms
         self._ratio = 1.0  # measured tokens by estimated tokens
+        self._refused_efforts: dict[str, set[str]] = {}  # words for efforts that a model does not know
 
     @property
     def capabilities(self) -> Capabilities:
@@ -81,7 +82,7 @@ class RequestBuilder:
 
     def body(self, server: Server, request: EngineRequest, source: ModelSource, chat: Chat) -> dict[str, object]:
         """The body of a request."""
-        profile = server.profile
+        profile, refused = server.profile, self._refused_efforts.get(source.path, ())
         params = replace(request.params, max_tokens=_answer_tokens(request, window_of(server, source)))
         body: dict[str, object] = {"model": source.path, "stream": True, **profile.fixed}
         if chat.ids and self._tokenizer is not None:
@@ -90,12 +91,21 @@ class RequestBuilder:
             if profile.stop_ids and self._tokenizer.end_ids:
                 body[profile.stop_ids] = self._tokenizer.end_ids
         else:
-            body |= {"messages": chat.messages, **_sampling(params, profile), **profile.effort(params.think)}
+            body |= {"messages": chat.messages, **_sampling(params, profile), **profile.effort(params.think, refused)}
             if request.prompt.prefix and profile.continuation is Continuation.FLAG:
                 body |= {"continue_final_message": True, "add_generation_prompt": False}
         if profile.cache_salt and self._salts and request.workspace:
             body["cache_salt"] = request.workspace
         return body
+
+    def effort_refused(self, server: Server, request: EngineRequest, source: ModelSource) -> bool:
+        """Note that the model does not know the word of this request for how much to think; whether to ask again."""
+        refused = self._refused_efforts.setdefault(source.path, set())
+        word = server.profile.effort(request.params.think, refused).get("reasoning_effort")
+        if request.params.think == "off" or not isinstance(word, str):
+            return False
+        refused.add(word)
+        return True
 
     def measured(self, chat: Chat, tokens: int) -> None:
         """Note how many tokens a server counted in a prompt, to correct the estimate of the next ones."""

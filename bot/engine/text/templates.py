@@ -76,9 +76,12 @@ EFFORTS: Mapping[str, Mapping[str, object]] = {
     "off": {"enable_thinking": False, "thinking": False},
     "on": {"enable_thinking": True, "thinking": True},
     "low": {"enable_thinking": True, "thinking": True, "reasoning_effort": "low"},
-    "high": {"enable_thinking": True, "thinking": True, "reasoning_effort": "high"},
+    "high": {"enable_thinking": True, "thinking": True},  # with a word of HIGHEST
 }
 """Variables of templates that know how much a model thinks, by effort; '' is the default."""
+
+HIGHEST = ("high", "xhigh")
+"""What templates call the effort 'high'; Qwen3.8's knows low, medium and xhigh, and fails for any other word."""
 
 
 class ChatTemplate:
@@ -105,6 +108,7 @@ class ChatTemplate:
         }
         self._template = TEMPLATES[template] if template else self._own(tokenizer)
         self._cache = OrderedDict[tuple[Shape, str], list[str] | str]()
+        self._highest = HIGHEST[0]
         self._as_parts = False
         self._as_parts = self._takes_only_parts()
         shapes = [self._probed(ONE_ROUND), self._probed((False, 1, True, ()))]
@@ -186,11 +190,15 @@ class ChatTemplate:
         """Return the efforts that change a plain conversation."""
         if not _KNOWS_EFFORTS.search(self._template):
             return ()
-        try:
-            off, on, low, high = (self._rendered(ONE_ROUND, effort) for effort in ("off", "on", "low", "high"))
-        except (TemplateExceeded, TemplateRefused):
-            return ()
-        return ("off",) * (off != on) + ("low", "high") * (off != on or low != high)
+        for self._highest in HIGHEST:
+            try:
+                off, on, low, high = (self._rendered(ONE_ROUND, effort) for effort in ("off", "on", "low", "high"))
+            except TemplateRefused:
+                continue
+            except TemplateExceeded:
+                break
+            return ("off",) * (off != on) + ("low", "high") * (off != on or low != high)
+        return ()
 
     def _turn_end(self, gaps: list[str]) -> str:
         """Return the control token, or a marker that is plain text, which ends an answer; '' if there is none.
@@ -275,8 +283,11 @@ class ChatTemplate:
             {"role": role, "content": _content(content, number, as_parts=self._as_parts)}
             for role, content, number in zip(roles, contents, shown, strict=False)
         ]
+        graded = {"reasoning_effort": self._highest} if effort == "high" else {}
         text, timed = SHARED.render(
-            self._template, messages, {**self._variables, **EFFORTS[effort], "add_generation_prompt": not continuing}
+            self._template,
+            messages,
+            {**self._variables, **EFFORTS[effort], **graded, "add_generation_prompt": not continuing},
         )
         if (self._as_parts or any(shown)) and _PRINTED_PART.search(text):
             raise TemplateRefused("it writes the list of parts, not their text")

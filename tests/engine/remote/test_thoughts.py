@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from bot.engine.remote.remote_engine import RemoteEngine
+from bot.types.errors import RequestFailed
 from bot.types.messages import FinishReason
 from tests.engine.remote.test_remote_engine import KINDS, MODEL, PARAMS, load, request, run_engine
 from tests.support.fakes.openai_server import FakeOpenAI
@@ -100,6 +101,33 @@ async def test_how_much_it_thinks_is_asked_in_the_servers_words(kind: str) -> No
                 "high": ({**switch, "reasoning_effort": "high"}, "high"),
             },
         )
+
+
+UNKNOWN_EFFORT = "Unexpected reasoning effort high. Supported types are xhigh (default), medium, and low."
+
+
+@pytest.mark.parametrize(("kind", "status"), [("vllm", 400), ("llama.cpp", 500)])
+async def test_a_model_that_has_another_word_for_high_is_asked_with_it(kind: str, status: int) -> None:
+    async with FakeOpenAI(kind, {MODEL: 4096}) as server, run_engine(server) as engine:
+        server.faults.status(status, message=UNKNOWN_EFFORT, question="hello")
+        server.answers("hello", "Hi there.")
+        for _ in range(2):
+            assert (await split_answer(engine, "hello", think="high"))[0] == "Hi there."
+        words = [asked.body["chat_template_kwargs"].get("reasoning_effort") for asked in server.asked]
+        assert words == ["high", "xhigh", "xhigh"], "it is remembered"
+        assert not engine.pool.servers[0].problem
+
+
+async def test_a_model_that_knows_no_effort_is_asked_to_think_without_one() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as server, run_engine(server) as engine:
+        server.faults.status(400, message=UNKNOWN_EFFORT, question="hello", times=2)
+        server.answers("hello", "Hi there.")
+        assert (await split_answer(engine, "hello", think="high"))[0] == "Hi there."
+        assert "reasoning_effort" not in server.asked[-1].body
+        assert server.asked[-1].body["chat_template_kwargs"] == {"enable_thinking": True, "thinking": True}
+        server.faults.status(400, message=UNKNOWN_EFFORT, question="again", times=9)
+        with pytest.raises(RequestFailed, match="refuses this request"):
+            await split_answer(engine, "again", think="off")
 
 
 async def test_what_servers_take_for_think_is_known_after_the_load() -> None:

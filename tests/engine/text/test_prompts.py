@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 from bot.engine.text.prompts import PromptBuilder
 from bot.types.errors import ModelError, RequestFailed
 from bot.types.messages import Prompt, Turn
+from tests.support.builders.catalog_tokenizers import QWEN_3_8
 from tests.support.builders.prompt_tokenizers import (
     CHATML,
     LLAMA_3,
@@ -239,6 +240,7 @@ FAILING = "{% if enable_thinking %}{{ raise_exception('no thinking here') }}{% e
         (QWEN_3_5, ("off", "low", "high"), True),
         (GPT_OSS, ("low", "high"), True),
         (GRADED, ("off", "low", "high"), True),
+        (QWEN_3_8, ("off", "low", "high"), True),
         (ALWAYS, (), True),
         (FAILING, (), True),
     ],
@@ -267,10 +269,19 @@ def test_an_effort_changes_what_opens_the_answer(template: str, effort: str, ope
     assert str(tokenizer.decode(built.ids)).endswith(built.opening)
 
 
-def test_an_effort_that_stands_in_the_system_prompt_is_read() -> None:
-    tokenizer = byte_level(GPT_OSS)
-    built = PromptBuilder(tokenizer, "", 4096).build(ask(user("Hi")), 100, effort="high")
-    assert str(tokenizer.decode(built.ids)).startswith("Reasoning: high")
+@pytest.mark.parametrize(
+    ("template", "effort", "beginning"),
+    [
+        (GPT_OSS, "high", "Reasoning: high"),
+        (QWEN_3_8, "high", "Effort: xhigh"),
+        (QWEN_3_8, "low", "Effort: low"),
+        (QWEN_3_8, "", "<|im_start|>user"),
+    ],
+)
+def test_an_effort_that_stands_in_the_system_prompt_is_read(template: str, effort: str, beginning: str) -> None:
+    tokenizer = byte_level(template)
+    built = PromptBuilder(tokenizer, "", 4096).build(ask(user("Hi")), 100, effort=effort)
+    assert str(tokenizer.decode(built.ids)).startswith(beginning)
 
 
 def test_a_model_without_a_template_is_refused_with_a_way_out() -> None:

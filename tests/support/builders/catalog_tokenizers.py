@@ -37,6 +37,11 @@ QWEN_THINKING = CHATML.replace(
     "<|im_start|>assistant\n'",
     "<|im_start|>assistant\n' + ('<think>\n' if enable_thinking | default(true) else '<think>\n\n</think>\n\n')",
 )
+QWEN_3_8 = (
+    "{% if enable_thinking | default(true) %}{% set effort = reasoning_effort | default('xhigh') %}"
+    "{% if effort not in ('xhigh', 'medium', 'low') %}{{ raise_exception('Unexpected reasoning effort ' ~ effort) }}"
+    "{% endif %}{{ 'Effort: ' ~ effort }}{% endif %}"
+) + QWEN_THINKING
 GEMMA_4 = (
     "{{ bos_token }}{% for message in messages %}"
     "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
@@ -86,7 +91,7 @@ MAKERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
     "phi-4": lambda: byte_level(PHI_4, PHI_4_TOKENS),
     "gpt-oss-20b": lambda: byte_level(HARMONY, HARMONY_TOKENS),
     "gemma-4-26b-a4b": lambda: byte_level(GEMMA_4, GEMMA_4_TOKENS),
-    "qwen3.8-27b": lambda: byte_level(QWEN_THINKING, QWEN_TOKENS, QWEN_ADDED),
+    "qwen3.8-27b": lambda: byte_level(QWEN_3_8, QWEN_TOKENS, QWEN_ADDED),
     "gemma-4-31b": lambda: byte_level(GEMMA_4, GEMMA_4_TOKENS),
     "qwen3.6-35b-a3b": lambda: byte_level(QWEN_THINKING, QWEN_TOKENS, QWEN_ADDED),
     "gpt-oss-120b": lambda: byte_level(HARMONY, HARMONY_TOKENS),

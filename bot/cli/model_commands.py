@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
+from bot.cli.model_ranking import advice, chosen_engines, is_missing, missing, rank_models
 from bot.config.settings import Settings
 from bot.models.catalog import Catalog
 from bot.models.file_download import PullProgress
@@ -23,7 +24,7 @@ from bot.models.hardware import describe_hardware, probe
 from bot.models.hub_client import Download
 from bot.models.model_report import as_data, report, tables
 from bot.models.model_spec import ModelSpec
-from bot.models.model_table import advice, as_json, details, human, notes, overview, rows
+from bot.models.model_table import as_json, best, details, human, notes, overview, rows
 from bot.models.pull import installed, login, plan, pull
 from bot.models.removal import stored
 from bot.storage import is_held
@@ -43,11 +44,14 @@ def show_models(settings: Settings, *, everything: bool, json_only: bool) -> Non
         return
     catalog = Catalog.of(settings)
     with Console(stderr=True).status("checking the hardware"):
-        hardware = asyncio.run(probe(settings.device))
+        hardware = asyncio.run(probe(settings.device, measure=True))
     here = {spec.name: path for spec in catalog if (path := installed(spec, settings))}
     found = rows(catalog, hardware, settings, here)
+    ranked = rank_models(settings, hardware, chosen_engines(settings))
+    chosen = best(ranked, hardware)
     if json_only:
-        typer.echo(json.dumps(as_json(found, hardware, catalog.default), ensure_ascii=False, indent=2))
+        name = chosen.spec.name if chosen is not None else ""
+        typer.echo(json.dumps(as_json(found, hardware, catalog.default, name), ensure_ascii=False, indent=2))
         return
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
     console.print(describe_hardware(hardware), markup=False)
@@ -55,8 +59,10 @@ def show_models(settings: Settings, *, everything: bool, json_only: bool) -> Non
         console.print()
         console.print(table)
     console.print()
-    for line in (*notes(found, hardware), advice(found, hardware, catalog.default)):
-        console.print(line, markup=False)
+    engine = chosen.way.engine if chosen is not None else ""
+    lacks = [missing(engine)] if is_missing(engine) else []
+    for line in (*notes(found, hardware), *lacks, *advice(ranked, hardware, settings)):
+        console.print(line, markup=False, soft_wrap=not console.is_terminal)
 
 
 def show_model(settings: Settings, *, json_only: bool) -> None:

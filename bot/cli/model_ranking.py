@@ -12,7 +12,7 @@ from bot.config.settings import Settings
 from bot.engine.local_server.server_commands import VLLM_FOLDER, find_program
 from bot.models.catalog import Catalog
 from bot.models.hardware import Hardware, describe_hardware, probe
-from bot.models.model_table import Row, best, fits_table, ranking, ranking_as_json
+from bot.models.model_table import Row, best, fits_table, ranking, ranking_as_json, shortage
 from bot.models.pull import installed
 from bot.models.ways import ENGINES
 from bot.types.errors import ConfigError
@@ -73,25 +73,38 @@ def show_fits(settings: Settings, *, json_only: bool) -> None:
     console.print()
     console.print(fits_table(found))
     console.print()
-    for line in notes(found, hardware):
+    for line in (*notes(found), *advice(found, hardware, settings)):
         console.print(line, markup=False, soft_wrap=True)
 
 
-def notes(found: Sequence[Row], hardware: Hardware) -> list[str]:
-    """The lines below the table: how many do not fit, what is to be installed, and how to use the best model."""
+def notes(found: Sequence[Row]) -> list[str]:
+    """The lines below the table: how many do not fit, and what is to be installed."""
     lines = ["tokens/s: for one conversation; with vLLM and llama.cpp the most that the memory's bandwidth allows."]
     if others := sum(not row.way.usable for row in found):
         lines.append(f"{others} more do not fit; `inhouse models` lists them.")
     named = {row.way.engine for row in found if row.way.usable}
-    lines += [
-        f"{ENGINES[each]} is not installed: {INSTALLATION[each]}."
-        for each in INSTALLATION
-        if each in named and is_missing(each)
-    ]
+    return lines + [missing(each) for each in INSTALLATION if each in named and is_missing(each)]
+
+
+def missing(engine: str) -> str:
+    """What installs the server of an engine that is not installed."""
+    return f"{ENGINES[engine]} is not installed: {INSTALLATION[engine]}."
+
+
+def advice(found: Sequence[Row], hardware: Hardware, settings: Settings) -> list[str]:
+    """The best model of a ranking for this machine and how to use it; then, if too little memory is free now, that."""
     row = best(found, hardware)
     if row is None:
-        return [*lines, "None of these fits with room to spare: free some memory, or use a server (`inhouse init`)."]
-    settings = f"INHOUSE_ENGINE={row.way.engine} and INHOUSE_MODEL={row.spec.name}"
-    fetch = "" if row.installed else f", then run `INHOUSE_ENGINE={row.way.engine} inhouse pull {row.spec.name}`"
-    engine = "" if row.way.engine == "auto" else f" with {ENGINES[row.way.engine]}"
-    return [*lines, f"Best for this machine: {row.spec.name}{engine}. Set {settings}{fetch}."]
+        return [
+            "Best for this machine: none of these fits. Add a smaller model (INHOUSE_CATALOG), or use a server "
+            "(`inhouse init`)."
+        ]
+    engine, name = row.way.engine, row.spec.name
+    title = f"{name} with {ENGINES[engine]}" if engine != "auto" else name
+    prefix = f"INHOUSE_ENGINE={engine}" if engine != settings.engine else ""
+    model = f"INHOUSE_MODEL={name}" if settings.model not in (name, row.spec.source) else ""
+    changes = " and ".join(filter(None, (prefix, model)))
+    pull = "" if row.installed else f"run `{f'{prefix} inhouse'.lstrip()} pull {name}`"
+    steps = ", then ".join(filter(None, (changes and f"set {changes}", pull))) or "it is installed, and the default"
+    line = f"Best for this machine: {title}. {steps[0].upper()}{steps[1:]}."
+    return [line, *filter(None, [shortage(row, hardware, settings)])]

@@ -22,8 +22,8 @@ SHOWN = 12
 """At most this many files are listed in a message."""
 
 OTHER_FILES = ("mmproj", "imatrix", "mtp-")
-"""Beginnings of the names of GGUF files that hold no language model: image encoders, statistics of a quantization, heads
-that draft tokens."""
+"""Beginnings of the names of GGUF files without a language model: image encoders, statistics of a quantization, and
+heads that draft tokens."""
 
 _COMPONENT = r"[A-Za-z0-9_][\w.+()@=, -]*"
 _FILE = re.compile(rf"(?:{_COMPONENT}/)*+{_COMPONENT}", re.ASCII)

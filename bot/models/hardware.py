@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -27,6 +27,9 @@ MB = 1 << 20
 READ_MB = 512
 """Size of the matrix that `read_speed` reads: more than a processor's caches hold."""
 READS = 4
+
+IDLE_GPU, IDLE_RAM = 0.95, 0.85
+"""Shares of the memory that are free while only the system and its desktop run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,12 @@ class Hardware:
     def device(self) -> str:
         """The torch device type: 'cuda' or 'cpu'."""
         return "cuda" if self.gpu else "cpu"
+
+    @property
+    def idle(self) -> "Hardware":
+        """This machine while only its system runs, whatever runs now."""
+        gpu, ram = int(IDLE_GPU * self.vram_total_mb), int(IDLE_RAM * self.ram_total_mb)
+        return replace(self, vram_free_mb=gpu, ram_free_mb=ram)
 
 
 def choose_dtype(setting: str, hardware: Hardware, quantization: str = "none") -> str:

@@ -82,9 +82,10 @@ class InstalledModels:
 
     def ranked(self) -> list[str]:
         """The names that people may switch to, in the order of `inhouse models --fits`; sorted before `look`."""
-        catalog, hardware, settings = self._current.catalog, self.hardware, self._current.settings
-        if hardware is None:
+        catalog, settings = self._current.catalog, self._current.settings
+        if self.hardware is None:
             return list(catalog.names)
+        hardware = self.hardware.idle
 
         def key(name: str) -> tuple[float, ...]:
             spec = catalog.get(name)

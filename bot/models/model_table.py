@@ -93,9 +93,10 @@ def ranking(
 ) -> list[Row]:
     """A row for every model of the catalog with the best way to run it, best model first.
 
-    catalog: for the engine auto. here: the installed models, by engine and name.
+    What else runs now does not change it: it is for the machine while only its system runs. catalog: for the engine
+    auto. here: the installed models, by engine and name.
     """
-    engines = tuple(engines)
+    engines, hardware = tuple(engines), hardware.idle
     found = []
     for spec in catalog:
         installed = [here[engine, spec.name] for engine in engines if (engine, spec.name) in here]
@@ -123,19 +124,10 @@ def best(found: Sequence[Row], hardware: Hardware) -> Row | None:
     return next(iter(ordered(wanted, hardware)), None)
 
 
-def advice(found: Sequence[Row], hardware: Hardware, default: str) -> str:
-    """One line: the best model for this machine and how to get it. default: the name of the default model."""
-    row = best(found, hardware)
-    if row is None:
-        return "Best for this machine: none of these fits. Free some memory, or add a smaller model (INHOUSE_CATALOG)."
-    name = row.spec.name
-    if not row.installed:
-        step = f"Run `inhouse pull {name}`."
-    elif name != default:
-        step = f"It is installed; set INHOUSE_MODEL={name}."
-    else:
-        step = "It is installed, and the default."
-    return f"Best for this machine: {name}. {step}"
+def shortage(row: Row, hardware: Hardware, settings: Settings) -> str:
+    """A sentence if less memory is free now than a model of `ranking` needs with room to spare; else ''."""
+    now = way(row.spec, hardware, settings, row.way.engine).fit
+    return now.sentence if row.way.usable and now.verdict is not Verdict.FITS else ""
 
 
 def notes(found: Sequence[Row], hardware: Hardware) -> list[str]:
@@ -210,9 +202,11 @@ def ranking_as_json(found: Sequence[Row]) -> list[dict[str, object]]:
     ]
 
 
-def as_json(found: Sequence[Row], hardware: Hardware, default: str) -> list[dict[str, object]]:
-    """The rows as plain data. Sizes are in MB, except `download` in bytes; unknown values are None."""
-    chosen = best(found, hardware)
+def as_json(found: Sequence[Row], hardware: Hardware, default: str, chosen: str) -> list[dict[str, object]]:
+    """The rows as plain data. Sizes are in MB, except `download` in bytes; unknown values are None.
+
+    default, chosen: names of the default and of the best model.
+    """
     return [
         {
             "name": row.spec.name,
@@ -222,7 +216,7 @@ def as_json(found: Sequence[Row], hardware: Hardware, default: str) -> list[dict
             "installed": row.installed,
             "offered": row.offered,
             "default": row.spec.name == default,
-            "best": row is chosen,
+            "best": row.spec.name == chosen,
             "fits": row.fit.words,
             "needs_mb": row.fit.needed_mb or None,
             "free_mb": row.fit.available_mb,

@@ -23,7 +23,7 @@ def recommend(found: Sequence[Row], hardware: Hardware, disk_free: int) -> Recom
 
     disk_free: bytes that are free where models are stored.
     """
-    place = "the GPU's memory" if hardware.gpu else "the free memory"
+    place = "the GPU's memory" if hardware.gpu else "this machine's memory"
     storable = [row for row in found if fits_disk(row, disk_free)]
     quick = [row for row in storable if not _is_unreadable(row)]
     chosen, unlimited = best(quick, hardware), best(found, hardware)

@@ -18,7 +18,7 @@ from bot.models.catalog import Catalog
 from bot.models.fit import Verdict, fits, kv_mb
 from bot.models.hardware import Hardware, choose_dtype, describe_hardware, detect, is_packed, probe
 from bot.models.model_spec import ModelSpec
-from bot.models.model_table import advice, details, human, notes, overview, rows
+from bot.models.model_table import best, details, human, notes, overview, rows
 from bot.types.errors import ModelError
 from tests.support.builders.processors import ENGINES, PROCESSORS, capabilities
 
@@ -209,29 +209,27 @@ def test_there_is_a_row_for_every_model_and_no_table_exceeds_80_columns() -> Non
 
 
 @pytest.mark.parametrize(
-    ("hardware", "here", "line"),
+    ("hardware", "name"),
     [
-        (
-            replace(LAPTOP, packs=True),
-            (),
-            "qwen3-1.7b. Run `inhouse pull qwen3-1.7b`.",
-        ),
-        (CARD, (), "qwen3-4b-instruct-2507. Run `inhouse pull qwen3-4b-instruct-2507`."),
-        (CARD, ("qwen3-4b-instruct-2507",), "qwen3-4b-instruct-2507. It is installed; set INHOUSE_MODEL="),
-        (
-            replace(LAPTOP, ram_total_mb=4000, ram_free_mb=3000),
-            ("smollm2",),
-            "smollm2. It is installed, and the default.",
-        ),
-        (replace(LAPTOP, ram_total_mb=900, ram_free_mb=600), (), "none of these fits."),
+        (replace(LAPTOP, packs=True), "qwen3-1.7b"),
+        (CARD, "qwen3-4b-instruct-2507"),
+        (replace(LAPTOP, ram_total_mb=4000, ram_free_mb=3000), "smollm2"),
+        (replace(LAPTOP, ram_total_mb=900, ram_free_mb=600), ""),
     ],
 )
-def test_the_best_model_fits_is_general_and_needs_no_permission(
-    hardware: Hardware, here: tuple[str, ...], line: str
-) -> None:
-    found = rows(CATALOG, hardware, load_settings(), dict.fromkeys(here, Path()))
-    assert advice(found, hardware, "smollm2").startswith(f"Best for this machine: {line}")
+def test_the_best_model_fits_is_general_and_needs_no_permission(hardware: Hardware, name: str) -> None:
+    found = rows(CATALOG, hardware, load_settings())
+    chosen = best(found, hardware)
+    assert (chosen.spec.name if chosen else "") == name
     assert any("slow" in note for note in notes(found, hardware)) == hardware.packs
+
+
+@pytest.mark.parametrize("hardware", [LAPTOP, CARD, OLD_CARD])
+def test_an_idle_machine_is_the_same_whatever_runs_now(hardware: Hardware) -> None:
+    idle = hardware.idle
+    assert replace(hardware, vram_free_mb=7, ram_free_mb=9).idle == idle
+    assert idle.vram_free_mb <= idle.vram_total_mb
+    assert 0 < idle.ram_free_mb < idle.ram_total_mb
 
 
 @pytest.mark.parametrize(

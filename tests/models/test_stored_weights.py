@@ -182,7 +182,7 @@ def test_a_local_awq_directory_does_not_fit_in_process(tmp_path: Path) -> None:
     settings = load_settings(model=str(path), models=(str(path),))
     (found,) = [row for row in rows(Catalog.of(settings), LAPTOP, settings) if row.spec.name == "phi-awq"]
     assert found.fit.words == "needs a GPU"
-    (data,) = as_json([found], LAPTOP, "phi-awq")
+    (data,) = as_json([found], LAPTOP, "phi-awq", "")
     assert (data["fits"], data["quantization"], data["best"]) == ("needs a GPU", "awq", False)
     assert next(iter(overview([found], LAPTOP).columns[3].cells)).plain == "needs a GPU"  # type: ignore[union-attr]
 

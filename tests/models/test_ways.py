@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from bench import fits_table
-from bot.cli.model_ranking import notes, rank_models
+from bot.cli.model_ranking import advice, notes, rank_models
 from bot.config.settings import Settings, load_settings
 from bot.models.catalog import Catalog
 from bot.models.fit import Verdict
@@ -117,14 +117,63 @@ def test_the_table_for_each_card_is_readable_at_80_columns(name: str) -> None:
 def test_an_engine_that_is_not_installed_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bot.cli.model_ranking.find_program", lambda engine: ())
     card = fits_table.card("24 GB (RTX 4090)")
-    told = notes(rank_models(load_settings(), card, ENGINES), card)
+    told = notes(rank_models(load_settings(), card, ENGINES))
     assert any(line.startswith("llama.cpp is not installed: `pip install 'inhouse[llama-cpp]'`") for line in told)
-    assert told[-1] == (
+
+
+def advised(hardware: Hardware, **settings: str) -> list[str]:
+    chosen = load_settings(**settings)
+    return advice(rank_models(chosen, hardware, ENGINES), hardware, chosen)
+
+
+def test_the_best_model_is_named_with_the_settings_and_the_command() -> None:
+    assert advised(fits_table.card("24 GB (RTX 4090)")) == [
         "Best for this machine: qwen3.8-27b with llama.cpp. Set INHOUSE_ENGINE=llama.cpp and "
         "INHOUSE_MODEL=qwen3.8-27b, then run `INHOUSE_ENGINE=llama.cpp inhouse pull qwen3.8-27b`."
-    )
-    tiny = replace(LAPTOP, ram_total_mb=900, ram_free_mb=600)
-    assert notes(rank_models(load_settings(), tiny, ENGINES), tiny)[-1].startswith("None of these fits")
+    ]
+    assert advised(LAPTOP, model="smollm2") == [
+        "Best for this machine: qwen3-1.7b. Set INHOUSE_MODEL=qwen3-1.7b, then run `inhouse pull qwen3-1.7b`."
+    ]
+    (nothing,) = advised(replace(LAPTOP, ram_total_mb=900, ram_free_mb=600))
+    assert nothing.startswith("Best for this machine: none of these fits.")
+
+
+def test_an_installed_default_is_the_best_without_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.cli.model_ranking.installed", lambda spec, settings: Path("/models"))
+    small = replace(LAPTOP, ram_total_mb=4000)
+    assert advised(small, model="smollm2") == ["Best for this machine: smollm2. It is installed, and the default."]
+    (line,) = advised(small, model="phi-2")
+    assert line == "Best for this machine: smollm2. Set INHOUSE_MODEL=smollm2."
+
+
+@pytest.mark.parametrize("card", fits_table.CARDS)
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_what_runs_now_changes_neither_ranking_nor_advice_but_is_said(card: str, share: float) -> None:
+    settings, idle = load_settings(), fits_table.card(card)
+    busy = replace(idle, vram_free_mb=int(share * idle.vram_total_mb), ram_free_mb=500)
+    assert rank_models(settings, busy, ENGINES) == rank_models(settings, idle, ENGINES)
+    (line,), (same, *shortage) = advised(idle), advised(busy)
+    assert line == same
+    if share < 0.5:
+        assert "close other programs" in " ".join(shortage)
+
+
+def test_both_commands_name_the_same_best_model(inhouse: Inhouse, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = iter((9_000, 200, 4_000, 15_000))
+
+    async def probe(device: str, *, measure: bool = False) -> Hardware:
+        return replace(LAPTOP, ram_free_mb=next(free), read_gb_s=20.0 * measure)
+
+    for module in ("bot.cli.model_commands", "bot.cli.model_ranking"):
+        monkeypatch.setattr(f"{module}.probe", probe)
+    told = [
+        [line for line in inhouse(*words)[1].splitlines() if line.startswith("Best for this machine: ")]
+        for words in (("models",), ("models", "--fits"))
+    ]
+    assert told[0] == told[1]
+    assert told[0][0].startswith("Best for this machine: qwen3-1.7b. Set ")
+    (chosen,) = [each["name"] for each in json.loads(inhouse("models", "--json")[1]) if each["best"]]
+    assert chosen == json.loads(inhouse("models", "--fits", "--json")[1])[0]["name"] == "qwen3-1.7b"
 
 
 def test_models_are_completed_in_the_order_of_the_ranking() -> None:

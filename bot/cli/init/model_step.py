@@ -19,7 +19,7 @@ from bot.models.decode_speed import speed
 from bot.models.fit import Verdict
 from bot.models.hardware import MB, Hardware, describe_hardware, probe
 from bot.models.model_spec import ModelSpec
-from bot.models.model_table import FIT_WORDS, STYLES, Row, best, human
+from bot.models.model_table import FIT_WORDS, STYLES, Row, best, human, shortage
 from bot.models.ways import ENGINES, strength
 from bot.setup.recommendation import Recommendation, fits_disk, recommend
 from bot.types.errors import AdapterError, ConfigError, InhouseError, ModelError
@@ -80,7 +80,7 @@ def _recommended_or_asked(session: Session, settings: Settings) -> str | None:
         found = rank_models(settings, hardware, _usable(engines, settings, hardware))
         advice = recommend(found, hardware, free)
         _show(session, found, free)
-        _explain(session, advice, hardware)
+        _explain(session, advice, hardware, settings)
         _mention_missing(session, settings, hardware, engines, advice)
     if not session.prompts.assume_yes:
         name = _ask(session, found, advice.row.spec.name if advice else settings.model, free)
@@ -165,7 +165,7 @@ def _show(session: Session, found: Sequence[Row], free: int) -> None:
     session.console.print()
 
 
-def _explain(session: Session, advice: Recommendation | None, hardware: Hardware) -> None:
+def _explain(session: Session, advice: Recommendation | None, hardware: Hardware, settings: Settings) -> None:
     if advice is None:
         session.say("No model of the catalog fits this machine: free some memory or disk, or use a server.", "yellow")
         return
@@ -181,6 +181,8 @@ def _explain(session: Session, advice: Recommendation | None, hardware: Hardware
         Text.assemble("Recommended: ", (row.spec.name, "bold green"), f"{engine} ({', '.join(facts)})")
     )
     session.say(f"Why: {advice.why}")
+    if lacking := shortage(row, hardware, settings):
+        session.say(lacking, "yellow")
     if pace:
         measured = f"{hardware.read_gb_s:,.0f}" if hardware.read_gb_s >= 10 else f"{hardware.read_gb_s:.1f}"
         session.say(

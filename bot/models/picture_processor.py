@@ -16,8 +16,10 @@ from PIL import Image
 from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.utils.import_utils import is_torchvision_available
 
 from bot.models.model_directory import sees
+from bot.models.pixtral_processor import PixtralProcessor
 from bot.types.messages import Picture, PictureTokens
 
 log = logging.getLogger(__name__)
@@ -113,6 +115,8 @@ def load_processor(
         return None, "It reads text only, because its files for pictures (preprocessor_config.json) are not here."
     try:
         made: Any = PROCESSOR_MAPPING[type(config)]  # its annotations omit that it is a class of processors
+        if made.__name__ == PixtralProcessor.__name__ and not is_torchvision_available():
+            made = PixtralProcessor
         known, _ = made.get_processor_dict(folder, local_files_only=True)
         pictures = AutoImageProcessor.from_pretrained(folder, **OWN_FILES)
         parts = {"image_processor": pictures, "tokenizer": tokenizer}

@@ -3,17 +3,22 @@
 import io
 import json
 import shutil
+import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from transformers import AutoConfig, AutoTokenizer, MllamaConfig, MllamaImageProcessorPil, MllamaProcessor
+from transformers.utils.import_utils import is_torchvision_available
 
 from bot.engine.text.prompts import PromptBuilder
 from bot.models.picture_processor import PictureProcessor, load_processor
+from bot.models.pixtral_processor import PixtralProcessor
 from bot.models.tokenizer import read_tokenizer
 from bot.types.errors import RequestFailed
 from bot.types.messages import Picture, Prompt, Role, Turn
@@ -27,6 +32,7 @@ TOKENS = {
     "qwen3_vl": ("<|image_pad|>",),
     "idefics3": ("<image>",),
     "gemma3": ("<start_of_image>", "<image_soft_token>"),
+    "mistral3": ("[IMG]", "[IMG_END]"),
 }
 """The tokens that stand for pictures."""
 
@@ -191,3 +197,31 @@ def test_files_that_cannot_be_used_leave_a_model_of_text(tmp_path: Path, change:
     found, why = load_processor(folder, AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
     assert found is None
     assert why == "It reads text only, because its files for pictures cannot be used here (the log says why)."
+
+
+TORCHVISION = ("torchvision", "torchvision.transforms", "torchvision.transforms.v2")
+
+
+@pytest.mark.skipif(is_torchvision_available(), reason="with torchvision, transformers' own class is used")
+@pytest.mark.parametrize("sizes", [((64, 48),), ((200, 30), (30, 200)), ((700, 300), (1, 1))])
+def test_pictures_for_mistral_are_those_of_transformers_class(
+    sizes: tuple[tuple[int, int], ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Seeing(tmp_path, "mistral3").processor.processor
+    assert isinstance(ours, PixtralProcessor)
+    for name in TORCHVISION:  # the class needs it for its import only
+        module = ModuleType(name)
+        module.__path__ = []
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(sys.modules["torchvision.transforms.v2"], "functional", ModuleType("functional"), raising=False)
+    for name in ("processing_pixtral", "image_processing_pixtral"):
+        monkeypatch.delitem(sys.modules, f"transformers.models.pixtral.{name}", raising=False)
+    made = import_module("transformers.models.pixtral.processing_pixtral").PixtralProcessor
+    tokens = {"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]"}
+    real = made(ours.image_processor, ours.tokenizer, patch_size=8, spatial_merge_size=2, **tokens)
+    images = [half_red(*size) for size in sizes]
+    given = {"text": [f"Look:{'[IMG]' * len(images)} What?"], "images": images, "return_tensors": "pt"}
+    found, expected = ours(**given), real(**given)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name

@@ -72,6 +72,7 @@ ENGINE_PROCESS = {
     "bot.models.loading",
     "bot.models.packing",
     "bot.models.picture_processor",
+    "bot.models.pixtral_processor",
     "bot.models.tokenizer",
 }
 """Modules that only this process imports, so they may import heavy libraries at the top."""

@@ -3,6 +3,7 @@
 `make_tiny_vision_model(directory, kind)` writes one of KINDS. A kind always gets the same weights.
 """
 
+import json
 from pathlib import Path
 from typing import cast
 
@@ -17,6 +18,9 @@ from transformers import (
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessorPil,
     Idefics3Processor,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    PixtralImageProcessorPil,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2VLImageProcessorPil,
@@ -27,8 +31,8 @@ from transformers import (
 from tests.support.builders.tiny_models import make_tokenizer
 
 WINDOW = 2048
-KINDS = ("qwen3_vl", "idefics3", "gemma3")
-"""Qwen3-VL, SmolVLM's first version, Gemma 3."""
+KINDS = ("qwen3_vl", "idefics3", "gemma3", "mistral3")
+"""Qwen3-VL, SmolVLM's first version, Gemma 3, Ministral 3."""
 
 QWEN3_VL = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -57,6 +61,15 @@ GEMMA3 = (
     "{{ '<end_of_turn>\n' }}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<start_of_turn>model\n' }}{%- endif -%}"
 )
+MISTRAL3 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{{ message['content'] if message['content'] is string"
+    " else message['content'][0]['text'] }}{{ eos_token }}"
+    "{% else %}{{ '[SYSTEM_PROMPT]' if message['role'] == 'system' else '[INST]' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '[IMG]' }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{{ '[/SYSTEM_PROMPT]' if message['role'] == 'system' else '[/INST]' }}{% endif %}{% endfor %}"
+)
 
 
 def make_tiny_vision_model(directory: Path, kind: str = "qwen3_vl") -> Path:
@@ -64,7 +77,7 @@ def make_tiny_vision_model(directory: Path, kind: str = "qwen3_vl") -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model, tokenizer = {"qwen3_vl": _qwen3_vl, "idefics3": _idefics3, "gemma3": _gemma3}[kind](directory)
+        model, tokenizer = MAKERS[kind](directory)
     model.eval().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
@@ -194,6 +207,36 @@ def _gemma3(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     model = Gemma3ForConditionalGeneration(config)
     torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)  # it begins as zeros
     return model, tokenizer
+
+
+def _mistral3(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    tokens = ("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[IMG]", "[IMG_BREAK]", "[IMG_END]")
+    tokenizer = _tokenizer(MISTRAL3, tokens)
+    config = Mistral3Config(
+        text_config=_text(tokenizer, model_type="ministral3", tie_word_embeddings=False),
+        vision_config={
+            "model_type": "pixtral",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 8,
+            "initializer_range": 0.3,
+        },
+        image_token_index=_id(tokenizer, "[IMG]"),
+        spatial_merge_size=2,
+    )
+    pictures = PixtralImageProcessorPil(patch_size=8, size={"longest_edge": 64}).to_dict()
+    named = {"image_processor_type": "PixtralImageProcessorFast", "processor_class": "PixtralProcessor"}
+    tokens_of_pictures = {"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]"}
+    sizes = {"patch_size": 8, "spatial_merge_size": 2}
+    file = {**tokens_of_pictures, **sizes, "image_processor": pictures | named, "processor_class": "PixtralProcessor"}
+    (directory / "processor_config.json").write_text(json.dumps(file))
+    return Mistral3ForConditionalGeneration(config), tokenizer
+
+
+MAKERS = {"qwen3_vl": _qwen3_vl, "idefics3": _idefics3, "gemma3": _gemma3, "mistral3": _mistral3}
 
 
 def _legacy(directory: Path, pictures: BaseImageProcessor) -> None:

@@ -297,13 +297,14 @@ def _export(
     person: Annotated[
         str | None, typer.Option(help="Only messages of discord:<id> or slack:<id>, with their answers.")
     ] = None,
+    thoughts: Annotated[bool, typer.Option("--thoughts", help="Also what the model thought, kept for a day.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
     """Export stored conversations as JSON lines."""
     from bot.cli.data_commands import export
     from bot.config.settings import load_settings
 
-    export(load_settings(), out, conversation or (), person, force=force)
+    export(load_settings(), out, conversation or (), person, thoughts=thoughts, force=force)
 
 
 @app.command("backup")

@@ -31,10 +31,16 @@ from bot.types.errors import ConfigError
 
 
 def export(
-    settings: Settings, out: Path | None, conversations: Sequence[str], person: str | None, *, force: bool
+    settings: Settings,
+    out: Path | None,
+    conversations: Sequence[str],
+    person: str | None,
+    *,
+    thoughts: bool,
+    force: bool,
 ) -> None:
     """Write the selected records as JSON Lines to `out` or stdout, and their number to stderr."""
-    filter_ = ExportFilter(tuple(map(_place, conversations)), None if person is None else _person(person))
+    filter_ = ExportFilter(tuple(map(_place, conversations)), None if person is None else _person(person), thoughts)
     with ExitStack() as stack:
         stream: BinaryIO = sys.stdout.buffer
         if out is not None:

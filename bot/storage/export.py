@@ -1,12 +1,13 @@
 """Exports all stored records of conversations or of a user as dictionaries.
 
-`record` names the type: setting, turn, picture (without its data), request, part (a message of an
-answer), rating, event (platform id of a handled
-event, for deduplication) or cursor (backfill position of a channel); the other keys are the table's columns. Times are
-Unix seconds. Each page is a separate short read, so that a slow consumer blocks no writer.
+`record` names the type: setting, turn, picture (without its data), request, thought (only if they are asked for), part
+(a message of an answer), rating, event (platform id of a handled event, for deduplication) or cursor (backfill position
+of a channel); the other keys are the table's columns. Times are Unix seconds. Each page is a separate short read, so
+that a slow consumer blocks no writer.
 """
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, exists, false, or_, select, true, tuple_
 
+from bot.storage.outbox import THOUGHTS_S
 from bot.storage.readonly import open_read_only
-from bot.storage.tables import KEY, cursors, inbox, outbox, pictures, ratings, requests, settings, turns
+from bot.storage.tables import KEY, cursors, inbox, outbox, pictures, ratings, requests, settings, thoughts, turns
 from bot.types.messages import Role
 
 PAGE_ROWS = 500
@@ -25,6 +27,7 @@ _RECORDS = {
     "turn": turns,
     "picture": pictures,
     "request": requests,
+    "thought": thoughts,
     "part": outbox,
     "rating": ratings,
     "event": inbox,
@@ -37,18 +40,22 @@ class ExportFilter:
     """Selects records.
 
     places: prefixes of conversation keys (platform, workspace, channel, thread); none selects all. person: platform and
-    user id; selects the user's turns, requests and ratings, and the answers to them.
+    user id; selects the user's turns, requests and ratings, and the answers to them. thoughts: whether they are in it.
     """
 
     places: Sequence[tuple[str, ...]] = ()
     person: tuple[str, str] | None = None
+    thoughts: bool = False
 
 
 def records(directory: Path, filter_: ExportFilter) -> Iterator[dict[str, Any]]:  # Any: what JSON takes
     """Yield the selected records, table by table. Raises ConfigError if there is no usable database, StorageError."""
     with open_read_only(directory) as connection:
         for name, table in _RECORDS.items():
-            for row in _rows(connection, table, and_(_in_places(table, filter_), _of_person(table, filter_))):
+            if table is thoughts and not filter_.thoughts:
+                continue
+            recent = thoughts.c.made_at > time.time() - THOUGHTS_S if table is thoughts else true()
+            for row in _rows(connection, table, and_(recent, _in_places(table, filter_), _of_person(table, filter_))):
                 yield {"record": name, **row}
 
 
@@ -72,6 +79,8 @@ def _in_places(table: Table, filter_: ExportFilter) -> ColumnElement[bool]:
         return ratings.c.reply_id.in_(select(outbox.c.reply_id).where(_in_places(outbox, filter_)))
     if table is pictures:
         return pictures.c.turn_id.in_(select(turns.c.id).where(_in_places(turns, filter_)))
+    if table is thoughts:
+        return thoughts.c.request_id.in_(select(requests.c.request_id).where(_in_places(requests, filter_)))
     return or_(
         *(and_(*(table.c[name] == value for name, value in zip(KEY, place, strict=False))) for place in filter_.places)
     )
@@ -92,8 +101,8 @@ def _of_person(table: Table, filter_: ExportFilter) -> ColumnElement[bool]:
     if table is requests:
         mine = and_(requests.c.platform == platform, requests.c.author_id == person)
         return or_(mine, exists().where(theirs, _same_message(requests, message)))
-    if table is outbox:
-        return outbox.c.request_id.in_(select(requests.c.request_id).where(_of_person(requests, filter_)))
+    if table in (outbox, thoughts):
+        return table.c.request_id.in_(select(requests.c.request_id).where(_of_person(requests, filter_)))
     if table is ratings:
         there = select(outbox.c.reply_id).where(outbox.c.platform == platform)
         return and_(ratings.c.actor_id == person, ratings.c.reply_id.in_(there))

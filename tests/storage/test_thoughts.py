@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from bot.storage import Storage, outbox
+from bot.storage.export import ExportFilter, records
 from bot.types.messages import FinishReason, GenerationRequest, RequestStatus
-from tests.support.builders.storage_rows import KEY, USAGE, ask, part, rows
+from tests.support.builders.storage_rows import ELSEWHERE, KEY, USAGE, ask, asked, part, rows, said
 
 
 @pytest.fixture
@@ -41,6 +42,27 @@ async def test_thoughts_are_read_by_their_request_and_by_their_conversation(stor
     assert await storage.outbox.all_thoughts(KEY) == {one.request_id: "Hm.", two.request_id: "Hm, too."}
     await think(storage, one, "Hm, again.")
     assert await storage.outbox.thoughts(one.request_id) == "Hm, again."
+
+
+async def test_an_export_has_thoughts_of_the_last_day_if_they_are_asked_for(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = await ask(storage, "1"), asked("2", key=ELSEWHERE)
+    await storage.inbox.accept(ELSEWHERE, "2", turns=[said("2", "Hi?", key=ELSEWHERE)], request=there)
+    await think(storage, here, "Hm.")
+    await think(storage, there, "Hm, there.")
+
+    def exported(**how: object) -> list[str]:
+        found = records(tmp_path, ExportFilter(**how))  # type: ignore[arg-type]
+        return [record["text"] for record in found if record["record"] == "thought"]
+
+    assert exported() == []
+    assert sorted(exported(thoughts=True)) == ["Hm, there.", "Hm."]
+    assert exported(thoughts=True, places=[(KEY.platform, KEY.workspace, KEY.channel, KEY.thread)]) == ["Hm."]
+    assert len(exported(thoughts=True, person=(KEY.platform, here.author.id))) == 2
+    assert exported(thoughts=True, person=(KEY.platform, "nobody")) == []
+    monkeypatch.setattr("bot.storage.export.THOUGHTS_S", 0.0)
+    assert exported(thoughts=True) == []
 
 
 @pytest.mark.parametrize("way", ["message", "forget", "author", "undo"])

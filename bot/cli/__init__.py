@@ -213,13 +213,11 @@ def _discord_invite() -> None:
 @app.command("slack-manifest")
 def _slack_manifest() -> None:
     """Print the Slack app's manifest; the steps go to stderr."""
-    import json
-
-    from adapters.slack.setup.manifest import manifest, steps
+    from adapters.slack.setup.manifest import manifest_text, steps
     from bot.config.settings import load_settings
 
     settings = load_settings()
-    typer.echo(json.dumps(manifest(settings), ensure_ascii=False, indent=2))
+    typer.echo(manifest_text(settings))
     typer.echo(steps(settings), err=True)
 
 

@@ -23,12 +23,9 @@ log = logging.getLogger(__name__)
 
 PROMPTS = (
     {"title": "What can you do?", "message": "What can you help me with?"},
-    {"title": "Draft a message", "message": "Help me draft a message to my team. Ask me first what it is about."},
-    {"title": "Shorten a text", "message": "I want a text shortened to its main points. Ask me for the text."},
-    {
-        "title": "Find a mistake",
-        "message": "A piece of code of mine does not work. Ask me for it and for the error.",
-    },
+    {"title": "Draft a message", "message": "Help me draft a message. Ask me first what it is about."},
+    {"title": "Shorten a text", "message": "Shorten a text to its main points. Ask me for the text."},
+    {"title": "Find a mistake", "message": "My code does not work. Ask me for it and for the error."},
 )
 """The suggested prompts; Slack shows at most four."""
 MAX_TITLE = 60

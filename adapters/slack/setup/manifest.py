@@ -9,14 +9,12 @@ from adapters.slack.error_mapping import APPS
 from adapters.slack.interactions.shortcuts import ANSWER, FORGET
 from adapters.slack.outbound.assistant import PROMPTS
 from bot.config.settings import Settings
-from bot.types.commands import COMMANDS
 
 NAME = "Inhouse"
-DESCRIPTION = "Answers with your team's own language model, on your own machine."
-ABOUT = (
-    "Ask anything: Inhouse answers with a language model that runs on your team's own machine. Mention it in a channel "
-    "and go on in the thread, or write to it here."
-)
+DESCRIPTION = "Answers with your team's own language model."
+ABOUT = "Ask anything here, or mention me in a channel."
+HINT = ("ask", "model", "think", "settings", "stop", "forget", "help")
+"""The commands that the slash command hints at; 'help' shows all."""
 
 EVENTS = ("app_mention", "message.channels", "message.groups", "message.im")
 """The events to subscribe to. Messages in the agent view come as message.im."""
@@ -43,8 +41,8 @@ def manifest(settings: Settings) -> dict[str, Any]:  # Any: JSON
             "slash_commands": [
                 {
                     "command": settings.slack_command,
-                    "description": "Ask, choose the model, and change how Inhouse answers here",
-                    "usage_hint": " | ".join(command.name for command in COMMANDS),
+                    "description": "Ask, choose the model, or change how it answers",
+                    "usage_hint": " | ".join(HINT),
                     "should_escape": False,
                 }
             ],
@@ -58,6 +56,11 @@ def manifest(settings: Settings) -> dict[str, Any]:  # Any: JSON
             "token_rotation_enabled": False,
         },
     }
+
+
+def manifest_text(settings: Settings) -> str:
+    """The manifest for a terminal: no line has more than 80 columns, where it would be broken within a text."""
+    return json.dumps(manifest(settings), ensure_ascii=False, indent=1)
 
 
 def create_page(settings: Settings | None = None) -> str:

@@ -1,6 +1,5 @@
 """The second and third step of `inhouse init`: Discord and Slack, with tokens that are checked as they are pasted."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ from adapters.discord.error_mapping import PORTAL
 from adapters.discord.setup import checks as discord_checks
 from adapters.discord.setup.invite import invite_link
 from adapters.slack.setup import checks as slack_checks
-from adapters.slack.setup.manifest import APP_TOKEN_SCOPE, NAME, create_page, manifest
+from adapters.slack.setup.manifest import APP_TOKEN_SCOPE, NAME, create_page, manifest_text
 from bot.cli.init.session import SKIP, Session, mistake_of
 from bot.cli.run import SLACK_TOKENS
 from bot.config.settings import TOKENS, Misconfigured, Settings
@@ -56,9 +55,7 @@ def set_up_slack(session: Session, wanted: Wanted) -> None:
     settings = session.settings()
     if settings.slack_bot_token is None:
         session.say("The manifest of the app (`inhouse slack-manifest` prints it again):\n")
-        session.console.print(
-            json.dumps(manifest(settings), ensure_ascii=False, indent=2), markup=False, soft_wrap=True
-        )
+        session.console.print(manifest_text(settings), markup=False, soft_wrap=True)
         session.say("\n1. Open this page, choose 'From a manifest' and your workspace, and paste the manifest as JSON:")
         session.link(create_page(), filled=create_page(settings))
         session.say("2. On the page 'Install App' install it, and copy the bot token (xoxb-...).")

@@ -9,7 +9,7 @@ import pytest
 
 from adapters.slack.bot_identity import REQUIRED, SCOPES
 from adapters.slack.interactions.shortcuts import ANSWER, FORGET
-from adapters.slack.setup.manifest import EVENTS, create_page, manifest, steps
+from adapters.slack.setup.manifest import EVENTS, create_page, manifest, manifest_text, steps
 from bot.config.settings import Settings
 from bot.types.commands import COMMANDS
 from tests.support.fakes.slack.subscriptions import method_scopes, needed
@@ -37,10 +37,18 @@ def test_texts_are_no_longer_than_slack_takes() -> None:
         assert len(shortcut["callback_id"]) <= 255
 
 
-def test_the_slash_command_is_the_one_that_is_set_and_hints_at_every_command() -> None:
+def test_the_text_can_be_copied_from_a_terminal_of_80_columns() -> None:
+    text = manifest_text(Settings(slack_command="/" + 31 * "x"))
+    assert max(map(len, text.splitlines())) < 80
+    assert json.loads(text) == manifest(Settings(slack_command="/" + 31 * "x"))
+
+
+def test_the_slash_command_is_the_one_that_is_set_and_hints_at_others() -> None:
     (command,) = manifest(Settings(slack_command="/ask-us"))["features"]["slash_commands"]
     assert command["command"] == "/ask-us"
-    assert command["usage_hint"].split(" | ") == [each.name for each in COMMANDS]
+    hinted = command["usage_hint"].split(" | ")
+    assert set(hinted) <= {each.name for each in COMMANDS}
+    assert hinted[-1] == "help"
     assert command["should_escape"] is False
     assert "'/ask-us'" in steps(Settings(slack_command="/ask-us"))
 

@@ -299,10 +299,11 @@ class ReasoningSplitter:
         self._place.last = ""
 
     def _retract(self) -> None:
-        """Take the text so far for thoughts."""
-        self._retracts = self._place.begun
-        self._reasoning += self._text
-        self._text.clear()
+        """Take the text so far for thoughts; white space alone, which may have been returned already, stays text."""
+        if self._place.begun:
+            self._retracts = True
+            self._reasoning += self._text
+            self._text.clear()
         self._place, self._thought = _Place(), True
 
     def _write(self, text: str) -> None:
@@ -328,7 +329,8 @@ class ReasoningSplitter:
             header = f"{self._tags.header}\n"
             if header.startswith(self._lead):
                 return
-            text, self._lead = self._lead.removeprefix(header).lstrip(), None
+            text = self._lead.removeprefix(header).lstrip()
+            self._lead = None if text else header
         self._reasoning.append(text)
 
     def _write_lead(self) -> None:

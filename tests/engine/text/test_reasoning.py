@@ -1,5 +1,6 @@
 """Tests how thoughts are told from an answer: a table of formats, each in every split, and random pieces."""
 
+from functools import partial
 from itertools import combinations
 from typing import NamedTuple
 
@@ -107,8 +108,15 @@ def joined(splits: list[Split]) -> tuple[str, str]:
     return text, thoughts
 
 
-def split(pieces: list[str], opening: str | None = "", own: Tags | None = None) -> tuple[str, str]:
-    splitter = ReasoningSplitter(opening, own=own)
+def split(
+    pieces: list[str],
+    opening: str | None = "",
+    own: Tags | None = None,
+    *,
+    keeps_space: bool = False,
+    goes_on: bool = False,
+) -> tuple[str, str]:
+    splitter = ReasoningSplitter(opening, own=own, keeps_space=keeps_space, goes_on=goes_on)
     return joined([*map(splitter.push, pieces), splitter.flush()])
 
 
@@ -186,16 +194,25 @@ PIECES = st.lists(
 )
 
 
-@given(PIECES, st.sampled_from(["", None, f"{CHATML}<think>\n", ASSISTANT, "<|channel>"]), st.lists(st.integers(1, 7)))
-@example(["<think>", "`", "</think>", "`"], "", [])
-def test_the_split_does_not_matter(pieces: list[str], opening: str | None, sizes: list[int]) -> None:
-    said = "".join(pieces)
-    whole = split([said], opening)
+OPENINGS = st.sampled_from(
+    ["", None, f"{CHATML}<think>\n", f"{CHATML}<think>\n\n</think>\n\n", ASSISTANT, "<|channel>"]
+)
+
+
+@given(PIECES, OPENINGS, st.lists(st.integers(1, 7)), st.booleans(), st.booleans())
+@example(["<think>", "`", "</think>", "`"], "", [], False, False)
+@example([" ", "</think>", "Hi"], "", [1], True, False)
+@example(["<|channel>", "thought\n", "\n\n", "Hm"], None, [18, 1, 1], False, False)
+def test_the_split_does_not_matter(
+    pieces: list[str], opening: str | None, sizes: list[int], keeps_space: bool, goes_on: bool
+) -> None:
+    said, separate = "".join(pieces), partial(split, opening=opening, keeps_space=keeps_space, goes_on=goes_on)
+    whole = separate([said])
     cut, at = [], 0
     for size in [*sizes, len(said) + 1]:
         cut.append(said[at : at + size])
         at += size
-    assert split(cut, opening) == split(list(said), opening) == whole
+    assert separate(cut) == separate(list(said)) == whole
 
 
 @given(st.text())

@@ -7,9 +7,10 @@ itself restarts an interrupted file from the beginning.
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from urllib.parse import quote
 
 from filelock import FileLock
@@ -93,15 +94,45 @@ def fetch_weights(files: Sequence[WeightFile], url: str, token: str | None, blob
     total = sum(file.size for file in large)
     with FileLock(blobs / LOCK):
         meter = _Meter(total - sum(file.missing(blobs) for file in large), total, progress)
-        pool = ThreadPoolExecutor(WORKERS)
+        wanted = [file for file in large if not (blobs / file.sha256).is_file()]
         try:
-            wanted = [file for file in large if not (blobs / file.sha256).is_file()]
-            jobs = [pool.submit(_fetch, file, url, token, blobs, meter) for file in wanted]
-            for job in jobs:
-                job.result()
+            _at_once(wanted, lambda file: _fetch(file, url, token, blobs, meter), meter.stop)
         finally:
             meter.stop()
-            pool.shutdown(cancel_futures=True)
+
+
+def _at_once(files: Sequence[WeightFile], fetch: Callable[[WeightFile], None], stop: Callable[[], None]) -> None:
+    """Fetch files in WORKERS threads. The first error stops the others and is raised.
+
+    Ctrl-C is raised at once: a thread that waits for a server that does not send ends with the process.
+    """
+    waiting, ended = SimpleQueue[WeightFile](), SimpleQueue[BaseException | None]()
+    for file in files:
+        waiting.put(file)
+
+    def work() -> None:
+        with suppress(Empty):
+            while True:
+                file = waiting.get_nowait()
+                try:
+                    fetch(file)
+                except BaseException as error:  # raised by the caller
+                    ended.put(error)
+                    return
+                ended.put(None)
+
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(WORKERS, len(files)))]
+    for worker in workers:
+        worker.start()
+    for _ in files:
+        if (error := ended.get()) is not None:
+            stop()
+            while not waiting.empty():
+                with suppress(Empty):
+                    waiting.get_nowait()
+            for worker in workers:
+                worker.join()
+            raise error
 
 
 def _fetch(file: WeightFile, url: str, token: str | None, blobs: Path, meter: _Meter) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import stat
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -150,6 +151,77 @@ async def test_ctrl_c_and_ctrl_d_at_each_question_change_nothing(question: str, 
     assert window.text.rstrip().splitlines()[-1] == "Stopped. Nothing was changed."
     assert "Traceback" not in window.text
     assert files() == {".env": OLD}
+
+
+WAY = (
+    ("Serve Discord?", ""),
+    ("Paste the token", "not-a-token"),
+    ("paste another", ""),
+    ("Paste the token", "DISCORD"),
+    ("Switch it on and save", "s"),
+    ("Choose your server", "s"),
+    ("Serve Slack?", ""),
+    ("xoxb-", "SLACK"),
+    ("xapp-", "APP"),
+    ("install the app again", "s"),
+    ("Write it?", ""),
+    ("Download it now?", ""),
+)
+"""The questions of somebody whose Discord and Slack lack an intent, a server and a scope, and the answers."""
+
+
+@pytest.mark.parametrize("stop", [2, 4, 5, 8, 9, 10, 11], ids=lambda number: WAY[number][0])
+async def test_ctrl_c_at_a_later_question_changes_nothing_before_the_file_is_written(
+    stop: int, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(env=OLD)
+    async with (
+        FakeDiscord(message_content=False) as discord,
+        FakeSlack() as slack,
+        discord_at(discord, home, monkeypatch),
+    ):
+        tokens = {"DISCORD": discord.token, "SLACK": slack.bot_token, "APP": slack.app_token}
+        discord.also_in(-1)
+        slack.scopes.discard("files:read")
+        monkeypatch.setenv("INHOUSE_SLACK_API_URL", slack.api_url)
+        with FakeHub() as hub:
+            hub.repos["HuggingFaceTB/SmolLM2-135M-Instruct"] = whole()
+            monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+            with setup_window("--model", "smollm2") as window:
+                for question, line in WAY[:stop]:
+                    await answer(window, question, tokens.get(line, line))
+                await window.asks(WAY[stop][0])
+                window.press("\x03")
+                assert await window.ends() == 130
+    assert "Traceback" not in window.text
+    last = window.text.rstrip().splitlines()[-1]
+    if WAY[stop][0] == "Download it now?":
+        assert last == "Stopped. .env is complete; run `inhouse init` again to go on."
+        assert read_env()["DISCORD_BOT_TOKEN"] == discord.token
+    else:
+        assert last == "Stopped. Nothing was changed."
+        assert files() == {".env": OLD}
+
+
+async def test_ctrl_c_in_the_download_keeps_what_was_fetched(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeHub() as hub:
+        hub.repos["HuggingFaceTB/SmolLM2-135M-Instruct"] = whole()
+        goes_on = hub.held["model.safetensors"] = threading.Event()
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        words = ("--model", "smollm2", "--no-discord", "--no-slack")
+        with setup_window(*words) as window:
+            await answer(window, "Write it?", "")
+            await answer(window, "Download it now?", "")
+            await window.shows("fetching")
+            window.press("\x03")
+            assert await window.ends() == 130
+        goes_on.set()
+        assert window.text.rstrip().splitlines()[-1].startswith("Stopped. .env is complete")
+        assert "Traceback" not in window.text
+        with setup_window(*words) as window:
+            await answer(window, "Download it now?", "")
+            assert await window.ends() == 0
+    assert "smollm2 is ready" in window.text
 
 
 async def test_a_server_with_a_key_is_asked_for_its_models() -> None:

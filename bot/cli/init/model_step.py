@@ -185,16 +185,14 @@ def _explain(session: Session, advice: Recommendation | None, hardware: Hardware
         session.say(lacking, "yellow")
     if pace:
         measured = f"{hardware.read_gb_s:,.0f}" if hardware.read_gb_s >= 10 else f"{hardware.read_gb_s:.1f}"
-        session.say(
-            f"Speeds are estimates for one conversation, with memory measured just now at {measured} GB/s.", "dim"
-        )
+        session.say(f"Speeds are estimates for one conversation: {measured} GB/s were read just now.", "dim")
 
 
 def _ask(session: Session, found: Sequence[Row], default: str, free: int) -> str | None:
     """The name of the model, or None to skip."""
-    question = "Which model? A number, a name, org/name, a directory, or s to skip"
+    session.say("A number, a name, org/name, org/name:Q4_K_M, a path, or s to skip.")
     while True:
-        answer = session.prompts.line(question, default)
+        answer = session.prompts.line("Which model?", default)
         if answer.lower() in SKIP:
             return None
         if answer.isdecimal():

@@ -70,7 +70,7 @@ def set_up_slack(session: Session, wanted: Wanted) -> None:
     if findings is None:
         session.say("Slack needs both tokens: it is not served until SLACK_APP_TOKEN is set.", "yellow")
         return
-    _until(session, SLACK, findings, "Slack scopes", lambda: "Add what is missing, and install the app again")
+    _until(session, SLACK, findings, "Slack scopes", lambda: "Add what is missing, install the app again")
     session.say(f"In a channel, write '/invite @{NAME}' to bring the bot in.")
 
 
@@ -167,7 +167,7 @@ def _until(
         advice = advise()
         if session.prompts.assume_yes:
             break
-        answer = session.prompts.line(f"{advice}, then press Enter to check again (s: go on without)")
+        answer = session.prompts.line(f"{advice}, then press Enter (s: skip)")
         if answer.lower() in SKIP:
             break
         settings = session.settings()

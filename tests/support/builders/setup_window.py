@@ -7,7 +7,7 @@ import signal
 import struct
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fcntl import ioctl
 
@@ -35,7 +35,11 @@ class SetupWindow:
 
     async def asks(self, *words: str) -> str:
         """Wait until a new question ends the screen, with all these words in its last lines, whatever the wrapping."""
-        return await self._read(words)
+        return await self._read(words, lambda: self._asked(words))
+
+    async def shows(self, words: str) -> str:
+        """Wait until these words are on the screen."""
+        return await self._read((words,), lambda: words in self.text)
 
     def type(self, line: str) -> None:
         self._answered = self.text
@@ -46,7 +50,7 @@ class SetupWindow:
 
     async def ends(self) -> int:
         """Wait for the end; the exit status."""
-        await self._read(None)
+        await self._read((), None)
         _, status = await asyncio.to_thread(os.waitpid, self._process, 0)
         return os.waitstatus_to_exitcode(status)
 
@@ -56,10 +60,11 @@ class SetupWindow:
             os.waitpid(self._process, 0)
         os.close(self._terminal)
 
-    async def _read(self, words: tuple[str, ...] | None) -> str:
+    async def _read(self, words: tuple[str, ...], holds: Callable[[], bool] | None) -> str:
+        """Read until `holds`, or to the end. words: what is waited for."""
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while words is None or not self._asked(words):
+                while holds is None or not holds():
                     try:
                         read = os.read(self._terminal, 65536)
                     except BlockingIOError:
@@ -68,7 +73,7 @@ class SetupWindow:
                     except OSError:  # Linux signals the end of a pty's other side with an OSError
                         read = b""
                     if not read:
-                        assert words is None, f"it ended before it asked for {words}:\n{self.text}"
+                        assert holds is None, f"it ended before it asked for {words}:\n{self.text}"
                         break
                     self.written += read
                     self._stream.feed(read)

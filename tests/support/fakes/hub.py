@@ -38,6 +38,8 @@ class FakeHub:
         self.status = 0
         self.cut_once: dict[str, int] = {}
         """Files whose next transfer breaks off, and after how many bytes."""
+        self.held: dict[str, threading.Event] = {}
+        """Files whose transfers stop in the middle until the event is set."""
         self.requests: list[tuple[str, str, str]] = []
         """Method, path and Range of each request."""
         self.agents: list[str] = []
@@ -124,6 +126,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        if (goes_on := self.hub.held.get(file)) is not None:
+            half = (start + len(sent)) // 2
+            self.wfile.write(sent[start:half])
+            goes_on.wait()
+            start = half
         cut = self.hub.cut_once.pop(file, None)
         self.wfile.write(sent[start:] if cut is None else sent[start : start + cut])
         if cut is not None:

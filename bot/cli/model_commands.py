@@ -219,8 +219,9 @@ def offer(download: Download) -> str:
         f"licence: {download.licence} {f'({download.licence_url})' if download.licence_url else ''}".rstrip(),
         f"size: {human(download.total, 'B')}",
     ]
-    if download.missing < download.total:
-        lines[-1] += f", {human(download.missing, 'B')} of it still to download"
+    missing = human(download.missing, "B")
+    if missing != human(download.total, "B"):
+        lines[-1] += f", {missing} of it still to download"
     return "\n".join(lines)
 
 

@@ -37,7 +37,10 @@ class Report:
             return
         if self._console.is_terminal:
             self._console.print(Text(title, style="bold"))
-            self._console.print(Padding(self._table(clean), (0, 0, 1, 2)))
+            self._console.print(Padding(self._table(clean), (0, 0, 0, 2)))
+            for link in self._broken_links(clean):
+                self._console.print(Text(f"    {link}"), soft_wrap=True)
+            self._console.print()
         else:
             for finding in clean:
                 self._console.print(line(finding), markup=False, highlight=False, soft_wrap=True)
@@ -59,6 +62,12 @@ class Report:
     def _clean(self, finding: Finding) -> Finding:
         found, fix = (USERINFO.sub(REDACTED, self._redact(text)) for text in (finding.found, finding.fix))
         return replace(finding, found=found, fix=fix)
+
+    def _broken_links(self, found: Sequence[Finding]) -> list[str]:
+        """The links of the fixes that the table breaks, since they are longer than its column."""
+        room = self._console.width - STATE_WIDTH - CHECK_WIDTH - 6
+        words = [word.rstrip(".,:;)") for finding in found for word in finding.fix.split()]
+        return list(dict.fromkeys(word for word in words if word.startswith("https://") and len(word) > room))
 
     def _table(self, found: Sequence[Finding]) -> Table:
         table = Table.grid(padding=(0, 2, 0, 0))

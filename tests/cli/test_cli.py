@@ -5,10 +5,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bot.cli.model_commands import offer
 from bot.models.file_download import PullProgress
 from bot.models.hub_client import Download
 from tests.support.builders.cli import Inhouse, Typing
@@ -240,6 +242,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("bot.cli.model_commands.plan", lambda spec, settings: DOWNLOAD)
     monkeypatch.setattr("bot.cli.model_commands.pull", pull)
     return fetched
+
+
+def test_a_download_of_nearly_everything_has_one_size() -> None:
+    assert offer(replace(DOWNLOAD, missing=DOWNLOAD.total - 1000)).endswith("size: 5.6 GB")
 
 
 def test_licence_and_size_come_before_the_download(inhouse: Inhouse, hub: list[str]) -> None:

@@ -51,6 +51,15 @@ def test_a_terminal_gets_a_table_that_fits_and_can_be_read_without_colours(width
     assert lines[-1] == "1 ok, 1 warning, 2 wrong"
 
 
+def test_a_link_that_the_table_breaks_follows_in_one_piece() -> None:
+    long, short = f"https://discord.com/{'a' * 60}/bot", "https://discord.com"
+    found = [warning("Discord intents", "it is off", f"Switch it on at {long}, then see {short}.")] * 2
+    lines = without_colour(shown(found=found))
+    assert [line for line in lines if line.strip() == long] == [f"    {long}"]
+    assert not [line for line in lines if line.strip() == short]
+    assert f"    {long}" not in without_colour(shown(160, found=found)), "there the table has it whole"
+
+
 def test_a_terminal_without_unicode_gets_other_arrows() -> None:
     assert "-> Install" in shown(encoding="ascii")
 

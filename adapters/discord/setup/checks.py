@@ -58,7 +58,7 @@ async def examine(settings: Settings, connect: ConnectorFactory | None = None) -
         except FAILURES as error:
             yield _login_failure(error, token, proxy)
             return
-        yield ok("Discord token", f"Discord knows it as {one_line(str(client.user))}'s")
+        yield ok("Discord token", f"it is the token of {one_line(str(client.user))}")
         yield _message_content(application)
         yield _servers(application)
         try:

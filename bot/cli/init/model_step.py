@@ -83,7 +83,7 @@ def _recommended_or_asked(session: Session, settings: Settings) -> str | None:
         _explain(session, advice, hardware, settings)
         _mention_missing(session, settings, hardware, engines, advice)
     if not session.prompts.assume_yes:
-        name = _ask(session, found, advice.row.spec.name if advice else settings.model, free)
+        name = _ask(session, found, advice.row.spec.name if advice else settings.model, free, hardware)
     elif advice is None:
         raise ModelError("No model of the catalog fits this machine: name one with --model, or use --server.")
     else:
@@ -188,7 +188,7 @@ def _explain(session: Session, advice: Recommendation | None, hardware: Hardware
         session.say(f"Speeds are estimates for one conversation: {measured} GB/s were read just now.", "dim")
 
 
-def _ask(session: Session, found: Sequence[Row], default: str, free: int) -> str | None:
+def _ask(session: Session, found: Sequence[Row], default: str, free: int, hardware: Hardware | None) -> str | None:
     """The name of the model, or None to skip."""
     session.say("A number, a name, org/name, org/name:Q4_K_M, a path, or s to skip.")
     while True:
@@ -206,7 +206,7 @@ def _ask(session: Session, found: Sequence[Row], default: str, free: int) -> str
             session.say(str(error), "yellow")
             continue
         row = next((row for row in found if row.spec.name == name), None)
-        if row is None or _accepted(session, row, free):
+        if row is None or hardware is None or _accepted(session, row, free, hardware):
             return answer
 
 
@@ -223,11 +223,14 @@ def _spec(session: Session, model: str) -> ModelSpec:
     return catalog.get(catalog.default)
 
 
-def _accepted(session: Session, row: Row, free: int) -> bool:
+def _accepted(session: Session, row: Row, free: int, hardware: Hardware) -> bool:
     """Whether the model fits, or the person wants it all the same."""
     doubts = []
+    lacking = shortage(row, hardware, _local_settings(session))
     if row.fit.verdict not in (Verdict.FITS, Verdict.UNKNOWN):
-        doubts.append(row.fit.sentence)
+        doubts.append(lacking or row.fit.sentence)
+    elif lacking:
+        session.say(lacking, "yellow")
     if not fits_disk(row, free):
         doubts.append(
             f"Its download of {human(row.spec.download, 'B')} does not fit on the disk, which has {human(free, 'B')} "

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from bot.cli.doctor import quiet
 from bot.cli.init.session import SKIP, Session, mistake_of
 from bot.cli.model_ranking import INSTALLATION, chosen_engines, is_missing, rank_models
 from bot.config.settings import Misconfigured, Settings
@@ -56,7 +57,7 @@ def _choice(session: Session, question: str, default: str, valid: Sequence[str])
 def _on_this_machine(session: Session, model: str | None) -> None:
     settings = _local_settings(session)
     if model is not None:
-        _spec(session, model)
+        session.say(f"The model is {_spec(session, model).name}.")
     chosen = model or _recommended_or_asked(session, settings)
     if chosen is None:
         session.say("Skipped: the model stays as it is.")
@@ -246,10 +247,10 @@ def _accepted(session: Session, row: Row, free: int, hardware: Hardware) -> bool
 def _on_server(session: Session, settings: Settings, model: str | None, server: str | None) -> None:
     """Choose servers and one of their models, checked live."""
     key = ""
+    if not server:
+        session.say("Such as http://gpu1:8000/v1, several with commas, or s to skip.")
     while True:
-        urls = server or session.prompts.line(
-            "Address, such as http://gpu1:8000/v1 (several with commas), or s to skip", ",".join(settings.engine_urls)
-        )
+        urls = server or session.prompts.line("Address", ",".join(settings.engine_urls))
         if not urls or urls.lower() in SKIP:
             session.say("Skipped: the model stays as it is.")
             return
@@ -298,7 +299,7 @@ def _offered(session: Session, settings: Settings) -> tuple[list[str], str, bool
             await pool.close()
 
     try:
-        with session.console.status("asking the server"):
+        with session.console.status("asking the server"), quiet():
             return asyncio.run(ask())
     except InhouseError as error:
         return [], str(error), False

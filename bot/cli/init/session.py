@@ -84,8 +84,10 @@ class Session:
 
 
 def mistake_of(error: Misconfigured, name: str) -> str:
-    """The sentence about one setting. name: the field of Settings."""
-    return next((mistake for mistake in error.mistakes if mistake.startswith(variable(name))), error.mistakes[0])
+    """The sentence about one setting that was typed. name: the field of Settings."""
+    found = next((mistake for mistake in error.mistakes if mistake.startswith(variable(name))), error.mistakes[0])
+    typed = f"{variable(name)} (the command line) is "
+    return f"That is {found.removeprefix(typed)}" if found.startswith(typed) else found
 
 
 def _has_desktop() -> bool:

@@ -17,6 +17,7 @@ import psutil
 
 from bot.config.settings import Settings
 from bot.engine.client.process import ENDED, HUNG_S, KILLED, NOT_RUNNING, SuspendDetector, suspended_s
+from bot.engine.local_server.gpu_memory import GpuMemory
 from bot.engine.local_server.managed_server import MB, ManagedServer, ServerExit
 from bot.engine.local_server.server_commands import ServerCommand, ServerCommands
 from bot.engine.local_server.server_log import NO_MEMORY
@@ -84,6 +85,7 @@ class LocalServerEngine:
         self._current: _Managed | None = None
         self._lock = asyncio.Lock()
         self._suspends = SuspendDetector(suspended_s)
+        self._gpu = GpuMemory()
         self._unhealthy = asyncio.Event()
         self._unhealthy_reason = ""
 
@@ -146,6 +148,7 @@ class LocalServerEngine:
             raise EngineDied(NOT_RUNNING, external=True)
         alive = [each for each in self._servers if each.alive]
         resident_mb = await asyncio.to_thread(lambda: sum(each.server.resident_mb for each in alive))
+        gpu_used_mb, gpu_total_mb = await self._gpu.mb() if current.source.device != "cpu" else (0, 0)
         try:
             measured = await current.remote.stats()
         except NoServer:  # it is slow to answer now
@@ -153,6 +156,8 @@ class LocalServerEngine:
         return replace(
             measured,
             resident_mb=resident_mb,
+            gpu_used_mb=gpu_used_mb,
+            gpu_total_mb=gpu_total_mb,
             memory_limit_mb=sum(each.leaks.limit_mb for each in alive),
             resident=tuple(each.source.name for each in reversed(alive)),
         )

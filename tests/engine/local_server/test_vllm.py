@@ -1,6 +1,7 @@
 """Tests the engine on vLLM as a child, with a stand-in for the program that logs and serves as vLLM does."""
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,34 @@ async def test_vllm_is_started_followed_asked_and_ended(tmp_path: Path) -> None:
         wait_gone(*family)
     assert "vLLM (org/Model): (Worker pid=9) INFO" in log.getvalue()
     assert server.key not in log.getvalue()
+
+
+def write_nvidia_smi(folder: Path, *lines: str) -> None:
+    """A stand-in that prints these lines."""
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\nprintf '%s\\n' {shlex.join(lines)}\n")
+    program.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("lines", "device", "shown"),
+    [
+        (("71234, 81559", "1024, 81559"), "auto", (72_258, 163_118)),
+        (("[N/A], [N/A]", "No devices were found"), "auto", (0, 0)),
+        (("71234, 81559",), "cpu", (0, 0)),
+        ((), "auto", (0, 0)),
+    ],
+    ids=["two GPUs", "none", "not used", "no driver"],
+)
+async def test_the_memory_of_the_gpus_is_counted(
+    tmp_path: Path, vllm: Path, lines: tuple[str, ...], device: str, shown: tuple[int, int]
+) -> None:
+    if lines:
+        write_nvidia_smi(vllm.parent, *lines)
+    async with server_engine("vllm", "") as engine:
+        await engine.load(source(tmp_path, device=device), lambda _: None)
+        stats = await engine.stats()
+    assert (stats.gpu_used_mb, stats.gpu_total_mb) == shown
 
 
 async def test_only_one_model_is_in_memory(tmp_path: Path) -> None:

@@ -340,7 +340,8 @@ class RemoteEngine:
         prompt_tokens = _number(usage, "prompt_tokens")
         self._requests.measured(chat, prompt_tokens)
         details = usage.get("prompt_tokens_details")
-        split = thoughts.end(prefix.held(), whole=finish == "stop" and not aborted)
+        held = "" if aborted else prefix.held()  # a beginning that it still repeats
+        split = thoughts.end(held, whole=finish == "stop" and not aborted)
         if thoughts.opened_in_prompt:
             self._opens_in_prompt.add(source.path)
         yield TokenDelta(

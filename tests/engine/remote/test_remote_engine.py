@@ -226,6 +226,20 @@ async def test_it_goes_on_with_an_answer(kind: str) -> None:
             assert messages[-1] == {"role": "assistant", "content": "one two"}
 
 
+async def test_an_abort_shows_nothing_of_the_beginning_that_a_server_repeats() -> None:
+    async with FakeOpenAI("llama.cpp", {MODEL: 4096}) as server, run_engine(server) as engine:
+        server.kind.continues = ""  # it writes the script from its first word, a word a chunk
+        server.answers("count", "one two three four")
+        server.gates.hold("count/1")
+        asking = asyncio.create_task(answer(engine, request("count", prefix="one two")))
+        async with asyncio.timeout(20):
+            while not (await engine.stats()).tokens_per_s:  # noqa: ASYNC110 -- until it has the first chunk
+                await asyncio.sleep(0)
+        await engine.abort("count")
+        text, last = await asking
+        assert (text, last.finish_reason) == ("", FinishReason.ABORT)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_thoughts_come_beside_the_text(kind: str) -> None:
     async with FakeOpenAI(kind, {MODEL: 4096}) as server, run_engine(server) as engine:

@@ -29,12 +29,21 @@ class ServerFailed(Exception):
     """The server did not answer, or not sensibly.
 
     computed: it may have worked on the request, which then may be the cause. slow: it only did not answer in time.
-    stale: the connection broke before an answer, as one does that was kept open while the server restarted.
+    stale: the connection broke before an answer, as one does that was kept open while the server restarted. answered:
+    it reported an error of its own, which may be one of this request only.
     """
 
-    def __init__(self, reason: str, *, computed: bool = True, slow: bool = False, stale: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        computed: bool = True,
+        slow: bool = False,
+        stale: bool = False,
+        answered: bool = False,
+    ) -> None:
         super().__init__(reason)
-        self.computed, self.slow, self.stale = computed, slow, stale
+        self.computed, self.slow, self.stale, self.answered = computed, slow, stale, answered
 
 
 class Busy(Exception):
@@ -184,7 +193,8 @@ class ApiClient:
         if "reasoning effort" in said.lower().replace("_", " "):  # llama.cpp answers 500 where a template fails
             return EffortRefused(text)
         if response.status >= 500:
-            return ServerFailed(text, computed=response.status not in (502, 504))  # these are a proxy's
+            own = response.status not in (502, 504)  # these are a proxy's
+            return ServerFailed(text, computed=own, answered=own)
         return TooLong(text) if _is_too_long(body, said) else Refusal(text)
 
     def _note_clock(self, date: str | None) -> None:

@@ -22,6 +22,10 @@ class BadStream(Exception):
     """A server sent something else than a stream of chunks, or an error within it. The text is for people."""
 
 
+class ReportedError(BadStream):
+    """A server reported an error within a stream."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """One event. `finish_reason`: as the server names it, '' before the end. `usage`: token counts, if it has them."""
@@ -74,7 +78,7 @@ def _chunk(data: bytes) -> Chunk:
     if not isinstance(event, dict):
         raise BadStream("it sent a chunk that is not an object")
     if (problem := error_text(event)) is not None:
-        raise BadStream(problem)
+        raise ReportedError(problem)
     choices = event.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     delta = choice.get("delta")

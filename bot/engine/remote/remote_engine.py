@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from bot.config.settings import Settings
 from bot.engine.client.request_validation import check_params
 from bot.engine.remote.api_client import Busy, EffortRefused, KeyRefused, Refusal, ServerFailed, TooLong
-from bot.engine.remote.chat_stream import BadStream, Chunk, Json, read_chunks
+from bot.engine.remote.chat_stream import BadStream, Chunk, Json, ReportedError, read_chunks
 from bot.engine.remote.messages import Chat
 from bot.engine.remote.profiles import EFFORTS, SETTABLE, Continuation
 from bot.engine.remote.request_builder import MARGIN, UNKNOWN_WINDOW, RequestBuilder, window_of
@@ -45,7 +45,9 @@ MOST_CHARS = 200
 MOST_BUSY_S = 30.0
 """Longest wait that is granted to servers that answer 429; they may ask for less."""
 MOST_FAILURES = 2
-"""Servers that may fail under a request, which may be the cause, before the caller counts that."""
+"""Failures of servers under a request, which may be the cause, before the caller counts that."""
+AGAIN_S = 1.0
+"""Pause before a request is repeated on a server that reported an error, if no other server takes it."""
 NOTHING_USABLE = "No server of the model can be used now; the log of Inhouse says why."
 SPEED_S = 10.0
 """Seconds over which the tokens per second are averaged."""
@@ -267,6 +269,8 @@ class RemoteEngine:
                 failures += error.computed
                 if failures == MOST_FAILURES:
                     raise ServerLost("The model's servers failed under this request.") from error
+                tried.append(server)
+                pauses += [AGAIN_S] * error.answered
         yield TokenDelta(request.request_id, "", FinishReason.ABORT)
 
     def _with_thoughts(self, request: EngineRequest, source: ModelSource) -> EngineRequest:
@@ -374,7 +378,8 @@ class RemoteEngine:
                 async for chunk in read_chunks(response.content.iter_any()):
                     yield chunk
             except BadStream as error:
-                raise ServerFailed(server.api.clean(str(error))) from error
+                reported = isinstance(error, ReportedError)
+                raise ServerFailed(server.api.clean(str(error)), answered=reported) from error
 
 
 BROKEN_OFF = ("abort", "error")

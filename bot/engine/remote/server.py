@@ -24,6 +24,8 @@ HEARD_S = 15.0
 """A server that sent something within this time may let a probe wait: it is busy, not down."""
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.25, 30.0
 """Pauses before a failed server is probed again; each failure in a row doubles them."""
+MOST_ERRORS = 5
+"""Errors in a row that a server may report while it is used; one request, tried again, makes up to four."""
 ABORTED_S, ABORTED_CHECKS = 8.0, 4
 """Time in which a server should notice that a stream was closed, and how often it is asked meanwhile."""
 MOST_ID = 300
@@ -59,6 +61,7 @@ class Server:
         self.requests = self.failures = 0
         """Requests of this service that it got, and failures of the server."""
         self._in_a_row = 0  # failures since its last whole answer
+        self._errors = 0  # errors that it reported since then
         self._closed_until = 0.0  # no probe before this time of the monotonic clock
         self._heard = -HEARD_S
 
@@ -88,11 +91,19 @@ class Server:
 
     def answered(self) -> None:
         """Note a whole answer."""
-        self._in_a_row = 0
+        self._in_a_row = self._errors = 0
 
     def failed(self, error: Exception) -> None:
-        """Note that it failed under a request: it is not used until a later probe succeeds."""
+        """Note that it failed under a request: it is not used until a later probe succeeds.
+
+        A server that reports errors is used until MOST_ERRORS in a row: they may be those of single requests.
+        """
         self.failures += 1
+        if isinstance(error, ServerFailed) and error.answered and not self.problem:
+            self._errors += 1
+            if self._errors < MOST_ERRORS:
+                log.warning("The server %s failed under a request: %s", self, error)
+                return
         if self.problem:  # one death fails all its requests, and is one failure
             log.info("The server %s failed under another request: %s", self, error)
             return

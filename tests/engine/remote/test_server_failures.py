@@ -151,6 +151,40 @@ async def test_a_request_ends_no_more_than_two_servers_at_a_time() -> None:
         assert sum(len(fake.asked) for fake in fakes) == 2
 
 
+@pytest.mark.parametrize("where", ["status", "stream"])
+async def test_an_error_under_one_request_holds_up_no_other_one(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_engine, "AGAIN_S", 0.05)
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as fake, run_engine(fake) as engine:
+        if where == "status":
+            fake.faults.status(500, question="poison", times=9)
+        else:
+            fake.faults.stream_error(question="poison", times=9)
+        for number in range(2):  # as often as a caller repeats it
+            with pytest.raises(ServerLost):
+                await answer(engine, request("poison", request_id=str(number)))
+            assert engine.pool.usable
+        assert (await answer(engine, request("hello")))[0] == "You said: hello"
+        assert fake.questions().count("poison") == 4
+
+
+async def test_an_error_that_passes_costs_a_pause_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_engine, "AGAIN_S", 0.05)
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as fake, run_engine(fake) as engine:
+        fake.faults.status(500)
+        assert (await answer(engine, request("hello")))[0] == "You said: hello"
+
+
+async def test_a_server_that_reports_only_errors_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_engine, "AGAIN_S", 0.05)
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as fake, run_engine(fake) as engine:
+        fake.faults.status(500, times=99)
+        for number in range(3):
+            with pytest.raises(ServerLost):
+                await answer(engine, request("hello", request_id=str(number)))
+        assert not engine.pool.usable
+        assert len(fake.asked) == server.MOST_ERRORS
+
+
 @pytest.mark.fault(60)
 @pytest.mark.parametrize("reason", ["abort", "error"])
 async def test_an_answer_that_the_server_broke_off_is_not_taken_as_whole(reason: str) -> None:
@@ -167,13 +201,13 @@ async def test_neither_the_key_nor_what_a_server_says_is_shown_to_people(caplog:
         fake.faults.status(400, said)
         with pytest.raises(RequestFailed) as refused:
             await answer(engine, request("hello"))
-        fake.faults.stream_error(said)
+        fake.faults.stream_error(said, times=2)
         with pytest.raises(ServerLost) as lost:
             await answer(engine, request("and now?"))
     for shown in (str(refused.value), str(lost.value)):
         assert "sk-secret" not in shown
         assert "10.0.0.7" not in shown
-    assert caplog.text.count("10.0.0.7") == 2
+    assert caplog.text.count("10.0.0.7") == 3
     assert f"127.0.0.1:{fake.port}" in caplog.text
     assert "sk-secret" not in caplog.text
 

@@ -1,8 +1,8 @@
 """A program `vllm` that logs as vLLM does while it loads, and serves the fake OpenAI-compatible server in its place.
 
 `write_vllm(folder)` puts it into a folder for PATH. It refuses arguments and variables that Inhouse must not give it.
-FAKE_VLLM chooses what happens: '' (it serves), 'error' (its first answer is a 500), 'memory' or 'architecture' (it ends
-as vLLM does).
+FAKE_VLLM chooses what happens: '' (it serves), 'error' (it breaks its first answer off), 'memory' or 'architecture' (it
+ends as vLLM does).
 """
 
 import argparse
@@ -67,7 +67,7 @@ async def _serve(given: argparse.Namespace, key: str, worker: "subprocess.Popen[
     models = {given.served_model_name: WINDOW}
     async with FakeOpenAI("vllm", models, key=key, port=given.port, echo="{model} read: {question}") as server:
         if os.environ.get("FAKE_VLLM") == "error":
-            server.faults.status(500)
+            server.faults.reset()
         print("(APIServer pid=7) INFO:     Application startup complete.", flush=True)
         await asyncio.to_thread(worker.wait)
 

@@ -3,13 +3,15 @@
 import argparse
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
 from bot.config.settings import load_settings
 from bot.engine.client.process import EngineProcess
 from bot.models.catalog import Catalog
+from bot.models.format_choice import measured
+from bot.models.hardware import Hardware, choose_dtype, detect
 from bot.models.pull import pull
 from bot.types.engine import EngineRequest, LoadProgress
 from bot.types.messages import Prompt, Role, SamplingParams, Turn, Usage
@@ -26,10 +28,12 @@ class Timed:
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the command line."""
+    """Options of the command line. dtype: what the setting means on the CPU; plain: for others, which pack nothing."""
 
     model: Path
+    setting: str
     dtype: str
+    plain: str
 
 
 def options(description: str, *more: argparse.ArgumentParser) -> Options:
@@ -43,7 +47,14 @@ def options(description: str, *more: argparse.ArgumentParser) -> Options:
     given = parser.parse_args()
     settings = load_settings()
     model: Path = given.model or pull(Catalog.of(settings).get("smollm2"), settings)
-    return Options(model, given.dtype)
+    cpu = measured_cpu()
+    dtype, plain = (choose_dtype(given.dtype, each) for each in (cpu, replace(cpu, packs=())))
+    return Options(model, given.dtype, dtype, plain)
+
+
+def measured_cpu() -> Hardware:
+    """The machine without its GPU, with the order of packed formats that a load measures."""
+    return measured(detect("cpu"), load_settings().cache_dir)
 
 
 def conversation(said: Sequence[str], system: str = "") -> Prompt:

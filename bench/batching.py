@@ -8,7 +8,6 @@ Then sends sixteen conversations through the service and measures the lag of its
 """
 
 import asyncio
-from dataclasses import replace
 from functools import partial
 from statistics import median
 from time import perf_counter
@@ -23,7 +22,6 @@ from bench.instant_platform import InstantPlatform, run_service
 from bench.serving import Lag
 from bot.engine.server.compute_threads import run_on_new_thread
 from bot.engine.text.prompts import PromptBuilder
-from bot.models.hardware import choose_dtype, detect
 
 CONVERSATIONS = 8
 TOKENS = 64
@@ -115,13 +113,11 @@ def show(label: str, serial: float, batched: float, through: float) -> None:
 async def main() -> None:
     """Measures and prints."""
     given = options("bench.batching")
-    hardware = detect("cpu")
-    dtype, theirs = (choose_dtype(given.dtype, each) for each in (hardware, replace(hardware, packs=False)))
-    bare = run_on_new_thread(lambda: Bare(str(given.model), theirs))
-    print(f"{CONVERSATIONS} conversations, {TOKENS} tokens each, {theirs}, ours {dtype}")
+    bare = run_on_new_thread(lambda: Bare(str(given.model), given.plain))
+    print(f"{CONVERSATIONS} conversations, {TOKENS} tokens each, {given.plain}, ours {given.dtype}")
     rows: list[tuple[float, float, float]] = []
     try:
-        async with run_service(given.model, TOKENS, dtype) as platform:
+        async with run_service(given.model, TOKENS, given.dtype) as platform:
             for number in range(ROUNDS + 1):  # the first round is a warm-up
                 texts = questions(number)
                 serial = await asyncio.to_thread(run_on_new_thread, partial(bare.one_after_another, texts))

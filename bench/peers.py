@@ -25,6 +25,7 @@ from time import monotonic
 
 import aiohttp
 
+from bench.asking import measured_cpu
 from bench.peering.catalog import LLAMA, PEERS, Ground, Peer
 from bench.peering.chart import draw
 from bench.peering.environments import CannotInstall, ensure
@@ -35,7 +36,7 @@ from bench.peering.servers import CannotStart, Server
 from bench.peering.talks import Answer, Client, talk
 from bot.config.settings import load_settings
 from bot.models.catalog import Catalog
-from bot.models.hardware import choose_dtype, detect
+from bot.models.hardware import choose_dtype
 from bot.models.pull import pull
 
 WARM_UP_TOKENS = 16
@@ -140,9 +141,9 @@ def arguments() -> argparse.Namespace:
     if unknown := set(given.peers) - set(PEERS):
         parser.error(f"There is no peer called {unknown.pop()}; there are {', '.join(PEERS)}.")
     given.conversations = [int(each) for each in given.conversations.split(",")]
-    hardware = detect("cpu")
+    hardware = measured_cpu()
     given.ours = choose_dtype(given.dtype, hardware)
-    given.dtype = choose_dtype(given.dtype, replace(hardware, packs=False))  # only ours packs weights
+    given.dtype = choose_dtype(given.dtype, replace(hardware, packs=()))  # only ours packs weights
     return given
 
 

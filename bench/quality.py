@@ -47,11 +47,12 @@ class _EightBits(nn.Module):
         return out
 
 
-WAYS: dict[str, Callable[[nn.Module], object]] = {
-    "float32": lambda model: None,
-    "float16 weights (packed)": pack,
-    "bfloat16": lambda model: model.to(torch.bfloat16),
-    "int8 dynamic": in_eight_bits,
+WAYS: dict[str, tuple[torch.dtype, Callable[[nn.Module], object]]] = {
+    "float32": (torch.float32, lambda model: None),
+    "float16 weights (packed)": (torch.float32, lambda model: pack(model, "float16")),
+    "bfloat16 (packed)": (torch.bfloat16, lambda model: pack(model, "bfloat16")),
+    "bfloat16": (torch.bfloat16, lambda model: None),
+    "int8 dynamic": (torch.float32, in_eight_bits),
 }
 
 
@@ -88,8 +89,8 @@ def measure(path: Path) -> None:
     text = "\n".join(topics[name] for name in sorted(topics))
     ids = torch.tensor(tokenizer.encode(text)[: PIECE * PIECES]).view(PIECES, PIECE)
     base, spoken = 0.0, [[0]]
-    for name, change in WAYS.items():
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    for name, (dtype, change) in WAYS.items():
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
         change(model)
         found, said = perplexity(model, ids), answers(model, tokenizer)
         if name == "float32":

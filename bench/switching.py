@@ -58,8 +58,8 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         copy = Path(root) / "copy"
         shutil.copytree(given.model, copy)
-        one = ModelSource("one", str(given.model), dtype=given.dtype)
-        two = ModelSource("two", str(copy), dtype=given.dtype)
+        one = ModelSource("one", str(given.model), dtype=given.setting)
+        two = ModelSource("two", str(copy), dtype=given.setting)
         try:
             await switch(engine, "one, and the process starts", one)
             await switch(engine, "two, never loaded", two)

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
+from functools import partial
 
 from rich.console import Console
 
@@ -27,6 +28,7 @@ from bot.doctor import (
 )
 from bot.doctor.check_runner import LONG_S, Check, Section, blocking, run_checks
 from bot.doctor.report import Report
+from bot.doctor.torch_probe import run_probe
 from bot.types.errors import EX_CONFIG, ConfigError
 from bot.types.findings import Finding, State, from_error, ok, wrong
 
@@ -96,7 +98,8 @@ def _unless_invalid(check: Check, invalid: Set[str]) -> Check:
 
 
 def _sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
-    probe, running = machine_checks.TorchProbeCache(), state_checks.running(settings)
+    probe = machine_checks.TorchProbeCache(partial(run_probe, settings.cache_dir))
+    running = state_checks.running(settings)
     serving = any((settings.discord_bot_token, settings.slack_bot_token, settings.slack_app_token))
     return [
         Section(

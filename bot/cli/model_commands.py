@@ -44,7 +44,7 @@ def show_models(settings: Settings, *, everything: bool, json_only: bool) -> Non
         return
     catalog = Catalog.of(settings)
     with Console(stderr=True).status("checking the hardware"):
-        hardware = asyncio.run(probe(settings.device, measure=True))
+        hardware = asyncio.run(probe(settings.device, settings.cache_dir, measure=True))
     here = {spec.name: path for spec in catalog if (path := installed(spec, settings))}
     found = rows(catalog, hardware, settings, here)
     ranked = rank_models(settings, hardware, chosen_engines(settings))
@@ -76,7 +76,7 @@ def show_model(settings: Settings, *, json_only: bool) -> None:
     spec = catalog.get(catalog.default)
     path = installed(spec, settings)
     with Console(stderr=True).status("checking the hardware"):
-        hardware = asyncio.run(probe(settings.device, measure=True))
+        hardware = asyncio.run(probe(settings.device, settings.cache_dir, measure=True))
     template = None
     if path is not None:
         template = asyncio.run(read_template(path, spec.template, spec.name))

@@ -63,7 +63,7 @@ def rank_models(settings: Settings, hardware: Hardware, engines: Iterable[str]) 
 def show_fits(settings: Settings, *, json_only: bool) -> None:
     """Print the models that fit this machine with the best way to run each, best model first, or all as JSON."""
     with Console(stderr=True).status("measuring the hardware"):
-        hardware = asyncio.run(probe(settings.device, measure=True))
+        hardware = asyncio.run(probe(settings.device, settings.cache_dir, measure=True))
     found = rank_models(settings, hardware, chosen_engines(settings))
     if json_only:
         typer.echo(json.dumps(ranking_as_json(found), ensure_ascii=False, indent=2))

@@ -12,6 +12,7 @@ import json
 import sys
 import warnings
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 from bot.models.hardware import Hardware, child_environment, detect
 
@@ -34,10 +35,10 @@ class Torch:
         return self.cuda if self.cuda.startswith("ROCm") else f"CUDA {self.cuda}"
 
 
-async def run_probe() -> Torch:
-    """Run the probe in a one-shot process. Takes some seconds; cancelling kills the process."""
+async def run_probe(cache_dir: Path | None = None) -> Torch:
+    """Run the probe in a one-shot process. Takes some seconds; cancelling kills the process. cache_dir: of `detect`."""
     pipe = asyncio.subprocess.PIPE
-    command = (sys.executable, "-m", "bot.doctor.torch_probe")
+    command = (sys.executable, "-m", "bot.doctor.torch_probe", *([] if cache_dir is None else [str(cache_dir)]))
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=child_environment())
     try:
         printed, errors = await process.communicate()
@@ -51,11 +52,11 @@ async def run_probe() -> Torch:
         last = (errors.decode(errors="replace").strip().splitlines() or [f"exit status {process.returncode}"])[-1]
         return Torch(trouble=last)
     found = json.loads(lines[-1])
-    hardware = Hardware(**found.pop("hardware"))
+    hardware = Hardware.from_data(found.pop("hardware"))
     return Torch(**{**found, "gpus": tuple(found["gpus"])}, hardware=hardware)
 
 
-def probe() -> Torch:
+def probe(cache_dir: Path | None = None) -> Torch:
     """Probe torch in this process, which imports it."""
     import torch
 
@@ -71,7 +72,7 @@ def probe() -> Torch:
                 torch.ones(1, device="cuda").add(1).item()  # a build without kernels for this GPU only fails here
         except Exception as error:
             trouble = str(error).strip().partition("\n")[0]
-    hardware = detect("cpu" if trouble else "auto")
+    hardware = detect("cpu" if trouble else "auto", cache_dir=cache_dir)
     return Torch(str(torch.__version__), cuda, driver_cuda(), tuple(gpus), trouble, hardware)
 
 
@@ -88,5 +89,5 @@ def driver_cuda() -> str:
 
 if __name__ == "__main__":
     gc.disable()  # a quarter of the time of importing torch
-    found = probe()
+    found = probe(*map(Path, sys.argv[1:]))
     print(json.dumps({field.name: getattr(found, field.name) for field in fields(found)}, default=asdict))

@@ -6,6 +6,7 @@ GPU is not an error unless cuda was requested: `Hardware.why_cpu` gives the reas
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -15,7 +16,7 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
@@ -37,15 +38,18 @@ class CpuCapabilities:
     """The CPU instructions and torch kernels that decide the format of the weights on a CPU.
 
     fbgemm: FBGEMM's float16 kernels run. bf16: the CPU has bfloat16 dot products. amx: it has matrix units for them.
+    onednn: oneDNN's bfloat16 kernels may be used.
     """
 
     fbgemm: bool = False
     bf16: bool = False
     amx: bool = False
+    onednn: bool = False
 
     @classmethod
-    def from_torch(cls, reported: Mapping[str, object], engines: Collection[str]) -> Self:
-        """Build from `torch.cpu.get_capabilities()` and `torch.backends.quantized.supported_engines`."""
+    def from_torch(cls, reported: Mapping[str, object], engines: Collection[str], onednn: bool) -> Self:
+        """Build from `torch.cpu.get_capabilities()`, `torch.backends.quantized.supported_engines` and oneDNN's word on
+        bfloat16."""
 
         def has(name: str) -> bool:
             return bool(reported.get(name))
@@ -54,20 +58,25 @@ class CpuCapabilities:
             fbgemm="fbgemm" in engines and all(map(has, ("avx2", "f16c", "fma3"))),
             bf16=any(map(has, ("avx512_bf16", "amx_bf16", "bf16"))),
             amx=has("amx_bf16"),
+            onednn=onednn and reported.get("architecture") == "x86_64",  # its layout was not tried on others
         )
 
     @property
-    def packs(self) -> bool:
-        """Whether packed float16 weights (`bot.models.packing`) are fastest; with AMX, bfloat16 is faster."""
-        return self.fbgemm and not self.amx
+    def packs(self) -> tuple[str, ...]:
+        """The dtypes in which weights can be packed (`bot.models.packing`), the one that is usually fastest first.
+
+        bfloat16 with AMX, else float16.
+        """
+        able = ("float16",) * self.fbgemm + ("bfloat16",) * (self.onednn and self.bf16)
+        return able[::-1] if self.amx else able
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
     """One machine. If the CPU is used, `gpu` is '' and `why_cpu` is the reason. bf16: native on the device in use.
 
-    packs: the CPU is used, and packed float16 weights are fastest on it (`bot.models.packing`). read_gb_s: how fast the
-    device reads weights, GB/s; 0 if it was not measured.
+    packs: the dtypes in which weights can be packed if the CPU is used (`bot.models.packing`), fastest first.
+    read_gb_s: how fast the device reads weights, GB/s; 0 if it was not measured.
     """
 
     gpu: str
@@ -80,8 +89,13 @@ class Hardware:
     ram_total_mb: int
     ram_free_mb: int
     why_cpu: str = ""
-    packs: bool = False
+    packs: tuple[str, ...] = ()
     read_gb_s: float = 0.0
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Self:
+        """Build from what `dataclasses.asdict` made, read from JSON."""
+        return cls(**{**data, "packs": tuple(data["packs"])})
 
     @property
     def device(self) -> str:
@@ -96,8 +110,8 @@ class Hardware:
 
 
 def choose_dtype(setting: str, hardware: Hardware, quantization: str = "none") -> str:
-    """Choose the dtype of the weights: the setting, or for 'auto' the first that applies of float16 (CPU that packs),
-    bfloat16 (native), float16 (GPU), float32.
+    """Choose the dtype of the weights: the setting, or for 'auto' the first that applies of: the fastest packed one
+    (CPU), bfloat16 (native), float16 (GPU), float32.
 
     On a CPU without bfloat16 instructions, float32 is three times as fast as bfloat16 (measured with eight
     conversations). Quantized weights are not packed.
@@ -105,7 +119,7 @@ def choose_dtype(setting: str, hardware: Hardware, quantization: str = "none") -
     if setting != "auto":
         return setting
     if hardware.packs and quantization == "none":
-        return "float16"
+        return hardware.packs[0]
     if hardware.bf16:
         return "bfloat16"
     return "float16" if hardware.gpu else "float32"
@@ -113,7 +127,7 @@ def choose_dtype(setting: str, hardware: Hardware, quantization: str = "none") -
 
 def is_packed(dtype: str, hardware: Hardware, quantization: str = "none") -> bool:
     """Whether weights of this dtype are packed for the CPU (`bot.models.packing`)."""
-    return dtype == "float16" and hardware.packs and quantization == "none"
+    return dtype in hardware.packs and quantization == "none"
 
 
 def describe_hardware(hardware: Hardware) -> str:
@@ -131,18 +145,26 @@ def cpu_capabilities() -> CpuCapabilities:
     import torch
 
     reported: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older versions of torch
-    return CpuCapabilities.from_torch(reported, torch.backends.quantized.supported_engines)
+    onednn = False
+    with contextlib.suppress(AttributeError):  # a build without oneDNN
+        onednn = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return CpuCapabilities.from_torch(reported, torch.backends.quantized.supported_engines, onednn)
 
 
-def detect(device: str = "auto", *, measure: bool = False) -> Hardware:
+def detect(device: str = "auto", *, measure: bool = False, cache_dir: Path | None = None) -> Hardware:
     """Detect the hardware; `device` is auto, cpu or cuda. measure: also measure `read_gb_s`. Imports torch.
 
+    cache_dir: has the times that a load measured (`bot.models.format_choice`), which decide the order of `packs`.
     Raises ModelError if cuda was requested and is not available.
     """
     import torch
 
-    able = cpu_capabilities()
-    why_cpu = _why_cpu(device)
+    why_cpu, cpu = _why_cpu(device), _cpu_name()
+    packs = cpu_capabilities().packs if why_cpu else ()
+    if cache_dir is not None and len(packs) > 1:
+        from bot.models.format_choice import recorded
+
+        packs = recorded(packs, cpu, cache_dir) or packs
     if device == "cuda" and why_cpu:
         raise ModelError(f"INHOUSE_DEVICE=cuda needs a GPU, and none can be used: {why_cpu}.")
     gpu, cuda, total, free = "", "", 0, 0
@@ -155,13 +177,13 @@ def detect(device: str = "auto", *, measure: bool = False) -> Hardware:
         cuda=cuda,
         vram_total_mb=total // MB,
         vram_free_mb=free // MB,
-        bf16=able.bf16 if why_cpu else torch.cuda.is_bf16_supported(including_emulation=False),
-        cpu=_cpu_name(),
+        bf16=cpu_capabilities().bf16 if why_cpu else torch.cuda.is_bf16_supported(including_emulation=False),
+        cpu=cpu,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         ram_total_mb=memory.total // MB,
         ram_free_mb=memory.available // MB,
         why_cpu=why_cpu,
-        packs=bool(why_cpu) and able.packs,
+        packs=packs,
         read_gb_s=read_speed("cpu" if why_cpu else "cuda") if measure else 0.0,
     )
 
@@ -191,12 +213,13 @@ def read_speed(device: str) -> float:
     return matrix.nbytes / min(times) / 1e9
 
 
-async def probe(device: str = "auto", *, measure: bool = False) -> Hardware:
+async def probe(device: str, cache_dir: Path, *, measure: bool = False) -> Hardware:
     """Run `detect` in a one-shot process, so that this one does not import torch. Takes some seconds; cancellable.
 
     Raises ModelError if cuda was requested and is not available, if torch cannot be loaded, or after PROBE_TIMEOUT_S.
     """
-    command = [sys.executable, "-m", "bot.models.hardware", "--device", device, *(("--measure",) if measure else ())]
+    options = ("--device", device, "--cache-dir", str(cache_dir), *(("--measure",) if measure else ()))
+    command = [sys.executable, "-m", "bot.models.hardware", *options]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=child_environment())
     try:
@@ -213,7 +236,7 @@ async def probe(device: str = "auto", *, measure: bool = False) -> Hardware:
     if process.returncode or not lines:
         reason = (errors.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
         raise ModelError(reason if process.returncode == 1 else f"torch cannot be loaded here: {reason}")
-    return Hardware(**json.loads(lines[-1]))
+    return Hardware.from_data(json.loads(lines[-1]))
 
 
 def child_environment(**more: str) -> dict[str, str]:
@@ -248,10 +271,11 @@ def _cpu_name() -> str:
 def _main() -> int:
     parser = argparse.ArgumentParser(description="Print what this machine has, as JSON.")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--cache-dir", type=Path)
     parser.add_argument("--measure", action="store_true")
     words = parser.parse_args()
     try:
-        print(json.dumps(asdict(detect(words.device, measure=words.measure))))
+        print(json.dumps(asdict(detect(words.device, measure=words.measure, cache_dir=words.cache_dir))))
     except ModelError as error:
         print(error, file=sys.stderr)
         return 1

@@ -36,7 +36,7 @@ class InstalledModels:
         if self._served:
             return
         try:
-            found = await probe(self._current.settings.device)
+            found = await probe(self._current.settings.device, self._current.settings.cache_dir)
         except ModelError as error:
             log.warning("%s", error)
             return
@@ -136,4 +136,5 @@ class InstalledModels:
             kv_cache_mb=settings.kv_cache_mb,
             kv_offload_mb=settings.kv_offload_mb,
             gpu_batch=settings.gpu_batch,
+            cache_dir=str(settings.cache_dir),
         )

@@ -32,6 +32,7 @@ from transformers.models.auto.modeling_auto import (
 
 from bot.models import model_directory
 from bot.models.device_errors import Unrecoverable, classify
+from bot.models.format_choice import measured
 from bot.models.hardware import Hardware, choose_dtype, detect, is_packed
 from bot.models.packing import pack, packed_bytes
 from bot.models.picture_processor import CPU_SIDE, PictureProcessor, load_processor
@@ -47,6 +48,9 @@ WEIGHTS_BEGIN, WEIGHTS_END = 0.1, 0.85
 
 EXPANDED = ("fp8", "mxfp4")
 """Quantized formats whose weights transformers expands to the model's dtype where the device does not support them."""
+
+SMALL_BYTES = 64 << 20
+"""Weights up to this size are fast in any format, so that nothing is measured for them."""
 
 OWN_FILES = {"local_files_only": True, "trust_remote_code": False}
 
@@ -78,7 +82,8 @@ def load(
     progress(LoadProgress("looking at the hardware", 0.0))
     # cuDNN's attention builds a plan for each new shape, and each step of a batch has one: 6 ms a layer on an H100.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    hardware = detect("cpu" if source.gpu_layers == 0 else source.device)
+    cache_dir = Path(source.cache_dir) if source.cache_dir else None
+    hardware = detect("cpu" if source.gpu_layers == 0 else source.device, cache_dir=cache_dir)
     folder = Path(source.path)
     model_directory.check(folder)
     model_directory.check_sizes(folder)
@@ -87,6 +92,9 @@ def load(
             model_directory.read_json(folder / name)
     own_quantization = _checked_quantization(source)
     quantization = own_quantization or source.quantization
+    if source.dtype == "auto" and quantization == "none" and cache_dir is not None and _is_worth_measuring(folder):
+        progress(LoadProgress("measuring the processor", 0.01))
+        hardware = measured(hardware, cache_dir)
     dtype = choose_dtype(source.dtype, hardware, quantization)
     packs = is_packed(dtype, hardware, quantization)
     with translate_load_errors(source), progress_bars_to(_report_weights(progress)):
@@ -104,7 +112,8 @@ def load(
         found = auto.from_pretrained(
             folder,
             config=config,
-            dtype="auto" if packs else getattr(torch, dtype),  # "auto" maps the file without a copy; pack() converts
+            # "auto" maps the file without a copy; pack() converts.
+            dtype="auto" if packs and dtype == "float16" else getattr(torch, dtype),
             device_map=device_map,
             attn_implementation="sdpa",
             quantization_config=quantization_of("none" if own_quantization else source.quantization, dtype, split),
@@ -124,7 +133,7 @@ def load(
         if expanded:
             cast(nn.Module, model).to(getattr(torch, dtype))
         if packs:
-            pack(model)
+            pack(model, dtype)
     note = f"{_note(source, hardware, split, own_quantization if expanded else '')} {why_blind}".strip()
     return TransformersModel(model, tokenizer, hardware, dtype, split, note, multimodal, pictures)
 
@@ -196,6 +205,10 @@ def device_map_of(
     if source.gpu_layers is None or source.gpu_layers >= count:
         return {"": 0}
     return layer_map(config, source.gpu_layers, multimodal=multimodal)
+
+
+def _is_worth_measuring(folder: Path) -> bool:
+    return sum((folder / name).stat().st_size for name in model_directory.weight_files(folder)) > SMALL_BYTES
 
 
 def _checked_quantization(source: ModelSource) -> str:

@@ -1,11 +1,12 @@
-"""Pack a model's weights as float16 with float32 arithmetic, for CPUs without fast 16-bit arithmetic.
+"""Pack a model's weights in 16 bits for a CPU's fastest kernels, and fuse the linear layers that get the same input.
 
-Linear layers and embeddings become float16; linear layers use the layout of FBGEMM's kernels. This halves the memory
-traffic per token compared with float32 and doubles the speed on such CPUs (docs/measurements.md). bfloat16 weights
-convert exactly, except values below 0.00006, which are rounded.
+float16 uses FBGEMM's kernels with float32 arithmetic: bfloat16 weights convert exactly, except values below 0.00006,
+which are rounded. bfloat16 uses oneDNN's layout and rounds the input of each layer, too. `bot.models.format_choice`
+measures which is faster (docs/measurements.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +17,27 @@ LARGEST = 65504.0
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that get the same input in transformers' models; one fused product costs less than one per layer."""
 
+Product = Callable[[Tensor], Tensor]
+"""A linear layer whose weights are packed: the output for an input [..., in_features]."""
 
-def pack(model: nn.Module) -> None:
-    """Pack the model in place. Layers with weights beyond float16's range, and all other parameters, become float32."""
+
+def pack(model: nn.Module, dtype: str) -> None:
+    """Pack the model in place, as 'float16' or 'bfloat16'.
+
+    With float16, layers with weights beyond its range and all other parameters become float32. With bfloat16, layers
+    that the model keeps in float32 and all other parameters stay as they are.
+    """
+    half = dtype == "float16"
     for module in list(model.modules()):
         for names in (*SAME_INPUT, *((name,) for name, _ in module.named_children())):
-            _fuse(module, names)
+            _fuse(module, names, dtype)
         for name, child in list(module.named_children()):
-            if type(child) is nn.Embedding and _fits(child):
+            if half and type(child) is nn.Embedding and _fits(child, dtype):
                 setattr(module, name, HalfEmbedding(child))
-    model.float()
+    if half:
+        model.float()
+    for left in (*model.parameters(), *model.buffers()):
+        left.data = left.data.clone()  # a view of the mapped file would keep all of it in memory
 
 
 def packed_bytes(model: nn.Module) -> int:
@@ -34,7 +46,7 @@ def packed_bytes(model: nn.Module) -> int:
 
 
 class PackedLinear(nn.Module):
-    """A linear layer that returns its slice of a fused projection; input and output are float32."""
+    """A linear layer that returns its slice of a fused projection. Input and output are float32, or bfloat16."""
 
     def __init__(self, linear: nn.Linear, fused: "FusedLinear", start: int) -> None:
         super().__init__()
@@ -53,8 +65,12 @@ class FusedLinear:
     and the last result stays in memory; no known language model does this. Not thread-safe.
     """
 
-    def __init__(self, linears: Sequence[nn.Linear]) -> None:
-        self._packed = _prepacked(linears)
+    def __init__(self, linears: Sequence[nn.Linear], dtype: str) -> None:
+        states = [linear.state_dict() for linear in linears]
+        form = FORMATS[dtype]
+        weight = _stacked([state["weight"] for state in states], form.source)
+        bias = _stacked([state["bias"] for state in states], form.source) if "bias" in states[0] else None
+        self._product = form.product(weight, bias)
         self._count = len(linears)
         self._cached: tuple[Tensor, Tensor] | None = None  # the last input and its result
         self._reads = 0
@@ -62,7 +78,7 @@ class FusedLinear:
     def of(self, hidden: Tensor) -> Tensor:
         """The outputs of all layers, concatenated along the last dimension."""
         if self._cached is None or self._cached[0] is not hidden:
-            self._cached, self._reads = (hidden, torch.ops.quantized.linear_dynamic_fp16(hidden, self._packed)), 0
+            self._cached, self._reads = (hidden, self._product(hidden)), 0
         result, self._reads = self._cached[1], self._reads + 1
         if self._reads == self._count:
             self._cached = None
@@ -82,29 +98,52 @@ class HalfEmbedding(nn.Module):
         return embedding(ids, self._weight[0]).float()
 
 
-def _fuse(module: nn.Module, names: Sequence[str]) -> None:
+def float16_product(weight: Tensor, bias: Tensor | None = None) -> Product:
+    """Pack float32 weights in FBGEMM's layout. Input and output are float32."""
+    packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+    return lambda hidden: torch.ops.quantized.linear_dynamic_fp16(hidden, packed)
+
+
+def bfloat16_product(weight: Tensor, bias: Tensor | None = None) -> Product:
+    """Pack bfloat16 weights in oneDNN's layout. Input and output are bfloat16."""
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return lambda hidden: torch.ops.mkldnn._linear_pointwise(hidden, packed, bias, "none", [], "")
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How weights of a dtype are packed. source: the dtype from which `product` packs [out_features, in_features]."""
+
+    source: torch.dtype
+    product: Callable[[Tensor, Tensor | None], Product]
+
+
+FORMATS: Mapping[str, Format] = {
+    "float16": Format(torch.float32, float16_product),
+    "bfloat16": Format(torch.bfloat16, bfloat16_product),
+}
+"""By dtype."""
+
+
+def _fuse(module: nn.Module, names: Sequence[str], dtype: str) -> None:
     """Fuse these layers of a module if all exist and agree in input size and in having a bias."""
-    linears = [child for name in names if type(child := getattr(module, name, None)) is nn.Linear and _fits(child)]
+    children = [child for name in names if type(child := getattr(module, name, None)) is nn.Linear]
+    linears = [child for child in children if _fits(child, dtype)]
     kinds = {(linear.in_features, linear.bias is None) for linear in linears}
     if len(linears) < len(names) or len(kinds) > 1:
         return
-    fused, start = FusedLinear(linears), 0
+    fused, start = FusedLinear(linears, dtype), 0
     for name, linear in zip(names, linears, strict=True):
         setattr(module, name, PackedLinear(linear, fused, start))
         start += linear.out_features
 
 
-def _prepacked(linears: Sequence[nn.Linear]) -> object:
-    """The weights of all layers, concatenated, in FBGEMM's layout."""
-    states = [linear.state_dict() for linear in linears]
-    bias = _stacked([state["bias"] for state in states]) if "bias" in states[0] else None
-    return torch.ops.quantized.linear_prepack_fp16(_stacked([state["weight"] for state in states]), bias)
+def _stacked(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Concatenate as this dtype in one step; converting the parts first would take twice the memory."""
+    return torch.cat(list(parts), out=torch.empty(0, dtype=dtype))
 
 
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """Concatenate as float32 in one step; converting the parts first would take twice the memory."""
-    return torch.cat(list(parts), out=torch.empty(0))
-
-
-def _fits(module: nn.Linear | nn.Embedding) -> bool:
+def _fits(module: nn.Linear | nn.Embedding, dtype: str) -> bool:
+    if dtype == "bfloat16":
+        return module.weight.dtype == torch.bfloat16
     return bool(module.weight.abs().max() <= LARGEST)

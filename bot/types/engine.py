@@ -33,6 +33,7 @@ class ModelSource:
     gpu_batch: str = "library"  # on a GPU: library (transformers' paged batch) or rows (our own)
     batching: bool = True  # False forces sequential generate()
     tokenizer: str = ""
+    cache_dir: str = ""  # keeps what was measured on this machine; '' for no measurement
 
 
 @dataclass(frozen=True, slots=True)

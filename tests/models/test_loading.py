@@ -67,19 +67,16 @@ def test_every_kind_loads_and_knows_its_words(tiny: dict[str, Path], kind: str) 
 def test_the_number_type_is_the_one_asked_for_or_the_processors(
     tiny: dict[str, Path], processor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    able, packed = capabilities(processor), list[object]()
+    able, packed = capabilities(processor), dict[object, str]()
     monkeypatch.setattr("bot.models.hardware.cpu_capabilities", lambda: able)
-    monkeypatch.setattr(loading, "pack", packed.append)  # its kernels do not run on every CPU
-    assert load(source(tiny["phi"], dtype="bfloat16"), ignore).model.dtype == torch.bfloat16
-    assert not packed
-    half = load(source(tiny["phi"], dtype="float16"), ignore)
-    assert (half.dtype, half.model in packed) == ("float16", able.packs)
-    packed.clear()
-    chosen = load(source(tiny["phi"], dtype="auto"), ignore)
-    assert chosen.dtype == choose_dtype("auto", chosen.hardware)
-    assert (chosen.model in packed) == able.packs
-    # Packing starts from mapped weights, in the dtype of their file.
-    assert chosen.model.dtype == (torch.float32 if able.packs else getattr(torch, chosen.dtype))
+    monkeypatch.setattr(loading, "pack", packed.__setitem__)  # its kernels do not run on every CPU
+    for dtype in ("float32", "bfloat16", "float16", "auto"):
+        loaded = load(source(tiny["phi"], dtype=dtype), ignore)
+        assert loaded.dtype == choose_dtype(dtype, loaded.hardware)
+        assert packed.get(loaded.model) == (loaded.dtype if loaded.dtype in able.packs else None)
+        # Packing float16 starts from mapped weights, in the dtype of their file.
+        mapped = packed.get(loaded.model) == "float16"
+        assert loaded.model.dtype == (torch.float32 if mapped else getattr(torch, loaded.dtype))
 
 
 def test_no_layers_on_the_gpu_means_the_cpu(tiny: dict[str, Path]) -> None:

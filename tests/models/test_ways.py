@@ -23,7 +23,9 @@ from tests.support.builders.cli import Inhouse
 
 pytest_plugins = ["tests.support.fixtures.cli"]
 
-LAPTOP = Hardware("", "", 0, 0, False, "Ryzen", 8, 16_000, 12_000, why_cpu="there is none", packs=True, read_gb_s=20.0)
+LAPTOP = Hardware(
+    "", "", 0, 0, False, "Ryzen", 8, 16_000, 12_000, why_cpu="there is none", packs=("float16",), read_gb_s=20.0
+)
 
 
 def first(name: str, *engines: str) -> tuple[str, str, str]:

@@ -69,6 +69,7 @@ ENGINE_PROCESS = {
     "bot.engine.text.prompts",
     "bot.engine.text.templates",
     "bot.models.device_errors",
+    "bot.models.format_choice",
     "bot.models.loading",
     "bot.models.packing",
     "bot.models.picture_processor",

@@ -12,7 +12,9 @@ from bot.models.hardware import MB, Hardware, detect
 from bot.models.model_table import Row, rows
 from bot.setup.recommendation import recommend
 
-LAPTOP = Hardware("", "", 0, 0, False, "Ryzen", 8, 16_000, 12_000, why_cpu="there is none", packs=True, read_gb_s=20.0)
+LAPTOP = Hardware(
+    "", "", 0, 0, False, "Ryzen", 8, 16_000, 12_000, why_cpu="there is none", packs=("float16",), read_gb_s=20.0
+)
 H100 = Hardware("H100", "13.0", 81_000, 80_000, True, "Xeon", 26, 200_000, 190_000, read_gb_s=2932.0)
 PLENTY = 10**12
 

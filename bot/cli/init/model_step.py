@@ -123,7 +123,7 @@ def _mention_missing(
 def _hardware(session: Session, settings: Settings) -> Hardware | None:
     try:
         with session.console.status("looking at the hardware"):
-            hardware = asyncio.run(probe(settings.device, measure=True))
+            hardware = asyncio.run(probe(settings.device, settings.cache_dir, measure=True))
     except ModelError as error:
         session.say(f"The hardware could not be examined, so nothing can be recommended: {error}", "yellow")
         return None

@@ -103,7 +103,7 @@ def test_loading_is_done_on_a_thread_that_ends(tiny: dict[str, Path]) -> None:
 def test_too_little_memory_to_pack_is_reported_in_a_sentence(
     tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def short(model: object) -> None:
+    def short(model: object, dtype: str) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
     monkeypatch.setattr(loading, "pack", short)

@@ -121,7 +121,7 @@ async def test_it_sees_in_the_default_dtype(engine: EngineProcess, folder: Path)
 async def test_packed_weights_see_the_same(folder: Path) -> None:
     whole: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     packed = copy.deepcopy(whole)
-    pack(packed)
+    pack(packed, "float16")
     ours = processor_of(folder)
     built = PromptBuilder(AutoTokenizer.from_pretrained(folder), "", WINDOW, pictures=ours).build(TALK, 12)
     ids, inputs = torch.tensor([built.ids]), ours.inputs(built.pictures, built.ids)

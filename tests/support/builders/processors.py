@@ -38,4 +38,5 @@ def capabilities(processor: str, engines: Collection[str] | None = None) -> CpuC
     """Capabilities of a CPU with torch's standard build, or with the given engines."""
     reported = PROCESSORS[processor]
     usual = ENGINES.get(str(reported.get("architecture")), ())
-    return CpuCapabilities.from_torch(reported, usual if engines is None else engines)
+    onednn = bool(reported.get("avx512_bw") or reported.get("bf16"))
+    return CpuCapabilities.from_torch(reported, usual if engines is None else engines, onednn)

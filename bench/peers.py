@@ -28,6 +28,7 @@ import aiohttp
 from bench.asking import measured_cpu
 from bench.peering.catalog import LLAMA, PEERS, Ground, Peer
 from bench.peering.chart import draw
+from bench.peering.endless_model import endless
 from bench.peering.environments import CannotInstall, ensure
 from bench.peering.gguf_cache import gguf_of
 from bench.peering.ports import free_port
@@ -62,6 +63,8 @@ class Field:
         with ExitStack() as started:  # stops a server that failed to start
             try:
                 ground = prepare(peer, self.model, self.given)
+                if peer.endless:
+                    ground = replace(ground, model=endless(self.model, self.logs / f"{peer.name} model"))
                 server = Server(peer, ground, self.logs / f"{peer.name}.log")
                 started.callback(server.stop)
                 await server.ready(self.session)

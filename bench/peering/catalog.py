@@ -60,7 +60,10 @@ def _nothing(ground: Ground) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A server to compare. `recipe`: None for our own environment. `serial`: handles one request at a time."""
+    """A server to compare. `recipe`: None for our own environment. `serial`: handles one request at a time.
+
+    `endless`: it is given a copy of the model without an end token, because requests cannot tell it to ignore that.
+    """
 
     name: str
     recipe: Recipe | None
@@ -70,6 +73,7 @@ class Peer:
     environment: Mapping[str, str] = field(default_factory=dict)
     health: str = "/health"
     serial: bool = False
+    endless: bool = False
 
 
 TRANSFORMERS = Recipe("transformers", (TORCH, "transformers[serving]==5.23.0", "accelerate==1.15.0"))
@@ -142,7 +146,7 @@ def _ours_over(peer: Peer) -> Callable[[Ground], list[str]]:
 
     def command(ground: Ground) -> list[str]:
         port = free_port()
-        server = peer.command(replace(ground, port=port))
+        server = [*peer.command(replace(ground, port=port)), *(("--ignore-eos",) if peer.recipe is LLAMA else ())]
         return [*_ours(ground), f"http://127.0.0.1:{port}/v1", *server]
 
     return command
@@ -167,9 +171,9 @@ PEERS = {
         Peer("serve", TRANSFORMERS, _serve, extra=_never_ends, environment=OFFLINE),
         _LLAMA_CPP,
         _VLLM,
-        Peer(OURS, None, _ours),
+        Peer(OURS, None, _ours, endless=True),
         *(
-            replace(peer, name=f"{OURS}+{peer.name}", command=_ours_over(peer), extra=_nothing)
+            replace(peer, name=f"{OURS}+{peer.name}", command=_ours_over(peer), extra=_nothing, endless=True)
             for peer in (_LLAMA_CPP, _VLLM)
         ),
     )

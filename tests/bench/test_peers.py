@@ -1,10 +1,22 @@
-"""Tests how `bench.peers` aggregates its results."""
+"""Tests how `bench.peers` aggregates its results, and that the bot's answers have full length."""
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+from safetensors.torch import load_file, save_file
+
 from bench.peering.chart import decades, draw, ticks
+from bench.peering.endless_model import endless
 from bench.peering.results import Run, figures, keep, percentile, read, table
+from bot.engine.client.process import EngineProcess
+from bot.types.messages import FinishReason
+from tests.support.builders.engine_requests import GREEDY, ask, load
+
+pytest_plugins = ["tests.support.fixtures.engine"]
 
 
 def run(
@@ -49,3 +61,22 @@ def test_the_picture_has_a_line_for_every_peer_in_every_panel() -> None:
     lines = list(ElementTree.fromstring(draw(rows)).iter("{http://www.w3.org/2000/svg}polyline"))
     assert len(lines) == 8
     assert all(line.attrib["points"].count(",") == 2 for line in lines)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_model_without_an_end_answers_to_the_last_token(
+    engine: EngineProcess, tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    """The model always writes its end token."""
+    model = Path(shutil.copytree(tiny["phi"], tmp_path / "model"))
+    weights = load_file(model / "model.safetensors")
+    weights["lm_head.bias"][json.loads((model / "config.json").read_text())["eos_token_id"]] = 1e4
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    params = replace(GREEDY, max_tokens=9)
+    for folder, tokens, reason in (
+        (model, 1, FinishReason.STOP),
+        (endless(model, tmp_path / "endless"), 9, FinishReason.LENGTH),
+    ):
+        await load(engine, folder)
+        answer = await ask(engine, folder.name, "Where are the keys?", params)
+        assert (answer.usage.generated_tokens, answer.finish_reason) == (tokens, reason)

@@ -94,7 +94,7 @@ CAUSES: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (re.compile(r"(?i)illegal instruction"), "this build of {title} needs instructions that this processor lacks"),
     (
-        re.compile(r"(?i)trust_remote_code"),
+        re.compile(r"trust_remote_code=True"),  # vLLM logs its setting at each start, with False
         "it has code of its own in its repository, which Inhouse does not run. Choose another model",
     ),
 )

@@ -48,6 +48,7 @@ def test_progress_is_a_share_whatever_a_line_says(percent: str) -> None:
         ("ValueError: No available memory for the cache blocks.", "memory"),
         ("ValueError: Free memory on device cuda:0 (2.1/7.8 GiB) is less than desired GPU memory util", "memory"),
         ("RuntimeError: Failed to infer device type, please set the environment", "no GPU"),
+        ("ValueError: The repository /m contains custom code. Please pass `trust_remote_code=True`", "code of its own"),
         ("The checkpoint has model type `odd9` but Transformers does not recognize this architecture.", "(odd9)"),
     ],
 )
@@ -59,7 +60,8 @@ def test_a_cause_is_one_phrase_without_the_servers_words(line: str, cause: str) 
 
 
 def test_an_unknown_cause_is_not_guessed() -> None:
-    assert not log_of("0.00.1.1 I srv init: model loaded", "out of luck").cause()
+    start = "[core.py:93] Initializing a V1 engine with config: model='/m', trust_remote_code=False, dtype=torch.half"
+    assert not log_of("0.00.1.1 I srv init: model loaded", start, "out of luck").cause()
 
 
 def test_the_key_and_control_characters_stay_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:

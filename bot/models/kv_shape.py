@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import prod
 
 MOST_LAYERS = 10_000
+"""Most layers that are counted, since a config.json may state any number; the largest known models have 126."""
 
 RENAMED = {
     "attention": "full_attention",
@@ -47,7 +48,7 @@ class KvShape:
 
 def kv_shape(config: Mapping[str, object]) -> KvShape:
     """The shape of a model's KV cache. config: of the language model. Unknown sizes give 0."""
-    layers = _number(config, "num_hidden_layers")
+    layers = _layers(config)
     kinds = layer_types(config)
     kept = kinds[: len(kinds) - _number(config, "num_kv_shared_layers")] if kinds else []
     count = Counter(kept) if kept else Counter({"full_attention": layers})
@@ -65,7 +66,7 @@ def kv_shape(config: Mapping[str, object]) -> KvShape:
 
 def layer_types(config: Mapping[str, object]) -> list[str]:
     """The types of the layers, in order, by transformers' names; [] if all have full attention."""
-    layers = _number(config, "num_hidden_layers")
+    layers = _layers(config)
     for key in ("layer_types", "layers_block_type"):
         named = config.get(key)
         if isinstance(named, list) and len(named) <= MOST_LAYERS and named:
@@ -78,7 +79,8 @@ def layer_types(config: Mapping[str, object]) -> list[str]:
     for key, other in (("full_attn_idxs", "conv"), ("attn_layer_indices", "linear_attention")):
         indices = config.get(key)
         if isinstance(indices, list):
-            return ["full_attention" if number in indices else other for number in range(layers)]
+            full = {number for number in indices if isinstance(number, int)}
+            return ["full_attention" if number in full else other for number in range(layers)]
     if not _number(config, "sliding_window") or config.get("use_sliding_window") is False:
         return []
     return _sliding(config, layers)
@@ -122,6 +124,10 @@ def _state(config: Mapping[str, object]) -> int:
     mamba = ("mamba_num_heads", "mamba_head_dim", "ssm_state_size")
     granite = ("mamba_n_heads", "mamba_d_head", "mamba_d_state")
     return max(prod(_number(config, key) for key in keys) for keys in (gated, mamba, granite))
+
+
+def _layers(config: Mapping[str, object]) -> int:
+    return min(_number(config, "num_hidden_layers"), MOST_LAYERS)
 
 
 def _number(config: Mapping[str, object], key: str) -> int:

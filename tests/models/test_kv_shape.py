@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from bot.models.fit import kv_mb
-from bot.models.kv_shape import kv_shape
+from bot.models.kv_shape import MOST_LAYERS, kv_shape, layer_types
 from bot.models.model_directory import from_config
 from bot.models.model_spec import ModelSpec
 
@@ -162,3 +162,12 @@ def test_a_window_bounds_what_a_conversation_takes(tmp_path: Path) -> None:
     assert spec.kv_bytes(100, 2) == 100 * 6 * 64 * 2
     assert spec.kv_bytes(32_768, 2) == (32_768 + 5 * 1024) * 64 * 2
     assert kv_mb(spec, "bfloat16", 32_768) == 4, "all layers alike would take 24"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"full_attention_interval": 4}, {"attn_layer_indices": [1, [], "2"]}, {"sliding_window": 16}],
+    ids=["interval", "indices", "window"],
+)
+def test_a_config_that_states_too_many_layers_costs_no_memory(more: dict[str, Any]) -> None:
+    assert len(layer_types({"num_hidden_layers": 10**6, **more})) == MOST_LAYERS

@@ -56,6 +56,8 @@ class Sequential:
         pictures: PictureProcessor | None = None,
     ) -> None:
         self._model, self._pictures = model, pictures
+        # generate() would add what the repository advises, such as beams, and a batch would not.
+        model.generation_config = GenerationConfig(eos_token_id=getattr(model.generation_config, "eos_token_id", None))
         self.on_left: Callable[[], None] = _ignore
         """Called when an answer has left."""
         self._post = post

@@ -1,6 +1,8 @@
 """Tests one answer at a time: generate()'s text, with seeds, behind the same interface."""
 
 import asyncio
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,3 +77,18 @@ async def test_penalties_and_min_p_pick_the_tokens_that_a_batch_picks(
     plain, penalised, only_the_likeliest = said[True]
     assert plain != penalised
     assert only_the_likeliest == penalised, "with min_p 1, sampling keeps the likeliest token only"
+
+
+async def test_a_repository_sets_nothing_that_a_batch_does_not_do(
+    engine: EngineProcess, tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    advised = tmp_path / "advised"
+    shutil.copytree(tiny["llama"], advised)
+    advice = {"do_sample": True, "min_p": 1.0, "no_repeat_ngram_size": 1, "num_beams": 2}
+    (advised / "generation_config.json").write_text(json.dumps(advice))
+    said = {}
+    for folder in (tiny["llama"], advised):
+        await load(engine, folder, batching=False)
+        params = (GREEDY, replace(GREEDY, temperature=1.5, seed=1))
+        said[folder] = [(await ask(engine, f"{folder} {i}", "Go on.", how)).text for i, how in enumerate(params)]
+    assert said[tiny["llama"]] == said[advised]

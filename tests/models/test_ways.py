@@ -163,7 +163,7 @@ def test_what_runs_now_changes_neither_ranking_nor_advice_but_is_said(card: str,
 def test_both_commands_name_the_same_best_model(inhouse: Inhouse, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = iter((9_000, 200, 4_000, 15_000))
 
-    async def probe(device: str, *, measure: bool = False) -> Hardware:
+    async def probe(device: str, cache_dir: Path, *, measure: bool = False) -> Hardware:
         return replace(LAPTOP, ram_free_mb=next(free), read_gb_s=20.0 * measure)
 
     for module in ("bot.cli.model_commands", "bot.cli.model_ranking"):

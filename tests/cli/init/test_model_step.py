@@ -19,7 +19,7 @@ H100 = Hardware("H100", "13.0", 81_000, 80_000, True, "Xeon", 26, 200_000, 190_0
 def session(home: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     """A session that asks nothing, on a machine with an H100 and vLLM."""
 
-    async def probe(device: str, *, measure: bool) -> Hardware:
+    async def probe(device: str, cache_dir: Path, *, measure: bool) -> Hardware:
         return H100
 
     monkeypatch.setattr("bot.cli.init.model_step.probe", probe)

@@ -73,5 +73,5 @@ def test_what_was_chosen_counts_before_env_and_mistakes_elsewhere_are_no_obstacl
     assert session.values == {"INHOUSE_MODEL": "phi-4", "DISCORD_BOT_TOKEN": "a.b.c"}
     with pytest.raises(Misconfigured) as raised:
         session.settings(slack_bot_token="two words")
-    assert mistake_of(raised.value, "slack_bot_token").startswith("SLACK_BOT_TOKEN")
+    assert mistake_of(raised.value, "slack_bot_token").startswith("That is not a token; it must be a bot token")
     assert "two words" not in mistake_of(raised.value, "slack_bot_token")

@@ -4,7 +4,10 @@ import asyncio
 import io
 import os
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -226,6 +229,19 @@ def test_the_best_model_fits_is_general_and_needs_no_permission(hardware: Hardwa
     chosen = best(found, hardware)
     assert (chosen.spec.name if chosen else "") == name
     assert any("slow" in note for note in notes(found, hardware)) == bool(hardware.packs)
+
+
+@pytest.mark.parametrize(("share", "spread"), [(0.1, 1), (0.5, 2), (1.0, 4)])
+def test_the_speed_of_a_cpu_does_not_depend_on_what_else_runs(
+    share: float, spread: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """share: of the time that this process gets. spread: threads that compute; this one waits for the others."""
+    monkeypatch.setattr("torch.get_num_threads", lambda: spread)
+    monkeypatch.setattr(hardware_module, "READ_MB", 8)
+    steps = {"perf_counter": 0.5 / share, "thread_time": 0.5, "process_time": 0.5 * spread}
+    clocks = {name: partial(next, count(0.0, step)) for name, step in steps.items()}
+    monkeypatch.setattr(hardware_module, "time", SimpleNamespace(**clocks))
+    assert hardware_module.read_speed("cpu") == pytest.approx(8 * 2**20 / 0.5 / 1e9)
 
 
 @pytest.mark.parametrize("hardware", [LAPTOP, CARD, OLD_CARD])

@@ -124,6 +124,16 @@ class Answer:
         return Text(self.stream, text, reason, usage, reasoning + self.decoder.take_reasoning())
 
 
+def abort_waiting(waiting: deque[Answer], stream: int, emit: Emit) -> bool:
+    """End an answer that waits for its turn; False if it does not."""
+    answer = next((answer for answer in waiting if answer.stream == stream), None)
+    if answer is None:
+        return False
+    waiting.remove(answer)
+    emit(answer.end(None, FinishReason.ABORT))
+    return True
+
+
 class Generator(Protocol):
     """A way to generate.
 

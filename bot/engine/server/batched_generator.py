@@ -30,7 +30,7 @@ from bot.engine.client.protocol import Failed
 from bot.engine.cpu.cpu_batch import CpuBatch
 from bot.engine.gpu.flat_batch import FlatBatch, GraphLimit
 from bot.engine.gpu.paged_batch import PagedBatch
-from bot.engine.server.answer import Answer, Emit, Post
+from bot.engine.server.answer import Answer, Emit, Post, abort_waiting
 from bot.models.device_errors import Failure, Unrecoverable, release_memory
 from bot.types.messages import FinishReason
 
@@ -109,12 +109,9 @@ class Batching:
 
     def abort(self, stream: int) -> None:
         """Stop an answer: immediately if it waits, else before the batch's next step."""
-        for answer in self._waiting:
-            if answer.stream == stream:
-                self._waiting.remove(answer)
-                self._emit(answer.end(None, FinishReason.ABORT))
-                self._admit()  # later ones may be smaller and fit
-                return
+        if abort_waiting(self._waiting, stream, self._emit):
+            self._admit()  # later ones may be smaller and fit
+            return
         running = self._running.get(str(stream))
         if running is not None and not running.ended:
             running.aborted = True

@@ -8,10 +8,9 @@ from collections import deque
 
 from transformers import PreTrainedModel
 
-from bot.engine.server.answer import Answer, Emit
+from bot.engine.server.answer import Answer, Emit, abort_waiting
 from bot.engine.server.batched_generator import Batching
 from bot.engine.server.sequential_generator import Sequential
-from bot.types.messages import FinishReason
 
 
 class Mixed:
@@ -58,12 +57,9 @@ class Mixed:
 
     def abort(self, stream: int) -> None:
         """Stop an answer: immediately if it waits, else at the next step boundary."""
-        for answer in self._waiting:
-            if answer.stream == stream:
-                self._waiting.remove(answer)
-                self._emit(answer.end(None, FinishReason.ABORT))
-                self._next()
-                return
+        if abort_waiting(self._waiting, stream, self._emit):
+            self._next()
+            return
         self._batch.abort(stream)
         self._alone.abort(stream)
 

@@ -30,7 +30,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from bot.engine.client.protocol import Failed
 from bot.engine.client.request_validation import GREEDY_BELOW
-from bot.engine.server.answer import Answer, Emit, Post
+from bot.engine.server.answer import Answer, Emit, Post, abort_waiting
 from bot.engine.server.compute_threads import run_on_new_thread
 from bot.models.device_errors import Failure, Unrecoverable, classify, release_memory
 from bot.models.picture_processor import PictureProcessor
@@ -80,11 +80,8 @@ class Sequential:
 
     def abort(self, stream: int) -> None:
         """Stop an answer: immediately if it waits, else at the next token."""
-        for answer in self._waiting:
-            if answer.stream == stream:
-                self._waiting.remove(answer)
-                self._emit(answer.end(None, FinishReason.ABORT))
-                return
+        if abort_waiting(self._waiting, stream, self._emit):
+            return
         if self._current is not None and self._current.stream == stream:
             self._current.aborted = True
             self._stop.set()

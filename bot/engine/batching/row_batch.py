@@ -120,6 +120,10 @@ class RowRunner(Protocol[R]):
         """
         ...
 
+    def rest(self) -> None:
+        """Leave the device to other models; called when there is no request."""
+        ...
+
     def close(self) -> None:
         """Free the device's memory, the cache's included."""
         ...
@@ -222,6 +226,7 @@ class RowBatch(Generic[R]):
                 return True
             with self._lock:
                 if self._inbox.empty():
+                    self._runner.rest()
                     self._thread = None
                     return False
 

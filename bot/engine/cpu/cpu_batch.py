@@ -45,8 +45,11 @@ class CpuRunner:
         samplers = [request.sampler for request in ready for _ in range(1 + len(request.draft))]
         return sample_tokens(logits, samplers, histories)
 
+    def rest(self) -> None:
+        self._threads.rest()
+
     def close(self) -> None:
-        self._threads.restore()
+        self._threads.rest()
         self.cache = KVCache(shape_of(self._model), 0)
 
 

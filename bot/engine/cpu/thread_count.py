@@ -35,7 +35,7 @@ def usable_cores() -> frozenset[int]:
 
 
 class ThreadCount:
-    """The number of threads of torch. Call `adjust` on the thread that computes.
+    """The number of threads of torch, which all models share. Call `adjust` on the thread that computes.
 
     used, clock, cores: read the CPU seconds of other processes, the time, and the cores. use: sets the number.
     """
@@ -50,6 +50,7 @@ class ThreadCount:
     ) -> None:
         self._most, self._used, self._clock, self._cores, self._use = most, used, clock, cores, use
         self._threads = most
+        self._resting = False
         self._before: tuple[float, float] | None = None  # the time, and the seconds of others then
 
     def adjust(self) -> None:
@@ -57,6 +58,9 @@ class ThreadCount:
         many intervals, only read: an idle batch says nothing about the cores."""
         if self._most == 1:
             return
+        if self._resting:
+            self._resting = False
+            self._apply()
         now = self._clock()
         if self._before is not None and now - self._before[0] < INTERVAL_S:
             return
@@ -69,8 +73,12 @@ class ThreadCount:
             self._threads = max(1, round(free))
             self._use(self._threads)
 
-    def restore(self) -> None:
-        """Use all threads again."""
+    def rest(self) -> None:
+        """Let other models use all threads until the next `adjust`, which uses the last number again."""
+        if not self._resting:
+            self._resting = True
+            self._apply()
+
+    def _apply(self) -> None:
         if self._threads != self._most:
-            self._threads = self._most
-            self._use(self._most)
+            self._use(self._most if self._resting else self._threads)

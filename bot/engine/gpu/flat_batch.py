@@ -124,6 +124,9 @@ class FlatRunner:
             torch.cuda.current_stream(logits.device).synchronize()
         return []
 
+    def rest(self) -> None:
+        return None
+
     def close(self) -> None:
         self._replays.clear()
         self.steps.clear()

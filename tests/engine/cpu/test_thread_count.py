@@ -1,10 +1,20 @@
 """Tests how many threads a batch uses while other processes use its cores."""
 
 import os
+import threading
+from collections import deque
+from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
+from bot.engine.batching.prefill_budget import PrefillBudget
+from bot.engine.cpu.cpu_batch import CpuBatch
 from bot.engine.cpu.thread_count import INTERVAL_S, ThreadCount, used_by_others
+from tests.support.builders.batch_requests import GREEDY, Answers, Asked, answers
+
+pytest_plugins = ["tests.support.fixtures.engine"]
 
 
 class Machine:
@@ -52,13 +62,16 @@ def test_a_pause_says_nothing() -> None:
     assert machine.passes(4.0) == [1]
 
 
-def test_it_ends_with_all_threads() -> None:
+def test_all_threads_are_left_to_other_models_while_nothing_runs() -> None:
     machine = Machine(4)
-    machine.threads.restore()
+    machine.threads.rest()
     assert machine.set == []
-    machine.passes(4.0)
-    machine.threads.restore()
+    assert machine.passes(0.0) == []
+    assert machine.passes(4.0) == [1]
+    machine.threads.rest()
+    machine.threads.rest()
     assert machine.set == [1, 4]
+    assert machine.passes(0.0, seconds=100) == [1]
 
 
 def test_one_thread_stays_one() -> None:
@@ -69,3 +82,22 @@ def test_the_use_of_the_cores_is_read_and_grows() -> None:
     before = used_by_others()
     sum(range(1_000_000))
     assert used_by_others() >= before - 0.1 * (os.cpu_count() or 1)
+
+
+def test_a_batch_without_requests_leaves_all_threads_to_other_models(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests = threading.Event()
+
+    class Noted(ThreadCount):
+        def rest(self) -> None:
+            rests.set()
+
+    monkeypatch.setattr("bot.engine.cpu.cpu_batch.ThreadCount", Noted)
+    model = AutoModelForCausalLM.from_pretrained(tiny["llama"], dtype=torch.float32).eval()
+    batch = CpuBatch(model, 8, model.config.vocab_size, PrefillBudget(32, 64), Answers(deque()))
+    try:
+        answers(batch, [Asked("one", [1, 2, 3], 2, GREEDY)])
+        assert rests.wait(20)
+    finally:
+        batch.stop()

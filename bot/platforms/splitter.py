@@ -195,15 +195,20 @@ def _outside_of_spans(body: str, cut: int, least: int) -> tuple[int, str]:
 
     Returns the cut, and the marks that are open there, to be closed and reopened.
     """
-    before_marks = len(body[:cut].rstrip("*_~"))
-    if least <= before_marks and cut - before_marks <= LONGEST_MARKS:
-        cut = before_marks
-    spans = _spans_around(body, cut)
-    moved = min((start for start, _ in spans if start >= least), default=cut)
-    still_open = [marks for start, marks in spans if start < moved]
+    spans: list[tuple[int, str]] = []
+    for _ in range(2):  # emphasis around a link or code shows only once the cut is before that
+        before_marks = len(body[:cut].rstrip("*_~"))
+        if least <= before_marks and cut - before_marks <= LONGEST_MARKS:
+            cut = before_marks
+        spans = _spans_around(body, cut)
+        moved = min((start for start, _ in spans if start >= least), default=cut)
+        if moved == cut:
+            break
+        cut = moved
+    still_open = [marks for start, marks in spans if start < cut]
     if sum(map(len, still_open)) >= _CLOSING - 1:
         still_open = [marks for marks in still_open if "`" in marks and len(marks) <= LONGEST_MARKS]
-    return moved, "".join(still_open)
+    return cut, "".join(still_open)
 
 
 def _spans_around(body: str, cut: int) -> list[tuple[int, str]]:

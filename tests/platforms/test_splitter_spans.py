@@ -20,9 +20,8 @@ GRAPHEMES = st.sampled_from(["👩‍👩‍👧", "🇳🇱", "🇩🇪", "한"
 CLOSING = "」』）】》”’"
 WORDS = st.sampled_from(["word", "and", "snake_case", "e.g.", "word,", "東京は", "一つ。", "I'm"])
 LINK, CODE = f"[a fairly long label]({GOOD})", "`some code of it`"
-SPANS = st.sampled_from(
-    [LINK, CODE, "**bold words here**", "*one or two*", "_one or two_", "~~gone now~~", "**bold and *more* of it**"]
-)
+MARKED = ["**bold words here**", "*one or two*", "_one or two_", "~~gone now~~", "**bold and *more* of it**"]
+SPANS = st.sampled_from([LINK, CODE, *MARKED, f"**{LINK}**", f"*{CODE}*", f"***{LINK} and {CODE}***"])
 SENTENCES = st.lists(st.one_of(WORDS, SPANS), min_size=5, max_size=60).map(" ".join)
 PARSER = MarkdownIt("commonmark", {"html": False}).enable("strikethrough")
 

@@ -6,6 +6,7 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from bot.conversations.conversations import text_with_files
 from bot.types.engine import EngineRequest, ModelSource
 from bot.types.errors import RequestFailed, ServerLost
 from bot.types.messages import Attachment, FinishReason, Prompt, Role, SamplingParams, Turn
+from tests.support.builders.catalog_tokenizers import QWEN_3_8
 from tests.support.real_servers.asking import (
     ENDLESS,
     GREEDY,
@@ -144,6 +146,19 @@ server.start()
 print(server.port, flush=True)
 sys.stdin.read()
 """
+
+
+async def test_a_template_that_has_another_word_for_high_gets_it(smollm2_dir: Path, tmp_path: Path) -> None:
+    with llama_cpp(smollm2_dir, tmp_path, slots=1, template=QWEN_3_8) as server:
+        async with run_engine(server) as (engine, _):
+            for effort in ("high", "high", "low", "off"):
+                asked = request("What is 2 + 2?", effort, replace(GREEDY, think=effort))
+                text, last = await answer(engine, asked)
+                (slot,) = server.ask("/slots")
+                assert last.finish_reason in (FinishReason.STOP, FinishReason.LENGTH), text
+                effect = {"high": "Effort: xhigh", "low": "Effort: low", "off": "<think>\n\n</think>"}[effort]
+                assert effect in slot["prompt"]
+            assert not engine.pool.servers[0].problem
 
 
 async def test_a_server_ends_with_a_test_that_is_killed(smollm2_dir: Path, tmp_path: Path) -> None:

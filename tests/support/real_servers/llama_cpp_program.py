@@ -17,10 +17,13 @@ def main() -> None:
     parser.add_argument("--ctx-size", type=int, default=0, help="tokens of all slots; 0: the model's window for each")
     parser.add_argument("--threads", type=int, default=1, help="more than there are free cores slow it down a lot")
     parser.add_argument("--api-key", default="")
+    parser.add_argument("--chat-template", default="", help="instead of the model's")
     given = parser.parse_args()
     params = xllamacpp.CommonParams()
     params.model.path, params.model_alias = given.model, {given.alias}
     params.mmproj.path = given.mmproj
+    params.chat_template = given.chat_template
+    params.use_jinja = True
     params.port, params.n_parallel, params.n_ctx = given.port, given.parallel, given.ctx_size
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = given.threads
     params.n_threads_http = 4 * given.parallel + 8  # each open connection holds one, also an idle one

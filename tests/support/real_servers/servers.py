@@ -149,18 +149,26 @@ class RealServer:
 
 
 def llama_cpp(
-    folder: Path, logs: Path, *, dtype: str = "float16", slots: int = 4, window: int = 2048, mmproj: Path | None = None
+    folder: Path,
+    logs: Path,
+    *,
+    dtype: str = "float16",
+    slots: int = 4,
+    window: int = 2048,
+    mmproj: Path | None = None,
+    template: str = "",
 ) -> RealServer:
     """llama.cpp's server with a model directory's weights, on one core.
 
-    window: tokens of a slot. mmproj: the file of the part that reads pictures.
+    window: tokens of a slot. mmproj: the file of the part that reads pictures. template: instead of the model's.
     """
     port = free_port()
     program = "tests.support.real_servers.llama_cpp_program"
     room = ("--parallel", str(slots), "--ctx-size", str(slots * window), "--threads", "1")
     where = ("--model", str(gguf_of(folder, dtype)), "--alias", "smollm2", "--port", str(port))
     sees = ("--mmproj", str(mmproj)) if mmproj is not None else ()
-    command = (sys.executable, str(UNTIL_STDIN_ENDS), program, *where, *room, *sees)
+    how = ("--chat-template", template) if template else ()
+    command = (sys.executable, str(UNTIL_STDIN_ENDS), program, *where, *room, *sees, *how)
     shown = {"LLAMA_SERVER_SLOTS_DEBUG": "1"}  # /slots has the prompts
     return RealServer("llama.cpp", "smollm2", command, port, logs / f"llama_cpp-{port}.log", environment=shown)
 

@@ -36,7 +36,7 @@ class InstalledModels:
         if self._served:
             return
         try:
-            found = await probe(self._current.settings.device, self._current.settings.cache_dir)
+            found = await probe(self._current.settings.device, self._current.settings.cache_dir, measure=True)
         except ModelError as error:
             log.warning("%s", error)
             return

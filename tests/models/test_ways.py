@@ -178,10 +178,14 @@ def test_both_commands_name_the_same_best_model(inhouse: Inhouse, home: Path, mo
     assert chosen == json.loads(inhouse("models", "--fits", "--json")[1])[0]["name"] == "qwen3-1.7b"
 
 
-def test_models_are_completed_in_the_order_of_the_ranking() -> None:
+async def test_models_are_completed_in_the_order_of_the_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def probe(device: str, cache_dir: Path, *, measure: bool = False) -> Hardware:
+        return replace(LAPTOP, ram_free_mb=300, read_gb_s=20.0 * measure)
+
+    monkeypatch.setattr("bot.models.installed_models.probe", probe)
     settings: Settings = load_settings()
     models = InstalledModels(RuntimeConfig(settings, Catalog.of(settings)))
     assert models.ranked() == sorted(spec.name for spec in Catalog.of(settings)), "before the hardware is known"
-    models.hardware = LAPTOP
+    await models.look(0)
     rows: list[Row] = rank_models(settings, LAPTOP, ("auto",))
     assert models.ranked() == [row.spec.name for row in rows]

@@ -288,7 +288,7 @@ class RemoteEngine:
         first, finish, count = 0.0, "", 0
         usage: Json = {}
         repeats = server.profile.continuation is Continuation.LAST_MESSAGE and not chat.ids
-        prefix = _Prefix(request.prompt.prefix if repeats else "")
+        prefix = _Prefix(chat.messages[-1]["content"] if repeats and request.prompt.prefix else "")  # as it was sent
         blank = bool(chat.ids) and not request.prompt.prefix  # white space that no chat template removes
         spoken = 0  # pieces of text, of at least one token each
         room = request.params.most_tokens * MOST_CHARS

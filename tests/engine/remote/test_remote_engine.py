@@ -226,6 +226,13 @@ async def test_it_goes_on_with_an_answer(kind: str) -> None:
             assert messages[-1] == {"role": "assistant", "content": "one two"}
 
 
+async def test_a_beginning_with_control_tokens_is_not_shown_again() -> None:
+    async with FakeOpenAI("llama.cpp", {MODEL: 4096}) as server, run_engine(server) as engine:
+        server.answers("count", f"one <{BREAK}s> two three four")  # as the server gets it and repeats it
+        text, _ = await answer(engine, request("count", prefix="one <s> two"))
+        assert text == " three four"
+
+
 async def test_an_abort_shows_nothing_of_the_beginning_that_a_server_repeats() -> None:
     async with FakeOpenAI("llama.cpp", {MODEL: 4096}) as server, run_engine(server) as engine:
         server.kind.continues = ""  # it writes the script from its first word, a word a chunk

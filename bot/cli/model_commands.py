@@ -62,7 +62,7 @@ def show_models(settings: Settings, *, everything: bool, json_only: bool) -> Non
     engine = chosen.way.engine if chosen is not None else ""
     lacks = [missing(engine)] if is_missing(engine) else []
     for line in (*notes(found, hardware), *lacks, *advice(ranked, hardware, settings)):
-        console.print(line, markup=False, soft_wrap=not console.is_terminal)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def show_model(settings: Settings, *, json_only: bool) -> None:

@@ -1,6 +1,8 @@
 """Walks through `inhouse init` as a new user does: in a pseudo-terminal, against the fakes."""
 
 import asyncio
+import json
+import re
 import stat
 import sys
 import threading
@@ -95,7 +97,8 @@ async def test_a_new_user_makes_mistakes_and_has_a_bot_in_the_end(home: Path, mo
                 await answer(window, "Paste the token", "not-a-token")
                 assert "three parts with dots" in await answer(window, "paste another", "")
                 await answer(window, "Paste the token", discord.token)
-                await window.asks("Switch it on and save")
+                text = await window.asks("Switch it on and save")
+                assert re.search(r"^    https://discord\.com/developers/applications/\d+/bot$", text, re.MULTILINE)
                 discord.portal(message_content=True)
                 window.type("")
                 text = await window.asks("Choose your server")
@@ -103,7 +106,9 @@ async def test_a_new_user_makes_mistakes_and_has_a_bot_in_the_end(home: Path, mo
                 discord.also_in(0)
                 window.type("")
                 await answer(window, "Serve Slack?", "")
-                assert '"socket_mode_enabled": true' in await answer(window, "xoxb-", slack.app_token)
+                text = await answer(window, "xoxb-", slack.app_token)
+                shown = text[text.index("\n{\n") : text.index("\n}\n") + 2]
+                assert json.loads(shown)["settings"]["socket_mode_enabled"], "it can be copied from the screen"
                 assert "That is the app-level token" in await answer(window, "xoxb-", slack.bot_token)
                 await answer(window, "xapp-", slack.app_token)
                 await window.asks("install the app again")

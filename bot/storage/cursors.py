@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects.sqlite import insert
 
 from bot.storage.database import Database
+from bot.storage.dialect import insert
 from bot.storage.tables import KEY, cursors, key_of
 from bot.types.messages import ConversationKey
 

@@ -25,9 +25,9 @@ def damaged(path: Path, detail: str) -> StorageError:
     )
 
 
-def closed(path: Path) -> StorageError:
+def closed(name: str) -> StorageError:
     """Error for calls after the database was closed."""
-    return StorageError(f"The database {path} is closed because Inhouse is stopping; nothing was stored.")
+    return StorageError(f"The database {name} is closed because Inhouse is stopping; nothing was stored.")
 
 
 @contextmanager

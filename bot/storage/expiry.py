@@ -16,9 +16,6 @@ STEP_ROWS = 100
 STEP_PICTURES = 10
 """Maximum pictures per step, which take up to a megabyte each."""
 
-STEP_PAGES = 100
-"""Maximum pages per step that are returned to the file system."""
-
 
 class Expiry:
     """Deletes rows by age. All methods raise StorageError."""
@@ -47,7 +44,7 @@ class Expiry:
 
     async def trim(self) -> bool:
         """Return some free pages to the file system; False if none is left or the file does not support it."""
-        return await self._database.write(_trim)
+        return await self._database.trim()
 
     @shield_from_cancellation
     async def erase(self, *, anew: bool = False) -> bool:
@@ -60,20 +57,7 @@ class Expiry:
         return not self._database.log_to_erase
 
 
-INCREMENTAL = 2
-"""Value of auto_vacuum for a file that supports incremental vacuum."""
-
 _PENDING = (RequestStatus.WAITING, RequestStatus.RUNNING)
-
-
-def _trim(connection: Connection) -> bool:
-    mode = connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one()
-    free = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
-    if mode != INCREMENTAL or not free:
-        return False
-    for _ in range(min(free, STEP_PAGES)):  # the driver executes one step of the pragma, which is one page
-        connection.exec_driver_sql("PRAGMA incremental_vacuum(1)")
-    return bool(free > STEP_PAGES)
 
 
 def _pictures(connection: Connection, before: float) -> int:

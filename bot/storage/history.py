@@ -24,9 +24,9 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects.sqlite import Insert, insert
 
 from bot.storage.database import Database, shield_from_cancellation
+from bot.storage.dialect import Insert, insert
 from bot.storage.outbox import blank
 from bot.storage.picture_store import add_pictures, pictures_of, replace_pictures
 from bot.storage.row_types import NewTurn, StoredTurn
@@ -213,7 +213,7 @@ class History:
             select(turns.c.message_id)
             .where(of_key(turns, key), turns.c.author_id == author_id, turns.c.role == Role.USER)
             .order_by(turns.c.sent_at.desc(), turns.c.id.desc())
-            .limit(1 if last else -1)
+            .limit(1 if last else None)
         )
 
         def forget(connection: Connection) -> tuple[int, set[str]]:
@@ -299,8 +299,9 @@ def add_turn(connection: Connection, turn: NewTurn) -> None:
         "reply_to": turn.reply_to,
     }
     added = connection.execute(_TURN, row)
-    if added.rowcount > 0 and turn.pictures:
-        add_pictures(connection, turn.key, added.lastrowid, turn.pictures)
+    stored = added.inserted_primary_key if added.rowcount > 0 else None
+    if stored is not None and turn.pictures:
+        add_pictures(connection, turn.key, stored.id, turn.pictures)
 
 
 def put_answer(connection: Connection, request_id: str, text: str) -> None:
@@ -342,7 +343,9 @@ def put_thoughts(connection: Connection, request_id: str, text: str) -> None:
         )
         .exists(),
     )
-    connection.execute(insert(thoughts).prefix_with("OR REPLACE").from_select(["request_id", "text", "made_at"], this))
+    row = insert(thoughts).from_select(["request_id", "text", "made_at"], this)
+    newer = {"text": row.excluded.text, "made_at": row.excluded.made_at}
+    connection.execute(row.on_conflict_do_update(index_elements=["request_id"], set_=newer))
 
 
 def _asked_by(key: ConversationKey, asker_id: str) -> ColumnElement[bool]:

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, RowMapping, Select, bindparam, case, exists, func, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, RowMapping, Select, bindparam, case, exists, select, update
 
 from bot.storage.database import Database
+from bot.storage.dialect import insert, json_number_is_positive
 from bot.storage.history import add_turn, put_answer, put_thoughts, resolved
 from bot.storage.outbox import put_final, usage_json, usage_of
 from bot.storage.row_types import NewTurn, StoredRequest
@@ -196,8 +196,7 @@ class Inbox:
 
     async def outgrew(self, key: ConversationKey) -> bool:
         """Whether any answer of this conversation was generated without its oldest turns, which did not fit."""
-        dropped = func.json_extract(requests.c.usage, "$.dropped_turns")
-        this = exists().where(of_key(requests, key), dropped > 0)
+        this = exists().where(of_key(requests, key), json_number_is_positive(requests.c.usage, "dropped_turns"))
         return await self._database.read(lambda connection: bool(connection.execute(select(this)).scalar_one()))
 
     async def recover(self) -> list[GenerationRequest]:

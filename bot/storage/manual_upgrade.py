@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot.storage.backup import Progress, back_up
-from bot.storage.database import Database
+from bot.storage.database import READERS, Database
 from bot.storage.db_errors import mapped
-from bot.storage.expiry import INCREMENTAL
 from bot.storage.lock import StateLock
 from bot.storage.readonly import database_in, open_read_only
 from bot.storage.schema_version import newest, version_of
+from bot.storage.sqlite import INCREMENTAL, SqliteFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ async def upgrade(directory: Path, progress: Progress) -> Upgrade:
     lock = StateLock(directory)
     try:
         with open_read_only(directory) as connection:
-            before = version_of(connection, path)
+            before = version_of(connection, str(path))
             packed = connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() == INCREMENTAL
         if before == newest() and packed:
             return Upgrade(before, before, None)
         copy = path.with_name(f"{path.name}.{before or 'empty'}.{time.strftime('%Y%m%d-%H%M%S')}")
         back_up(directory, copy, progress)
-        database = Database(path)
+        database = Database(SqliteFile(path, connections=READERS + 1))
         try:
             await database.prepare()
         finally:

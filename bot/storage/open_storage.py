@@ -4,7 +4,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from bot.storage.cursors import Cursors
-from bot.storage.database import Database
+from bot.storage.database import READERS, Database
 from bot.storage.expiry import Expiry
 from bot.storage.files import check_database_files
 from bot.storage.history import History
@@ -12,6 +12,7 @@ from bot.storage.inbox import Inbox
 from bot.storage.lock import StateLock
 from bot.storage.outbox import Outbox
 from bot.storage.readonly import NAME
+from bot.storage.sqlite import SqliteFile
 
 
 class Storage:
@@ -43,7 +44,7 @@ class Storage:
         try:
             resources.callback(StateLock(directory).release)
             check_database_files(directory / NAME)
-            database = Database(directory / NAME)
+            database = Database(SqliteFile(directory / NAME, connections=READERS + 1))
             resources.push_async_callback(database.close)
             await database.prepare()
         except BaseException:

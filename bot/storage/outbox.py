@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, Update, and_, case, delete, func, select, update
-from sqlalchemy.dialects.sqlite import Insert, insert
 
 from bot.storage.database import Database, shield_from_cancellation
+from bot.storage.dialect import Insert, insert
 from bot.storage.row_types import StoredReply
 from bot.storage.tables import KEY, key_of, of_key, outbox, ratings, requests, thoughts, turns
 from bot.types.messages import (

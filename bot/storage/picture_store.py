@@ -37,7 +37,7 @@ def add_pictures(connection: Connection, key: ConversationKey, turn_id: int, fou
     connection.execute(insert(pictures), rows)
     theirs = select(pictures.c.id).join(turns).where(of_key(turns, key))
     order = (turns.c.sent_at.desc(), turns.c.id.desc(), pictures.c.id.desc())
-    connection.execute(delete(pictures).where(pictures.c.id.in_(theirs.order_by(*order).limit(-1).offset(KEPT))))
+    connection.execute(delete(pictures).where(pictures.c.id.in_(theirs.order_by(*order).offset(KEPT))))
     while connection.execute(select(func.sum(pictures.c.size))).scalar_one() > MAX_TOTAL:
         oldest = select(pictures.c.id).order_by(pictures.c.id).limit(STEP)
         connection.execute(delete(pictures).where(pictures.c.id.in_(oldest)))

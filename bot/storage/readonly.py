@@ -52,7 +52,7 @@ def open_read_only(directory: Path) -> Iterator[Connection]:
     """
     path = database_in(directory)
     with mapped(path), open_any_version(path) as connection:
-        version_of(connection, path)
+        version_of(connection, str(path))
         yield connection
 
 
@@ -91,7 +91,7 @@ def inspect_database(directory: Path) -> Inspection | None:
             up_to_date, mismatch = False, ""
             if verdict == "ok":
                 try:
-                    up_to_date = version_of(connection, path) == newest()
+                    up_to_date = version_of(connection, str(path)) == newest()
                 except StateFromElsewhere as error:
                     mismatch = str(error)
         return Inspection(verdict, mismatch, up_to_date, path.stat().st_size, page * free)

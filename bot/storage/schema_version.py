@@ -15,6 +15,10 @@ from sqlalchemy import Connection, create_engine, inspect
 from bot.types.errors import StateFromElsewhere
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_ANEW = {
+    "sqlite": "move it away with the files beside it that start with its name",
+    "postgresql": "name an empty database in INHOUSE_DATABASE_URL",
+}
 
 
 @cache
@@ -34,8 +38,8 @@ def recorded(connection: Connection) -> str:
     return "+".join(sorted(map(str, MigrationContext.configure(connection).get_current_heads())))
 
 
-def version_of(connection: Connection, path: Path) -> str:
-    """Detect the version of the database at `path`.
+def version_of(connection: Connection, name: str) -> str:
+    """Detect the version of a database; `name` is for the error.
 
     Raises StateFromElsewhere if the version is unknown or the tables do not match it.
     """
@@ -43,7 +47,7 @@ def version_of(connection: Connection, path: Path) -> str:
     known = known_versions()
     if version and version not in known:
         raise StateFromElsewhere(
-            f"The database {path} was made by another version of Inhouse: its schema is of version {version}, and "
+            f"The database {name} was made by another version of Inhouse: its schema is of version {version}, and "
             f"this one knows up to {max(known)}; install that version or a newer one, or restore an older backup."
         )
     expected, found = _tables_of(version), _tables(connection)
@@ -52,16 +56,16 @@ def version_of(connection: Connection, path: Path) -> str:
     if wrong:
         stated = f"version {version}" if version else "an empty database"
         raise StateFromElsewhere(
-            f"The database {path} states {stated}, but its tables {', '.join(wrong)} do not match: it was copied or "
-            "restored only in part; restore a whole backup in its place, or move it away with the files beside it that "
-            "start with its name, to start with an empty history."
+            f"The database {name} states {stated}, but its tables {', '.join(wrong)} do not match: it was copied or "
+            f"restored only in part; restore a whole backup in its place, or {_ANEW[connection.dialect.name]}, to "
+            "start with an empty history."
         )
     return version
 
 
-def migrate(connection: Connection, path: Path) -> None:
+def migrate(connection: Connection, name: str) -> None:
     """Migrate to the newest version, inside a transaction. Raises StateFromElsewhere."""
-    if version_of(connection, path) == newest():
+    if version_of(connection, name) == newest():
         return
     config = alembic_config()
     config.attributes["connection"] = connection

@@ -2,7 +2,8 @@
 
 Each write runs in its own savepoint, so that a failing one does not affect the others. Results are returned after the
 transaction is committed and synced; if the commit fails, all its writes fail. Urgent writes run first, in larger
-groups; each transaction also takes a few others in order, so that none starves.
+groups; each transaction also takes a few others in order, so that none starves. While a server does not answer, urgent
+writes fail and the others wait.
 """
 
 import asyncio
@@ -12,12 +13,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
-from bot.storage.db_errors import closed, mapped
+from bot.storage.backend import Backend, Unreachable
+from bot.storage.db_errors import closed
+from bot.storage.outage import Outage
 from bot.types.errors import StorageError
 
 OTHERS = 32
@@ -32,33 +34,36 @@ Work = Callable[[Connection], Any]
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    work: Work
+    work: Callable[..., Any]  # takes the connection, unless it runs alone
     done: asyncio.Future[Any]
-    alone: bool  # runs outside of a transaction
+    urgent: bool = False
+    alone: bool = False  # runs outside of a transaction
 
 
 class Writer:
-    """Owns the writer thread. `engine` starts its transactions with BEGIN IMMEDIATE."""
+    """Owns the writer thread."""
 
-    def __init__(self, engine: Engine, path: Path) -> None:
-        self._engine, self._path = engine, path
-        self._bare = engine.execution_options(begin="")
+    def __init__(self, backend: Backend, outage: Outage) -> None:
+        self._backend, self._outage = backend, outage
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
         self._lock = threading.Lock()
         self._urgent: deque[_Job] = deque()
         self._others: deque[_Job] = deque()
         self._busy = self._closed = False
 
-    async def run(self, work: Work, *, urgent: bool = False, alone: bool = False) -> Any:
-        """Run `work`, commit, and return its result. Completes even if the caller is cancelled. Raises StorageError.
+    async def run(self, work: Work, *, urgent: bool = False) -> Any:
+        """Run `work`, commit, and return its result. Completes even if the caller is cancelled. Raises StorageError."""
+        return await self._run(_Job(work, asyncio.get_running_loop().create_future(), urgent=urgent))
 
-        alone: run outside of a transaction, after all earlier writes.
-        """
-        job = _Job(work, asyncio.get_running_loop().create_future(), alone)
+    async def run_alone(self, work: Callable[[], Any]) -> Any:
+        """Run `work` outside of a transaction, after all earlier writes that are not urgent. Raises StorageError."""
+        return await self._run(_Job(work, asyncio.get_running_loop().create_future(), alone=True))
+
+    async def _run(self, job: _Job) -> Any:
         with self._lock:
             if self._closed:
-                raise closed(self._path)
-            (self._urgent if urgent else self._others).append(job)
+                raise closed(self._backend.name)
+            (self._urgent if job.urgent else self._others).append(job)
             if not self._busy:
                 self._busy = True
                 self._thread.submit(self._write)
@@ -74,11 +79,32 @@ class Writer:
         """Run waiting writes until none is left. Runs on the writer thread."""
         while batches := self._next():
             for batch in batches:
-                if self._closed:
-                    outcomes: Sequence[Any] = [closed(self._path)] * len(batch)
-                else:
-                    outcomes = [self._run_alone(batch[0])] if batch[0].alone else self._run_group(batch)
+                self._run_until_answered(batch)
+
+    def _run_until_answered(self, batch: Sequence[_Job]) -> None:
+        """Run a batch again while the server does not answer; urgent writes fail after the second time."""
+        attempt = 0
+        while batch:
+            outcomes: Sequence[Any]
+            if self._closed:
+                outcomes = [closed(self._backend.name)] * len(batch)
+            else:
+                outcomes = [self._run_alone(batch[0].work)] if batch[0].alone else self._run_group(batch)
+            error = outcomes[0]
+            if not isinstance(error, Unreachable) or not self._outage.wait(attempt, error):
                 _resolve(batch, outcomes)
+                return
+            if attempt:
+                urgent = [job for job in batch if job.urgent] + self._take_urgent()
+                _resolve(urgent, [error] * len(urgent))
+                batch = [job for job in batch if not job.urgent]
+            attempt += 1
+
+    def _take_urgent(self) -> list[_Job]:
+        with self._lock:
+            urgent = list(self._urgent)
+            self._urgent.clear()
+            return urgent
 
     def _next(self) -> list[list[_Job]]:
         """Take the writes of the next transaction and one `alone` write after it, as far as any wait."""
@@ -94,34 +120,35 @@ class Writer:
 
     def _run_group(self, batch: Sequence[_Job]) -> Sequence[Any]:
         try:
-            with mapped(self._path), self._engine.begin() as connection:
-                return [self._run_in_savepoint(connection, job) for job in batch]
+            with self._backend.mapped(), self._backend.writing() as connection:
+                if len(batch) == 1:  # nothing else is undone with it
+                    outcomes = [batch[0].work(connection)]
+                else:
+                    outcomes = [self._run_in_savepoint(connection, job) for job in batch]
         except Exception as error:  # the whole transaction failed
             return [error] * len(batch)
+        self._outage.ended()
+        return outcomes
 
     def _run_in_savepoint(self, connection: Connection, job: _Job) -> Any:
         savepoint = connection.begin_nested()
         try:
-            with mapped(self._path):
+            with self._backend.mapped():
                 result = job.work(connection)
         except Exception as error:
-            if isinstance(error, StorageError) and not _in_transaction(connection):
-                raise  # SQLite rolled back the whole transaction, e.g. on a full disk
+            if isinstance(error, StorageError) and not self._backend.can_go_on(connection):
+                raise
             savepoint.rollback()
             return error
         savepoint.commit()
         return result
 
-    def _run_alone(self, job: _Job) -> Any:
+    def _run_alone(self, work: Callable[[], Any]) -> Any:
         try:
-            with mapped(self._path), self._bare.connect() as connection:
-                return job.work(connection)
+            with self._backend.mapped():
+                return work()
         except Exception as error:
             return error
-
-
-def _in_transaction(connection: Connection) -> bool:
-    return bool(getattr(connection.connection.dbapi_connection, "in_transaction", False))
 
 
 def _resolve(batch: Sequence[_Job], outcomes: Sequence[Any]) -> None:
@@ -138,5 +165,7 @@ def _resolve(batch: Sequence[_Job], outcomes: Sequence[Any]) -> None:
             else:
                 job.done.set_result(outcome)
 
+    if not batch:
+        return
     with suppress(RuntimeError):  # the loop is closed
         batch[0].done.get_loop().call_soon_threadsafe(resolve)

@@ -1,0 +1,69 @@
+"""Defines what `Database` needs of the program that stores the data: SQLite or a PostgreSQL server."""
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+
+from sqlalchemy import Connection
+
+from bot.types.errors import StorageError
+
+
+class Unreachable(StorageError):
+    """The server did not answer, so nothing was written; the same call may work once it answers again."""
+
+
+class Taken(StorageError):
+    """Another Inhouse has taken the database over, so that this one must not write any more."""
+
+
+class Backend(ABC):
+    """Connections and transactions of one database. `name` stands for it in sentences.
+
+    The functions block. Those with a `Connection` run inside a transaction.
+    """
+
+    name: str
+
+    @abstractmethod
+    def mapped(self) -> AbstractContextManager[None]:
+        """Map errors in the block to StorageError."""
+
+    @abstractmethod
+    def create(self) -> None:
+        """Make the database usable before its first transaction. Raises StorageError and ConfigError."""
+
+    @abstractmethod
+    def check(self, connection: Connection) -> None:
+        """Check the stored data. Raises StorageError if it is damaged."""
+
+    @abstractmethod
+    def migrate(self, connection: Connection) -> None:
+        """Migrate the schema to the newest version. Raises StateFromElsewhere."""
+
+    @abstractmethod
+    def reading(self) -> AbstractContextManager[Connection]:
+        """Open a transaction that reads one snapshot."""
+
+    @abstractmethod
+    def writing(self) -> AbstractContextManager[Connection]:
+        """Open a transaction that writes, and commit it: once the block is left, it is on disk, or nothing is."""
+
+    @abstractmethod
+    def can_go_on(self, connection: Connection) -> bool:
+        """Whether the transaction of a statement that failed can be continued from an earlier savepoint."""
+
+    @abstractmethod
+    def erase_log(self) -> bool:
+        """Remove deleted text from files beside the data, outside of a transaction; returns whether to retry later."""
+
+    @abstractmethod
+    def trim(self, connection: Connection) -> bool:
+        """Return some unused space to the file system; False if none is left."""
+
+    @abstractmethod
+    def renew(self) -> float | None:
+        """Seconds after which an empty write must renew the claim on the database; None if it needs none."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close all connections."""

@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from bot.storage.backup import Progress as ReportProgress
 from bot.storage.backup import back_up
 from bot.storage.export import ExportFilter, records
 from bot.storage.manual_upgrade import upgrade
+from bot.storage.postgresql import dump_command
 from bot.types.errors import ConfigError
 
 
@@ -47,7 +49,7 @@ def export(
             stream = stack.enter_context(stack.enter_context(new_file(out, force=force)).open("wb"))
         found: Counter[str] = Counter()
         try:
-            for record in records(settings.state_dir, filter_):
+            for record in records(settings.state_dir, filter_, settings.database_url):
                 stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
                 found[record["record"]] += 1
             stream.flush()
@@ -59,7 +61,12 @@ def export(
 
 
 def backup(settings: Settings, target: Path, *, force: bool) -> None:
-    """Copy the database to `target`."""
+    """Copy the database to `target`. Raises ConfigError for one on a server."""
+    if settings.database_url is not None:
+        raise ConfigError(
+            f"The conversations are on a PostgreSQL server: back them up with `{dump_command(settings.database_url)} "
+            f"--file {shlex.quote(str(target))}`."
+        )
     with _bar("copying") as report:
         size = back_up(settings.state_dir, target, report, force=force)
     typer.echo(f"Copied the database of {settings.state_dir} to {target} ({human(size, 'B')}).", err=True)
@@ -68,13 +75,14 @@ def backup(settings: Settings, target: Path, *, force: bool) -> None:
 def upgrade_database(settings: Settings) -> None:
     """Migrate the database to this version; print both versions to stderr."""
     with _bar("copying") as report:
-        done = asyncio.run(upgrade(settings.state_dir, report))
-    if done.copy is None:
-        typer.echo(f"The database in {settings.state_dir} is up to date: version {done.after}.", err=True)
+        done = asyncio.run(upgrade(settings.state_dir, report, settings.database_url))
+    if done.copy is None and done.before == done.after:
+        place = "on the server" if settings.database_url else f"in {settings.state_dir}"
+        typer.echo(f"The database {place} is up to date: version {done.after}.", err=True)
         return
     before = f"version {done.before}" if done.before else "an empty one"
-    versions = f"from {before} to version {done.after}"
-    typer.echo(f"Upgraded the database {versions}. The backup of the old one is {done.copy}.", err=True)
+    backup = f" The backup of the old one is {done.copy}." if done.copy else ""
+    typer.echo(f"Upgraded the database from {before} to version {done.after}.{backup}", err=True)
 
 
 def _place(text: str) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ MEMORY = (*MODELS, "device", "dtype", "quantization", "gpu_layers", "kv_cache_mb
 ENGINE = ("engine", "engine_urls", "engine_key", "engine_ca", "model")
 SERVER = ("engine", "engine_args", "device")
 STATE = ("state_dir",)
+DATABASE = ("state_dir", "database_url")
 HTTP = ("http", "http_token")
 DISCORD = ("discord_bot_token", "discord_proxy")
 SLACK = ("slack_bot_token", "slack_app_token", "slack_api_url", "slack_command")
@@ -127,7 +128,7 @@ def _sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
             [
                 Check("state", blocking(lambda: state_checks.directory(settings)), settings=STATE),
                 Check("disk of state", blocking(lambda: state_checks.disk(settings)), settings=STATE),
-                Check("database", blocking(lambda: state_checks.database(settings)), LONG_S, STATE),
+                Check("database", blocking(lambda: state_checks.database(settings)), LONG_S, DATABASE),
             ],
         ),
         *_outside(settings, running=running),

@@ -93,6 +93,21 @@ def _urls(value: object) -> object:
     return urls
 
 
+def _database_url(value: object) -> object:
+    text = _token(value)
+    if isinstance(text, str):
+        from sqlalchemy.engine import make_url  # slow to import
+        from sqlalchemy.exc import ArgumentError
+
+        try:
+            scheme = make_url(text).drivername
+        except (ArgumentError, ValueError):
+            scheme = ""
+        if scheme not in ("postgresql", "postgres"):
+            raise ValueError("no URL of a database")
+    return text
+
+
 def _arguments(value: object) -> object:
     return tuple(shlex.split(value)) if isinstance(value, str) else value
 
@@ -110,6 +125,7 @@ Folder = Annotated[Path, AfterValidator(_folder), Field(description="a directory
 File = Annotated[Path, AfterValidator(_file)]
 Certificates = Annotated[Path, AfterValidator(_certificates)]
 Token = Annotated[SecretStr | None, BeforeValidator(_token)]
+DatabaseUrl = Annotated[SecretStr | None, BeforeValidator(_database_url)]
 HttpToken = Annotated[Annotated[SecretStr, Field(min_length=SHORTEST_TOKEN)] | None, BeforeValidator(_token)]
 SlashCommand = Annotated[str, AfterValidator(_command)]
 Urls = Annotated[tuple[str, ...], BeforeValidator(_urls)]

@@ -22,6 +22,7 @@ from bot.config.setting_types import (
     Arguments,
     Certificates,
     Choice,
+    DatabaseUrl,
     File,
     Folder,
     Hosts,
@@ -44,6 +45,7 @@ TOKENS = {
     "slack_app_token": "SLACK_APP_TOKEN",
     "http_token": "INHOUSE_HTTP_TOKEN",
     "engine_key": "INHOUSE_ENGINE_KEY",
+    "database_url": "INHOUSE_DATABASE_URL",
 }
 """Settings that hold a token, and the names of their variables."""
 
@@ -135,6 +137,10 @@ class Settings(BaseSettings):
     state_dir: Folder = Field(default_factory=lambda: user_state_path("inhouse", appauthor=False))
     cache_dir: Folder = Field(default_factory=lambda: user_cache_path("inhouse", appauthor=False))
 
+    database_url: DatabaseUrl = Field(
+        None,
+        description="postgresql://user:password@host/name, with special characters of the password written as %xx",
+    )
     retention: int = Field(90, ge=0, le=36_500, description="a whole number of days, 0 for ever")
 
     queue_size: int = Field(64, ge=1, le=10_000, description="a whole number between 1 and 10000")
@@ -218,9 +224,17 @@ def variable(name: str) -> str:
 
 
 def secrets(settings: Settings) -> tuple[str, ...]:
-    """The values of all tokens that are set, for the log's redactor."""
-    tokens = (getattr(settings, name) for name in TOKENS)
-    return tuple(token.get_secret_value() for token in tokens if token)
+    """The values of all tokens and passwords that are set, for the log's redactor."""
+    tokens = [token.get_secret_value() for name in TOKENS if (token := getattr(settings, name))]
+    if settings.database_url is not None and (password := _password(settings.database_url.get_secret_value())):
+        tokens.append(password)
+    return tuple(tokens)
+
+
+def _password(url: str) -> str:
+    from sqlalchemy.engine import make_url  # slow to import
+
+    return str(make_url(url).password or "")
 
 
 def load_settings(**overrides: Any) -> Settings:  # Any: values of the command line, validated like all others
@@ -318,6 +332,8 @@ def _sentence(detail: ErrorDetails, sources: dict[str, str]) -> str:
         return detail["msg"].removeprefix("Value error, ")
     name = str(detail["loc"][0]).lower()
     source = sources.get(variable(name), "default")
-    value = "not a token" if name in TOKENS else repr(detail["input"])
+    value = repr(detail["input"])
+    if name in TOKENS:
+        value = "no such URL" if name == "database_url" else "not a token"
     value = value if len(value) < 80 else value[:76] + "..."
     return f"{variable(name)} ({source}) is {value}; it must be {Settings.model_fields[name].description}"

@@ -9,15 +9,20 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from bot.config.settings import Settings
 from bot.doctor.model_checks import existing
 from bot.models.model_table import human
-from bot.storage import Inspection, inspect_database, is_held
+from bot.storage import Inspection, inspect_database, inspect_server, is_held
 from bot.types.errors import ConfigError, InhouseError
 from bot.types.findings import Finding, State, from_error, ok, reason, warning, wrong
 
 FULL_BYTES = 20_000_000
 TIGHT_BYTES = 1_000_000_000
+SLOW_MS = 20.0
+CLOCK_S = 30.0
+"""How far the clock of a database's server may be away."""
 ANOTHER = "or set INHOUSE_STATE_DIR to another directory"
 
 
@@ -90,7 +95,10 @@ def disk(settings: Settings) -> Iterator[Finding]:
 
 
 def database(settings: Settings) -> Iterator[Finding]:
-    """Check the database's integrity and schema version."""
+    """Check the database's integrity and schema version; on a server, also latency, clock and rights."""
+    if settings.database_url is not None:
+        yield from _server(settings.database_url)
+        return
     try:
         inspection = inspect_database(settings.state_dir)
     except InhouseError as error:
@@ -100,6 +108,35 @@ def database(settings: Settings) -> Iterator[Finding]:
         yield ok("database", "none yet; the first start creates it")
     else:
         yield _database_finding(inspection, settings.state_dir / "inhouse.db")
+
+
+def _server(url: SecretStr) -> Iterator[Finding]:
+    try:
+        found = inspect_server(url)
+    except InhouseError as error:
+        yield from_error("database", State.WRONG, str(error))
+        return
+    if found.mismatch:
+        yield from_error("database", State.WRONG, found.mismatch)
+        return
+    size = human(found.bytes, "B")
+    about = f"{found.name}: PostgreSQL {found.version}, {size}, answers in {found.latency_ms:.1f} ms"
+    if not found.can_create and not found.newest:
+        fix = "Make the user the owner of the database: `ALTER DATABASE name OWNER TO user`."
+        yield wrong("database", f"{about}; its user cannot create tables", fix)
+    elif found.latency_ms > SLOW_MS:
+        fix = "Run the bot near its database: each message waits for a dozen round trips."
+        yield warning("database", about, fix)
+    elif abs(found.clock_s) > CLOCK_S:
+        fix = "Have both set their clocks by NTP."
+        yield warning("database", f"{about}; its clock is {found.clock_s:+.0f} s away from this machine's", fix)
+    elif not found.schema:
+        yield ok("database", f"{about}; empty, the first start creates the tables")
+    elif not found.newest:
+        yield ok("database", f"{about}; its schema is older than this version; the next start upgrades it")
+    else:
+        holder = f"in use by {found.holder}" if found.holder else "not in use"
+        yield ok("database", f"{about}, {holder}")
 
 
 def _database_finding(inspection: Inspection, path: Path) -> Finding:

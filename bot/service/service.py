@@ -75,7 +75,7 @@ class Service:
         """
         self._watchdog.start()
         try:
-            storage = await Storage.open(self._current.settings.state_dir)
+            storage = await Storage.open(self._current.settings.state_dir, self._current.settings.database_url)
             try:
                 self._installed_models.locate(self._current.catalog.default)  # before a platform sees a session
                 self.web = self._assemble(storage)
@@ -202,6 +202,7 @@ class Service:
         worker = asyncio.create_task(self._worker.run(), name="worker")
         queue_status = asyncio.create_task(self._queue_status.keep_updated(), name="queue status")
         stopping = asyncio.create_task(self._until_stopped(), name="stop")
+        taken = asyncio.create_task(self._storage.until_taken(), name="database taken over")
         background = [
             asyncio.create_task(self._probe_hardware(), name="hardware"),
             asyncio.create_task(self._presence.watch(), name="speed"),
@@ -215,15 +216,17 @@ class Service:
             task.add_done_callback(_ended)
         adapters = [asyncio.create_task(self._connect(adapter)) for adapter in self._instrumented.values()]
         served = asyncio.create_task(_all(adapters), name="adapters")
-        tasks = [worker, queue_status, stopping, served, *background]
+        ends = [worker, queue_status, stopping, taken, served]
+        tasks = [*ends, *background]
         try:
-            done, _ = await asyncio.wait([worker, queue_status, stopping, served], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
             if not done & {stopping, served}:
                 raise RuntimeError("A task of the service ended early.")
         finally:
             self._notifier.stopping(self._current.settings.drain + LAST_WORDS_S)
+            self._storage.stop_waiting()
             worker.cancel()
             await self._drain()
             for task in (*tasks, *adapters):

@@ -1,4 +1,7 @@
-"""Persists the state in one SQLite file: inbox, history, outbox, cursors. All SQL of the project is in this package."""
+"""Persists the state: inbox, history, outbox, cursors. All SQL of the project is in this package.
+
+It is in one SQLite file, or in a database on a PostgreSQL server.
+"""
 
 from bot.storage.cursors import Cursor, Cursors
 from bot.storage.database import shield_from_cancellation
@@ -9,6 +12,7 @@ from bot.storage.open_storage import Storage
 from bot.storage.outbox import Outbox
 from bot.storage.readonly import Inspection, inspect_database
 from bot.storage.row_types import NewTurn, StoredReply, StoredRequest, StoredTurn
+from bot.storage.server_inspection import ServerInspection, inspect_server
 
 __all__ = [
     "Cursor",
@@ -18,12 +22,14 @@ __all__ = [
     "Inspection",
     "NewTurn",
     "Outbox",
+    "ServerInspection",
     "Storage",
     "StoredReply",
     "StoredRequest",
     "StoredTurn",
     "as_turn",
     "inspect_database",
+    "inspect_server",
     "is_held",
     "shield_from_cancellation",
 ]

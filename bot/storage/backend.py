@@ -5,11 +5,10 @@ from contextlib import AbstractContextManager
 
 from sqlalchemy import Connection
 
+from bot.storage.outage import Outage, Unreachable
 from bot.types.errors import StorageError
 
-
-class Unreachable(StorageError):
-    """The server did not answer, so nothing was written; the same call may work once it answers again."""
+__all__ = ["Backend", "Taken", "Unreachable"]
 
 
 class Taken(StorageError):
@@ -22,7 +21,10 @@ class Backend(ABC):
     The functions block. Those with a `Connection` run inside a transaction.
     """
 
-    name: str
+    def __init__(self, name: str) -> None:
+        self.name, self.outage = name, Outage(name)
+        self.taken = ""
+        """A sentence once another Inhouse has claimed the database."""
 
     @abstractmethod
     def mapped(self) -> AbstractContextManager[None]:
@@ -31,6 +33,10 @@ class Backend(ABC):
     @abstractmethod
     def create(self) -> None:
         """Make the database usable before its first transaction. Raises StorageError and ConfigError."""
+
+    @abstractmethod
+    def claim(self) -> float | None:
+        """Claim the database for this instance; returns the seconds until the next attempt, None if it succeeded."""
 
     @abstractmethod
     def check(self, connection: Connection) -> None:

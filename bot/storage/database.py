@@ -17,8 +17,8 @@ from sqlalchemy import Connection
 
 from bot.storage.backend import Backend, Unreachable
 from bot.storage.db_errors import closed
-from bot.storage.outage import Outage
 from bot.storage.writer import Writer
+from bot.types.errors import StateLocked, StorageError
 
 READERS = 4
 """Number of reader threads."""
@@ -53,12 +53,14 @@ class Database:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._outage = Outage(backend.name)
-        self._writer = Writer(backend, self._outage)
+        self._outage = backend.outage
+        self._writer = Writer(backend)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self.log_to_erase = False
         """The log could not be truncated because another process was reading; retry later."""
         self._closed = False
+        self._taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._renewing: asyncio.Task[None] | None = None
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a read transaction (a snapshot) and return its result."""
@@ -84,11 +86,31 @@ class Database:
         return await self.write(self._backend.trim)
 
     async def prepare(self) -> None:
-        """Create the database if needed, check it and migrate its schema. Raises StorageError with instructions."""
+        """Create and claim the database, check it and migrate its schema. Raises StorageError with instructions."""
         with self._backend.mapped():
             await asyncio.to_thread(self._backend.create)
+        while (pause := await self._claim()) is not None:  # noqa: ASYNC110 -- another process holds it
+            await asyncio.sleep(pause)
         await self.read(self._backend.check)
         await self.write(self._backend.migrate)
+        if (seconds := self._backend.renew()) is not None:
+            self._renewing = asyncio.create_task(self._renew(seconds), name="claim on the database")
+
+    @shield_from_cancellation  # a claim that was made must be released
+    async def _claim(self) -> float | None:
+        return await asyncio.to_thread(self._backend.claim)
+
+    async def until_taken(self) -> None:
+        """Wait until another Inhouse has claimed the database; raises StateLocked then."""
+        await asyncio.shield(self._taken)
+        raise StateLocked(self._backend.taken)
+
+    async def _renew(self, seconds: float) -> None:
+        while not self._backend.taken:
+            await asyncio.sleep(seconds)
+            with suppress(StorageError):
+                await self.write(_nothing)
+        self._taken.set_result(None)
 
     def stop_waiting(self) -> None:
         """Let reads and writes fail at once from now on while a database server does not answer."""
@@ -99,11 +121,13 @@ class Database:
 
         The next process may already have read the pending requests, so a write from now on would be found too late.
         """
+        if self._renewing is not None:
+            self._renewing.cancel()
         self._closed = True
         self.stop_waiting()
         await self._writer.close()
         await asyncio.to_thread(self._readers.shutdown)
-        self._backend.close()
+        await asyncio.to_thread(self._backend.close)
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         attempt = 0
@@ -118,3 +142,7 @@ class Database:
             else:
                 self._outage.ended()
                 return result
+
+
+def _nothing(_: Connection) -> None:
+    """An empty write renews the claim on the database."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
 from sqlalchemy import ColumnElement, Connection, Table, and_, exists, false, or_, select, true, tuple_
 
 from bot.storage.outbox import THOUGHTS_S
@@ -48,9 +49,14 @@ class ExportFilter:
     thoughts: bool = False
 
 
-def records(directory: Path, filter_: ExportFilter) -> Iterator[dict[str, Any]]:  # Any: what JSON takes
-    """Yield the selected records, table by table. Raises ConfigError if there is no usable database, StorageError."""
-    with open_read_only(directory) as connection:
+def records(
+    directory: Path, filter_: ExportFilter, url: SecretStr | None = None
+) -> Iterator[dict[str, Any]]:  # Any: what JSON takes
+    """Yield the selected records, table by table, of a state directory or of the database at `url`.
+
+    Raises ConfigError if there is no usable database, StorageError.
+    """
+    with open_read_only(directory, url) as connection:
         for name, table in _RECORDS.items():
             if table is thoughts and not filter_.thoughts:
                 continue

@@ -42,7 +42,7 @@ _RESOLVED = (
     )
     .order_by(settings.c.thread)  # channel rows (thread '') first, so that the thread's override
 )
-_TURN = insert(turns).on_conflict_do_nothing(index_elements=_IDENTITY)
+_TURN = insert(turns).on_conflict_do_nothing(index_elements=_IDENTITY).execution_options(preserve_rowcount=True)
 
 
 class History:

@@ -33,7 +33,7 @@ from bot.types.messages import (
 
 _IDENTITY = ("platform", "workspace", "channel", "identity")
 
-_ARRIVAL = insert(inbox).on_conflict_do_nothing(index_elements=_IDENTITY)
+_ARRIVAL = insert(inbox).on_conflict_do_nothing(index_elements=_IDENTITY).execution_options(preserve_rowcount=True)
 """Ignores only this conflict: any other constraint violation must raise."""
 _REQUEST = insert(requests)
 _PARAMS = TypeAdapter(SamplingParams)

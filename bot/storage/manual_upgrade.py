@@ -6,10 +6,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from bot.storage.backup import Progress, back_up
 from bot.storage.database import READERS, Database
 from bot.storage.db_errors import mapped
 from bot.storage.lock import StateLock
+from bot.storage.open_storage import Storage
+from bot.storage.postgresql import open_server
 from bot.storage.readonly import database_in, open_read_only
 from bot.storage.schema_version import newest, version_of
 from bot.storage.sqlite import INCREMENTAL, SqliteFile
@@ -17,18 +21,23 @@ from bot.storage.sqlite import INCREMENTAL, SqliteFile
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """Versions before and after; `copy` is the backup, None if there was nothing to do."""
+    """Versions before and after; `copy` is the backup, None if there was nothing to do or a server has the database."""
 
     before: str
     after: str
     copy: Path | None
 
 
-async def upgrade(directory: Path, progress: Progress) -> Upgrade:
-    """Migrate the database of a state directory.
+async def upgrade(directory: Path, progress: Progress, url: SecretStr | None = None) -> Upgrade:
+    """Migrate the database of a state directory, or the one at `url`, of which no backup is made.
 
     Raises ConfigError (no database, unknown version, or in use by another process), StorageError.
     """
+    if url is not None:
+        with open_server(url.get_secret_value()) as connection:
+            before = version_of(connection, "")
+        await (await Storage.open(directory, url)).close()
+        return Upgrade(before, newest(), None)
     path = database_in(directory)
     lock = StateLock(directory)
     try:

@@ -4,13 +4,17 @@ import logging
 import threading
 import time
 
-from bot.storage.backend import Unreachable
+from bot.types.errors import StorageError
 
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.05
 MAX_PAUSE_S = 1.0
 """Longest pause between two attempts, so that an event waits less than the 3 s in which it must be acknowledged."""
+
+
+class Unreachable(StorageError):
+    """The server did not answer, so nothing was written; the same call may work once it answers again."""
 
 
 class Outage:

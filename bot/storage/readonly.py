@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from pydantic import SecretStr
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
 
 from bot.storage.db_errors import mapped
 from bot.storage.files import check_database_files
+from bot.storage.postgresql import open_server
 from bot.storage.schema_version import newest, version_of
 from bot.types.errors import ConfigError, StateFromElsewhere
 
@@ -45,11 +47,15 @@ def read_only_connection(path: Path, idle: bool = False) -> sqlite3.Connection:
 
 
 @contextmanager
-def open_read_only(directory: Path) -> Iterator[Connection]:
-    """Open a read-only connection; each statement reads a new snapshot, once all rows of the previous one are fetched.
+def open_read_only(directory: Path, url: SecretStr | None = None) -> Iterator[Connection]:
+    """Open a connection to read from; each statement reads a new snapshot, once all rows of the last one are fetched.
 
     Raises ConfigError if there is no database or its version is unknown, StorageError if it cannot be read.
     """
+    if url is not None:
+        with open_server(url.get_secret_value()) as connection:
+            yield connection
+        return
     path = database_in(directory)
     with mapped(path), open_any_version(path) as connection:
         version_of(connection, str(path))

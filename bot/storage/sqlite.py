@@ -41,7 +41,8 @@ class SqliteFile(Backend):
     """The database file at `path`, created if missing. The first transaction opens it."""
 
     def __init__(self, path: Path, connections: int) -> None:
-        self.path, self.name = path, str(path)
+        super().__init__(str(path))
+        self.path = path
         # hide_parameters: error messages must not contain user messages
         self._engine = create_engine(
             URL.create("sqlite", database=str(path)), pool_size=connections, max_overflow=0, hide_parameters=True
@@ -63,6 +64,9 @@ class SqliteFile(Backend):
             with closing(sqlite3.connect(self.path)) as connection:
                 for pragma in FIRST_PRAGMAS:
                     connection.execute(f"PRAGMA {pragma}")
+
+    def claim(self) -> None:
+        """The lock on the state directory is the claim."""
 
     def check(self, connection: Connection) -> None:
         """Have SQLite look for damage."""

@@ -187,6 +187,16 @@ cursors = Table(
     sqlite_with_rowid=False,
 )
 
+leases = Table(
+    "leases",  # claims of a running Inhouse on what only one may do; used on a server
+    metadata,
+    _text("name", primary_key=True),
+    _text("owner"),
+    Column("epoch", Integer, nullable=False),  # one more with each claim
+    Column("expires_at", Float, nullable=False),  # by the server's clock
+    sqlite_with_rowid=False,
+)
+
 
 def of_key(table: Table, key: ConversationKey) -> ColumnElement[bool]:
     """Select the rows of exactly this conversation."""

@@ -19,7 +19,6 @@ from sqlalchemy import Connection
 
 from bot.storage.backend import Backend, Unreachable
 from bot.storage.db_errors import closed
-from bot.storage.outage import Outage
 from bot.types.errors import StorageError
 
 OTHERS = 32
@@ -43,8 +42,8 @@ class _Job:
 class Writer:
     """Owns the writer thread."""
 
-    def __init__(self, backend: Backend, outage: Outage) -> None:
-        self._backend, self._outage = backend, outage
+    def __init__(self, backend: Backend) -> None:
+        self._backend, self._outage = backend, backend.outage
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
         self._lock = threading.Lock()
         self._urgent: deque[_Job] = deque()

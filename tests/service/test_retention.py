@@ -16,10 +16,26 @@ from bot.service import retention
 from bot.service.retention import DAY_S, Retention
 from bot.storage import Storage
 from bot.storage.expiry import STEP_ROWS, Expiry
+from bot.storage.tables import metadata
 from bot.types.errors import StorageError
 from bot.types.messages import FinishReason, RequestStatus
 from tests.support.builders.service import make_settings, run_service
-from tests.support.builders.storage_rows import KEY, answer, ask, asked, listening, part, rows, said, texts
+from tests.support.builders.storage_rows import (
+    KEY,
+    answer,
+    ask,
+    asked,
+    listening,
+    open_storage,
+    part,
+    rows,
+    said,
+    texts,
+)
+
+pytest_plugins = ["tests.support.fixtures.databases"]
+
+pytestmark = pytest.mark.usefixtures("each_database")
 
 TABLES = ("turns", "requests", "outbox", "ratings", "inbox")
 OLD, RECENT = 100 * DAY_S, 80 * DAY_S
@@ -27,7 +43,7 @@ OLD, RECENT = 100 * DAY_S, 80 * DAY_S
 
 @pytest.fixture
 async def storage(tmp_path: Path) -> AsyncIterator[Storage]:
-    storage = await Storage.open(tmp_path / "state")
+    storage = await open_storage(tmp_path / "state")
     yield storage
     await storage.close()
 
@@ -47,22 +63,21 @@ async def talk(storage: Storage, name: str, text: str = "the canary") -> None:
 
 def multiply(directory: Path, number: int) -> None:
     """Copies all stored rows `number` times."""
-    with closing(sqlite3.connect(directory / "inhouse.db")) as connection:
-        for table, names in (
-            ("inbox", ["identity"]),
-            ("requests", ["request_id", "message_id"]),
-            ("turns", ["message_id", "request_id"]),
-            ("outbox", ["reply_id", "request_id", "question_id"]),
-            ("ratings", ["reply_id"]),
-        ):
-            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})") if row[1] != "id"]
-            values = [f"{name} || '-' || value" if name in names else name for name in columns]
-            connection.execute(
-                "WITH RECURSIVE numbers(value) AS "
-                f"(SELECT 1 UNION SELECT value + 1 FROM numbers WHERE value < {number}) "
-                f"INSERT INTO {table} ({','.join(columns)}) SELECT {','.join(values)} FROM {table}, numbers"
-            )
-        connection.commit()
+    for table, names in (
+        ("inbox", ["identity"]),
+        ("requests", ["request_id", "message_id"]),
+        ("turns", ["message_id", "request_id"]),
+        ("outbox", ["reply_id", "request_id", "question_id"]),
+        ("ratings", ["reply_id"]),
+    ):
+        columns = [column for column in map(str, metadata.tables[table].columns.keys()) if column != "id"]
+        values = [f"{name} || '-' || value" if name in names else name for name in columns]
+        rows(
+            directory,
+            "WITH RECURSIVE numbers(value) AS "
+            f"(SELECT 1 UNION SELECT value + 1 FROM numbers WHERE value < {number}) "
+            f"INSERT INTO {table} ({','.join(columns)}) SELECT {','.join(values)} FROM {table}, numbers",
+        )
 
 
 def age(directory: Path, seconds: float, *, except_for: str = "-") -> None:
@@ -80,6 +95,7 @@ def everything(directory: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(directory.iterdir()))
 
 
+@pytest.mark.parametrize("each_database", ["SQLite"], indirect=True)
 async def test_what_is_older_than_the_setting_goes_from_every_table_and_every_file(
     storage: Storage, tmp_path: Path
 ) -> None:
@@ -158,6 +174,7 @@ async def test_a_cancelled_request_goes_too_and_a_new_answer_to_an_old_question_
     assert rows(state, "SELECT reply_id FROM outbox") == [("again/0",)]
 
 
+@pytest.mark.parametrize("each_database", ["SQLite"], indirect=True)
 async def test_free_pages_are_given_back(storage: Storage, tmp_path: Path) -> None:
     state = tmp_path / "state"
     await talk(storage, "m", "words " * 2000)
@@ -185,6 +202,7 @@ async def test_no_request_waits_for_a_large_removal(storage: Storage, tmp_path: 
     print(f"{len(waits)} messages, the slowest stored in {max(waits) * 1000:.0f} ms")
 
 
+@pytest.mark.parametrize("each_database", ["SQLite"], indirect=True)
 async def test_every_statement_has_an_index_behind_it(storage: Storage, tmp_path: Path) -> None:
     await talk(storage, "m")
     age(tmp_path / "state", OLD)
@@ -203,6 +221,7 @@ async def test_every_statement_has_an_index_behind_it(storage: Storage, tmp_path
                 assert not [step for step in plan if step.startswith("SCAN")], (sql, plan)
 
 
+@pytest.mark.parametrize("each_database", ["SQLite"], indirect=True)
 async def test_deleted_text_leaves_the_log_once_no_reader_needs_it(storage: Storage, tmp_path: Path) -> None:
     state = tmp_path / "state"
     await talk(storage, "m")
@@ -261,6 +280,7 @@ async def test_a_failure_is_reported_and_tried_again(
     assert caplog.text.count("could not be deleted yet: The disk is full.") == 2
 
 
+@pytest.mark.parametrize("each_database", ["SQLite"], indirect=True)
 async def test_the_end_of_an_answer_that_was_forgotten_meanwhile_leaves_no_words(
     storage: Storage, tmp_path: Path
 ) -> None:
@@ -282,6 +302,7 @@ async def test_the_end_of_an_answer_that_was_forgotten_meanwhile_leaves_no_words
     assert b"Ann" not in left
 
 
+@pytest.mark.parametrize("each_database", ["SQLite"], indirect=True)
 async def test_what_was_undone_is_in_no_file_any_more(storage: Storage, tmp_path: Path) -> None:
     await storage.history.add(said("m0", "before", at=1.0))
     await talk(storage, "m")

@@ -12,26 +12,29 @@ from typing import Any
 
 import pytest
 
-from bot.storage import Cursor, Storage, export
+from bot.storage import Cursor, export
 from bot.storage.export import ExportFilter, records
 from bot.types.messages import ConversationKey, Person
 from tests.cli.test_cli import ROOT
 from tests.support.builders.cli import Inhouse
-from tests.support.builders.storage_rows import ELSEWHERE, KEY, answer, ask, asked, part, said
+from tests.support.builders.databases import CHOSEN
+from tests.support.builders.storage_rows import ELSEWHERE, KEY, answer, ask, asked, open_storage, part, said
 
-pytest_plugins = ["tests.support.fixtures.cli"]
+pytest_plugins = ["tests.support.fixtures.cli", "tests.support.fixtures.databases"]
 
 BEN = Person("2", "Ben")
 ELSEWHERE_PLACE = ("discord", "guild", "channel", "")
 SLACK = ConversationKey("slack", "team", "room", "")
 
-pytestmark = pytest.mark.usefixtures("talked")
+pytestmark = pytest.mark.usefixtures("each_database", "talked")
 
 
 @pytest.fixture
-async def talked(home: Path) -> None:
+async def talked(home: Path, each_database: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ann asks after Ben's message, Ben asks elsewhere, and a user with Ann's id is on Slack."""
-    storage = await Storage.open(home / "state")
+    if url := CHOSEN.url(home / "state"):
+        monkeypatch.setenv("INHOUSE_DATABASE_URL", url.get_secret_value())
+    storage = await open_storage(home / "state")
     await storage.history.add(said("b0", "Ben's background", author=BEN))
     first = await ask(storage, "a1", "Ann's question: Grüße?")
     await answer(storage, first, "the answer to Ann", part(first, text="the part for Ann"))
@@ -49,7 +52,7 @@ async def talked(home: Path) -> None:
 
 
 def found(home: Path, *places: tuple[str, ...], person: tuple[str, str] | None = None) -> list[dict[str, Any]]:
-    return list(records(home / "state", ExportFilter(places, person)))
+    return list(records(home / "state", ExportFilter(places, person), CHOSEN.url(home / "state")))
 
 
 def number(home: Path, *places: tuple[str, ...], person: tuple[str, str] | None = None) -> dict[str, int]:
@@ -104,8 +107,8 @@ def test_pages_give_every_record_once(home: Path, monkeypatch: pytest.MonkeyPatc
 
 
 async def test_it_works_beside_a_service_that_it_does_not_hold_up(home: Path) -> None:
-    storage = await Storage.open(home / "state")
-    reading = records(home / "state", ExportFilter())
+    storage = await open_storage(home / "state")
+    reading = records(home / "state", ExportFilter(), CHOSEN.url(home / "state"))
     assert next(reading)["record"] == "setting"
     await storage.history.forget(KEY)
     assert await storage.expiry.erase(), "nobody is reading, though not all was read"
@@ -133,6 +136,7 @@ def test_into_a_file_for_its_owner_alone(inhouse: Inhouse, home: Path) -> None:
     assert err == "Exported nothing: no stored message matches.\n"
 
 
+@pytest.mark.parametrize("each_database", ["SQLite"], indirect=True)
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -149,6 +153,7 @@ def test_a_mistake_is_one_sentence_and_78(inhouse: Inhouse, words: tuple[str, ..
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("each_database", ["SQLite"], indirect=True)
 def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
     done = subprocess.run(
         f"set -o pipefail; {sys.executable} -m bot.cli export | true",

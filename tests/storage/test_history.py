@@ -9,12 +9,27 @@ from sqlalchemy import Engine
 
 from bot.storage import Storage, as_turn
 from bot.types.messages import ConversationKey, Role, Turn
-from tests.support.builders.storage_rows import ELSEWHERE, KEY, answer, ask, asked, listening, part, said, texts
+from tests.support.builders.storage_rows import (
+    ELSEWHERE,
+    KEY,
+    answer,
+    ask,
+    asked,
+    listening,
+    open_storage,
+    part,
+    said,
+    texts,
+)
+
+pytest_plugins = ["tests.support.fixtures.databases"]
+
+pytestmark = pytest.mark.usefixtures("each_database")
 
 
 @pytest.fixture
 async def storage(tmp_path: Path) -> AsyncIterator[Storage]:
-    storage = await Storage.open(tmp_path)
+    storage = await open_storage(tmp_path)
     yield storage
     await storage.close()
 
@@ -81,6 +96,7 @@ async def test_a_removed_message_takes_its_answer_with_it(storage: Storage) -> N
     assert texts(await storage.history.turns(KEY)) == ["two?", "two!", "three?"]
 
 
+@pytest.mark.parametrize("each_database", ["SQLite"], indirect=True)  # a server's files are its operator's
 @pytest.mark.parametrize("way", ["remove_message", "forget"])
 async def test_what_is_removed_is_in_no_file_any_more(storage: Storage, tmp_path: Path, way: str) -> None:
     request = await ask(storage, "m1", "the canary in the question " * 300)

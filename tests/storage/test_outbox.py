@@ -8,12 +8,16 @@ import pytest
 
 from bot.storage import Storage
 from bot.types.errors import StorageError
-from tests.support.builders.storage_rows import KEY, answer, ask, asked, part, rows
+from tests.support.builders.storage_rows import KEY, answer, ask, asked, open_storage, part, rows
+
+pytest_plugins = ["tests.support.fixtures.databases"]
+
+pytestmark = pytest.mark.usefixtures("each_database")
 
 
 @pytest.fixture
 async def storage(tmp_path: Path) -> AsyncIterator[Storage]:
-    storage = await Storage.open(tmp_path)
+    storage = await open_storage(tmp_path)
     yield storage
     await storage.close()
 
@@ -118,9 +122,9 @@ async def test_each_user_has_one_rating_the_newest(storage: Storage, tmp_path: P
 
 
 async def test_a_part_or_an_opinion_of_nothing_is_an_error(storage: Storage) -> None:
-    with pytest.raises(StorageError, match="FOREIGN KEY"):
+    with pytest.raises(StorageError, match=r"(?i)foreign key"):
         await storage.outbox.posting(part(asked("m1")))
-    with pytest.raises(StorageError, match="FOREIGN KEY"):
+    with pytest.raises(StorageError, match=r"(?i)foreign key"):
         await storage.outbox.rate("unknown", "1", True)
 
 

@@ -10,6 +10,12 @@ from bot.storage import NewTurn, Storage, picture_store
 from bot.storage.expiry import STEP_PICTURES
 from bot.storage.export import ExportFilter, records
 from bot.types.messages import ConversationKey, Picture, Role
+from tests.support.builders.databases import CHOSEN
+from tests.support.builders.storage_rows import open_storage
+
+pytest_plugins = ["tests.support.fixtures.databases"]
+
+pytestmark = pytest.mark.usefixtures("each_database")
 
 KEY = ConversationKey("test", "home", "general")
 SECRET = b"pixels of a secret"
@@ -32,7 +38,7 @@ async def names(storage: Storage, key: ConversationKey = KEY) -> list[str]:
 
 
 async def test_pictures_come_back_in_order(tmp_path: Path) -> None:
-    storage = await Storage.open(tmp_path)
+    storage = await open_storage(tmp_path)
     first, second = picture("a.png"), picture("b.png", b"other")
     await storage.history.add(turn(1, first, second))
     await storage.history.add(turn(1, picture("again.png")))  # a duplicate
@@ -43,7 +49,7 @@ async def test_pictures_come_back_in_order(tmp_path: Path) -> None:
 
 
 async def test_those_of_the_first_turns_are_preferred(tmp_path: Path) -> None:
-    storage = await Storage.open(tmp_path)
+    storage = await open_storage(tmp_path)
     for number in range(4):
         await storage.history.add(turn(number, picture(f"{number}.png")))
     ids = [each.id for each in await storage.history.turns(KEY)]
@@ -53,7 +59,7 @@ async def test_those_of_the_first_turns_are_preferred(tmp_path: Path) -> None:
 
 
 async def test_an_edit_replaces_the_pictures(tmp_path: Path) -> None:
-    storage = await Storage.open(tmp_path)
+    storage = await open_storage(tmp_path)
     await storage.history.add(turn(1, picture("a.png")))
     assert await storage.history.edit(KEY, "1", "with another one", [picture("b.png")])
     assert await names(storage) == ["b.png"]
@@ -77,7 +83,7 @@ DELETIONS: dict[str, Delete] = {
 
 @pytest.mark.parametrize("delete", DELETIONS.values(), ids=DELETIONS.keys())
 async def test_what_deletes_the_turn_deletes_its_pictures_from_the_files(tmp_path: Path, delete: Delete) -> None:
-    storage = await Storage.open(tmp_path)
+    storage = await open_storage(tmp_path)
     await storage.history.add(turn(1, picture()))
     assert await names(storage) == ["cat.png"]
     await delete(storage)
@@ -87,7 +93,7 @@ async def test_what_deletes_the_turn_deletes_its_pictures_from_the_files(tmp_pat
 
 
 async def test_retention_deletes_pictures_in_small_steps(tmp_path: Path) -> None:
-    storage = await Storage.open(tmp_path)
+    storage = await open_storage(tmp_path)
     for number in range(STEP_PICTURES + 2):
         await storage.history.add(turn(number, picture()))
     await storage.history.add(turn(1000, picture("new.png")))
@@ -100,7 +106,7 @@ async def test_retention_deletes_pictures_in_small_steps(tmp_path: Path) -> None
 
 
 async def test_the_oldest_of_a_conversation_give_way(tmp_path: Path) -> None:
-    storage = await Storage.open(tmp_path)
+    storage = await open_storage(tmp_path)
     other = replace(KEY, channel="random")
     await storage.history.add(turn(1, picture("theirs.png"), key=other))
     for number in range(picture_store.KEPT + 3):
@@ -116,7 +122,7 @@ async def test_the_oldest_of_all_give_way_when_the_disk_s_share_is_used(
 ) -> None:
     monkeypatch.setattr(picture_store, "MAX_TOTAL", 250)
     monkeypatch.setattr(picture_store, "STEP", 1)
-    storage = await Storage.open(tmp_path)
+    storage = await open_storage(tmp_path)
     keys = [replace(KEY, channel=f"channel {number}") for number in range(4)]
     for key in keys:
         await storage.history.add(turn(1, picture(data=bytes(100)), key=key))
@@ -125,13 +131,17 @@ async def test_the_oldest_of_all_give_way_when_the_disk_s_share_is_used(
 
 
 async def test_an_export_names_the_pictures(tmp_path: Path) -> None:
-    storage = await Storage.open(tmp_path)
+    storage = await open_storage(tmp_path)
     await storage.history.add(turn(1, picture()))
     await storage.history.add(turn(1, picture("dog.png"), key=replace(KEY, channel="random")))
     await storage.close()
     for chosen in (ExportFilter(places=[("test", "home", "general")]), ExportFilter(person=("test", "id-ana"))):
-        found = [record for record in records(tmp_path, chosen) if record["record"] == "picture"]
+        found = [record for record in records(tmp_path, chosen, CHOSEN.url(tmp_path)) if record["record"] == "picture"]
         assert found[0].items() >= {"name": "cat.png", "kind": "image/png", "width": 3, "size": len(SECRET)}.items()
         assert "data" not in found[0]
         assert len(found) == (1 if chosen.places else 2)
-    assert not [record for record in records(tmp_path, ExportFilter(person=("test", "ben"))) if "size" in record]
+    assert not [
+        record
+        for record in records(tmp_path, ExportFilter(person=("test", "ben")), CHOSEN.url(tmp_path))
+        if "size" in record
+    ]

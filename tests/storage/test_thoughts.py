@@ -8,12 +8,17 @@ import pytest
 from bot.storage import Storage, outbox
 from bot.storage.export import ExportFilter, records
 from bot.types.messages import FinishReason, GenerationRequest, RequestStatus
-from tests.support.builders.storage_rows import ELSEWHERE, KEY, USAGE, ask, asked, part, rows, said
+from tests.support.builders.databases import CHOSEN
+from tests.support.builders.storage_rows import ELSEWHERE, KEY, USAGE, ask, asked, open_storage, part, rows, said
+
+pytest_plugins = ["tests.support.fixtures.databases"]
+
+pytestmark = pytest.mark.usefixtures("each_database")
 
 
 @pytest.fixture
 async def storage(tmp_path: Path) -> AsyncIterator[Storage]:
-    storage = await Storage.open(tmp_path)
+    storage = await open_storage(tmp_path)
     yield storage
     await storage.close()
 
@@ -53,7 +58,7 @@ async def test_an_export_has_thoughts_of_the_last_day_if_they_are_asked_for(
     await think(storage, there, "Hm, there.")
 
     def exported(**how: object) -> list[str]:
-        found = records(tmp_path, ExportFilter(**how))  # type: ignore[arg-type]
+        found = records(tmp_path, ExportFilter(**how), CHOSEN.url(tmp_path))  # type: ignore[arg-type]
         return [record["text"] for record in found if record["record"] == "thought"]
 
     assert exported() == []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 NO_CHROMIUM = "no Chromium"
 NO_SYSTEMD = "no systemd"
+NO_POSTGRESQL = "no PostgreSQL"
 NOT_ROOT = "booting a systemd needs root"
 
 
@@ -34,7 +35,9 @@ def _line(reason: str, count: int, apt: bool) -> str:
 def _missing(apt: bool) -> dict[str, Missing]:
     browser = "sudo tests/install_chromium.sh brings it" if apt else "install Chromium or Google Chrome"
     systemd = "sudo tests/install_systemd.sh brings it" if apt else "install systemd, on Linux"
+    postgresql = "sudo tests/install_postgresql.sh brings it" if apt else "install PostgreSQL"
     return {
+        NO_POSTGRESQL: Missing("database", f"{postgresql}; `make test` installs its driver"),
         NO_CHROMIUM: Missing("browser", browser),
         NO_SYSTEMD: Missing("systemd", systemd),
         NOT_ROOT: Missing("systemd", "sudo .venv/bin/python -m pytest tests/system/test_systemd.py runs them"),

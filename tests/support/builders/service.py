@@ -19,6 +19,7 @@ from bot.models.hardware import Hardware
 from bot.platforms.adapter import Limits
 from bot.service.service import Service
 from bot.web.live_state import LiveState
+from tests.support.builders.databases import CHOSEN
 from tests.support.fakes.scripted_adapter import LIMITS, ScriptedAdapter
 from tests.support.fakes.scripted_engine import ScriptedEngine
 from tests.support.fakes.scripted_platform import ScriptedPlatform
@@ -41,6 +42,7 @@ def make_settings(root: Path, **more: Any) -> Settings:  # Any: values of settin
     (root / "catalog.toml").write_text("".join(lines))
     values = {
         "state_dir": root / "state",
+        "database_url": CHOSEN.url(root / "state"),
         "cache_dir": root / "cache",
         "catalog": root / "catalog.toml",
         "models": ",".join(PARAMETERS),

@@ -1,5 +1,7 @@
-"""Builds rows to store (keys, turns, requests and replies with every field set), and reads the database file
-directly."""
+"""Builds rows to store (keys, turns, requests and replies with every field set), and reads the database directly.
+
+`open_storage` and `rows` use the database that the test is parametrized with.
+"""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -25,6 +27,7 @@ from bot.types.messages import (
     SamplingParams,
     Usage,
 )
+from tests.support.builders.databases import CHOSEN
 
 KEY = ConversationKey("discord", "guild", "channel", "thread")
 ELSEWHERE = ConversationKey("discord", "guild", "channel", "")
@@ -104,12 +107,19 @@ async def answer(storage: Storage, request: GenerationRequest, text: str | None,
     )
 
 
+async def open_storage(directory: Path) -> Storage:
+    """Opens the state in `directory`."""
+    return await Storage.open(directory, CHOSEN.url(directory))
+
+
 def texts(turns: list[StoredTurn]) -> list[str]:
     return [turn.text for turn in turns]
 
 
 def rows(directory: Path, query: str) -> list[tuple[object, ...]]:
     """The rows of a query on a state directory's database, over a separate connection."""
+    if CHOSEN.server is not None:
+        return CHOSEN.server.execute(query, CHOSEN.url(directory))
     connection = sqlite3.connect(directory / "inhouse.db")
     try:
         found = connection.execute(query).fetchall()

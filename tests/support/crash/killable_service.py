@@ -12,9 +12,8 @@ import asyncio
 import multiprocessing
 import os
 import signal
-import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
@@ -22,7 +21,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from bot.storage import Storage
+from tests.support.builders.databases import CHOSEN
+from tests.support.builders.storage_rows import open_storage, rows
 from tests.support.crash.child_service import ChildParameters, Point, live
 from tests.support.crash.platforms import Asked, DiscordDriver, PlatformDriver, SlackDriver
 from tests.support.crash.verdict import Verdict, judged
@@ -123,10 +123,12 @@ class CrashSetup:
         verdict.amiss += [
             f"{driver.name} notified {driver.pings()}" for driver in self.drivers.values() if driver.pings()
         ]
-        with closing(sqlite3.connect(self.root / "state" / "inhouse.db")) as database:
-            found = {name: database.execute(query).fetchall() for name, query in _QUERIES.items()}
+        state = self.root / "state"
+        found = {name: rows(state, query) for name, query in _QUERIES.items()}
+        if CHOSEN.server is None:
+            found["integrity"] = rows(state, "PRAGMA integrity_check")
         expected = {"integrity": [("ok",)], "requests": [(len(self.asked),)], "open": [], "owed": []}
-        verdict.amiss += [f"storage, {name}: {rows}" for name, rows in found.items() if rows != expected[name]]
+        verdict.amiss += [f"storage, {name}: {stored}" for name, stored in found.items() if stored != expected[name]]
         return verdict
 
     async def until(self, holds: Callable[[], bool], what: str) -> None:
@@ -156,7 +158,6 @@ class CrashSetup:
 
 
 _QUERIES = {
-    "integrity": "PRAGMA integrity_check",
     "requests": "SELECT count(*) FROM requests",
     "open": "SELECT request_id, status FROM requests WHERE status IN ('waiting', 'running')",
     "owed": "SELECT reply_id, state FROM outbox WHERE state IN ('posting', 'posted', 'ready')",
@@ -175,6 +176,8 @@ async def run_crash_service(
         drivers: dict[str, PlatformDriver] = {}
         port, authority = 0, ""
         made: dict[str, Any] = {"drain": 0.5, "per_user": 1000, "queue_size": 5000, "http": "off", **settings}
+        if url := CHOSEN.url(root / "state", empty=fresh):
+            made["database_url"] = url.get_secret_value()
         if "discord" in platforms:
             discord = await stack.enter_async_context(FakeDiscord())
             drivers["discord"] = DiscordDriver(discord)
@@ -188,7 +191,7 @@ async def run_crash_service(
         stack.push_async_callback(setup.close)
         cursors = [cursor for driver in drivers.values() for cursor in await driver.begin()]
         if not fresh:
-            storage = await Storage.open(root / "state")
+            storage = await open_storage(root / "state")
             await storage.cursors.save(cursors)
             await storage.close()
         yield setup

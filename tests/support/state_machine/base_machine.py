@@ -29,7 +29,7 @@ from tests.support.state_machine.time_skipping_loop import TimeSkippingLoop
 class BaseMachine(RuleBasedStateMachine):
     """One run of the state machine with a service in `root`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, disk: Disk | None = None) -> None:
         super().__init__()
         self._root = root
         self._stack = ExitStack()
@@ -40,7 +40,7 @@ class BaseMachine(RuleBasedStateMachine):
         real = time.time
         self._stack.enter_context(patch("time.time", lambda: real() + self._skew))
         self._stack.enter_context(patch("bot.models.installed_models.probe", return_value=MACHINE))
-        self._disk = Disk()
+        self._disk = disk or Disk()
         self._stack.enter_context(self._disk.under())
         self._sound = True
         self._began = False

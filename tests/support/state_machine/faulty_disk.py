@@ -9,11 +9,13 @@ import shutil
 import sqlite3
 import struct
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from pydantic import SecretStr
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
@@ -24,7 +26,9 @@ BUSY_MS = 20
 """A shorter lock timeout than the service's."""
 
 FULL = 2  # synchronous=FULL
-_WRITES = ("INSERT", "UPDATE", "DELETE")
+Stored = Mapping[str, Any]  # Any: what columns hold
+"""A row by the names of its columns."""
+WRITES = ("INSERT", "UPDATE", "DELETE")
 
 
 @dataclass(slots=True)
@@ -36,6 +40,9 @@ class _Plan:
 
 class Disk:
     """Holds the planned faults, and how much of each database a loss of power keeps."""
+
+    url: SecretStr | None = None
+    """The database on a server that takes the place of the files."""
 
     def __init__(self) -> None:
         self._plans: list[_Plan] = []
@@ -97,6 +104,20 @@ class Disk:
             with log.open("r+b") as file:
                 file.truncate(min(length, safe[1]) if safe[0] == salt else 0)
 
+    def rows(self, directory: Path, query: str) -> Sequence[Stored]:
+        """The rows of a query on the database of a state directory; none before its tables exist."""
+        path = directory / "inhouse.db"
+        if not path.exists():
+            return []
+        with closing(sqlite3.connect(path)) as connection:
+            connection.row_factory = sqlite3.Row
+            try:
+                return [dict(row) for row in connection.execute(query)]
+            except sqlite3.OperationalError as error:
+                if "no such table" in str(error):
+                    return []
+                raise
+
     def _checkin(self, connection: DBAPIConnection | None, _: ConnectionPoolEntry) -> None:
         """Records what is synced when the writer's connection goes back to the pool, after its commit."""
         if connection is None or not threading.current_thread().name.startswith("writer"):
@@ -111,7 +132,7 @@ class Disk:
             self._synced[path] = _log(path.with_name(f"{path.name}-wal"), before)
 
     def _statement(self, connection: Connection, cursor: object, statement: str, *_: object) -> None:
-        if statement.startswith(_WRITES):
+        if statement.startswith(WRITES):
             self._strike("write")
         elif statement.startswith("SELECT"):
             self._strike("read")
@@ -121,6 +142,13 @@ class Disk:
             self._strike("commit")
 
     def _strike(self, what: str) -> None:
+        if self._is_struck(what):
+            error = sqlite3.OperationalError("disk I/O error" if what == "read" else "database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR if what == "read" else sqlite3.SQLITE_FULL
+            raise error
+
+    def _is_struck(self, what: str) -> bool:
+        """Whether a planned fault happens at this operation."""
         for plan in self._plans:
             if plan.what != what:
                 continue
@@ -131,9 +159,8 @@ class Disk:
             if not plan.times:
                 self._plans.remove(plan)
             self.struck += 1
-            error = sqlite3.OperationalError("disk I/O error" if what == "read" else "database or disk is full")
-            error.sqlite_errorcode = sqlite3.SQLITE_IOERR if what == "read" else sqlite3.SQLITE_FULL
-            raise error
+            return True
+        return False
 
 
 def _wait_less(connection: Connection) -> None:

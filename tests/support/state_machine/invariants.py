@@ -4,7 +4,6 @@ Raises AssertionError with all that is known about the failure.
 """
 
 import re
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -16,6 +15,7 @@ from bot.types.messages import Accepted, ConversationKey, FinishReason, Notice, 
 from tests.support.fakes.scripted_platform import Fault, Posted
 from tests.support.fakes.team import ADMINS, person
 from tests.support.state_machine.expected_history import WORD_OF, WORDS, ExpectedHistory, Question
+from tests.support.state_machine.faulty_disk import Stored
 from tests.support.state_machine.recording_platform import NEVER, RecordingPlatform
 from tests.support.state_machine.service import MachineSetup
 
@@ -61,9 +61,9 @@ class Invariants:
 
     def kept(self) -> None:
         """Checks all guarantees of an idle service."""
-        assert self._setup.rows("PRAGMA integrity_check")[0][0] == "ok"
+        assert self._setup.is_intact()
         requests = self._setup.rows("SELECT * FROM requests")
-        by_question: defaultdict[tuple[str, str], list[sqlite3.Row]] = defaultdict(list)
+        by_question: defaultdict[tuple[str, str], list[Stored]] = defaultdict(list)
         for row in requests:
             by_question[WORD_OF[_key(row)], row["message_id"]].append(row)
         posts: defaultdict[str, list[Posted]] = defaultdict(list)
@@ -82,7 +82,7 @@ class Invariants:
             assert not isinstance(self._platform.outcomes.get(event), Notice), f"it was done without right: {what}"
         self._history()
 
-    def _accepted(self, question: Question, made: Sequence[sqlite3.Row]) -> None:
+    def _accepted(self, question: Question, made: Sequence[Stored]) -> None:
         """Checks that a question is stored completely or not at all, and that acknowledged ones are stored."""
         outcome = self._platform.outcomes.get(question.event)
         if isinstance(outcome, Refused):
@@ -96,7 +96,7 @@ class Invariants:
         dropped_unseen = not made and self._expected.is_deleted(question)
         assert dropped_unseen or not owed or len(first) == 1, f"{len(first)} requests: {self._about(question)}"
 
-    def _stored_of(self, question: Question) -> list[sqlite3.Row]:
+    def _stored_of(self, question: Question) -> list[Stored]:
         key = question.said.key
         where = f"platform = '{key.platform}' AND workspace = '{key.workspace}' AND channel = '{key.channel}'"
         identity = question.said.message_id
@@ -105,7 +105,7 @@ class Invariants:
         deleted = self._expected.is_deleted(question)
         return [*([] if deleted else inbox), *self._setup.rows(f"SELECT * FROM turns WHERE {turns}")]
 
-    def _answered(self, question: Question, row: sqlite3.Row, posts: Sequence[Posted]) -> None:
+    def _answered(self, question: Question, row: Stored, posts: Sequence[Posted]) -> None:
         """Checks for one final reply, one message per part, or one clear error with a cause."""
         about = self._about(question, row, posts)
         entitled = {question.said.author.id, *(person(name).id for name in ADMINS)}
@@ -135,7 +135,7 @@ class Invariants:
         elif reason is FinishReason.ABORT:
             assert text.endswith("Stopped.") or any(text in _plain([words]) for words in wanted), f"odd: {about}"
 
-    def _has_cause(self, question: Question, row: sqlite3.Row, reason: FinishReason, about: "_About") -> None:
+    def _has_cause(self, question: Question, row: Stored, reason: FinishReason, about: "_About") -> None:
         """Checks that the finish reason has a cause."""
         error: str = row["error"]
         blows = self._expected.blows - question.blows
@@ -183,10 +183,10 @@ class Invariants:
         for text in post.history:
             self._of_one_conversation(question, text)
 
-    def _about(self, question: Question, row: sqlite3.Row | None = None, posts: Sequence[Posted] = ()) -> "_About":
+    def _about(self, question: Question, row: Stored | None = None, posts: Sequence[Posted] = ()) -> "_About":
         return _About(lambda: self._told(question, row, posts))
 
-    def _told(self, question: Question, row: sqlite3.Row | None, posts: Sequence[Posted]) -> str:
+    def _told(self, question: Question, row: Stored | None, posts: Sequence[Posted]) -> str:
         lines = [repr(question), f"outcome: {self._platform.outcomes.get(question.event)}"]
         if row is not None:
             lines += [f"request: {dict(row)}", f"hit by: {self._platform.hit[row['request_id']]}"]
@@ -206,7 +206,7 @@ class _About:
         return self._tell()
 
 
-def _key(row: sqlite3.Row) -> ConversationKey:
+def _key(row: Stored) -> ConversationKey:
     return ConversationKey(row["platform"], row["workspace"], row["channel"], row["thread"])
 
 

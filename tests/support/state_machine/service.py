@@ -6,9 +6,8 @@ service go to a directory that is not used any more.
 
 import asyncio
 import shutil
-import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -20,7 +19,7 @@ from bot.service.service import Service
 from bot.types.engine import EngineRequest
 from bot.types.errors import StorageError
 from tests.support.builders.service import make_settings
-from tests.support.state_machine.faulty_disk import Disk
+from tests.support.state_machine.faulty_disk import Disk, Stored
 from tests.support.state_machine.recording_platform import KillableAdapter, RecordingPlatform, WatchedEngine
 
 LIMITS = Limits(max_chars=60, min_interval_s=0.0)
@@ -81,7 +80,13 @@ class MachineSetup:
         if self.up:
             return
         made = make_settings(
-            self._root, state_dir=self.state, queue_size=QUEUE_SIZE, per_user=PER_USER, deadline=600, drain=2
+            self._root,
+            state_dir=self.state,
+            database_url=self._disk.url,
+            queue_size=QUEUE_SIZE,
+            per_user=PER_USER,
+            deadline=600,
+            drain=2,
         )
         self.engine = WatchedEngine(self._reading, self._dying, self._pace)
         self._adapter = KillableAdapter(self._platform.port, limits=LIMITS)
@@ -120,21 +125,15 @@ class MachineSetup:
         await soon(lambda: not self._platform.here, "it is gone")
         shutil.rmtree(old, ignore_errors=True)
 
-    def rows(self, query: str) -> list[sqlite3.Row]:
+    def is_intact(self) -> bool:
+        """Whether the database has no damage; a server finds its own."""
+        if self._disk.url is not None:
+            return True
+        return [list(row.values()) for row in self.rows("PRAGMA integrity_check")] == [["ok"]]
+
+    def rows(self, query: str) -> Sequence[Stored]:
         """The rows of a query on the database, over a separate connection."""
-        path = self.state / "inhouse.db"
-        if not path.exists():
-            return []
-        connection = sqlite3.connect(path)
-        connection.row_factory = sqlite3.Row
-        try:
-            return connection.execute(query).fetchall()
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error):
-                return []
-            raise
-        finally:
-            connection.close()
+        return self._disk.rows(self.state, query)
 
 
 async def soon(holds: Callable[[], bool], what: str, tell: Callable[[], str] = str) -> None:

@@ -1,0 +1,308 @@
+"""Stores the data on a PostgreSQL server, in a database that one running Inhouse claims by a lease.
+
+The lease is a row with an epoch and an expiry by the server's clock. Every transaction that writes renews it and names
+its epoch, so a process that lost it cannot write any more. Nothing depends on the state of a session, so a connection
+pooler such as PgBouncer may be in between. If the connection is lost while a transaction commits, its id tells later
+whether it was committed.
+"""
+
+import importlib.util
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from math import isnan
+from typing import Any
+
+from pydantic import SecretStr
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from bot.storage.backend import Backend, Taken, Unreachable
+from bot.storage.pg_errors import Refused, mapped
+from bot.storage.schema_version import migrate, version_of
+from bot.storage.tables import leases
+from bot.types.errors import ConfigError, StateLocked, StorageError
+
+OLDEST = 13
+"""Oldest version of PostgreSQL with all functions that are called here."""
+
+LEASE_S = 15.0
+"""How long a lease is valid without a renewal, seconds."""
+RENEW_S = 5.0
+
+_CONNECTING: Mapping[str, str | int | None] = {
+    "application_name": "inhouse",
+    "client_encoding": "utf8",
+    "connect_timeout": 2,  # seconds; libpq's minimum
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # ms until an unanswered connection is given up
+    "target_session_attrs": "read-write",  # after a failover, the old primary may be a standby
+}
+"""Parameters of connections that INHOUSE_DATABASE_URL may override."""
+
+COPY = "copy"
+"""Name of the lease that marks a database to which a state is being copied."""
+_UNFINISHED = text(f"SELECT 1 FROM leases WHERE name = '{COPY}'")
+_NOW = "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+_LOCK = text("SELECT pg_advisory_xact_lock(7305790184561509236)")  # any number that no other program uses
+_CLAIM = text(f"""
+    INSERT INTO leases (name, owner, epoch, expires_at) VALUES ('service', :owner, 1, {_NOW} + :seconds)
+    ON CONFLICT (name) DO UPDATE
+    SET owner = excluded.owner, epoch = leases.epoch + 1, expires_at = excluded.expires_at
+    WHERE leases.owner = excluded.owner OR leases.expires_at < {_NOW}
+    RETURNING epoch
+""")
+HOLDER = text(f"SELECT owner, expires_at, expires_at - {_NOW} AS seconds FROM leases WHERE name = 'service'")
+_RENEW = text(f"""
+    UPDATE leases SET expires_at = {_NOW} + :seconds WHERE name = 'service' AND owner = :owner AND epoch = :epoch
+    RETURNING CAST(pg_current_xact_id() AS text), set_config('lock_timeout', '2s', true),
+        set_config('idle_in_transaction_session_timeout', '10s', true)
+""")  # the settings end with the transaction; a process that is stopped in it must not hold its locks
+_RELEASE = text("UPDATE leases SET expires_at = 0 WHERE name = 'service' AND owner = :owner AND epoch = :epoch")
+_OUTCOME = text("SELECT pg_xact_status(CAST(:id AS xid8))")
+
+
+class PostgresqlServer(Backend):
+    """The database at `url`.
+
+    owner: the name of this Inhouse, the same after a restart. copying: to copy a state to it.
+    """
+
+    def __init__(self, url: str, owner: str, readers: int, *, copying: bool = False) -> None:
+        self._url = driver_url(url)
+        super().__init__(name_of(self._url))
+        self._copying = copying
+        self._seen: float | None = None  # the expiry of another instance's claim at the last attempt
+        self._claim: dict[str, str | int | float] = {"owner": owner, "epoch": 0, "seconds": LEASE_S}
+        self._writing = engine_of(self._url, pool_size=1)
+        self._reading = engine_of(self._url, pool_size=readers).execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+
+    def mapped(self) -> AbstractContextManager[None]:
+        """Map errors in the block to StorageError."""
+        return mapped(self.name)
+
+    def create(self) -> None:
+        """Check the server. Raises ConfigError if it refuses the connection, is too old or cannot hold all texts."""
+        with self._at_start() as connection:
+            check_server(connection, self.name)
+
+    def claim(self) -> float | None:
+        """Claim the database and migrate its schema; returns the seconds until the next attempt, None if it succeeded.
+
+        Raises StateLocked once another instance has renewed its claim since an earlier attempt.
+        """
+        with self._at_start() as connection:
+            connection.execute(_LOCK)  # two hosts may start at once
+            if not inspect(connection).has_table(leases.name):
+                migrate(connection, self.name)
+            epoch = connection.execute(_CLAIM, self._claim).scalar_one_or_none()
+            if epoch is None:
+                return self._holder_pause(connection)
+            migrate(connection, self.name)
+            if not self._copying and connection.execute(_UNFINISHED).one_or_none():
+                raise ConfigError(
+                    f"The database {self.name} has an unfinished copy: finish it with `inhouse db copy`, or name "
+                    "another database in INHOUSE_DATABASE_URL."
+                )
+        self._claim["epoch"] = int(epoch)
+        return None
+
+    def _holder_pause(self, connection: Connection) -> float:
+        holder = connection.execute(HOLDER).one()
+        if self._seen is not None and holder.expires_at != self._seen:
+            raise StateLocked(
+                f"The database {self.name} is in use by another Inhouse ({holder.owner}): stop that one, or name "
+                "another database in INHOUSE_DATABASE_URL."
+            )
+        self._seen = holder.expires_at
+        return min(1.0, max(0.1, holder.seconds))
+
+    @contextmanager
+    def _at_start(self) -> Iterator[Connection]:
+        """A transaction on a connection of its own, with errors of the configuration as ConfigError."""
+        engine = unpooled(self._url)
+        try:
+            with self.mapped(), engine.begin() as connection:
+                yield connection
+        except Refused as error:
+            raise ConfigError(str(error)) from error
+        finally:
+            engine.dispose()
+
+    def check(self, connection: Connection) -> None:
+        """The server checks its pages itself."""
+
+    def migrate(self, connection: Connection) -> None:
+        """`claim` has migrated the schema."""
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """Open a transaction that reads one snapshot."""
+        return self._reading.begin()
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Open a transaction that writes, and renews the claim. Raises Taken if another Inhouse has claimed it."""
+        with self._writing.connect() as connection:
+            transaction = connection.begin()
+            try:
+                found = connection.execute(_RENEW, self._claim).one_or_none()
+                if found is None:
+                    self.taken = (
+                        f"Another Inhouse has taken over the database {self.name}, because this one did not renew its "
+                        f"claim for {LEASE_S:.0f} s: only one may use it, so this one ends."
+                    )
+                    raise Taken(self.taken)
+                yield connection
+            except BaseException:
+                transaction.rollback()
+                raise
+            try:
+                transaction.commit()
+            except DBAPIError as error:
+                if not error.connection_invalidated or not self._is_committed(found[0]):
+                    raise
+
+    def _is_committed(self, transaction: str) -> bool:
+        """Ask the server, once it answers again, what became of a transaction."""
+        attempt = 1
+        while True:
+            outcome, problem = "in progress", Unreachable(f"The database {self.name} was lost during a commit.")
+            try:
+                with self.mapped(), self._reading.begin() as connection:
+                    outcome = connection.execute(_OUTCOME, {"id": transaction}).scalar_one()
+            except Unreachable as error:
+                problem = error
+            except StorageError:  # a server that took the place of the lost one does not know the id
+                return False
+            if outcome != "in progress":
+                return bool(outcome == "committed")
+            if not self.outage.wait(attempt, problem):
+                raise StorageError(f"The database {self.name} was lost during a commit, and Inhouse is stopping.")
+            attempt += 1
+
+    def can_go_on(self, connection: Connection) -> bool:
+        """False if the connection is lost."""
+        return not connection.invalidated
+
+    def erase_log(self) -> bool:
+        """The server's log is the operator's: SECURITY.md says what stays in it."""
+        return False
+
+    def trim(self, connection: Connection) -> bool:
+        """The server's autovacuum does that."""
+        return False
+
+    def renew(self) -> float:
+        """Seconds between two renewals."""
+        return RENEW_S
+
+    def close(self) -> None:
+        """Release the claim, if the server answers, and close all connections."""
+        if self._claim["epoch"]:
+            with suppress(StorageError), self.mapped(), self._writing.begin() as connection:
+                connection.execute(_RELEASE, self._claim)
+        self._writing.dispose()
+        self._reading.dispose()
+
+
+def driver_url(url: str) -> URL:
+    """The URL with the driver, and with our parameters of connections. Raises ConfigError without the driver."""
+    if importlib.util.find_spec("psycopg") is None:
+        raise ConfigError(
+            "INHOUSE_DATABASE_URL needs PostgreSQL's driver: install it with `pip install 'inhouse[postgres]'`, or "
+            "remove the setting to keep conversations in a file."
+        )
+    parsed = make_url(url)
+    more = {name: str(value) for name, value in _CONNECTING.items() if name not in parsed.query}
+    return parsed.set(drivername="postgresql+psycopg").update_query_dict(more)
+
+
+def name_of(url: URL) -> str:
+    """The name of a database in sentences, without user and password: 'inhouse on db.example.org:5432'."""
+    hosts = url.query.get("host", url.host or "this machine")
+    place = hosts if isinstance(hosts, str) else ", ".join(hosts)
+    return f"{url.database or url.username or ''} on {place}{f':{url.port}' if url.port else ''}"
+
+
+def dump_command(url: SecretStr) -> str:
+    """The command that backs a database up, without the password."""
+    parsed = make_url(url.get_secret_value())
+    host = parsed.host or parsed.query.get("host")
+    options = {"dbname": parsed.database, "host": host, "port": parsed.port, "username": parsed.username}
+    words = [f"--{name}={value}" for name, value in options.items() if value]
+    return shlex.join(["pg_dump", "--format=custom", *words])
+
+
+def engine_of(url: URL, **options: Any) -> Engine:
+    """An engine whose statements need no state of a session, and store what PostgreSQL can, as SQLite does."""
+    engine = create_engine(
+        url,
+        # PgBouncer may give each transaction another session, which does not know prepared statements
+        connect_args={"prepare_threshold": None},
+        hide_parameters=True,
+        use_native_hstore=False,
+        **({"max_overflow": 0} | options if "pool_size" in options else options),
+    )
+    event.listen(engine, "before_cursor_execute", _storable, retval=True)
+    return engine
+
+
+def unpooled(url: URL) -> Engine:
+    """An engine that opens a connection for each transaction."""
+    return engine_of(url, poolclass=NullPool)
+
+
+@contextmanager
+def open_server(url: str) -> Iterator[Connection]:
+    """Open a connection for reading, outside of transactions. Raises ConfigError if the schema's version is unknown."""
+    parsed = driver_url(url)
+    engine, name = unpooled(parsed).execution_options(isolation_level="AUTOCOMMIT"), name_of(parsed)
+    try:
+        with mapped(name), engine.connect() as connection:
+            if not version_of(connection, name):
+                raise ConfigError(f"The database {name} is empty: run `inhouse run` once, or name the right one.")
+            yield connection
+    except Refused as error:
+        raise ConfigError(str(error)) from error
+
+
+def check_server(connection: Connection, name: str) -> None:
+    """Raise ConfigError if the server is too old, or if the database cannot hold all texts."""
+    version = connection.dialect.server_version_info or (0,)
+    if int(version[0]) < OLDEST:
+        found = ".".join(map(str, version))
+        raise ConfigError(
+            f"The database {name} is of PostgreSQL {found}: Inhouse needs version {OLDEST} or newer, so upgrade it."
+        )
+    encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+    if encoding != "UTF8":
+        raise ConfigError(
+            f"The database {name} has the encoding {encoding}, which cannot hold all letters: create one with "
+            "`createdb --encoding UTF8 --template template0`."
+        )
+
+
+def _storable(
+    _: Connection, cursor: object, statement: str, parameters: Any, context: object, many: bool
+) -> tuple[str, Any]:
+    if isinstance(parameters, dict):
+        return statement, _storable_values(parameters)
+    if isinstance(parameters, Sequence) and parameters and isinstance(parameters[0], dict):
+        return statement, [_storable_values(each) for each in parameters]
+    return statement, parameters
+
+
+def _storable_values(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: storable_value(value) for name, value in values.items()}
+
+
+def storable_value(value: Any) -> Any:
+    """Replace NUL, which PostgreSQL's texts cannot have, and NaN, which SQLite stores as NULL."""
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd")
+    return None if isinstance(value, float) and isnan(value) else value

@@ -1,0 +1,73 @@
+"""Inspects a database on a PostgreSQL server, also while a service uses it; changes nothing."""
+
+import time
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from bot.storage.pg_errors import mapped
+from bot.storage.postgresql import HOLDER, check_server, driver_url, name_of, unpooled
+from bot.storage.schema_version import newest, version_of
+from bot.types.errors import StateFromElsewhere
+
+TRIES = 5
+
+_ABOUT = text("""
+    SELECT current_setting('server_version') AS version, pg_database_size(current_database()) AS bytes,
+        CAST(extract(epoch FROM clock_timestamp()) AS double precision) AS clock,
+        coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS can_create
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInspection:
+    """latency_ms: median of TRIES round trips. clock_s: how far the server's clock is ahead of this one's.
+
+    can_create: the user may create tables. schema: its version, '' for an empty database; mismatch: the error of the
+    version, '' if there is none. holder: the running Inhouse that uses it, '' if there is none.
+    """
+
+    name: str
+    version: str
+    bytes: int
+    latency_ms: float
+    clock_s: float
+    can_create: bool
+    schema: str
+    newest: bool
+    mismatch: str
+    holder: str
+
+
+def inspect_server(url: SecretStr) -> ServerInspection:
+    """Inspect the database at `url`. Raises ConfigError and StorageError."""
+    parsed = driver_url(url.get_secret_value())
+    name, engine = name_of(parsed), unpooled(parsed).execution_options(isolation_level="AUTOCOMMIT")
+    with mapped(name), engine.connect() as connection:
+        check_server(connection, name)
+        taken = []
+        for _ in range(TRIES):
+            began = time.perf_counter()
+            about = connection.execute(_ABOUT).one()
+            taken.append(time.perf_counter() - began)
+        clock_s = about.clock - time.time()
+        schema, mismatch, holder = "", "", ""
+        try:
+            schema = version_of(connection, name)
+        except StateFromElsewhere as error:
+            mismatch = str(error)
+        if schema == newest() and (found := connection.execute(HOLDER).one_or_none()) and found.seconds > 0:
+            holder = found.owner
+    return ServerInspection(
+        name=name,
+        version=about.version.split()[0],
+        bytes=about.bytes,
+        latency_ms=sorted(taken)[TRIES // 2] * 1000,
+        clock_s=clock_s,
+        can_create=about.can_create,
+        schema=schema,
+        newest=schema == newest(),
+        mismatch=mismatch,
+        holder=holder,
+    )

@@ -1,0 +1,271 @@
+"""Tests what only a server has: outages, lost commits, a claim by one instance, and refused connections."""
+
+import asyncio
+import importlib.util
+import logging
+import time
+import traceback
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from pydantic import SecretStr
+from sqlalchemy import Connection, Engine, create_engine
+
+from bot.storage import Storage, postgresql
+from bot.storage.postgresql import driver_url
+from bot.storage.tables import metadata
+from bot.types.errors import ConfigError, InhouseError, StateLocked, StorageError
+from bot.types.messages import Role
+from tests.support.builders.storage_rows import KEY, ask, asked, listening, part, said, texts
+from tests.support.fakes.database_relay import DatabaseRelay, run_relay
+from tests.support.postgresql import PostgresqlProcess
+
+pytest_plugins = ["tests.support.fixtures.databases"]
+
+PASSWORD = "a-password-that-nobody-sees"
+
+
+@pytest.fixture
+def url(postgresql: PostgresqlProcess) -> SecretStr:
+    """An empty database."""
+    return postgresql.new_database()
+
+
+@pytest.fixture
+async def relay(postgresql: PostgresqlProcess) -> AsyncIterator[DatabaseRelay]:
+    async with run_relay(postgresql.socket) as relay:
+        yield relay
+
+
+@pytest.fixture
+async def storage(tmp_path: Path, url: SecretStr, relay: DatabaseRelay) -> AsyncIterator[Storage]:
+    """A storage whose connections the relay may lose."""
+    storage = await Storage.open(tmp_path, relay.url(url))
+    yield storage
+    await storage.close()
+
+
+async def accept(storage: Storage, name: str, text: str = "hello") -> bool:
+    return await storage.inbox.accept(KEY, name, turns=[said(name, text)], request=asked(name))
+
+
+@pytest.mark.parametrize("what", ["request", "answer"])
+async def test_a_commit_whose_outcome_is_lost_is_neither_lost_nor_done_twice(
+    storage: Storage, relay: DatabaseRelay, postgresql: PostgresqlProcess, url: SecretStr, what: str
+) -> None:
+    await ask(storage, "m1")
+    for number in range(3):
+        relay.lose_commit(what)
+        assert await accept(storage, f"n{number}")  # False would say that it had been stored before
+        assert relay.lost.is_set()
+        relay.lose_commit(what)
+        await storage.history.set(KEY, "model", f"model {number}")
+        assert relay.lost.is_set()
+    assert postgresql.execute("SELECT count(*) FROM requests", url) == [(4,)]
+    assert await storage.history.settings(KEY) == {"model": "model 2"}
+
+
+async def test_in_an_outage_events_fail_and_all_else_waits_and_goes_on_by_itself(
+    storage: Storage, relay: DatabaseRelay, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    request = await ask(storage, "m1")
+    await relay.cut()
+    began = time.monotonic()
+    waiting = [
+        asyncio.create_task(storage.outbox.posting(part(request))),
+        asyncio.create_task(storage.outbox.posted(part(request).reply_id, "p1")),
+        asyncio.create_task(storage.inbox.start(request.request_id)),
+    ]
+    reading = asyncio.create_task(storage.history.turns(KEY))
+    for name in ("m2", "m3"):
+        with pytest.raises(StorageError, match="cannot be reached"):
+            await accept(storage, name)
+    assert time.monotonic() - began < 3 * 2  # each within the 3 s in which an event must be acknowledged
+    assert not any(task.done() for task in (*waiting, reading))
+    await relay.start()
+    await asyncio.gather(*waiting)
+    assert texts(await reading) == ["hello"]
+    (stored,) = await storage.outbox.of_request(request.request_id)
+    assert stored.reply.platform_id == "p1"
+    assert await accept(storage, "m2")
+    levels = [record.levelname for record in caplog.records if record.name == "bot.storage.outage"]
+    assert levels == ["ERROR", "WARNING"]
+
+
+async def test_a_stop_during_an_outage_waits_for_nothing(storage: Storage, relay: DatabaseRelay) -> None:
+    request = await ask(storage, "m1")
+    await relay.cut()
+    waiting = asyncio.create_task(storage.outbox.posting(part(request)))
+    reading = asyncio.create_task(storage.history.turns(KEY))
+    await asyncio.sleep(0.1)
+    storage.stop_waiting()
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(waiting, reading, return_exceptions=True)
+    assert all(isinstance(outcome, StorageError) for outcome in outcomes)
+
+
+async def test_connections_from_before_a_restart_of_the_server_are_replaced(
+    storage: Storage, relay: DatabaseRelay
+) -> None:
+    await ask(storage, "m1")
+    await asyncio.gather(*(storage.history.turns(KEY) for _ in range(10)))
+    await relay.cut()
+    await relay.start()
+    await ask(storage, "m2")
+    assert len(await storage.history.turns(KEY)) == 2
+
+
+@pytest.fixture
+def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgresql, "LEASE_S", 1.0)
+    monkeypatch.setattr(postgresql, "RENEW_S", 0.2)
+
+
+@pytest.mark.fault(15)
+@pytest.mark.usefixtures("short_leases")
+async def test_a_second_instance_is_refused_while_the_first_runs(tmp_path: Path, url: SecretStr) -> None:
+    first = await Storage.open(tmp_path / "first", url)
+    with pytest.raises(StateLocked, match="is in use by another Inhouse") as caught:
+        await Storage.open(tmp_path / "second", url)
+    assert (tmp_path / "first" / "instance").read_text() in str(caught.value)
+    await ask(first, "m1")  # the refused one had no effect
+    await first.close()
+    began = time.monotonic()
+    second = await Storage.open(tmp_path / "second", url)
+    assert time.monotonic() - began < postgresql.LEASE_S  # the first one has released its claim
+    await second.close()
+
+
+@pytest.mark.usefixtures("short_leases")
+async def test_an_instance_that_lost_its_claim_writes_nothing_any_more(
+    tmp_path: Path, url: SecretStr, relay: DatabaseRelay
+) -> None:
+    first = await Storage.open(tmp_path / "first", relay.url(url))
+    await ask(first, "m1")
+    await relay.cut()  # the first one cannot renew its claim
+    second = await Storage.open(tmp_path / "second", url)
+    await relay.start()
+    async with asyncio.timeout(10):
+        with pytest.raises(StateLocked, match="has taken over"):
+            await first.until_taken()
+    with pytest.raises(StorageError, match="has taken over"):
+        await accept(first, "m2")
+    await first.close()
+    assert texts(await second.history.turns(KEY)) == ["hello"]
+    await ask(second, "m2")
+    await second.close()
+
+
+async def test_a_restart_after_a_crash_does_not_wait_for_its_own_claim(
+    tmp_path: Path, url: SecretStr, postgresql: PostgresqlProcess
+) -> None:
+    await (await Storage.open(tmp_path, url)).close()
+    postgresql.execute("UPDATE leases SET expires_at = 9e9", url)  # as a killed process leaves it
+    began = time.monotonic()
+    storage = await Storage.open(tmp_path, url)
+    assert time.monotonic() - began < 5
+    await storage.close()
+
+
+async def test_an_empty_database_becomes_exactly_the_tables_of_the_metadata(tmp_path: Path, url: SecretStr) -> None:
+    for _ in range(2):  # the second time there is nothing to migrate
+        await (await Storage.open(tmp_path, url)).close()
+    engine = create_engine(driver_url(url.get_secret_value()))
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+async def test_hosts_that_start_at_once_migrate_one_after_the_other(tmp_path: Path, url: SecretStr) -> None:
+    opening = [Storage.open(tmp_path / str(number), url) for number in range(4)]
+    opened = await asyncio.gather(*opening, return_exceptions=True)
+    (storage,) = [each for each in opened if isinstance(each, Storage)]
+    assert all(isinstance(each, StateLocked) for each in opened if each is not storage)
+    await ask(storage, "m1")
+    await storage.close()
+
+
+async def test_no_statement_stays_prepared_in_a_session(storage: Storage) -> None:
+    seen: list[int] = []
+
+    def look(connection: Connection) -> None:
+        seen.append(connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements").scalar_one())
+
+    with listening(Engine, "commit", look):
+        for number in range(20):
+            await ask(storage, f"m{number}")
+            await storage.history.turns(KEY)
+    assert set(seen) == {0}
+
+
+async def test_a_text_with_nul_is_stored_without_it(storage: Storage) -> None:
+    await ask(storage, "m1", "a\0b")
+    assert texts(await storage.history.turns(KEY)) == ["a\ufffdb"]
+
+
+async def test_an_error_quotes_no_row(storage: Storage) -> None:
+    broken = replace(said("m1", "the canary"), role=cast(Role, "nobody"))
+    with pytest.raises(StorageError, match="ck_turns_role") as caught:
+        await storage.inbox.accept(KEY, "m1", turns=[broken])
+    assert "the canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"database": "nothing"}, r"refuses the connection \(.*does not exist\): create it"),
+        ({"user": "nobody"}, r"refuses the connection \(.*does not exist\): create the user"),
+        ({"user": "guarded", "password": PASSWORD}, r"password authentication failed .*\): correct the user or"),
+        ({"user": "guarded"}, r"no password supplied\): add the password to INHOUSE_DATABASE_URL"),
+    ],
+)
+async def test_a_refused_connection_names_what_to_change(
+    postgresql: PostgresqlProcess, tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    if not postgresql.execute("SELECT 1 FROM pg_roles WHERE rolname = 'guarded'"):
+        postgresql.execute("CREATE ROLE guarded LOGIN PASSWORD 'another one'")
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        await Storage.open(tmp_path, postgresql.url(**{"database": "postgres", **change}))
+    assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_server_that_is_down_is_an_error_that_a_restart_may_cure(tmp_path: Path, relay: DatabaseRelay) -> None:
+    await relay.cut()
+    with pytest.raises(StorageError, match=r"cannot be reached \(.*refused.*\): start PostgreSQL there"):
+        await Storage.open(tmp_path, SecretStr(f"postgresql://postgres@127.0.0.1:{relay.port}/inhouse"))
+
+
+async def test_a_user_without_rights_is_told_which_are_missing(
+    tmp_path: Path, postgresql: PostgresqlProcess, url: SecretStr
+) -> None:
+    postgresql.execute("CREATE ROLE reader LOGIN")
+    database = url.get_secret_value().split("/")[3].split("?")[0]
+    with pytest.raises(InhouseError, match=r"does not allow this \(permission denied .*OWNER TO"):
+        await Storage.open(tmp_path, postgresql.url(database, user="reader"))
+
+
+async def test_a_database_of_another_encoding_is_refused(tmp_path: Path, postgresql: PostgresqlProcess) -> None:
+    postgresql.execute("CREATE DATABASE latin TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LOCALE 'C'")
+    with pytest.raises(ConfigError, match="has the encoding SQL_ASCII"):
+        await Storage.open(tmp_path, postgresql.url("latin"))
+
+
+async def test_an_old_server_is_refused(tmp_path: Path, url: SecretStr, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgresql, "OLDEST", 99)
+    with pytest.raises(ConfigError, match="Inhouse needs version 99 or newer"):
+        await Storage.open(tmp_path, url)
+
+
+async def test_without_the_driver_its_package_is_named(
+    tmp_path: Path, url: SecretStr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"pip install 'inhouse\[postgres\]'"):
+        await Storage.open(tmp_path, url)

@@ -1,0 +1,131 @@
+"""Runs a PostgreSQL server in a temporary directory, on a Unix socket. `tests/install_postgresql.sh` installs it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from pydantic import SecretStr
+from sqlalchemy import NullPool, create_engine, make_url
+from sqlalchemy.exc import OperationalError
+
+from bot.storage.postgresql import driver_url
+
+PATIENCE_S = 30.0
+USER = "postgres"
+MEMORY = Path("/dev/shm")
+"""A place where thousands of files are made and removed at once, if the system has one."""
+FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
+"""Settings of a server that need not survive a power loss."""
+SETTINGS = ("listen_addresses=", "shared_buffers=16MB", "max_connections=60", "log_statement=none")
+HBA = "local all guarded scram-sha-256\nlocal all all trust\n"
+"""Only the user `guarded` needs a password."""
+
+
+def programs() -> Path | None:
+    """The directory of the newest installed server's programs, or None."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    on_path = shutil.which("initdb")
+    return found[-1].parent if found else Path(on_path).resolve().parent if on_path else None
+
+
+def is_installed() -> bool:
+    """Whether a server and the driver are installed."""
+    return programs() is not None and find_spec("psycopg") is not None
+
+
+class PostgresqlProcess:
+    """A server, in memory if there is a place for it. With `safe`, what it committed survives a power loss."""
+
+    def __init__(self, *, safe: bool = False) -> None:
+        fast = not safe and os.access(MEMORY, os.W_OK)
+        self.directory = Path(tempfile.mkdtemp(prefix="inhouse-pg-", dir=MEMORY if fast else None))
+        self._settings = SETTINGS if safe else (*SETTINGS, *FAST)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._databases = 0
+        self._as_user = []
+        if os.geteuid() == 0:  # the server refuses to run as root
+            shutil.chown(self.directory, USER, USER)
+            self._as_user = ["--reuid", USER, "--regid", USER, "--clear-groups"]
+        self._run(
+            *("initdb", "--pgdata", "data", "--username", USER, "--auth", "trust", "--no-sync", "--encoding", "UTF8"),
+            *("--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US"),  # as most servers sort
+        )
+        (self.directory / "data/pg_hba.conf").write_text(HBA)
+
+    def start(self) -> None:
+        """Starts the server and waits until it answers."""
+        options = [word for each in self._settings for word in ("-c", each)]
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command("postgres", "-D", "data", "-k", str(self.directory), *options),
+                cwd=self.directory,
+                stdout=log,
+                stderr=log,
+            )
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                self.execute("SELECT 1")
+                return
+            except OperationalError:
+                if time.monotonic() > end:
+                    raise AssertionError((self.directory / "log").read_text("utf-8", "replace")) from None
+                time.sleep(0.02)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stops the server. SIGINT: it ends its sessions; SIGQUIT: at once, as a crash does."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(PATIENCE_S)
+            self._process = None
+
+    def close(self) -> None:
+        """Stops the server and removes its files."""
+        self.stop(signal.SIGQUIT)
+        shutil.rmtree(self.directory)
+
+    def url(self, database: str = USER, user: str = USER, password: str = "") -> SecretStr:
+        """The value of INHOUSE_DATABASE_URL for a database."""
+        return SecretStr(f"postgresql://{user}{f':{password}' if password else ''}@/{database}?host={self.directory}")
+
+    @property
+    def socket(self) -> Path:
+        """The Unix socket on which the server listens."""
+        return self.directory / ".s.PGSQL.5432"
+
+    def drop(self, url: SecretStr) -> None:
+        """Drops a database, also one that is in use."""
+        self.execute(f"DROP DATABASE {make_url(url.get_secret_value()).database} WITH (FORCE)")
+
+    def new_database(self, template: str = "template0") -> SecretStr:
+        """Creates a database, empty or as a copy of another one; returns its URL."""
+        self._databases += 1
+        name = f"test{self._databases}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        return self.url(name)
+
+    def execute(self, statement: str, url: SecretStr | None = None) -> list[tuple[object, ...]]:
+        """Executes a statement outside of a transaction; returns its rows."""
+        return [tuple(row.values()) for row in self.mappings(statement, url or self.url())]
+
+    def mappings(self, statement: str, url: SecretStr) -> list[dict[str, object]]:
+        """Executes a statement outside of a transaction; returns its rows by the names of their columns."""
+        engine = create_engine(driver_url(url.get_secret_value()), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            done = connection.exec_driver_sql(statement.replace("%", "%%"))
+            return [dict(row) for row in done.mappings()] if done.returns_rows else []
+
+    def _run(self, *command: str) -> None:
+        subprocess.run(self._command(*command), cwd=self.directory, check=True, capture_output=True, timeout=PATIENCE_S)
+
+    def _command(self, program: str, *words: str) -> list[str]:
+        directory = programs()
+        assert directory is not None, "there is no PostgreSQL; run tests/install_postgresql.sh"
+        prefix = ["setpriv", *self._as_user, "--pdeathsig", "QUIT"] if sys.platform == "linux" else []
+        return [*prefix, str(directory / program), *words]

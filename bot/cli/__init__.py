@@ -317,6 +317,15 @@ def _backup(
     backup(load_settings(), file, force=force)
 
 
+@database.command("copy")
+def _copy() -> None:
+    """Copy the conversations from the file to the PostgreSQL server of INHOUSE_DATABASE_URL."""
+    from bot.cli.data_commands import copy_database
+    from bot.config.settings import load_settings
+
+    copy_database(load_settings())
+
+
 @database.command("upgrade")
 def _upgrade() -> None:
     """Migrate the tables to this version; makes a copy first."""

@@ -1,4 +1,4 @@
-"""Implement `inhouse export`, `inhouse backup` and `inhouse db upgrade`.
+"""Implement `inhouse export`, `inhouse backup`, `inhouse db copy` and `inhouse db upgrade`.
 
 Data goes to files or stdout, messages to stderr. Errors are ConfigError or StorageError.
 """
@@ -26,6 +26,7 @@ from bot.models.model_table import human
 from bot.storage.atomic_file import new_file
 from bot.storage.backup import Progress as ReportProgress
 from bot.storage.backup import back_up
+from bot.storage.copy_to_server import copy_to_server
 from bot.storage.export import ExportFilter, records
 from bot.storage.manual_upgrade import upgrade
 from bot.storage.postgresql import dump_command
@@ -83,6 +84,24 @@ def upgrade_database(settings: Settings) -> None:
     before = f"version {done.before}" if done.before else "an empty one"
     backup = f" The backup of the old one is {done.copy}." if done.copy else ""
     typer.echo(f"Upgraded the database from {before} to version {done.after}.{backup}", err=True)
+
+
+def copy_database(settings: Settings) -> None:
+    """Copy the database of the state directory to the server; print what was copied to stderr."""
+    if settings.database_url is None:
+        raise ConfigError(
+            "Set INHOUSE_DATABASE_URL to an empty PostgreSQL database: postgresql://user:password@host/name."
+        )
+    with _bar("copying") as report:
+        tables = copy_to_server(settings.state_dir, settings.database_url, report)
+    for table in tables:
+        earlier = "" if table.copied == table.rows else f", {table.rows - table.copied} of them by an earlier copy"
+        typer.echo(f"  {table.name}: {counted(table.rows, 'row')}{earlier}", err=True)
+    typer.echo(
+        f"Copied the conversations of {settings.state_dir} to the server, and compared both: all is the same. `inhouse "
+        "run` uses the server from now on; the file stays as a backup until you remove it.",
+        err=True,
+    )
 
 
 def _place(text: str) -> tuple[str, ...]:

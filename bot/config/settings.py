@@ -55,6 +55,9 @@ MANAGED = ("vllm", "llama.cpp")
 ENGINE_MISTAKE, ARGUMENTS_MISTAKE = "INHOUSE_ENGINE is ", "INHOUSE_ENGINE_ARGS has "
 """Beginnings of the mistakes of INHOUSE_ENGINE with another setting, and of a refused argument."""
 
+STANDBY_MISTAKE = "INHOUSE_STANDBY is "
+"""Beginning of the mistake of INHOUSE_STANDBY without a server's database."""
+
 
 class Settings(BaseSettings):
     """All settings. A field's description completes the sentence 'it must be ...' in error messages."""
@@ -141,6 +144,7 @@ class Settings(BaseSettings):
         None,
         description="postgresql://user:password@host/name, with special characters of the password written as %xx",
     )
+    standby: bool = Field(False, description="yes or no")
     retention: int = Field(90, ge=0, le=36_500, description="a whole number of days, 0 for ever")
 
     queue_size: int = Field(64, ge=1, le=10_000, description="a whole number between 1 and 10000")
@@ -166,6 +170,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"INHOUSE_HTTP is {self.http}, which other machines can reach, and there is no INHOUSE_HTTP_TOKEN; set "
                 "one (`openssl rand -hex 24` makes it), or use 127.0.0.1"
+            )
+        if self.standby and self.database_url is None:
+            raise ValueError(
+                f"{STANDBY_MISTAKE}yes, and there is no INHOUSE_DATABASE_URL; set it to the database of the Inhouse "
+                "that this one stands by for"
             )
         if self.engine == "openai":
             needed = {"INHOUSE_ENGINE_URLS": self.engine_urls, "INHOUSE_MODEL": "model" in self.model_fields_set}
@@ -324,6 +333,8 @@ def _mending(message: str) -> str:
     """The field whose default ends a mistake of the whole model."""
     if ARGUMENTS_MISTAKE in message:
         return "engine_args"
+    if STANDBY_MISTAKE in message:
+        return "standby"
     return "engine" if ENGINE_MISTAKE in message else "http"
 
 

@@ -13,6 +13,7 @@ NEEDS_RESTART = (
     "slack_command",
     "http",
     "state_dir",
+    "standby",
     "cache_dir",
     "device",
     "engine",

@@ -1,9 +1,10 @@
 """Wraps an adapter and counts its errors by kind; results and errors pass through unchanged.
 
-Calls that the adapter holds back itself are not counted. Also exposes the connection state for the status page.
+Holds messages back while another instance may have taken over. Calls that are held back, here or by the adapter itself,
+are not counted. Also exposes the connection state for the status page.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from bot.observability.metrics import Metrics
@@ -21,12 +22,14 @@ KINDS: dict[type[Exception], str] = {
 }
 """Metric label by error type; the first match wins."""
 
+HELD_BACK_S = 1.0
+
 
 class InstrumentedAdapter:
-    """Adapter wrapper that counts errors."""
+    """Adapter wrapper that counts errors. `may_send`: whether this instance is the one that may post and edit."""
 
-    def __init__(self, adapter: Adapter, metrics: Metrics) -> None:
-        self._adapter, self._metrics = adapter, metrics
+    def __init__(self, adapter: Adapter, metrics: Metrics, may_send: Callable[[], bool] = lambda: True) -> None:
+        self._adapter, self._metrics, self._may_send = adapter, metrics, may_send
         self.platform = adapter.platform
 
     @property
@@ -56,6 +59,7 @@ class InstrumentedAdapter:
 
     async def post(self, reply: Reply) -> str:
         """Delegate to the adapter."""
+        self._check()
         async with self._counted():
             return await self._adapter.post(reply)
 
@@ -66,16 +70,23 @@ class InstrumentedAdapter:
 
     async def update(self, reply: Reply) -> None:
         """Delegate to the adapter."""
+        self._check()
         async with self._counted():
             await self._adapter.update(reply)
 
     async def status(self, key: ConversationKey, text: str | None) -> None:
         """Delegate to the adapter; a failed status update is not counted."""
-        await self._adapter.status(key, text)
+        if self._may_send():
+            await self._adapter.status(key, text)
 
     async def close(self) -> None:
         """Delegate to the adapter."""
         await self._adapter.close()
+
+    def _check(self) -> None:
+        """Raise NotSent while another instance may have taken over."""
+        if not self._may_send():
+            raise NotSent(HELD_BACK_S, "the database does not answer, so another instance may have taken over")
 
     @asynccontextmanager
     async def _counted(self) -> AsyncIterator[None]:

@@ -31,7 +31,7 @@ from bot.replies.replies import GIVEN_UP, SHOWN_AGAIN, Replies
 from bot.service.retention import Retention
 from bot.storage import Storage
 from bot.types.engine import Engine, ModelServers
-from bot.types.errors import ConfigError, FatalAdapterError, ModelError, StorageError
+from bot.types.errors import ConfigError, FatalAdapterError, ModelError, StateLocked, StorageError
 from bot.types.messages import FinishReason
 from bot.web.live_state import LiveState
 from bot.web.server import WebServer
@@ -58,11 +58,15 @@ class Service:
         self._current, self._engine = RuntimeConfig(settings, catalog), engine
         self._adapters = {adapter.platform: adapter for adapter in adapters}
         self._metrics = Metrics()
-        self._instrumented = {adapter.platform: InstrumentedAdapter(adapter, self._metrics) for adapter in adapters}
+        self._instrumented = {
+            adapter.platform: InstrumentedAdapter(adapter, self._metrics, lambda: self._storage.holds_claim)
+            for adapter in adapters
+        }
         self._installed_models = InstalledModels(self._current)
         self._queue = RequestQueue(settings.queue_size, settings.per_user)
         self._notifier = notifier or Notifier()
         self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
+        self._holder = ""  # the instance that this one stands by for
         self._refused: dict[str, str] = {}  # platforms with a fatal error, and its message
         self.web: WebServer | None = None
         self._watchdog = LoopWatchdog()
@@ -75,7 +79,9 @@ class Service:
         """
         self._watchdog.start()
         try:
-            storage = await Storage.open(self._current.settings.state_dir, self._current.settings.database_url)
+            storage = await self._open_storage()
+            if storage is None:
+                return
             try:
                 self._installed_models.locate(self._current.catalog.default)  # before a platform sees a session
                 self.web = self._assemble(storage)
@@ -107,6 +113,26 @@ class Service:
             if isinstance(adapter, Reloading):
                 adapter.reload(now)
         return late
+
+    async def _open_storage(self) -> Storage | None:
+        """Open the storage, as a standby once the other instance has ended; None if this one is stopped before."""
+        settings = self._current.settings
+        standby = self._stand_by if settings.standby else None
+        opening = asyncio.create_task(Storage.open(settings.state_dir, settings.database_url, standby=standby))
+        stopping = asyncio.create_task(self._stopping.wait())
+        notifying = asyncio.create_task(
+            self._notifier.keep_updated(lambda: f"standing by for {self._holder}", lambda: bool(self._holder))
+        )
+        await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+        for task in (opening, stopping, notifying):
+            task.cancel()  # no effect on one that is done
+        await asyncio.gather(opening, stopping, notifying, return_exceptions=True)
+        return None if opening.cancelled() else opening.result()
+
+    def _stand_by(self, holder: str) -> None:
+        if holder != self._holder:
+            log.info("Standing by: %s uses the database. This Inhouse takes over when that one has ended.", holder)
+            self._holder = holder
 
     def _assemble(self, storage: Storage) -> WebServer:
         current, installed_models = self._current, self._installed_models
@@ -202,7 +228,7 @@ class Service:
         worker = asyncio.create_task(self._worker.run(), name="worker")
         queue_status = asyncio.create_task(self._queue_status.keep_updated(), name="queue status")
         stopping = asyncio.create_task(self._until_stopped(), name="stop")
-        taken = asyncio.create_task(self._storage.until_taken(), name="database taken over")
+        taken = asyncio.create_task(self._until_taken(), name="database taken over")
         background = [
             asyncio.create_task(self._probe_hardware(), name="hardware"),
             asyncio.create_task(self._presence.watch(), name="speed"),
@@ -256,6 +282,17 @@ class Service:
             for name in self._adapters
         ]
         return "; ".join([line, *platforms])
+
+    async def _until_taken(self) -> None:
+        """Wait until another instance has claimed the database; raises StateLocked then.
+
+        A standby raises StorageError, so that it is started again and stands by.
+        """
+        try:
+            await self._storage.until_taken()
+        except StateLocked as error:
+            self._hurrying.set()  # nothing can be stored any more
+            raise StorageError(str(error)) if self._current.settings.standby else error from None
 
     async def _until_stopped(self) -> None:
         await self._stopping.wait()

@@ -67,6 +67,10 @@ class Backend(ABC):
         """Return some unused space to the file system; False if none is left."""
 
     @abstractmethod
+    def holds_claim(self) -> bool:
+        """Whether no other instance can have claimed the database up to this moment."""
+
+    @abstractmethod
     def renew(self) -> float | None:
         """Seconds after which an empty write must renew the claim on the database; None if it needs none."""
 

@@ -112,6 +112,11 @@ class Database:
                 await self.write(_nothing)
         self._taken.set_result(None)
 
+    @property
+    def holds_claim(self) -> bool:
+        """Whether no other instance can have claimed the database up to this moment."""
+        return self._backend.holds_claim()
+
     def stop_waiting(self) -> None:
         """Let reads and writes fail at once from now on while a database server does not answer."""
         self._outage.stop_waiting()

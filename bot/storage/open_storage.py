@@ -6,6 +6,7 @@ instance claims it.
 
 import socket
 import uuid
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -47,8 +48,16 @@ class Storage:
         self._database, self._resources = database, resources
 
     @classmethod
-    async def open(cls, directory: Path, url: SecretStr | None = None) -> "Storage":
+    async def open(
+        cls,
+        directory: Path,
+        url: SecretStr | None = None,
+        *,
+        standby: Callable[[str], None] | None = None,
+    ) -> "Storage":
         """Open the state in `directory`, created if missing, or in the database at `url`.
+
+        standby: wait while another instance holds the database; called on another thread with that one's name.
 
         Raises StateLocked if another process (or another open() here) holds it, ConfigError if the directory, a file in
         it or the URL cannot be used, StateFromElsewhere if the schema version is unknown, StorageError if the database
@@ -57,7 +66,7 @@ class Storage:
         resources = AsyncExitStack()
         try:
             resources.callback(StateLock(directory).release)
-            database = Database(_backend(directory, url))
+            database = Database(_backend(directory, url, standby))
             resources.push_async_callback(database.close)
             await database.prepare()
         except BaseException:
@@ -69,6 +78,11 @@ class Storage:
         """Wait until another Inhouse has claimed the database; raises StateLocked then."""
         await self._database.until_taken()
 
+    @property
+    def holds_claim(self) -> bool:
+        """Whether no other instance can have claimed the database up to this moment."""
+        return self._database.holds_claim
+
     def stop_waiting(self) -> None:
         """Let all calls fail at once from now on while a database server does not answer."""
         self._database.stop_waiting()
@@ -78,9 +92,9 @@ class Storage:
         await self._resources.aclose()
 
 
-def _backend(directory: Path, url: SecretStr | None) -> Backend:
+def _backend(directory: Path, url: SecretStr | None, standby: Callable[[str], None] | None) -> Backend:
     if url is not None:
-        return PostgresqlServer(url.get_secret_value(), owner_of(directory), READERS)
+        return PostgresqlServer(url.get_secret_value(), owner_of(directory), READERS, standby=standby)
     check_database_files(directory / NAME)
     return SqliteFile(directory / NAME, connections=READERS + 1)
 

@@ -8,7 +8,8 @@ whether it was committed.
 
 import importlib.util
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from math import isnan
 from typing import Any
@@ -30,6 +31,10 @@ OLDEST = 13
 LEASE_S = 15.0
 """How long a lease is valid without a renewal, seconds."""
 RENEW_S = 5.0
+MARGIN_S = 1.0
+"""How long before its end a claim is not relied on any more, seconds."""
+POLL_S = 1.0
+"""Longest time between two attempts to claim the database, seconds."""
 
 _CONNECTING: Mapping[str, str | int | None] = {
     "application_name": "inhouse",
@@ -68,13 +73,17 @@ _OUTCOME = text("SELECT pg_xact_status(CAST(:id AS xid8))")
 class PostgresqlServer(Backend):
     """The database at `url`.
 
-    owner: the name of this Inhouse, the same after a restart. copying: to copy a state to it.
+    owner: the name of this Inhouse, the same after a restart. standby: called with the name of another instance that
+    holds the database, for which this one waits; None to refuse then. copying: to copy a state to it.
     """
 
-    def __init__(self, url: str, owner: str, readers: int, *, copying: bool = False) -> None:
+    def __init__(
+        self, url: str, owner: str, readers: int, *, standby: Callable[[str], None] | None = None, copying: bool = False
+    ) -> None:
         self._url = driver_url(url)
         super().__init__(name_of(self._url))
-        self._copying = copying
+        self._standby, self._copying = standby, copying
+        self._held_until = 0.0  # on the clock of `_clock`
         self._seen: float | None = None  # the expiry of another instance's claim at the last attempt
         self._claim: dict[str, str | int | float] = {"owner": owner, "epoch": 0, "seconds": LEASE_S}
         self._writing = engine_of(self._url, pool_size=1)
@@ -94,8 +103,17 @@ class PostgresqlServer(Backend):
     def claim(self) -> float | None:
         """Claim the database and migrate its schema; returns the seconds until the next attempt, None if it succeeded.
 
-        Raises StateLocked once another instance has renewed its claim since an earlier attempt.
+        Raises StateLocked, unless this is a standby, once another instance has renewed its claim since an attempt.
         """
+        try:
+            return self._claimed()
+        except Unreachable:
+            if self._standby is None or self._seen is None:
+                raise
+            return POLL_S
+
+    def _claimed(self) -> float | None:
+        began = _clock()
         with self._at_start() as connection:
             connection.execute(_LOCK)  # two hosts may start at once
             if not inspect(connection).has_table(leases.name):
@@ -109,18 +127,20 @@ class PostgresqlServer(Backend):
                     f"The database {self.name} has an unfinished copy: finish it with `inhouse db copy`, or name "
                     "another database in INHOUSE_DATABASE_URL."
                 )
-        self._claim["epoch"] = int(epoch)
+        self._claim["epoch"], self._held_until = int(epoch), began + LEASE_S - MARGIN_S
         return None
 
     def _holder_pause(self, connection: Connection) -> float:
         holder = connection.execute(HOLDER).one()
-        if self._seen is not None and holder.expires_at != self._seen:
+        if self._standby is not None:
+            self._standby(holder.owner)
+        elif self._seen is not None and holder.expires_at != self._seen:
             raise StateLocked(
                 f"The database {self.name} is in use by another Inhouse ({holder.owner}): stop that one, or name "
                 "another database in INHOUSE_DATABASE_URL."
             )
         self._seen = holder.expires_at
-        return min(1.0, max(0.1, holder.seconds))
+        return min(POLL_S, max(0.1, float(holder.seconds)))
 
     @contextmanager
     def _at_start(self) -> Iterator[Connection]:
@@ -147,6 +167,7 @@ class PostgresqlServer(Backend):
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open a transaction that writes, and renews the claim. Raises Taken if another Inhouse has claimed it."""
+        began = _clock()
         with self._writing.connect() as connection:
             transaction = connection.begin()
             try:
@@ -166,6 +187,7 @@ class PostgresqlServer(Backend):
             except DBAPIError as error:
                 if not error.connection_invalidated or not self._is_committed(found[0]):
                     raise
+        self._held_until = began + LEASE_S - MARGIN_S
 
     def _is_committed(self, transaction: str) -> bool:
         """Ask the server, once it answers again, what became of a transaction."""
@@ -197,6 +219,10 @@ class PostgresqlServer(Backend):
         """The server's autovacuum does that."""
         return False
 
+    def holds_claim(self) -> bool:
+        """Whether the last renewal began less than a lease ago, less MARGIN_S."""
+        return _clock() < self._held_until
+
     def renew(self) -> float:
         """Seconds between two renewals."""
         return RENEW_S
@@ -208,6 +234,12 @@ class PostgresqlServer(Backend):
                 connection.execute(_RELEASE, self._claim)
         self._writing.dispose()
         self._reading.dispose()
+
+
+def _clock() -> float:
+    """Monotonic seconds that also pass while the machine is suspended, where the system has such a clock."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
 def driver_url(url: str) -> URL:

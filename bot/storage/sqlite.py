@@ -109,6 +109,10 @@ class SqliteFile(Backend):
             connection.exec_driver_sql("PRAGMA incremental_vacuum(1)")
         return bool(free > STEP_PAGES)
 
+    def holds_claim(self) -> bool:
+        """The lock on the state directory never expires."""
+        return True
+
     def renew(self) -> None:
         """The lock on the state directory needs no renewal."""
 

@@ -28,9 +28,13 @@ def url(postgresql: PostgresqlProcess) -> SecretStr:
     return postgresql.new_database()
 
 
-@pytest.mark.parametrize("seconds", [0.5, 6.5])
+OUTAGE_S = 6.5
+"""Longer than any deadline of an acknowledgement."""
+
+
+@pytest.mark.fault(37)
 async def test_an_outage_acknowledges_and_loses_nothing_and_ends_by_itself(
-    tmp_path: Path, relay: DatabaseRelay, url: SecretStr, seconds: float
+    tmp_path: Path, relay: DatabaseRelay, url: SecretStr
 ) -> None:
     async with run_service(tmp_path, database_url=relay.url(url)) as setup:
         await setup.team.asks("ana", "before")
@@ -41,7 +45,7 @@ async def test_an_outage_acknowledges_and_loses_nothing_and_ends_by_itself(
         await relay.cut()
         during = await setup.team.sends("ben", "during")
         await setup.platform.gates.open("running/1")
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(OUTAGE_S)
         assert during not in setup.platform.outcomes
         assert not setup.team.replies_to("running")  # its end is not stored yet
         await relay.start()
@@ -53,6 +57,25 @@ async def test_an_outage_acknowledges_and_loses_nothing_and_ends_by_itself(
         for question in ("before", "running", "during", "after"):
             (answer,) = setup.team.replies_to(question)
             assert answer.text == f"You said: {question}"
+
+
+async def test_nothing_is_posted_or_edited_once_another_instance_may_serve(
+    tmp_path: Path, relay: DatabaseRelay, url: SecretStr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "LEASE_S", 2.0)
+    monkeypatch.setattr(postgresql, "RENEW_S", 0.2)
+    async with run_service(tmp_path, database_url=relay.url(url)) as setup:
+        setup.platform.gates.hold("one two three/3")
+        await setup.team.says("ana", "one two three")
+        await setup.team.sees("one two three", "said: one")
+        await relay.cut()
+        await asyncio.sleep(postgresql.LEASE_S)
+        calls = setup.platform.calls["update"] + setup.platform.calls["post"]
+        await setup.platform.gates.open("one two three/3")
+        await asyncio.sleep(0.5)  # its next text would be shown within some milliseconds
+        assert setup.platform.calls["update"] + setup.platform.calls["post"] == calls
+        await relay.start()
+        assert (await setup.team.reply_to("one two three")).text == "You said: one two three"
 
 
 async def test_a_service_whose_database_another_one_claimed_ends(

@@ -99,7 +99,7 @@ class Point:
 class ChildParameters:
     """Settings and faults of one process. `port` and `authority` are those of a fake Discord.
 
-    answer: the engine's answer to q0. hang: a key of HANGS.
+    answer: the engine's answer to q0. hang: a key of HANGS. lease_s: validity of the claim on a server's database.
     """
 
     root: str
@@ -109,6 +109,7 @@ class ChildParameters:
     point: Point | None = None
     answer: str = ""
     hang: str = ""
+    lease_s: float = 15.0
 
 
 class NumberedEngine(ScriptedEngine):
@@ -146,6 +147,8 @@ def live(parameters: ChildParameters) -> None:
     with ExitStack() as patched:
         patched.enter_context(patch("bot.models.installed_models.probe", return_value=MACHINE))
         patched.enter_context(patch("bot.conversations.backfill.SAVE_S", SAVE_S))
+        patched.enter_context(patch("bot.storage.postgresql.LEASE_S", parameters.lease_s))
+        patched.enter_context(patch("bot.storage.postgresql.RENEW_S", parameters.lease_s / 3))
         if parameters.point is not None:
             holder, name = SEAMS[parameters.point.seam]
             patched.enter_context(patch.object(holder, name, deadly(getattr(holder, name), parameters.point)))

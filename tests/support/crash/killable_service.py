@@ -39,10 +39,19 @@ class CrashSetup:
 
     def __init__(self, root: Path, drivers: dict[str, PlatformDriver], parameters: ChildParameters) -> None:
         self.root, self.drivers = root, drivers
+        self.state = root / "state"
+        """The state directory that stands for the database."""
         self.asked: list[Asked] = []
         self.lives = 0
         self._parameters = parameters
+        self._sessions: dict[str, int] = {}  # of each platform, before it stood by
         self._process: ForkServerProcess | None = None
+
+    def beside(self, root: Path) -> "CrashSetup":
+        """Another instance of the service, with a state directory in `root`, on the same platforms and database."""
+        other = CrashSetup(root, self.drivers, replace(self._parameters, root=str(root)))
+        other.asked, other.state = self.asked, self.state
+        return other
 
     @property
     def is_running(self) -> bool:
@@ -55,6 +64,22 @@ class CrashSetup:
         assert self._process is not None
         assert self._process.pid is not None
         return self._process.pid
+
+    async def stand_by(self) -> None:
+        """Starts a process, and waits until it stands by for another one."""
+        log = self.root / "log"
+        log.touch()
+        before = log.stat().st_size
+        self._sessions = {name: driver.sessions() for name, driver in self.drivers.items()}
+        await self.start(connected=False)
+        await self.until(lambda: "Standing by: " in log.read_text("utf-8")[before:], "it stands by")
+
+    async def serves(self) -> None:
+        """Waits until it is connected to the platforms, after it stood by."""
+        await self.until(
+            lambda: all(driver.sessions() > self._sessions[name] for name, driver in self.drivers.items()),
+            "it took over",
+        )
 
     async def start(self, point: Point | None = None, *, connected: bool = True) -> None:
         """Starts a process, which runs until `point` if given. connected: waits until it is connected or has exited."""
@@ -88,6 +113,10 @@ class CrashSetup:
     async def died(self) -> None:
         """Waits until SIGKILL has ended the process."""
         assert await self._ended() == -signal.SIGKILL, self.log()
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal."""
+        os.kill(self.pid, number)
 
     def terminate(self) -> None:
         """Sends SIGTERM."""
@@ -123,10 +152,9 @@ class CrashSetup:
         verdict.amiss += [
             f"{driver.name} notified {driver.pings()}" for driver in self.drivers.values() if driver.pings()
         ]
-        state = self.root / "state"
-        found = {name: rows(state, query) for name, query in _QUERIES.items()}
+        found = {name: rows(self.state, query) for name, query in _QUERIES.items()}
         if CHOSEN.server is None:
-            found["integrity"] = rows(state, "PRAGMA integrity_check")
+            found["integrity"] = rows(self.state, "PRAGMA integrity_check")
         expected = {"integrity": [("ok",)], "requests": [(len(self.asked),)], "open": [], "owed": []}
         verdict.amiss += [f"storage, {name}: {stored}" for name, stored in found.items() if stored != expected[name]]
         return verdict
@@ -166,11 +194,17 @@ _QUERIES = {
 
 @asynccontextmanager
 async def run_crash_service(
-    root: Path, *platforms: str, fresh: bool = False, answer: str = "", hang: str = "", **settings: Any
+    root: Path,
+    *platforms: str,
+    fresh: bool = False,
+    answer: str = "",
+    hang: str = "",
+    lease_s: float = 15.0,
+    **settings: Any,
 ) -> AsyncIterator[CrashSetup]:
     """Opens a CrashSetup in `root` with some platforms. Unless `fresh`, every channel has a stored cursor.
 
-    answer, hang: as in ChildParameters.
+    answer, hang, lease_s: as in ChildParameters.
     """
     async with AsyncExitStack() as stack:
         drivers: dict[str, PlatformDriver] = {}
@@ -187,7 +221,9 @@ async def run_crash_service(
             slack = await stack.enter_async_context(FakeSlack())
             drivers["slack"] = SlackDriver(slack)
             made |= slack.settings()
-        setup = CrashSetup(root, drivers, ChildParameters(str(root), made, port, authority, None, answer, hang))
+        setup = CrashSetup(
+            root, drivers, ChildParameters(str(root), made, port, authority, None, answer, hang, lease_s)
+        )
         stack.push_async_callback(setup.close)
         cursors = [cursor for driver in drivers.values() for cursor in await driver.begin()]
         if not fresh:

@@ -59,12 +59,13 @@ def smol(cache: Path, home: Path) -> Path:
 def test_models_is_readable_at_80_columns(inhouse: Inhouse, smol: Path) -> None:
     status, out, _ = inhouse("models")
     assert status == 0
-    table = out.partition("model ")[2].splitlines()
+    rows, _, below = out.partition("model ")[2].partition("\n\n")
+    table = rows.splitlines()
     assert max(map(len, (line.rstrip() for line in table))) <= 80
     (row,) = [line for line in table if line.startswith("smollm2 ")]
     assert row.split() == ["smollm2", "272.6", "MB", *row.split()[3:5], "RAM", "yes", "installed"]
     assert all(word not in out for word in ("bfloat16", "HuggingFaceTB/"))
-    (best,) = [line for line in table if line.startswith("Best for this machine: ")]
+    (best,) = [line for line in below.splitlines() if line.startswith("Best for this machine: ")]
     assert "inhouse pull " in best or "INHOUSE_MODEL=" in best or "default" in best
 
 

@@ -131,11 +131,13 @@ def fits(
     if gpu_layers is None or not spec.layers or gpu_layers >= spec.layers:
         return _verdict(spec, hardware, shown, [("cuda", weights + kv + GPU_RUNTIME_MB)])
     away = (spec.layers - gpu_layers) / spec.layers
-    in_ram = layers_mb(spec, dtype, "none")
+    in_ram, on_gpu = layers_mb(spec, dtype, "none"), layers_mb(spec, dtype, quantization)
+    if stored:
+        in_ram = on_gpu = max(0, weights - int(_kept(spec) * BYTES[dtype] / MB))
     # accelerate copies a layer from RAM to the GPU to compute it, so the GPU needs room for one such layer.
     room = in_ram // spec.layers
-    above = weights - int(layers_mb(spec, dtype, quantization) * away) + room + kv + GPU_RUNTIME_MB
-    return _verdict(spec, hardware, dtype, [("cuda", above), ("cpu", int(in_ram * away) + CPU_RUNTIME_MB)])
+    above = weights - int(on_gpu * away) + room + kv + GPU_RUNTIME_MB
+    return _verdict(spec, hardware, shown, [("cuda", above), ("cpu", int(in_ram * away) + CPU_RUNTIME_MB)])
 
 
 def _needs(spec: ModelSpec, hardware: Hardware, engine: str) -> tuple[str, str]:

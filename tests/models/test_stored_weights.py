@@ -145,6 +145,13 @@ def test_llama_cpp_moves_layers_to_ram() -> None:
     assert fits(large, CARD, gpu_layers=40, engine="llama.cpp").verdict is Verdict.WONT_FIT
 
 
+def test_layers_in_ram_keep_the_size_in_which_they_are_stored() -> None:
+    stored = PHI4_AWQ.model_copy(update={"quantization": "fbgemm_fp8"})
+    whole, half = fits(stored, CARD), fits(stored, CARD, gpu_layers=20)
+    assert "GPU memory in fbgemm_fp8" in half.sentence
+    assert whole.needed_mb - stored.download // MB // 2 < half.needed_mb < whole.needed_mb
+
+
 def test_vllm_takes_its_share_of_the_card() -> None:
     assert fits(PHI4_AWQ, CARD, engine="vllm").available_mb == int(24_000 * VLLM_SHARE)
     busy = fits(PHI4_AWQ, replace(CARD, vram_free_mb=20_000), engine="vllm")

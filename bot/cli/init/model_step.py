@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich.table import Table
 from rich.text import Text
@@ -254,6 +255,9 @@ def _on_server(session: Session, settings: Settings, model: str | None, server: 
         if not urls or urls.lower() in SKIP:
             session.say("Skipped: the model stays as it is.")
             return
+        typed, urls = urls, completed(urls)
+        if urls != typed:
+            session.say(f"Taken as {urls}")
         try:
             given = {"engine": "openai", "engine_urls": urls, "model": model or settings.model}
             tried = session.settings(**given, **({"engine_key": key} if key else {}))
@@ -282,6 +286,16 @@ def _on_server(session: Session, settings: Settings, model: str | None, server: 
         return
     for name, value in {**given, "model": chosen, **({"engine_key": key} if key else {})}.items():
         session.put(name, value)
+
+
+def completed(urls: str) -> str:
+    """Complete the addresses of servers, such as 'gpu1:8000, http://gpu2:8000', to the bases of their APIs."""
+    parts = (part.strip() for part in urls.split(","))
+    whole = (part if "://" in part else f"http://{part}" for part in parts if part)
+    try:
+        return ",".join(url if urlsplit(url).path.strip("/") else f"{url.rstrip('/')}/v1" for url in whole)
+    except ValueError:  # brackets that hold no IPv6 address; the settings say what is wrong
+        return urls
 
 
 def _offered(session: Session, settings: Settings) -> tuple[list[str], str, bool]:

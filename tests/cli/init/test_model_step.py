@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bot.cli.init.model_step import choose_model
+from bot.cli.init.model_step import choose_model, completed
 from bot.cli.init.session import Session
 from bot.models.hardware import Hardware
 from bot.setup.env_file import EnvFile
@@ -46,3 +46,18 @@ def test_a_gguf_file_is_run_by_llama_cpp_and_addresses_of_servers_are_cleared(se
     assert session.settings().engine == "llama.cpp"
     edited = EnvFile.read(Path(".env")).edited(session.values)
     assert edited == "INHOUSE_ENGINE=llama.cpp\nINHOUSE_ENGINE_URLS=\nINHOUSE_MODEL=org/name-GGUF:Q4_K_M\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "taken"),
+    [
+        ("localhost:11434", "http://localhost:11434/v1"),
+        ("gpu1:8000, https://gpu2/", "http://gpu1:8000/v1,https://gpu2/v1"),
+        ("http://gpu1:8000/v1", "http://gpu1:8000/v1"),
+        ("https://host/openai/v1/", "https://host/openai/v1/"),
+        ("http://[", "http://["),
+        ("[::1]:8000", "http://[::1]:8000/v1"),
+    ],
+)
+def test_an_address_is_completed(typed: str, taken: str) -> None:
+    assert completed(typed) == taken

@@ -291,6 +291,7 @@ class RemoteEngine:
         prefix = _Prefix(chat.messages[-1]["content"] if repeats and request.prompt.prefix else "")  # as it was sent
         blank = bool(chat.ids) and not request.prompt.prefix  # white space that no chat template removes
         spoken = 0  # pieces of text, of at least one token each
+        refused = False
         room = request.params.most_tokens * MOST_CHARS
         thoughts = Thoughts(source.path in self._opens_in_prompt and request.params.think != "off")
         server.running += 1
@@ -328,10 +329,13 @@ class RemoteEngine:
                     break
                 if any(split):
                     yield TokenDelta(request.request_id, split.text, reasoning=split.reasoning, retracts=split.retracts)
+        except (Busy, Refusal):
+            refused = True
+            raise
         finally:
             server.running -= 1
             await chunks.aclose()
-            if not finish and not server.problem:
+            if not (finish or refused or server.problem):
                 self.pool.watch_abort(server)
         aborted = running.stop.is_set()
         if not finish and not aborted:

@@ -8,7 +8,7 @@ import pytest
 from bot.engine.remote import server as server_module
 from bot.engine.remote import server_pool
 from bot.engine.remote.server import Server
-from bot.types.errors import ServerLost
+from bot.types.errors import RequestFailed, ServerLost
 from bot.types.messages import FinishReason
 from tests.engine.remote.test_remote_engine import MODEL, answer, first_choice, request, run_engine, two_servers
 from tests.support.fakes.openai_server import FakeOpenAI
@@ -54,6 +54,14 @@ async def test_answers_that_a_server_lost_are_not_watched_for_their_end(
             assert isinstance(lost, ServerLost)
         await watched(server)
     assert "still works" not in caplog.text
+
+
+async def test_a_request_that_a_server_refused_is_not_watched_for_its_end() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 4096}) as fake, run_engine(fake) as engine:
+        fake.faults.status(400)
+        with pytest.raises(RequestFailed):
+            await answer(engine, request("hello"))
+        assert not engine.pool.servers[0].watching
 
 
 @pytest.mark.parametrize(("kind", "metrics"), [("vllm", True), ("llama.cpp", True), ("llama.cpp", False)])

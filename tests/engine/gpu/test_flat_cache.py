@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from bot.engine.batching.row_cache import BLOCK, Shape, blocks_for
+from bot.engine.batching.row_cache import BLOCK, Shape
 from bot.engine.gpu.flat_cache import FlatCache, FlatSequence
 from bot.engine.gpu.row_offload import RowOffload
 
@@ -21,17 +19,11 @@ def cache(blocks: int, offload: int = 0) -> FlatCache:
     return FlatCache(SHAPE, blocks, CPU, offload)
 
 
-def write(rows: FlatCache, row: FlatSequence, ids: Sequence[int]) -> None:
-    """Gives each of the row's tokens a key and value of its own."""
-    for layer in rows.held_by(row):
-        layer[: len(ids), 0, 0] = torch.tensor(ids, dtype=torch.float32)
-    row.ids = list(ids)
-
-
 def hold(rows: FlatCache, ids: Sequence[int], most: int | None = None) -> FlatSequence:
-    """A row that holds all of `ids`."""
+    """A row that holds all of `ids`, each with a key and value of its own."""
     row = rows.allocate([*ids, 0], most or len(ids) + 1)
-    write(rows, row, ids)
+    rows.held_by(row)[:, : len(ids), 0, 0] = torch.tensor(ids, dtype=torch.float32)
+    row.ids = list(ids)
     return row
 
 
@@ -94,48 +86,6 @@ def test_holes_are_joined_by_moving_rows_in_use() -> None:
     assert list(rows) == [kept[1], kept[3], new]
     assert [held(rows, row)[0] for row in rows] == [2, 4, 9]
     assert [row.start for row in rows] == [0, 2 * BLOCK, 4 * BLOCK]
-
-
-def test_another_conversation_with_the_same_beginning_gets_a_copy_of_it() -> None:
-    rows = cache(8)
-    row = hold(rows, range(1, 101))
-    other = rows.allocate([*range(1, 31), *range(500, 550)], 100)
-    assert other is not row
-    assert other.ids == held(rows, other) == list(range(1, 31))
-
-
-requests = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 250), st.integers(0, 150), st.booleans()), max_size=30)
-
-
-@given(requests, st.sampled_from([0, 3 * ROW_BYTES, 100 * ROW_BYTES]))
-def test_whatever_is_asked_rows_hold_what_they_say_and_never_overlap(
-    asked: list[tuple[int, int, int, bool]], offload: int
-) -> None:
-    rows = cache(12, offload)
-    running: list[FlatSequence] = []
-    needs: dict[int, int] = {}
-    for conversation, prompt, answer, ends in asked:
-        ids = [conversation + 1 if place > 20 else 9 for place in range(prompt)]
-        need = blocks_for(prompt + answer)
-        if sum(needs.values()) + need <= 12:  # the limit that Batching applies
-            row = rows.allocate(ids, prompt + answer)
-            assert row.ids == held(rows, row) == ids[: len(row.ids)]
-            assert len(row.ids) < len(ids)
-            write(rows, row, [*ids, *range(answer)])
-            running.append(row)
-            needs[id(row)] = need
-        if ends and running:
-            row = running.pop(0)
-            del needs[id(row)]
-            rows.release(row)
-        assert rows.free == 12 - sum(row.blocks for row in running)
-        assert rows.offload.taken <= offload
-        end = 0
-        for row in sorted(rows, key=lambda row: row.start):
-            assert row.start >= end
-            end = row.start + row.size
-            assert row.ids == held(rows, row)
-        assert end <= rows.unused_slot
 
 
 def test_an_evicted_row_comes_back_from_ram() -> None:

@@ -27,7 +27,7 @@ from bot.engine.remote.prompt_client import START_S
 from bot.engine.remote.remote_engine import RemoteEngine
 from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
 from bot.types.errors import EngineDied, EngineError, ModelError, NoServer, ServerLost
-from bot.types.messages import TokenDelta
+from bot.types.messages import FinishReason, TokenDelta
 
 log = logging.getLogger("inhouse.engine")
 
@@ -49,7 +49,10 @@ MEASURE_S = 10.0
 
 @dataclass(eq=False, slots=True)
 class _Managed:
-    """A server in memory with its model. `watching`: its watch, which ends with it."""
+    """A server in memory with its model. `watching`: its watch, which ends with it.
+
+    running: its requests, and for each an event that is set to stop it.
+    """
 
     source: ModelSource
     server: ManagedServer
@@ -58,7 +61,7 @@ class _Managed:
     model: LoadedModel | None = None
     watching: asyncio.Task[None] | None = None
     hung: bool = False
-    running: set[str] = field(default_factory=set)
+    running: dict[str, asyncio.Event] = field(default_factory=dict)
 
     @property
     def alive(self) -> bool:
@@ -126,19 +129,30 @@ class LocalServerEngine:
         current = self._current
         if current is None or not current.alive:
             raise EngineDied(NOT_RUNNING, external=True)
-        current.running.add(request.request_id)
+        stop = current.running[request.request_id] = asyncio.Event()
         try:
             async with contextlib.aclosing(current.remote.stream(request)) as deltas:
                 async for delta in deltas:
                     yield delta
         except (ServerLost, NoServer) as error:
-            raise await self._cause(current, error) from error
+            finding = asyncio.create_task(self._cause(current, error))
+            stopping = asyncio.create_task(stop.wait())
+            try:
+                await _first(finding, stopping)
+                if not stop.is_set():
+                    raise finding.result() from error
+            finally:
+                await _cancelled(stopping)
+                await _cancelled(finding)
+            yield TokenDelta(request.request_id, "", FinishReason.ABORT)
         finally:
-            current.running.discard(request.request_id)
+            del current.running[request.request_id]
 
     async def abort(self, request_id: str) -> None:
         """Stop a running generation; an unknown id is ignored."""
         for managed in self._servers:
+            if (stop := managed.running.get(request_id)) is not None:
+                stop.set()
             await managed.remote.abort(request_id)
 
     async def stats(self) -> EngineStats:

@@ -1,5 +1,6 @@
 """Tests the engine on vLLM as a child, with a stand-in for the program that logs and serves as vLLM does."""
 
+import asyncio
 import os
 import shlex
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from bot.engine.local_server.local_server_engine import LocalServerEngine
-from bot.types.engine import LoadProgress, ModelSource
+from bot.engine.remote import remote_engine
+from bot.types.engine import EngineRequest, LoadProgress, ModelSource
 from bot.types.errors import ConfigError, ModelError, ServerLost
+from bot.types.messages import FinishReason
 from tests.support.builders.captured_logs import logs_at
-from tests.support.builders.engine_requests import ask
+from tests.support.builders.engine_requests import GREEDY, ask, prompt
 from tests.support.builders.managed_servers import processes, server_engine, wait_gone
 from tests.support.fakes.vllm_program import write_vllm
 
@@ -122,6 +125,29 @@ async def test_a_failed_answer_is_reported_once_the_server_can_be_asked_again(
         with pytest.raises(ServerLost):
             await answer(engine)
         assert await answer(engine) == "org/Model read: hello"
+
+
+async def test_an_answer_can_be_stopped_while_its_server_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_VLLM", "hang")
+    monkeypatch.setattr(remote_engine, "BETWEEN_TOKENS_S", 0.2)
+    with logs_at("warning") as log:
+        async with server_engine("vllm", "") as engine, asyncio.timeout(30):
+            await engine.load(source(tmp_path), lambda _: None)
+            _, server, _ = processes(engine.servers["org/Model"])
+
+            async def ends() -> FinishReason | None:
+                deltas = engine.stream(EngineRequest("hello", prompt("hello"), GREEDY))
+                last = await anext(deltas)
+                server.suspend()
+                async for delta in deltas:
+                    last = delta
+                return last.finish_reason
+
+            asking = asyncio.create_task(ends())
+            while "sent nothing" not in log.getvalue():  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0.01)
+            await engine.abort("hello")
+            assert await asking is FinishReason.ABORT
 
 
 async def test_a_gguf_file_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """A program `vllm` that logs as vLLM does while it loads, and serves the fake OpenAI-compatible server in its place.
 
 `write_vllm(folder)` puts it into a folder for PATH. It refuses arguments and variables that Inhouse must not give it.
-FAKE_VLLM chooses what happens: '' (it serves), 'error' (it breaks its first answer off), 'memory' or 'architecture' (it
-ends as vLLM does).
+FAKE_VLLM chooses what happens: '' (it serves), 'error' (it breaks its first answer off), 'hang' (that one stops in the
+middle), 'memory' or 'architecture' (it ends as vLLM does).
 """
 
 import argparse
@@ -68,6 +68,8 @@ async def _serve(given: argparse.Namespace, key: str, worker: "subprocess.Popen[
     async with FakeOpenAI("vllm", models, key=key, port=given.port, echo="{model} read: {question}") as server:
         if os.environ.get("FAKE_VLLM") == "error":
             server.faults.reset()
+        if os.environ.get("FAKE_VLLM") == "hang":
+            server.faults.hang(word=2)
         print("(APIServer pid=7) INFO:     Application startup complete.", flush=True)
         await asyncio.to_thread(worker.wait)
 

@@ -29,7 +29,7 @@ from bot.engine.client.protocol import (
     Text,
     ToParent,
 )
-from bot.engine.client.request_validation import check_params
+from bot.engine.client.request_validation import check_id, check_params
 from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
 from bot.types.errors import EngineDied, EngineError, ModelError, RequestFailed
 from bot.types.messages import TokenDelta
@@ -108,8 +108,7 @@ class EngineProcess:
         """Yield the deltas of one generation. Closing the iterator aborts it. Raises RequestFailed or EngineDied."""
         check_params(request.params)
         name = request.request_id
-        if name in self._stream_numbers:
-            raise RequestFailed(f"A generation with the id {name} is running already.")
+        check_id(name, self._stream_numbers)
         child, number = self._running_child(), next(self._numbers)
         deltas: asyncio.Queue[Text | EngineError] = asyncio.Queue()
         self._stream_numbers[name], self._streams[number] = number, deltas

@@ -3,7 +3,7 @@
 Violations raise RequestFailed with the allowed range. Imports no torch: both processes use it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from bot.types.errors import RequestFailed
@@ -23,6 +23,12 @@ class PromptLimits:
     vocabulary: int
     context_window: int
     cache_tokens: int | None
+
+
+def check_id(request_id: str, running: Container[str]) -> None:
+    """Raise RequestFailed if a generation with this id is among the running ones."""
+    if request_id in running:
+        raise RequestFailed(f"A generation with the id {request_id} is running already.")
 
 
 def check_params(params: SamplingParams, seeds: bool = True) -> None:

@@ -17,6 +17,7 @@ import psutil
 
 from bot.config.settings import Settings
 from bot.engine.client.process import ENDED, HUNG_S, KILLED, NOT_RUNNING, SuspendDetector, suspended_s
+from bot.engine.client.request_validation import check_id
 from bot.engine.local_server.gpu_memory import GpuMemory
 from bot.engine.local_server.managed_server import MB, ManagedServer, ServerExit
 from bot.engine.local_server.server_commands import ServerCommand, ServerCommands
@@ -129,6 +130,7 @@ class LocalServerEngine:
         current = self._current
         if current is None or not current.alive:
             raise EngineDied(NOT_RUNNING, external=True)
+        check_id(request.request_id, current.running)
         stop = current.running[request.request_id] = asyncio.Event()
         try:
             async with contextlib.aclosing(current.remote.stream(request)) as deltas:

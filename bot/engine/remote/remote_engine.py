@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from bot.config.settings import Settings
-from bot.engine.client.request_validation import check_params
+from bot.engine.client.request_validation import check_id, check_params
 from bot.engine.remote.api_client import Busy, EffortRefused, KeyRefused, Refusal, ServerFailed, TooLong
 from bot.engine.remote.chat_stream import BadStream, Chunk, Json, ReportedError, read_chunks
 from bot.engine.remote.messages import Chat
@@ -163,8 +163,7 @@ class RemoteEngine:
         check_params(request.params)
         if self._source is None:
             raise NoServer("No model is chosen yet.")
-        if request.request_id in self._running:
-            raise RequestFailed(f"A generation with the id {request.request_id} is running already.")
+        check_id(request.request_id, self._running)
         running = self._running[request.request_id] = _Running()
         try:
             async with contextlib.aclosing(self._anywhere(request, self._source, running)) as deltas:

@@ -10,7 +10,7 @@ import pytest
 from bot.engine.local_server.local_server_engine import LocalServerEngine
 from bot.engine.remote import remote_engine
 from bot.types.engine import EngineRequest, LoadProgress, ModelSource
-from bot.types.errors import ConfigError, ModelError, ServerLost
+from bot.types.errors import ConfigError, ModelError, RequestFailed, ServerLost
 from bot.types.messages import FinishReason
 from tests.support.builders.captured_logs import logs_at
 from tests.support.builders.engine_requests import GREEDY, ask, prompt
@@ -125,6 +125,18 @@ async def test_a_failed_answer_is_reported_once_the_server_can_be_asked_again(
         with pytest.raises(ServerLost):
             await answer(engine)
         assert await answer(engine) == "org/Model read: hello"
+
+
+async def test_an_id_runs_once_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_VLLM", "hang")
+    async with server_engine("vllm", "") as engine, asyncio.timeout(30):
+        await engine.load(source(tmp_path), lambda _: None)
+        deltas = engine.stream(EngineRequest("hello", prompt("hello"), GREEDY))
+        await anext(deltas)
+        with pytest.raises(RequestFailed, match="running already"):
+            await answer(engine)
+        await engine.abort("hello")
+        assert [delta.finish_reason async for delta in deltas] == [FinishReason.ABORT]
 
 
 async def test_an_answer_can_be_stopped_while_its_server_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

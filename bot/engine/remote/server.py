@@ -252,19 +252,19 @@ class Server:
             self._told, self._same_tokenizer = {}, {}
         if props:
             self._told = {entry["id"]: _llama_cpp_capabilities(props) for entry in entries}
-        self.models = {entry["id"]: _window(entry) or window for entry in entries}
-        if self.profile is OLLAMA:
-            await self._ollama_models(before)
+        models = {entry["id"]: _window(entry) or window or before.get(entry["id"], 0) for entry in entries}
+        self.models = await self._ollama_models(models, before) if self.profile is OLLAMA else models
         if self.profile is SGLANG and not self._told:
             sees = (await self.api.optional("/get_model_info")).get("has_image_understanding")
             told = Capabilities(vision=sees if isinstance(sees, bool) else None)
             self._told = {entry["id"]: told for entry in entries}
-        self.most_at_once = _count(props.get("total_slots")) or self.profile.most_at_once
+        usual = self.most_at_once if before else self.profile.most_at_once
+        self.most_at_once = _count(props.get("total_slots")) or usual
         if not entries and self.profile is not TRANSFORMERS:
             raise ServerFailed("it lists no models")
 
-    async def _ollama_models(self, before: Mapping[str, int]) -> None:
-        """Read abilities and windows: of loaded models what was allocated, of others their num_ctx, if it is set."""
+    async def _ollama_models(self, models: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
+        """Read abilities, and return windows: of loaded models what was allocated, of others num_ctx, if it is set."""
         loaded = (await self.api.optional("/api/ps")).get("models")
         rows = loaded if isinstance(loaded, list) else []
         windows = {
@@ -272,16 +272,18 @@ class Server:
             for row in rows
             if isinstance(row, dict) and isinstance(row.get("name"), str)
         }
-        for model in list(self.models)[:MOST_ASKED]:
+        found = dict(models)
+        for model in list(models)[:MOST_ASKED]:
             window = windows.get(model) or before.get(model) or 0
             if model not in before:
                 shown = await self.api.optional("/api/show", {"model": model})
                 parameters, able = shown.get("parameters"), shown.get("capabilities")
-                found = NUM_CTX.search(parameters) if isinstance(parameters, str) else None
-                window = window or (_count(int(found[1])) if found else 0)
+                set_there = NUM_CTX.search(parameters) if isinstance(parameters, str) else None
+                window = window or (_count(int(set_there[1])) if set_there else 0)
                 if isinstance(able, list):
                     self._told[model] = Capabilities("thinking" in able, "tools" in able, "vision" in able)
-            self.models[model] = window
+            found[model] = window
+        return found
 
     async def _check_health(self) -> None:
         """Raise ServerFailed or Busy if it cannot answer now; llama.cpp lists models while it loads."""

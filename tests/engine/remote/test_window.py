@@ -1,5 +1,7 @@
 """Tests how the window of a server is found out, and how a history is cut to it by the server's own count of tokens."""
 
+import asyncio
+
 import pytest
 
 from tests.engine.remote.test_remote_engine import MODEL, answer, request, run_engine
@@ -53,3 +55,26 @@ async def test_the_window_of_ollama_is_what_it_allocated_or_what_the_model_file_
             _, last = await answer(engine, request("and now?"))
             assert last.usage is not None
             assert last.usage.context_window == 2048
+
+
+async def test_a_window_stays_known_while_the_server_is_asked_again() -> None:
+    async with FakeOpenAI("ollama", {MODEL: 2048}) as fake:
+        assert isinstance(fake.kind, Ollama)
+        fake.kind.num_ctx = 8192
+        async with run_engine(fake) as engine:
+            (server,) = engine.pool.servers
+            asked = len(fake.calls)
+            fault = fake.faults.hang(path="/api/ps", word=None)
+            asking = asyncio.create_task(server.probe())
+            await fake.until(lambda: "/api/ps" in {call.path for call in fake.calls[asked:]})
+            assert server.models[MODEL] == 8192
+            fault.release()
+            await asking
+
+
+async def test_a_server_that_is_too_busy_to_tell_its_window_keeps_the_one_that_it_told() -> None:
+    async with FakeOpenAI("llama.cpp", {MODEL: 1024}, slots=3) as fake, run_engine(fake) as engine:
+        (server,) = engine.pool.servers
+        fake.faults.status(503, path="/props")
+        await server.probe()
+        assert (server.problem, server.models[MODEL], server.most_at_once) == ("", 1024, 3)

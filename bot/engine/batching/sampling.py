@@ -37,7 +37,7 @@ class RequestSampler:
         self.top_p = params.top_p
         self.min_p = params.min_p
         self.penalty, self.presence = params.repetition_penalty, params.presence_penalty
-        self._room = params.max_tokens
+        self._room = params.most_tokens
         self._seen: Tensor | None = None
         self._first = 0  # number of distinct ids in the prompt
         self._generated = 0

@@ -143,3 +143,12 @@ def test_the_presence_penalty_counts_each_token_of_the_answer_once_and_none_of_t
     apply_presence_penalty(logits, samplers, seen)
     for row, expected in zip(logits, (-1.5, 0.0, 0.5), strict=True):
         assert row[[5, 6, 7, 8, 9]].tolist() == [0.0, 0.0, expected, expected, 0.0]
+
+
+def test_thoughts_are_seen_beyond_the_most_tokens_of_the_text() -> None:
+    params = SamplingParams(repetition_penalty=1.2, max_tokens=2, think_tokens=6)
+    sampler, answer = RequestSampler(params, 64), list[int]()
+    for token in range(params.most_tokens):
+        answer.append(token)
+        seen = sampler.seen([40, 41], answer, torch.device("cpu"))
+    assert seen.tolist() == [40, 41, *range(8)]

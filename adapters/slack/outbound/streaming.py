@@ -112,7 +112,9 @@ class Streams:
         if stream is None:
             return False
         text = _without_half_entity(reply.committed)
-        if monotonic() - stream.started_at > MAX_STREAM_S or not text.startswith(stream.sent):
+        # Less is committed while a code block is open, so the whole text tells whether it began anew.
+        anew = not f"{reply.committed}{reply.tail}".startswith(stream.sent)
+        if anew or monotonic() - stream.started_at > MAX_STREAM_S:
             await self._stop(reply, stream, "")
             return False
         new = text[len(stream.sent) :]

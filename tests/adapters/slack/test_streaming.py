@@ -133,6 +133,20 @@ async def test_whatever_goes_wrong_the_final_text_is_there(method: str, error: s
             await ended(setup, reply, "One two three.")
 
 
+async def test_a_stream_goes_on_when_less_of_its_text_is_committed_for_a_while() -> None:
+    """As at the beginning of a code block."""
+    async with run_slack_adapter() as setup:
+        reply = await begun(setup)
+        await grown(setup, reply, "One two three")
+        await grown(setup, replace(reply, tail="two three\n```\nfour"), "One ")
+        (message,) = setup.general.messages
+        assert message.streaming
+        await grown(setup, reply, "One two three\n```\nfour\n")
+        assert message.text == "One two three\n```\nfour\n"
+        await ended(setup, reply, "One two three\n```\nfour\n```")
+        assert setup.server.log.count("chat.startStream") == 1
+
+
 async def test_an_answer_that_begins_anew_is_edited_into_the_same_message() -> None:
     async with run_slack_adapter() as setup:
         reply = await begun(setup, "A wrong ")

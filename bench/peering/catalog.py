@@ -1,8 +1,8 @@
 """The compared servers: how each is installed, started and queried.
 
 Every peer is a server on loopback with OpenAI's /v1/chat/completions. All use the same weights, all cores, capacity for
-sixteen conversations of 2,048 tokens, and greedy answers of full length. The bot is measured with
-its own engine, and with its model on llama.cpp's server and on vLLM.
+sixteen conversations of 2,048 tokens, and greedy answers of full length. The bot is measured with its own engine, and
+with its model on llama.cpp's server and on vLLM.
 """
 
 import json

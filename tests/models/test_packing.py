@@ -201,12 +201,17 @@ def test_a_tied_table_becomes_both_an_embedding_and_a_linear_layer(dtype: str) -
     assert weights_bytes(model) == 2 * (24 + 24), "both keep the weights, in two bytes each"
 
 
+@pytest.mark.parametrize("setting", ["auto", "float16", "bfloat16"])
 @pytest.mark.asyncio(loop_scope="session")
-async def test_the_engine_chooses_on_its_own_and_says_so(engine: EngineProcess, smollm2_dir: Path) -> None:
+async def test_the_engine_chooses_on_its_own_and_says_so(
+    engine: EngineProcess, smollm2_dir: Path, setting: str
+) -> None:
     here = detect("cpu")
-    dtype = choose_dtype("auto", here)
-    loaded = await load(engine, smollm2_dir, dtype="auto")
+    dtype = choose_dtype(setting, here)
+    loaded = await load(engine, smollm2_dir, dtype=setting)
     assert loaded.dtype == dtype
+    assert loaded.batching
+    assert "Paris" in (await ask(engine, setting, "What is the capital of France?")).text
     spec = from_config(ModelSpec(name="smollm2"), smollm2_dir)
     assert loaded.weights_mb == pytest.approx(weights_mb(spec, dtype, packed=is_packed(dtype, here)), rel=0.02)
 

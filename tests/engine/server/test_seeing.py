@@ -111,8 +111,9 @@ async def test_a_picture_that_waits_can_be_stopped(engine: EngineProcess, folder
     assert (await later)[0] == (await answer(engine, TEXT, "again"))[0]
 
 
-async def test_it_sees_in_the_default_dtype(engine: EngineProcess, folder: Path) -> None:
-    await load(engine, folder, "auto")
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+async def test_it_sees_in_16_bits(engine: EngineProcess, folder: Path, dtype: str) -> None:
+    await load(engine, folder, dtype)
     first, last = await answer(engine, ONE, "red")
     assert last.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
     assert first != (await answer(engine, OTHER, "noise"))[0]

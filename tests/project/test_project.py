@@ -113,7 +113,9 @@ def test_python_files_say_what_they_are() -> None:
         assert not text or ast.get_docstring(ast.parse(text)), f"{path} does not say what it is"
 
 
-@pytest.mark.parametrize("script", [".ci/run", "tests/install_chromium.sh"])
+@pytest.mark.parametrize(
+    "script", [".ci/run", "tests/install_chromium.sh", "tests/install_postgresql.sh", "tests/install_systemd.sh"]
+)
 def test_scripts_are_sound_and_executable(script: str) -> None:
     assert (ROOT / script).stat().st_mode & 0o111
     done = subprocess.run(["bash", "-n", ROOT / script], capture_output=True, text=True, timeout=20)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.skips import NO_CHROMIUM, NO_SYSTEMD, NOT_ROOT, closing_lines
+from tests.support.skips import NO_CHROMIUM, NO_POSTGRESQL, NO_SYSTEMD, NOT_ROOT, closing_lines
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,6 +90,14 @@ def test_what_is_set_here_reaches_no_test() -> None:
             [
                 "Skipped: 2 systemd tests (booting a systemd needs root): "
                 "sudo .venv/bin/python -m pytest tests/system/test_systemd.py runs them"
+            ],
+        ),
+        (
+            [NO_POSTGRESQL] * 3,
+            True,
+            [
+                "Skipped: 3 database tests (no PostgreSQL): sudo tests/install_postgresql.sh brings it; `make test` "
+                "installs its driver"
             ],
         ),
         (["this system has no /dev/full"], True, ["Skipped: 1 test (this system has no /dev/full)"]),

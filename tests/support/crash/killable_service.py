@@ -53,6 +53,10 @@ class CrashSetup:
         other.asked, other.state = self.asked, self.state
         return other
 
+    def use(self, **settings: Any) -> None:
+        """Changes settings from the next start on."""
+        self._parameters = replace(self._parameters, settings={**self._parameters.settings, **settings})
+
     @property
     def is_running(self) -> bool:
         """Whether the service process is running."""

@@ -66,7 +66,6 @@ class Service:
         self._queue = RequestQueue(settings.queue_size, settings.per_user)
         self._notifier = notifier or Notifier()
         self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
-        self._holder = ""  # the instance that this one stands by for
         self._refused: dict[str, str] = {}  # platforms with a fatal error, and its message
         self.web: WebServer | None = None
         self._watchdog = LoopWatchdog()
@@ -116,23 +115,30 @@ class Service:
 
     async def _open_storage(self) -> Storage | None:
         """Open the storage, as a standby once the other instance has ended; None if this one is stopped before."""
-        settings = self._current.settings
-        standby = self._stand_by if settings.standby else None
+        settings, loop = self._current.settings, asyncio.get_running_loop()
+        waits = asyncio.Event()
+
+        def stand_by(holder: str) -> None:  # on another thread
+            self._holder = holder
+            loop.call_soon_threadsafe(waits.set)
+
+        standby = stand_by if settings.standby else None
         opening = asyncio.create_task(Storage.open(settings.state_dir, settings.database_url, standby=standby))
         stopping = asyncio.create_task(self._stopping.wait())
-        notifying = asyncio.create_task(
-            self._notifier.keep_updated(lambda: f"standing by for {self._holder}", lambda: bool(self._holder))
-        )
-        await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
-        for task in (opening, stopping, notifying):
-            task.cancel()  # no effect on one that is done
-        await asyncio.gather(opening, stopping, notifying, return_exceptions=True)
+        notifying = asyncio.create_task(self._stand_by(waits))
+        try:
+            await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (opening, stopping, notifying):
+                task.cancel()  # no effect on one that is done
+            await asyncio.gather(opening, stopping, notifying, return_exceptions=True)
         return None if opening.cancelled() else opening.result()
 
-    def _stand_by(self, holder: str) -> None:
-        if holder != self._holder:
-            log.info("Standing by: %s uses the database. This Inhouse takes over when that one has ended.", holder)
-            self._holder = holder
+    async def _stand_by(self, waits: asyncio.Event) -> None:
+        """Log and notify whom this instance stands by for, once it waits."""
+        await waits.wait()
+        log.info("Standing by: %s uses the database. This Inhouse takes over when that one has ended.", self._holder)
+        await self._notifier.keep_updated(lambda: f"standing by for {self._holder}", lambda: True)
 
     def _assemble(self, storage: Storage) -> WebServer:
         current, installed_models = self._current, self._installed_models

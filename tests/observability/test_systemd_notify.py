@@ -17,11 +17,16 @@ from bot.models.catalog import Catalog
 from bot.observability import systemd_notify
 from bot.observability.systemd_notify import Notifier
 from bot.service.service import Service
+from bot.storage import Storage
 from tests.support.builders.service import MACHINE, make_settings
+from tests.support.fakes.gates import Gates
 from tests.support.fakes.scripted_adapter import ScriptedAdapter
 from tests.support.fakes.scripted_engine import ScriptedEngine
 from tests.support.fakes.scripted_platform import ScriptedPlatform
 from tests.support.fakes.team import Team
+from tests.support.postgresql import PostgresqlProcess
+
+pytest_plugins = ["tests.support.fixtures.databases"]
 
 PATIENCE_S = 20.0
 
@@ -269,3 +274,18 @@ async def test_when_the_worker_is_dead_the_service_ends_and_the_watchdog_goes_hu
             Notifier(address).stopping(7)
             await systemd.hears("USEC=17000000")
             assert len(systemd.heard("WATCHDOG=1")) == beats
+
+
+async def test_a_standby_tells_for_whom_it_stands_by_and_stops_at_once(
+    address: str, systemd: Systemd, tmp_path: Path, postgresql: PostgresqlProcess
+) -> None:
+    url = postgresql.new_database()
+    first = await Storage.open(tmp_path / "first", url)
+    holder = (tmp_path / "first" / "instance").read_text("utf-8")
+    made = make_settings(tmp_path / "second", database_url=url, standby=True)
+    service = Service(made, Catalog.of(made), [ScriptedAdapter(0)], ScriptedEngine(Gates().passing), Notifier(address))
+    running = asyncio.create_task(service.run())
+    assert await systemd.hears("READY=1") == f"READY=1\nSTATUS=standing by for {holder}"
+    service.stop()
+    await asyncio.wait_for(running, PATIENCE_S)
+    await first.close()

@@ -18,16 +18,23 @@ _FORBIDDEN = ("42501",)
 _NOT_NOW = ("08", "57P", "53300", "25006")
 """Beginnings of codes: connection lost, server starts or stops, too many connections, a standby that only reads."""
 
-_SETTINGS = {
-    "password authentication failed": "correct the user or the password in INHOUSE_DATABASE_URL",
-    "no password supplied": "add the password to INHOUSE_DATABASE_URL (postgresql://user:password@host/name)",
-    "pg_hba.conf": "allow this host and user there, or correct INHOUSE_DATABASE_URL",
-    "role ": "create the user (`createuser --pwprompt NAME`), or correct INHOUSE_DATABASE_URL",
-    "database ": "create it (`createdb --encoding UTF8 --owner USER NAME`), or correct INHOUSE_DATABASE_URL",
-    "peer authentication failed": "run Inhouse as that user, or name host, user and password in INHOUSE_DATABASE_URL",
-    "could not translate host name": "correct the host in INHOUSE_DATABASE_URL",
-}
-"""What to do about a refused connection, by a part of the server's or the driver's message."""
+_SETTINGS = (
+    (("password authentication failed",), "correct the user or the password in INHOUSE_DATABASE_URL"),
+    (("no password supplied",), "add the password to INHOUSE_DATABASE_URL (postgresql://user:password@host/name)"),
+    (("pg_hba.conf",), "allow this host and user there, or correct INHOUSE_DATABASE_URL"),
+    (('role "', "does not exist"), "create the user (`createuser --pwprompt NAME`), or correct INHOUSE_DATABASE_URL"),
+    (
+        ('database "', "does not exist"),
+        "create it (`createdb --encoding UTF8 --owner USER NAME`), or correct INHOUSE_DATABASE_URL",
+    ),
+    (
+        ("eer authentication failed",),
+        "run Inhouse as that user, or name host, user and password in INHOUSE_DATABASE_URL",
+    ),
+    (("could not translate host name",), "correct the host in INHOUSE_DATABASE_URL"),
+    (("failed to resolve host",), "correct the host in INHOUSE_DATABASE_URL"),
+)
+"""What to do about a refused connection, by parts of the server's or the driver's message."""
 
 
 class Refused(Unreachable):
@@ -69,8 +76,8 @@ def _explained(name: str, error: DBAPIError) -> StorageError:
 
 def _unreachable(name: str, reason: str) -> Unreachable:
     reason = reason.removeprefix("connection failed: ").removeprefix("connection is bad: ").rstrip(".?")
-    for part, remedy in _SETTINGS.items():
-        if part in reason and ("FATAL" in reason or "could not" in reason or "supplied" in reason):
+    for parts, remedy in _SETTINGS:
+        if all(part in reason for part in parts):
             return Refused(f"The database {name} refuses the connection ({reason}): {remedy}.")
     return Unreachable(
         f"The database {name} cannot be reached ({reason}): start PostgreSQL there, or check the network and "

@@ -3,12 +3,15 @@
 import asyncio
 import importlib.util
 import logging
+import re
+import signal
+import socket
 import time
 import traceback
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -240,6 +243,34 @@ async def test_a_server_that_is_down_is_an_error_that_a_restart_may_cure(tmp_pat
     await relay.cut()
     with pytest.raises(StorageError, match=r"cannot be reached \(.*refused.*\): start PostgreSQL there"):
         await Storage.open(tmp_path, SecretStr(f"postgresql://postgres@127.0.0.1:{relay.port}/inhouse"))
+
+
+async def test_a_server_that_starts_or_stops_is_no_mistake_of_the_configuration(tmp_path: Path) -> None:
+    server = PostgresqlProcess()
+    try:
+        server.start()
+        engine = create_engine(driver_url(server.url().get_secret_value()))
+        with engine.connect():  # the server waits for the end of this session
+            server.send(signal.SIGTERM)
+            error = None
+            while error is None:  # until the server has noticed the signal
+                try:
+                    await (await Storage.open(tmp_path, server.url())).close()
+                except StorageError as refused:
+                    error = refused
+            assert re.search(r"cannot be reached \(.*shutting down\)", str(error))
+        engine.dispose()
+    finally:
+        server.close()
+
+
+async def test_a_host_that_does_not_exist_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(ConfigError, match=r"inhouse on nowhere\.invalid .*correct the host in INHOUSE_DATABASE_URL"):
+        await Storage.open(tmp_path, SecretStr("postgresql://ann@nowhere.invalid/inhouse"))
 
 
 async def test_a_user_without_rights_is_told_which_are_missing(

@@ -78,6 +78,11 @@ class PostgresqlProcess:
                     raise AssertionError((self.directory / "log").read_text("utf-8", "replace")) from None
                 time.sleep(0.02)
 
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal to the server."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stops the server. SIGINT: it ends its sessions; SIGQUIT: at once, as a crash does."""
         if self._process is not None:

@@ -71,6 +71,7 @@ bench: $(VENV)/ready-dev model
 	$(BIN)/python -m bench.adapters --burst
 	$(BIN)/python -m bench.full_queue
 	$(BIN)/python -m bench.remote
+	$(BIN)/python -m bench.database
 
 bench-gpu: $(VENV)/ready-dev
 	$(BIN)/python -m bench.gpu

@@ -7,6 +7,7 @@ read or written means that the next load measures again.
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -17,8 +18,6 @@ import torch
 
 from bot.models.hardware import Hardware
 from bot.models.packing import FORMATS, Product
-from bot.storage.atomic_file import new_file
-from bot.types.errors import InhouseError
 
 FILE = "cpu-formats.json"
 LIMIT_S = 2.0
@@ -152,9 +151,12 @@ def _are_times(value: object) -> bool:
 
 
 def _record(times: Times, cpu: str, cache_dir: Path) -> None:
+    file = cache_dir / f"{FILE}.{os.getpid()}"
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with new_file(cache_dir / FILE, force=True) as file:
-            file.write_text(json.dumps(_records(cache_dir) | {_key(cpu): times}, indent=2), "utf-8")
-    except (OSError, InhouseError) as error:
+        file.write_text(json.dumps(_records(cache_dir) | {_key(cpu): times}, indent=2), "utf-8")
+        file.replace(cache_dir / FILE)
+    except OSError as error:
+        with suppress(OSError):
+            file.unlink()
         log.info("The measured times could not be kept, and the next load measures again: %s", error)

@@ -43,16 +43,18 @@ Times = Mapping[str, Sequence[float]]
 log = logging.getLogger(__name__)
 
 
-def measured(hardware: Hardware, cache_dir: Path) -> Hardware:
+def measured(hardware: Hardware, cache_dir: Path, begin: Callable[[], None] = lambda: None) -> Hardware:
     """Order `packs` by the recorded times, or measure and record them if it has several.
 
-    Without a clear result the order stays as it is, and the next load measures again.
+    begin: called before a measurement. Without a clear result the order stays as it is, and the next load measures
+    again.
     """
     formats, cpu = hardware.packs, hardware.cpu
     if len(formats) < 2:
         return hardware
     if order := recorded(formats, cpu, cache_dir):
         return replace(hardware, packs=order)
+    begin()
     times = measure(formats)
     if times is None:
         log.info("The machine is too busy to compare the formats of linear layers; %s is used.", formats[0])

@@ -93,8 +93,7 @@ def load(
     own_quantization = _checked_quantization(source)
     quantization = own_quantization or source.quantization
     if source.dtype == "auto" and quantization == "none" and cache_dir is not None and _is_worth_measuring(folder):
-        progress(LoadProgress("measuring the processor", 0.01))
-        hardware = measured(hardware, cache_dir)
+        hardware = measured(hardware, cache_dir, lambda: progress(LoadProgress("measuring the processor", 0.01)))
     dtype = choose_dtype(source.dtype, hardware, quantization)
     packs = is_packed(dtype, hardware, quantization)
     with translate_load_errors(source), progress_bars_to(_report_weights(progress)):

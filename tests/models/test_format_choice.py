@@ -246,7 +246,11 @@ def test_a_load_measures_where_the_dtype_is_left_to_it(
     measures = (dtype, quantization) == ("auto", "none")
     assert len(measurements) == measures
     assert ("measuring the processor" in stages) == measures
-    assert loaded.dtype == ("bfloat16" if dtype == "auto" else dtype)
+    assert loaded.dtype == ("bfloat16" if measures else choose_dtype(dtype, loaded.hardware, quantization))
+    stages.clear()
+    assert loading.load(source, lambda progress: stages.append(progress.stage)).dtype == loaded.dtype
+    assert "measuring the processor" not in stages
+    assert len(measurements) == measures, "the second load reads the record"
 
 
 @RUNS_BOTH

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from bench.gpu_clock import bandwidth, replay_ms, used_mb, wait, work_ms
 from bench.shapes import config_of
+from bot.engine.batching.fused_norms import restore_norms
 from bot.engine.batching.prefill_budget import PrefillBudget
 from bot.engine.batching.sampling import RequestSampler
 from bot.engine.gpu.cuda_graphs import Capture
@@ -20,7 +21,6 @@ from bot.engine.gpu.device_sampler import DeviceSampler, SampledRow
 from bot.engine.gpu.flat_attention import Kernel
 from bot.engine.gpu.flat_batch import FlatBatch, GraphLimit, trial_chunks
 from bot.engine.gpu.flat_step import STEP_SIZES, StepSize
-from bot.engine.gpu.fused_norms import restore_norms
 from bot.types.messages import SamplingParams
 from tests.support.builders.batch_requests import Answers, Asked, answers
 

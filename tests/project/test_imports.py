@@ -38,6 +38,7 @@ HEAVY = {"torch", "transformers", "accelerate", "bitsandbytes"}
 
 ENGINE_PROCESS = {
     "bot.engine.batching.batch",
+    "bot.engine.batching.fused_norms",
     "bot.engine.batching.row_batch",
     "bot.engine.batching.row_cache",
     "bot.engine.batching.sampling",
@@ -52,7 +53,6 @@ ENGINE_PROCESS = {
     "bot.engine.gpu.flat_batch",
     "bot.engine.gpu.flat_cache",
     "bot.engine.gpu.flat_step",
-    "bot.engine.gpu.fused_norms",
     "bot.engine.gpu.kv_offload",
     "bot.engine.gpu.paged_batch",
     "bot.engine.gpu.row_offload",

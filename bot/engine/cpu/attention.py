@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from bot.engine.batching.batch import CannotBatch, as_exception
+from bot.engine.batching.fused_norms import five_operators, fuse_norms, restore_norms
 from bot.engine.batching.row_batch import SequenceChunk, agrees
 from bot.engine.batching.row_cache import Shape, shape_of
 from bot.engine.cpu.attention_groups import Chunk, attention_calls
@@ -64,10 +65,10 @@ def forward(model: PreTrainedModel, chunks: Sequence[Chunk]) -> Tensor:
 
 
 def enable_attention(model: PreTrainedModel, vocabulary: int) -> None:
-    """Enable our attention for the model, if a short text has the same logits with it as without.
+    """Enable our attention and norms for the model, if a short text has the same logits with them as without.
 
-    Raises CannotBatch, or Unrecoverable or MemoryError for failures that the model did not cause; it then uses sdpa
-    again.
+    Raises CannotBatch, or Unrecoverable or MemoryError for failures that the model did not cause; it then uses its own
+    code again.
     """
     if model.config._attn_implementation == NAME:
         return
@@ -79,6 +80,7 @@ def enable_attention(model: PreTrainedModel, vocabulary: int) -> None:
         with torch.inference_mode():
             expected = whole(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
             model.set_attn_implementation(NAME)
+            fuse_norms(model, five_operators)
             row = KVCache(shape_of(model), 1).allocate([*ids, 0], len(ids))
             for count in TRIAL:
                 done = len(row.ids)
@@ -88,6 +90,7 @@ def enable_attention(model: PreTrainedModel, vocabulary: int) -> None:
                     raise ValueError("its logits differ with our attention")
     except Exception as error:  # the model's code may raise anything
         model.set_attn_implementation("sdpa")
+        restore_norms(model)
         raise as_exception(classify(error)) from None
 
 

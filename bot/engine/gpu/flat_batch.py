@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bot.engine.batching.batch import CannotBatch, Listener, as_exception
+from bot.engine.batching.fused_norms import fuse_norms, one_kernel, restore_norms
 from bot.engine.batching.prefill_budget import PrefillBudget
 from bot.engine.batching.row_batch import BatchRequest, RowBatch, SequenceChunk, agrees
 from bot.engine.batching.row_cache import BLOCK, shape_of
@@ -37,7 +38,6 @@ from bot.engine.gpu.flat_step import (
     StepSize,
     size_of,
 )
-from bot.engine.gpu.fused_norms import fuse_norms, restore_norms
 from bot.models.device_errors import Failure, classify
 
 log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ class FlatRunner:
             if expected[0].size(-1) != self._vocabulary:
                 raise ValueError("its logits are not those of its vocabulary")
             model.set_attn_implementation(NAME)
-            fuse_norms(self._model)
+            fuse_norms(self._model, one_kernel)
             for self.kernel in kernels:
                 if self._agrees(texts, expected):
                     return self.kernel

@@ -1,10 +1,10 @@
-"""Tests that norms are replaced only where torch's own kernel computes the same."""
+"""Tests that norms are replaced only by operators that compute the same."""
 
 import pytest
 import torch
 from torch import nn
 
-from bot.engine.gpu.fused_norms import fuse_norms, restore_norms
+from bot.engine.batching.fused_norms import Formula, five_operators, fuse_norms, one_kernel, restore_norms
 from tests.support.builders.architectures import ARCHITECTURES, make
 
 
@@ -13,6 +13,7 @@ def norms(model: nn.Module) -> int:
     return sum(type(module).__name__.endswith("RMSNorm") for module in model.modules())
 
 
+@pytest.mark.parametrize("formula", [one_kernel, five_operators])
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
@@ -23,7 +24,7 @@ def norms(model: nn.Module) -> int:
     ],
 )
 @torch.inference_mode()
-def test_fused_norms_change_no_logits(name: str, dtype: torch.dtype) -> None:
+def test_fused_norms_change_no_logits(name: str, dtype: torch.dtype, formula: Formula) -> None:
     model = make(name)
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
@@ -31,10 +32,12 @@ def test_fused_norms_change_no_logits(name: str, dtype: torch.dtype) -> None:
     model.to(dtype)
     ids = torch.arange(2, 60).unsqueeze(0)
     expected = model(ids).logits.float()
-    fused = fuse_norms(model)
+    fused = fuse_norms(model, formula)
     assert len(fused) == (0 if name == "gemma3" else norms(model)), "Gemma's weights are scaled by 1 + weight"
     found = model(ids).logits.float()
-    tolerance = 40 * torch.finfo(dtype).eps * float(expected.abs().max())
+    # In float32 these models' own logits differ from float64's by up to 300 roundings.
+    roundings = 400 if dtype == torch.float32 else 40
+    tolerance = roundings * torch.finfo(dtype).eps * float(expected.abs().max())
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
     restore_norms(model)
     assert torch.equal(model(ids).logits.float(), expected)

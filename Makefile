@@ -10,14 +10,14 @@
 #   PYTHON=...       the Python to make .venv with (3.11 or newer)
 #   TORCH_INDEX=URL  a package index to take torch from (one with CPU-only builds, or with another CUDA)
 #   ARGS='...'       more arguments: make run ARGS='--temperature 0.7', make test ARGS='-k queue', or ARGS=--cov for the coverage
-#   JOBS=2           how many processes run the tests; with 4 they take a third less time, and more of them depend on it
+#   JOBS=4           how many processes run the tests; they wait a lot, so twice the number of cores is a good one
 #   ISA=avx2         make test as on a processor with no more than AVX2 (ISA=sse4: with no AVX)
 # The setup prints to stderr, so that `make run` works in a pipe.
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 4
 ISA ?=
 KEEP ?= torch==2.13.0
 

@@ -5,6 +5,7 @@ version 1, moves the main process to a new group; an engine that starts later is
 to the group where it was allocated).
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from tests.support.systemd.booted_systemd import PYTHON, BootedSystemd
 from tests.support.systemd.installed_service import InstalledService
 
 SPARE = 8 << 20
+PATIENCE_S = 60.0
 OLD = "/opt/memory"
 """Mount point of the version 1 memory controller in the systemd."""
 JOIN = "echo $$ >{group}/cgroup.procs; exec env LD_LIBRARY_PATH=/opt/python/lib {python} -c 'b\"x\" * {size}'"
@@ -33,12 +35,19 @@ class Memory:
         """Makes the kernel kill a process, by allocating half of the engine's memory above the limit; then lifts the
         limit."""
         own = await self.systemd.does("awk", "/^RssAnon/ { print $2 }", f"/proc/{engine}/status")
-        most = int(await self.systemd.does("cat", f"{self.group}/{self.used}")) + SPARE
-        await self._bound(str(most))
+        async with asyncio.timeout(PATIENCE_S):  # the kernel refuses a limit below what is used by then
+            while not await self._is_bound():
+                pass
         # This process may be killed too, if it allocates faster than the kernel frees the engine's memory.
         await self.systemd.tries("sh", "-c", JOIN.format(group=self.group, python=PYTHON, size=int(own) * 1024 // 2))
         await self._bound(self.none)
         await self.systemd.does("grep", "^oom_kill [1-9]", f"{self.group}/{self.events}")
+
+    async def _is_bound(self) -> bool:
+        """Sets the limit slightly above what is used now; False if the kernel refuses it."""
+        most = int(await self.systemd.does("cat", f"{self.group}/{self.used}")) + SPARE
+        status, _ = await self.systemd.tries("sh", "-c", f"echo {most} >{self.group}/{self.limit}")
+        return status == 0
 
     async def _bound(self, limit: str) -> None:
         await self.systemd.does("sh", "-c", f"echo {limit} >{self.group}/{self.limit}")

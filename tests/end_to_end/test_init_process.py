@@ -172,7 +172,7 @@ WAY = (
     ("Write it?", ""),
     ("Download it now?", ""),
 )
-"""The questions of somebody whose Discord and Slack lack an intent, a server and a scope, and the answers."""
+"""The questions to a user whose Discord and Slack lack an intent, a server and a scope, and the answers."""
 
 
 @pytest.mark.parametrize("stop", [2, 4, 5, 8, 9, 10, 11], ids=lambda number: WAY[number][0])

@@ -117,11 +117,11 @@ async def test_a_database_with_other_rows_is_left_alone(
     state: Path, tmp_path: Path, url: SecretStr, postgresql: PostgresqlProcess
 ) -> None:
     other = await Storage.open(tmp_path / "other", url)
-    await other.history.add(said("m1", "somebody's"))
+    await other.history.add(said("m1", "another text"))
     await other.close()
     with pytest.raises(ConfigError, match="has rows already, in turns: name an empty database"):
         copy(state, url, quiet)
-    assert postgresql.execute("SELECT text FROM turns", url) == [("somebody's",)]
+    assert postgresql.execute("SELECT text FROM turns", url) == [("another text",)]
     await (await Storage.open(tmp_path / "other", url)).close()
 
 

@@ -21,6 +21,7 @@ from bot.conversations.service_order import PersonKey
 from bot.models.runtime_config import RuntimeConfig
 from bot.models.sampling_defaults import SamplingDefaults
 from bot.storage import NewTurn, Storage, StoredRequest, StoredTurn, as_turn, shield_from_cancellation
+from bot.storage.inbox import REFUSED
 from bot.types.display_names import one_line
 from bot.types.messages import (
     Accepted,
@@ -52,6 +53,8 @@ KNOWN = 5000
 
 KNOWN_S = 3600.0
 """Maximum age, in seconds, of the message ids that are loaded into the duplicate filter at startup."""
+
+REFUSED_BEFORE = "Too many questions were waiting when this one came, so it is not answered; ask again."
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -98,9 +101,16 @@ class Conversations:
         for identity in await self._storage.inbox.latest_seen(time.time() - KNOWN_S, KNOWN):
             self._known[identity] = None
 
-    async def _accept(self, event: IncomingMessage, turns: Sequence[NewTurn], person: PersonKey) -> Accepted:
+    async def refuse(self, event: IncomingMessage, reason: str) -> Outcome:
+        """Store that a message was refused, so that no copy of it is answered. Raises StorageError."""
+        if not await self._storage.inbox.refuse(event.key, event.message_id):
+            return await self._repeated(event)  # another copy was stored meanwhile
+        self._remember(_identity(event), _refusal(event))
+        return Refused(reason)
+
+    async def _accept(self, event: IncomingMessage, turns: Sequence[NewTurn], person: PersonKey) -> Outcome:
         """Raises QueueFull, before anything is stored, and StorageError."""
-        identity = (event.key.platform, event.key.workspace, event.key.channel, event.message_id)
+        identity = _identity(event)
         # A duplicate must wait here: it must not reserve a second place, nor be refused while the first has it.
         while (first := self._storing.get(identity)) is not None:
             await first.wait()
@@ -113,11 +123,19 @@ class Conversations:
             finally:
                 del self._storing[identity]
                 stored.set()
-            self._remember(identity)
             if request is not None:
+                self._remember(identity)
                 return Accepted(request.request_id)
+        return await self._repeated(event)
+
+    async def _repeated(self, event: IncomingMessage) -> Outcome:
+        """The outcome of a duplicate: a refusal is repeated, because a crash may have prevented the first one."""
         self.redelivered += 1
-        return Accepted()
+        refused = _refusal(event) in self._known
+        if _identity(event) not in self._known:
+            refused = await self._storage.inbox.seen(event.key, REFUSED + event.message_id)
+            self._remember(_identity(event), _refusal(event) if refused else None)
+        return Refused(REFUSED_BEFORE) if refused else Accepted()
 
     @shield_from_cancellation  # a stored request must also be queued, even if the caller is cancelled
     async def _store(
@@ -132,9 +150,9 @@ class Conversations:
                 self._queue.put(request)
         return request
 
-    def _remember(self, identity: Identity) -> None:
-        self._known[identity] = None
-        if len(self._known) > KNOWN:
+    def _remember(self, *identities: Identity | None) -> None:
+        self._known.update((identity, None) for identity in identities if identity)
+        while len(self._known) > KNOWN:
             self._known.popitem(last=False)
 
     @shield_from_cancellation
@@ -337,6 +355,14 @@ def _asks_target(event: IncomingMessage) -> bool:
         each.message_id == event.reply_to and (each.text.strip() or each.attachments or each.pictures)
         for each in event.context
     )
+
+
+def _identity(event: IncomingMessage) -> Identity:
+    return (event.key.platform, event.key.workspace, event.key.channel, event.message_id)
+
+
+def _refusal(event: IncomingMessage) -> Identity:
+    return (*_identity(event)[:-1], REFUSED + event.message_id)
 
 
 def _counted_person(event: IncomingMessage) -> PersonKey:

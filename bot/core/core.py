@@ -4,7 +4,7 @@ An event is stored when `handle` returns. Drops events of denied users; keeps a 
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 
 from bot.conversations.backfill import Backfill
 from bot.conversations.conversations import Conversations
@@ -58,8 +58,7 @@ class ServiceCore:
             try:
                 return await self._message(event)
             except QueueFull as error:
-                self._backfill.handled(event)
-                return Refused(str(error))
+                return await self._stored(event, self._conversations.refuse(event, str(error)))
         if isinstance(event, IncomingCommand | IncomingAction):
             if not self._is_served(event.key, event.actor):
                 return Refused(NOT_SERVED)
@@ -96,8 +95,12 @@ class ServiceCore:
         """Raises QueueFull and StorageError."""
         if not self._is_served(event.key, event.asker or event.author):
             return Accepted()
+        return await self._stored(event, self._conversations.message(event))
+
+    async def _stored(self, event: IncomingMessage, storing: Awaitable[Outcome]) -> Outcome:
+        """Move the backfill's cursor past a message once it is stored."""
         try:
-            outcome = await self._conversations.message(event)
+            outcome = await storing
         except StorageError:
             self._backfill.not_stored(event)
             raise

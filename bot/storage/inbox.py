@@ -38,6 +38,9 @@ _ARRIVAL = insert(inbox).on_conflict_do_nothing(index_elements=_IDENTITY).execut
 _REQUEST = insert(requests)
 _PARAMS = TypeAdapter(SamplingParams)
 
+REFUSED = "refused "
+"""Begins the identity of the row that says that an event was refused."""
+
 MakeRequest = Callable[[Mapping[str, str]], GenerationRequest]
 """Makes a request from the effective settings of its conversation."""
 
@@ -85,6 +88,14 @@ class Inbox:
             return request
 
         return await self._database.write(ask, urgent=True)
+
+    async def refuse(self, key: ConversationKey, identity: str) -> bool:
+        """Store that an event was refused; False, without a write, if the event is known."""
+
+        def refuse(connection: Connection) -> bool:
+            return _new(connection, key, identity) and _new(connection, key, REFUSED + identity)
+
+        return await self._database.write(refuse, urgent=True)
 
     async def seen(self, key: ConversationKey, identity: str) -> bool:
         """Whether an event is stored."""

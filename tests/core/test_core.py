@@ -10,7 +10,7 @@ from bot.models.catalog import Catalog
 from bot.service.service import Service
 from bot.storage import Inbox
 from bot.types.errors import ConfigError, StorageError
-from bot.types.messages import Accepted, GenerationRequest, IncomingMessage
+from bot.types.messages import Accepted, GenerationRequest, IncomingMessage, Refused
 from tests.support.builders.service import ServiceSetup, make_settings, run_service
 from tests.support.builders.storage_rows import rows
 from tests.support.fakes.scripted_adapter import ScriptedAdapter
@@ -127,6 +127,77 @@ async def test_a_disk_that_is_full_while_it_reads_back_only_delays_it(
             for text in ("one", "two"):
                 await team.reply_to(text)
         assert setup.engine.questions() == ["one", "two"]
+
+
+async def is_refused(team: Team, text: str = "refused") -> int:
+    """Fills a queue of one place, and sends one more question, which is refused; the number of its event."""
+    team.platform.gates.hold("first/0")
+    await team.sends("ana", "first", at=minutes_ago(4))
+    await team.platform.gates.reached("first/0")
+    await team.sends("ana", "second", at=minutes_ago(3))
+    return await team.sends("ben", text, at=minutes_ago(2))
+
+
+@pytest.mark.fault(32)
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_refused_message_is_never_read_back(tmp_path: Path, restarts: bool) -> None:
+    async with ScriptedPlatform(redelivers=False) as platform:
+        team = await after_one_message(tmp_path, platform)
+        async with run_service(tmp_path, platform, queue_size=1) as setup:
+            assert isinstance(await platform.outcome(await is_refused(team)), Refused)
+            await platform.gates.open("first/0")
+            await team.reply_to("second")
+            await setup.adapter.caught_up.wait()
+            if not restarts:
+                sessions = platform.calls["since"]
+                platform.cut()
+                await platform.until(lambda: platform.calls["since"] > sessions, "it reads back again")
+            await setup.adapter.caught_up.wait()
+            await team.asks("ben", "after", at=minutes_ago(1))
+            assert setup.engine.questions() == ["first", "second", "after"]
+        async with run_service(tmp_path, platform) as setup:
+            await setup.adapter.caught_up.wait()
+            assert setup.engine.questions() == []
+        assert rows(tmp_path / "state", "SELECT 1 FROM turns WHERE text = 'refused'") == []
+
+
+@pytest.mark.fault(32)
+async def test_a_refusal_that_cannot_be_stored_is_not_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> bool:
+        raise StorageError("The disk is full.")
+
+    async with ScriptedPlatform(redelivers=False) as platform:
+        team = await after_one_message(tmp_path, platform)
+        async with run_service(tmp_path, platform, queue_size=1) as setup:
+            await setup.adapter.caught_up.wait()
+            with monkeypatch.context() as patched:
+                patched.setattr(Inbox, "refuse", full)
+                number = await is_refused(team, "not refused")
+                await platform.until(lambda: number in platform.errors, "it could not be stored")
+            await platform.gates.open("first/0")
+            await team.reply_to("second")
+            platform.cut()
+            assert (await team.reply_to("not refused")).text == "You said: not refused"
+
+
+@pytest.mark.fault(32)
+async def test_a_refused_message_that_is_delivered_again_is_refused_again(tmp_path: Path) -> None:
+    async with ScriptedPlatform() as platform:
+        async with run_service(tmp_path, platform, queue_size=1) as setup:
+            number = await is_refused(setup.team)
+            assert isinstance(await platform.outcome(number), Refused)
+            assert isinstance(await platform.deliver_again(number), Refused)
+            await platform.gates.open("first/0")
+            await setup.team.reply_to("second")
+            assert isinstance(await platform.deliver_again(number), Refused)
+        for known in (5000, 0):  # from memory, and from storage
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr("bot.conversations.conversations.KNOWN", known)
+                async with run_service(tmp_path, platform) as setup:
+                    assert isinstance(await platform.deliver_again(number), Refused)
+                    assert setup.engine.questions() == []
 
 
 async def test_what_is_said_to_others_is_heard_and_not_answered(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ async def test_a_full_queue_refuses_in_a_sentence_and_stores_nothing_of_it(tmp_p
         name = refused.id if platform.name == "discord" else refused.ts
         for table in ("turns", "requests"):
             assert rows(tmp_path / "state", HALF.format(table=table, message=name)) == [(0,)]
-        assert rows(tmp_path / "state", f"SELECT count(*) FROM inbox WHERE identity = '{name}'") == [(0,)]
+        assert rows(tmp_path / "state", f"SELECT count(*) FROM inbox WHERE identity = '{name}'") == [(1,)]
         await gates.open("one/0")
         for question in asked:
             await setup.answer_to(question)

@@ -44,7 +44,7 @@ async def test_a_full_queue_refuses_at_once_and_stores_nothing(tmp_path: Path) -
         outcome = await setup.team.says("dan", "from dan")
         assert outcome == Refused("2 questions are waiting already, more than I take; try again soon.")
         assert rows(setup.settings.state_dir, "SELECT 1 FROM turns WHERE text = 'from dan'") == []
-        assert rows(setup.settings.state_dir, "SELECT count(*) FROM inbox") == [(3,)]
+        assert rows(setup.settings.state_dir, "SELECT count(*) FROM requests") == [(3,)]
         await setup.platform.gates.open("one/0")
         await setup.team.reply_to("from cleo")
         await setup.team.asks("dan", "from dan again")

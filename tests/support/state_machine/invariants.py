@@ -87,10 +87,9 @@ class Invariants:
     def _accepted(self, question: Question, made: Sequence[Stored]) -> None:
         """Checks that a question is stored completely or not at all, and that acknowledged ones are stored."""
         outcome = self._platform.outcomes.get(question.event)
-        if isinstance(outcome, Refused):
-            # A copy that backfill read waits for a place, so a refused question may still be answered.
-            stored = self._stored_of(question)
-            assert made or not stored, f"it was refused, and stored half-way: {stored} {self._about(question)}"
+        if isinstance(outcome, Refused) or self._is_refused(question):  # a crash may come before the outcome is sent
+            stored = [*made, *self._turns_of(question)]
+            assert not stored, f"it was refused, and stored: {stored} {self._about(question)}"
             return
         read_back = question.heard_before and question.said.key not in self._platform.gone
         owed = self._platform.redelivers or read_back or isinstance(outcome, Accepted)
@@ -98,14 +97,13 @@ class Invariants:
         dropped_unseen = not made and self._expected.is_deleted(question)
         assert dropped_unseen or not owed or len(first) == 1, f"{len(first)} requests: {self._about(question)}"
 
-    def _stored_of(self, question: Question) -> list[Stored]:
-        key = question.said.key
-        where = f"platform = '{key.platform}' AND workspace = '{key.workspace}' AND channel = '{key.channel}'"
-        identity = question.said.message_id
-        inbox = self._setup.rows(f"SELECT * FROM inbox WHERE {where} AND identity = '{identity}'")
-        turns = f"{where} AND thread = '{key.thread}' AND message_id = '{identity}'"
-        deleted = self._expected.is_deleted(question)
-        return [*([] if deleted else inbox), *self._setup.rows(f"SELECT * FROM turns WHERE {turns}")]
+    def _is_refused(self, question: Question) -> bool:
+        row = f"{_channel_of(question)} AND identity = 'refused {question.said.message_id}'"
+        return bool(self._setup.rows(f"SELECT * FROM inbox WHERE {row}"))
+
+    def _turns_of(self, question: Question) -> Sequence[Stored]:
+        turns = f"{_channel_of(question)} AND thread = '{question.said.key.thread}'"
+        return self._setup.rows(f"SELECT * FROM turns WHERE {turns} AND message_id = '{question.said.message_id}'")
 
     def _answered(self, question: Question, row: Stored, posts: Sequence[Posted]) -> None:
         """Checks for one final reply, one message per part, or one clear error with a cause."""
@@ -213,6 +211,11 @@ class _About:
 
 def _key(row: Stored) -> ConversationKey:
     return ConversationKey(row["platform"], row["workspace"], row["channel"], row["thread"])
+
+
+def _channel_of(question: Question) -> str:
+    key = question.said.key
+    return f"platform = '{key.platform}' AND workspace = '{key.workspace}' AND channel = '{key.channel}'"
 
 
 def _whole(post: Posted) -> str:

@@ -16,6 +16,7 @@ from bot.engine.client.process import EngineProcess
 from bot.engine.remote.remote_engine import RemoteEngine
 from bot.models.catalog import Catalog
 from bot.platforms.adapter import Core, Limits
+from bot.platforms.turns import Turns
 from bot.service.service import Service
 from bot.types.engine import Engine
 from bot.types.messages import Accepted, ConversationKey, IncomingMessage, Person, Reply, Usage
@@ -55,7 +56,7 @@ class InstantPlatform:
         assert isinstance(await core.handle(message), Accepted)
         return await self._ended[str(number)]
 
-    async def run(self, core: Core) -> None:
+    async def run(self, core: Core, turns: Turns | None = None) -> None:
         self._core.set_result(core)
         await self._closed.wait()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bot.platforms.adapter import Core, Limits
+from bot.platforms.turns import Turns
 from bot.types.commands import COMMANDS, parse_text, similar_commands, usage
 from bot.types.errors import StorageError
 from bot.types.messages import (
@@ -120,8 +121,11 @@ class ConsoleAdapter:
         self._final_received = asyncio.Event()
         self._stop: asyncio.Task[None] | None = None
 
-    async def run(self, core: Core) -> None:
-        """Read lines and answer them until the user exits, the input ends or close() is called."""
+    async def run(self, core: Core, turns: Turns | None = None) -> None:
+        """Read lines and answer them until the user exits, the input ends or close() is called.
+
+        A terminal belongs to one host, so it needs no turns.
+        """
         if self._closed:
             return
         self._conversation = asyncio.create_task(self._converse(core))

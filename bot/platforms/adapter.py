@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from bot.config.settings import Settings
+from bot.platforms.turns import Turns
 from bot.types.messages import Choice, ConversationKey, Event, IncomingMessage, Outcome, Reply
 
 
@@ -77,8 +78,11 @@ class Adapter(Protocol):
         """Current capabilities and limits of the platform."""
         ...
 
-    async def run(self, core: Core) -> None:
+    async def run(self, core: Core, turns: Turns | None = None) -> None:
         """Connect, pass every event to core.handle, and reconnect until close().
+
+        turns: which of several hosts holds a connection that the platform should see once; None for a single host.
+        Without a turn, posting, editing and finding messages work all the same.
 
         Raises FatalAdapterError on a permanent refusal by the platform.
         """

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from bot.observability.metrics import Metrics
 from bot.platforms.adapter import Adapter, Core, Limits, Watchable
+from bot.platforms.turns import Turns
 from bot.types.errors import FatalAdapterError, Gone, NotSent, OutcomeUnknown, Rejected, RetryLater
 from bot.types.messages import ConversationKey, IncomingMessage, Reply
 
@@ -47,10 +48,10 @@ class InstrumentedAdapter:
         """Number of 429 responses."""
         return self._adapter.rate_limited if isinstance(self._adapter, Watchable) else 0
 
-    async def run(self, core: Core) -> None:
+    async def run(self, core: Core, turns: Turns | None = None) -> None:
         """Delegate to the adapter."""
         async with self._counted():
-            await self._adapter.run(core)
+            await self._adapter.run(core, turns)
 
     async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
         """Delegate to the adapter."""

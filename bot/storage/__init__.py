@@ -7,6 +7,7 @@ from bot.storage.cursors import Cursor, Cursors
 from bot.storage.database import shield_from_cancellation
 from bot.storage.history import History, as_turn
 from bot.storage.inbox import Inbox
+from bot.storage.leases import Leases
 from bot.storage.lock import is_held
 from bot.storage.open_storage import Storage
 from bot.storage.outbox import Outbox
@@ -20,6 +21,7 @@ __all__ = [
     "History",
     "Inbox",
     "Inspection",
+    "Leases",
     "NewTurn",
     "Outbox",
     "ServerInspection",

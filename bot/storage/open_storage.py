@@ -20,6 +20,7 @@ from bot.storage.expiry import Expiry
 from bot.storage.files import check_database_files, check_file
 from bot.storage.history import History
 from bot.storage.inbox import Inbox
+from bot.storage.leases import Leases
 from bot.storage.lock import StateLock
 from bot.storage.outbox import Outbox
 from bot.storage.postgresql import PostgresqlServer
@@ -38,6 +39,7 @@ class Storage:
     outbox: Outbox
     cursors: Cursors
     expiry: Expiry
+    leases: Leases
 
     def __init__(self, database: Database, resources: AsyncExitStack) -> None:
         self.inbox = Inbox(database)
@@ -45,6 +47,7 @@ class Storage:
         self.outbox = Outbox(database)
         self.cursors = Cursors(database)
         self.expiry = Expiry(database)
+        self.leases = Leases(database)
         self._database, self._resources = database, resources
 
     @classmethod

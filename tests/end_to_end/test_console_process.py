@@ -171,7 +171,7 @@ from bot.types.messages import ConversationKey, IncomingMessage, Person
 class Platform:
     platform, limits = "scripted", Limits(max_chars=100_000, min_interval_s=0.05)
     def __init__(self): self.closed = asyncio.Event()
-    async def run(self, core):
+    async def run(self, core, turns=None):
         key = ConversationKey("scripted", "", "room")
         question = IncomingMessage(key, "1", Person("p", "Pat"), sys.argv[1], time.time(), addressed=True)
         await core.handle(question)

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Sequence
 
 from bot.platforms.adapter import Core, Limits
+from bot.platforms.turns import Turns
 from bot.types.errors import FatalAdapterError, Gone, OutcomeUnknown, Rejected, RetryLater, StorageError
 from bot.types.messages import ConversationKey, IncomingMessage, Reply
 from tests.support.fakes.scripted_platform import LIMIT, Fault
@@ -35,7 +36,7 @@ class ScriptedAdapter:
         self.caught_up = asyncio.Event()
         """Set when the backfill of this session is complete."""
 
-    async def run(self, core: Core) -> None:
+    async def run(self, core: Core, turns: Turns | None = None) -> None:
         """Connects, forwards events, and reconnects after a lost connection, until close()."""
         self.core = core
         while not self._closed.is_set():

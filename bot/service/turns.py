@@ -1,0 +1,164 @@
+"""Holds turns by leases in the database, so that one of several hosts holds each.
+
+A turn is trusted until shortly before its lease ends, counted from the start of the last renewal that succeeded. So it
+is given up in time by a host that cannot reach the database.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from bot.storage.leases import Leases
+from bot.types.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+EVERYWHERE = ("slack",)
+"""Turns that each host holds: Slack sends an event to any one of an app's sockets, at most ten."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTiming:
+    """Seconds. `valid`: the length of a lease. `margin`: how long before its end it is not trusted any more. `every`:
+    between two renewals. `poll`: between two looks at leases of others.
+    """
+
+    valid: float = 15.0
+    margin: float = 1.0
+    every: float = 5.0
+    poll: float = 1.0
+
+
+class LeasedTurns:
+    """Turns of the host `owner`, inside of its `async with` block. `everywhere`: turns that every host holds."""
+
+    def __init__(
+        self,
+        leases: Leases,
+        owner: str,
+        *,
+        everywhere: Collection[str] = EVERYWHERE,
+        timing: LeaseTiming | None = None,
+    ) -> None:
+        self._leases, self._owner, self._everywhere = leases, owner, everywhere
+        self._timing = timing or LeaseTiming()
+        self._wanted: dict[str, tuple[str, ...]] = {}  # by name, the names that are divided with it
+        self._trusted_until: dict[str, float] = {}  # on the clock of `_clock`
+        self._changed, self._due = asyncio.Event(), asyncio.Event()
+        self._electing: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._electing = asyncio.create_task(self._keep_electing(), name="turns")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release all turns, so that another host can take them at once."""
+        assert self._electing is not None
+        self._electing.cancel()
+        await asyncio.gather(self._electing, return_exceptions=True)
+        for name in list(self._wanted):
+            await self.release(name)
+
+    def holds(self, name: str) -> bool:
+        """Whether this host holds a turn."""
+        return name in self._everywhere or self._trusted_until.get(name, 0.0) > _clock()
+
+    async def wait(self, name: str, among: Sequence[str] = ()) -> None:
+        """Wait until this host holds `name`. `among`: names that are divided among the hosts that wait for any."""
+        if name in self._everywhere:
+            return
+        self._wanted[name] = tuple(among) or (name,)
+        self._due.set()
+        try:
+            while not self.holds(name):
+                await self._changed.wait()
+        except asyncio.CancelledError:
+            await self.release(name)
+            raise
+
+    async def wait_lost(self, name: str) -> None:
+        """Wait until this host may not hold `name` any more."""
+        if name in self._everywhere:
+            await asyncio.Event().wait()
+        while (left := self._trusted_until.get(name, 0.0) - _clock()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, self._timing.poll)):  # this clock stops in a suspended machine
+                    await self._changed.wait()
+
+    async def release(self, name: str) -> None:
+        """Let another host hold `name`."""
+        among = self._wanted.pop(name, None)
+        held = self._trusted_until.pop(name, None) is not None
+        self._notify()
+        left = [among] if among and among not in self._wanted.values() else []
+        if held or left:
+            with suppress(StorageError):  # it ends by itself
+                await self._leases.release(self._owner, [name] if held else [], left)
+
+    async def pause(self, name: str, seconds: float) -> None:
+        """Wait until `seconds` have passed since any host's last pause of this name ended."""
+        while True:
+            try:
+                wait = await self._leases.reserve(self._owner, name, seconds)
+                break
+            except StorageError as error:
+                log.warning("%s waits for the database: %s", name, error)
+                await asyncio.sleep(self._timing.poll)
+        await asyncio.sleep(wait)
+
+    async def _keep_electing(self) -> None:
+        elected = 0.0
+        while True:
+            if self._due.is_set() or _clock() - elected >= self._timing.every or await self._any_free():
+                self._due.clear()
+                elected = _clock()
+                for names in set(self._wanted.values()):
+                    await self._elect(names)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._timing.poll):
+                    await self._due.wait()
+
+    async def _any_free(self) -> bool:
+        """Whether nobody holds a turn that this host waits for."""
+        waiting = [name for name in self._wanted if not self.holds(name)]
+        with suppress(StorageError):
+            return bool(waiting) and await self._leases.any_free(waiting)
+        return False
+
+    async def _elect(self, names: tuple[str, ...]) -> None:
+        """Claim and renew the turns of `names` that this host wants."""
+        began = _clock()
+        wanted = {name for name, among in self._wanted.items() if among == names}
+        held = {name for name in wanted if self.holds(name)}
+        try:
+            kept = await self._leases.share(self._owner, names, wanted, held, self._timing.valid)
+        except StorageError as error:
+            if held:
+                log.warning("%s could not be renewed: %s", ", ".join(sorted(held)), error)
+            return
+        for name in held - kept:
+            self._trusted_until.pop(name, None)
+        for name in kept & self._wanted.keys():
+            self._trusted_until[name] = began + self._timing.valid - self._timing.margin
+        if late := kept - self._wanted.keys():  # released meanwhile
+            with suppress(StorageError):
+                await self._leases.release(self._owner, late)
+        self._notify()
+
+    def _notify(self) -> None:
+        """Wake all waits."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _clock() -> float:
+    """Monotonic seconds that also pass while the machine is suspended, where the system has such a clock."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)

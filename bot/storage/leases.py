@@ -1,0 +1,107 @@
+"""Stores named leases, by which one of several hosts claims what only one may do. For PostgreSQL.
+
+A lease is a row with an owner and an expiry by the server's clock.
+"""
+
+from collections.abc import Collection, Sequence
+from math import ceil
+
+from sqlalchemy import Connection, bindparam, text
+
+from bot.storage.database import Database
+
+_NOW = "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+_CLAIM = text(f"""
+    INSERT INTO leases (name, owner, epoch, expires_at) VALUES (:name, :owner, 1, {_NOW} + :seconds)
+    ON CONFLICT (name) DO UPDATE
+    SET owner = excluded.owner, epoch = leases.epoch + 1, expires_at = excluded.expires_at
+    WHERE leases.owner = excluded.owner OR leases.expires_at < {_NOW}
+    RETURNING epoch
+""")
+_RELEASE = text("UPDATE leases SET expires_at = 0 WHERE name = :name AND owner = :owner")
+_HELD = text(f"SELECT count(*) FROM leases WHERE name IN :names AND expires_at >= {_NOW}").bindparams(
+    bindparam("names", expanding=True)
+)
+_RESERVE = text(f"""
+    INSERT INTO leases (name, owner, epoch, expires_at) VALUES (:name, :owner, 1, {_NOW} + :seconds)
+    ON CONFLICT (name) DO UPDATE
+    SET owner = excluded.owner, epoch = leases.epoch + 1, expires_at = greatest(leases.expires_at, {_NOW}) + :seconds
+    RETURNING expires_at - :seconds - {_NOW}
+""")
+_FORGET_MEMBERS = text(f"""
+    DELETE FROM leases WHERE name IN
+    (SELECT name FROM leases WHERE starts_with(name, :prefix) AND expires_at < {_NOW} FOR UPDATE SKIP LOCKED)
+""")
+_COUNT_MEMBERS = text("SELECT count(*) FROM leases WHERE starts_with(name, :prefix)")
+
+
+class Leases:
+    """All leases. All methods raise StorageError, at once while the server does not answer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def share(
+        self, owner: str, names: Sequence[str], wanted: Collection[str], held: Collection[str], seconds: float
+    ) -> set[str]:
+        """Claim or renew leases for `seconds`; returns those that `owner` holds now.
+
+        names: the leases that are divided equally among the hosts that call this with the same names. wanted: those of
+        them that this host wants. held: those that it holds. If it holds too many, it gives up one with each call.
+        """
+
+        def work(connection: Connection) -> set[str]:
+            most = ceil(len(names) / self._members(connection, owner, names, seconds))
+            most = max(most, len(held) - 1)
+            kept: set[str] = set()
+            for name in sorted(wanted, key=lambda name: (name not in held, names.index(name))):
+                lease = {"name": name, "owner": owner, "seconds": seconds}
+                if len(kept) < most:
+                    if connection.execute(_CLAIM, lease).scalar_one_or_none() is not None:
+                        kept.add(name)
+                elif name in held:
+                    connection.execute(_RELEASE, lease)
+            return kept
+
+        return await self._database.write(work, urgent=True)
+
+    async def release(self, owner: str, names: Collection[str], left: Sequence[Sequence[str]] = ()) -> None:
+        """Release leases. `left`: the `names` of calls of `share` that will not be repeated."""
+
+        def work(connection: Connection) -> None:
+            for name in sorted([*names, *(_member_prefix(each) + owner for each in left)]):
+                connection.execute(_RELEASE, {"name": name, "owner": owner})
+
+        await self._database.write(work, urgent=True)
+
+    async def any_free(self, names: Collection[str]) -> bool:
+        """Whether nobody holds one of these leases. Waits while the server does not answer."""
+
+        def work(connection: Connection) -> bool:
+            return int(connection.execute(_HELD, {"names": list(names)}).scalar_one()) < len(names)
+
+        return await self._database.read(work)
+
+    async def reserve(self, owner: str, name: str, seconds: float) -> float:
+        """Reserve the next `seconds` of `name` that nobody has reserved; returns how long it is until they begin."""
+
+        def work(connection: Connection) -> float:
+            row = {"name": name, "owner": owner, "seconds": seconds}
+            return max(0.0, float(connection.execute(_RESERVE, row).scalar_one()))
+
+        return await self._database.write(work, urgent=True)
+
+    @staticmethod
+    def _members(connection: Connection, owner: str, names: Sequence[str], seconds: float) -> int:
+        """Join the hosts among which `names` are divided; their number."""
+        if len(names) == 1:
+            return 1
+        prefix = _member_prefix(names)
+        connection.execute(_CLAIM, {"name": prefix + owner, "owner": owner, "seconds": seconds})
+        connection.execute(_FORGET_MEMBERS, {"prefix": prefix})
+        return int(connection.execute(_COUNT_MEMBERS, {"prefix": prefix}).scalar_one())
+
+
+def _member_prefix(names: Sequence[str]) -> str:
+    """The beginning of the names of the leases by which hosts tell that they want some of `names`."""
+    return f"member of {names[0]}: "

@@ -1,0 +1,147 @@
+"""Tests turns that are held by leases, with two hosts on one PostgreSQL server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from bot.service.turns import LeasedTurns, LeaseTiming
+from bot.storage import Storage
+from tests.support.fakes.database_relay import DatabaseRelay, run_relay
+from tests.support.postgresql import PostgresqlProcess
+
+pytest_plugins = ["tests.support.fixtures.databases"]
+
+QUICK = LeaseTiming(valid=8.0, every=0.2, poll=0.05)
+NAME = "discord"
+SHARDS = [f"discord shard {index}/4" for index in range(4)]
+
+
+@pytest.fixture
+def url(postgresql: PostgresqlProcess) -> SecretStr:
+    """An empty database."""
+    return postgresql.new_database()
+
+
+@pytest.fixture
+async def relay(postgresql: PostgresqlProcess) -> AsyncIterator[DatabaseRelay]:
+    async with run_relay(postgresql.socket) as relay:
+        yield relay
+
+
+@pytest.fixture
+async def storage(tmp_path: Path, url: SecretStr, relay: DatabaseRelay) -> AsyncIterator[Storage]:
+    """A storage whose connections the relay may lose."""
+    storage = await Storage.open(tmp_path, relay.url(url))
+    yield storage
+    await storage.close()
+
+
+def host(storage: Storage, name: str, timing: LeaseTiming = QUICK) -> LeasedTurns:
+    """The turns of a host."""
+    return LeasedTurns(storage.leases, name, timing=timing)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits until a condition is true."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 -- the hosts tell nobody
+            await asyncio.sleep(0.02)
+
+
+async def test_one_host_holds_a_turn_and_the_next_takes_it_when_that_one_ends(storage: Storage) -> None:
+    async with host(storage, "second") as second:
+        async with host(storage, "first") as first:
+            await first.wait(NAME)
+            waiting = asyncio.create_task(second.wait(NAME))
+            await asyncio.sleep(1.0)  # several renewals
+            assert first.holds(NAME)
+            assert not waiting.done()
+        await asyncio.wait_for(waiting, 5.0)  # less than a lease
+        assert second.holds(NAME)
+        assert not first.holds(NAME)
+
+
+async def test_a_released_turn_is_lost_at_once_and_may_come_back(storage: Storage) -> None:
+    async with host(storage, "first") as first, host(storage, "second") as second:
+        await first.wait(NAME)
+        lost = asyncio.create_task(first.wait_lost(NAME))
+        waiting = asyncio.create_task(second.wait(NAME))
+        await asyncio.sleep(0.1)
+        await first.release(NAME)
+        await asyncio.wait_for(lost, 5.0)
+        await asyncio.wait_for(waiting, 5.0)
+        await second.release(NAME)
+        await asyncio.wait_for(first.wait(NAME), 5.0)
+
+
+async def test_a_wait_that_is_given_up_takes_no_turn(storage: Storage) -> None:
+    async with host(storage, "first") as first, host(storage, "second") as second:
+        await first.wait(NAME)
+        waiting = asyncio.create_task(second.wait(NAME))
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await first.release(NAME)
+        await asyncio.sleep(0.5)
+        assert await storage.leases.any_free([NAME])
+
+
+async def test_the_turn_of_a_dead_host_is_taken_when_its_lease_ends_and_not_before(storage: Storage) -> None:
+    assert await storage.leases.share("dead", [NAME], [NAME], [], 1.0) == {NAME}
+    assert await storage.leases.share("living", [NAME], [NAME], [], 1.0) == set()
+    async with host(storage, "living") as living:
+        await asyncio.wait_for(living.wait(NAME), 5.0)
+
+
+async def test_a_host_without_the_database_gives_its_turn_up_before_another_can_have_it(
+    storage: Storage, relay: DatabaseRelay, postgresql: PostgresqlProcess, url: SecretStr
+) -> None:
+    async with host(storage, "first", LeaseTiming(valid=3.0, every=0.2, poll=0.05)) as first:
+        await first.wait(NAME)
+        await relay.cut()
+        assert first.holds(NAME), "one failure is no reason"
+        await asyncio.wait_for(first.wait_lost(NAME), 5.0)
+        valid = "expires_at > extract(epoch FROM clock_timestamp())"
+        assert postgresql.execute(f"SELECT {valid} FROM leases WHERE name = '{NAME}'", url) == [(True,)]
+        await relay.start()
+        await asyncio.wait_for(first.wait(NAME), 10.0)
+
+
+async def test_turns_are_divided_among_hosts_that_come_and_go(storage: Storage) -> None:
+    def wants_all(turns: LeasedTurns) -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(turns.wait(name, SHARDS)) for name in SHARDS]
+
+    def number(turns: LeasedTurns) -> int:
+        return sum(map(turns.holds, SHARDS))
+
+    async with host(storage, "first") as first:
+        tasks = wants_all(first)
+        await until(lambda: number(first) == 4)
+        async with host(storage, "second") as second:
+            tasks += (waits := wants_all(second))
+            await until(lambda: (number(first), number(second)) == (2, 2))
+            for task in waits:
+                task.cancel()
+        await until(lambda: not any(map(second.holds, SHARDS)))
+        tasks += [asyncio.create_task(first.wait(name, SHARDS)) for name in SHARDS]
+        await until(lambda: number(first) == 4)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_pauses_of_all_hosts_are_one_after_the_other(storage: Storage) -> None:
+    waits = [await storage.leases.reserve(owner, "identify 0", 60.0) for owner in ("first", "second", "first")]
+    assert [round(wait, -1) for wait in waits] == [0, 60, 120]
+    assert await storage.leases.reserve("second", "identify 1", 60.0) == 0
+
+
+async def test_every_host_holds_what_the_platform_allows_all_to_hold(storage: Storage) -> None:
+    async with host(storage, "first") as first, host(storage, "second") as second:
+        await first.wait("slack")
+        await second.wait("slack")
+        assert first.holds("slack")
+        assert second.holds("slack")

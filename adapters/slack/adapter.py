@@ -26,6 +26,7 @@ from adapters.slack.socket.session import SocketTiming
 from adapters.slack.web_client import RateLimitCounter, http_session, web_client
 from bot.config.settings import Settings
 from bot.platforms.adapter import Core, Limits
+from bot.platforms.turns import Always, Turns
 from bot.types.messages import ActionKind, ConversationKey, IncomingAction, IncomingMessage, Reply
 
 
@@ -68,8 +69,11 @@ class SlackAdapter:
             if part is not None:
                 part.reload(settings)
 
-    async def run(self, core: Core) -> None:
-        """Stay connected until close(). Raises FatalAdapterError where reconnecting cannot help."""
+    async def run(self, core: Core, turns: Turns | None = None) -> None:
+        """Stay connected until close(). Raises FatalAdapterError where reconnecting cannot help.
+
+        A socket is open while this host holds the turn `slack`; without it, messages are posted all the same.
+        """
         web, identity = self._web, self._connection.identity
         users = UserDirectory(web, identity)
         translator = self._translator
@@ -85,7 +89,7 @@ class SlackAdapter:
             web.session = await stack.enter_async_context(http_session())
             for close in (users.close, assistant.close, handlers.close, intake.close):
                 stack.push_async_callback(close)
-            await self._connection.run(app, intake.catch_up)
+            await self._connection.run(app, intake.catch_up, turns or Always())
 
     async def close(self) -> None:
         """Disconnect; run() returns soon after."""

@@ -1,5 +1,6 @@
 """Keeps a Socket Mode connection open, and reconnects with backoff and jitter until close().
 
+Of several hosts, only those with the turn `slack` open one; the others authenticate, so that they can post.
 Only an error that needs a person ends it. Where Slack asks for a new socket, the old one stays open until the new one
 is ready. No task outlives run().
 """
@@ -13,10 +14,11 @@ from collections.abc import AsyncIterator, Callable
 from slack_bolt.app.async_app import AsyncApp
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.slack.bot_identity import BotIdentity, check_token, warn_missing_scopes
+from adapters.slack.bot_identity import PLATFORM, BotIdentity, check_token, warn_missing_scopes
 from adapters.slack.error_mapping import APPS, fatal_error, mapped_errors
 from adapters.slack.socket.session import SocketSession, SocketTiming
 from bot.config.settings import Settings
+from bot.platforms.turns import Turns, while_held
 from bot.types.errors import AdapterError, FatalAdapterError, NotSent, RetryLater
 
 log = logging.getLogger(__name__)
@@ -64,14 +66,15 @@ class SocketConnection:
         """Check the bot token again soon."""
         self._recheck.set()
 
-    async def run(self, app: AsyncApp, on_session: Callable[[], None]) -> None:
+    async def run(self, app: AsyncApp, on_session: Callable[[], None], turns: Turns) -> None:
         """Stay connected until close(); calls `on_session` at each new session. Raises FatalAdapterError."""
         app_token = self._settings.slack_app_token
         if self._settings.slack_bot_token is None or app_token is None:
             missing = "SLACK_BOT_TOKEN" if self._settings.slack_bot_token is None else "SLACK_APP_TOKEN"
             raise FatalAdapterError(f"There is no {missing}, so Slack cannot be connected to.")
         closing = asyncio.create_task(self.closing.wait())
-        loop = asyncio.create_task(self._reconnect_forever(app, app_token.get_secret_value(), on_session), name="slack")
+        serving = self._serve(app, app_token.get_secret_value(), on_session, turns)
+        loop = asyncio.create_task(serving, name="slack")
         try:
             await asyncio.wait([loop, closing], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -88,6 +91,17 @@ class SocketConnection:
         """End the connection; run() returns soon after."""
         self.closing.set()
 
+    async def _serve(self, app: AsyncApp, app_token: str, on_session: Callable[[], None], turns: Turns) -> None:
+        """Authenticate, then keep a socket open whenever it is this host's turn."""
+        while self._identity is None:
+            try:
+                await self._authenticate()
+            except FatalAdapterError:
+                raise
+            except Exception as error:  # a later try may succeed
+                await self._back_off(error)
+        await while_held(turns, PLATFORM, lambda: self._reconnect_forever(app, app_token, on_session))
+
     async def _reconnect_forever(self, app: AsyncApp, app_token: str, on_session: Callable[[], None]) -> None:
         clock = asyncio.get_running_loop().time
         try:
@@ -97,7 +111,7 @@ class SocketConnection:
                 except FatalAdapterError:
                     raise
                 except Exception as error:  # a later try may succeed
-                    await self._back_off(_error_name(error), error.seconds if isinstance(error, RetryLater) else 0.0)
+                    await self._back_off(error)
                     continue
                 on_session()
                 self._close_in_background(self._current)
@@ -109,7 +123,7 @@ class SocketConnection:
                     self._close_in_background(session)
                     self._current = None
                 if self._current is None or lifetime < MIN_LIFETIME_S:
-                    await self._back_off(END_REASONS.get(session.reason, session.reason))
+                    await self._back_off(session.reason)
         finally:
             self._close_in_background(self._current)
             self._current = None
@@ -162,15 +176,17 @@ class SocketConnection:
             self._closing_tasks.add(task)
             task.add_done_callback(self._closing_tasks.discard)
 
-    async def _back_off(self, why: str, at_least: float = 0.0) -> None:
+    async def _back_off(self, why: Exception | str) -> None:
         """Wait before the next try, with exponential backoff and jitter, and at least for as long as Slack asked.
 
         Not stamina: the backoff spans sessions, and one that stayed open long enough resets it.
         """
+        at_least = why.seconds if isinstance(why, RetryLater) else 0.0
+        reason = END_REASONS.get(why, why) if isinstance(why, str) else _error_name(why)
         longest = min(self._timing.max_retry, self._timing.retry * 2.0**self._failures)
         wait = max(at_least, random.uniform(longest / 2, longest))
         self._failures = min(self._failures + 1, 20)
-        log.warning("Disconnected from Slack (%s); reconnecting in %.1f s.", why, wait)
+        log.warning("Disconnected from Slack (%s); reconnecting in %.1f s.", reason, wait)
         await asyncio.sleep(wait)
 
 

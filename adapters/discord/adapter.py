@@ -1,8 +1,8 @@
 """The Discord adapter: translates discord.py's events into ours, and shows replies as messages that are edited.
 
-`gateway` keeps the connection through a `client`; `events` translates its events, `message_context` fetches what they
-lack, and `intake` hands them to the core. `slash_commands`, `command_options` and `components` handle slash commands,
-menus and buttons. `posting` and `posted_messages` write and find messages.
+`gateway` logs in and keeps each `shard` connected through a `client`; `events` translates its events,
+`message_context` fetches what they lack, and `intake` hands them to the core. `slash_commands`, `command_options` and
+`components` handle slash commands, menus and buttons. `posting` and `posted_messages` write and find messages.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from adapters.discord.inbound.history import read_back
 from adapters.discord.outbound.posting import MAX_CHARS
 from bot.config.settings import Settings
 from bot.platforms.adapter import Core, Dialect, Limits
+from bot.platforms.turns import Always, Turns
 from bot.types.messages import ConversationKey, IncomingMessage, Reply
 
 
@@ -56,9 +57,12 @@ class DiscordAdapter:
         self._catchup_age = timedelta(seconds=settings.catchup_age)
         self._gateway.reload(settings)
 
-    async def run(self, core: Core) -> None:
-        """Stay connected until close(). Raises FatalAdapterError where reconnecting cannot help."""
-        await self._gateway.run(core)
+    async def run(self, core: Core, turns: Turns | None = None) -> None:
+        """Stay connected until close(). Raises FatalAdapterError where reconnecting cannot help.
+
+        The gateway is connected while this host has its turn; without it, messages are posted all the same.
+        """
+        await self._gateway.run(core, turns or Always())
 
     async def close(self) -> None:
         """Disconnect; run() returns soon after."""
@@ -69,7 +73,9 @@ class DiscordAdapter:
 
         Messages older than INHOUSE_CATCHUP_AGE are not read, so that they do not count towards the limit.
         """
-        client = self._gateway.client()
+        client = self._gateway.reading_client(key)
+        if client is None:
+            return []
         await client.wait_complete()
         oldest = discord.utils.time_snowflake(discord.utils.utcnow() - self._catchup_age)
         return await read_back(client, client.context, key, max(int(after_id), oldest), limit)

@@ -16,10 +16,12 @@ REFUSAL_RETRY_S = 60.0
 
 PORTAL = "https://discord.com/developers/applications"
 
+SHARD_CLOSES = (4010, 4011)
+"""Close codes after which another number of shards may help."""
 FATAL_CLOSES = {
     4004: "Discord refused the bot's token: make a new one at {bot} ('Reset Token') and put it into DISCORD_BOT_TOKEN.",
-    4010: "Discord refused the shard that was asked for; a newer version of Inhouse may help.",
-    4011: "Discord wants this bot to be split into shards since it is in too many servers; take it out of some.",
+    4010: "Discord refused the shard that was asked for, and recommends no other; start Inhouse again later.",
+    4011: "Discord wants more shards than it recommends, since the bot is in too many servers; take it out of some.",
     4012: "Discord no longer speaks the version of its gateway that discord.py uses; install a newer Inhouse.",
     4013: "Discord does not know an intent that was asked for; install a newer Inhouse.",
     4014: "Discord refused the message content intent: switch on 'Message Content Intent' at {bot} and start again.",

@@ -1,13 +1,12 @@
 """The discord.py client of one gateway connection: forwards messages to the intake and interactions to their handlers.
 
-`gateway` makes a new client when its connection ends.
+`shard` makes a new client when its connection ends.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -15,6 +14,7 @@ import discord
 from discord import app_commands
 
 from adapters.discord.gateway.reconnect_backoff import RESERVED_SESSIONS, ReconnectBackoff
+from adapters.discord.gateway.rest import MAX_RATE_LIMIT_S, ConnectionOptions, SessionLimits
 from adapters.discord.inbound.events import EventTranslator
 from adapters.discord.inbound.intake import Intake
 from adapters.discord.inbound.message_context import ContextFetcher
@@ -29,10 +29,6 @@ log = logging.getLogger(__name__)
 MAX_IDENTIFY_WAIT_S = 20.0
 """The longest wait before an IDENTIFY on an open connection, seconds; before a longer one the client is closed."""
 PRESENCE_INTERVAL_S = 20.0
-MAX_RATE_LIMIT_S = 600.0
-"""discord.py refuses all calls of a bucket whose window ends later than this, even if it has calls left. So it is
-longer than the longest window in use, which is the five minutes of opening threads. Seconds.
-"""
 SESSION_EVENTS = ("READY", "RESUMED")
 """Events that start or resume a session."""
 MESSAGE_EVENTS = ("MESSAGE_CREATE", "MESSAGE_UPDATE")
@@ -42,34 +38,15 @@ Parser = Callable[[Any], None]
 """discord.py's parser of an event. Any: its JSON."""
 
 
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """What Discord allows: reading every message, and how many more sessions before the count is reset."""
-
-    reads_all: bool
-    remaining: int
-    resets_in_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionOptions:
-    """How to connect. `idle_timeout_s`: without a frame for so long the connection counts as dead. `guilds_s`: how long
-    to wait for one more server before a session counts as complete. `trace` observes the requests.
-    """
-
-    connector: aiohttp.BaseConnector | None
-    proxy: str | None
-    idle_timeout_s: float
-    guilds_s: float
-    trace: aiohttp.TraceConfig
-
-
 class SessionLimitReached(Exception):
     """No session may be started yet."""
 
 
 class GatewayClient(discord.Client):
-    """Forwards the events of one connection."""
+    """Forwards the events of one connection.
+
+    pause: keeps the IDENTIFYs of all hosts apart. shard: its index and the number of shards, if there are several.
+    """
 
     def __init__(
         self,
@@ -79,8 +56,13 @@ class GatewayClient(discord.Client):
         backoff: ReconnectBackoff,
         limits: SessionLimits,
         options: ConnectionOptions,
+        pause: Callable[[], Awaitable[None]],
+        shard: tuple[int, int] | None,
     ) -> None:
+        index, count = shard or (None, None)
         super().__init__(
+            shard_id=index,
+            shard_count=count,
             intents=discord.Intents(
                 guilds=True, guild_messages=True, dm_messages=True, message_content=limits.reads_all
             ),
@@ -99,7 +81,7 @@ class GatewayClient(discord.Client):
         parsers.update(
             {event: _skip_malformed(event, parse) for event, parse in parsers.items() if event not in SESSION_EVENTS}
         )
-        self._core, self._intake, self._backoff = core, intake, backoff
+        self._core, self._intake, self._backoff, self._pause = core, intake, backoff, pause
         self._sessions_left = limits.remaining - RESERVED_SESSIONS
         translator = EventTranslator(settings, self, reads_all=limits.reads_all)
         self.context = ContextFetcher(settings, self, core, translator)
@@ -132,6 +114,11 @@ class GatewayClient(discord.Client):
         if wait > MAX_IDENTIFY_WAIT_S or self._sessions_left <= 0:
             raise SessionLimitReached
         await asyncio.sleep(wait)
+        try:
+            async with asyncio.timeout(MAX_IDENTIFY_WAIT_S):
+                await self._pause()
+        except TimeoutError:
+            raise SessionLimitReached from None
         self._sessions_left -= 1
         self._backoff.record_session()
 
@@ -153,8 +140,8 @@ class GatewayClient(discord.Client):
         await self._sync_commands()
 
     async def _sync_commands(self) -> None:
-        """Register the slash commands, once per client."""
-        if self._synced:
+        """Register the slash commands, once per client of the first shard."""
+        if self._synced or self.shard_id:
             return
         try:
             await self._tree.sync()

@@ -1,34 +1,38 @@
-"""Keeps the bot connected to Discord: one client after the other, within the daily limit of sessions.
+"""Keeps the bot connected to Discord: logs in for REST calls, and runs the shards that Discord recommends.
 
-Before each client it asks Discord for the intents and the sessions that are left. Only an error that needs a person
-ends the adapter.
+Calls need no gateway, so a host that holds no shard posts, edits and finds messages all the same. Only an error that
+needs a person ends the adapter.
 """
 
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import discord
 
 from adapters.discord.error_mapping import fatal_error
-from adapters.discord.gateway.client import ConnectionOptions, GatewayClient, SessionLimitReached, SessionLimits
-from adapters.discord.gateway.reconnect_backoff import RESERVED_SESSIONS, ReconnectBackoff
+from adapters.discord.gateway.client import GatewayClient
+from adapters.discord.gateway.reconnect_backoff import ReconnectBackoff
+from adapters.discord.gateway.rest import ConnectionOptions, RestClient
+from adapters.discord.gateway.shard import Shard, ShardNumber, ShardsRefused, error_name
 from adapters.discord.inbound.intake import Intake
 from adapters.discord.outbound.posting import Posting
-from adapters.discord.request_limits import REQUEST_TIMEOUT_S, GlobalRateLimit, request_timeout, timeout_trace
-from adapters.retries import sleep_unless
+from adapters.discord.request_limits import REQUEST_TIMEOUT_S, GlobalRateLimit, timeout_trace
 from bot.config.settings import Settings
 from bot.platforms.adapter import Core
+from bot.platforms.turns import Turns
 from bot.types.errors import FatalAdapterError, NotSent
+from bot.types.messages import ConversationKey
 
 log = logging.getLogger(__name__)
 
 ConnectorFactory = Callable[[], aiohttp.BaseConnector]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +60,8 @@ class Gateway:
 
     def __init__(self, settings: Settings, connect: ConnectorFactory | None, timing: GatewayTiming) -> None:
         self._settings, self._connect, self._timing = settings, connect, timing
-        self._backoff = ReconnectBackoff(timing.gap)
-        self._client: GatewayClient | None = None
-        self._application_id: int | None = None
+        self._rest = RestClient(settings, self._options)
+        self._shards: list[Shard] = []
         self.closing = asyncio.Event()
         self.rate_limited = 0
         """How often Discord answered 429."""
@@ -68,119 +71,91 @@ class Gateway:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a session at this moment."""
-        return self._client is not None and not self._client.is_closed() and self._client.is_ready()
+        """Whether each shard of this host has a session at this moment; without one, whether messages can be posted."""
+        held = [shard.connected for shard in self._shards if shard.held]
+        return self._rest.logged_in and bool(self._shards) and all(held)
 
-    def client(self) -> GatewayClient:
-        """The connected client. Raises NotSent if there is none."""
-        if self._client is None or self._client.is_closed():
+    def client(self, key: ConversationKey) -> discord.Client:
+        """The client for calls in a conversation: the one that knows its server, else any. Raises NotSent."""
+        return self._shard_client(key) or self._rest.client()
+
+    def reading_client(self, key: ConversationKey) -> GatewayClient | None:
+        """The client that knows the server of a conversation, for reading it back.
+
+        None if another shard's next session reads it. Raises NotSent if there is none at this moment.
+        """
+        client = self._shard_client(key)
+        if client is None and len(self._shards) < 2:
             raise NotSent(1.0, "Discord is not connected")
-        return self._client
+        return client
+
+    def _shard_client(self, key: ConversationKey) -> GatewayClient | None:
+        if not self._shards:
+            return None
+        server = int(key.workspace) if key.workspace else 0
+        return self._shards[(server >> 22) % len(self._shards)].client  # as Discord assigns servers
 
     def reload(self, settings: Settings) -> None:
         """Use these settings from now on; the connection stays."""
         self._settings = settings
         self.posting.reload(settings)
-        if self._client is not None:
-            self._client.context.reload(settings)
+        for shard in self._shards:
+            if shard.client is not None:
+                shard.client.context.reload(settings)
 
-    async def run(self, core: Core) -> None:
+    async def run(self, core: Core, turns: Turns) -> None:
         """Stay connected until close(). Raises FatalAdapterError."""
         intake = Intake(core, self.posting, self.closing)
-        try:
-            await self._reconnect_forever(core, intake)
-        finally:
-            await intake.end()
-
-    async def _reconnect_forever(self, core: Core, intake: Intake) -> None:
-        while not self.closing.is_set():
-            client_task = asyncio.create_task(self._run_client(core, intake), name="discord")
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._rest.close)
+            stack.push_async_callback(intake.end)
+            serving = asyncio.create_task(self._serve(core, intake, turns), name="discord")
             closing = asyncio.create_task(self.closing.wait())
             try:
-                await asyncio.wait([client_task, closing], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([serving, closing], return_when=asyncio.FIRST_COMPLETED)
             finally:
+                serving.cancel()
                 closing.cancel()
-                client_task.cancel()
-                outcome = (await asyncio.gather(client_task, return_exceptions=True))[0]
-            if self.closing.is_set():
-                return
-            await sleep_unless(self.closing, self._reconnect_delay(outcome))
+                outcome = (await asyncio.gather(serving, closing, return_exceptions=True))[0]
+        if isinstance(outcome, Exception):
+            raise outcome
 
     async def close(self) -> None:
         """End the connection; run() returns soon after."""
         self.closing.set()
 
-    def _reconnect_delay(self, outcome: BaseException | None) -> float:
-        """Seconds until the next client, from the outcome of the last one. Raises FatalAdapterError."""
-        if isinstance(outcome, FatalAdapterError):
-            raise outcome
-        if outcome is not None and (refusal := fatal_error(outcome, self._application_id)):
-            raise refusal from outcome
-        if isinstance(outcome, SessionLimitReached):
-            wait = self._backoff.seconds_to_session()
-        else:
-            wait = max(self._backoff.next_retry(), self._backoff.seconds_to_session())
-        log.warning("Disconnected from Discord (%s); reconnecting in %.0f s.", _error_name(outcome), wait)
-        return wait
-
-    async def _run_client(self, core: Core, intake: Intake) -> None:
-        """Run one client until its connection ends."""
-        token = self._token()
-        limits = await self._wait_for_sessions(token)
-        client = GatewayClient(self._settings, core, intake, self._backoff, limits, self._options())
-        presence = asyncio.create_task(client.keep_presence())
-        try:
-            async with request_timeout():
-                await client.login(token)
-            client.context.reload(self._settings)  # a reload may have come during the login
-            self._client = client
-            await client.connect()
-        finally:
-            self._client = None
-            presence.cancel()
-            try:
-                with contextlib.suppress(Exception):
-                    async with asyncio.timeout(5.0):
-                        await client.close()
-            finally:  # close() awaits the gateway's answer first; without one the HTTP session stays open
-                with contextlib.suppress(Exception):
-                    await client.http.close()
-
-    async def _wait_for_sessions(self, token: str) -> SessionLimits:
-        """What Discord allows, once enough sessions are left."""
+    async def _serve(self, core: Core, intake: Intake, turns: Turns) -> None:
+        """Run as many shards as Discord recommends. Raises FatalAdapterError."""
+        await self._until_answered(self._rest.login)
+        refusal: FatalAdapterError | None = None
         while True:
-            limits = await self._fetch_limits(token)
-            if limits.remaining > RESERVED_SESSIONS:
-                return limits
-            until = time.strftime("%H:%M:%S", time.localtime(time.time() + limits.resets_in_s))
-            log.warning(
-                "Only %d more sessions are left before %s. Waiting until then, since Discord resets the token of a bot "
-                "that uses up all of them.",
-                limits.remaining,
-                until,
-            )
-            await sleep_unless(self.closing, limits.resets_in_s + 1.0)
+            count = (await self._until_answered(self._rest.limits)).shards
+            if refusal and count == len(self._shards):
+                raise refusal
+            numbers = [ShardNumber(index, count) for index in range(count)]
+            gap_s = self._timing.gap
+            self._shards = [
+                Shard(number, self._rest, turns, core, intake, lambda: self._settings, gap_s) for number in numbers
+            ]
+            try:
+                await _run_all(self._shards)
+            except ShardsRefused as error:
+                refusal = error.refusal
 
-    async def _fetch_limits(self, token: str) -> SessionLimits:
-        """Ask Discord for the intents and the sessions left, without starting a session."""
-        options = self._options()
-        probe = discord.AutoShardedClient(  # the only client with fetch_session_start_limits
-            intents=discord.Intents(guilds=True),
-            connector=options.connector,
-            proxy=options.proxy,
-            http_trace=options.trace,
-        )
-        try:
-            async with probe, request_timeout():
-                await probe.login(token)
-                session_limits = await probe.fetch_session_start_limits()
-                self._application_id = probe.application_id
-                flags = probe.application_flags
-        finally:  # the end of the service cancels twice; the second time may end close() before the HTTP session's
-            with contextlib.suppress(Exception):
-                await probe.http.close()
-        reads_all = flags.gateway_message_content or flags.gateway_message_content_limited
-        return SessionLimits(reads_all, session_limits.remaining, session_limits.reset_after / 1000)
+    async def _until_answered(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a call to Discord, again while it fails. Raises FatalAdapterError."""
+        backoff = ReconnectBackoff(self._timing.gap)
+        while True:
+            try:
+                return await call()
+            except FatalAdapterError:
+                raise
+            except Exception as error:
+                if refusal := fatal_error(error, self._rest.application_id):
+                    raise refusal from error
+                wait = backoff.next_retry()
+                log.warning("Discord does not answer (%s); trying again in %.0f s.", error_name(error), wait)
+                await asyncio.sleep(wait)
 
     def _options(self) -> ConnectionOptions:
         connector = self._connect() if self._connect else None
@@ -191,16 +166,15 @@ class Gateway:
     def _count_rate_limit(self) -> None:
         self.rate_limited += 1
 
-    def _token(self) -> str:
-        if self._settings.discord_bot_token is None:
-            raise FatalAdapterError("DISCORD_BOT_TOKEN is not set, so Inhouse cannot connect to Discord.")
-        return self._settings.discord_bot_token.get_secret_value()
 
-
-def _error_name(outcome: BaseException | None) -> str:
-    """A short name for an error, without text that it may quote."""
-    if isinstance(outcome, discord.ConnectionClosed):
-        return f"closed with {outcome.code}"
-    if isinstance(outcome, discord.HTTPException):
-        return f"status {outcome.status}"
-    return type(outcome).__name__ if outcome else "closed"
+async def _run_all(shards: list[Shard]) -> None:
+    """Run shards until one ends with an error."""
+    tasks = [asyncio.create_task(shard.run()) for shard in shards]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 import discord
 
-from adapters.discord.channels import AnswerThreads, partial_channel
+from adapters.discord.channels import AnswerThreads, conversation_key, partial_channel
 from adapters.discord.error_mapping import mapped_errors
 from adapters.discord.outbound.components import view_of
 from adapters.discord.outbound.posted_messages import find_message, first_part, part_after
@@ -62,9 +62,9 @@ def _notice_nonce(message: discord.Message, part: int) -> str:
 
 
 class Posting:
-    """Posts replies and notices. `client` returns the connected client, or raises RetryLater if there is none."""
+    """Posts replies and notices. `client` returns the client for a conversation, or raises RetryLater."""
 
-    def __init__(self, settings: Settings, client: Callable[[], discord.Client]) -> None:
+    def __init__(self, settings: Settings, client: Callable[[ConversationKey], discord.Client]) -> None:
         self._settings, self._client = settings, client
         self._threads = AnswerThreads()
         self._locks: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()
@@ -78,7 +78,7 @@ class Posting:
 
     async def post(self, reply: Reply) -> str:
         """Post a reply; returns the message's id. Raises RetryLater, Rejected or OutcomeUnknown."""
-        client = self._client()
+        client = self._client(reply.key)
         channel = await self._channel_for(client, reply.key)
         self._check_allowed(channel)
         permissions = _permissions(client, channel)
@@ -102,7 +102,7 @@ class Posting:
     async def update(self, reply: Reply) -> None:
         """Update a posted reply. Raises RetryLater, Rejected or Gone."""
         assert reply.platform_id is not None
-        client = self._client()
+        client = self._client(reply.key)
         channel = partial_channel(client, reply.key)
         file = reply.attachment if _permissions(client, channel).attach_files else None
         self._remember(reply, reply.platform_id)
@@ -116,7 +116,7 @@ class Posting:
 
     async def find_posted(self, reply: Reply) -> str | None:
         """The message id of a reply that may have been posted. Raises RetryLater, Rejected or Gone."""
-        client = self._client()
+        client = self._client(reply.key)
         channel = await self._channel_for(client, reply.key)
         async with mapped_errors():
             found = await find_message(client, channel, reply)
@@ -126,7 +126,7 @@ class Posting:
 
     async def typing(self, key: ConversationKey) -> None:
         """Show the typing indicator for ten seconds. Raises RetryLater, Rejected or Gone."""
-        client = self._client()
+        client = self._client(key)
         channel = await self._channel_for(client, key)
         self._check_allowed(channel)
         lock = self._lock("typing", channel)
@@ -137,7 +137,7 @@ class Posting:
 
     async def send_notice(self, message: discord.Message, part: int, text: str, attachment: Attachment | None) -> None:
         """Answer a message with a notice; repeated calls make one message. Raises AdapterError."""
-        client = self._client()
+        client = self._client(conversation_key(message.channel))
         channel = client.get_partial_messageable(message.channel.id)
         self._check_allowed(channel)
         async with self._lock("post", channel), mapped_errors(), self._remembering_forbidden(channel):

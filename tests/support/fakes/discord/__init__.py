@@ -33,8 +33,8 @@ also_in(servers) (number of further servers), clock.advance(seconds) (ages deadl
 
 server.gateway: reconnect() (op 7), invalidate(resumable=False) (op 9), close(code), abort(), freeze(answer_close=True),
 thaw(), drop_acks, forget_sessions(), refuse_connections(times), refuse_identify(code, times), send(op, event, data),
-heartbeat_interval, identifies and resumes (their times), session_start.leave(remaining, reset_after), online (the
-sessions connected now).
+heartbeat_interval, identifies and resumes (their times), session_start.leave(remaining, reset_after), its shards
+and at_once (what GET /gateway/bot tells), online (the sessions connected now, with their shards).
 
 server.limits: set("POST /channels/{channel_id}/messages", limit, seconds), exhaust(route, channel_id, seconds, scope),
 pause_all(seconds) (a global 429), invalid (number of 401, 403 and 429 responses).
@@ -51,6 +51,6 @@ from tests.support.fakes.discord.bits import Can
 from tests.support.fakes.discord.interactions import Interaction
 from tests.support.fakes.discord.people import Person
 from tests.support.fakes.discord.server import FakeDiscord
-from tests.support.fakes.discord.state import Channel, Message
+from tests.support.fakes.discord.state import Channel, Guild, Message
 
-__all__ = ["Can", "Channel", "FakeDiscord", "Interaction", "Message", "Person"]
+__all__ = ["Can", "Channel", "FakeDiscord", "Guild", "Interaction", "Message", "Person"]

@@ -139,14 +139,16 @@ class Gateway(GatewayFaults):
         self.identifies.append(self._store.clock.now())
         if self._refused_identifies:
             raise Refused(self._refused_identifies.pop(0))
-        session = Session(checked_identify(data, self._token, self.session_start, self._store))
+        session = Session(*checked_identify(data, self._token, self.session_start, self._store))
         if data.get("presence"):
             self.presences.append(data["presence"])
         self._sessions[session.id] = session
         session.connection, connection.session = connection, session
         store = self._store
-        session.dispatch("READY", payloads.ready(store.bot, list(store.guilds), session.id, RESUME_URL, store.flags))
-        for guild in store.guilds.values():
+        guilds = [guild for guild in store.guilds.values() if session.serves(guild.id)]
+        ready = payloads.ready(store.bot, [guild.id for guild in guilds], session.id, RESUME_URL, store.flags)
+        session.dispatch("READY", ready | {"shard": [session.shard, session.shards]})
+        for guild in guilds:
             everybody = bool(session.intents & Intents.GUILD_MEMBERS)
             session.dispatch("GUILD_CREATE", payloads.guild(guild, store.visible(guild), store.bot, everybody))
 
@@ -195,8 +197,8 @@ class Gateway(GatewayFaults):
         session.dispatch("GUILD_MEMBERS_CHUNK", chunk)
 
     def _emit(self, event: str, build: Build) -> None:
-        """Dispatches an event to every session that asked for it, connected or not."""
+        """Dispatches an event to every session of its shard that asked for it, connected or not."""
         for session in list(self._sessions.values()):
             data = build(session.intents)
-            if data is not None:
+            if data is not None and session.serves(data.get("guild_id")):
                 session.dispatch(event, data)

@@ -1,9 +1,8 @@
 """REST: channels, threads, direct messages, servers, users, the application, and the gateway's URL."""
 
-from collections.abc import Callable
-
 from tests.support.fakes.discord import checks, payloads
 from tests.support.fakes.discord.bits import Can
+from tests.support.fakes.discord.handshake import SessionStart
 from tests.support.fakes.discord.messages import find, reach, require
 from tests.support.fakes.discord.rest import Answer, Ask, Handler
 from tests.support.fakes.discord.state import PUBLIC_THREAD, Guild, Json, Message, User
@@ -13,7 +12,7 @@ from tests.support.fakes.discord.store import DiscordStore
 class PlaceRoutes:
     """The routes about channels, servers, users and the bot itself."""
 
-    def __init__(self, store: DiscordStore, session_start: Callable[[], Json]) -> None:
+    def __init__(self, store: DiscordStore, session_start: SessionStart) -> None:
         self._store = store
         self._session_start = session_start
 
@@ -65,8 +64,9 @@ class PlaceRoutes:
         return payloads.user(self._find_user(ask.path["user_id"]))
 
     def gateway(self, ask: Ask) -> Answer:
-        """The gateway's URL and the remaining session starts."""
-        return {"url": "wss://gateway.discord.gg", "shards": 1, "session_start_limit": self._session_start()}
+        """The gateway's URL, the recommended shards and the remaining session starts."""
+        start = self._session_start
+        return {"url": "wss://gateway.discord.gg", "shards": start.shards, "session_start_limit": start.payload()}
 
     def guild(self, ask: Ask) -> Answer:
         """A server."""

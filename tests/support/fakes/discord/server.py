@@ -54,7 +54,7 @@ class FakeDiscord:
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=MAX_REQUEST)
-        places = PlaceRoutes(self.store, self.gateway.session_start.payload)
+        places = PlaceRoutes(self.store, self.gateway.session_start)
         routes = MessageRoutes(self.store).routes() | places.routes()
         self._rest.mount(app, routes | self._commands.routes() | self._interactions.routes())
         app.router.add_get("/", self.gateway.serve)

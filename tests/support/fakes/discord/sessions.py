@@ -29,14 +29,20 @@ REQUEST_MEMBERS, INVALID_SESSION, HELLO, ACK = 8, 9, 10, 11
 
 @dataclass(eq=False)
 class Session:
-    """A gateway session, from its IDENTIFY on."""
+    """A gateway session of a shard, from its IDENTIFY on."""
 
     intents: Intents
+    shard: int = 0
+    shards: int = 1
     id: str = field(default_factory=lambda: secrets.token_hex(16))
     sequence: int = 0
     buffer: deque[Json] = field(default_factory=lambda: deque(maxlen=REPLAY))
     connection: "Connection | None" = None
     left_at: float | None = None
+
+    def serves(self, guild_id: str | None) -> bool:
+        """Whether a server belongs to its shard; direct messages (None) belong to the first one."""
+        return (int(guild_id or 0) >> 22) % self.shards == self.shard
 
     def dispatch(self, event: str, data: object) -> None:
         """Sends an event if connected, and keeps it for a RESUME."""

@@ -1,0 +1,52 @@
+"""Turns that a test gives to a host and takes away."""
+
+import asyncio
+from collections.abc import Sequence
+
+from bot.platforms.turns import Always
+
+
+class ScriptedTurns:
+    """The turns of one host. `pauses` keeps the pauses of several hosts apart."""
+
+    def __init__(self, *held: str, pauses: Always | None = None) -> None:
+        self._held, self._pauses = set(held), pauses or Always()
+        self._changed = asyncio.Event()
+        self.waiting: set[str] = set()
+        """The turns that the host waits for."""
+
+    def give(self, *names: str) -> None:
+        """Lets the host hold turns."""
+        self._held.update(names)
+        self._tell()
+
+    def take(self, *names: str) -> None:
+        """Takes turns away."""
+        self._held.difference_update(names)
+        self._tell()
+
+    async def wait(self, name: str, among: Sequence[str] = ()) -> None:
+        """Waits until the test has given the turn."""
+        self.waiting.add(name)
+        try:
+            while name not in self._held:
+                await self._changed.wait()
+        finally:
+            self.waiting.discard(name)
+
+    async def wait_lost(self, name: str) -> None:
+        """Waits until the test has taken the turn away."""
+        while name in self._held:
+            await self._changed.wait()
+
+    async def release(self, name: str) -> None:
+        """Gives the turn up."""
+        self._held.discard(name)
+
+    async def pause(self, name: str, seconds: float) -> None:
+        """Waits as long as a single process would."""
+        await self._pauses.pause(name, seconds)
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

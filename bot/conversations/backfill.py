@@ -122,6 +122,7 @@ class Backfill:
         self._behind.add(platform)
         session = self.sessions[platform] = self.sessions.get(platform, 0) + 1
         unstored = {place: set(missing) for place, missing in self._unstored.items() if place.platform == platform}
+        await self.load([platform])  # another host may have served the platform meanwhile
         oldest = time.time() - self._current.settings.catchup_age
         events = [event for event in await self._fetch_all(adapter) if event.sent_at >= oldest]
         self.read[platform] += len(events)

@@ -23,8 +23,8 @@ from bot.types.findings import Finding, State, from_error, ok, reason, warning, 
 
 TIMEOUT_S = 10.0
 LOW_SESSIONS = 100
-MAX_SERVERS, MANY_SERVERS = 2500, 2000
-"""Servers above which Discord requires shards, which Inhouse does not have; and above which doctor warns."""
+MAX_SERVERS = 2500
+"""Servers above which Discord requires shards."""
 TOKEN_SHAPE = re.compile(r"[\w-]{18,}\.[\w-]{5,}\.[\w-]{20,}")
 FAILURES = (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError)
 LATER = "Try again in a minute; discordstatus.com lists outages"
@@ -107,10 +107,7 @@ def _servers(application: discord.AppInfo) -> Finding:
     count = application.approximate_guild_count
     found = f"the bot is in {count:,} server{'' if count == 1 else 's'}"
     if count > MAX_SERVERS:
-        fix = f"Take it out of some: above {MAX_SERVERS:,} Discord wants shards, which Inhouse does not have."
-        return wrong("Discord servers", found, fix)
-    if count > MANY_SERVERS:
-        return warning("Discord servers", found, f"Above {MAX_SERVERS:,} Discord refuses to connect it.")
+        return ok("Discord servers", f"{found}, so Discord divides them into shards, each with a connection")
     if not count:
         return warning("Discord servers", "the bot is in no server", "`inhouse discord-invite` prints the link.")
     return ok("Discord servers", found)

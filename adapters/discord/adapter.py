@@ -43,7 +43,7 @@ class DiscordAdapter:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a session at this moment."""
+        """Whether there is a session at this moment; without a turn, whether messages can be posted."""
         return self._gateway.connected
 
     @property

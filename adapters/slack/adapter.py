@@ -49,7 +49,7 @@ class SlackAdapter:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a socket at this moment."""
+        """Whether there is a socket at this moment; without a turn, whether messages can be posted."""
         return self._connection.connected
 
     @property

@@ -122,7 +122,7 @@ class Watchable(Protocol):
 
     @property
     def connected(self) -> bool:
-        """Whether a session is open."""
+        """Whether a session is open; on a host without a turn, whether messages can be posted."""
         ...
 
     @property

@@ -77,23 +77,24 @@ class Gateway:
 
     def client(self, key: ConversationKey) -> discord.Client:
         """The client for calls in a conversation: the one that knows its server, else any. Raises NotSent."""
-        return self._shard_client(key) or self._rest.client()
+        shard = self._shard_of(key)
+        return (shard.client if shard else None) or self._rest.client()
 
     def reading_client(self, key: ConversationKey) -> GatewayClient | None:
         """The client that knows the server of a conversation, for reading it back.
 
-        None if another shard's next session reads it. Raises NotSent if there is none at this moment.
+        None if another host or the first session of its shard reads it back. Raises NotSent between two sessions.
         """
-        client = self._shard_client(key)
-        if client is None and len(self._shards) < 2:
+        shard = self._shard_of(key)
+        if shard is not None and shard.client is None and shard.began:
             raise NotSent(1.0, "Discord is not connected")
-        return client
+        return shard.client if shard else None
 
-    def _shard_client(self, key: ConversationKey) -> GatewayClient | None:
+    def _shard_of(self, key: ConversationKey) -> Shard | None:
         if not self._shards:
             return None
         server = int(key.workspace) if key.workspace else 0
-        return self._shards[(server >> 22) % len(self._shards)].client  # as Discord assigns servers
+        return self._shards[(server >> 22) % len(self._shards)]  # as Discord assigns servers
 
     def reload(self, settings: Settings) -> None:
         """Use these settings from now on; the connection stays."""

@@ -74,8 +74,8 @@ class Shard:
         self._core, self._intake, self._settings, self._gap_s = core, intake, settings, gap_s
         self._backoff = ReconnectBackoff(gap_s)
         self._client: GatewayClient | None = None
-        self.held = False
-        """Whether it is this host's turn."""
+        self.held = self.began = False
+        """Whether it is this host's turn, and whether that began with a session, which reads back what was missed."""
 
     @property
     def client(self) -> GatewayClient | None:
@@ -104,7 +104,7 @@ class Shard:
                     outcome = error
                 await asyncio.sleep(self._reconnect_delay(outcome))
         finally:
-            self.held = False
+            self.held = self.began = False
 
     def _reconnect_delay(self, outcome: Exception | None) -> float:
         """Seconds until the next client, from the outcome of the last one. Raises what no new client can help."""
@@ -139,7 +139,7 @@ class Shard:
             # most of the wait is here, since a connection must not wait for long before its IDENTIFY
             await self._turns.pause(f"{PLATFORM} connect {bucket}", self._gap_s)
             client.context.reload(self._settings())  # a reload may have come meanwhile
-            self._client = client
+            self._client, self.began = client, True
             await client.connect()
         finally:
             self._client = None

@@ -45,6 +45,7 @@ class SocketConnection:
     def __init__(self, settings: Settings, web: AsyncWebClient, timing: SocketTiming) -> None:
         self._settings, self._web, self._timing = settings, web, timing
         self._identity: BotIdentity | None = None
+        self._listening = False
         self._recheck = asyncio.Event()
         self._failures = 0
         self._closing_tasks: set[asyncio.Task[None]] = set()
@@ -53,7 +54,9 @@ class SocketConnection:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a socket at this moment."""
+        """Whether there is a socket at this moment; without a turn, whether messages can be posted."""
+        if not self._listening:
+            return self._identity is not None
         return self._current is not None and (not self._current.ended.is_set() or self._current.draining)
 
     def identity(self) -> BotIdentity:
@@ -104,6 +107,7 @@ class SocketConnection:
 
     async def _reconnect_forever(self, app: AsyncApp, app_token: str, on_session: Callable[[], None]) -> None:
         clock = asyncio.get_running_loop().time
+        self._listening = True
         try:
             while True:
                 try:
@@ -125,6 +129,7 @@ class SocketConnection:
                 if self._current is None or lifetime < MIN_LIFETIME_S:
                     await self._back_off(session.reason)
         finally:
+            self._listening = False
             self._close_in_background(self._current)
             self._current = None
 

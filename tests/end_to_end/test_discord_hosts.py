@@ -1,0 +1,76 @@
+"""Tests two hosts whose turns at Discord's gateway are leases on a PostgreSQL server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.discord.adapter import DiscordAdapter
+from bot.service.turns import LeasedTurns, LeaseTiming
+from bot.storage import Leases, Storage
+from bot.types.errors import StorageError
+from tests.support.builders.discord_adapter import QUICK, settings_of
+from tests.support.fakes.discord import FakeDiscord
+from tests.support.fakes.recording_core import RecordingCore
+from tests.support.postgresql import PostgresqlProcess
+
+pytest_plugins = ["tests.support.fixtures.databases"]
+
+TIMING = LeaseTiming(valid=4.0, every=0.3, poll=0.1)
+
+
+@pytest.fixture
+async def storage(tmp_path: Path, postgresql: PostgresqlProcess) -> AsyncIterator[Storage]:
+    """A storage on the server."""
+    storage = await Storage.open(tmp_path, postgresql.new_database())
+    yield storage
+    await storage.close()
+
+
+@asynccontextmanager
+async def run_host(server: FakeDiscord, leases: Leases, name: str) -> AsyncIterator[RecordingCore]:
+    """Runs an adapter as one of several hosts."""
+    core = RecordingCore()
+    adapter = DiscordAdapter(settings_of(server), server.connector, QUICK)
+    async with LeasedTurns(leases, name, timing=TIMING) as turns:
+        running = asyncio.create_task(adapter.run(core, turns))
+        try:
+            yield core
+        finally:
+            await adapter.close()
+            async with asyncio.timeout(20):
+                await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_the_next_host_connects_when_one_ends_and_when_one_is_cut_off(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share, cut_off = storage.leases.share, set[str]()
+
+    async def share_unless_cut_off(owner: str, *arguments: Any) -> set[str]:  # Any: passed on
+        if owner in cut_off:
+            raise StorageError("The database cannot be reached.")
+        return await share(owner, *arguments)
+
+    monkeypatch.setattr(storage.leases, "share", share_unless_cut_off)
+    async with FakeDiscord() as server, run_host(server, storage.leases, "second") as second:
+        ana, general = server.user("ana"), server.text_channel("general")
+        await server.until(lambda: second.caught_up == 1 and server.gateway.online)
+        async with run_host(server, storage.leases, "first") as first:
+            await asyncio.sleep(1.0)
+            assert len(server.gateway.identifies) == 1
+            cut_off.add("second")
+            await server.until(lambda: first.caught_up == 1 and server.gateway.online, timeout=15)
+            await ana.says(general, "hello", mention=True)
+            await first.message()
+            assert not second.events
+            cut_off.clear()
+            await asyncio.sleep(1.0)
+            assert len(server.gateway.identifies) == 2
+        await server.until(lambda: second.caught_up == 2 and server.gateway.online)
+        await ana.says(general, "and now?", mention=True)
+        await second.message()
+        assert len(server.gateway.identifies) == 3

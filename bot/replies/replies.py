@@ -313,11 +313,12 @@ class Replies:
         """Replace the messages by one with the answer as a file, or with an error (`give_up`); void the others."""
         first, last = replies[0], replies[-1]
         text = await self._storage.outbox.answer(first.request_id) or "\n\n".join(each.committed for each in replies)
+        file = next((each.attachment for each in replies if each.attachment), Attachment(FILE, text))
         return [
             replace(
                 first,
                 committed=f"⚠️ {GIVEN_UP}" if give_up else INTERRUPTED,
-                attachment=None if give_up else last.attachment or Attachment(FILE, text),
+                attachment=None if give_up else file,
                 finish_reason=last.finish_reason,
                 usage=last.usage,
             ),

@@ -1,15 +1,18 @@
 """Tests what users see of an answer: while it waits, while it is written, and at the end."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bot.platforms.adapter import Limits
 from bot.replies import replies
-from bot.replies.renderer import ONLY_THOUGHT, THOUGHT_ONLY
-from bot.types.messages import Accepted, ActionKind, FinishReason, IncomingMessage
-from tests.support.builders.service import ServiceSetup, run_service
-from tests.support.fakes.team import Team, person
+from bot.replies.renderer import FILE, ONLY_THOUGHT, THOUGHT_ONLY
+from bot.types.messages import Accepted, ActionKind, Attachment, FinishReason, IncomingMessage, RequestStatus
+from tests.support.builders.service import ServiceSetup, make_settings, run_service
+from tests.support.builders.storage_rows import asked, open_storage, part, said
+from tests.support.fakes.scripted_platform import Fault, ScriptedPlatform
+from tests.support.fakes.team import GENERAL, Team, person
 
 pytest_plugins = ["tests.support.fixtures.service"]
 
@@ -207,3 +210,33 @@ async def test_an_answer_that_is_nothing_but_thoughts_says_so_and_can_go_on(tmp_
 async def test_thoughts_without_an_answer_are_not_nothing(setup: ServiceSetup, team: Team) -> None:
     setup.engine.answers("hard", "", reasoning="Hm.")
     assert (await team.asks("ana", "hard")).text == THOUGHT_ONLY
+
+
+@pytest.mark.fault(47)
+async def test_a_file_that_is_made_at_two_starts_keeps_an_error_of_several_messages(tmp_path: Path) -> None:
+    async with ScriptedPlatform() as platform:
+        storage = await open_storage(make_settings(tmp_path).state_dir)
+        request = asked("m1", key=GENERAL)
+        await storage.inbox.accept(GENERAL, "m1", turns=[said("m1", key=GENERAL)], request=request)
+        for _ in range(replies.SHOWN_AGAIN):
+            await storage.inbox.start(request.request_id)
+            await storage.inbox.recover()  # the service was killed
+        await storage.inbox.finish(
+            request.request_id,
+            RequestStatus.FAILED,
+            finish_reason=FinishReason.ERROR,
+            usage=None,
+            error="It failed badly.",
+            answer=None,
+            replies=[
+                replace(part(request, n, text), attachment=None) for n, text in enumerate(("⚠️ It failed", "badly."))
+            ],
+        )
+        await storage.close()
+        platform.fails("post", Fault.RETRY, seconds=60)
+        async with run_service(tmp_path, platform):
+            await platform.until(lambda: bool(platform.struck), "it is shown")
+        async with run_service(tmp_path, platform):
+            await platform.until(lambda: bool(platform.posted), "it is shown again")
+        (post,) = platform.posted
+        assert post.reply.attachment == Attachment(FILE, "⚠️ It failed\n\nbadly.")

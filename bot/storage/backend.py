@@ -74,6 +74,10 @@ class Backend(ABC):
     def renew(self) -> float | None:
         """Seconds after which an empty write must renew the claim on the database; None if it needs none."""
 
+    def stop_waiting(self) -> None:
+        """Let calls fail at once from now on while the server does not answer."""
+        self.outage.stop_waiting()
+
     @abstractmethod
     def close(self) -> None:
         """Close all connections."""

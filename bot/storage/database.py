@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from bot.storage.backend import Backend, Unreachable
 from bot.storage.db_errors import closed
 from bot.storage.writer import Writer
-from bot.types.errors import StateLocked, StorageError
+from bot.types.errors import ConfigError, StateLocked, StorageError
 
 READERS = 4
 """Number of reader threads."""
@@ -88,17 +88,28 @@ class Database:
     async def prepare(self) -> None:
         """Create and claim the database, check it and migrate its schema. Raises StorageError with instructions."""
         with self._backend.mapped():
-            await asyncio.to_thread(self._backend.create)
-        while (pause := await self._claim()) is not None:  # noqa: ASYNC110 -- another process holds it
+            await self._on_thread(self._backend.create)
+        while (pause := await self._on_thread(self._backend.claim)) is not None:  # noqa: ASYNC110 -- another has it
             await asyncio.sleep(pause)
         await self.read(self._backend.check)
         await self.write(self._backend.migrate)
         if (seconds := self._backend.renew()) is not None:
             self._renewing = asyncio.create_task(self._renew(seconds), name="claim on the database")
 
-    @shield_from_cancellation  # a claim that was made must be released
-    async def _claim(self) -> float | None:
-        return await asyncio.to_thread(self._backend.claim)
+    async def _on_thread(self, step: Callable[[], T]) -> T:
+        """Run a step of `prepare`; ends after the step even if cancelled: a claim that was made must be released."""
+        running = asyncio.create_task(self._whole(step))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self.stop_waiting()  # the step ends soon, even if the server does not answer
+            with suppress(StorageError, ConfigError):
+                await running
+            raise
+
+    @shield_from_cancellation
+    async def _whole(self, step: Callable[[], T]) -> T:
+        return await asyncio.to_thread(step)
 
     async def until_taken(self) -> None:
         """Wait until another Inhouse has claimed the database; raises StateLocked then."""
@@ -119,7 +130,7 @@ class Database:
 
     def stop_waiting(self) -> None:
         """Let reads and writes fail at once from now on while a database server does not answer."""
-        self._outage.stop_waiting()
+        self._backend.stop_waiting()
 
     async def close(self) -> None:
         """Finish the current transaction, then close all connections; later reads and writes raise StorageError.

@@ -17,6 +17,8 @@ _FULL = ("53100", "53200")
 _FORBIDDEN = ("42501",)
 _NOT_NOW = ("08", "57P", "53300", "25006")
 """Beginnings of codes: connection lost, server starts or stops, too many connections, a standby that only reads."""
+_UNANSWERED = ("OperationalError", "ConnectionTimeout")
+"""The driver's errors without a code of the server's."""
 
 _SETTINGS = (
     (("password authentication failed",), "correct the user or the password in INHOUSE_DATABASE_URL"),
@@ -57,7 +59,7 @@ def mapped(name: str) -> Iterator[None]:
 
 def _explained(name: str, error: DBAPIError) -> StorageError:
     code = getattr(error.orig, "sqlstate", None) or ""
-    if not code and (error.connection_invalidated or type(error.orig).__name__ == "OperationalError"):
+    if not code and (error.connection_invalidated or type(error.orig).__name__ in _UNANSWERED):
         return _unreachable(name, " ".join(str(error.orig).split()))
     reason = getattr(getattr(error.orig, "diag", None), "message_primary", None) or type(error.orig).__name__
     if error.connection_invalidated or code.startswith(_NOT_NOW):

@@ -22,6 +22,7 @@ from sqlalchemy.pool import NullPool
 from bot.storage.backend import Backend, Taken, Unreachable
 from bot.storage.pg_errors import Refused, mapped
 from bot.storage.schema_version import migrate, version_of
+from bot.storage.stop_deadline import StopDeadline
 from bot.storage.tables import leases
 from bot.types.errors import ConfigError, StateLocked, StorageError
 
@@ -86,8 +87,9 @@ class PostgresqlServer(Backend):
         self._held_until = 0.0  # on the clock of `_clock`
         self._seen: float | None = None  # the expiry of another instance's claim at the last attempt
         self._claim: dict[str, str | int | float] = {"owner": owner, "epoch": 0, "seconds": LEASE_S}
-        self._writing = engine_of(self._url, pool_size=1)
-        self._reading = engine_of(self._url, pool_size=readers).execution_options(
+        self._stop_deadline = StopDeadline(self.name)
+        self._writing = self._stop_deadline.watch(engine_of(self._url, pool_size=1))
+        self._reading = self._stop_deadline.watch(engine_of(self._url, pool_size=readers)).execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
 
@@ -145,9 +147,9 @@ class PostgresqlServer(Backend):
     @contextmanager
     def _at_start(self) -> Iterator[Connection]:
         """A transaction on a connection of its own, with errors of the configuration as ConfigError."""
-        engine = unpooled(self._url)
+        engine = self._stop_deadline.watch(unpooled(self._url))
         try:
-            with self.mapped(), engine.begin() as connection:
+            with self.mapped(), self._stop_deadline.transaction(), engine.begin() as connection:
                 yield connection
         except Refused as error:
             raise ConfigError(str(error)) from error
@@ -160,15 +162,17 @@ class PostgresqlServer(Backend):
     def migrate(self, connection: Connection) -> None:
         """`claim` has migrated the schema."""
 
-    def reading(self) -> AbstractContextManager[Connection]:
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
         """Open a transaction that reads one snapshot."""
-        return self._reading.begin()
+        with self._stop_deadline.transaction(), self._reading.begin() as connection:
+            yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open a transaction that writes, and renews the claim. Raises Taken if another Inhouse has claimed it."""
         began = _clock()
-        with self._writing.connect() as connection:
+        with self._stop_deadline.transaction(), self._writing.connect() as connection:
             transaction = connection.begin()
             try:
                 found = connection.execute(_RENEW, self._claim).one_or_none()
@@ -195,7 +199,7 @@ class PostgresqlServer(Backend):
         while True:
             outcome, problem = "in progress", Unreachable(f"The database {self.name} was lost during a commit.")
             try:
-                with self.mapped(), self._reading.begin() as connection:
+                with self.mapped(), self.reading() as connection:
                     outcome = connection.execute(_OUTCOME, {"id": transaction}).scalar_one()
             except Unreachable as error:
                 problem = error
@@ -227,13 +231,25 @@ class PostgresqlServer(Backend):
         """Seconds between two renewals."""
         return RENEW_S
 
+    def stop_waiting(self) -> None:
+        """Let calls fail at once from now on, also while the server accepts connections and never answers."""
+        super().stop_waiting()
+        self._stop_deadline.stop()
+
     def close(self) -> None:
-        """Release the claim, if the server answers, and close all connections."""
+        """Release the claim, if the server answers, and close all connections. Raises StorageError if not."""
         if self._claim["epoch"]:
-            with suppress(StorageError), self.mapped(), self._writing.begin() as connection:
+            limit = self._stop_deadline.transaction
+            with suppress(StorageError), self.mapped(), limit(), self._writing.begin() as connection:
                 connection.execute(_RELEASE, self._claim)
+        self._stop_deadline.close()
         self._writing.dispose()
         self._reading.dispose()
+        if self._stop_deadline.passed:
+            raise StorageError(
+                f"The database {self.name} did not answer while Inhouse stopped, so the end of this run is not stored; "
+                "the next start goes on from what is. Check the server."
+            )
 
 
 def _clock() -> float:

@@ -8,9 +8,10 @@ import pytest
 from pydantic import SecretStr
 
 from bot.storage import Storage, postgresql
-from bot.types.errors import StateLocked
+from bot.types.errors import StateLocked, StorageError
 from tests.support.builders.service import run_service
 from tests.support.fakes.database_relay import DatabaseRelay, run_relay
+from tests.support.fakes.scripted_platform import ScriptedPlatform
 from tests.support.postgresql import PostgresqlProcess
 
 pytest_plugins = ["tests.support.fixtures.databases"]
@@ -57,6 +58,45 @@ async def test_an_outage_acknowledges_and_loses_nothing_and_ends_by_itself(
         for question in ("before", "running", "during", "after"):
             (answer,) = setup.team.replies_to(question)
             assert answer.text == f"You said: {question}"
+
+
+@pytest.mark.fault(37)
+async def test_a_service_whose_database_never_answers_can_be_stopped(
+    tmp_path: Path, relay: DatabaseRelay, url: SecretStr
+) -> None:
+    """Its connections stay, so that no call of the driver fails by itself."""
+    async with ScriptedPlatform() as platform:
+        async with run_service(tmp_path, platform, database_url=relay.url(url), ready=False) as setup:
+            await platform.connected()
+            await setup.team.asks("ana", "before")
+            platform.gates.hold("running/1")
+            await setup.team.says("ana", "running")
+            await platform.gates.reached("running/1")
+            await setup.team.says("ana", "waiting")
+            relay.hang()
+            during = await setup.team.sends("ben", "during")
+            await relay.hung.wait()
+            setup.service.stop()
+            with pytest.raises(StorageError, match="did not answer while Inhouse stopped"):
+                await asyncio.wait_for(asyncio.shield(setup.running), 15)
+            assert during not in platform.outcomes
+            team = setup.team
+        await platform.gates.open("running/1")
+        async with run_service(tmp_path, platform, database_url=url):
+            for question in ("before", "running", "waiting", "during"):
+                assert (await team.reply_to(question)).text == f"You said: {question}"
+
+
+@pytest.mark.parametrize("request_", ["server_encoding", "pg_advisory_xact_lock", "INSERT INTO leases"])
+async def test_a_service_whose_database_never_answers_at_the_start_can_be_stopped(
+    tmp_path: Path, relay: DatabaseRelay, url: SecretStr, request_: str
+) -> None:
+    async with run_service(tmp_path, database_url=relay.url(url), ready=False) as setup:
+        relay.hang(at=request_)
+        await relay.hung.wait()
+        setup.service.stop()
+        with pytest.raises(StorageError, match="did not answer while Inhouse stopped"):
+            await asyncio.wait_for(asyncio.shield(setup.running), 15)
 
 
 async def test_nothing_is_posted_or_edited_once_another_instance_may_serve(

@@ -20,8 +20,11 @@ class DatabaseRelay:
         self._server: asyncio.Server | None = None
         self._losing = ""  # the commit's request or its answer
         self._deaf: set[asyncio.StreamReader] = set()  # whose next answer is lost
+        self._silent, self._hangs_at = False, b""
         self.port = 0
         self.lost = asyncio.Event()
+        self.hung = asyncio.Event()
+        """A request came after `hang`."""
 
     def url(self, url: SecretStr) -> SecretStr:
         """The URL of the same database through this relay."""
@@ -44,6 +47,10 @@ class DatabaseRelay:
                 writer.transport.abort()
             await asyncio.wait(self._relaying)
         await self._server.wait_closed()
+
+    def hang(self, at: str = "") -> None:
+        """Keeps all connections and accepts new ones, and passes nothing on any more: from the next request `at`."""
+        self._silent, self._hangs_at = not at, at.encode()
 
     def lose_commit(self, what: str) -> None:
         """Breaks the connection of the next commit, before its 'request' or its 'answer' is passed on."""
@@ -76,6 +83,10 @@ class DatabaseRelay:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: asyncio.StreamReader
     ) -> None:
         while data := await reader.read(CHUNK):
+            self._silent |= bool(self._hangs_at) and self._hangs_at in data
+            if self._silent:
+                self.hung.set()
+                continue
             if self._losing and b"COMMIT" in data:
                 losing, self._losing = self._losing, ""
                 self.lost.set()
@@ -89,6 +100,8 @@ class DatabaseRelay:
         while data := await reader.read(CHUNK):
             if reader in self._deaf:
                 return
+            if self._silent:
+                continue
             writer.write(data)
             await writer.drain()
 

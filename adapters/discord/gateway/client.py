@@ -13,7 +13,7 @@ import aiohttp
 import discord
 from discord import app_commands
 
-from adapters.discord.gateway.reconnect_backoff import RESERVED_SESSIONS, ReconnectBackoff
+from adapters.discord.gateway.reconnect_backoff import ReconnectBackoff
 from adapters.discord.gateway.rest import MAX_RATE_LIMIT_S, ConnectionOptions, SessionLimits
 from adapters.discord.inbound.events import EventTranslator
 from adapters.discord.inbound.intake import Intake
@@ -82,7 +82,7 @@ class GatewayClient(discord.Client):
             {event: _skip_malformed(event, parse) for event, parse in parsers.items() if event not in SESSION_EVENTS}
         )
         self._core, self._intake, self._backoff, self._pause = core, intake, backoff, pause
-        self._sessions_left = limits.remaining - RESERVED_SESSIONS
+        self._sessions_left = limits.for_a_shard
         translator = EventTranslator(settings, self, reads_all=limits.reads_all)
         self.context = ContextFetcher(settings, self, core, translator)
         self._interactions = InteractionHandlers(core, self.context)

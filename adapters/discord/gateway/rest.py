@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import aiohttp
 import discord
 
+from adapters.discord.gateway.reconnect_backoff import RESERVED_SESSIONS
 from adapters.discord.outbound.posting import NO_MENTIONS
 from adapters.discord.request_limits import request_timeout
 from bot.config.settings import Settings
@@ -30,6 +31,11 @@ class SessionLimits:
     resets_in_s: float
     shards: int
     at_once: int
+
+    @property
+    def for_a_shard(self) -> int:
+        """How many sessions each shard may start, with some in reserve."""
+        return (self.remaining - RESERVED_SESSIONS) // self.shards
 
 
 @dataclass(frozen=True, slots=True)

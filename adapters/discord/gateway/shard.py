@@ -16,7 +16,7 @@ import discord
 from adapters.discord.channels import PLATFORM
 from adapters.discord.error_mapping import SHARD_CLOSES, fatal_error
 from adapters.discord.gateway.client import GatewayClient, SessionLimitReached
-from adapters.discord.gateway.reconnect_backoff import RESERVED_SESSIONS, ReconnectBackoff
+from adapters.discord.gateway.reconnect_backoff import ReconnectBackoff
 from adapters.discord.gateway.rest import RestClient, SessionLimits
 from adapters.discord.inbound.intake import Intake
 from adapters.discord.request_limits import request_timeout
@@ -156,7 +156,7 @@ class Shard:
         """What Discord allows, once enough sessions are left."""
         while True:
             limits = await self._rest.limits()
-            if limits.remaining > RESERVED_SESSIONS:
+            if limits.for_a_shard > 0:
                 return limits
             until = time.strftime("%H:%M:%S", time.localtime(time.time() + limits.resets_in_s))
             log.warning(

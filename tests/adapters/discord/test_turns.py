@@ -229,3 +229,12 @@ async def test_shards_that_discord_counts_together_identify_apart() -> None:
         for bucket in (0, 1):
             first, second = (at for shard, at in shards if shard % 2 == bucket)
             assert second - first > gap * 0.6
+
+
+async def test_shards_leave_the_reserve_of_sessions_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async with FakeDiscord() as server:
+        new_channels(server)
+        server.gateway.session_start.leave(21, 3600)
+        async with run_host(server, Always()):
+            await server.until(lambda: "Only 21 more sessions" in caplog.text)
+            assert not server.gateway.identifies

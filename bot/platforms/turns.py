@@ -30,6 +30,11 @@ class Turns(Protocol):
         """Wait until `seconds` have passed since any host's last pause of this name ended."""
         ...
 
+    @property
+    def hosts(self) -> int:
+        """The number of hosts that may hold turns now; 0 if it is not known."""
+        ...
+
 
 class Always:
     """The turns of a single host: it holds everything at once."""
@@ -53,6 +58,11 @@ class Always:
         ends = max(now, self._paused_until.get(name, now))
         self._paused_until[name] = ends + seconds
         await asyncio.sleep(ends - now)
+
+    @property
+    def hosts(self) -> int:
+        """Return 1."""
+        return 1
 
 
 class Never(Always):

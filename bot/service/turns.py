@@ -7,7 +7,7 @@ is given up in time by a host that cannot reach the database.
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -35,18 +35,22 @@ class LeaseTiming:
 
 
 class LeasedTurns:
-    """Turns of the host `owner`, inside of its `async with` block. `everywhere`: turns that every host holds."""
+    """Turns of the host `owner`, inside of its `async with` block.
+
+    live_hosts: the number of hosts that receive events, 0 if not known. everywhere: turns that every host holds.
+    """
 
     def __init__(
         self,
         leases: Leases,
         owner: str,
+        live_hosts: Callable[[], int] = lambda: 0,
         *,
         everywhere: Collection[str] = EVERYWHERE,
         timing: LeaseTiming | None = None,
     ) -> None:
         self._leases, self._owner, self._everywhere = leases, owner, everywhere
-        self._timing = timing or LeaseTiming()
+        self._live_hosts, self._timing = live_hosts, timing or LeaseTiming()
         self._wanted: dict[str, tuple[str, ...]] = {}  # by name, the names that are divided with it
         self._trusted_until: dict[str, float] = {}  # on the clock of `_clock`
         self._changed, self._due = asyncio.Event(), asyncio.Event()
@@ -112,6 +116,11 @@ class LeasedTurns:
                 log.warning("%s waits for the database: %s", name, error)
                 await asyncio.sleep(self._timing.poll)
         await asyncio.sleep(wait)
+
+    @property
+    def hosts(self) -> int:
+        """The number of hosts that may hold turns now; 0 if it is not known."""
+        return self._live_hosts()
 
     async def _keep_electing(self) -> None:
         elected = 0.0

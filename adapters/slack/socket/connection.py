@@ -103,9 +103,11 @@ class SocketConnection:
                 raise
             except Exception as error:  # a later try may succeed
                 await self._back_off(error)
-        await while_held(turns, PLATFORM, lambda: self._reconnect_forever(app, app_token, on_session))
+        await while_held(turns, PLATFORM, lambda: self._reconnect_forever(app, app_token, on_session, turns))
 
-    async def _reconnect_forever(self, app: AsyncApp, app_token: str, on_session: Callable[[], None]) -> None:
+    async def _reconnect_forever(
+        self, app: AsyncApp, app_token: str, on_session: Callable[[], None], turns: Turns
+    ) -> None:
         clock = asyncio.get_running_loop().time
         self._listening = True
         try:
@@ -118,6 +120,7 @@ class SocketConnection:
                     await self._back_off(error)
                     continue
                 on_session()
+                self._warn_of_others(session, turns.hosts)
                 self._close_in_background(self._current)
                 self._current, at = session, clock()
                 await self._until_ended(session)
@@ -132,6 +135,21 @@ class SocketConnection:
             self._listening = False
             self._close_in_background(self._current)
             self._current = None
+
+    def _warn_of_others(self, session: SocketSession, hosts: int) -> None:
+        """Log that another program has a socket of this app, since Slack sends each event to one socket only.
+
+        A host has two while it replaces one.
+        """
+        ours = 2 * hosts if self._current else 2 * hosts - 1
+        if hosts and session.open_sockets > ours:
+            log.warning(
+                "Slack counts %d sockets of this app, more than Inhouse has. Another program with the same "
+                "SLACK_APP_TOKEN takes a part of the messages: stop it, or make a new token at %s. Right after a "
+                "crash, it may be the old socket.",
+                session.open_sockets,
+                APPS,
+            )
 
     async def _open(self, app: AsyncApp, app_token: str) -> SocketSession:
         """Open a new session. Raises RetryLater or FatalAdapterError."""

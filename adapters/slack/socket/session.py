@@ -62,6 +62,8 @@ class SocketSession:
         self._app, self._timing = app, timing
         self.ready, self.ended = asyncio.Event(), asyncio.Event()
         self.reason = ""
+        self.open_sockets = 1
+        """The number of the app's sockets when this one was opened, as Slack counts them."""
         self._tasks: set[asyncio.Task[None] | None] = set()
         self._received_at = self._now()
         self._client = _OneSocketClient(
@@ -123,10 +125,11 @@ class SocketSession:
     async def _on_message(self, message: aiohttp.WSMessage) -> None:
         """Called for each frame before its event is handled."""
         self._received_at = self._now()
-        with contextlib.suppress(ValueError, AttributeError):
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
             frame = json.loads(message.data)
             if frame.get("type") == "hello":
                 self.ready.set()
+                self.open_sockets = int(frame.get("num_connections") or 1)
             elif frame.get("type") == "disconnect":
                 self._set_ended(str(frame.get("reason")))
 

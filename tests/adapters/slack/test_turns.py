@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import pytest
+
 from adapters.slack.adapter import SlackAdapter
 from adapters.slack.outbound.rate_limits import RateLimits
-from bot.platforms.turns import Never, Turns
+from bot.platforms.turns import Always, Never, Turns
 from bot.types.messages import IncomingMessage, Reply
 from tests.support.builders.slack_adapter import QUICK, reply_to, settings_of
 from tests.support.fakes.recording_core import RecordingCore
@@ -92,3 +94,26 @@ async def test_a_socket_is_open_while_the_host_has_the_turn() -> None:
                 await server.until(lambda: not server.sockets.sockets)
                 await shows_an_answer(server, adapter, question)
                 turns.give("slack")
+
+
+@pytest.mark.parametrize(("hosts", "warned"), [(1, True), (2, False), (0, False)])
+async def test_a_program_that_takes_a_part_of_the_events_is_warned_of(
+    hosts: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with FakeSlack() as server:
+        ours, other = ScriptedTurns("slack"), ScriptedTurns("slack")
+        ours.hosts = hosts
+        async with run_host(server, other) as (_, stranger):
+            await server.until(lambda: stranger.caught_up)
+            assert "takes a part of the messages" not in caplog.text
+            async with run_host(server, ours) as (_, core):
+                await server.until(lambda: core.caught_up)
+                assert ("takes a part of the messages" in caplog.text) == warned
+
+
+async def test_replacing_a_socket_is_no_reason_for_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    async with FakeSlack() as server, run_host(server, Always()) as (_, core):
+        await server.until(lambda: core.caught_up)
+        await server.sockets.disconnect("refresh_requested")
+        await server.until(lambda: core.caught_up == 2)
+        assert "takes a part of the messages" not in caplog.text

@@ -14,6 +14,8 @@ class ScriptedTurns:
         self._changed = asyncio.Event()
         self.waiting: set[str] = set()
         """The turns that the host waits for."""
+        self.hosts = 0
+        """The number of hosts; 0 if it is not known."""
 
     def give(self, *names: str) -> None:
         """Lets the host hold turns."""

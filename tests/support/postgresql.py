@@ -22,8 +22,8 @@ MEMORY = Path("/dev/shm")
 """A place where thousands of files are made and removed at once, if the system has one."""
 FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
 """Settings of a server that need not survive a power loss."""
-SETTINGS = ("listen_addresses=", "shared_buffers=16MB", "max_connections=60", "log_statement=none")
-HBA = "local all guarded scram-sha-256\nlocal all all trust\n"
+SETTINGS = ("shared_buffers=16MB", "max_connections=60", "log_statement=none")
+HBA = "local all guarded scram-sha-256\nlocal all all trust\nhost all all samenet trust\n"
 """Only the user `guarded` needs a password."""
 
 
@@ -40,12 +40,16 @@ def is_installed() -> bool:
 
 
 class PostgresqlProcess:
-    """A server, in memory if there is a place for it. With `safe`, what it committed survives a power loss."""
+    """A server, in memory if there is a place for it. With `safe`, what it committed survives a power loss.
 
-    def __init__(self, *, safe: bool = False) -> None:
+    address: listens on TCP there, too.
+    """
+
+    def __init__(self, *, safe: bool = False, address: str = "") -> None:
+        self.address = address
         fast = not safe and os.access(MEMORY, os.W_OK)
         self.directory = Path(tempfile.mkdtemp(prefix="inhouse-pg-", dir=MEMORY if fast else None))
-        self._settings = SETTINGS if safe else (*SETTINGS, *FAST)
+        self._settings = (*SETTINGS, f"listen_addresses={address}", *(() if safe else FAST))
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
         self._as_user = []
@@ -67,6 +71,7 @@ class PostgresqlProcess:
                 cwd=self.directory,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # Ctrl-C must not end it before its clients
             )
         end = time.monotonic() + PATIENCE_S
         while True:

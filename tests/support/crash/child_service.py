@@ -39,7 +39,8 @@ from tests.support.builders.discord_adapter import QUICK as QUICK_DISCORD
 from tests.support.builders.service import MACHINE, make_settings
 from tests.support.builders.slack_adapter import QUICK as QUICK_SLACK
 from tests.support.fakes.scripted_engine import Script, ScriptedEngine
-from tests.support.fakes.tls import Loopback
+from tests.support.fakes.tls import LOOPBACK, Loopback
+from tests.support.network_namespaces import enter
 
 STEPS, STEP_S = 20, 0.005
 """Pieces of every answer, and the pause after each in seconds."""
@@ -97,9 +98,11 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class ChildParameters:
-    """Settings and faults of one process. `port` and `authority` are those of a fake Discord.
+    """Settings and faults of one process. `port`, `authority` and `address` are those of a fake Discord.
 
     answer: the engine's answer to q0. hang: a key of HANGS. lease_s: validity of the claim on a server's database.
+    writer: a name that each answer contains, to tell which host wrote it. step_s: the engine's pause after a piece.
+    namespace: the id of a process in the network namespace in which it runs; 0 for the parent's.
     """
 
     root: str
@@ -110,14 +113,18 @@ class ChildParameters:
     answer: str = ""
     hang: str = ""
     lease_s: float = 15.0
+    address: str = LOOPBACK
+    writer: str = ""
+    step_s: float = STEP_S
+    namespace: int = 0
 
 
 class NumberedEngine(ScriptedEngine):
-    """Answers "q7 40" with "q7-0 q7-1 ... q7-39" in STEPS pieces."""
+    """Answers "q7 40" with "q7-0 q7-1 ... q7-39" in STEPS pieces, after "(q7 by WRITER)" if it has a `writer`."""
 
-    def __init__(self, answer: str = "") -> None:
-        super().__init__(_work, max_running=6)
-        self._answer = answer  # for q0
+    def __init__(self, answer: str = "", writer: str = "", step_s: float = STEP_S) -> None:
+        super().__init__(self._work, max_running=6)
+        self._answer, self._writer, self._step_s = answer, writer, step_s  # the answer is q0's
 
     def _script(self, question: str, request: EngineRequest) -> Script:
         asked = re.fullmatch(r"q(\d+) (\d+)", question)
@@ -127,16 +134,18 @@ class NumberedEngine(ScriptedEngine):
             return Script(self._answer.split(" "))
         words = [f"q{name}-{number}" for number in range(int(count))]
         each = -(-len(words) // STEPS)
-        return Script([BAIT, *(" ".join(words[at : at + each]) for at in range(0, len(words), each))])
+        first = f"{BAIT} (q{name} by {self._writer})" if self._writer else BAIT
+        return Script([first, *(" ".join(words[at : at + each]) for at in range(0, len(words), each))])
 
-
-async def _work(point: str) -> None:
-    if "/" in point:
-        await asyncio.sleep(STEP_S)
+    async def _work(self, point: str) -> None:
+        if "/" in point:
+            await asyncio.sleep(self._step_s)
 
 
 def live(parameters: ChildParameters) -> None:
     """Serves until SIGTERM or until the kill point of `parameters`. Logs to ROOT/log."""
+    if parameters.namespace:
+        enter(parameters.namespace)  # first, since it applies to this thread and those that it starts
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     log = os.open(Path(parameters.root) / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
@@ -154,7 +163,7 @@ def live(parameters: ChildParameters) -> None:
             patched.enter_context(patch.object(holder, name, deadly(getattr(holder, name), parameters.point)))
         if parameters.hang:
             patched.enter_context(patch(HANGS[parameters.hang], spin))
-        engine = NumberedEngine(parameters.answer)
+        engine = NumberedEngine(parameters.answer, parameters.writer, parameters.step_s)
         asyncio.run(serve(settings, adapters_of(settings, parameters), engine, [signal.SIGTERM]))
 
 
@@ -165,7 +174,7 @@ def adapters_of(settings: Settings, parameters: ChildParameters) -> list[Adapter
         trusted = ssl.create_default_context(cafile=parameters.authority)
         discord = DiscordAdapter(
             settings,
-            lambda: aiohttp.TCPConnector(limit=0, resolver=Loopback(parameters.port), ssl=trusted),
+            lambda: aiohttp.TCPConnector(limit=0, resolver=Loopback(parameters.port, parameters.address), ssl=trusted),
             QUICK_DISCORD,
         )
         discord.limits = replace(discord.limits, min_interval_s=0.05)

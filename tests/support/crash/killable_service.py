@@ -28,6 +28,7 @@ from tests.support.crash.platforms import Asked, DiscordDriver, PlatformDriver, 
 from tests.support.crash.verdict import Verdict, judged
 from tests.support.fakes.discord import FakeDiscord
 from tests.support.fakes.slack_server import FakeSlack
+from tests.support.fakes.tls import LOOPBACK
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 60.0
@@ -47,9 +48,12 @@ class CrashSetup:
         self._sessions: dict[str, int] = {}  # of each platform, before it stood by
         self._process: ForkServerProcess | None = None
 
-    def beside(self, root: Path) -> "CrashSetup":
-        """Another instance of the service, with a state directory in `root`, on the same platforms and database."""
-        other = CrashSetup(root, self.drivers, replace(self._parameters, root=str(root)))
+    def beside(self, root: Path, **changes: Any) -> "CrashSetup":
+        """Another instance of the service, with a state directory in `root`, on the same platforms and database.
+
+        changes: fields of ChildParameters.
+        """
+        other = CrashSetup(root, self.drivers, replace(self._parameters, root=str(root), **changes))
         other.asked, other.state = self.asked, self.state
         return other
 
@@ -90,8 +94,9 @@ class CrashSetup:
         assert not self.is_running
         before = {name: driver.sessions() for name, driver in self.drivers.items()}
         parameters = replace(self._parameters, point=point)
-        self._process = _context().Process(target=live, args=(parameters,), daemon=True)
-        self._process.start()
+        process = _context().Process(target=live, args=(parameters,), daemon=True)
+        process.start()
+        self._process = process
         self.lives += 1
         if connected:
             await self.until(
@@ -204,11 +209,13 @@ async def run_crash_service(
     answer: str = "",
     hang: str = "",
     lease_s: float = 15.0,
+    address: str = LOOPBACK,
+    channels: int = 1,
     **settings: Any,
 ) -> AsyncIterator[CrashSetup]:
     """Opens a CrashSetup in `root` with some platforms. Unless `fresh`, every channel has a stored cursor.
 
-    answer, hang, lease_s: as in ChildParameters.
+    answer, hang, lease_s: as in ChildParameters. address: on which the platforms listen. channels: of each platform.
     """
     async with AsyncExitStack() as stack:
         drivers: dict[str, PlatformDriver] = {}
@@ -217,16 +224,16 @@ async def run_crash_service(
         if url := CHOSEN.url(root / "state", empty=fresh):
             made["database_url"] = url.get_secret_value()
         if "discord" in platforms:
-            discord = await stack.enter_async_context(FakeDiscord())
-            drivers["discord"] = DiscordDriver(discord)
+            discord = await stack.enter_async_context(FakeDiscord(address=address))
+            drivers["discord"] = DiscordDriver(discord, channels)
             port, authority = discord.port, str(discord.write_ca(root / "ca.pem"))
             made["discord_bot_token"] = discord.token
         if "slack" in platforms:
-            slack = await stack.enter_async_context(FakeSlack())
-            drivers["slack"] = SlackDriver(slack)
+            slack = await stack.enter_async_context(FakeSlack(address=address))
+            drivers["slack"] = SlackDriver(slack, channels)
             made |= slack.settings()
         setup = CrashSetup(
-            root, drivers, ChildParameters(str(root), made, port, authority, None, answer, hang, lease_s)
+            root, drivers, ChildParameters(str(root), made, port, authority, None, answer, hang, lease_s, address)
         )
         stack.push_async_callback(setup.close)
         cursors = [cursor for driver in drivers.values() for cursor in await driver.begin()]

@@ -66,15 +66,16 @@ class PlatformDriver(Protocol):
 
 
 class DiscordDriver:
-    """Two channels, a thread and direct messages, with raised rate limits."""
+    """Channels (two, unless more are asked for), a thread and direct messages, with raised rate limits."""
 
     name = "discord"
 
-    def __init__(self, server: FakeDiscord) -> None:
+    def __init__(self, server: FakeDiscord, channels: int = 2) -> None:
         self.server = server
         self._people = [server.user(name) for name in ("ana", "ben", "cleo")]
         general, random = server.text_channel("general"), server.text_channel("random")
         self._places = [general, random, server.thread(general, "plans"), server.dm(self._people[0])]
+        self._places += [server.text_channel(f"channel-{number}") for number in range(3, channels + 1)]
         for call in ("POST", "GET"):
             server.limits.set(f"{call} /channels/{{channel_id}}/messages", 1000, 1.0)
         server.limits.set("PATCH /channels/{channel_id}/messages/{message_id}", 1000, 1.0)
@@ -114,21 +115,23 @@ class DiscordDriver:
 
 
 class SlackDriver:
-    """A channel (each question opens a thread), one existing thread, and direct messages."""
+    """Channels (one, unless more are asked for; a question in one opens a thread), an existing thread in each, and
+    direct messages."""
 
     name = "slack"
 
-    def __init__(self, server: FakeSlack) -> None:
+    def __init__(self, server: FakeSlack, channels: int = 1) -> None:
         self.server = server
         self._people = [server.user(name) for name in ("ana", "ben", "cleo")]
-        self._general = server.channel("general")
+        self._channels = [server.channel("general")]
+        self._channels += [server.channel(f"channel-{number}") for number in range(2, channels + 1)]
         self._direct = server.dm(self._people[0])
-        self._thread = ""
+        self._places: list[tuple[SlackChannel, str]] = []  # with the thread, '' if a question opens one
         server.limits.scale = 0.01
         server.sockets.scale = 0.2
 
     async def ask(self, who: int, where: int, number: int, words: int) -> Asked:
-        channel, thread = [(self._general, ""), (self._general, self._thread), (self._direct, "")][where % 3]
+        channel, thread = self._places[where % len(self._places)]
         person = self._people[0 if channel.person else who % len(self._people)]
         private = channel.person is not None
         message = await person.says(channel, f"q{number} {words}", mention=not private, thread=thread or None)
@@ -136,7 +139,7 @@ class SlackDriver:
 
     def said(self) -> list[Said]:
         said: list[Said] = []
-        for channel in (self._general, self._direct):
+        for channel in (*self._channels, self._direct):
             for each in channel.messages:
                 if each.subtype == "file_share":  # a message of its own that belongs to the latest answer in its place
                     place = _place(channel, each.thread_ts)
@@ -156,9 +159,12 @@ class SlackDriver:
         return self.server.sockets.opened if self.server.sockets.online else 0
 
     async def begin(self) -> list[Cursor]:
-        root = await self._people[1].says(self._general, "hello")
-        self._thread, now = root.ts, self.server.clock
-        keys = (slack_key(self._general), slack_key(self._general, root), slack_key(self._direct))
+        now, keys = self.server.clock, [slack_key(self._direct)]
+        for channel in self._channels:
+            root = await self._people[1].says(channel, "hello")
+            self._places += [(channel, ""), (channel, root.ts)]
+            keys += [slack_key(channel), slack_key(channel, root)]
+        self._places.insert(2, (self._direct, ""))
         return [Cursor(key, now.new_ts(), now.now()) for key in keys]
 
 

@@ -37,20 +37,23 @@ class Authority:
         return path
 
 
+LOOPBACK = "127.0.0.1"
+
+
 class Loopback(AbstractResolver):
     """Resolves every host name to one port of this machine, so that clients keep the real names and real TLS."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int, address: str = LOOPBACK) -> None:
+        self._port, self._address = port, address
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Always the loopback address."""
+        """Always the given address."""
         return [
             ResolveResult(
                 hostname=host,
-                host="127.0.0.1",
+                host=self._address,
                 port=self._port,
                 family=socket.AF_INET,
                 proto=0,

@@ -1,6 +1,6 @@
 """The fake Discord server; the package's docstring shows how tests use it.
 
-A TLS server on a free loopback port that serves discord.com, the gateway and the CDN.
+A TLS server on a free port that serves discord.com, the gateway and the CDN.
 """
 
 import asyncio
@@ -26,18 +26,21 @@ from tests.support.fakes.discord.places import PlaceRoutes
 from tests.support.fakes.discord.rest import MAX_REQUEST, Rest
 from tests.support.fakes.discord.state import Channel, Guild, Json, Message, Role, User, Version
 from tests.support.fakes.discord.store import DiscordStore
-from tests.support.fakes.tls import Authority, Loopback
+from tests.support.fakes.tls import LOOPBACK, Authority, Loopback
 
 HOSTS = ("discord.com", "gateway.discord.gg", "*.discord.gg", "cdn.discordapp.com")
 TOKEN = "a-token-for-tests"
 
 
 class FakeDiscord:
-    """`async with FakeDiscord() as server: ...`; the keywords are the portal's switches for privileged intents."""
+    """`async with FakeDiscord() as server: ...`; the first keywords are the portal's switches for privileged intents,
+    `address` is the one on which it listens."""
 
-    def __init__(self, *, message_content: bool = True, members: bool = False, token: str = TOKEN) -> None:
+    def __init__(
+        self, *, message_content: bool = True, members: bool = False, token: str = TOKEN, address: str = LOOPBACK
+    ) -> None:
         self.token = token
-        self.port = 0
+        self.address, self.port = address, 0
         self._authority = Authority(*HOSTS)
         self.store = DiscordStore()
         self.portal(message_content=message_content, members=members)
@@ -61,7 +64,7 @@ class FakeDiscord:
         app.router.add_get("/attachments/{channel}/{file}/{name}", self._serve_file)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._authority.server_context())
+        site = web.TCPSite(self._runner, self.address, 0, ssl_context=self._authority.server_context())
         await site.start()
         self.port = self._runner.addresses[0][1]
         return self
@@ -82,7 +85,9 @@ class FakeDiscord:
     def connector(self) -> aiohttp.TCPConnector:
         """A connector for `discord.Client(connector=...)` that leads every host name to this server and trusts its
         certificate."""
-        return aiohttp.TCPConnector(limit=0, resolver=Loopback(self.port), ssl=self._authority.client_context())
+        return aiohttp.TCPConnector(
+            limit=0, resolver=Loopback(self.port, self.address), ssl=self._authority.client_context()
+        )
 
     def write_ca(self, path: Path) -> Path:
         """Writes the certificate authority for another process's SSL_CERT_FILE; the path."""

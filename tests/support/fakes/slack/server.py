@@ -1,4 +1,4 @@
-"""A fake Slack workspace on loopback: Web API, Socket Mode, response_urls, files.
+"""A fake Slack workspace: Web API, Socket Mode, response_urls, files.
 
 async with FakeSlack() as server:
     ana, general = server.user("ana"), server.channel("general")
@@ -23,6 +23,7 @@ from tests.support.fakes.slack.state import CHANNEL, Channel, Message, User
 from tests.support.fakes.slack.store import SlackStore
 from tests.support.fakes.slack.streams import StreamMethods
 from tests.support.fakes.slack.subscriptions import ALL_EVENTS
+from tests.support.fakes.tls import LOOPBACK
 
 BOT_TOKEN = "xoxb-1-2-abcdefghijkl"
 APP_TOKEN = "xapp-1-A0INHOUSE01-3-0123456789abcdef"
@@ -31,9 +32,9 @@ APP_TOKEN = "xapp-1-A0INHOUSE01-3-0123456789abcdef"
 class FakeSlack:
     """`async with FakeSlack() as server: ...`"""
 
-    def __init__(self, *, port: int = 0) -> None:
+    def __init__(self, *, port: int = 0, address: str = LOOPBACK) -> None:
         self.bot_token, self.app_token = BOT_TOKEN, APP_TOKEN
-        self._port = port
+        self._port, self._address = port, address
         self.store = SlackStore()
         self.clock, self.log = self.store.clock, Log()
         self._api = Api(self.store, self.log, self.bot_token, self.app_token)
@@ -64,8 +65,8 @@ class FakeSlack:
         app.router.add_get("/files-pri/download/{file}/{name}", self.extras.download)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
-        self.store.base_url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/"
+        await web.TCPSite(self._runner, self._address, self._port).start()
+        self.store.base_url = f"http://{self._address}:{self._runner.addresses[0][1]}/"
         return self
 
     async def __aexit__(

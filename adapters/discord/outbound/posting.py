@@ -30,6 +30,8 @@ FORBIDDEN_S = 300.0
 """How long a channel that forbids writing is not tried again, seconds."""
 MAX_CHARS = 2000
 """Discord's limit of a message; it counts code points."""
+NO_HISTORY = 160002
+"""Discord's error for a reference without the permission to read the history."""
 FILE_NOT_ALLOWED = "\n*(I may not attach files here, so the file is missing.)*"
 MAX_REMEMBERED = 2000
 """Answers whose message ids are kept in memory."""
@@ -40,13 +42,28 @@ def file_of(attachment: Attachment) -> discord.File:
     return discord.File(io.BytesIO(attachment.text.encode()), filename=attachment.name)
 
 
-def _permissions(client: discord.Client, channel: discord.PartialMessageable) -> discord.Permissions:
-    """The bot's permissions in a channel; all of them if they are not known."""
+def _permissions(client: discord.Client, channel: discord.PartialMessageable) -> discord.Permissions | None:
+    """The bot's permissions in a channel; None if they are not known, as without the gateway."""
     known = client.get_channel(channel.id)
     if isinstance(known, discord.abc.GuildChannel | discord.Thread):
         with suppress(discord.ClientException):  # a thread whose parent is not cached
             return known.permissions_for(known.guild.me)
-    return discord.Permissions.all()
+    return None
+
+
+def _attempts(
+    known: discord.Permissions | None, reference: discord.MessageReference | None, file: Attachment | None
+) -> list[tuple[discord.MessageReference | None, Attachment | None]]:
+    """What to post besides the text: with unknown permissions each refusal may be due to the reference or the file."""
+    if known is not None:
+        return [(reference, file)]
+    references = [reference, None] if reference else [None]
+    files = [file, None] if file else [None]
+    return [(each, one) for each in references for one in files]
+
+
+def _is_not_permitted(error: discord.HTTPException) -> bool:
+    return error.status == 403 or error.code == NO_HISTORY
 
 
 def _text(reply: Reply, file: Attachment | None) -> str:
@@ -81,38 +98,64 @@ class Posting:
         client = self._client(reply.key)
         channel = await self._channel_for(client, reply.key)
         self._check_allowed(channel)
-        permissions = _permissions(client, channel)
+        known = _permissions(client, channel)
+        permissions = known or discord.Permissions.all()
         reference = await self._reference(client, channel, reply) if permissions.read_message_history else None
-        file = reply.attachment if permissions.attach_files else None
-        view = view_of(reply)
+        attempts = _attempts(known, reference, reply.attachment if permissions.attach_files else None)
         async with self._lock("post", channel), mapped_errors(posting=True), self._remembering_forbidden(channel):
-            sent = await channel.send(
-                _text(reply, file),
-                nonce=self._nonce(reply),  # discord.py sets enforce_nonce
-                reference=reference,  # type: ignore[arg-type]  # None is the default, but missing in the overloads
-                mention_author=False,
-                allowed_mentions=NO_MENTIONS,
-                suppress_embeds=True,
-                view=view,  # type: ignore[arg-type]  # as above
-                file=file_of(file) if file else None,  # type: ignore[arg-type]
-            )
+            while True:
+                try:
+                    sent = await self._send(channel, reply, *attempts.pop(0))
+                    break
+                except discord.HTTPException as error:
+                    if not attempts or not _is_not_permitted(error):
+                        raise
         self._remember(reply, str(sent.id))
         return str(sent.id)
+
+    async def _send(
+        self,
+        channel: discord.PartialMessageable,
+        reply: Reply,
+        reference: discord.MessageReference | None,
+        file: Attachment | None,
+    ) -> discord.Message:
+        return await channel.send(
+            _text(reply, file),
+            nonce=self._nonce(reply),  # discord.py sets enforce_nonce
+            reference=reference,  # type: ignore[arg-type]  # None is the default, but missing in the overloads
+            mention_author=False,
+            allowed_mentions=NO_MENTIONS,
+            suppress_embeds=True,
+            view=view_of(reply),  # type: ignore[arg-type]  # as above
+            file=file_of(file) if file else None,  # type: ignore[arg-type]
+        )
 
     async def update(self, reply: Reply) -> None:
         """Update a posted reply. Raises RetryLater, Rejected or Gone."""
         assert reply.platform_id is not None
         client = self._client(reply.key)
         channel = partial_channel(client, reply.key)
-        file = reply.attachment if _permissions(client, channel).attach_files else None
+        known = _permissions(client, channel)
+        file = reply.attachment if known is None or known.attach_files else None
         self._remember(reply, reply.platform_id)
         async with self._lock("edit", channel), mapped_errors():
-            await channel.get_partial_message(int(reply.platform_id)).edit(
-                content=_text(reply, file),
-                view=view_of(reply),
-                allowed_mentions=NO_MENTIONS,
-                attachments=[file_of(file)] if file else discord.utils.MISSING,
-            )
+            message = channel.get_partial_message(int(reply.platform_id))
+            try:
+                await self._edit(message, reply, file)
+            except discord.Forbidden:
+                if known is not None or file is None:
+                    raise
+                await self._edit(message, reply, None)
+
+    @staticmethod
+    async def _edit(message: discord.PartialMessage, reply: Reply, file: Attachment | None) -> None:
+        await message.edit(
+            content=_text(reply, file),
+            view=view_of(reply),
+            allowed_mentions=NO_MENTIONS,
+            attachments=[file_of(file)] if file else discord.utils.MISSING,
+        )
 
     async def find_posted(self, reply: Reply) -> str | None:
         """The message id of a reply that may have been posted. Raises RetryLater, Rejected or Gone."""

@@ -11,9 +11,9 @@ from adapters.discord.adapter import DiscordAdapter
 from adapters.discord.gateway.gateway import GatewayTiming
 from bot.platforms.turns import Always, Never, Turns
 from bot.types.errors import FatalAdapterError
-from bot.types.messages import Reply
+from bot.types.messages import Attachment, Reply
 from tests.support.builders.discord_adapter import QUICK, key_of, reply_to, run_discord_adapter, settings_of
-from tests.support.fakes.discord import Channel, FakeDiscord, Guild, Message
+from tests.support.fakes.discord import Can, Channel, FakeDiscord, Guild, Message
 from tests.support.fakes.recording_core import RecordingCore
 from tests.support.fakes.scripted_turns import ScriptedTurns
 
@@ -135,6 +135,24 @@ async def test_a_host_without_the_role_never_opens_the_gateway() -> None:
             await shows_an_answer(host, await ana.says(general, "hello", mention=True))
             assert host.adapter.connected
         assert not server.frames
+
+
+@pytest.mark.parametrize("denied", [Can.NOTHING, Can.ATTACH_FILES, Can.READ_MESSAGE_HISTORY])
+async def test_a_host_without_the_gateway_shows_what_it_may(denied: Can) -> None:
+    async with FakeDiscord() as server:
+        ana, general = server.user("ana"), server.text_channel("general")
+        question = await ana.says(general, "hello", mention=True)
+        async with run_host(server, Never()) as host:
+            general.deny(denied)
+            reply = replace(answer_to(question), committed="Hello", attachment=Attachment("all.md", "all of it"))
+            posted = await host.adapter.post(reply)
+            (message,) = general.messages
+            assert [file.name for file in message.attachments] == [] if denied is Can.ATTACH_FILES else ["all.md"]
+            assert ("I may not attach files" in message.content) == (denied is Can.ATTACH_FILES)
+            assert (message.reference is None) == (denied is Can.READ_MESSAGE_HISTORY)
+            await host.adapter.update(replace(reply, platform_id=posted, committed="Hello you", final=True))
+            assert message.content.startswith("Hello you")
+            assert len(general.messages) == 1
 
 
 async def test_a_refused_token_ends_a_host_with_the_gateway_and_one_without() -> None:

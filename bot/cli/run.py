@@ -52,6 +52,8 @@ def adapters_for(settings: Settings) -> list[Adapter]:
 
 def engine_for(settings: Settings) -> Engine:
     """Create the engine that the settings choose. Raises ConfigError if the server that it runs is not installed."""
+    if "worker" not in settings.roles:
+        return EngineProcess()  # nothing is loaded into it, so it starts no process
     if settings.engine == "openai":
         from bot.engine.remote.remote_engine import RemoteEngine
 

@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from bot.config.address import Address, parse_address
 
 PLATFORMS = ("discord", "slack")
+ROLES = ("adapters", "worker", "web")
+"""What one host may do: receive events, write answers, show the status page."""
 SHORTEST_TOKEN = 16
 """Minimum length of INHOUSE_HTTP_TOKEN, which operators choose; a shorter one could be guessed."""
 _HOST = re.compile(r"(?:\*\.)?+[a-z0-9-]++(?:\.[a-z0-9-]++)*+")
@@ -39,6 +41,13 @@ def _hosts(value: object) -> object:
     if isinstance(hosts, tuple) and not all(map(_HOST.fullmatch, hosts)):
         raise ValueError("not all are hosts")
     return hosts
+
+
+def _roles(value: object) -> object:
+    roles = _words(value.lower()) if isinstance(value, str) else value
+    if isinstance(roles, tuple) and not set(roles) <= set(ROLES):
+        raise ValueError("not all are roles")
+    return tuple(role for role in ROLES if role in roles) if isinstance(roles, tuple) else roles
 
 
 def _layers(value: object) -> object:
@@ -120,6 +129,7 @@ Choice = BeforeValidator(_lower)
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Ids = Annotated[frozenset[tuple[str, str]], BeforeValidator(_people)]
 Hosts = Annotated[tuple[str, ...], BeforeValidator(_hosts)]
+Roles = Annotated[Annotated[tuple[str, ...], Field(min_length=1)], BeforeValidator(_roles)]
 Layers = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_layers)]
 Folder = Annotated[Path, AfterValidator(_folder), Field(description="a directory")]
 File = Annotated[Path, AfterValidator(_file)]

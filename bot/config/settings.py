@@ -18,6 +18,7 @@ from bot.config.address import Address
 from bot.config.environment import ENV_SOURCE, scan_environment
 from bot.config.server_args import refused_argument
 from bot.config.setting_types import (
+    ROLES,
     SHORTEST_TOKEN,
     Arguments,
     Certificates,
@@ -30,6 +31,7 @@ from bot.config.setting_types import (
     HttpToken,
     Ids,
     Layers,
+    Roles,
     SlashCommand,
     Token,
     Urls,
@@ -55,8 +57,8 @@ MANAGED = ("vllm", "llama.cpp")
 ENGINE_MISTAKE, ARGUMENTS_MISTAKE = "INHOUSE_ENGINE is ", "INHOUSE_ENGINE_ARGS has "
 """Beginnings of the mistakes of INHOUSE_ENGINE with another setting, and of a refused argument."""
 
-STANDBY_MISTAKE = "INHOUSE_STANDBY is "
-"""Beginning of the mistake of INHOUSE_STANDBY without a server's database."""
+STANDBY_MISTAKE, ROLES_MISTAKE = "INHOUSE_STANDBY is ", "INHOUSE_ROLES is "
+"""Beginnings of the mistakes of these settings without a server's database."""
 
 
 class Settings(BaseSettings):
@@ -145,6 +147,7 @@ class Settings(BaseSettings):
         description="postgresql://user:password@host/name, with special characters of the password written as %xx",
     )
     standby: bool = Field(False, description="yes or no")
+    roles: Roles = Field(ROLES, description="adapters, worker and web, or some of them, separated by commas")
     retention: int = Field(90, ge=0, le=36_500, description="a whole number of days, 0 for ever")
 
     queue_size: int = Field(64, ge=1, le=10_000, description="a whole number between 1 and 10000")
@@ -175,6 +178,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{STANDBY_MISTAKE}yes, and there is no INHOUSE_DATABASE_URL; set it to the database of the Inhouse "
                 "that this one stands by for"
+            )
+        if not {"adapters", "worker"} <= set(self.roles) and self.database_url is None:
+            raise ValueError(
+                f"{ROLES_MISTAKE}{','.join(self.roles)}, and there is no INHOUSE_DATABASE_URL; set it to the database "
+                "of the hosts that have the other roles"
             )
         if self.engine == "openai":
             needed = {"INHOUSE_ENGINE_URLS": self.engine_urls, "INHOUSE_MODEL": "model" in self.model_fields_set}
@@ -335,6 +343,8 @@ def _mending(message: str) -> str:
         return "engine_args"
     if STANDBY_MISTAKE in message:
         return "standby"
+    if ROLES_MISTAKE in message:
+        return "roles"
     return "engine" if ENGINE_MISTAKE in message else "http"
 
 

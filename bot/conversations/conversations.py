@@ -160,7 +160,7 @@ class Conversations:
         """Store and queue another request for a stored message. Raises RequestRefused."""
         with self._queue.place_for((key.platform, actor.id)):
             request = await self.request(key, message_id, actor, kind)
-            await self._storage.inbox.add_request(request)
+            request = await self._storage.inbox.add_request(request)
             self._queue.put(request)
         return Accepted(request.request_id)
 

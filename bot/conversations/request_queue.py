@@ -2,17 +2,20 @@
 
 A request changes its status only here, by the table TRANSITIONS. A place is reserved before a request is stored, so
 that a full queue refuses at once. Each conversation runs one request at a time, in order of arrival; a requeued request
-keeps its place. Storage restores the queue after a restart.
+keeps its place. Storage restores the queue after a restart. The requests that other hosts hold are here, too, as far as
+this host knows them, so that order, fairness and places are those of all hosts.
 """
 
 import asyncio
+import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
+from bot.conversations.queue_entries import ENDED, TAKEN, TRANSITIONS, WAITING, Entry, Place
 from bot.conversations.service_order import Candidate, PersonKey, ServiceOrder, person_key
 from bot.types.errors import QueueFull
 from bot.types.messages import ConversationKey, GenerationRequest, RequestStatus
@@ -22,51 +25,15 @@ T = TypeVar("T")
 MODEL_RUN = 8
 """Maximum starts of the loaded model in a row while a request for another model waits."""
 
-WAITING = frozenset({RequestStatus.WAITING, RequestStatus.REQUEUED})
-"""Not taken by the worker; these count against the limits."""
-TAKEN = frozenset({RequestStatus.STARTING, RequestStatus.RUNNING})
-"""Taken by the worker; no other request of the conversation starts."""
-ENDED = frozenset({RequestStatus.FINISHED, RequestStatus.FAILED, RequestStatus.CANCELLED})
-
-TRANSITIONS = {
-    RequestStatus.WAITING: {RequestStatus.STARTING, RequestStatus.FAILED, RequestStatus.CANCELLED},
-    RequestStatus.STARTING: {
-        RequestStatus.RUNNING,
-        RequestStatus.REQUEUED,
-        RequestStatus.FAILED,
-        RequestStatus.CANCELLED,
-    },
-    RequestStatus.RUNNING: {RequestStatus.REQUEUED, *ENDED},
-    RequestStatus.REQUEUED: {RequestStatus.STARTING, RequestStatus.FAILED, RequestStatus.CANCELLED},
-}
-"""Allowed changes of a request's status. An ended request is no longer in the queue."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Queue position, 1 being next, and estimated seconds; None before the first measurement."""
-
-    number: int
-    seconds: float | None
-
-
-@dataclass(slots=True)
-class _Entry:
-    request: GenerationRequest
-    order: int  # of arrival
-    deadline: float  # while it waits; on the monotonic clock
-    status: RequestStatus = RequestStatus.WAITING
-    stop_requested: bool = False  # while it runs
-
 
 class RequestQueue:
     """All unfinished requests. `size` caps the waiting ones in total, `per_user` those of one user."""
 
     def __init__(self, size: int, per_user: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._size, self._per_user, self._clock = size, per_user, clock
-        self._entries: dict[str, _Entry] = {}  # in order of arrival
-        self._taken: dict[str, _Entry] = {}  # those that the worker took
-        self._conversations: dict[ConversationKey, dict[str, _Entry]] = {}  # in order of arrival in each
+        self._entries: dict[str, Entry] = {}  # in order of arrival
+        self._taken: dict[str, Entry] = {}  # those that the worker took
+        self._conversations: dict[ConversationKey, dict[str, Entry]] = {}  # in order of arrival in each
         self._reserved: Counter[PersonKey] = Counter()
         self._shares: Counter[PersonKey] = Counter()  # waiting requests by user
         self._models: Counter[str] = Counter()  # waiting requests by model
@@ -77,6 +44,8 @@ class RequestQueue:
         self._seconds: dict[str, float] = {}  # smoothed answer time by model
         self._progress: dict[str, float] = {}  # by model: when an answer ended last, or the first since then began
         self._listeners: list[Callable[[GenerationRequest], object]] = []
+        self.may_take: Callable[[GenerationRequest, str], bool] = lambda request, host: not host
+        """Whether a request of another host may be taken; called with its name."""
 
     def bound(self, size: int, per_user: int) -> None:
         """Change the limits; requests that already wait keep their places."""
@@ -109,28 +78,75 @@ class RequestQueue:
 
     def put(self, request: GenerationRequest) -> None:
         """Add a stored request; ignores the limits, because stored requests must be answered."""
-        self._count += 1
-        entry = _Entry(request, self._count, self._clock() + request.wait_left_s)
-        self._entries[request.request_id] = entry
-        self._conversations.setdefault(request.key, {})[request.request_id] = entry
-        self._count_waiting(entry, 1)
-        self._changed.set()
+        known = self._entries.get(request.request_id)
+        if known is not None and known.host:  # that host has ended
+            self._forget(known)
+        self._insert(Entry(request, self._order_of(request), self._clock() + request.wait_left_s))
         for listener in self._listeners:
             listener(request)
+
+    def mirror(self, others: Mapping[str, tuple[GenerationRequest, str, bool]]) -> None:
+        """Note the requests that other hosts hold, by id, each with its host and whether it runs; forgets the rest.
+
+        Those of this host stay as they are, and so do those that it is taking from others.
+        """
+        for request_id, entry in list(self._entries.items()):
+            if entry.host and entry.status is not RequestStatus.STARTING and request_id not in others:
+                self._forget(entry)
+        for request_id, (request, host, running) in others.items():
+            if request_id not in self._entries:
+                self._insert(Entry(request, self._order_of(request), math.inf, host=host))
+            entry = self._entries[request_id]
+            if not entry.host or entry.status is RequestStatus.STARTING:
+                continue
+            status = RequestStatus.RUNNING if running else RequestStatus.WAITING
+            if entry.status in WAITING and running:
+                self._note_service(request)
+            self._count_waiting(entry, -1)
+            entry.request, entry.host = request, host
+            self._count_waiting(entry, 1)
+            self._set(entry, status)
+
+    def lend(self, request_id: str, host: str) -> bool:
+        """Leave a waiting request of this host to another one that took it; False if it does not wait here."""
+        entry = self._entries.get(request_id)
+        if entry is None or entry.host or entry.status not in WAITING:
+            return False
+        entry.request = replace(entry.request, wait_left_s=max(0.0, entry.deadline - self._clock()))
+        entry.host, entry.deadline = host, math.inf
+        self._set(entry, RequestStatus.RUNNING)
+        return True
+
+    def hold(self, request_id: str) -> GenerationRequest | None:
+        """Hold a request that was lent and came back, or that another host handed over; None if it is not here."""
+        entry = self._entries.get(request_id)
+        if entry is None or not entry.host:
+            return None
+        entry.host, entry.deadline = "", self._clock() + entry.request.wait_left_s
+        if entry.status is RequestStatus.RUNNING:  # it was lent
+            self._set(entry, RequestStatus.WAITING)
+        return entry.request
+
+    def put_back(self, request_id: str) -> None:
+        """Let a STARTING request wait again, because it could not be taken."""
+        entry = self._entries.get(request_id)
+        if entry is not None and entry.status is RequestStatus.STARTING:
+            self._move(entry, RequestStatus.REQUEUED)
+
+    def host_of(self, request_id: str) -> str:
+        """The other host that holds a request; '' for those of this one and unknown ones."""
+        entry = self._entries.get(request_id)
+        return entry.host if entry else ""
 
     async def get(self, loaded: str) -> GenerationRequest:
         """Wait for the next request; it is STARTING then. `loaded`: name of the loaded model, or ''."""
         while (request := self._next(loaded)) is None:
             await self._change()
         entry = self._entries[request.request_id]
-        entry.request = replace(request, wait_left_s=max(0.0, entry.deadline - self._clock()))
+        if not entry.host:
+            entry.request = replace(request, wait_left_s=max(0.0, entry.deadline - self._clock()))
         self._move(entry, RequestStatus.STARTING)
-        person = person_key(request)
-        self._served.pop(person, None)  # reinsert at the end
-        self._count += 1
-        self._served[person] = self._count
-        while len(self._served) > 1000:
-            del self._served[next(iter(self._served))]
+        self._note_service(request)
         others_wait = any(model != request.model for model in self._models)
         self._run_length = self._run_length + 1 if request.model == loaded and others_wait else 0
         return entry.request
@@ -162,7 +178,7 @@ class RequestQueue:
     def cancel(self, request_id: str) -> GenerationRequest | None:
         """Cancel a request that does not run yet and return it; None if there is none."""
         entry = self._entries.get(request_id)
-        if entry is None or entry.status is RequestStatus.RUNNING:
+        if entry is None or entry.host or entry.status is RequestStatus.RUNNING:
             return None
         self._move(entry, RequestStatus.CANCELLED)
         return entry.request
@@ -170,7 +186,7 @@ class RequestQueue:
     def request_stop(self, request_id: str) -> bool:
         """Note that a RUNNING request shall stop; False if it does not run."""
         entry = self._entries.get(request_id)
-        if entry is None or entry.status is not RequestStatus.RUNNING:
+        if entry is None or entry.host or entry.status is not RequestStatus.RUNNING:
             return False
         entry.stop_requested = True
         return True
@@ -205,7 +221,9 @@ class RequestQueue:
         """Remaining waiting time of each waiting request."""
         now = self._clock()
         return {
-            entry.request.request_id: max(0.0, entry.deadline - now) for entry in self._all() if entry.status in WAITING
+            entry.request.request_id: max(0.0, entry.deadline - now)
+            for entry in self._all()
+            if entry.status in WAITING and not entry.host
         }
 
     def status(self, request_id: str) -> RequestStatus | None:
@@ -220,6 +238,11 @@ class RequestQueue:
     def running(self) -> list[GenerationRequest]:
         """Starting and running requests in order of start."""
         return [entry.request for entry in self._taken.values()]
+
+    def starting(self) -> list[GenerationRequest]:
+        """This host's requests that the worker took, and that the engine has not got yet."""
+        taken = self._taken.values()
+        return [entry.request for entry in taken if not entry.host and entry.status is RequestStatus.STARTING]
 
     def of_conversation(self, key: ConversationKey) -> list[GenerationRequest]:
         """Unfinished requests of one conversation, in order of arrival."""
@@ -262,8 +285,24 @@ class RequestQueue:
             estimate = None if each is None else number / max(1, slots) * each + switching
             yield request.request_id, Place(number, estimate)
 
+    def answer_seconds(self, model: str) -> float | None:
+        """Smoothed answer time of a model, None before its first answer."""
+        return self._seconds.get(model)
+
+    def learn(self, model: str, seconds: float) -> None:
+        """Take the answer time of another host for a model of which none was measured here."""
+        self._seconds.setdefault(model, seconds)
+
+    def _note_service(self, request: GenerationRequest) -> None:
+        person = person_key(request)
+        self._served.pop(person, None)  # reinsert at the end
+        self._count += 1
+        self._served[person] = self._count
+        while len(self._served) > 1000:
+            del self._served[next(iter(self._served))]
+
     def _service_order(
-        self, served: dict[PersonKey, int], running: Counter[PersonKey], waiting: list[_Entry]
+        self, served: dict[PersonKey, int], running: Counter[PersonKey], waiting: list[Entry]
     ) -> ServiceOrder:
         candidates = (Candidate(entry.order, entry.request) for entry in waiting)
         return ServiceOrder(candidates, served, running, switch=self._run_length >= MODEL_RUN)
@@ -272,32 +311,61 @@ class RequestQueue:
         """The next request whose conversation has none running; compares the first of each conversation."""
         busy = {request.key for request in self.running()}
         first = [next(iter(entries.values())) for key, entries in self._conversations.items() if key not in busy]
+        first = [entry for entry in first if not entry.host or self.may_take(entry.request, entry.host)]
         running = Counter(person_key(request) for request in self.running())
         return self._service_order(self._served, running, first).next(loaded) if first else None
 
-    def _move(self, entry: _Entry, status: RequestStatus) -> None:
+    def _move(self, entry: Entry, status: RequestStatus) -> None:
         if status not in TRANSITIONS[entry.status]:
             raise RuntimeError(f"Request {entry.request.request_id} cannot change from {entry.status} to {status}.")
-        request_id, was_taken = entry.request.request_id, entry.status in TAKEN
+        was_taken = entry.status in TAKEN
+        self._set(entry, status)
+        if status in ENDED:
+            self._remove(entry.request.request_id)
+        self._note_progress(entry, was_taken)
+
+    def _set(self, entry: Entry, status: RequestStatus) -> None:
+        """Set the status of an entry, and what depends on it."""
         self._count_waiting(entry, -1)
         entry.status = status
         self._count_waiting(entry, 1)
         if status in TAKEN:
-            self._taken[request_id] = entry
+            self._taken[entry.request.request_id] = entry
         else:
-            self._taken.pop(request_id, None)
-        if status in ENDED:
-            self._remove(request_id)
-        self._note_progress(entry, was_taken)
+            self._taken.pop(entry.request.request_id, None)
+        self._changed.set()
+
+    def _order_of(self, request: GenerationRequest) -> int:
+        """The request's number; for one that is not stored, a larger one than that of each other."""
+        self._count = max(self._count + 1, request.number)
+        return request.number or self._count
+
+    def _insert(self, entry: Entry) -> None:
+        """Add an entry where it belongs by its order; nearly always at the end."""
+        for entries in (self._entries, self._conversations.setdefault(entry.request.key, {})):
+            after = {} if not entries or next(reversed(entries.values())).order <= entry.order else dict(entries)
+            for request_id, other in after.items():
+                if other.order > entry.order:
+                    del entries[request_id]
+            entries[entry.request.request_id] = entry
+            entries |= {request_id: other for request_id, other in after.items() if other.order > entry.order}
+        self._count_waiting(entry, 1)
+        self._changed.set()
+
+    def _forget(self, entry: Entry) -> None:
+        """Remove an entry whatever its status."""
+        self._count_waiting(entry, -1)
+        self._remove(entry.request.request_id)
         self._changed.set()
 
     def _remove(self, request_id: str) -> None:
+        self._taken.pop(request_id, None)
         key = self._entries.pop(request_id).request.key
         del self._conversations[key][request_id]
         if not self._conversations[key]:
             del self._conversations[key]
 
-    def _note_progress(self, entry: _Entry, was_taken: bool) -> None:
+    def _note_progress(self, entry: Entry, was_taken: bool) -> None:
         """Restart the time without a finished answer when one ends, and forget it when nothing of the model is left."""
         model = entry.request.model
         taken = [other.status for other in self._taken.values() if other.request.model == model]
@@ -306,12 +374,12 @@ class RequestQueue:
         if RequestStatus.RUNNING in taken:
             self._progress.setdefault(model, self._clock())
 
-    def _count_waiting(self, entry: _Entry, change: int) -> None:
+    def _count_waiting(self, entry: Entry, change: int) -> None:
         if entry.status in WAITING:
             _add(self._shares, person_key(entry.request), change)
             _add(self._models, entry.request.model, change)
 
-    def _all(self) -> Iterator[_Entry]:
+    def _all(self) -> Iterator[Entry]:
         return iter(self._entries.values())
 
     def _places_taken(self, person: PersonKey) -> tuple[int, int]:

@@ -162,7 +162,9 @@ class Actions:
         asked = await self._storage.inbox.of_message(event.key, event.message_id, everywhere=True)
         if not changed or not asked or time.time() - asked[0].request.accepted_at > RERUN_S:
             return Accepted()
-        self._replies.offer_rerun(asked[-1].request.request_id)
+        request_id, hosts = asked[-1].request.request_id, self._storage.hosts
+        if not hosts.this or self._replies.get(request_id) is not None or not await hosts.note_edit(request_id):
+            self._replies.offer_rerun(request_id)
         return Accepted()
 
     async def deleted(self, event: MessageDeleted) -> Outcome:

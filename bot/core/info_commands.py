@@ -1,7 +1,7 @@
 """The commands that show information: /status, /why and /export."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
 
@@ -31,10 +31,12 @@ class InfoCommands:
         worker: Worker,
         engine: Engine,
         installed_models: InstalledModels,
+        hosts: Callable[[], str],
     ) -> None:
+        """hosts: a phrase about all hosts, '' for a single one."""
         self._storage, self._conversations, self._queue = storage, conversations, queue
         self._worker, self._engine = worker, engine
-        self._installed_models = installed_models
+        self._installed_models, self._hosts = installed_models, hosts
 
     async def status(self, event: IncomingCommand, _: str | None) -> Outcome:
         """/status: show model, hardware, memory, speed, queue."""
@@ -43,7 +45,7 @@ class InfoCommands:
         if loading is not None:
             lines.append(f"loading {loading.model}, {loading.progress.fraction:.0%}")
         elif model is None:
-            lines.append("no model is loaded")
+            lines.append("no model is loaded" if not self._hosts() else "no model is loaded on this host")
         else:
             lines += await self._model_lines(model)
         if isinstance(self._engine, ModelServers):
@@ -53,6 +55,8 @@ class InfoCommands:
             lines += describe_hardware(hardware).splitlines()
         writing, waiting = len(self._queue.running()), len(self._queue.waiting())
         lines.append(f"queue: {counted(writing, 'answer')} being written, {waiting} waiting")
+        if hosts := self._hosts():
+            lines.append(hosts)
         if self._worker.loader.losses:
             lines.append(f"the model's process was restarted {counted(self._worker.loader.losses, 'time')}")
         return Notice("\n".join(f"- {line}" for line in lines))

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+from collections.abc import Callable, Sequence
 
 from bot.conversations.request_queue import RequestQueue
 from bot.generation.worker import Worker
@@ -17,8 +18,11 @@ WATCH_S = 10.0
 class Presence:
     """Summarizes the loaded model, its speed and the number of waiting requests."""
 
-    def __init__(self, queue: RequestQueue, worker: Worker, engine: Engine) -> None:
-        self._queue, self._worker, self._engine = queue, worker, engine
+    def __init__(
+        self, queue: RequestQueue, worker: Worker, engine: Engine, elsewhere: Callable[[], Sequence[str]]
+    ) -> None:
+        """elsewhere: the models that other hosts have loaded."""
+        self._queue, self._worker, self._engine, self._elsewhere = queue, worker, engine, elsewhere
         self._speed = 0.0
 
     def line(self) -> str:
@@ -26,9 +30,10 @@ class Presence:
         loading, loaded = self._worker.loader.loading, self._worker.loader.loaded
         if loading is not None:
             return f"loading {loading.model}, {loading.progress.fraction:.0%}"
-        if loaded is None:
+        names = [loaded.name] if loaded else list(self._elsewhere())
+        if not names:
             return "no model is loaded"
-        parts = [loaded.name]
+        parts = [", ".join(names)]
         if self._queue.running() and self._speed >= 1:
             parts.append(f"{self._speed:.0f} tokens/s")
         if waiting := len(self._queue.waiting()):

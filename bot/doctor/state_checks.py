@@ -135,8 +135,8 @@ def _server(url: SecretStr) -> Iterator[Finding]:
     elif not found.newest:
         yield ok("database", f"{about}; its schema is older than this version; the next start upgrades it")
     else:
-        holder = f"in use by {found.holder}" if found.holder else "not in use"
-        yield ok("database", f"{about}, {holder}")
+        used = f"in use by {' and by '.join(found.hosts)}" if found.hosts else "not in use"
+        yield ok("database", f"{about}, {used}")
 
 
 def _database_finding(inspection: Inspection, path: Path) -> Finding:

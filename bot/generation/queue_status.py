@@ -6,9 +6,10 @@ Persists the remaining waiting time every 2 s, so that a crash does not extend i
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from bot.conversations.request_queue import WAITING, Place, RequestQueue
+from bot.conversations.queue_entries import WAITING, Place
+from bot.conversations.request_queue import RequestQueue
 from bot.generation.user_messages import loading_line, waiting_line
 from bot.generation.worker import Worker
 from bot.models.runtime_config import RuntimeConfig
@@ -34,9 +35,16 @@ class QueueStatus:
     """Reports the queue status to all waiting requests."""
 
     def __init__(
-        self, current: RuntimeConfig, storage: Storage, queue: RequestQueue, replies: Replies, worker: Worker
+        self,
+        current: RuntimeConfig,
+        storage: Storage,
+        queue: RequestQueue,
+        replies: Replies,
+        worker: Worker,
+        slots: Callable[[], int],
     ) -> None:
-        self._current, self._storage, self._queue = current, storage, queue
+        """slots: how many answers all hosts write at once."""
+        self._current, self._storage, self._queue, self._slots = current, storage, queue, slots
         self._replies, self._worker = replies, worker
         self._stored_at = time.monotonic()
 
@@ -60,7 +68,7 @@ class QueueStatus:
         """Yield request ids and queue positions in order of service."""
         loader = self._worker.loader
         model = loader.name or (loader.loading.model if loader.loading else "")
-        return self._queue.iter_places(model, self._worker.slots, loader.seconds, loader.seconds_left)
+        return self._queue.iter_places(model, self._slots(), loader.seconds, loader.seconds_left)
 
     async def _store(self) -> None:
         self._stored_at = time.monotonic()

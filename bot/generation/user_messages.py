@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bot.conversations.request_queue import Place
+from bot.conversations.queue_entries import Place
 from bot.types.display_names import as_code
 from bot.types.engine import LoadProgress
 

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import astuple, replace
 
 from bot.conversations.conversations import Conversations
@@ -57,6 +57,10 @@ UNSTORED = "My storage failed, so I gave this up; the log of Inhouse says why. P
 """Shown to users instead of the StorageError, whose message names a local path."""
 
 
+Take = Callable[[GenerationRequest], Awaitable[GenerationRequest | None]]
+"""Takes a STARTING request from the host that holds it; None if it waits again. Raises StorageError."""
+
+
 class Worker:
     """Runs requests until it is cancelled or drained."""
 
@@ -70,12 +74,16 @@ class Worker:
         locate: Locate,
         default: str,
         metrics: Metrics,
+        take: Take,
         seeing: Callable[[str], str] = lambda _: "",
     ) -> None:
-        """seeing: finds a model other than the named one that can see, '' if there is none here; may read the disk."""
+        """take: takes a request from the host that holds it.
+
+        seeing: finds a model other than the named one that can see, '' if there is none here; may read the disk.
+        """
         self._engine, self._queue, self._storage = engine, queue, storage
         self._replies, self._conversations = replies, conversations
-        self._default, self._metrics, self._seeing = default, metrics, seeing
+        self._default, self._metrics, self._take, self._seeing = default, metrics, take, seeing
         self._blind: set[str] = set()  # models whose servers refused pictures
         self.loader = Loader(engine, locate, metrics)
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -145,7 +153,9 @@ class Worker:
         request = self._queue.cancel(request_id)
         if request is not None:
             await self._finish(request, FinishReason.ABORT)
-        return request is not None
+            return True
+        hosts = self._storage.hosts
+        return bool(hosts.this) and await hosts.ask_to_stop(request_id, unasked=unasked)
 
     async def drain(self, seconds: float) -> None:
         """Give running answers `seconds` to finish; return the rest to storage for the next start."""
@@ -155,12 +165,20 @@ class Worker:
         for task in self._running.values():
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
-        for request in self._queue.release():
+        for request in (*self._queue.release(), *self._queue.starting()):
             await self._hand_back(request)
 
     async def _start(self, request: GenerationRequest) -> None:
-        """Load the model of a STARTING request if needed, then run it; a suspect alone."""
-        live = self._replies.open(request)
+        """Take a STARTING request, load its model if needed, then run it; a suspect alone."""
+        try:
+            taken = await self._take(request)
+        except StorageError as error:
+            if not self._queue.host_of(request.request_id):
+                await self._failed(request, self._replies.open(request), error)
+            return
+        if taken is None or self._queue.status(request.request_id) is None:  # None: it was stopped
+            return
+        request, live = taken, self._replies.open(taken)
         async with self._turn:
             try:
                 if is_suspect(request) or not self.loader.has(request.model):
@@ -184,7 +202,6 @@ class Worker:
         last: TokenDelta | None = None
         try:
             self._metrics.started(request)
-            await self._storage.inbox.start(request.request_id)
             prompt = await self._conversations.prompt(request)
             if prompt is not None:
                 await live.set_prompt(prompt)

@@ -63,7 +63,8 @@ class InstalledModels:
     @property
     def _served(self) -> bool:
         """Whether servers run the models; nothing of them is on this machine."""
-        return self._current.settings.engine == "openai"
+        settings = self._current.settings
+        return settings.engine == "openai" or "worker" not in settings.roles
 
     def fit(self, name: str) -> Fit | None:
         """Estimate whether a model fits as the only loaded one; None before the hardware is known."""

@@ -14,6 +14,7 @@ NEEDS_RESTART = (
     "http",
     "state_dir",
     "standby",
+    "roles",
     "cache_dir",
     "device",
     "engine",

@@ -7,6 +7,7 @@ dropped.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -84,7 +85,7 @@ class Delivery:
         self._earlier: dict[str, Reply] = {}  # posted by an earlier process
         self._delivered: set[str] = set()
         self._drop_reason = ""  # why this answer cannot be shown any more
-        self._changed = asyncio.Event()
+        self._changed, self._ending = asyncio.Event(), asyncio.Event()
         self._begun = self._called_off = False  # a post was attempted; the answer is cancelled
         self._attempts = 0  # failed ones in a row
         self._failures = FailureLog()
@@ -105,6 +106,7 @@ class Delivery:
         """Deliver nothing more and end `run`; what is stored stays as it is."""
         self._called_off = True
         self._changed.set()
+        self._ending.set()
 
     def show(self, frames: Sequence[Reply]) -> None:
         """Set the replies to show, in order. Frames with final replies must be the last ones."""
@@ -135,7 +137,7 @@ class Delivery:
             except Exception as error:  # a bug in an adapter must not lose the answer
                 await self._failed(error)
             if not self._finished():
-                await asyncio.sleep(max(0.0, self._adapter.limits.min_interval_s - (time.monotonic() - began)))
+                await self._pause(self._adapter.limits.min_interval_s - (time.monotonic() - began))
 
     def _finished(self) -> bool:
         shown = bool(self._frames) and all(reply.final and reply.reply_id in self._delivered for reply in self._frames)
@@ -158,8 +160,14 @@ class Delivery:
             await self._expire(error)
             return
         delay = RETRY_DELAYS_S[min(self._attempts, len(RETRY_DELAYS_S)) - 1]
-        await asyncio.sleep(error.seconds if isinstance(error, RetryLater) else delay)
+        await self._pause(error.seconds if isinstance(error, RetryLater) else delay)
         self._changed.set()
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but no longer than until the delivery is to end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._ending.wait()
 
     async def _expire(self, error: Exception) -> None:
         """Drop the final text; if not even that can be stored, the next start tries again."""

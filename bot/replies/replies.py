@@ -110,6 +110,10 @@ class LiveReply:
             self._composer.links = await self._thread.run(lambda: frozenset().union(*map(urls_in, said)))
         self._composer.before, self._composer.edited = prompt.prefix, False
 
+    def release(self) -> None:
+        """Show nothing more; what is stored and shown stays as it is."""
+        self._delivery.abandon()
+
     def question_edited(self) -> None:
         """Offer a rerun, because the question was edited."""
         self._composer.edited = True
@@ -286,6 +290,13 @@ class Replies:
     def get(self, request_id: str) -> LiveReply | None:
         """The answer to a request, while it is not final."""
         return self._live.get(request_id)
+
+    async def release(self, request_id: str) -> None:
+        """Stop to show an answer, and wait until its call in flight has ended: another host goes on with it."""
+        live, task = self._live.get(request_id), self._tasks.get(request_id)
+        if live is not None and task is not None:
+            live.release()
+            await asyncio.wait([task])
 
     def resume(self, undelivered: Sequence[StoredReply]) -> None:
         """Show the final texts that an earlier process stored but did not deliver."""

@@ -7,6 +7,7 @@ A service runs until its adapters return or `stop` is called. It notifies the pr
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 from bot.config.settings import Settings
 from bot.conversations.backfill import Backfill
@@ -19,6 +20,8 @@ from bot.core.presence import Presence
 from bot.core.settings_commands import SettingsCommands
 from bot.generation.queue_status import QueueStatus
 from bot.generation.worker import Worker
+from bot.hosts.handover import Handover
+from bot.hosts.host_watch import Duties, HostWatch
 from bot.models.catalog import Catalog
 from bot.models.installed_models import InstalledModels
 from bot.models.runtime_config import RuntimeConfig
@@ -27,12 +30,14 @@ from bot.observability.metrics import Metrics
 from bot.observability.systemd_notify import Notifier
 from bot.platforms.adapter import Adapter, Reloading
 from bot.platforms.instrumented_adapter import InstrumentedAdapter
+from bot.platforms.turns import Always, Never, while_held
 from bot.replies.replies import GIVEN_UP, SHOWN_AGAIN, Replies
 from bot.service.retention import Retention
-from bot.storage import Storage
+from bot.service.turns import LeasedTurns
+from bot.storage import Storage, StoredReply
 from bot.types.engine import Engine, ModelServers
-from bot.types.errors import ConfigError, FatalAdapterError, ModelError, StateLocked, StorageError
-from bot.types.messages import FinishReason
+from bot.types.errors import ConfigError, FatalAdapterError, ModelError, StorageError
+from bot.types.messages import FinishReason, GenerationRequest
 from bot.web.live_state import LiveState
 from bot.web.server import WebServer
 
@@ -69,6 +74,7 @@ class Service:
         self._refused: dict[str, str] = {}  # platforms with a fatal error, and its message
         self.web: WebServer | None = None
         self._watchdog = LoopWatchdog()
+        self._turns: LeasedTurns | None = None  # of several hosts
 
     async def run(self) -> None:
         """Serve until every adapter has returned or `stop` is called, then drain.
@@ -82,9 +88,13 @@ class Service:
             if storage is None:
                 return
             try:
-                self._installed_models.locate(self._current.catalog.default)  # before a platform sees a session
+                if self._works:
+                    self._installed_models.locate(self._current.catalog.default)  # before a platform sees a session
                 self.web = self._assemble(storage)
-                async with self.web:
+                async with AsyncExitStack() as stack:
+                    if storage.hosts.this:
+                        self._turns = await stack.enter_async_context(LeasedTurns(storage.leases, storage.hosts.this))
+                    await stack.enter_async_context(self.web)
                     await self._recover()
                     await self._serve()
             finally:
@@ -113,8 +123,22 @@ class Service:
                 adapter.reload(now)
         return late
 
+    @property
+    def _works(self) -> bool:
+        """Whether this host writes answers."""
+        return "worker" in self._current.settings.roles
+
+    @property
+    def _listens(self) -> bool:
+        """Whether this host receives events."""
+        return "adapters" in self._current.settings.roles
+
+    def _is_elsewhere(self, platform: str) -> bool:
+        """Whether another host has the turn to receive a platform's events."""
+        return not self._listens or (self._turns is not None and not self._turns.holds_any(platform))
+
     async def _open_storage(self) -> Storage | None:
-        """Open the storage, as a standby once the other instance has ended; None if this one is stopped before."""
+        """Open the storage, as a standby once no other host is alive; None if this one is stopped before."""
         settings, loop = self._current.settings, asyncio.get_running_loop()
         waits = asyncio.Event()
 
@@ -137,7 +161,7 @@ class Service:
     async def _stand_by(self, waits: asyncio.Event) -> None:
         """Log and notify whom this instance stands by for, once it waits."""
         await waits.wait()
-        log.info("Standing by: %s uses the database. This Inhouse takes over when that one has ended.", self._holder)
+        log.info("Standing by: %s uses the database. This host takes over when no other one is alive.", self._holder)
         await self._notifier.keep_updated(lambda: f"standing by for {self._holder}", lambda: True)
 
     def _assemble(self, storage: Storage) -> WebServer:
@@ -147,6 +171,7 @@ class Service:
         self._replies = Replies(storage, self._instrumented, self._metrics, lambda: current.settings.link_hosts)
         queue.on_put(self._replies.open)
         conversations = self._conversations = Conversations(current, storage, queue)
+        handover = Handover(storage, queue, self._replies, frozenset(self._adapters))
         self._worker = Worker(
             self._engine,
             queue,
@@ -156,11 +181,15 @@ class Service:
             installed_models.locate,
             current.catalog.default,
             self._metrics,
+            handover.take,
             self._seeing,
         )
-        self._queue_status = QueueStatus(current, storage, queue, self._replies, self._worker)
+        self._hosts = HostWatch(storage, queue, handover, self._worker, self._replies, self._resume, self._duties)
+        self._queue_status = QueueStatus(current, storage, queue, self._replies, self._worker, self._hosts.slots)
         settings_commands = SettingsCommands(current, storage, conversations, installed_models, self._worker.loader)
-        info_commands = InfoCommands(storage, conversations, queue, self._worker, self._engine, installed_models)
+        info_commands = InfoCommands(
+            storage, conversations, queue, self._worker, self._engine, installed_models, self._hosts.summary
+        )
         prefixes = {platform: adapter.limits.prefix for platform, adapter in self._adapters.items()}
         actions = Actions(
             current,
@@ -175,7 +204,7 @@ class Service:
         )
         self._backfill = Backfill(current, storage)
         self._retention = Retention(current, storage)
-        self._presence = Presence(queue, self._worker, self._engine)
+        self._presence = Presence(queue, self._worker, self._engine, self._hosts.models)
         self._core = ServiceCore(
             current,
             self._instrumented,
@@ -201,6 +230,8 @@ class Service:
                 metrics=self._metrics,
                 refusals=self._refused,
                 stopping=self._stopping.is_set,
+                elsewhere=self._is_elsewhere,
+                slots=self._hosts.slots,
             )
         )
 
@@ -212,14 +243,20 @@ class Service:
         return next((name for name in catalog.names if name != model and catalog.get(name).repo in seeing), "")
 
     async def _recover(self) -> None:
-        """Resume the unfinished requests of an earlier process; those of platforms not served now stay stored.
-
-        Gives up a request that was unfinished in more than SHOWN_AGAIN killed runs of the service.
-        """
+        """Resume what an earlier process of this host left."""
         unfinished = await self._storage.inbox.recover()
         await self._conversations.load()
         await self._backfill.load(self._adapters)
-        self._replies.resume(await self._storage.outbox.undelivered())  # before the requests below add new ones
+        await self._resume(unfinished, await self._storage.outbox.undelivered())
+        if self._storage.hosts.this:
+            await self._hosts.look()
+
+    async def _resume(self, unfinished: Sequence[GenerationRequest], undelivered: Sequence[StoredReply]) -> None:
+        """Resume what a process that has ended left; requests of platforms not served here stay stored.
+
+        Gives up a request that was unfinished in more than SHOWN_AGAIN killed runs of the service.
+        """
+        self._replies.resume(undelivered)  # before the requests below add new ones
         for request in unfinished:
             if request.key.platform not in self._adapters:
                 continue
@@ -231,19 +268,24 @@ class Service:
                 self._queue.put(request)
 
     async def _serve(self) -> None:
-        worker = asyncio.create_task(self._worker.run(), name="worker")
+        worker = asyncio.create_task(self._worker.run() if self._works else _for_ever(), name="worker")
         queue_status = asyncio.create_task(self._queue_status.keep_updated(), name="queue status")
         stopping = asyncio.create_task(self._until_stopped(), name="stop")
         taken = asyncio.create_task(self._until_taken(), name="database taken over")
         background = [
-            asyncio.create_task(self._probe_hardware(), name="hardware"),
             asyncio.create_task(self._presence.watch(), name="speed"),
-            asyncio.create_task(self._worker.keep_engine_healthy(), name="engine health"),
-            asyncio.create_task(self._list_served_models(), name="served models"),
             asyncio.create_task(self._backfill.keep_saving(), name="cursors"),
-            asyncio.create_task(self._retention.keep(), name="retention"),
+            asyncio.create_task(self._keep_retention(), name="retention"),
             asyncio.create_task(self._notifier.keep_updated(self._status_line, self._all_reached), name="notifier"),
         ]
+        if self._works:
+            background += [
+                asyncio.create_task(self._probe_hardware(), name="hardware"),
+                asyncio.create_task(self._worker.keep_engine_healthy(), name="engine health"),
+                asyncio.create_task(self._list_served_models(), name="served models"),
+            ]
+        if self._storage.hosts.this:
+            background.append(asyncio.create_task(self._hosts.keep(), name="other hosts"))
         for task in background:
             task.add_done_callback(_ended)
         adapters = [asyncio.create_task(self._connect(adapter)) for adapter in self._instrumented.values()]
@@ -274,31 +316,38 @@ class Service:
             log.error("The clean end of this run could not be stored: %s", error)
 
     def _all_reached(self) -> bool:
-        """Whether each platform has connected once or was refused."""
-        return self._adapters.keys() <= self._core.connected | self._refused.keys()
+        """Whether each platform has connected once, was refused, or is another host's turn."""
+        elsewhere = {platform for platform in self._adapters if self._is_elsewhere(platform)}
+        return self._adapters.keys() <= self._core.connected | self._refused.keys() | elsewhere
 
     def _status_line(self) -> str:
         """The status line for systemd: 'phi-4 loaded · 2 waiting; discord: connected; slack: connecting'."""
         model, line = self._worker.loader.name, self._core.presence()
         if model and line.startswith(model):
             line = line.replace(model, f"{model} loaded", 1)
-        states = {True: "connected", False: "connecting"}
-        platforms = [
-            f"{name}: {'refused' if name in self._refused else states[name in self._core.connected]}"
-            for name in self._adapters
-        ]
-        return "; ".join([line, *platforms])
+        return "; ".join([line, *(f"{name}: {self._state_of(name)}" for name in self._adapters)])
+
+    def _state_of(self, platform: str) -> str:
+        if platform in self._refused:
+            return "refused"
+        if self._is_elsewhere(platform):
+            return "on another host"
+        return "connected" if platform in self._core.connected else "connecting"
 
     async def _until_taken(self) -> None:
-        """Wait until another instance has claimed the database; raises StateLocked then.
-
-        A standby raises StorageError, so that it is started again and stands by.
-        """
+        """Wait until another host has declared this one dead; raises StorageError then."""
         try:
             await self._storage.until_taken()
-        except StateLocked as error:
+        except StorageError:
             self._hurrying.set()  # nothing can be stored any more
-            raise StorageError(str(error)) if self._current.settings.standby else error from None
+            raise
+
+    def _duties(self) -> Duties:
+        """What this host tells the others about itself."""
+        loader, roles = self._worker.loader, self._current.settings.roles
+        answer_s = self._queue.answer_seconds(loader.name)
+        rounded = None if answer_s is None else float(f"{answer_s:.2g}")  # told again only when it differs
+        return Duties(roles, self._worker.slots if loader.loaded and self._works else 0, loader.name, rounded)
 
     async def _until_stopped(self) -> None:
         await self._stopping.wait()
@@ -319,9 +368,13 @@ class Service:
                     self._current.catalog = catalog
             await asyncio.sleep(LIST_EVERY_S)
 
+    async def _keep_retention(self) -> None:
+        """Delete expired data; of several hosts, one does."""
+        await while_held(self._turns or Always(), "retention", self._retention.keep)
+
     async def _connect(self, adapter: Adapter) -> None:
         try:
-            await adapter.run(self._core)
+            await adapter.run(self._core, self._turns if self._listens else Never())
         except FatalAdapterError as error:
             self._refused[adapter.platform] = str(error)
             if adapter.platform not in self._core.connected or len(self._refused) == len(self._adapters):
@@ -348,6 +401,10 @@ def _ended(task: asyncio.Task[None]) -> None:
     """Log a background task that failed by a bug; the service continues without it."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("The background task '%s' failed, and Inhouse runs without it", task.get_name(), exc_info=error)
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()
 
 
 async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:

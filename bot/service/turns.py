@@ -74,6 +74,13 @@ class LeasedTurns:
         """Whether this host holds a turn."""
         return name in self._everywhere or self._trusted_until.get(name, 0.0) > _clock()
 
+    def holds_any(self, platform: str) -> bool:
+        """Whether this host holds a turn of a platform, or a part of one."""
+        return platform in self._everywhere or any(map(self.holds, self._of(platform)))
+
+    def _of(self, platform: str) -> list[str]:
+        return [name for name in self._wanted if name.partition(" ")[0] == platform]
+
     async def wait(self, name: str, among: Sequence[str] = ()) -> None:
         """Wait until this host holds `name`. `among`: names that are divided among the hosts that wait for any."""
         if name in self._everywhere:

@@ -6,6 +6,7 @@ It is in one SQLite file, or in a database on a PostgreSQL server.
 from bot.storage.cursors import Cursor, Cursors
 from bot.storage.database import shield_from_cancellation
 from bot.storage.history import History, as_turn
+from bot.storage.hosts import Host
 from bot.storage.inbox import Inbox
 from bot.storage.leases import Leases
 from bot.storage.lock import is_held
@@ -19,6 +20,7 @@ __all__ = [
     "Cursor",
     "Cursors",
     "History",
+    "Host",
     "Inbox",
     "Inspection",
     "Leases",

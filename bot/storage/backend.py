@@ -12,7 +12,7 @@ __all__ = ["Backend", "Taken", "Unreachable"]
 
 
 class Taken(StorageError):
-    """Another Inhouse has taken the database over, so that this one must not write any more."""
+    """Another host has declared this one dead and taken over its requests, so this one must not write any more."""
 
 
 class Backend(ABC):
@@ -24,7 +24,11 @@ class Backend(ABC):
     def __init__(self, name: str) -> None:
         self.name, self.outage = name, Outage(name)
         self.taken = ""
-        """A sentence once another Inhouse has claimed the database."""
+        """A sentence once another host has declared this one dead."""
+        self.host = ""
+        """The name of this host in rows; '' where no other host can use the database."""
+        self.has_others = False
+        """Whether other hosts use the database, which must be woken."""
 
     @abstractmethod
     def mapped(self) -> AbstractContextManager[None]:
@@ -36,7 +40,7 @@ class Backend(ABC):
 
     @abstractmethod
     def claim(self) -> float | None:
-        """Claim the database for this instance; returns the seconds until the next attempt, None if it succeeded."""
+        """Claim the database for this host; returns the seconds until the next attempt, None if it succeeded."""
 
     @abstractmethod
     def check(self, connection: Connection) -> None:
@@ -68,7 +72,7 @@ class Backend(ABC):
 
     @abstractmethod
     def holds_claim(self) -> bool:
-        """Whether no other instance can have claimed the database up to this moment."""
+        """Whether no other host can have declared this one dead up to this moment."""
 
     @abstractmethod
     def renew(self) -> float | None:
@@ -81,3 +85,12 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close all connections."""
+
+
+WAKE = "wake"
+"""Mark of a connection in whose transaction the other hosts are woken."""
+
+
+def wake_others(connection: Connection) -> None:
+    """Wake the other hosts once the transaction is committed."""
+    connection.info[WAKE] = True

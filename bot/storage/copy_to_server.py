@@ -20,12 +20,15 @@ from bot.storage.open_storage import owner_of
 from bot.storage.postgresql import COPY, PostgresqlServer, storable_value
 from bot.storage.readonly import database_in
 from bot.storage.sqlite import SqliteFile
-from bot.storage.tables import leases, metadata, pictures
+from bot.storage.tables import hosts, leases, metadata, pictures
 from bot.types.errors import ConfigError, StorageError
 
 BATCH_ROWS = 500
 BATCH_PICTURES = 10
 """Rows that are copied in one transaction; a picture takes up to a megabyte."""
+
+_OF_HOSTS = (hosts, leases)
+"""Tables about running hosts, which are not copied."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of rows that were copied and compared, and their total."""
@@ -67,7 +70,7 @@ def _copied(source: Backend, target: Backend, owner: str, progress: Progress) ->
         time.sleep(pause)
     with target.mapped(), target.writing() as connection:
         _begin(connection, target.name, owner)
-    tables = [table for table in metadata.sorted_tables if table is not leases]  # referenced ones first
+    tables = [table for table in metadata.sorted_tables if table not in _OF_HOSTS]  # referenced ones first
     with source.mapped(), source.reading() as reading:
         totals = {table.name: _count(reading, table) for table in tables}
         done, total = 0, 2 * sum(totals.values())
@@ -100,7 +103,7 @@ def _begin(connection: Connection, name: str, owner: str) -> None:
             f"The database {name} has an unfinished copy of another state ({begun}): finish that one, or name an empty "
             "database in INHOUSE_DATABASE_URL."
         )
-    used = [table.name for table in metadata.sorted_tables if table is not leases and _count(connection, table)]
+    used = [table.name for table in metadata.sorted_tables if table not in _OF_HOSTS and _count(connection, table)]
     if used:
         raise ConfigError(
             f"The database {name} has rows already, in {', '.join(used)}: name an empty database in "

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from bot.storage.backend import Backend, Unreachable
 from bot.storage.db_errors import closed
 from bot.storage.writer import Writer
-from bot.types.errors import ConfigError, StateLocked, StorageError
+from bot.types.errors import ConfigError, StorageError
 
 READERS = 4
 """Number of reader threads."""
@@ -112,9 +112,9 @@ class Database:
         return await asyncio.to_thread(step)
 
     async def until_taken(self) -> None:
-        """Wait until another Inhouse has claimed the database; raises StateLocked then."""
+        """Wait until another host has declared this one dead; raises StorageError then."""
         await asyncio.shield(self._taken)
-        raise StateLocked(self._backend.taken)
+        raise StorageError(self._backend.taken)
 
     async def _renew(self, seconds: float) -> None:
         while not self._backend.taken:
@@ -125,8 +125,22 @@ class Database:
 
     @property
     def holds_claim(self) -> bool:
-        """Whether no other instance can have claimed the database up to this moment."""
+        """Whether no other host can have declared this one dead up to this moment."""
         return self._backend.holds_claim()
+
+    @property
+    def host(self) -> str:
+        """The name of this host in rows, '' in a file."""
+        return self._backend.host
+
+    @property
+    def has_others(self) -> bool:
+        """Whether other hosts use the database."""
+        return self._backend.has_others
+
+    @has_others.setter
+    def has_others(self, value: bool) -> None:
+        self._backend.has_others = value
 
     def stop_waiting(self) -> None:
         """Let reads and writes fail at once from now on while a database server does not answer."""

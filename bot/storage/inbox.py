@@ -6,18 +6,20 @@ request, its answer and its final texts are stored in one transaction, too.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, RowMapping, Select, bindparam, case, exists, select, update
+from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, case, exists, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
+from bot.storage.backend import wake_others
 from bot.storage.database import Database
 from bot.storage.dialect import insert, json_number_is_positive
 from bot.storage.history import add_turn, put_answer, put_thoughts, resolved
 from bot.storage.outbox import put_final, usage_json, usage_of
 from bot.storage.row_types import NewTurn, StoredRequest
-from bot.storage.tables import inbox, key_of, of_key, of_message, requests
+from bot.storage.tables import KEY, inbox, key_of, of_key, of_message, outbox, requests
 from bot.types.errors import StorageError
 from bot.types.messages import (
     ConversationKey,
@@ -35,7 +37,7 @@ _IDENTITY = ("platform", "workspace", "channel", "identity")
 
 _ARRIVAL = insert(inbox).on_conflict_do_nothing(index_elements=_IDENTITY).execution_options(preserve_rowcount=True)
 """Ignores only this conflict: any other constraint violation must raise."""
-_REQUEST = insert(requests)
+_REQUEST = insert(requests).returning(requests.c.id)
 _PARAMS = TypeAdapter(SamplingParams)
 
 REFUSED = "refused "
@@ -67,7 +69,10 @@ class Inbox:
         def accept(connection: Connection) -> bool:
             if not _new(connection, key, identity):
                 return False
-            _add(connection, turns, request)
+            for turn in turns:
+                add_turn(connection, turn)
+            if request is not None:
+                self._put(connection, request)
             return True
 
         return await self._database.write(accept, urgent=True)
@@ -84,8 +89,9 @@ class Inbox:
             if not _new(connection, key, identity):
                 return None
             request = make(resolved(connection, key))
-            _add(connection, turns, request)
-            return request
+            for turn in turns:
+                add_turn(connection, turn)
+            return self._put(connection, request)
 
         return await self._database.write(ask, urgent=True)
 
@@ -113,17 +119,45 @@ class Inbox:
         )
         return await self._database.read(lambda connection: [tuple(row) for row in connection.execute(newest)][::-1])
 
-    async def add_request(self, request: GenerationRequest) -> None:
-        """Store another request for a stored message."""
-        await self._database.write(lambda connection: _add(connection, (), request), urgent=True)
+    async def add_request(self, request: GenerationRequest) -> GenerationRequest:
+        """Store another request for a stored message; returns it with its number."""
+        return await self._database.write(lambda connection: self._put(connection, request), urgent=True)
 
-    async def start(self, request_id: str) -> None:
-        """Mark a waiting request as running; ignores requests that do not wait (cancelled meanwhile).
+    async def start(self, request_id: str) -> bool:
+        """Take a waiting request: mark it as running here. False if it does not wait, or its conversation is busy.
 
         Counts this service run as killed during the answer, until the request is handed back or its answer is shown.
         """
-        running = {"status": RequestStatus.RUNNING, "service_runs": requests.c.service_runs + 1}
-        await self._move(request_id, (RequestStatus.WAITING,), running)
+        waiting = select(requests.c.id).where(
+            requests.c.request_id == request_id, requests.c.status == RequestStatus.WAITING
+        )
+        if self._database.host:  # in a file, the queue in memory keeps the order of a conversation
+            other = requests.alias()
+            busy = exists().where(
+                *(other.c[name] == requests.c[name] for name in KEY),
+                or_(
+                    other.c.status == RequestStatus.RUNNING,
+                    and_(other.c.status == RequestStatus.WAITING, other.c.id < requests.c.id),
+                ),
+            )
+            waiting = waiting.where(~busy).with_for_update(skip_locked=True, of=requests)
+        this = (
+            update(requests)
+            .where(requests.c.id.in_(waiting))
+            .values(status=RequestStatus.RUNNING, taker=self._database.host, service_runs=requests.c.service_runs + 1)
+        )
+
+        def start(connection: Connection) -> bool:
+            try:
+                with connection.begin_nested():
+                    taken = connection.execute(this).rowcount > 0
+            except IntegrityError:  # another host took an earlier request of the conversation at the same time
+                return False
+            if taken:
+                wake_others(connection)
+            return taken
+
+        return await self._database.write(start)
 
     async def hand_back(self, request_id: str, wait_left_s: float, *, counts: bool) -> None:
         """Mark a request as waiting (again), for at most `wait_left_s`. counts: count an attempt (the engine died).
@@ -137,6 +171,7 @@ class Inbox:
                 "status": RequestStatus.WAITING,
                 "wait_left_s": wait_left_s,
                 "attempts": requests.c.attempts + int(counts),
+                "taker": "",
                 "service_runs": case(
                     (requests.c.status == RequestStatus.RUNNING, requests.c.service_runs - 1),
                     else_=requests.c.service_runs,
@@ -202,6 +237,7 @@ class Inbox:
             if thoughts:
                 put_thoughts(connection, request_id, thoughts)
             put_final(connection, replies)
+            wake_others(connection)
 
         await self._database.write(finish)
 
@@ -211,18 +247,20 @@ class Inbox:
         return await self._database.read(lambda connection: bool(connection.execute(select(this)).scalar_one()))
 
     async def recover(self) -> list[GenerationRequest]:
-        """Reset running requests to waiting after a crash, with one more attempt; returns all waiting ones in order."""
+        """Reset this host's running requests after a crash, with one more attempt; returns its waiting ones in order.
+
+        They include those of no host, from a file.
+        """
+        host = self._database.host
 
         def recover(connection: Connection) -> list[GenerationRequest]:
-            connection.execute(
-                update(requests)
-                .where(requests.c.status == RequestStatus.RUNNING)
-                .values(status=RequestStatus.WAITING, attempts=requests.c.attempts + 1)
-            )
+            adopt(connection, ("", host), host)
             found = connection.execute(
-                select(requests).where(requests.c.status == RequestStatus.WAITING).order_by(requests.c.id)
+                select(requests)
+                .where(requests.c.host == host, requests.c.status.in_((RequestStatus.WAITING, RequestStatus.RUNNING)))
+                .order_by(requests.c.id)
             )
-            return [_stored_request(row).request for row in found.mappings()]
+            return [stored_request(row).request for row in found.mappings()]
 
         return await self._database.write(recover)
 
@@ -256,7 +294,7 @@ class Inbox:
 
     async def _found(self, statement: Select[Any]) -> list[StoredRequest]:  # Any: SQLAlchemy's, of whole tables
         return await self._database.read(
-            lambda connection: [_stored_request(row) for row in connection.execute(statement).mappings()]
+            lambda connection: [stored_request(row) for row in connection.execute(statement).mappings()]
         )
 
     async def _move(self, request_id: str, of: Sequence[RequestStatus], values: dict[str, object]) -> None:
@@ -264,8 +302,15 @@ class Inbox:
 
         def move(connection: Connection) -> None:
             connection.execute(this)
+            wake_others(connection)
 
         await self._database.write(move)
+
+    def _put(self, connection: Connection, request: GenerationRequest) -> GenerationRequest:
+        """Store a request of this host; returns it with its number."""
+        row = {**_request_row(request), "host": self._database.host}
+        wake_others(connection)
+        return replace(request, number=connection.execute(_REQUEST, row).scalar_one())
 
 
 def _new(connection: Connection, key: ConversationKey, identity: str) -> bool:
@@ -274,11 +319,29 @@ def _new(connection: Connection, key: ConversationKey, identity: str) -> bool:
     return connection.execute(_ARRIVAL, row).rowcount > 0
 
 
-def _add(connection: Connection, turns: Sequence[NewTurn], request: GenerationRequest | None) -> None:
-    for turn in turns:
-        add_turn(connection, turn)
-    if request is not None:
-        connection.execute(_REQUEST, _request_row(request))
+def adopt(connection: Connection, of: Sequence[str], host: str) -> None:
+    """Move the unfinished requests and undelivered texts of hosts that have ended to `host`, inside a transaction.
+
+    What they were writing waits again, one attempt later, unless another host took it.
+    """
+    theirs, unfinished = requests.c.host.in_(of), requests.c.status.in_((RequestStatus.WAITING, RequestStatus.RUNNING))
+    running = requests.c.status == RequestStatus.RUNNING
+    taken_by_them = requests.c.taker.in_(of)
+    waiting = {"status": RequestStatus.WAITING, "taker": ""}
+    connection.execute(  # not handed over to them yet, so they have shown nothing
+        update(requests)
+        .where(running, taken_by_them, ~theirs)
+        .values(**waiting, service_runs=requests.c.service_runs - 1)
+    )
+    connection.execute(update(requests).where(running, ~taken_by_them, theirs).values(host=requests.c.taker))
+    connection.execute(
+        update(requests).where(running, taken_by_them, theirs).values(**waiting, attempts=requests.c.attempts + 1)
+    )
+    undelivered = requests.c.request_id.in_(select(outbox.c.request_id).where(outbox.c.state == "ready"))
+    connection.execute(
+        update(requests).where(theirs, requests.c.host != host, or_(unfinished, undelivered)).values(host=host)
+    )
+    wake_others(connection)
 
 
 def _request_row(request: GenerationRequest) -> dict[str, Any]:  # Any: what columns hold
@@ -304,7 +367,7 @@ def _request_row(request: GenerationRequest) -> dict[str, Any]:  # Any: what col
     }
 
 
-def _stored_request(row: RowMapping) -> StoredRequest:
+def stored_request(row: RowMapping) -> StoredRequest:
     """Convert a row to a StoredRequest."""
     reason = row["finish_reason"]
     request = GenerationRequest(
@@ -322,6 +385,7 @@ def _stored_request(row: RowMapping) -> StoredRequest:
         kind=RequestKind(row["kind"]),
         remark=row["remark"],
         service_runs=row["service_runs"],
+        number=row["id"],
     )
     return StoredRequest(
         request=request,

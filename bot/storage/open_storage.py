@@ -19,6 +19,7 @@ from bot.storage.database import READERS, Database
 from bot.storage.expiry import Expiry
 from bot.storage.files import check_database_files, check_file
 from bot.storage.history import History
+from bot.storage.hosts import Hosts
 from bot.storage.inbox import Inbox
 from bot.storage.leases import Leases
 from bot.storage.lock import StateLock
@@ -39,16 +40,18 @@ class Storage:
     outbox: Outbox
     cursors: Cursors
     expiry: Expiry
+    hosts: Hosts
     leases: Leases
 
-    def __init__(self, database: Database, resources: AsyncExitStack) -> None:
+    def __init__(self, database: Database, backend: Backend, resources: AsyncExitStack) -> None:
         self.inbox = Inbox(database)
         self.history = History(database)
         self.outbox = Outbox(database)
         self.cursors = Cursors(database)
         self.expiry = Expiry(database)
+        self.hosts = Hosts(database)
         self.leases = Leases(database)
-        self._database, self._resources = database, resources
+        self._database, self._backend, self._resources = database, backend, resources
 
     @classmethod
     async def open(
@@ -60,31 +63,39 @@ class Storage:
     ) -> "Storage":
         """Open the state in `directory`, created if missing, or in the database at `url`.
 
-        standby: wait while another instance holds the database; called on another thread with that one's name.
+        standby: wait while other hosts use the database; called on another thread with their names.
 
-        Raises StateLocked if another process (or another open() here) holds it, ConfigError if the directory, a file in
-        it or the URL cannot be used, StateFromElsewhere if the schema version is unknown, StorageError if the database
-        is damaged or locked or does not answer.
+        Raises StateLocked if another process (or another open() here) holds the directory, ConfigError if the
+        directory, a file in it or the URL cannot be used, StateFromElsewhere if the schema version is unknown,
+        StorageError if the database is damaged or locked or does not answer.
         """
         resources = AsyncExitStack()
         try:
             resources.callback(StateLock(directory).release)
-            database = Database(_backend(directory, url, standby))
+            backend = _backend(directory, url, standby)
+            database = Database(backend)
             resources.push_async_callback(database.close)
             await database.prepare()
         except BaseException:
             await resources.aclose()
             raise
-        return cls(database, resources)
+        return cls(database, backend, resources)
 
     async def until_taken(self) -> None:
-        """Wait until another Inhouse has claimed the database; raises StateLocked then."""
+        """Wait until another host has declared this one dead; raises StorageError then."""
         await self._database.until_taken()
 
     @property
     def holds_claim(self) -> bool:
-        """Whether no other instance can have claimed the database up to this moment."""
+        """Whether no other host can have declared this one dead up to this moment."""
         return self._database.holds_claim
+
+    def on_wake(self, woken: Callable[[], object]) -> None:
+        """Call `woken`, on another thread, when another host has changed something. Without other hosts, never."""
+        if isinstance(self._backend, PostgresqlServer):
+            from bot.storage.wakes import Wakes  # with the driver, which only this database needs
+
+            self._resources.callback(Wakes(self._backend.url, self._backend.host, woken).close)
 
     def stop_waiting(self) -> None:
         """Let all calls fail at once from now on while a database server does not answer."""

@@ -92,19 +92,8 @@ class Outbox:
         )
 
     async def undelivered(self) -> list[StoredReply]:
-        """Return pending final texts of ended requests, ordered by acceptance and part."""
-        statement = (
-            select(outbox, requests.c.service_runs)
-            .join(requests)
-            .where(outbox.c.state == "ready", requests.c.status.in_(_ENDED))
-            .order_by(requests.c.id, outbox.c.part)
-        )
-
-        def find(connection: Connection) -> list[StoredReply]:
-            rows = connection.execute(statement).mappings()
-            return [replace(_stored_reply(row), service_runs=row["service_runs"]) for row in rows]
-
-        return await self._database.read(find)
+        """Return pending final texts of this host's ended requests, ordered by acceptance and part."""
+        return await self._database.read(lambda connection: undelivered_of(connection, self._database.host))
 
     async def begin_showing(self, request_id: str) -> None:
         """Count this service run as killed during the delivery, until `hand_back` or the end of the delivery."""
@@ -114,7 +103,8 @@ class Outbox:
         """Uncount this service run for all pending final texts, at an orderly shutdown."""
         ready = select(outbox.c.request_id).where(outbox.c.state == "ready")
         ended = requests.c.status.in_(_ENDED)
-        await self._count_runs(and_(requests.c.request_id.in_(ready), ended, requests.c.service_runs > 0), -1)
+        own = requests.c.host == self._database.host
+        await self._count_runs(and_(requests.c.request_id.in_(ready), own, ended, requests.c.service_runs > 0), -1)
 
     async def _count_runs(self, which: ColumnElement[bool], by: int) -> None:
         await self._write(update(requests).where(which).values(service_runs=requests.c.service_runs + by))
@@ -177,6 +167,18 @@ def usage_json(usage: Usage | None) -> str | None:
 def usage_of(stored: str | None) -> Usage | None:
     """Deserialize a usage record."""
     return None if stored is None else _USAGE.validate_json(stored)
+
+
+def undelivered_of(connection: Connection, host: str) -> list[StoredReply]:
+    """Pending final texts of the ended requests that a host holds, inside a transaction."""
+    statement = (
+        select(outbox, requests.c.service_runs)
+        .join(requests)
+        .where(outbox.c.state == "ready", requests.c.status.in_(_ENDED), requests.c.host == host)
+        .order_by(requests.c.id, outbox.c.part)
+    )
+    rows = connection.execute(statement).mappings()
+    return [replace(_stored_reply(row), service_runs=row["service_runs"]) for row in rows]
 
 
 def put_final(connection: Connection, replies: Sequence[Reply]) -> None:

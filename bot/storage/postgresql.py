@@ -1,9 +1,9 @@
-"""Stores the data on a PostgreSQL server, in a database that one running Inhouse claims by a lease.
+"""Stores the data on a PostgreSQL server, in a database that several hosts use together.
 
-The lease is a row with an epoch and an expiry by the server's clock. Every transaction that writes renews it and names
-its epoch, so a process that lost it cannot write any more. Nothing depends on the state of a session, so a connection
-pooler such as PgBouncer may be in between. If the connection is lost while a transaction commits, its id tells later
-whether it was committed.
+Each host has a lease: a row with an epoch and an expiry by the server's clock. Every transaction that writes renews it
+and names its epoch, so a host that another one declared dead cannot write any more. Nothing depends on the state of a
+session, so a connection pooler such as PgBouncer may be in between. If the connection is lost while a transaction
+commits, its id tells later whether it was committed.
 """
 
 import importlib.util
@@ -19,11 +19,11 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, m
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from bot.storage.backend import Backend, Taken, Unreachable
+from bot.storage.backend import WAKE, Backend, Taken, Unreachable
 from bot.storage.pg_errors import Refused, mapped
 from bot.storage.schema_version import migrate, version_of
 from bot.storage.stop_deadline import StopDeadline
-from bot.storage.tables import leases
+from bot.storage.tables import hosts
 from bot.types.errors import ConfigError, StateLocked, StorageError
 
 OLDEST = 13
@@ -49,47 +49,53 @@ _CONNECTING: Mapping[str, str | int | None] = {
 }
 """Parameters of connections that INHOUSE_DATABASE_URL may override."""
 
+CHANNEL = "inhouse"
+"""On which hosts are woken."""
 COPY = "copy"
 """Name of the lease that marks a database to which a state is being copied."""
 _UNFINISHED = text(f"SELECT 1 FROM leases WHERE name = '{COPY}'")
-_NOW = "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+NOW = "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 _LOCK = text("SELECT pg_advisory_xact_lock(7305790184561509236)")  # any number that no other program uses
 _CLAIM = text(f"""
-    INSERT INTO leases (name, owner, epoch, expires_at) VALUES ('service', :owner, 1, {_NOW} + :seconds)
-    ON CONFLICT (name) DO UPDATE
-    SET owner = excluded.owner, epoch = leases.epoch + 1, expires_at = excluded.expires_at
-    WHERE leases.owner = excluded.owner OR leases.expires_at < {_NOW}
+    INSERT INTO hosts (name, epoch, expires_at, roles, slots, model) VALUES (:host, 1, {NOW} + :seconds, '', 0, '')
+    ON CONFLICT (name) DO UPDATE SET epoch = hosts.epoch + 1, expires_at = excluded.expires_at
     RETURNING epoch
 """)
-HOLDER = text(f"SELECT owner, expires_at, expires_at - {_NOW} AS seconds FROM leases WHERE name = 'service'")
+UNENDED = text(f"""
+    SELECT name, expires_at, expires_at - {NOW} AS seconds FROM hosts WHERE expires_at > 0 ORDER BY name
+""")
+_FENCE = text("UPDATE hosts SET epoch = epoch + 1, expires_at = 0 WHERE name <> :host AND expires_at > 0")
 _RENEW = text(f"""
-    UPDATE leases SET expires_at = {_NOW} + :seconds WHERE name = 'service' AND owner = :owner AND epoch = :epoch
+    UPDATE hosts SET expires_at = {NOW} + :seconds WHERE name = :host AND epoch = :epoch
     RETURNING CAST(pg_current_xact_id() AS text), set_config('lock_timeout', '2s', true),
         set_config('idle_in_transaction_session_timeout', '10s', true)
 """)  # the settings end with the transaction; a process that is stopped in it must not hold its locks
-_RELEASE = text("UPDATE leases SET expires_at = 0 WHERE name = 'service' AND owner = :owner AND epoch = :epoch")
+_RELEASE = text("UPDATE hosts SET expires_at = 0 WHERE name = :host AND epoch = :epoch")
+_WAKE = text(f"SELECT pg_notify('{CHANNEL}', :host)")
 _OUTCOME = text("SELECT pg_xact_status(CAST(:id AS xid8))")
 
 
 class PostgresqlServer(Backend):
     """The database at `url`.
 
-    owner: the name of this Inhouse, the same after a restart. standby: called with the name of another instance that
-    holds the database, for which this one waits; None to refuse then. copying: to copy a state to it.
+    host: the name of this host, the same after a restart. standby: called with the names of the hosts that are alive,
+    whose end this one waits for. copying: to copy a state to it, which no host may use then.
     """
 
     def __init__(
-        self, url: str, owner: str, readers: int, *, standby: Callable[[str], None] | None = None, copying: bool = False
+        self, url: str, host: str, readers: int, *, standby: Callable[[str], None] | None = None, copying: bool = False
     ) -> None:
-        self._url = driver_url(url)
-        super().__init__(name_of(self._url))
+        self.url = driver_url(url)
+        super().__init__(name_of(self.url))
+        self.host = host
         self._standby, self._copying = standby, copying
         self._held_until = 0.0  # on the clock of `_clock`
-        self._seen: float | None = None  # the expiry of another instance's claim at the last attempt
-        self._claim: dict[str, str | int | float] = {"owner": owner, "epoch": 0, "seconds": LEASE_S}
+        self._seen: dict[str, float] = {}  # the expiry of each other host's lease at an attempt
+        self._answers_since: float | None = None  # on the same clock; since when the server has answered attempts
+        self._lease: dict[str, str | int | float] = {"host": host, "epoch": 0, "seconds": LEASE_S}
         self._stop_deadline = StopDeadline(self.name)
-        self._writing = self._stop_deadline.watch(engine_of(self._url, pool_size=1))
-        self._reading = self._stop_deadline.watch(engine_of(self._url, pool_size=readers)).execution_options(
+        self._writing = self._stop_deadline.watch(engine_of(self.url, pool_size=1))
+        self._reading = self._stop_deadline.watch(engine_of(self.url, pool_size=readers)).execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
 
@@ -103,51 +109,59 @@ class PostgresqlServer(Backend):
             check_server(connection, self.name)
 
     def claim(self) -> float | None:
-        """Claim the database and migrate its schema; returns the seconds until the next attempt, None if it succeeded.
+        """Take the lease of this host, and migrate the schema; returns the seconds until the next attempt, or None.
 
-        Raises StateLocked, unless this is a standby, once another instance has renewed its claim since an attempt.
+        A standby waits until no other host is alive. Raises StateLocked, for a copy, once another host has renewed its
+        lease since an attempt.
         """
         try:
             return self._claimed()
         except Unreachable:
-            if self._standby is None or self._seen is None:
+            self._answers_since = None
+            if not self._seen:
                 raise
             return POLL_S
 
     def _claimed(self) -> float | None:
         began = _clock()
         with self._at_start() as connection:
-            connection.execute(_LOCK)  # two hosts may start at once
-            if not inspect(connection).has_table(leases.name):
+            connection.execute(_LOCK)  # several hosts may start at once
+            if not inspect(connection).has_table(hosts.name):
                 migrate(connection, self.name)
-            epoch = connection.execute(_CLAIM, self._claim).scalar_one_or_none()
-            if epoch is None:
-                return self._holder_pause(connection)
+            if self._standby is not None or self._copying:
+                self._answers_since = self._answers_since or began
+                unended = {row.name: row for row in connection.execute(UNENDED) if row.name != self.host}
+                alive = {name: row.expires_at for name, row in unended.items() if row.seconds > 0}
+                if alive:
+                    self._wait_for(alive)
+                if alive or (unended and began - self._answers_since < watched_s()):
+                    return POLL_S
+                connection.execute(_FENCE, self._lease)
             migrate(connection, self.name)
             if not self._copying and connection.execute(_UNFINISHED).one_or_none():
                 raise ConfigError(
                     f"The database {self.name} has an unfinished copy: finish it with `inhouse db copy`, or name "
                     "another database in INHOUSE_DATABASE_URL."
                 )
-        self._claim["epoch"], self._held_until = int(epoch), began + LEASE_S - MARGIN_S
+            epoch = connection.execute(_CLAIM, self._lease).scalar_one()
+        self._lease["epoch"], self._held_until = int(epoch), began + LEASE_S - MARGIN_S
         return None
 
-    def _holder_pause(self, connection: Connection) -> float:
-        holder = connection.execute(HOLDER).one()
+    def _wait_for(self, alive: dict[str, float]) -> None:
+        names = ", ".join(alive)
         if self._standby is not None:
-            self._standby(holder.owner)
-        elif self._seen is not None and holder.expires_at != self._seen:
+            self._standby(names)
+        elif any(name in self._seen and expiry != self._seen[name] for name, expiry in alive.items()):
             raise StateLocked(
-                f"The database {self.name} is in use by another Inhouse ({holder.owner}): stop that one, or name "
-                "another database in INHOUSE_DATABASE_URL."
+                f"The database {self.name} is in use by another Inhouse ({names}): stop that one, or name another "
+                "database in INHOUSE_DATABASE_URL."
             )
-        self._seen = holder.expires_at
-        return min(POLL_S, max(0.1, float(holder.seconds)))
+        self._seen = alive
 
     @contextmanager
     def _at_start(self) -> Iterator[Connection]:
         """A transaction on a connection of its own, with errors of the configuration as ConfigError."""
-        engine = self._stop_deadline.watch(unpooled(self._url))
+        engine = self._stop_deadline.watch(unpooled(self.url))
         try:
             with self.mapped(), self._stop_deadline.transaction(), engine.begin() as connection:
                 yield connection
@@ -170,19 +184,21 @@ class PostgresqlServer(Backend):
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Open a transaction that writes, and renews the claim. Raises Taken if another Inhouse has claimed it."""
+        """Open a transaction that writes, and renews the lease. Raises Taken if another host declared this one dead."""
         began = _clock()
         with self._stop_deadline.transaction(), self._writing.connect() as connection:
             transaction = connection.begin()
             try:
-                found = connection.execute(_RENEW, self._claim).one_or_none()
+                found = connection.execute(_RENEW, self._lease).one_or_none()
                 if found is None:
                     self.taken = (
-                        f"Another Inhouse has taken over the database {self.name}, because this one did not renew its "
-                        f"claim for {LEASE_S:.0f} s: only one may use it, so this one ends."
+                        f"This host did not renew its lease on the database {self.name} for {LEASE_S:.0f} s, so "
+                        "another one has taken over its answers: this one ends, and starts anew under systemd."
                     )
                     raise Taken(self.taken)
                 yield connection
+                if connection.info.pop(WAKE, False) and self.has_others:
+                    connection.execute(_WAKE, self._lease)
             except BaseException:
                 transaction.rollback()
                 raise
@@ -237,11 +253,11 @@ class PostgresqlServer(Backend):
         self._stop_deadline.stop()
 
     def close(self) -> None:
-        """Release the claim, if the server answers, and close all connections. Raises StorageError if not."""
-        if self._claim["epoch"]:
+        """End the lease, if the server answers, and close all connections. Raises StorageError if not."""
+        if self._lease["epoch"]:
             limit = self._stop_deadline.transaction
             with suppress(StorageError), self.mapped(), limit(), self._writing.begin() as connection:
-                connection.execute(_RELEASE, self._claim)
+                connection.execute(_RELEASE, self._lease)
         self._stop_deadline.close()
         self._writing.dispose()
         self._reading.dispose()
@@ -250,6 +266,14 @@ class PostgresqlServer(Backend):
                 f"The database {self.name} did not answer while Inhouse stopped, so the end of this run is not stored; "
                 "the next start goes on from what is. Check the server."
             )
+
+
+def watched_s() -> float:
+    """How long the database must have answered before a lease without a renewal means that its host is dead, seconds.
+
+    After an outage all leases have expired, and each host needs a moment to renew its own.
+    """
+    return LEASE_S / 3
 
 
 def _clock() -> float:

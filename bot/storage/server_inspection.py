@@ -7,7 +7,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from bot.storage.pg_errors import mapped
-from bot.storage.postgresql import HOLDER, check_server, driver_url, name_of, unpooled
+from bot.storage.postgresql import UNENDED, check_server, driver_url, name_of, unpooled
 from bot.storage.schema_version import newest, version_of
 from bot.types.errors import StateFromElsewhere
 
@@ -25,7 +25,7 @@ class ServerInspection:
     """latency_ms: median of TRIES round trips. clock_s: how far the server's clock is ahead of this one's.
 
     can_create: the user may create tables. schema: its version, '' for an empty database; mismatch: the error of the
-    version, '' if there is none. holder: the running Inhouse that uses it, '' if there is none.
+    version, '' if there is none. hosts: the names of those that use it.
     """
 
     name: str
@@ -37,7 +37,7 @@ class ServerInspection:
     schema: str
     newest: bool
     mismatch: str
-    holder: str
+    hosts: tuple[str, ...]
 
 
 def inspect_server(url: SecretStr) -> ServerInspection:
@@ -52,13 +52,13 @@ def inspect_server(url: SecretStr) -> ServerInspection:
             about = connection.execute(_ABOUT).one()
             taken.append(time.perf_counter() - began)
         clock_s = about.clock - time.time()
-        schema, mismatch, holder = "", "", ""
+        schema, mismatch, hosts = "", "", tuple[str, ...]()
         try:
             schema = version_of(connection, name)
         except StateFromElsewhere as error:
             mismatch = str(error)
-        if schema == newest() and (found := connection.execute(HOLDER).one_or_none()) and found.seconds > 0:
-            holder = found.owner
+        if schema == newest():
+            hosts = tuple(row.name for row in connection.execute(UNENDED) if row.seconds > 0)
     return ServerInspection(
         name=name,
         version=about.version.split()[0],
@@ -69,5 +69,5 @@ def inspect_server(url: SecretStr) -> ServerInspection:
         schema=schema,
         newest=schema == newest(),
         mismatch=mismatch,
-        holder=holder,
+        hosts=hosts,
     )

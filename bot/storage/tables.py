@@ -21,6 +21,8 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
+    false,
+    text,
 )
 
 from bot.types.messages import ConversationKey
@@ -79,12 +81,22 @@ requests = Table(
     Column("finished_at", Float),
     Column("remark", Text, nullable=False, server_default=""),
     Column("service_runs", Integer, nullable=False, server_default="0"),  # runs killed while writing or showing it
+    Column("host", Text, nullable=False, server_default=""),  # whose process shows the answer; '' in a file
+    Column("taker", Text, nullable=False, server_default=""),  # whose process writes it, while it is running
+    Column("stop", Text, nullable=False, server_default=""),  # what another host wants of it: 'stop', 'unasked'
+    Column("edited", Boolean, nullable=False, server_default=false()),  # another host saw its question edited
     UniqueConstraint("request_id"),
     CheckConstraint("status IN ('waiting', 'running', 'finished', 'failed', 'cancelled')", "status"),
     Index("ix_requests_status", "status"),
     Index("ix_requests_message", *KEY, "message_id"),
     Index("ix_requests_accepted", *KEY, "accepted_at"),
     Index("ix_requests_finished_at", "finished_at"),
+    Index(
+        "ix_requests_running",  # one running request a conversation over all hosts
+        *KEY,
+        unique=True,
+        postgresql_where=text("status = 'running'"),
+    ).ddl_if(dialect="postgresql"),
 )
 
 turns = Table(
@@ -187,8 +199,21 @@ cursors = Table(
     sqlite_with_rowid=False,
 )
 
+hosts = Table(
+    "hosts",  # processes that use the database together; used on a server
+    metadata,
+    _text("name", primary_key=True),
+    Column("epoch", Integer, nullable=False),  # one more with each start, and when another one declared it dead
+    Column("expires_at", Float, nullable=False),  # by the server's clock; 0 if it has ended
+    _text("roles"),
+    Column("slots", Integer, nullable=False),  # answers that it writes at once
+    _text("model"),  # that is loaded
+    Column("answer_s", Float),  # of an answer of that model
+    sqlite_with_rowid=False,
+)
+
 leases = Table(
-    "leases",  # claims of a running Inhouse on what only one may do; used on a server
+    "leases",  # claims of a host on what only one may do; used on a server
     metadata,
     _text("name", primary_key=True),
     _text("owner"),

@@ -275,7 +275,8 @@ class GenerationRequest:
     """A request for an answer. `wait_left_s`: seconds that it may still wait in the queue.
 
     `remark`: a sentence to show above the answer. `service_runs`: runs of the service that were killed while they wrote
-    or showed the answer. `attempts`: service_runs plus engine failures.
+    or showed the answer. `attempts`: service_runs plus engine failures. `number`: order of acceptance over all hosts, 0
+    until it is stored.
     """
 
     request_id: str
@@ -290,6 +291,7 @@ class GenerationRequest:
     kind: RequestKind = RequestKind.ANSWER
     remark: str = ""
     service_runs: int = 0
+    number: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

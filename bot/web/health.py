@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bot.conversations.request_queue import Place
+from bot.conversations.queue_entries import Place
 from bot.generation.user_messages import about, counted
 from bot.web.live_state import LiveState
 from bot.web.sampler import Sampler
@@ -53,7 +53,7 @@ def _platforms(live_state: LiveState, sampler: Sampler) -> Iterator[str]:
         refused = sampler.refused_within(name, WINDOW_S)
         if name in live_state.refusals:
             yield f"{name} is stopped"
-        elif not live_state.connected(name):
+        elif not live_state.connected(name) and not live_state.elsewhere(name):
             yield f"{name} is not connected"
         elif refused > MOST_REFUSED:
             yield f"{name} refused {refused} calls in the last minute"

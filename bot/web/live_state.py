@@ -19,7 +19,10 @@ from bot.types.engine import Engine, ModelServers, ServerState
 
 @dataclass(frozen=True, slots=True)
 class LiveState:
-    """The parts of the running service. stopping: whether it drains. refusals: fatal errors by platform name."""
+    """The parts of the running service. stopping: whether it drains. refusals: fatal errors by platform name.
+
+    elsewhere: whether another host receives a platform's events. slots: how many answers all hosts write at once.
+    """
 
     current: RuntimeConfig
     engine: Engine
@@ -35,6 +38,8 @@ class LiveState:
     metrics: Metrics
     refusals: Mapping[str, str]
     stopping: Callable[[], bool]
+    elsewhere: Callable[[str], bool]
+    slots: Callable[[], int]
 
     @property
     def redelivered(self) -> int:
@@ -62,10 +67,10 @@ class LiveState:
         if worker.loader.loading is not None:
             what = "engine is restarting" if worker.loader.loading.again else "model is loading"
             return f"the {what} ({worker.loader.loading.progress.fraction:.0%})"
-        if worker.loader.loaded is None:
+        if worker.loader.loaded is None and ("worker" in self.current.settings.roles or not self.slots()):
             return "no model is loaded"
         if engine_problem:
             return engine_problem
-        if not any(map(self.connected, self.adapters)):
+        if not any(self.connected(name) or self.elsewhere(name) for name in self.adapters):
             return "no platform is connected"
         return ""

@@ -12,7 +12,7 @@ from itertools import islice
 import msgspec
 import psutil
 
-from bot.conversations.request_queue import Place
+from bot.conversations.queue_entries import Place
 from bot.models.hardware import MB, describe_hardware
 from bot.types.messages import GenerationRequest
 from bot.web.health import assess

@@ -49,7 +49,7 @@ class WebServer:
     def __init__(self, live_state: LiveState) -> None:
         settings = live_state.current.settings
         self.live_state = live_state
-        self._address, token = settings.http, settings.http_token
+        self._address, token = settings.http if "web" in settings.roles else None, settings.http_token
         self._recent_errors = RecentErrors(secrets(settings))
         self.sampler = Sampler(live_state, TICK_S)
         self.status = Status(live_state, self.sampler, self._recent_errors, version())

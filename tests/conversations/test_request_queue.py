@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.conversations.request_queue import MODEL_RUN, Place, RequestQueue
+from bot.conversations.queue_entries import Place
+from bot.conversations.request_queue import MODEL_RUN, RequestQueue
 from bot.conversations.service_order import person_key
 from bot.types.errors import QueueFull
 from bot.types.messages import ConversationKey, GenerationRequest, Person, RequestStatus, SamplingParams

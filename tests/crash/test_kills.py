@@ -27,7 +27,7 @@ BOTH, DISCORD, SLACK = ("discord", "slack"), ("discord",), ("slack",)
 
 POINTS = {
     "before the question is stored": (Point("inbox.ask"), BOTH),
-    "inside the transaction that stores it": (Point("inbox.add", after=True), SLACK),
+    "inside the transaction that stores it": (Point("inbox.put", after=True), SLACK),
     "stored but not acknowledged": (Point("inbox.ask", after=True), BOTH),
     "before it runs": (Point("inbox.start"), SLACK),
     "running, with nothing written": (Point("inbox.start", after=True), DISCORD),

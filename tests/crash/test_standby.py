@@ -88,5 +88,5 @@ async def test_an_instance_that_was_suspended_writes_nothing_any_more_and_ends(
     await second.ask("slack", who=1, where=1)
     first.send(signal.SIGCONT)
     assert await first.status() == 1  # systemd starts it again, as the standby
-    assert "has taken over the database" in first.log()
+    assert "has taken over its answers" in first.log()
     assert await sound(second) == (3, 0)

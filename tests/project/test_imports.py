@@ -19,6 +19,7 @@ LAYERS = (
     {"service"},
     {"web"},
     {"core"},
+    {"hosts"},
     {"generation"},
     {"conversations", "doctor", "engine", "replies", "setup"},
     {"models", "platforms"},

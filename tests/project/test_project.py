@@ -22,8 +22,8 @@ NOT_IMPORTED = {
 }
 """Dependencies that other packages import."""
 
-OPTIONAL = {"xllamacpp"}
-"""What is imported in a process of its own, if an extra installed it."""
+OPTIONAL = {"psycopg", "xllamacpp"}
+"""What is imported only if an extra installed it."""
 
 PART_OF = {"pydantic-core": "pydantic"}
 """Distributions that another one requires in one exact version."""

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from bot.storage import Storage, postgresql
-from bot.types.errors import StateLocked, StorageError
+from bot.types.errors import StorageError
 from tests.support.builders.service import run_service
 from tests.support.fakes.database_relay import DatabaseRelay, run_relay
 from tests.support.fakes.scripted_platform import ScriptedPlatform
@@ -118,7 +118,7 @@ async def test_nothing_is_posted_or_edited_once_another_instance_may_serve(
         assert (await setup.team.reply_to("one two three")).text == "You said: one two three"
 
 
-async def test_a_service_whose_database_another_one_claimed_ends(
+async def test_a_service_that_another_host_declared_dead_ends(
     tmp_path: Path, relay: DatabaseRelay, url: SecretStr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgresql, "LEASE_S", 0.5)
@@ -126,8 +126,8 @@ async def test_a_service_whose_database_another_one_claimed_ends(
     async with run_service(tmp_path, database_url=relay.url(url), ready=False) as setup:
         await setup.platform.connected()
         await relay.cut()
-        other = await Storage.open(tmp_path / "another", url)
+        other = await Storage.open(tmp_path / "another", url, standby=lambda _: None)
         await relay.start()
-        with pytest.raises(StateLocked, match="has taken over"):
+        with pytest.raises(StorageError, match="has taken over"):
             await asyncio.wait_for(asyncio.shield(setup.running), 20)
         await other.close()

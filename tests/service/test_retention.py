@@ -125,8 +125,8 @@ async def test_the_setting_is_in_days_and_0_is_for_ever(storage: Storage, tmp_pa
 
 async def test_what_is_still_owed_stays_whatever_its_age(storage: Storage, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    await ask(storage, "waiting")
     running = await ask(storage, "running")
+    await ask(storage, "waiting")
     await storage.inbox.start(running.request_id)
     unshown = await ask(storage, "unshown")
     await answer(storage, unshown, "!", part(unshown))

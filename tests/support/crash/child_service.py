@@ -51,7 +51,7 @@ BAIT = "@everyone <!channel> @here"
 
 SEAMS: Mapping[str, tuple[Any, str]] = {  # Any: a class or a module
     "inbox.ask": (Inbox, "ask"),
-    "inbox.add": (bot.storage.inbox, "_add"),  # inside the transaction
+    "inbox.put": (Inbox, "_put"),  # inside the transaction
     "inbox.start": (Inbox, "start"),
     "inbox.finish": (Inbox, "finish"),
     "inbox.put_final": (bot.storage.inbox, "put_final"),  # inside the transaction

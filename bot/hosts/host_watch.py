@@ -1,0 +1,159 @@
+"""Watches the other hosts of the database: what they hold, what they ask for, and whether they are alive.
+
+It looks when another host wakes it, and every second, since a wake may be lost.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from bot.conversations.request_queue import RequestQueue
+from bot.generation.worker import Worker
+from bot.hosts.handover import Handover
+from bot.replies.replies import Replies
+from bot.storage import Host, Storage, StoredReply
+from bot.types.errors import StorageError
+from bot.types.messages import GenerationRequest
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+SETTLE_S = 0.05
+"""Pause before a look, seconds, so that many wakes are one look."""
+SLOW_S = 2.0
+"""A look that took longer was held up by an outage."""
+
+Resume = Callable[[Sequence[GenerationRequest], Sequence[StoredReply]], Awaitable[None]]
+"""Goes on with the requests and the undelivered texts of a host that has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Duties:
+    """What this host does: its roles, how many answers it writes at once, with which model, and seconds of one."""
+
+    roles: tuple[str, ...]
+    slots: int
+    model: str
+    answer_s: float | None
+
+
+class HostWatch:
+    """What this host knows of the others. Run `keep` as a task."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        queue: RequestQueue,
+        handover: Handover,
+        worker: Worker,
+        replies: Replies,
+        resume: Resume,
+        duties: Callable[[], Duties],
+    ) -> None:
+        self._hosts, self._queue, self._handover = storage.hosts, queue, handover
+        self._worker, self._replies, self._resume, self._duties = worker, replies, resume, duties
+        self._described: Duties | None = None
+        self._unrenewed: dict[str, tuple[float, float]] = {}  # by host: its lease's expiry, and when it was seen first
+        self._heeded: dict[str, tuple[str, bool]] = {}  # signals that were passed on, by request id
+        self._woken = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        storage.on_wake(lambda: loop.call_soon_threadsafe(self._woken.set))
+        self.others: Sequence[Host] = ()
+        """The other hosts that are alive."""
+
+    def slots(self) -> int:
+        """How many answers all hosts write at once."""
+        return self._duties().slots + sum(host.slots for host in self.others)
+
+    def models(self) -> list[str]:
+        """The models that other hosts have loaded."""
+        return sorted({host.model for host in self.others if host.slots})
+
+    def summary(self) -> str:
+        """'3 hosts, of which 2 write answers, 16 at once'; '' for a single host."""
+        if not self.others:
+            return ""
+        writing = sum(host.slots > 0 for host in self.others) + (self._duties().slots > 0)
+        return f"{len(self.others) + 1} hosts, of which {writing} write answers, {self.slots()} at once"
+
+    async def keep(self) -> None:
+        """Look until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except StorageError as error:
+                log.error("The other hosts could not be looked after: %s", error)
+            self._woken.clear()
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._woken.wait()
+                    await asyncio.sleep(SETTLE_S)
+            except TimeoutError:
+                pass
+
+    async def look(self) -> None:
+        """Take note of the other hosts once. Raises StorageError."""
+        await self._look_at_requests()
+        began = time.monotonic()
+        hosts = await self._hosts.all()
+        now = time.monotonic()
+        if now - began > SLOW_S:
+            self._unrenewed.clear()
+        self.others = [host for host in hosts if host.left_s > 0 and host.name != self._hosts.this]
+        for host in self.others:
+            if host.answer_s is not None:
+                self._queue.learn(host.model, host.answer_s)
+        await self._describe()
+        for host in hosts:
+            if host.name != self._hosts.this and self._is_dead(host, now):
+                await self._take_over(host)
+
+    async def _look_at_requests(self) -> None:
+        this, rows = self._hosts.this, await self._hosts.unfinished()
+        given = [row for row in rows if row.host == this and row.taker not in ("", this)]
+        others = [row for row in rows if row.host != this]
+        of_others = {row.request.request_id: (row.request, row.host, row.running) for row in others}
+        lent = {row.request.request_id: (row.request, row.taker, True) for row in given}
+        self._queue.mirror(of_others | lent)
+        for row in given:
+            self._handover.give(row.request, row.taker)
+        own = [row for row in rows if row.host == this]
+        for row in own:
+            self._handover.received(row.request.request_id)
+        self._heeded = {
+            row.request.request_id: heeded for row in own if (heeded := self._heeded.get(row.request.request_id))
+        }
+        for row in own:
+            request_id, wanted = row.request.request_id, (row.stop, row.edited)
+            stop, edited = self._heeded.get(request_id, ("", False))
+            if row.edited and not edited:
+                self._replies.offer_rerun(request_id)
+            if row.stop != stop:
+                await self._worker.stop(request_id, unasked=row.stop == "unasked")
+            self._heeded[request_id] = wanted
+
+    async def _describe(self) -> None:
+        duties = self._duties()
+        if duties != self._described:
+            await self._hosts.describe(duties.roles, duties.slots, duties.model, duties.answer_s)
+            self._described = duties
+
+    def _is_dead(self, host: Host, now: float) -> bool:
+        expiry, since = self._unrenewed.get(host.name, (None, now))
+        if expiry != host.expires_at:
+            since = now
+            self._unrenewed[host.name] = (host.expires_at, now)
+        ended = host.expires_at == 0
+        return host.left_s < 0 and host.holds and (ended or now - since >= self._hosts.watched_s)
+
+    async def _take_over(self, host: Host) -> None:
+        found = await self._hosts.take_over(host)
+        if found is None:
+            return
+        requests, texts = found
+        if requests or texts:
+            how = "has ended" if host.expires_at == 0 else "has not renewed its lease"
+            log.warning("The host %s %s: %d of its answers are taken over.", host.name, how, len(requests) + len(texts))
+        await self._resume(requests, texts)

@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 
 from adapters.discord.adapter import DiscordAdapter
+from adapters.discord.gateway.gateway import GatewayTiming
 from bot.service.turns import LeasedTurns, LeaseTiming
 from bot.storage import Leases, Storage
 from bot.types.errors import StorageError
-from tests.support.builders.discord_adapter import QUICK, settings_of
+from tests.support.builders.discord_adapter import settings_of
 from tests.support.fakes.discord import FakeDiscord
 from tests.support.fakes.recording_core import RecordingCore
 from tests.support.postgresql import PostgresqlProcess
 
 pytest_plugins = ["tests.support.fixtures.databases"]
 
+GATEWAY = GatewayTiming(guilds=0.05, gap=0.1, overlap=1.0)
 TIMING = LeaseTiming(valid=4.0, every=0.3, poll=0.1)
 
 
@@ -34,7 +36,7 @@ async def storage(tmp_path: Path, postgresql: PostgresqlProcess) -> AsyncIterato
 async def run_host(server: FakeDiscord, leases: Leases, name: str) -> AsyncIterator[RecordingCore]:
     """Runs an adapter as one of several hosts."""
     core = RecordingCore()
-    adapter = DiscordAdapter(settings_of(server), server.connector, QUICK)
+    adapter = DiscordAdapter(settings_of(server), server.connector, GATEWAY)
     async with LeasedTurns(leases, name, timing=TIMING) as turns:
         running = asyncio.create_task(adapter.run(core, turns))
         try:
@@ -74,3 +76,22 @@ async def test_the_next_host_connects_when_one_ends_and_when_one_is_cut_off(
         await ana.says(general, "and now?", mention=True)
         await second.message()
         assert len(server.gateway.identifies) == 3
+
+
+async def test_a_newcomer_gets_its_share_of_the_shards_and_gives_it_back(storage: Storage) -> None:
+    async with FakeDiscord() as server:
+        server.gateway.session_start.shards = 4
+        ana, general = server.user("ana"), server.text_channel("general")
+
+        def online() -> list[int]:
+            return sorted(session.shard for session in server.gateway.online)
+
+        async with run_host(server, storage.leases, "first") as first:
+            await server.until(lambda: first.caught_up == 4 and online() == [0, 1, 2, 3])
+            async with run_host(server, storage.leases, "second") as second:
+                await server.until(lambda: second.caught_up == 2, timeout=15)
+                await server.until(lambda: online() == [0, 1, 2, 3], timeout=15)
+                await ana.says(general, "hello", mention=True)
+                await server.until(lambda: len(first.events) + len(second.events) == 1)
+            await server.until(lambda: first.caught_up == 6 and online() == [0, 1, 2, 3], timeout=15)
+            assert len(server.gateway.identifies) == 8

@@ -40,12 +40,14 @@ class GatewayTiming:
     """Seconds. `heartbeat`: without a frame for so long the connection is dead (Discord sends one every 41.25 s; with
     the 30 s that a close may take, this stays below two heartbeats). `guilds`: how long to wait for one more server
     before a session counts as complete. `gap`: the least time between two sessions. `answer`: timeout of a request.
+    `overlap`: how long a shard that goes to another host stays connected; both get its events, and one of them counts.
     """
 
     heartbeat: float = 50.0
     guilds: float = 1.0
     gap: float = 5.0
     answer: float = REQUEST_TIMEOUT_S
+    overlap: float = 10.0
 
 
 def proxy_for(settings: Settings) -> str | None:
@@ -134,9 +136,10 @@ class Gateway:
             if refusal and count == len(self._shards):
                 raise refusal
             numbers = [ShardNumber(index, count) for index in range(count)]
-            gap_s = self._timing.gap
+            gap_s, overlap_s = self._timing.gap, self._timing.overlap if count > 1 else 0.0
             self._shards = [
-                Shard(number, self._rest, turns, core, intake, lambda: self._settings, gap_s) for number in numbers
+                Shard(number, self._rest, turns, core, intake, lambda: self._settings, gap_s, overlap_s)
+                for number in numbers
             ]
             try:
                 await _run_all(self._shards)

@@ -27,9 +27,6 @@ from bot.types.errors import FatalAdapterError
 
 log = logging.getLogger(__name__)
 
-OVERLAP_S = 10.0
-"""How long a shard that another host takes over stays connected; both then get its events, and one of them counts."""
-
 
 class ShardsRefused(Exception):
     """Discord wants another number of shards; `refusal` is the error if it recommends no other."""
@@ -58,7 +55,11 @@ class ShardNumber:
 
 
 class Shard:
-    """One shard. `gap_s`: the least time between two of its sessions, or of shards that Discord counts together."""
+    """One shard.
+
+    gap_s: the least time between two of its sessions, or of shards that Discord counts together. overlap_s: how long it
+    stays connected when its turn is lost.
+    """
 
     def __init__(
         self,
@@ -69,9 +70,11 @@ class Shard:
         intake: Intake,
         settings: Callable[[], Settings],
         gap_s: float,
+        overlap_s: float,
     ) -> None:
         self._number, self._rest, self._turns = number, rest, turns
-        self._core, self._intake, self._settings, self._gap_s = core, intake, settings, gap_s
+        self._core, self._intake, self._settings = core, intake, settings
+        self._gap_s, self._overlap_s = gap_s, overlap_s
         self._backoff = ReconnectBackoff(gap_s)
         self._client: GatewayClient | None = None
         self.held = self.began = False
@@ -89,9 +92,8 @@ class Shard:
 
     async def run(self) -> None:
         """Stay connected whenever it is this host's turn. Raises FatalAdapterError or ShardsRefused."""
-        number = self._number
-        overlap_s = OVERLAP_S if number.count > 1 else 0.0
-        await while_held(self._turns, number.name, self._reconnect_forever, among=number.all_names, overlap_s=overlap_s)
+        name, among = self._number.name, self._number.all_names
+        await while_held(self._turns, name, self._reconnect_forever, among=among, overlap_s=self._overlap_s)
 
     async def _reconnect_forever(self) -> None:
         self.held = True

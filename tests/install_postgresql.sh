@@ -1,20 +1,24 @@
 #!/usr/bin/env bash
-# The PostgreSQL that the tests of storage start in temporary directories: nothing to do if there is one; else from Debian's
-# or Ubuntu's packages, where that is possible without asking anybody. They set up a server, too, which no test uses.
+# The PostgreSQL and the PgBouncer that the tests of storage start in temporary directories: nothing to do if they are there;
+# else from Debian's or Ubuntu's packages, where that is possible without asking anybody. They set up servers, too, which no
+# test uses.
 set -euo pipefail
 
-if compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null; then exit 0; fi
+packages=()
+if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && ! command -v initdb >/dev/null; then packages+=(postgresql); fi
+if ! [ -x /usr/sbin/pgbouncer ] && ! command -v pgbouncer >/dev/null; then packages+=(pgbouncer); fi
+if [ ${#packages[@]} -eq 0 ]; then exit 0; fi
 
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then as_root=(sudo -n); fi
 if ! command -v apt-get >/dev/null || ! { [ "$(id -u)" -eq 0 ] || sudo -n true 2>/dev/null; }; then
-  echo "There is no PostgreSQL, and it cannot be installed from here: the tests with it are skipped." >&2
+  echo "There is no ${packages[*]}, and it cannot be installed from here: the tests with it are skipped." >&2
   exit 0
 fi
-echo "Installing PostgreSQL for the tests of storage." >&2
+echo "Installing ${packages[*]} for the tests of storage." >&2
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive dpkg --configure -a </dev/null 1>&2 || true  # one that was interrupted
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q update </dev/null 1>&2 || true
 if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-  apt-get install -q -y --no-install-recommends postgresql util-linux </dev/null 1>&2; then
-  echo "PostgreSQL could not be installed: the tests with it are skipped." >&2
+  apt-get install -q -y --no-install-recommends "${packages[@]}" util-linux </dev/null 1>&2; then
+  echo "${packages[*]} could not be installed: the tests with it are skipped." >&2
 fi

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 NO_CHROMIUM = "no Chromium"
 NO_SYSTEMD = "no systemd"
 NO_POSTGRESQL = "no PostgreSQL"
+NO_PGBOUNCER = "no PgBouncer"
 NOT_ROOT = "booting a systemd needs root"
 
 
@@ -36,7 +37,9 @@ def _missing(apt: bool) -> dict[str, Missing]:
     browser = "sudo tests/install_chromium.sh brings it" if apt else "install Chromium or Google Chrome"
     systemd = "sudo tests/install_systemd.sh brings it" if apt else "install systemd, on Linux"
     postgresql = "sudo tests/install_postgresql.sh brings it" if apt else "install PostgreSQL"
+    pooler = "sudo tests/install_postgresql.sh brings it" if apt else "install PgBouncer"
     return {
+        NO_PGBOUNCER: Missing("database", pooler),
         NO_POSTGRESQL: Missing("database", f"{postgresql}; `make test` installs its driver"),
         NO_CHROMIUM: Missing("browser", browser),
         NO_SYSTEMD: Missing("systemd", systemd),

@@ -1,0 +1,133 @@
+"""Tests storage on a server behind PgBouncer in transaction mode: no state of a session is relied on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from bot.storage import Storage, postgresql
+from bot.types.errors import StateLocked, StorageError
+from bot.types.messages import RequestStatus
+from tests.support.builders.storage_rows import KEY, answer, ask, part, texts
+from tests.support.fakes.database_relay import DatabaseRelay, run_relay
+from tests.support.pgbouncer import PgBouncerProcess
+from tests.support.postgresql import PostgresqlProcess
+
+pytest_plugins = ["tests.support.fixtures.databases"]
+
+
+@pytest.fixture
+def url(postgresql: PostgresqlProcess) -> SecretStr:
+    """An empty database."""
+    return postgresql.new_database()
+
+
+@pytest.fixture
+async def relay(pgbouncer: PgBouncerProcess) -> AsyncIterator[DatabaseRelay]:
+    """A relay in front of the pooler."""
+    async with run_relay(pgbouncer.socket) as relay:
+        yield relay
+
+
+@pytest.fixture
+async def relay_behind(postgresql: PostgresqlProcess) -> AsyncIterator[DatabaseRelay]:
+    """A relay between a pooler and the server."""
+    async with run_relay(postgresql.socket) as relay:
+        yield relay
+
+
+@pytest.fixture
+def pooler_before(relay_behind: DatabaseRelay) -> Iterator[PgBouncerProcess]:
+    pooler = PgBouncerProcess("127.0.0.1", relay_behind.port)
+    yield pooler
+    pooler.close()
+
+
+@pytest.fixture
+def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgresql, "LEASE_S", 1.0)
+    monkeypatch.setattr(postgresql, "RENEW_S", 0.2)
+
+
+async def test_many_reads_and_writes_at_once_share_two_connections_to_the_server(
+    tmp_path: Path, pgbouncer: PgBouncerProcess, url: SecretStr, postgresql: PostgresqlProcess
+) -> None:
+    storage = await Storage.open(tmp_path, pgbouncer.url(url))
+    for number in range(3):
+        reading = asyncio.gather(*(storage.history.turns(KEY) for _ in range(20)))
+        requests = await asyncio.gather(*(ask(storage, f"m{number}-{each}", at=float(each)) for each in range(20)))
+        await asyncio.gather(*(answer(storage, each, f"answer {each.message_id}", part(each)) for each in requests))
+        await reading
+        await storage.history.set(KEY, "model", f"model {number}")
+    read = texts(await storage.history.turns(KEY))
+    assert sorted(read) == sorted(["hello"] * 60 + [f"answer m{n}-{each}" for n in range(3) for each in range(20)])
+    sessions = (
+        "SELECT count(*) <= 2 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    assert postgresql.execute(sessions, url) == [(True,)]
+    await storage.close()
+    again = await Storage.open(tmp_path, pgbouncer.url(url))
+    assert await again.history.settings(KEY) == {"model": "model 2"}
+    assert await again.inbox.recover() == []
+    stored = await again.inbox.request(requests[0].request_id)
+    assert stored is not None
+    assert stored.status is RequestStatus.FINISHED
+    await again.close()
+
+
+@pytest.mark.parametrize("what", ["request", "answer"])
+async def test_a_commit_whose_outcome_the_client_lost_is_done_once(
+    tmp_path: Path, relay: DatabaseRelay, url: SecretStr, postgresql: PostgresqlProcess, what: str
+) -> None:
+    storage = await Storage.open(tmp_path, relay.url(url))
+    await asks_through_lost_commits(storage, relay, what)
+    assert postgresql.execute("SELECT count(*) FROM requests", url) == [(4,)]
+    await storage.close()
+
+
+@pytest.mark.parametrize("what", ["request", "answer"])
+async def test_a_commit_whose_outcome_the_pooler_lost_is_done_once(
+    tmp_path: Path,
+    pooler_before: PgBouncerProcess,
+    relay_behind: DatabaseRelay,
+    url: SecretStr,
+    postgresql: PostgresqlProcess,
+    what: str,
+) -> None:
+    storage = await Storage.open(tmp_path, pooler_before.url(url))
+    await asks_through_lost_commits(storage, relay_behind, what)
+    assert postgresql.execute("SELECT count(*) FROM requests", url) == [(4,)]
+    await storage.close()
+
+
+async def asks_through_lost_commits(storage: Storage, relay: DatabaseRelay, what: str) -> None:
+    await ask(storage, "m1")
+    for number in range(3):
+        relay.lose_commit(what)
+        await ask(storage, f"n{number}")  # fails if it is stored twice
+        assert relay.lost.is_set()
+
+
+@pytest.mark.fault(15)
+@pytest.mark.usefixtures("short_leases")
+async def test_a_second_instance_is_refused_and_one_that_lost_its_claim_writes_nothing(
+    tmp_path: Path, pgbouncer: PgBouncerProcess, relay: DatabaseRelay, url: SecretStr
+) -> None:
+    first = await Storage.open(tmp_path / "first", relay.url(url))
+    await ask(first, "m1")
+    with pytest.raises(StateLocked, match="is in use by another Inhouse"):
+        await Storage.open(tmp_path / "second", pgbouncer.url(url))
+    await relay.cut()  # the first one cannot renew its claim
+    second = await Storage.open(tmp_path / "second", pgbouncer.url(url))
+    await relay.start()
+    async with asyncio.timeout(10):
+        with pytest.raises(StateLocked, match="has taken over"):
+            await first.until_taken()
+    with pytest.raises(StorageError, match="has taken over"):
+        await ask(first, "m2")
+    await first.close()
+    assert texts(await second.history.turns(KEY)) == ["hello"]
+    await ask(second, "m2")
+    await second.close()

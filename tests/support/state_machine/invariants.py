@@ -165,6 +165,8 @@ class Invariants:
             orderly = all(self._platform.when(one) <= two for one, two in pairwise(steps))
             orderly &= all(self._platform.when(step) != NEVER for step in steps)
             orderly &= isinstance(self._platform.outcomes.get(question.event), Accepted)
+            # edits have no order of their own, so an earlier one that is delivered again replaces a later one
+            orderly &= all(self._platform.deliveries[edit] == 1 for edit in question.edits[:-1])
             known = question.texts[-1:] if orderly else question.texts
             assert row["role"] != "user" or row["text"] in known, f"not its text: {dict(row)} {self._about(question)}"
         stored = [row["text"] for row in self._setup.rows("SELECT text FROM turns")]

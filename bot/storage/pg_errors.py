@@ -23,6 +23,10 @@ _UNANSWERED = ("OperationalError", "ConnectionTimeout")
 _SETTINGS = (
     (("password authentication failed",), "correct the user or the password in INHOUSE_DATABASE_URL"),
     (("no password supplied",), "add the password to INHOUSE_DATABASE_URL (postgresql://user:password@host/name)"),
+    (
+        ("pg_hba.conf", "no encryption"),
+        "add `?sslmode=verify-full&sslrootcert=FILE` to INHOUSE_DATABASE_URL, or allow this host and user there",
+    ),
     (("pg_hba.conf",), "allow this host and user there, or correct INHOUSE_DATABASE_URL"),
     (('role "', "does not exist"), "create the user (`createuser --pwprompt NAME`), or correct INHOUSE_DATABASE_URL"),
     (
@@ -33,6 +37,14 @@ _SETTINGS = (
         ("eer authentication failed",),
         "run Inhouse as that user, or name host, user and password in INHOUSE_DATABASE_URL",
     ),
+    (
+        ("certificate verify failed",),
+        "set sslrootcert in INHOUSE_DATABASE_URL to the certificate of the authority that signed the server's, or to "
+        "'system'",
+    ),
+    (("root certificate file",), "set sslrootcert in INHOUSE_DATABASE_URL to a file with certificates, or to 'system'"),
+    (("does not match host name",), "name the host in INHOUSE_DATABASE_URL as the server's certificate names it"),
+    (("does not support SSL",), "turn it on there (`ssl = on`), or remove sslmode from INHOUSE_DATABASE_URL"),
     (("could not translate host name",), "correct the host in INHOUSE_DATABASE_URL"),
     (("failed to resolve host",), "correct the host in INHOUSE_DATABASE_URL"),
 )
@@ -77,7 +89,10 @@ def _explained(name: str, error: DBAPIError) -> StorageError:
 
 
 def _unreachable(name: str, reason: str) -> Unreachable:
-    reason = reason.removeprefix("connection failed: ").removeprefix("connection is bad: ").rstrip(".?")
+    reason = reason.removeprefix("connection failed: ").removeprefix("connection is bad: ")
+    if reason.count(" failed: ") == 1:  # of one host, which `name` has
+        reason = reason.partition(" failed: ")[2].removeprefix("FATAL: ")
+    reason = reason.partition(" Either provide the file")[0].replace(": ", ", ").rstrip(".?")
     for parts, remedy in _SETTINGS:
         if all(part in reason for part in parts):
             return Refused(f"The database {name} refuses the connection ({reason}): {remedy}.")

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from sqlalchemy import NullPool, create_engine, make_url
 from sqlalchemy.exc import OperationalError
 
 from bot.storage.postgresql import driver_url
+from tests.support.fakes.tls import Authority
 
 PATIENCE_S = 30.0
 USER = "postgres"
@@ -22,9 +24,15 @@ MEMORY = Path("/dev/shm")
 """A place where thousands of files are made and removed at once, if the system has one."""
 FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
 """Settings of a server that need not survive a power loss."""
+<<<<<<< HEAD
 SETTINGS = ("shared_buffers=16MB", "max_connections=60", "log_statement=none")
 HBA = "local all guarded scram-sha-256\nlocal all all trust\nhost all all samenet trust\n"
 """Only the user `guarded` needs a password."""
+=======
+SETTINGS = ("listen_addresses=", "shared_buffers=16MB", "max_connections=60", "log_statement=none")
+HBA = "local all guarded scram-sha-256\nlocal all all trust\nhostssl all all 127.0.0.1/32 trust\n"
+"""Only the user `guarded` needs a password; over TCP, which needs an authority, connections are encrypted."""
+>>>>>>> 55b59c0 (Test encrypted connections to PostgreSQL)
 
 
 def programs() -> Path | None:
@@ -40,6 +48,7 @@ def is_installed() -> bool:
 
 
 class PostgresqlProcess:
+<<<<<<< HEAD
     """A server, in memory if there is a place for it. With `safe`, what it committed survives a power loss.
 
     address: listens on TCP there, too.
@@ -47,11 +56,20 @@ class PostgresqlProcess:
 
     def __init__(self, *, safe: bool = False, address: str = "") -> None:
         self.address = address
+=======
+    """A server, in memory if there is a place for it.
+
+    safe: what it committed survives a power loss. authority: it listens on 127.0.0.1, with a certificate of this one.
+    """
+
+    def __init__(self, *, safe: bool = False, authority: Authority | None = None) -> None:
+>>>>>>> 55b59c0 (Test encrypted connections to PostgreSQL)
         fast = not safe and os.access(MEMORY, os.W_OK)
         self.directory = Path(tempfile.mkdtemp(prefix="inhouse-pg-", dir=MEMORY if fast else None))
         self._settings = (*SETTINGS, f"listen_addresses={address}", *(() if safe else FAST))
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
+        self.port = 0
         self._as_user = []
         if os.geteuid() == 0:  # the server refuses to run as root
             shutil.chown(self.directory, USER, USER)
@@ -61,6 +79,8 @@ class PostgresqlProcess:
             *("--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US"),  # as most servers sort
         )
         (self.directory / "data/pg_hba.conf").write_text(HBA)
+        if authority is not None:
+            self._settings = (*self._settings, *self._encrypted(authority))
 
     def start(self) -> None:
         """Starts the server and waits until it answers."""
@@ -102,7 +122,9 @@ class PostgresqlProcess:
 
     def url(self, database: str = USER, user: str = USER, password: str = "") -> SecretStr:
         """The value of INHOUSE_DATABASE_URL for a database."""
-        return SecretStr(f"postgresql://{user}{f':{password}' if password else ''}@/{database}?host={self.directory}")
+        port = f"&port={self.port}" if self.port else ""
+        login = f"{user}:{password}" if password else user
+        return SecretStr(f"postgresql://{login}@/{database}?host={self.directory}{port}")
 
     @property
     def socket(self) -> Path:
@@ -130,6 +152,23 @@ class PostgresqlProcess:
         with engine.connect() as connection:
             done = connection.exec_driver_sql(statement.replace("%", "%%"))
             return [dict(row) for row in done.mappings()] if done.returns_rows else []
+
+    def _encrypted(self, authority: Authority) -> list[str]:
+        """Settings of a server that listens on a free port, which stands in its Unix socket's name, too."""
+        certificate, key = self.directory / "server.pem", self.directory / "server.key"
+        authority.write_server(certificate, key)
+        if self._as_user:
+            shutil.chown(key, USER, USER)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        return [
+            f"port={self.port}",
+            "listen_addresses=127.0.0.1",
+            "ssl=on",
+            f"ssl_cert_file={certificate}",
+            f"ssl_key_file={key}",
+        ]
 
     def _run(self, *command: str) -> None:
         subprocess.run(self._command(*command), cwd=self.directory, check=True, capture_output=True, timeout=PATIENCE_S)

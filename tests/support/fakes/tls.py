@@ -25,6 +25,12 @@ class Authority:
         self._certificate.configure_cert(context)
         return context
 
+    def write_server(self, certificate: Path, key: Path) -> None:
+        """Writes the hosts' certificate and its key as PEM, for a server in another process."""
+        certificate.write_bytes(b"".join(each.bytes() for each in self._certificate.cert_chain_pems))
+        self._certificate.private_key_pem.write_to_path(str(key))
+        key.chmod(0o600)
+
     def client_context(self) -> ssl.SSLContext:
         """A context for clients in this process that trusts only this authority."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -38,7 +38,7 @@ REFUSED = {
 @pytest.fixture(scope="module")
 def server(postgresql: PostgresqlProcess) -> Iterator[PostgresqlProcess]:
     """A server that accepts only encrypted connections over TCP."""
-    server = PostgresqlProcess(authority=AUTHORITY)
+    server = PostgresqlProcess(address="127.0.0.1", authority=AUTHORITY)
     try:
         server.start()
         yield server

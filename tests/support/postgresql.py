@@ -24,15 +24,9 @@ MEMORY = Path("/dev/shm")
 """A place where thousands of files are made and removed at once, if the system has one."""
 FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
 """Settings of a server that need not survive a power loss."""
-<<<<<<< HEAD
 SETTINGS = ("shared_buffers=16MB", "max_connections=60", "log_statement=none")
 HBA = "local all guarded scram-sha-256\nlocal all all trust\nhost all all samenet trust\n"
 """Only the user `guarded` needs a password."""
-=======
-SETTINGS = ("listen_addresses=", "shared_buffers=16MB", "max_connections=60", "log_statement=none")
-HBA = "local all guarded scram-sha-256\nlocal all all trust\nhostssl all all 127.0.0.1/32 trust\n"
-"""Only the user `guarded` needs a password; over TCP, which needs an authority, connections are encrypted."""
->>>>>>> 55b59c0 (Test encrypted connections to PostgreSQL)
 
 
 def programs() -> Path | None:
@@ -48,22 +42,13 @@ def is_installed() -> bool:
 
 
 class PostgresqlProcess:
-<<<<<<< HEAD
     """A server, in memory if there is a place for it. With `safe`, what it committed survives a power loss.
 
-    address: listens on TCP there, too.
+    address: listens on TCP there, too; encrypted, on a free port and with a certificate of `authority`, if given.
     """
 
-    def __init__(self, *, safe: bool = False, address: str = "") -> None:
+    def __init__(self, *, safe: bool = False, address: str = "", authority: Authority | None = None) -> None:
         self.address = address
-=======
-    """A server, in memory if there is a place for it.
-
-    safe: what it committed survives a power loss. authority: it listens on 127.0.0.1, with a certificate of this one.
-    """
-
-    def __init__(self, *, safe: bool = False, authority: Authority | None = None) -> None:
->>>>>>> 55b59c0 (Test encrypted connections to PostgreSQL)
         fast = not safe and os.access(MEMORY, os.W_OK)
         self.directory = Path(tempfile.mkdtemp(prefix="inhouse-pg-", dir=MEMORY if fast else None))
         self._settings = (*SETTINGS, f"listen_addresses={address}", *(() if safe else FAST))
@@ -81,6 +66,7 @@ class PostgresqlProcess:
         (self.directory / "data/pg_hba.conf").write_text(HBA)
         if authority is not None:
             self._settings = (*self._settings, *self._encrypted(authority))
+            (self.directory / "data/pg_hba.conf").write_text(HBA.replace("\nhost ", "\nhostssl "))
 
     def start(self) -> None:
         """Starts the server and waits until it answers."""
@@ -160,12 +146,11 @@ class PostgresqlProcess:
         if self._as_user:
             shutil.chown(key, USER, USER)
         with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
+            free.bind((self.address, 0))
             self.port = free.getsockname()[1]
         return [
             f"port={self.port}",
-            "listen_addresses=127.0.0.1",
-            "ssl=on",
+                        "ssl=on",
             f"ssl_cert_file={certificate}",
             f"ssl_key_file={key}",
         ]

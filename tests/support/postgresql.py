@@ -150,7 +150,7 @@ class PostgresqlProcess:
             self.port = free.getsockname()[1]
         return [
             f"port={self.port}",
-                        "ssl=on",
+            "ssl=on",
             f"ssl_cert_file={certificate}",
             f"ssl_key_file={key}",
         ]

@@ -43,11 +43,8 @@ LENGTHS = (12, 12, 60, 200)
 STEP_S = 0.15
 """Pause of the engine after each of 21 pieces, so that an answer takes 3 s."""
 SETTLE_S = 60.0
-ALIVE = """
-    SELECT owner FROM leases
-    WHERE name = 'service' AND expires_at > CAST(extract(epoch FROM clock_timestamp()) AS double precision)
-"""
-HELD = "SELECT platform, message_id FROM requests WHERE status IN ('waiting', 'running')"
+ALIVE = "SELECT name FROM hosts WHERE expires_at > CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+HELD = "SELECT message_id FROM requests WHERE status IN ('waiting', 'running') AND host = '{}'"
 ENDED = "SELECT platform, workspace, channel, thread, message_id, finished_at FROM requests ORDER BY id"
 
 
@@ -137,8 +134,8 @@ class Run:
 
     async def _held(self, host: Host) -> list[int]:
         numbers = {each.message_id: each.number for each in self.setup.asked}
-        found = await asyncio.to_thread(rows, self.setup.state, HELD)
-        return [numbers[str(message_id)] for _, message_id in found if message_id in numbers]
+        found = await asyncio.to_thread(rows, self.setup.state, HELD.format(host.instance))
+        return [numbers[str(message_id)] for (message_id,) in found if message_id in numbers]
 
 
 @asynccontextmanager

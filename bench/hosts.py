@@ -99,12 +99,13 @@ class Run:
         """Lets one host fail every so often, while another one is well."""
         ending = set[asyncio.Task[None]]()
         for kind in itertools.cycle(LASTS_S):
-            await asyncio.sleep(self.arguments.every)
+            await asyncio.sleep(min(self.arguments.every, until - time.time()))
             while not (able := await self._able()):  # noqa: ASYNC110 -- polls other processes
                 await asyncio.sleep(1)
             if time.time() >= until:
                 break
-            host = self.chance.choice(able)
+            failed = Counter(fault.host for fault in self.faults)
+            host = min(able, key=lambda host: (failed[host.name], self.chance.random()))
             held = await self._held(host)
             self.faults.append(Fault(kind, host.name, time.time(), held))
             print(f"{time.time() - self.began:4.0f} s: {host.name} is {kind}, with {len(held)} requests", flush=True)
@@ -249,6 +250,10 @@ def tell(this: Run, verdict: Verdict, disorder: list[str]) -> int:
         "exits": ", ".join(f"{fault or 'no fault'}: {status} {count}x" for (fault, status), count in statuses.items()),
     }.items():
         print(f"{name}: {value}")
+    slow = sorted(writes, key=lambda number: this.asked_at[number] - writes[number][0].at)[:3]
+    for number in slow:
+        at, waited = this.asked_at[number] - this.began, writes[number][0].at - this.asked_at[number]
+        print(f"question {number}, asked after {at:.0f} s, waited for {waited:.1f} s for its first words")
     broken = [*verdict.faults, *disorder, *(line for host in this.hosts for line in host.broken)]
     for each in broken:
         print(each)

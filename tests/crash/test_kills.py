@@ -18,6 +18,7 @@ from tests.support.crash.killable_service import CrashSetup, run_crash_service
 from tests.support.crash.platforms import DiscordDriver
 from tests.support.crash.random_kills import storm
 
+pytest_plugins = ["tests.support.fixtures.databases"]
 pytestmark = pytest.mark.fault(35)
 
 LONG = 600
@@ -43,6 +44,19 @@ POINTS = {
     "the first of several messages marked": (Point("outbox.mark_delivered", after=True, times=2), DISCORD),
 }
 
+ON_A_SERVER = {
+    "inside the transaction that stores it": "slack",
+    "stored but not acknowledged": "discord",
+    "posted, its id not stored": "slack",
+    "inside the transaction of the end": "discord",
+    "the end stored but not shown": "slack",
+}
+"""The points that are tried on PostgreSQL, too, and on which platform."""
+KILLS = [
+    *(("SQLite", name, platform) for name, (_, platforms) in POINTS.items() for platform in platforms),
+    *(("PostgreSQL", name, platform) for name, platform in ON_A_SERVER.items()),
+]
+
 
 async def sound(setup: CrashSetup) -> tuple[int, int]:
     """Asserts that there are no faults; the numbers of answers and of errors."""
@@ -59,7 +73,8 @@ def time_passes(setup: CrashSetup) -> None:
             driver.forget_nonces()
 
 
-@pytest.mark.parametrize(("name", "platform"), [(name, each) for name, (_, on) in POINTS.items() for each in on])
+@pytest.mark.usefixtures("each_database")
+@pytest.mark.parametrize(("each_database", "name", "platform"), KILLS, indirect=["each_database"])
 async def test_a_kill_at_this_point_loses_and_doubles_nothing(tmp_path: Path, name: str, platform: str) -> None:
     async with run_crash_service(tmp_path, platform) as setup:
         await setup.start(POINTS[name][0])
@@ -140,7 +155,10 @@ async def test_what_runs_at_three_kills_ends_in_one_error_and_the_others_are_ser
         assert await sound(setup) == (3, 1)
 
 
-@pytest.mark.parametrize("tables", [1, 7])
+@pytest.mark.usefixtures("each_database")
+@pytest.mark.parametrize(
+    ("each_database", "tables"), [("SQLite", 1), ("SQLite", 7), ("PostgreSQL", 7)], indirect=["each_database"]
+)
 async def test_a_kill_in_a_migration_leaves_a_database_that_the_next_start_makes(tmp_path: Path, tables: int) -> None:
     async with run_crash_service(tmp_path, "slack", fresh=True) as setup:
         await setup.start(Point("migration.create_table", after=True, times=tables), connected=False)
@@ -150,7 +168,10 @@ async def test_a_kill_in_a_migration_leaves_a_database_that_the_next_start_makes
         assert await sound(setup) == (1, 0)
 
 
-@pytest.mark.parametrize("seed", range(8))  # bench.kills runs hundreds
+@pytest.mark.usefixtures("each_database")
+@pytest.mark.parametrize(  # bench.kills runs hundreds
+    ("each_database", "seed"), [*(("SQLite", seed) for seed in range(8)), ("PostgreSQL", 8)], indirect=["each_database"]
+)
 async def test_kills_at_random_points_lose_and_double_nothing(tmp_path: Path, seed: int) -> None:
     chance = Random(seed)
     async with run_crash_service(tmp_path, *BOTH) as setup:

@@ -14,8 +14,12 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
+from tests.support.postgresql import PostgresqlProcess
 from tests.support.state_machine.adapter_machine import AdapterMachine
+from tests.support.state_machine.faulty_server import FaultyServer
 from tests.support.state_machine.rules import Machine
+
+pytest_plugins = ["tests.support.fixtures.databases"]
 
 SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -78,6 +82,19 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 def test_whatever_happens_every_question_gets_one_answer_and_nothing_crosses(root: Path) -> None:
     """25 runs of 40 steps are the 1,000 steps of fault 41."""
     is_lived(lambda: Machine(Path(tempfile.mkdtemp(dir=root))), lives(25, 1000, 40))
+
+
+@pytest.mark.fault(37)
+@pytest.mark.timeout(14_400 if SOAK else 600)
+def test_so_it_is_on_a_server_whose_connections_break_at_any_time(root: Path, postgresql: PostgresqlProcess) -> None:
+    servers: list[FaultyServer] = []
+
+    def begin() -> Machine:
+        servers.append(FaultyServer(postgresql))
+        return Machine(Path(tempfile.mkdtemp(dir=root)), servers[-1])
+
+    is_lived(begin, lives(4, 500, 40))
+    assert any(server.struck for server in servers)
 
 
 @pytest.mark.fault(39)

@@ -1,7 +1,6 @@
 """Tests a service whose database server does not answer for a while, or is claimed by another instance."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -10,23 +9,10 @@ from pydantic import SecretStr
 from bot.storage import Storage, postgresql
 from bot.types.errors import StorageError
 from tests.support.builders.service import run_service
-from tests.support.fakes.database_relay import DatabaseRelay, run_relay
+from tests.support.fakes.database_relay import DatabaseRelay
 from tests.support.fakes.scripted_platform import ScriptedPlatform
-from tests.support.postgresql import PostgresqlProcess
 
 pytest_plugins = ["tests.support.fixtures.databases"]
-
-
-@pytest.fixture
-async def relay(postgresql: PostgresqlProcess) -> AsyncIterator[DatabaseRelay]:
-    async with run_relay(postgresql.socket) as relay:
-        yield relay
-
-
-@pytest.fixture
-def url(postgresql: PostgresqlProcess) -> SecretStr:
-    """An empty database."""
-    return postgresql.new_database()
 
 
 OUTAGE_S = 6.5

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from bot.service.turns import LeasedTurns, LeaseTiming
 from bot.storage import Storage
-from tests.support.fakes.database_relay import DatabaseRelay, run_relay
+from tests.support.fakes.database_relay import DatabaseRelay
 from tests.support.postgresql import PostgresqlProcess
 
 pytest_plugins = ["tests.support.fixtures.databases"]
@@ -17,18 +17,6 @@ pytest_plugins = ["tests.support.fixtures.databases"]
 QUICK = LeaseTiming(valid=8.0, every=0.2, poll=0.05)
 NAME = "discord"
 SHARDS = [f"discord shard {index}/4" for index in range(4)]
-
-
-@pytest.fixture
-def url(postgresql: PostgresqlProcess) -> SecretStr:
-    """An empty database."""
-    return postgresql.new_database()
-
-
-@pytest.fixture
-async def relay(postgresql: PostgresqlProcess) -> AsyncIterator[DatabaseRelay]:
-    async with run_relay(postgresql.socket) as relay:
-        yield relay
 
 
 @pytest.fixture

@@ -20,12 +20,6 @@ MESSAGES = 7
 
 
 @pytest.fixture
-def url(postgresql: PostgresqlProcess) -> SecretStr:
-    """An empty database."""
-    return postgresql.new_database()
-
-
-@pytest.fixture
 async def state(home: Path) -> Path:
     """A state directory with rows in all tables."""
     storage = await Storage.open(home / "state")

@@ -19,36 +19,18 @@ pytest_plugins = ["tests.support.fixtures.databases"]
 
 
 @pytest.fixture
-def url(postgresql: PostgresqlProcess) -> SecretStr:
-    """An empty database."""
-    return postgresql.new_database()
-
-
-@pytest.fixture
-async def relay(pgbouncer: PgBouncerProcess) -> AsyncIterator[DatabaseRelay]:
+async def relay_before(pgbouncer: PgBouncerProcess) -> AsyncIterator[DatabaseRelay]:
     """A relay in front of the pooler."""
     async with run_relay(pgbouncer.socket) as relay:
         yield relay
 
 
 @pytest.fixture
-async def relay_behind(postgresql: PostgresqlProcess) -> AsyncIterator[DatabaseRelay]:
-    """A relay between a pooler and the server."""
-    async with run_relay(postgresql.socket) as relay:
-        yield relay
-
-
-@pytest.fixture
-def pooler_before(relay_behind: DatabaseRelay) -> Iterator[PgBouncerProcess]:
-    pooler = PgBouncerProcess("127.0.0.1", relay_behind.port)
+def pooler(relay: DatabaseRelay) -> Iterator[PgBouncerProcess]:
+    """A pooler whose connections to the server the relay may lose."""
+    pooler = PgBouncerProcess("127.0.0.1", relay.port)
     yield pooler
     pooler.close()
-
-
-@pytest.fixture
-def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgresql, "LEASE_S", 1.0)
-    monkeypatch.setattr(postgresql, "RENEW_S", 0.2)
 
 
 async def test_many_reads_and_writes_at_once_share_two_connections_to_the_server(
@@ -79,10 +61,10 @@ async def test_many_reads_and_writes_at_once_share_two_connections_to_the_server
 
 @pytest.mark.parametrize("what", ["request", "answer"])
 async def test_a_commit_whose_outcome_the_client_lost_is_done_once(
-    tmp_path: Path, relay: DatabaseRelay, url: SecretStr, postgresql: PostgresqlProcess, what: str
+    tmp_path: Path, relay_before: DatabaseRelay, url: SecretStr, postgresql: PostgresqlProcess, what: str
 ) -> None:
-    storage = await Storage.open(tmp_path, relay.url(url))
-    await asks_through_lost_commits(storage, relay, what)
+    storage = await Storage.open(tmp_path, relay_before.url(url))
+    await asks_through_lost_commits(storage, relay_before, what)
     assert postgresql.execute("SELECT count(*) FROM requests", url) == [(4,)]
     await storage.close()
 
@@ -90,14 +72,14 @@ async def test_a_commit_whose_outcome_the_client_lost_is_done_once(
 @pytest.mark.parametrize("what", ["request", "answer"])
 async def test_a_commit_whose_outcome_the_pooler_lost_is_done_once(
     tmp_path: Path,
-    pooler_before: PgBouncerProcess,
-    relay_behind: DatabaseRelay,
+    pooler: PgBouncerProcess,
+    relay: DatabaseRelay,
     url: SecretStr,
     postgresql: PostgresqlProcess,
     what: str,
 ) -> None:
-    storage = await Storage.open(tmp_path, pooler_before.url(url))
-    await asks_through_lost_commits(storage, relay_behind, what)
+    storage = await Storage.open(tmp_path, pooler.url(url))
+    await asks_through_lost_commits(storage, relay, what)
     assert postgresql.execute("SELECT count(*) FROM requests", url) == [(4,)]
     await storage.close()
 
@@ -112,18 +94,18 @@ async def asks_through_lost_commits(storage: Storage, relay: DatabaseRelay, what
 
 @pytest.mark.usefixtures("short_leases")
 async def test_two_hosts_write_and_one_that_was_declared_dead_writes_nothing_any_more(
-    tmp_path: Path, pgbouncer: PgBouncerProcess, relay: DatabaseRelay, url: SecretStr
+    tmp_path: Path, pgbouncer: PgBouncerProcess, relay_before: DatabaseRelay, url: SecretStr
 ) -> None:
-    first = await Storage.open(tmp_path / "first", relay.url(url))
+    first = await Storage.open(tmp_path / "first", relay_before.url(url))
     second = await Storage.open(tmp_path / "second", pgbouncer.url(url))
     await asyncio.gather(*(ask(host, f"m{n}", at=float(n)) for n, host in enumerate((first, second) * 10)))
-    await relay.cut()  # the first one cannot renew its lease
+    await relay_before.cut()  # the first one cannot renew its lease
     await asyncio.sleep(1.5 * postgresql.LEASE_S)
     (dead,) = [host for host in await second.hosts.all() if host.name != second.hosts.this]
     taken_over = await second.hosts.take_over(dead)
     assert taken_over is not None
     assert [request.message_id for request in taken_over[0]] == [f"m{n}" for n in range(0, 20, 2)]
-    await relay.start()
+    await relay_before.start()
     async with asyncio.timeout(10):
         with pytest.raises(StorageError, match="has taken over"):
             await first.until_taken()

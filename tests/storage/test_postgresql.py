@@ -25,24 +25,12 @@ from bot.storage.tables import metadata
 from bot.types.errors import ConfigError, InhouseError, StorageError
 from bot.types.messages import GenerationRequest, Role
 from tests.support.builders.storage_rows import KEY, ask, asked, listening, part, said, texts
-from tests.support.fakes.database_relay import DatabaseRelay, run_relay
+from tests.support.fakes.database_relay import DatabaseRelay
 from tests.support.postgresql import PostgresqlProcess
 
 pytest_plugins = ["tests.support.fixtures.databases"]
 
 PASSWORD = "a-password-that-nobody-sees"
-
-
-@pytest.fixture
-def url(postgresql: PostgresqlProcess) -> SecretStr:
-    """An empty database."""
-    return postgresql.new_database()
-
-
-@pytest.fixture
-async def relay(postgresql: PostgresqlProcess) -> AsyncIterator[DatabaseRelay]:
-    async with run_relay(postgresql.socket) as relay:
-        yield relay
 
 
 @pytest.fixture
@@ -122,12 +110,6 @@ async def test_connections_from_before_a_restart_of_the_server_are_replaced(
     await relay.start()
     await ask(storage, "m2")
     assert len(await storage.history.turns(KEY)) == 2
-
-
-@pytest.fixture
-def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgresql, "LEASE_S", 1.0)
-    monkeypatch.setattr(postgresql, "RENEW_S", 0.2)
 
 
 @pytest.mark.usefixtures("short_leases")

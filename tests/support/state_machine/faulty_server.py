@@ -3,8 +3,9 @@
 The server ends the connection, so the driver and the server themselves make the error.
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
 
@@ -13,6 +14,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.pool import QueuePool
 
+from bot.storage.open_storage import OWNER
 from tests.support.builders.storage_rows import listening
 from tests.support.postgresql import PostgresqlProcess
 from tests.support.state_machine.faulty_disk import WRITES, Disk, Stored
@@ -42,9 +44,12 @@ class FaultyServer(Disk):
             yield
 
     def copy(self, old: Path, new: Path, *, powerless: bool) -> None:
-        """Ends the claim of the service that is killed, so that it can write nothing from this moment on."""
+        """Takes the lease from the service that is killed, so that it can write nothing from this moment on."""
         new.mkdir(parents=True)
-        self._server.execute("UPDATE leases SET epoch = epoch + 1, expires_at = 0", self.url)
+        if (old / OWNER).exists():  # the next service is the same host
+            shutil.copy(old / OWNER, new / OWNER)
+        with suppress(ProgrammingError):  # there are no tables yet
+            self._server.execute("UPDATE hosts SET epoch = epoch + 1", self.url)
 
     def rows(self, directory: Path, query: str) -> Sequence[Stored]:
         """The rows of a query; none before the tables exist."""

@@ -16,6 +16,9 @@ from types import SimpleNamespace
 
 import aiohttp
 
+from bot.platforms.turns import Turns
+from bot.types.errors import NotSent
+
 REQUEST_TIMEOUT_S = 30.0
 TOO_MANY = 429
 REQUESTS_PER_WINDOW = 45
@@ -65,10 +68,16 @@ def _reschedule(when: float | None) -> None:
 
 
 class GlobalRateLimit:
-    """Delays requests, in their order, to stay within the limit."""
+    """Delays requests, in their order, to stay within the limit, of which each host takes its share.
 
-    def __init__(self) -> None:
-        self._slots = asyncio.Semaphore(REQUESTS_PER_WINDOW)
+    A message is held back here, too, if another host may have taken over while discord.py waited for a rate limit.
+    """
+
+    def __init__(self, turns: Callable[[], Turns]) -> None:
+        self._turns = turns
+        self._used = 0
+        self._first = asyncio.Lock()  # held by the request that comes next
+        self._freed = asyncio.Event()
 
     def add_to(self, config: aiohttp.TraceConfig) -> aiohttp.TraceConfig:
         """Make a trace delay every request of its HTTP sessions, including discord.py's retries."""
@@ -79,10 +88,21 @@ class GlobalRateLimit:
 
     async def _acquire(self, _: object, request: SimpleNamespace, params: aiohttp.TraceRequestStartParams) -> None:
         request.counted = False
-        if not any(part in params.url.path for part in EXEMPT_PATHS):
-            await self._slots.acquire()
-            request.counted = True
+        if any(part in params.url.path for part in EXEMPT_PATHS):
+            return
+        async with self._first:
+            while self._used >= max(1, REQUESTS_PER_WINDOW // max(1, self._turns().hosts)):
+                self._freed.clear()
+                await self._freed.wait()
+        if params.method != "GET" and "/messages" in params.url.path and not self._turns().may_send:
+            raise NotSent(WINDOW_S, "another host may have taken over")
+        self._used += 1
+        request.counted = True
 
     async def _release(self, _: object, request: SimpleNamespace, __: object) -> None:
         if request.counted:
-            asyncio.get_running_loop().call_later(WINDOW_S, self._slots.release)
+            asyncio.get_running_loop().call_later(WINDOW_S, self._free)
+
+    def _free(self) -> None:
+        self._used -= 1
+        self._freed.set()

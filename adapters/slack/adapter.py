@@ -85,11 +85,12 @@ class SlackAdapter:
         self._posting.streams.on_stop, self._posting.streams.team_of = _stop_handler(core), users.team
         app = make_app(web, identity)
         listen(app, intake, self._connection.recheck_token, handlers.register, assistant.register)
+        turns = turns or Always()
         async with contextlib.AsyncExitStack() as stack:
-            web.session = await stack.enter_async_context(http_session())
+            web.session = await stack.enter_async_context(http_session(may_send=lambda: turns.may_send))
             for close in (users.close, assistant.close, handlers.close, intake.close):
                 stack.push_async_callback(close)
-            await self._connection.run(app, intake.catch_up, turns or Always())
+            await self._connection.run(app, intake.catch_up, turns)
 
     async def close(self) -> None:
         """Disconnect; run() returns soon after."""

@@ -5,7 +5,7 @@ its exceptions. The SDK logs nothing, since its messages hold what people wrote.
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -16,7 +16,9 @@ from slack_sdk.http_retry.async_handler import AsyncRetryHandler
 from slack_sdk.web.async_client import AsyncWebClient
 
 from bot.config.settings import Settings
+from bot.types.errors import NotSent
 
+HELD_BACK_S = 1.0
 CALL_TIMEOUT_S = 20.0
 """Timeout of one call, seconds."""
 
@@ -61,9 +63,21 @@ def web_client(
     return client
 
 
-def http_session(timeout_s: float = CALL_TIMEOUT_S) -> aiohttp.ClientSession:
-    """A connection pool for a client, to be closed by the caller. Without one, each call opens its own connection."""
-    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s))
+def http_session(
+    timeout_s: float = CALL_TIMEOUT_S, may_send: Callable[[], bool] = lambda: True
+) -> aiohttp.ClientSession:
+    """A connection pool for a client, to be closed by the caller. Without one, each call opens its own connection.
+
+    may_send: asked right before each message is sent, which raises NotSent if it may not.
+    """
+
+    async def check(_: object, __: object, params: aiohttp.TraceRequestStartParams) -> None:
+        if "/chat." in params.url.path and not may_send():
+            raise NotSent(HELD_BACK_S, "another host may have taken over")
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_start.append(check)
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s), trace_configs=[trace])
 
 
 @asynccontextmanager

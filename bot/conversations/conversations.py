@@ -8,7 +8,7 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -65,8 +65,15 @@ Identity = tuple[str, ...]
 class Conversations:
     """Stores conversations and creates their requests and prompts."""
 
-    def __init__(self, current: RuntimeConfig, storage: Storage, queue: RequestQueue) -> None:
-        self._current, self._storage, self._queue = current, storage, queue
+    def __init__(
+        self,
+        current: RuntimeConfig,
+        storage: Storage,
+        queue: RequestQueue,
+        holder: Callable[[ConversationKey], str] = lambda _: "",
+    ) -> None:
+        """holder: chooses the other host that holds the next request of a conversation, '' for this one."""
+        self._current, self._storage, self._queue, self._holder = current, storage, queue, holder
         self._defaults = SamplingDefaults(current)
         self._known: OrderedDict[Identity, None] = OrderedDict()  # messages stored recently
         self._storing: dict[Identity, asyncio.Event] = {}  # messages being stored; the event is set at the end
@@ -145,9 +152,10 @@ class Conversations:
         asker = event.asker or event.author
         make = partial(self._request, event.key, event.message_id, asker, RequestKind.ANSWER, event.remark)
         with place:
-            request = await self._storage.inbox.ask(event.key, event.message_id, turns, make)
+            holder = self._holder(event.key)
+            request = await self._storage.inbox.ask(event.key, event.message_id, turns, make, holder)
             if request is not None:
-                self._queue.put(request)
+                self._queue.put(request, holder)
         return request
 
     def _remember(self, *identities: Identity | None) -> None:
@@ -160,8 +168,8 @@ class Conversations:
         """Store and queue another request for a stored message. Raises RequestRefused."""
         with self._queue.place_for((key.platform, actor.id)):
             request = await self.request(key, message_id, actor, kind)
-            request = await self._storage.inbox.add_request(request)
-            self._queue.put(request)
+            holder = self._holder(key)
+            self._queue.put(request := await self._storage.inbox.add_request(request, holder), holder)
         return Accepted(request.request_id)
 
     async def request(

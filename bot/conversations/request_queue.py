@@ -22,6 +22,8 @@ from bot.types.messages import ConversationKey, GenerationRequest, RequestStatus
 
 T = TypeVar("T")
 
+REMEMBERED, MOST_PEOPLE = 20_000, 1000
+"""Maximum number of ids of requests, and of people, that are remembered."""
 MODEL_RUN = 8
 """Maximum starts of the loaded model in a row while a request for another model waits."""
 
@@ -38,6 +40,7 @@ class RequestQueue:
         self._shares: Counter[PersonKey] = Counter()  # waiting requests by user
         self._models: Counter[str] = Counter()  # waiting requests by model
         self._served: dict[PersonKey, int] = {}  # in order of service
+        self._own: dict[str, None] = {}  # ids of the requests that this host held last
         self._count = 0
         self._run_length = 0  # consecutive starts of one model while a request for another one waited
         self._changed = asyncio.Event()
@@ -76,14 +79,25 @@ class RequestQueue:
         while (taken := self._places_taken(person))[0] >= self._per_user or taken[1] >= self._size:
             await self._change()
 
-    def put(self, request: GenerationRequest) -> None:
-        """Add a stored request; ignores the limits, because stored requests must be answered."""
+    def put(self, request: GenerationRequest, host: str = "") -> None:
+        """Add a stored request; ignores the limits, because stored requests must be answered.
+
+        host: another one that holds it.
+        """
         known = self._entries.get(request.request_id)
         if known is not None and known.host:  # that host has ended
             self._forget(known)
+        if host:
+            self._insert(Entry(request, self._order_of(request), math.inf, host=host))
+            return
+        self._note_own(request)
         self._insert(Entry(request, self._order_of(request), self._clock() + request.wait_left_s))
         for listener in self._listeners:
             listener(request)
+
+    def was_here(self, request_id: str) -> bool:
+        """Whether this host holds or held a request lately."""
+        return request_id in self._own
 
     def mirror(self, others: Mapping[str, tuple[GenerationRequest, str, bool]]) -> None:
         """Note the requests that other hosts hold, by id, each with its host and whether it runs; forgets the rest.
@@ -122,6 +136,7 @@ class RequestQueue:
         entry = self._entries.get(request_id)
         if entry is None or not entry.host:
             return None
+        self._note_own(entry.request)
         entry.host, entry.deadline = "", self._clock() + entry.request.wait_left_s
         if entry.status is RequestStatus.RUNNING:  # it was lent
             self._set(entry, RequestStatus.WAITING)
@@ -293,12 +308,17 @@ class RequestQueue:
         """Take the answer time of another host for a model of which none was measured here."""
         self._seconds.setdefault(model, seconds)
 
+    def _note_own(self, request: GenerationRequest) -> None:
+        self._own[request.request_id] = None
+        while len(self._own) > REMEMBERED:
+            del self._own[next(iter(self._own))]
+
     def _note_service(self, request: GenerationRequest) -> None:
         person = person_key(request)
         self._served.pop(person, None)  # reinsert at the end
         self._count += 1
         self._served[person] = self._count
-        while len(self._served) > 1000:
+        while len(self._served) > MOST_PEOPLE:
             del self._served[next(iter(self._served))]
 
     def _service_order(

@@ -87,6 +87,7 @@ class Worker:
         self._blind: set[str] = set()  # models whose servers refused pictures
         self.loader = Loader(engine, locate, metrics)
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._taking: set[asyncio.Task[None]] = set()  # of requests that other hosts hold
         self._ran_alone = False  # at the last death of the engine, one request ran
         self._external_deaths: Counter[str] = Counter()  # by unfinished request
         self._free = asyncio.Event()  # a request ended or a model was loaded
@@ -108,8 +109,14 @@ class Worker:
         except EngineDied as error:
             log.error("%s The next question starts it again.", error)
         while True:
-            await self._until(lambda: len(self._running) < self.loader.slots)
-            await self._start(await self._queue.get(self.loader.name))
+            await self._until(lambda: len(self._running) + len(self._taking) < self.loader.slots)
+            request = await self._queue.get(self.loader.name)
+            if not self._queue.host_of(request.request_id):
+                await self._start(request)
+                continue
+            taking = asyncio.create_task(self._start(request), name=f"take {request.request_id}")
+            self._taking.add(taking)
+            taking.add_done_callback(self._taken)
 
     async def restart_engine(self, why: str) -> bool:
         """Reload the model in a new process; False if requests are running or none is loaded. New requests wait."""
@@ -160,6 +167,8 @@ class Worker:
     async def drain(self, seconds: float) -> None:
         """Give running answers `seconds` to finish; return the rest to storage for the next start."""
         self._draining = True
+        for task in self._taking:
+            task.cancel()
         if self._running:
             await asyncio.wait(self._running.values(), timeout=seconds)
         for task in self._running.values():
@@ -352,6 +361,12 @@ class Worker:
 
     async def _load(self, model: str) -> None:
         await self.loader.load(model)
+        self._free.set()
+
+    def _taken(self, taking: asyncio.Task[None]) -> None:
+        self._taking.discard(taking)
+        if not taking.cancelled() and (error := taking.exception()) is not None:
+            log.error("A request of another host could not be taken because of a bug", exc_info=error)
         self._free.set()
 
     def _ended(self, request_id: str) -> None:

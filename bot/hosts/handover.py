@@ -6,19 +6,22 @@ The holder stops showing a request once its call in flight has ended, so never t
 import asyncio
 import logging
 import time
+from collections.abc import Set
 
 from bot.conversations.request_queue import RequestQueue
 from bot.replies.replies import Replies
-from bot.storage import Storage
+from bot.storage import Storage, Unfinished
 from bot.types.errors import StorageError
 from bot.types.messages import GenerationRequest
 
 log = logging.getLogger(__name__)
 
-HANDOVER_S = 2.0
-"""How long a request is waited for that another host holds, seconds."""
-SILENT_S = 15.0
-"""How long no request is asked of a host that did not hand one over, seconds: it may have died."""
+HANDOVER_S = 5.0
+"""How long a request is waited for that another host holds, seconds: a call in flight may wait for a rate limit."""
+AVOIDED_S = 15.0
+"""How long a request is left alone that was not handed over, seconds."""
+LATE_S = 2.0
+"""A host whose lease was not renewed for so long after it should have been is asked for nothing, seconds."""
 AGAIN_S = 0.1
 """Pause after a request that could not be taken, seconds."""
 
@@ -30,7 +33,9 @@ class Handover:
         self._inbox, self._hosts = storage.inbox, storage.hosts
         self._queue, self._replies, self._platforms = queue, replies, platforms
         self._expected: dict[str, asyncio.Event] = {}  # by request id; set once this host holds it
-        self._silent_until: dict[str, float] = {}  # by host, monotonic
+        self._avoided: dict[str, float] = {}  # until when, by request id; monotonic
+        self.late: Set[str] = frozenset()
+        """Hosts that may be dead."""
         self._giving: dict[str, asyncio.Task[None]] = {}  # by request id
         queue.may_take = self._may_take
 
@@ -60,8 +65,8 @@ class Handover:
                     await expected.wait()
             except TimeoutError:
                 if await self._hosts.withdraw(request_id):
-                    log.warning("The host %s does not hand a request over, so it is left alone for a while.", holder)
-                    self._silent_until[holder] = time.monotonic() + SILENT_S
+                    log.info("The host %s has not handed a request over within %.0f s.", holder, HANDOVER_S)
+                    self._avoided[request_id] = time.monotonic() + AVOIDED_S
                     self._queue.put_back(request_id)
                     return None
                 async with asyncio.timeout(HANDOVER_S):  # handed over at the last moment, or ended
@@ -76,12 +81,15 @@ class Handover:
             self._replies.open(request, recall=True)
         return request
 
-    def received(self, request_id: str) -> bool:
-        """Note that this host holds a request; returns whether it waited for it."""
-        if (expected := self._expected.get(request_id)) is None:
-            return False
-        expected.set()
-        return True
+    def received(self, row: Unfinished) -> None:
+        """Note that this host holds a request: one that it took, or a new one that another host gave it."""
+        request = row.request
+        if (expected := self._expected.get(request.request_id)) is not None:
+            expected.set()
+        elif (
+            not row.running and request.key.platform in self._platforms and not self._queue.was_here(request.request_id)
+        ):
+            self._queue.put(request)
 
     def give(self, request: GenerationRequest, taker: str) -> None:
         """Hand a request over that another host took, in the background."""
@@ -108,4 +116,10 @@ class Handover:
             self._replies.open(request, recall=True)
 
     def _may_take(self, request: GenerationRequest, host: str) -> bool:
-        return request.key.platform in self._platforms and time.monotonic() >= self._silent_until.get(host, 0.0)
+        if request.key.platform not in self._platforms or host in self.late:
+            return False
+        if request.request_id not in self._avoided:
+            return True
+        now = time.monotonic()
+        self._avoided = {request_id: until for request_id, until in self._avoided.items() if until > now}
+        return request.request_id not in self._avoided

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from bot.conversations.request_queue import RequestQueue
 from bot.generation.worker import Worker
-from bot.hosts.handover import Handover
+from bot.hosts.handover import LATE_S, Handover
+from bot.hosts.placement import Placement
 from bot.replies.replies import Replies
 from bot.storage import Host, Storage, StoredReply
 from bot.types.errors import StorageError
-from bot.types.messages import GenerationRequest
+from bot.types.messages import ConversationKey, GenerationRequest
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +63,18 @@ class HostWatch:
         storage.on_wake(lambda: loop.call_soon_threadsafe(self._woken.set))
         self.others: Sequence[Host] = ()
         """The other hosts that are alive."""
+        self._placement = Placement.empty(storage.hosts.this)
 
     def slots(self) -> int:
         """How many answers all hosts write at once."""
         return self._duties().slots + sum(host.slots for host in self.others)
+
+    def holder(self, key: ConversationKey) -> str:
+        """The other host that is to hold the next request of a conversation; '' for this one."""
+        if not self.others:
+            return ""
+        chosen = self._placement.choose(key)
+        return "" if chosen == self._hosts.this else chosen
 
     def models(self) -> list[str]:
         """The models that other hosts have loaded."""
@@ -102,16 +111,19 @@ class HostWatch:
         if now - began > SLOW_S:
             self._unrenewed.clear()
         self.others = [host for host in hosts if host.left_s > 0 and host.name != self._hosts.this]
+        self._handover.late = {host.name for host in hosts if host.left_s < self._hosts.renewed_s - LATE_S}
         for host in self.others:
             if host.answer_s is not None:
                 self._queue.learn(host.model, host.answer_s)
         await self._describe()
+        self._placement.note_hosts(self._duties().slots, self.others)
         for host in hosts:
             if host.name != self._hosts.this and self._is_dead(host, now):
                 await self._take_over(host)
 
     async def _look_at_requests(self) -> None:
         this, rows = self._hosts.this, await self._hosts.unfinished()
+        self._placement.note_requests(rows)
         given = [row for row in rows if row.host == this and row.taker not in ("", this)]
         others = [row for row in rows if row.host != this]
         of_others = {row.request.request_id: (row.request, row.host, row.running) for row in others}
@@ -121,7 +133,7 @@ class HostWatch:
             self._handover.give(row.request, row.taker)
         own = [row for row in rows if row.host == this]
         for row in own:
-            self._handover.received(row.request.request_id)
+            self._handover.received(row)
         self._heeded = {
             row.request.request_id: heeded for row in own if (heeded := self._heeded.get(row.request.request_id))
         }

@@ -35,6 +35,11 @@ class Turns(Protocol):
         """The number of hosts that may hold turns now; 0 if it is not known."""
         ...
 
+    @property
+    def may_send(self) -> bool:
+        """Whether no other host can have taken over what this one shows."""
+        ...
+
 
 class Always:
     """The turns of a single host: it holds everything at once."""
@@ -64,9 +69,28 @@ class Always:
         """Return 1."""
         return 1
 
+    @property
+    def may_send(self) -> bool:
+        """Return True."""
+        return True
+
 
 class Never(Always):
-    """The turns of a host without the role `adapters`: it posts, but holds no connection."""
+    """The turns of a host without the role `adapters`: it posts, but holds no connection. `turns`: of the others."""
+
+    def __init__(self, turns: Turns | None = None) -> None:
+        super().__init__()
+        self._turns = turns
+
+    @property
+    def hosts(self) -> int:
+        """The number of hosts that may hold turns now."""
+        return self._turns.hosts if self._turns else 1
+
+    @property
+    def may_send(self) -> bool:
+        """Whether no other host can have taken over what this one shows."""
+        return self._turns.may_send if self._turns else True
 
     async def wait(self, name: str, among: Sequence[str] = ()) -> None:
         """Wait for ever."""

@@ -93,7 +93,7 @@ class Service:
                 self.web = self._assemble(storage)
                 async with AsyncExitStack() as stack:
                     if storage.hosts.this:
-                        self._turns = await stack.enter_async_context(LeasedTurns(storage.leases, storage.hosts.this))
+                        self._turns = await stack.enter_async_context(self._leased_turns(storage))
                     await stack.enter_async_context(self.web)
                     await self._recover()
                     await self._serve()
@@ -122,6 +122,11 @@ class Service:
             if isinstance(adapter, Reloading):
                 adapter.reload(now)
         return late
+
+    def _leased_turns(self, storage: Storage) -> LeasedTurns:
+        return LeasedTurns(
+            storage.leases, storage.hosts.this, lambda: len(self._hosts.others) + 1, lambda: storage.holds_claim
+        )
 
     @property
     def _works(self) -> bool:
@@ -170,7 +175,8 @@ class Service:
         queue = self._queue
         self._replies = Replies(storage, self._instrumented, self._metrics, lambda: current.settings.link_hosts)
         queue.on_put(self._replies.open)
-        conversations = self._conversations = Conversations(current, storage, queue)
+        conversations = Conversations(current, storage, queue, lambda key: self._hosts.holder(key))
+        self._conversations = conversations
         handover = Handover(storage, queue, self._replies, frozenset(self._adapters))
         self._worker = Worker(
             self._engine,
@@ -374,7 +380,7 @@ class Service:
 
     async def _connect(self, adapter: Adapter) -> None:
         try:
-            await adapter.run(self._core, self._turns if self._listens else Never())
+            await adapter.run(self._core, self._turns if self._listens else Never(self._turns))
         except FatalAdapterError as error:
             self._refused[adapter.platform] = str(error)
             if adapter.platform not in self._core.connected or len(self._refused) == len(self._adapters):

@@ -45,12 +45,13 @@ class LeasedTurns:
         leases: Leases,
         owner: str,
         live_hosts: Callable[[], int] = lambda: 0,
+        may_send: Callable[[], bool] = lambda: True,
         *,
         everywhere: Collection[str] = EVERYWHERE,
         timing: LeaseTiming | None = None,
     ) -> None:
         self._leases, self._owner, self._everywhere = leases, owner, everywhere
-        self._live_hosts, self._timing = live_hosts, timing or LeaseTiming()
+        self._live_hosts, self._may_send, self._timing = live_hosts, may_send, timing or LeaseTiming()
         self._wanted: dict[str, tuple[str, ...]] = {}  # by name, the names that are divided with it
         self._trusted_until: dict[str, float] = {}  # on the clock of `_clock`
         self._changed, self._due = asyncio.Event(), asyncio.Event()
@@ -69,6 +70,11 @@ class LeasedTurns:
         await asyncio.gather(self._electing, return_exceptions=True)
         for name in list(self._wanted):
             await self.release(name)
+
+    @property
+    def may_send(self) -> bool:
+        """Whether no other host can have taken over what this one shows."""
+        return self._may_send()
 
     def holds(self, name: str) -> bool:
         """Whether this host holds a turn."""

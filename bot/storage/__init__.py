@@ -6,7 +6,7 @@ It is in one SQLite file, or in a database on a PostgreSQL server.
 from bot.storage.cursors import Cursor, Cursors
 from bot.storage.database import shield_from_cancellation
 from bot.storage.history import History, as_turn
-from bot.storage.hosts import Host
+from bot.storage.hosts import Host, Unfinished
 from bot.storage.inbox import Inbox
 from bot.storage.leases import Leases
 from bot.storage.lock import is_held
@@ -31,6 +31,7 @@ __all__ = [
     "StoredReply",
     "StoredRequest",
     "StoredTurn",
+    "Unfinished",
     "as_turn",
     "inspect_database",
     "inspect_server",

@@ -13,7 +13,7 @@ from bot.storage.backend import wake_others
 from bot.storage.database import Database
 from bot.storage.inbox import adopt, stored_request
 from bot.storage.outbox import undelivered_of
-from bot.storage.postgresql import NOW, watched_s
+from bot.storage.postgresql import NOW, renewed_s, watched_s
 from bot.storage.row_types import StoredReply
 from bot.storage.tables import hosts, outbox, requests
 from bot.types.messages import GenerationRequest, RequestStatus
@@ -66,6 +66,11 @@ class Hosts:
     def watched_s(self) -> float:
         """How long a lease must have been seen without a renewal before its host counts as dead, seconds."""
         return watched_s()
+
+    @property
+    def renewed_s(self) -> float:
+        """The least seconds that a lease has left while its host renews it in time."""
+        return renewed_s()
 
     async def all(self) -> list[Host]:
         """Every host that ever used the database, by name; notes whether there are others to wake."""

@@ -78,11 +78,11 @@ class Inbox:
         return await self._database.write(accept, urgent=True)
 
     async def ask(
-        self, key: ConversationKey, identity: str, turns: Sequence[NewTurn], make: MakeRequest
+        self, key: ConversationKey, identity: str, turns: Sequence[NewTurn], make: MakeRequest, holder: str = ""
     ) -> GenerationRequest | None:
         """Same as `accept`, with a request that `make` builds from the conversation's settings; None if it is known.
 
-        `make` runs on the writer's thread.
+        `make` runs on the writer's thread. holder: another host that is to hold the request.
         """
 
         def ask(connection: Connection) -> GenerationRequest | None:
@@ -91,7 +91,7 @@ class Inbox:
             request = make(resolved(connection, key))
             for turn in turns:
                 add_turn(connection, turn)
-            return self._put(connection, request)
+            return self._put(connection, request, holder)
 
         return await self._database.write(ask, urgent=True)
 
@@ -119,9 +119,9 @@ class Inbox:
         )
         return await self._database.read(lambda connection: [tuple(row) for row in connection.execute(newest)][::-1])
 
-    async def add_request(self, request: GenerationRequest) -> GenerationRequest:
-        """Store another request for a stored message; returns it with its number."""
-        return await self._database.write(lambda connection: self._put(connection, request), urgent=True)
+    async def add_request(self, request: GenerationRequest, holder: str = "") -> GenerationRequest:
+        """Store another request for a stored message; returns it with its number. holder: as in `ask`."""
+        return await self._database.write(lambda connection: self._put(connection, request, holder), urgent=True)
 
     async def start(self, request_id: str) -> bool:
         """Take a waiting request: mark it as running here. False if it does not wait, or its conversation is busy.
@@ -306,9 +306,9 @@ class Inbox:
 
         await self._database.write(move)
 
-    def _put(self, connection: Connection, request: GenerationRequest) -> GenerationRequest:
-        """Store a request of this host; returns it with its number."""
-        row = {**_request_row(request), "host": self._database.host}
+    def _put(self, connection: Connection, request: GenerationRequest, holder: str = "") -> GenerationRequest:
+        """Store a request; returns it with its number."""
+        row = {**_request_row(request), "host": holder or self._database.host}
         wake_others(connection)
         return replace(request, number=connection.execute(_REQUEST, row).scalar_one())
 

@@ -268,6 +268,11 @@ class PostgresqlServer(Backend):
             )
 
 
+def renewed_s() -> float:
+    """The least seconds that a lease has left while its host renews it in time."""
+    return LEASE_S - RENEW_S
+
+
 def watched_s() -> float:
     """How long the database must have answered before a lease without a renewal means that its host is dead, seconds.
 

@@ -25,7 +25,7 @@ from adapters.discord.outbound.posting import Posting
 from adapters.discord.request_limits import REQUEST_TIMEOUT_S, GlobalRateLimit, timeout_trace
 from bot.config.settings import Settings
 from bot.platforms.adapter import Core
-from bot.platforms.turns import Turns
+from bot.platforms.turns import Always, Turns
 from bot.types.errors import FatalAdapterError, NotSent
 from bot.types.messages import ConversationKey
 
@@ -67,7 +67,9 @@ class Gateway:
         self.closing = asyncio.Event()
         self.rate_limited = 0
         """How often Discord answered 429."""
-        self._trace = GlobalRateLimit().add_to(timeout_trace(timing.answer, self._count_rate_limit))
+        self._turns: Turns = Always()
+        rate_limit = GlobalRateLimit(lambda: self._turns)
+        self._trace = rate_limit.add_to(timeout_trace(timing.answer, self._count_rate_limit))
         self.posting = Posting(settings, self.client)
         discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False  # no voice is needed
 
@@ -108,6 +110,7 @@ class Gateway:
 
     async def run(self, core: Core, turns: Turns) -> None:
         """Stay connected until close(). Raises FatalAdapterError."""
+        self._turns = turns
         intake = Intake(core, self.posting, self.closing)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._rest.close)

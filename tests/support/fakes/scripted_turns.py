@@ -14,6 +14,7 @@ class ScriptedTurns:
         self._changed = asyncio.Event()
         self.waiting: set[str] = set()
         """The turns that the host waits for."""
+        self.may_send = True
         self.hosts = 0
         """The number of hosts; 0 if it is not known."""
 

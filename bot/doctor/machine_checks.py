@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from bot.doctor.check_runner import Findings
 from bot.doctor.torch_probe import Torch, run_probe
+from bot.models import control_groups
 from bot.models.hardware import MB
 from bot.types.findings import Finding, State, ok, warning, wrong
 
@@ -79,9 +78,9 @@ def python() -> Iterator[Finding]:
 
 def memory() -> Iterator[Finding]:
     """Check that enough RAM is free for the smallest model."""
-    ram = psutil.virtual_memory()
-    found = f"{ram.total // MB:,} MB, {ram.available // MB:,} MB free"
-    if ram.available // MB < LEAST_RAM_MB:
+    free, total = control_groups.memory()
+    found = f"{total // MB:,} MB, {free // MB:,} MB free"
+    if free // MB < LEAST_RAM_MB:
         yield warning("memory", found, "The smallest model needs 1.5 GB: stop other programs.")
     else:
         yield ok("memory", found)

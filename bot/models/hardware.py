@@ -18,8 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import psutil
-
+from bot.models import control_groups
 from bot.types.errors import ModelError
 
 PROBE_TIMEOUT_S = 120
@@ -171,7 +170,7 @@ def detect(device: str = "auto", *, measure: bool = False, cache_dir: Path | Non
     if not why_cpu:
         gpu, cuda = torch.cuda.get_device_name(0), torch.version.cuda or ""
         free, total = torch.cuda.mem_get_info(0)
-    memory = psutil.virtual_memory()
+    ram_free, ram_total = control_groups.memory()
     return Hardware(
         gpu=gpu,
         cuda=cuda,
@@ -179,9 +178,9 @@ def detect(device: str = "auto", *, measure: bool = False, cache_dir: Path | Non
         vram_free_mb=free // MB,
         bf16=cpu_capabilities().bf16 if why_cpu else torch.cuda.is_bf16_supported(including_emulation=False),
         cpu=cpu,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        ram_total_mb=memory.total // MB,
-        ram_free_mb=memory.available // MB,
+        cores=control_groups.core_count(),
+        ram_total_mb=ram_total // MB,
+        ram_free_mb=ram_free // MB,
         why_cpu=why_cpu,
         packs=packs,
         read_gb_s=read_speed("cpu" if why_cpu else "cuda") if measure else 0.0,
@@ -195,7 +194,7 @@ def read_speed(device: str) -> float:
     """
     import torch
 
-    free = psutil.virtual_memory().available if device == "cpu" else torch.cuda.mem_get_info(0)[0]
+    free = control_groups.memory()[0] if device == "cpu" else torch.cuda.mem_get_info(0)[0]
     dtype = torch.float32 if device == "cpu" else torch.float16
     width = 4096
     height = min(READ_MB * MB, free // 8) // (width * dtype.itemsize)
@@ -243,10 +242,15 @@ async def probe(device: str, cache_dir: Path, *, measure: bool = False) -> Hardw
 
 
 def child_environment(**more: str) -> dict[str, str]:
-    """The environment for a child started with `python -m bot...`; PYTHONPATH includes this package's root."""
+    """The environment for a child started with `python -m bot...`; PYTHONPATH includes this package's root.
+
+    torch counts the machine's cores and knows no limit of CPU time; with more threads than that, some always wait.
+    """
     root = str(Path(__file__).parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
+    cores = control_groups.core_count()
+    threads = {"OMP_NUM_THREADS": str(cores)} if cores < len(control_groups.usable_cores()) else {}
+    return {**threads, **os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
 
 
 def _why_cpu(device: str) -> str:

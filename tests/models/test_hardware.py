@@ -18,6 +18,7 @@ from rich.console import Console
 from bot.config.settings import load_settings
 from bot.models import hardware as hardware_module
 from bot.models.catalog import Catalog
+from bot.models.control_groups import memory
 from bot.models.fit import Verdict, fits, kv_mb
 from bot.models.hardware import Hardware, choose_dtype, describe_hardware, detect, is_packed, probe
 from bot.models.model_spec import ModelSpec
@@ -40,7 +41,7 @@ async def test_the_cpu_is_used_for_a_reason(tmp_path: Path) -> None:
     assert seen.why_cpu == "it was asked for"
     assert seen.cpu
     assert 1 <= seen.cores <= (os.cpu_count() or 1)
-    assert seen.ram_total_mb == psutil.virtual_memory().total >> 20
+    assert seen.ram_total_mb == memory()[1] >> 20
     assert "The CPU is used: it was asked for." in describe_hardware(seen)
 
 

@@ -4,12 +4,13 @@ A step has hundreds of kernels, and at the end of each its threads wait for each
 free cores most of the time goes into waiting for a thread that does not run (docs/measurements.md, bench.busy).
 """
 
-import os
 from collections.abc import Callable
 from time import monotonic, process_time
 
 import psutil
 import torch
+
+from bot.models.control_groups import usable_cores
 
 INTERVAL_S = 1.0
 """Interval at which the use of the cores is read; a reading costs 0.1 ms."""
@@ -25,13 +26,6 @@ def used_by_others() -> float:
     times = [each for number, each in enumerate(psutil.cpu_times(percpu=True)) if number in cores]
     busy = sum(each.user + each.system + getattr(each, "irq", 0.0) + getattr(each, "softirq", 0.0) for each in times)
     return busy - process_time()
-
-
-def usable_cores() -> frozenset[int]:
-    """Numbers of the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return frozenset(range(os.cpu_count() or 1))
 
 
 class ThreadCount:

@@ -22,10 +22,11 @@ from bot.engine.local_server.gpu_memory import GpuMemory
 from bot.engine.local_server.managed_server import MB, ManagedServer, ServerExit
 from bot.engine.local_server.server_commands import ServerCommand, ServerCommands
 from bot.engine.local_server.server_log import NO_MEMORY
-from bot.engine.memory.available_memory import group_bounds, left_of
+from bot.engine.memory.available_memory import left_of
 from bot.engine.memory.leak_detector import LeakDetector, MemoryUsage
 from bot.engine.remote.prompt_client import START_S
 from bot.engine.remote.remote_engine import RemoteEngine
+from bot.models.control_groups import group_bounds
 from bot.types.engine import EngineRequest, EngineStats, LoadedModel, LoadProgress, ModelSource
 from bot.types.errors import EngineDied, EngineError, ModelError, NoServer, ServerLost
 from bot.types.messages import FinishReason, TokenDelta

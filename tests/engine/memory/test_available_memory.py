@@ -7,11 +7,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bot.engine.memory.available_memory import MB, RESERVE_MB, AvailableMemory, group_bounds, left_of
+from bot.engine.memory.available_memory import MB, RESERVE_MB, AvailableMemory, left_of
 from bot.engine.memory.memory_estimate import MARGIN_MB, PICTURES_MB, expected, parameter_count
 from bot.models.hardware import Hardware
 from bot.types.engine import ModelSource
 from bot.types.errors import ModelError
+from tests.support.builders.system_files import lay
 from tests.support.builders.tiny_vision_model import make_tiny_vision_model
 
 pytest_plugins = ["tests.support.fixtures.engine"]
@@ -19,51 +20,10 @@ pytest_plugins = ["tests.support.fixtures.engine"]
 GB = 1024 * MB
 
 
-def lay(root: Path, files: dict[str, str]) -> Path:
-    """Writes files in the format of /proc and cgroups."""
-    for name, content in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(content)
-    return root
-
-
 def test_a_tenth_or_a_gigabyte_is_left_alone() -> None:
     assert left_of(30 * GB, 100 * GB) == 20 * GB
     assert left_of(3 * GB, 4 * GB) == 2 * GB
     assert left_of(0, 4 * GB) == -GB
-
-
-def test_a_group_bounds_it_and_so_do_those_around_it(tmp_path: Path) -> None:
-    files = {
-        "proc/self/cgroup": "0::/system.slice/inhouse.service\n",
-        "sys/fs/cgroup/system.slice/inhouse.service/memory.max": "8000\n",
-        "sys/fs/cgroup/system.slice/inhouse.service/memory.high": "max\n",
-        "sys/fs/cgroup/system.slice/inhouse.service/memory.current": "5000\n",
-        "sys/fs/cgroup/system.slice/inhouse.service/memory.stat": "anon 1\ninactive_file 700\nactive_file 300\n",
-        "sys/fs/cgroup/system.slice/memory.max": "max\n",
-        "sys/fs/cgroup/system.slice/memory.high": "9000\n",
-        "sys/fs/cgroup/system.slice/memory.current": "8500\n",
-    }
-    assert list(group_bounds(lay(tmp_path, files))) == [(4000, 8000), (500, 9000)]
-
-
-def test_the_old_groups_of_a_container_whose_own_path_is_not_shown(tmp_path: Path) -> None:
-    files = {
-        "proc/self/cgroup": "4:cpu,memory:/docker/1234\n3:cpuset:/\n",
-        "sys/fs/cgroup/memory/memory.limit_in_bytes": "6000\n",
-        "sys/fs/cgroup/memory/memory.usage_in_bytes": "2000\n",
-        "sys/fs/cgroup/memory/memory.stat": "inactive_file 1\ntotal_inactive_file 100\ntotal_active_file 10\n",
-    }
-    assert list(group_bounds(lay(tmp_path, files))) == [(4110, 6000)]
-
-
-def test_without_a_limit_there_is_none(tmp_path: Path) -> None:
-    files = {
-        "proc/self/cgroup": "4:memory:/\n0::/\n",
-        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
-    }
-    assert list(group_bounds(lay(tmp_path, files))) == []
-    assert list(group_bounds(tmp_path / "no linux")) == []
 
 
 def test_the_tightest_bound_counts_and_mapped_weights_are_taken(tmp_path: Path) -> None:

@@ -148,13 +148,14 @@ class Inbox:
         )
 
         def start(connection: Connection) -> bool:
+            if not self._database.host:
+                return connection.execute(this).rowcount > 0
             try:
                 with connection.begin_nested():
                     taken = connection.execute(this).rowcount > 0
             except IntegrityError:  # another host took an earlier request of the conversation at the same time
                 return False
-            if taken:
-                wake_others(connection)
+            wake_others(connection)
             return taken
 
         return await self._database.write(start)

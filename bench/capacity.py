@@ -6,7 +6,8 @@ server that has not kept a conversation reads its whole history again. A server'
 decode step with as many answers, and the measured time of the prompt tokens that it reads. For each number of GPUs the
 largest number of channels is searched for which 95 % of the first tokens come within --first seconds.
 
-Nothing is measured here: the speeds are those of docs/measurements.md, on one GPU, by Inhouse's own engine.
+The last column is what the messages ask of the database. Nothing is measured here: the speeds are those of
+docs/measurements.md, on one GPU, by Inhouse's own engine.
 """
 
 import argparse
@@ -23,6 +24,8 @@ from bot.engine.batching.batch import LARGEST_CHUNK
 from bot.engine.remote.server_pool import ESCAPE
 
 GPUS = (1, 4, 16)
+TRANSACTIONS = 10
+"""Of the database for one message, as `bench.database` counts them."""
 WARM_UP = 0.2
 """Share of the simulated time that is left out at its beginning, when no server has kept anything."""
 
@@ -222,8 +225,11 @@ def main() -> int:
     given = parser.parse_args()
     speeds = Speeds(given.decode, given.prefill, given.kept)
     traffic = Traffic(given.pause, given.history, given.new, given.answer)
-    print("| GPUs | channels | questions/minute | first token: median, p95 | tokens/s an answer | in all | moved |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| GPUs | channels | questions/minute | first token: median, p95 | tokens/s an answer | in all | moved "
+        "| transactions/s |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for gpus in given.gpus:
         channels = most_channels(speeds, traffic, gpus, given)
         found = served(speeds, traffic, gpus, channels, given)
@@ -237,6 +243,7 @@ def main() -> int:
             f"{percentile(found.speeds, 0.5):.1f}",
             f"{a_minute * traffic.answer / 60:,.0f}",
             f"{found.moved / max(1, len(found.firsts)):.0%}",
+            f"{a_minute * TRANSACTIONS / 60:.0f}",
         )
         print(f"| {' | '.join(cells)} |", flush=True)
     return 0

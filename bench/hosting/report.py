@@ -1,7 +1,6 @@
 """Finds from the calls to the fake platforms when another host took a request over, and who wrote each answer."""
 
 import json
-import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,8 +8,7 @@ from dataclasses import dataclass
 
 from bench.hosting.host import Fault
 from tests.support.crash.platforms import DiscordDriver, PlatformDriver, Said, SlackDriver
-
-_SIGNED = re.compile(r"\(q(\d+) by (\w+)\)")
+from tests.support.crash.verdict import signatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +34,8 @@ def written(drivers: Iterable[PlatformDriver]) -> dict[int, list[Written]]:
     """All writes to answers that show who writes, in order, by question."""
     found = defaultdict[int, list[Written]](list)
     for at, text in sorted(_calls(drivers)):
-        for number, host in _SIGNED.findall(text):
-            found[int(number)].append(Written(at, int(number), host))
+        for number, host in signatures(text):
+            found[number].append(Written(at, number, host))
     return found
 
 
@@ -48,9 +46,9 @@ def taken_over(faults: Sequence[Fault], writes: Mapping[int, Sequence[Written]])
 
 def writers(said: Iterable[Said]) -> Counter[str]:
     """The number of answers by the host that wrote them; an answer that two hosts wrote counts as 'several'."""
-    hosts = defaultdict[str, set[str]](set)
+    hosts = defaultdict[int, set[str]](set)
     for each in said:
-        for number, host in _SIGNED.findall(each.text):
+        for number, host in signatures(each.text):
             hosts[number].add(host)
     return Counter("several" if len(names) > 1 else min(names) for names in hosts.values())
 

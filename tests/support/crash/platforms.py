@@ -72,22 +72,22 @@ class DiscordDriver:
 
     def __init__(self, server: FakeDiscord, channels: int = 2) -> None:
         self.server = server
-        self._people = [server.user(name) for name in ("ana", "ben", "cleo")]
+        self.people = [server.user(name) for name in ("ana", "ben", "cleo")]
         general, random = server.text_channel("general"), server.text_channel("random")
-        self._places = [general, random, server.thread(general, "plans"), server.dm(self._people[0])]
-        self._places += [server.text_channel(f"channel-{number}") for number in range(3, channels + 1)]
+        self.places = [general, random, server.thread(general, "plans"), server.dm(self.people[0])]
+        self.places += [server.text_channel(f"channel-{number}") for number in range(3, channels + 1)]
         for call in ("POST", "GET"):
             server.limits.set(f"{call} /channels/{{channel_id}}/messages", 1000, 1.0)
         server.limits.set("PATCH /channels/{channel_id}/messages/{message_id}", 1000, 1.0)
 
     async def ask(self, who: int, where: int, number: int, words: int) -> Asked:
-        channel = self._places[where % len(self._places)]
-        person = self._people[0 if channel.person else who % len(self._people)]
+        channel = self.places[where % len(self.places)]
+        person = self.people[0 if channel.person else who % len(self.people)]
         message = await person.says(channel, f"q{number} {words}", mention=channel.person is None)
         return Asked(number, words, channel.id, message.id)
 
     def said(self) -> list[Said]:
-        return [self._as_said(channel, each) for channel in self._places for each in channel.messages]
+        return [self._as_said(channel, each) for channel in self.places for each in channel.messages]
 
     def pings(self) -> object:
         return self.server.pings
@@ -100,7 +100,7 @@ class DiscordDriver:
 
     async def begin(self) -> list[Cursor]:
         now = self.server.clock
-        return [Cursor(discord_key(channel), now.new_id(), now.now()) for channel in self._places]
+        return [Cursor(discord_key(channel), now.new_id(), now.now()) for channel in self.places]
 
     def forget_nonces(self) -> None:
         """Advances the clock past the time for which Discord remembers nonces."""
@@ -122,17 +122,17 @@ class SlackDriver:
 
     def __init__(self, server: FakeSlack, channels: int = 1) -> None:
         self.server = server
-        self._people = [server.user(name) for name in ("ana", "ben", "cleo")]
+        self.people = [server.user(name) for name in ("ana", "ben", "cleo")]
         self._channels = [server.channel("general")]
         self._channels += [server.channel(f"channel-{number}") for number in range(2, channels + 1)]
-        self._direct = server.dm(self._people[0])
-        self._places: list[tuple[SlackChannel, str]] = []  # with the thread, '' if a question opens one
+        self._direct = server.dm(self.people[0])
+        self.places: list[tuple[SlackChannel, str]] = []  # with the thread, '' if a question opens one
         server.limits.scale = 0.01
         server.sockets.scale = 0.2
 
     async def ask(self, who: int, where: int, number: int, words: int) -> Asked:
-        channel, thread = self._places[where % len(self._places)]
-        person = self._people[0 if channel.person else who % len(self._people)]
+        channel, thread = self.places[where % len(self.places)]
+        person = self.people[0 if channel.person else who % len(self.people)]
         private = channel.person is not None
         message = await person.says(channel, f"q{number} {words}", mention=not private, thread=thread or None)
         return Asked(number, words, _place(channel, message.thread_ts or ("" if private else message.ts)), message.ts)
@@ -161,10 +161,10 @@ class SlackDriver:
     async def begin(self) -> list[Cursor]:
         now, keys = self.server.clock, [slack_key(self._direct)]
         for channel in self._channels:
-            root = await self._people[1].says(channel, "hello")
-            self._places += [(channel, ""), (channel, root.ts)]
+            root = await self.people[1].says(channel, "hello")
+            self.places += [(channel, ""), (channel, root.ts)]
             keys += [slack_key(channel), slack_key(channel, root)]
-        self._places.insert(2, (self._direct, ""))
+        self.places.insert(2, (self._direct, ""))
         return [Cursor(key, now.new_ts(), now.now()) for key in keys]
 
 

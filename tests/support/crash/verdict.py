@@ -17,6 +17,7 @@ VOIDED = "belonged to an earlier attempt"
 """Text of a message that the answer no longer needs."""
 
 _WORD = re.compile(r"q(\d+)-(\d+)")
+_SIGNED = re.compile(r"\(q(\d+) by (\w+)\)")
 
 
 @dataclass
@@ -34,6 +35,11 @@ class Verdict:
     def faults(self) -> list[str]:
         """All failures."""
         return self.lost + self.double + self.strays + self.amiss
+
+
+def signatures(text: str) -> set[tuple[int, str]]:
+    """The numbers of the questions that a text answers, each with the host that wrote it."""
+    return {(int(number), host) for number, host in _SIGNED.findall(text)}
 
 
 def judged(asked: Sequence[Asked], said: Sequence[Said]) -> Verdict:

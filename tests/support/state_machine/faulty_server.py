@@ -21,6 +21,10 @@ from tests.support.state_machine.faulty_disk import WRITES, Disk, Stored
 
 BREAKS = 0.01
 """Share of all statements and commits at which the connection breaks."""
+CALM = 300
+"""Statements after such a break without another one: many events at once are tried once more, and succeed then."""
+LONGEST = 10
+"""Most times that a planned fault happens, about five seconds of an outage, which a start of the service waits out."""
 
 
 class FaultyServer(Disk):
@@ -28,8 +32,12 @@ class FaultyServer(Disk):
 
     def __init__(self, server: PostgresqlProcess) -> None:
         super().__init__()
-        self._server, self._chance = server, Random(0)
+        self._server, self._chance, self._calm = server, Random(0), 0
         self.url: SecretStr = server.new_database()
+
+    def fails(self, what: str, after: int, times: int) -> None:
+        """Plans a fault, which ends by itself."""
+        super().fails(what, after, min(times, LONGEST))
 
     def lock(self, path: Path) -> None:
         """Does nothing: a lock of another program is waited out like on SQLite."""
@@ -62,7 +70,9 @@ class FaultyServer(Disk):
 
     def _is_struck(self, what: str) -> bool:
         """Also breaks some connections that no rule has planned, which nobody may notice."""
-        if self._chance.random() < BREAKS:
+        self._calm -= 1
+        if self._calm < 0 and self._chance.random() < BREAKS:
+            self._calm = CALM
             self.struck += 1
             return True
         return super()._is_struck(what)

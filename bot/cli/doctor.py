@@ -139,6 +139,9 @@ def _sections(settings: Settings, mistakes: Sequence[str]) -> list[Section]:
 def _engine(
     settings: Settings, probe: machine_checks.TorchProbeCache, *, running: bool, serving: bool
 ) -> list[Section]:
+    if "worker" not in settings.roles:
+        found = f"this host writes no answers (INHOUSE_ROLES is {','.join(settings.roles)})"
+        return [Section("Engine", [Check("engine", blocking(lambda: [ok("engine", found)]))])]
     if settings.engine == "openai":
         return [_servers(settings)]
     from bot.engine.local_server.checks import recommended, server
@@ -198,6 +201,7 @@ def _outside(settings: Settings, *, running: bool) -> list[Section]:
             **({"Slack": slack.clock(settings)} if settings.slack_bot_token or settings.slack_app_token else {}),
             **hub_checks.clock(),
         }
+        hosts = partial(state_checks.running_hosts, settings)
         return [
             Section(
                 "Network",
@@ -208,7 +212,7 @@ def _outside(settings: Settings, *, running: bool) -> list[Section]:
                 ],
             ),
             Section("Discord", [Check("Discord", lambda: discord.examine(settings), settings=DISCORD)]),
-            Section("Slack", [Check("Slack", lambda: slack.examine(settings), LONG_S, SLACK)]),
+            Section("Slack", [Check("Slack", lambda: slack.examine(settings, hosts), LONG_S, SLACK)]),
         ]
     return []
 

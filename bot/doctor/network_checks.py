@@ -91,8 +91,8 @@ def _skew(seconds: float, name: str) -> Finding:
 async def status_page(settings: Settings, *, running: bool) -> Findings:
     """Check that INHOUSE_HTTP is free or served by this Inhouse, and identify another program on it."""
     address = settings.http
-    if address is None:
-        yield ok("status page", "off")
+    if address is None or "web" not in settings.roles:
+        yield ok("status page", "off" if address is None else "not on this host (INHOUSE_ROLES)")
         return
     if address.port == 0:
         yield ok("status page", f"on any free port of {address.host}; the log names it")

@@ -34,6 +34,16 @@ def running(settings: Settings) -> bool:
         return False
 
 
+def running_hosts(settings: Settings) -> int:
+    """How many hosts of Inhouse run: those of the database, or this one; 0 if that cannot be determined."""
+    if settings.database_url is None:
+        return int(running(settings))
+    try:
+        return len(inspect_server(settings.database_url).hosts)
+    except InhouseError:  # reported by `database`
+        return 0
+
+
 def directory(settings: Settings) -> Iterator[Finding]:
     """Check that the state directory exists or can be created, is writable and private; report whether it is in use."""
     place = settings.state_dir

@@ -126,15 +126,17 @@ class Inbox:
     async def start(self, request_id: str) -> bool:
         """Take a waiting request: mark it as running here. False if it does not wait, or its conversation is busy.
 
-        Counts this service run as killed during the answer, until the request is handed back or its answer is shown.
+        True, without a change, if it runs here already. Counts this service run as killed during the answer, until the
+        request is handed back or its answer is shown.
         """
-        waiting = select(requests.c.id).where(
-            requests.c.request_id == request_id, requests.c.status == RequestStatus.WAITING
-        )
+        is_waiting = requests.c.status == RequestStatus.WAITING
+        runs_here = and_(requests.c.status == RequestStatus.RUNNING, requests.c.taker == self._database.host)
+        waiting = select(requests.c.id).where(requests.c.request_id == request_id, or_(is_waiting, runs_here))
         if self._database.host:  # in a file, the queue in memory keeps the order of a conversation
             other = requests.alias()
             busy = exists().where(
                 *(other.c[name] == requests.c[name] for name in KEY),
+                other.c.id != requests.c.id,
                 or_(
                     other.c.status == RequestStatus.RUNNING,
                     and_(other.c.status == RequestStatus.WAITING, other.c.id < requests.c.id),
@@ -144,7 +146,11 @@ class Inbox:
         this = (
             update(requests)
             .where(requests.c.id.in_(waiting))
-            .values(status=RequestStatus.RUNNING, taker=self._database.host, service_runs=requests.c.service_runs + 1)
+            .values(
+                status=RequestStatus.RUNNING,
+                taker=self._database.host,
+                service_runs=requests.c.service_runs + case((is_waiting, 1), else_=0),
+            )
         )
 
         def start(connection: Connection) -> bool:

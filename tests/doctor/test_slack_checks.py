@@ -1,6 +1,7 @@
 """Tests `inhouse doctor` for Slack: the real slack_sdk against the fake Slack."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -9,15 +10,16 @@ from adapters.slack.error_mapping import APPS
 from adapters.slack.setup import checks
 from bot.types.findings import Finding, State
 from tests.support.builders.findings import about, complete, gathered, states
-from tests.support.builders.slack_adapter import settings_of
+from tests.support.builders.slack_adapter import run_slack_adapter, settings_of
 from tests.support.fakes.slack_server import APP_TOKEN, BOT_TOKEN, FakeSlack
 
 HEALTHY = dict.fromkeys(("Slack bot token", "Slack scopes", "Slack app", "Slack events", "Slack app token"), State.OK)
 
 
-async def looked(server: FakeSlack, **settings: object) -> list[Finding]:
+async def looked(server: FakeSlack, *, hosts: int | None = None, **settings: Any) -> list[Finding]:
     async with asyncio.timeout(15):
-        found = await gathered(checks.examine(settings_of(server, **settings)))
+        running = None if hosts is None else lambda: hosts
+        found = await gathered(checks.examine(settings_of(server, **settings), running))
     assert complete(found) or any(finding.check == "Slack app" for finding in found)
     assert all(token not in f"{found}" for token in (BOT_TOKEN, APP_TOKEN))
     return found
@@ -30,6 +32,15 @@ async def test_a_healthy_app_has_nothing_wrong_and_opens_no_socket() -> None:
         assert not server.sockets.opened
         assert "inhouse slack-manifest" in about(found, "Slack events").fix
         assert not about(found, "Slack events").found.startswith("all"), "it is not claimed to be known"
+
+
+@pytest.mark.parametrize(("hosts", "state"), [(0, State.WARNING), (1, State.OK), (2, State.OK)])
+async def test_sockets_that_no_host_of_ours_has_are_of_another_program(hosts: int, state: State) -> None:
+    async with FakeSlack() as server, run_slack_adapter(server):
+        await server.until(lambda: server.sockets.online)
+        found = await looked(server, hosts=hosts)
+        assert states(found) == HEALTHY | {"Slack sockets": state}
+        assert ("stop it" in about(found, "Slack sockets").fix) == (state is State.WARNING)
 
 
 async def test_without_tokens_it_is_not_served() -> None:
@@ -50,7 +61,7 @@ async def test_without_tokens_it_is_not_served() -> None:
         ({"slack_app_token": BOT_TOKEN}, "Slack app token", "SLACK_APP_TOKEN is a token of the wrong kind"),
     ],
 )
-async def test_each_token_is_reported_by_its_name(settings: dict[str, object], check: str, words: str) -> None:
+async def test_each_token_is_reported_by_its_name(settings: dict[str, Any], check: str, words: str) -> None:
     async with FakeSlack() as server:
         found = about(await looked(server, **settings), check)
     assert (found.state, words in found.found, bool(found.fix)) == (State.WRONG, True, True), found

@@ -136,6 +136,13 @@ async def test_only_what_waits_can_be_cancelled_and_what_is_cancelled_does_not_s
     assert (going_on.status, going_on.finished_at) == (RequestStatus.RUNNING, None)
 
 
+async def test_a_request_that_runs_here_may_be_started_again(storage: Storage) -> None:
+    request = await ask(storage, "m1")
+    for _ in range(2):  # the second time, because its model could not be loaded
+        assert await storage.inbox.start(request.request_id)
+    assert await storage.inbox.recover() == [replace(request, attempts=1, service_runs=1)]
+
+
 async def test_the_end_of_a_request_is_stored_with_all_that_it_made(storage: Storage) -> None:
     request = await ask(storage, "m1", "a question", at=5.0)
     reply = part(request)

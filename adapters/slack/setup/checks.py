@@ -1,11 +1,15 @@
-"""The Slack checks of `inhouse doctor`: both tokens, whether they belong to one app, scopes and Socket Mode.
+"""The Slack checks of `inhouse doctor`: both tokens, whether they belong to one app, scopes, others' sockets.
 
-They open no socket and change nothing. Slack does not tell which events an app is subscribed to, so these are only
-listed.
+They change nothing. Slack does not tell which events an app is subscribed to, so these are only listed. Only the first
+frame on a new socket tells how many an app has, so one is opened and closed at once; what Slack should send to it
+meanwhile is not acknowledged, and comes again on another one.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
 
+import aiohttp
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
@@ -29,8 +33,11 @@ def clock(settings: Settings) -> tuple[str, str | None]:
     return url, proxy_for(url)
 
 
-async def examine(settings: Settings) -> AsyncIterator[Finding]:
-    """Check everything for which there is a token."""
+async def examine(settings: Settings, hosts: Callable[[], int] | None = None) -> AsyncIterator[Finding]:
+    """Check everything for which there is a token.
+
+    hosts: counts those of Inhouse that run now, and may block; None to look for no other program.
+    """
     if settings.slack_bot_token is None and settings.slack_app_token is None:
         fix = "`inhouse init` sets it up."
         yield ok("Slack", "not served: there is no SLACK_BOT_TOKEN and no SLACK_APP_TOKEN", fix)
@@ -44,7 +51,9 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     if settings.slack_app_token is None:
         yield wrong("Slack app token", "SLACK_APP_TOKEN is not set, and Slack needs both", INIT)
     else:
-        yield await _socket_mode(settings.slack_app_token.get_secret_value(), web)
+        running = await asyncio.to_thread(hosts) if hosts else None
+        async for finding in _socket_mode(settings.slack_app_token.get_secret_value(), web, running):
+            yield finding
 
 
 async def _bot(settings: Settings, web: AsyncWebClient) -> AsyncIterator[Finding]:
@@ -88,14 +97,40 @@ async def _same_app(settings: Settings, web: AsyncWebClient, identity: BotIdenti
     return ok("Slack app", f"both tokens are of {ours}" if ours and theirs else "both tokens seem to be of one app")
 
 
-async def _socket_mode(token: str, web: AsyncWebClient) -> Finding:
-    """The app token: asks for a socket address, which is not used."""
+async def _socket_mode(token: str, web: AsyncWebClient, hosts: int | None) -> AsyncIterator[Finding]:
+    """The app token, and the sockets of the app that are not ours."""
+    others = 0
     try:
         async with mapped_errors():
-            await web.apps_connections_open(app_token=token)
+            answer = await web.apps_connections_open(app_token=token)
+            if hosts is not None:
+                others = await _open_sockets(str(answer["url"])) - 1
     except AdapterError as error:
-        return _refusal("Slack app token", error)
-    return ok("Slack app token", "it is accepted, and Socket Mode is on")
+        yield _refusal("Slack app token", error)
+        return
+    yield ok("Slack app token", "it is accepted, and Socket Mode is on")
+    if hosts is None:
+        return
+    if others > 2 * hosts:  # a host has two while it replaces one
+        found = f"sockets of this app: {others}, and running hosts of Inhouse: {hosts}"
+        fix = (
+            "Another program with this SLACK_APP_TOKEN takes a part of the messages: stop it, or make a new token. "
+            "Right after a crash, it may be the old socket."
+        )
+        yield warning("Slack sockets", found, fix)
+    else:
+        yield ok("Slack sockets", f"of this app: {others}, and running hosts of Inhouse: {hosts}")
+
+
+async def _open_sockets(url: str) -> int:
+    """How many sockets the app has, with the one that this opens. Raises aiohttp's errors, TimeoutError, ValueError."""
+    async with (
+        asyncio.timeout(TIMEOUT_S),
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url, proxy=proxy_for(url)) as socket,
+    ):
+        hello = json.loads(await socket.receive_str())
+    return int(hello.get("num_connections") or 1)
 
 
 def _refusal(name: str, error: AdapterError) -> Finding:

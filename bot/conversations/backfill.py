@@ -120,10 +120,6 @@ class Backfill:
         """
         platform = adapter.platform
         self._behind.add(platform)
-        for cursor in await self._storage.cursors.of_platform(platform):  # another host may have moved them
-            known = self._stored.get(cursor.key)
-            if known is None or known.sent_at < cursor.sent_at:
-                self._stored[cursor.key] = cursor
         session = self.sessions[platform] = self.sessions.get(platform, 0) + 1
         unstored = {place: set(missing) for place, missing in self._unstored.items() if place.platform == platform}
         await self.load([platform])  # another host may have served the platform meanwhile

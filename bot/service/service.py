@@ -237,6 +237,7 @@ class Service:
                 refusals=self._refused,
                 stopping=self._stopping.is_set,
                 elsewhere=self._is_elsewhere,
+                hosts=lambda: len(self._hosts.others) + 1,
                 slots=self._hosts.slots,
             )
         )

@@ -21,7 +21,8 @@ from bot.types.engine import Engine, ModelServers, ServerState
 class LiveState:
     """The parts of the running service. stopping: whether it drains. refusals: fatal errors by platform name.
 
-    elsewhere: whether another host receives a platform's events. slots: how many answers all hosts write at once.
+    elsewhere: whether another host receives a platform's events. hosts: how many are alive. slots: how many answers all
+    of them write at once.
     """
 
     current: RuntimeConfig
@@ -39,6 +40,7 @@ class LiveState:
     refusals: Mapping[str, str]
     stopping: Callable[[], bool]
     elsewhere: Callable[[str], bool]
+    hosts: Callable[[], int]
     slots: Callable[[], int]
 
     @property

@@ -116,6 +116,7 @@ class Status:
         return {
             "name": name,
             "connected": live_state.connected(name),
+            "elsewhere": live_state.elsewhere(name),
             "refusal": live_state.refusals.get(name, ""),
             "sessions": live_state.backfill.sessions.get(name, 0),
             "read_back": live_state.backfill.read[name],

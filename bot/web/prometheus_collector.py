@@ -49,6 +49,8 @@ class LiveCollector(Collector):
         yield _gauge("queue_waiting", "Requests that wait", len(queue.waiting()))
         yield _gauge("queue_running", "Requests whose answers are being written", len(queue.running()))
         yield _gauge("queue_limit", "Requests that may wait", self._live_state.current.settings.queue_size)
+        yield _gauge("hosts", "Hosts that are alive", self._live_state.hosts())
+        yield _gauge("slots", "Answers that all hosts write at once", self._live_state.slots())
 
     def _answers(self) -> Iterator[Metric]:
         totals = self._live_state.metrics.totals

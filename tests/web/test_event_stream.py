@@ -41,6 +41,7 @@ async def test_a_moment_is_what_there_is(tmp_path: Path) -> None:
             {
                 "name": "discord",
                 "connected": True,
+                "elsewhere": False,
                 "refusal": "",
                 "sessions": 1,
                 "read_back": 0,

@@ -39,6 +39,8 @@ NAMES = {
     "platform_rate_limited": "counter",
     "prompt_tokens": "counter",
     "queue_limit": "gauge",
+    "hosts": "gauge",
+    "slots": "gauge",
     "queue_running": "gauge",
     "queue_waiting": "gauge",
     "ready": "gauge",

@@ -56,7 +56,7 @@ class SocketConnection:
     def connected(self) -> bool:
         """Whether there is a socket at this moment; without a turn, whether messages can be posted."""
         if not self._listening:
-            return self._identity is not None
+            return self._identity is not None and not self.closing.is_set()
         return self._current is not None and (not self._current.ended.is_set() or self._current.draining)
 
     def identity(self) -> BotIdentity:

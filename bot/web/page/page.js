@@ -171,6 +171,7 @@ function showPlatforms(platforms) {
   at("platforms").replaceChildren(...platforms.map((platform) => {
     let [mood, text] = ["busy", platform.sessions ? "reconnecting" : "connecting"];
     if (platform.refusal) [mood, text] = ["bad", "stopped"];
+    else if (platform.elsewhere) [mood, text] = ["good", "on another host"];
     else if (platform.connected) [mood, text] = ["good", "connected"];
     const facts = [
       words.counted(platform.sessions, "session"),

@@ -42,3 +42,4 @@ class Entry:
     status: RequestStatus = RequestStatus.WAITING
     stop_requested: bool = False  # while it runs
     host: str = ""  # another one that holds it, '' for this one
+    lent: bool = False  # to `host`, while it is handed over

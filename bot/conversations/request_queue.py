@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -82,10 +82,15 @@ class RequestQueue:
     def put(self, request: GenerationRequest, host: str = "") -> None:
         """Add a stored request; ignores the limits, because stored requests must be answered.
 
-        host: another one that holds it.
+        host: another one that holds it. What is here already stays, unless the host that held it has ended.
         """
         known = self._entries.get(request.request_id)
-        if known is not None and known.host:  # that host has ended
+        if known is not None and (host or not known.host):
+            return
+        if known is not None and known.status is RequestStatus.STARTING:  # it is being taken from that host
+            self.hold(request.request_id)
+            return
+        if known is not None:
             self._forget(known)
         if host:
             self._insert(Entry(request, self._order_of(request), math.inf, host=host))
@@ -99,13 +104,19 @@ class RequestQueue:
         """Whether this host holds or held a request lately."""
         return request_id in self._own
 
-    def mirror(self, others: Mapping[str, tuple[GenerationRequest, str, bool]]) -> None:
-        """Note the requests that other hosts hold, by id, each with its host and whether it runs; forgets the rest.
+    def mirrored(self) -> set[str]:
+        """Ids of the requests that other hosts hold, except those that this one is taking from them or lends them."""
+        return {request_id for request_id, entry in self._entries.items() if _is_mirrored(entry)}
 
-        Those of this host stay as they are, and so do those that it is taking from others.
+    def mirror(self, others: Mapping[str, tuple[GenerationRequest, str, bool]], known: Collection[str]) -> None:
+        """Note the requests that other hosts hold, by id, each with its host and whether it runs.
+
+        Forgets the others of `known`: those that were `mirrored` when the database was read. Those of this host stay as
+        they are, and so do those that it is taking from others.
         """
-        for request_id, entry in list(self._entries.items()):
-            if entry.host and entry.status is not RequestStatus.STARTING and request_id not in others:
+        for request_id in known:
+            entry = self._entries.get(request_id)
+            if entry is not None and _is_mirrored(entry) and request_id not in others:
                 self._forget(entry)
         for request_id, (request, host, running) in others.items():
             if request_id not in self._entries:
@@ -117,7 +128,7 @@ class RequestQueue:
             if entry.status in WAITING and running:
                 self._note_service(request)
             self._count_waiting(entry, -1)
-            entry.request, entry.host = request, host
+            entry.request, entry.host, entry.lent = request, host, False
             self._count_waiting(entry, 1)
             self._set(entry, status)
 
@@ -127,20 +138,36 @@ class RequestQueue:
         if entry is None or entry.host or entry.status not in WAITING:
             return False
         entry.request = replace(entry.request, wait_left_s=max(0.0, entry.deadline - self._clock()))
-        entry.host, entry.deadline = host, math.inf
+        entry.host, entry.lent, entry.deadline = host, True, math.inf
         self._set(entry, RequestStatus.RUNNING)
         return True
 
-    def hold(self, request_id: str) -> GenerationRequest | None:
-        """Hold a request that was lent and came back, or that another host handed over; None if it is not here."""
+    def handed_over(self, request_id: str) -> None:
+        """Note that the host to which a request was lent holds it."""
+        if (entry := self._entries.get(request_id)) is not None:
+            entry.lent = False
+
+    def take_back(self, request_id: str) -> GenerationRequest | None:
+        """Let a request that was lent wait here again; None if it was not lent."""
         entry = self._entries.get(request_id)
-        if entry is None or not entry.host:
+        if entry is None or not entry.lent:
             return None
-        self._note_own(entry.request)
-        entry.host, entry.deadline = "", self._clock() + entry.request.wait_left_s
-        if entry.status is RequestStatus.RUNNING:  # it was lent
-            self._set(entry, RequestStatus.WAITING)
+        self._hold(entry)
+        self._set(entry, RequestStatus.WAITING)
         return entry.request
+
+    def hold(self, request_id: str) -> GenerationRequest | None:
+        """Hold a STARTING request that another host handed over, if it is not held yet; None if it was stopped."""
+        entry = self._entries.get(request_id)
+        if entry is None:
+            return None
+        if entry.host:
+            self._hold(entry)
+        return entry.request
+
+    def _hold(self, entry: Entry) -> None:
+        self._note_own(entry.request)
+        entry.host, entry.lent, entry.deadline = "", False, self._clock() + entry.request.wait_left_s
 
     def put_back(self, request_id: str) -> None:
         """Let a STARTING request wait again, because it could not be taken."""
@@ -388,7 +415,7 @@ class RequestQueue:
     def _note_progress(self, entry: Entry, was_taken: bool) -> None:
         """Restart the time without a finished answer when one ends, and forget it when nothing of the model is left."""
         model = entry.request.model
-        taken = [other.status for other in self._taken.values() if other.request.model == model]
+        taken = [each.status for each in self._taken.values() if each.request.model == model and not each.host]
         if entry.status in ENDED and (was_taken or not (taken or self._models[model])):
             self._progress.pop(model, None)
         if RequestStatus.RUNNING in taken:
@@ -409,6 +436,10 @@ class RequestQueue:
     async def _change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
+
+
+def _is_mirrored(entry: Entry) -> bool:
+    return bool(entry.host) and not entry.lent and entry.status is not RequestStatus.STARTING
 
 
 def _add(counter: Counter[T], key: T, change: int) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from bot.conversations.conversations import Conversations
+from bot.conversations.queue_entries import ENDED
 from bot.conversations.request_queue import RequestQueue
 from bot.core.info_commands import InfoCommands
 from bot.core.settings_commands import SettingsCommands
@@ -92,9 +93,12 @@ class Actions:
         settings_commands: SettingsCommands,
         info_commands: InfoCommands,
         prefixes: Mapping[str, str],
+        refresh: Callable[[], Awaitable[None]],
     ) -> None:
+        """refresh: has the queue know all unfinished requests of other hosts, before some are stopped."""
         self._config, self._storage, self._queue, self._worker = config, storage, queue, worker
         self._replies, self._conversations, self._prefixes = replies, conversations, prefixes
+        self._refresh = refresh
         self.redelivered = 0
         """Number of duplicate commands and button presses that were dropped."""
         self._failed: set[tuple[ConversationKey, str]] = set()  # events recorded, but not executed
@@ -171,7 +175,11 @@ class Actions:
         """Stop the answers to a deleted message and delete its turns."""
         # Record the id: the message itself may arrive later, after an outage or a storage failure.
         await self._storage.inbox.accept(event.key, event.message_id)
-        for request in self._unfinished():
+        unfinished = self._unfinished()
+        if self._storage.hosts.this:
+            asked = await self._storage.inbox.of_message(event.key, event.message_id, everywhere=True)
+            unfinished += [stored.request for stored in asked if stored.status not in ENDED]
+        for request in {request.request_id: request for request in unfinished}.values():
             if request.message_id == event.message_id and _channel(request.key) == _channel(event.key):
                 await self._worker.stop(request.request_id, unasked=True)
         return await self._conversations.deleted(event)
@@ -274,6 +282,7 @@ class Actions:
 
     async def _stop(self, event: IncomingCommand, _: str | None) -> Outcome:
         """Stop the user's answers here and, from a channel, in its threads; of a channel manager, all answers here."""
+        await self._refresh()
         of_all = self._may(Act.STOP, event)
         chosen = [
             request
@@ -290,6 +299,7 @@ class Actions:
         )
 
     async def _undo(self, event: IncomingCommand, _: str | None) -> Outcome:
+        await self._refresh()
         asker_id = None if self._may(Act.UNDO, event) else event.actor.id
         turn = await self._storage.history.undo(event.key, asker_id)
         if turn is None:
@@ -308,6 +318,7 @@ class Actions:
         return Notice(f"New conversation. The model no longer reads {counted(hidden, 'earlier message')}.")
 
     async def _forget(self, event: IncomingCommand, value: str | None) -> Outcome:
+        await self._refresh()
         if value == "all":
             messages = {request.message_id for request in self._queue.of_conversation(event.key)}
             removed = await self._storage.history.forget(event.key)

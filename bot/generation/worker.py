@@ -91,7 +91,8 @@ class Worker:
         self._ran_alone = False  # at the last death of the engine, one request ran
         self._external_deaths: Counter[str] = Counter()  # by unfinished request
         self._free = asyncio.Event()  # a request ended or a model was loaded
-        self._draining = False
+        self.draining = False
+        """Whether `drain` was called."""
         self._turn = asyncio.Lock()  # held while loading a model or starting a request
         if isinstance(engine, ModelServers):
             engine.on_change(self._model_changed)
@@ -166,9 +167,11 @@ class Worker:
 
     async def drain(self, seconds: float) -> None:
         """Give running answers `seconds` to finish; return the rest to storage for the next start."""
-        self._draining = True
+        self.draining = True
         for task in self._taking:
             task.cancel()
+        if self._taking:
+            await asyncio.wait(self._taking)
         if self._running:
             await asyncio.wait(self._running.values(), timeout=seconds)
         for task in self._running.values():
@@ -182,7 +185,7 @@ class Worker:
         try:
             taken = await self._take(request)
         except StorageError as error:
-            if not self._queue.host_of(request.request_id):
+            if not self._queue.host_of(request.request_id) and self._queue.status(request.request_id) is not None:
                 await self._failed(request, self._replies.open(request), error)
             return
         if taken is None or self._queue.status(request.request_id) is None:  # None: it was stopped
@@ -242,7 +245,7 @@ class Worker:
             self._metrics.ended(last.finish_reason, last.usage)
             self._queue.end(request.request_id, STATUS[last.finish_reason], time.monotonic() - began)
         except asyncio.CancelledError:
-            if self._draining:
+            if self.draining:
                 await self._hand_back(request)
             raise
         except Exception as error:

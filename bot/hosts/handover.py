@@ -6,7 +6,8 @@ The holder stops showing a request once its call in flight has ended, so never t
 import asyncio
 import logging
 import time
-from collections.abc import Set
+from collections.abc import Collection, Iterable, Set
+from contextlib import suppress
 
 from bot.conversations.request_queue import RequestQueue
 from bot.replies.replies import Replies
@@ -18,8 +19,8 @@ log = logging.getLogger(__name__)
 
 HANDOVER_S = 5.0
 """How long a request is waited for that another host holds, seconds: a call in flight may wait for a rate limit."""
-AVOIDED_S = 15.0
-"""How long a request is left alone that was not handed over, seconds."""
+AVOIDED_S, REQUEST_AVOIDED_S = 15.0, 60.0
+"""How long a host is left alone that did not hand a request over, and that request, seconds."""
 LATE_S = 2.0
 """A host whose lease was not renewed for so long after it should have been is asked for nothing, seconds."""
 AGAIN_S = 0.1
@@ -31,9 +32,9 @@ class Handover:
 
     def __init__(self, storage: Storage, queue: RequestQueue, replies: Replies, platforms: frozenset[str]) -> None:
         self._inbox, self._hosts = storage.inbox, storage.hosts
-        self._queue, self._replies, self._platforms = queue, replies, platforms
-        self._expected: dict[str, asyncio.Event] = {}  # by request id; set once this host holds it
-        self._avoided: dict[str, float] = {}  # until when, by request id; monotonic
+        self._queue, self._replies, self.platforms = queue, replies, platforms
+        self._expected: dict[str, asyncio.Future[bool]] = {}  # by request id; whether this host holds it now
+        self._avoided: dict[str, float] = {}  # until when, by the name of a host or the id of a request; monotonic
         self.late: Set[str] = frozenset()
         """Hosts that may be dead."""
         self._giving: dict[str, asyncio.Task[None]] = {}  # by request id
@@ -43,83 +44,125 @@ class Handover:
         """Take a STARTING request; None if it cannot be taken now, and waits again. Raises StorageError."""
         request_id, holder = request.request_id, self._queue.host_of(request.request_id)
         try:
-            taken = await self._inbox.start(request_id)
+            return await self._take(request, holder)
         except StorageError:
             if holder:
                 await asyncio.sleep(AGAIN_S)
                 self._queue.put_back(request_id)
             raise
+        except asyncio.CancelledError:
+            if self._queue.host_of(request_id):
+                with suppress(StorageError):  # the next start, or another host, resets it
+                    await self._hosts.withdraw(request_id, handed_over=True)
+            raise
+
+    async def _take(self, request: GenerationRequest, holder: str) -> GenerationRequest | None:
+        taken = await self._inbox.start(request.request_id)
         if not self._hosts.this:  # nobody else can have taken it
             return request
         if not taken:
-            self._queue.put_back(request_id)
+            self._queue.put_back(request.request_id)
             await asyncio.sleep(AGAIN_S)  # what this host knows of the others is older than the database
             return None
-        return await self._receive(request_id, holder) if holder else request
+        if not self._queue.host_of(request.request_id):
+            return request
+        return await self._receive(request.request_id, holder)
 
     async def _receive(self, request_id: str, holder: str) -> GenerationRequest | None:
-        expected = self._expected[request_id] = asyncio.Event()
+        expected = self._expected[request_id] = asyncio.get_running_loop().create_future()
         try:
-            try:
-                async with asyncio.timeout(HANDOVER_S):
-                    await expected.wait()
-            except TimeoutError:
-                if await self._hosts.withdraw(request_id):
+            while not (await asyncio.wait([expected], timeout=HANDOVER_S))[0]:
+                if await self._withdraw(request_id):
                     log.info("The host %s has not handed a request over within %.0f s.", holder, HANDOVER_S)
-                    self._avoided[request_id] = time.monotonic() + AVOIDED_S
+                    self._avoid(request_id, holder)
                     self._queue.put_back(request_id)
                     return None
-                async with asyncio.timeout(HANDOVER_S):  # handed over at the last moment, or ended
-                    await expected.wait()
-        except TimeoutError:
-            self._queue.put_back(request_id)
-            return None
         finally:
             del self._expected[request_id]
-        request = self._queue.hold(request_id)
-        if request is not None:
-            self._replies.open(request, recall=True)
-        return request
+        if not expected.result():
+            self._queue.put_back(request_id)
+            return None
+        return self._queue.hold(request_id)
+
+    async def _withdraw(self, request_id: str) -> bool:
+        """False if the request was handed over at the last moment, or has ended: the next look at it tells."""
+        try:
+            return await self._hosts.withdraw(request_id)
+        except StorageError as error:
+            log.error("A request of another host could not be left to it: %s", error)
+            return False
 
     def received(self, row: Unfinished) -> None:
         """Note that this host holds a request: one that it took, or a new one that another host gave it."""
         request = row.request
-        if (expected := self._expected.get(request.request_id)) is not None:
-            expected.set()
+        expected = self._expected.get(request.request_id)
+        if expected is not None and row.running:
+            if (held := self._queue.hold(request.request_id)) is not None:  # at once, so that a stop finds it
+                self._replies.open(held, recall=True)
+            _settle(expected, arrived=True)
         elif (
-            not row.running and request.key.platform in self._platforms and not self._queue.was_here(request.request_id)
+            not row.running and request.key.platform in self.platforms and not self._queue.was_here(request.request_id)
         ):
             self._queue.put(request)
+
+    def expected(self) -> set[str]:
+        """Ids of the requests that others are to hand over."""
+        return set(self._expected)
+
+    def note_lost(self, request_ids: Collection[str], rows: Iterable[Unfinished]) -> None:
+        """Give up waiting for those of these requests that this host has not taken any more, or that have ended."""
+        taken = {row.request.request_id for row in rows if row.running and row.taker == self._hosts.this}
+        for request_id in set(request_ids) - taken:
+            if (expected := self._expected.get(request_id)) is not None:
+                _settle(expected, arrived=False)
 
     def give(self, request: GenerationRequest, taker: str) -> None:
         """Hand a request over that another host took, in the background."""
         request_id = request.request_id
         if request_id in self._giving:
             return
-        known = self._queue.status(request_id) is not None
-        if known and not self._queue.lend(request_id, taker):
-            return  # it is being started here, which the database will refuse
-        if known or request.key.platform not in self._platforms:
-            task = asyncio.create_task(self._give(request_id, taker), name=f"handover {request_id}")
-            self._giving[request_id] = task
-            task.add_done_callback(lambda _: self._giving.pop(request_id, None))
+        if self._queue.status(request_id) is not None:
+            if not self._queue.lend(request_id, taker):
+                return  # it is being started here, which the database will refuse
+        elif self._replies.get(request_id) is not None:
+            return  # it ends here
+        task = asyncio.create_task(self._give(request_id, taker), name=f"handover {request_id}")
+        self._giving[request_id] = task
+        task.add_done_callback(lambda _: self._giving.pop(request_id, None))
 
     async def _give(self, request_id: str, taker: str) -> None:
         await self._replies.release(request_id)
         try:
             if await self._hosts.hand_over(request_id, taker):
+                self._queue.handed_over(request_id)
                 return
         except StorageError as error:
             log.error("A request could not be handed over: %s", error)
-        request = self._queue.hold(request_id)
+        request = self._queue.take_back(request_id)
         if request is not None:
             self._replies.open(request, recall=True)
 
+    async def close(self) -> None:
+        """Give nothing away any more; the takers get it once this host has ended."""
+        giving = list(self._giving.values())
+        for task in giving:
+            task.cancel()
+        await asyncio.gather(*giving, return_exceptions=True)
+
+    def _avoid(self, request_id: str, host: str) -> None:
+        now = time.monotonic()
+        self._avoided = {name: until for name, until in self._avoided.items() if until > now}
+        self._avoided |= {host: now + AVOIDED_S, request_id: now + REQUEST_AVOIDED_S}
+
     def _may_take(self, request: GenerationRequest, host: str) -> bool:
-        if request.key.platform not in self._platforms or host in self.late:
+        if request.key.platform not in self.platforms or host in self.late:
             return False
-        if request.request_id not in self._avoided:
+        if not self._avoided:
             return True
         now = time.monotonic()
-        self._avoided = {request_id: until for request_id, until in self._avoided.items() if until > now}
-        return request.request_id not in self._avoided
+        return all(self._avoided.get(name, now) <= now for name in (host, request.request_id))
+
+
+def _settle(expected: asyncio.Future[bool], *, arrived: bool) -> None:
+    if not expected.done():
+        expected.set_result(arrived)

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from bot.conversations.request_queue import RequestQueue
@@ -14,9 +15,9 @@ from bot.generation.worker import Worker
 from bot.hosts.handover import LATE_S, Handover
 from bot.hosts.placement import Placement
 from bot.replies.replies import Replies
-from bot.storage import Host, Storage, StoredReply
+from bot.storage import Host, Storage, StoredReply, Unfinished
 from bot.types.errors import StorageError
-from bot.types.messages import ConversationKey, GenerationRequest
+from bot.types.messages import ConversationKey, GenerationRequest, RequestStatus
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +59,10 @@ class HostWatch:
         self._described: Duties | None = None
         self._unrenewed: dict[str, tuple[float, float]] = {}  # by host: its lease's expiry, and when it was seen first
         self._heeded: dict[str, tuple[str, bool]] = {}  # signals that were passed on, by request id
-        self._woken = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        storage.on_wake(lambda: loop.call_soon_threadsafe(self._woken.set))
+        self._unknown: set[str] = set()  # ids of requests that seem to be this host's, and that it does not know
+        self._looking = asyncio.Lock()
+        self._woken, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        storage.on_wake(self._wake)
         self.others: Sequence[Host] = ()
         """The other hosts that are alive."""
         self._placement = Placement.empty(storage.hosts.this)
@@ -90,20 +92,35 @@ class HostWatch:
     async def keep(self) -> None:
         """Look until cancelled."""
         while True:
+            self._woken.clear()
+            began = time.monotonic()
             try:
                 await self.look()
             except StorageError as error:
                 log.error("The other hosts could not be looked after: %s", error)
-            self._woken.clear()
-            try:
+            except Exception:  # a bug must not keep this host from the requests of others for good
+                log.exception("The other hosts could not be looked after because of a bug")
+            await asyncio.sleep(max(SETTLE_S, time.monotonic() - began))  # under load, looks take half of the time
+            with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._woken.wait()
-                    await asyncio.sleep(SETTLE_S)
-            except TimeoutError:
-                pass
 
     async def look(self) -> None:
         """Take note of the other hosts once. Raises StorageError."""
+        async with self._looking:  # an older look must not undo what a newer one noted
+            await self._look()
+
+    async def look_at_requests(self) -> None:
+        """Take note of what the other hosts hold, so that a command finds it. Raises StorageError."""
+        if self._hosts.this:
+            async with self._looking:
+                await self._look_at_requests()
+
+    def _wake(self) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._woken.set)
+
+    async def _look(self) -> None:
         await self._look_at_requests()
         began = time.monotonic()
         hosts = await self._hosts.all()
@@ -111,40 +128,77 @@ class HostWatch:
         if now - began > SLOW_S:
             self._unrenewed.clear()
         self.others = [host for host in hosts if host.left_s > 0 and host.name != self._hosts.this]
-        self._handover.late = {host.name for host in hosts if host.left_s < self._hosts.renewed_s - LATE_S}
+        late = {host.name for host in hosts if host.left_s < self._hosts.renewed_s - LATE_S}
+        self._handover.late = late
         for host in self.others:
             if host.answer_s is not None:
                 self._queue.learn(host.model, host.answer_s)
         await self._describe()
-        self._placement.note_hosts(self._duties().slots, self.others)
+        self._placement.note_hosts(self._duties().slots, [host for host in self.others if host.name not in late])
         for host in hosts:
             if host.name != self._hosts.this and self._is_dead(host, now):
                 await self._take_over(host)
 
     async def _look_at_requests(self) -> None:
+        mirrored, expected = self._queue.mirrored(), self._handover.expected()
         this, rows = self._hosts.this, await self._hosts.unfinished()
         self._placement.note_requests(rows)
-        given = [row for row in rows if row.host == this and row.taker not in ("", this)]
         others = [row for row in rows if row.host != this]
-        of_others = {row.request.request_id: (row.request, row.host, row.running) for row in others}
-        lent = {row.request.request_id: (row.request, row.taker, True) for row in given}
-        self._queue.mirror(of_others | lent)
-        for row in given:
-            self._handover.give(row.request, row.taker)
+        self._queue.mirror(
+            {row.request.request_id: (row.request, row.host, row.running) for row in others}, known=mirrored
+        )
         own = [row for row in rows if row.host == this]
         for row in own:
-            self._handover.received(row)
+            if row.taker not in ("", this):
+                self._handover.give(row.request, row.taker)
+            elif not self._worker.draining:
+                self._handover.received(row)
+        self._handover.note_lost(expected, rows)
+        await self._heed(own)
+        await self._reclaim(rows)
+
+    async def _heed(self, own: Sequence[Unfinished]) -> None:
+        """Do what other hosts want of the requests of this one, once they are here."""
         self._heeded = {
             row.request.request_id: heeded for row in own if (heeded := self._heeded.get(row.request.request_id))
         }
         for row in own:
             request_id, wanted = row.request.request_id, (row.stop, row.edited)
+            if self._queue.status(request_id) is None or self._queue.host_of(request_id):
+                continue
             stop, edited = self._heeded.get(request_id, ("", False))
             if row.edited and not edited:
                 self._replies.offer_rerun(request_id)
             if row.stop != stop:
                 await self._worker.stop(request_id, unasked=row.stop == "unasked")
             self._heeded[request_id] = wanted
+
+    async def _reclaim(self, rows: Sequence[Unfinished]) -> None:
+        """Let requests wait here again that this host holds or took and does not know, for two looks.
+
+        A write that failed, or a bug, may leave such a request; without this it would block its conversation for ever.
+        """
+        unknown = {row.request.request_id: row for row in rows if self._is_unknown(row)}
+        for request_id in self._unknown & unknown.keys():
+            row = unknown[request_id]
+            log.warning("A request was lost on this host and waits again.", extra={"request_id": request_id})
+            if row.running:
+                await self._hosts.withdraw(request_id, handed_over=True)
+            else:
+                self._replies.open(row.request, recall=True)
+                self._queue.put(row.request)
+        self._unknown = set(unknown)
+
+    def _is_unknown(self, row: Unfinished) -> bool:
+        request, this = row.request, self._hosts.this
+        if self._worker.draining or request.key.platform not in self._handover.platforms:
+            return False
+        if row.taker not in ("", this) or this not in (row.host, row.taker):
+            return False
+        status, known = self._queue.status(request.request_id), self._replies.get(request.request_id) is not None
+        if row.host == this:
+            return status is None and not known
+        return status is not RequestStatus.STARTING
 
     async def _describe(self) -> None:
         duties = self._duties()

@@ -190,6 +190,7 @@ class Service:
             handover.take,
             self._seeing,
         )
+        self._handover = handover
         self._hosts = HostWatch(storage, queue, handover, self._worker, self._replies, self._resume, self._duties)
         self._queue_status = QueueStatus(current, storage, queue, self._replies, self._worker, self._hosts.slots)
         settings_commands = SettingsCommands(current, storage, conversations, installed_models, self._worker.loader)
@@ -207,6 +208,7 @@ class Service:
             settings_commands,
             info_commands,
             prefixes,
+            self._hosts.look_at_requests,
         )
         self._backfill = Backfill(current, storage)
         self._retention = Retention(current, storage)
@@ -313,6 +315,7 @@ class Service:
             for task in (*tasks, *adapters):
                 task.cancel()
             await asyncio.gather(*tasks, *adapters, return_exceptions=True)
+            await self._handover.close()
             await self._replies.wait_delivered(0)  # requests accepted during the drain stay stored for the next start
             await self._hand_back()
 
@@ -354,7 +357,8 @@ class Service:
         loader, roles = self._worker.loader, self._current.settings.roles
         answer_s = self._queue.answer_seconds(loader.name)
         rounded = None if answer_s is None else float(f"{answer_s:.2g}")  # told again only when it differs
-        return Duties(roles, self._worker.slots if loader.loaded and self._works else 0, loader.name, rounded)
+        writes = loader.loaded is not None and self._works and not self._stopping.is_set()
+        return Duties(roles, self._worker.slots if writes else 0, loader.name, rounded)
 
     async def _until_stopped(self) -> None:
         await self._stopping.wait()

@@ -124,14 +124,18 @@ class Hosts:
         )
         return await self._write(this.values(host=taker)) > 0
 
-    async def withdraw(self, request_id: str) -> bool:
-        """Give up waiting for a request that this host took; False if it was handed over, or has ended."""
+    async def withdraw(self, request_id: str, *, handed_over: bool = False) -> bool:
+        """Let a request wait again that this host took and does not write; False if it has ended or was handed over.
+
+        handed_over: also one that was.
+        """
         this = update(requests).where(
             requests.c.request_id == request_id,
-            requests.c.host != self.this,
             requests.c.taker == self.this,
             requests.c.status == RequestStatus.RUNNING,
         )
+        if not handed_over:
+            this = this.where(requests.c.host != self.this)
         waiting = {"status": RequestStatus.WAITING, "taker": "", "service_runs": requests.c.service_runs - 1}
         return await self._write(this.values(waiting)) > 0
 
@@ -149,8 +153,9 @@ class Hosts:
     async def take_over(self, dead: Host) -> tuple[list[GenerationRequest], list[StoredReply]] | None:
         """Declare a host dead whose lease has expired, and move what it held to this one.
 
-        Returns its unfinished requests and its undelivered texts; None if it renewed its lease, or another host was
-        faster. Never waits for a lock that the dead host may hold.
+        Returns those of its requests that wait now, and its undelivered texts; None if it renewed its lease, or another
+        host was faster. A request that this host had taken from it is handed over. Never waits for a lock that the dead
+        host may hold.
         """
         expired = (
             select(hosts.c.name)
@@ -167,7 +172,11 @@ class Hosts:
             before = connection.execute(held).scalars().all()
             texts = undelivered_of(connection, dead.name)
             adopt(connection, (dead.name,), self.this)
-            mine = select(requests).where(requests.c.request_id.in_(before), requests.c.host == self.this)
+            mine = select(requests).where(
+                requests.c.request_id.in_(before),
+                requests.c.host == self.this,
+                requests.c.status == RequestStatus.WAITING,
+            )
             found = [stored_request(row).request for row in connection.execute(mine.order_by(requests.c.id)).mappings()]
             return found, texts
 

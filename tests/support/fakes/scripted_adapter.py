@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Sequence
 
 from bot.platforms.adapter import Core, Limits
-from bot.platforms.turns import Turns
+from bot.platforms.turns import Never, Turns
 from bot.types.errors import FatalAdapterError, Gone, OutcomeUnknown, Rejected, RetryLater, StorageError
 from bot.types.messages import ConversationKey, IncomingMessage, Reply
 from tests.support.fakes.scripted_platform import LIMIT, Fault
@@ -35,10 +35,13 @@ class ScriptedAdapter:
         """The core that it runs with."""
         self.caught_up = asyncio.Event()
         """Set when the backfill of this session is complete."""
+        self.hears = True
+        """Whether it takes events; another host's adapter gets them, too."""
 
     async def run(self, core: Core, turns: Turns | None = None) -> None:
         """Connects, forwards events, and reconnects after a lost connection, until close()."""
         self.core = core
+        self.hears = self.hears and not isinstance(turns, Never)
         while not self._closed.is_set():
             if self._refusal:
                 raise FatalAdapterError(self._refusal)
@@ -98,6 +101,8 @@ class ScriptedAdapter:
 
     def _hear(self, line: Line, core: Core, writer: asyncio.StreamWriter) -> None:
         if "event" in line:
+            if not self.hears:
+                return
             task = asyncio.create_task(self._handle(line, core, writer))
             self._handling.add(task)
             task.add_done_callback(self._handling.discard)

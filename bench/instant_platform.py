@@ -60,6 +60,10 @@ class InstantPlatform:
         self._core.set_result(core)
         await self._closed.wait()
 
+    def id_at(self, seconds: float) -> str:
+        """Nothing is read back."""
+        return ""
+
     async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
         return ()
 

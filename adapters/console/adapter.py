@@ -146,6 +146,10 @@ class ConsoleAdapter:
         if self._conversation:
             self._conversation.cancel()
 
+    def id_at(self, seconds: float) -> str:
+        """The smallest id of a message that is sent at a Unix time; nothing is missed in a terminal."""
+        return ""
+
     async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
         """Return nothing: a terminal receives no messages while the program is not running."""
         return ()

@@ -7,7 +7,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import discord
 
@@ -79,6 +79,10 @@ class DiscordAdapter:
         await client.wait_complete()
         oldest = discord.utils.time_snowflake(discord.utils.utcnow() - self._catchup_age)
         return await read_back(client, client.context, key, max(int(after_id), oldest), limit)
+
+    def id_at(self, seconds: float) -> str:
+        """The smallest id of a message that is sent at a Unix time."""
+        return str(discord.utils.time_snowflake(datetime.fromtimestamp(seconds, UTC)))
 
     async def post(self, reply: Reply) -> str:
         """Post a reply; returns its message id."""

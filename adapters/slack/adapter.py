@@ -111,6 +111,10 @@ class SlackAdapter:
         start = max(after, oldest)
         return await read_back(self._web, self._translator, self._context, key, start, oldest, limit)
 
+    def id_at(self, seconds: float) -> str:
+        """The smallest ts of a message that is sent at a Unix time."""
+        return f"{seconds:.6f}"
+
     async def post(self, reply: Reply) -> str:
         """Post a reply; returns its ts."""
         return await self._posting.post(reply)

@@ -8,6 +8,7 @@ inbox drops messages that were answered before.
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -51,10 +52,11 @@ class Backfill:
         self.read: Counter[str] = Counter()
         """Number of backfilled messages by platform."""
 
-    async def load(self, platforms: Iterable[str]) -> None:
-        """Load the stored cursors of these platforms."""
+    async def load(self, platforms: Iterable[str], *, behind: bool = True) -> None:
+        """Load the stored cursors of these platforms. behind: they wait for a backfill."""
         for platform in platforms:
-            self._behind.add(platform)
+            if behind:
+                self._behind.add(platform)
             for cursor in await self._storage.cursors.of_platform(platform):
                 self._stored[cursor.key] = cursor
 
@@ -135,6 +137,17 @@ class Backfill:
                 self._due.set()
         return sum(event.addressed for event in events)
 
+    async def read_again(self, adapter: Adapter, since: float, handle: Handle, wait_for_place: Wait) -> int:
+        """Fetch and handle all messages since a Unix time, for a host that may have received some and stored none.
+
+        Cursors moved by other hosts do not count. Returns how many messages address the bot. Raises StorageError.
+        """
+        await self.load([adapter.platform], behind=False)
+        events = [event for event in await self._fetch_all(adapter, since) if event.sent_at >= since]
+        self.read[adapter.platform] += len(events)
+        await self._handle_all(sorted(events, key=lambda event: event.sent_at), handle, wait_for_place)
+        return sum(event.addressed for event in events)
+
     async def _handle_all(self, events: Sequence[IncomingMessage], handle: Handle, wait_for_place: Wait) -> None:
         """Handle messages in order. The rest of a user's messages waits in a task of its own once the queue is full."""
         delayed: dict[str, list[IncomingMessage]] = {}  # by user id
@@ -162,12 +175,16 @@ class Backfill:
             for task in tasks:
                 task.cancel()
 
-    async def _fetch_all(self, adapter: Adapter) -> list[IncomingMessage]:
+    async def _fetch_all(self, adapter: Adapter, since: float = math.inf) -> list[IncomingMessage]:
         if not self._current.settings.catchup_messages:
             return []
         known = {**self._newest, **self._stored}  # the stored cursor wins: all messages up to it were handled
         cursors = [cursor for cursor in known.values() if cursor.key.platform == adapter.platform]
         cursors.sort(key=lambda cursor: cursor.sent_at, reverse=True)
+        cursors = [
+            replace(cursor, message_id=adapter.id_at(since), sent_at=since) if cursor.sent_at > since else cursor
+            for cursor in cursors
+        ]
         free = asyncio.Semaphore(AT_ONCE)
         found = await asyncio.gather(*(self._fetch(adapter, cursor, free) for cursor in cursors[:MOST_CHANNELS]))
         return [event for events in found for event in events]

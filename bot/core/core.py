@@ -87,6 +87,11 @@ class ServiceCore:
         if missed:
             log.info("%s: %d messages to the bot were read back", platform, missed)
 
+    async def read_again(self, platform: str, since: float) -> None:
+        """Handle the messages since a Unix time that a host received and did not store. Raises StorageError."""
+        wait = self._conversations.wait_for_place
+        await self._backfill.read_again(self._adapters[platform], since, self._message, wait)
+
     def presence(self) -> str:
         """Status line for the platform's presence: 'phi-4 · 38 tokens/s · 2 waiting'."""
         return self._presence.line()

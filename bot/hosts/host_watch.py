@@ -27,6 +27,8 @@ SETTLE_S = 0.05
 SLOW_S = 2.0
 """A look that took longer was held up by an outage."""
 
+Lost = Callable[[float], None]
+"""Called when a host was declared dead, with the Unix time at which it renewed its lease last."""
 Resume = Callable[[Sequence[GenerationRequest], Sequence[StoredReply]], Awaitable[None]]
 """Goes on with the requests and the undelivered texts of a host that has ended."""
 
@@ -52,10 +54,11 @@ class HostWatch:
         worker: Worker,
         replies: Replies,
         resume: Resume,
+        lost: Lost,
         duties: Callable[[], Duties],
     ) -> None:
         self._hosts, self._queue, self._handover = storage.hosts, queue, handover
-        self._worker, self._replies, self._resume, self._duties = worker, replies, resume, duties
+        self._worker, self._replies, self._resume, self._lost, self._duties = worker, replies, resume, lost, duties
         self._described: Duties | None = None
         self._unrenewed: dict[str, tuple[float, float]] = {}  # by host: its lease's expiry, and when it was seen first
         self._heeded: dict[str, tuple[str, bool]] = {}  # signals that were passed on, by request id
@@ -211,13 +214,16 @@ class HostWatch:
         if expiry != host.expires_at:
             since = now
             self._unrenewed[host.name] = (host.expires_at, now)
-        ended = host.expires_at == 0
-        return host.left_s < 0 and host.holds and (ended or now - since >= self._hosts.watched_s)
+        if host.expires_at == 0:  # it has ended, or is known to be dead
+            return host.holds
+        return host.left_s < 0 and now - since >= self._hosts.watched_s
 
     async def _take_over(self, host: Host) -> None:
         found = await self._hosts.take_over(host)
         if found is None:
             return
+        if host.expires_at:
+            self._lost(time.time() + host.left_s - self._hosts.lease_s)
         requests, texts = found
         if requests or texts:
             how = "has ended" if host.expires_at == 0 else "has not renewed its lease"

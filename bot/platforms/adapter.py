@@ -92,6 +92,10 @@ class Adapter(Protocol):
         """Fetch the messages of a channel after `after_id`, oldest first, at most `limit`."""
         ...
 
+    def id_at(self, seconds: float) -> str:
+        """The smallest id of a message that is sent at a Unix time, for `fetch_since`."""
+        ...
+
     async def post(self, reply: Reply) -> str:
         """Post a reply; returns the platform's id of the new message.
 

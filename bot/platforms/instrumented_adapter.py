@@ -58,6 +58,10 @@ class InstrumentedAdapter:
         async with self._counted():
             return await self._adapter.fetch_since(key, after_id, limit)
 
+    def id_at(self, seconds: float) -> str:
+        """Delegate to the adapter."""
+        return self._adapter.id_at(seconds)
+
     async def post(self, reply: Reply) -> str:
         """Delegate to the adapter."""
         self._check()

@@ -32,8 +32,10 @@ from bot.platforms.adapter import Adapter, Reloading
 from bot.platforms.instrumented_adapter import InstrumentedAdapter
 from bot.platforms.turns import Always, Never, while_held
 from bot.replies.replies import GIVEN_UP, SHOWN_AGAIN, Replies
+from bot.service.missed_messages import MissedMessages
+from bot.service.opening import open_storage
 from bot.service.retention import Retention
-from bot.service.turns import LeasedTurns
+from bot.service.turns import EVERYWHERE, LeasedTurns
 from bot.storage import Storage, StoredReply
 from bot.types.engine import Engine, ModelServers
 from bot.types.errors import ConfigError, FatalAdapterError, ModelError, StorageError
@@ -84,7 +86,7 @@ class Service:
         """
         self._watchdog.start()
         try:
-            storage = await self._open_storage()
+            storage = await open_storage(self._current.settings, self._stopping, self._notifier)
             if storage is None:
                 return
             try:
@@ -142,33 +144,6 @@ class Service:
         """Whether another host has the turn to receive a platform's events."""
         return not self._listens or (self._turns is not None and not self._turns.holds_any(platform))
 
-    async def _open_storage(self) -> Storage | None:
-        """Open the storage, as a standby once no other host is alive; None if this one is stopped before."""
-        settings, loop = self._current.settings, asyncio.get_running_loop()
-        waits = asyncio.Event()
-
-        def stand_by(holder: str) -> None:  # on another thread
-            self._holder = holder
-            loop.call_soon_threadsafe(waits.set)
-
-        standby = stand_by if settings.standby else None
-        opening = asyncio.create_task(Storage.open(settings.state_dir, settings.database_url, standby=standby))
-        stopping = asyncio.create_task(self._stopping.wait())
-        notifying = asyncio.create_task(self._stand_by(waits))
-        try:
-            await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (opening, stopping, notifying):
-                task.cancel()  # no effect on one that is done
-            await asyncio.gather(opening, stopping, notifying, return_exceptions=True)
-        return None if opening.cancelled() else opening.result()
-
-    async def _stand_by(self, waits: asyncio.Event) -> None:
-        """Log and notify whom this instance stands by for, once it waits."""
-        await waits.wait()
-        log.info("Standing by: %s uses the database. This host takes over when no other one is alive.", self._holder)
-        await self._notifier.keep_updated(lambda: f"standing by for {self._holder}", lambda: True)
-
     def _assemble(self, storage: Storage) -> WebServer:
         current, installed_models = self._current, self._installed_models
         self._storage = storage
@@ -191,7 +166,11 @@ class Service:
             self._seeing,
         )
         self._handover = handover
-        self._hosts = HostWatch(storage, queue, handover, self._worker, self._replies, self._resume, self._duties)
+        shared = self._adapters.keys() & EVERYWHERE if self._listens else set()
+        self._missed = MissedMessages(shared, lambda platform, since: self._core.read_again(platform, since))
+        self._hosts = HostWatch(
+            storage, queue, handover, self._worker, self._replies, self._resume, self._missed.read_later, self._duties
+        )
         self._queue_status = QueueStatus(current, storage, queue, self._replies, self._worker, self._hosts.slots)
         settings_commands = SettingsCommands(current, storage, conversations, installed_models, self._worker.loader)
         info_commands = InfoCommands(
@@ -312,9 +291,10 @@ class Service:
             self._storage.stop_waiting()
             worker.cancel()
             await self._drain()
-            for task in (*tasks, *adapters):
+            tasks += [*adapters, *self._missed.tasks]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, *adapters, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._handover.close()
             await self._replies.wait_delivered(0)  # requests accepted during the drain stay stored for the next start
             await self._hand_back()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Update, case, exists, literal_column, or_, select, update
 
+from bot.storage import postgresql
 from bot.storage.backend import wake_others
 from bot.storage.database import Database
 from bot.storage.inbox import adopt, stored_request
@@ -66,6 +67,11 @@ class Hosts:
     def watched_s(self) -> float:
         """How long a lease must have been seen without a renewal before its host counts as dead, seconds."""
         return watched_s()
+
+    @property
+    def lease_s(self) -> float:
+        """How long a lease is valid without a renewal, seconds."""
+        return postgresql.LEASE_S
 
     @property
     def renewed_s(self) -> float:

@@ -1,6 +1,7 @@
 """Tests the backfill of messages that arrived during an outage: bounded, in order, without loss under faults."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,6 +59,17 @@ async def test_after_a_restart_it_goes_on_where_it_was(listener: Listener) -> No
     missed = listener.channel.says()
     await listener.restarts()
     assert await listener.reads_back() == [missed.message_id]
+
+
+async def test_what_a_dead_host_received_is_read_although_the_cursor_is_past_it(listener: Listener) -> None:
+    await listener.reads_back()
+    old, lost, heard = (listener.channel.says(ago=ago) for ago in (100, 40, 20))
+    for event in (old, heard):  # the host that received `lost` died before it could store it
+        listener.hears(event)
+    await listener.backfill.save()
+    assert await listener.reads_back() == []
+    assert await listener.reads_again(time.time() - 60) == [lost.message_id, heard.message_id]
+    assert await listener.reads_back() == []  # the cursor stays where it was
 
 
 @pytest.mark.fault(10)

@@ -43,6 +43,10 @@ class Channel(ScriptedAdapter):
         self.said.append(replace(event, **more))  # type: ignore[arg-type]  # the fields of IncomingMessage
         return self.said[-1]
 
+    def id_at(self, seconds: float) -> str:
+        """The id of the last message before a time."""
+        return f"{max((int(event.message_id) for event in self.said if event.sent_at < seconds), default=0)}"
+
     async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
         """Returns messages after an id, oldest first, as platforms do. Raises the channel's next scripted error, if
         any."""
@@ -83,6 +87,12 @@ class Listener:
         """Runs a backfill, as a new session does; the ids that it handled, in order."""
         before = len(self.handled)
         await self.backfill.read_back(self.channel, self._handle, self._wait_for_place)
+        return self.handled[before:]
+
+    async def reads_again(self, since: float) -> list[str]:
+        """Reads back what another host may have missed; the ids that it handled, in order."""
+        before = len(self.handled)
+        await self.backfill.read_again(self.channel, since, self._handle, self._wait_for_place)
         return self.handled[before:]
 
     async def _wait_for_place(self, event: IncomingMessage) -> None:

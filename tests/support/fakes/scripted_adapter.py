@@ -61,6 +61,10 @@ class ScriptedAdapter:
                         call.set_exception(OutcomeUnknown("the connection was lost"))
         await asyncio.gather(*self._handling, return_exceptions=True)
 
+    def id_at(self, seconds: float) -> str:
+        """Not asked of a platform with one connection."""
+        raise NotImplementedError
+
     async def fetch_since(self, key: ConversationKey, after_id: str, limit: int) -> Sequence[IncomingMessage]:
         """Reads messages from the World."""
         answer = await self._call("since", value=packed(key), after=after_id, limit=limit)

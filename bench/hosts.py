@@ -5,6 +5,7 @@ cut off from the database; it is started again as systemd does. Prints the takeo
 answers. Exit status 1 if a question was lost or answered twice or out of order, if anyone was pinged, or if a host
 ended for another reason than its fault. `--standby`: one host serves, and the others stand by (INHOUSE_STANDBY).
 `--namespaces`: each host is in a network namespace, with links to the platforms and to the database; needs root.
+`--replica`: the database has a synchronous replica, which takes the place of the killed primary in the middle.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from random import Random
 from bench.hosting import report
 from bench.hosting.host import LASTS_S, Fault, Host
 from bench.hosting.links import PLATFORMS, add_bridges, open_links, server_address
+from bench.hosting.replicated import ReplicatedPostgresql
 from tests.support.builders.databases import CHOSEN
 from tests.support.builders.storage_rows import rows
 from tests.support.crash.killable_service import CrashSetup, run_crash_service
@@ -43,6 +45,8 @@ LENGTHS = (12, 12, 60, 200)
 STEP_S = 0.15
 """Pause of the engine after each of 21 pieces, so that an answer takes 3 s."""
 SETTLE_S = 60.0
+PROMOTED_AFTER_S, AROUND_S = 3.0, 30.0
+"""Seconds until a replica is promoted, and for which nothing else fails then."""
 ALIVE = "SELECT name FROM hosts WHERE expires_at > CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 HELD = "SELECT message_id FROM requests WHERE status IN ('waiting', 'running') AND host = '{}'"
 ENDED = "SELECT platform, workspace, channel, thread, message_id, finished_at FROM requests ORDER BY id"
@@ -58,6 +62,7 @@ class Arguments:
     seed: int
     standby: bool
     namespaces: bool
+    replica: bool
 
 
 @dataclass(slots=True)
@@ -69,6 +74,7 @@ class Run:
     chance: Random
     asked_at: dict[int, float] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    failed_over: float = 0.0
     began: float = field(default_factory=time.time)
     ended: float = 0.0
 
@@ -97,8 +103,11 @@ class Run:
 
     async def fail(self, until: float) -> None:
         """Lets one host fail every so often, while another one is well."""
-        ending = set[asyncio.Task[None]]()
+        ending, middle = set[asyncio.Task[None]](), (time.time() + until) / 2
         for kind in itertools.cycle(LASTS_S):
+            if self.arguments.replica and not self.failed_over and time.time() >= middle:
+                await asyncio.gather(*ending)
+                await self._fail_over()
             await asyncio.sleep(min(self.arguments.every, until - time.time()))
             while not (able := await self._able()):  # noqa: ASYNC110 -- polls other processes
                 await asyncio.sleep(1)
@@ -111,6 +120,15 @@ class Run:
             print(f"{time.time() - self.began:4.0f} s: {host.name} is {kind}, with {len(held)} requests", flush=True)
             ending.add(asyncio.create_task(host.suffer(kind, self.chance.uniform(*LASTS_S[kind]))))
         await asyncio.gather(*ending)
+
+    async def _fail_over(self) -> None:
+        """Lets the database's replica take the place of its primary while all hosts are well."""
+        await self.up()
+        server = CHOSEN.server
+        assert isinstance(server, ReplicatedPostgresql)
+        print(f"{time.time() - self.began:4.0f} s: the primary is killed, the replica is promoted", flush=True)
+        self.failed_over = await server.fail_over(PROMOTED_AFTER_S)
+        await asyncio.sleep(AROUND_S)
 
     async def settled(self) -> Verdict:
         """Waits until each question is answered, or for SETTLE_S no more were, and all hosts are well; the verdict."""
@@ -143,12 +161,16 @@ class Run:
 async def started(root: Path, arguments: Arguments) -> AsyncIterator[Run]:
     """Starts the platforms, the database and the hosts."""
     async with AsyncExitStack() as stack:
-        server = PostgresqlProcess(safe=True, address=server_address(1) if arguments.namespaces else "")
+        addresses = (server_address(1), server_address(2)) if arguments.namespaces else ("", "")
+        server = (
+            ReplicatedPostgresql(addresses) if arguments.replica else PostgresqlProcess(safe=True, address=addresses[0])
+        )
         stack.callback(server.close)
         server.start()
+        servers = [server, server.replica] if isinstance(server, ReplicatedPostgresql) and server.replica else [server]
         stack.callback(CHOSEN.choose, None)
         CHOSEN.choose(server)
-        links = await stack.enter_async_context(open_links([server], arguments.hosts, namespaces=arguments.namespaces))
+        links = await stack.enter_async_context(open_links(servers, arguments.hosts, namespaces=arguments.namespaces))
         (root / "platforms").mkdir()
         address = PLATFORMS if arguments.namespaces else LOOPBACK
         platforms = await stack.enter_async_context(
@@ -250,11 +272,15 @@ def tell(this: Run, verdict: Verdict, disorder: list[str]) -> int:
         "exits": ", ".join(f"{fault or 'no fault'}: {status} {count}x" for (fault, status), count in statuses.items()),
     }.items():
         print(f"{name}: {value}")
+    if this.failed_over:
+        silent = report.longest_silence(writes, this.failed_over, this.failed_over + AROUND_S)
+        print(f"after the primary was killed, nothing was answered for {silent:.1f} s")
     slow = sorted(writes, key=lambda number: this.asked_at[number] - writes[number][0].at)[:3]
     for number in slow:
         at, waited = this.asked_at[number] - this.began, writes[number][0].at - this.asked_at[number]
         print(f"question {number}, asked after {at:.0f} s, waited for {waited:.1f} s for its first words")
-    broken = [*verdict.faults, *disorder, *(line for host in this.hosts for line in host.broken)]
+    late = report.written_after_takeover(writes, this.faults)
+    broken = [*verdict.faults, *disorder, *late, *(line for host in this.hosts for line in host.broken)]
     for each in broken:
         print(each)
     return int(bool(broken))
@@ -269,10 +295,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--standby", action="store_true")
     parser.add_argument("--namespaces", action="store_true")
+    parser.add_argument("--replica", action="store_true")
     arguments = Arguments(**vars(parser.parse_args()))
     if arguments.namespaces:
         leave_for_new()
-        add_bridges(servers=1)
+        add_bridges(servers=2)
     sys.exit(asyncio.run(run(arguments)))
 
 

@@ -1,5 +1,6 @@
 """Finds from the calls to the fake platforms when another host took a request over, and who wrote each answer."""
 
+import itertools
 import json
 import statistics
 from collections import Counter, defaultdict
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 from bench.hosting.host import Fault
 from tests.support.crash.platforms import DiscordDriver, PlatformDriver, Said, SlackDriver
 from tests.support.crash.verdict import signatures
+
+LEASE_S = 15.0
+"""For so long a host that cannot reach the database goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,23 @@ def writers(said: Iterable[Said]) -> Counter[str]:
         for number, host in signatures(each.text):
             hosts[number].add(host)
     return Counter("several" if len(names) > 1 else min(names) for names in hosts.values())
+
+
+def written_after_takeover(writes: Mapping[int, Sequence[Written]], faults: Sequence[Fault]) -> list[str]:
+    """Answers to which a host wrote again after another one that did not fail meanwhile."""
+    found: list[str] = []
+    for number, all_ in writes.items():
+        began: dict[str, float] = {}  # when each host's latest turn began
+        for before, now in itertools.pairwise(all_):
+            began.setdefault(before.host, before.at)
+            if before.host == now.host:
+                continue
+            recently = began[before.host] - LEASE_S
+            failed = any(fault.host == before.host and recently <= fault.at <= now.at for fault in faults)
+            if now.host in began and not failed:
+                found.append(f"question {number}: {now.host} wrote at {now.at:.3f} after {before.host}")
+            began[now.host] = now.at
+    return found
 
 
 def quantiles(seconds: Sequence[float]) -> str:

@@ -20,12 +20,14 @@ from tests.support.fakes.tls import Authority
 
 PATIENCE_S = 30.0
 USER = "postgres"
+REPLICA = "replica"
+"""Name of a replica in its primary's settings."""
 MEMORY = Path("/dev/shm")
 """A place where thousands of files are made and removed at once, if the system has one."""
 FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
 """Settings of a server that need not survive a power loss."""
 SETTINGS = ("shared_buffers=16MB", "max_connections=60", "log_statement=none")
-HBA = "local all guarded scram-sha-256\nlocal all all trust\nhost all all samenet trust\n"
+HBA = "local all guarded scram-sha-256\nlocal all,replication all trust\nhost all all samenet trust\n"
 """Only the user `guarded` needs a password."""
 
 
@@ -59,11 +61,7 @@ class PostgresqlProcess:
         if os.geteuid() == 0:  # the server refuses to run as root
             shutil.chown(self.directory, USER, USER)
             self._as_user = ["--reuid", USER, "--regid", USER, "--clear-groups"]
-        self._run(
-            *("initdb", "--pgdata", "data", "--username", USER, "--auth", "trust", "--no-sync", "--encoding", "UTF8"),
-            *("--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US"),  # as most servers sort
-        )
-        (self.directory / "data/pg_hba.conf").write_text(HBA)
+        self._create()
         if authority is not None:
             self._settings = (*self._settings, *self._encrypted(authority))
             (self.directory / "data/pg_hba.conf").write_text(HBA.replace("\nhost ", "\nhostssl "))
@@ -88,6 +86,13 @@ class PostgresqlProcess:
                 if time.monotonic() > end:
                     raise AssertionError((self.directory / "log").read_text("utf-8", "replace")) from None
                 time.sleep(0.02)
+
+    def _create(self) -> None:
+        self._run(
+            *("initdb", "--pgdata", "data", "--username", USER, "--auth", "trust", "--no-sync", "--encoding", "UTF8"),
+            *("--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US"),  # as most servers sort
+        )
+        (self.directory / "data/pg_hba.conf").write_text(HBA)
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to the server."""
@@ -163,3 +168,35 @@ class PostgresqlProcess:
         assert directory is not None, "there is no PostgreSQL; run tests/install_postgresql.sh"
         prefix = ["setpriv", *self._as_user, "--pdeathsig", "QUIT"] if sys.platform == "linux" else []
         return [*prefix, str(directory / program), *words]
+
+
+class PostgresqlReplica(PostgresqlProcess):
+    """A synchronous replica of a server that runs, until `promote`."""
+
+    def __init__(self, primary: PostgresqlProcess, *, address: str = "") -> None:
+        self._primary = primary
+        super().__init__(safe=True, address=address)
+
+    def start(self) -> None:
+        """Starts it, and lets commits on the primary wait for it from now on."""
+        super().start()
+        self._primary.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{REPLICA}'")  # not before it is copied
+        self._primary.execute("SELECT pg_reload_conf()")
+        end = time.monotonic() + PATIENCE_S
+        while self._primary.execute("SELECT sync_state FROM pg_stat_replication") != [("sync",)]:
+            assert time.monotonic() < end, "it does not replicate"
+            time.sleep(0.02)
+
+    def promote(self) -> None:
+        """Makes it the primary, and waits until it is."""
+        assert self.execute("SELECT pg_promote()") == [(True,)]
+
+    def url(self, database: str = USER, user: str = USER, password: str = "") -> SecretStr:
+        """Also accepts sessions while it is a replica."""
+        return SecretStr(f"{super().url(database, user, password).get_secret_value()}&target_session_attrs=any")
+
+    def _create(self) -> None:
+        where = f"host={self._primary.directory} user={USER} application_name={REPLICA}"
+        self._run(
+            "pg_basebackup", "--pgdata", "data", "--write-recovery-conf", "--checkpoint", "fast", "--dbname", where
+        )

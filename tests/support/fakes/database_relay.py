@@ -65,7 +65,10 @@ class DatabaseRelay:
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         both, tasks = [writer], list[asyncio.Task[None]]()
         try:
-            there_reader, there_writer = await asyncio.open_unix_connection(self._socket)
+            try:
+                there_reader, there_writer = await asyncio.open_unix_connection(self._socket)
+            except OSError:  # the server does not run
+                return
             both.append(there_writer)
             tasks += [
                 asyncio.create_task(self._requests(reader, there_writer, there_reader)),

@@ -42,8 +42,8 @@ BURSTS = (1, 1, 2, 3)
 APART_S = 0.5
 """Seconds between the questions of a burst."""
 LENGTHS = (12, 12, 60, 200)
-STEP_S = 0.15
-"""Pause of the engine after each of 21 pieces, so that an answer takes 3 s."""
+STEP_S = 0.1
+"""Pause of the engine after each of 21 pieces, so that an answer takes 2 s."""
 SETTLE_S = 60.0
 PROMOTED_AFTER_S, AROUND_S = 3.0, 30.0
 """Seconds until a replica is promoted, and for which nothing else fails then."""
@@ -277,8 +277,11 @@ def tell(this: Run, verdict: Verdict, disorder: list[str]) -> int:
         print(f"after the primary was killed, nothing was answered for {silent:.1f} s")
     slow = sorted(writes, key=lambda number: this.asked_at[number] - writes[number][0].at)[:3]
     for number in slow:
-        at, waited = this.asked_at[number] - this.began, writes[number][0].at - this.asked_at[number]
-        print(f"question {number}, asked after {at:.0f} s, waited for {waited:.1f} s for its first words")
+        print(f"question {number} waited for {writes[number][0].at - this.asked_at[number]:.1f} s for its first words")
+    for asked in this.setup.asked:
+        if asked.number in slow or asked.number not in writes:
+            history = report.deliveries(drivers, asked, this.began)
+            print(f"question {asked.number}, asked at {this.asked_at[asked.number] - this.began:.1f} s: {history}")
     late = report.written_after_takeover(writes, this.faults)
     broken = [*verdict.faults, *disorder, *late, *(line for host in this.hosts for line in host.broken)]
     for each in broken:

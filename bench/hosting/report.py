@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.hosting.host import Fault
-from tests.support.crash.platforms import DiscordDriver, PlatformDriver, Said, SlackDriver
+from tests.support.crash.platforms import Asked, DiscordDriver, PlatformDriver, Said, SlackDriver
 from tests.support.crash.verdict import signatures
 
 LEASE_S = 15.0
@@ -72,6 +72,25 @@ def written_after_takeover(writes: Mapping[int, Sequence[Written]], faults: Sequ
                 found.append(f"question {number}: {now.host} wrote at {now.at:.3f} after {before.host}")
             began[now.host] = now.at
     return found
+
+
+def deliveries(drivers: Iterable[PlatformDriver], asked: Asked, since: float) -> str:
+    """When the platform delivered a question, to which socket or session, and when it was acknowledged."""
+    found: list[str] = []
+    for driver in drivers:
+        if isinstance(driver, DiscordDriver):
+            found += [
+                f"at {frame.at - since:.1f} s to session {frame.session[:6]}"
+                for frame in driver.server.frames
+                if frame.event == "MESSAGE_CREATE" and f"'id': '{asked.message_id}'" in str(frame.data)
+            ]
+        elif isinstance(driver, SlackDriver):
+            for envelope in driver.server.sockets.envelopes:
+                if envelope.payload.get("event", {}).get("ts") == asked.message_id:
+                    sent = [f"{at - since:.1f} s to socket {socket}" for at, _, socket in envelope.ids.values()]
+                    acked = "acknowledged" if envelope.acked.is_set() else "never acknowledged"
+                    found.append(f"{envelope.what} at {', '.join(sent)}, {acked}")
+    return "; ".join(found) or "not delivered"
 
 
 def quantiles(seconds: Sequence[float]) -> str:

@@ -1,6 +1,6 @@
 """Wraps an adapter and counts its errors by kind; results and errors pass through unchanged.
 
-Holds messages back while another instance may have taken over. Calls that are held back, here or by the adapter itself,
+Holds messages back while another host may have taken over. Calls that are held back, here or by the adapter itself,
 are not counted. Also exposes the connection state for the status page.
 """
 
@@ -27,7 +27,7 @@ HELD_BACK_S = 1.0
 
 
 class InstrumentedAdapter:
-    """Adapter wrapper that counts errors. `may_send`: whether this instance is the one that may post and edit."""
+    """Adapter wrapper that counts errors. `may_send`: whether this host may post and edit."""
 
     def __init__(self, adapter: Adapter, metrics: Metrics, may_send: Callable[[], bool] = lambda: True) -> None:
         self._adapter, self._metrics, self._may_send = adapter, metrics, may_send
@@ -89,9 +89,9 @@ class InstrumentedAdapter:
         await self._adapter.close()
 
     def _check(self) -> None:
-        """Raise NotSent while another instance may have taken over."""
+        """Raise NotSent while another host may have taken over."""
         if not self._may_send():
-            raise NotSent(HELD_BACK_S, "the database does not answer, so another instance may have taken over")
+            raise NotSent(HELD_BACK_S, "the database does not answer, so another host may have taken over")
 
     @asynccontextmanager
     async def _counted(self) -> AsyncIterator[None]:

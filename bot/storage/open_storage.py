@@ -1,7 +1,7 @@
-"""Opens the state of one instance: locks its directory, checks the database and migrates it.
+"""Opens the state of one host: locks its directory, checks the database and migrates it.
 
 The database is a file in the directory, or on a PostgreSQL server; the directory then has the name under which this
-instance claims it.
+host uses it.
 """
 
 import socket
@@ -29,7 +29,7 @@ from bot.storage.readonly import NAME
 from bot.storage.sqlite import SqliteFile
 
 OWNER = "instance"
-"""File in a state directory with the name of its instance, so that a restart does not wait for its own claim's end."""
+"""File in a state directory with the name of its host, so that a restart goes on with what the host held."""
 
 
 class Storage:
@@ -114,10 +114,10 @@ def _backend(directory: Path, url: SecretStr | None, standby: Callable[[str], No
 
 
 def owner_of(directory: Path) -> str:
-    """The name of this instance, which its state directory keeps: the host of its first start, and an id."""
+    """The name of this host, which its state directory keeps: the machine of its first start, and an id."""
     path = directory / OWNER
     check_file(path)
     if not path.exists():
         with new_file(path, force=True) as new:
-            new.write_text(f"{socket.gethostname()}, {uuid.uuid4().hex}", "utf-8")
+            new.write_text(f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}", "utf-8")
     return path.read_text("utf-8").strip()

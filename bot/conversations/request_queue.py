@@ -49,6 +49,8 @@ class RequestQueue:
         self._listeners: list[Callable[[GenerationRequest], object]] = []
         self.may_take: Callable[[GenerationRequest, str], bool] = lambda request, host: not host
         """Whether a request of another host may be taken; called with its name."""
+        self.is_doubted: Callable[[str], bool] = lambda host: False
+        """Whether a host may not hand its requests over: they are taken last, and one at a time."""
 
     def bound(self, size: int, per_user: int) -> None:
         """Change the limits; requests that already wait keep their places."""
@@ -85,7 +87,7 @@ class RequestQueue:
         host: another one that holds it. What is here already stays, unless the host that held it has ended.
         """
         known = self._entries.get(request.request_id)
-        if known is not None and (host or not known.host):
+        if known is not None and (host or not known.host or known.lent):
             return
         if known is not None and known.status is RequestStatus.STARTING:  # it is being taken from that host
             self.hold(request.request_id)
@@ -132,10 +134,13 @@ class RequestQueue:
             self._count_waiting(entry, 1)
             self._set(entry, status)
 
-    def lend(self, request_id: str, host: str) -> bool:
-        """Leave a waiting request of this host to another one that took it; False if it does not wait here."""
-        entry = self._entries.get(request_id)
-        if entry is None or entry.host or entry.status not in WAITING:
+    def lend(self, request: GenerationRequest, host: str) -> bool:
+        """Leave a request of this host to another one that took it, also a new one; False if it does not wait here."""
+        entry = self._entries.get(request.request_id)
+        if entry is None:
+            entry = Entry(request, self._order_of(request), self._clock() + request.wait_left_s)
+            self._insert(entry)
+        if entry.host or entry.status not in WAITING:
             return False
         entry.request = replace(entry.request, wait_left_s=max(0.0, entry.deadline - self._clock()))
         entry.host, entry.lent, entry.deadline = host, True, math.inf
@@ -155,6 +160,12 @@ class RequestQueue:
         self._hold(entry)
         self._set(entry, RequestStatus.WAITING)
         return entry.request
+
+    def forget_lent(self, request_id: str) -> None:
+        """Forget a request that was lent before it was put: the database tells whether it waits here now."""
+        entry = self._entries.get(request_id)
+        if entry is not None and entry.lent:
+            self._forget(entry)
 
     def hold(self, request_id: str) -> GenerationRequest | None:
         """Hold a STARTING request that another host handed over, if it is not held yet; None if it was stopped."""
@@ -359,6 +370,11 @@ class RequestQueue:
         busy = {request.key for request in self.running()}
         first = [next(iter(entries.values())) for key, entries in self._conversations.items() if key not in busy]
         first = [entry for entry in first if not entry.host or self.may_take(entry.request, entry.host)]
+        doubted = {entry.host for entry in first if entry.host and self.is_doubted(entry.host)}
+        if doubted:
+            asked = {entry.host for entry in self._taken.values() if entry.status is RequestStatus.STARTING}
+            sure = [entry for entry in first if entry.host not in doubted]
+            first = sure or [entry for entry in first if entry.host not in asked]
         running = Counter(person_key(request) for request in self.running())
         return self._service_order(self._served, running, first).next(loaded) if first else None
 

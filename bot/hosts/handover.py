@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 HANDOVER_S = 5.0
 """How long a request is waited for that another host holds, seconds: a call in flight may wait for a rate limit."""
-AVOIDED_S, REQUEST_AVOIDED_S = 15.0, 60.0
-"""How long a host is left alone that did not hand a request over, and that request, seconds."""
+DOUBTED_S, AVOIDED_S = 15.0, 60.0
+"""How long a host is doubted that did not hand a request over, and how long that request is left alone, seconds."""
 LATE_S = 2.0
 """A host whose lease was not renewed for so long after it should have been is asked for nothing, seconds."""
 AGAIN_S = 0.1
@@ -34,11 +34,12 @@ class Handover:
         self._inbox, self._hosts = storage.inbox, storage.hosts
         self._queue, self._replies, self.platforms = queue, replies, platforms
         self._expected: dict[str, asyncio.Future[bool]] = {}  # by request id; whether this host holds it now
-        self._avoided: dict[str, float] = {}  # until when, by the name of a host or the id of a request; monotonic
+        self._avoided: dict[str, float] = {}  # until when, by request id; monotonic
+        self._doubted: dict[str, float] = {}  # the same by host
         self.late: Set[str] = frozenset()
         """Hosts that may be dead."""
         self._giving: dict[str, asyncio.Task[None]] = {}  # by request id
-        queue.may_take = self._may_take
+        queue.may_take, queue.is_doubted = self._may_take, self._is_doubted
 
     async def take(self, request: GenerationRequest) -> GenerationRequest | None:
         """Take a STARTING request; None if it cannot be taken now, and waits again. Raises StorageError."""
@@ -100,10 +101,11 @@ class Handover:
             if (held := self._queue.hold(request.request_id)) is not None:  # at once, so that a stop finds it
                 self._replies.open(held, recall=True)
             _settle(expected, arrived=True)
-        elif (
-            not row.running and request.key.platform in self.platforms and not self._queue.was_here(request.request_id)
-        ):
+        elif not row.running and request.key.platform in self.platforms and self._is_new(request.request_id):
             self._queue.put(request)
+
+    def _is_new(self, request_id: str) -> bool:
+        return self._queue.status(request_id) is None and not self._queue.was_here(request_id)
 
     def expected(self) -> set[str]:
         """Ids of the requests that others are to hand over."""
@@ -121,16 +123,16 @@ class Handover:
         request_id = request.request_id
         if request_id in self._giving:
             return
-        if self._queue.status(request_id) is not None:
-            if not self._queue.lend(request_id, taker):
-                return  # it is being started here, which the database will refuse
-        elif self._replies.get(request_id) is not None:
+        is_new = self._queue.status(request_id) is None
+        if is_new and self._replies.get(request_id) is not None:
             return  # it ends here
-        task = asyncio.create_task(self._give(request_id, taker), name=f"handover {request_id}")
+        if request.key.platform in self.platforms and not self._queue.lend(request, taker):
+            return  # it is being started here, which the database will refuse
+        task = asyncio.create_task(self._give(request_id, taker, is_new), name=f"handover {request_id}")
         self._giving[request_id] = task
         task.add_done_callback(lambda _: self._giving.pop(request_id, None))
 
-    async def _give(self, request_id: str, taker: str) -> None:
+    async def _give(self, request_id: str, taker: str, is_new: bool) -> None:
         await self._replies.release(request_id)
         try:
             if await self._hosts.hand_over(request_id, taker):
@@ -138,6 +140,9 @@ class Handover:
                 return
         except StorageError as error:
             log.error("A request could not be handed over: %s", error)
+        if is_new:
+            self._queue.forget_lent(request_id)
+            return
         request = self._queue.take_back(request_id)
         if request is not None:
             self._replies.open(request, recall=True)
@@ -152,15 +157,15 @@ class Handover:
     def _avoid(self, request_id: str, host: str) -> None:
         now = time.monotonic()
         self._avoided = {name: until for name, until in self._avoided.items() if until > now}
-        self._avoided |= {host: now + AVOIDED_S, request_id: now + REQUEST_AVOIDED_S}
+        self._avoided[request_id], self._doubted[host] = now + AVOIDED_S, now + DOUBTED_S
+
+    def _is_doubted(self, host: str) -> bool:
+        return self._doubted.get(host, 0.0) > time.monotonic()
 
     def _may_take(self, request: GenerationRequest, host: str) -> bool:
         if request.key.platform not in self.platforms or host in self.late:
             return False
-        if not self._avoided:
-            return True
-        now = time.monotonic()
-        return all(self._avoided.get(name, now) <= now for name in (host, request.request_id))
+        return self._avoided.get(request.request_id, 0.0) <= time.monotonic()
 
 
 def _settle(expected: asyncio.Future[bool], *, arrived: bool) -> None:

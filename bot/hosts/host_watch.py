@@ -78,6 +78,7 @@ class HostWatch:
         """The other host that is to hold the next request of a conversation; '' for this one."""
         if not self.others:
             return ""
+        self._placement.slots[self._hosts.this] = self._duties().slots
         chosen = self._placement.choose(key)
         return "" if chosen == self._hosts.this else chosen
 

@@ -23,6 +23,7 @@ SECTIONS = {
     45: "What may freeze it",
     57: "Model servers",
     61: "Pictures",
+    63: "Several hosts",
 }
 """First fault number of each section."""
 
@@ -89,6 +90,12 @@ FAULTS = {
     60: "A model's server breaks off an answer, or sends malformed or endless lines: never taken as whole",
     61: "A picture is a bomb, damaged, cut off or none, or has a file behind it: one sentence, or only its pixels",
     62: "A model's server refuses pictures: asked again without them, and the answer says so",
+    63: "A host dies, or is stopped, while a request is handed over: answered once, in the same message",
+    64: "A host does not hand over what another one took: others are served, and nobody waits for ever",
+    65: "A host does not know a request that it holds, after a write that failed: it waits again, within seconds",
+    66: "Hosts lose the notifications between them: a second later each",
+    67: "A stop, an edit or a deletion reaches another host than the one that writes the answer: it counts at once",
+    68: "Hosts are killed while they write one answer: given up after three kills, never after hand-overs",
 }
 
 

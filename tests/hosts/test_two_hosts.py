@@ -10,6 +10,7 @@ import pytest
 from bot.storage import Storage
 from bot.types.messages import Accepted, FinishReason, Notice, Refused
 from tests.support.builders.hosts import TwoHosts, ask_and_hold, channel_of, run_host, run_two_hosts
+from tests.support.builders.storage_rows import rows
 from tests.support.fakes.scripted_platform import ScriptedPlatform
 
 pytest_plugins = ["tests.support.fixtures.databases"]
@@ -63,6 +64,7 @@ async def test_a_waiting_question_moves_to_a_host_that_starts_later_into_the_sam
         assert len(platform.posted) == 2
 
 
+@pytest.mark.fault(67)
 async def test_a_stop_reaches_the_host_that_writes_the_answer(hosts: TwoHosts) -> None:
     hosts.tells(hosts.first)
     await ask_and_hold(hosts, "one", "two")
@@ -74,6 +76,7 @@ async def test_a_stop_reaches_the_host_that_writes_the_answer(hosts: TwoHosts) -
     assert len(hosts.posts("two")) == 1
 
 
+@pytest.mark.fault(67)
 async def test_a_stop_reaches_the_host_where_the_question_waits(hosts: TwoHosts) -> None:
     hosts.tells(hosts.first)
     await ask_and_hold(hosts, "one", "two")
@@ -87,6 +90,7 @@ async def test_a_stop_reaches_the_host_where_the_question_waits(hosts: TwoHosts)
     assert hosts.answered() == {"one": 1, "two": 1}
 
 
+@pytest.mark.fault(67)
 async def test_a_question_that_is_edited_elsewhere_offers_a_rerun(hosts: TwoHosts) -> None:
     hosts.tells(hosts.first)
     await ask_and_hold(hosts, "one", "two")
@@ -98,6 +102,7 @@ async def test_a_question_that_is_edited_elsewhere_offers_a_rerun(hosts: TwoHost
     assert "rerun" in answer.first.buttons
 
 
+@pytest.mark.fault(67)
 async def test_a_question_that_is_deleted_elsewhere_is_not_answered(hosts: TwoHosts) -> None:
     hosts.tells(hosts.first)
     await ask_and_hold(hosts, "one", "two")
@@ -111,6 +116,7 @@ async def test_a_question_that_is_deleted_elsewhere_is_not_answered(hosts: TwoHo
     assert "three" not in hosts.answered()
 
 
+@pytest.mark.fault(67)
 async def test_what_is_forgotten_elsewhere_is_stopped(hosts: TwoHosts) -> None:
     hosts.tells(hosts.first)
     await ask_and_hold(hosts, "one", "two")
@@ -167,6 +173,7 @@ async def test_the_limit_of_a_person_counts_over_both_hosts(tmp_path: Path) -> N
             await channel_of(hosts.team, f"more-{number}").reply_to(f"more {number}")
 
 
+@pytest.mark.fault(63)
 async def test_a_host_that_stops_lets_the_other_finish_at_once(hosts: TwoHosts) -> None:
     await ask_and_hold(hosts, "one", "two")
     writes = next(host for host in (hosts.first, hosts.second) if host.engine.running_now() == {"two"})
@@ -187,7 +194,7 @@ async def test_a_host_without_an_engine_hands_all_to_the_worker(tmp_path: Path) 
     async with (
         ScriptedPlatform() as platform,
         run_host(tmp_path, "worker", platform, roles=("worker",)) as worker,
-        run_host(tmp_path, "front", platform, roles=("adapters", "web")) as front,
+        run_host(tmp_path, "front", platform, ready=False, roles=("adapters", "web")) as front,
     ):
         await TwoHosts(front, worker).acquainted(1)
         questions = [f"question {number}" for number in range(4)]
@@ -203,6 +210,7 @@ async def test_a_host_without_an_engine_hands_all_to_the_worker(tmp_path: Path) 
         assert len(platform.posted) == 4
 
 
+@pytest.mark.fault(66)
 async def test_a_lost_notification_costs_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Storage, "on_wake", lambda *_: None)
     async with run_two_hosts(tmp_path) as hosts:
@@ -212,3 +220,27 @@ async def test_a_lost_notification_costs_a_second(tmp_path: Path, monkeypatch: p
         team = channel_of(hosts.tells(hosts.first), "two")
         await team.command("stop", who="ben")
         assert (await team.reply_to("three")).reason is FinishReason.ABORT
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        "status = 'waiting', service_runs = 0",
+        "status = 'running', taker = host",
+        "status = 'running', taker = (SELECT name FROM hosts WHERE name <> host)",
+    ],
+    ids=["waits", "runs", "is taken"],
+)
+@pytest.mark.fault(65)
+async def test_a_request_that_its_host_does_not_know_is_answered_into_its_message(
+    hosts: TwoHosts, tmp_path: Path, left: str
+) -> None:
+    hosts.tells(hosts.first)
+    team = channel_of(hosts.team, "one")
+    post = (await team.asks("ana", "one")).first
+    rows(tmp_path, f"UPDATE requests SET {left}, finished_at = NULL")
+    await hosts.platform.until(lambda: hosts.answered() == {"one": 2}, "it is answered again")
+    await team.asks("ben", "two")  # its conversation is not blocked
+    assert len(hosts.posts("one")) == 1
+    assert post.text == "You said: one"
+    assert rows(tmp_path, "SELECT DISTINCT status FROM requests") == [("finished",)]

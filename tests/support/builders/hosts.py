@@ -18,13 +18,15 @@ from tests.support.fakes.team import Team
 
 @asynccontextmanager
 async def run_host(
-    root: Path, name: str, platform: ScriptedPlatform, *, slots: int = 1, **settings: Any
+    root: Path, name: str, platform: ScriptedPlatform, *, slots: int = 1, ready: bool = True, **settings: Any
 ) -> AsyncIterator[ServiceSetup]:
-    """Runs the host `name`, which writes `slots` answers at once. Hosts with the same `root` share a database."""
+    """Runs the host `name`, which writes `slots` answers at once. Hosts with the same `root` share a database.
+
+    ready: wait until it is connected and a model is loaded.
+    """
     settings = {"database_url": CHOSEN.url(root), "drain": 5} | settings
     engine = ScriptedEngine(platform.gates.passing, max_running=slots)
-    works = "worker" in settings.get("roles", ("worker",))
-    async with run_service(root / name, platform, engine=engine, ready=works, **settings) as setup:
+    async with run_service(root / name, platform, engine=engine, ready=ready, **settings) as setup:
         yield setup
 
 

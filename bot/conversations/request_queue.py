@@ -45,6 +45,7 @@ class RequestQueue:
         self._run_length = 0  # consecutive starts of one model while a request for another one waited
         self._changed = asyncio.Event()
         self._seconds: dict[str, float] = {}  # smoothed answer time by model
+        self._learned: dict[str, float] = {}  # the same of other hosts
         self._progress: dict[str, float] = {}  # by model: when an answer ended last, or the first since then began
         self._listeners: list[Callable[[GenerationRequest], object]] = []
         self.may_take: Callable[[GenerationRequest, str], bool] = lambda request, host: not host
@@ -315,7 +316,7 @@ class RequestQueue:
         without finishing one, restarts of the engine included.
         """
         served, model, switching, count = dict(self._served), loaded, delay_s, self._count
-        seconds = dict(self._seconds)
+        seconds = self._learned | self._seconds
         for name in seconds.keys() & self._progress.keys():
             seconds[name] = max(seconds[name], self._clock() - self._progress[name])
         taken = deque(person_key(request) for request in self.running())  # they end in the order of their start
@@ -339,12 +340,12 @@ class RequestQueue:
             yield request.request_id, Place(number, estimate)
 
     def answer_seconds(self, model: str) -> float | None:
-        """Smoothed answer time of a model, None before its first answer."""
+        """Smoothed answer time of a model on this host, None before its first answer."""
         return self._seconds.get(model)
 
     def learn(self, model: str, seconds: float) -> None:
-        """Take the answer time of another host for a model of which none was measured here."""
-        self._seconds.setdefault(model, seconds)
+        """Note the answer time of another host, for a model of which none was measured here."""
+        self._learned[model] = seconds
 
     def _note_own(self, request: GenerationRequest) -> None:
         self._own[request.request_id] = None

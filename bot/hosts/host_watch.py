@@ -140,7 +140,7 @@ class HostWatch:
         await self._describe()
         self._placement.note_hosts(self._duties().slots, [host for host in self.others if host.name not in late])
         for host in hosts:
-            if host.name != self._hosts.this and self._is_dead(host, now):
+            if host.name != self._hosts.this and self._is_dead(host, now) and not self._worker.draining:
                 await self._take_over(host)
 
     async def _look_at_requests(self) -> None:

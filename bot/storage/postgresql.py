@@ -258,6 +258,8 @@ class PostgresqlServer(Backend):
             limit = self._stop_deadline.transaction
             with suppress(StorageError), self.mapped(), limit(), self._writing.begin() as connection:
                 connection.execute(_RELEASE, self._lease)
+                if self.has_others:
+                    connection.execute(_WAKE, self._lease)
         self._stop_deadline.close()
         self._writing.dispose()
         self._reading.dispose()

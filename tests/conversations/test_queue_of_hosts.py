@@ -172,13 +172,15 @@ async def test_what_is_being_taken_is_held_once_it_was_handed_over_or_its_host_h
 def test_an_answer_that_another_host_writes_does_not_make_estimates_grow() -> None:
     now = 0.0
     queue = queue_with(clock=lambda: now)
-    queue.learn("small", 10.0)
+    for seconds in (90.0, 10.0):
+        queue.learn("small", seconds)
     mirror(queue, asked(1), running=True)
     queue.put(asked(2))
     queue.put(asked(3))
     queue.cancel("request-2")
     now = 5000.0
     assert queue.places("small", 1, lambda _: 0.0) == {"request-3": Place(1, 10.0)}
+    assert queue.answer_seconds("small") is None
 
 
 @dataclass(slots=True)

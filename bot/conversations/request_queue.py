@@ -6,21 +6,19 @@ keeps its place. Storage restores the queue after a restart. The requests that o
 this host knows them, so that order, fairness and places are those of all hosts.
 """
 
-import asyncio
 import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar
 
+from bot.conversations.answer_times import AnswerTimes
+from bot.conversations.entry_table import EntryTable, add
 from bot.conversations.queue_entries import ENDED, TAKEN, TRANSITIONS, WAITING, Entry, Place
 from bot.conversations.service_order import Candidate, PersonKey, ServiceOrder, person_key
 from bot.types.errors import QueueFull
 from bot.types.messages import ConversationKey, GenerationRequest, RequestStatus
-
-T = TypeVar("T")
 
 REMEMBERED, MOST_PEOPLE = 20_000, 1000
 """Maximum number of ids of requests, and of people, that are remembered."""
@@ -28,25 +26,18 @@ MODEL_RUN = 8
 """Maximum starts of the loaded model in a row while a request for another model waits."""
 
 
-class RequestQueue:
+class RequestQueue(EntryTable):
     """All unfinished requests. `size` caps the waiting ones in total, `per_user` those of one user."""
 
     def __init__(self, size: int, per_user: int, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
         self._size, self._per_user, self._clock = size, per_user, clock
-        self._entries: dict[str, Entry] = {}  # in order of arrival
-        self._taken: dict[str, Entry] = {}  # those that the worker took
-        self._conversations: dict[ConversationKey, dict[str, Entry]] = {}  # in order of arrival in each
         self._reserved: Counter[PersonKey] = Counter()
-        self._shares: Counter[PersonKey] = Counter()  # waiting requests by user
-        self._models: Counter[str] = Counter()  # waiting requests by model
         self._served: dict[PersonKey, int] = {}  # in order of service
         self._own: dict[str, None] = {}  # ids of the requests that this host held last
         self._count = 0
         self._run_length = 0  # consecutive starts of one model while a request for another one waited
-        self._changed = asyncio.Event()
-        self._seconds: dict[str, float] = {}  # smoothed answer time by model
-        self._learned: dict[str, float] = {}  # the same of other hosts
-        self._progress: dict[str, float] = {}  # by model: when an answer ended last, or the first since then began
+        self.answer_times = AnswerTimes(clock)
         self._listeners: list[Callable[[GenerationRequest], object]] = []
         self.may_take: Callable[[GenerationRequest, str], bool] = lambda request, host: not host
         """Whether a request of another host may be taken; called with its name."""
@@ -70,11 +61,11 @@ class RequestQueue:
             raise QueueFull(f"You already have {own} questions waiting here; ask again when one is answered.")
         if total >= self._size:
             raise QueueFull(f"{total} questions are waiting already, more than I take; try again soon.")
-        _add(self._reserved, person, 1)
+        add(self._reserved, person, 1)
         try:
             yield
         finally:
-            _add(self._reserved, person, -1)
+            add(self._reserved, person, -1)
             self._changed.set()  # a waiter for a place may have one now
 
     async def wait_for_place(self, person: PersonKey) -> None:
@@ -225,8 +216,7 @@ class RequestQueue:
         if entry is None:
             return
         if seconds is not None:
-            before = self._seconds.get(entry.request.model, seconds)
-            self._seconds[entry.request.model] = 0.7 * before + 0.3 * seconds
+            self.answer_times.record(entry.request.model, seconds)
         self._move(entry, status)
 
     def cancel(self, request_id: str) -> GenerationRequest | None:
@@ -316,21 +306,19 @@ class RequestQueue:
         without finishing one, restarts of the engine included.
         """
         served, model, switching, count = dict(self._served), loaded, delay_s, self._count
-        seconds = self._learned | self._seconds
-        for name in seconds.keys() & self._progress.keys():
-            seconds[name] = max(seconds[name], self._clock() - self._progress[name])
+        seconds = self.answer_times.estimates()
         taken = deque(person_key(request) for request in self.running())  # they end in the order of their start
         running = Counter(taken)
         order = self._service_order(served, running, [entry for entry in self._all() if entry.status in WAITING])
         number = 0
         while True:
             while len(taken) >= max(1, slots):
-                _add(running, ended := taken.popleft(), -1)
+                add(running, ended := taken.popleft(), -1)
                 order.freed(ended)
             if (request := order.next(model)) is None:
                 return
             taken.append(person := person_key(request))
-            _add(running, person, 1)
+            add(running, person, 1)
             number += 1
             if request.model != model:
                 model, switching = request.model, switching + load_seconds(request.model)
@@ -338,14 +326,6 @@ class RequestQueue:
             each = seconds.get(request.model)
             estimate = None if each is None else number / max(1, slots) * each + switching
             yield request.request_id, Place(number, estimate)
-
-    def answer_seconds(self, model: str) -> float | None:
-        """Smoothed answer time of a model on this host, None before its first answer."""
-        return self._seconds.get(model)
-
-    def learn(self, model: str, seconds: float) -> None:
-        """Note the answer time of another host, for a model of which none was measured here."""
-        self._learned[model] = seconds
 
     def _note_own(self, request: GenerationRequest) -> None:
         self._own[request.request_id] = None
@@ -388,79 +368,24 @@ class RequestQueue:
             self._remove(entry.request.request_id)
         self._note_progress(entry, was_taken)
 
-    def _set(self, entry: Entry, status: RequestStatus) -> None:
-        """Set the status of an entry, and what depends on it."""
-        self._count_waiting(entry, -1)
-        entry.status = status
-        self._count_waiting(entry, 1)
-        if status in TAKEN:
-            self._taken[entry.request.request_id] = entry
-        else:
-            self._taken.pop(entry.request.request_id, None)
-        self._changed.set()
-
     def _order_of(self, request: GenerationRequest) -> int:
         """The request's number; for one that is not stored, a larger one than that of each other."""
         self._count = max(self._count + 1, request.number)
         return request.number or self._count
-
-    def _insert(self, entry: Entry) -> None:
-        """Add an entry where it belongs by its order; nearly always at the end."""
-        for entries in (self._entries, self._conversations.setdefault(entry.request.key, {})):
-            after = {} if not entries or next(reversed(entries.values())).order <= entry.order else dict(entries)
-            for request_id, other in after.items():
-                if other.order > entry.order:
-                    del entries[request_id]
-            entries[entry.request.request_id] = entry
-            entries |= {request_id: other for request_id, other in after.items() if other.order > entry.order}
-        self._count_waiting(entry, 1)
-        self._changed.set()
-
-    def _forget(self, entry: Entry) -> None:
-        """Remove an entry whatever its status."""
-        self._count_waiting(entry, -1)
-        self._remove(entry.request.request_id)
-        self._changed.set()
-
-    def _remove(self, request_id: str) -> None:
-        self._taken.pop(request_id, None)
-        key = self._entries.pop(request_id).request.key
-        del self._conversations[key][request_id]
-        if not self._conversations[key]:
-            del self._conversations[key]
 
     def _note_progress(self, entry: Entry, was_taken: bool) -> None:
         """Restart the time without a finished answer when one ends, and forget it when nothing of the model is left."""
         model = entry.request.model
         taken = [each.status for each in self._taken.values() if each.request.model == model and not each.host]
         if entry.status in ENDED and (was_taken or not (taken or self._models[model])):
-            self._progress.pop(model, None)
+            self.answer_times.ended(model)
         if RequestStatus.RUNNING in taken:
-            self._progress.setdefault(model, self._clock())
-
-    def _count_waiting(self, entry: Entry, change: int) -> None:
-        if entry.status in WAITING:
-            _add(self._shares, person_key(entry.request), change)
-            _add(self._models, entry.request.model, change)
-
-    def _all(self) -> Iterator[Entry]:
-        return iter(self._entries.values())
+            self.answer_times.begun(model)
 
     def _places_taken(self, person: PersonKey) -> tuple[int, int]:
         """Number of places taken by this user, and in total."""
         return self._shares[person] + self._reserved[person], self._models.total() + self._reserved.total()
 
-    async def _change(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
-
 
 def _is_mirrored(entry: Entry) -> bool:
     return bool(entry.host) and not entry.lent and entry.status is not RequestStatus.STARTING
-
-
-def _add(counter: Counter[T], key: T, change: int) -> None:
-    """Change a count; drops counts of 0."""
-    counter[key] += change
-    if not counter[key]:
-        del counter[key]

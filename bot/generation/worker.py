@@ -6,15 +6,15 @@ The queue owns the status of each request. Failures of one request do not stop t
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 from bot.conversations.conversations import Conversations
 from bot.conversations.request_queue import RequestQueue
+from bot.generation.engine_request import engine_request
 from bot.generation.model_loader import Loader, Locate
 from bot.generation.user_messages import cannot_see
 from bot.generation.vision import asked_pictures, is_only_pictures, without_pictures
@@ -26,10 +26,7 @@ from bot.types.errors import CannotSee, EngineDied, InhouseError, ModelError, No
 from bot.types.messages import (
     FinishReason,
     GenerationRequest,
-    Prompt,
-    RequestKind,
     RequestStatus,
-    SamplingParams,
     TokenDelta,
 )
 
@@ -40,9 +37,6 @@ DEATHS_UNTIL_ALONE = 2
 
 After one death the requests that ran are tried together again: all but one of them are innocent.
 """
-
-MORE_THOUGHTS = 4
-"""How many times the tokens for thoughts Continue grants to an answer that spent all on thoughts."""
 
 MOST_EXTERNAL = 3
 """Deaths with an external cause for which a request is not blamed. The kernel's out-of-memory killer is one, and the
@@ -223,7 +217,7 @@ class Worker:
             if self.loader.loaded is None:  # the engine died under another request during the preparation
                 await self._requeue(request, live, counts=False)
                 return
-            asked = _engine_request(request, prompt, _capped(request, prompt, self.loader.loaded))
+            asked = engine_request(request, prompt, self.loader.loaded)
             if self.loader.loaded.capabilities.vision is not False and request.model not in self._blind:
                 try:
                     last = await self._stream(request, live, asked)
@@ -382,34 +376,6 @@ class Worker:
         while not condition():
             self._free.clear()
             await self._free.wait()
-
-
-def _engine_request(request: GenerationRequest, prompt: Prompt, params: SamplingParams) -> EngineRequest:
-    key = request.key
-    conversation, workspace = _opaque_id(*astuple(key)), _opaque_id(key.platform, key.workspace)
-    return EngineRequest(request.request_id, prompt, params, conversation, workspace)
-
-
-def _capped(request: GenerationRequest, prompt: Prompt, model: LoadedModel) -> SamplingParams:
-    """The parameters of a request, capped at half of the context window, so that the question always fits.
-
-    Tokens for thoughts are granted to models that may think. To go on with an answer that has only thoughts is to
-    answer again with MORE_THOUGHTS times as many, or without thinking where the model can do that.
-    """
-    params, room = request.params, model.context_window // 2
-    most = params.think_tokens
-    if request.kind is RequestKind.CONTINUE and not prompt.prefix:
-        most *= MORE_THOUGHTS
-        params = replace(params, think="off" if "off" in (model.capabilities.efforts or ()) else params.think)
-    limit = min(params.max_tokens, room)
-    if model.capabilities.thinks(params.think) is False:
-        most = 0
-    return replace(params, max_tokens=limit, think_tokens=min(most, room - limit))
-
-
-def _opaque_id(*parts: str) -> str:
-    """A stable id that does not show what it is made of."""
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
 
 
 def deaths_of(request: GenerationRequest) -> int:

@@ -136,7 +136,7 @@ class HostWatch:
         self._handover.late = late
         for host in self.others:
             if host.answer_s is not None:
-                self._queue.learn(host.model, host.answer_s)
+                self._queue.answer_times.learn(host.model, host.answer_s)
         await self._describe()
         self._placement.note_hosts(self._duties().slots, [host for host in self.others if host.name not in late])
         for host in hosts:

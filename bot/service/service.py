@@ -256,9 +256,9 @@ class Service:
                 self._queue.put(request)
 
     async def _serve(self) -> None:
-        worker = asyncio.create_task(self._worker.run() if self._works else _for_ever(), name="worker")
         queue_status = asyncio.create_task(self._queue_status.keep_updated(), name="queue status")
         stopping = asyncio.create_task(self._until_stopped(), name="stop")
+        worker = asyncio.create_task(self._worker.run(), name="worker") if self._works else stopping
         taken = asyncio.create_task(self._until_taken(), name="database taken over")
         background = [
             asyncio.create_task(self._presence.watch(), name="speed"),
@@ -335,7 +335,7 @@ class Service:
     def _duties(self) -> Duties:
         """What this host tells the others about itself."""
         loader, roles = self._worker.loader, self._current.settings.roles
-        answer_s = self._queue.answer_seconds(loader.name)
+        answer_s = self._queue.answer_times.of(loader.name)
         rounded = None if answer_s is None else float(f"{answer_s:.2g}")  # told again only when it differs
         writes = loader.loaded is not None and self._works and not self._stopping.is_set()
         return Duties(roles, self._worker.slots if writes else 0, loader.name, rounded)
@@ -392,10 +392,6 @@ def _ended(task: asyncio.Task[None]) -> None:
     """Log a background task that failed by a bug; the service continues without it."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("The background task '%s' failed, and Inhouse runs without it", task.get_name(), exc_info=error)
-
-
-async def _for_ever() -> None:
-    await asyncio.Event().wait()
 
 
 async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -173,14 +173,14 @@ def test_an_answer_that_another_host_writes_does_not_make_estimates_grow() -> No
     now = 0.0
     queue = queue_with(clock=lambda: now)
     for seconds in (90.0, 10.0):
-        queue.learn("small", seconds)
+        queue.answer_times.learn("small", seconds)
     mirror(queue, asked(1), running=True)
     queue.put(asked(2))
     queue.put(asked(3))
     queue.cancel("request-2")
     now = 5000.0
     assert queue.places("small", 1, lambda _: 0.0) == {"request-3": Place(1, 10.0)}
-    assert queue.answer_seconds("small") is None
+    assert queue.answer_times.of("small") is None
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ A notification is lost while there is no connection, and behind a pooler in tran
 whoever waits for one also looks by itself.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 
@@ -11,6 +12,8 @@ import psycopg
 from sqlalchemy import URL
 
 from bot.storage.postgresql import CHANNEL
+
+log = logging.getLogger(__name__)
 
 RETRY_S = 2.0
 LOOK_S = 1.0
@@ -21,7 +24,7 @@ class Wakes:
     """Calls `woken` on a thread of its own after each notification of another host than `host`."""
 
     def __init__(self, url: URL, host: str, woken: Callable[[], object]) -> None:
-        self._url = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._words, self._options = url.get_dialect()().create_connect_args(url)  # as SQLAlchemy connects
         self._host, self._woken = host, woken
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="wakes", daemon=True)
@@ -32,13 +35,18 @@ class Wakes:
         self._closing.set()
 
     def _run(self) -> None:
+        failed = False
         while not self._closing.is_set():
             try:
-                with psycopg.connect(self._url, autocommit=True) as connection:
+                with psycopg.connect(*self._words, **self._options, autocommit=True) as connection:
                     connection.execute(f"LISTEN {CHANNEL}")
+                    failed = False
                     self._woken()  # there may have been notifications before
                     self._listen(connection)
-            except psycopg.Error:
+            except psycopg.Error as error:
+                if not failed:
+                    log.info("Other hosts cannot wake this one, which looks every second: %s", type(error).__name__)
+                failed = True
                 self._closing.wait(RETRY_S)
 
     def _listen(self, connection: psycopg.Connection) -> None:

@@ -27,9 +27,12 @@ from bot.storage.outbox import Outbox
 from bot.storage.postgresql import PostgresqlServer
 from bot.storage.readonly import NAME
 from bot.storage.sqlite import SqliteFile
+from bot.types.display_names import one_line
 
 OWNER = "instance"
 """File in a state directory with the name of its host, so that a restart goes on with what the host held."""
+LONGEST_NAME = 200
+"""Characters of a name that a person wrote into that file; notifications, which contain it, hold 8,000 bytes."""
 
 
 class Storage:
@@ -117,7 +120,9 @@ def owner_of(directory: Path) -> str:
     """The name of this host, which its state directory keeps: the machine of its first start, and an id."""
     path = directory / OWNER
     check_file(path)
-    if not path.exists():
+    name = one_line(path.read_text("utf-8", "replace"), LONGEST_NAME) if path.exists() else ""
+    if not name:
+        name = f"{one_line(socket.gethostname())}-{uuid.uuid4().hex[:8]}"  # a system takes any bytes as its name
         with new_file(path, force=True) as new:
-            new.write_text(f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}", "utf-8")
-    return path.read_text("utf-8").strip()
+            new.write_text(name, "utf-8")
+    return name

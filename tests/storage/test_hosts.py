@@ -1,6 +1,8 @@
 """Tests the hosts of one database: who holds what, and what counts as a killed run of the service."""
 
 import asyncio
+import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from itertools import pairwise
@@ -160,3 +162,29 @@ async def test_a_conversation_runs_one_request_at_a_time_in_order_over_all_hosts
     taken = await asyncio.gather(first.inbox.start(earlier), second.inbox.start(earlier))
     assert sorted(taken) == [False, True]
     assert not await second.inbox.start(later)
+
+
+@pytest.mark.parametrize(
+    "name", ['db\'s "%s" 100%: \\ $1', "büro-日本", "\udcff\udcfe", "a\n\x1b[31mb", "", "x" * 5000]
+)
+async def test_a_machine_may_have_any_name(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    first, second = await cluster.host("first"), await cluster.host("second")
+    assert first.hosts.this.isprintable()
+    names = {host.name for host in await first.hosts.all()}
+    assert names == {first.hosts.this, second.hosts.this}
+    assert await first.leases.share(first.hosts.this, ["a", "b"], ["a", "b"], [], 5.0) == {"a", "b"}
+    assert await second.leases.share(second.hosts.this, ["a", "b"], ["a", "b"], [], 5.0) == set()
+    woken = threading.Event()
+    second.on_wake(woken.set)
+    assert await asyncio.to_thread(woken.wait, 5.0)
+    woken.clear()
+    await ask(first)
+    assert await asyncio.to_thread(woken.wait, 5.0)
+
+
+async def test_an_empty_file_with_the_name_of_a_host_is_written_anew(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "instance").write_text("\n")
+    first = await cluster.host("first")
+    assert first.hosts.this

@@ -19,7 +19,9 @@ from bot.storage.backend import Unreachable
 GRACE_S = 5.0
 """How long a transaction may take after `stop`, seconds."""
 SLOW_S = 1.0
-"""A transaction that fails after `stop` and took longer, such as an attempt to connect, is the last one, seconds."""
+"""A transaction that fails after `stop` without an answer and took longer, such as an attempt to connect, is the last
+one, seconds.
+"""
 TICK_S = 0.2
 
 
@@ -52,7 +54,8 @@ class StopDeadline:
         try:
             yield
         except DBAPIError as error:
-            if self._seconds_since(began) > SLOW_S:
+            answered = getattr(error.orig, "sqlstate", None) is not None  # such as a lock timeout
+            if not answered and self._seconds_since(began) > SLOW_S:
                 self._pass()
             if self.passed:
                 raise Unreachable(self._unanswered) from error

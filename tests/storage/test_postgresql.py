@@ -101,6 +101,18 @@ async def test_a_stop_during_an_outage_waits_for_nothing(storage: Storage, relay
     assert all(isinstance(outcome, StorageError) for outcome in outcomes)
 
 
+async def test_a_lock_of_another_program_does_not_end_the_writes_of_a_stop(storage: Storage, url: SecretStr) -> None:
+    request = await ask(storage, "m1")
+    storage.stop_waiting()
+    engine = create_engine(driver_url(url.get_secret_value()))
+    with engine.begin() as other:
+        other.exec_driver_sql("SELECT 1 FROM requests FOR UPDATE")
+        with pytest.raises(StorageError, match="locked"):
+            await storage.inbox.cancel(request.request_id)  # after the lock timeout of two seconds
+    engine.dispose()
+    await storage.inbox.cancel(request.request_id)
+
+
 async def test_connections_from_before_a_restart_of_the_server_are_replaced(
     storage: Storage, relay: DatabaseRelay
 ) -> None:

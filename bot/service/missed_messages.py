@@ -6,6 +6,7 @@ same host.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection
 
 from bot.types.errors import StorageError
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 UNSTORED_S = 30.0
 """How long before its last renewal a dead host may have begun to store no messages, seconds."""
 PAUSES_S = (0.0, 75.0)
-"""Pauses before the two readings, seconds: the platform may deliver to a host for a while after it died."""
+"""How long after a death was noticed to read, seconds: the platform may deliver to a host for a while after it died."""
 RETRY_S = 2.0
 
 ReadAgain = Callable[[str, float], Awaitable[None]]
@@ -23,31 +24,43 @@ ReadAgain = Callable[[str, float], Awaitable[None]]
 
 
 class MissedMessages:
-    """Reads back on `platforms`. `tasks` end by themselves, and may be cancelled."""
+    """Reads back on `platforms`, one reading at a time on each. `tasks` end by themselves, and may be cancelled.
+
+    A reading asks for every channel, which takes minutes in a large workspace: what is due meanwhile is one more.
+    """
 
     def __init__(self, platforms: Collection[str], read_again: ReadAgain) -> None:
-        self._platforms, self._read_again = platforms, read_again
-        self.tasks: set[asyncio.Task[None]] = set()
+        self._read_again = read_again
+        self._due: dict[str, list[tuple[float, float]]] = {platform: [] for platform in platforms}
+        self._reading: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """The tasks that read, or wait for it."""
+        return [task for task in self._reading.values() if not task.done()]
 
     def read_later(self, since: float) -> None:
         """Read back, in the background, for a host that renewed its lease last at this Unix time."""
-        for platform in self._platforms:
-            task = asyncio.create_task(self._read(platform, since - UNSTORED_S), name=f"missed messages of {platform}")
-            self.tasks.add(task)
-            task.add_done_callback(self._ended)
+        now = time.monotonic()
+        for platform, due in self._due.items():
+            due += [(now + pause, since - UNSTORED_S) for pause in PAUSES_S]
+            if platform not in self._reading or self._reading[platform].done():
+                task = asyncio.create_task(self._read(platform, due), name=f"missed messages of {platform}")
+                self._reading[platform] = task
 
-    async def _read(self, platform: str, since: float) -> None:
-        for pause in PAUSES_S:
-            await asyncio.sleep(pause)
-            while True:
-                try:
-                    await self._read_again(platform, since)
-                    break
-                except StorageError as error:
-                    log.warning("What a dead host has not stored is read back later: %s", error)
-                    await asyncio.sleep(RETRY_S)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("What a dead host has not stored could not be read back", exc_info=error)
+    async def _read(self, platform: str, due: list[tuple[float, float]]) -> None:
+        """due: when to read, on the monotonic clock, and since when."""
+        while due:
+            now = time.monotonic()
+            if (pause := min(due)[0] - now) > 0:
+                await asyncio.sleep(pause)
+                continue
+            since = min(since for at, since in due if at <= now)
+            due[:] = [each for each in due if each[0] > now]
+            try:
+                await self._read_again(platform, since)
+            except StorageError as error:
+                log.warning("What a dead host has not stored is read back later: %s", error)
+                due.append((time.monotonic() + RETRY_S, since))
+            except Exception:  # a bug must not keep later readings away
+                log.exception("What a dead host has not stored could not be read back")

@@ -32,7 +32,7 @@ class Turns(Protocol):
 
     @property
     def hosts(self) -> int:
-        """The number of hosts that may hold turns now; 0 if it is not known."""
+        """The number of hosts that are alive, which share the platform's limits; 0 if it is not known."""
         ...
 
     @property
@@ -76,7 +76,7 @@ class Always:
 
 
 class Never(Always):
-    """The turns of a host without the role `adapters`: it posts, but holds no connection. `turns`: of the others."""
+    """The turns of a host without the role `adapters`: it posts, but receives nothing. `turns`: this host's own."""
 
     def __init__(self, turns: Turns | None = None) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Never(Always):
 
     @property
     def hosts(self) -> int:
-        """The number of hosts that may hold turns now."""
+        """The number of hosts that are alive."""
         return self._turns.hosts if self._turns else 1
 
     @property

@@ -52,7 +52,7 @@ LAST_WORDS_S = 5.0
 
 
 class Service:
-    """One instance of the service. Call `run` once."""
+    """The service of one host. Call `run` once."""
 
     def __init__(
         self,

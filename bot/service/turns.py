@@ -37,7 +37,7 @@ class LeaseTiming:
 class LeasedTurns:
     """Turns of the host `owner`, inside of its `async with` block.
 
-    live_hosts: the number of hosts that receive events, 0 if not known. everywhere: turns that every host holds.
+    live_hosts: the number of hosts that are alive, 0 if not known. everywhere: turns that every host holds.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class LeasedTurns:
 
     @property
     def hosts(self) -> int:
-        """The number of hosts that may hold turns now; 0 if it is not known."""
+        """The number of hosts that are alive; 0 if it is not known."""
         return self._live_hosts()
 
     async def _keep_electing(self) -> None:
@@ -148,7 +148,7 @@ class LeasedTurns:
                     await self._due.wait()
 
     async def _any_free(self) -> bool:
-        """Whether nobody holds a turn that this host waits for."""
+        """Whether no host holds a turn that this one waits for."""
         waiting = [name for name in self._wanted if not self.holds(name)]
         with suppress(StorageError):
             return bool(waiting) and await self._leases.any_free(waiting)

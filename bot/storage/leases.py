@@ -75,7 +75,7 @@ class Leases:
         await self._database.write(work, urgent=True)
 
     async def any_free(self, names: Collection[str]) -> bool:
-        """Whether nobody holds one of these leases. Waits while the server does not answer."""
+        """Whether no host holds one of these leases. Waits while the server does not answer."""
 
         def work(connection: Connection) -> bool:
             return int(connection.execute(_HELD, {"names": list(names)}).scalar_one()) < len(names)
@@ -83,7 +83,7 @@ class Leases:
         return await self._database.read(work)
 
     async def reserve(self, owner: str, name: str, seconds: float) -> float:
-        """Reserve the next `seconds` of `name` that nobody has reserved; returns how long it is until they begin."""
+        """Reserve the next `seconds` of `name` that no host has reserved; returns how long it is until they begin."""
 
         def work(connection: Connection) -> float:
             row = {"name": name, "owner": owner, "seconds": seconds}

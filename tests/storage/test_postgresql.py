@@ -1,4 +1,4 @@
-"""Tests what only a server has: outages, lost commits, a claim by one instance, and refused connections."""
+"""Tests what only a server has: outages, lost commits, hosts that are declared dead, and refused connections."""
 
 import asyncio
 import importlib.util

@@ -91,6 +91,8 @@ class GatewayClient(discord.Client):
         self._synced = False
         self._shown_presence = ""
         self._complete_or_closed = asyncio.Event()
+        self.linked = False
+        """Whether the gateway is connected; discord.py counts as ready while it connects again."""
 
     async def wait_complete(self) -> None:
         """Wait until all servers are known. Raises RetryLater if the connection ends first."""
@@ -127,9 +129,18 @@ class GatewayClient(discord.Client):
 
         The servers are received after this; `fetch_since` waits for them.
         """
+        self.linked = True
         self._complete_or_closed.clear()
         with self._intake.tracked():
             await self._intake.catch_up()
+
+    async def on_resumed(self) -> None:
+        """A session goes on."""
+        self.linked = True
+
+    async def on_disconnect(self) -> None:
+        """The connection is lost, or could not be made."""
+        self.linked = False
 
     async def on_ready(self) -> None:
         """The session is complete: show the presence and register the commands."""

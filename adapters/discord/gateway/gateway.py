@@ -19,7 +19,7 @@ from adapters.discord.error_mapping import fatal_error
 from adapters.discord.gateway.client import GatewayClient
 from adapters.discord.gateway.reconnect_backoff import ReconnectBackoff
 from adapters.discord.gateway.rest import ConnectionOptions, RestClient
-from adapters.discord.gateway.shard import Shard, ShardNumber, ShardsRefused, error_name
+from adapters.discord.gateway.shard import Shard, ShardNumber, ShardsRefused, ShardTiming, error_name
 from adapters.discord.inbound.intake import Intake
 from adapters.discord.outbound.posting import Posting
 from adapters.discord.request_limits import REQUEST_TIMEOUT_S, GlobalRateLimit, timeout_trace
@@ -41,6 +41,7 @@ class GatewayTiming:
     the 30 s that a close may take, this stays below two heartbeats). `guilds`: how long to wait for one more server
     before a session counts as complete. `gap`: the least time between two sessions. `answer`: timeout of a request.
     `overlap`: how long a shard that goes to another host stays connected; both get its events, and one of them counts.
+    `unreachable`: a host that has no connection for so long leaves the shard to another one, `away`: at least so long.
     """
 
     heartbeat: float = 50.0
@@ -48,6 +49,8 @@ class GatewayTiming:
     gap: float = 5.0
     answer: float = REQUEST_TIMEOUT_S
     overlap: float = 10.0
+    unreachable: float = 60.0
+    away: float = 30.0
 
 
 def proxy_for(settings: Settings) -> str | None:
@@ -139,10 +142,10 @@ class Gateway:
             if refusal and count == len(self._shards):
                 raise refusal
             numbers = [ShardNumber(index, count) for index in range(count)]
-            gap_s, overlap_s = self._timing.gap, self._timing.overlap if count > 1 else 0.0
+            timing = self._timing
+            waits = ShardTiming(timing.gap, timing.overlap if count > 1 else 0.0, timing.unreachable, timing.away)
             self._shards = [
-                Shard(number, self._rest, turns, core, intake, lambda: self._settings, gap_s, overlap_s)
-                for number in numbers
+                Shard(number, self._rest, turns, core, intake, lambda: self._settings, waits) for number in numbers
             ]
             try:
                 await _run_all(self._shards)

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import discord
@@ -54,12 +54,21 @@ class ShardNumber:
         return [ShardNumber(index, self.count).name for index in range(self.count)]
 
 
-class Shard:
-    """One shard.
-
-    gap_s: the least time between two of its sessions, or of shards that Discord counts together. overlap_s: how long it
-    stays connected when its turn is lost.
+@dataclass(frozen=True, slots=True)
+class ShardTiming:
+    """Seconds. gap: the least time between two sessions, of this shard or of those that Discord counts with it.
+    overlap: how long it stays connected when its turn is lost. unreachable: without a connection for so long, the turn
+    is left to another host. away: the pauses before this host looks whether Discord answers, and wants its turn again.
     """
+
+    gap: float
+    overlap: float
+    unreachable: float
+    away: float
+
+
+class Shard:
+    """One shard. Call `run` once."""
 
     def __init__(
         self,
@@ -69,14 +78,14 @@ class Shard:
         core: Core,
         intake: Intake,
         settings: Callable[[], Settings],
-        gap_s: float,
-        overlap_s: float,
+        timing: ShardTiming,
     ) -> None:
         self._number, self._rest, self._turns = number, rest, turns
         self._core, self._intake, self._settings = core, intake, settings
-        self._gap_s, self._overlap_s = gap_s, overlap_s
-        self._backoff = ReconnectBackoff(gap_s)
+        self._timing = timing
+        self._backoff = ReconnectBackoff(timing.gap)
         self._client: GatewayClient | None = None
+        self._paused = False
         self.held = self.began = False
         """Whether it is this host's turn, and whether that began with a session, which reads back what was missed."""
 
@@ -92,8 +101,40 @@ class Shard:
 
     async def run(self) -> None:
         """Stay connected whenever it is this host's turn. Raises FatalAdapterError or ShardsRefused."""
-        name, among = self._number.name, self._number.all_names
-        await while_held(self._turns, name, self._reconnect_forever, among=among, overlap_s=self._overlap_s)
+        name, among, timing = self._number.name, self._number.all_names, self._timing
+        while True:
+            await while_held(self._turns, name, self._until_unreachable, among=among, overlap_s=timing.overlap)
+            log.warning(
+                "There has been no connection to Discord for %.0f s; leaving it to another host.", timing.unreachable
+            )
+            await self._until_reachable()
+
+    async def _until_unreachable(self) -> None:
+        """Stay connected until this host cannot, and there is another one."""
+        serving = asyncio.create_task(self._reconnect_forever())
+        clock = asyncio.get_running_loop().time
+        linked_at = clock()
+        try:
+            while self._turns.hosts <= 1 or clock() - linked_at < self._timing.unreachable:
+                await asyncio.wait([serving], timeout=self._timing.unreachable / 10)
+                if serving.done():
+                    serving.result()
+                if self._paused or (self.client is not None and self.client.linked):
+                    linked_at = clock()
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+    async def _until_reachable(self) -> None:
+        """Wait until Discord answers this host. Raises FatalAdapterError."""
+        while True:
+            await asyncio.sleep(self._timing.away)
+            try:
+                await self._rest.limits()
+                return
+            except Exception as error:
+                if refusal := fatal_error(error, self._rest.application_id):
+                    raise refusal from error
 
     async def _reconnect_forever(self) -> None:
         self.held = True
@@ -129,7 +170,7 @@ class Shard:
         bucket = self._number.index % limits.at_once
 
         async def pause() -> None:
-            await self._turns.pause(f"{PLATFORM} identify {bucket}", self._gap_s)
+            await self._turns.pause(f"{PLATFORM} identify {bucket}", self._timing.gap)
 
         shard = (self._number.index, self._number.count) if self._number.count > 1 else None
         options, settings = self._rest.options(), self._settings()
@@ -139,7 +180,8 @@ class Shard:
             async with request_timeout():
                 await client.login(self._rest.token)
             # most of the wait is here, since a connection must not wait for long before its IDENTIFY
-            await self._turns.pause(f"{PLATFORM} connect {bucket}", self._gap_s)
+            with self._pausing():
+                await self._turns.pause(f"{PLATFORM} connect {bucket}", self._timing.gap)
             client.context.reload(self._settings())  # a reload may have come meanwhile
             self._client, self.began = client, True
             await client.connect()
@@ -167,7 +209,17 @@ class Shard:
                 limits.remaining,
                 until,
             )
-            await asyncio.sleep(limits.resets_in_s + 1.0)
+            with self._pausing():
+                await asyncio.sleep(limits.resets_in_s + 1.0)
+
+    @contextlib.contextmanager
+    def _pausing(self) -> Iterator[None]:
+        """Around a wait that does not mean that Discord cannot be reached."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
 
 
 def error_name(outcome: BaseException | None) -> str:

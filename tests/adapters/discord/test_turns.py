@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
+import aiohttp
 import pytest
 
 from adapters.discord.adapter import DiscordAdapter
@@ -126,6 +128,64 @@ async def test_identifies_of_all_hosts_are_apart() -> None:
             await server.until(lambda: len(server.gateway.identifies) == 3)
         first, second, third = server.gateway.identifies
         assert min(second - first, third - second) > gap * 0.8
+
+
+class Cable:
+    """The way of one host to Discord."""
+
+    def __init__(self, server: FakeDiscord) -> None:
+        self._server = server
+        self.is_cut = False
+
+    def connector(self) -> aiohttp.TCPConnector:
+        """A connector that connects unless the cable is cut."""
+        connector = self._server.connector()
+        connect = connector.connect
+
+        async def connect_or_fail(*words: Any, **options: Any) -> Any:  # Any: aiohttp's own
+            if self.is_cut:
+                raise aiohttp.ClientConnectionError("the cable is cut")
+            return await connect(*words, **options)
+
+        connector.connect = connect_or_fail  # type: ignore[method-assign]
+        return connector
+
+    def cut(self) -> None:
+        """Ends the host's sessions; new connections fail."""
+        self.is_cut = True
+        self._server.gateway.abort()
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+async def test_a_host_that_cannot_reach_discord_leaves_the_gateway_to_another_one(hosts: int) -> None:
+    async with FakeDiscord() as server:
+        cable, turns = Cable(server), ScriptedTurns(GATEWAY)
+        turns.hosts = hosts
+        adapter = DiscordAdapter(settings_of(server), cable.connector, replace(QUICK, unreachable=0.5, away=0.5))
+        running = asyncio.create_task(adapter.run(RecordingCore(), turns))
+        await server.until(lambda: adapter.connected)
+        await asyncio.sleep(1.5)
+        assert not turns.waiting, "a host that is connected keeps the gateway"
+        cable.cut()
+        await asyncio.sleep(3.0)
+        assert not turns.waiting, "it would take the turn from a host that is connected"
+        cable.is_cut = False
+        await asyncio.sleep(2.0)
+        assert turns.waiting == ({GATEWAY} if hosts > 1 else set())
+        turns.give(GATEWAY)
+        await server.until(lambda: adapter.connected and bool(server.gateway.online), timeout=20)
+        await adapter.close()
+        await running
+
+
+async def test_a_host_that_waits_for_its_pause_keeps_the_gateway() -> None:
+    async with FakeDiscord() as server:
+        pauses = Always()
+        await pauses.pause("discord connect 0", 2.0)
+        turns = ScriptedTurns(GATEWAY, pauses=pauses)
+        turns.hosts = 2
+        async with run_host(server, turns, replace(QUICK, unreachable=0.5, away=60.0)) as host:
+            await server.until(lambda: host.adapter.connected)
 
 
 async def test_a_host_without_the_role_never_opens_the_gateway() -> None:

@@ -78,7 +78,9 @@ async def test_the_layers_matrices_are_quantized_and_nothing_else(written: Writt
 async def test_split_layers_are_brought_in_to_compute(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     on_gpu = written.real.layers - 1
 
-    def mapped(source: ModelSource, config: PreTrainedConfig, hardware: Hardware) -> dict[str, int | str]:
+    def mapped(
+        source: ModelSource, config: PreTrainedConfig, hardware: Hardware, *, multimodal: bool
+    ) -> dict[str, int | str]:
         placed = layer_map(config, on_gpu)
         return {name: "cpu" if place == 0 else "disk" for name, place in placed.items()}
 

@@ -107,6 +107,7 @@ def load(
         auto = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
         device_map = device_map_of(source, config, hardware, multimodal=multimodal)
         split = len(set(device_map.values())) > 1
+        packs = packs and not split  # layers that are brought in to compute keep their matrices
         progress(LoadProgress("loading weights", WEIGHTS_BEGIN))
         found = auto.from_pretrained(
             folder,

@@ -1,6 +1,7 @@
 """Decides which of several hosts holds a connection that a platform should see once."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -26,8 +27,11 @@ class Turns(Protocol):
         """Let another host hold `name`."""
         ...
 
-    async def pause(self, name: str, seconds: float) -> None:
-        """Wait until `seconds` have passed since any host's last pause of this name ended."""
+    async def pause(self, name: str, seconds: float, at_most: float = math.inf) -> None:
+        """Wait until `seconds` have passed since any host's last pause of this name ended.
+
+        Raises TimeoutError at once if that is longer than `at_most`; then the next pause is not put off.
+        """
         ...
 
     @property
@@ -57,10 +61,12 @@ class Always:
     async def release(self, name: str) -> None:
         """Do nothing."""
 
-    async def pause(self, name: str, seconds: float) -> None:
-        """Wait until `seconds` have passed since the last pause of this name ended."""
+    async def pause(self, name: str, seconds: float, at_most: float = math.inf) -> None:
+        """Wait until `seconds` have passed since the last pause of this name ended. Raises TimeoutError."""
         now = time.monotonic()
         ends = max(now, self._paused_until.get(name, now))
+        if ends - now > at_most:
+            raise TimeoutError
         self._paused_until[name] = ends + seconds
         await asyncio.sleep(ends - now)
 

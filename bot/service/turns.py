@@ -6,6 +6,7 @@ is given up in time by a host that cannot reach the database.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -119,15 +120,17 @@ class LeasedTurns:
             with suppress(StorageError):  # it ends by itself
                 await self._leases.release(self._owner, [name] if held else [], left)
 
-    async def pause(self, name: str, seconds: float) -> None:
-        """Wait until `seconds` have passed since any host's last pause of this name ended."""
+    async def pause(self, name: str, seconds: float, at_most: float = math.inf) -> None:
+        """Wait until `seconds` have passed since any host's last pause of this name ended. Raises TimeoutError."""
         while True:
             try:
-                wait = await self._leases.reserve(self._owner, name, seconds)
+                wait = await self._leases.reserve(self._owner, name, seconds, at_most)
                 break
             except StorageError as error:
                 log.warning("%s waits for the database: %s", name, error)
                 await asyncio.sleep(self._timing.poll)
+        if wait is None:
+            raise TimeoutError
         await asyncio.sleep(wait)
 
     @property

@@ -3,8 +3,8 @@
 A lease is a row with an owner and an expiry by the server's clock.
 """
 
+import math
 from collections.abc import Collection, Sequence
-from math import ceil
 
 from sqlalchemy import Connection, bindparam, text
 
@@ -26,6 +26,7 @@ _RESERVE = text(f"""
     INSERT INTO leases (name, owner, epoch, expires_at) VALUES (:name, :owner, 1, {_NOW} + :seconds)
     ON CONFLICT (name) DO UPDATE
     SET owner = excluded.owner, epoch = leases.epoch + 1, expires_at = greatest(leases.expires_at, {_NOW}) + :seconds
+    WHERE leases.expires_at - {_NOW} <= :at_most
     RETURNING expires_at - :seconds - {_NOW}
 """)
 _FORGET_MEMBERS = text(f"""
@@ -51,7 +52,7 @@ class Leases:
         """
 
         def work(connection: Connection) -> set[str]:
-            most = ceil(len(names) / self._members(connection, owner, names, seconds))
+            most = math.ceil(len(names) / self._members(connection, owner, names, seconds))
             most = max(most, len(held) - 1)
             kept: set[str] = set()
             for name in sorted(wanted, key=lambda name: (name not in held, names.index(name))):
@@ -82,12 +83,16 @@ class Leases:
 
         return await self._database.read(work)
 
-    async def reserve(self, owner: str, name: str, seconds: float) -> float:
-        """Reserve the next `seconds` of `name` that no host has reserved; returns how long it is until they begin."""
+    async def reserve(self, owner: str, name: str, seconds: float, at_most: float = math.inf) -> float | None:
+        """Reserve the next `seconds` of `name` that no host has reserved; returns how long it is until they begin.
 
-        def work(connection: Connection) -> float:
-            row = {"name": name, "owner": owner, "seconds": seconds}
-            return max(0.0, float(connection.execute(_RESERVE, row).scalar_one()))
+        None, without a reservation, if that is longer than `at_most`.
+        """
+
+        def work(connection: Connection) -> float | None:
+            row = {"name": name, "owner": owner, "seconds": seconds, "at_most": at_most}
+            wait = connection.execute(_RESERVE, row).scalar_one_or_none()
+            return None if wait is None else max(0.0, float(wait))
 
         return await self._database.write(work, urgent=True)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from bot.platforms.turns import Always
 from bot.service.turns import LeasedTurns, LeaseTiming
 from bot.storage import Storage
 from tests.support.fakes.database_relay import DatabaseRelay
@@ -123,8 +124,20 @@ async def test_turns_are_divided_among_hosts_that_come_and_go(storage: Storage) 
 
 async def test_pauses_of_all_hosts_are_one_after_the_other(storage: Storage) -> None:
     waits = [await storage.leases.reserve(owner, "identify 0", 60.0) for owner in ("first", "second", "first")]
-    assert [round(wait, -1) for wait in waits] == [0, 60, 120]
+    assert [round(wait or 0.0, -1) for wait in waits] == [0, 60, 120]
     assert await storage.leases.reserve("second", "identify 1", 60.0) == 0
+
+
+async def test_a_pause_that_would_be_too_long_is_not_reserved(storage: Storage) -> None:
+    async with host(storage, "first") as first:
+        for turns in (first, Always()):
+            await turns.pause("identify 0", 60.0)
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    await turns.pause("identify 0", 60.0, at_most=20.0)
+    wait = await storage.leases.reserve("second", "identify 0", 60.0)
+    assert wait is not None
+    assert round(wait, -1) == 60
 
 
 async def test_every_host_holds_what_the_platform_allows_all_to_hold(storage: Storage) -> None:

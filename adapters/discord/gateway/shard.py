@@ -15,7 +15,7 @@ import discord
 
 from adapters.discord.channels import PLATFORM
 from adapters.discord.error_mapping import SHARD_CLOSES, fatal_error
-from adapters.discord.gateway.client import GatewayClient, SessionLimitReached
+from adapters.discord.gateway.client import MAX_IDENTIFY_WAIT_S, GatewayClient, SessionLimitReached
 from adapters.discord.gateway.reconnect_backoff import ReconnectBackoff
 from adapters.discord.gateway.rest import RestClient, SessionLimits
 from adapters.discord.inbound.intake import Intake
@@ -170,7 +170,7 @@ class Shard:
         bucket = self._number.index % limits.at_once
 
         async def pause() -> None:
-            await self._turns.pause(f"{PLATFORM} identify {bucket}", self._timing.gap)
+            await self._turns.pause(f"{PLATFORM} identify {bucket}", self._timing.gap, MAX_IDENTIFY_WAIT_S)
 
         shard = (self._number.index, self._number.count) if self._number.count > 1 else None
         options, settings = self._rest.options(), self._settings()

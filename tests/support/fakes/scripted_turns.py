@@ -1,6 +1,7 @@
 """Turns that a test gives to a host and takes away."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 from bot.platforms.turns import Always
@@ -46,9 +47,9 @@ class ScriptedTurns:
         """Gives the turn up."""
         self._held.discard(name)
 
-    async def pause(self, name: str, seconds: float) -> None:
+    async def pause(self, name: str, seconds: float, at_most: float = math.inf) -> None:
         """Waits as long as a single process would."""
-        await self._pauses.pause(name, seconds)
+        await self._pauses.pause(name, seconds, at_most)
 
     def _tell(self) -> None:
         self._changed.set()

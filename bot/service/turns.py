@@ -141,11 +141,14 @@ class LeasedTurns:
     async def _keep_electing(self) -> None:
         elected = 0.0
         while True:
-            if self._due.is_set() or _clock() - elected >= self._timing.every or await self._any_free():
-                self._due.clear()
-                elected = _clock()
-                for names in set(self._wanted.values()):
-                    await self._elect(names)
+            try:
+                if self._due.is_set() or _clock() - elected >= self._timing.every or await self._any_free():
+                    self._due.clear()
+                    elected = _clock()
+                    for names in set(self._wanted.values()):
+                        await self._elect(names)
+            except Exception:  # a bug must not keep this host from all turns for good
+                log.exception("The turns could not be renewed because of a bug")
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._timing.poll):
                     await self._due.wait()

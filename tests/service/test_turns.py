@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -10,6 +11,7 @@ from pydantic import SecretStr
 from bot.platforms.turns import Always
 from bot.service.turns import LeasedTurns, LeaseTiming
 from bot.storage import Storage
+from bot.storage.leases import Leases
 from tests.support.fakes.database_relay import DatabaseRelay
 from tests.support.postgresql import PostgresqlProcess
 
@@ -138,6 +140,22 @@ async def test_a_pause_that_would_be_too_long_is_not_reserved(storage: Storage) 
     wait = await storage.leases.reserve("second", "identify 0", 60.0)
     assert wait is not None
     assert round(wait, -1) == 60
+
+
+async def test_a_bug_in_an_election_does_not_end_all_elections(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = Leases.share
+    failures = [ValueError("a bug")]
+
+    async def fail_once(*words: Any) -> set[str]:  # Any: those of `share`
+        if failures:
+            raise failures.pop()
+        return await share(*words)
+
+    monkeypatch.setattr(Leases, "share", fail_once)
+    async with host(storage, "first") as first:
+        await asyncio.wait_for(first.wait(NAME), 5.0)
 
 
 async def test_every_host_holds_what_the_platform_allows_all_to_hold(storage: Storage) -> None:

@@ -22,6 +22,9 @@ _RELEASE = text("UPDATE leases SET expires_at = 0 WHERE name = :name AND owner =
 _HELD = text(f"SELECT count(*) FROM leases WHERE name IN :names AND expires_at >= {_NOW}").bindparams(
     bindparam("names", expanding=True)
 )
+_OF_OTHERS = text(
+    f"SELECT name FROM leases WHERE name IN :names AND owner <> :owner AND expires_at >= {_NOW}"
+).bindparams(bindparam("names", expanding=True))
 _RESERVE = text(f"""
     INSERT INTO leases (name, owner, epoch, expires_at) VALUES (:name, :owner, 1, {_NOW} + :seconds)
     ON CONFLICT (name) DO UPDATE
@@ -55,7 +58,9 @@ class Leases:
             most = math.ceil(len(names) / self._members(connection, owner, names, seconds))
             most = max(most, len(held) - 1)
             kept: set[str] = set()
-            for name in sorted(wanted, key=lambda name: (name not in held, names.index(name))):
+            # a claim locks even a row that it cannot have, so hosts that hold different ones would wait for each other
+            others = set(connection.execute(_OF_OTHERS, {"names": list(names), "owner": owner}).scalars())
+            for name in sorted(set(wanted) - others, key=lambda name: (name not in held, names.index(name))):
                 lease = {"name": name, "owner": owner, "seconds": seconds}
                 if len(kept) < most:
                     if connection.execute(_CLAIM, lease).scalar_one_or_none() is not None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import create_engine
 
 from bot.platforms.turns import Always
 from bot.service.turns import LeasedTurns, LeaseTiming
 from bot.storage import Storage
 from bot.storage.leases import Leases
+from bot.storage.postgresql import driver_url
 from tests.support.fakes.database_relay import DatabaseRelay
 from tests.support.postgresql import PostgresqlProcess
 
@@ -122,6 +124,16 @@ async def test_turns_are_divided_among_hosts_that_come_and_go(storage: Storage) 
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_claim_does_not_wait_for_what_another_host_holds(storage: Storage, url: SecretStr) -> None:
+    names = ["a", "b", "c"]
+    assert await storage.leases.share("second", names, ["b"], [], 60.0) == {"b"}
+    engine = create_engine(driver_url(url.get_secret_value()))
+    with engine.begin() as renewal_of_second:
+        renewal_of_second.exec_driver_sql("UPDATE leases SET epoch = epoch WHERE name = 'b'")
+        assert await storage.leases.share("first", names, names, [], 60.0) == {"a", "c"}
+    engine.dispose()
 
 
 async def test_pauses_of_all_hosts_are_one_after_the_other(storage: Storage) -> None:

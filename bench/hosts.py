@@ -273,8 +273,9 @@ def tell(this: Run, verdict: Verdict, disorder: list[str]) -> int:
     }.items():
         print(f"{name}: {value}")
     if this.failed_over:
-        silent = report.longest_silence(writes, this.failed_over, this.failed_over + AROUND_S)
-        print(f"after the primary was killed, nothing was answered for {silent:.1f} s")
+        begun = {number: all_[:1] for number, all_ in writes.items()}
+        silent = report.longest_silence(begun, this.failed_over, this.failed_over + AROUND_S)
+        print(f"after the primary was killed, no answer began for {silent:.1f} s")
     slow = sorted(writes, key=lambda number: this.asked_at[number] - writes[number][0].at)[:3]
     for number in slow:
         print(f"question {number} waited for {writes[number][0].at - this.asked_at[number]:.1f} s for its first words")

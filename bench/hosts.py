@@ -11,6 +11,7 @@ ended for another reason than its fault. `--standby`: one host serves, and the o
 import argparse
 import asyncio
 import itertools
+import shutil
 import signal
 import sys
 import tempfile
@@ -63,6 +64,7 @@ class Arguments:
     standby: bool
     namespaces: bool
     replica: bool
+    logs: Path | None
 
 
 @dataclass(slots=True)
@@ -216,6 +218,9 @@ async def run(arguments: Arguments) -> int:
             for host in this.hosts[1:]:
                 await host.stop()
             verdict = await this.setup.ended()
+            if arguments.logs is not None:
+                for host in this.hosts:
+                    shutil.copy(host.setup.root / "log", arguments.logs / f"{host.name}.log")
             return tell(this, verdict, ordered)
 
 
@@ -300,6 +305,7 @@ def main() -> None:
     parser.add_argument("--standby", action="store_true")
     parser.add_argument("--namespaces", action="store_true")
     parser.add_argument("--replica", action="store_true")
+    parser.add_argument("--logs", type=Path, help="a directory for the hosts' logs")
     arguments = Arguments(**vars(parser.parse_args()))
     if arguments.namespaces:
         leave_for_new()

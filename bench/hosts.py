@@ -13,6 +13,7 @@ import asyncio
 import itertools
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -48,6 +49,10 @@ STEP_S = 0.1
 SETTLE_S = 60.0
 PROMOTED_AFTER_S, AROUND_S = 3.0, 30.0
 """Seconds until a replica is promoted, and for which nothing else fails then."""
+COLUMNS = (
+    *("fault", "times", "the host held requests", "another one wrote one", "requests that others wrote"),
+    *("fault to the first, median", "worst", "to the last, worst"),
+)
 ALIVE = "SELECT name FROM hosts WHERE expires_at > CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 HELD = "SELECT message_id FROM requests WHERE status IN ('waiting', 'running') AND host = '{}'"
 ENDED = "SELECT platform, workspace, channel, thread, message_id, finished_at FROM requests ORDER BY id"
@@ -249,17 +254,14 @@ def tell(this: Run, verdict: Verdict, disorder: list[str]) -> int:
     statuses = Counter[tuple[str, int | None]]()
     for host in this.hosts:
         statuses += host.statuses
-    print("\n| fault | times | it held a request | requests taken over | first one, median | worst | last one, worst |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(f"\n| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
     for kind in LASTS_S:
-        of = [each for each in takeovers if each.kind == kind]
         faults = [fault for fault in this.faults if fault.kind == kind]
-        firsts = sorted(each.first_s for each in of) or [0.0]
-        print(
-            f"| {kind} | {len(faults)} | {sum(bool(fault.held) for fault in faults)} "
-            f"| {sum(each.requests for each in of)} | {firsts[len(firsts) // 2]:.1f} s | {firsts[-1]:.1f} s "
-            f"| {max((each.last_s for each in of), default=0.0):.1f} s |"
-        )
+        of = [each for each in takeovers if each.kind == kind]
+        firsts, lasts = [each.first_s for each in of] or [0.0], [each.last_s for each in of] or [0.0]
+        counts = (len(faults), sum(bool(fault.held) for fault in faults), len(of), sum(each.requests for each in of))
+        seconds = (f"{value:.1f} s" for value in (statistics.median(firsts), max(firsts), max(lasts)))
+        print(f"| {kind} | {' | '.join(map(str, counts))} | {' | '.join(seconds)} |")
     firsts = [all_[0].at - this.asked_at[number] for number, all_ in writes.items() if all_]
     by = report.writers(said for driver in drivers for said in driver.said())
     for name, value in {

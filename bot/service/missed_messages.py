@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 UNSTORED_S = 30.0
 """How long before its last renewal a dead host may have begun to store no messages, seconds."""
-PAUSES_S = (0.0, 75.0)
+PAUSES_S = (0.0, 20.0, 75.0)
 """How long after a death was noticed to read, seconds: the platform may deliver to a host for a while after it died."""
 RETRY_S = 2.0
 

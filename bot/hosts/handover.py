@@ -102,6 +102,7 @@ class Handover:
                 self._replies.open(held, recall=True)
             _settle(expected, arrived=True)
         elif not row.running and request.key.platform in self.platforms and self._is_new(request.request_id):
+            self._replies.open(request, recall=True)  # another host may have shown a part of it
             self._queue.put(request)
 
     def _is_new(self, request_id: str) -> bool:

@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.builders.discord_adapter import DiscordAdapterSetup, run_discord_adapter
@@ -69,7 +69,10 @@ async def good_one_is_served(setup: DiscordAdapterSetup, text: str) -> None:
 
 
 @pytest.mark.fault(44)
-@settings(max_examples=max(5, settings().max_examples // 10))
+@settings(
+    max_examples=max(5, settings().max_examples // 10),
+    suppress_health_check=[*settings().suppress_health_check, HealthCheck.filter_too_much],  # draws of too much data
+)
 @given(data=st.data())
 async def test_a_malformed_event_costs_itself_only(data: st.DataObject, caplog: pytest.LogCaptureFixture) -> None:
     async with run_discord_adapter() as setup:

@@ -28,7 +28,8 @@ async def test_a_flood_of_500_messages_keeps_no_other_user_waiting(tmp_path: Pat
         assert sum(isinstance(outcome, Accepted) for outcome in outcomes) == 3
         refusals = {outcome.text for outcome in outcomes if isinstance(outcome, Refused)}
         assert len(refusals) == 1, "one clear sentence"
-        assert rows(setup.settings.state_dir, "SELECT count(*) FROM inbox") == [(4 + 3 + len(OTHERS),)]
+        assert rows(setup.settings.state_dir, "SELECT count(*) FROM requests") == [(4 + 3 + len(OTHERS),)]
+        assert rows(setup.settings.state_dir, "SELECT count(*) FROM turns") == [(4 + 3 + len(OTHERS),)]
         await setup.platform.gates.open("busy 0/0")
         for who in OTHERS:
             await setup.team.elsewhere(channel=who).reply_to(f"from {who}")

@@ -15,6 +15,7 @@ from tests.support.systemd.installed_service import InstalledService
 
 SPARE = 8 << 20
 PATIENCE_S = 60.0
+KILLED = "^oom_kill [1-9]"
 OLD = "/opt/memory"
 """Mount point of the version 1 memory controller in the systemd."""
 JOIN = "echo $$ >{group}/cgroup.procs; exec env LD_LIBRARY_PATH=/opt/python/lib {python} -c 'b\"x\" * {size}'"
@@ -32,16 +33,20 @@ class Memory:
     events: str
 
     async def runs_out(self, engine: int) -> None:
-        """Makes the kernel kill a process, by allocating half of the engine's memory above the limit; then lifts the
-        limit."""
+        """Makes the kernel kill a process, by allocating as much as the engine has above the limit, or more; then
+        lifts the limit."""
         own = await self.systemd.does("awk", "/^RssAnon/ { print $2 }", f"/proc/{engine}/status")
         async with asyncio.timeout(PATIENCE_S):  # the kernel refuses a limit below what is used by then
             while not await self._is_bound():
                 pass
-        # This process may be killed too, if it allocates faster than the kernel frees the engine's memory.
-        await self.systemd.tries("sh", "-c", JOIN.format(group=self.group, python=PYTHON, size=int(own) * 1024 // 2))
+        for times in (1, 2, 4):  # the kernel may find other memory to free first
+            # This process may be killed too, if it allocates faster than the kernel frees the engine's memory.
+            more = JOIN.format(group=self.group, python=PYTHON, size=times * int(own) * 1024)
+            await self.systemd.tries("sh", "-c", more)
+            if (await self.systemd.tries("grep", KILLED, f"{self.group}/{self.events}"))[0] == 0:
+                break
         await self._bound(self.none)
-        await self.systemd.does("grep", "^oom_kill [1-9]", f"{self.group}/{self.events}")
+        await self.systemd.does("grep", KILLED, f"{self.group}/{self.events}")
 
     async def _is_bound(self) -> bool:
         """Sets the limit slightly above what is used now; False if the kernel refuses it."""

@@ -21,7 +21,7 @@ from tests.support.fakes.openai_server import FakeOpenAI
 from tests.support.real_servers.servers import RealServer, llama_cpp, transformers_serve
 
 MODEL = "org/Model-7B"
-LONG_QUESTION = "Count to a thousand."
+LONG_QUESTION = "Write a long story about a lighthouse."
 """Its answer takes so long that it can be aborted in the middle."""
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Update, case, exists, literal_column, or_, select, update
 
 from bot.storage import postgresql
+from bot.storage.adoption import adopt
 from bot.storage.backend import wake_others
 from bot.storage.database import Database
-from bot.storage.inbox import adopt, stored_request
+from bot.storage.inbox import stored_request
 from bot.storage.outbox import undelivered_of
 from bot.storage.postgresql import NOW, renewed_s, watched_s
 from bot.storage.row_types import StoredReply

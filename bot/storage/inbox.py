@@ -13,13 +13,14 @@ from pydantic import TypeAdapter
 from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, case, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from bot.storage.adoption import adopt
 from bot.storage.backend import wake_others
 from bot.storage.database import Database
 from bot.storage.dialect import insert, json_number_is_positive
 from bot.storage.history import add_turn, put_answer, put_thoughts, resolved
 from bot.storage.outbox import put_final, usage_json, usage_of
 from bot.storage.row_types import NewTurn, StoredRequest
-from bot.storage.tables import KEY, inbox, key_of, of_key, of_message, outbox, requests
+from bot.storage.tables import KEY, inbox, key_of, of_key, of_message, requests
 from bot.types.errors import StorageError
 from bot.types.messages import (
     ConversationKey,
@@ -324,31 +325,6 @@ def _new(connection: Connection, key: ConversationKey, identity: str) -> bool:
     """Record an event; False if it is known."""
     row = {**asdict(key), "identity": identity, "received_at": time.time()}
     return connection.execute(_ARRIVAL, row).rowcount > 0
-
-
-def adopt(connection: Connection, of: Sequence[str], host: str) -> None:
-    """Move the unfinished requests and undelivered texts of hosts that have ended to `host`, inside a transaction.
-
-    What they were writing waits again, one attempt later, unless another host took it.
-    """
-    theirs, unfinished = requests.c.host.in_(of), requests.c.status.in_((RequestStatus.WAITING, RequestStatus.RUNNING))
-    running = requests.c.status == RequestStatus.RUNNING
-    taken_by_them = requests.c.taker.in_(of)
-    waiting = {"status": RequestStatus.WAITING, "taker": ""}
-    connection.execute(  # not handed over to them yet, so they have shown nothing
-        update(requests)
-        .where(running, taken_by_them, ~theirs)
-        .values(**waiting, service_runs=requests.c.service_runs - 1)
-    )
-    connection.execute(update(requests).where(running, ~taken_by_them, theirs).values(host=requests.c.taker))
-    connection.execute(
-        update(requests).where(running, taken_by_them, theirs).values(**waiting, attempts=requests.c.attempts + 1)
-    )
-    undelivered = requests.c.request_id.in_(select(outbox.c.request_id).where(outbox.c.state == "ready"))
-    connection.execute(
-        update(requests).where(theirs, requests.c.host != host, or_(unfinished, undelivered)).values(host=host)
-    )
-    wake_others(connection)
 
 
 def _request_row(request: GenerationRequest) -> dict[str, Any]:  # Any: what columns hold

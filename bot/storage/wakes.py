@@ -1,7 +1,7 @@
 """Listens on a connection of its own for the notifications with which hosts wake each other.
 
 A notification is lost while there is no connection, and behind a pooler in transaction mode, so it only saves time:
-whoever waits for one also looks by itself.
+code that waits for one also looks at the database at intervals.
 """
 
 import logging

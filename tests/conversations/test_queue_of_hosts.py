@@ -100,7 +100,7 @@ async def test_a_request_that_is_put_twice_is_here_once() -> None:
     assert free(queue)
 
 
-async def test_a_request_is_served_in_order_whoever_holds_it() -> None:
+async def test_requests_of_several_hosts_are_served_in_order() -> None:
     queue = queue_with(asked(1, "x"), asked(4, "y"))
     queue.put(asked(2, "x"))
     queue.put(asked(3, "y"))

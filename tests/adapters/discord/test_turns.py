@@ -95,11 +95,11 @@ async def test_the_gateway_is_handed_over_and_back_and_each_session_reads_back()
                 missed = await ana.says(general, "missed", mention=True)
                 caught_up, heard = to.core.caught_up, len(to.core.events)
                 taker.give(GATEWAY)
-                await server.until(lambda: to.core.caught_up > caught_up and to.adapter.connected)  # noqa: B023
+                await server.until(lambda: to.core.caught_up > caught_up and to.adapter.connected)  # noqa: B023 -- awaited in the same round
                 before = str(int(missed.id) - 1)
                 assert [event.text for event in await to.adapter.fetch_since(key_of(general), before, 5)] == ["missed"]
                 await ana.says(general, f"said {number}", mention=True)
-                await server.until(lambda: len(to.core.events) > heard)  # noqa: B023
+                await server.until(lambda: len(to.core.events) > heard)  # noqa: B023 -- awaited in the same round
                 assert len(server.gateway.online) == 1
                 await shows_an_answer(first, await ana.says(general, "and now?"))
             assert len(server.gateway.identifies) == 3

@@ -87,7 +87,7 @@ async def test_a_socket_is_open_while_the_host_has_the_turn() -> None:
         turns = ScriptedTurns("slack")
         async with run_host(server, turns) as (adapter, core):
             for number in (1, 2):
-                await server.until(lambda: server.sockets.online and core.caught_up == number)  # noqa: B023
+                await server.until(lambda: server.sockets.online and core.caught_up == number)  # noqa: B023 -- awaited in the same round
                 question = await ana.says(general, f"question {number}", mention=True)
                 await core.message(number)
                 turns.take("slack")

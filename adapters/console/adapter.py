@@ -56,6 +56,10 @@ class Lines(Protocol):
 class Screen(Protocol):
     """Output for the answers."""
 
+    def conversation(self) -> AbstractContextManager[object]:
+        """Context of all prompts and answers."""
+        ...
+
     def answering(self, interrupted: Callable[[], None]) -> AbstractContextManager[object]:
         """Context while an answer is pending; Ctrl-C in it calls `interrupted`, if the output is interactive."""
         ...
@@ -180,12 +184,13 @@ class ConsoleAdapter:
             self._conversation.cancel()
 
     async def _converse(self, core: Core) -> None:
-        while (line := await self._lines.ask(core)) is not None:
-            text = line.strip()
-            if text in EXIT_WORDS:
-                return
-            if text:
-                await self._submit(core, text)
+        with self._screen.conversation():
+            while (line := await self._lines.ask(core)) is not None:
+                text = line.strip()
+                if text in EXIT_WORDS:
+                    return
+                if text:
+                    await self._submit(core, text)
 
     async def _submit(self, core: Core, text: str) -> None:
         """Pass one line to the service and wait for its answer."""

@@ -95,6 +95,10 @@ class PlainScreen:
             await self._closed.wait()
         self._discard()
 
+    def conversation(self) -> contextlib.AbstractContextManager[object]:
+        """Change nothing."""
+        return contextlib.nullcontext()
+
     def answering(self, interrupted: Callable[[], None]) -> contextlib.AbstractContextManager[object]:
         """No-op: Ctrl-C ends the program, as usual in a pipe."""
         return contextlib.nullcontext()

@@ -7,29 +7,20 @@ window, so that nothing flickers or is lost.
 import asyncio
 import contextlib
 import itertools
-import os
 import re
-import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 
-from prompt_toolkit.input import create_input
-from prompt_toolkit.input.typeahead import store_typeahead
-from prompt_toolkit.keys import Keys
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from adapters.console.keys import intercepted_keys, keys_unprocessed, sigint_calls
 from adapters.console.redraw import LiveLines
 from adapters.console.terminal_markdown import Blocks, stable_prefix
 from bot.platforms.splitter import without_bidi_controls
 from bot.types.messages import Attachment, FinishReason, Notice, Reply
-
-if sys.platform != "win32":
-    import termios
 
 FRAMES_PER_S = 12
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -67,52 +58,6 @@ def footer(reply: Reply) -> str:
     return line
 
 
-@contextlib.contextmanager
-def sigint_calls(interrupted: Callable[[], None]) -> Iterator[None]:
-    """Call `interrupted` on the running event loop at SIGINT."""
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(interrupted)
-
-    before = signal.signal(signal.SIGINT, on_signal)  # Windows does not support loop.add_signal_handler
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def intercepted_keys(interrupted: Callable[[], None]) -> Iterator[None]:
-    """Call `interrupted` on the running event loop at Ctrl-C; keep other keys for the next prompt.
-
-    Reads Ctrl-C as a key: as a signal it would also reach `make`, and `make run` would report an error.
-    """
-    if sys.platform == "win32" or not sys.stdin.isatty():
-        yield
-        return
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
-    source = create_input(sys.stdin)
-
-    def pressed() -> None:
-        typed = source.read_keys()
-        if any(key.key == Keys.ControlC for key in typed):
-            interrupted()
-        store_typeahead(source, [key for key in typed if key.key != Keys.ControlC])
-
-    changed = termios.tcgetattr(descriptor)
-    changed[3] &= ~(termios.ECHO | termios.ICANON)
-    changed[6][termios.VINTR] = bytes([os.fpathconf(descriptor, "PC_VDISABLE") & 0xFF])
-    changed[6][termios.VMIN], changed[6][termios.VTIME] = b"\x01", b"\x00"
-    termios.tcsetattr(descriptor, termios.TCSANOW, changed)
-    try:
-        with source.attach(pressed):
-            yield
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSANOW, before)
-
-
 class _LiveArea:
     """The redrawn lines: the end of the unfinished block, and a spinner with the status."""
 
@@ -147,6 +92,10 @@ class RichScreen:
         self._live = _LiveArea()
         self._reply_id = ""  # id of the current reply
         self._printed = ""  # its prefix that was printed permanently
+
+    def conversation(self) -> contextlib.AbstractContextManager[object]:
+        """Keep each key that is pressed between an answer and the next prompt."""
+        return keys_unprocessed()
 
     @contextlib.contextmanager
     def answering(self, interrupted: Callable[[], None]) -> Iterator[None]:

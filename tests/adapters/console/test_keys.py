@@ -9,9 +9,12 @@ import termios
 from pathlib import Path
 
 import pytest
+from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_input
 from prompt_toolkit.input.typeahead import get_typeahead
+from prompt_toolkit.output import DummyOutput
 
+from adapters.console.line_editor import TypedLines
 from bot.types.messages import FinishReason
 from tests.support.builders.console_window import Chat
 
@@ -69,7 +72,28 @@ async def test_keys_are_not_echoed_into_the_answer(tmp_path: Path, monkeypatch: 
     with os.fdopen(master, "rb"), os.fdopen(slave, "r") as terminal:
         monkeypatch.setattr(sys, "stdin", terminal)
         echo = [bool(termios.tcgetattr(slave)[3] & termios.ECHO)]
-        with Chat(tmp_path).screen.answering(lambda: None):
+        with Chat(tmp_path).screen.conversation():
             echo.append(bool(termios.tcgetattr(slave)[3] & termios.ECHO))
         echo.append(bool(termios.tcgetattr(slave)[3] & termios.ECHO))
     assert echo == [True, False, True]
+
+
+@pytest.mark.parametrize("typed", [b"\x04", b"Wrong\x03\x04"])
+async def test_keys_between_an_answer_and_the_next_prompt_are_kept(
+    typed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In line mode the terminal turns such a Ctrl-D into a NUL, and makes a signal of Ctrl-C."""
+    master, slave = pty.openpty()
+    chat = Chat(tmp_path)
+    with os.fdopen(master, "rb"), os.fdopen(slave, "r") as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        with (
+            chat.screen.conversation(),
+            create_app_session(input=create_input(terminal), output=DummyOutput()),
+        ):
+            with chat.screen.answering(lambda: None):
+                pass
+            os.write(master, typed)
+            await asyncio.sleep(0.05)  # until the kernel has passed it through the terminal's modes
+            async with asyncio.timeout(10):
+                assert await TypedLines(None).ask(chat.core) is None

@@ -42,7 +42,7 @@ FAULTS = {
     12: "Refused for good: at the start exit 78 with the fix, later only that platform stops; no session is wasted",
     13: "Slack asks for another socket under load: nothing lost",
     14: "A line that is dead and looks alive: left within 40 s on Slack, two beats on Discord",
-    15: "A second instance on the same state: it refuses to start, exit 78",
+    15: "A second instance on the same state, or on a copy of it with the same server: it refuses to start, exit 78",
     16: "A post is answered by 502, the next try works: one message",
     17: "Slack shows a post and its answer is lost: found, not posted again",
     18: "The same on Discord, with a restart after the nonce expired: found in the history",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from bench.hosting.links import Link
-from bot.storage.open_storage import OWNER
+from bot.storage.identity import OWNER
 from tests.support.crash.killable_service import CrashSetup
 
 RESTART_S = (3.0, 30.0)

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from bot.config.settings import Settings
 from bot.doctor.model_checks import existing
 from bot.models.model_table import human
-from bot.storage import Inspection, inspect_database, inspect_server, is_held
+from bot.storage import OWNER, Inspection, ServerInspection, identity_in, inspect_database, inspect_server, is_held
 from bot.types.errors import ConfigError, InhouseError
 from bot.types.findings import Finding, State, from_error, ok, reason, warning, wrong
 
@@ -107,7 +107,7 @@ def disk(settings: Settings) -> Iterator[Finding]:
 def database(settings: Settings) -> Iterator[Finding]:
     """Check the database's integrity and schema version; on a server, also latency, clock and rights."""
     if settings.database_url is not None:
-        yield from _server(settings.database_url)
+        yield from _server(settings, settings.database_url)
         return
     try:
         inspection = inspect_database(settings.state_dir)
@@ -120,7 +120,7 @@ def database(settings: Settings) -> Iterator[Finding]:
         yield _database_finding(inspection, settings.state_dir / "inhouse.db")
 
 
-def _server(url: SecretStr) -> Iterator[Finding]:
+def _server(settings: Settings, url: SecretStr) -> Iterator[Finding]:
     try:
         found = inspect_server(url)
     except InhouseError as error:
@@ -145,8 +145,24 @@ def _server(url: SecretStr) -> Iterator[Finding]:
     elif not found.newest:
         yield ok("database", f"{about}; its schema is older than this version; the next start upgrades it")
     else:
-        used = f"in use by {' and by '.join(found.hosts)}" if found.hosts else "not in use"
-        yield ok("database", f"{about}, {used}")
+        names = " and by ".join(host.name for host in found.hosts)
+        yield ok("database", f"{about}, {f'in use by {names}' if names else 'not in use'}")
+    if copied := _copied_from(settings, found):
+        what = f"{settings.state_dir} is a copy of the state directory of {copied}, which is running"
+        fix = f"Remove {settings.state_dir / OWNER}, so that this host gets a name of its own."
+        yield wrong("instance", what, fix)
+
+
+def _copied_from(settings: Settings, found: ServerInspection) -> str:
+    """The name of the running host of whose state directory this one is a copy, '' for none."""
+    try:
+        identity = identity_in(settings.state_dir)
+    except (OSError, ConfigError):  # reported by `directory`, or at the start
+        return ""
+    if identity is None or running(settings):
+        return ""
+    places = {host.name: host.place for host in found.hosts}
+    return identity.name if places.get(identity.name, "") not in ("", identity.place) else ""
 
 
 def _database_finding(inspection: Inspection, path: Path) -> Finding:

@@ -7,6 +7,7 @@ from bot.storage.cursors import Cursor, Cursors
 from bot.storage.database import shield_from_cancellation
 from bot.storage.history import History, as_turn
 from bot.storage.hosts import Host, Unfinished
+from bot.storage.identity import OWNER, identity_in
 from bot.storage.inbox import Inbox
 from bot.storage.leases import Leases
 from bot.storage.lock import is_held
@@ -17,6 +18,7 @@ from bot.storage.row_types import NewTurn, StoredReply, StoredRequest, StoredTur
 from bot.storage.server_inspection import ServerInspection, inspect_server
 
 __all__ = [
+    "OWNER",
     "Cursor",
     "Cursors",
     "History",
@@ -33,6 +35,7 @@ __all__ = [
     "StoredTurn",
     "Unfinished",
     "as_turn",
+    "identity_in",
     "inspect_database",
     "inspect_server",
     "is_held",

@@ -15,9 +15,10 @@ from pydantic import SecretStr
 from sqlalchemy import ColumnElement, Connection, Row, Table, Text, and_, delete, func, insert, select, text, tuple_
 
 from bot.storage.backend import Backend
+from bot.storage.identity import identity_of
 from bot.storage.lock import StateLock
-from bot.storage.open_storage import owner_of
-from bot.storage.postgresql import COPY, PostgresqlServer, storable_value
+from bot.storage.pg_engine import storable_value
+from bot.storage.postgresql import COPY, PostgresqlServer
 from bot.storage.readonly import database_in
 from bot.storage.sqlite import SqliteFile
 from bot.storage.tables import hosts, leases, metadata, pictures
@@ -51,10 +52,10 @@ def copy_to_server(directory: Path, url: SecretStr, progress: Progress) -> list[
     path = database_in(directory)
     lock = StateLock(directory)
     try:
-        source, owner = SqliteFile(path, connections=1), owner_of(directory)
-        target = PostgresqlServer(url.get_secret_value(), owner, readers=1, copying=True)
+        source, identity = SqliteFile(path, connections=1), identity_of(directory)
+        target = PostgresqlServer(url.get_secret_value(), identity, readers=1, copying=True)
         try:
-            return _copied(source, target, owner, progress)
+            return _copied(source, target, identity.name, progress)
         finally:
             source.close()
             target.close()

@@ -88,7 +88,8 @@ class Hosts:
             exists().where(requests.c.host == hosts.c.name, requests.c.request_id.in_(undelivered)),
         )
         left = (hosts.c.expires_at - literal_column(NOW)).label("left_s")
-        statement = select(hosts, left, holds.label("holds")).order_by(hosts.c.name)
+        columns = [column for column in hosts.c if column is not hosts.c.place]
+        statement = select(*columns, left, holds.label("holds")).order_by(hosts.c.name)
 
         def read(connection: Connection) -> list[Host]:
             return [

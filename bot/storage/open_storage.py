@@ -4,22 +4,20 @@ The database is a file in the directory, or on a PostgreSQL server; the director
 host uses it.
 """
 
-import socket
-import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from pydantic import SecretStr
 
-from bot.storage.atomic_file import new_file
 from bot.storage.backend import Backend
 from bot.storage.cursors import Cursors
 from bot.storage.database import READERS, Database
 from bot.storage.expiry import Expiry
-from bot.storage.files import check_database_files, check_file
+from bot.storage.files import check_database_files
 from bot.storage.history import History
 from bot.storage.hosts import Hosts
+from bot.storage.identity import identity_of
 from bot.storage.inbox import Inbox
 from bot.storage.leases import Leases
 from bot.storage.lock import StateLock
@@ -27,12 +25,6 @@ from bot.storage.outbox import Outbox
 from bot.storage.postgresql import PostgresqlServer
 from bot.storage.readonly import NAME
 from bot.storage.sqlite import SqliteFile
-from bot.types.display_names import one_line
-
-OWNER = "instance"
-"""File in a state directory with the name of its host, so that a restart goes on with what the host held."""
-LONGEST_NAME = 200
-"""Characters of a name that a person wrote into that file; notifications, which contain it, hold 8,000 bytes."""
 
 
 class Storage:
@@ -68,9 +60,9 @@ class Storage:
 
         standby: wait while other hosts use the database; called on another thread with their names.
 
-        Raises StateLocked if another process (or another open() here) holds the directory, ConfigError if the
-        directory, a file in it or the URL cannot be used, StateFromElsewhere if the schema version is unknown,
-        StorageError if the database is damaged or locked or does not answer.
+        Raises StateLocked if another process (or another open() here) holds the directory, or a host uses a copy of
+        it; ConfigError if the directory, a file in it or the URL cannot be used, StateFromElsewhere if the schema
+        version is unknown, StorageError if the database is damaged or locked or does not answer.
         """
         resources = AsyncExitStack()
         try:
@@ -111,18 +103,6 @@ class Storage:
 
 def _backend(directory: Path, url: SecretStr | None, standby: Callable[[str], None] | None) -> Backend:
     if url is not None:
-        return PostgresqlServer(url.get_secret_value(), owner_of(directory), READERS, standby=standby)
+        return PostgresqlServer(url.get_secret_value(), identity_of(directory), READERS, standby=standby)
     check_database_files(directory / NAME)
     return SqliteFile(directory / NAME, connections=READERS + 1)
-
-
-def owner_of(directory: Path) -> str:
-    """The name of this host, which its state directory keeps: the machine of its first start, and an id."""
-    path = directory / OWNER
-    check_file(path)
-    name = one_line(path.read_text("utf-8", "replace"), LONGEST_NAME) if path.exists() else ""
-    if not name:
-        name = f"{one_line(socket.gethostname())}-{uuid.uuid4().hex[:8]}"  # a system takes any bytes as its name
-        with new_file(path, force=True) as new:
-            new.write_text(name, "utf-8")
-    return name

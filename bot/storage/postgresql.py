@@ -7,24 +7,26 @@ commits, its id tells later whether it was committed.
 """
 
 import importlib.util
+import logging
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from math import isnan
-from typing import Any
 
 from pydantic import SecretStr
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import URL, Connection, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
 
 from bot.storage.backend import WAKE, Backend, Taken, Unreachable
+from bot.storage.identity import OWNER, Identity
+from bot.storage.pg_engine import engine_of, unpooled
 from bot.storage.pg_errors import Refused, mapped
 from bot.storage.schema_version import migrate, version_of
 from bot.storage.stop_deadline import StopDeadline
 from bot.storage.tables import hosts
 from bot.types.errors import ConfigError, StateLocked, StorageError
+
+log = logging.getLogger(__name__)
 
 OLDEST = 13
 """Oldest version of PostgreSQL with all functions that are called here."""
@@ -57,10 +59,16 @@ _UNFINISHED = text(f"SELECT 1 FROM leases WHERE name = '{COPY}'")
 NOW = "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 _LOCK = text("SELECT pg_advisory_xact_lock(7305790184561509236)")  # any number that no other program uses
 _CLAIM = text(f"""
-    INSERT INTO hosts (name, epoch, expires_at, roles, slots, model) VALUES (:host, 1, {NOW} + :seconds, '', 0, '')
-    ON CONFLICT (name) DO UPDATE SET epoch = hosts.epoch + 1, expires_at = excluded.expires_at
+    INSERT INTO hosts (name, epoch, expires_at, roles, slots, model, place)
+    VALUES (:host, 1, {NOW} + :seconds, '', 0, '', :place)
+    ON CONFLICT (name) DO UPDATE
+    SET epoch = hosts.epoch + 1, expires_at = excluded.expires_at, place = excluded.place
     RETURNING epoch
 """)
+_ELSEWHERE = text(f"""
+    SELECT expires_at FROM hosts
+    WHERE name = :host AND expires_at > {NOW} AND to_jsonb(hosts) ->> 'place' NOT IN ('', :place) FOR UPDATE
+""")  # jsonb, since tables of an older version have no such column
 UNENDED = text(f"""
     SELECT name, expires_at, expires_at - {NOW} AS seconds FROM hosts WHERE expires_at > 0 ORDER BY name
 """)
@@ -78,21 +86,33 @@ _OUTCOME = text("SELECT pg_xact_status(CAST(:id AS xid8))")
 class PostgresqlServer(Backend):
     """The database at `url`.
 
-    host: the name of this host, the same after a restart. standby: called with the names of the hosts that are alive,
-    whose end this one waits for. copying: to copy a state to it, which no host may use then.
+    identity: of this host. standby: called with the names of the hosts that are alive, whose end this one waits for.
+    copying: to copy a state to it, which no host may use then.
     """
 
     def __init__(
-        self, url: str, host: str, readers: int, *, standby: Callable[[str], None] | None = None, copying: bool = False
+        self,
+        url: str,
+        identity: Identity,
+        readers: int,
+        *,
+        standby: Callable[[str], None] | None = None,
+        copying: bool = False,
     ) -> None:
         self.url = driver_url(url)
         super().__init__(name_of(self.url))
-        self.host = host
+        self.host = identity.name
         self._standby, self._copying = standby, copying
         self._held_until = 0.0  # on the clock of `_clock`
         self._seen: dict[str, float] = {}  # the expiry of each other host's lease at an attempt
         self._answers_since: float | None = None  # on the same clock; since when the server has answered attempts
-        self._lease: dict[str, str | int | float] = {"host": host, "epoch": 0, "seconds": LEASE_S}
+        self._elsewhere: float | None = None  # the expiry of the lease that this host had elsewhere, at an attempt
+        self._lease: dict[str, str | int | float] = {
+            "host": identity.name,
+            "place": identity.place,
+            "epoch": 0,
+            "seconds": LEASE_S,
+        }
         self._stop_deadline = StopDeadline(self.name)
         self._writing = self._stop_deadline.watch(engine_of(self.url, pool_size=1))
         self._reading = self._stop_deadline.watch(engine_of(self.url, pool_size=readers)).execution_options(
@@ -111,8 +131,9 @@ class PostgresqlServer(Backend):
     def claim(self) -> float | None:
         """Take the lease of this host, and migrate the schema; returns the seconds until the next attempt, or None.
 
-        A standby waits until no other host is alive. Raises StateLocked, for a copy, once another host has renewed its
-        lease since an attempt.
+        Waits while the lease lasts that this host had elsewhere, and a standby until no other host is alive. Raises
+        StateLocked once the lease is renewed elsewhere since an attempt, so a copy of the state directory is in use;
+        for a copy of the database, once any other host has renewed its lease.
         """
         try:
             return self._claimed()
@@ -128,6 +149,8 @@ class PostgresqlServer(Backend):
             connection.execute(_LOCK)  # several hosts may start at once
             if not inspect(connection).has_table(hosts.name):
                 migrate(connection, self.name)
+            if self._is_elsewhere(connection):
+                return POLL_S
             if self._standby is not None or self._copying:
                 self._answers_since = self._answers_since or began
                 unended = {row.name: row for row in connection.execute(UNENDED) if row.name != self.host}
@@ -146,6 +169,19 @@ class PostgresqlServer(Backend):
             epoch = connection.execute(_CLAIM, self._lease).scalar_one()
         self._lease["epoch"], self._held_until = int(epoch), began + LEASE_S - MARGIN_S
         return None
+
+    def _is_elsewhere(self, connection: Connection) -> bool:
+        """Whether the lease has not expired that this host has from another place."""
+        expiry = connection.execute(_ELSEWHERE, self._lease).scalar_one_or_none()
+        if expiry is not None and self._elsewhere is None:
+            log.info("%s was alive elsewhere a moment ago; waiting for the end of its lease.", self.host)
+        elif expiry is not None and expiry != self._elsewhere:
+            raise StateLocked(
+                f"The host {self.host} is running, and this state directory is a copy of that one's: delete the file "
+                f"'{OWNER}' in INHOUSE_STATE_DIR here, so that this host gets a name of its own, and start it again."
+            )
+        self._elsewhere = expiry
+        return expiry is not None
 
     def _wait_for(self, alive: dict[str, float]) -> None:
         names = ", ".join(alive)
@@ -317,25 +353,6 @@ def dump_command(url: SecretStr) -> str:
     return shlex.join(["pg_dump", "--format=custom", *words])
 
 
-def engine_of(url: URL, **options: Any) -> Engine:
-    """An engine whose statements need no state of a session, and store what PostgreSQL can, as SQLite does."""
-    engine = create_engine(
-        url,
-        # PgBouncer may give each transaction another session, which does not know prepared statements
-        connect_args={"prepare_threshold": None},
-        hide_parameters=True,
-        use_native_hstore=False,
-        **({"max_overflow": 0} | options if "pool_size" in options else options),
-    )
-    event.listen(engine, "before_cursor_execute", _storable, retval=True)
-    return engine
-
-
-def unpooled(url: URL) -> Engine:
-    """An engine that opens a connection for each transaction."""
-    return engine_of(url, poolclass=NullPool)
-
-
 @contextmanager
 def open_server(url: str) -> Iterator[Connection]:
     """Open a connection for reading, outside of transactions. Raises ConfigError if the schema's version is unknown."""
@@ -364,24 +381,3 @@ def check_server(connection: Connection, name: str) -> None:
             f"The database {name} has the encoding {encoding}, which cannot hold all letters: create one with "
             "`createdb --encoding UTF8 --template template0`."
         )
-
-
-def _storable(
-    _: Connection, cursor: object, statement: str, parameters: Any, context: object, many: bool
-) -> tuple[str, Any]:
-    if isinstance(parameters, dict):
-        return statement, _storable_values(parameters)
-    if isinstance(parameters, Sequence) and parameters and isinstance(parameters[0], dict):
-        return statement, [_storable_values(each) for each in parameters]
-    return statement, parameters
-
-
-def _storable_values(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: storable_value(value) for name, value in values.items()}
-
-
-def storable_value(value: Any) -> Any:
-    """Replace NUL, which PostgreSQL's texts cannot have, and NaN, which SQLite stores as NULL."""
-    if isinstance(value, str):
-        return value.replace("\0", "\ufffd")
-    return None if isinstance(value, float) and isnan(value) else value

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from bot.storage.pg_engine import unpooled
 from bot.storage.pg_errors import mapped
-from bot.storage.postgresql import UNENDED, check_server, driver_url, name_of, unpooled
+from bot.storage.postgresql import NOW, check_server, driver_url, name_of
 from bot.storage.schema_version import newest, version_of
 from bot.types.errors import StateFromElsewhere
 
@@ -20,12 +21,23 @@ _ABOUT = text("""
 """)
 
 
+_ALIVE = text(f"SELECT name, place FROM hosts WHERE expires_at > {NOW} ORDER BY name")
+
+
+@dataclass(frozen=True, slots=True)
+class LiveHost:
+    """A host that uses the database; place: of its state directory, '' if not known."""
+
+    name: str
+    place: str
+
+
 @dataclass(frozen=True, slots=True)
 class ServerInspection:
     """latency_ms: median of TRIES round trips. clock_s: how far the server's clock is ahead of this one's.
 
     can_create: the user may create tables. schema: its version, '' for an empty database; mismatch: the error of the
-    version, '' if there is none. hosts: the names of those that use it.
+    version, '' if there is none. hosts: those that use it.
     """
 
     name: str
@@ -37,7 +49,7 @@ class ServerInspection:
     schema: str
     newest: bool
     mismatch: str
-    hosts: tuple[str, ...]
+    hosts: tuple[LiveHost, ...]
 
 
 def inspect_server(url: SecretStr) -> ServerInspection:
@@ -52,13 +64,13 @@ def inspect_server(url: SecretStr) -> ServerInspection:
             about = connection.execute(_ABOUT).one()
             taken.append(time.perf_counter() - began)
         clock_s = about.clock - time.time()
-        schema, mismatch, hosts = "", "", tuple[str, ...]()
+        schema, mismatch, hosts = "", "", tuple[LiveHost, ...]()
         try:
             schema = version_of(connection, name)
         except StateFromElsewhere as error:
             mismatch = str(error)
         if schema == newest():
-            hosts = tuple(row.name for row in connection.execute(UNENDED) if row.seconds > 0)
+            hosts = tuple(LiveHost(**row) for row in connection.execute(_ALIVE).mappings())
     return ServerInspection(
         name=name,
         version=about.version.split()[0],

@@ -209,6 +209,7 @@ hosts = Table(
     Column("slots", Integer, nullable=False),  # answers that it writes at once
     _text("model"),  # that is loaded
     Column("answer_s", Float),  # of an answer of that model
+    Column("place", Text, nullable=False, server_default=""),  # of its state directory, '' if not known
     sqlite_with_rowid=False,
 )
 

@@ -1,6 +1,7 @@
 """Tests doctor's check of a database on a PostgreSQL server, and that no command shows its password."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,18 @@ async def test_a_database_is_named_with_its_version_and_latency_before_and_after
     assert found(settings).found.endswith(" ms, not in use")
     postgresql.execute("UPDATE alembic_version SET version_num = '9999'", settings.database_url)
     assert (found(settings).state, "9999" in found(settings).found) == (State.WRONG, True)
+
+
+async def test_a_copy_of_the_state_directory_of_a_running_host_is_wrong(settings: Settings, tmp_path: Path) -> None:
+    storage = await Storage.open(settings.state_dir, settings.database_url)
+    copied = settings.model_copy(update={"state_dir": tmp_path / "copy"})
+    shutil.copytree(settings.state_dir, copied.state_dir)
+    (_, copy) = state_checks.database(copied)
+    assert (copy.state, "is a copy of the state directory of " in copy.found) == (State.WRONG, True)
+    assert str(copied.state_dir / "instance") in copy.fix
+    assert found(settings).state is State.OK
+    await storage.close()
+    assert found(copied).state is State.OK
 
 
 async def test_a_slow_server_or_a_wrong_clock_is_a_warning(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,12 @@ import asyncio
 import importlib.util
 import logging
 import re
+import shutil
 import signal
 import socket
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -22,7 +23,7 @@ from sqlalchemy import Connection, Engine, create_engine
 from bot.storage import Storage, postgresql
 from bot.storage.postgresql import driver_url
 from bot.storage.tables import metadata
-from bot.types.errors import ConfigError, InhouseError, StorageError
+from bot.types.errors import ConfigError, InhouseError, StateLocked, StorageError
 from bot.types.messages import GenerationRequest, Role
 from tests.support.builders.storage_rows import KEY, ask, asked, listening, part, said, texts
 from tests.support.fakes.database_relay import DatabaseRelay
@@ -179,6 +180,39 @@ async def test_a_restart_after_a_crash_does_not_wait_for_its_own_claim(
     storage = await Storage.open(tmp_path, url)
     assert time.monotonic() - began < 5
     await storage.close()
+
+
+@pytest.mark.usefixtures("short_leases")
+@pytest.mark.parametrize("standby", [None, lambda _: None], ids=["host", "standby"])
+@pytest.mark.fault(15)
+async def test_a_copied_state_directory_is_refused_while_its_original_runs(
+    tmp_path: Path, url: SecretStr, standby: Callable[[str], None] | None
+) -> None:
+    first = await Storage.open(tmp_path / "first", url)
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    with pytest.raises(StateLocked, match=f"{first.hosts.this} is running, .* delete the file 'instance'"):
+        await asyncio.wait_for(Storage.open(tmp_path / "copy", url, standby=standby), 30)
+    await ask(first, "m1")
+    (tmp_path / "copy" / "instance").unlink()
+    second = await Storage.open(tmp_path / "copy", url)
+    assert first.hosts.this != second.hosts.this
+    await second.close()
+    await first.close()
+
+
+@pytest.mark.usefixtures("short_leases")
+@pytest.mark.parametrize("left", [f"{postgresql.NOW} + 1.5", "1", "-1"], ids=["was killed", "is dead", "has ended"])
+async def test_a_state_directory_that_was_moved_is_used_once_the_old_lease_has_ended(
+    tmp_path: Path, url: SecretStr, postgresql: PostgresqlProcess, left: str
+) -> None:
+    first = await Storage.open(tmp_path / "first", url)
+    await first.close()
+    shutil.copytree(tmp_path / "first", tmp_path / "moved")
+    postgresql.execute(f"UPDATE hosts SET expires_at = {left}", url)
+    moved = await asyncio.wait_for(Storage.open(tmp_path / "moved", url), 30)
+    assert moved.hosts.this == first.hosts.this
+    await ask(moved, "m1")
+    await moved.close()
 
 
 async def test_an_empty_database_becomes_exactly_the_tables_of_the_metadata(tmp_path: Path, url: SecretStr) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from bot.storage.postgresql import driver_url, unpooled
+from bot.storage.pg_engine import unpooled
+from bot.storage.postgresql import driver_url
 from bot.storage.schema_version import migrate
 from tests.support.postgresql import PostgresqlProcess
 

@@ -3,7 +3,6 @@
 The server ends the connection, so the driver and the server themselves make the error.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.pool import QueuePool
 
-from bot.storage.open_storage import OWNER
+from bot.storage.identity import OWNER
 from tests.support.builders.storage_rows import listening
 from tests.support.postgresql import PostgresqlProcess
 from tests.support.state_machine.faulty_disk import WRITES, Disk, Stored
@@ -54,8 +53,8 @@ class FaultyServer(Disk):
     def copy(self, old: Path, new: Path, *, powerless: bool) -> None:
         """Takes the lease from the service that is killed, so that it can write nothing from this moment on."""
         new.mkdir(parents=True)
-        if (old / OWNER).exists():  # the next service is the same host
-            shutil.copy(old / OWNER, new / OWNER)
+        if (old / OWNER).exists():  # the next service is the same host, in the same place
+            (new / OWNER).hardlink_to(old / OWNER)
         with suppress(ProgrammingError):  # there are no tables yet
             self._server.execute("UPDATE hosts SET epoch = epoch + 1", self.url)
 

@@ -4,7 +4,6 @@ Reads return turns of exactly one conversation, in the order in which they were 
 even if it is added again. Deleted text leaves no copy in the database files.
 """
 
-import time
 from collections.abc import Sequence, Set
 from dataclasses import asdict, replace
 
@@ -18,7 +17,6 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
-    literal,
     or_,
     select,
     tuple_,
@@ -30,10 +28,11 @@ from bot.storage.dialect import Insert, insert
 from bot.storage.outbox import blank
 from bot.storage.picture_store import add_pictures, pictures_of, replace_pictures
 from bot.storage.row_types import NewTurn, StoredTurn
-from bot.storage.tables import KEY, key_of, of_key, of_message, outbox, requests, settings, thoughts, turns
+from bot.storage.tables import KEY, key_of, of_key, of_message, outbox, requests, settings, turns
 from bot.types.messages import ConversationKey, Picture, RequestKind, Role, Turn
 
-_IDENTITY = (*KEY, "message_id", "role")
+IDENTITY = (*KEY, "message_id", "role")
+"""Columns that identify a turn."""
 _RESOLVED = (
     select(settings.c.name, settings.c.value)
     .where(
@@ -42,7 +41,7 @@ _RESOLVED = (
     )
     .order_by(settings.c.thread)  # channel rows (thread '') first, so that the thread's override
 )
-_TURN = insert(turns).on_conflict_do_nothing(index_elements=_IDENTITY).execution_options(preserve_rowcount=True)
+_TURN = insert(turns).on_conflict_do_nothing(index_elements=IDENTITY).execution_options(preserve_rowcount=True)
 
 
 class History:
@@ -67,7 +66,7 @@ class History:
             statement = select(turns).where(of_key(turns, key))
             visible: ColumnElement[bool] = turns.c.hidden.is_(False)
             if until is not None:
-                question = _turn(connection, key, until)
+                question = question_turn(connection, key, until)
                 if question is None:
                     return []
                 statement = statement.where(_place <= tuple_(question["sent_at"], question["id"]))
@@ -304,50 +303,6 @@ def add_turn(connection: Connection, turn: NewTurn) -> None:
         add_pictures(connection, turn.key, stored.id, turn.pictures)
 
 
-def put_answer(connection: Connection, request_id: str, text: str) -> None:
-    """Store `text` as the only answer to a request's question, inside a transaction; skips a deleted question."""
-    found = connection.execute(select(requests).where(requests.c.request_id == request_id))
-    asked = found.mappings().one()
-    key = {name: asked[name] for name in KEY}
-    question = _turn(connection, ConversationKey(**key), asked["message_id"])
-    if question is None:
-        return
-    row = insert(turns).values(
-        **key,
-        role=Role.ASSISTANT,
-        author_id="",
-        author="",
-        text=text,
-        message_id=asked["message_id"],
-        sent_at=question["sent_at"],  # sorts directly after its question
-        request_id=request_id,
-        hidden=question["hidden"],
-    )
-    connection.execute(
-        row.on_conflict_do_update(
-            index_elements=_IDENTITY,
-            set_={"text": row.excluded.text, "request_id": row.excluded.request_id, "hidden": row.excluded.hidden},
-        )
-    )
-
-
-def put_thoughts(connection: Connection, request_id: str, text: str) -> None:
-    """Store the thoughts of an answer inside a transaction; skips a deleted question."""
-    this = select(requests.c.request_id, literal(text), literal(time.time())).where(
-        requests.c.request_id == request_id,
-        select(turns.c.id)
-        .where(
-            *(turns.c[name] == requests.c[name] for name in KEY),
-            turns.c.message_id == requests.c.message_id,
-            turns.c.role == Role.USER,
-        )
-        .exists(),
-    )
-    row = insert(thoughts).from_select(["request_id", "text", "made_at"], this)
-    newer = {"text": row.excluded.text, "made_at": row.excluded.made_at}
-    connection.execute(row.on_conflict_do_update(index_elements=["request_id"], set_=newer))
-
-
 def _asked_by(key: ConversationKey, asker_id: str) -> ColumnElement[bool]:
     """A turn that this user asked an answer to."""
     return (
@@ -388,7 +343,8 @@ def _is_question(key: ConversationKey, message_id: str) -> ColumnElement[bool]:
     return and_(of_key(turns, key), turns.c.message_id == message_id, turns.c.role == Role.USER)
 
 
-def _turn(connection: Connection, key: ConversationKey, message_id: str) -> RowMapping | None:
+def question_turn(connection: Connection, key: ConversationKey, message_id: str) -> RowMapping | None:
+    """Return the row of a user's message, inside a transaction."""
     found = connection.execute(select(turns).where(_is_question(key, message_id)))
     return found.mappings().one_or_none()
 

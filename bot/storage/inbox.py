@@ -14,10 +14,11 @@ from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, case, ex
 from sqlalchemy.exc import IntegrityError
 
 from bot.storage.adoption import adopt
+from bot.storage.answers import put_answer, put_thoughts
 from bot.storage.backend import wake_others
 from bot.storage.database import Database
 from bot.storage.dialect import insert, json_number_is_positive
-from bot.storage.history import add_turn, put_answer, put_thoughts, resolved
+from bot.storage.history import add_turn, resolved
 from bot.storage.outbox import put_final, usage_json, usage_of
 from bot.storage.row_types import NewTurn, StoredRequest
 from bot.storage.tables import KEY, inbox, key_of, of_key, of_message, requests

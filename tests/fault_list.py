@@ -33,7 +33,7 @@ FAULTS = {
     3: "Killed after a message was stored and before it was acknowledged: it comes again, one reply",
     4: "Killed before it was stored: it comes again (Slack) or is read back (Discord), one reply",
     5: "The disk is full when it is to be stored: no acknowledgement, a line in the log, served later",
-    6: "Two messages are handled in the wrong order: the history has the platform's",
+    6: "Two messages, or two edits of one, are handled in the wrong order: the history has the platform's",
     7: "Discord asks for another connection (op 7) during an answer: resumed, one reply",
     8: "Discord ends the session (op 9): a new one, read back, nothing lost",
     9: "No frame comes any more: closed so that it can be resumed, within two beats",

@@ -28,7 +28,7 @@ class SlackMessage:
 
     `ts` is its id and time. `thread` is the ts of its thread's first message, '' outside of threads, and
     `thread_author` wrote that message. `user` is '' for some bots. `user_name` and `team` are sent for people of other
-    workspaces (Slack Connect). `mentioned`: it came as an app_mention event.
+    workspaces (Slack Connect). `mentioned`: it came as an app_mention event. `edited_at`: Unix seconds, 0 if never.
     """
 
     channel: str
@@ -44,6 +44,7 @@ class SlackMessage:
     text: str
     attached: str
     mentioned: bool
+    edited_at: float
     files: tuple[SlackFile, ...]
 
     @property
@@ -105,6 +106,7 @@ def message_of(raw: Raw, channel: str = "") -> SlackMessage | None:
         text=text,
         attached=attached_text(raw, text),
         mentioned=text_of(raw, "type") == "app_mention",
+        edited_at=seconds_of(text_of(object_of(raw, "edited"), "ts")),
         files=tuple(map(file_of, files)),
     )
 
@@ -154,6 +156,11 @@ def pressed_element(body: Raw) -> Raw:
     """The element that was used, empty if there is none."""
     actions = objects_of(body, "actions")
     return actions[0] if actions else {}
+
+
+def seconds_of(ts: str) -> float:
+    """A timestamp as Unix seconds, 0 if it is none."""
+    return float(ts) if _is_timestamp(ts) else 0.0
 
 
 def _is_timestamp(ts: str) -> bool:

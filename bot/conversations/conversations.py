@@ -271,7 +271,9 @@ class Conversations:
     async def edited(self, event: MessageEdited) -> bool:
         """Update a stored turn to its edited message; returns whether it changed."""
         text = text_with_files(event.text, event.attachments, event.pictures)
-        return await self._storage.history.edit(event.key, event.message_id, text, event.pictures, everywhere=True)
+        return await self._storage.history.edit(
+            event.key, event.message_id, text, event.pictures, edited_at=event.edited_at, everywhere=True
+        )
 
     async def deleted(self, event: MessageDeleted) -> Outcome:
         """Delete a message and its answer from storage."""
@@ -388,4 +390,5 @@ def _turn(event: IncomingMessage) -> NewTurn:
         sent_at=event.sent_at,
         reply_to=event.reply_to,
         pictures=event.pictures,
+        edited_at=event.edited_at,
     )

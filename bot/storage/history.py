@@ -118,20 +118,32 @@ class History:
         text: str,
         pictures: Sequence[Picture] = (),
         *,
+        edited_at: float = 0.0,
         everywhere: bool = False,
     ) -> bool:
         """Change the text and the pictures of a user's message; False if it is not stored or its text is unchanged.
 
+        edited_at: an edit that is older than the stored text changes nothing, since edits may arrive in any order.
         everywhere: also change its copies in other conversations of the channel, where it is context.
         """
-        this = and_(of_message(turns, key, message_id, everywhere), turns.c.role == Role.USER, turns.c.text != text)
+        differs = turns.c.text != text
+        this = and_(
+            of_message(turns, key, message_id, everywhere),
+            turns.c.role == Role.USER,
+            turns.c.edited_at <= edited_at,  # Slack's edits of one second have the same time
+            or_(differs, turns.c.edited_at < edited_at),
+        )
+        # locked, since another host may store a newer edit at the same time
+        stale = select(turns, differs.label("differs")).where(this).with_for_update()
 
         def edit(connection: Connection) -> int:
-            found = connection.execute(select(turns).where(this)).mappings().all()
-            connection.execute(update(turns).where(this).values(text=text))
-            for row in found:
+            found = connection.execute(stale).mappings().all()
+            edited = turns.c.id.in_([row["id"] for row in found])
+            connection.execute(update(turns).where(edited).values(text=text, edited_at=edited_at))
+            changed = [row for row in found if row["differs"]]
+            for row in changed:
                 replace_pictures(connection, key_of(row), row["id"], pictures)
-            return len(found)
+            return len(changed)
 
         changed = await self._database.write(edit)
         if changed:
@@ -296,6 +308,7 @@ def add_turn(connection: Connection, turn: NewTurn) -> None:
         "message_id": turn.message_id,
         "sent_at": turn.sent_at,
         "reply_to": turn.reply_to,
+        "edited_at": turn.edited_at,
     }
     added = connection.execute(_TURN, row)
     stored = added.inserted_primary_key if added.rowcount > 0 else None

@@ -21,7 +21,7 @@ from bot.types.messages import (
 class NewTurn:
     """A turn to store. `message_id`: the platform's message id; `author_id`, `author`: the sender.
 
-    `reply_to`: the platform's id of the message that it replies to, or ''.
+    `reply_to`: the platform's id of the message that it replies to, or ''. `edited_at`: of its text, 0 if never edited.
     """
 
     key: ConversationKey
@@ -33,6 +33,7 @@ class NewTurn:
     sent_at: float
     reply_to: str = ""
     pictures: tuple[Picture, ...] = ()
+    edited_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ turns = Table(
     Column("request_id", Text, ForeignKey("requests.request_id")),
     Column("hidden", Boolean, nullable=False, default=False),  # excluded from prompts by a reset
     Column("reply_to", Text, nullable=False, server_default=""),  # platform id of the message that it replies to
+    Column("edited_at", Float, nullable=False, server_default="0"),  # by the platform's clock; 0 if never edited
     UniqueConstraint(*KEY, "message_id", "role"),
     CheckConstraint("role IN ('system', 'user', 'assistant')", "role"),
     Index("ix_turns_order", *KEY, "sent_at", "id"),

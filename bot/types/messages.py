@@ -119,6 +119,7 @@ class IncomingMessage:
     one that it asks about. `context`: earlier messages of others that the bot may not have seen (the chain of replies,
     a thread's first message, ambient messages), oldest first. `remark`: a sentence to show above the answer (a file
     could not be read, how to continue in a thread). `asker`: who asked for an answer, if that is not the author.
+    `edited_at`: when its text was last edited, 0 if never.
     """
 
     key: ConversationKey
@@ -133,6 +134,7 @@ class IncomingMessage:
     remark: str = ""
     asker: Person | None = None
     pictures: tuple[Picture, ...] = ()
+    edited_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,7 @@ class IncomingForget:
 
 @dataclass(frozen=True, slots=True)
 class MessageEdited:
-    """The author edited a message."""
+    """The author edited a message at `edited_at`; an edit that is older than the stored text changes nothing."""
 
     key: ConversationKey
     message_id: str
@@ -182,6 +184,7 @@ class MessageEdited:
     text: str
     attachments: tuple[Attachment, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    edited_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,13 +77,24 @@ def test_a_slack_answer_goes_into_the_thread_of_its_question() -> None:
 
 def test_a_slack_edit_and_a_deletion_concern_each_conversation_that_may_hold_the_message() -> None:
     before = {"ts": "17.5", "user": "U0ANA", "text": "helo"}
-    raw = {"channel": "C1", "message": {**before, "text": "hello"}, "previous_message": before}
+    after = {**before, "text": "hello", "edited": {"user": "U0ANA", "ts": "18.000000"}}
+    raw = {"channel": "C1", "ts": "18.75", "message": after, "previous_message": before}
     message = SLACK.edited_message(raw)
     assert message is not None
     keys = [ConversationKey("slack", "T1", "C1", thread) for thread in ("", "17.5")]
-    assert SLACK.edits(message) == [MessageEdited(key, "17.5", Person("U0ANA", "someone"), "hello") for key in keys]
+    ana = Person("U0ANA", "someone")
+    assert SLACK.edits(message) == [MessageEdited(key, "17.5", ana, "hello", edited_at=18.0) for key in keys]
     assert SLACK.deletions(raw) == [MessageDeleted(key, "17.5") for key in keys]
     assert SLACK.edited_message({**raw, "previous_message": raw["message"]}) is None, "a preview was added"
+
+
+def test_a_slack_message_tells_when_it_was_edited() -> None:
+    assert (event := SLACK.message(slack_message(edited={"ts": "18.0"}))) is not None
+    assert event.edited_at == 18.0
+    before = {"ts": "17.5", "user": "U0ANA", "text": "helo"}
+    raw = {"channel": "C1", "ts": "18.75", "message": {**before, "text": "hello"}, "previous_message": before}
+    assert (message := SLACK.edited_message(raw)) is not None
+    assert message.edited_at == 18.75, "the change has a time, too"
 
 
 @pytest.mark.parametrize(
@@ -142,8 +153,9 @@ def test_discord_messages_are_translated_by_a_plain_call() -> None:
     assert (blind.message(hidden), seeing.message(hidden) is None) == (None, False)
     assert seeing.message(discord_message(general, client, type=7)) is None, "a join message"
     assert seeing.edit(discord_message(general, client)) is None, "nobody changed its text"
-    edited = seeing.edit(discord_message(general, client, edited_timestamp="2026-01-01T00:00:00+00:00"))
-    assert edited == MessageEdited(talk.key, talk.message_id, talk.author, "hello")
+    changed, at = discord_message(general, client, edited_timestamp="2026-01-01T00:00:00.250000+00:00"), 1767225600.25
+    assert seeing.edit(changed) == MessageEdited(talk.key, talk.message_id, talk.author, "hello", edited_at=at)
+    assert seeing.message(changed) == replace(talk, edited_at=at)
 
 
 def test_a_member_of_a_server_that_is_not_cached_has_no_rights() -> None:

@@ -52,6 +52,25 @@ async def test_an_edit_of_a_question_that_still_waits_is_what_is_answered(setup:
     assert answer.first.buttons[0] is ActionKind.REGENERATE
 
 
+@pytest.mark.fault(6)
+async def test_an_older_edit_that_comes_late_changes_neither_a_waiting_question_nor_its_answer(
+    setup: ServiceSetup, team: Team
+) -> None:
+    setup.platform.gates.hold("first/0")
+    await team.says("ana", "first")
+    await setup.platform.gates.reached("first/0")
+    await team.says("ana", "hlo")
+    await team.edits("hlo", "hello", at=2.0)
+    await team.edits("hlo", "helo", at=1.0)
+    await setup.platform.gates.open("first/0")
+    answer = await team.reply_to("hello")
+    assert answer.text == "You said: hello"
+    await team.edits("hlo", "helo", at=1.0)
+    await team.asks("ana", "next")
+    assert answer.first.buttons[0] is ActionKind.REGENERATE
+    assert [turn.text for turn in setup.engine.prompt_of("next").prompt.turns][2] == "hello"
+
+
 async def test_an_edit_in_the_moment_in_which_the_answer_is_posted_makes_no_second_message(
     setup: ServiceSetup, team: Team
 ) -> None:

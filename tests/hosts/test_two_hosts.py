@@ -103,6 +103,20 @@ async def test_a_question_that_is_edited_elsewhere_offers_a_rerun(hosts: TwoHost
     assert "rerun" in answer.first.buttons
 
 
+@pytest.mark.fault(6)
+async def test_an_older_edit_that_another_host_gets_later_changes_nothing(hosts: TwoHosts) -> None:
+    hosts.tells(hosts.first)
+    await ask_and_hold(hosts, "one", "two")
+    team = channel_of(hosts.team, "two")
+    await team.says("cleo", "three")
+    hosts.tells(hosts.second)
+    await team.edits("three", "the newer one", who="cleo", at=2.0)
+    hosts.tells(hosts.first)
+    await team.edits("three", "the older one", who="cleo", at=1.0)
+    await hosts.platform.gates.open("two/1")
+    assert (await team.reply_to("the newer one")).text == "You said: the newer one"
+
+
 @pytest.mark.fault(67)
 async def test_a_question_that_is_deleted_elsewhere_is_not_answered(hosts: TwoHosts) -> None:
     hosts.tells(hosts.first)

@@ -88,6 +88,37 @@ async def test_an_edit_changes_the_question_and_not_its_answer(storage: Storage)
     assert not await storage.history.edit(ELSEWHERE, "m1", "x")
 
 
+@pytest.mark.fault(6)
+async def test_an_older_edit_that_comes_after_a_newer_one_changes_nothing(storage: Storage, tmp_path: Path) -> None:
+    history = storage.history
+    for key in (KEY, ELSEWHERE):
+        await history.add(said("m1", "zero", key=key))
+    assert await history.edit(KEY, "m1", "two", edited_at=2.0, everywhere=True)
+    assert not await history.edit(KEY, "m1", "one", edited_at=1.0, everywhere=True)
+    assert [texts(await history.turns(key)) for key in (KEY, ELSEWHERE)] == [["two"], ["two"]]
+    await storage.close()
+    again = await open_storage(tmp_path)
+    assert not await again.history.edit(KEY, "m1", "one", edited_at=1.0)
+    assert await again.history.edit(KEY, "m1", "three", edited_at=2.0), "it may be a later one of the same second"
+    assert texts(await again.history.turns(KEY)) == ["three"]
+    await again.close()
+
+
+@pytest.mark.fault(6)
+async def test_an_edit_that_restores_the_stored_text_is_newer_than_one_that_comes_later(storage: Storage) -> None:
+    await storage.history.add(said("m1", "hello"))
+    assert not await storage.history.edit(KEY, "m1", "hello", edited_at=2.0)
+    assert not await storage.history.edit(KEY, "m1", "helo", edited_at=1.0)
+    assert texts(await storage.history.turns(KEY)) == ["hello"]
+
+
+@pytest.mark.fault(6)
+async def test_a_message_that_was_edited_before_it_was_stored_is_newer_than_its_older_edit(storage: Storage) -> None:
+    await storage.history.add(replace(said("m1", "two"), edited_at=2.0))
+    assert not await storage.history.edit(KEY, "m1", "one", edited_at=1.0)
+    assert texts(await storage.history.turns(KEY)) == ["two"]
+
+
 async def test_a_removed_message_takes_its_answer_with_it(storage: Storage) -> None:
     await talk(storage)
     assert await storage.history.remove_message(ELSEWHERE, "m1") == 0

@@ -24,7 +24,7 @@ from bot.storage import Storage, postgresql
 from bot.storage.postgresql import driver_url
 from bot.storage.tables import metadata
 from bot.types.errors import ConfigError, InhouseError, StateLocked, StorageError
-from bot.types.messages import GenerationRequest, Role
+from bot.types.messages import GenerationRequest, Picture, Role
 from tests.support.builders.storage_rows import KEY, ask, asked, listening, part, said, texts
 from tests.support.fakes.database_relay import DatabaseRelay
 from tests.support.postgresql import PostgresqlProcess
@@ -112,6 +112,26 @@ async def test_a_lock_of_another_program_does_not_end_the_writes_of_a_stop(stora
             await storage.inbox.cancel(request.request_id)  # after the lock timeout of two seconds
     engine.dispose()
     await storage.inbox.cancel(request.request_id)
+
+
+@pytest.mark.fault(6)
+async def test_an_older_edit_that_waits_for_a_newer_one_of_another_host_changes_nothing(
+    storage: Storage, postgresql: PostgresqlProcess, url: SecretStr
+) -> None:
+    await storage.history.add(said("m1"))
+    (turn,) = await storage.history.turns(KEY)
+    engine = create_engine(driver_url(url.get_secret_value()))
+    with engine.begin() as other:
+        other.exec_driver_sql("UPDATE turns SET text = 'newer', edited_at = 2")
+        older = asyncio.create_task(
+            storage.history.edit(KEY, "m1", "older", [Picture("old.png", "image/png", b"old", 1, 1)], edited_at=1.0)
+        )
+        while postgresql.execute("SELECT count(*) FROM pg_locks WHERE NOT granted", url) == [(0,)]:  # noqa: ASYNC110 -- the server does not tell
+            await asyncio.sleep(0.01)
+    engine.dispose()
+    assert not await older
+    assert texts(await storage.history.turns(KEY)) == ["newer"]
+    assert await storage.history.pictures([turn.id], 1) == {}
 
 
 async def test_connections_from_before_a_restart_of_the_server_are_replaced(

@@ -28,6 +28,11 @@ def sent_at(snowflake: int) -> float:
     return discord.utils.snowflake_time(snowflake).timestamp()
 
 
+def edited_at(message: discord.Message) -> float:
+    """When a message was last edited, Unix seconds; 0 if never."""
+    return message.edited_at.timestamp() if message.edited_at else 0.0
+
+
 def replied_to(message: discord.Message) -> str:
     """The id of the message that this one replies to, '' if there is none (a forwarded message is no reply)."""
     reference = message.reference if message.type is discord.MessageType.reply else None
@@ -84,7 +89,9 @@ class EventTranslator:
         if message.edited_at is None or not self._is_readable(message, channel):
             return None
         key = self.reply_key(channel, message.id) if self.addresses_bot(message, channel) else conversation_key(channel)
-        return MessageEdited(key, str(message.id), author_of(message, channel), self.text(message))
+        return MessageEdited(
+            key, str(message.id), author_of(message, channel), self.text(message), edited_at=edited_at(message)
+        )
 
     def deletions(self, channel: MessageChannel, message_id: int) -> list[MessageDeleted]:
         """A deleted message, for each conversation that may hold it."""
@@ -140,6 +147,7 @@ class EventTranslator:
             sent_at(message.id),
             addressed,
             reply_to=replied_to(message),
+            edited_at=edited_at(message),
         )
 
     def _is_readable(self, message: discord.Message, channel: MessageChannel) -> bool:

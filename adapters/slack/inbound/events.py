@@ -3,10 +3,12 @@
 A message gives the same event whether it came as `message`, as `app_mention` or from a channel's history.
 """
 
+from dataclasses import replace
+
 from adapters.slack.bot_identity import PLATFORM, GetIdentity
 from adapters.slack.json_fields import Raw, object_of, text_of
 from adapters.slack.message_text import mentions, plain_text, without_last_mention
-from adapters.slack.payloads import SlackMessage, message_of
+from adapters.slack.payloads import SlackMessage, message_of, seconds_of
 from bot.config.settings import Settings
 from bot.types.commands import parse_message
 from bot.types.messages import ConversationKey, IncomingMessage, MessageDeleted, MessageEdited, Person
@@ -79,12 +81,16 @@ class EventTranslator:
         message = message_of(after, text_of(raw, "channel"))
         if message is None or not self.is_read(message) or text_of(after, "text") == text_of(before, "text"):
             return None
-        return message
+        # the changes of some bots have no time of their own
+        return message if message.edited_at else replace(message, edited_at=seconds_of(text_of(raw, "ts")))
 
     def edits(self, message: SlackMessage) -> list[MessageEdited]:
         """An edited message, for each conversation that may hold it."""
         keys = self.possible_keys(message.channel, message.ts, message.thread)
-        return [MessageEdited(key, message.ts, author_of(message), self.text(message)) for key in keys]
+        return [
+            MessageEdited(key, message.ts, author_of(message), self.text(message), edited_at=message.edited_at)
+            for key in keys
+        ]
 
     def deletions(self, raw: Raw) -> list[MessageDeleted]:
         """A deleted message, for each conversation that may hold it; none for those of other bots."""
@@ -108,7 +114,13 @@ class EventTranslator:
 
     def _event(self, message: SlackMessage, key: ConversationKey, addressed: bool) -> IncomingMessage:
         return IncomingMessage(
-            key, message.ts, author_of(message), self.text(message), message.sent_at, addressed=addressed
+            key,
+            message.ts,
+            author_of(message),
+            self.text(message),
+            message.sent_at,
+            addressed=addressed,
+            edited_at=message.edited_at,
         )
 
 

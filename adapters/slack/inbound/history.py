@@ -13,7 +13,7 @@ from adapters.slack.error_mapping import mapped_errors
 from adapters.slack.inbound.events import EventTranslator
 from adapters.slack.inbound.message_context import ContextFetcher
 from adapters.slack.json_fields import Raw, body_of, objects_of, text_of
-from adapters.slack.payloads import is_private, message_of
+from adapters.slack.payloads import is_private, message_of, seconds_of
 from bot.types.messages import ConversationKey, IncomingMessage
 
 log = logging.getLogger(__name__)
@@ -63,11 +63,11 @@ async def _messages_since(web: AsyncWebClient, key: ConversationKey, after: floa
     if not key.thread or is_private(key.channel):  # in the assistant view all messages are in threads
         starts = await _channel(web, key.channel, after if key.thread else min(after, oldest))
         found += starts if not key.thread else []
-        active = [each for each in starts if _seconds(text_of(each, "latest_reply")) > after]
-        active.sort(key=lambda each: _seconds(text_of(each, "latest_reply")), reverse=True)
+        active = [each for each in starts if seconds_of(text_of(each, "latest_reply")) > after]
+        active.sort(key=lambda each: seconds_of(text_of(each, "latest_reply")), reverse=True)
         for start in active[:MAX_THREADS]:
             found += await _thread(web, key.channel, text_of(start, "ts"), after)
-    return {ts: raw for raw in found if _seconds(ts := text_of(raw, "ts")) > after}
+    return {ts: raw for raw in found if seconds_of(ts := text_of(raw, "ts")) > after}
 
 
 async def _channel(web: AsyncWebClient, channel: str, after: float) -> list[Raw]:
@@ -98,10 +98,3 @@ async def _pages(page: Callable[[str | None], Awaitable[AsyncSlackResponse]], ch
             return found
     log.warning("Only a part of the missed messages in %s is read back, since there are too many.", channel)
     return found
-
-
-def _seconds(ts: str) -> float:
-    try:
-        return float(ts)
-    except ValueError:
-        return 0.0

@@ -250,8 +250,11 @@ async def test_edits_of_people_are_reported_and_those_of_discord_are_not() -> No
         await setup.ana.suppresses_embeds(said)
         await setup.ana.edits(said, "hello", mention=True)
         (edit,) = await setup.core.got(MessageEdited)
+        assert said.edited_at is not None
+        assert abs(edit.edited_at - said.edited_at) < 0.001
+        file = Attachment("a.txt", "a")
         assert edit == MessageEdited(
-            key_of(setup.general), said.id, Person(setup.ana.id, "ana"), "hello", (Attachment("a.txt", "a"),)
+            key_of(setup.general), said.id, Person(setup.ana.id, "ana"), "hello", (file,), edited_at=edit.edited_at
         )
 
 

@@ -158,10 +158,11 @@ class Team:
         event = IncomingForget(self.key, event_id, person(who), message_id, author_id)
         return await self.platform.outcome(await self.platform.send(event))
 
-    async def edits(self, text: str, new: str, *, who: str = "ana") -> None:
+    async def edits(self, text: str, new: str, *, who: str = "ana", at: float = 0.0) -> None:
         """Edits a message."""
         message = self.asked[new] = self.asked[text]
-        await self.platform.outcome(await self.platform.send(MessageEdited(self.key, message, person(who), new)))
+        edit = MessageEdited(self.key, message, person(who), new, edited_at=at)
+        await self.platform.outcome(await self.platform.send(edit))
 
     async def deletes(self, text: str) -> None:
         """Deletes a message."""

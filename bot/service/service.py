@@ -306,9 +306,8 @@ class Service:
             log.error("The clean end of this run could not be stored: %s", error)
 
     def _all_reached(self) -> bool:
-        """Whether each platform has connected once, was refused, or is another host's turn."""
-        elsewhere = {platform for platform in self._adapters if self._is_elsewhere(platform)}
-        return self._adapters.keys() <= self._core.connected | self._refused.keys() | elsewhere
+        """Whether each platform is connected, was refused, or is another host's turn."""
+        return all(self._state_of(platform) != "connecting" for platform in self._adapters)
 
     def _status_line(self) -> str:
         """The status line for systemd: 'phi-4 loaded · 2 waiting; discord: connected; slack: connecting'."""
@@ -322,7 +321,7 @@ class Service:
             return "refused"
         if self._is_elsewhere(platform):
             return "on another host"
-        return "connected" if platform in self._core.connected else "connecting"
+        return "connected" if self.web is not None and self.web.live_state.connected(platform) else "connecting"
 
     async def _until_taken(self) -> None:
         """Wait until another host has declared this one dead; raises StorageError then."""

@@ -205,12 +205,20 @@ async def test_a_missing_supervisor_disturbs_nothing(address: str) -> None:
         notifier.stopping(1)
 
 
+class WatchedAdapter(ScriptedAdapter):
+    """Reports its connection as the test says."""
+
+    connected, rate_limited = True, 0
+
+
 @asynccontextmanager
-async def served(root: Path, notifier: Notifier) -> AsyncIterator[tuple[ScriptedPlatform, Service, asyncio.Task[None]]]:
+async def served(
+    root: Path, notifier: Notifier, make: type[ScriptedAdapter] = ScriptedAdapter
+) -> AsyncIterator[tuple[ScriptedPlatform, Service, asyncio.Task[None]]]:
     """A service that notifies, on a scripted platform that answers once its gate is open."""
     settings = make_settings(root)
     async with ScriptedPlatform() as platform:
-        adapter = ScriptedAdapter(platform.port)
+        adapter = make(platform.port)
         engine = ScriptedEngine(platform.gates.passing)
         service = Service(settings, Catalog.of(settings), [adapter], engine, notifier)
         with patch("bot.models.installed_models.probe", return_value=MACHINE):
@@ -245,6 +253,18 @@ async def test_a_service_tells_its_model_its_queue_and_its_platforms(
         Notifier(address).stopping(7)
         await systemd.hears("USEC=17000000")
         assert len(systemd.told) == ended + 1, "nothing came between"
+
+
+async def test_a_platform_that_is_lost_later_is_told(
+    address: str, systemd: Systemd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd_notify, "TICK_S", 0.01)
+    monkeypatch.setattr(systemd_notify, "STATUS_S", 0.0)
+    async with served(tmp_path, Notifier(address), WatchedAdapter):
+        for connected, state in ((True, "connected"), (False, "connecting"), (True, "connected")):
+            told = len(systemd.heard(f"scripted: {state}"))
+            monkeypatch.setattr(WatchedAdapter, "connected", connected)
+            await systemd.hears(f"scripted: {state}", times=told + 1)
 
 
 @pytest.mark.parametrize("how", ["raises", "returns", "is cancelled"])

@@ -6,6 +6,8 @@
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -29,6 +31,9 @@ log = logging.getLogger(__name__)
 MAX_IDENTIFY_WAIT_S = 20.0
 """The longest wait before an IDENTIFY on an open connection, seconds; before a longer one the client is closed."""
 PRESENCE_INTERVAL_S = 20.0
+RESUME_S = 5.0
+"""A connection that is lost for less counts as connected, seconds: Discord asks for a RESUME several times a day, which
+takes a second or two and loses nothing, so no probe or alert should see it."""
 SESSION_EVENTS = ("READY", "RESUMED")
 """Events that start or resume a session."""
 MESSAGE_EVENTS = ("MESSAGE_CREATE", "MESSAGE_UPDATE")
@@ -93,6 +98,12 @@ class GatewayClient(discord.Client):
         self._complete_or_closed = asyncio.Event()
         self.linked = False
         """Whether the gateway is connected; discord.py counts as ready while it connects again."""
+        self._lost_at = -math.inf
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session, and its connection was not lost for longer than a RESUME takes."""
+        return self.is_ready() and (self.linked or time.monotonic() - self._lost_at < RESUME_S)
 
     async def wait_complete(self) -> None:
         """Wait until all servers are known. Raises RetryLater if the connection ends first."""
@@ -140,6 +151,8 @@ class GatewayClient(discord.Client):
 
     async def on_disconnect(self) -> None:
         """The connection is lost, or could not be made."""
+        if self.linked:
+            self._lost_at = time.monotonic()
         self.linked = False
 
     async def on_ready(self) -> None:

@@ -97,7 +97,7 @@ class Shard:
     @property
     def connected(self) -> bool:
         """Whether there is a session at this moment."""
-        return self.client is not None and self.client.is_ready()
+        return self.client is not None and self.client.connected
 
     async def run(self) -> None:
         """Stay connected whenever it is this host's turn. Raises FatalAdapterError or ShardsRefused."""

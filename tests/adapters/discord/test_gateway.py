@@ -82,6 +82,27 @@ async def test_a_new_session_reads_back_and_a_resumed_one_does_not() -> None:
         assert len(setup.server.gateway.identifies) == 2
 
 
+async def test_a_connection_that_stays_lost_is_told_until_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.discord.gateway.client.RESUME_S", 0.2)
+    async with run_discord_adapter() as setup:
+        await setup.server.until(lambda: setup.adapter.connected)
+        setup.server.gateway.refuse_connections(1000)
+        setup.server.gateway.abort()
+        await setup.server.until(lambda: not setup.adapter.connected, timeout=30)
+        setup.server.gateway.refuse_connections(0)
+        await setup.server.until(lambda: setup.adapter.connected and setup.server.gateway.online, timeout=60)
+
+
+async def test_a_connection_that_is_resumed_soon_counts_as_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.discord.gateway.client.RESUME_S", 600.0)
+    async with run_discord_adapter() as setup:
+        await setup.server.until(lambda: setup.adapter.connected)
+        setup.server.gateway.refuse_connections(1)  # the RESUME comes with the second attempt
+        setup.server.gateway.reconnect()
+        await setup.server.until(lambda: not setup.adapter.connected or setup.server.gateway.resumes, timeout=60)
+        assert setup.adapter.connected
+
+
 async def test_reading_back_begins_before_anything_new_is_heard() -> None:
     begun: list[int] = []
 

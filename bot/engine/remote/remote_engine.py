@@ -15,13 +15,13 @@ from dataclasses import dataclass, field, replace
 from bot.config.settings import Settings
 from bot.engine.client.request_validation import check_id, check_params
 from bot.engine.remote.api_client import Busy, EffortRefused, KeyRefused, Refusal, ServerFailed, TooLong
-from bot.engine.remote.chat_stream import BadStream, Chunk, Json, ReportedError, read_chunks
+from bot.engine.remote.chat_stream import BadStream, Chunk, ReportedError, read_chunks
 from bot.engine.remote.messages import Chat
 from bot.engine.remote.profiles import EFFORTS, SETTABLE, Continuation
 from bot.engine.remote.request_builder import MARGIN, UNKNOWN_WINDOW, RequestBuilder, window_of
 from bot.engine.remote.server import Server
+from bot.engine.remote.server_answer import ServerAnswer
 from bot.engine.remote.server_pool import ServerPool
-from bot.engine.remote.thoughts import Thoughts
 from bot.types.engine import (
     Capabilities,
     EngineRequest,
@@ -32,7 +32,7 @@ from bot.types.engine import (
     ServerState,
 )
 from bot.types.errors import TOO_LONG, CannotSee, NoServer, RequestFailed, ServerLost
-from bot.types.messages import FinishReason, TokenDelta, Usage
+from bot.types.messages import FinishReason, TokenDelta
 
 log = logging.getLogger("inhouse.engine")
 
@@ -40,8 +40,6 @@ FIRST_TOKEN_S = 600.0
 """Most seconds to the first token: requests may wait in the server's own queue."""
 BETWEEN_TOKENS_S = 60.0
 """A stream without a chunk for so long counts as hung; chunks without text may come for FIRST_TOKEN_S."""
-MOST_CHARS = 200
-"""Characters that a token has at most, to end the answer of a server that ignores the limit of tokens."""
 MOST_BUSY_S = 30.0
 """Longest wait that is granted to servers that answer 429; they may ask for less."""
 MOST_FAILURES = 2
@@ -283,49 +281,26 @@ class RemoteEngine:
         self, server: Server, request: EngineRequest, source: ModelSource, chat: Chat, running: _Running
     ) -> AsyncGenerator[TokenDelta, None]:
         """Generate on one server. Raises ServerFailed or Refusal."""
-        began = last = time.monotonic()
-        first, finish, count = 0.0, "", 0
-        usage: Json = {}
         repeats = server.profile.continuation is Continuation.LAST_MESSAGE and not chat.ids
-        prefix = _Prefix(chat.messages[-1]["content"] if repeats and request.prompt.prefix else "")  # as it was sent
-        blank = bool(chat.ids) and not request.prompt.prefix  # white space that no chat template removes
-        spoken = 0  # pieces of text, of at least one token each
+        repeated = chat.messages[-1]["content"] if repeats and request.prompt.prefix else ""  # as it was sent
+        answer = ServerAnswer(request, chat, repeated, thoughts_begun=source.path in self._opens_in_prompt)
         refused = False
-        room = request.params.most_tokens * MOST_CHARS
-        thoughts = Thoughts(source.path in self._opens_in_prompt and request.params.think != "off")
         server.running += 1
         running.server = server
         chunks = self._chunks(server, self._requests.body(server, request, source, chat), request)
         try:
-            while True:
-                chunk = await _next(chunks, running, BETWEEN_TOKENS_S if first else FIRST_TOKEN_S)
+            while not answer.too_long:
+                chunk = await _next(chunks, running, BETWEEN_TOKENS_S if answer.begun else FIRST_TOKEN_S)
                 if chunk is None:
                     break
                 server.heard()
-                now = time.monotonic()
+                split = answer.add(chunk)
                 if chunk.text or chunk.reasoning:
-                    first, last = first or now, now
-                    count += 1
-                    self._tokens.append(now)
-                elif now - last > FIRST_TOKEN_S:
+                    self._tokens.append(time.monotonic())
+                elif answer.silent_s > FIRST_TOKEN_S:
                     raise ServerFailed(f"it sent no text for {FIRST_TOKEN_S:.0f} s")
-                finish = chunk.finish_reason or finish
-                usage = chunk.usage or usage
-                text = prefix.rest(chunk.text)
-                room -= len(text) + len(chunk.reasoning)
-                if room < 0:
-                    finish = "length"
-                    break
-                if blank:
-                    text = text.lstrip()
-                    blank = not text
-                split = thoughts.split(text, chunk.reasoning)
                 if split.reasoning:
                     self._thinking.add(source.path)
-                spoken += bool(split.text)
-                if request.params.think_tokens and spoken > request.params.max_tokens:
-                    finish = "length"
-                    break
                 if any(split):
                     yield TokenDelta(request.request_id, split.text, reasoning=split.reasoning, retracts=split.retracts)
         except (Busy, Refusal):
@@ -334,42 +309,14 @@ class RemoteEngine:
         finally:
             server.running -= 1
             await chunks.aclose()
-            if not (finish or refused or server.problem):
+            if not (answer.finish or refused or server.problem):
                 self.pool.watch_abort(server)
-        aborted = running.stop.is_set()
-        if not finish and not aborted:
-            raise ServerFailed("its stream ended in the middle of the answer")
-        if finish in BROKEN_OFF and not aborted:
-            raise ServerFailed(f"it broke the answer off ({finish})")
+        last = answer.end(window_of(server, source), stopped=running.stop.is_set())
         server.answered()
-        now = time.monotonic()
-        first = first or now
-        prompt_tokens = _number(usage, "prompt_tokens")
-        self._requests.measured(chat, prompt_tokens)
-        details = usage.get("prompt_tokens_details")
-        held = "" if aborted else prefix.held()  # a beginning that it still repeats
-        split = thoughts.end(held, whole=finish == "stop" and not aborted)
-        if thoughts.opened_in_prompt:
+        self._requests.measured(chat, answer.prompt_tokens)
+        if answer.opened_in_prompt:
             self._opens_in_prompt.add(source.path)
-        yield TokenDelta(
-            request.request_id,
-            split.text,
-            FinishReason.ABORT if aborted else _REASONS.get(finish, FinishReason.STOP),
-            Usage(
-                prompt_tokens=prompt_tokens or chat.tokens,
-                cached_tokens=_number(details, "cached_tokens") if isinstance(details, dict) else 0,
-                generated_tokens=_number(usage, "completion_tokens") or count,
-                queue_s=0.0,
-                prefill_s=first - began,
-                decode_s=now - first,
-                context_window=window_of(server, source),
-                dropped_turns=chat.dropped_turns,
-                defused=chat.defused,
-                dropped_pictures=chat.dropped_pictures,
-            ),
-            split.reasoning,
-            split.retracts,
-        )
+        yield last
 
     async def _chunks(
         self, server: Server, body: dict[str, object], request: EngineRequest
@@ -383,32 +330,6 @@ class RemoteEngine:
             except BadStream as error:
                 reported = isinstance(error, ReportedError)
                 raise ServerFailed(server.api.clean(str(error)), answered=reported) from error
-
-
-BROKEN_OFF = ("abort", "error")
-"""Finish reasons of SGLang and vLLM for an answer that is not whole."""
-_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
-
-
-class _Prefix:
-    """Drops the beginning of an answer that a server repeats when it goes on with it."""
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix, self._text = prefix, ""
-
-    def rest(self, text: str) -> str:
-        """What is new in the next piece of text."""
-        if not self._prefix:
-            return text
-        self._text += text
-        if self._prefix.startswith(self._text) and len(self._text) < len(self._prefix):
-            return ""
-        return self.held()
-
-    def held(self) -> str:
-        """What was held back and turns out to be new."""
-        new, self._text, self._prefix = self._text.removeprefix(self._prefix), "", ""
-        return new
 
 
 async def _next(chunks: AsyncGenerator[Chunk, None], running: _Running, seconds: float) -> Chunk | None:
@@ -437,8 +358,3 @@ def _common_efforts(servers: Sequence[Server]) -> tuple[str, ...] | None:
     """What each server takes for /think; None if they take all of it, and only the model decides."""
     known = set.intersection(*(set(server.profile.efforts) for server in servers)) if servers else set()
     return None if known == set(EFFORTS) else tuple(effort for effort in EFFORTS if effort in known)
-
-
-def _number(values: object, name: str) -> int:
-    value = values.get(name) if isinstance(values, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0

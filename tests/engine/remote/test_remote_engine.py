@@ -2,56 +2,29 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from bot.engine.remote import remote_engine, server_pool
+from bot.engine.remote import remote_engine, server_answer, server_pool
 from bot.engine.remote.messages import BREAK
 from bot.engine.remote.remote_engine import RemoteEngine
-from bot.types.engine import EngineRequest, LoadedModel, LoadProgress, ModelSource
-from bot.types.errors import ModelError, NoServer, RequestFailed, ServerLost
-from bot.types.messages import FinishReason, Prompt, Role, SamplingParams, TokenDelta, Turn
+from bot.types.engine import EngineRequest, LoadedModel, LoadProgress
+from bot.types.errors import ModelError, NoServer, ServerLost
+from bot.types.messages import FinishReason, Prompt, Role, Turn
+from tests.support.builders.remote_engines import (
+    KINDS,
+    MODEL,
+    PARAMS,
+    answer,
+    first_choice,
+    load,
+    request,
+    run_engine,
+    two_servers,
+)
 from tests.support.fakes.openai_server import FakeOpenAI
-
-MODEL = "org/Model-7B"
-KINDS = ["vllm", "ray", "sglang", "llama.cpp", "ollama", "transformers"]
-PARAMS = SamplingParams(temperature=0.3, top_p=0.9, repetition_penalty=1.2, max_tokens=50)
-
-
-@asynccontextmanager
-async def run_engine(*servers: FakeOpenAI, key: str = "") -> AsyncIterator[RemoteEngine]:
-    """An engine that has loaded MODEL from these servers."""
-    engine = RemoteEngine([server.url for server in servers], key)
-    try:
-        await load(engine)
-        yield engine
-    finally:
-        await engine.close()
-
-
-async def load(engine: RemoteEngine, progress: Callable[[LoadProgress], None] = lambda _: None) -> LoadedModel:
-    async with asyncio.timeout(20):
-        return await engine.load(ModelSource("model-7b", MODEL), progress)
-
-
-def request(
-    question: str, *earlier: str, system: str = "", prefix: str = "", params: SamplingParams = PARAMS, **more: str
-) -> EngineRequest:
-    """A request in a conversation of alternating turns."""
-    roles = [Role.USER if number % 2 == 0 else Role.ASSISTANT for number in range(len(earlier))] + [Role.USER]
-    texts = [*earlier, question]
-    turns = [Turn(role, "", text, str(n), float(n)) for n, (role, text) in enumerate(zip(roles, texts, strict=True))]
-    return EngineRequest(more.pop("request_id", question), Prompt(system, tuple(turns), prefix), params, **more)
-
-
-async def answer(engine: RemoteEngine, asked: EngineRequest) -> tuple[str, TokenDelta]:
-    """The whole text, and the last delta."""
-    async with asyncio.timeout(20):
-        deltas = [delta async for delta in engine.stream(asked)]
-    return "".join(delta.text for delta in deltas), deltas[-1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -189,30 +162,6 @@ async def test_ordinary_text_is_sent_as_it_is() -> None:
         assert server.asked[0].body["messages"][-1]["content"] == text
 
 
-async def test_the_oldest_turns_are_left_out_where_the_window_is_small() -> None:
-    async with FakeOpenAI("vllm", {MODEL: 400}) as server, run_engine(server) as engine:
-        earlier = [f"turn {number} " + "word " * 60 for number in range(20)]
-        _, last = await answer(engine, request("and now?", *earlier, system="Be brief."))
-        messages = server.asked[0].body["messages"]
-        assert messages[0]["content"] == "Be brief."
-        assert messages[-1]["content"] == "and now?"
-        assert last.usage is not None
-        assert last.usage.dropped_turns == 20 - (len(messages) - 2)
-
-
-async def test_what_is_too_long_after_all_is_cut_more_once_and_then_refused_with_a_sentence() -> None:
-    earlier = [f"turn {number} " + "word " * 60 for number in range(20)]
-    async with FakeOpenAI("vllm", {MODEL: 2000}) as server, run_engine(server) as engine:
-        server.faults.too_long(times=1)
-        text, _ = await answer(engine, request("and now?", *earlier))
-        assert text == "You said: and now?"
-        first, second = (len(asked.body["messages"]) for asked in server.asked)
-        assert second < first
-        server.faults.too_long(times=2)
-        with pytest.raises(RequestFailed, match="more than the model's context window"):
-            await answer(engine, request("and now?", *earlier, request_id="again"))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 async def test_it_goes_on_with_an_answer(kind: str) -> None:
     async with FakeOpenAI(kind, {MODEL: 4096}) as server, run_engine(server) as engine:
@@ -297,7 +246,7 @@ async def test_an_answer_without_end_is_ended() -> None:
         server.answers("hello", "word " * 3 + "x" * 1_000_000)
         text, last = await answer(engine, request("hello"))
         assert text.startswith("word word word")
-        assert len(text) <= PARAMS.max_tokens * remote_engine.MOST_CHARS
+        assert len(text) <= PARAMS.max_tokens * server_answer.MOST_CHARS
         assert last.finish_reason is FinishReason.LENGTH
 
 
@@ -331,19 +280,6 @@ async def test_another_server_takes_over_before_the_first_token(fault: str, monk
         text, _ = await answer(engine, request("hello", conversation="c"))
         assert text == "You said: hello"
         assert [server.questions().count("hello") for server in (one, two)] == [1, 1]
-
-
-@asynccontextmanager
-async def two_servers() -> AsyncIterator[tuple[FakeOpenAI, FakeOpenAI]]:
-    async with FakeOpenAI("vllm", {MODEL: 4096}, slots=16) as one, FakeOpenAI("vllm", {MODEL: 4096}, slots=16) as two:
-        yield one, two
-
-
-async def first_choice(engine: RemoteEngine, *servers: FakeOpenAI) -> FakeOpenAI:
-    """The server of conversation 'c'."""
-    await answer(engine, request("who?", conversation="c"))
-    chosen = [server for server in servers if "who?" in server.questions()]
-    return chosen[-1]
 
 
 @pytest.mark.fault(60)

@@ -12,7 +12,7 @@ from bot.engine.remote.remote_engine import RemoteEngine
 from bot.types.engine import LoadProgress
 from bot.types.errors import ModelError, NoServer, RequestFailed, ServerLost
 from bot.types.messages import FinishReason
-from tests.engine.remote.test_remote_engine import (
+from tests.support.builders.remote_engines import (
     MODEL,
     answer,
     first_choice,

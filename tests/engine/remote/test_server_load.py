@@ -10,7 +10,7 @@ from bot.engine.remote import server_pool
 from bot.engine.remote.server import Server
 from bot.types.errors import RequestFailed, ServerLost
 from bot.types.messages import FinishReason
-from tests.engine.remote.test_remote_engine import MODEL, answer, first_choice, request, run_engine, two_servers
+from tests.support.builders.remote_engines import MODEL, answer, first_choice, request, run_engine, two_servers
 from tests.support.fakes.openai_server import FakeOpenAI
 
 

@@ -8,7 +8,7 @@ import pytest
 from bot.engine.remote.remote_engine import RemoteEngine
 from bot.types.errors import RequestFailed
 from bot.types.messages import FinishReason
-from tests.engine.remote.test_remote_engine import KINDS, MODEL, PARAMS, load, request, run_engine
+from tests.support.builders.remote_engines import KINDS, MODEL, PARAMS, load, request, run_engine
 from tests.support.fakes.openai_server import FakeOpenAI
 
 

@@ -19,7 +19,7 @@ from bot.engine.remote.remote_engine import RemoteEngine
 from bot.types.engine import EngineRequest, LoadedModel, ModelSource
 from bot.types.errors import TOO_LONG, RequestFailed
 from bot.types.messages import FinishReason, Prompt, Role, Turn
-from tests.engine.remote.test_remote_engine import MODEL, PARAMS, answer, request
+from tests.support.builders.remote_engines import MODEL, PARAMS, answer, request
 from tests.support.builders.tiny_models import CHATML, make_tokenizer
 from tests.support.fakes.openai_server import FakeOpenAI
 

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.engine.remote.test_remote_engine import MODEL, answer, request, run_engine
+from bot.types.errors import RequestFailed
+from tests.support.builders.remote_engines import MODEL, answer, request, run_engine
 from tests.support.fakes.openai.desktop_servers import Ollama
 from tests.support.fakes.openai_server import FakeOpenAI
 
@@ -78,3 +79,27 @@ async def test_a_server_that_is_too_busy_to_tell_its_window_keeps_the_one_that_i
         fake.faults.status(503, path="/props")
         await server.probe()
         assert (server.problem, server.models[MODEL], server.most_at_once) == ("", 1024, 3)
+
+
+async def test_the_oldest_turns_are_left_out_where_the_window_is_small() -> None:
+    async with FakeOpenAI("vllm", {MODEL: 400}) as server, run_engine(server) as engine:
+        earlier = [f"turn {number} " + "word " * 60 for number in range(20)]
+        _, last = await answer(engine, request("and now?", *earlier, system="Be brief."))
+        messages = server.asked[0].body["messages"]
+        assert messages[0]["content"] == "Be brief."
+        assert messages[-1]["content"] == "and now?"
+        assert last.usage is not None
+        assert last.usage.dropped_turns == 20 - (len(messages) - 2)
+
+
+async def test_what_is_too_long_after_all_is_cut_more_once_and_then_refused_with_a_sentence() -> None:
+    earlier = [f"turn {number} " + "word " * 60 for number in range(20)]
+    async with FakeOpenAI("vllm", {MODEL: 2000}) as server, run_engine(server) as engine:
+        server.faults.too_long(times=1)
+        text, _ = await answer(engine, request("and now?", *earlier))
+        assert text == "You said: and now?"
+        first, second = (len(asked.body["messages"]) for asked in server.asked)
+        assert second < first
+        server.faults.too_long(times=2)
+        with pytest.raises(RequestFailed, match="more than the model's context window"):
+            await answer(engine, request("and now?", *earlier, request_id="again"))

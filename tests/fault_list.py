@@ -96,6 +96,7 @@ FAULTS = {
     66: "Hosts lose the notifications between them: a second later each",
     67: "A stop, an edit or a deletion reaches another host than the one that writes the answer: it counts at once",
     68: "Hosts are killed while they write one answer: given up after three kills, never after hand-overs",
+    69: "A host reaches Discord no more: after a minute it leaves the gateway to another one, which reads back",
 }
 
 

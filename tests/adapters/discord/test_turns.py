@@ -1,7 +1,7 @@
 """Tests two hosts with one bot on Discord: who holds the gateway, and what the other one can do without it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,10 +33,15 @@ class Host:
 
 
 @asynccontextmanager
-async def run_host(server: FakeDiscord, turns: Turns, timing: GatewayTiming = QUICK) -> AsyncIterator[Host]:
+async def run_host(
+    server: FakeDiscord,
+    turns: Turns,
+    timing: GatewayTiming = QUICK,
+    connect: Callable[[], aiohttp.TCPConnector] | None = None,
+) -> AsyncIterator[Host]:
     """Runs an adapter with these turns."""
     core = RecordingCore()
-    adapter = DiscordAdapter(settings_of(server), server.connector, timing)
+    adapter = DiscordAdapter(settings_of(server), connect or server.connector, timing)
     asked = server.log.count("GET", "/gateway/bot")
     running = asyncio.create_task(adapter.run(core, turns))
     try:
@@ -156,6 +161,7 @@ class Cable:
         self._server.gateway.abort()
 
 
+@pytest.mark.fault(69)
 @pytest.mark.parametrize("hosts", [1, 2])
 async def test_a_host_that_cannot_reach_discord_leaves_the_gateway_to_another_one(hosts: int) -> None:
     async with FakeDiscord() as server:
@@ -176,6 +182,26 @@ async def test_a_host_that_cannot_reach_discord_leaves_the_gateway_to_another_on
         await server.until(lambda: adapter.connected and bool(server.gateway.online), timeout=20)
         await adapter.close()
         await running
+
+
+@pytest.mark.fault(69)
+async def test_the_next_host_reads_back_what_was_said_while_the_first_one_could_not_reach_discord() -> None:
+    async with FakeDiscord() as server:
+        ana, general = server.user("ana"), server.text_channel("general")
+        cable, ours, theirs = Cable(server), ScriptedTurns(GATEWAY), ScriptedTurns()
+        ours.hosts = theirs.hosts = 2
+        timing = replace(QUICK, unreachable=0.5, away=600.0)
+        async with run_host(server, ours, timing, cable.connector) as first, run_host(server, theirs) as second:
+            await server.until(lambda: first.core.caught_up and first.adapter.connected)
+            cable.cut()
+            missed = await ana.says(general, "missed", mention=True)
+            await server.until(lambda: GATEWAY not in ours.held, timeout=30)
+            theirs.give(GATEWAY)
+            await server.until(lambda: second.core.caught_up and second.adapter.connected, timeout=30)
+            before = str(int(missed.id) - 1)
+            assert [event.text for event in await second.adapter.fetch_since(key_of(general), before, 5)] == ["missed"]
+            assert not first.core.events
+            assert not first.running.done()
 
 
 async def test_a_host_that_waits_for_its_pause_keeps_the_gateway() -> None:
@@ -215,6 +241,7 @@ async def test_a_host_without_the_gateway_shows_what_it_may(denied: Can) -> None
             assert len(general.messages) == 1
 
 
+@pytest.mark.fault(12)
 async def test_a_refused_token_ends_a_host_with_the_gateway_and_one_without() -> None:
     async with FakeDiscord() as server:
         async with run_host(server, ScriptedTurns(GATEWAY)) as first, run_host(server, Never()) as second:

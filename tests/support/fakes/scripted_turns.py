@@ -11,7 +11,8 @@ class ScriptedTurns:
     """The turns of one host. `pauses` keeps the pauses of several hosts apart."""
 
     def __init__(self, *held: str, pauses: Always | None = None) -> None:
-        self._held, self._pauses = set(held), pauses or Always()
+        self.held, self._pauses = set(held), pauses or Always()
+        """The turns that the host holds."""
         self._changed = asyncio.Event()
         self.waiting: set[str] = set()
         """The turns that the host waits for."""
@@ -21,31 +22,31 @@ class ScriptedTurns:
 
     def give(self, *names: str) -> None:
         """Lets the host hold turns."""
-        self._held.update(names)
+        self.held.update(names)
         self._tell()
 
     def take(self, *names: str) -> None:
         """Takes turns away."""
-        self._held.difference_update(names)
+        self.held.difference_update(names)
         self._tell()
 
     async def wait(self, name: str, among: Sequence[str] = ()) -> None:
         """Waits until the test has given the turn."""
         self.waiting.add(name)
         try:
-            while name not in self._held:
+            while name not in self.held:
                 await self._changed.wait()
         finally:
             self.waiting.discard(name)
 
     async def wait_lost(self, name: str) -> None:
         """Waits until the test has taken the turn away."""
-        while name in self._held:
+        while name in self.held:
             await self._changed.wait()
 
     async def release(self, name: str) -> None:
         """Gives the turn up."""
-        self._held.discard(name)
+        self.held.discard(name)
 
     async def pause(self, name: str, seconds: float, at_most: float = math.inf) -> None:
         """Waits as long as a single process would."""

@@ -293,10 +293,10 @@ class Conversations:
         return first is None or event.sent_at >= first
 
     def model_of(self, chosen: Mapping[str, str]) -> str:
-        """The model of a conversation with these settings; the default if the chosen one left the catalog."""
+        """The model of a conversation with these settings; the default if no host has the chosen one."""
         catalog = self._current.catalog  # read once: this also runs on the storage writer's thread
         model = chosen.get("model", catalog.default)
-        return model if model in catalog.names else catalog.default
+        return model if model in catalog.names or model in self._current.elsewhere else catalog.default
 
     def params_of(self, chosen: Mapping[str, str], *, another: bool = False) -> SamplingParams:
         """Return the sampling parameters of a conversation with these settings.
@@ -324,10 +324,13 @@ class Conversations:
     def system_of(self, chosen: Mapping[str, str], model: str) -> str:
         """Return the system prompt: the conversation's, else the operator's, else the model's.
 
-        Raises ModelError if the model is no longer in the catalog.
+        A model of another host counts as one without. Raises ModelError if no host has the model.
         """
-        own = self._current.settings.system_prompt
-        return chosen.get("system", self._current.catalog.get(model).system if own is None else own)
+        own, current = self._current.settings.system_prompt, self._current
+        if own is None:
+            unknown = model not in current.catalog.names and model in current.elsewhere
+            own = "" if unknown else current.catalog.get(model).system
+        return chosen.get("system", own)
 
 
 def _undroppable(request: GenerationRequest, prompt: Prompt) -> int:

@@ -40,7 +40,7 @@ class RequestQueue(EntryTable):
         self.answer_times = AnswerTimes(clock)
         self._listeners: list[Callable[[GenerationRequest], object]] = []
         self.may_take: Callable[[GenerationRequest, str], bool] = lambda request, host: not host
-        """Whether a request of another host may be taken; called with its name."""
+        """Whether a request may be taken; called with the name of the host that holds it, '' for this one."""
         self.is_doubted: Callable[[str], bool] = lambda host: False
         """Whether a host may not hand its requests over: they are taken last, and one at a time."""
 
@@ -125,6 +125,7 @@ class RequestQueue(EntryTable):
             entry.request, entry.host, entry.lent = request, host, False
             self._count_waiting(entry, 1)
             self._set(entry, status)
+        self._changed.set()  # what may be taken depends on which hosts are alive
 
     def lend(self, request: GenerationRequest, host: str) -> bool:
         """Leave a request of this host to another one that took it, also a new one; False if it does not wait here."""
@@ -350,7 +351,7 @@ class RequestQueue(EntryTable):
         """The next request whose conversation has none running; compares the first of each conversation."""
         busy = {request.key for request in self.running()}
         first = [next(iter(entries.values())) for key, entries in self._conversations.items() if key not in busy]
-        first = [entry for entry in first if not entry.host or self.may_take(entry.request, entry.host)]
+        first = [entry for entry in first if self.may_take(entry.request, entry.host)]
         doubted = {entry.host for entry in first if entry.host and self.is_doubted(entry.host)}
         if doubted:
             asked = {entry.host for entry in self._taken.values() if entry.status is RequestStatus.STARTING}

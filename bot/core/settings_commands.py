@@ -78,9 +78,12 @@ class SettingsCommands:
         """/model: list the models, or choose one for this conversation."""
         if value is None:
             model = self._conversations.model_of(await self._storage.history.resolved(event.key))
-            names = self._installed_models.ranked()
+            names = self._offered()
             lines = [f"{model} answers here. Available models:", *(f"- {self._label(name)}" for name in names)]
             return Notice("\n".join(lines))
+        if self._is_elsewhere(name := value.strip().lower()):
+            await self._storage.history.set(event.key, "model", name)
+            return Notice(f"{name} answers here now.")
         try:
             name = self._config.catalog.choose(value).name
         except ModelError as error:
@@ -137,10 +140,21 @@ class SettingsCommands:
         """Completions of /model: names with their fit on this machine, best model first."""
         if command != "model":
             return ()
-        names = [name for name in self._installed_models.ranked() if prefix.lower() in name.lower()]
+        names = [name for name in self._offered() if prefix.lower() in name.lower()]
         return tuple(Choice(self._label(name)[:100], name) for name in names[:25])
 
+    def _offered(self) -> list[str]:
+        """The models that people may switch to, also those that only other hosts have."""
+        names = self._installed_models.ranked()
+        return [*names, *sorted(self._config.elsewhere.difference(names))]
+
+    def _is_elsewhere(self, name: str) -> bool:
+        """Whether other hosts have a model, and this one has not."""
+        return name in self._config.elsewhere and name not in self._installed_models.usable
+
     def _label(self, name: str) -> str:
+        if self._is_elsewhere(name):
+            return f"{name} · on another host"
         fit = self._installed_models.fit(name)
         verdict = f" · {fit.words}" if fit is not None else ""
         return f"{name}{verdict}{'' if self._installed_models.has(name) else ' · not downloaded'}"

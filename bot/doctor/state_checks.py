@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from bot.config.settings import Settings
+from bot.doctor.host_checks import compared
 from bot.doctor.model_checks import existing
 from bot.models.model_table import human
 from bot.storage import OWNER, Inspection, ServerInspection, identity_in, inspect_database, inspect_server, is_held
@@ -147,6 +148,7 @@ def _server(settings: Settings, url: SecretStr) -> Iterator[Finding]:
     else:
         names = " and by ".join(host.name for host in found.hosts)
         yield ok("database", f"{about}, {f'in use by {names}' if names else 'not in use'}")
+    yield from compared(found.hosts)
     if copied := _copied_from(settings, found):
         what = f"{settings.state_dir} is a copy of the state directory of {copied}, which is running"
         fix = f"Remove {settings.state_dir / OWNER}, so that this host gets a name of its own."

@@ -6,7 +6,7 @@ The holder stops showing a request once its call in flight has ended, so never t
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable, Set
+from collections.abc import Callable, Collection, Iterable, Set
 from contextlib import suppress
 
 from bot.conversations.request_queue import RequestQueue
@@ -38,6 +38,8 @@ class Handover:
         self._doubted: dict[str, float] = {}  # the same by host
         self.late: Set[str] = frozenset()
         """Hosts that may be dead."""
+        self.may_answer: Callable[[str], bool] = lambda model: True
+        """Whether requests for a model may start here."""
         self._giving: dict[str, asyncio.Task[None]] = {}  # by request id
         queue.may_take, queue.is_doubted = self._may_take, self._is_doubted
 
@@ -164,6 +166,10 @@ class Handover:
         return self._doubted.get(host, 0.0) > time.monotonic()
 
     def _may_take(self, request: GenerationRequest, host: str) -> bool:
+        if not self.may_answer(request.model):
+            return False
+        if not host:
+            return True
         if request.key.platform not in self.platforms or host in self.late:
             return False
         return self._avoided.get(request.request_id, 0.0) <= time.monotonic()

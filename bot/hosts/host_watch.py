@@ -8,12 +8,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from bot.conversations.request_queue import RequestQueue
 from bot.generation.worker import Worker
+from bot.hosts.duties import Duties, duties_of
 from bot.hosts.handover import LATE_S, Handover
 from bot.hosts.placement import Placement
+from bot.models.installed_models import InstalledModels
+from bot.models.runtime_config import RuntimeConfig
 from bot.replies.replies import Replies
 from bot.storage import Host, Storage, StoredReply, Unfinished
 from bot.types.errors import StorageError
@@ -33,16 +35,6 @@ Resume = Callable[[Sequence[GenerationRequest], Sequence[StoredReply]], Awaitabl
 """Goes on with the requests and the undelivered texts of a host that has ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Duties:
-    """What this host does: its roles, how many answers it writes at once, with which model, and seconds of one."""
-
-    roles: tuple[str, ...]
-    slots: int
-    model: str
-    answer_s: float | None
-
-
 class HostWatch:
     """What this host knows of the others. Run `keep` as a task."""
 
@@ -55,10 +47,12 @@ class HostWatch:
         replies: Replies,
         resume: Resume,
         lost: Lost,
-        duties: Callable[[], Duties],
+        current: RuntimeConfig,
+        installed_models: InstalledModels,
     ) -> None:
         self._hosts, self._queue, self._handover = storage.hosts, queue, handover
-        self._worker, self._replies, self._resume, self._lost, self._duties = worker, replies, resume, lost, duties
+        self._worker, self._replies, self._resume, self._lost = worker, replies, resume, lost
+        self._current, self._installed_models = current, installed_models
         self._described: Duties | None = None
         self._unrenewed: dict[str, tuple[float, float]] = {}  # by host: its lease's expiry, and when it was seen first
         self._heeded: dict[str, tuple[str, bool]] = {}  # signals that were passed on, by request id
@@ -66,6 +60,7 @@ class HostWatch:
         self._looking = asyncio.Lock()
         self._woken, self._loop = asyncio.Event(), asyncio.get_running_loop()
         storage.on_wake(self._wake)
+        handover.may_answer = self._may_answer
         self.others: Sequence[Host] = ()
         """The other hosts that are alive."""
         self._placement = Placement.empty(storage.hosts.this)
@@ -81,6 +76,10 @@ class HostWatch:
         self._placement.slots[self._hosts.this] = self._duties().slots
         chosen = self._placement.choose(key)
         return "" if chosen == self._hosts.this else chosen
+
+    def _may_answer(self, model: str) -> bool:
+        """Whether this host may answer with a model: no other host has it, or this one has it, too."""
+        return model not in self._current.elsewhere or (self._described is not None and model in self._described.models)
 
     def models(self) -> list[str]:
         """The models that other hosts have loaded."""
@@ -132,6 +131,7 @@ class HostWatch:
         if now - began > SLOW_S:
             self._unrenewed.clear()
         self.others = [host for host in hosts if host.left_s > 0 and host.name != self._hosts.this]
+        self._current.elsewhere = frozenset[str]().union(*(host.models for host in self.others))
         late = {host.name for host in hosts if host.left_s < self._hosts.renewed_s - LATE_S}
         self._handover.late = late
         for host in self.others:
@@ -204,10 +204,16 @@ class HostWatch:
             return status is None and not known
         return status is not RequestStatus.STARTING
 
+    def _duties(self) -> Duties:
+        models = self._installed_models.usable
+        return duties_of(self._current.settings, self._worker, self._queue.answer_times, models)
+
     async def _describe(self) -> None:
         duties = self._duties()
         if duties != self._described:
-            await self._hosts.describe(duties.roles, duties.slots, duties.model, duties.answer_s)
+            await self._hosts.describe(
+                duties.roles, duties.slots, duties.model, duties.models, duties.answer_s, duties.settings
+            )
             self._described = duties
 
     def _is_dead(self, host: Host, now: float) -> bool:

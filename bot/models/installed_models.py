@@ -19,6 +19,9 @@ from bot.types.errors import ModelError
 
 log = logging.getLogger(__name__)
 
+LIST_EVERY_S = 10.0
+"""Interval at which the models that can be located are listed."""
+
 
 class InstalledModels:
     """The installed models. `hardware` is None until `look` has probed it."""
@@ -27,6 +30,21 @@ class InstalledModels:
         self._current = current
         self.hardware: Hardware | None = None
         self._described: dict[str, ModelSpec] = {}
+        self.usable: tuple[str, ...] = ()
+        """The names that people may switch to whose models can be located, as of the last look of `keep_listed`."""
+
+    async def keep_listed(self) -> None:
+        """Keep `usable` up to date, until cancelled."""
+        while True:
+            self.usable = await asyncio.to_thread(self._usable)
+            await asyncio.sleep(LIST_EVERY_S)
+
+    def _usable(self) -> tuple[str, ...]:
+        found = []
+        for name in self._current.catalog.names:
+            with contextlib.suppress(ModelError):
+                found.append(self.locate(name).name)
+        return tuple(found)
 
     async def look(self, loaded_mb: int) -> None:
         """Probe the hardware. loaded_mb: memory of the loaded model, counted as free since a switch releases it.

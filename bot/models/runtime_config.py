@@ -31,6 +31,8 @@ class RuntimeConfig:
 
     def __init__(self, settings: Settings, catalog: Catalog) -> None:
         self.settings, self.catalog = settings, catalog
+        self.elsewhere: frozenset[str] = frozenset()
+        """Names of the models that other hosts can load."""
 
     def swap(self, settings: Settings, catalog: Catalog) -> list[str]:
         """Replace settings and catalog, except the settings in NEEDS_RESTART.

@@ -21,7 +21,7 @@ from bot.core.settings_commands import SettingsCommands
 from bot.generation.queue_status import QueueStatus
 from bot.generation.worker import Worker
 from bot.hosts.handover import Handover
-from bot.hosts.host_watch import Duties, HostWatch
+from bot.hosts.host_watch import HostWatch
 from bot.models.catalog import Catalog
 from bot.models.installed_models import InstalledModels
 from bot.models.runtime_config import RuntimeConfig
@@ -169,7 +169,15 @@ class Service:
         shared = self._adapters.keys() & EVERYWHERE if self._listens else set()
         self._missed = MissedMessages(shared, lambda platform, since: self._core.read_again(platform, since))
         self._hosts = HostWatch(
-            storage, queue, handover, self._worker, self._replies, self._resume, self._missed.read_later, self._duties
+            storage,
+            queue,
+            handover,
+            self._worker,
+            self._replies,
+            self._resume,
+            self._missed.read_later,
+            current,
+            installed_models,
         )
         self._queue_status = QueueStatus(current, storage, queue, self._replies, self._worker, self._hosts.slots)
         settings_commands = SettingsCommands(current, storage, conversations, installed_models, self._worker.loader)
@@ -271,6 +279,7 @@ class Service:
                 asyncio.create_task(self._probe_hardware(), name="hardware"),
                 asyncio.create_task(self._worker.keep_engine_healthy(), name="engine health"),
                 asyncio.create_task(self._list_served_models(), name="served models"),
+                asyncio.create_task(self._installed_models.keep_listed(), name="models"),
             ]
         if self._storage.hosts.this:
             background.append(asyncio.create_task(self._hosts.keep(), name="other hosts"))
@@ -330,14 +339,6 @@ class Service:
         except StorageError:
             self._hurrying.set()  # nothing can be stored any more
             raise
-
-    def _duties(self) -> Duties:
-        """What this host tells the others about itself."""
-        loader, roles = self._worker.loader, self._current.settings.roles
-        answer_s = self._queue.answer_times.of(loader.name)
-        rounded = None if answer_s is None else float(f"{answer_s:.2g}")  # told again only when it differs
-        writes = loader.loaded is not None and self._works and not self._stopping.is_set()
-        return Duties(roles, self._worker.slots if writes else 0, loader.name, rounded)
 
     async def _until_stopped(self) -> None:
         await self._stopping.wait()

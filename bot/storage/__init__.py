@@ -15,7 +15,7 @@ from bot.storage.open_storage import Storage
 from bot.storage.outbox import Outbox
 from bot.storage.readonly import Inspection, inspect_database
 from bot.storage.row_types import NewTurn, StoredReply, StoredRequest, StoredTurn
-from bot.storage.server_inspection import ServerInspection, inspect_server
+from bot.storage.server_inspection import LiveHost, ServerInspection, inspect_server
 
 __all__ = [
     "OWNER",
@@ -26,6 +26,7 @@ __all__ = [
     "Inbox",
     "Inspection",
     "Leases",
+    "LiveHost",
     "NewTurn",
     "Outbox",
     "ServerInspection",

@@ -4,7 +4,8 @@ A request is held by one host, which shows its answer. A host that takes it to w
 holder. All methods raise StorageError. In a file there is one host, which needs none of this.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Update, case, exists, literal_column, or_, select, update
@@ -27,8 +28,8 @@ UNFINISHED = (RequestStatus.WAITING, RequestStatus.RUNNING)
 class Host:
     """A process of Inhouse. expires_at: the end of its lease, by the server's clock; left_s: seconds until then.
 
-    slots: answers that it writes at once; model: the loaded one; answer_s: seconds of one of its answers, None before
-    the first. holds: it has requests or undelivered texts.
+    slots: answers that it writes at once; model: the loaded one; models: those that it can load; answer_s: seconds of
+    one of its answers, None before the first. holds: it has requests or undelivered texts.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Host:
     roles: frozenset[str]
     slots: int
     model: str
+    models: frozenset[str]
     answer_s: float | None
     holds: bool
 
@@ -88,12 +90,18 @@ class Hosts:
             exists().where(requests.c.host == hosts.c.name, requests.c.request_id.in_(undelivered)),
         )
         left = (hosts.c.expires_at - literal_column(NOW)).label("left_s")
-        columns = [column for column in hosts.c if column is not hosts.c.place]
+        columns = [column for column in hosts.c if column not in (hosts.c.place, hosts.c.settings)]
         statement = select(*columns, left, holds.label("holds")).order_by(hosts.c.name)
 
         def read(connection: Connection) -> list[Host]:
             return [
-                Host(**{**row, "roles": frozenset(row["roles"].split(",")) - {""}})
+                Host(
+                    **{
+                        **row,
+                        "roles": frozenset(row["roles"].split(",")) - {""},
+                        "models": frozenset(row["models"].splitlines()),
+                    }
+                )
                 for row in connection.execute(statement).mappings()
             ]
 
@@ -101,9 +109,24 @@ class Hosts:
         self._database.has_others = any(host.left_s > 0 and host.name != self.this for host in found)
         return found
 
-    async def describe(self, roles: Sequence[str], slots: int, model: str, answer_s: float | None) -> None:
-        """Tell the other hosts what this one does."""
-        values = {"roles": ",".join(roles), "slots": slots, "model": model, "answer_s": answer_s}
+    async def describe(
+        self,
+        roles: Sequence[str],
+        slots: int,
+        model: str,
+        models: Sequence[str],
+        answer_s: float | None,
+        settings: Mapping[str, str],
+    ) -> None:
+        """Tell the other hosts what this one does. settings: hashes of those that should be the same on all."""
+        values = {
+            "roles": ",".join(roles),
+            "slots": slots,
+            "model": model,
+            "models": "\n".join(models),
+            "answer_s": answer_s,
+            "settings": json.dumps(settings),
+        }
         await self._write(update(hosts).where(hosts.c.name == self.this).values(values))
 
     async def unfinished(self) -> list[Unfinished]:

@@ -1,6 +1,8 @@
 """Inspects a database on a PostgreSQL server, also while a service uses it; changes nothing."""
 
+import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import SecretStr
@@ -21,15 +23,20 @@ _ABOUT = text("""
 """)
 
 
-_ALIVE = text(f"SELECT name, place FROM hosts WHERE expires_at > {NOW} ORDER BY name")
+_ALIVE = text(f"SELECT name, place, models, settings FROM hosts WHERE expires_at > {NOW} ORDER BY name")
 
 
 @dataclass(frozen=True, slots=True)
 class LiveHost:
-    """A host that uses the database; place: of its state directory, '' if not known."""
+    """A host that uses the database; place: of its state directory, '' if not known. models: that it can load.
+
+    settings: hashes of those that should be the same on all hosts, by variable.
+    """
 
     name: str
     place: str
+    models: frozenset[str]
+    settings: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,10 @@ def inspect_server(url: SecretStr) -> ServerInspection:
         except StateFromElsewhere as error:
             mismatch = str(error)
         if schema == newest():
-            hosts = tuple(LiveHost(**row) for row in connection.execute(_ALIVE).mappings())
+            hosts = tuple(
+                LiveHost(row.name, row.place, frozenset(row.models.splitlines()), json.loads(row.settings or "{}"))
+                for row in connection.execute(_ALIVE)
+            )
     return ServerInspection(
         name=name,
         version=about.version.split()[0],

@@ -211,6 +211,8 @@ hosts = Table(
     _text("model"),  # that is loaded
     Column("answer_s", Float),  # of an answer of that model
     Column("place", Text, nullable=False, server_default=""),  # of its state directory, '' if not known
+    Column("models", Text, nullable=False, server_default=""),  # that it can load, one a line
+    Column("settings", Text, nullable=False, server_default=""),  # a JSON object of hashes by variable
     sqlite_with_rowid=False,
 )
 

@@ -15,7 +15,7 @@ def key(channel: str) -> ConversationKey:
 
 def host(name: str, slots: int) -> Host:
     """A host that is alive."""
-    return Host(name, 1, 100.0, 10.0, frozenset({"worker"}), slots, "small", None, holds=False)
+    return Host(name, 1, 100.0, 10.0, frozenset({"worker"}), slots, "small", frozenset(), None, holds=False)
 
 
 def row(channel: str, held_by: str, taker: str = "") -> Unfinished:

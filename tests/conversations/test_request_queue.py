@@ -10,74 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.conversations.queue_entries import Place
-from bot.conversations.request_queue import MODEL_RUN, RequestQueue
+from bot.conversations.request_queue import MODEL_RUN
 from bot.conversations.service_order import person_key
 from bot.types.errors import QueueFull
-from bot.types.messages import ConversationKey, GenerationRequest, Person, RequestStatus, SamplingParams
+from bot.types.messages import RequestStatus
+from tests.support.builders.request_line import Line
 
 PEOPLE = ["ana", "ben", "cleo", "dan"]
-
-
-class Clock:
-    """A monotonic clock that a test advances."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Line:
-    """A queue, and users who send requests to it."""
-
-    def __init__(self, size: int = 1000, per_user: int = 1000) -> None:
-        self.clock = Clock()
-        self.queue = RequestQueue(size, per_user, self.clock)
-        self.count = 0
-
-    def asks(self, who: str, channel: str = "", *, model: str = "small", waits: float = 600.0) -> GenerationRequest:
-        """Sends a request, in a conversation of the user's own unless a channel is named."""
-        self.count += 1
-        request = GenerationRequest(
-            request_id=f"{who}-{self.count}",
-            key=ConversationKey("scripted", "team", channel or f"channel-{self.count}"),
-            message_id=f"message-{self.count}",
-            author=Person(who, who.title()),
-            model=model,
-            params=SamplingParams(),
-            attempts=0,
-            accepted_at=float(self.count),
-            wait_left_s=waits,
-        )
-        self.queue.put(request)
-        return request
-
-    async def starts(self, loaded: str = "small") -> str:
-        """Starts the next request; its id."""
-        return (await asyncio.wait_for(self.queue.get(loaded), 5)).request_id
-
-    async def serves(self, loaded: str = "small") -> GenerationRequest:
-        """Starts and finishes the next request."""
-        request = await asyncio.wait_for(self.queue.get(loaded), 5)
-        self.finishes(request)
-        return request
-
-    def finishes(self, request: GenerationRequest, seconds: float | None = None) -> None:
-        """Runs a started request to its end."""
-        self.queue.run(request.request_id)
-        self.queue.end(request.request_id, RequestStatus.FINISHED, seconds)
-
-    async def empties(self) -> list[GenerationRequest]:
-        """Serves all waiting requests; the order in which they ran. Loads models as needed."""
-        order: list[GenerationRequest] = []
-        while self.queue.waiting():
-            order.append(await self.serves(order[-1].model if order else "small"))
-        return order
-
-    def places(self, load_seconds: float = 0.0, slots: int = 1, loaded: str = "small") -> dict[str, Place]:
-        return self.queue.places(loaded, slots, lambda _: load_seconds)
 
 
 def test_a_person_who_has_enough_waiting_is_refused_and_others_are_not() -> None:
@@ -234,32 +173,6 @@ async def test_places_are_right_for_users_with_a_running_request_too(people: lis
     }
 
 
-async def test_an_estimate_comes_from_measured_answers_and_the_time_of_a_load() -> None:
-    line = Line()
-    first, second, third = line.asks("ana"), line.asks("ben"), line.asks("cleo", model="large")
-    assert line.places()[first.request_id] == Place(1, None)
-    assert await line.starts() == first.request_id
-    line.finishes(first, 10.0)
-    assert line.places(load_seconds=60.0)[second.request_id] == Place(1, 10.0)
-    assert line.places(slots=2)[second.request_id] == Place(1, 5.0)
-    assert line.places()[third.request_id] == Place(2, None)
-    await line.serves()
-    assert await line.starts("large") == third.request_id
-    line.finishes(third, 20.0)
-    fourth = line.asks("dan", model="large")
-    assert line.places(load_seconds=60.0)[fourth.request_id] == Place(1, 80.0)
-
-
-async def test_a_failed_answer_teaches_nothing_about_speed() -> None:
-    line = Line()
-    first = line.asks("ana")
-    await line.starts()
-    line.finishes(first)
-    assert line.places() == {}
-    second = line.asks("ana")
-    assert line.places()[second.request_id].seconds is None
-
-
 @pytest.mark.fault(38)
 def test_what_waited_too_long_is_taken_out_whatever_the_wall_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
     line = Line()
@@ -347,58 +260,6 @@ async def test_a_requeued_request_is_served_before_later_ones_of_its_conversatio
     assert taken.request_id == first.request_id, "another model of the same conversation is loaded, but it came first"
     line.queue.requeue(replace(taken, attempts=1))
     assert [request.request_id for request in await line.empties()] == [first.request_id, second.request_id]
-
-
-async def test_an_estimate_grows_while_an_answer_takes_longer_than_earlier_ones() -> None:
-    line = Line()
-    first, second, third = line.asks("ana"), line.asks("ben"), line.asks("cleo")
-    await line.starts()
-    line.finishes(first, 5.0)
-    await line.starts()
-    line.queue.run(second.request_id)
-    assert line.places()[third.request_id] == Place(1, 5.0)
-    line.clock.now += 660
-    assert line.places()[third.request_id] == Place(1, 660.0)
-
-
-async def test_an_estimate_keeps_growing_over_retries_until_an_answer_ends() -> None:
-    line = Line()
-    first, second, third = line.asks("ana"), line.asks("ben", "room"), line.asks("ben", "room")
-    await line.starts()
-    line.finishes(first, 5.0)
-    taken = await line.queue.get("small")
-    for attempt in (1, 2):
-        line.queue.run(second.request_id)
-        line.clock.now += 100
-        taken = replace(taken, attempts=attempt)
-        line.queue.requeue(taken)
-        taken = await line.queue.get("small")
-    assert line.places()[third.request_id] == Place(1, 200.0)
-    line.finishes(taken)
-    line.clock.now += 50
-    assert line.places()[third.request_id] == Place(1, 5.0)
-
-
-async def test_one_long_answer_does_not_raise_the_estimate_while_others_end() -> None:
-    line = Line()
-    requests = [line.asks(who) for who in ("ana", "ben", "cleo", "dan")]
-    await line.starts()
-    line.finishes(requests[0], 5.0)
-    await line.starts()
-    line.queue.run(requests[1].request_id)
-    await line.starts()
-    line.clock.now += 60
-    line.finishes(requests[2], 5.0)
-    assert line.places(slots=2)[requests[3].request_id] == Place(1, 2.5)
-
-
-async def test_time_until_the_engine_can_run_counts_towards_every_estimate() -> None:
-    line = Line()
-    first, second, third = line.asks("ana"), line.asks("ben"), line.asks("cleo")
-    await line.starts()
-    line.finishes(first, 10.0)
-    places = dict(line.queue.iter_places("small", 1, lambda _: 0.0, delay_s=60.0))
-    assert places == {second.request_id: Place(1, 70.0), third.request_id: Place(2, 80.0)}
 
 
 async def test_room_is_there_as_soon_as_one_of_the_waiters_begins_or_leaves() -> None:

@@ -16,7 +16,7 @@ from bot.conversations.conversations import Conversations
 from bot.conversations.request_queue import RequestQueue
 from bot.generation.engine_request import engine_request
 from bot.generation.model_loader import Loader, Locate
-from bot.generation.user_messages import cannot_see
+from bot.generation.user_messages import cannot_see, counted
 from bot.generation.vision import asked_pictures, is_only_pictures, without_pictures
 from bot.observability.metrics import Metrics
 from bot.replies.replies import STATUS, LiveReply, Replies
@@ -87,6 +87,7 @@ class Worker:
         self._free = asyncio.Event()  # a request ended or a model was loaded
         self.draining = False
         """Whether `drain` was called."""
+        self._not_handed_back: list[StorageError] = []  # for one line in the log
         self._turn = asyncio.Lock()  # held while loading a model or starting a request
         if isinstance(engine, ModelServers):
             engine.on_change(self._model_changed)
@@ -173,6 +174,12 @@ class Worker:
         await asyncio.gather(*self._running.values(), return_exceptions=True)
         for request in (*self._queue.release(), *self._queue.starting()):
             await self._hand_back(request)
+        if self._not_handed_back:
+            log.error(
+                "What is left of the time of %s could not be stored for the next start: %s",
+                *(counted(len(self._not_handed_back), "question"), self._not_handed_back[-1]),
+            )
+            self._not_handed_back.clear()
 
     async def _start(self, request: GenerationRequest) -> None:
         """Take a STARTING request, load its model if needed, then run it; a suspect alone."""
@@ -265,7 +272,7 @@ class Worker:
         try:
             await self._storage.inbox.hand_back(request.request_id, request.wait_left_s, counts=False)
         except StorageError as error:
-            log.error("What is left of a question's time could not be stored for the next start: %s", error)
+            self._not_handed_back.append(error)
 
     async def _end(self, request: GenerationRequest, reason: FinishReason, error: str = "") -> None:
         """End a taken request, unless a stop has ended it."""

@@ -199,7 +199,8 @@ class LiveReply:
                 break
             except StorageError as problem:
                 attempt += 1
-                if failures.failed() or attempt == 1:
+                due = failures.failed() or attempt == 1
+                if due and not self._storage.taken:  # else the end of the service counts all of them
                     log.error("The end of an answer could not be stored yet: %s", problem)
                 if failures.expired:
                     log.error("The end of an answer was never stored; its question is answered again at the next start")

@@ -81,6 +81,11 @@ class Storage:
         await self._database.until_taken()
 
     @property
+    def taken(self) -> bool:
+        """Whether another host has declared this one dead, so that nothing can be stored any more."""
+        return bool(self._backend.taken)
+
+    @property
     def holds_claim(self) -> bool:
         """Whether no other host can have declared this one dead up to this moment."""
         return self._database.holds_claim

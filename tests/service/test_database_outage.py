@@ -10,6 +10,7 @@ from bot.storage import Storage, postgresql
 from bot.types.errors import StorageError
 from tests.support.builders.service import run_service
 from tests.support.fakes.database_relay import DatabaseRelay
+from tests.support.fakes.scripted_engine import ScriptedEngine
 from tests.support.fakes.scripted_platform import ScriptedPlatform
 
 pytest_plugins = ["tests.support.fixtures.databases"]
@@ -104,16 +105,43 @@ async def test_nothing_is_posted_or_edited_once_another_instance_may_serve(
         assert (await setup.team.reply_to("one two three")).text == "You said: one two three"
 
 
-async def test_a_service_that_another_host_declared_dead_ends(
-    tmp_path: Path, relay: DatabaseRelay, url: SecretStr, monkeypatch: pytest.MonkeyPatch
+async def test_a_service_that_another_host_declared_dead_ends_and_says_once_what_it_could_not_store(
+    tmp_path: Path,
+    relay: DatabaseRelay,
+    url: SecretStr,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(postgresql, "LEASE_S", 0.5)
     monkeypatch.setattr(postgresql, "RENEW_S", 0.1)
-    async with run_service(tmp_path, database_url=relay.url(url), ready=False) as setup:
-        await setup.platform.connected()
+    async with (
+        ScriptedPlatform() as platform,
+        run_service(
+            tmp_path,
+            platform,
+            engine=ScriptedEngine(platform.gates.passing, max_running=3),
+            ready=False,
+            database_url=relay.url(url),
+        ) as setup,
+    ):
+        await platform.connected()
+        for question in ("one", "two", "three"):
+            platform.gates.hold(f"{question}/1")
+            await setup.team.elsewhere(channel=question).says(f"person {question}", question)
+        for question in ("one", "two", "three"):
+            await platform.gates.reached(f"{question}/1")
+        for question in ("four", "five"):
+            await setup.team.says(f"person {question}", question)
         await relay.cut()
+        for question in ("one", "two"):
+            await platform.gates.open(f"{question}/1")
         other = await Storage.open(tmp_path / "another", url, standby=lambda _: None)
         await relay.start()
         with pytest.raises(StorageError, match="has taken over"):
             await asyncio.wait_for(asyncio.shield(setup.running), 20)
         await other.close()
+    lost = [record for record in caplog.records if "has taken over" in record.getMessage()]
+    (line,) = [record.getMessage() for record in lost if "question" in record.getMessage()]
+    assert line.startswith("What is left of the time of 5 questions could not be stored")
+    assert not any("an answer" in record.getMessage() for record in lost)
+    assert not any(record.exc_info for record in caplog.records)

@@ -66,7 +66,8 @@ async def test_a_disk_that_is_full_at_the_end_costs_no_question(
                 await team.says("ben", question)
             with patch("bot.storage.inbox.Inbox.hand_back", side_effect=StorageError("The disk is full.")):
                 await setup.stop()
-        assert caplog.text.count("could not be stored for the next start: The disk is full.") == 3
+        (line,) = [line for line in caplog.messages if "could not be stored for the next start" in line]
+        assert line.startswith("What is left of the time of 3 questions ")
         await platform.gates.open("hello/1")
         async with run_service(tmp_path, platform):
             for question in ("hello", "one", "two"):

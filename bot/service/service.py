@@ -126,9 +126,7 @@ class Service:
         return late
 
     def _leased_turns(self, storage: Storage) -> LeasedTurns:
-        return LeasedTurns(
-            storage.leases, storage.hosts.this, lambda: len(self._hosts.others) + 1, lambda: storage.holds_claim
-        )
+        return LeasedTurns(storage.leases, storage.hosts.this, lambda: self._hosts.others, lambda: storage.holds_claim)
 
     @property
     def _works(self) -> bool:

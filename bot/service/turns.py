@@ -14,47 +14,53 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from bot.storage.leases import Leases
+from bot.storage import Host, Leases
 from bot.types.errors import StorageError
 
 log = logging.getLogger(__name__)
 
 EVERYWHERE = ("slack",)
-"""Turns that each host holds: Slack sends an event to any one of an app's sockets, at most ten."""
+"""Turns that each host holds: Slack sends an event to any one of an app's sockets, at most ten. A host that is cut off
+from the database gives them up: it cannot store the events that it gets, and another one may.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseTiming:
     """Seconds. `valid`: the length of a lease. `margin`: how long before its end it is not trusted any more. `every`:
-    between two renewals. `poll`: between two looks at leases of others.
+    between two renewals. `poll`: between two looks at leases of others. `cut_off`: how long after the end of its own
+    lease a host counts as cut off; until then the database may be out of reach for all, who stay connected.
     """
 
     valid: float = 15.0
     margin: float = 1.0
     every: float = 5.0
     poll: float = 1.0
+    cut_off: float = 45.0
 
 
 class LeasedTurns:
     """Turns of the host `owner`, inside of its `async with` block.
 
-    live_hosts: the number of hosts that are alive, 0 if not known. everywhere: turns that every host holds.
+    others: the other hosts that are alive, as far as it was known last. may_send: whether the lease of this host lasts.
+    everywhere: turns that every host holds.
     """
 
     def __init__(
         self,
         leases: Leases,
         owner: str,
-        live_hosts: Callable[[], int] = lambda: 0,
+        others: Callable[[], Sequence[Host]] = lambda: (),
         may_send: Callable[[], bool] = lambda: True,
         *,
         everywhere: Collection[str] = EVERYWHERE,
         timing: LeaseTiming | None = None,
     ) -> None:
         self._leases, self._owner, self._everywhere = leases, owner, everywhere
-        self._live_hosts, self._may_send, self._timing = live_hosts, may_send, timing or LeaseTiming()
+        self._others, self._may_send, self._timing = others, may_send, timing or LeaseTiming()
         self._wanted: dict[str, tuple[str, ...]] = {}  # by name, the names that are divided with it
         self._trusted_until: dict[str, float] = {}  # on the clock of `_clock`
+        self._cut_off = False
         self._changed, self._due = asyncio.Event(), asyncio.Event()
         self._electing: asyncio.Task[None] | None = None
 
@@ -79,11 +85,13 @@ class LeasedTurns:
 
     def holds(self, name: str) -> bool:
         """Whether this host holds a turn."""
-        return name in self._everywhere or self._trusted_until.get(name, 0.0) > _clock()
+        if name in self._everywhere:
+            return not self._cut_off
+        return self._trusted_until.get(name, 0.0) > _clock()
 
     def holds_any(self, platform: str) -> bool:
         """Whether this host holds a turn of a platform, or a part of one."""
-        return platform in self._everywhere or any(map(self.holds, self._of(platform)))
+        return any(map(self.holds, [platform, *self._of(platform)]))
 
     def _of(self, platform: str) -> list[str]:
         return [name for name in self._wanted if name.partition(" ")[0] == platform]
@@ -91,6 +99,9 @@ class LeasedTurns:
     async def wait(self, name: str, among: Sequence[str] = ()) -> None:
         """Wait until this host holds `name`. `among`: names that are divided among the hosts that wait for any."""
         if name in self._everywhere:
+            while not self._may_send():  # noqa: ASYNC110 -- the lease tells nobody
+                await asyncio.sleep(self._timing.poll)
+            self._cut_off = False
             return
         self._wanted[name] = tuple(among) or (name,)
         self._due.set()
@@ -104,11 +115,21 @@ class LeasedTurns:
     async def wait_lost(self, name: str) -> None:
         """Wait until this host may not hold `name` any more."""
         if name in self._everywhere:
-            await asyncio.Event().wait()
+            await self._wait_cut_off()
+            return
         while (left := self._trusted_until.get(name, 0.0) - _clock()) > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(left, self._timing.poll)):  # this clock stops in a suspended machine
                     await self._changed.wait()
+
+    async def _wait_cut_off(self) -> None:
+        well = _clock()
+        while _clock() - well < self._timing.cut_off:
+            await asyncio.sleep(self._timing.poll)
+            if self._may_send() or not any("adapters" in host.roles for host in self._others()):
+                well = _clock()
+        self._cut_off = True
+        log.warning("The database cannot be reached, so the other hosts get what this one would receive meanwhile.")
 
     async def release(self, name: str) -> None:
         """Let another host hold `name`."""
@@ -135,8 +156,8 @@ class LeasedTurns:
 
     @property
     def hosts(self) -> int:
-        """The number of hosts that are alive; 0 if it is not known."""
-        return self._live_hosts()
+        """The number of hosts that are alive."""
+        return len(self._others()) + 1
 
     async def _keep_electing(self) -> None:
         elected = 0.0

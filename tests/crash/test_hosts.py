@@ -82,15 +82,18 @@ async def test_a_host_that_is_cut_off_from_the_database_writes_no_more_and_the_o
     await cut_off.relay.cut()
     other = hosts.besides(cut_off)
     await hosts.setup.until(lambda: hosts.writer(asked) is other, "the other one writes")
+    driver = hosts.drivers["slack"]
+    assert isinstance(driver, SlackDriver)
+    await hosts.setup.until(lambda: len(driver.server.sockets.sockets) == 1, "Slack sends it no more events")
+    later = await hosts.setup.ask("slack", who=1)
+    assert await hosts.begun(later) is other
     await cut_off.relay.start()
     assert await cut_off.setup.status() == 1  # systemd starts it again
     setup = await hosts.last(other)
-    driver = hosts.drivers["slack"]
-    assert isinstance(driver, SlackDriver)
     calls = [name for call in driver.server.calls for _, name in sorted(signatures(json.dumps(call.arguments)))]
     assert cut_off.name not in calls[calls.index(other.name) :]
     assert messages(hosts, "slack", asked) == 1
-    assert await sound(setup) == (1, 0)
+    assert await sound(setup) == (2, 0)
 
 
 async def test_three_questions_of_a_conversation_are_answered_in_order_whichever_host_receives_them(

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine
 
 from bot.platforms.turns import Always
 from bot.service.turns import LeasedTurns, LeaseTiming
-from bot.storage import Storage
+from bot.storage import Host, Storage
 from bot.storage.leases import Leases
 from bot.storage.postgresql import driver_url
 from tests.support.fakes.database_relay import DatabaseRelay
@@ -35,6 +35,11 @@ async def storage(tmp_path: Path, url: SecretStr, relay: DatabaseRelay) -> Async
 def host(storage: Storage, name: str, timing: LeaseTiming = QUICK) -> LeasedTurns:
     """The turns of a host."""
     return LeasedTurns(storage.leases, name, timing=timing)
+
+
+def other_host(role: str) -> Host:
+    """A host that is alive."""
+    return Host("other", 1, 100.0, 10.0, frozenset({role}), 1, "small", frozenset(), None, holds=False)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -101,6 +106,35 @@ async def test_a_host_without_the_database_gives_its_turn_up_before_another_can_
         assert postgresql.execute(f"SELECT {valid} FROM leases WHERE name = '{NAME}'", url) == [(True,)]
         await relay.start()
         await asyncio.wait_for(first.wait(NAME), 10.0)
+
+
+async def test_a_host_that_is_cut_off_gives_up_what_all_hosts_hold_until_it_has_a_lease_again(storage: Storage) -> None:
+    may_send, others = True, [other_host("worker")]
+
+    def turns_of(cut_off: float) -> LeasedTurns:
+        timing = LeaseTiming(poll=0.02, cut_off=cut_off)
+        return LeasedTurns(storage.leases, "first", lambda: others, lambda: may_send, timing=timing)
+
+    async with turns_of(0.3) as turns, turns_of(60.0) as patient:
+        await asyncio.wait_for(turns.wait("slack"), 5.0)
+        lost, later = [asyncio.create_task(each.wait_lost("slack")) for each in (turns, patient)]
+        await asyncio.sleep(0.5)
+        may_send = False
+        await asyncio.sleep(0.5)
+        assert not lost.done(), "no other host can get the events"
+        assert turns.holds_any("slack")
+        others.append(other_host("adapters"))
+        await asyncio.wait_for(lost, 10.0)
+        assert not turns.holds_any("slack")
+        assert patient.holds_any("slack"), "all hosts may be without the database"
+        await turns.release("slack")
+        waiting = asyncio.create_task(turns.wait("slack"))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        may_send = True
+        await asyncio.wait_for(waiting, 10.0)
+        assert turns.holds_any("slack")
+        later.cancel()
 
 
 async def test_turns_are_divided_among_hosts_that_come_and_go(storage: Storage) -> None:

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -33,6 +33,7 @@ from bot.cli.run import serve
 from bot.config.settings import Settings
 from bot.observability.logs import setup_logs
 from bot.platforms.adapter import Adapter
+from bot.service.turns import LeasedTurns, LeaseTiming
 from bot.storage import Cursors, Inbox, Outbox
 from bot.types.engine import EngineRequest
 from tests.support.builders.discord_adapter import QUICK as QUICK_DISCORD
@@ -158,6 +159,8 @@ def live(parameters: ChildParameters) -> None:
         patched.enter_context(patch("bot.conversations.backfill.SAVE_S", SAVE_S))
         patched.enter_context(patch("bot.storage.postgresql.LEASE_S", parameters.lease_s))
         patched.enter_context(patch("bot.storage.postgresql.RENEW_S", parameters.lease_s / 3))
+        turns = partial(LeasedTurns, timing=LeaseTiming(cut_off=parameters.lease_s))
+        patched.enter_context(patch("bot.service.service.LeasedTurns", turns))
         if parameters.point is not None:
             holder, name = SEAMS[parameters.point.seam]
             patched.enter_context(patch.object(holder, name, deadly(getattr(holder, name), parameters.point)))

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from bot.conversations.backfill import Backfill
 from bot.conversations.conversations import Conversations
 from bot.core.actions import Actions
+from bot.core.early_edits import EarlyEdits
 from bot.core.presence import Presence
 from bot.core.settings_commands import SettingsCommands
 from bot.models.runtime_config import RuntimeConfig
@@ -49,6 +50,7 @@ class ServiceCore:
         self._config, self._adapters, self._conversations = config, adapters, conversations
         self._actions, self._settings_commands = actions, settings_commands
         self._presence, self._backfill = presence, backfill
+        self._early_edits = EarlyEdits()
         self.connected: set[str] = set()
         """Platforms that have had a session."""
 
@@ -68,7 +70,8 @@ class ServiceCore:
         if isinstance(event, IncomingForget):  # also for people who are not served: it is about their own words
             return await self._actions.forget(event)
         if isinstance(event, MessageEdited):
-            return await self._actions.edited(event)
+            return await self._edited(event)
+        self._early_edits.drop(event)
         return await self._actions.deleted(event)
 
     def choices(self, command: str, prefix: str) -> Sequence[Choice]:
@@ -100,7 +103,15 @@ class ServiceCore:
         """Raises QueueFull and StorageError."""
         if not self._is_served(event.key, event.asker or event.author):
             return Accepted()
-        return await self._stored(event, self._conversations.message(event))
+        latest = self._early_edits.applied(event)
+        outcome = await self._stored(event, self._conversations.message(latest))
+        if (edit := self._early_edits.newer(latest)) is not None:  # it came while the message was stored
+            await self._actions.edited(edit)
+        return outcome
+
+    async def _edited(self, event: MessageEdited) -> Outcome:
+        self._early_edits.keep(event)
+        return await self._actions.edited(event)
 
     async def _stored(self, event: IncomingMessage, storing: Awaitable[Outcome]) -> Outcome:
         """Move the backfill's cursor past a message once it is stored."""

@@ -71,6 +71,42 @@ async def test_an_older_edit_that_comes_late_changes_neither_a_waiting_question_
     assert [turn.text for turn in setup.engine.prompt_of("next").prompt.turns][2] == "hello"
 
 
+@pytest.mark.fault(6)
+async def test_an_edit_that_arrives_before_its_question_is_what_is_answered(setup: ServiceSetup, team: Team) -> None:
+    """As while the question's files are read, and when Slack delivers a message again that could not be stored."""
+    team.asked["helo"] = "message-1"
+    await team.edits("helo", "hello", at=5.0)
+    await team.edits("helo", "hallo", at=4.0)
+    assert (await team.asks("ana", "helo")).text == "You said: hello"
+    assert setup.engine.questions() == ["hello"]
+
+
+async def test_an_edit_before_a_question_that_is_newer_changes_nothing(setup: ServiceSetup, team: Team) -> None:
+    team.asked["hello"] = "message-1"
+    await team.edits("hello", "helo", at=4.0)
+    assert (await team.asks("ana", "hello", edited_at=5.0)).text == "You said: hello"
+
+
+async def test_an_edit_while_its_question_is_being_stored_is_kept(
+    setup: ServiceSetup, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Inbox.ask
+
+    async def slow(*args: object, **more: object) -> object:
+        await setup.adapter.passing("storing")
+        return await ask(*args, **more)  # type: ignore[arg-type]  # same arguments
+
+    monkeypatch.setattr(Inbox, "ask", slow)
+    setup.platform.gates.hold("storing")
+    await team.sends("ana", "helo")
+    await setup.platform.gates.reached("storing")
+    await team.edits("helo", "hello", at=5.0)
+    await setup.platform.gates.open("storing")
+    await team.reply_to("helo")
+    await team.asks("ana", "next")
+    assert setup.engine.prompt_of("next").prompt.turns[0].text == "hello"
+
+
 async def test_an_edit_in_the_moment_in_which_the_answer_is_posted_makes_no_second_message(
     setup: ServiceSetup, team: Team
 ) -> None:

@@ -90,6 +90,7 @@ class Team:
         context: tuple[IncomingMessage, ...] = (),
         asker: str = "",
         reply_to: str = "",
+        edited_at: float = 0.0,
     ) -> int:
         """Sends a message to the bot; the number of the event, which may not have arrived yet.
 
@@ -108,6 +109,7 @@ class Team:
             context=context,
             asker=person(asker) if asker else None,
             reply_to=reply_to,
+            edited_at=edited_at,
         )
         return await self.platform.send(message)
 

@@ -221,7 +221,7 @@ class HostWatch:
         if expiry != host.expires_at:
             since = now
             self._unrenewed[host.name] = (host.expires_at, now)
-        if host.expires_at == 0:  # it has ended, or is known to be dead
+        if host.expires_at <= 0:  # it has ended, or is known to be dead
             return host.holds
         return host.left_s < 0 and now - since >= self._hosts.watched_s
 
@@ -229,10 +229,10 @@ class HostWatch:
         found = await self._hosts.take_over(host)
         if found is None:
             return
-        if host.expires_at:
+        if host.expires_at > 0:
             self._lost(time.time() + host.left_s - self._hosts.lease_s)
         requests, texts = found
         if requests or texts:
-            how = "has ended" if host.expires_at == 0 else "has not renewed its lease"
+            how = "has ended" if host.expires_at <= 0 else "has not renewed its lease"
             log.warning("The host %s %s: %d of its answers are taken over.", host.name, how, len(requests) + len(texts))
         await self._resume(requests, texts)

@@ -1,4 +1,5 @@
-"""Delete data older than INHOUSE_RETENTION, at the start of the service and then once a day, and thoughts after a day.
+"""Delete data older than INHOUSE_RETENTION, at the start of the service and then once a day, thoughts after a day, and
+hosts that have been gone for a month.
 
 Keeps unfinished requests, and the ids of events that a platform may deliver again. Deletes in small transactions, so
 that other writers wait for one step at most.
@@ -20,6 +21,9 @@ DAY_S = 86_400.0
 LOOK_S = 60.0
 """Interval of the checks whether a clean-up is due: a day has passed, the setting changed, or one failed. Seconds."""
 
+GONE_S = 30 * DAY_S
+"""How long after its end a host is forgotten."""
+
 PAUSE_S = 0.05
 """Pause after each step, seconds, so that other users of the disk make progress."""
 
@@ -38,6 +42,7 @@ class Retention:
             try:
                 if self._done is None or self._done[0] != days or time.monotonic() - self._done[1] >= DAY_S:
                     await self.clean()
+                    await self._storage.hosts.forget(GONE_S)
                     self._done = days, time.monotonic()
                 await self._storage.expiry.erase(anew=await self.forget_thoughts() > 0)
             except StorageError as error:

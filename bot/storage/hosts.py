@@ -8,7 +8,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Update, case, exists, literal_column, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    Update,
+    case,
+    delete,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from bot.storage import postgresql
 from bot.storage.adoption import adopt
@@ -16,7 +29,7 @@ from bot.storage.backend import wake_others
 from bot.storage.database import Database
 from bot.storage.inbox import stored_request
 from bot.storage.outbox import undelivered_of
-from bot.storage.postgresql import NOW, renewed_s, watched_s
+from bot.storage.postgresql import ENDED, NOW, renewed_s, watched_s
 from bot.storage.row_types import StoredReply
 from bot.storage.tables import hosts, outbox, requests
 from bot.types.messages import GenerationRequest, RequestStatus
@@ -26,10 +39,11 @@ UNFINISHED = (RequestStatus.WAITING, RequestStatus.RUNNING)
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A process of Inhouse. expires_at: the end of its lease, by the server's clock; left_s: seconds until then.
+    """A process of Inhouse.
 
-    slots: answers that it writes at once; model: the loaded one; models: those that it can load; answer_s: seconds of
-    one of its answers, None before the first. holds: it has requests or undelivered texts.
+    expires_at: the end of its lease, by the server's clock; once it has ended, minus the time of that. left_s: seconds
+    until the lease ends. slots: answers that it writes at once; model: the loaded one; models: those that it can load;
+    answer_s: seconds of one of its answers, None before the first. holds: it has requests or undelivered texts.
     """
 
     name: str
@@ -83,15 +97,9 @@ class Hosts:
 
     async def all(self) -> list[Host]:
         """Every host that ever used the database, by name; notes whether there are others to wake."""
-        theirs = or_(requests.c.host == hosts.c.name, requests.c.taker == hosts.c.name)
-        undelivered = select(outbox.c.request_id).where(outbox.c.state == "ready")
-        holds = or_(
-            exists().where(theirs, requests.c.status.in_(UNFINISHED)),
-            exists().where(requests.c.host == hosts.c.name, requests.c.request_id.in_(undelivered)),
-        )
         left = (hosts.c.expires_at - literal_column(NOW)).label("left_s")
         columns = [column for column in hosts.c if column not in (hosts.c.place, hosts.c.settings)]
-        statement = select(*columns, left, holds.label("holds")).order_by(hosts.c.name)
+        statement = select(*columns, left, _holds().label("holds")).order_by(hosts.c.name)
 
         def read(connection: Connection) -> list[Host]:
             return [
@@ -108,6 +116,15 @@ class Hosts:
         found = await self._database.read(read)
         self._database.has_others = any(host.left_s > 0 and host.name != self.this for host in found)
         return found
+
+    async def forget(self, gone_s: float) -> int:
+        """Delete the hosts that have been gone for so long and hold nothing; returns their number.
+
+        It must be long, because another host may still place a request at one that has just ended.
+        """
+        gone = func.abs(hosts.c.expires_at) < literal_column(NOW) - gone_s
+        known = hosts.c.expires_at != 0  # as of a version that did not store when a host ended
+        return await self._write(delete(hosts).where(gone, known, ~_holds())) if self.this else 0
 
     async def describe(
         self,
@@ -194,7 +211,11 @@ class Hosts:
             .where(hosts.c.expires_at < literal_column(NOW))
             .with_for_update(skip_locked=True)
         )
-        fenced = update(hosts).where(hosts.c.name.in_(expired)).values(epoch=hosts.c.epoch + 1, expires_at=0.0)
+        fenced = (
+            update(hosts)
+            .where(hosts.c.name.in_(expired))
+            .values(epoch=hosts.c.epoch + 1, expires_at=literal_column(ENDED))
+        )
         held = select(requests.c.request_id).where(requests.c.host == dead.name, requests.c.status.in_(UNFINISHED))
 
         def take_over(connection: Connection) -> tuple[list[GenerationRequest], list[StoredReply]] | None:
@@ -213,9 +234,19 @@ class Hosts:
 
         return await self._database.write(take_over)
 
-    async def _write(self, statement: Update) -> int:
+    async def _write(self, statement: Update | Delete) -> int:
         def write(connection: Connection) -> int:
             wake_others(connection)
             return connection.execute(statement).rowcount
 
         return await self._database.write(write)
+
+
+def _holds() -> ColumnElement[bool]:
+    """Whether a host has requests or undelivered texts."""
+    theirs = or_(requests.c.host == hosts.c.name, requests.c.taker == hosts.c.name)
+    undelivered = select(outbox.c.request_id).where(outbox.c.state == "ready")
+    return or_(
+        exists().where(theirs, requests.c.status.in_(UNFINISHED)),
+        exists().where(requests.c.host == hosts.c.name, requests.c.request_id.in_(undelivered)),
+    )

@@ -57,6 +57,8 @@ COPY = "copy"
 """Name of the lease that marks a database to which a state is being copied."""
 _UNFINISHED = text(f"SELECT 1 FROM leases WHERE name = '{COPY}'")
 NOW = "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+ENDED = f"-{NOW}"
+"""The `expires_at` of a host that ends now."""
 _LOCK = text("SELECT pg_advisory_xact_lock(7305790184561509236)")  # any number that no other program uses
 _CLAIM = text(f"""
     INSERT INTO hosts (name, epoch, expires_at, roles, slots, model, place)
@@ -72,13 +74,13 @@ _ELSEWHERE = text(f"""
 UNENDED = text(f"""
     SELECT name, expires_at, expires_at - {NOW} AS seconds FROM hosts WHERE expires_at > 0 ORDER BY name
 """)
-_FENCE = text("UPDATE hosts SET epoch = epoch + 1, expires_at = 0 WHERE name <> :host AND expires_at > 0")
+_FENCE = text(f"UPDATE hosts SET epoch = epoch + 1, expires_at = {ENDED} WHERE name <> :host AND expires_at > 0")
 _RENEW = text(f"""
     UPDATE hosts SET expires_at = {NOW} + :seconds WHERE name = :host AND epoch = :epoch
     RETURNING CAST(pg_current_xact_id() AS text), set_config('lock_timeout', '2s', true),
         set_config('idle_in_transaction_session_timeout', '10s', true)
 """)  # the settings end with the transaction; a process that is stopped in it must not hold its locks
-_RELEASE = text("UPDATE hosts SET expires_at = 0 WHERE name = :host AND epoch = :epoch")
+_RELEASE = text(f"UPDATE hosts SET expires_at = {ENDED} WHERE name = :host AND epoch = :epoch")
 _WAKE = text(f"SELECT pg_notify('{CHANNEL}', :host)")
 _OUTCOME = text("SELECT pg_xact_status(CAST(:id AS xid8))")
 

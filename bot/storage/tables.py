@@ -205,7 +205,7 @@ hosts = Table(
     metadata,
     _text("name", primary_key=True),
     Column("epoch", Integer, nullable=False),  # one more with each start, and when another one declared it dead
-    Column("expires_at", Float, nullable=False),  # by the server's clock; 0 if it has ended
+    Column("expires_at", Float, nullable=False),  # by the server's clock; once it has ended, minus the time of that
     _text("roles"),
     Column("slots", Integer, nullable=False),  # answers that it writes at once
     _text("model"),  # that is loaded

@@ -280,6 +280,19 @@ async def test_a_failure_is_reported_and_tried_again(
     assert caplog.text.count("could not be deleted yet: The disk is full.") == 2
 
 
+@pytest.mark.parametrize("each_database", ["PostgreSQL"], indirect=True)
+async def test_hosts_that_have_been_gone_for_long_are_forgotten_whatever_the_retention(
+    storage: Storage, tmp_path: Path
+) -> None:
+    gone = "INSERT INTO hosts (name, epoch, expires_at, roles, slots, model) VALUES ('gone', 1, -86400, '', 0, '')"
+    rows(tmp_path / "state", gone)
+    keeping = asyncio.create_task(keeper(tmp_path, storage, retention=0).keep())
+    async with asyncio.timeout(20):
+        while [host.name for host in await storage.hosts.all()] != [storage.hosts.this]:  # noqa: ASYNC110 -- the job tells nobody
+            await asyncio.sleep(0.02)
+    keeping.cancel()
+
+
 @pytest.mark.parametrize("each_database", ["SQLite"], indirect=True)
 async def test_the_end_of_an_answer_that_was_forgotten_meanwhile_leaves_no_words(
     storage: Storage, tmp_path: Path

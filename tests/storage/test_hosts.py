@@ -183,6 +183,46 @@ async def test_a_machine_may_have_any_name(cluster: Cluster, monkeypatch: pytest
     assert await asyncio.to_thread(woken.wait, 5.0)
 
 
+@pytest.mark.parametrize(
+    ("left", "forgotten"),
+    [
+        ("-EPOCH + 31 * 86400", True),  # it ended 31 days ago
+        ("EPOCH - 31 * 86400", True),  # nobody noticed that it died
+        ("-EPOCH + 29 * 86400", False),
+        ("-EPOCH", False),
+        ("EPOCH + 15", False),
+        ("0", False),  # by an earlier version
+    ],
+)
+async def test_a_host_that_has_been_gone_for_long_is_forgotten(cluster: Cluster, left: str, forgotten: bool) -> None:
+    first, second = await cluster.host("first"), await cluster.host("second")
+    request_id = await ask(first)
+    await first.close()
+    epoch = "extract(epoch FROM clock_timestamp())"
+    cluster.execute(f"UPDATE hosts SET expires_at = {left.replace('EPOCH', epoch)} WHERE name = '{first.hosts.this}'")
+    assert await second.hosts.forget(30 * 86400.0) == 0, "it holds a request"
+    (gone,) = [host for host in await second.hosts.all() if host.name == first.hosts.this]
+    assert gone.holds
+    cluster.execute(f"UPDATE requests SET host = '{second.hosts.this}'")
+    assert await second.hosts.forget(30 * 86400.0) == forgotten
+    assert len(await second.hosts.all()) == 2 - forgotten
+    again = await cluster.host("first")
+    assert again.hosts.this == first.hosts.this
+    assert len(await second.hosts.all()) == 2
+    assert await again.inbox.start(request_id)
+
+
+@pytest.mark.parametrize("how", ["ends", "is declared dead"])
+async def test_the_time_of_a_hosts_end_is_stored(cluster: Cluster, how: str) -> None:
+    first, second = await cluster.host("first"), await cluster.host("second")
+    if how == "is declared dead":
+        assert await cluster.kill(first, second) == ([], [])
+    await first.close()
+    ago = "extract(epoch FROM clock_timestamp()) + expires_at"
+    ((seconds,),) = cluster.execute(f"SELECT {ago} FROM hosts WHERE name = '{first.hosts.this}'")
+    assert 0 <= float(str(seconds)) < 60
+
+
 async def test_an_empty_file_with_the_name_of_a_host_is_written_anew(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "first").mkdir()
     (tmp_path / "first" / "instance").write_text("\n")

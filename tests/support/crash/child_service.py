@@ -159,7 +159,7 @@ def live(parameters: ChildParameters) -> None:
         patched.enter_context(patch("bot.conversations.backfill.SAVE_S", SAVE_S))
         patched.enter_context(patch("bot.storage.postgresql.LEASE_S", parameters.lease_s))
         patched.enter_context(patch("bot.storage.postgresql.RENEW_S", parameters.lease_s / 3))
-        turns = partial(LeasedTurns, timing=LeaseTiming(cut_off=parameters.lease_s))
+        turns = partial(LeasedTurns, timing=LeaseTiming(cut_off=3 * parameters.lease_s))
         patched.enter_context(patch("bot.service.service.LeasedTurns", turns))
         if parameters.point is not None:
             holder, name = SEAMS[parameters.point.seam]

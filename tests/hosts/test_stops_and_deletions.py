@@ -1,0 +1,60 @@
+"""Tests stops and deletions that reach a host at the moment at which their request changes hands."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bot.storage import Host, postgresql
+from bot.storage.hosts import Hosts
+from bot.types.errors import StorageError
+from bot.types.messages import FinishReason, Notice
+from tests.support.builders.databases import CHOSEN
+from tests.support.builders.hosts import TwoHosts, channel_of, run_host
+from tests.support.fakes.database_relay import DatabaseRelay
+from tests.support.fakes.scripted_platform import ScriptedPlatform
+
+pytest_plugins = ["tests.support.fixtures.databases"]
+
+pytestmark = [
+    pytest.mark.usefixtures("each_database"),
+    pytest.mark.parametrize("each_database", ["PostgreSQL"], indirect=True),
+]
+
+
+@pytest.mark.usefixtures("short_leases")
+@pytest.mark.fault(67)
+async def test_an_answer_that_is_stopped_before_another_host_takes_it_over_is_not_begun_again(
+    tmp_path: Path, relay: DatabaseRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "MARGIN_S", 0.1)
+    url, stopped, take_over = CHOSEN.url(tmp_path), asyncio.Event(), Hosts.take_over
+    assert url is not None
+
+    async def take_over_later(self: Hosts, dead: Host) -> Any:  # Any: passed on
+        return await take_over(self, dead) if stopped.is_set() else None
+
+    monkeypatch.setattr(Hosts, "take_over", take_over_later)
+    async with (
+        ScriptedPlatform() as platform,
+        run_host(tmp_path, "first", platform, database_url=relay.url(url), ready=False) as first,
+    ):
+        await platform.connected()
+        team = channel_of(first.team, "one")
+        platform.gates.hold("one/1")
+        await team.says("ana", "one")
+        await platform.gates.reached("one/1")
+        async with run_host(tmp_path, "second", platform) as second:
+            await relay.cut()
+            hosts = TwoHosts(first, second)
+            hosts.tells(second)
+            assert await team.command("stop", who="ana") == Notice("Stopped.")
+            stopped.set()
+            await platform.gates.open("one/1")
+            assert (await team.reply_to("one")).reason is FinishReason.ABORT
+            assert second.engine.questions() == []
+            assert len(hosts.posts("one")) == 1
+            await relay.start()
+            with pytest.raises(StorageError, match="has taken over"):
+                await asyncio.wait_for(first.running, 20)

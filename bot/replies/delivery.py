@@ -95,9 +95,11 @@ class Delivery:
         """Whether a message of this answer is on the platform, as far as is known."""
         return bool(self._ids)
 
-    def call_off(self) -> bool:
-        """Cancel the answer before its first post; False, without effect, if a message may exist already."""
-        if self._begun or self._recall:
+    async def call_off(self) -> bool:
+        """Cancel the answer before its first post; False, without effect, if a message may exist. Raises StorageError."""
+        if self._recall:
+            await self._load_stored()
+        if self._begun:
             return False
         self.abandon()
         return True

@@ -171,8 +171,7 @@ class LiveReply:
         After GIVE_UP_S nothing is shown: the request stays unfinished in storage, and the next start repeats it.
         """
         error = error.encode("utf-8", "replace").decode()  # a path in it may hold half of a surrogate pair
-        silent = self._withdrawn and not self._text.strip() and self._delivery.call_off()
-        text, replies, edited = self._text, list[Reply](), False
+        text, replies, edited, silent = self._text, list[Reply](), False, False
         self._composer.thought = bool(self._thoughts.strip())
 
         def final(composer: Renderer) -> list[Reply]:
@@ -182,6 +181,7 @@ class LiveReply:
         failures, attempt = FailureLog(), 0
         while True:
             try:
+                silent = self._withdrawn and not text.strip() and await self._delivery.call_off()
                 dropped = usage is not None and usage.dropped_turns > 0
                 self._composer.outgrown = dropped and not await self._storage.inbox.outgrew(self.request.key)
                 edited = self._composer.edited

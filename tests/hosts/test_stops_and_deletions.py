@@ -1,17 +1,19 @@
 """Tests stops and deletions that reach a host at the moment at which their request changes hands."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bot.generation import queue_status
 from bot.storage import Host, postgresql
 from bot.storage.hosts import Hosts
 from bot.types.errors import StorageError
 from bot.types.messages import FinishReason, Notice
 from tests.support.builders.databases import CHOSEN
-from tests.support.builders.hosts import TwoHosts, channel_of, run_host
+from tests.support.builders.hosts import TwoHosts, ask_and_hold, channel_of, run_host, run_two_hosts
 from tests.support.fakes.database_relay import DatabaseRelay
 from tests.support.fakes.scripted_platform import ScriptedPlatform
 
@@ -21,6 +23,13 @@ pytestmark = [
     pytest.mark.usefixtures("each_database"),
     pytest.mark.parametrize("each_database", ["PostgreSQL"], indirect=True),
 ]
+
+
+@pytest.fixture
+async def hosts(each_database: None, tmp_path: Path) -> AsyncIterator[TwoHosts]:
+    """Two hosts that write one answer at a time."""
+    async with run_two_hosts(tmp_path) as hosts:
+        yield hosts
 
 
 @pytest.mark.usefixtures("short_leases")
@@ -58,3 +67,19 @@ async def test_an_answer_that_is_stopped_before_another_host_takes_it_over_is_no
             await relay.start()
             with pytest.raises(StorageError, match="has taken over"):
                 await asyncio.wait_for(first.running, 20)
+
+
+@pytest.mark.fault(67)
+async def test_a_question_that_is_deleted_before_anything_was_shown_gets_no_message(
+    hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_status, "TICK_S", 60.0)  # no place is shown
+    hosts.tells(hosts.first)
+    await ask_and_hold(hosts, "one", "two")
+    team = channel_of(hosts.tells(hosts.first), "two")
+    await team.says("cleo", "three")  # held by the second host, where its conversation is
+    await team.deletes("three")
+    await hosts.platform.gates.open("two/1")
+    await team.reply_to("two")
+    await team.asks("dan", "four")
+    assert hosts.posts("three") == []

@@ -69,7 +69,7 @@ async def test_after_a_kill_what_was_posted_cannot_be_called_off(setup: Delivery
     running = asyncio.create_task(setup.arrives())
     setup.delivery.show([setup.frame("2nd in line")])
     await setup.shows("2nd in line")
-    assert not setup.delivery.call_off()
+    assert not await setup.delivery.call_off()
     await setup.ends("Stopped.")
     assert [texts[-1] for texts in await running] == ["Stopped."]
 

@@ -96,7 +96,10 @@ class Delivery:
         return bool(self._ids)
 
     async def call_off(self) -> bool:
-        """Cancel the answer before its first post; False, without effect, if a message may exist. Raises StorageError."""
+        """Cancel the answer before its first post; False, without effect, if a message may exist already.
+
+        Raises StorageError.
+        """
         if self._recall:
             await self._load_stored()
         if self._begun:

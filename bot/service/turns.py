@@ -1,7 +1,8 @@
 """Holds turns by leases in the database, so that one of several hosts holds each.
 
-A turn is trusted until shortly before its lease ends, counted from the start of the last renewal that succeeded. So it
-is given up in time by a host that cannot reach the database.
+A turn is trusted until shortly before its lease ends, counted from the start of the last renewal that succeeded. A host
+that cannot reach the database keeps it longer, since it may be out of reach for all: then nobody can take the turn, and
+the connection stays. If another host takes it, both get the same events for a while, and each is stored once.
 """
 
 import asyncio
@@ -28,8 +29,8 @@ from the database gives them up: it cannot store the events that it gets, and an
 @dataclass(frozen=True, slots=True)
 class LeaseTiming:
     """Seconds. `valid`: the length of a lease. `margin`: how long before its end it is not trusted any more. `every`:
-    between two renewals. `poll`: between two looks at leases of others. `cut_off`: how long after the end of its own
-    lease a host counts as cut off; until then the database may be out of reach for all, who stay connected.
+    between two renewals. `poll`: between two looks at leases of others. `cut_off`: how long after the end of a lease
+    that could not be renewed its host leaves the turn to others, if there are any.
     """
 
     valid: float = 15.0
@@ -61,6 +62,7 @@ class LeasedTurns:
         self._wanted: dict[str, tuple[str, ...]] = {}  # by name, the names that are divided with it
         self._trusted_until: dict[str, float] = {}  # on the clock of `_clock`
         self._cut_off = False
+        self._unreachable_at = -math.inf  # when the database did not answer last
         self._changed, self._due = asyncio.Event(), asyncio.Event()
         self._electing: asyncio.Task[None] | None = None
 
@@ -84,14 +86,19 @@ class LeasedTurns:
         return self._may_send()
 
     def holds(self, name: str) -> bool:
-        """Whether this host holds a turn."""
+        """Whether this host holds a turn, or may hold it as far as it can know."""
         if name in self._everywhere:
             return not self._cut_off
-        return self._trusted_until.get(name, 0.0) > _clock()
+        trusted_until = self._trusted_until.get(name, -math.inf)
+        return _clock() < trusted_until + (self._timing.cut_off if self._has_rivals() else math.inf)
 
     def holds_any(self, platform: str) -> bool:
         """Whether this host holds a turn of a platform, or a part of one."""
         return any(map(self.holds, [platform, *self._of(platform)]))
+
+    def _has_rivals(self) -> bool:
+        """Whether another host could hold the turns of this one."""
+        return any("adapters" in host.roles for host in self._others())
 
     def _of(self, platform: str) -> list[str]:
         return [name for name in self._wanted if name.partition(" ")[0] == platform]
@@ -117,16 +124,16 @@ class LeasedTurns:
         if name in self._everywhere:
             await self._wait_cut_off()
             return
-        while (left := self._trusted_until.get(name, 0.0) - _clock()) > 0:
+        while self.holds(name):
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(left, self._timing.poll)):  # this clock stops in a suspended machine
+                async with asyncio.timeout(self._timing.poll):
                     await self._changed.wait()
 
     async def _wait_cut_off(self) -> None:
         well = _clock()
         while _clock() - well < self._timing.cut_off:
             await asyncio.sleep(self._timing.poll)
-            if self._may_send() or not any("adapters" in host.roles for host in self._others()):
+            if self._may_send() or not self._has_rivals():
                 well = _clock()
         self._cut_off = True
         log.warning("The database cannot be reached, so the other hosts get what this one would receive meanwhile.")
@@ -163,7 +170,8 @@ class LeasedTurns:
         elected = 0.0
         while True:
             try:
-                if self._due.is_set() or _clock() - elected >= self._timing.every or await self._any_free():
+                due = self._due.is_set() or _clock() - elected >= self._timing.every or self._is_in_doubt()
+                if due or await self._any_free():
                     self._due.clear()
                     elected = _clock()
                     for names in set(self._wanted.values()):
@@ -177,22 +185,35 @@ class LeasedTurns:
     async def _any_free(self) -> bool:
         """Whether no host holds a turn that this one waits for."""
         waiting = [name for name in self._wanted if not self.holds(name)]
+        began = _clock()
         with suppress(StorageError):
-            return bool(waiting) and await self._leases.any_free(waiting)
+            free = bool(waiting) and await self._leases.any_free(waiting)
+            if _clock() - began > self._timing.poll:
+                self._unreachable_at = _clock()
+            return free
         return False
+
+    def _is_in_doubt(self) -> bool:
+        """Whether a lease of this host may have ended."""
+        now = _clock()
+        return any(trusted_until <= now and self.holds(name) for name, trusted_until in self._trusted_until.items())
 
     async def _elect(self, names: tuple[str, ...]) -> None:
         """Claim and renew the turns of `names` that this host wants."""
         began = _clock()
         wanted = {name for name, among in self._wanted.items() if among == names}
         held = {name for name in wanted if self.holds(name)}
+        if not held and began - self._unreachable_at < self._timing.every:
+            return  # who was connected before an outage goes first
         try:
             kept = await self._leases.share(self._owner, names, wanted, held, self._timing.valid)
         except StorageError as error:
-            if held:
+            is_news = began - self._unreachable_at > 2 * self._timing.every
+            self._unreachable_at = _clock()
+            if held and is_news:
                 log.warning("%s could not be renewed: %s", ", ".join(sorted(held)), error)
             return
-        for name in held - kept:
+        for name in wanted - kept:
             self._trusted_until.pop(name, None)
         for name in kept & self._wanted.keys():
             self._trusted_until[name] = began + self._timing.valid - self._timing.margin

@@ -11,7 +11,7 @@ import pytest
 from adapters.discord.adapter import DiscordAdapter
 from adapters.discord.gateway.gateway import GatewayTiming
 from bot.service.turns import LeasedTurns, LeaseTiming
-from bot.storage import Leases, Storage
+from bot.storage import Host, Leases, Storage
 from bot.types.errors import StorageError
 from tests.support.builders.discord_adapter import settings_of
 from tests.support.fakes.discord import FakeDiscord
@@ -21,7 +21,8 @@ from tests.support.postgresql import PostgresqlProcess
 pytest_plugins = ["tests.support.fixtures.databases"]
 
 GATEWAY = GatewayTiming(guilds=0.05, gap=0.1, overlap=1.0)
-TIMING = LeaseTiming(valid=4.0, every=0.3, poll=0.1)
+TIMING = LeaseTiming(valid=4.0, every=0.3, poll=0.1, cut_off=0.0)
+OTHER = Host("other", 1, 100.0, 10.0, frozenset({"adapters"}), 1, "small", frozenset(), None, holds=False)
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ async def run_host(server: FakeDiscord, leases: Leases, name: str) -> AsyncItera
     """Runs an adapter as one of several hosts."""
     core = RecordingCore()
     adapter = DiscordAdapter(settings_of(server), server.connector, GATEWAY)
-    async with LeasedTurns(leases, name, timing=TIMING) as turns:
+    async with LeasedTurns(leases, name, lambda: [OTHER], timing=TIMING) as turns:
         running = asyncio.create_task(adapter.run(core, turns))
         try:
             yield core

@@ -15,7 +15,6 @@ from bot.storage import Host, Storage
 from bot.storage.leases import Leases
 from bot.storage.postgresql import driver_url
 from tests.support.fakes.database_relay import DatabaseRelay
-from tests.support.postgresql import PostgresqlProcess
 
 pytest_plugins = ["tests.support.fixtures.databases"]
 
@@ -46,6 +45,13 @@ async def until(condition: Callable[[], bool]) -> None:
     """Waits until a condition is true."""
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 -- the hosts tell nobody
+            await asyncio.sleep(0.02)
+
+
+async def until_held(storage: Storage) -> None:
+    """Waits until a host has a lease of the turn that lasts."""
+    async with asyncio.timeout(10):
+        while await storage.leases.any_free([NAME]):  # noqa: ASYNC110 -- the hosts tell nobody
             await asyncio.sleep(0.02)
 
 
@@ -94,18 +100,69 @@ async def test_the_turn_of_a_dead_host_is_taken_when_its_lease_ends_and_not_befo
         await asyncio.wait_for(living.wait(NAME), 5.0)
 
 
-async def test_a_host_without_the_database_gives_its_turn_up_before_another_can_have_it(
-    storage: Storage, relay: DatabaseRelay, postgresql: PostgresqlProcess, url: SecretStr
-) -> None:
-    async with host(storage, "first", LeaseTiming(valid=3.0, every=0.2, poll=0.05)) as first:
+async def test_a_host_stays_connected_while_the_database_is_away(storage: Storage, relay: DatabaseRelay) -> None:
+    others: list[Host] = []
+    short = LeaseTiming(valid=2.0, every=0.2, poll=0.05, cut_off=60.0)
+    async with LeasedTurns(storage.leases, "first", lambda: others, timing=short) as first:
         await first.wait(NAME)
+        lost = asyncio.create_task(first.wait_lost(NAME))
         await relay.cut()
-        assert first.holds(NAME), "one failure is no reason"
-        await asyncio.wait_for(first.wait_lost(NAME), 5.0)
-        valid = "expires_at > extract(epoch FROM clock_timestamp())"
-        assert postgresql.execute(f"SELECT {valid} FROM leases WHERE name = '{NAME}'", url) == [(True,)]
+        await asyncio.sleep(3.0)
+        others.append(other_host("adapters"))
+        await asyncio.sleep(0.3)
+        assert not lost.done(), "its lease has ended, and perhaps nobody can take it"
+        await relay.start()
+        await until_held(storage)
+        assert not lost.done()
+
+
+async def test_after_an_outage_the_turn_stays_with_its_host(storage: Storage, relay: DatabaseRelay) -> None:
+    short = LeaseTiming(valid=5.0, every=3.0, poll=0.1)
+    async with host(storage, "first", short) as first, host(storage, "second", short) as second:
+        await first.wait(NAME)
+        waiting = asyncio.create_task(second.wait(NAME))
+        await relay.cut()
+        await asyncio.sleep(6.0)
+        await relay.start()
+        await until_held(storage)
+        assert first.holds(NAME)
+        assert not waiting.done()
+
+
+async def test_a_host_that_is_cut_off_gives_up_its_turn_if_there_are_others(
+    storage: Storage, relay: DatabaseRelay
+) -> None:
+    others = [other_host("worker")]
+    short = LeaseTiming(valid=2.0, every=0.2, poll=0.05, cut_off=0.5)
+    async with LeasedTurns(storage.leases, "first", lambda: others, timing=short) as first:
+        await first.wait(NAME)
+        lost = asyncio.create_task(first.wait_lost(NAME))
+        await relay.cut()
+        await asyncio.sleep(3.0)
+        assert not lost.done(), "no other host receives events"
+        others.append(other_host("adapters"))
+        await asyncio.wait_for(lost, 5.0)
+        await first.release(NAME)
         await relay.start()
         await asyncio.wait_for(first.wait(NAME), 10.0)
+
+
+async def test_a_host_that_was_cut_off_gives_up_a_turn_that_another_one_took(
+    storage: Storage, relay: DatabaseRelay, tmp_path: Path, url: SecretStr
+) -> None:
+    own_connection = await Storage.open(tmp_path / "other", url)
+    short = LeaseTiming(valid=2.0, every=0.2, poll=0.05)
+    async with host(storage, "first", short) as first:
+        await first.wait(NAME)
+        lost = asyncio.create_task(first.wait_lost(NAME))
+        await relay.cut()
+        async with host(own_connection, "second", short) as second:
+            await asyncio.wait_for(second.wait(NAME), 10.0)
+            assert not lost.done()
+            await relay.start()
+            await asyncio.wait_for(lost, 10.0)
+            assert second.holds(NAME)
+    await own_connection.close()
 
 
 async def test_a_host_that_is_cut_off_gives_up_what_all_hosts_hold_until_it_has_a_lease_again(storage: Storage) -> None:

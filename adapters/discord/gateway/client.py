@@ -50,7 +50,8 @@ class SessionLimitReached(Exception):
 class GatewayClient(discord.Client):
     """Forwards the events of one connection.
 
-    pause: keeps the IDENTIFYs of all hosts apart. shard: its index and the number of shards, if there are several.
+    pause: keeps the IDENTIFYs of all hosts apart. may_answer: False while interactions are left to another host.
+    shard: its index and the number of shards, if there are several.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class GatewayClient(discord.Client):
         limits: SessionLimits,
         options: ConnectionOptions,
         pause: Callable[[], Awaitable[None]],
+        may_answer: Callable[[], bool],
         shard: tuple[int, int] | None,
     ) -> None:
         index, count = shard or (None, None)
@@ -87,6 +89,7 @@ class GatewayClient(discord.Client):
             {event: _skip_malformed(event, parse) for event, parse in parsers.items() if event not in SESSION_EVENTS}
         )
         self._core, self._intake, self._backoff, self._pause = core, intake, backoff, pause
+        self.may_answer = may_answer
         self._sessions_left = limits.for_a_shard
         translator = EventTranslator(settings, self, reads_all=limits.reads_all)
         self.context = ContextFetcher(settings, self, core, translator)
@@ -195,7 +198,7 @@ class GatewayClient(discord.Client):
 
     async def on_interaction(self, interaction: discord.Interaction[discord.Client]) -> None:
         """A button press; commands come through the tree."""
-        if interaction.type is discord.InteractionType.component:
+        if interaction.type is discord.InteractionType.component and self.may_answer():
             with self._intake.tracked():
                 await self._interactions.on_button(interaction)
 
@@ -253,6 +256,10 @@ def _check_texts(message: Any) -> None:  # Any: as in Parser
 
 
 class _CommandTree(app_commands.CommandTree[GatewayClient]):
+    async def interaction_check(self, interaction: discord.Interaction[GatewayClient], /) -> bool:
+        """Whether this host answers a command, or completes an option."""
+        return self.client.may_answer()
+
     async def on_error(
         self, interaction: discord.Interaction[GatewayClient], error: app_commands.AppCommandError
     ) -> None:

@@ -174,7 +174,9 @@ class Shard:
 
         shard = (self._number.index, self._number.count) if self._number.count > 1 else None
         options, settings = self._rest.options(), self._settings()
-        client = GatewayClient(settings, self._core, self._intake, self._backoff, limits, options, pause, shard)
+        client = GatewayClient(
+            settings, self._core, self._intake, self._backoff, limits, options, pause, self._may_answer, shard
+        )
         presence = asyncio.create_task(client.keep_presence())
         try:
             async with request_timeout():
@@ -195,6 +197,10 @@ class Shard:
             finally:  # close() awaits the gateway's answer first; without one the HTTP session stays open
                 with contextlib.suppress(Exception):
                     await client.http.close()
+
+    def _may_answer(self) -> bool:
+        """Whether no other host can get the same interactions, of which this one could store nothing."""
+        return self._turns.may_send or self._turns.hosts <= 1
 
     async def _wait_for_sessions(self) -> SessionLimits:
         """What Discord allows, once enough sessions are left."""

@@ -343,3 +343,18 @@ async def test_shards_leave_the_reserve_of_sessions_alone(caplog: pytest.LogCapt
         async with run_host(server, Always()):
             await server.until(lambda: "Only 21 more sessions" in caplog.text)
             assert not server.gateway.identifies
+
+
+async def test_a_host_without_its_lease_leaves_interactions_to_another_one() -> None:
+    async with FakeDiscord() as server:
+        ana, general = server.user("ana"), server.text_channel("general")
+        ana.patience = 0.5
+        turns = ScriptedTurns(GATEWAY)
+        async with run_host(server, turns) as host:
+            await server.until(lambda: host.core.caught_up and host.adapter.connected and server.commands)
+            turns.may_send, turns.hosts = False, 2
+            assert (await ana.slash("model", channel=general)).failed
+            assert not host.core.events
+            turns.hosts = 1
+            assert not (await ana.slash("model", channel=general)).failed
+            await server.until(lambda: len(host.core.events) == 1)

@@ -1,6 +1,7 @@
 """Implements the Core protocol for adapters: dispatches every event to its handler.
 
-An event is stored when `handle` returns. Drops events of denied users; keeps a backfill cursor per channel.
+An event is stored when `handle` returns. Drops events of denied users; keeps a backfill cursor per channel. Of several
+hosts that get a copy of a message each, one responds.
 """
 
 import logging
@@ -14,6 +15,7 @@ from bot.core.presence import Presence
 from bot.core.settings_commands import SettingsCommands
 from bot.models.runtime_config import RuntimeConfig
 from bot.platforms.adapter import Adapter
+from bot.storage import Storage
 from bot.types.errors import QueueFull, StorageError
 from bot.types.messages import (
     Accepted,
@@ -25,6 +27,7 @@ from bot.types.messages import (
     IncomingForget,
     IncomingMessage,
     MessageEdited,
+    Notice,
     Outcome,
     Person,
     Refused,
@@ -33,6 +36,9 @@ from bot.types.rights import NOT_SERVED, is_served
 
 log = logging.getLogger(__name__)
 
+RESPONSE, COPIES_S = "response to ", 2.5
+"""Kind of the leases of hosts that respond, and how long one lasts, seconds: Slack delivers again after three."""
+
 
 class ServiceCore:
     """The Core that each adapter gets in `run`."""
@@ -40,6 +46,7 @@ class ServiceCore:
     def __init__(
         self,
         config: RuntimeConfig,
+        storage: Storage,
         adapters: Mapping[str, Adapter],
         conversations: Conversations,
         actions: Actions,
@@ -47,7 +54,8 @@ class ServiceCore:
         presence: Presence,
         backfill: Backfill,
     ) -> None:
-        self._config, self._adapters, self._conversations = config, adapters, conversations
+        self._config, self._storage = config, storage
+        self._adapters, self._conversations = adapters, conversations
         self._actions, self._settings_commands = actions, settings_commands
         self._presence, self._backfill = presence, backfill
         self._early_edits = EarlyEdits()
@@ -56,6 +64,13 @@ class ServiceCore:
 
     async def handle(self, event: Event) -> Outcome:
         """Handle one event. Raises StorageError if it could not be stored."""
+        outcome = await self._handle(event)
+        if isinstance(outcome, Notice | Refused) and isinstance(event, IncomingMessage | IncomingCommand):
+            event_id = event.message_id if isinstance(event, IncomingMessage) else event.event_id
+            return outcome if await self._responds(event.key, event_id) else Accepted()
+        return outcome
+
+    async def _handle(self, event: Event) -> Outcome:
         if isinstance(event, IncomingMessage):
             try:
                 return await self._message(event)
@@ -122,6 +137,17 @@ class ServiceCore:
             raise
         self._backfill.handled(event)
         return outcome
+
+    async def _responds(self, key: ConversationKey, event_id: str) -> bool:
+        """False if another host responds to another copy: Slack sends a mention as two events, to any socket each."""
+        host = self._storage.hosts.this
+        if not host:
+            return True
+        try:
+            name = " ".join((key.platform, key.workspace, key.channel, event_id))
+            return await self._storage.leases.claim_once(host, RESPONSE, name, COPIES_S)
+        except StorageError:  # two responses are better than none
+            return True
 
     def _is_served(self, key: ConversationKey, person: Person) -> bool:
         settings = self._config.settings

@@ -200,6 +200,7 @@ class Service:
         self._presence = Presence(queue, self._worker, self._engine, self._hosts.models)
         self._core = ServiceCore(
             current,
+            storage,
             self._instrumented,
             conversations,
             actions,

@@ -32,7 +32,7 @@ _RESERVE = text(f"""
     WHERE leases.expires_at - {_NOW} <= :at_most
     RETURNING expires_at - :seconds - {_NOW}
 """)
-_FORGET_MEMBERS = text(f"""
+_FORGET_EXPIRED = text(f"""
     DELETE FROM leases WHERE name IN
     (SELECT name FROM leases WHERE starts_with(name, :prefix) AND expires_at < {_NOW} FOR UPDATE SKIP LOCKED)
 """)
@@ -68,6 +68,16 @@ class Leases:
                 elif name in held:
                     connection.execute(_RELEASE, lease)
             return kept
+
+        return await self._database.write(work, urgent=True)
+
+    async def claim_once(self, owner: str, kind: str, name: str, seconds: float) -> bool:
+        """Claim `name` for `seconds`; False if another host has. Deletes the expired claims of the same `kind`."""
+
+        def work(connection: Connection) -> bool:
+            connection.execute(_FORGET_EXPIRED, {"prefix": kind})
+            lease = {"name": kind + name, "owner": owner, "seconds": seconds}
+            return connection.execute(_CLAIM, lease).scalar_one_or_none() is not None
 
         return await self._database.write(work, urgent=True)
 
@@ -108,7 +118,7 @@ class Leases:
             return 1
         prefix = _member_prefix(names)
         connection.execute(_CLAIM, {"name": prefix + owner, "owner": owner, "seconds": seconds})
-        connection.execute(_FORGET_MEMBERS, {"prefix": prefix})
+        connection.execute(_FORGET_EXPIRED, {"prefix": prefix})
         return int(connection.execute(_COUNT_MEMBERS, {"prefix": prefix}).scalar_one())
 
 

@@ -23,6 +23,7 @@ from bot.models.sampling_defaults import SamplingDefaults
 from bot.storage import NewTurn, Storage, StoredRequest, StoredTurn, as_turn, shield_from_cancellation
 from bot.storage.inbox import REFUSED
 from bot.types.display_names import one_line
+from bot.types.errors import STILL_WRITTEN, RequestRefused
 from bot.types.messages import (
     Accepted,
     Attachment,
@@ -169,8 +170,10 @@ class Conversations:
         with self._queue.place_for((key.platform, actor.id)):
             request = await self.request(key, message_id, actor, kind)
             holder = self._holder(key)
-            self._queue.put(request := await self._storage.inbox.add_request(request, holder), holder)
-        return Accepted(request.request_id)
+            if (stored := await self._storage.inbox.add_request(request, holder)) is None:
+                raise RequestRefused(STILL_WRITTEN)
+            self._queue.put(stored, holder)
+        return Accepted(stored.request_id)
 
     async def request(
         self,

@@ -21,7 +21,7 @@ from bot.replies.replies import Replies
 from bot.storage import Storage
 from bot.types.commands import act_of, find_command, help_text, parse_value, similar_commands
 from bot.types.display_names import as_code
-from bot.types.errors import TOO_LONG, RequestRefused, StorageError
+from bot.types.errors import STILL_WRITTEN, TOO_LONG, RequestRefused, StorageError
 from bot.types.messages import (
     Accepted,
     ActionKind,
@@ -267,7 +267,7 @@ class Actions:
 
     async def _request_again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> Outcome:
         if any(request.message_id == message_id for request in self._queue.of_conversation(key)):
-            raise RequestRefused("That answer is still being written; stop it first.")
+            raise RequestRefused(STILL_WRITTEN)
         request = await self._conversations.request(key, message_id, actor, kind)
         prompt = await self._conversations.build_prompt(request)
         if prompt is None:

@@ -356,10 +356,12 @@ def _is_question(key: ConversationKey, message_id: str) -> ColumnElement[bool]:
     return and_(of_key(turns, key), turns.c.message_id == message_id, turns.c.role == Role.USER)
 
 
-def question_turn(connection: Connection, key: ConversationKey, message_id: str) -> RowMapping | None:
-    """Return the row of a user's message, inside a transaction."""
-    found = connection.execute(select(turns).where(_is_question(key, message_id)))
-    return found.mappings().one_or_none()
+def question_turn(
+    connection: Connection, key: ConversationKey, message_id: str, *, lock: bool = False
+) -> RowMapping | None:
+    """Return the row of a user's message, inside a transaction. lock: against transactions of other hosts."""
+    this = select(turns).where(_is_question(key, message_id))
+    return connection.execute(this.with_for_update() if lock else this).mappings().one_or_none()
 
 
 def _stored_turn(row: RowMapping) -> StoredTurn:

@@ -18,7 +18,7 @@ from bot.storage.answers import put_answer, put_thoughts
 from bot.storage.backend import wake_others
 from bot.storage.database import Database
 from bot.storage.dialect import insert, json_number_is_positive
-from bot.storage.history import add_turn, resolved
+from bot.storage.history import add_turn, question_turn, resolved
 from bot.storage.outbox import put_final, usage_json, usage_of
 from bot.storage.row_types import NewTurn, StoredRequest
 from bot.storage.tables import KEY, inbox, key_of, of_key, of_message, requests
@@ -121,9 +121,23 @@ class Inbox:
         )
         return await self._database.read(lambda connection: [tuple(row) for row in connection.execute(newest)][::-1])
 
-    async def add_request(self, request: GenerationRequest, holder: str = "") -> GenerationRequest:
-        """Store another request for a stored message; returns it with its number. holder: as in `ask`."""
-        return await self._database.write(lambda connection: self._put(connection, request, holder), urgent=True)
+    async def add_request(self, request: GenerationRequest, holder: str = "") -> GenerationRequest | None:
+        """Store another request for a stored message; returns it with its number. holder: as in `ask`.
+
+        None, without a write, while an earlier one is unfinished, on whichever host.
+        """
+        unfinished = exists().where(
+            of_message(requests, request.key, request.message_id, everywhere=False),
+            requests.c.status.in_((RequestStatus.WAITING, RequestStatus.RUNNING)),
+        )
+
+        def add(connection: Connection) -> GenerationRequest | None:
+            question_turn(connection, request.key, request.message_id, lock=True)
+            if connection.execute(select(unfinished)).scalar_one():
+                return None
+            return self._put(connection, request, holder)
+
+        return await self._database.write(add, urgent=True)
 
     async def start(self, request_id: str) -> bool:
         """Take a waiting request: mark it as running here. False if it does not wait, or its conversation is busy.

@@ -44,6 +44,8 @@ class EngineError(InhouseError):
     """The engine failed."""
 
 
+STILL_WRITTEN = "That answer is still being written; stop it first."
+"""The RequestRefused of another answer to a question."""
 TOO_LONG = "The message and the system prompt take"
 """Beginning of the RequestFailed of a question that does not fit the context window."""
 

@@ -202,9 +202,11 @@ async def test_another_answer_reads_what_the_first_one_read_and_more_of_an_answe
     await setup.answers(setup.owed[0], "an answer")
     await setup.hears("later", at=2.0)
     await setup.answers(setup.owed[1], "later, too")
-    await setup.conversations.request_again(CHANNEL, "question", ANA, RequestKind.REGENERATE)
-    await setup.conversations.request_again(CHANNEL, "question", ANA, RequestKind.CONTINUE)
-    prompts = [await setup.conversations.prompt(request) for request in setup.owed[2:]]
+    prompts = []
+    for kind in (RequestKind.REGENERATE, RequestKind.CONTINUE):
+        await setup.conversations.request_again(CHANNEL, "question", ANA, kind)
+        prompts.append(await setup.conversations.prompt(setup.owed[-1]))
+        await setup.answers(setup.owed[-1], "an answer")
     assert [prompt and [turn.text for turn in prompt.turns] for prompt in prompts] == [["question"], ["question"]]
     assert [prompt and prompt.prefix for prompt in prompts] == ["", "an answer"]
 

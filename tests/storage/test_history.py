@@ -188,8 +188,7 @@ async def test_reset_hides_what_was_said_but_keeps_it(storage: Storage) -> None:
 
 async def test_a_question_from_before_a_reset_is_answered_alone_and_its_answer_stays_hidden(storage: Storage) -> None:
     await talk(storage)
-    request = asked("m3", "late")
-    await storage.inbox.add_request(request)
+    request = asked("m3")
     await storage.history.reset(KEY)
     assert texts(await storage.history.turns(KEY, until="m3")) == ["three?"]
     await answer(storage, request, "three!")

@@ -2,12 +2,23 @@
 
 import time
 
-from sqlalchemy import Connection, literal, select
+from sqlalchemy import Connection, and_, literal, select
 
 from bot.storage.dialect import insert
 from bot.storage.history import IDENTITY, question_turn
 from bot.storage.tables import KEY, requests, thoughts, turns
 from bot.types.messages import ConversationKey, Role
+
+
+def lock_question(connection: Connection, request_id: str) -> None:
+    """Lock a request's question inside a transaction: another host deletes it, with its answer, before or after."""
+    its_question = and_(
+        *(turns.c[name] == requests.c[name] for name in KEY),
+        turns.c.message_id == requests.c.message_id,
+        turns.c.role == Role.USER,
+    )
+    this = select(turns.c.id).join(requests, its_question).where(requests.c.request_id == request_id)
+    connection.execute(this.with_for_update(of=turns))
 
 
 def put_answer(connection: Connection, request_id: str, text: str) -> None:

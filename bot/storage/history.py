@@ -158,7 +158,9 @@ class History:
         """
 
         def remove(connection: Connection) -> tuple[int, int]:
-            gone = connection.execute(delete(turns).where(of_message(turns, key, message_id, everywhere)))
+            this = of_message(turns, key, message_id, everywhere)
+            _lock(connection, this)
+            gone = connection.execute(delete(turns).where(this))
             return gone.rowcount, blank(connection, of_message(requests, key, message_id, everywhere))
 
         gone, blanked = await self._database.write(remove)
@@ -178,7 +180,8 @@ class History:
             newest = newest.where(_asked_by(key, asker_id))
 
         def undo(connection: Connection) -> StoredTurn | None:
-            found = connection.execute(newest.order_by(turns.c.sent_at.desc(), turns.c.id.desc()).limit(1))
+            newest_first = newest.order_by(turns.c.sent_at.desc(), turns.c.id.desc())
+            found = connection.execute(newest_first.limit(1).with_for_update())
             last = found.mappings().one_or_none()
             if last is None:
                 return None
@@ -197,15 +200,20 @@ class History:
 
     async def reset(self, key: ConversationKey) -> int:
         """Hide all turns from later prompts; returns the number of newly hidden turns."""
-        return await self._changed(
-            update(turns).where(of_key(turns, key), turns.c.hidden.is_(False)).values(hidden=True)
-        )
+        visible = and_(of_key(turns, key), turns.c.hidden.is_(False))
+
+        def reset(connection: Connection) -> int:
+            _lock(connection, visible)
+            return connection.execute(update(turns).where(visible).values(hidden=True)).rowcount
+
+        return await self._database.write(reset)
 
     @shield_from_cancellation
     async def forget(self, key: ConversationKey) -> int:
         """Delete all turns and blank all parts; returns the number of turns. Requests keep their ids, without text."""
 
         def forget(connection: Connection) -> int:
+            _lock(connection, of_key(turns, key))
             gone = connection.execute(delete(turns).where(of_key(turns, key)))
             blank(connection, of_key(requests, key))
             return gone.rowcount
@@ -225,12 +233,13 @@ class History:
             .where(of_key(turns, key), turns.c.author_id == author_id, turns.c.role == Role.USER)
             .order_by(turns.c.sent_at.desc(), turns.c.id.desc())
             .limit(1 if last else None)
+            .with_for_update()
         )
 
         def forget(connection: Connection) -> tuple[int, set[str]]:
             ids = set(connection.execute(theirs).scalars())
-            blank(connection, and_(of_key(requests, key), requests.c.message_id.in_(theirs)))
-            gone = connection.execute(delete(turns).where(of_key(turns, key), turns.c.message_id.in_(theirs)))
+            blank(connection, and_(of_key(requests, key), requests.c.message_id.in_(ids)))
+            gone = connection.execute(delete(turns).where(of_key(turns, key), turns.c.message_id.in_(ids)))
             return gone.rowcount, ids
 
         gone, ids = await self._database.write(forget)
@@ -314,6 +323,11 @@ def add_turn(connection: Connection, turn: NewTurn) -> None:
     stored = added.inserted_primary_key if added.rowcount > 0 else None
     if stored is not None and turn.pictures:
         add_pictures(connection, turn.key, stored.id, turn.pictures)
+
+
+def _lock(connection: Connection, which: ColumnElement[bool]) -> None:
+    """Lock turns inside a transaction, so that another host has stored the answers to them, or stores none."""
+    connection.execute(select(turns.c.id).where(which).with_for_update())
 
 
 def _asked_by(key: ConversationKey, asker_id: str) -> ColumnElement[bool]:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, case, ex
 from sqlalchemy.exc import IntegrityError
 
 from bot.storage.adoption import adopt
-from bot.storage.answers import put_answer, put_thoughts
+from bot.storage.answers import lock_question, put_answer, put_thoughts
 from bot.storage.backend import wake_others
 from bot.storage.database import Database
 from bot.storage.dialect import insert, json_number_is_positive
@@ -243,6 +243,7 @@ class Inbox:
         """
 
         def finish(connection: Connection) -> None:
+            lock_question(connection, request_id)
             ended = connection.execute(
                 update(requests)
                 .where(requests.c.request_id == request_id)

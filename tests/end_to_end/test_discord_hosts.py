@@ -34,11 +34,13 @@ async def storage(tmp_path: Path, postgresql: PostgresqlProcess) -> AsyncIterato
 
 
 @asynccontextmanager
-async def run_host(server: FakeDiscord, leases: Leases, name: str) -> AsyncIterator[RecordingCore]:
+async def run_host(
+    server: FakeDiscord, leases: Leases, name: str, timing: LeaseTiming = TIMING
+) -> AsyncIterator[RecordingCore]:
     """Runs an adapter as one of several hosts."""
     core = RecordingCore()
     adapter = DiscordAdapter(settings_of(server), server.connector, GATEWAY)
-    async with LeasedTurns(leases, name, lambda: [OTHER], timing=TIMING) as turns:
+    async with LeasedTurns(leases, name, lambda: [OTHER], timing=timing) as turns:
         running = asyncio.create_task(adapter.run(core, turns))
         try:
             yield core
@@ -77,6 +79,30 @@ async def test_the_next_host_connects_when_one_ends_and_when_one_is_cut_off(
         await ana.says(general, "and now?", mention=True)
         await second.message()
         assert len(server.gateway.identifies) == 3
+
+
+async def test_an_outage_of_the_database_costs_no_session(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    share, away = storage.leases.share, asyncio.Event()
+    timing = LeaseTiming(valid=4.0, every=2.0, poll=0.1)
+
+    async def share_unless_away(*arguments: Any) -> set[str]:  # Any: passed on
+        if away.is_set():
+            raise StorageError("The database cannot be reached.")
+        return await share(*arguments)
+
+    monkeypatch.setattr(storage.leases, "share", share_unless_away)
+    async with FakeDiscord() as server, run_host(server, storage.leases, "first", timing) as first:
+        ana, general = server.user("ana"), server.text_channel("general")
+        await server.until(lambda: first.caught_up == 1 and server.gateway.online)
+        async with run_host(server, storage.leases, "second", timing):
+            away.set()
+            await asyncio.sleep(timing.valid + 1.0)
+            await ana.says(general, "hello", mention=True)
+            await first.message()
+            away.clear()
+            await asyncio.sleep(timing.valid)
+            assert server.gateway.online
+            assert len(server.gateway.identifies) == 1
 
 
 async def test_a_newcomer_gets_its_share_of_the_shards_and_gives_it_back(storage: Storage) -> None:

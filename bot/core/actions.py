@@ -299,7 +299,6 @@ class Actions:
         )
 
     async def _undo(self, event: IncomingCommand, _: str | None) -> Outcome:
-        await self._refresh()
         asker_id = None if self._may(Act.UNDO, event) else event.actor.id
         turn = await self._storage.history.undo(event.key, asker_id)
         if turn is None:
@@ -318,19 +317,17 @@ class Actions:
         return Notice(f"New conversation. The model no longer reads {counted(hidden, 'earlier message')}.")
 
     async def _forget(self, event: IncomingCommand, value: str | None) -> Outcome:
-        await self._refresh()
+        history = self._storage.history
         if value == "all":
-            messages = {request.message_id for request in self._queue.of_conversation(event.key)}
-            removed = await self._storage.history.forget(event.key)
+            removed, messages = await history.forget(event.key)
         else:
-            removed, messages = await self._storage.history.forget_author(
-                event.key, event.actor.id, last=value == "last"
-            )
+            removed, messages = await history.forget_author(event.key, event.actor.id, last=value == "last")
         await self._stop_messages(event.key, messages)
         return Notice(f"Deleted {counted(removed, 'stored message')} of this conversation.")
 
     async def _stop_messages(self, key: ConversationKey, message_ids: Set[str]) -> None:
         """Stop the answers to these messages, which are deleted."""
+        await self._refresh()  # after the deletion: another host may have begun one until then
         for request in self._queue.of_conversation(key):
             if request.message_id in message_ids:
                 await self._worker.stop(request.request_id)

@@ -209,18 +209,19 @@ class History:
         return await self._database.write(reset)
 
     @shield_from_cancellation
-    async def forget(self, key: ConversationKey) -> int:
-        """Delete all turns and blank all parts; returns the number of turns. Requests keep their ids, without text."""
+    async def forget(self, key: ConversationKey) -> tuple[int, set[str]]:
+        """Delete all turns and blank all parts; returns as `forget_author`. Requests keep their ids, without text."""
+        every = of_key(turns, key)
 
-        def forget(connection: Connection) -> int:
-            _lock(connection, of_key(turns, key))
-            gone = connection.execute(delete(turns).where(of_key(turns, key)))
+        def forget(connection: Connection) -> tuple[int, set[str]]:
+            ids = set(connection.execute(select(turns.c.message_id).where(every).with_for_update()).scalars())
+            gone = connection.execute(delete(turns).where(every))
             blank(connection, of_key(requests, key))
-            return gone.rowcount
+            return gone.rowcount, ids
 
-        gone = await self._database.write(forget)
+        gone, ids = await self._database.write(forget)
         await self._database.erase_log()
-        return gone
+        return gone, ids
 
     @shield_from_cancellation
     async def forget_author(self, key: ConversationKey, author_id: str, *, last: bool = False) -> tuple[int, set[str]]:

@@ -9,6 +9,7 @@ import pytest
 
 from bot.generation import queue_status
 from bot.storage import Host, postgresql
+from bot.storage.history import History
 from bot.storage.hosts import Hosts
 from bot.types.errors import StorageError
 from bot.types.messages import FinishReason, Notice
@@ -83,3 +84,24 @@ async def test_a_question_that_is_deleted_before_anything_was_shown_gets_no_mess
     await team.reply_to("two")
     await team.asks("dan", "four")
     assert hosts.posts("three") == []
+
+
+@pytest.mark.parametrize("what", ["", "all"])
+@pytest.mark.fault(67)
+async def test_an_answer_that_another_host_begins_while_its_question_is_forgotten_is_stopped(
+    hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    name = "forget" if what else "forget_author"
+    team, forget = channel_of(hosts.team, "one"), getattr(History, name)
+
+    async def forget_later(*about: Any, **more: Any) -> Any:  # Any: passed on
+        hosts.tells(hosts.second)
+        await team.says("root", "one")
+        await hosts.platform.gates.reached("one/1")
+        return await forget(*about, **more)
+
+    monkeypatch.setattr(History, name, forget_later)
+    hosts.platform.gates.hold("one/1")
+    hosts.tells(hosts.first)
+    assert await team.told("forget", what) == "Deleted 1 stored message of this conversation."
+    assert (await team.reply_to("one")).reason is FinishReason.ABORT

@@ -199,7 +199,7 @@ async def test_a_question_from_before_a_reset_is_answered_alone_and_its_answer_s
 async def test_forget_deletes_the_turns_and_the_names_and_keeps_the_ids_of_requests(storage: Storage) -> None:
     await talk(storage)
     await storage.history.add(said("m1", "not meant", key=ELSEWHERE))
-    assert await storage.history.forget(KEY) == 5
+    assert await storage.history.forget(KEY) == (5, {"m1", "m2", "m3"})
     assert await storage.history.turns(KEY, hidden=True) == []
     assert texts(await storage.history.turns(ELSEWHERE)) == ["not meant"]
     stored = await storage.inbox.request("request of m1")

@@ -167,12 +167,15 @@ class Worker:
             task.cancel()
         if self._taking:
             await asyncio.wait(self._taking)
+        for request in self._queue.starting():  # first, so that another host begins them meanwhile
+            self._queue.put_back(request.request_id)
+            await self._hand_back(request)
         if self._running:
             await asyncio.wait(self._running.values(), timeout=seconds)
         for task in self._running.values():
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
-        for request in (*self._queue.release(), *self._queue.starting()):
+        for request in self._queue.release():
             await self._hand_back(request)
         if self._not_handed_back:
             log.error(

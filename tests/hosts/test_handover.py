@@ -146,3 +146,26 @@ async def test_a_host_that_stops_hands_over_what_was_taken_from_it(tmp_path: Pat
         await finished(hosts, "one", "two")
         await hosts.first.stop()
         assert hosts.second.engine.questions() == ["two"]
+
+
+@pytest.mark.fault(63)
+async def test_a_host_that_stops_gives_away_at_once_what_waits_for_its_model(tmp_path: Path) -> None:
+    async with (
+        ScriptedPlatform() as platform,
+        run_host(tmp_path, "first", platform, slots=2, drain=60) as first,
+    ):
+        platform.gates.hold("one/1")
+        await channel_of(first.team, "one").says("ana", "one")
+        await platform.gates.reached("one/1")
+        team = channel_of(first.team, "two")
+        await team.told("model", "large")
+        await team.says("ben", "two")
+        await platform.until(lambda: rows(tmp_path, TWO) == [("running", 1, 0)], "the model is to be switched")
+        async with run_host(tmp_path, "second", platform) as second:
+            hosts = TwoHosts(first, second)
+            hosts.tells(second)
+            first.service.stop()
+            assert (await team.reply_to("two")).text == "You said: two"
+            assert rows(tmp_path, TWO) == [("finished", 1, 0)]
+            await finished(hosts, "one", "two")
+            await first.stop()

@@ -142,11 +142,11 @@ class Inbox:
     async def start(self, request_id: str) -> bool:
         """Take a waiting request: mark it as running here. False if it does not wait, or its conversation is busy.
 
-        False also if another host had it stopped: its holder must end it. True, without a change, if it runs here
-        already. Counts this service run as killed during the answer, until the request is handed back or its answer is
-        shown.
+        False also if this host holds it and is to stop it. True, without a change, if it runs here already. Counts this
+        service run as killed during the answer, until the request is handed back or its answer is shown.
         """
-        is_waiting = and_(requests.c.status == RequestStatus.WAITING, requests.c.stop == "")
+        may_go_on = or_(requests.c.stop == "", requests.c.host != self._database.host)
+        is_waiting = and_(requests.c.status == RequestStatus.WAITING, may_go_on)
         runs_here = and_(requests.c.status == RequestStatus.RUNNING, requests.c.taker == self._database.host)
         waiting = select(requests.c.id).where(requests.c.request_id == request_id, or_(is_waiting, runs_here))
         if self._database.host:  # in a file, the queue in memory keeps the order of a conversation

@@ -105,3 +105,22 @@ async def test_an_answer_that_another_host_begins_while_its_question_is_forgotte
     hosts.tells(hosts.first)
     assert await team.told("forget", what) == "Deleted 1 stored message of this conversation."
     assert (await team.reply_to("one")).reason is FinishReason.ABORT
+
+
+@pytest.mark.fault(67)
+async def test_a_stop_counts_where_the_holder_of_a_question_does_not_serve_its_platform(tmp_path: Path) -> None:
+    async with (
+        ScriptedPlatform() as platform,
+        run_host(tmp_path, "first", platform, platform_name="another") as first,
+        run_host(tmp_path, "second", platform) as second,
+    ):
+        hosts = TwoHosts(first, second)
+        await hosts.acquainted(2)
+        hosts.tells(second)
+        await ask_and_hold(hosts, "one")
+        team = channel_of(hosts.team, "two")
+        await team.says("ben", "two")  # held by the first host, which is free
+        assert await team.command("stop", who="ben") == Notice("Stopped.")
+        await platform.gates.open("one/1")
+        assert (await team.reply_to("two")).reason is FinishReason.ABORT
+        assert hosts.answered() == {"one": 1}

@@ -57,6 +57,7 @@ class Handover:
             if self._queue.host_of(request_id):
                 with suppress(StorageError):  # the next start, or another host, resets it
                     await self._hosts.withdraw(request_id, handed_over=True)
+                self._queue.put_back(request_id)  # it may be this host's already, which others then take from here
             raise
 
     async def _take(self, request: GenerationRequest, holder: str) -> GenerationRequest | None:

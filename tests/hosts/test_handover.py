@@ -9,7 +9,8 @@ from unittest.mock import patch
 import pytest
 
 from bot.hosts import handover
-from bot.storage import postgresql
+from bot.storage import Unfinished, postgresql
+from bot.storage.hosts import Hosts
 from bot.types.errors import StorageError
 from bot.types.messages import FinishReason, Notice, Reply
 from tests.support.builders.databases import CHOSEN
@@ -26,16 +27,18 @@ pytestmark = [
 ]
 
 TAKEN = "SELECT count(*) FROM requests WHERE status = 'running' AND host <> taker"
+WAITS = "SELECT count(*) FROM requests WHERE status = 'waiting'"
 TWO = "SELECT status, service_runs, attempts FROM requests ORDER BY id OFFSET 1"
 
 
 @asynccontextmanager
 async def slow_handover(
-    root: Path, relay: DatabaseRelay | None = None
+    root: Path, relay: DatabaseRelay | None = None, *, slots: int = 1
 ) -> AsyncIterator[tuple[TwoHosts, asyncio.Event]]:
     """Two hosts; the second has taken 'two' from the first, whose post for it ends when the event is set.
 
     The first one holds 'two', and writes 'one' up to the gate 'one/1'. relay: what is between it and the database.
+    slots: how many answers the second one writes at once.
     """
     url = CHOSEN.url(root)
     assert url is not None
@@ -61,7 +64,7 @@ async def slow_handover(
         with patch.object(first.adapter, "post", slow_post):
             await channel_of(first.team, "two").says("ben", "two")
             await asyncio.wait_for(in_flight.wait(), 20)
-            async with run_host(root, "second", platform) as second:
+            async with run_host(root, "second", platform, slots=slots, drain=60) as second:
                 await platform.until(lambda: rows(root, TAKEN) == [(1,)], "'two' is taken")
                 yield TwoHosts(first, second), goes_on
 
@@ -169,3 +172,34 @@ async def test_a_host_that_stops_gives_away_at_once_what_waits_for_its_model(tmp
             assert rows(tmp_path, TWO) == [("finished", 1, 0)]
             await finished(hosts, "one", "two")
             await first.stop()
+
+
+@pytest.mark.fault(63)
+async def test_what_is_handed_over_to_a_host_that_stops_goes_back_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with slow_handover(tmp_path, slots=2) as (hosts, goes_on):
+        hosts.tells(hosts.second)
+        hosts.platform.gates.hold("three/1")
+        await channel_of(hosts.team, "three").says("cleo", "three")
+        await hosts.platform.gates.reached("three/1")
+        begins, looks, unfinished = asyncio.Event(), asyncio.Event(), Hosts.unfinished
+
+        async def look_later(self: Hosts) -> list[Unfinished]:
+            if self.this != holder:
+                begins.set()
+                await looks.wait()
+            return await unfinished(self)
+
+        ((holder,),) = rows(tmp_path, "SELECT host FROM requests ORDER BY id OFFSET 1 LIMIT 1")
+        monkeypatch.setattr(Hosts, "unfinished", look_later)
+        await asyncio.wait_for(begins.wait(), 20)
+        goes_on.set()
+        await hosts.platform.until(lambda: rows(tmp_path, TAKEN) == [(0,)], "'two' is handed over")
+        hosts.second.service.stop()
+        await hosts.platform.until(lambda: rows(tmp_path, WAITS) == [(1,)], "'two' waits again")
+        looks.set()
+        await finished(hosts, "one", "two")
+        assert hosts.first.engine.questions() == ["one", "two"]
+        await hosts.platform.gates.open("three/1")
+        await hosts.second.stop()

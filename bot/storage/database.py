@@ -3,7 +3,7 @@
 A transaction is a function of a connection, run by one call on a worker thread, so that a busy event loop delays it
 once and not once per statement. When `write` returns, the transaction is synced to disk; when it raises, nothing was
 written. Reads never wait for writes. All errors are StorageError. While a database server does not answer, reads and
-writes wait for it, except urgent writes, which fail.
+writes wait for it, except writes that are to fail then.
 """
 
 import asyncio
@@ -68,12 +68,13 @@ class Database:
             raise closed(self._backend.name)
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
 
-    async def write(self, work: Callable[[Connection], T], *, urgent: bool = False) -> T:
+    async def write(self, work: Callable[[Connection], T], *, urgent: bool = False, at_once: bool = False) -> T:
         """Run `work` in a write transaction and return its result; see `Writer.run`.
 
-        urgent: run before all non-urgent writes. Completes even if the caller is cancelled.
+        urgent: run before all non-urgent writes. at_once: fail while the server does not answer. Completes even if the
+        caller is cancelled.
         """
-        result: T = await self._writer.run(work, urgent=urgent)
+        result: T = await self._writer.run(work, urgent=urgent, at_once=at_once)
         return result
 
     async def erase_log(self) -> None:

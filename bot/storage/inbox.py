@@ -77,7 +77,7 @@ class Inbox:
                 self._put(connection, request)
             return True
 
-        return await self._database.write(accept, urgent=True)
+        return await self._database.write(accept, urgent=True, at_once=True)
 
     async def ask(
         self, key: ConversationKey, identity: str, turns: Sequence[NewTurn], make: MakeRequest, holder: str = ""
@@ -137,7 +137,7 @@ class Inbox:
                 return None
             return self._put(connection, request, holder)
 
-        return await self._database.write(add, urgent=True)
+        return await self._database.write(add, urgent=True, at_once=True)
 
     async def start(self, request_id: str) -> bool:
         """Take a waiting request: mark it as running here. False if it does not wait, or its conversation is busy.

@@ -69,7 +69,7 @@ class Leases:
                     connection.execute(_RELEASE, lease)
             return kept
 
-        return await self._database.write(work, urgent=True)
+        return await self._database.write(work, urgent=True, at_once=True)
 
     async def claim_once(self, owner: str, kind: str, name: str, seconds: float) -> bool:
         """Claim `name` for `seconds`; False if another host has. Deletes the expired claims of the same `kind`."""
@@ -79,7 +79,7 @@ class Leases:
             lease = {"name": kind + name, "owner": owner, "seconds": seconds}
             return connection.execute(_CLAIM, lease).scalar_one_or_none() is not None
 
-        return await self._database.write(work, urgent=True)
+        return await self._database.write(work, urgent=True, at_once=True)
 
     async def release(self, owner: str, names: Collection[str], left: Sequence[Sequence[str]] = ()) -> None:
         """Release leases. `left`: the `names` of calls of `share` that will not be repeated."""
@@ -88,7 +88,7 @@ class Leases:
             for name in sorted([*names, *(_member_prefix(each) + owner for each in left)]):
                 connection.execute(_RELEASE, {"name": name, "owner": owner})
 
-        await self._database.write(work, urgent=True)
+        await self._database.write(work, urgent=True, at_once=True)
 
     async def any_free(self, names: Collection[str]) -> bool:
         """Whether no host holds one of these leases. Waits while the server does not answer."""
@@ -109,7 +109,7 @@ class Leases:
             wait = connection.execute(_RESERVE, row).scalar_one_or_none()
             return None if wait is None else max(0.0, float(wait))
 
-        return await self._database.write(work, urgent=True)
+        return await self._database.write(work, urgent=True, at_once=True)
 
     @staticmethod
     def _members(connection: Connection, owner: str, names: Sequence[str], seconds: float) -> int:

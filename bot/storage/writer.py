@@ -2,8 +2,8 @@
 
 Each write runs in its own savepoint, so that a failing one does not affect the others. Results are returned after the
 transaction is committed and synced; if the commit fails, all its writes fail. Urgent writes run first, in larger
-groups; each transaction also takes a few others in order, so that none starves. While a server does not answer, urgent
-writes fail and the others wait.
+groups; each transaction also takes a few others in order, so that none starves. While a server does not answer, writes
+wait, except those that are to fail then.
 """
 
 import asyncio
@@ -27,6 +27,9 @@ OTHERS = 32
 URGENT = 256
 """Maximum urgent writes per transaction, so that the first of a thousand does not wait for the last."""
 
+MOST_WAITING = 1000
+"""Maximum urgent writes that wait for a server; further ones fail. Most are messages, with their files."""
+
 Work = Callable[[Connection], Any]
 """A function that runs inside a transaction. Any: its result type is the caller's."""
 
@@ -36,6 +39,7 @@ class _Job:
     work: Callable[..., Any]  # takes the connection, unless it runs alone
     done: asyncio.Future[Any]
     urgent: bool = False
+    at_once: bool = False  # fails while the server does not answer
     alone: bool = False  # runs outside of a transaction
 
 
@@ -50,9 +54,9 @@ class Writer:
         self._others: deque[_Job] = deque()
         self._busy = self._closed = False
 
-    async def run(self, work: Work, *, urgent: bool = False) -> Any:
+    async def run(self, work: Work, *, urgent: bool = False, at_once: bool = False) -> Any:
         """Run `work`, commit, and return its result. Completes even if the caller is cancelled. Raises StorageError."""
-        return await self._run(_Job(work, asyncio.get_running_loop().create_future(), urgent=urgent))
+        return await self._run(_Job(work, asyncio.get_running_loop().create_future(), urgent, at_once))
 
     async def run_alone(self, work: Callable[[], Any]) -> Any:
         """Run `work` outside of a transaction, after all earlier writes that are not urgent. Raises StorageError."""
@@ -81,7 +85,7 @@ class Writer:
                 self._run_until_answered(batch)
 
     def _run_until_answered(self, batch: Sequence[_Job]) -> None:
-        """Run a batch again while the server does not answer; urgent writes fail after the second time."""
+        """Run a batch again while the server does not answer; some writes fail after the second time."""
         attempt = 0
         while batch:
             outcomes: Sequence[Any]
@@ -94,16 +98,18 @@ class Writer:
                 _resolve(batch, outcomes)
                 return
             if attempt:
-                urgent = [job for job in batch if job.urgent] + self._take_urgent()
-                _resolve(urgent, [error] * len(urgent))
-                batch = [job for job in batch if not job.urgent]
+                failing = [job for job in batch if job.at_once] + self._take_failing()
+                _resolve(failing, [error] * len(failing))
+                batch = [job for job in batch if not job.at_once]
             attempt += 1
 
-    def _take_urgent(self) -> list[_Job]:
+    def _take_failing(self) -> list[_Job]:
+        """Take the urgent writes that do not wait for the server."""
         with self._lock:
-            urgent = list(self._urgent)
-            self._urgent.clear()
-            return urgent
+            waiting = [job for job in self._urgent if not job.at_once]
+            failing = [job for job in self._urgent if job.at_once] + waiting[MOST_WAITING:]
+            self._urgent = deque(waiting[:MOST_WAITING])
+            return failing
 
     def _next(self) -> list[list[_Job]]:
         """Take the writes of the next transaction and one `alone` write after it, as far as any wait."""

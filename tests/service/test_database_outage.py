@@ -34,15 +34,18 @@ async def test_an_outage_acknowledges_and_loses_nothing_and_ends_by_itself(
         during = await setup.team.sends("ben", "during")
         await setup.platform.gates.open("running/1")
         await asyncio.sleep(OUTAGE_S)
-        assert during not in setup.platform.outcomes
+        later = await setup.team.sends("ben", "later")
+        assert not {during, later} & setup.platform.outcomes.keys()
         assert not setup.team.replies_to("running")  # its end is not stored yet
         await relay.start()
-        await setup.team.reply_to("running")
+        for question in ("running", "during", "later"):
+            await setup.team.reply_to(question)
         await setup.platform.deliver_again(during)
-        await setup.team.reply_to("during")
         await setup.team.asks("ana", "after")
         assert setup.platform.calls["since"] == sessions
-        for question in ("before", "running", "during", "after"):
+        asked = ["before", "running", "during", "later", "after"]
+        assert setup.engine.questions() == asked
+        for question in asked:
             (answer,) = setup.team.replies_to(question)
             assert answer.text == f"You said: {question}"
 

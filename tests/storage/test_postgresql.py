@@ -20,7 +20,7 @@ from alembic.migration import MigrationContext
 from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, create_engine
 
-from bot.storage import Storage, postgresql
+from bot.storage import Storage, postgresql, writer
 from bot.storage.postgresql import driver_url
 from bot.storage.tables import metadata
 from bot.types.errors import ConfigError, InhouseError, StateLocked, StorageError
@@ -88,6 +88,29 @@ async def test_in_an_outage_events_fail_and_all_else_waits_and_goes_on_by_itself
     assert await accept(storage, "m2")
     levels = [record.levelname for record in caplog.records if record.name == "bot.storage.outage"]
     assert levels == ["ERROR", "WARNING"]
+
+
+async def test_messages_wait_for_the_server_in_their_order_and_not_too_many(
+    storage: Storage, relay: DatabaseRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stored(name: str) -> "asyncio.Task[GenerationRequest | None]":
+        request = asked(name)
+        return asyncio.create_task(storage.inbox.ask(KEY, name, [said(name, "hello")], lambda _: request))
+
+    monkeypatch.setattr(writer, "MOST_WAITING", 3)
+    await relay.cut()
+    first = stored("m1")
+    with pytest.raises(StorageError, match="cannot be reached"):
+        await accept(storage, "command")  # so the server is known to be away
+    later = [stored(f"m{number}") for number in range(2, 6)]
+    done, _ = await asyncio.wait(later, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+    assert done == {later.pop()}
+    await relay.start()
+    requests = [request for request in await asyncio.gather(first, *later) if request]
+    assert [request.message_id for request in requests] == ["m1", "m2", "m3", "m4"]
+    assert requests == sorted(requests, key=lambda request: request.number)
+    with pytest.raises(StorageError, match="cannot be reached"):
+        done.pop().result()
 
 
 async def test_a_stop_during_an_outage_waits_for_nothing(storage: Storage, relay: DatabaseRelay) -> None:

@@ -266,13 +266,13 @@ class Actions:
         return await self._request_again(event.key, asked.message_id, event.actor, kind)
 
     async def _request_again(self, key: ConversationKey, message_id: str, actor: Person, kind: RequestKind) -> Outcome:
-        if any(request.message_id == message_id for request in self._queue.of_conversation(key)):
+        tried = await self._storage.inbox.of_message(key, message_id)
+        if any(each.status not in ENDED for each in tried):
             raise RequestRefused(STILL_WRITTEN)
         request = await self._conversations.request(key, message_id, actor, kind)
         prompt = await self._conversations.build_prompt(request)
         if prompt is None:
             raise RequestRefused("The question is no longer stored, so I cannot answer it again.")
-        tried = await self._storage.inbox.of_message(key, message_id)
         unanswered = not tried or tried[-1].finish_reason is not FinishReason.LENGTH  # else it has only thoughts
         if kind is RequestKind.CONTINUE and not prompt.prefix and unanswered:
             raise RequestRefused("There is no answer yet to continue.")

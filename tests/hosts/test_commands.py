@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from bot.storage import Storage
 from bot.types.errors import STILL_WRITTEN
 from bot.types.messages import Accepted, ActionKind, IncomingAction, Notice, Refused
-from tests.support.builders.hosts import TwoHosts, channel_of, run_two_hosts
+from tests.support.builders.hosts import TwoHosts, ask_and_hold, channel_of, run_two_hosts
 from tests.support.builders.storage_rows import rows
 from tests.support.fakes.team import person
 
@@ -45,6 +46,22 @@ async def test_a_button_that_is_pressed_twice_makes_one_answer_whichever_hosts_g
     await hosts.platform.gates.open("one/1")
     await team.reply_to("one", 2)
     assert hosts.answered() == {"one": 2}
+
+
+async def test_an_answer_that_has_just_ended_on_another_host_may_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Storage, "on_wake", lambda *_: None)  # a host knows within a second what the other one did
+    async with run_two_hosts(tmp_path) as hosts:
+        hosts.tells(hosts.first)
+        await ask_and_hold(hosts, "one")
+        team, queue = channel_of(hosts.team, "one"), hosts.second.live_state.queue
+        await hosts.platform.until(lambda: bool(queue.of_conversation(team.key)), "the other host knows of it")
+        await hosts.platform.gates.open("one/1")
+        post = (await team.reply_to("one")).first
+        hosts.tells(hosts.second)
+        assert isinstance(await team.presses(post, ActionKind.REGENERATE, who="person-one-0"), Accepted)
+        await team.reply_to("one", 2)
 
 
 async def test_buttons_and_settings_count_on_each_host(hosts: TwoHosts, tmp_path: Path) -> None:
